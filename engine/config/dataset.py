@@ -1,0 +1,104 @@
+"""`[dataset]`: where the pictures are, and what is done to them and to their captions (facts: sd-scripts)."""
+
+from __future__ import annotations
+
+from pydantic import field_validator
+
+from engine.config.fields import Table, setting
+from engine.config.values import Interpolation, Share
+
+
+class DatasetTable(Table):
+    """`[dataset]`: pictures, buckets and the caption pipeline."""
+
+    train_data_dir: str = setting(
+        "", "Pictures", "A folder of pictures, or the parent of <repeats>_<name> folders. Captions stand beside them."
+    )
+    reg_data_dir: str | None = setting(
+        None, "Regularization pictures", "A folder, or the parent of <repeats>_<class> folders; keeps the class from "
+        "drifting.", advanced=True,
+    )
+    validation_data_dir: str | None = setting(
+        None, "Held-out pictures", "Never trained on; their loss tells when to stop.", advanced=True
+    )
+    validation_split: Share = setting(
+        0.0, "Held-out share", "Share of the training pictures that is set aside for validation.", advanced=True
+    )
+    validation_seed: int = setting(0, "Held-out seed", "Decides which pictures are set aside.", ge=0, advanced=True)
+    class_tokens: str | None = setting(
+        None, "Trigger word", "The caption of pictures that have none. Unset: from the folder's name, else the run's name."
+    )
+    num_repeats: int | None = setting(
+        None, "Repeats", "Times each picture counts in an epoch. Unset: the number in the folder's name, else round(400 / "
+        "pictures), at least 1.", ge=1, le=100_000,
+    )
+    resolution: int | list[int] = setting(
+        512, "Resolution", "Side of the square, or [width, height]: the area that every picture is scaled to.", unit="px",
+        vram="much more",
+    )
+    enable_bucket: bool = setting(True, "Aspect buckets", "Keep each picture's shape; off, all are cropped to one size.")
+    min_bucket_reso: int = setting(256, "Smallest bucket side", "Step is bucket_reso_steps.", ge=8, unit="px", advanced=True)
+    max_bucket_reso: int = setting(2048, "Largest bucket side", "", ge=8, le=8192, unit="px", advanced=True)
+    bucket_reso_steps: int = setting(64, "Bucket step", "Bucket sides are multiples of this.", ge=8, unit="px", advanced=True)
+    bucket_no_upscale: bool = setting(
+        False, "Never upscale", "Small pictures keep their size in buckets of their own.", advanced=True
+    )
+    resize_interpolation: Interpolation | None = setting(
+        None, "Resampling", "Unset: area when shrinking, Lanczos when enlarging, as Kohya.", advanced=True
+    )
+    caption_extension: str = setting(".txt", "Caption files", "Looked for first; the other of .txt and .caption next.")
+    caption_separator: str = setting(",", "Tag separator", "", min_length=1, advanced=True)
+    shuffle_caption: bool = setting(False, "Shuffle tags", "Another order of tags each time; for tag captions.")
+    keep_tokens: int = setting(0, "Keep first tags", "Tags that stay in front when shuffled.", ge=0, unit="tags")
+    keep_tokens_separator: str | None = setting(
+        None, "Keep separator", "Tags before its first and after its second occurrence stay.", advanced=True
+    )
+    secondary_separator: str | None = setting(
+        None, "Group separator", "Binds tags into groups that are shuffled as one.", advanced=True
+    )
+    enable_wildcard: bool = setting(
+        False, "Wildcards", "{a|b} picks one; of several caption lines one is picked.", advanced=True
+    )
+    caption_prefix: str | None = setting(None, "Prefix", "Put before every caption, with a space.", advanced=True)
+    caption_suffix: str | None = setting(None, "Suffix", "Put behind every caption, with a space.", advanced=True)
+    caption_dropout_rate: Share = setting(
+        0.0, "Caption dropout", "Share of captions that is replaced by nothing; helps styles and guidance."
+    )
+    caption_dropout_every_n_epochs: int = setting(
+        0, "Caption dropout epochs", "Every n-th epoch is without captions; 0: none.", ge=0, unit="epochs", advanced=True
+    )
+    caption_tag_dropout_rate: Share = setting(
+        0.0, "Tag dropout", "Share of tags that is left out each time; kept tags stay.", advanced=True
+    )
+    token_warmup_min: int = setting(1, "Tag warm-up start", "Tags used at the first step.", ge=1, unit="tags", advanced=True)
+    token_warmup_step: float = setting(
+        0, "Tag warm-up", "Steps until all tags are used; below 1 a share of all steps.", ge=0, unit="steps", advanced=True
+    )
+    flip_aug: bool = setting(
+        False, "Mirror", "Mirror half of the pictures. Not for faces and characters: they are not symmetric."
+    )
+    color_aug: bool = setting(False, "Colour shift", "Shift hue or gamma at random; needs uncached latents.", advanced=True)
+    random_crop: bool = setting(False, "Random crop", "Crop anywhere, not at the centre; needs uncached latents.", advanced=True)
+    alpha_mask: bool = setting(
+        False, "Alpha as mask", "Transparent parts of a picture do not count in the loss.", advanced=True
+    )
+    alpha_background: str = setting("#ffffff", "Background", "Colour under transparent parts.", pattern=r"^#[0-9a-fA-F]{6}$", advanced=True)
+    max_image_megapixels: int = setting(
+        178, "Largest picture", "Larger pictures are set aside: a small file can unpack to more than the memory.", ge=1,
+        unit="megapixels", advanced=True,
+    )
+    min_images: int = setting(1, "Fewest pictures", "With fewer usable pictures the run does not start.", ge=1, advanced=True)
+
+    @field_validator("resolution")
+    @classmethod
+    def _check_resolution(cls, value: int | list[int]) -> int | list[int]:
+        sides = [value] if isinstance(value, int) else value
+        if len(sides) not in (1, 2) or not all(64 <= side <= 4096 for side in sides):
+            raise ValueError("a side between 64 and 4096 px, or [width, height]")
+        return value if isinstance(value, int) else list(value)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Resolution as (width, height) in pixels."""
+        sides = self.resolution
+        return (sides, sides) if isinstance(sides, int) else (sides[0], sides[-1])

@@ -1,0 +1,44 @@
+"""How one setting is declared: its value, and everything the form, the help and the schema say about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Table(BaseModel):
+    """One table of the configuration. Unknown keys are errors; a value never changes after the check."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def setting(
+    default: Any,
+    title: str,
+    help: str,  # noqa: A002 - the word that the form and the schema use
+    *,
+    unit: str | None = None,
+    vram: str | None = None,
+    advanced: bool = False,
+    **limits: Any,
+) -> Any:
+    """Declare a field.
+
+    Args:
+        default: value when the preset says nothing.
+        title: the label in the form.
+        help: one or two sentences: what it does, when to change it.
+        unit: unit of the value, as shown behind it ("steps", "px", "GiB").
+        vram: what raising the value (or switching it on) does to VRAM: "more", "less", or a short sentence.
+        advanced: hidden in the form until asked for.
+        **limits: pydantic's constraints (ge, le, gt, lt, min_length, ...).
+    """
+    extra = {"unit": unit, "vram": vram, "advanced": advanced}
+    return Field(
+        default,
+        title=title,
+        description=help,
+        json_schema_extra={key: value for key, value in extra.items() if value},
+        **limits,
+    )

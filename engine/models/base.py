@@ -1,0 +1,131 @@
+"""What a family of models is: the few verbs that the loop, the caches and the sampler use.
+
+The loop knows no family by name. Adding a family is adding one module that offers a `Family`.
+Importing this module loads no torch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+    from torch import nn
+
+    from engine.config import RunConfig
+
+PredictionType = Literal["epsilon", "v_prediction", "flow"]
+Say = Callable[[str], None]
+"""Tells the person one decision with its reason."""
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """What a checkpoint is, read from its headers and configuration files only (no torch, no tensors)."""
+
+    family: str
+    path: Path
+    layout: Literal["diffusers", "single_file"]
+    prediction_type: PredictionType
+    zero_terminal_snr: bool
+    dtype: str
+    """Number format of most weights: "fp16", "bf16", "fp32"."""
+    size: int
+    """Bytes on disk."""
+    reasons: tuple[str, ...] = ()
+    """One sentence for each decision: "prediction type epsilon: scheduler_config.json"."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LoraTarget:
+    """One layer that takes a LoRA."""
+
+    component: str
+    """"unet" or "text_encoder": a key of `Model.trainable`."""
+    path: str
+    """Module path inside the component, as `named_modules()` gives it."""
+    kohya_name: str
+    """Its name in Kohya's file format, "lora_unet_..."."""
+    kind: Literal["linear", "conv1x1", "conv3x3"]
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """One picture to draw."""
+
+    prompt: str
+    negative_prompt: str = ""
+    width: int = 512
+    height: int = 512
+    seed: int = 0
+    steps: int = 28
+    scale: float = 7.0
+    sampler: str = "ddim"
+
+
+class Model(ABC):
+    """A loaded checkpoint on a device, frozen, in the compute dtype."""
+
+    recognition: Recognition
+    prediction_type: PredictionType
+    trainable: dict[str, nn.Module]
+    """Components that can take a LoRA by name, in the order Kohya saves them: text_encoder, unet."""
+    latent_channels: int
+    downscale: int
+    """Pixels a latent cell is wide."""
+    training_alphas_cumprod: torch.Tensor
+    """[T] float32, after the zero-terminal-SNR rescaling where it applies."""
+
+    @abstractmethod
+    def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels [B, 3, H, W] in [-1, 1] to the VAE posterior [B, 2C, h, w] float32: mean then standard deviation,
+        both already multiplied by the scaling factor."""
+
+    @abstractmethod
+    def encode_text(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Captions to what `predict` needs; every tensor's first axis is the caption. Gradients flow."""
+
+    @abstractmethod
+    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, text: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The denoiser's output [B, C, h, w] for noisy latents and integer timesteps [B]."""
+
+    @abstractmethod
+    def draw(self, request: SampleRequest) -> Image.Image:
+        """Draw one picture with the current weights; changes no random state but its own generator."""
+
+    @abstractmethod
+    def lora_targets(self, *, conv: bool) -> list[LoraTarget]:
+        """Layers that take a LoRA, in Kohya's order (text encoder first)."""
+
+    @abstractmethod
+    def release(self, component: Literal["vae", "text_encoder"]) -> None:
+        """Move a component off the device: it is not needed until it is asked for again."""
+
+    @abstractmethod
+    def acquire(self, component: Literal["vae", "text_encoder"]) -> None:
+        """Bring a released component back to the device."""
+
+
+class Family(ABC):
+    """One family: how to recognise it and how to load it."""
+
+    name: str
+    title: str
+
+    @abstractmethod
+    def recognise(self, path: Path) -> Recognition | None:
+        """What `path` is, if it is of this family; None otherwise. Reads headers only.
+
+        Raises:
+            ModelError: the file is a near relative that cannot be trained here (with the reason).
+        """
+
+    @abstractmethod
+    def load(self, config: RunConfig, recognition: Recognition, device: str, dtype: str, say: Say) -> Model:
+        """Load it frozen onto `device` ("cpu", "cuda:0") in compute dtype "fp32", "fp16" or "bf16", offline."""
