@@ -1,0 +1,59 @@
+"""The presets: one TOML file each, the user's own before the shipped ones."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import UsageError
+from engine.paths import preset_directories
+
+
+@dataclass(frozen=True)
+class PresetInfo:
+    """A preset as listed: its first comment line is the title, the following ones describe it."""
+
+    name: str
+    path: Path
+    title: str
+    description: str
+
+
+def list_presets() -> list[PresetInfo]:
+    """All presets by name; a user's preset hides a shipped one of the same name."""
+    found: dict[str, PresetInfo] = {}
+    for directory in preset_directories():
+        for path in sorted(directory.glob("*.toml")) if directory.is_dir() else []:
+            if path.stem not in found:
+                found[path.stem] = _describe(path)
+    return [found[name] for name in sorted(found)]
+
+
+def find_preset(source: str | Path) -> Path:
+    """The file of a preset's name, or the path itself when it is a file.
+
+    Raises:
+        UsageError: there is neither; with the nearest name.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    presets = {preset.name: preset.path for preset in list_presets()}
+    if str(source) in presets:
+        return presets[str(source)]
+    if path.is_dir():
+        raise UsageError(f"The preset {source} is a folder.", "Give a preset's name or a TOML file.")
+    near = difflib.get_close_matches(str(source), presets, n=1)
+    hint = f"Did you mean {near[0]}?" if near else f"Presets: {', '.join(presets)}; or the path of a TOML file."
+    raise UsageError(f"No preset or file named {str(source)!r}.", hint)
+
+
+def _describe(path: Path) -> PresetInfo:
+    comments: list[str] = []
+    for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines():
+        if not line.startswith("#"):
+            break
+        comments.append(line.lstrip("# ").rstrip())
+    title, description = (comments[0], " ".join(comments[1:]).strip()) if comments else (path.stem, "")
+    return PresetInfo(path.stem, path, title, description)

@@ -1,0 +1,93 @@
+"""What is wrong with a configuration: every problem at once, each with file, line, key and the nearest valid key."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from engine.config.schema import RunConfig
+from engine.errors import UsageError
+
+
+def keys() -> dict[str, list[str]]:
+    """All keys by table, in the order of the schema."""
+    model = RunConfig.model_fields
+    return {table: list(field.annotation.model_fields) for table, field in model.items() if field.annotation is not None}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong."""
+
+    where: str
+    """The file and line, or the option on the command line."""
+    key: str
+    """Dotted key, "" when the problem belongs to none."""
+    message: str
+    """What was given, what is allowed."""
+    hint: str = ""
+
+    def __str__(self) -> str:
+        subject = f"{self.key}: " if self.key else ""
+        return f"{self.where}: {subject}{self.message}{' ' + self.hint if self.hint else ''}"
+
+
+class ConfigError(UsageError):
+    """A configuration with one or more problems."""
+
+    title = "Configuration"
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+
+def unknown_key(where: str, table: str | None, key: str) -> Problem:
+    """The problem of a key, or of a table when `table` is None, that does not exist."""
+    tables = keys()
+    if table is None:
+        near = _nearest(key, tables)
+        home = [name for name, members in tables.items() if key in members]
+        if home:
+            return Problem(where, key, "a key outside its table.", f"It belongs under [{home[0]}].")
+        hint = f"Did you mean [{near}]?" if near else f"Tables: {', '.join(tables)}."
+        return Problem(where, key, "unknown table or key.", hint)
+    dotted = f"{table}.{key}"
+    home = [name for name, members in tables.items() if key in members]
+    if home:
+        return Problem(where, dotted, "unknown key.", f"It belongs under [{home[0]}]: {home[0]}.{key}.")
+    near = _nearest(key, tables[table]) or _nearest(key, [name for members in tables.values() for name in members])
+    if near:
+        place = next(name for name, members in tables.items() if near in members)
+        return Problem(where, dotted, "unknown key.", f"Did you mean {place}.{near}?")
+    return Problem(where, dotted, "unknown key.", "`lorasmith schema` lists all keys.")
+
+
+def value_problems(error: ValidationError, where: Any) -> Iterator[Problem]:
+    """The problems in a pydantic error; `where(table, key)` says in which file and line a key stands."""
+    seen: set[tuple[str, str]] = set()
+    for detail in error.errors():
+        table, key = ([str(part) for part in detail["loc"][:2]] + ["", ""])[:2]
+        if (table, key, detail["type"]) in seen or ((table, key) in seen and key):
+            continue  # a union reports each of its members
+        seen.add((table, key))
+        dotted = ".".join(part for part in (table, key) if part)
+        yield Problem(where(table, key), dotted, _sentence(detail))
+
+
+def _sentence(detail: ErrorDetails) -> str:
+    given = detail["input"]
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ").removeprefix("Input should have ")
+    if isinstance(given, dict) or detail["type"] == "value_error" and not isinstance(given, str | int | float | list):
+        return f"{message}."
+    return f"{given!r} is given, allowed is {message}."
+
+
+def _nearest(word: str, words: Any) -> str | None:
+    matches = difflib.get_close_matches(word.lower(), list(words), n=1, cutoff=0.6)
+    return matches[0] if matches else None

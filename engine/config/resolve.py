@@ -1,0 +1,70 @@
+"""Settings that contradict each other: resolved here once, before the start, each with a sentence."""
+
+from __future__ import annotations
+
+from engine.config.schema import RunConfig
+from engine.errors import UsageError
+
+
+def resolve(config: RunConfig) -> tuple[RunConfig, list[str]]:
+    """The configuration that will really run, and what was changed and why.
+
+    Raises:
+        UsageError: a contradiction that only the person can resolve.
+    """
+    notes: list[str] = []
+    network, memory, training = config.network, config.memory, config.training
+    if network.network_train_unet_only and network.network_train_text_encoder_only:
+        raise UsageError(
+            "network.network_train_unet_only and network.network_train_text_encoder_only are both set.",
+            "Nothing would be trained: switch one off.",
+        )
+    unet_lr, text_lr = training.rates
+    if (unet_lr == 0 or network.network_train_text_encoder_only) and (text_lr == 0 or network.network_train_unet_only):
+        raise UsageError(
+            "Nothing would be trained: the learning rates of UNet and text encoder are both 0 or switched off.",
+            "Set training.unet_lr or training.text_encoder_lr.",
+        )
+    if network.dim_from_weights and network.network_weights is None:
+        raise UsageError("network.dim_from_weights is set without network.network_weights.", "Name the LoRA to start from.")
+    if memory.cache_text_encoder_outputs_to_disk and not memory.cache_text_encoder_outputs:
+        config = config.changed(memory={"cache_text_encoder_outputs": True})
+        notes.append("Text outputs are cached, because cache_text_encoder_outputs_to_disk is set.")
+    if config.memory.cache_text_encoder_outputs and text_lr > 0 and not network.network_train_unet_only:
+        if network.network_train_text_encoder_only:
+            raise UsageError(
+                "memory.cache_text_encoder_outputs contradicts network.network_train_text_encoder_only.",
+                "A cached text encoder cannot be trained: switch one off.",
+            )
+        config = config.changed(network={"network_train_unet_only": True})
+        notes.append("The text encoder is not trained, because its outputs are cached (cache_text_encoder_outputs).")
+    uncacheable = [name for name in ("color_aug", "random_crop") if getattr(config.dataset, name)]
+    if uncacheable and (memory.cache_latents or memory.cache_latents_to_disk):
+        config = config.changed(memory={"cache_latents": False, "cache_latents_to_disk": False})
+        notes.append(f"Latents are not cached: {' and '.join(uncacheable)} gives each picture new pixels in every step.")
+    elif memory.cache_latents_to_disk and not memory.cache_latents:
+        config = config.changed(memory={"cache_latents": True})
+        notes.append("Latents are cached, because cache_latents_to_disk is set.")
+    if training.max_train_epochs is not None and training.max_train_steps not in (None, 1600):
+        notes.append("max_train_steps is ignored: max_train_epochs is set.")
+    return config, notes
+
+
+def require_paths(config: RunConfig) -> None:
+    """Refuse a run that lacks a model, pictures or a name.
+
+    Raises:
+        UsageError: says which option is missing.
+    """
+    wanted = (
+        (config.model.pretrained_model_name_or_path, "model", "--model PATH"),
+        (config.dataset.train_data_dir, "pictures", "--images DIR"),
+        (config.saving.output_name, "name", "--name NAME"),
+    )
+    missing = [(what, option) for value, what, option in wanted if not value]
+    if missing:
+        names = " and no ".join(what for what, _ in missing)
+        raise UsageError(f"There is no {names} to train with.", f"Add {' '.join(option for _, option in missing)}.")
+    name = config.saving.output_name
+    if "/" in name or "\\" in name or name in (".", "..") or "\0" in name:
+        raise UsageError(f"The name {name!r} cannot be a file name.", "Choose letters, digits, - and _.")

@@ -1,0 +1,145 @@
+"""What the denoiser is asked, and how its answer is weighed: noise, timesteps, targets, losses (formulas: sd-scripts).
+
+All tensors are float32; B pictures, C latent channels, h x w latent cells. SNR(t) = a / (1 - a) with a the cumulative
+product of alphas at t.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from engine.config.training import TrainingTable
+from engine.models.base import PredictionType
+
+
+@dataclass(frozen=True)
+class Question:
+    """One noised batch."""
+
+    noisy: Tensor
+    """[B, C, h, w], what the denoiser sees."""
+    target: Tensor
+    """[B, C, h, w], what it should answer."""
+    timesteps: Tensor
+    """[B] int64."""
+
+
+class Objective:
+    """Noise and loss of the DDPM families (SD 1.5, SDXL).
+
+    Args:
+        training: the `[training]` table.
+        alphas_cumprod: [T] float32, on the training device.
+        prediction_type: "epsilon" or "v_prediction".
+    """
+
+    def __init__(self, training: TrainingTable, alphas_cumprod: Tensor, prediction_type: PredictionType) -> None:
+        self.training = training
+        self.alphas_cumprod = alphas_cumprod
+        self.snr = alphas_cumprod / (1 - alphas_cumprod)
+        self.is_v = prediction_type == "v_prediction"
+
+    def ask(self, latents: Tensor, generator: torch.Generator) -> Question:
+        """Noise `latents` [B, C, h, w] at random timesteps; every draw comes from the CPU `generator`."""
+        settings, device = self.training, latents.device
+        noise = self.noise(latents, generator)
+        timesteps = torch.randint(
+            settings.min_timestep, settings.max_timestep, (len(latents),), generator=generator
+        ).to(device)
+        perturbed = noise
+        if settings.ip_noise_gamma is not None:
+            strength = _strength(settings.ip_noise_gamma, settings.ip_noise_gamma_random_strength, generator)
+            perturbed = noise + strength * torch.randn(latents.shape, generator=generator).to(device)
+        return self.noised(latents, noise, timesteps, perturbed)
+
+    def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor, perturbed: Tensor | None = None) -> Question:
+        """The question for given noise and timesteps; `perturbed` replaces the noise on the input side only."""
+        alpha = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
+        noisy = signal * latents + sigma * (noise if perturbed is None else perturbed)
+        target = signal * noise - sigma * latents if self.is_v else noise
+        return Question(noisy, target, timesteps)
+
+    def noise(self, latents: Tensor, generator: torch.Generator) -> Tensor:
+        """Noise like `latents`, with offset or pyramid as configured."""
+        settings, device = self.training, latents.device
+        noise = torch.randn(latents.shape, generator=generator)
+        if settings.noise_offset is not None:
+            offset: Tensor | float = _strength(settings.noise_offset, settings.noise_offset_random_strength, generator)
+            if settings.adaptive_noise_scale is not None:
+                mean = latents.mean(dim=(2, 3), keepdim=True).abs().cpu()
+                offset = (offset + settings.adaptive_noise_scale * mean).clamp_min(0)
+            noise = noise + offset * torch.randn((*latents.shape[:2], 1, 1), generator=generator)
+        if settings.multires_noise_iterations is not None:
+            noise = pyramid(noise, settings.multires_noise_iterations, settings.multires_noise_discount, generator)
+        return noise.to(device)
+
+    def losses(self, prediction: Tensor, question: Question, mask: Tensor | None = None) -> Tensor:
+        """Weighted loss of each picture, [B].
+
+        Args:
+            prediction: [B, C, h, w] float32.
+            mask: [B, 1, h, w] in 0-1, or None; the mean stays over all cells, as in Kohya.
+        """
+        loss = self._distance(prediction, question)
+        if mask is not None:
+            loss = loss * mask
+        return loss.mean(dim=(1, 2, 3)) * self.weights(question.timesteps)
+
+    def weights(self, timesteps: Tensor) -> Tensor:
+        """Loss weight of each timestep, [B]: min-SNR, debiased estimation, v-prediction scalings."""
+        settings, snr = self.training, self.snr[timesteps]
+        weight = torch.ones_like(snr)
+        if settings.min_snr_gamma is not None:
+            limited = snr.clamp_max(settings.min_snr_gamma)
+            weight = weight * (limited / (snr + 1) if self.is_v else limited / snr.clamp_min(1e-8))
+        if settings.scale_v_pred_loss_like_noise_pred:
+            weight = weight * snr / (snr + 1)
+        if settings.v_pred_like_loss is not None:
+            weight = weight * (1 + settings.v_pred_like_loss * (snr + 1) / snr.clamp_min(1e-8))
+        if settings.debiased_estimation_loss:
+            weight = weight * (1 / (snr + 1) if self.is_v else snr.clamp(1e-8, 1000).rsqrt())
+        return weight
+
+    def _distance(self, prediction: Tensor, question: Question) -> Tensor:
+        target, kind = question.target, self.training.loss_type
+        if kind == "l2":
+            return functional.mse_loss(prediction, target, reduction="none")
+        if kind == "l1":
+            return functional.l1_loss(prediction, target, reduction="none")
+        c = self.huber_c(question.timesteps).view(-1, 1, 1, 1)
+        bow = ((prediction - target).square() + c.square()).sqrt() - c
+        return 2 * bow * (c if kind == "huber" else 1)
+
+    def huber_c(self, timesteps: Tensor) -> Tensor:
+        """Where the Huber loss turns from square to straight, [B]."""
+        settings = self.training
+        c = settings.huber_c
+        if settings.huber_schedule == "exponential":
+            return torch.tensor(c, device=timesteps.device).pow(timesteps / len(self.snr)) * settings.huber_scale
+        if settings.huber_schedule == "snr":
+            alpha = self.alphas_cumprod[timesteps]
+            sigma = ((1 - alpha) / alpha.clamp_min(1e-12)).sqrt()
+            return (1 - c) / (1 + sigma).square() + c
+        return torch.full_like(timesteps, c * settings.huber_scale, dtype=torch.float32)
+
+
+def pyramid(noise: Tensor, iterations: int, discount: float, generator: torch.Generator) -> Tensor:
+    """Multi-resolution noise: coarser levels added with falling strength, then scaled to unit variance."""
+    height, width = noise.shape[-2:]
+    for level in range(iterations):
+        ratio = float(torch.rand((), generator=generator)) * 2 + 2
+        size = max(1, int(height / ratio**level)), max(1, int(width / ratio**level))
+        coarse = torch.randn((*noise.shape[:2], *size), generator=generator)
+        noise = noise + functional.interpolate(coarse, (height, width), mode="bilinear") * discount**level
+        if 1 in size:
+            break
+    return noise / noise.std()
+
+
+def _strength(full: float, random: bool, generator: torch.Generator) -> float:
+    return full * float(torch.rand((), generator=generator)) if random else full
