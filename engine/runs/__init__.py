@@ -1,0 +1,37 @@
+"""The run directory: layout, events, control, lock, launching, following and finding runs. Imports no torch."""
+
+from engine.runs.control import Command, ControlBox, request
+from engine.runs.events import Event, EventFollower, EventLog, read_events
+from engine.runs.find import KnownRun, find_runs, remember, resolve
+from engine.runs.follow import Ending, follow
+from engine.runs.launch import launch
+from engine.runs.layout import RunDir
+from engine.runs.lock import RunLock, is_locked
+from engine.runs.prepare import prepare_resume, prepare_run
+from engine.runs.state import RunState, StateWriter, true_state, write_exit
+
+__all__ = [
+    "Command",
+    "ControlBox",
+    "Ending",
+    "Event",
+    "EventFollower",
+    "EventLog",
+    "KnownRun",
+    "RunDir",
+    "RunLock",
+    "RunState",
+    "StateWriter",
+    "find_runs",
+    "follow",
+    "is_locked",
+    "launch",
+    "prepare_resume",
+    "prepare_run",
+    "read_events",
+    "remember",
+    "request",
+    "resolve",
+    "true_state",
+    "write_exit",
+]

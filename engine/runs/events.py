@@ -1,0 +1,196 @@
+"""`events.jsonl`: what happens in a run, one JSON object a line. One process appends, any number read."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+VERSION = 1
+EVENT_TYPES = frozenset({
+    "run_started", "phase", "progress", "step", "validation", "sample", "saved", "state_saved", "note", "warning",
+    "control_ack", "error", "run_finished",
+})  # fmt: skip
+"""The types of version 1. Readers ignore others.
+
+run_started: name, step, max_train_steps, pid. phase: name, state (start, end). progress: phase, done, total, unit.
+step: step, epoch, loss, loss_average, lr {group: value}, grad_norm, images_per_second, seconds_per_step, eta_seconds,
+memory {}. validation: step, loss. sample: path, prompt, index, step (0: before the first). saved: path, bytes, step,
+epoch, difference. state_saved: path, step. note: text. warning: code, text. control_ack: id, command, result.
+error: title, message, hint. run_finished: state, exit_code, step. Paths are absolute or relative to the run directory.
+"""
+_TELLS_THE_END = {"error", "run_finished"}
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of the log; `data` holds everything but v, seq, time and type."""
+
+    type: str
+    seq: int
+    time: float
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A value of the event; `default` when it is missing or null."""
+        value = self.data.get(key)
+        return default if value is None else value
+
+    def as_json(self) -> str:
+        """The event as its line in the log."""
+        head = {"v": VERSION, "seq": self.seq, "time": self.time, "type": self.type}
+        return json.dumps({**head, **self.data}, allow_nan=False)
+
+
+class EventLog:
+    """The one writer. Writing events never stops training: what the disk refuses is counted in `dropped`.
+
+    Args:
+        path: events.jsonl; an existing one is continued, with its unfinished last line ended.
+        reserve: a file that is removed when the disk is full and the end of the run must be told.
+    """
+
+    def __init__(self, path: Path, reserve: Path | None = None) -> None:
+        self.dropped = 0
+        self._reserve = reserve
+        self._seq, self._broken = _continuation(path)
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def emit(self, type: str, **data: Any) -> None:
+        """Append one event. Non-finite numbers become null."""
+        assert type in EVENT_TYPES, type
+        line = Event(type, self._seq, round(time.time(), 3), _finite(data)).as_json().encode("ascii") + b"\n"
+        self._seq += 1
+        if self._write(line):
+            return
+        if type in _TELLS_THE_END and self._reserve is not None:
+            with suppress(OSError):
+                self._reserve.unlink()
+            if self._write(line):
+                return
+        self.dropped += 1
+
+    def _write(self, line: bytes) -> bool:
+        data = b"\n" + line if self._broken else line
+        try:
+            written = os.write(self._file, data)
+        except OSError:
+            return False
+        self._broken = written < len(data) and (written > 0 or self._broken)
+        return written == len(data)
+
+    def sync(self) -> None:
+        """Make the events durable, as a saved state is."""
+        with suppress(OSError):
+            os.fsync(self._file)
+
+    def close(self) -> None:
+        """No event can follow."""
+        os.close(self._file)
+
+
+def _continuation(path: Path) -> tuple[int, bool]:
+    """The next sequence number of an existing log, and whether its last line is unfinished."""
+    follower = EventFollower(path)
+    following = 0
+    while events := follower.poll():
+        following = max(following, events[-1].seq + 1)
+    return following, follower.partial
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, str)) else _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    """Paths as text, NumPy and torch scalars as numbers, without importing either."""
+    return _finite(value.item()) if hasattr(value, "item") else str(value)
+
+
+class EventFollower:
+    """Reads a log that grows: by byte offset, in binary, keeping an unfinished last line for the next time.
+
+    A file that was replaced by another one is read from its start; one that shrank, or was copied anew, is read
+    without repeating events. `bad_lines` counts what is no event.
+    """
+
+    CHUNK = 1 << 20
+    HEAD = 256
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.bad_lines = 0
+        self._head = b""
+        self._restart(seen=-1)
+
+    def _restart(self, seen: int) -> None:
+        self._offset, self._rest, self._seen = 0, b"", seen
+
+    @property
+    def partial(self) -> bool:
+        """True while the last line has no end."""
+        return bool(self._rest)
+
+    def poll(self) -> list[Event]:
+        """The next events, oldest first; empty when there is nothing new at this moment."""
+        while True:
+            data = self._read()
+            if not data:
+                return []
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            events = [event for line in lines if (event := self._parse(line)) and event.seq > self._seen]
+            if events:
+                self._seen = max(event.seq for event in events)
+                return events
+
+    def _read(self) -> bytes:
+        try:
+            with self.path.open("rb") as file:
+                head = file.read(self.HEAD)
+                if not head.startswith(self._head):
+                    self._restart(seen=-1)
+                elif file.seek(0, os.SEEK_END) < self._offset:
+                    self._restart(seen=self._seen)
+                self._head = head
+                file.seek(self._offset)
+                data = file.read(self.CHUNK)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ESTALE, errno.EIO):
+                return b""
+            raise
+        self._offset += len(data)
+        return data
+
+    def _parse(self, line: bytes) -> Event | None:
+        if not line.strip():
+            return None
+        try:
+            value = json.loads(line)
+            kind, seq, moment = value.pop("type"), value.pop("seq"), value.pop("time")
+            value.pop("v", None)
+            return Event(str(kind), int(seq), float(moment), value)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self.bad_lines += 1
+            return None
+
+
+def read_events(path: Path) -> list[Event]:
+    """All events that are in the log now; empty when there is none."""
+    follower = EventFollower(path)
+    events: list[Event] = []
+    while found := follower.poll():
+        events += found
+    return events

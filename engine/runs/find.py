@@ -1,0 +1,130 @@
+"""Which runs there are: those that were started by this user, and those below the working directory."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import UsageError
+from engine.paths import user_state
+from engine.runs.layout import ARCHIVE, CURRENT, RunDir
+from engine.runs.state import RunState, true_state
+
+DEPTH = 2
+"""Levels below a directory that are looked into: ./<name>/results_current."""
+
+
+@dataclass(frozen=True)
+class KnownRun:
+    """One run in the list."""
+
+    run_dir: RunDir
+    name: str
+    created: float
+    state: RunState
+
+    @property
+    def archived(self) -> bool:
+        """True for an earlier run that made way for a newer one."""
+        return ARCHIVE.fullmatch(self.run_dir.path.name) is not None
+
+
+def remember(run_dir: RunDir) -> str | None:
+    """Note a run in the user's list, so that it is found from anywhere; a sentence when that is not possible."""
+    path = user_state() / "runs.jsonl"
+    line = json.dumps({"path": str(run_dir.path)}) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(file, line.encode("ascii"))
+        finally:
+            os.close(file)
+    except OSError as error:
+        return f"The run is not in the list of known runs ({path}: {error.strerror}); name it by its path."
+    return None
+
+
+def find_runs(directories: Iterable[Path] = ()) -> list[KnownRun]:
+    """All runs that are known or below `directories`, the newest first; earlier runs beside them included."""
+    found: dict[Path, RunDir] = {}
+    for path in [*_remembered(), *(inner for directory in directories for inner in _below(directory, DEPTH))]:
+        for candidate in (path, *_archives(path)):
+            run_dir = RunDir(candidate)
+            if run_dir.path not in found and run_dir.is_run:
+                found[run_dir.path] = run_dir
+    known = [_known(run_dir) for run_dir in found.values()]
+    return sorted(known, key=lambda run: (-run.created, str(run.run_dir.path)))
+
+
+def _known(run_dir: RunDir) -> KnownRun:
+    created = run_dir.meta.get("created")
+    return KnownRun(run_dir, run_dir.name, created if isinstance(created, (int, float)) else 0.0, true_state(run_dir))
+
+
+def _remembered() -> Iterator[Path]:
+    try:
+        lines = (user_state() / "runs.jsonl").read_bytes().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        with suppress(ValueError, KeyError, TypeError):  # a line of a newer version, or half a line
+            yield Path(json.loads(line)["path"])
+
+
+def _below(directory: Path, depth: int) -> Iterator[Path]:
+    yield directory
+    if depth == 0:
+        return
+    try:
+        with os.scandir(directory) as entries:
+            inner = [Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+    except OSError:
+        return
+    for path in inner:
+        yield from _below(path, depth - 1)
+
+
+def _archives(path: Path) -> list[Path]:
+    """Earlier runs: beside `results_current`, inside any other output directory."""
+    parent = path.parent if path.name == CURRENT else path
+    try:
+        with os.scandir(parent) as entries:
+            return [Path(entry.path) for entry in entries if ARCHIVE.fullmatch(entry.name)]
+    except OSError:
+        return []
+
+
+def resolve(run: str, directories: Iterable[Path] | None = None) -> RunDir:
+    """The run that a person means: a path, or an unambiguous part of a name or path. The current run of a project
+    goes before its earlier ones, a whole name before a part.
+
+    Raises:
+        UsageError: no run or several fit; with the candidates.
+    """
+    path = Path(run).expanduser()
+    for place in (path, path / CURRENT, path.parent if path.suffix == ".toml" else path):
+        if RunDir(place).is_run:
+            return RunDir(place)
+    known = find_runs([Path.cwd()] if directories is None else directories)
+    current = [one for one in known if not one.archived]
+    for group in (
+        [one for one in current if one.name == run],
+        [one for one in current if run in str(one.run_dir.path) or run in one.name],
+        [one for one in known if run in str(one.run_dir.path) or run in one.name],
+    ):
+        if len(group) == 1:
+            return group[0].run_dir
+        if group:
+            raise UsageError(f"{len(group)} runs fit {run!r}.", f"Say which: {_listing(group)}")
+    hint = f"Known runs: {_listing(known)}" if known else "No run is known here. Give its directory."
+    raise UsageError(f"There is no run {run!r}.", hint)
+
+
+def _listing(runs: list[KnownRun], limit: int = 8) -> str:
+    shown = ", ".join(f"{run.run_dir.path} ({run.state.state})" for run in runs[:limit])
+    return shown + (f", and {len(runs) - limit} more" if len(runs) > limit else "")

@@ -1,0 +1,65 @@
+"""Which machine and which process: a process id alone says nothing after a reboot or on another host."""
+
+from __future__ import annotations
+
+import os
+import socket
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def host() -> str:
+    """The name of this machine (of this container, inside one)."""
+    return socket.gethostname()
+
+
+@cache
+def boot_id() -> str:
+    """Changes with every boot; empty where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def process_start(pid: int) -> float | None:
+    """When process `pid` began, in the system's own unit (Linux: clock ticks since boot); None when it is not alive.
+
+    Two processes that reuse one id differ in it. A zombie counts as dead.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return _process_start_elsewhere(pid) if not Path("/proc/self/stat").exists() else None
+    fields = stat[stat.rindex(b")") + 2 :].split()  # the name before ")" may hold spaces
+    return None if fields[0] in (b"Z", b"X") else float(fields[19])
+
+
+def _process_start_elsewhere(pid: int) -> float | None:
+    import psutil  # 100 ms, and only where /proc is missing
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else round(process.create_time())
+    except psutil.Error:
+        return None
+
+
+def own_identity() -> dict[str, object]:
+    """pid, start time, boot id and host of this process."""
+    return identity_of(os.getpid())
+
+
+def identity_of(pid: int) -> dict[str, object]:
+    """pid, start time, boot id and host of a process of this machine."""
+    return {"pid": pid, "process_start": process_start(pid), "boot_id": boot_id(), "host": host()}
+
+
+def is_alive(identity: dict[str, object]) -> bool:
+    """True when the very process that wrote `identity` still runs on this machine."""
+    pid = identity.get("pid")
+    if not isinstance(pid, int) or identity.get("host") != host() or identity.get("boot_id") != boot_id():
+        return False
+    start = process_start(pid)
+    return start is not None and start == identity.get("process_start")

@@ -1,0 +1,108 @@
+"""Starting the trainer as a process of its own, which outlives the terminal that started it."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import engine
+from engine.errors import storage_error
+from engine.runs.identity import identity_of
+from engine.runs.layout import RunDir
+from engine.runs.lock import is_locked
+from engine.runs.state import mark_starting
+
+_ENVIRONMENT = {
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONFAULTHANDLER": "1",
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def trainer_command(run_dir: RunDir) -> list[str]:
+    """The trainer's command line. -P: a folder `engine` or a `random.py` in the working directory is not imported."""
+    return [sys.executable, "-P", "-m", "engine.training", str(run_dir.path)]
+
+
+def trainer_environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The trainer's environment: this one, offline, and from a checkout with the place of `engine`."""
+    environment = {**base, **_ENVIRONMENT}
+    home = Path(engine.__file__).resolve().parent.parent
+    if not {"site-packages", "dist-packages"} & set(home.parts):
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(home), base.get("PYTHONPATH")]))
+    return environment
+
+
+def launch(run_dir: RunDir, *, command: Sequence[str] | None = None) -> subprocess.Popen[bytes]:
+    """Start the trainer of a prepared run in a session of its own; returns at once.
+
+    Standard input is closed, output is appended to train.log. Wait for its first signs with `engine.runs.follow`.
+
+    Args:
+        run_dir: from `prepare_run` or after `prepare_resume`.
+        command: in place of `trainer_command(run_dir)`.
+
+    Raises:
+        StorageError: train.log cannot be written.
+    """
+    try:
+        with run_dir.log_path.open("ab") as log:
+            process = subprocess.Popen(
+                list(command or trainer_command(run_dir)),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                close_fds=True,
+                env=trainer_environment(),
+            )
+    except OSError as error:
+        raise storage_error(error, run_dir.log_path, "Writing") or error from error
+    if is_locked(run_dir.lock_path) is None:
+        mark_starting(run_dir, identity_of(process.pid))  # it may live on without us before it has the lock
+    return process
+
+
+def log_tail(run_dir: RunDir, lines: int = 12, limit: int = 64 * 1024) -> list[str]:
+    """The last lines of train.log; what a progress bar overwrote is left out."""
+    try:
+        with run_dir.log_path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - limit))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    shown = [line.rstrip().rsplit("\r", 1)[-1] for line in text.split("\n")]
+    return [line for line in shown if line][-lines:]
+
+
+def logout_warning() -> str | None:
+    """A sentence when this host ends every process of a user who logs out (systemd's KillUserProcesses)."""
+    if shutil.which("loginctl") is None or shutil.which("busctl") is None:
+        return None
+    manager = ["org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager"]
+    if _output(["busctl", "get-property", *manager, "KillUserProcesses"]) != "b true":
+        return None
+    if _output(["loginctl", "show-user", getpass.getuser(), "-p", "Linger", "--value"]) == "yes":
+        return None
+    return (
+        "This host ends all processes of a user at logout (KillUserProcesses): the training would end with your "
+        "session. Allow it to stay with: loginctl enable-linger"
+    )
+
+
+def _output(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=2, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()

@@ -1,0 +1,153 @@
+"""The run directory: where each of its files is. The directory is the only truth about a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.atomic import read_json, write_bytes
+
+if TYPE_CHECKING:
+    from engine.config import RunConfig
+
+CURRENT = "results_current"
+ARCHIVE = re.compile(r"results_\d{8}T\d{6}Z(-\d+)?")
+"""Names of the directories that hold an earlier run."""
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The files of one run. `path` is made absolute; nothing is created or checked."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(os.path.abspath(self.path)))  # noqa: PTH100 - resolve() follows links
+
+    @property
+    def private(self) -> Path:
+        """`.run/`: everything that is not a result."""
+        return self.path / ".run"
+
+    @property
+    def meta_path(self) -> Path:
+        """What the run is: written once, before the start."""
+        return self.private / "meta.json"
+
+    @property
+    def state_path(self) -> Path:
+        """Where the run stands: replaced all the time."""
+        return self.private / "state.json"
+
+    @property
+    def events_path(self) -> Path:
+        """What happened, one JSON object a line."""
+        return self.private / "events.jsonl"
+
+    @property
+    def log_path(self) -> Path:
+        """Standard output and error of the trainer."""
+        return self.private / "train.log"
+
+    @property
+    def control(self) -> Path:
+        """Wishes to the trainer, one file each."""
+        return self.private / "control"
+
+    @property
+    def exit_path(self) -> Path:
+        """How the run ended; missing while it runs, and when it was killed."""
+        return self.private / "exit.json"
+
+    @property
+    def lock_path(self) -> Path:
+        """Locked by the trainer's main process for its life."""
+        return self.private / "lock"
+
+    @property
+    def reserve_path(self) -> Path:
+        """A few KiB that are given up when the disk is full, so that the end can still be told."""
+        return self.private / "reserve"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The full states that a resume goes on from."""
+        return self.private / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        """The pictures drawn while training."""
+        return self.path / "sample"
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """The content of meta.json; empty when it is missing or broken."""
+        value = read_json(self.meta_path)
+        return value if isinstance(value, dict) else {}
+
+    @property
+    def is_run(self) -> bool:
+        """True when a run was prepared here."""
+        return self.meta_path.is_file()
+
+    @property
+    def name(self) -> str:
+        """The run's `output_name`; the name of the project's directory where meta.json does not say."""
+        fallback = self.path.parent.name if _is_results(self.path) else self.path.name
+        return str(self.meta.get("name") or fallback)
+
+    @property
+    def config_path(self) -> Path:
+        """The run's full configuration: `<output_name>.toml`."""
+        return self.path / f"{self.name}.toml"
+
+    def lora_path(self, *, epoch: int | None = None, step: int | None = None) -> Path:
+        """Kohya's file name: of a finished `epoch` (from 1), of a `step`, or, with neither, of the last file."""
+        assert epoch is None or step is None
+        if epoch is not None:
+            return self.path / f"{self.name}-{epoch:06d}.safetensors"
+        if step is not None:
+            return self.path / f"{self.name}-step{step:08d}.safetensors"
+        return self.path / f"{self.name}.safetensors"
+
+    def sample_path(
+        self, index: int, when: datetime, *, epoch: int | None = None, step: int = 0, seed: int | None = None
+    ) -> Path:
+        """Kohya's name of a sample: prompt `index`, drawn at the end of `epoch`, else at `step`; `seed` if fixed."""
+        moment = f"{step:06d}" if epoch is None else f"e{epoch:06d}"
+        suffix = "" if seed is None else f"_{seed}"
+        return self.samples / f"{self.name}_{moment}_{index:02d}_{when:%Y%m%d%H%M%S}{suffix}.png"
+
+
+def _is_results(path: Path) -> bool:
+    return path.name == CURRENT or ARCHIVE.fullmatch(path.name) is not None
+
+
+def default_output_dir(config: RunConfig) -> Path:
+    """`saving.output_dir`, else `./<name>/results_current`."""
+    return Path(config.saving.output_dir or Path(config.saving.output_name) / CURRENT)
+
+
+def own_files(directory: Path, name: str) -> list[Path]:
+    """What a run called `name` has put, or would put, into `directory`, besides `.run`."""
+    result = re.compile(re.escape(name) + r"(-\d{6}|-step\d{8})?\.safetensors")
+    files = [path for path in _entries(directory) if result.fullmatch(path.name) or path.name == f"{name}.toml"]
+    return files + [path for path in _entries(directory / "sample") if path.name.startswith(f"{name}_")]
+
+
+def _entries(directory: Path) -> list[Path]:
+    return sorted(directory.iterdir()) if directory.is_dir() else []
+
+
+def write_record(path: Path, value: Any) -> None:
+    """Write a JSON file of a run atomically. ASCII only: file names may hold bytes that are no UTF-8.
+
+    Raises:
+        StorageError: no space or no permission; the old file is intact.
+    """
+    write_bytes(path, (json.dumps(value, allow_nan=False, indent=1, default=str) + "\n").encode("ascii"))

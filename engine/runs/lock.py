@@ -1,0 +1,129 @@
+"""The lock that the trainer's main process holds for its life: the kernel frees it however the process ends.
+
+POSIX record locks (`fcntl.lockf`) and not `flock`: a forked DataLoader worker does not keep them. Their trap: any
+close of the file in the holding process drops the lock. So it is opened once, and a holder that asks about its own
+lock is answered from memory.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import struct
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.atomic import read_json
+from engine.errors import UsageError, storage_error
+from engine.runs.identity import is_alive, own_identity
+
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
+_held: dict[Path, LockInfo] = {}
+
+
+@dataclass(frozen=True)
+class LockInfo:
+    """Who holds a run's lock."""
+
+    pid: int
+    process_start: float | None = None
+    boot_id: str = ""
+    host: str = ""
+
+
+class RunLock:
+    """Held by the trainer while it lives. Take it after the signal handlers are in place, before the slow imports.
+
+    Raises:
+        UsageError: another process holds it.
+        StorageError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        assert path not in _held, "one process takes a run's lock once"
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise storage_error(error, path, "Writing") or error from error
+        self._lock()
+        identity = own_identity()
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, (json.dumps(identity) + "\n").encode(), 0)
+        _held[path] = _info(identity)
+
+    def _lock(self) -> None:
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return  # a file system without locks: pid, start time and boot id must do
+            os.close(self._file)
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            holder = is_locked(self.path)
+            who = f"process {holder.pid}" if holder else "another process"
+            raise UsageError(
+                f"{who} already trains in {self.path.parent.parent}: two runs on one directory are not possible.",
+                f"Watch it with: lorasmith attach {self.path.parent.parent}",
+            ) from error
+
+    def release(self) -> None:
+        """Give the lock back; the end of the process does it as well."""
+        if _held.pop(self.path, None) is not None:
+            os.close(self._file)
+
+    def __enter__(self) -> RunLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def is_locked(path: Path) -> LockInfo | None:
+    """Who holds the lock `path`, without touching it; None when nobody does, or when it is not there."""
+    if path in _held:
+        return _held[path]
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        holder = _holder(file)
+    except OSError:
+        identity = _identity(path)
+        return _info(identity) if is_alive(identity) else None
+    finally:
+        os.close(file)
+    if holder is None:
+        return None
+    info = _info(_identity(path))
+    return info if holder <= 0 or info.pid == holder else LockInfo(holder)
+
+
+def _holder(file: int) -> int | None:
+    """The pid that holds a write lock (0 or -1: of another host or container), by F_GETLK."""
+    layout = "qqihh" if sys.platform == "darwin" else "hhqqi"
+    asked = (0, 0, 0, fcntl.F_WRLCK, 0) if sys.platform == "darwin" else (fcntl.F_WRLCK, 0, 0, 0, 0)
+    answer = struct.unpack(layout, fcntl.fcntl(file, fcntl.F_GETLK, struct.pack(layout, *asked)))
+    kind, pid = (answer[3], answer[2]) if sys.platform == "darwin" else (answer[0], answer[4])
+    return None if kind == fcntl.F_UNLCK else int(pid)
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    return value if isinstance(value, dict) else {}
+
+
+def _info(identity: dict[str, Any]) -> LockInfo:
+    pid, start = identity.get("pid"), identity.get("process_start")
+    return LockInfo(
+        pid if isinstance(pid, int) else 0,
+        start if isinstance(start, (int, float)) else None,
+        str(identity.get("boot_id", "")),
+        str(identity.get("host", "")),
+    )

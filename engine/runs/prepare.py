@@ -1,0 +1,230 @@
+"""Making the run directory, so that no run overwrites another one and no two work in one place."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import StorageError, UsageError, storage_error
+from engine.runs.control import clear
+from engine.runs.identity import boot_id, host, own_identity
+from engine.runs.layout import CURRENT, RunDir, default_output_dir, own_files, write_record
+from engine.runs.state import RunState, mark_starting, true_state
+
+if TYPE_CHECKING:
+    from engine.config import RunConfig
+
+Say = Callable[[str], None]
+RESERVE_BYTES = 64 * 1024
+SCHEMA = 1
+_PATH_KEYS = (
+    ("model", "pretrained_model_name_or_path"), ("model", "vae"), ("dataset", "train_data_dir"),
+    ("dataset", "reg_data_dir"), ("dataset", "validation_data_dir"), ("network", "network_weights"),
+    ("sampling", "sample_prompts"), ("memory", "cache_dir"), ("saving", "output_dir"),
+)  # fmt: skip
+_NEW_PATHS = {"cache_dir", "output_dir"}
+"""Paths that need not exist yet; another value that names nothing (a hub id, a prompt) stays as it is."""
+
+
+def absolute_paths(config: RunConfig) -> RunConfig:
+    """A copy in which every path is absolute, so that a resume from another directory finds the same files."""
+    changes: dict[str, dict[str, Any]] = {}
+    for table, key in _PATH_KEYS:
+        value = getattr(getattr(config, table), key)
+        if not isinstance(value, str) or not value:
+            continue
+        path = Path(value).expanduser()
+        if key in _NEW_PATHS or (len(value) < 4096 and os.path.lexists(path)):
+            changes.setdefault(table, {})[key] = os.path.abspath(path)  # noqa: PTH100 - resolve() follows links
+    return config.changed(**changes)
+
+
+def prepare_run(
+    config: RunConfig,
+    *,
+    command_line: Sequence[str] = (),
+    versions: Mapping[str, Any] | None = None,
+    restart: bool = False,
+    say: Say = lambda _: None,
+) -> RunDir:
+    """Make the run directory with its configuration and meta.json, ready to launch.
+
+    An ended run that is there already is kept: `results_current` is renamed to `results_<UTC time>`; in another
+    directory the old run's files, and files of others that would be overwritten, move into such a directory.
+
+    Args:
+        config: as checked; paths are made absolute in the run's copy.
+        command_line: what was typed, for meta.json.
+        versions: of the programs and libraries, for meta.json.
+        restart: put an unfinished run away as well.
+        say: is told what was moved.
+
+    Raises:
+        UsageError: a live run is there; an unfinished run is there and `restart` is off; the path is a file.
+        StorageError: it cannot be written.
+    """
+    config = absolute_paths(config)
+    run_dir = RunDir(default_output_dir(config))
+    with _writing(run_dir.path):
+        run_dir.path.parent.mkdir(parents=True, exist_ok=True)
+        with _one_starter(run_dir.path.parent):
+            if run_dir.is_run:
+                _require_ended(run_dir, restart)
+            _put_away(run_dir, config.saving.output_name, say)
+            _fill(run_dir, config, command_line, versions or {})
+    return run_dir
+
+
+def prepare_resume(run_dir: RunDir, say: Say = lambda _: None) -> RunState:
+    """Make an ended, unfinished run ready to launch again; returns the state it was in.
+
+    Raises:
+        UsageError: it is live, finished, or of another machine that may still work on it.
+        StorageError: it cannot be written.
+    """
+    with _writing(run_dir.path), _one_starter(run_dir.path.parent):
+        state = true_state(run_dir)
+        if state.live:
+            raise _live(run_dir, state)
+        if state.state == "finished":
+            raise UsageError(f"The run {run_dir.path} is finished: there is nothing to resume.", "")
+        if state.state == "unknown":
+            say(f"{state.detail}; it is resumed here. If it still runs there, stop it.")
+        if left := clear(run_dir):
+            say(f"{left} unanswered wish(es) of the earlier part were dropped.")
+        run_dir.control.mkdir(exist_ok=True)
+        run_dir.reserve_path.write_bytes(os.urandom(RESERVE_BYTES))
+        mark_starting(run_dir, own_identity())
+        run_dir.exit_path.unlink(missing_ok=True)
+    return state
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn what the system says about `path` into a sentence."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except (FileExistsError, NotADirectoryError) as error:
+        sentence = f"{error.filename} is a file, where a folder is needed."
+        raise UsageError(sentence, "Choose another --output_dir.") from error
+    except OSError as error:
+        named = Path(os.fsdecode(error.filename)) if error.filename else path
+        raise storage_error(error, named, "Writing") or error from error
+
+
+@contextmanager
+def _one_starter(directory: Path) -> Iterator[None]:
+    """Two starters in one place come one after the other; a lock on the folder itself leaves no file behind."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):  # a network file system that cannot: the trainer's own lock is the second guard
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _require_ended(run_dir: RunDir, restart: bool) -> None:
+    state = true_state(run_dir)
+    if state.live:
+        raise _live(run_dir, state)
+    if state.state == "finished" or restart or (state.state == "failed" and not _has_saved(run_dir)):
+        return
+    raise UsageError(
+        f"{run_dir.path} holds an unfinished run ({state.state}, step {state.step}).",
+        f"Go on with it: lorasmith resume {run_dir.path}. Or begin anew with --restart; the old one is kept beside it.",
+    )
+
+
+def _live(run_dir: RunDir, state: RunState) -> UsageError:
+    return UsageError(
+        f"A run is going on in {run_dir.path} ({state.state}, process {state.pid}): two runs on one directory are not "
+        "possible.",
+        f"Watch it with: lorasmith attach {run_dir.path}",
+    )
+
+
+def _has_saved(run_dir: RunDir) -> bool:
+    """Whether an ended run left something to go on from."""
+    states = run_dir.checkpoints.is_dir() and any(run_dir.checkpoints.iterdir())
+    return states or any(path.suffix == ".safetensors" for path in own_files(run_dir.path, run_dir.name))
+
+
+def _put_away(run_dir: RunDir, name: str, say: Say) -> None:
+    """Move an ended run, and any file that the new run would overwrite, out of the way."""
+    path = run_dir.path
+    if run_dir.is_run and path.name == CURRENT:
+        archive = _archive_name(path.parent)
+        path.rename(archive)
+        say(f"The earlier run was kept as {archive}.")
+        return
+    old = own_files(path, run_dir.name) if run_dir.is_run else []
+    old += [file for file in own_files(path, name) if file not in old]
+    if not old and not run_dir.private.exists():
+        return
+    archive = _archive_name(path)
+    for file in old:
+        target = archive / file.relative_to(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.rename(target)
+    if run_dir.private.exists():
+        archive.mkdir(exist_ok=True)
+        run_dir.private.rename(archive / run_dir.private.name)
+    what = f"Earlier files of the name {name} were" if old else "An earlier run was"
+    say(f"{what} moved to {archive}.")
+
+
+def _archive_name(parent: Path) -> Path:
+    stem = f"results_{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    names = [stem, *(f"{stem}-{number}" for number in range(2, 1000))]
+    return next(parent / name for name in names if not os.path.lexists(parent / name))
+
+
+def _fill(run_dir: RunDir, config: RunConfig, command_line: Sequence[str], versions: Mapping[str, Any]) -> None:
+    """Write what the trainer needs. meta.json comes last: with it the directory is a run."""
+    from engine.atomic import write_text
+    from engine.clock import now
+    from engine.config.write import digest, dump_toml
+
+    name = config.saving.output_name
+    made = [path for path in (run_dir.path, run_dir.private) if not path.exists()]
+    try:
+        run_dir.private.mkdir(parents=True, exist_ok=True)
+        run_dir.control.mkdir(exist_ok=True)
+        run_dir.reserve_path.write_bytes(os.urandom(RESERVE_BYTES))  # not zeros: some file systems store none
+        heading = f"The full configuration of the run {name}.\nRepeat it with: lorasmith --preset {name}.toml"
+        write_text(run_dir.path / f"{name}.toml", dump_toml(config, heading))
+        mark_starting(run_dir, own_identity())
+        write_record(run_dir.meta_path, {
+            "schema": SCHEMA,
+            "name": name,
+            "created": round(time.time(), 3),
+            "started_at": now(),
+            "session_id": session_id(config.training.seed, name, digest(config)),
+            "config": f"{name}.toml",
+            "command_line": list(command_line),
+            "working_directory": str(Path.cwd()),
+            "versions": dict(versions),
+            "host": host(),
+            "boot_id": boot_id(),
+        })  # fmt: skip
+    except BaseException:
+        for path in made[:1]:
+            shutil.rmtree(path, ignore_errors=True)
+        raise
+
+
+def session_id(seed: int, name: str, config_digest: str) -> int:
+    """Kohya's `ss_session_id`, a number below 2**32: here the same for the same configuration, so that a repeated run
+    gives the same file."""
+    return int.from_bytes(hashlib.sha256(f"{seed}\0{name}\0{config_digest}".encode()).digest()[:4], "big")
