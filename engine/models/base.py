@@ -82,6 +82,16 @@ class Model(ABC):
     training_alphas_cumprod: torch.Tensor
     """[T] float32, after the zero-terminal-SNR rescaling where it applies."""
 
+    @property
+    @abstractmethod
+    def vae_key(self) -> str:
+        """A content key of everything that `encode_pixels` depends on but the pixels; for caches."""
+
+    @property
+    @abstractmethod
+    def text_key(self) -> str:
+        """A content key of everything that `encode_text` depends on but the captions, without adapters; for caches."""
+
     @abstractmethod
     def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels [B, 3, H, W] in [-1, 1] to the VAE posterior [B, 2C, h, w] float32: mean then standard deviation,
@@ -102,6 +112,10 @@ class Model(ABC):
     @abstractmethod
     def lora_targets(self, *, conv: bool) -> list[LoraTarget]:
         """Layers that take a LoRA, in Kohya's order (text encoder first)."""
+
+    @abstractmethod
+    def set_gradient_checkpointing(self, enabled: bool) -> None:
+        """Keep fewer activations and compute them twice, in every trainable component."""
 
     @abstractmethod
     def release(self, component: Literal["vae", "text_encoder"]) -> None:

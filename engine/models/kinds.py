@@ -1,0 +1,45 @@
+"""What a file looks like when no family knows it: the sentence that tells a person what he picked."""
+
+from __future__ import annotations
+
+from engine.models.header import Header
+
+_LORA_ENDINGS = (
+    ".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight", ".lora.down.weight", ".hada_w1_a",
+    ".lokr_w1", ".lokr_w2", ".oft_blocks",
+)
+_BY_KEY_PART = (
+    (("conditioner.embedders.",), "an SDXL checkpoint"),
+    (("joint_blocks.",), "a Stable Diffusion 3 checkpoint"),
+    (("double_blocks.", "single_transformer_blocks."), "a FLUX model"),
+    (("control_model.", "input_hint_block.", "controlnet_cond_embedding."), "a ControlNet"),
+    (("motion_modules.",), "an AnimateDiff motion module"),
+    (("cond_stage_model.model.transformer.",), "a Stable Diffusion 2 checkpoint"),
+    (("ip_adapter.", "image_proj."), "an IP-Adapter"),
+    (("emb_params", "string_to_param", "clip_l", "clip_g"), "a textual inversion embedding"),
+    (("RRDB_trunk.", "body.0.rdb1.", "model.1.sub.0.RDB1."), "an upscaler"),
+)
+
+
+def is_lora(header: Header) -> bool:
+    """Whether the tensors are those of a LoRA, LoHa or LoKr."""
+    return any(name.endswith(_LORA_ENDINGS) for name in header.tensors)
+
+
+def looks_like(header: Header) -> str | None:
+    """What the file is, with its article ("a LoRA"); None when its keys tell nothing."""
+    if not header.tensors:
+        return "empty: it holds no tensors"
+    if is_lora(header):
+        return "a LoRA, not a base model"
+    for parts, kind in _BY_KEY_PART:
+        if any(part in name for name in header.tensors for part in parts):
+            return kind
+    unet = header.any("model.diffusion_model.input_blocks.") or header.any("down_blocks.")
+    if unet:
+        return "a UNet alone, without text encoder and VAE"
+    if header.any("encoder.down") or header.any("first_stage_model.") or header.any("decoder.up"):
+        return "a VAE, not a base model (it can be set as model.vae)"
+    if header.any("text_model.") or header.any("cond_stage_model."):
+        return "a text encoder alone"
+    return None

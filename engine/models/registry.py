@@ -1,0 +1,91 @@
+"""The families, and what a checkpoint is. Reads headers and configuration files; loads no torch."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from engine.errors import ModelError
+from engine.models.base import Family, Recognition
+from engine.models.header import printable, read_header
+from engine.models.kinds import looks_like
+from engine.models.sd15.family import SD15
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def families() -> list[Family]:
+    """Every family that can be trained."""
+    return [SD15()]
+
+
+def family_named(name: str) -> Family:
+    """The family of a `Recognition`."""
+    return next(family for family in families() if family.name == name)
+
+
+def recognise(path: str | Path) -> Recognition:
+    """What the checkpoint at `path` is.
+
+    Args:
+        path: a .safetensors file, a diffusers folder, or a hub id that is in the local Hugging Face cache.
+
+    Raises:
+        ModelError: missing, broken, of a kind that cannot be trained, or unknown; the sentence says which.
+    """
+    place = _resolve(path)
+    for family in families():
+        recognition = family.recognise(place)
+        if recognition is not None:
+            return recognition
+    known = ", ".join(family.title for family in families())
+    if place.is_dir():
+        raise _unknown_folder(place, known)
+    kind = looks_like(read_header(place))
+    hint = f"Supported: {known}."
+    if kind is None:
+        raise ModelError(f"{printable(place)} is no model that is known here: its tensor names fit none.", hint)
+    raise ModelError(f"{printable(place)} is {kind}.", hint)
+
+
+def _resolve(path: str | Path) -> Path:
+    """The file or folder meant; a hub id becomes its folder in the local cache."""
+    if not str(path).strip():
+        raise ModelError("No model is given.", "Set --model (model.pretrained_model_name_or_path).")
+    place = Path(path).expanduser()
+    if place.exists():
+        return place
+    if not _HUB_ID.fullmatch(str(path)) or place.suffix.lower() in (".safetensors", ".ckpt", ".pt", ".pth", ".bin"):
+        raise ModelError(f"There is no file or folder {printable(path)}.", "Check the path of the model.")
+    return _cached(str(path))
+
+
+def _cached(hub_id: str) -> Path:
+    """The folder of a hub id in the local Hugging Face cache; never asks the network."""
+    snapshot_download: Callable[..., str]
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, local_files_only=True))
+    except (LocalEntryNotFoundError, ValueError, OSError) as error:
+        raise ModelError(
+            f"There is no file or folder {hub_id}, and no model of that name in the local Hugging Face cache.",
+            f"Check the path, or fetch it where there is a network: hf download {hub_id}",
+        ) from error
+
+
+def _unknown_folder(folder: Path, known: str) -> ModelError:
+    files = sorted(printable(name) for name in os.listdir(folder) if name.lower().endswith(".safetensors"))
+    if files:
+        shown = ", ".join(files[:5]) + (", ..." if len(files) > 5 else "")
+        return ModelError(
+            f"{printable(folder)} is not a diffusers model: it has no model_index.json and no unet folder.",
+            f"It holds checkpoints; name one of them: {shown}",
+        )
+    return ModelError(
+        f"{printable(folder)} is not a diffusers model: it has no model_index.json and no unet folder.",
+        f"Name a .safetensors file, or a folder in diffusers' layout. Supported: {known}.",
+    )

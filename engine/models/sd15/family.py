@@ -1,0 +1,33 @@
+"""Stable Diffusion 1.x as a family: recognise and load. Imports torch only when it loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.models.base import Family, Model, Recognition, Say
+from engine.models.sd15.detect import recognise_file, recognise_folder
+
+if TYPE_CHECKING:
+    from engine.config import RunConfig
+
+
+class SD15(Family):
+    """Every model with the classes of Stable Diffusion 1.5, of any size: one CLIP text encoder, a UNet, a VAE."""
+
+    name = "sd15"
+    title = "Stable Diffusion 1.5"
+
+    def recognise(self, path: Path) -> Recognition | None:
+        """See `Family.recognise`."""
+        return recognise_folder(path) if path.is_dir() else recognise_file(path)
+
+    def load(self, config: RunConfig, recognition: Recognition, device: str, dtype: str, say: Say) -> Model:
+        """See `Family.load`.
+
+        Raises:
+            ModelError: a part is missing or does not fit, or the configuration contradicts the checkpoint.
+        """
+        from engine.models.sd15.load import load_model
+
+        return load_model(config.model, recognition, device, dtype, say)

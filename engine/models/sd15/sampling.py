@@ -1,0 +1,107 @@
+"""Draw one picture with the current weights: Kohya's sampler names on diffusers' schedulers."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import diffusers
+import torch
+from PIL import Image
+
+from engine.errors import TrainingError, UsageError
+from engine.models.base import SampleRequest
+
+if TYPE_CHECKING:
+    from engine.models.sd15.model import SD15Model
+
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "dpm_2": ("KDPM2DiscreteScheduler", {}),
+    "dpm_2_a": ("KDPM2AncestralDiscreteScheduler", {}),
+    "dpmsolver": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}),
+    "dpmsolver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "dpmsingle": ("DPMSolverSinglestepScheduler", {"lower_order_final": True}),
+}
+"""Kohya's sampler names; with k_ in front they mean the same."""
+
+SMALLEST_ALPHA = 2.0**-24
+"""Stands for the 0 that zero terminal SNR ends in: samplers divide by it (diffusers' Euler does the same)."""
+
+
+def make_scheduler(name: str, config: dict[str, Any], alphas_cumprod: torch.Tensor) -> Any:
+    """The scheduler for a sampler name on the schedule that the training uses.
+
+    Latents are never clipped to [-1, 1]: that is meant for pixels. (Kohya clips them in ddim.)
+
+    Args:
+        config: the checkpoint's scheduler configuration, with prediction_type and rescale_betas_zero_snr as in the run.
+        alphas_cumprod: [T] float32 of the training.
+
+    Raises:
+        UsageError: unknown name.
+    """
+    found = SCHEDULERS.get(name.removeprefix("k_"))
+    if found is None:
+        raise UsageError(f"There is no sampler {name}.", f"Samplers: {', '.join(SCHEDULERS)}.")
+    class_name, settings = found
+    scheduler_class = getattr(diffusers, class_name)
+    known = inspect.signature(scheduler_class.__init__).parameters
+    zero_snr = bool(config.get("rescale_betas_zero_snr"))
+    asked = {**config, "clip_sample": False, **settings}
+    if zero_snr:
+        asked["timestep_spacing"] = "trailing"
+    kept = {key: value for key, value in asked.items() if key in known and key != "rescale_betas_zero_snr"}
+    scheduler = scheduler_class(**kept)
+    if zero_snr:
+        scheduler.alphas_cumprod = alphas_cumprod.clamp(min=SMALLEST_ALPHA)
+    return scheduler
+
+
+def fit_size(width: int, height: int, multiple: int, minimum: int) -> tuple[int, int]:
+    """Sides rounded down to a multiple of `multiple` px, at least `minimum` px."""
+    return (
+        max(width - width % multiple, minimum),
+        max(height - height % multiple, minimum),
+    )
+
+
+def draw(model: SD15Model, request: SampleRequest) -> Image.Image:
+    """Classifier-free guidance with the run's clip_skip and caption length; noise from a generator of its own on the
+    CPU, so that a seed gives the same picture on every device (to rounding).
+
+    Raises:
+        UsageError: unknown sampler.
+        TrainingError: the picture has values that are not finite.
+    """
+    width, height = fit_size(request.width, request.height, max(8, model.downscale), model.minimum_size)
+    guided = request.scale > 1.0
+    captions = [request.negative_prompt, request.prompt] if guided else [request.prompt]
+    text = model.encode_text(captions)
+    scheduler = make_scheduler(request.sampler, model.scheduler_config, model.training_alphas_cumprod)
+    scheduler.set_timesteps(request.steps, device=model.device)
+    generator = torch.Generator("cpu").manual_seed(request.seed)
+    extra = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    shape = (1, model.latent_channels, height // model.downscale, width // model.downscale)
+    latents = torch.randn(shape, generator=generator).to(model.device) * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        inputs = scheduler.scale_model_input(torch.cat([latents] * len(captions)), timestep)
+        output = model.predict(inputs, timestep.expand(len(captions)), text)
+        if guided:
+            unconditional, conditional = output.chunk(2)
+            output = unconditional + request.scale * (conditional - unconditional)
+        latents = scheduler.step(output, timestep, latents, **extra).prev_sample
+    pixels = model.decode_latents(latents)[0]
+    if not bool(torch.isfinite(pixels).all()):
+        where = "drawing" if bool(torch.isfinite(latents).all()) is False else "the VAE"
+        raise TrainingError(
+            f"The sample picture of {request.prompt!r} is not finite: {where} overflowed.",
+            "Set model.no_half_vae, or bf16 in place of fp16." if where == "the VAE" else "Lower the learning rate.",
+        )
+    picture = ((pixels + 1) * 127.5).round().to("cpu", torch.uint8)
+    return Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy(), "RGB")
