@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from engine.config.schema import RunConfig
 from engine.errors import UsageError
+
+if TYPE_CHECKING:
+    from engine.models.base import Recognition
 
 
 def resolve(config: RunConfig) -> tuple[RunConfig, list[str]]:
@@ -48,6 +53,29 @@ def resolve(config: RunConfig) -> tuple[RunConfig, list[str]]:
     if training.max_train_epochs is not None and training.max_train_steps not in (None, 1600):
         notes.append("max_train_steps is ignored: max_train_epochs is set.")
     return config, notes
+
+
+def check_model(config: RunConfig, recognition: Recognition) -> None:
+    """Refuse settings that the recognised checkpoint cannot have.
+
+    Raises:
+        UsageError: family or prediction type contradict the checkpoint.
+    """
+    wanted = config.model.family
+    if wanted not in ("auto", recognition.family):
+        raise UsageError(f"model.family is {wanted}, but the checkpoint is {recognition.family}.", "Leave it at auto.")
+    is_v = recognition.prediction_type == "v_prediction"
+    if config.model.v_parameterization is not None:
+        is_v = config.model.v_parameterization
+    if config.training.scale_v_pred_loss_like_noise_pred and not is_v:
+        raise UsageError(
+            "training.scale_v_pred_loss_like_noise_pred is for v-prediction models, and this one predicts epsilon.",
+            "Switch it off.",
+        )
+    if config.training.v_pred_like_loss is not None and is_v:
+        raise UsageError(
+            "training.v_pred_like_loss is for epsilon models, and this one is a v-prediction model.", "Unset it."
+        )
 
 
 def require_paths(config: RunConfig) -> None:

@@ -1,0 +1,1 @@
+"""Memory: what went wrong when it ran out."""

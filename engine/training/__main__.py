@@ -1,0 +1,68 @@
+"""The trainer's process: `python -m engine.training RUN_DIR`. Starts or resumes the run that is prepared there."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+
+from engine.errors import LoraSmithError, storage_error
+from engine.exit_codes import ExitCode
+from engine.memory.classify import memory_error
+from engine.runs.layout import RunDir
+from engine.runs.lock import RunLock
+from engine.training.session import Session
+
+
+def main(arguments: list[str]) -> int:
+    """Train in the run directory; the exit code is also in exit.json."""
+    if len(arguments) != 1:
+        print("usage: python -m engine.training RUN_DIR", file=sys.stderr)
+        return ExitCode.USAGE
+    run = RunDir(Path(arguments[0]))
+    try:
+        lock = RunLock(run.lock_path)
+    except LoraSmithError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    with lock:
+        run.exit_path.unlink(missing_ok=True)
+        session = Session(run)
+        session.install_signals()
+        with session:
+            return _end(session)
+
+
+def _end(session: Session) -> ExitCode:
+    try:
+        from engine.training.trainer import train
+
+        if train(session):
+            return session.finish("finished", ExitCode.DONE)
+        return session.finish("stopped", ExitCode.STOPPED)
+    except LoraSmithError as error:
+        return _fail(session, error)
+    except OSError as error:
+        traceback.print_exc()
+        known = storage_error(error, Path(error.filename or session.run.path), "Writing")
+        return _fail(session, known) if known else _unexpected(session, error)
+    except Exception as error:
+        traceback.print_exc()
+        return _fail(session, known) if (known := memory_error(error)) else _unexpected(session, error)
+
+
+def _fail(session: Session, error: LoraSmithError) -> ExitCode:
+    return session.finish("failed", error.exit_code, title=error.title, message=error.message, hint=error.hint)
+
+
+def _unexpected(session: Session, error: BaseException) -> ExitCode:
+    where = session.state_phase or "start"
+    return session.finish(
+        "failed", ExitCode.TRAINING_FAILED, title="Unexpected error",
+        message=f"{type(error).__name__} in phase {where} at step {session.step}: {error}",
+        hint=f"The whole traceback is in {session.run.log_path}; `lorasmith resume` tries again from the last state.",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,138 @@
+"""From a step's number to its batches. Which pictures, captions and mirrorings come is a function of seed and position,
+so nothing but the step needs to be remembered."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from engine.config import RunConfig
+from engine.dataset.arithmetic import StepPlan
+from engine.dataset.batches import Item, epoch_batches, is_flipped, item_caption, run_captions
+from engine.dataset.captions import CaptionRules
+from engine.dataset.latents import LatentCache
+from engine.dataset.pixels import load_pixels
+from engine.dataset.text_cache import TextCache
+from engine.models.base import Model
+from engine.training.seeds import derive
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch on the training device."""
+
+    latents: Tensor
+    """[B, C, h, w] float32, drawn from the VAE posterior."""
+    captions: list[str]
+    text: Mapping[str, Tensor] | None
+    """Encoded captions where they are cached, else None."""
+    weights: Tensor
+    """[B] float32: prior_loss_weight for regularization pictures, else 1."""
+    mask: Tensor | None
+    """[B, 1, h, w] float32 in 0-1."""
+    items: tuple[Item, ...]
+
+
+class Feed:
+    """The batches of a run.
+
+    Args:
+        items: all items of an epoch, repeats included.
+        latents: the cache, or None to encode pictures in each step.
+        texts: the cache of encoded captions, or None to encode them in each step.
+        rank, num_processes: this process's share of the batches.
+    """
+
+    def __init__(
+        self, config: RunConfig, items: Sequence[Item], plan: StepPlan, model: Model, device: torch.device,
+        latents: LatentCache | None, texts: TextCache | None, rank: int = 0, num_processes: int = 1,
+    ) -> None:
+        self.config = config
+        self.items = items
+        self.plan = plan
+        self.model = model
+        self.device = device
+        self.latents = latents
+        self.texts = texts
+        self.rank = rank
+        self.num_processes = num_processes
+        self.rules = CaptionRules.from_config(config)
+        self._batches = lru_cache(maxsize=2)(self._shuffle)
+
+    def epoch(self, step: int) -> int:
+        """The epoch, from 1, of the update with 0-based number `step`."""
+        return step // self.plan.updates_per_epoch + 1
+
+    def micro_batches(self, step: int) -> list[list[int]]:
+        """Item indices of each batch of update `step`; the last update of an epoch may have fewer batches."""
+        batches = self._batches(self.epoch(step))
+        accumulation = self.config.training.gradient_accumulation_steps
+        first = step % self.plan.updates_per_epoch * accumulation
+        return batches[first : first + accumulation]
+
+    def _shuffle(self, epoch: int) -> list[list[int]]:
+        batches = epoch_batches(self.items, self.config.training.train_batch_size, self.config.training.seed, epoch)
+        if self.num_processes == 1:
+            return batches
+        missing = -len(batches) % self.num_processes
+        return (batches + batches[:missing])[self.rank :: self.num_processes]
+
+    def caption(self, index: int, step: int) -> str:
+        """The caption of item `index` in update `step`, after dropout, shuffling and the rest."""
+        return item_caption(
+            self.items[index], index, self.rules, self.plan, seed=self.config.training.seed, epoch=self.epoch(step), step=step
+        )
+
+    def all_captions(self) -> list[str]:
+        """Every caption of the run, each once."""
+        return run_captions(self.items, self.rules, self.plan, self.config.training.seed)
+
+    def load(self, indices: Sequence[int], step: int, generator: torch.Generator) -> Batch:
+        """One micro-batch; the posterior's draw is the first that `generator` makes."""
+        seed, epoch = self.config.training.seed, self.epoch(step)
+        items = tuple(self.items[index] for index in indices)
+        moments, masks = [], []
+        for index, item in zip(indices, items, strict=True):
+            flip = self.config.dataset.flip_aug and is_flipped(seed, epoch, index)
+            moment, mask = self._moments(item, flip, random.Random(derive(seed, "augment", epoch, index)))
+            moments.append(moment)
+            masks.append(mask)
+        mean, deviation = torch.stack(moments).chunk(2, dim=1)
+        latents = mean + deviation * torch.randn(mean.shape, generator=generator)
+        captions = [self.caption(index, step) for index in indices]
+        weight = self.config.training.prior_loss_weight
+        return Batch(
+            latents=latents.to(self.device),
+            captions=captions,
+            text=None if self.texts is None else _moved(self.texts.get(captions), self.device),
+            weights=torch.tensor([weight if item.is_reg else 1.0 for item in items], device=self.device),
+            mask=self._mask(masks, latents),
+            items=items,
+        )
+
+    def _moments(self, item: Item, flip: bool, rng: random.Random) -> tuple[Tensor, Tensor | None]:
+        if self.latents is not None:
+            return self.latents.get(item, flip)
+        pixels, mask = load_pixels(item.picture, item.placement, self.config.dataset, flip=flip, rng=rng)
+        with torch.no_grad():
+            return self.model.encode_pixels(pixels[None].to(self.device))[0].cpu(), mask
+
+    def _mask(self, masks: list[Tensor | None], latents: Tensor) -> Tensor | None:
+        if all(mask is None for mask in masks):
+            return None
+        size = latents.shape[-2:]
+        resized = [
+            torch.ones(1, *size) if mask is None else functional.interpolate(mask[None, None], size, mode="area")[0]
+            for mask in masks
+        ]
+        return torch.stack(resized).to(self.device)
+
+
+def _moved(text: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: tensor.to(device) for name, tensor in text.items()}

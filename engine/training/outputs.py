@@ -1,0 +1,266 @@
+"""What a run gives besides the weights in memory: LoRA files, samples, held-out losses, states. After a restart
+nothing that was already given for a step is given again."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL.PngImagePlugin import PngInfo
+
+from engine import clock
+from engine.adapters.kohya_format import write_lora
+from engine.adapters.metadata import BucketFacts, SubsetFacts, TrainingFacts, model_hashes, training_metadata
+from engine.adapters.verify import verify_file
+from engine.atomic import replacing
+from engine.memory.classify import memory_error
+from engine.runs.events import read_events
+from engine.training.prompts import read_prompts
+from engine.training.validation import held_out_loss
+
+if TYPE_CHECKING:
+    from engine.config import RunConfig
+    from engine.training.trainer import Trainer
+
+
+class Outputs:
+    """The outputs of one run, in the order state, LoRA, held-out loss, samples at each step."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer, self.session, self.run = trainer, trainer.session, trainer.session.run
+        self.prompts = read_prompts(trainer.config, self.session.say)
+        self.seconds: dict[str, list[float]] = defaultdict(list)
+        self.given = {
+            (event.type, int(event.get("step", -1)), str(event.get("index" if event.type == "sample" else "path", "")))
+            for event in read_events(self.run.events_path)
+            if event.type in ("saved", "sample", "validation")
+        }
+        checkpoint = trainer.prepared.recognition.path
+        if checkpoint.is_file():
+            self.session.say("Reading the checkpoint's hash for the metadata.")
+        self.hashes = model_hashes(checkpoint)
+        vae = trainer.config.model.vae
+        self.vae_hashes = model_hashes(Path(vae).expanduser()) if vae else (None, None)
+
+    @property
+    def config(self) -> RunConfig:
+        """The settings in force."""
+        return self.trainer.config
+
+    def after_step(self) -> None:
+        """Everything due at this step."""
+        saving, step, last = self.config.saving, self.trainer.step, self.trainer.plan.max_train_steps
+        interval = saving.save_state_every_n_steps
+        if (step == 0 or (interval and step % interval == 0)) and not self._has_state():
+            self.trainer.states.save()
+        if step == last:
+            return
+        epoch = self._ended_epoch()
+        if epoch and saving.save_every_n_epochs and epoch % saving.save_every_n_epochs == 0:
+            self.save_lora(self.run.lora_path(epoch=epoch))
+            self._prune(epoch=epoch)
+        if step and saving.save_every_n_steps and step % saving.save_every_n_steps == 0:
+            self.save_lora(self.run.lora_path(step=step))
+            self._prune(step=step)
+        if self._validation_due(epoch):
+            self.validate()
+        if self._samples_due(epoch):
+            self.sample(epoch=epoch if self.config.sampling.sample_every_n_epochs else None)
+
+    def at_end(self) -> None:
+        """The last file, its held-out loss, its samples, and the state to train on from."""
+        if not self._has_state():
+            self.trainer.states.save()
+        self.save_lora(self.run.lora_path())
+        self.validate()
+        sampling = self.config.sampling
+        if sampling.sample_every_n_steps or sampling.sample_every_n_epochs:
+            self.sample()
+
+    def on_stop(self) -> None:
+        """State and LoRA of the step at which the run stops."""
+        if not self._has_state():
+            self.trainer.states.save()
+        if self.trainer.step:
+            self.save_lora(self.run.lora_path(step=self.trainer.step))
+
+    def save_now(self) -> None:
+        """What the person asked for: state and LoRA of this step."""
+        self.on_stop()
+
+    def _has_state(self) -> bool:
+        newest = self.trainer.states.paths()[:1]
+        return bool(newest) and newest[0].name == f"state-{self.trainer.step:08d}.safetensors"
+
+    def _ended_epoch(self) -> int:
+        """The epoch that ends with this step; 0 when none does."""
+        step, updates = self.trainer.step, self.trainer.plan.updates_per_epoch
+        return step // updates if step and step % updates == 0 else 0
+
+    def _validation_due(self, epoch: int) -> bool:
+        training, step = self.config.training, self.trainer.step
+        if step == 0:
+            return True
+        if training.validate_every_n_steps:
+            return step % training.validate_every_n_steps == 0
+        return bool(epoch and training.validate_every_n_epochs and epoch % training.validate_every_n_epochs == 0)
+
+    def _samples_due(self, epoch: int) -> bool:
+        sampling, step = self.config.sampling, self.trainer.step
+        if step == 0:
+            return sampling.sample_at_first and bool(sampling.sample_every_n_steps or sampling.sample_every_n_epochs)
+        if sampling.sample_every_n_epochs:
+            return bool(epoch and epoch % sampling.sample_every_n_epochs == 0)
+        return bool(sampling.sample_every_n_steps and step % sampling.sample_every_n_steps == 0)
+
+    @contextmanager
+    def _evaluating(self, phase: str) -> Iterator[None]:
+        """Dropouts off, schedule-free weights averaged; afterwards every weight is as before, to the bit."""
+        trainer, started = self.trainer, time.perf_counter()
+        kept = [parameter.detach().clone() for parameter in trainer.parameters] if trainer.built.schedule_free else []
+        trainer._training_mode(False)
+        try:
+            with self.session.phase(phase), torch.no_grad():
+                yield
+        finally:
+            trainer._training_mode(True)
+            with torch.no_grad():
+                for parameter, value in zip(trainer.parameters, kept, strict=bool(kept)):
+                    parameter.copy_(value)
+            self.seconds[phase].append(time.perf_counter() - started)
+
+    def save_lora(self, path: Path) -> None:
+        """Write a LoRA, read it back and check it; only then is it said to be saved.
+
+        Raises:
+            TrainingError: the file is not what is in memory.
+            StorageError: no space or no permission; an older file of that name is intact.
+        """
+        trainer = self.trainer
+        if ("saved", trainer.step, str(path)) in self.given and path.is_file():
+            return
+        difference: list[float | None] = []
+        with self._evaluating("save"):
+            size = write_lora(
+                path, trainer.network.state(), training_metadata(self.config, self._facts()),
+                self.config.saving.save_precision, self.session.say,
+                check=lambda written: difference.append(
+                    verify_file(written, trainer.network, trainer.model.trainable)
+                ),
+            )
+        self.session.events.emit(
+            "saved", path=str(path), bytes=size, step=trainer.step, epoch=self._epoch(), difference=difference[0]
+        )
+
+    def _epoch(self) -> int:
+        return self.trainer.feed.epoch(max(0, self.trainer.step - 1))
+
+    def _facts(self) -> TrainingFacts:
+        trainer, plan, scan = self.trainer, self.trainer.plan, self.trainer.prepared.scan
+        meta = self.run.meta
+        subsets = [
+            SubsetFacts(s.path, s.num_repeats, [picture.caption or s.class_tokens for picture in s.pictures], s.is_reg)
+            for s in scan.subsets if not s.is_validation
+        ]
+        buckets = BucketFacts([((w, h), count) for w, h, count in plan.buckets], plan.mean_img_ar_error)
+        return TrainingFacts(
+            recognition=trainer.prepared.recognition,
+            session_id=int(meta.get("session_id", 0)),
+            started_at=float(meta.get("started_at") or clock.now()),
+            now=clock.now(),
+            step=trainer.step,
+            epoch=self._epoch(),
+            num_epochs=plan.epochs,
+            max_train_steps=plan.max_train_steps,
+            num_train_images=plan.num_train_images,
+            num_reg_images=plan.num_reg_images,
+            num_validation_images=len(trainer.prepared.held_out),
+            num_batches_per_epoch=plan.batches_per_epoch,
+            mixed_precision=trainer.prepared.precision,
+            optimizer=trainer.built.description,
+            subsets=subsets,
+            bucket_info=buckets if self.config.dataset.enable_bucket else None,
+            model_hashes=self.hashes,
+            vae_hashes=self.vae_hashes,
+        )
+
+    def _prune(self, epoch: int | None = None, step: int | None = None) -> None:
+        """Remove files older than save_last_n_epochs or save_last_n_steps asks to keep (Kohya's arithmetic)."""
+        saving = self.config.saving
+        old: Path | None = None
+        if epoch is not None and saving.save_last_n_epochs and saving.save_every_n_epochs:
+            number = epoch - saving.save_every_n_epochs * saving.save_last_n_epochs
+            old = self.run.lora_path(epoch=number) if number > 0 else None
+        elif step is not None and saving.save_last_n_steps and saving.save_every_n_steps:
+            number = step - saving.save_last_n_steps - 1
+            number -= number % saving.save_every_n_steps
+            old = self.run.lora_path(step=number) if number > 0 else None
+        if old is not None and old.is_file():
+            old.unlink()
+            self.session.say(f"Removed {old.name}: only the last ones are kept.")
+
+    def validate(self) -> None:
+        """The held-out loss of this step, if there are held-out pictures and it is not known yet."""
+        if not self.trainer.prepared.held_out or ("validation", self.trainer.step, "") in self.given:
+            return
+        with self._evaluating("validate"):
+            losses = held_out_loss(self.trainer.prepared, self.trainer.objective)
+        self.session.events.emit("validation", step=self.trainer.step, epoch=self._epoch(), **losses)
+
+    def sample(self, epoch: int | None = None) -> None:
+        """Draw every prompt. Nothing of it touches the training's random numbers; a lack of memory is only said."""
+        missing = [i for i in range(len(self.prompts)) if ("sample", self.trainer.step, str(i)) not in self.given]
+        if not missing:
+            return
+        self.run.samples.mkdir(parents=True, exist_ok=True)
+        try:
+            with self._evaluating("sample"):
+                for index in missing:
+                    self._draw(index, epoch)
+        except (RuntimeError, MemoryError) as error:
+            known = memory_error(error)
+            if known is None:
+                raise
+            self.session.warn("sample_out_of_memory", f"No samples at step {self.trainer.step}: {known.message}")
+
+    def _draw(self, index: int, epoch: int | None) -> None:
+        prompt = self.prompts[index]
+        request = prompt.request
+        if prompt.random_seed:
+            request = replace(request, seed=random.SystemRandom().randrange(2**32))
+        picture = self.trainer.model.draw(request)
+        when = datetime.fromtimestamp(clock.now())
+        path = self.run.sample_path(
+            index, when, epoch=epoch, step=self.trainer.step, seed=request.seed if prompt.seeded else None
+        )
+        about = PngInfo()
+        about.add_itxt("parameters", f"{request.prompt}\nNegative prompt: {request.negative_prompt}\nSteps: {request.steps}, "
+                       f"Sampler: {request.sampler}, CFG scale: {request.scale:g}, Seed: {request.seed}, "
+                       f"Size: {picture.width}x{picture.height}")
+        with replacing(path) as temporary:
+            picture.save(temporary, format="PNG", pnginfo=about)
+        self.session.events.emit("sample", path=str(path), prompt=request.prompt, index=index, step=self.trainer.step)
+
+    def seconds_left(self) -> float:
+        """Estimated seconds for the saves, samples and held-out losses that are still to come."""
+        trainer, config = self.trainer, self.config
+        left, updates = trainer.plan.max_train_steps - trainer.step, trainer.plan.updates_per_epoch
+        sampling, saving, training = config.sampling, config.saving, config.training
+        intervals = {
+            "sample": (sampling.sample_every_n_epochs or 0) * updates or sampling.sample_every_n_steps,
+            "save": saving.save_every_n_steps or (saving.save_every_n_epochs or 0) * updates,
+            "validate": training.validate_every_n_steps or (training.validate_every_n_epochs or 0) * updates,
+        }
+        return sum(
+            statistics.median(self.seconds[phase]) * (left // interval + 1)
+            for phase, interval in intervals.items() if interval and self.seconds[phase]
+        )

@@ -1,0 +1,197 @@
+"""Everything between the run directory and the first step: settings, pictures, model, caches, LoRA."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from engine import paths
+from engine.adapters.lora import LoraNetwork
+from engine.config import RunConfig, load_config, require_paths, resolve
+from engine.config.resolve import check_model
+from engine.dataset.arithmetic import StepPlan, make_items, plan_steps, validation_items
+from engine.dataset.batches import Item
+from engine.dataset.buckets import BucketGrid
+from engine.dataset.latents import LatentCache
+from engine.dataset.pictures import Scan
+from engine.dataset.scan import scan, verify_pixels
+from engine.dataset.text_cache import TextCache
+from engine.errors import UsageError
+from engine.hardware import choose_precision, list_gpus
+from engine.models.base import Model, Recognition
+from engine.models.header import read_header
+from engine.models.registry import family_named, recognise
+from engine.training.feed import Feed
+from engine.training.seeds import derive
+from engine.training.session import Session
+
+TEXT_CACHE_LIMIT = 2 * 2**30
+"""Bytes of encoded captions above which captions are encoded in each step."""
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: the person asked for it
+    """The person asked to stop before the first step."""
+
+
+@dataclass
+class Prepared:
+    """What the loop works with."""
+
+    config: RunConfig
+    recognition: Recognition
+    scan: Scan
+    plan: StepPlan
+    model: Model
+    network: LoraNetwork
+    feed: Feed
+    held_out: Sequence[Item]
+    held_out_latents: LatentCache
+    accelerator: Accelerator
+    precision: str
+
+
+def prepare(session: Session) -> Prepared:
+    """Read, check, load and cache; says every decision with its reason.
+
+    Raises:
+        LoraSmithError: something that the person must mend.
+        Stopped: a stop was asked for meanwhile.
+    """
+    config, notes = resolve(load_config(session.run.config_path))
+    for note in notes:
+        session.say(note)
+    require_paths(config)
+    if config.memory.num_cpu_threads_per_process:
+        torch.set_num_threads(config.memory.num_cpu_threads_per_process)
+    accelerator, precision = _accelerator(config, session)
+    with session.phase("load"):
+        recognition = recognise(config.model.pretrained_model_name_or_path)
+        for reason in recognition.reasons:
+            session.say(reason)
+        check_model(config, recognition)
+        pictures = verify_pixels(
+            scan(config, session.progress("load", "pictures")), session.progress("load", "pictures")
+        )
+        _stop_here(session)
+        compute = {"no": "fp32"}.get(precision, precision)
+        device = str(accelerator.device)
+        model = family_named(recognition.family).load(config, recognition, device, compute, session.say)
+        model.set_gradient_checkpointing(config.memory.gradient_checkpointing)
+        _stop_here(session)
+    with session.phase("cache"):
+        pictures, items, held_out, plan, latents, held_out_latents = _latents(session, config, pictures, model)
+    for line in [*pictures.lines(), *plan.lines()]:
+        session.say(line)
+    feed = Feed(config, items, plan, model, accelerator.device, latents, None)
+    with session.phase("cache"):
+        feed.texts = _texts(session, config, feed, model, held_out)
+    network = _network(config, model, session)
+    return Prepared(
+        config, recognition, pictures, plan, model, network, feed, held_out, held_out_latents, accelerator, precision
+    )
+
+
+def _stop_here(session: Session) -> None:
+    if session.should_stop():
+        raise Stopped
+
+
+def _accelerator(config: RunConfig, session: Session) -> tuple[Accelerator, str]:
+    wish, device = config.memory.mixed_precision, config.memory.device
+    has_cuda = torch.cuda.is_available()
+    if device.startswith("cuda") and not has_cuda:
+        raise UsageError(f"memory.device={device}, but torch finds no GPU here.", "Set memory.device=cpu, or mend the driver.")
+    gpu = None
+    if has_cuda and device != "cpu":
+        index = int(device.partition(":")[2] or 0)
+        torch.cuda.set_device(index)
+        os.environ["LOCAL_RANK"] = os.environ.get("LOCAL_RANK", str(index))
+        report = list_gpus()
+        gpu = next((one for one in report.gpus if one.index == index), None)
+    choice = choose_precision(wish, gpu)
+    session.say(f"Precision {choice.value}: {choice.reason}.")
+    return Accelerator(mixed_precision=choice.value, cpu=gpu is None and (device == "cpu" or not has_cuda)), choice.value
+
+
+def _latents(
+    session: Session, config: RunConfig, pictures: Scan, model: Model
+) -> tuple[Scan, list[Item], list[Item], StepPlan, LatentCache | None, LatentCache]:
+    """Caches on disk or in memory; pictures that do not decode after all are set aside and the plan made anew."""
+    known = model.recognition
+    grid = BucketGrid.from_config(config, multiple=known.multiple, downscale=known.downscale)
+    memory = config.memory
+    root = Path(memory.cache_dir).expanduser() if memory.cache_dir else paths.user_cache()
+    directory = root / "latents" if memory.cache_latents_to_disk else None
+    cache = LatentCache(directory, model.vae_key, config.dataset)
+    held_out_cache = LatentCache(directory, model.vae_key, config.dataset.model_copy(update={"flip_aug": False}))
+    while True:
+        items, held_out = make_items(pictures, grid), validation_items(pictures, grid)
+        rejected = []
+        for target, wanted in ((cache, items if memory.cache_latents else []), (held_out_cache, held_out)):
+            if wanted:
+                report = target.build(
+                    wanted, model.encode_pixels, memory.vae_batch_size, session.progress("cache", "pictures"),
+                    session.should_stop,
+                )
+                _stop_here(session)
+                rejected += report.rejected
+                for note in report.notes:
+                    session.warn("cache", note)
+        if not rejected:
+            break
+        pictures = pictures.without(rejected)
+    if memory.cache_latents:
+        model.release("vae")
+    return pictures, items, held_out, plan_steps(pictures, grid, config), cache if memory.cache_latents else None, held_out_cache
+
+
+def _texts(
+    session: Session, config: RunConfig, feed: Feed, model: Model, held_out: Sequence[Item]
+) -> TextCache | None:
+    """All captions that the run will ever use are known beforehand: shuffling and dropout work with the cache."""
+    if not config.memory.cache_text_encoder_outputs:
+        return None
+    captions = dict.fromkeys(feed.all_captions())
+    captions.update(dict.fromkeys(item.text for item in held_out))
+    with torch.no_grad():
+        size = sum(tensor.nbytes for tensor in model.encode_text([""]).values()) * len(captions)
+    if size > TEXT_CACHE_LIMIT:
+        session.say(
+            f"Captions are encoded in each step: the {len(captions)} different captions of this run (shuffled, dropped) "
+            f"would take {size / 2**30:.1f} GiB in the cache."
+        )
+        return None
+    memory = config.memory
+    root = Path(memory.cache_dir).expanduser() if memory.cache_dir else paths.user_cache()
+    cache = TextCache(root / "texts" if memory.cache_text_encoder_outputs_to_disk else None, model.text_key)
+
+    def encode(texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        with torch.no_grad():
+            return {name: tensor.cpu() for name, tensor in model.encode_text(list(texts)).items()}
+
+    cache.build(captions, encode, 8, session.progress("cache", "captions"), session.should_stop)
+    _stop_here(session)
+    model.release("text_encoder")
+    return cache
+
+
+def _network(config: RunConfig, model: Model, session: Session) -> LoraNetwork:
+    weights = None
+    if config.network.network_weights:
+        path = Path(config.network.network_weights).expanduser()
+        read_header(path)  # refuses what is no safetensors file, with the reason
+        weights = load_file(path)
+    conv = config.network.conv_dim is not None or config.network.dim_from_weights
+    network = LoraNetwork.attach(
+        model.trainable, model.lora_targets(conv=conv), network=config.network, rates=config.training.rates,
+        weights=weights, generator_seed=derive(config.training.seed, "lora"), say=session.say,
+    )
+    counts = ", ".join(f"{name} {count}" for name, count in network.module_counts().items())
+    session.say(f"LoRA modules: {counts}; {sum(p.numel() for p in network.parameters()):,} parameters in fp32.")
+    return network

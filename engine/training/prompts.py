@@ -1,0 +1,119 @@
+"""Sample prompts: inline, or in Kohya's .txt, .toml and .json files."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.config import RunConfig
+from engine.config.schema import SamplingTable
+from engine.errors import UsageError
+from engine.models.base import SampleRequest
+
+_FILES = (".txt", ".toml", ".json")
+_FLAG = re.compile(r"^(ss|n|w|h|d|s|l|g|cn|ctr|rcfg|fs)\s+(.+)$", re.IGNORECASE | re.DOTALL)
+_NAMES: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "n": ("negative_prompt", str), "w": ("width", int), "h": ("height", int), "d": ("seed", int),
+    "s": ("sample_steps", int), "l": ("scale", float), "ss": ("sample_sampler", str),
+}
+_IGNORED = {"g": "guidance_scale", "cn": "controlnet_image", "ctr": "cfg_trunc_ratio", "rcfg": "renorm_cfg", "fs": "flow_shift"}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt of the run; `seed` is None where another one is wanted each time."""
+
+    request: SampleRequest
+    seeded: bool
+    """The prompt itself fixed the seed: it then stands in the file name, as in Kohya."""
+    random_seed: bool = False
+
+
+def read_prompts(config: RunConfig, say: Callable[[str], None]) -> list[Prompt]:
+    """The prompts of a run; sizes default to the training resolution.
+
+    Raises:
+        UsageError: the prompt file is missing, unreadable or malformed.
+    """
+    given = config.sampling.sample_prompts
+    if isinstance(given, str):
+        entries = _read_file(Path(given).expanduser()) if given.lower().endswith(_FILES) else given.splitlines()
+    else:
+        entries = list(given)
+    prompts = [_prompt(entry, config, say) for entry in entries if not (isinstance(entry, str) and _blank(entry))]
+    if not prompts:
+        say("No sample prompts: no samples will be drawn.")
+    return prompts
+
+
+def _blank(line: str) -> bool:
+    return not line.strip() or line.startswith("#")
+
+
+def _read_file(path: Path) -> list[Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() == ".txt":
+            return text.splitlines()
+        if path.suffix.lower() == ".json":
+            entries = json.loads(text)
+            if not isinstance(entries, list):
+                raise ValueError("a list of prompts is expected")
+            return entries
+        table = tomllib.loads(text)["prompt"]
+        shared = {key: value for key, value in table.items() if key != "subset"}
+        return [{**shared, **subset} for subset in table["subset"]]
+    except OSError as error:
+        raise UsageError(f"The prompt file {path} cannot be read: {error.strerror}.", "Check sampling.sample_prompts.") from None
+    except KeyError as error:
+        raise UsageError(f"The prompt file {path} lacks {error}.", "It needs [prompt] and [[prompt.subset]].") from None
+    except ValueError as error:
+        raise UsageError(f"The prompt file {path} is malformed: {error}.", "See `sample_prompts` in the documentation.") from None
+
+
+def parse_line(line: str, say: Callable[[str], None]) -> dict[str, Any]:
+    """Kohya's line: the prompt, then ` --flag value` parts. Only parts behind the first are read as flags, so a prompt
+    may begin with "s 1girl"."""
+    head, *parts = line.strip().split(" --")
+    values: dict[str, Any] = {"prompt": head}
+    for part in parts:
+        match = _FLAG.match(part.strip())
+        flag = match[1].lower() if match else ""
+        if match is None:
+            values["prompt"] += f" --{part}"
+        elif flag in _IGNORED:
+            say(f"Sample prompt {line.strip()!r}: --{flag} ({_IGNORED[flag]}) has no effect for this family.")
+        else:
+            name, kind = _NAMES[flag]
+            try:
+                values[name] = kind(match[2].strip())
+            except ValueError:
+                raise UsageError(
+                    f"Sample prompt {line.strip()!r}: --{flag} {match[2].strip()!r} is not a number.", "Mend sampling.sample_prompts."
+                ) from None
+    return values
+
+
+def _prompt(entry: Any, config: RunConfig, say: Callable[[str], None]) -> Prompt:
+    values: Mapping[str, Any] = parse_line(entry, say) if isinstance(entry, str) else entry
+    if not isinstance(values, Mapping) or not isinstance(values.get("prompt"), str):
+        raise UsageError(f"A sample prompt is neither text nor a table with `prompt`: {entry!r}.", "Mend sampling.sample_prompts.")
+    defaults: SamplingTable = config.sampling
+    width, height = config.dataset.size
+    seed = values.get("seed", defaults.sample_seed)
+    request = SampleRequest(
+        prompt=values["prompt"].replace("{trigger}", config.trigger),
+        negative_prompt=str(values.get("negative_prompt") or ""),
+        width=int(values.get("width", width)),
+        height=int(values.get("height", height)),
+        seed=0 if seed is None else int(seed),
+        steps=min(1000, max(1, int(values.get("sample_steps", defaults.sample_steps)))),
+        scale=float(values.get("scale", defaults.sample_scale)),
+        sampler=str(values.get("sample_sampler", defaults.sample_sampler)),
+    )
+    return Prompt(request, "seed" in values, seed is None)

@@ -1,0 +1,138 @@
+"""What a run tells and what it is told: events, state, wishes and signals. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from engine.exit_codes import ExitCode
+from engine.runs.control import Command, ControlBox
+from engine.runs.events import EventLog
+from engine.runs.layout import RunDir
+from engine.runs.state import StateWriter, write_exit
+
+HEARTBEAT_SECONDS = 5.0
+PROGRESS_SECONDS = 0.5
+
+
+class Session:
+    """One life of the trainer's main process in a run directory. A context manager: the heartbeat lives inside."""
+
+    def __init__(self, run: RunDir) -> None:
+        self.run = run
+        self.events = EventLog(run.events_path, run.reserve_path)
+        self.state = StateWriter(run)
+        self.control = ControlBox(run, self.events)
+        self.step = 0
+        self.stop_reason = ""
+        self._warned: set[str] = set()
+        self._over = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Session:
+        self._heart.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._heart.join()
+
+    def _beat(self) -> None:
+        while not self._over.wait(HEARTBEAT_SECONDS):
+            self.state.update(force=True)
+
+    def say(self, text: str) -> None:
+        """Tell a decision and its reason."""
+        self.events.emit("note", text=text)
+        print(text, flush=True)
+
+    def warn(self, code: str, text: str, *, once: bool = False) -> None:
+        """Tell something that the person may want to change."""
+        if once and code in self._warned:
+            return
+        self._warned.add(code)
+        self.events.emit("warning", code=code, text=text)
+        print(f"warning: {text}", flush=True)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """A stretch of work: loading, caching, training, sampling, saving."""
+        before = self.state_phase
+        self._enter_phase(name)
+        self.events.emit("phase", name=name, state="start", step=self.step)
+        try:
+            yield
+        finally:
+            self.events.emit("phase", name=name, state="end", step=self.step)
+            self._enter_phase(before)
+
+    state_phase = ""
+
+    def _enter_phase(self, name: str) -> None:
+        self.state_phase = name
+        self.state.update(phase=name)
+
+    def progress(self, phase: str, unit: str) -> Callable[[int, int], None]:
+        """A callback (done, total) that tells the progress of a phase, at most twice a second and at its end."""
+        last = 0.0
+
+        def tell(done: int, total: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if done < total and now - last < PROGRESS_SECONDS:
+                return
+            last = now
+            self.events.emit("progress", phase=phase, done=done, total=total, unit=unit)
+
+        return tell
+
+    def should_stop(self) -> bool:
+        """Whether to end at the next safe moment: a signal, or a wish of the control box."""
+        if not self.stop_reason:
+            for command in self.control.take():
+                if command.name == "stop":
+                    self.ask_to_stop("asked to stop", command)
+                else:
+                    self.control.acknowledge(command, "refused: not possible in this phase")
+        return bool(self.stop_reason)
+
+    def ask_to_stop(self, reason: str, command: Command | None = None) -> None:
+        """Note why the run shall end."""
+        self.stop_reason = self.stop_reason or reason
+        self.state.update(state="stopping")
+        if command is not None:
+            self.control.acknowledge(command, "stops after this step")
+
+    def install_signals(self) -> None:
+        """First SIGINT or SIGTERM: finish the step, save, exit. Second: exit now. SIGHUP is ignored."""
+        signal.signal(signal.SIGINT, self._on_signal)
+        signal.signal(signal.SIGTERM, self._on_signal)
+        if hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        if not self.stop_reason:
+            self.stop_reason = signal.Signals(number).name
+            return
+        code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
+        # No write is awaited: an event or a state may be half written, which every reader tolerates.
+        write_exit(self.run, "failed", code, self.step, title="Ended at once", message="Ended at once by a second signal.",
+                   hint="`lorasmith resume` goes on from the last saved state.")
+        os._exit(code)
+
+    def finish(self, state: str, code: ExitCode, **details: str) -> ExitCode:
+        """Tell how the run ended, in events, exit.json and state.json."""
+        if details:
+            self.events.emit("error", **details)
+            print(f"{details['title']}: {details['message']} {details['hint']}".strip(), file=sys.stderr, flush=True)
+        write_exit(self.run, state, code, self.step, **details)
+        self.state.update(force=True, state=state, phase="")
+        self.events.emit("run_finished", state=state, exit_code=int(code), step=self.step)
+        self.events.sync()
+        return code

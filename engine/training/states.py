@@ -1,0 +1,132 @@
+"""The full training state: saved every some steps and at every stop, two kept, restored exactly."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from engine.config import digest
+from engine.errors import UsageError
+from engine.training.statefile import load_tree, save_tree
+
+if TYPE_CHECKING:
+    from engine.training.trainer import Trainer
+
+KEPT = 2
+_NAME = re.compile(r"state-(\d{8})\.safetensors")
+_DECAY = 0.98
+
+
+@dataclass
+class Progress:
+    """Where a run stands. The data order and every random stream follow from the seed and `step`."""
+
+    step: int = 0
+    loss_sum: float = 0.0
+    loss_weight: float = 0.0
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Settings changed while the run went on: dotted key -> value."""
+
+    @property
+    def loss_average(self) -> float | None:
+        """Exponential average of the loss over about 50 steps, without start-up bias."""
+        return self.loss_sum / self.loss_weight if self.loss_weight else None
+
+    def average(self, loss: float) -> None:
+        """Take in the loss of a step."""
+        self.loss_sum = _DECAY * self.loss_sum + (1 - _DECAY) * loss
+        self.loss_weight = _DECAY * self.loss_weight + (1 - _DECAY)
+
+
+class StateStore:
+    """The states of one run on disk."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.directory = trainer.session.run.checkpoints
+        self.digest = digest(trainer.config)
+
+    def paths(self) -> list[Path]:
+        """Saved states, the newest first."""
+        found = self.directory.glob("state-*.safetensors") if self.directory.is_dir() else []
+        return sorted((path for path in found if _NAME.fullmatch(path.name)), reverse=True)
+
+    def save(self) -> None:
+        """Save the state of this moment and remove all but the newest two.
+
+        Raises:
+            StorageError: no space or no permission; the older states are intact.
+        """
+        trainer = self.trainer
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.directory / f"state-{trainer.step:08d}.safetensors"
+        size = save_tree(path, self._tree())
+        trainer.session.events.emit("state_saved", path=str(path), step=trainer.step, bytes=size)
+        trainer.session.events.sync()
+        for old in self.paths()[KEPT:]:
+            old.unlink(missing_ok=True)
+
+    def _tree(self) -> dict[str, Any]:
+        trainer = self.trainer
+        scaler = trainer.accelerator.scaler
+        return {
+            "digest": self.digest,
+            "progress": asdict(trainer.progress),
+            "halvings": trainer.recovery.halvings,
+            "adapter": [parameter.detach() for parameter in trainer.parameters],
+            "optimizer": trainer.built.optimizer.state_dict(),
+            "schedule": None if trainer.schedule is None else trainer.schedule.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+
+    def restore_latest(self, *, quiet: bool = False) -> bool:
+        """Go back to the newest readable state; False when there is none.
+
+        Raises:
+            UsageError: the state belongs to a LoRA of another shape.
+        """
+        for path in self.paths():
+            tree = load_tree(path)
+            if tree is None:
+                self.trainer.session.warn("bad_state", f"The state {path.name} is damaged and not used.")
+                continue
+            self._restore(tree, path)
+            if not quiet:
+                self.trainer.session.say(f"Resumed at step {self.trainer.step} from {path.name}.")
+            return True
+        return False
+
+    def _restore(self, tree: dict[str, Any], path: Path) -> None:
+        trainer = self.trainer
+        adapter: list[torch.Tensor] = tree["adapter"]
+        if [tuple(old.shape) for old in adapter] != [tuple(new.shape) for new in trainer.parameters]:
+            raise UsageError(
+                f"The state {path.name} belongs to a LoRA of another shape: ranks or modules were changed since.",
+                "Undo the change in the run's .toml, or begin a new run.",
+            )
+        if tree["digest"] != self.digest:
+            trainer.session.warn(
+                "settings_changed", "The run's settings were changed since the state was saved: from here on the new ones "
+                "count, and the result is not that of an uninterrupted run.", once=True,
+            )
+        with torch.no_grad():
+            for parameter, value in zip(trainer.parameters, adapter, strict=True):
+                parameter.copy_(value)
+        trainer.built.optimizer.load_state_dict(tree["optimizer"])
+        if trainer.schedule is not None:
+            trainer.schedule.load_state_dict(tree["schedule"])
+        if trainer.accelerator.scaler is not None and tree["scaler"] is not None:
+            trainer.accelerator.scaler.load_state_dict(tree["scaler"])
+        trainer.progress = Progress(**tree["progress"])
+        trainer.recovery.halvings = tree["halvings"]
+        trainer.session.step = trainer.step
+        if trainer.progress.changes:
+            tables: dict[str, dict[str, Any]] = {}
+            for key, value in trainer.progress.changes.items():
+                table, _, name = key.partition(".")
+                tables.setdefault(table, {})[name] = value
+            trainer.use(trainer.config.changed(**tables))

@@ -1,0 +1,290 @@
+"""The loop: prepare, restore, step by step to the end. It knows no family by name."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections import deque
+
+import torch
+
+from engine.config import RunConfig
+from engine.errors import TrainingError
+from engine.runs.control import Command
+from engine.training.objective import Objective
+from engine.training.optimizers import build_optimizer
+from engine.training.outputs import Outputs
+from engine.training.prepare import Prepared, Stopped, prepare
+from engine.training.recovery import LIMIT, Recovery
+from engine.training.schedules import build_schedule
+from engine.training.seeds import derive, generator
+from engine.training.session import Session
+from engine.training.states import Progress, StateStore
+
+PAUSE_SECONDS = 0.3
+
+
+def train(session: Session) -> bool:
+    """Train the run of `session`; True when it came to its end, False when it was stopped with everything saved.
+
+    Raises:
+        LoraSmithError: what the person must mend.
+    """
+    session.state.update(state="starting", force=True)
+    session.events.emit("run_started", name=session.run.name, pid=session.state.pid, step=session.step)
+    try:
+        prepared = prepare(session)
+    except Stopped:
+        session.say(f"Stopped before the first step ({session.stop_reason}).")
+        return False
+    return Trainer(session, prepared).run()
+
+
+class Trainer:
+    """One run from its last state to its end."""
+
+    def __init__(self, session: Session, prepared: Prepared) -> None:
+        config = prepared.config
+        self.session, self.prepared, self.config = session, prepared, config
+        self.plan, self.feed, self.model, self.network = prepared.plan, prepared.feed, prepared.model, prepared.network
+        self.accelerator = prepared.accelerator
+        self.device = self.accelerator.device
+        alphas = self.model.training_alphas_cumprod.to(self.device)
+        self.objective = Objective(config.training, alphas, self.model.prediction_type)
+        self.parameters = self.network.parameters()
+        groups = self.network.parameter_groups()
+        self.groups = [str(group["name"]) for group in groups]
+        self.built = build_optimizer(config.training.optimizer_type, config.training.optimizer_args, groups)
+        self.schedule = build_schedule(config.training, self.built, self.plan.max_train_steps)
+        self.optimizer = self.accelerator.prepare_optimizer(self.built.optimizer)
+        self.recovery = Recovery()
+        self.progress = Progress()
+        self.states = StateStore(self)
+        self.outputs = Outputs(self)
+        self.durations: deque[float] = deque(maxlen=50)
+        self.grad_norm = math.nan
+
+    @property
+    def step(self) -> int:
+        """Updates made so far."""
+        return self.progress.step
+
+    def run(self) -> bool:
+        """Go on from the last state to the end."""
+        self.network.rely_on_autocast(self.prepared.precision != "no")
+        self.states.restore_latest()
+        self._training_mode(True)
+        last = self.plan.max_train_steps
+        self.session.state.update(state="running", step=self.step, max_train_steps=last, force=True)
+        with self.session.phase("train"):
+            self.outputs.after_step()
+            while self.step < last:
+                if self._attend():
+                    self.outputs.on_stop()
+                    self.session.say(f"Stopped after step {self.step} ({self.session.stop_reason}); everything is saved.")
+                    return False
+                started = time.perf_counter()
+                loss = self._update()
+                if loss is None:
+                    continue
+                self.durations.append(time.perf_counter() - started)
+                self._report(loss)
+                self.outputs.after_step()
+            self.outputs.at_end()
+        return True
+
+    def _training_mode(self, mode: bool) -> None:
+        for component in self.model.trainable.values():
+            component.train(mode)
+        self.network.train(mode)
+        if self.built.schedule_free:
+            (self.built.optimizer.train if mode else self.built.optimizer.eval)()  # type: ignore[attr-defined]
+
+    def _update(self) -> float | None:
+        """One optimizer update; returns the mean loss, None when the run went back to an older state."""
+        batches = self.feed.micro_batches(self.step)
+        total = torch.zeros((), device=self.device)
+        for micro, indices in enumerate(batches):
+            loss = self._loss(micro, indices) / len(batches)
+            self.accelerator.backward(loss)
+            total += loss.detach()
+        value = float(total)
+        if math.isfinite(value):
+            self._clip()
+            # With a scaler an overflowing gradient is normal: the scaler skips the step and lowers its scale.
+            if math.isfinite(self.grad_norm) or self.accelerator.scaler is not None:
+                self._apply()
+                self.recovery.good()
+            elif self._skip(f"gradient norm {self.grad_norm}"):
+                return None
+        elif self._skip(f"loss {value}"):
+            return None
+        self.optimizer.zero_grad(set_to_none=True)
+        self.progress.step += 1
+        self.session.step = self.step
+        return value
+
+    def _loss(self, micro: int, indices: list[int]) -> torch.Tensor:
+        """Mean weighted loss of one micro-batch; all its random draws follow from the step's number."""
+        seed, rank = self.config.training.seed, self.feed.rank
+        draws = generator(seed, "step", self.step, micro, rank)
+        torch.manual_seed(derive(seed, "dropout", self.step, micro, rank))
+        batch = self.feed.load(indices, self.step, draws)
+        question = self.objective.ask(batch.latents, draws)
+        with self.accelerator.autocast():
+            text = batch.text
+            if text is None:
+                with torch.set_grad_enabled("text_encoder" in self.groups):
+                    text = self.model.encode_text(batch.captions)
+            prediction = self.model.predict(question.noisy, question.timesteps, text)
+        return (self.objective.losses(prediction.float(), question, batch.mask) * batch.weights).mean()
+
+    def _clip(self) -> None:
+        limit = self.config.training.max_grad_norm
+        if limit > 0:
+            norm = self.accelerator.clip_grad_norm_(self.parameters, limit)
+            self.grad_norm = float(norm) if norm is not None else math.nan
+        else:
+            self.accelerator.unscale_gradients(self.optimizer)
+            self.grad_norm = float(torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None]))
+
+    def _apply(self) -> None:
+        self.optimizer.step()
+        if self.schedule is not None and not self.accelerator.optimizer_step_was_skipped:
+            self.schedule.step()
+        if self.config.network.scale_weight_norms is not None:
+            self.network.apply_max_norm(self.config.network.scale_weight_norms)
+
+    def _skip(self, what: str) -> bool:
+        """A step that is not a number: skip it; after some in a row go back. Returns whether the run went back."""
+        names = ", ".join(sorted({self.feed.items[i].picture.path.name for b in self.feed.micro_batches(self.step) for i in b}))
+        back = self.recovery.bad()
+        self.session.warn(
+            "non_finite_loss",
+            f"Step {self.step + 1} is skipped: {what} ({self.recovery.in_a_row} of {LIMIT} in a row). Pictures: {names}.",
+        )
+        if not back:
+            return False
+        self.recovery.go_back(self.prepared.precision, self.rates())
+        self.optimizer.zero_grad(set_to_none=True)
+        halvings = self.recovery.halvings
+        if not self.states.restore_latest(quiet=True):
+            raise TrainingError("The loss is not finite, and there is no state to go back to.", "See the warnings before.")
+        self.recovery.halvings = halvings
+        for name in self.groups:
+            self.scale_rate(name, 0.5)
+        self.session.warn("went_back", f"Back to step {self.step} with half the learning rate: {self.rates_text()}.")
+        self.states.save()
+        return True
+
+    def rates(self) -> dict[str, float]:
+        """Current learning rate of each group; Prodigy's own factor counts."""
+        return {
+            name: float(group["lr"] or 0.0) * float(group.get("d", 1.0))
+            for name, group in zip(self.groups, self.built.optimizer.param_groups, strict=True)
+        }
+
+    def rates_text(self) -> str:
+        """The rates in words."""
+        return ", ".join(f"{name} {rate:.3g}" for name, rate in self.rates().items())
+
+    def scale_rate(self, name: str, factor: float) -> None:
+        """Multiply a group's learning rate, now and in the rest of the schedule."""
+        index = self.groups.index(name)
+        group = self.built.optimizer.param_groups[index]
+        for key in ("lr", "initial_lr"):
+            if group.get(key) is not None:
+                group[key] *= factor
+        if self.schedule is not None:
+            self.schedule.base_lrs[index] *= factor
+
+    def _report(self, loss: float) -> None:
+        progress = self.progress
+        if math.isfinite(loss):
+            progress.average(loss)
+        seconds = statistics.median(self.durations)
+        epoch = self.feed.epoch(self.step - 1)
+        pictures = sum(len(batch) for batch in self.feed.micro_batches(self.step - 1)) * self.feed.num_processes
+        self.session.events.emit(
+            "step", step=self.step, epoch=epoch, loss=loss, loss_average=progress.loss_average, lr=self.rates(),
+            grad_norm=self.grad_norm, images_per_second=pictures / seconds, seconds_per_step=seconds,
+            eta_seconds=seconds * (self.plan.max_train_steps - self.step) + self.outputs.seconds_left(),
+            memory=_memory(self.device),
+        )
+        self.session.state.update(step=self.step, epoch=epoch)
+
+    def _attend(self) -> bool:
+        """Obey the control box; True when the run shall stop."""
+        for command in self.session.control.take():
+            self._obey(command)
+        if self.session.stop_reason:
+            self.session.state.update(state="stopping")
+        return bool(self.session.stop_reason)
+
+    def _obey(self, command: Command) -> None:
+        session = self.session
+        if command.name == "stop":
+            session.ask_to_stop("asked to stop", command)
+        elif command.name == "save_now":
+            self.outputs.save_now()
+            session.control.acknowledge(command, "done")
+        elif command.name == "sample_now":
+            self.outputs.sample()
+            session.control.acknowledge(command, "done")
+        elif command.name == "pause":
+            session.control.acknowledge(command, "done")
+            self._pause()
+        elif command.name == "set":
+            session.control.acknowledge(command, self._set(command.value["key"], command.value["value"]))
+        else:
+            session.control.acknowledge(command, "refused: nothing to continue")
+
+    def _pause(self) -> None:
+        self.states.save()
+        self.session.state.update(state="paused")
+        while not self.session.stop_reason:
+            for command in self.session.control.take():
+                if command.name == "continue":
+                    self.session.control.acknowledge(command, "done")
+                    self.session.state.update(state="running")
+                    return
+                self._obey(command)
+            time.sleep(PAUSE_SECONDS)
+
+    def _set(self, key: str, value: object) -> str:
+        """Change a setting of the running run; it belongs to the state from now on."""
+        table, _, name = key.partition(".")
+        try:
+            changed = self.config.changed(**{table: {name: value}})
+        except ValueError as error:
+            return f"refused: {str(error).splitlines()[-1].strip()}"
+        rates = [dict(zip(("unet", "text_encoder"), c.training.rates, strict=True)) for c in (self.config, changed)]
+        if any(not one[name] for one in rates for name in self.groups):
+            return f"refused: {key} cannot become 0 while the run goes on"
+        for name in self.groups:
+            if rates[0][name] != rates[1][name]:
+                self.scale_rate(name, rates[1][name] / rates[0][name])
+        self.use(changed)
+        self.progress.changes[key] = value
+        self.states.save()
+        return f"{key} = {value} from step {self.step + 1} on"
+
+
+    def use(self, config: RunConfig) -> None:
+        """Go on with other settings of those that may change while the run goes on."""
+        self.config = self.prepared.config = config
+
+
+def _memory(device: torch.device) -> dict[str, float]:
+    """Memory of this process in GiB: allocated, reserved and peak on a GPU, resident on the CPU."""
+    if device.type != "cuda":
+        import psutil
+
+        return {"resident_gib": psutil.Process().memory_info().rss / 2**30}
+    return {
+        "allocated_gib": torch.cuda.memory_allocated(device) / 2**30,
+        "reserved_gib": torch.cuda.memory_reserved(device) / 2**30,
+        "peak_gib": torch.cuda.max_memory_allocated(device) / 2**30,
+        "alloc_retries": torch.cuda.memory_stats(device).get("num_alloc_retries", 0),
+    }
