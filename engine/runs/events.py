@@ -160,11 +160,13 @@ class EventFollower:
         try:
             with self.path.open("rb") as file:
                 head = file.read(self.HEAD)
-                if not head.startswith(self._head):
+                common = min(len(head), len(self._head))
+                if head[:common] != self._head[:common]:
+                    self._head = b""
                     self._restart(seen=-1)
                 elif file.seek(0, os.SEEK_END) < self._offset:
                     self._restart(seen=self._seen)
-                self._head = head
+                self._head = max(self._head, head, key=len)
                 file.seek(self._offset)
                 data = file.read(self.CHUNK)
         except OSError as error:

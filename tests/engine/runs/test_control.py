@@ -1,0 +1,80 @@
+"""Wishes to the trainer: by rename, in order, each answered, none obeyed twice."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from engine.errors import UsageError
+from engine.runs import ControlBox, EventLog, RunDir, read_events, request
+from engine.runs.control import LIVE_KEYS, clear
+
+
+@pytest.fixture
+def box(prepared: RunDir) -> ControlBox:
+    return ControlBox(prepared, EventLog(prepared.events_path))
+
+
+def test_wishes_come_once_and_in_order(prepared: RunDir, box: ControlBox) -> None:
+    assert box.take() == []
+    ids = [request(prepared, name) for name in ("pause", "continue", "save_now")]
+    wish = {"key": "training.unet_lr", "value": 2e-4}
+    ids.append(request(prepared, "set", wish))
+    taken = box.take()
+    assert [command.name for command in taken] == ["pause", "continue", "save_now", "set"]
+    assert [command.id for command in taken] == ids
+    assert taken[-1].value == wish
+    assert box.take() == [] and list(prepared.control.iterdir()) == []
+
+
+def test_an_answer_carries_the_id(prepared: RunDir, box: ControlBox) -> None:
+    identifier = request(prepared, "stop")
+    box.acknowledge(box.take()[0], "done")
+    (event,) = read_events(prepared.events_path)
+    assert (event.type, event.get("id"), event.get("command"), event.get("result")) == (
+        "control_ack", identifier, "stop", "done",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"not json", "not a command file"),
+        (b'["stop"]', "not a command file"),
+        (b'{"command": "explode"}', "unknown command 'explode'"),
+        (b'{"command": ["stop"]}', "unknown command"),
+        (b'{"command": "set", "value": {"key": "network.network_dim", "value": 8}}', "cannot change"),
+        (b'{"command": "set", "value": "training.unet_lr=1"}', "needs a key and a value"),
+    ],
+)
+def test_what_is_no_wish_is_refused_once(prepared: RunDir, box: ControlBox, content: bytes, why: str) -> None:
+    (prepared.control / "from-a-script.json").write_bytes(content)
+    assert box.take() == [] and box.take() == []
+    (event,) = read_events(prepared.events_path)
+    assert event.get("id") == "from-a-script"
+    assert event.get("result").startswith("refused: ") and why in event.get("result")
+
+
+def test_a_half_written_wish_is_not_seen(prepared: RunDir, box: ControlBox) -> None:
+    (prepared.control / ".x.json.1.tmp").write_text('{"comm')
+    assert box.take() == []
+
+
+def test_a_key_that_cannot_change_is_refused_before_it_is_sent(prepared: RunDir) -> None:
+    with pytest.raises(UsageError, match="network_dim cannot change") as caught:
+        request(prepared, "set", {"key": "network.network_dim", "value": 8})
+    assert all(key in caught.value.hint for key in LIVE_KEYS)
+    assert list(prepared.control.iterdir()) == []
+
+
+def test_old_wishes_are_cleared(prepared: RunDir, box: ControlBox) -> None:
+    request(prepared, "stop")
+    (prepared.control / ".half.tmp").write_text("")
+    assert clear(prepared) == 1
+    assert box.take() == [] and list(prepared.control.iterdir()) == []
+
+
+def test_the_file_is_plain_json(prepared: RunDir) -> None:
+    identifier = request(prepared, "stop")
+    assert json.loads((prepared.control / f"{identifier}.json").read_text()) == {"command": "stop", "value": None}

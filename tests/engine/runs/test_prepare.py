@@ -1,0 +1,223 @@
+"""Making the run directory: nothing is overwritten, no two runs in one place."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from engine.config import RunConfig
+from engine.config.load import load_config
+from engine.errors import StorageError, UsageError
+from engine.exit_codes import ExitCode
+from engine.runs import RunDir, prepare_resume, prepare_run, request, true_state, write_exit
+from engine.runs.identity import boot_id, host
+from engine.runs.prepare import absolute_paths, session_id
+from engine.runs.state import mark_starting
+
+DEAD = {"pid": 1, "process_start": -1.0, "boot_id": boot_id(), "host": host()}
+
+
+def end(run_dir: RunDir, state: str = "finished", code: int = 0) -> None:
+    mark_starting(run_dir, DEAD)
+    if state != "lost":
+        write_exit(run_dir, state, code, 7)
+
+
+def archives(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.iterdir() if path.name.startswith("results_2"))
+
+
+def test_names_are_kohyas(prepared: RunDir) -> None:
+    names = [prepared.lora_path(epoch=3), prepared.lora_path(step=150), prepared.lora_path()]
+    assert [path.name for path in names] == [
+        "robot-000003.safetensors", "robot-step00000150.safetensors", "robot.safetensors",
+    ]  # fmt: skip
+    when = datetime(2026, 11, 22, 5, 6, 7, tzinfo=UTC)
+    assert prepared.sample_path(2, when, step=150).name == "robot_000150_02_20261122050607.png"
+    assert prepared.sample_path(0, when, epoch=3, seed=9).name == "robot_e000003_00_20261122050607_9.png"
+    assert prepared.samples == prepared.path / "sample"
+
+
+def test_the_directory_tells_the_whole_run(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000")
+    run_dir = prepare_run(config, command_line=["lorasmith", "--preset", "\udcff"], versions={"torch": "2.13.0"})
+    meta = run_dir.meta
+    assert meta["name"] == run_dir.name == "robot"
+    assert meta["versions"] == {"torch": "2.13.0"} and meta["command_line"][-1] == "\udcff"
+    assert meta["started_at"] == 1000 and 0 <= meta["session_id"] < 2**32
+    assert load_config(run_dir.config_path) == config
+    assert true_state(run_dir).state == "starting"
+
+
+def test_the_session_is_that_of_the_configuration(config: RunConfig) -> None:
+    first = prepare_run(config).meta["session_id"]
+    again = prepare_run(config.changed(saving={"output_dir": config.saving.output_dir + "2"})).meta["session_id"]
+    other = prepare_run(config.changed(training={"seed": 1}, saving={"output_dir": config.saving.output_dir + "3"}))
+    assert first == again != other.meta["session_id"]
+    assert session_id(1, "a", "b") != session_id(1, "ab", "")
+
+
+def test_the_default_place_is_the_projects(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_dir = prepare_run(RunConfig().changed(saving={"output_name": "näme [1]"}))
+    assert run_dir.path == tmp_path / "näme [1]" / "results_current"
+    assert run_dir.config_path.is_file()
+
+
+def test_paths_become_absolute_and_prompts_do_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    config = RunConfig().changed(
+        dataset={"train_data_dir": "pictures"},
+        model={"pretrained_model_name_or_path": "runwayml/stable-diffusion-v1-5"},
+        sampling={"sample_prompts": "a red robot"},
+        saving={"output_dir": "out"},
+    )
+    changed = absolute_paths(config)
+    assert changed.dataset.train_data_dir == str(tmp_path / "pictures")
+    assert changed.saving.output_dir == str(tmp_path / "out")
+    assert changed.model == config.model and changed.sampling == config.sampling
+
+
+def test_a_finished_run_is_renamed(config: RunConfig, prepared: RunDir) -> None:
+    prepared.lora_path().write_bytes(b"first")
+    end(prepared)
+    said: list[str] = []
+    prepare_run(config, say=said.append)
+    (archive,) = archives(prepared.path.parent)
+    assert (archive / "robot.safetensors").read_bytes() == b"first"
+    assert RunDir(archive).name == "robot" and true_state(RunDir(archive)).state == "finished"
+    assert not prepared.lora_path().exists() and str(archive) in said[0]
+
+
+def test_twice_in_one_second_gives_two_names(config: RunConfig, prepared: RunDir) -> None:
+    for _ in range(3):
+        end(prepared)
+        prepare_run(config)
+    assert len(archives(prepared.path.parent)) == 3
+
+
+def test_in_another_directory_only_the_runs_files_move(config: RunConfig, tmp_path: Path) -> None:
+    loras = tmp_path / "loras"
+    config = config.changed(saving={"output_dir": str(loras)})
+    run_dir = prepare_run(config)
+    kept = [loras / "other.safetensors", loras / "robot-v2.safetensors", loras / "robot.txt"]
+    names = ("robot.safetensors", "robot-000001.safetensors", "robot-step00000010.safetensors")
+    moved = [loras / name for name in names]
+    run_dir.samples.mkdir()
+    kept.append(run_dir.samples / "other_000000_00_20260101000000.png")
+    moved.append(run_dir.samples / "robot_000000_00_20260101000000.png")
+    for path in kept + moved:
+        path.write_bytes(b"x")
+    end(run_dir)
+    prepare_run(config)
+    (archive,) = archives(loras)
+    assert all(path.exists() for path in kept) and not any(path.exists() for path in moved)
+    assert all((archive / path.relative_to(loras)).exists() for path in moved)
+    assert RunDir(archive).config_path.is_file() and true_state(RunDir(archive)).state == "finished"
+
+
+def test_files_of_others_are_not_overwritten(config: RunConfig) -> None:
+    output = Path(config.saving.output_dir)
+    output.mkdir(parents=True)
+    (output / "robot.safetensors").write_bytes(b"made by another program")
+    said: list[str] = []
+    prepare_run(config, say=said.append)
+    (archive,) = archives(output)
+    assert (archive / "robot.safetensors").read_bytes() == b"made by another program"
+    assert str(archive) in said[0]
+
+
+@pytest.mark.parametrize(("state", "code"), [("lost", None), ("stopped", 6), ("failed", 1)])
+def test_an_unfinished_run_is_not_overwritten(config: RunConfig, prepared: RunDir, state: str, code: int) -> None:
+    prepared.checkpoints.mkdir()
+    (prepared.checkpoints / "step-7").mkdir()
+    end(prepared, state, code)
+    with pytest.raises(UsageError) as caught:
+        prepare_run(config)
+    assert caught.value.exit_code == ExitCode.USAGE
+    assert state in caught.value.message and f"lorasmith resume {prepared.path}" in caught.value.hint
+    prepare_run(config, restart=True)
+    assert (archives(prepared.path.parent)[0] / ".run" / "checkpoints" / "step-7").exists()
+
+
+def test_a_run_that_failed_before_it_saved_anything_makes_way(config: RunConfig, prepared: RunDir) -> None:
+    end(prepared, "failed", 3)
+    prepare_run(config)
+    assert len(archives(prepared.path.parent)) == 1
+
+
+def test_two_runs_on_one_directory(config: RunConfig, prepared: RunDir) -> None:
+    for restart in (False, True):
+        with pytest.raises(UsageError, match="two runs on one directory") as caught:
+            prepare_run(config, restart=restart)
+        assert str(os.getpid()) in caught.value.message and "lorasmith attach" in caught.value.hint
+
+
+def test_of_many_starters_one_wins(config: RunConfig, prepared: RunDir) -> None:
+    end(prepared)
+    results: list[object] = []
+
+    def begin() -> None:
+        try:
+            results.append(prepare_run(config))
+        except UsageError as error:
+            results.append(error)
+
+    starters = [threading.Thread(target=begin) for _ in range(8)]
+    for starter in starters:
+        starter.start()
+    for starter in starters:
+        starter.join()
+    assert sum(isinstance(result, RunDir) for result in results) == 1 and len(results) == 8
+    assert len(archives(prepared.path.parent)) == 1
+
+
+def test_a_file_in_the_way(config: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "robot").write_text("a file")
+    with pytest.raises(UsageError, match="is a file, where a folder is needed"):
+        prepare_run(config)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_an_unwritable_place(config: RunConfig, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def refuse(self: Path, *_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(StorageError) as caught:
+        prepare_run(config)
+    assert caught.value.exit_code == ExitCode.NO_SPACE and caught.value.hint
+
+
+def test_a_disk_that_fills_up_leaves_no_half_run(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, *_: object) -> int:
+        raise OSError(errno.ENOSPC, "full", str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StorageError):
+        prepare_run(config)
+    assert not Path(config.saving.output_dir).exists()
+
+
+def test_resume_takes_an_unfinished_run(prepared: RunDir) -> None:
+    end(prepared, "stopped", 6)
+    request(prepared, "stop")
+    said: list[str] = []
+    assert prepare_resume(prepared, said.append).state == "stopped"
+    assert not prepared.exit_path.exists() and list(prepared.control.iterdir()) == []
+    assert "1 unanswered" in said[0]
+    assert true_state(prepared).state == "starting"
+
+
+def test_resume_refuses_a_finished_and_a_live_run(prepared: RunDir) -> None:
+    with pytest.raises(UsageError, match="is going on"):
+        prepare_resume(prepared)
+    end(prepared)
+    with pytest.raises(UsageError, match="nothing to resume"):
+        prepare_resume(prepared)
