@@ -1,0 +1,206 @@
+"""Kohya's arithmetic from pictures to steps, and the same in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from engine.config.schema import RunConfig
+from engine.dataset.batches import Item
+from engine.dataset.buckets import BucketGrid, Placement, Size
+from engine.dataset.pictures import Picture, Scan
+from engine.errors import DataError
+from engine.text import plural, printable
+
+
+@dataclass(frozen=True)
+class SubsetCount:
+    """What one training or regularization folder adds."""
+
+    name: str
+    pictures: int
+    num_repeats: int
+    is_reg: bool
+
+    @property
+    def images(self) -> int:
+        """Pictures with repeats."""
+        return self.pictures * self.num_repeats
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """How long the run is, and where that comes from."""
+
+    subsets: tuple[SubsetCount, ...]
+    num_train_images: int
+    """With repeats, without regularization."""
+    num_reg_images: int
+    """With their own repeats, before they are balanced."""
+    items: int
+    """Pictures seen in an epoch: training and balanced regularization."""
+    buckets: tuple[tuple[int, int, int], ...]
+    """(width, height, items), sorted."""
+    batch_size: int
+    num_processes: int
+    gradient_accumulation_steps: int
+    batches_per_epoch: int
+    """Of all processes together."""
+    updates_per_epoch: int
+    epochs: int
+    max_train_steps: int
+    by_epochs: bool
+    """The length was given in epochs."""
+    mean_img_ar_error: float
+    """Mean of |bucket ratio - picture ratio| over the pictures, as Kohya's metadata has it."""
+
+    def lines(self) -> list[str]:
+        """The arithmetic in words."""
+        lines = []
+        for subset in self.subsets:
+            kind = "regularization picture" if subset.is_reg else "picture"
+            total = plural(subset.images, "item") if not subset.is_reg else str(subset.images)
+            line = f"{plural(subset.pictures, kind)} × {plural(subset.num_repeats, 'repeat')} = {total}"
+            lines.append(f"{subset.name}: {line}" if len(self.subsets) > 1 else line)
+        reg_items = self.items - self.num_train_images
+        if self.num_reg_images:
+            how = "used in turn" if self.num_reg_images <= self.num_train_images else "the rest is not used"
+            lines.append(
+                f"regularization balanced to the training pictures: {reg_items} of {self.num_reg_images}, {how}"
+                if reg_items != self.num_reg_images
+                else f"regularization: all {reg_items}, as many as training items"
+            )
+            lines.append(f"{self.num_train_images} + {reg_items} = {plural(self.items, 'item')}")
+        lines.append(
+            f"{plural(self.items, 'item')} in {plural(len(self.buckets), 'bucket')} → "
+            f"{plural(self.batches_per_epoch, 'batch')} of {self.batch_size}{self._short()} → "
+            f"{plural(self.updates_per_epoch, 'step')} an epoch{self._divisors()}"
+        )
+        if self.by_epochs:
+            lines.append(
+                f"{plural(self.epochs, 'epoch')} × {plural(self.updates_per_epoch, 'step')} = "
+                f"{plural(self.max_train_steps, 'step')}"
+            )
+        else:
+            whole, rest = divmod(self.max_train_steps, self.updates_per_epoch)
+            tail = f" (the last one ends after {plural(rest, 'step')})" if rest else ""
+            lines.append(f"{plural(self.max_train_steps, 'step')} = {plural(whole + bool(rest), 'epoch')}{tail}")
+        return lines
+
+    def _short(self) -> str:
+        """Batches that are not full: each bucket may end with one."""
+        short = sum(1 for _, _, count in self.buckets if count % self.batch_size)
+        return f" ({short} not full)" if short else ""
+
+    def _divisors(self) -> str:
+        parts = []
+        if self.num_processes > 1:
+            parts.append(f"{self.num_processes} processes")
+        if self.gradient_accumulation_steps > 1:
+            parts.append(f"{self.gradient_accumulation_steps} batches a step")
+        return f" ({', '.join(parts)})" if parts else ""
+
+
+def make_items(scan: Scan, grid: BucketGrid) -> list[Item]:
+    """The items of an epoch: training pictures with repeats, then as many regularization pictures.
+
+    Regularization pictures join one by one with their repeats until they are as many as the training items; if all
+    of them are too few, they take turns again one at a time, if too many, the tail is left out (facts: sd-scripts).
+    """
+    items: list[Item] = []
+    placements: dict[tuple[int, int], Placement] = {}
+
+    def item(picture: Picture, subset_index: int) -> Item:
+        size = (picture.width, picture.height)
+        placement = placements.get(size) or placements.setdefault(size, grid.place(*size))
+        subset = scan.subsets[subset_index]
+        return Item(picture, subset_index, placement, subset.is_reg, subset.text(picture))
+
+    regularization: list[Item] = []
+    own_repeats: list[int] = []
+    for index, subset in enumerate(scan.subsets):
+        if subset.is_validation:
+            continue
+        for picture in subset.pictures:
+            if subset.is_reg:
+                regularization.append(item(picture, index))
+                own_repeats.append(subset.num_repeats)
+            else:
+                items += [item(picture, index)] * subset.num_repeats
+    repeats = balance(own_repeats, len(items))
+    for entry, count in zip(regularization, repeats, strict=True):
+        items += [entry] * count
+    return items
+
+
+def balance(repeats: list[int], target: int) -> list[int]:
+    """Repeats of each regularization picture, so that they sum up to `target` or a little more."""
+    balanced = [0] * len(repeats)
+    total = 0
+    for index, own in enumerate(repeats):
+        if total >= target:
+            break
+        balanced[index] = own
+        total += own
+    while repeats and total < target:
+        for index in range(len(balanced)):
+            if total >= target:
+                break
+            balanced[index] += 1
+            total += 1
+    return balanced
+
+
+def validation_items(scan: Scan, grid: BucketGrid) -> list[Item]:
+    """Held-out pictures, each once."""
+    return [
+        Item(picture, index, grid.place(picture.width, picture.height), False, subset.text(picture))
+        for index, subset in enumerate(scan.subsets)
+        if subset.is_validation
+        for picture in subset.pictures
+    ]
+
+
+def _ratio(size: Size) -> float:
+    return size[0] / size[1]
+
+
+def plan_steps(scan: Scan, grid: BucketGrid, config: RunConfig) -> StepPlan:
+    """Count items, batches, steps and epochs (facts: sd-scripts, train_network.py).
+
+    Raises:
+        DataError: there is nothing to train on.
+    """
+    training = config.training
+    items = make_items(scan, grid)
+    if not items:
+        raise DataError("There are no pictures to train on.", "Give a folder with pictures.")
+    counts = Counter(item.placement.bucket for item in items)
+    batches = sum(-(-count // training.train_batch_size) for count in counts.values())
+    updates = -(-batches // (training.num_processes * training.gradient_accumulation_steps))
+    by_epochs = training.max_train_epochs is not None
+    steps = training.max_train_epochs * updates if training.max_train_epochs is not None else training.max_train_steps
+    assert steps is not None  # the configuration has one of the two
+    used = {item.picture.path: item for item in items}.values()
+    errors = [_ratio(item.placement.bucket) - _ratio((item.picture.width, item.picture.height)) for item in used]
+    subsets = tuple(
+        SubsetCount(printable(subset.path.name), len(subset.pictures), subset.num_repeats, subset.is_reg)
+        for subset in scan.subsets
+        if not subset.is_validation
+    )
+    return StepPlan(
+        subsets=subsets,
+        num_train_images=sum(subset.images for subset in subsets if not subset.is_reg),
+        num_reg_images=sum(subset.images for subset in subsets if subset.is_reg),
+        items=len(items),
+        buckets=tuple((width, height, counts[width, height]) for width, height in sorted(counts)),
+        batch_size=training.train_batch_size,
+        num_processes=training.num_processes,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        batches_per_epoch=batches,
+        updates_per_epoch=updates,
+        epochs=-(-steps // updates),
+        max_train_steps=steps,
+        by_epochs=by_epochs,
+        mean_img_ar_error=sum(map(abs, errors)) / len(errors),
+    )

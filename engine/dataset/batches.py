@@ -1,0 +1,84 @@
+"""The order of training: items into batches, as pure functions of (seed, epoch), so that a resume needs two numbers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.dataset.buckets import Placement, Size
+from engine.dataset.captions import CaptionRules, caption_rng, compose
+from engine.dataset.pictures import Picture
+
+if TYPE_CHECKING:
+    from engine.dataset.arithmetic import StepPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One turn of one picture in an epoch; a picture with 10 repeats is 10 items."""
+
+    picture: Picture
+    subset_index: int
+    placement: Placement
+    is_reg: bool
+    text: str
+    """Where its caption starts: the picture's own caption, else the class tokens of its subset."""
+
+
+def epoch_batches(items: Sequence[Item], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Indices into `items`, in batches of one bucket each.
+
+    Within a bucket items are shuffled and cut into batches, the last one short; then the batches of all buckets are
+    shuffled (facts: sd-scripts, BucketBatch). The same on every machine and Python.
+
+    Args:
+        epoch: counted from 1.
+    """
+    rng = random.Random(f"order {seed} {epoch}")
+    buckets: dict[Size, list[int]] = {}
+    for index, item in enumerate(items):
+        buckets.setdefault(item.placement.bucket, []).append(index)
+    batches = []
+    for bucket in sorted(buckets):
+        indices = buckets[bucket]
+        rng.shuffle(indices)
+        batches += [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+    rng.shuffle(batches)
+    return batches
+
+
+def is_flipped(seed: int, epoch: int, index: int) -> bool:
+    """Whether `flip_aug` mirrors an item in an epoch: half of them."""
+    return random.Random(f"flip {seed} {epoch} {index}").random() < 0.5
+
+
+def updates_before(plan: StepPlan, epoch: int, position: int) -> int:
+    """Optimizer updates done before the batch at `position` of `epoch` (from 1); processes take batches in turn."""
+    share = plan.num_processes * plan.gradient_accumulation_steps
+    return (epoch - 1) * plan.updates_per_epoch + position // share
+
+
+def item_caption(
+    item: Item, index: int, rules: CaptionRules, plan: StepPlan, *, seed: int, epoch: int, step: int
+) -> str:
+    """The caption of the item with that index in an epoch, with `step` updates done."""
+    rng = caption_rng(seed, epoch, index)
+    return compose(item.text, rules, rng, epoch=epoch, step=step, max_train_steps=plan.max_train_steps)
+
+
+def run_captions(items: Sequence[Item], rules: CaptionRules, plan: StepPlan, seed: int) -> list[str]:
+    """Every caption that the run will use, each once, in the order of first use: what a text cache has to hold."""
+    if not rules.varies:
+        captions = (item_caption(item, i, rules, plan, seed=seed, epoch=1, step=0) for i, item in enumerate(items))
+        return list(dict.fromkeys(captions))
+    seen: dict[str, None] = {}
+    for epoch in range(1, plan.epochs + 1):
+        for position, batch in enumerate(epoch_batches(items, plan.batch_size, seed, epoch)):
+            step = updates_before(plan, epoch, position)
+            if step >= plan.max_train_steps:
+                break
+            for index in batch:
+                seen[item_caption(items[index], index, rules, plan, seed=seed, epoch=epoch, step=step)] = None
+    return list(seen)

@@ -1,0 +1,162 @@
+"""Kohya's aspect buckets: which size a picture is trained at (facts: sd-scripts, library/train_util.py)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from engine.config.schema import RunConfig
+from engine.errors import UsageError
+
+Size = tuple[int, int]
+"""(width, height) in pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How a picture gets into its bucket: scaled to `resized`, then cut out at `crop`."""
+
+    bucket: Size
+    resized: Size
+    crop: tuple[int, int]
+    """(left, top) in the resized picture."""
+
+
+@dataclass(frozen=True)
+class BucketGrid:
+    """The sizes that pictures are trained at."""
+
+    resolution: Size
+    enabled: bool
+    no_upscale: bool
+    minimum: int
+    """Smallest side of a bucket; with `no_upscale` not applied, like `maximum`."""
+    maximum: int
+    step: int
+    buckets: tuple[Size, ...]
+    """Sorted; empty with `no_upscale`, where they are made on demand."""
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_config(cls, config: RunConfig, *, multiple: int = 64, downscale: int = 8) -> BucketGrid:
+        """The grid of a configuration.
+
+        Args:
+            multiple: what the model needs bucket sides to be multiples of.
+            downscale: pixels a latent cell is wide; what a single size needs to be a multiple of.
+
+        Raises:
+            UsageError: the settings contradict each other or the model.
+        """
+        table = config.dataset
+        size = table.size
+        step = table.bucket_reso_steps
+        if not table.enable_bucket:
+            if any(side % downscale for side in size):
+                raise UsageError(
+                    f"dataset.resolution = {size[0]}×{size[1]} is not a multiple of {downscale} px on both sides.",
+                    f"Without dataset.enable_bucket this model needs that; {_nearest(size, downscale)} would do.",
+                )
+            return cls(size, False, False, min(size), max(size), downscale, (size,))
+        if step % multiple:
+            raise UsageError(
+                f"dataset.bucket_reso_steps = {step} is not a multiple of {multiple}, which this model needs.",
+                f"Set dataset.bucket_reso_steps = {max(multiple, step // multiple * multiple)}.",
+            )
+        minimum = max(step, table.min_bucket_reso // step * step)
+        maximum = -(-table.max_bucket_reso // step) * step
+        notes = tuple(
+            f"dataset.{name}: {given} becomes {used}, a multiple of bucket_reso_steps = {step}"
+            for name, given, used in (
+                ("min_bucket_reso", table.min_bucket_reso, minimum),
+                ("max_bucket_reso", table.max_bucket_reso, maximum),
+            )
+            if given != used
+        )
+        if min(size) < minimum:
+            raise UsageError(
+                f"dataset.resolution = {size[0]}×{size[1]} has a side below dataset.min_bucket_reso = {minimum}.",
+                f"Lower dataset.min_bucket_reso to {max(step, min(size) // step * step)}, or raise the resolution."
+                if min(size) >= step
+                else "Lower dataset.min_bucket_reso and dataset.bucket_reso_steps, or raise the resolution.",
+            )
+        if max(size) > maximum:
+            raise UsageError(
+                f"dataset.resolution = {size[0]}×{size[1]} has a side above dataset.max_bucket_reso = {maximum}.",
+                f"Raise dataset.max_bucket_reso to {-(-max(size) // step) * step}, or lower the resolution.",
+            )
+        no_upscale = table.bucket_no_upscale
+        buckets = () if no_upscale else make_buckets(size, minimum, maximum, step)
+        return cls(size, True, no_upscale, minimum, maximum, step, buckets, notes)
+
+    def place(self, width: int, height: int) -> Placement:
+        """Where a picture of `width` x `height` pixels (after rotation) goes."""
+        if self.no_upscale:
+            return self._place_shrinking(width, height)
+        ratio = width / height
+        if (width, height) in self.buckets:
+            bucket = (width, height)
+        else:
+            bucket = min(self.buckets, key=lambda size: abs(size[0] / size[1] - ratio))
+        return _cover(width, height, bucket)
+
+    def _place_shrinking(self, width: int, height: int) -> Placement:
+        """`bucket_no_upscale`: never enlarge, round down to the step; of two roundings the truer ratio wins, else the
+        one by height."""
+        ratio = width / height
+        resized = (width, height)
+        area = self.resolution[0] * self.resolution[1]
+        if width * height > area:
+            exact_width = math.sqrt(area * ratio)
+            by_width = self._floor(exact_width)
+            by_height = self._floor(area / exact_width)
+            if not by_width or not by_height:
+                return self._place_sliver(width, height)
+            error_by_width = _error(by_width, self._floor(by_width / ratio), ratio)
+            error_by_height = _error(self._floor(by_height * ratio), by_height, ratio)
+            if error_by_width < error_by_height:
+                resized = (by_width, int(by_width / ratio + 0.5))
+            else:
+                resized = (int(by_height * ratio + 0.5), by_height)
+        bucket = (resized[0] // self.step * self.step, resized[1] // self.step * self.step)
+        return _centred(bucket, resized) if all(bucket) else self._place_sliver(width, height)
+
+    def _place_sliver(self, width: int, height: int) -> Placement:
+        """A side below one step, where Kohya stops with a division by zero: enlarge it to one step, cut the other."""
+        scale = self.step / min(width, height)
+        sides = (min(self.maximum, int(side * scale + 0.5) // self.step * self.step) for side in (width, height))
+        bucket_width, bucket_height = (max(self.step, side) for side in sides)
+        return _cover(width, height, (bucket_width, bucket_height))
+
+    def _floor(self, value: float) -> int:
+        return int(value + 0.5) // self.step * self.step
+
+
+def make_buckets(resolution: Size, minimum: int, maximum: int, step: int) -> tuple[Size, ...]:
+    """All sizes between `minimum` and `maximum` whose area is at most that of `resolution`, as Kohya lists them."""
+    area = resolution[0] * resolution[1]
+    square = int(math.sqrt(area) // step) * step
+    sizes = {(square, square)}
+    for width in range(minimum, maximum + 1, step):
+        height = min(maximum, area // width // step * step)
+        if height >= minimum:
+            sizes |= {(width, height), (height, width)}
+    return tuple(sorted(sizes))
+
+
+def _error(width: int, height: int, ratio: float) -> float:
+    return abs(width / height - ratio) if height else math.inf
+
+
+def _cover(width: int, height: int, bucket: Size) -> Placement:
+    """Scale so that the picture covers the bucket, crop the rest evenly."""
+    scale = bucket[1] / height if width / height > bucket[0] / bucket[1] else bucket[0] / width
+    return _centred(bucket, (int(width * scale + 0.5), int(height * scale + 0.5)))
+
+
+def _centred(bucket: Size, resized: Size) -> Placement:
+    return Placement(bucket, resized, ((resized[0] - bucket[0]) // 2, (resized[1] - bucket[1]) // 2))
+
+
+def _nearest(size: Size, multiple: int) -> str:
+    return "×".join(str(max(multiple, round(side / multiple) * multiple)) for side in size)

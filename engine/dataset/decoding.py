@@ -1,0 +1,216 @@
+"""Opening picture files: what the header says, and the decoded picture (Pillow only)."""
+
+from __future__ import annotations
+
+import errno
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from engine.text import printable
+
+Image.MAX_IMAGE_PIXELS = None
+"""Pillow warns above its own limit and refuses above twice that; `dataset.max_image_megapixels` takes its place."""
+
+EXTENSIONS = frozenset(
+    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif",
+     ".hif"}
+)  # fmt: skip
+SMALLEST_SIDE = 16
+"""Pixels; below this nothing is left to learn after the enlargement."""
+
+_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "AVIF")
+_MODES = frozenset(
+    {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "I;16N"}
+)
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
+_TURNED = frozenset({5, 6, 7, 8})
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ONE_LARGE = threading.Lock()
+_LARGE_PIXELS = 32_000_000
+
+
+class UnusablePicture(Exception):
+    """The file can't be used; its text is the reason, without the file's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What is known of a picture before it is decoded."""
+
+    width: int
+    """Pixels after rotation, like `height`."""
+    height: int
+    format: str
+    notes: tuple[str, ...]
+
+
+def read_header(path: Path, max_megapixels: int) -> Header:
+    """Read size, format and peculiarities of a picture without decoding it.
+
+    Raises:
+        UnusablePicture: with the reason.
+    """
+    with _opened(path) as (file, image):
+        width, height = image.size
+        if width * height > max_megapixels * 1_000_000:
+            raise UnusablePicture(
+                f"too large: {width}×{height} is {width * height / 1e6:.0f} megapixels, the limit "
+                f"dataset.max_image_megapixels is {max_megapixels}"
+            )
+        if min(width, height) < SMALLEST_SIDE:
+            raise UnusablePicture(f"too small: {width}×{height} px; the smallest side allowed is {SMALLEST_SIDE} px")
+        if image.mode not in _MODES:
+            raise UnusablePicture(f"{image.mode} samples are not read: save it as RGB with 8 or 16 bits a channel")
+        if _orientation(file, image) in _TURNED:
+            width, height = height, width
+        return Header(width, height, image.format or "", _notes(image))
+
+
+def decode(path: Path, size: tuple[int, int]) -> Image.Image:
+    """The first frame, rotated as EXIF says, in the mode of the file.
+
+    Args:
+        size: (width, height) after rotation, as `read_header` gave it.
+
+    Raises:
+        UnusablePicture: it is broken, or has changed since its header was read.
+    """
+    with _alone_if_large(size), _opened(path) as (file, image):
+        orientation = _orientation(file, image)
+        _require_size(image, size[::-1] if orientation in _TURNED else size)
+        image.load()
+        upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image.copy()
+        _require_size(upright, size)
+        return upright
+
+
+def check_pixels(path: Path, size: tuple[int, int]) -> None:
+    """Decode once and forget, to find truncation and damage; JPEG at an eighth of its size, which reads every byte.
+
+    Raises:
+        UnusablePicture: it is broken.
+    """
+    with _alone_if_large(size), _opened(path) as (file, image):
+        _require_size(image, size[::-1] if _orientation(file, image) in _TURNED else size)
+        if image.format in ("JPEG", "MPO"):
+            image.draft(None, (image.width // 8, image.height // 8))
+        image.load()
+
+
+def _require_size(image: Image.Image, size: tuple[int, int]) -> None:
+    """A file that was replaced after the scan must not be decoded: its size was never checked."""
+    if image.size != size:
+        raise UnusablePicture(f"it has changed: now {image.width}×{image.height} px, {size[0]}×{size[1]} when found")
+
+
+def _alone_if_large(size: tuple[int, int]) -> threading.Lock | nullcontext[None]:
+    """Threads decode small pictures together and large ones one after another, so that memory has a bound."""
+    return _ONE_LARGE if size[0] * size[1] > _LARGE_PIXELS else nullcontext()
+
+
+def register_heif() -> bool:
+    """Teach Pillow to read HEIC with pi-heif (libheif and libde265: LGPL, decoder only); False if not installed."""
+    try:
+        import pi_heif
+    except ImportError:
+        return False
+    pi_heif.register_heif_opener()
+    return True
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
+    """Open `path` with Pillow; whatever a damaged file makes it raise becomes UnusablePicture."""
+    try:
+        with path.open("rb") as file:
+            formats = list(_FORMATS)
+            if _is_heif(file):
+                if not register_heif():
+                    raise UnusablePicture("HEIC needs the package pi-heif: pip install pi-heif")
+                formats = ["HEIF"]
+            with Image.open(file, formats=formats) as image:
+                yield file, image
+    except (UnusablePicture, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        empty = not path.stat().st_size
+        raise UnusablePicture("empty: 0 bytes" if empty else "broken, or not a picture of a known format") from None
+    except OSError as error:
+        raise UnusablePicture(_os_reason(error)) from error
+    except Exception as error:  # a damaged file can make a decoder raise nearly anything
+        raise UnusablePicture(f"broken: {printable(str(error))[:120] or type(error).__name__}") from error
+
+
+def _os_reason(error: OSError) -> str:
+    known = {errno.EACCES: "permission denied", errno.EPERM: "permission denied", errno.ENOENT: "it is gone"}
+    if error.errno in known:
+        return known[error.errno]
+    text = printable(str(error))[:120]
+    return f"truncated: {text}" if "truncated" in text.lower() else f"broken: {text}"
+
+
+def _is_heif(file: BinaryIO) -> bool:
+    """ISO media with a HEVC still or collection brand (ISO/IEC 23008-12); AVIF has its own."""
+    head = file.read(64)
+    file.seek(0)
+    if b"avif" in head[8:]:
+        return False
+    return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
+
+
+def _notes(image: Image.Image) -> tuple[str, ...]:
+    notes = []
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        whole = {"TIFF": "several pages", "HEIF": "several pictures in one file"}.get(image.format or "", "animated")
+        notes.append(f"{whole}: only the first {'frame ' if whole == 'animated' else ''}is used")
+    if image.mode == "CMYK":
+        notes.append("CMYK converted to RGB, without its colour profile")
+    return tuple(notes)
+
+
+def _orientation(file: BinaryIO, image: Image.Image) -> int:
+    """EXIF orientation 1-8 that Pillow leaves to us; read before the pixels."""
+    if image.format in ("TIFF", "HEIF"):
+        return 1  # their plug-ins turn the picture themselves
+    if image.format == "PNG" and "exif" not in image.info:
+        # Pillow would decode the whole picture to look for a late eXIf chunk
+        exif = Image.Exif()
+        chunk = _png_exif(file)
+        if chunk:
+            exif.load(b"Exif\x00\x00" + chunk)
+    else:
+        exif = image.getexif()
+    value = exif.get(ExifTags.Base.Orientation, 1)
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _png_exif(file: BinaryIO) -> bytes | None:
+    """The eXIf chunk of a PNG, found by hopping from chunk to chunk; the file's position is kept."""
+    position = file.tell()
+    try:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind == b"eXIf":
+                return file.read(min(length, 1 << 20))
+            if kind == b"IEND":
+                return None
+            file.seek(length + 4, 1)
+        return None
+    finally:
+        file.seek(position)

@@ -1,0 +1,103 @@
+"""From a picture file to the tensor that is encoded: flattened, scaled, cropped, in [-1, 1]."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from PIL import Image, ImageOps
+
+from engine.config.dataset import DatasetTable
+from engine.dataset.buckets import Placement
+from engine.dataset.decoding import UnusablePicture, decode
+from engine.dataset.pictures import Picture
+from engine.dataset.resampling import resize
+from engine.errors import DataError
+from engine.text import printable
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load_pixels(
+    picture: Picture, placement: Placement, table: DatasetTable, *, flip: bool = False, rng: random.Random | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Read, flatten onto the background, scale, crop and perhaps mirror one picture.
+
+    Args:
+        flip: mirror left and right.
+        rng: for `color_aug` and `random_crop`; None: neither, whatever the table says.
+
+    Returns:
+        pixels [3, H, W] float32 in [-1, 1], and with `alpha_mask` the alpha channel [H, W] float32 in [0, 1]; None
+        where the picture has none.
+
+    Raises:
+        DataError: the picture can't be decoded, or has changed since it was found.
+    """
+    import numpy as np
+    import torch
+
+    try:
+        image = decode(picture.path, (picture.width, picture.height))
+    except UnusablePicture as error:
+        raise DataError(f"{printable(picture.path)}: {error}.", "Replace or remove this picture.") from error
+    flat, alpha = flatten(image, table.alpha_background)
+    left, top = placement.crop
+    if rng is not None and table.random_crop:
+        left = rng.randint(0, placement.resized[0] - placement.bucket[0])
+        top = rng.randint(0, placement.resized[1] - placement.bucket[1])
+    box = (left, top, left + placement.bucket[0], top + placement.bucket[1])
+
+    def fitted(layer: Image.Image) -> Image.Image:
+        cut = resize(layer, placement.resized, table.resize_interpolation).crop(box)
+        return ImageOps.mirror(cut) if flip else cut
+
+    flat = fitted(flat)
+    if rng is not None and table.color_aug:
+        flat = _shift_colour(flat, rng)
+    # ToTensor and Normalize(0.5, 0.5) of torchvision, in their order
+    pixels = torch.from_numpy(np.asarray(flat).transpose(2, 0, 1).astype(np.float32) / 255.0).sub_(0.5).div_(0.5)
+    mask = None
+    if table.alpha_mask and alpha is not None:
+        mask = torch.from_numpy(np.asarray(fitted(alpha)).astype(np.float32) / 255.0)
+    return pixels, mask
+
+
+def latent_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """A mask [H, W] averaged to the latent's (height, width)."""
+    import torch
+
+    return torch.nn.functional.interpolate(mask[None, None], size=size, mode="area")[0, 0]
+
+
+def flatten(image: Image.Image, background: str) -> tuple[Image.Image, Image.Image | None]:
+    """Any picture as 8-bit RGB over `background` ("#rrggbb"), and its alpha channel if it has one."""
+    if image.mode.startswith("I;16"):
+        image = _to_8_bit(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB"), None
+    rgba = image.convert("RGBA")
+    base = Image.new("RGBA", rgba.size, background)
+    return Image.alpha_composite(base, rgba).convert("RGB"), rgba.getchannel("A")
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """16-bit grey to 8 bits: 65535 becomes 255 (Pillow's own conversion cuts everything above 255 off)."""
+    import numpy as np
+
+    return Image.fromarray(((np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
+
+
+def _shift_colour(image: Image.Image, rng: random.Random) -> Image.Image:
+    """`color_aug`: in a third of the cases turn the hue by up to 16 degrees or change gamma by up to 5 %."""
+    if rng.random() > 0.33:
+        return image
+    if rng.random() < 0.5:
+        shift = round(rng.uniform(-16, 16) / 360 * 256)
+        hue, saturation, value = image.convert("HSV").split()
+        turned = hue.point([(level + shift) % 256 for level in range(256)])
+        return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
+    gamma = rng.uniform(0.95, 1.05)
+    curve = [round(255 * (level / 255) ** gamma) for level in range(256)]
+    return image.point(curve * 3)

@@ -1,0 +1,99 @@
+"""Tensors by key, in memory or one .safetensors file each; a damaged file counts as absent."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.atomic import replacing
+from engine.errors import storage_error
+from engine.text import printable
+
+if TYPE_CHECKING:
+    import torch
+
+_ABANDONED_SECONDS = 3600
+"""Age at which the temporary file of a killed run is removed; a living run renames its own within seconds."""
+
+
+class TensorStore:
+    """A cache that is either a directory or this process's memory.
+
+    Args:
+        directory: made if missing; None keeps tensors in memory.
+
+    Raises:
+        StorageError: the directory can't be made.
+    """
+
+    def __init__(self, directory: Path | None) -> None:
+        self.directory = directory
+        self.damaged: list[str] = []
+        """One sentence for each file found damaged since the last look; whoever reports them clears the list."""
+        self._memory: dict[str, dict[str, torch.Tensor]] = {}
+        if directory is None:
+            return
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(error, directory, "Making the cache folder") or error from error
+        for leftover in directory.glob(".*.tmp"):
+            with suppress(OSError):
+                if time.time() - leftover.stat().st_mtime > _ABANDONED_SECONDS:
+                    leftover.unlink()
+
+    def load(self, key: str) -> dict[str, torch.Tensor] | None:
+        """The tensors under `key`; None when there are none or their file is damaged."""
+        if self.directory is None:
+            return self._memory.get(key)
+        from safetensors import SafetensorError, safe_open
+
+        path = self._path(key)
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+                recorded = (file.metadata() or {}).get("sha256")
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError) as error:
+            self.damaged.append(f"cache file {printable(path.name)} is damaged ({printable(str(error))}): made anew")
+            return None
+        if recorded != checksum(tensors):
+            self.damaged.append(f"cache file {printable(path.name)} is damaged (wrong checksum): made anew")
+            return None
+        return tensors
+
+    def save(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Keep tensors (on the CPU, contiguous) under `key`.
+
+        Raises:
+            StorageError: no space, or no permission; nothing is left half-written.
+        """
+        if self.directory is None:
+            self._memory[key] = dict(tensors)
+            return
+        from safetensors.torch import save
+
+        data = save(dict(tensors), metadata={"sha256": checksum(tensors)})
+        with replacing(self._path(key)) as temporary:
+            temporary.write_bytes(data)
+
+    def _path(self, key: str) -> Path:
+        assert self.directory is not None
+        return self.directory / f"{key}.safetensors"
+
+
+def checksum(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,45 @@
+"""How names and numbers are put into sentences."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from pathlib import Path
+
+_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def printable(value: Path | str) -> str:
+    """`value` as text that a terminal and UTF-8 can take.
+
+    Bytes that are not UTF-8 become replacement characters; control characters and those that turn the writing
+    direction are escaped, so that a file name can't move the cursor or hide its extension.
+    """
+    try:
+        raw = os.fsencode(value)
+    except UnicodeEncodeError:
+        raw = str(value).encode(errors="replace")
+    return "".join(_shown(character) for character in raw.decode(errors="replace"))
+
+
+def _shown(character: str) -> str:
+    if character in _BIDI or unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs"):
+        return character.encode("unicode_escape").decode()
+    return character
+
+
+def plural(count: int, noun: str) -> str:
+    """ "1 picture", "2 pictures", "3 batches", "4 copies"."""
+    if count == 1:
+        return f"1 {noun}"
+    if noun.endswith(("s", "x", "ch", "sh")):
+        return f"{count} {noun}es"
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return f"{count} {noun[:-1]}ies"
+    return f"{count} {noun}s"
+
+
+def listing(names: list[str], limit: int = 5) -> str:
+    """ "a, b, c and 4 more"."""
+    shown = ", ".join(names[:limit])
+    return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
