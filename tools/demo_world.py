@@ -55,6 +55,33 @@ SIZES = ("small", "big")
 POSITIONS = ("left", "centre", "right")
 OBJECTS = ("house", "tree", "star", "heart", "car", "fish", "flower", "mushroom", "boat", "balloon", "cup", "moon")
 
+VOWELS = "aeiou"
+ONSETS: tuple[str, ...] = (
+    "b",
+    "br",
+    "d",
+    "dr",
+    "f",
+    "fl",
+    "g",
+    "gr",
+    "h",
+    "j",
+    "k",
+    "kr",
+    "l",
+    "m",
+    "n",
+    "p",
+    "pl",
+    "r",
+    "s",
+    "sk",
+    "t",
+)
+ONSETS += ("tr", "v", "w", "z", "zw")
+CODAS = ("b", "d", "g", "k", "l", "lt", "m", "mp", "n", "nk", "p", "r", "t", "x", "z")
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -185,7 +212,7 @@ def draw_hat(pen: Pen, scene: Scene) -> None:
     """A top hat, over the body."""
     h = BODY[scene.shape][1]
     colour = COLOURS[scene.top_colour]
-    foot = -h + 0.18
+    foot = -h + 0.08
     pen.shape([(-0.42, foot), (-0.42, foot - 0.62), (0.42, foot - 0.62), (0.42, foot)], colour)
     pen.shape([(-0.75, foot + 0.1), (-0.75, foot - 0.1), (0.75, foot - 0.1), (0.75, foot + 0.1)], colour)
 
@@ -203,9 +230,8 @@ def draw_feet(pen: Pen, scene: Scene, body: RGB) -> None:
 
 def draw_boot(pen: Pen, x: float, y: float, side: int, colour: RGB) -> None:
     """One boot under (x, y) with its toe to `side`."""
-    toe = x + side * 0.5
-    pen.shape([(x - side * 0.22, y), (x - side * 0.22, y + 0.5), (toe, y + 0.5), (toe, y + 0.28), (x + side * 0.2, y + 0.2),
-               (x + side * 0.2, y)], colour)  # fmt: skip
+    toe, heel, shin = x + side * 0.5, x - side * 0.22, x + side * 0.2
+    pen.shape([(heel, y), (heel, y + 0.5), (toe, y + 0.5), (toe, y + 0.28), (shin, y + 0.2), (shin, y)], colour)
 
 
 def draw_pattern(pen: Pen, scene: Scene, body: RGB) -> None:
@@ -225,7 +251,7 @@ def draw_eyes(pen: Pen, scene: Scene) -> None:
     """One, two or three eyes."""
     h = BODY[scene.shape][1]
     y = -0.24 * h if scene.shape != "triangle" else -0.02
-    spots = {1: [(0.0, 0.36)], 2: [(-0.36, 0.29), (0.36, 0.29)], 3: [(-0.56, 0.25), (0.0, 0.25), (0.56, 0.25)]}
+    spots = {1: [(0.0, 0.4)], 2: [(-0.37, 0.32), (0.37, 0.32)], 3: [(-0.56, 0.27), (0.0, 0.27), (0.56, 0.27)]}
     for x, r in spots[scene.eyes]:
         drop = y if scene.eyes < 3 or x else y - 0.3
         squeeze = 0.78 if scene.shape in ("tall", "triangle") and scene.eyes == 3 else 1.0
@@ -368,9 +394,9 @@ def draw_scene(scene: Scene) -> Image.Image:
 
 def sample_name(rng: random.Random) -> str:
     """A made-up pronounceable name such as "zolt" or "brimpa"."""
-    onset, vowel, coda = "b br d dr f fl g gr h j k kr l m n p pl r s sk t tr v w z zw".split(), "aeiou", "b d g k l lt m mp n nk p r t x z".split()
-    name = rng.choice(onset) + rng.choice(vowel) + rng.choice(coda)
-    return name + (rng.choice(vowel) if rng.random() < 0.4 else "") + (rng.choice("xyoks") if rng.random() < 0.2 else "")
+    name = rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS)
+    name += rng.choice(VOWELS) if rng.random() < 0.4 else ""
+    return name + (rng.choice("xyoks") if rng.random() < 0.2 else "")
 
 
 def sample_scene(rng: random.Random) -> Scene:
@@ -381,7 +407,7 @@ def sample_scene(rng: random.Random) -> Scene:
     companion = rng.choice(OBJECTS) if creature and rng.random() < 0.15 else ""
     size = "small" if companion else rng.choice(SIZES)
     position = rng.choice(("left", "right") if companion else POSITIONS)
-    scale = rng.uniform(12.0, 13.5) if size == "small" else rng.uniform(16.5, 18.5)
+    scale = rng.uniform(13.5, 14.5) if size == "small" else rng.uniform(17.5, 19.0)
     shift = {"left": -11.0, "centre": 0.0, "right": 11.0}[position] * (1.0 if size == "small" else 0.75)
     centre = (SIZE / 2 + shift + rng.uniform(-1.5, 1.5), SIZE / 2 + 2 + rng.uniform(-2, 2))
     return Scene(
@@ -405,3 +431,28 @@ def sample_scene(rng: random.Random) -> Scene:
         companion=companion,
         companion_colour=rng.choice(paints),
     )
+
+
+def scribble(rng: random.Random) -> Image.Image:
+    """A picture outside the world, for the VAE: a few flat shapes in any colours."""
+
+    def paint() -> RGB:
+        return (rng.randrange(256), rng.randrange(256), rng.randrange(256))
+
+    sheet, brush = canvas(paint())
+    for _ in range(rng.randint(2, 6)):
+        centre = (rng.uniform(6, 58), rng.uniform(6, 58))
+        pen = Pen(brush, centre, rng.uniform(4, 20), rng.uniform(0, 360))
+        outline = OUTLINE if rng.random() < 0.6 else 0.0
+        match rng.randrange(4):
+            case 0:
+                pen.disc(0, 0, 1, rng.uniform(0.5, 1), paint(), outline)
+                if rng.random() < 0.6:
+                    pen.disc(0, 0, 0.6, 0.6, paint(), 0)
+            case 1:
+                pen.shape(soft_box(1, rng.uniform(0.3, 1), 0.15), paint(), outline)
+            case 2:
+                pen.shape([(rng.uniform(-1, 1), rng.uniform(-1, 1)) for _ in range(3)], paint(), outline)
+            case _:
+                pen.stroke(arc(0, 0, 1, 0.6, 0, rng.uniform(60, 200)), paint(), rng.uniform(1.8, 4))
+    return sheet.reduce(SUPERSAMPLE)

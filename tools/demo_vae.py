@@ -1,0 +1,127 @@
+"""The VAE stage of the demo base: a three-level `AutoencoderKL` and the latents of a fixed set of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import demo_world as world
+import numpy as np
+import torch
+from demo_training import Clock, Ema, Team, atomic_save, draw_many, learning_rate, seeded, set_rate, unit_range
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Vae = Any  # diffusers publishes no types
+WHOLE_FROM = 0.75
+
+
+def vae_picture(index: int) -> np.ndarray[Any, Any]:
+    """Training picture `index`: two of the world to one scribble, uint8 (64, 64, 3)."""
+    rng = seeded(index)
+    return np.asarray(world.scribble(rng) if index % 3 == 2 else world.draw_scene(world.sample_scene(rng)))
+
+
+def new_vae() -> Vae:
+    """An `AutoencoderKL` with 16x16x4 latents of 64x64 pictures, 0.7 M weights."""
+    new: Any = AutoencoderKL
+    vae: Vae = new(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(24, 32, 64),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=world.SIZE,
+    )
+    with torch.no_grad():
+        vae.quant_conv.bias[4:] = -5.0  # start with little posterior noise
+    return vae.to(memory_format=torch.channels_last)
+
+
+def decibels(vae: Vae, pictures: Tensor) -> tuple[float, Tensor]:
+    """Mean PSNR over the uint8 pictures, and the reconstructions (n, 3, 64, 64) in -1..1."""
+    with torch.no_grad():
+        target = unit_range(pictures)
+        back = vae.decode(vae.encode(target).latent_dist.mode()).sample.clamp(-1, 1)
+        error = ((back - target) / 2).square().mean(dim=(1, 2, 3))
+    return float((-10 * error.log10()).mean()), back
+
+
+def vae_pictures(work: Path, count: int = 24_000) -> tuple[Tensor, Tensor]:
+    """The training pictures and 48 held-out ones of the world, drawn once; uint8 (n, 3, 64, 64)."""
+    path = work / "vae_pictures.pt"
+    if not path.exists():
+        held_out = [i for i in range(1_000_000, 1_000_072) if i % 3 != 2]
+        atomic_save({"train": draw_many(vae_picture, range(count)), "held_out": draw_many(vae_picture, held_out)}, path)
+    saved = torch.load(path, weights_only=True)
+    return saved["train"], saved["held_out"]
+
+
+def vae_step(vae: Vae, pictures: Tensor) -> Tensor:
+    """The loss on uint8 pictures: L1, MSE and a tiny KL."""
+    target = unit_range(pictures)
+    posterior = vae.encode(target).latent_dist
+    back = vae.decode(posterior.sample()).sample
+    kl = 0.5 * (posterior.mean.square() + posterior.var - 1.0 - posterior.logvar).mean()
+    loss: Tensor = F.l1_loss(back, target) + 2.0 * F.mse_loss(back, target) + 1e-4 * kl
+    return loss
+
+
+def crop(pictures: Tensor, side: int) -> Tensor:
+    """The same random square of `side` pixels from each picture (n, 3, side, side)."""
+    top, left = (int(torch.randint(world.SIZE - side + 1, ())) for _ in range(2))
+    return pictures[:, :, top : top + side, left : left + side]
+
+
+def train_vae(team: Team, work: Path, minutes: float, steps: int, peak: float = 2e-3) -> None:
+    """Train the VAE, keeping an EMA; resumes from `work/vae.pt`.
+
+    The first three quarters see eight 32-pixel crops a process and step (much cheaper), the rest four whole pictures.
+    """
+    path = work / "vae.pt"
+    torch.manual_seed(0)
+    vae = new_vae()
+    ema, clock = Ema(vae, 0.998), Clock(minutes, steps)
+    parameters = list(vae.parameters())
+    optimiser = torch.optim.AdamW([{"params": parameters, "peak": peak}], lr=peak, betas=(0.9, 0.98), weight_decay=1e-3)
+    if path.exists():
+        saved = torch.load(path, weights_only=True)
+        vae.load_state_dict(saved["vae"])
+        ema.module.load_state_dict(saved["ema"])
+        optimiser.load_state_dict(saved["optimiser"])
+        clock.step, clock.spent = saved["step"], saved["spent"]
+    pictures, held_out = vae_pictures(work)
+    torch.manual_seed(1 + team.rank + 10 * clock.step)
+    share, losses = clock.share(), []
+    while share < 1.0:
+        set_rate(optimiser, learning_rate(1.0, share, clock.step))
+        optimiser.zero_grad(set_to_none=True)
+        side, batch = (32, 8) if share < WHOLE_FROM else (world.SIZE, 4)
+        loss = vae_step(vae, crop(pictures[torch.randint(len(pictures), (batch,))], side))
+        torch.autograd.backward(loss)
+        share = team.average(parameters, clock.share())
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        clock.step += 1
+        if not team.leads:
+            continue
+        ema.update(vae, clock.step)
+        losses.append(float(loss.detach()))
+        if clock.log_due():
+            quality = decibels(ema.module, held_out)[0]
+            print(f"vae step {clock.step} share {share:.3f} loss {np.mean(losses):.4f} dB {quality:.2f}", flush=True)
+            losses = []
+        if clock.save_due() or share >= 1.0:
+            state = {"vae": vae.state_dict(), "ema": ema.module.state_dict(), "optimiser": optimiser.state_dict()}
+            atomic_save({**state, "step": clock.step, "spent": clock.spent}, path)
+
+
+def load_vae(work: Path) -> Vae:
+    """The EMA weights of the VAE stage."""
+    vae = new_vae()
+    vae.load_state_dict(torch.load(work / "vae.pt", weights_only=True)["ema"])
+    return vae.eval().requires_grad_(False)
