@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import statistics
 import time
 from collections import deque
@@ -32,7 +33,7 @@ def train(session: Session) -> bool:
         LoraSmithError: what the person must mend.
     """
     session.state.update(state="starting", force=True)
-    session.events.emit("run_started", name=session.run.name, pid=session.state.pid, step=session.step)
+    session.events.emit("run_started", name=session.run.name, pid=os.getpid(), step=session.step)
     try:
         prepared = prepare(session)
     except Stopped:
@@ -64,6 +65,7 @@ class Trainer:
         self.outputs = Outputs(self)
         self.durations: deque[float] = deque(maxlen=50)
         self.grad_norm = math.nan
+        self.used_rates: dict[str, float] = {}
 
     @property
     def step(self) -> int:
@@ -150,6 +152,7 @@ class Trainer:
             self.grad_norm = float(torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None]))
 
     def _apply(self) -> None:
+        self.used_rates = self.rates()
         self.optimizer.step()
         if self.schedule is not None and not self.accelerator.optimizer_step_was_skipped:
             self.schedule.step()
@@ -207,7 +210,7 @@ class Trainer:
         epoch = self.feed.epoch(self.step - 1)
         pictures = sum(len(batch) for batch in self.feed.micro_batches(self.step - 1)) * self.feed.num_processes
         self.session.events.emit(
-            "step", step=self.step, epoch=epoch, loss=loss, loss_average=progress.loss_average, lr=self.rates(),
+            "step", step=self.step, epoch=epoch, loss=loss, loss_average=progress.loss_average, lr=self.used_rates,
             grad_norm=self.grad_norm, images_per_second=pictures / seconds, seconds_per_step=seconds,
             eta_seconds=seconds * (self.plan.max_train_steps - self.step) + self.outputs.seconds_left(),
             memory=_memory(self.device),

@@ -1,0 +1,129 @@
+"""Reading a configuration: every problem at once, each with its place and the nearest key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.config import ConfigError, RunConfig, dump_toml, find_preset, list_presets, load_config, update_toml
+from engine.config.load import parse_value
+from engine.config.problems import keys
+from engine.errors import UsageError
+from engine.exit_codes import ExitCode
+
+
+@pytest.mark.parametrize("preset", [preset.name for preset in list_presets()])
+def test_every_shipped_preset_is_valid_and_described(preset: str) -> None:
+    info = next(one for one in list_presets() if one.name == preset)
+    assert isinstance(load_config(preset), RunConfig)
+    assert len(info.title) > 10
+    assert info.description
+
+
+def test_the_shipped_presets_are_these() -> None:
+    assert {preset.name for preset in list_presets()} == {"demo", "sd15-anime", "sd15-realistic"}
+
+
+def test_all_problems_are_told_at_once_with_file_line_and_nearest_key(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        "[model]\nclip_skp = 2\n\n[training]\nunet_lr = 'fast'\nseed = -1\nloss_type = 'l3'\n\n[trainig]\na = 1\n"
+        "\n[network]\nunet_lr = 1e-4\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, ["dataset.resolution=10", "memory.nothing=1", "seed=3", "training.seed"])
+    lines = str(caught.value).splitlines()
+    assert f"{file}, line 2: model.clip_skp: unknown key. Did you mean model.clip_skip?" in lines
+    assert f"{file}, line 9: trainig: unknown table or key. Did you mean [training]?" in lines
+    assert f"{file}, line 13: network.unet_lr: unknown key. It belongs under [training]: training.unet_lr." in lines
+    assert any(line.startswith(f"{file}, line 5: training.unet_lr: 'fast' is given, allowed is") for line in lines)
+    assert any(line.startswith(f"{file}, line 6: training.seed: -1 is given") for line in lines)
+    assert any(line.startswith(f"{file}, line 7: training.loss_type: 'l3' is given, allowed is 'l2'") for line in lines)
+    assert any("dataset.resolution: 10 is given, allowed is a side between 64 and 4096 px" in line for line in lines)
+    assert any(line.startswith("--set memory.nothing=1: memory.nothing: unknown key") for line in lines)
+    assert "--set seed=3: seed: a key outside its table. It belongs under [training]." in lines
+    assert any(line.startswith("--set training.seed: no value") for line in lines)
+    assert len(lines) == 10
+    assert caught.value.exit_code == ExitCode.USAGE
+
+
+def test_no_such_preset_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match="Did you mean sd15-anime"):
+        load_config("sd15-anim")
+
+
+def test_broken_toml_says_where_and_helps_with_backslashes(tmp_path: Path) -> None:
+    file = tmp_path / "windows.toml"
+    file.write_text('[dataset]\ntrain_data_dir = "C:\\pictures\\new"\n')
+    with pytest.raises(ConfigError, match=r"(?s)windows\.toml: not valid TOML.*line 2.*single quotes"):
+        load_config(file)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "binary.toml"
+    file.write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_config(file)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"min_timestep": 500, "max_timestep": 400}, "min_timestep must be below max_timestep"),
+        ({"adaptive_noise_scale": 0.1}, "adaptive_noise_scale needs noise_offset"),
+        ({"lr_scheduler": "constant", "lr_warmup_steps": 10}, "constant_with_warmup"),
+    ],
+)
+def test_impossible_combinations_are_refused(changes: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        load_config(None, [f"training.{key}={value}" for key, value in changes.items()])
+
+
+def test_options_win_over_overrides_and_overrides_over_the_preset() -> None:
+    config = load_config(
+        "sd15-anime", ["training.unet_lr=2e-4", "saving.output_name=a"], {"saving.output_name": ("--name", "b")}
+    )
+    assert config.training.unet_lr == 2e-4
+    assert config.saving.output_name == "b"
+    assert config.model.clip_skip == 2
+
+
+def test_a_wrong_option_is_told_by_its_name() -> None:
+    with pytest.raises(ConfigError, match=r"^--device: memory\.device: 'tpu' is given"):
+        load_config(None, options={"memory.device": ("--device", "tpu")})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-4", 1e-4), ("true", True), ("[1, 2]", [1, 2]), ("cosine", "cosine"), ("/a b/c", "/a b/c"), ("none", None)],
+)
+def test_override_values_are_toml_or_text(text: str, value: object) -> None:
+    assert parse_value(text) == value
+
+
+def test_what_is_written_is_read_back_equal(tmp_path: Path) -> None:
+    config = load_config("sd15-realistic", ["saving.output_name=ann", "dataset.resolution=[512, 768]", "dataset.train_data_dir=a[b] ü"])
+    file = tmp_path / "run.toml"
+    file.write_text(dump_toml(config, "A heading"))
+    assert load_config(file) == config
+
+
+def test_a_persons_comments_survive_a_change() -> None:
+    text = find_preset("sd15-realistic").read_text()
+    config = load_config("sd15-realistic", ["training.unet_lr=3e-4", "model.clip_skip=none", "dataset.flip_aug=true"])
+    changed = update_toml(text, config)
+    assert "unet_lr = 0.0003" in changed
+    assert "clip_skip" not in changed
+    assert "flip_aug = true" in changed
+    assert "# Adam's statistics settle in the first 5 %" in changed
+    assert changed.count("\n") >= text.count("\n") - 1
+
+
+def test_every_setting_explains_itself() -> None:
+    for table, names in keys().items():
+        fields = RunConfig.model_fields[table].annotation.model_fields  # type: ignore[union-attr]
+        assert list(fields) == names
+        for name, field in fields.items():
+            assert field.title, f"{table}.{name} has no title"
+            assert field.description is not None

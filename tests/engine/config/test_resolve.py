@@ -1,0 +1,93 @@
+"""Contradictions are resolved and said, or refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from engine.config import RunConfig, digest, load_config, require_paths, resolve, schema_json
+from engine.config.resolve import check_model
+from engine.errors import UsageError
+
+
+def resolved(*overrides: str) -> tuple[RunConfig, str]:
+    config, notes = resolve(load_config(None, overrides))
+    return config, " ".join(notes)
+
+
+def test_cached_text_outputs_leave_the_text_encoder_untrained_and_say_so() -> None:
+    config, notes = resolved("memory.cache_text_encoder_outputs=true")
+    assert config.network.network_train_unet_only
+    assert "The text encoder is not trained" in notes
+
+
+def test_new_pixels_in_every_step_switch_the_latent_cache_off() -> None:
+    config, notes = resolved("dataset.color_aug=true", "memory.cache_latents_to_disk=true")
+    assert not config.memory.cache_latents
+    assert not config.memory.cache_latents_to_disk
+    assert "color_aug" in notes
+
+
+def test_caches_on_disk_imply_caches() -> None:
+    config, notes = resolved("memory.cache_latents=false", "memory.cache_latents_to_disk=true")
+    assert config.memory.cache_latents
+    assert "cache_latents_to_disk" in notes
+
+
+def test_nothing_to_say_about_the_defaults() -> None:
+    assert resolved() == (RunConfig(), "")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["network.network_train_unet_only=true", "network.network_train_text_encoder_only=true"], "both set"),
+        (["training.unet_lr=0", "training.text_encoder_lr=0"], "Nothing would be trained"),
+        (["training.unet_lr=0", "network.network_train_unet_only=true"], "Nothing would be trained"),
+        (["network.dim_from_weights=true"], "without network.network_weights"),
+        (["memory.cache_text_encoder_outputs=true", "network.network_train_text_encoder_only=true"], "contradicts"),
+    ],
+)
+def test_what_only_the_person_can_resolve_is_refused(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        resolve(load_config(None, overrides))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "overrides", "sentence"),
+    [
+        ("epsilon", ["training.scale_v_pred_loss_like_noise_pred=true"], "for v-prediction models"),
+        ("v_prediction", ["training.v_pred_like_loss=0.5"], "for epsilon models"),
+        ("epsilon", ["model.family=sdxl"], "the checkpoint is sd15"),
+    ],
+)
+def test_settings_that_the_checkpoint_cannot_have_are_refused(prediction: str, overrides: list[str], sentence: str) -> None:
+    recognition = SimpleNamespace(family="sd15", prediction_type=prediction)
+    with pytest.raises(UsageError, match=sentence):
+        check_model(load_config(None, overrides), recognition)  # type: ignore[arg-type]
+
+
+def test_a_run_needs_model_pictures_and_name() -> None:
+    with pytest.raises(UsageError) as caught:
+        require_paths(RunConfig())
+    assert str(caught.value) == (
+        "There is no model and no pictures and no name to train with. Add --model PATH --images DIR --name NAME."
+    )
+    paths = {"model": {"pretrained_model_name_or_path": "m"}, "dataset": {"train_data_dir": "p"}}
+    with pytest.raises(UsageError, match="cannot be a file name"):
+        require_paths(RunConfig().changed(**paths, saving={"output_name": "a/b"}))
+
+
+def test_the_digest_follows_what_is_computed_and_not_where() -> None:
+    base = RunConfig()
+    assert digest(base) == digest(base.changed(saving={"output_dir": "elsewhere"}))
+    assert digest(base) != digest(base.changed(training={"seed": 7}))
+
+
+def test_the_committed_schema_is_fresh() -> None:
+    committed = Path(__file__).parents[3] / "presets" / "schema.json"
+    assert committed.read_text() == schema_json(), "run: lorasmith schema > presets/schema.json"
+    assert "training" in json.loads(schema_json())["properties"]

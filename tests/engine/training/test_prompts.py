@@ -1,0 +1,80 @@
+"""Sample prompts in Kohya's syntax and files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.config import RunConfig
+from engine.errors import UsageError
+from engine.training.prompts import Prompt, read_prompts
+
+LINE = "a cat --n blurry, dark --w 640 --h 384 --d 7 --s 12 --l 5.5 --ss euler_a"
+
+
+def read(prompts: object, said: list[str] | None = None) -> list[Prompt]:
+    config = RunConfig().changed(sampling={"sample_prompts": prompts}, saving={"output_name": "zed"}, dataset={"resolution": [512, 768]})
+    return read_prompts(config, (said if said is not None else []).append)
+
+
+def test_a_line_with_every_flag() -> None:
+    (prompt,) = read([LINE])
+    request = prompt.request
+    assert (request.prompt, request.negative_prompt) == ("a cat", "blurry, dark")
+    assert (request.width, request.height, request.seed, request.steps, request.scale) == (640, 384, 7, 12, 5.5)
+    assert request.sampler == "euler_a"
+    assert prompt.seeded
+
+
+def test_defaults_follow_the_training_resolution_and_the_trigger() -> None:
+    (prompt,) = read(["photo of {trigger}"])
+    assert prompt.request.prompt == "photo of zed"
+    assert (prompt.request.width, prompt.request.height) == (512, 768)
+    assert not prompt.seeded
+
+
+def test_a_prompt_may_begin_like_a_flag_and_hold_dashes() -> None:
+    prompts = read(["s 1girl --s 4", "well--made --x unknown"])
+    assert (prompts[0].request.prompt, prompts[0].request.steps) == ("s 1girl", 4)
+    assert prompts[1].request.prompt == "well--made --x unknown"
+
+
+def test_flags_of_other_families_are_said() -> None:
+    said: list[str] = []
+    read(["a --g 3.5"], said)
+    assert "--g (guidance_scale) has no effect" in said[0]
+
+
+def test_text_toml_and_json_files_agree(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text(f"# a comment\n\n{LINE}\n")
+    table = '[prompt]\nnegative_prompt = "blurry, dark"\nwidth = 640\nheight = 384\nseed = 7\nsample_steps = 12\nscale = 5.5\n'
+    (tmp_path / "p.toml").write_text(table + '[[prompt.subset]]\nprompt = "a cat"\nsample_sampler = "euler_a"\n')
+    (tmp_path / "p.json").write_text(json.dumps([LINE]))
+    prompts = [read(str(tmp_path / name)) for name in ("p.txt", "p.toml", "p.json")]
+    assert prompts[0] == prompts[1] == prompts[2] == read(LINE)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("p.txt", None, "cannot be read"),
+        ("p.json", "{}", "a list of prompts is expected"),
+        ("p.json", "[1]", "neither text nor a table"),
+        ("p.toml", "[prompt]\nwidth = 1\n", "lacks 'subset'"),
+        ("p.toml", "[prompt\n", "malformed"),
+        ("p.txt", "a --w wide\n", "--w 'wide' is not a number"),
+    ],
+)
+def test_bad_prompt_files_are_refused_before_the_start(name: str, text: str | None, sentence: str, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError, match=sentence):
+        read(str(tmp_path / name))
+
+
+def test_no_prompts_is_said() -> None:
+    said: list[str] = []
+    assert read([], said) == []
+    assert "no samples" in said[0]
