@@ -1,0 +1,317 @@
+"""What a LoRA file says about its training: Kohya's `ss_*` keys and the `modelspec.*` keys of version 1.0.1.
+
+Every value is text: None is "None", a flag "True" or "False" (facts: sd-scripts `train_network.py`, `sai_model_spec.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from engine import __version__
+from engine.config.schema import RunConfig
+from engine.models.base import Recognition
+
+_BASE_VERSIONS = {"sd15": "sd_v1"}
+_ARCHITECTURES = {"sd15": ("stable-diffusion-v1/lora", "diffusers")}
+
+_KEPT_WITHOUT_METADATA = (
+    "ss_v2", "ss_base_model_version", "ss_network_module", "ss_network_dim", "ss_network_alpha", "ss_network_args",
+)
+
+
+@dataclass(frozen=True)
+class SubsetFacts:
+    """One folder of pictures."""
+
+    directory: Path
+    num_repeats: int
+    captions: Sequence[str]
+    """One a picture, without repeats; "" where there is none."""
+    is_reg: bool = False
+
+
+@dataclass(frozen=True)
+class BucketFacts:
+    """Pictures (with repeats) a bucket, and the mean error of the aspect ratio."""
+
+    buckets: Sequence[tuple[tuple[int, int], int]]
+    """((width, height), pictures)"""
+    mean_ar_error: float
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """What the metadata needs beside the configuration. Numbers of pictures are with repeats, as Kohya counts."""
+
+    recognition: Recognition
+    session_id: int
+    """Random, below 2³²; the same in all files of a run."""
+    started_at: float
+    now: float
+    step: int
+    epoch: int
+    """1-based."""
+    num_epochs: int
+    max_train_steps: int
+    num_train_images: int
+    num_reg_images: int
+    num_validation_images: int
+    num_batches_per_epoch: int
+    mixed_precision: str
+    """"no", "fp16" or "bf16": what was chosen."""
+    optimizer: str
+    """"torch.optim.adamw.AdamW(weight_decay=0.01)": see `optimizer_text`."""
+    subsets: Sequence[SubsetFacts]
+    bucket_info: BucketFacts | None
+    """None when bucketing is off."""
+    model_hashes: tuple[str | None, str | None] = (None, None)
+    """What `model_hashes` gave for the checkpoint."""
+    vae_hashes: tuple[str | None, str | None] = (None, None)
+
+
+def training_metadata(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:
+    """All `ss_*` and `modelspec.*` keys; with `saving.no_metadata` only those that tell nothing about the pictures.
+
+    The hashes over the file itself are added when it is written.
+    """
+    values = {
+        **_run_values(config, facts),
+        **_network_values(config, facts),
+        **_training_values(config, facts),
+        **_noise_and_loss_values(config, facts),
+        **_dataset_values(config, facts),
+        **_model_values(config, facts),
+    }
+    if config.saving.no_metadata:
+        values = {key: value for key, value in values.items() if key in _KEPT_WITHOUT_METADATA}
+    values |= _modelspec_values(config, facts)
+    return {key: _utf8(str(value)) for key, value in values.items()}
+
+
+def optimizer_text(optimizer: object, arguments: dict[str, Any]) -> str:
+    """`module.Class(key=value,...)`, without parentheses when there are no arguments."""
+    kind = type(optimizer)
+    text = ",".join(f"{key}={value}" for key, value in arguments.items())
+    return f"{kind.__module__}.{kind.__name__}" + (f"({text})" if text else "")
+
+
+def model_hashes(path: Path) -> tuple[str | None, str | None]:
+    """(`ss_sd_model_hash`, `ss_new_sd_model_hash`) of a checkpoint: A1111's old and new hash.
+
+    The old one is of the 64 KiB at offset 1 MiB, the new one of the whole file (read in pieces; seconds for 4 GiB).
+    A folder has none: ("IsADirectory", None).
+    """
+    if path.is_dir():
+        return "IsADirectory", None
+    if not path.is_file():
+        return None, None
+    with path.open("rb") as file:
+        file.seek(0x100000)
+        old = hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
+        file.seek(0)
+        return old, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tag_frequency(subsets: Sequence[SubsetFacts]) -> dict[str, dict[str, int]]:
+    """{folder: {tag: pictures}}: captions split at commas whatever the separator is, lower case, without repeats."""
+    folders: dict[str, Counter[str]] = {}
+    for subset in subsets:
+        counts = folders.setdefault(subset.directory.name, Counter())
+        for caption in subset.captions:
+            counts.update(tag.strip().lower() for tag in caption.split(",") if tag.strip())
+    return {name: dict(counts) for name, counts in folders.items()}
+
+
+def _utf8(text: str) -> str:
+    """`text` with a replacement character for each byte of a file name that is not UTF-8."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def _run_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
+    training, validation_steps = config.training, config.training.validate_every_n_steps
+    return {
+        "ss_session_id": facts.session_id,
+        "ss_training_started_at": facts.started_at,
+        "ss_training_finished_at": facts.now,
+        "ss_output_name": config.saving.output_name,
+        "ss_training_comment": config.saving.training_comment,
+        "ss_sd_scripts_commit_hash": "(unknown)",
+        "ss_steps": facts.step,
+        "ss_epoch": facts.epoch,
+        "ss_num_epochs": facts.num_epochs,
+        "ss_max_train_steps": facts.max_train_steps,
+        "ss_num_train_images": facts.num_train_images,
+        "ss_num_reg_images": facts.num_reg_images,
+        "ss_num_validation_images": facts.num_validation_images,
+        "ss_num_batches_per_epoch": facts.num_batches_per_epoch,
+        "ss_gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "ss_validation_seed": config.dataset.validation_seed,
+        "ss_validation_split": config.dataset.validation_split,
+        "ss_max_validation_steps": None,
+        "ss_validate_every_n_epochs": training.validate_every_n_epochs,
+        "ss_validate_every_n_steps": validation_steps,
+    }
+
+
+def _network_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
+    network = config.network
+    values: dict[str, Any] = {
+        "ss_network_module": network.network_module,
+        "ss_network_dim": network.network_dim,
+        "ss_network_alpha": network.network_alpha,
+        "ss_network_dropout": network.network_dropout or None,
+        "ss_scale_weight_norms": network.scale_weight_norms,
+    }
+    arguments = {
+        "conv_dim": network.conv_dim,
+        "conv_alpha": network.conv_alpha if network.conv_dim else None,
+        "rank_dropout": network.rank_dropout or None,
+        "module_dropout": network.module_dropout or None,
+    }
+    given = {key: str(value) for key, value in arguments.items() if value is not None}
+    if given:
+        values["ss_network_args"] = json.dumps(given)
+    return values
+
+
+def _training_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
+    training, memory = config.training, config.memory
+    return {
+        "ss_learning_rate": training.learning_rate,
+        "ss_unet_lr": training.unet_lr,
+        "ss_text_encoder_lr": training.text_encoder_lr,
+        "ss_lr_scheduler": training.lr_scheduler,
+        "ss_lr_warmup_steps": training.lr_warmup_steps,
+        "ss_optimizer": facts.optimizer,
+        "ss_max_grad_norm": training.max_grad_norm,
+        "ss_seed": training.seed,
+        "ss_gradient_checkpointing": memory.gradient_checkpointing,
+        "ss_mixed_precision": facts.mixed_precision,
+        "ss_full_fp16": False,
+        "ss_lowram": False,
+        "ss_fp8_base": False,
+        "ss_fp8_base_unet": False,
+        "ss_cache_latents": memory.cache_latents,
+    }
+
+
+def _noise_and_loss_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
+    training = config.training
+    return {
+        "ss_noise_offset": training.noise_offset,
+        "ss_noise_offset_random_strength": training.noise_offset_random_strength,
+        "ss_adaptive_noise_scale": training.adaptive_noise_scale,
+        "ss_multires_noise_iterations": training.multires_noise_iterations,
+        "ss_multires_noise_discount": training.multires_noise_discount,
+        "ss_ip_noise_gamma": training.ip_noise_gamma,
+        "ss_ip_noise_gamma_random_strength": training.ip_noise_gamma_random_strength,
+        "ss_zero_terminal_snr": facts.recognition.zero_terminal_snr,
+        "ss_min_snr_gamma": training.min_snr_gamma,
+        "ss_debiased_estimation": training.debiased_estimation_loss,
+        "ss_loss_type": training.loss_type,
+        "ss_huber_schedule": training.huber_schedule,
+        "ss_huber_scale": training.huber_scale,
+        "ss_huber_c": training.huber_c,
+        "ss_prior_loss_weight": training.prior_loss_weight,
+    }
+
+
+def _dataset_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
+    dataset, batch = config.dataset, config.training.train_batch_size
+    bucketed = dataset.enable_bucket
+    return {
+        "ss_batch_size_per_device": batch,
+        "ss_total_batch_size": batch * config.training.num_processes * config.training.gradient_accumulation_steps,
+        "ss_resolution": dataset.size,
+        "ss_color_aug": dataset.color_aug,
+        "ss_flip_aug": dataset.flip_aug,
+        "ss_random_crop": dataset.random_crop,
+        "ss_shuffle_caption": dataset.shuffle_caption,
+        "ss_enable_bucket": bucketed,
+        "ss_bucket_no_upscale": dataset.bucket_no_upscale,
+        "ss_min_bucket_reso": dataset.min_bucket_reso if bucketed else None,
+        "ss_max_bucket_reso": dataset.max_bucket_reso if bucketed else None,
+        "ss_keep_tokens": dataset.keep_tokens,
+        "ss_caption_dropout_rate": dataset.caption_dropout_rate,
+        "ss_caption_dropout_every_n_epochs": dataset.caption_dropout_every_n_epochs,
+        "ss_caption_tag_dropout_rate": dataset.caption_tag_dropout_rate,
+        "ss_face_crop_aug_range": None,
+        "ss_resize_interpolation": dataset.resize_interpolation,
+        "ss_dataset_dirs": json.dumps(_directories(facts.subsets, is_reg=False)),
+        "ss_reg_dataset_dirs": json.dumps(_directories(facts.subsets, is_reg=True)),
+        "ss_tag_frequency": json.dumps(tag_frequency(facts.subsets)),
+        "ss_bucket_info": json.dumps(_buckets(facts.bucket_info)),
+    }
+
+
+def _directories(subsets: Sequence[SubsetFacts], *, is_reg: bool) -> dict[str, dict[str, int]]:
+    result: dict[str, dict[str, int]] = {}
+    for subset in subsets:
+        if subset.is_reg == is_reg:
+            name, number = subset.directory.name, 2
+            while name in result:
+                name, number = f"{subset.directory.name} ({number})", number + 1
+            result[name] = {"n_repeats": subset.num_repeats, "img_count": len(subset.captions)}
+    return result
+
+
+def _buckets(info: BucketFacts | None) -> dict[str, Any] | None:
+    if info is None:
+        return None
+    buckets = {
+        str(index): {"resolution": list(size), "count": count} for index, (size, count) in enumerate(info.buckets)
+    }
+    return {"buckets": buckets, "mean_img_ar_error": info.mean_ar_error}
+
+
+def _model_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
+    recognition, model = facts.recognition, config.model
+    v_prediction = recognition.prediction_type == "v_prediction"
+    values: dict[str, Any] = {
+        "ss_v2": False,
+        "ss_base_model_version": _BASE_VERSIONS[recognition.family] + ("_v" if v_prediction else ""),
+        "ss_clip_skip": model.clip_skip,
+        "ss_max_token_length": None if model.max_token_length == 75 else model.max_token_length,
+        "ss_sd_model_name": recognition.path.name,
+        "ss_sd_model_hash": facts.model_hashes[0],
+        "ss_new_sd_model_hash": facts.model_hashes[1],
+    }
+    if model.vae:
+        values |= {"ss_vae_name": Path(model.vae).name, "ss_vae_hash": facts.vae_hashes[0],
+                   "ss_new_vae_hash": facts.vae_hashes[1]}
+    return {key: value for key, value in values.items() if value is not None or not key.endswith("_hash")}
+
+
+def _modelspec_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
+    saving, training = config.saving, config.training
+    architecture, implementation = _ARCHITECTURES[facts.recognition.family]
+    width, height = config.dataset.size
+    moment = datetime.fromtimestamp(int(facts.now))
+    limited = training.min_timestep > 0 or training.max_timestep < 1000
+    optional = {
+        "timestep_range": f"{training.min_timestep},{training.max_timestep}" if limited else None,
+        "encoder_layer": config.model.clip_skip,
+        "author": saving.metadata_author,
+        "description": saving.metadata_description,
+        "license": saving.metadata_license,
+        "tags": saving.metadata_tags,
+    }
+    values = {
+        "sai_model_spec": "1.0.1",
+        "architecture": architecture,
+        "implementation": implementation,
+        "implementation_version": f"lorasmith/{__version__}",
+        "title": saving.metadata_title or saving.output_name or f"LoRA@{int(facts.now)}",
+        "resolution": f"{width}x{height}",
+        "date": moment.isoformat(),
+        "prediction_type": "v" if facts.recognition.prediction_type == "v_prediction" else "epsilon",
+        **{key: value for key, value in optional.items() if value is not None},
+    }
+    return {f"modelspec.{key}": value for key, value in values.items()}

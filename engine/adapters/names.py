@@ -1,0 +1,55 @@
+"""The names inside a LoRA file in Kohya's format (facts: sd-scripts `networks/lora.py`). Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from engine.errors import ModelError
+
+DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
+PARTS = (DOWN, UP, ALPHA)
+"""The three tensors of a module."""
+
+PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lora_te3_")
+
+_FOREIGN = {
+    "lora_A.": "is in peft's format",
+    "lora_B.": "is in peft's format",
+    "lora_linear_layer.": "is in an old diffusers format",
+    "_lora.down": "is in an old diffusers format",
+    "hada_": "is a LoHa (LyCORIS), not a LoRA",
+    "lokr_": "is a LoKr (LyCORIS), not a LoRA",
+    "dora_scale": "is a DoRA",
+    "oft_": "is an OFT, not a LoRA",
+}
+
+T = TypeVar("T")
+
+
+def foreign_kind(keys: Iterable[str]) -> str | None:
+    """What a file of these keys is when it is no LoRA in Kohya's format: "is in peft's format"; None when it is one."""
+    for key in keys:
+        for mark, kind in _FOREIGN.items():
+            if mark in key:
+                return kind
+    return None
+
+
+def by_module(tensors: Mapping[str, T]) -> dict[str, dict[str, T]]:
+    """{"lora_unet_...": {"lora_down.weight": tensor, ...}} from a flat mapping, in the order of the mapping.
+
+    Raises:
+        ModelError: a key is not of Kohya's format.
+    """
+    modules: dict[str, dict[str, T]] = {}
+    for key, tensor in tensors.items():
+        name, _, part = key.partition(".")
+        if part not in PARTS or not name.startswith(PREFIXES):
+            kind = foreign_kind(tensors) or f"has the key {key}, which no LoRA in Kohya's format has"
+            raise ModelError(
+                f"The LoRA to start from {kind}.",
+                "network_weights takes a LoRA in Kohya's format (keys lora_unet_... and lora_te_...).",
+            )
+        modules.setdefault(name, {})[part] = tensor
+    return modules

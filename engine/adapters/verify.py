@@ -1,0 +1,274 @@
+"""The check of a saved LoRA: it is read back, loaded by diffusers' own loader, and must do what the adapter in memory does.
+
+The check works on twins of the components: new module objects around the same weights. Whatever the loader does to
+its twin (wrapping layers, casting, switching gradients), the model in training cannot notice, and no weight is copied.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+import math
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import nn
+from transformers.utils import logging as transformers_logging
+
+from engine.adapters.lora import LoraModule, LoraNetwork
+from engine.adapters.names import ALPHA, DOWN, UP
+from engine.errors import TrainingError
+from engine.models.header import read_header
+from engine.text import listing, printable
+
+_VERIFY = "verify"
+_EPSILON = {torch.float32: 2.0**-23, torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7}
+"""Spacing of the numbers just above 1: what a cast changes, relatively."""
+_TENSOR_FLOAT = 2.0**-14
+"""Noise of fp32 on a GPU, whose convolutions may run in TF32."""
+
+
+def verify_file(path: Path, network: LoraNetwork, components: Mapping[str, nn.Module]) -> float | None:
+    """Check a LoRA file against the adapter that it was saved from; nothing in training is touched.
+
+    Args:
+        path: a file that `write_lora` made from `network` as it is now.
+        components: the components that `network` was attached to; "unet", and "text_encoder" where it has a LoRA.
+
+    Returns:
+        The largest difference between the denoiser's output with the file and with the adapter in memory, relative
+        to the output's largest value; None when the base itself gives no finite output in this precision.
+
+    Raises:
+        TrainingError: the file differs; the sentence says in what.
+    """
+    name = printable(path.name)
+    tensors = _read(path, name)
+    _check_tensors(tensors, network, name)
+    with _no_trace(components):
+        loaded = _loaded_by_diffusers(tensors, components, name)
+        _check_loaded(loaded, tensors, network, name)
+        return _check_forward(loaded, tensors, components, name)
+
+
+def _read(path: Path, name: str) -> dict[str, torch.Tensor]:
+    data = path.read_bytes()
+    metadata = read_header(path).metadata
+    start = 8 + int.from_bytes(data[:8], "little")
+    if hashlib.sha256(memoryview(data)[start:]).hexdigest() != metadata.get("sshs_model_hash"):
+        raise _failure(name, "what was read back has another hash than what was written")
+    try:
+        return load(data)
+    except SafetensorError as error:
+        raise _failure(name, f"it cannot be read back ({error})") from error
+
+
+def _check_tensors(tensors: Mapping[str, torch.Tensor], network: LoraNetwork, name: str) -> None:
+    """Exactly the network's modules, three tensors each, of the right shapes and finite."""
+    expected: dict[str, tuple[int, ...]] = {}
+    for module in network.modules:
+        key = module.target.kohya_name
+        expected |= {f"{key}.{DOWN}": tuple(module.down.shape), f"{key}.{UP}": tuple(module.up.shape), f"{key}.{ALPHA}": ()}
+    for problem, keys in (
+        ("lacks", expected.keys() - tensors.keys()),
+        ("has besides", tensors.keys() - expected.keys()),
+        ("has of another shape", {key for key in expected.keys() & tensors.keys() if tensors[key].shape != expected[key]}),
+        ("has with NaN or infinity", {key for key in tensors if not torch.isfinite(tensors[key]).all()}),
+    ):
+        if keys:
+            raise _failure(name, f"it {problem} {len(keys)} of {len(expected)} tensors: {listing(sorted(keys), 3)}")
+
+
+class _Loader(StableDiffusionLoraLoaderMixin):  # type: ignore[misc]
+    """The part of a pipeline that diffusers' `load_lora_weights` works on."""
+
+    hf_device_map = None
+    _lora_scale = 1.0
+
+    def __init__(self, components: Mapping[str, nn.Module]) -> None:
+        self.components = components
+        self.unet = components["unet"]
+        self.text_encoder = components.get("text_encoder")
+
+    @classmethod
+    def load_lora_into_text_encoder(
+        cls, state_dict: Any, network_alphas: Any, text_encoder: Any, **rest: Any
+    ) -> None:
+        """diffusers 0.42 takes the level `text_model`, which transformers 5.6 dropped, out of the weights' names and
+        leaves it in the alphas', which then count only where they are all equal. The file is right: help it here."""
+        if network_alphas and not hasattr(text_encoder, "text_model"):
+            network_alphas = {
+                key.replace("text_encoder.text_model.", "text_encoder."): alpha for key, alpha in network_alphas.items()
+            }
+        super().load_lora_into_text_encoder(state_dict, network_alphas, text_encoder, **rest)
+
+
+def _loaded_by_diffusers(
+    tensors: Mapping[str, torch.Tensor], components: Mapping[str, nn.Module], name: str
+) -> dict[str, nn.Module]:
+    """Twins of the components without our adapter, and with the file loaded as diffusers loads it."""
+    twins = {key: _twin(component, keep_adapter=False) for key, component in components.items()}
+    try:
+        _Loader(twins).load_lora_weights(dict(tensors), adapter_name=_VERIFY)
+    except (ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+        raise _failure(name, f"diffusers' load_lora_weights refuses it ({error})") from error
+    return {key: twin.eval() for key, twin in twins.items()}
+
+
+def _check_loaded(
+    loaded: Mapping[str, nn.Module], tensors: Mapping[str, torch.Tensor], network: LoraNetwork, name: str
+) -> None:
+    """Each module arrived at its layer with its values and its scale, and no layer has one besides."""
+    layers = {
+        (component, path): layer
+        for component, twin in loaded.items()
+        for path, layer in twin.named_modules()
+        if _VERIFY in getattr(layer, "lora_A", ())
+    }
+    wanted = {(module.target.component, module.target.path): module for module in network.modules}
+    if layers.keys() != wanted.keys():
+        missing = sorted(".".join(key) for key in wanted.keys() - layers.keys())
+        besides = sorted(".".join(key) for key in layers.keys() - wanted.keys())
+        raise _failure(name, f"loaded by diffusers, it misses {listing(missing, 3) or 'nothing'} and changes "
+                             f"{listing(besides, 3) or 'nothing'} besides")
+    wrong = [key for key, module in wanted.items() if not _same(module, layers[key], tensors)]
+    if wrong:
+        names = [".".join(key) for key in wrong]
+        raise _failure(name, f"{len(wrong)} modules differ from the adapter in memory: {listing(names, 3)}")
+
+
+def _same(module: LoraModule, layer: Any, tensors: Mapping[str, torch.Tensor]) -> bool:
+    for part, mine, theirs in (
+        (DOWN, module.down, layer.lora_A[_VERIFY].weight),
+        (UP, module.up, layer.lora_B[_VERIFY].weight),
+    ):
+        stored = tensors[f"{module.target.kohya_name}.{part}"]
+        if not torch.equal(mine.detach().to("cpu", stored.dtype), stored):
+            return False
+        if not torch.equal(theirs.detach().to("cpu", torch.float32), stored.to(theirs.dtype).float()):
+            return False
+    alpha = tensors[f"{module.target.kohya_name}.{ALPHA}"]
+    if alpha != torch.tensor(module.alpha, dtype=alpha.dtype):
+        return False
+    return abs(layer.scaling[_VERIFY] - module.scale) <= abs(module.scale) * _EPSILON[alpha.dtype]
+
+
+def _check_forward(
+    loaded: Mapping[str, nn.Module], tensors: Mapping[str, torch.Tensor], components: Mapping[str, nn.Module], name: str
+) -> float | None:
+    """One small forward each with the adapter in memory and with the file.
+
+    The difference may be that of the computation's rounding, or a share of the adapter's effect (the file's rounding);
+    the effect needs a third forward, of the base alone, made only where the answer hangs on it.
+    """
+    memory = {key: _twin(component, keep_adapter=True) for key, component in components.items()}
+    mine, theirs = _denoise(memory), _denoise(loaded)
+    largest = mine.abs().max().item()
+    difference = (theirs - mine).abs().max().item()
+    compute = next(components["unet"].parameters()).dtype
+    allowed = 16 * max(_EPSILON[compute], _TENSOR_FLOAT) * largest
+    if not difference <= allowed:  # NaN too
+        for twin in memory.values():
+            for layer in twin.modules():
+                if hasattr(layer, "lora_A"):
+                    layer._disable_adapters = True
+        base = _denoise(memory)
+        if not torch.isfinite(base).all():
+            return None
+        if not math.isfinite(difference):
+            raise _failure(name, "with it the denoiser gives NaN or infinity")
+        allowed += 16 * _EPSILON[next(iter(tensors.values())).dtype] * (mine - base).abs().max().item()
+    if difference > allowed:
+        raise _failure(
+            name,
+            f"with it the denoiser's output differs by {difference:.3g} from that of the adapter in memory; "
+            f"{allowed:.3g} is the most that rounding explains",
+        )
+    return difference / largest if largest else difference
+
+
+def _denoise(components: Mapping[str, nn.Module]) -> torch.Tensor:
+    """The UNet's output, float32, for fixed latents, timestep 500, and fixed text: run through the text encoder only
+    when that has a LoRA."""
+    unet: Any = components["unet"].eval()
+    generator = torch.Generator().manual_seed(0)
+    side = max(8, 2 ** (len(unet.config.block_out_channels) - 1))
+    latents = torch.randn(1, unet.config.in_channels, side, side, generator=generator)
+    encoder: Any = components.get("text_encoder")
+    parameter = next(unet.parameters())
+    if encoder is not None and any(hasattr(layer, "lora_A") for layer in encoder.modules()):
+        tokens = torch.arange(min(8, encoder.config.max_position_embeddings, encoder.config.vocab_size))[None]
+        text = encoder.eval()(tokens.to(next(encoder.parameters()).device)).last_hidden_state
+    else:
+        text = torch.randn(1, 8, unet.config.cross_attention_dim, generator=generator)
+    timestep = torch.tensor([500], device=parameter.device)
+    return unet(latents.to(parameter), timestep, text.to(parameter)).sample.float()  # type: ignore[no-any-return]
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs",
+          "_forward_hooks_always_called", "_backward_hooks", "_backward_pre_hooks", "_load_state_dict_pre_hooks",
+          "_load_state_dict_post_hooks", "_state_dict_hooks", "_state_dict_pre_hooks")
+
+
+def _twin(module: nn.Module, *, keep_adapter: bool) -> nn.Module:
+    """A second tree of module objects around the same tensors: no hooks, no gradients, and nothing shared that the
+    loader could change. Without `keep_adapter`, our LoRA layers are left out."""
+    if hasattr(module, "lora_A") and not keep_adapter:
+        return _twin(module.get_base_layer(), keep_adapter=False)  # type: ignore[operator]
+    twin = module.__class__.__new__(module.__class__)
+    # a bound method among the attributes would lead back to the original
+    kept = {key: value for key, value in module.__dict__.items() if not inspect.ismethod(value)}
+    twin.__dict__.update(kept)
+    twin.__dict__.update({key: OrderedDict() for key in _HOOKS if key in kept})
+    twin.__dict__["_parameters"] = {
+        key: None if value is None else nn.Parameter(value.data, requires_grad=False)
+        for key, value in module._parameters.items()
+    }
+    twin.__dict__["_buffers"] = dict(module._buffers)
+    twin.__dict__["_modules"] = {
+        key: None if child is None else _twin(child, keep_adapter=keep_adapter) for key, child in module._modules.items()
+    }
+    if hasattr(module, "lora_A"):
+        twin.__dict__["cast_input_dtype_enabled"] = True
+    else:
+        for key in ("peft_config", "_hf_peft_config_loaded"):
+            twin.__dict__.pop(key, None)
+    return twin
+
+
+@contextmanager
+def _no_trace(components: Mapping[str, nn.Module]) -> Iterator[None]:
+    """No gradients, no autocast, random states put back, and the loader's chatter held back."""
+    devices = {next(component.parameters()).device for component in components.values()}
+    cuda = [device for device in devices if device.type == "cuda"]
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    levels = [logger.level for logger in loggers]
+    bar = transformers_logging.is_progress_bar_enabled()
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        transformers_logging.disable_progress_bar()
+        with torch.no_grad(), torch.random.fork_rng(cuda), torch.autocast(
+            cuda[0].type if cuda else "cpu", enabled=False
+        ):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if bar:
+            transformers_logging.enable_progress_bar()
+
+
+def _failure(name: str, what: str) -> TrainingError:
+    return TrainingError(
+        f"The saved LoRA {name} did not pass its check: {what}.",
+        "The state of the training is not affected: check the disk, and resume; if it comes again, please report it.",
+    )

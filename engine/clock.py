@@ -1,0 +1,26 @@
+"""The time that is written into files."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from engine.errors import UsageError
+
+
+def now() -> float:
+    """Unix time in seconds; SOURCE_DATE_EPOCH when it is set, so that two runs can give the same bytes.
+
+    Raises:
+        UsageError: SOURCE_DATE_EPOCH is no number.
+    """
+    fixed = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if not fixed:
+        return time.time()
+    try:
+        return float(int(fixed))
+    except ValueError as error:
+        raise UsageError(
+            f"The environment variable SOURCE_DATE_EPOCH is {fixed!r}, which is no whole number.",
+            "Give it the seconds since 1970, or unset it.",
+        ) from error

@@ -1,0 +1,225 @@
+"""The check of a saved file: good ones pass and leave no trace, each kind of damage is named."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
+from safetensors.torch import load_file
+
+from engine.adapters import verify
+from engine.adapters.kohya_format import write_lora
+from engine.adapters.verify import verify_file
+from engine.errors import TrainingError
+
+
+@pytest.fixture
+def saved(tiny, filled, tmp_path):
+    """A filled network and its file."""
+    network = tiny.attach(conv=True, conv_dim=2)
+    filled(network)
+    path = tmp_path / "x.safetensors"
+    write_lora(path, network.state(), {}, "fp16", print)
+    return network, path
+
+
+@pytest.mark.parametrize(("precision", "largest"), [("float", 1e-6), ("fp16", 1e-3), ("bf16", 1e-2)])
+@pytest.mark.parametrize("conv", [False, True])
+def test_a_good_file_passes(tiny, filled, tmp_path, precision, largest, conv):
+    network = tiny.attach(conv=conv, conv_dim=2)
+    filled(network)
+    path = tmp_path / "x [1].safetensors"
+    write_lora(path, network.state(), {}, precision, print)
+    difference = verify_file(path, network, tiny.components)
+    assert difference is not None
+    assert 0 <= difference < largest
+
+
+@pytest.mark.parametrize("rates", [(1e-3, 0.0), (0.0, 1e-4)])
+def test_a_file_for_one_part_passes(tiny, filled, tmp_path, rates):
+    network = tiny.attach(rates=rates)
+    filled(network)
+    write_lora(tmp_path / "x.safetensors", network.state(), {}, "fp16", print)
+    assert verify_file(tmp_path / "x.safetensors", network, tiny.components) < 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_half_precision_base_passes(make, filled, tmp_path, dtype):
+    tiny = make(dtype=dtype)
+    network = tiny.attach()
+    filled(network)
+    write_lora(tmp_path / "x.safetensors", network.state(), {}, "fp16", print)
+    assert verify_file(tmp_path / "x.safetensors", network, tiny.components) < 0.05
+
+
+def test_different_ranks_and_alphas_pass(make, filled, tmp_path):
+    weights = {}
+    for index, module in enumerate(make().attach(conv=True, conv_dim=1).modules):
+        rank, name = 1 + index % 4, module.target.kohya_name
+        weights[f"{name}.lora_down.weight"] = torch.randn(rank, *module.down.shape[1:])
+        weights[f"{name}.lora_up.weight"] = torch.randn(len(module.up), rank, *module.up.shape[2:]) * 0.1
+        weights[f"{name}.alpha"] = torch.tensor(float(1 + index % 3))
+    tiny = make()
+    network = tiny.attach(conv=True, weights=weights, dim_from_weights=True)
+    assert "different alphas" in " ".join(tiny.said)
+    write_lora(tmp_path / "x.safetensors", network.state(), {}, "fp16", print)
+    assert verify_file(tmp_path / "x.safetensors", network, tiny.components) < 1e-2
+
+
+def _snapshot(tiny):
+    modules = {f"{part}.{name}": (module, module.training, set(vars(module)))
+               for part, component in tiny.components.items() for name, module in component.named_modules()}
+    parameters = {f"{part}.{name}": (parameter, parameter.data_ptr(), parameter.requires_grad, parameter.detach().clone())
+                  for part, component in tiny.components.items() for name, parameter in component.named_parameters()}
+    return modules, parameters, torch.random.get_rng_state()
+
+
+def _same(before, after):
+    assert before[0].keys() == after[0].keys()
+    for name, (module, training, attributes) in before[0].items():
+        assert after[0][name][0] is module
+        assert after[0][name][1:] == (training, attributes), name
+    assert before[1].keys() == after[1].keys()
+    for name, (parameter, address, gradient, value) in before[1].items():
+        assert after[1][name][0] is parameter
+        assert after[1][name][1:3] == (address, gradient), name
+        assert torch.equal(after[1][name][3], value), name
+    assert torch.equal(before[2], after[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("fails", ["", "load", "forward"])
+def test_training_notices_nothing(make, filled, tmp_path, monkeypatch, dtype, fails):
+    tiny = make(dtype=dtype)
+    network = tiny.attach(network_dropout=0.1, rank_dropout=0.1, module_dropout=0.1)
+    filled(network)
+    tiny.unet.enable_gradient_checkpointing()
+    tiny.unet.train()
+    tiny.text_encoder.train()
+    write_lora(tmp_path / "x.safetensors", network.state(), {}, "fp16", print)
+    if fails == "load":
+        monkeypatch.setattr(tiny.unet.__class__, "load_lora_adapter", lambda *rest, **named: 1 / 0)
+    if fails == "forward":
+        monkeypatch.setattr(verify, "_denoise", lambda components: 1 / 0)
+    before = _snapshot(tiny)
+    if fails:
+        with pytest.raises(ZeroDivisionError):
+            verify_file(tmp_path / "x.safetensors", network, tiny.components)
+    else:
+        verify_file(tmp_path / "x.safetensors", network, tiny.components)
+    _same(before, _snapshot(tiny))
+    assert torch.is_grad_enabled()
+
+
+def test_training_steps_are_the_same_with_and_without_checks(make, filled, tmp_path):
+    results = []
+    for check in (False, True):
+        tiny = make()
+        network = tiny.attach(network_dropout=0.2)
+        network.train()
+        optimizer = torch.optim.AdamW(network.parameter_groups())
+        torch.manual_seed(4)
+        for _ in range(3):
+            tiny.forward().square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if check:
+                write_lora(tmp_path / "x.safetensors", network.state(), {}, "fp16", print)
+                verify_file(tmp_path / "x.safetensors", network, tiny.components)
+        results.append(network.state())
+    assert all(torch.equal(value, results[1][key]) for key, value in results[0].items())
+
+
+def _rewritten(path, change):
+    """The file with other tensors, and with the hash that belongs to them."""
+    tensors = load_file(path)
+    change(tensors)
+    write_lora(path, tensors, {}, "fp16", print)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda tensors: tensors.pop("lora_unet_mid_block_attentions_0_proj_in.alpha"), "it lacks 1 of"),
+        (lambda tensors: tensors.update({"lora_unet_nowhere.alpha": torch.tensor(1.0)}), "it has besides 1 of"),
+        (lambda tensors: tensors.update({"lora_unet_mid_block_attentions_0_proj_in.alpha": torch.ones(1)}),
+         "it has of another shape 1 of"),
+        (lambda tensors: tensors["lora_unet_mid_block_attentions_0_proj_in.lora_up.weight"].add_(0.1),
+         "1 modules differ from the adapter in memory: unet.mid_block.attentions.0.proj_in"),
+        (lambda tensors: tensors["lora_te_text_model_encoder_layers_0_mlp_fc1.alpha"].mul_(2),
+         "1 modules differ from the adapter in memory: text_encoder.encoder.layers.0.mlp.fc1"),
+    ],
+)
+def test_a_file_that_differs_fails(tiny, saved, change, sentence):
+    network, path = saved
+    _rewritten(path, change)
+    with pytest.raises(TrainingError, match=sentence):
+        verify_file(path, network, tiny.components)
+
+
+def test_a_flipped_bit_fails(tiny, saved):
+    network, path = saved
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(TrainingError, match="another hash"):
+        verify_file(path, network, tiny.components)
+
+
+def test_a_module_that_diffusers_does_not_find_fails(tiny, filled, tmp_path, monkeypatch):
+    network = tiny.attach()
+    filled(network)
+    write_lora(tmp_path / "x.safetensors", network.state(), {}, "fp16", print)
+    usual = verify._Loader.load_lora_weights
+
+    def forgetful(self, tensors, **named):
+        usual(self, {key: value for key, value in tensors.items() if "mid_block" not in key}, **named)
+
+    monkeypatch.setattr(verify._Loader, "load_lora_weights", forgetful)
+    with pytest.raises(TrainingError, match=r"loaded by diffusers, it misses unet\.mid_block.* and changes nothing"):
+        verify_file(tmp_path / "x.safetensors", network, tiny.components)
+
+
+def test_an_output_that_differs_fails(tiny, saved, monkeypatch):
+    network, path = saved
+    usual = verify._denoise
+    calls = []
+
+    def shifted(components):
+        calls.append(1)
+        return usual(components) * (1.2 if len(calls) == 2 else 1)
+
+    monkeypatch.setattr(verify, "_denoise", shifted)
+    with pytest.raises(TrainingError, match="output differs by"):
+        verify_file(path, network, tiny.components)
+
+
+def test_a_diverged_adapter_fails_and_the_good_file_stays(tiny, saved):
+    network, path = saved
+    good = path.read_bytes()
+    with torch.no_grad():
+        network.modules[0].up.fill_(1e30)
+        network.modules[0].down.fill_(1e30)
+    said = []
+    with pytest.raises(TrainingError, match="NaN or infinity"):
+        write_lora(path, network.state(), {}, "fp16", said.append,
+                   check=lambda temporary: verify_file(temporary, network, tiny.components))
+    assert path.read_bytes() == good
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert "is written in fp32" in said[0]
+
+
+@pytest.mark.parametrize("conv", [False, True])
+def test_a_pipeline_of_diffusers_gives_what_the_adapter_in_memory_gives(make, filled, tmp_path, conv):
+    trained, fresh = make(), make()
+    network = trained.attach(conv=conv, conv_dim=2, network_alpha=3.0)
+    filled(network)
+    write_lora(tmp_path / "x.safetensors", network.state(), {}, "float", print)
+    vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=4)
+    pipeline = StableDiffusionPipeline(vae, fresh.text_encoder, None, fresh.unet, DDIMScheduler(steps_offset=1, clip_sample=False), None, None,
+                                       requires_safety_checker=False)
+    base = fresh.forward()
+    pipeline.load_lora_weights(tmp_path / "x.safetensors")
+    with torch.no_grad():
+        torch.testing.assert_close(fresh.forward(), trained.forward())
+    assert (fresh.forward() - base).abs().max() > 0.1
