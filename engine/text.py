@@ -29,10 +29,10 @@ def _shown(character: str) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """ "1 picture", "2 pictures", "3 batches", "4 copies"."""
+    """ "1 picture", "2 pictures", "3 batches", "4 copies", "5 epochs"."""
     if count == 1:
         return f"1 {noun}"
-    if noun.endswith(("s", "x", "ch", "sh")):
+    if noun.endswith(("s", "x", "ch", "sh")) and not noun.endswith("epoch"):
         return f"{count} {noun}es"
     if noun.endswith("y") and noun[-2:-1] not in "aeiou":
         return f"{count} {noun[:-1]}ies"

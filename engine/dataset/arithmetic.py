@@ -51,6 +51,8 @@ class StepPlan:
     max_train_steps: int
     by_epochs: bool
     """The length was given in epochs."""
+    num_enlarged: int
+    """Pictures that `bucket_no_upscale` can't spare: a side is below one bucket step."""
     mean_img_ar_error: float
     """Mean of |bucket ratio - picture ratio| over the pictures, as Kohya's metadata has it."""
 
@@ -64,12 +66,12 @@ class StepPlan:
             lines.append(f"{subset.name}: {line}" if len(self.subsets) > 1 else line)
         reg_items = self.items - self.num_train_images
         if self.num_reg_images:
-            how = "used in turn" if self.num_reg_images <= self.num_train_images else "the rest is not used"
-            lines.append(
-                f"regularization balanced to the training pictures: {reg_items} of {self.num_reg_images}, {how}"
-                if reg_items != self.num_reg_images
-                else f"regularization: all {reg_items}, as many as training items"
-            )
+            if reg_items > self.num_reg_images:
+                lines.append(f"regularization: {self.num_reg_images} taken in turn to match {reg_items} training items")
+            elif reg_items < self.num_reg_images:
+                lines.append(
+                    f"regularization: the first {reg_items} of {self.num_reg_images} used, to match the training items"
+                )
             lines.append(f"{self.num_train_images} + {reg_items} = {plural(self.items, 'item')}")
         lines.append(
             f"{plural(self.items, 'item')} in {plural(len(self.buckets), 'bucket')} → "
@@ -85,6 +87,11 @@ class StepPlan:
             whole, rest = divmod(self.max_train_steps, self.updates_per_epoch)
             tail = f" (the last one ends after {plural(rest, 'step')})" if rest else ""
             lines.append(f"{plural(self.max_train_steps, 'step')} = {plural(whole + bool(rest), 'epoch')}{tail}")
+        if self.num_enlarged:
+            lines.append(
+                f"{plural(self.num_enlarged, 'picture')} narrower than one bucket step enlarged, in spite of "
+                "dataset.bucket_no_upscale"
+            )
         return lines
 
     def _short(self) -> str:
@@ -183,6 +190,7 @@ def plan_steps(scan: Scan, grid: BucketGrid, config: RunConfig) -> StepPlan:
     assert steps is not None  # the configuration has one of the two
     used = {item.picture.path: item for item in items}.values()
     errors = [_ratio(item.placement.bucket) - _ratio((item.picture.width, item.picture.height)) for item in used]
+    enlarged = sum(1 for item in used if item.placement.resized[0] > item.picture.width) if grid.no_upscale else 0
     subsets = tuple(
         SubsetCount(printable(subset.path.name), len(subset.pictures), subset.num_repeats, subset.is_reg)
         for subset in scan.subsets
@@ -202,5 +210,6 @@ def plan_steps(scan: Scan, grid: BucketGrid, config: RunConfig) -> StepPlan:
         epochs=-(-steps // updates),
         max_train_steps=steps,
         by_epochs=by_epochs,
+        num_enlarged=enlarged,
         mean_img_ar_error=sum(map(abs, errors)) / len(errors),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import struct
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from engine.text import printable
 
+for _plugin in ("Avif", "Bmp", "Jpeg", "Mpo", "Png", "Tiff", "WebP"):
+    importlib.import_module(f"PIL.{_plugin}ImagePlugin")  # before the threads; Pillow would import all forty
+
 Image.MAX_IMAGE_PIXELS = None
 """Pillow warns above its own limit and refuses above twice that; `dataset.max_image_megapixels` takes its place."""
 
@@ -25,7 +29,7 @@ EXTENSIONS = frozenset(
 SMALLEST_SIDE = 16
 """Pixels; below this nothing is left to learn after the enlargement."""
 
-_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "AVIF")
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF")
 _MODES = frozenset(
     {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "I;16N"}
 )

@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from engine.config import RunConfig
+from engine.config.dataset import DatasetTable
+from engine.dataset.arithmetic import make_items
+from engine.dataset.batches import Item
+from engine.dataset.buckets import BucketGrid
+from engine.dataset.latents import BuildReport, LatentCache
+from engine.dataset.scan import scan
+from engine.errors import DataError, StorageError
+
+Draw = Callable[..., Path]
+TABLE = {
+    "resolution": 64, "min_bucket_reso": 32, "max_bucket_reso": 128, "bucket_reso_steps": 16, "num_repeats": 2,
+}  # fmt: skip
+
+
+class Encoder:
+    """A VAE that halves the size eight times over; remembers the batches it was given."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        self.batches.append(len(pixels))
+        small = torch.nn.functional.avg_pool2d(pixels, 8)
+        return torch.cat([small, small.abs()], 1)
+
+
+def items_in(folder: Path, **dataset: Any) -> tuple[list[Item], DatasetTable]:
+    config = RunConfig.model_validate({"dataset": {"train_data_dir": str(folder), **TABLE, **dataset}})
+    return make_items(scan(config), BucketGrid.from_config(config, multiple=16, downscale=8)), config.dataset
+
+
+@pytest.fixture
+def folder(tmp_path: Path, draw: Draw) -> Path:
+    for number, size in enumerate([(100, 100), (120, 80), (90, 90), (80, 120), (110, 110)]):
+        draw(tmp_path / f"pictures/{number}.png", size=size)
+    return tmp_path / "pictures"
+
+
+def counts(report: BuildReport) -> tuple[int, int]:
+    return report.made, report.reused
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_made_once_then_reused(tmp_path: Path, folder: Path, on_disk: bool) -> None:
+    items, table = items_in(folder)
+    cache = LatentCache(tmp_path / "cache" if on_disk else None, "vae", table)
+    encoder, calls = Encoder(), []
+    report = cache.build(items, encoder, 2, lambda done, total: calls.append((done, total)))
+    assert counts(report) == (5, 0) and calls[-1] == (5, 5) and sorted(encoder.batches) == [1, 1, 1, 2]
+    moments, mask = cache.get(items[0])
+    assert moments.shape == (6, 8, 8) and moments.dtype == torch.float32 and mask is None
+    assert counts(cache.build(items, encoder, 2)) == (0, 5)
+    again = LatentCache(tmp_path / "cache" if on_disk else None, "vae", table)
+    assert counts(again.build(items, encoder, 2)) == ((0, 5) if on_disk else (5, 0))
+    assert torch.equal(again.get(items[0])[0], moments)
+
+
+def test_nothing_is_written_beside_the_pictures(tmp_path: Path, folder: Path) -> None:
+    before = sorted(folder.iterdir())
+    items, table = items_in(folder)
+    LatentCache(tmp_path / "cache", "vae", table).build(items, Encoder())
+    assert sorted(folder.iterdir()) == before
+    assert all(path.suffix == ".safetensors" for path in (tmp_path / "cache").iterdir())
+
+
+def test_what_changes_a_latent_makes_a_new_one(tmp_path: Path, folder: Path, draw: Draw) -> None:
+    items, table = items_in(folder)
+    directory = tmp_path / "cache"
+    LatentCache(directory, "vae", table).build(items, Encoder())
+    # the same size and time: only the content differs
+    edited = folder / "0.png"
+    status = edited.stat()
+    old = LatentCache(directory, "vae", table)
+    old.build(items, Encoder())
+    Image.open(edited).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(edited)
+    os.utime(edited, ns=(status.st_atime_ns, status.st_mtime_ns))
+    cache = LatentCache(directory, "vae", table)
+    assert counts(cache.build(items, Encoder())) == (1, 4)
+    assert not torch.equal(cache.get(items[0])[0], old.get(items[0])[0])
+    assert counts(LatentCache(directory, "other vae", table).build(items, Encoder())) == (5, 0)
+    for change in ({"resolution": 96}, {"resize_interpolation": "box"}, {"alpha_background": "#000000"}):
+        changed, changed_table = items_in(folder, **change)
+        assert counts(LatentCache(directory, "vae", changed_table).build(changed, Encoder())) == (5, 0), change
+
+
+def test_an_edit_within_one_process_is_seen(tmp_path: Path, folder: Path) -> None:
+    items, table = items_in(folder)
+    cache = LatentCache(None, "vae", table)
+    cache.build(items, Encoder())
+    Image.new("RGB", (100, 100), "red").save(folder / "0.png")
+    assert counts(cache.build(items, Encoder())) == (1, 4)
+    assert cache.get(items[0])[0][0].min() > 0.99
+
+
+def test_a_renamed_picture_keeps_its_latent(tmp_path: Path, folder: Path) -> None:
+    items, table = items_in(folder)
+    LatentCache(tmp_path / "cache", "vae", table).build(items, Encoder())
+    (folder / "0.png").rename(folder / "new.png")
+    items, table = items_in(folder)
+    assert counts(LatentCache(tmp_path / "cache", "vae", table).build(items, Encoder())) == (0, 5)
+
+
+def test_both_directions_are_kept_with_flip_aug(tmp_path: Path, folder: Path) -> None:
+    items, table = items_in(folder, flip_aug=True)
+    gradient = Image.linear_gradient("L").rotate(90).resize((100, 100))
+    gradient.save(folder / "0.png")
+    cache = LatentCache(tmp_path / "cache", "vae", table)
+    assert counts(cache.build(items, Encoder(), 4)) == (10, 0)
+    plain, flipped = cache.get(items[0])[0], cache.get(items[0], flip=True)[0]
+    assert torch.allclose(plain.flip(-1), flipped, atol=0.02) and not torch.allclose(plain, flipped, atol=0.02)
+
+
+def test_masks_are_kept_at_the_latents_size(tmp_path: Path, draw: Draw) -> None:
+    image = Image.new("RGBA", (64, 64), (9, 9, 9, 255))
+    image.paste((0, 0, 0, 0), (0, 0, 32, 64))
+    (tmp_path / "p").mkdir()
+    image.save(tmp_path / "p/a.png")
+    draw(tmp_path / "p/b.png", size=(64, 64))
+    items, table = items_in(tmp_path / "p", alpha_mask=True)
+    cache = LatentCache(tmp_path / "cache", "vae", table)
+    cache.build(items, Encoder())
+    mask = cache.get(items[0])[1]
+    assert mask is not None and mask.shape == (8, 8) and mask[0].tolist() == [0.0] * 4 + [1.0] * 4
+    assert cache.get(items[-1])[1] is None
+
+
+def test_stopping_keeps_what_is_made(tmp_path: Path, folder: Path) -> None:
+    items, table = items_in(folder)
+    encoder = Encoder()
+    report = LatentCache(tmp_path / "cache", "vae", table).build(
+        items, encoder, should_stop=lambda: len(encoder.batches) >= 2
+    )
+    assert report.stopped and report.made == 2
+    report = LatentCache(tmp_path / "cache", "vae", table).build(items, encoder)
+    assert counts(report) == (3, 2) and not report.stopped
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+import torch
+sys.path.insert(0, sys.argv[1])
+from test_latent_cache import Encoder, LatentCache, items_in
+items, table = items_in(Path(sys.argv[2]))
+def slow(pixels):
+    time.sleep(0.3)
+    return Encoder()(pixels)
+LatentCache(Path(sys.argv[3]), "vae", table).build(items, slow, 2, lambda *call: print(call, flush=True))
+"""
+
+
+def test_a_killed_caching_run_goes_on_where_it_was(tmp_path: Path, folder: Path) -> None:
+    """A real SIGKILL; the batches are then the same, so that no latent depends on the kill."""
+    cache = tmp_path / "cache"
+    command = [sys.executable, "-c", KILLED, Path(__file__).parent, folder, cache]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("(")
+        process.kill()
+    kept = {path.name: path.read_bytes() for path in cache.glob("*.safetensors")}
+    assert 1 <= len(kept) < 5
+    items, table = items_in(folder)
+    report = LatentCache(cache, "vae", table).build(items, Encoder(), 2)
+    assert counts(report) == (5 - len(kept), len(kept))
+    straight = tmp_path / "straight"
+    LatentCache(straight, "vae", table).build(items, Encoder(), 2)
+    files = {path.name: path.read_bytes() for path in cache.glob("*.safetensors")}
+    assert files == {path.name: path.read_bytes() for path in straight.iterdir()}
+    assert {name: files[name] for name in kept} == kept
+
+
+def test_a_batch_with_one_missing_is_encoded_whole(tmp_path: Path, folder: Path) -> None:
+    items, table = items_in(folder)
+    LatentCache(tmp_path / "cache", "vae", table).build(items, Encoder(), 3)
+    files = (tmp_path / "cache").iterdir()
+    square = [path for path in files if load_file(path)["moments"].shape[1:] == (8, 8)]
+    assert len(square) == 3
+    square[0].unlink()
+    encoder = Encoder()
+    assert counts(LatentCache(tmp_path / "cache", "vae", table).build(items, encoder, 3)) == (1, 4)
+    assert encoder.batches == [3]
+
+
+@pytest.mark.parametrize("harm", ["cut", "empty", "bit", "text"])
+def test_a_damaged_cache_file_is_made_anew_and_said(tmp_path: Path, folder: Path, harm: str) -> None:
+    items, table = items_in(folder)
+    LatentCache(tmp_path / "cache", "vae", table).build(items, Encoder())
+    victim = next(iter((tmp_path / "cache").iterdir()))
+    data = bytearray(victim.read_bytes())
+    data[-5] ^= 1
+    victim.write_bytes({"cut": data[:-9], "empty": b"", "bit": bytes(data), "text": b"hello, world" * 9}[harm])
+    cache = LatentCache(tmp_path / "cache", "vae", table)
+    report = cache.build(items, Encoder())
+    assert counts(report) == (1, 4)
+    assert len(report.notes) == 1 and victim.name in report.notes[0] and "damaged" in report.notes[0]
+    victim.write_bytes(b"")
+    with pytest.raises(DataError, match=r"is gone or damaged\. Start or resume again"):
+        for item in items:
+            cache.get(item)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_latent_that_is_not_finite_is_refused_by_name(tmp_path: Path, folder: Path, value: float) -> None:
+    def overflow(pixels: torch.Tensor) -> torch.Tensor:
+        moments = Encoder()(pixels)
+        moments[0, 0, 0, 0] = value
+        return moments
+
+    items, table = items_in(folder)
+    with pytest.raises(DataError, match=r"\d\.png is not finite \(NaN or infinite\).*no_half_vae"):
+        LatentCache(tmp_path / "cache", "vae", table).build(items, overflow)
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_pictures_that_break_or_vanish_are_collected(tmp_path: Path, folder: Path, draw: Draw) -> None:
+    items, table = items_in(folder, flip_aug=True)
+    big = draw(folder / "2.png", size=(90, 90), mode="RGBA")
+    big.write_bytes(big.read_bytes()[:-60])
+    (folder / "4.png").unlink()
+    report = LatentCache(tmp_path / "cache", "vae", table).build(items, Encoder(), 2)
+    assert report.made == 6
+    assert {entry.path.name: entry.reason.split(":")[0] for entry in report.rejected} == {
+        "2.png": "truncated", "4.png": "No such file or directory",
+    }  # fmt: skip
+
+
+def test_equal_pictures_share_a_latent(tmp_path: Path, folder: Path) -> None:
+    shutil.copy(folder / "0.png", folder / "copy.png")
+    items, table = items_in(folder)
+    cache = LatentCache(tmp_path / "cache", "vae", table)
+    cache.build(items, Encoder())
+    assert len(list((tmp_path / "cache").iterdir())) == 5
+    copy = next(item for item in items if item.picture.path.name == "copy.png")
+    assert torch.equal(cache.get(copy)[0], cache.get(items[0])[0])
+
+
+def test_a_full_device_is_one_sentence(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    items, table = items_in(folder)
+    cache = LatentCache(tmp_path / "cache", "vae", table)
+
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StorageError, match="no space left on the device"):
+        cache.build(items, Encoder())
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_leftovers_of_killed_runs_are_removed(tmp_path: Path, folder: Path) -> None:
+    directory = tmp_path / "cache"
+    directory.mkdir()
+    old, new = directory / ".a.safetensors.1.tmp", directory / ".b.safetensors.2.tmp"
+    old.touch()
+    new.touch()
+    os.utime(old, (time.time() - 7200,) * 2)
+    LatentCache(directory, "vae", DatasetTable())
+    assert not old.exists() and new.exists()

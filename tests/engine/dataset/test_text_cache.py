@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.dataset.text_cache import TextCache
+from engine.errors import DataError, ModelError
+
+CAPTIONS = ["a fox", "", "лиса", "a fox", "a dog"]
+
+
+class Encoder:
+    """Outputs that depend on the caption alone; remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def __call__(self, captions: list[str]) -> dict[str, torch.Tensor]:
+        self.asked.append(captions)
+        rows = [[float(len(caption)), float(sum(map(ord, caption)))] for caption in captions]
+        return {"hidden": torch.tensor(rows)[:, None].expand(-1, 4, -1), "pooled": torch.tensor(rows).half()}
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_each_caption_is_encoded_once(tmp_path: Path, on_disk: bool) -> None:
+    encoder, calls = Encoder(), []
+    cache = TextCache(tmp_path / "cache" if on_disk else None, "clip")
+    report = cache.build(CAPTIONS, encoder, 3, lambda done, total: calls.append((done, total)))
+    assert (report.made, report.reused, report.stopped) == (4, 0, False)
+    assert encoder.asked == [["a fox", "", "лиса"], ["a dog"]] and calls == [(3, 4), (4, 4)]
+    outputs = cache.get(["a dog", "a fox", "a dog"])
+    expected = Encoder()(["a dog", "a fox", "a dog"])
+    assert outputs.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(outputs[name], tensor) and outputs[name].dtype == tensor.dtype
+    report = cache.build([*CAPTIONS, "new"], encoder, 3)
+    assert (report.made, report.reused) == (1, 4) and encoder.asked[-1] == ["a dog", "new"]
+
+
+def test_another_encoder_is_another_cache(tmp_path: Path) -> None:
+    TextCache(tmp_path, "clip").build(CAPTIONS, Encoder())
+    assert TextCache(tmp_path, "clip").build(CAPTIONS, Encoder()).reused == 4
+    assert TextCache(tmp_path, "clip skip 2").build(CAPTIONS, Encoder()).made == 4
+
+
+def test_stopping_and_going_on(tmp_path: Path) -> None:
+    encoder = Encoder()
+    report = TextCache(tmp_path, "clip").build(CAPTIONS, encoder, should_stop=lambda: len(encoder.asked) == 2)
+    assert report.stopped and report.made == 2
+    report = TextCache(tmp_path, "clip").build(CAPTIONS, encoder)
+    assert (report.made, report.reused) == (2, 2)
+
+
+def test_a_damaged_file_is_made_anew_and_said(tmp_path: Path) -> None:
+    TextCache(tmp_path, "clip").build(CAPTIONS, Encoder())
+    victim = next(iter(tmp_path.iterdir()))
+    victim.write_bytes(victim.read_bytes()[:-3])
+    report = TextCache(tmp_path, "clip").build(CAPTIONS, Encoder())
+    assert (report.made, report.reused) == (1, 3) and victim.name in report.notes[0]
+
+
+def test_outputs_that_are_not_finite_name_the_caption(tmp_path: Path) -> None:
+    def broken(captions: list[str]) -> dict[str, torch.Tensor]:
+        return {"hidden": torch.tensor([[float("nan") if caption == "лиса" else 0.0] for caption in captions])}
+
+    with pytest.raises(ModelError, match='output for "лиса" is not finite'):
+        TextCache(tmp_path, "clip").build(CAPTIONS, broken, 4)
+
+
+def test_a_caption_that_was_never_built(tmp_path: Path) -> None:
+    cache = TextCache(tmp_path, "clip")
+    cache.build(["a"], Encoder())
+    with pytest.raises(DataError, match='"b" is missing or damaged'):
+        cache.get(["a", "b"])
