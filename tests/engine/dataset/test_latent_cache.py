@@ -241,14 +241,20 @@ def test_pictures_that_break_or_vanish_are_collected(tmp_path: Path, folder: Pat
     }  # fmt: skip
 
 
-def test_equal_pictures_share_a_latent(tmp_path: Path, folder: Path) -> None:
+def test_of_equal_pictures_the_first_is_encoded_and_kept(tmp_path: Path, folder: Path) -> None:
+    """Else a latent would depend on whether a kill came between the two."""
     shutil.copy(folder / "0.png", folder / "copy.png")
     items, table = items_in(folder)
+    encoder = Encoder()
     cache = LatentCache(tmp_path / "cache", "vae", table)
-    cache.build(items, Encoder())
+    cache.build(items, lambda pixels: encoder(pixels) + len(encoder.batches))
     assert len(list((tmp_path / "cache").iterdir())) == 5
-    copy = next(item for item in items if item.picture.path.name == "copy.png")
-    assert torch.equal(cache.get(copy)[0], cache.get(items[0])[0])
+    first, copy = (next(item for item in items if item.picture.path.name == name) for name in ("0.png", "copy.png"))
+    assert torch.equal(cache.get(copy)[0], cache.get(first)[0])
+    squares = list(dict.fromkeys(item.picture.path for item in items if item.placement.bucket == (64, 64)))
+    kept = cache.get(first)[0][3:].min().item()  # the second half of the channels is never negative
+    others = {path: cache.get(next(i for i in items if i.picture.path == path))[0][3:].min().item() for path in squares}
+    assert kept == min(others.values()) and squares[0] == first.picture.path
 
 
 def test_a_full_device_is_one_sentence(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

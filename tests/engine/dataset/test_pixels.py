@@ -198,3 +198,13 @@ def test_a_broken_picture_names_the_file(tmp_path: Path, draw: Draw) -> None:
     with pytest.raises(DataError, match=r"a\.jpg: truncated: .*\. Replace or remove this picture\."):
         placement = Placement((64, 64), (64, 64), (0, 0))
         load_pixels(Picture(path, header.width, header.height, "JPEG"), placement, DatasetTable())
+
+
+def test_a_picture_replaced_after_the_scan_is_not_decoded(
+    tmp_path: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = draw(tmp_path / "a.png")
+    draw(path, size=(900, 900))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(DataError, match=r"a\.png: it has changed: now 900×900 px, 40×30 when found"):
+        load_pixels(Picture(path, 40, 30, "PNG"), Placement((40, 30), (40, 30), (0, 0)), DatasetTable())
