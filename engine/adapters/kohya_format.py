@@ -95,8 +95,10 @@ def _cast(
     cast = {key: tensor.detach().to("cpu", _DTYPES[precision]) for key, tensor in tensors.items()}
     over = [key for key, tensor in cast.items() if not torch.isfinite(tensor).all()]
     if over:
-        say(f"{name} is written in fp32: {len(over)} tensors hold values beyond the range of {precision} "
-            f"({listing(list(over), 3)}).")
+        say(
+            f"{name} is written in fp32: {len(over)} tensors hold values beyond the range of {precision} "
+            f"({listing(list(over), 3)})."
+        )
         return {key: tensor.detach().to("cpu", torch.float32) for key, tensor in tensors.items()}
     return cast
 

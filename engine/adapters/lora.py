@@ -173,8 +173,10 @@ class LoraNetwork:
         if missing:
             say(f"The LoRA to start from lacks {len(missing)} modules; they start new: {listing(sorted(missing), 3)}.")
         if unexpected:
-            say(f"{len(unexpected)} modules of the LoRA to start from have no place here and are left out: "
-                f"{listing(sorted(unexpected), 3)}.")
+            say(
+                f"{len(unexpected)} modules of the LoRA to start from have no place here and are left out: "
+                f"{listing(sorted(unexpected), 3)}."
+            )
         changed: Counter[tuple[float, float]] = Counter()
         for name in known:
             if name in given:
@@ -184,9 +186,27 @@ class LoraNetwork:
                     changed[old, known[name].alpha] += 1
         for (old, new), count in sorted(changed.items()):
             say(f"Alpha {new:g} in place of {old:g} in {count} modules: it is that of the LoRA to start from.")
-        if len({module.alpha for module in self.modules if module.target.component not in DENOISERS}) > 1:
-            say("The text encoder's modules have different alphas: ComfyUI, A1111 and Forge read them, diffusers 0.42 "
-                "with transformers 5.6 or newer takes one for all.")
+        misread = self.misread_by_diffusers()
+        if misread:
+            say(
+                f"Alpha differs from module to module: ComfyUI, A1111 and Forge read that, diffusers takes the most "
+                f"frequent one for {len(misread)} of them."
+            )
+
+    def misread_by_diffusers(self) -> list[LoraModule]:
+        """Modules for which diffusers (0.42) does not use the file's alpha.
+
+        In a component whose alphas are not all equal it loses those of attention layers (their names are converted
+        wrongly), and since transformers 5.6 all those of the text encoder.
+        """
+        modules: list[LoraModule] = []
+        for name in self.module_counts():
+            here = [module for module in self.modules if module.target.component == name]
+            first, *others = Counter(module.alpha for module in here).most_common(2)
+            tie = bool(others) and others[0][1] == first[1]
+            lost = [module for module in here if name not in DENOISERS or "_attn" in module.target.kohya_name]
+            modules += [module for module in lost if tie or module.alpha != first[0]]
+        return modules
 
     @torch.no_grad()
     def apply_max_norm(self, limit: float) -> tuple[int, float, float]:

@@ -1,6 +1,7 @@
 """What a LoRA file says about its training: Kohya's `ss_*` keys and the `modelspec.*` keys of version 1.0.1.
 
-Every value is text: None is "None", a flag "True" or "False" (facts: sd-scripts `train_network.py`, `sai_model_spec.py`).
+Every value is text: None is "None", a flag "True" or "False" (names and spelling: sd-scripts `train_network.py` and
+`sai_model_spec.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ _BASE_VERSIONS = {"sd15": "sd_v1"}
 _ARCHITECTURES = {"sd15": ("stable-diffusion-v1/lora", "diffusers")}
 
 _KEPT_WITHOUT_METADATA = (
-    "ss_v2", "ss_base_model_version", "ss_network_module", "ss_network_dim", "ss_network_alpha", "ss_network_args",
+    "ss_v2",
+    "ss_base_model_version",
+    "ss_network_module",
+    "ss_network_dim",
+    "ss_network_alpha",
+    "ss_network_args",
 )
 
 
@@ -284,8 +290,11 @@ def _model_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
         "ss_new_sd_model_hash": facts.model_hashes[1],
     }
     if model.vae:
-        values |= {"ss_vae_name": Path(model.vae).name, "ss_vae_hash": facts.vae_hashes[0],
-                   "ss_new_vae_hash": facts.vae_hashes[1]}
+        values |= {
+            "ss_vae_name": Path(model.vae).name,
+            "ss_vae_hash": facts.vae_hashes[0],
+            "ss_new_vae_hash": facts.vae_hashes[1],
+        }
     return {key: value for key, value in values.items() if value is not None or not key.endswith("_hash")}
 
 

@@ -1,4 +1,4 @@
-"""The check of a saved LoRA: it is read back, loaded by diffusers' own loader, and must do what the adapter in memory does.
+"""The check of a saved LoRA: read back and loaded by diffusers' own loader, it must do what the adapter in memory does.
 
 The check works on twins of the components: new module objects around the same weights. Whatever the loader does to
 its twin (wrapping layers, casting, switching gradients), the model in training cannot notice, and no weight is copied.
@@ -10,6 +10,7 @@ import hashlib
 import inspect
 import logging
 import math
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import nn
@@ -75,19 +76,20 @@ def _check_tensors(tensors: Mapping[str, torch.Tensor], network: LoraNetwork, na
     """Exactly the network's modules, three tensors each, of the right shapes and finite."""
     expected: dict[str, tuple[int, ...]] = {}
     for module in network.modules:
-        key = module.target.kohya_name
-        expected |= {f"{key}.{DOWN}": tuple(module.down.shape), f"{key}.{UP}": tuple(module.up.shape), f"{key}.{ALPHA}": ()}
+        for part, shape in ((DOWN, module.down.shape), (UP, module.up.shape), (ALPHA, ())):
+            expected[f"{module.target.kohya_name}.{part}"] = tuple(shape)
+    shared = expected.keys() & tensors.keys()
     for problem, keys in (
         ("lacks", expected.keys() - tensors.keys()),
         ("has besides", tensors.keys() - expected.keys()),
-        ("has of another shape", {key for key in expected.keys() & tensors.keys() if tensors[key].shape != expected[key]}),
+        ("has of another shape", {key for key in shared if tensors[key].shape != expected[key]}),
         ("has with NaN or infinity", {key for key in tensors if not torch.isfinite(tensors[key]).all()}),
     ):
         if keys:
             raise _failure(name, f"it {problem} {len(keys)} of {len(expected)} tensors: {listing(sorted(keys), 3)}")
 
 
-class _Loader(StableDiffusionLoraLoaderMixin):  # type: ignore[misc]
+class _Loader(StableDiffusionLoraLoaderMixin):
     """The part of a pipeline that diffusers' `load_lora_weights` works on."""
 
     hf_device_map = None
@@ -97,18 +99,6 @@ class _Loader(StableDiffusionLoraLoaderMixin):  # type: ignore[misc]
         self.components = components
         self.unet = components["unet"]
         self.text_encoder = components.get("text_encoder")
-
-    @classmethod
-    def load_lora_into_text_encoder(
-        cls, state_dict: Any, network_alphas: Any, text_encoder: Any, **rest: Any
-    ) -> None:
-        """diffusers 0.42 takes the level `text_model`, which transformers 5.6 dropped, out of the weights' names and
-        leaves it in the alphas', which then count only where they are all equal. The file is right: help it here."""
-        if network_alphas and not hasattr(text_encoder, "text_model"):
-            network_alphas = {
-                key.replace("text_encoder.text_model.", "text_encoder."): alpha for key, alpha in network_alphas.items()
-            }
-        super().load_lora_into_text_encoder(state_dict, network_alphas, text_encoder, **rest)
 
 
 def _loaded_by_diffusers(
@@ -137,8 +127,13 @@ def _check_loaded(
     if layers.keys() != wanted.keys():
         missing = sorted(".".join(key) for key in wanted.keys() - layers.keys())
         besides = sorted(".".join(key) for key in layers.keys() - wanted.keys())
-        raise _failure(name, f"loaded by diffusers, it misses {listing(missing, 3) or 'nothing'} and changes "
-                             f"{listing(besides, 3) or 'nothing'} besides")
+        raise _failure(
+            name,
+            f"loaded by diffusers, it misses {listing(missing, 3) or 'nothing'} and changes "
+            f"{listing(besides, 3) or 'nothing'} besides",
+        )
+    for module in network.misread_by_diffusers():
+        layers[module.target.component, module.target.path].scaling[_VERIFY] = module.scale
     wrong = [key for key, module in wanted.items() if not _same(module, layers[key], tensors)]
     if wrong:
         names = [".".join(key) for key in wrong]
@@ -158,7 +153,7 @@ def _same(module: LoraModule, layer: Any, tensors: Mapping[str, torch.Tensor]) -
     alpha = tensors[f"{module.target.kohya_name}.{ALPHA}"]
     if alpha != torch.tensor(module.alpha, dtype=alpha.dtype):
         return False
-    return abs(layer.scaling[_VERIFY] - module.scale) <= abs(module.scale) * _EPSILON[alpha.dtype]
+    return bool(abs(layer.scaling[_VERIFY] - module.scale) <= abs(module.scale) * _EPSILON[alpha.dtype])
 
 
 def _check_forward(
@@ -179,7 +174,7 @@ def _check_forward(
         for twin in memory.values():
             for layer in twin.modules():
                 if hasattr(layer, "lora_A"):
-                    layer._disable_adapters = True
+                    layer._disable_adapters = True  # type: ignore[assignment]
         base = _denoise(memory)
         if not torch.isfinite(base).all():
             return None
@@ -213,9 +208,19 @@ def _denoise(components: Mapping[str, nn.Module]) -> torch.Tensor:
     return unet(latents.to(parameter), timestep, text.to(parameter)).sample.float()  # type: ignore[no-any-return]
 
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs",
-          "_forward_hooks_always_called", "_backward_hooks", "_backward_pre_hooks", "_load_state_dict_pre_hooks",
-          "_load_state_dict_post_hooks", "_state_dict_hooks", "_state_dict_pre_hooks")
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+)
 
 
 def _twin(module: nn.Module, *, keep_adapter: bool) -> nn.Module:
@@ -234,7 +239,8 @@ def _twin(module: nn.Module, *, keep_adapter: bool) -> nn.Module:
     }
     twin.__dict__["_buffers"] = dict(module._buffers)
     twin.__dict__["_modules"] = {
-        key: None if child is None else _twin(child, keep_adapter=keep_adapter) for key, child in module._modules.items()
+        key: None if child is None else _twin(child, keep_adapter=keep_adapter)
+        for key, child in module._modules.items()
     }
     if hasattr(module, "lora_A"):
         twin.__dict__["cast_input_dtype_enabled"] = True
@@ -246,7 +252,7 @@ def _twin(module: nn.Module, *, keep_adapter: bool) -> nn.Module:
 
 @contextmanager
 def _no_trace(components: Mapping[str, nn.Module]) -> Iterator[None]:
-    """No gradients, no autocast, random states put back, and the loader's chatter held back."""
+    """No gradients, no autocast, random states put back, and the loaders' chatter held back."""
     devices = {next(component.parameters()).device for component in components.values()}
     cuda = [device for device in devices if device.type == "cuda"]
     loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
@@ -255,16 +261,19 @@ def _no_trace(components: Mapping[str, nn.Module]) -> Iterator[None]:
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        transformers_logging.disable_progress_bar()
-        with torch.no_grad(), torch.random.fork_rng(cuda), torch.autocast(
-            cuda[0].type if cuda else "cpu", enabled=False
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        with (
+            warnings.catch_warnings(action="ignore"),
+            torch.no_grad(),
+            torch.random.fork_rng(cuda),
+            torch.autocast(cuda[0].type if cuda else "cpu", enabled=False),
         ):
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
         if bar:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _failure(name: str, what: str) -> TrainingError:

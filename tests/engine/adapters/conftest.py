@@ -47,14 +47,24 @@ class Tiny:
         return {"text_encoder": self.text_encoder, "unet": self.unet}
 
     def attach(
-        self, *, rates: tuple[float, float] = (1e-3, 1e-4), conv: bool = False,
-        weights: dict[str, torch.Tensor] | None = None, seed: int = 0,
-        targets: Sequence[LoraTarget] | None = None, **network: object,
+        self,
+        *,
+        rates: tuple[float, float] = (1e-3, 1e-4),
+        conv: bool = False,
+        weights: dict[str, torch.Tensor] | None = None,
+        seed: int = 0,
+        targets: Sequence[LoraTarget] | None = None,
+        **network: object,
     ) -> LoraNetwork:
         table = NetworkTable.model_validate({"network_dim": 4, "network_alpha": 2.0, **network})
         chosen = targets_of(self.unet, self.text_encoder, conv=conv) if targets is None else targets
         return LoraNetwork.attach(
-            self.components, chosen, network=table, rates=rates, weights=weights, generator_seed=seed,
+            self.components,
+            chosen,
+            network=table,
+            rates=rates,
+            weights=weights,
+            generator_seed=seed,
             say=self.said.append,
         )
 
@@ -75,14 +85,29 @@ def make_tiny(dtype: torch.dtype = torch.float32) -> Tiny:
 def _built(dtype: torch.dtype) -> Tiny:
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8, cross_attention_dim=24,
-        attention_head_dim=4, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        sample_size=8,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=24,
+        attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     )
-    text_encoder = CLIPTextModel(CLIPTextConfig(
-        vocab_size=64, hidden_size=24, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=16, eos_token_id=63, bos_token_id=62, pad_token_id=63, projection_dim=24,
-    ))
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=64,
+            hidden_size=24,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=16,
+            eos_token_id=63,
+            bos_token_id=62,
+            pad_token_id=63,
+            projection_dim=24,
+        )
+    )
     nn.Module.to(unet, dtype)  # diffusers' own `to` warns about layers to be kept in fp32 that this model has not
     return Tiny(unet.requires_grad_(False).eval(), text_encoder.to(dtype).requires_grad_(False).eval())
 

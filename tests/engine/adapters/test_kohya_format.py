@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -27,9 +24,14 @@ TENSORS = {
 METADATA = {"ss_output_name": "Mäuse 鼠", "ss_epoch": "3", "modelspec.title": "x"}
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [
-    ("float", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16),
-])
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [
+        ("float", torch.float32),
+        ("fp16", torch.float16),
+        ("bf16", torch.bfloat16),
+    ],
+)
 def test_tensors_and_metadata_come_back(tmp_path, precision, dtype):
     path = tmp_path / "x.safetensors"
     assert write_lora(path, TENSORS, METADATA, precision, print) == path.stat().st_size
@@ -47,14 +49,16 @@ def test_hashes_are_those_of_sd_scripts(tmp_path):
     tensors = {**TENSORS, "lora_unet_large.lora_down.weight": torch.randn(700, 1024)}  # past 1 MiB in fp16
     write_lora(path, tensors, METADATA, "fp16", print)
     # as sd-scripts: serialised by the safetensors library with the ss_ keys only
-    reference = save({key: value.half() for key, value in tensors.items()}, {"ss_epoch": "3", "ss_output_name": "Mäuse 鼠"})
+    reference = save(
+        {key: value.half() for key, value in tensors.items()}, {"ss_epoch": "3", "ss_output_name": "Mäuse 鼠"}
+    )
     start = 8 + int.from_bytes(reference[:8], "little")
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     assert metadata["sshs_model_hash"] == hashlib.sha256(reference[start:]).hexdigest()
     assert metadata["sshs_legacy_hash"] == hashlib.sha256(reference[0x100000:0x110000]).hexdigest()[:8]
     written = path.read_bytes()
-    assert written[8 + int.from_bytes(written[:8], "little"):] == reference[start:]
+    assert written[8 + int.from_bytes(written[:8], "little") :] == reference[start:]
 
 
 def test_legacy_hash_of_a_small_file_is_that_of_nothing(tmp_path):
@@ -63,16 +67,12 @@ def test_legacy_hash_of_a_small_file_is_that_of_nothing(tmp_path):
         assert file.metadata()["sshs_legacy_hash"] == "e3b0c442"
 
 
-def test_equal_input_gives_equal_bytes_in_every_process(tmp_path):
-    program = (
-        "import sys, torch; from pathlib import Path; from engine.adapters.kohya_format import write_lora; "
-        "write_lora(Path(sys.argv[1]), {f'lora_unet_{i}.alpha': torch.tensor(float(i)) for i in range(9)}, "
-        "{f'ss_{i}': 'x' for i in range(30)}, 'fp16', print)"
-    )
-    for number in (1, 2):
-        environment = {**os.environ, "PYTHONHASHSEED": str(number)}
-        subprocess.run([sys.executable, "-c", program, tmp_path / str(number)], check=True, env=environment)
-    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+def test_equal_input_gives_equal_bytes_whatever_the_order(tmp_path):
+    first, second = tmp_path / "1", tmp_path / "2"
+    metadata = {f"ss_{number}": "x" for number in range(30)}
+    write_lora(first, TENSORS, metadata, "fp16", print)
+    write_lora(second, dict(reversed(TENSORS.items())), dict(reversed(metadata.items())), "fp16", print)
+    assert first.read_bytes() == second.read_bytes()
 
 
 def test_header_is_aligned_and_json(tmp_path):
@@ -80,7 +80,7 @@ def test_header_is_aligned_and_json(tmp_path):
     data = (tmp_path / "x.safetensors").read_bytes()
     length = int.from_bytes(data[:8], "little")
     assert length % 8 == 0
-    assert json.loads(data[8:8 + length])["lora_te_a.alpha"] == {"dtype": "F16", "shape": [], "data_offsets": [0, 2]}
+    assert json.loads(data[8 : 8 + length])["lora_te_a.alpha"] == {"dtype": "F16", "shape": [], "data_offsets": [0, 2]}
 
 
 def test_values_beyond_fp16_are_written_in_fp32_and_that_is_said(tmp_path):

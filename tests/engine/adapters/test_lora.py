@@ -29,7 +29,9 @@ def test_new_adapter_changes_nothing_and_leaves_the_base_alone(tiny):
     network = tiny.attach()
     assert torch.equal(torch.random.get_rng_state(), state)
     assert torch.equal(tiny.forward(), before)
-    now = {name.replace(".base_layer", ""): value for name, value in tiny.unet.named_parameters() if "lora_" not in name}
+    now = {
+        name.replace(".base_layer", ""): value for name, value in tiny.unet.named_parameters() if "lora_" not in name
+    }
     assert now.keys() == base.keys()
     assert all(torch.equal(now[name], base[name]) and not now[name].requires_grad for name in base)
     assert all(parameter.requires_grad for parameter in network.parameters())
@@ -193,11 +195,21 @@ def test_a_partly_fitting_file_is_told_about(make):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda state: {key: value.repeat(2, *[1] * (value.dim() - 1)) if "down" in key else value
-                        for key, value in state.items()}, "has the shape"),
+        (
+            lambda state: {
+                key: value.repeat(2, *[1] * (value.dim() - 1)) if "down" in key else value
+                for key, value in state.items()
+            },
+            "has the shape",
+        ),
         (lambda state: {key: value for key, value in state.items() if "lora_up" not in key}, "is incomplete"),
-        (lambda state: {key.replace("lora_unet", "lora_unet_x").replace("lora_te", "lora_te_x"): value
-                        for key, value in state.items()}, "has none of the 60 modules"),
+        (
+            lambda state: {
+                key.replace("lora_unet", "lora_unet_x").replace("lora_te", "lora_te_x"): value
+                for key, value in state.items()
+            },
+            "has none of the 60 modules",
+        ),
         (lambda state: {"unet.down_blocks.0.attentions.0.proj_in.lora_A.weight": torch.zeros(1)}, "peft's format"),
         (lambda state: {"lora_unet_mid_block_attentions_0_proj_in.hada_w1_a": torch.zeros(1)}, "LoHa"),
         (lambda state: {"something": torch.zeros(1)}, "has the key something"),
@@ -389,12 +401,20 @@ def test_sd15_of_real_size_has_kohyas_modules_and_shapes(conv, unet_table, per_r
 
     with torch.device("meta"):
         unet = UNet2DConditionModel(cross_attention_dim=768, sample_size=64)
-        text_encoder = CLIPTextModel(CLIPTextConfig(
-            hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
-        ))
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                hidden_size=768,
+                intermediate_size=3072,
+                num_hidden_layers=12,
+                num_attention_heads=12,
+            )
+        )
     network = LoraNetwork.attach(
-        {"text_encoder": text_encoder, "unet": unet}, lora_targets(text_encoder, unet, conv=conv),
-        network=NetworkTable(network_dim=16, conv_dim=16 if conv else None), rates=(1e-4, 1e-5), say=print,
+        {"text_encoder": text_encoder, "unet": unet},
+        lora_targets(text_encoder, unet, conv=conv),
+        network=NetworkTable(network_dim=16, conv_dim=16 if conv else None),
+        rates=(1e-4, 1e-5),
+        say=print,
     )
     unet_rows, text_rows = _kohya_shapes(unet_table), _kohya_shapes("keys_sd15_te.tsv")
     assert network.module_counts() == {"text_encoder": 72, "unet": len(unet_rows)}
@@ -404,6 +424,7 @@ def test_sd15_of_real_size_has_kohyas_modules_and_shapes(conv, unet_table, per_r
         kernel = {"lin": (), "conv1x1": (1, 1), "conv3x3": (3, 3)}[kind]
         wanted[name] = ((16, inside, *kernel), (outside, 16, *(1 for _ in kernel)))
     assert shapes == wanted
-    groups = {group["name"]: sum(parameter.numel() for parameter in group["params"])
-              for group in network.parameter_groups()}
+    groups = {
+        group["name"]: sum(parameter.numel() for parameter in group["params"]) for group in network.parameter_groups()
+    }
     assert groups == {"text_encoder": 165_888 * 16, "unet": per_rank * 16}

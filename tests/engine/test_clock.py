@@ -1,0 +1,27 @@
+"""The time in files."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from engine import clock
+from engine.errors import UsageError
+
+
+def test_now_is_the_time_of_the_machine(monkeypatch):
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    before = time.time()
+    assert before <= clock.now() <= time.time()
+
+
+def test_a_fixed_time(monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    assert clock.now() == 1_700_000_000.0
+
+
+def test_a_fixed_time_that_is_no_number(monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "today")
+    with pytest.raises(UsageError, match="SOURCE_DATE_EPOCH is 'today'"):
+        clock.now()
