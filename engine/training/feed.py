@@ -10,14 +10,13 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from engine.config import RunConfig
 from engine.dataset.arithmetic import StepPlan
 from engine.dataset.batches import Item, epoch_batches, is_flipped, item_caption, run_captions
 from engine.dataset.captions import CaptionRules
 from engine.dataset.latents import LatentCache
-from engine.dataset.pixels import load_pixels
+from engine.dataset.pixels import latent_mask, load_pixels
 from engine.dataset.text_cache import TextCache
 from engine.models.base import Model
 from engine.training.seeds import derive
@@ -112,7 +111,7 @@ class Feed:
             captions=captions,
             text=None if self.texts is None else _moved(self.texts.get(captions), self.device),
             weights=torch.tensor([weight if item.is_reg else 1.0 for item in items], device=self.device),
-            mask=self._mask(masks, latents),
+            mask=self._mask(masks, latents.shape[-2:]),
             items=items,
         )
 
@@ -120,18 +119,13 @@ class Feed:
         if self.latents is not None:
             return self.latents.get(item, flip)
         pixels, mask = load_pixels(item.picture, item.placement, self.config.dataset, flip=flip, rng=rng)
-        with torch.no_grad():
-            return self.model.encode_pixels(pixels[None].to(self.device))[0].cpu(), mask
+        moments = self.model.encode_pixels(pixels[None].to(self.device))[0].cpu()
+        return moments, None if mask is None else latent_mask(mask, tuple(moments.shape[-2:]))
 
-    def _mask(self, masks: list[Tensor | None], latents: Tensor) -> Tensor | None:
+    def _mask(self, masks: list[Tensor | None], size: torch.Size) -> Tensor | None:
         if all(mask is None for mask in masks):
             return None
-        size = latents.shape[-2:]
-        resized = [
-            torch.ones(1, *size) if mask is None else functional.interpolate(mask[None, None], size, mode="area")[0]
-            for mask in masks
-        ]
-        return torch.stack(resized).to(self.device)
+        return torch.stack([torch.ones(1, *size) if mask is None else mask[None] for mask in masks]).to(self.device)
 
 
 def _moved(text: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:

@@ -127,12 +127,12 @@ class Outputs:
         """Dropouts off, schedule-free weights averaged; afterwards every weight is as before, to the bit."""
         trainer, started = self.trainer, time.perf_counter()
         kept = [parameter.detach().clone() for parameter in trainer.parameters] if trainer.built.schedule_free else []
-        trainer._training_mode(False)
+        trainer.training_mode(False)
         try:
             with self.session.phase(phase), torch.no_grad():
                 yield
         finally:
-            trainer._training_mode(True)
+            trainer.training_mode(True)
             with torch.no_grad():
                 for parameter, value in zip(trainer.parameters, kept, strict=bool(kept)):
                     parameter.copy_(value)

@@ -73,30 +73,40 @@ class Trainer:
         return self.progress.step
 
     def run(self) -> bool:
-        """Go on from the last state to the end."""
-        self.network.rely_on_autocast(self.prepared.precision != "no")
-        self.states.restore_latest()
-        self._training_mode(True)
-        last = self.plan.max_train_steps
-        self.session.state.update(state="running", step=self.step, max_train_steps=last, force=True)
+        """Go on from the last state to the end; False when a stop was asked for."""
         with self.session.phase("train"):
-            self.outputs.after_step()
-            while self.step < last:
-                if self._attend():
+            self.begin()
+            while self.step < self.plan.max_train_steps:
+                if not self.advance():
                     self.outputs.on_stop()
                     self.session.say(f"Stopped after step {self.step} ({self.session.stop_reason}); everything is saved.")
                     return False
-                started = time.perf_counter()
-                loss = self._update()
-                if loss is None:
-                    continue
-                self.durations.append(time.perf_counter() - started)
-                self._report(loss)
-                self.outputs.after_step()
             self.outputs.at_end()
         return True
 
-    def _training_mode(self, mode: bool) -> None:
+    def begin(self) -> None:
+        """Restore the last state, and give what is due there."""
+        self.network.rely_on_autocast(self.prepared.precision != "no")
+        self.states.restore_latest()
+        self.training_mode(True)
+        last = self.plan.max_train_steps
+        self.session.state.update(state="running", step=self.step, max_train_steps=last, force=True)
+        self.outputs.after_step()
+
+    def advance(self) -> bool:
+        """Obey the control box, make one update, tell it, give what is due; False when a stop was asked for."""
+        if self._attend():
+            return False
+        started = time.perf_counter()
+        loss = self._update()
+        if loss is not None:
+            self.durations.append(time.perf_counter() - started)
+            self._report(loss)
+            self.outputs.after_step()
+        return True
+
+    def training_mode(self, mode: bool) -> None:
+        """Dropouts on or off, schedule-free weights for training or for use."""
         for component in self.model.trainable.values():
             component.train(mode)
         self.network.train(mode)

@@ -1,0 +1,83 @@
+"""Tiny runs: a real-class model made on the fly, six small pictures, a dozen steps."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from engine.config import load_config
+from engine.runs.layout import RunDir
+from engine.runs.prepare import prepare_run
+from engine.training.__main__ import main
+
+ROOT = Path(__file__).resolve().parents[3]
+SETTINGS = {
+    "saving.output_name": "zed", "dataset.resolution": 64, "dataset.min_bucket_reso": 32, "dataset.bucket_reso_steps": 16,
+    "dataset.num_repeats": 2, "training.max_train_steps": 12, "training.train_batch_size": 2, "network.network_dim": 4,
+    "network.network_alpha": 4, "training.learning_rate": 1e-3, "saving.save_state_every_n_steps": 4,
+    "sampling.sample_every_n_steps": 5, "sampling.sample_steps": 2,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.tiny_models import tiny_sd15
+
+    return tiny_sd15(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index in range(6):
+        size = (64 + 16 * (index % 3), 64)
+        Image.new("RGB", size, (index * 40, 100, 200 - index * 30)).save(folder / f"p{index}.png")
+        (folder / f"p{index}.txt").write_text(f"zed, tag{index}, blue, round, big")
+    return folder
+
+
+MakeRun = Callable[..., RunDir]
+
+
+@pytest.fixture
+def make_run(tiny_model: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
+    """Prepare a run in `<tmp>/<place>`; keyword arguments are overrides with `__` for the dot."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+
+    def make(place: str = "out", **overrides: object) -> RunDir:
+        settings = {
+            "model.pretrained_model_name_or_path": tiny_model, "dataset.train_data_dir": pictures,
+            "saving.output_dir": tmp_path / place, **SETTINGS,
+            **{key.replace("__", "."): value for key, value in overrides.items()},
+        }
+        return prepare_run(load_config(None, [f"{key}={value}" for key, value in settings.items()]), restart=True)
+
+    return make
+
+
+@pytest.fixture
+def train_here() -> Iterator[Callable[[RunDir], int]]:
+    """Train in this process; signal handlers are put back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield lambda run: main([str(run.path)])
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def start(run: RunDir, **environment: str) -> subprocess.Popen[bytes]:
+    """Train in a process of its own, as the shell command does."""
+    log = run.log_path.open("ab")
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
+    return subprocess.Popen(
+        [sys.executable, "-m", "engine.training", str(run.path)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        start_new_session=True, env=variables,
+    )

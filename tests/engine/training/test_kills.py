@@ -1,0 +1,131 @@
+"""Killed at any moment, a run goes on and ends with the same bytes; signals end it as documented."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+import pytest
+from tests.engine.training.conftest import MakeRun, start
+
+from engine.exit_codes import ExitCode
+from engine.runs.events import EventFollower, read_events
+from engine.runs.layout import RunDir
+from engine.runs.prepare import prepare_resume
+from engine.runs.state import true_state
+
+LONG = {"training__max_train_steps": 40, "saving__save_state_every_n_steps": 5, "sampling__sample_every_n_steps": 10,
+        "saving__save_every_n_epochs": "none", "saving__save_every_n_steps": 10, "memory__cache_latents_to_disk": "true"}
+PHASES = ("load", "cache", "train", "sample", "save")
+
+
+def digest(run: RunDir) -> str:
+    return hashlib.sha256((run.path / "zed.safetensors").read_bytes()).hexdigest()
+
+
+def wait_for(run: RunDir, process: subprocess.Popen[bytes], phase: str, delay: float) -> bool:
+    """Wait until `phase` begins in this life of the trainer, then `delay` seconds; False when the run ended before."""
+    follower = EventFollower(run.events_path)
+    before = len(read_events(run.events_path))
+    seen = 0
+    while process.poll() is None:
+        for event in follower.poll():
+            seen += 1
+            if seen > before and event.type == "phase" and event.data["name"] == phase and event.data["state"] == "start":
+                time.sleep(delay)
+                return True
+        time.sleep(0.01)
+    return False
+
+
+def until_step(run: RunDir, process: subprocess.Popen[bytes], step: int) -> None:
+    follower = EventFollower(run.events_path)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, run.log_path.read_text()
+        if any(event.type == "step" and event.data["step"] >= step for event in follower.poll()):
+            return
+        time.sleep(0.01)
+    raise AssertionError("the run does not get there")
+
+
+@pytest.mark.slow  # starts the trainer some ten times: each start imports torch anew
+@pytest.mark.timeout(900)
+def test_kills_at_random_moments_change_no_byte(make_run: MakeRun, train_here: Callable[[RunDir], int]) -> None:
+    kills = int(os.environ.get("LORASMITH_KILLS", "5"))
+    straight = make_run("straight", **LONG)
+    assert train_here(straight) == ExitCode.DONE
+    run = make_run("killed", **LONG, memory__cache_dir=straight.path / "another_cache")
+    rng = random.Random(int(os.environ.get("LORASMITH_KILL_SEED", "0")))
+    done = 0
+    while done < kills:
+        process = start(run)
+        hit = wait_for(run, process, PHASES[done % len(PHASES)], rng.uniform(0, 0.4))
+        process.kill()
+        process.wait()
+        assert hit, "the run ended before it could be killed: " + run.log_path.read_text()[-2000:]
+        assert true_state(run).state == "lost"
+        prepare_resume(run)
+        done += 1
+    process = start(run)
+    assert process.wait(timeout=300) == ExitCode.DONE, run.log_path.read_text()[-2000:]
+    assert digest(run) == digest(straight)
+    steps = [event.data["step"] for event in read_events(run.events_path) if event.type == "step"]
+    assert set(steps) == set(range(1, 41))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_step_saves_and_exits(number: signal.Signals, make_run: MakeRun) -> None:
+    run = make_run(**{**LONG, "training__max_train_steps": 4000, "sampling__sample_every_n_steps": 0, "saving__save_every_n_steps": "none"})
+    process = start(run)
+    until_step(run, process, 2)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == ExitCode.STOPPED
+    ending = json.loads(run.exit_path.read_text())
+    assert ending["state"] == "stopped"
+    assert (run.path / f"zed-step{ending['step']:08d}.safetensors").is_file()
+    assert (run.checkpoints / f"state-{ending['step']:08d}.safetensors").is_file()
+    assert true_state(run).state == "stopped"
+
+
+def test_a_hang_up_is_ignored_and_a_second_signal_ends_at_once(make_run: MakeRun) -> None:
+    run = make_run(**{**LONG, "training__max_train_steps": 4000, "sampling__sample_steps": 1000, "sampling__sample_every_n_steps": 3,
+                      "sampling__sample_at_first": "false", "saving__save_every_n_steps": "none"})
+    process = start(run)
+    until_step(run, process, 2)
+    process.send_signal(signal.SIGHUP)
+    assert wait_for(run, process, "sample", 0.2), "it goes on after a hang-up"
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert process.poll() is None, "the first signal waits for the end of the sampling"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == ExitCode.TERMINATED
+    assert json.loads(run.exit_path.read_text())["exit_code"] == ExitCode.TERMINATED
+
+
+def test_a_stop_while_caching_ends_with_nothing_lost(make_run: MakeRun) -> None:
+    run = make_run(**LONG)
+    process = start(run)
+    assert wait_for(run, process, "load", 0)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == ExitCode.STOPPED
+    assert true_state(run).step == 0
+    prepare_resume(run)
+    assert start(run).wait(timeout=300) == ExitCode.DONE
+
+
+def test_two_trainers_on_one_directory_are_refused(make_run: MakeRun) -> None:
+    run = make_run(**{**LONG, "training__max_train_steps": 4000})
+    first = start(run)
+    until_step(run, first, 1)
+    second = start(run)
+    assert second.wait(timeout=60) == ExitCode.USAGE
+    assert "two runs on one directory are not possible" in run.log_path.read_text()
+    first.kill()
+    first.wait()
