@@ -3,8 +3,7 @@
 from engine.runs.control import Command, ControlBox, request
 from engine.runs.events import Event, EventFollower, EventLog, read_events
 from engine.runs.find import KnownRun, find_runs, remember, resolve
-from engine.runs.follow import Ending, follow
-from engine.runs.launch import launch
+from engine.runs.follow import Ending
 from engine.runs.layout import RunDir
 from engine.runs.lock import RunLock, is_locked
 from engine.runs.prepare import prepare_resume, prepare_run
@@ -23,9 +22,7 @@ __all__ = [
     "RunState",
     "StateWriter",
     "find_runs",
-    "follow",
     "is_locked",
-    "launch",
     "prepare_resume",
     "prepare_run",
     "read_events",

@@ -36,6 +36,7 @@ def follow(
     process: subprocess.Popen[bytes] | None = None,
     follower: EventFollower | None = None,
     until: Callable[[Event], bool] | None = None,
+    tick: Callable[[], None] = lambda: None,
     interval: float = 0.2,
 ) -> Ending:
     """Give every event to `sink` until the run ends.
@@ -46,6 +47,7 @@ def follow(
         process: the trainer, where this process started it: its end is seen at once, and its exit code known.
         follower: to go on from its place in the log; by default from the first event.
         until: end early, with the run going on, after the first event for which it is true.
+        tick: called at every look.
         interval: seconds between two looks.
     """
     follower = follower or EventFollower(run_dir.events_path)
@@ -59,6 +61,7 @@ def follow(
         # The state is older than the events: what the trainer wrote before it ended has been read by now.
         if dead or not (state.live or (state.state == "unknown" and _fresh(state))):
             return _ending(run_dir, true_state(run_dir), process)
+        tick()
         time.sleep(interval)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -81,6 +82,25 @@ def prepare_run(
             _put_away(run_dir, config.saving.output_name, say)
             _fill(run_dir, config, command_line, versions or {})
     return run_dir
+
+
+def check_place(config: RunConfig, *, restart: bool = False) -> Path:
+    """Where a run with `config` would go; writes nothing.
+
+    Raises:
+        UsageError: what `prepare_run` would raise.
+        StorageError: the place, or the folder that it would be made in, is not writable.
+    """
+    run_dir = RunDir(default_output_dir(config))
+    if run_dir.is_run:
+        _require_ended(run_dir, restart)
+    place = next(path for path in (run_dir.path, *run_dir.path.parents) if os.path.lexists(path))
+    with _writing(place):
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+    return run_dir.path
 
 
 def prepare_resume(run_dir: RunDir, say: Say = lambda _: None) -> RunState:

@@ -61,6 +61,11 @@ class StateWriter:
             "step": 0, "epoch": 0, "max_train_steps": None, "phase": "", **known, **own_identity(), "state": "starting"
         }  # fmt: skip
 
+    @property
+    def pid(self) -> int:
+        """This process, as state.json names it."""
+        return int(self._record["pid"])
+
     def update(self, *, force: bool = False, **fields: Any) -> None:
         """Change some of state, step, epoch, max_train_steps, phase."""
         assert fields.get("state", "starting") in STATES

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from engine.config import RunConfig
-from engine.runs import RunDir, launch, prepare_run
+from engine.runs import RunDir, prepare_run
+from engine.runs.launch import launch
 
 FAKE = Path(__file__).with_name("fake_trainer.py")
 

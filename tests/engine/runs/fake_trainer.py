@@ -9,8 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
-
 from engine.runs import ControlBox, EventLog, RunDir, RunLock, StateWriter, write_exit
 
 signals: list[int] = []

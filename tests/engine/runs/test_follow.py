@@ -15,9 +15,9 @@ import pytest
 
 from engine.errors import UsageError
 from engine.exit_codes import ExitCode
-from engine.runs import Event, RunDir, follow, is_locked, prepare_resume, request, true_state
+from engine.runs import Event, RunDir, is_locked, prepare_resume, request, true_state
 from engine.runs.events import read_events
-from engine.runs.follow import skip_history
+from engine.runs.follow import follow, skip_history
 from engine.runs.launch import log_tail, logout_warning, trainer_command, trainer_environment
 from engine.runs.state import StateWriter, write_record
 
@@ -114,9 +114,8 @@ def test_its_exit_code_counts_where_exit_json_could_not_be_written(prepared: Run
 def test_a_second_trainer_on_one_directory_refuses(prepared: RunDir, start: Start, eventually: Eventually) -> None:
     start(prepared, 10_000)
     eventually(lambda: true_state(prepared).step > 0)
-    second = subprocess.run(
-        [sys.executable, str(FAKE), str(prepared.path), "1", "0"], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, str(FAKE), str(prepared.path), "1", "0"]
+    second = subprocess.run(command, capture_output=True, text=True, check=False, env=trainer_environment())
     assert second.returncode != 0 and "two runs on one directory" in second.stderr
     assert true_state(prepared).live
     with pytest.raises(UsageError, match="is going on"):
@@ -126,7 +125,8 @@ def test_a_second_trainer_on_one_directory_refuses(prepared: RunDir, start: Star
 def test_it_survives_the_terminal_that_started_it(prepared: RunDir, eventually: Eventually) -> None:
     """A starter on a pty of its own; the pty hangs up; the starter dies of it, the trainer goes on."""
     code = (
-        "import sys, time; from pathlib import Path; from engine.runs import RunDir, launch;"
+        "import sys, time; from pathlib import Path; from engine.runs import RunDir;"
+        "from engine.runs.launch import launch;"
         "launch(RunDir(Path(sys.argv[1])), command=[sys.executable, *sys.argv[2:]]); time.sleep(60)"
     )
     child, terminal = pty.fork()

@@ -1,0 +1,105 @@
+"""What a run will write, estimated from the checkpoint's headers before the start."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engine.config import RunConfig
+    from engine.dataset.arithmetic import StepPlan
+    from engine.models.base import Recognition
+
+_ATTENTION = re.compile(r"transformer_blocks\.|\.proj_(in|out)\.|self_attn\.|\.mlp\.fc")
+_TEXT = re.compile(r"text_model\.|cond_stage_model\.")
+_ELSEWHERE = re.compile(r"first_stage_model|vae|safety_checker")
+_STATE_COPIES = 3
+"""The adapter in fp32 and Adam's two moments."""
+_STATES_KEPT = 3
+"""Two, and the one being written."""
+
+
+@dataclass(frozen=True)
+class DiskNeed:
+    """Bytes, by purpose."""
+
+    loras: int
+    states: int
+    samples: int
+    latents: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.loras + self.states + self.samples + self.latents
+
+    def lines(self, directory: Path) -> list[str]:
+        """The estimate in words, with what is free where `directory` is or will be."""
+        purposes = {
+            "LoRA files": self.loras,
+            "states": self.states,
+            "samples": self.samples,
+            "latents": self.latents,
+        }
+        parts = [f"{name} {_mib(size)}" for name, size in purposes.items() if size]
+        place = next(path for path in (directory, *directory.parents) if path.exists())
+        return [f"Disk: about {_mib(self.total)} ({', '.join(parts)}); {_mib(shutil.disk_usage(place).free)} are free."]
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+
+
+def estimate(config: RunConfig, recognition: Recognition, plan: StepPlan, num_prompts: int) -> DiskNeed:
+    """The disk that a whole run needs, on the safe side."""
+    parameters = lora_parameters(config, recognition)
+    lora = parameters * (4 if config.saving.save_precision == "float" else 2)
+    sampling, size = config.sampling, config.dataset.size
+    interval = (sampling.sample_every_n_epochs or 0) * plan.updates_per_epoch or sampling.sample_every_n_steps
+    rounds = plan.max_train_steps // interval + 2 if interval else 0
+    latents = sum(count * width * height // 64 * 8 * 4 for width, height, count in plan.buckets)
+    return DiskNeed(
+        loras=lora * _files(config, plan),
+        states=parameters * 4 * _STATE_COPIES * _STATES_KEPT,
+        samples=rounds * num_prompts * size[0] * size[1] * 2,
+        latents=latents if config.memory.cache_latents_to_disk else 0,
+    )
+
+
+def _files(config: RunConfig, plan: StepPlan) -> int:
+    """LoRA files that lie there at the end."""
+    saving = config.saving
+    by_epoch = plan.epochs // saving.save_every_n_epochs if saving.save_every_n_epochs else 0
+    by_step = plan.max_train_steps // saving.save_every_n_steps if saving.save_every_n_steps else 0
+    return 1 + min(by_epoch, saving.save_last_n_epochs or by_epoch) + by_step
+
+
+def lora_parameters(config: RunConfig, recognition: Recognition) -> int:
+    """Parameters of the LoRA, from the shapes of the layers that take one."""
+    from engine.models.header import read_header
+
+    path = recognition.path
+    files = sorted(path.glob("*/*.safetensors")) if path.is_dir() else [path]
+    network, (unet_rate, text_rate) = config.network, config.training.rates
+    wants_unet = unet_rate > 0 and not network.network_train_text_encoder_only
+    wants_text = text_rate > 0 and not network.network_train_unet_only
+    total = 0
+    for file in files:
+        inside = f"{file.parent.name}." if path.is_dir() else ""
+        for name, shape in read_header(file).shapes.items():
+            text = inside == "text_encoder." or _TEXT.search(name) is not None
+            if len(shape) < 2 or _ELSEWHERE.search(inside + name) or not (wants_text if text else wants_unet):
+                continue
+            total += _layer(shape, config, attention=_ATTENTION.search(name) is not None)
+    return total
+
+
+def _layer(shape: tuple[int, ...], config: RunConfig, *, attention: bool) -> int:
+    rank = config.network.network_dim if attention else (config.network.conv_dim or 0) if len(shape) == 4 else 0
+    inputs = 1
+    for side in shape[1:]:
+        inputs *= side
+    return min(rank, shape[0]) * (shape[0] + inputs)

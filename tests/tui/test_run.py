@@ -1,0 +1,179 @@
+"""A run from the shell, with a fake trainer: what is printed where, exit codes, signals, hang-up."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engine.runs import RunDir, read_events, true_state
+
+Lorasmith = Callable[..., "subprocess.CompletedProcess[str]"]
+Eventually = Callable[..., None]
+
+
+def start(command: list[str], trainer: str = "9999 0.02", **streams: int) -> subprocess.Popen[str]:
+    environment = {**os.environ, "FAKE_TRAINER": trainer}
+    return subprocess.Popen([*command, "--preset", "robot.toml"], text=True, env=environment, **streams)
+
+
+def test_results_on_stdout_narration_on_stderr(lorasmith: Lorasmith, run_dir: RunDir) -> None:
+    done = lorasmith("--preset", "robot.toml")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{run_dir.path}/robot.safetensors\n"
+    for text in ("if this terminal closes", "training ...", "step 3 of 3, loss", "saved ", "finished at step 3"):
+        assert text in done.stderr
+    assert "\r" not in done.stderr and "\x1b" not in done.stderr
+
+
+def test_json_is_the_events(lorasmith: Lorasmith, run_dir: RunDir) -> None:
+    done = lorasmith("--preset", "robot.toml", "--json")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["seq"] for line in lines] == list(range(7))
+    assert done.stdout.encode() == run_dir.events_path.read_bytes()
+
+
+@pytest.mark.parametrize(("trainer", "code", "text"), [
+    ("1 0 early", 1, "ImportError: no such library"),
+    ("1 0 nospace", 5, "Storage: No space left. Free some."),
+])  # fmt: skip
+def test_failures_are_told(lorasmith: Lorasmith, run_dir: RunDir, trainer: str, code: int, text: str) -> None:
+    done = lorasmith("--preset", "robot.toml", trainer=trainer)
+    assert done.returncode == code and text in done.stderr and done.stdout == ""
+
+
+def test_detached_it_says_how_to_attach(lorasmith: Lorasmith, run_dir: RunDir) -> None:
+    done = lorasmith("--preset", "robot.toml", "--detach", trainer="9999 0.02")
+    assert done.returncode == 0 and done.stdout == f"{run_dir.path}\n"
+    assert f"lorasmith attach {run_dir.path}" in done.stderr
+    assert true_state(run_dir).live
+    stopped = lorasmith("stop", "robot", "--wait")
+    assert stopped.returncode == 0 and "stopped" in stopped.stderr
+    assert not true_state(run_dir).live
+    attached = lorasmith("attach", str(run_dir.path), "--plain")
+    assert attached.returncode == 6 and "stopped at step" in attached.stderr and "lorasmith resume" in attached.stderr
+    assert lorasmith("stop", "robot").returncode == 2
+
+
+def test_detached_a_failure_at_the_start_is_told(lorasmith: Lorasmith, run_dir: RunDir) -> None:
+    done = lorasmith("--preset", "robot.toml", "--detach", trainer="1 0 early")
+    assert done.returncode == 1 and "ImportError" in done.stderr
+
+
+def test_resume_goes_on_and_shows_only_what_is_new(lorasmith: Lorasmith, run_dir: RunDir, fake_command: list[str],
+                                                   eventually: Eventually) -> None:  # fmt: skip
+    process = start(fake_command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    eventually(lambda: true_state(run_dir).step > 1)
+    pid = true_state(run_dir).pid
+    assert pid
+    os.kill(pid, signal.SIGKILL)
+    _, told = process.communicate(timeout=20)
+    assert process.returncode == 1 and "lost at step" in told and "lorasmith resume" in told and "signal 9" in told
+    again = lorasmith("--preset", "robot.toml")
+    assert again.returncode == 2 and "unfinished run (lost" in again.stderr and "lorasmith resume" in again.stderr
+    step = true_state(run_dir).step
+    done = lorasmith("resume", "robot", "--json", trainer=f"{step + 2} 0.01")
+    assert done.returncode == 0, done.stderr
+    first = json.loads(done.stdout.splitlines()[0])
+    assert first["type"] == "run_started" and first["step"] >= step
+    assert lorasmith("resume", "robot").returncode == 2
+    assert lorasmith("--preset", "robot.toml").returncode == 0
+    assert len(list(run_dir.path.parent.glob("results_2*"))) == 1
+
+
+def test_two_runs_on_one_directory(lorasmith: Lorasmith, run_dir: RunDir) -> None:
+    lorasmith("--preset", "robot.toml", "--detach", trainer="9999 0.02")
+    second = lorasmith("--preset", "robot.toml")
+    assert second.returncode == 2 and "two runs on one directory" in second.stderr
+    assert lorasmith("resume", "robot").returncode == 2
+    assert true_state(run_dir).live
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_signal_stops_softly(fake_command: list[str], run_dir: RunDir, eventually: Eventually, number: int) -> None:
+    process = start(fake_command, stderr=subprocess.PIPE)
+    eventually(lambda: true_state(run_dir).step > 0)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=20)
+    assert process.returncode == 6
+    assert "Once more ends it at once" in told and "lorasmith resume" in told
+    assert read_events(run_dir.events_path)[-1].get("state") == "stopped"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_two_signals_end_it_at_once(
+    fake_command: list[str], run_dir: RunDir, eventually: Eventually, number: int, code: int
+) -> None:
+    process = start(fake_command, "9999 0.02 stubborn", stderr=subprocess.PIPE)
+    eventually(lambda: true_state(run_dir).step > 0)
+    process.send_signal(number)
+    eventually(lambda: any(event.type == "control_ack" for event in read_events(run_dir.events_path)))
+    process.send_signal(number)
+    _, told = process.communicate(timeout=20)
+    assert process.returncode == code, told
+    assert not true_state(run_dir).live
+
+
+def test_the_terminal_closes(
+    fake_command: list[str], lorasmith: Lorasmith, run_dir: RunDir, eventually: Eventually
+) -> None:
+    """On a pty of its own: a bar is drawn; after the hang-up the training goes on and is found again."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.environ.update(FAKE_TRAINER="9999 0.02", TERM="xterm")
+        os.execv(sys.executable, [*fake_command, "--preset", "robot.toml"])
+    shown = b""
+    while b"[#" not in shown and b"[." not in shown:
+        shown += os.read(terminal, 4096)
+    os.close(terminal)
+    os.waitpid(child, 0)
+    step = true_state(run_dir).step
+    eventually(lambda: true_state(run_dir).step > step + 3)
+    listed = json.loads(lorasmith("runs", "--json").stdout)["runs"]
+    assert [(run["name"], run["state"]) for run in listed] == [("robot", "running")]
+
+
+def test_a_reader_that_goes_away_does_not_end_the_training(
+    fake_command: list[str], run_dir: RunDir, eventually: Eventually
+) -> None:
+    command = [*fake_command, "--preset", "robot.toml", "--json"]
+    environment = {**os.environ, "FAKE_TRAINER": "9999 0.02"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    told = process.stderr.read()
+    assert process.wait(20) == 1 and "The training goes on" in told and "Traceback" not in told
+    assert true_state(run_dir).live
+
+
+def test_set_asks_and_refuses(lorasmith: Lorasmith, run_dir: RunDir, eventually: Eventually) -> None:
+    lorasmith("--preset", "robot.toml", "--detach", trainer="9999 0.02")
+    assert lorasmith("set", "robot", "training.unet_lr=2e-4").returncode == 0
+    eventually(lambda: any(event.type == "control_ack" for event in read_events(run_dir.events_path)))
+    for wish, text in (("training.unet_lr=fast", "unet_lr"), ("network.network_dim=4", "cannot change"), ("x=1", "x")):
+        refused = lorasmith("set", "robot", wish)
+        assert refused.returncode == 2 and text in refused.stderr
+
+
+def test_names_of_any_kind(lorasmith: Lorasmith, place: Path) -> None:
+    done = lorasmith("--preset", "robot.toml", "--name", "[ロボット]", "--output_dir", os.fsdecode("out[1]"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{place}/out[1]/[ロボット].safetensors\n"
+    assert json.loads(lorasmith("runs", "--json").stdout)["runs"][0]["name"] == "[ロボット]"
+
+
+def test_a_typed_option_wins_over_the_preset(lorasmith: Lorasmith, place: Path) -> None:
+    from engine.config import load_config
+
+    lorasmith("--preset", "robot.toml", "--name", "cat", "--set", "training.seed=7", "--set", "saving.output_name=dog")
+    config = load_config(place / "cat" / "results_current" / "cat.toml")
+    assert (config.saving.output_name, config.training.seed) == ("cat", 7)
+    assert config.model.pretrained_model_name_or_path == "model.safetensors"

@@ -1,0 +1,121 @@
+"""Bars, lines and half-block pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+from PIL import Image
+
+from engine.runs import Event, RunDir
+from tui import narrators, output
+from tui.halfblocks import depth, nearest, render, side_by_side
+from tui.narrators import BarNarrator, Narrator, bar_line, clip, duration
+
+
+@pytest.mark.parametrize("columns", [1, 5, 20, 40, 79, 300])
+def test_a_bar_is_never_wider_than_the_terminal(columns: int) -> None:
+    for text in ("step 5 of 10, loss 0.1234, 3:05 left", "ステップ 5" * 9, ""):
+        line = bar_line(text, 0.5, columns)
+        assert sum(2 if ord(character) > 0x1100 else 1 for character in line) <= columns
+
+
+def test_a_bar_shows_its_share() -> None:
+    assert bar_line("x", 0.5, 80) == f"[{'#' * 15}{'.' * 15}]  50% x"
+    assert bar_line("x", None, 80) == "x"
+    assert clip("日本語", 5) == "日本"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (185, "3:05"), (3723, "1:02:03"), (-1, "0:00")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def events(*pairs: tuple[str, Mapping[str, object]]) -> list[Event]:
+    return [Event(kind, number, 0.0, data) for number, (kind, data) in enumerate(pairs)]
+
+
+def test_lines_come_at_most_every_five_seconds(tmp_path, capsys, monkeypatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(narrators.time, "monotonic", lambda: clock[0])
+    teller = Narrator(RunDir(tmp_path))
+    for step in range(1, 21):
+        clock[0] += 1
+        teller(Event("step", step, 0.0, {"step": step, "loss_average": 0.5, "eta_seconds": None}))
+    assert capsys.readouterr().err.splitlines() == [f"step {step}, loss 0.5000" for step in (1, 6, 11, 16)]
+
+
+def test_every_event_that_a_person_needs_is_told(tmp_path, capsys) -> None:
+    teller = Narrator(RunDir(tmp_path))
+    for event in events(
+        ("phase", {"name": "load", "state": "start"}),
+        ("phase", {"name": "load", "state": "end"}),
+        ("progress", {"phase": "cache", "done": 3, "total": 3, "unit": "pictures"}),
+        ("note", {"text": "bf16: \udcff\x1b[2J"}),
+        ("warning", {"code": "x", "text": "careful"}),
+        ("validation", {"step": 0, "loss": 0.25}),
+        ("saved", {"path": "/a.safetensors", "bytes": 3 << 20, "step": 5}),
+        ("error", {"title": "Storage", "message": "full.", "hint": "free some."}),
+        ("of_the_future", {}),
+    ):
+        teller(event)
+    assert capsys.readouterr().err.splitlines() == [
+        "loading ...",
+        "caching: 3 of 3 pictures",
+        "bf16: \ufffd\\x1b[2J",
+        "warning: careful",
+        "held-out loss 0.2500 at step 0",
+        "saved /a.safetensors (3.0 MiB), step 5, read back and checked",
+        "Storage: full. free some.",
+    ]
+
+
+def test_lines_stay_above_the_bar(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(output, "width", lambda _: 40)
+    teller = BarNarrator(RunDir(tmp_path))
+    teller(Event("progress", 0, 0.0, {"phase": "cache", "done": 1, "total": 2, "unit": "p"}))
+    teller(Event("note", 1, 0.0, {"text": "said"}))
+    teller.close()
+    bar = bar_line("caching: 1 of 2 p", 0.5, 39)
+    assert capsys.readouterr().err == f"\r\x1b[K{bar}\r\x1b[Ksaid\n\r\x1b[K{bar}\n"
+
+
+def test_history_is_told_briefly(tmp_path, capsys) -> None:
+    teller = Narrator(RunDir(tmp_path))
+    teller.tell_history(events(
+        ("run_started", {}), ("note", {"text": "first part"}), ("validation", {"step": 0, "loss": 1.0}),
+        ("run_started", {}), ("note", {"text": "second part"}), ("step", {"step": 1}), ("step", {"step": 2}),
+    ))  # fmt: skip
+    assert capsys.readouterr().err.splitlines() == ["second part", "step 2"]
+    assert len(teller.validations) == 1
+
+
+def test_half_blocks_show_two_pixels_a_cell() -> None:
+    picture = Image.new("RGB", (4, 4), (255, 0, 0))
+    picture.paste((0, 0, 255), (0, 2, 4, 4))
+    lines = render(picture, 4, "truecolor")
+    assert len(lines) == 2 and all(line.count("▀") == 4 and line.endswith("\x1b[0m") for line in lines)
+    assert lines[0].startswith("\x1b[38;2;255;0;") and "38;5;196" in render(picture, 4, "256")[0]
+    assert side_by_side(["a", "b"], ["c", "d"], "|") == ["a|c", "b|d"]
+
+
+def test_the_nearest_of_256_colours() -> None:
+    colours = ((0, 0, 0), (255, 255, 255), (255, 0, 0), (128, 128, 128))
+    assert [nearest(*colour) for colour in colours] == [16, 231, 196, 244]
+
+
+@pytest.mark.parametrize(
+    ("environment", "encoding", "expected"),
+    [
+        ({"TERM": "xterm-256color", "COLORTERM": "truecolor"}, "utf-8", "truecolor"),
+        ({"TERM": "xterm-256color"}, "utf-8", "256"),
+        ({"TERM": "xterm-256color", "NO_COLOR": "1"}, "utf-8", None),
+        ({"TERM": "dumb"}, "utf-8", None),
+        ({}, "utf-8", None),
+        ({"TERM": "xterm"}, "latin-1", None),
+    ],
+)
+def test_where_pictures_can_be_drawn(environment: dict[str, str], encoding: str, expected: str | None) -> None:
+    assert depth(environment, encoding) == expected

@@ -1,0 +1,80 @@
+"""The command line: one group with the options of a run, and the commands, each loaded when it is called."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+from engine.errors import UsageError
+from engine.exit_codes import ExitCode
+
+COMMANDS = ("demo", "runs", "attach", "stop", "resume", "set", "inspect", "presets", "schema", "info", "locate")
+_MODULES = {"set": "set_value"}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module when it is asked for: `--version` stays quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All commands, in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"tui.commands.{_MODULES.get(cmd_name, cmd_name)}")
+        command: click.Command = module.command
+        return command
+
+
+def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from tui.commands.version import show_version
+
+        show_version()
+        ctx.exit()
+
+
+@click.group(cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--preset", metavar="NAME|FILE", help="Train with this preset, or with a configuration file.")
+@click.option("--images", metavar="DIR", help="The folder of pictures.")
+@click.option("--model", metavar="PATH", help="The checkpoint: a .safetensors file or a diffusers folder.")
+@click.option("--name", metavar="NAME", help="Names the trigger and the output.")
+@click.option("--output_dir", metavar="DIR", help="Where the files go. Without it: ./NAME/results_current.")
+@click.option("--set", "overrides", metavar="TABLE.KEY=VALUE", multiple=True, help="Change a setting; repeatable.")
+@click.option("--detach", is_flag=True, help="Return as soon as the training has started.")
+@click.option("--json", "as_json", is_flag=True, help="Print the run's events, one JSON object a line.")
+@click.option("--dry-run", is_flag=True, help="Check and show everything, train and write nothing.")
+@click.option("--restart", is_flag=True, help="Begin anew where an unfinished run is; that one is kept.")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
+              help="Show the versions of LoRA Smith and of what it uses.")
+@click.pass_context
+def cli(ctx: click.Context, /, preset: str | None, **options: Any) -> int | None:
+    """Train a LoRA for Stable Diffusion from a folder of pictures.
+
+    \b
+    lorasmith demo
+    lorasmith --preset sd15-realistic --images DIR --model FILE.safetensors --name NAME
+    """
+    typed = preset is not None or any(value for value in options.values())
+    if ctx.invoked_subcommand is not None:
+        if typed:
+            raise UsageError(f"The options of a run do not go with `{ctx.invoked_subcommand}`.",
+                             f"Put that command's own options behind it: lorasmith {ctx.invoked_subcommand} --help")
+        return None
+    if preset is None:
+        return _without_preset(ctx, typed)
+    from tui.commands.run import run_preset
+
+    return run_preset(preset, **options)
+
+
+def _without_preset(ctx: click.Context, typed: bool) -> int:
+    if typed:
+        raise UsageError("A run needs a preset.", "Add --preset NAME; `lorasmith presets` lists them.")
+    click.echo(ctx.get_help(), err=True)
+    click.echo("\nThere is no screen yet: start a run with --preset, or try `lorasmith demo`.", err=True)
+    return ExitCode.USAGE

@@ -1,0 +1,46 @@
+"""`lorasmith inspect FILE`: what a LoRA file or a checkpoint is, from its header."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from engine.exit_codes import ExitCode
+from engine.text import printable
+from tui import output
+
+if TYPE_CHECKING:
+    from engine.adapters.inspect import LoraReport
+
+
+@click.command("inspect")
+@click.argument("file")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def command(file: str, as_json: bool) -> int:
+    """Tell what the LoRA FILE.safetensors holds, and whether its readers will load it."""
+    from engine.adapters.inspect import inspect_lora
+
+    report = inspect_lora(Path(file).expanduser())
+    if as_json:
+        output.json_result(report.as_json())
+    else:
+        for line in _lines(report):
+            output.result(printable(line))
+    return ExitCode.BAD_DATA if report.problems else ExitCode.DONE
+
+
+def _lines(report: LoraReport) -> Iterator[str]:
+    yield f"{report.path}: a LoRA for {report.base}, {report.size / 2**20:.1f} MiB"
+    for component, count in report.modules.items():
+        known = report.known_modules.get(component)
+        yield f"{component}: {count} modules" + (f" of Kohya's {known}" if known else "")
+    for what, counts in (("rank", report.ranks), ("alpha", report.alphas), ("number format", report.dtypes)):
+        if counts:
+            yield f"{what}: " + ", ".join(f"{value} ({count})" for value, count in counts.items())
+    for key, value in report.metadata.items():
+        yield f"{key}: {value}"
+    for problem in report.problems:
+        yield f"problem: {problem}"

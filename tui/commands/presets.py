@@ -1,0 +1,30 @@
+"""`lorasmith presets`: list them, show one."""
+
+from __future__ import annotations
+
+import click
+
+from engine.config import find_preset, list_presets
+from engine.exit_codes import ExitCode
+from tui import output
+
+
+@click.group("presets", invoke_without_command=True)
+@click.pass_context
+def command(ctx: click.Context) -> int | None:
+    """List the presets, or show one."""
+    if ctx.invoked_subcommand is not None:
+        return None
+    found = list_presets()
+    width = max((len(preset.name) for preset in found), default=0)
+    for preset in found:
+        output.result(f"{preset.name:{width}}  {preset.title}")
+    return ExitCode.DONE
+
+
+@command.command("show")
+@click.argument("name")
+def show(name: str) -> int:
+    """Print the preset NAME as it is, comments included."""
+    output.result(find_preset(name).read_text(encoding="utf-8-sig").rstrip("\n"))
+    return ExitCode.DONE

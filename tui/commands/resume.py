@@ -1,0 +1,30 @@
+"""`lorasmith resume RUN`: go on with a stopped, failed or lost run."""
+
+from __future__ import annotations
+
+import click
+
+from engine.exit_codes import ExitCode
+from engine.runs import prepare_resume, resolve
+from tui import foreground, narrators, output
+from tui.commands.run import show_results
+
+
+@click.command("resume")
+@click.argument("run")
+@click.option("--detach", is_flag=True, help="Return as soon as the training has started.")
+@click.option("--json", "as_json", is_flag=True, help="Print the run's events, one JSON object a line.")
+def command(run: str, detach: bool, as_json: bool) -> int:
+    """Go on with RUN from its last saved state."""
+    run_dir = resolve(run)
+    state = prepare_resume(run_dir, output.narrate)
+    output.narrate(f"{run_dir.path} was {state.state} at step {state.step}; it goes on from its last saved state.")
+    teller = narrators.narrator(run_dir, json=as_json)
+    code = foreground.train(run_dir, teller, detach=detach)
+    if as_json:
+        return code
+    if detach and code == ExitCode.DONE:
+        output.result(run_dir.path)
+    else:
+        show_results(run_dir, teller)
+    return code

@@ -1,0 +1,87 @@
+"""`lorasmith --preset NAME|FILE`: train, in the foreground or detached."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.exit_codes import ExitCode
+from engine.runs import RunDir, prepare_run
+from tui import configuration, foreground, narrators, output
+
+if TYPE_CHECKING:
+    from engine.config import RunConfig
+    from tui.narrators import Narrator
+
+
+def run_preset(
+    preset: str,
+    *,
+    images: str | None,
+    model: str | None,
+    name: str | None,
+    output_dir: str | None,
+    overrides: tuple[str, ...],
+    detach: bool,
+    as_json: bool,
+    dry_run: bool,
+    restart: bool,
+) -> int:
+    """Read, check, prepare, launch and follow; the exit code of the run."""
+    config = configuration.read(
+        preset, overrides, images=images, model=model, name=name, output_dir=output_dir
+    )
+    if dry_run:
+        from tui.dry_run import dry_run as show
+
+        return show(config, sys.argv[1:], restart=restart)
+    run_dir = prepare(config, restart=restart)
+    teller = narrators.narrator(run_dir, json=as_json)
+    code = foreground.train(run_dir, teller, detach=detach)
+    if detach and code == ExitCode.DONE:
+        if not as_json:
+            output.result(run_dir.path)
+        return code
+    if not as_json:
+        show_results(run_dir, teller)
+    return code
+
+
+def prepare(config: RunConfig, *, restart: bool = False) -> RunDir:
+    """Check what can be checked without loading anything, then make the run directory.
+
+    Raises:
+        LoraSmithError: what the person must mend; no directory was made.
+    """
+    from engine.config import resolve
+    from engine.config.resolve import check_model
+    from engine.dataset.folders import find_sources
+    from engine.hardware import versions
+    from engine.models.registry import recognise
+
+    resolved, _ = resolve(config)
+    check_model(resolved, recognise(config.model.pretrained_model_name_or_path))
+    for key in ("train_data_dir", "reg_data_dir", "validation_data_dir"):
+        if folder := getattr(config.dataset, key):
+            find_sources(Path(folder).expanduser(), f"dataset.{key}")
+    return prepare_run(
+        config,
+        command_line=["lorasmith", *sys.argv[1:]],
+        versions=versions(),
+        restart=restart,
+        say=output.narrate,
+    )
+
+
+def show_results(run_dir: RunDir, teller: Narrator) -> None:
+    """The newest LoRA and the contact sheet, each a line on stdout."""
+    newest = narrators.last_saved(teller)
+    if newest is not None:
+        output.result(newest)
+    if teller.samples:
+        from engine.runs.contact import collect, sheet_path, write_sheet
+
+        sheet = write_sheet(collect(teller.samples), sheet_path(run_dir))
+        if sheet is not None:
+            output.result(sheet)

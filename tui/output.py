@@ -1,0 +1,67 @@
+"""Results go to stdout, narration to stderr; both take any file name."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+from engine.errors import LoraSmithError
+from engine.text import printable
+
+
+def prepare_streams() -> None:
+    """Make stdout give the bytes of undecodable file names back, and a "?" for what its encoding lacks."""
+    codecs.register_error("lorasmith", _encode_anything)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="lorasmith")
+
+
+def _encode_anything(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    codes = [ord(character) for character in error.object[error.start : error.end]]
+    return b"".join(bytes([code - 0xDC00]) if 0xDC80 <= code <= 0xDCFF else b"?" for code in codes), error.end
+
+
+def result(text: str | Path) -> None:
+    """One line on stdout: what the command was asked for."""
+    print(text, flush=True)
+
+
+def json_result(value: Any) -> None:
+    """One JSON object on stdout."""
+    result(json.dumps(value, indent=1, default=str))
+
+
+def narrate(text: str) -> None:
+    """One line on stderr: what happens."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def show_error(error: LoraSmithError) -> None:
+    """Title, sentence and hint on stderr."""
+    narrate(f"{error.title}: {_lines(error.message)}")
+    if error.hint:
+        narrate(f"hint: {_lines(error.hint)}")
+
+
+def _lines(text: str) -> str:
+    return "\n".join(printable(line) for line in text.split("\n"))
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a line there can be drawn over."""
+    return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def width(stream: TextIO) -> int:
+    """Columns of the terminal behind `stream`; 80 where there is none."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
