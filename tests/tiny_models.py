@@ -56,14 +56,16 @@ def tiny_sd15(
 def tiny_parts(channels: tuple[int, ...] = CHANNELS, seed: int = 0) -> dict[str, Any]:
     """UNet, VAE and text encoder as modules in fp32."""
     levels = len(channels)
+    unet_class: Any = UNet2DConditionModel
+    vae_class: Any = AutoencoderKL
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        unet = UNet2DConditionModel(
+        unet = unet_class(
             sample_size=16, block_out_channels=channels, layers_per_block=1, cross_attention_dim=32,
             down_block_types=("CrossAttnDownBlock2D",) * (levels - 1) + ("DownBlock2D",),
             up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (levels - 1), attention_head_dim=8,
         )
-        vae = AutoencoderKL(
+        vae = vae_class(
             block_out_channels=(32, 32, 32), down_block_types=("DownEncoderBlock2D",) * 3,
             up_block_types=("UpDecoderBlock2D",) * 3, layers_per_block=1, sample_size=64, scaling_factor=0.18215,
         )
@@ -104,7 +106,8 @@ def _configuration(module: nn.Module) -> dict[str, Any]:
 
 
 def _write_file(
-    path: Path, parts: dict[str, Any], dtype: torch.dtype, ema: bool, position_ids: bool, metadata: dict[str, str] | None
+    path: Path, parts: dict[str, Any], dtype: torch.dtype, ema: bool, position_ids: bool,
+    metadata: dict[str, str] | None,
 ) -> Path:
     tensors = {name: tensor.to(dtype).contiguous() for name, tensor in ldm_tensors(parts).items()}
     if position_ids:

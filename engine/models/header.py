@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ModelError
+from engine.text import printable
 
 MAX_HEADER = 100 * 2**20
 """Bytes; the safetensors library refuses longer headers too."""
@@ -46,11 +47,6 @@ class Header:
         return any(name.startswith(prefix) for name in self.tensors)
 
 
-def printable(path: str | Path) -> str:
-    """A path as text for a sentence; undecodable bytes become replacement characters."""
-    return os.fsencode(path).decode("utf-8", errors="replace")
-
-
 def refuse_pickle(path: Path) -> ModelError:
     """The error for a file that only Python's pickle can read."""
     return ModelError(
@@ -63,8 +59,16 @@ def read_header(path: Path) -> Header:
     """Read and check the header of `path`.
 
     Raises:
-        ModelError: missing, unreadable, a pickle, not safetensors, or shorter than its header says.
+        ModelError: missing, unreadable, a pickle, not safetensors, shorter than its header says, or its path is not
+            UTF-8.
     """
+    try:
+        os.fsencode(path).decode()
+    except UnicodeDecodeError:
+        raise ModelError(
+            f"The path {printable(path)} holds bytes that are not UTF-8; the safetensors library cannot open it.",
+            "Rename that file or folder.",
+        ) from None
     if path.suffix.lower() in PICKLES and path.exists():
         raise refuse_pickle(path)
     try:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 from engine.errors import ModelError
 from engine.models.base import Family, Recognition
-from engine.models.header import printable, read_header
+from engine.models.header import read_header
 from engine.models.kinds import looks_like
 from engine.models.sd15.family import SD15
+from engine.text import printable
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -78,7 +78,7 @@ def _cached(hub_id: str) -> Path:
 
 
 def _unknown_folder(folder: Path, known: str) -> ModelError:
-    files = sorted(printable(name) for name in os.listdir(folder) if name.lower().endswith(".safetensors"))
+    files = sorted(printable(file.name) for file in folder.iterdir() if file.suffix.lower() == ".safetensors")
     if files:
         shown = ", ".join(files[:5]) + (", ..." if len(files) > 5 else "")
         return ModelError(

@@ -11,8 +11,9 @@ from typing import Any
 
 from engine.errors import ModelError
 from engine.models.base import PredictionType, Recognition
-from engine.models.header import BITS, Header, printable, read_header, refuse_pickle
+from engine.models.header import BITS, Header, read_header, refuse_pickle
 from engine.models.kinds import is_lora
+from engine.text import printable
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
@@ -26,7 +27,8 @@ OTHER_CLASSES = {
 }
 _FORMATS = {"F16": "fp16", "BF16": "bf16", "F32": "fp32", "F64": "fp64"}
 _PREDICTIONS: dict[str, PredictionType] = {
-    "epsilon": "epsilon", "eps": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction", "vpred": "v_prediction",
+    "epsilon": "epsilon", "eps": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction",
+    "vpred": "v_prediction",
 }
 INPAINTING = "Train on the checkpoint that it was made from; the LoRA also works with the inpainting model."
 
@@ -194,7 +196,8 @@ def _noise_of_file(header: Header) -> _Noise:
     else:
         prediction, reason = "epsilon", "the file does not say; nearly all Stable Diffusion 1.x models are"
     reasons = [f"prediction type {prediction}: {reason}"]
-    reasons.append(f"zero terminal SNR {'on: the file has' if zero else 'off: the file has not'} the marker tensor ztsnr")
+    has = "on: the file has" if zero else "off: the file has not"
+    reasons.append(f"zero terminal SNR {has} the marker tensor ztsnr")
     return _Noise(prediction, named is not None or marked, zero, reasons)
 
 

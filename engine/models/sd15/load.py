@@ -13,11 +13,11 @@ from transformers import CLIPTokenizer
 from engine.config.schema import ModelTable
 from engine.errors import ModelError, UsageError
 from engine.models.base import PredictionType, Recognition, Say
-from engine.models.header import printable
 from engine.models.sd15.detect import read_json
 from engine.models.sd15.model import SD15Model
 from engine.models.sd15.weights import CONFIGURATIONS, load_part, source_of, vae_source
 from engine.paths import ASSETS
+from engine.text import printable
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TOKENIZER = ASSETS / "clip_tokenizer"
@@ -77,8 +77,10 @@ def scheduler_config(recognition: Recognition) -> dict[str, Any]:
 def alphas_cumprod(schedule: dict[str, Any]) -> torch.Tensor:
     """The cumulative products of 1 - beta, [T] float32; the last is 0 with zero terminal SNR (Lin et al. 2023)."""
     keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
-    scheduler = DDPMScheduler.from_config({key: schedule[key] for key in keys if key in schedule})
-    return scheduler.alphas_cumprod.float()
+    scheduler_class: Any = DDPMScheduler
+    scheduler = scheduler_class(**{key: schedule[key] for key in keys if key in schedule})
+    products: torch.Tensor = scheduler.alphas_cumprod.float()
+    return products
 
 
 def _prediction_type(table: ModelTable, recognition: Recognition, say: Say) -> PredictionType:
@@ -109,5 +111,5 @@ def _zero_terminal_snr(table: ModelTable, recognition: Recognition, prediction: 
         zero = table.zero_terminal_snr
         say(f"Zero terminal SNR {'on' if zero else 'off'}: model.zero_terminal_snr; the checkpoint says otherwise.")
     if zero and prediction == "epsilon":
-        say("Zero terminal SNR with epsilon prediction: the last timestep has nothing to learn; it is meant for v models.")
+        say("Zero terminal SNR with epsilon prediction: the last timestep teaches nothing; it is meant for v models.")
     return zero

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from engine.models.base import LoraTarget, Model, Recognition, SampleRequest
 from engine.models.sd15 import sampling
@@ -21,7 +22,8 @@ Part = Literal["vae", "text_encoder"]
 
 
 class SD15Model(Model):
-    """See `Model`. Attention is PyTorch's SDPA throughout.
+    """See `Model`. Attention is PyTorch's SDPA throughout. The UNet keeps the contiguous memory format: channels_last
+    made no difference in training steps of the tiny model on the CPU (0.49 s to 0.52 s of CPU time).
 
     The loop may put wrapped modules (DDP) into `trainable`; `predict` and `encode_text` go through it.
     """
@@ -57,8 +59,10 @@ class SD15Model(Model):
     @cached_property
     def text_key(self) -> str:
         """See `Model.text_key`."""
-        words = self.tokenizer.backend_tokenizer.to_str()
-        return _digest(self._weights["text_encoder"], [words, self.clip_skip, self.max_token_length, self.context])
+        tokenizer = self.tokenizer
+        words = sorted(tokenizer.get_vocab().items())
+        settings = [words, tokenizer.pad_token_id, self.context, self.clip_skip, self.max_token_length]
+        return _digest(self._weights["text_encoder"], settings)
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Tensor) -> Tensor:
@@ -108,10 +112,10 @@ class SD15Model(Model):
         """See `Model.set_gradient_checkpointing`; transformers honours it in training mode only."""
         if enabled:
             self.unet.enable_gradient_checkpointing()
-            self.text_encoder.gradient_checkpointing_enable({"use_reentrant": False})
         else:
             self.unet.disable_gradient_checkpointing()
-            self.text_encoder.gradient_checkpointing_disable()
+        # The public method also hooks the embeddings so that a frozen encoder asks for gradients, and never unhooks.
+        self.text_encoder._set_gradient_checkpointing(enabled, partial(checkpoint, use_reentrant=False))
 
     def release(self, component: Part) -> None:
         """See `Model.release`; on the CPU there is nothing to win, and nothing moves."""
@@ -157,7 +161,6 @@ def _digest(weights: Mapping[str, Tensor], settings: Sequence[object]) -> str:
     digest = hashlib.sha256(repr(settings).encode())
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        plain = tensor.detach().to("cpu").contiguous()
-        if plain.numel():
-            digest.update(plain.reshape(-1).view(torch.uint8).numpy())
+        plain: Any = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
+        digest.update(plain.numpy())
     return digest.hexdigest()

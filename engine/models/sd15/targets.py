@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from itertools import groupby
+
 from torch import nn
 
 from engine.models.base import LoraTarget
@@ -36,4 +39,15 @@ def _inside(root: nn.Module, component: str, prefix: str, classes: set[str]) -> 
             elif isinstance(child, nn.Conv2d):
                 one = child.kernel_size == (1, 1)
                 targets.append(LoraTarget(component, path, name, "conv1x1" if one else "conv3x3"))
-    return targets
+    return [target for _, block in groupby(targets, _transformer_block) for target in sorted(block, key=_is_attn2)]
+
+
+def _transformer_block(target: LoraTarget) -> str:
+    """The transformer block that the layer is in, "" for none."""
+    found = re.match(r".*\.transformer_blocks\.\d+\.", target.path)
+    return found[0] if found else ""
+
+
+def _is_attn2(target: LoraTarget) -> bool:
+    """Kohya's UNet has attn2 behind ff, diffusers' before it."""
+    return ".attn2." in target.path

@@ -17,10 +17,11 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from engine.errors import ModelError
 from engine.models.base import Recognition, Say
-from engine.models.header import Header, printable, read_header
+from engine.models.header import Header, read_header
 from engine.models.sd15.detect import TEXT, UNET, VAE, read_json, weight_files
 from engine.models.sd15.ldm import fitted, ldm_names
 from engine.paths import ASSETS
+from engine.text import printable
 
 CONFIGURATIONS = ASSETS / "sd15"
 PARTS = ("text_encoder", "unet", "vae")
@@ -84,7 +85,8 @@ def vae_source(path: Path, own: dict[str, Any]) -> Source:
     def names(keys: Sequence[str]) -> Candidates:
         return {key: [name[cut:] for name in found] for key, found in _file_names("vae", keys, config).items()}
 
-    return Source(config, [path], names, ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.") if bare else (VAE,))
+    prefixes = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.") if bare else (VAE,)
+    return Source(config, [path], names, prefixes)
 
 
 def _bare_folder(folder: Path) -> Source:
@@ -121,16 +123,14 @@ def _file_names(part: str, keys: Sequence[str], config: Mapping[str, Any]) -> Ca
     return {key: (name, TEXT[1] + name.removeprefix(TEXT[0])) for key, name in names.items()}
 
 
-def empty(part: str, config: Mapping[str, Any]) -> nn.Module:
+def empty(part: str, config: Mapping[str, Any]) -> Any:
     """The part's module on the meta device (its buffers are real); no memory, no reading."""
     plain = {key: value for key, value in config.items() if key not in ("_name_or_path", "quantization_config")}
     with init_empty_weights(include_buffers=False):
-        module: nn.Module
         if part == "text_encoder":
-            module = CLIPTextModel(CLIPTextConfig(**{k: v for k, v in plain.items() if k != "torch_dtype"}))
-        else:
-            module = (UNet2DConditionModel if part == "unet" else AutoencoderKL).from_config(plain)
-    return module
+            return CLIPTextModel(CLIPTextConfig(**{key: plain[key] for key in plain if key != "torch_dtype"}))
+        module_class: Any = UNet2DConditionModel if part == "unet" else AutoencoderKL
+        return module_class.from_config(plain)
 
 
 def empty_parts(recognition: Recognition) -> dict[str, nn.Module]:
@@ -138,12 +138,14 @@ def empty_parts(recognition: Recognition) -> dict[str, nn.Module]:
     return {part: empty(part, source_of(recognition, part).config) for part in PARTS}
 
 
-def load_part(part: str, source: Source, device: str, dtype: torch.dtype, say: Say) -> nn.Module:
+def load_part(part: str, source: Source, device: str, dtype: torch.dtype, say: Say) -> Any:
     """Build the part and fill it, tensor by tensor, in `dtype` on `device`; frozen, in eval mode.
 
     Raises:
-        ModelError: a tensor is missing or has another shape.
+        ModelError: a file is broken, or a tensor is missing or has another shape.
     """
+    for file in source.files:
+        read_header(file)
     module = empty(part, source.config)
     wanted = {key: tensor.shape for key, tensor in module.state_dict().items()}
     names = source.candidates(list(wanted))

@@ -1,0 +1,61 @@
+"""Tiny checkpoints that the tests of this folder share, and a network that is not there."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.config import RunConfig
+from engine.models.registry import family_named, recognise
+from engine.models.sd15.model import SD15Model
+from tests.tiny_models import tiny_sd15
+
+Loader = Callable[..., SD15Model]
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any attempt to reach the network fails the test."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny SD1.5 as diffusers folder, epsilon, fp32."""
+    return tiny_sd15(tmp_path_factory.mktemp("folder"))
+
+
+@pytest.fixture(scope="session")
+def single_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny SD1.5 as single file, fp32."""
+    return tiny_sd15(tmp_path_factory.mktemp("file"), ldm=True)
+
+
+@pytest.fixture(scope="session")
+def load() -> Loader:
+    """Recognise and load on the CPU; keyword arguments are keys of `[model]`, but dtype and said."""
+
+    def loader(path: Path, dtype: str = "fp32", said: list[str] | None = None, **keys: Any) -> SD15Model:
+        recognition = recognise(path)
+        config = RunConfig().changed(model=keys)
+        say = (said if said is not None else []).append
+        model = family_named(recognition.family).load(config, recognition, "cpu", dtype, say)
+        assert isinstance(model, SD15Model)
+        return model
+
+    return loader
+
+
+@pytest.fixture(scope="session")
+def model(folder: Path, load: Loader) -> SD15Model:
+    """The tiny folder, loaded; tests leave it as it was."""
+    return load(folder)

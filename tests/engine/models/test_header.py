@@ -1,0 +1,112 @@
+"""Reading a safetensors header: what it says, and every way in which a file can be broken."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from engine.errors import ModelError
+from engine.exit_codes import ExitCode
+from engine.models.header import CONVERT, read_header
+
+
+def written(path: Path, header: bytes, body: bytes = b"") -> Path:
+    path.write_bytes(struct.pack("<Q", len(header)) + header + body)
+    return path
+
+
+def test_says_names_formats_shapes_metadata(tmp_path: Path) -> None:
+    path = tmp_path / "a[1].safetensors"
+    save_file({"x": torch.zeros(2, 3, dtype=torch.bfloat16), "y": torch.zeros(())}, path, {"who": "me"})
+    header = read_header(path)
+    assert header.tensors == {"x": ("BF16", (2, 3)), "y": ("F32", ())}
+    assert header.metadata == {"who": "me"}
+    assert header.size == path.stat().st_size
+
+
+@pytest.mark.parametrize("keep", [0, 5, 8, 40, 200])
+def test_cut_short(tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "cut.safetensors"
+    save_file({"x": torch.zeros(100)}, path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ModelError, match="cut short") as error:
+        read_header(path)
+    assert error.value.exit_code == ExitCode.BAD_DATA
+
+
+@pytest.mark.parametrize("header", [
+    b"not json", b"[1]", b"{\"x\": 5}", b"\xff\xfe", json.dumps({"x": {"dtype": "F32", "shape": [2]}}).encode(),
+    json.dumps({"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}).encode(),
+    json.dumps({"x": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}}).encode(),
+])
+def test_a_header_that_makes_no_sense(tmp_path: Path, header: bytes) -> None:
+    path = written(tmp_path / "odd.safetensors", header, bytes(8))
+    with pytest.raises(ModelError, match="not a safetensors file: its header cannot be understood"):
+        read_header(path)
+
+
+def test_a_web_page_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "page.safetensors"
+    path.write_bytes(b"<!DOCTYPE html><html>Sign in</html>")
+    with pytest.raises(ModelError, match="web page"):
+        read_header(path)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="There is no file"):
+        read_header(tmp_path / "none.safetensors")
+
+
+def test_an_undecodable_name(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.safetensors"))
+    save_file({"x": torch.zeros(1)}, tmp_path / "good")
+    (tmp_path / "good").rename(path)
+    with pytest.raises(ModelError, match="not UTF-8") as error:
+        read_header(path)
+    error.value.message.encode()
+
+
+class Trap:
+    """Unpickled, it makes the file `sprung`."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> tuple[object, tuple[str, int]]:
+        return os.mkdir, (str(self.place), 0o777)
+
+
+@pytest.mark.parametrize("name", ["m.ckpt", "m.pt", "M.PTH", "m.bin", "m.safetensors"])
+def test_a_pickle_is_refused_and_never_opened(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    with pytest.raises(ModelError, match=r"is a Python pickle.*Convert it once"):
+        read_header(path)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_zipped_pickle_under_a_wrong_name(tmp_path: Path) -> None:
+    torch.save({"x": torch.zeros(1)}, tmp_path / "m.safetensors")
+    with pytest.raises(ModelError, match="pickle"):
+        read_header(tmp_path / "m.safetensors")
+
+
+def test_the_line_that_converts_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {"x": torch.arange(3)}, "epoch": 4}, "m.ckpt")
+    line = CONVERT.format(name="m.ckpt", stem="m")
+    exec(line[line.index('"') + 1 : line.rindex('"')])
+    assert load_file("m.safetensors")["x"].tolist() == [0, 1, 2]
+
+
+def test_gguf_is_named(tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").write_bytes(b"GGUF" + bytes(20))
+    with pytest.raises(ModelError, match="GGUF"):
+        read_header(tmp_path / "m.safetensors")

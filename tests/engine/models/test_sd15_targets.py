@@ -1,0 +1,48 @@
+"""The layers that take a LoRA are Kohya's: names, kinds, sizes and order, on modules of real size (meta device)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+from engine.models.sd15.targets import lora_targets
+from engine.models.sd15.weights import CONFIGURATIONS, empty
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def table(name: str) -> list[tuple[str, str, int, int]]:
+    rows = [line.split("\t") for line in (FIXTURES / name).read_text().splitlines()]
+    kinds = {"lin": "linear"}
+    return [(row[0], kinds.get(row[1], row[1]), int(row[2][3:]), int(row[3][4:])) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def parts() -> dict[str, Any]:
+    return {
+        part: empty(part, json.loads((CONFIGURATIONS / part / "config.json").read_text()))
+        for part in ("text_encoder", "unet", "vae")
+    }
+
+
+def test_real_sizes(parts: dict[str, Any]) -> None:
+    counts = {part: sum(parameter.numel() for parameter in module.parameters()) for part, module in parts.items()}
+    assert counts == {"text_encoder": 123_060_480, "unet": 859_520_964, "vae": 83_653_863}
+
+
+@pytest.mark.parametrize(("conv", "unet_table"), [(False, "keys_sd15_unet.tsv"), (True, "keys_sd15_unet_conv.tsv")])
+def test_kohyas_tables(parts: dict[str, Any], conv: bool, unet_table: str) -> None:
+    targets = lora_targets(parts["text_encoder"], parts["unet"], conv=conv)
+    found = []
+    for target in targets:
+        layer = parts[target.component].get_submodule(target.path)
+        sizes = (
+            (layer.in_features, layer.out_features) if isinstance(layer, nn.Linear)
+            else (layer.in_channels, layer.out_channels)
+        )
+        found.append((target.kohya_name, target.kind, *sizes))
+    assert found == table("keys_sd15_te.tsv") + table(unet_table)
