@@ -27,9 +27,10 @@ def dry_run(config: RunConfig, arguments: Sequence[str], *, restart: bool) -> in
     from engine.config import resolve
     from engine.config.resolve import check_model
     from engine.models.registry import recognise
-    from engine.runs.prepare import absolute_paths, check_place
+    from engine.runs.prepare import absolute_paths, check_place, require_utf8
 
     config, notes = resolve(absolute_paths(config))
+    require_utf8(config)
     recognition = recognise(config.model.pretrained_model_name_or_path)
     check_model(config, recognition)
     directory = check_place(config, restart=restart)
@@ -79,10 +80,9 @@ def _counter() -> Callable[[int, int], None]:
 def _precision(config: RunConfig) -> str:
     from engine.hardware import choose_precision, list_gpus
 
-    report = list_gpus()
-    on_cpu = config.memory.device == "cpu" or not report.gpus
+    visible = list_gpus().visible()
     index = int(config.memory.device.partition(":")[2] or 0)
-    gpu = None if on_cpu else next((one for one in report.gpus if one.index == index), None)
+    gpu = visible[index] if config.memory.device != "cpu" and index < len(visible) else None
     choice = choose_precision(config.memory.mixed_precision, gpu)
     return f"Precision {choice.value}: {choice.reason}."
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from engine.errors import UsageError
 from engine.paths import user_state
-from engine.runs.layout import ARCHIVE, CURRENT, RunDir
+from engine.runs.layout import ARCHIVE, CURRENT, RunDir, expanded
 from engine.runs.state import RunState, true_state
 
 DEPTH = 2
@@ -106,7 +106,7 @@ def resolve(run: str, directories: Iterable[Path] | None = None) -> RunDir:
     Raises:
         UsageError: no run or several fit; with the candidates.
     """
-    path = Path(run).expanduser()
+    path = expanded(run)
     for place in (path, path / CURRENT, path.parent if path.suffix == ".toml" else path):
         if RunDir(place).is_run:
             return RunDir(place)

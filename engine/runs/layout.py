@@ -128,6 +128,11 @@ def _is_results(path: Path) -> bool:
     return path.name == CURRENT or ARCHIVE.fullmatch(path.name) is not None
 
 
+def expanded(value: str) -> Path:
+    """`value` as a path, with ~ and ~user replaced where there is such a home."""
+    return Path(os.path.expanduser(value))  # noqa: PTH111 - Path's own raises where there is none
+
+
 def default_output_dir(config: RunConfig) -> Path:
     """`saving.output_dir`, else `./<name>/results_current`."""
     return Path(config.saving.output_dir or Path(config.saving.output_name) / CURRENT)

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import StorageError, UsageError, storage_error
 from engine.runs.control import clear
 from engine.runs.identity import boot_id, host, own_identity
-from engine.runs.layout import CURRENT, RunDir, default_output_dir, own_files, write_record
+from engine.runs.layout import CURRENT, RunDir, default_output_dir, expanded, own_files, write_record
 from engine.runs.state import RunState, mark_starting, true_state
+from engine.text import printable
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
@@ -42,10 +43,26 @@ def absolute_paths(config: RunConfig) -> RunConfig:
         value = getattr(getattr(config, table), key)
         if not isinstance(value, str) or not value:
             continue
-        path = Path(value).expanduser()
+        path = expanded(value)
         if key in _NEW_PATHS or (len(value) < 4096 and os.path.lexists(path)):
             changes.setdefault(table, {})[key] = os.path.abspath(path)  # noqa: PTH100 - resolve() follows links
     return config.changed(**changes)
+
+
+def require_utf8(config: RunConfig) -> None:
+    """Refuse a path that TOML cannot hold; names inside the folder of pictures may have any bytes.
+
+    Raises:
+        UsageError: says which setting.
+    """
+    for table, values in config.model_dump().items():
+        for key, value in values.items():
+            text = "".join(value) if isinstance(value, list) and key == "sample_prompts" else value
+            if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
+                raise UsageError(
+                    f"{table}.{key} has bytes that are not UTF-8, which a configuration cannot hold: {printable(text)}",
+                    "Rename it, or give a link to it that has a plain name.",
+                )
 
 
 def prepare_run(
@@ -73,6 +90,7 @@ def prepare_run(
         StorageError: it cannot be written.
     """
     config = absolute_paths(config)
+    require_utf8(config)
     run_dir = RunDir(default_output_dir(config))
     with _writing(run_dir.path):
         run_dir.path.parent.mkdir(parents=True, exist_ok=True)

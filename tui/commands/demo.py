@@ -16,6 +16,7 @@ from tui.commands.run import prepare, show_results
 from tui.narrators import Narrator, duration
 
 COLUMNS = 32
+DIRECTORY = "demo/results_current"
 
 
 @click.command("demo")
@@ -23,7 +24,7 @@ COLUMNS = 32
 @click.option("--set", "overrides", metavar="TABLE.KEY=VALUE", multiple=True, help="Change a setting; repeatable.")
 def command(output_dir: str | None, overrides: tuple[str, ...]) -> int:
     """Train a character on a tiny model that comes along, and show what it drew before and draws after."""
-    config = configuration.read(configuration.DEMO, overrides, output_dir=output_dir)
+    config = configuration.read(configuration.DEMO, overrides, output_dir=output_dir or DIRECTORY)
     run_dir = prepare(config, restart=True)
     teller = narrators.narrator(run_dir)
     begun = time.monotonic()

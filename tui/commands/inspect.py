@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from engine.exit_codes import ExitCode
+from engine.runs.layout import expanded
 from engine.text import printable
 from tui import output
 
@@ -23,7 +23,7 @@ def command(file: str, as_json: bool) -> int:
     """Tell what the LoRA FILE.safetensors holds, and whether its readers will load it."""
     from engine.adapters.inspect import inspect_lora
 
-    report = inspect_lora(Path(file).expanduser())
+    report = inspect_lora(expanded(file))
     if as_json:
         output.json_result(report.as_json())
     else:

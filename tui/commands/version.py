@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from engine.hardware import versions
+from collections.abc import Iterator
+
 from tui import output
+
+_TITLES = {"lorasmith": "LoRA Smith", "python": "Python", "cuda": "CUDA", "driver": "NVIDIA driver"}
+
+
+def version_lines() -> Iterator[str]:
+    """One line each: LoRA Smith, Python, the libraries, CUDA of the torch build, driver."""
+    from engine.hardware.versions import versions
+
+    for name, version in versions().items():
+        yield f"{_TITLES.get(name, name)} {version or 'none'}"
 
 
 def show_version() -> None:
-    """One line each on stdout."""
-    for name, version in versions().items():
-        output.result(f"{name} {version or 'not found'}")
+    """The lines on stdout."""
+    for line in version_lines():
+        output.result(line)

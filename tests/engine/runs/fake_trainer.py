@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from engine.atomic import write_text
 from engine.runs import ControlBox, EventLog, RunDir, RunLock, StateWriter, write_exit
 
 signals: list[int] = []
@@ -53,7 +54,7 @@ for step in range(first + 1, steps + 1):
     time.sleep(pause)
     state.update(state="running", step=step, epoch=1, max_train_steps=steps, phase="train")
     events.emit("step", step=step, epoch=1, loss=1 / step, loss_average=1 / step, lr={"unet": 1e-4})
-    (run_dir.private / "fake").write_text(str(step))
+    write_text(run_dir.private / "fake", str(step))
     for command in box.take():
         box.acknowledge(command, "done")
         stop = stop or command.name == "stop"

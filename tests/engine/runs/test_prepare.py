@@ -84,6 +84,12 @@ def test_paths_become_absolute_and_prompts_do_not(monkeypatch: pytest.MonkeyPatc
     assert changed.model == config.model and changed.sampling == config.sampling
 
 
+def test_a_path_that_toml_cannot_hold(config: RunConfig) -> None:
+    with pytest.raises(UsageError, match=r"dataset\.train_data_dir has bytes that are not UTF-8"):
+        prepare_run(config.changed(dataset={"train_data_dir": "/pictures \udcff"}))
+    assert not Path(config.saving.output_dir).exists()
+
+
 def test_a_finished_run_is_renamed(config: RunConfig, prepared: RunDir) -> None:
     prepared.lora_path().write_bytes(b"first")
     end(prepared)
