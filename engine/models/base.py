@@ -40,6 +40,10 @@ class Recognition:
     reasons: tuple[str, ...] = ()
     """One sentence for each decision: "prediction type epsilon: scheduler_config.json"."""
     details: Mapping[str, Any] = field(default_factory=dict)
+    downscale: int = 8
+    """Pixels a latent cell is wide: what a single training size must be a multiple of."""
+    multiple: int = 64
+    """Pixels that bucket sides must be a multiple of, so that every level of the UNet divides evenly."""
 
 
 @dataclass(frozen=True)

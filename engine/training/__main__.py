@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -20,6 +22,8 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m engine.training RUN_DIR", file=sys.stderr)
         return ExitCode.USAGE
     run = RunDir(Path(arguments[0]))
+    if int(os.environ.get("RANK", "0")) > 0:
+        return _help(run)
     try:
         lock = RunLock(run.lock_path)
     except LoraSmithError as error:
@@ -31,6 +35,17 @@ def main(arguments: list[str]) -> int:
         session.install_signals()
         with session:
             return _end(session)
+
+
+def _help(run: RunDir) -> int:
+    """A rank above 0: rank 0 tells what goes wrong, and takes this process with it."""
+    from engine.training.processes import Helper
+    from engine.training.trainer import train
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    train(Helper(run))
+    return ExitCode.DONE
 
 
 def _end(session: Session) -> ExitCode:

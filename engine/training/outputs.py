@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,12 +45,12 @@ class Outputs:
             for event in read_events(self.run.events_path)
             if event.type in ("saved", "sample", "validation")
         }
-        checkpoint = trainer.prepared.recognition.path
-        if checkpoint.is_file():
-            self.session.say("Reading the checkpoint's hash for the metadata.")
-        self.hashes = model_hashes(checkpoint)
-        vae = trainer.config.model.vae
-        self.vae_hashes = model_hashes(Path(vae).expanduser()) if vae else (None, None)
+
+    @cached_property
+    def hashes(self) -> tuple[tuple[str | None, str | None], tuple[str | None, str | None]]:
+        """Kohya's hashes of the checkpoint and of a replaced VAE; reading a whole file takes seconds, once."""
+        vae = self.config.model.vae
+        return model_hashes(self.trainer.prepared.recognition.path), model_hashes(Path(vae).expanduser()) if vae else (None, None)
 
     @property
     def config(self) -> RunConfig:
@@ -57,7 +58,9 @@ class Outputs:
         return self.trainer.config
 
     def after_step(self) -> None:
-        """Everything due at this step."""
+        """Everything due at this step; rank 0 gives it."""
+        if not self.trainer.team.leads:
+            return
         saving, step, last = self.config.saving, self.trainer.step, self.trainer.plan.max_train_steps
         interval = saving.save_state_every_n_steps
         if (step == 0 or (interval and step % interval == 0)) and not self._has_state():
@@ -78,6 +81,8 @@ class Outputs:
 
     def at_end(self) -> None:
         """The last file, its held-out loss, its samples, and the state to train on from."""
+        if not self.trainer.team.leads:
+            return
         if not self._has_state():
             self.trainer.states.save()
         self.save_lora(self.run.lora_path())
@@ -88,6 +93,8 @@ class Outputs:
 
     def on_stop(self) -> None:
         """State and LoRA of the step at which the run stops."""
+        if not self.trainer.team.leads:
+            return
         if not self._has_state():
             self.trainer.states.save()
         if self.trainer.step:
@@ -189,8 +196,8 @@ class Outputs:
             optimizer=trainer.built.description,
             subsets=subsets,
             bucket_info=buckets if self.config.dataset.enable_bucket else None,
-            model_hashes=self.hashes,
-            vae_hashes=self.vae_hashes,
+            model_hashes=self.hashes[0],
+            vae_hashes=self.hashes[1],
         )
 
     def _prune(self, epoch: int | None = None, step: int | None = None) -> None:
@@ -218,6 +225,8 @@ class Outputs:
 
     def sample(self, epoch: int | None = None) -> None:
         """Draw every prompt. Nothing of it touches the training's random numbers; a lack of memory is only said."""
+        if not self.trainer.team.leads:
+            return
         missing = [i for i in range(len(self.prompts)) if ("sample", self.trainer.step, str(i)) not in self.given]
         if not missing:
             return

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from safetensors.torch import load_file
 
 from engine import paths
@@ -88,7 +89,10 @@ def prepare(session: Session) -> Prepared:
         pictures, items, held_out, plan, latents, held_out_latents = _latents(session, config, pictures, model)
     for line in [*pictures.lines(), *plan.lines()]:
         session.say(line)
-    feed = Feed(config, items, plan, model, accelerator.device, latents, None)
+    feed = Feed(
+        config, items, plan, model, accelerator.device, latents, None,
+        rank=accelerator.process_index, num_processes=accelerator.num_processes,
+    )
     with session.phase("cache"):
         feed.texts = _texts(session, config, feed, model, held_out)
     network = _network(config, model, session)
@@ -109,14 +113,17 @@ def _accelerator(config: RunConfig, session: Session) -> tuple[Accelerator, str]
         raise UsageError(f"memory.device={device}, but torch finds no GPU here.", "Set memory.device=cpu, or mend the driver.")
     gpu = None
     if has_cuda and device != "cpu":
-        index = int(device.partition(":")[2] or 0)
+        index = int(os.environ.get("LOCAL_RANK") or device.partition(":")[2] or 0)
         torch.cuda.set_device(index)
-        os.environ["LOCAL_RANK"] = os.environ.get("LOCAL_RANK", str(index))
+        os.environ.setdefault("LOCAL_RANK", str(index))
         report = list_gpus()
         gpu = next((one for one in report.gpus if one.index == index), None)
     choice = choose_precision(wish, gpu)
     session.say(f"Precision {choice.value}: {choice.reason}.")
-    return Accelerator(mixed_precision=choice.value, cpu=gpu is None and (device == "cpu" or not has_cuda)), choice.value
+    # The other ranks wait while rank 0 draws samples: give that hours.
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))
+    on_cpu = not has_cuda or device == "cpu"
+    return Accelerator(mixed_precision=choice.value, cpu=on_cpu, kwargs_handlers=[patience]), choice.value
 
 
 def _latents(

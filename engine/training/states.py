@@ -62,6 +62,8 @@ class StateStore:
             StorageError: no space or no permission; the older states are intact.
         """
         trainer = self.trainer
+        if not trainer.team.leads:
+            return
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / f"state-{trainer.step:08d}.safetensors"
         size = save_tree(path, self._tree())

@@ -10,13 +10,14 @@ from collections import deque
 
 import torch
 
-from engine.config import RunConfig
+from engine.config import RunConfig, load_config
 from engine.errors import TrainingError
 from engine.runs.control import Command
 from engine.training.objective import Objective
 from engine.training.optimizers import build_optimizer
 from engine.training.outputs import Outputs
 from engine.training.prepare import Prepared, Stopped, prepare
+from engine.training.processes import Team, start_others
 from engine.training.recovery import LIMIT, Recovery
 from engine.training.schedules import build_schedule
 from engine.training.seeds import derive, generator
@@ -33,13 +34,18 @@ def train(session: Session) -> bool:
         LoraSmithError: what the person must mend.
     """
     session.state.update(state="starting", force=True)
+    num_processes = load_config(session.run.config_path).training.num_processes
+    others = start_others(session.run, num_processes) if num_processes > 1 and "RANK" not in os.environ else []
     session.events.emit("run_started", name=session.run.name, pid=os.getpid(), step=session.step)
     try:
         prepared = prepare(session)
     except Stopped:
         session.say(f"Stopped before the first step ({session.stop_reason}).")
         return False
-    return Trainer(session, prepared).run()
+    ended = Trainer(session, prepared).run()
+    for other in others:
+        other.wait()
+    return ended
 
 
 class Trainer:
@@ -51,6 +57,7 @@ class Trainer:
         self.plan, self.feed, self.model, self.network = prepared.plan, prepared.feed, prepared.model, prepared.network
         self.accelerator = prepared.accelerator
         self.device = self.accelerator.device
+        self.team = Team(self.accelerator)
         alphas = self.model.training_alphas_cumprod.to(self.device)
         self.objective = Objective(config.training, alphas, self.model.prediction_type)
         self.parameters = self.network.parameters()
@@ -121,8 +128,9 @@ class Trainer:
             loss = self._loss(micro, indices) / len(batches)
             self.accelerator.backward(loss)
             total += loss.detach()
-        value = float(total)
+        value = self.team.mean(total)
         if math.isfinite(value):
+            self.team.average_gradients(self.parameters)
             self._clip()
             # With a scaler an overflowing gradient is normal: the scaler skips the step and lowers its scale.
             if math.isfinite(self.grad_norm) or self.accelerator.scaler is not None:
@@ -229,7 +237,8 @@ class Trainer:
 
     def _attend(self) -> bool:
         """Obey the control box; True when the run shall stop."""
-        for command in self.session.control.take():
+        commands, self.session.stop_reason = self.team.share((self.session.control.take(), self.session.stop_reason))
+        for command in commands:
             self._obey(command)
         if self.session.stop_reason:
             self.session.state.update(state="stopping")
@@ -257,7 +266,8 @@ class Trainer:
         self.states.save()
         self.session.state.update(state="paused")
         while not self.session.stop_reason:
-            for command in self.session.control.take():
+            commands, self.session.stop_reason = self.team.share((self.session.control.take(), self.session.stop_reason))
+            for command in commands:
                 if command.name == "continue":
                     self.session.control.acknowledge(command, "done")
                     self.session.state.update(state="running")

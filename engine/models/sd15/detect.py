@@ -76,7 +76,10 @@ def recognise_file(path: Path) -> Recognition | None:
         reasons.append("EMA weights: in the file, left alone; the plain weights are trained on")
     return Recognition(
         "sd15", path, "single_file", noise.prediction_type, noise.zero_terminal_snr, _format([header], UNET),
-        header.size, tuple(reasons), {"prediction_type_stated": noise.stated},
+        header.size, tuple(reasons), {"prediction_type_stated": noise.stated}, *_multiples(
+            len({name.split(".")[3] for name in header.tensors if name.startswith(VAE + "encoder.down.")}),
+            1 + sum(name.startswith(UNET + "input_blocks.") and name.endswith(".0.op.weight") for name in header.tensors),
+        ),
     )
 
 
@@ -104,7 +107,7 @@ def recognise_folder(folder: Path) -> Recognition | None:
     if unet.get("cross_attention_dim") == 1024 or unet.get("use_linear_projection"):
         raise _sd2(where)
     _check_channels(where, unet.get("in_channels", 4))
-    read_json(folder / "vae" / "config.json")
+    vae = read_json(folder / "vae" / "config.json")
     read_json(folder / "text_encoder" / "config.json")
     noise = _noise_of_folder(folder)
     headers = [read_header(file) for part in WEIGHT_STEMS for file in weight_files(folder, part)]
@@ -113,7 +116,14 @@ def recognise_folder(folder: Path) -> Recognition | None:
     return Recognition(
         "sd15", folder, "diffusers", noise.prediction_type, noise.zero_terminal_snr, _format(unet_headers),
         sum(header.size for header in headers), reasons, {"prediction_type_stated": noise.stated},
+        *_multiples(len(vae.get("block_out_channels", ())), len(unet.get("block_out_channels", ()))),
     )
+
+
+def _multiples(vae_levels: int, unet_levels: int) -> tuple[int, int]:
+    """(`Recognition.downscale`, `Recognition.multiple`): every level but the last halves the size; 0 is unknown."""
+    halvings = (vae_levels or 4) - 1
+    return 2**halvings, 2 ** (halvings + (unet_levels or 4) - 1)
 
 
 def weight_variant(folder: Path, part: str) -> str | None:

@@ -1,0 +1,109 @@
+"""Several trainers on one run: rank 0 holds the lock and tells; the others compute. Gradients are averaged once an update."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from engine.runs.layout import RunDir
+from engine.training.session import Session
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+
+
+def start_others(run: RunDir, num_processes: int) -> list[subprocess.Popen[bytes]]:
+    """Start ranks 1 … n-1 with the variables that torch.distributed reads, and make this process rank 0."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(num_processes)}
+    os.environ.update({**shared, "RANK": "0", "LOCAL_RANK": "0"})
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "engine.training", str(run.path)], stdin=subprocess.DEVNULL,
+            env={**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "LORASMITH_PARENT": str(os.getpid())},
+        )
+        for rank in range(1, num_processes)
+    ]
+
+
+class _Mute:
+    """Takes the place of a log that only rank 0 writes."""
+
+    def emit(self, *_: Any, **__: Any) -> None: ...
+
+    def update(self, *_: Any, **__: Any) -> None: ...
+
+    def acknowledge(self, *_: Any) -> None: ...
+
+    def take(self) -> list[Any]:
+        return []
+
+
+class Helper(Session):
+    """The session of a rank above 0: says nothing, and ends when rank 0 does, however that ends."""
+
+    def __init__(self, run: RunDir) -> None:
+        self.run = run
+        self.events = self.state = self.control = _Mute()  # type: ignore[assignment]
+        self.step = 0
+        self.stop_reason = ""
+        self._warned = set()
+        threading.Thread(target=self._watch, args=(int(os.environ["LORASMITH_PARENT"]),), daemon=True).start()
+
+    def _watch(self, parent: int) -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    def say(self, text: str) -> None:
+        """Rank 0 says it."""
+
+    def warn(self, code: str, text: str, *, once: bool = False) -> None:
+        """Rank 0 says it."""
+
+
+class Team:
+    """All ranks of one run, through accelerate; with one process everything is for free."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self.size = accelerator.num_processes
+        self.rank = accelerator.process_index
+
+    @property
+    def leads(self) -> bool:
+        """Rank 0 writes files and tells."""
+        return self.rank == 0
+
+    def mean(self, value: torch.Tensor) -> float:
+        """The mean over all ranks; not finite if it is not on one of them."""
+        return float(self.accelerator.reduce(value, "mean")) if self.size > 1 else float(value)
+
+    def average_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
+        """Replace every gradient by the mean over all ranks, in one message."""
+        if self.size == 1:
+            return
+        import torch
+
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        flat = self.accelerator.reduce(torch.cat([gradient.reshape(-1) for gradient in gradients]), "mean")
+        start = 0
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = flat[start : start + gradient.numel()].view_as(gradient)
+            start += gradient.numel()
+
+    def share(self, value: Any) -> Any:
+        """What rank 0 has, on every rank."""
+        if self.size == 1:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        return broadcast_object_list([value])[0]
