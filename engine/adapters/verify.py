@@ -28,7 +28,7 @@ from engine.adapters.lora import LoraModule, LoraNetwork
 from engine.adapters.names import ALPHA, DOWN, UP
 from engine.errors import TrainingError
 from engine.models.header import read_header
-from engine.text import listing, printable
+from engine.text import listing
 
 _VERIFY = "verify"
 _EPSILON = {torch.float32: 2.0**-23, torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7}
@@ -51,28 +51,27 @@ def verify_file(path: Path, network: LoraNetwork, components: Mapping[str, nn.Mo
     Raises:
         TrainingError: the file differs; the sentence says in what.
     """
-    name = printable(path.name)
-    tensors = _read(path, name)
-    _check_tensors(tensors, network, name)
+    tensors = _read(path)
+    _check_tensors(tensors, network)
     with _no_trace(components):
-        loaded = _loaded_by_diffusers(tensors, components, name)
-        _check_loaded(loaded, tensors, network, name)
-        return _check_forward(loaded, tensors, components, name)
+        loaded = _loaded_by_diffusers(tensors, components)
+        _check_loaded(loaded, tensors, network)
+        return _check_forward(loaded, tensors, components)
 
 
-def _read(path: Path, name: str) -> dict[str, torch.Tensor]:
+def _read(path: Path) -> dict[str, torch.Tensor]:
     data = path.read_bytes()
     metadata = read_header(path).metadata
     start = 8 + int.from_bytes(data[:8], "little")
     if hashlib.sha256(memoryview(data)[start:]).hexdigest() != metadata.get("sshs_model_hash"):
-        raise _failure(name, "what was read back has another hash than what was written")
+        raise _failure("what was read back has another hash than what was written")
     try:
         return load(data)
     except SafetensorError as error:
-        raise _failure(name, f"it cannot be read back ({error})") from error
+        raise _failure(f"it cannot be read back ({error})") from error
 
 
-def _check_tensors(tensors: Mapping[str, torch.Tensor], network: LoraNetwork, name: str) -> None:
+def _check_tensors(tensors: Mapping[str, torch.Tensor], network: LoraNetwork) -> None:
     """Exactly the network's modules, three tensors each, of the right shapes and finite."""
     expected: dict[str, tuple[int, ...]] = {}
     for module in network.modules:
@@ -86,7 +85,7 @@ def _check_tensors(tensors: Mapping[str, torch.Tensor], network: LoraNetwork, na
         ("has with NaN or infinity", {key for key in tensors if not torch.isfinite(tensors[key]).all()}),
     ):
         if keys:
-            raise _failure(name, f"it {problem} {len(keys)} of {len(expected)} tensors: {listing(sorted(keys), 3)}")
+            raise _failure(f"it {problem} {len(keys)} of {len(expected)} tensors: {listing(sorted(keys), 3)}")
 
 
 class _Loader(StableDiffusionLoraLoaderMixin):
@@ -102,20 +101,18 @@ class _Loader(StableDiffusionLoraLoaderMixin):
 
 
 def _loaded_by_diffusers(
-    tensors: Mapping[str, torch.Tensor], components: Mapping[str, nn.Module], name: str
+    tensors: Mapping[str, torch.Tensor], components: Mapping[str, nn.Module]
 ) -> dict[str, nn.Module]:
     """Twins of the components without our adapter, and with the file loaded as diffusers loads it."""
     twins = {key: _twin(component, keep_adapter=False) for key, component in components.items()}
     try:
         _Loader(twins).load_lora_weights(dict(tensors), adapter_name=_VERIFY)
     except (ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
-        raise _failure(name, f"diffusers' load_lora_weights refuses it ({error})") from error
+        raise _failure(f"diffusers' load_lora_weights refuses it ({error})") from error
     return {key: twin.eval() for key, twin in twins.items()}
 
 
-def _check_loaded(
-    loaded: Mapping[str, nn.Module], tensors: Mapping[str, torch.Tensor], network: LoraNetwork, name: str
-) -> None:
+def _check_loaded(loaded: Mapping[str, nn.Module], tensors: Mapping[str, torch.Tensor], network: LoraNetwork) -> None:
     """Each module arrived at its layer with its values and its scale, and no layer has one besides."""
     layers = {
         (component, path): layer
@@ -128,7 +125,6 @@ def _check_loaded(
         missing = sorted(".".join(key) for key in wanted.keys() - layers.keys())
         besides = sorted(".".join(key) for key in layers.keys() - wanted.keys())
         raise _failure(
-            name,
             f"loaded by diffusers, it misses {listing(missing, 3) or 'nothing'} and changes "
             f"{listing(besides, 3) or 'nothing'} besides",
         )
@@ -137,7 +133,10 @@ def _check_loaded(
     wrong = [key for key, module in wanted.items() if not _same(module, layers[key], tensors)]
     if wrong:
         names = [".".join(key) for key in wrong]
-        raise _failure(name, f"{len(wrong)} modules differ from the adapter in memory: {listing(names, 3)}")
+        raise _failure(f"{len(wrong)} modules differ from the adapter in memory: {listing(names, 3)}")
+    for layer in layers.values():  # the file's values are checked: its number format shall not overflow in the forward
+        layer.lora_A[_VERIFY].float()
+        layer.lora_B[_VERIFY].float()
 
 
 def _same(module: LoraModule, layer: Any, tensors: Mapping[str, torch.Tensor]) -> bool:
@@ -157,7 +156,7 @@ def _same(module: LoraModule, layer: Any, tensors: Mapping[str, torch.Tensor]) -
 
 
 def _check_forward(
-    loaded: Mapping[str, nn.Module], tensors: Mapping[str, torch.Tensor], components: Mapping[str, nn.Module], name: str
+    loaded: Mapping[str, nn.Module], tensors: Mapping[str, torch.Tensor], components: Mapping[str, nn.Module]
 ) -> float | None:
     """One small forward each with the adapter in memory and with the file.
 
@@ -179,11 +178,10 @@ def _check_forward(
         if not torch.isfinite(base).all():
             return None
         if not math.isfinite(difference):
-            raise _failure(name, "with it the denoiser gives NaN or infinity")
+            raise _failure("with it the denoiser gives NaN or infinity")
         allowed += 16 * _EPSILON[next(iter(tensors.values())).dtype] * (mine - base).abs().max().item()
     if difference > allowed:
         raise _failure(
-            name,
             f"with it the denoiser's output differs by {difference:.3g} from that of the adapter in memory; "
             f"{allowed:.3g} is the most that rounding explains",
         )
@@ -276,8 +274,8 @@ def _no_trace(components: Mapping[str, nn.Module]) -> Iterator[None]:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def _failure(name: str, what: str) -> TrainingError:
+def _failure(what: str) -> TrainingError:
     return TrainingError(
-        f"The saved LoRA {name} did not pass its check: {what}.",
+        f"The LoRA just written did not pass its check and is not kept: {what}.",
         "The state of the training is not affected: check the disk, and resume; if it comes again, please report it.",
     )

@@ -1,7 +1,7 @@
 """The NVIDIA GPUs of this machine. A value that the driver does not tell is None; nothing here raises.
 
 GPUs are counted in the order of the PCI bus, as NVML and nvidia-smi do. CUDA counts so too only with
-`CUDA_DEVICE_ORDER=PCI_BUS_ID`, which a launched run gets (`CUDA_ENVIRONMENT`).
+`CUDA_DEVICE_ORDER=PCI_BUS_ID`, which a launched run gets (`engine.runs.launch`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ import psutil
 
 from engine.hardware.nvml import NvmlProblem, ask, opened
 from engine.hardware.system import in_container
-
-CUDA_ENVIRONMENT: Mapping[str, str] = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-"""For every process that uses CUDA: makes `cuda:N` the N-th GPU of `list_gpus`."""
 
 
 @dataclass(frozen=True)

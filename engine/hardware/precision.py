@@ -18,7 +18,7 @@ _FP16 = (5, 3)
 
 @dataclass(frozen=True)
 class Choice:
-    """A precision ("no" is fp32) and the reason for it."""
+    """A precision ("no" is fp32) and the reason for it, to stand behind it: "bf16: compute capability 8.6"."""
 
     value: Precision
     reason: str
@@ -50,14 +50,14 @@ def choose_precision(wish: Literal["auto", "no", "fp16", "bf16"], gpu: Gpu | Non
             "Use no or auto.",
         )
     if wish != "auto":
-        return Choice(wish, f"{_title(wish)}: as configured")
+        return _as_configured(wish)
     if capability is None:
-        return Choice("fp16", f"fp16: {told}, and every GPU in use has fp16")
+        return Choice("fp16", f"{told}, and every GPU in use has fp16")
     if has_bf16:
-        return Choice("bf16", f"bf16: {told}")
+        return Choice("bf16", told)
     if has_fp16:
-        return Choice("fp16", f"fp16: {told}, bf16 needs 8.0")
-    return Choice("no", f"fp32: {told}, fp16 needs 5.3")
+        return Choice("fp16", f"{told}, bf16 needs 8.0")
+    return Choice("no", f"fp32, because of {told}, and fp16 needs 5.3")
 
 
 def _on_cpu(wish: Literal["auto", "no", "fp16", "bf16"]) -> Choice:
@@ -67,9 +67,9 @@ def _on_cpu(wish: Literal["auto", "no", "fp16", "bf16"]) -> Choice:
             "Use no or auto.",
         )
     if wish == "auto":
-        return Choice("no", "fp32: bf16 gains nothing on the CPU")
-    return Choice(wish, f"{_title(wish)}: as configured")
+        return Choice("no", "fp32, because bf16 gains nothing on the CPU")
+    return _as_configured(wish)
 
 
-def _title(value: Precision) -> str:
-    return "fp32" if value == "no" else value
+def _as_configured(wish: Precision) -> Choice:
+    return Choice(wish, "fp32, as configured" if wish == "no" else "as configured")

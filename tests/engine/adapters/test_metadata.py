@@ -124,7 +124,17 @@ MODELSPEC = [
 @pytest.fixture
 def facts():
     return TrainingFacts(
-        recognition=Recognition("sd15", Path("/models/v1-5.safetensors"), "single_file", "epsilon", False, "fp16", 1),
+        recognition=Recognition(
+            family="sd15",
+            path=Path("/models/v1-5.safetensors"),
+            layout="single_file",
+            prediction_type="epsilon",
+            zero_terminal_snr=False,
+            dtype="fp16",
+            size=1,
+            downscale=8,
+            multiple=64,
+        ),
         session_id=123,
         started_at=1.5,
         now=1_700_000_000.25,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
+from accelerate import Accelerator
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file
 
@@ -115,6 +118,22 @@ def test_training_notices_nothing(make, filled, tmp_path, monkeypatch, dtype, fa
         verify_file(tmp_path / "x.safetensors", network, tiny.components)
     _same(before, _snapshot(tiny))
     assert torch.is_grad_enabled()
+
+
+def test_a_model_prepared_by_accelerate_passes_and_is_left_alone(tiny, filled, tmp_path):
+    network = tiny.attach()
+    filled(network)
+    network.rely_on_autocast(True)
+    accelerator = Accelerator(mixed_precision="bf16", cpu=True)
+    accelerator.prepare_model(tiny.unet)
+    assert inspect.ismethod(tiny.unet.__dict__["forward"])
+    calls = []
+    tiny.unet.register_forward_pre_hook(lambda module, inputs: calls.append(1))
+    write_lora(tmp_path / "x.safetensors", network.state(), {}, "fp16", print)
+    before = _snapshot(tiny)
+    assert verify_file(tmp_path / "x.safetensors", network, tiny.components) < 1e-3
+    _same(before, _snapshot(tiny))
+    assert not calls
 
 
 def test_training_steps_are_the_same_with_and_without_checks(make, filled, tmp_path):

@@ -20,7 +20,8 @@ def _no_container(monkeypatch):
 
 def test_everything_that_a_sound_card_tells(fake_nvml, make_card, make_process):
     programs = [make_process(11, 2**30), make_process(12, 3 * 2**30)]
-    nvml = fake_nvml([make_card(ComputeRunningProcesses=programs, GraphicsRunningProcesses=[make_process(2**30, None)])],
+    shown = [make_process(2**30, None)]
+    nvml = fake_nvml([make_card(ComputeRunningProcesses=programs, GraphicsRunningProcesses=shown)],
                      names={11: "/usr/bin/firefox -x", 12: "C:\\My Games\\game.exe"})  # fmt: skip
     report = list_gpus()
     assert (report.problem, report.driver, report.cuda) == (None, "580.65.06", "13.0")

@@ -16,17 +16,17 @@ def _card(capability):
 @pytest.mark.parametrize(
     ("wish", "capability", "value", "reason"),
     [
-        ("auto", (8, 6), "bf16", "bf16: compute capability 8.6"),
-        ("auto", (8, 0), "bf16", "bf16: compute capability 8.0"),
-        ("auto", (12, 0), "bf16", "bf16: compute capability 12.0"),
-        ("auto", (7, 5), "fp16", "fp16: compute capability 7.5, bf16 needs 8.0"),
-        ("auto", (6, 1), "fp16", "fp16: compute capability 6.1, bf16 needs 8.0"),
-        ("auto", (5, 2), "no", "fp32: compute capability 5.2, fp16 needs 5.3"),
-        ("auto", None, "fp16", "fp16: compute capability unknown, and every GPU in use has fp16"),
-        ("fp16", (8, 6), "fp16", "fp16: as configured"),
-        ("no", (8, 6), "no", "fp32: as configured"),
-        ("bf16", (9, 0), "bf16", "bf16: as configured"),
-        ("bf16", None, "bf16", "bf16: as configured"),
+        ("auto", (8, 6), "bf16", "compute capability 8.6"),
+        ("auto", (8, 0), "bf16", "compute capability 8.0"),
+        ("auto", (12, 0), "bf16", "compute capability 12.0"),
+        ("auto", (7, 5), "fp16", "compute capability 7.5, bf16 needs 8.0"),
+        ("auto", (6, 1), "fp16", "compute capability 6.1, bf16 needs 8.0"),
+        ("auto", (5, 2), "no", "fp32, because of compute capability 5.2, and fp16 needs 5.3"),
+        ("auto", None, "fp16", "compute capability unknown, and every GPU in use has fp16"),
+        ("fp16", (8, 6), "fp16", "as configured"),
+        ("no", (8, 6), "no", "fp32, as configured"),
+        ("bf16", (9, 0), "bf16", "as configured"),
+        ("bf16", None, "bf16", "as configured"),
     ],
 )
 def test_on_a_gpu(wish, capability, value, reason):
@@ -37,9 +37,9 @@ def test_on_a_gpu(wish, capability, value, reason):
 @pytest.mark.parametrize(
     ("wish", "value", "reason"),
     [
-        ("auto", "no", "fp32: bf16 gains nothing on the CPU"),
-        ("no", "no", "fp32: as configured"),
-        ("bf16", "bf16", "bf16: as configured"),
+        ("auto", "no", "fp32, because bf16 gains nothing on the CPU"),
+        ("no", "no", "fp32, as configured"),
+        ("bf16", "bf16", "as configured"),
     ],
 )
 def test_on_the_cpu(wish, value, reason):

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from engine import __version__
-from engine.hardware.versions import torch_cuda, versions
+from engine.hardware.packages import torch_cuda, versions
 
 
 def test_versions(fake_nvml):
@@ -23,7 +23,7 @@ def test_versions(fake_nvml):
 
 
 def test_a_package_that_is_missing(monkeypatch):
-    monkeypatch.setattr("engine.hardware.versions.PACKAGES", ("torch", "no-such-package"))
+    monkeypatch.setattr("engine.hardware.packages.PACKAGES", ("torch", "no-such-package"))
     assert versions()["no-such-package"] is None
 
 
@@ -48,8 +48,8 @@ def test_cuda_of_a_folder_without_torch(tmp_path):
 
 def test_hardware_imports_nothing_heavy():
     program = (
-        "import sys, engine.hardware; from engine.hardware.system import look; from engine.hardware.versions import "
-        "versions; engine.hardware.list_gpus(); look(); versions(); "
+        "import sys, engine.hardware; from engine.hardware.system import look; from engine.hardware "
+        "import versions; engine.hardware.list_gpus(); look(); versions(); "
         "print(*({'torch', 'numpy', 'textual', 'transformers', 'pydantic'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
