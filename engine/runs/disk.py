@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from engine.models.base import Recognition
 
 _ATTENTION = re.compile(r"transformer_blocks\.|\.proj_(in|out)\.|self_attn\.|\.mlp\.fc")
+_RESNET = re.compile(
+    r"resnets\.|samplers\.|(input_blocks|middle_block|output_blocks)\..*(layers\.|skip_connection|\.op\.|\.conv\.)"
+)
 _TEXT = re.compile(r"text_model\.|cond_stage_model\.")
 _ELSEWHERE = re.compile(r"first_stage_model|vae|safety_checker")
 _STATE_COPIES = 3
@@ -93,13 +97,15 @@ def lora_parameters(config: RunConfig, recognition: Recognition) -> int:
             text = inside == "text_encoder." or _TEXT.search(name) is not None
             if len(shape) < 2 or _ELSEWHERE.search(inside + name) or not (wants_text if text else wants_unet):
                 continue
-            total += _layer(shape, config, attention=_ATTENTION.search(name) is not None)
+            total += _rank(name, shape, config) * (shape[0] + math.prod(shape[1:]))
     return total
 
 
-def _layer(shape: tuple[int, ...], config: RunConfig, *, attention: bool) -> int:
-    rank = config.network.network_dim if attention else (config.network.conv_dim or 0) if len(shape) == 4 else 0
-    inputs = 1
-    for side in shape[1:]:
-        inputs *= side
-    return min(rank, shape[0]) * (shape[0] + inputs)
+def _rank(name: str, shape: tuple[int, ...], config: RunConfig) -> int:
+    """Rank of a layer's LoRA; 0 for a layer that takes none."""
+    network = config.network
+    if _ATTENTION.search(name):
+        return network.network_dim
+    if network.conv_dim is None or not _RESNET.search(name):
+        return 0
+    return network.conv_dim if shape[2:] == (3, 3) else network.network_dim

@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(as_json: bool) -> int:
     """Show what this machine has."""
-    from engine.hardware import choose_precision, list_gpus
+    from engine.hardware import choose_precision, list_gpus, versions
     from engine.hardware.system import look
-    from engine.hardware.versions import versions
 
     report, system = list_gpus(), look()
     visible = report.visible()

@@ -57,7 +57,7 @@ def prepare(config: RunConfig, *, restart: bool = False) -> RunDir:
     from engine.config import resolve
     from engine.config.resolve import check_model
     from engine.dataset.folders import find_sources
-    from engine.hardware.versions import versions
+    from engine.hardware import versions
     from engine.models.registry import recognise
 
     resolved, _ = resolve(config)

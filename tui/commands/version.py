@@ -11,7 +11,7 @@ _TITLES = {"lorasmith": "LoRA Smith", "python": "Python", "cuda": "CUDA", "drive
 
 def version_lines() -> Iterator[str]:
     """One line each: LoRA Smith, Python, the libraries, CUDA of the torch build, driver."""
-    from engine.hardware.versions import versions
+    from engine.hardware import versions
 
     for name, version in versions().items():
         yield f"{_TITLES.get(name, name)} {version or 'none'}"

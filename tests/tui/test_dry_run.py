@@ -1,0 +1,109 @@
+"""`--dry-run`: everything is shown, nothing is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from engine.adapters.lora import LoraNetwork
+from engine.config import RunConfig
+from engine.dataset.arithmetic import plan_steps
+from engine.dataset.buckets import BucketGrid
+from engine.dataset.scan import scan
+from engine.models.registry import family_named, recognise
+from engine.runs.disk import estimate, lora_parameters
+from tests.tiny_models import tiny_sd15
+from tui.main import run
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One tiny model for all tests here."""
+    return tiny_sd15(tmp_path_factory.mktemp("model"), ldm=True)
+
+
+@pytest.fixture
+def ready(place: Path, tiny: Path) -> Path:
+    """A tiny model and six pictures where robot.toml expects them."""
+    (place / "model.safetensors").symlink_to(tiny)
+    pictures = place / "pictures"
+    pictures.mkdir()
+    for number in range(5):
+        Image.new("RGB", (64, 64), (number * 40, 0, 0)).save(pictures / f"{number}.png")
+    (pictures / "broken.png").write_bytes(b"")
+    return place
+
+
+def everything(place: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in sorted(place.rglob("*"))}
+
+
+SMALL = ["--set", "dataset.resolution=64", "--set", "dataset.enable_bucket=false"]
+ARGUMENTS = ["--preset", "robot.toml", "--dry-run", *SMALL]
+
+
+def test_everything_is_shown_and_nothing_written(ready: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = everything(ready.parent)
+    assert run(ARGUMENTS) == 0, capfd.readouterr().err
+    out, err = capfd.readouterr()
+    for text in (
+        "sd15", "prediction type", "5 training pictures", "broken.png", "without a caption", "repeats", "Precision",
+        "Disk: about", "robot/results_current/robot.safetensors", "Nothing was trained",
+    ):  # fmt: skip
+        assert text in out, text
+    assert err == "" and everything(ready.parent) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "text"),
+    [
+        (["--images", "nowhere"], 3, "nowhere"),
+        (["--output_dir", "robot.toml/x"], 2, "is a file, where a folder is needed"),
+        (["--set", "training.text_encoder_lr=0", "--set", "training.unet_lr=0"], 2, "Nothing would be trained"),
+        (["--set", "dataset.resolution=63"], 2, "resolution"),
+    ],
+)
+def test_it_ends_as_the_run_would(
+    ready: Path, capfd: pytest.CaptureFixture[str], change: list[str], code: int, text: str
+) -> None:
+    assert run([*ARGUMENTS, *change]) == code
+    assert text in capfd.readouterr().err and not (ready / "robot").exists()
+
+
+def test_an_unwritable_place(
+    ready: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert run(ARGUMENTS) == 5
+    assert "permission denied" in capfd.readouterr().err
+
+
+def test_the_disk_is_counted_from_the_models_shapes(ready: Path) -> None:
+    config = RunConfig().changed(
+        model={"pretrained_model_name_or_path": "model.safetensors"},
+        dataset={"train_data_dir": "pictures", "resolution": 64, "enable_bucket": False, "num_repeats": 4},
+        network={"network_dim": 4},
+        training={"max_train_epochs": 6},
+        sampling={"sample_every_n_steps": 0},
+        saving={"output_name": "robot", "save_every_n_epochs": 2, "save_last_n_epochs": 2},
+    )
+    recognition = recognise("model.safetensors")
+    grid = BucketGrid.from_config(config, multiple=recognition.multiple, downscale=recognition.downscale)
+    plan = plan_steps(scan(config), grid, config)
+    need = estimate(config, recognition, plan, 1)
+    parameters = lora_parameters(config, recognition)
+    assert need.loras == parameters * 2 * 3 and need.samples == need.latents == 0
+
+
+@pytest.mark.parametrize("network", [{}, {"conv_dim": 8}, {"network_train_unet_only": True, "network_dim": 4}])
+def test_the_parameters_are_those_of_the_real_lora(ready: Path, network: dict[str, object]) -> None:
+    config = RunConfig().changed(network=network)
+    recognition = recognise("model.safetensors")
+    model = family_named("sd15").load(config, recognition, "cpu", "fp32", lambda _: None)
+    real = LoraNetwork.attach(
+        model.trainable, model.lora_targets(conv="conv_dim" in network), network=config.network,
+        rates=config.training.rates, weights=None, generator_seed=0, say=lambda _: None,
+    )  # fmt: skip
+    assert lora_parameters(config, recognition) == sum(parameter.numel() for parameter in real.parameters())
