@@ -41,7 +41,9 @@ def main() -> None:
         for checkpointing in (False, True):
             rows.append(compare(options, dtype, checkpointing))
             print(rows[-1], flush=True)
-    print("\n| precision | checkpointing | images/s ours : plain | peak memory ours : plain | first step ours : plain |")
+    print(
+        "\n| precision | checkpointing | images/s ours : plain | peak memory ours : plain | first step ours : plain |"
+    )
     print("|---|---|---|---|---|")
     for row in rows:
         print(row["line"])
@@ -66,14 +68,31 @@ def arguments() -> argparse.Namespace:
 
 def compare(options: argparse.Namespace, dtype: str, checkpointing: bool) -> dict[str, Any]:
     """Both sides in turns; the medians of all steps, and the ratios."""
-    command = [sys.executable, __file__, "--model", options.model, "--resolution", str(options.resolution), "--batch",
-               str(options.batch), "--dtype", dtype, *(["--checkpointing"] if checkpointing else [])]
+    command = [
+        sys.executable,
+        __file__,
+        "--model",
+        options.model,
+        "--resolution",
+        str(options.resolution),
+        "--batch",
+        str(options.batch),
+        "--dtype",
+        dtype,
+        *(["--checkpointing"] if checkpointing else []),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     sides: dict[str, subprocess.Popen[str]] = {}
     first: dict[str, float] = {}
     for side in ("ours", "plain"):  # one after the other, so that neither start disturbs the other
-        sides[side] = subprocess.Popen([*command, "--side", side], env=environment, text=True, stdin=subprocess.PIPE,
-                                       stdout=subprocess.PIPE, stderr=sys.stderr)
+        sides[side] = subprocess.Popen(
+            [*command, "--side", side],
+            env=environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=sys.stderr,
+        )
         first[side] = ask(sides[side], 1)["since_start"]
     seconds: dict[str, list[float]] = {"ours": [], "plain": []}
     peak: dict[str, float] = {}
@@ -118,7 +137,10 @@ def worker(options: argparse.Namespace) -> None:
                 begin = time.perf_counter()
                 next(loop)
                 seconds.append(time.perf_counter() - begin)
-            print(json.dumps({"seconds": seconds, "peak_gib": peak(), "since_start": time.perf_counter() - started}), flush=True)
+            print(
+                json.dumps({"seconds": seconds, "peak_gib": peak(), "since_start": time.perf_counter() - started}),
+                flush=True,
+            )
 
 
 def peak() -> float:
@@ -134,7 +156,9 @@ def pictures(folder: Path, size: int) -> Path:
 
     folder.mkdir()
     for index in range(4):
-        Image.effect_mandelbrot((size, size), (-2 + index / 9, -1.5, 1, 1.5), 60).convert("RGB").save(folder / f"{index}.png")
+        Image.effect_mandelbrot((size, size), (-2 + index / 9, -1.5, 1, 1.5), 60).convert("RGB").save(
+            folder / f"{index}.png"
+        )
         (folder / f"{index}.txt").write_text(BATCH_CAPTION)
     return folder
 
@@ -149,12 +173,21 @@ def ours(options: argparse.Namespace, folder: Path) -> Iterator[None]:
     from engine.training.trainer import Trainer
 
     settings = {
-        "model.pretrained_model_name_or_path": options.model, "dataset.train_data_dir": pictures(folder / "p", options.resolution),
-        "dataset.resolution": options.resolution, "dataset.enable_bucket": "false", "saving.output_name": "x",
-        "saving.output_dir": folder / "out", "network.network_dim": RANK, "network.network_alpha": RANK,
-        "training.train_batch_size": options.batch, "training.max_train_steps": 100000, "sampling.sample_every_n_steps": 0,
-        "training.lr_scheduler": "constant", "memory.mixed_precision": options.dtype,
-        "memory.gradient_checkpointing": str(options.checkpointing).lower(), "saving.save_state_every_n_steps": 0,
+        "model.pretrained_model_name_or_path": options.model,
+        "dataset.train_data_dir": pictures(folder / "p", options.resolution),
+        "dataset.resolution": options.resolution,
+        "dataset.enable_bucket": "false",
+        "saving.output_name": "x",
+        "saving.output_dir": folder / "out",
+        "network.network_dim": RANK,
+        "network.network_alpha": RANK,
+        "training.train_batch_size": options.batch,
+        "training.max_train_steps": 100000,
+        "sampling.sample_every_n_steps": 0,
+        "training.lr_scheduler": "constant",
+        "memory.mixed_precision": options.dtype,
+        "memory.gradient_checkpointing": str(options.checkpointing).lower(),
+        "saving.save_state_every_n_steps": 0,
         "saving.save_every_n_epochs": "none",
     }
     run = prepare_run(load_config(None, [f"{key}={value}" for key, value in settings.items()]))
@@ -177,7 +210,9 @@ def plain(options: argparse.Namespace) -> Iterator[None]:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[options.dtype]
-    pipeline = StableDiffusionPipeline.from_pretrained(options.model, dtype=dtype, safety_checker=None, local_files_only=True)
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        options.model, dtype=dtype, safety_checker=None, local_files_only=True
+    )
     unet, text_encoder = pipeline.unet.to(device), pipeline.text_encoder.to(device)
     for model, names in (
         (unet, ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"]),
@@ -186,7 +221,11 @@ def plain(options: argparse.Namespace) -> Iterator[None]:
         model.requires_grad_(False)
         model.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=names))
         if options.checkpointing:
-            (model.enable_gradient_checkpointing if hasattr(model, "enable_gradient_checkpointing") else model.gradient_checkpointing_enable)()
+            (
+                model.enable_gradient_checkpointing
+                if hasattr(model, "enable_gradient_checkpointing")
+                else model.gradient_checkpointing_enable
+            )()
         model.train()
     parameters = [p for model in (unet, text_encoder) for p in model.parameters() if p.requires_grad]
     for parameter in parameters:
@@ -195,7 +234,9 @@ def plain(options: argparse.Namespace) -> Iterator[None]:
     schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
     vae = pipeline.vae.to(device, torch.float32 if device == "cpu" else dtype)
     with torch.no_grad():
-        picture = torch.rand(options.batch, 3, options.resolution, options.resolution, device=device, dtype=vae.dtype) * 2 - 1
+        picture = (
+            torch.rand(options.batch, 3, options.resolution, options.resolution, device=device, dtype=vae.dtype) * 2 - 1
+        )
         latents = vae.encode(picture).latent_dist.sample().float() * vae.config.scaling_factor
     del pipeline, vae
     while True:
@@ -206,7 +247,9 @@ def plain(options: argparse.Namespace) -> Iterator[None]:
         with torch.autocast(device, dtype, enabled=dtype != torch.float32):
             states = text_encoder(ids)[0]
             prediction = unet(noisy.to(dtype), timesteps, states.to(dtype)).sample
-        target = noise if schedule.config.prediction_type == "epsilon" else schedule.get_velocity(latents, noise, timesteps)
+        target = (
+            noise if schedule.config.prediction_type == "epsilon" else schedule.get_velocity(latents, noise, timesteps)
+        )
         loss = torch.nn.functional.mse_loss(prediction.float(), target)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -224,8 +267,13 @@ def tokens(options: argparse.Namespace, device: str) -> Any:
         from transformers import CLIPTokenizer
 
         tokenizer = CLIPTokenizer.from_pretrained(Path(options.model) / "tokenizer", local_files_only=True)
-        ids = tokenizer([BATCH_CAPTION] * options.batch, padding="max_length", truncation=True,
-                        max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
+        ids = tokenizer(
+            [BATCH_CAPTION] * options.batch,
+            padding="max_length",
+            truncation=True,
+            max_length=tokenizer.model_max_length,
+            return_tensors="pt",
+        ).input_ids
         _TOKENS[0] = ids.to(device)
     return _TOKENS[0]
 
@@ -256,7 +304,8 @@ def overhead(options: argparse.Namespace) -> str:
             trainer_steps.append(time.perf_counter() - begin)
             books.append(spent)
         step, book = statistics.median(trainer_steps[1:]), statistics.median(books[1:])
-        return f"events, control and progress: {book * 1000:.2f} ms of {step * 1000:.1f} ms a step = {book / step:.2%} (medians)"
+        share = f"{book * 1000:.2f} ms of {step * 1000:.1f} ms a step = {book / step:.2%} (medians)"
+        return f"events, control and progress: {share}"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,16 @@ from engine.config.schema import RunConfig
 from engine.config.write import digest, dump_toml, schema_json, update_toml
 
 __all__ = [
-    "ConfigError", "Problem", "RunConfig", "digest", "dump_toml", "find_preset", "list_presets", "load_config",
-    "require_paths", "resolve", "schema_json", "update_toml",
+    "ConfigError",
+    "Problem",
+    "RunConfig",
+    "digest",
+    "dump_toml",
+    "find_preset",
+    "list_presets",
+    "load_config",
+    "require_paths",
+    "resolve",
+    "schema_json",
+    "update_toml",
 ]

@@ -15,8 +15,10 @@ class DatasetTable(Table):
         "", "Pictures", "A folder of pictures, or the parent of <repeats>_<name> folders. Captions stand beside them."
     )
     reg_data_dir: str | None = setting(
-        None, "Regularization pictures", "A folder, or the parent of <repeats>_<class> folders; keeps the class from "
-        "drifting.", advanced=True,
+        None,
+        "Regularization pictures",
+        "A folder, or the parent of <repeats>_<class> folders; keeps the class from drifting.",
+        advanced=True,
     )
     validation_data_dir: str | None = setting(
         None, "Held-out pictures", "Never trained on; their loss tells when to stop.", advanced=True
@@ -26,20 +28,35 @@ class DatasetTable(Table):
     )
     validation_seed: int = setting(0, "Held-out seed", "Decides which pictures are set aside.", ge=0, advanced=True)
     class_tokens: str | None = setting(
-        None, "Trigger word", "The caption of pictures that have none. Unset: from the folder's name, else the run's name."
+        None,
+        "Trigger word",
+        "The caption of pictures that have none. Unset: from the folder's name, else the run's name.",
     )
     num_repeats: int | None = setting(
-        None, "Repeats", "Times each picture counts in an epoch. Unset: the number in the folder's name, else round(400 / "
-        "pictures), at least 1.", ge=1, le=100_000,
+        None,
+        "Repeats",
+        "Times each picture counts in an epoch. Unset: the number in the folder's name, else round(400 / "
+        "pictures), at least 1.",
+        ge=1,
+        le=100_000,
     )
     resolution: int | list[int] = setting(
-        512, "Resolution", "Side of the square, or [width, height]: the area that every picture is scaled to.", unit="px",
+        512,
+        "Resolution",
+        "Side of the square, or [width, height]: the area that every picture is scaled to.",
+        unit="px",
         vram="much more",
     )
-    enable_bucket: bool = setting(True, "Aspect buckets", "Keep each picture's shape; off, all are cropped to one size.")
-    min_bucket_reso: int = setting(256, "Smallest bucket side", "Step is bucket_reso_steps.", ge=8, unit="px", advanced=True)
+    enable_bucket: bool = setting(
+        True, "Aspect buckets", "Keep each picture's shape; off, all are cropped to one size."
+    )
+    min_bucket_reso: int = setting(
+        256, "Smallest bucket side", "Step is bucket_reso_steps.", ge=8, unit="px", advanced=True
+    )
     max_bucket_reso: int = setting(2048, "Largest bucket side", "", ge=8, le=8192, unit="px", advanced=True)
-    bucket_reso_steps: int = setting(64, "Bucket step", "Bucket sides are multiples of this.", ge=8, unit="px", advanced=True)
+    bucket_reso_steps: int = setting(
+        64, "Bucket step", "Bucket sides are multiples of this.", ge=8, unit="px", advanced=True
+    )
     bucket_no_upscale: bool = setting(
         False, "Never upscale", "Small pictures keep their size in buckets of their own.", advanced=True
     )
@@ -65,29 +82,53 @@ class DatasetTable(Table):
         0.0, "Caption dropout", "Share of captions that is replaced by nothing; helps styles and guidance."
     )
     caption_dropout_every_n_epochs: int = setting(
-        0, "Caption dropout epochs", "Every n-th epoch is without captions; 0: none.", ge=0, unit="epochs", advanced=True
+        0,
+        "Caption dropout epochs",
+        "Every n-th epoch is without captions; 0: none.",
+        ge=0,
+        unit="epochs",
+        advanced=True,
     )
     caption_tag_dropout_rate: Share = setting(
         0.0, "Tag dropout", "Share of tags that is left out each time; kept tags stay.", advanced=True
     )
-    token_warmup_min: int = setting(1, "Tag warm-up start", "Tags used at the first step.", ge=1, unit="tags", advanced=True)
+    token_warmup_min: int = setting(
+        1, "Tag warm-up start", "Tags used at the first step.", ge=1, unit="tags", advanced=True
+    )
     token_warmup_step: float = setting(
-        0, "Tag warm-up", "Steps until all tags are used; below 1 a share of all steps.", ge=0, unit="steps", advanced=True
+        0,
+        "Tag warm-up",
+        "Steps until all tags are used; below 1 a share of all steps.",
+        ge=0,
+        unit="steps",
+        advanced=True,
     )
     flip_aug: bool = setting(
         False, "Mirror", "Mirror half of the pictures. Not for faces and characters: they are not symmetric."
     )
-    color_aug: bool = setting(False, "Colour shift", "Shift hue or gamma at random; needs uncached latents.", advanced=True)
-    random_crop: bool = setting(False, "Random crop", "Crop anywhere, not at the centre; needs uncached latents.", advanced=True)
+    color_aug: bool = setting(
+        False, "Colour shift", "Shift hue or gamma at random; needs uncached latents.", advanced=True
+    )
+    random_crop: bool = setting(
+        False, "Random crop", "Crop anywhere, not at the centre; needs uncached latents.", advanced=True
+    )
     alpha_mask: bool = setting(
         False, "Alpha as mask", "Transparent parts of a picture do not count in the loss.", advanced=True
     )
-    alpha_background: str = setting("#ffffff", "Background", "Colour under transparent parts.", pattern=r"^#[0-9a-fA-F]{6}$", advanced=True)
-    max_image_megapixels: int = setting(
-        178, "Largest picture", "Larger pictures are set aside: a small file can unpack to more than the memory.", ge=1,
-        unit="megapixels", advanced=True,
+    alpha_background: str = setting(
+        "#ffffff", "Background", "Colour under transparent parts.", pattern=r"^#[0-9a-fA-F]{6}$", advanced=True
     )
-    min_images: int = setting(1, "Fewest pictures", "With fewer usable pictures the run does not start.", ge=1, advanced=True)
+    max_image_megapixels: int = setting(
+        178,
+        "Largest picture",
+        "Larger pictures are set aside: a small file can unpack to more than the memory.",
+        ge=1,
+        unit="megapixels",
+        advanced=True,
+    )
+    min_images: int = setting(
+        1, "Fewest pictures", "With fewer usable pictures the run does not start.", ge=1, advanced=True
+    )
 
     @field_validator("resolution")
     @classmethod

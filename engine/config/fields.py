@@ -16,7 +16,7 @@ class Table(BaseModel):
 def setting(
     default: Any,
     title: str,
-    help: str,  # noqa: A002 - the word that the form and the schema use
+    help: str,
     *,
     unit: str | None = None,
     vram: str | None = None,

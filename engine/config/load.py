@@ -50,7 +50,7 @@ def load_config(
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
-        known = [detail for detail in value_problems(error, lambda t, k: places.get((t, k), places.get((t, ""), fallback)))]
+        known = list(value_problems(error, lambda t, k: places.get((t, k), places.get((t, ""), fallback))))
         raise ConfigError(problems + known) from None
     if problems:
         raise ConfigError(problems)
@@ -63,7 +63,9 @@ def _read_file(
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"The preset {path} cannot be read: {error}.", "It must be a UTF-8 text file in TOML.") from None
+        raise UsageError(
+            f"The preset {path} cannot be read: {error}.", "It must be a UTF-8 text file in TOML."
+        ) from None
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -108,9 +110,7 @@ def _read_override(
     where = f"--set {text}"
     if not equals:
         problems.append(Problem(where, "", "no value.", "Write --set table.key=value."))
-    elif not dot:
-        problems.append(unknown_key(where, None, table))
-    elif table not in keys():
+    elif not dot or table not in keys():
         problems.append(unknown_key(where, None, table))
     elif key not in keys()[table]:
         problems.append(unknown_key(where, table, key))

@@ -17,7 +17,9 @@ from engine.errors import UsageError
 def keys() -> dict[str, list[str]]:
     """All keys by table, in the order of the schema."""
     model = RunConfig.model_fields
-    return {table: list(field.annotation.model_fields) for table, field in model.items() if field.annotation is not None}
+    return {
+        table: list(field.annotation.model_fields) for table, field in model.items() if field.annotation is not None
+    }
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,11 @@ def unknown_key(where: str, table: str | None, key: str) -> Problem:
 
 def value_problems(error: ValidationError, where: Any) -> Iterator[Problem]:
     """The problems in a pydantic error; `where(table, key)` says in which file and line a key stands."""
-    seen: set[tuple[str, str]] = set()
+    seen: set[tuple[str, str]] = set()  # a union reports each of its members
     for detail in error.errors():
         table, key = ([str(part) for part in detail["loc"][:2]] + ["", ""])[:2]
-        if (table, key, detail["type"]) in seen or ((table, key) in seen and key):
-            continue  # a union reports each of its members
+        if key and (table, key) in seen:
+            continue
         seen.add((table, key))
         dotted = ".".join(part for part in (table, key) if part)
         yield Problem(where(table, key), dotted, _sentence(detail))
@@ -82,8 +84,10 @@ def value_problems(error: ValidationError, where: Any) -> Iterator[Problem]:
 
 def _sentence(detail: ErrorDetails) -> str:
     given = detail["input"]
-    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ").removeprefix("Input should have ")
-    if isinstance(given, dict) or detail["type"] == "value_error" and not isinstance(given, str | int | float | list):
+    message = (
+        detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ").removeprefix("Input should have ")
+    )
+    if isinstance(given, dict) or (detail["type"] == "value_error" and not isinstance(given, str | int | float | list)):
         return f"{message}."
     return f"{given!r} is given, allowed is {message}."
 

@@ -31,7 +31,9 @@ def resolve(config: RunConfig) -> tuple[RunConfig, list[str]]:
             "Set training.unet_lr or training.text_encoder_lr.",
         )
     if network.dim_from_weights and network.network_weights is None:
-        raise UsageError("network.dim_from_weights is set without network.network_weights.", "Name the LoRA to start from.")
+        raise UsageError(
+            "network.dim_from_weights is set without network.network_weights.", "Name the LoRA to start from."
+        )
     if memory.cache_text_encoder_outputs_to_disk and not memory.cache_text_encoder_outputs:
         config = config.changed(memory={"cache_text_encoder_outputs": True})
         notes.append("Text outputs are cached, because cache_text_encoder_outputs_to_disk is set.")
@@ -46,7 +48,9 @@ def resolve(config: RunConfig) -> tuple[RunConfig, list[str]]:
     uncacheable = [name for name in ("color_aug", "random_crop") if getattr(config.dataset, name)]
     if uncacheable and (memory.cache_latents or memory.cache_latents_to_disk):
         config = config.changed(memory={"cache_latents": False, "cache_latents_to_disk": False})
-        notes.append(f"Latents are not cached: {' and '.join(uncacheable)} gives each picture new pixels in every step.")
+        notes.append(
+            f"Latents are not cached: {' and '.join(uncacheable)} gives each picture new pixels in every step."
+        )
     elif memory.cache_latents_to_disk and not memory.cache_latents:
         config = config.changed(memory={"cache_latents": True})
         notes.append("Latents are cached, because cache_latents_to_disk is set.")

@@ -22,24 +22,43 @@ class ModelTable(Table):
     pretrained_model_name_or_path: str = setting(
         "", "Model", "A .safetensors checkpoint, a diffusers folder, or a hub id that is already in the local cache."
     )
-    family: str = setting("auto", "Family", "auto reads it from the checkpoint's keys; a name here must agree with them.")
+    family: str = setting(
+        "auto", "Family", "auto reads it from the checkpoint's keys; a name here must agree with them."
+    )
     vae: str | None = setting(None, "VAE", "Another VAE: a .safetensors file or a diffusers folder.", advanced=True)
     v_parameterization: bool | None = setting(
-        None, "v-prediction", "Unset: read from the checkpoint. Set it only for a file that does not say.", advanced=True
+        None,
+        "v-prediction",
+        "Unset: read from the checkpoint. Set it only for a file that does not say.",
+        advanced=True,
     )
     zero_terminal_snr: bool | None = setting(
-        None, "Zero terminal SNR", "Rescale the noise schedule so that the last step is pure noise. Unset: read from "
-        "the checkpoint.", advanced=True
+        None,
+        "Zero terminal SNR",
+        "Rescale the noise schedule so that the last step is pure noise. Unset: read from the checkpoint.",
+        advanced=True,
     )
     clip_skip: int | None = setting(
-        None, "CLIP skip", "Which hidden layer of the text encoder is used, counted from the end. Anime models: 2.",
-        ge=1, le=12, unit="layers",
+        None,
+        "CLIP skip",
+        "Which hidden layer of the text encoder is used, counted from the end. Anime models: 2.",
+        ge=1,
+        le=12,
+        unit="layers",
     )
     max_token_length: MaxTokenLength = setting(
-        75, "Caption length", "Longer captions are encoded in chunks of 75 tokens and joined.", unit="tokens", vram="more"
+        75,
+        "Caption length",
+        "Longer captions are encoded in chunks of 75 tokens and joined.",
+        unit="tokens",
+        vram="more",
     )
     no_half_vae: bool = setting(
-        False, "VAE in fp32", "Encode and decode pictures in fp32 whatever the precision is.", vram="more", advanced=True
+        False,
+        "VAE in fp32",
+        "Encode and decode pictures in fp32 whatever the precision is.",
+        vram="more",
+        advanced=True,
     )
 
 
@@ -54,15 +73,25 @@ class NetworkTable(Table):
         8.0, "Alpha", "The LoRA's effect is scaled by alpha / rank, so half the rank halves the learning rate.", gt=0
     )
     conv_dim: int | None = setting(
-        None, "Convolution rank", "Also train the 3x3 convolutions with this rank (LoCon); helps with styles.",
-        ge=1, le=1024, vram="more",
+        None,
+        "Convolution rank",
+        "Also train the 3x3 convolutions with this rank (LoCon); helps with styles.",
+        ge=1,
+        le=1024,
+        vram="more",
     )
-    conv_alpha: float | None = setting(None, "Convolution alpha", "Alpha of the convolutions; unset: 1, as Kohya.", gt=0)
+    conv_alpha: float | None = setting(
+        None, "Convolution alpha", "Alpha of the convolutions; unset: 1, as Kohya.", gt=0
+    )
     network_dropout: float = setting(
         0.0, "Dropout", "Share of the down projection's values that is dropped in each step.", ge=0, lt=1, advanced=True
     )
     rank_dropout: float = setting(
-        0.0, "Rank dropout", "Share of ranks that is dropped in each step; the rest is scaled up.", ge=0, lt=1,
+        0.0,
+        "Rank dropout",
+        "Share of ranks that is dropped in each step; the rest is scaled up.",
+        ge=0,
+        lt=1,
         advanced=True,
     )
     module_dropout: float = setting(
@@ -77,8 +106,11 @@ class NetworkTable(Table):
         False, "Text encoder only", "Leave the UNet alone.", vram="less", advanced=True
     )
     scale_weight_norms: float | None = setting(
-        None, "Maximum norm", "After each step a module whose weights have a larger norm is scaled down to it; 1 is usual.",
-        gt=0, advanced=True,
+        None,
+        "Maximum norm",
+        "After each step a module whose weights have a larger norm is scaled down to it; 1 is usual.",
+        gt=0,
+        advanced=True,
     )
 
 
@@ -90,19 +122,25 @@ class MemoryTable(Table):
         "auto", "Precision", "auto: bf16 where the GPU has it, else fp16, on the CPU fp32 (no).", vram="fp16/bf16: less"
     )
     gradient_checkpointing: bool = setting(
-        False, "Gradient checkpointing", "Compute activations twice instead of keeping them: less VRAM, about 30 % slower.",
+        False,
+        "Gradient checkpointing",
+        "Compute activations twice instead of keeping them: less VRAM, about 30 % slower.",
         vram="much less",
     )
     cache_latents: bool = setting(
-        True, "Cache latents", "Encode each picture once and free the VAE. Off, every step encodes its pictures.",
+        True,
+        "Cache latents",
+        "Encode each picture once and free the VAE. Off, every step encodes its pictures.",
         vram="less",
     )
     cache_latents_to_disk: bool = setting(
         False, "Latents on disk", "Keep the cache for the next run; about 0.1 MiB a picture at 512 px."
     )
     cache_text_encoder_outputs: bool = setting(
-        False, "Cache text outputs", "Encode every caption of the run once and free the text encoder; it is then not "
-        "trained.", vram="less",
+        False,
+        "Cache text outputs",
+        "Encode every caption of the run once and free the text encoder; it is then not trained.",
+        vram="less",
     )
     cache_text_encoder_outputs_to_disk: bool = setting(
         False, "Text outputs on disk", "Keep the encoded captions for the next run.", advanced=True
@@ -111,7 +149,13 @@ class MemoryTable(Table):
         None, "Cache folder", "Where caches on disk go; unset: beside the run's output.", advanced=True
     )
     vae_batch_size: int = setting(
-        1, "Caching batch", "Pictures encoded at once while caching.", ge=1, le=64, unit="pictures", vram="more",
+        1,
+        "Caching batch",
+        "Pictures encoded at once while caching.",
+        ge=1,
+        le=64,
+        unit="pictures",
+        vram="more",
         advanced=True,
     )
     num_cpu_threads_per_process: int | None = setting(
@@ -123,20 +167,28 @@ class SamplingTable(Table):
     """`[sampling]`: the pictures that show how the training goes."""
 
     sample_prompts: str | list[str] = setting(
-        ["{trigger}"], "Prompts", "Prompts in Kohya's syntax (--n --w --h --d --s --l), or the path of a .txt, .toml or "
+        ["{trigger}"],
+        "Prompts",
+        "Prompts in Kohya's syntax (--n --w --h --d --s --l), or the path of a .txt, .toml or "
         ".json prompt file. {trigger} stands for the trigger word.",
     )
     sample_every_n_steps: int = setting(
         100, "Samples every", "0: no samples.", ge=0, unit="steps", vram="a peak at each sample"
     )
     sample_every_n_epochs: int | None = setting(
-        None, "Samples every (epochs)", "Set, it replaces the interval in steps, as in Kohya.", ge=1, unit="epochs",
+        None,
+        "Samples every (epochs)",
+        "Set, it replaces the interval in steps, as in Kohya.",
+        ge=1,
+        unit="epochs",
         advanced=True,
     )
     sample_at_first: bool = setting(True, "Samples before the start", "What the model draws without the LoRA.")
     sample_sampler: Sampler = setting("ddim", "Sampler", "Kohya's sampler names.", advanced=True)
     sample_steps: int = setting(28, "Sampler steps", "Where the prompt has no --s.", ge=1, le=1000, unit="steps")
-    sample_scale: float = setting(7.0, "Guidance", "Classifier-free guidance where the prompt has no --l.", ge=0, le=100)
+    sample_scale: float = setting(
+        7.0, "Guidance", "Classifier-free guidance where the prompt has no --l.", ge=0, le=100
+    )
     sample_seed: int | None = setting(
         1, "Seed", "Where the prompt has no --d; unset: another one each time.", ge=0, le=2**32 - 1, advanced=True
     )
@@ -159,7 +211,9 @@ class SavingTable(Table):
         "fp16", "File precision", "Number format in the file. fp16 is what readers expect; float keeps everything."
     )
     save_state_every_n_steps: Interval = setting(
-        100, "State every", "Interval of the full state that a resume needs; it is also saved at each stop. 0: only then.",
+        100,
+        "State every",
+        "Interval of the full state that a resume needs; it is also saved at each stop. 0: only then.",
         unit="steps",
     )
     no_metadata: bool = setting(False, "No metadata", "Leave out what tells about your pictures.", advanced=True)

@@ -19,8 +19,12 @@ class TrainingTable(Table):
         1, "Batch size", "Pictures of one size trained at once.", ge=1, le=1024, unit="pictures", vram="more"
     )
     gradient_accumulation_steps: int = setting(
-        1, "Accumulation", "Batches whose gradients are added up before an update: a larger batch for little VRAM.", ge=1,
-        le=1024, unit="batches",
+        1,
+        "Accumulation",
+        "Batches whose gradients are added up before an update: a larger batch for little VRAM.",
+        ge=1,
+        le=1024,
+        unit="batches",
     )
     num_processes: int = setting(
         1, "Processes", "Trainers that share the work: one a GPU, or on the CPU one a core.", ge=1, le=64, advanced=True
@@ -31,10 +35,16 @@ class TrainingTable(Table):
         None, "Text encoder learning rate", "Usually a fifth to a tenth of the UNet's; 0 leaves it untrained.", ge=0
     )
     optimizer_type: str = setting(
-        "AdamW", "Optimizer", "AdamW (fused), AdamW8bit, Lion, Prodigy, Adafactor, AdamWScheduleFree, ... Kohya's names."
+        "AdamW",
+        "Optimizer",
+        "AdamW (fused), AdamW8bit, Lion, Prodigy, Adafactor, AdamWScheduleFree, ... Kohya's names.",
     )
-    optimizer_args: list[str] = setting([], "Optimizer settings", 'Kohya\'s form: ["weight_decay=0.01"].', advanced=True)
-    max_grad_norm: float = setting(1.0, "Gradient limit", "Gradients with a larger norm are scaled down; 0: never.", ge=0)
+    optimizer_args: list[str] = setting(
+        [], "Optimizer settings", 'Kohya\'s form: ["weight_decay=0.01"].', advanced=True
+    )
+    max_grad_norm: float = setting(
+        1.0, "Gradient limit", "Gradients with a larger norm are scaled down; 0: never.", ge=0
+    )
     lr_scheduler: Schedule = setting("cosine", "Schedule", "How the learning rate moves over the steps.")
     lr_warmup_steps: float = setting(
         0, "Warm-up", "Steps in which the learning rate rises; below 1 a share of all steps.", ge=0, unit="steps"
@@ -42,11 +52,19 @@ class TrainingTable(Table):
     lr_decay_steps: float = setting(
         0, "Decay", "For warmup_stable_decay; below 1 a share of all steps.", ge=0, unit="steps", advanced=True
     )
-    lr_scheduler_num_cycles: int = setting(1, "Restarts", "For cosine_with_restarts.", ge=1, unit="cycles", advanced=True)
+    lr_scheduler_num_cycles: int = setting(
+        1, "Restarts", "For cosine_with_restarts.", ge=1, unit="cycles", advanced=True
+    )
     lr_scheduler_power: float = setting(1.0, "Power", "For polynomial.", gt=0, advanced=True)
-    lr_scheduler_timescale: int | None = setting(None, "Time scale", "For inverse_sqrt.", ge=1, unit="steps", advanced=True)
+    lr_scheduler_timescale: int | None = setting(
+        None, "Time scale", "For inverse_sqrt.", ge=1, unit="steps", advanced=True
+    )
     lr_scheduler_min_lr_ratio: float | None = setting(
-        None, "Lowest rate", "Share of the learning rate, for cosine_with_min_lr and warmup_stable_decay.", ge=0, le=1,
+        None,
+        "Lowest rate",
+        "Share of the learning rate, for cosine_with_min_lr and warmup_stable_decay.",
+        ge=0,
+        le=1,
         advanced=True,
     )
     lr_scheduler_args: list[str] = setting(
@@ -54,7 +72,9 @@ class TrainingTable(Table):
     )
     seed: int = setting(42, "Seed", "The same seed, settings and machine give the same file.", ge=0, le=2**32 - 1)
     loss_type: LossType = setting("l2", "Loss", "huber and smooth_l1 forgive outliers.", advanced=True)
-    huber_schedule: HuberSchedule = setting("snr", "Huber schedule", "How huber_c moves with the timestep.", advanced=True)
+    huber_schedule: HuberSchedule = setting(
+        "snr", "Huber schedule", "How huber_c moves with the timestep.", advanced=True
+    )
     huber_c: float = setting(0.1, "Huber c", "Where the loss turns from square to straight.", gt=0, advanced=True)
     huber_scale: float = setting(1.0, "Huber scale", "Factor on huber_c.", gt=0, advanced=True)
     min_snr_gamma: float | None = setting(
@@ -67,31 +87,44 @@ class TrainingTable(Table):
         False, "Scale v-loss", "Weigh a v-prediction loss as an epsilon loss; v models only.", advanced=True
     )
     v_pred_like_loss: float | None = setting(
-        None, "v-like loss", "Adds a share of the loss as v-prediction would weigh it; epsilon models only.", gt=0,
+        None,
+        "v-like loss",
+        "Adds a share of the loss as v-prediction would weigh it; epsilon models only.",
+        gt=0,
         advanced=True,
     )
     noise_offset: float | None = setting(
         None, "Noise offset", "Lets the model learn dark and bright pictures; 0.03-0.1.", gt=0, le=1
     )
-    noise_offset_random_strength: bool = setting(False, "Random noise offset", "Strength drawn from 0 to the offset.", advanced=True)
+    noise_offset_random_strength: bool = setting(
+        False, "Random noise offset", "Strength drawn from 0 to the offset.", advanced=True
+    )
     adaptive_noise_scale: float | None = setting(
         None, "Adaptive noise", "Adds this times the mean latent to the noise offset.", advanced=True
     )
     multires_noise_iterations: int | None = setting(
         None, "Multires noise", "Levels of coarser noise that are added; 6-10, unset: off.", ge=1, le=16, advanced=True
     )
-    multires_noise_discount: float = setting(0.3, "Multires discount", "Strength from level to level.", gt=0, lt=1, advanced=True)
+    multires_noise_discount: float = setting(
+        0.3, "Multires discount", "Strength from level to level.", gt=0, lt=1, advanced=True
+    )
     ip_noise_gamma: float | None = setting(
         None, "Input perturbation", "Extra noise on the model's input only; 0.1.", gt=0, advanced=True
     )
-    ip_noise_gamma_random_strength: bool = setting(False, "Random perturbation", "Strength drawn from 0 to gamma.", advanced=True)
+    ip_noise_gamma_random_strength: bool = setting(
+        False, "Random perturbation", "Strength drawn from 0 to gamma.", advanced=True
+    )
     min_timestep: int = setting(0, "First timestep", "", ge=0, le=999, advanced=True)
     max_timestep: int = setting(1000, "Last timestep", "Not reached itself.", ge=1, le=1000, advanced=True)
-    prior_loss_weight: float = setting(1.0, "Regularization weight", "Factor on the loss of regularization pictures.", ge=0, advanced=True)
+    prior_loss_weight: float = setting(
+        1.0, "Regularization weight", "Factor on the loss of regularization pictures.", ge=0, advanced=True
+    )
     validate_every_n_epochs: int | None = setting(
         1, "Validation every (epochs)", "With held-out pictures only.", ge=1, unit="epochs", advanced=True
     )
-    validate_every_n_steps: int | None = setting(None, "Validation every", "Set, it replaces epochs.", ge=1, unit="steps", advanced=True)
+    validate_every_n_steps: int | None = setting(
+        None, "Validation every", "Set, it replaces epochs.", ge=1, unit="steps", advanced=True
+    )
 
     @model_validator(mode="after")
     def _check_combinations(self) -> TrainingTable:

@@ -57,13 +57,17 @@ def _end(session: Session) -> ExitCode:
         return session.finish("stopped", ExitCode.STOPPED)
     except LoraSmithError as error:
         return _fail(session, error)
-    except OSError as error:
-        traceback.print_exc()
-        known = storage_error(error, Path(error.filename or session.run.path), "Writing")
-        return _fail(session, known) if known else _unexpected(session, error)
     except Exception as error:
         traceback.print_exc()
-        return _fail(session, known) if (known := memory_error(error)) else _unexpected(session, error)
+        known = _known(error, session.run.path)
+        return _fail(session, known) if known else _unexpected(session, error)
+
+
+def _known(error: Exception, directory: Path) -> LoraSmithError | None:
+    """What a person can mend about an error of the system or of torch; None when it is ours."""
+    if isinstance(error, OSError):
+        return storage_error(error, Path(os.fsdecode(error.filename)) if error.filename else directory, "Writing")
+    return memory_error(error)
 
 
 def _fail(session: Session, error: LoraSmithError) -> ExitCode:
@@ -73,7 +77,9 @@ def _fail(session: Session, error: LoraSmithError) -> ExitCode:
 def _unexpected(session: Session, error: BaseException) -> ExitCode:
     where = session.state_phase or "start"
     return session.finish(
-        "failed", ExitCode.TRAINING_FAILED, title="Unexpected error",
+        "failed",
+        ExitCode.TRAINING_FAILED,
+        title="Unexpected error",
         message=f"{type(error).__name__} in phase {where} at step {session.step}: {error}",
         hint=f"The whole traceback is in {session.run.log_path}; `lorasmith resume` tries again from the last state.",
     )

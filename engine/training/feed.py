@@ -49,8 +49,16 @@ class Feed:
     """
 
     def __init__(
-        self, config: RunConfig, items: Sequence[Item], plan: StepPlan, model: Model, device: torch.device,
-        latents: LatentCache | None, texts: TextCache | None, rank: int = 0, num_processes: int = 1,
+        self,
+        config: RunConfig,
+        items: Sequence[Item],
+        plan: StepPlan,
+        model: Model,
+        device: torch.device,
+        latents: LatentCache | None,
+        texts: TextCache | None,
+        rank: int = 0,
+        num_processes: int = 1,
     ) -> None:
         self.config = config
         self.items = items
@@ -85,7 +93,13 @@ class Feed:
     def caption(self, index: int, step: int) -> str:
         """The caption of item `index` in update `step`, after dropout, shuffling and the rest."""
         return item_caption(
-            self.items[index], index, self.rules, self.plan, seed=self.config.training.seed, epoch=self.epoch(step), step=step
+            self.items[index],
+            index,
+            self.rules,
+            self.plan,
+            seed=self.config.training.seed,
+            epoch=self.epoch(step),
+            step=step,
         )
 
     def all_captions(self) -> list[str]:
@@ -120,7 +134,7 @@ class Feed:
             return self.latents.get(item, flip)
         pixels, mask = load_pixels(item.picture, item.placement, self.config.dataset, flip=flip, rng=rng)
         moments = self.model.encode_pixels(pixels[None].to(self.device))[0].cpu()
-        return moments, None if mask is None else latent_mask(mask, tuple(moments.shape[-2:]))
+        return moments, None if mask is None else latent_mask(mask, (moments.shape[-2], moments.shape[-1]))
 
     def _mask(self, masks: list[Tensor | None], size: torch.Size) -> Tensor | None:
         if all(mask is None for mask in masks):

@@ -55,7 +55,9 @@ def build_optimizer(name: str, arguments: Sequence[str], groups: list[dict[str, 
     """
     kind = name.lower()
     if kind.startswith("dadapt"):
-        raise UsageError(f"training.optimizer_type: {name} is not supported.", "Prodigy is its successor: set Prodigy and rate 1.")
+        raise UsageError(
+            f"training.optimizer_type: {name} is not supported.", "Prodigy is its successor: set Prodigy and rate 1."
+        )
     optimizer_class = _find(name)
     settings = parse_arguments(arguments, "training.optimizer_args")
     extra: dict[str, Any] = dict(settings)
@@ -75,7 +77,9 @@ def build_optimizer(name: str, arguments: Sequence[str], groups: list[dict[str, 
         optimizer = optimizer_class([{k: v for k, v in group.items() if k != "name"} for group in groups], **extra)
     except (TypeError, ValueError) as error:
         allowed = ", ".join(list(inspect.signature(optimizer_class).parameters)[1:])
-        raise UsageError(f"training.optimizer_args: {name} does not take these settings: {error}.", f"It takes: {allowed}.") from None
+        raise UsageError(
+            f"training.optimizer_args: {name} does not take these settings: {error}.", f"It takes: {allowed}."
+        ) from None
     parts = ",".join(f"{key}={value}" for key, value in settings.items())
     module = optimizer_class.__module__
     description = f"{module}.{optimizer_class.__name__}" + (f"({parts})" if parts else "")

@@ -50,7 +50,10 @@ class Outputs:
     def hashes(self) -> tuple[tuple[str | None, str | None], tuple[str | None, str | None]]:
         """Kohya's hashes of the checkpoint and of a replaced VAE; reading a whole file takes seconds, once."""
         vae = self.config.model.vae
-        return model_hashes(self.trainer.prepared.recognition.path), model_hashes(Path(vae).expanduser()) if vae else (None, None)
+        return model_hashes(self.trainer.prepared.recognition.path), model_hashes(Path(vae).expanduser()) if vae else (
+            None,
+            None,
+        )
 
     @property
     def config(self) -> RunConfig:
@@ -158,11 +161,12 @@ class Outputs:
         difference: list[float | None] = []
         with self._evaluating("save"):
             size = write_lora(
-                path, trainer.network.state(), training_metadata(self.config, self._facts()),
-                self.config.saving.save_precision, self.session.say,
-                check=lambda written: difference.append(
-                    verify_file(written, trainer.network, trainer.model.trainable)
-                ),
+                path,
+                trainer.network.state(),
+                training_metadata(self.config, self._facts()),
+                self.config.saving.save_precision,
+                self.session.say,
+                check=lambda written: difference.append(verify_file(written, trainer.network, trainer.model.trainable)),
             )
         self.session.events.emit(
             "saved", path=str(path), bytes=size, step=trainer.step, epoch=self._epoch(), difference=difference[0]
@@ -176,7 +180,8 @@ class Outputs:
         meta = self.run.meta
         subsets = [
             SubsetFacts(s.path, s.num_repeats, [picture.caption or s.class_tokens for picture in s.pictures], s.is_reg)
-            for s in scan.subsets if not s.is_validation
+            for s in scan.subsets
+            if not s.is_validation
         ]
         buckets = BucketFacts([((w, h), count) for w, h, count in plan.buckets], plan.mean_img_ar_error)
         return TrainingFacts(
@@ -252,9 +257,12 @@ class Outputs:
             index, when, epoch=epoch, step=self.trainer.step, seed=request.seed if prompt.seeded else None
         )
         about = PngInfo()
-        about.add_itxt("parameters", f"{request.prompt}\nNegative prompt: {request.negative_prompt}\nSteps: {request.steps}, "
-                       f"Sampler: {request.sampler}, CFG scale: {request.scale:g}, Seed: {request.seed}, "
-                       f"Size: {picture.width}x{picture.height}")
+        about.add_itxt(
+            "parameters",
+            f"{request.prompt}\nNegative prompt: {request.negative_prompt}\nSteps: {request.steps}, "
+            f"Sampler: {request.sampler}, CFG scale: {request.scale:g}, Seed: {request.seed}, "
+            f"Size: {picture.width}x{picture.height}",
+        )
         with replacing(path) as temporary:
             picture.save(temporary, format="PNG", pnginfo=about)
         self.session.events.emit("sample", path=str(path), prompt=request.prompt, index=index, step=self.trainer.step)
@@ -271,5 +279,6 @@ class Outputs:
         }
         return sum(
             statistics.median(self.seconds[phase]) * (left // interval + 1)
-            for phase, interval in intervals.items() if interval and self.seconds[phase]
+            for phase, interval in intervals.items()
+            if interval and self.seconds[phase]
         )

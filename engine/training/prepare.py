@@ -36,7 +36,7 @@ TEXT_CACHE_LIMIT = 2 * 2**30
 """Bytes of encoded captions above which captions are encoded in each step."""
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: the person asked for it
+class Stopped(Exception):
     """The person asked to stop before the first step."""
 
 
@@ -90,8 +90,15 @@ def prepare(session: Session) -> Prepared:
     for line in [*pictures.lines(), *plan.lines()]:
         session.say(line)
     feed = Feed(
-        config, items, plan, model, accelerator.device, latents, None,
-        rank=accelerator.process_index, num_processes=accelerator.num_processes,
+        config,
+        items,
+        plan,
+        model,
+        accelerator.device,
+        latents,
+        None,
+        rank=accelerator.process_index,
+        num_processes=accelerator.num_processes,
     )
     with session.phase("cache"):
         feed.texts = _texts(session, config, feed, model, held_out)
@@ -110,7 +117,9 @@ def _accelerator(config: RunConfig, session: Session) -> tuple[Accelerator, str]
     wish, device = config.memory.mixed_precision, config.memory.device
     has_cuda = torch.cuda.is_available()
     if device.startswith("cuda") and not has_cuda:
-        raise UsageError(f"memory.device={device}, but torch finds no GPU here.", "Set memory.device=cpu, or mend the driver.")
+        raise UsageError(
+            f"memory.device={device}, but torch finds no GPU here.", "Set memory.device=cpu, or mend the driver."
+        )
     gpu = None
     if has_cuda and device != "cpu":
         index = int(os.environ.get("LOCAL_RANK") or device.partition(":")[2] or 0)
@@ -143,7 +152,10 @@ def _latents(
         for target, wanted in ((cache, items if memory.cache_latents else []), (held_out_cache, held_out)):
             if wanted:
                 report = target.build(
-                    wanted, model.encode_pixels, memory.vae_batch_size, session.progress("cache", "pictures"),
+                    wanted,
+                    model.encode_pixels,
+                    memory.vae_batch_size,
+                    session.progress("cache", "pictures"),
                     session.should_stop,
                 )
                 _stop_here(session)
@@ -155,12 +167,17 @@ def _latents(
         pictures = pictures.without(rejected)
     if memory.cache_latents:
         model.release("vae")
-    return pictures, items, held_out, plan_steps(pictures, grid, config), cache if memory.cache_latents else None, held_out_cache
+    return (
+        pictures,
+        items,
+        held_out,
+        plan_steps(pictures, grid, config),
+        cache if memory.cache_latents else None,
+        held_out_cache,
+    )
 
 
-def _texts(
-    session: Session, config: RunConfig, feed: Feed, model: Model, held_out: Sequence[Item]
-) -> TextCache | None:
+def _texts(session: Session, config: RunConfig, feed: Feed, model: Model, held_out: Sequence[Item]) -> TextCache | None:
     """All captions that the run will ever use are known beforehand: shuffling and dropout work with the cache."""
     if not config.memory.cache_text_encoder_outputs:
         return None
@@ -170,7 +187,7 @@ def _texts(
         size = sum(tensor.nbytes for tensor in model.encode_text([""]).values()) * len(captions)
     if size > TEXT_CACHE_LIMIT:
         session.say(
-            f"Captions are encoded in each step: the {len(captions)} different captions of this run (shuffled, dropped) "
+            f"Captions are encoded in each step: the {len(captions)} different captions (shuffled, dropped) of this run "
             f"would take {size / 2**30:.1f} GiB in the cache."
         )
         return None
@@ -196,8 +213,13 @@ def _network(config: RunConfig, model: Model, session: Session) -> LoraNetwork:
         weights = load_file(path)
     conv = config.network.conv_dim is not None or config.network.dim_from_weights
     network = LoraNetwork.attach(
-        model.trainable, model.lora_targets(conv=conv), network=config.network, rates=config.training.rates,
-        weights=weights, generator_seed=derive(config.training.seed, "lora"), say=session.say,
+        model.trainable,
+        model.lora_targets(conv=conv),
+        network=config.network,
+        rates=config.training.rates,
+        weights=weights,
+        generator_seed=derive(config.training.seed, "lora"),
+        say=session.say,
     )
     counts = ", ".join(f"{name} {count}" for name, count in network.module_counts().items())
     session.say(f"LoRA modules: {counts}; {sum(p.numel() for p in network.parameters()):,} parameters in fp32.")

@@ -1,4 +1,4 @@
-"""Several trainers on one run: rank 0 holds the lock and tells; the others compute. Gradients are averaged once an update."""
+"""Several trainers on one run: rank 0 holds the lock and tells, the others compute; gradients are averaged."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def start_others(run: RunDir, num_processes: int) -> list[subprocess.Popen[bytes
     os.environ.update({**shared, "RANK": "0", "LOCAL_RANK": "0"})
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "engine.training", str(run.path)], stdin=subprocess.DEVNULL,
+            [sys.executable, "-m", "engine.training", str(run.path)],
+            stdin=subprocess.DEVNULL,
             env={**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "LORASMITH_PARENT": str(os.getpid())},
         )
         for rank in range(1, num_processes)
@@ -81,7 +82,7 @@ class Team:
     @property
     def leads(self) -> bool:
         """Rank 0 writes files and tells."""
-        return self.rank == 0
+        return bool(self.rank == 0)
 
     def mean(self, value: torch.Tensor) -> float:
         """The mean over all ranks; not finite if it is not on one of them."""

@@ -18,10 +18,21 @@ from engine.models.base import SampleRequest
 _FILES = (".txt", ".toml", ".json")
 _FLAG = re.compile(r"^(ss|n|w|h|d|s|l|g|cn|ctr|rcfg|fs)\s+(.+)$", re.IGNORECASE | re.DOTALL)
 _NAMES: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "n": ("negative_prompt", str), "w": ("width", int), "h": ("height", int), "d": ("seed", int),
-    "s": ("sample_steps", int), "l": ("scale", float), "ss": ("sample_sampler", str),
+    "n": ("negative_prompt", str),
+    "w": ("width", int),
+    "h": ("height", int),
+    "d": ("seed", int),
+    "s": ("sample_steps", int),
+    "l": ("scale", float),
+    "ss": ("sample_sampler", str),
 }
-_IGNORED = {"g": "guidance_scale", "cn": "controlnet_image", "ctr": "cfg_trunc_ratio", "rcfg": "renorm_cfg", "fs": "flow_shift"}
+_IGNORED = {
+    "g": "guidance_scale",
+    "cn": "controlnet_image",
+    "ctr": "cfg_trunc_ratio",
+    "rcfg": "renorm_cfg",
+    "fs": "flow_shift",
+}
 
 
 @dataclass(frozen=True)
@@ -69,11 +80,15 @@ def _read_file(path: Path) -> list[Any]:
         shared = {key: value for key, value in table.items() if key != "subset"}
         return [{**shared, **subset} for subset in table["subset"]]
     except OSError as error:
-        raise UsageError(f"The prompt file {path} cannot be read: {error.strerror}.", "Check sampling.sample_prompts.") from None
+        raise UsageError(
+            f"The prompt file {path} cannot be read: {error.strerror}.", "Check sampling.sample_prompts."
+        ) from None
     except KeyError as error:
         raise UsageError(f"The prompt file {path} lacks {error}.", "It needs [prompt] and [[prompt.subset]].") from None
     except ValueError as error:
-        raise UsageError(f"The prompt file {path} is malformed: {error}.", "See `sample_prompts` in the documentation.") from None
+        raise UsageError(
+            f"The prompt file {path} is malformed: {error}.", "See `sample_prompts` in the documentation."
+        ) from None
 
 
 def parse_line(line: str, say: Callable[[str], None]) -> dict[str, Any]:
@@ -94,7 +109,8 @@ def parse_line(line: str, say: Callable[[str], None]) -> dict[str, Any]:
                 values[name] = kind(match[2].strip())
             except ValueError:
                 raise UsageError(
-                    f"Sample prompt {line.strip()!r}: --{flag} {match[2].strip()!r} is not a number.", "Mend sampling.sample_prompts."
+                    f"Sample prompt {line.strip()!r}: --{flag} {match[2].strip()!r} is not a number.",
+                    "Mend sampling.sample_prompts.",
                 ) from None
     return values
 
@@ -102,7 +118,9 @@ def parse_line(line: str, say: Callable[[str], None]) -> dict[str, Any]:
 def _prompt(entry: Any, config: RunConfig, say: Callable[[str], None]) -> Prompt:
     values: Mapping[str, Any] = parse_line(entry, say) if isinstance(entry, str) else entry
     if not isinstance(values, Mapping) or not isinstance(values.get("prompt"), str):
-        raise UsageError(f"A sample prompt is neither text nor a table with `prompt`: {entry!r}.", "Mend sampling.sample_prompts.")
+        raise UsageError(
+            f"A sample prompt is neither text nor a table with `prompt`: {entry!r}.", "Mend sampling.sample_prompts."
+        )
     defaults: SamplingTable = config.sampling
     width, height = config.dataset.size
     seed = values.get("seed", defaults.sample_seed)

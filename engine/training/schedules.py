@@ -34,9 +34,10 @@ def build_schedule(training: TrainingTable, built: BuiltOptimizer, max_train_ste
                 "training.lr_scheduler piecewise_constant needs its rules.",
                 'Set training.lr_scheduler_args = ["step_rules=1:10,0.1:20,0.01"].',
             )
-        return get_piecewise_constant_schedule(optimizer, str(arguments["step_rules"]))
+        schedule: LRScheduler = get_piecewise_constant_schedule(optimizer, str(arguments["step_rules"]))
+        return schedule
     warmup = steps_of(training.lr_warmup_steps, max_train_steps)
-    specific: dict[str, Any] = {
+    settings: dict[str, dict[str, Any]] = {
         "cosine_with_restarts": {"num_cycles": training.lr_scheduler_num_cycles},
         "polynomial": {"power": training.lr_scheduler_power},
         "inverse_sqrt": {"timescale": training.lr_scheduler_timescale},
@@ -45,9 +46,13 @@ def build_schedule(training: TrainingTable, built: BuiltOptimizer, max_train_ste
             "num_decay_steps": steps_of(training.lr_decay_steps, max_train_steps) or max_train_steps // 10,
             "min_lr_ratio": training.lr_scheduler_min_lr_ratio or 0.0,
         },
-    }.get(name, {})
+    }
     return get_scheduler(
-        name, optimizer, num_warmup_steps=warmup, num_training_steps=max_train_steps, scheduler_specific_kwargs=specific
+        name,
+        optimizer,
+        num_warmup_steps=warmup,
+        num_training_steps=max_train_steps,
+        scheduler_specific_kwargs=settings.get(name, {}),
     )
 
 

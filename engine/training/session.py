@@ -122,8 +122,15 @@ class Session:
             return
         code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
         # No write is awaited: an event or a state may be half written, which every reader tolerates.
-        write_exit(self.run, "failed", code, self.step, title="Ended at once", message="Ended at once by a second signal.",
-                   hint="`lorasmith resume` goes on from the last saved state.")
+        write_exit(
+            self.run,
+            "failed",
+            code,
+            self.step,
+            title="Ended at once",
+            message="Ended at once by a second signal.",
+            hint="`lorasmith resume` goes on from the last saved state.",
+        )
         os._exit(code)
 
     def finish(self, state: str, code: ExitCode, **details: str) -> ExitCode:

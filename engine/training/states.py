@@ -112,8 +112,10 @@ class StateStore:
             )
         if tree["digest"] != self.digest:
             trainer.session.warn(
-                "settings_changed", "The run's settings were changed since the state was saved: from here on the new ones "
-                "count, and the result is not that of an uninterrupted run.", once=True,
+                "settings_changed",
+                "The run's settings were changed since the state was saved: from here on the new ones "
+                "count, and the result is not that of an uninterrupted run.",
+                once=True,
             )
         with torch.no_grad():
             for parameter, value in zip(trainer.parameters, adapter, strict=True):

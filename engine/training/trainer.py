@@ -86,7 +86,9 @@ class Trainer:
             while self.step < self.plan.max_train_steps:
                 if not self.advance():
                     self.outputs.on_stop()
-                    self.session.say(f"Stopped after step {self.step} ({self.session.stop_reason}); everything is saved.")
+                    self.session.say(
+                        f"Stopped after step {self.step} ({self.session.stop_reason}); everything is saved."
+                    )
                     return False
             self.outputs.at_end()
         return True
@@ -167,7 +169,9 @@ class Trainer:
             self.grad_norm = float(norm) if norm is not None else math.nan
         else:
             self.accelerator.unscale_gradients(self.optimizer)
-            self.grad_norm = float(torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None]))
+            self.grad_norm = float(
+                torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+            )
 
     def _apply(self) -> None:
         self.used_rates = self.rates()
@@ -179,11 +183,14 @@ class Trainer:
 
     def _skip(self, what: str) -> bool:
         """A step that is not a number: skip it; after some in a row go back. Returns whether the run went back."""
-        names = ", ".join(sorted({self.feed.items[i].picture.path.name for b in self.feed.micro_batches(self.step) for i in b}))
+        names = ", ".join(
+            sorted({self.feed.items[i].picture.path.name for b in self.feed.micro_batches(self.step) for i in b})
+        )
         back = self.recovery.bad()
         self.session.warn(
             "non_finite_loss",
-            f"Step {self.step + 1} is skipped: {what} ({self.recovery.in_a_row} of {LIMIT} in a row). Pictures: {names}.",
+            f"Step {self.step + 1} is skipped: {what} ({self.recovery.in_a_row} of {LIMIT} in a row). "
+            f"Pictures: {names}.",
         )
         if not back:
             return False
@@ -191,7 +198,9 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         halvings = self.recovery.halvings
         if not self.states.restore_latest(quiet=True):
-            raise TrainingError("The loss is not finite, and there is no state to go back to.", "See the warnings before.")
+            raise TrainingError(
+                "The loss is not finite, and there is no state to go back to.", "See the warnings before."
+            )
         self.recovery.halvings = halvings
         for name in self.groups:
             self.scale_rate(name, 0.5)
@@ -228,8 +237,15 @@ class Trainer:
         epoch = self.feed.epoch(self.step - 1)
         pictures = sum(len(batch) for batch in self.feed.micro_batches(self.step - 1)) * self.feed.num_processes
         self.session.events.emit(
-            "step", step=self.step, epoch=epoch, loss=loss, loss_average=progress.loss_average, lr=self.used_rates,
-            grad_norm=self.grad_norm, images_per_second=pictures / seconds, seconds_per_step=seconds,
+            "step",
+            step=self.step,
+            epoch=epoch,
+            loss=loss,
+            loss_average=progress.loss_average,
+            lr=self.used_rates,
+            grad_norm=self.grad_norm,
+            images_per_second=pictures / seconds,
+            seconds_per_step=seconds,
             eta_seconds=seconds * (self.plan.max_train_steps - self.step) + self.outputs.seconds_left(),
             memory=_memory(self.device),
         )
@@ -266,7 +282,9 @@ class Trainer:
         self.states.save()
         self.session.state.update(state="paused")
         while not self.session.stop_reason:
-            commands, self.session.stop_reason = self.team.share((self.session.control.take(), self.session.stop_reason))
+            commands, self.session.stop_reason = self.team.share(
+                (self.session.control.take(), self.session.stop_reason)
+            )
             for command in commands:
                 if command.name == "continue":
                     self.session.control.acknowledge(command, "done")
@@ -292,7 +310,6 @@ class Trainer:
         self.progress.changes[key] = value
         self.states.save()
         return f"{key} = {value} from step {self.step + 1} on"
-
 
     def use(self, config: RunConfig) -> None:
         """Go on with other settings of those that may change while the run goes on."""

@@ -25,11 +25,16 @@ def held_out_loss(prepared: Prepared, objective: Objective) -> dict[str, float]:
         with prepared.accelerator.autocast():
             text = model.encode_text([item.text]) if texts is None else texts.get([item.text])
             for point in points:
-                noise = torch.randn(mean.shape, generator=generator(config.dataset.validation_seed, "held-out", index, point))
+                noise = torch.randn(
+                    mean.shape, generator=generator(config.dataset.validation_seed, "held-out", index, point)
+                )
                 question = objective.noised(
                     mean[None].to(device), noise[None].to(device), torch.tensor([point], device=device)
                 )
                 answer = model.predict(question.noisy, question.timesteps, {k: v.to(device) for k, v in text.items()})
                 sums[point] += float((answer.float() - question.target).square().mean())
     count = len(prepared.held_out)
-    return {"loss": sum(sums.values()) / (count * POINTS), **{f"loss_t{point}": value / count for point, value in sums.items()}}
+    return {
+        "loss": sum(sums.values()) / (count * POINTS),
+        **{f"loss_t{point}": value / count for point, value in sums.items()},
+    }

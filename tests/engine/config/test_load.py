@@ -103,7 +103,9 @@ def test_override_values_are_toml_or_text(text: str, value: object) -> None:
 
 
 def test_what_is_written_is_read_back_equal(tmp_path: Path) -> None:
-    config = load_config("sd15-realistic", ["saving.output_name=ann", "dataset.resolution=[512, 768]", "dataset.train_data_dir=a[b] ü"])
+    config = load_config(
+        "sd15-realistic", ["saving.output_name=ann", "dataset.resolution=[512, 768]", "dataset.train_data_dir=a[b] ü"]
+    )
     file = tmp_path / "run.toml"
     file.write_text(dump_toml(config, "A heading"))
     assert load_config(file) == config

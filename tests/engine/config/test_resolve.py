@@ -64,7 +64,9 @@ def test_what_only_the_person_can_resolve_is_refused(overrides: list[str], sente
         ("epsilon", ["model.family=sdxl"], "the checkpoint is sd15"),
     ],
 )
-def test_settings_that_the_checkpoint_cannot_have_are_refused(prediction: str, overrides: list[str], sentence: str) -> None:
+def test_settings_that_the_checkpoint_cannot_have_are_refused(
+    prediction: str, overrides: list[str], sentence: str
+) -> None:
     recognition = SimpleNamespace(family="sd15", prediction_type=prediction)
     with pytest.raises(UsageError, match=sentence):
         check_model(load_config(None, overrides), recognition)  # type: ignore[arg-type]

@@ -19,10 +19,19 @@ from engine.training.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = {
-    "saving.output_name": "zed", "dataset.resolution": 64, "dataset.min_bucket_reso": 32, "dataset.bucket_reso_steps": 16,
-    "dataset.num_repeats": 2, "training.max_train_steps": 12, "training.train_batch_size": 2, "network.network_dim": 4,
-    "network.network_alpha": 4, "training.learning_rate": 1e-3, "saving.save_state_every_n_steps": 4,
-    "sampling.sample_every_n_steps": 5, "sampling.sample_steps": 2,
+    "saving.output_name": "zed",
+    "dataset.resolution": 64,
+    "dataset.min_bucket_reso": 32,
+    "dataset.bucket_reso_steps": 16,
+    "dataset.num_repeats": 2,
+    "training.max_train_steps": 12,
+    "training.train_batch_size": 2,
+    "network.network_dim": 4,
+    "network.network_alpha": 4,
+    "training.learning_rate": 1e-3,
+    "saving.save_state_every_n_steps": 4,
+    "sampling.sample_every_n_steps": 5,
+    "sampling.sample_steps": 2,
 }
 
 
@@ -55,8 +64,10 @@ def make_run(tiny_model: Path, pictures: Path, tmp_path: Path, monkeypatch: pyte
 
     def make(place: str = "out", **overrides: object) -> RunDir:
         settings = {
-            "model.pretrained_model_name_or_path": tiny_model, "dataset.train_data_dir": pictures,
-            "saving.output_dir": tmp_path / place, **SETTINGS,
+            "model.pretrained_model_name_or_path": tiny_model,
+            "dataset.train_data_dir": pictures,
+            "saving.output_dir": tmp_path / place,
+            **SETTINGS,
             **{key.replace("__", "."): value for key, value in overrides.items()},
         }
         return prepare_run(load_config(None, [f"{key}={value}" for key, value in settings.items()]), restart=True)
@@ -78,6 +89,10 @@ def start(run: RunDir, **environment: str) -> subprocess.Popen[bytes]:
     log = run.log_path.open("ab")
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
     return subprocess.Popen(
-        [sys.executable, "-m", "engine.training", str(run.path)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-        start_new_session=True, env=variables,
+        [sys.executable, "-m", "engine.training", str(run.path)],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+        env=variables,
     )

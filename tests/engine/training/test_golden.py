@@ -32,12 +32,24 @@ STEPS, BATCH, RATE, SEED, RANK = 20, 4, 1e-3, 42, 8
 def our_losses(tmp_path: Path, train_here: Callable[[RunDir], int], monkeypatch: pytest.MonkeyPatch) -> list[float]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     settings = {
-        "model.pretrained_model_name_or_path": BASE, "dataset.train_data_dir": PICTURES, "dataset.resolution": 64,
-        "dataset.enable_bucket": "false", "dataset.num_repeats": 1, "saving.output_name": "golden",
-        "saving.output_dir": tmp_path / "out", "training.max_train_steps": STEPS, "training.train_batch_size": BATCH,
-        "training.learning_rate": RATE, "training.lr_scheduler": "constant", "training.seed": SEED,
-        "network.network_dim": RANK, "network.network_alpha": RANK, "sampling.sample_every_n_steps": 0,
-        "memory.mixed_precision": "no", "memory.num_cpu_threads_per_process": 1, "saving.save_every_n_epochs": "none",
+        "model.pretrained_model_name_or_path": BASE,
+        "dataset.train_data_dir": PICTURES,
+        "dataset.resolution": 64,
+        "dataset.enable_bucket": "false",
+        "dataset.num_repeats": 1,
+        "saving.output_name": "golden",
+        "saving.output_dir": tmp_path / "out",
+        "training.max_train_steps": STEPS,
+        "training.train_batch_size": BATCH,
+        "training.learning_rate": RATE,
+        "training.lr_scheduler": "constant",
+        "training.seed": SEED,
+        "network.network_dim": RANK,
+        "network.network_alpha": RANK,
+        "sampling.sample_every_n_steps": 0,
+        "memory.mixed_precision": "no",
+        "memory.num_cpu_threads_per_process": 1,
+        "saving.save_every_n_epochs": "none",
     }
     run = prepare_run(load_config(None, [f"{key}={value}" for key, value in settings.items()]))
     assert train_here(run) == ExitCode.DONE
@@ -51,14 +63,23 @@ def seeded(*parts: object) -> torch.Generator:
 
 def plain_losses() -> list[float]:
     """A training loop as a person writes it with diffusers and peft, on the same pictures, order and noise."""
-    pipe = StableDiffusionPipeline.from_pretrained(BASE, dtype=torch.float32, safety_checker=None, local_files_only=True)
+    pipe = StableDiffusionPipeline.from_pretrained(
+        BASE, dtype=torch.float32, safety_checker=None, local_files_only=True
+    )
     unet, text_encoder, vae, tokenizer = pipe.unet, pipe.text_encoder, pipe.vae, pipe.tokenizer
     schedule = DDPMScheduler.from_config(pipe.scheduler.config)
     text_encoder.requires_grad_(False)
     unet.requires_grad_(False)
-    text_encoder.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]))
-    unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=[
-        "to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"]))
+    text_encoder.add_adapter(
+        LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"])
+    )
+    unet.add_adapter(
+        LoraConfig(
+            r=RANK,
+            lora_alpha=RANK,
+            target_modules=["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"],
+        )
+    )
     start_like_kohya(text_encoder, unet)
     parameters = [p for model in (text_encoder, unet) for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=RATE)
@@ -88,8 +109,13 @@ def plain_losses() -> list[float]:
         noise = torch.randn(latents.shape, generator=draws)
         timesteps = torch.randint(0, 1000, (len(chosen),), generator=draws)
         noisy = schedule.add_noise(latents, noise, timesteps)
-        ids = tokenizer([captions[i] for i in chosen], padding="max_length", max_length=tokenizer.model_max_length,
-                        truncation=True, return_tensors="pt").input_ids
+        ids = tokenizer(
+            [captions[i] for i in chosen],
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
         prediction = unet(noisy, timesteps, text_encoder(ids)[0]).sample
         epsilon = schedule.config.prediction_type == "epsilon"
         target = noise if epsilon else schedule.get_velocity(latents, noise, timesteps)

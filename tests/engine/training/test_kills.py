@@ -12,16 +12,22 @@ import time
 from collections.abc import Callable
 
 import pytest
-from tests.engine.training.conftest import MakeRun, start
 
 from engine.exit_codes import ExitCode
 from engine.runs.events import EventFollower, read_events
 from engine.runs.layout import RunDir
 from engine.runs.prepare import prepare_resume
 from engine.runs.state import true_state
+from tests.engine.training.conftest import MakeRun, start
 
-LONG = {"training__max_train_steps": 40, "saving__save_state_every_n_steps": 5, "sampling__sample_every_n_steps": 10,
-        "saving__save_every_n_epochs": "none", "saving__save_every_n_steps": 10, "memory__cache_latents_to_disk": "true"}
+LONG = {
+    "training__max_train_steps": 40,
+    "saving__save_state_every_n_steps": 5,
+    "sampling__sample_every_n_steps": 10,
+    "saving__save_every_n_epochs": "none",
+    "saving__save_every_n_steps": 10,
+    "memory__cache_latents_to_disk": "true",
+}
 PHASES = ("load", "cache", "train", "sample", "save")
 
 
@@ -37,7 +43,12 @@ def wait_for(run: RunDir, process: subprocess.Popen[bytes], phase: str, delay: f
     while process.poll() is None:
         for event in follower.poll():
             seen += 1
-            if seen > before and event.type == "phase" and event.data["name"] == phase and event.data["state"] == "start":
+            if (
+                seen > before
+                and event.type == "phase"
+                and event.data["name"] == phase
+                and event.data["state"] == "start"
+            ):
                 time.sleep(delay)
                 return True
         time.sleep(0.01)
@@ -82,7 +93,14 @@ def test_kills_at_random_moments_change_no_byte(make_run: MakeRun, train_here: C
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_finishes_the_step_saves_and_exits(number: signal.Signals, make_run: MakeRun) -> None:
-    run = make_run(**{**LONG, "training__max_train_steps": 4000, "sampling__sample_every_n_steps": 0, "saving__save_every_n_steps": "none"})
+    run = make_run(
+        **{
+            **LONG,
+            "training__max_train_steps": 4000,
+            "sampling__sample_every_n_steps": 0,
+            "saving__save_every_n_steps": "none",
+        }
+    )
     process = start(run)
     until_step(run, process, 2)
     process.send_signal(number)
@@ -95,8 +113,16 @@ def test_a_signal_finishes_the_step_saves_and_exits(number: signal.Signals, make
 
 
 def test_a_hang_up_is_ignored_and_a_second_signal_ends_at_once(make_run: MakeRun) -> None:
-    run = make_run(**{**LONG, "training__max_train_steps": 4000, "sampling__sample_steps": 1000, "sampling__sample_every_n_steps": 3,
-                      "sampling__sample_at_first": "false", "saving__save_every_n_steps": "none"})
+    run = make_run(
+        **{
+            **LONG,
+            "training__max_train_steps": 4000,
+            "sampling__sample_steps": 1000,
+            "sampling__sample_every_n_steps": 3,
+            "sampling__sample_at_first": "false",
+            "saving__save_every_n_steps": "none",
+        }
+    )
     process = start(run)
     until_step(run, process, 2)
     process.send_signal(signal.SIGHUP)

@@ -46,7 +46,9 @@ def test_loss_weights(at: int, prediction: str, settings: dict[str, object], gol
 
 
 def test_a_terminal_snr_of_zero_gives_finite_weights() -> None:
-    one = Objective(TrainingTable(min_snr_gamma=5, debiased_estimation_loss=True), torch.tensor([0.5, 0.0]), "v_prediction")
+    one = Objective(
+        TrainingTable(min_snr_gamma=5, debiased_estimation_loss=True), torch.tensor([0.5, 0.0]), "v_prediction"
+    )
     assert one.weights(torch.tensor([0, 1])).isfinite().all()
 
 

@@ -14,8 +14,18 @@ from engine.training.optimizers import build_optimizer, parse_arguments
 from engine.training.schedules import build_schedule
 from engine.training.statefile import load_tree, save_tree
 
-HERE = ["AdamW", "adamw", "Lion", "SGDNesterov", "Prodigy", "Adafactor", "AdamWScheduleFree", "RAdamScheduleFree", "NAdam",
-        "torch.optim.RMSprop"]
+HERE = [
+    "AdamW",
+    "adamw",
+    "Lion",
+    "SGDNesterov",
+    "Prodigy",
+    "Adafactor",
+    "AdamWScheduleFree",
+    "RAdamScheduleFree",
+    "NAdam",
+    "torch.optim.RMSprop",
+]
 
 
 def problem() -> tuple[torch.nn.Parameter, list[dict[str, object]]]:
@@ -131,4 +141,9 @@ def test_schedules_refuse_what_they_lack() -> None:
 
 
 def test_arguments_are_literals_or_text() -> None:
-    assert parse_arguments(["a=1e-3", "b=True", "c=x y", "d=0.9,0.99"], "here") == {"a": 1e-3, "b": True, "c": "x y", "d": (0.9, 0.99)}
+    assert parse_arguments(["a=1e-3", "b=True", "c=x y", "d=0.9,0.99"], "here") == {
+        "a": 1e-3,
+        "b": True,
+        "c": "x y",
+        "d": (0.9, 0.99),
+    }

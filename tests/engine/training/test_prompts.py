@@ -15,7 +15,9 @@ LINE = "a cat --n blurry, dark --w 640 --h 384 --d 7 --s 12 --l 5.5 --ss euler_a
 
 
 def read(prompts: object, said: list[str] | None = None) -> list[Prompt]:
-    config = RunConfig().changed(sampling={"sample_prompts": prompts}, saving={"output_name": "zed"}, dataset={"resolution": [512, 768]})
+    config = RunConfig().changed(
+        sampling={"sample_prompts": prompts}, saving={"output_name": "zed"}, dataset={"resolution": [512, 768]}
+    )
     return read_prompts(config, (said if said is not None else []).append)
 
 
@@ -49,7 +51,8 @@ def test_flags_of_other_families_are_said() -> None:
 
 def test_text_toml_and_json_files_agree(tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text(f"# a comment\n\n{LINE}\n")
-    table = '[prompt]\nnegative_prompt = "blurry, dark"\nwidth = 640\nheight = 384\nseed = 7\nsample_steps = 12\nscale = 5.5\n'
+    table = '[prompt]\nnegative_prompt = "blurry, dark"\nwidth = 640\nheight = 384\nseed = 7\n'
+    table += "sample_steps = 12\nscale = 5.5\n"
     (tmp_path / "p.toml").write_text(table + '[[prompt.subset]]\nprompt = "a cat"\nsample_sampler = "euler_a"\n')
     (tmp_path / "p.json").write_text(json.dumps([LINE]))
     prompts = [read(str(tmp_path / name)) for name in ("p.txt", "p.toml", "p.json")]
@@ -67,7 +70,9 @@ def test_text_toml_and_json_files_agree(tmp_path: Path) -> None:
         ("p.txt", "a --w wide\n", "--w 'wide' is not a number"),
     ],
 )
-def test_bad_prompt_files_are_refused_before_the_start(name: str, text: str | None, sentence: str, tmp_path: Path) -> None:
+def test_bad_prompt_files_are_refused_before_the_start(
+    name: str, text: str | None, sentence: str, tmp_path: Path
+) -> None:
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(UsageError, match=sentence):

@@ -16,6 +16,8 @@ def test_three_in_a_row_go_back_once_and_then_stop() -> None:
     assert [recovery.bad(), recovery.bad(), recovery.bad()] == [False, False, True]
     recovery.go_back("fp16", {"unet": 1e-4})
     assert (recovery.in_a_row, recovery.halvings) == (0, 1)
-    with pytest.raises(TrainingError, match=r"again after going back with half the learning rate \(unet 0\.0001\).*fp16 overflows") as caught:
+    with pytest.raises(
+        TrainingError, match=r"again after going back with half the learning rate \(unet 0\.0001\).*fp16 overflows"
+    ) as caught:
         recovery.go_back("fp16", {"unet": 1e-4})
     assert caught.value.exit_code == ExitCode.TRAINING_FAILED

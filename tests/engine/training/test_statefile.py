@@ -11,10 +11,20 @@ from engine.errors import StorageError
 from engine.training.statefile import load_tree, save_tree
 
 TREE = {
-    "step": 7, "rate": 0.1 + 0.2, "none": None, "flag": True, 3: "a key that is a number",
+    "step": 7,
+    "rate": 0.1 + 0.2,
+    "none": None,
+    "flag": True,
+    3: "a key that is a number",
     "nested": [{"betas": (0.9, 0.999)}, [], {}],
-    "tensors": {"f": torch.randn(3, 2), "h": torch.randn(4).half(), "b": torch.randn(4).bfloat16(), "scalar": torch.tensor(2.5),
-                "u8": torch.arange(5, dtype=torch.uint8), "empty": torch.zeros(0, 3)},
+    "tensors": {
+        "f": torch.randn(3, 2),
+        "h": torch.randn(4).half(),
+        "b": torch.randn(4).bfloat16(),
+        "scalar": torch.tensor(2.5),
+        "u8": torch.arange(5, dtype=torch.uint8),
+        "empty": torch.zeros(0, 3),
+    },
 }
 
 

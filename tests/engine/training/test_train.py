@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.engine.training.conftest import MakeRun
 
 from engine.exit_codes import ExitCode
 from engine.runs.control import request
@@ -19,6 +18,7 @@ from engine.runs.events import Event, read_events
 from engine.runs.layout import RunDir
 from engine.training import trainer as trainer_module
 from engine.training.trainer import Trainer
+from tests.engine.training.conftest import MakeRun
 
 Train = Callable[[RunDir], int]
 
@@ -38,14 +38,20 @@ def digest(run: RunDir) -> str:
 def test_a_run_gives_files_samples_events_and_an_end(make_run: MakeRun, train_here: Train) -> None:
     run = make_run()
     assert train_here(run) == ExitCode.DONE
-    assert [path.name for path in sorted(run.path.glob("*.safetensors"))] == ["zed-000001.safetensors", "zed.safetensors"]
+    assert [path.name for path in sorted(run.path.glob("*.safetensors"))] == [
+        "zed-000001.safetensors",
+        "zed.safetensors",
+    ]
     steps = sorted({path.name.split("_")[1] for path in run.samples.iterdir()})
     assert steps == ["000000", "000005", "000010", "000012"]
     saved = events(run, "saved")
     assert [event.data["step"] for event in saved] == [6, 12]
     assert all(event.data["difference"] < 1e-2 for event in saved)
     assert [event.data["step"] for event in events(run, "step")] == list(range(1, 13))
-    assert [path.name for path in sorted(run.checkpoints.iterdir())] == ["state-00000008.safetensors", "state-00000012.safetensors"]
+    assert [path.name for path in sorted(run.checkpoints.iterdir())] == [
+        "state-00000008.safetensors",
+        "state-00000012.safetensors",
+    ]
     assert json.loads(run.exit_path.read_text())["state"] == "finished"
     assert events(run, "run_finished")[-1].data["exit_code"] == 0
     notes = " ".join(event.data["text"] for event in events(run, "note"))
@@ -61,13 +67,27 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(make_run: 
     assert digest(runs[0]) == digest(runs[1]) != digest(runs[2])
 
 
-def test_sampling_validating_and_saving_change_nothing_in_training(make_run: MakeRun, train_here: Train, pictures: Path, tmp_path: Path) -> None:
+def test_sampling_validating_and_saving_change_nothing_in_training(
+    make_run: MakeRun, train_here: Train, pictures: Path, tmp_path: Path
+) -> None:
     held_out = tmp_path / "held out"
     shutil.copytree(pictures, held_out)
-    busy = make_run("busy", sampling__sample_every_n_steps=1, saving__save_every_n_steps=2, training__max_train_steps=4,
-                    dataset__validation_data_dir=held_out, training__validate_every_n_steps=1, network__network_dropout=0.3)
-    quiet = make_run("quiet", sampling__sample_every_n_steps=0, saving__save_every_n_epochs="none", network__network_dropout=0.3,
-                     training__max_train_steps=4)
+    busy = make_run(
+        "busy",
+        sampling__sample_every_n_steps=1,
+        saving__save_every_n_steps=2,
+        training__max_train_steps=4,
+        dataset__validation_data_dir=held_out,
+        training__validate_every_n_steps=1,
+        network__network_dropout=0.3,
+    )
+    quiet = make_run(
+        "quiet",
+        sampling__sample_every_n_steps=0,
+        saving__save_every_n_epochs="none",
+        network__network_dropout=0.3,
+        training__max_train_steps=4,
+    )
     assert (train_here(busy), train_here(quiet)) == (ExitCode.DONE, ExitCode.DONE)
     assert losses(busy) == losses(quiet)
     one, other = (load_file(run.path / "zed.safetensors") for run in (busy, quiet))
@@ -77,18 +97,30 @@ def test_sampling_validating_and_saving_change_nothing_in_training(make_run: Mak
 
 VARIANTS: dict[str, dict[str, object]] = {
     "dropouts, shuffled captions, accumulation": {
-        "network__network_dropout": 0.2, "network__rank_dropout": 0.2, "network__module_dropout": 0.1,
-        "dataset__shuffle_caption": "true", "dataset__caption_dropout_rate": 0.2, "dataset__caption_tag_dropout_rate": 0.2,
-        "training__gradient_accumulation_steps": 2, "dataset__flip_aug": "true",
+        "network__network_dropout": 0.2,
+        "network__rank_dropout": 0.2,
+        "network__module_dropout": 0.1,
+        "dataset__shuffle_caption": "true",
+        "dataset__caption_dropout_rate": 0.2,
+        "dataset__caption_tag_dropout_rate": 0.2,
+        "training__gradient_accumulation_steps": 2,
+        "dataset__flip_aug": "true",
     },
     "schedule-free": {"training__optimizer_type": "AdamWScheduleFree", "training__lr_scheduler": "constant"},
     "Prodigy, LoCon, checkpointing": {
-        "training__optimizer_type": "Prodigy", "training__learning_rate": 1.0, "network__conv_dim": 2,
-        "memory__gradient_checkpointing": "true", "network__scale_weight_norms": 1.0,
+        "training__optimizer_type": "Prodigy",
+        "training__learning_rate": 1.0,
+        "network__conv_dim": 2,
+        "memory__gradient_checkpointing": "true",
+        "network__scale_weight_norms": 1.0,
     },
     "cached texts, noise": {
-        "memory__cache_text_encoder_outputs": "true", "dataset__shuffle_caption": "true", "training__noise_offset": 0.1,
-        "training__multires_noise_iterations": 4, "training__ip_noise_gamma": 0.1, "training__loss_type": "huber",
+        "memory__cache_text_encoder_outputs": "true",
+        "dataset__shuffle_caption": "true",
+        "training__noise_offset": 0.1,
+        "training__multires_noise_iterations": 4,
+        "training__ip_noise_gamma": 0.1,
+        "training__loss_type": "huber",
         "training__min_snr_gamma": 5,
     },
     "uncached latents": {"dataset__random_crop": "true", "dataset__color_aug": "true"},
@@ -99,8 +131,13 @@ VARIANTS: dict[str, dict[str, object]] = {
 def test_stopped_and_resumed_is_the_same_as_straight(
     variant: str, make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {"training__max_train_steps": 6, "saving__save_state_every_n_steps": 2, "sampling__sample_every_n_steps": 2,
-                "saving__save_every_n_epochs": "none", **VARIANTS[variant]}
+    settings = {
+        "training__max_train_steps": 6,
+        "saving__save_state_every_n_steps": 2,
+        "sampling__sample_every_n_steps": 2,
+        "saving__save_every_n_epochs": "none",
+        **VARIANTS[variant],
+    }
     straight, halted = make_run("straight", **settings), make_run("halted", **settings)
     assert train_here(straight) == ExitCode.DONE
     advance = Trainer.advance
@@ -119,12 +156,19 @@ def test_stopped_and_resumed_is_the_same_as_straight(
     assert digest(straight) == digest(halted)
 
 
-def test_regularization_pictures_count_with_their_weight(make_run: MakeRun, train_here: Train, pictures: Path, tmp_path: Path) -> None:
+def test_regularization_pictures_count_with_their_weight(
+    make_run: MakeRun, train_here: Train, pictures: Path, tmp_path: Path
+) -> None:
     reg = tmp_path / "reg"
     reg.mkdir()
     for path in sorted(pictures.glob("*.png"))[:2]:
         (reg / path.name).write_bytes(path.read_bytes())
-    run = make_run(dataset__reg_data_dir=reg, training__prior_loss_weight=0.5, training__max_train_steps=2, sampling__sample_every_n_steps=0)
+    run = make_run(
+        dataset__reg_data_dir=reg,
+        training__prior_loss_weight=0.5,
+        training__max_train_steps=2,
+        sampling__sample_every_n_steps=0,
+    )
     assert train_here(run) == ExitCode.DONE
     notes = " ".join(event.data["text"] for event in events(run, "note"))
     assert "12 + 12 = 24 items" in notes
@@ -132,7 +176,7 @@ def test_regularization_pictures_count_with_their_weight(make_run: MakeRun, trai
 
 def nan_at(steps: set[int], monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     """Make the loss of these 0-based updates NaN, `times` times each."""
-    left = {step: times for step in steps}
+    left = dict.fromkeys(steps, times)
     loss = Trainer._loss
 
     def spoiled(self: Trainer, micro: int, indices: list[int]) -> torch.Tensor:
@@ -145,7 +189,9 @@ def nan_at(steps: set[int], monkeypatch: pytest.MonkeyPatch, times: int) -> None
     monkeypatch.setattr(Trainer, "_loss", spoiled)
 
 
-def test_a_single_bad_step_is_skipped_and_said(make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_bad_step_is_skipped_and_said(
+    make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nan_at({2}, monkeypatch, 1)
     run = make_run(training__max_train_steps=5, sampling__sample_every_n_steps=0)
     assert train_here(run) == ExitCode.DONE
@@ -154,11 +200,16 @@ def test_a_single_bad_step_is_skipped_and_said(make_run: MakeRun, train_here: Tr
     assert losses(run)[2] is None
 
 
-def test_three_bad_steps_go_back_with_half_the_rate(make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_three_bad_steps_go_back_with_half_the_rate(
+    make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nan_at({5, 6, 7}, monkeypatch, 1)
     run = make_run(training__max_train_steps=10, sampling__sample_every_n_steps=0, training__lr_scheduler="constant")
     assert train_here(run) == ExitCode.DONE
-    assert "Back to step 4 with half the learning rate: text_encoder 0.0005, unet 0.0005." in events(run, "warning")[-1].data["text"]
+    assert (
+        "Back to step 4 with half the learning rate: text_encoder 0.0005, unet 0.0005."
+        in events(run, "warning")[-1].data["text"]
+    )
     assert events(run, "step")[-1].data["lr"] == {"text_encoder": 0.0005, "unet": 0.0005}
 
 
@@ -187,8 +238,13 @@ def test_a_damaged_state_is_said_and_the_one_before_is_used(make_run: MakeRun, t
 
 def test_wishes_are_obeyed_and_answered(make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(training__max_train_steps=20, sampling__sample_every_n_steps=0, training__lr_scheduler="constant")
-    wishes = {2: ("save_now", None), 3: ("sample_now", None), 4: ("set", {"key": "training.unet_lr", "value": 2e-3}),
-              5: ("set", {"key": "training.unet_lr", "value": -1}), 7: ("stop", None)}
+    wishes = {
+        2: ("save_now", None),
+        3: ("sample_now", None),
+        4: ("set", {"key": "training.unet_lr", "value": 2e-3}),
+        5: ("set", {"key": "training.unet_lr", "value": -1}),
+        7: ("stop", None),
+    }
     advance = Trainer.advance
 
     def wishing(self: Trainer) -> bool:
@@ -209,9 +265,13 @@ def test_wishes_are_obeyed_and_answered(make_run: MakeRun, train_here: Train, mo
     assert events(run, "step")[-1].data["lr"] == {"text_encoder": 1e-3, "unet": 2e-3}
 
 
-def test_sampling_out_of_memory_does_not_end_the_run(make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sampling_out_of_memory_does_not_end_the_run(
+    make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_memory(*_: object) -> None:
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+        )
 
     monkeypatch.setattr("engine.models.sd15.model.SD15Model.draw", no_memory)
     run = make_run(training__max_train_steps=2)
@@ -219,7 +279,9 @@ def test_sampling_out_of_memory_does_not_end_the_run(make_run: MakeRun, train_he
     assert events(run, "warning")[0].data["code"] == "sample_out_of_memory"
 
 
-def test_out_of_memory_in_a_step_has_its_code_and_hint(make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_in_a_step_has_its_code_and_hint(
+    make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_memory(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
@@ -229,7 +291,9 @@ def test_out_of_memory_in_a_step_has_its_code_and_hint(make_run: MakeRun, train_
     assert "gradient_checkpointing" in json.loads(run.exit_path.read_text())["hint"]
 
 
-def test_an_unexpected_error_is_told_with_its_place(make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_is_told_with_its_place(
+    make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: object) -> None:
         raise KeyError("surprise")
 
@@ -245,17 +309,29 @@ def test_a_lora_can_be_the_start(make_run: MakeRun, train_here: Train) -> None:
     quick = {"training__max_train_steps": 3, "sampling__sample_every_n_steps": 0}
     first = make_run("first", **quick)
     assert train_here(first) == ExitCode.DONE
-    second = make_run("second", **quick, network__network_weights=first.path / "zed.safetensors", network__dim_from_weights="true",
-                      network__network_dim=99)
+    second = make_run(
+        "second",
+        **quick,
+        network__network_weights=first.path / "zed.safetensors",
+        network__dim_from_weights="true",
+        network__network_dim=99,
+    )
     assert train_here(second) == ExitCode.DONE
     one, other = (load_file(run.path / "zed.safetensors") for run in (first, second))
-    assert {name: tensor.shape for name, tensor in one.items()} == {name: tensor.shape for name, tensor in other.items()}
+    assert {name: tensor.shape for name, tensor in one.items()} == {
+        name: tensor.shape for name, tensor in other.items()
+    }
     assert digest(first) != digest(second)
 
 
 def test_old_files_are_pruned_as_kohya_does(make_run: MakeRun, train_here: Train) -> None:
-    run = make_run(training__max_train_steps=12, saving__save_every_n_steps=2, saving__save_last_n_steps=3, saving__save_every_n_epochs="none",
-                   sampling__sample_every_n_steps=0)
+    run = make_run(
+        training__max_train_steps=12,
+        saving__save_every_n_steps=2,
+        saving__save_last_n_steps=3,
+        saving__save_every_n_epochs="none",
+        sampling__sample_every_n_steps=0,
+    )
     assert train_here(run) == ExitCode.DONE
     names = [path.name for path in sorted(run.path.glob("*step*.safetensors"))]
     assert names == ["zed-step00000008.safetensors", "zed-step00000010.safetensors"]
