@@ -211,18 +211,46 @@ def test_a_module_that_diffusers_does_not_find_fails(tiny, filled, tmp_path, mon
         verify_file(tmp_path / "x.safetensors", network, tiny.components)
 
 
+def _with_outputs(monkeypatch, *factors):
+    """Multiply the outputs of the forwards one after the other."""
+    usual, calls = verify._denoise, []
+
+    def changed(components):
+        calls.append(1)
+        return usual(components) * factors[len(calls) - 1]
+
+    monkeypatch.setattr(verify, "_denoise", changed)
+    return calls
+
+
 def test_an_output_that_differs_fails(tiny, saved, monkeypatch):
     network, path = saved
-    usual = verify._denoise
-    calls = []
-
-    def shifted(components):
-        calls.append(1)
-        return usual(components) * (1.2 if len(calls) == 2 else 1)
-
-    monkeypatch.setattr(verify, "_denoise", shifted)
+    calls = _with_outputs(monkeypatch, 1, 1.2, 1)
     with pytest.raises(TrainingError, match="output differs by"):
         verify_file(path, network, tiny.components)
+    assert len(calls) == 3
+
+
+def test_a_difference_that_the_files_rounding_explains_passes(tiny, saved, monkeypatch):
+    network, path = saved
+    before = _snapshot(tiny)
+    scales = [module.scale for module in network.modules]
+    calls = _with_outputs(monkeypatch, 1.2, 1, 1)
+    assert verify_file(path, network, tiny.components) == pytest.approx(1 / 6, rel=1e-2)
+    assert len(calls) == 3
+    _same(before, _snapshot(tiny))
+    assert [module.scale for module in network.modules] == scales
+
+
+@pytest.mark.parametrize(("base", "passes"), [(float("nan"), True), (1, False)])
+def test_an_output_that_is_not_finite(tiny, saved, monkeypatch, base, passes):
+    network, path = saved
+    _with_outputs(monkeypatch, float("nan"), float("nan"), base)
+    if passes:
+        assert verify_file(path, network, tiny.components) is None
+    else:
+        with pytest.raises(TrainingError, match="gives NaN or infinity"):
+            verify_file(path, network, tiny.components)
 
 
 def test_a_diverged_adapter_fails_and_the_good_file_stays(tiny, saved):
