@@ -141,6 +141,8 @@ def empty_parts(recognition: Recognition) -> dict[str, nn.Module]:
 def load_part(part: str, source: Source, device: str, dtype: torch.dtype, say: Say) -> Any:
     """Build the part and fill it, tensor by tensor, in `dtype` on `device`; frozen, in eval mode.
 
+    On the CPU, weights that have `dtype` in the file stay mapped from it (privately: writes do not reach the file).
+
     Raises:
         ModelError: a file is broken, or a tensor is missing or has another shape.
     """
@@ -164,7 +166,7 @@ def load_part(part: str, source: Source, device: str, dtype: torch.dtype, say: S
         for key, name in used.items():
             assert name is not None
             tensor = found[name].get_tensor(name)
-            state[key] = _shaped(tensor, wanted[key], f"{name} in {where}").to(device, dtype, copy=True)
+            state[key] = _shaped(tensor, wanted[key], f"{name} in {where}").to(device, dtype)
         _tell_unused(found, {name for name in used.values() if name}, source.prefixes, f"{part} in {where}", say)
     module.load_state_dict(state, strict=True, assign=True)
     return module.to(device).requires_grad_(False).eval()
