@@ -74,12 +74,12 @@ def recognise_file(path: Path) -> Recognition | None:
     reasons = [f"family sd15: UNet with a context of {context} and one CLIP text encoder", *noise.reasons]
     if header.any("model_ema."):
         reasons.append("EMA weights: in the file, left alone; the plain weights are trained on")
+    inputs = [name for name in header.tensors if name.startswith(UNET + "input_blocks.")]
+    unet_levels = 1 + sum(name.endswith(".0.op.weight") for name in inputs)
+    vae_levels = len({name.split(".")[3] for name in header.tensors if name.startswith(VAE + "encoder.down.")})
     return Recognition(
         "sd15", path, "single_file", noise.prediction_type, noise.zero_terminal_snr, _format([header], UNET),
-        header.size, tuple(reasons), {"prediction_type_stated": noise.stated}, *_multiples(
-            len({name.split(".")[3] for name in header.tensors if name.startswith(VAE + "encoder.down.")}),
-            1 + sum(name.startswith(UNET + "input_blocks.") and name.endswith(".0.op.weight") for name in header.tensors),
-        ),
+        header.size, tuple(reasons), {"prediction_type_stated": noise.stated}, *_multiples(vae_levels, unet_levels),
     )
 
 

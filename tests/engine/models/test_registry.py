@@ -51,6 +51,10 @@ def test_a_folder(folder: Path) -> None:
     assert "prediction type epsilon: scheduler_config.json" in found.reasons
 
 
+def test_what_sizes_must_be_multiples_of(folder: Path, single_file: Path) -> None:
+    assert [(found.downscale, found.multiple) for found in map(recognise, (folder, single_file))] == [(4, 8), (4, 32)]
+
+
 def test_a_folder_says_v_and_zero_snr(tmp_path: Path) -> None:
     found = recognise(tiny_sd15(tmp_path, prediction_type="v_prediction", zero_snr=True, dtype="bf16"))
     assert (found.prediction_type, found.zero_terminal_snr, found.dtype) == ("v_prediction", True, "bf16")
