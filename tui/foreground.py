@@ -107,7 +107,7 @@ def train(run_dir: RunDir, teller: Narrator, *, detach: bool = False) -> int:
             teller.close()
             output.narrate(f"Left alone: process {process.pid} in {run_dir.path}")
             return stopper.exit_code or ExitCode.INTERRUPTED
-        except (BrokenPipeError, OSError):
+        except OSError:
             output.narrate(f"The training goes on in {run_dir.path}; watch it with: lorasmith attach {run_dir.path}")
             raise
     teller.close()
@@ -133,7 +133,7 @@ def conclude(run_dir: RunDir, ending: Ending, stopper: Stopper | None = None) ->
     for line in ending.explanation:
         output.narrate(line)
     wished = stopper.exit_code if stopper else None
-    if ending.exit_code == ExitCode.STOPPED:
+    if ending.exit_code in (ExitCode.STOPPED, ExitCode.INTERRUPTED, ExitCode.TERMINATED):
         output.narrate(f"Go on with: lorasmith resume {run_dir.path}")
     if wished is not None and ending.exit_code not in (ExitCode.DONE, ExitCode.STOPPED):
         return wished

@@ -137,7 +137,7 @@ def prepare_resume(run_dir: RunDir, say: Say = lambda _: None) -> RunState:
         if state.state == "unknown":
             say(f"{state.detail}; it is resumed here. If it still runs there, stop it.")
         if left := clear(run_dir):
-            say(f"{left} unanswered wish(es) of the earlier part were dropped.")
+            say(f"Unanswered wishes of the earlier part are dropped: {left}.")
         run_dir.control.mkdir(exist_ok=True)
         run_dir.reserve_path.write_bytes(os.urandom(RESERVE_BYTES))
         mark_starting(run_dir, own_identity())

@@ -118,6 +118,7 @@ def test_two_signals_end_it_at_once(
     process.send_signal(number)
     _, told = process.communicate(timeout=20)
     assert process.returncode == code, told
+    assert "lorasmith resume" in told
     assert not true_state(run_dir).live
 
 

@@ -217,7 +217,7 @@ def test_resume_takes_an_unfinished_run(prepared: RunDir) -> None:
     said: list[str] = []
     assert prepare_resume(prepared, said.append).state == "stopped"
     assert not prepared.exit_path.exists() and list(prepared.control.iterdir()) == []
-    assert "1 unanswered" in said[0]
+    assert said == ["Unanswered wishes of the earlier part are dropped: 1."]
     assert true_state(prepared).state == "starting"
 
 
