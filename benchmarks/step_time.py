@@ -188,7 +188,7 @@ def ours(options: argparse.Namespace, folder: Path) -> Iterator[None]:
         "memory.mixed_precision": options.dtype,
         "memory.gradient_checkpointing": str(options.checkpointing).lower(),
         "saving.save_state_every_n_steps": 0,
-        "saving.save_every_n_epochs": "none",
+        "saving.save_every_n_epochs": 0,
     }
     run = prepare_run(load_config(None, [f"{key}={value}" for key, value in settings.items()]))
     stdout, sys.stdout = sys.stdout, sys.stderr

@@ -61,18 +61,36 @@ def tiny_parts(channels: tuple[int, ...] = CHANNELS, seed: int = 0) -> dict[str,
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet = unet_class(
-            sample_size=16, block_out_channels=channels, layers_per_block=1, cross_attention_dim=32,
+            sample_size=16,
+            block_out_channels=channels,
+            layers_per_block=1,
+            cross_attention_dim=32,
             down_block_types=("CrossAttnDownBlock2D",) * (levels - 1) + ("DownBlock2D",),
-            up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (levels - 1), attention_head_dim=8,
+            up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (levels - 1),
+            attention_head_dim=8,
         )
         vae = vae_class(
-            block_out_channels=(32, 32, 32), down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3, layers_per_block=1, sample_size=64, scaling_factor=0.18215,
+            block_out_channels=(32, 32, 32),
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            layers_per_block=1,
+            sample_size=64,
+            scaling_factor=0.18215,
         )
-        text_encoder = CLIPTextModel(CLIPTextConfig(
-            hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=1, projection_dim=32,
-            vocab_size=49408, max_position_embeddings=77, bos_token_id=49406, eos_token_id=49407, pad_token_id=49407,
-        ))
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=1,
+                projection_dim=32,
+                vocab_size=49408,
+                max_position_embeddings=77,
+                bos_token_id=49406,
+                eos_token_id=49407,
+                pad_token_id=49407,
+            )
+        )
     return {"text_encoder": text_encoder, "unet": unet, "vae": vae}
 
 
@@ -106,7 +124,11 @@ def _configuration(module: nn.Module) -> dict[str, Any]:
 
 
 def _write_file(
-    path: Path, parts: dict[str, Any], dtype: torch.dtype, ema: bool, position_ids: bool,
+    path: Path,
+    parts: dict[str, Any],
+    dtype: torch.dtype,
+    ema: bool,
+    position_ids: bool,
     metadata: dict[str, str] | None,
 ) -> Path:
     tensors = {name: tensor.to(dtype).contiguous() for name, tensor in ldm_tensors(parts).items()}

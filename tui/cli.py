@@ -49,8 +49,14 @@ def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the run's events, one JSON object a line.")
 @click.option("--dry-run", is_flag=True, help="Check and show everything, train and write nothing.")
 @click.option("--restart", is_flag=True, help="Begin anew where an unfinished run is; that one is kept.")
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
-              help="Show the versions of LoRA Smith and of what it uses.")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the versions of LoRA Smith and of what it uses.",
+)
 @click.pass_context
 def cli(ctx: click.Context, /, preset: str | None, **options: Any) -> int | None:
     """Train a LoRA for Stable Diffusion from a folder of pictures.
@@ -62,8 +68,10 @@ def cli(ctx: click.Context, /, preset: str | None, **options: Any) -> int | None
     typed = preset is not None or any(value for value in options.values())
     if ctx.invoked_subcommand is not None:
         if typed:
-            raise UsageError(f"The options of a run do not go with `{ctx.invoked_subcommand}`.",
-                             f"Put that command's own options behind it: lorasmith {ctx.invoked_subcommand} --help")
+            raise UsageError(
+                f"The options of a run do not go with `{ctx.invoked_subcommand}`.",
+                f"Put that command's own options behind it: lorasmith {ctx.invoked_subcommand} --help",
+            )
         return None
     if preset is None:
         return _without_preset(ctx, typed)

@@ -114,9 +114,7 @@ def train(run_dir: RunDir, teller: Narrator, *, detach: bool = False) -> int:
     return conclude(run_dir, ending, stopper)
 
 
-def _until_started(
-    run_dir: RunDir, teller: Narrator, process: subprocess.Popen[bytes], follower: EventFollower
-) -> int:
+def _until_started(run_dir: RunDir, teller: Narrator, process: subprocess.Popen[bytes], follower: EventFollower) -> int:
     def started(event: Event) -> bool:
         return event.type == "run_started"
 

@@ -54,7 +54,7 @@ def resolve(config: RunConfig) -> tuple[RunConfig, list[str]]:
     elif memory.cache_latents_to_disk and not memory.cache_latents:
         config = config.changed(memory={"cache_latents": True})
         notes.append("Latents are cached, because cache_latents_to_disk is set.")
-    if training.max_train_epochs is not None and training.max_train_steps not in (None, 1600):
+    if training.max_train_epochs is not None and training.max_train_steps != 1600:
         notes.append("max_train_steps is ignored: max_train_epochs is set.")
     return config, notes
 

@@ -189,8 +189,8 @@ class SamplingTable(Table):
     sample_scale: float = setting(
         7.0, "Guidance", "Classifier-free guidance where the prompt has no --l.", ge=0, le=100
     )
-    sample_seed: int | None = setting(
-        1, "Seed", "Where the prompt has no --d; unset: another one each time.", ge=0, le=2**32 - 1, advanced=True
+    sample_seed: int = setting(
+        1, "Seed", "Where the prompt has no --d; -1: another one each time.", ge=-1, le=2**32 - 1, advanced=True
     )
 
 
@@ -199,7 +199,7 @@ class SavingTable(Table):
 
     output_dir: str = setting("", "Output folder", "Unset: ./<name>/results_current.")
     output_name: str = setting("", "Name", "Name of the LoRA file, and of the trigger where captions have none.")
-    save_every_n_epochs: int | None = setting(1, "LoRA every (epochs)", "Unset: only the last.", ge=1, unit="epochs")
+    save_every_n_epochs: int = setting(1, "LoRA every (epochs)", "0: only the last.", ge=0, unit="epochs")
     save_every_n_steps: int | None = setting(None, "LoRA every", "Unset: by epochs only.", ge=1, unit="steps")
     save_last_n_epochs: int | None = setting(
         None, "Keep last (epochs)", "Older epoch files are removed.", ge=1, unit="epochs", advanced=True

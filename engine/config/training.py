@@ -11,7 +11,7 @@ from engine.config.values import HuberSchedule, LossType, Schedule
 class TrainingTable(Table):
     """`[training]`: what happens in a step, and how many there are."""
 
-    max_train_steps: int | None = setting(
+    max_train_steps: int = setting(
         1600, "Steps", "Optimizer updates. Ignored when epochs are given.", ge=1, le=10_000_000, unit="steps"
     )
     max_train_epochs: int | None = setting(None, "Epochs", "Set, it replaces the number of steps.", ge=1, unit="epochs")
@@ -119,8 +119,13 @@ class TrainingTable(Table):
     prior_loss_weight: float = setting(
         1.0, "Regularization weight", "Factor on the loss of regularization pictures.", ge=0, advanced=True
     )
-    validate_every_n_epochs: int | None = setting(
-        1, "Validation every (epochs)", "With held-out pictures only.", ge=1, unit="epochs", advanced=True
+    validate_every_n_epochs: int = setting(
+        1,
+        "Validation every (epochs)",
+        "With held-out pictures only; 0: at start and end.",
+        ge=0,
+        unit="epochs",
+        advanced=True,
     )
     validate_every_n_steps: int | None = setting(
         None, "Validation every", "Set, it replaces epochs.", ge=1, unit="steps", advanced=True
@@ -128,8 +133,6 @@ class TrainingTable(Table):
 
     @model_validator(mode="after")
     def _check_combinations(self) -> TrainingTable:
-        if self.max_train_steps is None and self.max_train_epochs is None:
-            raise ValueError("set max_train_steps or max_train_epochs")
         if self.min_timestep >= self.max_timestep:
             raise ValueError("min_timestep must be below max_timestep")
         if self.adaptive_noise_scale is not None and self.noise_offset is None:

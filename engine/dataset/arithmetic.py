@@ -187,7 +187,6 @@ def plan_steps(scan: Scan, grid: BucketGrid, config: RunConfig) -> StepPlan:
     updates = -(-batches // (training.num_processes * training.gradient_accumulation_steps))
     by_epochs = training.max_train_epochs is not None
     steps = training.max_train_epochs * updates if training.max_train_epochs is not None else training.max_train_steps
-    assert steps is not None  # the configuration has one of the two
     used = {item.picture.path: item for item in items}.values()
     errors = [_ratio(item.placement.bucket) - _ratio((item.picture.width, item.picture.height)) for item in used]
     enlarged = sum(1 for item in used if item.placement.resized[0] > item.picture.width) if grid.no_upscale else 0

@@ -41,8 +41,11 @@ class CaptionRules:
     @property
     def varies(self) -> bool:
         """Whether one picture's caption differs from time to time."""
-        return self.edits_tags or self.enable_wildcard or self.caption_dropout_rate > 0 or bool(
-            self.caption_dropout_every_n_epochs
+        return (
+            self.edits_tags
+            or self.enable_wildcard
+            or self.caption_dropout_rate > 0
+            or bool(self.caption_dropout_every_n_epochs)
         )
 
     @property
@@ -56,9 +59,7 @@ def caption_rng(seed: int, epoch: int, index: int) -> random.Random:
     return random.Random(f"caption {seed} {epoch} {index}")
 
 
-def compose(
-    text: str, rules: CaptionRules, rng: random.Random, *, epoch: int, step: int, max_train_steps: int
-) -> str:
+def compose(text: str, rules: CaptionRules, rng: random.Random, *, epoch: int, step: int, max_train_steps: int) -> str:
     """The caption that the text encoder gets.
 
     Args:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from engine.errors import MemoryLimitError
 
 _SIGNS = (
-    "can't allocate memory", "could not create a primitive", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED",
+    "can't allocate memory",
+    "could not create a primitive",
+    "CUDA out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
 )
 _REMEDIES = (
     "In this order: memory.cache_latents=true, training.train_batch_size=1 with gradient_accumulation_steps, "

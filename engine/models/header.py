@@ -17,12 +17,25 @@ MAX_HEADER = 100 * 2**20
 """Bytes; the safetensors library refuses longer headers too."""
 
 BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32,
-    "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
+    "BOOL": 8,
+    "U8": 8,
+    "I8": 8,
+    "F8_E4M3": 8,
+    "F8_E5M2": 8,
+    "I16": 16,
+    "U16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "I32": 32,
+    "U32": 32,
+    "F32": 32,
+    "I64": 64,
+    "U64": 64,
+    "F64": 64,
 }
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 CONVERT = (
-    "Convert it once, with this line, which reads tensors only: python -c \"import torch, safetensors.torch as s; "
+    'Convert it once, with this line, which reads tensors only: python -c "import torch, safetensors.torch as s; '
     "d = torch.load('{name}', map_location='cpu', weights_only=True); s.save_file({{k: v.clone() for k, v in "
     "d.get('state_dict', d).items() if hasattr(v, 'shape')}}, '{stem}.safetensors')\""
 )

@@ -5,8 +5,15 @@ from __future__ import annotations
 from engine.models.header import Header
 
 _LORA_ENDINGS = (
-    ".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight", ".lora.down.weight", ".hada_w1_a",
-    ".lokr_w1", ".lokr_w2", ".oft_blocks",
+    ".lora_down.weight",
+    ".lora_up.weight",
+    ".lora_A.weight",
+    ".lora_B.weight",
+    ".lora.down.weight",
+    ".hada_w1_a",
+    ".lokr_w1",
+    ".lokr_w2",
+    ".oft_blocks",
 )
 _BY_KEY_PART = (
     (("conditioner.embedders.",), "an SDXL checkpoint"),

@@ -71,9 +71,7 @@ def write_sheet(samples: Samples, path: Path) -> Path | None:
     if not samples.pictures:
         return None
     steps, rows = samples.shown_steps(), sorted(samples.prompts)
-    sheet = Image.new(
-        "RGB", (LABELS + len(steps) * (TILE + GAP) + GAP, HEAD + len(rows) * (TILE + GAP) + GAP), PAPER
-    )
+    sheet = Image.new("RGB", (LABELS + len(steps) * (TILE + GAP) + GAP, HEAD + len(rows) * (TILE + GAP) + GAP), PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
     for column, step in enumerate(steps):
         label = "before" if step == 0 else f"step {step}"

@@ -13,7 +13,7 @@ from engine.exit_codes import ExitCode
 from engine.memory.classify import memory_error
 from engine.runs.layout import RunDir
 from engine.runs.lock import RunLock
-from engine.training.session import Session
+from engine.training.session import Session, Signals
 
 
 def main(arguments: list[str]) -> int:
@@ -24,6 +24,8 @@ def main(arguments: list[str]) -> int:
     run = RunDir(Path(arguments[0]))
     if int(os.environ.get("RANK", "0")) > 0:
         return _help(run)
+    waiting = Signals()
+    waiting.install()
     try:
         lock = RunLock(run.lock_path)
     except LoraSmithError as error:
@@ -31,9 +33,7 @@ def main(arguments: list[str]) -> int:
         return error.exit_code
     with lock:
         run.exit_path.unlink(missing_ok=True)
-        session = Session(run)
-        session.install_signals()
-        with session:
+        with Session(run, waiting) as session:
             return _end(session)
 
 

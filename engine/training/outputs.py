@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from engine.adapters.kohya_format import write_lora
 from engine.adapters.metadata import BucketFacts, SubsetFacts, TrainingFacts, model_hashes, training_metadata
 from engine.adapters.verify import verify_file
 from engine.atomic import replacing
+from engine.errors import LoraSmithError
 from engine.memory.classify import memory_error
 from engine.runs.events import read_events
 from engine.training.prompts import read_prompts
@@ -229,7 +231,7 @@ class Outputs:
         self.session.events.emit("validation", step=self.trainer.step, epoch=self._epoch(), **losses)
 
     def sample(self, epoch: int | None = None) -> None:
-        """Draw every prompt. Nothing of it touches the training's random numbers; a lack of memory is only said."""
+        """Draw every prompt. Nothing of it touches the training's random numbers, and a failure is only said."""
         if not self.trainer.team.leads:
             return
         missing = [i for i in range(len(self.prompts)) if ("sample", self.trainer.step, str(i)) not in self.given]
@@ -240,11 +242,12 @@ class Outputs:
             with self._evaluating("sample"):
                 for index in missing:
                     self._draw(index, epoch)
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:  # whatever a picture fails on, the training is worth more
             known = memory_error(error)
-            if known is None:
-                raise
-            self.session.warn("sample_out_of_memory", f"No samples at step {self.trainer.step}: {known.message}")
+            told = known.message if known else str(error) if isinstance(error, LoraSmithError) else repr(error)
+            code = "sample_out_of_memory" if known else "sample_failed"
+            traceback.print_exc()
+            self.session.warn(code, f"No samples at step {self.trainer.step}: {told}")
 
     def _draw(self, index: int, epoch: int | None) -> None:
         prompt = self.prompts[index]
@@ -274,8 +277,8 @@ class Outputs:
         sampling, saving, training = config.sampling, config.saving, config.training
         intervals = {
             "sample": (sampling.sample_every_n_epochs or 0) * updates or sampling.sample_every_n_steps,
-            "save": saving.save_every_n_steps or (saving.save_every_n_epochs or 0) * updates,
-            "validate": training.validate_every_n_steps or (training.validate_every_n_epochs or 0) * updates,
+            "save": saving.save_every_n_steps or saving.save_every_n_epochs * updates,
+            "validate": training.validate_every_n_steps or training.validate_every_n_epochs * updates,
         }
         return sum(
             statistics.median(self.seconds[phase]) * (left // interval + 1)

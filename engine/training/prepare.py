@@ -24,7 +24,7 @@ from engine.dataset.pictures import Scan
 from engine.dataset.scan import scan, verify_pixels
 from engine.dataset.text_cache import TextCache
 from engine.errors import UsageError
-from engine.hardware import choose_precision, list_gpus
+from engine.hardware import Gpu, choose_precision
 from engine.models.base import Model, Recognition
 from engine.models.header import read_header
 from engine.models.registry import family_named, recognise
@@ -125,8 +125,8 @@ def _accelerator(config: RunConfig, session: Session) -> tuple[Accelerator, str]
         index = int(os.environ.get("LOCAL_RANK") or device.partition(":")[2] or 0)
         torch.cuda.set_device(index)
         os.environ.setdefault("LOCAL_RANK", str(index))
-        report = list_gpus()
-        gpu = next((one for one in report.gpus if one.index == index), None)
+        # From torch and not from NVML: CUDA_VISIBLE_DEVICES may count otherwise, and NVML may be missing.
+        gpu = Gpu(index, torch.cuda.get_device_name(index), compute_capability=torch.cuda.get_device_capability(index))
     choice = choose_precision(wish, gpu)
     session.say(f"Precision {choice.value}: {choice.reason}.")
     # The other ranks wait while rank 0 draws samples: give that hours.
@@ -187,7 +187,7 @@ def _texts(session: Session, config: RunConfig, feed: Feed, model: Model, held_o
         size = sum(tensor.nbytes for tensor in model.encode_text([""]).values()) * len(captions)
     if size > TEXT_CACHE_LIMIT:
         session.say(
-            f"Captions are encoded in each step: the {len(captions)} different captions (shuffled, dropped) of this run "
+            f"Captions are encoded in each step: the {len(captions)} different captions of this run "
             f"would take {size / 2**30:.1f} GiB in the cache."
         )
         return None

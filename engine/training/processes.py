@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from engine.runs.layout import RunDir
-from engine.training.session import Session
+from engine.training.session import Session, Signals
 
 if TYPE_CHECKING:
     import torch
@@ -54,8 +54,9 @@ class Helper(Session):
     def __init__(self, run: RunDir) -> None:
         self.run = run
         self.events = self.state = self.control = _Mute()  # type: ignore[assignment]
+        self.signals = Signals()
         self.step = 0
-        self.stop_reason = ""
+        self._stop_reason = ""
         self._warned = set()
         threading.Thread(target=self._watch, args=(int(os.environ["LORASMITH_PARENT"]),), daemon=True).start()
 

@@ -37,12 +37,13 @@ _IGNORED = {
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt of the run; `seed` is None where another one is wanted each time."""
+    """One prompt of the run."""
 
     request: SampleRequest
     seeded: bool
     """The prompt itself fixed the seed: it then stands in the file name, as in Kohya."""
     random_seed: bool = False
+    """Another seed each time."""
 
 
 def read_prompts(config: RunConfig, say: Callable[[str], None]) -> list[Prompt]:
@@ -129,9 +130,9 @@ def _prompt(entry: Any, config: RunConfig, say: Callable[[str], None]) -> Prompt
         negative_prompt=str(values.get("negative_prompt") or ""),
         width=int(values.get("width", width)),
         height=int(values.get("height", height)),
-        seed=0 if seed is None else int(seed),
+        seed=max(0, int(seed)),
         steps=min(1000, max(1, int(values.get("sample_steps", defaults.sample_steps)))),
         scale=float(values.get("scale", defaults.sample_scale)),
         sampler=str(values.get("sample_sampler", defaults.sample_sampler)),
     )
-    return Prompt(request, "seed" in values, seed is None)
+    return Prompt(request, seeded=int(values.get("seed", -1)) >= 0, random_seed=int(seed) < 0)

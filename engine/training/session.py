@@ -21,16 +21,44 @@ HEARTBEAT_SECONDS = 5.0
 PROGRESS_SECONDS = 0.5
 
 
+class Signals:
+    """First SIGINT or SIGTERM: finish the step, save, exit. Second: exit now. SIGHUP is ignored.
+
+    Installed before anything else, so that there is no moment in which a signal kills without a word.
+    """
+
+    def __init__(self) -> None:
+        self.first = ""
+        self.at_second: Callable[[int], None] = lambda _: None
+
+    def install(self) -> None:
+        """Take over the process's signals."""
+        signal.signal(signal.SIGINT, self._on_signal)
+        signal.signal(signal.SIGTERM, self._on_signal)
+        if hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        if not self.first:
+            self.first = signal.Signals(number).name
+            return
+        code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
+        self.at_second(code)
+        os._exit(code)
+
+
 class Session:
     """One life of the trainer's main process in a run directory. A context manager: the heartbeat lives inside."""
 
-    def __init__(self, run: RunDir) -> None:
+    def __init__(self, run: RunDir, signals: Signals | None = None) -> None:
         self.run = run
+        self.signals = signals or Signals()
+        self.signals.at_second = self._end_at_once
         self.events = EventLog(run.events_path, run.reserve_path)
         self.state = StateWriter(run)
         self.control = ControlBox(run, self.events)
         self.step = 0
-        self.stop_reason = ""
+        self._stop_reason = ""
         self._warned: set[str] = set()
         self._over = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -102,6 +130,15 @@ class Session:
                     self.control.acknowledge(command, "refused: not possible in this phase")
         return bool(self.stop_reason)
 
+    @property
+    def stop_reason(self) -> str:
+        """Why the run shall end at the next safe moment; empty while it shall not."""
+        return self._stop_reason or self.signals.first
+
+    @stop_reason.setter
+    def stop_reason(self, reason: str) -> None:
+        self._stop_reason = reason
+
     def ask_to_stop(self, reason: str, command: Command | None = None) -> None:
         """Note why the run shall end."""
         self.stop_reason = self.stop_reason or reason
@@ -109,18 +146,7 @@ class Session:
         if command is not None:
             self.control.acknowledge(command, "stops after this step")
 
-    def install_signals(self) -> None:
-        """First SIGINT or SIGTERM: finish the step, save, exit. Second: exit now. SIGHUP is ignored."""
-        signal.signal(signal.SIGINT, self._on_signal)
-        signal.signal(signal.SIGTERM, self._on_signal)
-        if hasattr(signal, "SIGHUP"):
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-    def _on_signal(self, number: int, _: FrameType | None) -> None:
-        if not self.stop_reason:
-            self.stop_reason = signal.Signals(number).name
-            return
-        code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
+    def _end_at_once(self, code: int) -> None:
         # No write is awaited: an event or a state may be half written, which every reader tolerates.
         write_exit(
             self.run,
@@ -131,7 +157,6 @@ class Session:
             message="Ended at once by a second signal.",
             hint="`lorasmith resume` goes on from the last saved state.",
         )
-        os._exit(code)
 
     def finish(self, state: str, code: ExitCode, **details: str) -> ExitCode:
         """Tell how the run ended, in events, exit.json and state.json."""

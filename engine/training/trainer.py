@@ -95,7 +95,6 @@ class Trainer:
 
     def begin(self) -> None:
         """Restore the last state, and give what is due there."""
-        self.network.rely_on_autocast(self.prepared.precision != "no")
         self.states.restore_latest()
         self.training_mode(True)
         last = self.plan.max_train_steps
@@ -119,6 +118,8 @@ class Trainer:
         for component in self.model.trainable.values():
             component.train(mode)
         self.network.train(mode)
+        # Outside autocast a layer must cast its own input where the base is in half precision.
+        self.network.rely_on_autocast(mode and self.prepared.precision != "no")
         if self.built.schedule_free:
             (self.built.optimizer.train if mode else self.built.optimizer.eval)()  # type: ignore[attr-defined]
 

@@ -72,9 +72,7 @@ def test_it_ends_as_the_run_would(
     assert text in capfd.readouterr().err and not (ready / "robot").exists()
 
 
-def test_an_unwritable_place(
-    ready: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unwritable_place(ready: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)
     assert run(ARGUMENTS) == 5
     assert "permission denied" in capfd.readouterr().err

@@ -29,9 +29,7 @@ def run_preset(
     restart: bool,
 ) -> int:
     """Read, check, prepare, launch and follow; the exit code of the run."""
-    config = configuration.read(
-        preset, overrides, images=images, model=model, name=name, output_dir=output_dir
-    )
+    config = configuration.read(preset, overrides, images=images, model=model, name=name, output_dir=output_dir)
     if dry_run:
         from tui.dry_run import dry_run as show
 

@@ -20,14 +20,21 @@ VAE = "first_stage_model."
 TEXT = ("cond_stage_model.transformer.text_model.", "cond_stage_model.transformer.")
 """The second form is that of files which an early tool wrote without `text_model`."""
 WEIGHT_STEMS = {
-    "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model",
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
 }
 OTHER_CLASSES = {
-    "StableDiffusionXL": "an SDXL model", "Flux": "a FLUX model", "StableDiffusion3": "a Stable Diffusion 3 model",
+    "StableDiffusionXL": "an SDXL model",
+    "Flux": "a FLUX model",
+    "StableDiffusion3": "a Stable Diffusion 3 model",
 }
 _FORMATS = {"F16": "fp16", "BF16": "bf16", "F32": "fp32", "F64": "fp64"}
 _PREDICTIONS: dict[str, PredictionType] = {
-    "epsilon": "epsilon", "eps": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction",
+    "epsilon": "epsilon",
+    "eps": "epsilon",
+    "v": "v_prediction",
+    "v_prediction": "v_prediction",
     "vpred": "v_prediction",
 }
 INPAINTING = "Train on the checkpoint that it was made from; the LoRA also works with the inpainting model."
@@ -60,10 +67,12 @@ def recognise_file(path: Path) -> Recognition | None:
         return None
     _check_channels(where, header.shapes.get(UNET + "input_blocks.0.0.weight", (0, 4))[1])
     missing = [
-        name for name, found in (
+        name
+        for name, found in (
             ("text encoder (cond_stage_model)", any(header.any(prefix) for prefix in TEXT)),
             ("VAE (first_stage_model)", header.any(VAE)),
-        ) if not found
+        )
+        if not found
     ]
     if missing:
         raise ModelError(
@@ -78,8 +87,16 @@ def recognise_file(path: Path) -> Recognition | None:
     unet_levels = 1 + sum(name.endswith(".0.op.weight") for name in inputs)
     vae_levels = len({name.split(".")[3] for name in header.tensors if name.startswith(VAE + "encoder.down.")})
     return Recognition(
-        "sd15", path, "single_file", noise.prediction_type, noise.zero_terminal_snr, _format([header], UNET),
-        header.size, tuple(reasons), {"prediction_type_stated": noise.stated}, *_multiples(vae_levels, unet_levels),
+        "sd15",
+        path,
+        "single_file",
+        noise.prediction_type,
+        noise.zero_terminal_snr,
+        _format([header], UNET),
+        header.size,
+        tuple(reasons),
+        {"prediction_type_stated": noise.stated},
+        *_multiples(vae_levels, unet_levels),
     )
 
 
@@ -114,8 +131,15 @@ def recognise_folder(folder: Path) -> Recognition | None:
     unet_headers = [read_header(file) for file in weight_files(folder, "unet")]
     reasons = (f"family sd15: {pipeline or 'unet, text_encoder and vae'} in diffusers' layout", *noise.reasons)
     return Recognition(
-        "sd15", folder, "diffusers", noise.prediction_type, noise.zero_terminal_snr, _format(unet_headers),
-        sum(header.size for header in headers), reasons, {"prediction_type_stated": noise.stated},
+        "sd15",
+        folder,
+        "diffusers",
+        noise.prediction_type,
+        noise.zero_terminal_snr,
+        _format(unet_headers),
+        sum(header.size for header in headers),
+        reasons,
+        {"prediction_type_stated": noise.stated},
         *_multiples(len(vae.get("block_out_channels", ())), len(unet.get("block_out_channels", ()))),
     )
 
@@ -182,7 +206,8 @@ def _check_channels(where: str, channels: int) -> None:
     if channels != 4:
         raise ModelError(
             f"{where} has a UNet with {channels} input channels in place of 4: made for another task than drawing "
-            "from text.", "Use a text-to-image checkpoint.",
+            "from text.",
+            "Use a text-to-image checkpoint.",
         )
 
 

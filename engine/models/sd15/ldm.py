@@ -16,13 +16,22 @@ from engine.models.sd15.detect import TEXT, UNET, VAE
 Shapes = Mapping[str, tuple[int, ...]]
 
 _UNET_ENDS = {
-    "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2", "time_embedding.linear_1":
-    "time_embed.0", "time_embedding.linear_2": "time_embed.2", "mid_block.resnets.0": "middle_block.0",
-    "mid_block.attentions.0": "middle_block.1", "mid_block.resnets.1": "middle_block.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "mid_block.resnets.0": "middle_block.0",
+    "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2",
 }
 _UNET_RESNET = {
-    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
-    "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
 }
 _VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 _BLOCK = re.compile(r"(?P<half>down|up)_blocks\.(?P<block>\d+)\.(?P<kind>\w+)\.(?P<number>\d+)\.(?P<rest>.+)")
@@ -105,7 +114,8 @@ def fitted(part: str, base: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]
 
 def _unet_sizes(shapes: Shapes) -> dict[str, Any]:
     downs = sorted(
-        int(name.split(".")[3]) for name in shapes
+        int(name.split(".")[3])
+        for name in shapes
         if name.startswith(UNET + "input_blocks.") and name.endswith(".0.op.weight")
     )
     per_level = downs[0]
@@ -115,8 +125,11 @@ def _unet_sizes(shapes: Shapes) -> dict[str, Any]:
     stem = shapes[UNET + "input_blocks.0.0.weight"]
     context = next(shape[1] for name, shape in shapes.items() if name.startswith(UNET) and "attn2.to_k" in name)
     return {
-        "block_out_channels": channels, "layers_per_block": per_level - 1, "cross_attention_dim": context,
-        "in_channels": stem[1], "out_channels": shapes[UNET + "out.2.weight"][0],
+        "block_out_channels": channels,
+        "layers_per_block": per_level - 1,
+        "cross_attention_dim": context,
+        "in_channels": stem[1],
+        "out_channels": shapes[UNET + "out.2.weight"][0],
         "down_block_types": ["CrossAttnDownBlock2D" if attention else "DownBlock2D" for attention in attends],
         "up_block_types": ["CrossAttnUpBlock2D" if attention else "UpBlock2D" for attention in reversed(attends)],
     }
@@ -130,7 +143,8 @@ def _vae_sizes(shapes: Shapes) -> dict[str, Any]:
         "block_out_channels": [shapes[f"{VAE}encoder.down.{n}.block.0.conv1.weight"][0] for n in range(levels)],
         "layers_per_block": 1 + max((number for _, number in blocks), default=0),
         "latent_channels": shapes[VAE + "post_quant_conv.weight"][0],
-        "down_block_types": ["DownEncoderBlock2D"] * levels, "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
     }
 
 
@@ -139,8 +153,11 @@ def _text_sizes(shapes: Shapes) -> dict[str, Any]:
     words, width = shapes[prefix + "embeddings.token_embedding.weight"]
     layers = {name.removeprefix(prefix).split(".")[2] for name in shapes if name.startswith(prefix + "encoder.layers.")}
     return {
-        "vocab_size": words, "hidden_size": width, "num_hidden_layers": len(layers),
+        "vocab_size": words,
+        "hidden_size": width,
+        "num_hidden_layers": len(layers),
         "max_position_embeddings": shapes[prefix + "embeddings.position_embedding.weight"][0],
         "intermediate_size": shapes[prefix + "encoder.layers.0.mlp.fc1.weight"][0],
-        "num_attention_heads": max(1, width // 64), "projection_dim": width,
+        "num_attention_heads": max(1, width // 64),
+        "projection_dim": width,
     }

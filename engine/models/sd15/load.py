@@ -42,8 +42,14 @@ def load_model(table: ModelTable, recognition: Recognition, device: str, dtype: 
     schedule |= {"prediction_type": prediction_type, "rescale_betas_zero_snr": zero_snr}
     return SD15Model(
         replace(recognition, prediction_type=prediction_type, zero_terminal_snr=zero_snr),
-        text_encoder=text_encoder, unet=unet, vae=vae, tokenizer=load_tokenizer(recognition), scheduler_config=schedule,
-        alphas_cumprod=alphas_cumprod(schedule), clip_skip=table.clip_skip, max_token_length=table.max_token_length,
+        text_encoder=text_encoder,
+        unet=unet,
+        vae=vae,
+        tokenizer=load_tokenizer(recognition),
+        scheduler_config=schedule,
+        alphas_cumprod=alphas_cumprod(schedule),
+        clip_skip=table.clip_skip,
+        max_token_length=table.max_token_length,
     )
 
 

@@ -29,8 +29,17 @@ class SD15Model(Model):
     """
 
     def __init__(
-        self, recognition: Recognition, *, text_encoder: Any, unet: Any, vae: Any, tokenizer: Any,
-        scheduler_config: dict[str, Any], alphas_cumprod: Tensor, clip_skip: int | None, max_token_length: int,
+        self,
+        recognition: Recognition,
+        *,
+        text_encoder: Any,
+        unet: Any,
+        vae: Any,
+        tokenizer: Any,
+        scheduler_config: dict[str, Any],
+        alphas_cumprod: Tensor,
+        clip_skip: int | None,
+        max_token_length: int,
     ) -> None:
         self.recognition = recognition
         self.prediction_type = recognition.prediction_type

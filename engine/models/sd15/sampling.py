@@ -84,7 +84,8 @@ def draw(model: SD15Model, request: SampleRequest) -> Image.Image:
     captions = [request.negative_prompt, request.prompt] if guided else [request.prompt]
     text = model.encode_text(captions)
     scheduler = make_scheduler(request.sampler, model.scheduler_config, model.training_alphas_cumprod)
-    scheduler.set_timesteps(request.steps, device=model.device)
+    most = len(model.training_alphas_cumprod) - int(scheduler.config.get("steps_offset", 0))
+    scheduler.set_timesteps(min(request.steps, most), device=model.device)
     generator = torch.Generator("cpu").manual_seed(request.seed)
     extra = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
     shape = (1, model.latent_channels, height // model.downscale, width // model.downscale)

@@ -193,7 +193,8 @@ def _shaped(tensor: Tensor, shape: torch.Size, what: str) -> Tensor:
 
 def _tell_unused(found: Mapping[str, Any], used: set[str], prefixes: Sequence[str], what: str, say: Say) -> None:
     unused = [
-        name for name in found
+        name
+        for name in found
         if name not in used and name.startswith(tuple(prefixes)) and not name.endswith("position_ids")
     ]
     if unused:

@@ -129,3 +129,10 @@ def test_every_setting_explains_itself() -> None:
         for name, field in fields.items():
             assert field.title, f"{table}.{name} has no title"
             assert field.description is not None
+
+
+def test_what_can_be_unset_is_unset_by_default_because_toml_has_no_null() -> None:
+    for table in RunConfig.model_fields.values():
+        for name, field in table.annotation.model_fields.items():  # type: ignore[union-attr]
+            if "None" in str(field.annotation):
+                assert field.default is None, f"{name} would come back from a file as {field.default}"

@@ -41,11 +41,18 @@ def test_cut_short(tmp_path: Path, keep: int) -> None:
     assert error.value.exit_code == ExitCode.BAD_DATA
 
 
-@pytest.mark.parametrize("header", [
-    b"not json", b"[1]", b"{\"x\": 5}", b"\xff\xfe", json.dumps({"x": {"dtype": "F32", "shape": [2]}}).encode(),
-    json.dumps({"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}).encode(),
-    json.dumps({"x": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}}).encode(),
-])
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"not json",
+        b"[1]",
+        b'{"x": 5}',
+        b"\xff\xfe",
+        json.dumps({"x": {"dtype": "F32", "shape": [2]}}).encode(),
+        json.dumps({"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}).encode(),
+        json.dumps({"x": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}}).encode(),
+    ],
+)
 def test_a_header_that_makes_no_sense(tmp_path: Path, header: bytes) -> None:
     path = written(tmp_path / "odd.safetensors", header, bytes(8))
     with pytest.raises(ModelError, match="not a safetensors file: its header cannot be understood"):

@@ -45,7 +45,11 @@ def test_families_by_name() -> None:
 def test_a_folder(folder: Path) -> None:
     found = recognise(folder)
     assert (found.family, found.layout, found.prediction_type, found.zero_terminal_snr, found.dtype) == (
-        "sd15", "diffusers", "epsilon", False, "fp32"
+        "sd15",
+        "diffusers",
+        "epsilon",
+        False,
+        "fp32",
     )
     assert found.size == sum(file.stat().st_size for file in folder.glob("*/*.safetensors"))
     assert "prediction type epsilon: scheduler_config.json" in found.reasons
@@ -96,31 +100,37 @@ def test_a_text_encoder_without_text_model(tmp_path: Path, single_file: Path) ->
     assert recognise(tmp_path / "old.safetensors").family == "sd15"
 
 
-@pytest.mark.parametrize(("names", "sentence"), [
-    (("lora_unet_a.lora_down.weight", "lora_unet_a.lora_up.weight"), "is a LoRA, not a base model"),
-    (("unet.a.lora_A.weight",), "is a LoRA"),
-    (("first_stage_model.encoder.down.0.block.0.conv1.weight",), "is a VAE"),
-    (("encoder.down_blocks.0.resnets.0.conv1.weight",), "is a VAE"),
-    (("conditioner.embedders.0.x", UNET + "input_blocks.0.0.weight"), "is an SDXL checkpoint"),
-    (("double_blocks.0.img_attn.qkv.weight",), "is a FLUX model"),
-    (("model.diffusion_model.joint_blocks.0.x",), "is a Stable Diffusion 3 checkpoint"),
-    (("control_model.input_blocks.0.0.weight", UNET + "input_blocks.0.0.weight"), "is a ControlNet"),
-    (("cond_stage_model.transformer.text_model.x",), "is a text encoder alone"),
-    (("down_blocks.0.resnets.0.conv1.weight",), "is a UNet alone"),
-    (("emb_params",), "textual inversion"),
-    (("weird",), "no model that is known here"),
-])
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (("lora_unet_a.lora_down.weight", "lora_unet_a.lora_up.weight"), "is a LoRA, not a base model"),
+        (("unet.a.lora_A.weight",), "is a LoRA"),
+        (("first_stage_model.encoder.down.0.block.0.conv1.weight",), "is a VAE"),
+        (("encoder.down_blocks.0.resnets.0.conv1.weight",), "is a VAE"),
+        (("conditioner.embedders.0.x", UNET + "input_blocks.0.0.weight"), "is an SDXL checkpoint"),
+        (("double_blocks.0.img_attn.qkv.weight",), "is a FLUX model"),
+        (("model.diffusion_model.joint_blocks.0.x",), "is a Stable Diffusion 3 checkpoint"),
+        (("control_model.input_blocks.0.0.weight", UNET + "input_blocks.0.0.weight"), "is a ControlNet"),
+        (("cond_stage_model.transformer.text_model.x",), "is a text encoder alone"),
+        (("down_blocks.0.resnets.0.conv1.weight",), "is a UNet alone"),
+        (("emb_params",), "textual inversion"),
+        (("weird",), "no model that is known here"),
+    ],
+)
 def test_other_files_are_named(tmp_path: Path, names: tuple[str, ...], sentence: str) -> None:
     with pytest.raises(ModelError, match=sentence) as error:
         recognise(checkpoint(tmp_path / "m.safetensors", *names))
     assert "Stable Diffusion 1.5" in error.value.hint
 
 
-@pytest.mark.parametrize(("changes", "sentence"), [
-    ({TO_K: (32, 1024)}, "Stable Diffusion 2"),
-    ({STEM: (32, 9, 3, 3)}, "inpainting"),
-    ({STEM: (32, 8, 3, 3)}, "8 input channels"),
-])
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({TO_K: (32, 1024)}, "Stable Diffusion 2"),
+        ({STEM: (32, 9, 3, 3)}, "inpainting"),
+        ({STEM: (32, 8, 3, 3)}, "8 input channels"),
+    ],
+)
 def test_near_relatives(tmp_path: Path, single_file: Path, changes: dict[str, tuple[int, ...]], sentence: str) -> None:
     tensors = load_file(single_file) | {name: torch.zeros(shape) for name, shape in changes.items()}
     save_file(tensors, tmp_path / "m.safetensors")
@@ -135,11 +145,14 @@ def test_parts_missing_in_a_file(tmp_path: Path, single_file: Path) -> None:
         recognise(tmp_path / "m.safetensors")
 
 
-@pytest.mark.parametrize(("part", "changes", "sentence"), [
-    ("unet", {"in_channels": 9}, "inpainting"),
-    ("unet", {"cross_attention_dim": 1024}, "Stable Diffusion 2"),
-    ("unet", {"addition_embed_type": "text_time"}, "SDXL"),
-])
+@pytest.mark.parametrize(
+    ("part", "changes", "sentence"),
+    [
+        ("unet", {"in_channels": 9}, "inpainting"),
+        ("unet", {"cross_attention_dim": 1024}, "Stable Diffusion 2"),
+        ("unet", {"addition_embed_type": "text_time"}, "SDXL"),
+    ],
+)
 def test_near_relatives_as_folder(
     tmp_path: Path, folder: Path, part: str, changes: dict[str, object], sentence: str
 ) -> None:
@@ -150,10 +163,15 @@ def test_near_relatives_as_folder(
         recognise(copy)
 
 
-@pytest.mark.parametrize(("pipeline", "sentence"), [
-    ("FluxPipeline", "FLUX"), ("StableDiffusionXLPipeline", "SDXL"), ("StableDiffusion3Pipeline", "Diffusion 3"),
-    ("WanPipeline", "no unet/config.json"),
-])
+@pytest.mark.parametrize(
+    ("pipeline", "sentence"),
+    [
+        ("FluxPipeline", "FLUX"),
+        ("StableDiffusionXLPipeline", "SDXL"),
+        ("StableDiffusion3Pipeline", "Diffusion 3"),
+        ("WanPipeline", "no unet/config.json"),
+    ],
+)
 def test_other_folders(tmp_path: Path, pipeline: str, sentence: str) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
     with pytest.raises(ModelError, match=sentence):
@@ -188,9 +206,14 @@ def test_broken_folders(tmp_path: Path, folder: Path) -> None:
         recognise(copy)
 
 
-@pytest.mark.parametrize(("given", "sentence"), [
-    ("", "No model is given"), ("/nowhere/m.safetensors", "no file or folder"), ("models/m.safetensors", "no file"),
-])
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("", "No model is given"),
+        ("/nowhere/m.safetensors", "no file or folder"),
+        ("models/m.safetensors", "no file"),
+    ],
+)
 def test_nothing_there(given: str, sentence: str) -> None:
     with pytest.raises(ModelError, match=sentence):
         recognise(given)

@@ -50,8 +50,13 @@ def test_draws_what_diffusers_pipeline_draws(folder: Path, model: SD15Model, sca
     pipeline.scheduler = Ddim.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     theirs = pipeline(
-        CAT.prompt, negative_prompt=CAT.negative_prompt, width=64, height=64, num_inference_steps=4,
-        guidance_scale=scale, generator=torch.Generator().manual_seed(CAT.seed),
+        CAT.prompt,
+        negative_prompt=CAT.negative_prompt,
+        width=64,
+        height=64,
+        num_inference_steps=4,
+        guidance_scale=scale,
+        generator=torch.Generator().manual_seed(CAT.seed),
     ).images[0]
     ours = model.draw(SampleRequest(**{**CAT.__dict__, "scale": scale}))
     assert np.abs(pixels_of(ours) - pixels_of(theirs)).max() <= 1
@@ -79,8 +84,13 @@ def test_every_sampler_finds_a_known_picture(sampler: str) -> None:
     """A perfect denoiser of one constant latent ends at that latent, with each sampler and each schedule."""
     target = torch.tensor([0.5, -1.5, 2.0, 0.0])[None, :, None, None].expand(1, 4, 4, 4)
     config = {
-        "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000,
-        "clip_sample": True, "set_alpha_to_one": False, "steps_offset": 1,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "num_train_timesteps": 1000,
+        "clip_sample": True,
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
     }
     for zero_snr in (False, True):
         plain = Ddim(**{**config, "rescale_betas_zero_snr": zero_snr}).alphas_cumprod
@@ -144,10 +154,14 @@ def test_gradients_flow_and_checkpointing_changes_nothing(folder: Path, load: An
         output = model.predict(noisy, torch.tensor([10, 900]), text)
         assert output.dtype == torch.float32
         output.square().mean().backward()
-        found.append({
-            f"{part}.{name}": parameter.grad for part, module in model.trainable.items()
-            for name, parameter in module.named_parameters() if parameter.requires_grad
-        })
+        found.append(
+            {
+                f"{part}.{name}": parameter.grad
+                for part, module in model.trainable.items()
+                for name, parameter in module.named_parameters()
+                if parameter.requires_grad
+            }
+        )
         model.set_gradient_checkpointing(False)
         modules = [module for root in model.trainable.values() for module in root.modules()]
         assert not any(getattr(module, "gradient_checkpointing", False) for module in modules)

@@ -41,7 +41,8 @@ def test_kohyas_tables(parts: dict[str, Any], conv: bool, unet_table: str) -> No
     for target in targets:
         layer = parts[target.component].get_submodule(target.path)
         sizes = (
-            (layer.in_features, layer.out_features) if isinstance(layer, nn.Linear)
+            (layer.in_features, layer.out_features)
+            if isinstance(layer, nn.Linear)
             else (layer.in_channels, layer.out_channels)
         )
         found.append((target.kohya_name, target.kind, *sizes))

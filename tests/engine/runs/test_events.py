@@ -140,9 +140,7 @@ def test_a_file_size_limit_does_not_end_the_writer(tmp_path: Path) -> None:
     )
     path = tmp_path / "events.jsonl"
     root = Path(__file__).resolve().parents[3]
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(path)], cwd=root, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=root, capture_output=True, text=True, check=True)
     kept = read_events(path)
     assert 0 < len(kept) < 20 and int(done.stdout) == 20 - len(kept)
 

@@ -49,7 +49,7 @@ def our_losses(tmp_path: Path, train_here: Callable[[RunDir], int], monkeypatch:
         "sampling.sample_every_n_steps": 0,
         "memory.mixed_precision": "no",
         "memory.num_cpu_threads_per_process": 1,
-        "saving.save_every_n_epochs": "none",
+        "saving.save_every_n_epochs": 0,
     }
     run = prepare_run(load_config(None, [f"{key}={value}" for key, value in settings.items()]))
     assert train_here(run) == ExitCode.DONE

@@ -24,7 +24,7 @@ LONG = {
     "training__max_train_steps": 40,
     "saving__save_state_every_n_steps": 5,
     "sampling__sample_every_n_steps": 10,
-    "saving__save_every_n_epochs": "none",
+    "saving__save_every_n_epochs": 0,
     "saving__save_every_n_steps": 10,
     "memory__cache_latents_to_disk": "true",
 }

@@ -84,7 +84,7 @@ def test_sampling_validating_and_saving_change_nothing_in_training(
     quiet = make_run(
         "quiet",
         sampling__sample_every_n_steps=0,
-        saving__save_every_n_epochs="none",
+        saving__save_every_n_epochs=0,
         network__network_dropout=0.3,
         training__max_train_steps=4,
     )
@@ -135,7 +135,7 @@ def test_stopped_and_resumed_is_the_same_as_straight(
         "training__max_train_steps": 6,
         "saving__save_state_every_n_steps": 2,
         "sampling__sample_every_n_steps": 2,
-        "saving__save_every_n_epochs": "none",
+        "saving__save_every_n_epochs": 0,
         **VARIANTS[variant],
     }
     straight, halted = make_run("straight", **settings), make_run("halted", **settings)
@@ -329,7 +329,7 @@ def test_old_files_are_pruned_as_kohya_does(make_run: MakeRun, train_here: Train
         training__max_train_steps=12,
         saving__save_every_n_steps=2,
         saving__save_last_n_steps=3,
-        saving__save_every_n_epochs="none",
+        saving__save_every_n_epochs=0,
         sampling__sample_every_n_steps=0,
     )
     assert train_here(run) == ExitCode.DONE
