@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.atomic import require_space
+
 if TYPE_CHECKING:
     from engine.config import RunConfig
     from engine.dataset.arithmetic import StepPlan
@@ -24,6 +26,8 @@ _STATE_COPIES = 3
 """The adapter in fp32 and Adam's two moments."""
 _STATES_KEPT = 3
 """Two, and the one being written."""
+_BYTES_A_CELL = 8 * 4
+"""Mean and deviation of four channels, fp32."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class DiskNeed:
     states: int
     samples: int
     latents: int
+    least: int
+    """Without this much not even the first state and one file could be saved."""
 
     @property
     def total(self) -> int:
@@ -52,6 +58,20 @@ class DiskNeed:
         place = next(path for path in (directory, *directory.parents) if path.exists())
         return [f"Disk: about {_mib(self.total)} ({', '.join(parts)}); {_mib(shutil.disk_usage(place).free)} are free."]
 
+    def check(self, directory: Path) -> str | None:
+        """A warning when the estimate does not fit where `directory` is, None when it does.
+
+        Raises:
+            StorageError: not even the first state and one file fit.
+        """
+        require_space(directory, self.least, "one state and one LoRA")
+        free = shutil.disk_usage(directory).free
+        if free >= self.total:
+            return None
+        return (
+            f"The disk may become full: about {_mib(self.total)} will be written, {_mib(free)} are free in {directory}."
+        )
+
 
 def _mib(size: int) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
@@ -64,12 +84,14 @@ def estimate(config: RunConfig, recognition: Recognition, plan: StepPlan, num_pr
     sampling, size = config.sampling, config.dataset.size
     interval = (sampling.sample_every_n_epochs or 0) * plan.updates_per_epoch or sampling.sample_every_n_steps
     rounds = plan.max_train_steps // interval + 2 if interval else 0
-    latents = sum(count * width * height // 64 * 8 * 4 for width, height, count in plan.buckets)
+    cells = size[0] * size[1] // recognition.downscale**2
+    pictures = sum(subset.pictures for subset in plan.subsets) * (2 if config.dataset.flip_aug else 1)
     return DiskNeed(
+        least=lora + parameters * 4 * _STATE_COPIES,
         loras=lora * _files(config, plan),
         states=parameters * 4 * _STATE_COPIES * _STATES_KEPT,
         samples=rounds * num_prompts * size[0] * size[1] * 2,
-        latents=latents if config.memory.cache_latents_to_disk else 0,
+        latents=pictures * cells * _BYTES_A_CELL if config.memory.cache_latents_to_disk else 0,
     )
 
 

@@ -42,11 +42,8 @@ class Outputs:
         self.trainer, self.session, self.run = trainer, trainer.session, trainer.session.run
         self.prompts = read_prompts(trainer.config, self.session.say)
         self.seconds: dict[str, list[float]] = defaultdict(list)
-        self.given = {
-            (event.type, int(event.get("step", -1)), str(event.get("index" if event.type == "sample" else "path", "")))
-            for event in read_events(self.run.events_path)
-            if event.type in ("saved", "sample", "validation")
-        }
+        self._given: set[tuple[str, str]] = set()
+        self._given_at = -1
 
     @cached_property
     def hashes(self) -> tuple[tuple[str | None, str | None], tuple[str | None, str | None]]:
@@ -61,6 +58,19 @@ class Outputs:
     def config(self) -> RunConfig:
         """The settings in force."""
         return self.trainer.config
+
+    def resume(self) -> None:
+        """Learn what an earlier life of the trainer has already given for the restored step, and give the rest."""
+        self._given_at = self.trainer.step
+        self._given = {
+            (event.type, str(event.get("index" if event.type == "sample" else "path", "")))
+            for event in read_events(self.run.events_path)
+            if event.type in ("saved", "sample", "validation") and event.get("step") == self._given_at
+        }
+        self.after_step()
+
+    def _is_given(self, kind: str, which: str) -> bool:
+        return self.trainer.step == self._given_at and (kind, which) in self._given
 
     def after_step(self) -> None:
         """Everything due at this step; rank 0 gives it."""
@@ -158,7 +168,7 @@ class Outputs:
             StorageError: no space or no permission; an older file of that name is intact.
         """
         trainer = self.trainer
-        if ("saved", trainer.step, str(path)) in self.given and path.is_file():
+        if self._is_given("saved", str(path)) and path.is_file():
             return
         difference: list[float | None] = []
         with self._evaluating("save"):
@@ -224,7 +234,7 @@ class Outputs:
 
     def validate(self) -> None:
         """The held-out loss of this step, if there are held-out pictures and it is not known yet."""
-        if not self.trainer.prepared.held_out or ("validation", self.trainer.step, "") in self.given:
+        if not self.trainer.prepared.held_out or self._is_given("validation", ""):
             return
         with self._evaluating("validate"):
             losses = held_out_loss(self.trainer.prepared, self.trainer.objective)
@@ -234,7 +244,7 @@ class Outputs:
         """Draw every prompt. Nothing of it touches the training's random numbers, and a failure is only said."""
         if not self.trainer.team.leads:
             return
-        missing = [i for i in range(len(self.prompts)) if ("sample", self.trainer.step, str(i)) not in self.given]
+        missing = [i for i in range(len(self.prompts)) if not self._is_given("sample", str(i))]
         if not missing:
             return
         self.run.samples.mkdir(parents=True, exist_ok=True)

@@ -28,6 +28,7 @@ from engine.hardware import Gpu, choose_precision
 from engine.models.base import Model, Recognition
 from engine.models.header import read_header
 from engine.models.registry import family_named, recognise
+from engine.runs.disk import estimate
 from engine.training.feed import Feed
 from engine.training.seeds import derive
 from engine.training.session import Session
@@ -89,6 +90,10 @@ def prepare(session: Session) -> Prepared:
         pictures, items, held_out, plan, latents, held_out_latents = _latents(session, config, pictures, model)
     for line in [*pictures.lines(), *plan.lines()]:
         session.say(line)
+    prompts = config.sampling.sample_prompts
+    need = estimate(config, recognition, plan, len(prompts) if isinstance(prompts, list) else 4)
+    if warning := need.check(session.run.path):
+        session.warn("disk", warning)
     feed = Feed(
         config,
         items,

@@ -99,7 +99,7 @@ class Trainer:
         self.training_mode(True)
         last = self.plan.max_train_steps
         self.session.state.update(state="running", step=self.step, max_train_steps=last, force=True)
-        self.outputs.after_step()
+        self.outputs.resume()
 
     def advance(self) -> bool:
         """Obey the control box, make one update, tell it, give what is due; False when a stop was asked for."""

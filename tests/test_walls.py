@@ -1,0 +1,39 @@
+"""What may be loaded where, seen in a fresh process; import-linter sees the same in the source."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = {"torch", "numpy", "diffusers", "transformers", "peft", "accelerate", "textual", "rich"}
+TORCH = {"torch", "diffusers", "transformers", "peft", "accelerate", "textual"}
+
+
+def loaded(code: str) -> set[str]:
+    """Top-level modules in a fresh process after `code`."""
+    told = f"{code}\nimport sys; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", told], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    ("code", "forbidden"),
+    [
+        ("import engine.config, engine.runs, engine.hardware", HEAVY),
+        ("import engine.dataset.scan, engine.dataset.arithmetic, engine.dataset.captions", HEAVY),
+        ("import engine.models.registry, engine.adapters.inspect", TORCH),
+        ("import engine.training.session", HEAVY),
+        ("import tui.main, tui.cli", HEAVY),
+        ("from tui.main import run; run(['presets']); run(['--version'])", HEAVY),
+    ],
+)
+def test_light_modules_stay_light(code: str, forbidden: set[str]) -> None:
+    assert not loaded(code) & forbidden
+
+
+def test_the_trainer_loads_no_screen() -> None:
+    assert not loaded("import engine.training.trainer") & {"textual", "tui"}
