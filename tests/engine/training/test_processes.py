@@ -1,0 +1,55 @@
+"""Two processes on one run: one file, the same bytes each time, and nobody left behind."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import time
+
+import psutil
+import pytest
+
+from engine.exit_codes import ExitCode
+from engine.runs.events import read_events
+from engine.runs.layout import RunDir
+from engine.runs.prepare import prepare_resume
+from tests.engine.training.conftest import MakeRun, start
+from tests.engine.training.test_kills import until_step
+
+TWO = {
+    "training__num_processes": 2,
+    "training__max_train_steps": 6,
+    "saving__save_state_every_n_steps": 2,
+    "sampling__sample_every_n_steps": 3,
+    "saving__save_every_n_epochs": 0,
+    "network__module_dropout": 0.3,
+}
+
+
+def digest(run: RunDir) -> str:
+    return hashlib.sha256((run.path / "zed.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.slow  # six processes import torch
+@pytest.mark.timeout(600)
+def test_two_processes_are_deterministic_and_resume_exactly(make_run: MakeRun) -> None:
+    straight, halted = make_run("straight", **TWO), make_run("halted", **TWO)
+    assert start(straight).wait(timeout=300) == ExitCode.DONE, straight.log_path.read_text()[-3000:]
+    steps = [event.data["step"] for event in read_events(straight.events_path) if event.type == "step"]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    notes = " ".join(e.data["text"] for e in read_events(straight.events_path) if e.type == "note")
+    assert "3 steps an epoch (2 processes)" in notes
+
+    process = start(halted)
+    until_step(halted, process, 3)
+    helpers = psutil.Process(process.pid).children()
+    assert len(helpers) == 1
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 30
+    while helpers[0].is_running() and helpers[0].status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not helpers[0].is_running() or helpers[0].status() == psutil.STATUS_ZOMBIE, "the helper outlived its leader"
+    prepare_resume(halted)
+    assert start(halted).wait(timeout=300) == ExitCode.DONE, halted.log_path.read_text()[-3000:]
+    assert digest(straight) == digest(halted)
