@@ -113,6 +113,12 @@ class Scan:
             return
         folders = listing([printable(subset.path) for subset in self.train_subsets])
         aside = f" Set aside: {listing([str(entry) for entry in self.rejected])}." if self.rejected else ""
+        held_out = sum(len(subset.pictures) for subset in self.validation_subsets)
+        if self.num_pictures == 0 and held_out and not aside:
+            raise DataError(
+                f"No picture in {folders} is left to train with: {plural(held_out, 'picture')} held out.",
+                "Lower dataset.validation_split.",
+            )
         if self.num_pictures == 0:
             raise DataError(f"No usable pictures in {folders}.{aside}", "Mend or replace those files.")
         raise DataError(

@@ -17,7 +17,7 @@ from engine.dataset.folders import Source, caption_extensions, find_sources, rea
 from engine.dataset.pictures import Picture, Rejected, Scan, Subset
 from engine.dataset.pool import Progress, ordered_map, workers
 from engine.errors import DataError, UsageError
-from engine.text import listing, plural, printable
+from engine.text import plural, printable
 
 Role = Literal["train", "reg", "validation"]
 
@@ -164,8 +164,10 @@ def _raise_bad_captions(errors: list[DataError]) -> None:
     if len(errors) == 1:
         raise errors[0]
     if errors:
-        messages = listing([error.message for error in errors], 3)
-        raise DataError(f"{len(errors)} captions cannot be used. {messages}", errors[0].hint)
+        messages = " ".join(error.message for error in errors[:3])
+        more = f" And {len(errors) - 3} more." if len(errors) > 3 else ""
+        hints = " ".join(dict.fromkeys(error.hint for error in errors if error.hint))
+        raise DataError(f"{len(errors)} captions cannot be used. {messages}{more}", hints)
 
 
 def _subsets(part: _Part, pictures: list[Picture], config: RunConfig, notes: list[str]) -> list[Subset]:

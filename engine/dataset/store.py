@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.atomic import replacing
-from engine.errors import storage_error
+from engine.errors import UsageError, storage_error
 from engine.text import printable
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class TensorStore:
 
     Raises:
         StorageError: the directory can't be made.
+        UsageError: a file is in its place.
     """
 
     def __init__(self, directory: Path | None) -> None:
@@ -39,6 +40,11 @@ class TensorStore:
             return
         try:
             directory.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UsageError(
+                f"The cache folder {printable(directory)} cannot be made: a file is in its place.",
+                "Choose another memory.cache_dir.",
+            ) from error
         except OSError as error:
             raise storage_error(error, directory, "Making the cache folder") or error from error
         for leftover in directory.glob(".*.tmp"):

@@ -262,7 +262,7 @@ def test_a_share_is_held_out(tmp_path: Path, draw: Draw, configured: Configured)
     found = scan(configured(tmp_path, validation_split=0.2, num_repeats=4))
     assert [(len(s.pictures), s.num_repeats, s.is_validation) for s in found.subsets] == [(8, 4, False), (2, 1, True)]
     assert any(note.startswith("2 pictures of") for note in found.notes)
-    with pytest.raises(DataError, match="No usable pictures in"):
+    with pytest.raises(DataError, match="is left to train with: 10 pictures held out"):
         scan(configured(tmp_path, validation_split=1.0))
 
 
