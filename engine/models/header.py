@@ -62,9 +62,11 @@ class Header:
 
 def refuse_pickle(path: Path) -> ModelError:
     """The error for a file that only Python's pickle can read."""
+    renamed = path.suffix.lower() == ".safetensors"  # then the line must not write over what it reads
+    stem = f"{path.stem}-converted" if renamed else path.stem
     return ModelError(
         f"{printable(path)} is a Python pickle; opening one can run any program hidden in it, so it is not opened.",
-        CONVERT.format(name=printable(path.name), stem=printable(path.stem)),
+        CONVERT.format(name=printable(path.name), stem=printable(stem)),
     )
 
 
@@ -92,6 +94,8 @@ def read_header(path: Path) -> Header:
             raw = file.read(length)
     except FileNotFoundError:
         raise ModelError(f"There is no file {printable(path)}.", "Check the path.") from None
+    except IsADirectoryError:
+        raise ModelError(f"{printable(path)} is a folder, not a file.", "Name a .safetensors file.") from None
     except OSError as error:
         raise ModelError(f"{printable(path)} cannot be read: {error.strerror}.", "Check its permissions.") from error
     try:
