@@ -145,5 +145,14 @@ class Family(ABC):
         """
 
     @abstractmethod
+    def check(self, config: RunConfig, recognition: Recognition) -> None:
+        """Refuse what `[model]` sets and this checkpoint cannot have; reads headers only.
+
+        Raises:
+            UsageError: a setting contradicts the checkpoint.
+            ModelError: a file that is named beside the checkpoint is missing, broken or of the wrong kind.
+        """
+
+    @abstractmethod
     def load(self, config: RunConfig, recognition: Recognition, device: str, dtype: str, say: Say) -> Model:
         """Load it frozen onto `device` ("cpu", "cuda:0") in compute dtype "fp32", "fp16" or "bf16", offline."""

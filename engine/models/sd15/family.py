@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from engine.models.base import Family, Model, Recognition, Say
 from engine.models.sd15.detect import recognise_file, recognise_folder
+from engine.models.sd15.settings import check_settings
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
@@ -21,6 +22,10 @@ class SD15(Family):
     def recognise(self, path: Path) -> Recognition | None:
         """See `Family.recognise`."""
         return recognise_folder(path) if path.is_dir() else recognise_file(path)
+
+    def check(self, config: RunConfig, recognition: Recognition) -> None:
+        """See `Family.check`."""
+        check_settings(config.model, recognition)
 
     def load(self, config: RunConfig, recognition: Recognition, device: str, dtype: str, say: Say) -> Model:
         """See `Family.load`.

@@ -11,10 +11,11 @@ from diffusers import DDPMScheduler
 from transformers import CLIPTokenizer
 
 from engine.config.schema import ModelTable
-from engine.errors import ModelError, UsageError
+from engine.errors import ModelError
 from engine.models.base import PredictionType, Recognition, Say
 from engine.models.sd15.detect import read_json
 from engine.models.sd15.model import SD15Model
+from engine.models.sd15.settings import check_vae, choose_prediction_type
 from engine.models.sd15.weights import CONFIGURATIONS, load_part, source_of, vae_source
 from engine.paths import ASSETS
 from engine.text import printable
@@ -25,7 +26,7 @@ TOKENIZER = ASSETS / "clip_tokenizer"
 
 def load_model(table: ModelTable, recognition: Recognition, device: str, dtype: str, say: Say) -> SD15Model:
     """See `Family.load`; the VAE is in fp32 on the CPU and with no_half_vae."""
-    prediction_type = _prediction_type(table, recognition, say)
+    prediction_type = choose_prediction_type(table, recognition, say)
     zero_snr = _zero_terminal_snr(table, recognition, prediction_type, say)
     compute = DTYPES[dtype]
     unet = load_part("unet", source_of(recognition, "unet"), device, compute, say)
@@ -58,8 +59,7 @@ def _load_vae(table: ModelTable, recognition: Recognition, device: str, dtype: t
     if table.vae is None:
         return load_part("vae", own, device, dtype, say)
     path = Path(table.vae).expanduser()
-    if not path.exists():
-        raise ModelError(f"model.vae: there is no file or folder {printable(path)}.", "Check the path.")
+    check_vae(path)
     say(f"VAE: {printable(path)} in place of the checkpoint's own (model.vae).")
     return load_part("vae", vae_source(path, own.config), device, dtype, say)
 
@@ -87,28 +87,6 @@ def alphas_cumprod(schedule: dict[str, Any]) -> torch.Tensor:
     scheduler = scheduler_class(**{key: schedule[key] for key in keys if key in schedule})
     products: torch.Tensor = scheduler.alphas_cumprod.float()
     return products
-
-
-def _prediction_type(table: ModelTable, recognition: Recognition, say: Say) -> PredictionType:
-    """What the checkpoint says, or what the run sets where it does not say.
-
-    Raises:
-        UsageError: both say something, and not the same.
-    """
-    if table.v_parameterization is None:
-        return recognition.prediction_type
-    wanted: PredictionType = "v_prediction" if table.v_parameterization else "epsilon"
-    if wanted == recognition.prediction_type:
-        return wanted
-    if recognition.details.get("prediction_type_stated"):
-        reason = next((text for text in recognition.reasons if text.startswith("prediction type")), "")
-        raise UsageError(
-            f"model.v_parameterization = {str(table.v_parameterization).lower()} contradicts "
-            f"{printable(recognition.path)} ({reason}).",
-            "Leave model.v_parameterization unset; training on the wrong target destroys the model.",
-        )
-    say(f"Prediction type {wanted}: model.v_parameterization; the file does not say.")
-    return wanted
 
 
 def _zero_terminal_snr(table: ModelTable, recognition: Recognition, prediction: PredictionType, say: Say) -> bool:
