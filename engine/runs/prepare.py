@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 RESERVE_BYTES = 64 * 1024
+LONGEST_NAME = 200
+"""Bytes of a run's name: a file name may have 255, and a sample's temporary file has 53 more than the name."""
 SCHEMA = 1
 _PATH_KEYS = (
     ("model", "pretrained_model_name_or_path"), ("model", "vae"), ("dataset", "train_data_dir"),
@@ -65,6 +68,22 @@ def require_utf8(config: RunConfig) -> None:
                 )
 
 
+def require_file_name(name: str) -> None:
+    """Refuse a name that the files of the run cannot bear; the longest is a temporary file at the end of training.
+
+    Raises:
+        UsageError: too long, blank, or with characters that do not print.
+    """
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        raise UsageError(
+            f"The name {name[:20]}... is too long: {len(os.fsencode(name))} bytes, where file systems allow it "
+            f"{LONGEST_NAME}.",
+            "Choose a shorter --name.",
+        )
+    if not name.strip() or any(unicodedata.category(character) == "Cc" for character in name):
+        raise UsageError(f"The name {name!r} cannot be a file name.", "Choose letters, digits, - and _.")
+
+
 def prepare_run(
     config: RunConfig,
     *,
@@ -86,11 +105,13 @@ def prepare_run(
         say: is told what was moved.
 
     Raises:
-        UsageError: a live run is there; an unfinished run is there and `restart` is off; the path is a file.
+        UsageError: a live run is there; an unfinished run is there and `restart` is off; the path is a file; the
+            name cannot be a file's.
         StorageError: it cannot be written.
     """
     config = absolute_paths(config)
     require_utf8(config)
+    require_file_name(config.saving.output_name)
     run_dir = RunDir(default_output_dir(config))
     with _writing(run_dir.path):
         run_dir.path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,16 +130,30 @@ def check_place(config: RunConfig, *, restart: bool = False) -> Path:
         UsageError: what `prepare_run` would raise.
         StorageError: the place, or the folder that it would be made in, is not writable.
     """
+    require_file_name(config.saving.output_name)
     run_dir = RunDir(default_output_dir(config))
-    if run_dir.is_run:
-        _require_ended(run_dir, restart)
-    place = next(path for path in (run_dir.path, *run_dir.path.parents) if os.path.lexists(path))
-    with _writing(place):
+    with _writing(run_dir.path):
+        if run_dir.is_run:
+            _require_ended(run_dir, restart)
+    check_folder(run_dir.path)
+    return run_dir.path
+
+
+def check_folder(path: Path, option: str = "--output_dir") -> None:
+    """Refuse a folder that cannot be made, or not be written to; writes nothing.
+
+    Raises:
+        UsageError: a file is in its place.
+        StorageError: it, or the folder that it would be made in, is not writable.
+    """
+    with _writing(path, option):
+        place = next(one for one in (path, *path.absolute().parents) if os.path.lexists(one))
         if not place.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+        if os.statvfs(place).f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(place))
         if not os.access(place, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
-    return run_dir.path
 
 
 def prepare_resume(run_dir: RunDir, say: Say = lambda _: None) -> RunState:
@@ -146,18 +181,19 @@ def prepare_resume(run_dir: RunDir, say: Say = lambda _: None) -> RunState:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn what the system says about `path` into a sentence."""
+def _writing(path: Path, option: str = "--output_dir") -> Iterator[None]:
+    """Turn what the system says about `path` into a sentence; `option` says where it comes from."""
     try:
         yield
-    except StorageError:
-        raise
     except (FileExistsError, NotADirectoryError) as error:
         sentence = f"{error.filename} is a file, where a folder is needed."
-        raise UsageError(sentence, "Choose another --output_dir.") from error
+        raise UsageError(sentence, f"Choose another {option}.") from error
     except OSError as error:
         named = Path(os.fsdecode(error.filename)) if error.filename else path
-        raise storage_error(error, named, "Writing") or error from error
+        known = storage_error(error, named, "Writing")
+        message = known.message if known else f"Writing {named} failed: {error.strerror or error}."
+        hint = known.hint.replace("--output_dir", option) if known else f"Choose another {option}."
+        raise StorageError(message, hint) from error
 
 
 @contextmanager
