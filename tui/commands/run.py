@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from engine.exit_codes import ExitCode
 from engine.runs import RunDir, prepare_run
-from engine.runs.layout import expanded
 from tui import configuration, foreground, narrators, output
 
 if TYPE_CHECKING:
@@ -52,17 +51,10 @@ def prepare(config: RunConfig, *, restart: bool = False) -> RunDir:
     Raises:
         LoraSmithError: what the person must mend; no directory was made.
     """
-    from engine.config import resolve
-    from engine.config.resolve import check_model
-    from engine.dataset.folders import find_sources
     from engine.hardware import versions
-    from engine.models.registry import recognise
+    from tui.preflight import preflight
 
-    resolved, _ = resolve(config)
-    check_model(resolved, recognise(config.model.pretrained_model_name_or_path))
-    for key in ("train_data_dir", "reg_data_dir", "validation_data_dir"):
-        if folder := getattr(config.dataset, key):
-            find_sources(expanded(folder), f"dataset.{key}")
+    preflight(config, restart=restart)
     return prepare_run(
         config,
         command_line=["lorasmith", *sys.argv[1:]],

@@ -1,0 +1,148 @@
+"""What stops a run, found before anything is written: `--dry-run` and the start itself ask the same."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.errors import ModelError, UsageError
+from tui import output
+
+if TYPE_CHECKING:
+    from engine.config import RunConfig
+    from engine.dataset.arithmetic import StepPlan
+    from engine.dataset.pictures import Scan
+    from engine.models.base import Recognition
+
+_BASES = {"sd15": "SD 1.5"}
+"""Family to its name in what `inspect_lora` tells."""
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """A run that can start, and what is known about it."""
+
+    config: RunConfig
+    """As it will really run: paths absolute, contradictions resolved."""
+    recognition: Recognition
+    pictures: Scan
+    plan: StepPlan
+    directory: Path
+    settings: tuple[str, ...]
+    """What was decided, with the reasons, and what it needs of the disk."""
+
+
+def preflight(config: RunConfig, *, restart: bool = False) -> Preflight:
+    """Check everything that can be checked without torch; writes nothing.
+
+    Raises:
+        LoraSmithError: what the person must mend.
+    """
+    from engine import clock
+    from engine.config import resolve
+    from engine.config.resolve import check_model
+    from engine.models.registry import family_named, recognise
+    from engine.runs.prepare import absolute_paths, check_place, require_utf8
+    from engine.training.prompts import read_prompts
+
+    clock.now()
+    config, notes = resolve(absolute_paths(config))
+    require_utf8(config)
+    recognition = recognise(config.model.pretrained_model_name_or_path)
+    check_model(config, recognition)
+    family_named(recognition.family).check(config, recognition)
+    _check_start(config, recognition)
+    directory = check_place(config, restart=restart)
+    _check_cache(config)
+    prompts = read_prompts(config, notes.append)
+    notes.append(_precision(config))
+    pictures, plan = _pictures(config, recognition)
+    notes += _disk(config, recognition, plan, directory, len(prompts))
+    return Preflight(config, recognition, pictures, plan, directory, tuple(notes))
+
+
+def _check_start(config: RunConfig, recognition: Recognition) -> None:
+    """The LoRA to go on from: readable, in Kohya's format, of this family as far as its names tell."""
+    if config.network.network_weights is None:
+        return
+    from engine.adapters.inspect import inspect_lora
+    from engine.adapters.names import by_module
+    from engine.models.header import read_header
+    from engine.runs.layout import expanded
+    from engine.text import printable
+
+    path = expanded(config.network.network_weights)
+    by_module(read_header(path).tensors)
+    base = inspect_lora(path).base
+    if base not in ("unknown", _BASES.get(recognition.family, base)):
+        raise ModelError(
+            f"network.network_weights: {printable(path)} is a LoRA for {base}, and the model is "
+            f"{_BASES[recognition.family]}.",
+            "Go on from a LoRA that was trained on a model of this family.",
+        )
+
+
+def _check_cache(config: RunConfig) -> None:
+    """The cache folder is there or can be made."""
+    from engine.runs.layout import expanded
+    from engine.runs.prepare import check_folder
+
+    memory = config.memory
+    if memory.cache_dir and (memory.cache_latents_to_disk or memory.cache_text_encoder_outputs_to_disk):
+        check_folder(expanded(memory.cache_dir), "memory.cache_dir")
+
+
+def _pictures(config: RunConfig, recognition: Recognition) -> tuple[Scan, StepPlan]:
+    from engine.dataset.arithmetic import plan_steps
+    from engine.dataset.buckets import BucketGrid
+    from engine.dataset.scan import scan
+
+    grid = BucketGrid.from_config(config, multiple=recognition.multiple, downscale=recognition.downscale)
+    found = scan(config, _counter())
+    return found, plan_steps(found, grid, config)
+
+
+def _counter() -> Callable[[int, int], None]:
+    """Progress of the scan on stderr, where that is a terminal and it takes long."""
+    shown = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal shown
+        if output.is_terminal(sys.stderr) and time.monotonic() - shown > 0.5:
+            shown = time.monotonic()
+            sys.stderr.write(f"\r\x1b[Kreading pictures: {done} of {total}" + ("\r\x1b[K" if done == total else ""))
+            sys.stderr.flush()
+
+    return tell
+
+
+def _precision(config: RunConfig) -> str:
+    from engine.hardware import choose_precision, list_gpus, versions
+
+    device, report = config.memory.device, list_gpus()
+    visible = report.visible()
+    index = int(device.partition(":")[2] or 0)
+    if not visible and "rocm" in str(versions().get("torch")):
+        return "Precision: decided at the start, this torch is for AMD GPUs."
+    if device.startswith("cuda") and index >= len(visible):
+        found = f"only {len(visible)} GPU{'s are' if len(visible) > 1 else ' is'}" if visible else "no GPU is"
+        why = f": {report.problem.rstrip('.')}" if report.problem else ""
+        raise UsageError(
+            f"memory.device={device}, but {found} found here{why}.", "Set memory.device=cpu, or mend the driver."
+        )
+    gpu = visible[index] if device != "cpu" and index < len(visible) else None
+    choice = choose_precision(config.memory.mixed_precision, gpu)
+    return f"Precision {choice.value}: {choice.reason}."
+
+
+def _disk(config: RunConfig, recognition: Recognition, plan: StepPlan, directory: Path, num_prompts: int) -> list[str]:
+    from engine.runs.disk import estimate
+
+    need = estimate(config, recognition, plan, num_prompts)
+    place = next(path for path in (directory, *directory.parents) if path.exists())
+    warning = need.check(place)
+    return [*need.lines(directory), *([warning] if warning else [])]
