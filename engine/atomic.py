@@ -55,11 +55,6 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` to `path` as JSON, atomically; a non-finite number is an error of ours."""
-    write_text(path, json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1, default=str) + "\n")
-
-
 def read_json(path: Path) -> Any | None:
     """The JSON value in `path`; None when it is missing or not JSON."""
     try:

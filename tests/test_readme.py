@@ -13,7 +13,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_the_table_of_exit_codes_is_complete() -> None:
-    rows = [row for row in re.findall(r"^\| ([\d, ]+) \| .+ \|$", README, re.MULTILINE)]
+    rows: list[str] = re.findall(r"^\| ([\d, ]+) \| .+ \|$", README, re.MULTILINE)
     told = {int(code) for row in rows for code in row.split(",")}
     assert told == {int(code) for code in ExitCode}
 

@@ -73,7 +73,7 @@ class TrainingFacts:
     mixed_precision: str
     """"no", "fp16" or "bf16": what was chosen."""
     optimizer: str
-    """"torch.optim.adamw.AdamW(weight_decay=0.01)": see `optimizer_text`."""
+    """"torch.optim.adamw.AdamW(weight_decay=0.01)", in Kohya's form."""
     subsets: Sequence[SubsetFacts]
     bucket_info: BucketFacts | None
     """None when bucketing is off."""
@@ -99,13 +99,6 @@ def training_metadata(config: RunConfig, facts: TrainingFacts) -> dict[str, str]
         values = {key: value for key, value in values.items() if key in _KEPT_WITHOUT_METADATA}
     values |= _modelspec_values(config, facts)
     return {key: _utf8(str(value)) for key, value in values.items()}
-
-
-def optimizer_text(optimizer: object, arguments: dict[str, Any]) -> str:
-    """`module.Class(key=value,...)`, without parentheses when there are no arguments."""
-    kind = type(optimizer)
-    text = ",".join(f"{key}={value}" for key, value in arguments.items())
-    return f"{kind.__module__}.{kind.__name__}" + (f"({text})" if text else "")
 
 
 def model_hashes(path: Path) -> tuple[str | None, str | None]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Table(BaseModel):
     """One table of the configuration. Unknown keys are errors; a value never changes after the check."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 def setting(

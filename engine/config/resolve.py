@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.config.schema import RunConfig
+from engine.config.training import TrainingTable
 from engine.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,9 +55,26 @@ def resolve(config: RunConfig) -> tuple[RunConfig, list[str]]:
     elif memory.cache_latents_to_disk and not memory.cache_latents:
         config = config.changed(memory={"cache_latents": True})
         notes.append("Latents are cached, because cache_latents_to_disk is set.")
+    notes += _without_effect(training)
     if training.max_train_epochs is not None and training.max_train_steps != 1600:
         notes.append("max_train_steps is ignored: max_train_epochs is set.")
     return config, notes
+
+
+def _without_effect(training: TrainingTable) -> list[str]:
+    """What the chosen optimizer does not look at."""
+    kind, notes = training.optimizer_type.lower(), []
+    if kind.endswith("schedulefree") and (training.lr_scheduler != "constant" or training.lr_warmup_steps):
+        notes.append(f"lr_scheduler and lr_warmup_steps have no effect: {training.optimizer_type} needs no schedule.")
+    relative = not any(text.replace(" ", "") == "relative_step=False" for text in training.optimizer_args)
+    if kind == "adafactor" and relative:
+        notes.append(
+            "unet_lr, text_encoder_lr and lr_scheduler have no effect: Adafactor sets its own rate. For a fixed one "
+            'set optimizer_args = ["scale_parameter=False", "relative_step=False", "warmup_init=False"].'
+        )
+    if training.lr_scheduler_args and training.lr_scheduler != "piecewise_constant":
+        notes.append(f"lr_scheduler_args has no effect with lr_scheduler {training.lr_scheduler}.")
+    return notes
 
 
 def check_model(config: RunConfig, recognition: Recognition) -> None:

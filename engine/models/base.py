@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -128,6 +129,10 @@ class Model(ABC):
     @abstractmethod
     def acquire(self, component: Literal["vae", "text_encoder"]) -> None:
         """Bring a released component back to the device."""
+
+    @abstractmethod
+    def present(self, *components: Literal["vae", "text_encoder"]) -> AbstractContextManager[None]:
+        """Within it the components are on the device; afterwards those that were released are released again."""
 
 
 class Family(ABC):

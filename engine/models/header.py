@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,17 @@ def refuse_pickle(path: Path) -> ModelError:
     )
 
 
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Inside, what the system says about `path` or a file below it becomes a `ModelError`."""
+    try:
+        yield
+    except OSError as error:
+        named = Path(os.fsdecode(error.filename)) if error.filename else path
+        reason = error.strerror or str(error)
+        raise ModelError(f"{printable(named)} cannot be read: {reason}.", "Check its permissions.") from error
+
+
 def read_header(path: Path) -> Header:
     """Read and check the header of `path`.
 
@@ -84,20 +96,18 @@ def read_header(path: Path) -> Header:
             f"The path {printable(path)} holds bytes that are not UTF-8; the safetensors library cannot open it.",
             "Rename that file or folder.",
         ) from None
-    if path.suffix.lower() in PICKLES and path.exists():
-        raise refuse_pickle(path)
-    try:
+    with readable(path):
+        if not path.exists():
+            raise ModelError(f"There is no file {printable(path)}.", "Check the path.")
+        if path.is_dir():
+            raise ModelError(f"{printable(path)} is a folder, not a file.", "Name a .safetensors file.")
+        if path.suffix.lower() in PICKLES:
+            raise refuse_pickle(path)
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             start = file.read(8)
             length = _header_length(path, start, size)
             raw = file.read(length)
-    except FileNotFoundError:
-        raise ModelError(f"There is no file {printable(path)}.", "Check the path.") from None
-    except IsADirectoryError:
-        raise ModelError(f"{printable(path)} is a folder, not a file.", "Name a .safetensors file.") from None
-    except OSError as error:
-        raise ModelError(f"{printable(path)} cannot be read: {error.strerror}.", "Check its permissions.") from error
     try:
         entries = json.loads(raw)
         if not isinstance(entries, dict):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 from engine.errors import ModelError
 from engine.models.base import Family, Recognition
-from engine.models.header import read_header
+from engine.models.header import read_header, readable
 from engine.models.kinds import looks_like
 from engine.models.sd15.family import SD15
 from engine.text import printable
@@ -35,11 +36,12 @@ def recognise(path: str | Path) -> Recognition:
     Raises:
         ModelError: missing, broken, of a kind that cannot be trained, or unknown; the sentence says which.
     """
-    place = _resolve(path)
-    for family in families():
-        recognition = family.recognise(place)
-        if recognition is not None:
-            return recognition
+    with readable(Path(path)):
+        place = _resolve(path)
+        for family in families():
+            recognition = family.recognise(place)
+            if recognition is not None:
+                return recognition
     known = ", ".join(family.title for family in families())
     if place.is_dir():
         raise _unknown_folder(place, known)
@@ -54,7 +56,7 @@ def _resolve(path: str | Path) -> Path:
     """The file or folder meant; a hub id becomes its folder in the local cache."""
     if not str(path).strip():
         raise ModelError("No model is given.", "Set --model (model.pretrained_model_name_or_path).")
-    place = Path(path).expanduser()
+    place = Path(os.path.expanduser(path))  # noqa: PTH111 - Path's own raises where there is no such home
     if place.exists():
         return place
     if not _HUB_ID.fullmatch(str(path)) or place.suffix.lower() in (".safetensors", ".ckpt", ".pt", ".pth", ".bin"):

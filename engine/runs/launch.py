@@ -21,11 +21,18 @@ _ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
     "PYTHONFAULTHANDLER": "1",
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it cuBLAS may add in another order each time
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+
+_OF_LAUNCHERS = {
+    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PMI_SIZE", "PMI_RANK",
+    "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE",
+}  # fmt: skip
+"""A cluster's own variables would make one trainer wait for others that do not exist."""
 
 
 def trainer_command(run_dir: RunDir) -> list[str]:
@@ -35,7 +42,8 @@ def trainer_command(run_dir: RunDir) -> list[str]:
 
 def trainer_environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The trainer's environment: this one, offline, and from a checkout with the place of `engine`."""
-    environment = {**base, **_ENVIRONMENT}
+    own = {name: value for name, value in base.items() if name not in _OF_LAUNCHERS and name[:11] != "ACCELERATE_"}
+    environment = {**own, **_ENVIRONMENT}
     home = Path(engine.__file__).resolve().parent.parent
     if not {"site-packages", "dist-packages"} & set(home.parts):
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(home), base.get("PYTHONPATH")]))

@@ -6,13 +6,16 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from engine.errors import LoraSmithError, storage_error
 from engine.exit_codes import ExitCode
 from engine.memory.classify import memory_error
 from engine.runs.layout import RunDir
 from engine.runs.lock import RunLock
+from engine.training.processes import LEADER, Helper
 from engine.training.session import Session, Signals
 
 
@@ -22,8 +25,8 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m engine.training RUN_DIR", file=sys.stderr)
         return ExitCode.USAGE
     run = RunDir(Path(arguments[0]))
-    if int(os.environ.get("RANK", "0")) > 0:
-        return _help(run)
+    if LEADER in os.environ:
+        _help(run)
     waiting = Signals()
     waiting.install()
     try:
@@ -37,15 +40,14 @@ def main(arguments: list[str]) -> int:
             return _end(session)
 
 
-def _help(run: RunDir) -> int:
+def _help(run: RunDir) -> NoReturn:
     """A rank above 0: rank 0 tells what goes wrong, and takes this process with it."""
-    from engine.training.processes import Helper
     from engine.training.trainer import train
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     train(Helper(run))
-    return ExitCode.DONE
+    os._exit(ExitCode.DONE)  # the group of processes is torn down by rank 0, and no complaint about it counts
 
 
 def _end(session: Session) -> ExitCode:
@@ -58,7 +60,8 @@ def _end(session: Session) -> ExitCode:
     except LoraSmithError as error:
         return _fail(session, error)
     except Exception as error:
-        traceback.print_exc()
+        with suppress(OSError):
+            traceback.print_exc()
         known = _known(error, session.run.path)
         return _fail(session, known) if known else _unexpected(session, error)
 

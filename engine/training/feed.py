@@ -21,6 +21,9 @@ from engine.dataset.text_cache import TextCache
 from engine.models.base import Model
 from engine.training.seeds import derive
 
+Augmented = tuple[Item, bool, int]
+"""A picture, whether it is mirrored, and the seed of its other changes."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -35,7 +38,6 @@ class Batch:
     """[B] float32: prior_loss_weight for regularization pictures, else 1."""
     mask: Tensor | None
     """[B, 1, h, w] float32 in 0-1."""
-    items: tuple[Item, ...]
 
 
 class Feed:
@@ -87,8 +89,9 @@ class Feed:
         batches = epoch_batches(self.items, self.config.training.train_batch_size, self.config.training.seed, epoch)
         if self.num_processes == 1:
             return batches
-        missing = -len(batches) % self.num_processes
-        return (batches + batches[:missing])[self.rank :: self.num_processes]
+        # Every process gets as many batches: where they do not divide, the first ones come again.
+        whole = -(-len(batches) // self.num_processes) * self.num_processes
+        return [batches[number % len(batches)] for number in range(self.rank, whole, self.num_processes)]
 
     def caption(self, index: int, step: int) -> str:
         """The caption of item `index` in update `step`, after dropout, shuffling and the rest."""
@@ -108,15 +111,14 @@ class Feed:
 
     def load(self, indices: Sequence[int], step: int, generator: torch.Generator) -> Batch:
         """One micro-batch; the posterior's draw is the first that `generator` makes."""
-        seed, epoch = self.config.training.seed, self.epoch(step)
+        seed, epoch, dataset = self.config.training.seed, self.epoch(step), self.config.dataset
         items = tuple(self.items[index] for index in indices)
-        moments, masks = [], []
-        for index, item in zip(indices, items, strict=True):
-            flip = self.config.dataset.flip_aug and is_flipped(seed, epoch, index)
-            moment, mask = self._moments(item, flip, random.Random(derive(seed, "augment", epoch, index)))
-            moments.append(moment)
-            masks.append(mask)
-        mean, deviation = torch.stack(moments).chunk(2, dim=1)
+        augmented = [
+            (item, dataset.flip_aug and is_flipped(seed, epoch, index), derive(seed, "augment", epoch, index))
+            for index, item in zip(indices, items, strict=True)
+        ]
+        moments, masks = self._encoded(augmented) if self.latents is None else self._cached(self.latents, augmented)
+        mean, deviation = moments.chunk(2, dim=1)
         latents = mean + deviation * torch.randn(mean.shape, generator=generator)
         captions = [self.caption(index, step) for index in indices]
         weight = self.config.training.prior_loss_weight
@@ -126,15 +128,23 @@ class Feed:
             text=None if self.texts is None else _moved(self.texts.get(captions), self.device),
             weights=torch.tensor([weight if item.is_reg else 1.0 for item in items], device=self.device),
             mask=self._mask(masks, latents.shape[-2:]),
-            items=items,
         )
 
-    def _moments(self, item: Item, flip: bool, rng: random.Random) -> tuple[Tensor, Tensor | None]:
-        if self.latents is not None:
-            return self.latents.get(item, flip)
-        pixels, mask = load_pixels(item.picture, item.placement, self.config.dataset, flip=flip, rng=rng)
-        moments = self.model.encode_pixels(pixels[None].to(self.device))[0].cpu()
-        return moments, None if mask is None else latent_mask(mask, (moments.shape[-2], moments.shape[-1]))
+    def _cached(self, cache: LatentCache, entries: Sequence[Augmented]) -> tuple[Tensor, list[Tensor | None]]:
+        found = [cache.get(item, flip) for item, flip, _ in entries]
+        return torch.stack([moments for moments, _ in found]), [mask for _, mask in found]
+
+    def _encoded(self, entries: Sequence[Augmented]) -> tuple[Tensor, list[Tensor | None]]:
+        """Decode and encode now, because each step gives the pictures new pixels."""
+        table = self.config.dataset
+        read = [
+            load_pixels(item.picture, item.placement, table, flip=flip, rng=random.Random(seed))
+            for item, flip, seed in entries
+        ]
+        pixels = torch.stack([picture for picture, _ in read]).to(self.device)
+        moments = self.model.encode_pixels(pixels).cpu()
+        size = (moments.shape[-2], moments.shape[-1])
+        return moments, [None if mask is None else latent_mask(mask, size) for _, mask in read]
 
     def _mask(self, masks: list[Tensor | None], size: torch.Size) -> Tensor | None:
         if all(mask is None for mask in masks):

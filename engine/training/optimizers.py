@@ -47,6 +47,12 @@ class BuiltOptimizer:
     """Adafactor that sets its own rate."""
 
 
+def check_optimizer(name: str, arguments: Sequence[str]) -> None:
+    """Raise UsageError for an unknown name, a missing package or malformed settings, before anything is loaded."""
+    _find(name)
+    parse_arguments(arguments, "training.optimizer_args")
+
+
 def build_optimizer(name: str, arguments: Sequence[str], groups: list[dict[str, Any]]) -> BuiltOptimizer:
     """The optimizer for parameter `groups` ({"params", "lr"}).
 
@@ -54,10 +60,6 @@ def build_optimizer(name: str, arguments: Sequence[str], groups: list[dict[str, 
         UsageError: unknown name, missing package (names the extra), or settings that it does not take.
     """
     kind = name.lower()
-    if kind.startswith("dadapt"):
-        raise UsageError(
-            f"training.optimizer_type: {name} is not supported.", "Prodigy is its successor: set Prodigy and rate 1."
-        )
     optimizer_class = _find(name)
     settings = parse_arguments(arguments, "training.optimizer_args")
     extra: dict[str, Any] = dict(settings)
@@ -105,6 +107,10 @@ def parse_arguments(arguments: Sequence[str], where: str) -> dict[str, Any]:
 
 
 def _find(name: str) -> type[torch.optim.Optimizer]:
+    if name.lower().startswith("dadapt"):
+        raise UsageError(
+            f"training.optimizer_type: {name} is not supported.", "Prodigy is its successor: set Prodigy and rate 1."
+        )
     if known := _LIBRARIES.get(name.lower()):
         class_name, module_name, package, extra = known
         try:

@@ -249,9 +249,10 @@ class Outputs:
             return
         self.run.samples.mkdir(parents=True, exist_ok=True)
         try:
-            with self._evaluating("sample"):
+            with self._evaluating("sample"), self.trainer.model.present("vae", "text_encoder"):
                 for index in missing:
-                    self._draw(index, epoch)
+                    if not self.session.stop_reason:  # a resume draws the others
+                        self._draw(index, epoch)
         except Exception as error:  # whatever a picture fails on, the training is worth more
             known = memory_error(error)
             told = known.message if known else str(error) if isinstance(error, LoraSmithError) else repr(error)

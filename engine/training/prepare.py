@@ -19,6 +19,7 @@ from engine.config.resolve import check_model
 from engine.dataset.arithmetic import StepPlan, make_items, plan_steps, validation_items
 from engine.dataset.batches import Item
 from engine.dataset.buckets import BucketGrid
+from engine.dataset.captions import deterministic
 from engine.dataset.latents import LatentCache
 from engine.dataset.pictures import Scan
 from engine.dataset.scan import scan, verify_pixels
@@ -30,6 +31,8 @@ from engine.models.header import read_header
 from engine.models.registry import family_named, recognise
 from engine.runs.disk import estimate
 from engine.training.feed import Feed
+from engine.training.optimizers import check_optimizer
+from engine.training.prompts import read_prompts
 from engine.training.seeds import derive
 from engine.training.session import Session
 
@@ -69,9 +72,11 @@ def prepare(session: Session) -> Prepared:
     for note in notes:
         session.say(note)
     require_paths(config)
+    check_optimizer(config.training.optimizer_type, config.training.optimizer_args)
+    read_prompts(config, lambda _: None)
+    accelerator, precision = _accelerator(config, session)
     if config.memory.num_cpu_threads_per_process:
         torch.set_num_threads(config.memory.num_cpu_threads_per_process)
-    accelerator, precision = _accelerator(config, session)
     with session.phase("load"):
         recognition = recognise(config.model.pretrained_model_name_or_path)
         for reason in recognition.reasons:
@@ -109,7 +114,17 @@ def prepare(session: Session) -> Prepared:
         feed.texts = _texts(session, config, feed, model, held_out)
     network = _network(config, model, session)
     return Prepared(
-        config, recognition, pictures, plan, model, network, feed, held_out, held_out_latents, accelerator, precision
+        config,
+        model.recognition,
+        pictures,
+        plan,
+        model,
+        network,
+        feed,
+        held_out,
+        held_out_latents,
+        accelerator,
+        precision,
     )
 
 
@@ -128,8 +143,14 @@ def _accelerator(config: RunConfig, session: Session) -> tuple[Accelerator, str]
     gpu = None
     if has_cuda and device != "cpu":
         index = int(os.environ.get("LOCAL_RANK") or device.partition(":")[2] or 0)
+        if config.training.num_processes > torch.cuda.device_count():
+            raise UsageError(
+                f"training.num_processes is {config.training.num_processes}, but torch finds "
+                f"{torch.cuda.device_count()} GPU(s).",
+                "Use one process for each GPU.",
+            )
         torch.cuda.set_device(index)
-        os.environ.setdefault("LOCAL_RANK", str(index))
+        _be_deterministic()
         # From torch and not from NVML: CUDA_VISIBLE_DEVICES may count otherwise, and NVML may be missing.
         gpu = Gpu(index, torch.cuda.get_device_name(index), compute_capability=torch.cuda.get_device_capability(index))
     choice = choose_precision(wish, gpu)
@@ -138,6 +159,13 @@ def _accelerator(config: RunConfig, session: Session) -> tuple[Accelerator, str]
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))
     on_cpu = not has_cuda or device == "cpu"
     return Accelerator(mixed_precision=choice.value, cpu=on_cpu, kwargs_handlers=[patience]), choice.value
+
+
+def _be_deterministic() -> None:
+    """On a GPU some kernels add in any order; an exact resume needs those that do not, where there are such."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
 
 
 def _latents(
@@ -187,25 +215,24 @@ def _texts(session: Session, config: RunConfig, feed: Feed, model: Model, held_o
     if not config.memory.cache_text_encoder_outputs:
         return None
     captions = dict.fromkeys(feed.all_captions())
-    captions.update(dict.fromkeys(item.text for item in held_out))
+    captions.update(dict.fromkeys(deterministic(item.text, feed.rules) for item in held_out))
     with torch.no_grad():
         size = sum(tensor.nbytes for tensor in model.encode_text([""]).values()) * len(captions)
     if size > TEXT_CACHE_LIMIT:
         session.say(
             f"Captions are encoded in each step: the {len(captions)} different captions of this run "
-            f"would take {size / 2**30:.1f} GiB in the cache."
+            f"would take {size / 2**30:.1f} GiB in the cache. The text encoder still is not trained."
         )
         return None
     memory = config.memory
     root = Path(memory.cache_dir).expanduser() if memory.cache_dir else paths.user_cache()
     cache = TextCache(root / "texts" if memory.cache_text_encoder_outputs_to_disk else None, model.text_key)
 
-    def encode(texts: Sequence[str]) -> dict[str, torch.Tensor]:
-        with torch.no_grad():
-            return {name: tensor.cpu() for name, tensor in model.encode_text(list(texts)).items()}
-
-    cache.build(captions, encode, 8, session.progress("cache", "captions"), session.should_stop)
+    progress = session.progress("cache", "captions")
+    report = cache.build(captions, model.encode_text, 8, progress, session.should_stop)
     _stop_here(session)
+    for note in report.notes:
+        session.warn("cache", note)
     model.release("text_encoder")
     return cache
 

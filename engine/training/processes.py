@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from engine.exit_codes import ExitCode
+from engine.runs.launch import trainer_command
 from engine.runs.layout import RunDir
 from engine.training.session import Session, Signals
 
@@ -17,22 +18,48 @@ if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
 
+LEADER = "LORASMITH_LEADER"
+"""Environment variable of a helper: the process id of rank 0."""
 
-def start_others(run: RunDir, num_processes: int) -> list[subprocess.Popen[bytes]]:
-    """Start ranks 1 … n-1 with the variables that torch.distributed reads, and make this process rank 0."""
+
+def start_others(session: Session, num_processes: int) -> None:
+    """Start ranks 1 … n-1 with the variables that torch.distributed reads, and make this process rank 0.
+
+    When one of them ends badly, this process ends too: it may be waiting for that one inside a collective operation,
+    where no Python runs.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(num_processes)}
     os.environ.update({**shared, "RANK": "0", "LOCAL_RANK": "0"})
-    return [
+    others = [
         subprocess.Popen(
-            [sys.executable, "-m", "engine.training", str(run.path)],
+            trainer_command(session.run),
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "LORASMITH_PARENT": str(os.getpid())},
+            env={**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), LEADER: str(os.getpid())},
         )
         for rank in range(1, num_processes)
     ]
+    threading.Thread(target=_watch_others, args=(session, others), daemon=True).start()
+
+
+def _watch_others(session: Session, others: list[subprocess.Popen[bytes]]) -> None:
+    while True:
+        time.sleep(1)
+        failed = [other.returncode for other in others if other.poll() not in (None, 0)]
+        if not failed:
+            continue
+        try:
+            session.finish(
+                "failed",
+                ExitCode.TRAINING_FAILED,
+                title="Process lost",
+                message=f"One of {len(others) + 1} training processes ended with code {failed[0]}.",
+                hint=f"What it said is in {session.run.log_path}; `lorasmith resume` goes on from the last state.",
+            )
+        finally:
+            os._exit(ExitCode.TRAINING_FAILED)
 
 
 class _Mute:
@@ -58,7 +85,7 @@ class Helper(Session):
         self.step = 0
         self._stop_reason = ""
         self._warned = set()
-        threading.Thread(target=self._watch, args=(int(os.environ["LORASMITH_PARENT"]),), daemon=True).start()
+        threading.Thread(target=self._watch, args=(int(os.environ[LEADER]),), daemon=True).start()
 
     def _watch(self, parent: int) -> None:
         while os.getppid() == parent:

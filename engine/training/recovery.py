@@ -8,18 +8,26 @@ from engine.errors import TrainingError
 
 LIMIT = 3
 """Skipped steps in a row after which the run goes back to its last good state."""
+OVERFLOW_LIMIT = 20
+"""fp16 steps in a row that the gradient scaler may skip: from its first scale of 65536 it is at 1/16 then."""
 
 
 @dataclass
 class Recovery:
-    """Counts non-finite steps. `halvings` belongs to the saved state: going back is allowed once in a run."""
+    """Counts steps that are not finite. It belongs to the saved state; going back is allowed once in a run."""
 
     in_a_row: int = 0
+    overflows: int = 0
     halvings: int = 0
 
     def good(self) -> None:
         """A step had a finite loss and finite gradients."""
         self.in_a_row = 0
+
+    def overflow(self, finite: bool) -> bool:
+        """Count steps in a row whose scaled fp16 gradients overflowed; whether that still is the scaler's search."""
+        self.overflows = 0 if finite else self.overflows + 1
+        return self.overflows <= OVERFLOW_LIMIT
 
     def bad(self) -> bool:
         """A step had not. Returns whether to go back now."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from engine.exit_codes import ExitCode
@@ -43,8 +42,10 @@ class Signals:
             self.first = signal.Signals(number).name
             return
         code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
-        self.at_second(code)
-        os._exit(code)
+        try:
+            self.at_second(code)
+        finally:
+            os._exit(code)
 
 
 class Session:
@@ -78,7 +79,7 @@ class Session:
     def say(self, text: str) -> None:
         """Tell a decision and its reason."""
         self.events.emit("note", text=text)
-        print(text, flush=True)
+        _print(text)
 
     def warn(self, code: str, text: str, *, once: bool = False) -> None:
         """Tell something that the person may want to change."""
@@ -86,7 +87,7 @@ class Session:
             return
         self._warned.add(code)
         self.events.emit("warning", code=code, text=text)
-        print(f"warning: {text}", flush=True)
+        _print(f"warning: {text}")
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -159,12 +160,18 @@ class Session:
         )
 
     def finish(self, state: str, code: ExitCode, **details: str) -> ExitCode:
-        """Tell how the run ended, in events, exit.json and state.json."""
+        """Tell how the run ended, in exit.json first, then in events, state.json and the log."""
+        write_exit(self.run, state, code, self.step, **details)
         if details:
             self.events.emit("error", **details)
-            print(f"{details['title']}: {details['message']} {details['hint']}".strip(), file=sys.stderr, flush=True)
-        write_exit(self.run, state, code, self.step, **details)
+            _print(f"{details['title']}: {details['message']} {details['hint']}".strip())
         self.state.update(force=True, state=state, phase="")
         self.events.emit("run_finished", state=state, exit_code=int(code), step=self.step)
         self.events.sync()
         return code
+
+
+def _print(text: str) -> None:
+    """A line in train.log; a full disk must not end the run."""
+    with suppress(OSError):
+        print(text, flush=True)

@@ -11,6 +11,7 @@ import torch
 
 from engine.config import digest
 from engine.errors import UsageError
+from engine.training.recovery import Recovery
 from engine.training.statefile import load_tree, save_tree
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 KEPT = 2
 _NAME = re.compile(r"state-(\d{8})\.safetensors")
 _DECAY = 0.98
+_HYPERPARAMETERS = ("lr", "initial_lr", "betas", "eps", "weight_decay", "momentum")
 
 
 @dataclass
@@ -78,7 +80,8 @@ class StateStore:
         return {
             "digest": self.digest,
             "progress": asdict(trainer.progress),
-            "halvings": trainer.recovery.halvings,
+            "recovery": asdict(trainer.recovery),
+            "optimizer_kind": trainer.built.description.partition("(")[0],
             "adapter": [parameter.detach() for parameter in trainer.parameters],
             "optimizer": trainer.built.optimizer.state_dict(),
             "schedule": None if trainer.schedule is None else trainer.schedule.state_dict(),
@@ -91,16 +94,30 @@ class StateStore:
         Raises:
             UsageError: the state belongs to a LoRA of another shape.
         """
+        damaged: list[Path] = []
         for path in self.paths():
             tree = load_tree(path)
             if tree is None:
                 self.trainer.session.warn("bad_state", f"The state {path.name} is damaged and not used.")
+                damaged.append(path)
                 continue
             self._restore(tree, path)
+            for bad in damaged if self.trainer.team.leads else []:
+                bad.unlink(missing_ok=True)  # it must not count as one of those that are kept
             if not quiet:
                 self.trainer.session.say(f"Resumed at step {self.trainer.step} from {path.name}.")
             return True
         return False
+
+    def _use_new_settings(self, fresh: list[dict[str, Any]]) -> None:
+        """After the state of a run whose settings were changed: new rates and hyperparameters, old statistics."""
+        trainer = self.trainer
+        halved = 0.5**trainer.recovery.halvings
+        for name, group, new in zip(trainer.groups, trainer.built.optimizer.param_groups, fresh, strict=True):
+            group.update({key: new[key] for key in _HYPERPARAMETERS[2:] if new[key] is not None})
+            before, after = (one.get("initial_lr") or one["lr"] for one in (group, new))
+            if before and after:
+                trainer.scale_rate(name, after * halved / before)
 
     def _restore(self, tree: dict[str, Any], path: Path) -> None:
         trainer = self.trainer
@@ -109,6 +126,13 @@ class StateStore:
             raise UsageError(
                 f"The state {path.name} belongs to a LoRA of another shape: ranks or modules were changed since.",
                 "Undo the change in the run's .toml, or begin a new run.",
+            )
+        kind = trainer.built.description.partition("(")[0]
+        if tree["optimizer_kind"] != kind:
+            raise UsageError(
+                f"The state {path.name} belongs to the optimizer {tree['optimizer_kind']}, and the run's .toml now "
+                f"asks for {kind}.",
+                "Undo the change, or begin a new run with network.network_weights.",
             )
         if tree["digest"] != self.digest:
             trainer.session.warn(
@@ -120,13 +144,16 @@ class StateStore:
         with torch.no_grad():
             for parameter, value in zip(trainer.parameters, adapter, strict=True):
                 parameter.copy_(value)
+        trainer.recovery = Recovery(**tree["recovery"])
+        fresh = [{key: group.get(key) for key in _HYPERPARAMETERS} for group in trainer.built.optimizer.param_groups]
         trainer.built.optimizer.load_state_dict(tree["optimizer"])
-        if trainer.schedule is not None:
+        if trainer.schedule is not None and tree["schedule"] is not None:
             trainer.schedule.load_state_dict(tree["schedule"])
+        if tree["digest"] != self.digest:
+            self._use_new_settings(fresh)
         if trainer.accelerator.scaler is not None and tree["scaler"] is not None:
             trainer.accelerator.scaler.load_state_dict(tree["scaler"])
         trainer.progress = Progress(**tree["progress"])
-        trainer.recovery.halvings = tree["halvings"]
         trainer.session.step = trainer.step
         if trainer.progress.changes:
             tables: dict[str, dict[str, Any]] = {}

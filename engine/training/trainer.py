@@ -9,6 +9,7 @@ import time
 from collections import deque
 
 import torch
+from pydantic import ValidationError
 
 from engine.config import RunConfig, load_config
 from engine.errors import TrainingError
@@ -17,7 +18,7 @@ from engine.training.objective import Objective
 from engine.training.optimizers import build_optimizer
 from engine.training.outputs import Outputs
 from engine.training.prepare import Prepared, Stopped, prepare
-from engine.training.processes import Team, start_others
+from engine.training.processes import Helper, Team, start_others
 from engine.training.recovery import LIMIT, Recovery
 from engine.training.schedules import build_schedule
 from engine.training.seeds import derive, generator
@@ -35,17 +36,15 @@ def train(session: Session) -> bool:
     """
     session.state.update(state="starting", force=True)
     num_processes = load_config(session.run.config_path).training.num_processes
-    others = start_others(session.run, num_processes) if num_processes > 1 and "RANK" not in os.environ else []
+    if num_processes > 1 and not isinstance(session, Helper):
+        start_others(session, num_processes)
     session.events.emit("run_started", name=session.run.name, pid=os.getpid(), step=session.step)
     try:
         prepared = prepare(session)
     except Stopped:
         session.say(f"Stopped before the first step ({session.stop_reason}).")
         return False
-    ended = Trainer(session, prepared).run()
-    for other in others:
-        other.wait()
-    return ended
+    return Trainer(session, prepared).run()
 
 
 class Trainer:
@@ -72,6 +71,7 @@ class Trainer:
         self.outputs = Outputs(self)
         self.durations: deque[float] = deque(maxlen=50)
         self.grad_norm = math.nan
+        self.wishes: deque[Command] = deque()
         self.used_rates: dict[str, float] = {}
 
     @property
@@ -135,9 +135,11 @@ class Trainer:
         if math.isfinite(value):
             self.team.average_gradients(self.parameters)
             self._clip()
-            # With a scaler an overflowing gradient is normal: the scaler skips the step and lowers its scale.
-            if math.isfinite(self.grad_norm) or self.accelerator.scaler is not None:
-                self._apply()
+            finite = math.isfinite(self.grad_norm)
+            # With a scaler some overflowing gradients are normal: it skips the step and halves its scale.
+            tolerated = self.accelerator.scaler is not None and self.recovery.overflow(finite)
+            if finite or tolerated:
+                self._apply(finite)
                 self.recovery.good()
             elif self._skip(f"gradient norm {self.grad_norm}"):
                 return None
@@ -174,10 +176,13 @@ class Trainer:
                 torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
             )
 
-    def _apply(self) -> None:
+    def _apply(self, finite: bool) -> None:
+        """Step; with a scaler and gradients that are not finite, the scaler skips it, and so does the schedule."""
         self.used_rates = self.rates()
         self.optimizer.step()
-        if self.schedule is not None and not self.accelerator.optimizer_step_was_skipped:
+        if not finite:
+            return
+        if self.schedule is not None:
             self.schedule.step()
         if self.config.network.scale_weight_norms is not None:
             self.network.apply_max_norm(self.config.network.scale_weight_norms)
@@ -197,14 +202,15 @@ class Trainer:
             return False
         self.recovery.go_back(self.prepared.precision, self.rates())
         self.optimizer.zero_grad(set_to_none=True)
-        halvings = self.recovery.halvings
+        went_back = self.recovery
         if not self.states.restore_latest(quiet=True):
             raise TrainingError(
                 "The loss is not finite, and there is no state to go back to.", "See the warnings before."
             )
-        self.recovery.halvings = halvings
+        self.recovery = went_back
         for name in self.groups:
             self.scale_rate(name, 0.5)
+        self.team.share(None)  # all have read the old state before the new one replaces it
         self.session.warn("went_back", f"Back to step {self.step} with half the learning rate: {self.rates_text()}.")
         self.states.save()
         return True
@@ -254,12 +260,17 @@ class Trainer:
 
     def _attend(self) -> bool:
         """Obey the control box; True when the run shall stop."""
-        commands, self.session.stop_reason = self.team.share((self.session.control.take(), self.session.stop_reason))
-        for command in commands:
-            self._obey(command)
+        self._take_wishes()
+        while self.wishes:
+            self._obey(self.wishes.popleft())
         if self.session.stop_reason:
             self.session.state.update(state="stopping")
         return bool(self.session.stop_reason)
+
+    def _take_wishes(self) -> None:
+        taken = (self.session.control.take(), self.session.stop_reason)
+        commands, self.session.stop_reason = self.team.share(taken)
+        self.wishes.extend(commands)
 
     def _obey(self, command: Command) -> None:
         session = self.session
@@ -283,30 +294,36 @@ class Trainer:
         self.states.save()
         self.session.state.update(state="paused")
         while not self.session.stop_reason:
-            commands, self.session.stop_reason = self.team.share(
-                (self.session.control.take(), self.session.stop_reason)
-            )
-            for command in commands:
+            while self.wishes:
+                command = self.wishes.popleft()
                 if command.name == "continue":
                     self.session.control.acknowledge(command, "done")
                     self.session.state.update(state="running")
                     return
-                self._obey(command)
+                if command.name == "pause":
+                    self.session.control.acknowledge(command, "done: it is paused already")
+                else:
+                    self._obey(command)
             time.sleep(PAUSE_SECONDS)
+            self._take_wishes()
 
     def _set(self, key: str, value: object) -> str:
         """Change a setting of the running run; it belongs to the state from now on."""
         table, _, name = key.partition(".")
         try:
             changed = self.config.changed(**{table: {name: value}})
-        except ValueError as error:
-            return f"refused: {str(error).splitlines()[-1].strip()}"
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+            return f"refused: {value!r} is given, allowed is {reason.removeprefix('Input should be ')}"
         rates = [dict(zip(("unet", "text_encoder"), c.training.rates, strict=True)) for c in (self.config, changed)]
         if any(not one[name] for one in rates for name in self.groups):
             return f"refused: {key} cannot become 0 while the run goes on"
-        for name in self.groups:
-            if rates[0][name] != rates[1][name]:
-                self.scale_rate(name, rates[1][name] / rates[0][name])
+        moved = [name for name in self.groups if rates[0][name] != rates[1][name]]
+        if key.endswith(("_lr", "learning_rate")) and (not moved or self.built.relative_step):
+            why = "the optimizer sets its own rate" if self.built.relative_step else "no group trains with it"
+            return f"refused: {key} = {value} changes nothing here, {why}"
+        for name in moved:
+            self.scale_rate(name, rates[1][name] / rates[0][name])
         self.use(changed)
         self.progress.changes[key] = value
         self.states.save()
@@ -323,9 +340,10 @@ def _memory(device: torch.device) -> dict[str, float]:
         import psutil
 
         return {"resident_gib": psutil.Process().memory_info().rss / 2**30}
+    stats = torch.cuda.memory_stats(device)
     return {
-        "allocated_gib": torch.cuda.memory_allocated(device) / 2**30,
-        "reserved_gib": torch.cuda.memory_reserved(device) / 2**30,
-        "peak_gib": torch.cuda.max_memory_allocated(device) / 2**30,
-        "alloc_retries": torch.cuda.memory_stats(device).get("num_alloc_retries", 0),
+        "allocated_gib": stats["allocated_bytes.all.current"] / 2**30,
+        "reserved_gib": stats["reserved_bytes.all.current"] / 2**30,
+        "peak_gib": stats["allocated_bytes.all.peak"] / 2**30,
+        "alloc_retries": stats["num_alloc_retries"],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from engine.dataset.captions import deterministic
 from engine.training.objective import Objective
 from engine.training.prepare import Prepared
 from engine.training.seeds import generator
@@ -21,9 +22,9 @@ def held_out_loss(prepared: Prepared, objective: Objective) -> dict[str, float]:
     sums = dict.fromkeys(points, 0.0)
     for index, item in enumerate(prepared.held_out):
         mean = prepared.held_out_latents.get(item, False)[0].chunk(2)[0]
-        texts = prepared.feed.texts
+        caption, texts = deterministic(item.text, prepared.feed.rules), prepared.feed.texts
         with prepared.accelerator.autocast():
-            text = model.encode_text([item.text]) if texts is None else texts.get([item.text])
+            text = model.encode_text([caption]) if texts is None else texts.get([caption])
             for point in points:
                 noise = torch.randn(
                     mean.shape, generator=generator(config.dataset.validation_seed, "held-out", index, point)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from engine.models.sd15.model import SD15Model
 from engine.models.sd15.settings import check_vae, choose_prediction_type
 from engine.models.sd15.weights import CONFIGURATIONS, load_part, source_of, vae_source
 from engine.paths import ASSETS
+from engine.runs.layout import expanded
 from engine.text import printable
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -58,7 +58,7 @@ def _load_vae(table: ModelTable, recognition: Recognition, device: str, dtype: t
     own = source_of(recognition, "vae")
     if table.vae is None:
         return load_part("vae", own, device, dtype, say)
-    path = Path(table.vae).expanduser()
+    path = expanded(table.vae)
     check_vae(path)
     say(f"VAE: {printable(path)} in place of the checkpoint's own (model.vae).")
     return load_part("vae", vae_source(path, own.config), device, dtype, say)

@@ -133,16 +133,16 @@ class SD15Model(Model):
 
     def acquire(self, component: Part) -> None:
         """See `Model.acquire`."""
-        self._released.discard(component)
         self._part(component).to(self.device)
+        self._released.discard(component)
 
     @contextmanager
     def present(self, *components: Part) -> Iterator[None]:
         """Within it the components are on the device; afterwards those that were released are released again."""
         away = [component for component in components if component in self._released]
-        for component in away:
-            self.acquire(component)
         try:
+            for component in away:
+                self.acquire(component)
             yield
         finally:
             for component in away:

@@ -7,9 +7,10 @@ from pathlib import Path
 from engine.config.schema import ModelTable
 from engine.errors import ModelError, UsageError
 from engine.models.base import PredictionType, Recognition, Say
-from engine.models.header import read_header
+from engine.models.header import read_header, readable
 from engine.models.kinds import looks_like
 from engine.models.sd15.detect import VAE
+from engine.runs.layout import expanded
 from engine.text import printable
 
 
@@ -17,7 +18,7 @@ def check_settings(table: ModelTable, recognition: Recognition) -> None:
     """See `Family.check`."""
     choose_prediction_type(table, recognition, lambda _: None)
     if table.vae is not None:
-        check_vae(Path(table.vae).expanduser())
+        check_vae(expanded(table.vae))
 
 
 def choose_prediction_type(table: ModelTable, recognition: Recognition, say: Say) -> PredictionType:
@@ -48,6 +49,11 @@ def check_vae(path: Path) -> None:
     Raises:
         ModelError: missing, unreadable, or no VAE.
     """
+    with readable(path):
+        _check_vae(path)
+
+
+def _check_vae(path: Path) -> None:
     where, hint = f"model.vae: {printable(path)}", "Name a VAE file (.safetensors) or a diffusers folder."
     if not path.exists():
         raise ModelError(f"model.vae: there is no file or folder {printable(path)}.", "Check the path.")

@@ -8,14 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from engine.adapters.metadata import (
     BucketFacts,
     SubsetFacts,
     TrainingFacts,
     model_hashes,
-    optimizer_text,
     tag_frequency,
     training_metadata,
 )
@@ -281,10 +279,3 @@ def test_model_hashes(tmp_path):
     )
     assert model_hashes(tmp_path) == ("IsADirectory", None)
     assert model_hashes(tmp_path / "none") == (None, None)
-
-
-def test_optimizer_text():
-    optimizer = torch.optim.AdamW([torch.zeros(1)])
-    assert optimizer_text(optimizer, {}) == "torch.optim.adamw.AdamW"
-    text = optimizer_text(optimizer, {"weight_decay": 0.1, "betas": (0.9, 0.99)})
-    assert text == "torch.optim.adamw.AdamW(weight_decay=0.1,betas=(0.9, 0.99))"

@@ -37,6 +37,19 @@ def test_caches_on_disk_imply_caches() -> None:
     assert "cache_latents_to_disk" in notes
 
 
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["training.optimizer_type=AdamWScheduleFree"], "needs no schedule"),
+        (["training.optimizer_type=Adafactor"], "Adafactor sets its own rate"),
+        (['training.lr_scheduler_args=["a=1"]'], "lr_scheduler_args has no effect"),
+        (["training.max_train_epochs=3", "training.max_train_steps=9"], "max_train_steps is ignored"),
+    ],
+)
+def test_what_has_no_effect_is_said(overrides: list[str], sentence: str) -> None:
+    assert sentence in resolved(*overrides)[1]
+
+
 def test_nothing_to_say_about_the_defaults() -> None:
     assert resolved() == (RunConfig(), "")
 

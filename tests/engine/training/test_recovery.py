@@ -21,3 +21,11 @@ def test_three_in_a_row_go_back_once_and_then_stop() -> None:
     ) as caught:
         recovery.go_back("fp16", {"unet": 1e-4})
     assert caught.value.exit_code == ExitCode.TRAINING_FAILED
+
+
+def test_the_scaler_may_search_for_a_while_but_not_for_ever() -> None:
+    recovery = Recovery()
+    assert all(recovery.overflow(False) for _ in range(20))
+    assert not recovery.overflow(False)
+    assert recovery.overflow(True)
+    assert recovery.overflow(False)

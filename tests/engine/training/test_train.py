@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -335,3 +336,92 @@ def test_old_files_are_pruned_as_kohya_does(make_run: MakeRun, train_here: Train
     assert train_here(run) == ExitCode.DONE
     names = [path.name for path in sorted(run.path.glob("*step*.safetensors"))]
     assert names == ["zed-step00000008.safetensors", "zed-step00000010.safetensors"]
+
+
+def test_changed_settings_count_after_a_resume_and_another_optimizer_is_refused(
+    make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(training__max_train_steps=6, sampling__sample_every_n_steps=0, training__lr_scheduler="constant")
+    advance = Trainer.advance
+
+    def stop_at_two(self: Trainer) -> bool:
+        self.session.stop_reason = "test" if self.step == 2 else ""
+        return advance(self)
+
+    monkeypatch.setattr(Trainer, "advance", stop_at_two)
+    assert train_here(run) == ExitCode.STOPPED
+    monkeypatch.setattr(Trainer, "advance", advance)
+    text = run.config_path.read_text()
+    run.config_path.write_text(text.replace('optimizer_type = "AdamW"', 'optimizer_type = "Lion"'))
+    assert train_here(run) == ExitCode.USAGE
+    assert "belongs to the optimizer torch.optim.adamw.AdamW" in json.loads(run.exit_path.read_text())["message"]
+    run.config_path.write_text(text.replace("learning_rate = 0.001", "learning_rate = 0.005"))
+    assert train_here(run) == ExitCode.DONE
+    assert events(run, "step")[-1].data["lr"] == {"text_encoder": 0.005, "unet": 0.005}
+    assert "settings were changed" in events(run, "warning")[0].data["text"]
+
+
+def test_pause_twice_then_continue_goes_on(
+    make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(training__max_train_steps=3, sampling__sample_every_n_steps=0)
+    advance = Trainer.advance
+
+    def wishing(self: Trainer) -> bool:
+        if self.step == 1 and not events(run, "control_ack"):
+            for wish in ("pause", "pause", "continue"):
+                request(run, wish)
+        return advance(self)
+
+    monkeypatch.setattr(Trainer, "advance", wishing)
+    assert train_here(run) == ExitCode.DONE
+    answers = [event.data["result"] for event in events(run, "control_ack")]
+    assert answers == ["done", "done: it is paused already", "done"]
+
+
+def test_a_rate_that_nobody_uses_is_refused(
+    make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(
+        training__max_train_steps=2,
+        sampling__sample_every_n_steps=0,
+        training__unet_lr=1e-3,
+        training__text_encoder_lr=1e-3,
+    )
+    request(run, "set", {"key": "training.learning_rate", "value": 5e-3})
+    advance = Trainer.advance
+    monkeypatch.setattr(Trainer, "advance", advance)
+    monkeypatch.setattr("engine.training.session.Session.should_stop", lambda _: False)
+    assert train_here(run) == ExitCode.DONE
+    (answer,) = events(run, "control_ack")
+    assert "changes nothing here, no group trains with it" in answer.data["result"]
+
+
+def test_a_gpu_that_torch_sees_is_used_without_a_process_group(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With CUDA pretended, accelerate is asked for one process on it: no distributed set-up may be looked for."""
+    from engine.config import load_config
+    from engine.runs.lock import RunLock
+    from engine.training import prepare as prepare_module
+    from engine.training.session import Session
+
+    asked: dict[str, object] = {}
+
+    class Recorder:
+        def __init__(self, **settings: object) -> None:
+            asked.update(settings)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: asked.update(index=index))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "pretended")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    monkeypatch.setattr(prepare_module, "Accelerator", Recorder)
+    monkeypatch.setattr(prepare_module, "_be_deterministic", lambda: None)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    run = make_run()
+    with RunLock(run.lock_path):
+        _, precision = prepare_module._accelerator(load_config(run.config_path), Session(run))
+    assert (precision, asked["index"], asked["cpu"]) == ("fp16", 0, False)
+    assert "LOCAL_RANK" not in os.environ
