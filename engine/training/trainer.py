@@ -135,11 +135,11 @@ class Trainer:
         if math.isfinite(value):
             self.team.average_gradients(self.parameters)
             self._clip()
-            finite = math.isfinite(self.grad_norm)
-            # With a scaler some overflowing gradients are normal: it skips the step and halves its scale.
-            tolerated = self.accelerator.scaler is not None and self.recovery.overflow(finite)
-            if finite or tolerated:
+            finite, scaler = math.isfinite(self.grad_norm), self.accelerator.scaler
+            if finite or scaler is not None:
                 self._apply(finite)
+            # With a scaler some overflowing gradients are normal: it skips the step and halves its scale.
+            if self.recovery.overflow(finite) if scaler is not None else finite:
                 self.recovery.good()
             elif self._skip(f"gradient norm {self.grad_norm}"):
                 return None
