@@ -160,7 +160,9 @@ def read_caption(path: Path, *, all_lines: bool) -> tuple[str | None, int]:
         with path.open("rb") as file:
             data = file.read(MAX_CAPTION_BYTES + 1)
     except OSError as error:
-        raise DataError(f"The caption {printable(path)} cannot be read: {error.strerror or error}.") from error
+        raise DataError(
+            f"The caption {printable(path)} cannot be read: {error.strerror or error}.", "Check its permissions."
+        ) from error
     if len(data) > MAX_CAPTION_BYTES:
         raise DataError(f"The caption {printable(path)} is longer than 1 MiB.", "Is it a caption? Move it away.")
     try:

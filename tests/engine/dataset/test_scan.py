@@ -401,7 +401,7 @@ for name in ("caption", "closed"):
     assert result.returncode == 0, result.stderr
     unreadable, caption, closed = result.stdout.splitlines()
     assert unreadable == "b.png: permission denied"
-    assert caption.endswith("caption/a.txt cannot be read: Permission denied.")
+    assert caption.endswith("caption/a.txt cannot be read: Permission denied. Check its permissions.")
     assert "closed cannot be read: permission denied. Give yourself read permission there." in closed
 
 
