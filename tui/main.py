@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
-from engine.errors import LoraSmithError
+from engine.errors import LoraSmithError, StorageError, UsageError, storage_error
 from engine.exit_codes import ExitCode
+from engine.text import printable
 from tui import output
 from tui.cli import cli
 
@@ -39,9 +42,29 @@ def run(arguments: Sequence[str]) -> int:
         # The reader went away. What Python still holds for it would raise once more at the end of the process.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.TRAINING_FAILED
+    except OSError as error:
+        known = _said_by_the_system(error)
+        if known is None:
+            traceback.print_exc()
+            return ExitCode.TRAINING_FAILED
+        output.show_error(known)
+        return known.exit_code
     except Exception:
         traceback.print_exc()
         return ExitCode.TRAINING_FAILED
+
+
+def _said_by_the_system(error: OSError) -> LoraSmithError | None:
+    """A path that a person gave and the system refuses, wherever it was met; None for what may be our mistake."""
+    if not error.filename:
+        return None
+    path = Path(os.fsdecode(error.filename))
+    sentence = f"{printable(path)}: {error.strerror}."
+    if storage_error(error, path, "") is not None:
+        return StorageError(sentence, "Check its permissions, and the space there.")
+    if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR):
+        return UsageError(sentence, "Check the path.")
+    return None
 
 
 if __name__ == "__main__":
