@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import datetime
 
 from engine.errors import UsageError
 
@@ -18,9 +19,11 @@ def now() -> float:
     if not fixed:
         return time.time()
     try:
-        return float(int(fixed))
-    except ValueError as error:
+        seconds = float(int(fixed))
+        datetime.fromtimestamp(seconds)
+        return seconds
+    except (ValueError, OverflowError, OSError) as error:
         raise UsageError(
-            f"The environment variable SOURCE_DATE_EPOCH is {fixed!r}, which is no whole number.",
+            f"The environment variable SOURCE_DATE_EPOCH is {fixed!r}, which is no time in whole seconds.",
             "Give it the seconds since 1970, or unset it.",
         ) from error

@@ -44,6 +44,7 @@ def preflight(config: RunConfig, *, restart: bool = False) -> Preflight:
     """
     from engine import clock
     from engine.config import resolve
+    from engine.config.optimizers import check_training
     from engine.config.resolve import check_model
     from engine.models.registry import family_named, recognise
     from engine.runs.prepare import absolute_paths, check_place, require_utf8
@@ -55,6 +56,7 @@ def preflight(config: RunConfig, *, restart: bool = False) -> Preflight:
     recognition = recognise(config.model.pretrained_model_name_or_path)
     check_model(config, recognition)
     family_named(recognition.family).check(config, recognition)
+    check_training(config.training)
     _check_start(config, recognition)
     directory = check_place(config, restart=restart)
     _check_cache(config)

@@ -130,6 +130,13 @@ class DatasetTable(Table):
         1, "Fewest pictures", "With fewer usable pictures the run does not start.", ge=1, advanced=True
     )
 
+    @field_validator("resolution", mode="before")
+    @classmethod
+    def _read_resolution(cls, value: object) -> object:
+        """Kohya's form of the command line, "512,768", is understood too."""
+        parts = value.split(",") if isinstance(value, str) else []
+        return [int(part) for part in parts] if parts and all(part.strip().isdecimal() for part in parts) else value
+
     @field_validator("resolution")
     @classmethod
     def _check_resolution(cls, value: int | list[int]) -> int | list[int]:

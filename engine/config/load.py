@@ -45,7 +45,7 @@ def load_config(
     for dotted, (option, value) in (options or {}).items():
         table, _, key = dotted.partition(".")
         values.setdefault(table, {})[key] = value
-        places[table, key] = option
+        places[table, key] = places[table, ""] = option
     fallback = str(source) if source is not None else "--set"
     try:
         config = RunConfig.model_validate(values)
@@ -63,9 +63,8 @@ def _read_file(
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"The preset {path} cannot be read: {error}.", "It must be a UTF-8 text file in TOML."
-        ) from None
+        hint = "Check its permissions." if isinstance(error, OSError) else "It must be a UTF-8 text file in TOML."
+        raise UsageError(f"The preset {path} cannot be read: {error}.", hint) from None
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -116,7 +115,7 @@ def _read_override(
         problems.append(unknown_key(where, table, key))
     else:
         values.setdefault(table, {})[key] = parse_value(written)
-        places[table, key] = where
+        places[table, key] = places[table, ""] = where
 
 
 def parse_value(written: str) -> Any:

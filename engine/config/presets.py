@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def find_preset(source: str | Path) -> Path:
     Raises:
         UsageError: there is neither; with the nearest name.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))  # noqa: PTH111 - Path.expanduser() fails on an unknown user
     if path.is_file():
         return path
     presets = {preset.name: preset.path for preset in list_presets()}

@@ -87,6 +87,9 @@ def _sentence(detail: ErrorDetails) -> str:
     message = (
         detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ").removeprefix("Input should have ")
     )
+    message = message.replace("String should match pattern", "text of the form").replace(
+        "a valid list", 'a list: ["...", "..."]'
+    )
     if isinstance(given, dict) or (detail["type"] == "value_error" and not isinstance(given, str | int | float | list)):
         return f"{message}."
     return f"{given!r} is given, allowed is {message}."

@@ -113,8 +113,8 @@ def require_paths(config: RunConfig) -> None:
     )
     missing = [(what, option) for value, what, option in wanted if not value]
     if missing:
-        names = " and no ".join(what for what, _ in missing)
-        raise UsageError(f"There is no {names} to train with.", f"Add {' '.join(option for _, option in missing)}.")
+        names = ", ".join(what for what, _ in missing)
+        raise UsageError(f"Missing: {names}.", f"Add {' '.join(option for _, option in missing)}.")
     name = config.saving.output_name
     if "/" in name or "\\" in name or name in (".", "..") or "\0" in name:
         raise UsageError(f"The name {name!r} cannot be a file name.", "Choose letters, digits, - and _.")

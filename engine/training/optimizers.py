@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import inspect
 from collections.abc import Sequence
@@ -11,27 +10,9 @@ from typing import Any
 
 import torch
 
+from engine.config.optimizers import SOURCES, check_training, missing_package, parse_arguments
+from engine.config.training import TrainingTable
 from engine.errors import UsageError
-
-_BNB = ("bitsandbytes.optim", "bitsandbytes", "cuda")
-_LIBRARIES: dict[str, tuple[str, str, str, str]] = {
-    # lower-case name: class, module, package, extra of this program
-    "adamw": ("AdamW", "torch.optim", "torch", ""),
-    "adamw8bit": ("AdamW8bit", *_BNB),
-    "pagedadamw": ("PagedAdamW", *_BNB),
-    "pagedadamw8bit": ("PagedAdamW8bit", *_BNB),
-    "pagedadamw32bit": ("PagedAdamW32bit", *_BNB),
-    "lion8bit": ("Lion8bit", *_BNB),
-    "pagedlion8bit": ("PagedLion8bit", *_BNB),
-    "sgdnesterov8bit": ("SGD8bit", *_BNB),
-    "lion": ("Lion", "lion_pytorch", "lion-pytorch", "optimizers"),
-    "sgdnesterov": ("SGD", "torch.optim", "torch", ""),
-    "prodigy": ("Prodigy", "prodigyopt", "prodigyopt", "optimizers"),
-    "adafactor": ("Adafactor", "transformers.optimization", "transformers", ""),
-    "adamwschedulefree": ("AdamWScheduleFree", "schedulefree", "schedulefree", "optimizers"),
-    "radamschedulefree": ("RAdamScheduleFree", "schedulefree", "schedulefree", "optimizers"),
-    "sgdschedulefree": ("SGDScheduleFree", "schedulefree", "schedulefree", "optimizers"),
-}
 
 
 @dataclass(frozen=True)
@@ -47,10 +28,10 @@ class BuiltOptimizer:
     """Adafactor that sets its own rate."""
 
 
-def check_optimizer(name: str, arguments: Sequence[str]) -> None:
-    """Raise UsageError for an unknown name, a missing package or malformed settings, before anything is loaded."""
-    _find(name)
-    parse_arguments(arguments, "training.optimizer_args")
+def check_optimizer(training: TrainingTable) -> None:
+    """Raise UsageError for an unknown optimizer, or one that cannot be loaded, before anything else is."""
+    check_training(training)
+    _find(training.optimizer_type)
 
 
 def build_optimizer(name: str, arguments: Sequence[str], groups: list[dict[str, Any]]) -> BuiltOptimizer:
@@ -88,36 +69,13 @@ def build_optimizer(name: str, arguments: Sequence[str], groups: list[dict[str, 
     return BuiltOptimizer(optimizer, description, kind.endswith("schedulefree"), relative_step)
 
 
-def parse_arguments(arguments: Sequence[str], where: str) -> dict[str, Any]:
-    """Kohya's `key=value` strings; a value is a Python literal or else text.
-
-    Raises:
-        UsageError: one has no "=".
-    """
-    parsed: dict[str, Any] = {}
-    for text in arguments:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise UsageError(f"{where}: {text!r} has no value.", 'Write "key=value".')
-        try:
-            parsed[key.strip()] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            parsed[key.strip()] = value
-    return parsed
-
-
 def _find(name: str) -> type[torch.optim.Optimizer]:
-    if name.lower().startswith("dadapt"):
-        raise UsageError(
-            f"training.optimizer_type: {name} is not supported.", "Prodigy is its successor: set Prodigy and rate 1."
-        )
-    if known := _LIBRARIES.get(name.lower()):
-        class_name, module_name, package, extra = known
+    source = SOURCES.get(name.lower())
+    if source is not None:
         try:
-            return getattr(importlib.import_module(module_name), class_name)  # type: ignore[no-any-return]
+            return getattr(importlib.import_module(source.module), source.class_name)  # type: ignore[no-any-return]
         except (ImportError, RuntimeError, AttributeError) as error:
-            hint = f'Install it: pip install "lorasmith[{extra}]", or choose AdamW.'
-            raise UsageError(f"training.optimizer_type: {name} needs the package {package} ({error}).", hint) from None
+            raise missing_package(name, source, str(error)) from None
     module_name, _, class_name = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name or "torch.optim"), class_name, None)

@@ -49,7 +49,7 @@ class Outputs:
     def hashes(self) -> tuple[tuple[str | None, str | None], tuple[str | None, str | None]]:
         """Kohya's hashes of the checkpoint and of a replaced VAE; reading a whole file takes seconds, once."""
         vae = self.config.model.vae
-        return model_hashes(self.trainer.prepared.recognition.path), model_hashes(Path(vae).expanduser()) if vae else (
+        return model_hashes(self.trainer.prepared.recognition.path), model_hashes(Path(vae)) if vae else (
             None,
             None,
         )

@@ -72,7 +72,7 @@ def prepare(session: Session) -> Prepared:
     for note in notes:
         session.say(note)
     require_paths(config)
-    check_optimizer(config.training.optimizer_type, config.training.optimizer_args)
+    check_optimizer(config.training)
     read_prompts(config, lambda _: None)
     accelerator, precision = _accelerator(config, session)
     if config.memory.num_cpu_threads_per_process:
@@ -175,7 +175,7 @@ def _latents(
     known = model.recognition
     grid = BucketGrid.from_config(config, multiple=known.multiple, downscale=known.downscale)
     memory = config.memory
-    root = Path(memory.cache_dir).expanduser() if memory.cache_dir else paths.user_cache()
+    root = Path(memory.cache_dir) if memory.cache_dir else paths.user_cache()
     directory = root / "latents" if memory.cache_latents_to_disk else None
     cache = LatentCache(directory, model.vae_key, config.dataset)
     held_out_cache = LatentCache(directory, model.vae_key, config.dataset.model_copy(update={"flip_aug": False}))
@@ -225,7 +225,7 @@ def _texts(session: Session, config: RunConfig, feed: Feed, model: Model, held_o
         )
         return None
     memory = config.memory
-    root = Path(memory.cache_dir).expanduser() if memory.cache_dir else paths.user_cache()
+    root = Path(memory.cache_dir) if memory.cache_dir else paths.user_cache()
     cache = TextCache(root / "texts" if memory.cache_text_encoder_outputs_to_disk else None, model.text_key)
 
     progress = session.progress("cache", "captions")
@@ -240,7 +240,7 @@ def _texts(session: Session, config: RunConfig, feed: Feed, model: Model, held_o
 def _network(config: RunConfig, model: Model, session: Session) -> LoraNetwork:
     weights = None
     if config.network.network_weights:
-        path = Path(config.network.network_weights).expanduser()
+        path = Path(config.network.network_weights)
         read_header(path)  # refuses what is no safetensors file, with the reason
         weights = load_file(path)
     conv = config.network.conv_dim is not None or config.network.dim_from_weights

@@ -8,10 +8,11 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from engine.config import RunConfig
 from engine.config.schema import SamplingTable
+from engine.config.values import Sampler
 from engine.errors import UsageError
 from engine.models.base import SampleRequest
 
@@ -54,7 +55,7 @@ def read_prompts(config: RunConfig, say: Callable[[str], None]) -> list[Prompt]:
     """
     given = config.sampling.sample_prompts
     if isinstance(given, str):
-        entries = _read_file(Path(given).expanduser()) if given.lower().endswith(_FILES) else given.splitlines()
+        entries = _read_file(Path(given)) if given.lower().endswith(_FILES) else given.splitlines()
     else:
         entries = list(given)
     prompts = [_prompt(entry, config, say) for entry in entries if not (isinstance(entry, str) and _blank(entry))]
@@ -88,7 +89,8 @@ def _read_file(path: Path) -> list[Any]:
         raise UsageError(f"The prompt file {path} lacks {error}.", "It needs [prompt] and [[prompt.subset]].") from None
     except ValueError as error:
         raise UsageError(
-            f"The prompt file {path} is malformed: {error}.", "See `sample_prompts` in the documentation."
+            f"The prompt file {path} is malformed: {error}.",
+            "UTF-8; a prompt a line (.txt), a list (.json), or [prompt] and [[prompt.subset]] (.toml).",
         ) from None
 
 
@@ -122,17 +124,33 @@ def _prompt(entry: Any, config: RunConfig, say: Callable[[str], None]) -> Prompt
         raise UsageError(
             f"A sample prompt is neither text nor a table with `prompt`: {entry!r}.", "Mend sampling.sample_prompts."
         )
+    given = {key: value for key, value in values.items() if value is not None}
+    try:
+        return _request(given, config)
+    except (ValueError, TypeError) as error:
+        raise UsageError(
+            f"A sample prompt has a value that is no number: {entry!r} ({error}).", "Mend sampling.sample_prompts."
+        ) from None
+
+
+def _request(given: Mapping[str, Any], config: RunConfig) -> Prompt:
     defaults: SamplingTable = config.sampling
     width, height = config.dataset.size
-    seed = values.get("seed", defaults.sample_seed)
+    seed = int(given.get("seed", defaults.sample_seed))
+    sampler = str(given.get("sample_sampler", defaults.sample_sampler))
+    if sampler not in get_args(Sampler):
+        raise UsageError(
+            f"Sample prompt {given['prompt']!r}: there is no sampler {sampler!r}.",
+            f"Samplers: {', '.join(get_args(Sampler))}.",
+        )
     request = SampleRequest(
-        prompt=values["prompt"].replace("{trigger}", config.trigger),
-        negative_prompt=str(values.get("negative_prompt") or ""),
-        width=int(values.get("width", width)),
-        height=int(values.get("height", height)),
-        seed=max(0, int(seed)),
-        steps=min(1000, max(1, int(values.get("sample_steps", defaults.sample_steps)))),
-        scale=float(values.get("scale", defaults.sample_scale)),
-        sampler=str(values.get("sample_sampler", defaults.sample_sampler)),
+        prompt=given["prompt"].replace("{trigger}", config.trigger),
+        negative_prompt=str(given.get("negative_prompt", "")),
+        width=int(given.get("width", width)),
+        height=int(given.get("height", height)),
+        seed=max(0, seed),
+        steps=min(1000, max(1, int(given.get("sample_steps", defaults.sample_steps)))),
+        scale=float(given.get("scale", defaults.sample_scale)),
+        sampler=sampler,
     )
-    return Prompt(request, seeded=int(values.get("seed", -1)) >= 0, random_seed=int(seed) < 0)
+    return Prompt(request, seeded=int(given.get("seed", -1)) >= 0, random_seed=seed < 0)

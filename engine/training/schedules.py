@@ -8,9 +8,9 @@ from diffusers.optimization import get_piecewise_constant_schedule
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers.optimization import get_scheduler
 
+from engine.config.optimizers import step_rules
 from engine.config.training import TrainingTable
-from engine.errors import UsageError
-from engine.training.optimizers import BuiltOptimizer, parse_arguments
+from engine.training.optimizers import BuiltOptimizer
 
 
 def build_schedule(training: TrainingTable, built: BuiltOptimizer, max_train_steps: int) -> LRScheduler | None:
@@ -25,16 +25,8 @@ def build_schedule(training: TrainingTable, built: BuiltOptimizer, max_train_ste
         return None
     if built.schedule_free or name == "constant":
         return LambdaLR(optimizer, lambda _: 1.0)
-    if name == "adafactor":
-        raise UsageError("training.lr_scheduler adafactor goes with optimizer_type Adafactor only.", "Choose cosine.")
     if name == "piecewise_constant":
-        arguments = parse_arguments(training.lr_scheduler_args, "training.lr_scheduler_args")
-        if "step_rules" not in arguments:
-            raise UsageError(
-                "training.lr_scheduler piecewise_constant needs its rules.",
-                'Set training.lr_scheduler_args = ["step_rules=1:10,0.1:20,0.01"].',
-            )
-        schedule: LRScheduler = get_piecewise_constant_schedule(optimizer, str(arguments["step_rules"]))
+        schedule: LRScheduler = get_piecewise_constant_schedule(optimizer, step_rules(training))
         return schedule
     warmup = steps_of(training.lr_warmup_steps, max_train_steps)
     settings: dict[str, dict[str, Any]] = {
@@ -47,13 +39,14 @@ def build_schedule(training: TrainingTable, built: BuiltOptimizer, max_train_ste
             "min_lr_ratio": training.lr_scheduler_min_lr_ratio or 0.0,
         },
     }
-    return get_scheduler(
+    result: LRScheduler = get_scheduler(
         name,
         optimizer,
         num_warmup_steps=warmup,
         num_training_steps=max_train_steps,
         scheduler_specific_kwargs=settings.get(name, {}),
     )
+    return result
 
 
 def steps_of(value: float, max_train_steps: int) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from engine import atomic
 
@@ -28,7 +28,7 @@ def save_tree(path: Path, tree: Any) -> int:
     atomic.require_space(path.parent, size + 2**20, "the training state")
     metadata = {"format": _FORMAT, "tree": json.dumps(structure), "sha256": _digest(tensors)}
     with atomic.replacing(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        temporary.write_bytes(save(tensors, metadata))  # and not save_file, which hides why the disk refused
     return path.stat().st_size
 
 

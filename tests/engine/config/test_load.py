@@ -94,6 +94,11 @@ def test_a_wrong_option_is_told_by_its_name() -> None:
         load_config(None, options={"memory.device": ("--device", "tpu")})
 
 
+@pytest.mark.parametrize(("text", "size"), [("512,768", (512, 768)), ("512", (512, 512)), ("[640, 448]", (640, 448))])
+def test_a_resolution_in_kohyas_form_is_understood(text: str, size: tuple[int, int]) -> None:
+    assert load_config(None, [f"dataset.resolution={text}"]).dataset.size == size
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [("1e-4", 1e-4), ("true", True), ("[1, 2]", [1, 2]), ("cosine", "cosine"), ("/a b/c", "/a b/c"), ("none", None)],

@@ -88,9 +88,7 @@ def test_settings_that_the_checkpoint_cannot_have_are_refused(
 def test_a_run_needs_model_pictures_and_name() -> None:
     with pytest.raises(UsageError) as caught:
         require_paths(RunConfig())
-    assert str(caught.value) == (
-        "There is no model and no pictures and no name to train with. Add --model PATH --images DIR --name NAME."
-    )
+    assert str(caught.value) == "Missing: model, pictures, name. Add --model PATH --images DIR --name NAME."
     paths = {"model": {"pretrained_model_name_or_path": "m"}, "dataset": {"train_data_dir": "p"}}
     with pytest.raises(UsageError, match="cannot be a file name"):
         require_paths(RunConfig().changed(**paths, saving={"output_name": "a/b"}))

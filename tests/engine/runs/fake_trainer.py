@@ -52,9 +52,9 @@ stop = False
 events.emit("phase", name="train", state="start", step=first)
 for step in range(first + 1, steps + 1):
     time.sleep(pause)
+    write_text(run_dir.private / "fake", str(step))
     state.update(state="running", step=step, epoch=1, max_train_steps=steps, phase="train")
     events.emit("step", step=step, epoch=1, loss=1 / step, loss_average=1 / step, lr={"unet": 1e-4})
-    write_text(run_dir.private / "fake", str(step))
     for command in box.take():
         box.acknowledge(command, "done")
         stop = stop or command.name == "stop"

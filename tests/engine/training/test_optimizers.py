@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine.config.optimizers import SOURCES, Source, check_training, parse_arguments
 from engine.config.training import TrainingTable
 from engine.errors import UsageError
 from engine.training import optimizers
-from engine.training.optimizers import build_optimizer, parse_arguments
+from engine.training.optimizers import build_optimizer
 from engine.training.schedules import build_schedule
 from engine.training.statefile import load_tree, save_tree
 
@@ -86,7 +87,6 @@ def test_adafactor_sets_its_own_rate_unless_told_otherwise() -> None:
         ("AdamX", [], "there is no optimizer 'AdamX'"),
         ("nowhere.Adam", [], "cannot be loaded"),
         ("os.path", [], "there is no optimizer"),
-        ("DAdaptAdam", [], "Prodigy is its successor"),
         ("AdamW", ["speed=9"], "does not take these settings"),
         ("AdamW", ["weight_decay"], "has no value"),
     ],
@@ -97,7 +97,9 @@ def test_wrong_optimizers_are_refused(name: str, arguments: list[str], sentence:
 
 
 def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(optimizers._LIBRARIES, "lion", ("Lion", "no_such_module", "lion-pytorch", "optimizers"))
+    monkeypatch.setitem(SOURCES, "lion", Source("Lion", "no_such_module", "lion-pytorch", "optimizers"))
+    with pytest.raises(UsageError, match=r"Lion needs the package lion-pytorch \(it is not installed\)"):
+        check_training(TrainingTable(optimizer_type="Lion"))
     with pytest.raises(UsageError, match=r'Lion needs the package lion-pytorch.*pip install "lorasmith\[optimizers\]"'):
         build_optimizer("Lion", [], problem()[1])
 
@@ -132,12 +134,19 @@ def test_schedules_have_their_shapes() -> None:
     assert rates(lr_scheduler="inverse_sqrt", lr_warmup_steps=10)[40] == pytest.approx(0.5, abs=0.02)
 
 
-def test_schedules_refuse_what_they_lack() -> None:
-    built = build_optimizer("AdamW", [], problem()[1])
-    with pytest.raises(UsageError, match="needs its rules"):
-        build_schedule(TrainingTable(lr_scheduler="piecewise_constant"), built, 10)
-    with pytest.raises(UsageError, match="goes with optimizer_type Adafactor only"):
-        build_schedule(TrainingTable(lr_scheduler="adafactor"), built, 10)
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"lr_scheduler": "piecewise_constant"}, "needs its rules"),
+        ({"lr_scheduler": "piecewise_constant", "lr_scheduler_args": ["step_rules=1:x"]}, "are malformed"),
+        ({"lr_scheduler": "adafactor"}, "goes with optimizer_type Adafactor only"),
+        ({"optimizer_type": "DAdaptAdam"}, "Prodigy is its successor"),
+        ({"optimizer_args": ["decay"]}, "has no value"),
+    ],
+)
+def test_what_is_lacking_is_seen_before_the_start(settings: dict[str, object], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        check_training(TrainingTable(**settings))
 
 
 def test_arguments_are_literals_or_text() -> None:

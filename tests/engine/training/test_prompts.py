@@ -68,6 +68,8 @@ def test_text_toml_and_json_files_agree(tmp_path: Path) -> None:
         ("p.toml", "[prompt]\nwidth = 1\n", "lacks 'subset'"),
         ("p.toml", "[prompt\n", "malformed"),
         ("p.txt", "a --w wide\n", "--w 'wide' is not a number"),
+        ("p.txt", "a --ss quick\n", "there is no sampler 'quick'"),
+        ("p.json", '[{"prompt": "a", "width": "big"}]', "has a value that is no number"),
     ],
 )
 def test_bad_prompt_files_are_refused_before_the_start(
