@@ -1,8 +1,8 @@
 """Build the demo base: a tiny text-to-image model with the Stable Diffusion 1.5 classes, trained on `demo_world`.
 
-The stages are seeded and resumable, with a checkpoint every two minutes: `vae`, `latents`, `text` (tokenizer, and a
-warm-up of the text encoder on the attributes a caption names), `unet` (UNet and text encoder together) and `export`,
-which writes a diffusers folder in fp16.
+The stages are seeded and resumable, with a checkpoint every two minutes: `vae`, `tune` (its decoder alone, on slightly
+noisy latents), `latents`, `text` (tokenizer, and a warm-up of the text encoder on the attributes a caption names),
+`unet` (UNet and text encoder together) and `export`, which writes a diffusers folder in fp16.
 
     python tools/build_demo_base.py --work /tmp/base --out engine/assets/demo_base
     python tools/build_demo_base.py --work /tmp/base --stage vae --minutes 25
@@ -22,8 +22,8 @@ from demo_training import run_team
 from demo_unet import encode_pictures, load_latents, load_trained, new_scheduler, train_unet
 from demo_vae import load_vae, train_vae, vae_pictures
 
-STAGES = ("vae", "latents", "text", "unet", "export")
-MINUTES = {"vae": 22.0, "text": 1.5, "unet": 35.0}
+STAGES = ("vae", "tune", "latents", "text", "unet", "export")
+MINUTES = {"vae": 32.0, "tune": 4.0, "text": 1.5, "unet": 41.0}
 PARTS = {
     "scheduler": ["diffusers", "DDIMScheduler"],
     "text_encoder": ["transformers", "CLIPTextModel"],
@@ -69,6 +69,8 @@ def run_stage(stage: str, args: argparse.Namespace) -> None:
     if stage == "vae":
         vae_pictures(work)
         run_team(args.threads, work, train_vae, work, minutes, args.steps)
+    elif stage == "tune":
+        run_team(args.threads, work, train_vae, work, minutes, args.steps, True)
     elif stage == "latents":
         run_team(args.threads, work, encode_pictures, work)
     elif stage == "text":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 
-from demo_world import COLOURS, FEET, MOUTHS, OBJECTS, PATTERNS, POSITIONS, SHAPES, SIZES, TOPS, Scene
+from demo_pen import COLOURS
+from demo_world import FEET, MOUTHS, OBJECTS, PATTERNS, POSITIONS, SHAPES, SIZES, TOPS, Scene
 
 COLOUR_NAMES = tuple(COLOURS)
 LABELS: dict[str, tuple[object, ...]] = {

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTokenizer
 
-PICTURES = 24_000
+PICTURES = 12_000
 DROPOUT = 0.1
 LENGTHS = (32, 32, 32, 77)
 LATENT_OFFSET = 4_000_000

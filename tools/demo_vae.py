@@ -8,19 +8,20 @@ from typing import Any
 import demo_world as world
 import numpy as np
 import torch
+from demo_pen import SIZE, scribble
 from demo_training import Clock, Ema, Team, atomic_save, draw_many, learning_rate, seeded, set_rate, unit_range
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 Vae = Any  # diffusers publishes no types
-WHOLE_FROM = 0.75
+WHOLE_FROM = 0.85
 
 
 def vae_picture(index: int) -> np.ndarray[Any, Any]:
     """Training picture `index`: two of the world to one scribble, uint8 (64, 64, 3)."""
     rng = seeded(index)
-    return np.asarray(world.scribble(rng) if index % 3 == 2 else world.draw_scene(world.sample_scene(rng)))
+    return np.asarray(scribble(rng) if index % 3 == 2 else world.draw_scene(world.sample_scene(rng)))
 
 
 def new_vae() -> Vae:
@@ -35,7 +36,7 @@ def new_vae() -> Vae:
         layers_per_block=1,
         latent_channels=4,
         norm_num_groups=8,
-        sample_size=world.SIZE,
+        sample_size=SIZE,
     )
     with torch.no_grad():
         vae.quant_conv.bias[4:] = -5.0  # start with little posterior noise
@@ -73,20 +74,40 @@ def vae_step(vae: Vae, pictures: Tensor) -> Tensor:
 
 def crop(pictures: Tensor, side: int) -> Tensor:
     """The same random square of `side` pixels from each picture (n, 3, side, side)."""
-    top, left = (int(torch.randint(world.SIZE - side + 1, ())) for _ in range(2))
+    top, left = (int(torch.randint(SIZE - side + 1, ())) for _ in range(2))
     return pictures[:, :, top : top + side, left : left + side]
 
 
-def train_vae(team: Team, work: Path, minutes: float, steps: int, peak: float = 2e-3) -> None:
-    """Train the VAE, keeping an EMA; resumes from `work/vae.pt`.
+def decoder_step(vae: Vae, pictures: Tensor) -> Tensor:
+    """The loss of the decoder alone on uint8 pictures: windows of 8x8 slightly noisy latents."""
+    target = unit_range(pictures)
+    with torch.no_grad():
+        latents = vae.encode(target).latent_dist.mode()
+        latents += 0.08 * latents.std() * torch.randn_like(latents)
+    top, left = (int(torch.randint(9, ())) for _ in range(2))
+    back = vae.decode(latents[:, :, top : top + 8, left : left + 8]).sample
+    window = target[:, :, 4 * top : 4 * top + 32, 4 * left : 4 * left + 32]
+    loss: Tensor = F.l1_loss(back, window) + 2.0 * F.mse_loss(back, window)
+    return loss
 
-    The first three quarters see eight 32-pixel crops a process and step (much cheaper), the rest four whole pictures.
-    """
-    path = work / "vae.pt"
+
+def loss_of(vae: Vae, pictures: Tensor, share: float, tune: bool) -> Tensor:
+    """One process's loss: decoder windows, or cheap 32-pixel crops at first and whole pictures at the end."""
+    count = 6 if tune else 8 if share < WHOLE_FROM else 4
+    batch = pictures[torch.randint(len(pictures), (count,))]
+    if tune:
+        return decoder_step(vae, batch)
+    return vae_step(vae, crop(batch, 32) if share < WHOLE_FROM else batch)
+
+
+def train_vae(team: Team, work: Path, minutes: float, steps: int, tune: bool = False) -> None:
+    """Train the VAE, keeping an EMA, resuming from `work/vae.pt`; `tune` goes on with the decoder alone."""
+    path, peak = (work / "vae_tuned.pt", 8e-4) if tune else (work / "vae.pt", 2e-3)
     torch.manual_seed(0)
-    vae = new_vae()
+    vae = load_vae(work).train() if tune else new_vae()
     ema, clock = Ema(vae, 0.998), Clock(minutes, steps)
-    parameters = list(vae.parameters())
+    parts = (vae.decoder, vae.post_quant_conv) if tune else (vae,)
+    parameters = [p.requires_grad_() for part in parts for p in part.parameters()]
     optimiser = torch.optim.AdamW([{"params": parameters, "peak": peak}], lr=peak, betas=(0.9, 0.98), weight_decay=1e-3)
     if path.exists():
         saved = torch.load(path, weights_only=True)
@@ -98,10 +119,9 @@ def train_vae(team: Team, work: Path, minutes: float, steps: int, peak: float = 
     torch.manual_seed(1 + team.rank + 10 * clock.step)
     share, losses = clock.share(), []
     while share < 1.0:
-        set_rate(optimiser, learning_rate(1.0, share, clock.step))
+        set_rate(optimiser, learning_rate(1.0, share, clock.step, hold=0.2 if tune else 0.4))
         optimiser.zero_grad(set_to_none=True)
-        side, batch = (32, 8) if share < WHOLE_FROM else (world.SIZE, 4)
-        loss = vae_step(vae, crop(pictures[torch.randint(len(pictures), (batch,))], side))
+        loss = loss_of(vae, pictures, share, tune)
         torch.autograd.backward(loss)
         share = team.average(parameters, clock.share())
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -112,7 +132,7 @@ def train_vae(team: Team, work: Path, minutes: float, steps: int, peak: float = 
         ema.update(vae, clock.step)
         losses.append(float(loss.detach()))
         if clock.log_due():
-            quality = decibels(ema.module, held_out)[0]
+            quality = decibels(ema.module, held_out[:16])[0]
             print(f"vae step {clock.step} share {share:.3f} loss {np.mean(losses):.4f} dB {quality:.2f}", flush=True)
             losses = []
         if clock.save_due() or share >= 1.0:
@@ -121,7 +141,7 @@ def train_vae(team: Team, work: Path, minutes: float, steps: int, peak: float = 
 
 
 def load_vae(work: Path) -> Vae:
-    """The EMA weights of the VAE stage."""
-    vae = new_vae()
-    vae.load_state_dict(torch.load(work / "vae.pt", weights_only=True)["ema"])
+    """The averaged weights, with the tuned decoder if there is one."""
+    vae, tuned = new_vae(), work / "vae_tuned.pt"
+    vae.load_state_dict(torch.load(tuned if tuned.exists() else work / "vae.pt", weights_only=True)["ema"])
     return vae.eval().requires_grad_(False)
