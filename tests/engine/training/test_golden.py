@@ -6,7 +6,9 @@ import hashlib
 import json
 import math
 import random
+import re
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +89,7 @@ def plain_losses() -> list[float]:
     files = sorted(PICTURES.glob("*.png"))
     moments, captions = [], []
     for file in files:
-        pixels = torch.from_numpy(np.asarray(Image.open(file).convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1
+        pixels = torch.from_numpy(np.array(Image.open(file).convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1
         with torch.no_grad():
             moments.append(vae.encode(pixels[None]).latent_dist)
         captions.append(file.with_suffix(".txt").read_text().strip())
@@ -132,8 +134,10 @@ def start_like_kohya(*models: torch.nn.Module) -> None:
     """Down: kaiming uniform with a = sqrt(5), text encoder first; up: zeros."""
     draws = seeded("lora")
     for model in models:
-        for _, module in model.named_modules():
-            if hasattr(module, "lora_A"):
+        layers = [(name, module) for name, module in model.named_modules() if hasattr(module, "lora_A")]
+        blocks = groupby(layers, lambda layer: re.split(r"\.(?:attn\d|ff)\.", layer[0])[0])
+        for _, block in blocks:  # Kohya's UNet has attn2 behind ff, diffusers' before it
+            for _, module in sorted(block, key=lambda layer: ".attn2." in layer[0]):
                 torch.nn.init.kaiming_uniform_(module.lora_A["default"].weight, a=math.sqrt(5), generator=draws)
                 torch.nn.init.zeros_(module.lora_B["default"].weight)
 
