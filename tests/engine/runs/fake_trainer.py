@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from engine.atomic import write_text
+from engine.atomic import read_json
 from engine.runs import ControlBox, EventLog, RunDir, RunLock, StateWriter, write_exit
 
 signals: list[int] = []
@@ -32,7 +32,7 @@ signal.signal(signal.SIGHUP, signal.SIG_IGN)
 lock = RunLock(run_dir.lock_path)
 events = EventLog(run_dir.events_path, run_dir.reserve_path)
 box, state = ControlBox(run_dir, events), StateWriter(run_dir, interval=0)
-first = 0 if not (run_dir.private / "fake").exists() else int((run_dir.private / "fake").read_text())
+first = int((read_json(run_dir.state_path) or {}).get("step") or 0)
 events.emit("run_started", name=run_dir.name, step=first, max_train_steps=steps, pid=0)
 print("fake trainer", flush=True)
 
@@ -52,7 +52,6 @@ stop = False
 events.emit("phase", name="train", state="start", step=first)
 for step in range(first + 1, steps + 1):
     time.sleep(pause)
-    write_text(run_dir.private / "fake", str(step))
     state.update(state="running", step=step, epoch=1, max_train_steps=steps, phase="train")
     events.emit("step", step=step, epoch=1, loss=1 / step, loss_average=1 / step, lr={"unet": 1e-4})
     for command in box.take():
