@@ -519,10 +519,8 @@ def test_without_a_gpu(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_date_that_is_none(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
-    refused(
-        2,
-        ("SOURCE_DATE_EPOCH is 'yesterday', which is no time in whole seconds", "hint: Give it the seconds since 1970"),
-    )
+    said = "SOURCE_DATE_EPOCH is 'yesterday', which is no time in whole seconds"
+    refused(2, (said, "hint: Give it the seconds since 1970"))
 
 
 # The place
