@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from engine.adapters.dropout import add_dropouts
+from engine.adapters.fused import fuse
 from engine.adapters.names import ALPHA, DOWN, PARTS, UP, by_module
 from engine.config.schema import NetworkTable
 from engine.errors import ModelError, UsageError
@@ -237,18 +237,6 @@ class LoraNetwork:
         for module in self.modules:
             module.layer.train(mode)
 
-    @contextmanager
-    def set_enabled(self, enabled: bool) -> Iterator[None]:
-        """Inside, the adapter acts or does not; afterwards it is as before. Gradients' flags stay."""
-        before = [module.layer._disable_adapters for module in self.modules]
-        try:
-            for module in self.modules:
-                module.layer._disable_adapters = not enabled
-            yield
-        finally:
-            for module, disabled in zip(self.modules, before, strict=True):
-                module.layer._disable_adapters = disabled
-
     def rely_on_autocast(self, under_autocast: bool) -> None:
         """Under autocast, spare each layer the cast of its input to float32 and back.
 
@@ -342,6 +330,7 @@ def _inject(component: nn.Module, targets: Sequence[LoraTarget], sizes: Mapping[
     assert wrapped.keys() == {target.path for target in targets}, "peft wrapped other layers than asked for"
     for layer in wrapped.values():
         layer.train(training)
+        fuse(layer)
     return [LoraModule(target, wrapped[target.path]) for target in targets]
 
 

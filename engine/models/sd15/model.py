@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any, Literal
 
 import torch
@@ -55,6 +55,7 @@ class SD15Model(Model):
         self.minimum_size = min(64, int(unet.config.sample_size or 64) * self.downscale)
         self.device = next(unet.parameters()).device
         self.dtype = next(unet.parameters()).dtype
+        self._token_ids = lru_cache(maxsize=4096)(self._tokenise)
         self._final_norm = getattr(text_encoder, "text_model", text_encoder).final_layer_norm
         self._released: set[Part] = set()
         # Parameters, not state_dict(): they stay the same objects when moved, or when adapters rename them.
@@ -92,9 +93,12 @@ class SD15Model(Model):
     def encode_text(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """Captions to {"hidden_states": [B, tokens, width]} in the compute dtype. Gradients flow."""
         encoder = self.trainable["text_encoder"]
-        ids = tokenise(self.tokenizer, captions, self.context, self.max_token_length)
+        ids = torch.cat([self._token_ids(caption) for caption in captions])
         device = self._final_norm.weight.device
         return {"hidden_states": encode(encoder, self._final_norm, ids.to(device), self.clip_skip)}
+
+    def _tokenise(self, caption: str) -> Tensor:
+        return tokenise(self.tokenizer, [caption], self.context, self.max_token_length)
 
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Mapping[str, Tensor]) -> Tensor:
         """See `Model.predict`; computed in the compute dtype, returned as float32."""

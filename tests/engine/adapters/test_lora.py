@@ -253,22 +253,6 @@ def test_max_norm(tiny, filled):
     assert network.apply_max_norm(limit * 1.001)[0] == 0
 
 
-def test_disabled_inside_only(tiny, filled):
-    before = tiny.forward()
-    network = tiny.attach()
-    filled(network)
-    after = tiny.forward()
-    assert not torch.equal(before, after)
-    with pytest.raises(RuntimeError, match="inside"), network.set_enabled(False):
-        assert torch.equal(tiny.forward(), before)
-        with network.set_enabled(True):
-            assert torch.equal(tiny.forward(), after)
-        assert torch.equal(tiny.forward(), before)
-        raise RuntimeError("inside")
-    assert torch.equal(tiny.forward(), after)
-    assert all(parameter.requires_grad for parameter in network.parameters())
-
-
 def test_autocast_without_the_casts_gives_the_same(make, filled):
     tiny = make()
     network = tiny.attach()

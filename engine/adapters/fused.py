@@ -1,0 +1,81 @@
+"""peft's LoRA layers with a cheaper training step: the same sum, without the tensors in between.
+
+peft computes base(x) + up(down(x)) * scale in three passes over the layer's output, each into new memory, and again in
+the backward pass. Here the low-rank part is added into the base's output by the matrix product itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft.tuners.lora.layer import Conv2d, Linear
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+
+def fuse(layer: Any) -> None:
+    """Make a layer that peft has put in a fused one, in place; of other classes it stays peft's."""
+    layer.__class__ = {Linear: FusedLinear, Conv2d: FusedConv2d}.get(type(layer), type(layer))
+
+
+def _adapter(layer: Any, given: object) -> str | None:
+    """The one adapter that acts plainly; None where peft's own forward has to decide: no training, a dropout."""
+    if not torch.is_grad_enabled() or given or layer.disable_adapters or layer.merged or layer.lora_variant:
+        return None
+    (name, *others) = layer.active_adapters
+    if others or name not in layer.lora_A or layer.lora_A[name]._forward_hooks:
+        return None
+    return str(name) if isinstance(layer.lora_dropout[name], torch.nn.Identity) else None
+
+
+class FusedLinear(Linear):  # type: ignore[misc]
+    """A linear layer with its LoRA."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """[..., in] to [..., out], in autocast's type where it is on."""
+        name, kind = _adapter(self, args or kwargs), x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        base = self.base_layer
+        if name is None or base.weight.dtype != dtype or base.weight.requires_grad:
+            return super().forward(x, *args, **kwargs)  # type: ignore[no-any-return]
+        down, up = self.lora_A[name].weight.to(dtype), self.lora_B[name].weight.to(dtype)
+        result: Tensor = _LinearWithLora.apply(x.to(dtype), base.weight, base.bias, down, up, self.scaling[name])
+        return result
+
+
+class _LinearWithLora(torch.autograd.Function):
+    """x · Wᵀ + b + scale · (x · downᵀ) · upᵀ, W and b frozen; all tensors of one dtype."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float
+    ) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        hidden = rows @ down.T
+        result = functional.linear(rows, weight, bias).addmm_(hidden, up.T, alpha=scale)
+        ctx.save_for_backward(x, weight, down, up, hidden)
+        ctx.scale = scale
+        return result.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[misc]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, down, up, hidden = ctx.saved_tensors
+        rows, out = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
+        inner = (out @ up).mul_(ctx.scale)
+        to_x = (out @ weight).addmm_(inner, down).view(x.shape) if ctx.needs_input_grad[0] else None
+        return to_x, None, None, inner.T @ rows, (out.T @ hidden).mul_(ctx.scale), None
+
+
+class FusedConv2d(Conv2d):  # type: ignore[misc]
+    """A convolution with its LoRA: its output takes the low-rank part up in place."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """[B, in, h, w] to [B, out, h', w']."""
+        name = _adapter(self, args or kwargs)
+        if name is None or (not torch.is_autocast_enabled(x.device.type) and x.dtype != self.lora_A[name].weight.dtype):
+            return super().forward(x, *args, **kwargs)  # type: ignore[no-any-return]
+        result: Tensor = self.base_layer(x)
+        return result.add_(self.lora_B[name](self.lora_A[name](x)), alpha=self.scaling[name])
