@@ -1,7 +1,15 @@
 """Our loop against a plain diffusers + peft loop: images a second, peak memory, time to the first step.
 
-Both sides train the same LoRA (attention of the UNet, and the text encoder) of the same model on the same cached
-latents, each in a process of its own, and take turns in one run, so that a noisy machine hits both alike.
+Both sides train the same LoRA (attention of the UNet, and the text encoder) of the same model on the same four
+pictures with captions, each in a process of its own, and take turns in one run, so that a noisy machine hits both
+alike. The plain side is what a careful person writes: all pictures encoded and all captions tokenised beforehand, a
+random batch, noise and timesteps each step, autocast, a fused AdamW, clipped gradients, the loss read each step.
+
+* images/s: from the median time of a step.
+* peak memory: of torch on a GPU, else the largest resident size of the process.
+* first step: seconds from the start of the process to the end of the first update: imports, model, pictures, latents.
+  Ours also makes a run directory, hashes the VAE, fills the cache (emptied before) and saves the first state. Each side
+  starts several times, in changing order, after the model's files were read once; the best start counts.
 
     python benchmarks/step_time.py --family sd15 --against diffusers --model DIR [--resolution 256] [--steps 4]
     python benchmarks/step_time.py --overhead --model DIR     what events, control and progress cost a step
@@ -13,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import resource
 import statistics
@@ -25,7 +34,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-RANK, BATCH_CAPTION = 16, "a photo of a dog, outdoors"
+RANK, CAPTION = 16, "a photo of a dog, outdoors"
+SIDES = ("ours", "plain")
 
 
 def main() -> None:
@@ -38,8 +48,8 @@ def main() -> None:
         return
     rows = []
     for dtype in options.dtypes.split(","):
-        for checkpointing in (False, True):
-            rows.append(compare(options, dtype, checkpointing))
+        for checkpointing in options.checkpointings.split(","):
+            rows.append(compare(options, dtype, checkpointing == "on"))
             print(rows[-1], flush=True)
     print(
         "\n| precision | checkpointing | images/s ours : plain | peak memory ours : plain | first step ours : plain |"
@@ -58,6 +68,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--steps", type=int, default=3, help="steps a turn")
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--starts", type=int, default=2, help="starts of each side, for the time to the first step")
+    parser.add_argument("--checkpointings", default="off,on", help="gradient checkpointing: off, on, or both")
     parser.add_argument("--dtypes", default="no,bf16")
     parser.add_argument("--overhead", action="store_true")
     parser.add_argument("--side", choices=["ours", "plain"], help=argparse.SUPPRESS)
@@ -81,30 +93,28 @@ def compare(options: argparse.Namespace, dtype: str, checkpointing: bool) -> dic
         dtype,
         *(["--checkpointing"] if checkpointing else []),
     ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    sides: dict[str, subprocess.Popen[str]] = {}
+    for file in Path(options.model).rglob("*.safetensors"):  # or the first start alone would wait for the disk
+        file.read_bytes()
     first: dict[str, float] = {}
-    for side in ("ours", "plain"):  # one after the other, so that neither start disturbs the other
-        sides[side] = subprocess.Popen(
-            [*command, "--side", side],
-            env=environment,
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=sys.stderr,
-        )
-        first[side] = ask(sides[side], 1)["since_start"]
+    for turn in range(options.starts):
+        last = turn == options.starts - 1
+        sides: dict[str, subprocess.Popen[str]] = {}
+        for side in SIDES if turn % 2 == 0 else SIDES[::-1]:  # one after the other: neither start disturbs the other
+            begin = time.perf_counter()
+            sides[side] = start([*command, "--side", side])
+            ask(sides[side], 1)
+            first[side] = min(first.get(side, math.inf), time.perf_counter() - begin)
+            if not last:
+                end(sides[side])
     seconds: dict[str, list[float]] = {"ours": [], "plain": []}
     peak: dict[str, float] = {}
     for turn in range(options.turns):
-        for side in ("ours", "plain") if turn % 2 == 0 else ("plain", "ours"):
+        for side in SIDES if turn % 2 == 0 else SIDES[::-1]:
             answer = ask(sides[side], options.steps)
             seconds[side] += answer["seconds"]
             peak[side] = answer["peak_gib"]
     for process in sides.values():
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait()
+        end(process)
     rate = {side: options.batch / statistics.median(values) for side, values in seconds.items()}
     line = (
         f"| {dtype} | {'on' if checkpointing else 'off'} | {rate['ours']:.3f} : {rate['plain']:.3f} = "
@@ -113,6 +123,19 @@ def compare(options: argparse.Namespace, dtype: str, checkpointing: bool) -> dic
         f"{first['ours'] / first['plain']:.2f} |"
     )
     return {"line": line, "seconds": seconds, "peak_gib": peak, "first_step": first}
+
+
+def start(command: list[str]) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(
+        command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sys.stderr
+    )
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+    process.wait()
 
 
 def ask(process: subprocess.Popen[str], steps: int) -> dict[str, Any]:
@@ -128,19 +151,15 @@ def ask(process: subprocess.Popen[str], steps: int) -> dict[str, Any]:
 
 def worker(options: argparse.Namespace) -> None:
     """One side: reads a number of steps from standard input, makes them, prints how long each took."""
-    started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        loop = ours(options, Path(folder)) if options.side == "ours" else plain(options)
+        loop = (ours if options.side == "ours" else plain)(options, Path(folder))
         for line in sys.stdin:
             seconds = []
             for _ in range(int(line)):
                 begin = time.perf_counter()
                 next(loop)
                 seconds.append(time.perf_counter() - begin)
-            print(
-                json.dumps({"seconds": seconds, "peak_gib": peak(), "since_start": time.perf_counter() - started}),
-                flush=True,
-            )
+            print(json.dumps({"seconds": seconds, "peak_gib": peak()}), flush=True)
 
 
 def peak() -> float:
@@ -159,7 +178,7 @@ def pictures(folder: Path, size: int) -> Path:
         Image.effect_mandelbrot((size, size), (-2 + index / 9, -1.5, 1, 1.5), 60).convert("RGB").save(
             folder / f"{index}.png"
         )
-        (folder / f"{index}.txt").write_text(BATCH_CAPTION)
+        (folder / f"{index}.txt").write_text(CAPTION)
     return folder
 
 
@@ -179,6 +198,7 @@ def ours(options: argparse.Namespace, folder: Path) -> Iterator[None]:
         "dataset.enable_bucket": "false",
         "saving.output_name": "x",
         "saving.output_dir": folder / "out",
+        "memory.cache_dir": folder / "cache",
         "network.network_dim": RANK,
         "network.network_alpha": RANK,
         "training.train_batch_size": options.batch,
@@ -202,8 +222,8 @@ def ours(options: argparse.Namespace, folder: Path) -> Iterator[None]:
             yield
 
 
-def plain(options: argparse.Namespace) -> Iterator[None]:
-    """What a person writes with diffusers and peft: autocast, a fused AdamW, latents encoded beforehand."""
+def plain(options: argparse.Namespace, folder: Path) -> Iterator[None]:
+    """What a person writes with diffusers and peft."""
     import torch
     from diffusers import DDPMScheduler, StableDiffusionPipeline
     from peft import LoraConfig
@@ -233,17 +253,16 @@ def plain(options: argparse.Namespace) -> Iterator[None]:
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
     schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
     vae = pipeline.vae.to(device, torch.float32 if device == "cpu" else dtype)
-    with torch.no_grad():
-        picture = (
-            torch.rand(options.batch, 3, options.resolution, options.resolution, device=device, dtype=vae.dtype) * 2 - 1
-        )
-        latents = vae.encode(picture).latent_dist.sample().float() * vae.config.scaling_factor
+    posteriors, all_ids = prepared(pictures(folder / "p", options.resolution), vae, pipeline.tokenizer)
+    scaling = vae.config.scaling_factor
     del pipeline, vae
     while True:
+        chosen = torch.randint(0, len(posteriors), (options.batch,)).tolist()
+        latents = torch.cat([posteriors[index].sample() for index in chosen]).float() * scaling
+        ids = all_ids[chosen].to(device)
         noise = torch.randn_like(latents)
         timesteps = torch.randint(0, 1000, (options.batch,), device=device)
         noisy = schedule.add_noise(latents, noise, timesteps)
-        ids = tokens(options, device)
         with torch.autocast(device, dtype, enabled=dtype != torch.float32):
             states = text_encoder(ids)[0]
             prediction = unet(noisy.to(dtype), timesteps, states.to(dtype)).sample
@@ -255,27 +274,30 @@ def plain(options: argparse.Namespace) -> Iterator[None]:
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        float(loss)
+        loss.item()
         yield
 
 
-_TOKENS: dict[int, Any] = {}
+def prepared(folder: Path, vae: Any, tokenizer: Any) -> tuple[list[Any], Any]:
+    """The posterior of each picture, and the token ids [pictures, 77] of the captions."""
+    import numpy as np
+    import torch
+    from PIL import Image
 
-
-def tokens(options: argparse.Namespace, device: str) -> Any:
-    if not _TOKENS:
-        from transformers import CLIPTokenizer
-
-        tokenizer = CLIPTokenizer.from_pretrained(Path(options.model) / "tokenizer", local_files_only=True)
-        ids = tokenizer(
-            [BATCH_CAPTION] * options.batch,
-            padding="max_length",
-            truncation=True,
-            max_length=tokenizer.model_max_length,
-            return_tensors="pt",
-        ).input_ids
-        _TOKENS[0] = ids.to(device)
-    return _TOKENS[0]
+    files = sorted(folder.glob("*.png"))
+    posteriors = []
+    for file in files:
+        pixels = torch.from_numpy(np.array(Image.open(file).convert("RGB"))).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            posteriors.append(vae.encode((pixels / 127.5 - 1).to(vae.device, vae.dtype)).latent_dist)
+    ids = tokenizer(
+        [file.with_suffix(".txt").read_text() for file in files],
+        padding="max_length",
+        truncation=True,
+        max_length=tokenizer.model_max_length,
+        return_tensors="pt",
+    ).input_ids
+    return posteriors, ids
 
 
 def overhead(options: argparse.Namespace) -> str:
