@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from engine.errors import UsageError
-from engine.exit_codes import ExitCode
 
 COMMANDS = ("demo", "runs", "attach", "stop", "resume", "set", "inspect", "presets", "schema", "info", "locate")
 _MODULES = {"set": "set_value"}
@@ -74,15 +73,15 @@ def cli(ctx: click.Context, /, preset: str | None, **options: Any) -> int | None
             )
         return None
     if preset is None:
-        return _without_preset(ctx, typed)
+        return _without_preset(typed)
     from tui.commands.run import run_preset
 
     return run_preset(preset, **options)
 
 
-def _without_preset(ctx: click.Context, typed: bool) -> int:
+def _without_preset(typed: bool) -> int:
     if typed:
         raise UsageError("A run needs a preset.", "Add --preset NAME; `lorasmith presets` lists them.")
-    click.echo(ctx.get_help(), err=True)
-    click.echo("\nThere is no screen yet: start a run with --preset, or try `lorasmith demo`.", err=True)
-    return ExitCode.USAGE
+    from tui.start import show
+
+    return show()

@@ -1,0 +1,80 @@
+"""What all screens share: help, the way errors are shown, and one panel for a terminal that is too small."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+from textual.screen import Screen
+from textual.widgets import Footer, Static
+from textual.worker import Worker, WorkerState
+
+from tui.texts import _
+
+if TYPE_CHECKING:
+    from tui.app import LoraSmithApp
+
+SMALLEST = (60, 16)
+"""Columns and rows below which only the status panel is shown."""
+
+
+class BaseScreen(Screen[None]):
+    """A screen of LoRA Smith. Subclasses yield their content in `compose_content`.
+
+    Blocking work goes into `@work(thread=True, exclusive=True, exit_on_error=False, group=...)`; an error in it is
+    shown by this class. Workers return values or post messages; they never touch a widget.
+    """
+
+    HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (SMALLEST[0], "-narrow"), (100, "-wide")]
+    VERTICAL_BREAKPOINTS = [(0, "-flat"), (SMALLEST[1], "-low"), (32, "-tall")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("f1,question_mark", "help", _("Help"), key_display="?", tooltip=_("What the focused thing does.")),
+    ]
+    HELP: ClassVar[str | None] = None
+    """Markdown: what this screen is for. A widget's HELP stands above it."""
+
+    @property
+    def smith(self) -> LoraSmithApp:
+        """The app, with its own type."""
+        return cast("LoraSmithApp", self.app)
+
+    def compose(self) -> ComposeResult:
+        """Content, footer, and the panel for small terminals."""
+        with Container(id="content"):
+            yield from self.compose_content()
+        yield Footer(show_command_palette=False)
+        yield Static(id="too-small")
+
+    def compose_content(self) -> ComposeResult | Iterator[object]:
+        """Everything above the footer."""
+        raise NotImplementedError
+
+    def status_text(self) -> str:
+        """The one thing to say when nothing else fits."""
+        return self.title or ""
+
+    def on_resize(self) -> None:
+        """Say what is essential when the terminal is too small for more."""
+        self.refresh_status()
+
+    def refresh_status(self) -> None:
+        """Write the panel for small terminals anew, where it shows."""
+        width, height = self.app.size
+        if width < SMALLEST[0] or height < SMALLEST[1]:
+            words = _("Enlarge the terminal to {0} × {1} for the rest.").format(*SMALLEST)
+            self.query_one("#too-small", Static).update(f"{self.status_text()}\n\n{words}")
+
+    def action_help(self) -> None:
+        """Explain the focused thing, the screen, and all keys."""
+        from tui.screens.help import HelpScreen
+
+        self.app.push_screen(HelpScreen(self))
+
+    @on(Worker.StateChanged)
+    def _show_failure(self, event: Worker.StateChanged) -> None:
+        if event.state is WorkerState.ERROR and event.worker.error is not None:
+            self.smith.show_error(event.worker.error)

@@ -1,0 +1,55 @@
+"""Help for the focused thing, the screen, and all keys that work now."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Markdown, Static
+
+from tui.screens.base import BaseScreen
+from tui.texts import _
+
+
+class HelpScreen(ModalScreen[None]):
+    """Shows the help of `behind`; any of escape, q and ? closes it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,f1,question_mark", "dismiss", _("Close"))]
+
+    def __init__(self, behind: BaseScreen) -> None:
+        super().__init__()
+        self._texts = _help_texts(behind)
+        self._keys = _key_lines(behind)
+
+    def compose(self) -> ComposeResult:
+        """Markdown above, keys below."""
+        with VerticalScroll(classes="dialog -large"):
+            if self._texts:
+                yield Markdown("\n\n".join(self._texts))
+            yield Static(_("Keys"), classes="dialog-title")
+            yield Static("\n".join(self._keys), markup=False)
+            yield Static(_("Up and Down scroll, Escape closes."), classes="hint")
+
+
+def _help_texts(behind: BaseScreen) -> list[str]:
+    """What the focused widget says about itself, then what its containers and the screen say."""
+    texts = []
+    for node in behind.focused.ancestors_with_self if behind.focused is not None else [behind]:
+        text = getattr(node, "help_text", None) or getattr(node, "HELP", None)
+        if isinstance(text, str) and text not in texts:
+            texts.append(text)
+    return texts
+
+
+def _key_lines(behind: BaseScreen) -> list[str]:
+    lines: dict[str, str] = {}
+    for active in behind.active_bindings.values():
+        binding = active.binding
+        if binding.system or not (binding.description or active.tooltip):
+            continue
+        key = behind.app.get_key_display(binding)
+        lines.setdefault(key, f"{key:>12}  {binding.description}{': ' + active.tooltip if active.tooltip else ''}")
+    return list(lines.values())

@@ -1,0 +1,47 @@
+"""Choosing a step of the wizard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import OptionList, Static
+from textual.widgets.option_list import Option
+
+from tui.screens.steps import STEPS
+from tui.texts import _
+
+
+class JumpScreen(ModalScreen[str | None]):
+    """Lists the steps; the result is the chosen one's name."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", _("Stay"))]
+
+    def __init__(self, current: str, done: Sequence[str]) -> None:
+        super().__init__()
+        self.current, self.done = current, done
+
+    def compose(self) -> ComposeResult:
+        """A list of six."""
+        with Vertical(classes="dialog"):
+            yield Static(_("Go to a step"), classes="dialog-title")
+            yield OptionList(
+                *(
+                    Option(f"{'✓' if step.name in self.done else ' '} {number} {step.title}", id=step.name)
+                    for number, step in enumerate(STEPS, 1)
+                )
+            )
+
+    def on_mount(self) -> None:
+        """Stand on the current step."""
+        names = [step.name for step in STEPS]
+        self.query_one(OptionList).highlighted = names.index(self.current)
+
+    @on(OptionList.OptionSelected)
+    def _chosen(self, event: OptionList.OptionSelected) -> None:
+        self.dismiss(event.option_id)

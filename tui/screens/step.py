@@ -1,0 +1,111 @@
+"""A step of the wizard: the step bar on top, its content, a message line, and the way back and on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.widgets import Button, Static
+
+from tui.screens.base import BaseScreen
+from tui.screens.steps import STEPS, position
+from tui.texts import _
+from tui.widgets.step_bar import StepBar
+
+if TYPE_CHECKING:
+    from tui.draft import Draft
+
+
+class StepScreen(BaseScreen):
+    """Base of the wizard's steps.
+
+    A subclass names its `STEP`, yields its widgets in `compose_body`, writes what was entered into the draft in
+    `store` (called whenever the step is left), and lists what keeps one from going on in `problems`.
+    """
+
+    STEP: ClassVar[str]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+n", "next", _("Next"), tooltip=_("Keep this and go on."), priority=True),
+        Binding("escape", "back", _("Back"), tooltip=_("One step back; nothing is lost.")),
+        Binding("ctrl+g", "jump", _("Steps"), tooltip=_("Go to any step."), priority=True),
+    ]
+
+    @property
+    def draft(self) -> Draft:
+        """What the wizard has been told so far."""
+        return self.smith.draft
+
+    def compose_content(self) -> ComposeResult:
+        """Step bar, body, message, buttons."""
+        yield StepBar(self.STEP, self.draft.done)
+        with VerticalScroll(id="body", can_focus=False):
+            yield from self.compose_body()
+        with Horizontal(id="bottom"):
+            yield Static(id="message", markup=False)
+            yield Button(_("Back"), id="back", compact=True)
+            yield Button(self.next_label(), id="next", compact=True, variant="primary")
+
+    def compose_body(self) -> ComposeResult:
+        """The step's own widgets."""
+        raise NotImplementedError
+
+    def next_label(self) -> str:
+        """The word on the button that goes on."""
+        return _("Next")
+
+    def store(self) -> None:
+        """Write what was entered into the draft."""
+
+    def problems(self) -> Iterable[str]:
+        """Sentences about what keeps one from going on; the first one is shown."""
+        return ()
+
+    def say(self, text: str, *, kind: str = "note") -> None:
+        """Put one sentence above the footer: kind note, warning or error."""
+        message = self.query_one("#message", Static)
+        sign = {"warning": "! ", "error": "✗ "}.get(kind, "")
+        message.set_classes(f"-{kind}")
+        message.update(sign + text)
+
+    def status_text(self) -> str:
+        """The step's place and title."""
+        place = position(self.STEP)
+        return _("Step {0} of 8: {1}").format(place + 1, STEPS[place].title)
+
+    @on(Button.Pressed, "#next")
+    def action_next(self) -> None:
+        """Keep what was entered and go on, or say what is missing."""
+        self.store()
+        problem = next(iter(self.problems()), None)
+        if problem is not None:
+            self.say(problem, kind="error")
+            return
+        if self.STEP not in self.draft.done:
+            self.draft.done.append(self.STEP)
+        self.leave()
+
+    def leave(self) -> None:
+        """Go to the following step; the last step overrides it."""
+        self.smith.go_to(STEPS[position(self.STEP) + 1].name)
+
+    @on(Button.Pressed, "#back")
+    def action_back(self) -> None:
+        """One step back, or home from the first."""
+        self.store()
+        place = position(self.STEP)
+        self.smith.go_to(STEPS[place - 1].name if place else None)
+
+    def action_jump(self) -> None:
+        """Choose any step."""
+        from tui.screens.jump import JumpScreen
+
+        self.store()
+        self.app.push_screen(JumpScreen(self.STEP, self.draft.done), self._jumped)
+
+    def _jumped(self, name: str | None) -> None:
+        if name is not None and name != self.STEP:
+            self.smith.go_to(name)
