@@ -17,7 +17,10 @@ from torch.nn import functional
 
 def fuse(layer: Any) -> None:
     """Make a layer that peft has put in a fused one, in place; of other classes it stays peft's."""
-    layer.__class__ = {Linear: FusedLinear, Conv2d: FusedConv2d}.get(type(layer), type(layer))
+    if type(layer) is Linear:
+        layer.__class__ = FusedLinear
+    elif type(layer) is Conv2d:
+        layer.__class__ = FusedConv2d
 
 
 def _adapter(layer: Any, given: object) -> str | None:
@@ -30,7 +33,7 @@ def _adapter(layer: Any, given: object) -> str | None:
     return str(name) if isinstance(layer.lora_dropout[name], torch.nn.Identity) else None
 
 
-class FusedLinear(Linear):  # type: ignore[misc]
+class FusedLinear(Linear):
     """A linear layer with its LoRA."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -39,9 +42,10 @@ class FusedLinear(Linear):  # type: ignore[misc]
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         base = self.base_layer
         if name is None or base.weight.dtype != dtype or base.weight.requires_grad:
-            return super().forward(x, *args, **kwargs)  # type: ignore[no-any-return]
+            return super().forward(x, *args, **kwargs)
         down, up = self.lora_A[name].weight.to(dtype), self.lora_B[name].weight.to(dtype)
-        result: Tensor = _LinearWithLora.apply(x.to(dtype), base.weight, base.bias, down, up, self.scaling[name])
+        operands = (x.to(dtype), base.weight, base.bias, down, up, self.scaling[name])
+        result: Tensor = _LinearWithLora.apply(*operands)  # type: ignore[no-untyped-call]
         return result
 
 
@@ -60,7 +64,7 @@ class _LinearWithLora(torch.autograd.Function):
         return result.view(*x.shape[:-1], -1)
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, down, up, hidden = ctx.saved_tensors
         rows, out = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
@@ -69,13 +73,13 @@ class _LinearWithLora(torch.autograd.Function):
         return to_x, None, None, inner.T @ rows, (out.T @ hidden).mul_(ctx.scale), None
 
 
-class FusedConv2d(Conv2d):  # type: ignore[misc]
+class FusedConv2d(Conv2d):
     """A convolution with its LoRA: its output takes the low-rank part up in place."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[B, in, h, w] to [B, out, h', w']."""
         name = _adapter(self, args or kwargs)
         if name is None or (not torch.is_autocast_enabled(x.device.type) and x.dtype != self.lora_A[name].weight.dtype):
-            return super().forward(x, *args, **kwargs)  # type: ignore[no-any-return]
+            return super().forward(x, *args, **kwargs)
         result: Tensor = self.base_layer(x)
         return result.add_(self.lora_B[name](self.lora_A[name](x)), alpha=self.scaling[name])

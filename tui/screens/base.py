@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual import on
@@ -29,8 +28,8 @@ class BaseScreen(Screen[None]):
     shown by this class. Workers return values or post messages; they never touch a widget.
     """
 
-    HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (SMALLEST[0], "-narrow"), (100, "-wide")]
-    VERTICAL_BREAKPOINTS = [(0, "-flat"), (SMALLEST[1], "-low"), (32, "-tall")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (SMALLEST[0], "-narrow"), (100, "-wide")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-flat"), (SMALLEST[1], "-low"), (32, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f1,question_mark", "help", _("Help"), key_display="?", tooltip=_("What the focused thing does.")),
     ]
@@ -49,7 +48,7 @@ class BaseScreen(Screen[None]):
         yield Footer(show_command_palette=False)
         yield Static(id="too-small")
 
-    def compose_content(self) -> ComposeResult | Iterator[object]:
+    def compose_content(self) -> ComposeResult:
         """Everything above the footer."""
         raise NotImplementedError
 

@@ -106,4 +106,5 @@ def _pixels(path: Path, width: int, height: int, _modified: int, _bytes: int) ->
     scale = min(width / picture.width, 2 * height / picture.height)
     columns = max(1, round(picture.width * scale))
     rows = max(2, round(picture.height * scale / 2) * 2)
-    return Pixels.from_image(picture.resize((columns, rows), Image.Resampling.LANCZOS))
+    pixels: Pixels = Pixels.from_image(picture.resize((columns, rows), Image.Resampling.LANCZOS))
+    return pixels
