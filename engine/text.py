@@ -43,3 +43,17 @@ def listing(names: list[str], limit: int = 5) -> str:
     """ "a, b, c and 4 more"."""
     shown = ", ".join(names[:limit])
     return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
+
+
+def size_text(size: float | None) -> str:
+    """Bytes as "3.5 MiB" or "11.6 GiB"; "unknown" for None."""
+    if size is None:
+        return "unknown"
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+
+
+def duration(seconds: float) -> str:
+    """Minutes and seconds "3:05", or with hours "1:02:03"."""
+    whole = max(0, round(seconds))
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.runs import Event, RunDir, true_state
-from engine.text import printable
+from engine.text import duration, printable
 from tui import output
 
 LINE_SECONDS = 5.0
@@ -142,13 +142,6 @@ _TELLERS: dict[str, Callable[[Event], str]] = {
     "error": _tell_error,
     "run_finished": _tell_finished,
 }
-
-
-def duration(seconds: float) -> str:
-    """3:05 or 1:02:03."""
-    whole = max(0, round(seconds))
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
 
 
 class BarNarrator(Narrator):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.atomic import require_space
+from engine.text import size_text
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
@@ -54,9 +55,11 @@ class DiskNeed:
             "samples": self.samples,
             "latents": self.latents,
         }
-        parts = [f"{name} {_mib(size)}" for name, size in purposes.items() if size]
+        parts = [f"{name} {size_text(size)}" for name, size in purposes.items() if size]
         place = next(path for path in (directory, *directory.parents) if path.exists())
-        return [f"Disk: about {_mib(self.total)} ({', '.join(parts)}); {_mib(shutil.disk_usage(place).free)} are free."]
+        return [
+            f"Disk: about {size_text(self.total)} ({', '.join(parts)}); {size_text(shutil.disk_usage(place).free)} are free."
+        ]
 
     def check(self, directory: Path) -> str | None:
         """A warning when the estimate does not fit where `directory` is, None when it does.
@@ -68,13 +71,7 @@ class DiskNeed:
         free = shutil.disk_usage(directory).free
         if free >= self.total:
             return None
-        return (
-            f"The disk may become full: about {_mib(self.total)} will be written, {_mib(free)} are free in {directory}."
-        )
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+        return f"The disk may become full: about {size_text(self.total)} will be written, {size_text(free)} are free in {directory}."
 
 
 def estimate(config: RunConfig, recognition: Recognition, plan: StepPlan, num_prompts: int) -> DiskNeed:

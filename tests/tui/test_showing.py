@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from engine.runs import Event, RunDir
+from engine.text import duration
 from tui import narrators, output
 from tui.halfblocks import depth, nearest, render, side_by_side
-from tui.narrators import BarNarrator, Narrator, bar_line, clip, duration
+from tui.narrators import BarNarrator, Narrator, bar_line, clip
 
 
 @pytest.mark.parametrize("columns", [1, 5, 20, 40, 79, 300])

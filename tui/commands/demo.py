@@ -10,10 +10,10 @@ import click
 
 from engine.exit_codes import ExitCode
 from engine.runs.contact import Samples, collect
-from engine.text import printable
+from engine.text import duration, printable
 from tui import configuration, foreground, halfblocks, narrators, output
 from tui.commands.run import prepare, show_results
-from tui.narrators import Narrator, duration
+from tui.narrators import Narrator
 
 COLUMNS = 32
 DIRECTORY = "demo/results_current"

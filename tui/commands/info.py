@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from engine.exit_codes import ExitCode
+from engine.text import size_text
 from tui import output
 from tui.commands.version import version_lines
 
@@ -41,7 +42,7 @@ def command(as_json: bool) -> int:
 def _system_lines(system: System) -> Iterator[str]:
     yield f"{system.os}, {system.cpu}, {system.cores} cores, {system.threads} threads"
     where = "container" if system.container else "machine"
-    yield f"Memory of this {where}: {_gib(system.memory_total)}, {_gib(system.memory_free)} free"
+    yield f"Memory of this {where}: {size_text(system.memory_total)}, {size_text(system.memory_free)} free"
 
 
 def _gpu_lines(report: GpuReport) -> Iterator[str]:
@@ -50,12 +51,8 @@ def _gpu_lines(report: GpuReport) -> Iterator[str]:
     for gpu in report.gpus:
         yield f"GPU {gpu.index}: {gpu.name}{_memory(gpu)}"
         for program in gpu.programs:
-            yield f"  in use by {program.name or 'process'} ({program.pid}): {_gib(program.bytes)}"
+            yield f"  in use by {program.name or 'process'} ({program.pid}): {size_text(program.bytes)}"
 
 
 def _memory(gpu: Gpu) -> str:
-    return "" if gpu.total is None else f", {_gib(gpu.total)}, {_gib(gpu.free)} free"
-
-
-def _gib(size: int | None) -> str:
-    return "unknown" if size is None else f"{size / 2**30:.1f} GiB"
+    return "" if gpu.total is None else f", {size_text(gpu.total)}, {size_text(gpu.free)} free"
