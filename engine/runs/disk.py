@@ -57,9 +57,8 @@ class DiskNeed:
         }
         parts = [f"{name} {size_text(size)}" for name, size in purposes.items() if size]
         place = next(path for path in (directory, *directory.parents) if path.exists())
-        return [
-            f"Disk: about {size_text(self.total)} ({', '.join(parts)}); {size_text(shutil.disk_usage(place).free)} are free."
-        ]
+        free = size_text(shutil.disk_usage(place).free)
+        return [f"Disk: about {size_text(self.total)} ({', '.join(parts)}); {free} are free."]
 
     def check(self, directory: Path) -> str | None:
         """A warning when the estimate does not fit where `directory` is, None when it does.
@@ -71,7 +70,8 @@ class DiskNeed:
         free = shutil.disk_usage(directory).free
         if free >= self.total:
             return None
-        return f"The disk may become full: about {size_text(self.total)} will be written, {size_text(free)} are free in {directory}."
+        total = size_text(self.total)
+        return f"The disk may become full: about {total} will be written, {size_text(free)} are free in {directory}."
 
 
 def estimate(config: RunConfig, recognition: Recognition, plan: StepPlan, num_prompts: int) -> DiskNeed:
