@@ -6,6 +6,11 @@ noisy latents), `latents`, `text` (tokenizer, and a warm-up of the text encoder 
 
     python tools/build_demo_base.py --work /tmp/base --out engine/assets/demo_base
     python tools/build_demo_base.py --work /tmp/base --stage vae --minutes 25
+
+With `adopt` in an empty work folder the stages `tune` and `unet` go on from an exported base, with a fresh optimiser:
+
+    python tools/build_demo_base.py --work /tmp/more --stage adopt
+    python tools/build_demo_base.py --work /tmp/more --stage unet --minutes 60 --rate 0.6
 """
 
 from __future__ import annotations
@@ -19,8 +24,8 @@ from typing import Any
 import torch
 from demo_text import load_tokenizer, warm_up
 from demo_training import run_team
-from demo_unet import encode_pictures, load_latents, load_trained, new_scheduler, train_unet
-from demo_vae import load_vae, train_vae, vae_pictures
+from demo_unet import adopt_unet, encode_pictures, load_latents, load_trained, new_scheduler, train_unet
+from demo_vae import adopt_vae, load_vae, train_vae, vae_pictures
 
 STAGES = ("vae", "tune", "latents", "text", "unet", "export")
 MINUTES = {"vae": 32.0, "tune": 4.0, "text": 1.5, "unet": 41.0}
@@ -62,6 +67,19 @@ def export(work: Path, out: Path) -> None:
     print(f"exported {total / 1e6:.2f} MB", flush=True)
 
 
+def adopt(folder: Path, work: Path) -> None:
+    """Fill an empty work folder from an exported base; latents follow from its VAE.
+
+    Raises:
+        FileExistsError: the work folder holds a training that would be lost.
+    """
+    if any(work.glob("*.pt")):
+        raise FileExistsError(f"{work} is not empty")
+    shutil.copytree(folder / "tokenizer", work / "tokenizer")
+    adopt_vae(folder / "vae", work)
+    adopt_unet(folder, work)
+
+
 def run_stage(stage: str, args: argparse.Namespace) -> None:
     """Run one stage to the end of its budget."""
     work: Path = args.work
@@ -77,7 +95,9 @@ def run_stage(stage: str, args: argparse.Namespace) -> None:
         load_tokenizer(work)
         run_team(args.threads, work, warm_up, work, minutes, args.steps)
     elif stage == "unet":
-        run_team(args.threads, work, train_unet, work, minutes, args.steps)
+        run_team(args.threads, work, train_unet, work, minutes, args.steps, args.rate)
+    elif stage == "adopt":
+        adopt(args.out, work)
     else:
         export(work, args.out)
 
@@ -85,9 +105,10 @@ def run_stage(stage: str, args: argparse.Namespace) -> None:
 def main() -> None:
     """Run one stage or all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
+    parser.add_argument("--stage", choices=(*STAGES, "adopt", "all"), default="all")
     parser.add_argument("--minutes", type=float, default=0.0, help="training minutes of each stage run (0: its own)")
     parser.add_argument("--steps", type=int, default=0, help="training steps of each stage run (0: by minutes)")
+    parser.add_argument("--rate", type=float, default=1.0, help="factor on the learning rates of the unet stage")
     parser.add_argument("--threads", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--work", type=Path, required=True, help="folder of checkpoints")
     parser.add_argument("--out", type=Path, default=Path("engine/assets/demo_base"))

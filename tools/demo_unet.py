@@ -16,7 +16,7 @@ from demo_vae import load_vae
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 PICTURES = 12_000
 DROPOUT = 0.1
@@ -145,16 +145,24 @@ class Learner:
             for i, part in enumerate(self.parts):
                 part.load_state_dict(saved[f"part_{i}"])
                 self.emas[i].module.load_state_dict(saved[f"ema_{i}"])
-            self.optimiser.load_state_dict(saved["optimiser"])
+            if "optimiser" in saved:  # an adopted base has none
+                self.optimiser.load_state_dict(saved["optimiser"])
             clock.step, clock.spent = saved["clock"]["step"], saved["clock"]["spent"]
 
 
-def train_unet(
-    team: Team, work: Path, minutes: float, steps: int, batch: int = 8, peak: float = 1.2e-3, text_peak: float = 4e-4
-) -> None:
-    """Train with `batch` latents a process and step; resumes from `work/unet.pt`."""
+def adopt_unet(folder: Path, work: Path) -> None:
+    """Take an exported UNet and text encoder as the state that training goes on from."""
+    text: Any = CLIPTextModel.from_pretrained(folder / "text_encoder").float()
+    unet: Any = UNet2DConditionModel.from_pretrained(folder / "unet").float()
+    atomic_save({"text_encoder": text.state_dict()}, work / "text.pt")
+    parts = {f"{kind}_{i}": part.state_dict() for kind in ("part", "ema") for i, part in enumerate((unet, text))}
+    atomic_save({**parts, "clock": {"step": 0, "spent": 0.0}}, work / "unet.pt")
+
+
+def train_unet(team: Team, work: Path, minutes: float, steps: int, rate: float = 1.0, batch: int = 8) -> None:
+    """Train with `batch` latents a process and step, at `rate` times the usual rates; resumes from `work/unet.pt`."""
     latents, indices, _ = load_latents(work)
-    learner, clock, noiser = Learner(work, peak, text_peak), Clock(minutes, steps), Noiser()
+    learner, clock, noiser = Learner(work, rate * 1.2e-3, rate * 4e-4), Clock(minutes, steps), Noiser()
     learner.load(clock)
     torch.manual_seed(100 + team.rank + 10 * clock.step)
     rng = seeded(5_000_000 + team.rank + 10 * clock.step)

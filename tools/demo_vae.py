@@ -140,6 +140,12 @@ def train_vae(team: Team, work: Path, minutes: float, steps: int, tune: bool = F
             atomic_save({**state, "step": clock.step, "spent": clock.spent}, path)
 
 
+def adopt_vae(folder: Path, work: Path) -> None:
+    """Take an exported VAE as `work/vae.pt`."""
+    vae: Vae = AutoencoderKL.from_pretrained(folder).float()
+    atomic_save({"ema": vae.state_dict()}, work / "vae.pt")
+
+
 def load_vae(work: Path) -> Vae:
     """The averaged weights, with the tuned decoder if there is one."""
     vae, tuned = new_vae(), work / "vae_tuned.pt"
