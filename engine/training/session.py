@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 from engine.exit_codes import ExitCode
 from engine.runs.control import Command, ControlBox
@@ -90,11 +91,11 @@ class Session:
         _print(f"warning: {text}")
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """A stretch of work: loading, caching, training, sampling, saving."""
+    def phase(self, name: str, **facts: Any) -> Iterator[None]:
+        """A stretch of work: loading, caching, training, sampling, saving. `facts` are told at its start."""
         before = self.state_phase
         self._enter_phase(name)
-        self.events.emit("phase", name=name, state="start", step=self.step)
+        self.events.emit("phase", name=name, state="start", step=self.step, **facts)
         try:
             yield
         finally:

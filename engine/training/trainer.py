@@ -81,7 +81,13 @@ class Trainer:
 
     def run(self) -> bool:
         """Go on from the last state to the end; False when a stop was asked for."""
-        with self.session.phase("train"):
+        plan = self.plan
+        with self.session.phase(
+            "train",
+            max_train_steps=plan.max_train_steps,
+            epochs=plan.epochs,
+            updates_per_epoch=plan.updates_per_epoch,
+        ):
             self.begin()
             while self.step < self.plan.max_train_steps:
                 if not self.advance():
