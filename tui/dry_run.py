@@ -20,7 +20,7 @@ def dry_run(config: RunConfig, arguments: Sequence[str], *, restart: bool) -> in
     Raises:
         LoraSmithError: what would stop the run; nothing was shown then.
     """
-    known = preflight(config, restart=restart)
+    known = preflight(config, restart=restart, progress=output.counter("reading pictures"))
     recognition = known.recognition
     _section("Model", [f"{recognition.family}, {recognition.path}", *recognition.reasons])
     _section("Pictures", known.pictures.lines())

@@ -11,10 +11,10 @@ from types import FrameType
 
 from engine.errors import StorageError
 from engine.exit_codes import ExitCode
-from engine.runs import Ending, Event, EventFollower, RunDir, is_locked, remember, request
+from engine.runs import Ending, Event, EventFollower, RunDir, is_locked, request
 from engine.runs.follow import follow, skip_history
-from engine.runs.launch import launch, logout_warning
 from tui import output
+from tui.begin import start
 from tui.narrators import Narrator
 
 REPEAT_SECONDS = 0.5
@@ -93,10 +93,7 @@ def train(run_dir: RunDir, teller: Narrator, *, detach: bool = False) -> int:
     follower, history = skip_history(run_dir)
     for event in history:
         teller.collect(event)
-    for note in (remember(run_dir), logout_warning()):
-        if note:
-            teller.line(note)
-    process = launch(run_dir)
+    process = start(run_dir, teller.line)
     if detach:
         return _until_started(run_dir, teller, process, follower)
     teller.line(f"The training is process {process.pid} in {run_dir.path}; it goes on if this terminal closes.")

@@ -6,6 +6,8 @@ import codecs
 import json
 import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -65,3 +67,17 @@ def width(stream: TextIO) -> int:
         return os.get_terminal_size(stream.fileno()).columns or 80
     except (OSError, ValueError):
         return 80
+
+
+def counter(doing: str) -> Callable[[int, int], None]:
+    """Tells (done, total) on stderr, where that is a terminal and it takes long."""
+    shown = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal shown
+        if is_terminal(sys.stderr) and time.monotonic() - shown > 0.5:
+            shown = time.monotonic()
+            sys.stderr.write(f"\r\x1b[K{doing}: {done} of {total}" + ("\r\x1b[K" if done == total else ""))
+            sys.stderr.flush()
+
+    return tell

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import ModelError, UsageError
-from tui import output
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
     from engine.dataset.arithmetic import StepPlan
     from engine.dataset.pictures import Scan
+    from engine.dataset.pool import Progress
     from engine.models.base import Recognition
+    from engine.runs.disk import DiskNeed
 
 _BASES = {"sd15": "SD 1.5"}
 """Family to its name in what `inspect_lora` tells."""
@@ -32,12 +30,28 @@ class Preflight:
     pictures: Scan
     plan: StepPlan
     directory: Path
-    settings: tuple[str, ...]
-    """What was decided, with the reasons, and what it needs of the disk."""
+    changes: tuple[str, ...]
+    """Settings that will not run as they were given, each with the reason."""
+    precision: str
+    """What it computes in, with the reason."""
+    need: DiskNeed
+    num_prompts: int
+    disk_warning: str | None
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """What was decided, with the reasons, and what it needs of the disk."""
+        warning = (self.disk_warning,) if self.disk_warning else ()
+        return (*self.changes, self.precision, *self.need.lines(self.directory), *warning)
 
 
-def preflight(config: RunConfig, *, restart: bool = False) -> Preflight:
-    """Check everything that can be checked without torch; writes nothing.
+def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | None = None) -> Preflight:
+    """Check everything that can be checked without torch; writes nothing, neither to the disk nor to a stream.
+
+    Args:
+        config: as read or as drafted.
+        restart: an unfinished run in its place is no obstacle.
+        progress: told (read, total) pictures.
 
     Raises:
         LoraSmithError: what the person must mend.
@@ -47,6 +61,7 @@ def preflight(config: RunConfig, *, restart: bool = False) -> Preflight:
     from engine.config.optimizers import check_training
     from engine.config.resolve import check_model
     from engine.models.registry import family_named, recognise
+    from engine.runs.disk import estimate
     from engine.runs.prepare import absolute_paths, check_place, require_utf8
     from engine.training.prompts import read_prompts
 
@@ -61,10 +76,13 @@ def preflight(config: RunConfig, *, restart: bool = False) -> Preflight:
     directory = check_place(config, restart=restart)
     _check_cache(config)
     prompts = read_prompts(config, notes.append)
-    notes.append(_precision(config))
-    pictures, plan = _pictures(config, recognition)
-    notes += _disk(config, recognition, plan, directory, len(prompts))
-    return Preflight(config, recognition, pictures, plan, directory, tuple(notes))
+    precision = _precision(config)
+    pictures, plan = _pictures(config, recognition, progress)
+    need = estimate(config, recognition, plan, len(prompts))
+    place = next(path for path in (directory, *directory.parents) if path.exists())
+    return Preflight(
+        config, recognition, pictures, plan, directory, tuple(notes), precision, need, len(prompts), need.check(place)
+    )
 
 
 def _check_start(config: RunConfig, recognition: Recognition) -> None:
@@ -98,28 +116,14 @@ def _check_cache(config: RunConfig) -> None:
         check_folder(expanded(memory.cache_dir), "memory.cache_dir")
 
 
-def _pictures(config: RunConfig, recognition: Recognition) -> tuple[Scan, StepPlan]:
+def _pictures(config: RunConfig, recognition: Recognition, progress: Progress | None) -> tuple[Scan, StepPlan]:
     from engine.dataset.arithmetic import plan_steps
     from engine.dataset.buckets import BucketGrid
     from engine.dataset.scan import scan
 
     grid = BucketGrid.from_config(config, multiple=recognition.multiple, downscale=recognition.downscale)
-    found = scan(config, _counter())
+    found = scan(config, progress)
     return found, plan_steps(found, grid, config)
-
-
-def _counter() -> Callable[[int, int], None]:
-    """Progress of the scan on stderr, where that is a terminal and it takes long."""
-    shown = time.monotonic()
-
-    def tell(done: int, total: int) -> None:
-        nonlocal shown
-        if output.is_terminal(sys.stderr) and time.monotonic() - shown > 0.5:
-            shown = time.monotonic()
-            sys.stderr.write(f"\r\x1b[Kreading pictures: {done} of {total}" + ("\r\x1b[K" if done == total else ""))
-            sys.stderr.flush()
-
-    return tell
 
 
 def _precision(config: RunConfig) -> str:
@@ -139,12 +143,3 @@ def _precision(config: RunConfig) -> str:
     gpu = visible[index] if device != "cpu" and index < len(visible) else None
     choice = choose_precision(config.memory.mixed_precision, gpu)
     return f"Precision {choice.value}: {choice.reason}."
-
-
-def _disk(config: RunConfig, recognition: Recognition, plan: StepPlan, directory: Path, num_prompts: int) -> list[str]:
-    from engine.runs.disk import estimate
-
-    need = estimate(config, recognition, plan, num_prompts)
-    place = next(path for path in (directory, *directory.parents) if path.exists())
-    warning = need.check(place)
-    return [*need.lines(directory), *([warning] if warning else [])]

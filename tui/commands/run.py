@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from engine.exit_codes import ExitCode
-from engine.runs import RunDir, prepare_run
+from engine.runs import RunDir
 from tui import configuration, foreground, narrators, output
 
 if TYPE_CHECKING:
@@ -51,16 +51,14 @@ def prepare(config: RunConfig, *, restart: bool = False) -> RunDir:
     Raises:
         LoraSmithError: what the person must mend; no directory was made.
     """
-    from engine.hardware import versions
-    from tui.preflight import preflight
+    from tui.begin import prepare as prepare_checked
 
-    preflight(config, restart=restart)
-    return prepare_run(
+    return prepare_checked(
         config,
         command_line=["lorasmith", *sys.argv[1:]],
-        versions=versions(),
         restart=restart,
         say=output.narrate,
+        progress=output.counter("reading pictures"),
     )
 
 

@@ -1,0 +1,101 @@
+"""Starting a run: checked, prepared, noted in the list of runs, launched. The shell and the screens share it."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from engine.runs import RunDir, prepare_resume, prepare_run, remember
+from engine.runs.launch import launch, logout_warning
+
+if TYPE_CHECKING:
+    from engine.config import RunConfig
+    from engine.dataset.pool import Progress
+
+Say = Callable[[str], None]
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+def prepare(
+    config: RunConfig,
+    *,
+    command_line: Sequence[str] = (),
+    restart: bool = False,
+    say: Say = _silent,
+    progress: Progress | None = None,
+) -> RunDir:
+    """Check what can be checked without loading anything, then make the run directory.
+
+    Args:
+        config: as read or as drafted.
+        command_line: what starts the same run from a shell, for meta.json.
+        restart: put an unfinished run away as well.
+        say: told what was moved.
+        progress: told (read, total) pictures while they are checked.
+
+    Raises:
+        LoraSmithError: what the person must mend; no directory was made.
+    """
+    from engine.hardware import versions
+    from tui.preflight import preflight
+
+    preflight(config, restart=restart, progress=progress)
+    return prepare_run(config, command_line=command_line, versions=versions(), restart=restart, say=say)
+
+
+def start(run_dir: RunDir, say: Say = _silent) -> subprocess.Popen[bytes]:
+    """Launch a prepared run and note it in the list of runs.
+
+    Raises:
+        StorageError: its log cannot be written.
+    """
+    for note in (remember(run_dir), logout_warning()):
+        if note:
+            say(note)
+    return launch(run_dir)
+
+
+def begin(
+    config: RunConfig,
+    *,
+    command_line: Sequence[str] = (),
+    restart: bool = False,
+    say: Say = _silent,
+    progress: Progress | None = None,
+) -> tuple[RunDir, subprocess.Popen[bytes]]:
+    """Start a new run from a screen; the arguments are those of `prepare`. Blocks: call it in a worker.
+
+    Raises:
+        LoraSmithError: what the person must mend; nothing was started.
+    """
+    run_dir = prepare(config, command_line=command_line, restart=restart, say=say, progress=progress)
+    return run_dir, _kept(start(run_dir, say))
+
+
+def begin_again(
+    run_dir: RunDir, changes: Mapping[str, object] | None = None, *, say: Say = _silent
+) -> subprocess.Popen[bytes]:
+    """Go on with an ended run from its last saved state, with some settings changed. Blocks: call it in a worker.
+
+    Args:
+        run_dir: a stopped, failed or lost run.
+        changes: dotted key to the new value, written into the run's configuration.
+        say: told what was dropped or changed.
+
+    Raises:
+        LoraSmithError: it cannot go on; nothing was started.
+    """
+    given = {"changes": changes} if changes else {}
+    prepare_resume(run_dir, say=say, **given)
+    return _kept(start(run_dir, say))
+
+
+def _kept(process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+    """Wait for the trainer's end in the background, so that no dead process stays in the list of the living."""
+    threading.Thread(target=process.wait, name=f"trainer {process.pid}", daemon=True).start()
+    return process
