@@ -1,0 +1,84 @@
+"""A curve of any length in bounded memory: neighbouring steps share a bin that keeps its lowest, highest and last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+BINS = 2048
+
+
+@dataclass(slots=True)
+class Bin:
+    """What some neighbouring steps amount to."""
+
+    step: int
+    """The last step in it."""
+    low: float
+    high: float
+    last: float
+
+    def join(self, later: Bin) -> Bin:
+        """This bin with the one behind it."""
+        return Bin(later.step, min(self.low, later.low), max(self.high, later.high), later.last)
+
+
+class Curve:
+    """A value by step. When the bins are used up, each two become one.
+
+    A step that is not behind the last one replaces what was known from there on: the run was resumed from a state, or
+    went back to one.
+    """
+
+    def __init__(self, limit: int = BINS) -> None:
+        self._limit = limit
+        self._width = 1
+        self._bins: list[Bin] = []
+
+    def __len__(self) -> int:
+        return len(self._bins)
+
+    @property
+    def last(self) -> Bin | None:
+        """The newest bin."""
+        return self._bins[-1] if self._bins else None
+
+    def add(self, step: int, value: float) -> None:
+        """Note the value of a step."""
+        bins = self._bins
+        if bins and step <= bins[-1].step:
+            self._cut(step)
+        if bins and bins[-1].step // self._width == step // self._width:
+            newest = bins[-1]
+            newest.step, newest.last = step, value
+            newest.low, newest.high = min(newest.low, value), max(newest.high, value)
+            return
+        bins.append(Bin(step, value, value, value))
+        if len(bins) > self._limit:
+            self._halve()
+
+    def _cut(self, step: int) -> None:
+        while self._bins and self._bins[-1].step >= step:
+            self._bins.pop()
+
+    def _halve(self) -> None:
+        self._width *= 2
+        joined: list[Bin] = []
+        for one in self._bins:
+            if joined and joined[-1].step // self._width == one.step // self._width:
+                joined[-1] = joined[-1].join(one)
+            else:
+                joined.append(one)
+        self._bins = joined
+
+    def points(self, limit: int) -> list[Bin]:
+        """The curve in at most `limit` bins of equal width."""
+        if len(self._bins) <= limit:
+            return list(self._bins)
+        width = -(-(self._bins[-1].step - self._bins[0].step + 1) // limit)
+        joined: list[Bin] = []
+        for one in self._bins:
+            if joined and (joined[-1].step // width == one.step // width or len(joined) == limit):
+                joined[-1] = joined[-1].join(one)
+            else:
+                joined.append(one)
+        return joined

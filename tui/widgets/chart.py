@@ -1,0 +1,236 @@
+"""The loss as a line chart in braille dots: the raw loss faint, the smoothed one bright, held-out losses as marks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rich.cells import cell_len
+from rich.segment import Segment
+from textual.geometry import Region
+from textual.strip import Strip
+from textual.widget import Widget
+
+from engine.runs.curve import Bin, Curve
+from tui.texts import _
+
+_DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
+"""Bit of a braille cell by column and row of the dot."""
+_ENDS = (1, 1.5, 2, 3, 4, 5, 6, 8, 10)
+_TICKS = (1, 2, 5, 10)
+MARK = "●"
+
+
+class LossChart(Widget):
+    """Give it curves with `show`; only rows that look different are drawn again."""
+
+    HELP = _(
+        "### Loss\n\nLow is not best: a training loss falls while the pictures get worse. The held-out loss (●), "
+        "of pictures that are not trained on, and the samples tell which file to take."
+    )
+    DEFAULT_CSS = "LossChart { height: 1fr; width: 1fr; }"
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"chart--raw", "chart--smoothed", "chart--mark", "chart--axis"}
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._curves: tuple[Curve, Curve, Mapping[int, float], int | None] = (Curve(), Curve(), {}, None)
+        self._rows: list[list[tuple[str, str]]] = []
+
+    def show(self, raw: Curve, smoothed: Curve, marks: Mapping[int, float], total: int | None) -> None:
+        """Draw these; `marks` are held-out losses by step, `total` the steps of the whole run."""
+        self._curves = (raw, smoothed, marks, total)
+        self._draw()
+
+    def on_resize(self) -> None:
+        """Another size."""
+        self._draw()
+
+    def _draw(self) -> None:
+        width, height = self.content_size
+        rows = chart_rows(*self._curves, width, height)
+        for y in range(max(len(rows), len(self._rows))):
+            if rows[y : y + 1] != self._rows[y : y + 1]:
+                self.refresh(Region(0, y, width, 1))
+        self._rows = rows
+
+    def render_line(self, y: int) -> Strip:
+        """One row as last drawn."""
+        row = self._rows[y] if y < len(self._rows) else []
+        base = self.rich_style
+        segments = [
+            Segment(text, base + self.get_component_rich_style(f"chart--{kind}", partial=True) if kind else base)
+            for text, kind in row
+        ]
+        return Strip(segments).adjust_cell_length(self.size.width, base)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The ends of an axis and the distance of its labels."""
+
+    low: float
+    high: float
+    tick: float
+
+    def at(self, value: float, dots: int) -> int:
+        """The dot of `value` among `dots`; what is outside sits at the edge."""
+        share = (value - self.low) / (self.high - self.low)
+        return min(dots - 1, max(0, round(share * (dots - 1))))
+
+    def ticks(self) -> list[float]:
+        """Where labels stand."""
+        first = math.ceil(self.low / self.tick - 1e-9)
+        return [k * self.tick for k in range(first, math.floor(self.high / self.tick + 1e-9) + 1)]
+
+
+def chart_rows(
+    raw: Curve, smoothed: Curve, marks: Mapping[int, float], total: int | None, width: int, height: int
+) -> list[list[tuple[str, str]]]:
+    """The chart as rows of (text, kind); kinds are raw, smoothed, mark, axis and "" for plain."""
+    if width < 20 or height < 4:
+        return []
+    legend = [legend_row(raw, smoothed, marks, width)]
+    newest = max([one.last.step for one in (raw, smoothed) if one.last] + list(marks), default=None)
+    if newest is None:
+        return [[(_("No loss yet: the chart begins with the first step."), "axis")]]
+    columns, rows = width - 8, height - 2
+    points, smooth = raw.points(columns * 2), smoothed.points(columns * 2)
+    across = step_scale(newest, total, columns)
+    up = loss_scale(points, smooth, marks.values(), rows)
+    faint, bright = Canvas(columns, rows), Canvas(columns, rows)
+    _trace(faint, points, across, up, extent=True)
+    _trace(bright, smooth, across, up, extent=False)
+    spots = {
+        (across.at(step, columns * 2) // 2, rows - 1 - up.at(loss, rows * 4) // 4): MARK for step, loss in marks.items()
+    }
+    body = [_row(y, faint, bright, spots) for y in range(rows)]
+    return [*legend, *_labelled(body, up, rows), _step_labels(across, columns)]
+
+
+class Canvas:
+    """Dots in braille cells, two by four each; dot (0, 0) is at the lower left."""
+
+    def __init__(self, columns: int, rows: int) -> None:
+        self.columns, self.rows = columns, rows
+        self.cells = [bytearray(columns) for _ in range(rows)]
+
+    def column(self, x: int, low: int, high: int) -> None:
+        """Dots from `low` to `high` in the dot column `x`."""
+        for y in range(low, high + 1):
+            self.cells[self.rows - 1 - y // 4][x // 2] |= _DOTS[x % 2][3 - y % 4]
+
+    def line(self, x0: int, y0: int, x1: int, y1: int) -> None:
+        """A line without gaps, from left to right."""
+        before = y0
+        for x in range(x0, x1 + 1):
+            y = y1 if x1 == x0 else round(y0 + (y1 - y0) * (x - x0) / (x1 - x0))
+            self.column(x, min(before, y), max(before, y))
+            before = y
+
+
+def _trace(canvas: Canvas, points: Sequence[Bin], across: Scale, up: Scale, *, extent: bool) -> None:
+    before: tuple[int, int] | None = None
+    width, height = canvas.columns * 2, canvas.rows * 4
+    for point in points:
+        x, y = across.at(point.step, width), up.at(point.last, height)
+        if extent:
+            canvas.column(x, up.at(point.low, height), up.at(point.high, height))
+        canvas.line(*(before or (x, y)), x, y)
+        before = (x, y)
+
+
+def _row(y: int, faint: Canvas, bright: Canvas, spots: Mapping[tuple[int, int], str]) -> list[tuple[str, str]]:
+    """One row of cells, equal kinds joined. The smoothed line hides the raw one where they share a cell."""
+    pieces: list[tuple[str, str]] = []
+    for x in range(faint.columns):
+        if (x, y) in spots:
+            text, kind = spots[x, y], "mark"
+        elif bright.cells[y][x]:
+            text, kind = chr(0x2800 + bright.cells[y][x]), "smoothed"
+        elif faint.cells[y][x]:
+            text, kind = chr(0x2800 + faint.cells[y][x]), "raw"
+        else:
+            text, kind = " ", ""
+        if pieces and pieces[-1][1] == kind:
+            pieces[-1] = (pieces[-1][0] + text, kind)
+        else:
+            pieces.append((text, kind))
+    return pieces
+
+
+def loss_scale(raw: Sequence[Bin], smooth: Sequence[Bin], marks: Iterable[float], rows: int) -> Scale:
+    """An axis that holds the smoothed and the held-out losses, and the raw ones but for rare peaks."""
+    highs, lows = sorted(one.high for one in raw), sorted(one.low for one in raw)
+    spare = len(highs) // 20
+    values = [one.last for one in smooth] + list(marks)
+    if raw:
+        values += [lows[spare], highs[len(highs) - 1 - spare]]
+    low, high = min(values), max(values)
+    if high - low < 1e-9 + 1e-3 * abs(high):
+        low, high = low - 0.05 * abs(low) - 1e-6, high + 0.05 * abs(high) + 1e-6
+    tick = nice((high - low) / max(1, min(4, rows // 2)))
+    return Scale(math.floor(low / tick) * tick, math.ceil(high / tick) * tick, tick)
+
+
+def step_scale(newest: int, total: int | None, columns: int) -> Scale:
+    """An axis from step 0 that grows in leaps, so that it seldom moves, and ends with the run."""
+    end = nice(max(10, newest), _ENDS)
+    if total is not None and newest <= total:
+        end = min(end, total)
+    end = max(end, 1)
+    return Scale(0, end, max(1, nice(end / max(1, min(5, columns // 14)))))
+
+
+def nice(value: float, steps: Sequence[float] = _TICKS) -> float:
+    """The next round number above or at `value`."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(step * power for step in steps if step * power >= value * (1 - 1e-9))
+
+
+def legend_row(raw: Curve, smoothed: Curve, marks: Mapping[int, float], width: int) -> list[tuple[str, str]]:
+    """What is what, with the newest numbers; what does not fit is left out."""
+    parts = [(_("Loss"), "")]
+    if smoothed.last:
+        parts.append(("━ " + _("smoothed {0:.4f}").format(smoothed.last.last), "smoothed"))
+    if raw.last:
+        parts.append(("⣿ " + _("raw {0:.4f}").format(raw.last.last), "raw"))
+    if marks:
+        step = max(marks)
+        parts.append((MARK + " " + _("held-out {0:.4f} (step {1})").format(marks[step], step), "mark"))
+    row: list[tuple[str, str]] = []
+    used = 0
+    for text, kind in parts:
+        if used + cell_len(text) > width:
+            break
+        row += [(text, kind), ("   ", "")]
+        used += cell_len(text) + 3
+    return row
+
+
+def _labelled(body: list[list[tuple[str, str]]], up: Scale, rows: int) -> list[list[tuple[str, str]]]:
+    labels = {rows - 1 - up.at(tick, rows * 4) // 4: number(tick, up.tick) for tick in up.ticks()}
+    return [
+        [(f"{labels.get(y, ''):>6} {'┤' if y in labels else '│'}", "axis"), *pieces] for y, pieces in enumerate(body)
+    ]
+
+
+def number(value: float, tick: float) -> str:
+    """A label with as many decimals as tell it from its neighbours."""
+    decimals = max(0, 1 - math.floor(math.log10(tick) + 1e-9))
+    text = f"{value:.{min(decimals, 4)}f}"
+    return text if len(text) <= 6 else f"{value:.1e}"
+
+
+def _step_labels(across: Scale, columns: int) -> list[tuple[str, str]]:
+    line = [" "] * columns
+    free = 0
+    for tick in across.ticks():
+        text = f"{tick:g}" if tick < 1e6 else f"{tick:.2g}"
+        start = min(columns - len(text), max(0, across.at(tick, columns) - len(text) // 2))
+        if start >= free:
+            line[start : start + len(text)] = text
+            free = start + len(text) + 2
+    word = _("step")
+    return [(f"{word:>6} └", "axis"), ("".join(line), "axis")]
