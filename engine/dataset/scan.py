@@ -101,6 +101,11 @@ def split(pictures: list[Picture], share: float, seed: int) -> tuple[list[Pictur
     return shuffled[:keep], shuffled[keep:]
 
 
+def familiar_repeats(pictures: int) -> int:
+    """Repeats of a plain folder: round(400 / pictures), at least 1."""
+    return max(1, round(_FAMILIAR_EXPOSURES / max(1, pictures)))
+
+
 def _find_parts(config: RunConfig) -> tuple[list[_Part], list[Rejected], list[str]]:
     if not config.dataset.train_data_dir:
         raise UsageError("dataset.train_data_dir is not set.", "Name the folder of the pictures with --images DIR.")
@@ -196,7 +201,7 @@ def _subsets(part: _Part, pictures: list[Picture], config: RunConfig, notes: lis
     elif named is not None:
         repeats = named
     else:
-        repeats = max(1, round(_FAMILIAR_EXPOSURES / max(1, len(pictures))))
+        repeats = familiar_repeats(len(pictures))
         notes.append(
             f"{printable(folder)}: {plural(repeats, 'repeat')} ({_FAMILIAR_EXPOSURES} / "
             f"{plural(len(pictures), 'picture')}, rounded, at least 1)"
