@@ -32,11 +32,7 @@ class System:
 
 def look() -> System:
     """Read everything once."""
-    memory = psutil.virtual_memory()
-    limit, used = _container_memory()
-    total, free = memory.total, memory.available
-    if limit is not None and limit < total:
-        total, free = limit, max(0, min(free, limit - (used or 0)))
+    total, free = memory()
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return System(
         os=f"{platform.system()} {platform.release()}",
@@ -47,6 +43,15 @@ def look() -> System:
         memory_free=free,
         container=in_container(),
     )
+
+
+def memory() -> tuple[int, int]:
+    """(total, free) memory in bytes, within the container's limit where there is a lower one."""
+    machine = psutil.virtual_memory()
+    limit, used = _container_memory()
+    if limit is None or limit >= machine.total:
+        return machine.total, machine.available
+    return limit, max(0, min(machine.available, limit - (used or 0)))
 
 
 def cpu_name(root: Path = ROOT) -> str:
