@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from engine.dataset import intake
 from engine.dataset.project import Made, Project, Regularization, make
 from engine.dataset.scan import scan
 from engine.errors import DataError, StorageError, UsageError
@@ -220,7 +219,7 @@ def test_symbolic_links_where_no_hard_ones_go(
     def refuse(*_: object) -> None:
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
-    monkeypatch.setattr(intake.os, "link", refuse)
+    monkeypatch.setattr(os, "link", refuse)
     make(project(take_in="link"))
     link = project().training / "100_fox" / "fox_0.png"
     assert link.is_symlink()
@@ -237,7 +236,7 @@ def test_no_links_at_all_is_a_sentence(project: Callable[..., Project], monkeypa
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
-    monkeypatch.setattr(intake.os, "link", refuse)
+    monkeypatch.setattr(os, "link", refuse)
     monkeypatch.setattr(Path, "symlink_to", refuse)
     with pytest.raises(StorageError, match=r"without links\. Take the pictures in by copy"):
         make(project(take_in="link"))
@@ -347,7 +346,7 @@ def test_a_picture_that_cannot_be_read_is_set_aside(
 
 
 def test_space_is_checked_first(project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100}))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100}))
     with pytest.raises(StorageError, match=r"the pictures need 0\.0 MiB"):
         make(project())
     assert tree(project().path) == []
@@ -364,7 +363,7 @@ def test_a_disk_that_refuses_is_a_sentence(
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(intake.os, "fsync", refuse)
+    monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(StorageError, match="(?i)" + sentence) as caught:
         make(project())
     assert "--output_dir" not in caught.value.hint
