@@ -1,0 +1,227 @@
+"""A run in words: its state, progress, numbers and events, as the dashboard and the list of runs show them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from textual.content import Content
+
+from engine.hardware import Gpu
+from engine.runs import Event, RunState
+from engine.runs.history import OutOfMemory, RunHistory
+from engine.text import duration, printable, size_text
+from tui.gpu_watch import Machine
+from tui.texts import _
+
+STATES = {
+    "starting": ("○", _("starting"), ""),
+    "running": ("●", _("running"), "$text-success"),
+    "paused": ("‖", _("paused"), "$text-warning"),
+    "stopping": ("■", _("stopping"), "$text-warning"),
+    "stopped": ("□", _("stopped"), "$text-warning"),
+    "finished": ("✓", _("finished"), "$text-success"),
+    "failed": ("✗", _("failed"), "$text-error"),
+    "lost": ("?", _("lost"), "$text-error"),
+    "unknown": ("?", _("on another machine"), "$text-warning"),
+    "gone": ("✗", _("the directory is gone"), "$text-error"),
+}
+"""State to symbol, word and colour."""
+PHASES = {
+    "load": _("loading"),
+    "cache": _("caching"),
+    "train": _("training"),
+    "sample": _("drawing samples"),
+    "save": _("saving"),
+    "validate": _("measuring the held-out loss"),
+}
+WISHES = {
+    "sample_now": _("Sample now"),
+    "save_now": _("Save now"),
+    "pause": _("Pause"),
+    "continue": _("Continue"),
+    "stop": _("Stop and save"),
+}
+_GROUPS = {"unet": "U-Net", "text_encoder": _("text encoder")}
+
+
+def heading(name: str, state: str, history: RunHistory, *, complete: bool = True) -> Content:
+    """One line: name, state, phase."""
+    symbol, word, colour = STATES.get(state, ("?", state, ""))
+    parts = []
+    if not complete:
+        parts.append(_("reading its history: step {0}").format(history.step))
+    elif state in ("starting", "running", "stopping") and history.phase:
+        parts.append(PHASES.get(history.phase, history.phase))
+    if history.lives > 1:
+        parts.append(_("resumed {0} times").format(history.lives - 1) if history.lives > 2 else _("resumed once"))
+    return Content.assemble(
+        (printable(name), "bold"), "  ", (f"{symbol} {word}", f"bold {colour}"), *(f" · {part}" for part in parts)
+    )
+
+
+def bar(share: float, cells: int) -> Content:
+    """A bar that can be read without colour."""
+    full = round(min(1.0, max(0.0, share)) * cells)
+    return Content.assemble(("█" * full, "$primary"), ("░" * (cells - full), "$text-muted"))
+
+
+def progress_lines(history: RunHistory, state: RunState, width: int) -> Content:
+    """Two lines: how far the run or its present phase is, with the time left; how far the epoch is, with the speed."""
+    cells = max(8, min(40, width - 62))
+    total = history.max_train_steps or state.max_train_steps
+    part = history.progress if history.phase in ("load", "cache") else None
+    if part is not None:
+        label, share = PHASES[history.phase].capitalize(), part.done / max(1, part.total)
+        words = f"{part.done} of {part.total} {part.unit}"
+    else:
+        label, share, words = _("Step"), history.step / total if total else 0, step_words(history.step, total)
+    epochs = _("{0} of {1}").format(history.epoch, history.epochs) if history.epochs else str(history.epoch)
+    speeds = [
+        words.format(number)
+        for words, number in (
+            (_("{0:.2f} img/s"), history.images_per_second),
+            (_("{0:.2f} s/step"), history.seconds_per_step),
+        )
+        if number is not None
+    ]
+    return Content.assemble(
+        label.ljust(8), bar(share, cells), f" {words} · {time_left(history, state)}\n",
+        _("Epoch").ljust(8), bar(_epoch_share(history), cells), " ", " · ".join([epochs, *speeds]),
+    )  # fmt: skip
+
+
+def step_words(step: int, total: int | None) -> str:
+    """ "300 of 1200 (25 %)"."""
+    return _("{0} of {1} ({2} %)").format(step, total, 100 * step // total) if total else str(step)
+
+
+def _epoch_share(history: RunHistory) -> float:
+    if not history.updates_per_epoch or not history.epoch:
+        return 0.0
+    return (history.step - (history.epoch - 1) * history.updates_per_epoch) / history.updates_per_epoch
+
+
+def time_left(history: RunHistory, state: RunState) -> str:
+    """The estimate, which counts samples, saves and held-out losses; or when there will be one."""
+    if not state.live:
+        return _("ended")
+    if state.state == "paused":
+        return _("paused")
+    if history.eta_seconds is not None:
+        return _("{0} left").format(duration(history.eta_seconds))
+    if history.phase == "cache":
+        return _("time left: known after caching")
+    return _("time left: known after the first step")
+
+
+def facts(history: RunHistory, machine: Machine | None, device: str, processes: int) -> list[Content]:
+    """Lines of learning rates, memory and saved files."""
+    lines = [(_("Rates"), " · ".join(f"{_GROUPS.get(name, name)} {rate:.2e}" for name, rate in history.rates.items()))]
+    lines.append((_("Trainer"), _trainer_memory(history.memory)))
+    cards = machine.cards(device, processes) if machine else []
+    lines += [(_("Card"), card_words(card)) for card in cards]
+    if machine is not None and not cards:
+        used = machine.memory_total - machine.memory_free
+        lines.append(
+            (_("Machine"), _("{0} of {1} memory used").format(size_text(used), size_text(machine.memory_total)))
+        )
+    lines.append((_("Saved"), _saved(history)))
+    return [Content.assemble((label.ljust(8), "$text-muted"), words) for label, words in lines if words]
+
+
+def _trainer_memory(memory: dict[str, float]) -> str:
+    words = {"allocated_gib": _("allocated"), "reserved_gib": _("reserved"), "peak_gib": _("peak"),
+             "resident_gib": _("of memory")}  # fmt: skip
+    parts = [f"{memory[key]:.1f} GiB {word}" for key, word in words.items() if key in memory]
+    if memory.get("alloc_retries"):
+        parts.append(_("{0:.0f} tries to find room").format(memory["alloc_retries"]))
+    return " · ".join(parts)
+
+
+def card_words(card: Gpu) -> str:
+    """Memory, use and temperature of a card; what the driver does not tell is left out."""
+    parts = [printable(card.name).removeprefix("NVIDIA ").removeprefix("GeForce ")]
+    if card.used is not None and card.total is not None:
+        parts.append(_("{0:.1f} of {1:.1f} GiB used").format(card.used / 2**30, card.total / 2**30))
+    utilization = getattr(card, "utilization", None)
+    if utilization is not None:
+        parts.append(_("busy {0} %").format(utilization))
+    if card.temperature is not None:
+        parts.append(f"{card.temperature} °C")
+    return " · ".join(parts)
+
+
+def _saved(history: RunHistory) -> str:
+    parts = []
+    if history.saved:
+        event = next(reversed(history.saved.values()))
+        name = printable(Path(str(event.get("path", ""))).name)
+        parts.append(_("{0} at step {1}").format(name, event.get("step")))
+    if history.state_step is not None:
+        parts.append(_("state at step {0}").format(history.state_step))
+    return " · ".join(parts)
+
+
+def event_text(event: Event) -> Content | None:
+    """One event as a line with its time; None for those that say nothing to a person."""
+    sign, words, style = _event_words(event)
+    if not words:
+        return None
+    moment = time.strftime("%H:%M:%S", time.localtime(event.time))
+    return Content.assemble((f"{moment} ", "$text-muted"), (f"{sign} {printable(words)}", style))
+
+
+def _event_words(event: Event) -> tuple[str, str, str]:
+    get = event.get
+    name = Path(str(get("path", ""))).name
+    step = _("step {0}").format(get("step", 0))
+    match event.type:
+        case "note":
+            return "·", str(get("text", "")), ""
+        case "warning":
+            return "!", str(get("text", "")), "$text-warning"
+        case "oom":
+            return "✗", _("Out of memory at {0}").format(step) + f": {get('message', '')}", "$text-error"
+        case "error":
+            return "✗", f"{get('title', '')}: {get('message', '')} {get('hint', '')}", "$text-error"
+        case "saved":
+            return "✓", _("Saved {0} ({1}), {2}, read back and checked").format(
+                name, size_text(get("bytes")), step
+            ), "$text-success"  # fmt: skip
+        case "state_saved":
+            return "·", _("Full state saved, {0}").format(step), "$text-muted"
+        case "sample":
+            return "·", _("Sample of prompt {0}, {1}").format(int(get("index", 0)) + 1, step), "$text-muted"
+        case "validation":
+            loss = get("loss")
+            words = f"{loss:.4f}" if isinstance(loss, float) else _("not a number")
+            return "●", _("Held-out loss {0}, {1}").format(words, step), ""
+        case "control_ack":
+            command = str(get("command", ""))
+            return "▸", f"{WISHES.get(command, command)}: {get('result', '')}", ""
+        case "run_started":
+            return "○", _("The trainer started: process {0}").format(get("pid", 0)), ""
+        case "run_finished":
+            return "■", _("{0} at {1}").format(STATES.get(str(get("state")), ("", get("state"), ""))[1], step), ""
+    return "", "", ""
+
+
+def oom_lines(oom: OutOfMemory) -> list[str]:
+    """What happened, where, and the numbers."""
+    phase = PHASES.get(oom.phase, oom.phase) or _("starting")
+    lines = [_("While {0}, at step {1}, the memory of {2} was used up.").format(
+        phase, oom.step, printable(oom.device) or _("this machine"))]  # fmt: skip
+    numbers = [
+        (_("requested"), oom.requested),
+        (_("free"), oom.free),
+        (_("in all"), oom.total),
+        (_("allocated by the training"), oom.allocated),
+        (_("reserved by it"), oom.reserved),
+    ]
+    told = [f"{size_text(value)} {word}" for word, value in numbers if value is not None]
+    if told:
+        lines.append(" · ".join(told))
+    if oom.message:
+        lines.append(printable(oom.message))
+    return lines
