@@ -1,0 +1,228 @@
+"""What a form has to know about each setting, read from the configuration's own model: no list is kept beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from engine.config.load import parse_value
+from engine.config.problems import value_problems
+from engine.config.schema import RunConfig
+from engine.errors import UsageError
+
+Kind = Literal["flag", "choice", "integer", "number", "text", "list", "size"]
+"""flag: on or off. choice: one of `choices`. list: texts, one a line. size: a side in px, or width and height."""
+UNSET = "unset"
+PROMPT_FILES = (".txt", ".toml", ".json")
+
+
+@dataclass(frozen=True)
+class FieldFacts:
+    """One setting."""
+
+    key: str
+    """Dotted: "training.unet_lr"."""
+    title: str
+    help: str
+    kind: Kind
+    unit: str = ""
+    limits: str = ""
+    """The range in words: "from 1 to 1024", "0 or more"; empty where there is none."""
+    choices: tuple[Any, ...] = ()
+    """In order; with None first where it may be unset."""
+    optional: bool = False
+    """None is allowed and means something of its own, which the help says."""
+    one_file: bool = False
+    """A list that may also be the path of a file: a single line that ends like one."""
+    advanced: bool = False
+    vram: str = ""
+    """What raising it, or switching it on, does to VRAM; empty: nothing worth telling."""
+    default: Any = None
+
+    @property
+    def table(self) -> str:
+        """The table that it stands in."""
+        return self.key.partition(".")[0]
+
+    @property
+    def name(self) -> str:
+        """The key without its table."""
+        return self.key.partition(".")[2]
+
+    def fits(self, words: str) -> bool:
+        """Whether every word of a search is in its title, key or help."""
+        text = f"{self.title} {self.key} {self.help}".lower()
+        return all(word in text for word in words.lower().split())
+
+
+@dataclass(frozen=True)
+class TableFacts:
+    """One table and its settings, in the order of the model."""
+
+    name: str
+    title: str
+    help: str
+    fields: tuple[FieldFacts, ...]
+
+
+@cache
+def form() -> tuple[TableFacts, ...]:
+    """All tables with all settings."""
+    schema = RunConfig.model_json_schema()
+    tables = []
+    for name, entry in schema["properties"].items():
+        members = schema["$defs"][entry["$ref"].rpartition("/")[2]]["properties"]
+        facts = tuple(_facts(f"{name}.{key}", member) for key, member in members.items())
+        tables.append(TableFacts(name, entry["title"], entry["description"], facts))
+    return tuple(tables)
+
+
+@cache
+def fields() -> Mapping[str, FieldFacts]:
+    """All settings by dotted key, in the order of the model."""
+    return {facts.key: facts for table in form() for facts in table.fields}
+
+
+def _facts(key: str, entry: Mapping[str, Any]) -> FieldFacts:
+    forms = entry.get("anyOf", [entry])
+    optional = any(one.get("type") == "null" for one in forms)
+    forms = [one for one in forms if one.get("type") != "null"]
+    kind, choices = _kind(forms)
+    if kind == "flag" and optional:
+        kind, choices = "choice", (True, False)
+    return FieldFacts(
+        key,
+        entry["title"],
+        entry.get("description", ""),
+        kind,
+        unit=entry.get("unit", ""),
+        limits=_limits(forms[0]),
+        choices=(None, *choices) if choices and optional else choices,
+        optional=optional,
+        one_file=kind == "list" and len(forms) > 1,
+        advanced=entry.get("advanced", False),
+        vram=entry.get("vram", ""),
+        default=entry.get("default"),
+    )
+
+
+def _kind(forms: list[Mapping[str, Any]]) -> tuple[Kind, tuple[Any, ...]]:
+    first, types = forms[0], {one.get("type") for one in forms}
+    if "enum" in first or "const" in first:
+        return "choice", tuple(first.get("enum", [first.get("const")]))
+    if "array" in types:
+        return ("size" if "integer" in types else "list"), ()
+    kinds: dict[Any, Kind] = {"boolean": "flag", "integer": "integer", "number": "number"}
+    return kinds.get(first["type"], "text"), ()
+
+
+def _limits(entry: Mapping[str, Any]) -> str:
+    low, above = entry.get("minimum"), entry.get("exclusiveMinimum")
+    high, below = entry.get("maximum"), entry.get("exclusiveMaximum")
+    if low is not None and high is not None:
+        return f"from {low} to {high}"
+    if low is not None and below is None:
+        return f"{low} or more"
+    ends = [f"from {low}" if low is not None else f"more than {above}" if above is not None else "",
+            f"up to {high}" if high is not None else f"below {below}" if below is not None else ""]  # fmt: skip
+    return ", ".join(filter(None, ends))
+
+
+def shown(facts: FieldFacts, value: Any) -> str:
+    """A value as the form shows it, in one line."""
+    if value is None:
+        return UNSET
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if facts.kind == "list":
+        lines = as_lines(value)
+        return " | ".join(lines) if lines else "none"
+    return typed(facts, value)
+
+
+def typed(facts: FieldFacts, value: Any) -> str:
+    """A value as a person would type it, for `parse`; nothing for an unset one."""
+    if value is None:
+        return ""
+    if facts.kind == "list":
+        return "\n".join(as_lines(value))
+    if isinstance(value, list):
+        return ",".join(str(one) for one in value)
+    if isinstance(value, float):
+        return f"{value:.12g}".replace("e-0", "e-").replace("e+0", "e+").replace("e+", "e")
+    return str(value)
+
+
+def as_lines(value: str | list[str]) -> list[str]:
+    """The entries of a list; a file's path is a single one."""
+    return value.splitlines() if isinstance(value, str) else list(value)
+
+
+def parse(facts: FieldFacts, text: str) -> Any:
+    """The value that a person typed for this setting, as the configuration takes it.
+
+    Raises:
+        UsageError: it cannot be; one sentence about what is given and what is allowed.
+    """
+    value = _read(facts, text)
+    check(facts, value)
+    return value
+
+
+def check(facts: FieldFacts, value: Any) -> None:
+    """Refuse a value that this setting cannot have, whatever the others are.
+
+    Raises:
+        UsageError: one sentence about what is given and what is allowed.
+    """
+    if facts.kind in ("integer", "number") and (isinstance(value, bool | str) or not _allowed(facts, value)):
+        noun = "a whole number" if facts.kind == "integer" else "a number"
+        raise UsageError(f"{value} is given, allowed is {noun}{', ' if facts.limits else ''}{facts.limits}.")
+    for sentence in _problems(facts, value):
+        raise UsageError(sentence)
+
+
+def _allowed(facts: FieldFacts, value: Any) -> bool:
+    return not _problems(facts, value)
+
+
+def _problems(facts: FieldFacts, value: Any) -> list[str]:
+    """What is wrong with this key; what belongs to its table as a whole depends on other settings."""
+    try:
+        RunConfig.model_validate({facts.table: {facts.name: value}})
+    except ValidationError as error:
+        return [problem.message for problem in value_problems(error, lambda *_: "") if problem.key == facts.key]
+    return []
+
+
+def _read(facts: FieldFacts, text: str) -> Any:
+    stripped = text.strip()
+    if facts.kind == "list":
+        lines = [line for line in text.split("\n") if line.strip()]
+        is_file = facts.one_file and len(lines) == 1 and stripped.lower().endswith(PROMPT_FILES)
+        return stripped if is_file else lines
+    if facts.optional and (not stripped or (facts.kind != "text" and stripped.lower() in (UNSET, "none"))):
+        return None
+    if facts.kind == "text":
+        return text
+    if facts.kind == "size":
+        return _size(stripped)
+    if facts.kind in ("choice", "flag"):
+        named = {shown(facts, choice).lower(): choice for choice in facts.choices or (True, False)}
+        return named.get(stripped.lower(), stripped)
+    if not stripped:
+        raise UsageError("A number is needed here.")
+    return parse_value(stripped)
+
+
+def _size(text: str) -> int | list[int]:
+    """ "512", "512,768" or "512 x 768"."""
+    sides = [side.strip() for side in text.lower().replace("x", ",").replace("×", ",").split(",")]
+    if not all(side.isdecimal() for side in sides):
+        raise UsageError(f"{text!r} is given, allowed is a side in px, or width and height: 512,768.")
+    numbers = [int(side) for side in sides]
+    return numbers[0] if len(numbers) == 1 else numbers

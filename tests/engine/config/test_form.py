@@ -1,0 +1,97 @@
+"""What the form knows about the settings comes from the model; typed text becomes a value or one sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from engine.config import RunConfig, list_presets, load_config
+from engine.config.form import check, fields, form, parse, shown, typed
+from engine.config.problems import keys
+from engine.errors import UsageError
+
+
+def test_every_setting_is_there_once_in_the_models_order() -> None:
+    assert {table.name: [facts.name for facts in table.fields] for table in form()} == keys()
+    assert len(fields()) == sum(len(names) for names in keys().values())
+
+
+def test_facts_are_the_models() -> None:
+    rate, dim, schedule = (
+        fields()[key] for key in ("training.unet_lr", "network.network_dim", "training.lr_scheduler")
+    )
+    assert (rate.kind, rate.optional, rate.limits, rate.default) == ("number", True, "0 or more", None)
+    assert (dim.kind, dim.limits, dim.vram, dim.unit) == ("integer", "from 1 to 1024", "more", "")
+    assert schedule.kind == "choice" and "cosine" in schedule.choices and None not in schedule.choices
+    assert fields()["model.v_parameterization"].choices == (None, True, False)
+    assert fields()["dataset.caption_dropout_rate"].limits == "from 0 to 1"
+    assert fields()["network.network_dropout"].limits == "from 0, below 1"
+    assert fields()["training.multires_noise_discount"].limits == "more than 0, below 1"
+    assert fields()["training.max_train_steps"].unit == "steps"
+    assert fields()["network.module_dropout"].advanced and not dim.advanced
+    assert all(facts.title for facts in fields().values())
+
+
+@pytest.mark.parametrize("name", [None, *(preset.name for preset in list_presets())])
+def test_what_the_form_shows_reads_back_as_the_same_value(name: str | None) -> None:
+    config = load_config(name)
+    for facts in fields().values():
+        value = getattr(getattr(config, facts.table), facts.name)
+        given = parse(facts, shown(facts, value) if facts.kind in ("flag", "choice") else typed(facts, value))
+        assert RunConfig().changed(**{facts.table: {facts.name: given}}) == RunConfig().changed(
+            **{facts.table: {facts.name: value}}
+        ), facts.key
+        assert "\n" not in shown(facts, value)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("training.unet_lr", " 5e-5 ", 5e-5),
+        ("training.unet_lr", "", None),
+        ("training.unet_lr", "Unset", None),
+        ("training.seed", "7", 7),
+        ("dataset.resolution", "512", 512),
+        ("dataset.resolution", "512 x 768", [512, 768]),
+        ("dataset.class_tokens", "123", "123"),
+        ("dataset.class_tokens", " ", None),
+        ("training.lr_scheduler", "Linear", "linear"),
+        ("model.zero_terminal_snr", "yes", True),
+        ("model.max_token_length", "150", 150),
+        ("sampling.sample_prompts", "a cat, sitting\n\na dog", ["a cat, sitting", "a dog"]),
+        ("sampling.sample_prompts", "prompts.txt", "prompts.txt"),
+        ("sampling.sample_prompts", "", []),
+        ("training.optimizer_args", "weight_decay=0.01", ["weight_decay=0.01"]),
+    ],
+)
+def test_typed_text_becomes_a_value(key: str, text: str, value: Any) -> None:
+    assert parse(fields()[key], text) == value
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "sentence"),
+    [
+        ("training.unet_lr", "fast", "fast is given, allowed is a number, 0 or more."),
+        ("training.unet_lr", "nan", "nan is given, allowed is a number, 0 or more."),
+        ("training.seed", "true", "True is given, allowed is a whole number, from 0 to 4294967295."),
+        ("training.seed", "1.5", "1.5 is given, allowed is a whole number, from 0 to 4294967295."),
+        ("network.network_dim", "0", "0 is given, allowed is a whole number, from 1 to 1024."),
+        ("network.network_dim", "", "A number is needed here."),
+        ("dataset.resolution", "12", "12 is given, allowed is a side between 64 and 4096 px, or [width, height]."),
+        ("dataset.resolution", "big", "'big' is given, allowed is a side in px, or width and height: 512,768."),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(key: str, text: str, sentence: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(fields()[key], text)
+    assert caught.value.message == sentence
+
+
+def test_what_depends_on_other_settings_is_not_the_fields_own_problem() -> None:
+    check(fields()["training.adaptive_noise_scale"], 0.1)
+
+
+def test_search_finds_words_of_title_key_and_help() -> None:
+    found = [key for key, facts in fields().items() if facts.fits("rate unet")]
+    assert "training.unet_lr" in found and "training.seed" not in found
