@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import signal
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from rich.console import Console
+from rich.text import Text
+from textual import constants
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
+from engine.text import printable
 from tui.draft import Draft
+from tui.terminal import driver_class
 from tui.texts import _
-from tui.themes import HIGH_CONTRAST, first_theme
+from tui.themes import OWN, first_theme, is_ansi
 
 if TYPE_CHECKING:
     from engine.runs import RunDir
+
+
+AGAIN_SECONDS = 3.0
+"""A second Ctrl+C counts as one for so long."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,14 @@ class Appearance:
     """auto, halfblock, sixel, kitty or off."""
     mouse: bool = True
     low_bandwidth: bool = False
+
+    def picture_mode(self, colour_system: str | None, no_colour: bool) -> str:
+        """halfblock, sixel, kitty or off; or "poor" where half blocks would show nothing for want of colours."""
+        if self.images != "auto":
+            return self.images
+        if self.low_bandwidth:
+            return "off"
+        return "poor" if no_colour or colour_system not in ("truecolor", "256") else "halfblock"
 
 
 class LoraSmithApp(App[int]):
@@ -45,40 +64,61 @@ class LoraSmithApp(App[int]):
     ENABLE_COMMAND_PALETTE = True
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+q", "leave", _("Quit"), tooltip=_("A training goes on without the screen."), priority=True),
-        Binding("ctrl+c", "leave", show=False, priority=False),
-        Binding("ctrl+l", "repaint", _("Repaint"), show=False, tooltip=_("Draw everything anew.")),
+        Binding("ctrl+c", "interrupt", show=False, priority=True),
+        Binding("ctrl+l", "repaint", _("Repaint"), show=False, tooltip=_("Draw everything anew."), priority=True),
         Binding("f2", "toggle_images", _("Pictures"), show=False, tooltip=_("Pictures on or off.")),
     ]
 
     def __init__(
         self, run_dir: RunDir | None = None, appearance: Appearance | None = None, draft: Draft | None = None
     ) -> None:
-        super().__init__()
+        colours = Console(force_terminal=True, color_system=constants.COLOR_SYSTEM).color_system  # type: ignore[arg-type]
+        theme = first_theme(colours)
+        # With NO_COLOR the kind of the first theme decides, once, whether colours are removed or turned into greys.
+        super().__init__(driver_class=driver_class(), ansi_color=is_ansi(theme))
+        for own in OWN:
+            self.register_theme(own)
+        self.set_reactive(App.ansi_color, None)
+        self.set_reactive(App.theme, theme)
         self.appearance = appearance or Appearance()
-        self.images = "halfblock" if self.appearance.images == "auto" else self.appearance.images
+        self.images = self.appearance.picture_mode(colours, self.no_color)
+        """halfblock, sixel, kitty, poor or off."""
         self.draft = draft if draft is not None else Draft.load()
         self.first_run = run_dir
+        self.first_step: str | None = None
+        """A step to begin with."""
         self.watched: RunDir | None = None
         """The run that a dashboard follows; leaving asks about it while it lives."""
-        self.register_theme(HIGH_CONTRAST)
+        self._interrupted = -AGAIN_SECONDS
 
-    def on_mount(self) -> None:
-        """Theme, signals, first screen."""
-        self.theme = first_theme(self.console.color_system)
+    def on_load(self) -> None:
+        """Before the terminal is touched: whatever ends this process leaves the terminal as it was."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGHUP, signal.SIGTERM):
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
             with suppress(NotImplementedError, RuntimeError, ValueError):  # not in the main thread: a test
                 loop.add_signal_handler(number, self._end_by_signal, number)
+
+    def on_mount(self) -> None:
+        """The first screen."""
         from tui.screens.home import HomeScreen
 
         self.push_screen(HomeScreen())
         if self.first_run is not None:
             self.open_run(self.first_run)
+        elif self.first_step is not None:
+            self.go_to(self.first_step)
 
     def _end_by_signal(self, number: signal.Signals) -> None:
         """Close the screen and leave the run alone."""
-        self.draft.save()
-        self.exit(return_code=128 + number)
+        try:
+            self._store()
+            self.draft.save()
+        finally:
+            self.exit(return_code=128 + number)
+
+    def terminal_gone(self) -> None:
+        """The input has ended: nobody is there any more."""
+        self._end_by_signal(signal.SIGHUP)
 
     def go_to(self, step: str | None) -> None:
         """Show a step of the wizard, or home for None; keeps the draft."""
@@ -101,9 +141,10 @@ class LoraSmithApp(App[int]):
             self.switch_screen(screen)
 
     def open_run(self, run_dir: RunDir) -> None:
-        """Show the dashboard of a run, live or ended."""
+        """Show the dashboard of a run, live or ended, above the list of runs."""
         from tui.screens.dashboard import DashboardScreen
 
+        self.go_to(None)
         self.watched = run_dir
         self.push_screen(DashboardScreen(run_dir))
 
@@ -116,23 +157,29 @@ class LoraSmithApp(App[int]):
     def _keep_draft(self) -> None:
         trouble = self.draft.save()
         if trouble:
-            self.notify(trouble, severity="warning")
+            self.notify(trouble, severity="warning", markup=False)
+
+    def _store(self) -> None:
+        """Let the step that is shown, also below a dialog, write what was entered into the draft."""
+        for screen in reversed(self.screen_stack):
+            store = getattr(screen, "store", None)
+            if store is not None:
+                store()
+                return
 
     def action_leave(self) -> None:
         """Leave; while a run lives, ask what becomes of it."""
         from engine.runs import true_state
         from tui.screens.leave import LeaveScreen
 
-        store = getattr(self.screen, "store", None)
-        if store is not None:
-            store()
-        self._keep_draft()
         if isinstance(self.screen, LeaveScreen):
             return
+        self._store()
+        self._keep_draft()
         if self.watched is not None and true_state(self.watched).live:
             self.push_screen(LeaveScreen(self.watched.name), self._left)
         else:
-            self.exit(0)
+            self.exit()
 
     def _left(self, answer: str | None) -> None:
         from engine.runs import request
@@ -149,24 +196,49 @@ class LoraSmithApp(App[int]):
             "detach": _("The training goes on. Come back with: lorasmith attach {0}"),
             "stop": _("The training finishes its step, saves and ends. Look at it with: lorasmith attach {0}"),
         }
-        self.exit(0, message=words[answer].format(self.watched.path))
+        place = shlex.quote(printable(self.watched.path))
+        self.exit(message=Text(words[answer].format(place), overflow="fold"))
+
+    def action_interrupt(self) -> None:
+        """Ctrl+C copies what is selected; else the second one within three seconds leaves, and asks nothing."""
+        from engine.runs import true_state
+
+        selected = getattr(self.focused, "selected_text", "") or self.screen.get_selected_text()
+        if selected:
+            self.copy_to_clipboard(selected)
+            return
+        now = time.monotonic()
+        if now - self._interrupted > AGAIN_SECONDS:
+            self._interrupted = now
+            self.notify(_("Ctrl+C once more leaves. A training goes on."))
+            return
+        self._store()
+        self._keep_draft()
+        if self.watched is not None and true_state(self.watched).live:
+            self._left("detach")
+        else:
+            self.exit()
 
     def action_repaint(self) -> None:
         """Draw everything anew, after something else wrote into the terminal."""
+        if self._driver is not None:
+            self._driver.write("\x1b[2J")
         self.refresh(repaint=True, layout=True)
 
     def action_toggle_images(self) -> None:
         """Pictures on or off."""
         from tui.widgets.picture import Picture
 
-        shown = self.appearance.images if self.appearance.images not in ("auto", "off") else "halfblock"
-        self.images = shown if self.images == "off" else "off"
+        wished = self.appearance.images
+        shown = wished if wished in ("sixel", "kitty") else "halfblock"
+        self.images = "off" if self.images == shown else shown
         for picture in self.screen.query(Picture):
             picture.watch_path()
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """What the palette offers: everything that has a key here, and the themes."""
-        yield SystemCommand(_("Theme"), _("Choose the colours, light, dark or high contrast."), self.search_themes)
+        help_text = _("Light, dark, high contrast, 16 colours. For every start: LORASMITH_THEME=NAME.")
+        yield SystemCommand(_("Theme"), help_text, self.search_themes)
         seen = set()
         for active in screen.active_bindings.values():
             binding = active.binding

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -39,7 +41,9 @@ def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 @click.group(cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--preset", metavar="NAME|FILE", help="Train with this preset, or with a configuration file.")
-@click.option("--images", metavar="DIR", help="The folder of pictures.")
+@click.option(
+    "--images", metavar="DIR", help="The folder of pictures. Without --preset also how the screen draws pictures."
+)
 @click.option("--model", metavar="PATH", help="The checkpoint: a .safetensors file or a diffusers folder.")
 @click.option("--name", metavar="NAME", help="Names the trigger and the output.")
 @click.option("--output_dir", metavar="DIR", help="Where the files go. Without it: ./NAME/results_current.")
@@ -48,6 +52,8 @@ def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the run's events, one JSON object a line.")
 @click.option("--dry-run", is_flag=True, help="Check and show everything, train and write nothing.")
 @click.option("--restart", is_flag=True, help="Begin anew where an unfinished run is; that one is kept.")
+@click.option("--no-mouse", is_flag=True, help="The screen leaves the mouse to the terminal.")
+@click.option("--low-bandwidth", is_flag=True, help="The screen for slow lines: fewer frames, no pictures.")
 @click.option(
     "--version",
     is_flag=True,
@@ -61,10 +67,21 @@ def cli(ctx: click.Context, /, preset: str | None, **options: Any) -> int | None
     """Train a LoRA for Stable Diffusion from a folder of pictures.
 
     \b
+    lorasmith                                    the screen: the wizard, and all runs
     lorasmith demo
     lorasmith --preset sd15-realistic --images DIR --model FILE.safetensors --name NAME
+
+    Without --preset the screen opens; --images, --model and --name fill in its wizard. There, --images with one of
+    auto, halfblock, sixel, kitty, off says how pictures are drawn (a folder of that name: ./off).
+
+    \b
+    Environment variables:
+    LORASMITH_THEME         the colours: textual-dark, textual-light, ansi-dark, ansi-light, high-contrast, ...
+    NO_COLOR                no colours
+    COLORTERM=truecolor     24-bit colours over SSH, where the terminal has them
+    CUDA_VISIBLE_DEVICES    the GPUs that may be used
     """
-    typed = preset is not None or any(value for value in options.values())
+    typed = sorted(name for name, value in {"preset": preset, **options}.items() if value)
     if ctx.invoked_subcommand is not None:
         if typed:
             raise UsageError(
@@ -73,15 +90,29 @@ def cli(ctx: click.Context, /, preset: str | None, **options: Any) -> int | None
             )
         return None
     if preset is None:
-        return _without_preset(typed)
+        return _without_preset(typed, **options)
+    for name in ("no_mouse", "low_bandwidth"):
+        if options.pop(name):
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} is about the screen, and --preset shows none.", f"Leave {option} away.")
     from tui.commands.run import run_preset
 
     return run_preset(preset, **options)
 
 
-def _without_preset(typed: bool) -> int:
-    if typed:
-        raise UsageError("A run needs a preset.", "Add --preset NAME; `lorasmith presets` lists them.")
-    from tui.start import show
+def _without_preset(typed: Sequence[str], **options: Any) -> int:
+    """The screen, with what was typed filled into the wizard."""
+    from tui import start
+    from tui.configuration import OPTIONS
 
-    return show()
+    if set(typed) - {"images", "model", "name", "no_mouse", "low_bandwidth"} or (typed and start.refusal()):
+        raise UsageError("A run needs a preset.", "Add --preset NAME; `lorasmith presets` lists them.")
+    images = "auto"
+    if options["images"] in start.PICTURE_MODES:
+        images, options["images"] = options["images"], None
+    for name in ("images", "model"):
+        if options[name] and Path(options[name]).exists():
+            options[name] = str(Path(options[name]).absolute())  # the wizard may be gone on with from elsewhere
+    prefill = {OPTIONS[name][1]: options[name] for name in ("images", "model", "name") if options[name]}
+    mouse, low_bandwidth = not options["no_mouse"], options["low_bandwidth"]
+    return start.show(images=images, mouse=mouse, low_bandwidth=low_bandwidth, prefill=prefill)

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import UsageError
+from engine.exit_codes import ExitCode
+from engine.text import printable
+from tui import output
 
 if TYPE_CHECKING:
     from engine.runs import RunDir
-    from tui.app import Appearance
+    from tui.app import LoraSmithApp
+
+PICTURE_MODES = ("auto", "halfblock", "sixel", "kitty", "off")
+HELP_WITHOUT_SCREEN = (
+    "Without a screen: lorasmith --preset NAME --images DIR --model FILE, or lorasmith attach RUN --plain."
+)
 
 
 def refusal() -> str | None:
     """Why no screen can be shown here; None when one can."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty() and sys.__stderr__ is not None and sys.__stderr__.isatty()):
+    streams = (sys.__stdin__, sys.__stdout__, sys.__stderr__)
+    if not all(stream is not None and not stream.closed and stream.isatty() for stream in streams):
         return "The screen needs a terminal for input and output."
     if os.environ.get("TERM", "dumb") in ("dumb", "unknown", ""):
         return "TERM says that this terminal cannot place characters."
@@ -30,23 +42,94 @@ def require_terminal() -> None:
     """
     why = refusal()
     if why is not None:
-        raise UsageError(
-            why, "Without a screen: lorasmith --preset NAME --images DIR --model FILE, or lorasmith attach RUN --plain."
-        )
+        raise UsageError(why, HELP_WITHOUT_SCREEN)
 
 
-def show(run_dir: RunDir | None = None, appearance: Appearance | None = None) -> int:
+def show(
+    run_dir: RunDir | None = None,
+    *,
+    images: str = "auto",
+    mouse: bool = True,
+    low_bandwidth: bool = False,
+    prefill: Mapping[str, str] | None = None,
+) -> int:
     """Run the app until it is left; the exit code for this process.
 
+    Args:
+        run_dir: a run whose dashboard is shown at once.
+        images: one of PICTURE_MODES.
+        mouse: False leaves the mouse to the terminal, for its own selecting and pasting.
+        low_bandwidth: fewer frames, no pictures unless `images` asks for them.
+        prefill: dotted key to value, for the wizard.
+
     Raises:
-        UsageError: this is no terminal that can show it.
+        UsageError: this is no terminal that can show it, or there are no such pictures or colours.
     """
     require_terminal()
-    if appearance is not None and appearance.low_bandwidth:
+    if low_bandwidth:
         # Textual reads these when it is imported.
         os.environ.update(TEXTUAL_FPS="5", TEXTUAL_ANIMATIONS="none", TEXTUAL_SMOOTH_SCROLL="0")
-    from tui.app import LoraSmithApp
+    if images in ("sixel", "kitty"):
+        load_protocol()
+    from tui.app import Appearance, LoraSmithApp
 
-    app = LoraSmithApp(run_dir, appearance)
-    value = app.run(mouse=appearance is None or appearance.mouse)
-    return int(value or app.return_code or 0)
+    _check_theme()
+    app = LoraSmithApp(run_dir, Appearance(images, mouse, low_bandwidth))
+    if prefill:
+        for key, value in prefill.items():
+            app.draft.set(key, value)
+        app.first_step = app.draft.step
+    app.run(mouse=mouse)
+    return _exit_code(app)
+
+
+def _exit_code(app: LoraSmithApp) -> int:
+    if app.return_code is not None and app.return_code != ExitCode.TRAINING_FAILED:
+        return app.return_code
+    output.narrate("The screen ended by a mistake of LoRA Smith. A training that was going on goes on.")
+    if app.watched is not None:
+        output.narrate(f"Back to it with: lorasmith attach {printable(app.watched.path)}")
+    return ExitCode.TRAINING_FAILED
+
+
+def _check_theme() -> None:
+    from tui.themes import theme_names
+
+    wished, names = os.environ.get("LORASMITH_THEME"), theme_names()
+    if wished and wished not in names:
+        raise UsageError(f"LORASMITH_THEME={wished}: there is no such theme.", f"Themes: {', '.join(names)}.")
+
+
+def load_protocol() -> None:
+    """Import the library for Sixel and Kitty pictures. It questions the terminal at its import, so before Textual
+    reads the input; all answers are waited for, or the late ones would be typed into the first field.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    if importlib.util.find_spec("textual_image") is None:
+        raise UsageError(
+            "Sixel and Kitty pictures need the library textual-image, which is not installed.",
+            "Install it with: pip install 'lorasmith[images]'. Or leave --images away: half blocks need nothing.",
+        )
+    importlib.import_module("textual_image.widget")
+    _await_answers()
+
+
+def _await_answers(seconds: float = 2.0) -> None:
+    """Ask what every terminal answers, and drop everything up to that answer: terminals answer in order."""
+    import select
+    import termios
+    import time
+    import tty
+
+    terminal = sys.stdin.fileno()
+    before: list[Any] = termios.tcgetattr(terminal)
+    tty.setcbreak(terminal)
+    try:
+        os.write(sys.stdout.fileno(), b"\x1b[c")
+        answer, end = b"", time.monotonic() + seconds
+        while b"c" not in answer and select.select([terminal], [], [], max(0.0, end - time.monotonic()))[0]:
+            answer += os.read(terminal, 1024)
+    finally:
+        termios.tcsetattr(terminal, termios.TCSAFLUSH, before)

@@ -1,11 +1,12 @@
-"""Colours: by the terminal's own where it has sixteen, and one theme of high contrast."""
+"""Colours: by the terminal's own where it has sixteen, and themes of high contrast and of no colour at all."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 
-from textual.theme import Theme
+from textual.theme import BUILTIN_THEMES, Theme
 
 HIGH_CONTRAST = Theme(
     name="high-contrast",
@@ -23,10 +24,31 @@ HIGH_CONTRAST = Theme(
     luminosity_spread=0.1,
 )
 
+_ANSI = BUILTIN_THEMES["ansi-dark"]
+_REVERSED = ("block-cursor", "block-cursor-blurred", "input-cursor")
+NO_COLOUR = replace(
+    _ANSI, name="no-colour", variables={**_ANSI.variables, **{f"{part}-text-style": "reverse" for part in _REVERSED}}
+)
+"""Where one is shows by reversed text, since a background colour does not reach the terminal."""
+
+OWN = (HIGH_CONTRAST, NO_COLOUR)
+
+
+def theme_names() -> list[str]:
+    """All themes that LORASMITH_THEME can name."""
+    return sorted([*BUILTIN_THEMES, *(theme.name for theme in OWN)])
+
 
 def first_theme(colour_system: str | None, environment: Mapping[str, str] = os.environ) -> str:
     """The theme to begin with: LORASMITH_THEME, else the terminal's own 16 colours where it has no more."""
     wished = environment.get("LORASMITH_THEME")
-    if wished:
-        return wished
-    return "textual-dark" if colour_system in ("truecolor", "256") else "ansi-dark"
+    if wished in theme_names():
+        return str(wished)
+    if colour_system in ("truecolor", "256"):
+        return "textual-dark"
+    return "no-colour" if "NO_COLOR" in environment else "ansi-dark"
+
+
+def is_ansi(name: str) -> bool:
+    """True for a theme of the terminal's own colours."""
+    return any(theme.name == name and theme.ansi for theme in (*BUILTIN_THEMES.values(), *OWN))

@@ -15,11 +15,11 @@ ROOT = Path(__file__).resolve().parents[2]
 SURFACE = {
     "": {
         "--preset", "--images", "--model", "--name", "--output_dir", "--set", "--detach", "--json", "--dry-run",
-        "--restart", "--version",
+        "--restart", "--version", "--no-mouse", "--low-bandwidth",
     },
     "demo": {"--output_dir", "--set"},
     "runs": {"--json"},
-    "attach": {"RUN", "--plain"},
+    "attach": {"RUN", "--plain", "--no-mouse", "--low-bandwidth", "--images"},
     "stop": {"RUN", "--wait"},
     "resume": {"RUN", "--detach", "--json"},
     "set": {"RUN", "TABLE.KEY=VALUE"},

@@ -18,7 +18,7 @@ def in_place(place: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        ([], 2, "start a run with --preset"),
+        ([], 2, "The screen needs a terminal"),
         (["--images", "x"], 2, "A run needs a preset"),
         (["--preset", "sd15-realistc", "--images", "x"], 2, "Did you mean sd15-realistic?"),
         (["--preset", "robot.toml", "runs"], 2, "do not go with `runs`"),

@@ -5,18 +5,30 @@ from __future__ import annotations
 import click
 
 from engine.exit_codes import ExitCode
-from engine.runs import resolve
+from engine.runs import RunDir, resolve
 from engine.runs.follow import follow, skip_history
-from tui import foreground, narrators, output
+from tui import foreground, narrators, output, start
 from tui.commands.run import show_results
 
 
 @click.command("attach")
 @click.argument("run")
-@click.option("--plain", is_flag=True, help="Plain lines, no bar.")
-def command(run: str, plain: bool) -> int:
-    """Follow RUN: its directory, or a part of its name. Ctrl-C leaves it alone."""
+@click.option("--plain", is_flag=True, help="Plain lines instead of the screen.")
+@click.option("--no-mouse", is_flag=True, help="Leave the mouse to the terminal.")
+@click.option("--low-bandwidth", is_flag=True, help="For slow lines: fewer frames, no pictures.")
+@click.option("--images", type=click.Choice(start.PICTURE_MODES), default="auto", help="How pictures are drawn.")
+def command(run: str, plain: bool, no_mouse: bool, low_bandwidth: bool, images: str) -> int:
+    """Show RUN: its directory, or a part of its name. Leaving or Ctrl-C leaves it alone.
+
+    Where no screen can be shown, and with --plain, its events are printed as lines.
+    """
     run_dir = resolve(run)
+    if plain or start.refusal() is not None:
+        return _follow(run_dir, plain)
+    return start.show(run_dir, images=images, mouse=not no_mouse, low_bandwidth=low_bandwidth)
+
+
+def _follow(run_dir: RunDir, plain: bool) -> int:
     teller = narrators.narrator(run_dir, plain=plain)
     follower, history = skip_history(run_dir)
     teller.tell_history(history)

@@ -45,11 +45,14 @@ def _help_texts(behind: BaseScreen) -> list[str]:
 
 
 def _key_lines(behind: BaseScreen) -> list[str]:
-    lines: dict[str, str] = {}
+    """A line for each key: first what is LoRA Smith's own, then moving about."""
+    own: dict[str, str] = {}
+    common: dict[str, str] = {}
     for active in behind.active_bindings.values():
         binding = active.binding
         if binding.system or not (binding.description or active.tooltip):
             continue
         key = behind.app.get_key_display(binding)
-        lines.setdefault(key, f"{key:>12}  {binding.description}{': ' + active.tooltip if active.tooltip else ''}")
-    return list(lines.values())
+        line = f"{key:>12}  {binding.description}{': ' + active.tooltip if active.tooltip else ''}"
+        (own if active.tooltip else common).setdefault(key, line)
+    return [*own.values(), "", *common.values()]

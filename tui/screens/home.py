@@ -2,28 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
+from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
 from textual.message import Message
+from textual.timer import Timer
 from textual.widgets import DataTable, Static
+from textual.widgets.data_table import ColumnKey
 
-from engine.runs import KnownRun, find_runs
-from engine.text import printable
+from engine.runs import KnownRun, find_runs, request
+from engine.runs.remove import Belongings, belongings, remove_run
+from engine.text import plural, printable, size_text
+from tui.run_rows import COLUMNS, about, row, sign, where_width
+from tui.screens.ask import AskScreen
 from tui.screens.base import BaseScreen
+from tui.screens.steps import STEPS, position
 from tui.texts import _
+
+SECONDS = 2.0
+"""Between two looks, while the screen is shown."""
+
+
+class RunTable(DataTable[Text]):
+    """The table of runs; Enter opens one."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "enter",
+            "select_cursor",
+            _("Open"),
+            tooltip=_("Watch a run that goes on, or see what an ended one has made."),
+        )
+    ]
 
 
 class HomeScreen(BaseScreen):
-    """Lists the runs; `n` begins a new one."""
+    """Lists the runs, the newest first, and says what can be done with the highlighted one."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("n", "new", _("New run"), tooltip=_("Begin or go on with the wizard."))
-    ]
+    CSS_PATH = "home.tcss"
     TITLE = "LoRA Smith"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("n", "new", _("New run"), tooltip=_("The wizard: begin a run, or go on with the one in the making.")),
+        Binding("r", "resume", _("Resume"), tooltip=_("Go on from the last saved state.")),
+        Binding("x", "stop", _("Stop"), tooltip=_("Finish the step, save everything, end.")),
+        Binding("c", "copy", _("Copy"), tooltip=_("A new run with the settings of this one.")),
+        Binding("d,delete", "delete", _("Delete"), tooltip=_("Remove what the run has written; asks before.")),
+    ]
+    HELP = _("""
+## Runs
+
+All trainings of yours, and those below the working directory. What is shown is true at this moment: a run that is
+called running has a living process.
+
+* **lost**: its process ended without a word (killed, power cut). Resume goes on from the last saved state.
+* **unknown**: it was last written on another machine. Resume goes on with it here.
+* **failed**, **stopped**: open it to see why; resume goes on.
+""")
 
     class Found(Message):
         """The runs were looked for."""
@@ -32,28 +72,319 @@ class HomeScreen(BaseScreen):
             super().__init__()
             self.runs = runs
 
+    class Described(Message):
+        """What there is to say about a run."""
+
+        def __init__(self, run: KnownRun, text: Text) -> None:
+            super().__init__()
+            self.run, self.text = run, text
+
+    class Counted(Message):
+        """What deleting a run would remove."""
+
+        def __init__(self, run: KnownRun, counted: Belongings) -> None:
+            super().__init__()
+            self.run, self.counted = run, counted
+
+    class Done(Message):
+        """Something was done with a run; a sentence about it."""
+
+        def __init__(self, sentence: str, opened: KnownRun | None = None) -> None:
+            super().__init__()
+            self.sentence, self.opened = sentence, opened
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs: dict[str, KnownRun] | None = None
+        """Path to run, in the order of the table; None until they were looked for."""
+        self._shown: dict[str, tuple[Text, ...]] = {}
+        self._timer: Timer | None = None
+
     def compose_content(self) -> ComposeResult:
-        """A table."""
-        yield Static(_("Runs"), classes="title")
-        yield DataTable(cursor_type="row")
+        """The table, or a welcome; below it the highlighted run."""
+        yield Static(_("LoRA Smith · runs"), id="heading", classes="title")
+        yield RunTable(cursor_type="row")
+        yield Static(id="welcome")
+        with VerticalScroll(id="details", can_focus=False):
+            yield Static(id="about")
+        yield Static(id="draft", classes="hint", markup=False)
 
     def on_mount(self) -> None:
-        """Look for the runs."""
-        self.query_one(DataTable).add_columns(_("Name"), _("State"), _("Step"), _("Where"))
-        self.look()
+        """An empty table; the runs follow."""
+        table = self.query_one(RunTable)
+        for column in COLUMNS:
+            table.add_column(column.title, key=column.name, width=column.width)
+        table.display = self.query_one("#details").display = False
+
+    def on_screen_resume(self) -> None:
+        """Shown: look now, and then every two seconds."""
+        self._say_draft()
+        self._look()
+
+    def on_screen_suspend(self) -> None:
+        """Another screen is shown: nothing to look for."""
+        if self._timer is not None:
+            self._timer.stop()
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="runs")
-    def look(self) -> None:
-        """Find all runs."""
+    def _look(self) -> None:
         self.post_message(self.Found(find_runs([Path.cwd()])))
 
     @on(Found)
     def _show(self, event: Found) -> None:
-        table = self.query_one(DataTable)
+        before, self.runs = self.runs, {str(run.run_dir.path): run for run in event.runs}
+        self._update_rows()
+        if before is None or bool(before) != bool(self.runs):
+            self._welcome()
+        self._describe()
+        self.refresh_status()
+        if self.is_current:
+            self._timer = self.set_timer(SECONDS, self._look)
+
+    def on_resize(self) -> None:
+        """The place gets what room is left."""
+        super().on_resize()
+        table = self.query_one(RunTable)
+        if table.columns:
+            table.columns[ColumnKey("where")].width = where_width(self.size.width)
+            self._update_rows(anew=True)
+
+    def _update_rows(self, anew: bool = False) -> None:
+        """Only the cells that have changed, unless the rows are other ones."""
+        rows = {path: row(run, self.size.width) for path, run in (self.runs or {}).items()}
+        table = self.query_one(RunTable)
+        if anew or list(rows) != list(self._shown):
+            self._fill(rows)
+        else:
+            for path, cells in rows.items():
+                for column, old, new in zip(COLUMNS, self._shown[path], cells, strict=True):
+                    if old != new:
+                        table.update_cell(path, column.name, new)
+        self._shown = rows
+
+    def _fill(self, rows: dict[str, tuple[Text, ...]]) -> None:
+        """Write the table anew, with the cursor on the same run."""
+        table = self.query_one(RunTable)
+        chosen = self.chosen()
         table.clear()
-        for run in event.runs:
-            table.add_row(printable(run.name), run.state.state, str(run.state.step), printable(run.run_dir.path))
+        for path, cells in rows.items():
+            table.add_row(*cells, key=path)
+        if chosen is not None and str(chosen.run_dir.path) in rows:
+            table.move_cursor(row=list(rows).index(str(chosen.run_dir.path)))
+
+    def _welcome(self) -> None:
+        """Without a run: what to press."""
+        table, welcome = self.query_one(RunTable), self.query_one("#welcome", Static)
+        table.display = self.query_one("#details").display = bool(self.runs)
+        welcome.display = not self.runs
+        if self.runs:
+            table.focus()
+        else:
+            self.set_focus(None)
+            welcome.update(_(WELCOME))
+        self.refresh_bindings()
+
+    def _say_draft(self) -> None:
+        self.query_one("#draft", Static).update(self._draft_sentence())
+
+    def _draft_sentence(self) -> str:
+        """What `n` does."""
+        draft = self.smith.draft
+        if not (draft.values or draft.done):
+            return _("n begins a new run.")
+        name = printable(str(draft.get("saving.output_name") or _("without a name yet")))
+        step = STEPS[position(draft.step)].title
+        return _("n goes on with the run in the making ({0}, step {1}), or begins another one.").format(name, step)
+
+    def chosen(self) -> KnownRun | None:
+        """The highlighted run."""
+        table = self.query_one(RunTable)
+        if not self.runs or not table.is_valid_row_index(table.cursor_row):
+            return None
+        key = table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value
+        return self.runs.get(key or "")
+
+    @on(RunTable.RowHighlighted)
+    def _moved(self) -> None:
+        self._describe()
+        self.refresh_bindings()
+
+    def _describe(self) -> None:
+        run = self.chosen()
+        if run is not None:
+            self._find_out(run)
+        else:
+            self.query_one("#about", Static).update("")
+
+    @work(thread=True, exclusive=True, exit_on_error=False, group="details")
+    def _find_out(self, run: KnownRun) -> None:
+        self.post_message(self.Described(run, about(run)))
+
+    @on(Described)
+    def _show_details(self, event: Described) -> None:
+        if self.chosen() == event.run:
+            self.query_one("#about", Static).update(event.text)
+
+    def status_text(self) -> str:
+        """The run that goes on, or how many there are."""
+        runs = list((self.runs or {}).values())
+        live = [run for run in runs if run.state.live]
+        lines = [f"{printable(run.name)}  {row(run, 60)[2]}  {sign(run.state.state)}" for run in live]
+        return "\n".join(lines or [plural(len(runs), _("run"))])
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only what can be done with the highlighted run; the rest is shown dim."""
+        if action in ("copy", "delete", "resume", "stop"):
+            run = self.chosen()
+            if run is None:
+                return False
+            return True if self._possible(action, run) else None
+        return True
+
+    @staticmethod
+    def _possible(action: str, run: KnownRun) -> bool:
+        state = run.state
+        if action == "stop":
+            return state.live
+        if action == "resume":
+            return not state.live and state.state != "finished"
+        return action != "delete" or not (state.live or state.state == "unknown")
+
+    @on(RunTable.RowSelected)
+    def _open(self) -> None:
+        """The dashboard of the run, live or ended."""
+        run = self.chosen()
+        if run is not None:
+            self.smith.open_run(run.run_dir)
 
     def action_new(self) -> None:
-        """The wizard, where one left it."""
-        self.smith.go_to(self.smith.draft.step)
+        """The wizard; with a run in the making, a choice."""
+        draft = self.smith.draft
+        if not (draft.values or draft.done):
+            self.smith.go_to(draft.step)
+            return
+        step = STEPS[position(draft.step)].title
+        answers = {"on": _("Go on at step {0}").format(step), "anew": _("Begin anew and forget it")}
+        name = draft.get("saving.output_name")
+        question = (
+            _("A run is in the making: {0}").format(printable(str(name))) if name else _("A run is in the making")
+        )
+        self.app.push_screen(AskScreen(question, answers), self._begin)
+
+    def _begin(self, answer: str | None) -> None:
+        if answer == "anew":
+            self.smith.draft.begin_anew()
+        if answer is not None:
+            self.smith.go_to(self.smith.draft.step)
+
+    def _ask(self, question: str, answers: dict[str, str], then: Callable[[], object], text: str = "") -> None:
+        """Do it after "yes"."""
+
+        def answered(answer: str | None) -> None:
+            if answer == "yes":
+                then()
+
+        self.app.push_screen(AskScreen(question, answers, text), answered)
+
+    def action_copy(self) -> None:
+        """A new run with the settings of the highlighted one; its place is chosen anew."""
+        run, draft = self.chosen(), self.smith.draft
+        if run is None:
+            return
+        if draft.values or draft.done:
+            answers = {"no": _("Keep the run in the making"), "yes": _("Forget it and copy the settings")}
+            self._ask(_("Another run is in the making"), answers, lambda: self._copy(run))
+        else:
+            self._copy(run)
+
+    def _copy(self, run: KnownRun) -> None:
+        from engine.config import load_config
+
+        try:
+            load_config(run.run_dir.config_path)
+        except (ValueError, OSError) as error:
+            self.smith.show_error(error)
+            return
+        draft = self.smith.draft
+        draft.begin_anew({"saving.output_dir": None}, preset=str(run.run_dir.config_path))
+        draft.done = [step.name for step in STEPS[:-1]]
+        self.smith.go_to("folders")
+
+    def action_resume(self) -> None:
+        """Go on with an ended run; where it may still go on elsewhere, ask."""
+        run = self.chosen()
+        if run is None or not self._possible("resume", run):
+            return
+        if run.state.state != "unknown":
+            self._resume(run)
+            return
+        answers = {"no": _("No, leave it"), "yes": _("Resume it here")}
+        text = _("{0}. Two machines on one run would spoil it.").format(run.state.detail.capitalize())
+        question = _("Does {0} still go on there?").format(printable(run.name))
+        self._ask(question, answers, lambda: self._resume(run), text)
+
+    @work(thread=True, exclusive=True, exit_on_error=False, group="doing")
+    def _resume(self, run: KnownRun) -> None:
+        from tui.begin import begin_again
+
+        begin_again(run.run_dir)
+        self.post_message(self.Done(_("{0} goes on.").format(printable(run.name)), opened=run))
+
+    def action_stop(self) -> None:
+        """Ask, then wish."""
+        run = self.chosen()
+        if run is None or not run.state.live:
+            return
+        answers = {"no": _("No, let it train"), "yes": _("Stop: finish the step, save everything, end")}
+        self._ask(_("Stop {0}?").format(printable(run.name)), answers, lambda: self._stop(run))
+
+    @work(thread=True, exclusive=True, exit_on_error=False, group="doing")
+    def _stop(self, run: KnownRun) -> None:
+        request(run.run_dir, "stop")
+        sentence = _("{0} was asked to stop: it finishes its step and saves.")
+        self.post_message(self.Done(sentence.format(printable(run.name))))
+
+    def action_delete(self) -> None:
+        """Count what would go, then ask."""
+        run = self.chosen()
+        if run is not None and self._possible("delete", run):
+            self._count(run)
+
+    @work(thread=True, exclusive=True, exit_on_error=False, group="doing")
+    def _count(self, run: KnownRun) -> None:
+        self.post_message(self.Counted(run, belongings(run.run_dir)))
+
+    @on(Counted)
+    def _ask_delete(self, event: Counted) -> None:
+        run, counted = event.run, event.counted
+        what = _("{0}, {1}").format(plural(counted.files, _("file")), size_text(counted.bytes))
+        text = _("{0} in {1}: its LoRA files, samples, configuration and record. Pictures and captions stay.")
+        answers = {"no": _("No, keep it"), "yes": _("Delete it for good ({0})").format(what)}
+        question = _("Delete {0}?").format(printable(run.name))
+        self._ask(question, answers, lambda: self._delete(run), text.format(what, printable(run.run_dir.path)))
+
+    @work(thread=True, exclusive=True, exit_on_error=False, group="doing")
+    def _delete(self, run: KnownRun) -> None:
+        gone = remove_run(run.run_dir)
+        sentence = _("{0} is deleted: {1}, {2}.")
+        name = printable(run.name)
+        self.post_message(self.Done(sentence.format(name, plural(gone.files, _("file")), size_text(gone.bytes))))
+
+    @on(Done)
+    def _say_done(self, event: Done) -> None:
+        self.notify(event.sentence, markup=False)
+        if event.opened is not None:
+            self.smith.open_run(event.opened.run_dir)
+        else:
+            self._look()
+
+
+WELCOME = """[b]Welcome.[/b] From a folder of pictures to a LoRA in eight steps.
+
+  [b]n[/b]       begin: the wizard asks for model, pictures and settings
+  [b]?[/b]       help for what is shown
+  [b]Ctrl+P[/b]  every action by name
+  [b]Ctrl+Q[/b]  quit; a training goes on without the screen
+
+There is no run yet. Each one will be listed here with its state.
+Just to see it work:  lorasmith demo"""

@@ -1,0 +1,166 @@
+"""A run in the list of runs: its row, and what there is to say about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.cells import cell_len, set_cell_size
+from rich.text import Text
+
+from engine.runs import KnownRun, RunDir
+from engine.runs.layout import CURRENT
+from engine.runs.state import moment, read_exit
+from engine.text import printable
+from tui.texts import _
+
+SIGNS = {
+    "starting": ("▷", _("starting"), "cyan"),
+    "running": ("▶", _("running"), "green"),
+    "paused": ("‖", _("paused"), "yellow"),
+    "stopping": ("■", _("stopping"), "yellow"),
+    "finished": ("✓", _("finished"), "green"),
+    "stopped": ("□", _("stopped"), ""),
+    "failed": ("✗", _("failed"), "red"),
+    "lost": ("!", _("lost"), "red"),
+    "unknown": ("?", _("unknown"), "yellow"),
+}
+"""State to sign, word and colour; each is enough without the others."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table; `width` in cells."""
+
+    name: str
+    title: str
+    width: int
+
+
+COLUMNS = (
+    Column("name", _("Name"), 20),
+    Column("state", _("State"), 10),
+    Column("step", _("Step"), 17),
+    Column("when", _("Last sign"), 12),
+    Column("where", _("Where"), 11),
+)
+_TAIL = 64 * 1024
+
+
+def where_width(columns: int) -> int:
+    """Cells for the place, in a terminal of so many columns."""
+    return max(COLUMNS[-1].width, columns - sum(column.width for column in COLUMNS[:-1]) - 2 * len(COLUMNS))
+
+
+def sign(state: str) -> str:
+    """Sign and word of a state."""
+    mark, word, _colour = SIGNS.get(state, ("?", state, ""))
+    return f"{mark} {word}"
+
+
+def row(run: KnownRun, columns: int) -> tuple[Text, ...]:
+    """The cells of a run in a terminal of so many columns."""
+    state = run.state
+    colour = SIGNS.get(state.state, ("", "", ""))[2]
+    return (
+        Text(clipped(printable(run.name), COLUMNS[0].width)),
+        Text(sign(state.state), colour),
+        Text(progress(state.step, state.max_train_steps), justify="right"),
+        Text(short_moment(state.updated)),
+        Text(clipped(_place(run.run_dir), where_width(columns), keep_end=True)),
+    )
+
+
+def progress(step: int, steps: int | None) -> str:
+    """ "120/2000  6 %", or the step alone."""
+    return f"{step}/{steps} {100 * step // steps:3d} %" if steps else str(step)
+
+
+def short_moment(seconds: float | None) -> str:
+    """Today's time, else the day."""
+    if not isinstance(seconds, (int, float)):
+        return _("unknown")
+    then, now = time.localtime(seconds), time.localtime()
+    if then[:3] == now[:3]:
+        return time.strftime(_("today %H:%M"), then)
+    return time.strftime(_("%d %b %H:%M") if then.tm_year == now.tm_year else "%Y-%m-%d", then)
+
+
+def clipped(text: str, width: int, *, keep_end: bool = False) -> str:
+    """`text` in at most `width` cells; what is cut off is marked."""
+    if cell_len(text) <= width:
+        return text
+    if keep_end:
+        return "…" + set_cell_size(text[::-1], width - 1)[::-1].lstrip()
+    return set_cell_size(text, width - 1).rstrip() + "…"
+
+
+def _place(run_dir: RunDir) -> str:
+    """The run's directory; of a project's current results the project's."""
+    path = run_dir.path.parent if run_dir.path.name == CURRENT else run_dir.path
+    shown, home = printable(path), printable(Path.home())
+    return f"~{shown[len(home) :]}" if shown.startswith(f"{home}/") else shown
+
+
+def about(run: KnownRun) -> Text:
+    """All there is to say about a run, a line for each thing. Reads files: for a worker."""
+    state, detail = run.state, printable(run.state.detail).rstrip(".")
+    text = Text()
+    text.append(f"{printable(run.name)}: {sign(state.state)}", "bold").append(f". {detail[:1].upper()}{detail[1:]}.\n")
+    text.append(f"{printable(run.run_dir.path)}\n")
+    facts = [_("Step {0} of {1}").format(state.step, state.max_train_steps or "?"), _("epoch {0}").format(state.epoch)]
+    loss, unfinished = last_loss(run.run_dir)
+    if loss is not None:
+        facts.append(_("last loss {0:.4f}").format(loss))
+    text.append(", ".join(facts) + ".")
+    if state.state not in ("lost", "unknown"):  # theirs is in the detail
+        text.append(_(" Last sign of life {0}.").format(moment(state.updated)))
+    for sentence in _notes(run, unfinished):
+        text.append(f"\n! {sentence}", "yellow")
+    return text
+
+
+def _notes(run: KnownRun, unfinished: bool) -> Iterator[str]:
+    run_dir, state = run.run_dir, run.state.state
+    if run.archived:
+        yield _("An earlier run, kept when a newer one began.")
+    if not run_dir.meta:
+        yield _("Its record (.run/meta.json) cannot be read.")
+    elif not run_dir.config_path.is_file():
+        yield _("Its configuration {0} is missing: it cannot be resumed.").format(printable(run_dir.config_path.name))
+    if state == "failed":
+        hint = str((read_exit(run_dir) or {}).get("hint") or "")
+        if hint:
+            yield printable(hint)
+    if unfinished and not run.state.live:
+        yield _("The last line of its events is unfinished; all before it is good.")
+    if state == "lost":
+        yield _("Press r to go on from the last saved state.")
+    if not os.access(run_dir.private, os.W_OK):
+        yield _("You may only look: there is no permission to write.")
+
+
+def last_loss(run_dir: RunDir) -> tuple[float | None, bool]:
+    """The loss of the last step in the log, smoothed, and whether the log's last line is unfinished."""
+    try:
+        with run_dir.events_path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL))
+            *lines, rest = file.read().split(b"\n")
+    except OSError:
+        return None, False
+    for line in reversed(lines):
+        if b'"step"' not in line:
+            continue
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and event.get("type") == "step":
+            loss = event.get("loss_average", event.get("loss"))
+            return (loss if isinstance(loss, float) else None), bool(rest)
+    return None, bool(rest)
