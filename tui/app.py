@@ -199,6 +199,12 @@ class LoraSmithApp(App[int]):
         place = shlex.quote(printable(self.watched.path))
         self.exit(message=Text(words[answer].format(place), overflow="fold"))
 
+    def detach(self) -> None:
+        """Leave the watched run alone, and say how to come back."""
+        self._store()
+        self._keep_draft()
+        self._left("detach")
+
     def action_interrupt(self) -> None:
         """Ctrl+C copies what is selected; else the second one within three seconds leaves, and asks nothing."""
         from engine.runs import true_state
@@ -212,12 +218,12 @@ class LoraSmithApp(App[int]):
             self._interrupted = now
             self.notify(_("Ctrl+C once more leaves. A training goes on."))
             return
+        if self.watched is not None and true_state(self.watched).live:
+            self.detach()
+            return
         self._store()
         self._keep_draft()
-        if self.watched is not None and true_state(self.watched).live:
-            self._left("detach")
-        else:
-            self.exit()
+        self.exit()
 
     def action_repaint(self) -> None:
         """Draw everything anew, after something else wrote into the terminal."""

@@ -1,4 +1,4 @@
-"""A run in words: its state, progress, numbers and events, as the dashboard and the list of runs show them."""
+"""A run in words: its state, progress, numbers and events, as the dashboard shows it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,11 @@ from engine.runs import Event, RunState
 from engine.runs.history import OutOfMemory, RunHistory
 from engine.text import duration, printable, size_text
 from tui.gpu_watch import Machine
+from tui.run_rows import SIGNS
 from tui.texts import _
 
-STATES = {
-    "starting": ("○", _("starting"), ""),
-    "running": ("●", _("running"), "$text-success"),
-    "paused": ("‖", _("paused"), "$text-warning"),
-    "stopping": ("■", _("stopping"), "$text-warning"),
-    "stopped": ("□", _("stopped"), "$text-warning"),
-    "finished": ("✓", _("finished"), "$text-success"),
-    "failed": ("✗", _("failed"), "$text-error"),
-    "lost": ("?", _("lost"), "$text-error"),
-    "unknown": ("?", _("on another machine"), "$text-warning"),
-    "gone": ("✗", _("the directory is gone"), "$text-error"),
-}
-"""State to symbol, word and colour."""
+SIGN_OF_GONE = ("✗", _("the directory is gone"), "red")
+_COLOURS = {"green": "$text-success", "yellow": "$text-warning", "red": "$text-error"}
 PHASES = {
     "load": _("loading"),
     "cache": _("caching"),
@@ -47,7 +37,7 @@ _GROUPS = {"unet": "U-Net", "text_encoder": _("text encoder")}
 
 def heading(name: str, state: str, history: RunHistory, *, complete: bool = True) -> Content:
     """One line: name, state, phase."""
-    symbol, word, colour = STATES.get(state, ("?", state, ""))
+    symbol, word, colour = SIGNS.get(state, SIGN_OF_GONE)
     parts = []
     if not complete:
         parts.append(_("reading its history: step {0}").format(history.step))
@@ -56,7 +46,10 @@ def heading(name: str, state: str, history: RunHistory, *, complete: bool = True
     if history.lives > 1:
         parts.append(_("resumed {0} times").format(history.lives - 1) if history.lives > 2 else _("resumed once"))
     return Content.assemble(
-        (printable(name), "bold"), "  ", (f"{symbol} {word}", f"bold {colour}"), *(f" · {part}" for part in parts)
+        (printable(name), "bold"),
+        "  ",
+        (f"{symbol} {word}", f"bold {_COLOURS.get(colour, '')}"),
+        *(f" · {part}" for part in parts),
     )
 
 
@@ -203,7 +196,7 @@ def _event_words(event: Event) -> tuple[str, str, str]:
         case "run_started":
             return "○", _("The trainer started: process {0}").format(get("pid", 0)), ""
         case "run_finished":
-            return "■", _("{0} at {1}").format(STATES.get(str(get("state")), ("", get("state"), ""))[1], step), ""
+            return "■", _("{0} at {1}").format(SIGNS.get(str(get("state")), ("", get("state"), ""))[1], step), ""
     return "", "", ""
 
 

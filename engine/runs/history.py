@@ -88,6 +88,8 @@ class RunHistory:
         self.prompts: dict[int, str] = {}
         self.pictures: dict[tuple[int, int], str] = {}
         """(prompt's index, step) to the path as the trainer named it."""
+        self.drawn = 0
+        """Samples drawn so far, those drawn twice included."""
         self.saved: dict[str, Event] = {}
         """The newest `saved` event of each path."""
         self.state_step: int | None = None
@@ -204,6 +206,7 @@ class RunHistory:
         index, step = _whole(event.get("index")) or 0, _whole(event.get("step")) or 0
         self.prompts[index] = str(event.get("prompt", ""))
         self.pictures[index, step] = str(event.get("path", ""))
+        self.drawn += 1
 
     def _save(self, event: Event) -> None:
         path = str(event.get("path", ""))

@@ -1,0 +1,113 @@
+"""The four panes of a run: overview, samples, events, log. One at a time, or all where there is room."""
+
+from __future__ import annotations
+
+from textual.app import ComposeResult
+from textual.containers import Container, Vertical, VerticalScroll
+from textual.content import Content
+from textual.widgets import Static
+
+from engine.config import RunConfig
+from engine.runs import RunDir
+from engine.runs.history import RunHistory
+from engine.text import printable
+from tui import run_words
+from tui.run_watch import Look
+from tui.texts import _
+from tui.widgets.chart import LossChart
+from tui.widgets.gallery import Gallery
+from tui.widgets.lines import Lines
+
+PANES = {"overview": _("Overview"), "samples": _("Samples"), "events": _("Events"), "log": _("Log")}
+SHOWN_EVENTS = 200
+_FOCUS = {"samples": "#gallery", "events": "#events-scroll", "log": "#log-scroll"}
+
+
+class RunPanes(Vertical):
+    """Give it what was found with `draw`; hidden panes cost nothing."""
+
+    def __init__(self, run_dir: RunDir) -> None:
+        super().__init__()
+        self.run_dir = run_dir
+        self.pane = "overview"
+        self._drawn_events: object = None
+        self._drawn_samples: object = None
+
+    def compose(self) -> ComposeResult:
+        """Tabs and panes."""
+        yield Lines(id="tabs")
+        with Container(id="panes"):
+            with Vertical(id="overview", classes="pane"):
+                yield LossChart(id="chart")
+                yield Lines(id="facts")
+            with Vertical(id="events", classes="pane"):
+                yield Static(_("3 Events"), classes="pane-title")
+                with VerticalScroll(id="events-scroll"):
+                    yield Lines(id="event-lines", wraps=True)
+            with Vertical(id="samples", classes="pane"):
+                yield Static(_("2 Samples"), classes="pane-title")
+                yield Gallery(_("No samples yet."), id="gallery")
+            with Vertical(id="log", classes="pane"):
+                yield Static(_("4 Log"), classes="pane-title")
+                with VerticalScroll(id="log-scroll"):
+                    yield Lines(id="log-lines", wraps=True)
+
+    def on_mount(self) -> None:
+        """The overview; new lines scroll into view."""
+        for scroll in self.query(VerticalScroll):
+            scroll.anchor()
+        self.choose("overview")
+
+    def choose(self, name: str) -> None:
+        """Show a pane, and give it the keys."""
+        self.pane = name
+        for pane in self.query(".pane"):
+            pane.set_class(pane.id == name, "-active")
+        words: list[tuple[str, str]] = []
+        for place, (pane_name, title) in enumerate(PANES.items(), 1):
+            words += [(f" {place} {title} ", "bold reverse" if pane_name == name else ""), (" ", "")]
+        self.query_one("#tabs", Lines).say(Content.assemble(*words))
+        self.screen.set_focus(self.query_one(_FOCUS[name]) if name in _FOCUS else None)
+
+    def draw(self, history: RunHistory, look: Look, config: RunConfig | None) -> None:
+        """Write what changed in the panes that are visible."""
+        roomy = self.screen.has_class("-wide") and self.screen.has_class("-tall")
+        shown = set(PANES) if roomy else {self.pane}
+        if "overview" in shown:
+            self._draw_overview(history, look, config)
+        if "samples" in shown:
+            self._draw_samples(history)
+        if "events" in shown:
+            self._draw_events(history, look)
+        if "log" in shown:
+            lines = "\n".join(printable(line) for line in look.log)
+            self.query_one("#log-lines", Lines).say(lines or _("The trainer has printed nothing yet."))
+
+    def _draw_overview(self, history: RunHistory, look: Look, config: RunConfig | None) -> None:
+        total = history.max_train_steps or look.state.max_train_steps
+        self.query_one(LossChart).show(history.raw, history.smoothed, history.held_out, total)
+        device, processes = (config.memory.device, config.training.num_processes) if config else ("auto", 1)
+        machine = look.machine if look.state.live else None
+        facts = run_words.facts(history, machine, device, processes)
+        self.query_one("#facts", Lines).say(Content("\n").join(facts))
+
+    def _draw_samples(self, history: RunHistory) -> None:
+        if history.drawn != self._drawn_samples:
+            self._drawn_samples = history.drawn
+            self.query_one(Gallery).show(history.samples(self.run_dir))
+
+    def _draw_events(self, history: RunHistory, look: Look) -> None:
+        events = history.events
+        partial = look.partial and not look.state.live
+        key = (events[-1].seq if events else -1, look.explanation, look.bad_lines, partial)
+        if key == self._drawn_events:
+            return
+        self._drawn_events = key
+        lines = [line for event in list(events)[-SHOWN_EVENTS:] if (line := run_words.event_text(event)) is not None]
+        lines += [Content(printable(line)) for line in look.explanation]
+        if look.bad_lines:
+            words = _("Lines of the event log that cannot be read, and are left out: {0}.").format(look.bad_lines)
+            lines.append(Content(f"! {words}"))
+        if partial:
+            lines.append(Content("! " + _("The last line of the event log has no end; it is left out.")))
+        self.query_one("#event-lines", Lines).say(Content("\n").join(lines) if lines else _("Nothing happened yet."))
