@@ -10,13 +10,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.atomic import read_json, write_text
-from engine.errors import StorageError
+from engine.errors import StorageError, UsageError
 from engine.paths import user_state
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
 
 FIRST_PRESET = "sd15-realistic"
+OPTIONS = {
+    "dataset.train_data_dir": "--images",
+    "model.pretrained_model_name_or_path": "--model",
+    "saving.output_name": "--name",
+    "saving.output_dir": "--output_dir",
+}
+"""Dotted key to the option of its own that it has on the command line."""
+STEP_OF = {
+    "memory.device": "hardware",
+    "model.pretrained_model_name_or_path": "model",
+    "dataset.train_data_dir": "folders",
+    "dataset.reg_data_dir": "folders",
+    "saving.output_dir": "folders",
+    "saving.output_name": "folders",
+}
+"""Dotted key to the step where it is asked for; all others are parameters."""
 
 
 @dataclass
@@ -33,6 +49,8 @@ class Draft:
     """Steps that were left forwards."""
     extras: dict[str, Any] = field(default_factory=dict)
     """What belongs to the wizard and to no configuration: "folders.place", "folders.take_in", ..."""
+    notice: str = ""
+    """What was changed without being asked, until a screen has said it (`take_notice`)."""
 
     @classmethod
     def load(cls) -> Draft:
@@ -55,12 +73,28 @@ class Draft:
             return f"The wizard's state is not kept for the next start: {error}"
         return None
 
+    def base(self) -> RunConfig:
+        """The preset's own configuration. One that is gone or broken makes way for the first preset, which is noted."""
+        from engine.config import RunConfig
+
+        for name in dict.fromkeys((self.preset, FIRST_PRESET)):
+            try:
+                found = _preset(name)
+            except UsageError as error:
+                self._note(f"The preset {name} cannot be used: {error.message}")
+            else:
+                if name != self.preset:
+                    self._note(f"{name} takes its place.")
+                    self.preset = name
+                return found
+        return RunConfig()
+
     def get(self, key: str) -> Any:
-        """The value that a run would have now; the preset's where nothing was set. None where that is broken."""
+        """The value that a run would have now; the preset's where nothing was set."""
         if key in self.values:
             return self.values[key]
         table, _, name = key.partition(".")
-        return getattr(getattr(_preset(self.preset), table), name)
+        return getattr(getattr(self.base(), table), name)
 
     def set(self, key: str, value: Any) -> None:
         """Note a value; one that equals the preset's is forgotten."""
@@ -73,24 +107,57 @@ class Draft:
 
         Raises:
             ConfigError: values that cannot be.
-            UsageError: no such preset.
         """
         from engine.config import load_config
 
+        self.base()
+        self._forget_unknown()
         trial = {key.replace("__", "."): value for key, value in changed.items()}
         return load_config(self.preset, (), {key: (key, value) for key, value in {**self.values, **trial}.items()})
 
+    def choose_preset(self, preset: str) -> list[str]:
+        """Take another preset and keep what was set; the dotted keys of the parameters that were kept.
+
+        Raises:
+            UsageError: it cannot be read; nothing was changed.
+        """
+        _preset(preset)
+        if Path(self.preset).suffix == ".toml":  # a run's own file, which has the paths too
+            self.values = {**{key: value for key in STEP_OF if (value := self.get(key))}, **self.values}
+        self.preset = preset
+        for key, value in list(self.values.items()):
+            self.set(key, value)
+        return [key for key in self.values if key not in STEP_OF]
+
     def command(self) -> str:
         """The command line that starts the same run without a screen."""
-        options = {"dataset.train_data_dir": "--images", "model.pretrained_model_name_or_path": "--model",
-                   "saving.output_name": "--name", "saving.output_dir": "--output_dir"}  # fmt: skip
         words = ["lorasmith", "--preset", self.preset]
-        for key, option in options.items():
-            if self.values.get(key):
-                words += [option, str(self.values[key])]
-        for key in sorted(set(self.values) - set(options)):
+        typed = {key: value for key in OPTIONS if isinstance(value := self.values.get(key), str) and value}
+        for key, value in typed.items():
+            words += [OPTIONS[key], value]
+        for key in sorted(set(self.values) - set(typed)):
             words += ["--set", f"{key}={written(self.values[key])}"]
         return shlex.join(words)
+
+    def take_notice(self) -> str:
+        """What was changed without being asked, to be said now; empty the next time."""
+        notice, self.notice = self.notice, ""
+        return notice
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.notice:
+            self.notice = f"{self.notice} {sentence}".strip()
+
+    def _forget_unknown(self) -> None:
+        """Settings of another version of the program."""
+        from engine.config.problems import keys
+
+        known = keys()
+        for key in list(self.values):
+            table, _, name = key.partition(".")
+            if name not in known.get(table, ()):
+                del self.values[key]
+                self._note(f"{key} is no setting of this version and is forgotten.")
 
     def begin_anew(self, values: Mapping[str, Any] | None = None, preset: str = FIRST_PRESET) -> None:
         """Forget everything, or take over the values of another run."""
@@ -105,9 +172,9 @@ def written(value: Any) -> str:
 
     if value is None:
         return "none"
-    if isinstance(value, str):
-        return value if parse_value(value) == value else json.dumps(value, ensure_ascii=False)
-    return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str) and parse_value(value) == value:
+        return value
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # which JSON allows and TOML does not
 
 
 def draft_path() -> Path:
@@ -119,9 +186,18 @@ _presets: dict[str, RunConfig] = {}
 
 
 def _preset(name: str) -> RunConfig:
-    """The preset's configuration, read once."""
+    """The preset's configuration, read once.
+
+    Raises:
+        UsageError: there is none of that name, or it cannot be read.
+    """
     from engine.config import load_config
 
     if name not in _presets:
         _presets[name] = load_config(name)
     return _presets[name]
+
+
+def forget_presets() -> None:
+    """Read presets anew: one was written."""
+    _presets.clear()
