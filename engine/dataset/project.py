@@ -22,6 +22,7 @@ from engine.dataset.pool import Progress
 from engine.dataset.scan import familiar_repeats
 from engine.errors import DataError, StorageError, UsageError, storage_error
 from engine.runs import RunDir, true_state
+from engine.runs.layout import expanded
 from engine.runs.prepare import require_file_name
 from engine.text import listing, plural, printable
 
@@ -92,7 +93,7 @@ class Project:
         sources = [self.source] if self.take_in != "leave" else []
         sources += [self.regularization.source] if self.regularization is not None else []
         for source in sources:
-            inside = source.expanduser().resolve()
+            inside = expanded(str(source)).resolve()
             if inside.is_relative_to(self.path.resolve()):
                 raise UsageError(
                     f"The pictures in {printable(source)} are in the project's own folder {printable(self.path)}.",
@@ -174,10 +175,10 @@ def make(project: Project, *, earlier: Path | None = None, progress: Progress | 
         StorageError: no space, no permission, no links.
     """
     project.require_possible()
-    sources = find_sources(project.source.expanduser(), "Pictures")[0]
+    sources = find_sources(_absolute(project.source), "Pictures")[0]
     numbered = sources[0].num_repeats is not None
     reg = project.regularization
-    reg_sources = find_sources(reg.source.expanduser(), "Regularization pictures")[0] if reg is not None else []
+    reg_sources = find_sources(_absolute(reg.source), "Regularization pictures")[0] if reg is not None else []
     reg_numbered = bool(reg_sources) and reg_sources[0].num_repeats is not None
     taken_in = project.take_in != "leave"
     count = sum(len(source.folder.pictures) for source in sources)
@@ -316,7 +317,7 @@ def _count_others(roots: list[Path], planned: set[Path]) -> int:
 
 
 def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - resolve() follows links
+    return Path(os.path.abspath(expanded(str(path))))  # noqa: PTH100 - resolve() follows links
 
 
 def _require_folder_name(name: str, what: str) -> None:

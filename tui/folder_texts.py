@@ -1,0 +1,62 @@
+"""The sentences of the step of the folders."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.text import plural, printable
+from tui.texts import _
+
+if TYPE_CHECKING:
+    from engine.dataset.overview import Overview
+    from engine.dataset.project import Project
+    from engine.dataset.trigger import Verdict
+
+
+def verdict_text(verdict: Verdict, rarer: Verdict) -> str:
+    """What the tokenizer makes of the trigger word, and whether the model has a meaning for it already."""
+    word, pieces = printable(verdict.word), ", ".join(printable(piece) for piece in verdict.pieces)
+    tokens = plural(verdict.tokens, _("token"))
+    offer = ""
+    if rarer.word != verdict.word and not rarer.known:
+        offer = " " + _("Rarer: {0}, {1} (ctrl+t).").format(printable(rarer.word), plural(rarer.tokens, _("token")))
+    if verdict.known == (verdict.word,):
+        return _("! {0}: {1}, a known word. The model's own meaning mixes in.").format(word, tokens) + offer
+    if verdict.known:
+        known = ", ".join(printable(one) for one in verdict.known)
+        return _("! {0}: {1}, with known words ({2}). Their meaning mixes in.").format(word, tokens, known) + offer
+    if verdict.split:
+        return _("✓ {0}: split into {1} ({2}), no known word.").format(word, tokens, pieces)
+    return _("✓ {0}: {1}, no known word.").format(word, tokens)
+
+
+def plan_text(project: Project, pictures: int, numbered: bool) -> str:
+    """The folders that will be made."""
+    folders = ["results_current"]
+    if project.take_in != "leave":
+        name = "*" if numbered else project.folder_for(pictures).name if pictures else f"…_{project.name}"
+        folders.insert(0, f"training_images/{name}")
+    if project.regularization is not None:
+        folders.append(f"regularization_images/1_{project.regularization.class_word}")
+    if project.txt2img:
+        folders.append("txt2img-images")
+    return _("Makes {0}: {1}").format(printable(project.path), printable(", ".join(folders)))
+
+
+def summary_text(seen: Overview) -> str:
+    """Counts in one line."""
+    pictures = seen.pictures
+    missing = sum(1 for picture in pictures if picture.caption is None)
+    parts = [
+        plural(len(pictures), _("picture")),
+        _("{0} without a caption").format(missing) if missing else _("all with captions"),
+        plural(len(seen.buckets), _("bucket")),
+    ]
+    counts = {
+        _("set aside"): len(seen.scan.rejected),
+        _("small"): len(seen.small),
+        _("large"): len(seen.large),
+        _("held out"): sum(len(subset.pictures) for subset in seen.scan.validation_subsets),
+        _("regularization"): sum(len(subset.pictures) for subset in seen.scan.reg_subsets),
+    }
+    return ", ".join([*parts, *(f"{count} {what}" for what, count in counts.items() if count)])

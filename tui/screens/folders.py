@@ -1,0 +1,392 @@
+"""Folders: the project's place and name, the pictures, and what is known of them before anything is trained."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.message import Message
+from textual.timer import Timer
+from textual.widgets import Checkbox, Input, Select, Static
+from textual.worker import Worker, WorkerState, get_current_worker
+
+from engine.dataset.project import Made, Project, make
+from engine.dataset.scan import familiar_repeats
+from engine.dataset.trigger import Verdict, judge, suggest
+from engine.errors import LoraSmithError
+from engine.text import plural, printable
+from tui.folder_entries import Entries
+from tui.folder_texts import plan_text, summary_text, verdict_text
+from tui.screens.step import StepScreen
+from tui.texts import _
+from tui.widgets.buckets import BucketChart
+from tui.widgets.path_input import PathInput
+from tui.widgets.thumbnails import Thumbnails
+from tui.widgets.tick import Tick
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from engine.config import RunConfig
+    from engine.dataset.overview import Overview
+
+PAUSE = 0.4
+"""Seconds without a key before the folder is read."""
+WAYS = ((_("copy them"), "copy"), (_("link them, no space"), "link"), (_("leave where they are"), "leave"))
+
+
+class _Cut(Exception):
+    """The worker is to stop."""
+
+
+class FoldersScreen(StepScreen):
+    """Takes the pictures into a project when it is left forwards."""
+
+    STEP = "folders"
+    CSS_PATH = "folders.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+t", "suggest", _("Rare trigger"), tooltip=_("Take the suggested trigger word.")),
+        Binding("ctrl+r", "look", _("Read again"), tooltip=_("Read the folder of the pictures again.")),
+    ]
+    HELP = _(
+        "# Folders\n\nA project is the folder `<place>/<name>`. Pictures go into "
+        "`training_images/<repeats>_<name>`, with a caption beside each; results into `results_current`. "
+        "Kohya's `<repeats>_<name>` folders are kept as they are; other subfolders are not read.\n\n"
+        "**Next** takes the pictures in; Escape stops that, and Next goes on with it. A picture is never "
+        "overwritten, and captions in the project stay as you edited them."
+    )
+
+    @dataclass
+    class Judged(Message):
+        """How the tokenizer sees the trigger word and the suggested one."""
+
+        verdict: Verdict
+        rarer: Verdict
+
+    @dataclass
+    class Counted(Message):
+        """So many files of all are read (`what` "look") or taken in ("take")."""
+
+        what: str
+        done: int
+        total: int
+
+    @dataclass
+    class Seen(Message):
+        """The source was read."""
+
+        config: RunConfig
+        result: Overview | LoraSmithError
+
+    @dataclass
+    class Taken(Message):
+        """The pictures are in, or not; None: stopped."""
+
+        entries: Entries
+        result: Made | LoraSmithError | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._looked_at: RunConfig | None = None
+        self._seen: Overview | LoraSmithError | None = None
+        self._taking: Worker[None] | None = None
+        self._accepted_others = 0
+        self._pause: Timer | None = None
+
+    def compose_body(self) -> ComposeResult:
+        """The form above, what is known of the pictures below."""
+        entries = Entries.from_draft(self.draft)
+        with Horizontal(classes="row"):
+            yield Static(_("Place"), classes="label")
+            yield PathInput(entries.place, id="place", folders_only=True)
+        with Horizontal(classes="row"):
+            yield Static(_("Name"), classes="label")
+            yield Input(entries.name, id="name", compact=True)
+            yield Static(_("Trigger"), classes="label -second")
+            yield Input(entries.trigger, id="trigger", compact=True)
+        yield Static(id="verdict", markup=False)
+        with Horizontal(classes="row"):
+            yield Static(_("Pictures"), classes="label")
+            yield PathInput(entries.source, id="source", folders_only=True)
+        with Horizontal(classes="row"):
+            yield Static(_("Take in"), classes="label")
+            yield Select(WAYS, value=entries.take_in, allow_blank=False, id="take-in", compact=True)
+            yield Static(_("Repeats"), classes="label -second")
+            yield Input(entries.repeats, id="repeats", compact=True, restrict="[0-9]*", max_length=6)
+            yield Static(id="computed", markup=False)
+        with Horizontal(classes="row"):
+            yield Static(_("Held out"), classes="label")
+            yield PathInput(entries.held_out, id="held-out", folders_only=True)
+        with Horizontal(classes="row"):
+            yield Static(classes="label")
+            yield Tick(_("Regularization pictures"), entries.regularize, id="regularize")
+            yield Tick(_("Folder txt2img-images"), entries.txt2img, id="txt2img")
+        with Horizontal(classes="row", id="regularization"):
+            yield Static(_("Class"), classes="label")
+            yield Input(entries.class_word, id="class-word", compact=True)
+            yield Static(_("Folder"), classes="label -second")
+            yield PathInput(entries.reg_source, id="reg-source", folders_only=True)
+        yield Static(id="plan", markup=False)
+        yield Static(id="summary", markup=False)
+        with Horizontal(id="preview"):
+            yield BucketChart(id="buckets")
+            yield Thumbnails(id="thumbnails")
+        with VerticalScroll(id="findings"):
+            yield Static(id="lines", markup=False)
+
+    def on_mount(self) -> None:
+        """Say what the fields are for; look at what is there already."""
+        self.query_one("#held-out", Input).placeholder = _("optional: a folder, or a share as 10 %")
+        self.query_one("#source", Input).placeholder = _("folder of your pictures")
+        self.query_one("#class-word", Input).placeholder = _("as person")
+        self.query_one("#findings").display = False
+        self._changed()
+        self.look()
+
+    @property
+    def entries(self) -> Entries:
+        """The fields as they are now."""
+
+        def text(id: str) -> str:
+            return self.query_one(f"#{id}", Input).value.strip()
+
+        return Entries(
+            place=text("place") or ".",
+            name=text("name"),
+            trigger=text("trigger"),
+            source=text("source"),
+            take_in=str(self.query_one("#take-in", Select).value),
+            repeats=text("repeats"),
+            held_out=text("held-out"),
+            regularize=self.query_one("#regularize", Checkbox).value,
+            class_word=text("class-word"),
+            reg_source=text("reg-source"),
+            txt2img=self.query_one("#txt2img", Checkbox).value,
+        )
+
+    def store(self) -> None:
+        """Everything into the draft."""
+        self.entries.store(self.draft)
+
+    def problems(self) -> Iterable[str]:
+        """Of the fields, then of the pictures."""
+        entries = self.entries
+        yield from entries.problems()
+        if isinstance(self._seen, LoraSmithError) and self._trial(entries) == self._looked_at:
+            yield str(self._seen)
+
+    # What was typed
+
+    @on(Input.Changed)
+    @on(Select.Changed)
+    @on(Checkbox.Changed)
+    def _changed(self) -> None:
+        """Show what follows from the names at once, and read the folder when the typing pauses."""
+        entries = self.entries
+        self._accepted_others = 0
+        self.query_one("#trigger", Input).placeholder = entries.name
+        self.query_one("#regularization").display = entries.regularize
+        if entries.word:
+            self._judge(entries.word, suggest(entries.word), str(self.draft.get("model.pretrained_model_name_or_path")))
+        else:
+            self.query_one("#verdict", Static).update("")
+        self._show_plan()
+        if self._pause is not None:
+            self._pause.stop()
+        self._pause = self.set_timer(PAUSE, self.look)
+
+    @work(thread=True, exclusive=True, exit_on_error=False, group="trigger")
+    def _judge(self, word: str, rarer: str, model: str) -> None:
+        self.post_message(self.Judged(judge(word, model), judge(rarer, model)))
+
+    @on(Judged)
+    def _show_verdict(self, event: Judged) -> None:
+        if event.verdict.word == self.entries.word:
+            line = self.query_one("#verdict", Static)
+            line.update(verdict_text(event.verdict, event.rarer))
+            line.set_class(bool(event.verdict.known), "warning")
+
+    def action_suggest(self) -> None:
+        """Take the suggested trigger word."""
+        word = suggest(self.entries.word)
+        if word:
+            self.query_one("#trigger", Input).value = word
+
+    def _show_plan(self) -> None:
+        """Which folders will be made, or why none can be."""
+        entries = self.entries
+        plan, computed = self.query_one("#plan", Static), self.query_one("#computed", Static)
+        overview = self._seen if self._seen is not None and not isinstance(self._seen, LoraSmithError) else None
+        count = len(overview.pictures) if overview is not None else 0
+        computed.update("")
+        if entries.num_repeats is None and overview is not None:
+            if overview.numbered:
+                computed.update(_("as the folders are named"))
+            else:
+                repeats = familiar_repeats(count)
+                computed.update(_("{0} = 400 / {1}").format(repeats, plural(count, _("picture"))))
+        problem = next(iter(entries.problems()), None)
+        plan.set_class(problem is not None and bool(entries.name and entries.source), "error")
+        if not (entries.name and entries.source):
+            plan.update(_("A place, a name and a folder of pictures make a project."))
+        elif problem is not None:
+            plan.update(f"✗ {problem}")
+        else:
+            plan.update(plan_text(entries.project(), count, overview is not None and overview.numbered))
+
+    # The pictures
+
+    def _trial(self, entries: Entries) -> RunConfig | LoraSmithError:
+        """The configuration under which the source is looked at."""
+        try:
+            return self.draft.config(**entries.trial())
+        except LoraSmithError as error:
+            return error
+
+    def look(self) -> None:
+        """Read the source, if it is another one than was read last."""
+        entries = self.entries
+        config = self._trial(entries) if entries.source else None
+        if isinstance(config, LoraSmithError):
+            self._looked_at = None
+            self._show_seen(config)
+        elif config is None:
+            self._looked_at = self._seen = None
+            self.workers.cancel_group(self, "look")
+            self._show_seen(None)
+        elif config != self._looked_at:
+            self._looked_at = config
+            self.query_one("#summary", Static).update(_("Reading the pictures …"))
+            self._look(config)
+
+    def action_look(self) -> None:
+        """Read the source again."""
+        self._looked_at = None
+        self.look()
+
+    @work(thread=True, exclusive=True, exit_on_error=False, group="look")
+    def _look(self, config: RunConfig) -> None:
+        from engine.dataset.overview import overview
+
+        try:
+            self.post_message(self.Seen(config, overview(config, self._teller("look"))))
+        except _Cut:
+            return  # another folder is read by now, or the screen is gone
+        except LoraSmithError as error:
+            self.post_message(self.Seen(config, error))
+
+    def _teller(self, what: str) -> Callable[[int, int], None]:
+        """A progress function for the worker that asks: tells ten times a second at most, ends a worker that is cut."""
+        worker = get_current_worker()
+        last = time.monotonic()
+
+        def tell(done: int, total: int) -> None:
+            nonlocal last
+            if worker.is_cancelled:
+                raise _Cut
+            if time.monotonic() - last >= 0.1:
+                last = time.monotonic()
+                self.post_message(self.Counted(what, done, total))
+
+        return tell
+
+    @on(Counted)
+    def _show_count(self, event: Counted) -> None:
+        if event.what == "take" and self._taking is not None:
+            self.say(_("Taking in: {0} of {1} files. Escape stops.").format(event.done, event.total))
+        elif event.what == "look":
+            self.query_one("#summary", Static).update(
+                _("Reading the pictures: {0} of {1}").format(event.done, event.total)
+            )
+
+    @on(Seen)
+    def _take_note(self, event: Seen) -> None:
+        if event.config == self._looked_at:
+            self._show_seen(event.result)
+
+    def _show_seen(self, seen: Overview | LoraSmithError | None) -> None:
+        self._seen = seen
+        failed = isinstance(seen, LoraSmithError)
+        summary = self.query_one("#summary", Static)
+        summary.set_class(failed, "error")
+        lines: list[str] = []
+        if seen is None or isinstance(seen, LoraSmithError):
+            summary.update(f"✗ {seen}" if seen is not None else "")
+            self.query_one(BucketChart).show({})
+            self.query_one(Thumbnails).show(())
+        else:
+            summary.update(summary_text(seen))
+            self.query_one(BucketChart).show(seen.buckets)
+            self.query_one(Thumbnails).show([(one.path, f"{one.width}×{one.height} px") for one in seen.pictures])
+            lines = seen.lines()
+        self.query_one("#preview").display = bool(lines)
+        self.query_one("#findings").display = bool(lines)
+        self.query_one("#lines", Static).update("\n".join(lines))
+        self._show_plan()
+
+    # Going on
+
+    def leave(self) -> None:
+        """Take the pictures in; the step is left when they are."""
+        self.draft.done.remove(self.STEP)
+        if self._taking is not None:
+            return
+        entries = self.entries
+        repeats = None
+        if self._seen is not None and not isinstance(self._seen, LoraSmithError) and not self._seen.numbered:
+            repeats = familiar_repeats(len(self._seen.pictures)) if entries.take_in != "leave" else None
+        project = entries.project(str(self.draft.get("dataset.caption_extension")), repeats)
+        self.say(_("Taking in … Escape stops."))
+        self._taking = self._take(project, entries, entries.earlier(self.draft))
+
+    @work(thread=True, exclusive=True, exit_on_error=False, group="take")
+    def _take(self, project: Project, entries: Entries, earlier: Path | None) -> None:
+        try:
+            result: Made | LoraSmithError | None = make(project, earlier=earlier, progress=self._teller("take"))
+        except _Cut:
+            result = None
+        except LoraSmithError as error:
+            result = error
+        self.post_message(self.Taken(entries, result))
+
+    @on(Taken)
+    def _taken(self, event: Taken) -> None:
+        self._taking = None
+        if event.result is None:
+            self.say(_("Stopped. What was taken in stays; Next goes on with it."), kind="warning")
+        elif isinstance(event.result, LoraSmithError):
+            self.say(event.result.message, kind="error")
+            self.smith.show_error(event.result)
+        else:
+            event.entries.remember(self.draft, event.result)
+            self._go_on(event.result)
+
+    def _go_on(self, made: Made) -> None:
+        """Leave the step; pictures of another source in the project stop it once."""
+        if made.others > self._accepted_others:
+            self._accepted_others = made.others
+            self.say(_("{0} Next goes on with them.").format(made.lines()[-1]), kind="warning")
+            return
+        for line in made.lines():
+            self.notify(printable(line), severity="warning", markup=False)
+        self.draft.done.append(self.STEP)
+        super().leave()
+
+    @on(Worker.StateChanged)
+    def _failed(self, event: Worker.StateChanged) -> None:
+        """A mistake of ours in the worker is shown by the base class; the step works on."""
+        if event.worker is self._taking and event.state is WorkerState.ERROR:
+            self._taking = None
+
+    def action_back(self) -> None:
+        """One step back; while pictures are taken in, stop that instead."""
+        if self._taking is not None:
+            self._taking.cancel()
+        else:
+            super().action_back()
