@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from engine.config.fields import Table
 from engine.config.load import parse_value
 from engine.config.problems import value_problems
 from engine.config.schema import RunConfig
@@ -85,6 +86,11 @@ def form() -> tuple[TableFacts, ...]:
 def fields() -> Mapping[str, FieldFacts]:
     """All settings by dotted key, in the order of the model."""
     return {facts.key: facts for table in form() for facts in table.fields}
+
+
+def facts_of(table: type[Table]) -> tuple[FieldFacts, ...]:
+    """The settings of a table that stands in no configuration, keyed by their bare names."""
+    return tuple(_facts(name, entry) for name, entry in table.model_json_schema()["properties"].items())
 
 
 def _facts(key: str, entry: Mapping[str, Any]) -> FieldFacts:

@@ -71,6 +71,15 @@ def judge(word: str, model: str | Path = "") -> Verdict:
     return Verdict(word, len(encoding.ids), pieces, known)
 
 
+def count_tokens(text: str, model: str | Path = "") -> int:
+    """Tokens of `text`, without start and end, for the tokenizer that `judge` uses.
+
+    Raises:
+        ModelError: the folder's tokenizer cannot be read.
+    """
+    return len(_tokenizer(tokenizer_folder(model)).encode(text).ids)
+
+
 def tokenizer_folder(model: str | Path) -> Path:
     """The folder with vocab.json and merges.txt that belongs to a model."""
     own = Path(model).expanduser() / "tokenizer" if model else CLIP
