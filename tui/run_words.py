@@ -56,7 +56,7 @@ def heading(name: str, state: str, history: RunHistory, *, complete: bool = True
 def bar(share: float, cells: int) -> Content:
     """A bar that can be read without colour."""
     full = round(min(1.0, max(0.0, share)) * cells)
-    return Content.assemble(("█" * full, "$primary"), ("░" * (cells - full), "$text-muted"))
+    return Content.assemble(("█" * full, "$primary"), ("░" * (cells - full), "dim"))
 
 
 def progress_lines(history: RunHistory, state: RunState, width: int) -> Content:
@@ -120,7 +120,7 @@ def facts(history: RunHistory, machine: Machine | None, device: str, processes: 
             (_("Machine"), _("{0} of {1} memory used").format(size_text(used), size_text(machine.memory_total)))
         )
     lines.append((_("Saved"), _saved(history)))
-    return [Content.assemble((label.ljust(8), "$text-muted"), words) for label, words in lines if words]
+    return [Content.assemble((label.ljust(8), "dim"), words) for label, words in lines if words]
 
 
 def _trainer_memory(memory: dict[str, float]) -> str:
@@ -162,7 +162,7 @@ def event_text(event: Event) -> Content | None:
     if not words:
         return None
     moment = time.strftime("%H:%M:%S", time.localtime(event.time))
-    return Content.assemble((f"{moment} ", "$text-muted"), (f"{sign} {printable(words)}", style))
+    return Content.assemble((f"{moment} ", "dim"), (f"{sign} {printable(words)}", style))
 
 
 def _event_words(event: Event) -> tuple[str, str, str]:
@@ -183,9 +183,9 @@ def _event_words(event: Event) -> tuple[str, str, str]:
                 name, size_text(get("bytes")), step
             ), "$text-success"  # fmt: skip
         case "state_saved":
-            return "·", _("Full state saved, {0}").format(step), "$text-muted"
+            return "·", _("Full state saved, {0}").format(step), "dim"
         case "sample":
-            return "·", _("Sample of prompt {0}, {1}").format(int(get("index", 0)) + 1, step), "$text-muted"
+            return "·", _("Sample of prompt {0}, {1}").format(int(get("index", 0)) + 1, step), "dim"
         case "validation":
             loss = get("loss")
             words = f"{loss:.4f}" if isinstance(loss, float) else _("not a number")

@@ -78,5 +78,5 @@ def _described(number: int, remedy: Remedy) -> Content:
         if effect
     ]
     if effects:
-        parts.append(("\n  " + " · ".join(effects), "$text-muted"))
+        parts.append(("\n  " + " · ".join(effects), "dim"))
     return Content.assemble(*parts)

@@ -30,7 +30,13 @@ class LossChart(Widget):
         "### Loss\n\nLow is not best: a training loss falls while the pictures get worse. The held-out loss (●), "
         "of pictures that are not trained on, and the samples tell which file to take."
     )
-    DEFAULT_CSS = "LossChart { height: 1fr; width: 1fr; }"
+    DEFAULT_CSS = """
+    LossChart { height: 1fr; width: 1fr; }
+    LossChart .chart--raw { text-style: dim; }
+    LossChart .chart--smoothed { color: $text-primary; text-style: bold; }
+    LossChart .chart--mark { color: $text-warning; text-style: bold; }
+    LossChart .chart--axis { text-style: dim; }
+    """
     COMPONENT_CLASSES: ClassVar[set[str]] = {"chart--raw", "chart--smoothed", "chart--mark", "chart--axis"}
 
     def __init__(self, *, id: str | None = None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from textual.app import ComposeResult
-from textual.containers import Container, Vertical, VerticalScroll
+from textual.containers import Container, Vertical
 from textual.content import Content
 from textual.widgets import Static
 
@@ -16,11 +16,11 @@ from tui.run_watch import Look
 from tui.texts import _
 from tui.widgets.chart import LossChart
 from tui.widgets.gallery import Gallery
-from tui.widgets.lines import Lines
+from tui.widgets.lines import Lines, Tail
 
 PANES = {"overview": _("Overview"), "samples": _("Samples"), "events": _("Events"), "log": _("Log")}
 SHOWN_EVENTS = 200
-_FOCUS = {"samples": "#gallery", "events": "#events-scroll", "log": "#log-scroll"}
+_FOCUS = {"samples": "#gallery", "events": "#happened", "log": "#printed"}
 
 
 class RunPanes(Vertical):
@@ -42,20 +42,16 @@ class RunPanes(Vertical):
                 yield Lines(id="facts")
             with Vertical(id="events", classes="pane"):
                 yield Static(_("3 Events"), classes="pane-title")
-                with VerticalScroll(id="events-scroll"):
-                    yield Lines(id="event-lines", wraps=True)
+                yield Tail(id="happened")
             with Vertical(id="samples", classes="pane"):
                 yield Static(_("2 Samples"), classes="pane-title")
                 yield Gallery(_("No samples yet."), id="gallery")
             with Vertical(id="log", classes="pane"):
                 yield Static(_("4 Log"), classes="pane-title")
-                with VerticalScroll(id="log-scroll"):
-                    yield Lines(id="log-lines", wraps=True)
+                yield Tail(id="printed")
 
     def on_mount(self) -> None:
-        """The overview; new lines scroll into view."""
-        for scroll in self.query(VerticalScroll):
-            scroll.anchor()
+        """The overview."""
         self.choose("overview")
 
     def choose(self, name: str) -> None:
@@ -81,7 +77,7 @@ class RunPanes(Vertical):
             self._draw_events(history, look)
         if "log" in shown:
             lines = "\n".join(printable(line) for line in look.log)
-            self.query_one("#log-lines", Lines).say(lines or _("The trainer has printed nothing yet."))
+            self.query_one("#printed", Tail).say(lines or _("The trainer has printed nothing yet."))
 
     def _draw_overview(self, history: RunHistory, look: Look, config: RunConfig | None) -> None:
         total = history.max_train_steps or look.state.max_train_steps
@@ -110,4 +106,4 @@ class RunPanes(Vertical):
             lines.append(Content(f"! {words}"))
         if partial:
             lines.append(Content("! " + _("The last line of the event log has no end; it is left out.")))
-        self.query_one("#event-lines", Lines).say(Content("\n").join(lines) if lines else _("Nothing happened yet."))
+        self.query_one("#happened", Tail).say(Content("\n").join(lines) if lines else _("Nothing happened yet."))
