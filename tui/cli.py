@@ -90,7 +90,7 @@ def cli(ctx: click.Context, /, preset: str | None, **options: Any) -> int | None
             )
         return None
     if preset is None:
-        return _without_preset(typed, **options)
+        return _without_preset(typed, options)
     for name in ("no_mouse", "low_bandwidth"):
         if options.pop(name):
             option = f"--{name.replace('_', '-')}"
@@ -100,7 +100,7 @@ def cli(ctx: click.Context, /, preset: str | None, **options: Any) -> int | None
     return run_preset(preset, **options)
 
 
-def _without_preset(typed: Sequence[str], **options: Any) -> int:
+def _without_preset(typed: Sequence[str], options: dict[str, Any]) -> int:
     """The screen, with what was typed filled into the wizard."""
     from tui import start
     from tui.configuration import OPTIONS

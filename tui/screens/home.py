@@ -138,7 +138,7 @@ called running has a living process.
             self._welcome()
         self._describe()
         self.refresh_status()
-        if self.is_current:
+        if self.is_active:
             self._timer = self.set_timer(SECONDS, self._look)
 
     def on_resize(self) -> None:
@@ -306,7 +306,7 @@ called running has a living process.
             self.smith.show_error(error)
             return
         draft = self.smith.draft
-        draft.begin_anew({"saving.output_dir": None}, preset=str(run.run_dir.config_path))
+        draft.begin_anew({"saving.output_dir": ""}, preset=str(run.run_dir.config_path))
         draft.done = [step.name for step in STEPS[:-1]]
         self.smith.go_to("folders")
 

@@ -1,0 +1,202 @@
+"""The app: leaving, interrupting, ending by a signal, the palette, help, pictures on and off, colours."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from textual.app import ComposeResult
+from textual.command import CommandPalette
+from textual.screen import Screen
+from textual.widgets import Input
+
+from engine.config import RunConfig
+from engine.runs import RunDir, prepare_run, true_state
+from engine.runs.launch import launch
+from tui.app import Appearance, LoraSmithApp
+from tui.draft import Draft, draft_path
+from tui.screens.help import HelpScreen
+from tui.screens.home import HomeScreen
+from tui.screens.leave import LeaveScreen
+from tui.themes import first_theme
+
+FAKE = Path(__file__).resolve().parents[2] / "engine" / "runs" / "fake_trainer.py"
+NARROW = (80, 24)
+Until = Callable[..., Awaitable[None]]
+Smith = Callable[..., LoraSmithApp]
+Shown = Callable[[LoraSmithApp], str]
+
+
+@pytest.fixture
+def live(home: Path, until: Until) -> Iterator[RunDir]:
+    """A run that a fake trainer works on."""
+    run_dir = prepare_run(RunConfig().changed(saving={"output_name": "alive"}))
+    process = launch(run_dir, command=[sys.executable, str(FAKE), str(run_dir.path), "9999", "0.02"])
+    yield run_dir
+    process.kill()
+    process.wait()
+
+
+class Field(Screen[None]):
+    """A screen with one field."""
+
+    def compose(self) -> ComposeResult:
+        yield Input("words", select_on_focus=False)
+
+
+async def test_quitting_keeps_the_draft(smith: Smith) -> None:
+    app = smith(values={"saving.output_name": "ann"})
+    async with app.run_test(size=NARROW) as pilot:
+        await pilot.press("ctrl+q")
+    assert app.return_code == 0 and Draft.load().values == {"saving.output_name": "ann"}
+
+
+async def test_leaving_a_live_run_asks_and_detach_is_the_default(
+    smith: Smith, live: RunDir, until: Until, text: Shown
+) -> None:
+    app = smith()
+    app.watched = live
+    async with app.run_test(size=NARROW) as pilot:
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: isinstance(app.screen, LeaveScreen))
+        assert "alive is training" in text(app)
+        await pilot.press("ctrl+q")
+        assert isinstance(app.screen, LeaveScreen)
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, HomeScreen))
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: isinstance(app.screen, LeaveScreen))
+        await pilot.press("enter")
+    assert app.return_code == 0 and true_state(live).live
+    assert not list(live.control.iterdir())
+
+
+async def test_leaving_with_stop_and_save(smith: Smith, live: RunDir, until: Until) -> None:
+    app = smith()
+    app.watched = live
+    async with app.run_test(size=NARROW) as pilot:
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: isinstance(app.screen, LeaveScreen))
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: true_state(live).state == "stopped")
+    assert app.return_code == 0
+
+
+async def test_ctrl_c_twice_leaves_at_once_and_the_training_goes_on(smith: Smith, live: RunDir, until: Until) -> None:
+    app = smith()
+    app.watched = live
+    async with app.run_test(size=NARROW) as pilot:
+        await pilot.press("ctrl+c")
+        await until(pilot, lambda: app._notifications)
+        assert app.return_code is None
+        await pilot.press("ctrl+c")
+    assert app.return_code == 0 and true_state(live).live
+
+
+async def test_ctrl_c_copies_what_is_selected(smith: Smith) -> None:
+    app = smith()
+    async with app.run_test(size=NARROW) as pilot:
+        await app.push_screen(Field())
+        await pilot.press("home", "shift+right", "shift+right", "ctrl+c", "ctrl+c", "ctrl+c")
+        assert app.clipboard == "wo" and app.return_code is None
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGHUP, 129), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+async def test_a_signal_ends_it_cleanly(smith: Smith, until: Until, number: signal.Signals, code: int) -> None:
+    app = smith(values={"saving.output_name": "ann"})
+    async with app.run_test(size=NARROW) as pilot:
+        os.kill(os.getpid(), number)
+        await until(pilot, lambda: app.return_code is not None)
+    assert app.return_code == code and draft_path().is_file()
+
+
+async def test_the_palette_offers_every_key_and_the_themes(smith: Smith, until: Until, text: Shown) -> None:
+    app = smith()
+    async with app.run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "n begins" in text(app))
+        offered = {command.title: command.help for command in app.get_system_commands(app.screen)}
+        for title in ("Theme", "Help", "New run", "Quit", "Repaint", "Pictures"):
+            assert offered[title]
+        await pilot.press("ctrl+p")
+        await until(pilot, lambda: isinstance(app.screen, CommandPalette))
+        await pilot.press(*"repaint", "enter")
+        await until(pilot, lambda: isinstance(app.screen, HomeScreen))
+
+
+async def test_a_theme_from_the_palette(smith: Smith, until: Until) -> None:
+    app = smith()
+    async with app.run_test(size=NARROW) as pilot:
+        app.search_themes()
+        await until(pilot, lambda: isinstance(app.screen, CommandPalette))
+        await pilot.press(*"high-contrast", "enter")
+        await until(pilot, lambda: app.theme == "high-contrast")
+
+
+async def test_help_tells_the_keys_that_work_here(smith: Smith, until: Until, text: Shown) -> None:
+    app = smith()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await pilot.press("question_mark")
+        await until(pilot, lambda: isinstance(app.screen, HelpScreen))
+        await until(pilot, lambda: "New run: The wizard" in text(app) and "lost:" in text(app))
+        await pilot.press("q")
+        await until(pilot, lambda: isinstance(app.screen, HomeScreen))
+
+
+async def test_f2_switches_pictures(smith: Smith) -> None:
+    app = smith(images="halfblock")
+    async with app.run_test(size=NARROW) as pilot:
+        await pilot.press("f2")
+        assert app.images == "off"
+        await pilot.press("f2")
+        assert app.images == "halfblock"
+
+
+@pytest.mark.parametrize(
+    ("images", "low_bandwidth", "colours", "no_colour", "mode"),
+    [
+        ("auto", False, "truecolor", False, "halfblock"),
+        ("auto", False, "256", False, "halfblock"),
+        ("auto", False, "standard", False, "poor"),
+        ("auto", False, "truecolor", True, "poor"),
+        ("auto", True, "truecolor", False, "off"),
+        ("halfblock", True, "standard", True, "halfblock"),
+        ("sixel", False, "standard", False, "sixel"),
+        ("off", False, "truecolor", False, "off"),
+    ],
+)
+def test_how_pictures_are_drawn(images: str, low_bandwidth: bool, colours: str, no_colour: bool, mode: str) -> None:
+    assert Appearance(images, low_bandwidth=low_bandwidth).picture_mode(colours, no_colour) == mode
+
+
+@pytest.mark.parametrize(
+    ("colours", "environment", "theme"),
+    [
+        ("truecolor", {}, "textual-dark"),
+        ("256", {"NO_COLOR": "1"}, "textual-dark"),
+        ("standard", {}, "ansi-dark"),
+        (None, {}, "ansi-dark"),
+        ("standard", {"NO_COLOR": ""}, "no-colour"),
+        ("standard", {"LORASMITH_THEME": "textual-light"}, "textual-light"),
+        ("truecolor", {"LORASMITH_THEME": "high-contrast"}, "high-contrast"),
+        ("truecolor", {"LORASMITH_THEME": "nonsense"}, "textual-dark"),
+    ],
+)
+def test_the_first_theme(colours: str | None, environment: dict[str, str], theme: str) -> None:
+    assert first_theme(colours, environment) == theme
+
+
+@pytest.mark.parametrize(
+    "theme", ["textual-dark", "textual-light", "ansi-dark", "ansi-light", "high-contrast", "no-colour"]
+)
+async def test_every_theme_shows_home(
+    smith: Smith, until: Until, text: Shown, theme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORASMITH_THEME", theme)
+    app = smith()
+    async with app.run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "There is no run yet" in text(app))
+        assert app.theme == theme

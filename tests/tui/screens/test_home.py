@@ -1,0 +1,282 @@
+"""Home: every run shown for what it is, and what can be done with it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import DataTable, OptionList
+
+from engine.config import RunConfig
+from engine.runs import RunDir, prepare_run, true_state, write_exit
+from engine.runs.launch import launch
+from engine.runs.layout import write_record
+from tui.app import LoraSmithApp
+from tui.screens.ask import AskScreen
+from tui.screens.home import HomeScreen
+
+FAKE = Path(__file__).resolve().parents[2] / "engine" / "runs" / "fake_trainer.py"
+NARROW = (80, 24)
+Until = Callable[..., Awaitable[None]]
+Smith = Callable[..., LoraSmithApp]
+Shown = Callable[[LoraSmithApp], str]
+
+
+def make(name: str, state: str = "", **record: Any) -> RunDir:
+    """A run in ./<name>; with a `state` it has ended so, with a `record` its state.json says that."""
+    run_dir = prepare_run(RunConfig().changed(saving={"output_name": name}))
+    write_record(run_dir.state_path, {"state": "running", "step": 5, "max_train_steps": 20, "pid": 2**22 + 1, **record})
+    if state:
+        write_exit(run_dir, state, {"finished": 0, "stopped": 6}.get(state, 1), 5, message=f"{state} at step 5")
+    return run_dir
+
+
+@pytest.fixture
+def live(home: Path) -> Iterator[RunDir]:
+    """A run that a fake trainer works on."""
+    run_dir = prepare_run(RunConfig().changed(saving={"output_name": "alive"}))
+    process = launch(run_dir, command=[sys.executable, str(FAKE), str(run_dir.path), "9999", "0.02"])
+    yield run_dir
+    process.kill()
+    process.wait()
+
+
+def ready(app: LoraSmithApp) -> Callable[[], bool]:
+    """Whether the runs have been looked for."""
+    return lambda: isinstance(app.screen, HomeScreen) and app.screen.runs is not None
+
+
+async def point_at(pilot: Pilot[Any], until: Until, name: str) -> None:
+    """Move the cursor down to a run."""
+    screen = pilot.app.screen
+    assert isinstance(screen, HomeScreen)
+    await until(pilot, lambda: screen.runs)
+    for _ in range(len(screen.runs or {})):
+        run = screen.chosen()
+        if run is not None and run.name == name:
+            return
+        await pilot.press("down")
+    raise AssertionError(f"no run {name}")
+
+
+async def test_without_a_run_it_says_what_to_press(smith: Smith, until: Until, text: Shown) -> None:
+    app = smith()
+    async with app.run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "There is no run yet" in text(app))
+        assert "n begins a new run" in text(app) and "lorasmith demo" in text(app)
+        assert not app.screen.query_one(DataTable).display
+
+
+async def test_each_run_is_shown_for_what_it_is(smith: Smith, live: RunDir, until: Until, text: Shown) -> None:
+    make("good", "finished")
+    make("[red]odd", "stopped")
+    failed = make("sad", "failed")
+    write_exit(failed, "failed", 4, 5, message="Out of memory at step 5.", hint="Use batch 1.")
+    lost = make("gone")
+    lost.events_path.write_text('{"v":1,"seq":0,"time":1.0,"type":"step","step":3,"loss_average":0.125}\n{"v":1,"s')
+    make("far", host="gpu-server-7")
+    broken = make("broken", "stopped")
+    broken.meta_path.write_text("{")
+    app = smith()
+    async with app.run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "▶ running" in text(app))
+        for words in ("✓ finished", "□ stopped", "✗ failed", "! lost", "? unknown", "5/20  25 %", "[red]odd"):
+            assert words in text(app)
+        for name, words in {
+            "good": "Step 5 of 20",
+            "sad": "Use batch 1.",
+            "gone": "last line of its events is unfinished",
+            "far": "It ran on gpu-server-7",
+            "broken": "meta.json) cannot be read",
+            "alive": "Trains in process",
+        }.items():
+            await pilot.press("ctrl+home")
+            await point_at(pilot, until, name)
+            await until(pilot, lambda words=words: words in text(app))
+        await pilot.press("ctrl+home")
+        await point_at(pilot, until, "gone")
+        await until(pilot, lambda: "last loss 0.1250" in text(app))
+
+
+async def test_only_changed_cells_are_written(
+    smith: Smith, home: Path, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make("one", "finished")
+    two = make("two")
+    app = smith()
+    async with app.run_test(size=NARROW) as pilot:
+        await until(pilot, ready(app))
+        screen = app.screen
+        assert isinstance(screen, HomeScreen)
+        table, changed = screen.query_one(DataTable), []
+        update = table.update_cell
+        monkeypatch.setattr(table, "update_cell", lambda *cell: (changed.append(cell[:2]), update(*cell)))
+        monkeypatch.setattr(table, "clear", lambda: pytest.fail("written anew"))
+        write_exit(two, "stopped", 6, 5)
+        screen._look()
+        await until(pilot, lambda: changed)
+        assert changed == [(str(two.path), "state")]
+
+
+async def test_it_looks_only_while_it_is_shown(
+    smith: Smith, home: Path, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tui.screens.home.SECONDS", 0.01)
+    app = smith()
+    async with app.run_test(size=NARROW) as pilot:
+        await until(pilot, ready(app))
+        screen = app.screen
+        assert isinstance(screen, HomeScreen)
+        looks: list[int] = []
+        monkeypatch.setattr(screen, "_look", lambda: looks.append(1))
+        await pilot.press("f1")
+        await until(pilot, lambda: app.screen is not screen)
+        await pilot.pause()
+        del looks[:]
+        screen.post_message(HomeScreen.Found([]))
+        await pilot.pause()
+        assert not looks
+        await pilot.press("escape")
+        await until(pilot, lambda: looks)
+
+
+async def test_deleting_asks_and_no_is_the_default(smith: Smith, home: Path, until: Until, text: Shown) -> None:
+    run_dir = make("good", "finished")
+    run_dir.lora_path().write_bytes(b"x" * 2**20)
+    app = smith()
+    async with app.run_test(size=NARROW) as pilot:
+        await point_at(pilot, until, "good")
+        await pilot.press("d")
+        await until(pilot, lambda: isinstance(app.screen, AskScreen))
+        assert "Delete good?" in text(app) and "MiB" in text(app)
+        await pilot.press("enter")
+        await until(pilot, ready(app))
+        assert run_dir.is_run
+        await pilot.press("delete")
+        await until(pilot, lambda: isinstance(app.screen, AskScreen))
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: not run_dir.path.exists())
+        await until(pilot, lambda: "There is no run yet" in text(app))
+
+
+async def test_a_live_run_is_stopped_and_not_deleted(smith: Smith, live: RunDir, until: Until, text: Shown) -> None:
+    app = smith()
+    async with app.run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "▶ running" in text(app))
+        await point_at(pilot, until, "alive")
+        await pilot.press("d", "r")
+        assert isinstance(app.screen, HomeScreen)
+        await pilot.press("x")
+        await until(pilot, lambda: isinstance(app.screen, AskScreen))
+        await pilot.press("escape")
+        assert true_state(live).live and not list(live.control.iterdir())
+        await pilot.press("x")
+        await until(pilot, lambda: isinstance(app.screen, AskScreen))
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: true_state(live).state == "stopped")
+        await until(pilot, lambda: "□ stopped" in text(app))
+
+
+async def test_resume_starts_the_trainer(
+    smith: Smith, home: Path, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[RunDir] = []
+    monkeypatch.setattr("tui.begin.begin_again", begun.append)
+    opened: list[RunDir] = []
+    run_dir, far = make("halted", "stopped"), make("far", host="gpu-server-7")
+    app = smith()
+    monkeypatch.setattr(app, "open_run", opened.append)
+    async with app.run_test(size=NARROW) as pilot:
+        await point_at(pilot, until, "halted")
+        await pilot.press("r")
+        await until(pilot, lambda: opened == [run_dir])
+        assert begun == [run_dir]
+        await pilot.press("ctrl+home")
+        await point_at(pilot, until, "far")
+        await pilot.press("r")
+        await until(pilot, lambda: isinstance(app.screen, AskScreen))
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: begun == [run_dir, far])
+
+
+async def test_enter_opens(smith: Smith, home: Path, until: Until, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_dir = make("good", "finished")
+    app, opened = smith(), []
+    monkeypatch.setattr(app, "open_run", opened.append)
+    async with app.run_test(size=NARROW) as pilot:
+        await point_at(pilot, until, "good")
+        await pilot.press("enter")
+        assert opened == [run_dir]
+
+
+async def test_copy_takes_the_settings_and_asks_before_a_draft_is_forgotten(
+    smith: Smith, home: Path, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = make("good", "finished")
+    app, steps = smith(values={"saving.output_name": "draft"}), []
+    monkeypatch.setattr(app, "go_to", steps.append)
+    async with app.run_test(size=NARROW) as pilot:
+        await point_at(pilot, until, "good")
+        await pilot.press("c")
+        await until(pilot, lambda: isinstance(app.screen, AskScreen))
+        await pilot.press("enter")
+        assert app.draft.get("saving.output_name") == "draft" and not steps
+        await pilot.press("c")
+        await until(pilot, lambda: isinstance(app.screen, AskScreen))
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: steps == ["folders"])
+        assert app.draft.preset == str(run_dir.config_path)
+        assert app.draft.get("saving.output_name") == "good" and app.draft.config().saving.output_dir == ""
+
+
+async def test_a_broken_configuration_is_not_copied(smith: Smith, home: Path, until: Until, text: Shown) -> None:
+    make("good", "finished").config_path.write_text("[nonsense")
+    app = smith()
+    async with app.run_test(size=NARROW) as pilot:
+        await point_at(pilot, until, "good")
+        await pilot.press("c")
+        await until(pilot, lambda: "not valid TOML" in text(app))
+        assert app.draft.preset == "sd15-realistic"
+
+
+async def test_n_goes_on_or_begins_anew(
+    smith: Smith, home: Path, until: Until, text: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, steps = smith("captions", values={"saving.output_name": "dog"}, done=("hardware",)), []
+    monkeypatch.setattr(app, "go_to", steps.append)
+    async with app.run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "the run in the making (dog, step Captions)" in text(app))
+        await pilot.press("n")
+        await until(pilot, lambda: "A run is in the making: dog" in text(app))
+        await pilot.press("enter")
+        assert steps == ["captions"] and app.draft.values
+        await pilot.press("n")
+        await until(pilot, lambda: app.screen.query(OptionList))
+        await pilot.press("down", "enter")
+        assert steps == ["captions", "hardware"] and not app.draft.values
+        await pilot.press("n")
+        assert steps == ["captions", "hardware", "hardware"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+async def test_a_run_that_may_only_be_read(smith: Smith, home: Path, until: Until, text: Shown) -> None:
+    run_dir = make("shared", "stopped")
+    run_dir.private.chmod(0o555)
+    try:
+        app = smith()
+        async with app.run_test(size=NARROW) as pilot:
+            await until(pilot, lambda: "You may only look" in text(app))
+    finally:
+        run_dir.private.chmod(0o755)
+
+
+async def test_the_status_panel_of_a_small_terminal(smith: Smith, live: RunDir, until: Until, text: Shown) -> None:
+    app = smith()
+    async with app.run_test(size=(40, 10)) as pilot:
+        await until(pilot, lambda: "▶ running" in text(app))
+        assert "alive" in text(app) and "Enlarge the terminal to 60 × 16" in text(app)
