@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.config.schema import RunConfig
 from engine.dataset.batches import Item
@@ -55,6 +55,25 @@ class StepPlan:
     """Pictures that `bucket_no_upscale` can't spare: a side is below one bucket step."""
     mean_img_ar_error: float
     """Mean of |bucket ratio - picture ratio| over the pictures, as Kohya's metadata has it."""
+    shift: int = 0
+    """Added to an update's number to place it in an epoch; not 0 where epochs were of another length before."""
+
+    def place(self, step: int) -> tuple[int, int]:
+        """Epoch, from 1, and update inside it, from 0, of the update with the 0-based number `step`."""
+        epoch, inside = divmod(step + self.shift, self.updates_per_epoch)
+        return epoch + 1, inside
+
+    def going_on(self, step: int, updates_per_epoch: int, shift: int) -> StepPlan:
+        """This plan after `step` updates under one of `updates_per_epoch` and `shift`: at the same share of the same
+        epoch, rounded down, and never at an epoch's end a second time. A length in epochs stays one in epochs."""
+        before = step + shift
+        after = before * self.updates_per_epoch // updates_per_epoch
+        if after % self.updates_per_epoch == 0 and before % updates_per_epoch:
+            after += 1
+        moved = after - step
+        steps = self.epochs * self.updates_per_epoch - moved if self.by_epochs else self.max_train_steps
+        epochs = self.epochs if self.by_epochs else -(-(steps + moved) // self.updates_per_epoch)
+        return replace(self, shift=moved, max_train_steps=steps, epochs=epochs)
 
     def lines(self) -> list[str]:
         """The arithmetic in words."""

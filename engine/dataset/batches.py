@@ -57,7 +57,7 @@ def is_flipped(seed: int, epoch: int, index: int) -> bool:
 def updates_before(plan: StepPlan, epoch: int, position: int) -> int:
     """Optimizer updates done before the batch at `position` of `epoch` (from 1); processes take batches in turn."""
     share = plan.num_processes * plan.gradient_accumulation_steps
-    return (epoch - 1) * plan.updates_per_epoch + position // share
+    return (epoch - 1) * plan.updates_per_epoch + position // share - plan.shift
 
 
 def item_caption(

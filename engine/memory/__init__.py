@@ -1,1 +1,1 @@
-"""Memory: what went wrong when it ran out."""
+"""Memory: what went wrong when it ran out, and what can be done about it."""

@@ -1,27 +1,66 @@
-"""Tells an out-of-memory from other failures."""
+"""Tells an out-of-memory from other failures, and reads the numbers that its message holds. Loads no torch."""
 
 from __future__ import annotations
 
-from engine.errors import MemoryLimitError
+import errno
+import re
+from collections.abc import Iterator
 
-_SIGNS = (
-    "can't allocate memory",
-    "could not create a primitive",
-    "CUDA out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_NOT_INITIALIZED",
-)
-_REMEDIES = (
-    "In this order: memory.cache_latents=true, training.train_batch_size=1 with gradient_accumulation_steps, "
-    "memory.gradient_checkpointing=true, a lower dataset.resolution."
-)
+_GPU_SIGNS = ("CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED",
+              "CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory")  # fmt: skip
+_CPU_SIGNS = ("can't allocate memory", "Cannot allocate memory", "could not create a primitive",
+              "could not create a memory object", "std::bad_alloc", "failed to map segment")  # fmt: skip
+_SIZE = r"([\d.]+) ?(bytes|[KMGT]iB)"
+_UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_NUMBERS = {
+    "requested": re.compile(rf"(?:tried|unable) to allocate {_SIZE}", re.IGNORECASE),
+    "total": re.compile(rf"total capacity of {_SIZE}"),
+    "free": re.compile(rf"of which {_SIZE} is free"),
+    "allocated": re.compile(rf"{_SIZE} is allocated by PyTorch"),
+    "unused": re.compile(rf"{_SIZE} is reserved by PyTorch but unallocated"),
+}
 
 
-def memory_error(error: BaseException) -> MemoryLimitError | None:
-    """The sentence for an out-of-memory, on a GPU or on the CPU; None when it is something else."""
-    text = str(error)
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if not named and not any(sign in text for sign in _SIGNS):
-        return None
-    return MemoryLimitError(f"Out of memory: {text.splitlines()[0] if text else 'an allocation failed'}.", _REMEDIES)
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error`, or what it was raised from, is an out-of-memory on a GPU or on the CPU."""
+    return any(_is_one(cause) for cause in _causes(error))
+
+
+def is_on_gpu(error: BaseException) -> bool:
+    """Whether the memory that ran out is a GPU's."""
+    return any(_is_gpus(cause) for cause in _causes(error))
+
+
+def said(error: BaseException) -> str:
+    """What the failed allocation said, on one line."""
+    cause = next((cause for cause in _causes(error) if _is_one(cause)), error)
+    lines = str(cause).strip().splitlines()
+    return lines[0].strip() if lines else type(cause).__name__
+
+
+def told_numbers(error: BaseException) -> dict[str, int]:
+    """Bytes by name, as far as the message tells: requested, free, total, allocated, reserved."""
+    text = "\n".join(str(cause) for cause in _causes(error))
+    found = {name: pattern.search(text) for name, pattern in _NUMBERS.items()}
+    numbers = {name: round(float(match[1]) * _UNITS[match[2]]) for name, match in found.items() if match}
+    unused = numbers.pop("unused", None)
+    if unused is not None and "allocated" in numbers:
+        numbers["reserved"] = numbers["allocated"] + unused
+    return numbers
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+def _is_one(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return _is_gpus(error) or any(sign in str(error) for sign in _CPU_SIGNS)
+
+
+def _is_gpus(error: BaseException) -> bool:
+    return type(error).__name__ == "OutOfMemoryError" or any(sign in str(error) for sign in _GPU_SIGNS)

@@ -6,7 +6,8 @@ from engine.runs.find import KnownRun, find_runs, remember, resolve
 from engine.runs.follow import Ending
 from engine.runs.layout import RunDir
 from engine.runs.lock import RunLock, is_locked
-from engine.runs.prepare import prepare_resume, prepare_run
+from engine.runs.prepare import prepare_run
+from engine.runs.resume import prepare_resume
 from engine.runs.state import RunState, StateWriter, true_state, write_exit
 
 __all__ = [

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import StorageError, UsageError, storage_error
-from engine.runs.control import clear
 from engine.runs.identity import boot_id, host, own_identity
 from engine.runs.layout import CURRENT, RunDir, default_output_dir, expanded, own_files, write_record
 from engine.runs.state import RunState, mark_starting, true_state
@@ -113,9 +112,9 @@ def prepare_run(
     require_utf8(config)
     require_file_name(config.saving.output_name)
     run_dir = RunDir(default_output_dir(config))
-    with _writing(run_dir.path):
+    with writing(run_dir.path):
         run_dir.path.parent.mkdir(parents=True, exist_ok=True)
-        with _one_starter(run_dir.path.parent):
+        with one_starter(run_dir.path.parent):
             if run_dir.is_run:
                 _require_ended(run_dir, restart)
             _put_away(run_dir, config.saving.output_name, say)
@@ -132,7 +131,7 @@ def check_place(config: RunConfig, *, restart: bool = False) -> Path:
     """
     require_file_name(config.saving.output_name)
     run_dir = RunDir(default_output_dir(config))
-    with _writing(run_dir.path):
+    with writing(run_dir.path):
         if run_dir.is_run:
             _require_ended(run_dir, restart)
     check_folder(run_dir.path)
@@ -146,7 +145,7 @@ def check_folder(path: Path, option: str = "--output_dir") -> None:
         UsageError: a file is in its place.
         StorageError: it, or the folder that it would be made in, is not writable.
     """
-    with _writing(path, option):
+    with writing(path, option):
         place = next(one for one in (path, *path.absolute().parents) if os.path.lexists(one))
         if not place.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
@@ -156,32 +155,8 @@ def check_folder(path: Path, option: str = "--output_dir") -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
 
 
-def prepare_resume(run_dir: RunDir, say: Say = lambda _: None) -> RunState:
-    """Make an ended, unfinished run ready to launch again; returns the state it was in.
-
-    Raises:
-        UsageError: it is live, finished, or of another machine that may still work on it.
-        StorageError: it cannot be written.
-    """
-    with _writing(run_dir.path), _one_starter(run_dir.path.parent):
-        state = true_state(run_dir)
-        if state.live:
-            raise _live(run_dir, state)
-        if state.state == "finished":
-            raise UsageError(f"The run {run_dir.path} is finished: there is nothing to resume.", "")
-        if state.state == "unknown":
-            say(f"{state.detail}; it is resumed here. If it still runs there, stop it.")
-        if left := clear(run_dir):
-            say(f"Unanswered wishes of the earlier part are dropped: {left}.")
-        run_dir.control.mkdir(exist_ok=True)
-        run_dir.reserve_path.write_bytes(os.urandom(RESERVE_BYTES))
-        mark_starting(run_dir, own_identity())
-        run_dir.exit_path.unlink(missing_ok=True)
-    return state
-
-
 @contextmanager
-def _writing(path: Path, option: str = "--output_dir") -> Iterator[None]:
+def writing(path: Path, option: str = "--output_dir") -> Iterator[None]:
     """Turn what the system says about `path` into a sentence; `option` says where it comes from."""
     try:
         yield
@@ -197,7 +172,7 @@ def _writing(path: Path, option: str = "--output_dir") -> Iterator[None]:
 
 
 @contextmanager
-def _one_starter(directory: Path) -> Iterator[None]:
+def one_starter(directory: Path) -> Iterator[None]:
     """Two starters in one place come one after the other; a lock on the folder itself leaves no file behind."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -211,7 +186,7 @@ def _one_starter(directory: Path) -> Iterator[None]:
 def _require_ended(run_dir: RunDir, restart: bool) -> None:
     state = true_state(run_dir)
     if state.live:
-        raise _live(run_dir, state)
+        raise still_live(run_dir, state)
     if state.state == "finished" or restart or (state.state == "failed" and not _has_saved(run_dir)):
         return
     raise UsageError(
@@ -220,7 +195,8 @@ def _require_ended(run_dir: RunDir, restart: bool) -> None:
     )
 
 
-def _live(run_dir: RunDir, state: RunState) -> UsageError:
+def still_live(run_dir: RunDir, state: RunState) -> UsageError:
+    """The error of whoever would start a second run there."""
     return UsageError(
         f"A run is going on in {run_dir.path} ({state.state}, process {state.pid}): two runs on one directory are not "
         "possible.",

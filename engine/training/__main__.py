@@ -12,11 +12,13 @@ from typing import NoReturn
 
 from engine.errors import LoraSmithError, storage_error
 from engine.exit_codes import ExitCode
-from engine.memory.classify import memory_error
+from engine.memory.classify import is_out_of_memory
 from engine.runs.layout import RunDir
 from engine.runs.lock import RunLock
+from engine.training import exhausted
+from engine.training.exhausted import Reserve
 from engine.training.processes import LEADER, Helper
-from engine.training.session import Session, Signals
+from engine.training.session import Session, Signals, phase_of
 
 
 def main(arguments: list[str]) -> int:
@@ -37,7 +39,7 @@ def main(arguments: list[str]) -> int:
     with lock:
         run.exit_path.unlink(missing_ok=True)
         with Session(run, waiting) as session:
-            return _end(session)
+            return _end(session, Reserve())
 
 
 def _help(run: RunDir) -> NoReturn:
@@ -46,20 +48,31 @@ def _help(run: RunDir) -> NoReturn:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    train(Helper(run))
+    helper, reserve = Helper(run), Reserve()
+    try:
+        train(helper)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        exhausted.leave_word(helper, reserve, error)
+        os._exit(ExitCode.OUT_OF_MEMORY)
     os._exit(ExitCode.DONE)  # the group of processes is torn down by rank 0, and no complaint about it counts
 
 
-def _end(session: Session) -> ExitCode:
+def _end(session: Session, reserve: Reserve) -> ExitCode:
     try:
         from engine.training.trainer import train
 
         if train(session):
             return session.finish("finished", ExitCode.DONE)
         return session.finish("stopped", ExitCode.STOPPED)
-    except LoraSmithError as error:
-        return _fail(session, error)
     except Exception as error:
+        if is_out_of_memory(error):
+            return exhausted.end(session, reserve, error)
+        if told := exhausted.word_of_others(session.run):  # then this error is what became of it here
+            return exhausted.tell(session, told)
+        if isinstance(error, LoraSmithError):
+            return _fail(session, error)
         with suppress(OSError):
             traceback.print_exc()
         known = _known(error, session.run.path)
@@ -67,10 +80,10 @@ def _end(session: Session) -> ExitCode:
 
 
 def _known(error: Exception, directory: Path) -> LoraSmithError | None:
-    """What a person can mend about an error of the system or of torch; None when it is ours."""
-    if isinstance(error, OSError):
-        return storage_error(error, Path(os.fsdecode(error.filename)) if error.filename else directory, "Writing")
-    return memory_error(error)
+    """What a person can mend about an error of the system; None when it is ours."""
+    if not isinstance(error, OSError):
+        return None
+    return storage_error(error, Path(os.fsdecode(error.filename)) if error.filename else directory, "Writing")
 
 
 def _fail(session: Session, error: LoraSmithError) -> ExitCode:
@@ -78,12 +91,11 @@ def _fail(session: Session, error: LoraSmithError) -> ExitCode:
 
 
 def _unexpected(session: Session, error: BaseException) -> ExitCode:
-    where = session.state_phase or "start"
     return session.finish(
         "failed",
         ExitCode.TRAINING_FAILED,
         title="Unexpected error",
-        message=f"{type(error).__name__} in phase {where} at step {session.step}: {error}",
+        message=f"{type(error).__name__} in phase {phase_of(error)} at step {session.step}: {error}",
         hint=f"The whole traceback is in {session.run.log_path}; `lorasmith resume` tries again from the last state.",
     )
 

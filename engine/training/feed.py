@@ -76,13 +76,14 @@ class Feed:
 
     def epoch(self, step: int) -> int:
         """The epoch, from 1, of the update with 0-based number `step`."""
-        return step // self.plan.updates_per_epoch + 1
+        return self.plan.place(step)[0]
 
     def micro_batches(self, step: int) -> list[list[int]]:
         """Item indices of each batch of update `step`; the last update of an epoch may have fewer batches."""
-        batches = self._batches(self.epoch(step))
+        epoch, inside = self.plan.place(step)
+        batches = self._batches(epoch)
         accumulation = self.config.training.gradient_accumulation_steps
-        first = step % self.plan.updates_per_epoch * accumulation
+        first = inside * accumulation
         return batches[first : first + accumulation]
 
     def _shuffle(self, epoch: int) -> list[list[int]]:

@@ -25,8 +25,9 @@ from engine.adapters.metadata import BucketFacts, SubsetFacts, TrainingFacts, mo
 from engine.adapters.verify import verify_file
 from engine.atomic import replacing
 from engine.errors import LoraSmithError
-from engine.memory.classify import memory_error
+from engine.memory.classify import is_out_of_memory
 from engine.runs.events import read_events
+from engine.training.exhausted import shortage_of
 from engine.training.prompts import read_prompts
 from engine.training.validation import held_out_loss
 
@@ -78,8 +79,8 @@ class Outputs:
             return
         saving, step, last = self.config.saving, self.trainer.step, self.trainer.plan.max_train_steps
         interval = saving.save_state_every_n_steps
-        if (step == 0 or (interval and step % interval == 0)) and not self._has_state():
-            self.trainer.states.save()
+        if step == 0 or (interval and step % interval == 0):
+            self.keep_state()
         if step == last:
             return
         epoch = self._ended_epoch()
@@ -98,8 +99,7 @@ class Outputs:
         """The last file, its held-out loss, its samples, and the state to train on from."""
         if not self.trainer.team.leads:
             return
-        if not self._has_state():
-            self.trainer.states.save()
+        self.keep_state()
         self.save_lora(self.run.lora_path())
         self.validate()
         sampling = self.config.sampling
@@ -110,8 +110,7 @@ class Outputs:
         """State and LoRA of the step at which the run stops."""
         if not self.trainer.team.leads:
             return
-        if not self._has_state():
-            self.trainer.states.save()
+        self.keep_state()
         if self.trainer.step:
             self.save_lora(self.run.lora_path(step=self.trainer.step))
 
@@ -119,14 +118,16 @@ class Outputs:
         """What the person asked for: state and LoRA of this step."""
         self.on_stop()
 
-    def _has_state(self) -> bool:
+    def keep_state(self) -> None:
+        """The full state of this step, if it is not there yet."""
         newest = self.trainer.states.paths()[:1]
-        return bool(newest) and newest[0].name == f"state-{self.trainer.step:08d}.safetensors"
+        if not newest or newest[0].name != f"state-{self.trainer.step:08d}.safetensors":
+            self.trainer.states.save()
 
     def _ended_epoch(self) -> int:
         """The epoch that ends with this step; 0 when none does."""
-        step, updates = self.trainer.step, self.trainer.plan.updates_per_epoch
-        return step // updates if step and step % updates == 0 else 0
+        epoch, inside = self.trainer.plan.place(self.trainer.step)
+        return epoch - 1 if self.trainer.step and inside == 0 else 0
 
     def _validation_due(self, epoch: int) -> bool:
         training, step = self.config.training, self.trainer.step
@@ -254,11 +255,14 @@ class Outputs:
                     if not self.session.stop_reason:  # a resume draws the others
                         self._draw(index, epoch)
         except Exception as error:  # whatever a picture fails on, the training is worth more
-            known = memory_error(error)
-            told = known.message if known else str(error) if isinstance(error, LoraSmithError) else repr(error)
-            code = "sample_out_of_memory" if known else "sample_failed"
             traceback.print_exc()
-            self.session.warn(code, f"No samples at step {self.trainer.step}: {told}")
+            where = f"No samples at step {self.trainer.step}"
+            if is_out_of_memory(error):
+                shortage = shortage_of(self.session, error)
+                self.session.warn("sample_out_of_memory", f"{where}. {shortage.sentence()}", **shortage.as_event())
+            else:
+                told = str(error) if isinstance(error, LoraSmithError) else repr(error)
+                self.session.warn("sample_failed", f"{where}: {told}")
 
     def _draw(self, index: int, epoch: int | None) -> None:
         prompt = self.prompts[index]

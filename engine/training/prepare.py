@@ -35,6 +35,7 @@ from engine.training.optimizers import check_optimizer
 from engine.training.prompts import read_prompts
 from engine.training.seeds import derive
 from engine.training.session import Session
+from engine.training.states import plan_from_here
 
 TEXT_CACHE_LIMIT = 2 * 2**30
 """Bytes of encoded captions above which captions are encoded in each step."""
@@ -95,6 +96,7 @@ def prepare(session: Session) -> Prepared:
         pictures, items, held_out, plan, latents, held_out_latents = _latents(session, config, pictures, model)
     for line in [*pictures.lines(), *plan.lines()]:
         session.say(line)
+    plan = plan_from_here(plan, session.run.checkpoints, session.say)
     prompts = config.sampling.sample_prompts
     need = estimate(config, recognition, plan, len(prompts) if isinstance(prompts, list) else 4)
     if warning := need.check(session.run.path):

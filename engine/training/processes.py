@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from engine.exit_codes import ExitCode
 from engine.runs.launch import trainer_command
 from engine.runs.layout import RunDir
+from engine.training.exhausted import tell, word_of_others
 from engine.training.session import Session, Signals
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def start_others(session: Session, num_processes: int) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    word_of_others(session.run)  # what an earlier life left
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(num_processes)}
     os.environ.update({**shared, "RANK": "0", "LOCAL_RANK": "0"})
     others = [
@@ -50,7 +52,12 @@ def _watch_others(session: Session, others: list[subprocess.Popen[bytes]]) -> No
         failed = [other.returncode for other in others if other.poll() not in (None, 0)]
         if not failed:
             continue
+        session.claim_end()
+        code = ExitCode.TRAINING_FAILED
         try:
+            if told := word_of_others(session.run):
+                code = tell(session, told)
+                return
             session.finish(
                 "failed",
                 ExitCode.TRAINING_FAILED,
@@ -59,7 +66,7 @@ def _watch_others(session: Session, others: list[subprocess.Popen[bytes]]) -> No
                 hint=f"What it said is in {session.run.log_path}; `lorasmith resume` goes on from the last state.",
             )
         finally:
-            os._exit(ExitCode.TRAINING_FAILED)
+            os._exit(code)
 
 
 class _Mute:
@@ -95,7 +102,7 @@ class Helper(Session):
     def say(self, text: str) -> None:
         """Rank 0 says it."""
 
-    def warn(self, code: str, text: str, *, once: bool = False) -> None:
+    def warn(self, code: str, text: str, *, once: bool = False, **facts: Any) -> None:
         """Rank 0 says it."""
 
 

@@ -63,6 +63,7 @@ class Session:
         self._stop_reason = ""
         self._warned: set[str] = set()
         self._over = threading.Event()
+        self._ending = threading.RLock()
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Session:
@@ -82,22 +83,29 @@ class Session:
         self.events.emit("note", text=text)
         _print(text)
 
-    def warn(self, code: str, text: str, *, once: bool = False) -> None:
-        """Tell something that the person may want to change."""
+    def warn(self, code: str, text: str, *, once: bool = False, **facts: Any) -> None:
+        """Tell something that the person may want to change; `facts` go into the event."""
         if once and code in self._warned:
             return
         self._warned.add(code)
-        self.events.emit("warning", code=code, text=text)
+        self.events.emit("warning", code=code, text=text, **facts)
         _print(f"warning: {text}")
 
     @contextmanager
     def phase(self, name: str, **facts: Any) -> Iterator[None]:
-        """A stretch of work: loading, caching, training, sampling, saving. `facts` are told at its start."""
+        """A stretch of work: loading, caching, training, sampling, saving. `facts` are told at its start.
+
+        An error that leaves it carries its name: see `phase_of`.
+        """
         before = self.state_phase
         self._enter_phase(name)
         self.events.emit("phase", name=name, state="start", step=self.step, **facts)
         try:
             yield
+        except Exception as error:
+            if not hasattr(error, "phase"):
+                error.phase = name  # type: ignore[attr-defined]
+            raise
         finally:
             self.events.emit("phase", name=name, state="end", step=self.step)
             self._enter_phase(before)
@@ -160,8 +168,14 @@ class Session:
             hint="`lorasmith resume` goes on from the last saved state.",
         )
 
+    def claim_end(self) -> None:
+        """Only one thread tells how the run ends; another one waits here, and the process ends meanwhile."""
+        if not self._ending.acquire(blocking=False):
+            threading.Event().wait()
+
     def finish(self, state: str, code: ExitCode, **details: str) -> ExitCode:
         """Tell how the run ended, in exit.json first, then in events, state.json and the log."""
+        self.claim_end()
         write_exit(self.run, state, code, self.step, **details)
         if details:
             self.events.emit("error", **details)
@@ -170,6 +184,11 @@ class Session:
         self.events.emit("run_finished", state=state, exit_code=int(code), step=self.step)
         self.events.sync()
         return code
+
+
+def phase_of(error: BaseException) -> str:
+    """The innermost phase that `error` left; "start" where there was none yet."""
+    return str(getattr(error, "phase", "start"))
 
 
 def _print(text: str) -> None:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from engine import atomic
+from engine.memory.classify import is_out_of_memory
 
 _FORMAT = "1"
 
@@ -41,7 +42,19 @@ def load_tree(path: Path) -> Any | None:
         if metadata.get("format") != _FORMAT or metadata.get("sha256") != _digest(tensors):
             return None
         return _unflatten(json.loads(metadata["tree"]), tensors)
-    except (OSError, SafetensorError, ValueError, KeyError):
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        if is_out_of_memory(error):
+            raise
+        return None
+
+
+def peek(path: Path, name: str) -> Any | None:
+    """A value without tensors at the top of the tree in `path`, from its header alone; None where there is none."""
+    try:
+        with safe_open(path, "pt") as file:
+            structure = json.loads((file.metadata() or {})["tree"])
+        return next((_unflatten(value, {}) for key, value in structure["dict"] if key == name), None)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return None
 
 

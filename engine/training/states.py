@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,10 @@ import torch
 from engine.config import digest
 from engine.errors import UsageError
 from engine.training.recovery import Recovery
-from engine.training.statefile import load_tree, save_tree
+from engine.training.statefile import load_tree, peek, save_tree
 
 if TYPE_CHECKING:
+    from engine.dataset.arithmetic import StepPlan
     from engine.training.trainer import Trainer
 
 KEPT = 2
@@ -32,6 +34,8 @@ class Progress:
     loss_weight: float = 0.0
     changes: dict[str, Any] = field(default_factory=dict)
     """Settings changed while the run went on: dotted key -> value."""
+    replaced: dict[str, Any] = field(default_factory=dict)
+    """What the configuration said of those keys then. When it says something else since, its word is the later one."""
 
     @property
     def loss_average(self) -> float | None:
@@ -50,12 +54,13 @@ class StateStore:
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
         self.directory = trainer.session.run.checkpoints
+        self.config = trainer.config
+        """As the run's .toml says, without what was changed while it went on."""
         self.digest = digest(trainer.config)
 
     def paths(self) -> list[Path]:
         """Saved states, the newest first."""
-        found = self.directory.glob("state-*.safetensors") if self.directory.is_dir() else []
-        return sorted((path for path in found if _NAME.fullmatch(path.name)), reverse=True)
+        return saved_states(self.directory)
 
     def save(self) -> None:
         """Save the state of this moment and remove all but the newest two.
@@ -79,6 +84,7 @@ class StateStore:
         scaler = trainer.accelerator.scaler
         return {
             "digest": self.digest,
+            "place": {"updates_per_epoch": trainer.plan.updates_per_epoch, "shift": trainer.plan.shift},
             "progress": asdict(trainer.progress),
             "recovery": asdict(trainer.recovery),
             "optimizer_kind": trainer.built.description.partition("(")[0],
@@ -113,11 +119,16 @@ class StateStore:
         """After the state of a run whose settings were changed: new rates and hyperparameters, old statistics."""
         trainer = self.trainer
         halved = 0.5**trainer.recovery.halvings
+        in_file, in_force = (
+            dict(zip(("unet", "text_encoder"), one.training.rates, strict=True))
+            for one in (self.config, trainer.config)
+        )
         for name, group, new in zip(trainer.groups, trainer.built.optimizer.param_groups, fresh, strict=True):
             group.update({key: new[key] for key in _HYPERPARAMETERS[2:] if new[key] is not None})
             before, after = (one.get("initial_lr") or one["lr"] for one in (group, new))
             if before and after:
-                trainer.scale_rate(name, after * halved / before)
+                live = in_force[name] / in_file[name] if in_file[name] else 1.0
+                trainer.scale_rate(name, after * live * halved / before)
 
     def _restore(self, tree: dict[str, Any], path: Path) -> None:
         trainer = self.trainer
@@ -145,6 +156,7 @@ class StateStore:
             for parameter, value in zip(trainer.parameters, adapter, strict=True):
                 parameter.copy_(value)
         trainer.recovery = Recovery(**tree["recovery"])
+        progress = self._with_changes(Progress(**tree["progress"]))
         fresh = [{key: group.get(key) for key in _HYPERPARAMETERS} for group in trainer.built.optimizer.param_groups]
         trainer.built.optimizer.load_state_dict(tree["optimizer"])
         if trainer.schedule is not None and tree["schedule"] is not None:
@@ -153,11 +165,43 @@ class StateStore:
             self._use_new_settings(fresh)
         if trainer.accelerator.scaler is not None and tree["scaler"] is not None:
             trainer.accelerator.scaler.load_state_dict(tree["scaler"])
-        trainer.progress = Progress(**tree["progress"])
+        trainer.progress = progress
         trainer.session.step = trainer.step
-        if trainer.progress.changes:
-            tables: dict[str, dict[str, Any]] = {}
-            for key, value in trainer.progress.changes.items():
-                table, _, name = key.partition(".")
+
+    def _with_changes(self, progress: Progress) -> Progress:
+        """Put in force again what was changed while the run went on, unless the configuration was changed later."""
+        tables: dict[str, dict[str, Any]] = {}
+        for key, value in list(progress.changes.items()):
+            table, _, name = key.partition(".")
+            now = getattr(getattr(self.config, table), name)
+            if progress.replaced.get(key, now) == now:
                 tables.setdefault(table, {})[name] = value
-            trainer.use(trainer.config.changed(**tables))
+                continue
+            del progress.changes[key], progress.replaced[key]
+            self.trainer.session.say(f"{key} = {value}, set while the run went on, gives way to the .toml's {now}.")
+        self.trainer.use(self.config.changed(**tables))
+        return progress
+
+
+def saved_states(directory: Path) -> list[Path]:
+    """The files of saved states in `directory`, the newest first."""
+    found = directory.glob("state-*.safetensors") if directory.is_dir() else []
+    return sorted((path for path in found if _NAME.fullmatch(path.name)), reverse=True)
+
+
+def plan_from_here(plan: StepPlan, directory: Path, say: Callable[[str], None]) -> StepPlan:
+    """`plan` for a run that goes on from the newest state in `directory`: where another batch size, or other pictures,
+    changed how many updates an epoch has, it goes on at the same share of the same epoch."""
+    for path in saved_states(directory):
+        place, progress = peek(path, "place"), peek(path, "progress")
+        if not place or not progress:
+            continue
+        going_on = plan.going_on(progress["step"], place["updates_per_epoch"], place["shift"])
+        if going_on.shift:
+            epoch, inside = going_on.place(progress["step"])
+            say(
+                f"An epoch had another number of steps before: the run goes on at step {inside + 1} of "
+                f"{plan.updates_per_epoch} in epoch {epoch}, and ends after step {going_on.max_train_steps}."
+            )
+        return going_on
+    return plan

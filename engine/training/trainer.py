@@ -13,7 +13,9 @@ from pydantic import ValidationError
 
 from engine.config import RunConfig, load_config
 from engine.errors import TrainingError
+from engine.memory.classify import is_out_of_memory
 from engine.runs.control import Command
+from engine.training.exhausted import rescue
 from engine.training.objective import Objective
 from engine.training.optimizers import build_optimizer
 from engine.training.outputs import Outputs
@@ -73,6 +75,8 @@ class Trainer:
         self.grad_norm = math.nan
         self.wishes: deque[Command] = deque()
         self.used_rates: dict[str, float] = {}
+        self.whole = False
+        """Whether the weights are those of `step`: not while a state is read or an update is applied."""
 
     @property
     def step(self) -> int:
@@ -82,26 +86,29 @@ class Trainer:
     def run(self) -> bool:
         """Go on from the last state to the end; False when a stop was asked for."""
         plan = self.plan
-        with self.session.phase(
-            "train",
-            max_train_steps=plan.max_train_steps,
-            epochs=plan.epochs,
-            updates_per_epoch=plan.updates_per_epoch,
-        ):
-            self.begin()
-            while self.step < self.plan.max_train_steps:
-                if not self.advance():
-                    self.outputs.on_stop()
-                    self.session.say(
-                        f"Stopped after step {self.step} ({self.session.stop_reason}); everything is saved."
-                    )
-                    return False
-            self.outputs.at_end()
+        lengths = {key: getattr(plan, key) for key in ("max_train_steps", "epochs", "updates_per_epoch")}
+        try:
+            with self.session.phase("train", **lengths):
+                return self._go_on()
+        except Exception as error:
+            if is_out_of_memory(error):
+                rescue(self, error)
+            raise
+
+    def _go_on(self) -> bool:
+        self.begin()
+        while self.step < self.plan.max_train_steps:
+            if not self.advance():
+                self.outputs.on_stop()
+                self.session.say(f"Stopped after step {self.step} ({self.session.stop_reason}); everything is saved.")
+                return False
+        self.outputs.at_end()
         return True
 
     def begin(self) -> None:
         """Restore the last state, and give what is due there."""
         self.states.restore_latest()
+        self.whole = True
         self.training_mode(True)
         last = self.plan.max_train_steps
         self.session.state.update(state="running", step=self.step, max_train_steps=last, force=True)
@@ -153,6 +160,7 @@ class Trainer:
             return None
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
+        self.whole = True
         self.session.step = self.step
         return value
 
@@ -185,6 +193,7 @@ class Trainer:
     def _apply(self, finite: bool) -> None:
         """Step; with a scaler and gradients that are not finite, the scaler skips it, and so does the schedule."""
         self.used_rates = self.rates()
+        self.whole = False
         self.optimizer.step()
         if not finite:
             return
@@ -206,6 +215,7 @@ class Trainer:
         )
         if not back:
             return False
+        self.whole = False
         self.recovery.go_back(self.prepared.precision, self.rates())
         self.optimizer.zero_grad(set_to_none=True)
         went_back = self.recovery
@@ -213,7 +223,7 @@ class Trainer:
             raise TrainingError(
                 "The loss is not finite, and there is no state to go back to.", "See the warnings before."
             )
-        self.recovery = went_back
+        self.recovery, self.whole = went_back, True
         for name in self.groups:
             self.scale_rate(name, 0.5)
         self.team.share(None)  # all have read the old state before the new one replaces it
@@ -322,16 +332,17 @@ class Trainer:
             reason = error.errors()[0]["msg"].removeprefix("Value error, ")
             return f"refused: {value!r} is given, allowed is {reason.removeprefix('Input should be ')}"
         rates = [dict(zip(("unet", "text_encoder"), c.training.rates, strict=True)) for c in (self.config, changed)]
-        if any(not one[name] for one in rates for name in self.groups):
+        if any(not one[group] for one in rates for group in self.groups):
             return f"refused: {key} cannot become 0 while the run goes on"
-        moved = [name for name in self.groups if rates[0][name] != rates[1][name]]
+        moved = [group for group in self.groups if rates[0][group] != rates[1][group]]
         if key.endswith(("_lr", "learning_rate")) and (not moved or self.built.relative_step):
             why = "the optimizer sets its own rate" if self.built.relative_step else "no group trains with it"
             return f"refused: {key} = {value} changes nothing here, {why}"
-        for name in moved:
-            self.scale_rate(name, rates[1][name] / rates[0][name])
-        self.use(changed)
+        for group in moved:
+            self.scale_rate(group, rates[1][group] / rates[0][group])
+        self.progress.replaced.setdefault(key, getattr(getattr(self.states.config, table), name))
         self.progress.changes[key] = value
+        self.use(changed)
         self.states.save()
         return f"{key} = {value} from step {self.step + 1} on"
 

@@ -17,7 +17,7 @@ from tui.commands.run import show_results
 def command(run: str, detach: bool, as_json: bool) -> int:
     """Go on with RUN from its last saved state."""
     run_dir = resolve(run)
-    state = prepare_resume(run_dir, output.narrate)
+    state = prepare_resume(run_dir, say=output.narrate)
     output.narrate(f"{run_dir.path} was {state.state} at step {state.step}; it goes on from its last saved state.")
     teller = narrators.narrator(run_dir, json=as_json)
     code = foreground.train(run_dir, teller, detach=detach)

@@ -215,7 +215,7 @@ def test_resume_takes_an_unfinished_run(prepared: RunDir) -> None:
     end(prepared, "stopped", 6)
     request(prepared, "stop")
     said: list[str] = []
-    assert prepare_resume(prepared, said.append).state == "stopped"
+    assert prepare_resume(prepared, say=said.append).state == "stopped"
     assert not prepared.exit_path.exists() and list(prepared.control.iterdir()) == []
     assert said == ["Unanswered wishes of the earlier part are dropped: 1."]
     assert true_state(prepared).state == "starting"

@@ -16,7 +16,7 @@ import pytest
 from engine.exit_codes import ExitCode
 from engine.runs.events import EventFollower, read_events
 from engine.runs.layout import RunDir
-from engine.runs.prepare import prepare_resume
+from engine.runs import prepare_resume
 from engine.runs.state import true_state
 from tests.engine.training.conftest import MakeRun, start
 

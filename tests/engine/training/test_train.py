@@ -277,7 +277,8 @@ def test_sampling_out_of_memory_does_not_end_the_run(
     monkeypatch.setattr("engine.models.sd15.model.SD15Model.draw", no_memory)
     run = make_run(training__max_train_steps=2)
     assert train_here(run) == ExitCode.DONE
-    assert events(run, "warning")[0].data["code"] == "sample_out_of_memory"
+    warning = events(run, "warning")[0].data
+    assert warning["code"] == "sample_out_of_memory" and warning["phase"] == "sample" and warning["requested"] == 9
 
 
 def test_out_of_memory_in_a_step_has_its_code_and_hint(
@@ -289,7 +290,11 @@ def test_out_of_memory_in_a_step_has_its_code_and_hint(
     monkeypatch.setattr(Trainer, "_loss", no_memory)
     run = make_run(sampling__sample_every_n_steps=0)
     assert train_here(run) == ExitCode.OUT_OF_MEMORY
-    assert "gradient_checkpointing" in json.loads(run.exit_path.read_text())["hint"]
+    ending = json.loads(run.exit_path.read_text())
+    assert "2.0 GiB more were asked for" in ending["message"]
+    assert ending["hint"].endswith(
+        f"lorasmith resume {run.path} --set training.train_batch_size=1 --set training.gradient_accumulation_steps=2"
+    )
 
 
 def test_an_unexpected_error_is_told_with_its_place(

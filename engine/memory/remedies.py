@@ -1,0 +1,246 @@
+"""What can be done when memory runs out: one ordered list, from the cheapest. Loads no torch."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine.config import RunConfig, resolve
+from engine.errors import UsageError
+from engine.hardware import Gpu, choose_precision
+from engine.hardware.gpu import Program
+from engine.text import listing, printable, size_text
+
+MOST_ACCUMULATED = 1024
+"""What `training.gradient_accumulation_steps` allows."""
+LEAST_BYTES = 64 * 2**20
+"""A program that holds less VRAM than this is not worth closing."""
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """One way to need less memory, or to have more."""
+
+    name: str
+    title: str
+    why: str
+    """One sentence."""
+    saves: str
+    """An estimate in words."""
+    costs: str
+    """In time and quality."""
+    changes: Mapping[str, object] = field(default_factory=dict)
+    """Dotted keys and their new values, as `prepare_resume` takes them; empty: the person acts."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Where memory ran out, or may."""
+
+    config: RunConfig
+    """As it really runs."""
+    gpu: Gpu | None
+    """None: on the CPU."""
+    phase: str
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is the training step that needs the memory."""
+        return self.phase == "train"
+
+    @property
+    def encodes_text_once(self) -> bool:
+        """Whether no step changes what a caption is encoded to."""
+        return self.config.network.network_train_unet_only or self.config.training.rates[1] == 0
+
+    @property
+    def new_pixels(self) -> bool:
+        """Whether pictures get new pixels in every step, so that no latent can be kept."""
+        return self.config.dataset.color_aug or self.config.dataset.random_crop
+
+
+def remedies(config: RunConfig, gpu: Gpu | None, phase: str) -> list[Remedy]:
+    """The remedies that apply to this configuration, the cheapest first.
+
+    Args:
+        gpu: where the run computes; None is the CPU.
+        phase: where memory ran out: load, cache, train, sample, validate, save.
+
+    Raises:
+        UsageError: the configuration contradicts itself.
+    """
+    real, _ = resolve(config)
+    situation = Situation(real, None if real.memory.device == "cpu" else gpu, phase)
+    return [found for remedy in _IN_ORDER if (found := remedy(situation)) is not None]
+
+
+def advice(found: Sequence[Remedy], run_path: Path) -> str:
+    """The first remedy as a hint with the command that applies it; closing programs is named beside the next one."""
+    if not found:
+        return "No setting is left that keeps this LoRA as it is; a new run with a lower dataset.resolution needs less."
+    sentences = []
+    path = shlex.quote(str(run_path))
+    if not found[0].changes:
+        sentences.append(f"{found[0].why} Then: lorasmith resume {path}.")
+    first = next((remedy for remedy in found if remedy.changes), None)
+    if first is not None:
+        options = " ".join(f"--set {key}={_as_toml(value)}" for key, value in first.changes.items())
+        sentences.append(f"{first.title} saves {first.saves}: lorasmith resume {path} {options}")
+    return " ".join(sentences)
+
+
+def _as_toml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _close_programs(situation: Situation) -> Remedy | None:
+    gpu = situation.gpu
+    if gpu is None:
+        return None
+    others = [
+        program
+        for program in gpu.programs
+        if program.pid != os.getpid() and (program.bytes is None or program.bytes >= LEAST_BYTES)
+    ]
+    if not others:
+        return None
+    held = sum(program.bytes or 0 for program in others)
+    return Remedy(
+        name="close_programs",
+        title="Close other programs",
+        why=f"Other programs hold memory of this card: close {listing([_named(program) for program in others])}.",
+        saves=f"{size_text(held)}, which they hold now"
+        if held
+        else "what they hold; the driver does not tell how much",
+        costs="nothing for the training",
+    )
+
+
+def _named(program: Program) -> str:
+    name = printable(program.name) if program.name else "a program that the driver does not name"
+    return f"{name} ({size_text(program.bytes)})" if program.bytes else name
+
+
+def _cache_latents(situation: Situation) -> Remedy | None:
+    config, batch = situation.config, situation.config.training.train_batch_size
+    if config.memory.cache_latents or situation.new_pixels or not situation.trains:
+        return None
+    encoding = f"what the VAE needs to encode {batch} pictures at once" if batch > 1 else "what the VAE needs to encode"
+    return Remedy(
+        name="cache_latents",
+        title="Cache latents on disk",
+        why="Each picture is encoded once, before the training, and not in every step.",
+        saves=encoding if situation.gpu is None else f"the VAE's weights and {encoding}",
+        costs="some seconds a hundred pictures before the start, and disk space; the steps become faster",
+        changes={"memory.cache_latents": True, "memory.cache_latents_to_disk": True},
+    )
+
+
+def _encode_singly(situation: Situation) -> Remedy | None:
+    batch = situation.config.memory.vae_batch_size
+    if situation.phase != "cache" or batch == 1:
+        return None
+    return Remedy(
+        name="encode_singly",
+        title="Cache one picture at a time",
+        why=f"The cache encodes {batch} pictures at once.",
+        saves=f"about {batch - 1} of {batch} parts of what caching needs",
+        costs="caching takes a little longer; the training is the same",
+        changes={"memory.vae_batch_size": 1},
+    )
+
+
+def _latents_to_disk(situation: Situation) -> Remedy | None:
+    memory, (width, height) = situation.config.memory, situation.config.dataset.size
+    if situation.phase != "cache" or not memory.cache_latents or memory.cache_latents_to_disk:
+        return None
+    one = width // 8 * (height // 8) * 8 * 4 * (2 if situation.config.dataset.flip_aug else 1)
+    return Remedy(
+        name="latents_to_disk",
+        title="Keep latents on disk",
+        why="Encoded pictures wait in the machine's memory, and many pictures fill it.",
+        saves=f"about {one / 2**20:.2f} MiB of the machine's memory a picture; none of a card's",
+        costs="disk space; the training is the same",
+        changes={"memory.cache_latents_to_disk": True},
+    )
+
+
+def _cache_texts(situation: Situation) -> Remedy | None:
+    # On the CPU a released encoder stays where it is: nothing is won.
+    cached, trains = situation.config.memory.cache_text_encoder_outputs, situation.trains
+    if situation.gpu is None or cached or not situation.encodes_text_once or not trains:
+        return None
+    return Remedy(
+        name="cache_texts",
+        title="Cache text outputs",
+        why="The text encoder is not trained: each caption is encoded once, and the encoder leaves the card.",
+        saves="the text encoder's weights: 0.2 GiB for SD1.5 in half precision",
+        costs="nothing; the training is the same, and samples bring the encoder back for a moment",
+        changes={"memory.cache_text_encoder_outputs": True},
+    )
+
+
+def _bf16(situation: Situation) -> Remedy | None:
+    # Not from fp16: both take two bytes a number.
+    gpu, chosen = situation.gpu, situation.config.memory.mixed_precision
+    if gpu is None or gpu.compute_capability is None or chosen != "no":
+        return None
+    try:
+        choose_precision("bf16", gpu)
+    except UsageError:
+        return None
+    major, minor = gpu.compute_capability
+    return Remedy(
+        name="bf16",
+        title="Compute in bf16",
+        why=f"The run computes in fp32, and this card has bf16 (compute capability {major}.{minor}).",
+        saves="about half: weights and activations take two bytes a number in place of four",
+        costs="nothing in time, it is faster; results differ slightly, the LoRA itself stays in fp32",
+        changes={"memory.mixed_precision": "bf16"},
+    )
+
+
+def _smaller_batch(situation: Situation) -> Remedy | None:
+    training = situation.config.training
+    batch, together = training.train_batch_size, training.train_batch_size * training.gradient_accumulation_steps
+    smaller = next((n for n in range(1, batch) if together % n == 0 and together // n <= MOST_ACCUMULATED), None)
+    if smaller is None or not situation.trains:
+        return None
+    accumulation = together // smaller
+    return Remedy(
+        name="smaller_batch",
+        title=f"Batch {smaller} with accumulation",
+        why=f"{smaller} in place of {batch} pictures at once; {accumulation} such batches make one step.",
+        saves=f"about the activations of {batch - smaller} of {batch} pictures",
+        costs=f"a step still learns from {together} pictures, but one batch after the other: slower on a GPU; pictures "
+        "come in another order",
+        changes={"training.train_batch_size": smaller, "training.gradient_accumulation_steps": accumulation},
+    )
+
+
+def _gradient_checkpointing(situation: Situation) -> Remedy | None:
+    if situation.config.memory.gradient_checkpointing or not situation.trains:
+        return None
+    return Remedy(
+        name="gradient_checkpointing",
+        title="Gradient checkpointing",
+        why="Activations are computed a second time on the way back instead of being kept.",
+        saves="most of the activations",
+        costs="a step takes about 30 % longer; the result is the same",
+        changes={"memory.gradient_checkpointing": True},
+    )
+
+
+_IN_ORDER: tuple[Callable[[Situation], Remedy | None], ...] = (
+    _close_programs,
+    _encode_singly,
+    _latents_to_disk,
+    _cache_latents,
+    _cache_texts,
+    _bf16,
+    _smaller_batch,
+    _gradient_checkpointing,
+)

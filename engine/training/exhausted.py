@@ -1,0 +1,135 @@
+"""What the trainer does when memory runs out: look at the numbers, save what is good, make room, and tell."""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import os
+import sys
+import traceback
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.atomic import read_json
+from engine.config import RunConfig, load_config
+from engine.errors import LoraSmithError, MemoryLimitError
+from engine.exit_codes import ExitCode
+from engine.hardware import Gpu, list_gpus
+from engine.hardware.system import in_container
+from engine.memory.remedies import advice, remedies
+from engine.memory.shortage import Shortage, measure
+from engine.runs.layout import RunDir, write_record
+from engine.training.session import Session, phase_of
+
+if TYPE_CHECKING:
+    from engine.training.trainer import Trainer
+
+RESERVE_BYTES = 8 * 2**20
+
+
+class Reserve:
+    """Address space that is given up when memory runs out, so that the end can still be told."""
+
+    def __init__(self) -> None:
+        self._pages = mmap.mmap(-1, RESERVE_BYTES)
+
+    def release(self) -> None:
+        """Give it up."""
+        self._pages.close()
+
+
+def shortage_of(session: Session, error: Exception) -> Shortage:
+    """The numbers of an out-of-memory, as they were when it was first looked at."""
+    known: Shortage | None = getattr(error, "shortage", None)
+    if known is None:
+        known = measure(error, phase=phase_of(error), step=session.step)
+        error.shortage = known  # type: ignore[attr-defined]
+    return known
+
+
+def make_room(error: Exception) -> None:
+    """Let go of what the failed code holds: activations; after the last frame of the loop also model and optimizer."""
+    cause: BaseException | None = error
+    while cause is not None:
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__cause__ or cause.__context__
+    gc.collect()
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        with suppress(RuntimeError):  # a card that answers nothing any more has nothing to give back
+            torch.cuda.empty_cache()
+
+
+def rescue(trainer: Trainer, error: Exception) -> None:
+    """Save the last good step, if memory ran out in the step after it and the weights are still those of that step."""
+    session = trainer.session
+    shortage_of(session, error)
+    if phase_of(error) != "train" or not trainer.whole or not trainer.team.leads:
+        return
+    make_room(error)
+    trainer.optimizer.zero_grad(set_to_none=True)
+    try:
+        trainer.outputs.keep_state()
+    except (LoraSmithError, MemoryError, RuntimeError) as second:
+        session.say(f"The state of step {trainer.step} could not be saved: {second}")
+
+
+def end(session: Session, reserve: Reserve, error: Exception) -> ExitCode:
+    """Tell that memory ran out, with its numbers and the first remedy."""
+    reserve.release()
+    session.claim_end()
+    shortage = shortage_of(session, error)
+    with suppress(OSError):
+        traceback.print_exception(error)
+    make_room(error)
+    return tell(session, shortage)
+
+
+def tell(session: Session, shortage: Shortage) -> ExitCode:
+    """The events, exit.json and exit code of an out-of-memory."""
+    session.events.emit("oom", **shortage.as_event())
+    config = load_config(session.run.config_path)
+    hint = advice(remedies(config, _gpu(config), shortage.phase), session.run.path)
+    known = MemoryLimitError(shortage.sentence(), hint)
+    return session.finish("failed", known.exit_code, title=known.title, message=known.message, hint=known.hint)
+
+
+def _gpu(config: RunConfig) -> Gpu | None:
+    """The card that this process computes on; None on the CPU."""
+    torch: Any = sys.modules.get("torch")
+    if config.memory.device == "cpu" or torch is None or not torch.cuda.is_initialized():
+        return None
+    index: int = torch.cuda.current_device()
+    seen = list_gpus().visible()
+    if index >= len(seen):  # no NVML
+        capability = torch.cuda.get_device_capability(index)
+        return Gpu(index, torch.cuda.get_device_name(index), compute_capability=capability)
+    # In a container the driver's process numbers are the host's: our own could not be told from another's.
+    gpu: Gpu = seen[index]
+    return replace(gpu, programs=()) if in_container() else gpu
+
+
+def leave_word(session: Session, reserve: Reserve, error: Exception) -> None:
+    """A rank above 0 writes down its numbers for rank 0, which tells them."""
+    reserve.release()
+    shortage = shortage_of(session, error)
+    with suppress(OSError):
+        traceback.print_exception(error)
+    make_room(error)
+    write_record(_word(session.run, os.environ["RANK"]), shortage.as_event())
+
+
+def word_of_others(run: RunDir) -> Shortage | None:
+    """What a rank above 0 wrote down before it ended for want of memory; once."""
+    for path in sorted(run.private.glob(_word(run, "*").name)):
+        known = read_json(path)
+        path.unlink(missing_ok=True)
+        if isinstance(known, dict):
+            return Shortage(**known)
+    return None
+
+
+def _word(run: RunDir, rank: str) -> Path:
+    return run.private / f"oom-{rank}.json"
