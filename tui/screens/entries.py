@@ -1,0 +1,50 @@
+"""Several lines of text for one setting, an entry a line."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Static, TextArea
+
+from tui.texts import _
+
+
+class EntriesScreen(ModalScreen[str | None]):
+    """The result is the text that is to be kept; None after Escape.
+
+    Args:
+        title: of the setting.
+        help: what an entry is.
+        text: the entries, one a line.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+n", "keep", _("Keep"), priority=True, tooltip=_("Take these entries.")),
+        Binding("escape", "dismiss(None)", _("Cancel"), priority=True, tooltip=_("The entries stay as they were.")),
+    ]
+
+    def __init__(self, title: str, help: str, text: str) -> None:
+        super().__init__()
+        self.heading, self.help, self.text = title, help, text
+
+    def compose(self) -> ComposeResult:
+        """Title, text, keys."""
+        with Vertical(classes="dialog"):
+            yield Static(self.heading, classes="dialog-title", markup=False)
+            yield Static(self.help, markup=False)
+            yield TextArea(self.text, id="entries", compact=True)
+            yield Static(_("One entry a line. Ctrl+N keeps them, Escape cancels."), classes="hint")
+
+    def on_mount(self) -> None:
+        """Write at the end."""
+        area = self.query_one(TextArea)
+        area.move_cursor(area.document.end)
+        area.focus()
+
+    def action_keep(self) -> None:
+        """Give the text back."""
+        self.dismiss(self.query_one(TextArea).text)

@@ -1,0 +1,384 @@
+"""The form of parameters: a list of rows that scrolls, of which only the edited one has a widget of its own."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rich.cells import cell_len, set_cell_size
+from rich.segment import Segment
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+from textual.events import Click
+from textual.geometry import Region, Size
+from textual.message import Message
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+from textual.widgets import Input
+
+from engine.config.form import FieldFacts, fields
+from tui.draft import STEP_OF
+from tui.texts import _
+from tui.widgets.form import Form, Row
+
+MARK_WIDTH, TITLE_WIDTH, RANGE_WIDTH = 2, 28, 24
+"""Cells of a row's parts; the value has the rest."""
+
+
+class FieldList(ScrollView, can_focus=True):
+    """Rows of a form with one of them highlighted."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "fields--table", "fields--value", "fields--range", "fields--error", "fields--here", "fields--cursor"
+    }  # fmt: skip
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "edit", _("Edit"), tooltip=_("Type another value; a choice goes on to the next one.")),
+        Binding("space", "turn(1)", _("Toggle"), tooltip=_("On or off; the next choice.")),
+        Binding("right", "turn(1)", _("Next choice"), show=False),
+        Binding("left", "turn(-1)", _("Choice before"), show=False),
+        Binding(
+            "delete,backspace", "reset", _("Preset's"), key_display="del", tooltip=_("Back to the preset's value.")
+        ),
+        Binding("up", "move(-1)", show=False),
+        Binding("down", "move(1)", show=False),
+        Binding("pageup", "move(-10)", _("Ten fields up"), show=False),
+        Binding("pagedown", "move(10)", _("Ten fields down"), show=False),
+        Binding("home", "move(-10000)", _("First field"), show=False),
+        Binding("end", "move(10000)", _("Last field"), show=False),
+    ]
+
+    class Highlighted(Message):
+        """Another field is looked at."""
+
+        def __init__(self, key: str) -> None:
+            super().__init__()
+            self.key = key
+
+    class Asked(Message):
+        """A key was pressed on a field: what is edit, turn or reset."""
+
+        def __init__(self, key: str, what: str, by: int = 0) -> None:
+            super().__init__()
+            self.key, self.what, self.by = key, what, by
+
+    def __init__(self, form: Form) -> None:
+        super().__init__()
+        self.form = form
+        self.rows: list[Row] = []
+        self.key = ""
+        """The highlighted field; empty when no field is shown."""
+
+    def on_mount(self) -> None:
+        """Show the rows."""
+        self.reload()
+
+    def reload(self, key: str | None = None) -> None:
+        """Read the form anew and stand on `key`, else stay where one is, else on the first field."""
+        self.rows = self.form.rows()
+        keys = self.keys
+        wanted = key or self.key
+        self.virtual_size = Size(0, len(self.rows))
+        if wanted not in keys:
+            wanted = keys[0] if keys else ""
+        self._stand_on(wanted)
+        self.refresh()
+
+    @property
+    def keys(self) -> list[str]:
+        """The fields that are shown."""
+        return [row.key for row in self.rows if row.kind == "field"]
+
+    def line_of(self, key: str) -> int:
+        """The row of a field that is shown."""
+        return next(index for index, row in enumerate(self.rows) if row.kind == "field" and row.key == key)
+
+    def _stand_on(self, key: str) -> None:
+        changed, self.key = key != self.key, key
+        if key:
+            line = self.line_of(key)
+            below = line + 1 < len(self.rows) and self.rows[line + 1].kind == "error"
+            top = 0 if line == 1 else line  # the first table's title comes along
+            self.scroll_to_region(Region(0, top, 1, line - top + 1 + below), animate=False, force=True)
+        if changed:
+            self.post_message(self.Highlighted(key))
+
+    def action_move(self, by: int) -> None:
+        """Go some fields up or down."""
+        keys = self.keys
+        if keys:
+            self._stand_on(keys[max(0, min(len(keys) - 1, keys.index(self.key) + by))])
+            self.refresh()
+
+    def action_edit(self) -> None:
+        """Ask for the field to be edited."""
+        if self.key:
+            self.post_message(self.Asked(self.key, "edit"))
+
+    def action_turn(self, by: int) -> None:
+        """Ask for another choice."""
+        if self.key:
+            self.post_message(self.Asked(self.key, "turn", by))
+
+    def action_reset(self) -> None:
+        """Ask for the preset's value."""
+        if self.key:
+            self.post_message(self.Asked(self.key, "reset"))
+
+    def on_click(self, event: Click) -> None:
+        """Stand on a row; a click on the row where one stands edits it."""
+        line = event.y + round(self.scroll_y)
+        if line >= len(self.rows) or not self.rows[line].key:
+            return
+        again = self.rows[line].key == self.key
+        self._stand_on(self.rows[line].key)
+        self.refresh()
+        if again:
+            self.action_edit()
+
+    def render_line(self, y: int) -> Strip:
+        """One row: a mark, the title, the value with its unit, the range."""
+        line, width = y + round(self.scroll_y), self.scrollable_content_region.width
+        if line >= len(self.rows):
+            return Strip.blank(width, self.rich_style)
+        row = self.rows[line]
+        if row.kind == "table":
+            return self._strip([(row.text, "table")], width)
+        if row.kind == "error":
+            return self._strip([(f"    ✗ {row.text}", "error")], width)
+        return self._field(row.key, width)
+
+    def _field(self, key: str, width: int) -> Strip:
+        facts, form = fields()[key], self.form
+        mark = "✗" if key in form.wrong else "•" if form.is_changed(key) and key not in STEP_OF else " "
+        value = form.text(key) + (f" {facts.unit}" if facts.unit and form.draft.get(key) is not None else "")
+        if key == self.key and (facts.choices or facts.kind == "flag") and key not in STEP_OF:
+            value = f"◂ {value} ▸"
+        value_width = max(8, width - MARK_WIDTH - TITLE_WIDTH - RANGE_WIDTH)
+        parts = [
+            (cut(mark, MARK_WIDTH), "error" if mark == "✗" else "value"),
+            (cut(_(facts.title), TITLE_WIDTH), ""),
+            (cut(value, value_width, keep_end=key in STEP_OF), "value"),
+            (cut(hint(facts), RANGE_WIDTH), "range"),
+        ]
+        return self._strip(parts, width, cursor=key == self.key and self.has_focus, here=key == self.key)
+
+    def _strip(self, parts: list[tuple[str, str]], width: int, *, cursor: bool = False, here: bool = False) -> Strip:
+        segments = []
+        for text, name in parts:
+            style = self.rich_style + self.get_component_rich_style(f"fields--{name}") if name else self.rich_style
+            if cursor:
+                style = self.get_component_rich_style("fields--cursor")
+            elif here:
+                style += self.get_component_rich_style("fields--here")
+            segments.append(Segment(text, style))
+        return Strip(segments).adjust_cell_length(width, segments[-1].style).crop(0, width)
+
+    def on_focus(self) -> None:
+        """The cursor shows."""
+        self.refresh()
+
+    def on_blur(self) -> None:
+        """The cursor fades."""
+        self.refresh()
+
+
+class FieldEdit(Input):
+    """The one line in which a value is typed, laid over its row."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "leave(False)", _("Cancel"), tooltip=_("The value stays as it was.")),
+        Binding("up", "leave(True, -1)", show=False),
+        Binding("down", "leave(True, 1)", show=False),
+    ]
+
+    class Left(Message):
+        """Editing ends."""
+
+        def __init__(self, keep: bool, move: int = 0) -> None:
+            super().__init__()
+            self.keep, self.move = keep, move
+
+    def action_leave(self, keep: bool, move: int = 0) -> None:
+        """End editing, keeping what was typed or not, and go to a field beside."""
+        self.post_message(self.Left(keep, move))
+
+    def on_blur(self) -> None:
+        """Whoever goes elsewhere keeps what was typed."""
+        self.post_message(self.Left(True))
+
+
+class FieldForm(Container):
+    """The list of fields and, while one is edited, the line to edit it in."""
+
+    class Changed(Message):
+        """A value was changed."""
+
+        def __init__(self, key: str) -> None:
+            super().__init__()
+            self.key = key
+
+    class Verdict(Message):
+        """What is wrong with the text while it is typed; empty when nothing is."""
+
+        def __init__(self, key: str, sentence: str) -> None:
+            super().__init__()
+            self.key, self.sentence = key, sentence
+
+    class Refused(Message):
+        """A field that cannot be edited in one line here: a list, or the field of another step."""
+
+        def __init__(self, key: str) -> None:
+            super().__init__()
+            self.key = key
+
+    def __init__(self, form: Form) -> None:
+        super().__init__()
+        self.form = form
+        self.editing = ""
+        """Key of the field that is edited."""
+
+    def compose(self) -> ComposeResult:
+        """The list, and above it the line."""
+        yield FieldList(self.form)
+        yield FieldEdit(id="edit", compact=True)
+
+    @property
+    def list(self) -> FieldList:
+        """The rows."""
+        return self.query_one(FieldList)
+
+    @property
+    def edit(self) -> FieldEdit:
+        """The line."""
+        return self.query_one(FieldEdit)
+
+    @property
+    def help_text(self) -> str:
+        """Markdown about the highlighted field."""
+        return explain(self.form, self.list.key) if self.list.key else ""
+
+    @on(FieldList.Asked)
+    def _asked(self, event: FieldList.Asked) -> None:
+        event.stop()
+        key, facts = event.key, fields()[event.key]
+        if key in STEP_OF or (event.what == "edit" and facts.kind == "list"):
+            self.post_message(self.Refused(key))
+        elif event.what == "reset":
+            self.form.reset(key)
+            self._changed(key)
+        elif self.form.turn(key, event.by or 1):
+            self._changed(key)
+        elif event.what == "edit":
+            self._open(key)
+
+    def _open(self, key: str) -> None:
+        self.editing = key
+        edit = self.edit
+        edit.value = self.form.typed(key)
+        edit.add_class("-open")
+        self._place()
+        edit.focus()
+
+    def _place(self) -> None:
+        """Lay the line over its row."""
+        fields_list = self.list
+        line = fields_list.line_of(self.editing) - round(fields_list.scroll_y)
+        width = fields_list.scrollable_content_region.width
+        self.edit.styles.offset = (MARK_WIDTH + TITLE_WIDTH, line)
+        self.edit.styles.width = max(8, width - MARK_WIDTH - TITLE_WIDTH)
+
+    def on_resize(self) -> None:
+        """The row may be elsewhere."""
+        if self.editing:
+            self.call_after_refresh(self._place_if_open)
+
+    def _place_if_open(self) -> None:
+        if self.editing:
+            self._place()
+
+    @on(Input.Changed, "#edit")
+    def _typing(self, event: Input.Changed) -> None:
+        event.stop()
+        if self.editing:
+            self.post_message(self.Verdict(self.editing, self.form.verdict(self.editing, event.value)))
+
+    @on(Input.Submitted, "#edit")
+    def _submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        self._close(keep=True)
+
+    @on(FieldEdit.Left)
+    def _left(self, event: FieldEdit.Left) -> None:
+        event.stop()
+        if self.editing:
+            self._close(event.keep, event.move)
+
+    def _close(self, keep: bool, move: int = 0) -> None:
+        key, self.editing = self.editing, ""
+        edit = self.edit
+        had_focus = edit.has_focus
+        edit.remove_class("-open")
+        if keep and edit.value != self.form.typed(key):
+            self.form.enter(key, edit.value)
+        self._changed(key)
+        if had_focus:
+            self.list.focus()
+        if move:
+            self.list.action_move(move)
+
+    def finish(self) -> None:
+        """Keep what is being typed."""
+        if self.editing:
+            self._close(keep=True)
+
+    def _changed(self, key: str) -> None:
+        self.list.reload(key)
+        self.post_message(self.Changed(key))
+
+
+def cut(text: str, width: int, *, keep_end: bool = False) -> str:
+    """`text` in exactly `width` cells, the last one free; an ellipsis where something is left out."""
+    if cell_len(text) > width - 1:
+        kept = set_cell_size(text[::-1] if keep_end else text, max(0, width - 2))
+        text = "…" + kept[::-1] if keep_end else kept + "…"
+    return set_cell_size(text, width)
+
+
+def hint(facts: FieldFacts) -> str:
+    """What stands behind the value: the step of another step's field, else the range."""
+    if facts.key in STEP_OF:
+        return _("step {0}").format(step_title(STEP_OF[facts.key]))
+    return facts.limits
+
+
+def step_title(name: str) -> str:
+    """The title of a step of the wizard."""
+    from tui.screens.steps import STEPS
+
+    return next(step.title for step in STEPS if step.name == name)
+
+
+def vram_text(facts: FieldFacts) -> str:
+    """What the field does to VRAM, as a sentence; empty when nothing."""
+    if not facts.vram:
+        return ""
+    if facts.kind == "flag":
+        return _("VRAM when switched on: {0}.").format(facts.vram)
+    if facts.kind in ("integer", "number", "size") and facts.vram in ("more", "much more", "less", "much less"):
+        return _("VRAM when raised: {0}.").format(facts.vram)
+    return _("VRAM: {0}.").format(facts.vram)
+
+
+def explain(form: Form, key: str) -> str:
+    """A field in markdown, for the help screen."""
+    from engine.config.form import shown
+
+    facts = fields()[key]
+    lines = [f"## {_(facts.title)}", f"`{key}`", _(facts.help) if facts.help else "", vram_text(facts)]
+    if facts.limits:
+        lines.append(_("Range: {0}.").format(f"{facts.limits} {facts.unit}".strip()))
+    if facts.choices:
+        lines.append(_("Choices: {0}.").format(", ".join(f"`{shown(facts, choice)}`" for choice in facts.choices)))
+    lines.append(_("Preset: `{0}`. Default: `{1}`.").format(form.preset_text(key), shown(facts, facts.default) or " "))
+    return "\n\n".join(line for line in lines if line)

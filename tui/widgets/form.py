@@ -1,0 +1,143 @@
+"""The state of the form of parameters: what is shown, what was typed, what is wrong with it. Draws nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from engine.config.form import FieldFacts, fields, form, parse, shown, typed
+from engine.errors import UsageError
+from engine.text import printable
+from tui.draft import STEP_OF, Draft
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the form."""
+
+    kind: Literal["table", "field", "error"]
+    text: str
+    """A table's title, or the sentence about a field."""
+    key: str = ""
+    """Dotted key of the field that it is about."""
+
+
+class Form:
+    """The settings of a draft as rows. What is typed goes into the draft at once, or is kept as text if it is wrong.
+
+    Args:
+        draft: read and written.
+    """
+
+    def __init__(self, draft: Draft) -> None:
+        self.draft = draft
+        self.search = ""
+        self.advanced = bool(draft.extras.get("parameters.advanced"))
+        kept = draft.extras.get("parameters.rejected")
+        self.rejected: dict[str, str] = {key: str(text) for key, text in (kept or {}).items() if key in fields()}
+        """Key to what was typed and cannot be."""
+        self.wrong: dict[str, str] = {}
+        """Key to the sentence about it."""
+        self.judge()
+
+    def store(self) -> None:
+        """Keep in the draft what is no setting."""
+        self.draft.extras["parameters.advanced"] = self.advanced
+        self.draft.extras["parameters.rejected"] = dict(self.rejected)
+
+    def rows(self) -> list[Row]:
+        """Tables and fields that are shown, with the sentences about what is wrong."""
+        rows: list[Row] = []
+        for table in form():
+            members = [facts for facts in table.fields if self.shows(facts)]
+            if members:
+                rows.append(Row("table", table.title))
+            for facts in members:
+                rows.append(Row("field", "", facts.key))
+                if facts.key in self.wrong:
+                    rows.append(Row("error", self.wrong[facts.key], facts.key))
+        return rows
+
+    def shows(self, facts: FieldFacts) -> bool:
+        """A search looks through everything; without one, advanced fields are hidden unless they were changed."""
+        if self.search.strip():
+            return facts.fits(self.search)
+        return self.advanced or not facts.advanced or self.is_changed(facts.key) or facts.key in self.wrong
+
+    def is_changed(self, key: str) -> bool:
+        """Whether it differs from the preset."""
+        return key in self.draft.values or key in self.rejected
+
+    def changed(self) -> list[str]:
+        """Keys of the parameters that differ from the preset."""
+        return [key for key in fields() if key not in STEP_OF and self.is_changed(key)]
+
+    def text(self, key: str) -> str:
+        """The value as shown in its row."""
+        if key in self.rejected:
+            return printable(self.rejected[key])
+        return printable(shown(fields()[key], self.draft.get(key)))
+
+    def typed(self, key: str) -> str:
+        """The value as one edits it."""
+        return self.rejected.get(key, typed(fields()[key], self.draft.get(key)))
+
+    def enter(self, key: str, text: str) -> None:
+        """Take what was typed."""
+        try:
+            self.draft.set(key, parse(fields()[key], text))
+            self.rejected.pop(key, None)
+        except UsageError:
+            self.rejected[key] = text
+        self.judge()
+
+    def verdict(self, key: str, text: str) -> str:
+        """What is wrong with a text before it is entered; empty when nothing is."""
+        try:
+            parse(fields()[key], text)
+        except UsageError as error:
+            return error.message
+        return ""
+
+    def turn(self, key: str, by: int) -> bool:
+        """Go to another choice; whether the field has any."""
+        facts = fields()[key]
+        choices: tuple[Any, ...] = facts.choices or ((False, True) if facts.kind == "flag" else ())
+        if not choices:
+            return False
+        value = self.draft.get(key)
+        place = choices.index(value) + by if value in choices else 0
+        self.rejected.pop(key, None)
+        self.draft.set(key, choices[place % len(choices)])
+        self.judge()
+        return True
+
+    def reset(self, key: str) -> None:
+        """Back to the preset's value."""
+        self.rejected.pop(key, None)
+        self.draft.values.pop(key, None)
+        self.judge()
+
+    def preset_text(self, key: str) -> str:
+        """The preset's value as shown."""
+        facts = fields()[key]
+        return printable(shown(facts, getattr(getattr(self.draft.base(), facts.table), facts.name)))
+
+    def judge(self) -> None:
+        """Find what is wrong: texts that are no values, and values that contradict each other."""
+        self.wrong = {key: sentence for key, text in self.rejected.items() if (sentence := self.verdict(key, text))}
+        from engine.config import ConfigError
+
+        try:
+            self.draft.config()
+        except ConfigError as error:
+            for problem in error.problems:
+                key = problem.key if problem.key in fields() else _named(problem.key, problem.message)
+                self.wrong.setdefault(key, problem.message)
+
+
+def _named(table: str, sentence: str) -> str:
+    """The field of a table that a sentence about the table names first."""
+    names = [facts for facts in fields().values() if facts.table == table]
+    found = [(sentence.index(facts.name), facts.key) for facts in names if facts.name in sentence]
+    return min(found)[1] if found else names[0].key if names else next(iter(fields()))
