@@ -1,0 +1,280 @@
+"""A field for a path, with completion. Folders are read in a thread: a network drive may take its time."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual import events, on
+from textual.actions import SkipAction
+from textual.binding import Binding, BindingType
+from textual.geometry import Offset
+from textual.message import Message
+from textual.widgets import Input, OptionList
+from textual.widgets.option_list import Option
+
+from engine.text import printable
+from tui.completion import Listing, plain_path, read, split
+from tui.texts import _
+
+MOST_SHOWN = 200
+"""Candidates in the list."""
+
+
+class Candidates(OptionList, can_focus=False):
+    """The list below a field, which has the keys; a click chooses too."""
+
+    DEFAULT_CSS = """
+    Candidates, Candidates:ansi {
+        overlay: screen; constrain: inside inflect; margin: 1 0; display: none;
+        height: auto; max-height: 8; padding: 0 1; border: none;
+        background: $panel; text-wrap: nowrap; text-overflow: ellipsis;
+    }
+    Candidates > .option-list--option-highlighted { text-style: reverse; }
+    """
+
+    def __init__(self, field: PathInput) -> None:
+        super().__init__(compact=True)
+        self.field = field
+
+    @on(OptionList.OptionHighlighted)
+    def _moved(self, event: OptionList.OptionHighlighted) -> None:
+        event.stop()  # the screen has lists of its own
+
+    @on(OptionList.OptionSelected)
+    def _clicked(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        self.field.take(event.option_index)
+
+
+class PathInput(Input):
+    """An `Input` for a path.
+
+    Right takes the grey rest, Tab completes as far as all candidates agree (and else moves on), Down and Up choose
+    from the list, Enter takes the chosen one, Escape closes the list. `~`, quotes and file:// of a pasted path are
+    resolved as they are entered. `value` leads to the real file also where its name is not valid UTF-8.
+
+    Args:
+        value: the path to begin with.
+        suffixes: files must end so (".safetensors"), in lower case; empty for all files. Folders always show.
+        folders_only: no files.
+    """
+
+    HELP: ClassVar[str] = _(
+        "**A path.** Type, and what it may become stands behind the cursor and below. Right takes the grey rest, "
+        "Tab completes, Down chooses from the list and Enter takes what is chosen. `~` is your home folder."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("tab", "complete", _("Complete"), show=False, tooltip=_("Complete the path, or go to what is next.")),
+        Binding("down", "choose(1)", _("Choose"), show=False, tooltip=_("Show the list, and move through it.")),
+        Binding("up", "choose(-1)", _("Choose"), show=False),
+        Binding("escape", "close_list", _("Close the list"), show=False),
+    ]
+
+    @dataclass
+    class Listed(Message):
+        """A folder was read."""
+
+        listing: Listing
+
+    def __init__(
+        self, value: str = "", *, suffixes: Collection[str] = (), folders_only: bool = False, **options: Any
+    ) -> None:
+        super().__init__(plain_path(value), select_on_focus=False, **options)
+        self._suffixes, self._folders_only = suffixes, folders_only
+        self._listing: Listing | None = None
+        self._asked: tuple[str, str] | None = None
+        self._candidates: Candidates | None = None
+        self._matches: list[str] = []
+        self._typed = False
+        """Something was typed since the last completion: Tab completes, and else moves on."""
+        self._offering = False
+        """Candidates are to be listed when there are any."""
+
+    @property
+    def path(self) -> Path | None:
+        """The path that is meant; None while the field is empty."""
+        text = plain_path(self.value)
+        return Path(text) if text else None
+
+    # What is entered
+
+    def replace(self, text: str, start: int, end: int) -> None:
+        """Every change by a person comes here."""
+        self._typed = self._offering = True
+        super().replace(text, start, end)
+        value = self.value
+        wrapped = value[:1] in ("'", '"') and value[-1:] == value[:1] and len(value) > 1
+        if wrapped or (value.startswith("~") and "/" in value):
+            self._enter(plain_path(value), len(value) - self.cursor_position)
+
+    def _on_paste(self, event: events.Paste) -> None:
+        lines = event.text.splitlines()
+        super()._on_paste(events.Paste(plain_path(lines[0]) if lines else ""))
+        event.stop()
+        event.prevent_default()
+
+    def _enter(self, value: str, behind: int = 0) -> None:
+        """Set the value, with the cursor `behind` characters before its end."""
+        self.value = value
+        self.cursor_position = len(value) - behind
+
+    # Candidates
+
+    def watch_value(self, value: str) -> None:
+        """Look for candidates."""
+        if self.is_attached and self.has_focus:
+            self._follow()
+
+    def _follow(self) -> None:
+        """Offer what the field's folder holds, as soon as it is known."""
+        folder, name = split(self.value)
+        if self._listing is not None and self._listing.serves(folder, name):
+            self._offer()
+            return
+        self._matches = []
+        self._hide()
+        if self._asked != (folder, name):
+            self._asked = (folder, name)
+            threading.Thread(target=self._read, args=(folder, name), name="path completion", daemon=True).start()
+
+    def _read(self, folder: str, name: str) -> None:
+        """In a thread of its own, which nobody waits for: leaving must not depend on a drive that hangs."""
+
+        def wanted() -> bool:
+            return self._asked == (folder, name) and self.is_attached
+
+        listing = read(folder, name, self._suffixes, self._folders_only, wanted)
+        if wanted():
+            self.post_message(self.Listed(listing))
+
+    @on(Listed)
+    def _take_listing(self, event: Listed) -> None:
+        event.stop()
+        self._asked = None
+        self._listing = event.listing
+        if self.has_focus:
+            self._follow()
+
+    def _offer(self) -> None:
+        folder, name = split(self.value)
+        self._matches = self._listing.matches(name) if self._listing is not None else []
+        first = self._matches[0] if self._matches and name and self.cursor_at_end else ""
+        self._suggestion = folder + first if first.startswith(name) and printable(first) == first else ""
+        if self._offering and self._matches and self._matches != [name]:
+            self._show()
+        else:
+            self._hide()
+
+    def _show(self) -> None:
+        if self._candidates is None:
+            self._candidates = Candidates(self)
+            self.screen.mount(self._candidates)
+            self.screen.screen_layout_refresh_signal.subscribe(self, lambda _screen: self._place())
+        shown = [Option(Text(printable(match), no_wrap=True)) for match in self._matches[:MOST_SHOWN]]
+        if len(self._matches) > MOST_SHOWN:
+            shown.append(Option(_("… and {0} more").format(len(self._matches) - MOST_SHOWN), disabled=True))
+        self._candidates.set_options(shown)
+        self._candidates.highlighted = None
+        self._candidates.display = True
+        self._place()
+        self.refresh_bindings()
+
+    def _place(self) -> None:
+        """Below the field, wherever that is now."""
+        listed, place = self._candidates, self.content_region
+        if listed is not None and listed.display and listed.absolute_offset != place.offset:
+            listed.styles.width = max(20, place.width)
+            listed.absolute_offset = Offset(place.x, place.y)
+            listed.refresh(layout=True)
+
+    def _hide(self) -> None:
+        if self._candidates is not None and self._candidates.display:
+            self._candidates.display = False
+            self.refresh_bindings()
+
+    @property
+    def list_open(self) -> bool:
+        """Whether the candidates show."""
+        return self._candidates is not None and self._candidates.display
+
+    # Keys
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Escape closes the list while there is one, and else is the screen's."""
+        return self.list_open if action == "close_list" else super().check_action(action, parameters)
+
+    def action_close_list(self) -> None:
+        """Choose none of the candidates."""
+        self._offering = False
+        self._hide()
+
+    def action_choose(self, by: int) -> None:
+        """Move through the list; Down shows it first."""
+        if self._candidates is not None and self.list_open:
+            if self._candidates.highlighted is None and by < 0:
+                self._candidates.action_last()
+            else:
+                self._candidates.action_cursor_down() if by > 0 else self._candidates.action_cursor_up()
+        elif self._matches and by > 0:
+            self._offering = True
+            self._show()
+        else:
+            raise SkipAction
+
+    def action_complete(self) -> None:
+        """As far as all candidates agree; without anything to add, go on to the next field."""
+        folder, name = split(self.value)
+        common = os.path.commonprefix(self._matches)  # noqa: RUF071 - of names, not of paths
+        if not self._typed or not self.value or len(common) < len(name) or common == name:
+            raise SkipAction
+        self._offering = True
+        self._enter(folder + common)
+        self._typed = False
+
+    async def action_submit(self) -> None:
+        """Take the chosen candidate; without one, the field is done."""
+        if self._candidates is not None and self.list_open and self._candidates.highlighted is not None:
+            self.take(self._candidates.highlighted)
+            return
+        self.action_close_list()
+        await super().action_submit()
+
+    def take(self, index: int) -> None:
+        """Enter a candidate; a folder then shows its own."""
+        self._offering = True
+        self._enter(split(self.value)[0] + self._matches[index])
+
+    def on_focus(self) -> None:
+        """Read the folder anew: it may have changed."""
+        self._listing = self._asked = None
+        self._typed = self._offering = False
+        self._follow()
+
+    def on_blur(self) -> None:
+        """Close the list."""
+        self._hide()
+
+    def on_unmount(self) -> None:
+        """The list goes with its field."""
+        if self._candidates is not None and self._candidates.is_attached:
+            self._candidates.remove()
+
+    # Drawing names that are no text
+
+    @property
+    def _value(self) -> Text:
+        return Text(_drawn(self.value), no_wrap=True, overflow="ignore", end="")
+
+    def _position_to_cell(self, position: int) -> int:
+        return Text(_drawn(self.value[:position])).cell_len
+
+
+def _drawn(text: str) -> str:
+    """One character for each, so that the cursor stands where it seems to."""
+    return "".join(char if printable(char) == char else "\ufffd" for char in text)
