@@ -50,6 +50,14 @@ class Gpu:
     """°C"""
     power: float | None = None
     """Watt"""
+    power_limit: float | None = None
+    """Watt that it may take now."""
+    utilization: int | None = None
+    """Percent of the time in which it computed something."""
+    cores: int | None = None
+    """CUDA cores."""
+    clock_max: int | None = None
+    """MHz"""
     programs: tuple[Program, ...] = ()
     """Largest first."""
 
@@ -122,6 +130,8 @@ def _gpu(nvml: Any, index: int, handle: Any) -> Gpu:
     capability = ask(nvml, lambda: nvml.nvmlDeviceGetCudaComputeCapability(handle))
     mig = ask(nvml, lambda: nvml.nvmlDeviceGetMigMode(handle))
     power = ask(nvml, lambda: nvml.nvmlDeviceGetPowerUsage(handle))
+    limit = ask(nvml, lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle))
+    rates = ask(nvml, lambda: nvml.nvmlDeviceGetUtilizationRates(handle))
     name = ask(nvml, lambda: nvml.nvmlDeviceGetName(handle))
     split = bool(mig and mig[0])
     total, used, free = (memory.total, memory.used, memory.free) if memory is not None else (None, None, None)
@@ -141,6 +151,10 @@ def _gpu(nvml: Any, index: int, handle: Any) -> Gpu:
         compute_capability=None if capability is None else (int(capability[0]), int(capability[1])),
         temperature=ask(nvml, lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
         power=None if power is None else power / 1000,
+        power_limit=None if limit is None else limit / 1000,
+        utilization=None if rates is None else int(rates.gpu),
+        cores=ask(nvml, lambda: nvml.nvmlDeviceGetNumGpuCores(handle)),
+        clock_max=ask(nvml, lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM)),
         programs=_programs(nvml, handle),
     )
 

@@ -30,6 +30,8 @@ def card(**values: Any) -> dict[str, Any]:
     return {
         "Name": "NVIDIA GeForce RTX 3060", "UUID": "GPU-aaaa1111-0000", "MemoryInfo": memory,
         "CudaComputeCapability": (8, 6), "Temperature": 41, "PowerUsage": 35_500,
+        "EnforcedPowerLimit": 170_000, "UtilizationRates": types.SimpleNamespace(gpu=7, memory=3),
+        "NumGpuCores": 3584, "MaxClockInfo": 2100,
         "ComputeRunningProcesses": [], "GraphicsRunningProcesses": [],
         "MigMode": Code(pynvml.NVML_ERROR_NOT_SUPPORTED), **values,
     }  # fmt: skip
@@ -47,7 +49,7 @@ def fake_nvml(monkeypatch: pytest.MonkeyPatch) -> Callable[..., types.ModuleType
         module = types.ModuleType("pynvml")
         module.NVMLError = pynvml.NVMLError
         for name in dir(pynvml):
-            if name.startswith("NVML_ERROR_") or name == "NVML_TEMPERATURE_GPU":
+            if name.startswith("NVML_ERROR_") or name in ("NVML_TEMPERATURE_GPU", "NVML_CLOCK_SM"):
                 setattr(module, name, getattr(pynvml, name))
         module.closed = 0
 

@@ -29,6 +29,7 @@ def test_everything_that_a_sound_card_tells(fake_nvml, make_card, make_process):
     assert (card.index, card.name, card.uuid) == (0, "NVIDIA GeForce RTX 3060", "GPU-aaaa1111-0000")
     assert (card.total, card.used, card.free) == (12 * 2**30, 2 * 2**30, 10 * 2**30)
     assert (card.compute_capability, card.temperature, card.power) == ((8, 6), 41, 35.5)
+    assert (card.power_limit, card.utilization, card.cores, card.clock_max) == (170.0, 7, 3584, 2100)
     assert not card.mig
     assert not card.unified
     assert [(program.pid, program.name, program.bytes) for program in card.programs] == [
@@ -81,6 +82,7 @@ def test_a_card_that_tells_nothing(fake_nvml, make_card, code, error):
     (card,) = list_gpus().gpus
     assert card.name == "GPU 0"
     assert (card.uuid, card.compute_capability, card.temperature, card.power, card.programs) == (None,) * 4 + ((),)
+    assert (card.power_limit, card.utilization, card.cores, card.clock_max) == (None,) * 4
     assert (card.total is not None) == card.unified == (error == pynvml.NVML_ERROR_NOT_SUPPORTED)
 
 
