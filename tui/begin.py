@@ -26,6 +26,7 @@ def prepare(
     *,
     command_line: Sequence[str] = (),
     restart: bool = False,
+    checked: bool = False,
     say: Say = _silent,
     progress: Progress | None = None,
 ) -> RunDir:
@@ -35,6 +36,7 @@ def prepare(
         config: as read or as drafted.
         command_line: what starts the same run from a shell, for meta.json.
         restart: put an unfinished run away as well.
+        checked: `preflight` was just asked and found nothing to mend.
         say: told what was moved.
         progress: told (read, total) pictures while they are checked.
 
@@ -44,7 +46,8 @@ def prepare(
     from engine.hardware import versions
     from tui.preflight import preflight
 
-    preflight(config, restart=restart, progress=progress)
+    if not checked:
+        preflight(config, restart=restart, progress=progress)
     return prepare_run(config, command_line=command_line, versions=versions(), restart=restart, say=say)
 
 
@@ -65,6 +68,7 @@ def begin(
     *,
     command_line: Sequence[str] = (),
     restart: bool = False,
+    checked: bool = False,
     say: Say = _silent,
     progress: Progress | None = None,
 ) -> tuple[RunDir, subprocess.Popen[bytes]]:
@@ -73,7 +77,7 @@ def begin(
     Raises:
         LoraSmithError: what the person must mend; nothing was started.
     """
-    run_dir = prepare(config, command_line=command_line, restart=restart, say=say, progress=progress)
+    run_dir = prepare(config, command_line=command_line, restart=restart, checked=checked, say=say, progress=progress)
     return run_dir, _kept(start(run_dir, say))
 
 
@@ -90,8 +94,7 @@ def begin_again(
     Raises:
         LoraSmithError: it cannot go on; nothing was started.
     """
-    given = {"changes": changes} if changes else {}
-    prepare_resume(run_dir, say=say, **given)
+    prepare_resume(run_dir, changes=changes, say=say)
     return _kept(start(run_dir, say))
 
 

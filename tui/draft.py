@@ -29,6 +29,10 @@ STEP_OF = {
     "model.pretrained_model_name_or_path": "model",
     "dataset.train_data_dir": "folders",
     "dataset.reg_data_dir": "folders",
+    "dataset.validation_data_dir": "folders",
+    "dataset.validation_split": "folders",
+    "dataset.num_repeats": "folders",
+    "dataset.class_tokens": "folders",
     "saving.output_dir": "folders",
     "saving.output_name": "folders",
 }

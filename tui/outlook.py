@@ -117,7 +117,7 @@ class Forecast:
         dataset = config.dataset
         folders = [dataset.train_data_dir, dataset.reg_data_dir, dataset.validation_data_dir]
         times = [_folder_state(Path(folder)) for folder in folders if folder]
-        state = ([getattr(dataset, key) for key in _SCAN_KEYS], config.saving.output_name, times)
+        state: object = ([getattr(dataset, key) for key in _SCAN_KEYS], config.saving.output_name, times)
         if self._scan is None or self._scan[0] != state:
             self._scan = (state, scan(config))
         return self._scan[1]
@@ -130,7 +130,7 @@ def _folder_state(folder: Path) -> list[tuple[str, int | None]]:
             inner = sorted(entry.path for entry in entries if entry.is_dir())
     except OSError:
         inner = []
-    return [(str(path), _modified(Path(path))) for path in (folder, *inner)]
+    return [(path, _modified(Path(path))) for path in (str(folder), *inner)]
 
 
 def _modified(path: Path) -> int | None:

@@ -64,7 +64,9 @@ is called *rough* when it only comes from the GPU's arithmetic.
 """)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash,ctrl+f", "search", _("Search"), key_display="/", tooltip=_("Find fields by title, key, help.")),
-        Binding("f3,ctrl+t", "toggle_advanced", _("Advanced"), key_display="F3", tooltip=_("All settings, or few.")),
+        Binding(
+            "f3,ctrl+t", "toggle_advanced", _("All"), key_display="F3", tooltip=_("The advanced settings too, or not.")
+        ),
         Binding("f4", "preset", _("Preset"), tooltip=_("Choose the preset that everything starts from.")),
     ]
 
@@ -108,8 +110,8 @@ is called *rough* when it only comes from the GPU's arithmetic.
     def on_mount(self) -> None:
         """Stand where one was; say what became of the preset."""
         kept = self.draft.extras.get("parameters.cursor")
-        if kept in self.list.keys:
-            self.list.reload(kept)
+        if kept in self.rows.keys:
+            self.rows.reload(kept)
         self._show_counts()
         self._compute()
         notice = self.draft.take_notice()
@@ -117,13 +119,8 @@ is called *rough* when it only comes from the GPU's arithmetic.
             self.say(printable(notice), kind="warning")
 
     @property
-    def fields(self) -> FieldForm:
-        """The form."""
-        return self.query_one(FieldForm)
-
-    @property
-    def list(self) -> FieldList:
-        """Its rows."""
+    def rows(self) -> FieldList:
+        """The rows of the form."""
         return self.query_one(FieldList)
 
     def _presets(self) -> list[tuple[Content, str]]:
@@ -142,9 +139,9 @@ is called *rough* when it only comes from the GPU's arithmetic.
 
     def store(self) -> None:
         """Values are in the draft already; keep what is typed and where one stands."""
-        self.fields.finish()
+        self.query_one(FieldForm).finish()
         self.form.store()
-        self.draft.extras["parameters.cursor"] = self.list.key
+        self.draft.extras["parameters.cursor"] = self.rows.key
 
     def problems(self) -> Iterable[str]:
         """The first wrong field; the cursor goes there."""
@@ -157,10 +154,10 @@ is called *rough* when it only comes from the GPU's arithmetic.
             yield _("{0}: {1}").format(fields()[key].title, printable(sentence))
 
     def _show_field(self, key: str) -> None:
-        if key not in self.list.keys:
+        if key not in self.rows.keys:
             self.query_one(Search).value = self.form.search = ""
-        self.list.reload(key)
-        self.list.focus()
+        self.rows.reload(key)
+        self.rows.focus()
 
     def action_search(self) -> None:
         """Go to the search line."""
@@ -170,13 +167,20 @@ is called *rough* when it only comes from the GPU's arithmetic.
         """Back to the fields."""
         if clear:
             self.query_one(Search).value = ""
-        self.list.focus()
+        self.rows.focus()
+
+    def action_back(self) -> None:
+        """Escape leaves a search before it leaves the step."""
+        if self.form.search:
+            self.action_end_search(clear=True)
+        else:
+            super().action_back()
 
     def action_toggle_advanced(self) -> None:
         """All settings, or the basic ones and those that were changed."""
-        self.fields.finish()
+        self.query_one(FieldForm).finish()
         self.form.advanced = not self.form.advanced
-        self.list.reload()
+        self.rows.reload()
         self._show_counts()
 
     def action_preset(self) -> None:
@@ -188,7 +192,7 @@ is called *rough* when it only comes from the GPU's arithmetic.
     @on(Input.Changed, "#search")
     def _search(self, event: Input.Changed) -> None:
         self.form.search = event.value
-        self.list.reload()
+        self.rows.reload()
         self._show_counts()
 
     @on(Select.Changed, "#preset")
@@ -207,16 +211,12 @@ is called *rough* when it only comes from the GPU's arithmetic.
         titles = listing([fields()[key].title for key in kept if key in fields()], 3)
         told = ngettext("Kept {0} changed value: {1}.", "Kept {0} changed values: {1}.", len(kept))
         self.say(told.format(len(kept), titles) if kept else _("All values are the preset's."))
-        self.list.focus()
+        self.rows.focus()
 
     @on(FieldForm.Changed)
     def _changed(self, event: FieldForm.Changed) -> None:
         self.say("")
         self._refresh_form()
-
-    @on(FieldForm.Verdict)
-    def _verdict(self, event: FieldForm.Verdict) -> None:
-        self.say(printable(event.sentence), kind="error" if event.sentence else "note")
 
     @on(FieldForm.Refused)
     def _elsewhere(self, event: FieldForm.Refused) -> None:
@@ -238,7 +238,7 @@ is called *rough* when it only comes from the GPU's arithmetic.
         self._describe()
 
     def _refresh_form(self) -> None:
-        self.list.reload()
+        self.rows.reload()
         self._show_counts()
         self._describe()
         if self._pause is not None:
@@ -249,12 +249,12 @@ is called *rough* when it only comes from the GPU's arithmetic.
         every = sum(len(table.fields) for table in form())
         which = _("advanced") if self.form.advanced else _("basic")
         changed = len(self.form.changed())
-        words = _("{0} of {1} fields, {2} · {3} changed").format(len(self.list.keys), every, which, changed)
+        words = _("{0} of {1} fields, {2} · {3} changed").format(len(self.rows.keys), every, which, changed)
         self.query_one("#counts", Static).update(words)
 
     def _describe(self) -> None:
         """What the highlighted field does."""
-        key = self.list.key
+        key = self.rows.key
         about = self.query_one("#about", Static)
         if not key:
             about.update(_("No field fits the search. Escape in the search line clears it."))

@@ -34,12 +34,10 @@ class FieldList(ScrollView, can_focus=True):
     }  # fmt: skip
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "edit", _("Edit"), tooltip=_("Type another value; a choice goes on to the next one.")),
-        Binding("space", "turn(1)", _("Toggle"), tooltip=_("On or off; the next choice.")),
+        Binding("space", "turn(1)", _("Toggle"), show=False, tooltip=_("On or off; the next choice.")),
         Binding("right", "turn(1)", _("Next choice"), show=False),
         Binding("left", "turn(-1)", _("Choice before"), show=False),
-        Binding(
-            "delete,backspace", "reset", _("Preset's"), key_display="del", tooltip=_("Back to the preset's value.")
-        ),
+        Binding("delete,backspace", "reset", _("Reset"), key_display="del", tooltip=_("Back to the preset's value.")),
         Binding("up", "move(-1)", show=False),
         Binding("down", "move(1)", show=False),
         Binding("pageup", "move(-10)", _("Ten fields up"), show=False),
@@ -157,8 +155,8 @@ class FieldList(ScrollView, can_focus=True):
         value_width = max(8, width - MARK_WIDTH - TITLE_WIDTH - RANGE_WIDTH)
         parts = [
             (cut(mark, MARK_WIDTH), "error" if mark == "✗" else "value"),
-            (cut(_(facts.title), TITLE_WIDTH), ""),
-            (cut(value, value_width, keep_end=key in STEP_OF), "value"),
+            (cut(_(facts.title), TITLE_WIDTH), "range" if key in STEP_OF else ""),
+            (cut(value, value_width, keep_end=key in STEP_OF), "range" if key in STEP_OF else "value"),
             (cut(hint(facts), RANGE_WIDTH), "range"),
         ]
         return self._strip(parts, width, cursor=key == self.key and self.has_focus, here=key == self.key)
@@ -218,13 +216,6 @@ class FieldForm(Container):
             super().__init__()
             self.key = key
 
-    class Verdict(Message):
-        """What is wrong with the text while it is typed; empty when nothing is."""
-
-        def __init__(self, key: str, sentence: str) -> None:
-            super().__init__()
-            self.key, self.sentence = key, sentence
-
     class Refused(Message):
         """A field that cannot be edited in one line here: a list, or the field of another step."""
 
@@ -244,7 +235,7 @@ class FieldForm(Container):
         yield FieldEdit(id="edit", compact=True)
 
     @property
-    def list(self) -> FieldList:
+    def rows(self) -> FieldList:
         """The rows."""
         return self.query_one(FieldList)
 
@@ -256,7 +247,7 @@ class FieldForm(Container):
     @property
     def help_text(self) -> str:
         """Markdown about the highlighted field."""
-        return explain(self.form, self.list.key) if self.list.key else ""
+        return explain(self.form, self.rows.key) if self.rows.key else ""
 
     @on(FieldList.Asked)
     def _asked(self, event: FieldList.Asked) -> None:
@@ -282,16 +273,19 @@ class FieldForm(Container):
 
     def _place(self) -> None:
         """Lay the line over its row."""
-        fields_list = self.list
-        line = fields_list.line_of(self.editing) - round(fields_list.scroll_y)
-        width = fields_list.scrollable_content_region.width
+        rows = self.rows
+        line = rows.line_of(self.editing) - round(rows.scroll_y)
+        width = rows.scrollable_content_region.width
         self.edit.styles.offset = (MARK_WIDTH + TITLE_WIDTH, line)
         self.edit.styles.width = max(8, width - MARK_WIDTH - TITLE_WIDTH)
 
+    def on_mount(self) -> None:
+        """The line stays on its row while the list scrolls."""
+        self.watch(self.rows, "scroll_y", self._place_if_open, init=False)
+
     def on_resize(self) -> None:
         """The row may be elsewhere."""
-        if self.editing:
-            self.call_after_refresh(self._place_if_open)
+        self.call_after_refresh(self._place_if_open)
 
     def _place_if_open(self) -> None:
         if self.editing:
@@ -299,9 +293,11 @@ class FieldForm(Container):
 
     @on(Input.Changed, "#edit")
     def _typing(self, event: Input.Changed) -> None:
+        """Say at once under the field what is wrong with it."""
         event.stop()
-        if self.editing:
-            self.post_message(self.Verdict(self.editing, self.form.verdict(self.editing, event.value)))
+        if self.editing and self.form.try_out(self.editing, event.value):
+            self.rows.reload(self.editing)
+            self._place()
 
     @on(Input.Submitted, "#edit")
     def _submitted(self, event: Input.Submitted) -> None:
@@ -321,11 +317,13 @@ class FieldForm(Container):
         edit.remove_class("-open")
         if keep and edit.value != self.form.typed(key):
             self.form.enter(key, edit.value)
+        else:
+            self.form.judge()
         self._changed(key)
         if had_focus:
-            self.list.focus()
+            self.rows.focus()
         if move:
-            self.list.action_move(move)
+            self.rows.action_move(move)
 
     def finish(self) -> None:
         """Keep what is being typed."""
@@ -333,7 +331,7 @@ class FieldForm(Container):
             self._close(keep=True)
 
     def _changed(self, key: str) -> None:
-        self.list.reload(key)
+        self.rows.reload(key)
         self.post_message(self.Changed(key))
 
 

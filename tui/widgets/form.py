@@ -91,6 +91,13 @@ class Form:
             self.rejected[key] = text
         self.judge()
 
+    def try_out(self, key: str, text: str) -> bool:
+        """Judge a text that is still being typed; whether the sentence about it changed."""
+        before, sentence = self.wrong.pop(key, ""), self.verdict(key, text)
+        if sentence:
+            self.wrong[key] = sentence
+        return before != sentence
+
     def verdict(self, key: str, text: str) -> str:
         """What is wrong with a text before it is entered; empty when nothing is."""
         try:
