@@ -1,0 +1,86 @@
+"""Presets of one's own: a configuration without what belongs to one run only, in the user's directory."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+
+from engine.atomic import write_text
+from engine.config.form import PROMPT_FILES
+from engine.config.presets import find_preset
+from engine.config.schema import RunConfig
+from engine.config.write import update_toml
+from engine.errors import UsageError, storage_error
+from engine.paths import user_config
+from engine.text import printable
+
+PERSONAL = (
+    "model.pretrained_model_name_or_path", "model.vae", "dataset.train_data_dir", "dataset.reg_data_dir",
+    "dataset.validation_data_dir", "dataset.class_tokens", "dataset.num_repeats", "network.network_weights",
+    "network.dim_from_weights", "memory.cache_dir", "saving.output_dir", "saving.output_name",
+)  # fmt: skip
+"""Paths, and what belongs to one folder of pictures: no part of a preset."""
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+
+
+def own_preset_path(name: str) -> Path:
+    """The file of a preset of one's own.
+
+    Raises:
+        UsageError: the name cannot be one.
+    """
+    if not _NAME.fullmatch(name) or len(name) > 100:
+        raise UsageError(f"The name {printable(name)!r} cannot be a preset's.", "Letters, digits, -, _ and dots.")
+    return user_config() / "presets" / f"{name}.toml"
+
+
+def preset_text(base: str, config: RunConfig, title: str) -> str:
+    """The text of a preset: that of the preset or file `base`, comments included, with the values of `config`.
+
+    Raises:
+        UsageError: `base` cannot be read.
+    """
+    path = find_preset(base)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The preset {printable(path)} cannot be read: {error}.", "") from None
+    personal = [dotted.split(".") for dotted in PERSONAL]
+    prompts = config.sampling.sample_prompts
+    if isinstance(prompts, str) and prompts.lower().endswith(PROMPT_FILES):
+        personal.append(["sampling", "sample_prompts"])
+    defaults, changes = RunConfig(), dict[str, dict[str, Any]]()
+    for table, key in personal:
+        changes.setdefault(table, {})[key] = getattr(getattr(defaults, table), key)
+    document = tomlkit.parse(update_toml(_retitled(text, title), config.changed(**changes)))
+    for table, key in personal:
+        if table in document:
+            document[table].pop(key, None)  # type: ignore[union-attr]
+    return tomlkit.dumps(document)
+
+
+def _retitled(text: str, title: str) -> str:
+    """The first comment line is a preset's title; the lines right after it describe it."""
+    first, _, rest = text.partition("\n")
+    return f"# {title}\n{rest}" if first.startswith("#") else f"# {title}\n\n{text}"
+
+
+def save_preset(name: str, base: str, config: RunConfig, title: str, *, overwrite: bool = False) -> Path:
+    """Write a preset of one's own; its file.
+
+    Raises:
+        UsageError: the name cannot be one, or is taken and `overwrite` is off.
+        StorageError: it cannot be written.
+    """
+    path = own_preset_path(name)
+    if path.exists() and not overwrite:
+        raise UsageError(f"There is a preset {name} already: {path}.", "Choose another name.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, path.parent, "Making") or error from error
+    write_text(path, preset_text(base, config, title))
+    return path
