@@ -56,7 +56,7 @@ class Entries:
         source = draft.get("dataset.train_data_dir") or ""
         share = draft.get("dataset.validation_split") or 0
         entries = cls(
-            place=str(Path.cwd()),
+            place=_place(draft.get("saving.output_dir") or "", name),
             name=name,
             trigger="" if trigger == name else trigger,
             source=source,
@@ -122,7 +122,10 @@ class Entries:
                 yield str(error)
 
     def trial(self) -> dict[str, Any]:
-        """Keys of the configuration (dots as "__") with which the source can be looked at."""
+        """Keys of the configuration (dots as "__") with which the source can be looked at.
+
+        The names are only named, so that typing one does not read ten thousand pictures again.
+        """
         share = _share(self.held_out)
         return {
             "dataset__train_data_dir": self.source,
@@ -130,8 +133,9 @@ class Entries:
             "dataset__reg_data_dir": self.reg_source if self.regularize and self.reg_source else None,
             "dataset__validation_data_dir": self.held_out if self.held_out and share is None else None,
             "dataset__validation_split": share or 0.0,
-            "dataset__class_tokens": self.word or None,
-            "saving__output_name": self.name,
+            "dataset__class_tokens": _("the trigger word") if self.trigger else None,
+            "saving__output_name": _("the name"),
+            "saving__output_dir": "",
         }
 
     def store(self, draft: Draft) -> None:
@@ -155,30 +159,34 @@ class Entries:
 
     def _values(self, draft: Draft) -> dict[str, Any]:
         """Those of the project as it was made, as far as that is still meant; else those of the source."""
-        made = self._made(draft)
         given = values(self.project(), taken_in=False, numbered=True, reg_numbered=True)
+        made = draft.extras.get(_MADE)
         if made is None:
             return given
         if made["entries"] == asdict(self):
             return dict(made["values"])
-        return {**given, "dataset.train_data_dir": made["values"]["dataset.train_data_dir"]}
-
-    def _made(self, draft: Draft) -> dict[str, Any] | None:
-        made = draft.extras.get(_MADE)
-        known = isinstance(made, dict) and made["entries"]["source"] == self.source and self.take_in != "leave"
-        return made if known and made["entries"]["take_in"] != "leave" else None
+        if self.earlier(draft) is not None:
+            return {**given, "dataset.train_data_dir": made["values"]["dataset.train_data_dir"]}
+        return given
 
     def earlier(self, draft: Draft) -> Path | None:
-        """The folder of this project as it was called and placed when its pictures were taken in."""
-        made = self._made(draft)
-        return Path(made["path"]) if made is not None else None
+        """The folder of this project as it was called and placed when these pictures were taken in."""
+        made = draft.extras.get(_MADE)
+        if made is None or made["entries"]["source"] != self.source:
+            return None
+        return None if "leave" in (self.take_in, made["entries"]["take_in"]) else Path(made["path"])
 
     def remember(self, draft: Draft, made: Made) -> None:
         """Note what was made, and what a run needs of it."""
         draft.extras[_MADE] = {"entries": asdict(self), "values": made.values, "path": str(self.project().path)}
         self.store(draft)
-        for key, value in made.values.items():
-            draft.set(key, value)
+
+
+def _place(output_dir: str, name: str) -> str:
+    """Where the project of a configuration is; the working directory where it has none."""
+    results = Path(output_dir)
+    known = name and (results.name, results.parent.name) == ("results_current", name)
+    return str(results.parent.parent if known else Path.cwd())
 
 
 def _share(text: str) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine.dataset.overview import USUAL
 from engine.text import plural, printable
 from tui.texts import _
 
@@ -54,8 +55,8 @@ def summary_text(seen: Overview) -> str:
     ]
     counts = {
         _("set aside"): len(seen.scan.rejected),
-        _("small"): len(seen.small),
-        _("large"): len(seen.large),
+        _("below {0} px").format(seen.smallest): len(seen.small),
+        _("above {0} px").format(USUAL[1]): len(seen.large),
         _("held out"): sum(len(subset.pictures) for subset in seen.scan.validation_subsets),
         _("regularization"): sum(len(subset.pictures) for subset in seen.scan.reg_subsets),
     }

@@ -50,6 +50,7 @@ class FoldersScreen(StepScreen):
 
     STEP = "folders"
     CSS_PATH = "folders.tcss"
+    AUTO_FOCUS = "#name"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+t", "suggest", _("Rare trigger"), tooltip=_("Take the suggested trigger word.")),
         Binding("ctrl+r", "look", _("Read again"), tooltip=_("Read the folder of the pictures again.")),
@@ -299,7 +300,7 @@ class FoldersScreen(StepScreen):
     @on(Counted)
     def _show_count(self, event: Counted) -> None:
         if event.what == "take" and self._taking is not None:
-            self.say(_("Taking in: {0} of {1} files. Escape stops.").format(event.done, event.total))
+            self.say(_("{0} of {1} files are in. Escape stops.").format(event.done, event.total))
         elif event.what == "look":
             self.query_one("#summary", Static).update(
                 _("Reading the pictures: {0} of {1}").format(event.done, event.total)
@@ -342,7 +343,7 @@ class FoldersScreen(StepScreen):
         if self._seen is not None and not isinstance(self._seen, LoraSmithError) and not self._seen.numbered:
             repeats = familiar_repeats(len(self._seen.pictures)) if entries.take_in != "leave" else None
         project = entries.project(str(self.draft.get("dataset.caption_extension")), repeats)
-        self.say(_("Taking in … Escape stops."))
+        self.say(_("Taking the pictures in. Escape stops."))
         self._taking = self._take(project, entries, entries.earlier(self.draft))
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="take")
@@ -359,7 +360,7 @@ class FoldersScreen(StepScreen):
     def _taken(self, event: Taken) -> None:
         self._taking = None
         if event.result is None:
-            self.say(_("Stopped. What was taken in stays; Next goes on with it."), kind="warning")
+            self.say(_("Stopped. Next goes on with the rest."), kind="warning")
         elif isinstance(event.result, LoraSmithError):
             self.say(event.result.message, kind="error")
             self.smith.show_error(event.result)
@@ -371,7 +372,8 @@ class FoldersScreen(StepScreen):
         """Leave the step; pictures of another source in the project stop it once."""
         if made.others > self._accepted_others:
             self._accepted_others = made.others
-            self.say(_("{0} Next goes on with them.").format(made.lines()[-1]), kind="warning")
+            self.query_one("#plan", Static).update("\n".join(f"! {line}" for line in made.lines()))
+            self.say(_("Other pictures are there. Next uses them too."), kind="warning")
             return
         for line in made.lines():
             self.notify(printable(line), severity="warning", markup=False)

@@ -1,0 +1,326 @@
+"""The step of the folders, by keys: forward, back, bad input, coming back, and everything it shows."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from textual.pilot import Pilot
+from textual.widgets import Input, Static
+
+from engine.dataset.project import make
+from engine.paths import ASSETS
+from tui.app import LoraSmithApp
+from tui.screens import folders
+from tui.screens.folders import FoldersScreen
+from tui.widgets.buckets import BucketChart
+from tui.widgets.thumbnails import Thumbnails
+
+Smith = Callable[..., LoraSmithApp]
+Until = Callable[..., Awaitable[None]]
+Shown = Callable[[LoraSmithApp], str]
+
+
+@pytest.fixture
+def photos(home: Path) -> Path:
+    """Six pictures of three shapes, four captions, a broken file."""
+    folder = home / "photos"
+    folder.mkdir()
+    for index, size in enumerate([(512, 512), (512, 512), (384, 640), (640, 384), (200, 200), (2100, 1500)]):
+        Image.new("RGB", size, "red").save(folder / f"fox [{index}].png")
+    for index in range(4):
+        (folder / f"fox [{index}].txt").write_text("a fox")
+    (folder / "broken.png").write_text("no picture")
+    return folder
+
+
+def entered(photos: Path, **more: Any) -> dict[str, Any]:
+    return {f"folders.{key}": value for key, value in {"name": "anna", "source": str(photos), **more}.items()}
+
+
+def said(app: LoraSmithApp, id: str = "message") -> str:
+    return str(app.screen.query_one(f"#{id}", Static).render())
+
+
+async def fill(pilot: Pilot[Any], id: str, text: str) -> None:
+    """Type into a field, by keys only."""
+    app = pilot.app
+    for _ in range(40):
+        if app.focused is not None and app.focused.id == id:
+            break
+        await pilot.press("tab")
+    assert app.focused is not None
+    assert app.focused.id == id
+    await pilot.press("end", "ctrl+u", *text)
+
+
+async def test_the_demo_is_filled_in_and_goes_on(smith: Smith, until: Until, text: Shown, home: Path) -> None:
+    app = smith("folders", {"model.pretrained_model_name_or_path": str(ASSETS / "demo_base")}, preset="demo")
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.go_to("folders")
+        await until(pilot, lambda: "16 pictures, all with captions, 1 bucket, 4 held out" in text(app))
+        await until(pilot, lambda: "64×64 px" in text(app))
+        await until(pilot, lambda: "✓ smithy: split into 4 tokens (sm, it, h, y), no known word." in text(app))
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: app.draft.step == "captions")
+    assert app.draft.done == ["folders"]
+    assert app.draft.get("dataset.train_data_dir") == str(ASSETS / "demo_pictures")
+    assert app.draft.get("dataset.validation_data_dir") == str(ASSETS / "demo_heldout")
+    assert app.draft.get("saving.output_dir") == str(home / "smithy" / "results_current")
+    assert (app.draft.config().trigger, app.draft.config().dataset.num_repeats) == ("smithy", 8)
+
+
+async def test_typed_pictures_are_copied_into_a_project(
+    smith: Smith, until: Until, text: Shown, home: Path, photos: Path
+) -> None:
+    app = smith("folders")
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.go_to("folders")
+        await until(pilot, lambda: isinstance(app.screen, FoldersScreen) and app.focused is not None)
+        await fill(pilot, "name", "anna")
+        await fill(pilot, "source", "photos")
+        await until(pilot, lambda: "6 pictures, 2 without a caption" in text(app))
+        await until(pilot, lambda: "training_images/67_anna, results_current" in text(app))
+        await until(pilot, lambda: "67 = 400 / 6 pictures" in text(app))
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: app.draft.step == "captions")
+    taken = home / "anna" / "training_images" / "67_anna"
+    assert len(list(taken.iterdir())) == 11
+    config = app.draft.config()
+    assert config.dataset.train_data_dir == str(taken.parent)
+    assert config.dataset.num_repeats is None
+    assert (config.saving.output_name, config.trigger) == ("anna", "anna")
+
+
+async def test_what_is_found_is_told(smith: Smith, until: Until, text: Shown, photos: Path) -> None:
+    app = smith("folders", extras=entered(photos))
+    async with app.run_test(size=(120, 36)) as pilot:
+        app.go_to("folders")
+        await until(pilot, lambda: "broken.png: broken" in text(app))
+        shown = text(app)
+        assert "6 pictures, 2 without a caption, 4 buckets, 1 set aside, 1 below 256 px, 1 above 2048 px" in shown
+        assert "1 picture with a side below 256 px, enlarged: fox [4].png (200×200 px)" in shown
+        assert "1 picture with a side above 2048 px, shrunk: fox [5].png (2100×1500 px)" in shown
+        assert app.screen.query_one(BucketChart).counts[512, 512] == 3
+        strip = app.screen.query_one(Thumbnails)
+        strip.focus()
+        await pilot.press("right", "right", "left")
+        assert strip.position == 1
+        await until(pilot, lambda: "‹ 2 of 6 › fox [1].png, 512×512 px" in text(app))
+        await pilot.press("end", "right")
+        assert strip.position == 5
+
+
+async def test_trigger_word_and_suggestion(smith: Smith, until: Until, text: Shown, photos: Path) -> None:
+    app = smith("folders", extras=entered(photos))
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.go_to("folders")
+        await until(pilot, lambda: "anna: 1 token, a known word" in text(app))
+        await until(pilot, lambda: "Rarer: 4nn4, 3 tokens (ctrl+t)" in text(app))
+        await pilot.press("ctrl+t")
+        await until(pilot, lambda: "✓ 4nn4: split into 3 tokens (4, nn, 4), no known word." in text(app))
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: app.draft.step == "captions")
+        assert app.draft.config().trigger == "4nn4"
+        assert app.draft.config().saving.output_name == "anna"
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"name": ""}, "Give the project a name."),
+        ({"source": ""}, "Name the folder of the pictures."),
+        ({"name": "a/b"}, "cannot be a folder's name"),
+        ({"source": "nowhere"}, "does not exist"),
+        ({"source": "."}, "no pictures in"),
+        ({"repeats": "0"}, "Repeats are a number"),
+        ({"held_out": "100 %"}, "The share of held-out pictures"),
+        ({"regularize": True}, "need a class word and a folder"),
+        ({"place": "photos", "name": ".."}, "cannot be a folder's name"),
+        ({"source": "anna"}, "in the project's own folder"),
+    ],
+)
+async def test_bad_input_stays_with_a_sentence(
+    smith: Smith, until: Until, text: Shown, photos: Path, changed: dict[str, Any], sentence: str
+) -> None:
+    app = smith("folders", extras=entered(photos, **changed))
+    async with app.run_test(size=(120, 36)) as pilot:
+        app.go_to("folders")
+        live = "make a project" if "" in changed.values() else sentence
+        await until(pilot, lambda: live in " ".join(text(app).split()))
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: said(app).startswith("✗"))
+        assert sentence in said(app)
+        assert app.draft.step == "folders"
+        assert app.draft.done == []
+        kept = {f"folders.{key}": value for key, value in changed.items()}
+        assert kept.items() <= app.draft.extras.items()
+
+
+async def test_back_and_return_keep_what_was_typed(smith: Smith, until: Until, photos: Path) -> None:
+    app = smith("folders", extras=entered(photos))
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.go_to("folders")
+        await until(pilot, lambda: isinstance(app.screen, FoldersScreen) and app.focused is not None)
+        await fill(pilot, "trigger", "zorlax")
+        await fill(pilot, "repeats", "12")
+        await fill(pilot, "held-out", "10 %")
+        await pilot.press("escape")
+        await until(pilot, lambda: app.draft.step == "model")
+        assert app.draft.get("dataset.validation_split") == pytest.approx(0.1)
+        assert app.draft.get("dataset.train_data_dir") == str(photos), "not taken in yet: the source itself"
+        assert app.draft.get("dataset.num_repeats") == 12
+        app.go_to("folders")
+        await until(pilot, lambda: isinstance(app.screen, FoldersScreen) and app.focused is not None)
+        values = {id: app.screen.query_one(f"#{id}", Input).value for id in ("trigger", "repeats", "held-out")}
+        assert values == {"trigger": "zorlax", "repeats": "12", "held-out": "10 %"}
+
+
+async def test_another_name_and_repeats_rename_and_keep_captions(
+    smith: Smith, until: Until, home: Path, photos: Path
+) -> None:
+    app = smith("folders", extras=entered(photos))
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.go_to("folders")
+        await until(pilot, lambda: isinstance(app.screen, FoldersScreen) and app.focused is not None)
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: app.draft.step == "captions")
+        caption = next((home / "anna" / "training_images").glob("*/fox [[]0].txt"))
+        caption.write_text("edited")
+        app.go_to("folders")
+        await until(pilot, lambda: isinstance(app.screen, FoldersScreen) and app.focused is not None)
+        await fill(pilot, "name", "berta")
+        await fill(pilot, "repeats", "5")
+        await pilot.press("escape")
+        await until(pilot, lambda: app.draft.step == "model")
+        assert app.draft.get("dataset.train_data_dir") == str(home / "anna" / "training_images")
+        assert app.draft.get("dataset.num_repeats") == 5, "until it is renamed, the folder's name is overruled"
+        app.go_to("folders")
+        await until(pilot, lambda: isinstance(app.screen, FoldersScreen) and app.focused is not None)
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: app.draft.step == "captions")
+    assert not (home / "anna").exists()
+    folder = home / "berta" / "training_images" / "5_berta"
+    assert (folder / "fox [0].txt").read_text() == "edited"
+    assert len(list(folder.glob("*.png"))) == 7
+    assert app.draft.get("dataset.train_data_dir") == str(folder.parent)
+    assert app.draft.get("dataset.num_repeats") is None
+
+
+async def test_regularization_is_opened_and_made(
+    smith: Smith, until: Until, text: Shown, home: Path, photos: Path
+) -> None:
+    (home / "people").mkdir()
+    Image.new("RGB", (512, 512)).save(home / "people" / "one.png")
+    app = smith("folders", extras=entered(photos))
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.go_to("folders")
+        await until(pilot, lambda: "6 pictures" in text(app))
+        assert not app.screen.query_one("#regularization").display
+        app.screen.query_one("#regularize").focus()
+        await pilot.press("space")
+        await until(pilot, lambda: app.screen.query_one("#regularization").display)
+        await until(pilot, lambda: "[x] Regularization pictures" in text(app))
+        await fill(pilot, "class-word", "person")
+        await fill(pilot, "reg-source", "people")
+        await until(pilot, lambda: "1 regularization" in text(app))
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: app.draft.step == "captions")
+    assert (home / "anna" / "regularization_images" / "1_person" / "one.png").is_file()
+    assert app.draft.get("dataset.reg_data_dir") == str(home / "anna" / "regularization_images")
+
+
+async def test_a_place_that_refuses_is_told_and_the_step_stays(
+    smith: Smith, until: Until, text: Shown, home: Path, photos: Path
+) -> None:
+    (home / "file").write_text("in the way")
+    app = smith("folders", extras=entered(photos, place=str(home / "file")))
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.go_to("folders")
+        await until(pilot, lambda: "6 pictures" in text(app))
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: "is a file, where a folder" in text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, FoldersScreen))
+        assert (app.draft.step, app.draft.done) == ("folders", [])
+
+
+async def test_escape_stops_and_next_goes_on(
+    smith: Smith, until: Until, text: Shown, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = threading.Event()
+
+    def slow(project: Any, *, earlier: Any, progress: Callable[[int, int], None]) -> Any:
+        begun.set()
+        while True:  # ends by the cancelled worker
+            progress(1, 12)
+
+    monkeypatch.setattr(folders, "make", slow)
+    app = smith("folders", extras=entered(photos))
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.go_to("folders")
+        await until(pilot, lambda: "6 pictures" in text(app))
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: begun.is_set() and "1 of 12 files are in" in said(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: said(app).startswith("! Stopped."))
+        assert (app.draft.step, app.draft.done) == ("folders", [])
+        monkeypatch.setattr(folders, "make", make)
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: app.draft.step == "captions")
+
+
+async def test_leaving_while_pictures_are_taken_in_stops_it(
+    smith: Smith, until: Until, text: Shown, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+
+    def slow(project: Any, *, earlier: Any, progress: Callable[[int, int], None]) -> Any:
+        try:
+            while True:
+                progress(1, 12)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(folders, "make", slow)
+    app = smith("folders", extras=entered(photos))
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.go_to("folders")
+        await until(pilot, lambda: "6 pictures" in text(app))
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: "1 of 12 files" in said(app))
+        app.go_to("model")
+        await until(pilot, ended.is_set)
+        assert app.draft.step == "model"
+
+
+async def test_pictures_of_another_source_are_told_once(
+    smith: Smith, until: Until, text: Shown, home: Path, photos: Path
+) -> None:
+    there = home / "anna" / "training_images" / "67_anna"
+    there.mkdir(parents=True)
+    Image.new("RGB", (512, 512)).save(there / "other.png")
+    app = smith("folders", extras=entered(photos))
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.go_to("folders")
+        await until(pilot, lambda: "6 pictures" in text(app))
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: said(app).startswith("! Other pictures are there"))
+        assert "1 picture in the project is not from this source, but used too." in said(app, "plan")
+        assert app.draft.step == "folders"
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: app.draft.step == "captions")
+
+
+async def test_the_folder_is_read_again_on_demand(smith: Smith, until: Until, text: Shown, photos: Path) -> None:
+    app = smith("folders", extras=entered(photos))
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.go_to("folders")
+        await until(pilot, lambda: "6 pictures" in text(app))
+        Image.new("RGB", (512, 512)).save(photos / "new.png")
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: "7 pictures" in text(app))
