@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -15,3 +16,16 @@ def _fresh_accelerate() -> Iterator[None]:
         from accelerate.state import AcceleratorState
 
         AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def nvml() -> Iterator[Callable[..., None]]:
+    """nvml("rtx2060", load=97): from now on this process has that machine's GPUs (tests/nvml)."""
+    from tests.nvml.fake import NoCompiler, library, playing
+
+    try:
+        library()
+    except NoCompiler as reason:
+        pytest.skip(str(reason))
+    with ExitStack() as stack:
+        yield lambda machine, load=None: stack.enter_context(playing(machine, load))
