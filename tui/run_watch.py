@@ -10,7 +10,7 @@ from engine.runs.follow import explain
 from engine.runs.launch import log_tail
 from tui.gpu_watch import Machine, MachineWatch
 
-LIVE_SECONDS, IDLE_SECONDS = 0.5, 2.0
+LIVE_SECONDS, IDLE_SECONDS = 1.0, 2.0
 PIECE = 4000
 """Events of a long history that are given at once."""
 LOG_LINES = 40

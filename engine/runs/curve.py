@@ -62,23 +62,20 @@ class Curve:
 
     def _halve(self) -> None:
         self._width *= 2
-        joined: list[Bin] = []
-        for one in self._bins:
-            if joined and joined[-1].step // self._width == one.step // self._width:
-                joined[-1] = joined[-1].join(one)
-            else:
-                joined.append(one)
-        self._bins = joined
+        self._bins = _joined(self._bins, self._width)
 
-    def points(self, limit: int) -> list[Bin]:
-        """The curve in at most `limit` bins of equal width."""
-        if len(self._bins) <= limit:
+    def points(self, width: int) -> list[Bin]:
+        """The curve with `width` steps to a bin; finer than its own bins it cannot be."""
+        if width <= self._width:
             return list(self._bins)
-        width = -(-(self._bins[-1].step - self._bins[0].step + 1) // limit)
-        joined: list[Bin] = []
-        for one in self._bins:
-            if joined and (joined[-1].step // width == one.step // width or len(joined) == limit):
-                joined[-1] = joined[-1].join(one)
-            else:
-                joined.append(one)
-        return joined
+        return _joined(self._bins, width)
+
+
+def _joined(bins: list[Bin], width: int) -> list[Bin]:
+    joined: list[Bin] = []
+    for one in bins:
+        if joined and joined[-1].step // width == one.step // width:
+            joined[-1] = joined[-1].join(one)
+        else:
+            joined.append(one)
+    return joined

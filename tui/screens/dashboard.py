@@ -14,7 +14,7 @@ from textual.message import Message
 from textual.worker import get_current_worker
 
 from engine.runs import RunDir, request
-from engine.runs.history import RunHistory
+from engine.runs.history import OutOfMemory, RunHistory
 from engine.text import printable
 from tui import run_hints, run_words
 from tui.gpu_watch import MachineWatch
@@ -52,7 +52,7 @@ The training is a process of its own. This screen only watches it: closing it, o
         Binding("x", "stop", _("Stop"), tooltip=_("Finish the step, save everything, end; asks before.")),
         Binding("r", "resume", _("Resume"), tooltip=_("Go on from the last saved state.")),
         Binding("m", "remedies", _("Remedies"), tooltip=_("What helps against the out-of-memory.")),
-        Binding("v,enter", "results", _("Results"), tooltip=_("The saved files with their samples.")),
+        Binding("v,enter", "results", _("Files"), tooltip=_("Results: the saved files with their samples.")),
         Binding("d", "detach", _("Detach"), tooltip=_("Leave LoRA Smith; the training goes on.")),
         Binding("escape", "home", _("Runs"), tooltip=_("The list of runs; the training goes on.")),
         *(
@@ -329,17 +329,18 @@ The training is a process of its own. This screen only watches it: closing it, o
     def action_remedies(self) -> None:
         """Find out what helps, then show it."""
         if self.history.oom is not None:
-            self._find_remedies(self.history.oom.phase)
+            self._find_remedies(self.history.oom)
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="remedies")
-    def _find_remedies(self, phase: str) -> None:
+    def _find_remedies(self, oom: OutOfMemory) -> None:
         from engine.config import load_config
         from engine.memory.remedies import remedies
 
         config = load_config(self.run_dir.config_path)
         machine = self.machine.latest
         cards = machine.cards(config.memory.device, config.training.num_processes) if machine else []
-        self.post_message(self.Remedied(list(remedies(config, cards[0] if cards else None, phase))))
+        card = cards[0] if cards and not oom.device.startswith("cpu") else None
+        self.post_message(self.Remedied(remedies(config, card, oom.phase)))
 
     @on(Remedied)
     def _show_remedies(self, event: Remedied) -> None:

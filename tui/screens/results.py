@@ -40,8 +40,8 @@ class ResultsScreen(BaseScreen):
     HELP = _("""
 ## Results
 
-Each file is a LoRA that was read back and checked after it was saved. **Lowest held-out loss** marks the file that did
-best on pictures it was not trained on; where there are no such pictures, compare the samples.
+Each file is a LoRA that was read back and checked after it was saved. **● lowest** marks the held-out loss of the file
+that did best on pictures it was not trained on; where there are no such pictures, compare the samples.
 
 **Up** and **Down** choose a file, and its samples come into view. **Tab** goes to the samples: there **Left** and
 **Right** walk through time, **Up** and **Down** through the prompts.
@@ -84,7 +84,7 @@ best on pictures it was not trained on; where there are no such pictures, compar
     def on_mount(self) -> None:
         """Look up what there is."""
         self.query_one("#heading", Lines).say(_("Reading the run …"))
-        self.query_one(DataTable).add_columns(_("File"), _("Size"), _("Epoch"), _("Step"), _("Held-out loss"), "")
+        self.query_one(DataTable).add_columns(_("File"), _("Size"), _("Epoch"), _("Step"), _("Held-out loss"))
         self._find()
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="find")
@@ -232,16 +232,14 @@ def rows(files: Sequence[SavedFile]) -> list[tuple[Text, ...]]:
     losses = [file.held_out for file in files if file.held_out is not None]
     lowest = min(losses) if len(losses) > 1 else None
     return [
-        tuple(
-            Text(cell)
-            for cell in (
-                printable(file.path.name),
-                size_text(file.size),
-                "–" if file.epoch is None else str(file.epoch),
-                "–" if file.step is None else str(file.step),
-                "–" if file.held_out is None else f"{file.held_out:.4f}",
-                "● " + _("lowest held-out loss") if lowest is not None and file.held_out == lowest else "",
-            )
+        (
+            Text(printable(file.path.name)),
+            Text(size_text(file.size)),
+            Text("–" if file.epoch is None else str(file.epoch)),
+            Text("–" if file.step is None else str(file.step)),
+            Text("–" if file.held_out is None else f"{file.held_out:.4f}").append(
+                " ● " + _("lowest") if lowest is not None and file.held_out == lowest else "", "bold"
+            ),
         )
         for file in files
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,6 +12,7 @@ from rich.cells import cell_len
 from rich.segment import Segment
 from textual.geometry import Region
 from textual.strip import Strip
+from textual.timer import Timer
 from textual.widget import Widget
 
 from engine.runs.curve import Bin, Curve
@@ -21,10 +23,14 @@ _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 _ENDS = (1, 1.5, 2, 3, 4, 5, 6, 8, 10)
 _TICKS = (1, 2, 5, 10)
 MARK = "●"
+SECONDS = 5.0
+"""The curves are drawn anew at most so often: a terminal is sent whole rows, and a row has many colour changes."""
+Row = list[tuple[str, str]]
+"""Text and what it is, from left to right."""
 
 
 class LossChart(Widget):
-    """Give it curves with `show`; only rows that look different are drawn again."""
+    """Give it curves with `show`; the numbers above follow at once, the curves every few seconds."""
 
     HELP = _(
         "### Loss\n\nLow is not best: a training loss falls while the pictures get worse. The held-out loss (●), "
@@ -42,24 +48,40 @@ class LossChart(Widget):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._curves: tuple[Curve, Curve, Mapping[int, float], int | None] = (Curve(), Curve(), {}, None)
-        self._rows: list[list[tuple[str, str]]] = []
+        self._rows: list[Row] = []
+        self._drawn = -SECONDS
+        self._due: Timer | None = None
 
     def show(self, raw: Curve, smoothed: Curve, marks: Mapping[int, float], total: int | None) -> None:
         """Draw these; `marks` are held-out losses by step, `total` the steps of the whole run."""
         self._curves = (raw, smoothed, marks, total)
-        self._draw()
+        width, height = self.content_size
+        if not self._rows or not legible(width, height):
+            self._draw()
+            return
+        self._replace([legend_row(raw, smoothed, marks, width), *self._rows[1:]])
+        if self._due is None:
+            self._due = self.set_timer(max(0.0, self._drawn + SECONDS - time.monotonic()), self._draw)
 
     def on_resize(self) -> None:
         """Another size."""
         self._draw()
 
     def _draw(self) -> None:
-        width, height = self.content_size
-        rows = chart_rows(*self._curves, width, height)
-        for y in range(max(len(rows), len(self._rows))):
-            if rows[y : y + 1] != self._rows[y : y + 1]:
-                self.refresh(Region(0, y, width, 1))
-        self._rows = rows
+        if self._due is not None:
+            self._due.stop()
+            self._due = None
+        self._drawn = time.monotonic()
+        self._replace(chart_rows(*self._curves, *self.content_size))
+
+    def _replace(self, rows: list[Row]) -> None:
+        before, self._rows = self._rows, rows
+        if len(rows) != len(before):
+            self.refresh()
+            return
+        for y, (old, new) in enumerate(zip(before, rows, strict=True)):
+            if old != new:
+                self.refresh(Region(0, y, self.size.width, 1))
 
     def render_line(self, y: int) -> Strip:
         """One row as last drawn."""
@@ -91,19 +113,25 @@ class Scale:
         return [k * self.tick for k in range(first, math.floor(self.high / self.tick + 1e-9) + 1)]
 
 
+def legible(width: int, height: int) -> bool:
+    """Whether a chart says anything in so many cells."""
+    return width >= 20 and height >= 4
+
+
 def chart_rows(
     raw: Curve, smoothed: Curve, marks: Mapping[int, float], total: int | None, width: int, height: int
-) -> list[list[tuple[str, str]]]:
+) -> list[Row]:
     """The chart as rows of (text, kind); kinds are raw, smoothed, mark, axis and "" for plain."""
-    if width < 20 or height < 4:
+    if not legible(width, height):
         return []
-    legend = [legend_row(raw, smoothed, marks, width)]
+    legend = legend_row(raw, smoothed, marks, width)
     newest = max([one.last.step for one in (raw, smoothed) if one.last] + list(marks), default=None)
     if newest is None:
         return [[(_("No loss yet: the chart begins with the first step."), "axis")]]
     columns, rows = width - 8, height - 2
-    points, smooth = raw.points(columns * 2), smoothed.points(columns * 2)
     across = step_scale(newest, total, columns)
+    width_of_dot = math.ceil(across.high / (columns * 2))  # so that new steps change the last dots only
+    points, smooth = raw.points(width_of_dot), smoothed.points(width_of_dot)
     up = loss_scale(points, smooth, marks.values(), rows)
     faint, bright = Canvas(columns, rows), Canvas(columns, rows)
     _trace(faint, points, across, up, extent=True)
@@ -112,7 +140,7 @@ def chart_rows(
         (across.at(step, columns * 2) // 2, rows - 1 - up.at(loss, rows * 4) // 4): MARK for step, loss in marks.items()
     }
     body = [_row(y, faint, bright, spots) for y in range(rows)]
-    return [*legend, *_labelled(body, up, rows), _step_labels(across, columns)]
+    return [legend, *_labelled(body, up, rows), _step_labels(across, columns)]
 
 
 class Canvas:
@@ -147,9 +175,9 @@ def _trace(canvas: Canvas, points: Sequence[Bin], across: Scale, up: Scale, *, e
         before = (x, y)
 
 
-def _row(y: int, faint: Canvas, bright: Canvas, spots: Mapping[tuple[int, int], str]) -> list[tuple[str, str]]:
+def _row(y: int, faint: Canvas, bright: Canvas, spots: Mapping[tuple[int, int], str]) -> Row:
     """One row of cells, equal kinds joined. The smoothed line hides the raw one where they share a cell."""
-    pieces: list[tuple[str, str]] = []
+    pieces: Row = []
     for x in range(faint.columns):
         if (x, y) in spots:
             text, kind = spots[x, y], "mark"
@@ -195,7 +223,7 @@ def nice(value: float, steps: Sequence[float] = _TICKS) -> float:
     return next(step * power for step in steps if step * power >= value * (1 - 1e-9))
 
 
-def legend_row(raw: Curve, smoothed: Curve, marks: Mapping[int, float], width: int) -> list[tuple[str, str]]:
+def legend_row(raw: Curve, smoothed: Curve, marks: Mapping[int, float], width: int) -> Row:
     """What is what, with the newest numbers; what does not fit is left out."""
     parts = [(_("Loss"), "")]
     if smoothed.last:
@@ -205,7 +233,7 @@ def legend_row(raw: Curve, smoothed: Curve, marks: Mapping[int, float], width: i
     if marks:
         step = max(marks)
         parts.append((MARK + " " + _("held-out {0:.4f} (step {1})").format(marks[step], step), "mark"))
-    row: list[tuple[str, str]] = []
+    row: Row = []
     used = 0
     for text, kind in parts:
         if used + cell_len(text) > width:
@@ -215,7 +243,7 @@ def legend_row(raw: Curve, smoothed: Curve, marks: Mapping[int, float], width: i
     return row
 
 
-def _labelled(body: list[list[tuple[str, str]]], up: Scale, rows: int) -> list[list[tuple[str, str]]]:
+def _labelled(body: list[Row], up: Scale, rows: int) -> list[Row]:
     labels = {rows - 1 - up.at(tick, rows * 4) // 4: number(tick, up.tick) for tick in up.ticks()}
     return [
         [(f"{labels.get(y, ''):>6} {'┤' if y in labels else '│'}", "axis"), *pieces] for y, pieces in enumerate(body)
@@ -229,7 +257,7 @@ def number(value: float, tick: float) -> str:
     return text if len(text) <= 6 else f"{value:.1e}"
 
 
-def _step_labels(across: Scale, columns: int) -> list[tuple[str, str]]:
+def _step_labels(across: Scale, columns: int) -> Row:
     line = [" "] * columns
     free = 0
     for tick in across.ticks():

@@ -1,32 +1,56 @@
-"""Text that costs nothing while it stays the same."""
+"""Text that costs nothing while it stays the same, and little when a number in it changes."""
 
 from __future__ import annotations
 
+from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.widgets import Static
+from textual.geometry import Region
+from textual.widget import Widget
 
 
-class Lines(Static):
-    """Drawn again only when the text differs, laid out again only when its height may.
+class Lines(Widget):
+    """Draws only what differs, and is laid out again only when its height may.
 
     Args:
         wraps: long lines take several rows.
     """
 
+    DEFAULT_CSS = "Lines { height: auto; }"
+
     def __init__(self, *, id: str, classes: str | None = None, wraps: bool = False) -> None:
-        super().__init__(id=id, classes=classes, markup=False)
+        super().__init__(id=id, classes=classes)
         self._said = Content()
         self._wraps = wraps
+
+    def render(self) -> Content:
+        """What was said last."""
+        return self._said
 
     def say(self, content: Content | str) -> None:
         """Show this."""
         told = content if isinstance(content, Content) else Content(content)
-        if not told.is_same(self._said):
-            layout = self._wraps or told.plain.count("\n") != self._said.plain.count("\n")
-            self._said = told
-            self.update(told, layout=layout)
+        before, self._said = self._said, told
+        if told.is_same(before):
+            return
+        old, new = before.split("\n"), told.split("\n")
+        if self._wraps or len(old) != len(new):
+            self.refresh(layout=True)
+            return
+        for y, (one, other) in enumerate(zip(old, new, strict=True)):
+            if not one.is_same(other):
+                start = _first_difference(one, other)
+                self.refresh(Region(start, y, max(1, self.size.width - start), 1))
+
+
+def _first_difference(one: Content, other: Content) -> int:
+    """The cell from which on two lines differ."""
+    if one.spans != other.spans:
+        return 0
+    pairs = enumerate(zip(one.plain, other.plain, strict=False))
+    same = next((place for place, (a, b) in pairs if a != b), min(len(one.plain), len(other.plain)))
+    return cell_len(one.plain[:same])
 
 
 class Tail(VerticalScroll):
