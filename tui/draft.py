@@ -133,6 +133,18 @@ class Draft:
             self.set(key, value)
         return [key for key in self.values if key not in STEP_OF]
 
+    def rebase(self, preset: str, config: RunConfig) -> None:
+        """Stand on another preset and mean `config` all the same.
+
+        Raises:
+            UsageError: the preset cannot be read; nothing was changed.
+        """
+        _preset(preset)
+        self.preset = preset
+        for table, values in config.model_dump().items():
+            for key, value in values.items():
+                self.set(f"{table}.{key}", value)
+
     def command(self) -> str:
         """The command line that starts the same run without a screen."""
         words = ["lorasmith", "--preset", self.preset]

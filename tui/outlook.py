@@ -46,6 +46,12 @@ class Outlook:
         """Where the time comes from."""
         return _("Time: {0}").format(self.pace.source)
 
+    def time(self) -> str:
+        """The time and where it comes from."""
+        if self.seconds is None:
+            return self.source()
+        return _("Time: about {0} with samples, {1}").format(duration(self.seconds), self.pace.source)
+
 
 class Forecast:
     """Gives outlooks. Pictures, checkpoint, GPU and earlier runs are looked at once and again when they changed.

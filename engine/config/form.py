@@ -150,6 +150,13 @@ def shown(facts: FieldFacts, value: Any) -> str:
     return typed(facts, value)
 
 
+def unit(facts: FieldFacts, value: Any) -> str:
+    """The unit as it stands behind a value: "1 batch", "2 batches"; empty for an unset one."""
+    if value is None:
+        return ""
+    return {"batches": "batch", "px": "px"}.get(facts.unit, facts.unit.removesuffix("s")) if value == 1 else facts.unit
+
+
 def typed(facts: FieldFacts, value: Any) -> str:
     """A value as a person would type it, for `parse`; nothing for an unset one."""
     if value is None:

@@ -58,7 +58,7 @@ def preset_text(base: str, config: RunConfig, title: str) -> str:
     document = tomlkit.parse(update_toml(_retitled(text, title), config.changed(**changes)))
     for table, key in personal:
         if table in document:
-            document[table].pop(key, None)  # type: ignore[union-attr]
+            document[table].pop(key, None)
     return tomlkit.dumps(document)
 
 

@@ -123,6 +123,14 @@ def test_it_is_kept_between_starts(place: Path) -> None:
     assert Draft.load() == draft
 
 
+def test_on_another_preset_with_the_same_configuration() -> None:
+    draft = Draft(values={**PATHS, "training.unet_lr": 5e-4})
+    before = draft.config()
+    draft.rebase("sd15-anime", before)
+    assert draft.config() == before and draft.preset == "sd15-anime"
+    assert "training.unet_lr" not in draft.values and draft.values["network.network_dim"] == 32
+
+
 def test_values_on_trial_change_nothing() -> None:
     draft = Draft()
     with pytest.raises(ConfigError):

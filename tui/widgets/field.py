@@ -149,7 +149,7 @@ class FieldList(ScrollView, can_focus=True):
     def _field(self, key: str, width: int) -> Strip:
         facts, form = fields()[key], self.form
         mark = "✗" if key in form.wrong else "•" if form.is_changed(key) and key not in STEP_OF else " "
-        value = form.text(key) + (f" {facts.unit}" if facts.unit and form.draft.get(key) is not None else "")
+        value = form.text(key)
         if key == self.key and (facts.choices or facts.kind == "flag") and key not in STEP_OF:
             value = f"◂ {value} ▸"
         value_width = max(8, width - MARK_WIDTH - TITLE_WIDTH - RANGE_WIDTH)

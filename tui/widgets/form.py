@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.config.form import FieldFacts, fields, form, parse, shown, typed
+from engine.config.form import FieldFacts, fields, form, parse, shown, typed, unit
 from engine.errors import UsageError
 from engine.text import printable
 from tui.draft import STEP_OF, Draft
@@ -76,7 +76,8 @@ class Form:
         """The value as shown in its row."""
         if key in self.rejected:
             return printable(self.rejected[key])
-        return printable(shown(fields()[key], self.draft.get(key)))
+        facts, value = fields()[key], self.draft.get(key)
+        return printable(f"{shown(facts, value)} {unit(facts, value)}".rstrip())
 
     def typed(self, key: str) -> str:
         """The value as one edits it."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from engine.config import RunConfig, list_presets, load_config
-from engine.config.form import check, fields, form, parse, shown, typed
+from engine.config.form import check, fields, form, parse, shown, typed, unit
 from engine.config.problems import keys
 from engine.errors import UsageError
 
@@ -90,6 +90,12 @@ def test_what_cannot_be_is_one_sentence(key: str, text: str, sentence: str) -> N
 
 def test_what_depends_on_other_settings_is_not_the_fields_own_problem() -> None:
     check(fields()["training.adaptive_noise_scale"], 0.1)
+
+
+def test_units_follow_their_number() -> None:
+    batches, side = fields()["training.gradient_accumulation_steps"], fields()["dataset.resolution"]
+    assert [unit(batches, value) for value in (1, 2, None)] == ["batch", "batches", ""]
+    assert [unit(side, value) for value in (1, 512)] == ["px", "px"]
 
 
 def test_search_finds_words_of_title_key_and_help() -> None:

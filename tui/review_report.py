@@ -1,0 +1,170 @@
+"""What the review shows: everything that is known about a run before its start, gathered and put into words."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.config.form import fields, shown, unit
+from engine.errors import DataError, LoraSmithError, ModelError, UsageError
+from engine.text import plural, printable, size_text
+from tui.draft import STEP_OF, Draft
+from tui.texts import _
+
+if TYPE_CHECKING:
+    from engine.config import RunConfig
+    from engine.dataset.pool import Progress
+    from engine.runs import RunDir, RunState
+    from tui.outlook import Forecast, Outlook
+    from tui.preflight import Preflight
+
+_KEY = re.compile(r"\b(?:model|dataset|network|training|memory|sampling|saving)\.[a-z_]+")
+_REQUIRED = {
+    "model.pretrained_model_name_or_path": _("No model is chosen."),
+    "dataset.train_data_dir": _("No pictures are chosen."),
+    "saving.output_name": _("The run has no name."),
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """A run that can start."""
+
+    known: Preflight
+    outlook: Outlook
+    vram: str
+    logout: str | None
+    """Why the training would end with the session; None where it would not."""
+    unfinished: tuple[RunDir, RunState] | None
+    """An unfinished run in its place, which is resumed or put away first."""
+
+
+class LiveRunError(UsageError):
+    """A run is going on where the new one would go."""
+
+    def __init__(self, error: LoraSmithError, run_dir: RunDir) -> None:
+        super().__init__(error.message, _("Watch it, or choose another name."))
+        self.run_dir = run_dir
+
+
+def gather(config: RunConfig, forecast: Forecast, progress: Progress) -> Report:
+    """Ask everything that can be asked before the start. Blocks: call it in a worker.
+
+    Raises:
+        LiveRunError: a run is going on in its place.
+        LoraSmithError: what the person must mend.
+    """
+    from engine.runs import RunDir, true_state
+    from engine.runs.launch import logout_warning
+    from engine.runs.layout import default_output_dir
+    from engine.runs.prepare import absolute_paths
+    from tui.preflight import preflight
+
+    run_dir = RunDir(default_output_dir(absolute_paths(config)))
+    state = true_state(run_dir) if run_dir.is_run else None
+    unfinished = None
+    try:
+        known = preflight(config, progress=progress)
+    except UsageError as error:
+        if state is None:
+            raise
+        if state.live:
+            raise LiveRunError(error, run_dir) from error
+        known = preflight(config, restart=True, progress=progress)
+        unfinished = (run_dir, state)
+    outlook = forecast.outlook_of(known.config, known.recognition, known.plan, known.need, known.num_prompts)
+    return Report(known, outlook, _vram(known.config), logout_warning(), unfinished)
+
+
+def _vram(config: RunConfig) -> str:
+    from engine.hardware import list_gpus
+
+    device = config.memory.device
+    gpus, place = list_gpus().visible(), int(device.partition(":")[2] or 0)
+    if device == "cpu" or place >= len(gpus):
+        return _("VRAM: none is used, the training computes on the CPU.")
+    gpu = gpus[place]
+    sizes = _("{0} has {1}, of which {2} are free.").format(
+        printable(gpu.name), size_text(gpu.total), size_text(gpu.free)
+    )
+    rest = _("What the run needs is not computed before the start. If memory runs out, the last step is kept and the "
+             "dashboard shows what helps.")  # fmt: skip
+    return _("VRAM: {0} {1}").format(sizes, rest)
+
+
+def missing(draft: Draft) -> tuple[str, str] | None:
+    """(sentence, step) of the first thing that every run needs and this draft lacks."""
+    for key, sentence in _REQUIRED.items():
+        if not draft.get(key):
+            return sentence, STEP_OF[key]
+    return None
+
+
+def step_to_mend(error: LoraSmithError) -> str:
+    """The step where what the error says can be mended."""
+    found = _KEY.search(f"{error.message} {error.hint}")
+    if isinstance(error, ModelError):
+        return "model"
+    if isinstance(error, DataError):
+        return "captions" if "caption" in error.message.lower() else "folders"
+    if found is not None:
+        return STEP_OF.get(found[0], "parameters")
+    return "parameters" if isinstance(error, UsageError) and "--" not in error.hint else "folders"
+
+
+def warnings(report: Report) -> list[str]:
+    """What one should know before the start, the weightiest first."""
+    known, said = report.known, []
+    if report.unfinished is not None:
+        run_dir, state = report.unfinished
+        said.append(
+            _("{0} holds an unfinished run ({1}, step {2}): the start asks what becomes of it.").format(
+                printable(run_dir.path), state.state, state.step
+            )
+        )
+    if known.disk_warning:
+        said.append(known.disk_warning)
+    said += known.changes
+    if known.pictures.rejected:
+        count = len(known.pictures.rejected)
+        said.append(_("{0} cannot be used and set aside, see below.").format(plural(count, "file")))
+    if known.pictures.missing_captions:
+        count = len(known.pictures.missing_captions)
+        said.append(_("{0} without a caption: the trigger word stands in for it.").format(plural(count, "picture")))
+    if report.logout:
+        said.append(report.logout)
+    return said
+
+
+def sections(report: Report, draft: Draft) -> list[tuple[str, list[str]]]:
+    """Titles with their lines."""
+    known, outlook = report.known, report.outlook
+    recognition = known.recognition
+    model = f"{recognition.family}, {recognition.dtype}, {size_text(recognition.size)}: {recognition.path}"
+    length = [*known.plan.lines(), outlook.time(), *known.need.lines(known.directory)]
+    result = known.directory / f"{known.config.saving.output_name}.safetensors"
+    return [
+        (_("Result"), [str(result)]),
+        (_("Length"), length),
+        (_("Model"), [model, *recognition.reasons]),
+        (_("Pictures"), known.pictures.lines()),
+        (_("Memory"), [known.precision, report.vram]),
+        (_("Settings that differ from the defaults (• from the preset {0} too)").format(draft.preset),
+         list(settings(known.config, draft))),
+    ]  # fmt: skip
+
+
+def settings(config: RunConfig, draft: Draft) -> list[str]:
+    """Every setting that is not the default, with what the preset says where that was changed."""
+    lines, base = [], draft.base()
+    for key, facts in fields().items():
+        value = getattr(getattr(config, facts.table), facts.name)
+        if value == facts.default and key not in draft.values:
+            continue
+        line = f"{key} = {shown(facts, value)} {unit(facts, value)}".rstrip()
+        if key in draft.values and key not in STEP_OF:
+            preset = shown(facts, getattr(getattr(base, facts.table), facts.name))
+            line = "• " + line + _(" (preset: {0})").format(preset)
+        lines.append(line)
+    return lines

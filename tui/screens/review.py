@@ -1,0 +1,346 @@
+"""Step 6: everything about the run before it starts, the command that means the same, and the start."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from rich.text import Text
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.message import Message
+from textual.widgets import Static
+
+from engine.config import ConfigError
+from engine.config.own_presets import own_preset_path, save_preset
+from engine.errors import LoraSmithError
+from engine.text import printable
+from tui.begin import begin, begin_again
+from tui.draft import forget_presets
+from tui.outlook import Forecast
+from tui.review_report import LiveRunError, Report, gather, missing, sections, step_to_mend, warnings
+from tui.screens.ask import AskScreen
+from tui.screens.ask_text import AskTextScreen
+from tui.screens.step import StepScreen
+from tui.texts import _
+from tui.widgets.field import step_title
+
+if TYPE_CHECKING:
+    from engine.config import RunConfig
+    from engine.runs import RunDir
+
+TELL_SECONDS = 0.25
+"""Between two words about the progress of the check."""
+
+
+class ReviewScreen(StepScreen):
+    """Checks the draft in the background, shows what was found, and starts the run."""
+
+    STEP = "review"
+    CSS_PATH = "review.tcss"
+    AUTO_FOCUS = "#report"
+    HELP = _("""
+## Review
+
+Everything that the run will do, with the reason for each decision. What to look at first stands on top, with a `!`.
+
+**Start training** starts it as a process of its own; closing the screen does not end it. `c` copies the command that
+starts the same run from a shell, `p` keeps the settings as a preset of your own, without model, pictures and name.
+""")
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("c", "copy", _("Copy command"), tooltip=_("Copy the command that starts the same run from a shell.")),
+        Binding("p", "save_preset", _("Preset"), tooltip=_("Keep these settings as a preset of your own.")),
+        Binding("e", "mend", _("Mend"), tooltip=_("Go to the step where what is wrong can be mended.")),
+        Binding("r", "check", _("Check again"), tooltip=_("Look at model, pictures and disk anew.")),
+    ]
+
+    @dataclass
+    class Counted(Message):
+        """So many pictures were read."""
+
+        done: int
+        total: int
+
+    @dataclass
+    class Found(Message):
+        """The check ended well."""
+
+        report: Report
+
+    @dataclass
+    class Failed(Message):
+        """Something must be mended."""
+
+        error: LoraSmithError
+
+    @dataclass
+    class Started(Message):
+        """The run was launched."""
+
+        run_dir: RunDir
+        notes: list[str]
+
+    @dataclass
+    class NotStarted(Message):
+        """The run could not be launched."""
+
+        error: BaseException
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forecast = Forecast()
+        self.report: Report | None = None
+        self.obstacle: tuple[str, str] | None = None
+        """(what is wrong, the step where it is mended)."""
+        self.live: RunDir | None = None
+        """A run that is going on where this one would go."""
+        self.starting = False
+
+    def compose_body(self) -> ComposeResult:
+        """One text that scrolls."""
+        with VerticalScroll(id="report"):
+            yield Static(id="text")
+
+    def next_label(self) -> str:
+        """The last step starts."""
+        return _("Start training")
+
+    def on_mount(self) -> None:
+        """Check at once."""
+        self.action_check()
+        notice = self.draft.take_notice()
+        if notice:
+            self.notify(printable(notice), severity="warning", markup=False)
+
+    def action_check(self) -> None:
+        """Look at everything anew."""
+        if self.starting:
+            return
+        self.report, self.obstacle, self.live = None, None, None
+        lacking = missing(self.draft)
+        if lacking is not None:
+            self._obstruct(*lacking)
+            return
+        try:
+            config = self.draft.config()
+        except ConfigError as error:
+            self._obstruct(error.message, step_to_mend(error))
+            return
+        self.say(_("Checking model, pictures and disk."))
+        self._draw()
+        self._check(config)
+
+    @work(thread=True, exclusive=True, exit_on_error=False, group="check")
+    def _check(self, config: RunConfig) -> None:
+        told = time.monotonic()
+
+        def progress(done: int, total: int) -> None:
+            nonlocal told
+            if time.monotonic() - told > TELL_SECONDS:
+                told = time.monotonic()
+                self.post_message(self.Counted(done, total))
+
+        try:
+            self.post_message(self.Found(gather(config, self.forecast, progress)))
+        except LoraSmithError as error:
+            self.post_message(self.Failed(error))
+
+    @on(Counted)
+    def _counted(self, event: Counted) -> None:
+        if self.report is None and self.obstacle is None:
+            self.say(_("Reading pictures: {0} of {1}").format(event.done, event.total))
+
+    @on(Found)
+    def _found(self, event: Found) -> None:
+        self.report = event.report
+        count = len(warnings(event.report))
+        ready = _("Ready to start.") if not count else _("Ready to start. Look at the lines with ! first.")
+        self.say(ready, kind="warning" if count else "note")
+        self._draw()
+
+    @on(Failed)
+    def _failed(self, event: Failed) -> None:
+        error = event.error
+        if isinstance(error, LiveRunError):
+            self.live = error.run_dir
+        self._obstruct(f"{error.message} {error.hint}".strip(), step_to_mend(error))
+
+    def _obstruct(self, sentence: str, step: str) -> None:
+        self.obstacle = (sentence, step)
+        if self.live is not None:
+            self.say(_("A run is going on there: Ctrl+N watches it, e chooses another name."), kind="error")
+        else:
+            self.say(next(iter(self.problems())), kind="error")
+        self._draw()
+
+    def _draw(self) -> None:
+        """Warnings or what is wrong first, then everything, the command last."""
+        text = Text(overflow="fold")
+        name = printable(str(self.draft.get("saving.output_name") or _("without a name")))
+        text.append(_("Run {0}").format(name) + "\n", "bold")
+        if self.obstacle is not None:
+            text.append(f"✗ {_lines(self.obstacle[0])}\n", "bold")
+        if self.report is not None:
+            for warning in warnings(self.report):
+                text.append(f"! {_lines(warning)}\n", "bold")
+            for title, lines in sections(self.report, self.draft):
+                text.append(f"\n{printable(title)}\n", "bold")
+                for line in lines:
+                    text.append(f"  {_lines(line)}\n")
+        text.append("\n" + _("The same from a shell (c copies it)") + "\n", "bold")
+        text.append(printable(self.draft.command()))
+        self.query_one("#text", Static).update(text)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """`e` is there only while something is to be mended."""
+        return self.obstacle is not None if action == "mend" else True
+
+    def action_mend(self) -> None:
+        """Go to the step where what is wrong can be mended."""
+        if self.obstacle is not None:
+            self.smith.go_to(self.obstacle[1])
+
+    def action_back(self) -> None:
+        """Back, but not in the middle of a start."""
+        if not self.starting:
+            super().action_back()
+
+    def action_jump(self) -> None:
+        """Any step, but not in the middle of a start."""
+        if not self.starting:
+            super().action_jump()
+
+    def action_copy(self) -> None:
+        """Copy the command, as far as the terminal lets us."""
+        self.app.copy_to_clipboard(self.draft.command())
+        self.say(_("Copied, if the terminal allows it; the command also stands at the end of this page."))
+
+    def action_save_preset(self) -> None:
+        """Ask for a name and write a preset."""
+        text = _("Settings without model, pictures and name. Presets of your own are in {0}").format(
+            printable(own_preset_path("x").parent)
+        )
+        self.app.push_screen(AskTextScreen(_("Save as a preset"), text), self._name_preset)
+
+    def _name_preset(self, name: str | None) -> None:
+        if name is None:
+            return
+        try:
+            taken = own_preset_path(name).exists()
+        except LoraSmithError as error:
+            self.say(str(error), kind="error")
+            return
+        if not taken:
+            self._write_preset(name)
+            return
+        answers = {"no": _("Keep the old one"), "yes": _("Overwrite it")}
+
+        def answered(answer: str | None) -> None:
+            if answer == "yes":
+                self._write_preset(name, overwrite=True)
+
+        self.app.push_screen(AskScreen(_("There is a preset {0} already").format(name), answers), answered)
+
+    def _write_preset(self, name: str, *, overwrite: bool = False) -> None:
+        title = _("{0}: from {1}").format(name, printable(self.draft.preset))
+        try:
+            config = self.draft.config()
+            path = save_preset(name, self.draft.preset, config, title, overwrite=overwrite)
+            forget_presets()
+            self.draft.rebase(name, config)
+        except LoraSmithError as error:
+            self.smith.show_error(error)
+            return
+        self._draw()
+        self.say(_("Saved as the preset {0}: {1}").format(name, printable(path)))
+
+    def problems(self) -> Iterable[str]:
+        """What keeps the run from starting."""
+        if self.obstacle is not None and self.live is None:
+            yield _("The run cannot start yet: e goes to the step {0}.").format(step_title(self.obstacle[1]))
+        elif self.report is None and self.live is None:
+            yield _("The check is not finished yet.")
+        elif self.starting:
+            yield _("The training is being started.")
+
+    def leave(self) -> None:
+        """Start, after a question where another run is in the place."""
+        if self.live is not None:
+            self.smith.open_run(self.live)
+            return
+        assert self.report is not None
+        if self.report.unfinished is None:
+            self._start(restart=False)
+            return
+        run_dir, state = self.report.unfinished
+        answers = {
+            "resume": _("Go on with it from step {0}, with its own settings").format(state.step),
+            "restart": _("Begin anew; the unfinished run is kept beside it"),
+        }
+
+        def answered(answer: str | None) -> None:
+            if answer == "resume":
+                self._start_again(run_dir)
+            elif answer == "restart":
+                self._start(restart=True)
+
+        question = _("An unfinished run is in {0}").format(printable(run_dir.path))
+        self.app.push_screen(AskScreen(question, answers, f"{state.state}: {printable(state.detail)}"), answered)
+
+    def _start(self, *, restart: bool) -> None:
+        self.starting = True
+        self.say(_("Starting the training."))
+        self._begin(self.draft.config(), shlex.split(self.draft.command()), restart)
+
+    def _start_again(self, run_dir: RunDir) -> None:
+        self.starting = True
+        self.say(_("Going on with the unfinished run."))
+        self._resume(run_dir)
+
+    @work(thread=True, exclusive=True, exit_on_error=False, group="start")
+    def _begin(self, config: RunConfig, command_line: list[str], restart: bool) -> None:
+        notes: list[str] = []
+        try:
+            run_dir, _process = begin(
+                config, command_line=command_line, restart=restart, checked=True, say=notes.append
+            )
+        except (LoraSmithError, OSError) as error:
+            self.post_message(self.NotStarted(error))
+        else:
+            self.post_message(self.Started(run_dir, notes))
+
+    @work(thread=True, exclusive=True, exit_on_error=False, group="start")
+    def _resume(self, run_dir: RunDir) -> None:
+        notes: list[str] = []
+        try:
+            begin_again(run_dir, say=notes.append)
+        except (LoraSmithError, OSError) as error:
+            self.post_message(self.NotStarted(error))
+        else:
+            self.post_message(self.Started(run_dir, notes))
+
+    @on(NotStarted)
+    def _not_started(self, event: NotStarted) -> None:
+        self.starting = False
+        self.smith.show_error(event.error)
+        self.action_check()
+
+    @on(Started)
+    def _started(self, event: Started) -> None:
+        """The dashboard; the draft stays for a next run, which begins at the first step."""
+        self.draft.step = "hardware"
+        self.draft.done.clear()
+        self.draft.extras["review.started"] = str(event.run_dir.path)
+        for note in event.notes:
+            self.app.notify(printable(note), markup=False)
+        self.smith.open_run(event.run_dir)
+
+
+def _lines(text: str) -> str:
+    """Several lines, each as a terminal can take it."""
+    return "\n  ".join(printable(line) for line in text.split("\n"))
