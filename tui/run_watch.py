@@ -46,6 +46,7 @@ class RunWatch:
         self.run_dir = run_dir
         self._machine = machine
         self._follower = EventFollower(run_dir.events_path)
+        self._last: Event | None = None
         self._before: object = None
         self._log_key: object = None
         self._log: list[str] = []
@@ -55,6 +56,7 @@ class RunWatch:
         """What is new; None when nothing is."""
         state = true_state(self.run_dir)  # older than the events: when it says "ended", they are all there
         events, complete = self._events()
+        self._last = events[-1] if events else self._last
         gone = not self.run_dir.is_run
         folder = self.run_dir.control if self.run_dir.control.is_dir() else self.run_dir.private
         found = Look(
@@ -99,5 +101,5 @@ class RunWatch:
         if state.state not in ("lost", "unknown"):
             return ()
         if self._explained[0] != state:
-            self._explained = (state, explain(self.run_dir, state))
+            self._explained = (state, explain(self.run_dir, state, last=self._last))
         return self._explained[1]

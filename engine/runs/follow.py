@@ -91,8 +91,13 @@ def _ending(run_dir: RunDir, state: RunState, process: subprocess.Popen[bytes] |
     return Ending(state, told or ExitCode.TRAINING_FAILED, explain(run_dir, state, code))
 
 
-def explain(run_dir: RunDir, state: RunState, returncode: int | None = None) -> tuple[str, ...]:
-    """Why a run ended without a word, as far as anything tells: lines for a person, the hint last."""
+def explain(
+    run_dir: RunDir, state: RunState, returncode: int | None = None, *, last: Event | None = None
+) -> tuple[str, ...]:
+    """Why a run ended without a word, as far as anything tells: lines for a person, the hint last.
+
+    `last` is the log's last event, for a caller that knows it; reading a long log takes seconds.
+    """
     if state.state == "unknown":
         hint = f"Look there, or go on with it here: lorasmith resume {run_dir.path}"
         return (f"This run is of another machine: {state.detail}.", hint)
@@ -100,9 +105,10 @@ def explain(run_dir: RunDir, state: RunState, returncode: int | None = None) -> 
     if returncode is not None:
         how = f"by signal {-returncode}" if returncode < 0 else f"with exit code {returncode}"
         lines.append(f"Its process ended {how}.")
-    events = _pending(EventFollower(run_dir.events_path))
-    if events:
-        lines.append(f"Last event: {events[-1].as_json()}")
+    if last is None:
+        last = next(reversed(_pending(EventFollower(run_dir.events_path))), None)
+    if last is not None:
+        lines.append(f"Last event: {last.as_json()}")
     tail = log_tail(run_dir)
     lines += [f"End of {run_dir.log_path}:", *(f"  {line}" for line in tail)] if tail else []
     if returncode in (None, -9) and not any("Error" in line for line in tail):

@@ -116,7 +116,6 @@ class RunHistory:
             "run_started": self._begin,
             "phase": self._enter,
             "progress": self._advance,
-            "step": self._count,
             "validation": self._validate,
             "sample": self._draw,
             "saved": self._save,
@@ -150,12 +149,21 @@ class RunHistory:
 
     def feed(self, events: Iterable[Event]) -> None:
         """Take in the events that follow."""
+        newest_step = None
         for event in events:
             self.updated = event.time
+            if event.type == "step":
+                self._count(event)
+                newest_step = event
+                continue
             if teller := self._tellers.get(event.type):
                 teller(event)
-            if event.type not in ("step", "progress"):
+            if event.type == "run_started":
+                newest_step = None
+            if event.type != "progress":
                 self.events.append(event)
+        if newest_step is not None:
+            self._note_pace(newest_step)
 
     def _begin(self, event: Event) -> None:
         self.name = str(event.get("name", self.name))
@@ -183,19 +191,21 @@ class RunHistory:
 
     def _count(self, event: Event) -> None:
         data = event.data
-        self.step = step = _whole(data.get("step")) or 0
-        self.epoch = _whole(data.get("epoch")) or self.epoch
+        step = _whole(data.get("step"))
+        if step is None:
+            return
+        self.step = step
         self.oom = None  # it went on
         for curve, key in ((self.raw, "loss"), (self.smoothed, "loss_average")):
             if (value := _number(data.get(key))) is not None:
                 curve.add(step, value)
+
+    def _note_pace(self, event: Event) -> None:
+        """What only the newest step is asked for."""
+        self.epoch = _whole(event.get("epoch")) or self.epoch
         for key in ("eta_seconds", "images_per_second", "seconds_per_step", "grad_norm"):
-            setattr(self, key, _number(data.get(key)))
-        for table in ("lr", "memory"):
-            values = data.get(table)
-            if isinstance(values, Mapping):
-                numbers = {str(name): number for name, v in values.items() if (number := _number(v)) is not None}
-                setattr(self, "rates" if table == "lr" else table, numbers)
+            setattr(self, key, _number(event.get(key)))
+        self.rates, self.memory = _numbers(event.get("lr")), _numbers(event.get("memory"))
 
     def _validate(self, event: Event) -> None:
         step, value = _whole(event.get("step")), _number(event.get("loss"))
@@ -270,6 +280,11 @@ def find(run_dir: RunDir, told: str, folder: Path) -> Path | None:
 
 def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _numbers(table: Any) -> dict[str, float]:
+    items = table.items() if isinstance(table, Mapping) else ()
+    return {str(name): number for name, value in items if (number := _number(value)) is not None}
 
 
 def _whole(value: Any) -> int | None:

@@ -132,12 +132,14 @@ def chart_rows(
     across = step_scale(newest, total, columns)
     width_of_dot = math.ceil(across.high / (columns * 2))  # so that new steps change the last dots only
     points, smooth = raw.points(width_of_dot), smoothed.points(width_of_dot)
-    up = loss_scale(points, smooth, marks.values(), rows)
+    shown = {step // (8 * width_of_dot): (step, marks[step]) for step in sorted(marks)}  # the last in four columns
+    up = loss_scale(points, smooth, (loss for _step, loss in shown.values()), rows)
     faint, bright = Canvas(columns, rows), Canvas(columns, rows)
     _trace(faint, points, across, up, extent=True)
     _trace(bright, smooth, across, up, extent=False)
     spots = {
-        (across.at(step, columns * 2) // 2, rows - 1 - up.at(loss, rows * 4) // 4): MARK for step, loss in marks.items()
+        (across.at(step, columns * 2) // 2, rows - 1 - up.at(loss, rows * 4) // 4): MARK
+        for step, loss in shown.values()
     }
     body = [_row(y, faint, bright, spots) for y in range(rows)]
     return [legend, *_labelled(body, up, rows), _step_labels(across, columns)]
