@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -31,28 +32,44 @@ class Machine:
 
 
 class MachineWatch:
-    """`latest` is the newest look, None before the first one. A driver that hangs makes it old and stops nothing."""
+    """`latest` is the newest look, None before the first one. A driver that hangs makes it old and stops nothing.
 
-    def __init__(self, seconds: float = SECONDS) -> None:
+    Args:
+        seconds: between two looks.
+        tell: called in the thread with each look.
+    """
+
+    def __init__(self, seconds: float = SECONDS, tell: Callable[[Machine], object] | None = None) -> None:
         self.latest: Machine | None = None
-        self._seconds = seconds
-        self._over = threading.Event()
+        self._seconds, self._tell = seconds, tell
+        self._over, self._now = threading.Event(), threading.Event()
 
     def start(self) -> None:
         """Begin to look."""
         threading.Thread(target=self._watch, name="machine watch", daemon=True).start()
 
+    def look_now(self) -> None:
+        """Look at once, and then again every few seconds."""
+        self._now.set()
+
     def stop(self) -> None:
         """No further looks."""
         self._over.set()
+        self._now.set()
 
     def _watch(self) -> None:
         with ExitStack() as stack:
-            try:
-                stack.enter_context(opened())  # held open: opening it at every look would cost most of the time
-                absent = None
-            except NvmlProblem as problem:
-                absent = GpuReport(problem=str(problem))
+            held = False
             while not self._over.is_set():
-                self.latest = Machine(absent or list_gpus(), *memory())
-                self._over.wait(self._seconds)
+                self._now.clear()
+                report = None
+                if not held:
+                    try:
+                        stack.enter_context(opened())  # held open: opening it at every look would cost most of the time
+                        held = True
+                    except NvmlProblem as problem:
+                        report = GpuReport(problem=str(problem))
+                self.latest = Machine(report or list_gpus(), *memory())
+                if self._tell is not None and not self._over.is_set():
+                    self._tell(self.latest)
+                self._now.wait(self._seconds)
