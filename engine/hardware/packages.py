@@ -19,7 +19,7 @@ def versions() -> dict[str, str | None]:
     return {
         "lorasmith": __version__,
         "python": platform.python_version(),
-        **{name: _package(name) for name in PACKAGES},
+        **{name: version_of(name) for name in PACKAGES},
         "cuda": torch_cuda(),
         "driver": driver_version(),
     }
@@ -46,7 +46,8 @@ def torch_cuda(folder: Path | None = None) -> str | None:
     return None
 
 
-def _package(name: str) -> str | None:
+def version_of(name: str) -> str | None:
+    """Version of an installed package; None without it."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

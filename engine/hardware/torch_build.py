@@ -1,0 +1,66 @@
+"""Whether the installed PyTorch can use a GPU at all, told without importing it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.hardware.gpu import Gpu, GpuReport
+from engine.hardware.packages import torch_cuda, version_of
+
+_REINSTALL = "uv pip install --reinstall torch --torch-backend="
+_CUDA_13_FIRST = (7, 5)
+"""Lowest compute capability that CUDA 13 compiles for."""
+
+
+@dataclass(frozen=True)
+class TorchBuild:
+    """What kind of PyTorch is installed."""
+
+    version: str | None
+    """None: it is not installed."""
+    cuda: str | None
+    """The CUDA version that it was built for; None for a build without CUDA."""
+
+    @property
+    def rocm(self) -> bool:
+        """Built for AMD GPUs, which NVML does not list."""
+        return "rocm" in (self.version or "")
+
+    def obstacle(self, report: GpuReport) -> tuple[str, str] | None:
+        """Why it can use none of the NVIDIA GPUs, and how to mend that; None when it can."""
+        if self.version is None:
+            return "PyTorch is not installed.", "Install LoRA Smith again, with what it needs."
+        if self.rocm:
+            return f"PyTorch {self.version} is built for AMD GPUs.", f"For NVIDIA's: {_REINSTALL}auto"
+        if self.cuda is None:
+            return (
+                f"PyTorch {self.version} here is built for the CPU only and leaves the GPU unused.",
+                f"Put in one for CUDA: {_REINSTALL}auto",
+            )
+        if report.cuda is not None and _major(report.cuda) < _major(self.cuda):
+            return (
+                f"PyTorch {self.version} is built for CUDA {self.cuda}, and the driver runs CUDA up to {report.cuda}.",
+                f"Update the NVIDIA driver, or put in a PyTorch that fits it: {_REINSTALL}auto",
+            )
+        return None
+
+    def too_new_for(self, gpu: Gpu) -> tuple[str, str] | None:
+        """Why it can't use this GPU although it uses others, and how to mend that; None when it can."""
+        capability = gpu.compute_capability
+        if self.cuda is None or _major(self.cuda) < 13 or capability is None or capability >= _CUDA_13_FIRST:
+            return None
+        return (
+            f"PyTorch {self.version} is built for CUDA {self.cuda}, which has no code for compute capability "
+            f"{capability[0]}.{capability[1]}.",
+            f"Put in a build for CUDA 12.6: {_REINSTALL}cu126",
+        )
+
+
+def torch_build() -> TorchBuild:
+    """Of the PyTorch that is installed here."""
+    version = version_of("torch")
+    return TorchBuild(version, torch_cuda() if version else None)
+
+
+def _major(version: str) -> int:
+    return int(version.partition(".")[0])
