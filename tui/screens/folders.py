@@ -105,7 +105,7 @@ class FoldersScreen(StepScreen):
         entries = Entries.from_draft(self.draft)
         with Horizontal(classes="row"):
             yield Static(_("Place"), classes="label")
-            yield PathInput(entries.place, id="place", folders_only=True)
+            yield PathInput(entries.place, id="place", folders_only=True, compact=True)
         with Horizontal(classes="row"):
             yield Static(_("Name"), classes="label")
             yield Input(entries.name, id="name", compact=True)
@@ -114,7 +114,7 @@ class FoldersScreen(StepScreen):
         yield Static(id="verdict", markup=False)
         with Horizontal(classes="row"):
             yield Static(_("Pictures"), classes="label")
-            yield PathInput(entries.source, id="source", folders_only=True)
+            yield PathInput(entries.source, id="source", folders_only=True, compact=True)
         with Horizontal(classes="row"):
             yield Static(_("Take in"), classes="label")
             yield Select(WAYS, value=entries.take_in, allow_blank=False, id="take-in", compact=True)
@@ -123,7 +123,7 @@ class FoldersScreen(StepScreen):
             yield Static(id="computed", markup=False)
         with Horizontal(classes="row"):
             yield Static(_("Held out"), classes="label")
-            yield PathInput(entries.held_out, id="held-out", folders_only=True)
+            yield PathInput(entries.held_out, id="held-out", folders_only=True, compact=True)
         with Horizontal(classes="row"):
             yield Static(classes="label")
             yield Tick(_("Regularization pictures"), entries.regularize, id="regularize")
@@ -132,7 +132,7 @@ class FoldersScreen(StepScreen):
             yield Static(_("Class"), classes="label")
             yield Input(entries.class_word, id="class-word", compact=True)
             yield Static(_("Folder"), classes="label -second")
-            yield PathInput(entries.reg_source, id="reg-source", folders_only=True)
+            yield PathInput(entries.reg_source, id="reg-source", folders_only=True, compact=True)
         yield Static(id="plan", markup=False)
         yield Static(id="summary", markup=False)
         with Horizontal(id="preview"):

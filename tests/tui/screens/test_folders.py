@@ -82,7 +82,10 @@ async def test_typed_pictures_are_copied_into_a_project(
         app.go_to("folders")
         await until(pilot, lambda: isinstance(app.screen, FoldersScreen) and app.focused is not None)
         await fill(pilot, "name", "anna")
-        await fill(pilot, "source", "photos")
+        await fill(pilot, "source", "pho")
+        await until(pilot, lambda: "photos/" in text(app))
+        await pilot.press("tab", "tab")
+        assert app.screen.query_one("#source", Input).value == "photos/"
         await until(pilot, lambda: "6 pictures, 2 without a caption" in text(app))
         await until(pilot, lambda: "training_images/67_anna, results_current" in text(app))
         await until(pilot, lambda: "67 = 400 / 6 pictures" in text(app))
