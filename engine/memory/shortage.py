@@ -45,7 +45,7 @@ class Shortage:
 
     def sentence(self) -> str:
         """What happened, where, and the numbers."""
-        where = f"{_DOING.get(self.phase, 'starting')}, after step {self.step}, on {self.device}"
+        where = f"{_DOING.get(self.phase, 'starting')} on {self.device}, after step {self.step}"
         parts = []
         if self.requested is not None:
             parts.append(f"{size_text(self.requested)} more were asked for")
@@ -53,7 +53,7 @@ class Shortage:
             parts.append(f"{size_text(self.free)} of {size_text(self.total)} were free")
         elif self.total is not None:
             parts.append(f"{size_text(self.total)} is all there is")
-        return f"Out of memory while {where}: {', '.join(parts) or self.message.rstrip('.')}."
+        return f"Memory ran out while {where}: {', '.join(parts) or self.message.rstrip('.')}."
 
 
 def measure(error: BaseException, *, phase: str, step: int) -> Shortage:

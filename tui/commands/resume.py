@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from engine.errors import UsageError
 from engine.exit_codes import ExitCode
 from engine.runs import prepare_resume, resolve
 from tui import foreground, narrators, output
@@ -12,12 +13,19 @@ from tui.commands.run import show_results
 
 @click.command("resume")
 @click.argument("run")
+@click.option(
+    "--set",
+    "settings",
+    metavar="TABLE.KEY=VALUE",
+    multiple=True,
+    help="Change a setting on the way; repeatable.",
+)
 @click.option("--detach", is_flag=True, help="Return as soon as the training has started.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run's events, one JSON object a line.")
-def command(run: str, detach: bool, as_json: bool) -> int:
+def command(run: str, settings: tuple[str, ...], detach: bool, as_json: bool) -> int:
     """Go on with RUN from its last saved state."""
     run_dir = resolve(run)
-    state = prepare_resume(run_dir, say=output.narrate)
+    state = prepare_resume(run_dir, changes=_changes(settings), say=output.narrate)
     output.narrate(f"{run_dir.path} was {state.state} at step {state.step}; it goes on from its last saved state.")
     teller = narrators.narrator(run_dir, json=as_json)
     code = foreground.train(run_dir, teller, detach=detach)
@@ -28,3 +36,15 @@ def command(run: str, detach: bool, as_json: bool) -> int:
     else:
         show_results(run_dir, teller)
     return code
+
+
+def _changes(settings: tuple[str, ...]) -> dict[str, object]:
+    from engine.config.load import parse_value
+
+    changes: dict[str, object] = {}
+    for setting in settings:
+        key, equals, written = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--set {setting} has no value.", "Write --set table.key=value.")
+        changes[key.strip()] = parse_value(written)
+    return changes

@@ -14,7 +14,7 @@ from engine.config import RunConfig
 from engine.config.load import load_config
 from engine.errors import StorageError, UsageError
 from engine.exit_codes import ExitCode
-from engine.runs import RunDir, prepare_resume, prepare_run, request, true_state, write_exit
+from engine.runs import RunDir, prepare_run, true_state, write_exit
 from engine.runs.identity import boot_id, host
 from engine.runs.prepare import absolute_paths, session_id
 from engine.runs.state import mark_starting
@@ -209,21 +209,3 @@ def test_a_disk_that_fills_up_leaves_no_half_run(config: RunConfig, monkeypatch:
     with pytest.raises(StorageError):
         prepare_run(config)
     assert not Path(config.saving.output_dir).exists()
-
-
-def test_resume_takes_an_unfinished_run(prepared: RunDir) -> None:
-    end(prepared, "stopped", 6)
-    request(prepared, "stop")
-    said: list[str] = []
-    assert prepare_resume(prepared, say=said.append).state == "stopped"
-    assert not prepared.exit_path.exists() and list(prepared.control.iterdir()) == []
-    assert said == ["Unanswered wishes of the earlier part are dropped: 1."]
-    assert true_state(prepared).state == "starting"
-
-
-def test_resume_refuses_a_finished_and_a_live_run(prepared: RunDir) -> None:
-    with pytest.raises(UsageError, match="is going on"):
-        prepare_resume(prepared)
-    end(prepared)
-    with pytest.raises(UsageError, match="nothing to resume"):
-        prepare_resume(prepared)

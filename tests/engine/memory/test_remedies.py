@@ -1,0 +1,179 @@
+"""Which remedies apply where, in which order, and what they change."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.config import RunConfig
+from engine.hardware import Gpu
+from engine.hardware.gpu import Program
+from engine.memory.remedies import Remedy, advice, remedies
+from engine.runs.resume import changed
+
+AMPERE = Gpu(0, "NVIDIA RTX A2000", compute_capability=(8, 6))
+TURING = Gpu(0, "NVIDIA GeForce RTX 2060", compute_capability=(7, 5))
+OPEN: dict[str, dict[str, Any]] = {
+    "memory": {"cache_latents": False, "mixed_precision": "no"},
+    "training": {"train_batch_size": 4, "text_encoder_lr": 0.0},
+}
+"""Everything can be improved."""
+
+
+def with_programs(*programs: Program) -> Gpu:
+    return Gpu(0, "NVIDIA RTX A2000", compute_capability=(8, 6), programs=programs)
+
+
+def config(**tables: dict[str, Any]) -> RunConfig:
+    return RunConfig().changed(**tables)
+
+
+def names(found: list[Remedy]) -> list[str]:
+    return [remedy.name for remedy in found]
+
+
+def the(name: str, found: list[Remedy]) -> Remedy:
+    return next(remedy for remedy in found if remedy.name == name)
+
+
+def test_all_in_order_from_the_cheapest() -> None:
+    gpu = with_programs(Program(4711, "firefox", 3 * 2**30))
+    assert names(remedies(config(**OPEN), gpu, "train")) == [
+        "close_programs", "cache_latents", "cache_texts", "bf16", "smaller_batch", "gradient_checkpointing",
+    ]  # fmt: skip
+
+
+def test_none_is_left() -> None:
+    best = config(
+        memory={"cache_latents": True, "mixed_precision": "bf16", "gradient_checkpointing": True,
+                "cache_text_encoder_outputs": True},
+        training={"text_encoder_lr": 0.0},
+    )  # fmt: skip
+    assert remedies(best, AMPERE, "train") == []
+    assert "lower dataset.resolution" in advice([], Path("/runs/robot"))
+
+
+@pytest.mark.parametrize("phase", ["load", "cache", "train", "sample", "validate", "save", "start"])
+@pytest.mark.parametrize("gpu", [None, AMPERE, TURING, with_programs(Program(4711, None, None))])
+def test_each_change_can_be_made_and_ends_the_remedy(phase: str, gpu: Gpu | None) -> None:
+    """What `changes` say passes the check of a resume, and afterwards the remedy no longer applies."""
+    start = config(**OPEN, dataset={"flip_aug": True}).changed(memory={"vae_batch_size": 8})
+    for begin in (start, start.changed(memory={"cache_latents": True})):
+        for remedy in remedies(begin, gpu, phase):
+            assert remedy.title and remedy.why.endswith(".") and remedy.saves and remedy.costs
+            if remedy.changes:
+                assert remedy.name not in names(remedies(changed(begin, remedy.changes), gpu, phase))
+
+
+def test_programs_are_named_with_their_size() -> None:
+    found = remedies(
+        RunConfig(),
+        with_programs(Program(1, "firefox\x1b[2J", 3 * 2**30), Program(2, None, 2**30), Program(3, "Xorg", 2**24)),
+        "load",
+    )
+    assert found[0].name == "close_programs" and not found[0].changes
+    assert "firefox\\x1b[2J (3.0 GiB), a program that the driver does not name (1.0 GiB)." in found[0].why
+    assert "Xorg" not in found[0].why and found[0].saves.startswith("4.0 GiB")
+
+
+@pytest.mark.parametrize("gpu", [None, AMPERE, with_programs(Program(os.getpid(), "python", 2**34))])
+def test_no_program_to_close(gpu: Gpu | None) -> None:
+    assert "close_programs" not in names(remedies(RunConfig(), gpu, "train"))
+
+
+def test_a_run_on_the_cpu_needs_no_card() -> None:
+    on_cpu = config(**OPEN).changed(memory={"device": "cpu"})
+    gpu = with_programs(Program(4711, "firefox", 3 * 2**30))
+    assert names(remedies(on_cpu, gpu, "train")) == ["cache_latents", "smaller_batch", "gradient_checkpointing"]
+    assert "weights" not in the("cache_latents", remedies(on_cpu, gpu, "train")).saves
+
+
+def test_caching_latents_goes_to_the_disk() -> None:
+    found = the("cache_latents", remedies(config(**OPEN), AMPERE, "train"))
+    assert found.changes == {"memory.cache_latents": True, "memory.cache_latents_to_disk": True}
+    assert "weights" in found.saves and "4 pictures at once" in found.saves
+
+
+@pytest.mark.parametrize("reason", ["color_aug", "random_crop"])
+def test_new_pixels_in_every_step_cannot_be_cached(reason: str) -> None:
+    assert "cache_latents" not in names(remedies(config(**OPEN, dataset={reason: True}), AMPERE, "train"))
+
+
+def test_a_trained_text_encoder_is_not_cached() -> None:
+    trained = config(training={"text_encoder_lr": 1e-5})
+    assert "cache_texts" not in names(remedies(trained, AMPERE, "train"))
+    untrained = trained.changed(network={"network_train_unet_only": True})
+    assert "cache_texts" in names(remedies(untrained, AMPERE, "train"))
+
+
+@pytest.mark.parametrize(
+    ("precision", "gpu", "applies"),
+    [
+        ("no", AMPERE, True),
+        ("no", TURING, False),
+        ("no", None, False),
+        ("no", Gpu(0, "unknown"), False),
+        ("fp16", AMPERE, False),  # it takes as many bytes
+        ("bf16", AMPERE, False),
+        ("auto", AMPERE, False),
+    ],
+)
+def test_bf16(precision: str, gpu: Gpu | None, applies: bool) -> None:
+    found = remedies(config(memory={"mixed_precision": precision}), gpu, "train")
+    assert ("bf16" in names(found)) is applies
+    if applies:
+        assert the("bf16", found).changes == {"memory.mixed_precision": "bf16"}
+        assert "compute capability 8.6" in the("bf16", found).why
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulation", "wanted"),
+    [(2, 1, (1, 2)), (4, 1, (1, 4)), (6, 4, (1, 24)), (8, 512, (4, 1024)), (1, 8, None), (2, 1024, None)],
+)
+def test_a_smaller_batch_keeps_the_effective_one(batch: int, accumulation: int, wanted: tuple[int, int] | None) -> None:
+    sizes = {"train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+    found = remedies(config(training=sizes), AMPERE, "train")
+    if wanted is None:
+        assert "smaller_batch" not in names(found)
+        return
+    remedy = the("smaller_batch", found)
+    assert tuple(remedy.changes.values()) == wanted and wanted[0] * wanted[1] == batch * accumulation
+    assert remedy.title == f"Batch {wanted[0]} with accumulation"
+    assert remedy.saves == f"about the activations of {batch - wanted[0]} of {batch} pictures"
+
+
+def test_what_a_step_needs_is_no_remedy_for_another_phase() -> None:
+    for phase in ("load", "sample", "validate", "save"):
+        assert names(remedies(config(**OPEN), AMPERE, phase)) == ["bf16"]
+
+
+def test_remedies_of_caching() -> None:
+    caching = config(memory={"vae_batch_size": 4})
+    found = remedies(caching, None, "cache")
+    assert names(found) == ["encode_singly", "latents_to_disk"]
+    assert the("encode_singly", found).changes == {"memory.vae_batch_size": 1}
+    assert the("latents_to_disk", found).saves.startswith("about 0.12 MiB of the machine's memory a picture")
+    kept = caching.changed(memory={"vae_batch_size": 1, "cache_latents_to_disk": True})
+    assert remedies(kept, None, "cache") == []
+
+
+def test_the_advice_is_a_command() -> None:
+    found = remedies(config(training={"train_batch_size": 4}, memory={"gradient_checkpointing": True}), None, "train")
+    assert advice(found, Path("/my runs/robot")) == (
+        "Batch 1 with accumulation saves about the activations of 3 of 4 pictures: lorasmith resume '/my runs/robot' "
+        "--set training.train_batch_size=1 --set training.gradient_accumulation_steps=4"
+    )
+    only = remedies(config(), None, "train")
+    assert advice(only, Path("/r")).endswith("lorasmith resume /r --set memory.gradient_checkpointing=true")
+
+
+def test_programs_and_the_next_remedy_are_advised_together() -> None:
+    gpu = with_programs(Program(4711, "firefox", 3 * 2**30))
+    told = advice(remedies(config(training={"train_batch_size": 2}), gpu, "train"), Path("/r"))
+    assert told.startswith(
+        "Other programs hold memory of this card: close firefox (3.0 GiB). Then: lorasmith resume /r."
+    )
+    assert "--set training.train_batch_size=1" in told

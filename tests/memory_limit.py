@@ -1,0 +1,52 @@
+"""Trainers under an address-space limit: what makes an out-of-memory real on the CPU."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import time
+from pathlib import Path
+
+from engine.runs import RunDir
+from engine.runs.launch import trainer_command, trainer_environment
+
+FRUGAL = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",
+}
+"""Each thread's stack and each of malloc's arenas counts as address space: few of both keep the figure steady."""
+
+
+def start_limited(run: RunDir, limit: int | None) -> subprocess.Popen[bytes]:
+    """The trainer of a prepared run with at most `limit` bytes of address space."""
+
+    def obey() -> None:
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+    with run.log_path.open("ab") as log:
+        return subprocess.Popen(
+            trainer_command(run),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={**trainer_environment(), **FRUGAL},
+            preexec_fn=obey,
+        )
+
+
+def peak_address_space(process: subprocess.Popen[bytes]) -> int:
+    """Wait for the end of `process`; the most address space that it had, in bytes."""
+    peak = 0
+    while process.poll() is None:
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+        except OSError:
+            break
+        told = [line.split()[1] for line in status.splitlines() if line.startswith("VmPeak")]
+        peak = max([peak, *(int(size) * 1024 for size in told)])
+        time.sleep(0.02)
+    process.wait()
+    return peak
