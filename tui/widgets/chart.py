@@ -234,7 +234,11 @@ def legend_row(raw: Curve, smoothed: Curve, marks: Mapping[int, float], width: i
         parts.append(("⣿ " + _("raw {0:.4f}").format(raw.last.last), "raw"))
     if marks:
         step = max(marks)
-        parts.append((MARK + " " + _("held-out {0:.4f} (step {1})").format(marks[step], step), "mark"))
+        words = _("held-out {0:.4f}").format(marks[step])
+        where = _(" (step {0})").format(step)
+        used = sum(cell_len(text) + 3 for text, _kind in parts)
+        fits = used + cell_len(MARK + " " + words + where) <= width
+        parts.append((f"{MARK} {words}{where if fits else ''}", "mark"))
     row: Row = []
     used = 0
     for text, kind in parts:

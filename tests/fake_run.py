@@ -1,0 +1,94 @@
+"""Run directories for the tests of viewers: written by hand, or by a trainer that the test itself plays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from engine.config import RunConfig
+from engine.runs import ControlBox, EventLog, RunDir, RunLock, StateWriter, prepare_run, write_exit
+
+PROMPTS = ("a smithy robot, hammer in hand", "a [robot] on a beach")
+
+
+def made_run(place: Path, name: str = "robot", **settings: Any) -> RunDir:
+    """A prepared run in place/<name>/results_current."""
+    output = place / name / "results_current"
+    return prepare_run(RunConfig().changed(saving={"output_name": name, "output_dir": str(output)}, **settings))
+
+
+class PlayedTrainer:
+    """The trainer's side of a run, in this process: holds the lock, writes events, answers wishes when told to."""
+
+    def __init__(self, run_dir: RunDir, *, total: int = 100) -> None:
+        self.run_dir, self.total, self.step = run_dir, total, 0
+        self.events = EventLog(run_dir.events_path, run_dir.reserve_path)
+        self.lock = RunLock(run_dir.lock_path)
+        self.state = StateWriter(run_dir, interval=0)
+        self.box = ControlBox(run_dir, self.events)
+        self.events.emit("run_started", name=run_dir.name, step=0, pid=4711)
+
+    def train(self, steps: int = 1, *, updates_per_epoch: int = 10) -> None:
+        """Make steps; the first call begins the training."""
+        if not self.step:
+            self.events.emit("phase", name="train", state="start", step=0, max_train_steps=self.total,
+                             epochs=self.total // updates_per_epoch, updates_per_epoch=updates_per_epoch)  # fmt: skip
+            self.save_state()
+        for _ in range(steps):
+            self.step += 1
+            epoch = (self.step - 1) // updates_per_epoch + 1
+            self.events.emit(
+                "step", step=self.step, epoch=epoch, loss=0.2 + 0.1 / self.step, loss_average=0.2 + 0.2 / self.step,
+                lr={"unet": 1e-4, "text_encoder": 5e-5}, grad_norm=0.3, images_per_second=2.31, seconds_per_step=0.866,
+                eta_seconds=(self.total - self.step) * 0.866,
+                memory={"allocated_gib": 3.12, "reserved_gib": 4.0, "peak_gib": 4.25, "alloc_retries": 0},
+            )  # fmt: skip
+            self.state.update(state="running", step=self.step, epoch=epoch, max_train_steps=self.total, phase="train")
+
+    def save_state(self) -> None:
+        """Say that a full state was saved."""
+        path = self.run_dir.checkpoints / f"state-{self.step:08d}.safetensors"
+        self.events.emit("state_saved", path=str(path), step=self.step)
+
+    def save(self, *, held_out: float | None = None) -> Path:
+        """Save a LoRA of this step, with its held-out loss."""
+        path = self.run_dir.lora_path(step=self.step)
+        path.write_bytes(b"x" * 2**20)
+        self.events.emit("saved", path=str(path), bytes=2**20, step=self.step, epoch=1, difference=0.0)
+        if held_out is not None:
+            self.events.emit("validation", step=self.step, loss=held_out)
+        return path
+
+    def sample(self) -> None:
+        """Draw every prompt."""
+        self.run_dir.samples.mkdir(exist_ok=True)
+        for index, prompt in enumerate(PROMPTS):
+            path = self.run_dir.samples / f"{self.run_dir.name}_{self.step:06d}_{index:02d}.png"
+            Image.new("RGB", (16, 16), (self.step % 256, 100 * index, 50)).save(path)
+            self.events.emit("sample", path=str(path), prompt=prompt, index=index, step=self.step)
+
+    def answer(self, result: str = "done") -> list[str]:
+        """Take the wishes and answer them; their names."""
+        commands = self.box.take()
+        for command in commands:
+            self.box.acknowledge(command, result)
+        return [command.name for command in commands]
+
+    def end(self, state: str = "finished", code: int = 0, **error: str) -> None:
+        """End by one's own decision."""
+        if error:
+            self.events.emit("error", **error)
+        write_exit(self.run_dir, state, code, self.step, **error)
+        self.state.update(force=True, state=state, phase="")
+        self.events.emit("run_finished", state=state, exit_code=code, step=self.step)
+        self.vanish()
+
+    def vanish(self) -> None:
+        """End without a word."""
+        self.lock.release()
+        self.events.close()
+        # The record of this living test process would keep the run alive.
+        record = self.run_dir.state_path.read_text().replace('"process_start": ', '"process_start": 9')
+        self.run_dir.state_path.write_text(record)
