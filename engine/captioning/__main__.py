@@ -1,0 +1,48 @@
+"""The captioning process: `python -m engine.captioning JOB_DIR`."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+
+from engine.captioning.job import CaptionJob
+from engine.captioning.process import Work
+from engine.errors import LoraSmithError
+from engine.exit_codes import ExitCode
+from engine.runs.lock import RunLock
+
+
+def main(arguments: list[str]) -> int:
+    """Do the job that is described there; the exit code is also in exit.json."""
+    if len(arguments) != 1:
+        print("usage: python -m engine.captioning JOB_DIR", file=sys.stderr)
+        return ExitCode.USAGE
+    job = CaptionJob(Path(arguments[0]))
+    try:
+        lock = RunLock(job.lock_path)
+    except LoraSmithError as error:
+        print(f"{error.message} Captions are made there already.", file=sys.stderr)
+        return error.exit_code
+    with lock:
+        job.exit_path.unlink(missing_ok=True)
+        work = Work(job)
+        work.install_signals()
+        try:
+            return work.run()
+        except LoraSmithError as error:
+            traceback.print_exc()
+            return work.fail(error)
+        except Exception as error:
+            traceback.print_exc()
+            return work.finish(
+                "failed",
+                ExitCode.TRAINING_FAILED,
+                title="Unexpected error",
+                message=f"{type(error).__name__}: {error}",
+                hint=f"The whole traceback is in {job.log_path}.",
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

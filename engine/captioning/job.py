@@ -1,0 +1,174 @@
+"""A captioning job seen from outside: where its files are, starting it, stopping it, and how far it is."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engine.captioning.captioner import Kind, kind_of
+from engine.captioning.options import CaptionOptions, read_options
+from engine.errors import StorageError, UsageError, storage_error
+from engine.runs.control import clear, request
+from engine.runs.events import Event
+from engine.runs.launch import launch
+from engine.runs.layout import RunDir, write_record
+from engine.runs.state import true_state
+from engine.text import printable
+
+NAME = ".captions"
+
+
+@dataclass(frozen=True)
+class CaptionJob(RunDir):
+    """The files of the job on one folder of pictures: `<folder>/.captions/`, laid out as a run's `.run/`.
+
+    It stands beside the captions that it writes, so that it moves with the folder, and so that whoever else has the
+    folder open, on another machine too, meets the same lock. Names with a dot in front are no pictures anywhere.
+    """
+
+    @classmethod
+    def of(cls, folder: Path) -> CaptionJob:
+        """The job on a folder of pictures, started or not."""
+        return cls(folder.expanduser() / NAME)
+
+    @property
+    def private(self) -> Path:
+        """All files are in the job's own directory."""
+        return self.path
+
+    @property
+    def meta_path(self) -> Path:
+        """What is to be done: captioner and options."""
+        return self.path / "job.json"
+
+    @property
+    def log_path(self) -> Path:
+        """Standard output and error of the process."""
+        return self.path / "captioning.log"
+
+    @property
+    def folder(self) -> Path:
+        """The pictures."""
+        return self.path.parent
+
+    @property
+    def undo_path(self) -> Path:
+        """What the last edit of many captions needs to be taken back."""
+        return self.path / "undo.json"
+
+    def settings(self) -> tuple[Kind, CaptionOptions]:
+        """Captioner and options.
+
+        Raises:
+            UsageError: job.json is missing or says what cannot be.
+        """
+        kind = kind_of(self.meta.get("captioner"))
+        return kind, read_options(kind.options, self.meta.get("options") or {})
+
+
+def start(folder: Path, captioner: str, values: Mapping[str, Any]) -> CaptionJob:
+    """Start captioning in a process of its own, which outlives this one. One that was cut goes on where it was.
+
+    Args:
+        folder: of pictures, or the parent of `<repeats>_<name>` folders.
+        captioner: a name of `KINDS`.
+        values: options that differ from the defaults.
+
+    Raises:
+        UsageError: options that cannot be, or a job is going on there.
+        StorageError: the folder cannot be written.
+    """
+    kind = kind_of(captioner)
+    options = read_options(kind.options, values).model_dump()
+    job = CaptionJob.of(folder)
+    if true_state(job).live:
+        raise UsageError(f"Captions are being made in {printable(job.folder)} already.", "Wait for its end, or stop.")
+    record = {"version": 1, "captioner": captioner, "options": options}
+    try:
+        job.control.mkdir(parents=True, exist_ok=True)
+        clear(job)
+        if not (job.meta == record and true_state(job).state not in ("finished", "unknown")):
+            for path in (job.events_path, job.log_path):
+                path.unlink(missing_ok=True)
+        for path in (job.exit_path, job.state_path):
+            path.unlink(missing_ok=True)
+        write_record(job.meta_path, record)
+    except OSError as error:
+        raise storage_error(error, job.path, "Writing") or error from error
+    except StorageError as error:
+        raise StorageError(error.message, "Give yourself write permission there, or free some space.") from error
+    process = launch(job, command=[sys.executable, "-P", "-m", "engine.captioning", str(job.path)])
+    threading.Thread(target=process.wait, daemon=True).start()  # else it would stay as a zombie
+    return job
+
+
+def stop(job: CaptionJob) -> None:
+    """Ask the job to finish its batch and end; what is done stays, and `start` goes on from there.
+
+    Raises:
+        StorageError: the wish cannot be written.
+    """
+    request(job, "stop")
+
+
+@dataclass
+class JobHistory:
+    """What the events of a job amount to."""
+
+    done: int = 0
+    total: int = 0
+    phase: str = ""
+    written: list[str] = field(default_factory=list)
+    """Pictures whose caption was written, relative to the folder, in order."""
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    error: tuple[str, str] | None = None
+    """(message, hint)"""
+    ending: str = ""
+    """State that the process ended in, by its own word; empty while it has not."""
+    _first: tuple[float, int] | None = None
+    _last: tuple[float, int] | None = None
+
+    def add(self, event: Event) -> None:
+        """Take in the next event."""
+        if event.type == "run_started":
+            self.phase, self.error, self.ending, self._first = "", None, "", None
+        elif event.type == "phase":
+            self.phase = event.get("name", "") if event.get("state") == "start" else ""
+        elif event.type == "progress":
+            self.done, self.total = event.get("done", 0), event.get("total", 0)
+            self.written += event.get("written", [])
+            self._last = (event.time, self.done)
+            self._first = self._first or self._last
+        elif event.type == "note":
+            self.notes.append(event.get("text", ""))
+        elif event.type == "warning":
+            self.warnings.append(event.get("text", ""))
+        elif event.type == "error":
+            self.error = (event.get("message", ""), event.get("hint", ""))
+        elif event.type == "run_finished":
+            self.ending = event.get("state", "")
+
+    @property
+    def seconds_left(self) -> float | None:
+        """From the pace since the process began; None before there is one."""
+        if self._first is None or self._last is None or self._last[1] <= self._first[1]:
+            return None
+        pace = (self._last[0] - self._first[0]) / (self._last[1] - self._first[1])
+        return pace * (self.total - self.done)
+
+
+def written_before(job: CaptionJob) -> set[Path]:
+    """Pictures that an earlier, cut part of this job has captioned."""
+    from engine.runs.events import read_events
+
+    history = JobHistory()
+    with suppress(OSError):
+        for event in read_events(job.events_path):
+            history.add(event)
+    return {job.folder / name for name in history.written}
