@@ -108,6 +108,10 @@ is called *rough* when it only comes from the GPU's arithmetic.
         yield Static(id="source", classes="hint", markup=False)
 
     def on_mount(self) -> None:
+        """Once everything is in its place."""
+        self.call_after_refresh(self._begin)
+
+    def _begin(self) -> None:
         """Stand where one was; say what became of the preset."""
         kept = self.draft.extras.get("parameters.cursor")
         if kept in self.rows.keys:
@@ -147,8 +151,7 @@ is called *rough* when it only comes from the GPU's arithmetic.
         """The first wrong field; the cursor goes there."""
         for key, sentence in self.form.wrong.items():
             if key in STEP_OF:
-                where = step_title(STEP_OF[key])
-                yield _("{0}: {1} Mend it in the step {2}.").format(fields()[key].title, printable(sentence), where)
+                yield _("{0}: mend it in the step {1}.").format(fields()[key].title, step_title(STEP_OF[key]))
                 continue
             self._show_field(key)
             yield _("{0}: {1}").format(fields()[key].title, printable(sentence))
@@ -265,7 +268,7 @@ is called *rough* when it only comes from the GPU's arithmetic.
         if facts.help:
             text.append(f"{_(facts.help)}\n", "not bold")
         values = _("Preset: {0}. Default: {1}.").format(
-            self.form.preset_text(key), shown(facts, facts.default) or _("none")
+            self.form.preset_text(key), shown(facts, facts.default) or _("empty")
         )
         more = [values, *([_("Range: {0}.").format(facts.limits)] if facts.limits else []), vram_text(facts)]
         if facts.choices:

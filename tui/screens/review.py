@@ -112,7 +112,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
 
     def on_mount(self) -> None:
         """Check at once."""
-        self.action_check()
+        self.call_after_refresh(self.action_check)
         notice = self.draft.take_notice()
         if notice:
             self.notify(printable(notice), severity="warning", markup=False)
@@ -247,7 +247,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
         self.app.push_screen(AskScreen(_("There is a preset {0} already").format(name), answers), answered)
 
     def _write_preset(self, name: str, *, overwrite: bool = False) -> None:
-        title = _("{0}: from {1}").format(name, printable(self.draft.preset))
+        title = _("From {0}").format(printable(self.draft.preset))
         try:
             config = self.draft.config()
             path = save_preset(name, self.draft.preset, config, title, overwrite=overwrite)

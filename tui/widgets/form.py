@@ -9,6 +9,7 @@ from engine.config.form import FieldFacts, fields, form, parse, shown, typed, un
 from engine.errors import UsageError
 from engine.text import printable
 from tui.draft import STEP_OF, Draft
+from tui.texts import _
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class Form:
     def preset_text(self, key: str) -> str:
         """The preset's value as shown."""
         facts = fields()[key]
-        return printable(shown(facts, getattr(getattr(self.draft.base(), facts.table), facts.name)))
+        return printable(shown(facts, getattr(getattr(self.draft.base(), facts.table), facts.name))) or _("empty")
 
     def judge(self) -> None:
         """Find what is wrong: texts that are no values, and values that contradict each other."""

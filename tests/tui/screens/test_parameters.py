@@ -1,0 +1,251 @@
+"""The step of the parameters, by keys: presets, editing in the row, search, bad input, coming back, the outlook."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Select
+
+from engine.paths import ASSETS, user_config
+from tui.app import LoraSmithApp
+from tui.draft import forget_presets
+from tui.screens.parameters import ParametersScreen
+from tui.widgets.field import FieldEdit, FieldList
+
+Smith = Callable[..., LoraSmithApp]
+Until = Callable[..., Awaitable[None]]
+Shown = Callable[[LoraSmithApp], str]
+
+READY = {
+    "model.pretrained_model_name_or_path": str(ASSETS / "demo_base"),
+    "dataset.train_data_dir": str(ASSETS / "demo_pictures"),
+    "saving.output_name": "smithy",
+}
+
+
+@pytest.fixture(autouse=True)
+def presets_anew() -> None:
+    forget_presets()
+
+
+@pytest.fixture
+def opened(smith: Smith) -> Smith:
+    """opened(values, ...): the app that begins with the parameters."""
+
+    def make(values: dict[str, Any] | None = None, **more: Any) -> LoraSmithApp:
+        app = smith("parameters", {**READY, **(values or {})}, **more)
+        app.first_step = "parameters"
+        return app
+
+    return make
+
+
+def rows(app: LoraSmithApp) -> FieldList:
+    return app.screen.query_one(FieldList)
+
+
+async def stand_on(pilot: Pilot[Any], key: str) -> None:
+    """Find a field through the search, by keys."""
+    await pilot.press("slash", "end", "ctrl+u", *key, "enter")
+    await pilot.pause()
+    assert rows(pilot.app).key == key  # type: ignore[arg-type]
+
+
+async def test_the_outlook_follows_each_edit(opened: Smith, until: Until, text: Shown) -> None:
+    app = opened(preset="demo")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "140 steps = 9 epochs" in text(app))
+        assert "time unknown" in text(app) and "unknown until the first steps" in text(app) and "MiB" in text(app)
+        await stand_on(pilot, "training.max_train_epochs")
+        await pilot.press("enter", "3", "enter")
+        await until(pilot, lambda: "48 steps = 3 epochs" in text(app))
+        assert "• Epochs" in text(app) and "3 epochs" in text(app) and "1 changed" in text(app)
+        assert app.draft.get("training.max_train_epochs") == 3
+        await pilot.press("delete")
+        await until(pilot, lambda: "140 steps = 9 epochs" in text(app))
+        assert "0 changed" in text(app) and "training.max_train_epochs" not in app.draft.values
+
+
+async def test_a_wrong_value_is_told_under_its_row_and_stops_next(opened: Smith, until: Until, text: Shown) -> None:
+    app = opened(preset="demo")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "140 steps" in text(app))
+        await stand_on(pilot, "network.network_dim")
+        await pilot.press("enter", "0")
+        await until(pilot, lambda: "✗ 0 is given, allowed is a whole number, from 1 to 1024." in text(app))
+        await pilot.press("enter", "escape", "home")  # keep it, leave the search, go elsewhere
+        assert "network.network_dim" not in app.draft.values and rows(app).key != "network.network_dim"
+        await until(pilot, lambda: "computed when the fields marked ✗ are mended" in text(app))
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: rows(app).key == "network.network_dim" and "✗ Rank: 0 is given" in text(app))
+        assert app.draft.step == "parameters"
+        await pilot.press("enter", "8", "enter", "ctrl+n")
+        await until(pilot, lambda: "Ready to start." in text(app))
+    assert app.draft.step == "review" and app.draft.done == ["parameters"]
+
+
+async def test_escape_leaves_a_value_as_it_was(opened: Smith, text: Shown) -> None:
+    app = opened()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await stand_on(pilot, "training.seed")
+        await pilot.press("enter", "x", "escape")
+        await pilot.pause()
+        assert not app.screen.query_one(FieldEdit).has_class("-open") and rows(app).has_focus
+        assert "✗" not in text(app) and app.draft.values == READY
+        assert isinstance(app.screen, ParametersScreen)
+
+
+async def test_what_is_typed_survives_leaving_and_coming_back(opened: Smith, until: Until, text: Shown) -> None:
+    app = opened()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await stand_on(pilot, "training.seed")
+        await pilot.press("f3", "enter", "1", "2", "x")
+        await pilot.press("ctrl+g")
+        await until(pilot, lambda: "Go to a step" in text(app))
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: "Ready to start." in text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, ParametersScreen) and rows(app).key == "training.seed")
+        await until(pilot, lambda: "12x is given" in text(app) and "advanced" in text(app))
+
+
+async def test_switches_and_choices_by_keys(opened: Smith) -> None:
+    app = opened()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await stand_on(pilot, "memory.gradient_checkpointing")
+        await pilot.press("space")
+        assert app.draft.get("memory.gradient_checkpointing") is True
+        await pilot.press("enter")
+        assert app.draft.get("memory.gradient_checkpointing") is False
+        await stand_on(pilot, "training.lr_scheduler")
+        await pilot.press("right", "right")
+        assert app.draft.get("training.lr_scheduler") == "polynomial"
+        await pilot.press("left", "left", "left")
+        assert app.draft.get("training.lr_scheduler") == "linear"
+        await pilot.press("backspace")
+        assert app.draft.values == READY
+
+
+async def test_a_list_is_edited_line_by_line(opened: Smith, until: Until, text: Shown) -> None:
+    app = opened()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await stand_on(pilot, "sampling.sample_prompts")
+        await pilot.press("enter")
+        await until(pilot, lambda: "One entry a line" in text(app))
+        await pilot.press("enter", *"a cat, [red]", "ctrl+n")
+        await until(pilot, lambda: isinstance(app.screen, ParametersScreen))
+        assert app.draft.get("sampling.sample_prompts")[-1] == "a cat, [red]"
+        assert len(app.draft.get("sampling.sample_prompts")) == 3
+        await pilot.press("enter", *"no", "escape")
+        await until(pilot, lambda: isinstance(app.screen, ParametersScreen))
+        assert len(app.draft.get("sampling.sample_prompts")) == 3
+
+
+async def test_fields_of_other_steps_are_shown_and_not_edited(opened: Smith, until: Until, text: Shown) -> None:
+    app = opened()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await stand_on(pilot, "saving.output_name")
+        assert "step Folders" in text(app)
+        await pilot.press("enter")
+        await until(pilot, lambda: "set in the step Folders" in text(app))
+        await pilot.press("delete", "space")
+        assert app.draft.values == READY
+
+
+async def test_another_preset_keeps_what_was_changed_and_says_so(opened: Smith, until: Until, text: Shown) -> None:
+    app = opened({"training.seed": 7})
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "sd15-realistic: Stable Diffusion" in text(app))
+        await pilot.press("f4")
+        await until(pilot, lambda: app.screen.query_one("#preset", Select).expanded)
+        await pilot.press("up", "enter")
+        await until(pilot, lambda: app.draft.preset == "sd15-anime")
+        await until(pilot, lambda: "Kept 1 changed value: Seed." in text(app))
+        assert app.draft.get("training.seed") == 7 and app.draft.get("network.network_dim") == 16
+        assert rows(app).has_focus
+
+
+async def test_a_broken_preset_is_told_and_the_old_one_stays(opened: Smith, until: Until, text: Shown) -> None:
+    broken = user_config() / "presets" / "a-broken.toml"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("# [bold]Broken\n[training]\nseed = 'x'\n")
+    app = opened()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press("f4")
+        await until(pilot, lambda: "a-broken: [bold]Broken" in text(app))
+        await pilot.press("home", "enter")
+        await until(pilot, lambda: "✗ Configuration" in text(app) and "training.seed" in text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, ParametersScreen))
+        assert app.draft.preset == app.screen.query_one("#preset", Select).value == "sd15-realistic"
+
+
+async def test_a_preset_that_is_gone_is_said(opened: Smith, until: Until, text: Shown) -> None:
+    app = opened(preset="gone")
+    async with app.run_test(size=(120, 36)) as pilot:
+        await until(pilot, lambda: "! The preset gone cannot be used" in text(app))
+        assert app.draft.preset == "sd15-realistic" and "sd15-realistic: Stable Diffusion" in text(app)
+
+
+async def test_the_demo_preset_shows_with_the_demo_base_only(opened: Smith) -> None:
+    for values, offered in (({}, True), ({"model.pretrained_model_name_or_path": "x.safetensors"}, False)):
+        app = opened(values)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await pilot.pause()
+            assert isinstance(app.screen, ParametersScreen)
+            assert ("demo" in [name for _title, name in app.screen._presets()]) is offered
+
+
+async def test_search_advanced_and_back(opened: Smith, until: Until, text: Shown) -> None:
+    app = opened()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "fields, basic" in text(app))
+        basic = len(rows(app).keys)
+        await pilot.press("f3")
+        await until(pilot, lambda: "129 of 129 fields, advanced" in text(app))
+        assert len(rows(app).keys) > 2 * basic
+        await pilot.press("f3", "ctrl+f", *"zzz")
+        await until(pilot, lambda: "No field fits the search" in text(app))
+        await pilot.press("down", "enter", "space", "delete", "down")  # on an empty list nothing happens
+        assert app.draft.values == READY
+        await pilot.press("escape")
+        await until(pilot, lambda: len(rows(app).keys) == basic and rows(app).has_focus)
+        assert isinstance(app.screen, ParametersScreen)
+
+
+async def test_pages_and_ends(opened: Smith, until: Until, text: Shown) -> None:
+    app = opened()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press("f3", "end")
+        await until(pilot, lambda: rows(app).key == "saving.metadata_tags" and "saving.metadata_tags" in text(app))
+        await pilot.press("pageup")
+        assert rows(app).keys.index(rows(app).key) == len(rows(app).keys) - 11
+        await pilot.press("home")
+        assert rows(app).key == "model.pretrained_model_name_or_path"
+
+
+async def test_help_is_that_of_the_field(opened: Smith, until: Until, text: Shown) -> None:
+    app = opened()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await stand_on(pilot, "network.network_dim")
+        await pilot.press("f1")
+        await until(pilot, lambda: "Faces 16-32" in text(app) and "VRAM when raised: more" in text(app))
+
+
+async def test_without_pictures_it_says_what_is_missing(smith: Smith, until: Until, text: Shown) -> None:
+    app = smith("parameters", {"model.pretrained_model_name_or_path": str(ASSETS / "demo_base")})
+    app.first_step = "parameters"
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "! No outlook: dataset.train_data_dir is not set." in text(app))
+
+
+async def test_a_value_of_another_step_that_cannot_be(opened: Smith, until: Until, text: Shown) -> None:
+    app = opened({"dataset.num_repeats": 0})
+    async with app.run_test(size=(120, 36)) as pilot:
+        await until(pilot, lambda: "✗ Repeats" in text(app))
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: "Repeats: mend it in the step Folders." in text(app))
+        assert app.draft.step == "parameters"
