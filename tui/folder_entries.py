@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from engine.dataset.project import Made, Project, Regularization, TakeIn, values
 from engine.errors import LoraSmithError
@@ -49,6 +49,8 @@ class Entries:
             for one in fields(cls)
             if isinstance(value := draft.extras.get(f"folders.{one.name}"), type(one.default))
         }
+        if known.get("take_in") not in get_args(TakeIn):
+            known.pop("take_in", None)
         if known.get("source") or known.get("name"):
             return cls(**cast("dict[str, Any]", known))
         name = draft.get("saving.output_name") or ""

@@ -13,6 +13,43 @@ if TYPE_CHECKING:
     from engine.dataset.project import Project
     from engine.dataset.trigger import Verdict
 
+FIELD_HELP = {
+    "place": _("**Place.** The folder in which the project's own folder is made."),
+    "name": _(
+        "**Name.** Names the project's folder, the LoRA file, and the trigger word where none is given. "
+        "Changed later, the project's folder is renamed."
+    ),
+    "trigger": _(
+        "**Trigger word.** The word in your prompts that calls what is trained. A word that the model knows brings "
+        "its own meaning along. A rare one, as letters changed to digits, means nothing yet; that it is split into "
+        "several tokens does no harm."
+    ),
+    "source": _(
+        "**Pictures.** The folder of your pictures, with a .txt or .caption of the same name beside each; or the "
+        "parent of Kohya's `<repeats>_<name>` folders."
+    ),
+    "take-in": _(
+        "**Take in.** *Copy*: the project has its own pictures. *Link*: they take no space; a hard link where that "
+        "is possible, so that they stay when the source is deleted, else a symbolic one. Captions are copied in "
+        "both cases. *Leave*: the run reads the source, and captions are edited there."
+    ),
+    "repeats": _(
+        "**Repeats.** How often each picture counts in an epoch; part of the folder's name. Empty: 400 / pictures, "
+        "rounded, at least 1. Changed later, the folder is renamed."
+    ),
+    "held-out": _(
+        "**Held-out pictures.** Never trained on; their loss tells which epoch is best. A folder of such pictures, or "
+        "a share of yours as 10 %."
+    ),
+    "regularize": _(
+        "**Regularization pictures.** Other pictures of the class (person, dog), so that the model does not forget "
+        "what the class looks like. Training then takes twice the steps an epoch."
+    ),
+    "txt2img": _("**txt2img-images.** An empty folder for pictures that you draw with the LoRA later."),
+    "class-word": _("**Class.** What the regularization pictures show, in one word; the caption of those without one."),
+}
+"""Markdown by the field's id."""
+
 
 def verdict_text(verdict: Verdict, rarer: Verdict) -> str:
     """What the tokenizer makes of the trigger word, and whether the model has a meaning for it already."""

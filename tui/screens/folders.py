@@ -21,7 +21,7 @@ from engine.dataset.trigger import Verdict, judge, suggest
 from engine.errors import LoraSmithError
 from engine.text import plural, printable
 from tui.folder_entries import Entries
-from tui.folder_texts import plan_text, summary_text, verdict_text
+from tui.folder_texts import FIELD_HELP, plan_text, summary_text, verdict_text
 from tui.screens.step import StepScreen
 from tui.texts import _
 from tui.widgets.buckets import BucketChart
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 PAUSE = 0.4
 """Seconds without a key before the folder is read."""
-WAYS = ((_("copy them"), "copy"), (_("link them, no space"), "link"), (_("leave where they are"), "leave"))
+WAYS = ((_("copy them"), "copy"), (_("link, takes no space"), "link"), (_("leave where they are"), "leave"))
 
 
 class _Cut(Exception):
@@ -171,6 +171,12 @@ class FoldersScreen(StepScreen):
             txt2img=self.query_one("#txt2img", Checkbox).value,
         )
 
+    @property
+    def help_text(self) -> str:
+        """About the focused field, then about the step."""
+        field = self.focused.id if self.focused is not None else None
+        return "\n\n".join(text for text in (FIELD_HELP.get(field or ""), self.HELP) if text)
+
     def store(self) -> None:
         """Everything into the draft."""
         self.entries.store(self.draft)
@@ -179,7 +185,10 @@ class FoldersScreen(StepScreen):
         """Of the fields, then of the pictures."""
         entries = self.entries
         yield from entries.problems()
-        if isinstance(self._seen, LoraSmithError) and self._trial(entries) == self._looked_at:
+        trial = self._trial(entries)
+        if isinstance(trial, LoraSmithError):
+            yield str(trial)
+        elif isinstance(self._seen, LoraSmithError) and trial == self._looked_at:
             yield str(self._seen)
 
     # What was typed
@@ -204,7 +213,11 @@ class FoldersScreen(StepScreen):
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="trigger")
     def _judge(self, word: str, rarer: str, model: str) -> None:
-        self.post_message(self.Judged(judge(word, model), judge(rarer, model)))
+        try:
+            verdicts = judge(word, model), judge(rarer, model)
+        except LoraSmithError:  # the step of the model tells what is wrong with its tokenizer
+            verdicts = judge(word), judge(rarer)
+        self.post_message(self.Judged(*verdicts))
 
     @on(Judged)
     def _show_verdict(self, event: Judged) -> None:

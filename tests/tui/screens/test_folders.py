@@ -327,3 +327,14 @@ async def test_the_folder_is_read_again_on_demand(smith: Smith, until: Until, te
         Image.new("RGB", (512, 512)).save(photos / "new.png")
         await pilot.press("ctrl+r")
         await until(pilot, lambda: "7 pictures" in text(app))
+
+
+async def test_help_tells_about_the_field(smith: Smith, until: Until, text: Shown, photos: Path) -> None:
+    app = smith("folders", extras=entered(photos))
+    async with app.run_test(size=(120, 36)) as pilot:
+        app.go_to("folders")
+        await until(pilot, lambda: isinstance(app.screen, FoldersScreen) and app.focused is not None)
+        app.screen.query_one("#take-in").focus()
+        await pilot.press("f1")
+        await until(pilot, lambda: "a hard link where" in text(app))
+        await until(pilot, lambda: "A project is the folder" in text(app))
