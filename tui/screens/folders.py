@@ -275,7 +275,7 @@ class FoldersScreen(StepScreen):
             self.workers.cancel_group(self, "look")
             self._show_seen(None)
         elif config != self._looked_at:
-            self._looked_at = config
+            self._looked_at, self._seen = config, None
             self.query_one("#summary", Static).update(_("Reading the pictures …"))
             self._look(config)
 
@@ -352,9 +352,10 @@ class FoldersScreen(StepScreen):
         if self._taking is not None:
             return
         entries = self.entries
+        seen = self._seen if self._trial(entries) == self._looked_at else None
         repeats = None
-        if self._seen is not None and not isinstance(self._seen, LoraSmithError) and not self._seen.numbered:
-            repeats = familiar_repeats(len(self._seen.pictures)) if entries.take_in != "leave" else None
+        if entries.take_in != "leave" and seen is not None and not isinstance(seen, LoraSmithError):
+            repeats = None if seen.numbered else familiar_repeats(len(seen.pictures))
         project = entries.project(str(self.draft.get("dataset.caption_extension")), repeats)
         self.say(_("Taking the pictures in. Escape stops."))
         self._taking = self._take(project, entries, entries.earlier(self.draft))
@@ -379,7 +380,11 @@ class FoldersScreen(StepScreen):
             self.smith.show_error(event.result)
         else:
             event.entries.remember(self.draft, event.result)
-            self._go_on(event.result)
+            if self.entries == event.entries:
+                self._go_on(event.result)
+            else:
+                self.store()
+                self.say(_("Fields were changed meanwhile. Next takes that in."), kind="warning")
 
     def _go_on(self, made: Made) -> None:
         """Leave the step; pictures of another source in the project stop it once."""
