@@ -164,7 +164,7 @@ class PathInput(Input):
     def _offer(self) -> None:
         folder, name = split(self.value)
         self._matches = self._listing.matches(name) if self._listing is not None else []
-        first = self._matches[0] if self._matches and name and self.cursor_at_end else ""
+        first = self._matches[0] if self._matches and name and self._offering and self.cursor_at_end else ""
         self._suggestion = folder + first if first.startswith(name) and printable(first) == first else ""
         if self._offering and self._matches and self._matches != [name]:
             self._show()

@@ -1,0 +1,322 @@
+"""Model: which checkpoint is trained on, and what it was recognised as."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.containers import Horizontal
+from textual.message import Message
+from textual.timer import Timer
+from textual.widgets import Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+from engine.errors import LoraSmithError
+from engine.paths import ASSETS
+from engine.text import printable, size_text
+from tui.configuration import DEMO
+from tui.draft import FIRST_PRESET, Draft
+from tui.recent import gone, recent_models, remember_model
+from tui.screens.step import StepScreen
+from tui.texts import _
+from tui.widgets.facts import Fact, Facts
+from tui.widgets.lines import Lines
+from tui.widgets.path_input import PathInput
+
+if TYPE_CHECKING:
+    from engine.config import RunConfig
+    from engine.models.base import Recognition
+
+PAUSE = 0.3
+"""Seconds without a key before the model is looked at."""
+DEMO_BASE = str(ASSETS / "demo_base")
+KEY = "model.pretrained_model_name_or_path"
+BEFORE_DEMO = "model.before_demo"
+"""In the draft's extras: the settings that the demo took the place of."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a look at the two fields gave."""
+
+    model: str
+    vae: str
+    result: Recognition | LoraSmithError
+    objection: LoraSmithError | None = None
+    """The model is known, and something that is set does not go with it."""
+
+    @property
+    def trouble(self) -> LoraSmithError | None:
+        """What keeps one from going on."""
+        return self.result if isinstance(self.result, LoraSmithError) else self.objection
+
+
+class ModelScreen(StepScreen):
+    """Recognises the model as the path settles."""
+
+    STEP = "model"
+    CSS_PATH = "model.tcss"
+    AUTO_FOCUS = "#model"
+    HELP = _(
+        "# Model\n\nThe checkpoint that the LoRA is made for: a `.safetensors` file, or a folder in diffusers' "
+        "layout. It is only read. Its family and prediction type are read from the file itself.\n\n"
+        "Below stand the demo model and the ones you used last; Enter takes one.\n\n"
+        "A hub id such as `owner/name` works when that model is in the local Hugging Face cache: "
+        "`hf download owner/name` puts it there. Nothing is downloaded here."
+    )
+
+    @dataclass
+    class Recognised(Message):
+        """The fields were looked at."""
+
+        finding: Finding
+
+    @dataclass
+    class Missing(Message):
+        """Known models that are not there now."""
+
+        models: set[str]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._finding: Finding | None = None
+        self._pause: Timer | None = None
+        self._going_on = False
+        """Next was asked for while the model was still looked at."""
+        self._known: list[str] = []
+
+    def compose_body(self) -> ComposeResult:
+        """Two fields, what is known already, and what was recognised."""
+        with Horizontal(classes="row"):
+            yield Static(_("Model"), classes="label")
+            yield PathInput(
+                self.draft.get(KEY) or "", id="model", suffixes=(".safetensors",), placeholder=_("a file or folder")
+            )
+        with Horizontal(classes="row"):
+            yield Static("VAE", classes="label")
+            yield PathInput(
+                self.draft.get("model.vae") or "",
+                id="vae",
+                suffixes=(".safetensors",),
+                placeholder=_("optional: another VAE than the model's own"),
+            )
+        yield OptionList(id="known", markup=False)
+        yield Lines(id="verdict", wraps=True)
+        yield Lines(id="objection", wraps=True)
+        yield Facts(id="facts")
+        yield Static(
+            _("Any Stable Diffusion 1.5 checkpoint will do. The original is fetched by:")
+            + "\nhf download stable-diffusion-v1-5/stable-diffusion-v1-5",
+            id="source",
+            markup=False,
+        )
+
+    def on_mount(self) -> None:
+        """List what is known, look at what is there already."""
+        self._known = [DEMO_BASE, *(model for model in recent_models() if model != DEMO_BASE)]
+        self._list_known(set())
+        model = self.model
+        self.query_one("#known", OptionList).highlighted = self._known.index(model) if model in self._known else 0
+        self._find_missing(self._known)
+        self.look()
+
+    @property
+    def model(self) -> str:
+        """The model as entered."""
+        return self._entered("#model")
+
+    @property
+    def vae(self) -> str:
+        """The other VAE as entered."""
+        return self._entered("#vae")
+
+    def _entered(self, field: str) -> str:
+        path = self.query_one(field, PathInput).path
+        return str(path) if path is not None else ""
+
+    def store(self) -> None:
+        """The two paths; a local model by its full path, because the run may start elsewhere."""
+        self.draft.set(KEY, self._stored_model())
+        self.draft.set("model.vae", os.path.abspath(self.vae) if self.vae else None)  # noqa: PTH100 - no links followed
+        follow_demo(self.draft, self._stored_model())
+
+    def _stored_model(self) -> str:
+        finding, model = self._finding, self.model
+        if finding is None or finding.model != model or isinstance(finding.result, LoraSmithError):
+            return model
+        full = os.path.abspath(model)  # noqa: PTH100 - no links followed
+        return full if full == os.path.abspath(finding.result.path) else model  # noqa: PTH100
+
+    def problems(self) -> Iterable[str]:
+        """No model, or none that can be trained."""
+        if not self.model:
+            yield _("Name a model, or take the demo model from the list.")
+        elif self._current is not None and self._current.trouble is not None:
+            yield self._current.trouble.message
+
+    @property
+    def _current(self) -> Finding | None:
+        """What was found for the fields as they are now; None while that is not known."""
+        finding = self._finding
+        return finding if finding is not None and (finding.model, finding.vae) == (self.model, self.vae) else None
+
+    # Known models
+
+    def _list_known(self, missing: set[str]) -> None:
+        listed = self.query_one("#known", OptionList)
+        for number, model in enumerate(self._known):
+            title = _("Demo model that comes with the program (tiny, to try everything)")
+            if model != DEMO_BASE:
+                title = printable(model) if model not in missing else _("✗ not there: {0}").format(printable(model))
+            if number >= listed.option_count:
+                listed.add_option(Option(title))
+            else:
+                listed.replace_option_prompt_at_index(number, title)
+
+    @work(thread=True, exclusive=True, exit_on_error=False, group="missing")
+    def _find_missing(self, models: list[str]) -> None:
+        self.post_message(self.Missing(gone(models)))
+
+    @on(Missing)
+    def _mark_missing(self, event: Missing) -> None:
+        if event.models:
+            self._list_known(event.models)
+
+    @on(OptionList.OptionSelected, "#known")
+    def _take_known(self, event: OptionList.OptionSelected) -> None:
+        field = self.query_one("#model", PathInput)
+        field.value = self._known[event.option_index]
+        field.cursor_position = len(field.value)
+        self.look()
+
+    # Recognising
+
+    @on(Input.Changed)
+    def _changed(self) -> None:
+        self._going_on = False
+        if self._pause is not None:
+            self._pause.stop()
+        self._pause = self.set_timer(PAUSE, self.look)
+
+    @on(Input.Submitted)
+    def _entered_path(self) -> None:
+        """Enter looks at once; when it is known already, Enter goes on."""
+        if self._current is not None and self._current.trouble is None:
+            self.action_next()
+        else:
+            self.look()
+
+    def look(self) -> None:
+        """Recognise what is entered, if it is something else than was looked at."""
+        if self._pause is not None:
+            self._pause.stop()
+            self._pause = None
+        if not self.model:
+            self._finding = None
+            self.workers.cancel_group(self, "recognise")
+            self._show(None)
+        elif self._current is None:
+            self.query_one("#verdict", Lines).say(_("Looking at the model …"))
+            table = {
+                "pretrained_model_name_or_path": self.model,
+                "vae": self.vae or None,
+                "v_parameterization": self.draft.get("model.v_parameterization"),
+            }
+            self._recognise(self.model, self.vae, self.draft.base().changed(model=table))
+
+    @work(thread=True, exclusive=True, exit_on_error=False, group="recognise")
+    def _recognise(self, model: str, vae: str, config: RunConfig) -> None:
+        from engine.models.registry import family_named, recognise
+
+        try:
+            recognition = recognise(model)
+        except LoraSmithError as error:
+            self.post_message(self.Recognised(Finding(model, vae, error)))
+            return
+        objection = None
+        try:
+            family_named(recognition.family).check(config, recognition)
+        except LoraSmithError as error:
+            objection = error
+        self.post_message(self.Recognised(Finding(model, vae, recognition, objection)))
+
+    @on(Recognised)
+    def _take_finding(self, event: Recognised) -> None:
+        if (event.finding.model, event.finding.vae) != (self.model, self.vae):
+            return
+        self._finding = event.finding
+        self._show(event.finding)
+        if self._going_on:
+            self.action_next()
+
+    def _show(self, finding: Finding | None) -> None:
+        verdict, objection = self.query_one("#verdict", Lines), self.query_one("#objection", Lines)
+        result = finding.result if finding is not None else None
+        facts: list[Fact] = []
+        verdict.set_class(isinstance(result, LoraSmithError), "error")
+        self.query_one("#source").display = result is None
+        if result is None:
+            verdict.say("")
+        elif isinstance(result, LoraSmithError):
+            verdict.say("✗ " + _told(result))
+        else:
+            verdict.say("✓ " + _title(result))
+            facts = list(_facts(result))
+        self.query_one("#facts", Facts).say(facts)
+        objected = finding.objection if finding is not None else None
+        objection.display = objected is not None
+        objection.say("✗ " + _told(objected) if objected is not None else "")
+        self.say("")
+
+    def leave(self) -> None:
+        """Go on when it is known what the model is."""
+        if self._current is None:
+            self.draft.done.remove(self.STEP)
+            self._going_on = True
+            self.say(_("Looking at the model …"))
+            self.look()
+            return
+        if self.model != DEMO_BASE:
+            trouble = remember_model(self._stored_model())
+            if trouble is not None:
+                self.notify(trouble, severity="warning", markup=False)
+        super().leave()
+
+
+def follow_demo(draft: Draft, model: str) -> None:
+    """With the demo model comes the demo's preset, which also chooses the device; what was before comes back later."""
+    before = draft.extras.get(BEFORE_DEMO)
+    if model == DEMO_BASE and draft.preset == FIRST_PRESET:
+        draft.extras[BEFORE_DEMO] = {"memory.device": draft.values.pop("memory.device", None)}
+        draft.choose_preset(DEMO)
+    elif model and model != DEMO_BASE and before is not None:
+        del draft.extras[BEFORE_DEMO]
+        if draft.preset == DEMO:
+            draft.choose_preset(FIRST_PRESET)
+            if before["memory.device"] is not None and "memory.device" not in draft.values:
+                draft.set("memory.device", before["memory.device"])
+
+
+def _told(error: LoraSmithError) -> str:
+    return "\n".join(printable(line) for line in f"{error.message}\n{error.hint}".strip().split("\n"))
+
+
+def _title(recognition: Recognition) -> str:
+    from engine.models.registry import family_named
+
+    return family_named(recognition.family).title
+
+
+def _facts(recognition: Recognition) -> Iterator[Fact]:
+    """What is known of a model, and from where."""
+    layouts = {"single_file": _("one file"), "diffusers": _("folder in diffusers' layout")}
+    yield _("Kind"), layouts[recognition.layout]
+    yield _("Weights"), _("{0}, {1} on disk").format(recognition.dtype, size_text(recognition.size))
+    snr = _("zero terminal SNR") if recognition.zero_terminal_snr else _("no zero terminal SNR")
+    yield _("Predicts"), f"{recognition.prediction_type}, {snr}"
+    yield _("Path"), printable(recognition.path)
+    yield _("Why"), "\n".join(printable(reason) for reason in recognition.reasons)
