@@ -11,7 +11,7 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.message import Message
-from textual.worker import get_current_worker
+from textual.worker import Worker, WorkerState, get_current_worker
 
 from engine.runs import RunDir, request
 from engine.runs.history import OutOfMemory, RunHistory
@@ -265,6 +265,9 @@ The training is a process of its own. This screen only watches it: closing it, o
             if answer is None and self.live:
                 continue
             del self._asked[identifier]
+            if name in ("pause", "continue") and answer == "done":
+                self.say("")  # the state says it
+                continue
             told = printable(answer) if answer is not None else _("no answer, the run has ended")
             self.say(_("{0}: {1}").format(run_words.WISHES[name], told))
 
@@ -311,6 +314,11 @@ The training is a process of its own. This screen only watches it: closing it, o
         notes: list[str] = []
         begin_again(self.run_dir, changes, say=notes.append)
         self.post_message(self.Resumed(notes))
+
+    @on(Worker.StateChanged)
+    def _not_resumed(self, event: Worker.StateChanged) -> None:
+        if event.worker.group == "resume" and event.state is WorkerState.ERROR:
+            self.say("")
 
     @on(Resumed)
     def _resumed(self, event: Resumed) -> None:

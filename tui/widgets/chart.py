@@ -56,7 +56,7 @@ class LossChart(Widget):
         """Draw these; `marks` are held-out losses by step, `total` the steps of the whole run."""
         self._curves = (raw, smoothed, marks, total)
         width, height = self.content_size
-        if not self._rows or not legible(width, height):
+        if len(self._rows) < 2 or not legible(width, height):
             self._draw()
             return
         self._replace([legend_row(raw, smoothed, marks, width), *self._rows[1:]])

@@ -56,13 +56,16 @@ def _first_difference(one: Content, other: Content) -> int:
 class Tail(VerticalScroll):
     """Lines that grow at their end: the end stays in view unless one has scrolled away from it."""
 
+    DEFAULT_CSS = "Tail Lines { min-height: 100%; }"  # what is anchored and shorter would stand at the bottom
+
     def compose(self) -> ComposeResult:
         """The text."""
         yield Lines(id=f"{self.id}-lines", wraps=True)
 
+    def on_mount(self) -> None:
+        """Keep the end in view."""
+        self.anchor()
+
     def say(self, content: Content | str) -> None:
         """Show this."""
-        at_end = self.scroll_offset.y >= self.max_scroll_y
         self.query_one(Lines).say(content)
-        if at_end:
-            self.call_after_refresh(self.scroll_end, animate=False)

@@ -1,0 +1,424 @@
+"""The dashboard: every state of a run shown for what it is, every wish answered, driven by keys."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.config import load_config
+from engine.runs import RunDir, true_state
+from engine.runs.layout import write_record
+from tests.fake_run import PlayedTrainer, made_run
+from tui.app import LoraSmithApp
+from tui.screens.ask import AskScreen
+from tui.screens.dashboard import DashboardScreen
+from tui.screens.home import HomeScreen
+from tui.screens.remedies import RemediesScreen
+from tui.screens.results import ResultsScreen
+from tui.widgets.gallery import Gallery
+
+FAKE = Path(__file__).parents[2] / "engine" / "runs" / "fake_trainer.py"
+NARROW, WIDE = (80, 24), (120, 36)
+Until = Callable[..., Awaitable[None]]
+Text = Callable[[LoraSmithApp], str]
+Open = Callable[[RunDir], LoraSmithApp]
+
+
+@pytest.fixture
+def run_dir(home: Path) -> RunDir:
+    """A prepared run called robot."""
+    return made_run(home)
+
+
+@pytest.fixture
+def trainer(run_dir: RunDir) -> Iterator[PlayedTrainer]:
+    """A live trainer of that run, played by the test."""
+    played = PlayedTrainer(run_dir)
+    yield played
+    played.lock.release()
+
+
+@pytest.fixture
+def watching(smith: Callable[..., LoraSmithApp], monkeypatch: pytest.MonkeyPatch) -> Open:
+    """watching(run_dir): the app that begins with the run's dashboard and looks often."""
+    for name in ("LIVE_SECONDS", "IDLE_SECONDS"):
+        monkeypatch.setattr(f"tui.screens.dashboard.{name}", 0.05)
+
+    def begin(run_dir: RunDir) -> LoraSmithApp:
+        app = smith()
+        app.first_run = run_dir
+        return app
+
+    return begin
+
+
+@pytest.fixture
+def fake_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is launched is a trainer without a model, of 5 quick steps."""
+
+    def command(run_dir: RunDir) -> list[str]:
+        return [sys.executable, str(FAKE), str(run_dir.path), "5", "0.02"]
+
+    monkeypatch.setattr("engine.runs.launch.trainer_command", command)
+
+
+def flat(text: str) -> str:
+    """Text without line breaks and frames, for sentences that wrap."""
+    return " ".join(text.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("size", [NARROW, WIDE])
+async def test_a_live_run_in_numbers(
+    watching: Open, trainer: PlayedTrainer, until: Until, text: Text, size: tuple[int, int]
+) -> None:
+    trainer.train(25)
+    trainer.save(held_out=0.21)
+    async with watching(trainer.run_dir).run_test(size=size) as pilot:
+        await until(pilot, lambda: "25 of 100 (25 %)" in text(pilot.app))
+        await until(pilot, lambda: "memory used" in text(pilot.app) and "s Sample" in text(pilot.app))
+        shown = text(pilot.app)
+        for expected in (
+            "robot", "running · training", "1:05 left", "3 of 10", "2.31 img/s", "0.87 s/step", "smoothed 0.2080",
+            "raw 0.2040", "held-out 0.2100", "U-Net 1.00e-04", "text encoder 5.00e-05", "3.1 GiB allocated",
+            "4.0 GiB reserved", "4.2 GiB peak", "robot-step00000025.safetensors at step 25", "state at step 0",
+            "s Sample", "w Save", "p Pause", "x Stop", "d Detach", "esc Runs", "^q Quit",
+        ):  # fmt: skip
+            assert expected in shown, expected
+        assert ("1 Overview" in shown) is (size == NARROW)
+        if size == WIDE:
+            for expected in ("2 Samples", "3 Events", "4 Log", "Full state saved, step 0", "Held-out loss 0.2100"):
+                assert expected in shown, expected
+        trainer.train(1)
+        await until(pilot, lambda: "26 of 100" in text(pilot.app))
+
+
+async def test_panes_by_number(watching: Open, trainer: PlayedTrainer, until: Until, text: Text) -> None:
+    trainer.events.emit("note", text="Precision fp32: as [configured].")
+    trainer.run_dir.log_path.write_text("a line of the log\n")
+    trainer.train(10)
+    trainer.sample()
+    async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "smoothed" in text(pilot.app))
+        await pilot.press("3")
+        await until(pilot, lambda: "Precision fp32: as [configured]." in text(pilot.app))
+        assert "smoothed" not in text(pilot.app) and "The trainer started: process 4711" in text(pilot.app)
+        await pilot.press("4")
+        await until(pilot, lambda: "a line of the log" in text(pilot.app))
+        await pilot.press("2")
+        await until(pilot, lambda: "step 10 · prompt 1 of 2: a smithy robot, hammer in hand" in text(pilot.app))
+        await pilot.press("down")
+        await until(pilot, lambda: "prompt 2 of 2: a [robot] on a beach" in text(pilot.app))
+        await pilot.press("1")
+        await until(pilot, lambda: "smoothed" in text(pilot.app))
+
+
+async def test_samples_walk_through_time_and_follow_the_newest(
+    watching: Open, trainer: PlayedTrainer, until: Until, text: Text
+) -> None:
+    for _ in range(6):
+        trainer.train(1)
+        trainer.sample()
+    async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "smoothed" in text(pilot.app))
+        await pilot.press("2")
+        gallery = pilot.app.screen.query_one(Gallery)
+        await until(pilot, lambda: gallery.step == 6 and gallery.has_focus)
+        trainer.train(1)
+        trainer.sample()
+        await until(pilot, lambda: gallery.step == 7 and "▸ step 7" in text(pilot.app))
+        await pilot.press("left", "left")
+        assert gallery.step == 5
+        trainer.train(1)
+        trainer.sample()
+        await until(pilot, lambda: 8 in gallery.steps)
+        assert gallery.step == 5
+        await pilot.press("home")
+        assert gallery.step == 1
+        await pilot.press("end")
+        assert gallery.step == 8
+
+
+@pytest.mark.parametrize(("key", "wish", "words"), [("s", "sample_now", "Sample now"), ("w", "save_now", "Save now")])
+async def test_a_wish_shows_the_trainers_answer(
+    watching: Open, trainer: PlayedTrainer, until: Until, text: Text, key: str, wish: str, words: str
+) -> None:
+    trainer.train(1)
+    async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "running" in text(pilot.app))
+        await pilot.press(key)
+        await until(pilot, lambda: f"{words}: asked" in text(pilot.app))
+        answered: list[str] = []
+        await until(pilot, lambda: answered.extend(trainer.answer("done")) or answered)
+        assert answered == [wish]
+        await until(pilot, lambda: f"{words}: done" in text(pilot.app))
+
+
+async def test_pause_and_go_on(watching: Open, trainer: PlayedTrainer, until: Until, text: Text) -> None:
+    trainer.train(3)
+    async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "running" in text(pilot.app))
+        await pilot.press("p")
+        await until(pilot, lambda: list(trainer.run_dir.control.iterdir()))
+        assert trainer.answer() == ["pause"]
+        trainer.state.update(state="paused")
+        await until(pilot, lambda: "‖ paused" in text(pilot.app))
+        await until(pilot, lambda: "Paused after step 3; p lets it go on." in text(pilot.app))
+        await pilot.press("p")
+        await until(pilot, lambda: list(trainer.run_dir.control.iterdir()))
+        assert trainer.answer() == ["continue"]
+        trainer.train(1)
+        await until(pilot, lambda: "▶ running" in text(pilot.app))
+
+
+async def test_stopping_asks_and_its_default_is_no(
+    watching: Open, trainer: PlayedTrainer, until: Until, text: Text
+) -> None:
+    trainer.train(3)
+    async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "running" in text(pilot.app))
+        await pilot.press("x")
+        await until(pilot, lambda: isinstance(pilot.app.screen, AskScreen))
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, DashboardScreen))
+        assert not list(trainer.run_dir.control.iterdir())
+        await pilot.press("x", "down", "enter")
+        await until(pilot, lambda: list(trainer.run_dir.control.iterdir()))
+        assert trainer.answer("stops after this step") == ["stop"]
+        trainer.state.update(state="stopping")
+        await until(pilot, lambda: "■ stopping" in text(pilot.app))
+        trainer.end("stopped", 6)
+        await until(pilot, lambda: "□ stopped" in text(pilot.app))
+        assert "r goes on" in text(pilot.app) and "x Stop" not in text(pilot.app)
+
+
+async def test_a_wish_that_nobody_answers_is_told(
+    watching: Open, trainer: PlayedTrainer, until: Until, text: Text
+) -> None:
+    trainer.train(3)
+    async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "running" in text(pilot.app))
+        await pilot.press("w")
+        await until(pilot, lambda: list(trainer.run_dir.control.iterdir()))
+        trainer.end()
+        await until(pilot, lambda: "Save now: no answer, the run has ended" in text(pilot.app))
+
+
+async def test_caching_tells_when_the_time_left_is_known(
+    watching: Open, trainer: PlayedTrainer, until: Until, text: Text
+) -> None:
+    trainer.events.emit("phase", name="cache", state="start", step=0)
+    trainer.events.emit("progress", phase="cache", done=3, total=16, unit="pictures")
+    trainer.state.update(state="starting", phase="cache")
+    async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "3 of 16 pictures · time left: known after caching" in text(pilot.app))
+        assert "No loss yet" in text(pilot.app) and "starting · caching" in text(pilot.app)
+
+
+async def test_a_finished_run_leads_to_its_results(
+    watching: Open, trainer: PlayedTrainer, until: Until, text: Text
+) -> None:
+    trainer.train(5)
+    trainer.save()
+    trainer.end()
+    async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "✓ finished" in text(pilot.app))
+        assert "Finished. Enter shows the files and their samples." in text(pilot.app)
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ResultsScreen))
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(pilot.app.screen, DashboardScreen))
+
+
+async def test_a_lost_run_explains_itself_and_resumes(
+    watching: Open, run_dir: RunDir, fake_trainer: None, until: Until, text: Text
+) -> None:
+    trainer = PlayedTrainer(run_dir, total=5)
+    trainer.train(3)
+    trainer.run_dir.log_path.write_text("the last words\n")
+    trainer.vanish()
+    async with watching(run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "! lost" in text(pilot.app))
+        assert "The run was lost at step 3: its process ended without a word" in flat(text(pilot.app))
+        assert "r resumes it from the saved state of step 0." in text(pilot.app)
+        await pilot.press("3")
+        await until(pilot, lambda: "look with dmesg" in flat(text(pilot.app)))
+        await pilot.press("r")
+        await until(pilot, lambda: "✓ finished" in text(pilot.app))
+        assert "resumed once" in text(pilot.app) and "5 of 5 (100 %)" in text(pilot.app)
+
+
+async def test_a_run_of_another_machine_asks_before_it_resumes(
+    watching: Open, run_dir: RunDir, until: Until, text: Text
+) -> None:
+    write_record(run_dir.state_path, {"state": "running", "pid": 1, "step": 5, "host": "gpu-server", "updated": 1000.0})
+    async with watching(run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "? unknown" in text(pilot.app))
+        assert "of another machine: it ran on gpu-server" in flat(text(pilot.app))
+        assert "x Stop" not in text(pilot.app)
+        await pilot.press("r")
+        await until(pilot, lambda: isinstance(pilot.app.screen, AskScreen))
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, DashboardScreen))
+        assert true_state(run_dir).state == "unknown"
+
+
+async def test_without_permission_it_is_only_shown(
+    watching: Open, trainer: PlayedTrainer, until: Until, text: Text, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer.train(2)
+    monkeypatch.setattr("tui.run_watch.os.access", lambda path, mode: not mode & os.W_OK)  # root may write anywhere
+    async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "You may not write here: this run is only shown" in text(pilot.app))
+        await pilot.press("s")
+        await until(pilot, lambda: "✗ You may not write into" in text(pilot.app))
+        assert not list(trainer.run_dir.control.iterdir()) and "2 of 100" in text(pilot.app)
+
+
+async def test_a_partial_last_line_and_bad_lines_are_told(
+    watching: Open, run_dir: RunDir, until: Until, text: Text
+) -> None:
+    trainer = PlayedTrainer(run_dir)
+    trainer.train(4)
+    trainer.vanish()
+    with run_dir.events_path.open("ab") as file:
+        file.write(b'no event\n{"v": 1, "seq"')
+    async with watching(run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "4 of 100" in text(pilot.app))
+        await pilot.press("3")
+        await until(pilot, lambda: "The last line of the event log has no end" in flat(text(pilot.app)))
+        assert "cannot be read, and are left out: 1." in flat(text(pilot.app))
+
+
+async def test_a_directory_that_vanishes(watching: Open, trainer: PlayedTrainer, until: Until, text: Text) -> None:
+    trainer.train(2)
+    async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "running" in text(pilot.app))
+        trainer.vanish()
+        shutil.rmtree(trainer.run_dir.path)
+        await until(pilot, lambda: "the directory is gone" in text(pilot.app))
+        assert "it was moved, renamed or deleted" in flat(text(pilot.app))
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(pilot.app.screen, HomeScreen))
+
+
+async def test_a_failed_run_says_why(watching: Open, trainer: PlayedTrainer, until: Until, text: Text) -> None:
+    trainer.train(2)
+    trainer.end("failed", 5, title="Storage", message="No space left in [there].", hint="Free some space.")
+    async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "✗ Storage: No space left in [there]. Free some space." in text(pilot.app))
+        await until(pilot, lambda: "r Resume" in text(pilot.app))
+
+
+def run_out(trainer: PlayedTrainer) -> None:
+    """The memory runs out in step 3."""
+    trainer.train(2)
+    trainer.events.emit(
+        "oom", phase="train", step=2, message="CUDA out of memory.", device="cuda:0", requested=512 * 2**20,
+        free=210 * 2**20, total=16 * 2**30, allocated=int(14.5 * 2**30), reserved=15 * 2**30,
+    )  # fmt: skip
+    trainer.end("failed", 4, title="Out of memory", message="Out of memory.", hint="")
+
+
+async def test_out_of_memory_shows_numbers_and_one_key_goes_on(
+    home: Path, watching: Open, fake_trainer: None, until: Until, text: Text
+) -> None:
+    run_dir = made_run(home, "big", training={"train_batch_size": 4})
+    trainer = PlayedTrainer(run_dir, total=5)
+    run_out(trainer)
+    async with watching(run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: isinstance(pilot.app.screen, RemediesScreen) and "Costs:" in text(pilot.app))
+        shown = flat(text(pilot.app))
+        for expected in (
+            "Out of memory", "While training, at step 2, the memory of cuda:0 was used up", "512.0 MiB requested",
+            "210.0 MiB free", "16.0 GiB in all", "14.5 GiB allocated by the training", "15.0 GiB reserved by it",
+            "Saves:", "Costs:",
+        ):  # fmt: skip
+            assert expected in shown, expected
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(pilot.app.screen, DashboardScreen))
+        assert "m Remedies" in text(pilot.app)
+        await pilot.press("m")
+        await until(pilot, lambda: isinstance(pilot.app.screen, RemediesScreen))
+        screen = pilot.app.screen
+        assert isinstance(screen, RemediesScreen)
+        number = next(n for n, one in enumerate(screen.remedies, 1) if "training.train_batch_size" in one.changes)
+        await pilot.press(str(number))
+        await until(pilot, lambda: "✓ finished" in text(pilot.app))
+        training = load_config(run_dir.config_path).training
+        assert (training.train_batch_size, training.gradient_accumulation_steps) != (4, 1)
+        assert training.train_batch_size * training.gradient_accumulation_steps == 4
+        assert "resumed once" in text(pilot.app)
+
+
+async def test_a_resume_that_cannot_be_says_why(
+    watching: Open, trainer: PlayedTrainer, until: Until, text: Text, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.errors import StorageError
+
+    trainer.train(2)
+    trainer.end("stopped", 6)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise StorageError("Writing it failed: the file system is read-only.", "Choose another place.")
+
+    monkeypatch.setattr("tui.begin.prepare_resume", refuse)
+    async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "□ stopped" in text(pilot.app))
+        await pilot.press("r")
+        await until(pilot, lambda: "the file system is read-only" in text(pilot.app))
+        await pilot.press("escape")
+        await until(pilot, lambda: "□ stopped" in text(pilot.app))
+        assert "Resuming" not in text(pilot.app)
+
+
+async def test_detaching_leaves_and_says_how_to_come_back(
+    watching: Open, trainer: PlayedTrainer, until: Until, text: Text
+) -> None:
+    trainer.train(2)
+    app = watching(trainer.run_dir)
+    async with app.run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "running" in text(app))
+        await pilot.press("d")
+        await until(pilot, lambda: not app.is_running)
+    assert true_state(trainer.run_dir).live and not list(trainer.run_dir.control.iterdir())
+
+
+async def test_a_small_terminal_gets_the_essentials(
+    watching: Open, trainer: PlayedTrainer, until: Until, text: Text
+) -> None:
+    trainer.train(25)
+    async with watching(trainer.run_dir).run_test(size=(40, 10)) as pilot:
+        await until(pilot, lambda: "step 25 of 100 (25 %)" in text(pilot.app))
+        shown = text(pilot.app)
+        assert "running" in shown and "loss 0.2080" in shown and "1:05 left" in shown and "Enlarge" in shown
+        trainer.train(1)
+        await until(pilot, lambda: "step 26 of 100" in text(pilot.app))
+
+
+async def test_a_long_history_comes_in_pieces(
+    watching: Open, trainer: PlayedTrainer, until: Until, text: Text, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tui.run_watch.PIECE", 10)
+    monkeypatch.setattr("engine.runs.EventFollower.CHUNK", 2000)
+    trainer.total = 500
+    trainer.train(300)
+    async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "300 of 500" in text(pilot.app))
+        screen = pilot.app.screen
+        assert isinstance(screen, DashboardScreen) and len(screen.history.raw) == 300
+
+
+async def test_help_names_every_key(watching: Open, trainer: PlayedTrainer, until: Until, text: Text) -> None:
+    trainer.train(2)
+    async with watching(trainer.run_dir).run_test(size=(100, 60)) as pilot:
+        await until(pilot, lambda: "running" in text(pilot.app))
+        await pilot.press("question_mark")
+        await until(pilot, lambda: "This screen only watches it" in flat(text(pilot.app)))
+        for expected in ("Draw the sample prompts now.", "Finish the step", "Overview", "Samples", "Events", "Log"):
+            assert expected in text(pilot.app), expected
