@@ -38,6 +38,7 @@ def main(arguments: list[str]) -> int:
         return error.exit_code
     with lock:
         run.exit_path.unlink(missing_ok=True)
+        exhausted.word_of_others(run)  # what an earlier life left
         with Session(run, waiting) as session:
             return _end(session, Reserve())
 

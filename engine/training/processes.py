@@ -32,7 +32,6 @@ def start_others(session: Session, num_processes: int) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    word_of_others(session.run)  # what an earlier life left
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(num_processes)}
     os.environ.update({**shared, "RANK": "0", "LOCAL_RANK": "0"})
     others = [

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import resource
+import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -59,3 +61,50 @@ def test_sentences() -> None:
     bare = Shortage("start", 0, "std::bad_alloc", "cpu")
     assert bare.sentence() == "Memory ran out while starting on cpu, after step 0: std::bad_alloc."
     assert full.as_event()["reserved"] is None
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's is."""
+
+
+def card(**answers: object) -> SimpleNamespace:
+    """What stands for torch on a machine with two cards."""
+    usual = {
+        "is_initialized": lambda: True,
+        "current_device": lambda: 1,
+        "memory_stats": lambda _: {"allocated_bytes.all.current": 5, "reserved_bytes.all.current": 7},
+        "mem_get_info": lambda _: (1, 9),
+    }
+    return SimpleNamespace(cuda=SimpleNamespace(**{**usual, **answers}))
+
+
+def test_on_a_card_torch_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", card())
+    found = measure(OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), phase="train", step=3)
+    assert found == Shortage(
+        "train",
+        3,
+        "CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "cuda:1",
+        2 * 2**30,
+        1,
+        9,
+        allocated=5,
+        reserved=7,
+    )
+
+
+def test_the_message_knows_better_what_was_free_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", card())
+    message = "Tried to allocate 20.00 MiB. GPU 1 has a total capacity of 8.00 GiB of which 6.00 MiB is free."
+    found = measure(OutOfMemoryError(message), phase="train", step=3)
+    assert (found.free, found.total, found.allocated) == (6 * 2**20, 8 * 2**30, 5)
+
+
+def test_a_card_that_answers_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dead(_: int) -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setitem(sys.modules, "torch", card(memory_stats=dead))
+    found = measure(OutOfMemoryError("CUDA error: out of memory"), phase="train", step=3)
+    assert (found.device, found.free, found.total, found.allocated) == ("cuda:1", None, None, None)
