@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.captioning.captioner import Kind, kind_of
 from engine.captioning.options import CaptionOptions, read_options
-from engine.errors import StorageError, UsageError, storage_error
+from engine.errors import StorageError, UsageError
 from engine.runs.control import clear, request
 from engine.runs.events import Event
 from engine.runs.launch import launch
@@ -21,6 +21,7 @@ from engine.runs.state import true_state
 from engine.text import printable
 
 NAME = ".captions"
+_MEND = "Give yourself write permission there, or free some space."
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,9 @@ def start(folder: Path, captioner: str, values: Mapping[str, Any]) -> CaptionJob
             path.unlink(missing_ok=True)
         write_record(job.meta_path, record)
     except OSError as error:
-        raise storage_error(error, job.path, "Writing") or error from error
+        raise StorageError(f"{printable(job.path)} cannot be written: {error.strerror or error}.", _MEND) from error
     except StorageError as error:
-        raise StorageError(error.message, "Give yourself write permission there, or free some space.") from error
+        raise StorageError(error.message, _MEND) from error
     process = launch(job, command=[sys.executable, "-P", "-m", "engine.captioning", str(job.path)])
     threading.Thread(target=process.wait, daemon=True).start()  # else it would stay as a zombie
     return job

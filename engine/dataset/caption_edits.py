@@ -14,7 +14,10 @@ from typing import Any
 from engine.atomic import read_json, write_text
 from engine.dataset.caption_files import CaptionFile, is_whole, normalised
 from engine.dataset.folders import MAX_CAPTION_BYTES
-from engine.dataset.pool import Progress
+from engine.dataset.pool import Progress, ordered_map
+
+_THREADS = 16
+"""They wait for the disk."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,11 @@ def make(changes: Sequence[Change], undo_path: Path, progress: Progress | None =
     if todo:
         undo_path.parent.mkdir(parents=True, exist_ok=True)
         write_text(undo_path, json.dumps(record))
-    for done, change in enumerate(todo, 1):
+
+    def write(change: Change) -> None:
         write_text(change.path, f"{change.after}\n" if change.after else "")
+
+    for done, _ in enumerate(ordered_map(write, todo, _THREADS, ahead=4 * _THREADS), 1):
         if progress is not None:
             progress(done, len(todo))
     return Edited(len(todo), tuple(skipped))
@@ -139,21 +145,30 @@ def undo(undo_path: Path, progress: Progress | None = None) -> Edited:
     """
     record = read_json(undo_path) or []
     restored, skipped = 0, []
-    for done, (name, original, after) in enumerate(record, 1):
-        path = Path(os.fsdecode(bytes.fromhex(name)))
-        now = _exact(path)
-        if now != original and not _is(now, after):
+    for done, (path, result) in enumerate(ordered_map(_restore, record, _THREADS, ahead=4 * _THREADS), 1):
+        restored += result == "restored"
+        if result == "changed since":
             skipped.append(path)
-        elif now != original:
-            restored += 1
-            if original is None:
-                path.unlink()
-            else:
-                write_text(path, original)
         if progress is not None:
             progress(done, len(record))
     undo_path.unlink(missing_ok=True)
     return Edited(restored, tuple(skipped))
+
+
+def _restore(entry: tuple[str, str | None, str]) -> tuple[Path, str]:
+    """The file's path, and what became of it."""
+    name, original, after = entry
+    path = Path(os.fsdecode(bytes.fromhex(name)))
+    now = _exact(path)
+    if now == original:
+        return path, "as before"
+    if not _is(now, after):
+        return path, "changed since"
+    if original is None:
+        path.unlink()
+    else:
+        write_text(path, original)
+    return path, "restored"
 
 
 def _exact(path: Path) -> str | None:

@@ -1,0 +1,99 @@
+"""Edits of many captions, and taking them back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.dataset.caption_edits import Change, Edited, can_undo, make, plan_frame, plan_replace, undo
+from engine.dataset.caption_files import CaptionFile, list_captions
+
+
+def files_of(place: Path, *texts: str | None) -> list[CaptionFile]:
+    for number, text in enumerate(texts):
+        (place / f"{number}.png").touch()
+        if text is not None:
+            (place / f"{number}.txt").write_bytes(text.encode())
+    return list_captions(place)
+
+
+def afters(changes: list[Change]) -> dict[str, str]:
+    return {change.path.name: change.after for change in changes}
+
+
+def test_find_and_replace(tmp_path: Path) -> None:
+    files = files_of(tmp_path, "red robot, red sky", "Red hat, redder", None, "", "infrared")
+    plain = plan_replace(files, "red", "blue")
+    assert afters(plain) == {"0.txt": "blue robot, blue sky", "1.txt": "Red hat, blueder", "4.txt": "infrablue"}
+    assert sum(change.times for change in plain) == 4
+    whole = plan_replace(files, "red", "blue", whole_words=True, match_case=False)
+    assert afters(whole) == {"0.txt": "blue robot, blue sky", "1.txt": "blue hat, redder"}
+    assert plan_replace(files, "", "x") == [] and plan_replace(files, "red", "red") == []
+    assert afters(plan_replace(files, "robot, ", r"\1 ")) == {"0.txt": r"red \1 red sky"}, "no pattern on either side"
+
+
+def test_prefix_and_suffix_are_not_doubled(tmp_path: Path) -> None:
+    files = files_of(tmp_path, "a robot", "smithy, a cat", "smithyland", "one\ntwo", None, "a robot, at noon")
+    assert afters(plan_frame(files, "smithy,", ", at noon")) == {
+        "0.txt": "smithy, a robot, at noon",
+        "1.txt": "smithy, a cat, at noon",
+        "2.txt": "smithy, smithyland, at noon",
+        "3.txt": "smithy, one, at noon\nsmithy, two, at noon",
+        "5.txt": "smithy, a robot, at noon",
+    }
+    assert afters(plan_frame(files[:1], suffix="outside")) == {"0.txt": "a robot outside"}
+    make(plan_frame(files, "smithy,", ", at noon"), tmp_path / "undo")
+    assert plan_frame(list_captions(tmp_path), "smithy,", ", at noon") == []
+
+
+def test_undone_to_the_byte(tmp_path: Path) -> None:
+    files = files_of(tmp_path, " red \r\n\r\n robot\r\n", "\ufeffred", "blue")
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.txt")}
+    undo_path = tmp_path / ".captions" / "undo.json"
+    assert can_undo(undo_path) == 0
+    told: list[tuple[int, int]] = []
+    assert make(plan_replace(files, "red", "green"), undo_path, lambda *step: told.append(step)) == Edited(2)
+    assert told[-1] == (2, 2)
+    assert (tmp_path / "0.txt").read_bytes() == b"green\nrobot\n" and (tmp_path / "1.txt").read_bytes() == b"green\n"
+    assert can_undo(undo_path) == 2
+    assert undo(undo_path) == Edited(2)
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.txt")} == before
+    assert can_undo(undo_path) == 0 and undo(undo_path) == Edited(0)
+
+
+def test_what_somebody_else_has_changed_stays(tmp_path: Path) -> None:
+    files = files_of(tmp_path, "red one", "red two", "red three")
+    changes = plan_replace(files, "red", "blue")
+    (tmp_path / "0.txt").write_text("new words")
+    edited = make(changes, tmp_path / "undo")
+    assert edited == Edited(2, (tmp_path / "0.txt",))
+    (tmp_path / "1.txt").write_text("newer words")
+    assert undo(tmp_path / "undo") == Edited(1, (tmp_path / "1.txt",))
+    texts = [(tmp_path / f"{number}.txt").read_text() for number in range(3)]
+    assert texts == ["new words", "newer words", "red three"]
+
+
+def test_cut_in_the_middle_it_can_be_undone(tmp_path: Path) -> None:
+    files = files_of(tmp_path, *["red"] * 40)
+
+    def cut(done: int, _: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make(plan_replace(files, "red", "blue"), tmp_path / "undo", cut)
+    assert (tmp_path / "0.txt").read_text() == "blue\n"
+    undo(tmp_path / "undo")
+    assert {path.read_text() for path in tmp_path.glob("*.txt")} == {"red"}
+
+
+def test_a_shared_caption_is_edited_for_each_crop_and_restored(tmp_path: Path) -> None:
+    for name in ("p_1_2_3_4.png", "p_5_6_7_8.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "p.txt").write_text("red")
+    make(plan_replace(list_captions(tmp_path), "red", "blue"), tmp_path / "undo")
+    assert [file.text for file in list_captions(tmp_path)] == ["blue", "blue"]
+    assert (tmp_path / "p.txt").read_text() == "red"
+    undo(tmp_path / "undo")
+    assert sorted(path.name for path in tmp_path.glob("*.txt")) == ["p.txt"]
