@@ -77,8 +77,10 @@ def remedies(config: RunConfig, gpu: Gpu | None, phase: str) -> list[Remedy]:
     return [found for remedy in _IN_ORDER if (found := remedy(situation)) is not None]
 
 
-def advice(found: Sequence[Remedy], run_path: Path) -> str:
+def advice(found: Sequence[Remedy], run_path: Path, phase: str) -> str:
     """The first remedy as a hint with the command that applies it; closing programs is named beside the next one."""
+    if not found and phase in ("start", "load"):
+        return "The program and the model alone do not fit: close other programs, or train where there is more memory."
     if not found:
         return "No setting is left that keeps this LoRA as it is; a new run with a lower dataset.resolution needs less."
     sentences = []

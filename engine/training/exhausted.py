@@ -91,7 +91,7 @@ def tell(session: Session, shortage: Shortage) -> ExitCode:
     """The events, exit.json and exit code of an out-of-memory."""
     session.events.emit("oom", **shortage.as_event())
     config = load_config(session.run.config_path)
-    hint = advice(remedies(config, _gpu(config), shortage.phase), session.run.path)
+    hint = advice(remedies(config, _gpu(config), shortage.phase), session.run.path, shortage.phase)
     known = MemoryLimitError(shortage.sentence(), hint)
     return session.finish("failed", known.exit_code, title=known.title, message=known.message, hint=known.hint)
 
