@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from rich.cells import set_cell_size
 from textual.content import Content
 
 from engine.hardware import Gpu
@@ -79,8 +80,8 @@ def progress_lines(history: RunHistory, state: RunState, width: int) -> Content:
         if number is not None
     ]
     return Content.assemble(
-        label.ljust(8), bar(share, cells), f" {words} · {time_left(history, state)}\n",
-        _("Epoch").ljust(8), bar(_epoch_share(history), cells), " ", " · ".join([epochs, *speeds]),
+        set_cell_size(label, 8), bar(share, cells), f" {words} · {time_left(history, state)}\n",
+        set_cell_size(_("Epoch"), 8), bar(_epoch_share(history), cells), " ", " · ".join([epochs, *speeds]),
     )  # fmt: skip
 
 
@@ -120,7 +121,7 @@ def facts(history: RunHistory, machine: Machine | None, device: str, processes: 
             (_("Machine"), _("{0} of {1} memory used").format(size_text(used), size_text(machine.memory_total)))
         )
     lines.append((_("Saved"), _saved(history)))
-    return [Content.assemble((label.ljust(8), "dim"), words) for label, words in lines if words]
+    return [Content.assemble((set_cell_size(label, 8), "dim"), words) for label, words in lines if words]
 
 
 def _trainer_memory(memory: dict[str, float]) -> str:
@@ -137,9 +138,8 @@ def card_words(card: Gpu) -> str:
     parts = [printable(card.name).removeprefix("NVIDIA ").removeprefix("GeForce ")]
     if card.used is not None and card.total is not None:
         parts.append(_("{0:.1f} of {1:.1f} GiB used").format(card.used / 2**30, card.total / 2**30))
-    utilization = getattr(card, "utilization", None)
-    if utilization is not None:
-        parts.append(_("busy {0} %").format(utilization))
+    if card.utilization is not None:
+        parts.append(_("busy {0} %").format(card.utilization))
     if card.temperature is not None:
         parts.append(f"{card.temperature} °C")
     return " · ".join(parts)

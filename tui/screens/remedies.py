@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
-from textual.widgets.option_list import Option
 
 from tui.texts import _
 
@@ -37,19 +36,20 @@ class RemediesScreen(ModalScreen["Remedy | None"]):
         self.lines, self.remedies, self.trouble = lines, remedies, trouble
 
     def compose(self) -> ComposeResult:
-        """What happened; the list; what a key does."""
+        """What happened; the list; the highlighted remedy; what a key does."""
         with VerticalScroll(classes="dialog -problem", can_focus=False):
-            yield Static("✗ " + _("Out of memory"), classes="dialog-title", markup=False)
-            yield Static("\n".join(self.lines), id="happened", markup=False)
-            if self.remedies:
-                yield Static(_("What helps, the cheapest first:"), classes="title")
-                options = [Option(_described(number, one)) for number, one in enumerate(self.remedies, 1)]
-                yield OptionList(*options)
-            else:
-                yield Static(_("Nothing is left to change by itself: lower the resolution, or use a larger card."))
-            with Vertical(id="foot"):
-                yield Static("", id="answer", classes="warning", markup=False)
-                yield Static(_("A number or Enter applies it and goes on; Escape leaves the run."), classes="hint")
+            yield Static("✗ " + _("Out of memory"), classes="title", markup=False)
+            yield Static("\n".join(self.lines), id="what", markup=False)
+            if not self.remedies:
+                yield Static(_("No setting is left to change: lower the resolution, or use a larger card."))
+                yield Static(_("Escape closes."), classes="hint")
+                return
+            yield Static(_("What helps, the cheapest first:"), classes="title")
+            yield OptionList(*(f"{number} {one.title}" for number, one in enumerate(self.remedies, 1)), markup=False)
+            yield Static(id="about", markup=False)
+            if self.trouble:
+                yield Static(f"! {self.trouble}", classes="warning", markup=False)
+            yield Static(_("A number or Enter takes it and goes on; Escape leaves the run as it is."), classes="hint")
 
     def on_key(self, event: events.Key) -> None:
         """A number takes that remedy."""
@@ -57,26 +57,23 @@ class RemediesScreen(ModalScreen["Remedy | None"]):
             event.stop()
             self._take(self.remedies[int(event.key) - 1])
 
+    @on(OptionList.OptionHighlighted)
+    def _explain(self, event: OptionList.OptionHighlighted) -> None:
+        remedy = self.remedies[event.option_index]
+        self.query_one("#about", Static).update(
+            Content.assemble(
+                remedy.why, ("\n" + _("Saves: "), "bold"), remedy.saves, ("\n" + _("Costs: "), "bold"), remedy.costs,
+                ("\n" + _("First do it; then this goes on with the same settings."), "bold")
+                if not remedy.changes else "",
+            )
+        )  # fmt: skip
+
     @on(OptionList.OptionSelected)
     def _selected(self, event: OptionList.OptionSelected) -> None:
         self._take(self.remedies[event.option_index])
 
     def _take(self, remedy: Remedy) -> None:
         if self.trouble:
-            self.query_one("#answer", Static).update(self.trouble)
+            self.app.bell()
         else:
             self.dismiss(remedy)
-
-
-def _described(number: int, remedy: Remedy) -> Content:
-    """Two or three lines of an option."""
-    action = "" if remedy.changes else " " + _("(you do it; then this goes on)")
-    parts: list[str | tuple[str, str]] = [(f"{number} {remedy.title}{action}", "bold"), f"\n  {remedy.why}"]
-    effects = [
-        words.format(effect)
-        for words, effect in ((_("Saves: {0}"), remedy.saves), (_("Costs: {0}"), remedy.costs))
-        if effect
-    ]
-    if effects:
-        parts.append(("\n  " + " · ".join(effects), "dim"))
-    return Content.assemble(*parts)

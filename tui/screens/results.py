@@ -202,21 +202,21 @@ that did best on pictures it was not trained on; where there are no such picture
         values = {
             "network.network_weights": str(file.path),
             "saving.output_name": next_name(config.saving.output_name),
-            "saving.output_dir": None,  # its own folder: the old run, and this file with it, stay where they are
+            "saving.output_dir": "",  # its own folder: the old run, and this file with it, stay where they are
         }
         if draft.values or draft.done:
             self._ask_to_forget(values)
         else:
             self._begin(values)
 
-    def _ask_to_forget(self, values: Mapping[str, str | None]) -> None:
+    def _ask_to_forget(self, values: Mapping[str, str]) -> None:
         from tui.screens.ask import AskScreen
 
         answers = {"no": _("Keep the run in the making"), "yes": _("Forget it and train on from this file")}
         screen = AskScreen(_("Another run is in the making"), answers)
         self.app.push_screen(screen, lambda answer: self._begin(values) if answer == "yes" else None)
 
-    def _begin(self, values: Mapping[str, str | None]) -> None:
+    def _begin(self, values: Mapping[str, str]) -> None:
         draft = self.smith.draft
         draft.begin_anew(values, preset=str(self.run_dir.config_path))
         draft.done = [step.name for step in STEPS[:-1]]

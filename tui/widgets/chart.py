@@ -273,4 +273,4 @@ def _step_labels(across: Scale, columns: int) -> Row:
             line[start : start + len(text)] = text
             free = start + len(text) + 2
     word = _("step")
-    return [(f"{word:>6} └", "axis"), ("".join(line), "axis")]
+    return [(" " * (6 - cell_len(word)) + f"{word} └" + "".join(line), "axis")]

@@ -337,7 +337,7 @@ async def test_out_of_memory_shows_numbers_and_one_key_goes_on(
         for expected in (
             "Out of memory", "While training, at step 2, the memory of cuda:0 was used up", "512.0 MiB requested",
             "210.0 MiB free", "16.0 GiB in all", "14.5 GiB allocated by the training", "15.0 GiB reserved by it",
-            "Saves:", "Costs:",
+            "Batch", "Saves:", "Costs:",
         ):  # fmt: skip
             assert expected in shown, expected
         await pilot.press("escape")
