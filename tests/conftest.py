@@ -20,7 +20,7 @@ def _fresh_accelerate() -> Iterator[None]:
 
 @pytest.fixture
 def nvml() -> Iterator[Callable[..., None]]:
-    """nvml("rtx2060", load=97): from now on this process has that machine's GPUs (tests/nvml)."""
+    """nvml("rtx2060", load=97, torch=...): from now on this process has that machine's GPUs (tests/nvml)."""
     from tests.nvml.fake import NoCompiler, library, playing
 
     try:
@@ -28,4 +28,4 @@ def nvml() -> Iterator[Callable[..., None]]:
     except NoCompiler as reason:
         pytest.skip(str(reason))
     with ExitStack() as stack:
-        yield lambda machine, load=None: stack.enter_context(playing(machine, load))
+        yield lambda machine, **options: stack.enter_context(playing(machine, **options))

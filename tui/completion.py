@@ -77,7 +77,7 @@ def read(
                     entries.append(entry.name)
     except (OSError, ValueError):  # gone, forbidden, or a name that no folder can have: nothing to offer
         pass
-    return Listing(folder, name, tuple(sorted(entries, key=lambda one: (one.casefold(), one))), complete)
+    return Listing(folder, name, tuple(sorted(entries, key=lambda one: (one.rstrip("/").casefold(), one))), complete)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -21,6 +21,9 @@ from unittest import mock
 
 import pynvml
 
+from engine.hardware.torch_build import TorchBuild, torch_build
+
+CUDA_TORCH = TorchBuild("2.13.0", "13.0")
 SOURCE = Path(__file__).with_name("nvml.c")
 MACHINES = (
     "rtx2060", "rtx4060ti", "h200", "two", "one_lost", "mig", "unified", "unsupported", "no_gpu", "none", "no_driver",
@@ -59,12 +62,13 @@ def environment(machine: str) -> dict[str, str]:
 
 
 @contextmanager
-def playing(machine: str, load: int | None = None) -> Iterator[None]:
+def playing(machine: str, load: int | None = None, torch: TorchBuild | None = None) -> Iterator[None]:
     """In this process, NVML answers as `machine`; outside a container, so that programs have names.
 
     Args:
         machine: one of MACHINES.
         load: use of every GPU in percent.
+        torch: what counts as the installed PyTorch; `CUDA_TORCH` fits every machine but an old one.
     """
     variables = {"NVML_FAKE": machine} | ({} if load is None else {"NVML_FAKE_LOAD": str(load)})
     with (
@@ -72,5 +76,6 @@ def playing(machine: str, load: int | None = None) -> Iterator[None]:
         mock.patch.object(pynvml, "nvmlLib", ctypes.CDLL(str(library()))),
         mock.patch.object(pynvml, "_nvmlGetFunctionPointer_cache", {}),
         mock.patch("engine.hardware.gpu.in_container", return_value=False),
+        mock.patch("engine.hardware.torch_build.torch_build", return_value=torch or torch_build()),
     ):
         yield

@@ -130,6 +130,7 @@ class HardwareScreen(StepScreen):
     def _choose(self, event: OptionList.OptionHighlighted) -> None:
         if event.option_id is not None and event.option_id != self._device:
             self._device = event.option_id
+            self.say("")
             self._show()
 
     @on(OptionList.OptionSelected, "#places")
@@ -143,7 +144,7 @@ class HardwareScreen(StepScreen):
     def problems(self) -> Iterable[str]:
         """A GPU that was chosen once and is not here."""
         if self._machine is not None and any(place.device == self._device and not place.here for place in self._places):
-            yield _("{0} is not here. Choose where the training computes.").format(self._device)
+            yield _("{0} is not here. Choose another place.").format(self._device)
 
     # Showing
 

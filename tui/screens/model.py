@@ -85,8 +85,8 @@ class ModelScreen(StepScreen):
         super().__init__()
         self._finding: Finding | None = None
         self._pause: Timer | None = None
-        self._going_on = False
-        """Next was asked for while the model was still looked at."""
+        self._going_on: tuple[str, str] | None = None
+        """Model and VAE for which Next was asked while they were still looked at."""
         self._known: list[str] = []
 
     def compose_body(self) -> ComposeResult:
@@ -154,9 +154,9 @@ class ModelScreen(StepScreen):
     def problems(self) -> Iterable[str]:
         """No model, or none that can be trained."""
         if not self.model:
-            yield _("Name a model, or take the demo model from the list.")
+            yield _("Name a model, or take one of the list.")
         elif self._current is not None and self._current.trouble is not None:
-            yield self._current.trouble.message
+            yield _("This cannot be used; see above.")
 
     @property
     def _current(self) -> Finding | None:
@@ -197,10 +197,14 @@ class ModelScreen(StepScreen):
 
     @on(Input.Changed)
     def _changed(self) -> None:
-        self._going_on = False
         if self._pause is not None:
             self._pause.stop()
         self._pause = self.set_timer(PAUSE, self.look)
+
+    @on(Input.Blurred, "#model")
+    def _left(self) -> None:
+        """What was no model while it was typed is wrong now."""
+        self._show(self._current)
 
     @on(Input.Submitted)
     def _entered_path(self) -> None:
@@ -250,7 +254,8 @@ class ModelScreen(StepScreen):
             return
         self._finding = event.finding
         self._show(event.finding)
-        if self._going_on:
+        if self._going_on == (event.finding.model, event.finding.vae):
+            self._going_on = None
             self.action_next()
 
     def _show(self, finding: Finding | None) -> None:
@@ -262,7 +267,8 @@ class ModelScreen(StepScreen):
         if result is None:
             verdict.say("")
         elif isinstance(result, LoraSmithError):
-            verdict.say("✗ " + _told(result))
+            half_typed = self.query_one("#model", PathInput).list_open
+            verdict.say("" if half_typed else "✗ " + _told(result))
         else:
             verdict.say("✓ " + _title(result))
             facts = list(_facts(result))
@@ -276,7 +282,7 @@ class ModelScreen(StepScreen):
         """Go on when it is known what the model is."""
         if self._current is None:
             self.draft.done.remove(self.STEP)
-            self._going_on = True
+            self._going_on = (self.model, self.vae)
             self.say(_("Looking at the model …"))
             self.look()
             return

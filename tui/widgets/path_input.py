@@ -73,7 +73,7 @@ class PathInput(Input):
         Binding("tab", "complete", _("Complete"), show=False, tooltip=_("Complete the path, or go to what is next.")),
         Binding("down", "choose(1)", _("Choose"), show=False, tooltip=_("Show the list, and move through it.")),
         Binding("up", "choose(-1)", _("Choose"), show=False),
-        Binding("escape", "close_list", _("Close the list"), show=False),
+        Binding("escape", "close_list", _("Close the list")),
     ]
 
     @dataclass
@@ -164,7 +164,7 @@ class PathInput(Input):
     def _offer(self) -> None:
         folder, name = split(self.value)
         self._matches = self._listing.matches(name) if self._listing is not None else []
-        first = self._matches[0] if self._matches and name and self._offering and self.cursor_at_end else ""
+        first = self._matches[0] if self._matches and name and self._offering else ""
         self._suggestion = folder + first if first.startswith(name) and printable(first) == first else ""
         if self._offering and self._matches and self._matches != [name]:
             self._show()

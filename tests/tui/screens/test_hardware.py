@@ -1,0 +1,112 @@
+"""The step of the hardware: choosing, looking again, going on."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+from textual.widgets import OptionList
+
+from tests.nvml.fake import CUDA_TORCH
+from tui.app import LoraSmithApp
+from tui.screens.hardware import HardwareScreen
+from tui.screens.help import HelpScreen
+from tui.screens.model import ModelScreen
+from tui.widgets.lines import Lines
+
+NARROW, WIDE = (80, 24), (120, 36)
+Until = Callable[..., Awaitable[None]]
+Smith = Callable[..., LoraSmithApp]
+Shown = Callable[[LoraSmithApp], str]
+Play = Callable[..., None]
+
+
+@pytest.fixture
+def begin(smith: Smith) -> Smith:
+    """The app at the first step."""
+
+    def make(**options: object) -> LoraSmithApp:
+        app = smith("hardware", **options)
+        app.first_step = "hardware"
+        return app
+
+    return make
+
+
+@pytest.mark.parametrize("size", [NARROW, WIDE])
+async def test_everything_of_a_machine(
+    begin: Smith, nvml: Play, until: Until, text: Shown, size: tuple[int, int]
+) -> None:
+    nvml("two", torch=CUDA_TORCH)
+    app = begin()
+    async with app.run_test(size=size) as pilot:
+        await until(pilot, lambda: "RAM" in text(app) and "Automatic: GPU 0" in text(app))
+        for said in (
+            "driver 580.95.05", "RTX 4060 Ti, 16.0 GiB, 15.3 GiB free", "38 °C", "11 of 165 W", "firefox 403.0 MiB",
+            "yes: compute capability 8.9", "bf16: compute capability 8.9", "Disk", "built for CUDA 13.0",
+        ):  # fmt: skip
+            assert said in text(app)
+
+
+async def test_choosing_going_on_and_coming_back(begin: Smith, nvml: Play, until: Until, text: Shown) -> None:
+    nvml("two", torch=CUDA_TORCH)
+    app = begin()
+    async with app.run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "GPU 1" in text(app))
+        await pilot.press("down", "down")
+        await until(pilot, lambda: "fp16: compute capability 7.5" in text(app))
+        assert "● GPU 1" in text(app) and "○ Automatic" in text(app)
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, ModelScreen))
+        assert app.draft.values == {"memory.device": "cuda:1"} and app.draft.done == ["hardware"]
+        await pilot.press("escape")
+        await until(pilot, lambda: "● GPU 1" in text(app))
+        await pilot.press("down")
+        await until(pilot, lambda: "The CPU can do everything" in text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: not isinstance(app.screen, HardwareScreen))
+        assert app.draft.values == {"memory.device": "cpu"}
+
+
+async def test_it_keeps_looking_and_the_cursor_stays(
+    begin: Smith, nvml: Play, until: Until, text: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvml("two", torch=CUDA_TORCH)
+    app = begin()
+    async with app.run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "GPU 1" in text(app))
+        await pilot.press("down", "down")
+        await until(pilot, lambda: "4 % in use" in text(app))
+        drawn: list[object] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(app.screen.query_one("#driver", Lines), "refresh", lambda *said, **_: drawn.append(said))
+            nvml("two", torch=CUDA_TORCH, load=96)
+            await until(pilot, lambda: "67 °C, 18 of 160 W, 96 % in use" in text(app))
+        assert app.screen.query_one(OptionList).highlighted == 2 and not drawn
+        nvml("rtx2060", torch=CUDA_TORCH)
+        await pilot.press("r")
+        await until(pilot, lambda: "● cuda:1: not here" in text(app))
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: "✗ cuda:1 is not here" in text(app))
+        nvml("no_driver", torch=CUDA_TORCH)
+        await pilot.press("r")
+        await until(pilot, lambda: "! The NVIDIA driver is installed but not loaded" in text(app))
+        await pilot.press("up")
+        await until(pilot, lambda: "● CPU" in text(app) and "not here" not in text(app))
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: isinstance(app.screen, ModelScreen))
+
+
+async def test_it_does_not_look_while_it_is_covered(begin: Smith, nvml: Play, until: Until, text: Shown) -> None:
+    nvml("rtx2060", torch=CUDA_TORCH)
+    app = begin()
+    async with app.run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "RTX 2060" in text(app))
+        screen = app.screen
+        assert isinstance(screen, HardwareScreen) and screen._watch is not None
+        await pilot.press("question_mark")
+        await until(pilot, lambda: isinstance(app.screen, HelpScreen) and screen._watch is None)
+        await pilot.press("escape")
+        await until(pilot, lambda: screen._watch is not None)
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: isinstance(app.screen, ModelScreen) and screen._watch is None)
