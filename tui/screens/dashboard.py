@@ -238,6 +238,8 @@ The training is a process of its own. This screen only watches it: closing it, o
             return self.look is not None and state in ("stopped", "failed", "lost", "unknown")
         if action == "remedies":
             return state == "failed" and self.history.oom is not None
+        if action == "results":
+            return state != "gone"
         return True
 
     def action_wish(self, name: str) -> None:

@@ -40,7 +40,7 @@ class Gallery(Vertical, can_focus=True):
     DEFAULT_CSS = """
     Gallery { height: 1fr; }
     Gallery #tiles { height: 1fr; }
-    Gallery .tile { width: 1fr; height: 1fr; }
+    Gallery .tile { width: 1fr; height: 1fr; padding-right: 1; }
     Gallery .tile Static, Gallery #caption { height: 1; text-wrap: nowrap; text-overflow: ellipsis; }
     Gallery .tile.-chosen Static { text-style: bold; }
     Gallery:focus #caption { text-style: bold; }
