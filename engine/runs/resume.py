@@ -127,13 +127,9 @@ def _change(run_dir: RunDir, changes: Mapping[str, object]) -> tuple[str, list[s
 
 
 def _order_note(step: int, old: tuple[int, int], new: tuple[int, int]) -> str:
-    together = [batch * accumulation for batch, accumulation in (old, new)]
-    same = (
-        f"a step still takes {together[0]}"
-        if together[0] == together[1]
-        else (f"a step takes {together[1]} in place of {together[0]}")
-    )
-    return f"From step {step} on pictures come in another order, {new[0]} at a time; {same}."
+    before, now = (batch * accumulation for batch, accumulation in (old, new))
+    together = f"still takes {now}" if now == before else f"takes {now} in place of {before}"
+    return f"From step {step} on pictures come in another order, {new[0]} at a time; a step {together}."
 
 
 def last_saved_step(run_dir: RunDir) -> int:

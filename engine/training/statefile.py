@@ -54,7 +54,9 @@ def peek(path: Path, name: str) -> Any | None:
         with safe_open(path, "pt") as file:
             structure = json.loads((file.metadata() or {})["tree"])
         return next((_unflatten(value, {}) for key, value in structure["dict"] if key == name), None)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        if is_out_of_memory(error):
+            raise
         return None
 
 
