@@ -138,6 +138,8 @@ class JobHistory:
     def add(self, event: Event) -> None:
         """Take in the next event."""
         if event.type == "run_started":
+            if event.seq == 0:  # the log was begun anew
+                vars(self).update(vars(JobHistory()))
             self.phase, self.error, self.ending, self._first = "", None, "", None
         elif event.type == "phase":
             self.phase = event.get("name", "") if event.get("state") == "start" else ""

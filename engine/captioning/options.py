@@ -19,6 +19,9 @@ class CaptionOptions(Table):
     """What every captioner has."""
 
     model: str = setting("", "Model", "A folder, or the hub id of a model that was downloaded before.", min_length=1)
+    allow_download: bool = setting(
+        False, "Download", "Fetch the model from the hub if it is not on this machine (about 2 GB)."
+    )
     existing: Literal["keep", "replace"] = setting(
         "keep", "Existing captions", "keep: only pictures without a caption get one. replace: all of them."
     )
@@ -31,9 +34,6 @@ class CaptionOptions(Table):
     )
     seed: int = setting(42, "Seed", "Decides everything that is drawn at random.", ge=0, le=2**32 - 1, advanced=True)
     device: Device = setting("auto", "Device", "auto: the GPU if there is one. Or cpu, cuda, cuda:1.", advanced=True)
-    allow_download: bool = setting(
-        False, "Download", "Fetch the model from the hub if it is not on this machine (about 2 GB)."
-    )
 
     @field_validator("caption_extension", mode="before")
     @classmethod

@@ -1,0 +1,224 @@
+"""The captions of a draft's pictures: which there are, what is wrong with each, and writing them. Draws nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.captioning.job import CaptionJob
+from engine.dataset.caption_edits import can_undo
+from engine.dataset.caption_files import (
+    CaptionFile,
+    Coverage,
+    coverage,
+    has_word,
+    list_captions,
+    normalised,
+    token_counter,
+    write_caption,
+)
+from engine.dataset.pool import Progress
+from engine.errors import DataError
+from engine.paths import ASSETS
+from engine.text import plural, printable
+from tui.texts import _
+
+if TYPE_CHECKING:
+    from tui.draft import Draft
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the captions are judged by; from the draft."""
+
+    folder: Path
+    extension: str
+    trigger: str
+    limit: int
+    """Tokens."""
+    separator: str
+    all_lines: bool
+    """Several lines of a caption are used: one is picked each time."""
+    class_tokens: str
+    model: str
+
+    @classmethod
+    def of(cls, draft: Draft) -> Rules:
+        """As the draft is now."""
+        name = draft.get("saving.output_name") or ""
+        return cls(
+            folder=Path(draft.get("dataset.train_data_dir") or "").expanduser(),
+            extension=draft.get("dataset.caption_extension"),
+            trigger=draft.get("dataset.class_tokens") or name,
+            limit=draft.get("model.max_token_length"),
+            separator=draft.get("dataset.caption_separator"),
+            all_lines=draft.get("dataset.enable_wildcard"),
+            class_tokens=draft.get("dataset.class_tokens") or "",
+            model=str(draft.get("model.pretrained_model_name_or_path") or ""),
+        )
+
+    @property
+    def job(self) -> CaptionJob:
+        """The captioning job of the folder."""
+        return CaptionJob.of(self.folder)
+
+    @property
+    def shipped(self) -> bool:
+        """The pictures come with the program: their captions are not edited."""
+        return self.folder.resolve().is_relative_to(ASSETS)
+
+    def stand_in(self, picture: Path) -> str:
+        """What a run uses for a picture without a caption, as the scan decides it."""
+        _number, _dash, name = picture.parent.name.partition("_")
+        numbered = picture.parent.parent == self.folder
+        return self.class_tokens or (name if numbered else "") or self.trigger
+
+
+@dataclass
+class Book:
+    """All captions, in the order of a run.
+
+    Args:
+        rules: what they are judged by.
+        files: from `read`.
+        undoable: captions that the last edit of many can be undone in.
+    """
+
+    rules: Rules
+    files: list[CaptionFile]
+    count_tokens: Callable[[str], int]
+    undoable: int = 0
+    _places: dict[Path, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._places = {file.picture: index for index, file in enumerate(self.files)}
+
+    @classmethod
+    def read(cls, rules: Rules, progress: Progress | None = None) -> Book:
+        """Read everything and count the tokens. Takes seconds for 10 000 pictures: belongs into a thread.
+
+        Raises:
+            DataError: no folder, or no pictures in it.
+        """
+        if not str(rules.folder) or rules.folder == Path():
+            raise DataError(_("No folder of pictures is chosen yet."), _("Choose one in the step before."))
+        files = list_captions(rules.folder, rules.extension, _("Pictures"), progress)
+        counter = token_counter(rules.model)
+        for file in files:
+            counter(file.text or "")
+        return cls(rules, files, counter, can_undo(rules.job.undo_path))
+
+    def place_of(self, picture: Path) -> int | None:
+        """Where a picture stands."""
+        return self._places.get(picture)
+
+    def replace(self, files: Iterable[CaptionFile]) -> None:
+        """Take in captions that were read anew."""
+        for file in files:
+            if (place := self._places.get(file.picture)) is not None:
+                self.files[place] = file
+
+    def write(self, place: int, text: str) -> bool:
+        """Write a caption if it differs from what is there; whether it was written. Pictures that share it follow.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        file = self.files[place]
+        if not self.differs(place, text):
+            return False
+        written = write_caption(file, text)
+        self.files[place] = written
+        for index, other in enumerate(self.files):
+            if other.path == written.path and index != place:
+                self.files[index] = CaptionFile(other.picture, written.path, written.text)
+        return True
+
+    def differs(self, place: int, text: str) -> bool:
+        """Whether a text in the editor is another than the caption."""
+        file = self.files[place]
+        return normalised(text) != (file.text or "")
+
+    def next_open(self, place: int) -> int | None:
+        """The next picture behind `place` for which there is something to do, from the first one again at the end."""
+        order = (*range(place + 1, len(self.files)), *range(place + 1))
+        return next((index for index in order if self.mark(self.files[index]) != "✓"), None)
+
+    def mark(self, file: CaptionFile) -> str:
+        """✓ a caption, ✗ none or none that can be read, ! one that something is wrong with."""
+        if file.problem or not file.text:
+            return "✗"
+        return "!" if self.lacks_trigger(file) or self.too_long(file) else "✓"
+
+    def lacks_trigger(self, file: CaptionFile) -> bool:
+        """Whether there is a caption and the trigger word is not in it."""
+        return bool(file.text and self.rules.trigger) and not has_word(file.text or "", self.rules.trigger)
+
+    def too_long(self, file: CaptionFile) -> bool:
+        """Whether its end is cut off."""
+        return bool(file.text) and self.count_tokens(file.text or "") > self.rules.limit
+
+    @property
+    def coverage(self) -> Coverage:
+        """How many have a caption."""
+        return coverage(self.files)
+
+    def summary(self) -> list[str]:
+        """Coverage in words, then what is wrong, a part each."""
+        found = self.coverage
+        parts = [_("{0} of {1} with a caption").format(found.captioned, plural(found.pictures, _("picture")))]
+        if found.missing:
+            parts.append(_("✗ {0} without").format(found.missing))
+        if found.empty:
+            parts.append(_("✗ {0} empty").format(found.empty))
+        if found.unreadable:
+            parts.append(_("✗ {0} unreadable").format(found.unreadable))
+        if lacking := sum(map(self.lacks_trigger, self.files)):
+            parts.append(_("! {0} without {1}").format(lacking, printable(self.rules.trigger)))
+        if long := sum(map(self.too_long, self.files)):
+            parts.append(_("! {0} over {1} tokens").format(long, self.rules.limit))
+        return parts if len(parts) > 1 else [f"✓ {parts[0]}"]
+
+    def stand_ins(self) -> list[str]:
+        """What a run uses where there is no caption; each once."""
+        open_ones = (file for file in self.files if not file.text and not file.problem)
+        return list(dict.fromkeys(self.rules.stand_in(file.picture) for file in open_ones))
+
+    def notes(self) -> str:
+        """What one should know about the folder, in a line or two."""
+        lines = []
+        if words := self.stand_ins():
+            named = ", ".join(f"“{printable(word)}”" if word else _("no text at all") for word in words[:3])
+            lines.append(_("Without a caption a run uses {0}.").format(named))
+        if self.rules.shipped:
+            lines.append(_("These pictures come with the program: their captions cannot be edited here."))
+        return " ".join(lines)
+
+    def about(self, place: int, text: str) -> Sequence[tuple[str, str]]:
+        """(sentence, kind) about a picture whose caption is `text` in the editor; kind: "", "warning", "error"."""
+        file = self.files[place]
+        trial = CaptionFile(file.picture, file.path, normalised(text))
+        lines: list[tuple[str, str]] = []
+        if file.problem and not trial.text:
+            return [(f"✗ {printable(file.problem)}", "error")]
+        tokens = self.count_tokens(trial.text or "")
+        over = tokens > self.rules.limit
+        words = _("{0} of {1} tokens").format(tokens, self.rules.limit)
+        lines.append((f"! {words}: {_('the end is cut off')}" if over else words, "warning" if over else ""))
+        if not trial.text:
+            stand_in = printable(self.rules.stand_in(file.picture))
+            lines.append((_("✗ no caption: “{0}” is used").format(stand_in), "error"))
+        elif self.rules.trigger:
+            lacks = self.lacks_trigger(trial)
+            words = _("! without the trigger {0}") if lacks else _("✓ trigger {0}")
+            lines.append((words.format(printable(self.rules.trigger)), "warning" if lacks else ""))
+        if "\n" in (trial.text or "") and not self.rules.all_lines:
+            lines.append((_("! only the first line is used"), "warning"))
+        return lines
+
+
+def own_folder(draft: Draft) -> bool:
+    """Whether the pictures stay where they are, so that captions are written into the person's own folder."""
+    return str(draft.extras.get("folders.take_in", "leave")) == "leave"

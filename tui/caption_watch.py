@@ -1,0 +1,98 @@
+"""Watching the captioning process of a folder, as a screen needs it."""
+
+from __future__ import annotations
+
+import threading
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine.captioning.captioner import KINDS
+from engine.captioning.job import CaptionJob, JobHistory
+from engine.runs.events import EventFollower
+from engine.runs.state import true_state
+from engine.text import duration, plural, printable
+from tui.texts import _
+
+
+@dataclass(frozen=True)
+class JobLook:
+    """What one look found."""
+
+    state: str = ""
+    """A run's state; empty where no captions were ever made here."""
+    title: str = ""
+    """The captioner's."""
+    history: JobHistory = field(default_factory=JobHistory)
+    written: tuple[Path, ...] = ()
+    """Pictures whose captions are new since the look before."""
+    detail: str = ""
+
+    @property
+    def live(self) -> bool:
+        """Whether the process works."""
+        return self.state in ("starting", "running", "stopping")
+
+    def sentence(self) -> str:
+        """How it stands, in one line; empty where there is nothing to say."""
+        done, total = self.history.done, self.history.total
+        if self.live:
+            return self._going_on()
+        if self.state == "finished":
+            if not total:
+                return _("✓ {0}: every picture has a caption.").format(self.title)
+            made = _("✓ {0}: {1} written").format(self.title, plural(len(set(self.history.written)), _("caption")))
+            warned = len(self.history.warnings)
+            return f"{made}, {plural(warned, _('warning'))}." if warned else f"{made}."
+        if self.state == "failed":
+            message = self.history.error[0] if self.history.error is not None else self.detail
+            return _("✗ {0}: {1}").format(self.title, printable(message))
+        if self.state == "stopped":
+            return _("! {0} was stopped at {1} of {2}.").format(self.title, done, plural(total, _("picture")))
+        if self.state == "unknown":
+            return _("! {0}: {1}.").format(self.title, printable(self.detail))
+        if self.state == "lost":
+            return _("! {0} ended without a word at {1} of {2}.").format(self.title, done, plural(total, _("picture")))
+        return ""
+
+    def _going_on(self) -> str:
+        done, total = self.history.done, self.history.total
+        if self.state == "stopping":
+            return _("{0} is stopping.").format(self.title)
+        if not self.history.phase:
+            return _("{0} is starting.").format(self.title)
+        if self.history.phase == "load":
+            return _("{0} is loading its model.").format(self.title)
+        words = _("{0}: {1} of {2}").format(self.title, done, plural(total, _("picture")))
+        seconds = self.history.seconds_left
+        return words if seconds is None else _("{0}, {1} left").format(words, duration(seconds))
+
+
+class JobWatch:
+    """Looks at the job of one folder. Reads files, so it belongs into a thread; two looks never overlap."""
+
+    def __init__(self, job: CaptionJob) -> None:
+        self.job = job
+        self._mutex = threading.Lock()
+        self._follower = EventFollower(job.events_path)
+        self._history = JobHistory()
+
+    def look(self) -> JobLook:
+        """What is new."""
+        with self._mutex:
+            if not self.job.is_run:
+                return JobLook()
+            state = true_state(self.job)  # older than the events: when it says "ended", they are all there
+            written: list[str] = []
+            while events := self._follower.poll():
+                for event in events:
+                    self._history.add(event)
+                    written += event.get("written", [])
+            kind = KINDS.get(str(self.job.meta.get("captioner")))
+            return JobLook(
+                state=state.state,
+                title=kind.title if kind is not None else "",
+                history=deepcopy(self._history),
+                written=tuple(self.job.folder / name for name in written),
+                detail=state.detail,
+            )

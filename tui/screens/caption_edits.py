@@ -1,0 +1,152 @@
+"""Edits of all captions at once: find and replace, prefix and suffix. What would change is shown before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Button, Checkbox, Input, Static
+
+from engine.dataset.caption_edits import Change, plan_frame, plan_replace
+from engine.dataset.caption_files import CaptionFile
+from engine.text import plural, printable
+from tui.texts import _
+from tui.widgets.tick import Tick
+
+
+class EditScreen(ModalScreen[list[Change] | None]):
+    """The result is what is to be changed; None after Escape. Subclasses yield fields and say what follows from them.
+
+    Args:
+        files: all captions.
+    """
+
+    CSS_PATH = "caption_edits.tcss"
+    HEADING: ClassVar[str]
+    EXPLANATION: ClassVar[str]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+n", "apply", _("Change"), priority=True, tooltip=_("Change the captions.")),
+        Binding("escape", "dismiss(None)", _("Cancel"), tooltip=_("Nothing is changed.")),
+    ]
+
+    def __init__(self, files: Sequence[CaptionFile]) -> None:
+        super().__init__()
+        self.files = files
+        self.changes: list[Change] = []
+
+    def compose(self) -> ComposeResult:
+        """Heading, fields, what would change, buttons."""
+        with Vertical(classes="dialog"):
+            yield Static(self.HEADING, classes="dialog-title")
+            yield from self.compose_fields()
+            yield Static(self.EXPLANATION, classes="hint")
+            yield Static(id="count", markup=False)
+            yield Static(id="before", classes="preview", markup=False)
+            yield Static(id="after", classes="preview", markup=False)
+            with Horizontal(classes="buttons"):
+                yield Button(_("Change"), id="apply", compact=True, variant="primary")
+                yield Button(_("Cancel"), id="cancel", compact=True)
+                yield Static(_("Ctrl+N changes, Escape cancels."), classes="hint")
+
+    def compose_fields(self) -> ComposeResult:
+        """The fields."""
+        raise NotImplementedError
+
+    def planned(self) -> list[Change]:
+        """What follows from the fields as they are."""
+        raise NotImplementedError
+
+    def counted(self) -> str:
+        """What would change, in words."""
+        return _("{0} would change.").format(plural(len(self.changes), _("caption")))
+
+    def field(self, id: str) -> str:
+        """What stands in a field."""
+        return self.query_one(f"#{id}", Input).value
+
+    def on_mount(self) -> None:
+        """Nothing yet."""
+        self._preview()
+
+    @on(Input.Changed)
+    @on(Checkbox.Changed)
+    def _preview(self) -> None:
+        """Count, and show the first one before and after."""
+        self.changes = self.planned()
+        self.query_one("#count", Static).update(self.counted())
+        first = self.changes[0] if self.changes else None
+        self.query_one("#before", Static).update(_shown("-", first.before) if first else "")
+        self.query_one("#after", Static).update(_shown("+", first.after) if first else "")
+        self.query_one("#apply", Button).disabled = not self.changes
+
+    @on(Input.Submitted)
+    def _on_to_the_next(self) -> None:
+        self.focus_next()
+
+    @on(Button.Pressed, "#apply")
+    def action_apply(self) -> None:
+        """Give back what is to be changed."""
+        if self.changes:
+            self.dismiss(self.changes)
+
+    @on(Button.Pressed, "#cancel")
+    def _cancel(self) -> None:
+        self.dismiss(None)
+
+
+class ReplaceScreen(EditScreen):
+    """Find and replace."""
+
+    HEADING = _("Find and replace in all captions")
+    EXPLANATION = _("Whole words: “red” is not found in “redder”.")
+
+    def compose_fields(self) -> ComposeResult:
+        """What to find, what to put there, how to find it."""
+        yield from _row(_("Find"), "find")
+        yield from _row(_("Replace by"), "by")
+        with Horizontal(classes="row"):
+            yield Static(classes="label")
+            yield Tick(_("Whole words"), True, id="whole")
+            yield Tick(_("Match case"), True, id="case")
+
+    def planned(self) -> list[Change]:
+        """Captions in which it is found."""
+        whole, case = (self.query_one(f"#{name}", Checkbox).value for name in ("whole", "case"))
+        return plan_replace(self.files, self.field("find"), self.field("by"), whole_words=whole, match_case=case)
+
+    def counted(self) -> str:
+        """Places and captions."""
+        places = sum(change.times for change in self.changes)
+        captions = plural(len(self.changes), _("caption"))
+        return _("Found in {0}, at {1}.").format(captions, plural(places, _("place")))
+
+
+class FrameScreen(EditScreen):
+    """A prefix and a suffix for every caption."""
+
+    HEADING = _("Prefix and suffix for all captions")
+    EXPLANATION = _("Joined by a space; not where they stand already. Pictures without a caption stay without.")
+
+    def compose_fields(self) -> ComposeResult:
+        """Two texts."""
+        yield from _row(_("Prefix"), "prefix")
+        yield from _row(_("Suffix"), "suffix")
+
+    def planned(self) -> list[Change]:
+        """Captions that lack one of them."""
+        return plan_frame(self.files, self.field("prefix"), self.field("suffix"))
+
+
+def _row(label: str, id: str) -> ComposeResult:
+    with Horizontal(classes="row"):
+        yield Static(label, classes="label")
+        yield Input(id=id, compact=True)
+
+
+def _shown(sign: str, text: str) -> str:
+    return f"{sign} {printable(text.replace(chr(10), ' / '))}"

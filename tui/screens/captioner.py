@@ -1,0 +1,197 @@
+"""Captions by a model: what to choose before, and how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.events import DescendantFocus
+from textual.screen import ModalScreen
+from textual.widget import Widget
+from textual.widgets import Button, Checkbox, Input, Select, Static
+
+from engine.captioning.captioner import Kind
+from engine.captioning.options import read_options
+from engine.config.form import FieldFacts, facts_of
+from engine.errors import UsageError
+from engine.text import plural, printable
+from tui.caption_watch import JobLook
+from tui.texts import _
+from tui.widgets.path_input import PathInput
+from tui.widgets.tick import Tick
+
+BAR_CELLS = 40
+
+
+class CaptionerScreen(ModalScreen[dict[str, Any] | None]):
+    """The options of a captioner, a row each. The result is all values by name; None after Escape.
+
+    Args:
+        kind: of captioner.
+        values: to begin with, where they are not the defaults.
+        about: what there is to caption, one sentence.
+    """
+
+    CSS_PATH = "captioner.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+n", "start", _("Start"), priority=True, tooltip=_("Make the captions.")),
+        Binding("escape", "dismiss(None)", _("Cancel"), tooltip=_("Nothing is started.")),
+    ]
+
+    def __init__(self, kind: Kind, values: Mapping[str, Any], about: str) -> None:
+        super().__init__()
+        self.kind, self.about = kind, about
+        self.facts = facts_of(kind.options)
+        self.values = {**kind.options().model_dump(), **values}
+
+    def compose(self) -> ComposeResult:
+        """Heading, one row an option, help for the focused one, buttons."""
+        with Vertical(classes="dialog -large"):
+            yield Static(_("Captions by {0}").format(self.kind.title), classes="dialog-title")
+            yield Static(self.about, markup=False)
+            with VerticalScroll(id="options", can_focus=False):
+                for facts in self.facts:
+                    with Horizontal(classes="row"):
+                        yield Static(_(facts.title), classes="label", markup=False)
+                        yield self._field(facts)
+                        if facts.unit:
+                            yield Static(facts.unit, classes="unit hint", markup=False)
+            yield Static(id="help", classes="hint", markup=False)
+            yield Static(id="problem", classes="error", markup=False)
+            with Horizontal(classes="buttons"):
+                yield Button(_("Start"), id="start", compact=True, variant="primary")
+                yield Button(_("Cancel"), id="cancel", compact=True)
+                yield Static(_("Ctrl+N starts, Escape cancels."), classes="hint")
+
+    def _field(self, facts: FieldFacts) -> Widget:
+        value = self.values[facts.key]
+        if facts.kind == "flag":
+            return Tick("", bool(value), id=facts.key)
+        if facts.kind == "choice":
+            choices = [(str(choice), choice) for choice in facts.choices]
+            return Select(choices, value=value, allow_blank=False, id=facts.key, compact=True)
+        if facts.key == "model":
+            return PathInput(str(value), folders_only=True, id=facts.key, compact=True)
+        return Input(str(value), id=facts.key, compact=True)
+
+    @on(DescendantFocus)
+    def _explain(self, event: DescendantFocus) -> None:
+        """Help for the focused option."""
+        facts = next((facts for facts in self.facts if facts.key == event.widget.id), None)
+        words = [_(facts.help)] if facts is not None and facts.help else []
+        if facts is not None and facts.limits:
+            words.append(_("Allowed: {0}.").format(facts.limits))
+        self.query_one("#help", Static).update(" ".join(words))
+
+    def _entered(self) -> dict[str, Any]:
+        """All values as they are in the form; numbers are read by the options' own model."""
+        entered: dict[str, Any] = {}
+        for facts in self.facts:
+            field = self.query_one(f"#{facts.key}")
+            assert isinstance(field, Input | Checkbox | Select)
+            entered[facts.key] = field.value.strip() if isinstance(field, Input) else field.value
+        return entered
+
+    @on(Button.Pressed, "#start")
+    def action_start(self) -> None:
+        """Check the values and give them back."""
+        try:
+            options = read_options(self.kind.options, self._entered())
+        except UsageError as error:
+            problem = self.query_one("#problem", Static)
+            problem.update(f"✗ {printable(str(error))}")
+            problem.display = True
+            return
+        self.dismiss(options.model_dump())
+
+    @on(Button.Pressed, "#cancel")
+    def _cancel(self) -> None:
+        self.dismiss(None)
+
+
+class CaptioningScreen(ModalScreen[str | None]):
+    """How far the captions are; the screen below tells by `show`. The result is "stop", "again", or None.
+
+    Args:
+        look: the latest one.
+    """
+
+    CSS_PATH = "captioner.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("s", "stop", _("Stop"), tooltip=_("Finish the picture and end; what is done stays.")),
+        Binding("b", "again", _("Settings"), tooltip=_("Begin again, or go on with the rest.")),
+        Binding("escape,q", "dismiss(None)", _("Close"), tooltip=_("It goes on.")),
+    ]
+
+    def __init__(self, look: JobLook) -> None:
+        super().__init__()
+        self.look = look
+
+    def compose(self) -> ComposeResult:
+        """Heading, bar, what was told, buttons."""
+        with Vertical(classes="dialog"):
+            yield Static(id="heading", classes="dialog-title", markup=False)
+            yield Static(id="bar", markup=False)
+            yield Static(id="told", markup=False)
+            with Horizontal(classes="buttons"):
+                yield Button(_("Stop"), id="stop", compact=True)
+                yield Button(_("Settings"), id="again", compact=True)
+                yield Button(_("Close"), id="close", compact=True, variant="primary")
+                yield Static(_("s stops, Escape closes."), classes="hint")
+
+    def on_mount(self) -> None:
+        """What is known now."""
+        self.show(self.look)
+        self.query_one("#close", Button).focus()
+
+    def show(self, look: JobLook) -> None:
+        """Tell how far it is."""
+        self.look = look
+        self.query_one("#heading", Static).update(look.sentence())
+        self.query_one("#bar", Static).update(bar(look.history.done, look.history.total))
+        self.query_one("#told", Static).update("\n".join(self._lines()))
+        self.query_one("#stop", Button).display = look.live
+        self.query_one("#again", Button).display = not look.live
+        self.refresh_bindings()
+
+    def _lines(self) -> list[str]:
+        history = self.look.history
+        lines = [printable(note) for note in history.notes[-2:]]
+        if history.warnings:
+            warned = plural(len(history.warnings), _("warning"))
+            lines.append(_("! {0}, the last one: {1}").format(warned, printable(history.warnings[-1])))
+        if history.error is not None:
+            lines += [f"✗ {printable(history.error[0])}", printable(history.error[1])]
+        elif self.look.live:
+            lines.append(_("It goes on when you close this, leave the step or quit."))
+        return lines
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Stop what lives, begin what has ended."""
+        return self.look.live if action == "stop" else not self.look.live if action == "again" else True
+
+    @on(Button.Pressed, "#stop")
+    def action_stop(self) -> None:
+        """End after this batch."""
+        self.dismiss("stop")
+
+    @on(Button.Pressed, "#again")
+    def action_again(self) -> None:
+        """To the settings."""
+        self.dismiss("again")
+
+    @on(Button.Pressed, "#close")
+    def _close(self) -> None:
+        self.dismiss(None)
+
+
+def bar(done: int, total: int) -> str:
+    """ "████░░░░ 12 of 40"."""
+    if not total:
+        return ""
+    filled = round(BAR_CELLS * done / total)
+    return f"{'█' * filled}{'░' * (BAR_CELLS - filled)} " + _("{0} of {1}").format(done, plural(total, _("picture")))

@@ -1,0 +1,448 @@
+"""Captions: which pictures have one, editing them one by one and all together, and having them made by a model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rich.cells import cell_len
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import Static, TextArea
+
+from engine.captioning.captioner import KINDS
+from engine.dataset.caption_edits import Change, Edited, make, undo
+from engine.dataset.caption_files import CaptionFile, tag_counts
+from engine.errors import LoraSmithError
+from engine.text import plural, printable
+from tui.caption_book import Book, Rules, own_folder
+from tui.screens.caption_edits import FrameScreen, ReplaceScreen
+from tui.screens.caption_tags import TagsScreen
+from tui.screens.captioner import CaptionerScreen
+from tui.screens.step import StepScreen
+from tui.texts import _
+from tui.widgets.caption_editor import CaptionEditor
+from tui.widgets.caption_list import CaptionList
+from tui.widgets.captioning import CaptioningLine
+from tui.widgets.picture import Picture
+
+CAPTIONER = KINDS["blip"]
+
+
+class CaptionsScreen(StepScreen):
+    """A list on the left; the picture and its caption on the right."""
+
+    STEP = "captions"
+    CSS_PATH = "captions.tcss"
+    AUTO_FOCUS = "#list"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("b", "captioner", _("BLIP"), tooltip=_("Have captions made by a model; or see how far it is.")),
+        Binding("f", "replace", _("Find"), tooltip=_("Find and replace in all captions.")),
+        Binding("a", "frame", _("Add"), tooltip=_("A prefix or suffix for all captions.")),
+        Binding("t", "tags", _("Tags"), show=False, tooltip=_("Which tags there are, and how often.")),
+        Binding("u", "undo", _("Undo"), show=False, tooltip=_("Take the last edit of all captions back.")),
+        Binding("m", "open", _("Next open"), show=False, tooltip=_("To the next picture that is not marked ✓.")),
+        Binding("ctrl+r", "read", _("Read again"), show=False, tooltip=_("Read all captions again.")),
+    ]
+    HELP = _(
+        "# Captions\n\nA caption tells what to separate from what is learnt: name what changes from picture to "
+        "picture, and call what stays the same by the trigger word. Captions are text files beside the pictures and "
+        "are saved as you move on.\n\nIt is fine to go on without captions: a run then uses the trigger word for all."
+    )
+
+    @dataclass
+    class Counted(Message):
+        """So many captions are read or changed."""
+
+        words: str
+        done: int
+        total: int
+
+    @dataclass
+    class Loaded(Message):
+        """All captions were read, or cannot be."""
+
+        result: Book | LoraSmithError
+
+    @dataclass
+    class Done(Message):
+        """An edit of many captions, or its undoing, has ended."""
+
+        words: str
+        result: Edited | LoraSmithError
+
+    @dataclass
+    class Reread(Message):
+        """Captions that a model wrote."""
+
+        files: list[CaptionFile]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.book: Book | None = None
+        self.shown: int | None = None
+        """The picture whose caption is in the editor."""
+        self._failure: LoraSmithError | None = None
+        self._busy = False
+        """Many captions are being changed."""
+        self._captioning = False
+        """A model makes captions."""
+
+    def compose_body(self) -> ComposeResult:
+        """Coverage on top, what a model does below it, then list and picture."""
+        yield Static(id="summary", markup=False)
+        yield Static(id="notes", markup=False)
+        yield CaptioningLine(id="job")
+        with Horizontal(id="work"):
+            yield CaptionList(id="list")
+            with Vertical(id="one"):
+                with Horizontal(id="seen"):
+                    yield Picture(id="picture")
+                    yield Static(id="about")
+                yield CaptionEditor(id="editor", soft_wrap=True, tab_behavior="focus")
+
+    def on_mount(self) -> None:
+        """Read the folder; look whether captions are being made there."""
+        self.rules = Rules.of(self.draft)
+        editor = self.query_one(CaptionEditor)
+        editor.several_lines, editor.read_only = self.rules.all_lines, self.rules.shipped
+        self.query_one("#work").display = False
+        self.query_one("#summary", Static).update(_("Reading the captions …"))
+        self._read(self.rules)
+        self.query_one(CaptioningLine).follow(self.rules.job)
+
+    # Reading
+
+    @work(thread=True, exclusive=True, exit_on_error=False, group="read")
+    def _read(self, rules: Rules) -> None:
+        try:
+            self.post_message(self.Loaded(Book.read(rules, self._teller(_("Reading the captions: {0} of {1}")))))
+        except LoraSmithError as error:
+            self.post_message(self.Loaded(error))
+
+    def _teller(self, words: str) -> Callable[[int, int], None]:
+        """A progress function that tells five times a second at most."""
+        last = time.monotonic()
+
+        def tell(done: int, total: int) -> None:
+            nonlocal last
+            if time.monotonic() - last >= 0.2:
+                last = time.monotonic()
+                self.post_message(self.Counted(words, done, total))
+
+        return tell
+
+    @on(Counted)
+    def _show_count(self, event: Counted) -> None:
+        self.query_one("#summary", Static).update(event.words.format(event.done, event.total))
+
+    @on(Loaded)
+    def _loaded(self, event: Loaded) -> None:
+        summary = self.query_one("#summary", Static)
+        failed = isinstance(event.result, LoraSmithError)
+        self.query_one("#work").display = not failed
+        summary.set_class(failed, "error")
+        if isinstance(event.result, LoraSmithError):
+            self._failure, self.book, self.shown = event.result, None, None
+            summary.update(f"✗ {printable(event.result.message)} {event.result.hint}")
+            return
+        if self.book is not None:
+            self._keep_place()
+        self._failure, self.book, self._busy = None, event.result, False
+        place = self.book.place_of(Path(str(self.draft.extras.get("captions.selected", "")))) or 0
+        unsaved = self.draft.extras.pop("captions.unsaved", None)
+        self.query_one(CaptionList).show(self.book, place)
+        self._show(place)
+        if isinstance(unsaved, list) and unsaved[0] == str(self.book.files[place].picture):
+            self.query_one(CaptionEditor).load_text(unsaved[1])
+        if self.focused is None:
+            self.query_one(CaptionList).focus()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Coverage and notes anew."""
+        if self.book is None:
+            return
+        self.query_one("#summary", Static).update(flowed(self.book.summary(), self.app.size.width - 2))
+        notes = self.book.notes()
+        if own_folder(self.draft) and not self.rules.shipped:
+            place = _("The captions are in your own folder {0}.").format(printable(self.rules.folder))
+            notes = f"{notes} {place}".strip()
+        self.query_one("#notes", Static).update(notes)
+        self.query_one("#notes").display = bool(notes)
+        self.refresh_bindings()
+
+    def on_resize(self) -> None:
+        """The lines break elsewhere."""
+        super().on_resize()
+        self._tell()
+
+    def action_read(self) -> None:
+        """Read everything again, as another program may have changed it."""
+        if self._save():
+            self._read(self.rules)
+
+    # One caption
+
+    @on(CaptionList.Highlighted)
+    def _moved(self, event: CaptionList.Highlighted) -> None:
+        if event.position == self.shown:
+            return
+        if self._save():
+            self._show(event.position)
+        elif self.shown is not None:
+            self.query_one(CaptionList).position = self.shown
+
+    def _show(self, place: int) -> None:
+        """Picture and caption of another picture."""
+        assert self.book is not None
+        self.shown = place
+        file = self.book.files[place]
+        self.query_one(Picture).path = file.picture
+        self.query_one(CaptionEditor).load_text(file.text or "")
+        self._describe()
+
+    def _unsaved(self) -> str | None:
+        """What is in the editor and not in the file."""
+        text = self.query_one(CaptionEditor).text
+        if self.book is None or self.shown is None or not self.book.differs(self.shown, text):
+            return None
+        return text
+
+    def _save(self) -> bool:
+        """Write what was edited; False, with the error shown, where that cannot be."""
+        text = self._unsaved()
+        if text is None or self.book is None or self.shown is None:
+            return True
+        name = printable(self.book.files[self.shown].picture.name)
+        try:
+            self.book.write(self.shown, text)
+        except LoraSmithError as error:
+            self.say(_("{0}: not saved. {1}").format(name, error.message), kind="error")
+            self.smith.show_error(error)
+            return False
+        self.say(_("✓ {0}: caption saved.").format(name))
+        self.query_one(CaptionList).refresh()
+        self._describe()
+        self._tell()
+        return True
+
+    @on(TextArea.Changed)
+    def _describe(self) -> None:
+        """What is to be said about the caption as it is in the editor."""
+        if self.book is None or self.shown is None:
+            return
+        file, text = self.book.files[self.shown], self.query_one(CaptionEditor).text
+        lines = [(printable(file.picture.name), "bold")]
+        lines += [(line, f"$text-{kind}" if kind else "") for line, kind in self.book.about(self.shown, text)]
+        if self._unsaved() is not None:
+            lines.append((_("• not saved yet: saved as you move on"), ""))
+        elif file.text:
+            lines.append((_("✓ saved in {0}").format(printable(file.path.name)), ""))
+        about = Content("\n").join(Content.styled(line, style) for line, style in lines)
+        self.query_one("#about", Static).update(about)
+
+    @on(CaptionList.Edit)
+    def _edit(self) -> None:
+        if self.rules.shipped:
+            self.say(_("The captions of the program's own pictures cannot be edited here."), kind="warning")
+            return
+        self.query_one(CaptionEditor).begin()
+
+    @on(CaptionEditor.Leave)
+    def _to_list(self) -> None:
+        self._save()
+        self.query_one(CaptionList).focus()
+
+    @on(CaptionEditor.Following)
+    def _following(self) -> None:
+        if self._save():
+            self.query_one(CaptionList).position += 1
+            self.query_one(CaptionEditor).begin()
+
+    def action_open(self) -> None:
+        """To the next picture that is not marked ✓."""
+        if self.book is None or self.shown is None or not self._save():
+            return
+        place = self.book.next_open(self.shown)
+        if place is None:
+            self.say(_("✓ Every picture has a caption, and nothing is wrong with it."))
+        else:
+            self.query_one(CaptionList).position = place
+
+    # All captions
+
+    def action_replace(self) -> None:
+        """Find and replace."""
+        if self.book is not None and self._save():
+            self.app.push_screen(ReplaceScreen(self.book.files), self._change)
+
+    def action_frame(self) -> None:
+        """Prefix and suffix."""
+        if self.book is not None and self._save():
+            self.app.push_screen(FrameScreen(self.book.files), self._change)
+
+    def action_tags(self) -> None:
+        """Count tags."""
+        if self.book is not None and self._save():
+            counts = tag_counts(self.book.files, self.rules.separator)
+            captions = sum(bool(file.text) for file in self.book.files)
+            self.app.push_screen(TagsScreen(counts, captions, self.rules.separator))
+
+    def _change(self, changes: list[Change] | None) -> None:
+        if changes:
+            self._busy = True
+            self.refresh_bindings()
+            self._make(changes, self.rules)
+
+    def action_undo(self) -> None:
+        """Take the last edit of many captions back."""
+        if self._save():
+            self._busy = True
+            self.refresh_bindings()
+            self._undo(self.rules)
+
+    @work(thread=True, exclusive=True, exit_on_error=False, group="edit")
+    def _make(self, changes: list[Change], rules: Rules) -> None:
+        tell = self._teller(_("Changing the captions: {0} of {1}"))
+        self._finish(_("{0} changed. u undoes it."), lambda: make(changes, rules.job.undo_path, tell))
+
+    @work(thread=True, exclusive=True, exit_on_error=False, group="edit")
+    def _undo(self, rules: Rules) -> None:
+        tell = self._teller(_("Undoing: {0} of {1}"))
+        self._finish(_("{0} as before."), lambda: undo(rules.job.undo_path, tell))
+
+    def _finish(self, words: str, edit: Callable[[], Edited]) -> None:
+        """Do it, in the thread; tell what came of it."""
+        try:
+            result: Edited | LoraSmithError = edit()
+        except LoraSmithError as error:
+            result = error
+        self.post_message(self.Done(words, result))
+
+    @on(Done)
+    def _done(self, event: Done) -> None:
+        if isinstance(event.result, LoraSmithError):
+            self.say(event.result.message, kind="error")
+            self.smith.show_error(event.result)
+        elif skipped := event.result.skipped:
+            words = _("{0} changed by somebody else meanwhile: left alone.")
+            self.say(words.format(plural(len(skipped), _("caption"))), kind="warning")
+        else:
+            self.say(event.words.format(plural(event.result.changed, _("caption"))))
+        self._read(self.rules)
+
+    # A model
+
+    @on(CaptioningLine.SettingsWanted)
+    def action_captioner(self) -> None:
+        """The settings; while captions are made, how far they are."""
+        line = self.query_one(CaptioningLine)
+        if line.look.live:
+            line.show_progress()
+        elif self.book is not None and self._save():
+            about = _("{0} of {1} without a caption, in {2}").format(
+                self.book.coverage.without,
+                plural(len(self.book.files), _("picture")),
+                printable(self.rules.folder),
+            )
+            self.app.push_screen(CaptionerScreen(CAPTIONER, self._options(), about), self._start)
+
+    def _options(self) -> dict[str, Any]:
+        """Those of the last time; trigger word and file names are the draft's."""
+        kept = self.draft.extras.get("captions.options")
+        values = {name: value for name, value in kept.items() if name in CAPTIONER.options.model_fields} if kept else {}
+        return {**values, "trigger_word": self.rules.trigger, "caption_extension": self.rules.extension}
+
+    def _start(self, values: dict[str, Any] | None) -> None:
+        if values is not None:
+            self.draft.extras["captions.options"] = values
+            self.query_one(CaptioningLine).start(self.rules.folder, CAPTIONER, values)
+
+    @on(CaptioningLine.Failed)
+    def _captioner_failed(self, event: CaptioningLine.Failed) -> None:
+        self.smith.show_error(event.error)
+
+    @on(CaptioningLine.Changed)
+    def _job_changed(self, event: CaptioningLine.Changed) -> None:
+        if event.look.written and self.book is not None:
+            places = [self.book.place_of(picture) for picture in event.look.written]
+            self._reread([self.book.files[place] for place in places if place is not None])
+        self._captioning = event.look.live
+        self.refresh_bindings()
+
+    @work(thread=True, exit_on_error=False, group="reread")
+    def _reread(self, files: list[CaptionFile]) -> None:
+        self.post_message(self.Reread([file.reread() for file in files]))
+
+    @on(Reread)
+    def _take_in(self, event: Reread) -> None:
+        """Show captions that the model wrote; what the person is typing stays."""
+        if self.book is None or self.shown is None:
+            return
+        typing = self._unsaved() is not None
+        self.book.replace(event.files)
+        self.query_one(CaptionList).refresh()
+        if not typing:
+            self._show(self.shown)
+        self._tell()
+
+    # The step
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """What changes all captions waits until they are read, and until the edit before is done."""
+        ready = self.book is not None and not self._busy
+        if action in ("replace", "frame"):
+            return True if ready and not self.rules.shipped else None
+        if action in ("tags", "open"):
+            return True if self.book is not None else None
+        if action == "undo":
+            return True if ready and self.book is not None and self.book.undoable else None
+        if action == "captioner":
+            return True if self._captioning or (ready and not self.rules.shipped) else None
+        return super().check_action(action, parameters)
+
+    def store(self) -> None:
+        """Save the caption that is edited, and remember the place."""
+        self._save()
+        self._keep_place()
+
+    def _keep_place(self) -> None:
+        """Note in the draft where one is, and a text that could not be saved."""
+        if self.book is not None and self.shown is not None:
+            picture = str(self.book.files[self.shown].picture)
+            self.draft.extras["captions.selected"] = picture
+            if (text := self._unsaved()) is not None:
+                self.draft.extras["captions.unsaved"] = [picture, text]
+
+    def problems(self) -> Iterable[str]:
+        """Missing captions are none; what cannot be read is one."""
+        if self._failure is not None:
+            yield str(self._failure)
+        elif self._unsaved() is not None:
+            yield _("The caption in the editor cannot be saved.")
+        elif self.book is not None:
+            broken = [file for file in self.book.files if file.problem]
+            if broken:
+                names = ", ".join(printable(file.path.name) for file in broken[:3])
+                yield _("{0} cannot be read: {1}").format(plural(len(broken), _("caption")), names)
+
+
+def flowed(parts: list[str], width: int) -> str:
+    """Parts with commas between them, in lines of at most `width` cells that break between the parts."""
+    lines = [parts[0]]
+    for part in parts[1:]:
+        longer = f"{lines[-1]}, {part}"
+        if cell_len(longer) < width:
+            lines[-1] = longer
+        else:
+            lines[-1] += ","
+            lines.append(part)
+    return "\n".join(lines)

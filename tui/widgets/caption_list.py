@@ -1,0 +1,162 @@
+"""A list of pictures with the beginning of their captions. Draws only what is seen, so its length does not matter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rich.cells import cell_len, set_cell_size
+from rich.segment import Segment
+from textual.binding import Binding, BindingType
+from textual.events import Click
+from textual.geometry import Region, Size
+from textual.message import Message
+from textual.reactive import reactive
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+from engine.text import printable
+from tui.caption_book import Book
+from tui.texts import _
+
+NAME_CELLS = 13
+"""Of the picture's name, at most; the caption has the rest."""
+
+
+class CaptionList(ScrollView, can_focus=True):
+    """`position` is the highlighted picture."""
+
+    HELP: ClassVar[str] = _(
+        "**Pictures.** ✓ has a caption, ✗ has none, ! has one without the trigger word or one that is too long. "
+        "Enter edits the caption, Escape comes back here. Letters work while the list is focused."
+    )
+    DEFAULT_CSS = """
+    CaptionList { width: 1fr; height: 1fr; scrollbar-size-vertical: 1; }
+    CaptionList > .captions--caption { color: $text-muted; }
+    CaptionList > .captions--open { color: $text-error; }
+    CaptionList > .captions--odd { color: $text-warning; }
+    CaptionList > .captions--here { text-style: underline; }
+    CaptionList > .captions--cursor { text-style: reverse; }
+    """
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "captions--caption", "captions--open", "captions--odd", "captions--here", "captions--cursor"
+    }  # fmt: skip
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "edit", _("Edit"), tooltip=_("Edit the caption; Escape comes back.")),
+        Binding("up", "move(-1)", _("Picture before"), show=False),
+        Binding("down", "move(1)", _("Next picture"), show=False),
+        Binding("pageup", "page(-1)", _("Page up"), show=False),
+        Binding("pagedown", "page(1)", _("Page down"), show=False),
+        Binding("home", "go(0)", _("First picture"), show=False),
+        Binding("end", "go(-1)", _("Last picture"), show=False),
+    ]
+    position: reactive[int] = reactive(0, init=False)
+
+    @dataclass
+    class Highlighted(Message):
+        """Another picture is looked at."""
+
+        position: int
+
+    class Edit(Message):
+        """Enter was pressed."""
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.book: Book | None = None
+
+    @property
+    def count(self) -> int:
+        """Pictures in the list."""
+        return len(self.book.files) if self.book is not None else 0
+
+    def show(self, book: Book, position: int) -> None:
+        """List other captions, or the same ones read anew."""
+        self.book = book
+        self.virtual_size = Size(0, self.count)
+        self.set_reactive(CaptionList.position, max(0, min(position, self.count - 1)))
+        self._into_view()
+        self.refresh()
+
+    def validate_position(self, position: int) -> int:
+        """Inside the list."""
+        return max(0, min(position, self.count - 1))
+
+    def watch_position(self, position: int) -> None:
+        """Moved."""
+        self._into_view()
+        self.refresh()
+        self.post_message(self.Highlighted(position))
+
+    def on_resize(self) -> None:
+        """The highlighted one stays in sight."""
+        self._into_view()
+
+    def on_focus(self) -> None:
+        """The cursor shows."""
+        self.refresh()
+
+    def on_blur(self) -> None:
+        """The cursor is faint."""
+        self.refresh()
+
+    def _into_view(self) -> None:
+        self.scroll_to_region(Region(0, self.position, 1, 1), animate=False, force=True)
+
+    def action_move(self, by: int) -> None:
+        """Up or down."""
+        self.position += by
+
+    def action_page(self, by: int) -> None:
+        """A page up or down."""
+        self.position += by * max(1, self.scrollable_content_region.height - 1)
+
+    def action_go(self, to: int) -> None:
+        """To the first (0) or the last (-1)."""
+        self.position = to % max(1, self.count)
+
+    def action_edit(self) -> None:
+        """Edit the caption."""
+        if self.count:
+            self.post_message(self.Edit())
+
+    def on_click(self, event: Click) -> None:
+        """Look at what was clicked; what is looked at already is edited."""
+        clicked = event.y + round(self.scroll_y)
+        if clicked < self.count:
+            if clicked == self.position:
+                self.action_edit()
+            self.position = clicked
+
+    def render_line(self, y: int) -> Strip:
+        """Mark, name, caption."""
+        place, width = y + round(self.scroll_y), self.scrollable_content_region.width
+        if self.book is None or place >= self.count:
+            return Strip.blank(width, self.rich_style)
+        file = self.book.files[place]
+        mark = self.book.mark(file)
+        name = printable(file.picture.name)
+        caption = printable((file.text or "").replace("\n", " / ")) or (_("unreadable") if file.problem else "–")
+        base = self.rich_style
+        if place == self.position:
+            base += self.get_component_rich_style(
+                "captions--cursor" if self.has_focus else "captions--here", partial=True
+            )
+        kind = {"✗": "captions--open", "!": "captions--odd"}.get(mark, "captions--caption")
+        names = min(NAME_CELLS, max(6, width // 2 - 2)) if width < 60 else 24
+        segments = [
+            Segment(f"{mark} ", base + self.get_component_rich_style(kind, partial=True)),
+            Segment(f"{shortened(name, names)} ", base),
+            Segment(caption, base + self.get_component_rich_style("captions--caption", partial=True)),
+        ]
+        return Strip(segments).adjust_cell_length(width, base).crop(0, width)
+
+
+def shortened(text: str, cells: int) -> str:
+    """Exactly so many cells: padded, or with an ellipsis in the middle, as names often differ at the end."""
+    if cell_len(text) <= cells:
+        return set_cell_size(text, cells)
+    tail = text[-1:]
+    while cell_len(tail) < cells // 2 and len(tail) < len(text):
+        tail = text[-len(tail) - 1 :]
+    return set_cell_size(text, max(0, cells - 1 - cell_len(tail))) + "…" + tail

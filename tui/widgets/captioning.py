@@ -1,0 +1,114 @@
+"""One line about the captioning process of a folder, which it starts, stops and follows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from textual import on, work
+from textual.message import Message
+from textual.widgets import Static
+
+from engine.captioning.captioner import Kind
+from engine.captioning.job import CaptionJob, start, stop
+from engine.errors import LoraSmithError
+from tui.caption_watch import JobLook, JobWatch
+from tui.screens.captioner import CaptioningScreen
+from tui.texts import _
+
+LOOK_SECONDS = 0.5
+
+
+class CaptioningLine(Static):
+    """Hidden while there is nothing to say. The process belongs to nobody: it outlives this line and the program."""
+
+    DEFAULT_CSS = "CaptioningLine { height: auto; max-height: 2; display: none; }"
+
+    @dataclass
+    class Changed(Message):
+        """It was looked at; captions may have been written."""
+
+        look: JobLook
+
+    class SettingsWanted(Message):
+        """Begin again, or go on with the rest."""
+
+    @dataclass
+    class Failed(Message):
+        """It cannot be started or stopped."""
+
+        error: LoraSmithError
+
+    @dataclass
+    class _Started(Message):
+        """The process is on its way."""
+
+        title: str
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id, markup=False)
+        self.look = JobLook()
+        self._watch: JobWatch | None = None
+
+    def follow(self, job: CaptionJob) -> None:
+        """Follow the job of a folder, as long as it lives."""
+        self._watch = JobWatch(job)
+        self._look(self._watch)
+
+    def start(self, folder: Path, kind: Kind, values: Mapping[str, Any]) -> None:
+        """Start a job, and show how far it is."""
+        self._start(folder, kind, values)
+
+    def show_progress(self) -> None:
+        """How far it is, in a dialog."""
+        self.app.push_screen(CaptioningScreen(self.look), self._answered)
+
+    def _answered(self, answer: str | None) -> None:
+        if answer == "stop" and self._watch is not None:
+            self._stop(self._watch.job)
+        elif answer == "again":
+            self.post_message(self.SettingsWanted())
+
+    @work(thread=True, exclusive=True, exit_on_error=False, group="start")
+    def _start(self, folder: Path, kind: Kind, values: Mapping[str, Any]) -> None:
+        try:
+            start(folder, kind.name, values)
+        except LoraSmithError as error:
+            self.post_message(self.Failed(error))
+        else:
+            self.post_message(self._Started(kind.title))
+
+    @work(thread=True, exclusive=True, exit_on_error=False, group="start")
+    def _stop(self, job: CaptionJob) -> None:
+        try:
+            stop(job)
+        except LoraSmithError as error:
+            self.post_message(self.Failed(error))
+
+    @on(_Started)
+    def _show_start(self, event: _Started) -> None:
+        event.stop()
+        self.look = JobLook("starting", event.title)
+        self.show_progress()
+        if self._watch is not None:
+            self._look(self._watch)
+
+    @work(thread=True, exit_on_error=False, group="look")
+    def _look(self, watch: JobWatch) -> None:
+        self.post_message(self.Changed(watch.look()))
+
+    @on(Changed)
+    def _tell(self, event: Changed) -> None:
+        """Say it here and in the dialog; an end that was there before one came is not worth a line."""
+        old = not self.look.state and event.look.state == "finished"
+        self.look = event.look
+        words = "" if old else event.look.sentence()
+        self.display = bool(words)
+        self.update(f"{words} {_('b shows more.')}")
+        if isinstance(self.app.screen, CaptioningScreen):
+            self.app.screen.show(event.look)
+        if event.look.live and self._watch is not None:
+            watch = self._watch
+            self.set_timer(LOOK_SECONDS, lambda: self._look(watch))
