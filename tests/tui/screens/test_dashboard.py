@@ -194,7 +194,7 @@ async def test_stopping_asks_and_its_default_is_no(
         await until(pilot, lambda: "■ stopping" in text(pilot.app))
         trainer.end("stopped", 6)
         await until(pilot, lambda: "□ stopped" in text(pilot.app))
-        assert "r goes on" in text(pilot.app) and "x Stop" not in text(pilot.app)
+        await until(pilot, lambda: "r goes on" in text(pilot.app) and "x Stop" not in text(pilot.app))
 
 
 async def test_a_wish_that_nobody_answers_is_told(
@@ -342,7 +342,7 @@ async def test_out_of_memory_shows_numbers_and_one_key_goes_on(
             assert expected in shown, expected
         await pilot.press("escape")
         await until(pilot, lambda: isinstance(pilot.app.screen, DashboardScreen))
-        assert "m Remedies" in text(pilot.app)
+        await until(pilot, lambda: "m Remedies" in text(pilot.app))
         await pilot.press("m")
         await until(pilot, lambda: isinstance(pilot.app.screen, RemediesScreen))
         screen = pilot.app.screen
