@@ -77,7 +77,6 @@ class RunHistory:
         """Of training, samples, saves and held-out losses to come; None before the first step of this life."""
         self.images_per_second: float | None = None
         self.seconds_per_step: float | None = None
-        self.grad_norm: float | None = None
         self.rates: dict[str, float] = {}
         """Learning rate by group."""
         self.memory: dict[str, float] = {}
@@ -107,10 +106,6 @@ class RunHistory:
         self.ending: str | None = None
         """finished, stopped or failed, once this life has ended by its own decision."""
         self.lives = 0
-        self.started: float | None = None
-        """Unix time of the start of this life."""
-        self.updated: float | None = None
-        """Unix time of the newest event."""
         self._phases: list[str] = []
         self._tellers: dict[str, Callable[[Event], None]] = {
             "run_started": self._begin,
@@ -142,16 +137,10 @@ class RunHistory:
         """The loss of the newest step."""
         return self.raw.last.last if self.raw.last else None
 
-    @property
-    def best_held_out(self) -> tuple[int, float] | None:
-        """Step and value of the lowest held-out loss."""
-        return min(self.held_out.items(), key=lambda one: one[1], default=None)
-
     def feed(self, events: Iterable[Event]) -> None:
         """Take in the events that follow."""
         newest_step = None
         for event in events:
-            self.updated = event.time
             if event.type == "step":
                 self._count(event)
                 newest_step = event
@@ -168,7 +157,6 @@ class RunHistory:
     def _begin(self, event: Event) -> None:
         self.name = str(event.get("name", self.name))
         self.lives += 1
-        self.started = event.time
         self._phases.clear()
         self.progress = self.warning = self.oom = self.error = self.ending = self.eta_seconds = None
         self.max_train_steps = _whole(event.get("max_train_steps")) or self.max_train_steps
@@ -203,7 +191,7 @@ class RunHistory:
     def _note_pace(self, event: Event) -> None:
         """What only the newest step is asked for."""
         self.epoch = _whole(event.get("epoch")) or self.epoch
-        for key in ("eta_seconds", "images_per_second", "seconds_per_step", "grad_norm"):
+        for key in ("eta_seconds", "images_per_second", "seconds_per_step"):
             setattr(self, key, _number(event.get(key)))
         self.rates, self.memory = _numbers(event.get("lr")), _numbers(event.get("memory"))
 
