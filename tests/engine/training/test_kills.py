@@ -14,9 +14,9 @@ from collections.abc import Callable
 import pytest
 
 from engine.exit_codes import ExitCode
+from engine.runs import prepare_resume
 from engine.runs.events import EventFollower, read_events
 from engine.runs.layout import RunDir
-from engine.runs import prepare_resume
 from engine.runs.state import true_state
 from tests.engine.training.conftest import MakeRun, start
 

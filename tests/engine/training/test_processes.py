@@ -10,9 +10,9 @@ import psutil
 import pytest
 
 from engine.exit_codes import ExitCode
+from engine.runs import prepare_resume
 from engine.runs.events import read_events
 from engine.runs.layout import RunDir
-from engine.runs import prepare_resume
 from tests.engine.training.conftest import MakeRun, start
 from tests.engine.training.test_kills import until_step
 
