@@ -80,6 +80,7 @@ class LoraSmithApp(App[int]):
             self.register_theme(own)
         self.set_reactive(App.ansi_color, None)
         self.set_reactive(App.theme, theme)
+        self.stylesheet.set_variables(self.get_css_variables())  # made for the default theme until now
         self.appearance = appearance or Appearance()
         self.images = self.appearance.picture_mode(colours, self.no_color)
         """halfblock, sixel, kitty, poor or off."""
@@ -98,11 +99,14 @@ class LoraSmithApp(App[int]):
             with suppress(NotImplementedError, RuntimeError, ValueError):  # not in the main thread: a test
                 loop.add_signal_handler(number, self._end_by_signal, number)
 
-    def on_mount(self) -> None:
-        """The first screen."""
+    def get_default_screen(self) -> Screen[None]:
+        """Home: all other screens lie above it."""
         from tui.screens.home import HomeScreen
 
-        self.push_screen(HomeScreen())
+        return HomeScreen()
+
+    def on_mount(self) -> None:
+        """What was asked for on the command line, above home."""
         if self.first_run is not None:
             self.open_run(self.first_run)
         elif self.first_step is not None:
@@ -122,20 +126,17 @@ class LoraSmithApp(App[int]):
 
     def go_to(self, step: str | None) -> None:
         """Show a step of the wizard, or home for None; keeps the draft."""
-        from tui.screens.home import HomeScreen
         from tui.screens.steps import STEPS
 
         if step is not None:
             self.draft.step = step
         self._keep_draft()
-        while len(self.screen_stack) > 2 and not isinstance(self.screen, HomeScreen):
+        while len(self.screen_stack) > (1 if step is None else 2):
             self.pop_screen()
         if step is None:
-            if not isinstance(self.screen, HomeScreen):
-                self.pop_screen()
             return
         screen = next(one for one in STEPS if one.name == step).screen()
-        if isinstance(self.screen, HomeScreen):
+        if len(self.screen_stack) == 1:
             self.push_screen(screen)
         else:
             self.switch_screen(screen)

@@ -8,15 +8,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from engine.runs import KnownRun, RunDir
-from engine.runs.layout import CURRENT
-from engine.runs.state import moment, read_exit
 from engine.text import printable
 from tui.texts import _
+
+if TYPE_CHECKING:
+    from engine.runs import KnownRun, RunDir
 
 SIGNS = {
     "starting": ("▷", _("starting"), "cyan"),
@@ -45,7 +46,7 @@ COLUMNS = (
     Column("name", _("Name"), 20),
     Column("state", _("State"), 10),
     Column("step", _("Step"), 17),
-    Column("when", _("Last sign"), 12),
+    Column("when", _("Last seen"), 12),
     Column("where", _("Where"), 11),
 )
 _TAIL = 64 * 1024
@@ -101,6 +102,8 @@ def clipped(text: str, width: int, *, keep_end: bool = False) -> str:
 
 def _place(run_dir: RunDir) -> str:
     """The run's directory; of a project's current results the project's."""
+    from engine.runs.layout import CURRENT
+
     path = run_dir.path.parent if run_dir.path.name == CURRENT else run_dir.path
     shown, home = printable(path), printable(Path.home())
     return f"~{shown[len(home) :]}" if shown.startswith(f"{home}/") else shown
@@ -108,6 +111,8 @@ def _place(run_dir: RunDir) -> str:
 
 def about(run: KnownRun) -> Text:
     """All there is to say about a run, a line for each thing. Reads files: for a worker."""
+    from engine.runs.state import moment
+
     state, detail = run.state, printable(run.state.detail).rstrip(".")
     text = Text()
     text.append(f"{printable(run.name)}: {sign(state.state)}", "bold").append(f". {detail[:1].upper()}{detail[1:]}.\n")
@@ -118,13 +123,15 @@ def about(run: KnownRun) -> Text:
         facts.append(_("last loss {0:.4f}").format(loss))
     text.append(", ".join(facts) + ".")
     if state.state not in ("lost", "unknown"):  # theirs is in the detail
-        text.append(_(" Last sign of life {0}.").format(moment(state.updated)))
+        text.append(_(" Last seen {0}.").format(moment(state.updated)))
     for sentence in _notes(run, unfinished):
         text.append(f"\n! {sentence}", "yellow")
     return text
 
 
 def _notes(run: KnownRun, unfinished: bool) -> Iterator[str]:
+    from engine.runs.state import read_exit
+
     run_dir, state = run.run_dir, run.state.state
     if run.archived:
         yield _("An earlier run, kept when a newer one began.")

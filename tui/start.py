@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Mapping
@@ -107,12 +105,15 @@ def load_protocol() -> None:
     Raises:
         UsageError: it is not installed.
     """
-    if importlib.util.find_spec("textual_image") is None:
+    try:
+        import textual_image.widget  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != "textual_image":
+            raise
         raise UsageError(
             "Sixel and Kitty pictures need the library textual-image, which is not installed.",
             "Install it with: pip install 'lorasmith[images]'. Or leave --images away: half blocks need nothing.",
-        )
-    importlib.import_module("textual_image.widget")
+        ) from None
     _await_answers()
 
 

@@ -7,6 +7,7 @@ import re
 import selectors
 import sys
 from codecs import getincrementaldecoder
+from pathlib import Path
 from typing import IO, Any, Final, cast
 
 import textual
@@ -98,4 +99,6 @@ class SturdyDriver(LinuxDriver):
 
 def driver_class() -> type[Driver] | None:
     """The driver to run with; None for Textual's own."""
-    return SturdyDriver if textual.__version__ == KNOWN_TEXTUAL and sys.platform != "win32" else None
+    # textual.__version__ would read the metadata of the distribution: a tenth of the time to the first paint.
+    installed = Path(textual.__file__).parents[1] / f"textual-{KNOWN_TEXTUAL}.dist-info"
+    return SturdyDriver if installed.is_dir() and sys.platform != "win32" else None

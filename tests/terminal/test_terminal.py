@@ -68,7 +68,7 @@ def test_nohup_is_refused(start: Start) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_a_signal_closes_it_and_leaves_the_run_alone(start: Start, live: RunDir, number: int, code: int) -> None:
     terminal = start("attach", "robot")
-    terminal.until_shown("robot")
+    terminal.until_shown("▶ running · training")
     terminal.process.send_signal(number)
     assert terminal.wait() == code and terminal.restored
     assert true_state(live).live
@@ -76,13 +76,13 @@ def test_a_signal_closes_it_and_leaves_the_run_alone(start: Start, live: RunDir,
 
 def test_a_hang_up_ends_the_screen_and_not_the_run(start: Start, live: RunDir) -> None:
     terminal = start("attach", "robot")
-    terminal.until_shown("robot")
+    terminal.until_shown("▶ running · training")
     terminal.hang_up()
     assert terminal.wait() == 129
     step = true_state(live).step
     assert is_locked(live.lock_path) is not None
     again = start("attach", "robot")
-    again.until_shown("robot")
+    again.until_shown("▶ running · training")
     again.until(lambda: true_state(live).step > step)
 
 
@@ -158,6 +158,16 @@ def test_a_small_terminal_shows_one_panel_and_comes_back(start: Start) -> None:
     terminal.until_shown(WELCOME, "Quit")
 
 
+def test_a_small_terminal_shows_how_the_training_is(start: Start, live: RunDir) -> None:
+    terminal = start("attach", "robot")
+    terminal.until_shown("▶ running · training", "Rates")
+    terminal.resize(40, 10)
+    terminal.until_shown("robot", "of 99999", "loss 0.", "Enlarge the terminal")
+    assert "Rates" not in terminal.text
+    terminal.resize(80, 24)
+    terminal.until_shown("Rates", "Quit")
+
+
 def test_ctrl_l_draws_everything_anew(start: Start) -> None:
     terminal = start()
     terminal.until_shown(WELCOME, "Quit")
@@ -170,7 +180,7 @@ def test_ctrl_l_draws_everything_anew(start: Start) -> None:
 def test_two_viewers_of_one_run(start: Start, live: RunDir) -> None:
     first, second = start("attach", "robot"), start("attach", str(live.path), term="xterm")
     for terminal in (first, second):
-        terminal.until_shown("robot")
+        terminal.until_shown("▶ running · training", "smoothed")
     first.send(QUIT)
     first.until_shown("Detach")
     first.send("\r")
@@ -185,7 +195,7 @@ def test_two_viewers_of_one_run(start: Start, live: RunDir) -> None:
 def test_detach_and_attach(start: Start, live: RunDir) -> None:
     for _ in range(2):
         terminal = start("attach", "robot")
-        terminal.until_shown("robot")
+        terminal.until_shown("▶ running · training")
         terminal.send(QUIT)
         terminal.until_shown("Detach")
         terminal.send("\r")

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import textual
 
 from tui import start
 from tui.main import run
-from tui.terminal import InputBytes, _Output
+from tui.terminal import KNOWN_TEXTUAL, InputBytes, SturdyDriver, _Output, driver_class
 
 
 class Terminal(io.StringIO):
@@ -20,6 +21,14 @@ class Terminal(io.StringIO):
 
     def isatty(self) -> bool:
         return True
+
+
+class Hidden:
+    """An import system in which textual-image is not installed."""
+
+    def find_spec(self, name: str, *_: Any) -> None:
+        if name.partition(".")[0] == "textual_image":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 @pytest.fixture
@@ -69,7 +78,7 @@ def test_a_dumb_terminal_is_refused(terminal: None, monkeypatch: pytest.MonkeyPa
 
 def test_no_arguments_open_the_screen(opened: list[dict[str, Any]]) -> None:
     assert run([]) == 0
-    assert opened == [{"run_dir": None, "images": "auto", "mouse": True, "low_bandwidth": False, "prefill": {}}]
+    assert opened == [{"run_dir": None}]
 
 
 def test_what_was_typed_is_filled_into_the_wizard(opened: list[dict[str, Any]], place: Path) -> None:
@@ -127,9 +136,15 @@ def test_no_such_theme_is_a_sentence(
 def test_protocols_need_their_library(
     terminal: None, place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(start.importlib.util, "find_spec", lambda name: None)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "textual_image"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Hidden(), *sys.meta_path])
     assert run(["--images", "sixel"]) == 2
     assert "pip install 'lorasmith[images]'" in capfd.readouterr().err
+
+
+def test_the_driver_is_used_with_the_textual_it_was_written_for() -> None:
+    assert driver_class() is SturdyDriver and textual.__version__ == KNOWN_TEXTUAL
 
 
 def test_answers_of_the_terminal_are_waited_for_and_dropped(monkeypatch: pytest.MonkeyPatch) -> None:

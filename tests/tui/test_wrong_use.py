@@ -47,7 +47,7 @@ def test_our_own_mistake_is_a_traceback(capfd: pytest.CaptureFixture[str], monke
         raise RuntimeError("a mistake of ours")
 
     monkeypatch.setattr(cli_module, "_without_preset", broken)
-    assert run([]) == 1
+    assert run(["--no-mouse"]) == 1
     assert "RuntimeError: a mistake of ours" in capfd.readouterr().err
 
 

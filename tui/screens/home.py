@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
 from textual import on, work
@@ -13,33 +13,22 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.message import Message
 from textual.timer import Timer
-from textual.widgets import DataTable, Static
-from textual.widgets.data_table import ColumnKey
+from textual.widgets import Static
 
-from engine.runs import KnownRun, find_runs, request
-from engine.runs.remove import Belongings, belongings, remove_run
 from engine.text import plural, printable, size_text
-from tui.run_rows import COLUMNS, about, row, sign, where_width
+from tui.run_rows import about, progress, sign
 from tui.screens.ask import AskScreen
 from tui.screens.base import BaseScreen
 from tui.screens.steps import STEPS, position
 from tui.texts import _
 
+if TYPE_CHECKING:
+    from engine.runs import KnownRun
+    from engine.runs.remove import Belongings
+    from tui.widgets.run_table import RunTable
+
 SECONDS = 2.0
 """Between two looks, while the screen is shown."""
-
-
-class RunTable(DataTable[Text]):
-    """The table of runs; Enter opens one."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(
-            "enter",
-            "select_cursor",
-            _("Open"),
-            tooltip=_("Watch a run that goes on, or see what an ended one has made."),
-        )
-    ]
 
 
 class HomeScreen(BaseScreen):
@@ -96,30 +85,20 @@ called running has a living process.
     def __init__(self) -> None:
         super().__init__()
         self.runs: dict[str, KnownRun] | None = None
-        """Path to run, in the order of the table; None until they were looked for."""
-        self._shown: dict[str, tuple[Text, ...]] = {}
+        """Path to run, the newest first; None until they were looked for."""
+        self.table: RunTable | None = None
         self._timer: Timer | None = None
 
     def compose_content(self) -> ComposeResult:
-        """The table, or a welcome; below it the highlighted run."""
+        """What stands here before the runs were looked for: quick to draw."""
         yield Static(_("LoRA Smith · runs"), id="heading", classes="title")
-        yield RunTable(cursor_type="row")
-        yield Static(id="welcome")
-        with VerticalScroll(id="details", can_focus=False):
-            yield Static(id="about")
+        yield Static(id="empty")
         yield Static(id="draft", classes="hint", markup=False)
-
-    def on_mount(self) -> None:
-        """An empty table; the runs follow."""
-        table = self.query_one(RunTable)
-        for column in COLUMNS:
-            table.add_column(column.title, key=column.name, width=column.width)
-        table.display = self.query_one("#details").display = False
 
     def on_screen_resume(self) -> None:
         """Shown: look now, and then every two seconds."""
         self._say_draft()
-        self._look()
+        self.call_after_refresh(self._look)
 
     def on_screen_suspend(self) -> None:
         """Another screen is shown: nothing to look for."""
@@ -128,61 +107,35 @@ called running has a living process.
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="runs")
     def _look(self) -> None:
+        from engine.runs import find_runs  # here and below: after the first paint
+
         self.post_message(self.Found(find_runs([Path.cwd()])))
 
     @on(Found)
-    def _show(self, event: Found) -> None:
+    async def _show(self, event: Found) -> None:
         before, self.runs = self.runs, {str(run.run_dir.path): run for run in event.runs}
-        self._update_rows()
         if before is None or bool(before) != bool(self.runs):
-            self._welcome()
+            await self._arrange()
+        if self.table is not None:
+            self.table.show_runs(self.runs)
         self._describe()
+        self.refresh_bindings()
         self.refresh_status()
         if self.is_active:
             self._timer = self.set_timer(SECONDS, self._look)
 
-    def on_resize(self) -> None:
-        """The place gets what room is left."""
-        super().on_resize()
-        table = self.query_one(RunTable)
-        if table.columns:
-            table.columns[ColumnKey("where")].width = where_width(self.size.width)
-            self._update_rows(anew=True)
+    async def _arrange(self) -> None:
+        """The table and what there is to say about a run; without a run what to press."""
+        from tui.widgets.run_table import RunTable
 
-    def _update_rows(self, anew: bool = False) -> None:
-        """Only the cells that have changed, unless the rows are other ones."""
-        rows = {path: row(run, self.size.width) for path, run in (self.runs or {}).items()}
-        table = self.query_one(RunTable)
-        if anew or list(rows) != list(self._shown):
-            self._fill(rows)
+        await self.query("#empty, RunTable, #details").remove()
+        self.table = RunTable() if self.runs else None
+        if self.table is None:
+            await self.mount(Static(_(WELCOME), id="empty"), before="#draft")
         else:
-            for path, cells in rows.items():
-                for column, old, new in zip(COLUMNS, self._shown[path], cells, strict=True):
-                    if old != new:
-                        table.update_cell(path, column.name, new)
-        self._shown = rows
-
-    def _fill(self, rows: dict[str, tuple[Text, ...]]) -> None:
-        """Write the table anew, with the cursor on the same run."""
-        table = self.query_one(RunTable)
-        chosen = self.chosen()
-        table.clear()
-        for path, cells in rows.items():
-            table.add_row(*cells, key=path)
-        if chosen is not None and str(chosen.run_dir.path) in rows:
-            table.move_cursor(row=list(rows).index(str(chosen.run_dir.path)))
-
-    def _welcome(self) -> None:
-        """Without a run: what to press."""
-        table, welcome = self.query_one(RunTable), self.query_one("#welcome", Static)
-        table.display = self.query_one("#details").display = bool(self.runs)
-        welcome.display = not self.runs
-        if self.runs:
-            table.focus()
-        else:
-            self.set_focus(None)
-            welcome.update(_(WELCOME))
-        self.refresh_bindings()
+            about = VerticalScroll(Static(id="about"), id="details", can_focus=False)
+            await self.mount(self.table, about, before="#draft")
+            self.table.focus()
 
     def _say_draft(self) -> None:
         self.query_one("#draft", Static).update(self._draft_sentence())
@@ -198,23 +151,23 @@ called running has a living process.
 
     def chosen(self) -> KnownRun | None:
         """The highlighted run."""
-        table = self.query_one(RunTable)
-        if not self.runs or not table.is_valid_row_index(table.cursor_row):
-            return None
-        key = table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value
-        return self.runs.get(key or "")
+        return self.table.chosen if self.table is not None else None
 
-    @on(RunTable.RowHighlighted)
-    def _moved(self) -> None:
+    def on_data_table_row_highlighted(self) -> None:
+        """Another run is highlighted."""
         self._describe()
         self.refresh_bindings()
+
+    def on_data_table_row_selected(self) -> None:
+        """Enter: the dashboard of the run, live or ended."""
+        run = self.chosen()
+        if run is not None:
+            self.smith.open_run(run.run_dir)
 
     def _describe(self) -> None:
         run = self.chosen()
         if run is not None:
             self._find_out(run)
-        else:
-            self.query_one("#about", Static).update("")
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="details")
     def _find_out(self, run: KnownRun) -> None:
@@ -222,14 +175,17 @@ called running has a living process.
 
     @on(Described)
     def _show_details(self, event: Described) -> None:
-        if self.chosen() == event.run:
+        if event.run == self.chosen():
             self.query_one("#about", Static).update(event.text)
 
     def status_text(self) -> str:
         """The run that goes on, or how many there are."""
         runs = list((self.runs or {}).values())
         live = [run for run in runs if run.state.live]
-        lines = [f"{printable(run.name)}  {row(run, 60)[2]}  {sign(run.state.state)}" for run in live]
+        lines = [
+            f"{printable(run.name)}: {sign(run.state.state)}, {progress(run.state.step, run.state.max_train_steps)}"
+            for run in live
+        ]
         return "\n".join(lines or [plural(len(runs), _("run"))])
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -249,13 +205,6 @@ called running has a living process.
         if action == "resume":
             return not state.live and state.state != "finished"
         return action != "delete" or not (state.live or state.state == "unknown")
-
-    @on(RunTable.RowSelected)
-    def _open(self) -> None:
-        """The dashboard of the run, live or ended."""
-        run = self.chosen()
-        if run is not None:
-            self.smith.open_run(run.run_dir)
 
     def action_new(self) -> None:
         """The wizard; with a run in the making, a choice."""
@@ -340,6 +289,8 @@ called running has a living process.
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="doing")
     def _stop(self, run: KnownRun) -> None:
+        from engine.runs import request
+
         request(run.run_dir, "stop")
         sentence = _("{0} was asked to stop: it finishes its step and saves.")
         self.post_message(self.Done(sentence.format(printable(run.name))))
@@ -352,6 +303,8 @@ called running has a living process.
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="doing")
     def _count(self, run: KnownRun) -> None:
+        from engine.runs.remove import belongings
+
         self.post_message(self.Counted(run, belongings(run.run_dir)))
 
     @on(Counted)
@@ -365,6 +318,8 @@ called running has a living process.
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="doing")
     def _delete(self, run: KnownRun) -> None:
+        from engine.runs.remove import remove_run
+
         gone = remove_run(run.run_dir)
         sentence = _("{0} is deleted: {1}, {2}.")
         name = printable(run.name)

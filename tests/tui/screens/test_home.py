@@ -55,7 +55,7 @@ async def point_at(pilot: Pilot[Any], until: Until, name: str) -> None:
     """Move the cursor down to a run."""
     screen = pilot.app.screen
     assert isinstance(screen, HomeScreen)
-    await until(pilot, lambda: screen.runs)
+    await until(pilot, screen.chosen)
     for _ in range(len(screen.runs or {})):
         run = screen.chosen()
         if run is not None and run.name == name:
@@ -69,7 +69,7 @@ async def test_without_a_run_it_says_what_to_press(smith: Smith, until: Until, t
     async with app.run_test(size=NARROW) as pilot:
         await until(pilot, lambda: "There is no run yet" in text(app))
         assert "n begins a new run" in text(app) and "lorasmith demo" in text(app)
-        assert not app.screen.query_one(DataTable).display
+        assert not app.screen.query(DataTable)
 
 
 async def test_each_run_is_shown_for_what_it_is(smith: Smith, live: RunDir, until: Until, text: Shown) -> None:
@@ -110,9 +110,9 @@ async def test_only_changed_cells_are_written(
     two = make("two")
     app = smith()
     async with app.run_test(size=NARROW) as pilot:
-        await until(pilot, ready(app))
         screen = app.screen
         assert isinstance(screen, HomeScreen)
+        await until(pilot, screen.chosen)
         table, changed = screen.query_one(DataTable), []
         update = table.update_cell
         monkeypatch.setattr(table, "update_cell", lambda *cell: (changed.append(cell[:2]), update(*cell)))
