@@ -110,7 +110,8 @@ def step_to_mend(error: LoraSmithError) -> str:
         return "captions" if "caption" in error.message.lower() else "folders"
     if found is not None:
         return STEP_OF.get(found[0], "parameters")
-    return "parameters" if isinstance(error, UsageError) and "--" not in error.hint else "folders"
+    about_place = "--" in error.hint or error.message.startswith("The name ")
+    return "parameters" if isinstance(error, UsageError) and not about_place else "folders"
 
 
 def warnings(report: Report) -> list[str]:

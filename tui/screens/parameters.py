@@ -17,7 +17,7 @@ from textual.message import Message
 from textual.timer import Timer
 from textual.widgets import Input, Select, Static
 
-from engine.config import ConfigError, list_presets
+from engine.config import list_presets
 from engine.config.form import fields, form, shown
 from engine.errors import LoraSmithError
 from engine.paths import ASSETS
@@ -112,8 +112,9 @@ is called *rough* when it only comes from the GPU's arithmetic.
         self.call_after_refresh(self._begin)
 
     def _begin(self) -> None:
-        """Stand where one was; say what became of the preset."""
-        kept = self.draft.extras.get("parameters.cursor")
+        """Stand on what is wrong, else where one was; say what became of the preset."""
+        wrong = [key for key in self.form.wrong if key not in STEP_OF]
+        kept = wrong[0] if wrong else self.draft.extras.get("parameters.cursor")
         if kept in self.rows.keys:
             self.rows.reload(kept)
         self._show_counts()
@@ -211,9 +212,11 @@ is called *rough* when it only comes from the GPU's arithmetic.
             return
         self.form.judge()
         self._refresh_form()
-        titles = listing([fields()[key].title for key in kept if key in fields()], 3)
-        told = ngettext("Kept {0} changed value: {1}.", "Kept {0} changed values: {1}.", len(kept))
-        self.say(told.format(len(kept), titles) if kept else _("All values are the preset's."))
+        told = ngettext("Kept {0} changed value, marked •.", "Kept {0} changed values, marked •.", len(kept))
+        self.say(told.format(len(kept)) if kept else _("All values are the preset's."))
+        if kept:
+            titles = listing([fields()[key].title for key in kept if key in fields()], 8)
+            self.notify(titles, title=_("Kept"), markup=False)
         self.rows.focus()
 
     @on(FieldForm.Changed)
@@ -225,7 +228,7 @@ is called *rough* when it only comes from the GPU's arithmetic.
     def _elsewhere(self, event: FieldForm.Refused) -> None:
         key, facts = event.key, fields()[event.key]
         if key in STEP_OF:
-            self.say(_("This is set in the step {0}: Ctrl+G goes there.").format(step_title(STEP_OF[key])))
+            self.say(_("Set in the step {0}: Ctrl+G goes there.").format(step_title(STEP_OF[key])))
             return
         from tui.screens.entries import EntriesScreen
 
@@ -279,12 +282,10 @@ is called *rough* when it only comes from the GPU's arithmetic.
     def _compute(self) -> None:
         """Start computing; nothing is computed while a field is wrong."""
         self.turn += 1
-        try:
-            config = self.draft.config()
-        except ConfigError:
+        if self.form.wrong:
             self._show(_("Steps, time and disk are computed when the fields marked ✗ are mended."), "", failed=True)
-            return
-        self._look_ahead(self.turn, config)
+        else:
+            self._look_ahead(self.turn, self.draft.config())
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="outlook")
     def _look_ahead(self, turn: int, config: RunConfig) -> None:

@@ -100,6 +100,8 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
         self.live: RunDir | None = None
         """A run that is going on where this one would go."""
         self.starting = False
+        self.notice = ""
+        """What became of a preset that cannot be used."""
 
     def compose_body(self) -> ComposeResult:
         """One text that scrolls."""
@@ -111,11 +113,8 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
         return _("Start training")
 
     def on_mount(self) -> None:
-        """Check at once."""
+        """Check as soon as there is something to write on."""
         self.call_after_refresh(self.action_check)
-        notice = self.draft.take_notice()
-        if notice:
-            self.notify(printable(notice), severity="warning", markup=False)
 
     def action_check(self) -> None:
         """Look at everything anew."""
@@ -159,7 +158,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
     def _found(self, event: Found) -> None:
         self.report = event.report
         count = len(warnings(event.report))
-        ready = _("Ready to start.") if not count else _("Ready to start. Look at the lines with ! first.")
+        ready = _("Ready to start.") if not count else _("Ready. Look at the lines with ! first.")
         self.say(ready, kind="warning" if count else "note")
         self._draw()
 
@@ -173,18 +172,21 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
     def _obstruct(self, sentence: str, step: str) -> None:
         self.obstacle = (sentence, step)
         if self.live is not None:
-            self.say(_("A run is going on there: Ctrl+N watches it, e chooses another name."), kind="error")
+            self.say(_("A run goes on there: Ctrl+N watches it."), kind="error")
         else:
             self.say(next(iter(self.problems())), kind="error")
         self._draw()
 
     def _draw(self) -> None:
         """Warnings or what is wrong first, then everything, the command last."""
+        self.notice = " ".join(filter(None, (self.notice, self.draft.take_notice())))
         text = Text(overflow="fold")
         name = printable(str(self.draft.get("saving.output_name") or _("without a name")))
         text.append(_("Run {0}").format(name) + "\n", "bold")
         if self.obstacle is not None:
             text.append(f"✗ {_lines(self.obstacle[0])}\n", "bold")
+        if self.notice:
+            text.append(f"! {_lines(self.notice)}\n", "bold")
         if self.report is not None:
             for warning in warnings(self.report):
                 text.append(f"! {_lines(warning)}\n", "bold")
@@ -218,7 +220,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
     def action_copy(self) -> None:
         """Copy the command, as far as the terminal lets us."""
         self.app.copy_to_clipboard(self.draft.command())
-        self.say(_("Copied, if the terminal allows it; the command also stands at the end of this page."))
+        self.say(_("Copied, if the terminal allows it."))
 
     def action_save_preset(self) -> None:
         """Ask for a name and write a preset."""
@@ -257,12 +259,13 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
             self.smith.show_error(error)
             return
         self._draw()
-        self.say(_("Saved as the preset {0}: {1}").format(name, printable(path)))
+        self.say(_("Saved as the preset {0}.").format(name))
+        self.notify(printable(path), title=_("Preset {0}").format(name), markup=False)
 
     def problems(self) -> Iterable[str]:
         """What keeps the run from starting."""
         if self.obstacle is not None and self.live is None:
-            yield _("The run cannot start yet: e goes to the step {0}.").format(step_title(self.obstacle[1]))
+            yield _("Cannot start yet: e goes to {0}.").format(step_title(self.obstacle[1]))
         elif self.report is None and self.live is None:
             yield _("The check is not finished yet.")
         elif self.starting:

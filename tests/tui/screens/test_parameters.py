@@ -150,20 +150,20 @@ async def test_fields_of_other_steps_are_shown_and_not_edited(opened: Smith, unt
         await stand_on(pilot, "saving.output_name")
         assert "step Folders" in text(app)
         await pilot.press("enter")
-        await until(pilot, lambda: "set in the step Folders" in text(app))
+        await until(pilot, lambda: "Set in the step Folders: Ctrl+G goes there." in text(app))
         await pilot.press("delete", "space")
         assert app.draft.values == READY
 
 
 async def test_another_preset_keeps_what_was_changed_and_says_so(opened: Smith, until: Until, text: Shown) -> None:
     app = opened({"training.seed": 7})
-    async with app.run_test(size=(80, 24)) as pilot:
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
         await until(pilot, lambda: "sd15-realistic: Stable Diffusion" in text(app))
         await pilot.press("f4")
         await until(pilot, lambda: app.screen.query_one("#preset", Select).expanded)
         await pilot.press("up", "enter")
         await until(pilot, lambda: app.draft.preset == "sd15-anime")
-        await until(pilot, lambda: "Kept 1 changed value: Seed." in text(app))
+        await until(pilot, lambda: "Kept 1 changed value, marked •." in text(app) and "Seed" in text(app))
         assert app.draft.get("training.seed") == 7 and app.draft.get("network.network_dim") == 16
         assert rows(app).has_focus
 

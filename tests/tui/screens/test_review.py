@@ -1,0 +1,313 @@
+"""The review, by keys: what it shows, what stops a run, the command, a preset of one's own, the start."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.widgets import Static
+
+from engine.config import RunConfig, load_config
+from engine.errors import DataError, LoraSmithError, ModelError, StorageError, UsageError
+from engine.paths import ASSETS, user_config
+from engine.runs import RunDir, is_locked, launch, prepare_run, request, true_state
+from engine.runs.state import write_exit
+from tests.tui.test_draft import parsed
+from tui.app import LoraSmithApp
+from tui.draft import forget_presets
+from tui.review_report import step_to_mend
+from tui.screens import review
+from tui.screens.dashboard import DashboardScreen
+from tui.screens.home import HomeScreen
+from tui.screens.review import ReviewScreen
+
+Smith = Callable[..., LoraSmithApp]
+Until = Callable[..., Awaitable[None]]
+Shown = Callable[[LoraSmithApp], str]
+
+ROOT = Path(__file__).resolve().parents[3]
+READY = {
+    "model.pretrained_model_name_or_path": str(ASSETS / "demo_base"),
+    "dataset.train_data_dir": str(ASSETS / "demo_pictures"),
+    "saving.output_name": "robot",
+}
+
+
+@pytest.fixture(autouse=True)
+def presets_anew() -> None:
+    forget_presets()
+
+
+@pytest.fixture
+def opened(smith: Smith) -> Smith:
+    """opened(values, ...): the app that begins with the review of a run on what ships with the program."""
+
+    def make(values: dict[str, Any] | None = None, **more: Any) -> LoraSmithApp:
+        app = smith("review", {**READY, **(values or {})}, **{"preset": "demo", **more})
+        app.first_step = "review"
+        return app
+
+    return make
+
+
+@pytest.fixture
+def place(home: Path) -> RunDir:
+    """Where the run goes."""
+    return RunDir(home / "robot" / "results_current")
+
+
+@pytest.fixture
+def trainer(monkeypatch: pytest.MonkeyPatch, place: RunDir) -> Iterator[None]:
+    """The fake trainer, which makes 9999 steps unless it is stopped; it is stopped after the test."""
+    fake = ROOT / "tests" / "engine" / "runs" / "fake_trainer.py"
+    monkeypatch.setattr(
+        launch, "trainer_command", lambda run_dir: [sys.executable, str(fake), str(run_dir.path), "9999", "0.02"]
+    )
+    yield
+    end = time.monotonic() + 20
+    while is_locked(place.lock_path) and time.monotonic() < end:
+        if not list(place.control.iterdir()):
+            request(place, "stop")
+        time.sleep(0.05)
+
+
+def told(app: LoraSmithApp) -> str:
+    """All of the review's text, also what is scrolled away."""
+    for screen in app.screen_stack:
+        if isinstance(screen, ReviewScreen):
+            return str(screen.query_one("#text", Static).render())
+    return ""
+
+
+def unfinished(place: RunDir) -> None:
+    """A run that was stopped at step 40."""
+    config = RunConfig().changed(saving={"output_name": "robot", "output_dir": str(place.path)})
+    prepare_run(config)
+    place.checkpoints.mkdir()
+    (place.checkpoints / "step40").mkdir()
+    write_exit(place, "stopped", 6, 40)
+
+
+async def test_it_shows_everything_before_the_start(opened: Smith, until: Until, text: Shown, home: Path) -> None:
+    app = opened({"training.unet_lr": 1e-3})
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "Ready to start." in text(app))
+        words = told(app)
+        await pilot.press("pagedown", "end")
+        await until(pilot, lambda: "lorasmith --preset demo" in text(app))
+    for part in (
+        "Run robot", f"{home}/robot/results_current/robot.safetensors", "16 pictures × 8 repeats = 128 items",
+        "140 steps = 9 epochs", "Time: unknown until the first steps", "Disk: about", "are free", "prediction type",
+        "16 training pictures", "Precision no: fp32", "VRAM: none is used",
+        "• training.unet_lr = 0.001 (preset: 0.002)",
+        "network.network_dim = 8", app.draft.command(),
+    ):  # fmt: skip
+        assert part in words, part
+    assert not list(home.iterdir())
+
+
+async def test_warnings_stand_first(opened: Smith, until: Until, text: Shown, home: Path) -> None:
+    pictures = home / "pictures [x]"
+    pictures.mkdir()
+    for file in sorted((ASSETS / "demo_pictures").glob("*.png"))[:3]:
+        (pictures / file.name).write_bytes(file.read_bytes())
+    (pictures / "broken.png").write_bytes(b"")
+    app = opened({"dataset.train_data_dir": str(pictures), "memory.cache_text_encoder_outputs": True})
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "Ready. Look at the lines with ! first." in text(app))
+        lines = told(app).split("\n")
+    assert lines[1].startswith("! The text encoder is not trained")
+    assert lines[2:4] == [
+        "! 1 file cannot be used and set aside, see below.",
+        "! 3 pictures without a caption: the trigger word stands in for it.",
+    ]
+
+
+async def test_the_command_is_copied_and_means_the_same(
+    opened: Smith, until: Until, text: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = opened({"sampling.sample_prompts": ["a 'cat' [x]"], "training.seed": 7})
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "Ready to start." in text(app))
+        await pilot.press("c")
+        await until(pilot, lambda: "Copied" in text(app))
+        assert app.clipboard == app.draft.command()
+        assert parsed(app.clipboard, monkeypatch) == app.draft.config()
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence", "step"),
+    [
+        ({"dataset.train_data_dir": "/nowhere"}, "does not exist", "folders"),
+        ({"dataset.train_data_dir": ""}, "No pictures are chosen.", "folders"),
+        ({"model.pretrained_model_name_or_path": "x.safetensors"}, "There is no file or folder", "model"),
+        ({"saving.output_name": "a\x01b"}, "cannot be a file name", "folders"),
+        ({"memory.device": "cuda:7"}, "memory.device=cuda:7", "hardware"),
+        ({"training.seed": -1}, "training.seed", "parameters"),
+        ({"training.unet_lr": 0, "training.text_encoder_lr": 0}, "Nothing would be trained", "parameters"),
+    ],
+)
+async def test_what_stops_a_run_is_told_with_the_way_to_mend_it(
+    opened: Smith, until: Until, text: Shown, values: dict[str, Any], sentence: str, step: str
+) -> None:
+    app = opened(values)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "e goes to" in text(app))
+        assert sentence in told(app) and "✗" in text(app)
+        await pilot.press("ctrl+n")
+        assert isinstance(app.screen, ReviewScreen) and "review" not in app.draft.done
+        assert app.screen.obstacle is not None and app.screen.obstacle[1] == step
+
+
+async def test_one_key_goes_where_it_is_mended(opened: Smith, until: Until, text: Shown) -> None:
+    app = opened({"training.seed": -1})
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "e goes to Parameters" in text(app))
+        await pilot.press("e")
+        await until(pilot, lambda: app.draft.step == "parameters" and "✗ Seed" in text(app))
+
+
+async def test_after_mending_it_is_checked_again(opened: Smith, until: Until, text: Shown, home: Path) -> None:
+    app = opened({"dataset.train_data_dir": str(home / "late")})
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "e goes to Folders" in text(app))
+        (home / "late").symlink_to(ASSETS / "demo_pictures")
+        await pilot.press("r")
+        await until(pilot, lambda: "Ready to start." in text(app))
+
+
+@pytest.mark.parametrize(
+    ("error", "step"),
+    [
+        (ModelError("It is broken.", ""), "model"),
+        (DataError("A caption is not UTF-8.", ""), "captions"),
+        (DataError("No usable pictures.", ""), "folders"),
+        (StorageError("Writing failed: permission denied.", "Choose another --output_dir."), "folders"),
+        (UsageError("Nothing.", "Set training.unet_lr or training.text_encoder_lr."), "parameters"),
+        (UsageError("saving.output_dir has bytes that are not UTF-8.", "Rename it."), "folders"),
+        (UsageError("There is no sampler.", "Samplers: ddim."), "parameters"),
+    ],
+)
+def test_errors_name_the_step_that_mends_them(error: LoraSmithError, step: str) -> None:
+    assert step_to_mend(error) == step
+
+
+async def test_a_preset_of_ones_own(opened: Smith, until: Until, text: Shown) -> None:
+    app = opened({"training.seed": 7})
+    path = user_config() / "presets" / "mine.toml"
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "Ready to start." in text(app))
+        before = app.draft.config()
+        await pilot.press("p", *"a/b", "enter")
+        await until(pilot, lambda: "cannot be a preset's" in text(app))
+        await pilot.press("p", *"mine", "enter")
+        await until(pilot, lambda: "Saved as the preset mine" in text(app))
+        assert load_config("mine").training.seed == 7 and load_config("mine").saving.output_name == ""
+        assert app.draft.preset == "mine" and app.draft.config() == before
+        path.write_text("# Edited by hand\n" + path.read_text())
+        await pilot.press("p", *"mine", "enter")
+        await until(pilot, lambda: "There is a preset mine already" in text(app))
+        await pilot.press("enter")  # keep the old one
+        await until(pilot, lambda: isinstance(app.screen, ReviewScreen))
+        assert path.read_text().startswith("# Edited by hand")
+        await pilot.press("p", *"mine", "enter")
+        await until(pilot, lambda: "There is a preset mine already" in text(app))
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: not path.read_text().startswith("# Edited by hand"))
+        await pilot.press("p", "escape")
+        await until(pilot, lambda: isinstance(app.screen, ReviewScreen))
+
+
+async def test_the_start_leads_to_the_dashboard_and_keeps_the_draft(
+    opened: Smith, until: Until, text: Shown, trainer: None, place: RunDir
+) -> None:
+    app = opened(done=("model", "folders"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "Ready to start." in text(app))
+        command = app.draft.command()
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: isinstance(app.screen, DashboardScreen))
+        await until(pilot, lambda: true_state(place).step > 0)
+        assert [type(screen) for screen in app.screen_stack] == [HomeScreen, DashboardScreen]
+    assert json.loads(place.meta_path.read_text())["command_line"] == shlex.split(command)
+    assert app.draft.step == "hardware" and app.draft.done == [] and app.draft.values == READY
+    assert app.draft.extras["review.started"] == str(place.path)
+
+
+async def test_an_unfinished_run_is_put_away_when_asked(
+    opened: Smith, until: Until, text: Shown, trainer: None, place: RunDir
+) -> None:
+    unfinished(place)
+    app = opened()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "! " in told(app) and "unfinished run (stopped, step 40)" in told(app))
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: "Go on with it from step 40" in text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, ReviewScreen))
+        await pilot.press("ctrl+n", "down", "enter")
+        await until(pilot, lambda: isinstance(app.screen, DashboardScreen))
+        await until(pilot, lambda: true_state(place).step > 0)
+    kept = [RunDir(path) for path in place.path.parent.glob("results_2*")]
+    assert [true_state(run_dir).step for run_dir in kept] == [40]
+
+
+async def test_an_unfinished_run_is_gone_on_with_when_asked(
+    opened: Smith, until: Until, text: Shown, trainer: None, place: RunDir
+) -> None:
+    unfinished(place)
+    app = opened()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "unfinished run" in told(app))
+        await pilot.press("ctrl+n", "enter")
+        await until(pilot, lambda: isinstance(app.screen, DashboardScreen))
+        await until(pilot, lambda: true_state(place).live)
+    assert not list(place.path.parent.glob("results_2*"))
+
+
+async def test_a_live_run_in_the_place_can_be_watched(
+    opened: Smith, until: Until, text: Shown, trainer: None, place: RunDir
+) -> None:
+    config = RunConfig().changed(saving={"output_name": "robot", "output_dir": str(place.path)})
+    process = launch.launch(prepare_run(config))
+    app = opened()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: true_state(place).step > 0)
+        await pilot.press("r")
+        await until(pilot, lambda: "A run goes on there: Ctrl+N watches it." in text(app))
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: isinstance(app.screen, DashboardScreen))
+    request(place, "stop")
+    process.wait(timeout=20)
+
+
+async def test_a_start_that_fails_is_told_and_nothing_is_lost(
+    opened: Smith, until: Until, text: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise StorageError("No space left.", "Free some.")
+
+    monkeypatch.setattr(review, "begin", fail)
+    app = opened()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "Ready to start." in text(app))
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: "✗ Storage" in text(app) and "Free some." in text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: "Ready to start." in text(app))
+        assert app.draft.step == "review"
+        await pilot.press("escape")
+        await until(pilot, lambda: app.draft.step == "parameters")
+
+
+async def test_a_preset_that_is_gone_is_said(opened: Smith, until: Until, text: Shown) -> None:
+    app = opened({"dataset.resolution": 64, "dataset.enable_bucket": False}, preset="gone")
+    async with app.run_test(size=(120, 36)) as pilot:
+        await until(pilot, lambda: "The preset gone cannot be used" in text(app) and "Ready to start." in text(app))
+        assert app.draft.preset == "sd15-realistic"
