@@ -60,7 +60,8 @@ class LoraSmithApp(App[int]):
     """
 
     TITLE = "LoRA Smith"
-    CSS_PATH = "app.tcss"
+    CSS_PATH = ["app.tcss", "screens/home.tcss"]  # noqa: RUF012 - Textual's own type
+    """Home is the default screen, whose own CSS_PATH Textual does not read."""
     ENABLE_COMMAND_PALETTE = True
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+q", "leave", _("Quit"), tooltip=_("A training goes on without the screen."), priority=True),

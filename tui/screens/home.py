@@ -32,9 +32,11 @@ SECONDS = 2.0
 
 
 class HomeScreen(BaseScreen):
-    """Lists the runs, the newest first, and says what can be done with the highlighted one."""
+    """Lists the runs, the newest first, and says what can be done with the highlighted one.
 
-    CSS_PATH = "home.tcss"
+    Its home.tcss is read by the app, whose lowest screen it is.
+    """
+
     TITLE = "LoRA Smith"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "new", _("New run"), tooltip=_("The wizard: begin a run, or go on with the one in the making.")),

@@ -69,6 +69,7 @@ async def test_without_a_run_it_says_what_to_press(smith: Smith, until: Until, t
     async with app.run_test(size=NARROW) as pilot:
         await until(pilot, lambda: "There is no run yet" in text(app))
         assert "n begins a new run" in text(app) and "lorasmith demo" in text(app)
+        assert text(app).startswith(" LoRA Smith"), "its own style sheet is in force"
         assert not app.screen.query(DataTable)
 
 
