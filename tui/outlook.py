@@ -50,7 +50,7 @@ class Outlook:
         """The time and where it comes from."""
         if self.seconds is None:
             return self.source()
-        return _("Time: about {0} with samples, {1}").format(duration(self.seconds), self.pace.source)
+        return _("Time: about {0} for steps and samples, {1}").format(duration(self.seconds), self.pace.source)
 
 
 class Forecast:

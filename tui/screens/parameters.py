@@ -115,8 +115,8 @@ is called *rough* when it only comes from the GPU's arithmetic.
         """Stand on what is wrong, else where one was; say what became of the preset."""
         wrong = [key for key in self.form.wrong if key not in STEP_OF]
         kept = wrong[0] if wrong else self.draft.extras.get("parameters.cursor")
-        if kept in self.rows.keys:
-            self.rows.reload(kept)
+        own = [key for key in self.rows.keys if key not in STEP_OF]
+        self.rows.reload(kept if kept in self.rows.keys else next(iter(own), None))
         self._show_counts()
         self._compute()
         notice = self.draft.take_notice()
