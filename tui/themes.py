@@ -25,11 +25,14 @@ HIGH_CONTRAST = Theme(
 )
 
 _ANSI = BUILTIN_THEMES["ansi-dark"]
-_REVERSED = ("block-cursor", "block-cursor-blurred", "input-cursor")
-NO_COLOUR = replace(
-    _ANSI, name="no-colour", variables={**_ANSI.variables, **{f"{part}-text-style": "reverse" for part in _REVERSED}}
-)
-"""Where one is shows by reversed text, since a background colour does not reach the terminal."""
+_CURSORS = {
+    "block-cursor-text-style": "bold underline reverse",
+    "block-cursor-blurred-text-style": "underline",
+    "input-cursor-text-style": "reverse",
+}
+NO_COLOUR = replace(_ANSI, name="no-colour", variables={**_ANSI.variables, **_CURSORS})
+"""Where one is shows by the style of the text, since a background does not reach the terminal. Underlined as well as
+reversed, because Textual draws no reversed row in a list of options."""
 
 OWN = (HIGH_CONTRAST, NO_COLOUR)
 

@@ -27,7 +27,7 @@ class Facts(Static):
             return
         self.facts = list(facts)
         table = Table.grid(padding=(0, 2, 0, 0))
-        table.add_column(no_wrap=True, style="dim")
+        table.add_column(no_wrap=True, style="dim", min_width=9)  # several of these stand below each other
         table.add_column(overflow="fold", ratio=1)
         for name, value in self.facts:
             table.add_row(Text(name), Text(value))

@@ -32,14 +32,16 @@ class Candidates(OptionList, can_focus=False):
     DEFAULT_CSS = """
     Candidates, Candidates:ansi {
         overlay: screen; constrain: inside inflect; margin: 1 0; display: none;
-        height: auto; max-height: 8; padding: 0 1; border: none;
+        height: auto; max-height: 8; padding: 0; border: none; border-left: solid $primary;
         background: $panel; text-wrap: nowrap; text-overflow: ellipsis;
     }
-    Candidates > .option-list--option-highlighted { text-style: reverse; }
+    Candidates > .option-list--option-highlighted {
+        color: $block-cursor-foreground; background: $block-cursor-background; text-style: $block-cursor-text-style;
+    }
     """
 
     def __init__(self, field: PathInput) -> None:
-        super().__init__(compact=True)
+        super().__init__()
         self.field = field
 
     @on(OptionList.OptionHighlighted)
@@ -187,10 +189,11 @@ class PathInput(Input):
 
     def _place(self) -> None:
         """Below the field, wherever that is now."""
-        listed, place = self._candidates, self.content_region
-        if listed is not None and listed.display and listed.absolute_offset != place.offset:
-            listed.styles.width = max(20, place.width)
-            listed.absolute_offset = Offset(place.x, place.y)
+        listed, field = self._candidates, self.content_region
+        place = Offset(max(0, field.x - 1), field.y)
+        if listed is not None and listed.display and listed.absolute_offset != place:
+            listed.styles.width = max(20, field.width)
+            listed.absolute_offset = place
             listed.refresh(layout=True)
 
     def _hide(self) -> None:
