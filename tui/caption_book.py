@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
+
 from engine.captioning.job import CaptionJob
 from engine.dataset.caption_edits import can_undo
 from engine.dataset.caption_files import (
@@ -222,3 +224,16 @@ class Book:
 def own_folder(draft: Draft) -> bool:
     """Whether the pictures stay where they are, so that captions are written into the person's own folder."""
     return str(draft.extras.get("folders.take_in", "leave")) == "leave"
+
+
+def flowed(parts: list[str], width: int) -> str:
+    """Parts with commas between them, in lines of at most `width` cells that break between the parts."""
+    lines = [parts[0]]
+    for part in parts[1:]:
+        longer = f"{lines[-1]}, {part}"
+        if cell_len(longer) < width:
+            lines[-1] = longer
+        else:
+            lines[-1] += ","
+            lines.append(part)
+    return "\n".join(lines)

@@ -63,9 +63,9 @@ class JobLook:
             return _("{0} is starting.").format(self.title)
         if self.history.phase == "load":
             return _("{0} is loading its model.").format(self.title)
-        words = _("{0}: {1} of {2}").format(self.title, done, plural(total, _("picture")))
+        words = _("{0}: {1} of {2}.").format(self.title, done, plural(total, _("picture")))
         seconds = self.history.seconds_left
-        return words if seconds is None else _("{0}, {1} left").format(words, duration(seconds))
+        return words if seconds is None else f"{words[:-1]}, {_('{0} left.').format(duration(seconds))}"
 
 
 class JobWatch:

@@ -141,7 +141,7 @@ class CaptioningScreen(ModalScreen[str | None]):
                 yield Button(_("Stop"), id="stop", compact=True)
                 yield Button(_("Settings"), id="again", compact=True)
                 yield Button(_("Close"), id="close", compact=True, variant="primary")
-                yield Static(_("s stops, Escape closes."), classes="hint")
+                yield Static(id="keys", classes="hint")
 
     def on_mount(self) -> None:
         """What is known now."""
@@ -156,6 +156,8 @@ class CaptioningScreen(ModalScreen[str | None]):
         self.query_one("#told", Static).update("\n".join(self._lines()))
         self.query_one("#stop", Button).display = look.live
         self.query_one("#again", Button).display = not look.live
+        keys = _("s stops, Escape closes.") if look.live else _("b settings, Escape closes.")
+        self.query_one("#keys", Static).update(keys)
         self.refresh_bindings()
 
     def _lines(self) -> list[str]:

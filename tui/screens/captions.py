@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rich.cells import cell_len
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -19,13 +18,12 @@ from textual.widgets import Static, TextArea
 
 from engine.captioning.captioner import KINDS
 from engine.dataset.caption_edits import Change, Edited, make, undo
-from engine.dataset.caption_files import CaptionFile, tag_counts
+from engine.dataset.caption_files import tag_counts
 from engine.errors import LoraSmithError
 from engine.text import plural, printable
-from tui.caption_book import Book, Rules, own_folder
+from tui.caption_book import Book, Rules, flowed, own_folder
 from tui.screens.caption_edits import FrameScreen, ReplaceScreen
 from tui.screens.caption_tags import TagsScreen
-from tui.screens.captioner import CaptionerScreen
 from tui.screens.step import StepScreen
 from tui.texts import _
 from tui.widgets.caption_editor import CaptionEditor
@@ -78,12 +76,6 @@ class CaptionsScreen(StepScreen):
         words: str
         result: Edited | LoraSmithError
 
-    @dataclass
-    class Reread(Message):
-        """Captions that a model wrote."""
-
-        files: list[CaptionFile]
-
     def __init__(self) -> None:
         super().__init__()
         self.book: Book | None = None
@@ -109,14 +101,13 @@ class CaptionsScreen(StepScreen):
                 yield CaptionEditor(id="editor", soft_wrap=True, tab_behavior="focus")
 
     def on_mount(self) -> None:
-        """Read the folder; look whether captions are being made there."""
+        """Read the folder."""
         self.rules = Rules.of(self.draft)
         editor = self.query_one(CaptionEditor)
         editor.several_lines, editor.read_only = self.rules.all_lines, self.rules.shipped
         self.query_one("#work").display = False
         self.query_one("#summary", Static).update(_("Reading the captions …"))
         self._read(self.rules)
-        self.query_one(CaptioningLine).follow(self.rules.job)
 
     # Reading
 
@@ -155,6 +146,8 @@ class CaptionsScreen(StepScreen):
             return
         if self.book is not None:
             self._keep_place()
+        else:
+            self.query_one(CaptioningLine).follow(self.rules.job, lambda: self.book)
         self._failure, self.book, self._busy = None, event.result, False
         place = self.book.place_of(Path(str(self.draft.extras.get("captions.selected", "")))) or 0
         unsaved = self.draft.extras.pop("captions.unsaved", None)
@@ -348,12 +341,10 @@ class CaptionsScreen(StepScreen):
         if line.look.live:
             line.show_progress()
         elif self.book is not None and self._save():
-            about = _("{0} of {1} without a caption, in {2}").format(
-                self.book.coverage.without,
-                plural(len(self.book.files), _("picture")),
-                printable(self.rules.folder),
-            )
-            self.app.push_screen(CaptionerScreen(CAPTIONER, self._options(), about), self._start)
+            count = plural(len(self.book.files), _("picture"))
+            where = printable(self.rules.folder)
+            about = _("{0} of {1} without a caption, in {2}").format(self.book.coverage.without, count, where)
+            line.ask(self.rules.folder, CAPTIONER, self._options(), about)
 
     def _options(self) -> dict[str, Any]:
         """Those of the last time; trigger word and file names are the draft's."""
@@ -361,10 +352,9 @@ class CaptionsScreen(StepScreen):
         values = {name: value for name, value in kept.items() if name in CAPTIONER.options.model_fields} if kept else {}
         return {**values, "trigger_word": self.rules.trigger, "caption_extension": self.rules.extension}
 
-    def _start(self, values: dict[str, Any] | None) -> None:
-        if values is not None:
-            self.draft.extras["captions.options"] = values
-            self.query_one(CaptioningLine).start(self.rules.folder, CAPTIONER, values)
+    @on(CaptioningLine.Chosen)
+    def _remember_options(self, event: CaptioningLine.Chosen) -> None:
+        self.draft.extras["captions.options"] = event.values
 
     @on(CaptioningLine.Failed)
     def _captioner_failed(self, event: CaptioningLine.Failed) -> None:
@@ -372,20 +362,10 @@ class CaptionsScreen(StepScreen):
 
     @on(CaptioningLine.Changed)
     def _job_changed(self, event: CaptioningLine.Changed) -> None:
-        if event.look.written and self.book is not None:
-            places = [self.book.place_of(picture) for picture in event.look.written]
-            self._reread([self.book.files[place] for place in places if place is not None])
+        """Show captions that the model wrote; what the person is typing stays."""
         self._captioning = event.look.live
         self.refresh_bindings()
-
-    @work(thread=True, exit_on_error=False, group="reread")
-    def _reread(self, files: list[CaptionFile]) -> None:
-        self.post_message(self.Reread([file.reread() for file in files]))
-
-    @on(Reread)
-    def _take_in(self, event: Reread) -> None:
-        """Show captions that the model wrote; what the person is typing stays."""
-        if self.book is None or self.shown is None:
+        if not event.files or self.book is None or self.shown is None:
             return
         typing = self._unsaved() is not None
         self.book.replace(event.files)
@@ -433,16 +413,3 @@ class CaptionsScreen(StepScreen):
             if broken:
                 names = ", ".join(printable(file.path.name) for file in broken[:3])
                 yield _("{0} cannot be read: {1}").format(plural(len(broken), _("caption")), names)
-
-
-def flowed(parts: list[str], width: int) -> str:
-    """Parts with commas between them, in lines of at most `width` cells that break between the parts."""
-    lines = [parts[0]]
-    for part in parts[1:]:
-        longer = f"{lines[-1]}, {part}"
-        if cell_len(longer) < width:
-            lines[-1] = longer
-        else:
-            lines[-1] += ","
-            lines.append(part)
-    return "\n".join(lines)

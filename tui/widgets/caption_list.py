@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
+from rich.style import Style
 from textual.binding import Binding, BindingType
 from textual.events import Click
 from textual.geometry import Region, Size
@@ -39,7 +40,7 @@ class CaptionList(ScrollView, can_focus=True):
     CaptionList > .captions--cursor { text-style: reverse; }
     """
     COMPONENT_CLASSES: ClassVar[set[str]] = {
-        "captions--caption", "captions--open", "captions--odd", "captions--here", "captions--cursor"
+        "captions--name", "captions--caption", "captions--open", "captions--odd", "captions--here", "captions--cursor"
     }  # fmt: skip
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "edit", _("Edit"), tooltip=_("Edit the caption; Escape comes back.")),
@@ -138,18 +139,23 @@ class CaptionList(ScrollView, can_focus=True):
         name = printable(file.picture.name)
         caption = printable((file.text or "").replace("\n", " / ")) or (_("unreadable") if file.problem else "–")
         base = self.rich_style
-        if place == self.position:
-            base += self.get_component_rich_style(
-                "captions--cursor" if self.has_focus else "captions--here", partial=True
-            )
-        kind = {"✗": "captions--open", "!": "captions--odd"}.get(mark, "captions--caption")
+        cursor = place == self.position and self.has_focus
+
+        def style(name: str) -> Style:
+            """Of a part of the row; the highlighted row looks the same all over."""
+            own = base if cursor else base + self.get_component_rich_style(f"captions--{name}")
+            here = "cursor" if cursor else "here"
+            marked = self.get_component_rich_style(f"captions--{here}", partial=True)
+            return own + marked if place == self.position else own
+
+        kind = {"✗": "open", "!": "odd"}.get(mark, "name")
         names = min(NAME_CELLS, max(6, width // 2 - 2)) if width < 60 else 24
         segments = [
-            Segment(f"{mark} ", base + self.get_component_rich_style(kind, partial=True)),
-            Segment(f"{shortened(name, names)} ", base),
-            Segment(caption, base + self.get_component_rich_style("captions--caption", partial=True)),
+            Segment(f"{mark} ", style(kind)),
+            Segment(f"{shortened(name, names)} ", style("name")),
+            Segment(caption, style("caption")),
         ]
-        return Strip(segments).adjust_cell_length(width, base).crop(0, width)
+        return Strip(segments).adjust_cell_length(width, style("caption")).crop(0, width)
 
 
 def shortened(text: str, cells: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ from textual.widgets import Static
 
 from engine.captioning.captioner import Kind
 from engine.captioning.job import CaptionJob, start, stop
+from engine.dataset.caption_files import CaptionFile
 from engine.errors import LoraSmithError
+from tui.caption_book import Book
 from tui.caption_watch import JobLook, JobWatch
-from tui.screens.captioner import CaptioningScreen
+from tui.screens.captioner import CaptionerScreen, CaptioningScreen
 from tui.texts import _
 
 LOOK_SECONDS = 0.5
@@ -28,9 +30,16 @@ class CaptioningLine(Static):
 
     @dataclass
     class Changed(Message):
-        """It was looked at; captions may have been written."""
+        """It was looked at; `files` are the captions that were written meanwhile."""
 
         look: JobLook
+        files: list[CaptionFile]
+
+    @dataclass
+    class Chosen(Message):
+        """The options with which a job is started."""
+
+        values: dict[str, Any]
 
     class SettingsWanted(Message):
         """Begin again, or go on with the rest."""
@@ -51,15 +60,26 @@ class CaptioningLine(Static):
         super().__init__(id=id, markup=False)
         self.look = JobLook()
         self._watch: JobWatch | None = None
+        self._book: Callable[[], Book | None] = lambda: None
 
-    def follow(self, job: CaptionJob) -> None:
-        """Follow the job of a folder, as long as it lives."""
-        self._watch = JobWatch(job)
+    def follow(self, job: CaptionJob, book: Callable[[], Book | None]) -> None:
+        """Follow the job of a folder, as long as it lives.
+
+        Args:
+            book: gives the captions as they are known.
+        """
+        self._watch, self._book = JobWatch(job), book
         self._look(self._watch)
 
-    def start(self, folder: Path, kind: Kind, values: Mapping[str, Any]) -> None:
-        """Start a job, and show how far it is."""
-        self._start(folder, kind, values)
+    def ask(self, folder: Path, kind: Kind, values: Mapping[str, Any], about: str) -> None:
+        """Ask for the options, then start, and show how far it is."""
+
+        def answered(chosen: dict[str, Any] | None) -> None:
+            if chosen is not None:
+                self.post_message(self.Chosen(chosen))
+                self._start(folder, kind, chosen)
+
+        self.app.push_screen(CaptionerScreen(kind, values, about), answered)
 
     def show_progress(self) -> None:
         """How far it is, in a dialog."""
@@ -97,7 +117,10 @@ class CaptioningLine(Static):
 
     @work(thread=True, exit_on_error=False, group="look")
     def _look(self, watch: JobWatch) -> None:
-        self.post_message(self.Changed(watch.look()))
+        look, book = watch.look(), self._book()
+        places = [book.place_of(picture) for picture in look.written] if book is not None else []
+        files = [book.files[place].reread() for place in places if book is not None and place is not None]
+        self.post_message(self.Changed(look, files))
 
     @on(Changed)
     def _tell(self, event: Changed) -> None:
