@@ -10,7 +10,7 @@ from typing import ClassVar
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
+from textual.containers import VerticalScroll
 from textual.message import Message
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
@@ -64,7 +64,7 @@ class HardwareScreen(StepScreen):
         """The driver, where to compute, facts about that place and about the machine."""
         yield Lines(id="driver", wraps=True)
         yield OptionList(id="places", markup=False)
-        with Vertical(id="facts"):
+        with VerticalScroll(id="facts"):
             yield Facts(id="place")
             yield Facts(id="machine")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from textual import on, work
 from textual.app import ComposeResult
-from textual.containers import Horizontal
+from textual.containers import Horizontal, VerticalScroll
 from textual.message import Message
 from textual.timer import Timer
 from textual.widgets import Input, OptionList, Static
@@ -105,15 +105,16 @@ class ModelScreen(StepScreen):
                 placeholder=_("optional: another VAE than the model's own"),
             )
         yield OptionList(id="known", markup=False)
-        yield Lines(id="verdict", wraps=True)
-        yield Lines(id="objection", wraps=True)
-        yield Facts(id="facts")
-        yield Static(
-            _("Any Stable Diffusion 1.5 checkpoint will do. The original is fetched by:")
-            + "\nhf download stable-diffusion-v1-5/stable-diffusion-v1-5",
-            id="source",
-            markup=False,
-        )
+        with VerticalScroll(id="found"):
+            yield Lines(id="verdict", wraps=True)
+            yield Lines(id="objection", wraps=True)
+            yield Facts(id="facts")
+            yield Static(
+                _("Any Stable Diffusion 1.5 checkpoint will do. The original is fetched by:")
+                + "\nhf download stable-diffusion-v1-5/stable-diffusion-v1-5",
+                id="source",
+                markup=False,
+            )
 
     def on_mount(self) -> None:
         """List what is known, look at what is there already."""
