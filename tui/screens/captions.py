@@ -89,25 +89,24 @@ class CaptionsScreen(StepScreen):
 
     def compose_body(self) -> ComposeResult:
         """Coverage on top, what a model does below it, then list and picture."""
-        yield Static(id="summary", markup=False)
+        self.rules = Rules.of(self.draft)
+        yield Static(_("Reading the captions …"), id="summary", markup=False)
         yield Static(id="notes", markup=False)
         yield CaptioningLine(id="job")
-        with Horizontal(id="work"):
+        with Horizontal(id="work") as work:
+            work.display = False
             yield CaptionList(id="list")
             with Vertical(id="one"):
                 with Horizontal(id="seen"):
                     yield Picture(id="picture")
                     yield Static(id="about")
-                yield CaptionEditor(id="editor", soft_wrap=True, tab_behavior="focus")
+                editor = CaptionEditor(id="editor", soft_wrap=True, read_only=self.rules.shipped)
+                editor.several_lines = self.rules.all_lines
+                yield editor
 
     def on_mount(self) -> None:
         """Read the folder."""
-        self.rules = Rules.of(self.draft)
-        editor = self.query_one(CaptionEditor)
-        editor.several_lines, editor.read_only = self.rules.all_lines, self.rules.shipped
-        self.query_one("#work").display = False
-        self.query_one("#summary", Static).update(_("Reading the captions …"))
-        self._read(self.rules)
+        self._read(Rules.of(self.draft))
 
     # Reading
 
@@ -130,12 +129,20 @@ class CaptionsScreen(StepScreen):
 
         return tell
 
+    @property
+    def _left(self) -> bool:
+        """The step was left: what a thread still tells comes too late, some widgets are gone."""
+        return self not in self.app.screen_stack
+
     @on(Counted)
     def _show_count(self, event: Counted) -> None:
-        self.query_one("#summary", Static).update(event.words.format(event.done, event.total))
+        if not self._left:
+            self.query_one("#summary", Static).update(event.words.format(event.done, event.total))
 
     @on(Loaded)
     def _loaded(self, event: Loaded) -> None:
+        if self._left:
+            return
         summary = self.query_one("#summary", Static)
         failed = isinstance(event.result, LoraSmithError)
         self.query_one("#work").display = not failed
@@ -323,8 +330,11 @@ class CaptionsScreen(StepScreen):
     @on(Done)
     def _done(self, event: Done) -> None:
         if isinstance(event.result, LoraSmithError):
-            self.say(event.result.message, kind="error")
             self.smith.show_error(event.result)
+        if self._left:
+            return
+        if isinstance(event.result, LoraSmithError):
+            self.say(event.result.message, kind="error")
         elif skipped := event.result.skipped:
             words = _("{0} changed by somebody else meanwhile: left alone.")
             self.say(words.format(plural(len(skipped), _("caption"))), kind="warning")
@@ -363,6 +373,8 @@ class CaptionsScreen(StepScreen):
     @on(CaptioningLine.Changed)
     def _job_changed(self, event: CaptioningLine.Changed) -> None:
         """Show captions that the model wrote; what the person is typing stays."""
+        if self._left:
+            return
         self._captioning = event.look.live
         self.refresh_bindings()
         if not event.files or self.book is None or self.shown is None:

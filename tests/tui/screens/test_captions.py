@@ -127,7 +127,7 @@ async def test_several_lines_where_they_are_used(app: LoraSmithApp, until: Until
         await pilot.press("enter", "enter", *"fox", "escape")
         await until(pilot, lambda: (photos / "a.txt").read_text() == "one\ntwo\nfox\n")
         app.draft.set("dataset.enable_wildcard", False)
-        app.go_to("captions")
+        await opened(app, pilot, until)
         await until(pilot, lambda: "! only the first line is used" in said(app, "about"))
 
 
