@@ -10,9 +10,10 @@ from pydantic import StringConstraints, ValidationError, field_validator, model_
 from engine.config.fields import Table, setting
 from engine.config.values import Device, Share
 from engine.dataset.caption_files import normalised, with_trigger
+from engine.dataset.decoding import EXTENSIONS
 from engine.errors import UsageError
 
-Extension = Annotated[str, StringConstraints(pattern=r"^\.(txt|caption)$")]
+Extension = Annotated[str, StringConstraints(pattern=r"^\.[A-Za-z0-9]{1,12}$")]
 
 
 class CaptionOptions(Table):
@@ -39,6 +40,13 @@ class CaptionOptions(Table):
     @classmethod
     def _with_dot(cls, value: object) -> object:
         return f".{value}" if isinstance(value, str) and value and not value.startswith(".") else value
+
+    @field_validator("caption_extension")
+    @classmethod
+    def _no_picture(cls, value: str) -> str:
+        if value.lower() in EXTENSIONS:
+            raise ValueError("the extension of a text file, as .txt")
+        return value
 
     def composed(self, text: str) -> str:
         """A captioner's text with everything around it, in one line."""
@@ -95,5 +103,5 @@ def _sentence(model: type[CaptionOptions], detail: Any) -> str:
     title = model.model_fields[name].title if name in model.model_fields else name
     said = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ").removeprefix("Input should ")
     if "pattern" in said:
-        said = "one of .txt and .caption" if name == "caption_extension" else "auto, cpu, cuda or cuda:N"
+        said = "letters and digits, as .txt" if name == "caption_extension" else "auto, cpu, cuda or cuda:N"
     return f"{title}: {detail['input']!r} is given, allowed is {said}." if name else f"{said.capitalize()}."

@@ -1,0 +1,60 @@
+"""A job seen from outside; nothing here starts a process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.captioning.job import CaptionJob, JobHistory, start
+from engine.dataset.folders import read_folder
+from engine.errors import StorageError, UsageError
+from engine.runs.events import Event
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_screens_may_import_it() -> None:
+    heavy = {"torch", "numpy", "transformers", "huggingface_hub", "tokenizers", "textual", "rich"}
+    code = f"import sys, engine.captioning.job; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_its_files_are_no_pictures(pictures: Path) -> None:
+    job = CaptionJob.of(pictures)
+    job.path.mkdir()
+    (job.path / "a.png").write_bytes(b"")
+    folder = read_folder(pictures, "Pictures")
+    assert len(folder.pictures) == 6
+    assert not folder.subfolders and not folder.rejected
+
+
+def test_time_left_counts_from_the_beginning_of_this_process() -> None:
+    history = JobHistory()
+
+    def tell(seq: int, time: float, kind: str, **data: object) -> None:
+        history.add(Event(kind, seq, time, data))
+
+    tell(0, 0, "run_started")
+    tell(1, 5, "progress", done=0, total=10, written=[])
+    assert history.seconds_left is None
+    tell(2, 9, "progress", done=2, total=10, written=["a.png", "b.png"])
+    assert history.seconds_left == pytest.approx(16)
+    tell(3, 1000, "run_started")
+    tell(4, 1010, "progress", done=2, total=10, written=[])
+    assert history.seconds_left is None
+    tell(5, 1011, "progress", done=4, total=10, written=["c.png", "d.png"])
+    assert history.seconds_left == pytest.approx(3)
+    assert history.written == ["a.png", "b.png", "c.png", "d.png"]
+
+
+def test_what_cannot_start(pictures: Path) -> None:
+    with pytest.raises(UsageError, match="Beams"):
+        start(pictures, "blip", {"num_beams": 0})
+    assert not CaptionJob.of(pictures).path.exists()
+    (pictures / ".captions").write_text("a file in its place")
+    with pytest.raises(StorageError, match="cannot be written"):
+        start(pictures, "blip", {})

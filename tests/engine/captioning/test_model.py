@@ -1,0 +1,77 @@
+"""Finding a captioning model, and the captioner itself."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from engine.captioning.blip import Blip
+from engine.captioning.model_files import find_model, own_place
+from engine.captioning.options import BlipOptions
+from engine.errors import ModelError
+
+
+def found(model: str) -> Path:
+    return find_model(model, "blip", allow_download=False, say=print)
+
+
+@pytest.fixture
+def copy(model: Path, place: Path) -> Path:
+    """A model of one's own, to break."""
+    return Path(shutil.copytree(model, place / "copy"))
+
+
+def test_a_model_put_into_the_programs_place_is_found(copy: Path) -> None:
+    target = own_place("Someone/some-captions")
+    target.parent.mkdir(parents=True)
+    copy.rename(target)
+    assert found("Someone/some-captions") == target
+
+
+def test_a_pickled_model_is_not_opened(copy: Path) -> None:
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"lacks model\.safetensors\. Its pytorch_model\.bin is pickled"):
+        found(str(copy))
+
+
+def test_other_things_than_a_model(copy: Path, place: Path) -> None:
+    with pytest.raises(ModelError, match="does not exist"):
+        found(str(place / "nowhere" / "deep"))
+    with pytest.raises(ModelError, match="is a file"):
+        found(str(copy / "config.json"))
+    (copy / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(ModelError, match="a model of type llama, not blip"):
+        found(str(copy))
+
+
+def test_damaged_weights_are_refused(copy: Path) -> None:
+    weights = load_file(copy / "model.safetensors")
+    gone = next(name for name in weights if name.endswith("query.weight"))
+    save_file({name: tensor for name, tensor in weights.items() if name != gone}, copy / "model.safetensors")
+    with pytest.raises(ModelError, match="lacks 1 weight"):
+        Blip().load(BlipOptions(model=str(copy)), print)
+    (copy / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        Blip().load(BlipOptions(model=str(copy)), print)
+
+
+def captions(model: Path, seed: int, **options: object) -> list[str]:
+    blip = Blip()
+    blip.load(BlipOptions.model_validate({"model": str(model), "max_length": 16, **options}), print)
+    return blip.caption([Image.new("RGB", (50, 30), "red"), Image.new("RGB", (30, 50), "blue")], seed)
+
+
+def test_beam_search_is_the_same_each_time_and_drawing_follows_the_seed(model: Path) -> None:
+    assert captions(model, 1) == captions(model, 2)
+    drawn = [captions(model, seed, beam_search=False) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_the_words_it_begins_with_are_cut_off(model: Path) -> None:
+    for text in captions(model, 1, prompt="red robot on grass", max_length=12, min_length=8):
+        assert 1 <= len(text.split()) <= 12 - len(["[DEC]", "red", "robot", "on", "grass"])
+    assert all(len(text.split()) <= 11 for text in captions(model, 1, prompt="", max_length=12))
