@@ -79,28 +79,13 @@ def prepare(session: Session) -> Prepared:
     if config.memory.num_cpu_threads_per_process:
         torch.set_num_threads(config.memory.num_cpu_threads_per_process)
     with session.phase("load"):
-        recognition = recognise(config.model.pretrained_model_name_or_path)
-        for reason in recognition.reasons:
-            session.say(reason)
-        check_model(config, recognition)
-        pictures = verify_pixels(
-            scan(config, session.progress("load", "pictures")), session.progress("load", "pictures")
-        )
-        _stop_here(session)
-        compute = {"no": "fp32"}.get(precision, precision)
-        device = str(accelerator.device)
-        model = family_named(recognition.family).load(config, recognition, device, compute, session.say)
-        model.set_gradient_checkpointing(config.memory.gradient_checkpointing)
-        _stop_here(session)
+        pictures, model = _load(session, config, str(accelerator.device), precision)
     with session.phase("cache"):
         pictures, items, held_out, plan, latents, held_out_latents = _latents(session, config, pictures, model)
     for line in [*pictures.lines(), *plan.lines()]:
         session.say(line)
     plan = plan_from_here(plan, session.run.checkpoints, session.say)
-    prompts = config.sampling.sample_prompts
-    need = estimate(config, recognition, plan, len(prompts) if isinstance(prompts, list) else 4)
-    if warning := need.check(session.run.path):
-        session.warn("disk", warning)
+    _check_disk(session, config, model.recognition, plan)
     feed = Feed(
         config,
         items,
@@ -128,6 +113,28 @@ def prepare(session: Session) -> Prepared:
         accelerator,
         precision,
     )
+
+
+def _load(session: Session, config: RunConfig, device: str, precision: str) -> tuple[Scan, Model]:
+    """The pictures that decode, and the model on its device, its weights in the compute dtype."""
+    recognition = recognise(config.model.pretrained_model_name_or_path)
+    for reason in recognition.reasons:
+        session.say(reason)
+    check_model(config, recognition)
+    pictures = verify_pixels(scan(config, session.progress("load", "pictures")), session.progress("load", "pictures"))
+    _stop_here(session)
+    compute = {"no": "fp32"}.get(precision, precision)
+    model = family_named(recognition.family).load(config, recognition, device, compute, session.say)
+    model.set_gradient_checkpointing(config.memory.gradient_checkpointing)
+    _stop_here(session)
+    return pictures, model
+
+
+def _check_disk(session: Session, config: RunConfig, recognition: Recognition, plan: StepPlan) -> None:
+    prompts = config.sampling.sample_prompts
+    need = estimate(config, recognition, plan, len(prompts) if isinstance(prompts, list) else 4)
+    if warning := need.check(session.run.path):
+        session.warn("disk", warning)
 
 
 def _stop_here(session: Session) -> None:
