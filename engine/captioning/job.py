@@ -12,16 +12,16 @@ from typing import Any
 
 from engine.captioning.captioner import Kind, kind_of
 from engine.captioning.options import CaptionOptions, read_options
-from engine.errors import StorageError, UsageError
+from engine.dataset.caption_files import writing
+from engine.errors import UsageError
 from engine.runs.control import clear, request
-from engine.runs.events import Event
+from engine.runs.events import Event, read_events
 from engine.runs.launch import launch
 from engine.runs.layout import RunDir, write_record
 from engine.runs.state import true_state
 from engine.text import printable
 
 NAME = ".captions"
-_MEND = "Give yourself write permission there, or free some space."
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def start(folder: Path, captioner: str, values: Mapping[str, Any]) -> CaptionJob
     if true_state(job).live:
         raise UsageError(f"Captions are being made in {printable(job.folder)} already.", "Wait for its end, or stop.")
     record = {"version": 1, "captioner": captioner, "options": options}
-    try:
+    with writing(job.path):
         job.control.mkdir(parents=True, exist_ok=True)
         clear(job)
         if not (job.meta == record and true_state(job).state not in ("finished", "unknown")):
@@ -99,11 +99,7 @@ def start(folder: Path, captioner: str, values: Mapping[str, Any]) -> CaptionJob
         for path in (job.exit_path, job.state_path):
             path.unlink(missing_ok=True)
         write_record(job.meta_path, record)
-    except OSError as error:
-        raise StorageError(f"{printable(job.path)} cannot be written: {error.strerror or error}.", _MEND) from error
-    except StorageError as error:
-        raise StorageError(error.message, _MEND) from error
-    process = launch(job, command=[sys.executable, "-P", "-m", "engine.captioning", str(job.path)])
+        process = launch(job, command=[sys.executable, "-P", "-m", "engine.captioning", str(job.path)])
     threading.Thread(target=process.wait, daemon=True).start()  # else it would stay as a zombie
     return job
 
@@ -114,7 +110,8 @@ def stop(job: CaptionJob) -> None:
     Raises:
         StorageError: the wish cannot be written.
     """
-    request(job, "stop")
+    with writing(job.control):
+        request(job, "stop")
 
 
 @dataclass
@@ -168,8 +165,6 @@ class JobHistory:
 
 def written_before(job: CaptionJob) -> set[Path]:
     """Pictures that an earlier, cut part of this job has captioned."""
-    from engine.runs.events import read_events
-
     history = JobHistory()
     with suppress(OSError):
         for event in read_events(job.events_path):

@@ -162,10 +162,7 @@ class Work:
 
     def fail(self, error: LoraSmithError) -> ExitCode:
         """Tell what the person must mend, and end."""
-        hint = error.hint
-        if isinstance(error, StorageError):
-            hint = "Give yourself write permission there, or free some space, and start again: it goes on from here."
-        return self.finish("failed", error.exit_code, title=error.title, message=error.message, hint=hint)
+        return self.finish("failed", error.exit_code, title=error.title, message=error.message, hint=error.hint)
 
     def finish(self, state: str, code: ExitCode, **details: str) -> ExitCode:
         """Tell how it ended: first in exit.json, then in the events."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.atomic import read_json, write_text
-from engine.dataset.caption_files import CaptionFile, is_whole, normalised
+from engine.dataset.caption_files import CaptionFile, is_whole, normalised, writing
 from engine.dataset.folders import MAX_CAPTION_BYTES
 from engine.dataset.pool import Progress, ordered_map
 
@@ -119,11 +119,13 @@ def make(changes: Sequence[Change], undo_path: Path, progress: Progress | None =
         else:
             skipped.append(change.path)
     if todo:
-        undo_path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(undo_path, json.dumps(record))
+        with writing(undo_path):
+            undo_path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(undo_path, json.dumps(record))
 
     def write(change: Change) -> None:
-        write_text(change.path, f"{change.after}\n" if change.after else "")
+        with writing(change.path):
+            write_text(change.path, f"{change.after}\n" if change.after else "")
 
     for done, _ in enumerate(ordered_map(write, todo, _THREADS, ahead=4 * _THREADS), 1):
         if progress is not None:
@@ -151,7 +153,8 @@ def undo(undo_path: Path, progress: Progress | None = None) -> Edited:
             skipped.append(path)
         if progress is not None:
             progress(done, len(record))
-    undo_path.unlink(missing_ok=True)
+    with writing(undo_path):
+        undo_path.unlink(missing_ok=True)
     return Edited(restored, tuple(skipped))
 
 
@@ -164,10 +167,11 @@ def _restore(entry: tuple[str, str | None, str]) -> tuple[Path, str]:
         return path, "as before"
     if not _is(now, after):
         return path, "changed since"
-    if original is None:
-        path.unlink()
-    else:
-        write_text(path, original)
+    with writing(path):
+        if original is None:
+            path.unlink()
+        else:
+            write_text(path, original)
     return path, "restored"
 
 

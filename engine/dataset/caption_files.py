@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from engine.atomic import write_text
 from engine.dataset.folders import Source, caption_extensions, find_sources, read_caption
 from engine.dataset.pool import Progress, ordered_map, workers
 from engine.dataset.trigger import count_tokens
-from engine.errors import DataError
+from engine.errors import DataError, StorageError
+from engine.text import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +87,21 @@ def write_caption(file: CaptionFile, text: str) -> CaptionFile:
         StorageError: no space or no permission; the old caption is intact.
     """
     text = normalised(text)
-    write_text(file.path, f"{text}\n" if text else "")
+    with writing(file.path):
+        write_text(file.path, f"{text}\n" if text else "")
     return replace(file, text=text, problem="")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn whatever keeps a caption file from being written into a sentence, raised as StorageError."""
+    hint = "Give yourself write permission there, or free some space."
+    try:
+        yield
+    except StorageError as error:
+        raise StorageError(error.message, hint) from error
+    except OSError as error:
+        raise StorageError(f"{printable(path)} cannot be written: {error.strerror or error}.", hint) from error
 
 
 def normalised(text: str) -> str:

@@ -14,7 +14,8 @@ from textual.widgets import Static
 from engine.captioning.captioner import Kind
 from engine.captioning.job import CaptionJob, start, stop
 from engine.dataset.caption_files import CaptionFile
-from engine.errors import LoraSmithError
+from engine.errors import LoraSmithError, StorageError
+from engine.text import printable
 from tui.caption_book import Book
 from tui.caption_watch import JobLook, JobWatch
 from tui.screens.captioner import CaptionerScreen, CaptioningScreen
@@ -117,7 +118,12 @@ class CaptioningLine(Static):
 
     @work(thread=True, exit_on_error=False, group="look")
     def _look(self, watch: JobWatch) -> None:
-        look, book = watch.look(), self._book()
+        try:
+            look, book = watch.look(), self._book()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            self.post_message(self.Failed(StorageError(f"{printable(watch.job.path)} cannot be read: {reason}.")))
+            return
         places = [book.place_of(picture) for picture in look.written] if book is not None else []
         files = [book.files[place].reread() for place in places if book is not None and place is not None]
         self.post_message(self.Changed(look, files))

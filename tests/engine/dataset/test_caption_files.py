@@ -127,3 +127,12 @@ def test_the_trigger_stands_once_and_first() -> None:
     assert with_trigger("smithy, red sky, smithy", "smithy") == "smithy, red sky"
     assert with_trigger("smithyland", "smithy") == "smithy, smithyland"
     assert with_trigger("a robot", "") == "a robot"
+
+
+def test_a_folder_that_is_gone_is_a_sentence(tmp_path: Path) -> None:
+    (file,) = list_captions(folder_of(tmp_path / "gone", {"a.png": None}))
+    file.picture.unlink()
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(StorageError, match=r"a\.txt cannot be written: No such file") as caught:
+        write_caption(file, "new")
+    assert caught.value.hint == "Give yourself write permission there, or free some space."
