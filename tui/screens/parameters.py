@@ -277,7 +277,7 @@ is called *rough* when it only comes from the GPU's arithmetic.
         if facts.choices:
             more.insert(1, _("One of: {0}.").format(", ".join(shown(facts, choice) for choice in facts.choices)))
         text.append(" ".join(part for part in more if part), "not bold")
-        about.update(text)
+        about.update(text, layout=False)
 
     def _compute(self) -> None:
         """Start computing; nothing is computed while a field is wrong."""

@@ -162,9 +162,9 @@ class FieldList(ScrollView, can_focus=True):
         return self._strip(parts, width, cursor=key == self.key and self.has_focus, here=key == self.key)
 
     def _strip(self, parts: list[tuple[str, str]], width: int, *, cursor: bool = False, here: bool = False) -> Strip:
-        segments = []
+        segments, plain = [], self.rich_style
         for text, name in parts:
-            style = self.rich_style + self.get_component_rich_style(f"fields--{name}") if name else self.rich_style
+            style = plain + self.get_component_rich_style(f"fields--{name}") if name else plain
             if cursor:
                 style = self.get_component_rich_style("fields--cursor")
             elif here:

@@ -227,6 +227,19 @@ async def test_pages_and_ends(opened: Smith, until: Until, text: Shown) -> None:
         assert rows(app).key == "model.pretrained_model_name_or_path"
 
 
+async def test_a_click_stands_on_a_row_and_a_second_one_edits_it(opened: Smith, until: Until) -> None:
+    app = opened()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: rows(app).key == "model.family")
+        await pilot.click(FieldList, offset=(5, 3))
+        await until(pilot, lambda: rows(app).key == "model.clip_skip")
+        await pilot.click(FieldList, offset=(5, 3))
+        await until(pilot, lambda: app.screen.query_one(FieldEdit).has_focus)
+        await pilot.press("2", "down")  # keeps it and goes on to the next field
+        await until(pilot, lambda: rows(app).key == "model.max_token_length" and rows(app).has_focus)
+        assert app.draft.get("model.clip_skip") == 2
+
+
 async def test_help_is_that_of_the_field(opened: Smith, until: Until, text: Shown) -> None:
     app = opened()
     async with app.run_test(size=(120, 36)) as pilot:
