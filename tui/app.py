@@ -244,13 +244,14 @@ class LoraSmithApp(App[int]):
             picture.watch_path()
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """What the palette offers: everything that has a key here, and the themes."""
+        """What the palette offers: every action that has a key here, and the themes; not what moves about."""
         help_text = _("Light, dark, high contrast, 16 colours. For every start: LORASMITH_THEME=NAME.")
         yield SystemCommand(_("Theme"), help_text, self.search_themes)
         seen = set()
         for active in screen.active_bindings.values():
             binding = active.binding
-            if binding.description and binding.action not in seen and not binding.system:
+            offered = binding.show or active.tooltip
+            if binding.description and offered and binding.action not in seen and not binding.system:
                 seen.add(binding.action)
                 node, action = active.node, binding.action
 
