@@ -8,6 +8,8 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
+from textual.css.query import NoMatches
+from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 from textual.worker import Worker, WorkerState
@@ -41,11 +43,19 @@ class BaseScreen(Screen[None]):
         """The app, with its own type."""
         return cast("LoraSmithApp", self.app)
 
+    async def _dispatch_message(self, message: Message) -> None:
+        try:
+            await super()._dispatch_message(message)
+        except NoMatches:
+            if self in self.app.screen_stack:
+                raise
+            # The screen was left meanwhile: its widgets are gone, and what a thread still tells comes too late.
+
     def compose(self) -> ComposeResult:
         """Content, footer, and the panel for small terminals."""
         with Container(id="content"):
             yield from self.compose_content()
-        yield Footer(show_command_palette=False)
+        yield Footer(show_command_palette=False, compact=True)
         yield Static(id="too-small")
 
     def compose_content(self) -> ComposeResult:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 CELL = (12, 24)
 """Pixels that a cell has at most for Sixel and Kitty; more would only be sent to be made smaller."""
+ROOM = 30
+"""Columns from which on it is said how a picture can be looked at all the same."""
 
 
 class Picture(Widget):
@@ -71,7 +73,7 @@ class Picture(Widget):
         if self.path is None or width < 2 or height < 1:
             self._show("")
         elif self._mode in ("off", "poor"):
-            self._show(words(self.path, self._mode))
+            self._show(words(self.path, self._mode, width))
         else:
             self._decode(self.path, width, height, self._mode)
 
@@ -96,10 +98,12 @@ class Picture(Widget):
             self._show(event.result)
 
 
-def words(path: Path, mode: str) -> Text:
-    """What stands in place of a picture."""
+def words(path: Path, mode: str, width: int = 80) -> Text:
+    """What stands in place of a picture, in a box of so many columns."""
     text = Text(printable(path.name), "dim")
-    if mode == "poor":
+    if mode == "poor" and width < ROOM:
+        text.append(_("\ntoo few colours"))
+    elif mode == "poor":
         text.append(_("\nToo few colours for pictures here; F2 tries. Open the file:"))
         text.append(f"\n{printable(path)}")
     return text

@@ -16,7 +16,7 @@ from tui.widgets.picture import Picture, drawn, words
 class Shower(App[None]):
     """An app of one picture, 20 × 10 cells."""
 
-    CSS = "Picture { width: 20; height: 10; }"
+    CSS = "Picture { width: 20; height: 10; } .wide { width: 34; }"
 
     def __init__(self, path: Path | None, images: str = "halfblock") -> None:
         super().__init__()
@@ -66,9 +66,17 @@ async def test_another_picture_replaces_the_first(red: Path, tmp_path: Path) -> 
         assert shown(pilot.app) == ""
 
 
-@pytest.mark.parametrize(("images", "texts"), [("off", ["red [x].png"]), ("poor", ["red [x].png", "F2", "Open the"])])
-async def test_words_where_none_can_be_drawn(red: Path, images: str, texts: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("images", "wide", "texts"),
+    [
+        ("off", False, ["red [x].png"]),
+        ("poor", False, ["red [x].png", "too few colours"]),
+        ("poor", True, ["red [x].png", "Too few colours for pictures", "F2"]),
+    ],
+)
+async def test_words_where_none_can_be_drawn(red: Path, images: str, wide: bool, texts: list[str]) -> None:
     async with Shower(red, images).run_test(size=(40, 12)) as pilot:
+        pilot.app.query_one(Picture).set_class(wide, "wide")
         await settled(pilot)
         assert all(text in shown(pilot.app) for text in texts) and "▀" not in shown(pilot.app)
 
