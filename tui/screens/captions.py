@@ -129,20 +129,12 @@ class CaptionsScreen(StepScreen):
 
         return tell
 
-    @property
-    def _left(self) -> bool:
-        """The step was left: what a thread still tells comes too late, some widgets are gone."""
-        return self not in self.app.screen_stack
-
     @on(Counted)
     def _show_count(self, event: Counted) -> None:
-        if not self._left:
-            self.query_one("#summary", Static).update(event.words.format(event.done, event.total))
+        self.query_one("#summary", Static).update(event.words.format(event.done, event.total))
 
     @on(Loaded)
     def _loaded(self, event: Loaded) -> None:
-        if self._left:
-            return
         summary = self.query_one("#summary", Static)
         failed = isinstance(event.result, LoraSmithError)
         self.query_one("#work").display = not failed
@@ -331,8 +323,6 @@ class CaptionsScreen(StepScreen):
     def _done(self, event: Done) -> None:
         if isinstance(event.result, LoraSmithError):
             self.smith.show_error(event.result)
-        if self._left:
-            return
         if isinstance(event.result, LoraSmithError):
             self.say(event.result.message, kind="error")
         elif skipped := event.result.skipped:
@@ -373,8 +363,6 @@ class CaptionsScreen(StepScreen):
     @on(CaptioningLine.Changed)
     def _job_changed(self, event: CaptioningLine.Changed) -> None:
         """Show captions that the model wrote; what the person is typing stays."""
-        if self._left:
-            return
         self._captioning = event.look.live
         self.refresh_bindings()
         if not event.files or self.book is None or self.shown is None:
