@@ -19,8 +19,8 @@ from engine.captioning.options import read_options
 from engine.config.form import FieldFacts, facts_of
 from engine.errors import UsageError
 from engine.text import plural, printable
-from tui.caption_watch import JobLook
 from tui.texts import _
+from tui.watching.captioner import JobLook
 from tui.widgets.path_input import PathInput
 from tui.widgets.tick import Tick
 

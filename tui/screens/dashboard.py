@@ -16,15 +16,16 @@ from textual.worker import Worker, WorkerState, get_current_worker
 from engine.runs import RunDir, request
 from engine.runs.history import OutOfMemory, RunHistory
 from engine.text import printable
-from tui import run_hints, run_words
-from tui.gpu_watch import MachineWatch
-from tui.run_watch import IDLE_SECONDS, LIVE_SECONDS, Look, RunWatch
 from tui.screens.base import BaseScreen
 from tui.screens.steps import STEPS
 from tui.texts import _
+from tui.watching.machine import MachineWatch
+from tui.watching.run import IDLE_SECONDS, LIVE_SECONDS, Look, RunWatch
 from tui.widgets.lines import Lines
 from tui.widgets.run_panes import PANES, RunPanes
 from tui.widgets.step_bar import StepBar
+from tui.words import hints
+from tui.words import run as words
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
@@ -181,13 +182,13 @@ The training is a process of its own. This screen only watches it: closing it, o
         look, history = self.look, self.history
         if look is None:
             return
-        heading = run_words.heading(history.name or self.run_dir.name, self.state, history, complete=look.complete)
+        heading = words.heading(history.name or self.run_dir.name, self.state, history, complete=look.complete)
         self.query_one("#heading", Lines).say(heading)
         self.refresh_status()
         if not look.complete:
             return
-        self.query_one("#progress", Lines).say(run_words.progress_lines(history, look.state, self.size.width - 2))
-        notice, lines = self.query_one("#notice", Lines), run_hints.notice(self.run_dir, history, look)
+        self.query_one("#progress", Lines).say(words.progress_lines(history, look.state, self.size.width - 2))
+        notice, lines = self.query_one("#notice", Lines), hints.notice(self.run_dir, history, look)
         notice.say("\n".join(lines))
         notice.set_class(bool(lines), "-shown")
         self._draw_message()
@@ -196,7 +197,7 @@ The training is a process of its own. This screen only watches it: closing it, o
     def _draw_message(self) -> None:
         """What was said last, else what there is to know or to press."""
         if self.look is not None:
-            self.query_one("#message", Lines).say(self._word or run_hints.hint(self.history, self.look))
+            self.query_one("#message", Lines).say(self._word or hints.hint(self.history, self.look))
 
     def say(self, sentence: str) -> None:
         """Put a sentence above the footer, until the run's state changes."""
@@ -209,11 +210,11 @@ The training is a process of its own. This screen only watches it: closing it, o
             return _("Reading the run …")
         history, state = self.history, self.look.state
         total = history.max_train_steps or state.max_train_steps
-        lines = [run_words.heading(history.name or self.run_dir.name, self.state, history).plain]
-        lines.append(_("step {0}").format(run_words.step_words(history.step, total)))
+        lines = [words.heading(history.name or self.run_dir.name, self.state, history).plain]
+        lines.append(_("step {0}").format(words.step_words(history.step, total)))
         if history.loss is not None:
             lines.append(_("loss {0:.4f}").format(history.loss))
-        return "\n".join([*lines, run_words.time_left(history, state)])
+        return "\n".join([*lines, words.time_left(history, state)])
 
     def on_resize(self) -> None:
         """Another layout may show other panes."""
@@ -247,7 +248,7 @@ The training is a process of its own. This screen only watches it: closing it, o
         if self.look is not None and not self.look.writable:
             self.say("✗ " + _("You may not write into {0}.").format(printable(self.run_dir.control)))
             return
-        self.say(_("{0}: asked …").format(run_words.WISHES[name]))
+        self.say(_("{0}: asked …").format(words.WISHES[name]))
         self._wish(name)
 
     @work(thread=True, exit_on_error=False, group="wish")
@@ -271,7 +272,7 @@ The training is a process of its own. This screen only watches it: closing it, o
                 self.say("")  # the state says it
                 continue
             told = printable(answer) if answer is not None else _("no answer, the run has ended")
-            self.say(_("{0}: {1}").format(run_words.WISHES[name], told))
+            self.say(_("{0}: {1}").format(words.WISHES[name], told))
 
     def action_pause(self) -> None:
         """Hold it, or let it go on."""
@@ -359,7 +360,7 @@ The training is a process of its own. This screen only watches it: closing it, o
         if self.history.oom is None or self.look is None:
             return
         trouble = "" if self.look.writable else _("You may not write into this run, so nothing can be changed.")
-        screen = RemediesScreen(run_words.oom_lines(self.history.oom), event.remedies, trouble)
+        screen = RemediesScreen(words.oom_lines(self.history.oom), event.remedies, trouble)
         self.app.push_screen(screen, self._apply)
 
     def _apply(self, remedy: Remedy | None) -> None:

@@ -21,13 +21,13 @@ from engine.dataset.trigger import Verdict, judge, suggest
 from engine.errors import LoraSmithError
 from engine.text import plural, printable
 from tui.folder_entries import Entries
-from tui.folder_texts import FIELD_HELP, plan_text, summary_text, verdict_text
 from tui.screens.step import StepScreen
 from tui.texts import _
 from tui.widgets.buckets import BucketChart
 from tui.widgets.path_input import PathInput
 from tui.widgets.thumbnails import Thumbnails
 from tui.widgets.tick import Tick
+from tui.words.folders import FIELD_HELP, plan_text, summary_text, verdict_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -16,12 +16,12 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from engine.hardware import GpuReport
-from tui.gpu_watch import Machine, MachineWatch
-from tui.hardware_words import Place, Surroundings, driver_text, machine_facts, place_facts, places
 from tui.screens.step import StepScreen
 from tui.texts import _
+from tui.watching.machine import Machine, MachineWatch
 from tui.widgets.facts import Facts
 from tui.widgets.lines import Lines
+from tui.words.hardware import Place, Surroundings, driver_text, machine_facts, place_facts, places
 
 
 class HardwareScreen(StepScreen):

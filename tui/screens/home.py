@@ -16,11 +16,11 @@ from textual.timer import Timer
 from textual.widgets import Static
 
 from engine.text import plural, printable, size_text
-from tui.run_rows import about, progress, sign
 from tui.screens.ask import AskScreen
 from tui.screens.base import BaseScreen
 from tui.screens.steps import STEPS, position
 from tui.texts import _
+from tui.words.rows import about, progress, sign
 
 if TYPE_CHECKING:
     from engine.runs import KnownRun

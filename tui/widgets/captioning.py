@@ -17,9 +17,9 @@ from engine.dataset.caption_files import CaptionFile
 from engine.errors import LoraSmithError, StorageError
 from engine.text import printable
 from tui.caption_book import Book
-from tui.caption_watch import JobLook, JobWatch
 from tui.screens.captioner import CaptionerScreen, CaptioningScreen
 from tui.texts import _
+from tui.watching.captioner import JobLook, JobWatch
 
 LOOK_SECONDS = 0.5
 

@@ -11,12 +11,12 @@ from engine.config import RunConfig
 from engine.runs import RunDir
 from engine.runs.history import RunHistory
 from engine.text import printable
-from tui import run_words
-from tui.run_watch import Look
 from tui.texts import _
+from tui.watching.run import Look
 from tui.widgets.chart import LossChart
 from tui.widgets.gallery import Gallery
 from tui.widgets.lines import Lines, Tail
+from tui.words import run as words
 
 PANES = {"overview": _("Overview"), "samples": _("Samples"), "events": _("Events"), "log": _("Log")}
 SHOWN_EVENTS = 200
@@ -59,10 +59,10 @@ class RunPanes(Vertical):
         self.pane = name
         for pane in self.query(".pane"):
             pane.set_class(pane.id == name, "-active")
-        words: list[tuple[str, str]] = []
+        tabs: list[tuple[str, str]] = []
         for place, (pane_name, title) in enumerate(PANES.items(), 1):
-            words += [(f" {place} {title} ", "bold reverse" if pane_name == name else ""), (" ", "")]
-        self.query_one("#tabs", Lines).say(Content.assemble(*words))
+            tabs += [(f" {place} {title} ", "bold reverse" if pane_name == name else ""), (" ", "")]
+        self.query_one("#tabs", Lines).say(Content.assemble(*tabs))
         self.screen.set_focus(self.query_one(_FOCUS[name]) if name in _FOCUS else None)
 
     def draw(self, history: RunHistory, look: Look, config: RunConfig | None) -> None:
@@ -84,7 +84,7 @@ class RunPanes(Vertical):
         self.query_one(LossChart).show(history.raw, history.smoothed, history.held_out, total)
         device, processes = (config.memory.device, config.training.num_processes) if config else ("auto", 1)
         machine = look.machine if look.state.live else None
-        facts = run_words.facts(history, machine, device, processes)
+        facts = words.facts(history, machine, device, processes)
         self.query_one("#facts", Lines).say(Content("\n").join(facts))
 
     def _draw_samples(self, history: RunHistory) -> None:
@@ -99,11 +99,11 @@ class RunPanes(Vertical):
         if key == self._drawn_events:
             return
         self._drawn_events = key
-        lines = [line for event in list(events)[-SHOWN_EVENTS:] if (line := run_words.event_text(event)) is not None]
+        lines = [line for event in list(events)[-SHOWN_EVENTS:] if (line := words.event_text(event)) is not None]
         lines += [Content(printable(line)) for line in look.explanation]
         if look.bad_lines:
-            words = _("Lines of the event log that cannot be read, and are left out: {0}.").format(look.bad_lines)
-            lines.append(Content(f"! {words}"))
+            told = _("Lines of the event log that cannot be read, and are left out: {0}.").format(look.bad_lines)
+            lines.append(Content(f"! {told}"))
         if partial:
             lines.append(Content("! " + _("The last line of the event log has no end; it is left out.")))
         self.query_one("#happened", Tail).say(Content("\n").join(lines) if lines else _("Nothing happened yet."))

@@ -10,8 +10,8 @@ from textual.binding import Binding, BindingType
 from textual.widgets import DataTable
 from textual.widgets.data_table import ColumnKey
 
-from tui.run_rows import COLUMNS, row, where_width
 from tui.texts import _
+from tui.words.rows import COLUMNS, row, where_width
 
 if TYPE_CHECKING:
     from engine.runs import KnownRun

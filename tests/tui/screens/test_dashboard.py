@@ -243,9 +243,9 @@ async def test_a_lost_run_explains_itself_and_resumes(
     trainer.run_dir.log_path.write_text("the last words\n")
     trainer.vanish()
     async with watching(run_dir).run_test(size=NARROW) as pilot:
-        await until(pilot, lambda: "! lost" in text(pilot.app))
+        await until(pilot, lambda: "r resumes it from the saved state of step 0." in text(pilot.app))
+        assert "! lost" in text(pilot.app)
         assert "The run was lost at step 3: its process ended without a word" in flat(text(pilot.app))
-        assert "r resumes it from the saved state of step 0." in text(pilot.app)
         await pilot.press("3")
         await until(pilot, lambda: "look with dmesg" in flat(text(pilot.app)))
         await pilot.press("r")
@@ -272,7 +272,7 @@ async def test_without_permission_it_is_only_shown(
     watching: Open, trainer: PlayedTrainer, until: Until, text: Text, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer.train(2)
-    monkeypatch.setattr("tui.run_watch.os.access", lambda path, mode: not mode & os.W_OK)  # root may write anywhere
+    monkeypatch.setattr("tui.watching.run.os.access", lambda path, mode: not mode & os.W_OK)  # root may write anywhere
     async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
         await until(pilot, lambda: "You may not write here: this run is only shown" in text(pilot.app))
         await pilot.press("s")
@@ -404,7 +404,7 @@ async def test_a_small_terminal_gets_the_essentials(
 async def test_a_long_history_comes_in_pieces(
     watching: Open, trainer: PlayedTrainer, until: Until, text: Text, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tui.run_watch.PIECE", 10)
+    monkeypatch.setattr("tui.watching.run.PIECE", 10)
     monkeypatch.setattr("engine.runs.EventFollower.CHUNK", 2000)
     trainer.total = 500
     trainer.train(300)

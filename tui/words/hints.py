@@ -7,9 +7,9 @@ from textual.content import Content
 from engine.runs import RunDir
 from engine.runs.history import RunHistory
 from engine.text import printable
-from tui.run_rows import SIGNS
-from tui.run_watch import Look
 from tui.texts import _
+from tui.watching.run import Look
+from tui.words.rows import SIGNS
 
 
 def notice(run_dir: RunDir, history: RunHistory, look: Look) -> list[str]:

@@ -11,7 +11,7 @@ from engine.hardware import Gpu, GpuReport, list_gpus
 from engine.hardware.gpu import Program
 from engine.hardware.system import System
 from engine.hardware.torch_build import TorchBuild
-from tui.hardware_words import Surroundings, driver_text, machine_facts, place_facts, places
+from tui.words.hardware import Surroundings, driver_text, machine_facts, place_facts, places
 
 Play = Callable[..., None]
 CUDA = TorchBuild("2.13.0", "13.0")

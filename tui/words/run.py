@@ -12,9 +12,9 @@ from engine.hardware import Gpu
 from engine.runs import Event, RunState
 from engine.runs.history import OutOfMemory, RunHistory
 from engine.text import duration, printable, size_text
-from tui.gpu_watch import Machine
-from tui.run_rows import SIGNS
 from tui.texts import _
+from tui.watching.machine import Machine
+from tui.words.rows import SIGNS
 
 SIGN_OF_GONE = ("✗", _("the directory is gone"), "red")
 _COLOURS = {"green": "$text-success", "yellow": "$text-warning", "red": "$text-error"}

@@ -9,8 +9,8 @@ import pytest
 
 from engine.hardware import Gpu, GpuReport
 from tests.nvml.fake import NoCompiler, library, playing
-from tui.gpu_watch import Machine, MachineWatch
-from tui.run_words import card_words
+from tui.watching.machine import Machine, MachineWatch
+from tui.words.run import card_words
 
 try:
     library()

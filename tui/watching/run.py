@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from engine.runs import Event, EventFollower, RunDir, RunState, true_state
 from engine.runs.follow import explain
 from engine.runs.launch import log_tail
-from tui.gpu_watch import Machine, MachineWatch
+from tui.watching.machine import Machine, MachineWatch
 
 LIVE_SECONDS, IDLE_SECONDS = 1.0, 2.0
 PIECE = 4000

@@ -1,0 +1,1 @@
+"""What the screens say, as functions that draw nothing."""
