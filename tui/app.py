@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shlex
 import signal
 import time
@@ -20,6 +21,7 @@ from textual.screen import Screen
 
 from engine.text import printable
 from tui.draft import Draft
+from tui.key_order import KeysInOrder
 from tui.terminal import driver_class
 from tui.texts import _
 from tui.themes import OWN, first_theme, is_ansi
@@ -50,7 +52,7 @@ class Appearance:
         return "poor" if no_colour or colour_system not in ("truecolor", "256") else "halfblock"
 
 
-class LoraSmithApp(App[int]):
+class LoraSmithApp(KeysInOrder):
     """The wizard, the list of runs and the dashboard.
 
     Args:
@@ -67,6 +69,14 @@ class LoraSmithApp(App[int]):
         Binding("ctrl+q", "leave", _("Quit"), tooltip=_("A training goes on without the screen."), priority=True),
         Binding("ctrl+c", "interrupt", show=False, priority=True),
         Binding("ctrl+l", "repaint", _("Repaint"), show=False, tooltip=_("Draw everything anew."), priority=True),
+        Binding(
+            "ctrl+p",
+            "command_palette",
+            _("Palette"),
+            show=False,
+            tooltip=_("Find any action by its name."),
+            priority=True,
+        ),
         Binding("f2", "toggle_images", _("Pictures"), show=False, tooltip=_("Pictures on or off.")),
     ]
 
@@ -242,6 +252,11 @@ class LoraSmithApp(App[int]):
         self.images = "off" if self.images == shown else shown
         for picture in self.screen.query(Picture):
             picture.watch_path()
+
+    def get_key_display(self, binding: Binding) -> str:
+        """F2 and not f2; the rest as Textual writes it."""
+        shown = super().get_key_display(binding)
+        return shown.upper() if re.fullmatch(r"f\d+", shown) else shown
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """What the palette offers: every action that has a key here, and the themes; not what moves about."""
