@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from tui.screens.caption_edits import FrameScreen, ReplaceScreen
 from tui.screens.caption_tags import TagsScreen
 from tui.screens.step import StepScreen
 from tui.texts import _
+from tui.watching.progress import seldom
 from tui.widgets.caption_editor import CaptionEditor
 from tui.widgets.caption_list import CaptionList
 from tui.widgets.captioning import CaptioningLine
@@ -118,16 +118,7 @@ class CaptionsScreen(StepScreen):
             self.post_message(self.Loaded(error))
 
     def _teller(self, words: str) -> Callable[[int, int], None]:
-        """A progress function that tells five times a second at most."""
-        last = time.monotonic()
-
-        def tell(done: int, total: int) -> None:
-            nonlocal last
-            if time.monotonic() - last >= 0.2:
-                last = time.monotonic()
-                self.post_message(self.Counted(words, done, total))
-
-        return tell
+        return seldom(lambda done, total: self.post_message(self.Counted(words, done, total)))
 
     @on(Counted)
     def _show_count(self, event: Counted) -> None:

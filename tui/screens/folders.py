@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,7 +12,7 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.message import Message
 from textual.timer import Timer
 from textual.widgets import Checkbox, Input, Select, Static
-from textual.worker import Worker, WorkerState, get_current_worker
+from textual.worker import Worker, WorkerState
 
 from engine.dataset.project import Made, Project, make
 from engine.dataset.scan import familiar_repeats
@@ -23,6 +22,7 @@ from engine.text import plural, printable
 from tui.folder_entries import Entries
 from tui.screens.step import StepScreen
 from tui.texts import _
+from tui.watching.progress import Cut, seldom
 from tui.widgets.buckets import BucketChart
 from tui.widgets.path_input import PathInput
 from tui.widgets.thumbnails import Thumbnails
@@ -39,10 +39,6 @@ if TYPE_CHECKING:
 PAUSE = 0.4
 """Seconds without a key before the folder is read."""
 WAYS = ((_("copy them"), "copy"), (_("link, takes no space"), "link"), (_("leave where they are"), "leave"))
-
-
-class _Cut(Exception):
-    """The worker is to stop."""
 
 
 class FoldersScreen(StepScreen):
@@ -290,25 +286,13 @@ class FoldersScreen(StepScreen):
 
         try:
             self.post_message(self.Seen(config, overview(config, self._teller("look"))))
-        except _Cut:
+        except Cut:
             return  # another folder is read by now, or the screen is gone
         except LoraSmithError as error:
             self.post_message(self.Seen(config, error))
 
     def _teller(self, what: str) -> Callable[[int, int], None]:
-        """A progress function for the worker that asks: tells ten times a second at most, ends a worker that is cut."""
-        worker = get_current_worker()
-        last = time.monotonic()
-
-        def tell(done: int, total: int) -> None:
-            nonlocal last
-            if worker.is_cancelled:
-                raise _Cut
-            if time.monotonic() - last >= 0.1:
-                last = time.monotonic()
-                self.post_message(self.Counted(what, done, total))
-
-        return tell
+        return seldom(lambda done, total: self.post_message(self.Counted(what, done, total)), cuts=True)
 
     @on(Counted)
     def _show_count(self, event: Counted) -> None:
@@ -364,7 +348,7 @@ class FoldersScreen(StepScreen):
     def _take(self, project: Project, entries: Entries, earlier: Path | None) -> None:
         try:
             result: Made | LoraSmithError | None = make(project, earlier=earlier, progress=self._teller("take"))
-        except _Cut:
+        except Cut:
             result = None
         except LoraSmithError as error:
             result = error

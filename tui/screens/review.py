@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -28,14 +27,12 @@ from tui.screens.ask import AskScreen
 from tui.screens.ask_text import AskTextScreen
 from tui.screens.step import StepScreen
 from tui.texts import _
+from tui.watching.progress import seldom
 from tui.widgets.field import step_title
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
     from engine.runs import RunDir
-
-TELL_SECONDS = 0.25
-"""Between two words about the progress of the check."""
 
 
 class ReviewScreen(StepScreen):
@@ -136,14 +133,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="check")
     def _check(self, config: RunConfig) -> None:
-        told = time.monotonic()
-
-        def progress(done: int, total: int) -> None:
-            nonlocal told
-            if time.monotonic() - told > TELL_SECONDS:
-                told = time.monotonic()
-                self.post_message(self.Counted(done, total))
-
+        progress = seldom(lambda done, total: self.post_message(self.Counted(done, total)))
         try:
             self.post_message(self.Found(gather(config, self.forecast, progress)))
         except LoraSmithError as error:
