@@ -115,6 +115,8 @@ called running has a living process.
 
     @on(Found)
     async def _show(self, event: Found) -> None:
+        if not self.is_attached:  # the app ends
+            return
         before, self.runs = self.runs, {str(run.run_dir.path): run for run in event.runs}
         if before is None or bool(before) != bool(self.runs):
             await self._arrange()
@@ -149,7 +151,7 @@ called running has a living process.
             return _("n begins a new run.")
         name = printable(str(draft.get("saving.output_name") or _("without a name yet")))
         step = STEPS[position(draft.step)].title
-        return _("n goes on with the run in the making ({0}, step {1}), or begins another one.").format(name, step)
+        return _("n goes on with {0} at step {1}, or begins another one.").format(name, step)
 
     def chosen(self) -> KnownRun | None:
         """The highlighted run."""

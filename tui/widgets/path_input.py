@@ -213,8 +213,8 @@ class PathInput(Input):
         return self.list_open if action == "close_list" else super().check_action(action, parameters)
 
     def action_close_list(self) -> None:
-        """Choose none of the candidates."""
-        self._offering = False
+        """Choose none of the candidates; Tab then goes on, so that a new folder may begin like an old one."""
+        self._offering = self._typed = False
         self._hide()
 
     def action_choose(self, by: int) -> None:

@@ -251,7 +251,7 @@ async def test_n_goes_on_or_begins_anew(
     app, steps = smith("captions", values={"saving.output_name": "dog"}, done=("hardware",)), []
     monkeypatch.setattr(app, "go_to", steps.append)
     async with app.run_test(size=NARROW) as pilot:
-        await until(pilot, lambda: "the run in the making (dog, step Captions)" in text(app))
+        await until(pilot, lambda: "n goes on with dog at step Captions" in text(app))
         await pilot.press("n")
         await until(pilot, lambda: "A run is in the making: dog" in text(app))
         await pilot.press("enter")

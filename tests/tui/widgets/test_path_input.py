@@ -117,6 +117,16 @@ async def test_right_takes_the_grey_rest(until: Until) -> None:
         assert app.field.value == "pics [1] new/"
 
 
+async def test_tab_goes_on_from_a_new_name_after_escape(until: Until) -> None:
+    app = Form()
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: app.field._listing)
+        await pilot.press("p")
+        await until(pilot, lambda: app.listed == ["pics [1] new/"])
+        await pilot.press("escape", "tab")
+        assert app.field.value == "p" and app.focused is app.query_one("#other")
+
+
 async def test_the_list_by_keys(until: Until) -> None:
     app = Form()
     async with app.run_test() as pilot:
