@@ -47,7 +47,7 @@ class KeysInOrder(App[int]):
         """Go the key's way behind it, through the same queues."""
         above = node.parent
         if above is None or not node.call_later(self._follow, above):
-            self.call_later(self._arrived)
+            self.call_later(self.call_later, self._arrived)  # once more: `focus()` takes such a turn too
 
     async def _arrived(self) -> None:
         """The key has done what it does."""

@@ -17,9 +17,9 @@ from tui.key_order import KeysInOrder
 
 
 class Fields(KeysInOrder):
-    """Two fields deep in containers, as in the steps; F3 removes the first."""
+    """Two fields deep in containers, as in the steps; F3 removes the first, F4 goes to the second."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("f3", "away", "Away")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("f3", "away", "Away"), Binding("f4", "second", "Second")]
 
     def compose(self) -> ComposeResult:
         with Vertical(), Vertical(), Vertical():
@@ -28,6 +28,9 @@ class Fields(KeysInOrder):
 
     def action_away(self) -> None:
         self.query_one("#one").remove()
+
+    def action_second(self) -> None:
+        self.query_one("#two").focus()
 
     def type_at_once(self, *keys: str) -> None:
         for key in keys:
@@ -51,6 +54,13 @@ async def test_tab_and_a_word() -> None:
     async with app.run_test() as pilot:
         app.type_at_once("ctrl+u", *"first", "tab", "ctrl+u", *"second", "shift+tab", "end", "1")
         await until_values(app, pilot, "first1", "second")
+
+
+async def test_a_key_that_moves_the_focus() -> None:
+    app = Fields()
+    async with app.run_test() as pilot:
+        app.type_at_once("f4", "ctrl+u", *"second", "shift+tab", "ctrl+u", "f4", "end", "x")
+        await until_values(app, pilot, "", "secondx")
 
 
 async def test_pasted_text_waits_too() -> None:
