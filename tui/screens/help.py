@@ -46,13 +46,14 @@ def _help_texts(behind: BaseScreen) -> list[str]:
 
 def _key_lines(behind: BaseScreen) -> list[str]:
     """A line for each key: first what is LoRA Smith's own, then moving about."""
-    own: dict[str, str] = {}
-    common: dict[str, str] = {}
+    own: dict[str, list[str]] = {}
+    common: dict[str, list[str]] = {}
     for active in behind.active_bindings.values():
         binding = active.binding
-        if binding.system or not (binding.description or active.tooltip):
-            continue
-        key = behind.app.get_key_display(binding)
-        line = f"{key:>12}  {binding.description}{': ' + active.tooltip if active.tooltip else ''}"
-        (own if active.tooltip else common).setdefault(key, line)
-    return [*own.values(), "", *common.values()]
+        if not binding.system and (binding.description or active.tooltip):
+            words = f"{binding.description}{': ' + active.tooltip if active.tooltip else ''}"
+            keys = (own if active.tooltip else common).setdefault(words, [])
+            if (key := behind.app.get_key_display(binding)) not in keys:
+                keys.append(key)
+    lines = [[f"{', '.join(keys):>12}  {words}" for words, keys in group.items()] for group in (own, common)]
+    return [*lines[0], "", *lines[1]]

@@ -1,0 +1,220 @@
+"""Draw the screens into screenshots/: SVG for the eye of a diff, PNG for the README.
+
+    python tools/screenshots.py            write all
+    python tools/screenshots.py --check    fail when a committed SVG is not what the screen draws now
+    python tools/screenshots.py home help  only these
+
+The same bytes on every machine: the clock, the paths, the machine and its runs are those of `screenshot_world`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import html
+import io
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+from screenshot_world import PLACE, ROOT, world
+from textual.pilot import Pilot
+from textual.widgets import Input, TextArea
+
+from engine.runs import RunDir
+from tests.nvml.fake import NoCompiler
+from tui.app import Appearance, LoraSmithApp
+from tui.draft import Draft
+
+FOLDER = ROOT / "screenshots"
+WIDE, NARROW = (120, 36), (80, 24)
+FONT_SIZE = 20.265
+"""Pixels: at this size a letter of DejaVu Sans Mono is as wide as a cell of Textual's picture, 12.2."""
+CELL = (12.2, 24.4)
+SCALE = 12 / CELL[0]
+"""Cells of whole pixels: cairo rounds the width of a letter to one."""
+BRAILLE = ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (0, 3), (1, 3))
+"""(across, down) of each bit of a Braille letter."""
+SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A screen to draw: a step of the wizard, or the dashboard of a run, after some keys."""
+
+    name: str
+    step: str = ""
+    run: str = ""
+    keys: tuple[str, ...] = ()
+    shows: str = ""
+    """Text that stands there when it is complete."""
+    size: tuple[int, int] = WIDE
+    done: tuple[str, ...] = field(default=())
+
+
+SCENES = (
+    Scene("home", shows="Trains in process"),
+    Scene("hardware", step="hardware", shows="Ryzen"),
+    Scene("model", step="model", shows="Stable Diffusion 1.5"),
+    Scene("folders", step="folders", shows="16 pictures, all with captions"),
+    Scene("captions", step="captions", shows="16 of 16"),
+    Scene("parameters", step="parameters", shows="steps = "),
+    Scene("review", step="review", shows="Ready to start"),
+    Scene("dashboard", run="smithy-v1", shows="held-out"),
+    Scene("dashboard-80x24", run="smithy-v1", shows="held-out", size=NARROW),
+    Scene("samples-80x24", run="smithy-v1", keys=("2",), shows="prompt 1 of 3", size=NARROW),
+    Scene("remedies", run="ember", shows="Out of memory"),
+    Scene("results", run="lighthouse", keys=("v",), shows="lighthouse.safetensors"),
+    Scene("help", run="smithy-v1", keys=("f1",), shows="Keys"),
+)
+
+
+async def draw(scene: Scene, runs: dict[str, RunDir]) -> str:
+    """The scene as SVG, once it has come to rest."""
+    app = LoraSmithApp(runs.get(scene.run), Appearance(), _draft(scene.step))
+    app.first_step = scene.step or None
+    training = {"NVML_FAKE_LOAD": "97", "NVML_FAKE_USED": "5540"} if scene.run == "smithy-v1" else {}
+    with mock.patch.dict(os.environ, training):
+        return await _drawn(app, scene)
+
+
+async def _drawn(app: LoraSmithApp, scene: Scene) -> str:
+    async with app.run_test(size=scene.size) as pilot:
+        if scene.keys:
+            await _until(pilot, scene, lambda: "held-out" in _text(app))
+            await _at_rest(pilot, scene)
+            await pilot.press(*scene.keys)
+        await _until(pilot, scene, lambda: scene.shows in _text(app))
+        await _at_rest(pilot, scene)
+        return normalised(app.export_screenshot())
+
+
+def _draft(step: str) -> Draft:
+    """What the wizard was told up to this step."""
+    values = {
+        "model.pretrained_model_name_or_path": str(PLACE / "models" / "demo_base"),
+        "dataset.train_data_dir": str(PLACE / "pictures"),
+        "dataset.validation_data_dir": str(PLACE / "heldout"),
+        "saving.output_name": "smithy",
+        "saving.output_dir": str(PLACE / "loras" / "smithy" / "results_current"),
+        "memory.device": "cuda:0",
+    }
+    steps = ("hardware", "model", "folders", "captions", "parameters", "review")
+    if not step:
+        return Draft()
+    return Draft(preset="demo", values=values, step=step, done=list(steps[: steps.index(step)]))
+
+
+async def _until(pilot: Pilot[Any], scene: Scene, condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + SECONDS
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{scene.name} does not show {scene.shows!r}:\n{_text(pilot.app)}")
+        await pilot.pause(0.05)
+
+
+async def _at_rest(pilot: Pilot[Any], scene: Scene) -> None:
+    """Wait until the screen has stayed the same for half a second."""
+    before, same = None, 0
+    end = time.monotonic() + SECONDS
+    while same < 5:
+        if time.monotonic() > end:
+            raise TimeoutError(f"{scene.name} does not come to rest")
+        await pilot.pause(0.1)
+        now = pilot.app.screen._compositor.render_strips(pilot.app.size)
+        same, before = (same + 1 if now == before else 0), now
+
+
+def _text(app: Any) -> str:
+    rows = app.screen._compositor.render_strips(app.size)
+    return "\n".join("".join(segment.text for segment in strip).rstrip() for strip in rows)
+
+
+def normalised(svg: str) -> str:
+    """Without fonts from the net, and with ids that are no random numbers."""
+    svg = re.sub(r"\s*@font-face\s*\{.*?\}", "", svg, flags=re.DOTALL)
+    svg = svg.replace("Fira Code", "DejaVu Sans Mono").replace("font-size: 20px", f"font-size: {FONT_SIZE}px")
+    svg = re.sub(r"terminal-\d+", "terminal", svg)
+    return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
+
+
+def dotted(svg: str) -> str:
+    """Braille as dots: the font has none, and cairo looks for no other font."""
+    return re.sub(
+        r'<text class="([\w-]+)" x="([\d.]+)" y="([\d.]+)"([^>]*)>([^<]*[\u2801-\u28ff][^<]*)</text>', _dots, svg
+    )
+
+
+def _dots(match: re.Match[str]) -> str:
+    style, left, base, rest, text = match.groups()
+    letters = html.unescape(text)
+    dots = []
+    for place, letter in enumerate(letters):
+        bits = ord(letter) - 0x2800
+        for number, (across, down) in enumerate(BRAILLE) if 0 < bits < 256 else ():
+            if bits >> number & 1:
+                x = float(left) + CELL[0] * (place + 0.27 + 0.46 * across)
+                y = float(base) + CELL[1] * (down * 0.25 - 0.63)
+                dots.append(f'<circle class="{style}" cx="{x:.2f}" cy="{y:.2f}" r="1.6"/>')
+    plain = re.sub("[\u2801-\u28ff]", "\u00a0", letters)
+    return f'<text class="{style}" x="{left}" y="{base}"{rest}>{html.escape(plain)}</text>' + "".join(dots)
+
+
+def png(svg: str) -> bytes:
+    """The picture in few colours, which a screen has anyway."""
+    import cairosvg
+    from PIL import Image
+
+    picture = Image.open(io.BytesIO(cairosvg.svg2png(bytestring=dotted(svg).encode(), scale=SCALE)))
+    out = io.BytesIO()
+    picture.convert("RGB").quantize(256).save(out, "PNG", optimize=True)
+    return out.getvalue()
+
+
+def draw_all(scenes: tuple[Scene, ...]) -> dict[str, str]:
+    """Name to SVG."""
+    with world() as runs:
+        return {scene.name: asyncio.run(draw(scene, runs)) for scene in scenes}
+
+
+def stale(drawn: dict[str, str]) -> list[str]:
+    """The scenes whose committed SVG is another one, or missing."""
+    paths = {name: FOLDER / f"{name}.svg" for name in drawn}
+    return [name for name, path in paths.items() if not path.is_file() or path.read_text("utf-8") != drawn[name]]
+
+
+def main() -> int:
+    """Draw, and write or compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare with what is committed, write nothing")
+    parser.add_argument("names", nargs="*", choices=[[], *(scene.name for scene in SCENES)], help="only these")
+    options = parser.parse_args()
+    Input.cursor_blink = TextArea.cursor_blink = False  # type: ignore[assignment]
+    scenes = tuple(scene for scene in SCENES if not options.names or scene.name in options.names)
+    try:
+        drawn = draw_all(scenes)
+    except NoCompiler as error:
+        print(f"No screenshots: {error}.", file=sys.stderr)
+        return 2
+    old = stale(drawn)
+    if options.check:
+        if old:
+            print(f"Stale: {', '.join(old)}. Make them anew: make screenshots", file=sys.stderr)
+        return 1 if old else 0
+    FOLDER.mkdir(exist_ok=True)
+    for name in old:
+        (FOLDER / f"{name}.svg").write_text(drawn[name], "utf-8")
+    for name, svg in drawn.items():
+        if name in old or not (FOLDER / f"{name}.png").is_file():
+            (FOLDER / f"{name}.png").write_bytes(png(svg))
+    print(f"{len(drawn)} drawn, {len(old)} changed.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
