@@ -65,6 +65,11 @@ class Form:
             return facts.fits(self.search)
         return self.advanced or not facts.advanced or self.is_changed(facts.key) or facts.key in self.wrong
 
+    def named(self) -> str:
+        """The field whose key the search is, with or without its table; empty for any other search."""
+        word = self.search.strip().lower()
+        return next((key for key, facts in fields().items() if word in (key, facts.name)), "")
+
     def is_changed(self, key: str) -> bool:
         """Whether it differs from the preset."""
         return key in self.draft.values or key in self.rejected

@@ -216,6 +216,16 @@ async def test_search_advanced_and_back(opened: Smith, until: Until, text: Shown
         assert isinstance(app.screen, ParametersScreen)
 
 
+async def test_a_search_for_a_key_goes_to_its_field(opened: Smith, until: Until, text: Shown) -> None:
+    """Others that only tell of it stand above."""
+    app = opened()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "fields, basic" in text(app))
+        await pilot.press("slash", *"unet_lr", "enter")
+        await until(pilot, lambda: rows(app).key == "training.unet_lr")
+        assert rows(app).keys[0] == "training.learning_rate"
+
+
 async def test_pages_and_ends(opened: Smith, until: Until, text: Shown) -> None:
     app = opened()
     async with app.run_test(size=(80, 24)) as pilot:
