@@ -120,7 +120,10 @@ class Draft:
         return load_config(self.preset, (), {key: (key, value) for key, value in {**self.values, **trial}.items()})
 
     def choose_preset(self, preset: str) -> list[str]:
-        """Take another preset and keep what was set; the dotted keys of the parameters that were kept.
+        """Take another preset and keep what was set, and all that a step was left with, which is no preset's business.
+
+        Returns:
+            The dotted keys of the parameters that were kept.
 
         Raises:
             UsageError: it cannot be read; nothing was changed.
@@ -128,6 +131,8 @@ class Draft:
         _preset(preset)
         if Path(self.preset).suffix == ".toml":  # a run's own file, which has the paths too
             self.values = {**{key: value for key in STEP_OF if (value := self.get(key))}, **self.values}
+        answered = {key: self.get(key) for key, step in STEP_OF.items() if step in self.done and step != "hardware"}
+        self.values = {**answered, **self.values}
         self.preset = preset
         for key, value in list(self.values.items()):
             self.set(key, value)

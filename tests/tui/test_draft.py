@@ -88,6 +88,16 @@ def test_another_preset_keeps_what_was_changed() -> None:
     assert draft.preset == "sd15-anime"
 
 
+def test_a_preset_does_not_answer_what_a_step_has_asked() -> None:
+    """The demo has a trigger word and repeats of its own; a preset between, which has none, changes nothing."""
+    draft = Draft(values=dict(PATHS), done=["hardware", "model", "folders"])
+    for preset in ("demo", "sd15-anime", "demo"):
+        draft.choose_preset(preset)
+        config = draft.config()
+        assert (config.dataset.class_tokens, config.dataset.num_repeats) == (None, None)
+    assert config.memory.device == "cpu"  # the demo's own, as long as no other was chosen
+
+
 def test_the_paths_of_a_runs_file_stay_when_a_preset_takes_its_place(place: Path) -> None:
     draft = Draft(preset="robot.toml", values={"saving.output_name": "other"})
     draft.choose_preset("sd15-anime")
