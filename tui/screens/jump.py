@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -36,11 +36,18 @@ class JumpScreen(ModalScreen[str | None]):
                     for number, step in enumerate(STEPS, 1)
                 )
             )
+            yield Static(_("A number or Enter goes there; Escape stays."), classes="hint")
 
     def on_mount(self) -> None:
         """Stand on the current step."""
         names = [step.name for step in STEPS]
         self.query_one(OptionList).highlighted = names.index(self.current)
+
+    def on_key(self, event: events.Key) -> None:
+        """A number goes to that step."""
+        if event.key.isdecimal() and 0 < int(event.key) <= len(STEPS):
+            event.stop()
+            self.dismiss(STEPS[int(event.key) - 1].name)
 
     @on(OptionList.OptionSelected)
     def _chosen(self, event: OptionList.OptionSelected) -> None:

@@ -146,6 +146,16 @@ async def test_help_tells_the_keys_that_work_here(smith: Smith, until: Until, te
         await until(pilot, lambda: isinstance(app.screen, HomeScreen))
 
 
+async def test_a_number_goes_to_a_step(smith: Smith, until: Until, text: Shown) -> None:
+    app = smith("captions")
+    async with app.run_test(size=NARROW) as pilot:
+        app.go_to("captions")
+        await pilot.press("ctrl+g")
+        await until(pilot, lambda: "A number or Enter goes there" in text(app))
+        await pilot.press("9", "1")
+        await until(pilot, lambda: app.draft.step == "hardware" and "▸Hardware" in text(app))
+
+
 async def test_f2_switches_pictures(smith: Smith) -> None:
     app = smith(images="halfblock")
     async with app.run_test(size=NARROW) as pilot:
