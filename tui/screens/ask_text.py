@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from textual import on
@@ -11,6 +12,7 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
+from engine.errors import LoraSmithError
 from tui.texts import _
 
 
@@ -20,24 +22,32 @@ class AskTextScreen(ModalScreen[str | None]):
     Args:
         question: the heading, one line.
         text: what one should know before answering.
-        value: to begin with.
+        check: raises a LoraSmithError for an answer that cannot be; it is shown, and the question stays.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", _("Cancel"))]
 
-    def __init__(self, question: str, text: str = "", value: str = "") -> None:
+    def __init__(self, question: str, text: str, check: Callable[[str], object]) -> None:
         super().__init__()
-        self.question, self.text, self.value = question, text, value
+        self.question, self.text, self.check = question, text, check
 
     def compose(self) -> ComposeResult:
         """Question, text, a line to type in."""
         with Vertical(classes="dialog"):
             yield Static(self.question, classes="dialog-title", markup=False)
             yield Static(self.text, markup=False)
-            yield Input(self.value, compact=True)
+            yield Input(compact=True)
+            yield Static(id="wrong", classes="error", markup=False)
             yield Static(_("Enter takes it, Escape cancels."), classes="hint")
 
     @on(Input.Submitted)
     def _submitted(self, event: Input.Submitted) -> None:
-        if event.value.strip():
-            self.dismiss(event.value.strip())
+        answer = event.value.strip()
+        if not answer:
+            return
+        try:
+            self.check(answer)
+        except LoraSmithError as error:
+            self.query_one("#wrong", Static).update(f"✗ {error}")
+        else:
+            self.dismiss(answer)

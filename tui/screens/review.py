@@ -217,17 +217,12 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
         text = _("Settings without model, pictures and name. Presets of your own are in {0}").format(
             printable(own_preset_path("x").parent)
         )
-        self.app.push_screen(AskTextScreen(_("Save as a preset"), text), self._name_preset)
+        self.app.push_screen(AskTextScreen(_("Save as a preset"), text, own_preset_path), self._name_preset)
 
     def _name_preset(self, name: str | None) -> None:
         if name is None:
             return
-        try:
-            taken = own_preset_path(name).exists()
-        except LoraSmithError as error:
-            self.say(str(error), kind="error")
-            return
-        if not taken:
+        if not own_preset_path(name).exists():
             self._write_preset(name)
             return
         answers = {"no": _("Keep the old one"), "yes": _("Overwrite it")}
