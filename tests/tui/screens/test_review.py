@@ -205,7 +205,7 @@ async def test_a_preset_of_ones_own(opened: Smith, until: Until, text: Shown) ->
         await until(pilot, lambda: "Ready to start." in text(app))
         before = app.draft.config()
         await pilot.press("p", *"a/b", "enter")
-        await until(pilot, lambda: "Letters, digits, -, _ and dots." in text(app))
+        await until(pilot, lambda: "✗ The name 'a/b' cannot be a preset" in text(app))
         await pilot.press("ctrl+u", *"mine", "enter")
         await until(pilot, lambda: "Saved as the preset mine" in text(app))
         assert load_config("mine").training.seed == 7 and load_config("mine").saving.output_name == ""
