@@ -117,13 +117,17 @@ called running has a living process.
     async def _show(self, event: Found) -> None:
         if not self.is_attached:  # the app ends
             return
-        before, self.runs = self.runs, {str(run.run_dir.path): run for run in event.runs}
+        before, chosen = self.runs, self.chosen()
+        self.runs = {str(run.run_dir.path): run for run in event.runs}
         if before is None or bool(before) != bool(self.runs):
             await self._arrange()
         if self.table is not None:
             self.table.show_runs(self.runs)
-        self._describe()
-        self.refresh_bindings()
+        now = self.chosen()
+        if now != chosen:
+            self._describe()
+        if (now and now.state.state) != (chosen and chosen.state.state):
+            self.refresh_bindings()
         self.refresh_status()
         if self.is_active:
             self._timer = self.set_timer(SECONDS, self._look)
