@@ -240,14 +240,14 @@ class RunHistory:
         """The pictures that are still there, by prompt and step."""
         from engine.runs.contact import Samples  # it draws: 50 ms
 
-        found = {key: path for key, told in self.pictures.items() if (path := find(run_dir, told, run_dir.samples))}
+        found = {key: path for key, told in self.pictures.items() if (path := _file(run_dir.samples, told))}
         return Samples({index: self.prompts[index] for index, _ in found}, found)
 
     def files(self, run_dir: RunDir) -> list[SavedFile]:
         """The LoRA files that are still there, in the order of their steps; one that no event tells of comes last."""
         files: dict[Path, SavedFile] = {}
         for told, event in self.saved.items():
-            path = find(run_dir, told, run_dir.path)
+            path = _file(run_dir.path, told)
             if path is not None:
                 step = _whole(event.get("step"))
                 held_out = None if step is None else self.held_out.get(step)
@@ -258,12 +258,11 @@ class RunHistory:
         return sorted(files.values(), key=lambda file: math.inf if file.step is None else file.step)
 
 
-def find(run_dir: RunDir, told: str, folder: Path) -> Path | None:
-    """The file that an event names; in `folder` where the run directory was moved or copied; None if it is gone."""
-    for path in (run_dir.path / told, folder / Path(told).name):  # an absolute path replaces what is before it
-        if told and path.is_file():
-            return path
-    return None
+def _file(folder: Path, told: str) -> Path | None:
+    """The file in `folder` that an event names, None if it is gone. The folder that the event names is not looked at:
+    it may belong to another run by now, since this one was moved, copied or put away."""
+    path = folder / Path(told).name
+    return path if told and path.is_file() else None
 
 
 def _number(value: Any) -> float | None:

@@ -211,7 +211,7 @@ The training is a process of its own. This screen only watches it: closing it, o
         history, state = self.history, self.look.state
         total = history.max_train_steps or state.max_train_steps
         lines = [words.heading(history.name or self.run_dir.name, self.state, history).plain]
-        lines.append(_("step {0}").format(words.step_words(history.step, total)))
+        lines.append(_("step {0}").format(words.step_words(words.reached(history, state), total)))
         if history.loss is not None:
             lines.append(_("loss {0:.4f}").format(history.loss))
         return "\n".join([*lines, words.time_left(history, state)])

@@ -127,7 +127,7 @@ def chart_rows(
     legend = legend_row(raw, smoothed, marks, width)
     newest = max([one.last.step for one in (raw, smoothed) if one.last] + list(marks), default=None)
     if newest is None:
-        return [[(_("No loss yet: the chart begins with the first step."), "axis")]]
+        return [[(_("No loss on record; the chart begins with the first step."), "axis")]]
     columns, rows = width - 8, height - 2
     across = step_scale(newest, total, columns)
     width_of_dot = math.ceil(across.high / (columns * 2))  # so that new steps change the last dots only

@@ -69,8 +69,10 @@ def progress_lines(history: RunHistory, state: RunState, width: int) -> Content:
         label, share = PHASES[history.phase].capitalize(), part.done / max(1, part.total)
         words = f"{part.done} of {part.total} {part.unit}"
     else:
-        label, share, words = _("Step"), history.step / total if total else 0, step_words(history.step, total)
-    epochs = _("{0} of {1}").format(history.epoch, history.epochs) if history.epochs else str(history.epoch)
+        step = reached(history, state)
+        label, share, words = _("Step"), step / total if total else 0, step_words(step, total)
+    epoch = history.epoch if history.lives else state.epoch
+    epochs = _("{0} of {1}").format(epoch, history.epochs) if history.epochs else str(epoch)
     speeds = [
         words.format(number)
         for words, number in (
@@ -83,6 +85,11 @@ def progress_lines(history: RunHistory, state: RunState, width: int) -> Content:
         set_cell_size(label, 8), bar(share, cells), f" {words} · {time_left(history, state)}\n",
         set_cell_size(_("Epoch"), 8), bar(_epoch_share(history), cells), " ", " · ".join([epochs, *speeds]),
     )  # fmt: skip
+
+
+def reached(history: RunHistory, state: RunState) -> int:
+    """The newest step; where the event log is gone or empty, that of the state."""
+    return history.step if history.lives else state.step
 
 
 def step_words(step: int, total: int | None) -> str:

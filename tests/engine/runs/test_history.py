@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +151,15 @@ def test_a_moved_run_still_finds_its_files_and_samples(played: RunDir, tmp_path:
     assert {path.parent for path in samples.pictures.values()} == {moved.samples}
     samples.pictures[0, 20].unlink()
     assert len(history.samples(moved).pictures) == 3
+
+
+def test_a_run_that_was_put_away_does_not_show_the_files_of_the_next_one(played: RunDir, tmp_path: Path) -> None:
+    """They have the same names in the place where the old run was."""
+    old = RunDir(tmp_path / "results_old")
+    shutil.copytree(played.path, old.path)
+    for path in (next(old.path.glob("*.safetensors")), next(old.samples.iterdir())):
+        path.unlink()
+    history = read(old)
+    paths = [file.path for file in history.files(old)] + list(history.samples(old).pictures.values())
+    assert paths and all(old.path in path.parents for path in paths)
+    assert len(paths) == len(read(played).files(played)) + len(read(played).samples(played).pictures) - 2

@@ -217,7 +217,7 @@ async def test_caching_tells_when_the_time_left_is_known(
     trainer.state.update(state="starting", phase="cache")
     async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
         await until(pilot, lambda: "3 of 16 pictures · time left: known after caching" in text(pilot.app))
-        assert "No loss yet" in text(pilot.app) and "starting · caching" in text(pilot.app)
+        assert "No loss on record" in text(pilot.app) and "starting · caching" in text(pilot.app)
 
 
 async def test_a_finished_run_leads_to_its_results(
@@ -278,6 +278,16 @@ async def test_without_permission_it_is_only_shown(
         await pilot.press("s")
         await until(pilot, lambda: "✗ You may not write into" in text(pilot.app))
         assert not list(trainer.run_dir.control.iterdir()) and "2 of 100" in text(pilot.app)
+
+
+async def test_without_its_event_log_a_run_stands_where_its_state_says(
+    watching: Open, trainer: PlayedTrainer, until: Until, text: Text
+) -> None:
+    trainer.train(25)
+    trainer.run_dir.events_path.unlink()
+    async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "25 of 100 (25 %)" in text(pilot.app))
+        assert "No loss on record" in text(pilot.app)
 
 
 async def test_a_partial_last_line_and_bad_lines_are_told(

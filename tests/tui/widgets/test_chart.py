@@ -51,7 +51,7 @@ def test_it_shows_numbers_axes_and_marks() -> None:
 
 def test_before_the_first_step_it_says_so() -> None:
     assert plain(chart_rows(Curve(), Curve(), {}, 100, 60, 10)) == [
-        "No loss yet: the chart begins with the first step."
+        "No loss on record; the chart begins with the first step."
     ]
     assert "held-out 0.5000" in plain(chart_rows(Curve(), Curve(), {0: 0.5}, 100, 60, 10))[0]
     assert chart_rows(curve(1.0), Curve(), {}, None, 10, 3) == []
