@@ -19,18 +19,20 @@ def notice(run_dir: RunDir, history: RunHistory, look: Look) -> list[str]:
         sentence = _("There is no run in {0} any more: it was moved, renamed or deleted.")
         return ["✗ " + sentence.format(printable(run_dir.path))]
     if look.explanation:
-        return [f"{SIGNS[state][0]} {printable(look.explanation[0])}", _resume_hint(history)]
+        return [f"{SIGNS[state][0]} {printable(look.explanation[0])}", *_resume_hint(history, look)]
     if state == "failed":
         told = history.error or {"title": _("Failed"), "message": look.state.detail}
         sentence = f"{told.get('title') or ''}: {told.get('message') or ''} {told.get('hint') or ''}"
-        return ["✗ " + printable(sentence.strip()), _resume_hint(history)]
+        return ["✗ " + printable(sentence.strip()), *_resume_hint(history, look)]
     return []
 
 
-def _resume_hint(history: RunHistory) -> str:
+def _resume_hint(history: RunHistory, look: Look) -> list[str]:
+    if not look.writable:
+        return []
     if history.state_step is None:
-        return _("No state was saved yet; r tries again from the beginning.")
-    return _("r resumes it from the saved state of step {0}.").format(history.state_step)
+        return [_("No state was saved yet; r tries again from the beginning.")]
+    return [_("r resumes it from the saved state of step {0}.").format(history.state_step)]
 
 
 def hint(history: RunHistory, look: Look) -> Content:
@@ -39,7 +41,7 @@ def hint(history: RunHistory, look: Look) -> Content:
     if look.gone:
         return Content(_("Escape goes to the list of runs."))
     if not look.writable:
-        return Content("! " + _("You may not write here: this run is only shown, and takes no wishes from you."))
+        return Content("! " + _("You may not write here: this run is only shown."))
     if state == "failed" and history.oom is not None:
         return Content(_("m shows what helps against the out-of-memory."))
     if state == "running" and history.warning is not None:
