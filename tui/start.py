@@ -64,6 +64,8 @@ def show(
         UsageError: this is no terminal that can show it, or there are no such pictures or colours.
     """
     require_terminal()
+    for fixed in ("COLUMNS", "LINES"):  # they would be believed before the terminal itself, whatever size it gets
+        os.environ.pop(fixed, None)
     if low_bandwidth:
         # Textual reads these when it is imported.
         os.environ.update(TEXTUAL_FPS="5", TEXTUAL_ANIMATIONS="none", TEXTUAL_SMOOTH_SCROLL="0")

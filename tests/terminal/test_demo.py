@@ -33,8 +33,8 @@ KEYS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (NEXT, ("▸Review", "Ready to start")),
     (NEXT, ("▸Train", "smithy")),
 )
-"""What is pressed, and what then stands on the screen. One key with a binding at a time: Textual hands letters that come
-in the same read to the field before it looks for the binding."""
+"""What is pressed, and what then stands on the screen. One key with a binding at a time: Textual hands letters that
+come in the same read to the field before it looks for the binding."""
 
 
 @pytest.mark.slow  # a training by the real trainer: half a minute

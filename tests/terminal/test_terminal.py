@@ -149,7 +149,7 @@ def test_mouse_reports_of_the_oldest_form(start: Start) -> None:
 
 
 def test_a_small_terminal_shows_one_panel_and_comes_back(start: Start) -> None:
-    terminal = start()
+    terminal = start(COLUMNS="80", LINES="24")  # as some shells and tools export them
     terminal.until_shown(WELCOME)
     terminal.resize(40, 10)
     terminal.until_shown("Enlarge the terminal to 60 × 16")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from textual import on, work
 from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalScroll
@@ -26,6 +27,7 @@ from tui.texts import _
 from tui.widgets.facts import Fact, Facts
 from tui.widgets.lines import Lines
 from tui.widgets.path_input import PathInput
+from tui.words.cells import clipped
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
@@ -172,7 +174,9 @@ class ModelScreen(StepScreen):
         for number, model in enumerate(self._known):
             title = _("Demo model that comes with the program (tiny, to try everything)")
             if model != DEMO_BASE:
-                title = printable(model) if model not in missing else _("✗ not there: {0}").format(printable(model))
+                sign = _("✗ not there: {0}") if model in missing else "{0}"
+                room = self.app.size.width - cell_len(sign) - 1
+                title = sign.format(clipped(printable(model), room, keep_end=True))
             if number >= listed.option_count:
                 listed.add_option(Option(title))
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import set_cell_size
 from rich.segment import Segment
 from textual import on
 from textual.app import ComposeResult
@@ -21,6 +21,7 @@ from engine.config.form import FieldFacts, fields
 from tui.draft import STEP_OF
 from tui.texts import _
 from tui.widgets.form import Form, Row
+from tui.words.cells import clipped
 
 MARK_WIDTH, TITLE_WIDTH, RANGE_WIDTH = 2, 28, 24
 """Cells of a row's parts; the value has the rest."""
@@ -337,10 +338,7 @@ class FieldForm(Container):
 
 def cut(text: str, width: int, *, keep_end: bool = False) -> str:
     """`text` in exactly `width` cells, the last one free; an ellipsis where something is left out."""
-    if cell_len(text) > width - 1:
-        kept = set_cell_size(text[::-1] if keep_end else text, max(0, width - 2))
-        text = "…" + kept[::-1] if keep_end else kept + "…"
-    return set_cell_size(text, width)
+    return set_cell_size(clipped(text, width - 1, keep_end=keep_end), width)
 
 
 def hint(facts: FieldFacts) -> str:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from engine.text import printable
 from tui.texts import _
+from tui.words.cells import clipped
 
 if TYPE_CHECKING:
     from engine.runs import KnownRun, RunDir
@@ -89,15 +89,6 @@ def short_moment(seconds: float | None) -> str:
     if then[:3] == now[:3]:
         return time.strftime(_("today %H:%M"), then)
     return time.strftime(_("%d %b %H:%M") if then.tm_year == now.tm_year else "%Y-%m-%d", then)
-
-
-def clipped(text: str, width: int, *, keep_end: bool = False) -> str:
-    """`text` in at most `width` cells; what is cut off is marked."""
-    if cell_len(text) <= width:
-        return text
-    if keep_end:
-        return "…" + set_cell_size(text[::-1], width - 1)[::-1].lstrip()
-    return set_cell_size(text, width - 1).rstrip() + "…"
 
 
 def _place(run_dir: RunDir) -> str:
