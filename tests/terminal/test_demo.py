@@ -20,7 +20,7 @@ KEYS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("n", ("▸Hardware", "Automatic", "Precision")),
     (NEXT, ("▸Model", "Demo model that comes with the program")),
     (TAB + TAB + DOWN + ENTER, ("✓ Stable Diffusion 1.5", "v_prediction")),
-    (NEXT, ("▸Folders", "16 pictures, all with captions", "Makes ")),
+    (NEXT, ("▸Folders", "16 pictures, all with captions", "results_current")),
     (NEXT, ("▸Captions", "16 of 16 pictures with a caption")),
     (NEXT, ("▸Parameters", "140 steps = 9 epochs")),
     ("/", ("To the fields",)),

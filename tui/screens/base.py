@@ -11,6 +11,7 @@ from textual.containers import Container
 from textual.css.query import NoMatches
 from textual.message import Message
 from textual.screen import Screen
+from textual.widget import MountError
 from textual.widgets import Footer, Static
 from textual.worker import Worker, WorkerState
 
@@ -46,8 +47,8 @@ class BaseScreen(Screen[None]):
     async def _dispatch_message(self, message: Message) -> None:
         try:
             await super()._dispatch_message(message)
-        except NoMatches:
-            if self in self.app.screen_stack:
+        except (NoMatches, MountError):
+            if self.is_attached and self in self.app.screen_stack:
                 raise
             # The screen was left meanwhile: its widgets are gone, and what a thread still tells comes too late.
 

@@ -100,7 +100,11 @@ called running has a living process.
     def on_screen_resume(self) -> None:
         """Shown: look now, and then every two seconds."""
         self._say_draft()
-        self.call_after_refresh(self._look)
+        self.call_after_refresh(self._begin_to_look)
+
+    def _begin_to_look(self) -> None:
+        if self.is_active:  # attach has covered it by now
+            self._look()
 
     def on_screen_suspend(self) -> None:
         """Another screen is shown: nothing to look for."""
