@@ -107,6 +107,9 @@ def load_protocol() -> None:
     Raises:
         UsageError: it is not installed.
     """
+    import logging
+
+    logging.getLogger("textual_image").setLevel(logging.ERROR)  # a terminal that does not answer is no traceback
     try:
         import textual_image.widget  # noqa: F401
     except ModuleNotFoundError as error:

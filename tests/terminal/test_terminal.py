@@ -168,6 +168,15 @@ def test_a_small_terminal_shows_how_the_training_is(start: Start, live: RunDir) 
     terminal.until_shown("Rates", "Quit")
 
 
+def test_pictures_by_sixel_in_a_terminal_that_answers_nothing(start: Start) -> None:
+    pytest.importorskip("textual_image")
+    terminal = start("--images", "sixel")
+    terminal.until_shown(WELCOME)
+    assert b"Traceback" not in terminal.raw
+    terminal.send(QUIT)
+    assert terminal.wait() == 0 and terminal.restored
+
+
 def test_ctrl_l_draws_everything_anew(start: Start) -> None:
     terminal = start()
     terminal.until_shown(WELCOME, "Quit")
