@@ -93,6 +93,18 @@ class Draft:
                 return found
         return RunConfig()
 
+    @property
+    def in_the_making(self) -> bool:
+        """Whether beginning anew would lose something: not after a run was started with just these settings."""
+        return bool(self.values or self.done) and self.extras.get("started") != self._settings()
+
+    def mark_started(self) -> None:
+        """A run was started with the settings as they are; they stay, to begin the next one with."""
+        self.extras["started"] = self._settings()
+
+    def _settings(self) -> str:
+        return json.dumps([self.preset, self.values], sort_keys=True, default=str)
+
     def get(self, key: str) -> Any:
         """The value that a run would have now; the preset's where nothing was set."""
         if key in self.values:

@@ -146,3 +146,14 @@ def test_values_on_trial_change_nothing() -> None:
     with pytest.raises(ConfigError):
         draft.config(training__adaptive_noise_scale=0.1, training__noise_offset=None)
     assert draft.config(training__seed=1).training.seed == 1 and draft.values == {}
+
+
+def test_a_started_draft_is_no_longer_in_the_making_until_it_changes() -> None:
+    draft = Draft()
+    assert not draft.in_the_making
+    draft.set("saving.output_name", "ann")
+    assert draft.in_the_making
+    draft.mark_started()
+    assert not draft.in_the_making
+    draft.set("training.seed", 7)
+    assert draft.in_the_making

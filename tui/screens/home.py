@@ -157,6 +157,8 @@ called running has a living process.
         draft = self.smith.draft
         if not (draft.values or draft.done):
             return _("n begins a new run.")
+        if not draft.in_the_making:
+            return _("n begins a new run, with the settings of the last one or without.")
         name = printable(str(draft.get("saving.output_name") or _("without a name yet")))
         step = STEPS[position(draft.step)].title
         return _("n goes on with {0} at step {1}, or begins another one.").format(name, step)
@@ -224,12 +226,14 @@ called running has a living process.
         if not (draft.values or draft.done):
             self.smith.go_to(draft.step)
             return
-        step = STEPS[position(draft.step)].title
-        answers = {"on": _("Go on at step {0}").format(step), "anew": _("Begin anew and forget it")}
-        name = draft.get("saving.output_name")
-        question = (
-            _("A run is in the making: {0}").format(printable(str(name))) if name else _("A run is in the making")
-        )
+        name = printable(str(draft.get("saving.output_name") or _("without a name yet")))
+        if draft.in_the_making:
+            step = STEPS[position(draft.step)].title
+            answers = {"on": _("Go on at step {0}").format(step), "anew": _("Begin anew and forget it")}
+            question = _("A run is in the making: {0}").format(name)
+        else:
+            answers = {"on": _("With the settings of {0}").format(name), "anew": _("Begin anew")}
+            question = _("A new run")
         self.app.push_screen(AskScreen(question, answers), self._begin)
 
     def _begin(self, answer: str | None) -> None:
@@ -252,7 +256,7 @@ called running has a living process.
         run, draft = self.chosen(), self.smith.draft
         if run is None:
             return
-        if draft.values or draft.done:
+        if draft.in_the_making:
             answers = {"no": _("Keep the run in the making"), "yes": _("Forget it and copy the settings")}
             self._ask(_("Another run is in the making"), answers, lambda: self._copy(run))
         else:

@@ -204,7 +204,7 @@ that did best on pictures it was not trained on; where there are no such picture
             "saving.output_name": next_name(config.saving.output_name),
             "saving.output_dir": "",  # its own folder: the old run, and this file with it, stay where they are
         }
-        if draft.values or draft.done:
+        if draft.in_the_making:
             self._ask_to_forget(values)
         else:
             self._begin(values)

@@ -323,7 +323,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
         """The dashboard; the draft stays for a next run, which begins at the first step."""
         self.draft.step = "hardware"
         self.draft.done.clear()
-        self.draft.extras["review.started"] = str(event.run_dir.path)
+        self.draft.mark_started()
         for note in event.notes:
             self.app.notify(printable(note), markup=False)
         self.smith.open_run(event.run_dir)

@@ -237,7 +237,7 @@ async def test_the_start_leads_to_the_dashboard_and_keeps_the_draft(
         assert [type(screen) for screen in app.screen_stack] == [HomeScreen, DashboardScreen]
     assert json.loads(place.meta_path.read_text())["command_line"] == shlex.split(command)
     assert app.draft.step == "hardware" and app.draft.done == [] and app.draft.values == READY
-    assert app.draft.extras["review.started"] == str(place.path)
+    assert not app.draft.in_the_making
 
 
 async def test_an_unfinished_run_is_put_away_when_asked(
