@@ -22,6 +22,9 @@ _MADE = "folders.made"
 """In the draft's extras: what `make` has made, from which entries."""
 
 
+DEMO_PICTURES, DEMO_HELD_OUT = str(ASSETS / "demo_pictures"), str(ASSETS / "demo_heldout")
+
+
 @dataclass(frozen=True)
 class Entries:
     """The fields as they were typed; kept in the draft's extras under "folders.<field>"."""
@@ -75,8 +78,8 @@ class Entries:
         demo = {
             "name": self.name or DEMO,
             "trigger": self.trigger or ("" if self.name == "smithy" else "smithy"),
-            "source": str(ASSETS / "demo_pictures"),
-            "held_out": str(ASSETS / "demo_heldout"),
+            "source": DEMO_PICTURES,
+            "held_out": DEMO_HELD_OUT,
             "take_in": "leave",
         }
         return Entries(**{**asdict(self), **demo})

@@ -19,7 +19,7 @@ from engine.dataset.scan import familiar_repeats
 from engine.dataset.trigger import Verdict, judge, suggest
 from engine.errors import LoraSmithError
 from engine.text import plural, printable
-from tui.folder_entries import Entries
+from tui.folder_entries import DEMO_HELD_OUT, DEMO_PICTURES, Entries
 from tui.screens.step import StepScreen
 from tui.texts import _
 from tui.watching.progress import Cut, seldom
@@ -188,6 +188,13 @@ class FoldersScreen(StepScreen):
             yield str(self._seen)
 
     # What was typed
+
+    @on(Input.Changed, "#source")
+    def _leave_demo(self) -> None:
+        """Held-out pictures and repeats of the demo go with its pictures."""
+        held_out = self.query_one("#held-out", Input)
+        if held_out.value == DEMO_HELD_OUT and self.entries.source != DEMO_PICTURES:
+            held_out.value = self.query_one("#repeats", Input).value = ""
 
     @on(Input.Changed)
     @on(Select.Changed)

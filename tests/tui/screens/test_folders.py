@@ -74,6 +74,18 @@ async def test_the_demo_is_filled_in_and_goes_on(smith: Smith, until: Until, tex
     assert (app.draft.config().trigger, app.draft.config().dataset.num_repeats) == ("smithy", 8)
 
 
+async def test_own_pictures_leave_what_belongs_to_the_demos(smith: Smith, until: Until, home: Path) -> None:
+    app = smith("folders", {"model.pretrained_model_name_or_path": str(ASSETS / "demo_base")}, preset="demo")
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.go_to("folders")
+        await until(pilot, lambda: bool(app.screen.query("#held-out")))
+        fields = {name: app.screen.query_one(f"#{name}", Input) for name in ("source", "held-out", "repeats")}
+        assert (fields["held-out"].value, fields["repeats"].value) == (str(ASSETS / "demo_heldout"), "8")
+        fields["source"].focus()
+        await pilot.press("ctrl+u", *"mine")
+        await until(pilot, lambda: (fields["held-out"].value, fields["repeats"].value) == ("", ""))
+
+
 async def test_typed_pictures_are_copied_into_a_project(
     smith: Smith, until: Until, text: Shown, home: Path, photos: Path
 ) -> None:
