@@ -1,7 +1,8 @@
-"""Draw the screens into screenshots/: SVG for the eye of a diff, PNG for the README.
+"""Draw the screens into screenshots/: SVG for the eye of a diff, PNG for the README. And each of them once more at
+80 × 24, as plain text for the tests (tests/snapshots/).
 
     python tools/screenshots.py            write all
-    python tools/screenshots.py --check    fail when a committed SVG is not what the screen draws now
+    python tools/screenshots.py --check    fail when a committed picture or text is not what the screen draws now
     python tools/screenshots.py home help  only these
 
 The same bytes on every machine: the clock, the paths, the machine and its runs are those of `screenshot_world`.
@@ -18,7 +19,8 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -32,6 +34,7 @@ from tui.app import Appearance, LoraSmithApp
 from tui.draft import Draft
 
 FOLDER = ROOT / "screenshots"
+TEXTS = ROOT / "tests" / "snapshots"
 WIDE, NARROW = (120, 36), (80, 24)
 FONT_SIZE = 20.265
 """Pixels: at this size a letter of DejaVu Sans Mono is as wide as a cell of Textual's picture, 12.2."""
@@ -56,7 +59,17 @@ class Scene:
     shows: str = ""
     """Text that stands there when it is complete."""
     size: tuple[int, int] = WIDE
-    done: tuple[str, ...] = field(default=())
+
+    @property
+    def narrow(self) -> Scene:
+        """The same at 80 × 24."""
+        return replace(self, size=NARROW)
+
+    @property
+    def path(self) -> Path:
+        """The committed drawing: a picture, or at 80 × 24 of what is also drawn wider, the text."""
+        plain = self.size == NARROW and not self.name.endswith("80x24")
+        return TEXTS / f"{self.name}.txt" if plain else FOLDER / f"{self.name}.svg"
 
 
 SCENES = (
@@ -93,7 +106,7 @@ async def _drawn(app: LoraSmithApp, scene: Scene) -> str:
             await pilot.press(*scene.keys)
         await _until(pilot, scene, lambda: scene.shows in _text(app))
         await _at_rest(pilot, scene)
-        return normalised(app.export_screenshot())
+        return normalised(app.export_screenshot()) if scene.path.suffix == ".svg" else _text(app) + "\n"
 
 
 def _draft(step: str) -> Draft:
@@ -178,16 +191,16 @@ def png(svg: str) -> bytes:
     return out.getvalue()
 
 
-def draw_all(scenes: tuple[Scene, ...]) -> dict[str, str]:
-    """Name to SVG."""
+def draw_all(scenes: tuple[Scene, ...]) -> dict[Path, str]:
+    """Where each drawing belongs, and its text."""
+    both = [one for scene in scenes for one in ((scene, scene.narrow) if scene.size == WIDE else (scene,))]
     with world() as runs:
-        return {scene.name: asyncio.run(draw(scene, runs)) for scene in scenes}
+        return {scene.path: asyncio.run(draw(scene, runs)) for scene in both}
 
 
-def stale(drawn: dict[str, str]) -> list[str]:
-    """The scenes whose committed SVG is another one, or missing."""
-    paths = {name: FOLDER / f"{name}.svg" for name in drawn}
-    return [name for name, path in paths.items() if not path.is_file() or path.read_text("utf-8") != drawn[name]]
+def stale(drawn: dict[Path, str]) -> list[Path]:
+    """The drawings whose committed file is another one, or missing."""
+    return [path for path, text in drawn.items() if not path.is_file() or path.read_text("utf-8") != text]
 
 
 def main() -> int:
@@ -206,14 +219,15 @@ def main() -> int:
     old = stale(drawn)
     if options.check:
         if old:
-            print(f"Stale: {', '.join(old)}. Make them anew: make screenshots", file=sys.stderr)
+            names = ", ".join(str(path.relative_to(ROOT)) for path in old)
+            print(f"Stale: {names}. Make them anew: make screenshots", file=sys.stderr)
         return 1 if old else 0
-    FOLDER.mkdir(exist_ok=True)
-    for name in old:
-        (FOLDER / f"{name}.svg").write_text(drawn[name], "utf-8")
-    for name, svg in drawn.items():
-        if name in old or not (FOLDER / f"{name}.png").is_file():
-            (FOLDER / f"{name}.png").write_bytes(png(svg))
+    for path, text in drawn.items():
+        path.parent.mkdir(exist_ok=True)
+        if path in old:
+            path.write_text(text, "utf-8")
+        if path.suffix == ".svg" and (path in old or not path.with_suffix(".png").is_file()):
+            path.with_suffix(".png").write_bytes(png(text))
     print(f"{len(drawn)} drawn, {len(old)} changed.")
     return 0
 

@@ -19,6 +19,7 @@ from textual.strip import Strip
 from engine.text import printable
 from tui.caption_book import Book
 from tui.texts import _
+from tui.words.cells import clipped
 
 NAME_CELLS = 13
 """Of the picture's name, at most; the caption has the rest."""
@@ -153,7 +154,7 @@ class CaptionList(ScrollView, can_focus=True):
         segments = [
             Segment(f"{mark} ", style(kind)),
             Segment(f"{shortened(name, names)} ", style("name")),
-            Segment(caption, style("caption")),
+            Segment(clipped(caption, width - names - 3), style("caption")),
         ]
         return Strip(segments).adjust_cell_length(width, style("caption")).crop(0, width)
 
