@@ -61,6 +61,7 @@ def until() -> Callable[..., Awaitable[None]]:
         while not condition():
             assert time.monotonic() < end, "did not come true in time; the screen:\n" + shown(pilot.app)
             await pilot.pause(0.02)
+        await pilot.pause()  # what belongs to the same change is laid out too
 
     return wait
 
