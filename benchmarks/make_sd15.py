@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from engine.models.sd15.detect import WEIGHT_STEMS, read_json
 from engine.models.sd15.ldm import ldm_names
 from engine.models.sd15.load import DTYPES, TOKENIZER
-from engine.models.sd15.weights import CONFIGURATIONS, PARTS, empty
+from engine.models.sd15.weights import CONFIGURATIONS, PARTS, hollow
 
 FORMATS = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 POSITION_IDS = "cond_stage_model.transformer.text_model.embeddings.position_ids"
@@ -68,7 +68,7 @@ def write_safetensors(path: Path, makers: Makers) -> None:
 
 def part_makers(part: str, dtype: str) -> Makers:
     """One part's tensors under diffusers' names."""
-    module = empty(part, read_json(CONFIGURATIONS / part / "config.json"))
+    module = hollow(part, read_json(CONFIGURATIONS / part / "config.json"))
 
     def maker(key: str, shape: tuple[int, ...]) -> Callable[[], Tensor]:
         return lambda: random_tensor(part, key, shape, DTYPES[dtype])

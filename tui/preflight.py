@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from engine.models.base import Recognition
     from engine.runs.disk import DiskNeed
 
-_BASES = {"sd15": "SD 1.5"}
-"""Family to its name in what `inspect_lora` tells."""
-
 
 @dataclass(frozen=True)
 class Preflight:
@@ -92,16 +89,16 @@ def _check_start(config: RunConfig, recognition: Recognition) -> None:
     from engine.adapters.inspect import inspect_lora
     from engine.adapters.names import by_module
     from engine.models.header import read_header
+    from engine.models.registry import family_named
     from engine.runs.layout import expanded
     from engine.text import printable
 
     path = expanded(config.network.network_weights)
     by_module(read_header(path).tensors)
-    base = inspect_lora(path).base
-    if base not in ("unknown", _BASES.get(recognition.family, base)):
+    base, wanted = inspect_lora(path).base, family_named(recognition.family).lora_base
+    if base not in ("unknown", wanted):
         raise ModelError(
-            f"network.network_weights: {printable(path)} is a LoRA for {base}, and the model is "
-            f"{_BASES[recognition.family]}.",
+            f"network.network_weights: {printable(path)} is a LoRA for {base}, and the model is {wanted}.",
             "Go on from a LoRA that was trained on a model of this family.",
         )
 

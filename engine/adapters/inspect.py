@@ -17,9 +17,8 @@ from engine.adapters.names import (
     PREFIXES,
     UP,
     foreign_kind,
-    sd15_text_names,
-    sd15_unet_names,
 )
+from engine.adapters.tables import TABLES
 from engine.errors import ModelError
 from engine.models.header import Header, read_header
 from engine.text import listing, printable
@@ -156,11 +155,9 @@ def _base(modules: Mapping[str, object], header: Header) -> str:
 
 
 def _known_modules(base: str, modules: Mapping[str, object]) -> dict[str, int]:
-    if base != "SD 1.5":
+    if base not in TABLES:
         return {}
-    conv = bool(modules.keys() & set(sd15_unet_names(conv=True)) - set(sd15_unet_names(conv=False)))
-    counts = {"UNet": 278 if conv else 192, "text encoder": 72}
-    return {title: count for title, count in counts.items() if any(_component(name) == title for name in modules)}
+    return TABLES[base].counts(frozenset(modules), frozenset(map(_component, modules)))
 
 
 def _structure_problems(header: Header, modules: Mapping[str, set[str]]) -> list[str]:
@@ -192,12 +189,11 @@ def _structure_problems(header: Header, modules: Mapping[str, set[str]]) -> list
 
 def _name_problems(base: str, modules: Mapping[str, object], metadata: Mapping[str, str]) -> list[str]:
     problems = []
-    if base == "SD 1.5":
-        table = {*sd15_unet_names(conv=True), *sd15_text_names()}
-        unknown = sorted(modules.keys() - table)
+    if base in TABLES:
+        unknown = sorted(modules.keys() - TABLES[base].names)
         if unknown:
             problems.append(
-                f"{len(unknown)} modules are none of SD 1.5's, readers leave them out or refuse the file: "
+                f"{len(unknown)} modules are none of {base}'s, readers leave them out or refuse the file: "
                 f"{listing(unknown, 3)}."
             )
     told = metadata.get("ss_base_model_version", "")

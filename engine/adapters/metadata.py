@@ -18,9 +18,7 @@ from typing import Any
 from engine import __version__
 from engine.config.schema import RunConfig
 from engine.models.base import Recognition
-
-_BASE_VERSIONS = {"sd15": "sd_v1"}
-_ARCHITECTURES = {"sd15": ("stable-diffusion-v1/lora", "diffusers")}
+from engine.models.registry import family_named
 
 _KEPT_WITHOUT_METADATA = (
     "ss_v2",
@@ -87,6 +85,7 @@ def training_metadata(config: RunConfig, facts: TrainingFacts) -> dict[str, str]
 
     The hashes over the file itself are added when it is written.
     """
+    own = family_named(facts.recognition.family).metadata(config, facts.recognition)
     values = {
         **_run_values(config, facts),
         **_network_values(config, facts),
@@ -94,10 +93,12 @@ def training_metadata(config: RunConfig, facts: TrainingFacts) -> dict[str, str]
         **_noise_and_loss_values(config, facts),
         **_dataset_values(config, facts),
         **_model_values(config, facts),
+        **_modelspec_values(config, facts),
+        **own,
     }
     if config.saving.no_metadata:
-        values = {key: value for key, value in values.items() if key in _KEPT_WITHOUT_METADATA}
-    values |= _modelspec_values(config, facts)
+        kept = (*_KEPT_WITHOUT_METADATA, "modelspec.")
+        values = {key: value for key, value in values.items() if key.startswith(kept)}
     return {key: _utf8(str(value)) for key, value in values.items()}
 
 
@@ -272,10 +273,7 @@ def _buckets(info: BucketFacts | None) -> dict[str, Any] | None:
 
 def _model_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
     recognition, model = facts.recognition, config.model
-    v_prediction = recognition.prediction_type == "v_prediction"
     values: dict[str, Any] = {
-        "ss_v2": False,
-        "ss_base_model_version": _BASE_VERSIONS[recognition.family] + ("_v" if v_prediction else ""),
         "ss_clip_skip": model.clip_skip,
         "ss_max_token_length": None if model.max_token_length == 75 else model.max_token_length,
         "ss_sd_model_name": recognition.path.name,
@@ -293,7 +291,6 @@ def _model_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
 
 def _modelspec_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
     saving, training = config.saving, config.training
-    architecture, implementation = _ARCHITECTURES[facts.recognition.family]
     width, height = config.dataset.size
     moment = datetime.fromtimestamp(int(facts.now))
     limited = training.min_timestep > 0 or training.max_timestep < 1000
@@ -307,13 +304,10 @@ def _modelspec_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]
     }
     values = {
         "sai_model_spec": "1.0.1",
-        "architecture": architecture,
-        "implementation": implementation,
         "implementation_version": f"lorasmith/{__version__}",
         "title": saving.metadata_title or saving.output_name or f"LoRA@{int(facts.now)}",
         "resolution": f"{width}x{height}",
         "date": moment.isoformat(),
-        "prediction_type": "v" if facts.recognition.prediction_type == "v_prediction" else "epsilon",
         **{key: value for key, value in optional.items() if value is not None},
     }
     return {f"modelspec.{key}": value for key, value in values.items()}

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import nn
@@ -27,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 from engine.adapters.lora import ADAPTER, LoraModule, LoraNetwork
 from engine.adapters.names import ALPHA, DOWN, UP
 from engine.errors import TrainingError
+from engine.models.base import LoraReader
 from engine.models.header import read_header
 from engine.text import listing
 
@@ -37,12 +37,15 @@ _TENSOR_FLOAT = 2.0**-14
 """Noise of fp32 on a GPU, whose convolutions may run in TF32."""
 
 
-def verify_file(path: Path, network: LoraNetwork, components: Mapping[str, nn.Module]) -> float | None:
+def verify_file(
+    path: Path, network: LoraNetwork, components: Mapping[str, nn.Module], reader: LoraReader
+) -> float | None:
     """Check a LoRA file against the adapter that it was saved from; nothing in training is touched.
 
     Args:
         path: a file that `write_lora` made from `network` as it is now.
-        components: the components that `network` was attached to; "unet", and "text_encoder" where it has a LoRA.
+        components: the components that `network` was attached to by name: the denoiser, and the text encoders.
+        reader: of the model's family.
 
     Returns:
         The largest difference between the denoiser's output with the file and with the adapter in memory, relative
@@ -54,9 +57,9 @@ def verify_file(path: Path, network: LoraNetwork, components: Mapping[str, nn.Mo
     tensors = _read(path)
     _check_tensors(tensors, network)
     with _no_trace(components):
-        loaded = _loaded_by_diffusers(tensors, components)
+        loaded = _loaded_by_diffusers(tensors, components, reader)
         _check_loaded(loaded, tensors, network)
-        return _check_forward(loaded, tensors, components)
+        return _check_forward(loaded, tensors, components, reader)
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
@@ -88,25 +91,13 @@ def _check_tensors(tensors: Mapping[str, torch.Tensor], network: LoraNetwork) ->
             raise _failure(f"it {problem} {len(keys)} of {len(expected)} tensors: {listing(sorted(keys), 3)}")
 
 
-class _Loader(StableDiffusionLoraLoaderMixin):
-    """The part of a pipeline that diffusers' `load_lora_weights` works on."""
-
-    hf_device_map = None
-    _lora_scale = 1.0
-
-    def __init__(self, components: Mapping[str, nn.Module]) -> None:
-        self.components = components
-        self.unet = components["unet"]
-        self.text_encoder = components.get("text_encoder")
-
-
 def _loaded_by_diffusers(
-    tensors: Mapping[str, torch.Tensor], components: Mapping[str, nn.Module]
+    tensors: Mapping[str, torch.Tensor], components: Mapping[str, nn.Module], reader: LoraReader
 ) -> dict[str, nn.Module]:
     """Twins of the components without our adapter, and with the file loaded as diffusers loads it."""
     twins = {key: _twin(component, keep_adapter=False) for key, component in components.items()}
     try:
-        _Loader(twins).load_lora_weights(dict(tensors), adapter_name=_VERIFY)
+        reader.load(twins, tensors, _VERIFY)
     except (ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
         raise _failure(f"diffusers' load_lora_weights refuses it ({error})") from error
     return {key: twin.eval() for key, twin in twins.items()}
@@ -156,7 +147,10 @@ def _same(module: LoraModule, layer: Any, tensors: Mapping[str, torch.Tensor]) -
 
 
 def _check_forward(
-    loaded: Mapping[str, nn.Module], tensors: Mapping[str, torch.Tensor], components: Mapping[str, nn.Module]
+    loaded: Mapping[str, nn.Module],
+    tensors: Mapping[str, torch.Tensor],
+    components: Mapping[str, nn.Module],
+    reader: LoraReader,
 ) -> float | None:
     """One small forward each with the adapter in memory and with the file.
 
@@ -164,18 +158,18 @@ def _check_forward(
     computation's own rounding, the adapter in memory is rounded likewise (in its twin): then both must agree.
     """
     memory = {key: _twin(component, keep_adapter=True) for key, component in components.items()}
-    mine, theirs = _denoise(memory), _denoise(loaded)
+    mine, theirs = reader.denoise(memory), reader.denoise(loaded)
     largest = mine.abs().max().item()
     difference = (theirs - mine).abs().max().item()
     if not math.isfinite(difference):
         with_none = {key: _twin(component, keep_adapter=False) for key, component in components.items()}
-        if torch.isfinite(_denoise(with_none)).all():
+        if torch.isfinite(reader.denoise(with_none)).all():
             raise _failure("with it the denoiser gives NaN or infinity")
         return None
-    allowed = 16 * max(_EPSILON[next(components["unet"].parameters()).dtype], _TENSOR_FLOAT) * largest
+    allowed = 16 * max(_EPSILON[next(list(components.values())[-1].parameters()).dtype], _TENSOR_FLOAT) * largest
     if difference > allowed:
         _round(memory, next(iter(tensors.values())).dtype)
-        unexplained = (theirs - _denoise(memory)).abs().max().item()
+        unexplained = (theirs - reader.denoise(memory)).abs().max().item()
         if not unexplained <= allowed:
             raise _failure(
                 f"with it the denoiser's output differs by {unexplained:.3g} from that of the adapter in memory; "
@@ -193,24 +187,6 @@ def _round(twins: Mapping[str, nn.Module], dtype: torch.dtype) -> None:
                 half[ADAPTER].weight.data = half[ADAPTER].weight.data.to(dtype).float()
             alpha = torch.tensor(layer.lora_alpha[ADAPTER], dtype=dtype).item()
             layer.scaling = {ADAPTER: alpha / layer.r[ADAPTER]}  # another dictionary: the old one is the original's
-
-
-def _denoise(components: Mapping[str, nn.Module]) -> torch.Tensor:
-    """The UNet's output, float32, for fixed latents, timestep 500, and fixed text: run through the text encoder only
-    when that has a LoRA."""
-    unet: Any = components["unet"].eval()
-    generator = torch.Generator().manual_seed(0)
-    side = max(8, 2 ** (len(unet.config.block_out_channels) - 1))
-    latents = torch.randn(1, unet.config.in_channels, side, side, generator=generator)
-    encoder: Any = components.get("text_encoder")
-    parameter = next(unet.parameters())
-    if encoder is not None and any(hasattr(layer, "lora_A") for layer in encoder.modules()):
-        tokens = torch.arange(min(8, encoder.config.max_position_embeddings, encoder.config.vocab_size))[None]
-        text = encoder.eval()(tokens.to(next(encoder.parameters()).device)).last_hidden_state
-    else:
-        text = torch.randn(1, 8, unet.config.cross_attention_dim, generator=generator)
-    timestep = torch.tensor([500], device=parameter.device)
-    return unet(latents.to(parameter), timestep, text.to(parameter)).sample.float()  # type: ignore[no-any-return]
 
 
 _HOOKS = (

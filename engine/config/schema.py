@@ -13,7 +13,17 @@ from pydantic import ConfigDict
 from engine.config.dataset import DatasetTable
 from engine.config.fields import Table, setting
 from engine.config.training import TrainingTable
-from engine.config.values import Device, Interval, LoraModule, MaxTokenLength, Precision, Sampler, SavePrecision
+from engine.config.values import (
+    BasePrecision,
+    Device,
+    Interval,
+    LoraModule,
+    MaxTokenLength,
+    OnOutOfMemory,
+    Precision,
+    Sampler,
+    SavePrecision,
+)
 
 
 class ModelTable(Table):
@@ -126,6 +136,58 @@ class MemoryTable(Table):
         "Gradient checkpointing",
         "Compute activations twice instead of keeping them: less VRAM, about 30 % slower.",
         vram="much less",
+    )
+    checkpointed_blocks: int | None = setting(
+        None,
+        "Blocks recomputed",
+        "Gradient checkpointing in so many of the denoiser's blocks only; unset: in all.",
+        ge=1,
+        le=1000,
+        unit="blocks",
+        vram="fewer: more",
+        advanced=True,
+    )
+    cpu_offload_checkpointing: bool = setting(
+        False,
+        "Activations in host memory",
+        "What gradient checkpointing keeps of each block waits in the machine's memory: less VRAM, slower.",
+        vram="less",
+        advanced=True,
+    )
+    base_precision: BasePrecision = setting(
+        "auto",
+        "Base weights",
+        "Number format of the frozen model's weights: auto is that of the computation; int8 and fp8 take half of it, "
+        "nf4 a quarter.",
+        vram="int8, fp8, nf4: much less",
+    )
+    split_mode: bool = setting(
+        False,
+        "Split mode",
+        "Frozen blocks wait in the machine's memory and come to the card one after the other: slower.",
+        vram="much less",
+    )
+    blocks_to_swap: int | None = setting(
+        None,
+        "Blocks to swap",
+        "How many blocks split mode keeps off the card; unset: all.",
+        ge=1,
+        le=1000,
+        unit="blocks",
+        vram="less",
+        advanced=True,
+    )
+    torch_compile: bool = setting(
+        False,
+        "Compile blocks",
+        "Compile each block for the GPU: faster steps after some slow ones at the start.",
+        advanced=True,
+    )
+    on_oom: OnOutOfMemory = setting(
+        "retry",
+        "Out of memory",
+        "retry: go on with the next remedy by itself; ask: stop and show the remedies; stop: just end.",
+        advanced=True,
     )
     cache_latents: bool = setting(
         True,

@@ -47,3 +47,5 @@ Schedule = Literal[
     "piecewise_constant",
     "adafactor",
 ]
+BasePrecision = Literal["auto", "int8", "fp8", "nf4"]
+OnOutOfMemory = Literal["retry", "ask", "stop"]

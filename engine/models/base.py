@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from engine.config import RunConfig
 
 PredictionType = Literal["epsilon", "v_prediction", "flow"]
+Part = Literal["vae", "text_encoder", "denoiser"]
+"""What moves between host and device as a whole; "text_encoder" means all text encoders of a model."""
 Say = Callable[[str], None]
 """Tells the person one decision with its reason."""
 
@@ -52,7 +54,7 @@ class LoraTarget:
     """One layer that takes a LoRA."""
 
     component: str
-    """"unet" or "text_encoder": a key of `Model.trainable`."""
+    """"unet", "text_encoder", ...: a key of `Model.trainable`."""
     path: str
     """Module path inside the component, as `named_modules()` gives it."""
     kohya_name: str
@@ -74,13 +76,26 @@ class SampleRequest:
     sampler: str = "ddim"
 
 
+class LoraReader(ABC):
+    """How a reader of the family uses a LoRA file, on components that are handed in; for the check of a saved file."""
+
+    @abstractmethod
+    def load(self, components: Mapping[str, nn.Module], tensors: Mapping[str, torch.Tensor], adapter_name: str) -> None:
+        """Let diffusers load a LoRA in Kohya's format into the components, in place, as its pipeline does."""
+
+    @abstractmethod
+    def denoise(self, components: Mapping[str, nn.Module]) -> torch.Tensor:
+        """The denoiser's output, float32, for fixed small inputs; it depends on every component that has a LoRA."""
+
+
 class Model(ABC):
-    """A loaded checkpoint on a device, frozen, in the compute dtype."""
+    """A loaded checkpoint, frozen, in the compute dtype. After loading, every part waits in the host's memory."""
 
     recognition: Recognition
     prediction_type: PredictionType
     trainable: dict[str, nn.Module]
-    """Components that can take a LoRA by name, in the order Kohya saves them: text_encoder, unet."""
+    """Components that can take a LoRA by name, in the order Kohya saves them: text encoders, then the denoiser."""
+    reader: LoraReader
     latent_channels: int
     downscale: int
     """Pixels a latent cell is wide."""
@@ -107,8 +122,18 @@ class Model(ABC):
         """Captions to what `predict` needs; every tensor's first axis is the caption. Gradients flow."""
 
     @abstractmethod
-    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, text: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The denoiser's output [B, C, h, w] for noisy latents and integer timesteps [B]."""
+    def predict(
+        self, noisy: torch.Tensor, timesteps: torch.Tensor, text: Mapping[str, torch.Tensor], sizes: torch.Tensor
+    ) -> torch.Tensor:
+        """The denoiser's output [B, C, h, w] float32.
+
+        Args:
+            noisy: latents [B, C, h, w].
+            timesteps: [B], 0 to 1000.
+            text: what `encode_text` gave.
+            sizes: [B, 6] float32, px: original height and width, top and left of the crop, height and width of the
+                bucket (SDXL's size conditioning). Families without such a conditioning ignore it.
+        """
 
     @abstractmethod
     def draw(self, request: SampleRequest) -> Image.Image:
@@ -118,21 +143,26 @@ class Model(ABC):
     def lora_targets(self, *, conv: bool) -> list[LoraTarget]:
         """Layers that take a LoRA, in Kohya's order (text encoder first)."""
 
+    @property
+    @abstractmethod
+    def blocks(self) -> Sequence[nn.Module]:
+        """The denoiser's blocks in the order of its forward pass: what is swapped, checkpointed and compiled."""
+
     @abstractmethod
     def set_gradient_checkpointing(self, enabled: bool) -> None:
         """Keep fewer activations and compute them twice, in every trainable component."""
 
     @abstractmethod
-    def release(self, component: Literal["vae", "text_encoder"]) -> None:
-        """Move a component off the device: it is not needed until it is asked for again."""
+    def release(self, part: Part) -> None:
+        """Move a part to the host: it is not needed until it is asked for again."""
 
     @abstractmethod
-    def acquire(self, component: Literal["vae", "text_encoder"]) -> None:
-        """Bring a released component back to the device."""
+    def acquire(self, part: Part) -> None:
+        """Bring a part to the device."""
 
     @abstractmethod
-    def present(self, *components: Literal["vae", "text_encoder"]) -> AbstractContextManager[None]:
-        """Within it the components are on the device; afterwards those that were released are released again."""
+    def present(self, *parts: Part) -> AbstractContextManager[None]:
+        """Within it the parts are on the device; afterwards those that were not there before are released again."""
 
 
 class Family(ABC):
@@ -140,6 +170,8 @@ class Family(ABC):
 
     name: str
     title: str
+    lora_base: str
+    """What `inspect_lora` calls a LoRA for it."""
 
     @abstractmethod
     def recognise(self, path: Path) -> Recognition | None:
@@ -159,5 +191,16 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def load(self, config: RunConfig, recognition: Recognition, device: str, dtype: str, say: Say) -> Model:
-        """Load it frozen onto `device` ("cpu", "cuda:0") in compute dtype "fp32", "fp16" or "bf16", offline."""
+    def load(
+        self, config: RunConfig, recognition: Recognition, device: str, dtype: str, say: Say, *, empty: bool = False
+    ) -> Model:
+        """Load it frozen and offline, to compute on `device` ("cpu", "cuda:0") in "fp32", "fp16" or "bf16".
+
+        Args:
+            empty: read no weights: they are allocated and hold anything. For plans, under fake tensors.
+        """
+
+    @abstractmethod
+    def metadata(self, config: RunConfig, recognition: Recognition) -> dict[str, str]:
+        """What a LoRA file of the family says besides: `ss_v2`, `ss_base_model_version`, `modelspec.architecture`,
+        `modelspec.implementation`, where it has one `modelspec.prediction_type`, and keys of its own."""

@@ -17,6 +17,7 @@ from engine.dataset.batches import Item, epoch_batches, is_flipped, item_caption
 from engine.dataset.captions import CaptionRules
 from engine.dataset.latents import LatentCache
 from engine.dataset.pixels import latent_mask, load_pixels
+from engine.dataset.sizes import size_conditioning
 from engine.dataset.text_cache import TextCache
 from engine.models.base import Model
 from engine.training.seeds import derive
@@ -38,6 +39,8 @@ class Batch:
     """[B] float32: prior_loss_weight for regularization pictures, else 1."""
     mask: Tensor | None
     """[B, 1, h, w] float32 in 0-1."""
+    sizes: Tensor
+    """[B, 6] float32, as `Model.predict` takes them."""
 
 
 class Feed:
@@ -129,6 +132,7 @@ class Feed:
             text=None if self.texts is None else _moved(self.texts.get(captions), self.device),
             weights=torch.tensor([weight if item.is_reg else 1.0 for item in items], device=self.device),
             mask=self._mask(masks, latents.shape[-2:]),
+            sizes=sizes_of([(item, flip) for item, flip, _ in augmented]).to(self.device),
         )
 
     def _cached(self, cache: LatentCache, entries: Sequence[Augmented]) -> tuple[Tensor, list[Tensor | None]]:
@@ -151,6 +155,15 @@ class Feed:
         if all(mask is None for mask in masks):
             return None
         return torch.stack([torch.ones(1, *size) if mask is None else mask[None] for mask in masks]).to(self.device)
+
+
+def sizes_of(entries: Sequence[tuple[Item, bool]]) -> Tensor:
+    """Size conditioning [B, 6] float32 of items, each with whether it is mirrored."""
+    rows = [
+        size_conditioning((item.picture.width, item.picture.height), item.placement, flip=flip)
+        for item, flip in entries
+    ]
+    return torch.tensor(rows, dtype=torch.float32)
 
 
 def _moved(text: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:

@@ -179,7 +179,9 @@ class Outputs:
                 training_metadata(self.config, self._facts()),
                 self.config.saving.save_precision,
                 self.session.say,
-                check=lambda written: difference.append(verify_file(written, trainer.network, trainer.model.trainable)),
+                check=lambda written: difference.append(
+                    verify_file(written, trainer.network, trainer.model.trainable, trainer.model.reader)
+                ),
             )
         self.session.events.emit(
             "saved", path=str(path), bytes=size, step=trainer.step, epoch=self._epoch(), difference=difference[0]
@@ -250,7 +252,7 @@ class Outputs:
             return
         self.run.samples.mkdir(parents=True, exist_ok=True)
         try:
-            with self._evaluating("sample"), self.trainer.model.present("vae", "text_encoder"):
+            with self._evaluating("sample"), self.trainer.model.present("vae", "text_encoder", "denoiser"):
                 for index in missing:
                     if not self.session.stop_reason:  # a resume draws the others
                         self._draw(index, epoch)

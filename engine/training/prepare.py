@@ -99,6 +99,11 @@ def prepare(session: Session) -> Prepared:
     )
     with session.phase("cache"):
         feed.texts = _texts(session, config, feed, model, held_out)
+        model.acquire("denoiser")
+        if feed.texts is None:
+            model.acquire("text_encoder")
+        if latents is None:
+            model.acquire("vae")
     network = _network(config, model, session)
     return Prepared(
         config,
@@ -193,13 +198,14 @@ def _latents(
         rejected = []
         for target, wanted in ((cache, items if memory.cache_latents else []), (held_out_cache, held_out)):
             if wanted:
-                report = target.build(
-                    wanted,
-                    model.encode_pixels,
-                    memory.vae_batch_size,
-                    session.progress("cache", "pictures"),
-                    session.should_stop,
-                )
+                with model.present("vae"):
+                    report = target.build(
+                        wanted,
+                        model.encode_pixels,
+                        memory.vae_batch_size,
+                        session.progress("cache", "pictures"),
+                        session.should_stop,
+                    )
                 _stop_here(session)
                 rejected += report.rejected
                 for note in report.notes:
@@ -207,8 +213,6 @@ def _latents(
         if not rejected:
             break
         pictures = pictures.without(rejected)
-    if memory.cache_latents:
-        model.release("vae")
     return (
         pictures,
         items,
@@ -225,7 +229,7 @@ def _texts(session: Session, config: RunConfig, feed: Feed, model: Model, held_o
         return None
     captions = dict.fromkeys(feed.all_captions())
     captions.update(dict.fromkeys(deterministic(item.text, feed.rules) for item in held_out))
-    with torch.no_grad():
+    with torch.no_grad(), model.present("text_encoder"):
         size = sum(tensor.nbytes for tensor in model.encode_text([""]).values()) * len(captions)
     if size > TEXT_CACHE_LIMIT:
         session.say(
@@ -238,11 +242,11 @@ def _texts(session: Session, config: RunConfig, feed: Feed, model: Model, held_o
     cache = TextCache(root / "texts" if memory.cache_text_encoder_outputs_to_disk else None, model.text_key)
 
     progress = session.progress("cache", "captions")
-    report = cache.build(captions, model.encode_text, 8, progress, session.should_stop)
+    with model.present("text_encoder"):
+        report = cache.build(captions, model.encode_text, 8, progress, session.should_stop)
     _stop_here(session)
     for note in report.notes:
         session.warn("cache", note)
-    model.release("text_encoder")
     return cache
 
 

@@ -176,7 +176,7 @@ class Trainer:
             if text is None:
                 with torch.set_grad_enabled("text_encoder" in self.groups):
                     text = self.model.encode_text(batch.captions)
-            prediction = self.model.predict(question.noisy, question.timesteps, text)
+            prediction = self.model.predict(question.noisy, question.timesteps, text, batch.sizes)
         return (self.objective.losses(prediction.float(), question, batch.mask) * batch.weights).mean()
 
     def _clip(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from engine.dataset.captions import deterministic
+from engine.training.feed import sizes_of
 from engine.training.objective import Objective
 from engine.training.prepare import Prepared
 from engine.training.seeds import generator
@@ -22,9 +23,11 @@ def held_out_loss(prepared: Prepared, objective: Objective) -> dict[str, float]:
     sums = dict.fromkeys(points, 0.0)
     for index, item in enumerate(prepared.held_out):
         mean = prepared.held_out_latents.get(item, False)[0].chunk(2)[0]
+        sizes = sizes_of([(item, False)]).to(device)
         caption, texts = deterministic(item.text, prepared.feed.rules), prepared.feed.texts
         with prepared.accelerator.autocast():
-            text = model.encode_text([caption]) if texts is None else texts.get([caption])
+            found = model.encode_text([caption]) if texts is None else texts.get([caption])
+            text = {name: tensor.to(device) for name, tensor in found.items()}
             for point in points:
                 noise = torch.randn(
                     mean.shape, generator=generator(config.dataset.validation_seed, "held-out", index, point)
@@ -32,7 +35,7 @@ def held_out_loss(prepared: Prepared, objective: Objective) -> dict[str, float]:
                 question = objective.noised(
                     mean[None].to(device), noise[None].to(device), torch.tensor([point], device=device)
                 )
-                answer = model.predict(question.noisy, question.timesteps, {k: v.to(device) for k, v in text.items()})
+                answer = model.predict(question.noisy, question.timesteps, text, sizes)
                 sums[point] += float((answer.float() - question.target).square().mean())
     count = len(prepared.held_out)
     return {

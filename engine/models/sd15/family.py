@@ -18,6 +18,7 @@ class SD15(Family):
 
     name = "sd15"
     title = "Stable Diffusion 1.5"
+    lora_base = "SD 1.5"
 
     def recognise(self, path: Path) -> Recognition | None:
         """See `Family.recognise`."""
@@ -27,7 +28,9 @@ class SD15(Family):
         """See `Family.check`."""
         check_settings(config.model, recognition)
 
-    def load(self, config: RunConfig, recognition: Recognition, device: str, dtype: str, say: Say) -> Model:
+    def load(
+        self, config: RunConfig, recognition: Recognition, device: str, dtype: str, say: Say, *, empty: bool = False
+    ) -> Model:
         """See `Family.load`.
 
         Raises:
@@ -35,4 +38,15 @@ class SD15(Family):
         """
         from engine.models.sd15.load import load_model
 
-        return load_model(config.model, recognition, device, dtype, say)
+        return load_model(config.model, recognition, device, dtype, say, empty=empty)
+
+    def metadata(self, config: RunConfig, recognition: Recognition) -> dict[str, str]:
+        """See `Family.metadata`."""
+        is_v = recognition.prediction_type == "v_prediction"
+        return {
+            "ss_v2": "False",
+            "ss_base_model_version": "sd_v1_v" if is_v else "sd_v1",
+            "modelspec.architecture": "stable-diffusion-v1/lora",
+            "modelspec.implementation": "diffusers",
+            "modelspec.prediction_type": "v" if is_v else "epsilon",
+        }

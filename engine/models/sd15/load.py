@@ -24,15 +24,17 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TOKENIZER = ASSETS / "clip_tokenizer"
 
 
-def load_model(table: ModelTable, recognition: Recognition, device: str, dtype: str, say: Say) -> SD15Model:
+def load_model(
+    table: ModelTable, recognition: Recognition, device: str, dtype: str, say: Say, *, empty: bool = False
+) -> SD15Model:
     """See `Family.load`; the VAE is in fp32 on the CPU and with no_half_vae."""
     prediction_type = choose_prediction_type(table, recognition, say)
     zero_snr = _zero_terminal_snr(table, recognition, prediction_type, say)
     compute = DTYPES[dtype]
-    unet = load_part("unet", source_of(recognition, "unet"), device, compute, say)
-    text_encoder = load_part("text_encoder", source_of(recognition, "text_encoder"), device, compute, say)
+    unet = load_part("unet", source_of(recognition, "unet"), compute, say, empty=empty)
+    text_encoder = load_part("text_encoder", source_of(recognition, "text_encoder"), compute, say, empty=empty)
     whole = table.no_half_vae or torch.device(device).type == "cpu"
-    vae = _load_vae(table, recognition, device, torch.float32 if whole else compute, say)
+    vae = _load_vae(table, recognition, torch.float32 if whole else compute, say, empty=empty)
     latents = unet.config.in_channels
     if vae.config.latent_channels != latents:
         raise ModelError(
@@ -43,6 +45,7 @@ def load_model(table: ModelTable, recognition: Recognition, device: str, dtype: 
     schedule |= {"prediction_type": prediction_type, "rescale_betas_zero_snr": zero_snr}
     return SD15Model(
         replace(recognition, prediction_type=prediction_type, zero_terminal_snr=zero_snr),
+        torch.device(device),
         text_encoder=text_encoder,
         unet=unet,
         vae=vae,
@@ -54,14 +57,14 @@ def load_model(table: ModelTable, recognition: Recognition, device: str, dtype: 
     )
 
 
-def _load_vae(table: ModelTable, recognition: Recognition, device: str, dtype: torch.dtype, say: Say) -> Any:
+def _load_vae(table: ModelTable, recognition: Recognition, dtype: torch.dtype, say: Say, *, empty: bool) -> Any:
     own = source_of(recognition, "vae")
     if table.vae is None:
-        return load_part("vae", own, device, dtype, say)
+        return load_part("vae", own, dtype, say, empty=empty)
     path = expanded(table.vae)
     check_vae(path)
     say(f"VAE: {printable(path)} in place of the checkpoint's own (model.vae).")
-    return load_part("vae", vae_source(path, own.config), device, dtype, say)
+    return load_part("vae", vae_source(path, own.config), dtype, say, empty=empty)
 
 
 def load_tokenizer(recognition: Recognition) -> Any:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property, lru_cache, partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from engine.models.base import LoraTarget, Model, Recognition, SampleRequest
+from engine.models.base import LoraTarget, Model, Part, Recognition, SampleRequest
+from engine.models.residence import Residence, evaluating
 from engine.models.sd15 import sampling
+from engine.models.sd15.reader import SD15Reader
 from engine.models.sd15.targets import lora_targets
 from engine.models.sd15.text import context_length, encode, tokenise
-
-Part = Literal["vae", "text_encoder"]
 
 
 class SD15Model(Model):
@@ -31,6 +31,7 @@ class SD15Model(Model):
     def __init__(
         self,
         recognition: Recognition,
+        device: torch.device,
         *,
         text_encoder: Any,
         unet: Any,
@@ -41,7 +42,7 @@ class SD15Model(Model):
         clip_skip: int | None,
         max_token_length: int,
     ) -> None:
-        self.recognition = recognition
+        self.recognition, self.device = recognition, device
         self.prediction_type = recognition.prediction_type
         self.text_encoder, self.unet, self.vae, self.tokenizer = text_encoder, unet, vae, tokenizer
         self.trainable: dict[str, nn.Module] = {"text_encoder": text_encoder, "unet": unet}
@@ -53,11 +54,11 @@ class SD15Model(Model):
         self.downscale = 2 ** (len(vae.config.block_out_channels) - 1)
         self.scaling_factor = float(vae.config.scaling_factor)
         self.minimum_size = min(64, int(unet.config.sample_size or 64) * self.downscale)
-        self.device = next(unet.parameters()).device
         self.dtype = next(unet.parameters()).dtype
         self._token_ids = lru_cache(maxsize=4096)(self._tokenise)
         self._final_norm = getattr(text_encoder, "text_model", text_encoder).final_layer_norm
-        self._released: set[Part] = set()
+        self.reader = SD15Reader()
+        self._residence = Residence({"vae": [vae], "text_encoder": [text_encoder], "denoiser": [unet]}, device)
         # Parameters, not state_dict(): they stay the same objects when moved, or when adapters rename them.
         self._weights = {"vae": dict(vae.named_parameters()), "text_encoder": dict(text_encoder.named_parameters())}
 
@@ -94,14 +95,13 @@ class SD15Model(Model):
         """Captions to {"hidden_states": [B, tokens, width]} in the compute dtype. Gradients flow."""
         encoder = self.trainable["text_encoder"]
         ids = torch.cat([self._token_ids(caption) for caption in captions])
-        device = self._final_norm.weight.device
-        return {"hidden_states": encode(encoder, self._final_norm, ids.to(device), self.clip_skip)}
+        return {"hidden_states": encode(encoder, self._final_norm, ids.to(self.device), self.clip_skip)}
 
     def _tokenise(self, caption: str) -> Tensor:
         return tokenise(self.tokenizer, [caption], self.context, self.max_token_length)
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, text: Mapping[str, Tensor]) -> Tensor:
-        """See `Model.predict`; computed in the compute dtype, returned as float32."""
+    def predict(self, noisy: Tensor, timesteps: Tensor, text: Mapping[str, Tensor], sizes: Tensor) -> Tensor:
+        """See `Model.predict`; computed in the compute dtype. The sizes are no matter here."""
         unet = self.trainable["unet"]
         states = text["hidden_states"].to(self.device, self.dtype)
         output = unet(noisy.to(self.device, self.dtype), timesteps.to(self.device), encoder_hidden_states=states)
@@ -114,12 +114,17 @@ class SD15Model(Model):
             UsageError: the sampler is unknown.
             TrainingError: the picture is not finite.
         """
-        with self.present("vae", "text_encoder"), self._evaluating():
+        with self.present("vae", "text_encoder", "denoiser"), evaluating(list(self.trainable.values())):
             return sampling.draw(self, request)
 
     def lora_targets(self, *, conv: bool) -> list[LoraTarget]:
         """See `Model.lora_targets`; to be asked before layers are put in."""
         return lora_targets(self.text_encoder, self.unet, conv=conv)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """See `Model.blocks`: down, middle, up."""
+        return [*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks]
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
         """See `Model.set_gradient_checkpointing`; transformers honours it in training mode only."""
@@ -130,43 +135,17 @@ class SD15Model(Model):
         # The public method also hooks the embeddings so that a frozen encoder asks for gradients, and never unhooks.
         self.text_encoder._set_gradient_checkpointing(enabled, partial(checkpoint, use_reentrant=False))
 
-    def release(self, component: Part) -> None:
-        """See `Model.release`; on the CPU there is nothing to win, and nothing moves."""
-        self._released.add(component)
-        self._part(component).to("cpu")
+    def release(self, part: Part) -> None:
+        """See `Model.release`."""
+        self._residence.release(part)
 
-    def acquire(self, component: Part) -> None:
+    def acquire(self, part: Part) -> None:
         """See `Model.acquire`."""
-        self._part(component).to(self.device)
-        self._released.discard(component)
+        self._residence.acquire(part)
 
-    @contextmanager
-    def present(self, *components: Part) -> Iterator[None]:
-        """Within it the components are on the device; afterwards those that were released are released again."""
-        away = [component for component in components if component in self._released]
-        try:
-            for component in away:
-                self.acquire(component)
-            yield
-        finally:
-            for component in away:
-                self.release(component)
-
-    def _part(self, component: Part) -> Any:
-        return self.vae if component == "vae" else self.text_encoder
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Everything in eval mode, without gradients; each module's own mode comes back."""
-        modes = [(module, module.training) for root in self.trainable.values() for module in root.modules()]
-        try:
-            for root in self.trainable.values():
-                root.eval()
-            with torch.no_grad():
-                yield
-        finally:
-            for module, mode in modes:
-                module.training = mode
+    def present(self, *parts: Part) -> AbstractContextManager[None]:
+        """See `Model.present`."""
+        return self._residence.present(*parts)
 
 
 def _digest(weights: Mapping[str, Tensor], settings: Sequence[object]) -> str:

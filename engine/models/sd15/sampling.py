@@ -90,9 +90,10 @@ def draw(model: SD15Model, request: SampleRequest) -> Image.Image:
     extra = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
     shape = (1, model.latent_channels, height // model.downscale, width // model.downscale)
     latents = torch.randn(shape, generator=generator).to(model.device) * scheduler.init_noise_sigma
+    sizes = torch.tensor([[height, width, 0, 0, height, width]] * len(captions), dtype=torch.float32)
     for timestep in scheduler.timesteps:
         inputs = scheduler.scale_model_input(torch.cat([latents] * len(captions)), timestep)
-        output = model.predict(inputs, timestep.expand(len(captions)), text)
+        output = model.predict(inputs, timestep.expand(len(captions)), text, sizes)
         if guided:
             unconditional, conditional = output.chunk(2)
             output = unconditional + request.scale * (conditional - unconditional)

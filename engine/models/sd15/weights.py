@@ -123,7 +123,7 @@ def _file_names(part: str, keys: Sequence[str], config: Mapping[str, Any]) -> Ca
     return {key: (name, TEXT[1] + name.removeprefix(TEXT[0])) for key, name in names.items()}
 
 
-def empty(part: str, config: Mapping[str, Any]) -> Any:
+def hollow(part: str, config: Mapping[str, Any]) -> Any:
     """The part's module on the meta device (its buffers are real); no memory, no reading."""
     plain = {key: value for key, value in config.items() if key not in ("_name_or_path", "quantization_config")}
     with init_empty_weights(include_buffers=False):
@@ -135,20 +135,25 @@ def empty(part: str, config: Mapping[str, Any]) -> Any:
 
 def empty_parts(recognition: Recognition) -> dict[str, nn.Module]:
     """Every part of a checkpoint on the meta device, with its real sizes: for plans and name tables."""
-    return {part: empty(part, source_of(recognition, part).config) for part in PARTS}
+    return {part: hollow(part, source_of(recognition, part).config) for part in PARTS}
 
 
-def load_part(part: str, source: Source, device: str, dtype: torch.dtype, say: Say) -> Any:
-    """Build the part and fill it, tensor by tensor, in `dtype` on `device`; frozen, in eval mode.
+def load_part(part: str, source: Source, dtype: torch.dtype, say: Say, *, empty: bool = False) -> Any:
+    """Build the part and fill it, tensor by tensor, in `dtype`, in the host's memory; frozen, in eval mode.
 
-    On the CPU, weights that have `dtype` in the file stay mapped from it (privately: writes do not reach the file).
+    Weights that have `dtype` in the file stay mapped from it (privately: writes do not reach the file).
+
+    Args:
+        empty: allocate the weights and read none.
 
     Raises:
         ModelError: a file is broken, or a tensor is missing or has another shape.
     """
     for file in source.files:
         read_header(file)
-    module = empty(part, source.config)
+    module = hollow(part, source.config)
+    if empty:
+        return module.to_empty(device="cpu").to(dtype).requires_grad_(False).eval()
     wanted = {key: tensor.shape for key, tensor in module.state_dict().items()}
     names = source.candidates(list(wanted))
     state: dict[str, Tensor] = {}
@@ -166,10 +171,10 @@ def load_part(part: str, source: Source, device: str, dtype: torch.dtype, say: S
         for key, name in used.items():
             assert name is not None
             tensor = found[name].get_tensor(name)
-            state[key] = _shaped(tensor, wanted[key], f"{name} in {where}").to(device, dtype)
+            state[key] = _shaped(tensor, wanted[key], f"{name} in {where}").to(dtype)
         _tell_unused(found, {name for name in used.values() if name}, source.prefixes, f"{part} in {where}", say)
     module.load_state_dict(state, strict=True, assign=True)
-    return module.to(device).requires_grad_(False).eval()
+    return module.requires_grad_(False).eval()
 
 
 def _open(stack: ExitStack, files: Sequence[Path]) -> Iterator[tuple[str, Any]]:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from engine.adapters.inspect import inspect_lora
 from engine.adapters.kohya_format import write_lora
-from engine.adapters.names import sd15_text_names, sd15_unet_names
+from engine.adapters.tables.sd15 import convolution_names, text_names, unet_names
 from engine.errors import ModelError
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -23,9 +23,9 @@ def _table(name):
 
 
 def test_names_by_rule_are_those_of_sd_scripts():
-    assert sorted(sd15_text_names()) == sorted(_table("keys_sd15_te.tsv"))
-    assert sorted(sd15_unet_names(conv=False)) == sorted(_table("keys_sd15_unet.tsv"))
-    assert sorted(sd15_unet_names(conv=True)) == sorted(_table("keys_sd15_unet_conv.tsv"))
+    assert sorted(text_names()) == sorted(_table("keys_sd15_te.tsv"))
+    assert sorted(unet_names()) == sorted(_table("keys_sd15_unet.tsv"))
+    assert sorted([*unet_names(), *convolution_names()]) == sorted(_table("keys_sd15_unet_conv.tsv"))
 
 
 def _sd15_file(path, *tables, rank=2, precision="fp16", metadata=None):
@@ -71,7 +71,7 @@ def small(tmp_path):
     """A sound file of one block; returns a function that writes it changed."""
     path = tmp_path / "x.safetensors"
     tensors = {}
-    for name in sd15_unet_names(conv=False)[:12]:
+    for name in unet_names()[:12]:
         tensors |= {
             f"{name}.lora_down.weight": torch.ones(2, 768),
             f"{name}.lora_up.weight": torch.ones(320, 2),

@@ -10,10 +10,11 @@ from accelerate import Accelerator
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from engine.adapters import verify
 from engine.adapters.kohya_format import write_lora
 from engine.adapters.verify import verify_file
 from engine.errors import TrainingError
+from engine.models.sd15 import reader
+from engine.models.sd15.reader import SD15Reader
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def test_a_good_file_passes(tiny, filled, tmp_path, precision, largest, conv):
     filled(network)
     path = tmp_path / "x [1].safetensors"
     write_lora(path, network.state(), {}, precision, print)
-    difference = verify_file(path, network, tiny.components)
+    difference = verify_file(path, network, tiny.components, SD15Reader())
     assert difference is not None
     assert 0 <= difference < largest
 
@@ -43,7 +44,7 @@ def test_a_file_for_one_part_passes(tiny, filled, tmp_path, rates):
     network = tiny.attach(rates=rates)
     filled(network)
     write_lora(tmp_path / "x.safetensors", network.state(), {}, "fp16", print)
-    assert verify_file(tmp_path / "x.safetensors", network, tiny.components) < 1e-3
+    assert verify_file(tmp_path / "x.safetensors", network, tiny.components, SD15Reader()) < 1e-3
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -52,7 +53,7 @@ def test_a_half_precision_base_passes(make, filled, tmp_path, dtype):
     network = tiny.attach()
     filled(network)
     write_lora(tmp_path / "x.safetensors", network.state(), {}, "fp16", print)
-    assert verify_file(tmp_path / "x.safetensors", network, tiny.components) < 0.05
+    assert verify_file(tmp_path / "x.safetensors", network, tiny.components, SD15Reader()) < 0.05
 
 
 def test_different_ranks_and_alphas_pass(make, filled, tmp_path):
@@ -66,7 +67,7 @@ def test_different_ranks_and_alphas_pass(make, filled, tmp_path):
     network = tiny.attach(conv=True, weights=weights, dim_from_weights=True)
     assert "Alpha differs from module to module" in " ".join(tiny.said)
     write_lora(tmp_path / "x.safetensors", network.state(), {}, "fp16", print)
-    assert verify_file(tmp_path / "x.safetensors", network, tiny.components) < 1e-2
+    assert verify_file(tmp_path / "x.safetensors", network, tiny.components, SD15Reader()) < 1e-2
 
 
 def _snapshot(tiny):
@@ -109,13 +110,13 @@ def test_training_notices_nothing(make, filled, tmp_path, monkeypatch, dtype, fa
     if fails == "load":
         monkeypatch.setattr(tiny.unet.__class__, "load_lora_adapter", lambda *rest, **named: 1 / 0)
     if fails == "forward":
-        monkeypatch.setattr(verify, "_denoise", lambda components: 1 / 0)
+        monkeypatch.setattr(SD15Reader, "denoise", lambda self, components: 1 / 0)
     before = _snapshot(tiny)
     if fails:
         with pytest.raises(ZeroDivisionError):
-            verify_file(tmp_path / "x.safetensors", network, tiny.components)
+            verify_file(tmp_path / "x.safetensors", network, tiny.components, SD15Reader())
     else:
-        verify_file(tmp_path / "x.safetensors", network, tiny.components)
+        verify_file(tmp_path / "x.safetensors", network, tiny.components, SD15Reader())
     _same(before, _snapshot(tiny))
     assert torch.is_grad_enabled()
 
@@ -131,7 +132,7 @@ def test_a_model_prepared_by_accelerate_passes_and_is_left_alone(tiny, filled, t
     tiny.unet.register_forward_pre_hook(lambda module, inputs: calls.append(1))
     write_lora(tmp_path / "x.safetensors", network.state(), {}, "fp16", print)
     before = _snapshot(tiny)
-    assert verify_file(tmp_path / "x.safetensors", network, tiny.components) < 1e-3
+    assert verify_file(tmp_path / "x.safetensors", network, tiny.components, SD15Reader()) < 1e-3
     _same(before, _snapshot(tiny))
     assert not calls
 
@@ -150,7 +151,7 @@ def test_training_steps_are_the_same_with_and_without_checks(make, filled, tmp_p
             optimizer.zero_grad()
             if check:
                 write_lora(tmp_path / "x.safetensors", network.state(), {}, "fp16", print)
-                verify_file(tmp_path / "x.safetensors", network, tiny.components)
+                verify_file(tmp_path / "x.safetensors", network, tiny.components, SD15Reader())
         results.append(network.state())
     assert all(torch.equal(value, results[1][key]) for key, value in results[0].items())
 
@@ -185,7 +186,7 @@ def test_a_file_that_differs_fails(tiny, saved, change, sentence):
     network, path = saved
     _rewritten(path, change)
     with pytest.raises(TrainingError, match=sentence):
-        verify_file(path, network, tiny.components)
+        verify_file(path, network, tiny.components, SD15Reader())
 
 
 def test_a_flipped_bit_fails(tiny, saved):
@@ -194,32 +195,32 @@ def test_a_flipped_bit_fails(tiny, saved):
     data[-9] ^= 1
     path.write_bytes(data)
     with pytest.raises(TrainingError, match="another hash"):
-        verify_file(path, network, tiny.components)
+        verify_file(path, network, tiny.components, SD15Reader())
 
 
 def test_a_module_that_diffusers_does_not_find_fails(tiny, filled, tmp_path, monkeypatch):
     network = tiny.attach()
     filled(network)
     write_lora(tmp_path / "x.safetensors", network.state(), {}, "fp16", print)
-    usual = verify._Loader.load_lora_weights
+    usual = reader._Loader.load_lora_weights
 
     def forgetful(self, tensors, **named):
         usual(self, {key: value for key, value in tensors.items() if "mid_block" not in key}, **named)
 
-    monkeypatch.setattr(verify._Loader, "load_lora_weights", forgetful)
+    monkeypatch.setattr(reader._Loader, "load_lora_weights", forgetful)
     with pytest.raises(TrainingError, match=r"loaded by diffusers, it misses unet\.mid_block.* and changes nothing"):
-        verify_file(tmp_path / "x.safetensors", network, tiny.components)
+        verify_file(tmp_path / "x.safetensors", network, tiny.components, SD15Reader())
 
 
 def _with_outputs(monkeypatch, *factors):
     """Multiply the outputs of the forwards one after the other."""
-    usual, calls = verify._denoise, []
+    usual, calls = SD15Reader.denoise, []
 
-    def changed(components):
+    def changed(self, components):
         calls.append(1)
-        return usual(components) * factors[len(calls) - 1]
+        return usual(self, components) * factors[len(calls) - 1]
 
-    monkeypatch.setattr(verify, "_denoise", changed)
+    monkeypatch.setattr(SD15Reader, "denoise", changed)
     return calls
 
 
@@ -227,7 +228,7 @@ def test_an_output_that_differs_fails(tiny, saved, monkeypatch):
     network, path = saved
     calls = _with_outputs(monkeypatch, 1, 1.2, 1)
     with pytest.raises(TrainingError, match="output differs by"):
-        verify_file(path, network, tiny.components)
+        verify_file(path, network, tiny.components, SD15Reader())
     assert len(calls) == 3
 
 
@@ -236,7 +237,7 @@ def test_a_difference_that_the_files_rounding_explains_passes(tiny, saved, monke
     before = _snapshot(tiny)
     scales = [module.scale for module in network.modules]
     calls = _with_outputs(monkeypatch, 1.2, 1, 1)
-    assert verify_file(path, network, tiny.components) == pytest.approx(1 / 6, rel=1e-2)
+    assert verify_file(path, network, tiny.components, SD15Reader()) == pytest.approx(1 / 6, rel=1e-2)
     assert len(calls) == 3
     _same(before, _snapshot(tiny))
     assert [module.scale for module in network.modules] == scales
@@ -247,10 +248,10 @@ def test_an_output_that_is_not_finite(tiny, saved, monkeypatch, base, passes):
     network, path = saved
     _with_outputs(monkeypatch, float("nan"), float("nan"), base)
     if passes:
-        assert verify_file(path, network, tiny.components) is None
+        assert verify_file(path, network, tiny.components, SD15Reader()) is None
     else:
         with pytest.raises(TrainingError, match="gives NaN or infinity"):
-            verify_file(path, network, tiny.components)
+            verify_file(path, network, tiny.components, SD15Reader())
 
 
 def test_a_diverged_adapter_fails_and_the_good_file_stays(tiny, saved):
@@ -267,7 +268,7 @@ def test_a_diverged_adapter_fails_and_the_good_file_stays(tiny, saved):
             {},
             "fp16",
             said.append,
-            check=lambda temporary: verify_file(temporary, network, tiny.components),
+            check=lambda temporary: verify_file(temporary, network, tiny.components, SD15Reader()),
         )
     assert path.read_bytes() == good
     assert [file.name for file in path.parent.iterdir()] == [path.name]

@@ -16,7 +16,7 @@ from engine.errors import ModelError, UsageError
 from engine.models.registry import recognise
 from engine.models.sd15.ldm import fitted, ldm_names
 from engine.models.sd15.load import DTYPES, alphas_cumprod, scheduler_config
-from engine.models.sd15.weights import CONFIGURATIONS, empty, empty_parts
+from engine.models.sd15.weights import CONFIGURATIONS, empty_parts, hollow
 from tests.tiny_models import LDM_CHANNELS, tiny_parts, tiny_sd15
 
 
@@ -67,7 +67,7 @@ def test_names_of_the_real_size() -> None:
     names: list[str] = []
     for part in ("text_encoder", "unet", "vae"):
         config = json.loads((CONFIGURATIONS / part / "config.json").read_text())
-        state = empty(part, config).state_dict()
+        state = hollow(part, config).state_dict()
         own = ldm_names(part, state, config)
         shapes = {own[key]: tuple(tensor.shape) for key, tensor in state.items()}
         assert fitted(part, config, shapes) == config, "the shapes tell the sizes that they were made from"

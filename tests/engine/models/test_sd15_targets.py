@@ -10,7 +10,7 @@ import pytest
 from torch import nn
 
 from engine.models.sd15.targets import lora_targets
-from engine.models.sd15.weights import CONFIGURATIONS, empty
+from engine.models.sd15.weights import CONFIGURATIONS, hollow
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -24,7 +24,7 @@ def table(name: str) -> list[tuple[str, str, int, int]]:
 @pytest.fixture(scope="module")
 def parts() -> dict[str, Any]:
     return {
-        part: empty(part, json.loads((CONFIGURATIONS / part / "config.json").read_text()))
+        part: hollow(part, json.loads((CONFIGURATIONS / part / "config.json").read_text()))
         for part in ("text_encoder", "unet", "vae")
     }
 

@@ -1,0 +1,9 @@
+"""Kohya's module names of each kind of model, one module a kind; for `lorasmith inspect`. Loads no torch."""
+
+from __future__ import annotations
+
+from engine.adapters.tables.base import Table
+from engine.adapters.tables.sd15 import SD15
+
+TABLES: dict[str, Table] = {"SD 1.5": SD15}
+"""By what `inspect_lora` calls the kind of model."""

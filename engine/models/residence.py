@@ -1,0 +1,58 @@
+"""Where the parts of a model are: in the host's memory, or on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from engine.models.base import Part
+
+
+class Residence:
+    """Moves the parts of one model. On the CPU there is nothing to win, and nothing moves."""
+
+    def __init__(self, parts: Mapping[Part, Sequence[nn.Module]], device: torch.device) -> None:
+        self._parts = {part: list(modules) for part, modules in parts.items()}
+        self._device = device
+        self._here: set[Part] = set()
+
+    def release(self, part: Part) -> None:
+        """See `Model.release`."""
+        self._here.discard(part)
+        for module in self._parts[part]:
+            module.to("cpu")
+
+    def acquire(self, part: Part) -> None:
+        """See `Model.acquire`."""
+        for module in self._parts[part]:
+            module.to(self._device)
+        self._here.add(part)
+
+    @contextmanager
+    def present(self, *parts: Part) -> Iterator[None]:
+        """See `Model.present`."""
+        away = [part for part in parts if part not in self._here]
+        try:
+            for part in away:
+                self.acquire(part)
+            yield
+        finally:
+            for part in away:
+                self.release(part)
+
+
+@contextmanager
+def evaluating(roots: Sequence[nn.Module]) -> Iterator[None]:
+    """Everything below `roots` in eval mode, without gradients; each module's own mode comes back."""
+    modes = [(module, module.training) for root in roots for module in root.modules()]
+    try:
+        for root in roots:
+            root.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
