@@ -36,6 +36,9 @@ def test_both_layouts_hold_the_same_model(tmp_path: Path, script: ModuleType, lo
     assert (one.vae_key, one.text_key) == (other.vae_key, other.text_key)
     noisy = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        predictions = [model.predict(noisy, torch.tensor([500]), model.encode_text(["cat"])) for model in (one, other)]
+        sizes = torch.zeros(1, 6)
+        predictions = [
+            model.predict(noisy, torch.tensor([500]), model.encode_text(["cat"]), sizes) for model in (one, other)
+        ]
     assert torch.equal(*predictions)
     assert 0.05 < float(predictions[0].std()) < 20

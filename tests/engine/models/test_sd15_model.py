@@ -151,7 +151,7 @@ def test_gradients_flow_and_checkpointing_changes_nothing(folder: Path, load: An
         model.set_gradient_checkpointing(checkpointing)
         text = model.encode_text(["a photo of a cat", "a dog"])
         noisy = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(1))
-        output = model.predict(noisy, torch.tensor([10, 900]), text)
+        output = model.predict(noisy, torch.tensor([10, 900]), text, torch.zeros(2, 6))
         assert output.dtype == torch.float32
         output.square().mean().backward()
         found.append(
@@ -201,7 +201,7 @@ def test_released_parts_come_back_for_a_picture(folder: Path, load: Any) -> None
         module.to = lambda device, name=name: moves.append((name, str(device)))
         model.release(name)
     moves.clear()
-    model.device = torch.device("cpu:0")
+    model._residence._device = torch.device("cpu:0")
     with model.present("vae", "text_encoder"):
         assert moves == [("vae", "cpu:0"), ("text_encoder", "cpu:0")]
     assert moves[2:] == [("vae", "cpu"), ("text_encoder", "cpu")]
