@@ -74,9 +74,13 @@ def begin(
 ) -> tuple[RunDir, subprocess.Popen[bytes]]:
     """Start a new run from a screen; the arguments are those of `prepare`. Blocks: call it in a worker.
 
+    Where the configuration leaves it open, the screen asks when memory runs out.
+
     Raises:
         LoraSmithError: what the person must mend; nothing was started.
     """
+    if config.memory.on_oom == "auto":
+        config = config.changed(memory={"on_oom": "ask"})
     run_dir = prepare(config, command_line=command_line, restart=restart, checked=checked, say=say, progress=progress)
     return run_dir, _kept(start(run_dir, say))
 

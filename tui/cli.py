@@ -52,6 +52,11 @@ def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the run's events, one JSON object a line.")
 @click.option("--dry-run", is_flag=True, help="Check and show everything, train and write nothing.")
 @click.option("--restart", is_flag=True, help="Begin anew where an unfinished run is; that one is kept.")
+@click.option(
+    "--on-oom",
+    type=click.Choice(["ask", "retry", "stop"]),
+    help="When memory runs out: ask which remedy, take the next one and go on (the default), or stop.",
+)
 @click.option("--no-mouse", is_flag=True, help="The screen leaves the mouse to the terminal.")
 @click.option("--low-bandwidth", is_flag=True, help="The screen for slow lines: fewer frames, no pictures.")
 @click.option(

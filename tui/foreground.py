@@ -11,9 +11,10 @@ from types import FrameType
 
 from engine.errors import StorageError
 from engine.exit_codes import ExitCode
-from engine.runs import Ending, Event, EventFollower, RunDir, is_locked, request
+from engine.runs import Ending, Event, EventFollower, RunDir, is_locked, prepare_resume, request
 from engine.runs.follow import follow, skip_history
 from tui import output
+from tui.ask_remedy import ask_for_remedy
 from tui.begin import start
 from tui.narrators import Narrator
 
@@ -88,8 +89,18 @@ class Stopper:
 def train(run_dir: RunDir, teller: Narrator, *, detach: bool = False) -> int:
     """Launch a prepared run and follow it to its end, or with `detach` until the trainer has started.
 
+    Where memory runs out and the configuration says `ask`, the remedies are offered on the terminal.
+
     Returns the exit code for this process.
     """
+    code = _train(run_dir, teller, detach=detach)
+    while code == ExitCode.OUT_OF_MEMORY and (changes := ask_for_remedy(run_dir)) is not None:
+        prepare_resume(run_dir, changes=changes, say=teller.line)
+        code = _train(run_dir, teller)
+    return code
+
+
+def _train(run_dir: RunDir, teller: Narrator, *, detach: bool = False) -> int:
     follower, history = skip_history(run_dir)
     for event in history:
         teller.collect(event)

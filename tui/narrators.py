@@ -139,6 +139,8 @@ _TELLERS: dict[str, Callable[[Event], str]] = {
     "sample": lambda event: f"sample {event.get('path')}",
     "saved": _tell_saved,
     "control_ack": lambda event: f"{event.get('command')}: {event.get('result')}",
+    "oom": lambda event: f"out of memory at step {event.get('step', 0)}: {event.get('message', '')}",
+    "retry": lambda event: f"goes on: {event.get('text', '')}",
     "error": _tell_error,
     "run_finished": _tell_finished,
 }

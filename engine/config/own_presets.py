@@ -37,6 +37,11 @@ def own_preset_path(name: str) -> Path:
     return user_config() / "presets" / f"{name}.toml"
 
 
+def preset_name(text: str) -> str:
+    """`text` with every character that a preset's name cannot have as a hyphen."""
+    return re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII).strip("-.")[:100] or "preset"
+
+
 def preset_text(base: str, config: RunConfig, title: str) -> str:
     """The text of a preset: that of the preset or file `base`, comments included, with the values of `config`.
 

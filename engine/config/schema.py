@@ -184,9 +184,10 @@ class MemoryTable(Table):
         advanced=True,
     )
     on_oom: OnOutOfMemory = setting(
-        "retry",
+        "auto",
         "Out of memory",
-        "retry: go on with the next remedy by itself; ask: stop and show the remedies; stop: just end.",
+        "retry: go on by itself with the next remedy; ask: show the remedies; stop: end. auto: ask on the screen, else "
+        "retry.",
         advanced=True,
     )
     cache_latents: bool = setting(

@@ -48,4 +48,4 @@ Schedule = Literal[
     "adafactor",
 ]
 BasePrecision = Literal["auto", "int8", "fp8", "nf4"]
-OnOutOfMemory = Literal["retry", "ask", "stop"]
+OnOutOfMemory = Literal["auto", "retry", "ask", "stop"]

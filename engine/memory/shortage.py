@@ -39,6 +39,13 @@ class Shortage:
     reserved: int | None = None
     """By this process on the card, cached blocks included; on the CPU its address space."""
 
+    @property
+    def fragmented(self) -> bool:
+        """Whether what this process has reserved on the card and does not use would have sufficed, in one piece."""
+        if self.device == "cpu" or self.requested is None or self.reserved is None or self.allocated is None:
+            return False
+        return self.reserved - self.allocated >= 2 * self.requested
+
     def as_event(self) -> dict[str, Any]:
         """The fields of an `oom` event."""
         return asdict(self)
@@ -53,7 +60,10 @@ class Shortage:
             parts.append(f"{size_text(self.free)} of {size_text(self.total)} were free")
         elif self.total is not None:
             parts.append(f"{size_text(self.total)} is all there is")
-        return f"Memory ran out while {where}: {', '.join(parts) or self.message.rstrip('.')}."
+        told = f"Memory ran out while {where}: {', '.join(parts) or self.message.rstrip('.')}."
+        if self.fragmented and self.reserved is not None and self.allocated is not None:
+            told += f" {size_text(self.reserved - self.allocated)} are reserved and unused, but in pieces."
+        return told
 
 
 def measure(error: BaseException, *, phase: str, step: int) -> Shortage:

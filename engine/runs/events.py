@@ -16,7 +16,7 @@ from typing import Any
 VERSION = 1
 EVENT_TYPES = frozenset({
     "run_started", "phase", "progress", "step", "validation", "sample", "saved", "state_saved", "note", "warning",
-    "control_ack", "oom", "error", "run_finished",
+    "control_ack", "oom", "retry", "error", "run_finished",
 })  # fmt: skip
 """The types of version 1. Readers ignore others.
 
@@ -25,8 +25,9 @@ max_train_steps, epochs, updates_per_epoch. progress: phase, done, total, unit.
 step: step, epoch, loss, loss_average, lr {group: value}, grad_norm, images_per_second, seconds_per_step, eta_seconds,
 memory {}. validation: step, loss. sample: path, prompt, index, step (0: before the first). saved: path, bytes, step,
 epoch, difference. state_saved: path, step. note: text. warning: code, text; sample_out_of_memory also has what oom
-has. control_ack: id, command, result. oom, before the error: phase, step, message, device, and in bytes or null
-requested, free, total, allocated, reserved. error: title, message, hint. run_finished: state, exit_code, step. Paths
+has. control_ack: id, command, result. oom: phase, step, message, device, and in bytes or null requested, free, total,
+allocated, reserved; before the error, or before a retry: step, remedy, text, changes {}, after which the same process
+starts anew (run_started). error: title, message, hint. run_finished: state, exit_code, step. Paths
 are absolute or relative to the run directory.
 """
 _TELLS_THE_END = {"error", "run_finished"}

@@ -23,6 +23,7 @@ from engine.runs.identity import is_alive, own_identity
 
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 _held: dict[Path, LockInfo] = {}
+_files: dict[Path, int] = {}
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class RunLock:
         identity = own_identity()
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, (json.dumps(identity) + "\n").encode(), 0)
-        _held[path] = _info(identity)
+        _held[path], _files[path] = _info(identity), self._file
 
     def _lock(self) -> None:
         try:
@@ -75,13 +76,18 @@ class RunLock:
     def release(self) -> None:
         """Give the lock back; the end of the process does it as well."""
         if _held.pop(self.path, None) is not None:
-            os.close(self._file)
+            os.close(_files.pop(self.path))
 
     def __enter__(self) -> RunLock:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def keep_lock(path: Path) -> None:
+    """Let a lock that this process holds outlive `execve`, in the same process: it then takes it again."""
+    os.set_inheritable(_files[path], True)
 
 
 def is_locked(path: Path) -> LockInfo | None:

@@ -63,6 +63,20 @@ def prepare_resume(
     return state
 
 
+def change_settings(run_dir: RunDir, changes: Mapping[str, object]) -> list[str]:
+    """Write changed settings into the configuration of a run whose trainer asks for it; a sentence for each.
+
+    Raises:
+        UsageError: a change would make another LoRA of it.
+        ConfigError: a changed value cannot be.
+        StorageError: it cannot be written.
+    """
+    text, notes = _change(run_dir, changes)
+    if text:
+        write_text(run_dir.config_path, text)
+    return notes
+
+
 def changed(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:
     """`config` with `changes`, if it still makes the same LoRA.
 

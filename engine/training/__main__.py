@@ -65,6 +65,7 @@ def _end(session: Session, reserve: Reserve) -> ExitCode:
         from engine.training.trainer import train
 
         if train(session):
+            exhausted.keep_what_fits(session)
             return session.finish("finished", ExitCode.DONE)
         return session.finish("stopped", ExitCode.STOPPED)
     except Exception as error:

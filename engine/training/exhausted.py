@@ -21,6 +21,7 @@ from engine.hardware.system import in_container
 from engine.memory.remedies import advice, remedies
 from engine.memory.shortage import Shortage, measure
 from engine.runs.layout import RunDir, write_record
+from engine.training.again import begin_again, next_attempt, save_what_fits
 from engine.training.session import Session, phase_of
 
 if TYPE_CHECKING:
@@ -88,12 +89,26 @@ def end(session: Session, reserve: Reserve, error: Exception) -> ExitCode:
 
 
 def tell(session: Session, shortage: Shortage) -> ExitCode:
-    """The events, exit.json and exit code of an out-of-memory."""
+    """The event of an out-of-memory; then a new start with the next remedy, or exit.json and the exit code."""
     session.events.emit("oom", **shortage.as_event())
     config = load_config(session.run.config_path)
-    hint = advice(remedies(config, _gpu(config), shortage.phase), session.run.path, shortage.phase)
+    found = remedies(config, _gpu(config), shortage.phase)
+    attempt = next_attempt(config, found, shortage, session.run)
+    if attempt is not None and not session.stop_reason:
+        try:
+            begin_again(session, attempt)
+        except LoraSmithError as error:
+            session.say(f"It could not go on by itself: {error}")
+    hint = advice(found, session.run.path, shortage.phase)
     known = MemoryLimitError(shortage.sentence(), hint)
     return session.finish("failed", known.exit_code, title=known.title, message=known.message, hint=known.hint)
+
+
+def keep_what_fits(session: Session) -> None:
+    """After a run that remedies brought to its end: its settings as a preset."""
+    config = load_config(session.run.config_path)
+    gpu = _gpu(config)
+    save_what_fits(session, config, gpu.name if gpu else "this machine")
 
 
 def _gpu(config: RunConfig) -> Gpu | None:

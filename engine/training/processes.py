@@ -42,6 +42,7 @@ def start_others(session: Session, num_processes: int) -> None:
         )
         for rank in range(1, num_processes)
     ]
+    session.others = others
     threading.Thread(target=_watch_others, args=(session, others), daemon=True).start()
 
 

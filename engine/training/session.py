@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -60,6 +61,8 @@ class Session:
         self.state = StateWriter(run)
         self.control = ControlBox(run, self.events)
         self.step = 0
+        self.others: list[subprocess.Popen[bytes]] = []
+        """The processes of the other ranks."""
         self._stop_reason = ""
         self._warned: set[str] = set()
         self._over = threading.Event()
@@ -167,6 +170,12 @@ class Session:
             message="Ended at once by a second signal.",
             hint="`lorasmith resume` goes on from the last saved state.",
         )
+
+    def end_others(self) -> None:
+        """End the other ranks of this run, if there are any."""
+        for other in self.others:
+            other.kill()
+            other.wait()
 
     def claim_end(self) -> None:
         """Only one thread tells how the run ends; another one waits here, and the process ends meanwhile."""

@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from engine.config import load_config
 from engine.runs import RunDir, read_events, true_state
 
 Lorasmith = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -139,6 +141,28 @@ def test_the_terminal_closes(
     eventually(lambda: true_state(run_dir).step > step + 3)
     listed = json.loads(lorasmith("runs", "--json").stdout)["runs"]
     assert [(run["name"], run["state"]) for run in listed] == [("robot", "running")]
+
+
+def test_out_of_memory_asks_on_the_terminal(fake_command: list[str], run_dir: RunDir) -> None:
+    """The remedies stand there with what each saves and costs; a number lets the same run go on with one."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.environ.update(FAKE_TRAINER="3 0.01 oom", TERM="xterm")
+        batch = ["--set", "training.train_batch_size=2"]
+        os.execv(sys.executable, [*fake_command, "--preset", "robot.toml", "--on-oom", "ask", *batch])
+    shown = b""
+    while b"Enter ends here" not in shown:
+        shown += os.read(terminal, 4096)
+    assert b"1  Batch 1 with accumulation: saves about the activations of 1 of 2 pictures; costs" in shown
+    for answer in (b"9\n", b"1\n"):
+        os.write(terminal, answer)
+    with suppress(OSError):  # the terminal's other end is closed
+        while block := os.read(terminal, 4096):
+            shown += block
+    assert b"A number from 1 to" in shown and b"training.train_batch_size was 2 and is now 1." in shown
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert load_config(run_dir.config_path).training.train_batch_size == 1
+    assert true_state(run_dir).state == "finished"
 
 
 def test_a_reader_that_goes_away_does_not_end_the_training(

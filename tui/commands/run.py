@@ -26,8 +26,11 @@ def run_preset(
     as_json: bool,
     dry_run: bool,
     restart: bool,
+    on_oom: str | None,
 ) -> int:
     """Read, check, prepare, launch and follow; the exit code of the run."""
+    if on_oom:
+        overrides = (*overrides, f"memory.on_oom={on_oom}")
     config = configuration.read(preset, overrides, images=images, model=model, name=name, output_dir=output_dir)
     if dry_run:
         from tui.dry_run import dry_run as show

@@ -183,6 +183,8 @@ def _event_words(event: Event) -> tuple[str, str, str]:
             return "!", str(get("text", "")), "$text-warning"
         case "oom":
             return "✗", _("Out of memory at {0}").format(step) + f": {get('message', '')}", "$text-error"
+        case "retry":
+            return "▸", _("Goes on: {0}").format(get("text", "")), ""
         case "error":
             return "✗", f"{get('title', '')}: {get('message', '')} {get('hint', '')}", "$text-error"
         case "saved":

@@ -1,6 +1,6 @@
 """A trainer for tests: the real one's manners (lock, events, control, signals, exit.json) without a model.
 
-usage: fake_trainer.py RUN_DIR STEPS SECONDS_PER_STEP [early|nospace|stubborn]
+usage: fake_trainer.py RUN_DIR STEPS SECONDS_PER_STEP [early|nospace|stubborn|oom]
 """
 
 import os
@@ -48,6 +48,10 @@ def finish(how: str, code: int, step: int, **details: str) -> None:
 
 if mode == "nospace":
     finish("failed", 5, 0, title="Storage", message="No space left.", hint="Free some.")
+if mode == "oom" and first == 0:
+    state.update(state="running", step=1)
+    events.emit("oom", phase="train", step=1, message="no memory", device="cpu")
+    finish("failed", 4, 1, title="Out of memory", message="No memory.", hint="Less.")
 stop = False
 events.emit("phase", name="train", state="start", step=first)
 for step in range(first + 1, steps + 1):

@@ -19,6 +19,7 @@ from engine.training.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = {
+    "memory.on_oom": "stop",  # a new start would replace the process of the tests
     "saving.output_name": "zed",
     "dataset.resolution": 64,
     "dataset.min_bucket_reso": 32,
@@ -60,6 +61,7 @@ MakeRun = Callable[..., RunDir]
 def make_run(tiny_model: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
     """Prepare a run in `<tmp>/<place>`; keyword arguments are overrides with `__` for the dot."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
 
     def make(place: str = "out", **overrides: object) -> RunDir:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +10,8 @@ import torch
 from PIL import Image
 
 from engine.adapters.inspect import inspect_lora
-from engine.config import load_config
 from engine.errors import ModelError
 from engine.exit_codes import ExitCode
-from engine.memory.remedies import remedies
 from engine.runs import RunDir, prepare_resume, read_events
 from engine.training import trainer as trainer_module
 from engine.training.statefile import load_tree
@@ -49,9 +46,9 @@ def two_shapes(tmp_path: Path) -> Path:
     return tmp_path / "shapes"
 
 
-@pytest.mark.slow  # three trainers, one after the other
+@pytest.mark.slow  # two trainers, one after the other, and one that begins anew
 @pytest.mark.timeout(600)
-def test_it_runs_out_and_goes_on_with_the_first_remedy(make_run: MakeRun, two_shapes: Path) -> None:
+def test_it_runs_out_and_goes_on_by_itself(make_run: MakeRun, two_shapes: Path) -> None:
     settings = {
         **NO_SAMPLES,
         "dataset__train_data_dir": two_shapes,
@@ -59,6 +56,7 @@ def test_it_runs_out_and_goes_on_with_the_first_remedy(make_run: MakeRun, two_sh
         "dataset__resolution": 128,
         "saving__save_state_every_n_steps": 0,
         "memory__num_cpu_threads_per_process": 1,
+        "memory__on_oom": "auto",
     }
     small = make_run("small", **settings, training__train_batch_size=1, training__max_train_steps=1)
     limit = peak_address_space(start_limited(small, None)) + HEADROOM
@@ -66,24 +64,21 @@ def test_it_runs_out_and_goes_on_with_the_first_remedy(make_run: MakeRun, two_sh
 
     # With this seed the small batch of the first epoch comes first.
     run = make_run(**settings, training__train_batch_size=32, training__max_train_steps=2, training__seed=4)
-    assert start_limited(run, limit).wait(timeout=300) == ExitCode.OUT_OF_MEMORY, run.log_path.read_text()[-3000:]
+    process = start_limited(run, limit)
+    assert process.wait(timeout=300) == ExitCode.DONE, run.log_path.read_text()[-3000:]
     (oom,) = events(run, "oom")
     assert (oom["phase"], oom["step"], oom["device"], oom["total"]) == ("train", 1, "cpu", limit)
     requested, free, reserved, allocated = (oom[key] for key in ("requested", "free", "reserved", "allocated"))
     assert isinstance(requested, int) and 0 < requested < limit and (free is None or free < requested)
     assert isinstance(reserved, int) and isinstance(allocated, int) and 0 < allocated < reserved < limit
     assert "allocate" in str(oom["message"]) and "\n" not in str(oom["message"])
-    ending = json.loads(run.exit_path.read_text())
-    assert ending["exit_code"] == 4 and ending["title"] == "Out of memory" and "while training" in ending["message"]
-    assert ending["hint"].endswith("--set training.train_batch_size=1 --set training.gradient_accumulation_steps=32")
+    (retry,) = events(run, "retry")
+    assert retry["remedy"] == "smaller_batch" and retry["step"] == 1
+    assert [start["pid"] for start in events(run, "run_started")] == [process.pid, process.pid]
     told = [event.type for event in read_events(run.events_path)]
-    assert told.index("oom") < told.index("error") < told.index("run_finished")
-    assert state_steps(run) == [0, 1], "the good step was not saved"
-
-    (first, *_) = remedies(load_config(run.config_path), None, str(oom["phase"]))
-    prepare_resume(run, changes=first.changes)
-    process = start_limited(run, limit)
-    assert process.wait(timeout=300) == ExitCode.DONE, run.log_path.read_text()[-3000:]
+    order = [told.index(kind) for kind in ("oom", "retry", "saved", "run_finished")]
+    assert order == sorted(order) and "error" not in told
+    assert "Resumed at step 1 from state-00000001.safetensors." in [note["text"] for note in events(run, "note")]
     assert [step["step"] for step in events(run, "step")] == [1, 2]
     assert "From step 2 on pictures come in another order, 1 at a time; a step still takes 32." in [
         note["text"] for note in events(run, "note")

@@ -1,0 +1,173 @@
+"""What is tried after an out-of-memory, and what is told about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engine.config import load_config
+from engine.exit_codes import ExitCode
+from engine.memory.remedies import remedies
+from engine.memory.shortage import Shortage
+from engine.runs import RunDir, RunLock, is_locked, read_events
+from engine.runs.events import EventLog
+from engine.runs.lock import keep_lock
+from engine.training import again
+from engine.training.again import MOST_IN_A_ROW, next_attempt
+from tests.engine.training.conftest import MakeRun
+
+Train = Callable[[RunDir], int]
+GIB = 2**30
+STEP = Shortage("train", 3, "can't allocate memory", "cpu")
+PIECES = Shortage("train", 3, "CUDA out of memory", "cuda:0", GIB, GIB // 4, 8 * GIB, 4 * GIB, 7 * GIB)
+
+
+class Replaced(Exception):
+    """In place of the process that would begin anew."""
+
+
+@pytest.fixture
+def replaced(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Commands that processes would have gone on as."""
+    commands: list[list[str]] = []
+
+    def execve(path: str, command: list[str], environment: dict[str, str]) -> None:
+        commands.append(command)
+        raise Replaced
+
+    monkeypatch.setattr(again.os, "execve", execve)
+    return commands
+
+
+def attempt(run: RunDir, shortage: Shortage, **memory: object) -> again.Attempt | None:
+    config = load_config(run.config_path).changed(memory={"on_oom": "retry", **memory})
+    return next_attempt(config, remedies(config, None, shortage.phase), shortage, run)
+
+
+def told(run: RunDir, kind: str) -> list[dict[str, object]]:
+    return [dict(event.data) for event in read_events(run.events_path) if event.type == kind]
+
+
+def test_the_next_remedy(make_run: MakeRun) -> None:
+    run = make_run(training__train_batch_size=4)
+    first = attempt(run, STEP)
+    assert first is not None and first.remedy == "smaller_batch"
+    assert dict(first.changes) == {"training.train_batch_size": 1, "training.gradient_accumulation_steps": 4}
+    assert first.text.startswith("Batch 1 with accumulation (training.train_batch_size = 1, ")
+
+
+@pytest.mark.parametrize("wish", ["ask", "stop"])
+def test_who_wants_to_decide_is_not_decided_for(make_run: MakeRun, wish: str) -> None:
+    assert attempt(make_run(), STEP, on_oom=wish) is None
+
+
+@pytest.mark.parametrize("shortage", [Shortage("save", 3, "", "cpu"), Shortage("validate", 3, "", "cpu"), PIECES])
+def test_a_new_start_may_do_once_at_a_step(make_run: MakeRun, shortage: Shortage) -> None:
+    run = make_run(training__train_batch_size=4)
+    first = attempt(run, shortage)
+    assert first is not None and first.remedy == "restart" and not first.changes
+    with_log(run, {"remedy": "restart"})
+    second = attempt(run, shortage)
+    assert second is None or second.remedy == "smaller_batch"
+    with_log(run, None)
+    third = attempt(run, shortage)
+    assert third is not None and third.remedy == "restart", "a step was made since"
+
+
+def with_log(run: RunDir, retry: dict[str, object] | None) -> None:
+    log = EventLog(run.events_path, run.reserve_path)
+    if retry is None:
+        log.emit("step", step=4, loss=1.0)
+    else:
+        log.emit("retry", step=3, **retry)
+    log.close()
+
+
+def test_it_does_not_go_on_for_ever(make_run: MakeRun) -> None:
+    run = make_run(training__train_batch_size=4)
+    for _ in range(MOST_IN_A_ROW):
+        with_log(run, {"remedy": "smaller_batch"})
+    assert attempt(run, STEP) is None
+
+
+def test_pieces_are_told_from_a_true_lack() -> None:
+    assert PIECES.fragmented and "3.0 GiB are reserved and unused, but in pieces." in PIECES.sentence()
+    assert not Shortage("train", 3, "", "cuda:0", 2 * GIB, 0, 8 * GIB, 4 * GIB, 7 * GIB).fragmented
+    assert not STEP.fragmented
+
+
+def test_settings_are_changed_and_told_before_the_new_start(
+    make_run: MakeRun, train_here: Train, replaced: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(training__train_batch_size=4, memory__on_oom="auto")
+    monkeypatch.setattr("engine.training.prepare._latents", no_memory("train"))
+    with pytest.raises(Replaced):
+        train_here(run)
+    assert replaced == [[sys.executable, "-P", "-m", "engine.training", str(run.path)]]
+    assert load_config(run.config_path).training.train_batch_size == 1
+    kinds = [event.type for event in read_events(run.events_path)]
+    assert kinds.index("oom") < kinds.index("retry") and "run_finished" not in kinds and not run.exit_path.exists()
+    (retry,) = told(run, "retry")
+    assert retry["changes"] == {"training.train_batch_size": 1, "training.gradient_accumulation_steps": 4}
+    assert json.loads(run.state_path.read_text())["state"] == "starting"
+
+
+def test_what_cannot_be_changed_ends_the_run_as_before(
+    make_run: MakeRun, train_here: Train, replaced: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.errors import StorageError
+
+    def full(*_: object) -> None:
+        raise StorageError("No space is left.", "")
+
+    monkeypatch.setattr(again, "change_settings", full)
+    monkeypatch.setattr("engine.training.prepare._latents", no_memory("train"))
+    run = make_run(training__train_batch_size=4, memory__on_oom="auto")
+    assert train_here(run) == ExitCode.OUT_OF_MEMORY and not replaced
+    assert any("could not go on by itself: No space is left." in str(note["text"]) for note in told(run, "note"))
+
+
+def no_memory(phase: str) -> Callable[..., None]:
+    def fail(*_: object, **__: object) -> None:
+        error = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+        error.phase = phase  # type: ignore[attr-defined]
+        raise error
+
+    return fail
+
+
+def test_the_lock_outlives_the_new_start(tmp_path: Path) -> None:
+    """A process that holds the lock replaces itself; nobody else can take it in between."""
+    path = tmp_path / "lock"
+    first, ready = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        lock = RunLock(path)
+        keep_lock(lock.path)
+        os.set_inheritable(ready, True)
+        code = f"import os, sys; os.write({ready}, b'x'); sys.stdin.readline()"
+        os.execv(sys.executable, [sys.executable, "-c", code])
+    assert os.read(first, 1) == b"x"
+    holder = is_locked(path)
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    assert holder is not None and holder.pid == pid
+    assert is_locked(path) is None
+
+
+def test_settings_that_fitted_become_a_preset(
+    make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    run = make_run(training__max_train_steps=1, sampling__sample_every_n_steps=0, training__train_batch_size=2)
+    with_log(run, {"remedy": "smaller_batch", "changes": {"training.train_batch_size": 2}})
+    assert train_here(run) == ExitCode.DONE
+    (preset,) = (tmp_path / "config").rglob("zed-fits.toml")
+    kept = load_config(preset)
+    assert kept.training.train_batch_size == 2 and not kept.dataset.train_data_dir
+    assert any("are the preset zed-fits now" in str(note["text"]) for note in told(run, "note"))
