@@ -4,62 +4,21 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from engine.config import RunConfig, resolve
 from engine.errors import UsageError
 from engine.hardware import Gpu, choose_precision
 from engine.hardware.gpu import Program
+from engine.memory.base_remedies import eight_bit_base, eight_bit_optimizer, four_bit_base, split_mode
+from engine.memory.remedy import Remedy, Situation
 from engine.text import listing, printable, size_text
 
 MOST_ACCUMULATED = 1024
 """What `training.gradient_accumulation_steps` allows."""
 LEAST_BYTES = 64 * 2**20
 """A program that holds less VRAM than this is not worth closing."""
-
-
-@dataclass(frozen=True)
-class Remedy:
-    """One way to need less memory, or to have more."""
-
-    name: str
-    title: str
-    why: str
-    """One sentence."""
-    saves: str
-    """An estimate in words."""
-    costs: str
-    """In time and quality."""
-    changes: Mapping[str, object] = field(default_factory=dict)
-    """Dotted keys and their new values, as `prepare_resume` takes them; empty: the person acts."""
-
-
-@dataclass(frozen=True)
-class Situation:
-    """Where memory ran out, or may."""
-
-    config: RunConfig
-    """As it really runs."""
-    gpu: Gpu | None
-    """None: on the CPU."""
-    phase: str
-
-    @property
-    def trains(self) -> bool:
-        """Whether it is the training step that needs the memory."""
-        return self.phase == "train"
-
-    @property
-    def encodes_text_once(self) -> bool:
-        """Whether no step changes what a caption is encoded to."""
-        return self.config.network.network_train_unet_only or self.config.training.rates[1] == 0
-
-    @property
-    def new_pixels(self) -> bool:
-        """Whether pictures get new pixels in every step, so that no latent can be kept."""
-        return self.config.dataset.color_aug or self.config.dataset.random_crop
 
 
 def remedies(config: RunConfig, gpu: Gpu | None, phase: str) -> list[Remedy]:
@@ -236,6 +195,22 @@ def _gradient_checkpointing(situation: Situation) -> Remedy | None:
     )
 
 
+def _offloaded_activations(situation: Situation) -> Remedy | None:
+    memory = situation.config.memory
+    if situation.gpu is None or not memory.gradient_checkpointing or memory.cpu_offload_checkpointing:
+        return None
+    if not situation.trains:
+        return None
+    return Remedy(
+        name="offloaded_activations",
+        title="Activations in host memory",
+        why="What gradient checkpointing keeps of each block waits in the machine's memory.",
+        saves="the kept activations, a few per cent of a step's memory at a small batch, more at a large one",
+        costs="a step takes somewhat longer, and the machine's memory holds them; the result is the same",
+        changes={"memory.cpu_offload_checkpointing": True},
+    )
+
+
 _IN_ORDER: tuple[Callable[[Situation], Remedy | None], ...] = (
     _close_programs,
     _encode_singly,
@@ -245,4 +220,9 @@ _IN_ORDER: tuple[Callable[[Situation], Remedy | None], ...] = (
     _bf16,
     _smaller_batch,
     _gradient_checkpointing,
+    _offloaded_activations,
+    eight_bit_optimizer,
+    eight_bit_base,
+    four_bit_base,
+    split_mode,
 )

@@ -25,6 +25,8 @@ CHANGEABLE_KEYS = (
     "saving.save_state_every_n_steps",
 )  # fmt: skip
 """With all keys of these tables, what a resume may change."""
+EIGHT_BITS = ("training.optimizer_type", "AdamW8bit")
+"""The one other optimizer that a run with AdamW may go on with: it only keeps its state in fewer bits."""
 
 
 def prepare_resume(
@@ -99,7 +101,7 @@ def changed(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:
         tables.setdefault(table, {})[key] = value
     if problems:
         raise ConfigError(problems)
-    refused = [key for key in changes if key.partition(".")[0] not in CHANGEABLE_TABLES and key not in CHANGEABLE_KEYS]
+    refused = [key for key, value in changes.items() if not _changeable(config, key, value)]
     if refused:
         raise UsageError(
             f"A resume cannot change {', '.join(refused)}: it would make another LoRA.",
@@ -117,6 +119,12 @@ def changed(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:
         )
     require_utf8(new)
     return new
+
+
+def _changeable(config: RunConfig, key: str, value: object) -> bool:
+    if (key, value) == EIGHT_BITS:
+        return config.training.optimizer_type.lower() in ("adamw", "adamw8bit")
+    return key.partition(".")[0] in CHANGEABLE_TABLES or key in CHANGEABLE_KEYS
 
 
 def _change(run_dir: RunDir, changes: Mapping[str, object]) -> tuple[str, list[str]]:

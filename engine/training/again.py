@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from engine.config import RunConfig
 from engine.errors import LoraSmithError
-from engine.memory.remedies import Remedy
+from engine.memory.remedy import Remedy
 from engine.memory.shortage import Shortage
 from engine.runs.events import Event, read_events
 from engine.runs.launch import trainer_command, trainer_environment

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 KEPT = 2
 _NAME = re.compile(r"state-(\d{8})\.safetensors")
 _DECAY = 0.98
+_FEWER_BITS = ("torch.optim.adamw.AdamW", "bitsandbytes.optim.adamw.AdamW8bit")
 _HYPERPARAMETERS = ("lr", "initial_lr", "betas", "eps", "weight_decay", "momentum")
 
 
@@ -139,7 +140,8 @@ class StateStore:
                 "Undo the change in the run's .toml, or begin a new run.",
             )
         kind = trainer.built.description.partition("(")[0]
-        if tree["optimizer_kind"] != kind:
+        anew = (tree["optimizer_kind"], kind) == _FEWER_BITS
+        if tree["optimizer_kind"] != kind and not anew:
             raise UsageError(
                 f"The state {path.name} belongs to the optimizer {tree['optimizer_kind']}, and the run's .toml now "
                 f"asks for {kind}.",
@@ -158,10 +160,15 @@ class StateStore:
         trainer.recovery = Recovery(**tree["recovery"])
         progress = self._with_changes(Progress(**tree["progress"]))
         fresh = [{key: group.get(key) for key in _HYPERPARAMETERS} for group in trainer.built.optimizer.param_groups]
-        trainer.built.optimizer.load_state_dict(tree["optimizer"])
+        if anew:
+            trainer.session.say("AdamW's moments start anew in eight bits.")
+        else:
+            trainer.built.optimizer.load_state_dict(tree["optimizer"])
         if trainer.schedule is not None and tree["schedule"] is not None:
             trainer.schedule.load_state_dict(tree["schedule"])
-        if tree["digest"] != self.digest:
+            for group, rate in zip(trainer.built.optimizer.param_groups, trainer.schedule.get_last_lr(), strict=True):
+                group["lr"] = rate if anew else group["lr"]
+        if tree["digest"] != self.digest and not anew:
             self._use_new_settings(fresh)
         if trainer.accelerator.scaler is not None and tree["scaler"] is not None:
             trainer.accelerator.scaler.load_state_dict(tree["scaler"])

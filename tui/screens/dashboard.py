@@ -29,7 +29,7 @@ from tui.words import run as words
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
-    from engine.memory.remedies import Remedy
+    from engine.memory.remedy import Remedy
 
 
 class DashboardScreen(BaseScreen):

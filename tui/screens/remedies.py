@@ -16,7 +16,7 @@ from textual.widgets import OptionList, Static
 from tui.texts import _
 
 if TYPE_CHECKING:
-    from engine.memory.remedies import Remedy
+    from engine.memory.remedy import Remedy
 
 
 class RemediesScreen(ModalScreen["Remedy | None"]):

@@ -11,7 +11,9 @@ import pytest
 from engine.config import RunConfig
 from engine.hardware import Gpu
 from engine.hardware.gpu import Program
-from engine.memory.remedies import Remedy, advice, remedies
+from engine.memory import base_remedies
+from engine.memory.remedies import advice, remedies
+from engine.memory.remedy import Remedy
 from engine.runs.resume import changed
 
 AMPERE = Gpu(0, "NVIDIA RTX A2000", compute_capability=(8, 6))
@@ -21,6 +23,12 @@ OPEN: dict[str, dict[str, Any]] = {
     "training": {"train_batch_size": 4, "text_encoder_lr": 0.0},
 }
 """Everything can be improved."""
+
+
+@pytest.fixture(autouse=True)
+def bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if it were installed."""
+    monkeypatch.setattr(base_remedies, "_has_bitsandbytes", lambda: True)
 
 
 def with_programs(*programs: Program) -> Gpu:
@@ -43,14 +51,20 @@ def test_all_in_order_from_the_cheapest() -> None:
     gpu = with_programs(Program(4711, "firefox", 3 * 2**30))
     assert names(remedies(config(**OPEN), gpu, "train")) == [
         "close_programs", "cache_latents", "cache_texts", "bf16", "smaller_batch", "gradient_checkpointing",
+        "eight_bit_optimizer", "eight_bit_base", "split_mode",
+    ]  # fmt: skip
+    deeper = config(**OPEN).changed(memory={"gradient_checkpointing": True, "base_precision": "int8"})
+    assert names(remedies(deeper, AMPERE, "train"))[-4:] == [
+        "offloaded_activations", "eight_bit_optimizer", "four_bit_base", "split_mode",
     ]  # fmt: skip
 
 
 def test_none_is_left() -> None:
     best = config(
         memory={"cache_latents": True, "mixed_precision": "bf16", "gradient_checkpointing": True,
-                "cache_text_encoder_outputs": True},
-        training={"text_encoder_lr": 0.0},
+                "cache_text_encoder_outputs": True, "cpu_offload_checkpointing": True, "base_precision": "nf4",
+                "split_mode": True},
+        training={"text_encoder_lr": 0.0, "optimizer_type": "AdamW8bit"},
     )  # fmt: skip
     assert remedies(best, AMPERE, "train") == []
     assert "lower dataset.resolution" in advice([], Path("/runs/robot"), "train")
@@ -148,7 +162,19 @@ def test_a_smaller_batch_keeps_the_effective_one(batch: int, accumulation: int, 
 
 def test_what_a_step_needs_is_no_remedy_for_another_phase() -> None:
     for phase in ("load", "sample", "validate", "save"):
-        assert names(remedies(config(**OPEN), AMPERE, phase)) == ["bf16"]
+        assert names(remedies(config(**OPEN), AMPERE, phase)) == ["bf16", "eight_bit_base", "split_mode"]
+
+
+def test_without_bitsandbytes_there_are_no_four_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base_remedies, "_has_bitsandbytes", lambda: False)
+    deeper = config(memory={"base_precision": "int8"})
+    found = names(remedies(deeper, AMPERE, "train"))
+    assert "eight_bit_optimizer" not in found and "four_bit_base" not in found and "split_mode" in found
+
+
+def test_a_part_of_the_blocks_becomes_all_of_them() -> None:
+    some = config(memory={"split_mode": True, "blocks_to_swap": 4})
+    assert the("split_mode", remedies(some, AMPERE, "train")).changes["memory.blocks_to_swap"] is None
 
 
 def test_remedies_of_caching() -> None:

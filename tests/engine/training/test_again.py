@@ -19,6 +19,7 @@ from engine.runs.events import EventLog
 from engine.runs.lock import keep_lock
 from engine.training import again
 from engine.training.again import MOST_IN_A_ROW, next_attempt
+from engine.training.trainer import Trainer
 from tests.engine.training.conftest import MakeRun
 
 Train = Callable[[RunDir], int]
@@ -171,3 +172,27 @@ def test_settings_that_fitted_become_a_preset(
     kept = load_config(preset)
     assert kept.training.train_batch_size == 2 and not kept.dataset.train_data_dir
     assert any("are the preset zed-fits now" in str(note["text"]) for note in told(run, "note"))
+
+
+def test_eight_bits_go_on_with_new_moments_and_the_schedules_rate(
+    make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adam stands in for the 8-bit AdamW, whose package needs a GPU."""
+    monkeypatch.setattr("engine.training.states._FEWER_BITS", ("torch.optim.adamw.AdamW", "torch.optim.adam.Adam"))
+    quiet = {"sampling__sample_every_n_steps": 0, "training__lr_scheduler": "linear"}
+    run = make_run(**quiet, training__max_train_steps=4, saving__save_state_every_n_steps=0)
+    advance = Trainer.advance
+
+    def stop_at_two(self: Trainer) -> bool:
+        self.session.stop_reason = "test" if self.step == 2 and not told(run, "run_finished") else ""
+        return advance(self)
+
+    monkeypatch.setattr(Trainer, "advance", stop_at_two)
+    assert train_here(run) == ExitCode.STOPPED
+    text = run.config_path.read_text().replace("[training]", '[training]\noptimizer_type = "Adam"')
+    run.config_path.write_text("\n".join(line for line in text.split("\n") if 'optimizer_type = "AdamW"' not in line))
+    run.exit_path.unlink()
+    assert train_here(run) == ExitCode.DONE
+    assert "AdamW's moments start anew in eight bits." in [note["text"] for note in told(run, "note")]
+    rates = [step["lr"]["unet"] for step in told(run, "step")]
+    assert rates == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])

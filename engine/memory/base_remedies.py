@@ -1,0 +1,72 @@
+"""Remedies for what is on the card besides activations: the frozen base's weights and the optimizer's state."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from engine.memory.remedy import Remedy, Situation
+
+
+def _has_bitsandbytes() -> bool:
+    return importlib.util.find_spec("bitsandbytes") is not None
+
+
+def eight_bit_optimizer(situation: Situation) -> Remedy | None:
+    """AdamW's two moments in eight bits."""
+    applies = situation.trains and situation.gpu is not None and _has_bitsandbytes()
+    if not applies or situation.config.training.optimizer_type.lower() != "adamw":
+        return None
+    return Remedy(
+        name="eight_bit_optimizer",
+        title="8-bit AdamW",
+        why="AdamW keeps two numbers for each trained one; bitsandbytes keeps them in eight bits.",
+        saves="about 6 bytes for each trained number, three quarters of the optimizer's state",
+        costs="a step is somewhat slower; the moments start anew, so the next steps are less smooth",
+        changes={"training.optimizer_type": "AdamW8bit"},
+    )
+
+
+def eight_bit_base(situation: Situation) -> Remedy | None:
+    """The frozen weights in int8."""
+    if situation.gpu is None or situation.config.memory.base_precision != "auto":
+        return None
+    return Remedy(
+        name="eight_bit_base",
+        title="Frozen weights in 8 bits",
+        why="The model's own weights do not change in the training: they are kept in eight bits and expanded in use.",
+        saves="about half of the linear layers' weights",
+        costs="each step expands them: slower, most of all with SD 1.5 and SDXL; the LoRA learns on a slightly rounded "
+        "model",
+        changes={"memory.base_precision": "int8"},
+    )
+
+
+def four_bit_base(situation: Situation) -> Remedy | None:
+    """The frozen weights in NF4."""
+    if situation.gpu is None or situation.config.memory.base_precision not in ("int8", "fp8"):
+        return None
+    if not _has_bitsandbytes():
+        return None
+    return Remedy(
+        name="four_bit_base",
+        title="Frozen weights in 4 bits",
+        why="NF4 (Dettmers et al. 2023) keeps the frozen weights in four bits each.",
+        saves="about half of what the 8-bit weights take",
+        costs="each step expands them: slower; the LoRA learns on a rounded model, fine details suffer first",
+        changes={"memory.base_precision": "nf4"},
+    )
+
+
+def split_mode(situation: Situation) -> Remedy | None:
+    """Block swap."""
+    memory = situation.config.memory
+    if situation.gpu is None or (memory.split_mode and memory.blocks_to_swap is None):
+        return None
+    return Remedy(
+        name="split_mode",
+        title="Split mode",
+        why="The frozen blocks wait in the machine's memory and come to the card one after the other.",
+        saves="nearly all of the frozen weights; a few blocks stay on the card",
+        costs="each step moves the model over the bus: 1.5 to 3 times slower; the result is the same",
+        changes={"memory.split_mode": True, "memory.blocks_to_swap": None},
+    )
