@@ -28,6 +28,8 @@ _ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+_OF_THE_ALLOCATOR = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"}
+"""What a person set there stays. Segments that can grow leave less memory unused in pieces."""
 _OF_LAUNCHERS = {
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PMI_SIZE", "PMI_RANK",
     "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE",
@@ -44,6 +46,8 @@ def trainer_environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The trainer's environment: this one, offline, and from a checkout with the place of `engine`."""
     own = {name: value for name, value in base.items() if name not in _OF_LAUNCHERS and name[:11] != "ACCELERATE_"}
     environment = {**own, **_ENVIRONMENT}
+    if not _OF_THE_ALLOCATOR & own.keys():
+        environment["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
     home = Path(engine.__file__).resolve().parent.parent
     if not {"site-packages", "dist-packages"} & set(home.parts):
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(home), base.get("PYTHONPATH")]))

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from engine.config import RunConfig, load_config
 from engine.errors import TrainingError
 from engine.memory.classify import is_out_of_memory
+from engine.memory.spill import SpillWatch
 from engine.runs.control import Command
 from engine.training.exhausted import rescue
 from engine.training.objective import Objective
@@ -72,6 +73,7 @@ class Trainer:
         self.states = StateStore(self)
         self.outputs = Outputs(self)
         self.durations: deque[float] = deque(maxlen=50)
+        self.spill = SpillWatch(lambda: torch.cuda.mem_get_info(self.device))
         self.grad_norm = math.nan
         self.wishes: deque[Command] = deque()
         self.used_rates: dict[str, float] = {}
@@ -122,6 +124,8 @@ class Trainer:
         loss = self._update()
         if loss is not None:
             self.durations.append(time.perf_counter() - started)
+            if self.device.type == "cuda" and (told := self.spill.sees(self.durations[-1])):
+                self.session.warn("spill", told, once=True)
             self._report(loss)
             self.outputs.after_step()
         return True
