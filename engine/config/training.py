@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import model_validator
 
 from engine.config.fields import Table, setting
-from engine.config.values import HuberSchedule, LossType, Schedule
+from engine.config.values import FlowPrediction, HuberSchedule, LossType, Schedule, TimestepSampling, WeightingScheme
 
 
 class TrainingTable(Table):
@@ -116,6 +116,44 @@ class TrainingTable(Table):
     )
     min_timestep: int = setting(0, "First timestep", "", ge=0, le=999, advanced=True)
     max_timestep: int = setting(1000, "Last timestep", "Not reached itself.", ge=1, le=1000, advanced=True)
+    timestep_sampling: TimestepSampling = setting(
+        "shift",
+        "Timesteps",
+        "FLUX: how noise levels are drawn. shift: sigmoid of a normal draw, moved by discrete_flow_shift; flux_shift: "
+        "moved as FLUX itself does by the picture's size.",
+    )
+    sigmoid_scale: float = setting(
+        1.0, "Sigmoid scale", "FLUX: width of the normal draw of sigmoid, shift, flux_shift.", gt=0, advanced=True
+    )
+    discrete_flow_shift: float = setting(
+        3.1582,
+        "Flow shift",
+        "FLUX: of shift and sigma; more trains on noisier pictures. 3.1582 is FLUX's own at 1024 px.",
+        gt=0,
+        advanced=True,
+    )
+    guidance_scale: float = setting(
+        1.0,
+        "Trained guidance",
+        "FLUX dev: the guidance that it is told while training; 1 leaves its distillation alone.",
+        ge=0,
+        le=100,
+        advanced=True,
+    )
+    model_prediction_type: FlowPrediction = setting(
+        "raw",
+        "Flow prediction",
+        "FLUX: the velocity as it is. Kohya's default sigma_scaled compares another quantity with the same target.",
+        advanced=True,
+    )
+    weighting_scheme: WeightingScheme = setting(
+        "uniform", "Sigma density", "FLUX: which noise levels timestep_sampling = sigma prefers.", advanced=True
+    )
+    logit_mean: float = setting(0.0, "Logit mean", "FLUX: centre of the density logit_normal.", advanced=True)
+    logit_std: float = setting(1.0, "Logit width", "FLUX: width of the density logit_normal.", gt=0, advanced=True)
+    mode_scale: float = setting(
+        1.29, "Mode scale", "FLUX: how far the density mode leaves the uniform one.", advanced=True
+    )
     prior_loss_weight: float = setting(
         1.0, "Regularization weight", "Factor on the loss of regularization pictures.", ge=0, advanced=True
     )

@@ -100,7 +100,7 @@ class Model(ABC):
     downscale: int
     """Pixels a latent cell is wide."""
     training_alphas_cumprod: torch.Tensor
-    """[T] float32, after the zero-terminal-SNR rescaling where it applies."""
+    """[T] float32, after the zero-terminal-SNR rescaling where it applies; flow models have none."""
 
     @property
     @abstractmethod

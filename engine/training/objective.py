@@ -6,6 +6,7 @@ product of alphas at t.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -25,10 +26,62 @@ class Question:
     target: Tensor
     """[B, C, h, w], what it should answer."""
     timesteps: Tensor
-    """[B] int64."""
+    """[B], from 0 to 1000: int64 for epsilon and v, float32 for flow."""
 
 
-class Objective:
+class Objective(ABC):
+    """What a family of models is asked, and how its answer is weighed."""
+
+    training: TrainingTable
+
+    @abstractmethod
+    def ask(self, latents: Tensor, generator: torch.Generator) -> Question:
+        """Noise `latents` [B, C, h, w] at random timesteps; every draw comes from the CPU `generator`."""
+
+    @abstractmethod
+    def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor, perturbed: Tensor | None = None) -> Question:
+        """The question for given noise and timesteps; `perturbed` replaces the noise on the input side only."""
+
+    @abstractmethod
+    def weights(self, timesteps: Tensor) -> Tensor:
+        """Loss weight of each timestep, [B]."""
+
+    @abstractmethod
+    def huber_c(self, timesteps: Tensor) -> Tensor:
+        """Where the Huber loss turns from square to straight, [B]."""
+
+    def losses(self, prediction: Tensor, question: Question, mask: Tensor | None = None) -> Tensor:
+        """Weighted loss of each picture, [B].
+
+        Args:
+            prediction: [B, C, h, w] float32.
+            mask: [B, 1, h, w] in 0-1, or None; the mean stays over all cells, as in Kohya.
+        """
+        loss = self._distance(prediction, question)
+        if mask is not None:
+            loss = loss * mask
+        return loss.mean(dim=(1, 2, 3)) * self.weights(question.timesteps)
+
+    def _distance(self, prediction: Tensor, question: Question) -> Tensor:
+        target, kind = question.target, self.training.loss_type
+        if kind == "l2":
+            return functional.mse_loss(prediction, target, reduction="none")
+        if kind == "l1":
+            return functional.l1_loss(prediction, target, reduction="none")
+        c = self.huber_c(question.timesteps).view(-1, 1, 1, 1)
+        bow = ((prediction - target).square() + c.square()).sqrt() - c
+        return 2 * bow * (c if kind == "huber" else 1)
+
+    def perturbed(self, noise: Tensor, generator: torch.Generator) -> Tensor:
+        """The noise that the denoiser sees: with `ip_noise_gamma` it differs from that of the target."""
+        settings = self.training
+        if settings.ip_noise_gamma is None:
+            return noise
+        strength = _strength(settings.ip_noise_gamma, settings.ip_noise_gamma_random_strength, generator)
+        return noise + strength * torch.randn(noise.shape, generator=generator).to(noise.device)
+
+
+class DiffusionObjective(Objective):
     """Noise and loss of the DDPM families (SD 1.5, SDXL).
 
     Args:
@@ -44,20 +97,16 @@ class Objective:
         self.is_v = prediction_type == "v_prediction"
 
     def ask(self, latents: Tensor, generator: torch.Generator) -> Question:
-        """Noise `latents` [B, C, h, w] at random timesteps; every draw comes from the CPU `generator`."""
-        settings, device = self.training, latents.device
+        """See `Objective.ask`."""
+        settings = self.training
         noise = self.noise(latents, generator)
         timesteps = torch.randint(
             settings.min_timestep, settings.max_timestep, (len(latents),), generator=generator
-        ).to(device)
-        perturbed = noise
-        if settings.ip_noise_gamma is not None:
-            strength = _strength(settings.ip_noise_gamma, settings.ip_noise_gamma_random_strength, generator)
-            perturbed = noise + strength * torch.randn(latents.shape, generator=generator).to(device)
-        return self.noised(latents, noise, timesteps, perturbed)
+        ).to(latents.device)
+        return self.noised(latents, noise, timesteps, self.perturbed(noise, generator))
 
     def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor, perturbed: Tensor | None = None) -> Question:
-        """The question for given noise and timesteps; `perturbed` replaces the noise on the input side only."""
+        """See `Objective.noised`."""
         alpha = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
         signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
         noisy = signal * latents + sigma * (noise if perturbed is None else perturbed)
@@ -78,18 +127,6 @@ class Objective:
             noise = pyramid(noise, settings.multires_noise_iterations, settings.multires_noise_discount, generator)
         return noise.to(device)
 
-    def losses(self, prediction: Tensor, question: Question, mask: Tensor | None = None) -> Tensor:
-        """Weighted loss of each picture, [B].
-
-        Args:
-            prediction: [B, C, h, w] float32.
-            mask: [B, 1, h, w] in 0-1, or None; the mean stays over all cells, as in Kohya.
-        """
-        loss = self._distance(prediction, question)
-        if mask is not None:
-            loss = loss * mask
-        return loss.mean(dim=(1, 2, 3)) * self.weights(question.timesteps)
-
     def weights(self, timesteps: Tensor) -> Tensor:
         """Loss weight of each timestep, [B]: min-SNR, debiased estimation, v-prediction scalings."""
         settings, snr = self.training, self.snr[timesteps]
@@ -105,18 +142,8 @@ class Objective:
             weight = weight * (1 / (snr + 1) if self.is_v else snr.clamp(1e-8, 1000).rsqrt())
         return weight
 
-    def _distance(self, prediction: Tensor, question: Question) -> Tensor:
-        target, kind = question.target, self.training.loss_type
-        if kind == "l2":
-            return functional.mse_loss(prediction, target, reduction="none")
-        if kind == "l1":
-            return functional.l1_loss(prediction, target, reduction="none")
-        c = self.huber_c(question.timesteps).view(-1, 1, 1, 1)
-        bow = ((prediction - target).square() + c.square()).sqrt() - c
-        return 2 * bow * (c if kind == "huber" else 1)
-
     def huber_c(self, timesteps: Tensor) -> Tensor:
-        """Where the Huber loss turns from square to straight, [B]."""
+        """See `Objective.huber_c`."""
         settings = self.training
         c = settings.huber_c
         if settings.huber_schedule == "exponential":

@@ -17,7 +17,7 @@ from engine.memory.classify import is_out_of_memory
 from engine.memory.spill import SpillWatch
 from engine.runs.control import Command
 from engine.training.exhausted import rescue
-from engine.training.objective import Objective
+from engine.training.objectives import objective_for
 from engine.training.optimizers import build_optimizer
 from engine.training.outputs import Outputs
 from engine.training.prepare import Prepared, Stopped, prepare
@@ -60,8 +60,7 @@ class Trainer:
         self.accelerator = prepared.accelerator
         self.device = self.accelerator.device
         self.team = Team(self.accelerator)
-        alphas = self.model.training_alphas_cumprod.to(self.device)
-        self.objective = Objective(config.training, alphas, self.model.prediction_type)
+        self.objective = objective_for(config.training, self.model, self.device)
         self.parameters = self.network.parameters()
         groups = self.network.parameter_groups()
         self.groups = [str(group["name"]) for group in groups]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine.config.training import TrainingTable
-from engine.training.objective import Objective, Question, pyramid
+from engine.training.objective import DiffusionObjective, Question, pyramid
 from engine.training.seeds import generator
 
 
@@ -15,8 +15,8 @@ def alphas_cumprod() -> torch.Tensor:
     return torch.cumprod(1 - betas, 0)
 
 
-def objective(prediction: str = "epsilon", **settings: object) -> Objective:
-    return Objective(TrainingTable(**settings), alphas_cumprod(), prediction)  # type: ignore[arg-type]
+def objective(prediction: str = "epsilon", **settings: object) -> DiffusionObjective:
+    return DiffusionObjective(TrainingTable(**settings), alphas_cumprod(), prediction)  # type: ignore[arg-type]
 
 
 def weight(at: int, prediction: str = "epsilon", **settings: object) -> float:
@@ -46,7 +46,7 @@ def test_loss_weights(at: int, prediction: str, settings: dict[str, object], gol
 
 
 def test_a_terminal_snr_of_zero_gives_finite_weights() -> None:
-    one = Objective(
+    one = DiffusionObjective(
         TrainingTable(min_snr_gamma=5, debiased_estimation_loss=True), torch.tensor([0.5, 0.0]), "v_prediction"
     )
     assert one.weights(torch.tensor([0, 1])).isfinite().all()

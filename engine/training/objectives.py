@@ -1,0 +1,17 @@
+"""Which objective a model is trained with."""
+
+from __future__ import annotations
+
+import torch
+
+from engine.config.training import TrainingTable
+from engine.models.base import Model
+from engine.training.flow import FlowObjective
+from engine.training.objective import DiffusionObjective, Objective
+
+
+def objective_for(training: TrainingTable, model: Model, device: torch.device) -> Objective:
+    """Noise and loss by the model's prediction type; its tables go to `device`."""
+    if model.prediction_type == "flow":
+        return FlowObjective(training)
+    return DiffusionObjective(training, model.training_alphas_cumprod.to(device), model.prediction_type)
