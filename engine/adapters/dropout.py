@@ -1,12 +1,14 @@
 """Kohya's three dropouts as forward hooks on peft's layers (facts: sd-scripts `networks/lora.py`).
 
 They act only in training mode and draw from torch's global generators, which the loop seeds for each step.
-A layer without a dropout gets no hook.
+A layer without a dropout gets no hook. Layers that are one in Kohya's files share their draws: the first of them that
+runs draws, the others take the same.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
@@ -14,48 +16,76 @@ from torch.nn import functional
 
 from engine.config.schema import NetworkTable
 
+T = TypeVar("T")
 
-def add_dropouts(layer: Any, adapter: str, network: NetworkTable) -> None:
-    """Give one peft layer the dropouts that the configuration asks for."""
-    down = layer.lora_A[adapter]
-    if network.network_dropout or network.rank_dropout:
-        down.register_forward_hook(_DownDropout(network.network_dropout, network.rank_dropout))
-    if network.module_dropout:
-        skip = _ModuleDropout(network.module_dropout)
-        layer.register_forward_pre_hook(skip.before)
-        layer.register_forward_hook(skip.after, always_call=True)
+
+def add_dropouts(layers: Sequence[Any], adapter: str, network: NetworkTable) -> None:
+    """Give the peft layers of one LoRA module the dropouts that the configuration asks for."""
+    element, rank = network.network_dropout, network.rank_dropout
+    factors: _Shared[torch.Tensor] = _Shared(len(layers))
+    skipped: _Shared[bool] = _Shared(len(layers))
+    for layer in layers:
+        if element or rank:
+            layer.lora_A[adapter].register_forward_hook(_DownDropout(element, rank, factors))
+        if network.module_dropout:
+            skip = _ModuleDropout(network.module_dropout, skipped)
+            layer.register_forward_pre_hook(skip.before)
+            layer.register_forward_hook(skip.after, always_call=True)
+
+
+class _Shared(Generic[T]):
+    """A draw that the `members` of a group use, each once."""
+
+    def __init__(self, members: int) -> None:
+        self._members, self._left = members, 0
+        self._value: T | None = None
+
+    def take(self, draw: Callable[[], T]) -> T:
+        """The group's draw; made by the first that asks."""
+        if self._left == 0 or self._value is None:
+            self._value, self._left = draw(), self._members
+        value, self._left = self._value, self._left - 1
+        if self._left == 0:
+            self._value = None
+        return value
 
 
 class _DownDropout:
     """Dropout on the down projection's output, then whole ranks of each sample dropped and the rest scaled up."""
 
-    def __init__(self, element: float, rank: float) -> None:
-        self.element = element
-        self.rank = rank
+    def __init__(self, element: float, rank: float, factors: _Shared[torch.Tensor]) -> None:
+        self.element, self.rank, self.factors = element, rank, factors
 
     def __call__(self, down: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
         """Output [B, r], [B, N, r] or [B, r, h, w]; the same shape comes back."""
         if not down.training:
             return output
+        return output * self.factors.take(lambda: self._draw(output))
+
+    def _draw(self, output: torch.Tensor) -> torch.Tensor:
+        """What `output` is multiplied with."""
+        factors = torch.ones_like(output)
         if self.element:
-            output = functional.dropout(output, self.element)
+            factors = functional.dropout(factors, self.element)
         if self.rank:
             ranks = output.shape[1] if output.dim() == 4 else output.shape[-1]
             kept = torch.rand((output.shape[0], ranks), device=output.device) > self.rank
             shape = {2: (-1, ranks), 3: (-1, 1, ranks), 4: (-1, ranks, 1, 1)}[output.dim()]
-            output = output * (kept.view(shape).to(output.dtype) / (1 - self.rank))
-        return output
+            factors = factors * (kept.view(shape).to(output.dtype) / (1 - self.rank))
+        return factors
 
 
 class _ModuleDropout:
     """The whole module is skipped for one forward: its parameters get no gradient, as in Kohya's."""
 
-    def __init__(self, probability: float) -> None:
-        self.probability = probability
+    def __init__(self, probability: float, skipped: _Shared[bool]) -> None:
+        self.probability, self.skipped = probability, skipped
         self.skipping = False
 
     def before(self, layer: Any, inputs: Any) -> None:
-        if layer.training and not layer.disable_adapters and float(torch.rand(())) < self.probability:
+        if not layer.training or layer.disable_adapters:
+            return
+        if self.skipped.take(lambda: float(torch.rand(())) < self.probability):
             layer._disable_adapters = self.skipping = True
 
     def after(self, layer: Any, inputs: Any, output: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,21 +32,42 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, eq=False)
 class LoraModule:
-    """One layer with its LoRA."""
+    """One LoRA: of a layer, or of several that are one layer in Kohya's files.
+
+    Layers of a group share the down projection, one parameter, and each has its own rows of the up projection:
+    together they are the LoRA of the fused layer.
+    """
 
     target: LoraTarget
-    layer: Any
-    """peft's layer; its base layer is inside."""
+    layers: tuple[Any, ...]
+    """peft's layers in the order of `target.paths`; the base layers are inside."""
 
     @property
     def down(self) -> nn.Parameter:
         """[r, in] or [r, in, k, k] float32."""
-        return self.layer.lora_A[ADAPTER].weight  # type: ignore[no-any-return]
+        return self.layers[0].lora_A[ADAPTER].weight  # type: ignore[no-any-return]
 
     @property
-    def up(self) -> nn.Parameter:
-        """[out, r] or [out, r, 1, 1] float32."""
-        return self.layer.lora_B[ADAPTER].weight  # type: ignore[no-any-return]
+    def ups(self) -> list[nn.Parameter]:
+        """Each layer's [out, r] or [out, r, 1, 1] float32."""
+        return [layer.lora_B[ADAPTER].weight for layer in self.layers]
+
+    @property
+    def up(self) -> torch.Tensor:
+        """All rows: [sum of out, r] or [out, r, 1, 1] float32."""
+        ups = self.ups
+        return ups[0] if len(ups) == 1 else torch.cat(tuple(ups))
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained: down, then each layer's up."""
+        return [self.down, *self.ups]
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of down and up in a file."""
+        ups = self.ups
+        return tuple(self.down.shape), (sum(len(up) for up in ups), *ups[0].shape[1:])
 
     @property
     def rank(self) -> int:
@@ -54,16 +75,17 @@ class LoraModule:
 
     @property
     def alpha(self) -> float:
-        return float(self.layer.lora_alpha[ADAPTER])
+        return float(self.layers[0].lora_alpha[ADAPTER])
 
     @property
     def scale(self) -> float:
         """alpha / rank: the factor on up · down."""
-        return float(self.layer.scaling[ADAPTER])
+        return float(self.layers[0].scaling[ADAPTER])
 
     def set_alpha(self, alpha: float) -> None:
-        self.layer.lora_alpha[ADAPTER] = alpha
-        self.layer.scaling[ADAPTER] = alpha / self.rank
+        for layer in self.layers:
+            layer.lora_alpha[ADAPTER] = alpha
+            layer.scaling[ADAPTER] = alpha / self.rank
 
 
 @dataclass(frozen=True)
@@ -75,9 +97,10 @@ class _Size:
 class LoraNetwork:
     """All LoRA layers of a run. Their parameters are float32; the base stays frozen in its own dtype."""
 
-    def __init__(self, modules: Sequence[LoraModule], rates: tuple[float, float]) -> None:
+    def __init__(self, modules: Sequence[LoraModule], rates: tuple[float, float], *, folds_alpha: bool = False) -> None:
         self.modules = list(modules)
         self._rates = rates
+        self._folds_alpha = folds_alpha
 
     @classmethod
     def attach(
@@ -89,6 +112,7 @@ class LoraNetwork:
         rates: tuple[float, float],
         weights: Mapping[str, torch.Tensor] | None = None,
         generator_seed: int = 0,
+        folds_alpha: bool = False,
         say: Say,
     ) -> LoraNetwork:
         """Put LoRA layers into the components, in place.
@@ -101,6 +125,7 @@ class LoraNetwork:
             rates: (UNet, text encoder) learning rates; a part with 0 gets no LoRA.
             weights: a LoRA to start from (`network_weights`, or the adapter of a checkpoint), in Kohya's names.
             generator_seed: seed of the initial values; the global generators are neither used nor moved.
+            folds_alpha: see `LoraReader.folds_alpha`.
             say: told about everything that is left out.
 
         Raises:
@@ -116,10 +141,10 @@ class LoraNetwork:
             here = [target for target in chosen if target.component == name]
             for module in _inject(components[name], here, sizes):
                 modules[module.target.kohya_name] = module
-                add_dropouts(module.layer, ADAPTER, network)
+                add_dropouts(module.layers, ADAPTER, network)
         ordered = [modules[target.kohya_name] for target in chosen]
         _initialise(ordered, generator_seed)
-        result = cls(ordered, rates)
+        result = cls(ordered, rates, folds_alpha=folds_alpha)
         if weights is not None:
             result.load(weights, say)
         return result
@@ -132,7 +157,7 @@ class LoraNetwork:
             name = module.target.component
             rate = unet_lr if name in DENOISERS else text_encoder_lr
             group = groups.setdefault(name, {"params": [], "lr": rate, "name": name})
-            group["params"] += [module.down, module.up]
+            group["params"] += module.parameters
         return list(groups.values())
 
     def parameters(self) -> list[nn.Parameter]:
@@ -148,8 +173,8 @@ class LoraNetwork:
         tensors: dict[str, torch.Tensor] = {}
         for module in self.modules:
             name = module.target.kohya_name
-            tensors[f"{name}.{DOWN}"] = module.down.detach().to("cpu", torch.float32, copy=True).contiguous()
-            tensors[f"{name}.{UP}"] = module.up.detach().to("cpu", torch.float32, copy=True).contiguous()
+            for part, tensor in ((DOWN, module.down), (UP, module.up)):
+                tensors[f"{name}.{part}"] = tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
             tensors[f"{name}.{ALPHA}"] = torch.tensor(module.alpha, dtype=torch.float32)
         return tensors
 
@@ -197,9 +222,11 @@ class LoraNetwork:
         """Modules for which diffusers (0.42) does not use the file's alpha.
 
         In a component whose alphas are not all equal it loses those of attention layers (their names are converted
-        wrongly), and since transformers 5.6 all those of the text encoder.
+        wrongly), and since transformers 5.6 all those of the text encoder. A loader that folds alpha loses none.
         """
         modules: list[LoraModule] = []
+        if self._folds_alpha:
+            return modules
         for name in self.module_counts():
             here = [module for module in self.modules if module.target.component == name]
             first, *others = Counter(module.alpha for module in here).most_common(2)
@@ -219,31 +246,35 @@ class LoraNetwork:
         """
         squares = []
         for module in self.modules:
-            up, down = module.up.flatten(1), module.down.flatten(1)
-            squares.append(((up.T @ up) * (down @ down.T)).sum() * module.scale**2)
+            down, ups = module.down.flatten(1), [up.flatten(1) for up in module.ups]
+            products = sum((up.T @ up for up in ups[1:]), ups[0].T @ ups[0])
+            squares.append((products * (down @ down.T)).sum() * module.scale**2)
         norms = torch.stack([square.to(squares[0].device) for square in squares]).clamp(min=0).sqrt().tolist()
         scaled = 0
         for index, module in enumerate(self.modules):
             if norms[index] > limit:
                 factor = math.sqrt(limit / norms[index])
-                module.up.mul_(factor)
-                module.down.mul_(factor)
+                for parameter in module.parameters:
+                    parameter.mul_(factor)
                 norms[index] = limit
                 scaled += 1
         return scaled, sum(norms) / len(norms), max(norms)
 
     def train(self, mode: bool = True) -> None:
         """Switch the dropouts on or off; a component's own `train` and `eval` do the same."""
-        for module in self.modules:
-            module.layer.train(mode)
+        for layer in self._layers():
+            layer.train(mode)
 
     def rely_on_autocast(self, under_autocast: bool) -> None:
         """Under autocast, spare each layer the cast of its input to float32 and back.
 
         Outside autocast a base in half precision needs that cast: switch it back on there.
         """
-        for module in self.modules:
-            module.layer.cast_input_dtype_enabled = not under_autocast
+        for layer in self._layers():
+            layer.cast_input_dtype_enabled = not under_autocast
+
+    def _layers(self) -> Iterator[Any]:
+        return (layer for module in self.modules for layer in module.layers)
 
 
 def _wanted_components(
@@ -313,25 +344,26 @@ def _inject(component: nn.Module, targets: Sequence[LoraTarget], sizes: Mapping[
     alphas: dict[float, list[str]] = {}
     for target in targets:
         size = sizes[target.kohya_name]
-        ranks.setdefault(size.rank, []).append(target.path)
-        alphas.setdefault(size.alpha, []).append(target.path)
+        ranks.setdefault(size.rank, []).extend(target.paths)
+        alphas.setdefault(size.alpha, []).extend(target.paths)
     config = LoraConfig(
         r=next(iter(ranks)),
         lora_alpha=next(iter(alphas)),  # type: ignore[arg-type]
         rank_pattern={_one_of(paths): rank for rank, paths in list(ranks.items())[1:]},
         alpha_pattern={_one_of(paths): alpha for alpha, paths in list(alphas.items())[1:]},
-        target_modules=_one_of([target.path for target in targets]),
+        target_modules=_one_of([path for target in targets for path in target.paths]),
         lora_dropout=0.0,
         bias="none",
         init_lora_weights=False,
     )
     inject_adapter_in_model(config, component, adapter_name=ADAPTER, low_cpu_mem_usage=True)
     wrapped = {name: module for name, module in component.named_modules() if hasattr(module, "lora_A")}
-    assert wrapped.keys() == {target.path for target in targets}, "peft wrapped other layers than asked for"
+    asked = {path for target in targets for path in target.paths}
+    assert wrapped.keys() == asked, "peft wrapped other layers than asked for"
     for layer in wrapped.values():
         layer.train(training)
         fuse(layer)
-    return [LoraModule(target, wrapped[target.path]) for target in targets]
+    return [LoraModule(target, tuple(wrapped[path] for path in target.paths)) for target in targets]
 
 
 def _one_of(paths: Sequence[str]) -> str:
@@ -343,12 +375,13 @@ def _initialise(modules: Sequence[LoraModule], seed: int) -> None:
     """Down Kaiming uniform with a = √5, up zeros, as Kohya's; drawn on the CPU, so the same on every device."""
     generator = torch.Generator().manual_seed(seed)
     for module in modules:
-        device = module.layer.get_base_layer().weight.device
-        down = torch.empty(module.down.shape, dtype=torch.float32)
-        nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)
-        up = torch.zeros(module.up.shape, dtype=torch.float32, device=device)
-        module.layer.lora_A[ADAPTER].weight = nn.Parameter(down.to(device))
-        module.layer.lora_B[ADAPTER].weight = nn.Parameter(up)
+        device = module.layers[0].get_base_layer().weight.device
+        values = torch.empty(module.down.shape, dtype=torch.float32)
+        nn.init.kaiming_uniform_(values, a=math.sqrt(5), generator=generator)
+        down = nn.Parameter(values.to(device))
+        for layer, up in zip(module.layers, module.ups, strict=True):
+            layer.lora_A[ADAPTER].weight = down
+            layer.lora_B[ADAPTER].weight = nn.Parameter(torch.zeros(up.shape, dtype=torch.float32, device=device))
 
 
 def _load_module(module: LoraModule, parts: Mapping[str, torch.Tensor]) -> None:
@@ -356,19 +389,21 @@ def _load_module(module: LoraModule, parts: Mapping[str, torch.Tensor]) -> None:
     absent = [part for part in PARTS[:2] if part not in parts]
     if absent:
         raise ModelError(f"The LoRA to start from is incomplete: {name}.{absent[0]} is missing.")
-    for part, parameter in ((DOWN, module.down), (UP, module.up)):
+    values = []
+    for part, shape in zip((DOWN, UP), module.shapes, strict=True):
         tensor = parts[part]
-        if tensor.shape != parameter.shape:
-            if _without_kernel(tensor.shape) != _without_kernel(parameter.shape):
-                raise ModelError(
-                    f"{name}.{part} of the LoRA to start from has the shape {list(tensor.shape)}, here it is "
-                    f"{list(parameter.shape)}.",
-                    "Set network_dim and conv_dim to that file's ranks, or set dim_from_weights; another kind of model "
-                    "does not fit at all.",
-                )
-            tensor = tensor.reshape(parameter.shape)
-        with torch.no_grad():
-            parameter.copy_(tensor)
+        if _without_kernel(tensor.shape) != _without_kernel(shape):
+            raise ModelError(
+                f"{name}.{part} of the LoRA to start from has the shape {list(tensor.shape)}, here it is "
+                f"{list(shape)}.",
+                "Set network_dim and conv_dim to that file's ranks, or set dim_from_weights; another kind of model "
+                "does not fit at all.",
+            )
+        values.append(tensor.reshape(shape))
+    with torch.no_grad():
+        module.down.copy_(values[0])
+        for parameter, rows in zip(module.ups, torch.split(values[1], [len(up) for up in module.ups]), strict=True):
+            parameter.copy_(rows)
     alpha = parts.get(ALPHA)
     if alpha is None:
         module.set_alpha(float(module.rank))
@@ -376,6 +411,6 @@ def _load_module(module: LoraModule, parts: Mapping[str, torch.Tensor]) -> None:
         module.set_alpha(float(alpha))
 
 
-def _without_kernel(shape: torch.Size) -> tuple[int, ...]:
+def _without_kernel(shape: Sequence[int]) -> tuple[int, ...]:
     """The shape without a trailing 1x1 kernel: linear and 1x1 convolution hold the same matrix."""
     return tuple(shape[:2]) if tuple(shape[2:]) == (1, 1) else tuple(shape)

@@ -12,7 +12,7 @@ import logging
 import math
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def verify_file(
     _check_tensors(tensors, network)
     with _no_trace(components):
         loaded = _loaded_by_diffusers(tensors, components, reader)
-        _check_loaded(loaded, tensors, network)
+        _check_loaded(loaded, tensors, network, folded=reader.folds_alpha)
         return _check_forward(loaded, tensors, components, reader)
 
 
@@ -78,8 +78,8 @@ def _check_tensors(tensors: Mapping[str, torch.Tensor], network: LoraNetwork) ->
     """Exactly the network's modules, three tensors each, of the right shapes and finite."""
     expected: dict[str, tuple[int, ...]] = {}
     for module in network.modules:
-        for part, shape in ((DOWN, module.down.shape), (UP, module.up.shape), (ALPHA, ())):
-            expected[f"{module.target.kohya_name}.{part}"] = tuple(shape)
+        for part, shape in zip((DOWN, UP, ALPHA), (*module.shapes, ()), strict=True):
+            expected[f"{module.target.kohya_name}.{part}"] = shape
     shared = expected.keys() & tensors.keys()
     for problem, keys in (
         ("lacks", expected.keys() - tensors.keys()),
@@ -103,47 +103,93 @@ def _loaded_by_diffusers(
     return {key: twin.eval() for key, twin in twins.items()}
 
 
-def _check_loaded(loaded: Mapping[str, nn.Module], tensors: Mapping[str, torch.Tensor], network: LoraNetwork) -> None:
-    """Each module arrived at its layer with its values and its scale, and no layer has one besides."""
+def _check_loaded(
+    loaded: Mapping[str, nn.Module], tensors: Mapping[str, torch.Tensor], network: LoraNetwork, *, folded: bool
+) -> None:
+    """Each module arrived at its layers with its values and its scale, and no layer has one besides."""
     layers = {
         (component, path): layer
         for component, twin in loaded.items()
         for path, layer in twin.named_modules()
         if _VERIFY in getattr(layer, "lora_A", ())
     }
-    wanted = {(module.target.component, module.target.path): module for module in network.modules}
-    if layers.keys() != wanted.keys():
-        missing = sorted(".".join(key) for key in wanted.keys() - layers.keys())
-        besides = sorted(".".join(key) for key in layers.keys() - wanted.keys())
+    wanted = {(module.target.component, path) for module in network.modules for path in module.target.paths}
+    if layers.keys() != wanted:
+        missing = sorted(".".join(key) for key in wanted - layers.keys())
+        besides = sorted(".".join(key) for key in layers.keys() - wanted)
         raise _failure(
             f"loaded by diffusers, it misses {listing(missing, 3) or 'nothing'} and changes "
             f"{listing(besides, 3) or 'nothing'} besides",
         )
     for module in network.misread_by_diffusers():
         layers[module.target.component, module.target.path].scaling[_VERIFY] = module.scale
-    wrong = [key for key, module in wanted.items() if not _same(module, layers[key], tensors)]
+    wrong = []
+    for module in network.modules:
+        here = [layers[module.target.component, path] for path in module.target.paths]
+        arrived = (_folded if folded else _whole)(module, here, tensors)
+        if not arrived or not _is_as_in_memory(module, tensors):
+            wrong.append(f"{module.target.component}.{module.target.path}")
     if wrong:
-        names = [".".join(key) for key in wrong]
-        raise _failure(f"{len(wrong)} modules differ from the adapter in memory: {listing(names, 3)}")
+        raise _failure(f"{len(wrong)} modules differ from the adapter in memory: {listing(wrong, 3)}")
     for layer in layers.values():  # the file's values are checked: its number format shall not overflow in the forward
         layer.lora_A[_VERIFY].float()
         layer.lora_B[_VERIFY].float()
 
 
-def _same(module: LoraModule, layer: Any, tensors: Mapping[str, torch.Tensor]) -> bool:
-    for part, mine, theirs in (
-        (DOWN, module.down, layer.lora_A[_VERIFY].weight),
-        (UP, module.up, layer.lora_B[_VERIFY].weight),
-    ):
+def _is_as_in_memory(module: LoraModule, tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether the file's three tensors are the adapter's, cast."""
+    down, up, alpha = (tensors[f"{module.target.kohya_name}.{part}"] for part in (DOWN, UP, ALPHA))
+    return (
+        torch.equal(module.down.detach().to("cpu", down.dtype), down)
+        and torch.equal(module.up.detach().to("cpu", up.dtype), up)
+        and torch.equal(torch.tensor(module.alpha, dtype=alpha.dtype), alpha)
+    )
+
+
+def _whole(module: LoraModule, layers: Sequence[Any], tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether the one layer has the file's matrices, and the module's scale."""
+    (layer,) = layers
+    for part, theirs in ((DOWN, layer.lora_A[_VERIFY].weight), (UP, layer.lora_B[_VERIFY].weight)):
         stored = tensors[f"{module.target.kohya_name}.{part}"]
-        if not torch.equal(mine.detach().to("cpu", stored.dtype), stored):
-            return False
         if not torch.equal(theirs.detach().to("cpu", torch.float32), stored.to(theirs.dtype).float()):
             return False
     alpha = tensors[f"{module.target.kohya_name}.{ALPHA}"]
-    if alpha != torch.tensor(module.alpha, dtype=alpha.dtype):
-        return False
     return bool(abs(layer.scaling[_VERIFY] - module.scale) <= abs(module.scale) * _EPSILON[alpha.dtype])
+
+
+def _folded(module: LoraModule, layers: Sequence[Any], tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether each layer of the module has the file's down matrix and its rows of the up matrix, with the scale spread
+    over both; or, where the up matrix is block-diagonal, its block of ranks only."""
+    down, up = (tensors[f"{module.target.kohya_name}.{part}"].float() for part in (DOWN, UP))
+    rows = torch.split(up, [len(one) for one in module.ups])
+    for index, (layer, mine) in enumerate(zip(layers, rows, strict=True)):
+        theirs_down, theirs_up = (
+            half[_VERIFY].weight.detach().to("cpu", torch.float32) for half in (layer.lora_A, layer.lora_B)
+        )
+        rank = len(theirs_down)
+        block = slice(None) if rank == len(down) else slice(index * rank, (index + 1) * rank)
+        if mine.count_nonzero() != mine[:, block].count_nonzero():
+            return False
+        kinds = {layer.lora_A[_VERIFY].weight.dtype, tensors[f"{module.target.kohya_name}.{DOWN}"].dtype}
+        rounding = 2 * max(_EPSILON[kind] for kind in kinds)
+        factors = [_factor(theirs_down, down[block], rounding), _factor(theirs_up, mine[:, block], rounding)]
+        if None in factors:
+            return False
+        found = math.prod(factor for factor in factors if factor is not None) * layer.scaling[_VERIFY]
+        if mine.any() and abs(found - module.scale) > 2 * rounding * abs(module.scale):
+            return False
+    return True
+
+
+def _factor(theirs: torch.Tensor, stored: torch.Tensor, rounding: float) -> float | None:
+    """The number that `stored` was multiplied with; None where no number explains `theirs`."""
+    if theirs.shape != stored.shape:
+        return None
+    largest = stored.abs().max()
+    factor = (
+        float(theirs.flatten()[stored.abs().argmax()] / stored.flatten()[stored.abs().argmax()]) if largest else 1.0
+    )
+    return factor if (theirs - stored * factor).abs().max() <= rounding * abs(factor) * largest else None
 
 
 def _check_forward(

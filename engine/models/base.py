@@ -60,6 +60,14 @@ class LoraTarget:
     kohya_name: str
     """Its name in Kohya's file format, "lora_unet_..."."""
     kind: Literal["linear", "conv1x1", "conv3x3"]
+    more: tuple[str, ...] = ()
+    """Where Kohya's layer is several here, all fed with the same input: the paths of the others. The outputs of `path`
+    and of these, one after the other, are the rows of Kohya's layer."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Every layer of it, in the order of the rows."""
+        return (self.path, *self.more)
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,9 @@ class SampleRequest:
 
 class LoraReader(ABC):
     """How a reader of the family uses a LoRA file, on components that are handed in; for the check of a saved file."""
+
+    folds_alpha = False
+    """Whether the loader multiplies alpha / rank into the weights, and so reads each module's own alpha."""
 
     @abstractmethod
     def load(self, components: Mapping[str, nn.Module], tensors: Mapping[str, torch.Tensor], adapter_name: str) -> None:

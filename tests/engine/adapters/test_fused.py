@@ -24,7 +24,7 @@ def training_step(tiny, network, dtype):
 
 def unfuse(network):
     for module in network.modules:
-        module.layer.__class__ = {FusedLinear: Linear, FusedConv2d: Conv2d}[type(module.layer)]
+        module.layers[0].__class__ = {FusedLinear: Linear, FusedConv2d: Conv2d}[type(module.layers[0])]
 
 
 def both(make, filled, dtype):
@@ -91,5 +91,5 @@ def test_a_disabled_adapter_leaves_the_base(tiny, filled):
     filled(network)
     assert not torch.equal(tiny.forward(), before)
     for module in network.modules:
-        module.layer.enable_adapters(False)
+        module.layers[0].enable_adapters(False)
     assert torch.equal(tiny.forward(), before)

@@ -65,14 +65,14 @@ def test_effect_is_up_down_alpha_over_rank(tiny, filled):
     generator = torch.Generator().manual_seed(1)
     linear = _module(network, "attn1_to_q")
     inputs = torch.randn(2, 5, linear.down.shape[1], generator=generator)
-    base = linear.layer.get_base_layer()(inputs)
-    torch.testing.assert_close(linear.layer(inputs) - base, inputs @ (linear.up @ linear.down).T * (3 / 4))
+    base = linear.layers[0].get_base_layer()(inputs)
+    torch.testing.assert_close(linear.layers[0](inputs) - base, inputs @ (linear.up @ linear.down).T * (3 / 4))
     convolution = _module(network, "down_blocks_0_downsamplers_0_conv")
     picture = torch.randn(1, convolution.down.shape[1], 6, 6, generator=generator)
-    base = convolution.layer.get_base_layer()(picture)
+    base = convolution.layers[0].get_base_layer()(picture)
     kernel = torch.einsum("or,rikl->oikl", convolution.up[:, :, 0, 0], convolution.down) * (5 / 2)
     wanted = functional.conv2d(picture, kernel, stride=2, padding=1)
-    torch.testing.assert_close(convolution.layer(picture) - base, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(convolution.layers[0](picture) - base, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_convolution_ranks(tiny):
@@ -274,8 +274,8 @@ def _dropping(tiny, filled, **dropouts):
 def _down_output(module, inputs):
     """What reaches the up projection."""
     seen = []
-    handle = module.layer.lora_B["default"].register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
-    module.layer(inputs)
+    handle = module.layers[0].lora_B["default"].register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+    module.layers[0](inputs)
     handle.remove()
     return seen[0] if seen else None
 
@@ -311,12 +311,12 @@ def test_rank_dropout_drops_whole_ranks_of_a_sample(tiny, filled, shape):
 def test_module_dropout_skips_the_module_and_its_gradient(tiny, filled):
     module = _dropping(tiny, filled, module_dropout=0.3)
     inputs = torch.randn(1, 2, 16)
-    base = module.layer.get_base_layer()(inputs)
+    base = module.layers[0].get_base_layer()(inputs)
     torch.manual_seed(0)
     skipped = 0
     for _ in range(400):
         module.down.grad = None
-        output = module.layer(inputs)
+        output = module.layers[0](inputs)
         if torch.equal(output, base):
             assert not output.requires_grad
             skipped += 1
@@ -365,7 +365,7 @@ def test_dropouts_repeat_under_gradient_checkpointing(make, filled, dropout):
 def test_layers_without_a_dropout_have_no_hooks(tiny):
     network = tiny.attach()
     for module in network.modules:
-        for layer in module.layer.modules():
+        for layer in module.layers[0].modules():
             assert not layer._forward_hooks
             assert not layer._forward_pre_hooks
 
