@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from engine.runs.pace import Measured, Pace
 
 _SCAN_KEYS = (
-    "train_data_dir", "reg_data_dir", "validation_data_dir", "validation_split", "validation_seed", "class_tokens",
+    "train_data_dir", "reg_data_dir", "validation_data_dir", "conditioning_data_dir", "masked_loss", "validation_split",
+    "validation_seed", "class_tokens",
     "num_repeats", "caption_extension", "enable_wildcard", "max_image_megapixels", "min_images",
 )  # fmt: skip
 """Of [dataset]: what the scan of the folders depends on."""
@@ -124,6 +125,9 @@ class Forecast:
         folders = [dataset.train_data_dir, dataset.reg_data_dir, dataset.validation_data_dir]
         times = [_folder_state(Path(folder)) for folder in folders if folder]
         state: object = ([getattr(dataset, key) for key in _SCAN_KEYS], config.saving.output_name, times)
+        if dataset.dataset_config:  # every setting is a fall-back for what that file does not say
+            batch = config.training.train_batch_size
+            state = (dataset.model_dump(), batch, _modified(Path(dataset.dataset_config)))
         if self._scan is None or self._scan[0] != state:
             self._scan = (state, scan(config))
         return self._scan[1]

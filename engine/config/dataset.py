@@ -20,6 +20,19 @@ class DatasetTable(Table):
         "A folder, or the parent of <repeats>_<class> folders; keeps the class from drifting.",
         advanced=True,
     )
+    dataset_config: str | None = setting(
+        None,
+        "Dataset configuration",
+        "A TOML or JSON file with [[datasets]] and subsets, as Kohya's --dataset_config; it replaces the folders.",
+        advanced=True,
+    )
+    conditioning_data_dir: str | None = setting(
+        None,
+        "Masks",
+        "A folder with a mask for each picture, of the same name: black does not count. Needs masked_loss.",
+        advanced=True,
+    )
+    masked_loss: bool = setting(False, "Masked loss", "Weigh the loss by the red channel of the masks.", advanced=True)
     validation_data_dir: str | None = setting(
         None, "Held-out pictures", "Never trained on; their loss tells when to stop.", advanced=True
     )

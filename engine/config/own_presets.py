@@ -19,7 +19,8 @@ from engine.text import printable
 
 PERSONAL = (
     "model.pretrained_model_name_or_path", "model.vae", "dataset.train_data_dir", "dataset.reg_data_dir",
-    "dataset.validation_data_dir", "dataset.class_tokens", "dataset.num_repeats", "network.network_weights",
+    "dataset.validation_data_dir", "dataset.dataset_config",
+    "dataset.conditioning_data_dir", "dataset.class_tokens", "dataset.num_repeats", "network.network_weights",
     "network.dim_from_weights", "memory.cache_dir", "saving.output_dir", "saving.output_name",
 )  # fmt: skip
 """Paths, and what belongs to one folder of pictures: no part of a preset."""

@@ -79,10 +79,11 @@ def value_problems(error: ValidationError, where: Any) -> Iterator[Problem]:
             continue
         seen.add((table, key))
         dotted = ".".join(part for part in (table, key) if part)
-        yield Problem(where(table, key), dotted, _sentence(detail))
+        yield Problem(where(table, key), dotted, sentence(detail))
 
 
-def _sentence(detail: ErrorDetails) -> str:
+def sentence(detail: ErrorDetails) -> str:
+    """What was given and what is allowed, from one entry of a pydantic error."""
     given = detail["input"]
     message = (
         detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ").removeprefix("Input should have ")

@@ -55,6 +55,11 @@ def resolve(config: RunConfig) -> tuple[RunConfig, list[str]]:
     elif memory.cache_latents_to_disk and not memory.cache_latents:
         config = config.changed(memory={"cache_latents": True})
         notes.append("Latents are cached, because cache_latents_to_disk is set.")
+    dataset = config.dataset
+    if dataset.conditioning_data_dir and not dataset.masked_loss:
+        notes.append("dataset.conditioning_data_dir has no effect: dataset.masked_loss is off.")
+    elif dataset.masked_loss and not (dataset.conditioning_data_dir or dataset.dataset_config or dataset.alpha_mask):
+        notes.append("dataset.masked_loss has no effect: no dataset.conditioning_data_dir names masks.")
     notes += _without_effect(training)
     if training.max_train_epochs is not None and training.max_train_steps != 1600:
         notes.append("max_train_steps is ignored: max_train_epochs is set.")
@@ -108,7 +113,7 @@ def require_paths(config: RunConfig) -> None:
     """
     wanted = (
         (config.model.pretrained_model_name_or_path, "model", "--model PATH"),
-        (config.dataset.train_data_dir, "pictures", "--images DIR"),
+        (config.dataset.train_data_dir or config.dataset.dataset_config, "pictures", "--images DIR"),
         (config.saving.output_name, "name", "--name NAME"),
     )
     missing = [(what, option) for value, what, option in wanted if not value]

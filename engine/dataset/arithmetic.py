@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from engine.config.schema import RunConfig
 from engine.dataset.batches import Item
 from engine.dataset.buckets import BucketGrid, Placement, Size
-from engine.dataset.pictures import Picture, Scan
+from engine.dataset.captions import CaptionRules
+from engine.dataset.pictures import Scan, Subset
 from engine.errors import DataError
-from engine.text import plural, printable
+from engine.text import listing, plural, printable
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class StepPlan:
     buckets: tuple[tuple[int, int, int], ...]
     """(width, height, items), sorted."""
     batch_size: int
+    """Of the run; datasets may have one of their own."""
     num_processes: int
     gradient_accumulation_steps: int
     batches_per_epoch: int
@@ -55,6 +57,10 @@ class StepPlan:
     """Pictures that `bucket_no_upscale` can't spare: a side is below one bucket step."""
     mean_img_ar_error: float
     """Mean of |bucket ratio - picture ratio| over the pictures, as Kohya's metadata has it."""
+    batch_sizes: tuple[int, ...] = ()
+    """All that occur, sorted."""
+    num_short_batches: int = 0
+    """Batches that are not full: each bucket may end with one."""
     shift: int = 0
     """Added to an update's number to place it in an epoch; not 0 where epochs were of another length before."""
 
@@ -94,7 +100,8 @@ class StepPlan:
             lines.append(f"{self.num_train_images} + {reg_items} = {plural(self.items, 'item')}")
         lines.append(
             f"{plural(self.items, 'item')} in {plural(len(self.buckets), 'bucket')} → "
-            f"{plural(self.batches_per_epoch, 'batch')} of {self.batch_size}{self._short()} → "
+            f"{plural(self.batches_per_epoch, 'batch')} of {listing([str(size) for size in self.batch_sizes])}"
+            f"{f' ({self.num_short_batches} not full)' if self.num_short_batches else ''} → "
             f"{plural(self.updates_per_epoch, 'step')} an epoch{self._divisors()}"
         )
         if self.by_epochs:
@@ -113,11 +120,6 @@ class StepPlan:
             )
         return lines
 
-    def _short(self) -> str:
-        """Batches that are not full: each bucket may end with one."""
-        short = sum(1 for _, _, count in self.buckets if count % self.batch_size)
-        return f" ({short} not full)" if short else ""
-
     def _divisors(self) -> str:
         parts = []
         if self.num_processes > 1:
@@ -128,34 +130,43 @@ class StepPlan:
 
 
 def make_items(scan: Scan, grid: BucketGrid) -> list[Item]:
-    """The items of an epoch: training pictures with repeats, then as many regularization pictures.
+    """The items of an epoch, dataset by dataset: training pictures with repeats, then as many regularization pictures.
 
-    Regularization pictures join one by one with their repeats until they are as many as the training items; if all
-    of them are too few, they take turns again one at a time, if too many, the tail is left out (facts: sd-scripts).
+    Regularization pictures join one by one with their repeats until they are as many as the training items of their
+    dataset; if all of them are too few, they take turns again one at a time, if too many, the tail is left out (facts:
+    sd-scripts).
     """
     items: list[Item] = []
-    placements: dict[tuple[int, int], Placement] = {}
-
-    def item(picture: Picture, subset_index: int) -> Item:
-        size = (picture.width, picture.height)
-        placement = placements.get(size) or placements.setdefault(size, grid.place(*size))
-        subset = scan.subsets[subset_index]
-        return Item(picture, subset_index, placement, subset.is_reg, subset.text(picture))
-
-    regularization: list[Item] = []
-    own_repeats: list[int] = []
-    for index, subset in enumerate(scan.subsets):
-        if subset.is_validation:
-            continue
-        for picture in subset.pictures:
+    for number in sorted({subset.dataset for subset in scan.subsets}):
+        training: list[Item] = []
+        regularization: list[Item] = []
+        own_repeats: list[int] = []
+        for index, subset in enumerate(scan.subsets):
+            if subset.is_validation or subset.dataset != number:
+                continue
+            made = _subset_items(subset, index, grid)
             if subset.is_reg:
-                regularization.append(item(picture, index))
-                own_repeats.append(subset.num_repeats)
+                regularization += made
+                own_repeats += [subset.num_repeats] * len(made)
             else:
-                items += [item(picture, index)] * subset.num_repeats
-    repeats = balance(own_repeats, len(items))
-    for entry, count in zip(regularization, repeats, strict=True):
-        items += [entry] * count
+                training += [item for item in made for _ in range(subset.num_repeats)]
+        items += training
+        for entry, count in zip(regularization, balance(own_repeats, len(training)), strict=True):
+            items += [entry] * count
+    return items
+
+
+def _subset_items(subset: Subset, index: int, grid: BucketGrid) -> list[Item]:
+    """Each picture of a subset once."""
+    own = grid.of(subset.table)
+    rules = None if subset.table is None else CaptionRules.from_table(subset.table)
+    placements: dict[Size, Placement] = {}
+    items = []
+    for picture in subset.pictures:
+        size = (picture.width, picture.height)
+        placement = placements.get(size) or placements.setdefault(size, own.place(*size))
+        shared = (picture, index, placement, subset.is_reg, subset.text(picture))
+        items.append(Item(*shared, subset.table, rules, subset.dataset, subset.batch_size))
     return items
 
 
@@ -178,13 +189,13 @@ def balance(repeats: list[int], target: int) -> list[int]:
 
 
 def validation_items(scan: Scan, grid: BucketGrid) -> list[Item]:
-    """Held-out pictures, each once."""
-    return [
-        Item(picture, index, grid.place(picture.width, picture.height), False, subset.text(picture))
-        for index, subset in enumerate(scan.subsets)
-        if subset.is_validation
-        for picture in subset.pictures
-    ]
+    """Held-out pictures, each once, never mirrored."""
+    items = []
+    for index, subset in enumerate(scan.subsets):
+        if subset.is_validation:
+            table = subset.table and subset.table.model_copy(update={"flip_aug": False})
+            items += _subset_items(replace(subset, table=table), index, grid)
+    return items
 
 
 def _ratio(size: Size) -> float:
@@ -202,13 +213,19 @@ def plan_steps(scan: Scan, grid: BucketGrid, config: RunConfig) -> StepPlan:
     if not items:
         raise DataError("There are no pictures to train on.", "Give a folder with pictures.")
     counts = Counter(item.placement.bucket for item in items)
-    batches = sum(-(-count // training.train_batch_size) for count in counts.values())
+    sizes = sorted({item.batch_size or training.train_batch_size for item in items})
+    together = Counter(
+        (item.dataset, item.placement.bucket, item.batch_size or training.train_batch_size) for item in items
+    )
+    batches = sum(-(-count // size) for (*_, size), count in together.items())
     updates = -(-batches // (training.num_processes * training.gradient_accumulation_steps))
     by_epochs = training.max_train_epochs is not None
     steps = training.max_train_epochs * updates if training.max_train_epochs is not None else training.max_train_steps
     used = {item.picture.path: item for item in items}.values()
     errors = [_ratio(item.placement.bucket) - _ratio((item.picture.width, item.picture.height)) for item in used]
-    enlarged = sum(1 for item in used if item.placement.resized[0] > item.picture.width) if grid.no_upscale else 0
+    enlarged = sum(
+        1 for item in used if item.placement.resized[0] > item.picture.width and grid.of(item.table).no_upscale
+    )
     subsets = tuple(
         SubsetCount(printable(subset.path.name), len(subset.pictures), subset.num_repeats, subset.is_reg)
         for subset in scan.subsets
@@ -221,6 +238,8 @@ def plan_steps(scan: Scan, grid: BucketGrid, config: RunConfig) -> StepPlan:
         items=len(items),
         buckets=tuple((width, height, counts[width, height]) for width, height in sorted(counts)),
         batch_size=training.train_batch_size,
+        batch_sizes=tuple(sizes),
+        num_short_batches=sum(1 for (*_, size), count in together.items() if count % size),
         num_processes=training.num_processes,
         gradient_accumulation_steps=training.gradient_accumulation_steps,
         batches_per_epoch=batches,

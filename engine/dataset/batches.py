@@ -12,6 +12,7 @@ from engine.dataset.captions import CaptionRules, caption_rng, compose
 from engine.dataset.pictures import Picture
 
 if TYPE_CHECKING:
+    from engine.config.dataset import DatasetTable
     from engine.dataset.arithmetic import StepPlan
 
 
@@ -25,26 +26,35 @@ class Item:
     is_reg: bool
     text: str
     """Where its caption starts: the picture's own caption, else the class tokens of its subset."""
+    table: DatasetTable | None = None
+    """Settings of its subset; None: those of `[dataset]`."""
+    rules: CaptionRules | None = None
+    """Caption rules of its subset; None: those of `[dataset]`."""
+    dataset: int = 0
+    batch_size: int | None = None
+    """Of its dataset; None: that of the run."""
 
 
 def epoch_batches(items: Sequence[Item], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Indices into `items`, in batches of one bucket each.
+    """Indices into `items`, in batches of one bucket of one dataset each.
 
     Within a bucket items are shuffled and cut into batches, the last one short; then the batches of all buckets are
     shuffled (facts: sd-scripts, BucketBatch). The same on every machine and Python.
 
     Args:
+        batch_size: of items that have none of their own.
         epoch: counted from 1.
     """
     rng = random.Random(f"order {seed} {epoch}")
-    buckets: dict[Size, list[int]] = {}
+    buckets: dict[tuple[int, Size], list[int]] = {}
     for index, item in enumerate(items):
-        buckets.setdefault(item.placement.bucket, []).append(index)
+        buckets.setdefault((item.dataset, item.placement.bucket), []).append(index)
     batches = []
     for bucket in sorted(buckets):
         indices = buckets[bucket]
+        size = items[indices[0]].batch_size or batch_size
         rng.shuffle(indices)
-        batches += [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+        batches += [indices[start : start + size] for start in range(0, len(indices), size)]
     rng.shuffle(batches)
     return batches
 
@@ -65,12 +75,12 @@ def item_caption(
 ) -> str:
     """The caption of the item with that index in an epoch, with `step` updates done."""
     rng = caption_rng(seed, epoch, index)
-    return compose(item.text, rules, rng, epoch=epoch, step=step, max_train_steps=plan.max_train_steps)
+    return compose(item.text, item.rules or rules, rng, epoch=epoch, step=step, max_train_steps=plan.max_train_steps)
 
 
 def run_captions(items: Sequence[Item], rules: CaptionRules, plan: StepPlan, seed: int) -> list[str]:
     """Every caption that the run will use, each once, in the order of first use: what a text cache has to hold."""
-    if not rules.varies:
+    if not any((item.rules or rules).varies for item in items):
         captions = (item_caption(item, i, rules, plan, seed=seed, epoch=1, step=0) for i, item in enumerate(items))
         return list(dict.fromkeys(captions))
     seen: dict[str, None] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from engine.config.dataset import DatasetTable
 from engine.config.schema import RunConfig
 from engine.errors import UsageError
 
@@ -36,10 +37,23 @@ class BucketGrid:
     buckets: tuple[Size, ...]
     """Sorted; empty with `no_upscale`, where they are made on demand."""
     notes: tuple[str, ...] = ()
+    multiple: int = 64
+    downscale: int = 8
 
     @classmethod
     def from_config(cls, config: RunConfig, *, multiple: int = 64, downscale: int = 8) -> BucketGrid:
-        """The grid of a configuration.
+        """The grid of a configuration; see `from_table`."""
+        return cls.from_table(config.dataset, multiple=multiple, downscale=downscale)
+
+    def of(self, table: DatasetTable | None) -> BucketGrid:
+        """The grid of a subset with settings of its own, for the same model; this one where it has none."""
+        if table is None:
+            return self
+        return BucketGrid.from_table(table, multiple=self.multiple, downscale=self.downscale)
+
+    @classmethod
+    def from_table(cls, table: DatasetTable, *, multiple: int = 64, downscale: int = 8) -> BucketGrid:
+        """The grid of dataset settings.
 
         Args:
             multiple: what the model needs bucket sides to be multiples of.
@@ -48,7 +62,6 @@ class BucketGrid:
         Raises:
             UsageError: the settings contradict each other or the model.
         """
-        table = config.dataset
         size = table.size
         step = table.bucket_reso_steps
         if not table.enable_bucket:
@@ -57,7 +70,7 @@ class BucketGrid:
                     f"dataset.resolution = {size[0]}×{size[1]} is not a multiple of {downscale} px on both sides.",
                     f"Without dataset.enable_bucket this model needs that; {_nearest(size, downscale)} would do.",
                 )
-            return cls(size, False, False, min(size), max(size), downscale, (size,))
+            return cls(size, False, False, min(size), max(size), downscale, (size,), (), multiple, downscale)
         if step % multiple:
             raise UsageError(
                 f"dataset.bucket_reso_steps = {step} is not a multiple of {multiple}, which this model needs.",
@@ -87,7 +100,7 @@ class BucketGrid:
             )
         no_upscale = table.bucket_no_upscale
         buckets = () if no_upscale else make_buckets(size, minimum, maximum, step)
-        return cls(size, True, no_upscale, minimum, maximum, step, buckets, notes)
+        return cls(size, True, no_upscale, minimum, maximum, step, buckets, notes, multiple, downscale)
 
     def place(self, width: int, height: int) -> Placement:
         """Where a picture of `width` x `height` pixels (after rotation) goes."""

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from engine.config.dataset import DatasetTable
 from engine.config.schema import RunConfig
 
 _WILDCARD = re.compile(r"\{([^}]+)\}")
@@ -36,7 +37,12 @@ class CaptionRules:
     @classmethod
     def from_config(cls, config: RunConfig) -> CaptionRules:
         """The rules of a configuration."""
-        return cls(**{name: getattr(config.dataset, name) for name in cls.__dataclass_fields__})
+        return cls.from_table(config.dataset)
+
+    @classmethod
+    def from_table(cls, table: DatasetTable) -> CaptionRules:
+        """The rules of dataset settings."""
+        return cls(**{name: getattr(table, name) for name in cls.__dataclass_fields__})
 
     @property
     def varies(self) -> bool:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 _FORMAT = "latents 1"
-_Key = tuple[Path, tuple[tuple[int, int], ...], bool]
+_Key = tuple[Path, tuple[tuple[int, int], ...], bool, tuple[object, ...] | None]
 
 
 @dataclass
@@ -47,7 +47,9 @@ class _Entry:
     @property
     def identity(self) -> _Key:
         placement = self.item.placement
-        return self.item.picture.path, (placement.bucket, placement.resized, placement.crop), self.flip
+        table = self.item.table
+        own = None if table is None else (table.resize_interpolation, table.alpha_background, table.alpha_mask)
+        return self.item.picture.path, (placement.bucket, placement.resized, placement.crop), self.flip, own
 
 
 @dataclass
@@ -67,7 +69,7 @@ class LatentCache:
     Args:
         directory: where files go, never the picture folder; None: in memory.
         model_key: names the VAE and its precision: another key, other latents.
-        table: resampling, background, mask and mirroring are read from it.
+        table: resampling, background, mask and mirroring are read from it, for items without settings of their own.
     """
 
     def __init__(self, directory: Path | None, model_key: str, table: DatasetTable) -> None:
@@ -134,8 +136,12 @@ class LatentCache:
 
     def _entries(self, items: Iterable[Item]) -> list[_Entry]:
         """Each picture once for each placement and direction, in order of buckets."""
-        flips = (False, True) if self._table.flip_aug else (False,)
-        unique = {entry.identity: entry for item in items for flip in flips for entry in [_Entry(item, flip)]}
+        entries = [
+            _Entry(item, flip)
+            for item in items
+            for flip in ((False, True) if self._table_of(item).flip_aug else (False,))
+        ]
+        unique = {entry.identity: entry for entry in entries}
         return sorted(unique.values(), key=lambda entry: entry.item.placement.bucket)
 
     def _prepare(self, entries: Sequence[_Entry]) -> _Batch:
@@ -198,26 +204,31 @@ class LatentCache:
             saved.add(key)
 
     def _load(self, entry: _Entry) -> tuple[_Entry, torch.Tensor, torch.Tensor | None] | Rejected:
+        item = entry.item
         try:
-            pixels, mask = load_pixels(entry.item.picture, entry.item.placement, self._table, flip=entry.flip)
+            pixels, mask = load_pixels(item.picture, item.placement, self._table_of(item), flip=entry.flip)
         except DataError as error:
-            reason = error.message.removeprefix(f"{printable(entry.item.picture.path)}: ").removesuffix(".")
-            return Rejected(entry.item.picture.path, reason)
+            reason = error.message.removeprefix(f"{printable(item.picture.path)}: ").removesuffix(".")
+            return Rejected(item.picture.path, reason)
         return entry, pixels, mask
+
+    def _table_of(self, item: Item) -> DatasetTable:
+        return item.table or self._table
 
     def _present(self, key: str) -> bool:
         tensors = self._store.load(key)
         return tensors is not None and "moments" in tensors
 
     def _key(self, entry: _Entry) -> str | Rejected:
-        placement = entry.item.placement
+        picture, placement, table = entry.item.picture, entry.item.placement, self._table_of(entry.item)
         try:
-            content = self._digest(entry.item.picture.path)
+            content = self._digest(picture.path)
+            mask = [] if picture.mask_path is None else [self._digest(picture.mask_path)]
         except OSError as error:
-            return Rejected(entry.item.picture.path, error.strerror or str(error))
+            return Rejected(picture.path, error.strerror or str(error))
         told = [
             _FORMAT, content, self._model_key, placement.bucket, placement.resized, placement.crop, entry.flip,
-            self._table.resize_interpolation, self._table.alpha_background, self._table.alpha_mask,
+            table.resize_interpolation, table.alpha_background, table.alpha_mask, *mask,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 

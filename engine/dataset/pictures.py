@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from engine.config.dataset import DatasetTable
 from engine.errors import DataError
 from engine.text import listing, plural, printable
 
@@ -25,6 +26,8 @@ class Picture:
     caption_path: Path | None = None
     notes: tuple[str, ...] = ()
     """What is changed when it is used: "animated: only the first frame is used"."""
+    mask_path: Path | None = None
+    """A picture of the same shape whose red channel weighs the loss (`masked_loss`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,12 @@ class Subset:
     is_reg: bool
     is_validation: bool
     pictures: tuple[Picture, ...]
+    table: DatasetTable | None = None
+    """Settings of its own, from a dataset configuration; None: those of `[dataset]`."""
+    dataset: int = 0
+    """Number of its dataset: pictures of different datasets never share a batch."""
+    batch_size: int | None = None
+    """Of its dataset; None: `training.train_batch_size`."""
 
     def text(self, picture: Picture) -> str:
         """Where the caption pipeline starts: the picture's caption, else the class tokens."""

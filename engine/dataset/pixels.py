@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from engine.config.dataset import DatasetTable
 from engine.dataset.buckets import Placement
-from engine.dataset.decoding import UnusablePicture, decode
+from engine.dataset.decoding import UnusablePicture, decode, read_header
 from engine.dataset.pictures import Picture
 from engine.dataset.resampling import resize
 from engine.errors import DataError
@@ -17,6 +17,10 @@ from engine.text import printable
 
 if TYPE_CHECKING:
     import torch
+
+
+MASK_MEGAPIXELS = 178
+"""Larger masks are refused, as pictures are."""
 
 
 def load_pixels(
@@ -29,8 +33,8 @@ def load_pixels(
         rng: for `color_aug` and `random_crop`; None: neither, whatever the table says.
 
     Returns:
-        pixels [3, H, W] float32 in [-1, 1], and with `alpha_mask` the alpha channel [H, W] float32 in [0, 1]; None
-        where the picture has none.
+        pixels [3, H, W] float32 in [-1, 1], and what weighs the loss, [H, W] float32 in [0, 1]: the red channel of
+        the picture's mask, or with `alpha_mask` its own alpha channel; None where there is neither.
 
     Raises:
         DataError: the picture can't be decoded, or has changed since it was found.
@@ -59,9 +63,26 @@ def load_pixels(
     # ToTensor and Normalize(0.5, 0.5) of torchvision, in their order
     pixels = torch.from_numpy(np.asarray(flat).transpose(2, 0, 1).astype(np.float32) / 255.0).sub_(0.5).div_(0.5)
     mask = None
-    if table.alpha_mask and alpha is not None:
+    if picture.mask_path is not None:
+        alpha = _mask_of(picture, image.size)
+    if alpha is not None and (table.alpha_mask or picture.mask_path is not None):
         mask = torch.from_numpy(np.asarray(fitted(alpha)).astype(np.float32) / 255.0)
     return pixels, mask
+
+
+def _mask_of(picture: Picture, size: tuple[int, int]) -> Image.Image:
+    """The red channel of the picture's mask, scaled to the picture's size."""
+    assert picture.mask_path is not None
+    try:
+        header = read_header(picture.mask_path, MASK_MEGAPIXELS)
+        mask = decode(picture.mask_path, (header.width, header.height))
+    except UnusablePicture as error:
+        raise DataError(
+            f"{printable(picture.path)}: its mask {printable(picture.mask_path)} cannot be read: {error}.",
+            "Replace the mask, or remove picture and mask.",
+        ) from error
+    red = flatten(mask, "#ffffff")[0].getchannel("R")
+    return red if red.size == size else red.resize(size, Image.Resampling.BILINEAR)
 
 
 def latent_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -9,15 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from engine.config.dataset import DatasetTable
 from engine.config.schema import RunConfig
+from engine.dataset.configured import ConfiguredSource, configured_sources, masks_by_name
 from engine.dataset.decoding import UnusablePicture, check_pixels, read_header
 from engine.dataset.folders import Source, caption_extensions, find_sources, read_caption
 from engine.dataset.pictures import Picture, Rejected, Scan, Subset
 from engine.dataset.pool import Progress, ordered_map, workers
 from engine.errors import DataError, UsageError
-from engine.text import plural, printable
+from engine.text import listing, plural, printable
 
 Role = Literal["train", "reg", "validation"]
 
@@ -32,6 +34,12 @@ class _Part:
 
     source: Source
     role: Role
+    configured: ConfiguredSource | None = None
+    """Where it comes from a dataset configuration."""
+
+    def table(self, config: RunConfig) -> DatasetTable:
+        """The settings that hold for it."""
+        return config.dataset if self.configured is None else self.configured.spec.table
 
 
 def scan(config: RunConfig, progress: Progress | None = None) -> Scan:
@@ -56,13 +64,18 @@ def scan(config: RunConfig, progress: Progress | None = None) -> Scan:
                 progress(len(results), len(jobs))
     _raise_bad_captions([result for result in results if isinstance(result, DataError)])
     rejected += [result for result in results if isinstance(result, Rejected)]
-    subsets = []
+    subsets: list[Subset] = []
+    owners: list[_Part] = []
     position = 0
     for part in parts:
         count = len(part.source.folder.pictures)
         pictures = [result for result in results[position : position + count] if isinstance(result, Picture)]
         position += count
-        subsets += _subsets(part, pictures, config, notes)
+        made = _subsets(part, pictures, config, notes)
+        subsets += made
+        owners += [part] * len(made)
+    if config.dataset.masked_loss:
+        subsets = [_masked(subset, part_of, config, notes) for subset, part_of in zip(subsets, owners, strict=True)]
     found = Scan(tuple(subsets), tuple(rejected), notes, config.dataset.min_images)
     found.require_enough()
     return found
@@ -107,6 +120,8 @@ def familiar_repeats(pictures: int) -> int:
 
 
 def _find_parts(config: RunConfig) -> tuple[list[_Part], list[Rejected], list[str]]:
+    if config.dataset.dataset_config:
+        return _configured_parts(config)
     if not config.dataset.train_data_dir:
         raise UsageError("dataset.train_data_dir is not set.", "Name the folder of the pictures with --images DIR.")
     parts: list[_Part] = []
@@ -132,6 +147,45 @@ def _find_parts(config: RunConfig) -> tuple[list[_Part], list[Rejected], list[st
     return parts, rejected, notes
 
 
+def _configured_parts(config: RunConfig) -> tuple[list[_Part], list[Rejected], list[str]]:
+    """The subsets of a dataset configuration; the folders of `[dataset]` are then not read."""
+    table = config.dataset
+    assert table.dataset_config
+    found, notes = configured_sources(_expanded(table.dataset_config), config)
+    ignored = [f"dataset.{name}" for name in ("train_data_dir", "reg_data_dir") if getattr(table, name)]
+    if ignored:
+        notes.insert(0, f"{' and '.join(ignored)} not read: dataset.dataset_config is set")
+    parts = [_Part(one.source, "reg" if one.spec.is_reg else "train", one) for one in found]
+    if not any(part.role == "train" for part in parts):
+        raise DataError(f"{printable(table.dataset_config)} has no subset to train on: all are is_reg.", "Add one.")
+    rejected = [entry for one in found for entry in one.source.folder.rejected]
+    if table.validation_data_dir:
+        sources, aside, said = find_sources(_expanded(table.validation_data_dir), "dataset.validation_data_dir")
+        parts += [_Part(source, "validation") for source in sources]
+        rejected, notes = [*rejected, *aside], [*notes, *said]
+    return parts, rejected, notes
+
+
+def _masked(subset: Subset, part: _Part, config: RunConfig, notes: list[str]) -> Subset:
+    """The subset with the mask of each picture, where masks are named for it."""
+    own = None if part.configured is None else part.configured.spec.conditioning_data_dir
+    masks = own or (config.dataset.conditioning_data_dir if part.configured is None else None)
+    if not masks or subset.is_reg:
+        return subset
+    found = masks_by_name(masks, part.source)
+    pictures = tuple(replace(picture, mask_path=found.get(picture.path.stem)) for picture in subset.pictures)
+    without = [printable(picture.path.name) for picture in pictures if picture.mask_path is None]
+    if len(without) == len(pictures):
+        raise DataError(
+            f"None of the {plural(len(pictures), 'picture')} in {printable(subset.path)} has a mask in "
+            f"{printable(masks)}.",
+            "A mask has the name of its picture; the extension may differ.",
+        )
+    if without:
+        notes.append(f"{plural(len(without), 'picture')} without a mask count wholly: {listing(without)}")
+    return replace(subset, pictures=pictures)
+
+
 def _expanded(value: str) -> Path:
     try:
         return Path(value).expanduser()
@@ -141,18 +195,20 @@ def _expanded(value: str) -> Path:
 
 def _reader(config: RunConfig) -> Callable[[tuple[_Part, Path]], Picture | Rejected | DataError]:
     """The work for one file; runs in threads, so that it returns what it can't do instead of raising."""
-    extensions = caption_extensions(config.dataset.caption_extension)
-    all_lines = config.dataset.enable_wildcard
     limit = config.dataset.max_image_megapixels
 
     def read(job: tuple[_Part, Path]) -> Picture | Rejected | DataError:
         part, path = job
+        table = part.table(config)
+        all_lines = table.enable_wildcard
         try:
             header = read_header(path, limit)
         except UnusablePicture as error:
             return Rejected(path, str(error))
         picture = Picture(path, header.width, header.height, header.format, notes=header.notes)
-        caption_path = part.source.folder.caption_of(path, extensions)
+        if part.configured is not None and part.configured.captions is not None:
+            return replace(picture, caption=part.configured.captions[path])
+        caption_path = part.source.folder.caption_of(path, caption_extensions(table.caption_extension))
         if caption_path is None:
             return picture
         try:
@@ -177,13 +233,17 @@ def _raise_bad_captions(errors: list[DataError]) -> None:
 
 def _subsets(part: _Part, pictures: list[Picture], config: RunConfig, notes: list[str]) -> list[Subset]:
     """The subset of a folder, or two where a share of it is held out; decisions go to `notes`."""
-    table = config.dataset
+    table = part.table(config)
     folder = part.source.folder.path
     tokens = _class_tokens(part, config)
     if part.role == "validation":
         return [Subset(folder, 1, tokens, False, True, tuple(pictures))]
+    own: dict[str, Any] = {}
+    if part.configured is not None:
+        spec = part.configured.spec
+        own = {"table": spec.table, "dataset": spec.dataset, "batch_size": spec.batch_size}
     if part.role == "reg":
-        return [Subset(folder, part.source.num_repeats or 1, tokens, True, False, tuple(pictures))]
+        return [Subset(folder, part.source.num_repeats or 1, tokens, True, False, tuple(pictures), **own)]
     held_out: list[Picture] = []
     if table.validation_split > 0:
         pictures, held_out = split(pictures, table.validation_split, table.validation_seed)
@@ -206,14 +266,16 @@ def _subsets(part: _Part, pictures: list[Picture], config: RunConfig, notes: lis
             f"{printable(folder)}: {plural(repeats, 'repeat')} ({_FAMILIAR_EXPOSURES} / "
             f"{plural(len(pictures), 'picture')}, rounded, at least 1)"
         )
-    subsets = [Subset(folder, repeats, tokens, False, False, tuple(pictures))]
+    subsets = [Subset(folder, repeats, tokens, False, False, tuple(pictures), **own)]
     if held_out:
-        subsets.append(Subset(folder, 1, tokens, False, True, tuple(held_out)))
+        subsets.append(Subset(folder, 1, tokens, False, True, tuple(held_out), **own))
     return subsets
 
 
 def _class_tokens(part: _Part, config: RunConfig) -> str:
     """The caption of pictures without one; the trigger never becomes the class of regularization pictures."""
+    if part.configured is not None:
+        return part.configured.spec.class_tokens
     if part.role == "reg":
         return part.source.name
     return config.dataset.class_tokens or part.source.name or config.saving.output_name

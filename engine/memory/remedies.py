@@ -168,7 +168,8 @@ def _smaller_batch(situation: Situation) -> Remedy | None:
     training = situation.config.training
     batch, together = training.train_batch_size, training.train_batch_size * training.gradient_accumulation_steps
     smaller = next((n for n in range(1, batch) if together % n == 0 and together // n <= MOST_ACCUMULATED), None)
-    if smaller is None or not situation.trains:
+    # With a dataset configuration that file decides.
+    if smaller is None or not situation.trains or situation.config.dataset.dataset_config:
         return None
     accumulation = together // smaller
     return Remedy(

@@ -102,6 +102,11 @@ class RunDir:
         return str(self.meta.get("name") or fallback)
 
     @property
+    def dataset_path(self) -> Path:
+        """The run's own copy of its dataset configuration, where it has one."""
+        return self.private / "dataset.json"
+
+    @property
     def config_path(self) -> Path:
         """The run's full configuration: `<output_name>.toml`."""
         return self.path / f"{self.name}.toml"

@@ -31,7 +31,8 @@ LONGEST_NAME = 200
 SCHEMA = 1
 _PATH_KEYS = (
     ("model", "pretrained_model_name_or_path"), ("model", "vae"), ("dataset", "train_data_dir"),
-    ("dataset", "reg_data_dir"), ("dataset", "validation_data_dir"), ("network", "network_weights"),
+    ("dataset", "reg_data_dir"), ("dataset", "validation_data_dir"), ("dataset", "dataset_config"),
+    ("dataset", "conditioning_data_dir"), ("network", "network_weights"),
     ("sampling", "sample_prompts"), ("memory", "cache_dir"), ("saving", "output_dir"),
 )  # fmt: skip
 _NEW_PATHS = {"cache_dir", "output_dir"}
@@ -108,17 +109,20 @@ def prepare_run(
             name cannot be a file's.
         StorageError: it cannot be written.
     """
+    from engine.config.kohya.dataset_file import frozen_text
+
     config = absolute_paths(config)
     require_utf8(config)
     require_file_name(config.saving.output_name)
     run_dir = RunDir(default_output_dir(config))
+    datasets = frozen_text(Path(config.dataset.dataset_config)) if config.dataset.dataset_config else ""
     with writing(run_dir.path):
         run_dir.path.parent.mkdir(parents=True, exist_ok=True)
         with one_starter(run_dir.path.parent):
             if run_dir.is_run:
                 _require_ended(run_dir, restart)
             _put_away(run_dir, config.saving.output_name, say)
-            _fill(run_dir, config, command_line, versions or {})
+            _fill(run_dir, config, datasets, command_line, versions or {})
     return run_dir
 
 
@@ -240,7 +244,9 @@ def _archive_name(parent: Path) -> Path:
     return next(parent / name for name in names if not os.path.lexists(parent / name))
 
 
-def _fill(run_dir: RunDir, config: RunConfig, command_line: Sequence[str], versions: Mapping[str, Any]) -> None:
+def _fill(
+    run_dir: RunDir, config: RunConfig, datasets: str, command_line: Sequence[str], versions: Mapping[str, Any]
+) -> None:
     """Write what the trainer needs. meta.json comes last: with it the directory is a run."""
     from engine.atomic import write_text
     from engine.clock import now
@@ -254,6 +260,8 @@ def _fill(run_dir: RunDir, config: RunConfig, command_line: Sequence[str], versi
         run_dir.reserve_path.write_bytes(os.urandom(RESERVE_BYTES))  # not zeros: some file systems store none
         heading = f"The full configuration of the run {name}.\nRepeat it with: lorasmith --preset {name}.toml"
         write_text(run_dir.path / f"{name}.toml", dump_toml(config, heading))
+        if datasets:
+            write_text(run_dir.dataset_path, datasets)
         mark_starting(run_dir, own_identity())
         write_record(run_dir.meta_path, {
             "schema": SCHEMA,

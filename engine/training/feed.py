@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.config import RunConfig
+from engine.config.dataset import DatasetTable
 from engine.dataset.arithmetic import StepPlan
 from engine.dataset.batches import Item, epoch_batches, is_flipped, item_caption, run_captions
 from engine.dataset.captions import CaptionRules
@@ -115,10 +116,10 @@ class Feed:
 
     def load(self, indices: Sequence[int], step: int, generator: torch.Generator) -> Batch:
         """One micro-batch; the posterior's draw is the first that `generator` makes."""
-        seed, epoch, dataset = self.config.training.seed, self.epoch(step), self.config.dataset
+        seed, epoch = self.config.training.seed, self.epoch(step)
         items = tuple(self.items[index] for index in indices)
         augmented = [
-            (item, dataset.flip_aug and is_flipped(seed, epoch, index), derive(seed, "augment", epoch, index))
+            (item, self._table(item).flip_aug and is_flipped(seed, epoch, index), derive(seed, "augment", epoch, index))
             for index, item in zip(indices, items, strict=True)
         ]
         moments, masks = self._encoded(augmented) if self.latents is None else self._cached(self.latents, augmented)
@@ -141,15 +142,17 @@ class Feed:
 
     def _encoded(self, entries: Sequence[Augmented]) -> tuple[Tensor, list[Tensor | None]]:
         """Decode and encode now, because each step gives the pictures new pixels."""
-        table = self.config.dataset
         read = [
-            load_pixels(item.picture, item.placement, table, flip=flip, rng=random.Random(seed))
+            load_pixels(item.picture, item.placement, self._table(item), flip=flip, rng=random.Random(seed))
             for item, flip, seed in entries
         ]
         pixels = torch.stack([picture for picture, _ in read]).to(self.device)
         moments = self.model.encode_pixels(pixels).cpu()
         size = (moments.shape[-2], moments.shape[-1])
         return moments, [None if mask is None else latent_mask(mask, size) for _, mask in read]
+
+    def _table(self, item: Item) -> DatasetTable:
+        return item.table or self.config.dataset
 
     def _mask(self, masks: list[Tensor | None], size: torch.Size) -> Tensor | None:
         if all(mask is None for mask in masks):

@@ -70,6 +70,8 @@ def prepare(session: Session) -> Prepared:
         Stopped: a stop was asked for meanwhile.
     """
     config, notes = resolve(load_config(session.run.config_path))
+    if session.run.dataset_path.exists():  # as it was at the start, whatever became of the person's file
+        config = config.changed(dataset={"dataset_config": str(session.run.dataset_path)})
     for note in notes:
         session.say(note)
     require_paths(config)
@@ -228,7 +230,7 @@ def _texts(session: Session, config: RunConfig, feed: Feed, model: Model, held_o
     if not config.memory.cache_text_encoder_outputs:
         return None
     captions = dict.fromkeys(feed.all_captions())
-    captions.update(dict.fromkeys(deterministic(item.text, feed.rules) for item in held_out))
+    captions.update(dict.fromkeys(deterministic(item.text, item.rules or feed.rules) for item in held_out))
     with torch.no_grad(), model.present("text_encoder"):
         size = sum(tensor.nbytes for tensor in model.encode_text([""]).values()) * len(captions)
     if size > TEXT_CACHE_LIMIT:

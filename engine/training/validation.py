@@ -24,7 +24,7 @@ def held_out_loss(prepared: Prepared, objective: Objective) -> dict[str, float]:
     for index, item in enumerate(prepared.held_out):
         mean = prepared.held_out_latents.get(item, False)[0].chunk(2)[0]
         sizes = sizes_of([(item, False)]).to(device)
-        caption, texts = deterministic(item.text, prepared.feed.rules), prepared.feed.texts
+        caption, texts = deterministic(item.text, item.rules or prepared.feed.rules), prepared.feed.texts
         with prepared.accelerator.autocast():
             found = model.encode_text([caption]) if texts is None else texts.get([caption])
             text = {name: tensor.to(device) for name, tensor in found.items()}

@@ -1,0 +1,252 @@
+"""Kohya's dataset configuration (`--dataset_config`): several datasets of several subsets, in TOML or JSON.
+
+Facts: sd-scripts `library/config_util.py`. For each setting the first of these counts that has it: subset, dataset,
+`[general]`, and what the run says itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from engine.config.dataset import DatasetTable
+from engine.config.problems import ConfigError, Problem, sentence
+from engine.config.schema import RunConfig
+from engine.errors import UsageError
+from engine.text import printable
+
+DATASET_KEYS = frozenset({
+    "batch_size", "resolution", "enable_bucket", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps",
+    "bucket_no_upscale", "network_multiplier", "validation_split", "validation_seed",
+})  # fmt: skip
+"""Allowed in [general] and in a dataset."""
+SHARED_KEYS = frozenset({
+    "num_repeats", "color_aug", "flip_aug", "face_crop_aug_range", "random_crop", "shuffle_caption",
+    "caption_separator", "keep_tokens", "keep_tokens_separator", "secondary_separator", "enable_wildcard",
+    "caption_prefix", "caption_suffix", "token_warmup_min", "token_warmup_step", "caption_dropout_rate",
+    "caption_dropout_every_n_epochs", "caption_tag_dropout_rate", "custom_attributes", "caption_extension",
+    "class_tokens", "cache_info", "resize_interpolation",
+})  # fmt: skip
+"""Allowed on every level."""
+SUBSET_KEYS = frozenset({"image_dir", "is_reg", "alpha_mask", "metadata_file", "conditioning_data_dir"})
+PATHS = ("image_dir", "metadata_file", "conditioning_data_dir")
+_OF_THE_TABLE = (DATASET_KEYS | SHARED_KEYS | {"alpha_mask"}) & frozenset(DatasetTable.model_fields)
+_WITHOUT_EFFECT = {
+    "cache_info": "headers of pictures are read anew each time, in parallel",
+    "custom_attributes": "no LoRA script of Kohya's reads it either",
+}
+_MASK = "masked loss is on: dataset.masked_loss"
+
+
+@dataclass(frozen=True)
+class SubsetSpec:
+    """One subset with everything that holds for it."""
+
+    table: DatasetTable
+    dataset: int
+    """From 0."""
+    batch_size: int
+    image_dir: str = ""
+    metadata_file: str | None = None
+    conditioning_data_dir: str | None = None
+    is_reg: bool = False
+    num_repeats: int = 1
+    class_tokens: str = ""
+
+
+@dataclass
+class _Reading:
+    path: Path
+    config: RunConfig
+    problems: list[Problem]
+    notes: list[str]
+
+    def problem(self, place: str, key: str, message: str, hint: str = "") -> None:
+        """Note a problem at a place like `datasets[0].subsets[1]`."""
+        self.problems.append(Problem(printable(self.path), f"{place}.{key}".strip("."), message, hint))
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """A TOML or JSON file as a table.
+
+    Raises:
+        UsageError: it cannot be read.
+        ConfigError: it is not valid, or no table.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise UsageError(f"{printable(path)} cannot be read: {reason}.", "Check the path.") from None
+    kind = "JSON" if path.suffix.lower() == ".json" or text.lstrip().startswith("{") else "TOML"
+    try:
+        content = json.loads(text) if kind == "JSON" else tomllib.loads(text)
+    except ValueError as error:
+        hint = ""
+        if kind == "TOML" and "\\" in text:
+            hint = "In double quotes a backslash starts an escape: write paths in single quotes, or with /."
+        raise ConfigError([Problem(printable(path), "", f"not valid {kind}: {error}.", hint)]) from None
+    if not isinstance(content, dict):
+        raise ConfigError([Problem(printable(path), "", "a table is needed.", "")])
+    return content
+
+
+def kohya_path(text: str) -> Path:
+    """A path as Kohya's files have it, where Windows' backslashes occur."""
+    return Path(text.replace("\\", "/") if "\\" in text and not Path(text).exists() else text).expanduser()
+
+
+def frozen_text(path: Path) -> str:
+    """A dataset configuration as JSON with absolute paths: what a run keeps of it.
+
+    Raises:
+        UsageError: it cannot be read.
+        ConfigError: it is not valid.
+    """
+    content = read_content(path)
+    for dataset in content.get("datasets", []):
+        for subset in dataset.get("subsets", []):
+            for key in PATHS:
+                if isinstance(subset.get(key), str) and subset[key]:
+                    subset[key] = str(Path.cwd() / kohya_path(subset[key]))
+    return json.dumps(content, indent=1, default=str)
+
+
+def is_dataset_config(content: Mapping[str, Any]) -> bool:
+    """Whether a file's content is a dataset configuration."""
+    return "datasets" in content and set(content) <= {"general", "datasets"}
+
+
+def read_dataset_config(path: Path, config: RunConfig) -> tuple[list[SubsetSpec], list[str]]:
+    """All subsets of a dataset configuration, and notes about what is not used.
+
+    Args:
+        config: of the run; what the file does not say.
+
+    Raises:
+        ConfigError: every problem of the file at once, each with its place.
+        UsageError: it cannot be read.
+    """
+    content = read_content(path)
+    reading = _Reading(path, config, [], [])
+    for key in content.keys() - {"general", "datasets"}:
+        reading.problem("", key, "unknown key.", "A dataset configuration has [general] and [[datasets]].")
+    general = _table(content.get("general", {}), "general", reading)
+    _check_keys(general, "general", DATASET_KEYS | SHARED_KEYS, reading)
+    datasets = content.get("datasets")
+    if not isinstance(datasets, list) or not datasets:
+        reading.problem("", "datasets", "no dataset.", "Write [[datasets]] with [[datasets.subsets]] in it.")
+        datasets = []
+    specs: list[SubsetSpec] = []
+    for number, raw in enumerate(datasets):
+        specs += _dataset(_table(raw, f"datasets[{number}]", reading), number, general, reading)
+    if reading.problems:
+        raise ConfigError(reading.problems)
+    return specs, list(dict.fromkeys(reading.notes))
+
+
+def _table(value: object, place: str, reading: _Reading) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    reading.problem("", place, "a table is needed.")
+    return {}
+
+
+def _check_keys(table: Mapping[str, Any], place: str, allowed: frozenset[str], reading: _Reading) -> None:
+    for key in table:
+        if key in allowed:
+            if key in _WITHOUT_EFFECT:
+                reading.notes.append(f"{place}.{key} has no effect: {_WITHOUT_EFFECT[key]}.")
+            continue
+        if key in DATASET_KEYS | SHARED_KEYS | SUBSET_KEYS:
+            level = "a subset" if key in SUBSET_KEYS else "[general] or a dataset"
+            reading.problem(place, key, "not allowed here.", f"It belongs into {level}.")
+            continue
+        near = difflib.get_close_matches(key, allowed, n=1)
+        hint = f"Did you mean {near[0]}?" if near else "It is no key of a dataset configuration."
+        reading.problem(place, key, "unknown key.", hint)
+
+
+def _dataset(raw: Mapping[str, Any], number: int, general: Mapping[str, Any], reading: _Reading) -> list[SubsetSpec]:
+    place = f"datasets[{number}]"
+    subsets = raw.get("subsets")
+    _check_keys({key: raw[key] for key in raw if key != "subsets"}, place, DATASET_KEYS | SHARED_KEYS, reading)
+    if not isinstance(subsets, list) or not subsets:
+        reading.problem(place, "subsets", "no subset.", "Write [[datasets.subsets]] with image_dir.")
+        return []
+    tables = [_table(subset, f"{place}.subsets[{index}]", reading) for index, subset in enumerate(subsets)]
+    kinds = {_kind(table) for table in tables}
+    if len(kinds) > 1:
+        reading.problem(
+            place, "subsets", f"subsets of several kinds: {', '.join(sorted(kinds))}.",
+            "Give each kind a dataset of its own.",
+        )  # fmt: skip
+    specs: list[SubsetSpec] = []
+    seen: set[str] = set()
+    outer = {key: value for key, value in raw.items() if key != "subsets"}
+    for index, table in enumerate(tables):
+        spec = _subset(table, f"{place}.subsets[{index}]", number, {**general, **outer, **table}, reading)
+        if spec is None:
+            continue
+        same = spec.metadata_file or spec.image_dir
+        if same in seen:
+            reading.notes.append(f"{place}.subsets[{index}] is left out: {printable(same)} is in this dataset already.")
+            continue
+        seen.add(same)
+        specs.append(spec)
+    return specs
+
+
+def _kind(subset: Mapping[str, Any]) -> str:
+    if "conditioning_data_dir" in subset:
+        return "with masks (conditioning_data_dir)"
+    return "with metadata_file" if "metadata_file" in subset else "with captions beside the pictures"
+
+
+def _subset(
+    own: Mapping[str, Any], place: str, number: int, merged: Mapping[str, Any], reading: _Reading
+) -> SubsetSpec | None:
+    _check_keys(own, place, SHARED_KEYS | SUBSET_KEYS, reading)
+    before = len(reading.problems)
+    config = reading.config
+    for key in PATHS:
+        if key in own and (not isinstance(own[key], str) or not own[key]):
+            reading.problem(place, key, "the path of a folder or file is needed.")
+    if "image_dir" not in own and "metadata_file" not in own:
+        reading.problem(place, "image_dir", "required, and missing.", "Name the folder of the pictures.")
+    if "conditioning_data_dir" in own and not config.dataset.masked_loss:
+        reading.problem(place, "conditioning_data_dir", f"allowed only where {_MASK}.", "Set masked_loss = true.")
+    if merged.get("face_crop_aug_range"):
+        reading.problem(place, "face_crop_aug_range", "not supported.", "Crop the faces beforehand, or use buckets.")
+    if merged.get("network_multiplier", 1) != 1:
+        reading.problem(place, "network_multiplier", "only 1.0 is supported.", "Use num_repeats to weigh a dataset.")
+    values = {key: value for key, value in merged.items() if key in _OF_THE_TABLE and key != "class_tokens"}
+    if isinstance(merged.get("resolution"), str):
+        reading.problem(place, "resolution", "text is given, allowed is a number or [width, height].")
+        values.pop("resolution")
+    batch = merged.get("batch_size", config.training.train_batch_size)
+    repeats = merged.get("num_repeats", config.dataset.num_repeats or 1)
+    for key, value in (("batch_size", batch), ("num_repeats", repeats)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            reading.problem(place, key, f"{value!r} is given, allowed is a whole number from 1 on.")
+    tokens = merged.get("class_tokens", "")
+    base = {key: value for key, value in config.dataset.model_dump().items() if key != "dataset_config"}
+    try:
+        table = DatasetTable.model_validate({**base, **values, "num_repeats": None, "class_tokens": None})
+    except ValidationError as error:
+        for detail in error.errors():
+            reading.problem(place, str(detail["loc"][0]) if detail["loc"] else "", sentence(detail))
+        return None
+    if len(reading.problems) > before:
+        return None
+    return SubsetSpec(
+        table, number, batch, own.get("image_dir", ""), own.get("metadata_file"), own.get("conditioning_data_dir"),
+        bool(own.get("is_reg", False)), repeats, str(tokens or ""),
+    )  # fmt: skip
