@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from peft.tuners.lora.layer import Conv2d, Linear
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from engine.memory.frozen import Frozen, weight_of
 
 
 def fuse(layer: Any) -> None:
@@ -41,36 +43,39 @@ class FusedLinear(Linear):
         name, kind = _adapter(self, args or kwargs), x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         base = self.base_layer
-        if name is None or base.weight.dtype != dtype or base.weight.requires_grad:
+        other = not isinstance(base, Frozen) and (base.weight.dtype != dtype or base.weight.requires_grad)
+        if name is None or other:
             return super().forward(x, *args, **kwargs)
         down, up = self.lora_A[name].weight.to(dtype), self.lora_B[name].weight.to(dtype)
-        operands = (x.to(dtype), base.weight, base.bias, down, up, self.scaling[name])
-        result: Tensor = _LinearWithLora.apply(*operands)  # type: ignore[no-untyped-call]
+        result: Tensor = _LinearWithLora.apply(x.to(dtype), base, down, up, self.scaling[name])  # type: ignore[no-untyped-call]
         return result
 
 
 class _LinearWithLora(torch.autograd.Function):
-    """x · Wᵀ + b + scale · (x · downᵀ) · upᵀ, W and b frozen; all tensors of one dtype."""
+    """x · Wᵀ + b + scale · (x · downᵀ) · upᵀ, W and b frozen; all tensors of one dtype.
+
+    W is not kept for the backward pass but asked for again: it may be made of codes, or wait on the host.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, base: nn.Linear, down: Tensor, up: Tensor, scale: float) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         hidden = rows @ down.T
-        result = functional.linear(rows, weight, bias).addmm_(hidden, up.T, alpha=scale)
-        ctx.save_for_backward(x, weight, down, up, hidden)
-        ctx.scale = scale
+        result = functional.linear(rows, weight_of(base, x.dtype), base.bias).addmm_(hidden, up.T, alpha=scale)
+        ctx.save_for_backward(x, down, up, hidden)
+        ctx.base, ctx.scale = base, scale
         return result.view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, down, up, hidden = ctx.saved_tensors
+        x, down, up, hidden = ctx.saved_tensors
         rows, out = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
         inner = (out @ up).mul_(ctx.scale)
-        to_x = (out @ weight).addmm_(inner, down).view(x.shape) if ctx.needs_input_grad[0] else None
-        return to_x, None, None, inner.T @ rows, (out.T @ hidden).mul_(ctx.scale), None
+        to_x = None
+        if ctx.needs_input_grad[0]:
+            to_x = (out @ weight_of(ctx.base, out.dtype)).addmm_(inner, down).view(x.shape)
+        return to_x, None, inner.T @ rows, (out.T @ hidden).mul_(ctx.scale), None
 
 
 class FusedConv2d(Conv2d):

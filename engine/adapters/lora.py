@@ -143,7 +143,7 @@ class LoraNetwork:
                 modules[module.target.kohya_name] = module
                 add_dropouts(module.layers, ADAPTER, network)
         ordered = [modules[target.kohya_name] for target in chosen]
-        _initialise(ordered, generator_seed)
+        _initialise(ordered, components, generator_seed)
         result = cls(ordered, rates, folds_alpha=folds_alpha)
         if weights is not None:
             result.load(weights, say)
@@ -371,11 +371,13 @@ def _one_of(paths: Sequence[str]) -> str:
     return "(?:" + "|".join(re.escape(path) for path in paths) + ")"
 
 
-def _initialise(modules: Sequence[LoraModule], seed: int) -> None:
+def _initialise(modules: Sequence[LoraModule], components: Mapping[str, nn.Module], seed: int) -> None:
     """Down Kaiming uniform with a = √5, up zeros, as Kohya's; drawn on the CPU, so the same on every device."""
     generator = torch.Generator().manual_seed(seed)
+    # A component computes where its first layer is; the weights of its blocks may wait elsewhere (split mode).
+    devices = {name: next(component.parameters()).device for name, component in components.items()}
     for module in modules:
-        device = module.layers[0].get_base_layer().weight.device
+        device = devices[module.target.component]
         values = torch.empty(module.down.shape, dtype=torch.float32)
         nn.init.kaiming_uniform_(values, a=math.sqrt(5), generator=generator)
         down = nn.Parameter(values.to(device))

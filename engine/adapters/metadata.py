@@ -196,8 +196,8 @@ def _training_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
         "ss_mixed_precision": facts.mixed_precision,
         "ss_full_fp16": False,
         "ss_lowram": False,
-        "ss_fp8_base": False,
-        "ss_fp8_base_unet": False,
+        "ss_fp8_base": memory.base_precision == "fp8",
+        "ss_fp8_base_unet": memory.base_precision == "fp8",
         "ss_cache_latents": memory.cache_latents,
     }
 

@@ -131,9 +131,12 @@ def _check_loaded(
             wrong.append(f"{module.target.component}.{module.target.path}")
     if wrong:
         raise _failure(f"{len(wrong)} modules differ from the adapter in memory: {listing(wrong, 3)}")
-    for layer in layers.values():  # the file's values are checked: its number format shall not overflow in the forward
-        layer.lora_A[_VERIFY].float()
-        layer.lora_B[_VERIFY].float()
+    for (component, _), layer in layers.items():
+        # The file's values are checked: its number format shall not overflow in the forward. peft puts them beside the
+        # base's weight, which may wait on the host (split mode).
+        device = next(loaded[component].parameters()).device
+        layer.lora_A[_VERIFY].to(device, torch.float32)
+        layer.lora_B[_VERIFY].to(device, torch.float32)
 
 
 def _is_as_in_memory(module: LoraModule, tensors: Mapping[str, torch.Tensor]) -> bool:

@@ -60,9 +60,25 @@ def resolve(config: RunConfig) -> tuple[RunConfig, list[str]]:
         notes.append("dataset.conditioning_data_dir has no effect: dataset.masked_loss is off.")
     elif dataset.masked_loss and not (dataset.conditioning_data_dir or dataset.dataset_config or dataset.alpha_mask):
         notes.append("dataset.masked_loss has no effect: no dataset.conditioning_data_dir names masks.")
+    config, implied = _ladder(config)
+    notes += implied
     notes += _without_effect(training)
     if training.max_train_epochs is not None and training.max_train_steps != 1600:
         notes.append("max_train_steps is ignored: max_train_epochs is set.")
+    return config, notes
+
+
+def _ladder(config: RunConfig) -> tuple[RunConfig, list[str]]:
+    """What the settings of checkpointing and split mode imply, and what has no effect without another."""
+    notes = []
+    if config.memory.cpu_offload_checkpointing and not config.memory.gradient_checkpointing:
+        config = config.changed(memory={"gradient_checkpointing": True})
+        notes.append("Gradient checkpointing is on, because cpu_offload_checkpointing is set.")
+    if config.memory.blocks_to_swap is not None and not config.memory.split_mode:
+        config = config.changed(memory={"split_mode": True})
+        notes.append("Split mode is on, because blocks_to_swap is set.")
+    if config.memory.checkpointed_blocks is not None and not config.memory.gradient_checkpointing:
+        notes.append("checkpointed_blocks has no effect: gradient_checkpointing is off.")
     return config, notes
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from engine.config import RunConfig
+    from engine.models.residence import Residence
 
 PredictionType = Literal["epsilon", "v_prediction", "flow"]
 Part = Literal["vae", "text_encoder", "denoiser"]
@@ -107,6 +108,7 @@ class Model(ABC):
     trainable: dict[str, nn.Module]
     """Components that can take a LoRA by name, in the order Kohya saves them: text encoders, then the denoiser."""
     reader: LoraReader
+    residence: Residence
     latent_channels: int
     downscale: int
     """Pixels a latent cell is wide."""
@@ -157,23 +159,20 @@ class Model(ABC):
     @property
     @abstractmethod
     def blocks(self) -> Sequence[nn.Module]:
-        """The denoiser's blocks in the order of its forward pass: what is swapped, checkpointed and compiled."""
+        """The denoiser's blocks in the order of its forward pass: what is quantised, swapped, checkpointed and compiled
+        (`engine.memory.ladder`, for every family). The first and the last layer of the denoiser are in none of them."""
 
-    @abstractmethod
-    def set_gradient_checkpointing(self, enabled: bool) -> None:
-        """Keep fewer activations and compute them twice, in every trainable component."""
-
-    @abstractmethod
     def release(self, part: Part) -> None:
         """Move a part to the host: it is not needed until it is asked for again."""
+        self.residence.release(part)
 
-    @abstractmethod
     def acquire(self, part: Part) -> None:
         """Bring a part to the device."""
+        self.residence.acquire(part)
 
-    @abstractmethod
     def present(self, *parts: Part) -> AbstractContextManager[None]:
         """Within it the parts are on the device; afterwards those that were not there before are released again."""
+        return self.residence.present(*parts)
 
 
 class Family(ABC):

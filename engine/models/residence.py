@@ -8,15 +8,21 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from engine.memory.block_swap import Ring
 from engine.models.base import Part
 
 
 class Residence:
-    """Moves the parts of one model. On the CPU there is nothing to win, and nothing moves."""
+    """Moves the parts of one model. On the CPU there is nothing to win, and nothing moves.
+
+    Weights that split mode keeps in the host's memory stay there; their slots come and go with the denoiser.
+    """
 
     def __init__(self, parts: Mapping[Part, Sequence[nn.Module]], device: torch.device) -> None:
         self._parts = {part: list(modules) for part, modules in parts.items()}
-        self._device = device
+        self.device = device
+        self.ring: Ring | None = None
+        """Split mode's, where it is on."""
         self._here: set[Part] = set()
 
     def release(self, part: Part) -> None:
@@ -24,11 +30,13 @@ class Residence:
         self._here.discard(part)
         for module in self._parts[part]:
             module.to("cpu")
+        if part == "denoiser" and self.ring is not None:
+            self.ring.close()
 
     def acquire(self, part: Part) -> None:
         """See `Model.acquire`."""
         for module in self._parts[part]:
-            module.to(self._device)
+            module.to(self.device)
         self._here.add(part)
 
     @contextmanager

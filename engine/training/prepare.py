@@ -26,6 +26,8 @@ from engine.dataset.scan import scan, verify_pixels
 from engine.dataset.text_cache import TextCache
 from engine.errors import UsageError
 from engine.hardware import Gpu, choose_precision
+from engine.memory.base_precision import check_precision
+from engine.memory.ladder import apply_ladder
 from engine.models.base import Model, Recognition
 from engine.models.header import read_header
 from engine.models.registry import family_named, recognise
@@ -131,8 +133,9 @@ def _load(session: Session, config: RunConfig, device: str, precision: str) -> t
     pictures = verify_pixels(scan(config, session.progress("load", "pictures")), session.progress("load", "pictures"))
     _stop_here(session)
     compute = {"no": "fp32"}.get(precision, precision)
+    check_precision(config.memory.base_precision, torch.device(device))
     model = family_named(recognition.family).load(config, recognition, device, compute, session.say)
-    model.set_gradient_checkpointing(config.memory.gradient_checkpointing)
+    apply_ladder(model, config.memory, session.say)
     _stop_here(session)
     return pictures, model
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from engine.models.base import LoraTarget, Model, Part, Recognition, SampleRequest
+from engine.models.base import LoraTarget, Model, Recognition, SampleRequest
 from engine.models.residence import Residence, evaluating
 from engine.models.sd15 import sampling
 from engine.models.sd15.reader import SD15Reader
@@ -58,7 +56,7 @@ class SD15Model(Model):
         self._token_ids = lru_cache(maxsize=4096)(self._tokenise)
         self._final_norm = getattr(text_encoder, "text_model", text_encoder).final_layer_norm
         self.reader = SD15Reader()
-        self._residence = Residence({"vae": [vae], "text_encoder": [text_encoder], "denoiser": [unet]}, device)
+        self.residence = Residence({"vae": [vae], "text_encoder": [text_encoder], "denoiser": [unet]}, device)
         # Parameters, not state_dict(): they stay the same objects when moved, or when adapters rename them.
         self._weights = {"vae": dict(vae.named_parameters()), "text_encoder": dict(text_encoder.named_parameters())}
 
@@ -125,27 +123,6 @@ class SD15Model(Model):
     def blocks(self) -> list[nn.Module]:
         """See `Model.blocks`: down, middle, up."""
         return [*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks]
-
-    def set_gradient_checkpointing(self, enabled: bool) -> None:
-        """See `Model.set_gradient_checkpointing`; transformers honours it in training mode only."""
-        if enabled:
-            self.unet.enable_gradient_checkpointing()
-        else:
-            self.unet.disable_gradient_checkpointing()
-        # The public method also hooks the embeddings so that a frozen encoder asks for gradients, and never unhooks.
-        self.text_encoder._set_gradient_checkpointing(enabled, partial(checkpoint, use_reentrant=False))
-
-    def release(self, part: Part) -> None:
-        """See `Model.release`."""
-        self._residence.release(part)
-
-    def acquire(self, part: Part) -> None:
-        """See `Model.acquire`."""
-        self._residence.acquire(part)
-
-    def present(self, *parts: Part) -> AbstractContextManager[None]:
-        """See `Model.present`."""
-        return self._residence.present(*parts)
 
 
 def _digest(weights: Mapping[str, Tensor], settings: Sequence[object]) -> str:

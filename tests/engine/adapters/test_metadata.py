@@ -235,6 +235,12 @@ def test_values_are_spelt_as_sd_scripts_spells_them(facts):
     }
 
 
+def test_an_fp8_base_is_told_in_kohyas_words(facts):
+    for precision, told in (("auto", "False"), ("int8", "False"), ("fp8", "True")):
+        metadata = training_metadata(_config(memory={"base_precision": precision}), facts)
+        assert (metadata["ss_fp8_base"], metadata["ss_fp8_base_unet"]) == (told, told)
+
+
 def test_v_prediction(facts):
     recognition = replace(facts.recognition, prediction_type="v_prediction", zero_terminal_snr=True)
     metadata = training_metadata(_config(), replace(facts, recognition=recognition))

@@ -44,10 +44,19 @@ def test_caches_on_disk_imply_caches() -> None:
         (["training.optimizer_type=Adafactor"], "Adafactor sets its own rate"),
         (['training.lr_scheduler_args=["a=1"]'], "lr_scheduler_args has no effect"),
         (["training.max_train_epochs=3", "training.max_train_steps=9"], "max_train_steps is ignored"),
+        (["memory.checkpointed_blocks=3"], "checkpointed_blocks has no effect"),
     ],
 )
 def test_what_has_no_effect_is_said(overrides: list[str], sentence: str) -> None:
     assert sentence in resolved(*overrides)[1]
+
+
+def test_a_rung_of_the_ladder_implies_those_below_it() -> None:
+    config, notes = resolved("memory.blocks_to_swap=3")
+    assert config.memory.split_mode and "Split mode is on" in notes
+    config, notes = resolved("memory.cpu_offload_checkpointing=true", "memory.checkpointed_blocks=3")
+    assert config.memory.gradient_checkpointing and "Gradient checkpointing is on" in notes
+    assert "has no effect" not in notes
 
 
 def test_nothing_to_say_about_the_defaults() -> None:

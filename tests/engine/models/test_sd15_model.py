@@ -11,8 +11,10 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from peft import LoraConfig, inject_adapter_in_model
 
+from engine.config.schema import MemoryTable
 from engine.config.values import Sampler
 from engine.errors import TrainingError, UsageError
+from engine.memory.checkpointing import use_checkpointing
 from engine.models.base import SampleRequest
 from engine.models.sd15.model import SD15Model
 from engine.models.sd15.sampling import fit_size, make_scheduler
@@ -148,7 +150,7 @@ def test_gradients_flow_and_checkpointing_changes_nothing(folder: Path, load: An
             wanted = ["q_proj", "fc1"] if name == "text_encoder" else ["to_k", "proj_in"]
             inject_adapter_in_model(LoraConfig(r=2, target_modules=wanted, init_lora_weights=False), module)
             module.train()
-        model.set_gradient_checkpointing(checkpointing)
+        use_checkpointing(model, MemoryTable(gradient_checkpointing=checkpointing), print)
         text = model.encode_text(["a photo of a cat", "a dog"])
         noisy = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(1))
         output = model.predict(noisy, torch.tensor([10, 900]), text, torch.zeros(2, 6))
@@ -162,7 +164,7 @@ def test_gradients_flow_and_checkpointing_changes_nothing(folder: Path, load: An
                 if parameter.requires_grad
             }
         )
-        model.set_gradient_checkpointing(False)
+        use_checkpointing(model, MemoryTable(), print)
         modules = [module for root in model.trainable.values() for module in root.modules()]
         assert not any(getattr(module, "gradient_checkpointing", False) for module in modules)
     assert found[0].keys() == found[1].keys()
@@ -177,7 +179,7 @@ def test_gradients_flow_and_checkpointing_changes_nothing(folder: Path, load: An
 def test_checkpointing_a_frozen_text_encoder_asks_for_no_gradient(folder: Path, load: Any) -> None:
     model = load(folder)
     model.text_encoder.train()
-    model.set_gradient_checkpointing(True)
+    use_checkpointing(model, MemoryTable(gradient_checkpointing=True), print)
     assert not model.encode_text(["a"])["hidden_states"].requires_grad
 
 
@@ -201,7 +203,7 @@ def test_released_parts_come_back_for_a_picture(folder: Path, load: Any) -> None
         module.to = lambda device, name=name: moves.append((name, str(device)))
         model.release(name)
     moves.clear()
-    model._residence._device = torch.device("cpu:0")
+    model.residence.device = torch.device("cpu:0")
     with model.present("vae", "text_encoder"):
         assert moves == [("vae", "cpu:0"), ("text_encoder", "cpu:0")]
     assert moves[2:] == [("vae", "cpu"), ("text_encoder", "cpu")]
