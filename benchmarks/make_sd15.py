@@ -25,10 +25,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.models.sd15.detect import WEIGHT_STEMS, read_json
-from engine.models.sd15.ldm import ldm_names
-from engine.models.sd15.load import DTYPES, TOKENIZER
-from engine.models.sd15.weights import CONFIGURATIONS, PARTS, hollow
+from engine.models.files import read_json, weight_stem
+from engine.models.ldm.parts import TOKENIZER
+from engine.models.loading import DTYPES, hollow
+from engine.models.sd15.load import BUILDERS, CONFIGURATIONS, file_names
 
 FORMATS = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 POSITION_IDS = "cond_stage_model.transformer.text_model.embeddings.position_ids"
@@ -68,7 +68,7 @@ def write_safetensors(path: Path, makers: Makers) -> None:
 
 def part_makers(part: str, dtype: str) -> Makers:
     """One part's tensors under diffusers' names."""
-    module = hollow(part, read_json(CONFIGURATIONS / part / "config.json"))
+    module = hollow(BUILDERS[part], read_json(CONFIGURATIONS / part / "config.json"))
 
     def maker(key: str, shape: tuple[int, ...]) -> Callable[[], Tensor]:
         return lambda: random_tensor(part, key, shape, DTYPES[dtype])
@@ -81,17 +81,17 @@ def make_folder(folder: Path, dtype: str) -> None:
     """diffusers' layout, with CLIP's tokenizer."""
     shutil.copytree(CONFIGURATIONS, folder, dirs_exist_ok=True)
     shutil.copytree(TOKENIZER, folder / "tokenizer", dirs_exist_ok=True)
-    for part in PARTS:
-        write_safetensors(folder / part / f"{WEIGHT_STEMS[part]}.safetensors", part_makers(part, dtype))
+    for part in BUILDERS:
+        write_safetensors(folder / part / f"{weight_stem(part)}.safetensors", part_makers(part, dtype))
 
 
 def make_file(path: Path, dtype: str, ema: bool, position_ids: bool) -> None:
     """The original layout; EMA weights are half of the plain ones, so that a mix-up shows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     makers: dict[str, tuple[str, tuple[int, ...], Callable[[], Tensor]]] = {}
-    for part in PARTS:
+    for part in BUILDERS:
         own = part_makers(part, dtype)
-        names = ldm_names(part, own, read_json(CONFIGURATIONS / part / "config.json"))
+        names = file_names(part, own, read_json(CONFIGURATIONS / part / "config.json"))
         for key, (kind, shape, make) in own.items():
             conv = ".attn_1." in names[key] and len(shape) == 2
             makers[names[key]] = (kind, (*shape, 1, 1), _as_convolution(make)) if conv else (kind, shape, make)

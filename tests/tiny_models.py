@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from engine.models.sd15.ldm import ldm_names
-from engine.models.sd15.load import DTYPES, TOKENIZER
+from engine.models.ldm.parts import TOKENIZER
+from engine.models.loading import DTYPES
+from engine.models.sd15.load import file_names
 
 CHANNELS = (32, 64)
 LDM_CHANNELS = (32, 64, 64, 64)
@@ -112,7 +113,7 @@ def ldm_tensors(parts: dict[str, Any]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for part, module in parts.items():
         state = module.state_dict()
-        for key, name in ldm_names(part, state, _configuration(module)).items():
+        for key, name in file_names(part, state, _configuration(module)).items():
             attention = ".attn_1." in name and state[key].ndim == 2
             tensors[name] = state[key][..., None, None] if attention else state[key]
     return tensors

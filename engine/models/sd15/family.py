@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.models.base import Family, Model, Recognition, Say
+from engine.models.ldm.noise import choose_prediction_type
+from engine.models.ldm.vae import check_vae
 from engine.models.sd15.detect import recognise_file, recognise_folder
-from engine.models.sd15.settings import check_settings
+from engine.runs.layout import expanded
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
@@ -26,7 +28,9 @@ class SD15(Family):
 
     def check(self, config: RunConfig, recognition: Recognition) -> None:
         """See `Family.check`."""
-        check_settings(config.model, recognition)
+        choose_prediction_type(config.model, recognition, lambda _: None)
+        if config.model.vae is not None:
+            check_vae(expanded(config.model.vae))
 
     def load(
         self, config: RunConfig, recognition: Recognition, device: str, dtype: str, say: Say, *, empty: bool = False

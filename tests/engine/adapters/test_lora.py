@@ -381,7 +381,8 @@ def _kohya_shapes(name):
     [(False, "keys_sd15_unet.tsv", 423_936), (True, "keys_sd15_unet_conv.tsv", 1_050_816)],
 )
 def test_sd15_of_real_size_has_kohyas_modules_and_shapes(conv, unet_table, per_rank):
-    from engine.models.sd15.targets import lora_targets
+    from engine.models.ldm.targets import text_targets, unet_targets
+    from engine.models.sd15.model import kohya_name
 
     with torch.device("meta"):
         unet = UNet2DConditionModel(cross_attention_dim=768, sample_size=64)
@@ -395,7 +396,10 @@ def test_sd15_of_real_size_has_kohyas_modules_and_shapes(conv, unet_table, per_r
         )
     network = LoraNetwork.attach(
         {"text_encoder": text_encoder, "unet": unet},
-        lora_targets(text_encoder, unet, conv=conv),
+        [
+            *text_targets(text_encoder, "text_encoder", "lora_te_"),
+            *unet_targets(unet, kohya_name, conv=conv),
+        ],
         network=NetworkTable(network_dim=16, conv_dim=16 if conv else None),
         rates=(1e-4, 1e-5),
         say=print,

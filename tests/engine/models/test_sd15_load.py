@@ -13,10 +13,13 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from safetensors.torch import load_file, save_file
 
 from engine.errors import ModelError, UsageError
+from engine.models.ldm.clip import clip_sizes
+from engine.models.ldm.names import fitted, unet_sizes, vae_sizes
+from engine.models.ldm.schedule import alphas_cumprod, scheduler_config
+from engine.models.loading import DTYPES, hollow
 from engine.models.registry import recognise
-from engine.models.sd15.ldm import fitted, ldm_names
-from engine.models.sd15.load import DTYPES, alphas_cumprod, scheduler_config
-from engine.models.sd15.weights import CONFIGURATIONS, empty_parts, hollow
+from engine.models.sd15.detect import TEXT
+from engine.models.sd15.load import BUILDERS, CONFIGURATIONS, file_names
 from tests.tiny_models import LDM_CHANNELS, tiny_parts, tiny_sd15
 
 
@@ -65,12 +68,13 @@ def test_diffusers_own_converter_agrees(single_file: Path, load: Any, tmp_path: 
 
 def test_names_of_the_real_size() -> None:
     names: list[str] = []
-    for part in ("text_encoder", "unet", "vae"):
+    sizes = {"text_encoder": lambda shapes: clip_sizes(shapes, TEXT), "unet": unet_sizes, "vae": vae_sizes}
+    for part in BUILDERS:
         config = json.loads((CONFIGURATIONS / part / "config.json").read_text())
-        state = hollow(part, config).state_dict()
-        own = ldm_names(part, state, config)
+        state = hollow(BUILDERS[part], config).state_dict()
+        own = file_names(part, state, config)
         shapes = {own[key]: tuple(tensor.shape) for key, tensor in state.items()}
-        assert fitted(part, config, shapes) == config, "the shapes tell the sizes that they were made from"
+        assert fitted(part, config, sizes[part], shapes) == config, "the shapes tell the sizes that they were made from"
         names += own.values()
     assert len(names) == len(set(names)) == 1130
     assert "model.diffusion_model.input_blocks.3.0.op.weight" in names
@@ -165,7 +169,7 @@ def test_prediction_type_set_and_contradicted(folder: Path, single_file: Path, l
 
 def test_noise_schedule(folder: Path, load: Any) -> None:
     """Golden numbers of sd-scripts."""
-    usual = alphas_cumprod(scheduler_config(recognise(folder)))
+    usual = alphas_cumprod(scheduler_config(recognise(folder), CONFIGURATIONS))
     torch.testing.assert_close(usual[[0, 500, 999]], torch.tensor([0.999150, 0.276333, 0.004660]), rtol=0, atol=1e-6)
     snr = usual / (1 - usual)
     torch.testing.assert_close(snr[[100, 500, 999]], torch.tensor([8.45389, 0.38185, 0.00468]), rtol=1e-3, atol=0)
@@ -191,7 +195,7 @@ def test_missing_misshapen_and_unused_tensors(tmp_path: Path, single_file: Path,
     load(path, said=said)
     assert said[0].startswith("1 tensors of the unet")
     save_file({name: tensor for name, tensor in tensors.items() if ".op." not in name}, path)
-    with pytest.raises(ModelError, match="not laid out as Stable Diffusion"):
+    with pytest.raises(ModelError, match="not laid out as in the original Stable Diffusion files: tensors that tell"):
         load(path)
 
 
@@ -202,9 +206,3 @@ def test_a_broken_tokenizer(tmp_path: Path, folder: Path, load: Any) -> None:
         load(copy)
     shutil.rmtree(copy / "tokenizer")
     assert load(copy).tokenizer("cat").input_ids == [49406, 2368, 49407]
-
-
-def test_empty_parts_take_no_memory(single_file: Path) -> None:
-    parts = empty_parts(recognise(single_file))
-    assert list(parts) == ["text_encoder", "unet", "vae"]
-    assert {p.device.type for part in parts.values() for p in part.parameters()} == {"meta"}

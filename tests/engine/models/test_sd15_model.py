@@ -16,8 +16,8 @@ from engine.config.values import Sampler
 from engine.errors import TrainingError, UsageError
 from engine.memory.checkpointing import use_checkpointing
 from engine.models.base import SampleRequest
+from engine.models.ldm.sampling import fit_size, make_scheduler
 from engine.models.sd15.model import SD15Model
-from engine.models.sd15.sampling import fit_size, make_scheduler
 from tests.tiny_models import tiny_sd15
 
 Pipeline: Any = StableDiffusionPipeline

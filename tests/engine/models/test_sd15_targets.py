@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from torch import nn
 
-from engine.models.sd15.targets import lora_targets
-from engine.models.sd15.weights import CONFIGURATIONS, hollow
+from engine.models.ldm.targets import text_targets, unet_targets
+from engine.models.loading import hollow
+from engine.models.sd15.load import BUILDERS, CONFIGURATIONS
+from engine.models.sd15.model import kohya_name
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -24,8 +26,8 @@ def table(name: str) -> list[tuple[str, str, int, int]]:
 @pytest.fixture(scope="module")
 def parts() -> dict[str, Any]:
     return {
-        part: hollow(part, json.loads((CONFIGURATIONS / part / "config.json").read_text()))
-        for part in ("text_encoder", "unet", "vae")
+        part: hollow(build, json.loads((CONFIGURATIONS / part / "config.json").read_text()))
+        for part, build in BUILDERS.items()
     }
 
 
@@ -36,7 +38,10 @@ def test_real_sizes(parts: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("conv", "unet_table"), [(False, "keys_sd15_unet.tsv"), (True, "keys_sd15_unet_conv.tsv")])
 def test_kohyas_tables(parts: dict[str, Any], conv: bool, unet_table: str) -> None:
-    targets = lora_targets(parts["text_encoder"], parts["unet"], conv=conv)
+    targets = [
+        *text_targets(parts["text_encoder"], "text_encoder", "lora_te_"),
+        *unet_targets(parts["unet"], kohya_name, conv=conv),
+    ]
     found = []
     for target in targets:
         layer = parts[target.component].get_submodule(target.path)

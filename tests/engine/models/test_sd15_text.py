@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import CLIPTokenizer
 
-from engine.models.sd15.load import TOKENIZER
+from engine.models.ldm.parts import TOKENIZER
+from engine.models.ldm.text import context_length, tokenise
 from engine.models.sd15.model import SD15Model
-from engine.models.sd15.text import context_length, encode, tokenise
 
 CAT = 2368
 START, END = 49406, 49407
@@ -58,26 +59,26 @@ def test_a_short_context(tokenizer: Any, model: SD15Model) -> None:
     assert tokenise(short, ["cat " * 40], 32, 150)[0, 1].tolist() == [START, *[CAT] * 10, *[END] * 21]
 
 
-def test_chunks_are_encoded_alone_and_joined(model: SD15Model) -> None:
+def test_chunks_are_encoded_alone_and_joined(folder: Path, load: Any) -> None:
+    model = load(folder, max_token_length=150)
     ids = tokenise(model.tokenizer, ["cat " * 80, "a dog"], 77, 150)
-    encoder, norm = model.text_encoder, model.text_encoder.final_layer_norm
     with torch.no_grad():
-        joined = encode(encoder, norm, ids, None)
-        alone = [encoder(ids[:, n]).last_hidden_state for n in range(2)]
-    assert joined.shape == (2, 152, 32)
+        found = model.encode_text(["cat " * 80, "a dog"])["hidden_states"]
+        alone = [model.text_encoder(ids[:, n]).last_hidden_state for n in range(2)]
+    assert found.shape == (2, 152, 32)
     expected = torch.cat([alone[0][:, :1], alone[0][:, 1:76], alone[1][:, 1:76], alone[1][:, -1:]], 1)
-    torch.testing.assert_close(joined, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_clip_skip(model: SD15Model) -> None:
-    encoder, norm = model.text_encoder, model.text_encoder.final_layer_norm
-    ids = tokenise(model.tokenizer, ["a photo of a cat"], 77, 75)
+def test_clip_skip(folder: Path, load: Any) -> None:
+    models = {skip: load(folder, clip_skip=skip) for skip in (None, 1, 2)}
+    encoder = models[None].text_encoder
+    ids = tokenise(models[None].tokenizer, ["a photo of a cat"], 77, 75)
     shorter = copy.deepcopy(encoder)
     shorter.encoder.layers = shorter.encoder.layers[:-1]
     with torch.no_grad():
         last = encoder(ids[:, 0]).last_hidden_state
         before = shorter(ids[:, 0]).last_hidden_state
-        torch.testing.assert_close(encode(encoder, norm, ids, None), last)
-        torch.testing.assert_close(encode(encoder, norm, ids, 1), last)
-        torch.testing.assert_close(encode(encoder, norm, ids, 2), before)
+        for skip, expected in ((None, last), (1, last), (2, before)):
+            torch.testing.assert_close(models[skip].encode_text(["a photo of a cat"])["hidden_states"], expected)
     assert (before - last).abs().max() > 1e-3

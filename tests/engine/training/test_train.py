@@ -274,7 +274,7 @@ def test_sampling_out_of_memory_does_not_end_the_run(
             "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
         )
 
-    monkeypatch.setattr("engine.models.sd15.model.SD15Model.draw", no_memory)
+    monkeypatch.setattr("engine.models.ldm.model.LatentDiffusionModel.draw", no_memory)
     run = make_run(training__max_train_steps=2)
     assert train_here(run) == ExitCode.DONE
     warning = events(run, "warning")[0].data

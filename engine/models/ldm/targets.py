@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from itertools import groupby
 
 from torch import nn
@@ -14,31 +15,38 @@ CONVOLUTION = {"ResnetBlock2D", "Downsample2D", "Upsample2D"}
 TEXT = {"CLIPAttention", "CLIPMLP"}
 
 
-def lora_targets(text_encoder: nn.Module, unet: nn.Module, *, conv: bool) -> list[LoraTarget]:
-    """Kohya's choice in Kohya's order: every linear layer and convolution inside the named classes.
+def text_targets(text_encoder: nn.Module, component: str, prefix: str) -> list[LoraTarget]:
+    """A text encoder's layers; transformers 5.6 dropped the level `text_model`, Kohya's names keep it.
 
-    transformers 5.6 dropped the level `text_model` from CLIPTextModel; Kohya's names keep it.
+    Args:
+        prefix: "lora_te_", "lora_te1_" or "lora_te2_".
     """
-    text_prefix = "lora_te_" if hasattr(text_encoder, "text_model") else "lora_te_text_model_"
-    return [
-        *_inside(text_encoder, "text_encoder", text_prefix, TEXT),
-        *_inside(unet, "unet", "lora_unet_", ATTENTION | CONVOLUTION if conv else ATTENTION),
-    ]
+    level = "" if hasattr(text_encoder, "text_model") else "text_model_"
+    return _inside(text_encoder, component, TEXT, lambda path: prefix + level + path.replace(".", "_"))
 
 
-def _inside(root: nn.Module, component: str, prefix: str, classes: set[str]) -> list[LoraTarget]:
+def unet_targets(unet: nn.Module, name: Callable[[str], str], *, conv: bool) -> list[LoraTarget]:
+    """The UNet's attention layers, and with `conv` those of its resnets and samplers, in diffusers' order.
+
+    Args:
+        name: module path to Kohya's name.
+    """
+    return _inside(unet, "unet", ATTENTION | CONVOLUTION if conv else ATTENTION, name)
+
+
+def _inside(root: nn.Module, component: str, classes: set[str], name: Callable[[str], str]) -> list[LoraTarget]:
+    """Every linear layer and convolution inside the named classes."""
     targets = []
     for parent_path, parent in root.named_modules():
         if type(parent).__name__ not in classes:
             continue
         for child_path, child in parent.named_modules():
             path = f"{parent_path}.{child_path}"
-            name = prefix + path.replace(".", "_")
             if isinstance(child, nn.Linear):
-                targets.append(LoraTarget(component, path, name, "linear"))
+                targets.append(LoraTarget(component, path, name(path), "linear"))
             elif isinstance(child, nn.Conv2d):
                 one = child.kernel_size == (1, 1)
-                targets.append(LoraTarget(component, path, name, "conv1x1" if one else "conv3x3"))
+                targets.append(LoraTarget(component, path, name(path), "conv1x1" if one else "conv3x3"))
     return [target for _, block in groupby(targets, _transformer_block) for target in sorted(block, key=_is_attn2)]
 
 

@@ -1,4 +1,4 @@
-"""Captions to hidden states: Kohya's chunks of long captions, and clip_skip (sd-scripts)."""
+"""Captions to token ids and back from the pieces of long ones: Kohya's chunks (sd-scripts)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 CHUNK = 75
 """Tokens of a caption that one pass of CLIP takes; max_token_length counts in these."""
@@ -41,18 +41,11 @@ def tokenise(tokenizer: Any, captions: Sequence[str], context: int, max_token_le
     return ids
 
 
-def encode(text_encoder: nn.Module, final_norm: nn.Module, ids: Tensor, clip_skip: int | None) -> Tensor:
-    """Token ids [B, chunks, context] to hidden states [B, chunks * (context - 2) + 2, width].
-
-    clip_skip None or 1 is the last hidden state; n is the n-th layer from the end, through the final norm. Chunks are
-    encoded one by one and joined: the first start, all tokens, the last end.
-    """
-    batch, chunks, context = ids.shape
-    deep = clip_skip is not None and clip_skip > 1
-    output = text_encoder(ids.reshape(batch * chunks, context), output_hidden_states=deep)
-    states: Tensor = final_norm(output.hidden_states[-(clip_skip or 1)]) if deep else output.last_hidden_state
-    if chunks == 1:
+def joined(states: Tensor, batch: int) -> Tensor:
+    """Hidden states of chunks [batch * chunks, context, width] as those of whole captions
+    [batch, chunks * (context - 2) + 2, width]: the first start, all tokens, the last end."""
+    if len(states) == batch:
         return states
-    states = states.reshape(batch, chunks, context, -1)
-    inside = states[:, :, 1:-1].reshape(batch, chunks * (context - 2), -1)
+    states = states.reshape(batch, -1, *states.shape[1:])
+    inside = states[:, :, 1:-1].flatten(1, 2)
     return torch.cat([states[:, 0, :1], inside, states[:, -1, -1:]], 1)

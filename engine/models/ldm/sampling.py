@@ -13,7 +13,7 @@ from engine.errors import TrainingError, UsageError
 from engine.models.base import SampleRequest
 
 if TYPE_CHECKING:
-    from engine.models.sd15.model import SD15Model
+    from engine.models.ldm.model import LatentDiffusionModel
 
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),
@@ -71,7 +71,7 @@ def fit_size(width: int, height: int, multiple: int, minimum: int) -> tuple[int,
     )
 
 
-def draw(model: SD15Model, request: SampleRequest) -> Image.Image:
+def draw(model: LatentDiffusionModel, request: SampleRequest) -> Image.Image:
     """Classifier-free guidance with the run's clip_skip and caption length; noise from a generator of its own on the
     CPU, so that a seed gives the same picture on every device (to rounding).
 

@@ -1,26 +1,29 @@
-"""The original (LDM) single-file layout: where each diffusers tensor stands in it, and the sizes its shapes tell.
+"""The original (LDM) single-file layout of UNet and VAE: where each diffusers tensor stands, and the sizes shapes tell.
 
 Derived from the two architectures: LDM numbers the UNet's blocks in one row (input_blocks, middle_block,
-output_blocks), diffusers by level; the VAE's decoder levels count from the other end.
+output_blocks), diffusers by level; the VAE's decoder levels count from the other end. Loads no torch.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from engine.errors import ModelError
-from engine.models.sd15.detect import TEXT, UNET, VAE
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+UNET = "model.diffusion_model."
+VAE = "first_stage_model."
 _UNET_ENDS = {
     "conv_in": "input_blocks.0.0",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
     "mid_block.resnets.0": "middle_block.0",
     "mid_block.attentions.0": "middle_block.1",
     "mid_block.resnets.1": "middle_block.2",
@@ -37,22 +40,8 @@ _VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "
 _BLOCK = re.compile(r"(?P<half>down|up)_blocks\.(?P<block>\d+)\.(?P<kind>\w+)\.(?P<number>\d+)\.(?P<rest>.+)")
 
 
-def ldm_names(part: str, keys: Iterable[str], config: Mapping[str, Any]) -> dict[str, str]:
-    """diffusers' tensor names of one part ("unet", "vae", "text_encoder") to their names in a single file.
-
-    Args:
-        keys: names as `state_dict()` of the diffusers or transformers module gives them.
-        config: the part's configuration.
-    """
-    if part == "text_encoder":
-        return {key: TEXT[0] + key.removeprefix("text_model.") for key in keys}
-    if part == "unet":
-        return {key: UNET + _unet_name(key, config) for key in keys}
-    levels = len(config["block_out_channels"])
-    return {key: VAE + _vae_name(key, levels) for key in keys}
-
-
-def _unet_name(key: str, config: Mapping[str, Any]) -> str:
+def unet_name(key: str, config: Mapping[str, Any]) -> str:
+    """A tensor or module of diffusers' UNet as a single file names it, without the file's prefix."""
     per_level = int(config["layers_per_block"]) + 1
     found = _BLOCK.fullmatch(key)
     if found is None:
@@ -61,7 +50,7 @@ def _unet_name(key: str, config: Mapping[str, Any]) -> str:
         return f"{_UNET_ENDS[start]}.{_inside(rest) if 'resnets' in start else rest}"
     block, number, kind, rest = int(found["block"]), int(found["number"]), found["kind"], found["rest"]
     if kind == "downsamplers":
-        return f"input_blocks.{per_level * (block + 1)}.0.op.{rest.removeprefix('conv.')}"
+        return f"input_blocks.{per_level * (block + 1)}.0.op{rest.removeprefix('conv')}"
     if kind == "upsamplers":
         place = 2 if "CrossAttn" in config["up_block_types"][block] else 1
         return f"output_blocks.{per_level * (block + 1) - 1}.{place}.{rest}"
@@ -71,48 +60,52 @@ def _unet_name(key: str, config: Mapping[str, Any]) -> str:
 
 
 def _inside(rest: str) -> str:
-    """A tensor inside one of the UNet's resnets."""
-    layer, _, end = rest.partition(".")
-    return f"{_UNET_RESNET[layer]}.{end}"
+    """A tensor or layer inside one of the UNet's resnets."""
+    layer, dot, end = rest.partition(".")
+    return f"{_UNET_RESNET[layer]}{dot}{end}"
 
 
-def _vae_name(key: str, levels: int) -> str:
+def vae_name(key: str, config: Mapping[str, Any]) -> str:
+    """A tensor of diffusers' VAE as a single file names it, without the file's prefix."""
+    levels = len(config["block_out_channels"])
     half, _, rest = key.partition(".")
     found = _BLOCK.fullmatch(rest)
     if found is not None:
         block = int(found["block"])
         place = f"{half}.down.{block}" if found["half"] == "down" else f"{half}.up.{levels - 1 - block}"
         if found["kind"] == "resnets":
-            return f"{place}.block.{found['number']}.{found['rest'].replace('conv_shortcut', 'nin_shortcut')}"
-        return f"{place}.{found['kind'].removesuffix('rs')}.{found['rest']}"
+            inner = found["rest"].replace("conv_shortcut", "nin_shortcut")
+            return f"{place}.block.{found['number']}.{inner}"
+        return f"{place}.{'downsample' if found['half'] == 'down' else 'upsample'}.{found['rest']}"
     if rest.startswith("mid_block.resnets."):
-        _, _, number, inner = rest.split(".", 3)
+        number, _, inner = rest.removeprefix("mid_block.resnets.").partition(".")
         return f"{half}.mid.block_{int(number) + 1}.{inner}"
     if rest.startswith("mid_block.attentions.0."):
         layer, _, end = rest.removeprefix("mid_block.attentions.0.").rpartition(".")
         return f"{half}.mid.attn_1.{_VAE_ATTENTION[layer]}.{end}"
-    return f"{half}.{rest.replace('conv_norm_out', 'norm_out')}"
+    return key.replace("conv_norm_out", "norm_out")
 
 
-def fitted(part: str, base: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
-    """The configuration `base` of Stable Diffusion 1.5 with the sizes that a file's shapes tell.
-
-    What shapes do not tell (number of attention heads, groups of a norm, scaling factor) stays.
+def fitted(
+    part: str, base: Mapping[str, Any], sizes: Callable[[Shapes], dict[str, Any]], shapes: Shapes
+) -> dict[str, Any]:
+    """The configuration `base` of a family with the sizes that a file's shapes tell; what they do not tell stays.
 
     Raises:
         ModelError: the shapes are not those of this layout.
     """
     try:
-        sizes = {"unet": _unet_sizes, "vae": _vae_sizes, "text_encoder": _text_sizes}[part](shapes)
+        return {**base, **sizes(shapes)}
     except (KeyError, StopIteration, IndexError, ZeroDivisionError) as error:
+        missing = f"{error} is missing" if isinstance(error, KeyError) else "tensors that tell its sizes are missing"
         raise ModelError(
-            f"The {part} in the file is not laid out as Stable Diffusion 1.x: {error} is missing.",
+            f"The {part} in the file is not laid out as in the original Stable Diffusion files: {missing}.",
             "Use another copy of the checkpoint, or its diffusers folder.",
         ) from error
-    return {**base, **sizes}
 
 
-def _unet_sizes(shapes: Shapes) -> dict[str, Any]:
+def unet_sizes(shapes: Shapes) -> dict[str, Any]:
+    """Sizes of the UNet, but for its number of attention heads."""
     downs = sorted(
         int(name.split(".")[3])
         for name in shapes
@@ -135,7 +128,20 @@ def _unet_sizes(shapes: Shapes) -> dict[str, Any]:
     }
 
 
-def _vae_sizes(shapes: Shapes) -> dict[str, Any]:
+def transformer_depths(shapes: Shapes) -> list[int]:
+    """Transformer blocks in each attention of a level of the UNet; 1 where a level has none."""
+    channels = unet_sizes(shapes)["block_out_channels"]
+    per_level = int(unet_sizes(shapes)["layers_per_block"]) + 1
+    depths = []
+    for level in range(len(channels)):
+        front = f"{UNET}input_blocks.{per_level * level + 1}.1.transformer_blocks."
+        numbers = {name.removeprefix(front).split(".")[0] for name in shapes if name.startswith(front)}
+        depths.append(max(1, len(numbers)))
+    return depths
+
+
+def vae_sizes(shapes: Shapes) -> dict[str, Any]:
+    """Sizes of the VAE."""
     found = re.compile(re.escape(VAE) + r"encoder\.down\.(\d+)\.block\.(\d+)\.conv1\.weight")
     blocks = [tuple(map(int, match.groups())) for match in map(found.fullmatch, shapes) if match]
     levels = 1 + max((level for level, _ in blocks), default=-1)
@@ -148,16 +154,14 @@ def _vae_sizes(shapes: Shapes) -> dict[str, Any]:
     }
 
 
-def _text_sizes(shapes: Shapes) -> dict[str, Any]:
-    prefix = next(prefix for prefix in TEXT if any(name.startswith(prefix) for name in shapes))
-    words, width = shapes[prefix + "embeddings.token_embedding.weight"]
-    layers = {name.removeprefix(prefix).split(".")[2] for name in shapes if name.startswith(prefix + "encoder.layers.")}
-    return {
-        "vocab_size": words,
-        "hidden_size": width,
-        "num_hidden_layers": len(layers),
-        "max_position_embeddings": shapes[prefix + "embeddings.position_embedding.weight"][0],
-        "intermediate_size": shapes[prefix + "encoder.layers.0.mlp.fc1.weight"][0],
-        "num_attention_heads": max(1, width // 64),
-        "projection_dim": width,
-    }
+def multiples(vae_levels: int, unet_levels: int) -> tuple[int, int]:
+    """(`Recognition.downscale`, `Recognition.multiple`): every level but the last halves the size; 0 is unknown."""
+    halvings = (vae_levels or 4) - 1
+    return 2**halvings, 2 ** (halvings + (unet_levels or 4) - 1)
+
+
+def levels_of_file(shapes: Shapes) -> tuple[int, int]:
+    """(levels of the VAE, levels of the UNet) in a single file."""
+    inputs = [name for name in shapes if name.startswith(UNET + "input_blocks.")]
+    unet_levels = 1 + sum(name.endswith(".0.op.weight") for name in inputs)
+    return len({name.split(".")[3] for name in shapes if name.startswith(VAE + "encoder.down.")}), unet_levels

@@ -1,0 +1,106 @@
+"""Prediction type and zero-terminal SNR of a checkpoint, as far as it says. Loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.config.schema import ModelTable
+from engine.errors import ModelError, UsageError
+from engine.models.base import PredictionType, Recognition, Say
+from engine.models.files import read_json
+from engine.models.header import Header
+from engine.text import printable
+
+_PREDICTIONS: dict[str, PredictionType] = {
+    "epsilon": "epsilon",
+    "eps": "epsilon",
+    "v": "v_prediction",
+    "v_prediction": "v_prediction",
+    "vpred": "v_prediction",
+}
+
+
+@dataclass
+class Noise:
+    """What a checkpoint says about its noise."""
+
+    prediction_type: PredictionType
+    stated: bool
+    """It says so itself; else the type is what is usual."""
+    zero_terminal_snr: bool
+    reasons: list[str]
+
+
+def noise_of_file(header: Header, family: str) -> Noise:
+    """Of a single file: its metadata, then the marker tensors v_pred and ztsnr, then what is usual in the family."""
+    said = header.metadata.get("modelspec.prediction_type", "")
+    named = _PREDICTIONS.get(said.lower())
+    marked = "v_pred" in header.tensors
+    zero = "ztsnr" in header.tensors
+    if named is not None:
+        prediction, reason = named, f"modelspec.prediction_type in the file's metadata is {said}"
+    elif marked:
+        prediction, reason = "v_prediction", "the file has the marker tensor v_pred"
+    else:
+        prediction, reason = "epsilon", f"the file does not say; nearly all {family} models are"
+    reasons = [f"prediction type {prediction}: {reason}"]
+    has = "on: the file has" if zero else "off: the file has not"
+    reasons.append(f"zero terminal SNR {has} the marker tensor ztsnr")
+    return Noise(prediction, named is not None or marked, zero, reasons)
+
+
+def noise_of_folder(folder: Path) -> Noise:
+    """As scheduler/scheduler_config.json has it.
+
+    Raises:
+        ModelError: it asks for another prediction type.
+    """
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    said = scheduler.get("prediction_type")
+    named = _PREDICTIONS.get(str(said or "epsilon").lower())
+    if named is None:
+        raise ModelError(
+            f"{printable(folder)}/scheduler/scheduler_config.json asks for prediction_type {said!r}.",
+            "epsilon and v_prediction can be trained.",
+        )
+    reason = "scheduler_config.json" if said else "scheduler_config.json does not say, and epsilon is the default"
+    zero = bool(scheduler.get("rescale_betas_zero_snr", False))
+    reasons = [
+        f"prediction type {named}: {reason}",
+        f"zero terminal SNR {'on' if zero else 'off'}: scheduler_config.json",
+    ]
+    return Noise(named, said is not None, zero, reasons)
+
+
+def choose_prediction_type(table: ModelTable, recognition: Recognition, say: Say) -> PredictionType:
+    """What the checkpoint says, or what the run sets where it does not say.
+
+    Raises:
+        UsageError: both say something, and not the same.
+    """
+    if table.v_parameterization is None:
+        return recognition.prediction_type
+    wanted: PredictionType = "v_prediction" if table.v_parameterization else "epsilon"
+    if wanted == recognition.prediction_type:
+        return wanted
+    if recognition.details.get("prediction_type_stated"):
+        reason = next((text for text in recognition.reasons if text.startswith("prediction type")), "")
+        raise UsageError(
+            f"model.v_parameterization = {str(table.v_parameterization).lower()} contradicts "
+            f"{printable(recognition.path)} ({reason}).",
+            "Leave model.v_parameterization unset; training on the wrong target destroys the model.",
+        )
+    say(f"Prediction type {wanted}: model.v_parameterization; the file does not say.")
+    return wanted
+
+
+def choose_zero_terminal_snr(table: ModelTable, recognition: Recognition, prediction: PredictionType, say: Say) -> bool:
+    """What the run sets, else what the checkpoint says; told where that is odd."""
+    zero = recognition.zero_terminal_snr
+    if table.zero_terminal_snr is not None and table.zero_terminal_snr != zero:
+        zero = table.zero_terminal_snr
+        say(f"Zero terminal SNR {'on' if zero else 'off'}: model.zero_terminal_snr; the checkpoint says otherwise.")
+    if zero and prediction == "epsilon":
+        say("Zero terminal SNR with epsilon prediction: the last timestep teaches nothing; it is meant for v models.")
+    return zero

@@ -1,0 +1,130 @@
+"""Modules built empty from their configuration, then filled from files, tensor by tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from safetensors import safe_open
+from torch import Tensor
+
+from engine.errors import ModelError
+from engine.models.base import Say
+from engine.models.header import read_header
+from engine.text import printable
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Where:
+    """A tensor inside a file's tensor."""
+
+    name: str
+    chunk: tuple[int, int] = (0, 1)
+    """(n, count): the n-th of `count` equal pieces along the first axis."""
+    transposed: bool = False
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The piece; a view where the whole tensor is meant."""
+        number, count = self.chunk
+        piece = tensor if count == 1 else tensor.chunk(count)[number]
+        return piece.T.contiguous() if self.transposed else piece
+
+
+Candidates = Mapping[str, Sequence[Where]]
+"""A module's tensor names to the places where they may stand in the files."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """How one part is built, and where its weights come from."""
+
+    build: Callable[[Mapping[str, Any]], Any]
+    """Configuration to module."""
+    config: dict[str, Any]
+    files: Sequence[Path]
+    candidates: Callable[[Sequence[str]], Candidates]
+    prefixes: Sequence[str] = ("",)
+    """Names of the part's tensors in the files begin with one of these; others belong to other parts."""
+
+
+def hollow(build: Callable[[Mapping[str, Any]], Any], config: Mapping[str, Any]) -> Any:
+    """A module on the meta device (its buffers are real); no memory, no reading."""
+    with init_empty_weights(include_buffers=False):
+        return build(config)
+
+
+def load_part(part: str, source: Source, dtype: torch.dtype, say: Say, *, empty: bool = False) -> Any:
+    """Build the part and fill it, tensor by tensor, in `dtype`, in the host's memory; frozen, in eval mode.
+
+    Weights that have `dtype` in the file stay mapped from it (privately: writes do not reach the file).
+
+    Args:
+        empty: allocate the weights and read none.
+
+    Raises:
+        ModelError: a file is broken, or a tensor is missing or has another shape.
+    """
+    module = hollow(source.build, source.config)
+    if empty:
+        return module.to_empty(device="cpu").to(dtype).requires_grad_(False).eval()
+    for file in source.files:
+        read_header(file)
+    wanted = {key: tensor.shape for key, tensor in module.state_dict().items()}
+    places = source.candidates(list(wanted))
+    state: dict[str, Tensor] = {}
+    where = printable(source.files[0])
+    with ExitStack() as stack:
+        found = dict(_open(stack, source.files))
+        used = {key: next((place for place in places[key] if place.name in found), None) for key in wanted}
+        missing = [places[key][0].name for key, place in used.items() if place is None]
+        if missing:
+            shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+            raise ModelError(
+                f"{where} lacks {len(missing)} of the {len(wanted)} tensors of its {part}: {shown}.",
+                "Fetch it again, or use another copy of the checkpoint.",
+            )
+        for key, place in used.items():
+            assert place is not None
+            tensor = place.of(found[place.name].get_tensor(place.name))
+            state[key] = _shaped(tensor, wanted[key], f"{place.name} in {where}").to(dtype)
+        _tell_unused(
+            found, {place.name for place in used.values() if place}, source.prefixes, f"{part} in {where}", say
+        )
+    module.load_state_dict(state, strict=True, assign=True)
+    return module.requires_grad_(False).eval()
+
+
+def _open(stack: ExitStack, files: Sequence[Path]) -> Iterator[tuple[str, Any]]:
+    for file in files:
+        handle = stack.enter_context(safe_open(file, framework="pt", device="cpu"))
+        for name in handle.keys():  # noqa: SIM118 - a safetensors handle is no dict
+            yield name, handle
+
+
+def _shaped(tensor: Tensor, shape: torch.Size, what: str) -> Tensor:
+    """`tensor` as the module has it; a 1x1 convolution may stand for a linear layer."""
+    if tensor.shape == shape:
+        return tensor
+    if tensor.numel() == shape.numel() and tensor.squeeze().shape == torch.Size([side for side in shape if side != 1]):
+        return tensor.reshape(shape)
+    raise ModelError(
+        f"{what} has the shape {list(tensor.shape)} in place of {list(shape)}.",
+        "The file is of another kind or size than its keys say; use another copy.",
+    )
+
+
+def _tell_unused(found: Mapping[str, Any], used: set[str], prefixes: Sequence[str], what: str, say: Say) -> None:
+    unused = [
+        name
+        for name in found
+        if name not in used and name.startswith(tuple(prefixes)) and not name.endswith(("position_ids", "logit_scale"))
+    ]
+    if unused:
+        say(f"{len(unused)} tensors of the {what} are not used, {unused[0]} among them: this family has no such layer.")
