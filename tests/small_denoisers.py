@@ -6,7 +6,7 @@ import copy
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import FluxTransformer2DModel, UNet2DConditionModel
@@ -35,18 +35,18 @@ class Small:
         self.residence = Residence({"denoiser": [self.denoiser]}, self.device)
 
     def climb(self, **memory: object) -> Small:
-        """Apply `[memory]`, bring it to its device, and put LoRA layers into every linear layer of the blocks."""
+        """Apply `[memory]`, bring it to its device, and put LoRA into every layer of the blocks that takes one."""
         table = MemoryTable.model_validate(memory)
         apply_ladder(self, table, self.said.append)  # type: ignore[arg-type]
         self.residence.acquire("denoiser")
         (name,) = self.trainable
         inside = {layer for block in self.blocks for layer in block.modules()}
         targets = [
-            LoraTarget(name, path, f"lora_unet_{path.replace('.', '_')}", "linear")
+            LoraTarget(name, path, f"lora_unet_{path.replace('.', '_')}", _kind(layer))
             for path, layer in self.denoiser.named_modules()
-            if isinstance(layer, nn.Linear) and layer in inside
+            if isinstance(layer, nn.Linear | nn.Conv2d) and layer in inside
         ]
-        network = NetworkTable(network_dim=4, network_alpha=4.0)
+        network = NetworkTable(network_dim=4, network_alpha=4.0, conv_dim=4)
         self.network = LoraNetwork.attach(
             self.trainable, targets, network=network, rates=(1e-3, 0.0), generator_seed=1, say=self.said.append
         )
@@ -80,6 +80,12 @@ class Small:
     def steps(self, count: int) -> list[float]:
         """The losses of so many steps."""
         return [self.step()[0] for _ in range(count)]
+
+
+def _kind(layer: nn.Linear | nn.Conv2d) -> Literal["linear", "conv1x1", "conv3x3"]:
+    if isinstance(layer, nn.Linear):
+        return "linear"
+    return "conv1x1" if layer.kernel_size == (1, 1) else "conv3x3"
 
 
 def small_flux(dtype: torch.dtype = torch.float32, device: str = "cpu", **config: Any) -> Small:

@@ -153,7 +153,7 @@ class _Seat:
 
 
 def swap_blocks(blocks: Sequence[nn.Module], count: int | None, device: torch.device, say: Say) -> Ring | None:
-    """Move the frozen weights of `count` blocks (all: None) into pinned host memory, in place.
+    """Move the weights of `count` blocks (all: None) into pinned host memory, in place; before LoRA layers are put in.
 
     They are spread evenly: while a resident block computes, the next one that is not resident can arrive.
 
@@ -196,16 +196,12 @@ def _cut(module: nn.Module) -> list[list[Frozen]]:
 def _layers(module: nn.Module) -> Iterator[Frozen]:
     """The layers whose weights can be moved; they become frozen ones."""
     for layer in module.modules():
-        if type(layer) is nn.Linear and not layer.weight.requires_grad:
+        if type(layer) is nn.Linear:
             layer.__class__ = FrozenLinear
-        elif type(layer) is nn.Conv2d and not layer.weight.requires_grad and _plainly_padded(layer):
+        elif type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
             layer.__class__ = FrozenConv2d
         if isinstance(layer, Frozen):
             yield layer
-
-
-def _plainly_padded(layer: nn.Conv2d) -> bool:
-    return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
 
 
 def _size(layer: Frozen) -> int:

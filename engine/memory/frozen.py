@@ -66,6 +66,8 @@ class FrozenConv2d(Frozen, nn.Conv2d):
     """[B, in, h, w] to [B, out, h', w'], in autocast's type where it is on; the padding is zeros."""
 
     def forward(self, input: Tensor) -> Tensor:
+        if self.weight.requires_grad:  # peft makes the halves of a LoRA of the base layer's class
+            return super().forward(input)
         return _Conv2d.apply(_as_computed(input), self)  # type: ignore[no-any-return, no-untyped-call]
 
 

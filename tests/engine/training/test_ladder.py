@@ -1,0 +1,51 @@
+"""The memory ladder through a whole run: train, sample, save, check the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from engine.exit_codes import ExitCode
+from engine.memory import block_swap
+from engine.runs.events import read_events
+from engine.runs.layout import RunDir
+
+MakeRun = Callable[..., RunDir]
+Train = Callable[[RunDir], int]
+SHORT = {"training__max_train_steps": 4, "sampling__sample_every_n_steps": 2, "saving__save_state_every_n_steps": 0}
+
+
+def notes(run: RunDir) -> str:
+    return " ".join(str(event.data.get("text", "")) for event in read_events(run.events_path))
+
+
+def test_split_mode_and_offloaded_checkpoints_change_not_a_bit(
+    make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(block_swap, "PIECE", 50_000)
+    plain = make_run("plain", **SHORT)
+    split = make_run("split", memory__blocks_to_swap=3, memory__cpu_offload_checkpointing=True, **SHORT)
+    assert train_here(plain) == train_here(split) == ExitCode.DONE
+    files = [load_file(run.path / "zed.safetensors") for run in (plain, split)]
+    assert files[0].keys() == files[1].keys()
+    assert all(torch.equal(files[0][name], files[1][name]) for name in files[0])
+    pictures = [[path.read_bytes() for path in sorted((run.path / "sample").glob("*.png"))] for run in (plain, split)]
+    assert len(pictures[0]) == 3 and pictures[0] == pictures[1]
+    said = notes(split)
+    assert "Split mode is on, because blocks_to_swap is set." in said
+    assert "Split mode: 3 of 5 blocks" in said and "4 slots" in said
+
+
+@pytest.mark.parametrize("precision", ["int8", "nf4"])
+def test_a_run_on_a_quantised_base(make_run: MakeRun, train_here: Train, precision: str) -> None:
+    """The saved file passes its check: loaded by diffusers on the quantised base it does what the adapter does."""
+    run = make_run(memory__base_precision=precision, memory__split_mode=True, **SHORT)
+    assert train_here(run) == ExitCode.DONE
+    said = notes(run)
+    assert f"Base weights of the unet, base_precision {precision}: " in said
+    assert "A UNet with a quantised base is slower" in said
+    losses = [event.data["loss"] for event in read_events(run.events_path) if event.type == "step"]
+    assert len(losses) == 4 and all(loss is not None for loss in losses)
