@@ -86,4 +86,5 @@ class _Fallback:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+    cause = getattr(error, "inner_exception", error)  # of the backend; the outer one tells only that it failed
+    return str(cause).strip().partition("\n")[0].rstrip(".") or type(cause).__name__
