@@ -295,10 +295,10 @@ def _wanted_components(
             wanted.add(name)
     if not wanted:
         raise UsageError(
-            " ".join(["Nothing would be trained.", *reasons]),
+            " ".join(["Nothing would be trained.", *dict.fromkeys(reasons)]),
             "Raise unet_lr or text_encoder_lr, or unset network_train_unet_only or network_train_text_encoder_only.",
         )
-    for reason in reasons:
+    for reason in dict.fromkeys(reasons):
         say(reason)
     return wanted
 

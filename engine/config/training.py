@@ -185,3 +185,7 @@ class TrainingTable(Table):
         unet = self.learning_rate if self.unet_lr is None else self.unet_lr
         text = self.learning_rate if self.text_encoder_lr is None else self.text_encoder_lr
         return unet, text
+
+    def rate_of(self, component: str) -> float:
+        """The learning rate of a trained component: unet_lr for the denoiser, text_encoder_lr for text encoders."""
+        return self.rates[1 if component.startswith("text_encoder") else 0]

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from engine.errors import ModelError
 from engine.models.base import Family, Recognition
+from engine.models.files import read_json
 from engine.models.header import read_header, readable
 from engine.models.kinds import looks_like
 from engine.models.sd15.family import SD15
+from engine.models.sdxl.family import SDXL
 from engine.text import printable
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -19,7 +21,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 def families() -> list[Family]:
     """Every family that can be trained."""
-    return [SD15()]
+    return [SD15(), SDXL()]
 
 
 def family_named(name: str) -> Family:
@@ -80,6 +82,13 @@ def _cached(hub_id: str) -> Path:
 
 
 def _unknown_folder(folder: Path, known: str) -> ModelError:
+    if (folder / "model_index.json").exists():
+        pipeline = str(read_json(folder / "model_index.json").get("_class_name", ""))
+        return ModelError(
+            f"{printable(folder)} is a diffusers model of the kind {printable(pipeline) or 'unknown'}, which cannot be "
+            "trained here.",
+            f"Supported: {known}.",
+        )
     files = sorted(printable(file.name) for file in folder.iterdir() if file.suffix.lower() == ".safetensors")
     if files:
         shown = ", ".join(files[:5]) + (", ..." if len(files) > 5 else "")

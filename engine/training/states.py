@@ -121,8 +121,7 @@ class StateStore:
         trainer = self.trainer
         halved = 0.5**trainer.recovery.halvings
         in_file, in_force = (
-            dict(zip(("unet", "text_encoder"), one.training.rates, strict=True))
-            for one in (self.config, trainer.config)
+            {name: one.training.rate_of(name) for name in trainer.groups} for one in (self.config, trainer.config)
         )
         for name, group, new in zip(trainer.groups, trainer.built.optimizer.param_groups, fresh, strict=True):
             group.update({key: new[key] for key in _HYPERPARAMETERS[2:] if new[key] is not None})

@@ -177,7 +177,7 @@ class Trainer:
         with self.accelerator.autocast():
             text = batch.text
             if text is None:
-                with torch.set_grad_enabled("text_encoder" in self.groups):
+                with torch.set_grad_enabled(any(name.startswith("text_encoder") for name in self.groups)):
                     text = self.model.encode_text(batch.captions)
             prediction = self.model.predict(question.noisy, question.timesteps, text, batch.sizes)
         return (self.objective.losses(prediction.float(), question, batch.mask) * batch.weights).mean()
@@ -334,7 +334,7 @@ class Trainer:
         except ValidationError as error:
             reason = error.errors()[0]["msg"].removeprefix("Value error, ")
             return f"refused: {value!r} is given, allowed is {reason.removeprefix('Input should be ')}"
-        rates = [dict(zip(("unet", "text_encoder"), c.training.rates, strict=True)) for c in (self.config, changed)]
+        rates = [{group: c.training.rate_of(group) for group in self.groups} for c in (self.config, changed)]
         if any(not one[group] for one in rates for group in self.groups):
             return f"refused: {key} cannot become 0 while the run goes on"
         moved = [group for group in self.groups if rates[0][group] != rates[1][group]]

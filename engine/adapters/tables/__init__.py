@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from engine.adapters.tables.base import Table
 from engine.adapters.tables.sd15 import SD15
+from engine.adapters.tables.sdxl import SDXL
 
-TABLES: dict[str, Table] = {"SD 1.5": SD15}
+TABLES: dict[str, Table] = {"SD 1.5": SD15, "SDXL": SDXL}
 """By what `inspect_lora` calls the kind of model."""

@@ -16,11 +16,8 @@ from engine.text import printable
 PARTS = ("text_encoder", "unet", "vae")
 TEXT = ("cond_stage_model.transformer.text_model.", "cond_stage_model.transformer.")
 """The second form is that of files which an early tool wrote without `text_model`."""
-OTHER_CLASSES = {
-    "StableDiffusionXL": "an SDXL model",
-    "Flux": "a FLUX model",
-    "StableDiffusion3": "a Stable Diffusion 3 model",
-}
+OTHER_CLASSES = ("StableDiffusionXL", "Flux", "StableDiffusion3")
+"""Pipelines of other families."""
 INPAINTING = "Train on the checkpoint that it was made from; the LoRA also works with the inpainting model."
 
 
@@ -82,9 +79,8 @@ def recognise_folder(folder: Path) -> Recognition | None:
     where = printable(folder)
     index = read_json(folder / "model_index.json") if (folder / "model_index.json").exists() else {}
     pipeline = str(index.get("_class_name", ""))
-    if any(pipeline.startswith(name) for name in OTHER_CLASSES):
-        kind = next(kind for name, kind in OTHER_CLASSES.items() if pipeline.startswith(name))
-        raise ModelError(f"{where} is {kind}.", "Stable Diffusion 1.5 models can be trained.")
+    if pipeline.startswith(OTHER_CLASSES):
+        return None
     if not (folder / "unet" / "config.json").exists():
         if not index:
             return None
@@ -93,7 +89,7 @@ def recognise_folder(folder: Path) -> Recognition | None:
         )
     unet = read_json(folder / "unet" / "config.json")
     if (folder / "text_encoder_2").exists() or unet.get("addition_embed_type") == "text_time":
-        raise ModelError(f"{where} is an SDXL model.", "Stable Diffusion 1.5 models can be trained.")
+        return None
     if unet.get("cross_attention_dim") == 1024 or unet.get("use_linear_projection"):
         raise _sd2(where)
     _check_channels(where, unet.get("in_channels", 4))
