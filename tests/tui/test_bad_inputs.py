@@ -335,7 +335,7 @@ def folder_of_checkpoints(path: Path) -> None:
         (None, "some/model", ("no model of that name in the local Hugging Face cache", "hf download some/model")),
         (lora, "x.safetensors", ("x.safetensors is a LoRA, not a base model", "hint: Supported: Stable Diffusion 1.5")),
         (vae, "x.safetensors", ("is a VAE, not a base model (it can be set as model.vae)", "hint: Supported:")),
-        (sdxl, "x.safetensors", ("is an SDXL checkpoint", "hint: Supported: Stable Diffusion 1.5")),
+        (sdxl, "x.safetensors", ("has an SDXL UNet but no first text encoder", "hint: Use the full checkpoint")),
         (sd2, "x.safetensors", ("is a Stable Diffusion 2 model", "hint: Use a Stable Diffusion 1.5 checkpoint")),
         (inpainting, "x.safetensors", ("is an inpainting model: its UNet has 9 input", "hint: Train on the")),
         (unet_only, "x.safetensors", ("no text encoder (cond_stage_model) and no VAE", "hint: Use the full")),

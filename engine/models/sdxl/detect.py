@@ -35,13 +35,13 @@ def recognise_file(path: Path) -> Recognition | None:
     where = printable(path)
     if header.any("conditioner.embedders.0.model.") and not header.any(TEXT):
         raise ModelError(f"{where} is the SDXL refiner: it has the second text encoder only.", _BASE)
-    _check_channels(where, header.shapes.get(UNET + "input_blocks.0.0.weight", (0, 4))[1])
     missing = _missing(header)
     if missing:
         raise ModelError(
             f"{where} has an SDXL UNet but no {' and no '.join(missing)}.",
             "Use the full checkpoint; files that hold only the UNet cannot be trained.",
         )
+    _check_channels(where, header.shapes.get(UNET + "input_blocks.0.0.weight", (0, 4))[1])
     noise = noise_of_file(header, "SDXL")
     reasons = [f"family sdxl: UNet with a context of {context} and two text encoders", *noise.reasons]
     if header.any("model_ema."):

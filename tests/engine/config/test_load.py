@@ -22,7 +22,9 @@ def test_every_shipped_preset_is_valid_and_described(preset: str) -> None:
 
 
 def test_the_shipped_presets_are_these() -> None:
-    assert {preset.name for preset in list_presets()} == {"demo", "sd15-anime", "sd15-realistic"}
+    assert {preset.name for preset in list_presets()} == {
+        "demo", "sd15-anime", "sd15-realistic", "sdxl", "sdxl-illustrious", "sdxl-noobai-vpred", "sdxl-pony",
+    }  # fmt: skip
 
 
 def test_all_problems_are_told_at_once_with_file_line_and_nearest_key(tmp_path: Path) -> None:
