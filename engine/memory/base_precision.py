@@ -153,7 +153,7 @@ def _encode_fp8(blocks: Tensor) -> tuple[Tensor, Tensor]:
 
 def _encode_nf4(blocks: Tensor) -> tuple[Tensor, Tensor]:
     scales = _scales(blocks, 1.0)
-    levels = torch.tensor(NF4, device=blocks.device)
+    levels = torch.tensor(NF4).to(blocks.device)
     between = (levels[1:] + levels[:-1]) / 2
     codes = torch.bucketize(blocks / scales.float().unsqueeze(-1), between, out_int32=True).to(torch.uint8)
     return (codes[..., ::2] * 16 + codes[..., 1::2]).view(torch.int8), scales
@@ -173,16 +173,19 @@ def _decode_fp8(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _decode_nf4(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     packed = codes.view(torch.uint8)
-    if codes.is_cuda and not isinstance(codes, FakeTensor):
+    weight = torch.empty(len(codes), codes.shape[1] * 2, dtype=dtype, device=codes.device)
+    if isinstance(codes, FakeTensor):  # a plan counts what the kernel takes on a GPU: nothing besides the weight
+        return weight
+    if codes.is_cuda:
         from bitsandbytes.functional import dequantize_4bit
 
-        weight = torch.empty(len(codes), codes.shape[1] * 2, dtype=dtype, device=codes.device)
         dequantize_4bit(packed.view(-1, 1), absmax=scales.float().flatten(), out=weight, quant_type="nf4")
         return weight
-    levels = torch.tensor(NF4, dtype=dtype, device=codes.device)
+    levels = torch.tensor(NF4, dtype=dtype)
     pairs = torch.cartesian_prod(levels, levels)  # [256, 2]: what each byte means
     blocks = functional.embedding(packed.int(), pairs).view(len(codes), -1, BLOCK)
-    return blocks.mul_(scales.unsqueeze(-1)).flatten(1)
+    torch.mul(blocks, scales.unsqueeze(-1), out=weight.view(blocks.shape))
+    return weight
 
 
 _ENCODERS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
