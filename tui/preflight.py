@@ -63,16 +63,20 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     from engine.training.prompts import read_prompts
 
     clock.now()
-    config, notes = resolve(absolute_paths(config))
+    config = absolute_paths(config)
     require_utf8(config)
     recognition = recognise(config.model.pretrained_model_name_or_path)
+    family = family_named(recognition.family)
+    config, settled = family.settle(config, recognition)
+    config, resolved = resolve(config, partial_text_cache=family.partial_text_cache)
+    notes = [*settled, *resolved]
     check_model(config, recognition)
-    family_named(recognition.family).check(config, recognition)
+    family.check(config, recognition)
     check_training(config.training)
     _check_start(config, recognition)
     directory = check_place(config, restart=restart)
     _check_cache(config)
-    prompts = read_prompts(config, notes.append)
+    prompts = read_prompts(config, notes.append, family.prompt_flags)
     precision = _precision(config)
     pictures, plan = _pictures(config, recognition, progress)
     need = estimate(config, recognition, plan, len(prompts))

@@ -284,7 +284,7 @@ def _wanted_components(
     reasons = []
     for name in dict.fromkeys(target.component for target in targets):
         denoiser = name in DENOISERS
-        title = "the UNet" if denoiser else "the text encoder"
+        title = {"unet": "the UNet", "transformer": "the transformer"}.get(name, "the text encoder")
         if network.network_train_unet_only and not denoiser:
             reasons.append(f"No LoRA in {title}: network_train_unet_only is set.")
         elif network.network_train_text_encoder_only and denoiser:

@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from engine.models.base import Recognition
 
 
-def resolve(config: RunConfig) -> tuple[RunConfig, list[str]]:
+def resolve(config: RunConfig, *, partial_text_cache: bool = False) -> tuple[RunConfig, list[str]]:
     """The configuration that will really run, and what was changed and why.
+
+    Args:
+        partial_text_cache: a text encoder can be trained while the outputs of another are cached (FLUX).
 
     Raises:
         UsageError: a contradiction that only the person can resolve.
@@ -38,7 +41,8 @@ def resolve(config: RunConfig) -> tuple[RunConfig, list[str]]:
     if memory.cache_text_encoder_outputs_to_disk and not memory.cache_text_encoder_outputs:
         config = config.changed(memory={"cache_text_encoder_outputs": True})
         notes.append("Text outputs are cached, because cache_text_encoder_outputs_to_disk is set.")
-    if config.memory.cache_text_encoder_outputs and text_lr > 0 and not network.network_train_unet_only:
+    text_is_trained = text_lr > 0 and not network.network_train_unet_only and not partial_text_cache
+    if config.memory.cache_text_encoder_outputs and text_is_trained:
         if network.network_train_text_encoder_only:
             raise UsageError(
                 "memory.cache_text_encoder_outputs contradicts network.network_train_text_encoder_only.",
@@ -112,7 +116,8 @@ def check_model(config: RunConfig, recognition: Recognition) -> None:
         is_v = config.model.v_parameterization
     if config.training.scale_v_pred_loss_like_noise_pred and not is_v:
         raise UsageError(
-            "training.scale_v_pred_loss_like_noise_pred is for v-prediction models, and this one predicts epsilon.",
+            "training.scale_v_pred_loss_like_noise_pred is for v-prediction models, and this one predicts "
+            f"{recognition.prediction_type}.",
             "Switch it off.",
         )
     if config.training.v_pred_like_loss is not None and is_v:

@@ -63,6 +63,32 @@ class ModelTable(Table):
         unit="tokens",
         vram="more",
     )
+    clip_l: str | None = setting(
+        None, "CLIP-L", "FLUX in separate files: the text encoder CLIP-L, as for ComfyUI and Kohya.", advanced=True
+    )
+    t5xxl: str | None = setting(
+        None, "T5-XXL", "FLUX in separate files: the text encoder T5-XXL, in fp16, bf16 or fp8.", advanced=True
+    )
+    ae: str | None = setting(None, "Autoencoder", "FLUX in separate files: its VAE, ae.safetensors.", advanced=True)
+    t5_tokenizer: str | None = setting(
+        None,
+        "T5 tokenizer",
+        "FLUX: a folder with T5's tokenizer.json. Unset: the model folder's own, or that of the local cache.",
+        advanced=True,
+    )
+    t5xxl_max_token_length: int | None = setting(
+        None,
+        "T5 caption length",
+        "FLUX: tokens that T5 is given; unset: 512 for dev, 256 for schnell.",
+        ge=1,
+        le=1024,
+        unit="tokens",
+        vram="more",
+        advanced=True,
+    )
+    apply_t5_attn_mask: bool = setting(
+        False, "Mask T5's padding", "FLUX: let the transformer not look at the padding of captions.", advanced=True
+    )
     no_half_vae: bool = setting(
         False,
         "VAE in fp32",
@@ -249,8 +275,15 @@ class SamplingTable(Table):
     sample_at_first: bool = setting(True, "Samples before the start", "What the model draws without the LoRA.")
     sample_sampler: Sampler = setting("ddim", "Sampler", "Kohya's sampler names.", advanced=True)
     sample_steps: int = setting(28, "Sampler steps", "Where the prompt has no --s.", ge=1, le=1000, unit="steps")
-    sample_scale: float = setting(
-        7.0, "Guidance", "Classifier-free guidance where the prompt has no --l.", ge=0, le=100
+    sample_scale: float | None = setting(
+        None,
+        "Guidance",
+        "Classifier-free guidance where the prompt has no --l; unset: 7, and for FLUX 1, which is none.",
+        ge=0,
+        le=100,
+    )
+    sample_guidance: float = setting(
+        3.5, "FLUX guidance", "What FLUX dev is told where the prompt has no --g.", ge=0, le=100, advanced=True
     )
     sample_seed: int = setting(
         1, "Seed", "Where the prompt has no --d; -1: another one each time.", ge=-1, le=2**32 - 1, advanced=True

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 MaxTokenLength = Literal[75, 150, 225]
-LoraModule = Literal["networks.lora"]
+LoraModule = Literal["networks.lora", "networks.lora_flux"]
 Precision = Literal["auto", "no", "fp16", "bf16"]
 SavePrecision = Literal["float", "fp16", "bf16"]
 Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]

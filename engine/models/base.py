@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from engine.models.unused import FLOW_ONLY, without_effect
+
 if TYPE_CHECKING:
     import torch
     from PIL import Image
@@ -38,16 +40,18 @@ class Recognition:
     prediction_type: PredictionType
     zero_terminal_snr: bool
     dtype: str
-    """Number format of most weights: "fp16", "bf16", "fp32"."""
+    """Number format of most weights: "fp16", "bf16", "fp32", "fp8"."""
     size: int
     """Bytes on disk."""
     reasons: tuple[str, ...] = ()
     """One sentence for each decision: "prediction type epsilon: scheduler_config.json"."""
     details: Mapping[str, Any] = field(default_factory=dict)
     downscale: int = 8
-    """Pixels a latent cell is wide: what a single training size must be a multiple of."""
+    """Pixels a latent cell is wide (FLUX: a patch of 2 × 2): what a single training size must be a multiple of."""
     multiple: int = 64
     """Pixels that bucket sides must be a multiple of, so that every level of the UNet divides evenly."""
+    latent_channels: int = 4
+    """Numbers in a latent cell."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,10 @@ class SampleRequest:
     seed: int = 0
     steps: int = 28
     scale: float = 7.0
+    """Classifier-free guidance; none at 1."""
     sampler: str = "ddim"
+    guidance: float = 3.5
+    """What a guidance embedding is told (FLUX dev); other families have none."""
 
 
 class LoraReader(ABC):
@@ -107,6 +114,10 @@ class Model(ABC):
     prediction_type: PredictionType
     trainable: dict[str, nn.Module]
     """Components that can take a LoRA by name, in the order Kohya saves them: text encoders, then the denoiser."""
+    text_encoders: dict[str, Any]
+    """The text encoders by name, trainable or not."""
+    apart: tuple[str, ...] = ()
+    """Text encoders that are never on the device together with the denoiser: their outputs are always cached."""
     reader: LoraReader
     residence: Residence
     latent_channels: int
@@ -131,8 +142,16 @@ class Model(ABC):
         both already multiplied by the scaling factor."""
 
     @abstractmethod
-    def encode_text(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Captions to what `predict` needs; every tensor's first axis is the caption. Gradients flow."""
+    def encode_text(self, captions: Sequence[str], encoders: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
+        """Captions to what `predict` needs; every tensor's first axis is the caption. Gradients flow.
+
+        Args:
+            encoders: names of `text_encoders`: only what these give; None: all of it. Only families with
+                `Family.partial_text_cache` are asked for a part.
+        """
+
+    def let_go(self, encoders: Sequence[str]) -> None:  # noqa: B027 - most families keep their encoders
+        """The outputs of these text encoders are cached, and they are not asked again: their memory may be freed."""
 
     @abstractmethod
     def predict(
@@ -147,6 +166,13 @@ class Model(ABC):
             sizes: [B, 6] float32, px: original height and width, top and left of the crop, height and width of the
                 bucket (SDXL's size conditioning). Families without such a conditioning ignore it.
         """
+
+    def remember(self, prompts: Sequence[str]) -> None:  # noqa: B027 - most families encode when they draw
+        """Encode the texts of samples before the training, where a text encoder is not at hand later."""
+
+    def drawing(self) -> AbstractContextManager[None]:
+        """Within it everything that `draw` needs is on the device."""
+        return self.present("vae", "text_encoder", "denoiser")
 
     @abstractmethod
     def draw(self, request: SampleRequest) -> Image.Image:
@@ -182,6 +208,19 @@ class Family(ABC):
     title: str
     lora_base: str
     """What `inspect_lora` calls a LoRA for it."""
+    partial_text_cache: bool = False
+    """Whether one text encoder can be trained while the outputs of another are cached."""
+    prompt_flags: frozenset[str] = frozenset()
+    """Flags of sample prompts that mean something for it besides the common ones: "g" is the embedded guidance."""
+
+    def settle(self, config: RunConfig, recognition: Recognition) -> tuple[RunConfig, list[str]]:
+        """The configuration that this family really runs with, and a sentence for each setting that it changes or
+        that does nothing for it. Reads headers only; asked before contradictions are resolved.
+
+        Raises:
+            UsageError: a contradiction that only the person can resolve.
+        """
+        return without_effect(config, FLOW_ONLY)
 
     @abstractmethod
     def recognise(self, path: Path) -> Recognition | None:

@@ -12,7 +12,7 @@ from engine.errors import ModelError
 from engine.models.header import BITS, Header, refuse_pickle
 from engine.text import printable
 
-_FORMATS = {"F16": "fp16", "BF16": "bf16", "F32": "fp32", "F64": "fp64"}
+_FORMATS = {"F16": "fp16", "BF16": "bf16", "F32": "fp32", "F64": "fp64", "F8_E4M3": "fp8", "F8_E5M2": "fp8"}
 
 
 def weight_stem(part: str) -> str:

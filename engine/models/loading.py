@@ -15,9 +15,12 @@ from torch import Tensor
 
 from engine.errors import ModelError
 from engine.models.base import Say
+from engine.models.fp8 import is_scale, restored, scale_of
 from engine.models.header import read_header
 from engine.text import printable
 
+_NO_LOSS = ("position_ids", "logit_scale", "spiece_model", "embed_tokens.weight")
+"""Ends of names of tensors that carry nothing a module lacks."""
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -29,11 +32,19 @@ class Where:
     chunk: tuple[int, int] = (0, 1)
     """(n, count): the n-th of `count` equal pieces along the first axis."""
     transposed: bool = False
+    rows: slice | None = None
+    """Its rows where they are no equal piece."""
+    swapped: bool = False
+    """The two halves of its rows stand in the other order."""
 
     def of(self, tensor: Tensor) -> Tensor:
-        """The piece; a view where the whole tensor is meant."""
+        """The piece; a view where it stands in the file as it is wanted."""
         number, count = self.chunk
         piece = tensor if count == 1 else tensor.chunk(count)[number]
+        if self.rows is not None:
+            piece = piece[self.rows]
+        if self.swapped:
+            piece = torch.cat(piece.chunk(2)[::-1])
         return piece.T.contiguous() if self.transposed else piece
 
 
@@ -63,7 +74,8 @@ def hollow(build: Callable[[Mapping[str, Any]], Any], config: Mapping[str, Any])
 def load_part(part: str, source: Source, dtype: torch.dtype, say: Say, *, empty: bool = False) -> Any:
     """Build the part and fill it, tensor by tensor, in `dtype`, in the host's memory; frozen, in eval mode.
 
-    Weights that have `dtype` in the file stay mapped from it (privately: writes do not reach the file).
+    Weights that have `dtype` in the file stay mapped from it (privately: writes do not reach the file). fp8 weights
+    are brought back to their numbers, with their scales.
 
     Args:
         empty: allocate the weights and read none.
@@ -92,8 +104,7 @@ def load_part(part: str, source: Source, dtype: torch.dtype, say: Say, *, empty:
             )
         for key, place in used.items():
             assert place is not None
-            tensor = place.of(found[place.name].get_tensor(place.name))
-            state[key] = _shaped(tensor, wanted[key], f"{place.name} in {where}").to(dtype)
+            state[key] = _shaped(_read(found, place), wanted[key], f"{place.name} in {where}").to(dtype)
         _tell_unused(
             found, {place.name for place in used.values() if place}, source.prefixes, f"{part} in {where}", say
         )
@@ -106,6 +117,18 @@ def _open(stack: ExitStack, files: Sequence[Path]) -> Iterator[tuple[str, Any]]:
         handle = stack.enter_context(safe_open(file, framework="pt", device="cpu"))
         for name in handle.keys():  # noqa: SIM118 - a safetensors handle is no dict
             yield name, handle
+
+
+def _read(found: Mapping[str, Any], place: Where) -> Tensor:
+    """The tensor at a place, fp8 as float32."""
+    tensor: Tensor = place.of(found[place.name].get_tensor(place.name))
+    if tensor.dtype not in (torch.float8_e4m3fn, torch.float8_e5m2):
+        return tensor
+    name = scale_of(place.name, found)
+    if name is None:
+        return tensor.float()
+    scale: Tensor = found[name].get_tensor(name)
+    return restored(tensor, scale if scale.numel() == 1 else place.of(scale.flatten()))
 
 
 def _shaped(tensor: Tensor, shape: torch.Size, what: str) -> Tensor:
@@ -124,7 +147,7 @@ def _tell_unused(found: Mapping[str, Any], used: set[str], prefixes: Sequence[st
     unused = [
         name
         for name in found
-        if name not in used and name.startswith(tuple(prefixes)) and not name.endswith(("position_ids", "logit_scale"))
+        if name not in used and name.startswith(tuple(prefixes)) and not name.endswith(_NO_LOSS) and not is_scale(name)
     ]
     if unused:
         say(f"{len(unused)} tensors of the {what} are not used, {unused[0]} among them: this family has no such layer.")

@@ -10,6 +10,7 @@ from pathlib import Path
 from engine.errors import ModelError
 from engine.models.base import Family, Recognition
 from engine.models.files import read_json
+from engine.models.flux.family import FLUX
 from engine.models.header import read_header, readable
 from engine.models.kinds import looks_like
 from engine.models.sd15.family import SD15
@@ -21,7 +22,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 def families() -> list[Family]:
     """Every family that can be trained."""
-    return [SD15(), SDXL()]
+    return [SD15(), SDXL(), FLUX()]
 
 
 def family_named(name: str) -> Family:
@@ -93,10 +94,10 @@ def _unknown_folder(folder: Path, known: str) -> ModelError:
     if files:
         shown = ", ".join(files[:5]) + (", ..." if len(files) > 5 else "")
         return ModelError(
-            f"{printable(folder)} is not a diffusers model: it has no model_index.json and no unet folder.",
+            f"{printable(folder)} is not a diffusers model: it has no model_index.json, no unet, no transformer.",
             f"It holds checkpoints; name one of them: {shown}",
         )
     return ModelError(
-        f"{printable(folder)} is not a diffusers model: it has no model_index.json and no unet folder.",
+        f"{printable(folder)} is not a diffusers model: it has no model_index.json, no unet, no transformer.",
         f"Name a .safetensors file, or a folder in diffusers' layout. Supported: {known}.",
     )

@@ -39,6 +39,22 @@ class Residence:
             module.to(self.device)
         self._here.add(part)
 
+    def forget(self, part: Part, module: nn.Module) -> None:
+        """Stop moving a module with its part: it is not needed any more."""
+        self._parts[part] = [other for other in self._parts[part] if other is not module]
+
+    @contextmanager
+    def without(self, part: Part) -> Iterator[None]:
+        """Within it the part is on the host."""
+        here = part in self._here
+        try:
+            if here:
+                self.release(part)
+            yield
+        finally:
+            if here:
+                self.acquire(part)
+
     @contextmanager
     def present(self, *parts: Part) -> Iterator[None]:
         """See `Model.present`."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from engine.dataset.arithmetic import StepPlan
     from engine.models.base import Recognition
 
-_ATTENTION = re.compile(r"transformer_blocks\.|\.proj_(in|out)\.|self_attn\.|\.mlp\.fc")
+_ATTENTION = re.compile(r"transformer_blocks\.|\.proj_(in|out)\.|self_attn\.|\.mlp\.fc|(double|single)_blocks\.")
 _RESNET = re.compile(
     r"resnets\.|samplers\.|(input_blocks|middle_block|output_blocks)\..*(layers\.|skip_connection|\.op\.|\.conv\.)"
 )
@@ -27,8 +27,8 @@ _STATE_COPIES = 3
 """The adapter in fp32 and Adam's two moments."""
 _STATES_KEPT = 3
 """Two, and the one being written."""
-_BYTES_A_CELL = 8 * 4
-"""Mean and deviation of four channels, fp32."""
+_BYTES_A_NUMBER = 2 * 4
+"""Mean and deviation, fp32."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,9 @@ def estimate(config: RunConfig, recognition: Recognition, plan: StepPlan, num_pr
         loras=lora * _files(config, plan),
         states=parameters * 4 * _STATE_COPIES * _STATES_KEPT,
         samples=rounds * num_prompts * size[0] * size[1] * 2,
-        latents=pictures * cells * _BYTES_A_CELL if config.memory.cache_latents_to_disk else 0,
+        latents=pictures * cells * recognition.latent_channels * _BYTES_A_NUMBER
+        if config.memory.cache_latents_to_disk
+        else 0,
     )
 
 

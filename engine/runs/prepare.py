@@ -30,9 +30,10 @@ LONGEST_NAME = 200
 """Bytes of a run's name: a file name may have 255, and a sample's temporary file has 53 more than the name."""
 SCHEMA = 1
 _PATH_KEYS = (
-    ("model", "pretrained_model_name_or_path"), ("model", "vae"), ("dataset", "train_data_dir"),
-    ("dataset", "reg_data_dir"), ("dataset", "validation_data_dir"), ("dataset", "dataset_config"),
-    ("dataset", "conditioning_data_dir"), ("network", "network_weights"),
+    ("model", "pretrained_model_name_or_path"), ("model", "vae"), ("model", "clip_l"), ("model", "t5xxl"),
+    ("model", "ae"), ("model", "t5_tokenizer"), ("dataset", "train_data_dir"), ("dataset", "reg_data_dir"),
+    ("dataset", "validation_data_dir"), ("dataset", "dataset_config"), ("dataset", "conditioning_data_dir"),
+    ("network", "network_weights"),
     ("sampling", "sample_prompts"), ("memory", "cache_dir"), ("saving", "output_dir"),
 )  # fmt: skip
 _NEW_PATHS = {"cache_dir", "output_dir"}

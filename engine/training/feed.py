@@ -34,8 +34,8 @@ class Batch:
     latents: Tensor
     """[B, C, h, w] float32, drawn from the VAE posterior."""
     captions: list[str]
-    text: Mapping[str, Tensor] | None
-    """Encoded captions where they are cached, else None."""
+    text: Mapping[str, Tensor]
+    """What is cached of the encoded captions."""
     weights: Tensor
     """[B] float32: prior_loss_weight for regularization pictures, else 1."""
     mask: Tensor | None
@@ -51,6 +51,7 @@ class Feed:
         items: all items of an epoch, repeats included.
         latents: the cache, or None to encode pictures in each step.
         texts: the cache of encoded captions, or None to encode them in each step.
+        live: names of the text encoders that run in each step: those that are not cached.
         rank, num_processes: this process's share of the batches.
     """
 
@@ -65,6 +66,7 @@ class Feed:
         texts: TextCache | None,
         rank: int = 0,
         num_processes: int = 1,
+        live: Sequence[str] = (),
     ) -> None:
         self.config = config
         self.items = items
@@ -73,6 +75,7 @@ class Feed:
         self.device = device
         self.latents = latents
         self.texts = texts
+        self.live = tuple(live)
         self.rank = rank
         self.num_processes = num_processes
         self.rules = CaptionRules.from_config(config)
@@ -130,11 +133,16 @@ class Feed:
         return Batch(
             latents=latents.to(self.device),
             captions=captions,
-            text=None if self.texts is None else _moved(self.texts.get(captions), self.device),
+            text=self.cached_text(captions),
             weights=torch.tensor([weight if item.is_reg else 1.0 for item in items], device=self.device),
             mask=self._mask(masks, latents.shape[-2:]),
             sizes=sizes_of([(item, flip) for item, flip, _ in augmented]).to(self.device),
         )
+
+    def cached_text(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """What is cached of the encoded captions, on the training device."""
+        found = {} if self.texts is None else self.texts.get(captions)
+        return {name: tensor.to(self.device) for name, tensor in found.items()}
 
     def _cached(self, cache: LatentCache, entries: Sequence[Augmented]) -> tuple[Tensor, list[Tensor | None]]:
         found = [cache.get(item, flip) for item, flip, _ in entries]
@@ -167,7 +175,3 @@ def sizes_of(entries: Sequence[tuple[Item, bool]]) -> Tensor:
         for item, flip in entries
     ]
     return torch.tensor(rows, dtype=torch.float32)
-
-
-def _moved(text: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    return {name: tensor.to(device) for name, tensor in text.items()}

@@ -26,6 +26,7 @@ from engine.adapters.verify import verify_file
 from engine.atomic import replacing
 from engine.errors import LoraSmithError
 from engine.memory.classify import is_out_of_memory
+from engine.models.registry import family_named
 from engine.runs.events import read_events
 from engine.training.exhausted import shortage_of
 from engine.training.prompts import read_prompts
@@ -41,7 +42,8 @@ class Outputs:
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer, self.session, self.run = trainer, trainer.session, trainer.session.run
-        self.prompts = read_prompts(trainer.config, self.session.say)
+        flags = family_named(trainer.prepared.recognition.family).prompt_flags
+        self.prompts = read_prompts(trainer.config, self.session.say, flags)
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self._given: set[tuple[str, str]] = set()
         self._given_at = -1
@@ -252,7 +254,7 @@ class Outputs:
             return
         self.run.samples.mkdir(parents=True, exist_ok=True)
         try:
-            with self._evaluating("sample"), self.trainer.model.present("vae", "text_encoder", "denoiser"):
+            with self._evaluating("sample"), self.trainer.model.drawing():
                 for index in missing:
                     if not self.session.stop_reason:  # a resume draws the others
                         self._draw(index, epoch)

@@ -19,11 +19,9 @@ from engine.config.resolve import check_model
 from engine.dataset.arithmetic import StepPlan, make_items, plan_steps, validation_items
 from engine.dataset.batches import Item
 from engine.dataset.buckets import BucketGrid
-from engine.dataset.captions import deterministic
 from engine.dataset.latents import LatentCache
 from engine.dataset.pictures import Scan
 from engine.dataset.scan import scan, verify_pixels
-from engine.dataset.text_cache import TextCache
 from engine.errors import UsageError
 from engine.hardware import Gpu, choose_precision
 from engine.memory.base_precision import check_precision
@@ -38,13 +36,7 @@ from engine.training.prompts import read_prompts
 from engine.training.seeds import derive
 from engine.training.session import Session
 from engine.training.states import plan_from_here
-
-TEXT_CACHE_LIMIT = 2 * 2**30
-"""Bytes of encoded captions above which captions are encoded in each step."""
-
-
-class Stopped(Exception):
-    """The person asked to stop before the first step."""
+from engine.training.texts import cache_texts
 
 
 @dataclass
@@ -71,19 +63,24 @@ def prepare(session: Session) -> Prepared:
         LoraSmithError: something that the person must mend.
         Stopped: a stop was asked for meanwhile.
     """
-    config, notes = resolve(load_config(session.run.config_path))
+    config = load_config(session.run.config_path)
     if session.run.dataset_path.exists():  # as it was at the start, whatever became of the person's file
         config = config.changed(dataset={"dataset_config": str(session.run.dataset_path)})
-    for note in notes:
-        session.say(note)
     require_paths(config)
+    recognition = recognise(config.model.pretrained_model_name_or_path)
+    family = family_named(recognition.family)
+    config, settled = family.settle(config, recognition)
+    config, notes = resolve(config, partial_text_cache=family.partial_text_cache)
+    for note in [*recognition.reasons, *settled, *notes]:
+        session.say(note)
+    check_model(config, recognition)
     check_optimizer(config.training)
-    read_prompts(config, lambda _: None)
+    prompts = read_prompts(config, lambda _: None, family.prompt_flags)
     accelerator, precision = _accelerator(config, session)
     if config.memory.num_cpu_threads_per_process:
         torch.set_num_threads(config.memory.num_cpu_threads_per_process)
     with session.phase("load"):
-        pictures, model = _load(session, config, str(accelerator.device), precision)
+        pictures, model = _load(session, config, recognition, str(accelerator.device), precision)
     with session.phase("cache"):
         pictures, items, held_out, plan, latents, held_out_latents = _latents(session, config, pictures, model)
     for line in [*pictures.lines(), *plan.lines()]:
@@ -102,9 +99,9 @@ def prepare(session: Session) -> Prepared:
         num_processes=accelerator.num_processes,
     )
     with session.phase("cache"):
-        feed.texts = _texts(session, config, feed, model, held_out)
+        cache_texts(session, config, feed, model, held_out, [prompt.request for prompt in prompts])
         model.acquire("denoiser")
-        if feed.texts is None:
+        if feed.live:
             model.acquire("text_encoder")
         if latents is None:
             model.acquire("vae")
@@ -124,19 +121,17 @@ def prepare(session: Session) -> Prepared:
     )
 
 
-def _load(session: Session, config: RunConfig, device: str, precision: str) -> tuple[Scan, Model]:
-    """The pictures that decode, and the model on its device, its weights in the compute dtype."""
-    recognition = recognise(config.model.pretrained_model_name_or_path)
-    for reason in recognition.reasons:
-        session.say(reason)
-    check_model(config, recognition)
+def _load(
+    session: Session, config: RunConfig, recognition: Recognition, device: str, precision: str
+) -> tuple[Scan, Model]:
+    """The pictures that decode, and the model in the host's memory, its weights in the compute dtype."""
     pictures = verify_pixels(scan(config, session.progress("load", "pictures")), session.progress("load", "pictures"))
-    _stop_here(session)
+    session.stop_here()
     compute = {"no": "fp32"}.get(precision, precision)
     check_precision(config.memory.base_precision, torch.device(device))
     model = family_named(recognition.family).load(config, recognition, device, compute, session.say)
     apply_ladder(model, config.memory, session.say)
-    _stop_here(session)
+    session.stop_here()
     return pictures, model
 
 
@@ -145,11 +140,6 @@ def _check_disk(session: Session, config: RunConfig, recognition: Recognition, p
     need = estimate(config, recognition, plan, len(prompts) if isinstance(prompts, list) else 4)
     if warning := need.check(session.run.path):
         session.warn("disk", warning)
-
-
-def _stop_here(session: Session) -> None:
-    if session.should_stop():
-        raise Stopped
 
 
 def _accelerator(config: RunConfig, session: Session) -> tuple[Accelerator, str]:
@@ -213,7 +203,7 @@ def _latents(
                         session.progress("cache", "pictures"),
                         session.should_stop,
                     )
-                _stop_here(session)
+                session.stop_here()
                 rejected += report.rejected
                 for note in report.notes:
                     session.warn("cache", note)
@@ -230,33 +220,6 @@ def _latents(
     )
 
 
-def _texts(session: Session, config: RunConfig, feed: Feed, model: Model, held_out: Sequence[Item]) -> TextCache | None:
-    """All captions that the run will ever use are known beforehand: shuffling and dropout work with the cache."""
-    if not config.memory.cache_text_encoder_outputs:
-        return None
-    captions = dict.fromkeys(feed.all_captions())
-    captions.update(dict.fromkeys(deterministic(item.text, item.rules or feed.rules) for item in held_out))
-    with torch.no_grad(), model.present("text_encoder"):
-        size = sum(tensor.nbytes for tensor in model.encode_text([""]).values()) * len(captions)
-    if size > TEXT_CACHE_LIMIT:
-        session.say(
-            f"Captions are encoded in each step: the {len(captions)} different captions of this run "
-            f"would take {size / 2**30:.1f} GiB in the cache. The text encoder still is not trained."
-        )
-        return None
-    memory = config.memory
-    root = Path(memory.cache_dir) if memory.cache_dir else paths.user_cache()
-    cache = TextCache(root / "texts" if memory.cache_text_encoder_outputs_to_disk else None, model.text_key)
-
-    progress = session.progress("cache", "captions")
-    with model.present("text_encoder"):
-        report = cache.build(captions, model.encode_text, 8, progress, session.should_stop)
-    _stop_here(session)
-    for note in report.notes:
-        session.warn("cache", note)
-    return cache
-
-
 def _network(config: RunConfig, model: Model, session: Session) -> LoraNetwork:
     weights = None
     if config.network.network_weights:
@@ -271,6 +234,7 @@ def _network(config: RunConfig, model: Model, session: Session) -> LoraNetwork:
         rates=config.training.rates,
         weights=weights,
         generator_seed=derive(config.training.seed, "lora"),
+        folds_alpha=model.reader.folds_alpha,
         say=session.say,
     )
     counts = ", ".join(f"{name} {count}" for name, count in network.module_counts().items())

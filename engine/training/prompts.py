@@ -27,8 +27,9 @@ _NAMES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "l": ("scale", float),
     "ss": ("sample_sampler", str),
 }
+_OWN = {"g": ("guidance_scale", float)}
+"""Flags that only some families know (`Family.prompt_flags`)."""
 _IGNORED = {
-    "g": "guidance_scale",
     "cn": "controlnet_image",
     "ctr": "cfg_trunc_ratio",
     "rcfg": "renorm_cfg",
@@ -47,8 +48,11 @@ class Prompt:
     """Another seed each time."""
 
 
-def read_prompts(config: RunConfig, say: Callable[[str], None]) -> list[Prompt]:
+def read_prompts(config: RunConfig, say: Callable[[str], None], flags: frozenset[str] = frozenset()) -> list[Prompt]:
     """The prompts of a run; sizes default to the training resolution.
+
+    Args:
+        flags: `Family.prompt_flags`.
 
     Raises:
         UsageError: the prompt file is missing, unreadable or malformed.
@@ -58,7 +62,9 @@ def read_prompts(config: RunConfig, say: Callable[[str], None]) -> list[Prompt]:
         entries = _read_file(Path(given)) if given.lower().endswith(_FILES) else given.splitlines()
     else:
         entries = list(given)
-    prompts = [_prompt(entry, config, say) for entry in entries if not (isinstance(entry, str) and _blank(entry))]
+    prompts = [
+        _prompt(entry, config, say, flags) for entry in entries if not (isinstance(entry, str) and _blank(entry))
+    ]
     if not prompts:
         say("No sample prompts: no samples will be drawn.")
     return prompts
@@ -94,20 +100,22 @@ def _read_file(path: Path) -> list[Any]:
         ) from None
 
 
-def parse_line(line: str, say: Callable[[str], None]) -> dict[str, Any]:
+def parse_line(line: str, say: Callable[[str], None], flags: frozenset[str] = frozenset()) -> dict[str, Any]:
     """Kohya's line: the prompt, then ` --flag value` parts. Only parts behind the first are read as flags, so a prompt
     may begin with "s 1girl"."""
     head, *parts = line.strip().split(" --")
+    known = {**_NAMES, **{flag: own for flag, own in _OWN.items() if flag in flags}}
+    ignored = {**_IGNORED, **{flag: name for flag, (name, _) in _OWN.items() if flag not in flags}}
     values: dict[str, Any] = {"prompt": head}
     for part in parts:
         match = _FLAG.match(part.strip())
         flag = match[1].lower() if match else ""
         if match is None:
             values["prompt"] += f" --{part}"
-        elif flag in _IGNORED:
-            say(f"Sample prompt {line.strip()!r}: --{flag} ({_IGNORED[flag]}) has no effect for this family.")
+        elif flag in ignored:
+            say(f"Sample prompt {line.strip()!r}: --{flag} ({ignored[flag]}) has no effect for this family.")
         else:
-            name, kind = _NAMES[flag]
+            name, kind = known[flag]
             try:
                 values[name] = kind(match[2].strip())
             except ValueError:
@@ -118,8 +126,8 @@ def parse_line(line: str, say: Callable[[str], None]) -> dict[str, Any]:
     return values
 
 
-def _prompt(entry: Any, config: RunConfig, say: Callable[[str], None]) -> Prompt:
-    values: Mapping[str, Any] = parse_line(entry, say) if isinstance(entry, str) else entry
+def _prompt(entry: Any, config: RunConfig, say: Callable[[str], None], flags: frozenset[str]) -> Prompt:
+    values: Mapping[str, Any] = parse_line(entry, say, flags) if isinstance(entry, str) else entry
     if not isinstance(values, Mapping) or not isinstance(values.get("prompt"), str):
         raise UsageError(
             f"A sample prompt is neither text nor a table with `prompt`: {entry!r}.", "Mend sampling.sample_prompts."
@@ -150,7 +158,8 @@ def _request(given: Mapping[str, Any], config: RunConfig) -> Prompt:
         height=int(given.get("height", height)),
         seed=max(0, seed),
         steps=min(1000, max(1, int(given.get("sample_steps", defaults.sample_steps)))),
-        scale=float(given.get("scale", defaults.sample_scale)),
+        scale=float(given.get("scale", 7.0 if defaults.sample_scale is None else defaults.sample_scale)),
         sampler=sampler,
+        guidance=float(given.get("guidance_scale", defaults.sample_guidance)),
     )
     return Prompt(request, seeded=int(given.get("seed", -1)) >= 0, random_seed=seed < 0)

@@ -22,6 +22,10 @@ HEARTBEAT_SECONDS = 5.0
 PROGRESS_SECONDS = 0.5
 
 
+class Stopped(Exception):
+    """The person asked to stop before the first step."""
+
+
 class Signals:
     """First SIGINT or SIGTERM: finish the step, save, exit. Second: exit now. SIGHUP is ignored.
 
@@ -132,6 +136,15 @@ class Session:
             self.events.emit("progress", phase=phase, done=done, total=total, unit=unit)
 
         return tell
+
+    def stop_here(self) -> None:
+        """A place before the first step where a stop is obeyed.
+
+        Raises:
+            Stopped: one was asked for.
+        """
+        if self.should_stop():
+            raise Stopped
 
     def should_stop(self) -> bool:
         """Whether to end at the next safe moment: a signal, or a wish of the control box."""

@@ -20,12 +20,12 @@ from engine.training.exhausted import rescue
 from engine.training.objectives import objective_for
 from engine.training.optimizers import build_optimizer
 from engine.training.outputs import Outputs
-from engine.training.prepare import Prepared, Stopped, prepare
+from engine.training.prepare import Prepared, prepare
 from engine.training.processes import Helper, Team, start_others
 from engine.training.recovery import LIMIT, Recovery
 from engine.training.schedules import build_schedule
 from engine.training.seeds import derive, generator
-from engine.training.session import Session
+from engine.training.session import Session, Stopped
 from engine.training.states import Progress, StateStore
 
 PAUSE_SECONDS = 0.3
@@ -64,6 +64,7 @@ class Trainer:
         self.parameters = self.network.parameters()
         groups = self.network.parameter_groups()
         self.groups = [str(group["name"]) for group in groups]
+        self.trained_text = set(self.groups) & set(self.model.text_encoders)
         self.built = build_optimizer(config.training.optimizer_type, config.training.optimizer_args, groups)
         self.schedule = build_schedule(config.training, self.built, self.plan.max_train_steps)
         self.optimizer = self.accelerator.prepare_optimizer(self.built.optimizer)
@@ -175,10 +176,10 @@ class Trainer:
         batch = self.feed.load(indices, self.step, draws)
         question = self.objective.ask(batch.latents, draws)
         with self.accelerator.autocast():
-            text = batch.text
-            if text is None:
-                with torch.set_grad_enabled(any(name.startswith("text_encoder") for name in self.groups)):
-                    text = self.model.encode_text(batch.captions)
+            text = dict(batch.text)
+            if self.feed.live:
+                with torch.set_grad_enabled(not self.trained_text.isdisjoint(self.feed.live)):
+                    text |= self.model.encode_text(batch.captions, self.feed.live)
             prediction = self.model.predict(question.noisy, question.timesteps, text, batch.sizes)
         return (self.objective.losses(prediction.float(), question, batch.mask) * batch.weights).mean()
 

@@ -24,10 +24,12 @@ def held_out_loss(prepared: Prepared, objective: Objective) -> dict[str, float]:
     for index, item in enumerate(prepared.held_out):
         mean = prepared.held_out_latents.get(item, False)[0].chunk(2)[0]
         sizes = sizes_of([(item, False)]).to(device)
-        caption, texts = deterministic(item.text, item.rules or prepared.feed.rules), prepared.feed.texts
+        feed = prepared.feed
+        caption = deterministic(item.text, item.rules or feed.rules)
         with prepared.accelerator.autocast():
-            found = model.encode_text([caption]) if texts is None else texts.get([caption])
-            text = {name: tensor.to(device) for name, tensor in found.items()}
+            text = feed.cached_text([caption])
+            if feed.live:
+                text |= model.encode_text([caption], feed.live)
             for point in points:
                 noise = torch.randn(
                     mean.shape, generator=generator(config.dataset.validation_seed, "held-out", index, point)

@@ -28,39 +28,41 @@ _OLD_VAE_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0
 _NOT_OF_THE_CLASS = ("_name_or_path", "quantization_config", "torch_dtype", "dtype")
 
 
-def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without the keys that its class does not take."""
     return {key: value for key, value in config.items() if key not in _NOT_OF_THE_CLASS}
 
 
 def build_unet(config: Mapping[str, Any]) -> Any:
     """diffusers' UNet."""
     module_class: Any = UNet2DConditionModel
-    return module_class.from_config(_plain(config))
+    return module_class.from_config(plain(config))
 
 
 def build_vae(config: Mapping[str, Any]) -> Any:
     """diffusers' VAE."""
     module_class: Any = AutoencoderKL
-    return module_class.from_config(_plain(config))
+    return module_class.from_config(plain(config))
 
 
 def build_clip(config: Mapping[str, Any]) -> Any:
     """transformers' CLIP text encoder."""
-    return CLIPTextModel(CLIPTextConfig(**_plain(config)))
+    return CLIPTextModel(CLIPTextConfig(**plain(config)))
 
 
 def build_clip_with_projection(config: Mapping[str, Any]) -> Any:
     """The same with the projection of its pooled output."""
-    return CLIPTextModelWithProjection(CLIPTextConfig(**_plain(config)))
+    return CLIPTextModelWithProjection(CLIPTextConfig(**plain(config)))
 
 
 def folder_source(folder: Path, part: str, build: Callable[[Mapping[str, Any]], Any]) -> Source:
     """The part in the subfolder `part` of a diffusers folder."""
     config = read_json(folder / part / "config.json")
-    return Source(build, config, weight_files(folder, part), lambda keys: _folder_places(part, keys))
+    return Source(build, config, weight_files(folder, part), lambda keys: folder_places(part, keys))
 
 
-def _folder_places(part: str, keys: Sequence[str]) -> Candidates:
+def folder_places(part: str, keys: Sequence[str]) -> Candidates:
+    """Where a part's tensors stand in files with diffusers' and transformers' names, the older ones included."""
     if part.startswith("text_encoder"):
         forms = {key: (key, f"text_model.{key}", key.removeprefix("text_model.")) for key in keys}
     elif part == "vae":
@@ -128,7 +130,7 @@ def other_vae_source(path: Path, own: dict[str, Any]) -> Source:
         return folder_source(inner.parent, inner.name, build_vae) if inner.name == "vae" else _bare_folder(inner)
     header = read_header(path)
     if header.any("encoder.down_blocks."):
-        return Source(build_vae, own, [path], lambda keys: _folder_places("vae", keys))
+        return Source(build_vae, own, [path], lambda keys: folder_places("vae", keys))
     bare = not header.any(VAE)
     shapes = {VAE + name: shape for name, shape in header.shapes.items()} if bare else header.shapes
     config = fitted("vae", own, vae_sizes, shapes)
@@ -147,7 +149,7 @@ def _bare_folder(folder: Path) -> Source:
             f"{printable(folder)} has no .safetensors weights of a VAE.", "Name a VAE file or a diffusers folder."
         )
     config = read_json(folder / "config.json")
-    return Source(build_vae, config, plain or files[:1], lambda keys: _folder_places("vae", keys))
+    return Source(build_vae, config, plain or files[:1], lambda keys: folder_places("vae", keys))
 
 
 def load_vae(table: ModelTable, own: Source, dtype: torch.dtype, say: Say, *, latents: int, empty: bool = False) -> Any:

@@ -16,7 +16,7 @@ from engine.text import printable
 PARTS = ("text_encoder", "unet", "vae")
 TEXT = ("cond_stage_model.transformer.text_model.", "cond_stage_model.transformer.")
 """The second form is that of files which an early tool wrote without `text_model`."""
-OTHER_CLASSES = ("StableDiffusionXL", "Flux", "StableDiffusion3")
+OTHER_CLASSES = ("StableDiffusionXL", "StableDiffusion3", "Flux", "Chroma")
 """Pipelines of other families."""
 INPAINTING = "Train on the checkpoint that it was made from; the LoRA also works with the inpainting model."
 

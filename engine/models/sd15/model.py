@@ -31,7 +31,7 @@ class SD15Model(LatentDiffusionModel):
         words = sorted(self.tokenizer.get_vocab().items())
         return [words, self.tokenizer.pad_token_id, self.context, self.clip_skip, self.max_token_length]
 
-    def encode_text(self, captions: Sequence[str]) -> dict[str, Tensor]:
+    def encode_text(self, captions: Sequence[str], encoders: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Captions to {"hidden_states": [B, tokens, width]} in the compute dtype. Gradients flow.
 
         clip_skip None or 1 is the last hidden state; n is the n-th layer from the end, through the final norm.

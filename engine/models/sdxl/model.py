@@ -33,7 +33,7 @@ class SDXLModel(LatentDiffusionModel):
             told += [sorted(tokenizer.get_vocab().items()), tokenizer.pad_token_id]
         return told
 
-    def encode_text(self, captions: Sequence[str]) -> dict[str, Tensor]:
+    def encode_text(self, captions: Sequence[str], encoders: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Captions to {"hidden_states": [B, tokens, width of both], "pooled": [B, width]} in the compute dtype.
         Gradients flow.
 

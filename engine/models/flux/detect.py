@@ -1,0 +1,135 @@
+"""Is it FLUX.1, dev or schnell: read from headers and configuration files, without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ModelError
+from engine.models.base import Recognition
+from engine.models.files import format_of, read_json, weight_files
+from engine.models.fp8 import check_formats
+from engine.models.header import Header, read_header
+from engine.models.kinds import is_lora
+from engine.text import printable
+
+COMFY = "model.diffusion_model."
+"""ComfyUI's prefix of a denoiser."""
+INSIDE = {"text_encoder": "text_encoders.clip_l.transformer.", "text_encoder_2": "text_encoders.t5xxl.transformer."}
+INSIDE |= {"vae": "vae."}
+"""Prefixes of the other parts in a file that holds everything."""
+CHANNELS = 64
+"""Of a 2 × 2 patch of 16 latent channels."""
+_RELATIVES = {
+    128: "FLUX Depth, Canny or another model that is steered by a picture",
+    384: "FLUX Fill (inpainting)",
+}
+_PIPELINES = {
+    "FluxKontext": "FLUX.1 Kontext: it edits pictures",
+    "FluxFill": "FLUX Fill: it paints into pictures",
+    "FluxControl": "FLUX Depth or Canny: it is steered by a picture",
+    "Flux2": "FLUX.2: another architecture",
+    "Chroma": "Chroma: another architecture made from FLUX.1 schnell",
+}
+_HINT = "FLUX.1 dev and schnell can be trained."
+
+
+def recognise_file(path: Path) -> Recognition | None:
+    """A transformer in BFL's or diffusers' names, with or without the other parts; None for another family.
+
+    Raises:
+        ModelError: unreadable, or a near relative (FLUX.2, Chroma, Fill, Depth, Canny), or packed weights.
+    """
+    header = read_header(path)
+    if is_lora(header):
+        return None
+    prefix = COMFY if header.any(COMFY + "double_blocks.") or header.any(COMFY + "single_blocks.") else ""
+    bfl = header.any(prefix + "double_blocks.")
+    if not bfl and not header.any("single_transformer_blocks."):
+        return None
+    where = printable(path)
+    if header.any(prefix + "distilled_guidance_layer."):
+        raise ModelError(f"{where} is Chroma: another architecture made from FLUX.1 schnell.", _HINT)
+    if header.any(prefix + "double_stream_modulation_"):
+        raise ModelError(f"{where} is FLUX.2: another architecture.", _HINT)
+    stem = prefix + ("img_in.weight" if bfl else "x_embedder.weight")
+    needed = (stem, prefix + ("vector_in.in_layer.weight" if bfl else "time_text_embed.text_embedder.linear_1.weight"))
+    if missing := [name for name in needed if name not in header.tensors]:
+        raise ModelError(f"{where} has FLUX's blocks, but not its {missing[0]}: it is another model, or a part.", _HINT)
+    _check_channels(where, header.shapes[stem][1])
+    check_formats(path, header, prefix)
+    guided = header.any(prefix + ("guidance_in." if bfl else "time_text_embed.guidance_embedder."))
+    inside = tuple(part for part, start in INSIDE.items() if header.any(start))
+    variant, reason = _variant(guided, "guidance_in" if bfl else "guidance_embedder")
+    return _recognition(path, "single_file", variant, [header], prefix, header.size, reason, {"inside": inside})
+
+
+def recognise_folder(folder: Path) -> Recognition | None:
+    """A FluxPipeline in diffusers' layout; None for another family.
+
+    Raises:
+        ModelError: a part is missing or broken, or it is a near relative.
+    """
+    index = read_json(folder / "model_index.json") if (folder / "model_index.json").exists() else {}
+    pipeline, where = str(index.get("_class_name", "")), printable(folder)
+    for name, kind in _PIPELINES.items():
+        if pipeline.startswith(name):
+            raise ModelError(f"{where} is {kind}.", _HINT)
+    if not (folder / "transformer" / "config.json").exists():
+        if pipeline.startswith("Flux"):
+            raise ModelError(
+                f"{where} has a model_index.json but no transformer/config.json.", "Fetch the whole folder."
+            )
+        return None
+    config = read_json(folder / "transformer" / "config.json")
+    if config.get("_class_name", "FluxTransformer2DModel") != "FluxTransformer2DModel":
+        return None
+    _check_channels(where, config.get("in_channels", CHANNELS))
+    files = {part: weight_files(folder, part) for part in ("transformer", "vae", "text_encoder", "text_encoder_2")}
+    headers = {file: read_header(file) for found in files.values() for file in found}
+    for file, header in headers.items():
+        check_formats(file, header)
+    variant, reason = _variant(bool(config.get("guidance_embeds")), "guidance_embeds in transformer/config.json")
+    transformer = [headers[file] for file in files["transformer"]]
+    size = sum(header.size for header in headers.values())
+    return _recognition(folder, "diffusers", variant, transformer, "", size, reason, {"inside": ()})
+
+
+def _variant(guided: bool, mark: str) -> tuple[str, str]:
+    if guided:
+        return "dev", f"FLUX.1 dev: it has a guidance embedding ({mark})"
+    return "schnell", f"FLUX.1 schnell: it has no guidance embedding (no {mark})"
+
+
+def _check_channels(where: str, channels: int) -> None:
+    if channels != CHANNELS:
+        kind = _RELATIVES.get(channels, "a relative of FLUX made for another task than drawing from text")
+        raise ModelError(f"{where} is {kind}: its transformer takes {channels} channels in place of {CHANNELS}.", _HINT)
+
+
+def _recognition(
+    path: Path,
+    layout: Any,
+    variant: str,
+    headers: list[Header],
+    prefix: str,
+    size: int,
+    reason: str,
+    details: dict[str, Any],
+) -> Recognition:
+    reasons = (reason, "prediction type flow: FLUX.1 has no other")
+    details |= {"variant": variant, "prefix": prefix}
+    return Recognition(
+        "flux",
+        path,
+        layout,
+        "flow",
+        zero_terminal_snr=False,
+        dtype=format_of(headers, prefix),
+        size=size,
+        reasons=reasons,
+        details=details,
+        downscale=16,
+        multiple=16,
+        latent_channels=CHANNELS,
+    )

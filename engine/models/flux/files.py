@@ -1,0 +1,115 @@
+"""Which files FLUX's parts are in: the diffusers folder, one file for all, or ComfyUI's and Kohya's separate files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.config.schema import ModelTable
+from engine.errors import ModelError, UsageError
+from engine.models.base import Recognition
+from engine.models.files import read_json, weight_files
+from engine.models.flux.detect import INSIDE
+from engine.models.fp8 import check_formats
+from engine.models.header import Header, read_header
+from engine.models.kinds import looks_like
+from engine.runs.layout import expanded
+from engine.text import printable
+
+SETTINGS = {"text_encoder": "clip_l", "text_encoder_2": "t5xxl", "vae": "ae"}
+"""The parts beside the transformer, and the keys of `[model]` that name their files."""
+_TITLES = {"clip_l": "CLIP-L", "t5xxl": "T5-XXL", "ae": "the autoencoder"}
+_SIGNS = {
+    "text_encoder": ("text_model.encoder.layers.", "encoder.layers."),
+    "text_encoder_2": ("encoder.block.",),
+    "vae": ("encoder.down.", "encoder.down_blocks."),
+}
+
+
+@dataclass(frozen=True)
+class PartFiles:
+    """Where one part is."""
+
+    files: tuple[Path, ...]
+    prefix: str = ""
+    """Before the names of its tensors."""
+    config: Mapping[str, Any] | None = None
+    """Its configuration where a folder has one."""
+
+    @property
+    def headers(self) -> list[Header]:
+        """Of each file."""
+        return [read_header(file) for file in self.files]
+
+    def any(self, start: str) -> bool:
+        """Whether the name of one of its tensors begins so, behind the prefix."""
+        return any(header.any(self.prefix + start) for header in self.headers)
+
+
+def find_parts(table: ModelTable, recognition: Recognition) -> dict[str, PartFiles]:
+    """The files of the transformer, both text encoders and the VAE.
+
+    Raises:
+        UsageError: a part is in none of the files.
+        ModelError: a file that `[model]` names is missing, broken or of the wrong kind.
+    """
+    path = recognition.path
+    folder = recognition.layout == "diffusers"
+    given = {part: _given(table, part) for part in SETTINGS}
+    inside = recognition.details["inside"]
+    missing = [SETTINGS[part] for part in SETTINGS if not folder and part not in inside and given[part] is None]
+    if missing:
+        names = _and([f"{_TITLES[key]} (model.{key})" for key in missing])
+        raise UsageError(
+            f"{printable(path)} holds FLUX's transformer only: {names} {'is' if len(missing) == 1 else 'are'} not set.",
+            "Set model.clip_l, model.t5xxl and model.ae to the files that ComfyUI and Kohya use: clip_l.safetensors, "
+            "t5xxl_fp16.safetensors, ae.safetensors.",
+        )
+    own = recognition.details["prefix"]
+    parts = {"transformer": in_folder(path, "transformer") if folder else PartFiles((path,), own)}
+    for part in SETTINGS:
+        place = given[part]
+        if place is not None:
+            parts[part] = _named(part, place)
+        else:
+            parts[part] = in_folder(path, part) if folder else PartFiles((path,), INSIDE[part])
+    return parts
+
+
+def _and(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _given(table: ModelTable, part: str) -> Path | None:
+    value = {"text_encoder": table.clip_l, "text_encoder_2": table.t5xxl, "vae": table.ae or table.vae}[part]
+    return expanded(value) if value else None
+
+
+def in_folder(folder: Path, part: str) -> PartFiles:
+    """A part in the subfolder `part` of a diffusers folder."""
+    config = read_json(folder / part / "config.json")
+    return PartFiles(tuple(weight_files(folder, part)), config=config)
+
+
+def _named(part: str, place: Path) -> PartFiles:
+    """The file or folder that `[model]` names for a part."""
+    key = f"model.{SETTINGS[part]}"
+    if not place.exists():
+        raise ModelError(f"{key}: there is no file or folder {printable(place)}.", "Check the path.")
+    if place.is_dir():
+        inner = place if (place / "config.json").exists() else place / part
+        found = in_folder(inner.parent, inner.name)
+    else:
+        found = PartFiles((place,))
+    for file, header in zip(found.files, found.headers, strict=True):
+        check_formats(file, header)
+    headers = found.headers
+    if not any(header.any(sign) for header in headers for sign in _SIGNS[part]):
+        other = looks_like(headers[0]) or "something else: its tensor names fit none that is known"
+        raise ModelError(
+            f"{key}: {printable(place)} is not {_TITLES[SETTINGS[part]]}, but {other}.",
+            f"Name the file that holds {_TITLES[SETTINGS[part]]}.",
+        )
+    return found

@@ -1,0 +1,81 @@
+"""Load a recognised FLUX.1, offline: its parts, its tokenizers, and what the run sets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from engine.config import RunConfig
+from engine.errors import ModelError
+from engine.models.base import Recognition, Say
+from engine.models.files import read_json
+from engine.models.flux.files import PartFiles, find_parts
+from engine.models.flux.model import FluxModel
+from engine.models.flux.parts import CONFIGURATIONS, source_of
+from engine.models.flux.text import LENGTHS
+from engine.models.flux.tokenizers import load_tokenizers
+from engine.models.loading import DTYPES, load_part
+from engine.text import printable
+
+
+def load_model(
+    config: RunConfig, recognition: Recognition, device: str, dtype: str, say: Say, *, empty: bool = False
+) -> FluxModel:
+    """See `Family.load`; the VAE is in fp32 on the CPU and with no_half_vae, T5 never in fp16."""
+    table, variant, compute = config.model, recognition.details["variant"], DTYPES[dtype]
+    sources = find_parts(table, recognition)
+    tokenizers = load_tokenizers(table, recognition)
+    if recognition.layout == "diffusers":
+        for key in ("clip_l", "t5xxl", "ae", "vae"):
+            if value := getattr(table, key):
+                say(f"model.{key}: {printable(value)} in place of the folder's own.")
+    whole = table.no_half_vae or torch.device(device).type == "cpu"
+    t5_dtype = torch.bfloat16 if compute == torch.float16 else compute
+    if compute == torch.float16:
+        say("T5 is computed in bf16: it overflows in fp16.")
+    dtypes = {"transformer": compute, "text_encoder": compute, "text_encoder_2": t5_dtype}
+    dtypes["vae"] = torch.float32 if whole else compute
+    parts = {part: load_part(part, source_of(part, sources[part]), dtypes[part], say, empty=empty) for part in sources}
+    t5 = parts["text_encoder_2"]
+    t5.encoder.embed_tokens.weight = t5.shared.weight  # one tensor under two names
+    _check_widths(parts, sources)
+    longest = LENGTHS[variant]
+    return FluxModel(
+        recognition,
+        torch.device(device),
+        **parts,
+        tokenizers=tokenizers,
+        scheduler_config=scheduler_config(recognition),
+        max_length=table.t5xxl_max_token_length or longest,
+        masked=table.apply_t5_attn_mask,
+        guidance=config.training.guidance_scale,
+    )
+
+
+def scheduler_config(recognition: Recognition) -> dict[str, Any]:
+    """The schedule for drawing: the folder's, or that of the variant; schnell's does not move with the size."""
+    shipped = read_json(CONFIGURATIONS / "scheduler" / "scheduler_config.json")
+    if recognition.details["variant"] == "schnell":
+        shipped |= {"shift": 1.0, "use_dynamic_shifting": False}
+    own = recognition.path / "scheduler" / "scheduler_config.json"
+    return {**shipped, **read_json(own)} if recognition.layout == "diffusers" and own.is_file() else shipped
+
+
+def _check_widths(parts: dict[str, Any], sources: dict[str, PartFiles]) -> None:
+    """Refuse parts that do not belong together.
+
+    Raises:
+        ModelError: says which part gives what, and what the transformer takes.
+    """
+    transformer = parts["transformer"].config
+    for part, gives, takes, what in (
+        ("text_encoder", parts["text_encoder"].config.hidden_size, transformer.pooled_projection_dim, "values"),
+        ("text_encoder_2", parts["text_encoder_2"].config.d_model, transformer.joint_attention_dim, "values"),
+        ("vae", 4 * parts["vae"].config.latent_channels, transformer.in_channels, "values a 2 × 2 patch"),
+    ):
+        if gives != takes:
+            raise ModelError(
+                f"{printable(sources[part].files[0])} gives {gives} {what}, and the transformer takes {takes}.",
+                "Use the text encoders and the autoencoder that belong to FLUX.1: clip_l, t5xxl, ae.",
+            )

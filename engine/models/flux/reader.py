@@ -1,0 +1,90 @@
+"""How diffusers reads a LoRA for FLUX.1, and a small forward pass; for the check of a saved file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers.loaders.lora_pipeline import FluxLoraLoaderMixin
+from torch import Tensor, nn
+
+from engine.adapters.names import ALPHA, DOWN, UP, by_module
+from engine.models.base import LoraReader
+from engine.models.flux.packing import positions
+from engine.models.flux.targets import transformer_targets
+
+_WIDTH = 3072
+"""The only width of a transformer whose single blocks diffusers' converter can take apart."""
+
+
+class _Loader(FluxLoraLoaderMixin):
+    """The part of a pipeline that diffusers' `load_lora_weights` works on."""
+
+    hf_device_map = None
+    _lora_scale = 1.0
+
+    def __init__(self, components: Mapping[str, nn.Module]) -> None:
+        self.components = components
+        self.transformer = components["transformer"]
+        self.text_encoder = components.get("text_encoder")
+
+
+class FluxReader(LoraReader):
+    """See `LoraReader`. diffusers' converter takes fused matrices apart and folds alpha into them."""
+
+    folds_alpha = True
+
+    def load(self, components: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], adapter_name: str) -> None:
+        """See `LoraReader.load`; small transformers are taken apart here."""
+        transformer: Any = components["transformer"]
+        given = dict(tensors)
+        if transformer.inner_dim != _WIDTH:
+            given = _apart(transformer, given)
+        _Loader(components).load_lora_weights(given, adapter_name=adapter_name)
+
+    def denoise(self, components: Mapping[str, nn.Module]) -> Tensor:
+        """Fixed patches, timestep 500, fixed text; through CLIP only when that has a LoRA."""
+        transformer: Any = components["transformer"].eval()
+        config, parameter = transformer.config, next(transformer.parameters())
+        generator = torch.Generator().manual_seed(0)
+        patches = torch.randn(1, 4, config.in_channels, generator=generator)
+        states = torch.randn(1, 8, config.joint_attention_dim, generator=generator)
+        encoder: Any = components.get("text_encoder")
+        if encoder is not None and any(hasattr(layer, "lora_A") for layer in encoder.modules()):
+            tokens = torch.arange(min(8, encoder.config.max_position_embeddings, encoder.config.vocab_size))[None]
+            pooled = encoder.eval()(tokens.to(next(encoder.parameters()).device)).pooler_output
+        else:
+            pooled = torch.randn(1, config.pooled_projection_dim, generator=generator)
+        device, dtype = parameter.device, parameter.dtype
+        output: Tensor = transformer(
+            hidden_states=patches.to(device, dtype),
+            encoder_hidden_states=states.to(device, dtype),
+            pooled_projections=pooled.to(device, dtype),
+            timestep=torch.tensor([0.5], device=device),
+            guidance=torch.tensor([1.0], device=device) if config.guidance_embeds else None,
+            img_ids=positions(4, 4, device),
+            txt_ids=torch.zeros(8, 3, device=device),
+            return_dict=False,
+        )[0]
+        return output.float()
+
+
+def _apart(transformer: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The file as diffusers' converter would give it, for a transformer of any width: alpha / rank in the down
+    matrices, each layer with its rows of the up matrices."""
+    targets = {target.kohya_name: target for target in transformer_targets(transformer)}
+    found: dict[str, Tensor] = {}
+    for name, parts in by_module(tensors).items():
+        target = targets.get(name)
+        down, up, scale = parts[DOWN], parts[UP], float(parts[ALPHA]) / len(parts[DOWN])
+        if target is None:
+            path = name.removeprefix("lora_te1_").replace("text_model_encoder_layers_", "text_model.encoder.layers.")
+            for word in ("self_attn", "mlp"):
+                path = path.replace(f"_{word}_", f".{word}.")
+            found |= {f"text_encoder.{path}.lora_A.weight": down * scale, f"text_encoder.{path}.lora_B.weight": up}
+            continue
+        layers: list[Any] = [transformer.get_submodule(path) for path in target.paths]
+        for path, rows in zip(target.paths, torch.split(up, [layer.out_features for layer in layers]), strict=True):
+            found |= {f"transformer.{path}.lora_A.weight": down * scale, f"transformer.{path}.lora_B.weight": rows}
+    return found

@@ -1,0 +1,25 @@
+"""Captions through T5, as FLUX uses it (facts: sd-scripts)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LENGTHS = {"dev": 512, "schnell": 256}
+"""Tokens that T5 is given by the two models."""
+
+
+def t5_ids(tokenizer: Any, captions: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
+    """Captions to T5's token ids [B, length] int64, cut and padded, and which of them are text, [B, length] bool."""
+    found = tokenizer(list(captions), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+    return found.input_ids, found.attention_mask.bool()
+
+
+@torch.no_grad()
+def t5_states(encoder: Any, ids: Tensor) -> Tensor:
+    """Token ids [B, length] to the last hidden states [B, length, width]; padding is read like text, as in Kohya."""
+    states: Tensor = encoder(ids).last_hidden_state
+    return states

@@ -1,0 +1,105 @@
+"""FLUX.1 through the whole path on the CPU: train, save, read back, resume to the byte, draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from engine.exit_codes import ExitCode
+from engine.models.header import read_header
+from engine.runs.events import read_events
+from engine.runs.layout import RunDir
+from engine.training.trainer import Trainer
+from tests.tiny_flux import FluxFiles, tiny_files
+
+KEYS = {
+    "dataset__min_bucket_reso": 32,
+    "dataset__bucket_reso_steps": 16,
+    "training__max_train_steps": 4,
+    "saving__save_state_every_n_steps": 2,
+    "sampling__sample_every_n_steps": 4,
+    "sampling__sample_at_first": False,
+    "model__t5xxl_max_token_length": 16,
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> FluxFiles:
+    return tiny_files(tmp_path_factory.mktemp("flux"), blocks=(1, 2))
+
+
+@pytest.fixture
+def flux_run(make_run: Any, files: FluxFiles) -> Callable[..., RunDir]:
+    def make(place: str = "out", **overrides: object) -> RunDir:
+        model = {f"model__{key}": value for key, value in files.settings.items()}
+        run: RunDir = make_run(place, **{**model, **KEYS, **overrides})
+        return run
+
+    return make
+
+
+def counts(path: Path) -> tuple[int, int]:
+    names = {key.partition(".")[0] for key in read_header(path).tensors}
+    return sum(name.startswith("lora_unet_") for name in names), sum(name.startswith("lora_te1_") for name in names)
+
+
+def test_the_whole_path(flux_run: Any, train_here: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    run = flux_run(training__loss_type="huber", training__min_snr_gamma=5, dataset__validation_split=0.3)
+    assert train_here(run) == 0
+    events = list(read_events(run.events_path))
+    saved = next(event for event in events if event.type == "saved" and event.get("path") == str(run.lora_path()))
+    assert saved.get("difference") < 1e-2
+    assert counts(run.lora_path()) == (10 + 2 * 3, 0)
+    assert any(event.type == "validation" and event.get("loss") > 0 for event in events)
+    pictures = list(run.samples.glob("*.png"))
+    assert len(pictures) == 1
+    metadata = read_header(run.lora_path()).metadata
+    assert metadata["ss_base_model_version"] == "flux1"
+    assert metadata["ss_network_module"] == "networks.lora_flux"
+    assert metadata["modelspec.architecture"] == "flux-1-dev/lora"
+    assert metadata["ss_timestep_sampling"] == "shift"
+    assert metadata["ss_min_snr_gamma"] == "None"
+    lines = capsys.readouterr().out.splitlines()
+    for start in (
+        "FLUX.1 dev: it has a guidance embedding",
+        "training.min_snr_gamma has no effect",
+        "The text encoders are not trained",
+        "huber_schedule is constant",
+        "T5's outputs are cached and T5 is let go",
+    ):
+        assert sum(line.startswith(start) for line in lines) == 1, start
+
+
+def test_a_resume_gives_the_same_bytes(flux_run: Any, train_here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    straight, halted = (flux_run(place, sampling__sample_every_n_steps=0) for place in ("straight", "halted"))
+    assert train_here(straight) == ExitCode.DONE
+    advance = Trainer.advance
+
+    def stop_at_three(self: Trainer) -> bool:
+        if self.step == 3:
+            self.session.stop_reason = "test"
+        return advance(self)
+
+    monkeypatch.setattr(Trainer, "advance", stop_at_three)
+    assert train_here(halted) == ExitCode.STOPPED
+    monkeypatch.setattr(Trainer, "advance", advance)
+    assert train_here(halted) == ExitCode.DONE
+    assert halted.lora_path().read_bytes() == straight.lora_path().read_bytes()
+
+
+def test_clip_can_be_trained_beside_cached_t5_outputs(
+    flux_run: Any, train_here: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = flux_run(
+        training__text_encoder_lr=1e-4, memory__cache_text_encoder_outputs=True, memory__gradient_checkpointing=True
+    )
+    assert train_here(run) == 0
+    assert counts(run.lora_path()) == (16, 12)
+    tensors = load_file(run.lora_path())
+    assert all(tensor.any() for key, tensor in tensors.items() if key.endswith("lora_up.weight"))
+    assert "\nCLIP-L is trained" in capsys.readouterr().out
+    assert len(list(run.samples.glob("*.png"))) == 1
