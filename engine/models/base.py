@@ -175,8 +175,13 @@ class Model(ABC):
         return self.present("vae", "text_encoder", "denoiser")
 
     @abstractmethod
-    def draw(self, request: SampleRequest) -> Image.Image:
-        """Draw one picture with the current weights; changes no random state but its own generator."""
+    def draw(self, request: SampleRequest, *, frugal: bool = False) -> Image.Image:
+        """Draw one picture with the current weights; changes no random state but its own generator.
+
+        Args:
+            frugal: slower, in less memory: one part after the other on the device, guidance in two passes, the VAE in
+                tiles (whose seams may differ slightly).
+        """
 
     @abstractmethod
     def lora_targets(self, *, conv: bool) -> list[LoraTarget]:

@@ -27,8 +27,8 @@ memory {}. validation: step, loss. sample: path, prompt, index, step (0: before 
 epoch, difference. state_saved: path, step. note: text. warning: code, text; sample_out_of_memory also has what oom
 has. control_ack: id, command, result. oom: phase, step, message, device, and in bytes or null requested, free, total,
 allocated, reserved; before the error, or before a retry: step, remedy, text, changes {}, after which the same process
-starts anew (run_started). error: title, message, hint. run_finished: state, exit_code, step. Paths
-are absolute or relative to the run directory.
+starts anew (run_started), or where only samples were drawn goes on. error: title, message, hint. run_finished: state,
+exit_code, step. Paths are absolute or relative to the run directory.
 """
 _TELLS_THE_END = {"error", "run_finished"}
 

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
@@ -28,12 +28,15 @@ from engine.errors import LoraSmithError
 from engine.memory.classify import is_out_of_memory
 from engine.models.registry import family_named
 from engine.runs.events import read_events
-from engine.training.exhausted import shortage_of
+from engine.training.exhausted import make_room, shortage_of
 from engine.training.prompts import read_prompts
 from engine.training.validation import held_out_loss
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from engine.config import RunConfig
+    from engine.models.base import SampleRequest
     from engine.training.trainer import Trainer
 
 
@@ -47,6 +50,8 @@ class Outputs:
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self._given: set[tuple[str, str]] = set()
         self._given_at = -1
+        self._frugal = False
+        """Samples are drawn in less memory, since it ran out once."""
 
     @cached_property
     def hashes(self) -> tuple[tuple[str | None, str | None], tuple[str | None, str | None]]:
@@ -254,7 +259,7 @@ class Outputs:
             return
         self.run.samples.mkdir(parents=True, exist_ok=True)
         try:
-            with self._evaluating("sample"), self.trainer.model.drawing():
+            with self._evaluating("sample"), nullcontext() if self._frugal else self.trainer.model.drawing():
                 for index in missing:
                     if not self.session.stop_reason:  # a resume draws the others
                         self._draw(index, epoch)
@@ -268,12 +273,32 @@ class Outputs:
                 told = str(error) if isinstance(error, LoraSmithError) else repr(error)
                 self.session.warn("sample_failed", f"{where}: {told}")
 
+    def _picture(self, request: SampleRequest) -> Image:
+        """One picture; where memory runs out, in less memory from then on."""
+        if not self._frugal:
+            try:
+                return self.trainer.model.draw(request)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._become_frugal(error)
+        return self.trainer.model.draw(request, frugal=True)
+
+    def _become_frugal(self, error: Exception) -> None:
+        step = self.trainer.step
+        error.phase = "sample"  # type: ignore[attr-defined]
+        self.session.events.emit("oom", **shortage_of(self.session, error).as_event())
+        text = "Samples are drawn in less memory from now on: guidance in two passes, the VAE in tiles; slower."
+        self.session.events.emit("retry", step=step, remedy="frugal_samples", text=text, changes={})
+        make_room(error)
+        self._frugal = True
+
     def _draw(self, index: int, epoch: int | None) -> None:
         prompt = self.prompts[index]
         request = prompt.request
         if prompt.random_seed:
             request = replace(request, seed=random.SystemRandom().randrange(2**32))
-        picture = self.trainer.model.draw(request)
+        picture = self._picture(request)
         when = datetime.fromtimestamp(clock.now())
         path = self.run.sample_path(
             index, when, epoch=epoch, step=self.trainer.step, seed=request.seed if prompt.seeded else None

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from engine.models.base import LoraTarget, Model, Recognition, SampleRequest
+from engine.models.drawing import finished
 from engine.models.flux import sampling
 from engine.models.flux.packing import pack, positions, unpack
 from engine.models.flux.reader import FluxReader
@@ -180,15 +181,29 @@ class FluxModel(Model):
         """See `Model.drawing`; T5 stays away."""
         return self.present("vae", "denoiser")
 
-    def draw(self, request: SampleRequest) -> Image.Image:
-        """See `Model.draw`.
+    def draw(self, request: SampleRequest, *, frugal: bool = False) -> Image.Image:
+        """See `Model.draw`; guidance always takes two passes.
 
         Raises:
             TrainingError: the picture is not finite.
         """
         self.remember(sampling.prompts(request))
-        with self.drawing(), evaluating(list(self.trainable.values())):
-            return sampling.draw(self, request)
+        with evaluating(list(self.trainable.values())):
+            if frugal:
+                return self._drawn_frugally(request)
+            with self.drawing():
+                latents = sampling.latents(self, request)
+                return finished(self.decode_latents(latents)[0], latents, request)
+
+    def _drawn_frugally(self, request: SampleRequest) -> Image.Image:
+        with self.present("denoiser"):
+            latents = sampling.latents(self, request)
+        self.vae.enable_tiling()
+        try:
+            with self.residence.without("denoiser"), self.present("vae"):
+                return finished(self.decode_latents(latents)[0], latents, request)
+        finally:
+            self.vae.disable_tiling()
 
     def lora_targets(self, *, conv: bool) -> list[LoraTarget]:
         """See `Model.lora_targets`; to be asked before layers are put in. There are no convolutions."""

@@ -1,4 +1,4 @@
-"""Draw one picture with the current weights: Euler's method on FLUX's own schedule (diffusers' FluxPipeline)."""
+"""Drawing a picture with the current weights: Euler's method on FLUX's own schedule (diffusers' FluxPipeline)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from PIL import Image
+from torch import Tensor
 
-from engine.errors import TrainingError
 from engine.models.base import SampleRequest
 
 if TYPE_CHECKING:
@@ -32,13 +31,10 @@ def make_scheduler(config: dict[str, Any], steps: int, tokens: int, device: torc
     return scheduler
 
 
-def draw(model: FluxModel, request: SampleRequest) -> Image.Image:
-    """The distilled guidance of the request, and classifier-free guidance above a scale of 1; noise from a generator
-    of its own on the CPU, so that a seed gives the same picture on every device (to rounding).
-
-    Raises:
-        TrainingError: the picture has values that are not finite.
-    """
+def latents(model: FluxModel, request: SampleRequest) -> Tensor:
+    """Latents [1, C, h, w] of a picture: the distilled guidance of the request, and classifier-free guidance above a
+    scale of 1; noise from a generator of its own on the CPU, so that a seed gives the same picture on every device (to
+    rounding)."""
     grain = 2 * model.downscale
     width, height = (max(side - side % grain, 4 * grain) for side in (request.width, request.height))
     texts = [model.recalled(prompt) for prompt in prompts(request)]
@@ -46,19 +42,11 @@ def draw(model: FluxModel, request: SampleRequest) -> Image.Image:
     tokens = shape[2] // 2 * (shape[3] // 2)
     scheduler = make_scheduler(model.scheduler_config, request.steps, tokens, model.device)
     generator = torch.Generator("cpu").manual_seed(request.seed)
-    latents = torch.randn(shape, generator=generator).to(model.device)
+    found: Tensor = torch.randn(shape, generator=generator).to(model.device)
     for timestep in scheduler.timesteps:
-        outputs = [model.velocity(latents, timestep.expand(1), text, request.guidance) for text in texts]
+        outputs = [model.velocity(found, timestep.expand(1), text, request.guidance) for text in texts]
         output = outputs[-1]
         if len(outputs) == 2:
             output = outputs[0] + request.scale * (outputs[1] - outputs[0])
-        latents = scheduler.step(output, timestep, latents, return_dict=False)[0]
-    pixels = model.decode_latents(latents)[0]
-    if not bool(torch.isfinite(pixels).all()):
-        where = "drawing" if bool(torch.isfinite(latents).all()) is False else "the VAE"
-        raise TrainingError(
-            f"The sample picture of {request.prompt!r} is not finite: {where} overflowed.",
-            "Set model.no_half_vae, or bf16 in place of fp16." if where == "the VAE" else "Lower the learning rate.",
-        )
-    picture = ((pixels + 1) * 127.5).round().to("cpu", torch.uint8)
-    return Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy(), "RGB")
+        found = scheduler.step(output, timestep, found, return_dict=False)[0]
+    return found

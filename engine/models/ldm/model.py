@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from engine.models.base import LoraReader, Model, Recognition, SampleRequest
+from engine.models.drawing import finished
 from engine.models.ldm import sampling
 from engine.models.residence import Residence, evaluating
 
@@ -89,15 +90,31 @@ class LatentDiffusionModel(Model):
         plain = (latents / self.scaling_factor).to(weight.device, weight.dtype)
         return torch.as_tensor(self.vae.decode(plain).sample).float().clamp(-1, 1)
 
-    def draw(self, request: SampleRequest) -> Image.Image:
+    def draw(self, request: SampleRequest, *, frugal: bool = False) -> Image.Image:
         """See `Model.draw`. Parts that are away are brought back for it and released again.
 
         Raises:
             UsageError: the sampler is unknown.
             TrainingError: the picture is not finite.
         """
-        with self.present("vae", "text_encoder", "denoiser"), evaluating(list(self.trainable.values())):
-            return sampling.draw(self, request)
+        with evaluating(list(self.trainable.values())):
+            if frugal:
+                return self._drawn_frugally(request)
+            with self.drawing():
+                latents = sampling.latents(self, request, sampling.texts(self, request))
+                return finished(self.decode_latents(latents)[0], latents, request)
+
+    def _drawn_frugally(self, request: SampleRequest) -> Image.Image:
+        with self.present("text_encoder"):
+            texts = sampling.texts(self, request)
+        with self.present("denoiser"):
+            latents = sampling.latents(self, request, texts, one_by_one=True)
+        self.vae.enable_tiling()
+        try:
+            with self.residence.without("denoiser"), self.present("vae"):
+                return finished(self.decode_latents(latents)[0], latents, request)
+        finally:
+            self.vae.disable_tiling()
 
     @property
     def blocks(self) -> list[nn.Module]:

@@ -1,15 +1,16 @@
-"""Draw one picture with the current weights: Kohya's sampler names on diffusers' schedulers."""
+"""Drawing a picture with the current weights: Kohya's sampler names on diffusers' schedulers."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
-from PIL import Image
+from torch import Tensor
 
-from engine.errors import TrainingError, UsageError
+from engine.errors import UsageError
 from engine.models.base import SampleRequest
 
 if TYPE_CHECKING:
@@ -71,39 +72,49 @@ def fit_size(width: int, height: int, multiple: int, minimum: int) -> tuple[int,
     )
 
 
-def draw(model: LatentDiffusionModel, request: SampleRequest) -> Image.Image:
-    """Classifier-free guidance with the run's clip_skip and caption length; noise from a generator of its own on the
-    CPU, so that a seed gives the same picture on every device (to rounding).
+def texts(model: LatentDiffusionModel, request: SampleRequest) -> list[Mapping[str, Tensor]]:
+    """What `predict` needs of the prompt, and before it of the negative prompt where guidance is on; one each."""
+    captions = [request.negative_prompt, request.prompt] if request.scale > 1.0 else [request.prompt]
+    encoded = model.encode_text(captions)
+    return [{name: tensor[n : n + 1] for name, tensor in encoded.items()} for n in range(len(captions))]
+
+
+def latents(
+    model: LatentDiffusionModel,
+    request: SampleRequest,
+    texts: Sequence[Mapping[str, Tensor]],
+    *,
+    one_by_one: bool = False,
+) -> Tensor:
+    """Latents [1, C, h, w] of a picture: classifier-free guidance, and noise from a generator of its own on the CPU, so
+    that a seed gives the same picture on every device (to rounding).
+
+    Args:
+        texts: of `texts`.
+        one_by_one: ask the denoiser for each of them alone.
 
     Raises:
         UsageError: unknown sampler.
-        TrainingError: the picture has values that are not finite.
     """
     width, height = fit_size(request.width, request.height, max(8, model.downscale), model.minimum_size)
-    guided = request.scale > 1.0
-    captions = [request.negative_prompt, request.prompt] if guided else [request.prompt]
-    text = model.encode_text(captions)
     scheduler = make_scheduler(request.sampler, model.scheduler_config, model.training_alphas_cumprod)
     most = len(model.training_alphas_cumprod) - int(scheduler.config.get("steps_offset", 0))
     scheduler.set_timesteps(min(request.steps, most), device=model.device)
     generator = torch.Generator("cpu").manual_seed(request.seed)
     extra = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
     shape = (1, model.latent_channels, height // model.downscale, width // model.downscale)
-    latents = torch.randn(shape, generator=generator).to(model.device) * scheduler.init_noise_sigma
-    sizes = torch.tensor([[height, width, 0, 0, height, width]] * len(captions), dtype=torch.float32)
+    found: Tensor = torch.randn(shape, generator=generator).to(model.device) * scheduler.init_noise_sigma
+    asked = texts if one_by_one else [{name: torch.cat([text[name] for text in texts]) for name in texts[0]}]
     for timestep in scheduler.timesteps:
-        inputs = scheduler.scale_model_input(torch.cat([latents] * len(captions)), timestep)
-        output = model.predict(inputs, timestep.expand(len(captions)), text, sizes)
-        if guided:
+        answers = []
+        for text in asked:
+            count = len(next(iter(text.values())))
+            sizes = torch.tensor([[height, width, 0, 0, height, width]] * count, dtype=torch.float32)
+            inputs = scheduler.scale_model_input(torch.cat([found] * count), timestep)
+            answers.append(model.predict(inputs, timestep.expand(count), text, sizes))
+        output = torch.cat(answers)
+        if len(texts) == 2:
             unconditional, conditional = output.chunk(2)
             output = unconditional + request.scale * (conditional - unconditional)
-        latents = scheduler.step(output, timestep, latents, **extra).prev_sample
-    pixels = model.decode_latents(latents)[0]
-    if not bool(torch.isfinite(pixels).all()):
-        where = "drawing" if bool(torch.isfinite(latents).all()) is False else "the VAE"
-        raise TrainingError(
-            f"The sample picture of {request.prompt!r} is not finite: {where} overflowed.",
-            "Set model.no_half_vae, or bf16 in place of fp16." if where == "the VAE" else "Lower the learning rate.",
-        )
-    picture = ((pixels + 1) * 127.5).round().to("cpu", torch.uint8)
-    return Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy(), "RGB")
+        found = scheduler.step(output, timestep, found, **extra).prev_sample
+    return found

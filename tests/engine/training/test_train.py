@@ -9,11 +9,15 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from engine.exit_codes import ExitCode
+from engine.models.base import SampleRequest
+from engine.models.ldm.model import LatentDiffusionModel
 from engine.runs.control import request
 from engine.runs.events import Event, read_events
 from engine.runs.layout import RunDir
@@ -269,7 +273,7 @@ def test_wishes_are_obeyed_and_answered(make_run: MakeRun, train_here: Train, mo
 def test_sampling_out_of_memory_does_not_end_the_run(
     make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_memory(*_: object) -> None:
+    def no_memory(*_: object, frugal: bool = False) -> None:
         raise RuntimeError(
             "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
         )
@@ -277,8 +281,34 @@ def test_sampling_out_of_memory_does_not_end_the_run(
     monkeypatch.setattr("engine.models.ldm.model.LatentDiffusionModel.draw", no_memory)
     run = make_run(training__max_train_steps=2)
     assert train_here(run) == ExitCode.DONE
+    assert [event.data["remedy"] for event in events(run, "retry")] == ["frugal_samples"], "tried once"
     warning = events(run, "warning")[0].data
     assert warning["code"] == "sample_out_of_memory" and warning["phase"] == "sample" and warning["requested"] == 9
+
+
+def test_samples_that_do_not_fit_are_drawn_in_less_memory(
+    make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pictures are nearly those that would have been drawn, and the training is the same to the byte."""
+    usual = LatentDiffusionModel.draw
+    runs = [make_run(place, training__max_train_steps=2, sampling__sample_prompts='["zed --d 1"]') for place in "ab"]
+    assert train_here(runs[0]) == ExitCode.DONE
+
+    def short(self: LatentDiffusionModel, request: SampleRequest, *, frugal: bool = False) -> Image.Image:
+        if not frugal:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return usual(self, request, frugal=True)
+
+    monkeypatch.setattr(LatentDiffusionModel, "draw", short)
+    assert train_here(runs[1]) == ExitCode.DONE
+    kinds = [event.type for event in read_events(runs[1].events_path) if event.type in ("oom", "retry", "sample")]
+    assert kinds[:3] == ["oom", "retry", "sample"] and kinds.count("oom") == 1 and not events(runs[1], "warning")
+    assert events(runs[1], "oom")[0].data["phase"] == "sample"
+    pictures = [
+        np.asarray(Image.open(str(events(run, "sample")[-1].data["path"])).convert("RGB"), np.float32) for run in runs
+    ]
+    assert np.abs(pictures[0] - pictures[1]).mean() < 8
+    assert runs[0].lora_path().read_bytes() == runs[1].lora_path().read_bytes()
 
 
 def test_out_of_memory_in_a_step_has_its_code_and_hint(
