@@ -11,7 +11,20 @@ import click
 
 from engine.errors import UsageError
 
-COMMANDS = ("demo", "runs", "attach", "stop", "resume", "set", "inspect", "presets", "schema", "info", "locate")
+COMMANDS = (
+    "demo",
+    "runs",
+    "attach",
+    "stop",
+    "resume",
+    "set",
+    "inspect",
+    "presets",
+    "schema",
+    "info",
+    "locate",
+    "fetch",
+)
 _MODULES = {"set": "set_value"}
 
 

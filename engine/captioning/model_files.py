@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 from engine.atomic import read_json
 from engine.errors import ModelError
+from engine.models.fetch import Progress, fetch, make_plan
+from engine.models.hub.cache import cached_folder, is_hub_id
 from engine.paths import user_cache
-from engine.text import listing, printable
+from engine.text import listing, printable, size_text
 
 FILES = ("config.json", "preprocessor_config.json", "tokenizer_config.json", "tokenizer.json", "model.safetensors")
 """What one fetches by hand."""
-_PATTERNS = ["*.json", "*.txt", "*.safetensors"]
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _ALTERNATIVES = {
     "config.json": ("config.json",),
     "preprocessor_config.json": ("preprocessor_config.json", "processor_config.json"),
@@ -47,37 +46,55 @@ def find_model(model: str, model_type: str, *, allow_download: bool, say: Callab
         raise ModelError(f"{printable(given)} is a file, not the folder of a model.", "Give its folder.")
     if own_place(model).is_dir():
         return _checked(own_place(model), model_type, _by_hand(model))
-    if not _HUB_ID.fullmatch(model):
+    if not is_hub_id(model):
         raise ModelError(f"The folder {printable(given)} does not exist.", "Give the folder of a captioning model.")
     return _checked(_from_hub(model, allow_download, say), model_type, _by_hand(model))
 
 
 def _from_hub(model: str, allow_download: bool, say: Callable[[str], None]) -> Path:
-    from huggingface_hub import snapshot_download
+    folder = cached_folder(model)
+    if folder is not None and not _missing(folder):
+        return folder
+    if not allow_download:
+        raise ModelError(f"The captioning model {model} is not on this machine.", _by_hand(model))
+    try:
+        plan = make_plan(model)
+        say(f"Downloading {model}: {size_text(plan.to_come)}.")
+        return fetch(plan, _Tenths(say))
+    except ModelError as error:
+        raise ModelError(f"The captioning model cannot be downloaded: {error}", _by_hand(model)) from error
 
-    try:
-        return Path(snapshot_download(model, local_files_only=True, allow_patterns=_PATTERNS))
-    except Exception as error:  # not found in the cache; the library has several kinds of that
-        if not allow_download:
-            raise ModelError(f"The captioning model {model} is not on this machine.", _by_hand(model)) from error
-    say(f"Downloading {model} (only what is missing; about 2 GB).")
-    try:
-        return Path(snapshot_download(model, allow_patterns=_PATTERNS))
-    except Exception as error:  # no network, no such model, no space: each library below has its own kinds
-        reason = printable(str(error).strip().partition("\n")[0]) or type(error).__name__
-        raise ModelError(f"The captioning model {model} cannot be downloaded: {reason}", _by_hand(model)) from error
+
+class _Tenths:
+    """Says each further tenth of a download."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._said = 0
+
+    def __call__(self, progress: Progress) -> None:
+        tenth = 10 * progress.done // max(1, progress.total)
+        if tenth > self._said:
+            self._said = tenth
+            rate = f", {size_text(progress.rate)}/s" if progress.rate else ""
+            self._say(f"Downloaded {size_text(progress.done)} of {size_text(progress.total)}{rate}.")
 
 
 def _by_hand(model: str) -> str:
     return (
-        f"Allow the download, or fetch it on another machine: from {model} on the Hugging Face hub take "
+        f"Allow the download, run `lorasmith fetch {model}`, or fetch it on another machine: "
+        f"from {model} on the Hugging Face hub take "
         f"{', '.join(FILES)} and put them into {printable(own_place(model))}, where they are found without more. "
         f"Or put them anywhere and type that folder as Model."
     )
 
 
+def _missing(folder: Path) -> list[str]:
+    return [name for name, others in _ALTERNATIVES.items() if not any((folder / one).is_file() for one in others)]
+
+
 def _checked(folder: Path, model_type: str, hint: str) -> Path:
-    missing = [name for name, others in _ALTERNATIVES.items() if not any((folder / one).is_file() for one in others)]
+    missing = _missing(folder)
     if missing:
         pickled = "model.safetensors" in missing and (folder / "pytorch_model.bin").is_file()
         more = " Its pytorch_model.bin is pickled and is never opened." if pickled else ""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable
 from pathlib import Path
 
 from engine.errors import ModelError
@@ -12,12 +10,11 @@ from engine.models.base import Family, Recognition
 from engine.models.files import read_json
 from engine.models.flux.family import FLUX
 from engine.models.header import read_header, readable
+from engine.models.hub.cache import cached_folder, is_hub_id
 from engine.models.kinds import looks_like
 from engine.models.sd15.family import SD15
 from engine.models.sdxl.family import SDXL
 from engine.text import printable
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def families() -> list[Family]:
@@ -62,24 +59,22 @@ def _resolve(path: str | Path) -> Path:
     place = Path(os.path.expanduser(path))  # noqa: PTH111 - Path's own raises where there is no such home
     if place.exists():
         return place
-    if not _HUB_ID.fullmatch(str(path)) or place.suffix.lower() in (".safetensors", ".ckpt", ".pt", ".pth", ".bin"):
+    if not is_hub_id(str(path)):
         raise ModelError(f"There is no file or folder {printable(path)}.", "Check the path of the model.")
     return _cached(str(path))
 
 
 def _cached(hub_id: str) -> Path:
-    """The folder of a hub id in the local Hugging Face cache; never asks the network."""
-    snapshot_download: Callable[..., str]
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(hub_id, local_files_only=True))
-    except (LocalEntryNotFoundError, ValueError, OSError) as error:
+    """The folder of a hub id in the local Hugging Face cache, or the one checkpoint in it; never asks the network."""
+    folder = cached_folder(hub_id)
+    if folder is None:
         raise ModelError(
             f"There is no file or folder {hub_id}, and no model of that name in the local Hugging Face cache.",
-            f"Check the path, or fetch it where there is a network: hf download {hub_id}",
-        ) from error
+            f"Check the path, or fetch it where there is a network: lorasmith fetch {hub_id}",
+        )
+    checkpoints = list(folder.glob("*.safetensors"))
+    whole = (folder / "model_index.json").exists() or (folder / "unet").is_dir() or (folder / "transformer").is_dir()
+    return checkpoints[0] if len(checkpoints) == 1 and not whole else folder
 
 
 def _unknown_folder(folder: Path, known: str) -> ModelError:

@@ -332,7 +332,7 @@ def folder_of_checkpoints(path: Path) -> None:
         (None, "x.safetensors", ("There is no file or folder x.safetensors", "hint: Check the path of the model")),
         (None, "x.ckpt", ("There is no file or folder x.ckpt", "hint: Check the path of the model")),
         (None, "~nobody.here/x.safetensors", ("There is no file or folder ~nobody.here/x.safetensors",)),
-        (None, "some/model", ("no model of that name in the local Hugging Face cache", "hf download some/model")),
+        (None, "some/model", ("no model of that name in the local Hugging Face cache", "lorasmith fetch some/model")),
         (lora, "x.safetensors", ("x.safetensors is a LoRA, not a base model", "hint: Supported: Stable Diffusion 1.5")),
         (vae, "x.safetensors", ("is a VAE, not a base model (it can be set as model.vae)", "hint: Supported:")),
         (sdxl, "x.safetensors", ("has an SDXL UNet but no first text encoder", "hint: Use the full checkpoint")),

@@ -29,6 +29,7 @@ SURFACE = {
     "schema": set(),
     "info": {"--json"},
     "locate": set(),
+    "fetch": {"WHAT", "--yes"},
 }  # fmt: skip
 
 

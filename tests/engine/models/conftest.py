@@ -19,13 +19,19 @@ Loader = Callable[..., SD15Model]
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any attempt to reach the network fails the test."""
+    """Any attempt to reach another machine fails the test."""
+    connect, look_up = socket.socket.connect, socket.getaddrinfo
 
-    def refuse(*_: Any, **__: Any) -> None:
-        raise AssertionError("the network was asked")
+    def connect_here(own: socket.socket, address: Any) -> None:
+        assert address[0] == "127.0.0.1", "the network was asked"
+        connect(own, address)
 
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    def look_up_here(host: Any, *arguments: Any, **named: Any) -> Any:
+        assert host == "127.0.0.1", "the network was asked"
+        return look_up(host, *arguments, **named)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_here)
+    monkeypatch.setattr(socket, "getaddrinfo", look_up_here)
 
 
 @pytest.fixture(scope="session")

@@ -226,5 +226,5 @@ def test_a_hub_id_comes_from_the_local_cache(tmp_path: Path, folder: Path, monke
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     assert recognise("someone/tiny").path == repository / "snapshots" / commit
-    with pytest.raises(ModelError, match="hf download someone/else"):
+    with pytest.raises(ModelError, match="lorasmith fetch someone/else"):
         recognise("someone/else")

@@ -1,0 +1,37 @@
+"""Where things are in the local Hugging Face cache. Never asks the network."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether it has the form "owner/name" and is not a file's path."""
+    return HUB_ID.fullmatch(text) is not None and not text.lower().endswith(_WEIGHTS)
+
+
+def cache_root() -> Path:
+    """The cache itself: HF_HUB_CACHE, or below HF_HOME."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE).expanduser()
+
+
+def repository_folder(repository: str) -> Path:
+    """Everything of one repository: blobs, snapshots, refs."""
+    return cache_root() / f"models--{repository.replace('/', '--')}"
+
+
+def cached_folder(repository: str) -> Path | None:
+    """The files of its main branch as they were downloaded, whole or in part; None where there are none."""
+    folder = repository_folder(repository)
+    try:
+        commit = (folder / "refs" / "main").read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return None
+    snapshot = folder / "snapshots" / commit
+    return snapshot if commit and snapshot.is_dir() else None

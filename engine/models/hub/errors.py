@@ -1,0 +1,99 @@
+"""What the hub and the way to it refuse, each as one sentence with what to do."""
+
+from __future__ import annotations
+
+import errno
+
+from engine.errors import LoraSmithError, ModelError, StorageError, storage_error
+from engine.models.hub.cache import cache_root
+from engine.text import printable
+
+
+class DownloadError(ModelError):
+    """A model cannot be brought here."""
+
+    title = "Download"
+
+
+class Cancelled(Exception):
+    """The person wants no more of it; what has arrived is kept."""
+
+
+def offline() -> DownloadError:
+    """The environment forbids the network."""
+    return DownloadError(
+        "HF_HUB_OFFLINE is set, so nothing is downloaded.",
+        "Unset it (and TRANSFORMERS_OFFLINE), or copy the model's folder into the Hugging Face cache: "
+        f"{printable(cache_root())}",
+    )
+
+
+def explained(error: BaseException, repository: str) -> LoraSmithError | None:
+    """The sentence for an error of the hub's library or of the way to it; None for what may be our mistake."""
+    from httpx2 import RequestError
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
+        return explained(error.__cause__, repository)
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return offline()
+    if isinstance(error, errors.HfHubHTTPError):
+        return _refused(error, repository)
+    if isinstance(error, errors.HFValidationError):
+        return DownloadError(f"{printable(repository)} cannot be an id on the hub.", "It has the form owner/name.")
+    if isinstance(error, RequestError):
+        return unreachable(error)
+    if isinstance(error, errors.FileMetadataError | errors.LocalEntryNotFoundError):
+        return DownloadError(f"The hub's answer about {repository} cannot be used: {_first_line(error)}", _CONNECTION)
+    return _storage(error) if isinstance(error, OSError) else None
+
+
+_CONNECTION = "Check the connection, the proxy (HTTPS_PROXY) and, where one is set, HF_ENDPOINT. Then try again."
+
+
+def unreachable(error: BaseException) -> DownloadError:
+    """No way to the hub, or it broke off."""
+    from huggingface_hub import constants
+
+    return DownloadError(f"{printable(constants.ENDPOINT)} cannot be reached: {_first_line(error)}", _CONNECTION)
+
+
+def _refused(error: BaseException, repository: str) -> DownloadError:
+    from huggingface_hub import constants, errors, get_token
+
+    page = f"{constants.ENDPOINT}/{repository}"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    token = "Make a token that may read, then set HF_TOKEN to it, or run: hf auth login"
+    if isinstance(error, errors.GatedRepoError):
+        known = "the token that is set is not allowed in" if get_token() else "and no token is set"
+        return DownloadError(
+            f"{repository} is gated: its authors want their licence accepted first, {known}.",
+            f"Accept it on {page}. {token}",
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return DownloadError(
+            f"There is no model {repository} on the hub, or it is private.",
+            f"Check the id on {constants.ENDPOINT}. For a private one: {token[0].lower()}{token[1:]}",
+        )
+    if isinstance(error, errors.EntryNotFoundError | errors.RevisionNotFoundError):
+        return DownloadError(f"A file of {repository} is no longer on the hub.", "Begin again.")
+    if status in (401, 403):
+        return DownloadError(f"The hub refuses {repository} ({status}): {_first_line(error)}", f"{token}. Page: {page}")
+    return DownloadError(
+        f"The hub cannot serve {repository} now ({status}).", "Try again later; what has come is kept."
+    )
+
+
+def _storage(error: OSError) -> LoraSmithError | None:
+    known = storage_error(error, cache_root(), "Writing into")
+    if known is None:
+        return None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(
+            known.message, "Free some space there, or set HF_HOME to a place with more. What has come is kept."
+        )
+    return StorageError(known.message, "Get write permission there, or set HF_HOME to another place.")
+
+
+def _first_line(error: BaseException) -> str:
+    return printable(str(error).strip().partition("\n")[0]) or type(error).__name__

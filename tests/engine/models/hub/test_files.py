@@ -1,0 +1,91 @@
+"""Which files of a repository are taken."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.errors import ModelError
+from engine.models.hub.files import RemoteFile, needed, tokenizer_only
+
+SD15 = [
+    "README.md", "model_index.json", "v1-5-pruned.ckpt", "v1-5-pruned.safetensors", "v1-5-pruned-emaonly.safetensors",
+    "feature_extractor/preprocessor_config.json", "scheduler/scheduler_config.json",
+    "safety_checker/config.json", "safety_checker/model.safetensors", "safety_checker/model.fp16.safetensors",
+    "text_encoder/config.json", "text_encoder/model.safetensors", "text_encoder/model.fp16.safetensors",
+    "text_encoder/pytorch_model.bin",
+    *(f"tokenizer/{name}" for name in ("merges.txt", "special_tokens_map.json", "tokenizer_config.json", "vocab.json")),
+    *(
+        f"{part}/{name}"
+        for part in ("unet", "vae")
+        for name in ("config.json", "diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.bin",
+                     "diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.safetensors",
+                     "diffusion_pytorch_model.non_ema.safetensors")
+    ),
+]  # fmt: skip
+SHARDS = [f"transformer/diffusion_pytorch_model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)]
+FLUX = [
+    "model_index.json", "flux1-dev.safetensors", "ae.safetensors", "transformer/config.json", *SHARDS,
+    "transformer/diffusion_pytorch_model.safetensors.index.json", "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors", "text_encoder/config.json", "text_encoder/model.safetensors",
+    "text_encoder_2/config.json", "text_encoder_2/model-00001-of-00002.safetensors",
+    "text_encoder_2/model-00002-of-00002.safetensors", "text_encoder_2/model.safetensors.index.json",
+    "tokenizer/vocab.json", "tokenizer_2/spiece.model", "tokenizer_2/tokenizer.json",
+]  # fmt: skip
+
+
+def taken(names: list[str], name: str | None = None) -> set[str]:
+    return {file.name for file in needed("a/b", [RemoteFile(one, 1, one) for one in names], name)}
+
+
+def test_half_the_size_where_there_is_a_variant() -> None:
+    assert taken(SD15) == {
+        "model_index.json", "scheduler/scheduler_config.json", "text_encoder/config.json",
+        "text_encoder/model.fp16.safetensors", "tokenizer/merges.txt", "tokenizer/special_tokens_map.json",
+        "tokenizer/tokenizer_config.json", "tokenizer/vocab.json", "unet/config.json",
+        "unet/diffusion_pytorch_model.fp16.safetensors", "vae/config.json",
+        "vae/diffusion_pytorch_model.fp16.safetensors",
+    }  # fmt: skip
+
+
+def test_the_whole_weights_where_there_is_none() -> None:
+    plain = taken([name for name in SD15 if "fp16" not in name])
+    assert {name for name in plain if name.endswith(".safetensors")} == {
+        "text_encoder/model.safetensors", "unet/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+    }  # fmt: skip
+
+
+def test_weights_in_several_files_come_with_their_index() -> None:
+    assert taken(FLUX) == set(FLUX) - {"flux1-dev.safetensors", "ae.safetensors"}
+
+
+def test_a_captioner_and_a_single_checkpoint() -> None:
+    blip = ["config.json", "preprocessor_config.json", "tokenizer.json", "vocab.txt", "model.safetensors"]
+    assert taken([*blip, "pytorch_model.bin", "tf_model.h5", "README.md"]) == set(blip)
+    assert taken(["README.md", "pony.safetensors", "pony.ckpt"]) == {"pony.safetensors"}
+    assert taken([*SD15], "v1-5-pruned-emaonly.safetensors") == {"v1-5-pruned-emaonly.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("names", "name", "sentence"),
+    [
+        (["model_index.json", "prior/config.json"], None, "neither a unet nor a transformer"),
+        ([name for name in SD15 if not name.startswith("vae/diff")] + ["vae/x.bin"], None, "its vae as Python pickles"),
+        (["model_index.json", "unet/config.json"], None, r"its unet in no \.safetensors file"),
+        (["config.json", "preprocessor_config.json", "pytorch_model.bin"], None, "its weights as Python pickles"),
+        (["a.safetensors", "b.safetensors"], None, r"holds 2 \.safetensors files.*as a/b/a\.safetensors"),
+        (["model.ckpt"], None, "pickles only, which are never opened"),
+        (["README.md"], None, r"in no \.safetensors file"),
+        (["a.safetensors"], "c.safetensors", r"has no file c\.safetensors.*It holds a\.safetensors"),
+        (["a.ckpt"], "a.ckpt", "no other kind is opened"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used(names: list[str], name: str | None, sentence: str) -> None:
+    with pytest.raises(ModelError, match=sentence) as refusal:
+        taken(names, name)
+    assert "  " not in str(refusal.value)
+
+
+def test_no_tokenizer() -> None:
+    with pytest.raises(ModelError, match="holds no tokenizer"):
+        tokenizer_only("a/b", [RemoteFile("tokenizer_config.json", 1, "x")])
