@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from engine.adapters.lora import LoraNetwork
 from engine.config.schema import MemoryTable, NetworkTable
+from engine.config.values import BasePrecision
+from engine.memory.base_precision import Coder
 from engine.memory.ladder import apply_ladder
 from engine.models.base import LoraTarget
 from engine.models.residence import Residence
@@ -37,6 +39,7 @@ class Small:
     def climb(self, **memory: object) -> Small:
         """Apply `[memory]`, bring it to its device, and put LoRA into every layer of the blocks that takes one."""
         table = MemoryTable.model_validate(memory)
+        self.quantise(table.base_precision)
         apply_ladder(self, table, self.said.append)  # type: ignore[arg-type]
         self.residence.acquire("denoiser")
         (name,) = self.trainable
@@ -55,6 +58,13 @@ class Small:
             for parameter in self.network.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
         self.denoiser.train()
+        return self
+
+    def quantise(self, precision: BasePrecision) -> Small:
+        """Give the blocks that number format."""
+        coder = Coder(self.denoiser, precision, torch.device("cpu"))
+        coder.take_all()
+        coder.tell(next(iter(self.trainable)), torch.float32, self.said.append)
         return self
 
     def predict(self) -> Tensor:

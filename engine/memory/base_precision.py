@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from engine.config.values import BasePrecision
 from engine.errors import UsageError
 from engine.memory.frozen import FrozenLinear
 from engine.models.base import Say
+from engine.text import listing
 
 BLOCK = 64
 """Values of a row that share a scale."""
@@ -49,6 +50,15 @@ NF4 = (
     0.7229568362236023,
     1.0,
 )
+BLOCKS = (
+    "down_blocks.",
+    "mid_block.",
+    "up_blocks.",
+    "transformer_blocks.",
+    "single_transformer_blocks.",
+    "encoder.block.",
+)
+"""Where the blocks of UNets, of FLUX and of T5 are."""
 _CONDITIONING = ("norm", "time_emb_proj")
 
 
@@ -65,42 +75,75 @@ class QuantisedLinear(FrozenLinear):
         return _DECODERS[self.precision](self.stored("weight"), self.stored("scales"), dtype)
 
 
-def quantise(blocks: Sequence[nn.Module], precision: BasePrecision, device: torch.device, say: Say, what: str) -> None:
-    """Replace the weights of the blocks' linear layers by codes, in place, one layer after the other.
+class Coder:
+    """Turns the linear layers of one module's blocks into layers of codes, one after the other.
 
     Args:
-        blocks: of a denoiser or of T5; their weights may be empty, under fake tensors.
-        precision: "auto" changes nothing.
+        module: a denoiser, or T5; its weights may be on the meta device.
+        precision: "auto" leaves all as it is.
         device: where the codes are computed; they come to where the weight was.
-        what: the name of the component in the sentence that is said: "transformer".
 
     Raises:
         UsageError: see `check_precision`.
     """
-    if precision == "auto":
-        return
-    check_precision(precision, device)
-    before = _bytes(blocks)
-    counts: Counter[str] = Counter()
-    for block in blocks:
-        for path, layer in block.named_modules():
-            if type(layer) is nn.Linear:
-                conditioning = any(part.startswith(_CONDITIONING) for part in path.split("."))
-                chosen: BasePrecision = "int8" if precision == "nf4" and conditioning else precision
-                fits = layer.in_features % BLOCK == 0
-                counts[chosen if fits else "left"] += 1
-                if fits:
-                    _encode(layer, chosen, device)
-    left = counts.pop("left", 0)
-    if not counts and not left:
-        return
-    parts = [f"{count} layers in {name}" for name, count in counts.items()]
-    if left:
-        parts.append(f"{left} left as they are (their width is no multiple of {BLOCK})")
-    say(
-        f"Base weights of the {what}, base_precision {precision}: {', '.join(parts)}; its blocks take "
-        f"{_bytes(blocks) / 2**30:.2f} GiB in place of {before / 2**30:.2f}."
-    )
+
+    def __init__(self, module: nn.Module, precision: BasePrecision, device: torch.device) -> None:
+        check_precision(precision, device)
+        self._precision, self._device = precision, device
+        self._waiting: dict[str, nn.Linear] = {}
+        self._counts: Counter[str] = Counter()
+        self._values = self._bytes = 0
+        for path, layer in module.named_modules():
+            if precision != "auto" and type(layer) is nn.Linear and path.startswith(BLOCKS):
+                if layer.in_features % BLOCK == 0:
+                    self._waiting[f"{path}.weight"] = layer
+                else:
+                    self._counts["left as they are"] += 1
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the tensor `name` of the module is the weight of a layer that becomes one of codes."""
+        return name in self._waiting
+
+    def take(self, name: str, weight: Tensor) -> dict[str, Tensor]:
+        """Turn the layer whose weight `name` is into codes of `weight`, [out, in] of any float dtype.
+
+        Returns:
+            What the module's state holds in place of the weight, by name.
+        """
+        layer = self._waiting.pop(name)
+        path = name.removesuffix("weight")
+        conditioning = any(part.startswith(_CONDITIONING) for part in path.split("."))
+        precision: BasePrecision = "int8" if self._precision == "nf4" and conditioning else self._precision
+        codes, scales = _ENCODERS[precision](weight.detach().to(self._device).float().view(len(weight), -1, BLOCK))
+        codes, scales = codes.flatten(1).to(weight.device), scales.to(weight.device)
+        layer.weight = nn.Parameter(codes, requires_grad=False)
+        layer.register_buffer("scales", scales)
+        layer.__class__ = QuantisedLinear
+        layer.precision = precision  # type: ignore[assignment]
+        state = {name: codes, f"{path}scales": scales}
+        self._counts[f"in {precision}"] += 1
+        self._values += weight.numel()
+        self._bytes += sum(tensor.nbytes for tensor in state.values())
+        return state
+
+    def take_all(self) -> None:
+        """Turn every layer that is left into codes of its own weight."""
+        for name, layer in list(self._waiting.items()):
+            self.take(name, layer.weight)
+
+    def tell(self, what: str, dtype: torch.dtype, say: Say) -> None:
+        """Say what was done to the component `what`, whose other weights are in `dtype`."""
+        if self._precision == "auto":
+            return
+        layers = listing([f"{count} {how}" for how, count in self._counts.items()])
+        say(
+            f"{what}, base_precision {self._precision}: {layers}; {self._bytes / 2**30:.2f} GiB of codes in place of "
+            f"{self._values * dtype.itemsize / 2**30:.2f} GiB of weights."
+        )
+        if self._counts["left as they are"]:
+            say(f"A layer is left as it is where its width is no multiple of {BLOCK}.")
+        if what == "unet":
+            say("A UNet with a quantised base is slower, and its convolutions stay as they are: worth it only to fit.")
 
 
 def check_precision(precision: BasePrecision, device: torch.device) -> None:
@@ -114,25 +157,6 @@ def check_precision(precision: BasePrecision, device: torch.device) -> None:
             "memory.base_precision is nf4, and bitsandbytes, which decodes it on the GPU, is not installed.",
             'Install it (pip install "lorasmith[cuda]"), or set memory.base_precision=int8.',
         )
-
-
-def _bytes(blocks: Sequence[nn.Module]) -> int:
-    return sum(
-        tensor.nbytes
-        for block in blocks
-        for tensors in (block.parameters(), block.buffers())
-        for tensor in tensors
-        if not tensor.requires_grad
-    )
-
-
-def _encode(layer: nn.Linear, precision: BasePrecision, device: torch.device) -> None:
-    weight = layer.weight.detach()
-    codes, scales = _ENCODERS[precision](weight.to(device).float().view(len(weight), -1, BLOCK))
-    layer.weight = nn.Parameter(codes.flatten(1).to(weight.device), requires_grad=False)
-    layer.register_buffer("scales", scales.to(weight.device))
-    layer.__class__ = QuantisedLinear
-    layer.precision = precision  # type: ignore[assignment]
 
 
 def _scales(blocks: Tensor, largest: float) -> Tensor:

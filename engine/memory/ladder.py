@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from engine.config.schema import MemoryTable
-from engine.memory.base_precision import quantise
 from engine.memory.block_swap import swap_blocks
 from engine.memory.checkpointing import use_checkpointing
 from engine.memory.compiled import compile_blocks
@@ -11,20 +10,14 @@ from engine.models.base import Model, Say
 
 
 def apply_ladder(model: Model, memory: MemoryTable, say: Say) -> None:
-    """Change the number format of the frozen base, and set up checkpointing, split mode and compiled blocks, in place.
+    """Set up gradient checkpointing, split mode and compiled blocks, in place; before LoRA layers are put in.
 
-    After loading, before LoRA layers are put in. Parts besides the denoiser keep their format: a family quantises a
-    large frozen text encoder by itself (`quantise`).
+    The number format of the frozen base is there already: it is given while the weights are read (`load_part`).
 
     Raises:
-        UsageError: the number format needs what is not installed.
         MemoryLimitError: split mode, and the system pins no more memory.
     """
     device = model.residence.device
-    denoiser = list(model.trainable)[-1]
-    if denoiser == "unet" and memory.base_precision != "auto":
-        say("A UNet with a quantised base is slower, and its convolutions stay as they are: worth it only to fit.")
-    quantise(model.blocks, memory.base_precision, device, say, denoiser)
     use_checkpointing(model, memory, say)
     if memory.split_mode:
         model.residence.ring = swap_blocks(model.blocks, memory.blocks_to_swap, device, say)

@@ -13,7 +13,9 @@ from accelerate import init_empty_weights
 from safetensors import safe_open
 from torch import Tensor
 
+from engine.config.values import BasePrecision
 from engine.errors import ModelError
+from engine.memory.base_precision import Coder
 from engine.models.base import Say
 from engine.models.fp8 import is_scale, restored, scale_of
 from engine.models.header import read_header
@@ -71,7 +73,16 @@ def hollow(build: Callable[[Mapping[str, Any]], Any], config: Mapping[str, Any])
         return build(config)
 
 
-def load_part(part: str, source: Source, dtype: torch.dtype, say: Say, *, empty: bool = False) -> Any:
+def load_part(
+    part: str,
+    source: Source,
+    dtype: torch.dtype,
+    say: Say,
+    *,
+    empty: bool = False,
+    precision: BasePrecision = "auto",
+    device: str = "cpu",
+) -> Any:
     """Build the part and fill it, tensor by tensor, in `dtype`, in the host's memory; frozen, in eval mode.
 
     Weights that have `dtype` in the file stay mapped from it (privately: writes do not reach the file). fp8 weights
@@ -79,13 +90,20 @@ def load_part(part: str, source: Source, dtype: torch.dtype, say: Say, *, empty:
 
     Args:
         empty: allocate the weights and read none.
+        precision: of the linear layers in the part's blocks (`engine.memory.base_precision`); each becomes codes as
+            soon as it is read.
+        device: where the codes are computed.
 
     Raises:
         ModelError: a file is broken, or a tensor is missing or has another shape.
+        UsageError: the precision needs what is not installed.
     """
     module = hollow(source.build, source.config)
+    coder = Coder(module, precision, torch.device(device))
     if empty:
-        return module.to_empty(device="cpu").to(dtype).requires_grad_(False).eval()
+        module = module.to_empty(device="cpu").to(dtype).requires_grad_(False).eval()
+        coder.take_all()
+        return module
     for file in source.files:
         read_header(file)
     wanted = {key: tensor.shape for key, tensor in module.state_dict().items()}
@@ -104,11 +122,13 @@ def load_part(part: str, source: Source, dtype: torch.dtype, say: Say, *, empty:
             )
         for key, place in used.items():
             assert place is not None
-            state[key] = _shaped(_read(found, place), wanted[key], f"{place.name} in {where}").to(dtype)
+            tensor = _shaped(_read(found, place), wanted[key], f"{place.name} in {where}")
+            state |= coder.take(key, tensor) if key in coder else {key: tensor.to(dtype)}
         _tell_unused(
             found, {place.name for place in used.values() if place}, source.prefixes, f"{part} in {where}", say
         )
     module.load_state_dict(state, strict=True, assign=True)
+    coder.tell(part, dtype, say)
     return module.requires_grad_(False).eval()
 
 

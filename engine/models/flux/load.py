@@ -36,7 +36,12 @@ def load_model(
         say("T5 is computed in bf16: it overflows in fp16.")
     dtypes = {"transformer": compute, "text_encoder": compute, "text_encoder_2": t5_dtype}
     dtypes["vae"] = torch.float32 if whole else compute
-    parts = {part: load_part(part, source_of(part, sources[part]), dtypes[part], say, empty=empty) for part in sources}
+    coded = dict.fromkeys(("transformer", "text_encoder_2"), config.memory.base_precision)
+    parts: dict[str, Any] = {}
+    for part, files in sources.items():
+        precision = coded.get(part, "auto")
+        source = source_of(part, files)
+        parts[part] = load_part(part, source, dtypes[part], say, empty=empty, precision=precision, device=device)
     t5 = parts["text_encoder_2"]
     t5.encoder.embed_tokens.weight = t5.shared.weight  # one tensor under two names
     _check_widths(parts, sources)

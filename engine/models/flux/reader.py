@@ -29,6 +29,16 @@ class _Loader(FluxLoraLoaderMixin):
         self.transformer = components["transformer"]
         self.text_encoder = components.get("text_encoder")
 
+    # Both make room for LoRAs of FLUX's Control models, and take a layer's sizes from its weight, which nf4 packs.
+
+    @classmethod
+    def _maybe_expand_transformer_param_shape_or_error_(cls, *_: Any, **__: Any) -> bool:
+        return False
+
+    @classmethod
+    def _maybe_expand_lora_state_dict(cls, transformer: Any, lora_state_dict: dict[str, Any]) -> dict[str, Any]:
+        return lora_state_dict
+
 
 class FluxReader(LoraReader):
     """See `LoraReader`. diffusers' converter takes fused matrices apart and folds alpha into them."""

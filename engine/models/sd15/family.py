@@ -42,7 +42,7 @@ class SD15(Family):
         """
         from engine.models.sd15.load import load_model
 
-        return load_model(config.model, recognition, device, dtype, say, empty=empty)
+        return load_model(config, recognition, device, dtype, say, empty=empty)
 
     def metadata(self, config: RunConfig, recognition: Recognition) -> dict[str, str]:
         """See `Family.metadata`."""

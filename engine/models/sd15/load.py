@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from engine.config.schema import ModelTable
+from engine.config import RunConfig
 from engine.models.base import Recognition, Say
 from engine.models.files import read_json
 from engine.models.ldm.names import UNET, VAE, unet_name, unet_sizes, vae_name
@@ -60,13 +60,15 @@ def file_names(part: str, keys: Iterable[str], config: Mapping[str, Any]) -> dic
 
 
 def load_model(
-    table: ModelTable, recognition: Recognition, device: str, dtype: str, say: Say, *, empty: bool = False
+    config: RunConfig, recognition: Recognition, device: str, dtype: str, say: Say, *, empty: bool = False
 ) -> SD15Model:
     """See `Family.load`; the VAE is in fp32 on the CPU and with no_half_vae."""
+    table = config.model
     prediction_type = choose_prediction_type(table, recognition, say)
     zero_snr = choose_zero_terminal_snr(table, recognition, prediction_type, say)
     found, compute = sources(recognition), DTYPES[dtype]
-    unet = load_part("unet", found["unet"], compute, say, empty=empty)
+    precision = config.memory.base_precision
+    unet = load_part("unet", found["unet"], compute, say, empty=empty, precision=precision, device=device)
     text_encoder = load_part("text_encoder", found["text_encoder"], compute, say, empty=empty)
     whole = table.no_half_vae or torch.device(device).type == "cpu"
     vae_dtype = torch.float32 if whole else compute

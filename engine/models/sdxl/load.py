@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from engine.config import RunConfig
 from engine.config.schema import ModelTable
 from engine.models.base import Recognition, Say
 from engine.models.files import read_json
@@ -70,15 +71,17 @@ def sources(recognition: Recognition) -> dict[str, Source]:
 
 
 def load_model(
-    table: ModelTable, recognition: Recognition, device: str, dtype: str, say: Say, *, empty: bool = False
+    config: RunConfig, recognition: Recognition, device: str, dtype: str, say: Say, *, empty: bool = False
 ) -> SDXLModel:
     """See `Family.load`."""
+    table = config.model
     prediction_type = choose_prediction_type(table, recognition, say)
     zero_snr = choose_zero_terminal_snr(table, recognition, prediction_type, say)
     if table.clip_skip is not None:
         say("model.clip_skip has no effect: SDXL is always trained on the last layer but one of both text encoders.")
     found, compute = sources(recognition), DTYPES[dtype]
-    unet = load_part("unet", found["unet"], compute, say, empty=empty)
+    precision = config.memory.base_precision
+    unet = load_part("unet", found["unet"], compute, say, empty=empty, precision=precision, device=device)
     encoders = {
         part: load_part(part, found[part], compute, say, empty=empty) for part in ("text_encoder", "text_encoder_2")
     }

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import gc
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from transformers import T5Config, T5EncoderModel
 
 from engine.errors import UsageError
 from engine.memory import base_precision
-from engine.memory.base_precision import BLOCK, NF4, QuantisedLinear, check_precision, quantise
+from engine.memory.base_precision import BLOCK, NF4, Coder, QuantisedLinear, check_precision
+from engine.models.ldm.parts import build_unet
+from engine.models.loading import Source, Where, load_part
 from tests.small_denoisers import SMALL, _flux, small_flux, small_unet
 
 CPU = torch.device("cpu")
@@ -24,7 +29,7 @@ BYTES = {"int8": 1 + 2 / 64, "fp8": 1 + 2 / 64, "nf4": 0.5 + 2 / 64}
 def layer_of(precision: str, weight: Tensor) -> QuantisedLinear:
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False).requires_grad_(False)
     linear.weight.data = weight
-    quantise([nn.Sequential(linear)], precision, CPU, lambda _: None, "x")  # type: ignore[arg-type]
+    Coder(nn.ModuleDict({"mid_block": nn.Sequential(linear)}), precision, CPU).take_all()  # type: ignore[arg-type]
     assert isinstance(linear, QuantisedLinear)
     return linear
 
@@ -138,7 +143,7 @@ def test_what_is_coded_and_what_it_takes(precision: str) -> None:
         for path, layer in small.denoiser.named_modules()
         if isinstance(layer, nn.Linear) and path.split(".")[0].endswith("transformer_blocks")
     }
-    quantise(small.blocks, precision, CPU, small.said.append, "transformer")  # type: ignore[arg-type]
+    small.quantise(precision)  # type: ignore[arg-type]
     layers = {p: layer for p, layer in small.denoiser.named_modules() if isinstance(layer, QuantisedLinear)}
     assert layers.keys() == weights.keys(), "not the embedders, norm_out and proj_out"
     for path, layer in layers.items():
@@ -148,18 +153,21 @@ def test_what_is_coded_and_what_it_takes(precision: str) -> None:
     for name, parameter in small.denoiser.named_parameters():
         if name.removesuffix(".weight") not in layers:
             assert parameter.dtype == torch.bfloat16 and torch.equal(parameter, others[name]), name
-    assert small.said[0].startswith(f"Base weights of the transformer, base_precision {precision}: ")
+    assert small.said[0].startswith(f"transformer, base_precision {precision}: ")
 
 
 def test_layers_that_do_not_divide_stay_and_are_said() -> None:
     said: list[str] = []
     block = nn.Sequential(nn.Linear(96, 64), nn.Linear(64, 64)).requires_grad_(False)
-    quantise([block], "fp8", CPU, said.append, "unet")
+    coder = Coder(nn.ModuleDict({"mid_block": block}), "fp8", CPU)
+    coder.take_all()
+    coder.tell("unet", torch.bfloat16, said.append)
     assert [type(layer) for layer in block] == [nn.Linear, QuantisedLinear]
-    assert "1 layers in fp8, 1 left as they are (their width is no multiple of 64)" in said[0]
-    assert all(
-        type(layer) is not QuantisedLinear for layer in small_unet().climb(base_precision="auto").denoiser.modules()
-    )
+    assert "unet, base_precision fp8: 1 left as they are, 1 in fp8; " in said[0]
+    assert said[1] == "A layer is left as it is where its width is no multiple of 64."
+    assert "A UNet with a quantised base is slower" in said[2]
+    plain = small_unet().climb(base_precision="auto")
+    assert all(type(layer) is not QuantisedLinear for layer in plain.denoiser.modules())
 
 
 def test_nothing_decoded_stays_alive(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,16 +196,58 @@ def test_nothing_decoded_stays_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 46 + 30 < len(alive) < 2 * 46 and most == 1
 
 
+def test_t5_in_bf16() -> None:
+    """transformers looks at the dtype of a weight before it casts: codes do not mislead it."""
+    config = T5Config(
+        vocab_size=64, d_model=64, d_kv=32, d_ff=128, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu"
+    )
+    torch.manual_seed(0)
+    t5: Any = T5EncoderModel(config).eval().requires_grad_(False).to(torch.bfloat16)
+    ids = torch.arange(2, 34)[None]
+    plain = t5(ids).last_hidden_state
+    coder = Coder(t5, "int8", CPU)
+    coder.take_all()
+    assert sum(isinstance(layer, QuantisedLinear) for layer in t5.modules()) == 2 * 7
+    assert relative(t5(ids).last_hidden_state.float(), plain.float()) < 0.02
+
+
+def test_weights_become_codes_one_by_one_while_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never more than one of the file's weights at a time: the host need not hold the model in its own format."""
+    small = small_unet()
+    save_file(small.denoiser.state_dict(), tmp_path / "unet.safetensors")
+    config = {key: value for key, value in small.denoiser.config.items() if not key.startswith("_")}
+    alive: list[weakref.ref[Tensor]] = []
+    taken = []
+    take = Coder.take
+
+    def watched(self: Coder, name: str, weight: Tensor) -> dict[str, Tensor]:
+        taken.append(sum(reference() is not None for reference in alive))
+        alive.append(weakref.ref(weight))
+        return take(self, name, weight)
+
+    monkeypatch.setattr(Coder, "take", watched)
+    source = Source(
+        build_unet, config, [tmp_path / "unet.safetensors"], lambda keys: {key: [Where(key)] for key in keys}
+    )
+    said: list[str] = []
+    unet = load_part("unet", source, torch.float16, said.append, precision="int8")
+    assert len(taken) == 48 and max(taken) <= 1
+    assert said[0].startswith("unet, base_precision int8: 48 in int8; ")
+    mine, theirs = unet.state_dict(), small_unet().quantise("int8").denoiser.state_dict()
+    assert mine.keys() == theirs.keys()
+    for name, tensor in mine.items():
+        wanted = theirs[name] if tensor.dtype != torch.float16 else theirs[name].half()
+        assert torch.equal(tensor, wanted), name
+
+
 def test_empty_weights_have_their_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """For plans: the same layers under fake tensors, which take no memory."""
-    real = small_flux()
-    quantise(real.blocks, "nf4", CPU, lambda _: None, "transformer")
+    real = small_flux().quantise("nf4")
     sizes = {name: (tensor.shape, tensor.dtype) for name, tensor in real.denoiser.state_dict().items()}
     monkeypatch.setattr(nn.Module, "to", lambda module, _: module)
     with FakeTensorMode():
         empty = _flux.__wrapped__(torch.float32)
-        quantise(empty.transformer_blocks, "nf4", CPU, lambda _: None, "transformer")
-        quantise(empty.single_transformer_blocks, "nf4", CPU, lambda _: None, "transformer")
+        Coder(empty, "nf4", CPU).take_all()
         state = empty.state_dict()
         assert all(isinstance(tensor, FakeTensor) for tensor in state.values())
         assert {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()} == sizes

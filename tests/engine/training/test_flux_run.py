@@ -103,3 +103,16 @@ def test_clip_can_be_trained_beside_cached_t5_outputs(
     assert all(tensor.any() for key, tensor in tensors.items() if key.endswith("lora_up.weight"))
     assert "\nCLIP-L is trained" in capsys.readouterr().out
     assert len(list(run.samples.glob("*.png"))) == 1
+
+
+def test_on_a_base_of_four_bits_in_split_mode(
+    flux_run: Any, train_here: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The saved file passes its check on codes that wait on the host."""
+    run = flux_run(memory__base_precision="nf4", memory__split_mode=True, memory__cpu_offload_checkpointing=True)
+    assert train_here(run) == 0
+    saved = [event for event in read_events(run.events_path) if event.type == "saved"]
+    assert saved and saved[-1].get("difference") < 1e-2
+    said = capsys.readouterr().out
+    assert "transformer, base_precision nf4: 4 in int8, 22 in nf4; " in said
+    assert "Split mode: 3 of 3 blocks" in said

@@ -45,7 +45,7 @@ def test_a_run_on_a_quantised_base(make_run: MakeRun, train_here: Train, precisi
     run = make_run(memory__base_precision=precision, memory__split_mode=True, **SHORT)
     assert train_here(run) == ExitCode.DONE
     said = notes(run)
-    assert f"Base weights of the unet, base_precision {precision}: " in said
+    assert f"unet, base_precision {precision}: " in said
     assert "A UNet with a quantised base is slower" in said
     losses = [event.data["loss"] for event in read_events(run.events_path) if event.type == "step"]
     assert len(losses) == 4 and all(loss is not None for loss in losses)
