@@ -22,7 +22,9 @@ from engine.models.ldm.parts import TOKENIZER
 from engine.models.loading import DTYPES
 
 HEADS, HEAD = 2, 32
-PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
+PIECES = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), ("▁", -2.0), ("▁a", -1.0), ("▁zed", -1.0)]
+PIECES += [(letter, -3.0) for letter in "abcdefghijklmnopqrstuvwxyz,.0123456789"]
+"""What the tiny T5 tokenizer knows, in the order of the ids, with scores."""
 
 
 def tiny_parts(*, dev: bool = True, blocks: tuple[int, int] = (1, 1), seed: int = 0) -> dict[str, Any]:
@@ -87,9 +89,7 @@ def tiny_parts(*, dev: bool = True, blocks: tuple[int, int] = (1, 1), seed: int 
 
 def tiny_t5_tokenizer(folder: Path) -> Path:
     """A T5 tokenizer of 50 pieces, saved as a folder with tokenizer.json."""
-    letters = [(letter, -3.0) for letter in "abcdefghijklmnopqrstuvwxyz,.0123456789"]
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), ("▁", -2.0), *letters, ("▁a", -1.0), ("▁zed", -1.0)]
-    T5Tokenizer(vocab=pieces, extra_ids=0).save_pretrained(folder)
+    T5Tokenizer(vocab=PIECES, extra_ids=0).save_pretrained(folder)
     return folder
 
 

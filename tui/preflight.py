@@ -91,15 +91,19 @@ def _check_start(config: RunConfig, recognition: Recognition) -> None:
     if config.network.network_weights is None:
         return
     from engine.adapters.inspect import inspect_lora
-    from engine.adapters.names import by_module
+    from engine.adapters.names import by_module, is_peft
     from engine.models.header import read_header
     from engine.models.registry import family_named
     from engine.runs.layout import expanded
     from engine.text import printable
 
-    path = expanded(config.network.network_weights)
-    by_module(read_header(path).tensors)
-    base, wanted = inspect_lora(path).base, family_named(recognition.family).lora_base
+    path, wanted = expanded(config.network.network_weights), family_named(recognition.family).lora_base
+    tensors = read_header(path).tensors
+    if is_peft(tensors):
+        base = "FLUX" if any("single_transformer_blocks" in name for name in tensors) else "another transformer"
+    else:
+        by_module(tensors)
+        base = inspect_lora(path).base
     if base not in ("unknown", wanted):
         raise ModelError(
             f"network.network_weights: {printable(path)} is a LoRA for {base}, and the model is {wanted}.",

@@ -116,7 +116,7 @@ def inspect_lora(path: Path) -> LoraReport:
         path=printable(path),
         size=header.size,
         base=base,
-        modules=dict(Counter(_component(name) for name in modules)),
+        modules=dict(Counter(_component(name, base) for name in modules)),
         known_modules=known,
         ranks=dict(ranks.most_common()),
         alphas=dict(Counter(f"{alpha:g}" for alpha in alphas.values()).most_common()),
@@ -135,8 +135,9 @@ def _modules(header: Header) -> dict[str, set[str]]:
     return modules
 
 
-def _component(name: str) -> str:
-    return next(title for prefix, title in _COMPONENTS.items() if name.startswith(prefix))
+def _component(name: str, base: str) -> str:
+    title = next(title for prefix, title in _COMPONENTS.items() if name.startswith(prefix))
+    return "transformer" if base == "FLUX" and title == "UNet" else title
 
 
 def _base(modules: Mapping[str, object], header: Header) -> str:
@@ -157,7 +158,7 @@ def _base(modules: Mapping[str, object], header: Header) -> str:
 def _known_modules(base: str, modules: Mapping[str, object]) -> dict[str, int]:
     if base not in TABLES:
         return {}
-    return TABLES[base].counts(frozenset(modules), frozenset(map(_component, modules)))
+    return TABLES[base].counts(frozenset(modules), frozenset(_component(name, base) for name in modules))
 
 
 def _structure_problems(header: Header, modules: Mapping[str, set[str]]) -> list[str]:

@@ -36,6 +36,11 @@ def foreign_kind(keys: Iterable[str]) -> str | None:
     return None
 
 
+def is_peft(keys: Iterable[str]) -> bool:
+    """Whether a file of these keys is a LoRA for a transformer in diffusers' and peft's format."""
+    return any(key.startswith("transformer.") and ".lora_A." in key for key in keys)
+
+
 def by_module(tensors: Mapping[str, T]) -> dict[str, dict[str, T]]:
     """{"lora_unet_...": {"lora_down.weight": tensor, ...}} from a flat mapping, in the order of the mapping.
 

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 
 from engine import paths
 from engine.adapters.lora import LoraNetwork
+from engine.adapters.names import is_peft
+from engine.adapters.peft_format import to_kohya
 from engine.config import RunConfig, load_config, require_paths, resolve
 from engine.config.resolve import check_model
 from engine.dataset.arithmetic import StepPlan, make_items, plan_steps, validation_items
@@ -222,14 +224,17 @@ def _latents(
 
 def _network(config: RunConfig, model: Model, session: Session) -> LoraNetwork:
     weights = None
+    conv = config.network.conv_dim is not None or config.network.dim_from_weights
+    targets = model.lora_targets(conv=conv)
     if config.network.network_weights:
         path = Path(config.network.network_weights)
-        read_header(path)  # refuses what is no safetensors file, with the reason
+        metadata = read_header(path).metadata  # refuses what is no safetensors file, with the reason
         weights = load_file(path)
-    conv = config.network.conv_dim is not None or config.network.dim_from_weights
+        if is_peft(weights):
+            weights = to_kohya(weights, metadata, model.trainable, targets, session.say)
     network = LoraNetwork.attach(
         model.trainable,
-        model.lora_targets(conv=conv),
+        targets,
         network=config.network,
         rates=config.training.rates,
         weights=weights,

@@ -67,10 +67,8 @@ def cache_texts(
 
 
 def _cached_encoders(config: RunConfig, model: Model) -> tuple[str, ...]:
-    """The text encoders whose outputs are cached: those that are not trained, where that is asked for or needed."""
+    """The text encoders whose outputs are cached: those that are not trained, where caching is asked for."""
     network = config.network
     trained = set(model.trainable) if config.training.rates[1] and not network.network_train_unet_only else set()
-    wanted = tuple(model.text_encoders)
-    if not config.memory.cache_text_encoder_outputs:
-        wanted = wanted if model.apart and not trained else model.apart
+    wanted = tuple(model.text_encoders) if config.memory.cache_text_encoder_outputs else ()
     return tuple(name for name in wanted if name not in trained)

@@ -33,7 +33,8 @@ WISHES = {
     "continue": _("Continue"),
     "stop": _("Stop and save"),
 }
-_GROUPS = {"unet": "U-Net", "text_encoder": _("text encoder")}
+_GROUPS = {"unet": "U-Net", "transformer": _("transformer"), "text_encoder": _("text encoder")}
+_GROUPS["text_encoder_2"] = _("text encoder 2")
 
 
 def heading(name: str, state: str, history: RunHistory, *, complete: bool = True) -> Content:

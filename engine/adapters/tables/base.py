@@ -13,7 +13,7 @@ class Table:
     attention: Mapping[str, tuple[str, ...]]
     """Component, as `inspect_lora` calls it, to its modules without convolutions."""
     convolutions: tuple[str, ...] = ()
-    """Modules of the UNet that come besides with conv_dim."""
+    """Modules of the denoiser that come besides: with conv_dim, in FLUX with in_dims."""
 
     @property
     def names(self) -> frozenset[str]:
@@ -24,7 +24,7 @@ class Table:
         """How many modules a complete file has, for the components that `modules` belong to."""
         more = len(self.convolutions) if modules & set(self.convolutions) else 0
         return {
-            title: len(names) + (more if title == "UNet" else 0)
+            title: len(names) + (more if title in ("UNet", "transformer") else 0)
             for title, names in self.attention.items()
             if title in components
         }

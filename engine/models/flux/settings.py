@@ -42,7 +42,10 @@ def settle(config: RunConfig, recognition: Recognition) -> tuple[RunConfig, list
         UsageError: nothing would be trained.
     """
     config, notes = without_effect(config, {**_NO_EFFECT, **_unused_timesteps(config, recognition)})
-    changes: dict[str, dict[str, Any]] = {"sampling": {"sample_sampler": "euler"}}
+    changes: dict[str, dict[str, Any]] = {
+        "sampling": {"sample_sampler": "euler"},
+        "memory": {"cache_text_encoder_outputs": True},
+    }
     if config.sampling.sample_scale is None:
         changes["sampling"]["sample_scale"] = 1.0
     changes["network"] = _text_encoders(config, notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from transformers import T5Tokenizer
@@ -11,6 +12,7 @@ from engine.errors import ModelError
 from engine.models.base import Recognition
 from engine.models.flux.t5_tokenizer import find_t5_tokenizer
 from engine.models.ldm.parts import load_tokenizer
+from engine.models.spiece import read_spiece
 from engine.text import printable
 
 
@@ -22,10 +24,15 @@ def load_tokenizers(table: ModelTable, recognition: Recognition) -> tuple[Any, A
     """
     folder = find_t5_tokenizer(table, recognition)
     try:
-        t5 = T5Tokenizer.from_pretrained(folder, local_files_only=True)
+        t5 = read_t5_tokenizer(folder)
     except Exception as error:  # the Rust tokenizer raises bare Exception
-        raise ModelError(
-            f"The tokenizer in {printable(folder)} cannot be read: {error}.",
-            "Fetch it again; spiece.model alone needs the package sentencepiece.",
-        ) from error
+        raise ModelError(f"The tokenizer in {printable(folder)} cannot be read: {error}.", "Fetch it again.") from error
     return load_tokenizer(recognition), t5
+
+
+def read_t5_tokenizer(folder: Path) -> Any:
+    """T5's tokenizer from tokenizer.json, else from spiece.model."""
+    if (folder / "tokenizer.json").is_file():
+        return T5Tokenizer.from_pretrained(folder, local_files_only=True)
+    pieces, table = read_spiece(folder / "spiece.model")
+    return T5Tokenizer(vocab=pieces, _spm_precompiled_charsmap=table or None, extra_ids=0)

@@ -12,10 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from engine.adapters.inspect import inspect_lora
 from engine.adapters.kohya_format import write_lora
+from engine.adapters.tables import TABLES
 from engine.adapters.tables.sd15 import convolution_names, text_names, unet_names
 from engine.errors import ModelError
 
 FIXTURES = Path(__file__).parent / "fixtures"
+FLUX_TABLE = Path(__file__).parent.parent / "models" / "fixtures" / "keys_flux_dit.tsv"
 
 
 def _table(name):
@@ -175,6 +177,16 @@ def test_what_is_no_lora_is_refused(tmp_path, key, sentence):
     save_file({key: torch.ones(1)}, tmp_path / "x.safetensors")
     with pytest.raises(ModelError, match=sentence):
         inspect_lora(tmp_path / "x.safetensors")
+
+
+def test_fluxs_table_is_kohyas():
+    rows = FLUX_TABLE.read_text().splitlines()
+    assert list(TABLES["FLUX"].attention["transformer"]) == [row.partition("\t")[0] for row in rows]
+    assert {part: len(names) for part, names in TABLES["FLUX"].attention.items()} == {
+        "transformer": 304,
+        "text encoder 1": 72,
+        "text encoder 3": 168,
+    }
 
 
 def test_a_file_cut_short_is_refused(small):
