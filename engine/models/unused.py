@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 FLOW_ONLY: Mapping[str, str] = dict.fromkeys(
     (
+        "network.network_module",
         "model.clip_l",
         "model.t5xxl",
         "model.ae",
@@ -26,7 +27,7 @@ FLOW_ONLY: Mapping[str, str] = dict.fromkeys(
         "training.mode_scale",
         "sampling.sample_guidance",
     ),
-    "it is for FLUX",
+    "only FLUX has such a setting",
 )
 """Keys that only FLUX knows, and why they do nothing elsewhere."""
 

@@ -23,7 +23,8 @@ def test_every_shipped_preset_is_valid_and_described(preset: str) -> None:
 
 def test_the_shipped_presets_are_these() -> None:
     assert {preset.name for preset in list_presets()} == {
-        "demo", "flux-dev", "flux-dev-12gb", "flux-dev-8gb", "flux-dev-anime", "sd15-anime", "sd15-realistic", "sdxl", "sdxl-illustrious", "sdxl-noobai-vpred", "sdxl-pony",
+        "demo", "flux-dev", "flux-dev-12gb", "flux-dev-8gb", "flux-dev-anime", "sd15-anime", "sd15-realistic",
+        "sdxl", "sdxl-illustrious", "sdxl-noobai-vpred", "sdxl-pony",
     }  # fmt: skip
 
 
