@@ -20,6 +20,7 @@ COMMANDS = (
     "set",
     "inspect",
     "presets",
+    "convert",
     "schema",
     "info",
     "locate",
@@ -60,6 +61,9 @@ def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 @click.option("--model", metavar="PATH", help="The checkpoint: a .safetensors file or a diffusers folder.")
 @click.option("--name", metavar="NAME", help="Names the trigger and the output.")
 @click.option("--output_dir", metavar="DIR", help="Where the files go. Without it: ./NAME/results_current.")
+@click.option(
+    "--dataset_config", metavar="FILE", help="Kohya's dataset configuration (TOML or JSON) in place of --images."
+)
 @click.option("--set", "overrides", metavar="TABLE.KEY=VALUE", multiple=True, help="Change a setting; repeatable.")
 @click.option("--detach", is_flag=True, help="Return as soon as the training has started.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run's events, one JSON object a line.")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 DEMO = "demo"
 OPTIONS = {
     "images": ("--images", "dataset.train_data_dir"),
+    "dataset_config": ("--dataset_config", "dataset.dataset_config"),
     "model": ("--model", "model.pretrained_model_name_or_path"),
     "name": ("--name", "saving.output_name"),
     "output_dir": ("--output_dir", "saving.output_dir"),

@@ -57,14 +57,36 @@ def load_config(
     return config
 
 
+def kohya_notes(source: str | Path) -> list[str]:
+    """What a file of Kohya's says that is not simply honoured, one sentence a key; empty for a preset.
+
+    Raises:
+        UsageError: no such file, or it cannot be read.
+    """
+    from engine.config.kohya.convert import conversion_of
+
+    path = find_preset(source)
+    found = conversion_of(path, path.read_text(encoding="utf-8-sig", errors="replace"))
+    return found.notes() if found is not None else []
+
+
 def _read_file(
     path: Path, values: dict[str, dict[str, Any]], places: dict[tuple[str, str], str], problems: list[Problem]
 ) -> None:
+    from engine.config.kohya.convert import conversion_of
+
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         hint = "Check its permissions." if isinstance(error, OSError) else "It must be a UTF-8 text file in TOML."
         raise UsageError(f"The preset {path} cannot be read: {error}.", hint) from None
+    kohyas = conversion_of(path, text)
+    if kohyas is not None:
+        problems += kohyas.problems
+        for table, members in kohyas.values.items():
+            values.setdefault(table, {}).update(members)
+            places[table, ""] = str(path)
+        return
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -10,6 +10,7 @@ import tomlkit
 
 from engine.atomic import write_text
 from engine.config.form import PROMPT_FILES
+from engine.config.kohya.convert import conversion_of
 from engine.config.presets import find_preset
 from engine.config.schema import RunConfig
 from engine.config.write import update_toml
@@ -54,6 +55,8 @@ def preset_text(base: str, config: RunConfig, title: str) -> str:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The preset {printable(path)} cannot be read: {error}.", "") from None
+    if conversion_of(path, text) is not None:
+        text = ""
     personal = [dotted.split(".") for dotted in PERSONAL]
     prompts = config.sampling.sample_prompts
     if isinstance(prompts, str) and prompts.lower().endswith(PROMPT_FILES):

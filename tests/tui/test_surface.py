@@ -14,8 +14,8 @@ from tui.cli import COMMANDS, cli
 ROOT = Path(__file__).resolve().parents[2]
 SURFACE = {
     "": {
-        "--preset", "--images", "--model", "--name", "--output_dir", "--set", "--detach", "--json", "--dry-run",
-        "--restart", "--on-oom", "--version", "--no-mouse", "--low-bandwidth",
+        "--preset", "--images", "--model", "--name", "--output_dir", "--dataset_config", "--set", "--detach", "--json",
+        "--dry-run", "--restart", "--on-oom", "--version", "--no-mouse", "--low-bandwidth",
     },
     "demo": {"--output_dir", "--set"},
     "runs": {"--json"},
@@ -26,6 +26,7 @@ SURFACE = {
     "inspect": {"FILE", "--json"},
     "presets": set(),
     "presets show": {"NAME"},
+    "convert": {"FILE", "--output", "--json"},
     "schema": set(),
     "info": {"--json"},
     "locate": set(),

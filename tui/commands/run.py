@@ -18,6 +18,7 @@ def run_preset(
     preset: str,
     *,
     images: str | None,
+    dataset_config: str | None,
     model: str | None,
     name: str | None,
     output_dir: str | None,
@@ -29,9 +30,15 @@ def run_preset(
     on_oom: str | None,
 ) -> int:
     """Read, check, prepare, launch and follow; the exit code of the run."""
+    from engine.config.load import kohya_notes
+
     if on_oom:
         overrides = (*overrides, f"memory.on_oom={on_oom}")
-    config = configuration.read(preset, overrides, images=images, model=model, name=name, output_dir=output_dir)
+    config = configuration.read(
+        preset, overrides, images=images, dataset_config=dataset_config, model=model, name=name, output_dir=output_dir
+    )
+    for note in kohya_notes(preset):
+        output.narrate(note)
     if dry_run:
         from tui.dry_run import dry_run as show
 

@@ -73,6 +73,19 @@ class _Reading:
         self.problems.append(Problem(printable(self.path), f"{place}.{key}".strip("."), message, hint))
 
 
+def read_text(path: Path) -> str:
+    """The text of a file of Kohya's.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise UsageError(f"{printable(path)} cannot be read: {reason}.", "Check the path.") from None
+
+
 def read_content(path: Path) -> dict[str, Any]:
     """A TOML or JSON file as a table.
 
@@ -80,11 +93,7 @@ def read_content(path: Path) -> dict[str, Any]:
         UsageError: it cannot be read.
         ConfigError: it is not valid, or no table.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise UsageError(f"{printable(path)} cannot be read: {reason}.", "Check the path.") from None
+    text = read_text(path)
     kind = "JSON" if path.suffix.lower() == ".json" or text.lstrip().startswith("{") else "TOML"
     try:
         content = json.loads(text) if kind == "JSON" else tomllib.loads(text)

@@ -1,0 +1,263 @@
+"""From Kohya's arguments to a configuration, with a sentence for each one that is not simply taken over."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.config.kohya.rules import NETWORK_ARGS, SUPPORTED_MODULES, Rule, Status, rule_of
+from engine.config.problems import Problem
+from engine.text import printable
+
+CLI_DEFAULTS: dict[str, Any] = {
+    "network_dim": 4, "network_alpha": 1.0, "learning_rate": 2e-6, "lr_scheduler": "constant",
+    "optimizer_type": "AdamW",
+    "max_train_steps": 1600, "train_batch_size": 1, "mixed_precision": "no", "save_precision": "float",
+    "enable_bucket": False, "max_bucket_reso": 1024, "caption_extension": ".caption", "cache_latents": False,
+    "save_every_n_epochs": 0, "sample_every_n_steps": 0, "sample_at_first": False, "sample_sampler": "ddim",
+    "sample_steps": 30, "sample_scale": 7.5, "guidance_scale": 3.5, "timestep_sampling": "sigma",
+    "discrete_flow_shift": 3.0,
+}  # fmt: skip
+"""What the scripts do where a file says nothing and this program would do something else."""
+_SPELLINGS = {"True": True, "true": True, "False": False, "false": False}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What became of one key."""
+
+    key: str
+    value: str
+    status: Status
+    target: str
+    text: str
+
+    def line(self) -> str:
+        """One sentence."""
+        to = f" → {self.target}" if self.target else ""
+        return f"{self.key} = {self.value}: {self.status}{to}{f' ({self.text})' if self.text else ''}"
+
+
+@dataclass
+class Conversion:
+    """A file of Kohya's as a configuration."""
+
+    kind: str
+    """"training TOML", "GUI configuration", "command line"."""
+    values: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By table and key, as a preset has them."""
+    entries: list[Entry] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def set(self, dotted: str, value: Any) -> None:
+        """Put a value into the configuration."""
+        table, _, key = dotted.partition(".")
+        self.values.setdefault(table, {})[key] = value
+
+    def tell(self, key: str, value: Any, rule: Rule) -> None:
+        """Note what became of a key; one that is not supported is a problem."""
+        shown = printable(str(value))
+        self.entries.append(Entry(key, shown, rule.status, rule.target, rule.text))
+        if rule.status == "not supported":
+            self.problems.append(Problem("", key, f"{shown} is given, which is not supported.", f"{rule.text}."))
+
+    def notes(self) -> list[str]:
+        """The sentences that a person should read: everything that is not simply honoured."""
+        return [entry.line() for entry in self.entries if entry.status != "honoured"]
+
+
+def is_unset(value: Any) -> bool:
+    """Whether a value means that the argument was not given: a flag that is off, nothing, an empty text or list."""
+    return value is None or value is False or value == "" or value == []
+
+
+def convert_arguments(
+    arguments: Mapping[str, Any], kind: str, defaults: Mapping[str, Any] = CLI_DEFAULTS
+) -> Conversion:
+    """A configuration for arguments of the scripts by name, already of their types or as text.
+
+    Args:
+        defaults: what holds for arguments that are not given.
+    """
+    found = Conversion(kind)
+    for key, value in defaults.items():
+        rule = rule_of(key)
+        target = rule.target if rule is not None else f"sampling.{key}"
+        found.set(target, value)
+    for key, given in arguments.items():
+        value = _SPELLINGS.get(given, given) if isinstance(given, str) else given
+        if is_unset(value):
+            continue
+        rule = rule_of(key)
+        if rule is None:
+            _unknown(found, key, value)
+        elif key in _SPECIAL:
+            _SPECIAL[key](found, key, value, rule)
+        else:
+            found.tell(key, value, rule)
+            if rule.target and rule.status in ("honoured", "better"):
+                found.set(rule.target, _number(value))
+    return found
+
+
+def _unknown(found: Conversion, key: str, value: Any) -> None:
+    from engine.config.problems import keys
+
+    near = difflib.get_close_matches(key, [name for members in keys().values() for name in members], n=1)
+    hint = f"Did you mean {near[0]}?" if near else "No LoRA script of Kohya's has it."
+    found.problems.append(Problem("", key, "unknown argument.", hint))
+
+
+def _number(value: Any) -> Any:
+    """A number that is written as text, as GUI files and command lines have it; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    for read in (int, float):
+        try:
+            return read(value)
+        except ValueError:
+            continue
+    return value
+
+
+def _network_args(found: Conversion, key: str, value: Any, rule: Rule) -> None:
+    for text in value if isinstance(value, list) else str(value).split():
+        name, _, given = str(text).partition("=")
+        own = NETWORK_ARGS.get(name)
+        if own is None:
+            found.problems.append(Problem("", f"network_args {name}", "unknown.", "Take it out."))
+            continue
+        if own.status == "not supported" and given in ("", "0", "0.0", "False", "None", "full", "all"):
+            continue
+        found.tell(f"network_args {name}", given, own)
+        if own.status == "honoured":
+            found.set(own.target, _number(given))
+
+
+def _text_encoder_lr(found: Conversion, key: str, value: Any, rule: Rule) -> None:
+    rates = [float(_number(rate)) for rate in (value if isinstance(value, list) else str(value).split())]
+    if len(rates) > 1 and rates[1] and rates[1] != rates[0]:
+        text = "the first rate is used for every text encoder, as Kohya does; T5 is never trained"
+        found.tell(key, value, Rule("better", rule.target, text))
+    else:
+        found.tell(key, value, rule)
+    found.set(rule.target, rates[0])
+
+
+def _warmup(found: Conversion, key: str, value: Any, rule: Rule) -> None:
+    text = str(value).strip()
+    number = float(text[:-1]) / 100 if text.endswith("%") else _number(value)
+    found.tell(key, value, rule)
+    found.set(rule.target, number)
+
+
+def _constant(target_value: Any) -> Any:
+    def put(found: Conversion, key: str, value: Any, rule: Rule) -> None:
+        found.tell(key, value, rule)
+        found.set(rule.target, target_value)
+
+    return put
+
+
+def _module(found: Conversion, key: str, value: Any, rule: Rule) -> None:
+    if value in SUPPORTED_MODULES:
+        found.tell(key, value, rule)
+        return
+    text = "only LoRA: networks.lora, with conv_dim in network_args for a LoCon"
+    found.tell(key, value, Rule("not supported", "", text))
+
+
+def _model_as(found: Conversion, key: str, value: Any, rule: Rule) -> None:
+    found.tell(key, value, Rule("honoured") if value == "safetensors" else rule)
+
+
+def _model_type(found: Conversion, key: str, value: Any, rule: Rule) -> None:
+    found.tell(key, value, Rule("honoured") if value == "flux" else rule)
+
+
+def _epoch_ratio(found: Conversion, key: str, value: Any, rule: Rule) -> None:
+    epochs = found.values.get("training", {}).get("max_train_epochs")
+    if not epochs:
+        found.tell(key, value, Rule("not supported", "", "it needs max_train_epochs: set save_every_n_epochs instead"))
+        return
+    found.tell(key, value, rule)
+    found.set(rule.target, max(1, int(epochs) // int(_number(value))))
+
+
+def _alpha(found: Conversion, key: str, value: Any, rule: Rule) -> None:
+    found.tell(key, value, rule)
+    found.set(rule.target, float(_number(value)))
+
+
+def _state(found: Conversion, key: str, value: Any, rule: Rule) -> None:
+    found.tell(key, value, rule)
+
+
+def _save_precision(found: Conversion, key: str, value: Any, rule: Rule) -> None:
+    found.tell(key, value, rule)
+    found.set(rule.target, {"fp32": "float", "no": "float"}.get(str(value), value))
+
+
+def _list(found: Conversion, key: str, value: Any, rule: Rule) -> None:
+    found.tell(key, value, rule)
+    found.set(rule.target, [str(one) for one in value] if isinstance(value, list) else str(value).split())
+
+
+def _text(found: Conversion, key: str, value: Any, rule: Rule) -> None:
+    found.tell(key, value, rule)
+    found.set(rule.target, str(value))
+
+
+def _prediction(found: Conversion, key: str, value: Any, rule: Rule) -> None:
+    if value == "sigma_scaled":
+        text = "Kohya's default trains on a mismatched target; raw is used"
+        found.tell(key, value, Rule("better", rule.target, text))
+        found.set(rule.target, "raw")
+        return
+    found.tell(key, value, rule)
+    found.set(rule.target, value)
+
+
+def _optimizer(found: Conversion, key: str, value: Any, rule: Rule) -> None:
+    from importlib.util import find_spec
+
+    if str(value).lower() == "adamw8bit" and find_spec("bitsandbytes") is None:
+        text = "AdamW, fused: bitsandbytes is not installed, and eight bits save little for a LoRA"
+        found.tell(key, value, Rule("better", rule.target, text))
+        found.set(rule.target, "AdamW")
+        return
+    found.tell(key, value, rule)
+    found.set(rule.target, str(value))
+
+
+_SPECIAL: dict[str, Any] = {
+    "optimizer_type": _optimizer,
+    "network_args": _network_args,
+    "text_encoder_lr": _text_encoder_lr,
+    "lr_warmup_steps": _warmup,
+    "lr_decay_steps": _warmup,
+    "use_8bit_adam": _constant("AdamW8bit"),
+    "use_lion_optimizer": _constant("Lion"),
+    "fp8_base": _constant("fp8"),
+    "fp8_base_unet": _constant("fp8"),
+    "network_module": _module,
+    "save_model_as": _model_as,
+    "model_type": _model_type,
+    "save_n_epoch_ratio": _epoch_ratio,
+    "network_alpha": _alpha,
+    "save_state": _state,
+    "save_state_on_train_end": _state,
+    "save_precision": _save_precision,
+    "optimizer_args": _list,
+    "lr_scheduler_args": _list,
+    "output_name": _text,
+    "class_tokens": _text,
+    "resolution": _text,
+    "caption_prefix": _text,
+    "caption_suffix": _text,
+    "training_comment": _text,
+    "model_prediction_type": _prediction,
+}
+"""Arguments that need more than being copied."""

@@ -1,0 +1,78 @@
+"""Any file of Kohya's where a preset is taken: recognised by its content and turned into a configuration."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from engine.config.kohya.arguments import CLI_DEFAULTS, Conversion, convert_arguments
+from engine.config.kohya.command_line import convert_command_line, is_command_line
+from engine.config.kohya.dataset_file import is_dataset_config
+from engine.config.kohya.gui import convert_gui, is_gui_configuration
+from engine.config.kohya.rules import rule_of
+from engine.config.problems import keys
+from engine.errors import UsageError
+from engine.text import printable
+
+
+def conversion_of(path: Path, text: str) -> Conversion | None:
+    """What a file of Kohya's amounts to; None when it is a configuration of this program, or no file of Kohya's.
+
+    Every problem is inside, with the file as its place.
+
+    Raises:
+        UsageError: it is a dataset configuration, which needs a preset beside it.
+    """
+    content = _parsed(text)
+    if content is None:
+        found = convert_command_line(text) if is_command_line(text) else None
+    elif is_dataset_config(content):
+        raise UsageError(
+            f"{printable(path)} is a dataset configuration: it says which pictures, not how to train.",
+            f"Name a preset, and this file beside it: --preset sdxl --dataset_config {printable(path)}",
+        )
+    elif is_gui_configuration(content):
+        found = convert_gui(content)
+    elif _is_training_toml(content):
+        found = convert_arguments(flattened(content), "training TOML", CLI_DEFAULTS)
+    else:
+        found = None
+    if found is not None:
+        found.problems = [replace(problem, where=printable(path)) for problem in found.problems]
+        found.values.setdefault("saving", {}).setdefault("output_name", path.stem)
+    return found
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    for read in (json.loads, tomllib.loads):
+        try:
+            content = read(text)
+        except ValueError:
+            continue
+        return content if isinstance(content, dict) else None
+    return None
+
+
+def flattened(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A training TOML as Kohya reads it: one level of tables is taken away, and the later of two keys wins."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            flat.update(value)
+        else:
+            flat[key] = value
+    return flat
+
+
+def _is_training_toml(content: Mapping[str, Any]) -> bool:
+    """Most keys are arguments of Kohya's, and it is none of ours, in whose tables most keys have their place."""
+    known, flat = keys(), flattened(content)
+    placed = sum(key in known.get(name, ()) for name, members in content.items() if isinstance(members, dict)
+                 for key in members)  # fmt: skip
+    if 2 * placed >= len(flat):
+        return False
+    return 2 * sum(rule_of(key) is not None for key in flat) >= max(1, len(flat))

@@ -1,0 +1,168 @@
+"""What becomes of each argument of Kohya's LoRA scripts, and of each key of the kohya_ss GUI.
+
+An argument that has a key of the same name here is honoured; the tables below hold all others. Facts: sd-scripts'
+`train_network.py`, `sdxl_train_network.py`, `flux_train_network.py`; kohya_ss `lora_gui.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from engine.config.problems import keys
+
+Status = Literal["honoured", "better", "no effect", "not supported"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The class of a key."""
+
+    status: Status
+    target: str = ""
+    """The dotted key that it becomes, where it becomes one."""
+    text: str = ""
+    """Why, and what to do instead."""
+
+
+def _all(status: Status, text: str, names: str, target: str = "") -> dict[str, Rule]:
+    return {name: Rule(status, target, text) for name in names.split()}
+
+
+BETTER: dict[str, Rule] = {
+    **_all("better", "the full state is always saved, every save_state_every_n_steps and at each stop", "save_state "
+           "save_state_on_train_end", "saving.save_state_every_n_steps"),
+    **_all("better", "the frozen base is in half precision anyway, the LoRA stays in fp32", "full_fp16 full_bf16"),
+    **_all("better", "block-wise scales keep more than a cast", "fp8_base fp8_base_unet", "memory.base_precision"),
+    "split_mode": Rule("better", "memory.split_mode", "any number of blocks, with all of them trained"),
+    "seed": Rule("honoured", "training.seed", "unset: 42 and not another one each time"),
+    "save_model_as": Rule("better", "", "files are always safetensors, which every reader takes"),
+    "skip_cache_check": Rule("better", "", "caches are keyed by content and need no check"),
+    "caption_extension": Rule("better", "dataset.caption_extension", "the other of .txt and .caption is found as well"),
+}  # fmt: skip
+HONOURED: dict[str, Rule] = {
+    "caption_extention": Rule("honoured", "dataset.caption_extension", "the old spelling"),
+    "dataset_repeats": Rule("honoured", "dataset.num_repeats"),
+    "use_8bit_adam": Rule("honoured", "training.optimizer_type", "AdamW8bit"),
+    "use_lion_optimizer": Rule("honoured", "training.optimizer_type", "Lion"),
+    "network_args": Rule("honoured", "network", "conv_dim, conv_alpha, dropout, rank_dropout, module_dropout"),
+    "save_n_epoch_ratio": Rule("honoured", "saving.save_every_n_epochs", "with max_train_epochs"),
+}
+NO_EFFECT: dict[str, Rule] = {
+    **_all("no effect", "attention is PyTorch's own, as fast and as small", "xformers sdpa mem_eff_attn"),
+    **_all("no effect", "pictures are read ahead in threads, latents come from the cache", "max_data_loader_n_workers "
+           "persistent_data_loader_workers text_encoder_batch_size"),
+    **_all("no effect", "weights stay mapped from the file until they are needed", "lowram highvram "
+           "disable_mmap_load_safetensors"),
+    **_all("no effect", "tokenizers come with the program or from the cache of the hub", "tokenizer_cache_dir"),
+    **_all("no effect", "headers of pictures are read anew, in parallel", "cache_info"),
+    **_all("no effect", "--dry-run shows the same without training", "debug_dataset"),
+    **_all("no effect", "the events of the run and the dashboard show it", "logging_dir log_with log_prefix "
+           "log_tracker_name wandb_run_name log_tracker_config wandb_api_key log_config"),
+    **_all("no effect", "nothing is uploaded; `hf upload` does it afterwards", "huggingface_repo_id "
+           "huggingface_repo_type huggingface_path_in_repo huggingface_token huggingface_repo_visibility "
+           "save_state_to_huggingface resume_from_huggingface async_upload"),
+    **_all("no effect", "the two newest states are kept", "save_last_n_epochs_state save_last_n_steps_state"),
+    **_all("no effect", "`lorasmith resume RUN` goes on at the exact place by itself", "skip_until_initial_step "
+           "initial_epoch initial_step"),
+    **_all("no effect", "the compiler is inductor", "dynamo_backend"),
+    **_all("no effect", "gradients of several processes are averaged in one message", "ddp_timeout "
+           "ddp_gradient_as_bucket_view ddp_static_graph"),
+    **_all("no effect", "deepspeed is not used", "zero_stage offload_optimizer_device offload_optimizer_nvme_path "
+           "offload_param_device offload_param_nvme_path zero3_init_flag zero3_save_16bit_model "
+           "fp16_master_weights_and_gradients"),
+    **_all("no effect", "it is for full fine-tuning", "fused_backward_pass"),
+    **_all("no effect", "all held-out pictures are used, at four fixed timesteps", "max_validation_steps"),
+    **_all("no effect", "no LoRA script reads it", "controlnet_model_name_or_path"),
+    **_all("no effect", "this value is not written into the file", "metadata_usage_hint metadata_thumbnail "
+           "metadata_merged_from metadata_trigger_phrase metadata_preprocessor metadata_is_negative_embedding"),
+    **_all("no effect", "the file itself is read", "config_file output_config"),
+}  # fmt: skip
+NOT_SUPPORTED: dict[str, Rule] = {
+    "v2": Rule("not supported", "", "Stable Diffusion 2 cannot be trained: use 1.5, SDXL or FLUX"),
+    "in_json": Rule("not supported", "", "name the metadata as metadata_file in a --dataset_config"),
+    "dataset_class": Rule("not supported", "", "describe the pictures in a --dataset_config"),
+    "face_crop_aug_range": Rule(
+        "not supported", "", "crop the faces beforehand, or leave it away: buckets keep shapes"
+    ),
+    "resume": Rule("not supported", "", "a state of Kohya's cannot be read: begin with network_weights, its last LoRA"),
+    "deepspeed": Rule("not supported", "", "use training.num_processes, or split_mode where memory is short"),
+    "weighted_captions": Rule("not supported", "", "take the weights out of the captions"),
+    "base_weights": Rule("not supported", "", "merge the LoRA into the checkpoint first"),
+    "base_weights_multiplier": Rule("not supported", "", "merge the LoRA into the checkpoint first"),
+    "lr_scheduler_type": Rule("not supported", "", "choose one of the schedules of training.lr_scheduler"),
+    "model_type": Rule("not supported", "", "only FLUX.1 dev and schnell can be trained, not Chroma"),
+}
+NETWORK_ARGS: dict[str, Rule] = {
+    **{
+        name: Rule("honoured", f"network.{name}")
+        for name in ("conv_dim", "conv_alpha", "rank_dropout", "module_dropout")
+    },
+    "dropout": Rule("honoured", "network.network_dropout"),
+    "verbose": Rule("no effect", "", "every module is counted and told at the start"),
+    "train_blocks": Rule("no effect", "", "all blocks are trained; split_mode needs no fewer"),
+    **_all("not supported", "one rank for all linear layers: network_dim", "block_dims block_alphas conv_block_dims "
+           "conv_block_alphas img_attn_dim txt_attn_dim img_mlp_dim txt_mlp_dim img_mod_dim txt_mod_dim single_dim "
+           "single_mod_dim in_dims network_reg_dims"),
+    **_all("not supported", "one rate for the whole denoiser: unet_lr", "down_lr_weight mid_lr_weight up_lr_weight "
+           "block_lr_zero_threshold loraplus_lr_ratio loraplus_unet_lr_ratio loraplus_text_encoder_lr_ratio "
+           "network_reg_lrs"),
+    **_all("not supported", "all blocks are trained", "train_double_block_indices train_single_block_indices"),
+    **_all("not supported", "T5 is never trained", "train_t5xxl"),
+    **_all("not supported", "q, k and v share one LoRA, as in most files", "split_qkv"),
+    **_all("not supported", "not built in", "ggpo_beta ggpo_sigma"),
+    **_all("not supported", "a LyCORIS kind: choose networks.lora, with conv_dim for a LoCon", "algo preset factor "
+           "use_tucker use_cp dora_wd bypass_mode decompose_both train_norm rank_dropout_scale constraint rescaled "
+           "use_scalar unit full_matrix"),
+}  # fmt: skip
+"""The keys inside `network_args`."""
+SUPPORTED_MODULES = ("networks.lora", "networks.lora_flux")
+
+
+def rule_of(argument: str) -> Rule | None:
+    """The class of an argument of the scripts; None when there is no such argument."""
+    for table in (BETTER, HONOURED, NO_EFFECT, NOT_SUPPORTED):
+        if argument in table:
+            return table[argument]
+    home = {key: name for name, members in keys().items() for key in members}
+    return Rule("honoured", f"{home[argument]}.{argument}") if argument in home else None
+
+
+SCRIPT_ARGUMENTS = """
+v2 v_parameterization pretrained_model_name_or_path tokenizer_cache_dir metadata_title metadata_author
+metadata_description metadata_license metadata_tags metadata_usage_hint metadata_thumbnail metadata_merged_from
+metadata_trigger_phrase metadata_preprocessor metadata_is_negative_embedding train_data_dir cache_info
+shuffle_caption caption_separator caption_extension caption_extention keep_tokens keep_tokens_separator
+secondary_separator enable_wildcard caption_prefix caption_suffix color_aug flip_aug face_crop_aug_range random_crop
+debug_dataset resolution cache_latents vae_batch_size cache_latents_to_disk skip_cache_check enable_bucket
+min_bucket_reso max_bucket_reso bucket_reso_steps bucket_no_upscale resize_interpolation token_warmup_min
+token_warmup_step alpha_mask dataset_class caption_dropout_rate caption_dropout_every_n_epochs
+caption_tag_dropout_rate reg_data_dir in_json dataset_repeats output_dir output_name huggingface_repo_id
+huggingface_repo_type huggingface_path_in_repo huggingface_token huggingface_repo_visibility
+save_state_to_huggingface resume_from_huggingface async_upload save_precision save_every_n_epochs save_every_n_steps
+save_n_epoch_ratio save_last_n_epochs save_last_n_epochs_state save_last_n_steps save_last_n_steps_state save_state
+save_state_on_train_end resume train_batch_size max_token_length mem_eff_attn torch_compile dynamo_backend xformers
+sdpa vae max_train_steps max_train_epochs max_data_loader_n_workers persistent_data_loader_workers seed
+gradient_checkpointing gradient_accumulation_steps mixed_precision full_fp16 full_bf16 fp8_base ddp_timeout
+ddp_gradient_as_bucket_view ddp_static_graph clip_skip logging_dir log_with log_prefix log_tracker_name
+wandb_run_name log_tracker_config wandb_api_key log_config noise_offset noise_offset_random_strength
+multires_noise_iterations ip_noise_gamma ip_noise_gamma_random_strength multires_noise_discount adaptive_noise_scale
+zero_terminal_snr min_timestep max_timestep loss_type huber_schedule huber_c huber_scale lowram highvram
+sample_every_n_steps sample_at_first sample_every_n_epochs sample_prompts sample_sampler config_file output_config
+prior_loss_weight conditioning_data_dir masked_loss deepspeed zero_stage offload_optimizer_device
+offload_optimizer_nvme_path offload_param_device offload_param_nvme_path zero3_init_flag zero3_save_16bit_model
+fp16_master_weights_and_gradients optimizer_type use_8bit_adam use_lion_optimizer learning_rate max_grad_norm
+optimizer_args lr_scheduler_type lr_scheduler_args lr_scheduler lr_warmup_steps lr_decay_steps
+lr_scheduler_num_cycles lr_scheduler_power fused_backward_pass lr_scheduler_timescale lr_scheduler_min_lr_ratio
+dataset_config min_snr_gamma scale_v_pred_loss_like_noise_pred v_pred_like_loss debiased_estimation_loss
+weighted_captions cpu_offload_checkpointing no_metadata save_model_as unet_lr text_encoder_lr fp8_base_unet
+network_weights network_module network_dim network_alpha network_dropout network_args network_train_unet_only
+network_train_text_encoder_only training_comment dim_from_weights scale_weight_norms base_weights
+base_weights_multiplier no_half_vae skip_until_initial_step initial_epoch initial_step validation_seed
+validation_split validate_every_n_steps validate_every_n_epochs max_validation_steps cache_text_encoder_outputs
+cache_text_encoder_outputs_to_disk disable_mmap_load_safetensors text_encoder_batch_size weighting_scheme logit_mean
+logit_std mode_scale blocks_to_swap clip_l t5xxl ae controlnet_model_name_or_path t5xxl_max_token_length
+apply_t5_attn_mask guidance_scale timestep_sampling sigmoid_scale model_prediction_type discrete_flow_shift
+model_type split_mode
+""".split()  # noqa: SIM905 - 212 quoted names would fill four pages
+"""Every argument of the three LoRA scripts (train_network, sdxl_train_network, flux_train_network)."""

@@ -1,0 +1,232 @@
+"""Kohya's training files: every argument has its class, every kind of file becomes the configuration it means."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engine.config import ConfigError, RunConfig, load_config
+from engine.config.kohya.convert import conversion_of
+from engine.config.kohya.rules import SCRIPT_ARGUMENTS, rule_of
+from engine.config.load import kohya_notes
+from engine.config.problems import keys
+from engine.errors import UsageError
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+Write = Callable[[str, str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def make(name: str, text: str) -> Path:
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+
+    return make
+
+
+def status(path: Path) -> dict[str, str]:
+    found = conversion_of(path, path.read_text())
+    assert found is not None
+    return {entry.key: entry.status for entry in found.entries}
+
+
+def test_every_argument_of_the_scripts_has_its_class() -> None:
+    rows = [line.split("\t") for line in (HERE / "fixtures" / "args_lora_scripts.tsv").read_text().splitlines()[1:]]
+    names = [row[1].removeprefix("--") for row in rows]
+    assert len(names) == 212 and names == SCRIPT_ARGUMENTS
+    known = keys()
+    for name in names:
+        rule = rule_of(name)
+        assert rule is not None, name
+        assert rule.status in ("honoured", "better", "no effect", "not supported")
+        assert rule.text or rule.status == "honoured", f"{name}: no reason"
+        table, _, key = rule.target.partition(".")
+        assert not rule.target or (table in known and (not key or key in known[table])), name
+
+
+def test_the_page_of_the_documentation_is_fresh() -> None:
+    code = "import sys; sys.path.insert(0, 'tools'); import kohya_table; print(kohya_table.page())"
+    made = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert made.stdout.rstrip() == (ROOT / "docs" / "kohya.md").read_text().rstrip(), "run tools/kohya_table.py"
+
+
+TRAINING = """
+[model_arguments]
+pretrained_model_name_or_path = "/m/sd.safetensors"
+[training_arguments]
+output_name = "cat"
+max_train_epochs = 10
+train_batch_size = 3
+seed = 7
+mixed_precision = "bf16"
+xformers = true
+max_data_loader_n_workers = 4
+save_every_n_epochs = 2
+sample_every_n_steps = 200
+[network_arguments]
+network_module = "networks.lora"
+network_dim = 16
+network_alpha = 8
+network_args = ["conv_dim=4", "conv_alpha=1"]
+unet_lr = 1e-4
+text_encoder_lr = [5e-5]
+[dataset_arguments]
+dataset_config = "/d/dataset.toml"
+[optimizer_arguments]
+lr_warmup_steps = "10%"
+lr_scheduler = "cosine"
+"""
+
+
+def test_a_training_toml(write: Write) -> None:
+    path = write("train.toml", TRAINING)
+    config = load_config(path)
+    assert config.model.pretrained_model_name_or_path == "/m/sd.safetensors"
+    assert (config.network.network_dim, config.network.conv_dim, config.network.conv_alpha) == (16, 4, 1)
+    assert (config.training.unet_lr, config.training.text_encoder_lr) == (1e-4, 5e-5)
+    assert config.training.lr_warmup_steps == pytest.approx(0.1) and config.training.max_train_epochs == 10
+    assert config.dataset.dataset_config == "/d/dataset.toml" and config.saving.output_name == "cat"
+    # what the file does not say is as the scripts do it
+    assert (config.dataset.caption_extension, config.dataset.enable_bucket) == (".caption", False)
+    assert (config.saving.save_precision, config.memory.cache_latents) == ("float", False)
+    notes = kohya_notes(path)
+    assert any(note.startswith("xformers = True: no effect") for note in notes)
+    assert any(note.startswith("max_data_loader_n_workers = 4: no effect") for note in notes)
+    assert not any(note.startswith("network_dim") for note in notes)
+
+
+def test_unsupported_and_unknown_arguments_are_errors_all_at_once(write: Write) -> None:
+    path = write("t.toml", 'network_module = "lycoris.kohya"\nnetwork_dim = 8\nweighted_captions = true\n'
+                 'learning_rat = 1e-4\nnetwork_args = ["algo=loha"]\nunet_lr = 1e-4')  # fmt: skip
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    told = {problem.key: problem for problem in caught.value.problems}
+    assert "with conv_dim in network_args" in told["network_module"].hint
+    assert "take the weights out" in told["weighted_captions"].hint
+    assert "Did you mean learning_rate?" in told["learning_rat"].hint
+    assert "network_args algo" in told and all(problem.where == str(path) for problem in told.values())
+
+
+def test_a_switch_that_is_off_is_no_unsupported_setting(write: Write) -> None:
+    path = write("t.toml", 'network_dim = 8\nv2 = false\nweighted_captions = false\nunet_lr = 1e-4\nresume = ""')
+    assert load_config(path).network.network_dim == 8 and "v2" not in status(path)
+
+
+GUI = {
+    "LoRA_type": "Standard", "pretrained_model_name_or_path": "/m.safetensors", "max_resolution": "512,768",
+    "optimizer": "AdamW", "unet_lr": "1e-4", "text_encoder_lr": 5e-5, "lr_warmup": "10", "epoch": 10,
+    "max_train_steps": 0, "network_dim": "64", "network_alpha": 64, "xformers": True, "seed": "1234", "clip_skip": "2",
+    "output_name": "x", "keep_tokens": "0", "lr_scheduler": "cosine", "sample_prompts": "a cat --w 512\n# no\nb",
+    "noise_offset": "0.05", "max_train_epochs": "", "sd3_text": 3, "train_blocks": "double", "conv_dim": 8,
+    "additional_parameters": "--network_dropout 0.1 --log_prefix=xl", "caption_extension": "", "max_grad_norm": 0,
+}  # fmt: skip
+
+
+def test_a_gui_configuration(write: Write) -> None:
+    config = load_config(write("gui.json", json.dumps(GUI)))
+    assert config.dataset.size == (512, 768) and config.network.network_dim == 64 and config.training.seed == 1234
+    assert (config.training.unet_lr, config.training.text_encoder_lr) == (1e-4, 5e-5)
+    assert config.training.lr_warmup_steps == pytest.approx(0.1) and config.training.max_train_epochs == 10
+    assert config.sampling.sample_prompts == ["a cat --w 512", "b"]
+    assert config.network.network_dropout == 0.1, "from additional_parameters"
+    assert config.network.conv_dim is None, "only with the LoCon types, as in the GUI"
+    assert config.training.max_grad_norm == 1.0, "the GUI drops a 0"
+    # the GUI's own defaults
+    assert (config.dataset.caption_extension, config.dataset.max_bucket_reso) == (".txt", 2048)
+    assert config.dataset.bucket_no_upscale and config.memory.cache_latents
+    told = status(write("gui.json", json.dumps(GUI)))
+    assert told["epoch"] == "better" and told["sd3_text"] == told["train_blocks"] == told["xformers"] == "no effect"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"text_encoder_lr": 0, "unet_lr": 1e-4}, {"network_train_unet_only": True}),
+        ({"text_encoder_lr": 1e-5, "unet_lr": "0"}, {"network_train_text_encoder_only": True}),
+        ({"LoRA_type": "Kohya LoCon", "conv_dim": "8", "conv_alpha": 4}, {"conv_dim": 8, "conv_alpha": 4}),
+        ({"LoRA_type": "LoCon", "conv_dim": 8}, {"conv_dim": 8}),
+    ],
+)
+def test_parts_of_the_network(write: Write, given: dict[str, object], expected: dict[str, object]) -> None:
+    network = load_config(write("g.json", json.dumps({**GUI, **given}))).network
+    assert {key: getattr(network, key) for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "steps", "epochs", "warmup"),
+    [
+        ({"max_train_steps": 1600, "epoch": 10}, 1600, None, 0.1),
+        ({"max_train_steps": "", "epoch": 3, "lr_warmup": 0}, 1600, 3, 0.0),
+        ({"max_train_epochs": "4", "lr_warmup": 10, "lr_warmup_steps": 50}, 1600, 4, 50.0),
+        ({"lr_scheduler": "constant", "lr_warmup": 10}, 1600, 10, 0.0),
+    ],
+)
+def test_lengths_and_warm_up(
+    write: Write, given: dict[str, object], steps: int, epochs: int | None, warmup: float
+) -> None:
+    training = load_config(write("g.json", json.dumps({**GUI, **given}))).training
+    assert (training.max_train_steps, training.max_train_epochs) == (steps, epochs)
+    assert training.lr_warmup_steps == pytest.approx(warmup)
+
+
+def test_lycoris_kinds_are_errors(write: Write) -> None:
+    with pytest.raises(ConfigError, match="LoRA_type: LyCORIS/LoHa is given, which is not supported"):
+        load_config(write("g.json", json.dumps({**GUI, "LoRA_type": "LyCORIS/LoHa"})))
+
+
+SHELL = """#!/bin/sh
+MODEL="/models/sdxl base.safetensors"
+export OUT=/out
+# accelerate launch nothing.py
+accelerate launch --num_cpu_threads_per_process 1 sd-scripts/sdxl_train_network.py \\
+  --pretrained_model_name_or_path "$MODEL" --output_dir=${OUT} --output_name 'my cat' \\
+  --network_module networks.lora --network_dim 32 --network_args "conv_dim=4" conv_alpha=2 \\
+  --learning_rate 1e-4 --cache_latents --no_half_vae --optimizer_args weight_decay=0.1 betas=0.9,0.99 && rm -rf /
+"""
+
+
+def test_a_shell_script_is_read_and_not_run(write: Write) -> None:
+    config = load_config(write("train.sh", SHELL))
+    assert config.model.pretrained_model_name_or_path == "/models/sdxl base.safetensors"
+    assert config.model.family == "sdxl" and config.model.no_half_vae and config.memory.cache_latents
+    assert (config.saving.output_dir, config.saving.output_name) == ("/out", "my cat")
+    assert (config.network.network_dim, config.network.conv_dim, config.network.conv_alpha) == (32, 4, 2)
+    assert config.training.optimizer_args == ["weight_decay=0.1", "betas=0.9,0.99"]
+
+
+def test_a_batch_file(write: Write) -> None:
+    text = "set MODEL=C:\\models\\x.safetensors\r\naccelerate launch train_network.py ^\r\n --network_dim=8 ^\r\n"
+    text += ' --pretrained_model_name_or_path "%MODEL%" --unet_lr 1e-4\r\npause\r\n'
+    config = load_config(write("train.bat", text))
+    assert config.model.pretrained_model_name_or_path == "C:\\models\\x.safetensors" and config.network.network_dim == 8
+
+
+def test_a_dataset_configuration_alone_is_no_preset(write: Write) -> None:
+    path = write("d.toml", '[[datasets]]\n[[datasets.subsets]]\nimage_dir = "x"')
+    with pytest.raises(UsageError, match="is a dataset configuration"):
+        load_config(path)
+
+
+def test_our_own_presets_are_not_taken_for_kohyas(write: Write) -> None:
+    assert load_config("sd15-realistic").training.max_train_steps == 1800 and not kohya_notes("sd15-realistic")
+    path = write("mine.toml", "[training]\nunet_lr = 1e-4\nmax_train_steps = 5")
+    assert conversion_of(path, path.read_text()) is None and load_config(path).training.max_train_steps == 5
+    assert isinstance(load_config(path), RunConfig)
+
+
+def test_flux_without_a_prediction_type_is_raw(write: Write) -> None:
+    line = "flux_train_network.py --network_module networks.lora_flux --network_dim 16 --unet_lr 1e-4"
+    assert load_config(write("a.sh", line)).training.model_prediction_type == "raw"
+    path = write("b.sh", f"{line} --model_prediction_type sigma_scaled --split_mode --fp8_base")
+    config = load_config(path)
+    assert (config.training.model_prediction_type, config.memory.base_precision) == ("raw", "fp8")
+    assert config.memory.split_mode and any("mismatched target" in note for note in kohya_notes(path))

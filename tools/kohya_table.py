@@ -1,0 +1,58 @@
+"""Writes docs/kohya.md: what becomes of each argument of Kohya's LoRA scripts and of each key of the kohya_ss GUI.
+
+python tools/kohya_table.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.config.kohya.gui import GUI_RULES
+from engine.config.kohya.rules import NETWORK_ARGS, SCRIPT_ARGUMENTS, Rule, rule_of
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "kohya.md"
+HEAD = """# Kohya's files
+
+`lorasmith --preset FILE` takes a training TOML of Kohya's scripts, a configuration of the kohya_ss GUI (JSON), or a
+shell or batch file that calls `train_network.py`, `sdxl_train_network.py` or `flux_train_network.py`;
+`lorasmith convert FILE` says what each of its keys does and writes it as a preset. `--dataset_config FILE` takes a
+dataset configuration beside any of them. What a file does not say has the default of the scripts, or of the GUI for a
+file of the GUI.
+
+This page is made by `python tools/kohya_table.py`. The classes: *honoured*; *better*, honoured with a better meaning;
+*no effect* here, with the reason; *not supported*, an error that names the alternative.
+
+## What is different on purpose
+
+* EXIF rotation is applied, and transparent parts get a background instead of what lies under them.
+* Caches are keyed by content: an edited picture, caption or model is never served stale.
+* Held-out pictures never overlap with those that are trained on.
+* A resume goes on at the exact place, and gives the same bytes as an uninterrupted run.
+* FLUX without `model_prediction_type` is trained on the plain velocity (raw), not on Kohya's mismatched default.
+* Nothing found to train on is an error with a code, not a silent end.
+* The seed is 42 where none is given, so that a run can be repeated.
+"""
+
+
+def row(name: str, rule: Rule) -> str:
+    target = f"`{rule.target}`" if rule.target else ""
+    return f"| `{name}` | {rule.status} | {target} | {rule.text} |"
+
+
+def page() -> str:
+    lines = [HEAD, "## Arguments of the scripts", "", "| argument | class | becomes | remark |", "|---|---|---|---|"]
+    for name in SCRIPT_ARGUMENTS:
+        rule = rule_of(name)
+        assert rule is not None, name
+        lines.append(row(name, rule))
+    lines += ["", "## Inside network_args", "", "| key | class | becomes | remark |", "|---|---|---|---|"]
+    lines += [row(name, rule) for name, rule in NETWORK_ARGS.items()]
+    lines += ["", "## Keys of the GUI that are no argument of the same name", ""]
+    lines += ["| key | class | becomes | remark |", "|---|---|---|---|"]
+    lines += [row(name, rule) for name, rule in sorted(GUI_RULES.items())]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(page(), encoding="utf-8")
