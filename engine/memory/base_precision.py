@@ -196,19 +196,23 @@ def _decode_fp8(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _decode_nf4(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-    packed = codes.view(torch.uint8)
-    weight = torch.empty(len(codes), codes.shape[1] * 2, dtype=dtype, device=codes.device)
     if isinstance(codes, FakeTensor):  # a plan counts what the kernel takes on a GPU: nothing besides the weight
-        return weight
+        return torch.empty(len(codes), codes.shape[1] * 2, dtype=dtype, device=codes.device)
     if codes.is_cuda:
-        from bitsandbytes.functional import dequantize_4bit
-
-        dequantize_4bit(packed.view(-1, 1), absmax=scales.float().flatten(), out=weight, quant_type="nf4")
-        return weight
+        return decode_nf4_by_bitsandbytes(codes, scales, dtype)
     levels = torch.tensor(NF4, dtype=dtype)
     pairs = torch.cartesian_prod(levels, levels)  # [256, 2]: what each byte means
-    blocks = functional.embedding(packed.int(), pairs).view(len(codes), -1, BLOCK)
-    torch.mul(blocks, scales.unsqueeze(-1), out=weight.view(blocks.shape))
+    blocks = functional.embedding(codes.view(torch.uint8).int(), pairs).view(len(codes), -1, BLOCK)
+    return blocks.mul_(scales.unsqueeze(-1)).flatten(1)
+
+
+def decode_nf4_by_bitsandbytes(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weight [out, in] of NF4 codes, by bitsandbytes' kernel."""
+    from bitsandbytes.functional import QuantState, dequantize_4bit
+
+    shape = torch.Size((len(codes), codes.shape[1] * 2))
+    state = QuantState(scales.float().flatten(), shape=shape, dtype=dtype, blocksize=BLOCK, quant_type="nf4")
+    weight: Tensor = dequantize_4bit(codes.view(torch.uint8).view(-1, 1), state)
     return weight
 
 

@@ -16,7 +16,7 @@ from transformers import T5Config, T5EncoderModel
 
 from engine.errors import UsageError
 from engine.memory import base_precision
-from engine.memory.base_precision import BLOCK, NF4, Coder, QuantisedLinear, check_precision
+from engine.memory.base_precision import BLOCK, NF4, Coder, QuantisedLinear, check_precision, decode_nf4_by_bitsandbytes
 from engine.models.ldm.parts import build_unet
 from engine.models.loading import Source, Where, load_part
 from tests.small_denoisers import SMALL, _flux, small_flux, small_unet
@@ -82,12 +82,12 @@ def test_decoding_in_half_precision_rounds_once_or_twice(precision: str, dtype: 
 
 def test_nf4_is_bitsandbytes_nf4() -> None:
     """The layout and the levels are those that its kernel decodes."""
-    functional: Any = pytest.importorskip("bitsandbytes.functional")
+    pytest.importorskip("bitsandbytes")
     layer = layer_of("nf4", gaussian(128, 256))
-    theirs = torch.empty(128, 256)
-    packed = layer.weight.view(torch.uint8).view(-1, 1)
-    functional.dequantize_4bit(packed, absmax=layer.scales.float().flatten(), out=theirs, quant_type="nf4")
-    assert torch.equal(layer.matrix(torch.float32), theirs)
+    for dtype in (torch.float32, torch.bfloat16):
+        theirs = decode_nf4_by_bitsandbytes(layer.weight, layer.scales, dtype)
+        assert theirs.shape == (128, 256) and theirs.dtype == dtype
+        assert relative(theirs.float(), layer.matrix(dtype).float()) < torch.finfo(dtype).eps
 
 
 def test_nf4_takes_the_nearest_level() -> None:
