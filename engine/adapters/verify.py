@@ -263,6 +263,7 @@ def _twin(module: nn.Module, *, keep_adapter: bool) -> nn.Module:
     kept = {key: value for key, value in module.__dict__.items() if not inspect.ismethod(value)}
     twin.__dict__.update(kept)
     twin.__dict__.update({key: OrderedDict() for key in _HOOKS if key in kept})
+    twin.__dict__["_compiled_call_impl"] = None  # it would run the original
     twin.__dict__["_parameters"] = {
         key: None if value is None else nn.Parameter(value.data, requires_grad=False)
         for key, value in module._parameters.items()

@@ -135,6 +135,8 @@ class Ring:
         for _ in range(self._count):
             buffer = torch.empty(longest, dtype=torch.uint8, device=self.device)
             self._slots.append(_Slot(buffer))
+            if self._stream is not None:
+                buffer.record_stream(self._stream)  # a slot that is let go waits for the copy into it
         if self._stream is not None:  # the memory may still be in use by what was queued before
             self._stream.wait_stream(torch.cuda.current_stream(self.device))
 
@@ -234,11 +236,16 @@ def _host_buffer(size: int, device: torch.device) -> Tensor:
     buffer = torch.empty(size, dtype=torch.uint8, device="cpu")
     if device.type == "cuda" and not isinstance(buffer, FakeTensor):
         runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-        address = buffer.data_ptr()
-        if int(runtime.cudaHostRegister(address, size, 0)):
+        if int(runtime.cudaHostRegister(buffer.data_ptr(), size, 0)):
             raise MemoryLimitError(
                 f"The system does not pin another {size / 2**20:.0f} MiB of memory for split mode.",
                 "Set a smaller memory.blocks_to_swap, or memory.base_precision=int8.",
             )
-        weakref.finalize(buffer, runtime.cudaHostUnregister, address).atexit = False
+        weakref.finalize(buffer, _unpin, buffer.data_ptr()).atexit = False
     return buffer
+
+
+def _unpin(address: int) -> None:
+    runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    torch.cuda.synchronize()  # a copy may be under way
+    runtime.cudaHostUnregister(address)

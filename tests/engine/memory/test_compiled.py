@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from engine.adapters.verify import _twin
 from engine.memory import compiled
 from tests.small_denoisers import Small, small_flux, small_unet
 
@@ -87,3 +88,13 @@ def test_what_split_mode_moves_is_left_out() -> None:
     left = [unit for unit in units if not unit._compiled_call_impl]
     assert 0 < len(left) < len(units)
     assert f"{len(left)} of {len(units)} blocks are not compiled: split mode moves their weights." in small.said
+
+
+def test_the_twin_of_a_compiled_block_does_not_run_the_block() -> None:
+    """The check of a saved file would otherwise look at the adapter in memory twice."""
+    small = flux().climb(torch_compile=True)
+    compiled_block = small.denoiser.single_transformer_blocks[0]
+    twin: Any = _twin(small.denoiser, keep_adapter=False)
+    assert compiled_block._compiled_call_impl is not None
+    assert not any(module._compiled_call_impl for module in twin.modules())
+    assert twin.single_transformer_blocks[0].proj_out is not compiled_block.proj_out
