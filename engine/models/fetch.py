@@ -24,7 +24,8 @@ ALIASES = {T5_TOKENIZER: "google/t5-v1_1-xxl", "blip": "Salesforce/blip-image-ca
 """Short names of what the program itself asks for."""
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "FluxPipeline")
 """Classes in diffusers' layout that can be trained."""
-TIMEOUT = 20.0
+TIMEOUT = 10.0
+"""Seconds for an answer."""
 RATE_SECONDS = 8.0
 """The rate is that of so long."""
 TELL_SECONDS = 0.25
@@ -67,9 +68,13 @@ class Plan:
     def lines(self) -> list[str]:
         """In words: what comes, how much of it, what is free."""
         count = f"{len(self.files)} files" if len(self.files) > 1 else printable(self.files[0].name)
-        held = f"; {size_text(self.arrived)} of it have come before" if self.arrived else ""
-        lines = [f"{self.repository}: {count}, {size_text(self.size)}; to download: {size_text(self.to_come)}{held}"]
-        return [*lines, f"Into {printable(cache_root())}: {size_text(free_space())} free", *self.notes]
+        held = f" ({size_text(self.arrived)} have come before)" if self.arrived else ""
+        return [
+            f"{self.repository}: {count}, {size_text(self.size)}",
+            f"To download: {size_text(self.to_come)}{held}",
+            f"Free: {size_text(free_space())} in {printable(cache_root())}",
+            *self.notes,
+        ]
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ def make_plan(what: str) -> Plan:
     )
 
 
-def fetch(plan: Plan, tell: Callable[[Progress], None], stop: Callable[[], bool] = lambda: False) -> Path:
+def fetch(plan: Plan, tell: Callable[[Progress], object], stop: Callable[[], bool] = lambda: False) -> Path:
     """Download what is missing; a later call goes on where an earlier one was ended.
 
     The cache's name for the newest state of the repository is set last, so that nobody finds half a model.
@@ -168,6 +173,15 @@ def fetch(plan: Plan, tell: Callable[[Progress], None], stop: Callable[[], bool]
     return plan.path
 
 
+def fetchable(what: str) -> bool:
+    """Whether it has the form of a model on the hub, or of one of its files."""
+    try:
+        _split(what)
+    except UsageError:
+        return False
+    return what not in ALIASES
+
+
 def free_space() -> int:
     """Bytes free where the cache is or will be."""
     root = cache_root()
@@ -181,7 +195,7 @@ def _split(what: str) -> tuple[str, str | None]:
         return repository, None
     owner, _, rest = repository.partition("/")
     name, _, file = rest.partition("/")
-    if file and is_hub_id(f"{owner}/{name}"):
+    if file.endswith(".safetensors") and is_hub_id(f"{owner}/{name}"):
         return f"{owner}/{name}", file
     raise UsageError(
         f"{printable(what)} is nothing that can be fetched.",
@@ -259,7 +273,7 @@ def _quiet() -> Iterator[None]:
 class _Meter:
     """Adds up the bytes over the files, and measures the rate."""
 
-    def __init__(self, plan: Plan, tell: Callable[[Progress], None]) -> None:
+    def __init__(self, plan: Plan, tell: Callable[[Progress], object]) -> None:
         self._missing = set(plan.missing)
         self._total = sum(file.size for file in plan.missing)
         self._tell = tell

@@ -33,7 +33,7 @@ def test_it_tells_the_size_first_and_the_place_last(hub: FakeHub, capfd: pytest.
     out, err = capfd.readouterr()
     path = Path(out.strip())
     assert path.name == "tiny.safetensors" and path.read_bytes() == WEIGHTS
-    assert "owner/tiny: tiny.safetensors, 2.0 MiB; to download: 2.0 MiB" in err and "openrail" in err
+    assert "owner/tiny: tiny.safetensors, 2.0 MiB\nTo download: 2.0 MiB\n" in err and "openrail" in err
     assert "2.0 MiB of 2.0 MiB (100 %)" in err and "\r" not in err
     assert run(["fetch", "owner/tiny"]) == 0
     out, err = capfd.readouterr()

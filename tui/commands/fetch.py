@@ -10,8 +10,9 @@ import click
 
 from engine.errors import UsageError
 from engine.exit_codes import ExitCode
-from engine.text import duration, printable, size_text
+from engine.text import printable, size_text
 from tui import output
+from tui.words.download import progress_text
 
 if TYPE_CHECKING:
     from engine.models.fetch import Progress
@@ -89,9 +90,5 @@ class _Teller:
 
 
 def progress_line(progress: Progress) -> str:
-    """ "1.2 GiB of 2.6 GiB (46 %), 12.3 MiB/s, 1:50 left, unet/diffusion_pytorch_model.safetensors"."""
-    share = 100 * progress.done // max(1, progress.total)
-    parts = [f"{size_text(progress.done)} of {size_text(progress.total)} ({share} %)"]
-    if progress.rate and progress.seconds_left is not None:
-        parts += [f"{size_text(progress.rate)}/s", f"{duration(progress.seconds_left)} left"]
-    return ", ".join([*parts, printable(progress.name)])
+    """How far it is, and the file that comes now."""
+    return f"{progress_text(progress)}, {printable(progress.name)}"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.cells import cell_len
 from textual import on, work
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.message import Message
 from textual.timer import Timer
@@ -17,11 +19,14 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from engine.errors import LoraSmithError
+from engine.models.fetch import fetchable
+from engine.models.hub.cache import is_hub_id
 from engine.paths import ASSETS
 from engine.text import printable, size_text
 from tui.configuration import DEMO
 from tui.draft import FIRST_PRESET, Draft
 from tui.recent import gone, recent_models, remember_model
+from tui.screens.fetch import FetchScreen
 from tui.screens.step import StepScreen
 from tui.texts import _
 from tui.widgets.facts import Fact, Facts
@@ -37,6 +42,7 @@ PAUSE = 0.3
 """Seconds without a key before the model is looked at."""
 DEMO_BASE = str(ASSETS / "demo_base")
 KEY = "model.pretrained_model_name_or_path"
+EXAMPLE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 BEFORE_DEMO = "model.before_demo"
 """In the draft's extras: the settings that the demo took the place of."""
 
@@ -63,12 +69,18 @@ class ModelScreen(StepScreen):
     STEP = "model"
     CSS_PATH = "model.tcss"
     AUTO_FOCUS = "#model"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "ctrl+o", "fetch", _("Download"), tooltip=_("Fetch this model from the Hugging Face hub."), priority=True
+        ),
+    ]
     HELP = _(
         "# Model\n\nThe checkpoint that the LoRA is made for: a `.safetensors` file, or a folder in diffusers' "
         "layout. It is only read. Its family and prediction type are read from the file itself.\n\n"
         "Below stand the demo model and the ones you used last; Enter takes one.\n\n"
-        "A hub id such as `owner/name` works when that model is in the local Hugging Face cache: "
-        "`hf download owner/name` puts it there. Nothing is downloaded here."
+        "A hub id such as `owner/name` works as well. A model that is not in the local Hugging Face cache is "
+        "downloaded with Ctrl+O: the size is told first, and nothing comes unasked. On the command line: "
+        "`lorasmith fetch owner/name`."
     )
 
     @dataclass
@@ -112,8 +124,10 @@ class ModelScreen(StepScreen):
             yield Lines(id="objection", wraps=True)
             yield Facts(id="facts")
             yield Static(
-                _("Any Stable Diffusion 1.5 checkpoint will do. The original is fetched by:")
-                + "\nhf download stable-diffusion-v1-5/stable-diffusion-v1-5",
+                _("A checkpoint of Stable Diffusion 1.5, SDXL or FLUX.1: a file or folder.")
+                + "\n"
+                + _("Or an id on the hub, which Ctrl+O downloads, as:")
+                + f"\n{EXAMPLE}",
                 id="source",
                 markup=False,
             )
@@ -167,6 +181,35 @@ class ModelScreen(StepScreen):
         finding = self._finding
         return finding if finding is not None and (finding.model, finding.vae) == (self.model, self.vae) else None
 
+    # From the hub
+
+    @property
+    def _on_hub(self) -> bool:
+        """Whether what is entered cannot be used, and may be a model on the hub."""
+        finding = self._current
+        if finding is None or not isinstance(finding.result, LoraSmithError):
+            return False
+        return fetchable(self.model) and not os.path.lexists(self.model.partition("/")[0])
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """A download is offered for what is not here."""
+        return self._on_hub if action == "fetch" else super().check_action(action, parameters)
+
+    def action_fetch(self) -> None:
+        """Tell what the download takes, ask, download."""
+        model = self.model
+
+        def ended(path: Path | None) -> None:
+            if path is None or self.model != model:
+                return
+            self._finding = None
+            if is_hub_id(model):
+                self.look()
+            else:
+                self.query_one("#model", PathInput).value = str(path)
+
+        self.app.push_screen(FetchScreen(model), ended)
+
     # Known models
 
     def _list_known(self, missing: set[str]) -> None:
@@ -216,6 +259,8 @@ class ModelScreen(StepScreen):
         """Enter looks at once; when it is known already, Enter goes on."""
         if self._current is not None and self._current.trouble is None:
             self.action_next()
+        elif self._on_hub:
+            self.action_fetch()
         else:
             self.look()
 
@@ -273,7 +318,8 @@ class ModelScreen(StepScreen):
             verdict.say("")
         elif isinstance(result, LoraSmithError):
             half_typed = self.query_one("#model", PathInput).list_open
-            verdict.say("" if half_typed else "✗ " + _told(result))
+            offer = "\n" + _("Ctrl+O looks for it on the hub, and downloads it if you wish.") if self._on_hub else ""
+            verdict.say("" if half_typed else "✗ " + _told(result) + offer)
         else:
             verdict.say("✓ " + _title(result))
             facts = list(_facts(result))
@@ -282,6 +328,7 @@ class ModelScreen(StepScreen):
         objection.display = objected is not None
         objection.say("✗ " + _told(objected) if objected is not None else "")
         self.say("")
+        self.refresh_bindings()
 
     def leave(self) -> None:
         """Go on when it is known what the model is."""

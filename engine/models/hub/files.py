@@ -78,8 +78,6 @@ def _named(repository: str, names: set[str], name: str) -> str:
     if name not in names:
         held = listing(sorted(one for one in names if one.endswith(".safetensors"))) or "no .safetensors file"
         raise ModelError(f"{repository} has no file {printable(name)}.", f"It holds {printable(held)}.")
-    if not name.endswith(".safetensors"):
-        raise ModelError(f"{printable(name)} is no .safetensors file, and no other kind is opened.")
     return name
 
 

@@ -17,7 +17,7 @@ from engine.text import printable
 
 CHUNK = 2**20
 """Bytes read at once from the disk."""
-TIMEOUT = 20.0
+TIMEOUT = 10.0
 """Seconds without a byte after which the connection counts as broken."""
 ATTEMPTS = 5
 """As often in a row it may break without a new byte."""

@@ -76,7 +76,7 @@ def test_a_cancelled_download_is_gone_on_with_and_nothing_is_found_before_it_is_
     assert cached_folder(TINY) is None
     plan = make_plan(TINY)
     assert 0 < plan.arrived < len(WEIGHTS) and plan.to_come == len(WEIGHTS) - plan.arrived
-    assert f"{plan.arrived / 2**20:.1f} MiB of it have come before" in plan.lines()[0]
+    assert f"{plan.arrived / 2**20:.1f} MiB have come before)" in plan.lines()[1]
     seen: list[Progress] = []
     assert fetch(plan, seen.append).read_bytes() == WEIGHTS
     assert seen[0].done == plan.arrived and seen[-1].done == seen[-1].total == len(WEIGHTS)
@@ -123,7 +123,7 @@ def test_what_is_not_there_and_what_may_not_be_had(hub: FakeHub) -> None:
     hub.status = 503
     with pytest.raises(DownloadError, match=r"cannot serve owner/tiny now \(503\)"):
         make_plan(TINY)
-    for wrong in ("tiny", "a b/c", "owner/model.ckpt", ""):
+    for wrong in ("tiny", "a b/c", "owner/model.ckpt", "owner/model/a.ckpt", ""):
         with pytest.raises(UsageError, match="nothing that can be fetched"):
             make_plan(wrong)
 

@@ -52,7 +52,7 @@ async def test_the_demo_model_by_keys(begin: Smith, until: Until, text: Shown) -
     app = begin({"memory.device": "cuda:0"})
     async with app.run_test(size=NARROW) as pilot:
         await until(pilot, lambda: "Demo model" in text(app))
-        assert "hf download stable-diffusion-v1-5" in text(app)
+        assert "stable-diffusion-v1-5/stable-diffusion-v1-5" in text(app)
         await pilot.press("tab", "tab", "enter")
         await until(pilot, lambda: "✓ Stable Diffusion 1.5" in text(app))
         for said in (
@@ -125,7 +125,7 @@ async def test_what_is_no_model_is_said_at_once(
 async def test_a_hub_id_that_is_not_in_the_cache(begin: Smith, until: Until, text: Shown) -> None:
     app = begin({KEY: "no-such-owner/no-such-model"})
     async with app.run_test(size=NARROW) as pilot:
-        await until(pilot, lambda: "hf download no-such-owner/no-such-model" in " ".join(text(app).split()))
+        await until(pilot, lambda: "lorasmith fetch no-such-owner/no-such-model" in " ".join(text(app).split()))
         await pilot.press("ctrl+n")
         assert app.draft.get(KEY) == "no-such-owner/no-such-model"
 

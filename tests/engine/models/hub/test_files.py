@@ -77,7 +77,6 @@ def test_a_captioner_and_a_single_checkpoint() -> None:
         (["model.ckpt"], None, "pickles only, which are never opened"),
         (["README.md"], None, r"in no \.safetensors file"),
         (["a.safetensors"], "c.safetensors", r"has no file c\.safetensors.*It holds a\.safetensors"),
-        (["a.ckpt"], "a.ckpt", "no other kind is opened"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used(names: list[str], name: str | None, sentence: str) -> None:
