@@ -52,6 +52,8 @@ class Recognition:
     """Pixels that bucket sides must be a multiple of, so that every level of the UNet divides evenly."""
     latent_channels: int = 4
     """Numbers in a latent cell."""
+    caption_bytes: int = 0
+    """Bytes of an encoded caption in the cache, where that is worth telling."""
 
 
 @dataclass(frozen=True)

@@ -39,13 +39,14 @@ class DiskNeed:
     states: int
     samples: int
     latents: int
+    texts: int
     least: int
     """Without this much not even the first state and one file could be saved."""
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.loras + self.states + self.samples + self.latents
+        return self.loras + self.states + self.samples + self.latents + self.texts
 
     def lines(self, directory: Path) -> list[str]:
         """The estimate in words, with what is free where `directory` is or will be."""
@@ -54,6 +55,7 @@ class DiskNeed:
             "states": self.states,
             "samples": self.samples,
             "latents": self.latents,
+            "encoded captions": self.texts,
         }
         parts = [f"{name} {size_text(size)}" for name, size in purposes.items() if size]
         place = next(path for path in (directory, *directory.parents) if path.exists())
@@ -88,10 +90,27 @@ def estimate(config: RunConfig, recognition: Recognition, plan: StepPlan, num_pr
         loras=lora * _files(config, plan),
         states=parameters * 4 * _STATE_COPIES * _STATES_KEPT,
         samples=rounds * num_prompts * size[0] * size[1] * 2,
+        texts=_captions(config, plan, pictures) * recognition.caption_bytes
+        if config.memory.cache_text_encoder_outputs_to_disk
+        else 0,
         latents=pictures * cells * recognition.latent_channels * _BYTES_A_NUMBER
         if config.memory.cache_latents_to_disk
         else 0,
     )
+
+
+def _captions(config: RunConfig, plan: StepPlan, pictures: int) -> int:
+    """Different captions that the run may use: one a picture, or where they are changed one a picture trained."""
+    dataset, training = config.dataset, config.training
+    changed = (
+        dataset.shuffle_caption
+        or dataset.enable_wildcard
+        or dataset.caption_tag_dropout_rate > 0
+        or dataset.token_warmup_step > 0
+    )
+    if not changed:
+        return pictures + 1
+    return plan.max_train_steps * training.train_batch_size * training.gradient_accumulation_steps
 
 
 def _files(config: RunConfig, plan: StepPlan) -> int:

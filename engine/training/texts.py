@@ -57,7 +57,9 @@ def cache_texts(
         root = Path(memory.cache_dir) if memory.cache_dir else paths.user_cache()
         cache = TextCache(root / "texts" if on_disk else None, f"{model.text_key} {cached}")
         encode = partial(model.encode_text, encoders=cached)
-        report = cache.build(captions, encode, 8, session.progress("cache", "captions"), session.should_stop)
+        batch_size = 1 if model.apart else 8  # a large encoder is busy with one caption, and short of memory
+        progress = session.progress("cache", "captions")
+        report = cache.build(captions, encode, batch_size, progress, session.should_stop)
         session.stop_here()
         model.remember([text for request in requests for text in (request.prompt, request.negative_prompt)])
     for note in report.notes:

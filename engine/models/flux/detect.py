@@ -20,6 +20,9 @@ INSIDE |= {"vae": "vae."}
 """Prefixes of the other parts in a file that holds everything."""
 CHANNELS = 64
 """Of a 2 × 2 patch of 16 latent channels."""
+LENGTHS = {"dev": 512, "schnell": 256}
+"""Tokens that T5 is given by the two models."""
+_T5_WIDTH = 4096
 _RELATIVES = {
     128: "FLUX Depth, Canny or another model that is steered by a picture",
     384: "FLUX Fill (inpainting)",
@@ -132,4 +135,5 @@ def _recognition(
         downscale=16,
         multiple=16,
         latent_channels=CHANNELS,
+        caption_bytes=LENGTHS[variant] * _T5_WIDTH * 2,
     )

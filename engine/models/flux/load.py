@@ -10,10 +10,10 @@ from engine.config import RunConfig
 from engine.errors import ModelError
 from engine.models.base import Recognition, Say
 from engine.models.files import read_json
+from engine.models.flux.detect import LENGTHS
 from engine.models.flux.files import PartFiles, find_parts
 from engine.models.flux.model import FluxModel
 from engine.models.flux.parts import CONFIGURATIONS, source_of
-from engine.models.flux.text import LENGTHS
 from engine.models.flux.tokenizers import load_tokenizers
 from engine.models.loading import DTYPES, load_part
 from engine.text import printable

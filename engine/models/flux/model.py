@@ -69,24 +69,17 @@ class FluxModel(Model):
             {"vae": [vae], "text_encoder": [text_encoder, text_encoder_2], "denoiser": [transformer]}, device
         )
         self._remembered: dict[str, dict[str, Tensor]] = {}
-        # Parameters, not state_dict(): they stay the same objects when moved, or when adapters rename them.
-        self._vae_weights = dict(vae.named_parameters())
-        self._text_weights = {
-            f"{name}.{key}": weight
-            for name, encoder in self.text_encoders.items()
-            for key, weight in encoder.named_parameters()
-        }
 
     @cached_property
     def vae_key(self) -> str:
         """See `Model.vae_key`."""
-        return _digest(self._vae_weights, [self.scaling_factor, self.shift_factor])
+        return _digest({"vae": self.vae}, [self.scaling_factor, self.shift_factor])
 
     @cached_property
     def text_key(self) -> str:
-        """See `Model.text_key`. Of each weight only the beginning and the end are read."""
+        """See `Model.text_key`; to be asked first before layers are put in and encoders are let go."""
         words = [sorted(tokenizer.get_vocab().items()) for tokenizer in (self.tokenizer, self.tokenizer_2)]
-        return _digest(self._text_weights, [words, self.max_length, self.masked])
+        return _digest(self.text_encoders, [words, self.max_length, self.masked])
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Tensor) -> Tensor:
@@ -124,8 +117,7 @@ class FluxModel(Model):
     def let_go(self, encoders: Sequence[str]) -> None:
         """See `Model.let_go`."""
         if "text_encoder_2" in encoders and "text_encoder_2" in self.text_encoders:
-            self.text_key  # noqa: B018 - it is kept; the weights are not
-            self._text_weights = {}
+            self.text_key  # noqa: B018 - it is kept, the weights are not
             self.residence.forget("text_encoder", self.text_encoders.pop("text_encoder_2"))
 
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Mapping[str, Tensor], sizes: Tensor) -> Tensor:
@@ -215,12 +207,13 @@ class FluxModel(Model):
         return [*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks]
 
 
-def _digest(weights: Mapping[str, Tensor], settings: Sequence[object]) -> str:
-    """sha256 over names, formats, shapes and both ends of the weights, and over the settings, in hexadecimal."""
+def _digest(modules: Mapping[str, nn.Module], settings: Sequence[object]) -> str:
+    """sha256 over names, formats, shapes and both ends of all tensors, and over the settings, in hexadecimal."""
     digest = hashlib.sha256(repr(settings).encode())
-    for name, tensor in sorted(weights.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        plain: Any = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
-        digest.update(plain[:_SAMPLE].numpy())
-        digest.update(plain[-_SAMPLE:].numpy())
+    for name, module in sorted(modules.items()):
+        for key, tensor in sorted([*module.named_parameters(), *module.named_buffers()]):
+            digest.update(f"{name}.{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            plain: Any = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+            for end in (plain[:_SAMPLE], plain[-_SAMPLE:]):
+                digest.update(end.cpu().numpy())
     return digest.hexdigest()

@@ -8,9 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LENGTHS = {"dev": 512, "schnell": 256}
-"""Tokens that T5 is given by the two models."""
-
 
 def t5_ids(tokenizer: Any, captions: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
     """Captions to T5's token ids [B, length] int64, cut and padded, and which of them are text, [B, length] bool."""

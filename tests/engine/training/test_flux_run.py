@@ -116,3 +116,22 @@ def test_on_a_base_of_four_bits_in_split_mode(
     said = capsys.readouterr().out
     assert "transformer, base_precision nf4: 4 in int8, 22 in nf4; " in said
     assert "Split mode: 3 of 3 blocks" in said
+
+
+def test_a_run_goes_on_from_a_file_of_another_run(flux_run: Any, train_here: Any) -> None:
+    quiet = {"sampling__sample_every_n_steps": 0, "training__max_train_steps": 1}
+    first = flux_run("first", network__network_dim=2, **quiet)
+    assert train_here(first) == ExitCode.DONE
+    second = flux_run(
+        "second",
+        network__network_weights=first.lora_path(),
+        network__dim_from_weights=True,
+        training__learning_rate=1e-12,
+        saving__save_precision="float",
+        **quiet,
+    )
+    assert train_here(second) == ExitCode.DONE
+    one, other = (load_file(run.lora_path()) for run in (first, second))
+    assert one.keys() == other.keys()
+    for key, tensor in one.items():
+        assert other[key].sub(tensor.float()).abs().max() < 1e-6, key

@@ -1,0 +1,62 @@
+"""`--dry-run` with FLUX.1: idle settings are told, missing files named, a LoRA to start from is looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from tests.tiny_flux import FluxFiles, tiny_files
+from tui.main import run
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> FluxFiles:
+    return tiny_files(tmp_path_factory.mktemp("flux"))
+
+
+@pytest.fixture
+def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: FluxFiles) -> list[str]:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    for number in range(4):
+        Image.new("RGB", (1024, 1024), (number * 40, 0, 0)).save(tmp_path / "pictures" / f"{number}.png")
+    settings = [word for key, value in files.settings.items() for word in ("--set", f"model.{key}={value}")]
+    found = ["--preset", "flux-dev", "--images", "pictures", "--name", "zed", "--dry-run", *settings]
+    return [*found, "--set", "memory.mixed_precision=no", "--set", "memory.base_precision=auto"]
+
+
+def test_idle_settings_and_the_disk_are_told(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    more = ["training.min_snr_gamma=7", "memory.cache_text_encoder_outputs_to_disk=true"]
+    assert run([*arguments, *(word for key in more for word in ("--set", key))]) == 0
+    out = capfd.readouterr().out
+    assert "FLUX.1 dev: it has a guidance embedding (guidance_in)" in out
+    assert "training.min_snr_gamma has no effect: FLUX learns a flow, which has no signal-to-noise table." in out
+    assert "encoded captions 20.0 MiB" in out  # four captions and none, of 512 tokens, 4096 wide, in 16 bits
+
+
+def test_a_transformer_alone(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    bare = [word for word in arguments if not word.startswith(("model.clip_l", "model.t5xxl", "model.ae"))]
+    cleaned = [word for word, after in zip(bare, [*bare[1:], ""], strict=True) if not (word == after == "--set")]
+    assert run(cleaned) == 2
+    assert "CLIP-L (model.clip_l), T5-XXL (model.t5xxl) and the autoencoder (model.ae) are not set." in (
+        capfd.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight", 0),
+        ("transformer.joint_blocks.0.lora_A.weight", 3),
+        ("lora_unet_input_blocks_4_1_proj_in.lora_down.weight", 3),
+        ("lora_unet_single_blocks_0_linear1.lora_down.weight", 0),
+    ],
+)
+def test_loras_to_start_from(arguments: list[str], tmp_path: Path, name: str, code: int) -> None:
+    save_file({name: torch.ones(2, 4)}, tmp_path / "start.safetensors")
+    start = ["--set", "network.network_weights=start.safetensors", "--set", "network.dim_from_weights=true"]
+    assert run([*arguments, *start]) == code
