@@ -21,6 +21,7 @@ COMMANDS = (
     "inspect",
     "presets",
     "convert",
+    "export",
     "schema",
     "info",
     "locate",

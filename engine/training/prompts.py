@@ -47,6 +47,14 @@ class Prompt:
     random_seed: bool = False
     """Another seed each time."""
 
+    def as_line(self) -> str:
+        """The prompt with everything that it asks for, in Kohya's syntax."""
+        asked = self.request
+        parts = [asked.prompt, f"--n {asked.negative_prompt}" if asked.negative_prompt else ""]
+        parts += [f"--w {asked.width}", f"--h {asked.height}", "" if self.random_seed else f"--d {asked.seed}"]
+        parts += [f"--s {asked.steps}", f"--l {asked.scale:g}"]
+        return " ".join(part for part in parts if part)
+
 
 def read_prompts(config: RunConfig, say: Callable[[str], None], flags: frozenset[str] = frozenset()) -> list[Prompt]:
     """The prompts of a run; sizes default to the training resolution.

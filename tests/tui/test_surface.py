@@ -27,6 +27,7 @@ SURFACE = {
     "presets": set(),
     "presets show": {"NAME"},
     "convert": {"FILE", "--output", "--json"},
+    "export": {"RUN|PRESET", "--kohya", "--images", "--model", "--name"},
     "schema": set(),
     "info": {"--json"},
     "locate": set(),

@@ -17,10 +17,11 @@ CLI_DEFAULTS: dict[str, Any] = {
     "max_train_steps": 1600, "train_batch_size": 1, "mixed_precision": "no", "save_precision": "float",
     "enable_bucket": False, "max_bucket_reso": 1024, "caption_extension": ".caption", "cache_latents": False,
     "save_every_n_epochs": 0, "sample_every_n_steps": 0, "sample_at_first": False, "sample_sampler": "ddim",
-    "sample_steps": 30, "sample_scale": 7.5, "guidance_scale": 3.5, "timestep_sampling": "sigma",
-    "discrete_flow_shift": 3.0,
+    "sample_steps": 30, "sample_scale": 7.5,
 }  # fmt: skip
 """What the scripts do where a file says nothing and this program would do something else."""
+FLUX_DEFAULTS: dict[str, Any] = {"guidance_scale": 3.5, "timestep_sampling": "sigma", "discrete_flow_shift": 3.0}
+"""The same of the FLUX script, but for its model_prediction_type, which trains on a mismatched target."""
 _SPELLINGS = {"True": True, "true": True, "False": False, "false": False}
 
 
@@ -82,7 +83,8 @@ def convert_arguments(
         defaults: what holds for arguments that are not given.
     """
     found = Conversion(kind)
-    for key, value in defaults.items():
+    flux = FLUX_DEFAULTS if arguments.get("network_module") == "networks.lora_flux" else {}
+    for key, value in {**defaults, **flux}.items():
         rule = rule_of(key)
         target = rule.target if rule is not None else f"sampling.{key}"
         found.set(target, value)

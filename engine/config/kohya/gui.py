@@ -87,6 +87,7 @@ def convert_gui(content: Mapping[str, Any]) -> Conversion:
     arguments |= _length(content, found)
     arguments |= _noise(content)
     arguments["network_args"] = _network_args(content, found)
+    arguments["network_module"] = "networks.lora_flux" if flux else "networks.lora"
     if _is_on(content.get("split_mode")):
         arguments["split_mode"] = True
     arguments.setdefault("optimizer_type", "AdamW8bit")

@@ -1,0 +1,97 @@
+"""What is exported for Kohya's scripts is read back as the same run, and its shell script is sound."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from engine.config import RunConfig, load_config
+from engine.config.kohya.dataset_file import read_dataset_config
+from engine.config.kohya.export import ExportedSubset, kohya_files
+from engine.config.kohya.rules import SCRIPT_ARGUMENTS
+from engine.config.presets import list_presets
+
+SUBSETS = [ExportedSubset("/p/10_zed", 10, "zed dog"), ExportedSubset("/r/1_dog", 1, "dog", True)]
+PRESETS = [preset.name for preset in list_presets() if preset.name != "demo"]
+
+
+def family(name: str) -> str:
+    return "flux" if name.startswith("flux") else "sdxl" if name.startswith("sdxl") else "sd15"
+
+
+def exported(tmp_path: Path, config: RunConfig, kind: str) -> RunConfig:
+    for name, text in kohya_files(config, kind, SUBSETS, ["zed --w 64 --h 64"]).items():
+        (tmp_path / name).write_text(text)
+    return load_config(tmp_path / "training.toml")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_comes_back(tmp_path: Path, name: str) -> None:
+    config = load_config(name, ["saving.output_name=zed", "model.pretrained_model_name_or_path=/m.safetensors"])
+    again = exported(tmp_path, config, family(name))
+    assert again.training == config.training.model_copy(
+        update={"max_train_epochs": config.training.max_train_epochs,
+                "text_encoder_lr": again.training.text_encoder_lr, "train_batch_size": again.training.train_batch_size}
+    ), name  # fmt: skip
+    if not config.network.network_train_unet_only:
+        assert again.training.rates == config.training.rates
+    assert again.network == config.network
+    assert again.saving == config.saving and again.model.vae == config.model.vae
+    assert again.memory.gradient_checkpointing == config.memory.gradient_checkpointing
+    assert again.memory.cache_text_encoder_outputs == config.memory.cache_text_encoder_outputs
+    assert again.dataset.dataset_config == "dataset.toml"
+    specs, _ = read_dataset_config(tmp_path / "dataset.toml", again)
+    assert [(spec.image_dir, spec.num_repeats, spec.class_tokens, spec.is_reg) for spec in specs] == [
+        ("/p/10_zed", 10, "zed dog", False), ("/r/1_dog", 1, "dog", True),
+    ]  # fmt: skip
+    for spec in specs:
+        assert spec.batch_size == config.training.train_batch_size
+        same = spec.table.model_copy(
+            update={key: getattr(config.dataset, key) for key in ("num_repeats", "class_tokens", "dataset_config")}
+        )
+        assert same == config.dataset
+
+
+def test_conv_and_other_settings_come_back(tmp_path: Path) -> None:
+    config = load_config("sdxl", [
+        "saving.output_name=zed", "network.conv_dim=8", "network.conv_alpha=4", "network.rank_dropout=0.1",
+        "training.optimizer_args=['weight_decay=0.1']", "dataset.masked_loss=true", "training.max_train_epochs=7",
+        "dataset.conditioning_data_dir=/masks", "model.max_token_length=225", "memory.base_precision=fp8",
+    ])  # fmt: skip
+    again = exported(tmp_path, config, "sdxl")
+    assert again.network == config.network and again.training.optimizer_args == ["weight_decay=0.1"]
+    assert again.training.max_train_epochs == 7 and again.model.max_token_length == 225
+    assert again.memory.base_precision == "fp8" and again.dataset.masked_loss
+    specs, _ = read_dataset_config(tmp_path / "dataset.toml", again)
+    assert [spec.conditioning_data_dir for spec in specs] == ["/masks"]
+
+
+def test_steps_of_warm_up_are_whole_numbers() -> None:
+    for given, expected in (("30", 30), ("0.05", 0.05)):
+        config = load_config("sdxl", [f"training.lr_warmup_steps={given}"])
+        tables = tomllib.loads(kohya_files(config, "sdxl", SUBSETS, [])["training.toml"])
+        written = tables["training_arguments"]["lr_warmup_steps"]
+        assert written == expected and type(written) is type(expected)
+
+
+def test_only_arguments_of_kohya_are_written_and_each_is_explained(tmp_path: Path) -> None:
+    for name in PRESETS:
+        files = kohya_files(load_config(name), family(name), SUBSETS, [])
+        tables = tomllib.loads(files["training.toml"])
+        written = [key for table in tables.values() for key in table]
+        assert set(written) <= set(SCRIPT_ARGUMENTS) and len(written) == len(set(written)), name
+        lines = [line for line in files["training.toml"].splitlines() if " = " in line]
+        assert all("#" in line for line in lines), [line for line in lines if "#" not in line]
+
+
+def test_the_scripts_are_sound(tmp_path: Path) -> None:
+    exported(tmp_path, load_config("sdxl"), "sdxl")
+    assert subprocess.run(["bash", "-n", str(tmp_path / "train.sh")], check=False).returncode == 0
+    if shutil.which("shellcheck"):
+        assert subprocess.run(["shellcheck", str(tmp_path / "train.sh")], check=False).returncode == 0
+    compile((tmp_path / "train.py").read_text(), "train.py", "exec")
+    assert "sdxl_train_network.py" in (tmp_path / "train.sh").read_text()

@@ -1,0 +1,71 @@
+"""`lorasmith export RUN|PRESET --kohya DIR`: the same training as files that Kohya's scripts run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from engine.exit_codes import ExitCode
+from engine.runs.layout import expanded
+from tui import output
+
+if TYPE_CHECKING:
+    from engine.config import RunConfig
+
+
+@click.command("export")
+@click.argument("what", metavar="RUN|PRESET")
+@click.option("--kohya", "target", metavar="DIR", required=True, help="The folder that the files go into.")
+@click.option("--images", metavar="DIR", help="The folder of pictures, for a preset.")
+@click.option("--model", metavar="PATH", help="The checkpoint, for a preset.")
+@click.option("--name", metavar="NAME", help="Names the trigger and the output, for a preset.")
+def command(what: str, target: str, **typed: str | None) -> int:
+    """Write dataset.toml, training.toml, train.sh and train.py for Kohya's scripts.
+
+    RUN is a path or part of a name; PRESET a preset's name or file.
+    """
+    from engine.atomic import write_text
+    from engine.config.kohya.export import ExportedSubset, kohya_files
+    from engine.dataset.scan import scan
+    from engine.errors import UsageError
+    from engine.models.registry import family_named, recognise
+    from engine.training.prompts import read_prompts
+
+    config = _configuration(what, typed)
+    family = family_named(recognise(config.model.pretrained_model_name_or_path).family)
+    subsets = [
+        ExportedSubset(str(subset.path), subset.num_repeats, subset.class_tokens, subset.is_reg)
+        for subset in scan(config).subsets
+        if not subset.is_validation
+    ]
+    prompts = [prompt.as_line() for prompt in read_prompts(config, output.narrate, family.prompt_flags)]
+    folder = expanded(target)
+    files = kohya_files(config, family.name, subsets, prompts)
+    taken = [name for name in files if (folder / name).exists()]
+    if taken:
+        raise UsageError(f"{folder} has {', '.join(taken)} already.", "Name another folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        write_text(folder / name, text)
+        output.result(folder / name)
+    (folder / "train.sh").chmod(0o755)
+    return ExitCode.DONE
+
+
+def _configuration(what: str, typed: dict[str, str | None]) -> RunConfig:
+    from engine.config import find_preset, load_config, require_paths
+    from engine.errors import UsageError
+    from engine.runs import resolve
+    from engine.runs.prepare import absolute_paths
+    from tui.configuration import OPTIONS
+
+    try:
+        source: str | Path = find_preset(what)
+    except UsageError:
+        source = resolve(what).config_path
+    options = {OPTIONS[key][1]: (OPTIONS[key][0], value) for key, value in typed.items() if value is not None}
+    config = load_config(source, (), options)
+    require_paths(config)
+    return absolute_paths(config)
