@@ -141,7 +141,7 @@ def _unet(dtype: torch.dtype) -> Any:
     torch.manual_seed(0)
     unet_class: Any = UNet2DConditionModel
     unet = unet_class(
-        sample_size=16,
+        sample_size=8,
         block_out_channels=(64, 128),
         layers_per_block=1,
         cross_attention_dim=64,
@@ -173,7 +173,7 @@ def _flux_inputs(config: Any, dtype: torch.dtype) -> dict[str, Tensor]:
 def _unet_inputs(dtype: torch.dtype) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(7)
     return {
-        "sample": torch.randn(2, 4, 16, 16, generator=generator).to(dtype),
+        "sample": torch.randn(2, 4, 8, 8, generator=generator).to(dtype),
         "timestep": torch.tensor([30, 700]),
         "encoder_hidden_states": torch.randn(2, 9, 64, generator=generator).to(dtype),
     }

@@ -26,7 +26,6 @@ from engine.dataset.pictures import Scan
 from engine.dataset.scan import scan, verify_pixels
 from engine.errors import UsageError
 from engine.hardware import Gpu, choose_precision
-from engine.memory.base_precision import check_precision
 from engine.memory.ladder import apply_ladder
 from engine.models.base import Model, Recognition
 from engine.models.header import read_header
@@ -130,7 +129,6 @@ def _load(
     pictures = verify_pixels(scan(config, session.progress("load", "pictures")), session.progress("load", "pictures"))
     session.stop_here()
     compute = {"no": "fp32"}.get(precision, precision)
-    check_precision(config.memory.base_precision, torch.device(device))
     model = family_named(recognition.family).load(config, recognition, device, compute, session.say)
     apply_ladder(model, config.memory, session.say)
     session.stop_here()
