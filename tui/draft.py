@@ -85,10 +85,10 @@ class Draft:
             try:
                 found = _preset(name)
             except UsageError as error:
-                self._note(f"The preset {name} cannot be used: {error.message}")
+                self.note(f"The preset {name} cannot be used: {error.message}")
             else:
                 if name != self.preset:
-                    self._note(f"{name} takes its place.")
+                    self.note(f"{name} takes its place.")
                     self.preset = name
                 return found
         return RunConfig()
@@ -177,7 +177,8 @@ class Draft:
         notice, self.notice = self.notice, ""
         return notice
 
-    def _note(self, sentence: str) -> None:
+    def note(self, sentence: str) -> None:
+        """Keep something that was changed without being asked, until a screen has said it."""
         if sentence not in self.notice:
             self.notice = f"{self.notice} {sentence}".strip()
 
@@ -190,7 +191,7 @@ class Draft:
             table, _, name = key.partition(".")
             if name not in known.get(table, ()):
                 del self.values[key]
-                self._note(f"{key} is no setting of this version and is forgotten.")
+                self.note(f"{key} is no setting of this version and is forgotten.")
 
     def begin_anew(self, values: Mapping[str, Any] | None = None, preset: str = FIRST_PRESET) -> None:
         """Forget everything, or take over the values of another run."""

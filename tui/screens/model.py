@@ -25,6 +25,7 @@ from engine.paths import ASSETS
 from engine.text import printable, size_text
 from tui.configuration import DEMO
 from tui.draft import FIRST_PRESET, Draft
+from tui.family_presets import preset_for, propose
 from tui.recent import gone, recent_models, remember_model
 from tui.screens.fetch import FetchScreen
 from tui.screens.step import StepScreen
@@ -56,6 +57,8 @@ class Finding:
     result: Recognition | LoraSmithError
     objection: LoraSmithError | None = None
     """The model is known, and something that is set does not go with it."""
+    preset: str = ""
+    """What is proposed for it."""
 
     @property
     def trouble(self) -> LoraSmithError | None:
@@ -160,6 +163,9 @@ class ModelScreen(StepScreen):
         self.draft.set(KEY, self._stored_model())
         self.draft.set("model.vae", os.path.abspath(self.vae) if self.vae else None)  # noqa: PTH100 - no links followed
         follow_demo(self.draft, self._stored_model())
+        finding = self._finding
+        if finding is not None and finding.preset and finding.model == self.model != DEMO_BASE:
+            propose(self.draft, finding.preset)
 
     def _stored_model(self) -> str:
         finding, model = self._finding, self.model
@@ -284,6 +290,7 @@ class ModelScreen(StepScreen):
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="recognise")
     def _recognise(self, model: str, vae: str, config: RunConfig) -> None:
+        from engine.hardware import list_gpus
         from engine.models.registry import family_named, recognise
 
         try:
@@ -296,7 +303,8 @@ class ModelScreen(StepScreen):
             family_named(recognition.family).check(config, recognition)
         except LoraSmithError as error:
             objection = error
-        self.post_message(self.Recognised(Finding(model, vae, recognition, objection)))
+        preset = preset_for(recognition, list_gpus().visible())
+        self.post_message(self.Recognised(Finding(model, vae, recognition, objection, preset)))
 
     @on(Recognised)
     def _take_finding(self, event: Recognised) -> None:
