@@ -23,7 +23,8 @@ from safetensors.torch import load
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
-from engine.adapters.lora import ADAPTER, LoraModule, LoraNetwork
+from engine.adapters.lora import LoraNetwork
+from engine.adapters.module import ADAPTER, LoraModule
 from engine.adapters.names import ALPHA, DOWN, UP
 from engine.errors import TrainingError
 from engine.models.base import LoraReader

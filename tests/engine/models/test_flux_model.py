@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -138,7 +140,10 @@ def test_t5_is_let_go_and_prompts_are_remembered(folder: Path) -> None:
     model = load(folder, t5xxl_max_token_length=32)
     before = model.draw(REQUEST)
     model.remember(["other"])
+    t5 = weakref.ref(model.text_encoders["text_encoder_2"])
     model.let_go(["text_encoder_2"])
+    gc.collect()
+    assert t5() is None
     assert list(model.text_encoders) == ["text_encoder"]
     assert len(model.text_key) == 64
     assert model.draw(REQUEST).tobytes() == before.tobytes()
