@@ -15,8 +15,10 @@ from textual.message import Message
 from textual.timer import Timer
 from textual.widgets import Static
 
-from engine.text import plural, printable, size_text
+from engine.text import listing, plural, printable, size_text
+from tui.preset_file import kohya_notes, read_file
 from tui.screens.ask import AskScreen
+from tui.screens.ask_text import AskTextScreen
 from tui.screens.base import BaseScreen
 from tui.screens.steps import STEPS, position
 from tui.texts import _
@@ -40,6 +42,9 @@ class HomeScreen(BaseScreen):
     TITLE = "LoRA Smith"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "new", _("New run"), tooltip=_("The wizard: begin a run, or go on with the one in the making.")),
+        Binding(
+            "f", "file", _("File"), tooltip=_("Begin from a preset file, or from one of Kohya's: TOML, JSON, train.sh.")
+        ),
         Binding("r", "resume", _("Resume"), tooltip=_("Go on from the last saved state.")),
         Binding("x", "stop", _("Stop"), tooltip=_("Finish the step, save everything, end.")),
         Binding("c", "copy", _("Copy"), tooltip=_("A new run with the settings of this one.")),
@@ -250,6 +255,24 @@ called running has a living process.
                 then()
 
         self.app.push_screen(AskScreen(question, answers, text), answered)
+
+    def action_file(self) -> None:
+        """A new run with the settings of a file."""
+        text = _("A preset, or a training TOML, GUI configuration or train.sh of Kohya's.")
+        if self.smith.draft.values or self.smith.draft.done:
+            text += " " + _("It replaces the run in the making.")
+        self.app.push_screen(AskTextScreen(_("Begin from a file"), text, read_file), self._begin_from)
+
+    def _begin_from(self, answer: str | None) -> None:
+        if answer is None:
+            return
+        draft, path = self.smith.draft, read_file(answer)
+        draft.begin_anew(preset=str(path))
+        notes = kohya_notes(path)
+        if notes:
+            told = _("{0} of Kohya's keys mean something else or nothing here: {1}; lorasmith convert shows all.")
+            draft.note(told.format(len(notes), listing([note.split(" = ")[0] for note in notes], 6)))
+        self.smith.go_to("model")
 
     def action_copy(self) -> None:
         """A new run with the settings of the highlighted one; its place is chosen anew."""

@@ -19,6 +19,7 @@ from engine.runs.layout import write_record
 from tui.app import LoraSmithApp
 from tui.screens.ask import AskScreen
 from tui.screens.home import HomeScreen
+from tui.screens.model import ModelScreen
 
 FAKE = Path(__file__).resolve().parents[2] / "engine" / "runs" / "fake_trainer.py"
 NARROW = (80, 24)
@@ -282,3 +283,20 @@ async def test_the_status_panel_of_a_small_terminal(smith: Smith, live: RunDir, 
     async with app.run_test(size=(40, 10)) as pilot:
         await until(pilot, lambda: "▶ running" in text(app))
         assert "alive" in text(app) and "Enlarge the terminal to 60 × 16" in text(app)
+
+
+async def test_a_file_of_kohyas_begins_a_run(smith: Smith, home: Path, until: Until, text: Shown) -> None:
+    """Its settings are the draft's, what it says in vain is told, and a file that is none stays a question."""
+    (home / "train.toml").write_text('network_dim = 24\nunet_lr = 2e-4\nxformers = true\noutput_name = "cat"\n')
+    (home / "bad.toml").write_text('network_dim = "many"\nunet_lr = 2e-4\n')
+    app = smith()
+    async with app.run_test(size=NARROW) as pilot:
+        await until(pilot, ready(app))
+        await pilot.press("f")
+        await until(pilot, lambda: "Begin from a file" in text(app))
+        await pilot.press(*str(home / "bad.toml"), "enter")
+        await until(pilot, lambda: "network_dim" in text(app))
+        await pilot.press("ctrl+u", *str(home / "train.toml"), "enter")
+        await until(pilot, lambda: isinstance(app.screen, ModelScreen))
+        assert app.draft.get("network.network_dim") == 24 and app.draft.get("saving.output_name") == "cat"
+        assert "xformers" in app.draft.notice or "xformers" in text(app)
