@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engine.dataset.buckets import Placement, Size
@@ -26,11 +26,12 @@ class Item:
     is_reg: bool
     text: str
     """Where its caption starts: the picture's own caption, else the class tokens of its subset."""
-    table: DatasetTable | None = None
+    table: DatasetTable | None = field(default=None, compare=False)
     """Settings of its subset; None: those of `[dataset]`."""
-    rules: CaptionRules | None = None
+    rules: CaptionRules | None = field(default=None, compare=False)
     """Caption rules of its subset; None: those of `[dataset]`."""
     dataset: int = 0
+    """Number of its dataset: with the subset it tells items with other settings apart."""
     batch_size: int | None = None
     """Of its dataset; None: that of the run."""
 

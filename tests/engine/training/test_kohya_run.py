@@ -1,0 +1,118 @@
+"""Kohya's files train: a dataset configuration beside a preset, and a training TOML that points to one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from engine.adapters.inspect import inspect_lora
+from engine.config import load_config
+from engine.exit_codes import ExitCode
+from engine.runs import RunDir, prepare_resume, prepare_run, read_events
+from engine.training.trainer import Trainer
+from tests.engine.training.conftest import MakeRun
+
+Train = Callable[[RunDir], int]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, pictures: Path) -> Path:
+    """Two datasets of other sizes and batches over one folder, with masks in the second."""
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for picture in sorted(pictures.glob("*.png")):
+        Image.new("RGB", (16, 16), (255, 0, 0)).save(masks / picture.name)
+    path = tmp_path / "dataset.toml"
+    path.write_text(f"""
+        [general]
+        enable_bucket = true
+        min_bucket_reso = 32
+        bucket_reso_steps = 16
+        shuffle_caption = true
+        keep_tokens = 1
+        [[datasets]]
+        resolution = 64
+        batch_size = 3
+          [[datasets.subsets]]
+          image_dir = "{pictures}"
+          num_repeats = 1
+          flip_aug = true
+        [[datasets]]
+        resolution = [64, 96]
+        batch_size = 2
+          [[datasets.subsets]]
+          image_dir = "{pictures}"
+          conditioning_data_dir = "{masks}"
+          caption_prefix = "small"
+    """)
+    return path
+
+
+def told(run: RunDir, kind: str) -> list[dict[str, object]]:
+    return [dict(event.data) for event in read_events(run.events_path) if event.type == kind]
+
+
+def test_a_dataset_configuration_beside_a_preset(
+    make_run: MakeRun, train_here: Train, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the run keeps it: a resume takes the copy, whatever became of the file."""
+    settings = {
+        "dataset__dataset_config": dataset, "dataset__masked_loss": True, "training__max_train_epochs": 1,
+        "memory__cache_text_encoder_outputs": True, "sampling__sample_every_n_steps": 0,
+    }  # fmt: skip
+    straight, halted = make_run("straight", **settings), make_run("halted", **settings)
+    assert train_here(straight) == ExitCode.DONE
+    notes = [str(note["text"]) for note in told(straight, "note")]
+    assert any("dataset.train_data_dir not read: dataset.dataset_config is set" in note for note in notes)
+    assert any("batches of 2, 3" in note for note in notes), notes
+    steps = told(straight, "step")
+    dataset.unlink()
+    advance = Trainer.advance
+
+    def stop_at_two(self: Trainer) -> bool:
+        self.session.stop_reason = "test" if self.step == 2 and not told(halted, "run_finished") else ""
+        return advance(self)
+
+    monkeypatch.setattr(Trainer, "advance", stop_at_two)
+    assert train_here(halted) == ExitCode.STOPPED
+    prepare_resume(halted)
+    assert train_here(halted) == ExitCode.DONE
+    assert len(told(halted, "step")) == len(steps)
+    assert halted.lora_path().read_bytes() == straight.lora_path().read_bytes()
+
+
+def test_a_training_toml_that_points_to_one(
+    tiny_model: Path, tmp_path: Path, dataset: Path, train_here: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    path = tmp_path / "train.toml"
+    path.write_text(f"""
+        [model_arguments]
+        pretrained_model_name_or_path = "{tiny_model}"
+        [training_arguments]
+        output_dir = "{tmp_path / "out"}"
+        output_name = "cat"
+        max_train_steps = 2
+        mixed_precision = "no"
+        cache_latents = true
+        save_precision = "fp16"
+        masked_loss = true
+        xformers = true
+        [network_arguments]
+        network_module = "networks.lora"
+        network_dim = 4
+        network_alpha = 2
+        network_args = ["conv_dim=2"]
+        unet_lr = 1e-3
+        text_encoder_lr = 1e-4
+        [dataset_arguments]
+        dataset_config = "{dataset}"
+    """)
+    run = prepare_run(load_config(path))
+    assert train_here(run) == ExitCode.DONE
+    report = inspect_lora(tmp_path / "out" / "cat.safetensors")
+    assert set(report.modules) == {"UNet", "text encoder"} and report.metadata["ss_network_args"] == '{"conv_dim": "2"}'
