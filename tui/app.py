@@ -24,7 +24,7 @@ from tui.draft import Draft
 from tui.key_order import KeysInOrder
 from tui.terminal import driver_class
 from tui.texts import _
-from tui.themes import OWN, first_theme, is_ansi
+from tui.themes import OWN, first_theme, is_ansi, remember_theme
 
 if TYPE_CHECKING:
     from engine.runs import RunDir
@@ -85,6 +85,7 @@ class LoraSmithApp(KeysInOrder):
     ) -> None:
         colours = Console(force_terminal=True, color_system=constants.COLOR_SYSTEM).color_system  # type: ignore[arg-type]
         theme = first_theme(colours)
+        self._colour_system = colours
         # With NO_COLOR the kind of the first theme decides, once, whether colours are removed or turned into greys.
         super().__init__(driver_class=driver_class(), ansi_color=is_ansi(theme))
         for own in OWN:
@@ -253,6 +254,13 @@ class LoraSmithApp(KeysInOrder):
         for picture in self.screen.query(Picture):
             picture.watch_path()
 
+    def watch_theme(self, before: str, theme: str) -> None:
+        """A theme that is chosen is the one to begin with the next time."""
+        if theme != before:
+            trouble = remember_theme(theme, self._colour_system)
+            if trouble:
+                self.notify(trouble, severity="warning", markup=False)
+
     def get_key_display(self, binding: Binding) -> str:
         """F2 and not f2; the rest as Textual writes it."""
         shown = super().get_key_display(binding)
@@ -260,7 +268,7 @@ class LoraSmithApp(KeysInOrder):
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """What the palette offers: every action that has a key here, and the themes; not what moves about."""
-        help_text = _("Light, dark, high contrast, 16 colours. For every start: LORASMITH_THEME=NAME.")
+        help_text = _("Light, dark, high contrast, 16 colours. It is kept; LORASMITH_THEME goes before it.")
         yield SystemCommand(_("Theme"), help_text, self.search_themes)
         seen = set()
         for active in screen.active_bindings.values():

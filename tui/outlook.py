@@ -64,7 +64,6 @@ class Forecast:
         self._scan: tuple[object, Scan] | None = None
         self._recognition: tuple[object, Recognition] | None = None
         self._machine: tuple[list[Gpu], list[Measured]] | None = None
-        self._peaks: dict[int, float | None] = {}
 
     def outlook(self, config: RunConfig) -> Outlook:
         """What a run with `config` amounts to.
@@ -89,15 +88,13 @@ class Forecast:
         self, config: RunConfig, recognition: Recognition, plan: StepPlan, need: DiskNeed, num_prompts: int
     ) -> Outlook:
         """The outlook of what was looked at already."""
-        from engine.runs.pace import gpu_peak, pace
+        from engine.runs.pace import pace
 
         gpus, measured = self._looked()
         device = config.memory.device
         place = int(device.partition(":")[2] or 0)
         gpu = gpus[place] if device != "cpu" and place < len(gpus) else None
-        if gpu is not None and gpu.index not in self._peaks:
-            self._peaks[gpu.index] = gpu_peak(gpu.index)
-        known = pace(config, recognition, gpu, measured, self._peaks.get(gpu.index) if gpu is not None else None)
+        known = pace(config, recognition, gpu, measured)
         return Outlook(plan, known, known.total(config, plan, num_prompts), need)
 
     def _looked(self) -> tuple[list[Gpu], list[Measured]]:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from textual.theme import BUILTIN_THEMES, Theme
+
+from engine.atomic import read_json, write_text
+from engine.errors import StorageError
+from engine.paths import user_state
 
 HIGH_CONTRAST = Theme(
     name="high-contrast",
@@ -43,13 +49,40 @@ def theme_names() -> list[str]:
 
 
 def first_theme(colour_system: str | None, environment: Mapping[str, str] = os.environ) -> str:
-    """The theme to begin with: LORASMITH_THEME, else the terminal's own 16 colours where it has no more."""
-    wished = environment.get("LORASMITH_THEME")
-    if wished in theme_names():
-        return str(wished)
+    """The theme to begin with: LORASMITH_THEME, else the one that was chosen last in a terminal with as many colours,
+    else the terminal's own 16 colours where it has no more."""
+    for wished in (environment.get("LORASMITH_THEME"), _chosen().get(_colours(colour_system, environment))):
+        if wished in theme_names():
+            return str(wished)
     if colour_system in ("truecolor", "256"):
         return "textual-dark"
     return "no-colour" if "NO_COLOR" in environment else "ansi-dark"
+
+
+def remember_theme(name: str, colour_system: str | None, environment: Mapping[str, str] = os.environ) -> str | None:
+    """Begin with this theme from now on, in terminals with as many colours; a sentence when that cannot be kept."""
+    try:
+        _path().parent.mkdir(parents=True, exist_ok=True)
+        write_text(_path(), json.dumps({**_chosen(), _colours(colour_system, environment): name}, indent=1))
+    except (OSError, StorageError) as error:
+        return f"The theme is not kept for the next start: {error}"
+    return None
+
+
+def _chosen() -> dict[str, object]:
+    found = read_json(_path())
+    return found if isinstance(found, dict) else {}
+
+
+def _path() -> Path:
+    return user_state() / "themes.json"
+
+
+def _colours(colour_system: str | None, environment: Mapping[str, str]) -> str:
+    """A theme that is good in one of these may not be readable in another."""
+    if "NO_COLOR" in environment:
+        return "none"
+    return "many" if colour_system in ("truecolor", "256") else "16"
 
 
 def is_ansi(name: str) -> bool:

@@ -61,6 +61,11 @@ class Gpu:
     programs: tuple[Program, ...] = ()
     """Largest first."""
 
+    @property
+    def peak_flops(self) -> float | None:
+        """FLOP/s in fp32: a multiply-add of each core at the highest clock; None where the driver does not say."""
+        return self.cores * 2 * self.clock_max * 1e6 if self.cores and self.clock_max else None
+
 
 @dataclass(frozen=True)
 class GpuReport:

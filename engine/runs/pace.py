@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import statistics
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine.errors import LoraSmithError
 from engine.runs.find import KnownRun
 from engine.runs.identity import host
-from engine.runs.layout import RunDir
+from engine.runs.tail import latest_events
 from engine.text import printable
 
 if TYPE_CHECKING:
@@ -26,8 +23,6 @@ if TYPE_CHECKING:
 
 NEWEST = 20
 """Runs that are looked at."""
-TAIL_BYTES = 64 * 1024
-"""Of an event log; some two hundred steps."""
 FEWEST_STEPS = 5
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 _SAME_SIZE = 1.5
@@ -86,7 +81,6 @@ def pace(
     recognition: Recognition,
     gpu: Gpu | None,
     measured: Sequence[Measured],
-    peak: float | None = None,
 ) -> Pace:
     """The pace of a run with `config`.
 
@@ -95,7 +89,6 @@ def pace(
         recognition: of its checkpoint.
         gpu: where it computes; None is the CPU.
         measured: from `earlier`.
-        peak: FLOP/s of that GPU in fp32, from `gpu_peak`.
     """
     work, size = _work(config), _parameters(recognition)
     near = [
@@ -112,25 +105,12 @@ def pace(
         day = time.strftime("%d %b", time.localtime(best.created)).lstrip("0")
         scaled = "" if 0.99 < factor < 1.01 else f", scaled by {factor:.2g} for the other size or batch"
         return Pace(seconds, f"from run {printable(best.name)} of {day}: {seconds:.2g} s a step{scaled}")
+    peak = gpu.peak_flops if gpu is not None else None
     if gpu is not None and peak and recognition.family == "sd15":
         flops = _FORWARD_FLOPS * _TRAIN_FORWARDS * size / _SD15_PARAMETERS * work
         seconds = flops / (peak * _SHARE_OF_PEAK)
         return Pace(seconds, f"rough, by arithmetic for {printable(gpu.name)}: {seconds:.2g} s a step")
     return Pace(None, "unknown until the first steps")
-
-
-def gpu_peak(index: int) -> float | None:
-    """FLOP/s in fp32 of GPU `index` (PCI bus order): cores x 2 x highest clock; None where the driver does not say."""
-    from engine.hardware.nvml import NvmlProblem, ask, opened
-
-    try:
-        with opened() as nvml:
-            handle = ask(nvml, lambda: nvml.nvmlDeviceGetHandleByIndex(index))
-            cores = ask(nvml, lambda: nvml.nvmlDeviceGetNumGpuCores(handle)) if handle else None
-            clock = ask(nvml, lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM)) if cores else None
-    except NvmlProblem:
-        return None
-    return cores * 2 * clock * 1e6 if cores and clock else None
 
 
 def _work(config: RunConfig) -> float:
@@ -162,7 +142,7 @@ def _measure(run: KnownRun) -> Measured | None:
     from engine.config import load_config
     from engine.models.registry import recognise
 
-    steps = [event for event in _tail(run.run_dir) if event.get("type") == "step"]
+    steps = [event for event in latest_events(run.run_dir.events_path) if event.get("type") == "step"]
     seconds = [event["seconds_per_step"] for event in steps if isinstance(event.get("seconds_per_step"), int | float)]
     if len(seconds) < FEWEST_STEPS:
         return None
@@ -171,7 +151,7 @@ def _measure(run: KnownRun) -> Measured | None:
         recognition = recognise(config.model.pretrained_model_name_or_path)
     except (LoraSmithError, OSError):
         return None
-    memory = steps[-1].get("memory")
+    memory = steps[0].get("memory")
     return Measured(
         run.name,
         run.created,
@@ -181,27 +161,3 @@ def _measure(run: KnownRun) -> Measured | None:
         _parameters(recognition),
         on_gpu=isinstance(memory, dict) and "allocated_gib" in memory,
     )
-
-
-def _tail(run_dir: RunDir) -> list[dict[str, Any]]:
-    """The last events of a run, as far as `TAIL_BYTES` reach."""
-    lines = _last_bytes(run_dir.events_path).split(b"\n")
-    events = []
-    for line in lines:
-        try:
-            value = json.loads(line)
-        except ValueError:  # a partial line at either end
-            continue
-        if isinstance(value, dict):
-            events.append(value)
-    return events
-
-
-def _last_bytes(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - TAIL_BYTES))
-            return file.read()
-    except OSError:
-        return b""

@@ -14,6 +14,7 @@ from engine.atomic import read_json
 from engine.runs.identity import host, is_alive, own_identity
 from engine.runs.layout import RunDir, write_record
 from engine.runs.lock import is_locked
+from engine.runs.tail import latest_step
 
 LIVE = ("starting", "running", "paused", "stopping")
 ENDED = ("finished", "stopped", "failed")
@@ -138,12 +139,24 @@ def true_state(run_dir: RunDir) -> RunState:
         return _state({**record, "step": step}, state, detail, exit_code=ending["exit_code"])
     if is_alive(record):
         return _state(record, said if said in LIVE else "starting", f"process {record['pid']} works on it")
+    record = _with_newest_step(run_dir, record)
     where = record.get("host", run_dir.meta.get("host"))
     if where is not None and where != host():
         detail = f"it ran on {where}; last sign of life {moment(record.get('updated'))}"
         return _state(record, "unknown", detail)
     detail = f"its process ended without a word; last sign of life {moment(record.get('updated'))}"
     return _state(record, "lost", detail)
+
+
+def _with_newest_step(run_dir: RunDir, record: dict[str, Any]) -> dict[str, Any]:
+    """Step and time of the event log where that is newer: state.json is written once a second, each step is logged."""
+    event = latest_step(run_dir.events_path)
+    told, written = (event or {}).get("time"), record.get("updated")
+    if event is None or not isinstance(told, (int, float)):
+        return record
+    if isinstance(written, (int, float)) and written >= told:
+        return record
+    return {**record, **{key: event[key] for key in ("step", "epoch") if key in event}, "updated": told}
 
 
 def _state(record: dict[str, Any], state: str, detail: str, **known: Any) -> RunState:

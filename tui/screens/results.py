@@ -18,6 +18,7 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.message import Message
 from textual.widgets import DataTable
+from textual.worker import Worker, WorkerState
 
 from engine.runs import RunDir, read_events
 from engine.runs.history import RunHistory, SavedFile
@@ -179,6 +180,12 @@ that did best on pictures it was not trained on; where there are no such picture
         history = RunHistory()
         history.feed(read_events(self.run_dir.events_path))
         self.post_message(self.Drawn(write_sheet(history.samples(self.run_dir), sheet_path(self.run_dir))))
+
+    @on(Worker.StateChanged)
+    def _not_drawn(self, event: Worker.StateChanged) -> None:
+        """The base class shows why; nothing is drawn any more."""
+        if event.worker.group == "sheet" and event.state is WorkerState.ERROR:
+            self.say("")
 
     @on(Drawn)
     def _show_sheet(self, event: Drawn) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from engine.runs.tail import last_lines, latest_step
 from engine.text import printable
 from tui.texts import _
 from tui.words.cells import clipped
@@ -49,7 +49,6 @@ COLUMNS = (
     Column("when", _("Last seen"), 12),
     Column("where", _("Where"), 11),
 )
-_TAIL = 64 * 1024
 
 
 def where_width(columns: int) -> int:
@@ -144,21 +143,6 @@ def _notes(run: KnownRun, unfinished: bool) -> Iterator[str]:
 
 def last_loss(run_dir: RunDir) -> tuple[float | None, bool]:
     """The loss of the last step in the log, smoothed, and whether the log's last line is unfinished."""
-    try:
-        with run_dir.events_path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _TAIL))
-            *lines, rest = file.read().split(b"\n")
-    except OSError:
-        return None, False
-    for line in reversed(lines):
-        if b'"step"' not in line:
-            continue
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and event.get("type") == "step":
-            loss = event.get("loss_average", event.get("loss"))
-            return (loss if isinstance(loss, float) else None), bool(rest)
-    return None, bool(rest)
+    event = latest_step(run_dir.events_path) or {}
+    loss = event.get("loss_average", event.get("loss"))
+    return (loss if isinstance(loss, float) else None), last_lines(run_dir.events_path)[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -13,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from engine.atomic import write_text
 from engine.errors import UsageError
 from engine.exit_codes import ExitCode
 from engine.runs import Event, RunDir, is_locked, prepare_resume, request, true_state
-from engine.runs.events import read_events
-from engine.runs.follow import follow, skip_history
+from engine.runs.events import EventLog, read_events
+from engine.runs.follow import explain, follow, skip_history
 from engine.runs.launch import log_tail, logout_warning, trainer_command, trainer_environment
 from engine.runs.state import StateWriter, write_record
 
@@ -91,6 +93,20 @@ def test_a_killed_trainer_is_lost_and_explained(prepared: RunDir, start: Start, 
     assert follow(prepared, lambda _: None, process=resumed).exit_code == ExitCode.DONE
     steps = [event.get("step") for event in read_events(prepared.events_path) if event.type == "step"]
     assert steps[-2:] == [step + 1, step + 2]
+
+
+def test_a_lost_run_stands_where_its_events_say(prepared: RunDir) -> None:
+    """A step is told at once, state.json is written once a second; after a resume the log may be the older one."""
+    log = EventLog(prepared.events_path)
+    for step in (54, 55):
+        log.emit("step", step=step, epoch=3)
+    log.close()
+    told = read_events(prepared.events_path)[-1].time
+    for updated, step in ((told - 0.5, 55), (told + 1, 54)):
+        write_text(prepared.state_path, json.dumps({"state": "running", "step": 54, "epoch": 3, "updated": updated}))
+        state = true_state(prepared)
+        assert (state.state, state.step) == ("lost", step)
+        assert explain(prepared, state)[0].startswith(f"The run was lost at step {step}:")
 
 
 def test_a_trainer_that_dies_at_once_shows_its_log(prepared: RunDir, start: Start) -> None:

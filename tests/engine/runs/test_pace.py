@@ -18,7 +18,8 @@ from engine.models.registry import recognise
 from engine.paths import ASSETS
 from engine.runs import EventLog, RunDir, find_runs, prepare_run, remember
 from engine.runs.layout import write_record
-from engine.runs.pace import TAIL_BYTES, Measured, Pace, earlier, gpu_peak, pace
+from engine.runs.pace import Measured, Pace, earlier, pace
+from engine.runs.tail import TAIL_BYTES
 
 CARD = Gpu(0, "NVIDIA RTX 9000")
 
@@ -113,21 +114,13 @@ def test_a_log_is_read_from_its_end_only(base: RunConfig, monkeypatch: pytest.Mo
 def test_without_earlier_runs_a_gpu_gives_a_rough_figure_that_says_so(base: RunConfig, demo: Recognition) -> None:
     real = replace(demo, size=2_140_000_000, dtype="fp16")
     config = base.changed(dataset={"resolution": 512})
-    told = pace(config, real, CARD, [], peak=13e12)
+    fast = replace(CARD, cores=3584, clock_max=1800)
+    assert fast.peak_flops == pytest.approx(12.9e12, rel=0.01)
+    told = pace(config, real, fast, [])
     assert told.source.startswith("rough") and "NVIDIA RTX 9000" in told.source
     assert told.seconds_per_step == pytest.approx(0.54, rel=0.05)
-    assert pace(config, real, CARD, [], peak=None).seconds_per_step is None
-    assert pace(config, real, None, [], peak=13e12).seconds_per_step is None
-
-
-def test_a_driver_that_is_not_there_gives_no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
-    import pynvml
-
-    def fail() -> None:
-        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
-
-    monkeypatch.setattr(pynvml, "nvmlInit", fail)
-    assert gpu_peak(0) is None
+    assert pace(config, real, CARD, []).seconds_per_step is None
+    assert pace(config, real, None, []).seconds_per_step is None
 
 
 def test_the_total_counts_the_samples(base: RunConfig) -> None:

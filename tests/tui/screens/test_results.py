@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.errors import StorageError
 from engine.runs import RunDir
 from tests.fake_run import PlayedTrainer, made_run
 from tui.app import LoraSmithApp
@@ -114,6 +115,24 @@ async def test_a_contact_sheet(showing: Open, run_dir: RunDir, until: Until, tex
         await pilot.press("g")
         await until(pilot, lambda: "Contact sheet: " in text(pilot.app))
         assert (run_dir.samples / "robot_sheet.png").is_file()
+
+
+async def test_a_contact_sheet_that_cannot_be_written(
+    showing: Open, run_dir: RunDir, until: Until, text: Text, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StorageError("No space is left.")
+
+    monkeypatch.setattr("engine.runs.contact.write_sheet", full)
+    async with showing(run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "finished" in text(pilot.app))
+        await pilot.press("v")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ResultsScreen))
+        await pilot.press("g")
+        await until(pilot, lambda: "No space is left." in text(pilot.app))
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ResultsScreen))
+        assert "Drawing" not in text(pilot.app)
 
 
 async def test_training_on_takes_settings_and_file_into_the_wizard(
