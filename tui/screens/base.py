@@ -12,10 +12,11 @@ from textual.css.query import NoMatches
 from textual.message import Message
 from textual.screen import Screen
 from textual.widget import MountError
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 from textual.worker import Worker, WorkerState
 
 from tui.texts import _
+from tui.widgets.key_bar import KeyBar
 
 if TYPE_CHECKING:
     from tui.app import LoraSmithApp
@@ -56,7 +57,7 @@ class BaseScreen(Screen[None]):
         """Content, footer, and the panel for small terminals."""
         with Container(id="content"):
             yield from self.compose_content()
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyBar()
         yield Static(id="too-small")
 
     def compose_content(self) -> ComposeResult:
