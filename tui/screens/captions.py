@@ -10,10 +10,9 @@ from typing import Any, ClassVar
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical
-from textual.content import Content
+from textual.containers import Horizontal
 from textual.message import Message
-from textual.widgets import Static, TextArea
+from textual.widgets import Static
 
 from engine.captioning.captioner import KINDS
 from engine.dataset.caption_edits import Change, Edited, make, undo
@@ -21,15 +20,16 @@ from engine.dataset.caption_files import tag_counts
 from engine.errors import LoraSmithError
 from engine.text import plural, printable
 from tui.caption_book import Book, Rules, flowed, own_folder
+from tui.screens.base import SMALLEST
 from tui.screens.caption_edits import FrameScreen, ReplaceScreen
 from tui.screens.caption_tags import TagsScreen
 from tui.screens.step import StepScreen
 from tui.texts import _
 from tui.watching.progress import seldom
+from tui.widgets.caption_card import CaptionCard
 from tui.widgets.caption_editor import CaptionEditor
 from tui.widgets.caption_list import CaptionList
 from tui.widgets.captioning import CaptioningLine
-from tui.widgets.picture import Picture
 
 CAPTIONER = KINDS["blip"]
 
@@ -40,6 +40,8 @@ class CaptionsScreen(StepScreen):
     STEP = "captions"
     CSS_PATH = "captions.tcss"
     AUTO_FOCUS = "#list"
+    HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (SMALLEST[0], "-slim"), (76, "-narrow"), (100, "-wide")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-flat"), (SMALLEST[1], "-squat"), (21, "-low"), (32, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("b", "captioner", _("BLIP"), tooltip=_("Have captions made by a model; or see how far it is.")),
         Binding("f", "replace", _("Find"), tooltip=_("Find and replace in all captions.")),
@@ -79,13 +81,21 @@ class CaptionsScreen(StepScreen):
     def __init__(self) -> None:
         super().__init__()
         self.book: Book | None = None
-        self.shown: int | None = None
-        """The picture whose caption is in the editor."""
         self._failure: LoraSmithError | None = None
         self._busy = False
         """Many captions are being changed."""
         self._captioning = False
         """A model makes captions."""
+
+    @property
+    def card(self) -> CaptionCard:
+        """The one that is shown."""
+        return self.query_one(CaptionCard)
+
+    @property
+    def shown(self) -> int | None:
+        """Place of the picture whose caption is in the editor."""
+        return self.card.place
 
     def compose_body(self) -> ComposeResult:
         """Coverage on top, what a model does below it, then list and picture."""
@@ -96,13 +106,7 @@ class CaptionsScreen(StepScreen):
         with Horizontal(id="work") as work:
             work.display = False
             yield CaptionList(id="list")
-            with Vertical(id="one"):
-                with Horizontal(id="seen"):
-                    yield Picture(id="picture")
-                    yield Static(id="about")
-                editor = CaptionEditor(id="editor", soft_wrap=True, read_only=self.rules.shipped)
-                editor.several_lines = self.rules.all_lines
-                yield editor
+            yield CaptionCard(self.rules, id="one")
 
     def on_mount(self) -> None:
         """Read the folder."""
@@ -131,7 +135,8 @@ class CaptionsScreen(StepScreen):
         self.query_one("#work").display = not failed
         summary.set_class(failed, "error")
         if isinstance(event.result, LoraSmithError):
-            self._failure, self.book, self.shown = event.result, None, None
+            self._failure, self.book = event.result, None
+            self.card.clear()
             summary.update(f"✗ {printable(event.result.message)} {event.result.hint}")
             return
         if self.book is not None:
@@ -144,7 +149,7 @@ class CaptionsScreen(StepScreen):
         self.query_one(CaptionList).show(self.book, place)
         self._show(place)
         if isinstance(unsaved, list) and unsaved[0] == str(self.book.files[place].picture):
-            self.query_one(CaptionEditor).load_text(unsaved[1])
+            self.card.put(unsaved[1])
         if self.focused is None:
             self.query_one(CaptionList).focus()
         self._tell()
@@ -186,58 +191,31 @@ class CaptionsScreen(StepScreen):
     def _show(self, place: int) -> None:
         """Picture and caption of another picture."""
         assert self.book is not None
-        self.shown = place
-        file = self.book.files[place]
-        self.query_one(Picture).path = file.picture
-        self.query_one(CaptionEditor).load_text(file.text or "")
-        self._describe()
-
-    def _unsaved(self) -> str | None:
-        """What is in the editor and not in the file."""
-        text = self.query_one(CaptionEditor).text
-        if self.book is None or self.shown is None or not self.book.differs(self.shown, text):
-            return None
-        return text
+        self.card.show(self.book, place)
 
     def _save(self) -> bool:
         """Write what was edited; False, with the error shown, where that cannot be."""
-        text = self._unsaved()
-        if text is None or self.book is None or self.shown is None:
+        if self.book is None or self.shown is None:
             return True
         name = printable(self.book.files[self.shown].picture.name)
         try:
-            self.book.write(self.shown, text)
+            saved = self.card.save()
         except LoraSmithError as error:
             self.say(_("{0}: not saved. {1}").format(name, error.message), kind="error")
             self.smith.show_error(error)
             return False
-        self.say(_("✓ {0}: caption saved.").format(name))
-        self.query_one(CaptionList).refresh()
-        self._describe()
-        self._tell()
+        if saved:
+            self.say(_("✓ {0}: caption saved.").format(name))
+            self.query_one(CaptionList).refresh()
+            self._tell()
         return True
-
-    @on(TextArea.Changed)
-    def _describe(self) -> None:
-        """What is to be said about the caption as it is in the editor."""
-        if self.book is None or self.shown is None:
-            return
-        file, text = self.book.files[self.shown], self.query_one(CaptionEditor).text
-        lines = [(printable(file.picture.name), "bold")]
-        lines += [(line, f"$text-{kind}" if kind else "") for line, kind in self.book.about(self.shown, text)]
-        if self._unsaved() is not None:
-            lines.append((_("• not saved yet: saved as you move on"), ""))
-        elif file.text:
-            lines.append((_("✓ saved in {0}").format(printable(file.path.name)), ""))
-        about = Content("\n").join(Content.styled(line, style) for line, style in lines)
-        self.query_one("#about", Static).update(about)
 
     @on(CaptionList.Edit)
     def _edit(self) -> None:
         if self.rules.shipped:
             self.say(_("The captions of the program's own pictures cannot be edited here."), kind="warning")
             return
-        self.query_one(CaptionEditor).begin()
+        self.card.edit()
 
     @on(CaptionEditor.Leave)
     def _to_list(self) -> None:
@@ -248,7 +226,7 @@ class CaptionsScreen(StepScreen):
     def _following(self) -> None:
         if self._save():
             self.query_one(CaptionList).position += 1
-            self.query_one(CaptionEditor).begin()
+            self.card.edit()
 
     def action_open(self) -> None:
         """To the next picture that is not marked ✓."""
@@ -358,7 +336,7 @@ class CaptionsScreen(StepScreen):
         self.refresh_bindings()
         if not event.files or self.book is None or self.shown is None:
             return
-        typing = self._unsaved() is not None
+        typing = self.card.unsaved is not None
         self.book.replace(event.files)
         self.query_one(CaptionList).refresh()
         if not typing:
@@ -390,14 +368,14 @@ class CaptionsScreen(StepScreen):
         if self.book is not None and self.shown is not None:
             picture = str(self.book.files[self.shown].picture)
             self.draft.extras["captions.selected"] = picture
-            if (text := self._unsaved()) is not None:
+            if (text := self.card.unsaved) is not None:
                 self.draft.extras["captions.unsaved"] = [picture, text]
 
     def problems(self) -> Iterable[str]:
         """Missing captions are none; what cannot be read is one."""
         if self._failure is not None:
             yield str(self._failure)
-        elif self._unsaved() is not None:
+        elif self.card.unsaved is not None:
             yield _("The caption in the editor cannot be saved.")
         elif self.book is not None:
             broken = [file for file in self.book.files if file.problem]

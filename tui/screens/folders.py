@@ -19,14 +19,13 @@ from engine.dataset.scan import familiar_repeats
 from engine.dataset.trigger import Verdict, judge, suggest
 from engine.errors import LoraSmithError
 from engine.text import plural, printable
-from tui.folder_entries import DEMO_HELD_OUT, DEMO_PICTURES, Entries
+from tui.folder_entries import Entries
 from tui.screens.step import StepScreen
 from tui.texts import _
 from tui.watching.progress import Cut, seldom
 from tui.widgets.buckets import BucketChart
-from tui.widgets.path_input import PathInput
+from tui.widgets.project_form import ProjectForm
 from tui.widgets.thumbnails import Thumbnails
-from tui.widgets.tick import Tick
 from tui.words.folders import FIELD_HELP, plan_text, summary_text, verdict_text
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
 PAUSE = 0.4
 """Seconds without a key before the folder is read."""
-WAYS = ((_("copy them"), "copy"), (_("link, takes no space"), "link"), (_("leave where they are"), "leave"))
 
 
 class FoldersScreen(StepScreen):
@@ -98,37 +96,7 @@ class FoldersScreen(StepScreen):
 
     def compose_body(self) -> ComposeResult:
         """The form above, what is known of the pictures below."""
-        entries = Entries.from_draft(self.draft)
-        with Horizontal(classes="row"):
-            yield Static(_("Place"), classes="label")
-            yield PathInput(entries.place, id="place", folders_only=True, compact=True)
-        with Horizontal(classes="row"):
-            yield Static(_("Name"), classes="label")
-            yield Input(entries.name, id="name", compact=True)
-            yield Static(_("Trigger"), classes="label -second")
-            yield Input(entries.trigger, id="trigger", compact=True)
-        yield Static(id="verdict", markup=False)
-        with Horizontal(classes="row"):
-            yield Static(_("Pictures"), classes="label")
-            yield PathInput(entries.source, id="source", folders_only=True, compact=True)
-        with Horizontal(classes="row"):
-            yield Static(_("Take in"), classes="label")
-            yield Select(WAYS, value=entries.take_in, allow_blank=False, id="take-in", compact=True)
-            yield Static(_("Repeats"), classes="label -second")
-            yield Input(entries.repeats, id="repeats", compact=True, restrict="[0-9]*", max_length=6)
-            yield Static(id="computed", markup=False)
-        with Horizontal(classes="row"):
-            yield Static(_("Held out"), classes="label")
-            yield PathInput(entries.held_out, id="held-out", folders_only=True, compact=True)
-        with Horizontal(classes="row"):
-            yield Static(classes="label")
-            yield Tick(_("Regularization pictures"), entries.regularize, id="regularize")
-            yield Tick(_("Folder txt2img-images"), entries.txt2img, id="txt2img")
-        with Horizontal(classes="row", id="regularization"):
-            yield Static(_("Class"), classes="label")
-            yield Input(entries.class_word, id="class-word", compact=True)
-            yield Static(_("Folder"), classes="label -second")
-            yield PathInput(entries.reg_source, id="reg-source", folders_only=True, compact=True)
+        yield ProjectForm(Entries.from_draft(self.draft))
         yield Static(id="plan", markup=False)
         yield Static(id="summary", markup=False)
         with Horizontal(id="preview"):
@@ -138,10 +106,7 @@ class FoldersScreen(StepScreen):
             yield Static(id="lines", markup=False)
 
     def on_mount(self) -> None:
-        """Say what the fields are for; look at what is there already."""
-        self.query_one("#held-out", Input).placeholder = _("optional: a folder, or a share as 10 %")
-        self.query_one("#source", Input).placeholder = _("folder of your pictures")
-        self.query_one("#class-word", Input).placeholder = _("as person")
+        """Look at what is there already."""
         self.query_one("#findings").display = False
         self._changed()
         self.look()
@@ -149,23 +114,7 @@ class FoldersScreen(StepScreen):
     @property
     def entries(self) -> Entries:
         """The fields as they are now."""
-
-        def text(id: str) -> str:
-            return self.query_one(f"#{id}", Input).value.strip()
-
-        return Entries(
-            place=text("place") or ".",
-            name=text("name"),
-            trigger=text("trigger"),
-            source=text("source"),
-            take_in=str(self.query_one("#take-in", Select).value),
-            repeats=text("repeats"),
-            held_out=text("held-out"),
-            regularize=self.query_one("#regularize", Checkbox).value,
-            class_word=text("class-word"),
-            reg_source=text("reg-source"),
-            txt2img=self.query_one("#txt2img", Checkbox).value,
-        )
+        return self.query_one(ProjectForm).entries
 
     @property
     def help_text(self) -> str:
@@ -189,13 +138,6 @@ class FoldersScreen(StepScreen):
 
     # What was typed
 
-    @on(Input.Changed, "#source")
-    def _leave_demo(self) -> None:
-        """Held-out pictures and repeats of the demo go with its pictures."""
-        held_out = self.query_one("#held-out", Input)
-        if held_out.value == DEMO_HELD_OUT and self.entries.source != DEMO_PICTURES:
-            held_out.value = self.query_one("#repeats", Input).value = ""
-
     @on(Input.Changed)
     @on(Select.Changed)
     @on(Checkbox.Changed)
@@ -203,12 +145,10 @@ class FoldersScreen(StepScreen):
         """Show what follows from the names at once, and read the folder when the typing pauses."""
         entries = self.entries
         self._accepted_others = 0
-        self.query_one("#trigger", Input).placeholder = entries.name
-        self.query_one("#regularization").display = entries.regularize
         if entries.word:
             self._judge(entries.word, suggest(entries.word), str(self.draft.get("model.pretrained_model_name_or_path")))
         else:
-            self.query_one("#verdict", Static).update("")
+            self.query_one(ProjectForm).say_verdict("")
         self._show_plan()
         if self._pause is not None:
             self._pause.stop()
@@ -225,29 +165,29 @@ class FoldersScreen(StepScreen):
     @on(Judged)
     def _show_verdict(self, event: Judged) -> None:
         if event.verdict.word == self.entries.word:
-            line = self.query_one("#verdict", Static)
-            line.update(verdict_text(event.verdict, event.rarer))
-            line.set_class(bool(event.verdict.known), "warning")
+            words = verdict_text(event.verdict, event.rarer)
+            self.query_one(ProjectForm).say_verdict(words, warn=bool(event.verdict.known))
 
     def action_suggest(self) -> None:
         """Take the suggested trigger word."""
         word = suggest(self.entries.word)
         if word:
-            self.query_one("#trigger", Input).value = word
+            self.query_one(ProjectForm).take_trigger(word)
 
     def _show_plan(self) -> None:
         """Which folders will be made, or why none can be."""
         entries = self.entries
-        plan, computed = self.query_one("#plan", Static), self.query_one("#computed", Static)
+        plan = self.query_one("#plan", Static)
         overview = self._seen if self._seen is not None and not isinstance(self._seen, LoraSmithError) else None
         count = len(overview.pictures) if overview is not None else 0
-        computed.update("")
+        computed = ""
         if entries.num_repeats is None and overview is not None:
             if overview.numbered:
-                computed.update(_("as the folders are named"))
+                computed = _("as the folders are named")
             else:
                 repeats = familiar_repeats(count)
-                computed.update(_("{0} = 400 / {1}").format(repeats, plural(count, _("picture"))))
+                computed = _("{0} = 400 / {1}").format(repeats, plural(count, _("picture")))
+        self.query_one(ProjectForm).say_repeats(computed)
         problem = next(iter(entries.problems()), None)
         plan.set_class(problem is not None and bool(entries.name and entries.source), "error")
         if not (entries.name and entries.source):

@@ -1,0 +1,91 @@
+"""One picture with its caption: what is to be said about it, and the editor."""
+
+from __future__ import annotations
+
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical
+from textual.content import Content
+from textual.widgets import Static, TextArea
+
+from engine.text import printable
+from tui.caption_book import Book, Rules
+from tui.texts import _
+from tui.widgets.caption_editor import CaptionEditor
+from tui.widgets.picture import Picture
+
+
+class CaptionCard(Vertical):
+    """Shows one caption of a book, and writes it when it is asked to."""
+
+    def __init__(self, rules: Rules, *, id: str) -> None:
+        super().__init__(id=id)
+        self._rules = rules
+        self._book: Book | None = None
+        self.place: int | None = None
+        """Of the picture in the book; None while there is none."""
+
+    def compose(self) -> ComposeResult:
+        """The picture beside what there is to say; the editor below."""
+        with Horizontal(id="seen"):
+            yield Picture(id="picture")
+            yield Static(id="about")
+        editor = CaptionEditor(id="editor", soft_wrap=True, read_only=self._rules.shipped)
+        editor.several_lines = self._rules.all_lines
+        yield editor
+
+    def show(self, book: Book, place: int) -> None:
+        """Picture and caption of a place in the book."""
+        self._book, self.place = book, place
+        file = book.files[place]
+        self.query_one(Picture).path = file.picture
+        self.query_one(CaptionEditor).load_text(file.text or "")
+        self.describe()
+
+    def clear(self) -> None:
+        """The book is not there any more."""
+        self._book = self.place = None
+
+    def put(self, text: str) -> None:
+        """Put a text into the editor that is not saved."""
+        self.query_one(CaptionEditor).load_text(text)
+
+    def edit(self) -> None:
+        """Give the editor the keys."""
+        self.query_one(CaptionEditor).begin()
+
+    @property
+    def unsaved(self) -> str | None:
+        """What is in the editor and not in the file."""
+        text = self.query_one(CaptionEditor).text
+        if self._book is None or self.place is None or not self._book.differs(self.place, text):
+            return None
+        return text
+
+    def save(self) -> bool:
+        """Write what was edited; False where nothing was.
+
+        Raises:
+            LoraSmithError: it cannot be written.
+        """
+        text = self.unsaved
+        if text is None or self._book is None or self.place is None:
+            return False
+        self._book.write(self.place, text)
+        self.describe()
+        return True
+
+    @on(TextArea.Changed)
+    def describe(self) -> None:
+        """What is to be said about the caption as it is in the editor."""
+        if self._book is None or self.place is None:
+            return
+        file, text = self._book.files[self.place], self.query_one(CaptionEditor).text
+        lines = [(printable(file.picture.name), "bold")]
+        lines += [(line, f"$text-{kind}" if kind else "") for line, kind in self._book.about(self.place, text)]
+        if self.unsaved is not None:
+            lines.append((_("• not saved yet: saved as you move on"), ""))
+        elif file.text:
+            lines.append((_("✓ saved in {0}").format(printable(file.path.name)), ""))
+        about = Content("\n").join(Content.styled(line, style) for line, style in lines)
+        self.query_one("#about", Static).update(about)

@@ -1,0 +1,117 @@
+"""The fields of a project: its place and name, where the pictures are, and how they are taken in."""
+
+from __future__ import annotations
+
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Horizontal, VerticalGroup
+from textual.widgets import Checkbox, Input, Select, Static
+
+from tui.folder_entries import DEMO_HELD_OUT, DEMO_PICTURES, Entries
+from tui.texts import _
+from tui.widgets.path_input import PathInput
+from tui.widgets.tick import Tick
+
+WAYS = ((_("copy them"), "copy"), (_("link, takes no space"), "link"), (_("leave where they are"), "leave"))
+
+
+class ProjectForm(VerticalGroup):
+    """Every field tells its changes itself; `entries` are all of them.
+
+    Args:
+        entries: to begin with.
+    """
+
+    def __init__(self, entries: Entries) -> None:
+        super().__init__()
+        self._first = entries
+
+    def compose(self) -> ComposeResult:
+        """A row for each thing; below the name what the tokenizer makes of it."""
+        entries = self._first
+        with Horizontal(classes="row"):
+            yield Static(_("Place"), classes="label")
+            yield PathInput(entries.place, id="place", folders_only=True, compact=True)
+        with Horizontal(classes="row"):
+            yield Static(_("Name"), classes="label")
+            yield Input(entries.name, id="name", compact=True)
+            yield Static(_("Trigger"), classes="label -second")
+            yield Input(entries.trigger, id="trigger", compact=True)
+        yield Static(id="verdict", markup=False)
+        with Horizontal(classes="row"):
+            yield Static(_("Pictures"), classes="label")
+            yield PathInput(entries.source, id="source", folders_only=True, compact=True)
+        with Horizontal(classes="row"):
+            yield Static(_("Take in"), classes="label")
+            yield Select(WAYS, value=entries.take_in, allow_blank=False, id="take-in", compact=True)
+            yield Static(_("Repeats"), classes="label -second")
+            yield Input(entries.repeats, id="repeats", compact=True, restrict="[0-9]*", max_length=6)
+            yield Static(id="computed", markup=False)
+        with Horizontal(classes="row"):
+            yield Static(_("Held out"), classes="label")
+            yield PathInput(entries.held_out, id="held-out", folders_only=True, compact=True)
+        with Horizontal(classes="row"):
+            yield Static(classes="label")
+            yield Tick(_("Regularization pictures"), entries.regularize, id="regularize")
+            yield Tick(_("Folder txt2img-images"), entries.txt2img, id="txt2img")
+        with Horizontal(classes="row", id="regularization"):
+            yield Static(_("Class"), classes="label")
+            yield Input(entries.class_word, id="class-word", compact=True)
+            yield Static(_("Folder"), classes="label -second")
+            yield PathInput(entries.reg_source, id="reg-source", folders_only=True, compact=True)
+
+    def on_mount(self) -> None:
+        """Say what the fields are for."""
+        self.query_one("#held-out", Input).placeholder = _("optional: a folder, or a share as 10 %")
+        self.query_one("#source", Input).placeholder = _("folder of your pictures")
+        self.query_one("#class-word", Input).placeholder = _("as person")
+
+    @property
+    def entries(self) -> Entries:
+        """The fields as they are now."""
+
+        def text(id: str) -> str:
+            return self.query_one(f"#{id}", Input).value.strip()
+
+        return Entries(
+            place=text("place") or ".",
+            name=text("name"),
+            trigger=text("trigger"),
+            source=text("source"),
+            take_in=str(self.query_one("#take-in", Select).value),
+            repeats=text("repeats"),
+            held_out=text("held-out"),
+            regularize=self.query_one("#regularize", Checkbox).value,
+            class_word=text("class-word"),
+            reg_source=text("reg-source"),
+            txt2img=self.query_one("#txt2img", Checkbox).value,
+        )
+
+    @on(Input.Changed, "#source")
+    def _leave_demo(self) -> None:
+        """Held-out pictures and repeats of the demo go with its pictures."""
+        held_out = self.query_one("#held-out", Input)
+        if held_out.value == DEMO_HELD_OUT and self.entries.source != DEMO_PICTURES:
+            held_out.value = self.query_one("#repeats", Input).value = ""
+
+    @on(Input.Changed)
+    @on(Checkbox.Changed)
+    def _follow(self) -> None:
+        """The trigger word is the name unless it is given; fields that mean nothing are hidden."""
+        entries = self.entries
+        self.query_one("#trigger", Input).placeholder = entries.name
+        self.query_one("#regularization").display = entries.regularize
+
+    def take_trigger(self, word: str) -> None:
+        """Enter a trigger word."""
+        self.query_one("#trigger", Input).value = word
+
+    def say_verdict(self, words: str, *, warn: bool = False) -> None:
+        """What the tokenizer makes of the trigger word."""
+        line = self.query_one("#verdict", Static)
+        line.update(words)
+        line.set_class(warn, "warning")
+
+    def say_repeats(self, words: str) -> None:
+        """What the repeats come to where none are given."""
+        self.query_one("#computed", Static).update(words)
