@@ -12,8 +12,9 @@ from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import Input, TextArea
 
+from tests.tui.ready import READY
 from tui.app import Appearance, LoraSmithApp
-from tui.draft import Draft
+from tui.draft import Draft, forget_presets
 
 NARROW, WIDE = (80, 24), (120, 36)
 
@@ -48,6 +49,19 @@ def smith(home: Path) -> Callable[..., LoraSmithApp]:
     ) -> LoraSmithApp:
         draft = Draft(preset=preset, values=values or {}, step=step, extras=extras or {}, done=list(done))
         return LoraSmithApp(appearance=Appearance(**appearance), draft=draft)
+
+    return make
+
+
+@pytest.fixture
+def ready(smith: Callable[..., LoraSmithApp]) -> Callable[..., LoraSmithApp]:
+    """ready("review", {...}, preset=...): the app that begins with a step, with all that a training needs."""
+    forget_presets()
+
+    def make(step: str, values: dict[str, Any] | None = None, **more: Any) -> LoraSmithApp:
+        app = smith(step, {**READY, **(values or {})}, **more)
+        app.first_step = step
+        return app
 
     return make
 

@@ -28,6 +28,7 @@ from tui.screens.captions import CaptionsScreen
 from tui.screens.problem import ProblemScreen
 from tui.widgets.caption_editor import CaptionEditor
 from tui.widgets.caption_list import CaptionList
+from tui.widgets.picture import Picture
 
 Smith = Callable[..., LoraSmithApp]
 Until = Callable[..., Awaitable[None]]
@@ -92,6 +93,17 @@ async def test_what_is_there_and_what_is_wrong_with_it(
         await until(pilot, lambda: "b.png" in said(app, "about"))
     assert (photos / "b.txt").read_text() == "red hat"
     assert not (photos / "c.txt").exists()
+
+
+async def test_in_the_smallest_terminal_the_words_go_before_the_picture(
+    app: LoraSmithApp, until: Until, text: Shown
+) -> None:
+    async with app.run_test(size=(60, 16)) as pilot:
+        screen = await opened(app, pilot, until)
+        assert "✓ saved in a.txt" in text(app) and "4 of 75 tokens" in text(app)
+        assert not screen.query_one(Picture).display
+        await pilot.resize_terminal(80, 24)
+        await until(pilot, lambda: screen.query_one(Picture).display)
 
 
 async def test_a_caption_is_saved_as_one_moves_on(app: LoraSmithApp, until: Until, text: Shown, photos: Path) -> None:

@@ -18,9 +18,9 @@ from engine.errors import DataError, LoraSmithError, ModelError, StorageError, U
 from engine.paths import ASSETS, user_config
 from engine.runs import RunDir, is_locked, launch, prepare_run, request, true_state
 from engine.runs.state import write_exit
+from tests.tui.ready import READY
 from tests.tui.test_draft import parsed
 from tui.app import LoraSmithApp
-from tui.draft import forget_presets
 from tui.review_report import step_to_mend
 from tui.screens import review
 from tui.screens.dashboard import DashboardScreen
@@ -32,28 +32,12 @@ Until = Callable[..., Awaitable[None]]
 Shown = Callable[[LoraSmithApp], str]
 
 ROOT = Path(__file__).resolve().parents[3]
-READY = {
-    "model.pretrained_model_name_or_path": str(ASSETS / "demo_base"),
-    "dataset.train_data_dir": str(ASSETS / "demo_pictures"),
-    "saving.output_name": "robot",
-}
-
-
-@pytest.fixture(autouse=True)
-def presets_anew() -> None:
-    forget_presets()
 
 
 @pytest.fixture
-def opened(smith: Smith) -> Smith:
+def opened(ready: Smith) -> Smith:
     """opened(values, ...): the app that begins with the review of a run on what ships with the program."""
-
-    def make(values: dict[str, Any] | None = None, **more: Any) -> LoraSmithApp:
-        app = smith("review", {**READY, **(values or {})}, **{"preset": "demo", **more})
-        app.first_step = "review"
-        return app
-
-    return make
+    return lambda values=None, **more: ready("review", values, **{"preset": "demo", **more})
 
 
 @pytest.fixture
