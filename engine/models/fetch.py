@@ -14,7 +14,7 @@ from typing import Any
 from engine.atomic import write_text
 from engine.errors import StorageError, UsageError
 from engine.models.hub.cache import cache_root, is_hub_id, repository_folder
-from engine.models.hub.errors import DownloadError, explained, offline
+from engine.models.hub.errors import Cancelled, DownloadError, explained, offline
 from engine.models.hub.files import RemoteFile, needed, tokenizer_only
 from engine.models.hub.transfer import partial_path, transfer
 from engine.text import printable, size_text
@@ -157,6 +157,8 @@ def fetch(plan: Plan, tell: Callable[[Progress], object], stop: Callable[[], boo
         _require_space(plan)
         (folder / "blobs").mkdir(parents=True, exist_ok=True)
         for file in plan.files:
+            if stop():
+                raise Cancelled
             blob = folder / "blobs" / file.blob
             begin = meter.begin(file)
             if file.sha256 is not None and not blob.exists():

@@ -339,7 +339,7 @@ def folder_of_checkpoints(path: Path) -> None:
         (sd2, "x.safetensors", ("is a Stable Diffusion 2 model", "hint: Use a Stable Diffusion 1.5 checkpoint")),
         (inpainting, "x.safetensors", ("is an inpainting model: its UNet has 9 input", "hint: Train on the")),
         (unet_only, "x.safetensors", ("no text encoder (cond_stage_model) and no VAE", "hint: Use the full")),
-        (flux, "x.safetensors", ("is a FLUX model", "hint: Supported: Stable Diffusion 1.5")),
+        (flux, "x.safetensors", ("has FLUX's blocks, but not its img_in.weight", "hint: FLUX.1 dev and schnell")),
         (web_page, "x.safetensors", ("is not a safetensors file", "a web page saved under that name")),
         (cut, "x.safetensors", ("is cut short: its header names", "hint: The copy or download broke off")),
         (cut_in_header, "x.safetensors", ("is cut short inside its header", "fetch it again")),

@@ -185,7 +185,7 @@ class FetchScreen(ModalScreen[Path | None]):
 
     def _show_keys(self) -> None:
         ready = self._plan is not None and self._download is None
-        keys = _("Enter downloads, Escape closes.") if ready else _("Escape cancels; what has come is kept.")
+        keys = _("Enter downloads, Escape closes.") if ready else _("Escape stops; what came is kept.")
         self.query_one("#keys", Static).update(keys)
         self.refresh_bindings()
 
