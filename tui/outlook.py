@@ -72,10 +72,10 @@ class Forecast:
             LoraSmithError: it cannot be, or pictures or model are missing.
         """
         from engine.config import resolve
+        from engine.config.prompts import read_prompts
         from engine.dataset.arithmetic import plan_steps
         from engine.dataset.buckets import BucketGrid
         from engine.runs.disk import estimate
-        from engine.training.prompts import read_prompts
 
         config, _notes = resolve(config)
         recognition = self._recognised(config)

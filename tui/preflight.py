@@ -56,11 +56,11 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     from engine import clock
     from engine.config import resolve
     from engine.config.optimizers import check_training
+    from engine.config.prompts import read_prompts
     from engine.config.resolve import check_model
     from engine.models.registry import family_named, recognise
     from engine.runs.disk import estimate
     from engine.runs.prepare import absolute_paths, check_place, require_utf8
-    from engine.training.prompts import read_prompts
 
     clock.now()
     config = absolute_paths(config)

@@ -63,6 +63,15 @@ def verify_file(
         return _check_forward(loaded, tensors, components, reader)
 
 
+def rehearse(network: LoraNetwork, components: Mapping[str, nn.Module], reader: LoraReader) -> None:
+    """What `verify_file` takes of the device, without a file and without comparing: a second adapter in float32 and the
+    small forward. For plans, under fake tensors."""
+    second = [torch.empty_like(parameter, dtype=torch.float32) for parameter in network.parameters()]
+    with _no_trace(components):
+        reader.denoise({key: _twin(component, keep_adapter=True) for key, component in components.items()})
+    del second
+
+
 def _read(path: Path) -> dict[str, torch.Tensor]:
     data = path.read_bytes()
     metadata = read_header(path).metadata
@@ -132,12 +141,18 @@ def _check_loaded(
             wrong.append(f"{module.target.component}.{module.target.path}")
     if wrong:
         raise _failure(f"{len(wrong)} modules differ from the adapter in memory: {listing(wrong, 3)}")
-    for (component, _), layer in layers.items():
-        # The file's values are checked: its number format shall not overflow in the forward. peft puts them beside the
-        # base's weight, which may wait on the host (split mode).
-        device = next(loaded[component].parameters()).device
-        layer.lora_A[_VERIFY].to(device, torch.float32)
-        layer.lora_B[_VERIFY].to(device, torch.float32)
+    _in_float32(loaded)
+
+
+def _in_float32(loaded: Mapping[str, nn.Module]) -> None:
+    """The file's values are checked: its number format shall not overflow in the forward. peft puts them beside the
+    base's weight, which may wait on the host (split mode)."""
+    for twin in loaded.values():
+        device = next(twin.parameters()).device
+        layers: list[Any] = [layer for layer in twin.modules() if _VERIFY in getattr(layer, "lora_A", ())]
+        for layer in layers:
+            layer.lora_A[_VERIFY].to(device, torch.float32)
+            layer.lora_B[_VERIFY].to(device, torch.float32)
 
 
 def _is_as_in_memory(module: LoraModule, tensors: Mapping[str, torch.Tensor]) -> bool:

@@ -36,7 +36,8 @@ class Recognition:
 
     family: str
     path: Path
-    layout: Literal["diffusers", "single_file"]
+    layout: Literal["diffusers", "single_file", "configurations"]
+    """"configurations": those that ship with the program, without weights; for plans."""
     prediction_type: PredictionType
     zero_terminal_snr: bool
     dtype: str
@@ -144,6 +145,10 @@ class Model(ABC):
         both already multiplied by the scaling factor."""
 
     @abstractmethod
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """Scaled latents [B, C, h, w] to pixels [B, 3, H, W] float32 in [-1, 1]."""
+
+    @abstractmethod
     def encode_text(self, captions: Sequence[str], encoders: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
         """Captions to what `predict` needs; every tensor's first axis is the caption. Gradients flow.
 
@@ -236,6 +241,11 @@ class Family(ABC):
         Raises:
             ModelError: the file is a near relative that cannot be trained here (with the reason).
         """
+
+    @abstractmethod
+    def of_real_size(self) -> Recognition:
+        """The model that the family is about, by the configurations that ship with the program; only to be loaded
+        empty, for the plan of a run whose checkpoint is not chosen yet."""
 
     @abstractmethod
     def check(self, config: RunConfig, recognition: Recognition) -> None:

@@ -67,6 +67,11 @@ class Source:
     """Names of the part's tensors in the files begin with one of these; others belong to other parts."""
 
 
+def without_files(build: Callable[[Mapping[str, Any]], Any], config: dict[str, Any]) -> Source:
+    """A part that can only be loaded empty."""
+    return Source(build, config, (), lambda _: {})
+
+
 def hollow(build: Callable[[Mapping[str, Any]], Any], config: Mapping[str, Any]) -> Any:
     """A module on the meta device (its buffers are real); no memory, no reading."""
     with init_empty_weights(include_buffers=False):

@@ -24,12 +24,12 @@ from engine.adapters.kohya_format import write_lora
 from engine.adapters.metadata import BucketFacts, SubsetFacts, TrainingFacts, model_hashes, training_metadata
 from engine.adapters.verify import verify_file
 from engine.atomic import replacing
+from engine.config.prompts import read_prompts
 from engine.errors import LoraSmithError
 from engine.memory.classify import is_out_of_memory
 from engine.models.registry import family_named
 from engine.runs.events import read_events
 from engine.training.exhausted import make_room, shortage_of
-from engine.training.prompts import read_prompts
 from engine.training.validation import held_out_loss
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from engine.adapters.lora import LoraNetwork
 from engine.adapters.names import is_peft
 from engine.adapters.peft_format import to_kohya
 from engine.config import RunConfig, load_config, require_paths, resolve
+from engine.config.prompts import read_prompts
 from engine.config.resolve import check_model
 from engine.dataset.arithmetic import StepPlan, make_items, plan_steps, validation_items
 from engine.dataset.batches import Item
@@ -27,13 +28,12 @@ from engine.dataset.scan import scan, verify_pixels
 from engine.errors import UsageError
 from engine.hardware import Gpu, choose_precision
 from engine.memory.ladder import apply_ladder
-from engine.models.base import Model, Recognition
+from engine.models.base import Model, Recognition, Say
 from engine.models.header import read_header
 from engine.models.registry import family_named, recognise
 from engine.runs.disk import estimate
 from engine.training.feed import Feed
 from engine.training.optimizers import check_optimizer
-from engine.training.prompts import read_prompts
 from engine.training.seeds import derive
 from engine.training.session import Session
 from engine.training.states import plan_from_here
@@ -101,12 +101,8 @@ def prepare(session: Session) -> Prepared:
     )
     with session.phase("cache"):
         cache_texts(session, config, feed, model, held_out, [prompt.request for prompt in prompts])
-        model.acquire("denoiser")
-        if feed.live:
-            model.acquire("text_encoder")
-        if latents is None:
-            model.acquire("vae")
-    network = _network(config, model, session)
+        settle_down(model, texts=bool(feed.live), latents=latents is None)
+    network = build_network(config, model, session.say)
     return Prepared(
         config,
         model.recognition,
@@ -120,6 +116,20 @@ def prepare(session: Session) -> Prepared:
         accelerator,
         precision,
     )
+
+
+def settle_down(model: Model, *, texts: bool, latents: bool) -> None:
+    """Bring to the device what every step needs.
+
+    Args:
+        texts: whether steps encode captions.
+        latents: whether steps encode pictures.
+    """
+    model.acquire("denoiser")
+    if texts:
+        model.acquire("text_encoder")
+    if latents:
+        model.acquire("vae")
 
 
 def _load(
@@ -220,7 +230,8 @@ def _latents(
     )
 
 
-def _network(config: RunConfig, model: Model, session: Session) -> LoraNetwork:
+def build_network(config: RunConfig, model: Model, say: Say) -> LoraNetwork:
+    """Put the LoRA in, as the run has it at its start."""
     weights = None
     conv = config.network.conv_dim is not None or config.network.dim_from_weights
     targets = model.lora_targets(conv=conv)
@@ -229,7 +240,7 @@ def _network(config: RunConfig, model: Model, session: Session) -> LoraNetwork:
         metadata = read_header(path).metadata  # refuses what is no safetensors file, with the reason
         weights = load_file(path)
         if is_peft(weights):
-            weights = to_kohya(weights, metadata, model.trainable, targets, session.say)
+            weights = to_kohya(weights, metadata, model.trainable, targets, say)
     network = LoraNetwork.attach(
         model.trainable,
         targets,
@@ -238,8 +249,8 @@ def _network(config: RunConfig, model: Model, session: Session) -> LoraNetwork:
         weights=weights,
         generator_seed=derive(config.training.seed, "lora"),
         folds_alpha=model.reader.folds_alpha,
-        say=session.say,
+        say=say,
     )
     counts = ", ".join(f"{name} {count}" for name, count in network.module_counts().items())
-    session.say(f"LoRA modules: {counts}; {sum(p.numel() for p in network.parameters()):,} parameters in fp32.")
+    say(f"LoRA modules: {counts}; {sum(p.numel() for p in network.parameters()):,} parameters in fp32.")
     return network

@@ -33,7 +33,7 @@ def cache_texts(
 
     All captions that the run will ever use are known beforehand: shuffling and dropout work with the cache.
     """
-    cached = _cached_encoders(config, model)
+    cached = cached_encoders(config, model)
     feed.live = tuple(name for name in model.text_encoders if name not in cached)
     if not cached:
         return
@@ -57,9 +57,8 @@ def cache_texts(
         root = Path(memory.cache_dir) if memory.cache_dir else paths.user_cache()
         cache = TextCache(root / "texts" if on_disk else None, f"{model.text_key} {cached}")
         encode = partial(model.encode_text, encoders=cached)
-        batch_size = 1 if model.apart else 8  # a large encoder is busy with one caption, and short of memory
         progress = session.progress("cache", "captions")
-        report = cache.build(captions, encode, batch_size, progress, session.should_stop)
+        report = cache.build(captions, encode, captions_at_once(model), progress, session.should_stop)
         session.stop_here()
         model.remember([text for request in requests for text in (request.prompt, request.negative_prompt)])
     for note in report.notes:
@@ -68,7 +67,12 @@ def cache_texts(
     model.let_go(cached)
 
 
-def _cached_encoders(config: RunConfig, model: Model) -> tuple[str, ...]:
+def captions_at_once(model: Model) -> int:
+    """Captions that are encoded together while caching: a large encoder is busy with one, and short of memory."""
+    return 1 if model.apart else 8
+
+
+def cached_encoders(config: RunConfig, model: Model) -> tuple[str, ...]:
     """The text encoders whose outputs are cached: those that are not trained, where caching is asked for."""
     network = config.network
     trained = set(model.trainable) if config.training.rates[1] and not network.network_train_unet_only else set()

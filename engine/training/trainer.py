@@ -17,6 +17,7 @@ from engine.memory.classify import is_out_of_memory
 from engine.memory.spill import SpillWatch
 from engine.runs.control import Command
 from engine.training.exhausted import rescue
+from engine.training.loss import batch_loss
 from engine.training.objectives import objective_for
 from engine.training.optimizers import build_optimizer
 from engine.training.outputs import Outputs
@@ -64,7 +65,6 @@ class Trainer:
         self.parameters = self.network.parameters()
         groups = self.network.parameter_groups()
         self.groups = [str(group["name"]) for group in groups]
-        self.trained_text = set(self.groups) & set(self.model.text_encoders)
         self.built = build_optimizer(config.training.optimizer_type, config.training.optimizer_args, groups)
         self.schedule = build_schedule(config.training, self.built, self.plan.max_train_steps)
         self.optimizer = self.accelerator.prepare_optimizer(self.built.optimizer)
@@ -174,14 +174,15 @@ class Trainer:
         draws = generator(seed, "step", self.step, micro, rank)
         torch.manual_seed(derive(seed, "dropout", self.step, micro, rank))
         batch = self.feed.load(indices, self.step, draws)
-        question = self.objective.ask(batch.latents, draws)
-        with self.accelerator.autocast():
-            text = dict(batch.text)
-            if self.feed.live:
-                with torch.set_grad_enabled(not self.trained_text.isdisjoint(self.feed.live)):
-                    text |= self.model.encode_text(batch.captions, self.feed.live)
-            prediction = self.model.predict(question.noisy, question.timesteps, text, batch.sizes)
-        return (self.objective.losses(prediction.float(), question, batch.mask) * batch.weights).mean()
+        return batch_loss(
+            self.model,
+            self.objective,
+            batch,
+            draws,
+            live=self.feed.live,
+            trained=self.groups,
+            autocast=self.accelerator.autocast(),
+        )
 
     def _clip(self) -> None:
         limit = self.config.training.max_grad_norm

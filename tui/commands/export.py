@@ -28,10 +28,10 @@ def command(what: str, target: str, **typed: str | None) -> int:
     """
     from engine.atomic import write_text
     from engine.config.kohya.export import ExportedSubset, kohya_files
+    from engine.config.prompts import read_prompts
     from engine.dataset.scan import scan
     from engine.errors import UsageError
     from engine.models.registry import family_named, recognise
-    from engine.training.prompts import read_prompts
 
     config = _configuration(what, typed)
     family = family_named(recognise(config.model.pretrained_model_name_or_path).family)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.models.base import Family, Model, Recognition, Say
 from engine.models.flux.detect import recognise_file, recognise_folder
 from engine.models.flux.settings import settle
+from engine.paths import ASSETS
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
@@ -29,6 +30,14 @@ class FLUX(Family):
     def settle(self, config: RunConfig, recognition: Recognition) -> tuple[RunConfig, list[str]]:
         """See `Family.settle`."""
         return settle(config, recognition)
+
+    def of_real_size(self) -> Recognition:
+        """See `Family.of_real_size`: dev."""
+        details = {"variant": "dev", "prefix": "", "inside": ()}
+        sizes: dict[str, Any] = {"downscale": 16, "multiple": 16, "latent_channels": 16}
+        return Recognition(
+            "flux", ASSETS / "flux", "configurations", "flow", False, "bf16", 0, details=details, **sizes
+        )
 
     def check(self, config: RunConfig, recognition: Recognition) -> None:
         """See `Family.check`; also that T5's tokenizer is there."""

@@ -56,6 +56,10 @@ def find_parts(table: ModelTable, recognition: Recognition) -> dict[str, PartFil
         ModelError: a file that `[model]` names is missing, broken or of the wrong kind.
     """
     path = recognition.path
+    if recognition.layout == "configurations":
+        return {
+            part: PartFiles((), config=read_json(path / part / "config.json")) for part in ("transformer", *SETTINGS)
+        }
     folder = recognition.layout == "diffusers"
     given = {part: _given(table, part) for part in SETTINGS}
     inside = recognition.details["inside"]

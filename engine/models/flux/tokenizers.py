@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import T5Tokenizer
+import torch
+from transformers import BatchEncoding, T5Tokenizer
 
 from engine.config.schema import ModelTable
 from engine.errors import ModelError
@@ -22,6 +24,8 @@ def load_tokenizers(table: ModelTable, recognition: Recognition) -> tuple[Any, A
     Raises:
         ModelError: T5's is missing, or one is broken.
     """
+    if recognition.layout == "configurations":
+        return load_tokenizer(recognition), blank_tokens
     folder = find_t5_tokenizer(table, recognition)
     try:
         t5 = read_t5_tokenizer(folder)
@@ -36,3 +40,9 @@ def read_t5_tokenizer(folder: Path) -> Any:
         return T5Tokenizer.from_pretrained(folder, local_files_only=True)
     pieces, table = read_spiece(folder / "spiece.model")
     return T5Tokenizer(vocab=pieces, _spm_precompiled_charsmap=table or None, extra_ids=0)
+
+
+def blank_tokens(captions: Sequence[str], *, max_length: int, **_: object) -> BatchEncoding:
+    """In place of T5's tokenizer, which does not ship with the program: as many tokens, all padding; for plans."""
+    ids = torch.zeros(len(captions), max_length, dtype=torch.int64)
+    return BatchEncoding({"input_ids": ids, "attention_mask": torch.zeros_like(ids)})

@@ -9,6 +9,7 @@ from engine.models.base import Family, Model, Recognition, Say
 from engine.models.ldm.noise import choose_prediction_type
 from engine.models.ldm.vae import check_vae
 from engine.models.sd15.detect import recognise_file, recognise_folder
+from engine.paths import ASSETS
 from engine.runs.layout import expanded
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ class SD15(Family):
     def recognise(self, path: Path) -> Recognition | None:
         """See `Family.recognise`."""
         return recognise_folder(path) if path.is_dir() else recognise_file(path)
+
+    def of_real_size(self) -> Recognition:
+        """See `Family.of_real_size`."""
+        return Recognition("sd15", ASSETS / "sd15", "configurations", "epsilon", False, "fp16", 0)
 
     def check(self, config: RunConfig, recognition: Recognition) -> None:
         """See `Family.check`."""

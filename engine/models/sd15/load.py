@@ -25,7 +25,7 @@ from engine.models.ldm.parts import (
     vae_source,
 )
 from engine.models.ldm.schedule import alphas_cumprod, scheduler_config
-from engine.models.loading import DTYPES, Source, load_part
+from engine.models.loading import DTYPES, Source, load_part, without_files
 from engine.models.sd15.detect import TEXT
 from engine.models.sd15.model import SD15Model
 from engine.models.sd15.reader import SD15Reader
@@ -43,6 +43,8 @@ def sources(recognition: Recognition) -> dict[str, Source]:
     if recognition.layout == "diffusers":
         return {part: folder_source(path, part, build) for part, build in BUILDERS.items()}
     base = {part: read_json(CONFIGURATIONS / part / "config.json") for part in BUILDERS}
+    if recognition.layout == "configurations":
+        return {part: without_files(build, base[part]) for part, build in BUILDERS.items()}
     return {
         "text_encoder": clip_source(path, base["text_encoder"], TEXT),
         "unet": unet_source(path, base["unet"], unet_sizes),

@@ -29,7 +29,7 @@ from engine.models.ldm.parts import (
     vae_source,
 )
 from engine.models.ldm.schedule import alphas_cumprod, scheduler_config
-from engine.models.loading import DTYPES, Source, load_part
+from engine.models.loading import DTYPES, Source, load_part, without_files
 from engine.models.sdxl.detect import TEXT, TEXT_2
 from engine.models.sdxl.model import SDXLModel
 from engine.models.sdxl.reader import SDXLReader
@@ -62,6 +62,8 @@ def sources(recognition: Recognition) -> dict[str, Source]:
     if recognition.layout == "diffusers":
         return {part: folder_source(path, part, build) for part, build in BUILDERS.items()}
     base = {part: read_json(CONFIGURATIONS / part / "config.json") for part in BUILDERS}
+    if recognition.layout == "configurations":
+        return {part: without_files(build, base[part]) for part, build in BUILDERS.items()}
     return {
         "text_encoder": clip_source(path, base["text_encoder"], (TEXT,)),
         "text_encoder_2": open_clip_source(path, base["text_encoder_2"], TEXT_2),

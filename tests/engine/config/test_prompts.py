@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from engine.config import RunConfig
+from engine.config.prompts import Prompt, read_prompts
 from engine.errors import UsageError
-from engine.training.prompts import Prompt, read_prompts
 
 LINE = "a cat --n blurry, dark --w 640 --h 384 --d 7 --s 12 --l 5.5 --ss euler_a"
 
