@@ -13,6 +13,7 @@ from engine.errors import UsageError
 
 COMMANDS = (
     "demo",
+    "plan",
     "runs",
     "attach",
     "stop",

@@ -51,3 +51,22 @@ def _with_demo_paths(config: RunConfig) -> RunConfig:
         if not getattr(getattr(config, table), key):
             changes.setdefault(table, {})[key] = value
     return config.changed(**changes)
+
+
+def read_partly(preset: str | None, overrides: Sequence[str] = (), **typed: str | None) -> RunConfig:
+    """The same where model, pictures and name may be missing; a shipped preset names its family by its own name.
+
+    Raises:
+        UsageError: something in it is wrong.
+    """
+    from engine.config import load_config
+    from engine.models.registry import families
+
+    options = {OPTIONS[key][1]: (OPTIONS[key][0], value) for key, value in typed.items() if value is not None}
+    config = load_config(preset, overrides, options)
+    if preset == DEMO:
+        return _with_demo_paths(config)
+    named = next((family.name for family in families() if (preset or "").startswith(family.name)), None)
+    if named is not None and config.model.family == "auto" and not config.model.pretrained_model_name_or_path:
+        return config.changed(model={"family": named})
+    return config

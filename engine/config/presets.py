@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import UsageError
-from engine.paths import preset_directories
+from engine.paths import preset_directories, user_config
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,11 @@ class PresetInfo:
     path: Path
     title: str
     description: str
+
+    @property
+    def shipped(self) -> bool:
+        """Whether it comes with the program."""
+        return self.path.parent != user_config() / "presets"
 
 
 def list_presets() -> list[PresetInfo]:

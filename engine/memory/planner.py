@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,9 +56,10 @@ def plan(
     recognition: Recognition | None = None,
     steps: StepPlan | None = None,
     gpu: Gpu | None = None,
+    waiting: Callable[[], None] = lambda: None,
 ) -> Plan:
     """See `plans`."""
-    return plans([config], recognition, steps, gpu)[0]
+    return plans([config], recognition, steps, gpu, waiting=waiting)[0]
 
 
 def plans(
@@ -67,6 +68,7 @@ def plans(
     steps: StepPlan | None = None,
     gpu: Gpu | None = None,
     phases: Sequence[str] = PHASES,
+    waiting: Callable[[], None] = lambda: None,
 ) -> list[Plan]:
     """What runs with these configurations need; those that are not known yet share one process, some seconds each.
 
@@ -74,21 +76,33 @@ def plans(
         recognition: of their checkpoint; None: a model of the family's real size is meant (`model.family`).
         steps: the run's plan, which knows the pictures; None: pictures of the training resolution.
         gpu: where they compute; None: a card with bf16.
-        phases: those that matter; fewer are quicker. "load", "cache" and what the step begins with are always there.
+        phases: those that matter; fewer are quicker. Loading, caching and the step are always there.
+        waiting: called before the planner's process is started: that takes time.
 
     Raises:
         UsageError: a configuration contradicts itself, or names neither a model nor a family.
         LoraSmithError: what would stop the run too.
         TrainingError: the planner failed.
     """
-    requests = [_request(config, recognition, steps, gpu, tuple(phases)) for config in configs]
+    return _all([_request(config, recognition, steps, gpu, tuple(phases)) for config in configs], waiting)
+
+
+def plans_of(configs: Sequence[RunConfig], waiting: Callable[[], None] = lambda: None) -> list[Plan]:
+    """The same for runs of different checkpoints, or of none: each is planned for the real size of its family."""
+    return _all([_request(config, None, None, None, PHASES) for config in configs], waiting)
+
+
+def _all(requests: Sequence[Request | None], waiting: Callable[[], None]) -> list[Plan]:
     found: list[Plan | None] = [shelf.find(request) if request else ON_CPU for request in requests]
-    missing = list(dict.fromkeys(index for index, known in enumerate(found) if known is None))
-    asked = [requests[index] for index in missing]
-    for index, request, needs in zip(missing, asked, _ask([one for one in asked if one]), strict=True):
-        assert request is not None
-        found[index] = Plan("cuda", request.precision, needs, _notes(request.config))
-        shelf.keep(request, found[index])  # type: ignore[arg-type]
+    asked = [request for request, known in zip(requests, found, strict=True) if request and known is None]
+    if asked:
+        waiting()
+    fresh = iter(_ask(asked))
+    for index, (request, known) in enumerate(zip(requests, found, strict=True)):
+        if request is not None and known is None:
+            made = Plan("cuda", request.precision, next(fresh), _notes(request.config))
+            shelf.keep(request, made)
+            found[index] = made
     return [known for known in found if known is not None]
 
 

@@ -1,0 +1,83 @@
+"""The memory plan, asked for and put into words; for `lorasmith plan`, `--dry-run` and the review."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from engine.text import printable, size_text
+from tui.texts import _
+
+if TYPE_CHECKING:
+    from engine.config import RunConfig
+    from engine.hardware import Gpu
+    from engine.memory.plan import Plan
+
+PHASE_NAMES = {
+    "load": _("loading"), "cache": _("caching"), "train": _("the training step"), "sample": _("samples"),
+    "validate": _("the held-out loss"), "save": _("saving"),
+}  # fmt: skip
+
+
+def card(config: RunConfig) -> Gpu | None:
+    """The GPU that a run of `config` computes on; None on the CPU, or where there is none."""
+    from engine.hardware import list_gpus
+
+    device = config.memory.device
+    gpus, place = list_gpus().visible(), int(device.partition(":")[2] or 0)
+    return gpus[place] if device != "cpu" and place < len(gpus) else None
+
+
+def sentence(plan: Plan, gpu: Gpu | None) -> str:
+    """What the run needs, and whether the card at hand has it."""
+    if not plan.needs:
+        return _("VRAM: none is used, the training computes on the CPU.")
+    need = _("VRAM: about {0} at {1}").format(size_text(plan.peak_bytes), PHASE_NAMES[plan.peak.phase])
+    if gpu is None:
+        return _("{0}; no NVIDIA card is seen here.").format(need)
+    if gpu.total is None or gpu.free is None or gpu.mig:
+        return _("{0}; {1} does not tell how much it has.").format(need, printable(gpu.name))
+    if plan.peak_bytes <= gpu.free:
+        return _("{0}, fits {1}: {2} of {3} are free.").format(
+            need, printable(gpu.name), size_text(gpu.free), size_text(gpu.total)
+        )
+    if plan.fits(gpu.total / 2**30):
+        return _("{0}: more than is free on {1} now ({2} of {3}). Close other programs.").format(
+            need, printable(gpu.name), size_text(gpu.free), size_text(gpu.total)
+        )
+    return _("{0}: more than {1} has ({2}). If it runs out, the run goes on with the next remedy.").format(
+        need, printable(gpu.name), size_text(gpu.total)
+    )
+
+
+def breakdown(plan: Plan) -> str:
+    """What the largest phase consists of."""
+    parts = {**plan.peak.breakdown, "context": plan.context}
+    shown = [f"{what} {size_text(size)}" for what, size in parts.items() if size >= 2**24]
+    return _("At {0}: {1}").format(PHASE_NAMES[plan.peak.phase], ", ".join(shown))
+
+
+def lines(plan: Plan, gpu: Gpu | None) -> list[str]:
+    """The sentence, and what is behind it."""
+    if not plan.needs:
+        return [sentence(plan, gpu)]
+    return [sentence(plan, gpu), breakdown(plan), *plan.notes]
+
+
+def table(plans: Sequence[tuple[str, Plan]]) -> list[str]:
+    """One line a plan: GiB by phase without CUDA's context, the peak with it, and the cards that it fits."""
+    from engine.memory.plan import CARDS, PHASES
+
+    phases = [phase for phase in PHASES if any(plan.need(phase) for _name, plan in plans)]
+    width = max([len(name) for name, _plan in plans] + [6])
+    head = [f"{'preset':{width}}", *(f"{phase:>8}" for phase in phases), f"{'peak':>8}", "   fits"]
+    rows = ["".join([*head, "".join(f"{card:>4}" for card in CARDS), " GiB"])]
+    for name, plan in plans:
+        if not plan.needs:
+            rows.append(f"{name:{width}}  " + _("on the CPU: needs no card"))
+            continue
+        needs = [plan.need(phase) for phase in phases]
+        cells = [f"{need.allocated / 2**30:8.2f}" if need else f"{'-':>8}" for need in needs]
+        fits = "".join(f"{'yes' if plan.fits(card) else 'no':>4}" for card in CARDS)
+        rows.append("".join([f"{name:{width}}", *cells, f"{plan.peak_bytes / 2**30:8.2f}", "       ", fits]))
+    return rows
