@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from engine.exit_codes import ExitCode
 from tui import output
-from tui.preflight import preflight
+from tui.preflight import Preflight, preflight
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
@@ -26,10 +26,22 @@ def dry_run(config: RunConfig, arguments: Sequence[str], *, restart: bool) -> in
     _section("Pictures", known.pictures.lines())
     _section("Steps", known.plan.lines())
     _section("Settings", known.settings)
+    _section("Memory", _memory(known))
     _section("Result", [str(known.directory / f"{known.config.saving.output_name}.safetensors")])
     typed = [argument for argument in arguments if argument != "--dry-run"]
     output.result(f"Nothing was trained or written. To train: lorasmith {shlex.join(typed)}")
     return ExitCode.DONE
+
+
+def _memory(known: Preflight) -> list[str]:
+    """The plan for the card at hand; without one the training computes on the CPU."""
+    from engine.memory.planner import plan
+    from tui import planned
+
+    gpu = planned.card(known.config)
+    if gpu is None:
+        return ["The training computes on the CPU. `lorasmith plan` shows what it would need of a card."]
+    return planned.lines(plan(known.config, known.recognition, known.plan, gpu), gpu)
 
 
 def _section(title: str, lines: Sequence[str]) -> None:

@@ -52,8 +52,7 @@ def sentence(plan: Plan, gpu: Gpu | None) -> str:
 
 def breakdown(plan: Plan) -> str:
     """What the largest phase consists of."""
-    parts = {**plan.peak.breakdown, "context": plan.context}
-    shown = [f"{what} {size_text(size)}" for what, size in parts.items() if size >= 2**24]
+    shown = [f"{what} {size_text(size)}" for what, size in plan.breakdown.items() if size >= 2**20]
     return _("At {0}: {1}").format(PHASE_NAMES[plan.peak.phase], ", ".join(shown))
 
 

@@ -10,11 +10,15 @@ from engine.config.form import fields, shown, unit
 from engine.errors import DataError, LoraSmithError, ModelError, UsageError
 from engine.text import plural, printable, size_text
 from tui.draft import STEP_OF, Draft
+from tui.planned import card, lines
 from tui.texts import _
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from engine.config import RunConfig
     from engine.dataset.pool import Progress
+    from engine.hardware import Gpu
     from engine.runs import RunDir, RunState
     from tui.outlook import Forecast, Outlook
     from tui.preflight import Preflight
@@ -33,7 +37,8 @@ class Report:
 
     known: Preflight
     outlook: Outlook
-    vram: str
+    gpu: Gpu | None
+    """Where it computes; None on the CPU."""
     logout: str | None
     """Why the training would end with the session; None where it would not."""
     unfinished: tuple[RunDir, RunState] | None
@@ -74,23 +79,7 @@ def gather(config: RunConfig, forecast: Forecast, progress: Progress) -> Report:
         known = preflight(config, restart=True, progress=progress)
         unfinished = (run_dir, state)
     outlook = forecast.outlook_of(known.config, known.recognition, known.plan, known.need, known.num_prompts)
-    return Report(known, outlook, _vram(known.config), logout_warning(), unfinished)
-
-
-def _vram(config: RunConfig) -> str:
-    from engine.hardware import list_gpus
-
-    device = config.memory.device
-    gpus, place = list_gpus().visible(), int(device.partition(":")[2] or 0)
-    if device == "cpu" or place >= len(gpus):
-        return _("VRAM: none is used, the training computes on the CPU.")
-    gpu = gpus[place]
-    sizes = _("{0} has {1}, of which {2} are free.").format(
-        printable(gpu.name), size_text(gpu.total), size_text(gpu.free)
-    )
-    rest = _("What the run needs is not computed before the start. If memory runs out, the last step is kept and the "
-             "dashboard shows what helps.")  # fmt: skip
-    return _("VRAM: {0} {1}").format(sizes, rest)
+    return Report(known, outlook, card(known.config), logout_warning(), unfinished)
 
 
 def missing(draft: Draft) -> tuple[str, str] | None:
@@ -138,8 +127,33 @@ def warnings(report: Report) -> list[str]:
     return said
 
 
-def sections(report: Report, draft: Draft) -> list[tuple[str, list[str]]]:
-    """Titles with their lines."""
+def plan_vram(report: Report, cancelled: Callable[[], bool]) -> list[str]:
+    """What the run needs of its card, in words. Blocks, the first time up to some minutes: call it in a worker.
+
+    Raises:
+        PlanCancelled: `cancelled` said so.
+    """
+    from engine.memory.planner import plan
+
+    known = report.known
+    try:
+        found = plan(known.config, known.recognition, known.plan, report.gpu, cancelled=cancelled)
+    except LoraSmithError as error:
+        return [_("VRAM: not known. {0}").format(error.message)]
+    return lines(found, report.gpu)
+
+
+def _vram(report: Report) -> list[str]:
+    """What is known while the plan is not."""
+    if report.gpu is None:
+        return [_("VRAM: none is used, the training computes on the CPU.")]
+    gpu = report.gpu
+    has = _("{0} has {1}, of which {2} are free").format(printable(gpu.name), size_text(gpu.total), size_text(gpu.free))
+    return [_("VRAM: {0}; what the run needs is being planned.").format(has)]
+
+
+def sections(report: Report, draft: Draft, vram: Sequence[str] = ()) -> list[tuple[str, list[str]]]:
+    """Titles with their lines; `vram` from `plan_vram`, when it is there."""
     known, outlook = report.known, report.outlook
     recognition = known.recognition
     model = f"{recognition.family}, {recognition.dtype}, {size_text(recognition.size)}: {recognition.path}"
@@ -150,7 +164,7 @@ def sections(report: Report, draft: Draft) -> list[tuple[str, list[str]]]:
         (_("Length"), length),
         (_("Model"), [model, *recognition.reasons]),
         (_("Pictures"), known.pictures.lines()),
-        (_("Memory"), [known.precision, report.vram]),
+        (_("Memory"), [known.precision, *(vram or _vram(report))]),
         (_("Settings that differ from the defaults (• from the preset {0} too)").format(draft.preset),
          list(settings(known.config, draft))),
     ]  # fmt: skip

@@ -17,6 +17,10 @@ USABLE = 0.97
 PHASES = ("load", "cache", "train", "sample", "validate", "save")
 
 
+class PlanCancelled(Exception):
+    """The plan is not wanted any more."""
+
+
 @dataclass(frozen=True)
 class Need:
     """One phase of a run, in bytes on the card, CUDA's context apart."""
@@ -61,6 +65,14 @@ class Plan:
         """What the card must have free: the largest phase and CUDA's context; 0 on the CPU."""
         return self.peak.reserved + self.context if self.needs else 0
 
+    @property
+    def breakdown(self) -> dict[str, int]:
+        """What `peak_bytes` consist of."""
+        if not self.needs:
+            return {}
+        reserve = self.peak.reserved - self.peak.allocated
+        return {**self.peak.breakdown, "reserve": reserve, "context": self.context}
+
     def need(self, phase: str) -> Need | None:
         """What one phase needs; None where the run has no such phase."""
         return next((need for need in self.needs if need.phase == phase), None)
@@ -79,7 +91,6 @@ class Plan:
         Args:
             free: bytes that the card at hand has free now; None: there is none, or it does not tell.
         """
-        breakdown = {**self.peak.breakdown, "context": self.context} if self.needs else {}
         fits: dict[str, bool | None] = {str(card): self.fits(card) for card in CARDS}
         fits["now"] = None if free is None else self.peak_bytes <= free
         return {
@@ -89,7 +100,7 @@ class Plan:
                 need.phase: {"allocated_gib": gib(need.allocated), "reserved_gib": gib(need.reserved)}
                 for need in self.needs
             },
-            "breakdown": {what: gib(size) for what, size in breakdown.items()},
+            "breakdown": {what: gib(size) for what, size in self.breakdown.items()},
             "fits": fits,
             "free_gib": None if free is None else gib(free),
             "steps": self.steps,

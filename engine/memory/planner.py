@@ -14,7 +14,7 @@ from engine.config import RunConfig, resolve
 from engine.errors import LoraSmithError, TrainingError, UsageError
 from engine.hardware import Gpu, choose_precision
 from engine.memory import shelf
-from engine.memory.plan import PHASES, Need, Plan
+from engine.memory.plan import PHASES, Need, Plan, PlanCancelled
 from engine.memory.workload import Workload, workload
 from engine.models.base import Recognition
 from engine.models.registry import families, family_named
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 MODERN = Gpu(-1, "a card with compute capability 8.0 or more", compute_capability=(8, 0))
 """What a plan is for where there is no card."""
+
+
+LOOK_SECONDS = 0.5
+"""How often it is asked whether a plan is still wanted."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,10 @@ def plan(
     steps: StepPlan | None = None,
     gpu: Gpu | None = None,
     waiting: Callable[[], None] = lambda: None,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Plan:
     """See `plans`."""
-    return plans([config], recognition, steps, gpu, waiting=waiting)[0]
+    return plans([config], recognition, steps, gpu, waiting=waiting, cancelled=cancelled)[0]
 
 
 def plans(
@@ -69,6 +74,7 @@ def plans(
     gpu: Gpu | None = None,
     phases: Sequence[str] = PHASES,
     waiting: Callable[[], None] = lambda: None,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> list[Plan]:
     """What runs with these configurations need; those that are not known yet share one process, some seconds each.
 
@@ -78,13 +84,15 @@ def plans(
         gpu: where they compute; None: a card with bf16.
         phases: those that matter; fewer are quicker. Loading, caching and the step are always there.
         waiting: called before the planner's process is started: that takes time.
+        cancelled: asked now and then; True ends it.
 
     Raises:
         UsageError: a configuration contradicts itself, or names neither a model nor a family.
         LoraSmithError: what would stop the run too.
         TrainingError: the planner failed.
+        PlanCancelled: `cancelled` said so.
     """
-    return _all([_request(config, recognition, steps, gpu, tuple(phases)) for config in configs], waiting)
+    return _all([_request(config, recognition, steps, gpu, tuple(phases)) for config in configs], waiting, cancelled)
 
 
 def plans_of(configs: Sequence[RunConfig], waiting: Callable[[], None] = lambda: None) -> list[Plan]:
@@ -92,12 +100,14 @@ def plans_of(configs: Sequence[RunConfig], waiting: Callable[[], None] = lambda:
     return _all([_request(config, None, None, None, PHASES) for config in configs], waiting)
 
 
-def _all(requests: Sequence[Request | None], waiting: Callable[[], None]) -> list[Plan]:
+def _all(
+    requests: Sequence[Request | None], waiting: Callable[[], None], cancelled: Callable[[], bool] = lambda: False
+) -> list[Plan]:
     found: list[Plan | None] = [shelf.find(request) if request else ON_CPU for request in requests]
     asked = [request for request, known in zip(requests, found, strict=True) if request and known is None]
     if asked:
         waiting()
-    fresh = iter(_ask(asked))
+    fresh = iter(_ask(asked, cancelled))
     for index, (request, known) in enumerate(zip(requests, found, strict=True)):
         if request is not None and known is None:
             made = Plan("cuda", request.precision, next(fresh), _notes(request.config))
@@ -158,19 +168,33 @@ def _notes(config: RunConfig) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _ask(requests: Sequence[Request]) -> list[tuple[Need, ...]]:
+def _ask(requests: Sequence[Request], cancelled: Callable[[], bool]) -> list[tuple[Need, ...]]:
     """The needs from the planner's process. It sees no card: a CUDA context would take what is planned for."""
     if not requests:
         return []
     environment = {**trainer_environment(), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     lines = "".join(json.dumps(request.as_json()) + "\n" for request in requests)
     command = [sys.executable, "-P", "-m", "engine.planning"]
-    done = subprocess.run(command, input=lines, capture_output=True, text=True, env=environment)
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+        try:
+            out, told = _waited_for(process, lines, cancelled)
+        finally:
+            process.kill()
+    answers = [json.loads(line) for line in out.splitlines()]
     if len(answers) < len(requests):
-        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        last = told.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
         raise TrainingError(f"The memory plan failed: {last[0]}", "The run itself may work; please report this.")
     return [_read(answer) for answer in answers]
+
+
+def _waited_for(process: subprocess.Popen[str], lines: str, cancelled: Callable[[], bool]) -> tuple[str, str]:
+    while True:
+        try:
+            return process.communicate(lines, timeout=LOOK_SECONDS)
+        except subprocess.TimeoutExpired:
+            if cancelled():
+                raise PlanCancelled from None
 
 
 def _read(answer: Mapping[str, Any]) -> tuple[Need, ...]:

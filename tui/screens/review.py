@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,15 +15,26 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.message import Message
 from textual.widgets import Static
+from textual.worker import get_current_worker
 
 from engine.config import ConfigError
 from engine.config.own_presets import own_preset_path, save_preset
 from engine.errors import LoraSmithError
+from engine.memory.plan import PlanCancelled
 from engine.text import printable
 from tui.begin import begin, begin_again
 from tui.draft import forget_presets
 from tui.outlook import Forecast
-from tui.review_report import LiveRunError, Report, gather, missing, sections, step_to_mend, warnings
+from tui.review_report import (
+    LiveRunError,
+    Report,
+    gather,
+    missing,
+    plan_vram,
+    sections,
+    step_to_mend,
+    warnings,
+)
 from tui.screens.ask import AskScreen
 from tui.screens.ask_text import AskTextScreen
 from tui.screens.step import StepScreen
@@ -70,6 +82,13 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
         report: Report
 
     @dataclass
+    class Planned(Message):
+        """What the run needs of its card."""
+
+        report: Report
+        lines: list[str]
+
+    @dataclass
     class Failed(Message):
         """Something must be mended."""
 
@@ -92,6 +111,8 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
         super().__init__()
         self.forecast = Forecast()
         self.report: Report | None = None
+        self.vram: list[str] = []
+        """What the memory plan says; empty until it is there."""
         self.obstacle: tuple[str, str] | None = None
         """(what is wrong, the step where it is mended)."""
         self.live: RunDir | None = None
@@ -117,7 +138,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
         """Look at everything anew."""
         if self.starting:
             return
-        self.report, self.obstacle, self.live = None, None, None
+        self.report, self.obstacle, self.live, self.vram = None, None, None, []
         lacking = missing(self.draft)
         if lacking is not None:
             self._obstruct(*lacking)
@@ -151,6 +172,20 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
         ready = _("Ready to start.") if not count else _("Ready. Look at the lines with ! first.")
         self.say(ready, kind="warning" if count else "note")
         self._draw()
+        if event.report.gpu is not None:
+            self._plan(event.report)
+
+    @work(thread=True, exclusive=True, exit_on_error=False, group="plan")
+    def _plan(self, report: Report) -> None:
+        worker = get_current_worker()
+        with suppress(PlanCancelled):
+            self.post_message(self.Planned(report, plan_vram(report, lambda: worker.is_cancelled)))
+
+    @on(Planned)
+    def _planned(self, event: Planned) -> None:
+        if event.report is self.report:
+            self.vram = event.lines
+            self._draw()
 
     @on(Failed)
     def _failed(self, event: Failed) -> None:
@@ -180,7 +215,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
         if self.report is not None:
             for warning in warnings(self.report):
                 text.append(f"! {_lines(warning)}\n", "bold")
-            for title, lines in sections(self.report, self.draft):
+            for title, lines in sections(self.report, self.draft, self.vram):
                 text.append(f"\n{printable(title)}\n", "bold")
                 for line in lines:
                     text.append(f"  {_lines(line)}\n")
