@@ -106,7 +106,6 @@ def about(run: KnownRun) -> Text:
     state, detail = run.state, printable(run.state.detail).rstrip(".")
     text = Text()
     text.append(f"{printable(run.name)}: {sign(state.state)}", "bold").append(f". {detail[:1].upper()}{detail[1:]}.\n")
-    text.append(f"{printable(run.run_dir.path)}\n")
     facts = [_("Step {0} of {1}").format(state.step, state.max_train_steps or "?"), _("epoch {0}").format(state.epoch)]
     loss, unfinished = last_loss(run.run_dir)
     if loss is not None:
@@ -116,7 +115,7 @@ def about(run: KnownRun) -> Text:
         text.append(_(" Last seen {0}.").format(moment(state.updated)))
     for sentence in _notes(run, unfinished):
         text.append(f"\n! {sentence}", "yellow")
-    return text
+    return text.append(f"\n{printable(run.run_dir.path)}")
 
 
 def _notes(run: KnownRun, unfinished: bool) -> Iterator[str]:
