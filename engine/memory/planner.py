@@ -189,10 +189,12 @@ def _ask(requests: Sequence[Request], cancelled: Callable[[], bool]) -> list[tup
 
 
 def _waited_for(process: subprocess.Popen[str], lines: str, cancelled: Callable[[], bool]) -> tuple[str, str]:
+    given: str | None = lines
     while True:
         try:
-            return process.communicate(lines, timeout=LOOK_SECONDS)
+            return process.communicate(given, timeout=LOOK_SECONDS)
         except subprocess.TimeoutExpired:
+            given = None  # it is on its way; a second call must not give it again
             if cancelled():
                 raise PlanCancelled from None
 
