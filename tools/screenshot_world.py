@@ -9,7 +9,7 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from engine.config import load_config  # noqa: E402
 from engine.hardware.system import System  # noqa: E402
+from engine.memory.plan import PlanCancelled  # noqa: E402
 from engine.paths import ASSETS  # noqa: E402
 from engine.runs import EventLog, RunDir, RunLock, prepare_run, write_exit  # noqa: E402
 from engine.runs.layout import write_record  # noqa: E402
@@ -88,7 +89,14 @@ def _frozen() -> Iterator[Any]:
         yield mock.patch(f"engine.runs.{module}.own_identity", lambda: identity)
     for module in ("state", "prepare", "identity"):
         yield mock.patch(f"engine.runs.{module}.host", lambda: HOST)
+    yield mock.patch("tui.screens.review.plan_vram", _still_planning)  # its figures come after a time of their own
     yield playing("rtx4060ti", torch=CUDA_TORCH)
+
+
+def _still_planning(_: object, cancelled: Callable[[], bool]) -> list[str]:
+    while not cancelled():
+        time.sleep(0.05)
+    raise PlanCancelled
 
 
 def _runs(stack: ExitStack) -> dict[str, RunDir]:

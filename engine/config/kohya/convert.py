@@ -18,6 +18,9 @@ from engine.config.problems import keys
 from engine.errors import UsageError
 from engine.text import printable
 
+FEWEST = 3
+"""Arguments that a training TOML has at least; with fewer it is rather a preset gone wrong."""
+
 
 def conversion_of(path: Path, text: str) -> Conversion | None:
     """What a file of Kohya's amounts to; None when it is a configuration of this program, or no file of Kohya's.
@@ -75,4 +78,5 @@ def _is_training_toml(content: Mapping[str, Any]) -> bool:
                  for key in members)  # fmt: skip
     if 2 * placed >= len(flat):
         return False
-    return 2 * sum(rule_of(key) is not None for key in flat) >= max(1, len(flat))
+    arguments = sum(rule_of(key) is not None for key in flat)
+    return arguments >= FEWEST and 2 * arguments >= len(flat)

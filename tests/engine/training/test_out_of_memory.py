@@ -94,7 +94,7 @@ def no_memory(*_: object, **__: object) -> None:
 @pytest.mark.parametrize(
     ("phase", "where"),
     [
-        ("load", "engine.training.prepare.family_named"),
+        ("load", "engine.training.prepare.apply_ladder"),
         ("cache", "engine.training.prepare._latents"),
         ("save", "engine.training.outputs.write_lora"),
         ("validate", "engine.training.outputs.held_out_loss"),
