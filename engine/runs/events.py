@@ -16,7 +16,7 @@ from typing import Any
 VERSION = 1
 EVENT_TYPES = frozenset({
     "run_started", "phase", "progress", "step", "validation", "sample", "saved", "state_saved", "note", "warning",
-    "control_ack", "oom", "retry", "error", "run_finished",
+    "control_ack", "oom", "retry", "memory_plan", "error", "run_finished",
 })  # fmt: skip
 """The types of version 1. Readers ignore others.
 
@@ -27,7 +27,8 @@ memory {}. validation: step, loss. sample: path, prompt, index, step (0: before 
 epoch, difference. state_saved: path, step. note: text. warning: code, text; sample_out_of_memory also has what oom
 has. control_ack: id, command, result. oom: phase, step, message, device, and in bytes or null requested, free, total,
 allocated, reserved; before the error, or before a retry: step, remedy, text, changes {}, after which the same process
-starts anew (run_started), or where only samples were drawn goes on. error: title, message, hint. run_finished: state,
+starts anew (run_started), or where only samples were drawn goes on. memory_plan: step, and by phase in GiB planned {},
+measured {}, and planned / measured - 1 difference {}. error: title, message, hint. run_finished: state,
 exit_code, step. Paths are absolute or relative to the run directory.
 """
 _TELLS_THE_END = {"error", "run_finished"}

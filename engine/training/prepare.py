@@ -33,6 +33,7 @@ from engine.models.header import read_header
 from engine.models.registry import family_named, recognise
 from engine.runs.disk import estimate
 from engine.training.feed import Feed
+from engine.training.measured import PhasePeaks
 from engine.training.optimizers import check_optimizer
 from engine.training.seeds import derive
 from engine.training.session import Session
@@ -78,6 +79,8 @@ def prepare(session: Session) -> Prepared:
     check_optimizer(config.training)
     prompts = read_prompts(config, lambda _: None, family.prompt_flags)
     accelerator, precision = _accelerator(config, session)
+    if accelerator.device.type == "cuda":
+        session.peaks = PhasePeaks.of(accelerator.device)
     if config.memory.num_cpu_threads_per_process:
         torch.set_num_threads(config.memory.num_cpu_threads_per_process)
     with session.phase("load"):

@@ -10,13 +10,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.exit_codes import ExitCode
 from engine.runs.control import Command, ControlBox
 from engine.runs.events import EventLog
 from engine.runs.layout import RunDir
 from engine.runs.state import StateWriter, write_exit
+
+if TYPE_CHECKING:
+    from engine.training.measured import PhasePeaks
 
 HEARTBEAT_SECONDS = 5.0
 PROGRESS_SECONDS = 0.5
@@ -119,7 +122,12 @@ class Session:
 
     state_phase = ""
 
+    peaks: PhasePeaks | None = None
+    """Measures each phase; on a GPU only."""
+
     def _enter_phase(self, name: str) -> None:
+        if self.peaks is not None:
+            self.peaks.turn(self.state_phase, name)
         self.state_phase = name
         self.state.update(phase=name)
 

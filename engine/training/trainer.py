@@ -18,6 +18,7 @@ from engine.memory.spill import SpillWatch
 from engine.runs.control import Command
 from engine.training.exhausted import rescue
 from engine.training.loss import batch_loss
+from engine.training.measured import PhasePeaks, PlanCheck
 from engine.training.objectives import objective_for
 from engine.training.optimizers import build_optimizer
 from engine.training.outputs import Outputs
@@ -99,12 +100,15 @@ class Trainer:
 
     def _go_on(self) -> bool:
         self.begin()
+        check = PlanCheck.of(self.session, self.prepared) if self.team.leads else None
         while self.step < self.plan.max_train_steps:
             if not self.advance():
                 self.outputs.on_stop()
                 self.session.say(f"Stopped after step {self.step} ({self.session.stop_reason}); everything is saved.")
                 return False
         self.outputs.at_end()
+        if check is not None:
+            check.tell()
         return True
 
     def begin(self) -> None:
@@ -275,7 +279,7 @@ class Trainer:
             images_per_second=pictures / seconds,
             seconds_per_step=seconds,
             eta_seconds=seconds * (self.plan.max_train_steps - self.step) + self.outputs.seconds_left(),
-            memory=_memory(self.device),
+            memory=_memory(self.device, self.session.peaks),
         )
         self.session.state.update(step=self.step, epoch=epoch)
 
@@ -356,7 +360,7 @@ class Trainer:
         self.config = self.prepared.config = config
 
 
-def _memory(device: torch.device) -> dict[str, float]:
+def _memory(device: torch.device, peaks: PhasePeaks | None) -> dict[str, float]:
     """Memory of this process in GiB: allocated, reserved and peak on a GPU, resident on the CPU."""
     if device.type != "cuda":
         import psutil
@@ -366,6 +370,6 @@ def _memory(device: torch.device) -> dict[str, float]:
     return {
         "allocated_gib": stats["allocated_bytes.all.current"] / 2**30,
         "reserved_gib": stats["reserved_bytes.all.current"] / 2**30,
-        "peak_gib": stats["allocated_bytes.all.peak"] / 2**30,
+        "peak_gib": (peaks.highest() if peaks else stats["allocated_bytes.all.peak"]) / 2**30,
         "alloc_retries": stats["num_alloc_retries"],
     }
