@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint screenshots clean
+.PHONY: demo test lint plans screenshots clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lorasmith demo
@@ -16,6 +16,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+plans: $(VENV)/.dev
+	$(BIN)/python tools/plans.py
 
 screenshots: $(VENV)/.dev
 	$(BIN)/python tools/screenshots.py

@@ -110,7 +110,7 @@ def _all(
     fresh = iter(_ask(asked, cancelled))
     for index, (request, known) in enumerate(zip(requests, found, strict=True)):
         if request is not None and known is None:
-            made = Plan("cuda", request.precision, next(fresh), _notes(request.config))
+            made = plan_from(request, next(fresh))
             shelf.keep(request, made)
             found[index] = made
     return [known for known in found if known is not None]
@@ -155,6 +155,11 @@ def _request(
         return None
     precision = choose_precision(config.memory.mixed_precision, gpu or MODERN).value
     return Request(config, known, workload(config, known, steps), precision, phases)
+
+
+def plan_from(request: Request, needs: tuple[Need, ...]) -> Plan:
+    """The plan that the planner's answer makes."""
+    return Plan("cuda", request.precision, needs, _notes(request.config))
 
 
 def _notes(config: RunConfig) -> tuple[str, ...]:

@@ -79,12 +79,10 @@ def _shipped() -> dict[str, Any]:
 def _key(request: Request) -> str:
     """sha256 of everything but the program's source, in hexadecimal."""
     config = request.config
-    values = {
-        table: {
-            key: value for key, value in getattr(config, table).model_dump(mode="json").items() if _counts(table, key)
-        }
-        for table in _NO_MATTER
-    }
+    values: dict[str, dict[str, Any]] = {}
+    for table in _NO_MATTER:  # without defaults: a setting that is new in the program leaves the old keys as they are
+        given = getattr(config, table).model_dump(mode="json", exclude_defaults=True)
+        values[table] = {key: value for key, value in given.items() if _counts(table, key)}
     values["model"] = {key: bool(value) if isinstance(value, str) else value for key, value in values["model"].items()}
     everything = {
         "config": values,

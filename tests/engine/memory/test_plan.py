@@ -1,0 +1,160 @@
+"""Plans as results: fits, JSON, and the shelf that keeps them. The planner's process is played."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from engine.config import RunConfig
+from engine.errors import TrainingError, UsageError
+from engine.hardware import Gpu
+from engine.memory import planner, shelf
+from engine.memory.plan import CARDS, CONTEXT, GIB, Need, Plan, PlanCancelled, restored
+from engine.memory.planner import Request, plan, plans
+
+TRAIN = Need("train", 5 * GIB, 6 * GIB, {"weights": 3 * GIB, "activations": 2 * GIB})
+LOAD = Need("load", GIB, GIB, {"weights": GIB})
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Request]:
+    """What the planner's process is asked for; it always answers LOAD and TRAIN."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(shelf, "_shipped", dict)
+    seen: list[Request] = []
+
+    def answer(requests: Sequence[Request], cancelled: Callable[[], bool]) -> list[tuple[Need, ...]]:
+        seen.extend(requests)
+        return [(LOAD, TRAIN)] * len(requests)
+
+    monkeypatch.setattr(planner, "_ask", answer)
+    return seen
+
+
+def config(**tables: dict[str, object]) -> RunConfig:
+    return RunConfig().changed(**{"model": {"family": "sd15"}, **tables})
+
+
+def test_the_peak_is_the_largest_phase_with_the_context() -> None:
+    made = Plan("cuda", "bf16", (LOAD, TRAIN))
+    assert made.peak is TRAIN and made.peak_bytes == 6 * GIB + CONTEXT
+    assert sum(made.breakdown.values()) == made.peak_bytes
+    assert [made.fits(card) for card in CARDS] == [True] * 5
+    assert not made.fits(6.5), "the driver keeps a part of a card"
+
+
+def test_its_json() -> None:
+    made = Plan("cuda", "bf16", (LOAD, TRAIN)).with_run(1600, 3 * GIB).as_json(free=6 * GIB)
+    assert made["peak_gib"] == 6.5 and made["peak_phase"] == "train"
+    assert made["phases"]["train"] == {"allocated_gib": 5.0, "reserved_gib": 6.0}
+    assert made["breakdown"] == {"weights": 3.0, "activations": 2.0, "reserve": 1.0, "context": 0.5}
+    assert made["fits"] == {"8": True, "10": True, "12": True, "16": True, "24": True, "now": False}
+    assert made["steps"] == 1600 and made["disk_gib"] == 3.0
+    assert json.loads(json.dumps(made)) == made
+    assert Plan("cpu", "no").as_json()["peak_gib"] == 0
+
+
+def test_it_comes_back_as_it_was_stored() -> None:
+    made = Plan("cuda", "bf16", (LOAD, TRAIN), ("A note.",))
+    assert restored(json.loads(json.dumps(made.stored()))) == made
+
+
+def test_a_plan_is_made_once(asked: list[Request]) -> None:
+    first = plan(config())
+    assert plan(config()) == first and len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        {"training": {"max_train_steps": 5, "seed": 9, "learning_rate": 3e-4, "lr_warmup_steps": 5}},
+        {"memory": {"on_oom": "stop", "mixed_precision": "bf16"}},
+        {"saving": {"output_name": "other"}},
+        {"sampling": {"sample_steps": 3}},
+    ],
+)
+def test_settings_that_change_no_size_need_no_new_one(asked: list[Request], same: dict[str, dict[str, object]]) -> None:
+    plan(config())
+    plan(config(**same))
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"training": {"train_batch_size": 4}},
+        {"training": {"optimizer_type": "Adafactor"}},
+        {"training": {"text_encoder_lr": 0}},
+        {"dataset": {"resolution": 768}},
+        {"network": {"network_dim": 64}},
+        {"memory": {"gradient_checkpointing": True}},
+        {"memory": {"mixed_precision": "no"}},
+        {"sampling": {"sample_prompts": ["a --w 1024 --h 1024"]}},
+    ],
+)
+def test_settings_that_change_sizes_need_a_new_one(asked: list[Request], other: dict[str, dict[str, object]]) -> None:
+    plan(config())
+    plan(config(**other))
+    assert len(asked) == 2
+
+
+def test_another_program_plans_anew(asked: list[Request], monkeypatch: pytest.MonkeyPatch) -> None:
+    plan(config())
+    monkeypatch.setattr(shelf, "_source", lambda: "another version")
+    plan(config())
+    assert len(asked) == 2
+
+
+def test_many_share_one_process_and_only_the_new_are_asked(asked: list[Request]) -> None:
+    plan(config())
+    found = plans([config(), config(memory={"gradient_checkpointing": True}), config(memory={"device": "cpu"})])
+    assert [one.device for one in found] == ["cuda", "cuda", "cpu"]
+    assert len(asked) == 2 and asked[1].config.memory.gradient_checkpointing
+
+
+def test_a_whole_plan_answers_for_a_part(asked: list[Request]) -> None:
+    plan(config())
+    assert plans([config()], phases=("train",))[0].need("train") == TRAIN and len(asked) == 1
+
+
+def test_the_card_decides_about_the_precision(asked: list[Request]) -> None:
+    plan(config(), gpu=Gpu(0, "old", compute_capability=(7, 5)))
+    plan(config())
+    assert [request.precision for request in asked] == ["fp16", "bf16"]
+
+
+def test_without_a_model_and_a_family_there_is_no_plan(asked: list[Request]) -> None:
+    with pytest.raises(UsageError, match="needs a model, or the family"):
+        plan(RunConfig())
+
+
+def test_what_the_process_says_is_raised_here() -> None:
+    with pytest.raises(UsageError, match=r"No\.") as caught:
+        planner._read({"error": "UsageError", "message": "No.", "hint": "Why."})
+    assert caught.value.hint == "Why."
+    with pytest.raises(TrainingError, match="plan failed: KeyError"):
+        planner._read({"error": "", "message": "KeyError: x", "hint": ""})
+
+
+def test_a_process_that_is_not_wanted_any_more_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(shelf, "_shipped", dict)
+    monkeypatch.setattr(planner, "LOOK_SECONDS", 0.01)
+    with pytest.raises(PlanCancelled):
+        plan(config(), cancelled=lambda: True)
+
+
+def test_every_shipped_preset_has_its_plan() -> None:
+    from engine.config import list_presets
+    from tui.configuration import read_partly
+
+    missing = []
+    for preset in list_presets():
+        if preset.shipped:
+            made = planner._request(read_partly(preset.name), None, None, None, planner.PHASES)
+            if made is not None and shelf._key(made) not in shelf._shipped():
+                missing.append(preset.name)
+    assert not missing, "`make plans`: a preset, or a version of torch, changed"
