@@ -19,15 +19,14 @@ from tui.configuration import read_partly
 
 def main() -> None:
     """Plan every shipped preset anew, for a card with bf16."""
-    names = [preset.name for preset in list_presets() if preset.shipped]
-    requests = {name: planner._request(read_partly(name), None, None, None, planner.PHASES) for name in names}
-    on_cards = {name: request for name, request in requests.items() if request is not None}
+    requests: dict[str, planner.Request] = {}
+    for preset in list_presets():
+        request = planner.request_for(read_partly(preset.name)) if preset.shipped else None
+        if request is not None:
+            requests.setdefault(shelf.key_of(request), request)
     entries = {}
-    for (name, request), needs in zip(on_cards.items(), planner._ask(list(on_cards.values()), bool), strict=True):
-        plan = planner.plan_from(request, needs)
-        print(f"{name}: {plan.peak_bytes / 2**30:.2f} GiB")
-        key, stored = shelf.shipped_entry(request, plan)
-        entries[key] = stored
+    for (key, request), needs in zip(requests.items(), planner.ask(list(requests.values())), strict=True):
+        entries[key] = planner.plan_from(request, needs).stored()
     write_text(shelf.SHIPPED, json.dumps(entries, indent=1, sort_keys=True) + "\n")
 
 

@@ -92,12 +92,12 @@ def plans(
         TrainingError: the planner failed.
         PlanCancelled: `cancelled` said so.
     """
-    return _all([_request(config, recognition, steps, gpu, tuple(phases)) for config in configs], waiting, cancelled)
+    return _all([request_for(config, recognition, steps, gpu, tuple(phases)) for config in configs], waiting, cancelled)
 
 
 def plans_of(configs: Sequence[RunConfig], waiting: Callable[[], None] = lambda: None) -> list[Plan]:
     """The same for runs of different checkpoints, or of none: each is planned for the real size of its family."""
-    return _all([_request(config, None, None, None, PHASES) for config in configs], waiting)
+    return _all([request_for(config) for config in configs], waiting)
 
 
 def _all(
@@ -107,7 +107,7 @@ def _all(
     asked = [request for request, known in zip(requests, found, strict=True) if request and known is None]
     if asked:
         waiting()
-    fresh = iter(_ask(asked, cancelled))
+    fresh = iter(ask(asked, cancelled))
     for index, (request, known) in enumerate(zip(requests, found, strict=True)):
         if request is not None and known is None:
             made = plan_from(request, next(fresh))
@@ -139,14 +139,14 @@ def recognition_for(config: RunConfig) -> Recognition:
     return family_named(config.model.family).of_real_size()
 
 
-def _request(
+def request_for(
     config: RunConfig,
-    recognition: Recognition | None,
-    steps: StepPlan | None,
-    gpu: Gpu | None,
-    phases: tuple[str, ...],
+    recognition: Recognition | None = None,
+    steps: StepPlan | None = None,
+    gpu: Gpu | None = None,
+    phases: tuple[str, ...] = PHASES,
 ) -> Request | None:
-    """None: the run computes on the CPU."""
+    """What the plan of a run depends on; None: it computes on the CPU. Arguments and errors as of `plans`."""
     known = recognition or recognition_for(config)
     family = family_named(known.family)
     config, _ = family.settle(config, known)
@@ -173,7 +173,7 @@ def _notes(config: RunConfig) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _ask(requests: Sequence[Request], cancelled: Callable[[], bool]) -> list[tuple[Need, ...]]:
+def ask(requests: Sequence[Request], cancelled: Callable[[], bool] = lambda: False) -> list[tuple[Need, ...]]:
     """The needs from the planner's process. It sees no card: a CUDA context would take what is planned for."""
     if not requests:
         return []

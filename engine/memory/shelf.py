@@ -29,20 +29,18 @@ SHIPPED = paths.ASSETS / "plans.json"
 _NO_MATTER = {
     "model": {"pretrained_model_name_or_path", "family", "v_parameterization", "zero_terminal_snr"},
     "network": {"network_alpha", "conv_alpha", "network_weights"},
-    "training": {
-        "max_train_steps", "max_train_epochs", "num_processes", "learning_rate", "seed", "validate_every_n_steps",
-        "validate_every_n_epochs", "min_timestep", "max_timestep", "train_batch_size",
-    },
     "memory": {"device", "mixed_precision", "on_oom", "cache_dir", "num_cpu_threads_per_process", "torch_compile"},
-}  # fmt: skip
-"""Settings that change no size, or that stand elsewhere in the key. Learning rates count as whether they are 0."""
+}
+"""Settings that change no size, or that stand elsewhere in the key: precision, sizes of pictures, the batch."""
+_TRAINING = {"gradient_accumulation_steps", "optimizer_type", "optimizer_args", "max_grad_norm"}
+"""Of `[training]` what takes memory besides; learning rates count as whether they are 0."""
 _SOURCES = ("adapters", "config", "memory", "models", "planning", "training")
 _PACKAGES = ("torch", "diffusers", "transformers", "peft")
 
 
 def find(request: Request) -> Plan | None:
     """The plan, if it was made before."""
-    key = _key(request)
+    key = key_of(request)
     stored = _shipped().get(key)
     if stored is None:
         for phases in dict.fromkeys((PHASES, request.phases)):
@@ -54,15 +52,10 @@ def find(request: Request) -> Plan | None:
 
 def keep(request: Request, plan: Plan) -> None:
     """Put a plan into the user's cache; that it cannot be written is no harm."""
-    path = _path(_key(request), request.phases)
+    path = _path(key_of(request), request.phases)
     with suppress(OSError, LoraSmithError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(plan.stored()))
-
-
-def shipped_entry(request: Request, plan: Plan) -> tuple[str, dict[str, Any]]:
-    """What stands for a plan in the shipped file."""
-    return _key(request), plan.stored()
 
 
 def _path(key: str, phases: tuple[str, ...]) -> Path:
@@ -76,11 +69,12 @@ def _shipped() -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _key(request: Request) -> str:
+def key_of(request: Request) -> str:
     """sha256 of everything but the program's source, in hexadecimal."""
     config = request.config
     values: dict[str, dict[str, Any]] = {}
-    for table in _NO_MATTER:  # without defaults: a setting that is new in the program leaves the old keys as they are
+    for table in (*_NO_MATTER, "training"):
+        # Without defaults: a setting that is new in the program leaves the old keys as they are.
         given = getattr(config, table).model_dump(mode="json", exclude_defaults=True)
         values[table] = {key: value for key, value in given.items() if _counts(table, key)}
     values["model"] = {key: bool(value) if isinstance(value, str) else value for key, value in values["model"].items()}
@@ -97,8 +91,7 @@ def _key(request: Request) -> str:
 
 
 def _counts(table: str, key: str) -> bool:
-    rate = table == "training" and (key.startswith("lr_") or "_lr" in key)
-    return key not in _NO_MATTER[table] and not rate
+    return key in _TRAINING if table == "training" else key not in _NO_MATTER[table]
 
 
 def _files(request: Request) -> list[str]:

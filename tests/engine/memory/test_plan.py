@@ -30,7 +30,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Request]:
         seen.extend(requests)
         return [(LOAD, TRAIN)] * len(requests)
 
-    monkeypatch.setattr(planner, "_ask", answer)
+    monkeypatch.setattr(planner, "ask", answer)
     return seen
 
 
@@ -145,16 +145,3 @@ def test_a_process_that_is_not_wanted_any_more_ends(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(planner, "LOOK_SECONDS", 0.01)
     with pytest.raises(PlanCancelled):
         plan(config(), cancelled=lambda: True)
-
-
-def test_every_shipped_preset_has_its_plan() -> None:
-    from engine.config import list_presets
-    from tui.configuration import read_partly
-
-    missing = []
-    for preset in list_presets():
-        if preset.shipped:
-            made = planner._request(read_partly(preset.name), None, None, None, planner.PHASES)
-            if made is not None and shelf._key(made) not in shelf._shipped():
-                missing.append(preset.name)
-    assert not missing, "`make plans`: a preset, or a version of torch, changed"

@@ -70,11 +70,11 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
         dataset = {**small, **tables.get("dataset", {})}
         config = RunConfig().changed(**{**tables, "dataset": dataset})
         phases = PHASES if name == "base" else ("train",)
-        requests[name] = planner._request(config, recognition, None, None, phases)
+        requests[name] = planner.request_for(config, recognition, phases=phases)
     lowest = RunConfig().changed(**LOWEST)
-    requests["sd15"] = planner._request(lowest, family_named("sd15").of_real_size(), None, None, ("train",))
+    requests["sd15"] = planner.request_for(lowest, family_named("sd15").of_real_size(), phases=("train",))
     broken = recognition.__class__(**{**vars(recognition), "path": Path("nowhere")})
-    requests["broken"] = planner._request(RunConfig().changed(dataset=small), broken, None, None, ("train",))
+    requests["broken"] = planner.request_for(RunConfig().changed(dataset=small), broken, phases=("train",))
     return Answers({name: request for name, request in requests.items() if request is not None})
 
 

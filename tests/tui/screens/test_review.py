@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from textual.widgets import Static
 
 from engine.config import RunConfig, load_config
 from engine.errors import DataError, LoraSmithError, ModelError, StorageError, UsageError
+from engine.memory import planner
+from engine.memory.plan import GIB, Need
 from engine.paths import ASSETS, user_config
 from engine.runs import RunDir, is_locked, launch, prepare_run, request, true_state
 from engine.runs.state import write_exit
@@ -94,6 +97,27 @@ async def test_it_shows_everything_before_the_start(opened: Smith, until: Until,
     ):  # fmt: skip
         assert part in words, part
     assert not list(home.iterdir())
+
+
+async def test_the_memory_plan_comes_when_it_is_made(
+    opened: Smith, until: Until, text: Shown, nvml: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then the review stands, and can be started from."""
+    made = threading.Event()
+
+    def answer(requests: Sequence[object], cancelled: Callable[[], bool]) -> list[tuple[Need, ...]]:
+        assert made.wait(20)
+        return [(Need("train", 5 * GIB, 5 * GIB, {"weights": 5 * GIB}),)] * len(requests)
+
+    monkeypatch.setattr(planner, "ask", answer)
+    nvml("h200")
+    app = opened({"memory.device": "auto"})
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "Ready to start." in text(app))
+        assert "what the run needs is being planned" in told(app)
+        made.set()
+        await until(pilot, lambda: "VRAM: about 5.5 GiB at the training step, fits NVIDIA H200" in told(app))
+        assert "weights 5.0 GiB, context 512.0 MiB" in told(app)
 
 
 async def test_warnings_stand_first(opened: Smith, until: Until, text: Shown, home: Path) -> None:

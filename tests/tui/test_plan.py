@@ -1,0 +1,117 @@
+"""`lorasmith plan`, and the plan in `--dry-run`. The planner's process is played."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from engine.memory import planner, shelf
+from engine.memory.plan import GIB, Need
+from tests.tiny_models import tiny_sd15
+from tui.main import run
+
+NEEDS = (
+    Need("load", GIB // 100, GIB // 50, {"workspace": GIB // 100}),
+    Need("train", 5 * GIB, 6 * GIB, {"weights": 3 * GIB, "activations": 2 * GIB}),
+    Need("sample", 4 * GIB, 4 * GIB, {"weights": 4 * GIB}),
+)
+SMALL = ["--set", "dataset.resolution=64", "--set", "dataset.enable_bucket=false"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_sd15(tmp_path_factory.mktemp("model"), ldm=True)
+
+
+@pytest.fixture
+def asked(place: Path, monkeypatch: pytest.MonkeyPatch) -> list[planner.Request]:
+    """What the planner's process is asked for; it always answers NEEDS."""
+    monkeypatch.setattr(shelf, "_shipped", dict)
+    seen: list[planner.Request] = []
+
+    def answer(requests: Sequence[planner.Request], cancelled: Callable[[], bool]) -> list[tuple[Need, ...]]:
+        seen.extend(requests)
+        return [NEEDS] * len(requests)
+
+    monkeypatch.setattr(planner, "ask", answer)
+    return seen
+
+
+def test_every_shipped_preset(asked: list[planner.Request], capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan"]) == 0
+    out, err = capfd.readouterr()
+    head, *rows = out.splitlines()
+    assert head.split() == ["preset", "load", "train", "sample", "peak", "fits", "8", "10", "12", "16", "24", "GiB"]
+    found = {row.split()[0]: row.split()[1:] for row in rows}
+    assert found["sd15-realistic"] == ["0.01", "5.00", "4.00", "6.50", "yes", "yes", "yes", "yes", "yes"]
+    assert found["demo"][:3] == ["on", "the", "CPU:"]
+    assert {request.recognition.family for request in asked} == {"sd15", "sdxl", "flux"}
+    assert "the first time" in err
+    assert run(["plan"]) == 0
+    assert "the first time" not in capfd.readouterr().err
+
+
+def test_one_preset_as_json(asked: list[planner.Request], capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", "sd15-realistic", "--json", "--set", "training.max_train_steps=70"]) == 0
+    made = json.loads(capfd.readouterr().out)
+    assert made["peak_gib"] == 6.5 and made["steps"] == 70 and made["disk_gib"] is None
+    assert set(made) >= {"peak_gib", "phases", "breakdown", "fits", "steps", "disk_gib"}
+    assert sum(made["breakdown"].values()) == pytest.approx(made["peak_gib"])
+
+
+def test_with_model_and_pictures_steps_and_disk_are_known(
+    asked: list[planner.Request], tiny: Path, place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pictures = place / "pictures"
+    pictures.mkdir()
+    for number in range(3):
+        Image.new("RGB", (64, 64), (number * 40, 0, 0)).save(pictures / f"{number}.png")
+    arguments = ["plan", "--preset", "sd15-realistic", "--model", str(tiny), "--images", str(pictures), *SMALL]
+    length = ["--set", "training.max_train_epochs=2", "--set", "dataset.num_repeats=2", "--json"]
+    assert run([*arguments, *length]) == 0
+    made = json.loads(capfd.readouterr().out)
+    assert made["steps"] == 6 and 0 < made["disk_gib"] < 1  # 3 pictures × 2 repeats in batches of 2, 2 epochs
+    (request,) = asked
+    assert request.work.pictures == 2 and request.work.batch == (64, 64)
+    assert run([*arguments, "--set", "memory.device=cpu", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["peak_gib"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["sd15-realistc"], "Did you mean sd15-realistic?"),
+        (["sd15-realistic", "--set", "network.network_dim=-1"], "network_dim"),
+        (["--set", "training.seed=1"], "needs a model, or the family of one"),
+    ],
+)
+def test_wrong_use(
+    asked: list[planner.Request], arguments: list[str], text: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["plan", *arguments]) == 2
+    assert text in capfd.readouterr().err and not asked
+
+
+@pytest.mark.parametrize(
+    ("machine", "text"),
+    [("h200", "VRAM: about 6.5 GiB at the training step, fits"), ("rtx2060", "more than"), ("no_gpu", "on the CPU")],
+)
+def test_a_dry_run_tells_whether_it_fits(
+    asked: list[planner.Request],
+    tiny: Path,
+    place: Path,
+    nvml: Callable[..., None],
+    machine: str,
+    text: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    nvml(machine)
+    (place / "pictures").mkdir()
+    Image.new("RGB", (64, 64)).save(place / "pictures" / "0.png")
+    (place / "model.safetensors").symlink_to(tiny)
+    assert run(["--preset", "robot.toml", "--dry-run", "--set", "memory.device=auto", *SMALL]) == 0
+    assert text in capfd.readouterr().out
