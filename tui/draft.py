@@ -39,6 +39,10 @@ STEP_OF = {
 """Dotted key to the step where it is asked for; all others are parameters."""
 
 
+STEP_NAMES = ("hardware", "model", "folders", "captions", "parameters", "review")
+"""The steps of the wizard, as `tui.screens.steps` has them with their screens."""
+
+
 @dataclass
 class Draft:
     """A run in the making. Every screen reads and writes this one object; `save` after each step."""
@@ -65,6 +69,8 @@ class Draft:
         for key, given in value.items() if isinstance(value, dict) else ():
             if key in known and isinstance(given, type(getattr(draft, key))):
                 setattr(draft, key, given)
+        if draft.step not in STEP_NAMES:  # of another version of the program
+            draft.step = STEP_NAMES[0]
         return draft
 
     def save(self) -> str | None:

@@ -14,8 +14,9 @@ import tui.draft
 from engine.config import ConfigError, RunConfig, load_config
 from engine.errors import UsageError
 from engine.paths import user_config
-from tui.draft import FIRST_PRESET, Draft, draft_path, forget_presets
+from tui.draft import FIRST_PRESET, STEP_NAMES, Draft, draft_path, forget_presets
 from tui.main import run
+from tui.screens.steps import STEPS
 
 PATHS = {
     "model.pretrained_model_name_or_path": "models/base model.safetensors",
@@ -157,3 +158,11 @@ def test_a_started_draft_is_no_longer_in_the_making_until_it_changes() -> None:
     assert not draft.in_the_making
     draft.set("training.seed", 7)
     assert draft.in_the_making
+
+
+def test_a_step_that_there_is_no_more() -> None:
+    assert [step.name for step in STEPS] == list(STEP_NAMES)
+    draft_path().parent.mkdir(parents=True, exist_ok=True)
+    draft_path().write_text('{"step": "wardrobe", "preset": "sdxl"}')
+    loaded = Draft.load()
+    assert loaded.step == "hardware" and loaded.preset == "sdxl"
