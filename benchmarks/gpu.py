@@ -1,0 +1,399 @@
+"""What training takes on a card: time, memory, and how far the plan was off; and runs that get too little memory.
+
+Models have their real sizes and random weights, so nothing is fetched. Every case is a process of its own:
+
+* s/step, img/s: median of the steps behind the first two.
+* of peak: operations of a step (torch's counter, recomputed ones included) by what a large bf16 product reaches here.
+* allocated, reserved: by torch's allocator. planned: the plan of the same step; error: planned / allocated - 1.
+
+    python benchmarks/gpu.py                            every model, rung and batch: an hour or two
+    python benchmarks/gpu.py --models sdxl --batches 1 --rungs none,checkpointing
+    python benchmarks/gpu.py --out-of-memory sd15,sdxl  runs in the memory of an 8, 12, 16 and 24 GB card, to their end
+
+The table is for benchmarks/RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from engine.config import RunConfig
+from engine.memory.plan import GIB
+
+MODELS = {"sd15": (512,), "sdxl": (1024,), "flux": (512, 1024)}
+"""Family to resolutions."""
+BATCHES = (1, 4)
+WARM_UP, STEPS = 2, 8
+CARDS = (8, 12, 16, 24)
+_RECOMPUTED = {"gradient_checkpointing": True}
+RUNGS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "half checkpointed": {**_RECOMPUTED, "checkpointed_blocks": -1},
+    "checkpointing": _RECOMPUTED,
+    "offloaded": {**_RECOMPUTED, "cpu_offload_checkpointing": True},
+    "int8": {**_RECOMPUTED, "base_precision": "int8"},
+    "fp8": {**_RECOMPUTED, "base_precision": "fp8"},
+    "nf4": {**_RECOMPUTED, "base_precision": "nf4"},
+    "split": {**_RECOMPUTED, "split_mode": True},
+    "split fp8": {**_RECOMPUTED, "split_mode": True, "base_precision": "fp8"},
+    "all": {**_RECOMPUTED, "cpu_offload_checkpointing": True, "split_mode": True, "base_precision": "nf4"},
+    "compiled": {"torch_compile": True},
+}
+"""The ladder: `[memory]`; -1 blocks are half of them."""
+HEAD = "| model | px | batch | rung | s/step | img/s | of peak | allocated | reserved | planned | error |"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement."""
+
+    family: str
+    resolution: int
+    batch: int
+    rung: str
+
+    def config(self, blocks: int = 0) -> RunConfig:
+        """Its configuration: the LoRA of the denoiser, captions and latents cached.
+
+        Args:
+            blocks: of the denoiser.
+        """
+        memory = {**RUNGS[self.rung], "cache_text_encoder_outputs": True}
+        if memory.get("checkpointed_blocks") == -1:
+            memory["checkpointed_blocks"] = max(1, blocks // 2)
+        return RunConfig().changed(
+            model={"family": self.family},
+            dataset={"resolution": self.resolution},
+            network={"network_train_unet_only": True},
+            training={"train_batch_size": self.batch, "unet_lr": 1e-4},
+            memory=memory,
+            sampling={"sample_every_n_steps": 0},
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured; bytes."""
+
+    seconds: float
+    operations: int
+    allocated: int
+    reserved: int
+
+
+def cases(options: argparse.Namespace) -> Iterator[Case]:
+    """Every case that was asked for."""
+    for family in options.models.split(","):
+        for resolution in MODELS[family]:
+            for batch in (int(text) for text in options.batches.split(",")):
+                for rung in options.rungs.split(",") if options.rungs else RUNGS:
+                    yield Case(family, resolution, batch, rung)
+
+
+def measure(config: RunConfig, recognition: Any, device: str, steps: int = STEPS, warm_up: int = WARM_UP) -> Row:
+    """Train some steps with the trainer's own code, on empty pictures and captions."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from engine.memory.ladder import apply_ladder
+    from engine.models.registry import family_named
+    from engine.training.objectives import objective_for
+    from engine.training.optimizers import build_optimizer
+    from engine.training.prepare import build_network, settle_down
+
+    cuda = torch.device(device).type == "cuda"
+    dtype = "bf16" if cuda else "fp32"
+    model = family_named(recognition.family).load(config, recognition, device, dtype, print, empty=True)
+    fill(model)
+    apply_ladder(model, config.memory, print)
+    batch = empty_batch(model, config)
+    settle_down(model, texts=False, latents=False)
+    network = build_network(config, model, print)
+    objective = objective_for(config.training, model, torch.device(device))
+    optimizer = build_optimizer("AdamW", [], network.parameter_groups()).optimizer
+    for component in model.trainable.values():
+        component.train()
+    network.rely_on_autocast(cuda)
+
+    def step(number: int) -> None:
+        loss = loss_of(model, objective, batch, number, cuda)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        loss.item()
+
+    with FlopCounterMode(display=False) as counted:
+        step(0)
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    seconds = []
+    for number in range(1, warm_up + steps):
+        begin = time.perf_counter()
+        step(number)
+        seconds.append(time.perf_counter() - begin)
+    allocated = torch.cuda.max_memory_allocated() if cuda else 0
+    reserved = torch.cuda.max_memory_reserved() if cuda else 0
+    return Row(statistics.median(seconds[warm_up - 1 :]), counted.get_total_flops(), allocated, reserved)
+
+
+def loss_of(model: Any, objective: Any, batch: Any, number: int, cuda: bool) -> Any:
+    """The loss of step `number`."""
+    import torch
+
+    from engine.training.loss import batch_loss
+
+    draws = torch.Generator().manual_seed(number)
+    region = torch.autocast("cuda", torch.bfloat16, enabled=cuda)
+    return batch_loss(model, objective, batch, draws, live=(), trained=("unet",), autocast=region)
+
+
+def empty_batch(model: Any, config: RunConfig) -> Any:
+    """Latents and encoded captions of the sizes that the run has; the text encoders run once for it."""
+    import torch
+
+    from engine.training.feed import Batch
+
+    count, device = config.training.train_batch_size, model.residence.device
+    width, height = (side // model.downscale for side in config.dataset.size)
+    with torch.no_grad(), model.present("text_encoder"):
+        text = {name: tensor.clone() for name, tensor in model.encode_text(["a"] * count).items()}
+    model.let_go(tuple(model.text_encoders))
+    return Batch(
+        latents=torch.randn(count, model.latent_channels, height, width, device=device),
+        captions=["a"] * count,
+        text=text,
+        weights=torch.ones(count, device=device),
+        mask=None,
+        sizes=torch.full((count, 6), 1024.0, device=device),
+    )
+
+
+def fill(model: Any) -> None:
+    """Random values in empty weights, quickly: one million are drawn, and come again and again."""
+    import torch
+
+    drawn = torch.randn(2**20, generator=torch.Generator().manual_seed(0)) * 0.02
+    with torch.no_grad():
+        parts = (*model.text_encoders.values(), *model.trainable.values(), model.vae)
+        for part in {id(part): part for part in parts}.values():
+            for name, tensor in (*part.named_parameters(), *part.named_buffers()):
+                _fill(name, tensor, drawn)
+
+
+def _fill(name: str, tensor: Any, drawn: Any) -> None:
+    import torch
+
+    flat = tensor.view(-1)
+    if name.endswith("position_ids"):
+        flat.copy_(torch.arange(len(flat)))
+    elif name.endswith("scales"):
+        flat.fill_(2e-4)
+    elif tensor.ndim == 1:
+        flat.fill_(0.0 if name.endswith("bias") else 1.0)
+    else:
+        values = drawn if tensor.is_floating_point() else (drawn * 2000).to(tensor.dtype)  # codes of a quantised layer
+        for start in range(0, len(flat), len(values)):
+            piece = flat[start : start + len(values)]
+            piece.copy_(values[: len(piece)])
+
+
+def product_rate() -> float:
+    """Operations a second of a large product in bf16 on this card."""
+    import torch
+
+    size, turns = 8192, 20
+    x = torch.randn(size, size, device="cuda", dtype=torch.bfloat16)
+    for _ in range(3):
+        x @ x
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    for _ in range(turns):
+        x @ x
+    torch.cuda.synchronize()
+    return 2 * size**3 * turns / (time.perf_counter() - begin)
+
+
+def line(case: Case, row: Row | str, rate: float, planned: int | None) -> str:
+    """One row of the table; a text in place of a row says why there is none."""
+    head = f"| {case.family} | {case.resolution} | {case.batch} | {case.rung} |"
+    plan = "-" if planned is None else f"{planned / GIB:.2f}"
+    if isinstance(row, str):
+        return f"{head} {row} | | | | | {plan} | |"
+    error = "-" if planned is None or not row.allocated else f"{planned / row.allocated - 1:+.1%}"
+    share = f"{row.operations / row.seconds / rate:.0%}" if rate else "-"
+    return (
+        f"{head} {row.seconds:.3f} | {case.batch / row.seconds:.2f} | {share} | {row.allocated / GIB:.2f} | "
+        f"{row.reserved / GIB:.2f} | {plan} | {error} |"
+    )
+
+
+def planned_bytes(configs: Sequence[RunConfig]) -> list[int | None]:
+    """The plans of the steps, all from one process."""
+    from engine.memory.planner import plans
+
+    needs = [plan.need("train") for plan in plans(configs, phases=("train",))]
+    return [need.allocated if need else None for need in needs]
+
+
+def num_blocks(family: str) -> int:
+    """Of the family's denoiser: down, middle and up of a UNet; FLUX's double and single ones."""
+    return {"sd15": 9, "sdxl": 7, "flux": 57}[family]
+
+
+def table(options: argparse.Namespace) -> Iterator[str]:
+    """The rows, one after the other."""
+    import torch
+
+    yield f"{torch.cuda.get_device_name()}, torch {torch.__version__}\n"
+    yield HEAD
+    yield "|" + "---|" * HEAD.count(" |")
+    wanted, rate = list(cases(options)), product_rate()
+    torch.cuda.empty_cache()
+    configs = [case.config(num_blocks(case.family)) for case in wanted]
+    for case, planned in zip(wanted, planned_bytes(configs), strict=True):
+        yield line(case, in_a_process(case), rate, planned)
+
+
+def in_a_process(case: Case) -> Row | str:
+    """Measure a case; what kept it from being measured otherwise."""
+    command = [sys.executable, __file__, "--case", json.dumps(asdict(case))]
+    environment = {**os.environ, "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode == 0:
+        return Row(**json.loads(done.stdout.splitlines()[-1]))
+    last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+    return "out of memory" if "OutOfMemoryError" in last else last[:80]
+
+
+def one_case(text: str) -> None:
+    """In the child: measure and print."""
+    from engine.config import resolve
+    from engine.models.registry import family_named
+
+    case = Case(**json.loads(text))
+    family = family_named(case.family)
+    recognition = family.of_real_size()
+    config, _ = family.settle(case.config(num_blocks(case.family)), recognition)
+    config, _ = resolve(config, partial_text_cache=family.partial_text_cache)
+    print(json.dumps(asdict(measure(config, recognition, "cuda:0"))))
+
+
+def out_of_memory(families: Sequence[str]) -> Iterator[str]:
+    """Whole runs in the memory of smaller cards: what was tried, and how they ended."""
+    import torch
+    from PIL import Image
+
+    total = torch.cuda.mem_get_info()[1]
+    yield "| model | card | remedies | exit code | minutes |"
+    yield "|---|---|---|---|---|"
+    for family in families:
+        with tempfile.TemporaryDirectory() as place:
+            model = random_checkpoint(family, Path(place))
+            pictures = Path(place) / "pictures"
+            pictures.mkdir()
+            for number in range(4):
+                Image.new("RGB", (1024, 1024), (number * 60, 90, 160)).save(pictures / f"{number}.png")
+            for card in CARDS:
+                if card * GIB <= total:
+                    yield one_run(family, model, pictures, card, card * GIB / total, Path(place) / f"run{card}")
+
+
+def one_run(family: str, model: Path, pictures: Path, card: int, share: float, output: Path) -> str:
+    """One run with batch 4 and nothing that saves memory, which has to find its way down."""
+    settings = {
+        "dataset.resolution": MODELS[family][-1], "training.train_batch_size": 4, "training.max_train_steps": 12,
+        "sampling.sample_every_n_steps": 6, "sampling.sample_steps": 4, "memory.on_oom": "retry",
+        "dataset.train_data_dir": pictures, "model.pretrained_model_name_or_path": model, "saving.output_name": "run",
+        "saving.output_dir": output,
+    }  # fmt: skip
+    arguments = [f"--set={key}={value}" for key, value in settings.items()]
+    limits = f"expandable_segments:True,per_process_memory_fraction:{share:.4f}"
+    preset = Path(pictures).parent / "empty.toml"
+    preset.write_text("")
+    begin = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "tui.main", "--preset", str(preset), *arguments],
+        env={**os.environ, "PYTORCH_ALLOC_CONF": limits}, cwd=Path(__file__).resolve().parent.parent,
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    return run_line(family, card, output, done.returncode, time.perf_counter() - begin)
+
+
+def run_line(family: str, card: int, output: Path, code: int, seconds: float) -> str:
+    """A row of the second table, from the run's events."""
+    from engine.runs.events import read_events
+    from engine.runs.layout import RunDir
+
+    events = read_events(RunDir(output).events_path)
+    tried = [str(event.get("remedy")) for event in events if event.type == "retry"]
+    return f"| {family} | {card} GB | {', '.join(tried) or 'none'} | {code} | {seconds / 60:.1f} |"
+
+
+def random_checkpoint(family: str, place: Path) -> Path:
+    """A folder in diffusers' layout with weights that were never trained."""
+    import importlib
+
+    from engine.models.files import read_json
+    from engine.models.loading import hollow
+
+    loading = importlib.import_module(f"engine.models.{family}.{'parts' if family == 'flux' else 'load'}")
+    folder = place / family
+    shutil.copytree(loading.CONFIGURATIONS, folder)
+    for part, build in loading.BUILDERS.items():
+        import torch
+
+        module = hollow(build, read_json(folder / part / "config.json")).to(torch.bfloat16).to_empty(device="cpu")
+        fill_module(module)
+        module.save_pretrained(folder / part, max_shard_size="5GB")
+        del module
+    return folder
+
+
+def fill_module(module: Any) -> None:
+    """See `fill`, for one part."""
+    from types import SimpleNamespace
+
+    fill(SimpleNamespace(text_encoders={}, trainable={"part": module}, vae=module))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--batches", default=",".join(map(str, BATCHES)))
+    parser.add_argument("--rungs", default="", help=f"of {', '.join(RUNGS)}; all")
+    parser.add_argument("--out-of-memory", metavar="MODELS", help="run these in the memory of smaller cards")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    import torch
+
+    options = arguments()
+    if options.case:
+        one_case(options.case)
+        return
+    if not torch.cuda.is_available():
+        sys.exit("This needs a GPU that torch sees. Plans alone need none: lorasmith plan")
+    rows = out_of_memory(options.out_of_memory.split(",")) if options.out_of_memory else table(options)
+    for row in rows:
+        print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
