@@ -82,10 +82,9 @@ class _Tenths:
 
 def _by_hand(model: str) -> str:
     return (
-        f"Allow the download, run `lorasmith fetch {model}`, or fetch it on another machine: "
-        f"from {model} on the Hugging Face hub take "
-        f"{', '.join(FILES)} and put them into {printable(own_place(model))}, where they are found without more. "
-        f"Or put them anywhere and type that folder as Model."
+        f"Allow the download, or run `lorasmith fetch {model}`. By hand: from {model} on the Hugging Face hub take "
+        f"{', '.join(FILES)} and put them into {printable(own_place(model))}, or anywhere and type that folder as "
+        "Model."
     )
 
 

@@ -23,7 +23,7 @@ def path(tmp_path: Path) -> Path:
 def test_the_types_are_frozen() -> None:
     assert {
         "run_started", "phase", "progress", "step", "validation", "sample", "saved", "state_saved", "note", "warning",
-        "control_ack", "oom", "retry", "error", "run_finished",
+        "control_ack", "oom", "retry", "memory_plan", "error", "run_finished",
     } == EVENT_TYPES  # fmt: skip
 
 
