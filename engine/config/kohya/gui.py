@@ -99,6 +99,8 @@ def convert_gui(content: Mapping[str, Any]) -> Conversion:
         arguments["sample_prompts"] = [line for line in prompts if not line.lstrip().startswith("#")]
     if content.get("xformers"):
         found.tell("xformers", content["xformers"], Rule("no effect", "", "attention is PyTorch's own"))
+    if _is_on(content.get("use_wandb")):
+        found.tell("use_wandb", content["use_wandb"], GUI_RULES["use_wandb"])
     if extra := str(content.get("additional_parameters") or "").strip():
         from engine.config.kohya.command_line import read_arguments
 

@@ -128,6 +128,7 @@ GUI = {
     "output_name": "x", "keep_tokens": "0", "lr_scheduler": "cosine", "sample_prompts": "a cat --w 512\n# no\nb",
     "noise_offset": "0.05", "max_train_epochs": "", "sd3_text": 3, "train_blocks": "double", "conv_dim": 8,
     "additional_parameters": "--network_dropout 0.1 --log_prefix=xl", "caption_extension": "", "max_grad_norm": 0,
+    "use_wandb": True,
 }  # fmt: skip
 
 
@@ -145,6 +146,7 @@ def test_a_gui_configuration(write: Write) -> None:
     assert config.dataset.bucket_no_upscale and config.memory.cache_latents
     told = status(write("gui.json", json.dumps(GUI)))
     assert told["epoch"] == "better" and told["sd3_text"] == told["train_blocks"] == told["xformers"] == "no effect"
+    assert told["use_wandb"] == "no effect"
 
 
 @pytest.mark.parametrize(
