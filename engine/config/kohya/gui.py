@@ -5,11 +5,13 @@ Facts: kohya_ss `lora_gui.py`, `update_my_data`: everything empty, false or 0 is
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from engine.config.kohya.arguments import CLI_DEFAULTS, Conversion, convert_arguments
 from engine.config.kohya.rules import NETWORK_ARGS, Rule, rule_of
+from engine.config.problems import Problem
 
 GUI_DEFAULTS: dict[str, Any] = {
     **CLI_DEFAULTS, "learning_rate": 1e-4, "unet_lr": 1e-4, "lr_scheduler": "cosine", "network_dim": 8,
@@ -104,7 +106,7 @@ def convert_gui(content: Mapping[str, Any]) -> Conversion:
     if extra := str(content.get("additional_parameters") or "").strip():
         from engine.config.kohya.command_line import read_arguments
 
-        arguments |= read_arguments(extra.split())
+        arguments |= read_arguments(_words(extra, found))
     made = convert_arguments(arguments, "GUI configuration", GUI_DEFAULTS)
     made.entries, made.problems = [*found.entries, *made.entries], [*found.problems, *made.problems]
     if flux or _is_on(content.get("sdxl")):
@@ -239,6 +241,18 @@ def _network_args(content: Mapping[str, Any], found: Conversion) -> list[str]:
     if kind in ("Kohya LoCon", "LyCORIS/LoCon"):
         args += [f"{key}={content[key]}" for key in ("conv_dim", "conv_alpha") if not _is_nothing(content.get(key))]
     return args
+
+
+def _words(text: str, found: Conversion) -> list[str]:
+    """`text` as a shell would part it, but for the backslash, which Windows' paths are full of."""
+    lexer = shlex.shlex(text, posix=True)
+    lexer.whitespace_split, lexer.commenters, lexer.escape = True, "", ""
+    try:
+        return list(lexer)
+    except ValueError:
+        hint = "Close it, or take it out."
+        found.problems.append(Problem("", "additional_parameters", "a quotation mark is not closed.", hint))
+        return []
 
 
 GUI_RULES: dict[str, Rule] = {

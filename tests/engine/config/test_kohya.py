@@ -180,6 +180,14 @@ def test_lengths_and_warm_up(
     assert training.lr_warmup_steps == pytest.approx(warmup)
 
 
+def test_quotation_marks_in_additional_parameters(write: Write) -> None:
+    extra = r'--output_dir "C:\my loras" --network_dropout 0.1'
+    quoted = load_config(write("q.json", json.dumps({**GUI, "additional_parameters": extra})))
+    assert str(quoted.saving.output_dir) == r"C:\my loras" and quoted.network.network_dropout == 0.1
+    with pytest.raises(ConfigError, match="additional_parameters: a quotation mark is not closed"):
+        load_config(write("u.json", json.dumps({**GUI, "additional_parameters": '--output_dir "C:'})))
+
+
 def test_lycoris_kinds_are_errors(write: Write) -> None:
     with pytest.raises(ConfigError, match="LoRA_type: LyCORIS/LoHa is given, which is not supported"):
         load_config(write("g.json", json.dumps({**GUI, "LoRA_type": "LyCORIS/LoHa"})))
