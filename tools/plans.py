@@ -14,19 +14,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from engine.atomic import write_text
 from engine.config import list_presets
 from engine.memory import planner, shelf
+from engine.memory.planner_process import PlannerProcess
 from tui.configuration import read_partly
 
 
 def main() -> None:
     """Plan every shipped preset anew, for a card with bf16."""
-    requests: dict[str, planner.Request] = {}
-    for preset in list_presets():
-        request = planner.request_for(read_partly(preset.name)) if preset.shipped else None
-        if request is not None:
-            requests.setdefault(shelf.key_of(request), request)
     entries = {}
-    for (key, request), needs in zip(requests.items(), planner.ask(list(requests.values())), strict=True):
-        entries[key] = planner.plan_from(request, needs).stored()
+    with PlannerProcess() as process:
+        for preset in list_presets():
+            request = planner.request_for(read_partly(preset.name)) if preset.shipped else None
+            if request is not None and (key := shelf.key_of(request)) not in entries:
+                print(preset.name, flush=True)
+                entries[key] = planner.plan_from(request, process.ask(request)).stored()
     write_text(shelf.SHIPPED, json.dumps(entries, indent=1, sort_keys=True) + "\n")
 
 

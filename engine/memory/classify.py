@@ -17,6 +17,7 @@ _NUMBERS = {
     "total": re.compile(rf"total capacity of {_SIZE}"),
     "free": re.compile(rf"of which {_SIZE} is free"),
     "allocated": re.compile(rf"{_SIZE} is allocated by PyTorch"),
+    "allowed": re.compile(rf"{_SIZE} allowed;"),
     "unused": re.compile(rf"{_SIZE} is reserved by PyTorch but unallocated"),
 }
 
@@ -46,6 +47,10 @@ def told_numbers(error: BaseException) -> dict[str, int]:
     unused = numbers.pop("unused", None)
     if unused is not None and "allocated" in numbers:
         numbers["reserved"] = numbers["allocated"] + unused
+    allowed = numbers.pop("allowed", None)  # `set_per_process_memory_fraction`
+    if allowed is not None:
+        numbers["total"] = min(allowed, numbers.get("total", allowed))
+        numbers["free"] = min(numbers.get("free", allowed), max(0, allowed - numbers.get("reserved", 0)))
     return numbers
 
 

@@ -1,4 +1,4 @@
-"""After an out-of-memory: take the next remedy and begin anew in the same process, which frees everything.
+"""After an out-of-memory: take the next remedies and begin anew in the same process, which frees everything.
 
 The process replaces itself (`execve`): its number, its lock and its log stay, its memory and its CUDA context go. What
 was tried stands in the event log, as everything else about a run.
@@ -7,7 +7,7 @@ was tried stands in the event log, as everything else about a run.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -15,11 +15,13 @@ from engine.config import RunConfig
 from engine.errors import LoraSmithError
 from engine.memory.remedy import Remedy
 from engine.memory.shortage import Shortage
+from engine.memory.weighing import Way
 from engine.runs.events import Event, read_events
 from engine.runs.launch import trainer_command, trainer_environment
 from engine.runs.layout import RunDir
 from engine.runs.lock import keep_lock
 from engine.runs.resume import change_settings
+from engine.text import size_text
 from engine.training.session import Session
 
 RESTART = "restart"
@@ -32,17 +34,23 @@ class Attempt:
     """What is tried next."""
 
     remedy: str
-    """The remedy's name; "restart" where the settings stay."""
+    """Names of the remedies, with commas between them; "restart" where the settings stay."""
     text: str
     """One sentence for a person."""
     changes: Mapping[str, object] = field(default_factory=dict)
 
 
-def next_attempt(config: RunConfig, found: Sequence[Remedy], shortage: Shortage, run: RunDir) -> Attempt | None:
+def next_attempt(
+    config: RunConfig, found: Sequence[Remedy], shortage: Shortage, run: RunDir, planned: Callable[[], Way | None]
+) -> Attempt | None:
     """What to try after `shortage`; None when nothing is left, or when the person wants to be asked.
 
     Where the training step is not what needs the memory, or where enough was reserved but in pieces, a new start alone
     may do: it is tried once at each step.
+
+    Args:
+        found: the remedies that apply, the cheapest first.
+        planned: asks the memory plan which of them are enough; None where there is no plan: they are tried one by one.
     """
     if config.memory.on_oom in ("ask", "stop"):
         return None
@@ -55,11 +63,30 @@ def next_attempt(config: RunConfig, found: Sequence[Remedy], shortage: Shortage,
             "the memory is there, but in pieces" if shortage.fragmented else "it needs less than the training around it"
         )
         return Attempt(RESTART, f"Starting anew with the same settings: {why}.")
-    remedy = next((remedy for remedy in found if remedy.changes), None)
-    if remedy is None:
+    first = next((remedy for remedy in found if remedy.changes), None)
+    if first is None:
         return None
-    changes = ", ".join(f"{key} = {_told(value)}" for key, value in remedy.changes.items())
-    return Attempt(remedy.name, f"{remedy.title} ({changes}). {remedy.why}", remedy.changes)
+    way = planned()
+    if way is None or not way.remedies:
+        return _attempt((first,))
+    return _attempt(way.remedies, _by_plan(way))
+
+
+def _attempt(taken: Sequence[Remedy], plan: str = "") -> Attempt:
+    changes = {key: value for remedy in taken for key, value in remedy.changes.items()}
+    sentences = []
+    for remedy in taken:
+        told = ", ".join(f"{key} = {_told(value)}" for key, value in remedy.changes.items())
+        sentences.append(f"{remedy.title} ({told}). {remedy.why}")
+    return Attempt(", ".join(remedy.name for remedy in taken), " ".join([*sentences, plan]).strip(), changes)
+
+
+def _by_plan(way: Way) -> str:
+    need = way.goal.need(way.plan)
+    told = f"{size_text(need.reserved)} of {size_text(way.goal.room)} that are there"
+    if way.fits:
+        return f"By plan it then takes {told}."
+    return f"By plan it then takes {told}: nothing is left to save, so this is the last attempt."
 
 
 def _told(value: object) -> str:

@@ -18,8 +18,11 @@ from engine.errors import LoraSmithError, MemoryLimitError
 from engine.exit_codes import ExitCode
 from engine.hardware import Gpu, list_gpus
 from engine.hardware.system import in_container
+from engine.memory.plan import PlanCancelled
 from engine.memory.remedies import advice, remedies
+from engine.memory.run_plans import RunPlans
 from engine.memory.shortage import Shortage, measure
+from engine.memory.weighing import Goal, Way, way
 from engine.runs.layout import RunDir, write_record
 from engine.training.again import begin_again, next_attempt, save_what_fits
 from engine.training.session import Session, phase_of
@@ -92,8 +95,9 @@ def tell(session: Session, shortage: Shortage) -> ExitCode:
     """The event of an out-of-memory; then a new start with the next remedy, or exit.json and the exit code."""
     session.events.emit("oom", **shortage.as_event())
     config = load_config(session.run.config_path)
-    found = remedies(config, _gpu(config), shortage.phase)
-    attempt = next_attempt(config, found, shortage, session.run)
+    gpu = _gpu(config)
+    found = remedies(config, gpu, shortage.phase)
+    attempt = next_attempt(config, found, shortage, session.run, lambda: _planned(session, config, gpu, shortage))
     if attempt is not None and not session.stop_reason:
         try:
             begin_again(session, attempt)
@@ -102,6 +106,21 @@ def tell(session: Session, shortage: Shortage) -> ExitCode:
     hint = advice(found, session.run.path, shortage.phase)
     known = MemoryLimitError(shortage.sentence(), hint)
     return session.finish("failed", known.exit_code, title=known.title, message=known.message, hint=known.hint)
+
+
+def _planned(session: Session, config: RunConfig, gpu: Gpu | None, shortage: Shortage) -> Way | None:
+    """The cheapest remedies that are enough by plan; None on the CPU, where there is none, and where it fails."""
+    if gpu is None or shortage.device == "cpu":
+        return None
+    session.say("Planning which remedies are enough; this takes up to some minutes.")
+    try:
+        with RunPlans(config, gpu, (shortage.phase,), cancelled=session.should_stop) as plan_of:
+            return way(config, gpu, Goal.after(shortage, plan_of(config)), plan_of)
+    except PlanCancelled:
+        return None
+    except LoraSmithError as error:
+        session.say(f"{error} The remedies are tried one by one.")
+        return None
 
 
 def keep_what_fits(session: Session) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from engine.memory import planner, shelf
+from engine.memory import shelf
 from engine.memory.plan import GIB, Need
+from engine.memory.planner import Request
+from engine.memory.planner_process import PlannerProcess
 from tests.tiny_models import tiny_sd15
 from tui.main import run
 
@@ -28,20 +30,22 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def asked(place: Path, monkeypatch: pytest.MonkeyPatch) -> list[planner.Request]:
+def asked(place: Path, monkeypatch: pytest.MonkeyPatch) -> list[Request]:
     """What the planner's process is asked for; it always answers NEEDS."""
     monkeypatch.setattr(shelf, "_shipped", dict)
-    seen: list[planner.Request] = []
+    seen: list[Request] = []
 
-    def answer(requests: Sequence[planner.Request], cancelled: Callable[[], bool]) -> list[tuple[Need, ...]]:
-        seen.extend(requests)
-        return [NEEDS] * len(requests)
+    def answer(process: PlannerProcess, request: Request) -> tuple[Need, ...]:
+        if not seen:
+            process._waiting()
+        seen.append(request)
+        return NEEDS
 
-    monkeypatch.setattr(planner, "ask", answer)
+    monkeypatch.setattr(PlannerProcess, "ask", answer)
     return seen
 
 
-def test_every_shipped_preset(asked: list[planner.Request], capfd: pytest.CaptureFixture[str]) -> None:
+def test_every_shipped_preset(asked: list[Request], capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["plan"]) == 0
     out, err = capfd.readouterr()
     head, *rows = out.splitlines()
@@ -55,7 +59,7 @@ def test_every_shipped_preset(asked: list[planner.Request], capfd: pytest.Captur
     assert "the first time" not in capfd.readouterr().err
 
 
-def test_one_preset_as_json(asked: list[planner.Request], capfd: pytest.CaptureFixture[str]) -> None:
+def test_one_preset_as_json(asked: list[Request], capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["plan", "sd15-realistic", "--json", "--set", "training.max_train_steps=70"]) == 0
     made = json.loads(capfd.readouterr().out)
     assert made["peak_gib"] == 6.5 and made["steps"] == 70 and made["disk_gib"] is None
@@ -64,7 +68,7 @@ def test_one_preset_as_json(asked: list[planner.Request], capfd: pytest.CaptureF
 
 
 def test_with_model_and_pictures_steps_and_disk_are_known(
-    asked: list[planner.Request], tiny: Path, place: Path, capfd: pytest.CaptureFixture[str]
+    asked: list[Request], tiny: Path, place: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pictures = place / "pictures"
     pictures.mkdir()
@@ -89,9 +93,7 @@ def test_with_model_and_pictures_steps_and_disk_are_known(
         (["--set", "training.seed=1"], "needs a model, or the family of one"),
     ],
 )
-def test_wrong_use(
-    asked: list[planner.Request], arguments: list[str], text: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_use(asked: list[Request], arguments: list[str], text: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["plan", *arguments]) == 2
     assert text in capfd.readouterr().err and not asked
 
@@ -101,7 +103,7 @@ def test_wrong_use(
     [("h200", "VRAM: about 6.5 GiB at the training step, fits"), ("rtx2060", "more than"), ("no_gpu", "on the CPU")],
 )
 def test_a_dry_run_tells_whether_it_fits(
-    asked: list[planner.Request],
+    asked: list[Request],
     tiny: Path,
     place: Path,
     nvml: Callable[..., None],

@@ -74,12 +74,13 @@ def _tell_first_time() -> None:
 
 def _every_preset(as_json: bool) -> int:
     from engine.config import list_presets
-    from engine.memory.planner import plans_of
+    from engine.memory.planner import Planner
     from tui import planned
 
     names = [preset.name for preset in list_presets() if preset.shipped]
     configs = [configuration.read_partly(name, ()) for name in names]
-    found = list(zip(names, plans_of(configs, _tell_first_time), strict=True))
+    with Planner(waiting=_tell_first_time) as planner:
+        found = [(name, planner.plan(config)) for name, config in zip(names, configs, strict=True)]
     if as_json:
         output.json_result({name: plan.with_run(config.training.max_train_steps, None).as_json()
                             for (name, plan), config in zip(found, configs, strict=True)})  # fmt: skip

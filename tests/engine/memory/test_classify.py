@@ -81,3 +81,8 @@ def test_numbers_of_a_gpu() -> None:
 
 def test_numpy_tells_what_it_wanted() -> None:
     assert told_numbers(MemoryError("Unable to allocate 1.50 GiB for an array"))["requested"] == 1.5 * 2**30
+
+
+def test_a_share_of_a_gpu_is_all_there_is() -> None:
+    told = told_numbers(OutOfMemoryError(CUDA.replace("Of the allocated", "22.00 GiB allowed; Of the allocated")))
+    assert (told["total"], told["free"]) == (22 * 2**30, 2**28)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,10 @@ import pytest
 from engine.config import RunConfig
 from engine.errors import TrainingError, UsageError
 from engine.hardware import Gpu
-from engine.memory import planner, shelf
+from engine.memory import planner_process, shelf
 from engine.memory.plan import CARDS, CONTEXT, GIB, Need, Plan, PlanCancelled, restored
-from engine.memory.planner import Request, plan, plans
+from engine.memory.planner import Planner, Request, plan
+from engine.memory.planner_process import PlannerProcess, needs_in
 
 TRAIN = Need("train", 5 * GIB, 6 * GIB, {"weights": 3 * GIB, "activations": 2 * GIB})
 LOAD = Need("load", GIB, GIB, {"weights": GIB})
@@ -26,11 +26,11 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Request]:
     monkeypatch.setattr(shelf, "_shipped", dict)
     seen: list[Request] = []
 
-    def answer(requests: Sequence[Request], cancelled: Callable[[], bool]) -> list[tuple[Need, ...]]:
-        seen.extend(requests)
-        return [(LOAD, TRAIN)] * len(requests)
+    def answer(_: PlannerProcess, request: Request) -> tuple[Need, ...]:
+        seen.append(request)
+        return (LOAD, TRAIN)
 
-    monkeypatch.setattr(planner, "ask", answer)
+    monkeypatch.setattr(PlannerProcess, "ask", answer)
     return seen
 
 
@@ -110,14 +110,17 @@ def test_another_program_plans_anew(asked: list[Request], monkeypatch: pytest.Mo
 
 def test_many_share_one_process_and_only_the_new_are_asked(asked: list[Request]) -> None:
     plan(config())
-    found = plans([config(), config(memory={"gradient_checkpointing": True}), config(memory={"device": "cpu"})])
+    wanted = [config(), config(memory={"gradient_checkpointing": True}), config(memory={"device": "cpu"})]
+    with Planner() as planner:
+        found = [planner.plan(one) for one in wanted]
     assert [one.device for one in found] == ["cuda", "cuda", "cpu"]
     assert len(asked) == 2 and asked[1].config.memory.gradient_checkpointing
 
 
 def test_a_whole_plan_answers_for_a_part(asked: list[Request]) -> None:
     plan(config())
-    assert plans([config()], phases=("train",))[0].need("train") == TRAIN and len(asked) == 1
+    with Planner(phases=("train",)) as planner:
+        assert planner.plan(config()).need("train") == TRAIN and len(asked) == 1
 
 
 def test_the_card_decides_about_the_precision(asked: list[Request]) -> None:
@@ -133,15 +136,23 @@ def test_without_a_model_and_a_family_there_is_no_plan(asked: list[Request]) -> 
 
 def test_what_the_process_says_is_raised_here() -> None:
     with pytest.raises(UsageError, match=r"No\.") as caught:
-        planner._read({"error": "UsageError", "message": "No.", "hint": "Why."})
+        needs_in({"error": "UsageError", "message": "No.", "hint": "Why."})
     assert caught.value.hint == "Why."
     with pytest.raises(TrainingError, match="plan failed: KeyError"):
-        planner._read({"error": "", "message": "KeyError: x", "hint": ""})
+        needs_in({"error": "", "message": "KeyError: x", "hint": ""})
 
 
 def test_a_process_that_is_not_wanted_any_more_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(shelf, "_shipped", dict)
-    monkeypatch.setattr(planner, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(planner_process, "LOOK_SECONDS", 0.01)
     with pytest.raises(PlanCancelled):
         plan(config(), cancelled=lambda: True)
+
+
+def test_a_process_that_dies_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(shelf, "_shipped", dict)
+    monkeypatch.setattr(planner_process.sys, "executable", "/bin/false")
+    with pytest.raises(TrainingError, match="The memory plan failed: exit code 1"):
+        plan(config())

@@ -15,6 +15,7 @@ from engine.config import RunConfig
 from engine.errors import ModelError
 from engine.memory import planner
 from engine.memory.plan import GIB, PHASES, Need
+from engine.memory.planner_process import needs_in
 from engine.models.registry import family_named, recognise
 from tests.tiny_models import tiny_sd15
 
@@ -58,7 +59,7 @@ class Answers:
         self.said = dict(zip(requests, map(json.loads, lines), strict=True))
 
     def need(self, name: str, phase: str = "train") -> Need:
-        return next(need for need in planner._read(self.said[name]) if need.phase == phase)
+        return next(need for need in needs_in(self.said[name]) if need.phase == phase)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
 
 
 def test_every_phase_of_a_run(answers: Answers) -> None:
-    needs = planner._read(answers.said["base"])
+    needs = needs_in(answers.said["base"])
     assert [need.phase for need in needs] == ["load", "cache", "train", "sample", "validate", "save"]
     for need in needs:
         assert sum(need.breakdown.values()) == need.allocated <= need.reserved
@@ -124,4 +125,4 @@ def test_the_planner_itself_takes_no_such_memory(answers: Answers) -> None:
 
 def test_a_model_that_is_not_there(answers: Answers) -> None:
     with pytest.raises(ModelError):
-        planner._read(answers.said["broken"])
+        needs_in(answers.said["broken"])

@@ -12,8 +12,10 @@ import pytest
 
 from engine.config import load_config
 from engine.exit_codes import ExitCode
+from engine.memory.plan import Need, Plan
 from engine.memory.remedies import remedies
 from engine.memory.shortage import Shortage
+from engine.memory.weighing import Goal, Way
 from engine.runs import RunDir, RunLock, is_locked, read_events
 from engine.runs.events import EventLog
 from engine.runs.lock import keep_lock
@@ -45,9 +47,9 @@ def replaced(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return commands
 
 
-def attempt(run: RunDir, shortage: Shortage, **memory: object) -> again.Attempt | None:
+def attempt(run: RunDir, shortage: Shortage, way: Way | None = None, **memory: object) -> again.Attempt | None:
     config = load_config(run.config_path).changed(memory={"on_oom": "retry", **memory})
-    return next_attempt(config, remedies(config, None, shortage.phase), shortage, run)
+    return next_attempt(config, remedies(config, None, shortage.phase), shortage, run, lambda: way)
 
 
 def told(run: RunDir, kind: str) -> list[dict[str, object]]:
@@ -60,6 +62,20 @@ def test_the_next_remedy(make_run: MakeRun) -> None:
     assert first is not None and first.remedy == "smaller_batch"
     assert dict(first.changes) == {"training.train_batch_size": 1, "training.gradient_accumulation_steps": 4}
     assert first.text.startswith("Batch 1 with accumulation (training.train_batch_size = 1, ")
+
+
+def test_those_that_are_enough_by_plan_are_taken_together(make_run: MakeRun) -> None:
+    run = make_run(training__train_batch_size=4)
+    found = tuple(remedies(load_config(run.config_path), None, "train"))
+    plan = Plan("cuda", "bf16", (Need("train", 3 * GIB, 3 * GIB),))
+    both = attempt(run, STEP, Way(found, Goal(4 * GIB, "train"), plan))
+    assert both is not None and both.remedy == "smaller_batch, gradient_checkpointing"
+    assert both.changes["memory.gradient_checkpointing"] is True and both.changes["training.train_batch_size"] == 1
+    assert both.text.endswith("By plan it then takes 3.0 GiB of 4.0 GiB that are there.")
+    last = attempt(run, STEP, Way(found, Goal(2 * GIB, "train"), plan))
+    assert last is not None and last.changes == both.changes and "this is the last attempt" in last.text
+    nothing = attempt(run, STEP, Way((), Goal(2 * GIB, "train"), plan))
+    assert nothing is not None and nothing.remedy == "smaller_batch", "the plan may be wrong: the next one is tried"
 
 
 @pytest.mark.parametrize("wish", ["ask", "stop"])

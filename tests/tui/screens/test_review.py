@@ -7,7 +7,7 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from textual.widgets import Static
 
 from engine.config import RunConfig, load_config
 from engine.errors import DataError, LoraSmithError, ModelError, StorageError, UsageError
-from engine.memory import planner
 from engine.memory.plan import GIB, Need
+from engine.memory.planner_process import PlannerProcess
 from engine.paths import ASSETS, user_config
 from engine.runs import RunDir, is_locked, launch, prepare_run, request, true_state
 from engine.runs.state import write_exit
@@ -105,11 +105,11 @@ async def test_the_memory_plan_comes_when_it_is_made(
     """Until then the review stands, and can be started from."""
     made = threading.Event()
 
-    def answer(requests: Sequence[object], cancelled: Callable[[], bool]) -> list[tuple[Need, ...]]:
+    def answer(_: PlannerProcess, request: object) -> tuple[Need, ...]:
         assert made.wait(20)
-        return [(Need("train", 5 * GIB, 5 * GIB, {"weights": 5 * GIB}),)] * len(requests)
+        return (Need("train", 5 * GIB, 5 * GIB, {"weights": 5 * GIB}),)
 
-    monkeypatch.setattr(planner, "ask", answer)
+    monkeypatch.setattr(PlannerProcess, "ask", answer)
     nvml("h200")
     app = opened({"memory.device": "auto"})
     async with app.run_test(size=(80, 24)) as pilot:

@@ -1,0 +1,68 @@
+"""Plans of one run with changed settings, for its own pictures. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Self
+
+from engine.config import RunConfig
+from engine.dataset.buckets import BucketGrid
+from engine.memory.plan import PHASES, Plan
+from engine.memory.planner import Planner, recognition_for
+
+if TYPE_CHECKING:
+    from engine.dataset.arithmetic import StepPlan
+    from engine.dataset.pictures import Scan
+    from engine.hardware import Gpu
+
+
+class RunPlans:
+    """Called with a configuration: the plan of the run with it. For a `with` block.
+
+    Args:
+        config: names the checkpoint; the others are changes of it. Without folders, pictures of the training resolution
+            are meant.
+        gpu: where it computes; None: a card with bf16.
+        phases: see `Planner`.
+        waiting: called before the planner's process is started.
+        cancelled: asked now and then; True ends it.
+
+    Raises:
+        LoraSmithError: the checkpoint cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        gpu: Gpu | None,
+        phases: tuple[str, ...] = PHASES,
+        waiting: Callable[[], None] = lambda: None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._recognition = recognition_for(config)
+        self._planner = Planner(self._recognition, gpu, phases, waiting, cancelled)
+        self._scan: tuple[int, Scan] | None = None
+
+    def __enter__(self) -> Self:
+        self._planner.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._planner.__exit__(*exception)
+
+    def __call__(self, config: RunConfig) -> Plan:
+        """Raises as `Planner.plan`, and DataError where the pictures cannot be used."""
+        return self._planner.plan(config, self._steps(config))
+
+    def _steps(self, config: RunConfig) -> StepPlan | None:
+        from engine.dataset.arithmetic import plan_steps
+        from engine.dataset.scan import scan
+
+        if not config.dataset.train_data_dir and not config.dataset.dataset_config:
+            return None
+        batch = config.training.train_batch_size  # the fall-back of a dataset configuration that names none
+        if self._scan is None or self._scan[0] != batch:
+            self._scan = (batch, scan(config))
+        known = self._recognition
+        grid = BucketGrid.from_config(config, multiple=known.multiple, downscale=known.downscale)
+        return plan_steps(self._scan[1], grid, config)

@@ -1,0 +1,108 @@
+"""Which remedies are enough, by plans of a run whose need is a sum that can be done in the head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from engine.config import RunConfig
+from engine.errors import TrainingError
+from engine.hardware import Gpu
+from engine.memory import base_remedies
+from engine.memory.plan import CONTEXT, GIB, Need, Plan
+from engine.memory.remedies import remedies
+from engine.memory.shortage import Shortage
+from engine.memory.weighing import Goal, way, weigh
+
+AMPERE = Gpu(0, "NVIDIA RTX A2000", compute_capability=(8, 6))
+START: dict[str, dict[str, Any]] = {
+    "training": {"train_batch_size": 4, "text_encoder_lr": 0.0},
+    "memory": {"mixed_precision": "bf16", "cache_text_encoder_outputs": True},
+    "network": {"network_train_unet_only": True},
+}
+
+
+@pytest.fixture(autouse=True)
+def bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if it were installed."""
+    monkeypatch.setattr(base_remedies, "_has_bitsandbytes", lambda: True)
+
+
+def plan_of(config: RunConfig) -> Plan:
+    """4 GiB of weights and 1 GiB a picture, a quarter of it with checkpointing; 8-bit AdamW saves next to nothing."""
+    memory, training = config.memory, config.training
+    weights = {"auto": 4.0, "int8": 2.0, "nf4": 1.0}[memory.base_precision] if not memory.split_mode else 0.5
+    activations = training.train_batch_size * (0.25 if memory.gradient_checkpointing else 1.0)
+    optimizer = 0.001 if training.optimizer_type == "AdamW8bit" else 0.002
+    train = int((weights + activations + optimizer) * GIB)
+    return Plan("cuda", "bf16", (Need("train", train, train), Need("sample", 3 * GIB, 3 * GIB)))
+
+
+def taken(room: float, phase: str = "train", config: RunConfig | None = None) -> tuple[list[str], bool]:
+    found = way(config or RunConfig().changed(**START), AMPERE, Goal(int(room * GIB), phase), plan_of)
+    return [remedy.name for remedy in found.remedies], found.fits
+
+
+@pytest.mark.parametrize(
+    ("room", "names", "fits"),
+    [
+        (8.1, [], True),
+        (6.0, ["smaller_batch"], True),
+        (4.9, ["smaller_batch", "gradient_checkpointing"], True),
+        (2.5, ["smaller_batch", "gradient_checkpointing", "eight_bit_base"], True),
+        (1.3, ["smaller_batch", "gradient_checkpointing", "eight_bit_base", "four_bit_base"], True),
+        (0.8, ["smaller_batch", "gradient_checkpointing", "eight_bit_base", "four_bit_base", "split_mode"], True),
+        (0.7, ["smaller_batch", "gradient_checkpointing", "eight_bit_base", "four_bit_base", "split_mode"], False),
+    ],
+)
+def test_as_many_as_are_needed_and_none_that_saves_little(room: float, names: list[str], fits: bool) -> None:
+    assert taken(room) == (names, fits)
+
+
+def test_the_changes_of_a_way_are_those_of_all_its_remedies() -> None:
+    found = way(RunConfig().changed(**START), AMPERE, Goal(int(2.5 * GIB), "train"), plan_of)
+    assert found.changes == {
+        "training.train_batch_size": 1, "training.gradient_accumulation_steps": 4,
+        "memory.gradient_checkpointing": True, "memory.base_precision": "int8",
+    }  # fmt: skip
+    assert found.goal.need(found.plan).reserved == int(2.252 * GIB)
+
+
+def test_a_whole_run_fits_when_its_largest_phase_does() -> None:
+    """After the step is small, samples are the largest phase: no remedy of a step helps them."""
+    assert taken(3.5, phase="") == (["smaller_batch", "gradient_checkpointing", "eight_bit_base"], True)
+    assert taken(2.9, phase="")[1] is False
+    assert Goal.of_card(8, CONTEXT).room == int(8 * GIB * 0.97) - CONTEXT
+
+
+def test_each_by_itself() -> None:
+    config = RunConfig().changed(**START)
+    found = list(weigh(config, remedies(config, AMPERE, "train"), Goal(5 * GIB, "train"), plan_of))
+    told = {one.remedy.name: (round(one.saves / GIB, 3), one.fits) for one in found}
+    assert told == {
+        "smaller_batch": (3.0, False), "gradient_checkpointing": (3.0, False), "eight_bit_optimizer": (0.001, False),
+        "eight_bit_base": (2.0, False), "split_mode": (3.5, True),
+    }  # fmt: skip
+
+
+def short(**numbers: int) -> Shortage:
+    return Shortage("train", 3, "CUDA out of memory", "cuda:0", **numbers)
+
+
+def test_what_would_have_fitted() -> None:
+    now = Plan("cuda", "bf16", (Need("train", 8 * GIB, 8 * GIB),))
+    plain = short(requested=GIB, free=GIB // 2, reserved=6 * GIB, total=24 * GIB)
+    assert Goal.after(plain, now).room == 6.5 * GIB
+    too_low = short(requested=GIB, free=GIB // 2, reserved=9 * GIB, total=24 * GIB)
+    assert Goal.after(too_low, now).room == 7 * GIB, "the plan said 8 and more than 9.5 were needed"
+    assert Goal.after(short(total=8 * GIB), now).room == int(8 * GIB * 0.97) - CONTEXT
+    assert Goal.after(short(), now).room < 8 * GIB
+
+
+def test_a_plan_that_fails_is_told() -> None:
+    def broken(_: RunConfig) -> Plan:
+        raise TrainingError("The memory plan failed: no.", "")
+
+    with pytest.raises(TrainingError, match="plan failed"):
+        way(RunConfig().changed(**START), AMPERE, Goal(GIB, "train"), broken)
