@@ -170,6 +170,8 @@ class Draft:
 
     def command(self) -> str:
         """The command line that starts the same run without a screen."""
+        from engine.config.load import written
+
         words = ["lorasmith", "--preset", self.preset]
         typed = {key: value for key in OPTIONS if isinstance(value := self.values.get(key), str) and value}
         for key, value in typed.items():
@@ -204,17 +206,6 @@ class Draft:
         fresh = Draft(preset=preset, values=dict(values or {}))
         for one in fields(self):
             setattr(self, one.name, getattr(fresh, one.name))
-
-
-def written(value: Any) -> str:
-    """A value as `--set` takes it: TOML, or bare text where that means the same."""
-    from engine.config.load import parse_value
-
-    if value is None:
-        return "none"
-    if isinstance(value, str) and parse_value(value) == value:
-        return value
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # which JSON allows and TOML does not
 
 
 def draft_path() -> Path:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.text import printable, size_text
 from tui.texts import _
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from engine.config import RunConfig
     from engine.hardware import Gpu
     from engine.memory.plan import Plan
+    from engine.memory.weighing import Way
 
 PHASE_NAMES = {
     "load": _("loading"), "cache": _("caching"), "train": _("the training step"), "sample": _("samples"),
@@ -80,3 +82,47 @@ def table(plans: Sequence[tuple[str, Plan]]) -> list[str]:
         fits = "".join(f"{'yes' if plan.fits(card) else 'no':>4}" for card in CARDS)
         rows.append("".join([f"{name:{width}}", *cells, f"{plan.peak_bytes / 2**30:8.2f}", "       ", fits]))
     return rows
+
+
+def way_lines(way: Way, card: str, command: Sequence[str]) -> list[str]:
+    """The remedies that make the run fit `card`, or come nearest, and the command with them.
+
+    Args:
+        command: what was typed after `lorasmith`, without the options that only planning has.
+    """
+    from engine.config.load import written
+
+    need = way.goal.need(way.plan)
+    if not way.taken:
+        return [
+            _("No setting is left that would save memory: a lower dataset.resolution needs less, or a larger card.")
+        ]
+    width = max(len(one.remedy.title) for one in way.taken)
+    rows = [
+        f"  {one.remedy.title:{width}}  " + _("saves {0}; costs {1}").format(size_text(one.saves), one.remedy.costs)
+        for one in way.taken
+    ]
+    if not way.fits:
+        told = _("With all of them {0} still needs {1}, more than {2} allows.").format(
+            PHASE_NAMES[need.phase], size_text(need.reserved + way.plan.context), card
+        )
+        return [_("What saves memory, the cheapest first:"), *rows, told]
+    settings = [part for key, value in way.changes.items() for part in ("--set", f"{key}={written(value)}")]
+    return [
+        _("These remedies make it fit {0}, the cheapest first:").format(card),
+        *rows,
+        _("Then {0} is the largest phase, with {1}.").format(
+            PHASE_NAMES[way.plan.peak.phase], size_text(way.plan.peak_bytes)
+        ),
+        f"  lorasmith {shlex.join([*command, *settings])}",
+    ]
+
+
+def way_json(way: Way) -> dict[str, Any]:
+    """For `lorasmith plan --json`."""
+    taken = [
+        {"name": one.remedy.name, "saves_gib": round(one.saves / 2**30, 3), "costs": one.remedy.costs,
+         "changes": dict(one.remedy.changes)}
+        for one in way.taken
+    ]  # fmt: skip
+    return {"taken": taken, "peak_gib": round(way.plan.peak_bytes / 2**30, 3), "fits": way.fits}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from engine.config import RunConfig, resolve
+from engine.config.load import written
 from engine.errors import UsageError
 from engine.hardware import Gpu, choose_precision
 from engine.hardware.gpu import Program
@@ -48,13 +49,9 @@ def advice(found: Sequence[Remedy], run_path: Path, phase: str) -> str:
         sentences.append(f"{found[0].why} Then: lorasmith resume {path}.")
     first = next((remedy for remedy in found if remedy.changes), None)
     if first is not None:
-        options = " ".join(f"--set {key}={_as_toml(value)}" for key, value in first.changes.items())
+        options = " ".join(f"--set {key}={written(value)}" for key, value in first.changes.items())
         sentences.append(f"{first.title} saves {first.saves}: lorasmith resume {path} {options}")
     return " ".join(sentences)
-
-
-def _as_toml(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _close_programs(situation: Situation) -> Remedy | None:

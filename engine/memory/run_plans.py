@@ -13,6 +13,7 @@ from engine.memory.planner import Planner, recognition_for
 if TYPE_CHECKING:
     from engine.dataset.arithmetic import StepPlan
     from engine.dataset.pictures import Scan
+    from engine.dataset.pool import Progress
     from engine.hardware import Gpu
 
 
@@ -24,6 +25,7 @@ class RunPlans:
             are meant.
         gpu: where it computes; None: a card with bf16.
         phases: see `Planner`.
+        progress: of reading the pictures.
         waiting: called before the planner's process is started.
         cancelled: asked now and then; True ends it.
 
@@ -36,11 +38,13 @@ class RunPlans:
         config: RunConfig,
         gpu: Gpu | None,
         phases: tuple[str, ...] = PHASES,
+        progress: Progress | None = None,
         waiting: Callable[[], None] = lambda: None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._recognition = recognition_for(config)
-        self._planner = Planner(self._recognition, gpu, phases, waiting, cancelled)
+        self.recognition = recognition_for(config)
+        self._planner = Planner(self.recognition, gpu, phases, waiting, cancelled)
+        self._progress = progress
         self._scan: tuple[int, Scan] | None = None
 
     def __enter__(self) -> Self:
@@ -52,9 +56,14 @@ class RunPlans:
 
     def __call__(self, config: RunConfig) -> Plan:
         """Raises as `Planner.plan`, and DataError where the pictures cannot be used."""
-        return self._planner.plan(config, self._steps(config))
+        return self._planner.plan(config, self.steps(config))
 
-    def _steps(self, config: RunConfig) -> StepPlan | None:
+    def steps(self, config: RunConfig) -> StepPlan | None:
+        """The run's length and buckets; None: it names no pictures.
+
+        Raises:
+            DataError: they cannot be used.
+        """
         from engine.dataset.arithmetic import plan_steps
         from engine.dataset.scan import scan
 
@@ -62,7 +71,7 @@ class RunPlans:
             return None
         batch = config.training.train_batch_size  # the fall-back of a dataset configuration that names none
         if self._scan is None or self._scan[0] != batch:
-            self._scan = (batch, scan(config))
-        known = self._recognition
+            self._scan = (batch, scan(config, self._progress))
+        known = self.recognition
         grid = BucketGrid.from_config(config, multiple=known.multiple, downscale=known.downscale)
         return plan_steps(self._scan[1], grid, config)

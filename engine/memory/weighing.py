@@ -74,19 +74,21 @@ class Goal:
 
 @dataclass(frozen=True)
 class Weighed:
-    """One remedy by itself."""
+    """What one remedy does to the plan."""
 
     remedy: Remedy
     saves: int
-    """Bytes of the phase in question; below 0: it would need more."""
+    """Bytes of the phase in question; below 0: it needs more."""
     fits: bool
+    """Whether the goal is met then."""
 
 
 @dataclass(frozen=True)
 class Way:
     """Remedies that are taken together, the cheapest first."""
 
-    remedies: tuple[Remedy, ...]
+    taken: tuple[Weighed, ...]
+    """What each of them saves after those before it."""
     goal: Goal
     plan: Plan
     """With all of them."""
@@ -99,7 +101,7 @@ class Way:
     @property
     def changes(self) -> dict[str, object]:
         """Dotted keys and their new values."""
-        return {key: value for remedy in self.remedies for key, value in remedy.changes.items()}
+        return {key: value for one in self.taken for key, value in one.remedy.changes.items()}
 
 
 def weigh(config: RunConfig, found: Sequence[Remedy], goal: Goal, plan_of: PlanOf) -> Iterator[Weighed]:
@@ -121,7 +123,7 @@ def way(config: RunConfig, gpu: Gpu, goal: Goal, plan_of: PlanOf) -> Way:
     Raises:
         LoraSmithError: a plan cannot be made.
     """
-    plan, taken, aside = plan_of(config), list[Remedy](), set[str]()
+    plan, taken, aside = plan_of(config), list[Weighed](), set[str]()
     while not goal.met(plan):
         need = goal.need(plan)
         found = remedies(config, gpu, goal.phase or need.phase)
@@ -130,9 +132,10 @@ def way(config: RunConfig, gpu: Gpu, goal: Goal, plan_of: PlanOf) -> Way:
             break
         next_config = changed(config, remedy.changes)
         next_plan = plan_of(next_config)
-        if need.reserved - (next_plan.need(need.phase) or next_plan.peak).reserved < WORTH * need.reserved:
+        saves = need.reserved - (next_plan.need(need.phase) or next_plan.peak).reserved
+        if saves < WORTH * need.reserved:
             aside.add(remedy.name)
             continue
         config, plan = next_config, next_plan
-        taken.append(remedy)
+        taken.append(Weighed(remedy, saves, goal.met(plan)))
     return Way(tuple(taken), goal, plan)

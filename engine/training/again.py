@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from engine.config import RunConfig
+from engine.config.load import written
 from engine.errors import LoraSmithError
 from engine.memory.remedy import Remedy
 from engine.memory.shortage import Shortage
@@ -67,16 +68,16 @@ def next_attempt(
     if first is None:
         return None
     way = planned()
-    if way is None or not way.remedies:
-        return _attempt((first,))
-    return _attempt(way.remedies, _by_plan(way))
+    if way is None or not way.taken:
+        return _attempt([first])
+    return _attempt([one.remedy for one in way.taken], _by_plan(way))
 
 
 def _attempt(taken: Sequence[Remedy], plan: str = "") -> Attempt:
     changes = {key: value for remedy in taken for key, value in remedy.changes.items()}
     sentences = []
     for remedy in taken:
-        told = ", ".join(f"{key} = {_told(value)}" for key, value in remedy.changes.items())
+        told = ", ".join(f"{key} = {written(value)}" for key, value in remedy.changes.items())
         sentences.append(f"{remedy.title} ({told}). {remedy.why}")
     return Attempt(", ".join(remedy.name for remedy in taken), " ".join([*sentences, plan]).strip(), changes)
 
@@ -87,10 +88,6 @@ def _by_plan(way: Way) -> str:
     if way.fits:
         return f"By plan it then takes {told}."
     return f"By plan it then takes {told}: nothing is left to save, so this is the last attempt."
-
-
-def _told(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _tried_since_the_last_step(run: RunDir) -> list[Event]:

@@ -24,7 +24,7 @@ SURFACE = {
     "resume": {"RUN", "--set", "--detach", "--json"},
     "set": {"RUN", "TABLE.KEY=VALUE"},
     "inspect": {"FILE", "--json"},
-    "plan": {"[PRESET]", "--preset", "--images", "--model", "--name", "--set", "--json"},
+    "plan": {"[PRESET]", "--preset", "--images", "--model", "--name", "--set", "--vram", "--json"},
     "presets": set(),
     "presets show": {"NAME"},
     "convert": {"FILE", "--output", "--json"},

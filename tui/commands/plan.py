@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
 
+from engine.errors import UsageError
 from engine.exit_codes import ExitCode
 from engine.text import printable
 from tui import configuration, output
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
+    from engine.hardware import Gpu
     from engine.memory.plan import Plan
+    from engine.memory.run_plans import RunPlans
+    from engine.memory.weighing import Way
 
 
 @click.command("plan")
@@ -24,48 +29,84 @@ if TYPE_CHECKING:
 )
 @click.option("--name", metavar="NAME", help="Names the trigger and the output.")
 @click.option("--set", "overrides", metavar="TABLE.KEY=VALUE", multiple=True, help="Change a setting; repeatable.")
+@click.option(
+    "--vram",
+    metavar="GIB",
+    type=click.FloatRange(min=1),
+    help="For a card of so many GiB with nothing else on it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(
-    preset: str | None, option: str | None, overrides: tuple[str, ...], as_json: bool, **typed: str | None
+    preset: str | None,
+    option: str | None,
+    overrides: tuple[str, ...],
+    vram: float | None,
+    as_json: bool,
+    **typed: str | None,
 ) -> int:
     """Show what a run with PRESET needs on a card in each phase, and which cards it fits.
 
-    Without anything else: every preset that ships, as a table.
+    Where it does not fit the card at hand, or one of --vram GIB: the remedies that are enough. Without anything else:
+    every preset that ships, as a table.
     """
+    from engine.memory.run_plans import RunPlans
     from tui import planned
 
     chosen = preset or option
     if chosen is None and not overrides and not any(typed.values()):
+        if vram is not None:
+            raise UsageError("--vram plans one run.", "Name a preset: lorasmith plan PRESET --vram GIB.")
         return _every_preset(as_json)
     config = configuration.read_partly(chosen, overrides, **typed)
-    plan, gpu = _plan(config), planned.card(config)
+    gpu = planned.card(config)
+    progress = output.counter("reading pictures")
+    with RunPlans(config, gpu, progress=progress, waiting=_tell_first_time) as plan_of:
+        plan = plan_of(config).with_run(*_length(config, plan_of))
+        found = _way(config, gpu, plan, vram, plan_of)
     if as_json:
-        output.json_result(plan.as_json(gpu.free if gpu else None))
+        told = {} if found is None else {"remedies": planned.way_json(found)}
+        output.json_result(plan.as_json(gpu.free if gpu else None) | told)
         return ExitCode.DONE
-    for line in [*planned.table([(chosen or "settings", plan)]), *planned.lines(plan, gpu)]:
+    lines = [*planned.table([(chosen or "settings", plan)]), *planned.lines(plan, gpu)]
+    if found is not None:
+        card = f"{vram:g} GiB" if vram is not None else "what is free now"
+        lines += planned.way_lines(found, card, _typed(chosen, overrides, typed))
+    for line in lines:
         output.result(printable(line))
     return ExitCode.DONE
 
 
-def _plan(config: RunConfig) -> Plan:
-    """The plan, with steps and disk as far as they are known."""
-    from engine.dataset.arithmetic import plan_steps
-    from engine.dataset.buckets import BucketGrid
-    from engine.dataset.scan import scan
-    from engine.memory.planner import plan, recognition_for
-    from engine.runs.disk import estimate
-    from tui import planned
+def _way(config: RunConfig, gpu: Gpu | None, plan: Plan, vram: float | None, plan_of: RunPlans) -> Way | None:
+    """The remedies that are enough; None where none is needed, or no card is meant."""
+    from engine.memory.planner import MODERN
+    from engine.memory.weighing import Goal, way
 
-    recognition = recognition_for(config)
-    training, steps, disk = config.training, None, None
-    if config.dataset.train_data_dir or config.dataset.dataset_config:
-        grid = BucketGrid.from_config(config, multiple=recognition.multiple, downscale=recognition.downscale)
-        steps = plan_steps(scan(config, output.counter("reading pictures")), grid, config)
-    if steps is not None and recognition.layout != "configurations":
-        disk = estimate(config, recognition, steps, 4).total
-    length = steps.max_train_steps if steps else None if training.max_train_epochs else training.max_train_steps
-    found = plan(config, recognition, steps, planned.card(config), waiting=_tell_first_time)
-    return found.with_run(length, disk)
+    if vram is not None:
+        goal = Goal.of_card(vram, plan.context)
+    elif gpu is not None and gpu.free is not None:
+        goal = Goal(gpu.free - plan.context)
+    else:
+        return None
+    return None if goal.met(plan) else way(config, gpu or MODERN, goal, plan_of)
+
+
+def _typed(chosen: str | None, overrides: Sequence[str], typed: Mapping[str, str | None]) -> list[str]:
+    """The command line of the run itself."""
+    words = ["--preset", chosen] if chosen else []
+    for key, value in typed.items():
+        words += [configuration.OPTIONS[key][0], value] if value is not None else []
+    return [*words, *(word for override in overrides for word in ("--set", override))]
+
+
+def _length(config: RunConfig, plan_of: RunPlans) -> tuple[int | None, int | None]:
+    """Steps, and bytes that are written, as far as they are known."""
+    from engine.runs.disk import estimate
+
+    training, steps = config.training, plan_of.steps(config)
+    if steps is None:
+        return None if training.max_train_epochs else training.max_train_steps, None
+    known = plan_of.recognition
+    return steps.max_train_steps, None if known.layout == "configurations" else estimate(config, known, steps, 4).total
 
 
 def _tell_first_time() -> None:

@@ -41,7 +41,7 @@ def plan_of(config: RunConfig) -> Plan:
 
 def taken(room: float, phase: str = "train", config: RunConfig | None = None) -> tuple[list[str], bool]:
     found = way(config or RunConfig().changed(**START), AMPERE, Goal(int(room * GIB), phase), plan_of)
-    return [remedy.name for remedy in found.remedies], found.fits
+    return [one.remedy.name for one in found.taken], found.fits
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,7 @@ def test_the_changes_of_a_way_are_those_of_all_its_remedies() -> None:
         "memory.gradient_checkpointing": True, "memory.base_precision": "int8",
     }  # fmt: skip
     assert found.goal.need(found.plan).reserved == int(2.252 * GIB)
+    assert [round(one.saves / GIB, 2) for one in found.taken] == [3, 0.75, 2]
 
 
 def test_a_whole_run_fits_when_its_largest_phase_does() -> None:

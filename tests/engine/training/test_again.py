@@ -15,7 +15,7 @@ from engine.exit_codes import ExitCode
 from engine.memory.plan import Need, Plan
 from engine.memory.remedies import remedies
 from engine.memory.shortage import Shortage
-from engine.memory.weighing import Goal, Way
+from engine.memory.weighing import Goal, Way, Weighed
 from engine.runs import RunDir, RunLock, is_locked, read_events
 from engine.runs.events import EventLog
 from engine.runs.lock import keep_lock
@@ -66,7 +66,7 @@ def test_the_next_remedy(make_run: MakeRun) -> None:
 
 def test_those_that_are_enough_by_plan_are_taken_together(make_run: MakeRun) -> None:
     run = make_run(training__train_batch_size=4)
-    found = tuple(remedies(load_config(run.config_path), None, "train"))
+    found = tuple(Weighed(one, GIB, True) for one in remedies(load_config(run.config_path), None, "train"))
     plan = Plan("cuda", "bf16", (Need("train", 3 * GIB, 3 * GIB),))
     both = attempt(run, STEP, Way(found, Goal(4 * GIB, "train"), plan))
     assert both is not None and both.remedy == "smaller_batch, gradient_checkpointing"
