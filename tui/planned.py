@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PHASE_NAMES = {
     "load": _("loading"), "cache": _("caching"), "train": _("the training step"), "sample": _("samples"),
+    "frugal": _("samples in less memory"),
     "validate": _("the held-out loss"), "save": _("saving"),
 }  # fmt: skip
 
@@ -62,7 +63,15 @@ def lines(plan: Plan, gpu: Gpu | None) -> list[str]:
     """The sentence, and what is behind it."""
     if not plan.needs:
         return [sentence(plan, gpu)]
-    return [sentence(plan, gpu), breakdown(plan), *plan.notes]
+    samples = plan.need("sample")
+    told = []
+    if samples is not None and samples.reserved > plan.peak.reserved:
+        told.append(
+            _("Samples at full speed take {0}; where that is not free, the run draws them in less memory.").format(
+                size_text(samples.reserved + plan.context)
+            )
+        )
+    return [sentence(plan, gpu), breakdown(plan), *told, *plan.notes]
 
 
 def table(plans: Sequence[tuple[str, Plan]]) -> list[str]:

@@ -14,7 +14,9 @@ CONTEXT = GIB // 2
 counts: 0.3 to 0.6 GiB on the cards and versions that people report."""
 USABLE = 0.97
 """Share of a card's memory that programs can have; the driver keeps the rest."""
-PHASES = ("load", "cache", "train", "sample", "validate", "save")
+PHASES = ("load", "cache", "train", "sample", "frugal", "validate", "save")
+"""Of a run, in its order. "frugal" are samples in less memory, which a run turns to by itself when the others do not
+fit."""
 
 
 class PlanCancelled(Exception):
@@ -57,8 +59,9 @@ class Plan:
 
     @property
     def peak(self) -> Need:
-        """The phase that needs the most."""
-        return max(self.needs, key=lambda need: need.reserved)
+        """The phase that needs the most; of the two ways to draw samples the one in less memory counts."""
+        spared = {"sample"} if self.need("frugal") else set()
+        return max((need for need in self.needs if need.phase not in spared), key=lambda need: need.reserved)
 
     @property
     def peak_bytes(self) -> int:

@@ -123,6 +123,8 @@ class Model(ABC):
     """Text encoders that are never on the device together with the denoiser: their outputs are always cached."""
     reader: LoraReader
     residence: Residence
+    vae: Any
+    """diffusers' component."""
     latent_channels: int
     downscale: int
     """Pixels a latent cell is wide."""
@@ -174,7 +176,7 @@ class Model(ABC):
                 bucket (SDXL's size conditioning). Families without such a conditioning ignore it.
         """
 
-    def remember(self, prompts: Sequence[str]) -> None:  # noqa: B027 - most families encode when they draw
+    def remember(self, prompts: Sequence[str]) -> None:  # noqa: B027 - a family may as well encode when it draws
         """Encode the texts of samples before the training, where a text encoder is not at hand later."""
 
     def drawing(self) -> AbstractContextManager[None]:

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from PIL import Image
 from torch import Tensor
 
 from engine.errors import TrainingError
 from engine.models.base import SampleRequest
+from engine.models.residence import Residence
+
+
+@contextmanager
+def in_tiles(vae: Any, residence: Residence) -> Iterator[None]:
+    """Within it the VAE decodes tile by tile, alone on the device. Seams may differ slightly."""
+    vae.enable_tiling()
+    try:
+        with residence.without("denoiser"), residence.present("vae"):
+            yield
+    finally:
+        vae.disable_tiling()
 
 
 def finished(pixels: Tensor, latents: Tensor, request: SampleRequest) -> Image.Image:

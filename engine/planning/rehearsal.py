@@ -20,6 +20,7 @@ from engine.memory.ladder import apply_ladder
 from engine.memory.plan import PHASES, Need
 from engine.memory.workload import Size, Workload
 from engine.models.base import Model, Recognition
+from engine.models.drawing import in_tiles
 from engine.models.registry import family_named
 from engine.planning import device
 from engine.planning.counter import StorageCounter
@@ -96,6 +97,8 @@ def rehearse(
         if work.sample is not None and "sample" in phases:
             with phase("sample"), _evaluating(run, network):
                 _sample(run, work.sample)
+            with phase("frugal"), _evaluating(run, network):
+                _sample_frugally(run, work.sample)
         if work.held_out and "validate" in phases:
             with phase("validate"), _evaluating(run, network):
                 _loss(run, network, objective, work.encoded, 1)
@@ -132,6 +135,7 @@ def _cache(run: _Run) -> None:
         with torch.no_grad():
             found = model.encode_text([CAPTION] * captions_at_once(model), cached)
             run.text = {name: tensor[:1].cpu() for name, tensor in found.items()}
+            model.remember([CAPTION])
         del found
         model.release("text_encoder")
         model.let_go(cached)
@@ -203,14 +207,34 @@ def _sample(run: _Run, size: Size) -> None:
     model, count = run.model, 2 if run.work.guided else 1
     with run.counter.kind("weights"), model.drawing(), run.counter.kind("activations"):
         together = 1 if model.apart else count  # what is encoded beforehand is drawn one after the other
-        captions = [CAPTION] * together
-        text = {**_text(run, together), **model.encode_text(captions, run.live)} if model.apart else None
-        latents = _latents(model, together, size)
-        timesteps = torch.full((together,), 500, device=device.DEVICE)
-        sizes = torch.zeros(together, 6, device=device.DEVICE)
-        model.predict(latents, timesteps, text or model.encode_text(captions), sizes)
-        del text
-        model.decode_latents(latents[:1])
+        latents = _denoised(run, size, _prompts(run, together))
+        model.decode_latents(latents)
+
+
+def _sample_frugally(run: _Run, size: Size) -> None:
+    """The same with one part after the other on the device."""
+    model, kind = run.model, run.counter.kind
+    text = _text(run, 1)
+    if run.live:
+        with kind("weights"), model.present("text_encoder"), kind("activations"):
+            text = _prompts(run, 1)
+    with kind("weights"), model.present("denoiser"), kind("activations"):
+        latents = _denoised(run, size, text)
+    with kind("weights"), in_tiles(model.vae, model.residence), kind("activations"):
+        model.decode_latents(latents)
+
+
+def _prompts(run: _Run, together: int) -> dict[str, Tensor]:
+    known = _text(run, together)
+    return {**known, **run.model.encode_text([CAPTION] * together, run.live)} if run.live else known
+
+
+def _denoised(run: _Run, size: Size, text: dict[str, Tensor]) -> Tensor:
+    together = len(next(iter(text.values())))
+    latents = _latents(run.model, together, size)
+    timesteps = torch.full((together,), 500, device=device.DEVICE)
+    run.model.predict(latents, timesteps, text, torch.zeros(together, 6, device=device.DEVICE))
+    return latents[:1]
 
 
 def _pixels(pictures: int, size: Size) -> Tensor:

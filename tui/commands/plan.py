@@ -129,4 +129,5 @@ def _every_preset(as_json: bool) -> int:
     for line in planned.table(found):
         output.result(line)
     output.result("GiB on the card by phase, CUDA's context apart; the peak is with it. Planned for a card with bf16.")
+    output.result("frugal: samples in less memory, which a run turns to by itself where the others do not fit.")
     return ExitCode.DONE

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from engine.models.base import LoraTarget, Model, Recognition, SampleRequest
-from engine.models.drawing import finished
+from engine.models.drawing import finished, in_tiles
 from engine.models.flux import sampling
 from engine.models.flux.packing import pack, positions, unpack
 from engine.models.flux.reader import FluxReader
@@ -190,12 +190,8 @@ class FluxModel(Model):
     def _drawn_frugally(self, request: SampleRequest) -> Image.Image:
         with self.present("denoiser"):
             latents = sampling.latents(self, request)
-        self.vae.enable_tiling()
-        try:
-            with self.residence.without("denoiser"), self.present("vae"):
-                return finished(self.decode_latents(latents)[0], latents, request)
-        finally:
-            self.vae.disable_tiling()
+        with in_tiles(self.vae, self.residence):
+            return finished(self.decode_latents(latents)[0], latents, request)
 
     def lora_targets(self, *, conv: bool) -> list[LoraTarget]:
         """See `Model.lora_targets`; to be asked before layers are put in. There are no convolutions."""

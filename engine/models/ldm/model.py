@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from engine.models.base import LoraReader, Model, Recognition, SampleRequest
-from engine.models.drawing import finished
+from engine.models.drawing import finished, in_tiles
 from engine.models.ldm import sampling
 from engine.models.residence import Residence, evaluating
 
@@ -54,6 +55,7 @@ class LatentDiffusionModel(Model):
         self.residence = Residence({"vae": [vae], "text_encoder": encoders, "denoiser": [unet]}, device)
         # Parameters, not state_dict(): they stay the same objects when moved, or when adapters rename them.
         self._vae_weights = dict(vae.named_parameters())
+        self._remembered: dict[str, Mapping[str, Tensor]] = {}
         self._text_weights = {
             f"{name}.{key}": weight
             for name, encoder in self.text_encoders.items()
@@ -90,6 +92,26 @@ class LatentDiffusionModel(Model):
         plain = (latents / self.scaling_factor).to(weight.device, weight.dtype)
         return torch.as_tensor(self.vae.decode(plain).sample).float().clamp(-1, 1)
 
+    @torch.no_grad()
+    def remember(self, prompts: Sequence[str]) -> None:
+        """See `Model.remember`: for encoders that are not trained, so that they need not come back for samples."""
+        with self.present("text_encoder"):
+            for prompt in dict.fromkeys(prompts):
+                found = self.encode_text([prompt])
+                self._remembered[prompt] = {name: tensor.cpu() for name, tensor in found.items()}
+
+    def texts_of(self, prompts: Sequence[str]) -> list[Mapping[str, Tensor]]:
+        """What `predict` needs of each prompt, [1, ...] each: remembered, or encoded now."""
+        if all(prompt in self._remembered for prompt in prompts):
+            return [self._remembered[prompt] for prompt in prompts]
+        with self.present("text_encoder"):
+            encoded = self.encode_text(prompts)
+        return [{name: tensor[n : n + 1] for name, tensor in encoded.items()} for n in range(len(prompts))]
+
+    def drawing(self) -> AbstractContextManager[None]:
+        """See `Model.drawing`; encoders whose work is remembered stay away."""
+        return self.present("vae", "denoiser") if self._remembered else super().drawing()
+
     def draw(self, request: SampleRequest, *, frugal: bool = False) -> Image.Image:
         """See `Model.draw`. Parts that are away are brought back for it and released again.
 
@@ -105,16 +127,11 @@ class LatentDiffusionModel(Model):
                 return finished(self.decode_latents(latents)[0], latents, request)
 
     def _drawn_frugally(self, request: SampleRequest) -> Image.Image:
-        with self.present("text_encoder"):
-            texts = sampling.texts(self, request)
+        texts = sampling.texts(self, request)
         with self.present("denoiser"):
             latents = sampling.latents(self, request, texts, one_by_one=True)
-        self.vae.enable_tiling()
-        try:
-            with self.residence.without("denoiser"), self.present("vae"):
-                return finished(self.decode_latents(latents)[0], latents, request)
-        finally:
-            self.vae.disable_tiling()
+        with in_tiles(self.vae, self.residence):
+            return finished(self.decode_latents(latents)[0], latents, request)
 
     @property
     def blocks(self) -> list[nn.Module]:

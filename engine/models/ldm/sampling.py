@@ -74,9 +74,7 @@ def fit_size(width: int, height: int, multiple: int, minimum: int) -> tuple[int,
 
 def texts(model: LatentDiffusionModel, request: SampleRequest) -> list[Mapping[str, Tensor]]:
     """What `predict` needs of the prompt, and before it of the negative prompt where guidance is on; one each."""
-    captions = [request.negative_prompt, request.prompt] if request.scale > 1.0 else [request.prompt]
-    encoded = model.encode_text(captions)
-    return [{name: tensor[n : n + 1] for name, tensor in encoded.items()} for n in range(len(captions))]
+    return model.texts_of([request.negative_prompt, request.prompt] if request.scale > 1.0 else [request.prompt])
 
 
 def latents(

@@ -46,6 +46,12 @@ def test_the_peak_is_the_largest_phase_with_the_context() -> None:
     assert not made.fits(6.5), "the driver keeps a part of a card"
 
 
+def test_samples_that_do_not_fit_are_drawn_in_less_memory() -> None:
+    samples, frugal = Need("sample", 9 * GIB, 9 * GIB), Need("frugal", 4 * GIB, 4 * GIB)
+    assert Plan("cuda", "bf16", (LOAD, TRAIN, samples)).peak is samples
+    assert Plan("cuda", "bf16", (LOAD, TRAIN, samples, frugal)).peak is TRAIN
+
+
 def test_its_json() -> None:
     made = Plan("cuda", "bf16", (LOAD, TRAIN)).with_run(1600, 3 * GIB).as_json(free=6 * GIB)
     assert made["peak_gib"] == 6.5 and made["peak_phase"] == "train"

@@ -211,3 +211,15 @@ def test_released_parts_come_back_for_a_picture(folder: Path, load: Any) -> None
     with model.present("vae"):
         assert moves[-1] == ("vae", "cpu:0")
     assert moves[-1] == ("vae", "cpu:0"), "what was not released stays"
+
+
+def test_remembered_prompts_need_no_text_encoder(model: SD15Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = model.draw(CAT)
+    model.remember([CAT.prompt, CAT.negative_prompt])
+    try:
+        with monkeypatch.context() as gone:
+            gone.setattr(type(model), "encode_text", lambda *_: pytest.fail("a text encoder was asked"))
+            assert (pixels_of(model.draw(CAT)) == pixels_of(before)).mean() > 0.99  # encoded together or one by one
+        assert (pixels_of(model.draw(SampleRequest(**{**CAT.__dict__, "prompt": "dog"}))) != pixels_of(before)).any()
+    finally:
+        model._remembered.clear()

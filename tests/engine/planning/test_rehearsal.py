@@ -81,7 +81,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
 
 def test_every_phase_of_a_run(answers: Answers) -> None:
     needs = needs_in(answers.said["base"])
-    assert [need.phase for need in needs] == ["load", "cache", "train", "sample", "validate", "save"]
+    assert [need.phase for need in needs] == ["load", "cache", "train", "sample", "frugal", "validate", "save"]
     for need in needs:
         assert sum(need.breakdown.values()) == need.allocated <= need.reserved
 
