@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engine.config.kohya.differences import DIFFERENCES, Difference
 from engine.config.kohya.gui import GUI_RULES
 from engine.config.kohya.rules import NETWORK_ARGS, SCRIPT_ARGUMENTS, Rule, rule_of
 
@@ -24,13 +25,11 @@ This page is made by `python tools/kohya_table.py`. The classes: *honoured*; *be
 
 ## What is different on purpose
 
-* EXIF rotation is applied, and transparent parts get a background instead of what lies under them.
-* Caches are keyed by content: an edited picture, caption or model is never served stale.
-* Held-out pictures never overlap with those that are trained on.
-* A resume goes on at the exact place, and gives the same bytes as an uninterrupted run.
-* FLUX without `model_prediction_type` is trained on the plain velocity (raw), not on Kohya's mismatched default.
-* Nothing found to train on is an error with a code, not a silent end.
-* The seed is 42 where none is given, so that a run can be repeated.
+`--kohya-exact` (the setting `training.kohya_exact`, which a run keeps) computes as Kohya's scripts do where the last
+column says yes. Where it says no, it says why.
+
+| what | here | Kohya | `--kohya-exact` |
+|---|---|---|---|
 """
 
 
@@ -39,8 +38,14 @@ def row(name: str, rule: Rule) -> str:
     return f"| `{name}` | {rule.status} | {target} | {rule.text} |"
 
 
+def difference_row(difference: Difference) -> str:
+    switched = "yes" if difference.switched else f"no: {difference.why_not}"
+    return f"| {difference.what} | {difference.ours} | {difference.kohyas} | {switched} |"
+
+
 def page() -> str:
-    lines = [HEAD, "## Arguments of the scripts", "", "| argument | class | becomes | remark |", "|---|---|---|---|"]
+    lines = [HEAD + "\n".join(map(difference_row, DIFFERENCES)), ""]
+    lines += ["## Arguments of the scripts", "", "| argument | class | becomes | remark |", "|---|---|---|---|"]
     for name in SCRIPT_ARGUMENTS:
         rule = rule_of(name)
         assert rule is not None, name

@@ -76,6 +76,7 @@ def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     type=click.Choice(["ask", "retry", "stop"]),
     help="When memory runs out: ask which remedy, take the next one and go on (the default), or stop.",
 )
+@click.option("--kohya-exact", is_flag=True, help="Every number as Kohya's scripts have it, also where it is worse.")
 @click.option("--no-mouse", is_flag=True, help="The screen leaves the mouse to the terminal.")
 @click.option("--low-bandwidth", is_flag=True, help="The screen for slow lines: fewer frames, no pictures.")
 @click.option(

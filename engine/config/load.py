@@ -40,7 +40,7 @@ def load_config(
     places: dict[tuple[str, str], str] = {}
     problems: list[Problem] = []
     if source is not None:
-        _read_file(find_preset(source), values, places, problems)
+        _read_file(find_preset(source), values, places, problems, exact=_is_exact(overrides))
     for text in overrides:
         _read_override(text, values, places, problems)
     for dotted, (option, value) in (options or {}).items():
@@ -58,8 +58,19 @@ def load_config(
     return config
 
 
-def kohya_notes(source: str | Path) -> list[str]:
+def _is_exact(overrides: Sequence[str]) -> bool:
+    """Whether the overrides ask for Kohya's numbers, so that a file of Kohya's is taken at its word."""
+    typed: dict[str, dict[str, Any]] = {}
+    for text in overrides:
+        _read_override(text, typed, {}, [])
+    return typed.get("training", {}).get("kohya_exact") is True
+
+
+def kohya_notes(source: str | Path, *, exact: bool = False) -> list[str]:
     """What a file of Kohya's says that is not simply honoured, one sentence a key; empty for a preset.
+
+    Args:
+        exact: as with `training.kohya_exact`.
 
     Raises:
         UsageError: no such file, or it cannot be read.
@@ -67,12 +78,17 @@ def kohya_notes(source: str | Path) -> list[str]:
     from engine.config.kohya.convert import conversion_of
 
     path = find_preset(source)
-    found = conversion_of(path, path.read_text(encoding="utf-8-sig", errors="replace"))
+    found = conversion_of(path, path.read_text(encoding="utf-8-sig", errors="replace"), exact=exact)
     return found.notes() if found is not None else []
 
 
 def _read_file(
-    path: Path, values: dict[str, dict[str, Any]], places: dict[tuple[str, str], str], problems: list[Problem]
+    path: Path,
+    values: dict[str, dict[str, Any]],
+    places: dict[tuple[str, str], str],
+    problems: list[Problem],
+    *,
+    exact: bool = False,
 ) -> None:
     from engine.config.kohya.convert import conversion_of
 
@@ -81,7 +97,7 @@ def _read_file(
     except (OSError, UnicodeDecodeError) as error:
         hint = "Check its permissions." if isinstance(error, OSError) else "It must be a UTF-8 text file in TOML."
         raise UsageError(f"The preset {path} cannot be read: {error}.", hint) from None
-    kohyas = conversion_of(path, text)
+    kohyas = conversion_of(path, text, exact=exact)
     if kohyas is not None:
         problems += kohyas.problems
         for table, members in kohyas.values.items():

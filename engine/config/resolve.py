@@ -67,6 +67,8 @@ def resolve(config: RunConfig, *, partial_text_cache: bool = False) -> tuple[Run
     config, implied = _ladder(config)
     notes += implied
     notes += _without_effect(training)
+    if training.kohya_exact:
+        notes.append("Numbers are Kohya's (kohya_exact): docs/kohya.md lists what is otherwise done in another way.")
     if training.max_train_epochs is not None and training.max_train_steps != 1600:
         notes.append("max_train_steps is ignored: max_train_epochs is set.")
     return config, notes

@@ -70,6 +70,13 @@ class TrainingTable(Table):
     lr_scheduler_args: list[str] = setting(
         [], "Schedule settings", 'piecewise_constant needs ["step_rules=1:10,0.1:20,0.01"].', advanced=True
     )
+    kohya_exact: bool = setting(
+        False,
+        "Exactly as Kohya",
+        "Compute every number as Kohya's scripts do, where this program would rather do otherwise: docs/kohya.md lists "
+        "what.",
+        advanced=True,
+    )
     seed: int = setting(42, "Seed", "The same seed, settings and machine give the same file.", ge=0, le=2**32 - 1)
     loss_type: LossType = setting("l2", "Loss", "huber and smooth_l1 forgive outliers.", advanced=True)
     huber_schedule: HuberSchedule = setting(
@@ -143,11 +150,16 @@ class TrainingTable(Table):
     model_prediction_type: FlowPrediction = setting(
         "raw",
         "Flow prediction",
-        "FLUX: the velocity as it is. Kohya's default sigma_scaled compares another quantity with the same target.",
+        "FLUX: what is compared with the velocity. raw: the answer itself. Kohya's default sigma_scaled first makes an "
+        "estimate of the picture of it, which is another quantity.",
         advanced=True,
     )
     weighting_scheme: WeightingScheme = setting(
-        "uniform", "Sigma density", "FLUX: which noise levels timestep_sampling = sigma prefers.", advanced=True
+        "uniform",
+        "Sigma density",
+        "FLUX: which noise levels timestep_sampling = sigma prefers; sigma_sqrt and cosmap weigh the loss of "
+        "sigma_scaled instead.",
+        advanced=True,
     )
     logit_mean: float = setting(0.0, "Logit mean", "FLUX: centre of the density logit_normal.", advanced=True)
     logit_std: float = setting(1.0, "Logit width", "FLUX: width of the density logit_normal.", gt=0, advanced=True)

@@ -34,8 +34,8 @@ Sampler = Literal[
 Interpolation = Literal["lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area", "box"]
 LossType = Literal["l2", "l1", "huber", "smooth_l1"]
 TimestepSampling = Literal["sigma", "uniform", "sigmoid", "shift", "flux_shift"]
-WeightingScheme = Literal["uniform", "none", "logit_normal", "mode"]
-FlowPrediction = Literal["raw"]
+WeightingScheme = Literal["uniform", "none", "logit_normal", "mode", "sigma_sqrt", "cosmap"]
+FlowPrediction = Literal["raw", "additive", "sigma_scaled"]
 HuberSchedule = Literal["snr", "constant", "exponential"]
 Schedule = Literal[
     "constant",

@@ -72,17 +72,32 @@ def updates_before(plan: StepPlan, epoch: int, position: int) -> int:
 
 
 def item_caption(
-    item: Item, index: int, rules: CaptionRules, plan: StepPlan, *, seed: int, epoch: int, step: int
+    item: Item, index: int, rules: CaptionRules, plan: StepPlan, *, seed: int, epoch: int, step: int, raw: bool = False
 ) -> str:
-    """The caption of the item with that index in an epoch, with `step` updates done."""
+    """The caption of the item with that index in an epoch, with `step` updates done.
+
+    Args:
+        raw: as Kohya's scripts cache it: what was read, without prefix, suffix and separators. Captions that are
+            shuffled or dropped are not concerned: the scripts refuse to cache them.
+    """
+    if raw and not (item.rules or rules).is_refused_by_kohyas_cache:
+        return item.text
     rng = caption_rng(seed, epoch, index)
     return compose(item.text, item.rules or rules, rng, epoch=epoch, step=step, max_train_steps=plan.max_train_steps)
 
 
-def run_captions(items: Sequence[Item], rules: CaptionRules, plan: StepPlan, seed: int) -> list[str]:
-    """Every caption that the run will use, each once, in the order of first use: what a text cache has to hold."""
+def run_captions(
+    items: Sequence[Item], rules: CaptionRules, plan: StepPlan, seed: int, *, raw: bool = False
+) -> list[str]:
+    """Every caption that the run will use, each once, in the order of first use: what a text cache has to hold.
+
+    Args:
+        raw: see `item_caption`.
+    """
     if not any((item.rules or rules).varies for item in items):
-        captions = (item_caption(item, i, rules, plan, seed=seed, epoch=1, step=0) for i, item in enumerate(items))
+        captions = (
+            item_caption(item, i, rules, plan, seed=seed, epoch=1, step=0, raw=raw) for i, item in enumerate(items)
+        )
         return list(dict.fromkeys(captions))
     seen: dict[str, None] = {}
     for epoch in range(1, plan.epochs + 1):
@@ -91,5 +106,6 @@ def run_captions(items: Sequence[Item], rules: CaptionRules, plan: StepPlan, see
             if step >= plan.max_train_steps:
                 break
             for index in batch:
-                seen[item_caption(items[index], index, rules, plan, seed=seed, epoch=epoch, step=step)] = None
+                caption = item_caption(items[index], index, rules, plan, seed=seed, epoch=epoch, step=step, raw=raw)
+                seen[caption] = None
     return list(seen)

@@ -55,6 +55,11 @@ class CaptionRules:
         )
 
     @property
+    def is_refused_by_kohyas_cache(self) -> bool:
+        """Whether Kohya's scripts refuse to cache the outputs of the text encoders with these rules."""
+        return self.edits_tags or self.caption_dropout_rate > 0
+
+    @property
     def edits_tags(self) -> bool:
         """Whether the caption is taken apart into tags."""
         return self.shuffle_caption or self.token_warmup_step > 0 or self.caption_tag_dropout_rate > 0
@@ -144,7 +149,7 @@ def _edit_tags(caption: str, rules: CaptionRules, rng: random.Random, step: int,
     if 0 < warmup < 1:
         warmup = math.floor(warmup * max_train_steps)
     if step < warmup:
-        grown = step * (len(flexible) - rules.token_warmup_min) / warmup
+        grown = step * ((len(flexible) - rules.token_warmup_min) / warmup)  # in Kohya's order: it is rounded down
         flexible = flexible[: math.floor(grown) + rules.token_warmup_min]
     if rules.shuffle_caption:
         rng.shuffle(flexible)

@@ -26,6 +26,8 @@ EXTENSIONS = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif",
      ".hif"}
 )  # fmt: skip
+KOHYA_EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif"})
+"""Those of them that Kohya's scripts look for, in all lower or all upper case."""
 SMALLEST_SIDE = 16
 """Pixels; below this nothing is left to learn after the enlargement."""
 
@@ -63,8 +65,11 @@ class Header:
     notes: tuple[str, ...]
 
 
-def read_header(path: Path, max_megapixels: int) -> Header:
+def read_header(path: Path, max_megapixels: int, *, turn: bool = True) -> Header:
     """Read size, format and peculiarities of a picture without decoding it.
+
+    Args:
+        turn: whether EXIF's orientation counts; the same then holds for `decode` and `check_pixels`.
 
     Raises:
         UnusablePicture: with the reason.
@@ -80,12 +85,12 @@ def read_header(path: Path, max_megapixels: int) -> Header:
             raise UnusablePicture(f"too small: {width}×{height} px; the smallest side allowed is {SMALLEST_SIDE} px")
         if image.mode not in _MODES:
             raise UnusablePicture(f"{image.mode} samples are not read: save it as RGB with 8 or 16 bits a channel")
-        if _orientation(file, image) in _TURNED:
+        if turn and _orientation(file, image) in _TURNED:
             width, height = height, width
         return Header(width, height, image.format or "", _notes(image))
 
 
-def decode(path: Path, size: tuple[int, int]) -> Image.Image:
+def decode(path: Path, size: tuple[int, int], *, turn: bool = True) -> Image.Image:
     """The first frame, rotated as EXIF says, in the mode of the file.
 
     Args:
@@ -95,7 +100,7 @@ def decode(path: Path, size: tuple[int, int]) -> Image.Image:
         UnusablePicture: it is broken, or has changed since its header was read.
     """
     with _alone_if_large(size), _opened(path) as (file, image):
-        orientation = _orientation(file, image)
+        orientation = _orientation(file, image) if turn else 1
         _require_size(image, size[::-1] if orientation in _TURNED else size)
         image.load()
         upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image.copy()
@@ -103,14 +108,14 @@ def decode(path: Path, size: tuple[int, int]) -> Image.Image:
         return upright
 
 
-def check_pixels(path: Path, size: tuple[int, int]) -> None:
+def check_pixels(path: Path, size: tuple[int, int], *, turn: bool = True) -> None:
     """Decode once and forget, to find truncation and damage; JPEG at an eighth of its size, which reads every byte.
 
     Raises:
         UnusablePicture: it is broken.
     """
     with _alone_if_large(size), _opened(path) as (file, image):
-        _require_size(image, size[::-1] if _orientation(file, image) in _TURNED else size)
+        _require_size(image, size[::-1] if turn and _orientation(file, image) in _TURNED else size)
         if image.format in ("JPEG", "MPO"):
             image.draft(None, (image.width // 8, image.height // 8))
         image.load()

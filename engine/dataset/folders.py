@@ -19,6 +19,7 @@ _SIDECARS = frozenset(
     {".txt", ".caption", ".caption2", ".cap", ".tags", ".npz", ".npy", ".json", ".jsonl", ".toml", ".yaml", ".yml", 
      ".csv", ".tsv", ".xml", ".xmp", ".aae", ".md", ".log", ".ini", ".db", ".bak", ".safetensors"}
 )  # fmt: skip
+_LINE_END = re.compile(r"\r\n|\r|\n")
 _REPEATS = re.compile(r"([0-9]{1,6})_(.*)", re.DOTALL)
 
 
@@ -56,10 +57,10 @@ class Source:
     """The part behind N; empty for a plain folder."""
 
 
-def caption_extensions(first: str) -> tuple[str, ...]:
-    """`dataset.caption_extension` in lower case with its dot, then the other usual ones."""
+def caption_extensions(first: str, *, only: bool = False) -> tuple[str, ...]:
+    """`dataset.caption_extension` in lower case with its dot, then the other usual ones unless it is the `only` one."""
     first = (first if first.startswith(".") else f".{first}").lower()
-    return (first, *(extension for extension in CAPTION_EXTENSIONS if extension != first))
+    return (first,) if only else (first, *(extension for extension in CAPTION_EXTENSIONS if extension != first))
 
 
 def read_folder(path: Path, key: str) -> Folder:
@@ -147,8 +148,11 @@ def find_sources(path: Path, key: str) -> tuple[list[Source], list[Rejected], li
     return sources, rejected, notes
 
 
-def read_caption(path: Path, *, all_lines: bool) -> tuple[str | None, int]:
-    """Text of a caption file: its first line, or with `all_lines` every line that is not blank.
+def read_caption(path: Path, *, all_lines: bool, kohya_exact: bool = False) -> tuple[str | None, int]:
+    """Text of a caption file: its first line that is not blank, or with `all_lines` every such line.
+
+    Args:
+        kohya_exact: the first line even if it is blank, and with the byte order mark that it may begin with.
 
     Returns:
         the text (None when there is none), and the number of lines that are not blank.
@@ -166,17 +170,19 @@ def read_caption(path: Path, *, all_lines: bool) -> tuple[str | None, int]:
     if len(data) > MAX_CAPTION_BYTES:
         raise DataError(f"The caption {printable(path)} is longer than 1 MiB.", "Is it a caption? Move it away.")
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-8" if kohya_exact else "utf-8-sig")
     except UnicodeDecodeError as error:
         kind = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "another encoding"
         raise DataError(
             f"The caption {printable(path)} is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}.",
             f"It looks like {kind}: save it as UTF-8.",
         ) from error
-    lines = [stripped for line in text.splitlines() if (stripped := line.strip())]
+    given = _LINE_END.split(text)
+    lines = [stripped for line in given if (stripped := line.strip())]
     if not lines:
         return None, 0
-    return ("\n".join(lines) if all_lines else lines[0]), len(lines)
+    first = given[0].strip() if kohya_exact else lines[0]
+    return ("\n".join(lines) if all_lines else first), len(lines)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

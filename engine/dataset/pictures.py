@@ -28,6 +28,8 @@ class Picture:
     """What is changed when it is used: "animated: only the first frame is used"."""
     mask_path: Path | None = None
     """A picture of the same shape whose red channel weighs the loss (`masked_loss`)."""
+    kohya_exact: bool = False
+    """Its pixels are read as Kohya's scripts do: not turned as EXIF says, what lies under transparency is shown."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,10 +43,10 @@ def load_pixels(
     import torch
 
     try:
-        image = decode(picture.path, (picture.width, picture.height))
+        image = decode(picture.path, (picture.width, picture.height), turn=not picture.kohya_exact)
     except UnusablePicture as error:
         raise DataError(f"{printable(picture.path)}: {error}.", "Replace or remove this picture.") from error
-    flat, alpha = flatten(image, table.alpha_background)
+    flat, alpha = flatten(image, None if picture.kohya_exact else table.alpha_background)
     left, top = placement.crop
     if rng is not None and table.random_crop:
         left = rng.randint(0, placement.resized[0] - placement.bucket[0])
@@ -54,7 +54,8 @@ def load_pixels(
     box = (left, top, left + placement.bucket[0], top + placement.bucket[1])
 
     def fitted(layer: Image.Image) -> Image.Image:
-        cut = resize(layer, placement.resized, table.resize_interpolation).crop(box)
+        scaled = resize(layer, placement.resized, table.resize_interpolation, opencv=picture.kohya_exact)
+        cut = scaled.crop(box)
         return ImageOps.mirror(cut) if flip else cut
 
     flat = fitted(flat)
@@ -74,14 +75,15 @@ def _mask_of(picture: Picture, size: tuple[int, int]) -> Image.Image:
     """The red channel of the picture's mask, scaled to the picture's size."""
     assert picture.mask_path is not None
     try:
-        header = read_header(picture.mask_path, MASK_MEGAPIXELS)
-        mask = decode(picture.mask_path, (header.width, header.height))
+        turn = not picture.kohya_exact
+        header = read_header(picture.mask_path, MASK_MEGAPIXELS, turn=turn)
+        mask = decode(picture.mask_path, (header.width, header.height), turn=turn)
     except UnusablePicture as error:
         raise DataError(
             f"{printable(picture.path)}: its mask {printable(picture.mask_path)} cannot be read: {error}.",
             "Replace the mask, or remove picture and mask.",
         ) from error
-    red = flatten(mask, "#ffffff")[0].getchannel("R")
+    red = flatten(mask, None if picture.kohya_exact else "#ffffff")[0].getchannel("R")
     return red if red.size == size else red.resize(size, Image.Resampling.BILINEAR)
 
 
@@ -92,13 +94,18 @@ def latent_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return torch.nn.functional.interpolate(mask[None, None], size=size, mode="area")[0, 0]
 
 
-def flatten(image: Image.Image, background: str) -> tuple[Image.Image, Image.Image | None]:
-    """Any picture as 8-bit RGB over `background` ("#rrggbb"), and its alpha channel if it has one."""
+def flatten(image: Image.Image, background: str | None) -> tuple[Image.Image, Image.Image | None]:
+    """Any picture as 8-bit RGB over `background` ("#rrggbb"), and its alpha channel if it has one.
+
+    Without a background, what lies under the transparent parts is shown, whatever it is.
+    """
     if image.mode.startswith("I;16"):
         image = _to_8_bit(image)
     if not image.has_transparency_data:
         return image.convert("RGB"), None
     rgba = image.convert("RGBA")
+    if background is None:
+        return image.convert("RGB"), rgba.getchannel("A")
     base = Image.new("RGBA", rgba.size, background)
     return Image.alpha_composite(base, rgba).convert("RGB"), rgba.getchannel("A")
 

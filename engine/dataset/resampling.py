@@ -20,12 +20,20 @@ _FILTERS = {
 }
 
 
-def resize(image: Image.Image, size: tuple[int, int], interpolation: str | None) -> Image.Image:
+_OPENCV = {"nearest": "nearest", "bilinear": "bilinear", "linear": "bilinear", "bicubic": "bicubic", "cubic": "bicubic"}
+"""Kohya's names of OpenCV's kernels, and the same in torch."""
+
+
+def resize(
+    image: Image.Image, size: tuple[int, int], interpolation: str | None, *, opencv: bool = False
+) -> Image.Image:
     """Scale an 8-bit L or RGB picture to `size` (width, height).
 
     Args:
         interpolation: `dataset.resize_interpolation`; None: area when no side grows, else Lanczos (as Kohya).
             "area" with a growing side is bilinear, as in OpenCV.
+        opencv: nearest, bilinear and bicubic as OpenCV has them, which leaves pixels out when it shrinks; Pillow's
+            look at all of them.
     """
     if image.size == size:
         return image
@@ -34,7 +42,22 @@ def resize(image: Image.Image, size: tuple[int, int], interpolation: str | None)
         interpolation = "area" if shrinks else "lanczos"
     if interpolation == "area":
         return _area(image, size) if shrinks else image.resize(size, Image.Resampling.BILINEAR)
+    if opencv and interpolation in _OPENCV:
+        return _like_opencv(image, size, _OPENCV[interpolation])
     return image.resize(size, _FILTERS[interpolation])
+
+
+def _like_opencv(image: Image.Image, size: tuple[int, int], mode: str) -> Image.Image:
+    """Kernels of one pixel's width whatever the scale; OpenCV's whole numbers may differ by one level."""
+    import numpy as np
+    import torch
+
+    pixels = torch.from_numpy(np.array(image, dtype=np.float32))
+    planes = pixels[None, None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)[None]
+    corners = {} if mode == "nearest" else {"align_corners": False}
+    scaled = torch.nn.functional.interpolate(planes, (size[1], size[0]), mode=mode, **corners)[0]
+    levels = scaled.round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray((levels[0] if pixels.ndim == 2 else levels.permute(1, 2, 0)).numpy())
 
 
 def _area(image: Image.Image, size: tuple[int, int]) -> Image.Image:

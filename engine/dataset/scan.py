@@ -14,7 +14,7 @@ from typing import Any, Literal
 from engine.config.dataset import DatasetTable
 from engine.config.schema import RunConfig
 from engine.dataset.configured import ConfiguredSource, configured_sources, masks_by_name
-from engine.dataset.decoding import UnusablePicture, check_pixels, read_header
+from engine.dataset.decoding import KOHYA_EXTENSIONS, UnusablePicture, check_pixels, read_header
 from engine.dataset.folders import Source, caption_extensions, find_sources, read_caption
 from engine.dataset.pictures import Picture, Rejected, Scan, Subset
 from engine.dataset.pool import Progress, ordered_map, workers
@@ -54,6 +54,8 @@ def scan(config: RunConfig, progress: Progress | None = None) -> Scan:
         DataError: a folder is missing or unreadable, has no usable picture, or too few; a caption is not UTF-8.
     """
     parts, rejected, notes = _find_parts(config)
+    if config.training.kohya_exact:
+        parts = [_as_kohya(part, rejected) for part in parts]
     jobs = [(part, path) for part in parts for path in part.source.folder.pictures]
     read = _reader(config)
     results: list[Picture | Rejected | DataError] = []
@@ -91,7 +93,7 @@ def verify_pixels(found: Scan, progress: Progress | None = None) -> Scan:
 
     def check(picture: Picture) -> Rejected | None:
         try:
-            check_pixels(picture.path, (picture.width, picture.height))
+            check_pixels(picture.path, (picture.width, picture.height), turn=not picture.kohya_exact)
         except UnusablePicture as error:
             return Rejected(picture.path, str(error))
         return None
@@ -106,12 +108,19 @@ def verify_pixels(found: Scan, progress: Progress | None = None) -> Scan:
     return found.without(broken)
 
 
-def split(pictures: list[Picture], share: float, seed: int) -> tuple[list[Picture], list[Picture]]:
-    """(training, held-out) pictures: Kohya's shuffle and rounding, without its overlap of one."""
+def split(
+    pictures: list[Picture], share: float, seed: int, *, kohya_exact: bool = False
+) -> tuple[list[Picture], list[Picture]]:
+    """(training, held-out) pictures: Kohya's shuffle and rounding.
+
+    Args:
+        kohya_exact: with Kohya's rounding of the second half too, where one picture may be in both.
+    """
     shuffled = list(pictures)
     random.Random(seed).shuffle(shuffled)
     keep = math.ceil(len(shuffled) * (1 - share))
-    return shuffled[:keep], shuffled[keep:]
+    held_out = len(shuffled) - round(len(shuffled) * share) if kohya_exact else keep
+    return shuffled[:keep], shuffled[held_out:]
 
 
 def familiar_repeats(pictures: int) -> int:
@@ -166,6 +175,18 @@ def _configured_parts(config: RunConfig) -> tuple[list[_Part], list[Rejected], l
     return parts, rejected, notes
 
 
+def _as_kohya(part: _Part, rejected: list[Rejected]) -> _Part:
+    """The part without pictures that Kohya's scripts would not see; they go to `rejected`."""
+    folder = part.source.folder
+    seen = tuple(
+        path for path in folder.pictures
+        if path.suffix.lower() in KOHYA_EXTENSIONS and path.suffix in (path.suffix.lower(), path.suffix.upper())
+    )  # fmt: skip
+    reason = "Kohya's scripts do not read this kind of file (kohya_exact)"
+    rejected += [Rejected(path, reason) for path in folder.pictures if path not in seen]
+    return replace(part, source=replace(part.source, folder=replace(folder, pictures=seen)))
+
+
 def _masked(subset: Subset, part: _Part, config: RunConfig, notes: list[str]) -> Subset:
     """The subset with the mask of each picture, where masks are named for it."""
     own = None if part.configured is None else part.configured.spec.conditioning_data_dir
@@ -195,24 +216,25 @@ def _expanded(value: str) -> Path:
 
 def _reader(config: RunConfig) -> Callable[[tuple[_Part, Path]], Picture | Rejected | DataError]:
     """The work for one file; runs in threads, so that it returns what it can't do instead of raising."""
-    limit = config.dataset.max_image_megapixels
+    limit, exact = config.dataset.max_image_megapixels, config.training.kohya_exact
 
     def read(job: tuple[_Part, Path]) -> Picture | Rejected | DataError:
         part, path = job
         table = part.table(config)
         all_lines = table.enable_wildcard
         try:
-            header = read_header(path, limit)
+            header = read_header(path, limit, turn=not exact)
         except UnusablePicture as error:
             return Rejected(path, str(error))
-        picture = Picture(path, header.width, header.height, header.format, notes=header.notes)
+        picture = Picture(path, header.width, header.height, header.format, notes=header.notes, kohya_exact=exact)
         if part.configured is not None and part.configured.captions is not None:
             return replace(picture, caption=part.configured.captions[path])
-        caption_path = part.source.folder.caption_of(path, caption_extensions(table.caption_extension))
+        extensions = caption_extensions(table.caption_extension, only=exact)
+        caption_path = part.source.folder.caption_of(path, extensions)
         if caption_path is None:
             return picture
         try:
-            caption, lines = read_caption(caption_path, all_lines=all_lines)
+            caption, lines = read_caption(caption_path, all_lines=all_lines, kohya_exact=exact)
         except DataError as error:
             return error
         extra = () if all_lines or lines <= 1 else ("only the first line of its caption is used",)
@@ -246,10 +268,15 @@ def _subsets(part: _Part, pictures: list[Picture], config: RunConfig, notes: lis
         return [Subset(folder, part.source.num_repeats or 1, tokens, True, False, tuple(pictures), **own)]
     held_out: list[Picture] = []
     if table.validation_split > 0:
-        pictures, held_out = split(pictures, table.validation_split, table.validation_seed)
+        every = len(pictures)
+        pictures, held_out = split(
+            pictures, table.validation_split, table.validation_seed, kohya_exact=config.training.kohya_exact
+        )
+        overlap = len(pictures) + len(held_out) - every
         notes.append(
             f"{plural(len(held_out), 'picture')} of {printable(folder)} held out: dataset.validation_split = "
-            f"{table.validation_split:g} of {len(pictures) + len(held_out)}"
+            f"{table.validation_split:g} of {every}"
+            + (f"; {overlap} of them trained on as well, as Kohya does (kohya_exact)" if overlap else "")
         )
     named = part.source.num_repeats
     if table.num_repeats is not None:

@@ -130,6 +130,8 @@ class Model(ABC):
     """Pixels a latent cell is wide."""
     training_alphas_cumprod: torch.Tensor
     """[T] float32, after the zero-terminal-SNR rescaling where it applies; flow models have none."""
+    plain_alphas_cumprod: torch.Tensor
+    """The same before that rescaling."""
 
     @property
     @abstractmethod

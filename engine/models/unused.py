@@ -21,6 +21,7 @@ FLOW_ONLY: Mapping[str, str] = dict.fromkeys(
         "training.sigmoid_scale",
         "training.discrete_flow_shift",
         "training.guidance_scale",
+        "training.model_prediction_type",
         "training.weighting_scheme",
         "training.logit_mean",
         "training.logit_std",

@@ -21,6 +21,7 @@ from engine.dataset.pixels import latent_mask, load_pixels
 from engine.dataset.sizes import size_conditioning
 from engine.dataset.text_cache import TextCache
 from engine.models.base import Model
+from engine.training import seeds
 from engine.training.seeds import derive
 
 Augmented = tuple[Item, bool, int]
@@ -52,6 +53,7 @@ class Feed:
         latents: the cache, or None to encode pictures in each step.
         texts: the cache of encoded captions, or None to encode them in each step.
         live: names of the text encoders that run in each step: those that are not cached.
+        raw: cached captions are those that were read: see `item_caption`.
         rank, num_processes: this process's share of the batches.
     """
 
@@ -67,6 +69,7 @@ class Feed:
         rank: int = 0,
         num_processes: int = 1,
         live: Sequence[str] = (),
+        raw: bool = False,
     ) -> None:
         self.config = config
         self.items = items
@@ -76,6 +79,7 @@ class Feed:
         self.latents = latents
         self.texts = texts
         self.live = tuple(live)
+        self.raw = raw
         self.rank = rank
         self.num_processes = num_processes
         self.rules = CaptionRules.from_config(config)
@@ -101,8 +105,8 @@ class Feed:
         whole = -(-len(batches) // self.num_processes) * self.num_processes
         return [batches[number % len(batches)] for number in range(self.rank, whole, self.num_processes)]
 
-    def caption(self, index: int, step: int) -> str:
-        """The caption of item `index` in update `step`, after dropout, shuffling and the rest."""
+    def caption(self, index: int, step: int, *, raw: bool = False) -> str:
+        """The caption of item `index` in update `step`, after dropout, shuffling and the rest; `raw` without."""
         return item_caption(
             self.items[index],
             index,
@@ -111,11 +115,12 @@ class Feed:
             seed=self.config.training.seed,
             epoch=self.epoch(step),
             step=step,
+            raw=raw,
         )
 
     def all_captions(self) -> list[str]:
-        """Every caption of the run, each once."""
-        return run_captions(self.items, self.rules, self.plan, self.config.training.seed)
+        """Every caption of the run that is cached, each once."""
+        return run_captions(self.items, self.rules, self.plan, self.config.training.seed, raw=self.raw)
 
     def load(self, indices: Sequence[int], step: int, generator: torch.Generator) -> Batch:
         """One micro-batch; the posterior's draw is the first that `generator` makes."""
@@ -126,14 +131,14 @@ class Feed:
             for index, item in zip(indices, items, strict=True)
         ]
         moments, masks = self._encoded(augmented) if self.latents is None else self._cached(self.latents, augmented)
-        mean, deviation = moments.chunk(2, dim=1)
-        latents = mean + deviation * torch.randn(mean.shape, generator=generator)
+        latents = self._drawn(augmented, moments, generator)
         captions = [self.caption(index, step) for index in indices]
+        cached = [self.caption(index, step, raw=True) for index in indices] if self.raw else captions
         weight = self.config.training.prior_loss_weight
         return Batch(
             latents=latents.to(self.device),
             captions=captions,
-            text=self.cached_text(captions),
+            text=self.cached_text(cached),
             weights=torch.tensor([weight if item.is_reg else 1.0 for item in items], device=self.device),
             mask=self._mask(masks, latents.shape[-2:]),
             sizes=sizes_of([(item, flip) for item, flip, _ in augmented]).to(self.device),
@@ -143,6 +148,18 @@ class Feed:
         """What is cached of the encoded captions, on the training device."""
         found = {} if self.texts is None else self.texts.get(captions)
         return {name: tensor.to(self.device) for name, tensor in found.items()}
+
+    def _drawn(self, entries: Sequence[Augmented], moments: Tensor, generator: torch.Generator) -> Tensor:
+        """Latents from moments [B, 2C, h, w]: anew in each step, or with kohya_exact once for a cached picture."""
+        mean, deviation = moments.chunk(2, dim=1)
+        training = self.config.training
+        if not training.kohya_exact or self.latents is None:
+            return mean + deviation * torch.randn(mean.shape, generator=generator)
+        names = [(item.dataset, item.subset_index, item.picture.path.name, int(flip)) for item, flip, _ in entries]
+        draws = [
+            torch.randn(mean.shape[1:], generator=seeds.generator(training.seed, "latent", *name)) for name in names
+        ]
+        return mean + deviation * torch.stack(draws)
 
     def _cached(self, cache: LatentCache, entries: Sequence[Augmented]) -> tuple[Tensor, list[Tensor | None]]:
         found = [cache.get(item, flip) for item, flip, _ in entries]

@@ -2,6 +2,9 @@
 `flux_train_utils.py`; Esser et al. 2024, "Scaling Rectified Flow Transformers", sections 3.1 and B.2).
 
 x_σ = (1 - σ) x₀ + σ ε, target ε - x₀; the timestep is σ · 1000. Tensors are float32, σ is in 0-1.
+
+The model's answer v is compared with the target as it is (model_prediction_type "raw"). Kohya's other two are kept for
+who wants the same numbers: "additive" compares v + x_σ, and "sigma_scaled", an estimate of x₀, x_σ - σ v.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import math
 
 import torch
+from diffusers.training_utils import compute_loss_weighting_for_sd3
 from torch import Tensor
 
 from engine.config.training import TrainingTable
@@ -37,9 +41,22 @@ class FlowObjective(Objective):
         noisy = (1 - sigma) * latents + sigma * (noise if perturbed is None else perturbed)
         return Question(noisy, noise - latents, timesteps)
 
+    def compared(self, prediction: Tensor, question: Question) -> Tensor:
+        """See `Objective.compared`; by `model_prediction_type`."""
+        kind = self.training.model_prediction_type
+        if kind == "raw":
+            return prediction
+        if kind == "additive":
+            return prediction + question.noisy
+        return question.noisy - (question.timesteps / STEPS).view(-1, 1, 1, 1) * prediction
+
     def weights(self, timesteps: Tensor) -> Tensor:
-        """See `Objective.weights`: all alike, as Kohya has it for raw predictions."""
-        return torch.ones_like(timesteps)
+        """See `Objective.weights`: all alike, as Kohya has it; `weighting_scheme` weighs sigma_scaled predictions."""
+        settings = self.training
+        if settings.model_prediction_type != "sigma_scaled":
+            return torch.ones_like(timesteps)
+        weights: Tensor = compute_loss_weighting_for_sd3(settings.weighting_scheme, timesteps / STEPS)
+        return weights
 
     def huber_c(self, timesteps: Tensor) -> Tensor:
         """See `Objective.huber_c`; there is no SNR table that the schedule "snr" could read."""

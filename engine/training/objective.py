@@ -50,6 +50,10 @@ class Objective(ABC):
     def huber_c(self, timesteps: Tensor) -> Tensor:
         """Where the Huber loss turns from square to straight, [B]."""
 
+    def compared(self, prediction: Tensor, question: Question) -> Tensor:
+        """What of the denoiser's answer is compared with the target, [B, C, h, w]: the answer itself."""
+        return prediction
+
     def losses(self, prediction: Tensor, question: Question, mask: Tensor | None = None) -> Tensor:
         """Weighted loss of each picture, [B].
 
@@ -57,7 +61,7 @@ class Objective(ABC):
             prediction: [B, C, h, w] float32.
             mask: [B, 1, h, w] in 0-1, or None; the mean stays over all cells, as in Kohya.
         """
-        loss = self._distance(prediction, question)
+        loss = self._distance(self.compared(prediction, question), question)
         if mask is not None:
             loss = loss * mask
         return loss.mean(dim=(1, 2, 3)) * self.weights(question.timesteps)
@@ -88,12 +92,20 @@ class DiffusionObjective(Objective):
         training: the `[training]` table.
         alphas_cumprod: [T] float32, on the training device.
         prediction_type: "epsilon" or "v_prediction".
+        weighed_by: alphas_cumprod of the SNR that weighs the loss; None: the same.
     """
 
-    def __init__(self, training: TrainingTable, alphas_cumprod: Tensor, prediction_type: PredictionType) -> None:
+    def __init__(
+        self,
+        training: TrainingTable,
+        alphas_cumprod: Tensor,
+        prediction_type: PredictionType,
+        weighed_by: Tensor | None = None,
+    ) -> None:
         self.training = training
         self.alphas_cumprod = alphas_cumprod
-        self.snr = alphas_cumprod / (1 - alphas_cumprod)
+        weighed_by = alphas_cumprod if weighed_by is None else weighed_by
+        self.snr = weighed_by / (1 - weighed_by)
         self.is_v = prediction_type == "v_prediction"
 
     def ask(self, latents: Tensor, generator: torch.Generator) -> Question:
@@ -130,16 +142,17 @@ class DiffusionObjective(Objective):
     def weights(self, timesteps: Tensor) -> Tensor:
         """Loss weight of each timestep, [B]: min-SNR, debiased estimation, v-prediction scalings."""
         settings, snr = self.training, self.snr[timesteps]
+        limited_snr = snr.clamp(1e-8, 1000)
         weight = torch.ones_like(snr)
         if settings.min_snr_gamma is not None:
             limited = snr.clamp_max(settings.min_snr_gamma)
             weight = weight * (limited / (snr + 1) if self.is_v else limited / snr.clamp_min(1e-8))
         if settings.scale_v_pred_loss_like_noise_pred:
-            weight = weight * snr / (snr + 1)
+            weight = weight * limited_snr / (limited_snr + 1)
         if settings.v_pred_like_loss is not None:
-            weight = weight * (1 + settings.v_pred_like_loss * (snr + 1) / snr.clamp_min(1e-8))
+            weight = weight * (1 + settings.v_pred_like_loss * (limited_snr + 1) / limited_snr)
         if settings.debiased_estimation_loss:
-            weight = weight * (1 / (snr + 1) if self.is_v else snr.clamp(1e-8, 1000).rsqrt())
+            weight = weight * (1 / (limited_snr + 1) if self.is_v else limited_snr.rsqrt())
         return weight
 
     def huber_c(self, timesteps: Tensor) -> Tensor:

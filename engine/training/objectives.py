@@ -14,4 +14,7 @@ def objective_for(training: TrainingTable, model: Model, device: torch.device) -
     """Noise and loss by the model's prediction type; its tables go to `device`."""
     if model.prediction_type == "flow":
         return FlowObjective(training)
-    return DiffusionObjective(training, model.training_alphas_cumprod.to(device), model.prediction_type)
+    table = model.training_alphas_cumprod.to(device)
+    # Kohya makes its table of SNR before it rescales the schedule to a zero terminal SNR.
+    weighed_by = model.plain_alphas_cumprod.to(device) if training.kohya_exact else None
+    return DiffusionObjective(training, table, model.prediction_type, weighed_by)

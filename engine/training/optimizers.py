@@ -48,7 +48,6 @@ def build_optimizer(name: str, arguments: Sequence[str], groups: list[dict[str, 
     if kind == "adafactor":
         extra.setdefault("relative_step", True)
         if relative_step:
-            extra.setdefault("warmup_init", True)
             groups = [{**group, "lr": None} for group in groups]
     elif kind.startswith("sgdnesterov"):
         extra.setdefault("momentum", 0.9)

@@ -69,6 +69,9 @@ def prepare(session: Session) -> Prepared:
     if session.run.dataset_path.exists():  # as it was at the start, whatever became of the person's file
         config = config.changed(dataset={"dataset_config": str(session.run.dataset_path)})
     require_paths(config)
+    raw = config.training.kohya_exact and (
+        config.memory.cache_text_encoder_outputs or config.memory.cache_text_encoder_outputs_to_disk
+    )
     recognition = recognise(config.model.pretrained_model_name_or_path)
     family = family_named(recognition.family)
     config, settled = family.settle(config, recognition)
@@ -101,6 +104,7 @@ def prepare(session: Session) -> Prepared:
         None,
         rank=accelerator.process_index,
         num_processes=accelerator.num_processes,
+        raw=raw,
     )
     with session.phase("cache"):
         cache_texts(session, config, feed, model, held_out, [prompt.request for prompt in prompts])

@@ -35,7 +35,8 @@ def build_schedule(training: TrainingTable, built: BuiltOptimizer, max_train_ste
         "inverse_sqrt": {"timescale": training.lr_scheduler_timescale},
         "cosine_with_min_lr": {"min_lr_rate": training.lr_scheduler_min_lr_ratio or 0.0},
         "warmup_stable_decay": {
-            "num_decay_steps": steps_of(training.lr_decay_steps, max_train_steps) or max_train_steps // 10,
+            "num_decay_steps": steps_of(training.lr_decay_steps, max_train_steps)
+            or (0 if training.kohya_exact else max_train_steps // 10),
             "min_lr_ratio": training.lr_scheduler_min_lr_ratio or 0.0,
         },
     }

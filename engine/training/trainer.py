@@ -147,11 +147,14 @@ class Trainer:
     def _update(self) -> float | None:
         """One optimizer update; returns the mean loss, None when the run went back to an older state."""
         batches = self.feed.micro_batches(self.step)
+        training = self.config.training
+        # Kohya divides the gradients of an epoch's last update by the number of batches that it should have had.
+        whole = training.gradient_accumulation_steps if training.kohya_exact else len(batches)
         total = torch.zeros((), device=self.device)
         for micro, indices in enumerate(batches):
-            loss = self._loss(micro, indices) / len(batches)
-            self.accelerator.backward(loss)
-            total += loss.detach()
+            loss = self._loss(micro, indices)
+            self.accelerator.backward(loss / whole)
+            total += loss.detach() / len(batches)
         value = self.team.mean(total)
         if math.isfinite(value):
             self.team.average_gradients(self.parameters)

@@ -38,7 +38,7 @@ def held_out_loss(prepared: Prepared, objective: Objective) -> dict[str, float]:
                     mean[None].to(device), noise[None].to(device), torch.tensor([point], device=device)
                 )
                 answer = model.predict(question.noisy, question.timesteps, text, sizes)
-                sums[point] += float((answer.float() - question.target).square().mean())
+                sums[point] += float((objective.compared(answer.float(), question) - question.target).square().mean())
     count = len(prepared.held_out)
     return {
         "loss": sum(sums.values()) / (count * POINTS),

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SURFACE = {
     "": {
         "--preset", "--images", "--model", "--name", "--output_dir", "--dataset_config", "--set", "--detach", "--json",
-        "--dry-run", "--restart", "--on-oom", "--version", "--no-mouse", "--low-bandwidth",
+        "--dry-run", "--restart", "--on-oom", "--kohya-exact", "--version", "--no-mouse", "--low-bandwidth",
     },
     "demo": {"--output_dir", "--set"},
     "runs": {"--json"},

@@ -28,16 +28,19 @@ def run_preset(
     dry_run: bool,
     restart: bool,
     on_oom: str | None,
+    kohya_exact: bool,
 ) -> int:
     """Read, check, prepare, launch and follow; the exit code of the run."""
     from engine.config.load import kohya_notes
 
     if on_oom:
         overrides = (*overrides, f"memory.on_oom={on_oom}")
+    if kohya_exact:
+        overrides = (*overrides, "training.kohya_exact=true")
     config = configuration.read(
         preset, overrides, images=images, dataset_config=dataset_config, model=model, name=name, output_dir=output_dir
     )
-    for note in kohya_notes(preset):
+    for note in kohya_notes(preset, exact=config.training.kohya_exact):
         output.narrate(note)
     if dry_run:
         from tui.dry_run import dry_run as show

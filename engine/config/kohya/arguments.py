@@ -22,6 +22,15 @@ CLI_DEFAULTS: dict[str, Any] = {
 """What the scripts do where a file says nothing and this program would do something else."""
 FLUX_DEFAULTS: dict[str, Any] = {"guidance_scale": 3.5, "timestep_sampling": "sigma", "discrete_flow_shift": 3.0}
 """The same of the FLUX script, but for its model_prediction_type, which trains on a mismatched target."""
+EXACT_DEFAULTS: dict[str, Any] = {"v_parameterization": False, "zero_terminal_snr": False}
+EXACT_FLUX_DEFAULTS: dict[str, Any] = {**FLUX_DEFAULTS, "model_prediction_type": "sigma_scaled"}
+"""With `kohya_exact`: nothing is read from the checkpoint, and nothing is made better."""
+OFF_AT_ZERO = frozenset({
+    "noise_offset", "adaptive_noise_scale", "multires_noise_iterations", "ip_noise_gamma", "min_snr_gamma",
+    "v_pred_like_loss", "scale_weight_norms", "save_every_n_steps", "sample_every_n_epochs", "save_last_n_epochs",
+    "save_last_n_steps", "clip_skip", "max_train_epochs", "validate_every_n_steps", "blocks_to_swap",
+})  # fmt: skip
+"""Arguments that the scripts take for not given where they are 0."""
 _SPELLINGS = {"True": True, "true": True, "False": False, "false": False}
 
 
@@ -49,6 +58,10 @@ class Conversion:
     """"training TOML", "GUI configuration", "command line"."""
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By table and key, as a preset has them."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Those of the scripts, as they were given."""
+    exact: bool = False
+    """Taken at its word, as with `training.kohya_exact`."""
     entries: list[Entry] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
@@ -75,16 +88,20 @@ def is_unset(value: Any) -> bool:
 
 
 def convert_arguments(
-    arguments: Mapping[str, Any], kind: str, defaults: Mapping[str, Any] = CLI_DEFAULTS
+    arguments: Mapping[str, Any], kind: str, defaults: Mapping[str, Any] = CLI_DEFAULTS, *, exact: bool = False
 ) -> Conversion:
     """A configuration for arguments of the scripts by name, already of their types or as text.
 
     Args:
         defaults: what holds for arguments that are not given.
+        exact: taken at its word, as with `training.kohya_exact`.
     """
-    found = Conversion(kind)
-    flux = FLUX_DEFAULTS if arguments.get("network_module") == "networks.lora_flux" else {}
-    for key, value in {**defaults, **flux}.items():
+    found = Conversion(kind, arguments=arguments, exact=exact)
+    if arguments.get("network_module") == "networks.lora_flux":
+        own = EXACT_FLUX_DEFAULTS if exact else FLUX_DEFAULTS
+    else:
+        own = EXACT_DEFAULTS if exact else {}
+    for key, value in {**defaults, **own}.items():
         rule = rule_of(key)
         target = rule.target if rule is not None else f"sampling.{key}"
         found.set(target, value)
@@ -95,6 +112,8 @@ def convert_arguments(
         rule = rule_of(key)
         if rule is None:
             _unknown(found, key, value)
+        elif key in OFF_AT_ZERO and _number(value) == 0:
+            found.tell(key, value, Rule("honoured", rule.target, "0 is off"))
         elif key in _SPECIAL:
             _SPECIAL[key](found, key, value, rule)
         else:
@@ -189,8 +208,21 @@ def _epoch_ratio(found: Conversion, key: str, value: Any, rule: Rule) -> None:
 
 
 def _alpha(found: Conversion, key: str, value: Any, rule: Rule) -> None:
+    alpha = float(_number(value))
+    if alpha == 0:
+        found.tell(key, value, Rule("honoured", rule.target, "0 is the rank"))
+        alpha = float(_number(found.arguments.get("network_dim", found.values["network"]["network_dim"])))
+    else:
+        found.tell(key, value, rule)
+    found.set(rule.target, alpha)
+
+
+def _repeats(found: Conversion, key: str, value: Any, rule: Rule) -> None:
+    if found.arguments.get("train_data_dir") and not found.arguments.get("dataset_config"):
+        found.tell(key, value, Rule("no effect", "", "the names of the folders have the repeats, as in Kohya"))
+        return
     found.tell(key, value, rule)
-    found.set(rule.target, float(_number(value)))
+    found.set(rule.target, _number(value))
 
 
 def _state(found: Conversion, key: str, value: Any, rule: Rule) -> None:
@@ -213,7 +245,7 @@ def _text(found: Conversion, key: str, value: Any, rule: Rule) -> None:
 
 
 def _prediction(found: Conversion, key: str, value: Any, rule: Rule) -> None:
-    if value == "sigma_scaled":
+    if value == "sigma_scaled" and not found.exact:
         text = "Kohya's default trains on a mismatched target; raw is used"
         found.tell(key, value, Rule("better", rule.target, text))
         found.set(rule.target, "raw")
@@ -225,7 +257,7 @@ def _prediction(found: Conversion, key: str, value: Any, rule: Rule) -> None:
 def _optimizer(found: Conversion, key: str, value: Any, rule: Rule) -> None:
     from importlib.util import find_spec
 
-    if str(value).lower() == "adamw8bit" and find_spec("bitsandbytes") is None:
+    if str(value).lower() == "adamw8bit" and not found.exact and find_spec("bitsandbytes") is None:
         text = "AdamW, fused: bitsandbytes is not installed, and eight bits save little for a LoRA"
         found.tell(key, value, Rule("better", rule.target, text))
         found.set(rule.target, "AdamW")
@@ -249,6 +281,7 @@ _SPECIAL: dict[str, Any] = {
     "model_type": _model_type,
     "save_n_epoch_ratio": _epoch_ratio,
     "network_alpha": _alpha,
+    "dataset_repeats": _repeats,
     "save_state": _state,
     "save_state_on_train_end": _state,
     "save_precision": _save_precision,

@@ -22,7 +22,7 @@ def is_command_line(text: str) -> bool:
     return _CALL.search(text) is not None
 
 
-def convert_command_line(text: str) -> Conversion:
+def convert_command_line(text: str, *, exact: bool = False) -> Conversion:
     """A configuration for the first call of a LoRA script in a shell or batch file.
 
     Variables that the file itself sets are put in; anything else of a shell is not understood and not run.
@@ -37,7 +37,7 @@ def convert_command_line(text: str) -> Conversion:
             continue
         rest = _filled(line[call.end() :], variables)
         arguments = read_arguments(_words(rest))
-        made = convert_arguments(arguments, "command line", CLI_DEFAULTS)
+        made = convert_arguments(arguments, "command line", CLI_DEFAULTS, exact=exact)
         if SCRIPTS[call[1]] != "auto":
             made.set("model.family", SCRIPTS[call[1]])
         return made

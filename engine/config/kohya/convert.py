@@ -22,26 +22,29 @@ FEWEST = 3
 """Arguments that a training TOML has at least; with fewer it is rather a preset gone wrong."""
 
 
-def conversion_of(path: Path, text: str) -> Conversion | None:
+def conversion_of(path: Path, text: str, *, exact: bool = False) -> Conversion | None:
     """What a file of Kohya's amounts to; None when it is a configuration of this program, or no file of Kohya's.
 
     Every problem is inside, with the file as its place.
+
+    Args:
+        exact: taken at its word, as with `training.kohya_exact`.
 
     Raises:
         UsageError: it is a dataset configuration, which needs a preset beside it.
     """
     content = _parsed(text)
     if content is None:
-        found = convert_command_line(text) if is_command_line(text) else None
+        found = convert_command_line(text, exact=exact) if is_command_line(text) else None
     elif is_dataset_config(content):
         raise UsageError(
             f"{printable(path)} is a dataset configuration: it says which pictures, not how to train.",
             f"Name a preset, and this file beside it: --preset sdxl --dataset_config {printable(path)}",
         )
     elif is_gui_configuration(content):
-        found = convert_gui(content)
+        found = convert_gui(content, exact=exact)
     elif _is_training_toml(content):
-        found = convert_arguments(flattened(content), "training TOML", CLI_DEFAULTS)
+        found = convert_arguments(flattened(content), "training TOML", CLI_DEFAULTS, exact=exact)
     else:
         found = None
     if found is not None:

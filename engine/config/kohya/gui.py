@@ -5,6 +5,7 @@ Facts: kohya_ss `lora_gui.py`, `update_my_data`: everything empty, false or 0 is
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from engine.config.kohya.arguments import CLI_DEFAULTS, Conversion, convert_arguments
 from engine.config.kohya.rules import NETWORK_ARGS, Rule, rule_of
 from engine.config.problems import Problem
+from engine.text import printable
 
 GUI_DEFAULTS: dict[str, Any] = {
     **CLI_DEFAULTS, "learning_rate": 1e-4, "unet_lr": 1e-4, "lr_scheduler": "cosine", "network_dim": 8,
@@ -66,6 +68,8 @@ _SILENT: dict[str, str] = {
     "flux_fused_backward_pass": "of full fine-tuning", "train_inpainting": "inpainting models cannot be trained",
     "show_timesteps": "a tool for looking", "tokenizer_cache_dir": "tokenizers come with the program",
 }  # fmt: skip
+_COUNTED = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+"""What the GUI counts as a picture."""
 _OTHER_FAMILIES = ("sd3", "hunyuan", "anima", "lumina", "clip_g", "clip_l_dropout", "t5_dropout", "qwen", "chroma")
 
 
@@ -74,8 +78,12 @@ def is_gui_configuration(content: Mapping[str, Any]) -> bool:
     return "LoRA_type" in content or ("max_resolution" in content and "pretrained_model_name_or_path" in content)
 
 
-def convert_gui(content: Mapping[str, Any]) -> Conversion:
-    """A configuration for the GUI's JSON of any version."""
+def convert_gui(content: Mapping[str, Any], *, exact: bool = False) -> Conversion:
+    """A configuration for the GUI's JSON of any version.
+
+    Args:
+        exact: taken at its word, as with `training.kohya_exact`.
+    """
     found = Conversion("")
     arguments: dict[str, Any] = {}
     flux = _is_on(content.get("flux1_checkbox"))
@@ -86,7 +94,7 @@ def convert_gui(content: Mapping[str, Any]) -> Conversion:
             continue
         _sort(key, value, arguments, found)
     arguments |= _rates(content, found, flux=flux)
-    arguments |= _length(content, found)
+    arguments |= _length(content, found, exact=exact)
     arguments |= _noise(content)
     arguments["network_args"] = _network_args(content, found)
     arguments["network_module"] = "networks.lora_flux" if flux else "networks.lora"
@@ -107,7 +115,7 @@ def convert_gui(content: Mapping[str, Any]) -> Conversion:
         from engine.config.kohya.command_line import read_arguments
 
         arguments |= read_arguments(_words(extra, found))
-    made = convert_arguments(arguments, "GUI configuration", GUI_DEFAULTS)
+    made = convert_arguments(arguments, "GUI configuration", GUI_DEFAULTS, exact=exact)
     made.entries, made.problems = [*found.entries, *made.entries], [*found.problems, *made.problems]
     if flux or _is_on(content.get("sdxl")):
         made.set("model.family", "flux" if flux else "sdxl")
@@ -177,7 +185,7 @@ def _rates(content: Mapping[str, Any], found: Conversion, *, flux: bool) -> dict
     return rates
 
 
-def _length(content: Mapping[str, Any], found: Conversion) -> dict[str, Any]:
+def _length(content: Mapping[str, Any], found: Conversion, *, exact: bool) -> dict[str, Any]:
     """Steps or epochs, warm-up in percent or steps, restarts."""
     length: dict[str, Any] = {}
     steps, epochs = int(_float(content.get("max_train_steps"))), int(_float(content.get("max_train_epochs")))
@@ -188,6 +196,11 @@ def _length(content: Mapping[str, Any], found: Conversion) -> dict[str, Any]:
         length["max_train_steps"] = steps
         if pages > 1:
             found.tell("epoch", pages, Rule("no effect", "", f"max_train_steps = {steps} decides, as in the GUI"))
+    elif pages and exact:
+        steps = gui_steps(content, pages)
+        text = "the GUI's count of steps, from the pictures that are there now"
+        found.tell("epoch", pages, Rule("honoured", "training.max_train_steps", text))
+        length["max_train_steps"] = steps
     elif pages:
         text = "whole epochs: the GUI's own count cuts the last one short"
         found.tell("epoch", pages, Rule("better", "training.max_train_epochs", text))
@@ -206,6 +219,33 @@ def _length(content: Mapping[str, Any], found: Conversion) -> dict[str, Any]:
     if cycles > 1 and scheduler == "cosine_with_restarts":
         length["lr_scheduler_num_cycles"] = cycles
     return length
+
+
+def gui_steps(content: Mapping[str, Any], epochs: int) -> int:
+    """Steps of so many epochs as the GUI counts them: pictures with repeats, without regard to buckets, doubled where
+    there are regularization pictures.
+
+    Raises:
+        DataError: train_data_dir is not there.
+    """
+    from engine.config.kohya.dataset_file import kohya_path
+    from engine.errors import DataError
+
+    folder = kohya_path(str(content.get("train_data_dir") or ""))
+    if not folder.is_dir():
+        raise DataError(
+            f"train_data_dir: the folder {printable(folder)} does not exist.",
+            "The GUI counts steps from its pictures. Without --kohya-exact the length is one in epochs.",
+        )
+    items = 0
+    for inner in folder.iterdir():
+        repeats = inner.name.partition("_")[0]
+        if inner.is_dir() and repeats.isdecimal():
+            items += int(repeats) * sum(path.suffix.lower() in _COUNTED for path in inner.iterdir())
+    batch, gathered = (
+        int(_float(content.get(key)) or 1) for key in ("train_batch_size", "gradient_accumulation_steps")
+    )
+    return math.ceil(items / batch / gathered * epochs * (2 if content.get("reg_data_dir") else 1))
 
 
 def _noise(content: Mapping[str, Any]) -> dict[str, Any]:

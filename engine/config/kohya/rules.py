@@ -42,7 +42,7 @@ BETTER: dict[str, Rule] = {
 }  # fmt: skip
 HONOURED: dict[str, Rule] = {
     "caption_extention": Rule("honoured", "dataset.caption_extension", "the old spelling"),
-    "dataset_repeats": Rule("honoured", "dataset.num_repeats"),
+    "dataset_repeats": Rule("honoured", "dataset.num_repeats", "for the subsets of a dataset configuration"),
     "use_8bit_adam": Rule("honoured", "training.optimizer_type", "AdamW8bit"),
     "use_lion_optimizer": Rule("honoured", "training.optimizer_type", "Lion"),
     "network_args": Rule("honoured", "network", "conv_dim, conv_alpha, dropout, rank_dropout, module_dropout"),

@@ -67,11 +67,14 @@ def _unused_timesteps(config: RunConfig, recognition: Recognition) -> dict[str, 
     if kind not in _SIGMOID:
         unused["training.sigmoid_scale"] = reason
     scheme = config.training.weighting_scheme
-    if kind != "sigma":
+    if kind != "sigma" and config.training.model_prediction_type != "sigma_scaled":
         unused["training.weighting_scheme"] = reason
     for key, owner in (("logit_mean", "logit_normal"), ("logit_std", "logit_normal"), ("mode_scale", "mode")):
         if kind != "sigma" or scheme != owner:
             unused[f"training.{key}"] = reason if kind != "sigma" else f"weighting_scheme is {scheme}"
+    if config.training.kohya_exact:
+        exact = "Kohya's scripts draw FLUX's timesteps from the whole range (kohya_exact)"
+        unused |= {"training.min_timestep": exact, "training.max_timestep": exact}
     if recognition.details["variant"] == "schnell":
         for key in ("training.guidance_scale", "sampling.sample_guidance"):
             unused[key] = "FLUX.1 schnell has no guidance embedding"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from engine.models.base import LoraReader, Model, Recognition, SampleRequest
 from engine.models.drawing import finished, in_tiles
 from engine.models.ldm import sampling
+from engine.models.ldm.schedule import alphas_cumprod
 from engine.models.residence import Residence, evaluating
 
 
@@ -34,7 +35,7 @@ class LatentDiffusionModel(Model):
         unet: Any,
         vae: Any,
         scheduler_config: dict[str, Any],
-        alphas_cumprod: Tensor,
+        training_alphas_cumprod: Tensor,
         max_token_length: int,
         reader: LoraReader,
     ) -> None:
@@ -43,7 +44,8 @@ class LatentDiffusionModel(Model):
         self.text_encoders, self.unet, self.vae = dict(text_encoders), unet, vae
         self.trainable: dict[str, nn.Module] = {**text_encoders, "unet": unet}
         self.scheduler_config = scheduler_config
-        self.training_alphas_cumprod = alphas_cumprod
+        self.training_alphas_cumprod = training_alphas_cumprod
+        self.plain_alphas_cumprod = alphas_cumprod({**scheduler_config, "rescale_betas_zero_snr": False})
         self.max_token_length = max_token_length
         self.reader = reader
         self.latent_channels = int(vae.config.latent_channels)

@@ -84,7 +84,7 @@ def load_model(
         vae=load_vae(table, found["vae"], vae_dtype, say, latents=unet.config.in_channels, empty=empty),
         tokenizer=load_tokenizer(recognition),
         scheduler_config=schedule,
-        alphas_cumprod=alphas_cumprod(schedule),
+        training_alphas_cumprod=alphas_cumprod(schedule),
         clip_skip=table.clip_skip,
         max_token_length=table.max_token_length,
         reader=SD15Reader(),

@@ -98,7 +98,7 @@ def load_model(
         vae=load_vae(table, found["vae"], vae_dtype, say, latents=unet.config.in_channels, empty=empty),
         tokenizers=(load_tokenizer(recognition), load_tokenizer(recognition, "tokenizer_2", pad_token="!")),
         scheduler_config=schedule,
-        alphas_cumprod=alphas_cumprod(schedule),
+        training_alphas_cumprod=alphas_cumprod(schedule),
         max_token_length=table.max_token_length,
         reader=SDXLReader(),
     )

@@ -120,3 +120,18 @@ def test_the_presets_have_no_idle_setting(name: str) -> None:
     assert config.training.max_train_steps <= 1800
     low, high = (1e-3, 2e-3) if name.endswith("anime") else (4e-4, 4e-4)
     assert low <= config.training.rates[0] <= high
+
+
+def test_kohya_exact_takes_the_whole_range_of_timesteps() -> None:
+    limits = {"min_timestep": 200, "max_timestep": 800}
+    assert settled(training=limits)[0].training.min_timestep == 200
+    config, notes = settled(training={**limits, "kohya_exact": True})
+    assert (config.training.min_timestep, config.training.max_timestep) == (0, 1000)
+    assert any("min_timestep and training.max_timestep have no effect: Kohya's scripts draw" in note for note in notes)
+
+
+def test_a_weighting_scheme_counts_with_sigma_scaled_predictions() -> None:
+    scheme = {"weighting_scheme": "cosmap"}
+    assert settled(training=scheme)[0].training.weighting_scheme == "uniform"
+    scaled = settled(training={**scheme, "model_prediction_type": "sigma_scaled"})[0]
+    assert scaled.training.weighting_scheme == "cosmap"

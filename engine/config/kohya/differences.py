@@ -1,0 +1,96 @@
+"""What this program does otherwise than Kohya's scripts on purpose, and what `kohya_exact` puts back.
+
+docs/kohya.md is made from it. A difference that is switched has its test in `tests/`, under `kohya_exact`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that is done in two ways."""
+
+    what: str
+    ours: str
+    kohyas: str
+    switched: bool
+    """`kohya_exact` does it in Kohya's way."""
+    why_not: str = ""
+    """Why `kohya_exact` leaves it."""
+
+
+def _back(what: str, ours: str, kohyas: str) -> Difference:
+    return Difference(what, ours, kohyas, True)
+
+
+def _stays(what: str, ours: str, kohyas: str, why_not: str) -> Difference:
+    return Difference(what, ours, kohyas, False, why_not)
+
+
+_NO_NUMBER = "no number of the training depends on it"
+_CHANCE = "the same chances, other draws: theirs depend on the number of worker processes"
+_THEY_STOP = "the scripts stop there"
+DIFFERENCES = (
+    _back("EXIF orientation", "the picture is turned", "it lies as the sensor saw it"),
+    _back("transparent parts", "lie on `alpha_background`", "show whatever colour lies under them, mostly black"),
+    _back("kinds of files", "also TIFF, HEIC, `.jpe`, `.jfif`, `.apng`, and names in mixed case",
+          "png, jpg, jpeg, webp, bmp, avif, in all lower or all upper case"),
+    _back("resize_interpolation nearest, bilinear, bicubic", "looks at every pixel when shrinking (Pillow)",
+          "OpenCV's kernels, which leave pixels out; equal here but for one level of rounding"),
+    _back("caption files", "of `.txt` and `.caption` the other is found too; the first line that is not blank; a byte "
+          "order mark is no text", "only `caption_extension`; the first line, blank or not; the mark is text"),
+    _back("captions whose encoder outputs are cached", "prefix, suffix and separators are applied first",
+          "the caption as it was read"),
+    _back("cached latents", "drawn anew from the VAE's distribution in each step", "one draw a picture, kept"),
+    _back("held-out pictures", "never trained on", "by the rounding of two shares one picture may be in both"),
+    _back("last update of an epoch, with gradient accumulation", "the mean of the batches that are left",
+          "their sum, divided by the full number of batches: a smaller step"),
+    _back("zero terminal SNR with min-SNR or another weight by SNR", "weighed by the rescaled schedule",
+          "weighed by the schedule before it was rescaled"),
+    _back("warmup_stable_decay without `lr_decay_steps`", "the last tenth decays", "nothing decays"),
+    _back("FLUX: `min_timestep`, `max_timestep`", "the noise levels are squeezed into them", "no effect"),
+    _back("FLUX: `model_prediction_type` of a file of Kohya's", "raw, also where it is absent or sigma_scaled",
+          "sigma_scaled where it is absent, which is compared with a target of another kind"),
+    _back("`v_parameterization`, `zero_terminal_snr` of a file of Kohya's", "absent: read from the checkpoint",
+          "absent: off; here a checkpoint that says it is a v model then stops the run"),
+    _back("AdamW8bit where bitsandbytes is not installed", "fused AdamW, and it is said", "an error"),
+    _back("epochs of a GUI file whose `max_train_steps` is 0", "whole epochs",
+          "steps counted without the short batches of buckets, which cuts the last epoch"),
+    _stays("random numbers", "each draw follows from the seed and what it is for, the same on every machine",
+           "generators that run on through the whole training, some in worker processes", _CHANCE),
+    _stays("seed that is not given", "42", "another one each time", "a run can be repeated"),
+    _stays("`validation_seed` that is not given", "0, for both halves", "each half is shuffled by itself, so that "
+           "they overlap at random", "chance cannot be repeated"),
+    _stays("order of folders and files", "sorted by name", "folders as the file system lists them",
+           "two copies of a folder would train otherwise"),
+    _stays("held-out loss", "all pictures, fixed noise, unweighted, captions without chance",
+           "weighted as the training loss; for FLUX at random timesteps", _NO_NUMBER),
+    _stays("average of the loss", "one that forgets old steps", "the newest loss of each place in an epoch",
+           _NO_NUMBER),
+    _stays("caches", "keyed by content: an edited picture, caption or model is never served stale",
+           "by file name, and sizes of pictures are read from the names of caches", "a stale cache is nobody's wish"),
+    _stays("state and resume", "at the exact place, with the bytes of an uninterrupted run",
+           "the count of steps begins anew, an epoch is repeated in part", "the plan of steps would not be kept"),
+    _stays("a loss or latent that is not a number", "the step is skipped, after some the run goes back; a latent is an "
+           "error", "trained on with NaN, or with zeros", "the file would be worthless"),
+    _stays("nothing to train on", "an error with a code", "a line in the log, and exit code 0", _NO_NUMBER),
+    _stays("a plain folder of pictures", "is trained on, with round(400 / pictures) repeats",
+           "only `<repeats>_<name>` folders are", _THEY_STOP),
+    _stays("an empty caption file", "the class tokens, as without a file", "an assertion", _THEY_STOP),
+    _stays("bucket_no_upscale and a side below one step", "enlarged to one step", "a division by zero", _THEY_STOP),
+    _stays("shuffled or dropped captions with cached text outputs", "every caption of the run is encoded beforehand",
+           "an assertion", _THEY_STOP),
+    _stays("neither buckets nor cached latents", "pictures are scaled to cover the size, then cropped",
+           "they are only cropped, and a smaller one is an error", "it needs `random_crop` and large pictures"),
+    _stays("full_fp16, full_bf16", "the LoRA stays in fp32", "the LoRA is in half precision too",
+           "small updates are rounded to nothing"),
+    _stays("fp8_base", "8-bit floats with a scale for each block of weights", "a plain cast",
+           "it keeps less of the model"),
+    _stays("AdamW", "torch's fused kernel", "torch's default kernel", "the same formula, rounded otherwise"),
+    _stays("a text encoder or UNet whose rate is 0", "gets no LoRA", "gets one of zeros that never change",
+           "the same effect in a larger file"),
+    _stays("sample pictures", "at the training's resolution, with seed 1", "at 512 px, with another seed each time",
+           _NO_NUMBER),
+)  # fmt: skip

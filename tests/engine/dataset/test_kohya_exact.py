@@ -1,0 +1,165 @@
+"""`kohya_exact`: pictures, captions and the held-out share as Kohya's scripts have them (facts: sd-scripts)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from engine.config import RunConfig
+from engine.dataset.arithmetic import make_items, plan_steps
+from engine.dataset.batches import item_caption, run_captions
+from engine.dataset.buckets import BucketGrid, Placement
+from engine.dataset.captions import CaptionRules
+from engine.dataset.latents import LatentCache
+from engine.dataset.pictures import Picture, Scan
+from engine.dataset.pixels import load_pixels
+from engine.dataset.resampling import resize
+from engine.dataset.scan import scan, split, verify_pixels
+
+
+def scanned(folder: Path, *, exact: bool, **dataset: object) -> Scan:
+    values = {"train_data_dir": str(folder), **dataset}
+    return verify_pixels(scan(RunConfig().changed(dataset=values, training={"kohya_exact": exact})))
+
+
+def only(found: Scan) -> Picture:
+    ((picture,),) = (subset.pictures for subset in found.subsets)
+    return picture
+
+
+def pixels_of(picture: Picture) -> torch.Tensor:
+    size = (picture.width, picture.height)
+    return load_pixels(picture, Placement(size, size, (0, 0)), RunConfig().dataset)[0]
+
+
+def test_a_picture_is_not_turned(tmp_path: Path) -> None:
+    sensor = Image.new("RGB", (60, 40), "black")
+    sensor.paste("white", (0, 0, 30, 40))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    sensor.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    turned, plain = (only(scanned(tmp_path, exact=exact)) for exact in (False, True))
+    assert (turned.width, turned.height) == (40, 60) and (plain.width, plain.height) == (60, 40)
+    assert pixels_of(turned)[:, :20].mean() > 0.9 and pixels_of(turned)[:, 40:].mean() < -0.9
+    assert pixels_of(plain)[:, :, :20].mean() > 0.9 and pixels_of(plain)[:, :, 40:].mean() < -0.9
+
+
+def test_what_lies_under_transparency_is_shown(tmp_path: Path) -> None:
+    Image.new("RGBA", (32, 32), (255, 0, 0, 0)).save(tmp_path / "a.png")
+    flat, plain = (pixels_of(only(scanned(tmp_path, exact=exact))) for exact in (False, True))
+    assert torch.equal(flat, torch.ones(3, 32, 32))
+    assert plain[0].mean() == 1 and plain[1:].mean() == -1
+
+
+def test_only_files_that_the_scripts_look_for(tmp_path: Path) -> None:
+    for name in ("a.png", "b.JPG", "c.Jpg", "d.tiff"):
+        with (tmp_path / name).open("wb") as file:
+            Image.new("RGB", (32, 32)).save(file, {".png": "PNG", ".tiff": "TIFF"}.get(Path(name).suffix, "JPEG"))
+    assert len(scanned(tmp_path, exact=False).subsets[0].pictures) == 4
+    found = scanned(tmp_path, exact=True)
+    assert [picture.path.name for picture in found.subsets[0].pictures] == ["a.png", "b.JPG"]
+    assert {entry.path.name for entry in found.rejected} == {"c.Jpg", "d.tiff"}
+    assert all("do not read this kind of file" in entry.reason for entry in found.rejected)
+
+
+def test_captions_as_the_scripts_read_them(tmp_path: Path) -> None:
+    for name in "abc":
+        Image.new("RGB", (32, 32)).save(tmp_path / f"{name}.png")
+    (tmp_path / "a.txt").write_text("\n  second\nthird")
+    (tmp_path / "b.caption").write_text("other file")
+    (tmp_path / "c.txt").write_bytes("a\u2028b".encode("utf-8-sig"))
+    read = {
+        exact: [picture.caption for picture in scanned(tmp_path, exact=exact).subsets[0].pictures]
+        for exact in (False, True)
+    }
+    assert read[False] == ["second", "other file", "a\u2028b"]
+    assert read[True] == ["", None, "\ufeffa\u2028b"]
+
+
+def paths(count: int) -> list[Picture]:
+    return [Picture(Path(f"path{number}"), 1, 1, "PNG") for number in range(1, count + 1)]
+
+
+def test_the_held_out_share_has_kohyas_rounding() -> None:
+    train, held_out = split(paths(7), 0.2, 1234, kohya_exact=True)
+    assert [str(picture.path) for picture in train] == ["path2", "path3", "path6", "path5", "path1", "path4"]
+    assert [str(picture.path) for picture in held_out] == ["path7"]
+    train, held_out = split(paths(3), 0.5, 1, kohya_exact=True)
+    assert (len(train), len(held_out)) == (2, 2) and train[1] == held_out[0]
+    assert [len(half) for half in split(paths(3), 0.5, 1)] == [2, 1]
+
+
+def test_an_overlap_is_said(tmp_path: Path) -> None:
+    for name in "abc":
+        Image.new("RGB", (32, 32)).save(tmp_path / f"{name}.png")
+    notes = scanned(tmp_path, exact=True, validation_split=0.5).notes
+    assert any(note.endswith("of 3; 1 of them trained on as well, as Kohya does (kohya_exact)") for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "small", "large"),
+    [
+        (
+            "nearest",
+            [[0, 222, 188, 154], [206, 172, 138, 104], [156, 122, 88, 54]],
+            [12, 12, 123, 234, 234, 89, 200, 200, 55, 166, 166, 21, 132],
+        ),
+        (
+            "bilinear",
+            [[117, 78, 40, 140], [90, 20, 206, 136], [192, 186, 147, 173]],
+            [180, 139, 130, 207, 127, 105, 182, 81, 79, 151, 179, 154, 114],
+        ),
+        (
+            "cubic",
+            [[108, 71, 2, 150], [76, 10, 216, 150], [229, 194, 155, 192]],
+            [194, 131, 128, 227, 126, 94, 183, 73, 60, 158, 198, 164, 108],
+        ),
+    ],
+)
+def test_kernels_of_opencv(kernel: str, small: list[list[int]], large: list[int]) -> None:
+    """Golden: cv2.resize of OpenCV 4 on the same 9 × 7 picture."""
+    picture = Image.fromarray((np.arange(7 * 9 * 3).reshape(7, 9, 3) * 37 % 256).astype(np.uint8))
+    shrunk = np.asarray(resize(picture, (4, 3), kernel, opencv=True)).astype(int)
+    grown = np.asarray(resize(picture, (13, 11), kernel, opencv=True)).astype(int)
+    assert np.abs(shrunk[..., 0] - small).max() <= 1 and np.abs(grown[3, :, 1] - large).max() <= 1
+    grey = np.asarray(resize(picture.getchannel("R"), (4, 3), kernel, opencv=True)).astype(int)
+    assert np.array_equal(grey, shrunk[..., 0])
+    if kernel != "nearest":
+        assert np.abs(np.asarray(resize(picture, (4, 3), kernel)).astype(int) - shrunk).max() > 20
+
+
+def test_latents_of_both_ways_are_kept_apart(tmp_path: Path) -> None:
+    """The file and its placement are the same, the pixels are not."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.new("RGBA", (64, 64), (0, 0, 0, 0)).save(folder / "a.png")
+    values = {}
+    for exact in (False, True):
+        small = {"resolution": 64, "min_bucket_reso": 64, "num_repeats": 1}
+        items = make_items(
+            scanned(folder, exact=exact, **small), BucketGrid((64, 64), True, False, 64, 64, 64, ((64, 64),))
+        )
+        cache = LatentCache(tmp_path / "cache", "vae", RunConfig().dataset)
+        cache.build(items, lambda pixels: torch.nn.functional.avg_pool2d(pixels, 8))
+        values[exact] = float(cache.get(items[0], False)[0].mean())
+    assert values == {False: 1.0, True: -1.0}
+
+
+def test_cached_captions_are_those_that_were_read(tmp_path: Path) -> None:
+    for name in "ab":
+        Image.new("RGB", (512, 512)).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(f"{name};;x")
+    config = RunConfig().changed(
+        dataset={"train_data_dir": str(tmp_path), "caption_prefix": "zed", "secondary_separator": ";;",
+                 "caption_dropout_every_n_epochs": 1, "num_repeats": 1},
+    )  # fmt: skip
+    found, grid = scan(config), BucketGrid.from_config(config)
+    items, plan, rules = make_items(found, grid), plan_steps(found, grid, config), CaptionRules.from_config(config)
+    assert set(run_captions(items, rules, plan, 1, raw=True)) == {"a;;x", "b;;x"}
+    assert item_caption(items[0], 0, rules, plan, seed=1, epoch=1, step=0) == "", "the live captions of FLUX's CLIP-L"
+    shuffled = CaptionRules(caption_prefix="zed", shuffle_caption=True)
+    assert item_caption(items[0], 0, shuffled, plan, seed=1, epoch=1, step=0, raw=True) == "zed a;;x"
