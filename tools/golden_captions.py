@@ -21,8 +21,8 @@ PLACE = Path(__file__).resolve().parents[1] / "tests" / "engine" / "dataset" / "
 COUNT = 200
 TAGS = [
     "1girl", "red hair", "smile", "outdoors", "blue eyes", "{long|short} hair", "sitting", "hat;;;gloves", "",
-    "a {{b}} c", "looking at viewer", "{cat| dog |{{x}}}", "night", "film grain", "masterpiece", "v", "ünïcode", "{one}",
-    "tree;;;leaf",
+    "a {{b}} c", "looking at viewer", "{cat| dog |{{x}}}", "night", "film grain", "masterpiece", "v", "ünïcode",
+    "{one}", "tree;;;leaf",
 ]  # fmt: skip
 
 
