@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from engine.text import printable, size_text
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from engine.config import RunConfig
     from engine.hardware import Gpu
     from engine.memory.plan import Plan
+    from engine.memory.remedy import Remedy
     from engine.memory.weighing import Way
+    from engine.runs.history import OutOfMemory
 
 PHASE_NAMES = {
     "load": _("loading"), "cache": _("caching"), "train": _("the training step"), "sample": _("samples"),
@@ -135,3 +137,26 @@ def way_json(way: Way) -> dict[str, Any]:
         for one in way.taken
     ]  # fmt: skip
     return {"taken": taken, "peak_gib": round(way.plan.peak_bytes / 2**30, 3), "fits": way.fits}
+
+
+def weighed(
+    config: RunConfig, gpu: Gpu, oom: OutOfMemory, found: Sequence[Remedy], cancelled: Callable[[], bool]
+) -> Iterator[tuple[str, str]]:
+    """What the plan says of each remedy against an out-of-memory: its name, what it saves and whether that is enough.
+
+    Raises:
+        LoraSmithError: the plan cannot be made.
+        PlanCancelled: `cancelled` said so.
+    """
+    from engine.memory.run_plans import RunPlans
+    from engine.memory.weighing import Goal, weigh
+
+    with RunPlans(config, gpu, (oom.phase,), cancelled=cancelled) as plan_of:
+        goal = Goal.after(oom, plan_of(config))
+        for one in weigh(config, found, goal, plan_of):
+            if one.saves <= 0:
+                yield one.remedy.name, _("saves nothing here.")
+            elif one.fits:
+                yield one.remedy.name, _("{0}, which is enough.").format(size_text(one.saves))
+            else:
+                yield one.remedy.name, _("{0}, which alone is not enough.").format(size_text(one.saves))

@@ -54,7 +54,7 @@ def test_every_shipped_preset(asked: list[Request], capfd: pytest.CaptureFixture
     assert found["sd15-realistic"] == ["0.01", "5.00", "4.00", "6.50", "yes", "yes", "yes", "yes", "yes"]
     assert found["demo"][:3] == ["on", "the", "CPU:"]
     assert {request.recognition.family for request in asked} == {"sd15", "sdxl", "flux"}
-    assert "the first time" in err
+    assert "the first time" in err and rows[-1].startswith("frugal:")
     assert run(["plan"]) == 0
     assert "the first time" not in capfd.readouterr().err
 
@@ -83,6 +83,42 @@ def test_with_model_and_pictures_steps_and_disk_are_known(
     assert request.work.pictures == 2 and request.work.batch == (64, 64)
     assert run([*arguments, "--set", "memory.device=cpu", "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["peak_gib"] == 0
+
+
+@pytest.fixture
+def halving(asked: list[Request], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan of 12 GiB in the step, of which each setting below takes a half."""
+
+    def answer(_: PlannerProcess, request: Request) -> tuple[Need, ...]:
+        memory, training = request.config.memory, request.config.training
+        taken = (training.train_batch_size == 1) + memory.gradient_checkpointing + (memory.base_precision == "int8")
+        need = 12 * GIB >> taken
+        return (Need("train", need, need, {"weights": need}),)
+
+    monkeypatch.setattr(PlannerProcess, "ask", answer)
+
+
+def test_the_remedies_that_are_enough_for_a_card(halving: None, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", "sd15-realistic", "--vram", "5", "--set", "training.seed=3"]) == 0
+    out = capfd.readouterr().out.splitlines()
+    start = out.index("These remedies make it fit 5 GiB, the cheapest first:")
+    assert [line.split("saves")[0].strip() for line in out[start + 1 : start + 3]] == [
+        "Batch 1 with accumulation", "Gradient checkpointing"
+    ]  # fmt: skip
+    assert "saves 6.0 GiB; costs a step" in out[start + 1] and "saves 3.0 GiB; costs a step" in out[start + 2]
+    assert out[start + 3] == "Then the training step is the largest phase, with 3.5 GiB."
+    assert out[start + 4] == (
+        "  lorasmith --preset sd15-realistic --set training.seed=3 --set training.train_batch_size=1 "
+        "--set training.gradient_accumulation_steps=2 --set memory.gradient_checkpointing=true"
+    )
+    assert run(["plan", "sd15-realistic", "--vram", "1", "--json"]) == 0
+    made = json.loads(capfd.readouterr().out)["remedies"]
+    assert [one["name"] for one in made["taken"]] == ["smaller_batch", "gradient_checkpointing", "eight_bit_base"]
+    assert (made["peak_gib"], made["fits"]) == (2.0, False)
+    assert run(["plan", "sd15-realistic", "--vram", "24"]) == 0
+    assert "remedies" not in capfd.readouterr().out
+    assert run(["plan", "--vram", "8"]) == 2
+    assert "lorasmith plan PRESET --vram GIB" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

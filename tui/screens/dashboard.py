@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import on, work
@@ -30,6 +31,7 @@ from tui.words import run as words
 if TYPE_CHECKING:
     from engine.config import RunConfig
     from engine.memory.remedy import Remedy
+    from tui.screens.remedies import Weigh
 
 
 class DashboardScreen(BaseScreen):
@@ -92,6 +94,7 @@ The training is a process of its own. This screen only watches it: closing it, o
         """What helps was found out."""
 
         remedies: list[Remedy]
+        weigh: Weigh | None
 
     def __init__(self, run_dir: RunDir) -> None:
         super().__init__()
@@ -346,12 +349,15 @@ The training is a process of its own. This screen only watches it: closing it, o
     def _find_remedies(self, oom: OutOfMemory) -> None:
         from engine.config import load_config
         from engine.memory.remedies import remedies
+        from tui.planned import weighed
 
         config = load_config(self.run_dir.config_path)
         machine = self.machine.latest
         cards = machine.cards(config.memory.device, config.training.num_processes) if machine else []
         card = cards[0] if cards and not oom.device.startswith("cpu") else None
-        self.post_message(self.Remedied(remedies(config, card, oom.phase)))
+        found = remedies(config, card, oom.phase)
+        weigh = partial(weighed, config, card, oom, found) if card is not None else None
+        self.post_message(self.Remedied(found, weigh))
 
     @on(Remedied)
     def _show_remedies(self, event: Remedied) -> None:
@@ -360,7 +366,7 @@ The training is a process of its own. This screen only watches it: closing it, o
         if self.history.oom is None or self.look is None:
             return
         trouble = "" if self.look.writable else _("You may not write into this run, so nothing can be changed.")
-        screen = RemediesScreen(words.oom_lines(self.history.oom), event.remedies, trouble)
+        screen = RemediesScreen(words.oom_lines(self.history.oom), event.remedies, trouble, event.weigh)
         self.app.push_screen(screen, self._apply)
 
     def _apply(self, remedy: Remedy | None) -> None:

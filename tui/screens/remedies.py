@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import events, on
+from textual import events, on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
+from textual.message import Message
 from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
+from textual.worker import get_current_worker
 
+from engine.errors import LoraSmithError
+from engine.memory.plan import PlanCancelled
 from tui.texts import _
 
 if TYPE_CHECKING:
     from engine.memory.remedy import Remedy
+
+Weigh = Callable[[Callable[[], bool]], Iterator[tuple[str, str]]]
+"""Asked with whether it is still wanted; gives the remedy's name and what the plan says of it."""
 
 
 class RemediesScreen(ModalScreen["Remedy | None"]):
@@ -26,14 +34,26 @@ class RemediesScreen(ModalScreen["Remedy | None"]):
         lines: what happened, one sentence each.
         remedies: from the cheapest.
         trouble: why a remedy cannot be applied here; empty where it can.
+        weigh: asks the memory plan about each remedy, one after the other; None where there is no plan.
     """
 
     CSS_PATH = "remedies.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", _("Leave it"))]
 
-    def __init__(self, lines: Sequence[str], remedies: Sequence[Remedy], trouble: str = "") -> None:
+    @dataclass
+    class Weighed(Message):
+        """What the plan says of a remedy."""
+
+        name: str
+        told: str
+
+    def __init__(
+        self, lines: Sequence[str], remedies: Sequence[Remedy], trouble: str = "", weigh: Weigh | None = None
+    ) -> None:
         super().__init__()
-        self.lines, self.remedies, self.trouble = lines, remedies, trouble
+        self.lines, self.remedies, self.trouble, self._weigh = lines, remedies, trouble, weigh
+        self.weighed: dict[str, str] = {}
+        """By the remedy's name what the plan says of it."""
 
     def compose(self) -> ComposeResult:
         """What happened; the list; the highlighted remedy; what a key does."""
@@ -57,12 +77,44 @@ class RemediesScreen(ModalScreen["Remedy | None"]):
             event.stop()
             self._take(self.remedies[int(event.key) - 1])
 
+    def on_mount(self) -> None:
+        """Plan the remedies, which takes a while."""
+        if self._weigh is not None:
+            self._plan(self._weigh)
+
+    @work(thread=True, exit_on_error=False)
+    def _plan(self, weigh: Weigh) -> None:
+        worker = get_current_worker()
+        try:
+            for name, told in weigh(lambda: worker.is_cancelled):
+                self.post_message(self.Weighed(name, told))
+        except PlanCancelled:
+            return
+        except LoraSmithError as error:
+            self.post_message(self.Weighed("", _("not known. {0}").format(error.message)))
+
+    @on(Weighed)
+    def _tell(self, event: Weighed) -> None:
+        for remedy in self.remedies:
+            if event.name in ("", remedy.name):
+                self.weighed.setdefault(remedy.name, event.told)
+        highlighted = self.query_one(OptionList).highlighted
+        if highlighted is not None:
+            self._explain(self.remedies[highlighted])
+
     @on(OptionList.OptionHighlighted)
-    def _explain(self, event: OptionList.OptionHighlighted) -> None:
-        remedy = self.remedies[event.option_index]
+    def _highlighted(self, event: OptionList.OptionHighlighted) -> None:
+        self._explain(self.remedies[event.option_index])
+
+    def _explain(self, remedy: Remedy) -> None:
+        planned = ""
+        if self._weigh is not None and remedy.changes:
+            planned = self.weighed.get(remedy.name, _("being computed"))
         self.query_one("#about", Static).update(
             Content.assemble(
-                remedy.why, ("\n" + _("Saves: "), "bold"), remedy.saves, ("\n" + _("Costs: "), "bold"), remedy.costs,
+                remedy.why, ("\n" + _("Saves: "), "bold"), remedy.saves,
+                *((("\n" + _("By plan: "), "bold"), planned) if planned else ()),
+                ("\n" + _("Costs: "), "bold"), remedy.costs,
                 ("\n" + _("First do it; then this goes on with the same settings."), "bold")
                 if not remedy.changes else "",
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 
 from engine.config import load_config
+from engine.errors import TrainingError
+from engine.memory.remedy import Remedy
 from engine.runs import RunDir, true_state
 from engine.runs.layout import write_record
 from tests.fake_run import PlayedTrainer, made_run
@@ -364,6 +367,27 @@ async def test_out_of_memory_shows_numbers_and_one_key_goes_on(
         assert (training.train_batch_size, training.gradient_accumulation_steps) != (4, 1)
         assert training.train_batch_size * training.gradient_accumulation_steps == 4
         assert "resumed once" in text(pilot.app)
+
+
+async def test_the_plan_says_what_each_remedy_saves(
+    smith: Callable[..., LoraSmithApp], until: Until, text: Text, home: Path
+) -> None:
+    asked = threading.Event()
+
+    def weigh(cancelled: Callable[[], bool]) -> Iterator[tuple[str, str]]:
+        assert asked.wait(20)
+        yield "one", "1.5 GiB, which alone is not enough."
+        raise TrainingError("The memory plan failed.", "")
+
+    remedies = [Remedy(name, f"Title {name}.", "Why.", "something", "a little", {"a": 1}) for name in ("one", "two")]
+    app = smith()
+    async with app.run_test(size=NARROW) as pilot:
+        app.push_screen(RemediesScreen(["It ran out."], remedies, weigh=weigh))
+        await until(pilot, lambda: "By plan: being computed" in text(app))
+        asked.set()
+        await until(pilot, lambda: "By plan: 1.5 GiB, which alone is not enough." in text(app))
+        await pilot.press("down")
+        await until(pilot, lambda: "By plan: not known. The memory plan failed." in text(app))
 
 
 async def test_a_resume_that_cannot_be_says_why(
