@@ -6,9 +6,10 @@ Every value is text: None is "None", a flag "True" or "False" (names and spellin
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
-from collections import Counter
+import mimetypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from engine import __version__
+from engine.adapters.dataset_metadata import (
+    BucketFacts,
+    SubsetFacts,
+    bucket_limits,
+    buckets_of,
+    configured_values,
+    directories,
+    tag_frequency,
+)
 from engine.config.schema import RunConfig
 from engine.models.base import Recognition
 from engine.models.registry import family_named
@@ -28,26 +38,6 @@ _KEPT_WITHOUT_METADATA = (
     "ss_network_alpha",
     "ss_network_args",
 )
-
-
-@dataclass(frozen=True)
-class SubsetFacts:
-    """One folder of pictures."""
-
-    directory: Path
-    num_repeats: int
-    captions: Sequence[str]
-    """One a picture, without repeats; "" where there is none."""
-    is_reg: bool = False
-
-
-@dataclass(frozen=True)
-class BucketFacts:
-    """Pictures (with repeats) a bucket, and the mean error of the aspect ratio."""
-
-    buckets: Sequence[tuple[tuple[int, int], int]]
-    """((width, height), pictures)"""
-    mean_ar_error: float
 
 
 @dataclass(frozen=True)
@@ -75,6 +65,8 @@ class TrainingFacts:
     subsets: Sequence[SubsetFacts]
     bucket_info: BucketFacts | None
     """None when bucketing is off."""
+    datasets: Sequence[BucketFacts | None] = ()
+    """The same of each dataset of a dataset configuration; empty without one."""
     model_hashes: tuple[str | None, str | None] = (None, None)
     """What `model_hashes` gave for the checkpoint."""
     vae_hashes: tuple[str | None, str | None] = (None, None)
@@ -91,7 +83,8 @@ def training_metadata(config: RunConfig, facts: TrainingFacts) -> dict[str, str]
         **_network_values(config, facts),
         **_training_values(config, facts),
         **_noise_and_loss_values(config, facts),
-        **_dataset_values(config, facts),
+        **_caption_values(config),
+        **(configured_values(facts.subsets, facts.datasets) if facts.datasets else _folder_values(config, facts)),
         **_model_values(config, facts),
         **_modelspec_values(config, facts),
         **own,
@@ -117,16 +110,6 @@ def model_hashes(path: Path) -> tuple[str | None, str | None]:
         old = hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
         file.seek(0)
         return old, hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def tag_frequency(subsets: Sequence[SubsetFacts]) -> dict[str, dict[str, int]]:
-    """{folder: {tag: pictures}}: captions split at commas whatever the separator is, lower case, without repeats."""
-    folders: dict[str, Counter[str]] = {}
-    for subset in subsets:
-        counts = folders.setdefault(subset.directory.name, Counter())
-        for caption in subset.captions:
-            counts.update(tag.strip().lower() for tag in caption.split(",") if tag.strip())
-    return {name: dict(counts) for name, counts in folders.items()}
 
 
 def _utf8(text: str) -> str:
@@ -177,7 +160,9 @@ def _network_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
     }
     given = {key: str(value) for key, value in arguments.items() if value is not None}
     if given:
-        values["ss_network_args"] = json.dumps(given)
+        # Kohya's scripts hand network_dropout on inside network_args, and so write it here too
+        dropout = {} if network.dim_from_weights else {"dropout": network.network_dropout or None}
+        values["ss_network_args"] = json.dumps({**given, **dropout})
     return values
 
 
@@ -188,7 +173,7 @@ def _training_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
         "ss_unet_lr": training.unet_lr,
         "ss_text_encoder_lr": training.text_encoder_lr,
         "ss_lr_scheduler": training.lr_scheduler,
-        "ss_lr_warmup_steps": training.lr_warmup_steps,
+        "ss_lr_warmup_steps": _whole(training.lr_warmup_steps),
         "ss_optimizer": facts.optimizer,
         "ss_max_grad_norm": training.max_grad_norm,
         "ss_seed": training.seed,
@@ -200,6 +185,11 @@ def _training_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
         "ss_fp8_base_unet": memory.base_precision == "fp8",
         "ss_cache_latents": memory.cache_latents,
     }
+
+
+def _whole(number: float) -> float:
+    """A count without its ".0", as Kohya writes whole numbers; a share stays one."""
+    return int(number) if number >= 1 or number == 0 else number
 
 
 def _noise_and_loss_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
@@ -223,9 +213,22 @@ def _noise_and_loss_values(config: RunConfig, facts: TrainingFacts) -> dict[str,
     }
 
 
-def _dataset_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
+def _caption_values(config: RunConfig) -> dict[str, Any]:
+    dataset = config.dataset
+    return {
+        "ss_caption_dropout_rate": dataset.caption_dropout_rate,
+        "ss_caption_dropout_every_n_epochs": dataset.caption_dropout_every_n_epochs,
+        "ss_caption_tag_dropout_rate": dataset.caption_tag_dropout_rate,
+        "ss_face_crop_aug_range": None,
+        "ss_resize_interpolation": dataset.resize_interpolation,
+    }
+
+
+def _folder_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
+    """The pictures of folders, without a dataset configuration."""
     dataset, batch = config.dataset, config.training.train_batch_size
     bucketed = dataset.enable_bucket
+    minimum, maximum = bucket_limits(dataset)
     return {
         "ss_batch_size_per_device": batch,
         "ss_total_batch_size": batch * config.training.num_processes * config.training.gradient_accumulation_steps,
@@ -235,40 +238,15 @@ def _dataset_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
         "ss_random_crop": dataset.random_crop,
         "ss_shuffle_caption": dataset.shuffle_caption,
         "ss_enable_bucket": bucketed,
-        "ss_bucket_no_upscale": dataset.bucket_no_upscale,
-        "ss_min_bucket_reso": dataset.min_bucket_reso if bucketed else None,
-        "ss_max_bucket_reso": dataset.max_bucket_reso if bucketed else None,
+        "ss_bucket_no_upscale": bucketed and dataset.bucket_no_upscale,
+        "ss_min_bucket_reso": minimum,
+        "ss_max_bucket_reso": maximum,
         "ss_keep_tokens": dataset.keep_tokens,
-        "ss_caption_dropout_rate": dataset.caption_dropout_rate,
-        "ss_caption_dropout_every_n_epochs": dataset.caption_dropout_every_n_epochs,
-        "ss_caption_tag_dropout_rate": dataset.caption_tag_dropout_rate,
-        "ss_face_crop_aug_range": None,
-        "ss_resize_interpolation": dataset.resize_interpolation,
-        "ss_dataset_dirs": json.dumps(_directories(facts.subsets, is_reg=False)),
-        "ss_reg_dataset_dirs": json.dumps(_directories(facts.subsets, is_reg=True)),
+        "ss_dataset_dirs": json.dumps(directories(facts.subsets, is_reg=False)),
+        "ss_reg_dataset_dirs": json.dumps(directories(facts.subsets, is_reg=True)),
         "ss_tag_frequency": json.dumps(tag_frequency(facts.subsets)),
-        "ss_bucket_info": json.dumps(_buckets(facts.bucket_info)),
+        "ss_bucket_info": json.dumps(buckets_of(facts.bucket_info)),
     }
-
-
-def _directories(subsets: Sequence[SubsetFacts], *, is_reg: bool) -> dict[str, dict[str, int]]:
-    result: dict[str, dict[str, int]] = {}
-    for subset in subsets:
-        if subset.is_reg == is_reg:
-            name, number = subset.directory.name, 2
-            while name in result:
-                name, number = f"{subset.directory.name} ({number})", number + 1
-            result[name] = {"n_repeats": subset.num_repeats, "img_count": len(subset.captions)}
-    return result
-
-
-def _buckets(info: BucketFacts | None) -> dict[str, Any] | None:
-    if info is None:
-        return None
-    buckets = {
-        str(index): {"resolution": list(size), "count": count} for index, (size, count) in enumerate(info.buckets)
-    }
-    return {"buckets": buckets, "mean_img_ar_error": info.mean_ar_error}
 
 
 def _model_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
@@ -301,6 +279,12 @@ def _modelspec_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]
         "description": saving.metadata_description,
         "license": saving.metadata_license,
         "tags": saving.metadata_tags,
+        "usage_hint": saving.metadata_usage_hint,
+        "thumbnail": _data_url(saving.metadata_thumbnail),
+        "merged_from": saving.metadata_merged_from,
+        "trigger_phrase": saving.metadata_trigger_phrase,
+        "preprocessor": saving.metadata_preprocessor,
+        "is_negative_embedding": saving.metadata_is_negative_embedding,
     }
     values = {
         "sai_model_spec": "1.0.1",
@@ -311,3 +295,14 @@ def _modelspec_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]
         **{key: value for key, value in optional.items() if value is not None},
     }
     return {f"modelspec.{key}": value for key, value in values.items()}
+
+
+def _data_url(thumbnail: str | None) -> str | None:
+    """A picture file as text, as `modelspec.thumbnail` has it; None where it is not there any more."""
+    if not thumbnail or thumbnail.startswith("data:"):
+        return thumbnail or None
+    path = Path(thumbnail)
+    if not path.is_file():
+        return None
+    kind = mimetypes.guess_type(path.name)[0] or "image/jpeg"
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"

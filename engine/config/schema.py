@@ -319,6 +319,16 @@ class SavingTable(Table):
     metadata_description: str | None = setting(None, "Description", "In the file's metadata.", advanced=True)
     metadata_license: str | None = setting(None, "Licence", "In the file's metadata.", advanced=True)
     metadata_tags: str | None = setting(None, "Tags", "In the file's metadata, comma separated.", advanced=True)
+    metadata_usage_hint: str | None = setting(None, "Usage hint", "In the file's metadata.", advanced=True)
+    metadata_thumbnail: str | None = setting(
+        None, "Thumbnail", "A picture file that is put into the file's metadata; keep it small.", advanced=True
+    )
+    metadata_merged_from: str | None = setting(None, "Merged from", "In the file's metadata.", advanced=True)
+    metadata_trigger_phrase: str | None = setting(None, "Trigger phrase", "In the file's metadata.", advanced=True)
+    metadata_preprocessor: str | None = setting(None, "Preprocessor", "In the file's metadata.", advanced=True)
+    metadata_is_negative_embedding: str | None = setting(
+        None, "Negative embedding", "In the file's metadata: true or false.", advanced=True
+    )
 
 
 class RunConfig(Table):

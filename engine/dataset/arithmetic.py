@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from engine.config.schema import RunConfig
@@ -198,6 +199,13 @@ def validation_items(scan: Scan, grid: BucketGrid) -> list[Item]:
     return items
 
 
+def mean_ar_error(items: Sequence[Item]) -> float:
+    """Mean of |bucket ratio - picture ratio| over the pictures of items, each counted once."""
+    used = {item.picture.path: item for item in items}.values()
+    errors = [_ratio(item.placement.bucket) - _ratio((item.picture.width, item.picture.height)) for item in used]
+    return sum(map(abs, errors)) / len(errors)
+
+
 def _ratio(size: Size) -> float:
     return size[0] / size[1]
 
@@ -222,7 +230,6 @@ def plan_steps(scan: Scan, grid: BucketGrid, config: RunConfig) -> StepPlan:
     by_epochs = training.max_train_epochs is not None
     steps = training.max_train_epochs * updates if training.max_train_epochs is not None else training.max_train_steps
     used = {item.picture.path: item for item in items}.values()
-    errors = [_ratio(item.placement.bucket) - _ratio((item.picture.width, item.picture.height)) for item in used]
     enlarged = sum(
         1 for item in used if item.placement.resized[0] > item.picture.width and grid.of(item.table).no_upscale
     )
@@ -248,5 +255,5 @@ def plan_steps(scan: Scan, grid: BucketGrid, config: RunConfig) -> StepPlan:
         max_train_steps=steps,
         by_epochs=by_epochs,
         num_enlarged=enlarged,
-        mean_img_ar_error=sum(map(abs, errors)) / len(errors),
+        mean_img_ar_error=mean_ar_error(items),
     )

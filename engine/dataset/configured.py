@@ -24,6 +24,8 @@ class ConfiguredSource:
     spec: SubsetSpec
     captions: Mapping[Path, str] | None
     """From a metadata file; None: captions stand beside the pictures."""
+    tags: tuple[str, ...] = ()
+    """See `Subset.tags`."""
 
 
 def configured_sources(path: Path, config: RunConfig) -> tuple[list[ConfiguredSource], list[str]]:
@@ -46,7 +48,7 @@ def configured_sources(path: Path, config: RunConfig) -> tuple[list[ConfiguredSo
                 )
             found.append(ConfiguredSource(Source(folder, spec.num_repeats, ""), spec, None))
             continue
-        captions, lost = read_metadata(kohya_path(spec.metadata_file), spec)
+        captions, tags, lost = read_metadata(kohya_path(spec.metadata_file), spec)
         if lost:
             notes.append(
                 f"{len(lost)} entries of {printable(spec.metadata_file)} have no picture file and are left out: "
@@ -59,12 +61,13 @@ def configured_sources(path: Path, config: RunConfig) -> tuple[list[ConfiguredSo
             )
         first = next(iter(captions)).parent
         folder = Folder(kohya_path(spec.image_dir) if spec.image_dir else first, tuple(captions), {}, (), ())
-        found.append(ConfiguredSource(Source(folder, spec.num_repeats, ""), spec, captions))
+        found.append(ConfiguredSource(Source(folder, spec.num_repeats, ""), spec, captions, tags))
     return found, notes
 
 
-def read_metadata(path: Path, spec: SubsetSpec) -> tuple[dict[Path, str], list[str]]:
-    """Captions by picture from Kohya's metadata (.json, or .jsonl with image_path), and keys without a picture.
+def read_metadata(path: Path, spec: SubsetSpec) -> tuple[dict[Path, str], tuple[str, ...], list[str]]:
+    """Captions by picture from Kohya's metadata (.json, or .jsonl with image_path), tags of entries that have a caption
+    as well (none with wildcards, as Kohya counts them), and keys without a picture.
 
     The text is the caption, then the tags behind the separator; with wildcards they follow each line of the caption.
 
@@ -73,7 +76,7 @@ def read_metadata(path: Path, spec: SubsetSpec) -> tuple[dict[Path, str], list[s
     """
     entries = _entries(path)
     captions: dict[Path, str] = {}
-    lost = []
+    tags, lost = [], []
     for key, entry in entries.items():
         text = _text(entry, spec)
         if not text:
@@ -86,7 +89,9 @@ def read_metadata(path: Path, spec: SubsetSpec) -> tuple[dict[Path, str], list[s
             lost.append(key)
         else:
             captions[picture] = text
-    return dict(sorted(captions.items())), lost
+            if entry.get("caption") and entry.get("tags") and not spec.table.enable_wildcard:
+                tags.append(str(entry["tags"]))
+    return dict(sorted(captions.items())), tuple(tags), lost
 
 
 def masks_by_name(conditioning_data_dir: str, source: Source) -> dict[str, Path]:

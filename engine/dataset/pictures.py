@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.config.dataset import DatasetTable
 from engine.errors import DataError
 from engine.text import listing, plural, printable
+
+if TYPE_CHECKING:
+    from engine.config.kohya.dataset_file import SubsetSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,10 @@ class Subset:
     """Number of its dataset: pictures of different datasets never share a batch."""
     batch_size: int | None = None
     """Of its dataset; None: `training.train_batch_size`."""
+    spec: SubsetSpec | None = None
+    """What the dataset configuration says of it, where there is one."""
+    tags: tuple[str, ...] = ()
+    """The tags of a metadata file, one text a picture that has a caption besides; Kohya's metadata counts them."""
 
     def text(self, picture: Picture) -> str:
         """Where the caption pipeline starts: the picture's caption, else the class tokens."""

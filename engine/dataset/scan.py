@@ -263,7 +263,8 @@ def _subsets(part: _Part, pictures: list[Picture], config: RunConfig, notes: lis
     own: dict[str, Any] = {}
     if part.configured is not None:
         spec = part.configured.spec
-        own = {"table": spec.table, "dataset": spec.dataset, "batch_size": spec.batch_size}
+        own = {"table": spec.table, "dataset": spec.dataset, "batch_size": spec.batch_size, "spec": spec,
+               "tags": part.configured.tags}  # fmt: skip
     if part.role == "reg":
         return [Subset(folder, part.source.num_repeats or 1, tokens, True, False, tuple(pictures), **own)]
     held_out: list[Picture] = []

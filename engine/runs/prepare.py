@@ -35,6 +35,7 @@ _PATH_KEYS = (
     ("dataset", "validation_data_dir"), ("dataset", "dataset_config"), ("dataset", "conditioning_data_dir"),
     ("network", "network_weights"),
     ("sampling", "sample_prompts"), ("memory", "cache_dir"), ("saving", "output_dir"),
+    ("saving", "metadata_thumbnail"),
 )  # fmt: skip
 _NEW_PATHS = {"cache_dir", "output_dir"}
 """Paths that need not exist yet; another value that names nothing (a hub id, a prompt) stays as it is."""

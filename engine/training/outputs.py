@@ -21,7 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from engine import clock
 from engine.adapters.kohya_format import write_lora
-from engine.adapters.metadata import BucketFacts, SubsetFacts, TrainingFacts, model_hashes, training_metadata
+from engine.adapters.metadata import model_hashes, training_metadata
 from engine.adapters.verify import verify_file
 from engine.atomic import replacing
 from engine.config.prompts import read_prompts
@@ -30,6 +30,7 @@ from engine.memory.classify import is_out_of_memory
 from engine.models.registry import family_named
 from engine.runs.events import read_events
 from engine.training.exhausted import make_room, shortage_of
+from engine.training.facts import training_facts
 from engine.training.validation import held_out_loss
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ class Outputs:
             size = write_lora(
                 path,
                 trainer.network.state(),
-                training_metadata(self.config, self._facts()),
+                training_metadata(self.config, training_facts(trainer, self.hashes, self._epoch())),
                 self.config.saving.save_precision,
                 self.session.say,
                 check=lambda written: difference.append(
@@ -196,36 +197,6 @@ class Outputs:
 
     def _epoch(self) -> int:
         return self.trainer.feed.epoch(max(0, self.trainer.step - 1))
-
-    def _facts(self) -> TrainingFacts:
-        trainer, plan, scan = self.trainer, self.trainer.plan, self.trainer.prepared.scan
-        meta = self.run.meta
-        subsets = [
-            SubsetFacts(s.path, s.num_repeats, [picture.caption or s.class_tokens for picture in s.pictures], s.is_reg)
-            for s in scan.subsets
-            if not s.is_validation
-        ]
-        buckets = BucketFacts([((w, h), count) for w, h, count in plan.buckets], plan.mean_img_ar_error)
-        return TrainingFacts(
-            recognition=trainer.prepared.recognition,
-            session_id=int(meta.get("session_id", 0)),
-            started_at=float(meta.get("started_at") or clock.now()),
-            now=clock.now(),
-            step=trainer.step,
-            epoch=self._epoch(),
-            num_epochs=plan.epochs,
-            max_train_steps=plan.max_train_steps,
-            num_train_images=plan.num_train_images,
-            num_reg_images=plan.num_reg_images,
-            num_validation_images=len(trainer.prepared.held_out),
-            num_batches_per_epoch=plan.batches_per_epoch,
-            mixed_precision=trainer.prepared.precision,
-            optimizer=trainer.built.description,
-            subsets=subsets,
-            bucket_info=buckets if self.config.dataset.enable_bucket else None,
-            model_hashes=self.hashes[0],
-            vae_hashes=self.hashes[1],
-        )
 
     def _prune(self, epoch: int | None = None, step: int | None = None) -> None:
         """Remove files older than save_last_n_epochs or save_last_n_steps asks to keep (Kohya's arithmetic)."""

@@ -74,8 +74,6 @@ NO_EFFECT: dict[str, Rule] = {
     **_all("no effect", "it is for full fine-tuning", "fused_backward_pass"),
     **_all("no effect", "all held-out pictures are used, at four fixed timesteps", "max_validation_steps"),
     **_all("no effect", "no LoRA script reads it", "controlnet_model_name_or_path"),
-    **_all("no effect", "this value is not written into the file", "metadata_usage_hint metadata_thumbnail "
-           "metadata_merged_from metadata_trigger_phrase metadata_preprocessor metadata_is_negative_embedding"),
     **_all("no effect", "the file itself is read", "config_file output_config"),
 }  # fmt: skip
 NOT_SUPPORTED: dict[str, Rule] = {

@@ -67,6 +67,8 @@ class FLUX(Family):
             "ss_v2": "False",
             "ss_base_model_version": "flux1",
             "ss_model_type": "flux",
+            # flux_train_network.py keeps a list here, of CLIP-L and T5
+            "ss_text_encoder_lr": str(None if training.text_encoder_lr is None else [training.text_encoder_lr]),
             "ss_apply_t5_attn_mask": str(config.model.apply_t5_attn_mask),
             "ss_weighting_scheme": training.weighting_scheme,
             "ss_logit_mean": str(training.logit_mean),

@@ -9,14 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.adapters.metadata import (
-    BucketFacts,
-    SubsetFacts,
-    TrainingFacts,
-    model_hashes,
-    tag_frequency,
-    training_metadata,
-)
+from engine.adapters.dataset_metadata import BucketFacts, SubsetFacts, tag_frequency
+from engine.adapters.metadata import TrainingFacts, model_hashes, training_metadata
 from engine.config.schema import RunConfig
 from engine.models.base import Recognition
 
@@ -179,7 +173,9 @@ def test_optional_keys(facts):
         },
     )
     metadata = training_metadata(config, replace(facts, vae_hashes=("12", "34")))
-    assert json.loads(metadata["ss_network_args"]) == {"conv_dim": "4", "conv_alpha": "1.0", "rank_dropout": "0.1"}
+    assert json.loads(metadata["ss_network_args"]) == {
+        "conv_dim": "4", "conv_alpha": "1.0", "rank_dropout": "0.1", "dropout": 0.2,
+    }  # fmt: skip
     assert metadata["ss_network_dropout"] == "0.2"
     assert (metadata["ss_vae_name"], metadata["ss_vae_hash"], metadata["ss_new_vae_hash"]) == ("x.vae", "12", "34")
     assert (metadata["ss_clip_skip"], metadata["ss_max_token_length"]) == ("2", "225")
@@ -211,6 +207,7 @@ def test_values_are_spelt_as_sd_scripts_spells_them(facts):
         "ss_base_model_version": "sd_v1",
         "ss_network_dropout": "None",
         "ss_max_token_length": "None",
+        "ss_lr_warmup_steps": "0",
         "ss_resolution": "(512, 512)",
         "ss_sd_model_name": "v1-5.safetensors",
         "ss_sd_model_hash": "abcd",
@@ -233,6 +230,27 @@ def test_values_are_spelt_as_sd_scripts_spells_them(facts):
         "20_cat": {"cat": 2, "sitting": 1, "red hat": 1},
         "1_animal": {"animal": 1},
     }
+
+
+@pytest.mark.parametrize(("steps", "told"), [(0, "0"), (50, "50"), (0.05, "0.05")])
+def test_a_warm_up_is_told_in_steps_or_as_a_share(facts, steps, told):
+    config = _config(training={"lr_warmup_steps": steps, "lr_scheduler": "cosine"})
+    assert training_metadata(config, facts)["ss_lr_warmup_steps"] == told
+
+
+def test_what_a_person_says_of_the_file(facts, tmp_path):
+    picture = tmp_path / "small.png"
+    picture.write_bytes(b"\x89PNG")
+    said = {"usage_hint": "u", "merged_from": "m", "trigger_phrase": "zed", "preprocessor": "p",
+            "is_negative_embedding": "false"}  # fmt: skip
+    saving = {"output_name": "cat", "metadata_thumbnail": str(picture)}
+    metadata = training_metadata(
+        _config(saving={**saving, **{f"metadata_{key}": value for key, value in said.items()}}), facts
+    )
+    assert {key: metadata[f"modelspec.{key}"] for key in said} == said
+    assert metadata["modelspec.thumbnail"] == "data:image/png;base64,iVBORw=="
+    picture.unlink()
+    assert "modelspec.thumbnail" not in training_metadata(_config(saving=saving), facts)
 
 
 def test_an_fp8_base_is_told_in_kohyas_words(facts):
@@ -261,7 +279,12 @@ def test_without_metadata_nothing_tells_about_the_pictures(facts):
 def test_bucketing_off(facts):
     metadata = training_metadata(_config(dataset={"enable_bucket": False}), replace(facts, bucket_info=None))
     assert metadata["ss_bucket_info"] == "null"
-    assert metadata["ss_min_bucket_reso"] == "None"
+    assert metadata["ss_min_bucket_reso"] == "None" and metadata["ss_bucket_no_upscale"] == "False"
+
+
+def test_bucket_limits_are_those_that_are_used(facts):
+    metadata = training_metadata(_config(dataset={"min_bucket_reso": 300, "max_bucket_reso": 1000}), facts)
+    assert (metadata["ss_min_bucket_reso"], metadata["ss_max_bucket_reso"]) == ("256", "1024")
 
 
 def test_folders_of_one_name_and_bytes_that_are_no_utf8(facts):

@@ -101,6 +101,7 @@ def test_captions_from_metadata(tmp_path, draw):
         "a.png": "a dog,red, big", "b.jpg": "cat",
     }  # fmt: skip
     assert any("1 entries of" in note and "gone" in note for note in found.notes)
+    assert subset.tags == ("red, big",), "b has no caption, so that its tags are the caption"
     (tmp_path / "m.json").write_text(json.dumps({"a": {"caption": " "}}))
     with pytest.raises(DataError, match=r"a in .* has neither caption nor tags"):
         scan(run(path))

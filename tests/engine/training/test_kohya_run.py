@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 from engine.adapters.inspect import inspect_lora
 from engine.config import load_config
 from engine.exit_codes import ExitCode
+from engine.models.header import read_header
 from engine.runs import RunDir, prepare_resume, prepare_run, read_events
 from engine.training.trainer import Trainer
 from tests.engine.training.conftest import MakeRun
@@ -84,6 +86,29 @@ def test_a_dataset_configuration_beside_a_preset(
     assert halted.lora_path().read_bytes() == straight.lora_path().read_bytes()
 
 
+def check_metadata(metadata: dict[str, str]) -> None:
+    """As sd-scripts writes them for a dataset configuration: by dataset, and not by folder."""
+    first, second = json.loads(metadata["ss_datasets"])
+    tags = {"zed": 6, "blue": 6, "round": 6, "big": 6, **{f"tag{number}": 1 for number in range(6)}}
+    for dataset, batch, size in ((first, 3, [64, 64]), (second, 2, [64, 96])):
+        assert (dataset["batch_size_per_device"], dataset["num_train_images"], dataset["resolution"]) == (
+            batch,
+            6,
+            size,
+        )
+        assert dataset["tag_frequency"] == {"pictures": tags}
+        buckets = dataset["bucket_info"]["buckets"]
+        assert list(buckets) == [str(number) for number in range(len(buckets))]
+        assert sum(bucket["count"] for bucket in buckets.values()) == 6
+    assert first["bucket_info"]["buckets"] != second["bucket_info"]["buckets"]
+    assert (first["subsets"][0]["flip_aug"], second["subsets"][0]["caption_prefix"]) == (True, "small")
+    assert json.loads(metadata["ss_tag_frequency"]) == {"pictures": tags}
+    assert json.loads(metadata["ss_dataset_dirs"]) == {
+        name: {"n_repeats": 1, "img_count": 6} for name in ("pictures", "pictures (2)")
+    }
+    assert not {"ss_bucket_info", "ss_resolution", "ss_batch_size_per_device", "ss_reg_dataset_dirs"} & set(metadata)
+
+
 def test_a_training_toml_that_points_to_one(
     tiny_model: Path, tmp_path: Path, dataset: Path, train_here: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,4 +140,6 @@ def test_a_training_toml_that_points_to_one(
     run = prepare_run(load_config(path))
     assert train_here(run) == ExitCode.DONE
     report = inspect_lora(tmp_path / "out" / "cat.safetensors")
-    assert set(report.modules) == {"UNet", "text encoder"} and report.metadata["ss_network_args"] == '{"conv_dim": "2"}'
+    assert set(report.modules) == {"UNet", "text encoder"}
+    assert report.metadata["ss_network_args"] == '{"conv_dim": "2", "dropout": null}'
+    check_metadata(read_header(tmp_path / "out" / "cat.safetensors").metadata)
