@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine.config.kohya.differences import DIFFERENCES, Difference
-from engine.config.kohya.gui import GUI_RULES
+from engine.config.kohya.gui_keys import GUI_RULES
 from engine.config.kohya.rules import NETWORK_ARGS, SCRIPT_ARGUMENTS, Rule, rule_of
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "kohya.md"
@@ -26,7 +26,8 @@ This page is made by `python tools/kohya_table.py`. The classes: *honoured*; *be
 ## What is different on purpose
 
 `--kohya-exact` (the setting `training.kohya_exact`, which a run keeps) computes as Kohya's scripts do where the last
-column says yes. Where it says no, it says why.
+column says yes. Where it says no, it says why. Give it with the file of Kohya's itself: a preset that `convert` has
+written has settled already what a file leaves open.
 
 | what | here | Kohya | `--kohya-exact` |
 |---|---|---|---|

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +13,12 @@ from engine.exit_codes import ExitCode
 from engine.runs.layout import expanded
 from engine.text import printable
 from tui import output
+
+if TYPE_CHECKING:
+    from engine.config.kohya.arguments import Conversion
+
+ORDER = ("not supported", "better", "no effect", "honoured")
+"""What a person should look at, first."""
 
 
 @click.command("convert")
@@ -39,8 +47,8 @@ def command(file: str, target: str | None, as_json: bool) -> int:
              "problems": [str(problem) for problem in found.problems], "values": found.values}
         )  # fmt: skip
         return ExitCode.USAGE if found.problems else ExitCode.DONE
-    for entry in found.entries:
-        output.result(entry.line())
+    for line in report(found):
+        output.result(line)
     if found.problems:
         raise ConfigError(found.problems)
     place = Path(target) if target else Path(f"{path.stem}.toml")
@@ -50,3 +58,21 @@ def command(file: str, target: str | None, as_json: bool) -> int:
     output.narrate(f"Train with it: lorasmith --preset {place}")
     output.result(place)
     return ExitCode.DONE
+
+
+def report(found: Conversion) -> list[str]:
+    """The keys of a file by class, what each becomes, and below it why."""
+    lines = []
+    for status in ORDER:
+        for entry in found.entries:
+            if entry.status == status:
+                to = f" → {entry.target}" if entry.target else ""
+                lines.append(f"{status:15}{entry.key} = {entry.value}{to}")
+                if entry.text:
+                    lines.append(f"{'':15}{entry.text}")
+    if found.unset:
+        names = textwrap.wrap(", ".join(found.unset), 85)
+        lines.append(f"{'left away':15}{names[0]}")
+        lines += [f"{'':15}{more}" for more in names[1:]]
+        lines.append(f"{'':15}empty, off or 0: the GUI passes none of them on")
+    return lines

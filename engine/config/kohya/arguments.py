@@ -31,6 +31,8 @@ OFF_AT_ZERO = frozenset({
     "save_last_n_steps", "clip_skip", "max_train_epochs", "validate_every_n_steps", "blocks_to_swap",
 })  # fmt: skip
 """Arguments that the scripts take for not given where they are 0."""
+SECRETS = frozenset({"wandb_api_key", "huggingface_token"})
+"""Never shown."""
 _SPELLINGS = {"True": True, "true": True, "False": False, "false": False}
 
 
@@ -60,6 +62,8 @@ class Conversion:
     """By table and key, as a preset has them."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Those of the scripts, as they were given."""
+    unset: list[str] = field(default_factory=list)
+    """Keys of a GUI file that are empty, off or 0, and change nothing."""
     exact: bool = False
     """Taken at its word, as with `training.kohya_exact`."""
     entries: list[Entry] = field(default_factory=list)
@@ -72,14 +76,19 @@ class Conversion:
 
     def tell(self, key: str, value: Any, rule: Rule) -> None:
         """Note what became of a key; one that is not supported is a problem."""
-        shown = printable(str(value))
+        shown = "(not shown)" if key in SECRETS else printable(_shown(value))
         self.entries.append(Entry(key, shown, rule.status, rule.target, rule.text))
         if rule.status == "not supported":
-            self.problems.append(Problem("", key, f"{shown} is given, which is not supported.", f"{rule.text}."))
+            hint = f"{rule.text[:1].upper()}{rule.text[1:]}."
+            self.problems.append(Problem("", key, f"{shown} is given, which is not supported.", hint))
 
     def notes(self) -> list[str]:
         """The sentences that a person should read: everything that is not simply honoured."""
         return [entry.line() for entry in self.entries if entry.status != "honoured"]
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def is_unset(value: Any) -> bool:
@@ -151,9 +160,9 @@ def _network_args(found: Conversion, key: str, value: Any, rule: Rule) -> None:
             found.problems.append(Problem("", f"network_args {name}", "unknown.", "Take it out."))
             continue
         if own.status == "not supported" and given in ("", "0", "0.0", "False", "None", "full", "all"):
-            continue
+            own = Rule("honoured", "", "as it is here")
         found.tell(f"network_args {name}", given, own)
-        if own.status == "honoured":
+        if own.status == "honoured" and own.target:
             found.set(own.target, _number(given))
 
 
@@ -215,6 +224,11 @@ def _alpha(found: Conversion, key: str, value: Any, rule: Rule) -> None:
     else:
         found.tell(key, value, rule)
     found.set(rule.target, alpha)
+
+
+def _seed(found: Conversion, key: str, value: Any, rule: Rule) -> None:
+    found.tell(key, value, Rule("honoured", rule.target))
+    found.set(rule.target, _number(value))
 
 
 def _repeats(found: Conversion, key: str, value: Any, rule: Rule) -> None:
@@ -281,6 +295,7 @@ _SPECIAL: dict[str, Any] = {
     "model_type": _model_type,
     "save_n_epoch_ratio": _epoch_ratio,
     "network_alpha": _alpha,
+    "seed": _seed,
     "dataset_repeats": _repeats,
     "save_state": _state,
     "save_state_on_train_end": _state,

@@ -1,73 +1,188 @@
-"""A `train.sh` or `.bat` that calls Kohya's scripts: its arguments are read, and nothing of it is run."""
+"""A `train.sh`, `.bat` or `.ps1` that calls Kohya's scripts: its arguments are read, and nothing of it is run."""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from engine.config.kohya.arguments import CLI_DEFAULTS, Conversion, convert_arguments
+from engine.config.kohya.rules import FLAGS, Rule, rule_of
+from engine.config.problems import Problem
+from engine.text import printable
 
 SCRIPTS = {"sdxl_train_network": "sdxl", "flux_train_network": "flux", "train_network": "auto"}
 LISTS = frozenset(["network_args", "optimizer_args", "lr_scheduler_args", "text_encoder_lr", "base_weights",
                    "base_weights_multiplier"])  # fmt: skip
-_CALL = re.compile(r"(sdxl_train_network|flux_train_network|(?<![\w])train_network)(\.py)?")
-_VARIABLE = re.compile(r"^\s*(?:export\s+|set\s+)?([A-Za-z_]\w*)=(.*)$")
-_USE = re.compile(r"\$\{(\w+)\}|\$(\w+)|%(\w+)%")
+_CALL = re.compile(r"(sdxl_train_network|flux_train_network|(?<![\w])train_network)(\.py)?[\"']?")
+_COMMENT = re.compile(r"\s*(#|@?rem\b|::|@?echo\b)", re.IGNORECASE)
+_WINDOWS = re.compile(r"^\s*@?(echo off|set\s|rem\b|::)|[A-Za-z]:\\|\^\s*$", re.IGNORECASE | re.MULTILINE)
+_SHELL_SET = re.compile(r"^\s*(?:export\s+|local\s+|readonly\s+)?([A-Za-z_]\w*)=(.*)$")
+_BATCH_SET = re.compile(r"^\s*@?set\s+\"?([A-Za-z_]\w*)=(.*?)\"?\s*$", re.IGNORECASE)
+_SHELL_USE = re.compile(r"\$\{(\w+)(?::?-([^}]*))?\}|\$(\w+)")
+_BATCH_USE = re.compile(r"%(\w+)%")
+_UNKNOWN = {False: re.compile(r"\$[\w{(@*]|`"), True: re.compile(r"%\w+%|%~|%\*|%\d")}
+_REST = ("$@", "$*", "${@}", "%*")
+"""What the caller typed behind the file's name."""
+_CHANGED = re.compile(r"^\s*(?:cd|pushd)\s+(?:/d\s+)?[\"']?([^\"'&;]+)", re.IGNORECASE)
+_FROM_OUTSIDE = ("HOME", "USERPROFILE", "PWD")
+"""Variables of the machine that may be put in: those that name a folder, and never what may be a secret."""
 
 
 def is_command_line(text: str) -> bool:
     """Whether a text file calls one of the LoRA scripts."""
-    return _CALL.search(text) is not None
+    return any(_CALL.search(line) for line in text.splitlines() if not _COMMENT.match(line))
+
+
+@dataclass
+class _File:
+    """A shell or batch file, line by line."""
+
+    text: str
+    variables: dict[str, str] = field(default_factory=dict)
+    folder: str = ""
+    """Where it changes to before the call."""
+
+    def __post_init__(self) -> None:
+        self.batch = not self.text.startswith("#!") and bool(_WINDOWS.search(self.text))
+        self.variables.update({name: os.environ[name] for name in _FROM_OUTSIDE if name in os.environ})
+
+    def lines(self) -> Iterator[str]:
+        """Lines that are no comment, those that go on joined."""
+        joined = re.sub(r"[\^`][ \t]*\r?\n" if self.batch else r"[\\`][ \t]*\r?\n", " ", self.text)
+        return (line for line in joined.splitlines() if not _COMMENT.match(line))
+
+    def note(self, line: str) -> None:
+        """Remember a variable or a change of folder."""
+        if match := (_BATCH_SET if self.batch else _SHELL_SET).match(line):
+            value = match[2].strip()
+            if not self.batch and not value.startswith("("):
+                value = (self.words(value) or [""])[0]
+            if not value.startswith("("):  # the list of a shell is not understood
+                self.variables[match[1]] = self.filled(value)
+        elif match := _CHANGED.match(line):
+            self.folder = self.filled(match[1].strip())
+
+    def filled(self, text: str) -> str:
+        """`text` with the variables that the file sets itself."""
+        if self.batch:
+            return _BATCH_USE.sub(lambda match: self.variables.get(match[1], match[0]), text)
+        return _SHELL_USE.sub(
+            lambda match: self.variables.get(match[1] or match[3], match[0] if match[2] is None else match[2]), text
+        )
+
+    def words(self, text: str) -> list[str]:
+        """Words as the shell would part them; on Windows a backslash is no escape, and `'` no quotation mark.
+
+        Raises:
+            ValueError: a quotation mark is not closed.
+        """
+        if not self.batch:
+            return shlex.split(text, comments=True)
+        lexer = shlex.shlex(text, posix=True)
+        lexer.whitespace_split, lexer.commenters, lexer.escape, lexer.quotes = True, "", "", '"'
+        return list(lexer)
 
 
 def convert_command_line(text: str, *, exact: bool = False) -> Conversion:
     """A configuration for the first call of a LoRA script in a shell or batch file.
 
     Variables that the file itself sets are put in; anything else of a shell is not understood and not run.
+
+    Args:
+        exact: taken at its word, as with `training.kohya_exact`.
     """
-    lines = re.sub(r"[\\^`]\s*\r?\n", " ", text).splitlines()
-    variables: dict[str, str] = {}
-    for line in lines:
+    file, made = _File(text), None
+    for line in file.lines():
         call = _CALL.search(line)
         if call is None:
-            if match := _VARIABLE.match(line):
-                variables[match[1]] = _filled(match[2].strip().strip("\"'"), variables)
-            continue
-        rest = _filled(line[call.end() :], variables)
-        arguments = read_arguments(_words(rest))
-        made = convert_arguments(arguments, "command line", CLI_DEFAULTS, exact=exact)
-        if SCRIPTS[call[1]] != "auto":
-            made.set("model.family", SCRIPTS[call[1]])
-        return made
-    return convert_arguments({}, "command line", CLI_DEFAULTS)
+            file.note(line)
+        elif made is None:
+            made = _call(file, line, call, exact=exact)
+        else:
+            made.tell("another call", call[0], Rule("no effect", "", "only the first one of a file is converted"))
+    return made or convert_arguments({}, "command line", CLI_DEFAULTS, exact=exact)
 
 
-def _words(text: str) -> list[str]:
-    if "\\" in text and re.search(r"[A-Za-z]:\\", text):  # a Windows path: backslashes are no escapes
-        return [word.strip("\"'") for word in re.findall(r"\"[^\"]*\"|'[^']*'|\S+", text)]
-    return shlex.split(text, comments=True)
+def _call(file: _File, line: str, call: re.Match[str], *, exact: bool) -> Conversion:
+    told = Conversion("")
+    try:
+        before = file.words(file.filled(line[: call.start()].rstrip("\"'./\\ ")))
+        words = file.words(file.filled(line[call.end() :]))
+    except ValueError:
+        hint = "Close it."
+        told.problems.append(Problem("", call[0], "a quotation mark in the call is not closed.", hint))
+        before, words = [], []
+    arguments = read_arguments(words, told)
+    for name, value in list(arguments.items()):
+        rule = rule_of(name)
+        if _UNKNOWN[file.batch].search(str(value)) and rule is not None and rule.status in ("honoured", "better"):
+            hint = "Write the value in place of the variable."
+            told.problems.append(
+                Problem("", name, f"{printable(str(value))}: the file does not say what that is.", hint)
+            )
+            del arguments[name]
+    arguments |= _launcher(before, told)
+    if file.folder:
+        text = "relative paths are looked for in the folder that lorasmith is called from"
+        told.tell("cd", file.folder, Rule("no effect", "", text))
+    made = convert_arguments(arguments, "command line", CLI_DEFAULTS, exact=exact)
+    made.entries, made.problems = [*told.entries, *made.entries], [*told.problems, *made.problems]
+    if SCRIPTS[call[1]] != "auto":
+        made.set("model.family", SCRIPTS[call[1]])
+    return made
 
 
-def _filled(text: str, variables: dict[str, str]) -> str:
-    return _USE.sub(lambda match: variables.get(match[1] or match[2] or match[3], match[0]), text)
+def _launcher(words: Sequence[str], told: Conversion) -> dict[str, Any]:
+    """What `accelerate launch` is told before the script: the number of processes is taken."""
+    if "launch" not in words:
+        return {}
+    given = " ".join(words[words.index("launch") + 1 :])
+    found = re.search(r"--num_processes[= ](\d+)", given)
+    if given:
+        text = "the trainer starts its own processes" + ("; num_processes is taken" if found else "")
+        told.tell("accelerate launch", given, Rule("no effect", "", text))
+    return {"num_processes": int(found[1])} if found and int(found[1]) > 1 else {}
 
 
-def read_arguments(words: Sequence[str]) -> dict[str, Any]:
-    """Arguments by name from words: `--name value`, `--name=value`, `--flag`, and lists up to the next `--`."""
+def read_arguments(words: Sequence[str], told: Conversion) -> dict[str, Any]:
+    """Arguments by name from words: `--name value`, `--name=value`, `--flag`, and lists up to the next `--`.
+
+    Args:
+        told: gets a problem for each word that belongs to no argument, and for each argument without its value.
+    """
     found: dict[str, Any] = {}
     name = ""
+    waiting: set[str] = set()
     for word in words:
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
             name = name.replace("-", "_")
             found[name] = ([value] if name in LISTS else value) if equals else [] if name in LISTS else True
-        elif word in ("&&", ";", "||", "|", "pause", "&"):
+            if equals or name in FLAGS:
+                waiting.discard(name)
+                name = name if name in LISTS else ""
+            elif name not in LISTS:
+                waiting.add(name)
+        elif word in ("&&", ";", "||", "|", "pause", "&") or re.match(r"[12]?>", word):
             break
+        elif word in _REST:
+            text = "what is typed behind the file's name is not known here"
+            told.tell("arguments", word, Rule("no effect", "", text))
         elif name in LISTS:
             found[name].append(word)
         elif name:
             found[name] = word
+            waiting.discard(name)
             name = ""
+        else:
+            hint = "Quotation marks keep a value together; variables and lists of a shell must be written out."
+            told.problems.append(Problem("", printable(word), "belongs to no argument.", hint))
+    for name in sorted(waiting):
+        if rule_of(name) is not None:
+            told.problems.append(Problem("", name, "no value is given.", "Write it behind the argument."))
+            del found[name]
     return found

@@ -89,6 +89,8 @@ DIFFERENCES = (
     _stays("fp8_base", "8-bit floats with a scale for each block of weights", "a plain cast",
            "it keeps less of the model"),
     _stays("AdamW", "torch's fused kernel", "torch's default kernel", "the same formula, rounded otherwise"),
+    _stays("FLUX: `train_blocks`, `train_double_block_indices`, ... in network_args", "all blocks are trained; another "
+           "value is an error", "only the blocks that are named", "there is no such choice here"),
     _stays("a text encoder or UNet whose rate is 0", "gets no LoRA", "gets one of zeros that never change",
            "the same effect in a larger file"),
     _stays("sample pictures", "at the training's resolution, with seed 1", "at 512 px, with another seed each time",

@@ -98,7 +98,7 @@ NETWORK_ARGS: dict[str, Rule] = {
     },
     "dropout": Rule("honoured", "network.network_dropout"),
     "verbose": Rule("no effect", "", "every module is counted and told at the start"),
-    "train_blocks": Rule("no effect", "", "all blocks are trained; split_mode needs no fewer"),
+    "train_blocks": Rule("not supported", "", "all blocks are trained; split_mode needs no fewer"),
     **_all("not supported", "one rank for all linear layers: network_dim", "block_dims block_alphas conv_block_dims "
            "conv_block_alphas img_attn_dim txt_attn_dim img_mlp_dim txt_mlp_dim img_mod_dim txt_mod_dim single_dim "
            "single_mod_dim in_dims network_reg_dims"),
@@ -164,3 +164,19 @@ apply_t5_attn_mask guidance_scale timestep_sampling sigmoid_scale model_predicti
 model_type split_mode
 """.split()  # noqa: SIM905 - 212 quoted names would fill four pages
 """Every argument of the three LoRA scripts (train_network, sdxl_train_network, flux_train_network)."""
+FLAGS = frozenset(
+    """
+v2 v_parameterization cache_info shuffle_caption enable_wildcard color_aug flip_aug random_crop debug_dataset
+cache_latents cache_latents_to_disk skip_cache_check enable_bucket bucket_no_upscale alpha_mask
+save_state_to_huggingface resume_from_huggingface async_upload save_state save_state_on_train_end mem_eff_attn
+torch_compile xformers sdpa persistent_data_loader_workers gradient_checkpointing full_fp16 full_bf16 fp8_base
+ddp_gradient_as_bucket_view ddp_static_graph log_config noise_offset_random_strength ip_noise_gamma_random_strength
+zero_terminal_snr lowram highvram sample_at_first output_config masked_loss deepspeed zero3_init_flag
+zero3_save_16bit_model fp16_master_weights_and_gradients use_8bit_adam use_lion_optimizer fused_backward_pass
+scale_v_pred_loss_like_noise_pred debiased_estimation_loss weighted_captions cpu_offload_checkpointing no_metadata
+fp8_base_unet network_train_unet_only network_train_text_encoder_only dim_from_weights no_half_vae
+skip_until_initial_step cache_text_encoder_outputs cache_text_encoder_outputs_to_disk disable_mmap_load_safetensors
+apply_t5_attn_mask split_mode
+""".split()  # noqa: SIM905
+)
+"""Those of them that are followed by no value."""

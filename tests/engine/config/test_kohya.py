@@ -111,7 +111,7 @@ def test_unsupported_and_unknown_arguments_are_errors_all_at_once(write: Write) 
         load_config(path)
     told = {problem.key: problem for problem in caught.value.problems}
     assert "with conv_dim in network_args" in told["network_module"].hint
-    assert "take the weights out" in told["weighted_captions"].hint
+    assert "Take the weights out" in told["weighted_captions"].hint
     assert "Did you mean learning_rate?" in told["learning_rat"].hint
     assert "network_args algo" in told and all(problem.where == str(path) for problem in told.values())
 

@@ -12,7 +12,7 @@ import pytest
 
 from engine.config import load_config
 from engine.config.kohya.differences import DIFFERENCES
-from engine.config.kohya.gui import gui_steps
+from engine.config.kohya.gui_length import gui_steps
 from engine.config.load import kohya_notes
 from engine.errors import DataError
 

@@ -1,0 +1,106 @@
+"""Shell and batch files that call Kohya's scripts: quotation, variables, flags, and nothing that is lost in silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.config import RunConfig
+from engine.config.kohya.arguments import Conversion
+from engine.config.kohya.command_line import convert_command_line, is_command_line
+from engine.config.kohya.rules import FLAGS
+
+SHELL = r"""#!/bin/bash
+# accelerate launch sdxl_train_network.py --network_dim 1
+export MODEL=/m/pony.safetensors  # the base
+OUT="${HOME}/loras"
+NAME='pony hero'
+cd /opt/sd-scripts
+accelerate launch --num_cpu_threads_per_process 8 --num_processes=2 sdxl_train_network.py \
+    --pretrained_model_name_or_path="$MODEL" --dataset_config "./my dataset.toml" \
+    --output_dir="$OUT/${SUB:-first}" --output_name="$NAME" --save_every_n_epochs=1 \
+    --network_module=networks.lora --network_dim=32 --network_alpha=0 \
+    --network_args "conv_dim=8" "conv_alpha=4" \
+    --unet_lr=1e-4 --text_encoder_lr 5e-5 5e-5 \
+    --optimizer_type="Prodigy" --optimizer_args decouple=True "betas=0.9,0.999" \
+    --lr_warmup_steps=10% --lr_scheduler=cosine --noise_offset=0.0 --clip_skip 0 \
+    --no_half_vae --cache_latents --wandb_api_key $KEY --lowram "$@" > log.txt 2>&1
+"""
+BATCH = r"""@echo off
+REM accelerate launch train_network.py --network_dim 1
+set BASE=C:\AI\models\v1-5.safetensors
+set "OUT=C:\AI\out dir"
+.\venv\Scripts\accelerate launch ".\train_network.py" ^
+  --pretrained_model_name_or_path="%BASE%" --train_data_dir="C:\AI\img\" --reg_data_dir="" ^
+  --resolution=512,768 --output_dir="%OUT%" --network_dim=128 --training_comment="it's mine, v1" ^
+  --unet_lr=0.0001 --lr_warmup_steps="160" --lr_scheduler="cosine" --train_batch_size="2" --xformers --enable_bucket
+pause
+"""
+
+
+def config(found: Conversion) -> RunConfig:
+    assert not found.problems, found.problems
+    return RunConfig.model_validate(found.values)
+
+
+def test_a_shell_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    found = convert_command_line(SHELL)
+    made = config(found)
+    assert made.model.pretrained_model_name_or_path == "/m/pony.safetensors" and made.model.family == "sdxl"
+    assert (made.saving.output_dir, made.saving.output_name) == ("/home/me/loras/first", "pony hero")
+    assert (made.dataset.dataset_config, made.training.num_processes) == ("./my dataset.toml", 2)
+    assert (made.network.network_dim, made.network.network_alpha, made.network.conv_dim) == (32, 32, 8)
+    assert made.training.optimizer_args == ["decouple=True", "betas=0.9,0.999"]
+    assert (made.training.lr_warmup_steps, made.training.noise_offset, made.model.clip_skip) == (0.1, None, None)
+    told = {entry.key: entry for entry in found.entries}
+    assert told["lowram"].value == "True" and told["arguments"].value == "$@"
+    assert told["cd"].value == "/opt/sd-scripts" and told["wandb_api_key"].value == "(not shown)"
+    assert told["accelerate launch"].value == "--num_cpu_threads_per_process 8 --num_processes=2"
+    assert (told["network_alpha"].text, told["noise_offset"].text) == ("0 is the rank", "0 is off")
+
+
+def test_a_batch_file() -> None:
+    made = config(convert_command_line(BATCH.replace("\n", "\r\n")))
+    assert made.model.pretrained_model_name_or_path == "C:\\AI\\models\\v1-5.safetensors"
+    assert (made.dataset.train_data_dir, made.saving.output_dir) == ("C:\\AI\\img\\", "C:\\AI\\out dir")
+    assert made.saving.training_comment == "it's mine, v1" and made.dataset.reg_data_dir is None
+    assert (made.training.lr_warmup_steps, made.training.train_batch_size) == (160, 2)
+    assert made.dataset.enable_bucket
+
+
+@pytest.mark.parametrize(
+    ("rest", "key", "message"),
+    [
+        ("--seed $RANDOM", "seed", "$RANDOM: the file does not say what that is."),
+        ("--output_dir $(pwd)/out", "output_dir", "$(pwd)/out: the file does not say what that is."),
+        ('"${ARGS[@]}"', "${ARGS[@]}", "belongs to no argument."),
+        ("$EXTRA", "$EXTRA", "belongs to no argument."),
+        ("--output_name my cat", "cat", "belongs to no argument."),
+        ("--output_name --xformers", "output_name", "no value is given."),
+        ('--output_name "cat', "train_network.py", "a quotation mark in the call is not closed."),
+        ("--network_dimm 3", "network_dimm", "unknown argument."),
+    ],
+)
+def test_what_cannot_be_read_is_a_problem(rest: str, key: str, message: str) -> None:
+    found = convert_command_line(f"ARGS=(\n--network_dim 8\n)\npython train_network.py --network_dim 4 {rest}\n")
+    assert [(problem.key, problem.message) for problem in found.problems] == [(key, message)]
+    assert found.values["network"]["network_dim"] == 4
+
+
+def test_only_the_first_of_several_calls() -> None:
+    found = convert_command_line("train_network.py --network_dim 4\nsdxl_train_network.py --network_dim 8\n")
+    assert found.values["network"]["network_dim"] == 4 and "family" not in found.values.get("model", {})
+    assert [entry.value for entry in found.entries if entry.key == "another call"] == ["sdxl_train_network.py"]
+
+
+def test_a_call_in_a_comment_is_none() -> None:
+    assert not is_command_line("# run train_network.py\nREM train_network.py\necho train_network.py")
+    assert is_command_line("# run it\npython train_network.py")
+
+
+def test_flags_are_those_of_the_scripts() -> None:
+    rows = (Path(__file__).parent / "fixtures" / "args_lora_scripts.tsv").read_text().splitlines()[1:]
+    flags = {row.split("\t")[1][2:] for row in rows if row.split("\t")[3] == "store_true"}
+    assert flags == FLAGS

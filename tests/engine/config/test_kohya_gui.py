@@ -1,0 +1,152 @@
+"""Configurations of three versions of the kohya_ss GUI: what each key comes to, under its own name, and nothing unsaid.
+
+The fixtures are configurations as the versions 21, 24 and 25 write them, with types as they occur there.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.config import load_config
+from engine.config.kohya.arguments import Conversion
+from engine.config.kohya.gui import convert_gui
+
+FIXTURES = Path(__file__).parent / "fixtures"
+VERSIONS = ("v21", "v24", "v25")
+
+
+def content(version: str, **changes: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((FIXTURES / f"kohya_gui_{version}.json").read_text())
+    return found | changes
+
+
+def told(found: Conversion) -> dict[str, tuple[str, str]]:
+    return {entry.key: (entry.status, entry.text) for entry in found.entries}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_key_is_told_under_its_own_name(version: str) -> None:
+    given = content(version)
+    found = convert_gui(given)
+    keys = [entry.key for entry in found.entries]
+    assert len(keys) == len(set(keys)), "once"
+    assert set(keys) | set(found.unset) == set(given)
+    assert not found.problems and all(not given[key] or given[key] == "0" for key in found.unset)
+
+
+def test_version_21() -> None:
+    config = load_config(FIXTURES / "kohya_gui_v21.json")
+    assert (config.dataset.size, config.training.train_batch_size, config.training.max_train_epochs) == (
+        (512, 650),
+        3,
+        4,
+    )
+    assert (config.training.unet_lr, config.training.text_encoder_lr) == (1e-4, 5e-5)
+    assert (config.network.network_dim, config.network.network_alpha, config.network.conv_dim) == (128, 128, None)
+    assert (config.training.lr_scheduler, config.training.lr_warmup_steps) == ("constant", 0)
+    assert (config.training.noise_offset, config.training.min_snr_gamma, config.model.clip_skip) == (0.05, 5, 2)
+    assert (config.dataset.caption_dropout_rate, config.training.seed) == (0.1, 1234)
+    assert (config.sampling.sample_every_n_epochs, config.network.scale_weight_norms) == (1, None)
+    assert config.training.optimizer_args == ["weight_decay=0.1"] and config.memory.mixed_precision == "bf16"
+
+
+def test_version_24() -> None:
+    config = load_config(FIXTURES / "kohya_gui_v24.json")
+    assert (config.model.family, config.dataset.size, config.model.no_half_vae) == ("sdxl", (1024, 1024), True)
+    assert (config.network.conv_dim, config.network.conv_alpha, config.network.scale_weight_norms) == (8, 1, 1)
+    assert config.training.max_grad_norm == 0, "additional_parameters have the last word, and are not dropped"
+    assert (config.training.max_train_steps, config.training.lr_warmup_steps) == (1600, 0.1)
+    assert (config.dataset.shuffle_caption, config.dataset.keep_tokens, config.model.max_token_length) == (True, 1, 225)
+    assert (config.training.noise_offset, config.training.multires_noise_iterations) == (0.0357, None)
+    assert config.sampling.sample_prompts == ["a castle --w 1024 --h 1024", "a dog in style --d 5"]
+    assert told(convert_gui(content("v24")))["lr_warmup"] == ("honoured", "percent")
+
+
+def test_version_25() -> None:
+    config = load_config(FIXTURES / "kohya_gui_v25.json")
+    assert (config.model.family, config.dataset.dataset_config) == ("flux", "/d/dataset.toml")
+    assert config.training.timestep_sampling == "sigmoid" and config.training.weighting_scheme == "uniform"
+    assert config.network.network_train_unet_only and config.memory.cache_text_encoder_outputs_to_disk
+    assert config.model.no_half_vae is False, "sdxl_no_half_vae stands there, and sdxl is off"
+    found = told(convert_gui(content("v25")))
+    assert found["weighting_scheme"] == ("no effect", "the GUI passes it on for Stable Diffusion 3 only")
+    assert found["ggpo_beta"] == ("no effect", "train_lora_ggpo is off")
+    assert found["multires_noise_iterations"] == ("no effect", "noise_offset_type is Original")
+    assert found["text_encoder_lr"] == ("honoured", "0: no text encoder is trained")
+    assert found["train_double_block_indices"][0] == "honoured"
+
+
+@pytest.mark.parametrize(
+    ("version", "changes", "key", "hint"),
+    [
+        ("v25", {"train_lora_ggpo": True}, "train_lora_ggpo", "GGPO is not built in"),
+        ("v25", {"train_double_block_indices": "0-3"}, "network_args train_double_block_indices", "All blocks"),
+        ("v24", {"train_inpainting": True}, "train_inpainting", "Inpainting models cannot be trained"),
+        ("v24", {"sd3_checkbox": True}, "sd3_checkbox", "Only Stable Diffusion 1.5, SDXL and FLUX"),
+        ("v24", {"dora_wd": True, "train_norm": True}, "LoRA_type", "Not with dora_wd, train_norm: switch that off"),
+    ],
+)  # fmt: skip
+def test_what_would_be_trained_otherwise_is_an_error(
+    version: str, changes: dict[str, Any], key: str, hint: str
+) -> None:
+    (problem,) = convert_gui(content(version, **changes)).problems
+    assert problem.key == key and problem.hint.startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "text"),
+    [
+        ({"prior_loss_weight": 0.0}, "prior_loss_weight", "the GUI leaves a 0 away, so that 1 holds"),
+        ({"network_alpha": "0"}, "network_alpha", "the GUI leaves a 0 away, so that 1 holds"),
+        ({"seed": 0}, "seed", "the GUI leaves a 0 away, so that 42 holds"),
+        ({"max_train_epochs": 3}, "max_train_steps", "max_train_epochs = 3 decides"),
+        ({"max_train_epochs": 3}, "epoch", "max_train_epochs = 3 decides"),
+        ({"lr_warmup_steps": 9}, "lr_warmup", "lr_warmup_steps decides"),
+        ({"use_8bit_adam": True}, "use_8bit_adam", "optimizer decides"),
+        ({"sdxl": False}, "sdxl_no_half_vae", "sdxl is off"),
+        ({"LoRA_type": "Standard"}, "conv_dim", "only with the LoCon types, as in the GUI"),
+    ],
+)  # fmt: skip
+def test_nothing_is_dropped_in_silence(changes: dict[str, Any], key: str, text: str) -> None:
+    assert told(convert_gui(content("v24", **changes)))[key] == ("no effect", text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "warmup"),
+    [
+        ({"lr_warmup": 7, "lr_warmup_steps": 0, "max_train_steps": 333}, 23),
+        ({"lr_warmup": 7, "lr_warmup_steps": 50, "max_train_steps": 333}, 50),
+        ({"lr_warmup": 7, "lr_warmup_steps": 50, "max_train_steps": 0}, 0.07),
+        ({"lr_warmup": 0, "lr_warmup_steps": 0, "max_train_steps": 333}, None),
+    ],
+)
+def test_warm_up_beside_a_dataset_configuration(changes: dict[str, Any], warmup: float | None) -> None:
+    values = convert_gui(content("v24", dataset_config="/d.toml", **changes)).values["training"]
+    assert values.get("lr_warmup_steps") == (None if warmup is None else pytest.approx(warmup))
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"), [({}, "AdamW"), ({"use_8bit_adam": True}, "AdamW8bit"), ({"optimizer": "Lion"}, "Lion")]
+)
+def test_the_optimizer_of_old_files(changes: dict[str, Any], name: str) -> None:
+    given = {key: value for key, value in content("v21").items() if key not in ("optimizer", "use_8bit_adam")}
+    assert (
+        convert_gui({**given, "max_train_steps": 9, **changes}, exact=True).values["training"]["optimizer_type"] == name
+    )
+
+
+def test_old_names_and_processes() -> None:
+    given = {key: value for key, value in content("v24").items() if key != "sdxl"}
+    found = convert_gui({**given, "sdxl_checkbox": True, "num_processes": "2"})
+    assert found.values["model"]["family"] == "sdxl" and found.values["model"]["no_half_vae"] is True
+    assert found.values["training"]["num_processes"] == 2
+
+
+def test_secrets_are_not_shown() -> None:
+    found = convert_gui(content("v24", wandb_api_key="abc", huggingface_token="def"))
+    shown = {entry.key: entry.value for entry in found.entries}
+    assert (shown["wandb_api_key"], shown["huggingface_token"]) == ("(not shown)", "(not shown)")

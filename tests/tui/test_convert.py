@@ -1,0 +1,47 @@
+"""`lorasmith convert`: the report, the preset, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.config import load_config
+from tui.main import run
+
+FIXTURES = Path(__file__).parents[1] / "engine" / "config" / "fixtures"
+
+
+def test_the_report_and_the_preset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = FIXTURES / "kohya_gui_v24.json", tmp_path / "style.toml"
+    assert run(["convert", str(source), "--output", str(target)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    order = [line[:15].strip() for line in lines if line[:1].strip() and not line.startswith(("/", "left"))]
+    assert order == sorted(order, key=("not supported", "better", "no effect", "honoured").index)
+    assert "honoured       optimizer = Adafactor → training.optimizer_type" in lines
+    place = lines.index("no effect      multires_noise_discount = 0.3")
+    assert lines[place + 1].strip() == "multires_noise_iterations is off"
+    assert any(line.startswith("left away      ") for line in lines) and lines[-1] == str(target)
+    assert load_config(target) == load_config(source)
+    assert run(["convert", str(source), "--output", str(target)]) == 2, "it is there already"
+
+
+def test_what_is_not_supported_comes_first_and_no_preset_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "train.sh"
+    path.write_text("train_network.py --network_dim 8 --unet_lr 1e-4 --weighted_captions --wandb_api_key secret\n")
+    assert run(["convert", str(path), "--output", str(tmp_path / "x.toml")]) == 2
+    told = capsys.readouterr()
+    assert told.out.startswith("not supported  weighted_captions = True\n               take the weights out of the")
+    assert "Take the weights out of the captions." in told.err and "secret" not in told.out + told.err
+    assert not (tmp_path / "x.toml").exists()
+
+
+def test_json_has_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["convert", str(FIXTURES / "kohya_gui_v25.json"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["kind"] == "GUI configuration" and found["problems"] == []
+    assert {"key": "ggpo_beta", "value": "0.01", "status": "no effect", "target": "",
+            "text": "train_lora_ggpo is off"} in found["entries"]  # fmt: skip
