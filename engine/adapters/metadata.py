@@ -158,7 +158,7 @@ def _network_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
         "rank_dropout": network.rank_dropout or None,
         "module_dropout": network.module_dropout or None,
     }
-    given = {key: str(value) for key, value in arguments.items() if value is not None}
+    given = {key: f"{value:g}" for key, value in arguments.items() if value is not None}
     if given:
         # Kohya's scripts hand network_dropout on inside network_args, and so write it here too
         dropout = {} if network.dim_from_weights else {"dropout": network.network_dropout or None}

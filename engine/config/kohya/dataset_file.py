@@ -40,7 +40,7 @@ PATHS = ("image_dir", "metadata_file", "conditioning_data_dir")
 _OF_THE_TABLE = (DATASET_KEYS | SHARED_KEYS | {"alpha_mask"}) & frozenset(DatasetTable.model_fields)
 _WITHOUT_EFFECT = {
     "cache_info": "headers of pictures are read anew each time, in parallel",
-    "custom_attributes": "no LoRA script of Kohya's reads it either",
+    "custom_attributes": "of all attributes the LoRA scripts read diff_output_preservation only",
 }
 _MASK = "masked loss is on: dataset.masked_loss"
 
@@ -234,6 +234,10 @@ def _subset(
         reading.problem(place, "conditioning_data_dir", f"allowed only where {_MASK}.", "Set masked_loss = true.")
     if merged.get("face_crop_aug_range"):
         reading.problem(place, "face_crop_aug_range", "not supported.", "Crop the faces beforehand, or use buckets.")
+    attributes = merged.get("custom_attributes")
+    if isinstance(attributes, Mapping) and attributes.get("diff_output_preservation"):
+        hint = "Use regularization pictures (is_reg), which keep the class as well."
+        reading.problem(place, "custom_attributes.diff_output_preservation", "not supported.", hint)
     if merged.get("network_multiplier", 1) != 1:
         reading.problem(place, "network_multiplier", "only 1.0 is supported.", "Use num_repeats to weigh a dataset.")
     values = {key: value for key, value in merged.items() if key in _OF_THE_TABLE and key != "class_tokens"}

@@ -89,7 +89,8 @@ def choose_prediction_type(table: ModelTable, recognition: Recognition, say: Say
         raise UsageError(
             f"model.v_parameterization = {str(table.v_parameterization).lower()} contradicts "
             f"{printable(recognition.path)} ({reason}).",
-            "Leave model.v_parameterization unset; training on the wrong target destroys the model.",
+            f"Leave model.v_parameterization unset, or set it to {str(not table.v_parameterization).lower()} (Kohya's "
+            "v_parameterization); training on the wrong target destroys the model.",
         )
     say(f"Prediction type {wanted}: model.v_parameterization; the file does not say.")
     return wanted

@@ -174,7 +174,7 @@ def test_optional_keys(facts):
     )
     metadata = training_metadata(config, replace(facts, vae_hashes=("12", "34")))
     assert json.loads(metadata["ss_network_args"]) == {
-        "conv_dim": "4", "conv_alpha": "1.0", "rank_dropout": "0.1", "dropout": 0.2,
+        "conv_dim": "4", "conv_alpha": "1", "rank_dropout": "0.1", "dropout": 0.2,
     }  # fmt: skip
     assert metadata["ss_network_dropout"] == "0.2"
     assert (metadata["ss_vae_name"], metadata["ss_vae_hash"], metadata["ss_new_vae_hash"]) == ("x.vae", "12", "34")

@@ -133,6 +133,15 @@ def test_what_has_no_effect_is_said_and_the_same_folder_comes_once(write: Write)
     assert any("subsets[1] is left out: a is in this dataset already" in note for note in notes)
 
 
+def test_the_attribute_that_the_scripts_would_read_is_an_error(write: Write) -> None:
+    text = '[[datasets]]\n[[datasets.subsets]]\nimage_dir = "a"\ncustom_attributes = {{ {} }}'
+    assert problems(write(text.format("diff_output_preservation = true"))) == [
+        "datasets[0].subsets[0].custom_attributes.diff_output_preservation: not supported."
+    ]
+    _, notes = read_dataset_config(write(text.format("diff_output_preservation = false, mine = 1")), RunConfig())
+    assert any("custom_attributes has no effect" in note for note in notes)
+
+
 def test_back_slashes_are_explained(write: Write) -> None:
     with pytest.raises(ConfigError, match="write paths in single quotes"):
         read_content(write('[[datasets]]\n[[datasets.subsets]]\nimage_dir = "C:\\Users\\x"'))
