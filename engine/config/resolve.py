@@ -101,7 +101,7 @@ def _without_effect(training: TrainingTable) -> list[str]:
             "unet_lr, text_encoder_lr and lr_scheduler have no effect: Adafactor sets its own rate. For a fixed one "
             'set optimizer_args = ["scale_parameter=False", "relative_step=False", "warmup_init=False"].'
         )
-    if training.lr_scheduler_args and training.lr_scheduler != "piecewise_constant":
+    if training.lr_scheduler_args and training.lr_scheduler in ("constant", "adafactor"):
         notes.append(f"lr_scheduler_args has no effect with lr_scheduler {training.lr_scheduler}.")
     return notes
 

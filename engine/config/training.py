@@ -53,7 +53,7 @@ class TrainingTable(Table):
         0, "Decay", "For warmup_stable_decay; below 1 a share of all steps.", ge=0, unit="steps", advanced=True
     )
     lr_scheduler_num_cycles: int = setting(
-        1, "Restarts", "For cosine_with_restarts.", ge=1, unit="cycles", advanced=True
+        1, "Restarts", "For cosine_with_restarts; waves of cosine_with_min_lr.", ge=1, unit="cycles", advanced=True
     )
     lr_scheduler_power: float = setting(1.0, "Power", "For polynomial.", gt=0, advanced=True)
     lr_scheduler_timescale: int | None = setting(

@@ -35,6 +35,7 @@ from engine.runs.disk import estimate
 from engine.training.feed import Feed
 from engine.training.measured import PhasePeaks
 from engine.training.optimizers import check_optimizer
+from engine.training.schedules import check_schedule
 from engine.training.seeds import derive
 from engine.training.session import Session
 from engine.training.states import plan_from_here
@@ -80,6 +81,7 @@ def prepare(session: Session) -> Prepared:
         session.say(note)
     check_model(config, recognition)
     check_optimizer(config.training)
+    check_schedule(config.training)
     prompts = read_prompts(config, lambda _: None, family.prompt_flags)
     accelerator, precision = _accelerator(config, session)
     if accelerator.device.type == "cuda":

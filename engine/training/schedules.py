@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from diffusers.optimization import get_piecewise_constant_schedule
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers.optimization import get_scheduler
 
-from engine.config.optimizers import step_rules
+from engine.config.optimizers import parse_arguments, step_rules
 from engine.config.training import TrainingTable
+from engine.errors import UsageError
 from engine.training.optimizers import BuiltOptimizer
 
 
 def build_schedule(training: TrainingTable, built: BuiltOptimizer, max_train_steps: int) -> LRScheduler | None:
-    """The schedule that is stepped once after every optimizer update; None where the optimizer sets its own rate.
+    """The schedule that is stepped after every update, `steps_per_update` times; None where the optimizer sets its own
+    rate.
 
     Raises:
-        UsageError: a schedule lacks a setting that it needs.
+        UsageError: a schedule lacks a setting that it needs, or is given one that it does not know.
     """
     optimizer = built.optimizer
     name = training.lr_scheduler
@@ -33,21 +36,44 @@ def build_schedule(training: TrainingTable, built: BuiltOptimizer, max_train_ste
         "cosine_with_restarts": {"num_cycles": training.lr_scheduler_num_cycles},
         "polynomial": {"power": training.lr_scheduler_power},
         "inverse_sqrt": {"timescale": training.lr_scheduler_timescale},
-        "cosine_with_min_lr": {"min_lr_rate": training.lr_scheduler_min_lr_ratio or 0.0},
+        "cosine_with_min_lr": {
+            "min_lr_rate": training.lr_scheduler_min_lr_ratio or 0.0,
+            "num_cycles": training.lr_scheduler_num_cycles / 2,
+        },
         "warmup_stable_decay": {
+            "num_cycles": training.lr_scheduler_num_cycles / 2,
             "num_decay_steps": steps_of(training.lr_decay_steps, max_train_steps)
             or (0 if training.kohya_exact else max_train_steps // 10),
             "min_lr_ratio": training.lr_scheduler_min_lr_ratio or 0.0,
         },
     }
-    result: LRScheduler = get_scheduler(
-        name,
-        optimizer,
-        num_warmup_steps=warmup,
-        num_training_steps=max_train_steps,
-        scheduler_specific_kwargs=settings.get(name, {}),
-    )
+    optimizer.defaults["lr"] = training.learning_rate  # what polynomial's lr_end is a share of, as in Kohya
+    given = parse_arguments(training.lr_scheduler_args, "training.lr_scheduler_args")
+    try:
+        result: LRScheduler = get_scheduler(
+            name,
+            optimizer,
+            num_warmup_steps=warmup,
+            num_training_steps=max_train_steps,
+            scheduler_specific_kwargs=settings.get(name, {}) | given,
+        )
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"training.lr_scheduler_args: {name} does not take these settings: {error}.", "Leave them out."
+        ) from None
     return result
+
+
+def steps_per_update(training: TrainingTable) -> int:
+    """How often the schedule is stepped for each update, and how many times longer it is: once; with kohya_exact once
+    for each process, as accelerate does it, so that a warm-up in steps takes fewer updates."""
+    return training.num_processes if training.kohya_exact else 1
+
+
+def check_schedule(training: TrainingTable) -> None:
+    """Raise UsageError for settings that the schedule does not take, before anything is loaded."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    build_schedule(training, BuiltOptimizer(optimizer, "", False, False), 100)
 
 
 def steps_of(value: float, max_train_steps: int) -> int:

@@ -25,7 +25,7 @@ from engine.training.outputs import Outputs
 from engine.training.prepare import Prepared, prepare
 from engine.training.processes import Helper, Team, start_others
 from engine.training.recovery import LIMIT, Recovery
-from engine.training.schedules import build_schedule
+from engine.training.schedules import build_schedule, steps_per_update
 from engine.training.seeds import derive, generator
 from engine.training.session import Session, Stopped
 from engine.training.states import Progress, StateStore
@@ -67,7 +67,8 @@ class Trainer:
         groups = self.network.parameter_groups()
         self.groups = [str(group["name"]) for group in groups]
         self.built = build_optimizer(config.training.optimizer_type, config.training.optimizer_args, groups)
-        self.schedule = build_schedule(config.training, self.built, self.plan.max_train_steps)
+        self.schedule_steps = steps_per_update(config.training)
+        self.schedule = build_schedule(config.training, self.built, self.plan.max_train_steps * self.schedule_steps)
         self.optimizer = self.accelerator.prepare_optimizer(self.built.optimizer)
         self.recovery = Recovery()
         self.progress = Progress()
@@ -210,7 +211,8 @@ class Trainer:
         if not finite:
             return
         if self.schedule is not None:
-            self.schedule.step()
+            for _ in range(self.schedule_steps):
+                self.schedule.step()
         if self.config.network.scale_weight_norms is not None:
             self.network.apply_max_norm(self.config.network.scale_weight_norms)
 

@@ -208,7 +208,7 @@ def _model_type(found: Conversion, key: str, value: Any, rule: Rule) -> None:
 
 
 def _epoch_ratio(found: Conversion, key: str, value: Any, rule: Rule) -> None:
-    epochs = found.values.get("training", {}).get("max_train_epochs")
+    epochs = _number(found.arguments.get("max_train_epochs"))
     if not epochs:
         found.tell(key, value, Rule("not supported", "", "it needs max_train_epochs: set save_every_n_epochs instead"))
         return
@@ -280,13 +280,17 @@ def _optimizer(found: Conversion, key: str, value: Any, rule: Rule) -> None:
     found.set(rule.target, str(value))
 
 
+def _eight_bits(found: Conversion, key: str, value: Any, rule: Rule) -> None:
+    _optimizer(found, key, "AdamW8bit", rule)
+
+
 _SPECIAL: dict[str, Any] = {
     "optimizer_type": _optimizer,
     "network_args": _network_args,
     "text_encoder_lr": _text_encoder_lr,
     "lr_warmup_steps": _warmup,
     "lr_decay_steps": _warmup,
-    "use_8bit_adam": _constant("AdamW8bit"),
+    "use_8bit_adam": _eight_bits,
     "use_lion_optimizer": _constant("Lion"),
     "fp8_base": _constant("fp8"),
     "fp8_base_unet": _constant("fp8"),

@@ -50,6 +50,8 @@ DIFFERENCES = (
     _back("zero terminal SNR with min-SNR or another weight by SNR", "weighed by the rescaled schedule",
           "weighed by the schedule before it was rescaled"),
     _back("warmup_stable_decay without `lr_decay_steps`", "the last tenth decays", "nothing decays"),
+    _back("a warm-up in steps, with several processes", "takes so many updates",
+          "the schedule moves once for each process, so that it takes fewer"),
     _back("FLUX: `min_timestep`, `max_timestep`", "the noise levels are squeezed into them", "no effect"),
     _back("FLUX: `model_prediction_type` of a file of Kohya's", "raw, also where it is absent or sigma_scaled",
           "sigma_scaled where it is absent, which is compared with a target of another kind"),
@@ -93,6 +95,8 @@ DIFFERENCES = (
            "value is an error", "only the blocks that are named", "there is no such choice here"),
     _stays("a text encoder or UNet whose rate is 0", "gets no LoRA", "gets one of zeros that never change",
            "the same effect in a larger file"),
+    _stays("a file of steps due at the last one", "not written: the last file is the same", "written as well",
+           _NO_NUMBER),
     _stays("sample pictures", "at the training's resolution, with seed 1", "at 512 px, with another seed each time",
            _NO_NUMBER),
 )  # fmt: skip

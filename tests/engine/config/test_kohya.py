@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from engine.config import ConfigError, RunConfig, load_config
+from engine.config.kohya.arguments import convert_arguments
 from engine.config.kohya.convert import conversion_of
 from engine.config.kohya.rules import SCRIPT_ARGUMENTS, rule_of
 from engine.config.load import kohya_notes
@@ -49,6 +52,60 @@ def test_every_argument_of_the_scripts_has_its_class() -> None:
         assert rule.text or rule.status == "honoured", f"{name}: no reason"
         table, _, key = rule.target.partition(".")
         assert not rule.target or (table in known and (not key or key in known[table])), name
+
+
+WORDS = {
+    "loss_type": "huber", "huber_schedule": "constant", "lr_scheduler": "linear", "optimizer_type": "Lion",
+    "mixed_precision": "bf16", "save_precision": "bf16", "resolution": "640,768", "max_token_length": 150,
+    "timestep_sampling": "sigmoid", "weighting_scheme": "cosmap", "model_prediction_type": "additive",
+    "resize_interpolation": "box", "sample_sampler": "euler", 
+    "lr_warmup_steps": "25%", "caption_dropout_rate": 0.25, "caption_tag_dropout_rate": 0.25, "validation_split": 0.25,
+    "multires_noise_discount": 0.5, "network_dropout": 0.25, "min_timestep": 3, "max_timestep": 900,
+    "lr_scheduler_min_lr_ratio": 0.25, "network_args": ["conv_dim=3"], "optimizer_args": ["weight_decay=0.5"],
+    "lr_scheduler_args": ["lr_end=0.5"], "text_encoder_lr": [0.5], "noise_offset": 0.25, "max_bucket_reso": 4032,
+    "min_bucket_reso": 32, "bucket_reso_steps": 32, "seed": 3, "adaptive_noise_scale": 0.25,
+}  # fmt: skip
+TOGETHER = {
+    "adaptive_noise_scale": {"noise_offset": 0.5},
+    "lr_warmup_steps": {"lr_scheduler": "cosine"},
+    "save_n_epoch_ratio": {"max_train_epochs": 12},
+}
+
+
+def test_every_honoured_argument_reaches_its_setting_and_the_setting_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them, given alone, makes a valid configuration that differs from the scripts' defaults where it says so;
+    and what it sets is used outside the configuration."""
+    rows = [line.split("\t") for line in (HERE / "fixtures" / "args_lora_scripts.tsv").read_text().splitlines()[1:]]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())  # bitsandbytes is there
+    plain = RunConfig.model_validate(convert_arguments({}, "").values).model_dump()
+    kept = {"kohya", "schema.py", "training.py", "dataset.py"}
+    source = "\n".join(
+        path.read_text() for path in (ROOT / "engine").rglob("*.py")
+        if not (path.parent.name in ("config", "kohya") and kept & set(path.parts))
+    )  # fmt: skip
+    seen = 0
+    for row in rows:
+        name, kind = row[1].removeprefix("--"), row[3]
+        rule = rule_of(name)
+        assert rule is not None
+        table, _, key = rule.target.partition(".")
+        if rule.status != "honoured" or not key or name == "network_module":  # the checkpoint's family decides that
+            continue
+        value = WORDS.get(name, {"store_true": True, "int": 3, "float": 0.5, "int_or_float": 3}.get(kind, "text"))
+        made = convert_arguments({**TOGETHER.get(name, {}), name: value}, "")
+        assert not made.problems, (name, made.problems)
+        changed = RunConfig.model_validate(made.values).model_dump()
+        assert changed[table][key] != plain[table][key], name
+        assert re.search(rf"\b{key}\b", source), f"{name}: nothing reads {rule.target}"
+        seen += 1
+    assert seen > 110
+
+
+def test_the_order_of_arguments_does_not_matter() -> None:
+    given = {"save_n_epoch_ratio": 3, "max_train_epochs": 10, "network_alpha": 0, "network_dim": 8}
+    for order in (list(given), list(reversed(given))):
+        values = convert_arguments({name: given[name] for name in order}, "").values
+        assert values["saving"]["save_every_n_epochs"] == 3 and values["network"]["network_alpha"] == 8
 
 
 def test_the_page_of_the_documentation_is_fresh() -> None:

@@ -42,7 +42,7 @@ def test_caches_on_disk_imply_caches() -> None:
     [
         (["training.optimizer_type=AdamWScheduleFree"], "needs no schedule"),
         (["training.optimizer_type=Adafactor"], "Adafactor sets its own rate"),
-        (['training.lr_scheduler_args=["a=1"]'], "lr_scheduler_args has no effect"),
+        (['training.lr_scheduler_args=["a=1"]', "training.lr_scheduler=constant"], "lr_scheduler_args has no effect"),
         (["training.max_train_epochs=3", "training.max_train_steps=9"], "max_train_steps is ignored"),
         (["memory.checkpointed_blocks=3"], "checkpointed_blocks has no effect"),
     ],

@@ -20,7 +20,7 @@ from engine.training.flow import FlowObjective
 from engine.training.objective import Question
 from engine.training.objectives import objective_for
 from engine.training.optimizers import build_optimizer
-from engine.training.schedules import build_schedule
+from engine.training.schedules import build_schedule, steps_per_update
 from engine.training.trainer import Trainer
 from tests.engine.training.conftest import MakeRun
 
@@ -85,6 +85,24 @@ def test_nothing_decays_where_no_decay_is_asked_for() -> None:
             built.optimizer.step()
             schedule.step()
     assert rates[True][2:] == [1.0] * 18 and rates[False][19] < 0.6
+
+
+@pytest.mark.parametrize(("exact", "reached"), [(False, 10), (True, 5)])
+def test_a_warm_up_in_steps_with_two_processes(exact: bool, reached: int) -> None:
+    training = TrainingTable.model_validate(
+        {"lr_scheduler": "constant_with_warmup", "lr_warmup_steps": 10, "num_processes": 2, "kohya_exact": exact}
+    )
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 1.0, "name": "unet"}]
+    built, factor = build_optimizer("AdamW", [], groups), steps_per_update(training)
+    schedule = build_schedule(training, built, 100 * factor)
+    assert schedule is not None
+    rates = []
+    for _ in range(20):
+        rates.append(schedule.get_last_lr()[0])
+        built.optimizer.step()
+        for _ in range(factor):
+            schedule.step()
+    assert rates.index(1.0) == reached and rates[reached - 1] < 1
 
 
 def test_adafactor_starts_at_its_full_rate() -> None:

@@ -12,7 +12,7 @@ from engine.config.training import TrainingTable
 from engine.errors import UsageError
 from engine.training import optimizers
 from engine.training.optimizers import build_optimizer
-from engine.training.schedules import build_schedule
+from engine.training.schedules import build_schedule, check_schedule
 from engine.training.statefile import load_tree, save_tree
 
 HERE = [
@@ -131,6 +131,10 @@ def test_schedules_have_their_shapes() -> None:
     assert stable[5] == pytest.approx(0.5) and stable[50] == 1.0 and stable[90] == pytest.approx(0.5, abs=0.05)
     rules = rates(lr_scheduler="piecewise_constant", lr_scheduler_args=["step_rules=1:10,0.1:20,0.01"])
     assert (rules[5], rules[15], rules[50]) == pytest.approx((1.0, 0.1, 0.01))
+    waves = rates(lr_scheduler="cosine_with_min_lr", lr_scheduler_min_lr_ratio=0.2, lr_scheduler_num_cycles=2)
+    assert waves[50] == pytest.approx(0.2) and waves[99] > 0.99, "two half waves, as Kohya"
+    ended = rates(lr_scheduler="polynomial", learning_rate=1e-4, lr_scheduler_args=["lr_end=5e-5"])
+    assert ended[99] == pytest.approx(0.505), "lr_scheduler_args go to the schedule"
     assert rates(lr_scheduler="inverse_sqrt", lr_warmup_steps=10)[40] == pytest.approx(0.5, abs=0.02)
 
 
@@ -156,3 +160,9 @@ def test_arguments_are_literals_or_text() -> None:
         "c": "x y",
         "d": (0.9, 0.99),
     }
+
+
+def test_settings_that_a_schedule_does_not_take() -> None:
+    with pytest.raises(UsageError, match=r"lr_scheduler_args: cosine does not take these settings: .*lr_end"):
+        check_schedule(TrainingTable(lr_scheduler="cosine", lr_scheduler_args=["lr_end=1e-6"]))
+    check_schedule(TrainingTable(lr_scheduler="polynomial", lr_scheduler_args=["lr_end=1e-6"]))
