@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config.dataset import DatasetTable
-from engine.config.kohya.dataset_file import SubsetSpec
+from engine.config.kohya.dataset_file import SubsetSpec, kohya_path
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class SubsetFacts:
     @property
     def name(self) -> str:
         """How Kohya calls it: the folder's name, or that of the metadata file."""
-        return Path(self.spec.metadata_file).name if self.spec and self.spec.metadata_file else self.directory.name
+        return (
+            kohya_path(self.spec.metadata_file).name if self.spec and self.spec.metadata_file else self.directory.name
+        )
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ORDER = ("not supported", "better", "no effect", "honoured")
 """What a person should look at, first."""
+INDENT = 15
 
 
 @click.command("convert")
@@ -61,18 +62,20 @@ def command(file: str, target: str | None, as_json: bool) -> int:
 
 
 def report(found: Conversion) -> list[str]:
-    """The keys of a file by class, what each becomes, and below it why."""
+    """The keys of a file by class, what each becomes, and below it why; reasons fit 80 columns."""
     lines = []
     for status in ORDER:
         for entry in found.entries:
             if entry.status == status:
                 to = f" → {entry.target}" if entry.target else ""
-                lines.append(f"{status:15}{entry.key} = {entry.value}{to}")
-                if entry.text:
-                    lines.append(f"{'':15}{entry.text}")
+                lines.append(f"{status:{INDENT}}{entry.key} = {entry.value}{to}")
+                lines += _below(entry.text)
     if found.unset:
-        names = textwrap.wrap(", ".join(found.unset), 85)
-        lines.append(f"{'left away':15}{names[0]}")
-        lines += [f"{'':15}{more}" for more in names[1:]]
-        lines.append(f"{'':15}empty, off or 0: the GUI passes none of them on")
+        names = _below(", ".join(found.unset))
+        lines.append(f"{'left away':{INDENT}}{names[0].lstrip()}")
+        lines += [*names[1:], *_below("empty, off or 0: the GUI passes none of them on")]
     return lines
+
+
+def _below(text: str) -> list[str]:
+    return [f"{'':{INDENT}}{line}" for line in textwrap.wrap(text, 80 - INDENT)]

@@ -13,6 +13,7 @@ from tui import output
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
+    from engine.models.base import Recognition
 
 
 @click.command("export")
@@ -34,7 +35,9 @@ def command(what: str, target: str, **typed: str | None) -> int:
     from engine.models.registry import family_named, recognise
 
     config = _configuration(what, typed)
-    family = family_named(recognise(config.model.pretrained_model_name_or_path).family)
+    known = recognise(config.model.pretrained_model_name_or_path)
+    family = family_named(known.family)
+    config = stated(config, known)
     subsets = [
         ExportedSubset(str(subset.path), subset.num_repeats, subset.class_tokens, subset.is_reg)
         for subset in scan(config).subsets
@@ -52,6 +55,17 @@ def command(what: str, target: str, **typed: str | None) -> int:
         output.result(folder / name)
     (folder / "train.sh").chmod(0o755)
     return ExitCode.DONE
+
+
+def stated(config: RunConfig, known: Recognition) -> RunConfig:
+    """The configuration with what is read from the checkpoint here, and has to be said to Kohya's scripts."""
+    found = {
+        "v_parameterization": known.prediction_type == "v_prediction",
+        "zero_terminal_snr": known.zero_terminal_snr,
+    }
+    return config.changed(
+        model={key: True for key, value in found.items() if value and getattr(config.model, key) is None}
+    )
 
 
 def _configuration(what: str, typed: dict[str, str | None]) -> RunConfig:
