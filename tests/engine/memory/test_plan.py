@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import RunConfig
+from engine.config import RunConfig, list_presets
 from engine.errors import TrainingError, UsageError
 from engine.hardware import Gpu
-from engine.memory import planner_process, shelf
+from engine.memory import planner, planner_process, shelf
 from engine.memory.plan import CARDS, CONTEXT, GIB, Need, Plan, PlanCancelled, restored
 from engine.memory.planner import Planner, Request, plan
 from engine.memory.planner_process import PlannerProcess, needs_in
+from tui.configuration import read_partly
 
 TRAIN = Need("train", 5 * GIB, 6 * GIB, {"weights": 3 * GIB, "activations": 2 * GIB})
 LOAD = Need("load", GIB, GIB, {"weights": GIB})
@@ -117,16 +118,16 @@ def test_another_program_plans_anew(asked: list[Request], monkeypatch: pytest.Mo
 def test_many_share_one_process_and_only_the_new_are_asked(asked: list[Request]) -> None:
     plan(config())
     wanted = [config(), config(memory={"gradient_checkpointing": True}), config(memory={"device": "cpu"})]
-    with Planner() as planner:
-        found = [planner.plan(one) for one in wanted]
+    with Planner() as plans:
+        found = [plans.plan(one) for one in wanted]
     assert [one.device for one in found] == ["cuda", "cuda", "cpu"]
     assert len(asked) == 2 and asked[1].config.memory.gradient_checkpointing
 
 
 def test_a_whole_plan_answers_for_a_part(asked: list[Request]) -> None:
     plan(config())
-    with Planner(phases=("train",)) as planner:
-        assert planner.plan(config()).need("train") == TRAIN and len(asked) == 1
+    with Planner(phases=("train",)) as plans:
+        assert plans.plan(config()).need("train") == TRAIN and len(asked) == 1
 
 
 def test_the_card_decides_about_the_precision(asked: list[Request]) -> None:
@@ -154,6 +155,16 @@ def test_a_process_that_is_not_wanted_any_more_ends(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(planner_process, "LOOK_SECONDS", 0.01)
     with pytest.raises(PlanCancelled):
         plan(config(), cancelled=lambda: True)
+
+
+def test_the_shipped_presets_are_planned_beforehand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`make plans` makes them anew after a change of a preset, or of a version in constraints.txt."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    requests = {
+        preset.name: planner.request_for(read_partly(preset.name)) for preset in list_presets() if preset.shipped
+    }
+    missing = [name for name, request in requests.items() if request is not None and shelf.find(request) is None]
+    assert not missing and len(requests) > 10
 
 
 def test_a_process_that_dies_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
