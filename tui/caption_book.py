@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len
 
 from engine.captioning.job import CaptionJob
-from engine.dataset.caption_edits import can_undo
 from engine.dataset.caption_files import (
     CaptionFile,
     Coverage,
@@ -85,13 +84,13 @@ class Book:
     Args:
         rules: what they are judged by.
         files: from `read`.
-        undoable: captions that the last edit of many can be undone in.
+        undoable: whether an edit of many captions can be taken back.
     """
 
     rules: Rules
     files: list[CaptionFile]
     count_tokens: Callable[[str], int]
-    undoable: int = 0
+    undoable: bool = False
     _places: dict[Path, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -110,7 +109,7 @@ class Book:
         counter = token_counter(rules.model)
         for file in files:
             counter(file.text or "")
-        return cls(rules, files, counter, can_undo(rules.job.undo_path))
+        return cls(rules, files, counter, rules.job.journal.undoable)
 
     def place_of(self, picture: Path) -> int | None:
         """Where a picture stands."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
+import uuid
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from typing import Any
 from engine.captioning.captioner import Kind, kind_of
 from engine.captioning.options import CaptionOptions, read_options
 from engine.dataset.caption_files import writing
+from engine.dataset.caption_journal import Journal, Undone
+from engine.dataset.pool import Progress
 from engine.errors import UsageError
 from engine.runs.control import clear, request
-from engine.runs.events import Event, read_events
+from engine.runs.events import Event
 from engine.runs.launch import launch
 from engine.runs.layout import RunDir, write_record
 from engine.runs.state import true_state
@@ -29,7 +32,8 @@ class CaptionJob(RunDir):
     """The files of the job on one folder of pictures: `<folder>/.captions/`, laid out as a run's `.run/`.
 
     It stands beside the captions that it writes, so that it moves with the folder, and so that whoever else has the
-    folder open, on another machine too, meets the same lock. Names with a dot in front are no pictures anywhere.
+    folder open, on another machine too, meets the same lock. Names with a dot in front are no pictures anywhere, and
+    Kohya's scripts do not look into such a folder.
     """
 
     @classmethod
@@ -54,13 +58,20 @@ class CaptionJob(RunDir):
 
     @property
     def folder(self) -> Path:
-        """The pictures."""
-        return self.path.parent
+        """The pictures; a trial, which changes nothing, is elsewhere and names them."""
+        named = self.meta.get("folder")
+        return Path(named) if isinstance(named, str) else self.path.parent
 
     @property
-    def undo_path(self) -> Path:
-        """What the last edit of many captions needs to be taken back."""
-        return self.path / "undo.json"
+    def journal(self) -> Journal:
+        """What was done to the captions, to be undone."""
+        return Journal(self.path / "undo", self.path.parent)
+
+    @property
+    def trial(self) -> int:
+        """For so many pictures it is only told what would be written; 0: the job is meant."""
+        count = self.meta.get("trial")
+        return count if isinstance(count, int) else 0
 
     def settings(self) -> tuple[Kind, CaptionOptions]:
         """Captioner and options.
@@ -70,6 +81,11 @@ class CaptionJob(RunDir):
         """
         kind = kind_of(self.meta.get("captioner"))
         return kind, read_options(kind.options, self.meta.get("options") or {})
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it was begun and was cut, stopped or has failed."""
+        return self.is_run and true_state(self).state in ("stopped", "failed", "lost")
 
 
 def start(folder: Path, captioner: str, values: Mapping[str, Any]) -> CaptionJob:
@@ -85,23 +101,70 @@ def start(folder: Path, captioner: str, values: Mapping[str, Any]) -> CaptionJob
         StorageError: the folder cannot be written.
     """
     kind = kind_of(captioner)
-    options = read_options(kind.options, values).model_dump()
+    options = read_options(kind.options, values)
     job = CaptionJob.of(folder)
     if true_state(job).live:
         raise UsageError(f"Captions are being made in {printable(job.folder)} already.", "Wait for its end, or stop.")
-    record = {"version": 1, "captioner": captioner, "options": options}
+    going_on = job.unfinished and _same(job, kind, options)
+    identity = str(job.meta.get("id", "")) if going_on else uuid.uuid4().hex
+    record = {"version": 2, "captioner": captioner, "options": options.model_dump(), "id": identity}
     with writing(job.path):
         job.control.mkdir(parents=True, exist_ok=True)
         clear(job)
-        if not (job.meta == record and true_state(job).state not in ("finished", "unknown")):
+        if not going_on:
             for path in (job.events_path, job.log_path):
                 path.unlink(missing_ok=True)
         for path in (job.exit_path, job.state_path):
             path.unlink(missing_ok=True)
-        write_record(job.meta_path, record)
-        process = launch(job, command=[sys.executable, "-P", "-m", "engine.captioning", str(job.path)])
-    threading.Thread(target=process.wait, daemon=True).start()  # else it would stay as a zombie
+        _launch(job, record)
     return job
+
+
+def try_out(folder: Path, captioner: str, values: Mapping[str, Any], count: int, place: Path) -> CaptionJob:
+    """Start a process that tells in its progress events what the first pictures would get, and changes nothing.
+
+    Args:
+        count: of pictures.
+        place: an empty directory for the job's files.
+
+    Raises:
+        UsageError: options that cannot be.
+        StorageError: the directory cannot be written.
+    """
+    kind = kind_of(captioner)
+    options = read_options(kind.options, values).model_dump()
+    job = CaptionJob(place)
+    named = {"id": "", "folder": os.path.abspath(folder.expanduser()), "trial": count}  # noqa: PTH100 - follows links
+    with writing(place):
+        _launch(job, {"version": 2, "captioner": captioner, "options": options, **named})
+    return job
+
+
+def _same(job: CaptionJob, kind: Kind, options: CaptionOptions) -> bool:
+    """Whether what the job was begun with would write the same as these options."""
+    try:
+        before, begun = job.settings()
+    except UsageError:
+        return False
+    return before is kind and begun.decisive() == options.decisive()
+
+
+def _launch(job: CaptionJob, record: Mapping[str, Any]) -> None:
+    write_record(job.meta_path, record)
+    process = launch(job, command=[sys.executable, "-P", "-m", "engine.captioning", str(job.path)])
+    threading.Thread(target=process.wait, daemon=True).start()  # else it would stay as a zombie
+
+
+def undo(job: CaptionJob, progress: Progress | None = None) -> Undone:
+    """Take the newest edit of many captions back, be it a job or one from the screen; see `Journal.undo`.
+
+    Raises:
+        UsageError: captions are being made there.
+        StorageError: no space or no permission; calling it again goes on.
+    """
+    if true_state(job).live:
+        raise UsageError(f"Captions are being made in {printable(job.folder)}.", "Stop that first.")
+    return job.journal.undo(progress)
 
 
 def stop(job: CaptionJob) -> None:
@@ -161,12 +224,3 @@ class JobHistory:
             return None
         pace = (self._last[0] - self._first[0]) / (self._last[1] - self._first[1])
         return pace * (self.total - self.done)
-
-
-def written_before(job: CaptionJob) -> set[Path]:
-    """Pictures that an earlier, cut part of this job has captioned."""
-    history = JobHistory()
-    with suppress(OSError):
-        for event in read_events(job.events_path):
-            history.add(event)
-    return {job.folder / name for name in history.written}

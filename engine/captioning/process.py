@@ -4,37 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import Any
 
-from engine.captioning.captioner import Captioner
-from engine.captioning.job import CaptionJob, written_before
-from engine.captioning.options import CaptionOptions
-from engine.config.dataset import DatasetTable
-from engine.dataset.caption_files import CaptionFile, list_captions, write_caption
-from engine.dataset.decoding import UnusablePicture, decode, read_header
-from engine.dataset.pool import ordered_map
-from engine.errors import LoraSmithError, MemoryLimitError, StorageError
+from engine.captioning.captioner import Answer, Captioner, Subject
+from engine.captioning.describing import Describer, batches_of
+from engine.captioning.job import CaptionJob
+from engine.captioning.writing import CaptionWriter, Proposal
+from engine.dataset.caption_files import CaptionFile
+from engine.errors import DataError, LoraSmithError, StorageError, TrainingError
 from engine.exit_codes import ExitCode
-from engine.memory.classify import is_out_of_memory
 from engine.runs.control import ControlBox
 from engine.runs.events import EventLog
 from engine.runs.state import StateWriter, write_exit
 from engine.text import plural, printable
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-_READERS = 2
-"""Threads that decode ahead; large pictures are decoded one at a time anyway."""
-
-Read = tuple[CaptionFile, "Image | str"]
-"""A picture decoded, or the reason why it cannot be."""
+MOST_FAILURES = 5
+"""Pictures in a row that cannot be described: then it is not the pictures."""
 
 
 class Work:
@@ -45,7 +34,12 @@ class Work:
         self.events = EventLog(job.events_path)
         self.state = StateWriter(job)
         self.control = ControlBox(job, self.events)
-        self.done = 0
+        self.folder = job.folder
+        self.done = self.total = 0
+        """Pictures, those of earlier lives of the job too."""
+        self._skipped = 0
+        self._failures = 0
+        """Pictures in a row that the captioner could not describe."""
         self._signal = ""
         self._stopped = False
 
@@ -74,81 +68,100 @@ class Work:
         Raises:
             LoraSmithError: what the person must mend.
         """
-        self.events.emit("run_started", name=str(self.job.folder), pid=os.getpid())
+        self.events.emit("run_started", name=str(self.folder), pid=os.getpid())
         self.state.update(force=True, state="running")
         kind, options = self.job.settings()
-        files, before = self._todo(options)
+        writer = CaptionWriter(self.job, kind, options, self.say, self.warn)
+        files = writer.todo()[: self.job.trial or None]
         if not files:
             self.say("Nothing to do: every picture has a caption.")
             return self.finish("finished", ExitCode.DONE)
         # Said before the library that reads it is imported.
-        os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = str(int(not options.allow_download))
+        offline = not getattr(options, "allow_download", False)
+        os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = str(int(offline))
         captioner = kind.make()
+        captioner.should_stop = self.should_stop
         self._phase("load")
         captioner.load(options, self.say)
         self._phase("caption")
-        self.done = before
-        total = before + len(files)
-        self._progress(total, [])
-        for batch in batches(read_ahead(files, options.batch_size), options.batch_size):
+        self.done, self.total = writer.before, writer.before + len(files)
+        self._progress()
+        try:
+            return self._go_through(files, options.at_once, captioner, writer)
+        finally:
+            if used := captioner.used():
+                self.say(used)
+
+    def _go_through(
+        self, files: list[CaptionFile], at_once: int, captioner: Captioner, writer: CaptionWriter
+    ) -> ExitCode:
+        describer = Describer(captioner, self.say)
+        for batch in batches_of(files, at_once, pixels=captioner.sees):
             if self.should_stop():
                 return self.finish("stopped", ExitCode.STOPPED)
-            written = self._caption(captioner, options, batch)
-            self.done += len(batch)
-            self._progress(total, written)
+            for file, picture in batch:
+                if isinstance(picture, str):
+                    self._skip(file, f"{picture}.")
+            good = [(file, picture) for file, picture in batch if isinstance(picture, Subject)]
+            answers = describer.describe([picture for _, picture in good])
+            ending = self._take([file for file, _ in good], answers, writer)
+            if ending is not None:
+                raise ending
+        if self.should_stop():
+            return self.finish("stopped", ExitCode.STOPPED)
+        if self._skipped == len(files):
+            raise DataError(f"None of the {plural(len(files), 'picture')} gets a caption.", "The warnings say why.")
         return self.finish("finished", ExitCode.DONE)
 
-    def _todo(self, options: CaptionOptions) -> tuple[list[CaptionFile], int]:
-        """The pictures that are still to be captioned, and how many this job has captioned before."""
-        files = list_captions(self.job.folder, options.caption_extension, "Pictures")
-        if options.existing == "keep":
-            todo = [file for file in files if not file.captioned]
-            self.say(f"{plural(len(todo), 'picture')} without a caption, {len(files) - len(todo)} with one are kept.")
-            return todo, 0
-        known = written_before(self.job)
-        todo = [file for file in files if file.picture not in known or not file.captioned]
-        self.say(f"{plural(len(todo), 'picture')} to caption, existing captions are replaced.")
-        return todo, len(files) - len(todo)
+    def _take(self, files: list[CaptionFile], answers: list[Answer], writer: CaptionWriter) -> LoraSmithError | None:
+        """Write what was said, name what was not; what the job ends with, if it does."""
+        said: list[tuple[CaptionFile, str]] = []
+        ending: LoraSmithError | None = None
+        for file, answer in zip(files, answers, strict=True):
+            if isinstance(answer, str):
+                said.append((file, answer))
+                self._failures = 0
+            elif isinstance(answer, DataError):
+                self._skip(file, str(answer))
+                self._failures += 1
+                if self._failures == MOST_FAILURES:
+                    hint = f"{answer.hint} The same command goes on with the rest.".strip()
+                    ending = ending or TrainingError(f"{MOST_FAILURES} pictures in a row: {answer.message}", hint)
+            elif answer is not None:
+                ending = ending or answer
+        if self.job.trial:
+            proposals = writer.proposals(said)
+            self._count(len(said), len(proposals))
+            self._progress(proposed=[self._told(one) for one in proposals])
+        else:
+            written = writer.write(said)
+            self._count(len(said), len(written))
+            self._progress(written)
+        return ending
 
-    def _caption(self, captioner: Captioner, options: CaptionOptions, batch: list[Read]) -> list[Path]:
-        """Caption and write one batch; the pictures whose caption was written."""
-        for file, picture in batch:
-            if isinstance(picture, str):
-                self.warn(f"{printable(file.picture)}: {picture}. It gets no caption.")
-        good = [(file, picture) for file, picture in batch if not isinstance(picture, str)]
-        if not good:
-            return []
-        # The same caption whichever pictures were done before, so that a resumed job ends like an uncut one.
-        seed = zlib.crc32(os.fsencode(good[0][0].picture.name), options.seed)
-        try:
-            texts = captioner.caption([picture for _, picture in good], seed)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            raise MemoryLimitError(
-                f"Out of memory while captioning {plural(len(good), 'picture')} at once.",
-                "Start again with a smaller batch, fewer beams, or cpu as device: it goes on with the rest.",
-            ) from error
-        written = []
-        for (file, _), text in zip(good, texts, strict=True):
-            if options.existing == "keep" and file.reread().captioned:
-                continue  # somebody wrote one meanwhile
-            caption = options.composed(text)
-            if not caption:
-                self.warn(f"{printable(file.picture)}: the model said nothing. It gets no caption.")
-                continue
-            write_caption(file, caption)
-            written.append(file.picture)
-        return written
+    def _skip(self, file: CaptionFile, reason: str) -> None:
+        self.warn(f"{printable(file.picture)}: {reason} It gets no caption.")
+        self._count(1, 0)
+
+    def _count(self, handled: int, written: int) -> None:
+        self.done += handled
+        self._skipped += handled - written
+
+    def _told(self, proposal: Proposal) -> dict[str, str]:
+        """A proposal as the events tell it."""
+        name = str(proposal.file.picture.relative_to(self.folder))
+        return {"picture": name, "before": proposal.file.text or "", "after": proposal.noted.after}
 
     def _phase(self, name: str) -> None:
         self.state.update(phase=name)
         self.events.emit("phase", name=name, state="start")
 
-    def _progress(self, total: int, written: list[Path]) -> None:
-        names = [str(path.relative_to(self.job.folder)) for path in written]
-        self.events.emit("progress", phase="caption", done=self.done, total=total, unit="picture", written=names)
-        self.state.update(step=self.done, max_train_steps=total)
+    def _progress(self, written: Sequence[Path] = (), **more: Any) -> None:
+        names = [str(path.relative_to(self.folder)) for path in written]
+        self.events.emit(
+            "progress", phase="caption", done=self.done, total=self.total, unit="picture", written=names, **more
+        )
+        self.state.update(step=self.done, max_train_steps=self.total)
 
     def say(self, text: str) -> None:
         """Tell a decision and its reason."""
@@ -162,7 +175,8 @@ class Work:
 
     def fail(self, error: LoraSmithError) -> ExitCode:
         """Tell what the person must mend, and end."""
-        return self.finish("failed", error.exit_code, title=error.title, message=error.message, hint=error.hint)
+        state = "stopped" if error.exit_code == ExitCode.STOPPED else "failed"
+        return self.finish(state, error.exit_code, title=error.title, message=error.message, hint=error.hint)
 
     def finish(self, state: str, code: ExitCode, **details: str) -> ExitCode:
         """Tell how it ended: first in exit.json, then in the events."""
@@ -175,31 +189,6 @@ class Work:
         self.events.emit("run_finished", state=state, exit_code=int(code), step=self.done)
         self.events.sync()
         return code
-
-
-def read_ahead(files: list[CaptionFile], batch_size: int) -> Iterator[Read]:
-    """The pictures decoded in order, a batch ahead of the model."""
-    return ordered_map(_read, files, _READERS, ahead=batch_size + _READERS)
-
-
-def _read(file: CaptionFile) -> Read:
-    """In a thread, so that it returns what it cannot do. Transparent parts become white."""
-    from engine.dataset.pixels import flatten
-
-    table = DatasetTable()
-    try:
-        header = read_header(file.picture, table.max_image_megapixels)
-        picture = decode(file.picture, (header.width, header.height))
-    except UnusablePicture as error:
-        return file, str(error)
-    return file, flatten(picture, table.alpha_background)[0]
-
-
-def batches(items: Iterable[Read], size: int) -> Iterator[list[Read]]:
-    """Lists of `size` items; the last one may be shorter."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
 
 
 def _print(text: str) -> None:

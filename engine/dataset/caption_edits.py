@@ -1,23 +1,17 @@
-"""Edits of many captions: planned, counted, then made; the last one can be undone."""
+"""Edits of many captions: planned, counted, then made; the journal can take them back."""
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.atomic import read_json, write_text
+from engine.atomic import write_text
 from engine.dataset.caption_files import CaptionFile, is_whole, normalised, writing
-from engine.dataset.folders import MAX_CAPTION_BYTES
+from engine.dataset.caption_journal import THREADS, Journal, Noted, exact_text, reads_as
 from engine.dataset.pool import Progress, ordered_map
-
-_THREADS = 16
-"""They wait for the disk."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +92,11 @@ def _plan(files: Iterable[CaptionFile], changed: Any) -> list[Change]:
     return list(changes.values())
 
 
-def make(changes: Sequence[Change], undo_path: Path, progress: Progress | None = None) -> Edited:
-    """Make the changes; before the first of them, `undo_path` gets all that is needed to take them back.
+def make(changes: Sequence[Change], journal: Journal, what: str, progress: Progress | None = None) -> Edited:
+    """Make the changes; before the first of them, the journal gets all that is needed to take them back.
 
     Args:
+        what: the edit in a few words, for the undoing.
         progress: told (done, total).
 
     Raises:
@@ -109,78 +104,27 @@ def make(changes: Sequence[Change], undo_path: Path, progress: Progress | None =
     """
     todo: list[Change] = []
     skipped: list[Path] = []
-    record = []
+    noted: list[Noted] = []
     for change in changes:
-        original = _exact(change.path)
+        try:
+            original = exact_text(change.path)
+        except OSError:
+            skipped.append(change.path)
+            continue
         # A caption that face crops share is not edited: the crop gets a file of its own.
-        if _is(original, change.before) or not os.path.lexists(change.path):
+        if original is None or reads_as(original, change.before):
             todo.append(change)
-            record.append([os.fsencode(change.path).hex(), original, change.after])
+            noted.append(Noted(change.path, original, change.after))
         else:
             skipped.append(change.path)
     if todo:
-        with writing(undo_path):
-            undo_path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(undo_path, json.dumps(record))
+        journal.begin(what).note(noted)
 
     def write(change: Change) -> None:
         with writing(change.path):
             write_text(change.path, f"{change.after}\n" if change.after else "")
 
-    for done, _ in enumerate(ordered_map(write, todo, _THREADS, ahead=4 * _THREADS), 1):
+    for done, _ in enumerate(ordered_map(write, todo, THREADS, ahead=4 * THREADS), 1):
         if progress is not None:
             progress(done, len(todo))
     return Edited(len(todo), tuple(skipped))
-
-
-def can_undo(undo_path: Path) -> int:
-    """How many captions `undo` would look at."""
-    record = read_json(undo_path)
-    return len(record) if isinstance(record, list) else 0
-
-
-def undo(undo_path: Path, progress: Progress | None = None) -> Edited:
-    """Take the last edit back, to the byte; captions that were changed after it are left alone.
-
-    Raises:
-        StorageError: no space or no permission; calling it again goes on.
-    """
-    record = read_json(undo_path) or []
-    restored, skipped = 0, []
-    for done, (path, result) in enumerate(ordered_map(_restore, record, _THREADS, ahead=4 * _THREADS), 1):
-        restored += result == "restored"
-        if result == "changed since":
-            skipped.append(path)
-        if progress is not None:
-            progress(done, len(record))
-    with writing(undo_path):
-        undo_path.unlink(missing_ok=True)
-    return Edited(restored, tuple(skipped))
-
-
-def _restore(entry: tuple[str, str | None, str]) -> tuple[Path, str]:
-    """The file's path, and what became of it."""
-    name, original, after = entry
-    path = Path(os.fsdecode(bytes.fromhex(name)))
-    now = _exact(path)
-    if now == original:
-        return path, "as before"
-    if not _is(now, after):
-        return path, "changed since"
-    with writing(path):
-        if original is None:
-            path.unlink()
-        else:
-            write_text(path, original)
-    return path, "restored"
-
-
-def _exact(path: Path) -> str | None:
-    """The file's text with every space, line end and mark; None where it cannot be had."""
-    with suppress(OSError, UnicodeDecodeError), path.open("rb") as file:
-        return file.read(MAX_CAPTION_BYTES + 1).decode("utf-8")
-    return None
-
-
-def _is(exact: str | None, text: str) -> bool:
-    return exact is not None and normalised(exact.removeprefix("\ufeff")) == text

@@ -21,7 +21,8 @@ EVENT_TYPES = frozenset({
 """The types of version 1. Readers ignore others.
 
 run_started: name, step, max_train_steps, pid. phase: name, state (start, end), step; the start of "train" also has
-max_train_steps, epochs, updates_per_epoch. progress: phase, done, total, unit.
+max_train_steps, epochs, updates_per_epoch. progress: phase, done, total, unit;
+of captions also written [pictures], in a trial proposed [{picture, before, after}].
 step: step, epoch, loss, loss_average, lr {group: value}, grad_norm, images_per_second, seconds_per_step, eta_seconds,
 memory {}. validation: step, loss. sample: path, prompt, index, step (0: before the first). saved: path, bytes, step,
 epoch, difference. state_saved: path, step. note: text. warning: code, text; sample_out_of_memory also has what oom

@@ -15,10 +15,12 @@ from textual.message import Message
 from textual.widgets import Static
 
 from engine.captioning.captioner import KINDS
-from engine.dataset.caption_edits import Change, Edited, make, undo
+from engine.captioning.job import undo
+from engine.dataset.caption_edits import Change, Edited, make
 from engine.dataset.caption_files import tag_counts
+from engine.dataset.caption_journal import Undone
 from engine.errors import LoraSmithError
-from engine.text import plural, printable
+from engine.text import listing, plural, printable
 from tui.caption_book import Book, Rules, flowed, own_folder
 from tui.screens.base import SMALLEST
 from tui.screens.caption_edits import FrameScreen, ReplaceScreen
@@ -76,7 +78,7 @@ class CaptionsScreen(StepScreen):
         """An edit of many captions, or its undoing, has ended."""
 
         words: str
-        result: Edited | LoraSmithError
+        result: Edited | Undone | LoraSmithError
 
     def __init__(self) -> None:
         super().__init__()
@@ -273,17 +275,17 @@ class CaptionsScreen(StepScreen):
     @work(thread=True, exclusive=True, exit_on_error=False, group="edit")
     def _make(self, changes: list[Change], rules: Rules) -> None:
         tell = self._teller(_("Changing the captions: {0} of {1}"))
-        self._finish(_("{0} changed. u undoes it."), lambda: make(changes, rules.job.undo_path, tell))
+        self._finish(_("{0} changed. u undoes it."), lambda: make(changes, rules.job.journal, _("edit"), tell))
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="edit")
     def _undo(self, rules: Rules) -> None:
         tell = self._teller(_("Undoing: {0} of {1}"))
-        self._finish(_("{0} as before."), lambda: undo(rules.job.undo_path, tell))
+        self._finish(_("{0} as before."), lambda: undo(rules.job, tell))
 
-    def _finish(self, words: str, edit: Callable[[], Edited]) -> None:
+    def _finish(self, words: str, edit: Callable[[], Edited | Undone]) -> None:
         """Do it, in the thread; tell what came of it."""
         try:
-            result: Edited | LoraSmithError = edit()
+            result: Edited | Undone | LoraSmithError = edit()
         except LoraSmithError as error:
             result = error
         self.post_message(self.Done(words, result))
@@ -294,11 +296,13 @@ class CaptionsScreen(StepScreen):
             self.smith.show_error(event.result)
         if isinstance(event.result, LoraSmithError):
             self.say(event.result.message, kind="error")
-        elif skipped := event.result.skipped:
-            words = _("{0} changed by somebody else meanwhile: left alone.")
-            self.say(words.format(plural(len(skipped), _("caption"))), kind="warning")
         else:
-            self.say(event.words.format(plural(event.result.changed, _("caption"))))
+            said = event.words.format(plural(event.result.changed, _("caption")))
+            if names := [printable(path.name) for path in event.result.skipped]:
+                words = _("{0} Changed meanwhile and left alone: {1}.")
+                self.say(words.format(said, listing(names, 3)), kind="warning")
+            else:
+                self.say(said)
         self._read(self.rules)
 
     # A model

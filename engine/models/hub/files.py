@@ -22,6 +22,8 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
 )
+TAGGER_FILES = ("model.onnx", "selected_tags.csv")
+"""A tagger's graph and its tags."""
 _SMALL = (".json", ".txt", ".model")
 _INDEX = ".safetensors.index.json"
 
@@ -55,7 +57,9 @@ def needed(repository: str, files: Sequence[RemoteFile], name: str | None = None
         chosen = [_named(repository, names, name)]
     elif "model_index.json" in names:
         chosen = _diffusers(repository, names)
-    elif {"config.json", "preprocessor_config.json"} <= names:
+    elif set(TAGGER_FILES) <= names:
+        chosen = list(TAGGER_FILES)
+    elif "config.json" in names and names & {"preprocessor_config.json", "processor_config.json"}:
         chosen = _transformers(repository, names)
     else:
         chosen = [_checkpoint(repository, names)]
@@ -111,7 +115,7 @@ def _transformers(repository: str, names: set[str]) -> list[str]:
     weights = [name for name in top if re.fullmatch(r"model(-\d+-of-\d+)?\.safetensors", name)]
     if not weights:
         raise _no_safetensors(f"{repository} has its weights", names, "")
-    return weights + [name for name in top if name.endswith((".json", ".txt"))]
+    return weights + [name for name in top if name.endswith((*_SMALL, ".jinja"))]
 
 
 def _checkpoint(repository: str, names: set[str]) -> str:

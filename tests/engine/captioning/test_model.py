@@ -10,13 +10,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from engine.captioning.blip import Blip
+from engine.captioning.captioner import Subject
 from engine.captioning.model_files import find_model, own_place
-from engine.captioning.options import BlipOptions
+from engine.captioning.model_options import BlipOptions
 from engine.errors import ModelError
 
 
 def found(model: str) -> Path:
-    return find_model(model, "blip", allow_download=False, say=print)
+    return find_model(model, "blip", title="BLIP", allow_download=False, say=print)
 
 
 @pytest.fixture
@@ -61,8 +62,9 @@ def test_damaged_weights_are_refused(copy: Path) -> None:
 
 def captions(model: Path, seed: int, **options: object) -> list[str]:
     blip = Blip()
-    blip.load(BlipOptions.model_validate({"model": str(model), "max_length": 16, **options}), print)
-    return blip.caption([Image.new("RGB", (50, 30), "red"), Image.new("RGB", (30, 50), "blue")], seed)
+    blip.load(BlipOptions.model_validate({"model": str(model), "max_length": 16, "seed": seed, **options}), print)
+    pictures = [Image.new("RGB", (50, 30), "red"), Image.new("RGB", (30, 50), "blue")]
+    return [str(answer) for answer in blip.describe([Subject(Path("a.png"), picture) for picture in pictures])]
 
 
 def test_beam_search_is_the_same_each_time_and_drawing_follows_the_seed(model: Path) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from engine.captioning.captioner import KINDS, kind_of
-from engine.captioning.options import BlipOptions, read_options
+from engine.captioning.model_options import BlipOptions
+from engine.captioning.options import read_options
 from engine.config.form import facts_of
 from engine.errors import UsageError
 
@@ -43,7 +44,7 @@ def test_what_is_put_around_a_text(around: dict[str, Any], text: str, caption: s
 def test_a_form_can_be_made_of_them() -> None:
     facts = {one.key: one for one in facts_of(BlipOptions)}
     assert list(facts) == list(BlipOptions.model_fields)
-    assert facts["existing"].choices == ("keep", "replace")
+    assert facts["existing"].choices == ("keep", "append", "prepend", "replace")
     assert facts["max_length"].unit == "tokens" and facts["max_length"].limits == "from 1 to 512"
 
 
@@ -55,7 +56,7 @@ def test_a_form_can_be_made_of_them() -> None:
         ({"caption_extension": "png"}, "allowed is the extension of a text file"),
         ({"caption_extension": "../x"}, "letters and digits, as .txt"),
         ({"device": "tpu"}, "auto, cpu, cuda"),
-        ({"beams": 3}, "beams"),
+        ({"beams": 3}, "There is no option 'beams' here. There are: existing,"),
     ],
 )
 def test_values_that_cannot_be(values: dict[str, Any], said: str) -> None:

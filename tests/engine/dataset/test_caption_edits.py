@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.dataset.caption_edits import Change, Edited, can_undo, make, plan_frame, plan_replace, undo
+from engine.dataset.caption_edits import Change, Edited, make, plan_frame, plan_replace
 from engine.dataset.caption_files import CaptionFile, list_captions
+from engine.dataset.caption_journal import Journal, Undone
 
 
 def files_of(place: Path, *texts: str | None) -> list[CaptionFile]:
@@ -16,6 +17,10 @@ def files_of(place: Path, *texts: str | None) -> list[CaptionFile]:
         if text is not None:
             (place / f"{number}.txt").write_bytes(text.encode())
     return list_captions(place)
+
+
+def journal(place: Path) -> Journal:
+    return Journal(place / ".captions" / "undo", place)
 
 
 def afters(changes: list[Change]) -> dict[str, str]:
@@ -43,33 +48,33 @@ def test_prefix_and_suffix_are_not_doubled(tmp_path: Path) -> None:
         "5.txt": "smithy, a robot, at noon",
     }
     assert afters(plan_frame(files[:1], suffix="outside")) == {"0.txt": "a robot outside"}
-    make(plan_frame(files, "smithy,", ", at noon"), tmp_path / "undo")
+    make(plan_frame(files, "smithy,", ", at noon"), journal(tmp_path), "edit")
     assert plan_frame(list_captions(tmp_path), "smithy,", ", at noon") == []
 
 
 def test_undone_to_the_byte(tmp_path: Path) -> None:
     files = files_of(tmp_path, " red \r\n\r\n robot\r\n", "\ufeffred", "blue")
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*.txt")}
-    undo_path = tmp_path / ".captions" / "undo.json"
-    assert can_undo(undo_path) == 0
+    edits = journal(tmp_path)
+    assert not edits.undoable
     told: list[tuple[int, int]] = []
-    assert make(plan_replace(files, "red", "green"), undo_path, lambda *step: told.append(step)) == Edited(2)
+    assert make(plan_replace(files, "red", "green"), edits, "edit", lambda *step: told.append(step)) == Edited(2)
     assert told[-1] == (2, 2)
     assert (tmp_path / "0.txt").read_bytes() == b"green\nrobot\n" and (tmp_path / "1.txt").read_bytes() == b"green\n"
-    assert can_undo(undo_path) == 2
-    assert undo(undo_path) == Edited(2)
+    assert edits.undoable
+    assert edits.undo() == Undone("edit", 2)
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.txt")} == before
-    assert can_undo(undo_path) == 0 and undo(undo_path) == Edited(0)
+    assert not edits.undoable and edits.undo() == Undone()
 
 
 def test_what_somebody_else_has_changed_stays(tmp_path: Path) -> None:
     files = files_of(tmp_path, "red one", "red two", "red three")
     changes = plan_replace(files, "red", "blue")
     (tmp_path / "0.txt").write_text("new words")
-    edited = make(changes, tmp_path / "undo")
+    edited = make(changes, journal(tmp_path), "edit")
     assert edited == Edited(2, (tmp_path / "0.txt",))
     (tmp_path / "1.txt").write_text("newer words")
-    assert undo(tmp_path / "undo") == Edited(1, (tmp_path / "1.txt",))
+    assert journal(tmp_path).undo() == Undone("edit", 1, (tmp_path / "1.txt",))
     texts = [(tmp_path / f"{number}.txt").read_text() for number in range(3)]
     assert texts == ["new words", "newer words", "red three"]
 
@@ -82,9 +87,9 @@ def test_cut_in_the_middle_it_can_be_undone(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make(plan_replace(files, "red", "blue"), tmp_path / "undo", cut)
+        make(plan_replace(files, "red", "blue"), journal(tmp_path), "edit", cut)
     assert (tmp_path / "0.txt").read_text() == "blue\n"
-    undo(tmp_path / "undo")
+    journal(tmp_path).undo()
     assert {path.read_text() for path in tmp_path.glob("*.txt")} == {"red"}
 
 
@@ -92,8 +97,8 @@ def test_a_shared_caption_is_edited_for_each_crop_and_restored(tmp_path: Path) -
     for name in ("p_1_2_3_4.png", "p_5_6_7_8.png"):
         (tmp_path / name).touch()
     (tmp_path / "p.txt").write_text("red")
-    make(plan_replace(list_captions(tmp_path), "red", "blue"), tmp_path / "undo")
+    make(plan_replace(list_captions(tmp_path), "red", "blue"), journal(tmp_path), "edit")
     assert [file.text for file in list_captions(tmp_path)] == ["blue", "blue"]
     assert (tmp_path / "p.txt").read_text() == "red"
-    undo(tmp_path / "undo")
+    journal(tmp_path).undo()
     assert sorted(path.name for path in tmp_path.glob("*.txt")) == ["p.txt"]
