@@ -27,6 +27,7 @@ COMMANDS = (
     "info",
     "locate",
     "fetch",
+    "caption",
 )
 _MODULES = {"set": "set_value"}
 

@@ -28,6 +28,9 @@ class Stopper:
     once. Third: this process leaves it alone and ends.
     """
 
+    ASKED = "Asked to finish the step, save and end. Once more ends it at once."
+    ENDING = "Ending at once; the last saved state stays."
+
     def __init__(self, run_dir: RunDir, process: subprocess.Popen[bytes] | None) -> None:
         self.presses = 0
         self.signal = signal.SIGINT
@@ -52,13 +55,13 @@ class Stopper:
         if self.presses == 1:
             self._ask()
         elif self.presses == 2:
-            output.narrate("\nEnding at once; the last saved state stays.")
+            output.narrate(f"\n{self.ENDING}")
             self.tick()
         else:
             raise KeyboardInterrupt
 
     def _ask(self) -> None:
-        output.narrate("\nAsked to finish the step, save and end. Once more ends it at once.")
+        output.narrate(f"\n{self.ASKED}")
         try:
             request(self._run_dir, "stop")
         except StorageError:

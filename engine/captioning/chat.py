@@ -34,6 +34,10 @@ class EndpointError(LoraSmithError):
     title: ClassVar[str] = "Endpoint"
 
 
+class NotKnown(EndpointError):
+    """The server has no such path or model."""
+
+
 class BudgetSpent(LoraSmithError):
     """The limit that the person has set is reached."""
 
@@ -112,8 +116,8 @@ class Chat:
             UsageError: it refuses the key.
         """
         answer = self._tried("GET", "/models", None)
-        if isinstance(answer, DataError):
-            return None  # such a server there may be; whether it can be asked shows with the first picture
+        if isinstance(answer, DataError | NotKnown):
+            return None  # not every server has the list; whether it can be asked shows with the first picture
         if isinstance(answer, LoraSmithError):
             raise answer
         entries = answer.get("data") if answer is not None else None
@@ -196,7 +200,7 @@ class Chat:
         if status >= 500 or status == 408:
             return DataError(f"{self.url} fails{self._how_often()} ({said})"), _retry_after(response)
         if status == 404:
-            return EndpointError(f"{self.url} does not know that ({said})", "Check address and model."), None
+            return NotKnown(f"{self.url} does not know that ({said})", "Check address and model."), None
         if 300 <= status < 400:
             return EndpointError(f"{self.url} sends elsewhere ({said})", "Give the address that it names."), None
         return DataError(f"{self.url} refuses this picture ({said})"), None

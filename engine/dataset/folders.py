@@ -207,7 +207,8 @@ def _nearest(path: Path) -> str:
     return f"What exists is {printable(parent)}." if parent else ""
 
 
-def _has_pictures(path: Path) -> bool:
+def has_pictures(path: Path) -> bool:
+    """Whether a file directly in the folder has a picture's extension; False where it cannot be read."""
     try:
         with os.scandir(path) as entries:
             return any(Path(entry.name).suffix.lower() in EXTENSIONS for entry in entries)
@@ -222,15 +223,15 @@ def _no_pictures(root: Folder, key: str, empty: list[Folder]) -> tuple[str, str]
     message = f"{key}: no pictures in {printable(root.path)}"
     message += f"; {plural(seen, 'file')} seen" if seen else ", the folder is empty" if not root.subfolders else ""
     message += f"; set aside: {listing([str(entry) for entry in aside])}." if aside else "."
-    deeper = [folder for folder in root.subfolders if _has_pictures(folder)]
+    deeper = [folder for folder in root.subfolders if has_pictures(folder)]
     if not deeper:
         deeper = [
-            inner for folder in root.subfolders for inner in read_folder(folder, key).subfolders if _has_pictures(inner)
+            inner for folder in root.subfolders for inner in read_folder(folder, key).subfolders if has_pictures(inner)
         ]
     if deeper:
         names = listing([printable(folder) for folder in deeper], 3)
         return message, f"Pictures lie deeper, in {names}: give that folder, or call such folders <repeats>_<name>."
-    if _has_pictures(root.path.absolute().parent):
+    if has_pictures(root.path.absolute().parent):
         return message, f"Pictures lie one level higher, in {printable(root.path.absolute().parent)}: give that folder."
     return message, "PNG, JPEG, WebP, BMP, TIFF, AVIF and HEIC are read."
 

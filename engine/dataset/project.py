@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from engine.dataset.folders import Folder, Source, caption_extensions, find_sources
+from engine.dataset.folders import Folder, Source, caption_extensions, find_sources, has_pictures
 from engine.dataset.intake import Intake, Way, carry_out, plan
 from engine.dataset.pictures import Rejected
 from engine.dataset.pool import Progress
@@ -213,6 +213,12 @@ def make(project: Project, *, earlier: Path | None = None, progress: Progress | 
         unreadable=tuple(unreadable),
         carried_from=earlier if carried else None,
     )
+
+
+def pictures_of(path: Path) -> Path:
+    """Where the pictures of a project are, ours or one of the kohya_ss GUI; any other folder is given back."""
+    inside = [path / name for name in ("training_images", "img") if (path / name).is_dir()]
+    return inside[0] if inside and not has_pictures(path) else path
 
 
 _Pair = tuple[Folder, Path]

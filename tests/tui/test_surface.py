@@ -33,6 +33,10 @@ SURFACE = {
     "info": {"--json"},
     "locate": set(),
     "fetch": {"WHAT", "--yes"},
+    "caption": {
+        "[DIR]", "--with", "--model", "--url", "--prompt", "--template", "--trigger", "--existing", "--set",
+        "--download", "--dry-run", "--undo", "--json",
+    },
 }  # fmt: skip
 
 

@@ -1,0 +1,263 @@
+"""The endpoint against a server: what is sent, what is tried again, what ends the job, and where the key goes."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from engine.captioning import chat
+from engine.captioning.captioner import Answer, Subject
+from engine.captioning.chat import BudgetSpent, EndpointError
+from engine.captioning.endpoint import Endpoint, key_for
+from engine.captioning.endpoint_options import EndpointOptions
+from engine.captioning.job import CaptionJob, JobHistory, start
+from engine.captioning.options import read_options
+from engine.errors import DataError, UsageError
+from engine.runs.events import read_events
+from engine.runs.state import RunState
+from tests.fake_endpoint import FakeEndpoint, completion, picture_in, running
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEndpoint]:
+    for name in ("LORASMITH_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(chat, "FIRST_WAIT", 0.005)
+    with running() as fake:
+        yield fake
+
+
+def subjects(count: int = 1, size: tuple[int, int] = (50, 30)) -> list[Subject]:
+    return [Subject(Path(f"{number}.png"), Image.new("RGB", (size[0] + number, size[1]))) for number in range(count)]
+
+
+def loaded(server: FakeEndpoint, said: list[str] | None = None, **values: Any) -> Endpoint:
+    endpoint = Endpoint()
+    endpoint.load(EndpointOptions(url=server.address, **values), (said if said is not None else []).append)
+    return endpoint
+
+
+def answer_of(server: FakeEndpoint, **values: Any) -> Answer:
+    return loaded(server, **values).describe(subjects())[0]
+
+
+def test_what_is_sent(server: FakeEndpoint) -> None:
+    said: list[str] = []
+    endpoint = loaded(server, said, prompt="What is it?", max_side=100, max_tokens=70, temperature=0.5)
+    assert endpoint.describe(subjects(2, (200, 160))) == ["a 100 x 80 picture", "a 100 x 80 picture"]
+    request = server.asked[0]
+    assert {name: request[name] for name in ("model", "max_tokens", "temperature")} == {
+        "model": "tiny-vision", "max_tokens": 70, "temperature": 0.5,
+    }  # fmt: skip
+    assert request["messages"][0]["content"][0] == {"type": "text", "text": "What is it?"}
+    assert not picture_in(request).getexif() and set(server.authorizations) == {None}
+    assert said == [f"tiny-vision at {server.address}, without a key."]
+    assert endpoint.used() == "2 requests made, 200 tokens."
+
+
+def test_small_pictures_are_not_enlarged(server: FakeEndpoint) -> None:
+    assert answer_of(server) == "a 50 x 30 picture"
+
+
+def test_several_at_once(server: FakeEndpoint) -> None:
+    server.delay = 0.1
+    answers = loaded(server, parallel=4).describe(subjects(4))
+    assert answers == [f"a {50 + number} x 30 picture" for number in range(4)], "in the order of the pictures"
+    assert server.most_at_once == 4
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [429, 500, 503, "no json", "[]", '{"choices": []}', '{"choices": [{"message": {"content": 3}}]}',
+     lambda handler: handler.connection.shutdown(socket.SHUT_RDWR)],
+)  # fmt: skip
+def test_it_tries_again(server: FakeEndpoint, trouble: Any) -> None:
+    server.script = [trouble, trouble]
+    assert answer_of(server) == "a 50 x 30 picture"
+    assert len(server.asked) == 3
+
+
+def test_it_waits_longer_each_time_and_as_long_as_the_server_says(
+    server: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(chat.random, "uniform", lambda low, high: 1.0)
+    monkeypatch.setattr(threading.Event, "wait", _recorder(threading.Event.wait, waits))
+    server.script = [500, 500, 500]
+    answer_of(server)
+    assert [wait for wait in waits if wait < 0.1] == [0.005, 0.01, 0.02]
+    waits.clear()
+    server.script, server.headers = [429], {"Retry-After": "0.07"}
+    answer_of(server)
+    assert 0.07 in waits
+
+
+def _recorder(real: Callable[..., bool], waits: list[float]) -> Callable[..., bool]:
+    def wait(self: threading.Event, timeout: float | None = None) -> bool:
+        if timeout is not None:
+            waits.append(timeout)
+        return real(self, timeout)
+
+    return wait
+
+
+def test_it_gives_up_on_one_picture_or_on_all(server: FakeEndpoint) -> None:
+    server.script = [500, 500]
+    failed = answer_of(server, retries=1)
+    assert isinstance(failed, DataError) and "fails, 2 times in a row (500: status 500)" in failed.message
+    server.script = [429, 429]
+    limited = answer_of(server, retries=1)
+    assert isinstance(limited, EndpointError) and "too many requests, 2 times in a row" in limited.message
+    server.script = ["<html>", "<html>"]
+    garbled = answer_of(server, retries=1)
+    assert isinstance(garbled, DataError) and "what is no completion: <html>" in garbled.message
+    server.script = [400]
+    refused = answer_of(server)
+    assert isinstance(refused, DataError) and "refuses this picture (400: status 400)" in refused.message
+    server.script = [404]
+    assert isinstance(answer_of(server), EndpointError)
+    server.script = [307]
+    assert isinstance(answer_of(server), EndpointError), "nothing is sent to another server"
+
+
+def test_it_waits_no_longer_than_told(server: FakeEndpoint) -> None:
+    server.script = [lambda _: time.sleep(0.5), lambda _: time.sleep(0.5)]
+    late = answer_of(server, timeout=0.1, retries=1)
+    assert isinstance(late, EndpointError) and "did not answer within 0.1 seconds, 2 times in a row" in late.message
+
+
+def test_nobody_answers(server: FakeEndpoint) -> None:
+    server.address = "http://127.0.0.1:9/v1"
+    begin = time.monotonic()
+    with pytest.raises(EndpointError, match=r"Nothing answers at http://127\.0\.0\.1:9/v1: .*refused"):
+        loaded(server)
+    assert time.monotonic() - begin < 1.0, "at the beginning it is told at once"
+
+
+def test_a_wrong_key_is_one_sentence_without_the_key(server: FakeEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.key = "right"
+    with pytest.raises(UsageError) as caught:
+        loaded(server)
+    assert "asks for a key (401" in str(caught.value) and "Set LORASMITH_API_KEY to it." in str(caught.value)
+    monkeypatch.setenv("LORASMITH_API_KEY", "sk-wrong-key")
+    with pytest.raises(UsageError) as caught:
+        loaded(server)
+    assert "refuses the key in LORASMITH_API_KEY (401: Incorrect API key provided: ***)" in str(caught.value)
+    assert "sk-wrong-key" not in str(caught.value)
+
+
+def test_the_key_comes_from_the_environment_and_goes_where_it_may(server: FakeEndpoint) -> None:
+    both = {"LORASMITH_API_KEY": "own", "OPENAI_API_KEY": "openai"}
+    assert key_for("http://far.example/v1", both) == ("own", "LORASMITH_API_KEY")
+    other = {"OPENAI_API_KEY": "openai"}
+    assert key_for("https://far.example/v1", other) == ("openai", "OPENAI_API_KEY")
+    assert key_for("http://localhost:1234/v1", other) == ("openai", "OPENAI_API_KEY")
+    assert key_for("http://far.example/v1", other) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("http://localhost:11434", "http://localhost:11434/v1"),
+        ("http://localhost:1234/v1/", "http://localhost:1234/v1"),
+        ("https://host.example/api/v2/chat/completions", "https://host.example/api/v2"),
+    ],
+)
+def test_addresses(given: str, used: str) -> None:
+    assert EndpointOptions(url=given).url == used
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:1234", "ftp://host/v1", "http://", "http://me:secret@host/v1", "http://h/?k=secret"]
+)
+def test_addresses_that_cannot_be(url: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_options(EndpointOptions, {"url": url})
+    assert "secret" not in str(caught.value) and str(caught.value).startswith("Address: allowed is an address")
+
+
+def test_which_model(server: FakeEndpoint) -> None:
+    server.models = ["llava:7b", "other"]
+    with pytest.raises(UsageError, match=r"has 2 models\. Name one as Model: llava:7b, other\."):
+        loaded(server)
+    said: list[str] = []
+    assert loaded(server, said, model="llava").model == "llava" and len(said) == 1
+    loaded(server, said, model="unknown")
+    assert "does not name unknown among its models" in said[1]
+    server.models = None
+    assert loaded(server, model="any").model == "any"
+    with pytest.raises(UsageError, match="does not say which models"):
+        loaded(server)
+
+
+def test_budgets(server: FakeEndpoint) -> None:
+    server.script = [500]
+    endpoint = loaded(server, max_requests=3)
+    answers = [endpoint.describe([subject])[0] for subject in subjects(3)]
+    assert [isinstance(answer, str) for answer in answers] == [True, True, False], "a repeated request counts"
+    assert isinstance(answers[2], BudgetSpent) and "3 requests" in answers[2].message
+    assert len(server.asked) == 3
+    endpoint = loaded(server, max_total_tokens=150)
+    answers = [endpoint.describe([subject])[0] for subject in subjects(3)]
+    assert [isinstance(answer, str) for answer in answers] == [True, True, False]
+
+
+def test_thoughts_parts_and_cut_answers(server: FakeEndpoint) -> None:
+    said: list[str] = []
+    endpoint = loaded(server, said)
+    server.script = [
+        json.dumps(completion("<think>hm\nhm</think>\n a robot ")),
+        json.dumps(completion([{"type": "text", "text": "a "}, {"type": "text", "text": "cat"}])),
+        json.dumps(completion("a robot on", finish_reason="length")),
+        json.dumps(completion(None)),
+    ]
+    assert [endpoint.describe(subjects())[0] for _ in range(4)] == ["a robot", "a cat", "a robot on", ""]
+    assert len(said) == 2 and "cut at 300 tokens" in said[1]
+
+
+def test_a_stop_ends_the_waiting(server: FakeEndpoint) -> None:
+    server.script, server.headers = [503] * 9, {"Retry-After": "60"}
+    endpoint = loaded(server)
+    endpoint.should_stop = lambda: bool(server.asked)
+    begin = time.monotonic()
+    answers = endpoint.describe(subjects(2))
+    assert time.monotonic() - begin < 2.0
+    assert answers[1] is None or isinstance(answers[1], DataError)
+
+
+def test_a_whole_job_keeps_what_was_paid_for_and_never_the_key(
+    server: FakeEndpoint, pictures: Path, end_of: Callable[[CaptionJob], RunState], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.key = "sk-very-secret"
+    monkeypatch.setenv("LORASMITH_API_KEY", server.key)
+    values = {"url": server.address, "trigger_word": "smithy", "parallel": 2, "max_requests": 3}
+    job = start(pictures, "endpoint", values)
+    state = end_of(job)
+    assert (state.state, state.exit_code) == ("stopped", 6)
+    assert "budget of 3 requests" in state.detail
+    assert [path.read_text() for path in pictures.glob("*.txt")] == ["smithy, a 48 x 40 picture\n"] * 3
+    assert end_of(start(pictures, "endpoint", {**values, "max_requests": 10})).state == "finished"
+    assert len(server.asked) == 6 == len(list(pictures.glob("*.txt"))), "nothing is asked twice"
+    history = JobHistory()
+    for event in read_events(job.events_path):
+        history.add(event)
+    assert sorted(history.written) == sorted(path.name for path in pictures.glob("*.png"))
+    files = [path for path in job.path.rglob("*") if path.is_file()]
+    assert len(files) >= 6 and not any(b"sk-very-secret" in path.read_bytes() for path in files)
+
+
+def test_a_server_that_fails_for_every_picture_ends_the_job(
+    server: FakeEndpoint, pictures: Path, end_of: Callable[[CaptionJob], RunState]
+) -> None:
+    server.script = [400] * 6
+    state = end_of(start(pictures, "endpoint", {"url": server.address}))
+    assert (state.state, state.exit_code) == ("failed", 1)
+    assert "5 pictures in a row" in state.detail and len(server.asked) == 5

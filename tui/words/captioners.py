@@ -1,0 +1,41 @@
+"""What there is to choose among captioners, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from engine.captioning.captioner import KINDS, Kind
+from engine.captioning.options import CaptionOptions
+from engine.config.form import FieldFacts, facts_of
+from tui.texts import _
+
+
+def about_captioners() -> Iterator[str]:
+    """A line for each captioner."""
+    width = max(map(len, KINDS))
+    for kind in KINDS.values():
+        yield f"{kind.name:{width}}  {kind.title}: {_(kind.about)}"
+
+
+def about_options(kind: Kind) -> Iterator[str]:
+    """A line for each option of a captioner, with its default and what it is for."""
+    ordered = in_order(kind.options)
+    width = max(len(facts.key) for facts in ordered)
+    for facts in ordered:
+        limits = " ".join(filter(None, (facts.limits, facts.unit)))
+        allowed = ", ".join(str(choice) for choice in facts.choices) or limits
+        words = " ".join(filter(None, (f"{_(facts.title)}.", _(facts.help), f"({allowed})" if allowed else "")))
+        yield f"{facts.key:{width}}  {_value(facts.default)}  {words}"
+
+
+def in_order(options: type[CaptionOptions]) -> list[FieldFacts]:
+    """An own form's order: what is the captioner's own, what all have, what is seldom needed."""
+    shared = CaptionOptions.model_fields
+    return sorted(facts_of(options), key=lambda facts: (facts.advanced, facts.key in shared))
+
+
+def _value(value: Any) -> str:
+    return (
+        "yes" if value is True else "no" if value is False else f'"{value}"' if isinstance(value, str) else str(value)
+    )
