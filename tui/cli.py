@@ -13,6 +13,7 @@ from engine.errors import UsageError
 
 COMMANDS = (
     "demo",
+    "check",
     "plan",
     "runs",
     "attach",

@@ -81,3 +81,22 @@ def counter(doing: str) -> Callable[[int, int], None]:
             sys.stderr.flush()
 
     return tell
+
+
+def counters() -> Callable[[str, int, int], None]:
+    """The same for several kinds of work, one after the other: tells (what is done, done, total)."""
+    tell: Callable[[int, int], None] | None = None
+    current = ""
+
+    def told(what: str, done: int, total: int) -> None:
+        nonlocal tell, current
+        if tell is None or what != current:
+            tell, current = counter(what), what
+        tell(done, total)
+
+    return told
+
+
+def width_of_result() -> int:
+    """Columns that results may take."""
+    return width(sys.stdout)

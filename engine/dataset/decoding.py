@@ -63,6 +63,10 @@ class Header:
     height: int
     format: str
     notes: tuple[str, ...]
+    mode: str = "RGB"
+    """Pillow's name of the kind of samples."""
+    orientation: int = 1
+    """EXIF's, 1 to 8; 1 where Pillow has turned the picture itself."""
 
 
 def read_header(path: Path, max_megapixels: int, *, turn: bool = True) -> Header:
@@ -85,9 +89,22 @@ def read_header(path: Path, max_megapixels: int, *, turn: bool = True) -> Header
             raise UnusablePicture(f"too small: {width}×{height} px; the smallest side allowed is {SMALLEST_SIDE} px")
         if image.mode not in _MODES:
             raise UnusablePicture(f"{image.mode} samples are not read: save it as RGB with 8 or 16 bits a channel")
-        if turn and _orientation(file, image) in _TURNED:
+        orientation = _orientation(file, image)
+        if turn and orientation in _TURNED:
             width, height = height, width
-        return Header(width, height, image.format or "", _notes(image))
+        return Header(width, height, image.format or "", _notes(image), image.mode, orientation)
+
+
+def read_lens(path: Path) -> str:
+    """EXIF's LensModel, "iPhone 12 front camera 2.71mm f/2.2"; empty where there is none.
+
+    Raises:
+        UnusablePicture: with the reason.
+    """
+    with _opened(path) as (_file, image):
+        if "exif" not in image.info and image.format != "TIFF":
+            return ""  # asking Pillow would decode a whole PNG
+        return str(image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.LensModel, ""))
 
 
 def decode(path: Path, size: tuple[int, int], *, turn: bool = True) -> Image.Image:

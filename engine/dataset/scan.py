@@ -53,18 +53,34 @@ def scan(config: RunConfig, progress: Progress | None = None) -> Scan:
         UsageError: no folder is named, or one folder has two roles.
         DataError: a folder is missing or unreadable, has no usable picture, or too few; a caption is not UTF-8.
     """
+    found, bad = survey(config, progress)
+    _raise_bad_captions(list(bad.values()))
+    found.require_enough()
+    return found
+
+
+def survey(config: RunConfig, progress: Progress | None = None) -> tuple[Scan, dict[Path, DataError]]:
+    """The same where not everything is in order: a scan that may be empty, and why captions of pictures in it cannot be
+    used.
+
+    Raises:
+        UsageError: no folder is named, or one folder has two roles.
+        DataError: a folder is missing, unreadable, or without any picture file.
+    """
     parts, rejected, notes = _find_parts(config)
     if config.training.kohya_exact:
         parts = [_as_kohya(part, rejected) for part in parts]
     jobs = [(part, path) for part in parts for path in part.source.folder.pictures]
     read = _reader(config)
-    results: list[Picture | Rejected | DataError] = []
+    results: list[Picture | Rejected] = []
+    bad: dict[Path, DataError] = {}
     with _quiet_pillow():
-        for result in ordered_map(read, jobs, workers(8), ahead=64):
+        for result, error in ordered_map(read, jobs, workers(8), ahead=64):
             results.append(result)
+            if error is not None:
+                bad[result.path] = error
             if progress is not None:
                 progress(len(results), len(jobs))
-    _raise_bad_captions([result for result in results if isinstance(result, DataError)])
     rejected += [result for result in results if isinstance(result, Rejected)]
     subsets: list[Subset] = []
     owners: list[_Part] = []
@@ -78,9 +94,7 @@ def scan(config: RunConfig, progress: Progress | None = None) -> Scan:
         owners += [part] * len(made)
     if config.dataset.masked_loss:
         subsets = [_masked(subset, part_of, config, notes) for subset, part_of in zip(subsets, owners, strict=True)]
-    found = Scan(tuple(subsets), tuple(rejected), notes, config.dataset.min_images)
-    found.require_enough()
-    return found
+    return Scan(tuple(subsets), tuple(rejected), notes, config.dataset.min_images), bad
 
 
 def verify_pixels(found: Scan, progress: Progress | None = None) -> Scan:
@@ -214,31 +228,35 @@ def _expanded(value: str) -> Path:
         return Path(value)  # no such user: a folder may really be called ~name
 
 
-def _reader(config: RunConfig) -> Callable[[tuple[_Part, Path]], Picture | Rejected | DataError]:
+_Read = tuple[Picture | Rejected, DataError | None]
+"""A file, and why its caption cannot be used."""
+
+
+def _reader(config: RunConfig) -> Callable[[tuple[_Part, Path]], _Read]:
     """The work for one file; runs in threads, so that it returns what it can't do instead of raising."""
     limit, exact = config.dataset.max_image_megapixels, config.training.kohya_exact
 
-    def read(job: tuple[_Part, Path]) -> Picture | Rejected | DataError:
+    def read(job: tuple[_Part, Path]) -> _Read:
         part, path = job
         table = part.table(config)
         all_lines = table.enable_wildcard
         try:
             header = read_header(path, limit, turn=not exact)
         except UnusablePicture as error:
-            return Rejected(path, str(error))
+            return Rejected(path, str(error)), None
         picture = Picture(path, header.width, header.height, header.format, notes=header.notes, kohya_exact=exact)
         if part.configured is not None and part.configured.captions is not None:
-            return replace(picture, caption=part.configured.captions[path])
+            return replace(picture, caption=part.configured.captions[path]), None
         extensions = caption_extensions(table.caption_extension, only=exact)
         caption_path = part.source.folder.caption_of(path, extensions)
         if caption_path is None:
-            return picture
+            return picture, None
         try:
             caption, lines = read_caption(caption_path, all_lines=all_lines, kohya_exact=exact)
         except DataError as error:
-            return error
+            return picture, error
         extra = () if all_lines or lines <= 1 else ("only the first line of its caption is used",)
-        return replace(picture, caption=caption, caption_path=caption_path, notes=picture.notes + extra)
+        return replace(picture, caption=caption, caption_path=caption_path, notes=picture.notes + extra), None
 
     return read
 

@@ -24,6 +24,9 @@ SURFACE = {
     "resume": {"RUN", "--set", "--detach", "--json"},
     "set": {"RUN", "TABLE.KEY=VALUE"},
     "inspect": {"FILE", "--json"},
+    "check": {
+        "DIR", "--dataset_config", "--preset", "--model", "--trigger", "--set", "--html", "--repair", "--json",
+    },
     "plan": {"[PRESET]", "--preset", "--images", "--model", "--name", "--set", "--vram", "--json"},
     "presets": set(),
     "presets show": {"NAME"},

@@ -1,0 +1,101 @@
+"""Bars and frames around pictures: letterbox, pillarbox, scans with an edge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from engine.dataset.report.findings import Case, Finding, Kind
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from engine.dataset.report.survey import Survey
+
+Margins = tuple[int, int, int, int]
+"""(left, top, right, bottom) in px."""
+_EVEN = 20
+"""Levels between the pixels of one line of a bar, and between the lines."""
+_OTHER = 28
+"""Levels by which a pixel of the picture differs from the bar."""
+_WHOLE = 0.995
+"""Share of a line's pixels that have its colour; noise may spoil the rest."""
+_ABRUPT = 0.8
+"""Share of the first line behind a bar that must differ: a drawing on a plain ground begins gradually."""
+_MIN_SHARE = 0.015
+_MAX_SHARE = 0.9
+
+BORDERS = Kind(
+    "borders",
+    "warning",
+    "Bars or a frame",
+    f"Lines of one colour on two opposite sides or all four, each at least {_MIN_SHARE:.1%} of the side, behind which "
+    f"the picture begins at once ({_ABRUPT:.0%} of the next line differ).",
+    "The LoRA learns the bars and draws them, and the real picture is trained at a lower resolution.",
+    "Cut them off.",
+    "Cuts the bars off.",
+)
+KINDS = (BORDERS,)
+
+
+def margins_of(pixels: np.ndarray) -> Margins:
+    """A frame, or bars on two opposite sides; zeros where there is neither.
+
+    Args:
+        pixels: [H, W, 3] uint8.
+    """
+    turned = pixels.swapaxes(0, 1)
+    top, bottom = _even_lines(pixels)
+    left, right = _even_lines(turned)
+    if top and left:
+        inside = pixels[:, left : len(turned) - right], turned[:, top : len(pixels) - bottom]
+        if _begins_at_once(inside[0], top, bottom) and _begins_at_once(inside[1], left, right):
+            return left, top, right, bottom
+    if top and _begins_at_once(pixels, top, bottom):
+        return 0, top, 0, bottom
+    if left and _begins_at_once(turned, left, right):
+        return left, 0, right, 0
+    return 0, 0, 0, 0
+
+
+def _even_lines(pixels: np.ndarray) -> tuple[int, int]:
+    """Lines of one colour at the beginning and at the end of the first axis; zeros where they cannot be bars."""
+    import numpy as np
+
+    size = len(pixels)
+    ends = pixels[0].mean(0), pixels[-1].mean(0)
+    if np.abs(ends[0] - ends[1]).max() > _EVEN:
+        return 0, 0
+    counts = []
+    for lines, colour in ((pixels, ends[0]), (pixels[::-1], ends[1])):
+        even = np.abs(lines.astype(np.int16) - colour.round().astype(np.int16)).max(-1) <= _EVEN
+        whole = even.mean(1) >= _WHOLE
+        counts.append(0 if whole.all() else int(np.argmin(whole)))
+    first, last = counts
+    if min(first, last) < max(1, _MIN_SHARE * size) or first + last > _MAX_SHARE * size:
+        return 0, 0
+    return first, last
+
+
+def _begins_at_once(pixels: np.ndarray, first: int, last: int) -> bool:
+    """Whether most of the first line behind either bar differs from it. One line may be a mixture of both."""
+    import numpy as np
+
+    for lines, count in ((pixels, first), (pixels[::-1], last)):
+        behind = lines[min(count + 1, len(lines) - 1)].astype(np.float32)
+        if (np.abs(behind - lines[0].mean(0)).max(-1) > _OTHER).mean() < _ABRUPT:
+            return False
+    return True
+
+
+def find(survey: Survey) -> Iterator[Finding]:
+    """The findings of this group."""
+    cases = []
+    for picture, measures in survey.measured():
+        left, top, right, bottom = measures.margins
+        if any(measures.margins) and measures.exposure[2] > measures.exposure[0]:
+            sides = {"left": left, "top": top, "right": right, "bottom": bottom}
+            said = ", ".join(f"{side} {width} px" for side, width in sides.items() if width)
+            cases.append(Case((picture.path,), said))
+    if cases:
+        yield Finding(BORDERS, tuple(cases))

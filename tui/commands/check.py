@@ -1,0 +1,143 @@
+"""`lorasmith check DIR`: what is wrong with a folder of pictures and captions, before anything is trained on it."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from engine.errors import UsageError
+from engine.exit_codes import ExitCode
+from engine.runs.layout import expanded
+from engine.text import listing, printable
+from tui import configuration, output
+
+if TYPE_CHECKING:
+    from engine.config import RunConfig
+    from engine.dataset.report.findings import Finding, Report
+
+SIGNS = {"error": "✗", "warning": "!", "note": "i"}
+_MOST_CASES = 10
+
+
+@click.command("check")
+@click.argument("folder", metavar="DIR", required=False)
+@click.option("--dataset_config", metavar="FILE", help="Kohya's dataset configuration (TOML or JSON) in place of DIR.")
+@click.option(
+    "--preset", metavar="NAME|FILE", help="Check for a run with it: resolution, buckets, mirroring, token limit."
+)
+@click.option("--model", metavar="PATH", help="The checkpoint, for its family and tokenizer.")
+@click.option("--trigger", metavar="WORD", help="The word that each caption should have.")
+@click.option("--set", "overrides", metavar="TABLE.KEY=VALUE", multiple=True, help="Change a setting; repeatable.")
+@click.option("--html", metavar="FILE", help="Write the report with thumbnails as one HTML file.")
+@click.option("--repair", metavar="OUT_DIR", help="Write a copy in which is mended what can be mended safely.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def command(
+    folder: str | None,
+    dataset_config: str | None,
+    preset: str | None,
+    model: str | None,
+    trigger: str | None,
+    overrides: tuple[str, ...],
+    html: str | None,
+    repair: str | None,
+    as_json: bool,
+) -> int:
+    """Tell what is wrong with the pictures and captions in DIR: a folder of pictures, the parent of Kohya's
+    <repeats>_<name> folders, or a project.
+
+    Nothing in DIR is changed. What is measured is kept, so that a second report is quick. The exit code is 0, or 3 when
+    there are errors: pictures or captions that cannot be read, or no pictures.
+    """
+    from engine.dataset.report.process import Wish, ask
+
+    config = _config(folder, dataset_config, preset, model, trigger, overrides)
+    wish = Wish(config, expanded(html) if html else None, expanded(repair) if repair else None)
+    report, repaired = ask(wish, output.counters())
+    if as_json:
+        output.json_result(report.as_json())
+    else:
+        for line in lines(report):
+            output.result(line)
+    for line in (repaired, f"The report with pictures is in {printable(wish.html)}." if wish.html else ""):
+        if line:
+            output.narrate(line)
+    return ExitCode.BAD_DATA if report.failed else ExitCode.DONE
+
+
+def _config(
+    folder: str | None,
+    dataset_config: str | None,
+    preset: str | None,
+    model: str | None,
+    trigger: str | None,
+    overrides: tuple[str, ...],
+) -> RunConfig:
+    if folder is None and dataset_config is None and preset is None:
+        raise UsageError("Which pictures?", "lorasmith check DIR, or --dataset_config FILE.")
+    if folder is not None and dataset_config is not None:
+        raise UsageError("DIR and --dataset_config do not go together.", "The file names the folders itself.")
+    if trigger is not None:
+        overrides = (*overrides, f"dataset.class_tokens={_quoted(trigger)}")
+    config = configuration.read_partly(preset, overrides, dataset_config=dataset_config, model=model)
+    if folder is None:
+        return config
+    training, regularizing = project_folders(expanded(folder))
+    changes: dict[str, object] = {"train_data_dir": str(training), "dataset_config": None}
+    if regularizing is not None:
+        changes["reg_data_dir"] = str(regularizing)
+    return config.changed(dataset=changes)
+
+
+def _quoted(text: str) -> str:
+    """As TOML reads it."""
+    import json
+
+    return json.dumps(text, ensure_ascii=False)
+
+
+def project_folders(folder: Path) -> tuple[Path, Path | None]:
+    """(pictures, regularization pictures) of a project of this program or of the kohya_ss GUI; else the folder
+    itself."""
+    for training, regularizing in (("training_images", "regularization_images"), ("img", "reg")):
+        if (folder / training).is_dir():
+            other = folder / regularizing
+            return folder / training, other if other.is_dir() and any(other.iterdir()) else None
+    return folder, None
+
+
+def lines(report: Report) -> Iterator[str]:
+    """The report in words."""
+    width = max(40, min(output.width_of_result(), 100))
+    for finding in report.findings:
+        yield from _finding(finding, width)
+        yield ""
+    if report.buckets:
+        shown = [f"{width}×{height} ({count})" for (width, height), count in report.buckets.items()]
+        yield from _wrapped(f"Buckets: {listing(shown, 12)}.", width, "")
+    for note in report.notes:
+        yield from _wrapped(printable(note), width, "")
+    yield report.verdict
+
+
+def _finding(finding: Finding, width: int) -> Iterator[str]:
+    kind = finding.kind
+    yield f"{SIGNS[kind.level]} {finding.heading} [{kind.code}]"
+    if finding.said:
+        yield from _wrapped(printable(finding.said), width, "  ")
+    for case in finding.cases[:_MOST_CASES]:
+        names = listing([printable(path.name) for path in case.pictures], 6)
+        yield f"  · {names}{f': {printable(case.said)}' if case.said else ''}"
+    if len(finding.cases) > _MOST_CASES:
+        yield f"  · and {len(finding.cases) - _MOST_CASES} more; --json and --html list them"
+    yield from _wrapped(kind.why, width, "  ")
+    yield from _wrapped(f"→ {kind.advice}", width, "  ")
+    if kind.repair:
+        yield from _wrapped(f"--repair: {kind.repair}", width, "  ")
+
+
+def _wrapped(text: str, width: int, indent: str) -> list[str]:
+    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False)
