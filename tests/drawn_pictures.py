@@ -36,7 +36,7 @@ def scene(seed: int, size: tuple[int, int] = (640, 512)) -> Image.Image:
     width, height = size
     ground, tint = _noise(rng, size), _noise(rng, size)
     colour, hue = rng.uniform(60, 195, 3), rng.uniform(-16, 16, 3)
-    levels = colour + 44 * ground[..., None] + hue * tint[..., None]
+    levels = colour + 34 * ground[..., None] + hue * tint[..., None]
     image = Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8))
     pen = ImageDraw.Draw(image)
     for _ in range(int(rng.integers(4, 9))):
@@ -50,7 +50,7 @@ def scene(seed: int, size: tuple[int, int] = (640, 512)) -> Image.Image:
             pen.polygon([(x, y + h), (x + w * rng.uniform(), y), (x + w, y + h * rng.uniform(0.5, 1))], fill=fill)
         else:
             pen.line((x, y, x + w, y + h), fill=fill, width=int(rng.integers(2, 20)))
-    grain = 5 * rng.standard_normal((height, width), np.float32) + 14 * np.roll(ground, 97, (0, 1)) * np.sign(tint)
+    grain = 4 * rng.standard_normal((height, width), np.float32) + 7 * np.roll(ground, 97, (0, 1)) * np.sign(tint)
     return Image.fromarray(np.clip(np.asarray(image) + grain[..., None], 0, 255).astype(np.uint8))
 
 
@@ -60,7 +60,7 @@ def _noise(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     side = 2 ** int(np.ceil(np.log2(max(size)))) // 2
     frequencies = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
     frequencies[0, 0] = 1
-    spectrum = np.fft.rfft2(rng.standard_normal((side, side))) / frequencies**1.1
+    spectrum = np.fft.rfft2(rng.standard_normal((side, side))) / frequencies**1.5
     spectrum[0, 0] = 0
     field = np.fft.irfft2(spectrum, (side, side))
     field = (field / field.std()).astype(np.float32)
@@ -101,7 +101,7 @@ def framed(image: Image.Image, width: int = 24) -> Image.Image:
     return whole
 
 
-def watermarked(image: Image.Image, words: str = "© studio north", opacity: float = 0.6) -> Image.Image:
+def watermarked(image: Image.Image, words: str = "© studio north", opacity: float = 0.8) -> Image.Image:
     """White letters at a fixed place at the bottom right."""
     mask = Image.new("L", image.size)
     pen = ImageDraw.Draw(mask)

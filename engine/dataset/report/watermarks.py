@@ -43,9 +43,9 @@ _SAMPLE = 160
 _MIN_PICTURES = 4
 _MIN_SHARE = 0.1
 _MIN_CELLS = 14
-_AGREE = 0.6
-"""Share of edges that must point the same way: of a window in two pictures, of a mark in one that bears it. By chance an
-eighth do."""
+_AGREE, _BEARS = 0.6, 0.5
+"""Share of edges that must point the same way: of a window in two pictures, and of a whole mark in one that bears it.
+By chance an eighth do."""
 _MAX_ONE_WAY = 0.6
 """Share of a mark's edges that may point one way: a horizon is no mark."""
 _MAX_SPREAD = 0.3
@@ -55,9 +55,9 @@ WATERMARK = Kind(
     "watermark",
     "warning",
     "The same mark in several pictures",
-    f"At least {_MIN_CELLS} edge cells in a window of {_WINDOW[1]} × {_WINDOW[0]} point the same way by {_AGREE:.0%} in at "
-    f"least {_MIN_PICTURES} pictures and {_MIN_SHARE:.0%} of all; a cell is {_CELL} px in a corner, or 1/{_WHOLE[0]} of "
-    "the picture. Copies of a picture count once.",
+    f"In a window of {_WINDOW[1]} × {_WINDOW[0]} cells at least {_MIN_CELLS} edges and {_AGREE:.0%} of all point the "
+    f"same way in several pictures, and {_BEARS:.0%} of what these share in at least {_MIN_PICTURES} pictures and "
+    f"{_MIN_SHARE:.0%} of all; a cell is {_CELL} px in a corner, or 1/{_WHOLE[0]} of the picture. Copies count once.",
     "What is the same in many pictures is learnt first: the LoRA will draw the watermark, logo or date.",
     "Crop or retouch it, or take pictures without it.",
 )
@@ -77,7 +77,7 @@ class Mark:
 
     def in_picture(self, maps: np.ndarray) -> bool:
         """Whether a picture bears it."""
-        return float((maps[self.cells] == self.codes).mean()) >= _AGREE
+        return float((maps[self.cells] == self.codes).mean()) >= _BEARS
 
 
 def marks_of(picture: Image.Image, grey: Image.Image) -> bytes:
@@ -107,10 +107,11 @@ def _directions(grey: Image.Image) -> np.ndarray:
     levels = np.asarray(grey).astype(np.float32)
     down, right = np.gradient(levels)
     octant = np.floor((np.arctan2(down, right) / (2 * np.pi) * _OCTANTS + 0.5) % _OCTANTS) + 1
-    codes = np.where(np.hypot(down, right) >= _STRONG, octant, 0).astype(np.uint8)
+    codes: np.ndarray = np.where(np.hypot(down, right) >= _STRONG, octant, 0).astype(np.uint8)
     padded = np.pad(codes, 1)
     around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
-    return np.where(np.all([one == codes for one in around], axis=0), 0, codes)  # a slope is no edge
+    codes[np.all([one == codes for one in around], axis=0)] = 0  # a slope is no edge
+    return codes
 
 
 def find(survey: Survey) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,12 @@ def test_a_clean_set_gets_at_most_notes(tmp_path: Path, checked: Checked) -> Non
 
 def test_codes_are_unique() -> None:
     assert len({kind.code for kind in KINDS}) == len(KINDS)
+
+
+def test_the_page_of_all_findings_is_up_to_date() -> None:
+    root = Path(__file__).resolve().parents[4]
+    spec = importlib.util.spec_from_file_location("report_table", root / "tools" / "report_table.py")
+    assert spec is not None and spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert (root / "docs" / "report.md").read_text(encoding="utf-8") == tool.page(), "python tools/report_table.py"
