@@ -13,22 +13,24 @@ from engine.dataset.report.findings import LEVELS
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "report.md"
 HEAD = """# The dataset report
 
-`lorasmith check DIR` looks through a folder of pictures, the parent of Kohya's `<repeats>_<name>` folders, a project, or the
-folders of a `--dataset_config FILE`; Ctrl+L in the step Folders of the wizard does the same. `--preset` and `--set` say for
-which run (resolution, buckets, mirroring, token limit), `--trigger` which word each caption should have.
+`lorasmith check DIR` looks through a folder of pictures, the parent of Kohya's `<repeats>_<name>` folders, a
+project, or the folders of a `--dataset_config FILE`. `--preset` and `--set` say for which run (resolution, buckets,
+mirroring, token limit), `--trigger` which word each caption should have.
 
-* `--json` prints everything; `--html FILE` writes one page with thumbnails, on which the part that a bucket cuts off is shaded.
-* `--repair OUT_DIR` writes a copy in which is mended what can be mended without a judgement; nothing is changed in place.
+* `--json` prints everything; `--html FILE` writes one page with thumbnails, on which the part that a bucket cuts
+  off is shaded.
+* `--repair OUT_DIR` writes a copy in which is mended what can be mended without a judgement; nothing is changed in
+  place.
 * The exit code is 0, or 3 when there is an error: pictures or captions that cannot be read, or no pictures.
-* What was measured is kept in the user's cache (`report.sqlite`) by path, size and time of each file. A second report, and one
-  after a cut, measures only what is new. The file may be deleted at any time.
+* What was measured is kept in the user's cache (`report.sqlite`) by path, size and time of each file. A second
+  report, and one after a cut, measures only what is new. The file may be deleted at any time.
 
 How often each fault is found, and how often where there is none, stands in
-[benchmarks/RESULTS.md](../benchmarks/RESULTS.md). Some things cannot be told from pixels, and the report does not pretend to:
-whether a picture is mirrored, what a picture shows, whether a background matters.
+[benchmarks/RESULTS.md](../benchmarks/RESULTS.md). Some things cannot be told from pixels, and the report does not
+pretend to: whether a picture is mirrored, what a picture shows, whether a background matters.
 
-This page is made by `python tools/report_table.py`. The levels: *error*, the training stops or goes without these pictures;
-*warning*, it will show in the result; *note*, good to know.
+This page is made by `python tools/report_table.py`. The levels: *error*, the training stops or goes without these
+pictures; *warning*, it will show in the result; *note*, good to know.
 """
 
 

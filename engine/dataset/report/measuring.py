@@ -86,26 +86,31 @@ def _measured(jobs: list[Job]) -> Iterator[tuple[int, Taken]]:
 
 def _in_processes(jobs: list[Job], places: list[int], count: int) -> Iterator[tuple[int, Taken]]:
     """The jobs at `places` in so many processes. When a picture kills its process, those that were in work are done
-    again, one in a process, to find out which it was."""
+    again one by one, to find out which it was."""
     left = iter(places)
     while True:
         lost: list[int] = []
-        yield from _until_crash(jobs, left, count, lost)
+        yield from _until_crash(jobs, left, count, 4 * count, lost)
         if not lost:
             return
-        for place in lost:
-            alone: list[int] = []
-            yield from _until_crash(jobs, iter([place]), 1, alone)
-            if alone:
-                yield place, Taken(None, reason=_CRASHED)
+        again = iter(lost)
+        while True:
+            guilty: list[int] = []
+            yield from _until_crash(jobs, again, 1, 1, guilty)
+            if not guilty:
+                break
+            yield guilty[0], Taken(None, reason=_CRASHED)
 
 
-def _until_crash(jobs: list[Job], places: Iterator[int], count: int, lost: list[int]) -> Iterator[tuple[int, Taken]]:
+def _until_crash(
+    jobs: list[Job], places: Iterator[int], count: int, ahead: int, lost: list[int]
+) -> Iterator[tuple[int, Taken]]:
+    """The same until a process dies; then the places of the at most `ahead` jobs in work are put into `lost`."""
     pending: dict[Future[Taken], int] = {}
     pool: ProcessPoolExecutor | None = None
     try:
         while True:
-            while len(pending) < 4 * count and (place := next(places, None)) is not None:
+            while len(pending) < ahead and (place := next(places, None)) is not None:
                 pool = pool or _pool(count)
                 pending[pool.submit(jobs[place].done)] = place
             if not pending:

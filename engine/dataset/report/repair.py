@@ -183,7 +183,8 @@ class _Work:
         image = flatten(
             decode(picture.path, (picture.width, picture.height)), self.found.config.dataset.alpha_background
         )[0]
-        left, top, right, bottom = self.found.measures[picture.path].margins
+        # one line more: compression has mixed the bar into the picture's edge
+        left, top, right, bottom = (margin and margin + 1 for margin in self.found.measures[picture.path].margins)
         image = image.crop((left, top, image.width - right, image.height - bottom))
         with atomic.replacing(target) as temporary:
             image.save(temporary, "PNG")

@@ -169,7 +169,7 @@ def _everywhere(survey: Survey, captioned: Sequence[tuple[str, Subset]]) -> Iter
         tags = {tag.strip().lower() for tag in text.split(survey.table(subset).caption_separator)} - {""}
         several = several or len(tags) > 1
         counts.update(tags)
-    common = [tag for tag, count in counts.items() if count == len(captioned) and tag != trigger]
+    common = sorted(tag for tag, count in counts.items() if count == len(captioned) and tag != trigger)
     if not common or not several:
         return
     said = f"In all {plural(len(captioned), 'caption')}: {listing([printable(tag) for tag in common], 20)}."

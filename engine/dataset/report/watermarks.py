@@ -190,7 +190,8 @@ def _windows(marked: np.ndarray) -> np.ndarray:
     count, rows, columns = marked.shape
     halves = marked.reshape(count, rows // height, height, columns // width, width).sum((2, 4), dtype=np.int32)
     pairs = halves[:, :-1] + halves[:, 1:]
-    return (pairs[:, :, :-1] + pairs[:, :, 1:]).reshape(count, -1)
+    summed: np.ndarray = pairs[:, :, :-1] + pairs[:, :, 1:]
+    return summed.reshape(count, -1)
 
 
 def _in_common(cells: np.ndarray, place: int, start: int) -> Mark | None:

@@ -1,0 +1,74 @@
+"""Hashes, the search for close ones, and the thumbnails that decide."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from engine.dataset.report.likeness import (
+    MAX_DISTANCE,
+    Groups,
+    as_words,
+    close_pairs,
+    hashes_of,
+    same_picture,
+    thumb_of,
+)
+from tests.drawn_pictures import scene, trimmed
+
+
+def pairs(queries: np.ndarray, targets: np.ndarray, distance: int) -> set[tuple[int, int]]:
+    return {
+        (int(a), int(b))
+        for one, other in close_pairs(queries, targets, distance)
+        for a, b in zip(one, other, strict=True)
+    }
+
+
+@pytest.mark.parametrize("distance", [0, 5, MAX_DISTANCE])
+def test_the_search_finds_all_close_hashes_and_no_others(distance: int) -> None:
+    """Against every pair: random hashes, and each once more with 0 to 16 bits changed."""
+    rng = random.Random(distance)
+    words = [rng.getrandbits(64) for _ in range(120)]
+    words += [word ^ sum(1 << bit for bit in rng.sample(range(64), place % 17)) for place, word in enumerate(words)]
+    every = {
+        (a, b) for a, one in enumerate(words) for b, other in enumerate(words) if (one ^ other).bit_count() <= distance
+    }
+    assert pairs(as_words(words), as_words(words), distance) == every
+    assert len(every) > 240
+
+
+def test_no_more_bits_than_the_bands_can_find() -> None:
+    with pytest.raises(AssertionError):
+        next(close_pairs(as_words([1]), as_words([1]), MAX_DISTANCE + 1))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_versions_are_one_picture(seed: int) -> None:
+    whole = scene(seed)
+    for version in (trimmed(whole), ImageEnhance.Brightness(whole).enhance(1.15), whole.resize((200, 160))):
+        assert same_picture(thumb_of(whole), thumb_of(version))
+        asked, parts = hashes_of(whole.convert("L")), hashes_of(version.convert("L"))
+        near = min((one ^ other).bit_count() for one in asked[:3] for other in parts[:3])
+        assert near <= MAX_DISTANCE
+
+
+def test_another_colour_is_another_picture() -> None:
+    whole = scene(4)
+    red, green, blue = whole.split()
+    repainted = Image.merge("RGB", (green, blue, red))
+    assert not same_picture(thumb_of(whole), thumb_of(repainted))
+    assert not same_picture(thumb_of(whole), thumb_of(scene(5)))
+
+
+def test_groups_grow_together() -> None:
+    groups = Groups(6)
+    groups.join(4, 1)
+    groups.join(2, 5)
+    groups.join(5, 1)
+    assert groups.groups() == [[1, 2, 4, 5]]
+    assert groups.together(2, 4)
+    assert not groups.together(0, 4)

@@ -1,0 +1,171 @@
+"""The report as a process: what it answers, the page, the copy, a cut, and that the second one measures nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from engine.config import RunConfig
+from engine.dataset.report import checking, measuring
+from engine.dataset.report.checking import check
+from engine.dataset.report.process import ReportCancelled, Wish, ask
+from engine.dataset.report.repair import repair, require_place
+from engine.dataset.report.shelf import Shelf
+from engine.errors import DataError, UsageError
+from tests.drawn_pictures import letterboxed, save, scene
+from tests.engine.dataset.report.conftest import found
+from tests.engine.dataset.report.crashing import CrashingJob
+
+SIZE = (128, 128)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Two folders of Kohya's with a copy, bars, a wrong name, a rotated one, a broken one."""
+    one, two = tmp_path / "set" / "3_f0x fox", tmp_path / "set" / "5_f0x cub"
+    save(one, "a.png", scene(1, SIZE), None)
+    save(one, "b.bmp", scene(1, SIZE), "f0x, twice")
+    save(one, "bars.jpg", letterboxed(scene(2, (256, 256)), 0.125), "f0x, with bars")
+    save(one, "bars.png", scene(3, SIZE), "f0x, with bars")
+    save(two, "named.jpg", scene(4, SIZE), "a fox, f0x0", format="PNG")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(two, "lying.jpg", scene(5, (128, 96)), "f0x, lying", exif=exif)
+    (two / "broken.webp").write_bytes(b"RIFF no picture")
+    return tmp_path / "set"
+
+
+def config(folder: Path, **dataset: object) -> RunConfig:
+    return RunConfig.model_validate({"dataset": {"train_data_dir": str(folder), "class_tokens": "f0x", **dataset}})
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_process_answers_with_report_page_and_copy(pictures: Path, tmp_path: Path) -> None:
+    before, told = contents(pictures), []
+    wish = Wish(config(pictures), tmp_path / "page.html", tmp_path / "copy")
+    report, repaired = ask(wish, lambda *words: told.append(words))
+    assert found(report, "duplicate") == {"a.png", "b.bmp"}
+    assert found(report, "broken") == {"broken.webp"}
+    assert ("looking at pictures", 6, 6) in told
+    assert contents(pictures) == before
+    assert repaired == (
+        f"Repaired copy in {tmp_path / 'copy'}: 5 pictures, 2 of them redrawn, 4 renamed, 1 caption changed, "
+        "2 files left out."
+    )
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("data:image/jpeg;base64,") > 6
+    assert not re.search("(src|href)=(?!'data:)", page)
+    assert "id=duplicate" in page
+    assert "id=buckets" in page
+
+
+def test_the_copy_is_mended(pictures: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    report, survey = check(config(pictures), shelf=Shelf(tmp_path / "shelf"))
+    repair(report, survey, copy)
+    names = {str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file()}
+    assert names == {
+        "3_f0x fox/b.bmp", "3_f0x fox/b.txt",  # of two copies that with a caption
+        "3_f0x fox/bars.png", "3_f0x fox/bars.txt",
+        "3_f0x fox/bars-2.png", "3_f0x fox/bars-2.txt",
+        "5_f0x cub/named.png", "5_f0x cub/named.txt",
+        "5_f0x cub/lying.png", "5_f0x cub/lying.txt",
+    }  # fmt: skip
+    assert Image.open(copy / "3_f0x fox/bars.png").size in [(256, 190), (256, 191)]
+    assert Image.open(copy / "5_f0x cub/lying.png").size == (96, 128)
+    assert (copy / "5_f0x cub/named.txt").read_text() == "f0x, a fox, f0x0\n"
+    again = check(config(copy), shelf=Shelf(tmp_path / "shelf"))[0]
+    codes = {finding.kind.code for finding in again.findings}
+    assert codes & {"duplicate", "broken", "borders", "rotated", "wrong-extension", "trigger-missing"} == set()
+
+
+def test_a_dataset_configuration_is_checked_and_copied(pictures: Path, tmp_path: Path) -> None:
+    file = tmp_path / "dataset.toml"
+    file.write_text(
+        "[[datasets]]\nresolution = 256\n"
+        f"[[datasets.subsets]]\nimage_dir = {str(pictures / '3_f0x fox')!r}\nnum_repeats = 2\nflip_aug = true\n"
+        f"[[datasets.subsets]]\nimage_dir = {str(pictures / '5_f0x cub')!r}\nis_reg = true\n"
+    )
+    report, survey = check(config(Path(), dataset_config=str(file)), shelf=Shelf(tmp_path / "shelf"))
+    assert "flip-aug" in {finding.kind.code for finding in report.findings}
+    repair(report, survey, tmp_path / "copy")
+    assert (tmp_path / "copy" / "2_3_f0x fox" / "b.bmp").is_file()
+    assert (tmp_path / "copy" / "regularization_images" / "1_5_f0x cub" / "lying.png").is_file()
+
+
+def test_a_copy_never_goes_where_something_is(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="inside"):
+        require_place([pictures], pictures / "new")
+    with pytest.raises(UsageError, match="there already"):
+        require_place([], pictures)
+    (tmp_path / "empty").mkdir()
+    require_place([pictures], tmp_path / "empty")
+
+
+def test_no_pictures_is_an_error_of_the_data(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no pictures"):
+        ask(Wish(config(tmp_path / "empty")))
+
+
+def test_a_second_report_measures_nothing(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = check(config(pictures), shelf=Shelf(tmp_path / "shelf"))[0]
+    measured: list[Path] = []
+    real = measuring.measure
+    monkeypatch.setattr(measuring, "measure", lambda path, *rest: (measured.append(path), real(path, *rest))[1])
+    assert check(config(pictures), shelf=Shelf(tmp_path / "shelf"))[0] == first
+    assert measured == []
+    changed = save(pictures / "5_f0x cub", "named.jpg", scene(8, SIZE), "f0x")
+    check(config(pictures), shelf=Shelf(tmp_path / "shelf"))
+    assert measured == [changed]
+
+
+def test_what_was_measured_before_a_cut_is_kept(pictures: Path, tmp_path: Path) -> None:
+    def cut(what: str, done: int, _total: int) -> None:
+        if what == "looking at pictures" and done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        check(config(pictures), cut, Shelf(tmp_path / "shelf"))
+    with sqlite3.connect(tmp_path / "shelf") as database:
+        assert database.execute("SELECT count(*) FROM taken").fetchone() == (3,)
+
+
+def test_a_report_that_is_not_wanted_any_more_ends(pictures: Path) -> None:
+    begun = time.monotonic()
+    with pytest.raises(ReportCancelled):
+        ask(Wish(config(pictures)), cancelled=lambda: True)
+    assert time.monotonic() - begun < 5
+
+
+def test_a_damaged_or_missing_cache_is_no_obstacle(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "shelf").write_bytes(b"no database" * 1000)
+    assert check(config(pictures), shelf=Shelf(tmp_path / "shelf"))[0].pictures == 6
+    (tmp_path / "file").write_text("")
+    report = check(config(pictures), shelf=Shelf(tmp_path / "file" / "shelf"))[0]
+    assert any("cannot be used" in note for note in report.notes)
+
+
+def test_a_picture_that_kills_its_process_is_named(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are measured all the same."""
+    monkeypatch.setattr(measuring, "_FEW", 0)
+    monkeypatch.setattr(checking, "Job", CrashingJob)
+    report = check(config(pictures), shelf=Shelf(tmp_path / "shelf"))[0]
+    assert found(report, "broken") == {"broken.webp", "bars.jpg"}
+    assert report.pictures == 5
