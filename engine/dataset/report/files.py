@@ -128,7 +128,8 @@ def _unusual(picture: Picture, measures: Measures) -> Iterator[tuple[Kind, str]]
     if measures.transparent >= 0.001:
         yield TRANSPARENT, f"{measures.transparent:.1%}"
     if measures.orientation != 1:
-        yield ROTATED, f"orientation {measures.orientation}"
+        lying = ", and trained on lying (kohya_exact)" if picture.kohya_exact else ""
+        yield ROTATED, f"orientation {measures.orientation}{lying}"
     suffix = picture.path.suffix.lower()
     if suffix not in _SUFFIXES.get(picture.format, {suffix}):
         yield WRONG_NAME, f"it is {picture.format}"

@@ -66,20 +66,21 @@ class Taken:
     reason: str = ""
 
 
-def measure(path: Path, side: int, background: str, max_megapixels: int) -> Taken:
+def measure(path: Path, side: int, background: str, max_megapixels: int, *, turn: bool = True) -> Taken:
     """Decode a picture and take its measures.
 
     Args:
         side: the picture is judged at an area of side x side px, at which it will be trained; never enlarged.
         background: "#rrggbb", under transparent parts.
         max_megapixels: larger ones are refused, as in a run.
+        turn: whether EXIF's orientation counts.
     """
     import numpy as np
 
     try:
-        header = read_header(path, max_megapixels)
+        header = read_header(path, max_megapixels, turn=turn)
         lens = read_lens(path)
-        image = decode(path, (header.width, header.height))
+        image = decode(path, (header.width, header.height), turn=turn)
     except UnusablePicture as error:
         return Taken(None, reason=str(error))
     picture, alpha = flatten(image, background)

@@ -34,7 +34,11 @@ class Job:
     @property
     def key(self) -> Key:
         """Its place on the shelf."""
-        return Key.of(self.picture.path, f"{self.side} {self.background}")
+        return Key.of(self.picture.path, f"{self.side} {self.background}{'' if self._turn else ' as it lies'}")
+
+    @property
+    def _turn(self) -> bool:
+        return not self.picture.kohya_exact
 
     @property
     def large(self) -> bool:
@@ -43,7 +47,7 @@ class Job:
 
     def done(self) -> Taken:
         """Measure it, here."""
-        return measure(self.picture.path, self.side, self.background, self.max_megapixels)
+        return measure(self.picture.path, self.side, self.background, self.max_megapixels, turn=self._turn)
 
 
 def take_all(jobs: Iterable[Job], shelf: Shelf, told: Callable[[], None]) -> Iterator[tuple[Job, Key, Taken]]:

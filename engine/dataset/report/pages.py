@@ -84,15 +84,16 @@ def _thumbnails(pictures: list[Picture], found: Survey, told: Told) -> Iterator[
 
     def draw(picture: Picture) -> tuple[Path, str] | None:
         try:
-            image = flatten(decode(picture.path, (picture.width, picture.height)), background)[0]
+            size, turn = (picture.width, picture.height), not picture.kohya_exact
+            image = flatten(decode(picture.path, size, turn=turn), background)[0]
         except UnusablePicture:
             return None
         image.thumbnail((THUMB_PX, THUMB_PX), Image.Resampling.BICUBIC, reducing_gap=2.0)
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=80)
         data = base64.b64encode(buffer.getvalue()).decode()
-        size = f"width={image.width} height={image.height}"
-        return picture.path, f"<img {size} alt='' src='data:image/jpeg;base64,{data}'>"
+        sides = f"width={image.width} height={image.height}"
+        return picture.path, f"<img {sides} alt='' src='data:image/jpeg;base64,{data}'>"
 
     for done, drawn in enumerate(ordered_map(draw, pictures, workers(4), ahead=16), 1):
         told("drawing thumbnails", done, len(pictures))

@@ -74,12 +74,14 @@ def repair(report: Report, found: Survey, out: Path, told: Told = lambda *_: Non
     """Write the copy. Kohya's layout is kept; folders of a dataset configuration become `<repeats>_<name>`.
 
     Raises:
-        UsageError: the place cannot be, or the pictures have masks, which would no longer fit.
+        UsageError: the place cannot be, the pictures have masks, which would no longer fit, or kohya_exact is on.
         StorageError: no space or no permission.
     """
     require_place([subset.path for subset in found.scan.subsets], out)
     if any(picture.mask_path for subset in found.scan.subsets for picture in subset.pictures):
         raise UsageError("--repair does not go with masks.", "They would not fit pictures that are cropped.")
+    if found.config.training.kohya_exact:
+        raise UsageError("--repair does not go with training.kohya_exact.", "The copy is for both: switch it off here.")
     work = _Work(report, found)
     jobs = [(work.folder(out, subset), subset, picture) for subset in found.scan.subsets for picture in subset.pictures]
     done = Repaired(out)

@@ -126,7 +126,9 @@ def test_a_second_report_measures_nothing(pictures: Path, tmp_path: Path, monkey
     first = check(config(pictures), shelf=Shelf(tmp_path / "shelf"))[0]
     measured: list[Path] = []
     real = measuring.measure
-    monkeypatch.setattr(measuring, "measure", lambda path, *rest: (measured.append(path), real(path, *rest))[1])
+    monkeypatch.setattr(
+        measuring, "measure", lambda path, *rest, **more: (measured.append(path), real(path, *rest, **more))[1]
+    )
     assert check(config(pictures), shelf=Shelf(tmp_path / "shelf"))[0] == first
     assert measured == []
     changed = save(pictures / "5_f0x cub", "named.jpg", scene(8, SIZE), "f0x")
