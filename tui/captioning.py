@@ -169,7 +169,7 @@ def _follow(job: CaptionJob, teller: _Teller, follower: EventFollower | None = N
         output.result(f"{plural(written, 'caption')} written in {printable(job.folder)}.")
         if written:
             output.narrate(f"Undo: {_command(job.folder)} --undo. What was changed is noted in {job.journal.place}.")
-    if ending.exit_code in (ExitCode.STOPPED, ExitCode.INTERRUPTED, ExitCode.TERMINATED):
+    if job.unfinished:
         output.narrate(f"Go on with: {_command(job.folder)}")
     return ending.exit_code
 

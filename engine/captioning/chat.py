@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ FIRST_WAIT = 1.0
 LONGEST_WAIT = 60.0
 MOST_RETRY_AFTER = 120.0
 """Seconds that are waited if the server asks for more."""
+_ERRNO = re.compile(r"^\[Errno -?\d+\] ")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _ON_ITS_WAY = 10.0
 """Seconds for a connection."""
@@ -206,7 +208,7 @@ class Chat:
         return DataError(f"{self.url} refuses this picture ({said})"), None
 
     def _unreachable(self, reason: str) -> EndpointError:
-        words = self._words(reason)
+        words = self._words(_ERRNO.sub("", reason))
         return EndpointError(
             f"Nothing answers at {self.url}: {words or 'the connection broke'}.",
             "Is the server started? Check the address.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -40,6 +40,7 @@ class Work:
         self._skipped = 0
         self._failures = 0
         """Pictures in a row that the captioner could not describe."""
+        self._used: Callable[[], str] = lambda: ""
         self._signal = ""
         self._stopped = False
 
@@ -86,11 +87,8 @@ class Work:
         self._phase("caption")
         self.done, self.total = writer.before, writer.before + len(files)
         self._progress()
-        try:
-            return self._go_through(files, options.at_once, captioner, writer)
-        finally:
-            if used := captioner.used():
-                self.say(used)
+        self._used = captioner.used
+        return self._go_through(files, options.at_once, captioner, writer)
 
     def _go_through(
         self, files: list[CaptionFile], at_once: int, captioner: Captioner, writer: CaptionWriter
@@ -179,7 +177,9 @@ class Work:
         return self.finish(state, error.exit_code, title=error.title, message=error.message, hint=error.hint)
 
     def finish(self, state: str, code: ExitCode, **details: str) -> ExitCode:
-        """Tell how it ended: first in exit.json, then in the events."""
+        """Tell what it has cost and how it ended: first in exit.json, then in the events."""
+        if used := self._used():
+            self.say(used)
         with suppress(StorageError):  # the events tell it too
             write_exit(self.job, state, code, self.done, **details)
         if details:

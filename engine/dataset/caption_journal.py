@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.atomic import write_bytes, write_text
+from engine.atomic import write_bytes
 from engine.dataset.caption_files import normalised, writing
 from engine.dataset.folders import MAX_CAPTION_BYTES
 from engine.dataset.pool import Progress, ordered_map
@@ -104,9 +104,10 @@ class Journal:
         number = max((int(path.stem) for path in self._files()), default=0) + 1
         file = self.place / f"{number:06d}{_SUFFIX}"
         now = round(time.time(), 3)
-        with writing(file):
+        with writing(self.place):
             self.place.mkdir(parents=True, exist_ok=True)
-            write_text(file, f"{json.dumps({'what': what, 'time': now, 'job': job})}\n")
+            with file.open("x", encoding="ascii") as stream:
+                stream.write(f"{json.dumps({'what': what, 'time': now, 'job': job})}\n")
         return Edit(file, self.folder, what, now, job)
 
     def edits(self) -> list[Edit]:

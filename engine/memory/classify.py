@@ -9,7 +9,8 @@ from collections.abc import Iterator
 _GPU_SIGNS = ("CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED",
               "CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory")  # fmt: skip
 _CPU_SIGNS = ("can't allocate memory", "Cannot allocate memory", "could not create a primitive",
-              "could not create a memory object", "std::bad_alloc", "failed to map segment")  # fmt: skip
+              "could not create a memory object", "std::bad_alloc", "failed to map segment",
+              "Failed to allocate memory for requested buffer")  # fmt: skip
 _SIZE = r"([\d.]+) ?(bytes|[KMGT]iB)"
 _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _NUMBERS = {

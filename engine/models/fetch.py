@@ -20,7 +20,13 @@ from engine.models.hub.transfer import partial_path, transfer
 from engine.text import printable, size_text
 
 T5_TOKENIZER = "t5-tokenizer"
-ALIASES = {T5_TOKENIZER: "google/t5-v1_1-xxl", "blip": "Salesforce/blip-image-captioning-large"}
+ALIASES = {
+    T5_TOKENIZER: "google/t5-v1_1-xxl",
+    "blip": "Salesforce/blip-image-captioning-large",
+    "blip2": "Salesforce/blip2-opt-2.7b",
+    "florence2": "florence-community/Florence-2-large",
+    "wd14": "SmilingWolf/wd-swinv2-tagger-v3",
+}
 """Short names of what the program itself asks for."""
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "FluxPipeline")
 """Classes in diffusers' layout that can be trained."""

@@ -28,7 +28,7 @@ def command(what: str, yes: bool) -> int:
     """Download WHAT from the Hugging Face hub into the local cache, and print where it is.
 
     WHAT is owner/name of a model (only the files that are needed), owner/name/FILE.safetensors, t5-tokenizer (which
-    FLUX needs), or blip (which makes captions).
+    FLUX needs), or blip, blip2, florence2, wd14 (which make captions).
 
     A download that was ended goes on where it was. HF_HOME says where the cache is, HF_TOKEN is for models behind a
     licence.

@@ -15,14 +15,16 @@ from textual.widget import Widget
 from textual.widgets import Button, Checkbox, Input, Select, Static
 
 from engine.captioning.captioner import Kind
+from engine.captioning.model_options import ModelOptions
 from engine.captioning.options import read_options
-from engine.config.form import FieldFacts, facts_of
+from engine.config.form import FieldFacts
 from engine.errors import UsageError
 from engine.text import plural, printable
 from tui.texts import _
 from tui.watching.captioner import JobLook
 from tui.widgets.path_input import PathInput
 from tui.widgets.tick import Tick
+from tui.words.captioners import in_order
 
 BAR_CELLS = 40
 
@@ -45,7 +47,7 @@ class CaptionerScreen(ModalScreen[dict[str, Any] | None]):
     def __init__(self, kind: Kind, values: Mapping[str, Any], about: str) -> None:
         super().__init__()
         self.kind, self.about = kind, about
-        self.facts = facts_of(kind.options)
+        self.facts = in_order(kind.options)
         self.values = {**kind.options().model_dump(), **values}
 
     def compose(self) -> ComposeResult:
@@ -74,7 +76,7 @@ class CaptionerScreen(ModalScreen[dict[str, Any] | None]):
         if facts.kind == "choice":
             choices = [(str(choice), choice) for choice in facts.choices]
             return Select(choices, value=value, allow_blank=False, id=facts.key, compact=True)
-        if facts.key == "model":
+        if facts.key == "model" and issubclass(self.kind.options, ModelOptions):
             return PathInput(str(value), folders_only=True, id=facts.key, compact=True)
         return Input(str(value), id=facts.key, compact=True)
 
@@ -123,7 +125,7 @@ class CaptioningScreen(ModalScreen[str | None]):
     CSS_PATH = "captioner.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "stop", _("Stop"), tooltip=_("Finish the picture and end; what is done stays.")),
-        Binding("b", "again", _("Settings"), tooltip=_("Begin again, or go on with the rest.")),
+        Binding("c", "again", _("Settings"), tooltip=_("Begin again, or go on with the rest.")),
         Binding("escape,q", "dismiss(None)", _("Close"), tooltip=_("It goes on.")),
     ]
 
@@ -156,7 +158,7 @@ class CaptioningScreen(ModalScreen[str | None]):
         self.query_one("#told", Static).update("\n".join(self._lines()))
         self.query_one("#stop", Button).display = look.live
         self.query_one("#again", Button).display = not look.live
-        keys = _("s stops, Escape closes.") if look.live else _("b settings, Escape closes.")
+        keys = _("s stops, Escape closes.") if look.live else _("c settings, Escape closes.")
         self.query_one("#keys", Static).update(keys)
         self.refresh_bindings()
 

@@ -14,7 +14,7 @@ from textual.containers import Horizontal
 from textual.message import Message
 from textual.widgets import Static
 
-from engine.captioning.captioner import KINDS
+from engine.captioning.captioner import KINDS, Kind
 from engine.captioning.job import undo
 from engine.dataset.caption_edits import Change, Edited, make
 from engine.dataset.caption_files import tag_counts
@@ -22,6 +22,7 @@ from engine.dataset.caption_journal import Undone
 from engine.errors import LoraSmithError
 from engine.text import listing, plural, printable
 from tui.caption_book import Book, Rules, flowed, own_folder
+from tui.screens.ask import AskScreen
 from tui.screens.base import SMALLEST
 from tui.screens.caption_edits import FrameScreen, ReplaceScreen
 from tui.screens.caption_tags import TagsScreen
@@ -33,7 +34,7 @@ from tui.widgets.caption_editor import CaptionEditor
 from tui.widgets.caption_list import CaptionList
 from tui.widgets.captioning import CaptioningLine
 
-CAPTIONER = KINDS["blip"]
+FIRST_CHOICE = "florence2"
 
 
 class CaptionsScreen(StepScreen):
@@ -45,11 +46,17 @@ class CaptionsScreen(StepScreen):
     HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (SMALLEST[0], "-slim"), (76, "-narrow"), (100, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-flat"), (SMALLEST[1], "-squat"), (21, "-low"), (32, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("b", "captioner", _("BLIP"), tooltip=_("Have captions made by a model; or see how far it is.")),
+        Binding("c", "captioner", _("Make"), tooltip=_("Have captions made; or see how far that is.")),
         Binding("f", "replace", _("Find"), tooltip=_("Find and replace in all captions.")),
         Binding("a", "frame", _("Add"), tooltip=_("A prefix or suffix for all captions.")),
         Binding("t", "tags", _("Tags"), show=False, tooltip=_("Which tags there are, and how often.")),
-        Binding("u", "undo", _("Undo"), show=False, tooltip=_("Take the last edit of all captions back.")),
+        Binding(
+            "u",
+            "undo",
+            _("Undo"),
+            show=False,
+            tooltip=_("Take the last change of many captions back; again: the one before."),
+        ),
         Binding("m", "open", _("Next open"), show=False, tooltip=_("To the next picture that is not marked ✓.")),
         Binding("ctrl+r", "read", _("Read again"), show=False, tooltip=_("Read all captions again.")),
     ]
@@ -314,20 +321,30 @@ class CaptionsScreen(StepScreen):
         if line.look.live:
             line.show_progress()
         elif self.book is not None and self._save():
-            count = plural(len(self.book.files), _("picture"))
-            where = printable(self.rules.folder)
-            about = _("{0} of {1} without a caption, in {2}").format(self.book.coverage.without, count, where)
-            line.ask(self.rules.folder, CAPTIONER, self._options(), about)
+            last = self.draft.extras.get("captions.captioner", FIRST_CHOICE)
+            names = sorted(KINDS, key=lambda name: name != last)  # the cursor stands on the first one
+            answers = {name: f"{KINDS[name].title}: {_(KINDS[name].about)}" for name in names}
+            self.app.push_screen(AskScreen(_("Who makes the captions?"), answers), self._ask_options)
 
-    def _options(self) -> dict[str, Any]:
+    def _ask_options(self, name: str | None) -> None:
+        if name is None or self.book is None:
+            return
+        count = plural(len(self.book.files), _("picture"))
+        where = printable(self.rules.folder)
+        about = _("{0} of {1} without a caption, in {2}").format(self.book.coverage.without, count, where)
+        self.query_one(CaptioningLine).ask(self.rules.folder, KINDS[name], self._options(KINDS[name]), about)
+
+    def _options(self, kind: Kind) -> dict[str, Any]:
         """Those of the last time; trigger word and file names are the draft's."""
-        kept = self.draft.extras.get("captions.options")
-        values = {name: value for name, value in kept.items() if name in CAPTIONER.options.model_fields} if kept else {}
+        kept = self.draft.extras.get("captions.options", {}).get(kind.name, {})
+        values = {name: value for name, value in kept.items() if name in kind.options.model_fields}
         return {**values, "trigger_word": self.rules.trigger, "caption_extension": self.rules.extension}
 
     @on(CaptioningLine.Chosen)
     def _remember_options(self, event: CaptioningLine.Chosen) -> None:
-        self.draft.extras["captions.options"] = event.values
+        self.draft.extras["captions.captioner"] = event.captioner
+        kept = self.draft.extras.get("captions.options", {})
+        self.draft.extras["captions.options"] = {**kept, event.captioner: event.values}
 
     @on(CaptioningLine.Failed)
     def _captioner_failed(self, event: CaptioningLine.Failed) -> None:
@@ -340,6 +357,7 @@ class CaptionsScreen(StepScreen):
         self.refresh_bindings()
         if not event.files or self.book is None or self.shown is None:
             return
+        self.book.undoable = True
         typing = self.card.unsaved is not None
         self.book.replace(event.files)
         self.query_one(CaptionList).refresh()
@@ -351,7 +369,7 @@ class CaptionsScreen(StepScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """What changes all captions waits until they are read, and until the edit before is done."""
-        ready = self.book is not None and not self._busy
+        ready = self.book is not None and not self._busy and not self._captioning
         if action in ("replace", "frame"):
             return True if ready and not self.rules.shipped else None
         if action in ("tags", "open"):

@@ -38,8 +38,9 @@ class CaptioningLine(Static):
 
     @dataclass
     class Chosen(Message):
-        """The options with which a job is started."""
+        """The captioner and the options with which a job is started."""
 
+        captioner: str
         values: dict[str, Any]
 
     class SettingsWanted(Message):
@@ -77,7 +78,7 @@ class CaptioningLine(Static):
 
         def answered(chosen: dict[str, Any] | None) -> None:
             if chosen is not None:
-                self.post_message(self.Chosen(chosen))
+                self.post_message(self.Chosen(kind.name, chosen))
                 self._start(folder, kind, chosen)
 
         self.app.push_screen(CaptionerScreen(kind, values, about), answered)
@@ -135,7 +136,8 @@ class CaptioningLine(Static):
         self.look = event.look
         words = "" if old else event.look.sentence()
         self.display = bool(words)
-        self.update(f"{words} {_('b shows more.')}")
+        undo = _("u undoes it.") if event.look.history.written and not event.look.live else ""
+        self.update(" ".join(filter(None, (words, _("c shows more."), undo))))
         if isinstance(self.app.screen, CaptioningScreen):
             self.app.screen.show(event.look)
         if event.look.live and self._watch is not None:

@@ -12,6 +12,7 @@ from PIL import Image
 from textual.pilot import Pilot
 from textual.widgets import Checkbox, Input, Static
 
+from engine.captioning.captioner import KINDS
 from engine.captioning.job import CaptionJob
 from engine.dataset import caption_files
 from engine.errors import StorageError
@@ -21,6 +22,7 @@ from engine.runs.identity import own_identity
 from engine.runs.lock import RunLock
 from tui import caption_book
 from tui.app import LoraSmithApp
+from tui.screens.ask import AskScreen
 from tui.screens.caption_edits import FrameScreen, ReplaceScreen
 from tui.screens.caption_tags import TagsScreen
 from tui.screens.captioner import CaptionerScreen, CaptioningScreen
@@ -51,7 +53,7 @@ def photos(home: Path) -> Path:
 @pytest.fixture
 def app(smith: Smith, photos: Path) -> LoraSmithApp:
     values = {"dataset.train_data_dir": str(photos), "dataset.class_tokens": "fox", "saving.output_name": "fox"}
-    return smith("captions", values, extras={"folders.take_in": "copy"})
+    return smith("captions", values, extras={"folders.take_in": "copy", "captions.captioner": "blip"})
 
 
 async def opened(app: LoraSmithApp, pilot: Pilot[Any], until: Until) -> CaptionsScreen:
@@ -243,7 +245,7 @@ async def test_no_folder_and_no_pictures(smith: Smith, until: Until, text: Shown
         await until(pilot, lambda: "✗ Pictures: the folder" in text(app))
         await pilot.press("ctrl+n")
         assert app.draft.step == "captions" and "does not exist" in said(app)
-        await pilot.press("f", "a", "t", "u", "b", "m")
+        await pilot.press("f", "a", "t", "u", "c", "m")
         assert isinstance(app.screen, CaptionsScreen)
         app.draft.set("dataset.train_data_dir", "")
         app.go_to("captions")
@@ -275,7 +277,7 @@ async def test_where_the_captions_are(app: LoraSmithApp, smith: Smith, until: Un
     async with demo.run_test(size=(80, 24)) as pilot:
         await opened(demo, pilot, until)
         assert "come with the program" in said(demo, "notes")
-        await pilot.press("enter", "f", "a", "b", "x")
+        await pilot.press("enter", "f", "a", "c", "x")
         assert isinstance(demo.screen, CaptionsScreen) and isinstance(demo.focused, CaptionList)
         assert "cannot be edited here" in said(demo)
         await pilot.press("ctrl+n")
@@ -313,7 +315,7 @@ async def test_the_list_stays_quick_with_ten_thousand(
 async def test_the_options_of_the_model(app: LoraSmithApp, until: Until, text: Shown, photos: Path) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         await opened(app, pilot, until)
-        await pilot.press("b")
+        await pilot.press("c", "enter")
         await until(pilot, lambda: isinstance(app.screen, CaptionerScreen))
         await until(pilot, lambda: "2 of 5 pictures without a caption" in text(app))
         assert "Salesforce/blip-image-captioning-large" in text(app)
@@ -334,16 +336,16 @@ async def test_without_the_model_it_says_what_to_fetch(
     monkeypatch.setenv("HF_HOME", str(home / "hub"))
     async with app.run_test(size=(80, 24)) as pilot:
         await opened(app, pilot, until)
-        await pilot.press("b", "ctrl+n")
+        await pilot.press("c", "enter", "ctrl+n")
         await until(pilot, lambda: isinstance(app.screen, CaptioningScreen))
         await until(pilot, lambda: "✗ BLIP: The captioning model" in text(app).replace("│", ""), 120)
         told = " ".join(text(app).replace("│", " ").split())
         assert "model.safetensors" in told and "Type that folder as Model".lower() in told.lower()
-        await pilot.press("b")
+        await pilot.press("c", "enter")
         await until(pilot, lambda: isinstance(app.screen, CaptionerScreen))
         await pilot.press("escape")
         assert "is not on this machine" in said(app, "job")
-    assert app.draft.extras["captions.options"]["existing"] == "keep"
+    assert app.draft.extras["captions.options"]["blip"]["existing"] == "keep"
 
 
 @pytest.fixture
@@ -381,7 +383,7 @@ async def test_a_job_is_found_again_followed_and_stopped(
             events.emit("progress", phase="caption", done=2, total=2, unit="picture", written=["d.png"])
             await until(pilot, lambda: "5 of 5 pictures" in text(app))
             assert app.screen.query_one(CaptionEditor).text == "mine", "what is being typed stays"
-            await pilot.press("escape", "b")
+            await pilot.press("escape", "c")
             await until(pilot, lambda: isinstance(app.screen, CaptioningScreen))
             assert "2 of 2 pictures" in text(app)
             await pilot.press("s")
@@ -398,7 +400,7 @@ async def test_a_job_that_was_killed_explains_itself(app: LoraSmithApp, until: U
     async with app.run_test(size=(80, 24)) as pilot:
         await opened(app, pilot, until)
         await until(pilot, lambda: "! BLIP ended without a word at 1 of 3 pictures." in said(app, "job"))
-        await pilot.press("b")
+        await pilot.press("c", "enter")
         await until(pilot, lambda: isinstance(app.screen, CaptionerScreen))
 
 
@@ -408,10 +410,10 @@ async def test_captions_by_a_model_from_the_keys(
     from tests.tiny_blip import tiny_blip
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    app.draft.extras["captions.options"] = {"model": str(tiny_blip(tmp_path / "blip")), "max_length": 12}
+    app.draft.extras["captions.options"] = {"blip": {"model": str(tiny_blip(tmp_path / "blip")), "max_length": 12}}
     async with app.run_test(size=(80, 24)) as pilot:
         await opened(app, pilot, until)
-        await pilot.press("b")
+        await pilot.press("c", "enter")
         await until(pilot, lambda: isinstance(app.screen, CaptionerScreen))
         await pilot.press("ctrl+n")
         await until(pilot, lambda: isinstance(app.screen, CaptioningScreen))
@@ -427,8 +429,38 @@ async def test_a_job_that_cannot_start_says_why(app: LoraSmithApp, until: Until,
     async with app.run_test(size=(80, 24)) as pilot:
         await opened(app, pilot, until)
         (photos / ".captions").write_text("a file in its place")
-        await pilot.press("b")
+        await pilot.press("c", "enter")
         await until(pilot, lambda: isinstance(app.screen, CaptionerScreen))
         await pilot.press("ctrl+n")
         await until(pilot, lambda: isinstance(app.screen, ProblemScreen))
         assert "cannot be written" in text(app)
+
+
+async def test_a_template_from_the_keys_and_back_again(
+    app: LoraSmithApp, until: Until, text: Shown, photos: Path
+) -> None:
+    """All captioners fit into 80 x 24; what one has written is taken back by u, and what was edited since stays."""
+    before = {path.name: path.read_bytes() for path in photos.glob("*.txt")}
+    async with app.run_test(size=(80, 24)) as pilot:
+        await opened(app, pilot, until)
+        await pilot.press("c")
+        await until(pilot, lambda: isinstance(app.screen, AskScreen))
+        assert all(kind.title in text(app) for kind in KINDS.values())
+        await pilot.press("end", "enter")
+        await until(pilot, lambda: isinstance(app.screen, CaptionerScreen))
+        await until(pilot, lambda: "Captions by Template" in text(app))
+        assert "2 of 5 pictures without a caption" in text(app)
+        await pilot.press("ctrl+u", *"a {trigger} in {where}", "ctrl+n")
+        await until(pilot, lambda: "and not {where}" in text(app))
+        await pilot.press("ctrl+u", *"a {trigger}, {name}", "ctrl+n")
+        await until(pilot, lambda: "✓ Template: 2 captions written." in text(app), 60)
+        await pilot.press("escape")
+        await until(pilot, lambda: "5 of 5 pictures" in text(app))
+        assert "u undoes it." in said(app, "job")
+        assert (photos / "c.txt").read_text() == "a fox, c\n"
+        (photos / "d.txt").write_text("mine")
+        await pilot.press("u")
+        await until(pilot, lambda: "Changed meanwhile and left alone: d.txt." in said(app))
+    assert app.draft.extras["captions.captioner"] == "template"
+    after = {path.name: path.read_bytes() for path in photos.glob("*.txt")}
+    assert after == {**before, "d.txt": b"mine"}

@@ -88,3 +88,11 @@ def test_what_cannot_be_used(names: list[str], name: str | None, sentence: str) 
 def test_no_tokenizer() -> None:
     with pytest.raises(ModelError, match="holds no tokenizer"):
         tokenizer_only("a/b", [RemoteFile("tokenizer_config.json", 1, "x")])
+
+
+def test_a_captioner_with_a_chat_template_and_a_tagger() -> None:
+    chat = ["config.json", "processor_config.json", "chat_template.jinja", "tokenizer.json", "tokenizer.model"]
+    weights = ["model.safetensors.index.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    assert taken([*chat, *weights, "pytorch_model.bin", "README.md", "flax_model.msgpack"]) == {*chat, *weights}
+    tagger = {"model.onnx", "selected_tags.csv"}
+    assert taken([*tagger, "config.json", "model.safetensors", "model.msgpack", "sw_jax_cv_config.json"]) == tagger
