@@ -26,6 +26,8 @@ _ERRNO = re.compile(r"^\[Errno -?\d+\] ")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _ON_ITS_WAY = 10.0
 """Seconds for a connection."""
+_RETRIES_OF_THE_LIST = 2
+"""A server that fails to list its models may still answer."""
 _SHOWN = 200
 """Characters of a server's own words."""
 
@@ -117,7 +119,7 @@ class Chat:
             EndpointError: nobody answers, or only with errors.
             UsageError: it refuses the key.
         """
-        answer = self._tried("GET", "/models", None)
+        answer = self._tried("GET", "/models", None, min(self.retries, _RETRIES_OF_THE_LIST))
         if isinstance(answer, DataError | NotKnown):
             return None  # not every server has the list; whether it can be asked shows with the first picture
         if isinstance(answer, LoraSmithError):
@@ -133,16 +135,18 @@ class Chat:
             the reply; a DataError where the server has trouble with this request alone; any other error where it is
             of no use to go on; None where `give_up` came first.
         """
-        answer = self._tried("POST", "/chat/completions", request)
+        answer = self._tried("POST", "/chat/completions", request, self.retries)
         if answer is None or isinstance(answer, LoraSmithError):
             return answer
         choice = answer["choices"][0]
         return Reply(_text_of(choice["message"]), choice.get("finish_reason") == "length")
 
-    def _tried(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any] | LoraSmithError | None:
+    def _tried(
+        self, method: str, path: str, body: Mapping[str, Any] | None, retries: int
+    ) -> dict[str, Any] | LoraSmithError | None:
         """The JSON object of the first good answer, or what the last try has come to."""
         failure: LoraSmithError | None = None
-        for attempt in range(self.retries + 1):
+        for attempt in range(retries + 1):
             if self.give_up.is_set():
                 return None
             if body is not None and (spent := self.budget.take()) is not None:
@@ -152,7 +156,7 @@ class Chat:
                 return answer
             assert isinstance(answer, LoraSmithError)
             failure = answer
-            if attempt < self.retries:
+            if attempt < retries:
                 delay = wait or min(LONGEST_WAIT, FIRST_WAIT * 2**attempt) * random.uniform(0.8, 1.2)
                 self.give_up.wait(delay)
         return failure

@@ -38,6 +38,8 @@ class Endpoint(Captioner):
         self.budget = Budget(options.max_requests, options.max_total_tokens)
         self.chat = Chat(options.url, key, name, timeout=options.timeout, retries=options.retries, budget=self.budget)
         self.model = self._model(self.chat.models())
+        self._cut: list[str] = []
+        """Names of pictures whose answers were cut; any thread may add one."""
         self._told_of_cut = False
         say(f"{printable(self.model)} at {options.url}, {f'key from {name}' if key else 'without a key'}.")
 
@@ -62,7 +64,12 @@ class Endpoint(Captioner):
             while wait(asked, timeout=_LOOK_SECONDS).not_done:
                 if self.should_stop():
                     self.chat.give_up.set()  # what is on its way is waited for: it may cost money
-        return [one.result() for one in asked]
+        answers = [one.result() for one in asked]
+        if self._cut and not self._told_of_cut:
+            self._told_of_cut = True
+            limit = plural(self.options.max_tokens, "token")
+            self.say(f"! The answer about {printable(self._cut[0])} was cut at {limit}; others may be, too.")
+        return answers
 
     def _ask(self, picture: Subject) -> Answer:
         assert picture.image is not None
@@ -80,10 +87,8 @@ class Endpoint(Captioner):
         )
         if reply is None or isinstance(reply, Exception):
             return reply
-        if reply.cut and not self._told_of_cut:
-            self._told_of_cut = True
-            limit = plural(self.options.max_tokens, "token")
-            self.say(f"! The answer about {printable(picture.path.name)} was cut at {limit}; others may be, too.")
+        if reply.cut:
+            self._cut.append(picture.path.name)
         return _THOUGHTS.sub("", reply.text).strip()
 
     def used(self) -> str:

@@ -24,7 +24,9 @@ class EndpointOptions(CaptionOptions):
     )
 
     url: str = setting(
-        "http://localhost:1234/v1", "Address", "LM Studio http://localhost:1234/v1, Ollama :11434/v1, vLLM :8000/v1."
+        "http://localhost:1234/v1",
+        "Address",
+        "LM Studio http://localhost:1234/v1, Ollama :11434/v1, vLLM :8000/v1. A key is read from LORASMITH_API_KEY.",
     )
     model: str = setting("", "Model", "Its name on the server. Empty: the only one that there is.")
     prompt: str = setting(PROMPT, "Prompt", "What the model is asked about each picture.", min_length=1)

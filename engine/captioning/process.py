@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 from engine.captioning.captioner import Answer, Captioner, Subject
 from engine.captioning.describing import Describer, batches_of
 from engine.captioning.job import CaptionJob
 from engine.captioning.writing import CaptionWriter, Proposal
 from engine.dataset.caption_files import CaptionFile
-from engine.errors import DataError, LoraSmithError, StorageError, TrainingError
+from engine.errors import DataError, LoraSmithError, StorageError
 from engine.exit_codes import ExitCode
 from engine.runs.control import ControlBox
 from engine.runs.events import EventLog
@@ -24,6 +24,12 @@ from engine.text import plural, printable
 
 MOST_FAILURES = 5
 """Pictures in a row that cannot be described: then it is not the pictures."""
+
+
+class CaptioningError(LoraSmithError):
+    """The captioner fails, whatever the picture."""
+
+    title: ClassVar[str] = "Captioning"
 
 
 class Work:
@@ -105,9 +111,9 @@ class Work:
             ending = self._take([file for file, _ in good], answers, writer)
             if ending is not None:
                 raise ending
-        if self.should_stop():
+        if self.done < self.total:  # the captioner was stopped while it waited
             return self.finish("stopped", ExitCode.STOPPED)
-        if self._skipped == len(files):
+        if self._skipped == self.total:
             raise DataError(f"None of the {plural(len(files), 'picture')} gets a caption.", "The warnings say why.")
         return self.finish("finished", ExitCode.DONE)
 
@@ -124,7 +130,7 @@ class Work:
                 self._failures += 1
                 if self._failures == MOST_FAILURES:
                     hint = f"{answer.hint} The same command goes on with the rest.".strip()
-                    ending = ending or TrainingError(f"{MOST_FAILURES} pictures in a row: {answer.message}", hint)
+                    ending = ending or CaptioningError(f"{MOST_FAILURES} pictures in a row: {answer.message}", hint)
             elif answer is not None:
                 ending = ending or answer
         if self.job.trial:

@@ -17,6 +17,7 @@ from PIL import Image
 from engine.captioning.job import CaptionJob
 from engine.runs.state import true_state
 from tests.fake_endpoint import FakeEndpoint, running
+from tui.main import run
 
 Ran = subprocess.CompletedProcess[str]
 COMMAND = [sys.executable, "-m", "tui.main", "caption"]
@@ -165,14 +166,18 @@ def test_a_captioner_that_is_killed_is_told_of(slow: tuple[Path, subprocess.Pope
         (["--with", "wd14", "--model", "nowhere"], 3, "The folder nowhere does not exist."),
     ],
 )
-def test_wrong_use(project: Path, arguments: list[str], code: int, said: str) -> None:
-    done = caption(project, *arguments)
-    assert done.returncode == code and said in " ".join(done.stderr.split()), done.stderr
+def test_wrong_use(
+    project: Path, arguments: list[str], code: int, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["caption", str(project), *arguments]) == code
+    assert said in " ".join(capfd.readouterr().err.split())
 
 
-def test_without_a_folder_it_tells_what_there_is(place: Path) -> None:
-    assert [line.split()[0] for line in caption().stdout.splitlines()] == [
+def test_without_a_folder_it_tells_what_there_is(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["caption"]) == 0
+    assert [line.split()[0] for line in capfd.readouterr().out.splitlines()] == [
         "blip", "blip2", "florence2", "transformers", "wd14", "endpoint", "template",
     ]  # fmt: skip
-    options = caption("--with", "wd14").stdout
+    assert run(["caption", "--with", "wd14"]) == 0
+    options = capfd.readouterr().out
     assert "general_threshold     0.35  Tags from." in options and "(from 0 to 1)" in options

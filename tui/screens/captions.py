@@ -14,7 +14,7 @@ from textual.containers import Horizontal
 from textual.message import Message
 from textual.widgets import Static
 
-from engine.captioning.captioner import KINDS, Kind
+from engine.captioning.captioner import Kind
 from engine.captioning.job import undo
 from engine.dataset.caption_edits import Change, Edited, make
 from engine.dataset.caption_files import tag_counts
@@ -22,7 +22,6 @@ from engine.dataset.caption_journal import Undone
 from engine.errors import LoraSmithError
 from engine.text import listing, plural, printable
 from tui.caption_book import Book, Rules, flowed, own_folder
-from tui.screens.ask import AskScreen
 from tui.screens.base import SMALLEST
 from tui.screens.caption_edits import FrameScreen, ReplaceScreen
 from tui.screens.caption_tags import TagsScreen
@@ -304,6 +303,8 @@ class CaptionsScreen(StepScreen):
         if isinstance(event.result, LoraSmithError):
             self.say(event.result.message, kind="error")
         else:
+            if isinstance(event.result, Undone):
+                self.query_one(CaptioningLine).display = False  # what it tells of is no more
             said = event.words.format(plural(event.result.changed, _("caption")))
             if names := [printable(path.name) for path in event.result.skipped]:
                 words = _("{0} Changed meanwhile and left alone: {1}.")
@@ -321,18 +322,11 @@ class CaptionsScreen(StepScreen):
         if line.look.live:
             line.show_progress()
         elif self.book is not None and self._save():
+            count = plural(len(self.book.files), _("picture"))
+            where = printable(self.rules.folder)
+            about = _("{0} of {1} without a caption, in {2}").format(self.book.coverage.without, count, where)
             last = self.draft.extras.get("captions.captioner", FIRST_CHOICE)
-            names = sorted(KINDS, key=lambda name: name != last)  # the cursor stands on the first one
-            answers = {name: f"{KINDS[name].title}: {_(KINDS[name].about)}" for name in names}
-            self.app.push_screen(AskScreen(_("Who makes the captions?"), answers), self._ask_options)
-
-    def _ask_options(self, name: str | None) -> None:
-        if name is None or self.book is None:
-            return
-        count = plural(len(self.book.files), _("picture"))
-        where = printable(self.rules.folder)
-        about = _("{0} of {1} without a caption, in {2}").format(self.book.coverage.without, count, where)
-        self.query_one(CaptioningLine).ask(self.rules.folder, KINDS[name], self._options(KINDS[name]), about)
+            line.choose(self.rules.folder, last, self._options, about)
 
     def _options(self, kind: Kind) -> dict[str, Any]:
         """Those of the last time; trigger word and file names are the draft's."""

@@ -11,12 +11,13 @@ from textual import on, work
 from textual.message import Message
 from textual.widgets import Static
 
-from engine.captioning.captioner import Kind
+from engine.captioning.captioner import KINDS, Kind
 from engine.captioning.job import CaptionJob, start, stop
 from engine.dataset.caption_files import CaptionFile
 from engine.errors import LoraSmithError, StorageError
 from engine.text import printable
 from tui.caption_book import Book
+from tui.screens.ask import AskScreen
 from tui.screens.captioner import CaptionerScreen, CaptioningScreen
 from tui.texts import _
 from tui.watching.captioner import JobLook, JobWatch
@@ -73,9 +74,24 @@ class CaptioningLine(Static):
         self._watch, self._book = JobWatch(job), book
         self._look(self._watch)
 
-    def ask(self, folder: Path, kind: Kind, values: Mapping[str, Any], about: str) -> None:
-        """Ask for the options, then start, and show how far it is."""
+    def choose(self, folder: Path, last: str, options: Callable[[Kind], Mapping[str, Any]], about: str) -> None:
+        """Ask for a captioner and its options, then start, and show how far it is.
 
+        Args:
+            last: the captioner where the cursor stands.
+            options: gives those to begin with.
+            about: what there is to caption, one sentence.
+        """
+
+        def answered(name: str | None) -> None:
+            if name is not None:
+                self._ask(folder, KINDS[name], options(KINDS[name]), about)
+
+        names = sorted(KINDS, key=lambda name: name != last)
+        answers = {name: f"{KINDS[name].title}: {_(KINDS[name].about)}" for name in names}
+        self.app.push_screen(AskScreen(_("Who makes the captions?"), answers), answered)
+
+    def _ask(self, folder: Path, kind: Kind, values: Mapping[str, Any], about: str) -> None:
         def answered(chosen: dict[str, Any] | None) -> None:
             if chosen is not None:
                 self.post_message(self.Chosen(kind.name, chosen))
