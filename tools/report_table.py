@@ -14,8 +14,9 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "report.md"
 HEAD = """# The dataset report
 
 `lorasmith check DIR` looks through a folder of pictures, the parent of Kohya's `<repeats>_<name>` folders, a
-project, or the folders of a `--dataset_config FILE`. `--preset` and `--set` say for which run (resolution, buckets,
-mirroring, token limit), `--trigger` which word each caption should have.
+project, or the folders of a `--dataset_config FILE`; Ctrl+O in the step Folders of the wizard shows the same.
+`--preset` and `--set` say for which run (resolution, buckets, mirroring, token limit), `--trigger` which word each
+caption should have.
 
 * `--json` prints everything; `--html FILE` writes one page with thumbnails, on which the part that a bucket cuts
   off is shaded.

@@ -14,12 +14,12 @@ from engine.exit_codes import ExitCode
 from engine.runs.layout import expanded
 from engine.text import listing, printable
 from tui import configuration, output
+from tui.words.report import SIGNS, case_text
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
     from engine.dataset.report.findings import Finding, Report
 
-SIGNS = {"error": "✗", "warning": "!", "note": "i"}
 _MOST_CASES = 10
 
 
@@ -129,8 +129,7 @@ def _finding(finding: Finding, width: int) -> Iterator[str]:
     if finding.said:
         yield from _wrapped(printable(finding.said), width, "  ")
     for case in finding.cases[:_MOST_CASES]:
-        names = listing([printable(path.name) for path in case.pictures], 6)
-        yield f"  · {names}{f': {printable(case.said)}' if case.said else ''}"
+        yield f"  · {case_text(case)}"
     if len(finding.cases) > _MOST_CASES:
         yield f"  · and {len(finding.cases) - _MOST_CASES} more; --json and --html list them"
     yield from _wrapped(kind.why, width, "  ")

@@ -17,7 +17,7 @@ from textual.worker import Worker, WorkerState
 from engine.dataset.project import Made, Project, make
 from engine.dataset.scan import familiar_repeats
 from engine.dataset.trigger import Verdict, judge, suggest
-from engine.errors import LoraSmithError
+from engine.errors import LoraSmithError, UsageError
 from engine.text import plural, printable
 from tui.folder_entries import Entries
 from tui.screens.step import StepScreen
@@ -48,13 +48,15 @@ class FoldersScreen(StepScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+t", "suggest", _("Rare trigger"), tooltip=_("Take the suggested trigger word.")),
         Binding("ctrl+r", "look", _("Read again"), tooltip=_("Read the folder of the pictures again.")),
+        Binding("ctrl+o", "report", _("Check"), tooltip=_("Look closely at every picture and caption: what is wrong?")),
     ]
     HELP = _(
         "# Folders\n\nA project is the folder `<place>/<name>`. Pictures go into "
         "`training_images/<repeats>_<name>`, with a caption beside each; results into `results_current`. "
         "Kohya's `<repeats>_<name>` folders are kept as they are; other subfolders are not read.\n\n"
         "**Next** takes the pictures in; Escape stops that, and Next goes on with it. A picture is never "
-        "overwritten, and captions in the project stay as you edited them."
+        "overwritten, and captions in the project stay as you edited them.\n\n"
+        "**Check** looks closely at every picture and caption: copies, mirrored ones, blur, bars, watermarks, captions."
     )
 
     @dataclass
@@ -226,6 +228,21 @@ class FoldersScreen(StepScreen):
         """Read the source again."""
         self._looked_at = None
         self.look()
+
+    def action_report(self) -> None:
+        """Show the dataset report of the source."""
+        from tui.screens.report import ReportScreen
+
+        entries = self.entries
+        trial = {**entries.trial(), "dataset__class_tokens": entries.word or None}
+        try:
+            if not entries.source:
+                raise UsageError(_("Name the folder of the pictures first."))
+            config = self.draft.config(**trial)
+        except LoraSmithError as error:
+            self.say(str(error), kind="error")
+            return
+        self.app.push_screen(ReportScreen(config))
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="look")
     def _look(self, config: RunConfig) -> None:

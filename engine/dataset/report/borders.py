@@ -20,8 +20,9 @@ _OTHER = 28
 """Levels by which a pixel of the picture differs from the bar."""
 _WHOLE = 0.995
 """Share of a line's pixels that have its colour; noise may spoil the rest."""
-_ABRUPT = 0.8
+_ABRUPT = 0.7
 """Share of the first line behind a bar that must differ: a drawing on a plain ground begins gradually."""
+_SPOILT = 5
 _MIN_SHARE = 0.015
 _MAX_SHARE = 0.9
 
@@ -45,16 +46,16 @@ def margins_of(pixels: np.ndarray) -> Margins:
         pixels: [H, W, 3] uint8.
     """
     turned = pixels.swapaxes(0, 1)
-    top, bottom = _even_lines(pixels)
-    left, right = _even_lines(turned)
-    if top and left:
-        inside = pixels[:, left : len(turned) - right], turned[:, top : len(pixels) - bottom]
-        if _begins_at_once(inside[0], top, bottom) and _begins_at_once(inside[1], left, right):
-            return left, top, right, bottom
-    if top and _begins_at_once(pixels, top, bottom):
-        return 0, top, 0, bottom
-    if left and _begins_at_once(turned, left, right):
-        return left, 0, right, 0
+    rows, columns = _even_lines(pixels), _even_lines(turned)
+    if all((*rows, *columns)):
+        upright = _bars(pixels[:, columns[0] : len(turned) - columns[1]], rows)
+        across = _bars(turned[:, rows[0] : len(pixels) - rows[1]], columns)
+        if upright and across:
+            return across[0], upright[0], across[1], upright[1]
+    if bars := _bars(pixels, rows):
+        return 0, bars[0], 0, bars[1]
+    if bars := _bars(turned, columns):
+        return bars[0], 0, bars[1], 0
     return 0, 0, 0, 0
 
 
@@ -77,15 +78,19 @@ def _even_lines(pixels: np.ndarray) -> tuple[int, int]:
     return first, last
 
 
-def _begins_at_once(pixels: np.ndarray, first: int, last: int) -> bool:
-    """Whether most of the first line behind either bar differs from it. One line may be a mixture of both."""
+def _bars(pixels: np.ndarray, even: tuple[int, int]) -> tuple[int, int] | None:
+    """Lines of the bars at both ends, if behind each the picture begins at once. A few lines between bar and picture,
+    which compression has spoilt, belong to the bar."""
     import numpy as np
 
-    for lines, count in ((pixels, first), (pixels[::-1], last)):
-        behind = lines[min(count + 1, len(lines) - 1)].astype(np.float32)
-        if (np.abs(behind - lines[0].mean(0)).max(-1) > _OTHER).mean() < _ABRUPT:
-            return False
-    return True
+    found = []
+    for lines, count in ((pixels, even[0]), (pixels[::-1], even[1])):
+        behind = lines[count : count + _SPOILT].astype(np.float32)
+        differs = (np.abs(behind - lines[0].mean(0)).max(-1) > _OTHER).mean(1) >= _ABRUPT
+        if not count or not differs.any():
+            return None
+        found.append(count + int(np.argmax(differs)))
+    return found[0], found[1]
 
 
 def find(survey: Survey) -> Iterator[Finding]:

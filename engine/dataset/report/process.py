@@ -50,7 +50,7 @@ class Wish:
 
 
 def ask(
-    wish: Wish, told: Callable[[str, int, int], None] = lambda *_: None, cancelled: Callable[[], bool] = lambda: False
+    wish: Wish, told: Callable[[str, int, int], object] = lambda *_: None, cancelled: Callable[[], bool] = lambda: False
 ) -> tuple[Report, str]:
     """The report, and what came of the repair in one sentence.
 
@@ -89,7 +89,7 @@ def ask(
 
 
 def _answer(
-    stream: IO[bytes], told: Callable[[str, int, int], None], cancelled: Callable[[], bool]
+    stream: IO[bytes], told: Callable[[str, int, int], object], cancelled: Callable[[], bool]
 ) -> dict[str, Any] | None:
     """What the process says at its end; None when it ends without a word."""
     lines: queue.Queue[bytes | None] = queue.Queue()

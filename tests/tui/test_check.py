@@ -1,0 +1,78 @@
+"""`lorasmith check`: words, JSON, exit codes, and whose folders it takes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.drawn_pictures import save, scene
+from tui.commands.check import project_folders
+
+Lorasmith = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def photos(place: Path) -> Path:
+    """Two equal pictures and another one."""
+    folder = place / "photos"
+    for name, seed in (("a.png", 1), ("b.png", 1), ("c.png", 2)):
+        save(folder, name, scene(seed, (128, 128)), f"f0x, {name}")
+    return folder
+
+
+def test_the_report_in_words(lorasmith: Lorasmith, photos: Path) -> None:
+    done = lorasmith("check", str(photos), "--trigger", "f0x")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert lines[0] == "! The same picture several times: 2 pictures [duplicate]"
+    assert "  · a.png, b.png" in lines
+    assert lines[-1] == "3 pictures: 3 warnings, 1 note"
+    assert max(map(len, lines)) <= 80
+
+
+def test_json_and_a_picture_that_is_broken(lorasmith: Lorasmith, photos: Path) -> None:
+    (photos / "c.png").write_bytes(b"no picture")
+    done = lorasmith("check", str(photos), "--json", "--set", "dataset.resolution=128")
+    report = json.loads(done.stdout)
+    assert done.returncode == 3
+    assert report["levels"]["error"] == 1
+    assert report["findings"][0]["cases"] == [
+        {"pictures": [str(photos / "c.png")], "said": "broken, or not a picture of a known format"}
+    ]
+    assert report["buckets"] == [[128, 128, 2]] or report["buckets"] == []
+
+
+def test_flip_aug_of_a_preset_is_told(lorasmith: Lorasmith, photos: Path, place: Path) -> None:
+    (place / "mine.toml").write_text("[dataset]\nflip_aug = true\nmin_bucket_reso = 64\nresolution = 128\n")
+    done = lorasmith("check", str(photos), "--preset", "mine.toml")
+    assert "! Mirroring is on (dataset.flip_aug) [flip-aug]" in done.stdout
+
+
+def test_no_pictures_is_exit_code_3(lorasmith: Lorasmith, place: Path) -> None:
+    (place / "empty").mkdir()
+    done = lorasmith("check", str(place / "empty"))
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "no pictures" in done.stderr
+
+
+def test_wrong_use(lorasmith: Lorasmith, photos: Path) -> None:
+    assert lorasmith("check").returncode == 2
+    done = lorasmith("check", str(photos), "--repair", str(photos / "inside"))
+    assert done.returncode == 2
+    assert "inside the folder of the pictures" in done.stderr
+    assert not (photos / "inside").exists()
+
+
+def test_projects_of_both_programs(tmp_path: Path) -> None:
+    assert project_folders(tmp_path) == (tmp_path, None)
+    (tmp_path / "training_images").mkdir()
+    (tmp_path / "regularization_images").mkdir()
+    assert project_folders(tmp_path) == (tmp_path / "training_images", None)
+    (tmp_path / "regularization_images" / "1_fox").mkdir()
+    assert project_folders(tmp_path)[1] == tmp_path / "regularization_images"
+    (tmp_path / "gui" / "img").mkdir(parents=True)
+    assert project_folders(tmp_path / "gui") == (tmp_path / "gui" / "img", None)
