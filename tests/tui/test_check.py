@@ -28,7 +28,7 @@ def test_the_report_in_words(lorasmith: Lorasmith, photos: Path) -> None:
     done = lorasmith("check", str(photos), "--trigger", "f0x")
     assert done.returncode == 0
     lines = done.stdout.splitlines()
-    assert lines[0] == "! The same picture several times: 2 pictures [duplicate]"
+    assert lines[0] == "! Copies: 2 pictures [duplicate]"
     assert "  · a.png, b.png" in lines
     assert lines[-1] == "3 pictures: 3 warnings, 1 note"
     assert max(map(len, lines)) <= 80
@@ -49,7 +49,7 @@ def test_json_and_a_picture_that_is_broken(lorasmith: Lorasmith, photos: Path) -
 def test_flip_aug_of_a_preset_is_told(lorasmith: Lorasmith, photos: Path, place: Path) -> None:
     (place / "mine.toml").write_text("[dataset]\nflip_aug = true\nmin_bucket_reso = 64\nresolution = 128\n")
     done = lorasmith("check", str(photos), "--preset", "mine.toml")
-    assert "! Mirroring is on (dataset.flip_aug) [flip-aug]" in done.stdout
+    assert "! Mirroring is on (flip_aug) [flip-aug]" in done.stdout
 
 
 def test_no_pictures_is_exit_code_3(lorasmith: Lorasmith, place: Path) -> None:

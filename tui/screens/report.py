@@ -138,9 +138,7 @@ class ReportScreen(BaseScreen):
             self.notify(_("Written: {0}").format(printable(event.page)), markup=False)
         listed = self.query_one("#findings", OptionList)
         kept = listed.highlighted or 0
-        listed.set_options(
-            Option(Content(f"{SIGNS[finding.kind.level]} {finding.heading}")) for finding in self.report.findings
-        )
+        listed.set_options(Option(Content(_entry(finding))) for finding in self.report.findings)
         self.query_one("#report").display = bool(self.report.findings)
         if self.report.findings:
             listed.highlighted = min(kept, len(self.report.findings) - 1)
@@ -194,6 +192,12 @@ def require_page_place(answer: str) -> Path:
     if not path.parent.is_dir():
         raise UsageError(f"There is no folder {printable(path.parent)}.", "Name a file in a folder that is there.")
     return path
+
+
+def _entry(finding: Finding) -> str:
+    """ "! Blurred (3)"."""
+    count = len(finding.pictures)
+    return f"{SIGNS[finding.kind.level]} {finding.kind.title}" + (f" ({count})" if count else "")
 
 
 def _pictures(finding: Finding) -> list[tuple[Path, str]]:

@@ -83,7 +83,8 @@ class Thumbnails(Vertical, can_focus=True):
         if not self.pictures:
             return ""
         path, about = self.pictures[self.position]
-        return _("‹ {0} of {1} › {2}, {3}").format(self.position + 1, len(self.pictures), printable(path.name), about)
+        place = _("‹ {0} of {1} › {2}").format(self.position + 1, len(self.pictures), printable(path.name))
+        return f"{place}, {about}" if about else place
 
     def action_move(self, by: int) -> None:
         """So many pictures on."""

@@ -45,7 +45,7 @@ CROPPED = Kind(
 LONELY = Kind(
     "lonely-bucket",
     "note",
-    "Buckets that do not fill a batch",
+    "Buckets below a batch",
     "A bucket holds fewer items (pictures × repeats) than training.train_batch_size.",
     "Its batches are smaller, so each of its pictures weighs more in a step.",
     "Crop these pictures to the shape of others, or add some of their shape.",

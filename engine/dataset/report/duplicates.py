@@ -22,7 +22,7 @@ _LIKE = (
 DUPLICATE = Kind(
     "duplicate",
     "warning",
-    "The same picture several times",
+    "Copies",
     "All pixels are equal when decoded and turned upright.",
     "Each copy counts: what is in it is learnt more strongly than the rest.",
     "Keep one; to weigh it more on purpose, give its folder more repeats.",
@@ -31,7 +31,7 @@ DUPLICATE = Kind(
 NEAR = Kind(
     "near-duplicate",
     "warning",
-    "The same picture in several versions",
+    "Versions of one picture",
     f"{_LIKE}. This finds a picture that was compressed, resized, brightened, or trimmed by up to 12 %.",
     "Versions of one picture count like copies of it.",
     "Keep the best version.",
@@ -39,7 +39,7 @@ NEAR = Kind(
 MIRRORED = Kind(
     "mirrored",
     "warning",
-    "Mirrored versions of a picture",
+    "Mirrored pictures",
     f"{_LIKE}, when one of them is mirrored.",
     "No face or figure is symmetric: a parting, a mole, a logo on the left is then learnt on both sides, and comes "
     "out on neither or on both.",

@@ -33,7 +33,7 @@ _MIRRORING = frozenset({2, 4, 5, 7})
 FLIP_AUG = Kind(
     "flip-aug",
     "warning",
-    "Mirroring is on (dataset.flip_aug)",
+    "Mirroring is on (flip_aug)",
     "dataset.flip_aug is on for a subset that is trained on.",
     "Half of the pictures are mirrored at random. A face is not symmetric, and neither is a parting, a scar, a logo, "
     "writing or a one-sided costume: the LoRA learns the average of both sides.",

@@ -59,7 +59,7 @@ SIXTEEN_BIT = Kind(
 ANIMATED = Kind(
     "animated",
     "note",
-    "Several pictures in one file",
+    "Several in one file",
     "The file has more than one frame or page.",
     "Only the first one is used.",
     "Save the best frame as a picture of its own.",
@@ -86,7 +86,7 @@ ROTATED = Kind(
 WRONG_NAME = Kind(
     "wrong-extension",
     "note",
-    "Another format than its name says",
+    "Wrong extension",
     "The extension is none of the format's.",
     "It is read by its content here; other programs may refuse it.",
     "Nothing needs to be done here.",

@@ -27,7 +27,7 @@ _WORD = re.compile(r"\w+")
 UNREADABLE = Kind(
     "caption-unreadable",
     "error",
-    "Captions that cannot be read",
+    "Unreadable captions",
     "The caption file is not UTF-8, is above 1 MiB, or cannot be opened.",
     "The training does not start.",
     "Save it as UTF-8.",
@@ -85,7 +85,7 @@ NO_TRIGGER = Kind(
 EVERYWHERE = Kind(
     "tag-everywhere",
     "note",
-    "Tags that are in every caption",
+    "Tags in every caption",
     f"A tag other than the trigger word is in each of {_FEWEST_CAPTIONS} or more captions.",
     "It cannot be told from the trigger word: both learn the same, each a half.",
     "Remove it if it belongs to the subject; keep it if you want to take it away by leaving the tag out of a prompt.",
@@ -93,7 +93,7 @@ EVERYWHERE = Kind(
 SAME = Kind(
     "caption-same",
     "warning",
-    "The same caption for different pictures",
+    "The same caption",
     "Two captions are equal but for case and blanks; short ones included. Copies of a picture count as one.",
     "What is different in the pictures is named by nothing, so all of it goes into the trigger word.",
     "Name what differs: pose, clothes, place, light.",
@@ -101,7 +101,7 @@ SAME = Kind(
 SIMILAR = Kind(
     "caption-alike",
     "note",
-    "Captions that are nearly the same",
+    "Captions nearly the same",
     f"Two captions of at least {_FEWEST_WORDS} words have {ALIKE:.0%} of all their words in common.",
     "Little tells the pictures apart.",
     "Name what differs, and look for captions that were copied from another picture.",

@@ -54,7 +54,7 @@ _MAX_SPREAD = 0.3
 WATERMARK = Kind(
     "watermark",
     "warning",
-    "The same mark in several pictures",
+    "The same mark",
     f"In a window of {_WINDOW[1]} × {_WINDOW[0]} cells at least {_MIN_CELLS} edges and {_AGREE:.0%} of all point the "
     f"same way in several pictures, and {_BEARS:.0%} of what these share in at least {_MIN_PICTURES} pictures and "
     f"{_MIN_SHARE:.0%} of all; a cell is {_CELL} px in a corner, or 1/{_WHOLE[0]} of the picture. Copies count once.",
