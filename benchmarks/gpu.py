@@ -244,9 +244,10 @@ def line(case: Case, row: Row | str, rate: float, planned: int | None) -> str:
 
 def planned_bytes(configs: Sequence[RunConfig]) -> list[int | None]:
     """The plans of the steps, all from one process."""
-    from engine.memory.planner import plans
+    from engine.memory.planner import Planner
 
-    needs = [plan.need("train") for plan in plans(configs, phases=("train",))]
+    with Planner(phases=("train",)) as planner:
+        needs = [planner.plan(config).need("train") for config in configs]
     return [need.allocated if need else None for need in needs]
 
 
