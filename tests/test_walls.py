@@ -26,6 +26,8 @@ def loaded(code: str) -> set[str]:
         ("import engine.config, engine.runs, engine.hardware", HEAVY),
         ("import engine.dataset.scan, engine.dataset.arithmetic, engine.dataset.captions", HEAVY),
         ("import engine.models.registry, engine.adapters.inspect", TORCH),
+        ("import engine.dataset.report.process, engine.dataset.report.checking", HEAVY),
+        ("import engine.dataset.report.__main__", TORCH),
         ("import engine.training.session", HEAVY),
         ("import tui.main, tui.cli", HEAVY),
         ("from tui.main import run; run(['presets']); run(['--version'])", HEAVY),

@@ -28,7 +28,8 @@ from engine.dataset.report.shelf import Shelf
 from engine.dataset.report.survey import Survey
 from engine.dataset.scan import survey as find_pictures
 from engine.errors import ModelError, UsageError
-from engine.models.registry import recognise
+from engine.models.base import Recognition
+from engine.models.registry import families, recognise
 
 GROUPS = (files, duplicates, texts, facing, quality, borders, watermarks, crops, variety, balance)
 KINDS: tuple[Kind, ...] = tuple(kind for group in GROUPS for kind in group.KINDS)
@@ -44,13 +45,7 @@ def look(config: RunConfig, shelf: Shelf, told: Told) -> Survey:
         DataError: a folder is missing, unreadable, or without any picture file.
     """
     scan, bad = find_pictures(config, lambda done, total: told("finding pictures", done, total))
-    recognition, family, trouble = None, config.model.family, ""
-    if config.model.pretrained_model_name_or_path:
-        try:
-            recognition = recognise(config.model.pretrained_model_name_or_path)
-            family = recognition.family
-        except ModelError as error:
-            trouble = f"The model is not used for this report. {error}"
+    recognition, trouble = _recognised(config)
     grid = None
     try:
         grid = BucketGrid.from_config(config) if recognition is None else BucketGrid.from_config(
@@ -58,9 +53,20 @@ def look(config: RunConfig, shelf: Shelf, told: Told) -> Survey:
         )  # fmt: skip
     except UsageError as error:
         trouble = f"{trouble} Buckets are not checked. {error}".strip()
-    found = Survey(config, scan, bad, recognition, family, grid, shelf, trouble=trouble)
+    found = Survey(config, scan, bad, recognition, grid, shelf, trouble=trouble)
     _take_measures(found, told)
     return found
+
+
+def _recognised(config: RunConfig) -> tuple[Recognition | None, str]:
+    """What the pictures are for: the model that is named, else one of the named family; and why it is not known."""
+    if config.model.pretrained_model_name_or_path:
+        try:
+            return recognise(config.model.pretrained_model_name_or_path), ""
+        except ModelError as error:
+            return None, f"The model is not used for this report. {error}"
+    named = [family for family in families() if family.name == config.model.family]
+    return (named[0].of_real_size() if named else None), ""
 
 
 def _take_measures(found: Survey, told: Told) -> None:

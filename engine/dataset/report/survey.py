@@ -29,8 +29,7 @@ class Survey:
     scan: Scan
     bad_captions: dict[Path, DataError]
     recognition: Recognition | None
-    """Of the model that is named; None: none is."""
-    family: str
+    """Of the model that is named, or of one of the named family; None: neither is."""
     grid: BucketGrid | None
     """None where the settings make no buckets."""
     shelf: Shelf

@@ -144,7 +144,7 @@ def _without(survey: Survey) -> Iterator[Finding]:
 
 
 def _long(survey: Survey) -> Iterator[Finding]:
-    counter = TokenCounter.of(survey.config, survey.family, survey.recognition)
+    counter = TokenCounter.of(survey.config, survey.recognition)
     if counter is None:
         yield Finding(UNCOUNTED)
         return

@@ -30,31 +30,23 @@ class TokenCounter:
     """Tokens that are used, start and end apart."""
 
     @classmethod
-    def of(cls, config: RunConfig, family: str, recognition: Recognition | None) -> TokenCounter | None:
-        """The counter of a run; None where its tokenizer is not on this machine.
+    def of(cls, config: RunConfig, recognition: Recognition | None) -> TokenCounter | None:
+        """The counter of a run, CLIP's where no family is known; None where its tokenizer is not on this machine.
 
         Raises:
             ModelError: a tokenizer cannot be read.
         """
         model = config.model
-        if family != "flux":
+        if recognition is None or recognition.family != "flux":
             folder = model.pretrained_model_name_or_path
             return cls(lambda text: count_tokens(text, folder), model.max_token_length)
         try:
-            place = _t5_folder(config, recognition)
+            place = find_t5_tokenizer(model, recognition)
         except ModelError:
             return None
         t5 = read_t5(place)
-        variant = recognition.details.get("variant", "dev") if recognition is not None else "dev"
-        limit = model.t5xxl_max_token_length or _T5_LENGTHS[variant]
+        limit = model.t5xxl_max_token_length or _T5_LENGTHS[recognition.details.get("variant", "dev")]
         return cls(lambda text: len(t5.encode(text, add_special_tokens=False).ids), limit - 1)  # one is the end
-
-
-def _t5_folder(config: RunConfig, recognition: Recognition | None) -> Path:
-    from engine.models.registry import family_named
-
-    known = recognition if recognition is not None else family_named("flux").of_real_size()
-    return find_t5_tokenizer(config.model, known)
 
 
 def read_t5(folder: Path) -> Tokenizer:
