@@ -67,15 +67,22 @@ def _even_lines(pixels: np.ndarray) -> tuple[int, int]:
     ends = pixels[0].mean(0), pixels[-1].mean(0)
     if np.abs(ends[0] - ends[1]).max() > _EVEN:
         return 0, 0
-    counts = []
-    for lines, colour in ((pixels, ends[0]), (pixels[::-1], ends[1])):
-        even = np.abs(lines.astype(np.int16) - colour.round().astype(np.int16)).max(-1) <= _EVEN
-        whole = even.mean(1) >= _WHOLE
-        counts.append(0 if whole.all() else int(np.argmin(whole)))
-    first, last = counts
+    first, last = _count_even(pixels, ends[0]), _count_even(pixels[::-1], ends[1])
     if min(first, last) < max(1, _MIN_SHARE * size) or first + last > _MAX_SHARE * size:
         return 0, 0
     return first, last
+
+
+def _count_even(lines: np.ndarray, colour: np.ndarray) -> int:
+    """Lines of a colour at the beginning; 0 where all are. One by one, as most pictures end it at the first."""
+    import numpy as np
+
+    level = colour.round().astype(np.int16)
+    for number, line in enumerate(lines):
+        even = (np.abs(line.astype(np.int16) - level) <= _EVEN).all(-1)
+        if even.mean() < _WHOLE:
+            return number
+    return 0
 
 
 def _bars(pixels: np.ndarray, even: tuple[int, int]) -> tuple[int, int] | None:

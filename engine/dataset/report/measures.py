@@ -95,7 +95,6 @@ def measure(path: Path, side: int, background: str, max_megapixels: int, *, turn
     margins = borders.margins_of(np.asarray(small))
     content = _inside(small, margins)
     grey = content.convert("L")
-    levels = np.asarray(grey).astype(np.float32)
     bars = tuple(math.ceil(margin * scale) for margin in margins)
     left, top, right, bottom = bars
     return Taken(
@@ -106,8 +105,8 @@ def measure(path: Path, side: int, background: str, max_megapixels: int, *, turn
             pixels=digest.hexdigest(),
             hashes=likeness.hashes_of(grey),
             transparent=seen_through,
-            blur=quality.blur_of(levels),
-            exposure=quality.exposure_of(levels),
+            blur=quality.blur_of(np.asarray(grey).astype(np.float32)),
+            exposure=quality.exposure_of(grey),
             margins=(left, top, right, bottom),
         ),
         thumb=likeness.thumb_of(content),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
 from engine.dataset.report.findings import Case, Finding, Kind
 
 if TYPE_CHECKING:
@@ -100,17 +102,20 @@ def _block(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndar
     return np.add.reduceat(np.add.reduceat(values, rows[:-1], axis=0), columns[:-1], axis=1)
 
 
-def exposure_of(grey: np.ndarray) -> tuple[int, int, int, float, bool]:
-    """(darkest, mean, lightest level without 2 % at either end, share of white, whether the edge is all white)."""
+def exposure_of(grey: Image.Image) -> tuple[int, int, int, float, bool]:
+    """(darkest, mean, lightest level without 2 % at either end, share of white, whether the edge is all white) of an
+    8-bit picture."""
     import numpy as np
 
-    low, high = np.percentile(grey, (2, 98))
-    depth = max(1, min(grey.shape) // 32)
-    edge = np.concatenate(
-        [grey[:depth].ravel(), grey[-depth:].ravel(), grey[:, :depth].ravel(), grey[:, -depth:].ravel()]
-    )
-    white = bool((edge >= _WHITE).mean() >= 0.95)
-    return round(float(low)), round(float(grey.mean())), round(float(high)), float((grey >= _WHITE).mean()), white
+    counts = np.array(grey.histogram())
+    total = counts.sum()
+    low, high = np.searchsorted(counts.cumsum(), (0.02 * total, 0.98 * total))
+    mean = float((counts * np.arange(256)).sum() / total)
+    levels = np.asarray(grey)
+    depth = max(1, min(levels.shape) // 32)
+    sides = (levels[:depth], levels[-depth:], levels[:, :depth], levels[:, -depth:])
+    white_edge = sum(int((side >= _WHITE).sum()) for side in sides) >= 0.95 * sum(side.size for side in sides)
+    return int(low), round(mean), int(high), float(counts[_WHITE:].sum() / total), white_edge
 
 
 def find(survey: Survey) -> Iterator[Finding]:

@@ -96,7 +96,7 @@ def test_a_flat_picture_has_no_blur() -> None:
 
 
 def test_a_drawing_on_white_is_not_overexposed() -> None:
-    low, _, high, white, white_edge = exposure_of(_grey(on_ground(1, "white")))
+    low, _, high, white, white_edge = exposure_of(on_ground(1, "white").convert("L"))
     assert white_edge
     assert white > 0.4
     assert low < high == 255
