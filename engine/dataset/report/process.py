@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from engine import errors
 from engine.dataset.report.findings import Report
-from engine.errors import LoraSmithError, TrainingError
+from engine.errors import LoraSmithError
 from engine.runs.launch import trainer_environment
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def ask(
         UsageError: no folder is named, or one folder has two roles; the place of the copy cannot be.
         DataError: a folder is missing, unreadable, or without any picture file.
         StorageError: the page or the copy cannot be written.
-        TrainingError: the process failed.
+        LoraSmithError: the process failed.
         ReportCancelled: `cancelled` said so.
     """
     with tempfile.TemporaryFile() as log:
@@ -79,13 +80,20 @@ def ask(
         finally:
             _end(process)
         if answer is None:
-            log.seek(0)
-            last = log.read().decode(errors="replace").strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
-            raise TrainingError(f"The dataset report failed: {last[0]}", "Please report this.")
+            raise LoraSmithError(f"The dataset report failed: {_last_words(process, log)}", "Please report this.")
     if "error" in answer:
         kind = getattr(errors, answer["error"], LoraSmithError)
         raise kind(answer["message"], answer["hint"])
     return Report.restored(answer["report"]), answer["repaired"]
+
+
+def _last_words(process: subprocess.Popen[bytes], log: IO[bytes]) -> str:
+    """Why it ended without an answer."""
+    if process.returncode < 0 and -process.returncode != signal.SIGTERM:
+        return f"its process was ended by {signal.Signals(-process.returncode).name}."
+    log.seek(0)
+    lines = log.read().decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"exit code {process.returncode}."
 
 
 def _answer(

@@ -8,6 +8,7 @@ import sqlite3
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -17,7 +18,7 @@ from engine.dataset.report.checking import check
 from engine.dataset.report.process import ReportCancelled, Wish, ask
 from engine.dataset.report.repair import repair, require_place
 from engine.dataset.report.shelf import Shelf
-from engine.errors import DataError, UsageError
+from engine.errors import DataError, LoraSmithError, UsageError
 from tests.drawn_pictures import letterboxed, save, scene
 from tests.engine.dataset.report.conftest import found
 from tests.engine.dataset.report.crashing import CrashingJob
@@ -152,6 +153,16 @@ def test_a_report_that_is_not_wanted_any_more_ends(pictures: Path) -> None:
     with pytest.raises(ReportCancelled):
         ask(Wish(config(pictures)), cancelled=lambda: True)
     assert time.monotonic() - begun < 5
+
+
+def test_a_process_that_is_killed_is_told(pictures: Path) -> None:
+    def kill(_what: str, _done: int, _total: int) -> None:
+        for child in psutil.Process().children():
+            if "engine.dataset.report" in child.cmdline():
+                child.kill()
+
+    with pytest.raises(LoraSmithError, match="ended by SIGKILL"):
+        ask(Wish(config(pictures)), kill)
 
 
 def test_a_damaged_or_missing_cache_is_no_obstacle(pictures: Path, tmp_path: Path) -> None:
