@@ -13,6 +13,7 @@ import argparse
 import io
 import os
 import random
+import resource
 import shutil
 import sys
 import tempfile
@@ -170,16 +171,22 @@ class Memory(threading.Thread):
             self.peak = max(self.peak, total)
 
 
-def timed(config: RunConfig, html: Path | None = None) -> tuple[Report, float, float]:
-    """(report, seconds, GiB at most)."""
+def timed(config: RunConfig, html: Path | None = None) -> tuple[Report, float, float, float]:
+    """(report, seconds, seconds of all processors, GiB at most)."""
     memory = Memory()
     memory.start()
-    begun = time.monotonic()
+    begun, worked = time.monotonic(), cpu_seconds()
     report, _ = ask(Wish(config, html))
     seconds = time.monotonic() - begun
     memory.ended.set()
     memory.join()
-    return report, seconds, memory.peak / 2**30
+    return report, seconds, cpu_seconds() - worked, memory.peak / 2**30
+
+
+def cpu_seconds() -> float:
+    """Of the children that have ended, and theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def rates(report: Report, count: int) -> list[tuple[str, str, int, int, int, int]]:
@@ -231,9 +238,10 @@ def main() -> None:
             for _ in pool.imap_unordered(draw, left, chunksize=25):
                 pass
         config = RunConfig.model_validate({"dataset": {"train_data_dir": str(folder), "class_tokens": TRIGGER}})
-        report, first, peak = timed(config)
-        _, second, _ = timed(config, place / "page.html")
-        print(f"{count} pictures: {first:.0f} s, at most {peak:.2f} GiB; again, with the page: {second:.0f} s")
+        report, first, worked, peak = timed(config)
+        _, second, _, _ = timed(config, place / "page.html")
+        print(f"{count} pictures: {first:.0f} s ({worked:.0f} s of processor time), at most {peak:.2f} GiB; ", end="")
+        print(f"again, with the page: {second:.0f} s")
         print("\n| finding | degree | there | found | | false alarms | |\n|---|---|---|---|---|---|---|")
         for code, degree, there, found, false, others in rates(report, count):
             share = f"{found / there:.1%}" if there else ""

@@ -77,7 +77,10 @@ def repair(report: Report, found: Survey, out: Path, told: Told = lambda *_: Non
         UsageError: the place cannot be, the pictures have masks, which would no longer fit, or kohya_exact is on.
         StorageError: no space or no permission.
     """
-    require_place([subset.path for subset in found.scan.subsets], out)
+    dataset = found.config.dataset
+    named = (dataset.train_data_dir, dataset.reg_data_dir, dataset.validation_data_dir)
+    folders = [expanded(name) for name in named if name and not dataset.dataset_config]
+    require_place([*folders, *(subset.path for subset in found.scan.subsets)], out)
     if any(picture.mask_path for subset in found.scan.subsets for picture in subset.pictures):
         raise UsageError("--repair does not go with masks.", "They would not fit pictures that are cropped.")
     if found.config.training.kohya_exact:
@@ -111,7 +114,7 @@ class _Work:
         lacking = named.get(texts.NO_TRIGGER.code)
         self.lacking = set(lacking.pictures) if lacking else set()
         self.left_out = {rejected.path for rejected in found.broken} | set(self._extra(named))
-        self.folders: dict[tuple[str, Path, bool], Path] = {}
+        self.folders: dict[tuple[str, Path], Path] = {}
         self.taken: set[Path] = set()
 
     def _extra(self, named: dict[str, Finding]) -> Iterator[Path]:
@@ -128,7 +131,7 @@ class _Work:
         """Where the pictures of a subset go."""
         dataset = self.found.config.dataset
         kind = "regularization_images" if subset.is_reg else ""
-        known = (kind, subset.path, False)
+        known = (kind, subset.path)
         if known in self.folders:
             return self.folders[known]
         root = {"": dataset.train_data_dir, "regularization_images": dataset.reg_data_dir}[kind]

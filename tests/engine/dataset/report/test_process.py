@@ -113,6 +113,9 @@ def test_a_copy_never_goes_where_something_is(pictures: Path, tmp_path: Path) ->
         require_place([pictures], pictures / "new")
     with pytest.raises(UsageError, match="there already"):
         require_place([], pictures)
+    with pytest.raises(UsageError, match="inside"):
+        ask(Wish(config(pictures), repair=pictures / "new"))
+    assert not (pictures / "new").exists()
     (tmp_path / "empty").mkdir()
     require_place([pictures], tmp_path / "empty")
 
