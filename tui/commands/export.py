@@ -71,15 +71,19 @@ def stated(config: RunConfig, known: Recognition) -> RunConfig:
 def _configuration(what: str, typed: dict[str, str | None]) -> RunConfig:
     from engine.config import find_preset, load_config, require_paths
     from engine.errors import UsageError
-    from engine.runs import resolve
+    from engine.runs import RunDir, resolve
     from engine.runs.prepare import absolute_paths
     from tui.configuration import OPTIONS
 
+    run: RunDir | None = None
     try:
         source: str | Path = find_preset(what)
     except UsageError:
-        source = resolve(what).config_path
+        run = resolve(what)
+        source = run.config_path
     options = {OPTIONS[key][1]: (OPTIONS[key][0], value) for key, value in typed.items() if value is not None}
     config = load_config(source, (), options)
+    if run is not None and run.dataset_path.exists():  # as it was at the start, whatever became of the person's file
+        config = config.changed(dataset={"dataset_config": str(run.dataset_path)})
     require_paths(config)
     return absolute_paths(config)

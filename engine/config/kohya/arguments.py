@@ -132,6 +132,17 @@ def convert_arguments(
     return found
 
 
+def flattened(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A training TOML as Kohya reads it: one level of tables is taken away, and the later of two keys wins."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            flat.update(value)
+        else:
+            flat[key] = value
+    return flat
+
+
 def _unknown(found: Conversion, key: str, value: Any) -> None:
     from engine.config.problems import keys
 
@@ -239,6 +250,10 @@ def _repeats(found: Conversion, key: str, value: Any, rule: Rule) -> None:
     found.set(rule.target, _number(value))
 
 
+def _config_file(found: Conversion, key: str, value: Any, rule: Rule) -> None:
+    found.tell(key, value, Rule("no effect", "", "this file itself is read, and no other one"))
+
+
 def _state(found: Conversion, key: str, value: Any, rule: Rule) -> None:
     found.tell(key, value, rule)
 
@@ -301,6 +316,7 @@ _SPECIAL: dict[str, Any] = {
     "network_alpha": _alpha,
     "seed": _seed,
     "dataset_repeats": _repeats,
+    "config_file": _config_file,
     "save_state": _state,
     "save_state_on_train_end": _state,
     "save_precision": _save_precision,

@@ -9,15 +9,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.config.kohya.arguments import CLI_DEFAULTS, Conversion, convert_arguments
-from engine.config.kohya.rules import FLAGS, Rule, rule_of
+from engine.config.kohya.arguments import CLI_DEFAULTS, Conversion, convert_arguments, flattened
+from engine.config.kohya.dataset_file import kohya_path, read_content
+from engine.config.kohya.rules import FLAGS, HONOURED, Rule, rule_of
 from engine.config.problems import Problem
+from engine.errors import LoraSmithError
 from engine.text import printable
 
 SCRIPTS = {"sdxl_train_network": "sdxl", "flux_train_network": "flux", "train_network": "auto"}
 LISTS = frozenset(["network_args", "optimizer_args", "lr_scheduler_args", "text_encoder_lr", "base_weights",
                    "base_weights_multiplier"])  # fmt: skip
-_CALL = re.compile(r"(sdxl_train_network|flux_train_network|(?<![\w])train_network)(\.py)?[\"']?")
+_CALL = re.compile(r"(sdxl_train_network|flux_train_network|(?<![\w])train_network)(\.py)?")
+_SCRIPT = "\0"
+"""Stands for the script's name while its line is parted into words; no line of a shell has it."""
 _COMMENT = re.compile(r"\s*(#|@?rem\b|::|@?echo\b)", re.IGNORECASE)
 _WINDOWS = re.compile(r"^\s*@?(echo off|set\s|rem\b|::)|[A-Za-z]:\\|\^\s*$", re.IGNORECASE | re.MULTILINE)
 _SHELL_SET = re.compile(r"^\s*(?:export\s+|local\s+|readonly\s+)?([A-Za-z_]\w*)=(.*)$")
@@ -27,7 +31,7 @@ _BATCH_USE = re.compile(r"%(\w+)%")
 _UNKNOWN = {False: re.compile(r"\$[\w{(@*]|`"), True: re.compile(r"%\w+%|%~|%\*|%\d")}
 _REST = ("$@", "$*", "${@}", "%*")
 """What the caller typed behind the file's name."""
-_CHANGED = re.compile(r"^\s*(?:cd|pushd)\s+(?:/d\s+)?[\"']?([^\"'&;]+)", re.IGNORECASE)
+_CHANGED = re.compile(r"^\s*(?:cd|pushd)\s+(?:/d\s+)?(.+?)\s*(?:[&;|]|$)", re.IGNORECASE)
 _FROM_OUTSIDE = ("HOME", "USERPROFILE", "PWD")
 """Variables of the machine that may be put in: those that name a folder, and never what may be a secret."""
 
@@ -64,7 +68,7 @@ class _File:
             if not value.startswith("("):  # the list of a shell is not understood
                 self.variables[match[1]] = self.filled(value)
         elif match := _CHANGED.match(line):
-            self.folder = self.filled(match[1].strip())
+            self.folder = self.filled(match[1].strip("\"'"))
 
     def filled(self, text: str) -> str:
         """`text` with the variables that the file sets itself."""
@@ -110,8 +114,9 @@ def convert_command_line(text: str, *, exact: bool = False) -> Conversion:
 def _call(file: _File, line: str, call: re.Match[str], *, exact: bool) -> Conversion:
     told = Conversion("")
     try:
-        before = file.words(file.filled(line[: call.start()].rstrip("\"'./\\ ")))
-        words = file.words(file.filled(line[call.end() :]))
+        parts = file.words(file.filled(line[: call.start()] + _SCRIPT + line[call.end() :]))
+        place = next(index for index, word in enumerate(parts) if _SCRIPT in word)
+        before, words = parts[:place], parts[place + 1 :]
     except ValueError:
         hint = "Close it."
         told.problems.append(Problem("", call[0], "a quotation mark in the call is not closed.", hint))
@@ -125,7 +130,7 @@ def _call(file: _File, line: str, call: re.Match[str], *, exact: bool) -> Conver
                 Problem("", name, f"{printable(str(value))}: the file does not say what that is.", hint)
             )
             del arguments[name]
-    arguments |= _launcher(before, told)
+    arguments = _config_file(arguments, told) | arguments | _launcher(before, told)
     if file.folder:
         text = "relative paths are looked for in the folder that lorasmith is called from"
         told.tell("cd", file.folder, Rule("no effect", "", text))
@@ -134,6 +139,22 @@ def _call(file: _File, line: str, call: re.Match[str], *, exact: bool) -> Conver
     if SCRIPTS[call[1]] != "auto":
         made.set("model.family", SCRIPTS[call[1]])
     return made
+
+
+def _config_file(arguments: dict[str, Any], told: Conversion) -> dict[str, Any]:
+    """What the training TOML behind `--config_file` says, which is taken out of `arguments`; those go before it."""
+    given = arguments.pop("config_file", None)
+    if not given:
+        return {}
+    path = kohya_path(str(given) if str(given).endswith(".toml") else f"{given}.toml")
+    try:
+        content = read_content(path)
+    except LoraSmithError as error:
+        hint = f"{error.hint} Relative paths are looked for in the folder that lorasmith is called from.".strip()
+        told.problems.append(Problem("", "config_file", error.message, hint))
+        return {}
+    told.tell("config_file", path, HONOURED["config_file"])
+    return flattened(content)
 
 
 def _launcher(words: Sequence[str], told: Conversion) -> dict[str, Any]:

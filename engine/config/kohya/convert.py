@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engine.config.kohya.arguments import CLI_DEFAULTS, Conversion, convert_arguments
+from engine.config.kohya.arguments import CLI_DEFAULTS, Conversion, convert_arguments, flattened
 from engine.config.kohya.command_line import convert_command_line, is_command_line
 from engine.config.kohya.dataset_file import is_dataset_config
 from engine.config.kohya.gui import convert_gui, is_gui_configuration
@@ -61,17 +61,6 @@ def _parsed(text: str) -> dict[str, Any] | None:
             continue
         return content if isinstance(content, dict) else None
     return None
-
-
-def flattened(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A training TOML as Kohya reads it: one level of tables is taken away, and the later of two keys wins."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, dict):
-            flat.update(value)
-        else:
-            flat[key] = value
-    return flat
 
 
 def _is_training_toml(content: Mapping[str, Any]) -> bool:

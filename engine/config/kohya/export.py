@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import tomlkit
 
-from engine.config.kohya.dataset_file import DATASET_KEYS, SHARED_KEYS
+from engine.config.kohya.dataset_file import DATASET_KEYS, SHARED_KEYS, frozen_text
 from engine.config.kohya.rules import SCRIPT_ARGUMENTS
 from engine.config.schema import RunConfig
 
@@ -50,7 +52,7 @@ def kohya_files(
 
     Args:
         family: "sd15", "sdxl" or "flux".
-        subsets: the folders, as a scan found them.
+        subsets: the folders, as a scan found them; not used where the run has a dataset configuration.
         prompts: one line each, in Kohya's syntax.
     """
     files = {
@@ -65,15 +67,31 @@ def kohya_files(
 
 
 def dataset_toml(config: RunConfig, subsets: Sequence[ExportedSubset]) -> str:
-    """The dataset configuration."""
+    """The dataset configuration: that of the run, if it has one, filled up with what the run says itself.
+
+    Raises:
+        UsageError: the run's dataset configuration cannot be read.
+        ConfigError: it is not valid.
+    """
     document = tomlkit.document()
     document.add(tomlkit.comment("Pictures and captions, for --dataset_config."))
-    general = tomlkit.table()
-    for key, value in config.dataset.model_dump().items():
-        if key in _OF_THE_TABLE and key not in ("num_repeats", "class_tokens") and value is not None:
-            general.add(key, value)
-    general.add("batch_size", config.training.train_batch_size)
-    document.add("general", general)
+    general = {
+        key: value
+        for key, value in config.dataset.model_dump().items()
+        if key in _OF_THE_TABLE and key not in ("num_repeats", "class_tokens") and value is not None
+    }
+    general["batch_size"] = config.training.train_batch_size
+    if config.dataset.dataset_config:
+        given = _present(json.loads(frozen_text(Path(config.dataset.dataset_config))))
+        if config.dataset.num_repeats is not None:
+            general["num_repeats"] = config.dataset.num_repeats
+        if config.dataset.alpha_mask:
+            for subset in (subset for dataset in given["datasets"] for subset in dataset["subsets"]):
+                subset.setdefault("alpha_mask", True)
+        document.add("general", tomlkit.item(general | given.get("general", {})))
+        document.add("datasets", tomlkit.item(given["datasets"]))
+        return tomlkit.dumps(document)
+    document.add("general", tomlkit.item(general))
     dataset, inner = tomlkit.table(), tomlkit.aot()
     masks = config.dataset.conditioning_data_dir if config.dataset.masked_loss else None
     if masks and any(subset.is_reg for subset in subsets):
@@ -95,6 +113,13 @@ def dataset_toml(config: RunConfig, subsets: Sequence[ExportedSubset]) -> str:
     datasets.append(dataset)
     document.add("datasets", datasets)
     return tomlkit.dumps(document)
+
+
+def _present(value: Any) -> Any:
+    """JSON without its nulls, which TOML lacks."""
+    if isinstance(value, dict):
+        return {key: _present(inner) for key, inner in value.items() if inner is not None}
+    return [_present(inner) for inner in value] if isinstance(value, list) else value
 
 
 def training_toml(config: RunConfig, family: str, has_prompts: bool) -> str:

@@ -46,6 +46,7 @@ HONOURED: dict[str, Rule] = {
     "use_8bit_adam": Rule("honoured", "training.optimizer_type", "AdamW8bit"),
     "use_lion_optimizer": Rule("honoured", "training.optimizer_type", "Lion"),
     "network_args": Rule("honoured", "network", "conv_dim, conv_alpha, dropout, rank_dropout, module_dropout"),
+    "config_file": Rule("honoured", "", "in a call of a script; what the call says itself goes before it"),
     "save_n_epoch_ratio": Rule("honoured", "saving.save_every_n_epochs", "with max_train_epochs"),
 }
 NO_EFFECT: dict[str, Rule] = {
@@ -74,7 +75,7 @@ NO_EFFECT: dict[str, Rule] = {
     **_all("no effect", "it is for full fine-tuning", "fused_backward_pass"),
     **_all("no effect", "all held-out pictures are used, at four fixed timesteps", "max_validation_steps"),
     **_all("no effect", "no LoRA script reads it", "controlnet_model_name_or_path"),
-    **_all("no effect", "the file itself is read", "config_file output_config"),
+    **_all("no effect", "the file itself is read", "output_config"),
 }  # fmt: skip
 NOT_SUPPORTED: dict[str, Rule] = {
     "v2": Rule("not supported", "", "Stable Diffusion 2 cannot be trained: use 1.5, SDXL or FLUX"),

@@ -89,6 +89,27 @@ def test_what_cannot_be_read_is_a_problem(rest: str, key: str, message: str) -> 
     assert found.values["network"]["network_dim"] == 4
 
 
+@pytest.mark.parametrize(
+    "script", ['"/opt/sd scripts/train_network.py"', '"$HOME/sd scripts/train_network.py"', "'./a b/train_network'"]
+)
+def test_a_script_in_quotation_marks_with_blanks(script: str) -> None:
+    found = convert_command_line(f"accelerate launch --num_processes 2 {script} --output_name 'a b' --network_dim 4\n")
+    assert not found.problems
+    assert (found.values["saving"]["output_name"], found.values["training"]["num_processes"]) == ("a b", 2)
+
+
+def test_a_training_toml_behind_config_file(tmp_path: Path) -> None:
+    """As Kohya reads it: without its extension too, and the call's own arguments go before it."""
+    (tmp_path / "my.toml").write_text("[a]\nnetwork_dim = 8\nnetwork_alpha = 2\n[b]\noutput_name = 'zed'\n")
+    found = convert_command_line(f"python train_network.py --config_file {tmp_path}/my --network_dim 16\n")
+    assert not found.problems
+    assert found.values["network"]["network_dim"] == 16 and found.values["network"]["network_alpha"] == 2
+    assert found.values["saving"]["output_name"] == "zed"
+    assert [entry.status for entry in found.entries if entry.key == "config_file"] == ["honoured"]
+    (problem,) = convert_command_line("python train_network.py --config_file nowhere.toml\n").problems
+    assert problem.key == "config_file" and "nowhere.toml cannot be read" in problem.message
+
+
 def test_only_the_first_of_several_calls() -> None:
     found = convert_command_line("train_network.py --network_dim 4\nsdxl_train_network.py --network_dim 8\n")
     assert found.values["network"]["network_dim"] == 4 and "family" not in found.values.get("model", {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import tomllib
@@ -95,3 +96,33 @@ def test_the_scripts_are_sound(tmp_path: Path) -> None:
         assert subprocess.run(["shellcheck", str(tmp_path / "train.sh")], check=False).returncode == 0
     compile((tmp_path / "train.py").read_text(), "train.py", "exec")
     assert "sdxl_train_network.py" in (tmp_path / "train.sh").read_text()
+
+
+def test_a_dataset_configuration_stays_what_it_is(tmp_path: Path) -> None:
+    """Several datasets with settings of their own; what they leave open has the run's values."""
+    given = tmp_path / "given.json"
+    own = {"image_dir": "/p/a", "num_repeats": 3, "class_tokens": "zed", "keep_tokens_separator": None}
+    datasets = [
+        {"resolution": 768, "batch_size": 4, "subsets": [own, {"image_dir": "/p/b", "alpha_mask": False}]},
+        {"subsets": [{"image_dir": "/r", "is_reg": True, "caption_extension": ".tags"}]},
+    ]
+    given.write_text(json.dumps({"general": {"shuffle_caption": True}, "datasets": datasets}))
+    config = load_config("sd15-anime", [
+        f"dataset.dataset_config={given}", "dataset.resolution=640", "dataset.alpha_mask=true",
+        "dataset.num_repeats=5", "training.train_batch_size=2", "saving.output_name=zed",
+    ])  # fmt: skip
+    again = exported(tmp_path, config, "sd15")
+    before, _ = read_dataset_config(given, config)
+    after, _ = read_dataset_config(tmp_path / "dataset.toml", again)
+    assert after == before
+    found = [(spec.table.size[0], spec.batch_size, spec.num_repeats, spec.table.alpha_mask) for spec in after]
+    assert found == [(768, 4, 3, True), (768, 4, 5, False), (640, 2, 5, True)]
+
+
+def test_the_shell_script_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its settings are in the file behind --config_file, its folder in quotation marks with blanks."""
+    config = load_config("sd15-anime", ["saving.output_name=zed", "network.network_dim=9"])
+    direct = exported(tmp_path, config, "sd15")
+    monkeypatch.chdir(tmp_path)
+    again = load_config(tmp_path / "train.sh")
+    assert again == direct and again.network.network_dim == 9
