@@ -71,14 +71,19 @@ def width(stream: TextIO) -> int:
 
 def counter(doing: str) -> Callable[[int, int], None]:
     """Tells (done, total) on stderr, where that is a terminal and it takes long."""
-    shown = time.monotonic()
+    looked, drawn = time.monotonic(), False
 
     def tell(done: int, total: int) -> None:
-        nonlocal shown
-        if is_terminal(sys.stderr) and time.monotonic() - shown > 0.5:
-            shown = time.monotonic()
-            sys.stderr.write(f"\r\x1b[K{doing}: {done} of {total}" + ("\r\x1b[K" if done == total else ""))
-            sys.stderr.flush()
+        nonlocal looked, drawn
+        if done == total:
+            words = "\r\x1b[K" if drawn else ""
+        elif is_terminal(sys.stderr) and time.monotonic() - looked > 0.5:
+            looked, drawn = time.monotonic(), True
+            words = f"\r\x1b[K{doing}: {done} of {total}"
+        else:
+            return
+        sys.stderr.write(words)
+        sys.stderr.flush()
 
     return tell
 

@@ -15,6 +15,7 @@ from engine.captioning.captioner import Kind, kind_of
 from engine.captioning.options import CaptionOptions, read_options
 from engine.dataset.caption_files import writing
 from engine.dataset.caption_journal import Journal, Undone
+from engine.dataset.folders import find_sources
 from engine.dataset.pool import Progress
 from engine.errors import UsageError
 from engine.runs.control import clear, request
@@ -98,11 +99,13 @@ def start(folder: Path, captioner: str, values: Mapping[str, Any]) -> CaptionJob
 
     Raises:
         UsageError: options that cannot be, or a job is going on there.
+        DataError: the folder is missing or unreadable, or has no picture; nothing is made there.
         StorageError: the folder cannot be written.
     """
     kind = kind_of(captioner)
     options = read_options(kind.options, values)
     job = CaptionJob.of(folder)
+    find_sources(job.folder, "")
     if true_state(job).live:
         raise UsageError(f"Captions are being made in {printable(job.folder)} already.", "Wait for its end, or stop.")
     going_on = job.unfinished and _same(job, kind, options)

@@ -49,16 +49,16 @@ class CaptionWriter:
         Raises:
             DataError: the folder is missing or unreadable, or has no picture.
         """
-        files = self._once(list_captions(self.folder, self.options.caption_extension, "Pictures"))
+        files = self._once(list_captions(self.folder, self.options.caption_extension, ""))
         rest = [file for file in files if not self._is_done(file)]
         self.before = len(files) - len(rest)
         if self.before:
             self._say(f"{plural(self.before, 'picture')} done before the interruption.")
         if self.options.existing != "keep":
-            verb = {"append": "get more behind", "prepend": "get more before"}.get(
+            fate = {"append": "get the new text behind", "prepend": "get the new text in front"}.get(
                 self.options.existing, "are replaced"
             )
-            self._say(f"{plural(len(rest), 'picture')} to caption, existing captions {verb}.")
+            self._say(f"{plural(len(rest), 'picture')} to caption, existing captions {fate}.")
             return rest
         todo = [file for file in rest if not file.captioned]
         self._say(f"{plural(len(todo), 'picture')} without a caption, {len(rest) - len(todo)} with one are kept.")

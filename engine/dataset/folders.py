@@ -67,7 +67,7 @@ def read_folder(path: Path, key: str) -> Folder:
     """List one folder.
 
     Args:
-        key: name of the setting that holds it, for the sentence ("dataset.train_data_dir").
+        key: name of the setting that holds it, for the sentence ("dataset.train_data_dir"); "": of none.
 
     Raises:
         DataError: missing, not a folder, or not readable.
@@ -76,16 +76,17 @@ def read_folder(path: Path, key: str) -> Folder:
         with os.scandir(path) as entries:
             found = sorted(entries, key=lambda entry: os.fsencode(entry.name))
     except FileNotFoundError:
-        raise DataError(f"{key}: the folder {printable(path)} does not exist.", _nearest(path)) from None
+        raise DataError(_about(key, f"the folder {printable(path)} does not exist."), _nearest(path)) from None
     except NotADirectoryError:
-        raise DataError(f"{key}: {printable(path)} is a file, not a folder.", "Give its folder.") from None
+        raise DataError(_about(key, f"{printable(path)} is a file, not a folder."), "Give its folder.") from None
     except PermissionError:
         raise DataError(
-            f"{key}: the folder {printable(path)} cannot be read: permission denied.",
+            _about(key, f"the folder {printable(path)} cannot be read: permission denied."),
             "Give yourself read permission there.",
         ) from None
     except (OSError, ValueError) as error:
-        raise DataError(f"{key}: the folder {printable(path)} cannot be read: {printable(str(error))}.") from error
+        reason = printable(str(error))
+        raise DataError(_about(key, f"the folder {printable(path)} cannot be read: {reason}.")) from error
     pictures: list[Path] = []
     captions: dict[tuple[str, str], Path] = {}
     rejected: list[Rejected] = []
@@ -185,6 +186,11 @@ def read_caption(path: Path, *, all_lines: bool, kohya_exact: bool = False) -> t
     return ("\n".join(lines) if all_lines else first), len(lines)
 
 
+def _about(key: str, said: str) -> str:
+    """A sentence that begins with the setting's name, where there is one."""
+    return f"{key}: {said}" if key else f"{said[:1].upper()}{said[1:]}"
+
+
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
@@ -220,7 +226,7 @@ def _no_pictures(root: Folder, key: str, empty: list[Folder]) -> tuple[str, str]
     """Message and hint for a folder in which no file has a picture's extension."""
     aside = [*root.rejected, *(entry for folder in empty for entry in folder.rejected)]
     seen = len({*root.captions.values(), *(entry.path for entry in aside)})
-    message = f"{key}: no pictures in {printable(root.path)}"
+    message = _about(key, f"no pictures in {printable(root.path)}")
     message += f"; {plural(seen, 'file')} seen" if seen else ", the folder is empty" if not root.subfolders else ""
     message += f"; set aside: {listing([str(entry) for entry in aside])}." if aside else "."
     deeper = [folder for folder in root.subfolders if has_pictures(folder)]

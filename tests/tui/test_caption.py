@@ -180,4 +180,20 @@ def test_without_a_folder_it_tells_what_there_is(place: Path, capfd: pytest.Capt
     ]  # fmt: skip
     assert run(["caption", "--with", "wd14"]) == 0
     options = capfd.readouterr().out
-    assert "general_threshold     0.35  Tags from." in options and "(from 0 to 1)" in options
+    assert "general_threshold = 0.35\n    Tags from." in options and "(from 0 to 1)" in options
+    assert 'trigger_word = ""  (--trigger)\n' in options and max(map(len, options.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("arguments", [["--with", "template"], ["--undo"], [], ["--with", "template", "--dry-run"]])
+def test_a_mistyped_folder_is_told_and_not_made(
+    place: Path, arguments: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["caption", str(place / "nowhere"), *arguments]) == 3
+    assert "The folder" in (said := capfd.readouterr().err) and "does not exist." in said
+    assert not (place / "nowhere").exists()
+
+
+def test_a_folder_without_pictures_gets_no_job(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (place / "empty").mkdir()
+    assert run(["caption", str(place / "empty"), "--with", "template"]) == 3
+    assert "Pictures: No pictures in" in capfd.readouterr().err and not any((place / "empty").iterdir())

@@ -25,13 +25,16 @@ def photos(place: Path) -> Path:
 
 
 def test_the_report_in_words(lorasmith: Lorasmith, photos: Path) -> None:
+    (photos / "film.mp4").write_bytes(b"")
+    (photos / "c.txt").write_bytes("f0x, a café".encode("latin-1"))
     done = lorasmith("check", str(photos), "--trigger", "f0x")
-    assert done.returncode == 0
+    assert done.returncode == 3
     lines = done.stdout.splitlines()
-    assert lines[0] == "! Copies: 2 pictures [duplicate]"
+    assert "! Copies: 2 pictures [duplicate]" in lines
     assert "  · a.png, b.png" in lines
-    assert lines[-1] == "3 pictures: 3 warnings, 1 note"
-    assert max(map(len, lines)) <= 80
+    assert lines[-1] == "3 pictures: 1 error, 3 warnings, 2 notes"
+    assert "byte 10 is 0xe9" in done.stdout and max(map(len, lines)) <= 80
+    assert "i Other files: 1 file [stray-file]" in lines
 
 
 def test_json_and_a_picture_that_is_broken(lorasmith: Lorasmith, photos: Path) -> None:
@@ -76,3 +79,5 @@ def test_projects_of_both_programs(tmp_path: Path) -> None:
     assert project_folders(tmp_path)[1] == tmp_path / "regularization_images"
     (tmp_path / "gui" / "img").mkdir(parents=True)
     assert project_folders(tmp_path / "gui") == (tmp_path / "gui" / "img", None)
+    save(tmp_path, "loose.png", scene(1, (64, 64)))
+    assert project_folders(tmp_path) == (tmp_path, None), "a folder that has pictures itself is meant itself"

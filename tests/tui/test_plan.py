@@ -124,6 +124,7 @@ def test_the_remedies_that_are_enough_for_a_card(halving: None, capfd: pytest.Ca
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
+        (["sdxl", "--preset", "sd15-realistic"], "The preset is named twice."),
         (["sd15-realistc"], "Did you mean sd15-realistic?"),
         (["sd15-realistic", "--set", "network.network_dim=-1"], "network_dim"),
         (["--set", "training.seed=1"], "needs a model, or the family of one"),

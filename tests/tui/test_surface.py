@@ -25,7 +25,7 @@ SURFACE = {
     "set": {"RUN", "TABLE.KEY=VALUE"},
     "inspect": {"FILE", "--json"},
     "check": {
-        "DIR", "--dataset_config", "--preset", "--model", "--trigger", "--set", "--html", "--repair", "--json",
+        "[DIR]", "--dataset_config", "--preset", "--model", "--trigger", "--set", "--html", "--repair", "--json",
     },
     "plan": {"[PRESET]", "--preset", "--images", "--model", "--name", "--set", "--vram", "--json"},
     "presets": set(),

@@ -51,6 +51,7 @@ def command(folder: str | None, captioner: str | None, **options: Any) -> int:
     LORASMITH_API_KEY       the key for an endpoint; without it OPENAI_API_KEY, never unencrypted to another machine
     """
     from engine.captioning.captioner import kind_of
+    from engine.dataset.folders import read_folder
     from engine.dataset.project import pictures_of
     from engine.errors import UsageError
     from engine.runs.layout import expanded
@@ -66,6 +67,7 @@ def command(folder: str | None, captioner: str | None, **options: Any) -> int:
             output.result(line)
         return ExitCode.DONE
     place = pictures_of(expanded(folder))
+    read_folder(place, "")  # a folder that is mistyped is told, whatever is wanted of it
     if place != expanded(folder):
         output.narrate(f"The pictures are in {place}.")
     if undo:

@@ -24,7 +24,7 @@ _MOST_CASES = 10
 
 
 @click.command("check")
-@click.argument("folder", metavar="DIR", required=False)
+@click.argument("folder", metavar="[DIR]", required=False)
 @click.option("--dataset_config", metavar="FILE", help="Kohya's dataset configuration (TOML or JSON) in place of DIR.")
 @click.option(
     "--preset", metavar="NAME|FILE", help="Check for a run with it: resolution, buckets, mirroring, token limit."
@@ -102,11 +102,11 @@ def _quoted(text: str) -> str:
 def project_folders(folder: Path) -> tuple[Path, Path | None]:
     """(pictures, regularization pictures) of a project of this program or of the kohya_ss GUI; else the folder
     itself."""
-    for training, regularizing in (("training_images", "regularization_images"), ("img", "reg")):
-        if (folder / training).is_dir():
-            other = folder / regularizing
-            return folder / training, other if other.is_dir() and any(other.iterdir()) else None
-    return folder, None
+    from engine.dataset.project import pictures_of
+
+    training = pictures_of(folder)
+    other = folder / {"training_images": "regularization_images", "img": "reg"}.get(training.name, "")
+    return training, other if training != folder and other.is_dir() and any(other.iterdir()) else None
 
 
 def lines(report: Report) -> Iterator[str]:
@@ -129,7 +129,7 @@ def _finding(finding: Finding, width: int) -> Iterator[str]:
     if finding.said:
         yield from _wrapped(printable(finding.said), width, "  ")
     for case in finding.cases[:_MOST_CASES]:
-        yield f"  · {case_text(case)}"
+        yield from _wrapped(f"· {case_text(case)}", width, "  ", "    ")
     if len(finding.cases) > _MOST_CASES:
         yield f"  · and {len(finding.cases) - _MOST_CASES} more; --json and --html list them"
     yield from _wrapped(kind.why, width, "  ")
@@ -138,5 +138,9 @@ def _finding(finding: Finding, width: int) -> Iterator[str]:
         yield from _wrapped(f"--repair: {kind.repair}", width, "  ")
 
 
-def _wrapped(text: str, width: int, indent: str) -> list[str]:
-    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False)
+def _wrapped(text: str, width: int, indent: str, further: str | None = None) -> list[str]:
+    """Lines of at most `width` columns; those after the first are indented by `further`."""
+    rest = indent if further is None else further
+    return textwrap.wrap(
+        text, width, initial_indent=indent, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+    )

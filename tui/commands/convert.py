@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +25,7 @@ INDENT = 15
 
 @click.command("convert")
 @click.argument("file")
-@click.option("--output", "target", metavar="FILE", help="Where the preset goes. Without it: NAME.toml, here.")
+@click.option("--output", "target", metavar="FILE", help="Where the preset goes. Without it: NAME-preset.toml, here.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object; no preset is written.")
 def command(file: str, target: str | None, as_json: bool) -> int:
     """Tell what each key of Kohya's FILE (training TOML, GUI JSON, train.sh, .bat) does, and write it as a preset."""
@@ -52,23 +53,25 @@ def command(file: str, target: str | None, as_json: bool) -> int:
         output.result(line)
     if found.problems:
         raise ConfigError(found.problems)
-    place = Path(target) if target else Path(f"{path.stem}.toml")
+    place = expanded(target) if target else Path(f"{path.stem}-preset.toml")
     if place.exists():
         raise UsageError(f"{printable(place)} is there already.", "Name another file with --output.")
     write_text(place, dump_toml(load_config(path), f"Converted from {path.name}, a {found.kind} of Kohya's."))
-    output.narrate(f"Train with it: lorasmith --preset {place}")
+    output.narrate(f"Train with it: lorasmith --preset {shlex.quote(printable(place))}")
     output.result(place)
     return ExitCode.DONE
 
 
 def report(found: Conversion) -> list[str]:
-    """The keys of a file by class, what each becomes, and below it why; reasons fit 80 columns."""
+    """The keys of a file by class, what each becomes, and below it why; only long values leave 80 columns."""
     lines = []
     for status in ORDER:
         for entry in found.entries:
             if entry.status == status:
                 to = f" → {entry.target}" if entry.target else ""
-                lines.append(f"{status:{INDENT}}{entry.key} = {entry.value}{to}")
+                line = f"{status:{INDENT}}{entry.key} = {entry.value}"
+                fits = len(line) + len(to) <= 80
+                lines += [f"{line}{to}"] if fits else [line, f"{'':{INDENT}}{to.lstrip()}"]
                 lines += _below(entry.text)
     if found.unset:
         names = _below(", ".join(found.unset))

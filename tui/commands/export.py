@@ -79,7 +79,11 @@ def _configuration(what: str, typed: dict[str, str | None]) -> RunConfig:
     try:
         source: str | Path = find_preset(what)
     except UsageError:
-        run = resolve(what)
+        try:
+            run = resolve(what)
+        except UsageError as error:
+            hint = f"{error.hint} Presets: `lorasmith presets`.".strip()
+            raise UsageError(f"{error.message} No preset is called so either.", hint) from None
         source = run.config_path
     options = {OPTIONS[key][1]: (OPTIONS[key][0], value) for key, value in typed.items() if value is not None}
     config = load_config(source, (), options)

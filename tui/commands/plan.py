@@ -52,6 +52,8 @@ def command(
     from engine.memory.run_plans import RunPlans
     from tui import planned
 
+    if preset is not None and option is not None:
+        raise UsageError("The preset is named twice.", "lorasmith plan PRESET, or --preset PRESET.")
     chosen = preset or option
     if chosen is None and not overrides and not any(typed.values()):
         if vram is not None:

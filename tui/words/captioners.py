@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,13 @@ from engine.captioning.captioner import KINDS, Kind
 from engine.captioning.options import CaptionOptions
 from engine.config.form import FieldFacts, facts_of
 from tui.texts import _
+
+
+_OPTIONS = {
+    "trigger_word": "  (--trigger)", "allow_download": "  (--download)",
+    **{name: f"  (--{name})" for name in ("model", "url", "prompt", "template", "existing")},
+}  # fmt: skip
+"""Those that the command has an option of its own for; the others are given with --set."""
 
 
 def about_captioners() -> Iterator[str]:
@@ -19,14 +27,14 @@ def about_captioners() -> Iterator[str]:
 
 
 def about_options(kind: Kind) -> Iterator[str]:
-    """A line for each option of a captioner, with its default and what it is for."""
+    """Each option of a captioner with its default, and below it what it is for, within 80 columns."""
     ordered = in_order(kind.options)
-    width = max(len(facts.key) for facts in ordered)
     for facts in ordered:
         limits = " ".join(filter(None, (facts.limits, facts.unit)))
         allowed = ", ".join(str(choice) for choice in facts.choices) or limits
         words = " ".join(filter(None, (f"{_(facts.title)}.", _(facts.help), f"({allowed})" if allowed else "")))
-        yield f"{facts.key:{width}}  {_value(facts.default)}  {words}"
+        yield f"{facts.key} = {_value(facts.default)}{_OPTIONS.get(facts.key, '')}"
+        yield from textwrap.wrap(words, 80, initial_indent="    ", subsequent_indent="    ")
 
 
 def in_order(options: type[CaptionOptions]) -> list[FieldFacts]:

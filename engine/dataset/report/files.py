@@ -37,6 +37,7 @@ STRAY = Kind(
     "The file is neither a picture nor what usually lies beside pictures.",
     "They are not read.",
     "Nothing needs to be done; frames of a video must be saved as pictures to be used.",
+    noun="file",
 )
 CMYK = Kind(
     "cmyk",

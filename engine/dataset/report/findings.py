@@ -31,6 +31,8 @@ class Kind:
     """What to do."""
     repair: str = ""
     """What `--repair` does about it in the copy; empty: nothing can be done safely."""
+    noun: str = "picture"
+    """What is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +63,10 @@ class Finding:
         """ "Blurred: 3 pictures"."""
         count = len(self.pictures)
         grouped = any(len(case.pictures) > 1 for case in self.cases)
+        counted = plural(count, self.kind.noun)
         if grouped and len(self.cases) > 1:
-            return f"{self.kind.title}: {plural(count, 'picture')} in {plural(len(self.cases), 'group')}"
-        return f"{self.kind.title}: {plural(count, 'picture')}" if count else self.kind.title
+            return f"{self.kind.title}: {counted} in {plural(len(self.cases), 'group')}"
+        return f"{self.kind.title}: {counted}" if count else self.kind.title
 
     def as_json(self) -> dict[str, Any]:
         """Everything, with the kind's words."""
@@ -77,13 +80,14 @@ class Finding:
             "why": kind.why,
             "advice": kind.advice,
             "repair": kind.repair,
+            "noun": kind.noun,
             "cases": [{"pictures": [str(path) for path in case.pictures], "said": case.said} for case in self.cases],
         }
 
     @classmethod
     def restored(cls, stored: dict[str, Any]) -> Finding:
         """From `as_json`."""
-        names = ("code", "level", "title", "why", "advice", "repair")
+        names = ("code", "level", "title", "why", "advice", "repair", "noun")
         kind = Kind(limit="", **{name: stored[name] for name in names})
         cases = tuple(Case(tuple(map(Path, case["pictures"])), case["said"]) for case in stored["cases"])
         return cls(kind, cases, stored["said"])

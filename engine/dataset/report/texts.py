@@ -38,7 +38,7 @@ MISSING = Kind(
     "Without a caption",
     "There is no caption file beside the picture, while other pictures have one.",
     "It is trained on the class tokens alone: all that others name goes into the trigger word.",
-    "Caption them: in the step Captions of the wizard, or by hand.",
+    "Caption them: `lorasmith caption`, the wizard's step Captions, or by hand.",
 )
 NONE = Kind(
     "no-captions",
