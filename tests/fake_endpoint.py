@@ -34,6 +34,9 @@ class FakeEndpoint:
         self.address = ""
         self.delay = 0.0
         """Seconds of each answer."""
+        self.going = threading.Event()
+        """Cleared, no answer is given until it is set again."""
+        self.going.set()
         self._now = 0
         self._mutex = threading.Lock()
 
@@ -90,6 +93,7 @@ class _Answers(BaseHTTPRequestHandler):
         self.fake.asked.append(request)
         step = self.fake.next_step()
         time.sleep(self.fake.delay)
+        self.fake.going.wait(60)
         if callable(step):
             step(self)
         elif isinstance(step, int):

@@ -104,9 +104,9 @@ class _Tenths:
 
 def _by_hand(model: str, files: Sequence[str]) -> str:
     return (
-        f"Allow the download (--download), or run `lorasmith fetch {model}`. By hand: from {model} on the Hugging Face hub take "
-        f"{', '.join(files)} and put them into {printable(own_place(model))}, or anywhere and give that folder as "
-        "the model."
+        f"Allow the download (--download), or run `lorasmith fetch {model}`. By hand: from {model} on the Hugging Face "
+        f"hub take {', '.join(files)} and put them into {printable(own_place(model))}, or anywhere and give that "
+        "folder as the model."
     )
 
 

@@ -85,8 +85,8 @@ def read_folder(path: Path, key: str) -> Folder:
             "Give yourself read permission there.",
         ) from None
     except (OSError, ValueError) as error:
-        reason = printable(str(error))
-        raise DataError(_about(key, f"the folder {printable(path)} cannot be read: {reason}.")) from error
+        words = printable(str(error))
+        raise DataError(_about(key, f"the folder {printable(path)} cannot be read: {words}.")) from error
     pictures: list[Path] = []
     captions: dict[tuple[str, str], Path] = {}
     rejected: list[Rejected] = []

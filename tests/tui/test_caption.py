@@ -135,13 +135,17 @@ def test_a_follower_that_is_killed_kills_nothing_and_the_folder_alone_follows(
     slow: tuple[Path, subprocess.Popen[str]], server: FakeEndpoint
 ) -> None:
     project, process = slow
-    server.delay = 1.0
+    server.going.clear()  # however slow this machine is, the captioner is met at work
     process.kill()
     job = CaptionJob.of(project / "training_images")
     assert true_state(job).live
     refused = caption(project, "--with", "template", "--template", "x")
     assert refused.returncode == 2 and "Follow that with: lorasmith caption" in refused.stderr
-    assert caption(project).returncode == 0
+    following = subprocess.Popen([*COMMAND, str(project)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: following.stderr is not None and following.stderr.readline())  # it tells what it has found
+    server.going.set()
+    following.communicate(timeout=60)
+    assert following.returncode == 0
     assert len(texts(project)) == 5 and len(server.asked) == 4
 
 

@@ -79,5 +79,5 @@ def test_projects_of_both_programs(tmp_path: Path) -> None:
     assert project_folders(tmp_path)[1] == tmp_path / "regularization_images"
     (tmp_path / "gui" / "img").mkdir(parents=True)
     assert project_folders(tmp_path / "gui") == (tmp_path / "gui" / "img", None)
-    save(tmp_path, "loose.png", scene(1, (64, 64)))
+    save(tmp_path, "loose.png", scene(1, (64, 64)), None)
     assert project_folders(tmp_path) == (tmp_path, None), "a folder that has pictures itself is meant itself"

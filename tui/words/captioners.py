@@ -11,7 +11,6 @@ from engine.captioning.options import CaptionOptions
 from engine.config.form import FieldFacts, facts_of
 from tui.texts import _
 
-
 _OPTIONS = {
     "trigger_word": "  (--trigger)", "allow_download": "  (--download)",
     **{name: f"  (--{name})" for name in ("model", "url", "prompt", "template", "existing")},
