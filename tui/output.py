@@ -6,6 +6,7 @@ import codecs
 import json
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -105,3 +106,11 @@ def counters() -> Callable[[str, int, int], None]:
 def width_of_result() -> int:
     """Columns that results may take."""
     return width(sys.stdout)
+
+
+def wrapped(text: str, width: int, indent: str = "", further: str | None = None) -> list[str]:
+    """Lines of at most `width` columns, longer words apart; those after the first are indented by `further`."""
+    rest = indent if further is None else further
+    return textwrap.wrap(
+        text, width, initial_indent=indent, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+    )

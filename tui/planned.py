@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from engine.text import printable, size_text
+from tui.output import wrapped
 from tui.texts import _
 
 if TYPE_CHECKING:
@@ -77,21 +78,21 @@ def lines(plan: Plan, gpu: Gpu | None) -> list[str]:
 
 
 def table(plans: Sequence[tuple[str, Plan]]) -> list[str]:
-    """One line a plan: GiB by phase without CUDA's context, the peak with it, and the cards that it fits."""
+    """One line a plan, within 80 columns: GiB by phase without CUDA's context, the peak with it, and the smallest usual
+    card that it fits."""
     from engine.memory.plan import CARDS, PHASES
 
     phases = [phase for phase in PHASES if any(plan.need(phase) for _name, plan in plans)]
     width = max([len(name) for name, _plan in plans] + [6])
-    head = [f"{'preset':{width}}", *(f"{phase:>8}" for phase in phases), f"{'peak':>8}", "   fits"]
-    rows = ["".join([*head, "".join(f"{card:>4}" for card in CARDS), " GiB"])]
+    rows = ["".join([f"{'preset':{width}}", *(f"{phase:>7}" for phase in phases), f"{'peak':>7}", "  fits"])]
     for name, plan in plans:
         if not plan.needs:
             rows.append(f"{name:{width}}  " + _("on the CPU: needs no card"))
             continue
         needs = [plan.need(phase) for phase in phases]
-        cells = [f"{need.allocated / 2**30:8.2f}" if need else f"{'-':>8}" for need in needs]
-        fits = "".join(f"{'yes' if plan.fits(card) else 'no':>4}" for card in CARDS)
-        rows.append("".join([f"{name:{width}}", *cells, f"{plan.peak_bytes / 2**30:8.2f}", "       ", fits]))
+        cells = [f"{need.allocated / 2**30:7.2f}" if need else f"{'-':>7}" for need in needs]
+        smallest = next((f"{card:>4} GiB" for card in CARDS if plan.fits(card)), "  none")
+        rows.append("".join([f"{name:{width}}", *cells, f"{plan.peak_bytes / 2**30:7.2f}", smallest]))
     return rows
 
 
@@ -108,11 +109,10 @@ def way_lines(way: Way, card: str, command: Sequence[str]) -> list[str]:
         return [
             _("No setting is left that would save memory: a lower dataset.resolution needs less, or a larger card.")
         ]
-    width = max(len(one.remedy.title) for one in way.taken)
-    rows = [
-        f"  {one.remedy.title:{width}}  " + _("saves {0}; costs {1}").format(size_text(one.saves), one.remedy.costs)
-        for one in way.taken
-    ]
+    rows = []
+    for one in way.taken:
+        rows.append("  " + _("{0} saves {1}. Its cost:").format(one.remedy.title, size_text(one.saves)))
+        rows += wrapped(f"{one.remedy.costs}.", 80, "    ")
     if not way.fits:
         told = _("With all of them {0} still needs {1}, more than {2} allows.").format(
             PHASE_NAMES[need.phase], size_text(need.reserved + way.plan.context), card

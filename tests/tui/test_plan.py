@@ -49,12 +49,13 @@ def test_every_shipped_preset(asked: list[Request], capfd: pytest.CaptureFixture
     assert run(["plan"]) == 0
     out, err = capfd.readouterr()
     head, *rows = out.splitlines()
-    assert head.split() == ["preset", "load", "train", "sample", "peak", "fits", "8", "10", "12", "16", "24", "GiB"]
+    assert head.split() == ["preset", "load", "train", "sample", "peak", "fits"]
     found = {row.split()[0]: row.split()[1:] for row in rows}
-    assert found["sd15-realistic"] == ["0.01", "5.00", "4.00", "6.50", "yes", "yes", "yes", "yes", "yes"]
+    assert found["sd15-realistic"] == ["0.01", "5.00", "4.00", "6.50", "8", "GiB"]
+    assert max(map(len, out.splitlines())) <= 80
     assert found["demo"][:3] == ["on", "the", "CPU:"]
     assert {request.recognition.family for request in asked} == {"sd15", "sdxl", "flux"}
-    assert "the first time" in err and rows[-1].startswith("frugal:")
+    assert "the first time" in err and rows[-2].startswith("frugal:")
     assert run(["plan"]) == 0
     assert "the first time" not in capfd.readouterr().err
 
@@ -102,12 +103,12 @@ def test_the_remedies_that_are_enough_for_a_card(halving: None, capfd: pytest.Ca
     assert run(["plan", "sd15-realistic", "--vram", "5", "--set", "training.seed=3"]) == 0
     out = capfd.readouterr().out.splitlines()
     start = out.index("These remedies make it fit 5 GiB, the cheapest first:")
-    assert [line.split("saves")[0].strip() for line in out[start + 1 : start + 3]] == [
-        "Batch 1 with accumulation", "Gradient checkpointing"
+    end = out.index("Then the training step is the largest phase, with 3.5 GiB.")
+    assert [line for line in out[start + 1 : end] if line.endswith("Its cost:")] == [
+        "  Batch 1 with accumulation saves 6.0 GiB. Its cost:", "  Gradient checkpointing saves 3.0 GiB. Its cost:"
     ]  # fmt: skip
-    assert "saves 6.0 GiB; costs a step" in out[start + 1] and "saves 3.0 GiB; costs a step" in out[start + 2]
-    assert out[start + 3] == "Then the training step is the largest phase, with 3.5 GiB."
-    assert out[start + 4] == (
+    assert max(map(len, out[:end])) <= 80
+    assert out[end + 1] == (
         "  lorasmith --preset sd15-realistic --set training.seed=3 --set training.train_batch_size=1 "
         "--set training.gradient_accumulation_steps=2 --set memory.gradient_checkpointing=true"
     )

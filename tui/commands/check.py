@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,9 +116,9 @@ def lines(report: Report) -> Iterator[str]:
         yield ""
     if report.buckets:
         shown = [f"{width}×{height} ({count})" for (width, height), count in report.buckets.items()]
-        yield from _wrapped(f"Buckets: {listing(shown, 12)}.", width, "")
+        yield from output.wrapped(f"Buckets: {listing(shown, 12)}.", width, "")
     for note in report.notes:
-        yield from _wrapped(printable(note), width, "")
+        yield from output.wrapped(printable(note), width, "")
     yield report.verdict
 
 
@@ -127,20 +126,12 @@ def _finding(finding: Finding, width: int) -> Iterator[str]:
     kind = finding.kind
     yield f"{SIGNS[kind.level]} {finding.heading} [{kind.code}]"
     if finding.said:
-        yield from _wrapped(printable(finding.said), width, "  ")
+        yield from output.wrapped(printable(finding.said), width, "  ")
     for case in finding.cases[:_MOST_CASES]:
-        yield from _wrapped(f"· {case_text(case)}", width, "  ", "    ")
+        yield from output.wrapped(f"· {case_text(case)}", width, "  ", "    ")
     if len(finding.cases) > _MOST_CASES:
         yield f"  · and {len(finding.cases) - _MOST_CASES} more; --json and --html list them"
-    yield from _wrapped(kind.why, width, "  ")
-    yield from _wrapped(f"→ {kind.advice}", width, "  ")
+    yield from output.wrapped(kind.why, width, "  ")
+    yield from output.wrapped(f"→ {kind.advice}", width, "  ")
     if kind.repair:
-        yield from _wrapped(f"--repair: {kind.repair}", width, "  ")
-
-
-def _wrapped(text: str, width: int, indent: str, further: str | None = None) -> list[str]:
-    """Lines of at most `width` columns; those after the first are indented by `further`."""
-    rest = indent if further is None else further
-    return textwrap.wrap(
-        text, width, initial_indent=indent, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
-    )
+        yield from output.wrapped(f"--repair: {kind.repair}", width, "  ")

@@ -69,7 +69,8 @@ def command(
         told = {} if found is None else {"remedies": planned.way_json(found)}
         output.json_result(plan.as_json(gpu.free if gpu else None) | told)
         return ExitCode.DONE
-    lines = [*planned.table([(chosen or "settings", plan)]), *planned.lines(plan, gpu)]
+    lines = planned.table([(chosen or "settings", plan)])
+    lines += (line for text in planned.lines(plan, gpu) for line in output.wrapped(text, output.width_of_result()))
     if found is not None:
         card = f"{vram:g} GiB" if vram is not None else "what is free now"
         lines += planned.way_lines(found, card, _typed(chosen, overrides, typed))
@@ -130,6 +131,8 @@ def _every_preset(as_json: bool) -> int:
         return ExitCode.DONE
     for line in planned.table(found):
         output.result(line)
-    output.result("GiB on the card by phase, CUDA's context apart; the peak is with it. Planned for a card with bf16.")
-    output.result("frugal: samples in less memory, which a run turns to by itself where the others do not fit.")
+    output.result("GiB on the card by phase, CUDA's context apart; the peak is with it. fits: the")
+    output.result("smallest of the usual cards that has it. Planned for a card with bf16.")
+    output.result("frugal: samples in less memory, which a run turns to by itself where the others")
+    output.result("do not fit.")
     return ExitCode.DONE

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 from typing import Any
 
 from engine.captioning.captioner import KINDS, Kind
 from engine.captioning.options import CaptionOptions
 from engine.config.form import FieldFacts, facts_of
+from tui.output import wrapped
 from tui.texts import _
 
 _OPTIONS = {
@@ -33,7 +33,7 @@ def about_options(kind: Kind) -> Iterator[str]:
         allowed = ", ".join(str(choice) for choice in facts.choices) or limits
         words = " ".join(filter(None, (f"{_(facts.title)}.", _(facts.help), f"({allowed})" if allowed else "")))
         yield f"{facts.key} = {_value(facts.default)}{_OPTIONS.get(facts.key, '')}"
-        yield from textwrap.wrap(words, 80, initial_indent="    ", subsequent_indent="    ")
+        yield from wrapped(words, 80, "    ")
 
 
 def in_order(options: type[CaptionOptions]) -> list[FieldFacts]:
