@@ -15,7 +15,8 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "kohya.md"
 HEAD = """# Kohya's files
 
 `lorasmith --preset FILE` takes a training TOML of Kohya's scripts, a configuration of the kohya_ss GUI (JSON), or a
-shell or batch file that calls `train_network.py`, `sdxl_train_network.py` or `flux_train_network.py`;
+shell or batch file that calls `train_network.py`, `sdxl_train_network.py` or `flux_train_network.py`, with the
+training TOML behind its `--config_file`;
 `lorasmith convert FILE` says what each of its keys does and writes it as a preset. `--dataset_config FILE` takes a
 dataset configuration beside any of them. What a file does not say has the default of the scripts, or of the GUI for a
 file of the GUI.

@@ -14,6 +14,7 @@ from engine.errors import UsageError
 COMMANDS = (
     "demo",
     "check",
+    "caption",
     "plan",
     "runs",
     "attach",
@@ -28,7 +29,6 @@ COMMANDS = (
     "info",
     "locate",
     "fetch",
-    "caption",
 )
 _MODULES = {"set": "set_value"}
 
@@ -91,7 +91,7 @@ def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 )
 @click.pass_context
 def cli(ctx: click.Context, /, preset: str | None, **options: Any) -> int | None:
-    """Train a LoRA for Stable Diffusion from a folder of pictures.
+    """Train a LoRA for Stable Diffusion, SDXL or FLUX from a folder of pictures.
 
     \b
     lorasmith                                    the screen: the wizard, and all runs

@@ -197,7 +197,8 @@ def _as_kohya(part: _Part, rejected: list[Rejected]) -> _Part:
         if path.suffix.lower() in KOHYA_EXTENSIONS and path.suffix in (path.suffix.lower(), path.suffix.upper())
     )  # fmt: skip
     reason = "Kohya's scripts do not read this kind of file (kohya_exact)"
-    rejected += [Rejected(path, reason) for path in folder.pictures if path not in seen]
+    left_out = set(folder.pictures).difference(seen)
+    rejected += [Rejected(path, reason) for path in folder.pictures if path in left_out]
     return replace(part, source=replace(part.source, folder=replace(folder, pictures=seen)))
 
 

@@ -42,12 +42,12 @@ def choose_precision(wish: Literal["auto", "no", "fp16", "bf16"], gpu: Gpu | Non
     if wish == "bf16" and not has_bf16:
         raise UsageError(
             f"memory.mixed_precision is bf16, but {gpu.name} cannot compute in it ({told}, 8.0 is needed).",
-            "Use fp16 or auto." if has_fp16 else "Use no or auto.",
+            "Set memory.mixed_precision to fp16 or auto." if has_fp16 else "Set memory.mixed_precision to no or auto.",
         )
     if wish == "fp16" and not has_fp16:
         raise UsageError(
             f"memory.mixed_precision is fp16, but {gpu.name} cannot compute in it ({told}, 5.3 is needed).",
-            "Use no or auto.",
+            "Set memory.mixed_precision to no or auto.",
         )
     if wish != "auto":
         return _as_configured(wish)
@@ -64,7 +64,7 @@ def _on_cpu(wish: Literal["auto", "no", "fp16", "bf16"]) -> Choice:
     if wish == "fp16":
         raise UsageError(
             "memory.mixed_precision is fp16, but the run computes on the CPU, where training in fp16 is not possible.",
-            "Use no or auto.",
+            "Set memory.mixed_precision to no or auto.",
         )
     if wish == "auto":
         return Choice("no", "fp32, because bf16 gains nothing on the CPU")

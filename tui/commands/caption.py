@@ -13,7 +13,7 @@ _SHORT = {"trigger": "trigger_word", "download": "allow_download"}
 """Options of the command that have another name there."""
 
 
-@click.command("caption")
+@click.command("caption", short_help="Make captions: by a model, tagger, server or template; undo them.")
 @click.argument("folder", metavar="[DIR]", required=False)
 @click.option("--with", "captioner", metavar="CAPTIONER", help="Who makes them; without DIR: its options.")
 @click.option("--model", metavar="MODEL", help="A folder, a hub id, or the model's name on the server.")

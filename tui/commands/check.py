@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _MOST_CASES = 10
 
 
-@click.command("check")
+@click.command("check", short_help="Tell what is wrong with pictures and captions.")
 @click.argument("folder", metavar="[DIR]", required=False)
 @click.option("--dataset_config", metavar="FILE", help="Kohya's dataset configuration (TOML or JSON) in place of DIR.")
 @click.option(

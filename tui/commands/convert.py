@@ -23,7 +23,7 @@ ORDER = ("not supported", "better", "no effect", "honoured")
 INDENT = 15
 
 
-@click.command("convert")
+@click.command("convert", short_help="Tell what each key of a file of Kohya's does; make it a preset.")
 @click.argument("file")
 @click.option("--output", "target", metavar="FILE", help="Where the preset goes. Without it: NAME-preset.toml, here.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object; no preset is written.")

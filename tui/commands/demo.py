@@ -19,7 +19,7 @@ COLUMNS = 32
 DIRECTORY = "demo/results_current"
 
 
-@click.command("demo")
+@click.command("demo", short_help="Train a character on the model that comes along, in minutes.")
 @click.option("--output_dir", metavar="DIR", help="Where the files go. Without it: ./demo/results_current.")
 @click.option("--set", "overrides", metavar="TABLE.KEY=VALUE", multiple=True, help="Change a setting; repeatable.")
 def command(output_dir: str | None, overrides: tuple[str, ...]) -> int:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from engine.models.base import Recognition
 
 
-@click.command("export")
+@click.command("export", short_help="Write a run or preset as files for Kohya's scripts.")
 @click.argument("what", metavar="RUN|PRESET")
 @click.option("--kohya", "target", metavar="DIR", required=True, help="The folder that the files go into.")
 @click.option("--images", metavar="DIR", help="The folder of pictures, for a preset.")

@@ -21,7 +21,7 @@ LINE_SECONDS = 10.0
 """Between two lines where stderr is no terminal."""
 
 
-@click.command("fetch")
+@click.command("fetch", short_help="Download a model from the Hugging Face hub into the local cache.")
 @click.argument("what")
 @click.option("--yes", is_flag=True, help="Do not ask before the download.")
 def command(what: str, yes: bool) -> int:

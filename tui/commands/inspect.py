@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from engine.adapters.inspect import LoraReport
 
 
-@click.command("inspect")
+@click.command("inspect", short_help="Tell what a LoRA file holds, and whether readers will load it.")
 @click.argument("file")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(file: str, as_json: bool) -> int:
@@ -33,7 +33,8 @@ def command(file: str, as_json: bool) -> int:
 
 
 def _lines(report: LoraReport) -> Iterator[str]:
-    yield f"{report.path}: a LoRA for {report.base}, {report.size / 2**20:.1f} MiB"
+    base = "a model of unknown kind or size" if report.base == "unknown" else report.base
+    yield f"{report.path}: a LoRA for {base}, {report.size / 2**20:.1f} MiB"
     for component, count in report.modules.items():
         known = report.known_modules.get(component)
         yield f"{component}: {count} modules" + (f" of Kohya's {known}" if known else "")

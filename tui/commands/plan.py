@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from engine.memory.weighing import Way
 
 
-@click.command("plan")
+@click.command("plan", short_help="Show how much memory a run needs, and what makes it fit.")
 @click.argument("preset", required=False)
 @click.option("--preset", "option", metavar="NAME|FILE", help="The same as the argument.")
 @click.option("--images", metavar="DIR", help="The folder of pictures: with the model, steps and disk are known too.")

@@ -18,7 +18,8 @@ def command(ctx: click.Context) -> int | None:
     found = list_presets()
     width = max((len(preset.name) for preset in found), default=0)
     for preset in found:
-        output.result(f"{preset.name:{width}}  {preset.title}")
+        for line in output.wrapped(f"{preset.name:{width}}  {preset.title}", 80, "", " " * (width + 2)):
+            output.result(line)
     return ExitCode.DONE
 
 
