@@ -56,9 +56,9 @@ def test_on_the_cpu(wish, value, reason):
             "The card cannot compute in it (compute capability 7.5, 8.0 is needed)",
             "fp16 or auto",
         ),
-        ("bf16", _card((5, 0)), "8.0 is needed", "Use no or auto"),
-        ("fp16", _card((5, 2)), "5.3 is needed", "Use no or auto"),
-        ("fp16", None, "the run computes on the CPU", "Use no or auto"),
+        ("bf16", _card((5, 0)), "8.0 is needed", "to no or auto"),
+        ("fp16", _card((5, 2)), "5.3 is needed", "to no or auto"),
+        ("fp16", None, "the run computes on the CPU", "to no or auto"),
     ],
 )
 def test_what_cannot_be_is_refused(wish, card, sentence, hint):
