@@ -26,7 +26,7 @@ DUPLICATE = Kind(
     "All pixels are equal when decoded and turned upright.",
     "Each copy counts: what is in it is learnt more strongly than the rest.",
     "Keep one; to weigh it more on purpose, give its folder more repeats.",
-    "Keeps the first, and leaves the others out of the copy.",
+    "Keeps the first that has a caption, and leaves the others out of the copy.",
 )
 NEAR = Kind(
     "near-duplicate",
