@@ -510,7 +510,8 @@ def test_the_checkpoint_says_otherwise(refused: Refused, tmp_path: Path, capfd: 
 
 def test_without_a_gpu(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    refused(2, ("memory.mixed_precision is fp16, but the run computes on the CPU", "hint: Use no or auto"),
+    hint = "hint: Set memory.mixed_precision to no or auto"
+    refused(2, ("memory.mixed_precision is fp16, but the run computes on the CPU", hint),
             *settings("memory.mixed_precision=fp16"))  # fmt: skip
     for device in ("cuda", "cuda:7"):
         refused(2, (f"memory.device={device}, but no GPU is found here", "hint: Set memory.device=cpu"),
