@@ -15,7 +15,7 @@ from engine.dataset.pictures import Picture
 from engine.dataset.report.measures import Taken, measure
 from engine.dataset.report.shelf import Key, Shelf
 
-_FEW = 12
+_FEW = 40
 """Pictures for which starting processes takes longer than it saves."""
 _LARGE_PIXELS = 32_000_000
 """Larger pictures are decoded one after the other, so that memory has a bound."""
