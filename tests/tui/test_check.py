@@ -70,6 +70,17 @@ def test_wrong_use(lorasmith: Lorasmith, photos: Path) -> None:
     assert not (photos / "inside").exists()
 
 
+def test_a_page_replaces_only_an_earlier_one(lorasmith: Lorasmith, photos: Path, place: Path) -> None:
+    (place / "notes.html").write_text("mine")
+    for target, code, said in (
+        ("notes.html", 2, "and no earlier report"), (str(photos), 2, "is a folder"), ("notes.html/r.html", 5, "cannot"),
+        ("new/r.html", 0, "The report with pictures is in"), ("new/r.html", 0, "The report with pictures is in"),
+    ):  # fmt: skip
+        done = lorasmith("check", str(photos), "--html", target)
+        assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    assert (place / "notes.html").read_text() == "mine"
+
+
 def test_projects_of_both_programs(tmp_path: Path) -> None:
     assert project_folders(tmp_path) == (tmp_path, None)
     (tmp_path / "training_images").mkdir()

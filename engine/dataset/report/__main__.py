@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.config import RunConfig
 from engine.dataset.report.checking import check
-from engine.dataset.report.pages import write_page
+from engine.dataset.report.pages import require_page, write_page
 from engine.dataset.report.repair import repair, require_place
 from engine.errors import LoraSmithError
 from engine.exit_codes import ExitCode
@@ -51,6 +51,8 @@ def main() -> int:
         out = Path(wish["repair"]) if wish["repair"] else None
         if out is not None:
             require_place([], out)  # before the long work
+        if wish["html"]:
+            require_page(Path(wish["html"]))
         report, found = check(config, told)
         if wish["html"]:
             write_page(report, found, Path(wish["html"]), told)

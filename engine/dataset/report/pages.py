@@ -22,10 +22,13 @@ from engine.dataset.report.checking import Told, pictures_of
 from engine.dataset.report.crops import Cut, cuts
 from engine.dataset.report.findings import Case, Finding, Report
 from engine.dataset.report.survey import Survey
+from engine.errors import StorageError, UsageError
 from engine.text import plural, printable
 
 THUMB_PX = 144
 MOST_CASES, MOST_IN_A_CASE, MOST_IN_A_BUCKET = 24, 8, 16
+_BEGIN = "<!doctype html><html lang=en><meta charset=utf-8><title>Pictures: "
+"""By which an earlier report is known."""
 _SIGNS = {"error": "✗", "warning": "!", "note": "i"}
 _STYLE = """
 :root { color-scheme: light dark; --line: #8886; --error: #c62828; --warning: #b26a00; --note: #33691e; }
@@ -44,6 +47,28 @@ td, th { padding: .1rem .8rem .1rem 0; text-align: left; }
 """
 
 
+def require_page(path: Path) -> None:
+    """Make the folder of a page, and refuse a place where something else would be lost.
+
+    Raises:
+        UsageError: a folder, or a file that is no earlier report.
+        StorageError: it cannot be read, or its folder cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise UsageError(f"--html: {printable(path)} is a folder.", "Name a file in it, for example report.html.")
+        if path.exists():
+            with path.open("rb") as file:
+                if file.read(len(_BEGIN)) != _BEGIN.encode():
+                    raise UsageError(
+                        f"--html: {printable(path)} is there already, and no earlier report.", "Name another file."
+                    )
+    except OSError as error:
+        reason = error.strerror or error
+        raise StorageError(f"--html: {printable(path)} cannot be written: {reason}.", "Name another place.") from error
+
+
 def write_page(report: Report, found: Survey, path: Path, told: Told = lambda *_: None) -> None:
     """Write the report with its pictures to `path`, in one piece.
 
@@ -54,7 +79,7 @@ def write_page(report: Report, found: Survey, path: Path, told: Told = lambda *_
     shown = _shown(report, placed)
     images = dict(_thumbnails([picture for path, picture in pictures_of(found).items() if path in shown], found, told))
     parts = [
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>Pictures: {escape(report.verdict)}</title>",
+        f"{_BEGIN}{escape(report.verdict)}</title>",
         f"<meta name=viewport content='width=device-width'><style>{_STYLE}</style>",
         f"<h1>{escape(report.verdict)}</h1>",
         *(f"<p>{_text(subset.path)}: {plural(len(subset.pictures), 'picture')}</p>" for subset in found.scan.subsets),
@@ -63,7 +88,6 @@ def write_page(report: Report, found: Survey, path: Path, told: Told = lambda *_
         *_buckets(placed, images),
         "</html>\n",
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_text(path, "\n".join(parts))
 
 
