@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import RunConfig, list_presets
+from engine.config import RunConfig
 from engine.errors import TrainingError, UsageError
 from engine.hardware import Gpu
 from engine.memory import planner, planner_process, shelf
 from engine.memory.plan import CARDS, CONTEXT, GIB, Need, Plan, PlanCancelled, restored
 from engine.memory.planner import Planner, Request, plan
 from engine.memory.planner_process import PlannerProcess, needs_in
-from tui.configuration import read_partly
+from tools.plans import runs
 
 TRAIN = Need("train", 5 * GIB, 6 * GIB, {"weights": 3 * GIB, "activations": 2 * GIB})
 LOAD = Need("load", GIB, GIB, {"weights": GIB})
@@ -157,14 +157,28 @@ def test_a_process_that_is_not_wanted_any_more_ends(monkeypatch: pytest.MonkeyPa
         plan(config(), cancelled=lambda: True)
 
 
-def test_the_shipped_presets_are_planned_beforehand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """`make plans` makes them anew after a change of a preset, or of a version in constraints.txt."""
+@pytest.fixture
+def shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Plan | None]:
+    """What `make plans` made, by name; runs on the CPU have no plan."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    requests = {
-        preset.name: planner.request_for(read_partly(preset.name)) for preset in list_presets() if preset.shipped
-    }
-    missing = [name for name, request in requests.items() if request is not None and shelf.find(request) is None]
-    assert not missing and len(requests) > 10
+    requests = {name: planner.request_for(config) for name, config in runs().items()}
+    return {name: shelf.find(request) for name, request in requests.items() if request is not None}
+
+
+def test_the_shipped_presets_are_planned_beforehand(shipped: dict[str, Plan | None]) -> None:
+    """`make plans` makes them anew after a change of a preset, or of a version in constraints.txt."""
+    assert len(shipped) > 10 and not [name for name, plan in shipped.items() if plan is None]
+
+
+@pytest.mark.parametrize(
+    ("name", "gib"),
+    [("sd15, the lowest rungs", 1.7), ("sdxl, the lowest rungs", 4.0), ("flux-dev-8gb", 7.0), ("flux-dev-12gb", 11.0)],
+)
+def test_the_project_keeps_its_targets(shipped: dict[str, Plan | None], name: str, gib: float) -> None:
+    """Of the training step, CUDA's context apart."""
+    plan = shipped[name]
+    need = plan.need("train") if plan else None
+    assert need is not None and 0.3 * GIB < need.allocated <= gib * GIB
 
 
 def test_a_process_that_dies_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
