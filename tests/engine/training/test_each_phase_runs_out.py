@@ -124,6 +124,7 @@ def test_sampling(make_run: MakeRun) -> None:
 @pytest.mark.timeout(300)
 def test_saving(make_run: MakeRun) -> None:
     """What was held while training takes the room of the file and its check; a new start has it."""
-    run = make_run(**QUIET, network__network_dim=1024)
+    large = {"training__train_batch_size": 6, "dataset__resolution": 128}
+    run = make_run(**{**QUIET, **large}, network__network_dim=1024)
     code = train_limited(run, "save", 24 * MIB)
     require_a_whole_end(run, code, "oom save", "retry restart", "saved", "run_finished finished")

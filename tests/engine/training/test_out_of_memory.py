@@ -70,7 +70,7 @@ def test_it_runs_out_and_goes_on_by_itself(make_run: MakeRun, two_shapes: Path) 
     assert (oom["phase"], oom["step"], oom["device"], oom["total"]) == ("train", 1, "cpu", limit)
     requested, free, reserved, allocated = (oom[key] for key in ("requested", "free", "reserved", "allocated"))
     assert isinstance(requested, int) and 0 < requested < limit and (free is None or free < requested)
-    assert isinstance(reserved, int) and isinstance(allocated, int) and 0 < allocated < reserved < limit
+    assert isinstance(reserved, int) and isinstance(allocated, int) and 0 < allocated < reserved <= limit
     assert "allocate" in str(oom["message"]) and "\n" not in str(oom["message"])
     (retry,) = events(run, "retry")
     assert retry["remedy"] == "smaller_batch" and retry["step"] == 1

@@ -334,7 +334,7 @@ async def test_without_the_model_it_says_what_to_fetch(
     app: LoraSmithApp, until: Until, text: Shown, photos: Path, monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
     monkeypatch.setenv("HF_HOME", str(home / "hub"))
-    async with app.run_test(size=(80, 24)) as pilot:
+    async with app.run_test(size=(120, 36)) as pilot:
         await opened(app, pilot, until)
         await pilot.press("c", "enter", "ctrl+n")
         await until(pilot, lambda: isinstance(app.screen, CaptioningScreen))
