@@ -80,6 +80,10 @@ class Plan:
         """What one phase needs; None where the run has no such phase."""
         return next((need for need in self.needs if need.phase == phase), None)
 
+    def need_or_peak(self, phase: str) -> Need:
+        """What one phase needs; where the run has no such phase, what the largest does."""
+        return self.need(phase) or self.peak
+
     def fits(self, card: float) -> bool:
         """Whether a card of so many GiB is enough, with nothing else on it."""
         return self.peak_bytes <= card * GIB * USABLE

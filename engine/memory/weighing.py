@@ -45,7 +45,7 @@ class Goal:
 
     def need(self, plan: Plan) -> Need:
         """The phase in question, where the plan has it; else the largest."""
-        return plan.need(self.phase) or plan.peak
+        return plan.need_or_peak(self.phase)
 
     def met(self, plan: Plan) -> bool:
         """Whether `plan` fits; a run on the CPU needs no card."""
@@ -67,7 +67,7 @@ class Goal:
             had = shortage.reserved + shortage.free
         else:
             had = int(shortage.total * USABLE) - now.context if shortage.total is not None else now.peak.reserved
-        needed = (now.need(shortage.phase) or now.peak).reserved
+        needed = now.need_or_peak(shortage.phase).reserved
         short = max(shortage.requested or 0, int(needed * WORTH))
         return cls(max(0, min(had, needed - short)), shortage.phase)
 
@@ -132,7 +132,7 @@ def way(config: RunConfig, gpu: Gpu, goal: Goal, plan_of: PlanOf) -> Way:
             break
         next_config = changed(config, remedy.changes)
         next_plan = plan_of(next_config)
-        saves = need.reserved - (next_plan.need(need.phase) or next_plan.peak).reserved
+        saves = need.reserved - next_plan.need_or_peak(need.phase).reserved
         if saves < WORTH * need.reserved:
             aside.add(remedy.name)
             continue

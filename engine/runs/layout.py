@@ -106,6 +106,11 @@ class RunDir:
         """The run's own copy of its dataset configuration, where it has one."""
         return self.private / "dataset.json"
 
+    def with_own_datasets(self, config: RunConfig) -> RunConfig:
+        """The run's configuration with the datasets as they were at its start, whatever became of the person's file."""
+        own = self.dataset_path
+        return config.changed(dataset={"dataset_config": str(own)}) if own.exists() else config
+
     @property
     def config_path(self) -> Path:
         """The run's full configuration: `<output_name>.toml`."""

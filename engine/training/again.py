@@ -87,7 +87,7 @@ def _by_plan(way: Way) -> str:
     told = f"{size_text(need.reserved)} of {size_text(way.goal.room)} that are there"
     if way.fits:
         return f"By plan it then takes {told}."
-    return f"By plan it then takes {told}: nothing is left to save, so this is the last attempt."
+    return f"By plan it then takes {told}: no other remedy would save much."
 
 
 def _tried_since_the_last_step(run: RunDir) -> list[Event]:

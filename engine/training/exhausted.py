@@ -113,6 +113,7 @@ def _planned(session: Session, config: RunConfig, gpu: Gpu | None, shortage: Sho
     if gpu is None or shortage.device == "cpu":
         return None
     session.say("Planning which remedies are enough; this takes up to some minutes.")
+    config = session.run.with_own_datasets(config)
     try:
         with RunPlans(config, gpu, (shortage.phase,), cancelled=session.should_stop) as plan_of:
             return way(config, gpu, Goal.after(shortage, plan_of(config)), plan_of)

@@ -66,13 +66,11 @@ def prepare(session: Session) -> Prepared:
         LoraSmithError: something that the person must mend.
         Stopped: a stop was asked for meanwhile.
     """
-    config = load_config(session.run.config_path)
-    if session.run.dataset_path.exists():  # as it was at the start, whatever became of the person's file
-        config = config.changed(dataset={"dataset_config": str(session.run.dataset_path)})
+    config = session.run.with_own_datasets(load_config(session.run.config_path))
     require_paths(config)
-    raw = config.training.kohya_exact and (
-        config.memory.cache_text_encoder_outputs or config.memory.cache_text_encoder_outputs_to_disk
-    )
+    memory = config.memory
+    cached = memory.cache_text_encoder_outputs or memory.cache_text_encoder_outputs_to_disk
+    raw = config.training.kohya_exact and cached
     recognition = recognise(config.model.pretrained_model_name_or_path)
     family = family_named(recognition.family)
     config, settled = family.settle(config, recognition)
@@ -96,17 +94,9 @@ def prepare(session: Session) -> Prepared:
         session.say(line)
     plan = plan_from_here(plan, session.run.checkpoints, session.say)
     _check_disk(session, config, model.recognition, plan)
+    rank, num_processes = accelerator.process_index, accelerator.num_processes
     feed = Feed(
-        config,
-        items,
-        plan,
-        model,
-        accelerator.device,
-        latents,
-        None,
-        rank=accelerator.process_index,
-        num_processes=accelerator.num_processes,
-        raw=raw,
+        config, items, plan, model, accelerator.device, latents, None, rank=rank, num_processes=num_processes, raw=raw
     )
     with session.phase("cache"):
         cache_texts(session, config, feed, model, held_out, [prompt.request for prompt in prompts])

@@ -87,7 +87,7 @@ def _configuration(what: str, typed: dict[str, str | None]) -> RunConfig:
         source = run.config_path
     options = {OPTIONS[key][1]: (OPTIONS[key][0], value) for key, value in typed.items() if value is not None}
     config = load_config(source, (), options)
-    if run is not None and run.dataset_path.exists():  # as it was at the start, whatever became of the person's file
-        config = config.changed(dataset={"dataset_config": str(run.dataset_path)})
+    if run is not None:
+        config = run.with_own_datasets(config)
     require_paths(config)
     return absolute_paths(config)

@@ -351,7 +351,7 @@ The training is a process of its own. This screen only watches it: closing it, o
         from engine.memory.remedies import remedies
         from tui.planned import weighed
 
-        config = load_config(self.run_dir.config_path)
+        config = self.run_dir.with_own_datasets(load_config(self.run_dir.config_path))
         machine = self.machine.latest
         cards = machine.cards(config.memory.device, config.training.num_processes) if machine else []
         card = cards[0] if cards and not oom.device.startswith("cpu") else None

@@ -7,11 +7,15 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from engine.config import load_config
+from engine.config import RunConfig, load_config
+from engine.errors import TrainingError
 from engine.exit_codes import ExitCode
+from engine.hardware import Gpu
 from engine.memory.plan import Need, Plan
 from engine.memory.remedies import remedies
 from engine.memory.shortage import Shortage
@@ -19,10 +23,13 @@ from engine.memory.weighing import Goal, Way, Weighed
 from engine.runs import RunDir, RunLock, is_locked, read_events
 from engine.runs.events import EventLog
 from engine.runs.lock import keep_lock
-from engine.training import again
+from engine.training import again, exhausted
 from engine.training.again import MOST_IN_A_ROW, next_attempt
 from engine.training.trainer import Trainer
 from tests.engine.training.conftest import MakeRun
+
+if TYPE_CHECKING:
+    from engine.training.session import Session
 
 Train = Callable[[RunDir], int]
 GIB = 2**30
@@ -73,7 +80,7 @@ def test_those_that_are_enough_by_plan_are_taken_together(make_run: MakeRun) -> 
     assert both.changes["memory.gradient_checkpointing"] is True and both.changes["training.train_batch_size"] == 1
     assert both.text.endswith("By plan it then takes 3.0 GiB of 4.0 GiB that are there.")
     last = attempt(run, STEP, Way(found, Goal(2 * GIB, "train"), plan))
-    assert last is not None and last.changes == both.changes and "this is the last attempt" in last.text
+    assert last is not None and last.changes == both.changes and "no other remedy would save much" in last.text
     nothing = attempt(run, STEP, Way((), Goal(2 * GIB, "train"), plan))
     assert nothing is not None and nothing.remedy == "smaller_batch", "the plan may be wrong: the next one is tried"
 
@@ -212,3 +219,26 @@ def test_eight_bits_go_on_with_new_moments_and_the_schedules_rate(
     assert "AdamW's moments start anew in eight bits." in [note["text"] for note in told(run, "note")]
     rates = [step["lr"]["unet"] for step in told(run, "step")]
     assert rates == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])
+
+
+def test_remedies_are_planned_for_the_datasets_of_the_start(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever became of the person's dataset configuration meanwhile; a plan that fails is told."""
+    run = make_run()
+    run.dataset_path.write_text("{}")
+    planned: list[str] = []
+    said: list[str] = []
+
+    class Refusing:
+        def __init__(self, config: RunConfig, *_: object, **__: object) -> None:
+            planned.append(config.dataset.dataset_config)
+            raise TrainingError("The memory plan failed: no.", "")
+
+    monkeypatch.setattr(exhausted, "RunPlans", Refusing)
+    session = SimpleNamespace(run=run, say=said.append, should_stop=lambda: False)
+    config = load_config(run.config_path).changed(dataset={"dataset_config": str(tmp_path / "gone.toml")})
+    card = Gpu(0, "a card", compute_capability=(8, 6))
+    assert exhausted._planned(cast("Session", session), config, card, PIECES) is None
+    assert planned == [str(run.dataset_path)]
+    assert "The memory plan failed: no. The remedies are tried one by one." in said[-1]
