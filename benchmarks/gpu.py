@@ -1,14 +1,15 @@
-"""What training takes on a card: time, memory, and how far the plan was off; and runs that get too little memory.
+"""What training takes on a card: time, memory, and how far the plan was off. For runs that get too little memory see
+gpu_out_of_memory.py.
 
-Models have their real sizes and random weights, so nothing is fetched. Every case is a process of its own:
+Models have their real sizes and random weights, so nothing is fetched. Every case is a process of its own; some begin
+beside each other (--jobs), and one at a time has the card:
 
 * s/step, img/s: median of the steps behind the first two.
 * of peak: operations of a step (torch's counter, recomputed ones included) by what a large bf16 product reaches here.
 * allocated, reserved: by torch's allocator. planned: the plan of the same step; error: planned / allocated - 1.
 
     python benchmarks/gpu.py                            every model, rung and batch: an hour or two
-    python benchmarks/gpu.py --models sdxl --batches 1 --rungs none,checkpointing
-    python benchmarks/gpu.py --out-of-memory sd15,sdxl  runs in the memory of an 8, 12, 16 and 24 GB card, to their end
+    python benchmarks/gpu.py --models sdxl --batches 1 --rungs none,checkpointing --jobs 6
 
 The table is for benchmarks/RESULTS.md.
 """
@@ -16,15 +17,16 @@ The table is for benchmarks/RESULTS.md.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,6 @@ MODELS = {"sd15": (512,), "sdxl": (1024,), "flux": (512, 1024)}
 """Family to resolutions."""
 BATCHES = (1, 4)
 WARM_UP, STEPS = 2, 8
-CARDS = (8, 12, 16, 24)
 _RECOMPUTED = {"gradient_checkpointing": True}
 RUNGS: dict[str, dict[str, Any]] = {
     "none": {},
@@ -266,14 +267,16 @@ def table(options: argparse.Namespace) -> Iterator[str]:
     wanted, rate = list(cases(options)), product_rate()
     torch.cuda.empty_cache()
     configs = [case.config(num_blocks(case.family)) for case in wanted]
-    for case, planned in zip(wanted, planned_bytes(configs), strict=True):
-        yield line(case, in_a_process(case), rate, planned)
+    with ThreadPoolExecutor(options.jobs) as plans, ThreadPoolExecutor(options.jobs) as rows:
+        planned = plans.map(lambda config: planned_bytes([config])[0], configs)
+        for case, row, plan in zip(wanted, rows.map(in_a_process, wanted), planned, strict=True):
+            yield line(case, row, rate, plan)
 
 
 def in_a_process(case: Case) -> Row | str:
-    """Measure a case; what kept it from being measured otherwise."""
+    """Measure a case, when no other one has the card; what kept it from being measured otherwise."""
     command = [sys.executable, __file__, "--case", json.dumps(asdict(case))]
-    environment = {**os.environ, "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+    environment = {**os.environ, "PYTORCH_ALLOC_CONF": "expandable_segments:True", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode == 0:
         return Row(**json.loads(done.stdout.splitlines()[-1]))
@@ -291,85 +294,12 @@ def one_case(text: str) -> None:
     recognition = family.of_real_size()
     config, _ = family.settle(case.config(num_blocks(case.family)), recognition)
     config, _ = resolve(config, partial_text_cache=family.partial_text_cache)
-    print(json.dumps(asdict(measure(config, recognition, "cuda:0"))))
+    import engine.training.prepare  # everything large, before it is this case's turn
 
-
-def out_of_memory(families: Sequence[str]) -> Iterator[str]:
-    """Whole runs in the memory of smaller cards: what was tried, and how they ended."""
-    import torch
-    from PIL import Image
-
-    total = torch.cuda.mem_get_info()[1]
-    yield "| model | card | remedies | exit code | minutes |"
-    yield "|---|---|---|---|---|"
-    for family in families:
-        with tempfile.TemporaryDirectory() as place:
-            model = random_checkpoint(family, Path(place))
-            pictures = Path(place) / "pictures"
-            pictures.mkdir()
-            for number in range(4):
-                Image.new("RGB", (1024, 1024), (number * 60, 90, 160)).save(pictures / f"{number}.png")
-            for card in CARDS:
-                if card * GIB <= total:
-                    yield one_run(family, model, pictures, card, card * GIB / total, Path(place) / f"run{card}")
-
-
-def one_run(family: str, model: Path, pictures: Path, card: int, share: float, output: Path) -> str:
-    """One run with batch 4 and nothing that saves memory, which has to find its way down."""
-    settings = {
-        "dataset.resolution": MODELS[family][-1], "training.train_batch_size": 4, "training.max_train_steps": 12,
-        "sampling.sample_every_n_steps": 6, "sampling.sample_steps": 4, "memory.on_oom": "retry",
-        "dataset.train_data_dir": pictures, "model.pretrained_model_name_or_path": model, "saving.output_name": "run",
-        "saving.output_dir": output,
-    }  # fmt: skip
-    arguments = [f"--set={key}={value}" for key, value in settings.items()]
-    limits = f"expandable_segments:True,per_process_memory_fraction:{share:.4f}"
-    preset = Path(pictures).parent / "empty.toml"
-    preset.write_text("")
-    begin = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "tui.main", "--preset", str(preset), *arguments],
-        env={**os.environ, "PYTORCH_ALLOC_CONF": limits}, cwd=Path(__file__).resolve().parent.parent,
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    return run_line(family, card, output, done.returncode, time.perf_counter() - begin)
-
-
-def run_line(family: str, card: int, output: Path, code: int, seconds: float) -> str:
-    """A row of the second table, from the run's events."""
-    from engine.runs.events import read_events
-    from engine.runs.layout import RunDir
-
-    events = read_events(RunDir(output).events_path)
-    tried = [str(event.get("remedy")) for event in events if event.type == "retry"]
-    return f"| {family} | {card} GB | {', '.join(tried) or 'none'} | {code} | {seconds / 60:.1f} |"
-
-
-def random_checkpoint(family: str, place: Path) -> Path:
-    """A folder in diffusers' layout with weights that were never trained."""
-    import importlib
-
-    from engine.models.files import read_json
-    from engine.models.loading import hollow
-
-    loading = importlib.import_module(f"engine.models.{family}.{'parts' if family == 'flux' else 'load'}")
-    folder = place / family
-    shutil.copytree(loading.CONFIGURATIONS, folder)
-    for part, build in loading.BUILDERS.items():
-        import torch
-
-        module = hollow(build, read_json(folder / part / "config.json")).to(torch.bfloat16).to_empty(device="cpu")
-        fill_module(module)
-        module.save_pretrained(folder / part, max_shard_size="5GB")
-        del module
-    return folder
-
-
-def fill_module(module: Any) -> None:
-    """See `fill`, for one part."""
-    from types import SimpleNamespace
-
-    fill(SimpleNamespace(text_encoders={}, trainable={"part": module}, vae=module))
+    assert engine.training.prepare.torch.cuda.is_available()
+    with (Path(tempfile.gettempdir()) / "lorasmith-gpu.lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        print(json.dumps(asdict(measure(config, recognition, "cuda:0"))))
 
 
 def arguments() -> argparse.Namespace:
@@ -377,7 +307,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--batches", default=",".join(map(str, BATCHES)))
     parser.add_argument("--rungs", default="", help=f"of {', '.join(RUNGS)}; all")
-    parser.add_argument("--out-of-memory", metavar="MODELS", help="run these in the memory of smaller cards")
+    parser.add_argument("--jobs", type=int, default=1, help="cases that begin beside each other, and plans beside them")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -391,8 +321,7 @@ def main() -> None:
         return
     if not torch.cuda.is_available():
         sys.exit("This needs a GPU that torch sees. Plans alone need none: lorasmith plan")
-    rows = out_of_memory(options.out_of_memory.split(",")) if options.out_of_memory else table(options)
-    for row in rows:
+    for row in table(options):
         print(row, flush=True)
 
 

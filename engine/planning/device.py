@@ -16,12 +16,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
+from inspect import signature
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
@@ -228,10 +229,32 @@ def pretending(counter: StorageCounter) -> Iterator[None]:
     original = nn.Module._apply
     nn.Module._apply = _replacing  # type: ignore[method-assign]
     try:
-        with _Fakes(counter):
+        with _Fakes(counter), _made_anew():
             yield
     finally:
         nn.Module._apply = original  # type: ignore[method-assign]
+
+
+@contextmanager
+def _made_anew() -> Iterator[None]:
+    """accelerate and PEFT make a parameter anew from a tensor and the old one's attributes, as
+    `type(old)(tensor, **vars(old))`: a fake one can be made so since torch 2.13, and before it by this."""
+    original = FakeTensor.__new__
+    if "fake_device" in signature(original).parameters:
+        yield
+        return
+
+    def new(cls: type[FakeTensor], first: Any, *others: Any, **attributes: Any) -> Any:
+        if isinstance(first, FakeTensorMode):
+            return original(cls, first, *others, **attributes)
+        made = original(cls, attributes["fake_mode"], first, attributes["fake_device"])
+        return nn.Parameter(made, attributes["requires_grad"])
+
+    FakeTensor.__new__ = new  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        FakeTensor.__new__ = original  # type: ignore[method-assign]
 
 
 def _replacing(module: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_out_of_memory
 from benchmarks.gpu import Case, Row
 from engine.config import resolve
 from engine.memory.plan import GIB
@@ -54,7 +54,8 @@ def test_a_run_that_remedies_brought_to_its_end(tmp_path: Path) -> None:
     for name in ("smaller_batch", "gradient_checkpointing"):
         log.emit("retry", remedy=name)
     assert (
-        gpu.run_line("sd15", 8, tmp_path, 0, 90) == "| sd15 | 8 GB | smaller_batch, gradient_checkpointing | 0 | 1.5 |"
+        gpu_out_of_memory.run_line("sd15", 8, tmp_path, 0, 90)
+        == "| sd15 | 8 GB | smaller_batch, gradient_checkpointing | 0 | 1.5 |"
     )
 
 
@@ -70,5 +71,5 @@ def test_a_random_checkpoint_is_recognised(tmp_path: Path, monkeypatch: pytest.M
             (place / part / file.name).write_bytes(file.read_bytes())
     (place / "model_index.json").write_bytes((ASSETS / "demo_base" / "model_index.json").read_bytes())
     monkeypatch.setattr(load, "CONFIGURATIONS", place)
-    known = recognise(gpu.random_checkpoint("sd15", tmp_path))
+    known = recognise(gpu_out_of_memory.random_checkpoint("sd15", tmp_path))
     assert known.family == "sd15" and known.dtype == "bf16"

@@ -258,8 +258,9 @@ def test_a_diverged_adapter_fails_and_the_good_file_stays(tiny, saved):
     network, path = saved
     good = path.read_bytes()
     with torch.no_grad():
-        network.modules[0].up.fill_(1e30)
-        network.modules[0].down.fill_(1e30)
+        for module in network.modules:  # some attention kernels hide what is infinite in queries and keys
+            module.up.fill_(1e30)
+            module.down.fill_(1e30)
     said = []
     with pytest.raises(TrainingError, match="NaN or infinity"):
         write_lora(
