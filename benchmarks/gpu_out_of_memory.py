@@ -35,16 +35,20 @@ CARDS = (8, 12, 16, 24)
 """GB, as their makers count."""
 
 
-def table(families: Sequence[str], cards: Sequence[int], jobs: int) -> Iterator[str]:
-    """The rows, one after the other."""
+def table(families: Sequence[str], cards: Sequence[int], jobs: int, keep: Path | None = None) -> Iterator[str]:
+    """The rows, one after the other.
+
+    Args:
+        keep: a folder for models and runs; None: they are deleted.
+    """
     import torch
 
     total = torch.cuda.mem_get_info()[1]
     yield "| model | card | remedies | exit code | minutes |"
     yield "|---|---|---|---|---|"
     for family in families:
-        with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(jobs) as runs:
-            place = Path(name)
+        with ThreadPoolExecutor(jobs) as runs, tempfile.TemporaryDirectory() as name:
+            place = (keep or Path(name)) / family
             prepare(family, place)
             yield from runs.map(partial(one_run, family, place, total), [card for card in cards if card * GIB <= total])
 
@@ -53,8 +57,8 @@ def prepare(family: str, place: Path) -> None:
     """The checkpoint, four pictures and a preset that says nothing."""
     from PIL import Image
 
+    (place / "pictures").mkdir(parents=True)
     random_checkpoint(family, place)
-    (place / "pictures").mkdir()
     for number in range(4):
         Image.new("RGB", (1024, 1024), (number * 60, 90, 160)).save(place / "pictures" / f"{number}.png")
     (place / "empty.toml").write_text("")
@@ -118,6 +122,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", help=f"some of {','.join(MODELS)}")
     parser.add_argument("--cards", default=",".join(map(str, CARDS)), help="GB of each")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="an empty folder for models and runs, to look at later"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="runs beside each other")
     return parser.parse_args()
 
@@ -129,7 +136,7 @@ def main() -> None:
     if not torch.cuda.is_available():
         sys.exit("This needs a GPU that torch sees. Plans alone need none: lorasmith plan")
     cards = [int(text) for text in options.cards.split(",")]
-    for row in table(options.models.split(","), cards, options.jobs):
+    for row in table(options.models.split(","), cards, options.jobs, options.keep):
         print(row, flush=True)
 
 
