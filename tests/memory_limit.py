@@ -14,8 +14,10 @@ FRUGAL = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "131072",
 }
-"""Each thread's stack and each of malloc's arenas counts as address space: few of both keep the figure steady."""
+"""Each thread's stack and each of malloc's arenas counts as address space: few of both keep the figure steady. And what
+is large gets a mapping of its own for good, which goes back when it is let go: else it waits in malloc's heap."""
 
 
 def start_limited(run: RunDir, limit: int | None) -> subprocess.Popen[bytes]:
