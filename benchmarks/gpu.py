@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine.config import RunConfig
 from engine.memory.plan import GIB
+from engine.runs.launch import trainer_environment
 
 MODELS = {"sd15": (512,), "sdxl": (1024,), "flux": (512, 1024)}
 """Family to resolutions."""
@@ -112,12 +113,16 @@ def measure(config: RunConfig, recognition: Any, device: str, steps: int = STEPS
 
     from engine.memory.ladder import apply_ladder
     from engine.models.registry import family_named
+    from engine.training.exactness import Exactly, choose_kernels
     from engine.training.objectives import objective_for
     from engine.training.optimizers import build_optimizer
     from engine.training.prepare import build_network, settle_down
 
     cuda = torch.device(device).type == "cuda"
     dtype = "bf16" if cuda else "fp32"
+    if cuda:
+        choose_kernels()
+    exactly = Exactly(torch.device(device), print)
     model = family_named(recognition.family).load(config, recognition, device, dtype, print, empty=True)
     fill(model)
     apply_ladder(model, config.memory, print)
@@ -131,6 +136,9 @@ def measure(config: RunConfig, recognition: Any, device: str, steps: int = STEPS
     network.rely_on_autocast(cuda)
 
     def step(number: int) -> None:
+        exactly(partial(update, number), lambda: optimizer.zero_grad(set_to_none=True))
+
+    def update(number: int) -> None:
         loss = loss_of(model, objective, batch, number, cuda)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -276,7 +284,7 @@ def table(options: argparse.Namespace) -> Iterator[str]:
 def in_a_process(case: Case) -> Row | str:
     """Measure a case, when no other one has the card; what kept it from being measured otherwise."""
     command = [sys.executable, __file__, "--case", json.dumps(asdict(case))]
-    environment = {**os.environ, "PYTORCH_ALLOC_CONF": "expandable_segments:True", "OMP_NUM_THREADS": "1"}
+    environment = {**trainer_environment(), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode == 0:
         return Row(**json.loads(done.stdout.splitlines()[-1]))

@@ -13,6 +13,8 @@ from engine.hardware.system import memory
 from engine.memory.classify import is_on_gpu, said, told_numbers
 from engine.text import size_text
 
+PIECES = 0.1
+"""Share of what is reserved that must be unused to speak of fragmentation: some always is."""
 _DOING = {
     "load": "loading", "cache": "caching", "train": "training", "sample": "drawing samples", "save": "saving",
     "validate": "computing the held-out loss",
@@ -44,7 +46,8 @@ class Shortage:
         """Whether what this process has reserved on the card and does not use would have sufficed, in one piece."""
         if self.device == "cpu" or self.requested is None or self.reserved is None or self.allocated is None:
             return False
-        return self.reserved - self.allocated >= 2 * self.requested
+        unused = self.reserved - self.allocated
+        return unused >= 2 * self.requested and unused >= PIECES * self.reserved
 
     def as_event(self) -> dict[str, Any]:
         """The fields of an `oom` event."""

@@ -13,7 +13,7 @@ The registration holds for the whole process and cannot be undone; nothing but t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from inspect import signature
@@ -92,14 +92,18 @@ def _register() -> list[Any]:
     others = library("_", "IMPL", "AutocastPrivateUse1")
     others.fallback(torch.library.fallthrough_kernel)
     autocast = library("aten", "IMPL", "AutocastPrivateUse1")
-    for name in torch._C._dispatch_get_registrations_for_dispatch_key("AutocastCUDA"):
-        short = name.removeprefix("aten::")
+    for short in own_operations(torch._C._dispatch_get_registrations_for_dispatch_key("AutocastCUDA")):
         if short not in _LEFT_OUT:
             autocast.impl(short, partial(_autocast, short, _operation(short)))
     autocast.impl("scaled_dot_product_attention", _lower_attention)
     attention = library("aten", "IMPL", "AutogradPrivateUse1")
     attention.impl("scaled_dot_product_attention", _attention)
     return [others, autocast, attention]
+
+
+def own_operations(registered: Sequence[str]) -> list[str]:
+    """torch's own operations, without "aten::"; a library that happens to be installed may have registered others."""
+    return [name.removeprefix("aten::") for name in registered if name.startswith("aten::")]
 
 
 def _operation(name: str) -> Callable[..., Any]:

@@ -13,9 +13,9 @@ _WIDTHS = (32, 64, 96, 128, 192, 256)
 """Head sizes that flash attention has kernels for; others are filled up to the next."""
 _ROWS = 128
 """Its tiles."""
-CUBLAS = 8 * 2**20 + 32 * 1024
-"""Bytes of cuBLAS's workspace, taken from torch's allocator with the first product (":4096:2:16:8", torch's default;
-32 MiB on Hopper)."""
+CUBLAS = 32 * 2**20
+"""Bytes of cuBLAS's workspace, taken from torch's allocator with the first product: CUBLAS_WORKSPACE_CONFIG is
+":4096:8" in the trainer's environment."""
 
 
 def workspace(operation: Any, args: Sequence[Any]) -> int:

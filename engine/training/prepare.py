@@ -32,6 +32,7 @@ from engine.models.base import Model, Recognition, Say
 from engine.models.header import read_header
 from engine.models.registry import family_named, recognise
 from engine.runs.disk import estimate
+from engine.training.exactness import choose_kernels
 from engine.training.feed import Feed
 from engine.training.measured import PhasePeaks
 from engine.training.optimizers import check_optimizer
@@ -168,7 +169,7 @@ def _accelerator(config: RunConfig, session: Session) -> tuple[Accelerator, str]
                 "Use one process for each GPU.",
             )
         torch.cuda.set_device(index)
-        _be_deterministic()
+        choose_kernels()
         # From torch and not from NVML: CUDA_VISIBLE_DEVICES may count otherwise, and NVML may be missing.
         gpu = Gpu(index, torch.cuda.get_device_name(index), compute_capability=torch.cuda.get_device_capability(index))
     choice = choose_precision(wish, gpu)
@@ -177,15 +178,6 @@ def _accelerator(config: RunConfig, session: Session) -> tuple[Accelerator, str]
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))
     on_cpu = not has_cuda or device == "cpu"
     return Accelerator(mixed_precision=choice.value, cpu=on_cpu, kwargs_handlers=[patience]), choice.value
-
-
-def _be_deterministic() -> None:
-    """On a GPU some kernels add in any order; an exact resume needs those that do not, where there are such."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
-    # Otherwise every new tensor is filled before it is written to: a pass over the memory for each operation.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def _latents(

@@ -16,6 +16,7 @@ from engine.errors import TrainingError
 from engine.memory.classify import is_out_of_memory
 from engine.memory.spill import SpillWatch
 from engine.runs.control import Command
+from engine.training.exactness import Exactly
 from engine.training.exhausted import rescue
 from engine.training.loss import batch_loss
 from engine.training.measured import PhasePeaks, PlanCheck
@@ -75,6 +76,7 @@ class Trainer:
         self.states = StateStore(self)
         self.outputs = Outputs(self)
         self.durations: deque[float] = deque(maxlen=50)
+        self.exactly = Exactly(self.device, session.say)
         self.spill = SpillWatch(lambda: torch.cuda.mem_get_info(self.device))
         self.grad_norm = math.nan
         self.wishes: deque[Command] = deque()
@@ -126,7 +128,7 @@ class Trainer:
         if self._attend():
             return False
         started = time.perf_counter()
-        loss = self._update()
+        loss = self.exactly(self._update, lambda: self.optimizer.zero_grad(set_to_none=True))
         if loss is not None:
             self.durations.append(time.perf_counter() - started)
             if self.device.type == "cuda" and (told := self.spill.sees(self.durations[-1])):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -11,9 +12,12 @@ from torch import Tensor
 from engine.memory import block_swap
 from engine.memory.base_precision import QuantisedLinear
 from engine.memory.frozen import Frozen
+from engine.training.exactness import choose_kernels
 from tests.small_denoisers import SMALL, Small, small_flux
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as in the trainer's environment
 
 WIDE: dict[str, Any] = {"attention_head_dim": 64, "num_attention_heads": 16, "axes_dims_rope": (16, 24, 24)}
 """1024 wide: blocks of 18 to 28 MiB in bf16, so that copies take long enough to go wrong."""
@@ -22,7 +26,8 @@ WIDE: dict[str, Any] = {"attention_head_dim": 64, "num_attention_heads": 16, "ax
 @pytest.fixture(autouse=True)
 def exact() -> Any:
     """Kernels that add in one order, so that two runs can be compared to the bit."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    choose_kernels()
+    torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
 

@@ -123,6 +123,8 @@ def test_pieces_are_told_from_a_true_lack() -> None:
     assert PIECES.fragmented and "3.0 GiB are reserved and unused, but in pieces." in PIECES.sentence()
     assert not Shortage("train", 3, "", "cuda:0", 2 * GIB, 0, 8 * GIB, 4 * GIB, 7 * GIB).fragmented
     assert not STEP.fragmented
+    little = Shortage("train", 3, "", "cuda:0", 20 * 2**20, 0, 8 * GIB, int(7.95 * GIB), 8 * GIB)
+    assert not little.fragmented  # 51 MiB are unused, and a step would not fit in one piece either
 
 
 def test_settings_are_changed_and_told_before_the_new_start(

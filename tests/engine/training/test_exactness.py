@@ -1,0 +1,70 @@
+"""Steps with deterministic kernels alone, and what happens where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from engine.training.exactness import Exactly
+
+GPU = torch.device("cuda")
+REFUSED = (
+    "blur_backward_cuda does not have a deterministic implementation, but you set "
+    "'torch.use_deterministic_algorithms(True)'. You can turn off determinism just for this operation."
+)
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+class Step:
+    """Tells how torch was set each time; refused as often as torch is strict."""
+
+    def __init__(self, error: str | None = None) -> None:
+        self.error = error
+        self.strict: list[bool] = []
+
+    def __call__(self) -> int:
+        warns = torch.is_deterministic_algorithms_warn_only_enabled()
+        self.strict.append(torch.are_deterministic_algorithms_enabled() and not warns)
+        if self.error and self.strict[-1]:
+            raise RuntimeError(self.error)
+        return 5
+
+
+def never() -> None:
+    raise AssertionError("there is nothing to undo")
+
+
+def test_a_gpu_is_strict_in_the_step_only() -> None:
+    step, said = Step(), list[str]()
+    exactly = Exactly(GPU, said.append)
+    assert [exactly(step, never), exactly(step, never)] == [5, 5]
+    assert step.strict == [True, True] and not said
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def test_a_refused_step_is_made_again_and_said_once() -> None:
+    step, said, undone = Step(REFUSED), list[str](), list[str]()
+    exactly = Exactly(GPU, said.append)
+    assert [exactly(step, lambda: undone.append("undone")), exactly(step, never)] == [5, 5]
+    assert step.strict == [True, False, False] and undone == ["undone"]
+    (sentence,) = said
+    assert "not be exact" in sentence and "blur_backward_cuda" in sentence
+
+
+def test_other_errors_pass() -> None:
+    with pytest.raises(RuntimeError, match="out of memory"):
+        Exactly(GPU, print)(Step("CUDA out of memory"), never)
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def test_the_cpu_is_left_alone() -> None:
+    step = Step()
+    Exactly(torch.device("cpu"), print)(step, never)
+    assert step.strict == [False]
