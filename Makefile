@@ -4,13 +4,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint plans screenshots clean
+.PHONY: demo test soak lint plans screenshots clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lorasmith demo
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+soak: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m soak
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -6,9 +6,13 @@ import resource
 import subprocess
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.runs import RunDir
 from engine.runs.launch import trainer_command, trainer_environment
+
+if TYPE_CHECKING:
+    from tests.forked import ForkedTrainer
 
 FRUGAL = {
     "OMP_NUM_THREADS": "1",
@@ -39,7 +43,7 @@ def start_limited(run: RunDir, limit: int | None) -> subprocess.Popen[bytes]:
         )
 
 
-def peak_address_space(process: subprocess.Popen[bytes]) -> int:
+def peak_address_space(process: subprocess.Popen[bytes] | ForkedTrainer) -> int:
     """Wait for the end of `process`; the most address space that it had, in bytes."""
     peak = 0
     while process.poll() is None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +14,8 @@ from engine.config import load_config
 from engine.runs.layout import RunDir
 from engine.runs.prepare import prepare_run
 from engine.training.__main__ import main
+from tests.forked import ForkedTrainer
+from tests.memory_limit import start_limited
 
 ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = {
@@ -86,15 +86,14 @@ def train_here() -> Iterator[Callable[[RunDir], int]]:
         signal.signal(number, handler)
 
 
-def start(run: RunDir, **environment: str) -> subprocess.Popen[bytes]:
-    """Train in a process of its own, as the shell command does."""
-    log = run.log_path.open("ab")
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
-    return subprocess.Popen(
-        [sys.executable, "-m", "engine.training", str(run.path)],
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-        env=variables,
-    )
+Process = ForkedTrainer | subprocess.Popen[bytes]
+
+
+def start(run: RunDir) -> ForkedTrainer:
+    """Train in a process of its own, without the time of its imports."""
+    return ForkedTrainer(run)
+
+
+def start_anew(run: RunDir) -> subprocess.Popen[bytes]:
+    """Train in a process of its own, as the shell command starts it."""
+    return start_limited(run, None)

@@ -3,8 +3,11 @@ the phase to the end of the run. For the training step see test_out_of_memory.py
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -15,68 +18,58 @@ from PIL import Image
 from engine.adapters.inspect import inspect_lora
 from engine.config import load_config
 from engine.exit_codes import ExitCode
+from engine.models.base import SampleRequest
 from engine.runs import RunDir, read_events
-from engine.runs.launch import trainer_environment
-from tests.engine.training.conftest import ROOT, MakeRun
-from tests.memory_limit import FRUGAL
-
-MIB = 2**20
-LIMITED = """
-import mmap, resource, sys
-from contextlib import contextmanager
-from engine.training import __main__
 from engine.training.outputs import Outputs
 from engine.training.session import Session
-run, name, headroom = sys.argv[1], sys.argv[2], int(sys.argv[3])
-phase, picture = Session.phase, Outputs._picture
-held = []
+from tests.engine.training.conftest import MakeRun
+from tests.forked import ForkedTrainer
 
-def address_space(name):
-    (told,) = [line for line in open("/proc/self/status") if line.startswith(name + ":")]
+MIB = 2**20
+
+
+def address_space(name: str) -> int:
+    """VmSize or VmPeak of this process, in bytes."""
+    (told,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:")]
     return int(told.split()[1]) * 1024
 
-def limit(size):
+
+def limit_to(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
 
-@contextmanager
-def limited(self, entered, **facts):
-    with phase(self, entered, **facts):
-        if entered == name:
-            if name == "save":
-                held.append(mmap.mmap(-1, 4 * 2**30, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ))
-            limit(address_space("VmSize") + headroom)
-        yield
 
-def measured(self, request):
-    if not held:
-        self.trainer.model.draw(request, frugal=True)
-        frugal = address_space("VmPeak")
-        held.append(self.trainer.model.draw(request))
-        whole = address_space("VmPeak")
-        assert whole - frugal > 2 * headroom, (frugal, whole)
-        limit((frugal + whole) // 2)
-    return picture(self, request)
+def limit_a_phase(name: str, headroom: int, held: int = 0) -> None:
+    """From the beginning of a phase on, this process may grow by `headroom`; a new start by `held` bytes more."""
+    phase, kept = Session.phase, []
 
-if name == "sample":
-    Outputs._picture = measured
-else:
-    Session.phase = limited
-sys.exit(__main__.main([run]))
-"""
-"""The trainer's process; when it begins anew it is the plain trainer, and the limit stays. For saving, 4 GiB of address
-space are held from its beginning on, which a new start has again. For sampling, the limit is half-way between what a
-picture takes in less memory and as a whole, as measured just before; the two must differ by twice the headroom."""
+    @contextmanager
+    def limited(self: Session, entered: str, **facts: Any) -> Iterator[None]:
+        with phase(self, entered, **facts):
+            if entered == name:
+                if held:
+                    kept.append(mmap(-1, held, MAP_PRIVATE | MAP_ANONYMOUS, PROT_READ))
+                limit_to(address_space("VmSize") + headroom)
+            yield
+
+    Session.phase = limited  # type: ignore[method-assign]
 
 
-def train_limited(run: RunDir, phase: str, headroom: int) -> int:
-    """The exit code of a run whose process may grow by `headroom` from the beginning of `phase` on; see LIMITED."""
-    environment = {**trainer_environment(), **FRUGAL, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", LIMITED, str(run.path), phase, str(headroom)]
-    with run.log_path.open("ab") as log:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, timeout=300, check=False
-        )
-    return done.returncode
+def limit_samples(between: int) -> None:
+    """The limit is half-way between what a picture takes in less memory and as a whole, measured just before. The two
+    must differ by `between`."""
+    picture, drawn = Outputs._picture, []
+
+    def measured(self: Outputs, request: SampleRequest) -> Image.Image:
+        if not drawn:
+            drawn.append(self.trainer.model.draw(request, frugal=True))
+            frugal = address_space("VmPeak")
+            drawn.append(self.trainer.model.draw(request))
+            whole = address_space("VmPeak")
+            assert whole - frugal > between, (frugal, whole)
+            limit_to((frugal + whole) // 2)
+        return picture(self, request)
+
+    Outputs._picture = measured  # type: ignore[method-assign]
 
 
 def story(run: RunDir, *kinds: str) -> list[str]:
@@ -115,7 +108,7 @@ def test_caching(make_run: MakeRun, tmp_path: Path) -> None:
     for number in range(24):
         Image.new("RGB", (192, 192), (number * 10, 90, 60)).save(folder / f"{number}.png")
     run = make_run(**QUIET, dataset__train_data_dir=folder, dataset__resolution=192, memory__vae_batch_size=24)
-    code = train_limited(run, "cache", 192 * MIB)
+    code = ForkedTrainer(run, partial(limit_a_phase, "cache", 192 * MIB)).wait(300)
     require_a_whole_end(run, code, "oom cache", "retry encode_singly", "saved", "run_finished finished")
     assert load_config(run.config_path).memory.vae_batch_size == 1
 
@@ -133,7 +126,7 @@ def test_sampling(make_run: MakeRun, tmp_path: Path) -> None:
     prompts = '["zed --w 256 --h 256 --s 1 --l 7"]'
     sampling = {"sampling__sample_every_n_steps": 1, "sampling__sample_prompts": prompts}
     run = make_run(**{**QUIET, **sampling}, sampling__sample_at_first="false", model__vae=tmp_path / "vae")
-    code = train_limited(run, "sample", 24 * MIB)
+    code = ForkedTrainer(run, partial(limit_samples, 48 * MIB)).wait(300)
     require_a_whole_end(run, code, "saved", "oom sample", "retry frugal_samples", "run_finished finished")
     assert not story(run, "warning"), run.log_path.read_text()[-3000:]
     (picture,) = run.samples.glob("*.png")
@@ -145,5 +138,5 @@ def test_sampling(make_run: MakeRun, tmp_path: Path) -> None:
 def test_saving(make_run: MakeRun) -> None:
     """What is held takes the room of the 24 MiB of the LoRA's tensors; a new start has it."""
     run = make_run(**QUIET, network__network_dim=1024)
-    code = train_limited(run, "save", 4 * MIB)
+    code = ForkedTrainer(run, partial(limit_a_phase, "save", 4 * MIB, 2**32)).wait(300)
     require_a_whole_end(run, code, "oom save", "retry restart", "saved", "run_finished finished")

@@ -20,13 +20,13 @@ from tests.engine.training.conftest import ROOT, MakeRun
 
 Train = Callable[[RunDir], int]
 REFUSES = """
-import engine.training.trainer
+import sys, types
 from engine.training.__main__ import main
 def train(session):
     session.step = 5
     with session.phase("train"):
         raise RuntimeError("can't allocate memory: you tried to allocate 99999999999999 bytes")
-engine.training.trainer.train = train
+sys.modules["engine.training.trainer"] = types.SimpleNamespace(train=train)
 main([RUN])
 """
 WATCHES = """

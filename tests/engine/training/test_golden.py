@@ -7,7 +7,6 @@ import json
 import math
 import random
 import re
-from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
@@ -22,17 +21,17 @@ from engine import paths
 from engine.config import load_config
 from engine.exit_codes import ExitCode
 from engine.runs.events import read_events
-from engine.runs.layout import RunDir
 from engine.runs.prepare import prepare_run
+from tests.engine.training.conftest import start
 
 BASE, PICTURES = paths.ASSETS / "demo_base", paths.ASSETS / "demo_pictures"
 GOLDEN = Path(__file__).parent / "fixtures" / "demo_losses.json"
 STEPS, BATCH, RATE, SEED, RANK = 20, 4, 1e-3, 42, 8
 
 
-@pytest.fixture
-def our_losses(tmp_path: Path, train_here: Callable[[RunDir], int], monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+@pytest.fixture(scope="module")
+def our_losses(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    place = tmp_path_factory.mktemp("golden")
     settings = {
         "model.pretrained_model_name_or_path": BASE,
         "dataset.train_data_dir": PICTURES,
@@ -40,7 +39,7 @@ def our_losses(tmp_path: Path, train_here: Callable[[RunDir], int], monkeypatch:
         "dataset.enable_bucket": "false",
         "dataset.num_repeats": 1,
         "saving.output_name": "golden",
-        "saving.output_dir": tmp_path / "out",
+        "saving.output_dir": place / "out",
         "training.max_train_steps": STEPS,
         "training.train_batch_size": BATCH,
         "training.learning_rate": RATE,
@@ -53,8 +52,11 @@ def our_losses(tmp_path: Path, train_here: Callable[[RunDir], int], monkeypatch:
         "memory.num_cpu_threads_per_process": 1,
         "saving.save_every_n_epochs": 0,
     }
-    run = prepare_run(load_config(None, [f"{key}={value}" for key, value in settings.items()]))
-    assert train_here(run) == ExitCode.DONE
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+        run = prepare_run(load_config(None, [f"{key}={value}" for key, value in settings.items()]))
+        process = start(run)
+    assert process.wait(300) == ExitCode.DONE, run.log_path.read_text()[-3000:]
     return [event.data["loss"] for event in read_events(run.events_path) if event.type == "step"]
 
 

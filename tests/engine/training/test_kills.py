@@ -7,7 +7,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 
@@ -18,7 +17,7 @@ from engine.runs import prepare_resume
 from engine.runs.events import EventFollower, read_events
 from engine.runs.layout import RunDir
 from engine.runs.state import true_state
-from tests.engine.training.conftest import MakeRun, start
+from tests.engine.training.conftest import MakeRun, Process, start, start_anew
 
 LONG = {
     "training__max_train_steps": 40,
@@ -35,27 +34,20 @@ def digest(run: RunDir) -> str:
     return hashlib.sha256((run.path / "zed.safetensors").read_bytes()).hexdigest()
 
 
-def wait_for(run: RunDir, process: subprocess.Popen[bytes], phase: str, delay: float) -> bool:
+def wait_for(run: RunDir, process: Process, phase: str, delay: float) -> bool:
     """Wait until `phase` begins in this life of the trainer, then `delay` seconds; False when the run ended before."""
-    follower = EventFollower(run.events_path)
-    before = len(read_events(run.events_path))
-    seen = 0
+    follower, its_own = EventFollower(run.events_path), False
     while process.poll() is None:
         for event in follower.poll():
-            seen += 1
-            if (
-                seen > before
-                and event.type == "phase"
-                and event.data["name"] == phase
-                and event.data["state"] == "start"
-            ):
+            its_own = its_own or (event.type == "run_started" and event.data["pid"] == process.pid)
+            if its_own and event.type == "phase" and (event.data["name"], event.data["state"]) == (phase, "start"):
                 time.sleep(delay)
                 return True
         time.sleep(0.01)
     return False
 
 
-def until_step(run: RunDir, process: subprocess.Popen[bytes], step: int) -> None:
+def until_step(run: RunDir, process: Process, step: int) -> None:
     follower = EventFollower(run.events_path)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
@@ -66,10 +58,13 @@ def until_step(run: RunDir, process: subprocess.Popen[bytes], step: int) -> None
     raise AssertionError("the run does not get there")
 
 
-@pytest.mark.slow  # starts the trainer some ten times: each start imports torch anew
-@pytest.mark.timeout(900)
-def test_kills_at_random_moments_change_no_byte(make_run: MakeRun, train_here: Callable[[RunDir], int]) -> None:
-    kills = int(os.environ.get("LORASMITH_KILLS", "5"))
+@pytest.mark.slow  # starts the trainer some ten times
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kills", [len(PHASES), pytest.param(40, marks=pytest.mark.soak)])
+def test_kills_at_random_moments_change_no_byte(
+    kills: int, make_run: MakeRun, train_here: Callable[[RunDir], int]
+) -> None:
+    """LORASMITH_KILL_SEED gives other moments."""
     steps = max(40, 8 * kills)
     settings = {**LONG, "training__max_train_steps": steps}
     straight = make_run("straight", **settings)
@@ -86,15 +81,17 @@ def test_kills_at_random_moments_change_no_byte(make_run: MakeRun, train_here: C
         assert true_state(run).state == "lost"
         prepare_resume(run)
         done += 1
-    process = start(run)
+    process = start_anew(run)
     assert process.wait(timeout=300) == ExitCode.DONE, run.log_path.read_text()[-2000:]
     assert digest(run) == digest(straight)
     told = [event.data["step"] for event in read_events(run.events_path) if event.type == "step"]
     assert set(told) == set(range(1, steps + 1))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_finishes_the_step_saves_and_exits(number: signal.Signals, make_run: MakeRun) -> None:
+@pytest.mark.parametrize(("number", "begin"), [(signal.SIGTERM, start_anew), (signal.SIGINT, start)])
+def test_a_signal_finishes_the_step_saves_and_exits(
+    number: signal.Signals, begin: Callable[[RunDir], Process], make_run: MakeRun
+) -> None:
     run = make_run(
         **{
             **LONG,
@@ -103,7 +100,7 @@ def test_a_signal_finishes_the_step_saves_and_exits(number: signal.Signals, make
             "saving__save_every_n_steps": "none",
         }
     )
-    process = start(run)
+    process = begin(run)
     until_step(run, process, 2)
     process.send_signal(number)
     assert process.wait(timeout=60) == ExitCode.STOPPED
@@ -152,7 +149,7 @@ def test_two_trainers_on_one_directory_are_refused(make_run: MakeRun) -> None:
     run = make_run(**{**LONG, "training__max_train_steps": 4000})
     first = start(run)
     until_step(run, first, 1)
-    second = start(run)
+    second = start_anew(run)
     assert second.wait(timeout=60) == ExitCode.USAGE
     assert "two runs on one directory are not possible" in run.log_path.read_text()
     first.kill()

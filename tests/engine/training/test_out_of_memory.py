@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,9 @@ from engine.runs import RunDir, prepare_resume, read_events
 from engine.training import trainer as trainer_module
 from engine.training.statefile import load_tree
 from engine.training.trainer import Trainer
-from tests.engine.training.conftest import MakeRun
-from tests.memory_limit import peak_address_space, start_limited
+from tests.engine.training.conftest import MakeRun, start
+from tests.forked import ForkedTrainer
+from tests.memory_limit import peak_address_space
 
 Train = Callable[[RunDir], int]
 HEADROOM = 256 * 2**20
@@ -46,7 +49,7 @@ def two_shapes(tmp_path: Path) -> Path:
     return tmp_path / "shapes"
 
 
-@pytest.mark.slow  # two trainers, one after the other, and one that begins anew
+@pytest.mark.slow  # a trainer that begins anew
 @pytest.mark.timeout(600)
 def test_it_runs_out_and_goes_on_by_itself(make_run: MakeRun, two_shapes: Path) -> None:
     settings = {
@@ -59,12 +62,12 @@ def test_it_runs_out_and_goes_on_by_itself(make_run: MakeRun, two_shapes: Path) 
         "memory__on_oom": "auto",
     }
     small = make_run("small", **settings, training__train_batch_size=1, training__max_train_steps=1)
-    limit = peak_address_space(start_limited(small, None)) + HEADROOM
+    limit = peak_address_space(start(small)) + HEADROOM
     assert (small.path / "zed.safetensors").is_file(), small.log_path.read_text()[-3000:]
 
     # With this seed the small batch of the first epoch comes first.
     run = make_run(**settings, training__train_batch_size=32, training__max_train_steps=2, training__seed=4)
-    process = start_limited(run, limit)
+    process = ForkedTrainer(run, partial(resource.setrlimit, resource.RLIMIT_AS, (limit, limit)))
     assert process.wait(timeout=300) == ExitCode.DONE, run.log_path.read_text()[-3000:]
     (oom,) = events(run, "oom")
     assert (oom["phase"], oom["step"], oom["device"], oom["total"]) == ("train", 1, "cpu", limit)

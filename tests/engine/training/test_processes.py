@@ -13,7 +13,7 @@ from engine.exit_codes import ExitCode
 from engine.runs import prepare_resume
 from engine.runs.events import read_events
 from engine.runs.layout import RunDir
-from tests.engine.training.conftest import MakeRun, start
+from tests.engine.training.conftest import MakeRun, start, start_anew
 from tests.engine.training.test_kills import until_step
 
 TWO = {
@@ -30,11 +30,11 @@ def digest(run: RunDir) -> str:
     return hashlib.sha256((run.path / "zed.safetensors").read_bytes()).hexdigest()
 
 
-@pytest.mark.slow  # six processes import torch
+@pytest.mark.slow  # four processes import torch
 @pytest.mark.timeout(600)
 def test_two_processes_are_deterministic_and_resume_exactly(make_run: MakeRun) -> None:
     straight, halted = make_run("straight", **TWO), make_run("halted", **TWO)
-    assert start(straight).wait(timeout=300) == ExitCode.DONE, straight.log_path.read_text()[-3000:]
+    assert start_anew(straight).wait(timeout=300) == ExitCode.DONE, straight.log_path.read_text()[-3000:]
     steps = [event.data["step"] for event in read_events(straight.events_path) if event.type == "step"]
     assert steps == [1, 2, 3, 4, 5, 6]
     notes = " ".join(e.data["text"] for e in read_events(straight.events_path) if e.type == "note")
