@@ -54,6 +54,7 @@ RUNGS: dict[str, dict[str, Any]] = {
     "split fp8": {**_RECOMPUTED, "split_mode": True, "base_precision": "fp8"},
     "all": {**_RECOMPUTED, "cpu_offload_checkpointing": True, "split_mode": True, "base_precision": "nf4"},
     "compiled": {"torch_compile": True},
+    "in any order": {**_RECOMPUTED, "deterministic": False},
 }
 """The ladder: `[memory]`; -1 blocks are half of them."""
 HEAD = "| model | px | batch | rung | s/step | img/s | of peak | allocated | reserved | planned | error |"
@@ -120,12 +121,14 @@ def measure(config: RunConfig, recognition: Any, device: str, steps: int = STEPS
 
     cuda = torch.device(device).type == "cuda"
     dtype = "bf16" if cuda else "fp32"
+    exactly = Exactly(torch.device(device), config.memory.deterministic, cuda, print)
     if cuda:
-        choose_kernels()
-    exactly = Exactly(torch.device(device), print)
+        choose_kernels(config.memory.deterministic)
     model = family_named(recognition.family).load(config, recognition, device, dtype, print, empty=True)
     fill(model)
     apply_ladder(model, config.memory, print)
+    turn = (Path(tempfile.gettempdir()) / "lorasmith-gpu.lock").open("w")
+    fcntl.flock(turn, fcntl.LOCK_EX)  # until the process ends
     batch = empty_batch(model, config)
     settle_down(model, texts=False, latents=False)
     network = build_network(config, model, print)
@@ -302,12 +305,7 @@ def one_case(text: str) -> None:
     recognition = family.of_real_size()
     config, _ = family.settle(case.config(num_blocks(case.family)), recognition)
     config, _ = resolve(config, partial_text_cache=family.partial_text_cache)
-    import engine.training.prepare  # everything large, before it is this case's turn
-
-    assert engine.training.prepare.torch.cuda.is_available()
-    with (Path(tempfile.gettempdir()) / "lorasmith-gpu.lock").open("w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        print(json.dumps(asdict(measure(config, recognition, "cuda:0"))))
+    print(json.dumps(asdict(measure(config, recognition, "cuda:0"))))
 
 
 def arguments() -> argparse.Namespace:

@@ -12,6 +12,7 @@ _CPU_SIGNS = ("can't allocate memory", "Cannot allocate memory", "could not crea
               "could not create a memory object", "std::bad_alloc", "failed to map segment",
               "Failed to allocate memory for requested buffer")  # fmt: skip
 _SIZE = r"([\d.]+) ?(bytes|[KMGT]iB)"
+_ASKED = re.compile(rf"CUDA out of memory\. Tried to allocate {_SIZE}\.")
 _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _NUMBERS = {
     "requested": re.compile(rf"(?:tried|unable) to allocate {_SIZE}", re.IGNORECASE),
@@ -37,7 +38,10 @@ def said(error: BaseException) -> str:
     """What the failed allocation said, on one line."""
     cause = next((cause for cause in _causes(error) if _is_one(cause)), error)
     lines = str(cause).strip().splitlines()
-    return lines[0].strip() if lines else type(cause).__name__
+    if not lines:
+        return type(cause).__name__
+    asked = _ASKED.match(lines[0])  # torch goes on about every process on the card
+    return asked[0] if asked else lines[0].strip()
 
 
 def told_numbers(error: BaseException) -> dict[str, int]:

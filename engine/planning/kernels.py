@@ -18,12 +18,20 @@ CUBLAS = 32 * 2**20
 ":4096:8" in the trainer's environment."""
 
 
-def workspace(operation: Any, args: Sequence[Any]) -> int:
+MULTIPROCESSORS = 128
+"""Of the largest card that people have at home; with fewer, flash attention takes less."""
+
+
+def workspace(operation: Any, args: Sequence[Any], deterministic: bool) -> int:
     """Bytes that `operation` takes while it runs.
 
     The attention's backward pass adds up the gradient of the queries in float32 and keeps a float a row: the first in
     [B, N, heads, width] (mha_bwd in torch's flash_api.cpp), in the memory-efficient kernel only where it computes in
-    half precision (attention_backward.cu).
+    half precision (attention_backward.cu). To add in one order, flash attention keeps a sum for each share of the
+    multiprocessors that works on one head.
+
+    Args:
+        deterministic: memory.deterministic.
     """
     if operation not in (_FLASH, _EFFICIENT):
         return 0
@@ -34,4 +42,5 @@ def workspace(operation: Any, args: Sequence[Any]) -> int:
         return int(gradient + batch * heads * rows * 4)
     rows = -(-rows // _ROWS) * _ROWS
     width = next(size for size in _WIDTHS if size >= width)
-    return int(batch * heads * rows * (width + 1) * 4)
+    sums = -(-MULTIPROCESSORS // (batch * heads)) if deterministic else 1
+    return int(batch * heads * rows * (sums * width + 1) * 4)

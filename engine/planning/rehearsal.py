@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -77,7 +78,7 @@ def rehearse(
         LoraSmithError: what would stop the run too.
     """
     needs: list[Need] = []
-    counter = StorageCounter(device.NAME, workspace)
+    counter = StorageCounter(device.NAME, partial(workspace, deterministic=config.memory.deterministic))
     with device.pretending(counter):
 
         @contextmanager

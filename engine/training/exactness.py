@@ -10,32 +10,39 @@ import torch
 from engine.models.base import Say
 
 T = TypeVar("T")
+FLASH = (8, 0)
+"""The compute capability from which on torch has flash attention."""
 
 
-def choose_kernels() -> None:
-    """On a GPU some kernels add in any order; take those that do not, where there are such.
+def choose_kernels(deterministic: bool = True) -> None:
+    """On a GPU some kernels add in any order; take those that do not, where there are such and it is wanted.
 
     cuDNN's attention is left out altogether: from torch 2.11 on it is the first choice on Hopper, adds in any order,
     and its gradients are NaN for some lengths (pytorch issue 196678; seen here with 22 tokens on an H200).
     """
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
     torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
     # Otherwise every new tensor is filled before it is written to: a pass over the memory for each operation.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 class Exactly:
-    """Computes with deterministic kernels alone: where torch may choose others with a warning, attention does.
+    """Computes with deterministic kernels alone. Where torch need only warn of others, attention takes others.
 
     Args:
-        say: told once, when a model has an operation that no such kernel exists for. From then on the others are taken.
+        wanted: memory.deterministic.
+        half: the products are computed in half precision.
+        say: told when a resume will not be exact, and why.
     """
 
-    def __init__(self, device: torch.device, say: Say) -> None:
-        self._strict = device.type == "cuda"
+    def __init__(self, device: torch.device, wanted: bool, half: bool, say: Say) -> None:
+        self._strict = wanted and device.type == "cuda"
         self._say = say
+        if self._strict and not (half and torch.cuda.get_device_capability(device) >= FLASH):
+            # The other deterministic attention takes ten to thirty times as long (benchmarks/attention.py).
+            self._refuse("flash attention needs half precision and compute capability 8.0")
 
     def __call__(self, compute: Callable[[], T], undo: Callable[[], None]) -> T:
         """The result of `compute`, which is called a second time, after `undo`, where the first one was refused."""
@@ -47,9 +54,12 @@ class Exactly:
         except RuntimeError as error:
             if "deterministic" not in str(error):
                 raise
-            self._strict = False
-            self._say(f"A resume will not be exact to the byte on this GPU: {str(error).partition('.')[0]}.")
+            self._refuse(str(error).partition(",")[0])
         finally:
             torch.use_deterministic_algorithms(True, warn_only=True)
         undo()
         return compute()
+
+    def _refuse(self, why: str) -> None:
+        self._strict = False
+        self._say(f"A resume will not be exact to the byte on this GPU: {why}.")

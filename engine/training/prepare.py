@@ -169,7 +169,7 @@ def _accelerator(config: RunConfig, session: Session) -> tuple[Accelerator, str]
                 "Use one process for each GPU.",
             )
         torch.cuda.set_device(index)
-        choose_kernels()
+        choose_kernels(config.memory.deterministic)
         # From torch and not from NVML: CUDA_VISIBLE_DEVICES may count otherwise, and NVML may be missing.
         gpu = Gpu(index, torch.cuda.get_device_name(index), compute_capability=torch.cuda.get_device_capability(index))
     choice = choose_precision(wish, gpu)

@@ -76,7 +76,8 @@ class Trainer:
         self.states = StateStore(self)
         self.outputs = Outputs(self)
         self.durations: deque[float] = deque(maxlen=50)
-        self.exactly = Exactly(self.device, session.say)
+        half = prepared.precision != "no"
+        self.exactly = Exactly(self.device, config.memory.deterministic, half, session.say)
         self.spill = SpillWatch(lambda: torch.cuda.mem_get_info(self.device))
         self.grad_norm = math.nan
         self.wishes: deque[Command] = deque()

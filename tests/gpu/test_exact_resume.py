@@ -20,8 +20,8 @@ from tui import configuration
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 SETTINGS = (
-    "memory.device=cuda", "training.num_processes=1", "training.max_train_steps=80",
-    "saving.save_state_every_n_steps=10", "sampling.sample_every_n_steps=40", "sampling.sample_steps=2",
+    "memory.device=cuda", "training.num_processes=1", "training.max_train_steps=40",
+    "saving.save_state_every_n_steps=10", "sampling.sample_every_n_steps=20", "sampling.sample_steps=2",
 )  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def until_step(run: RunDir, process: subprocess.Popen[bytes], step: int) -> None
 @pytest.mark.timeout(300)
 def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
     finals = []
-    for place, kill_at in (("straight", None), ("killed", 25)):
+    for place, kill_at in (("straight", None), ("killed", 15)):
         run = prepare_run(configuration.read(configuration.DEMO, SETTINGS, output_dir=str(tmp_path / place)))
         process = start(run)
         if kill_at is not None:

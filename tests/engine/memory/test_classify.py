@@ -86,3 +86,13 @@ def test_numpy_tells_what_it_wanted() -> None:
 def test_a_share_of_a_gpu_is_all_there_is() -> None:
     told = told_numbers(OutOfMemoryError(CUDA.replace("Of the allocated", "22.00 GiB allowed; Of the allocated")))
     assert (told["total"], told["free"]) == (22 * 2**30, 2**28)
+
+
+def test_what_torch_tells_of_other_processes_is_left_out() -> None:
+    error = RuntimeError(
+        "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 139.80 GiB of which 119.16 GiB "
+        "is free. Process 468 has 618.00 MiB memory in use. 8.00 GiB allowed; Of the allocated memory 7.95 GiB is "
+        "allocated by PyTorch, and 42.91 MiB is reserved by PyTorch but unallocated."
+    )
+    assert said(error) == "CUDA out of memory. Tried to allocate 20.00 MiB."
+    assert told_numbers(error)["free"] < 2**20 * 10

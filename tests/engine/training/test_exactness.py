@@ -17,7 +17,8 @@ REFUSED = (
 
 
 @pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
+def _with_a_modern_card(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
     yield
     torch.use_deterministic_algorithms(False)
 
@@ -43,7 +44,7 @@ def never() -> None:
 
 def test_a_gpu_is_strict_in_the_step_only() -> None:
     step, said = Step(), list[str]()
-    exactly = Exactly(GPU, said.append)
+    exactly = Exactly(GPU, True, True, said.append)
     assert [exactly(step, never), exactly(step, never)] == [5, 5]
     assert step.strict == [True, True] and not said
     assert torch.is_deterministic_algorithms_warn_only_enabled()
@@ -51,7 +52,7 @@ def test_a_gpu_is_strict_in_the_step_only() -> None:
 
 def test_a_refused_step_is_made_again_and_said_once() -> None:
     step, said, undone = Step(REFUSED), list[str](), list[str]()
-    exactly = Exactly(GPU, said.append)
+    exactly = Exactly(GPU, True, True, said.append)
     assert [exactly(step, lambda: undone.append("undone")), exactly(step, never)] == [5, 5]
     assert step.strict == [True, False, False] and undone == ["undone"]
     (sentence,) = said
@@ -60,11 +61,27 @@ def test_a_refused_step_is_made_again_and_said_once() -> None:
 
 def test_other_errors_pass() -> None:
     with pytest.raises(RuntimeError, match="out of memory"):
-        Exactly(GPU, print)(Step("CUDA out of memory"), never)
+        Exactly(GPU, True, True, print)(Step("CUDA out of memory"), never)
     assert torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+@pytest.mark.parametrize(("capability", "half"), [((7, 5), True), ((8, 6), False)])
+def test_without_flash_attention_it_is_said_and_left(
+    capability: tuple[int, int], half: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    step, said = Step(), list[str]()
+    Exactly(GPU, True, half, said.append)(step, never)
+    assert step.strict == [False] and "not be exact" in said[0]
+
+
+def test_who_does_not_want_it_is_not_told() -> None:
+    step, said = Step(), list[str]()
+    Exactly(GPU, False, True, said.append)(step, never)
+    assert step.strict == [False] and not said
 
 
 def test_the_cpu_is_left_alone() -> None:
     step = Step()
-    Exactly(torch.device("cpu"), print)(step, never)
+    Exactly(torch.device("cpu"), True, True, print)(step, never)
     assert step.strict == [False]

@@ -453,7 +453,7 @@ def test_a_gpu_that_torch_sees_is_used_without_a_process_group(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "pretended")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     monkeypatch.setattr(prepare_module, "Accelerator", Recorder)
-    monkeypatch.setattr(prepare_module, "choose_kernels", lambda: None)
+    monkeypatch.setattr(prepare_module, "choose_kernels", lambda _: None)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     run = make_run()
     with RunLock(run.lock_path):
