@@ -13,7 +13,8 @@ from engine.adapters.inspect import inspect_lora
 from engine.config import load_config
 from engine.paths import ASSETS
 from engine.runs import RunDir, prepare_run, true_state
-from tests.memory_limit import FRUGAL, peak_address_space, start_limited
+from tests.forked import ForkedTrainer
+from tests.memory_limit import FRUGAL, peak_address_space
 from tui.draft import Draft
 
 Start = Callable[..., Any]
@@ -45,7 +46,7 @@ def demo(name: str, batch: int) -> Draft:
 @pytest.mark.timeout(600)
 def test_one_key_takes_the_remedy_and_the_run_ends_well(start: Start, place: Path) -> None:
     small = prepare_run(demo("small", 1).config())
-    limit = peak_address_space(start_limited(small, None)) + HEADROOM
+    limit = peak_address_space(ForkedTrainer(small)) + HEADROOM
     assert true_state(small).state == "finished", small.log_path.read_text()[-3000:]
 
     assert demo("smithy", BATCH).save() is None
