@@ -176,7 +176,7 @@ def test_the_lock_outlives_the_new_start(tmp_path: Path) -> None:
         lock = RunLock(path)
         keep_lock(lock.path)
         os.set_inheritable(ready, True)
-        code = f"import os, sys; os.write({ready}, b'x'); sys.stdin.readline()"
+        code = f"import os, time; os.write({ready}, b'x'); time.sleep(300)"
         os.execv(sys.executable, [sys.executable, "-c", code])
     assert os.read(first, 1) == b"x"
     holder = is_locked(path)

@@ -116,21 +116,21 @@ def test_caching(make_run: MakeRun, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_sampling(make_run: MakeRun, tmp_path: Path) -> None:
-    """A picture of 256 px does not fit as a whole; in tiles and without guidance beside it does, and nothing begins
+    """A picture of 192 px does not fit as a whole; in tiles and without guidance beside it does, and nothing begins
     anew. The VAE is wide at its end, where tiles spare most."""
     kind: Any = AutoencoderKL
     kind(
-        block_out_channels=(64, 32, 32), down_block_types=("DownEncoderBlock2D",) * 3, layers_per_block=1,
+        block_out_channels=(96, 32, 32), down_block_types=("DownEncoderBlock2D",) * 3, layers_per_block=1,
         up_block_types=("UpDecoderBlock2D",) * 3, sample_size=64,
     ).save_pretrained(tmp_path / "vae")  # fmt: skip
-    prompts = '["zed --w 256 --h 256 --s 1 --l 7"]'
+    prompts = '["zed --w 192 --h 192 --s 1 --l 7"]'
     sampling = {"sampling__sample_every_n_steps": 1, "sampling__sample_prompts": prompts}
     run = make_run(**{**QUIET, **sampling}, sampling__sample_at_first="false", model__vae=tmp_path / "vae")
     code = ForkedTrainer(run, partial(limit_samples, 48 * MIB)).wait(300)
     require_a_whole_end(run, code, "saved", "oom sample", "retry frugal_samples", "run_finished finished")
     assert not story(run, "warning"), run.log_path.read_text()[-3000:]
     (picture,) = run.samples.glob("*.png")
-    assert Image.open(picture).size == (256, 256)
+    assert Image.open(picture).size == (192, 192)
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ def test_kills_at_random_moments_change_no_byte(
     kills: int, make_run: MakeRun, train_here: Callable[[RunDir], int]
 ) -> None:
     """LORASMITH_KILL_SEED gives other moments."""
-    steps = max(40, 8 * kills)
+    steps = max(30, 8 * kills)
     settings = {**LONG, "training__max_train_steps": steps}
     straight = make_run("straight", **settings)
     assert train_here(straight) == ExitCode.DONE

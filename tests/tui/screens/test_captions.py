@@ -260,7 +260,7 @@ async def test_a_caption_that_is_no_utf8_stops_the_way_until_it_is_written_anew(
     (photos / "a.txt").write_bytes(b"caf\xe9")
     async with app.run_test(size=(80, 24)) as pilot:
         await opened(app, pilot, until)
-        await until(pilot, lambda: "✗ 1 unreadable" in text(app) and "another encoding" in text(app))
+        await until(pilot, lambda: "✗ 1 unreadable" in text(app) and "encoding:" in text(app))
         await pilot.press("ctrl+n")
         assert said(app) == "✗ 1 caption cannot be read: a.txt"
         await pilot.press("enter", *"fox cafe", "escape", "ctrl+n")

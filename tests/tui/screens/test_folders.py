@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -273,6 +274,7 @@ async def test_escape_stops_and_next_goes_on(
         begun.set()
         while True:  # ends by the cancelled worker
             progress(1, 12)
+            time.sleep(0.01)
 
     monkeypatch.setattr(folders, "make", slow)
     app = smith("folders", extras=entered(photos))
@@ -298,6 +300,7 @@ async def test_leaving_while_pictures_are_taken_in_stops_it(
         try:
             while True:
                 progress(1, 12)
+                time.sleep(0.01)
         finally:
             ended.set()
 
