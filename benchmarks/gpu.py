@@ -126,6 +126,7 @@ def measure(config: RunConfig, recognition: Any, device: str, steps: int = STEPS
         choose_kernels(config.memory.deterministic)
     model = family_named(recognition.family).load(config, recognition, device, dtype, print, empty=True)
     fill(model)
+    vars(model).update(vae_key="", text_key="")  # no cache is written, and T5's tokenizer need not be there
     apply_ladder(model, config.memory, print)
     turn = (Path(tempfile.gettempdir()) / "lorasmith-gpu.lock").open("w")
     fcntl.flock(turn, fcntl.LOCK_EX)  # until the process ends

@@ -27,10 +27,10 @@ class StorageCounter:
 
     Args:
         device_type: of what is counted: "cpu", "planned".
-        workspace: bytes that a kernel takes besides its results, while it runs.
+        workspace: of an operation, its arguments and its result: bytes that the kernel takes besides, while it runs.
     """
 
-    def __init__(self, device_type: str, workspace: Callable[[Any, Sequence[Any]], int] | None = None) -> None:
+    def __init__(self, device_type: str, workspace: Callable[[Any, Sequence[Any], Any], int] | None = None) -> None:
         self._device_type = device_type
         self._workspace = workspace
         self._known: dict[int, tuple[int, str]] = {}
@@ -49,7 +49,7 @@ class StorageCounter:
         for leaf in (result,) if isinstance(result, Tensor) else tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._watch(leaf)
-        if self._workspace is not None and (extra := self._workspace(operation, args)):
+        if self._workspace is not None and (extra := self._workspace(operation, args, result)):
             self._note(extra)
 
     def _watch(self, tensor: Tensor) -> None:

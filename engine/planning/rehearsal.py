@@ -25,7 +25,7 @@ from engine.models.drawing import in_tiles
 from engine.models.registry import family_named
 from engine.planning import device
 from engine.planning.counter import StorageCounter
-from engine.planning.kernels import CUBLAS, workspace
+from engine.planning.kernels import CUBLAS, CUBLASLT, workspace
 from engine.planning.optimizer import planned_optimizer
 from engine.training.feed import Batch
 from engine.training.loss import batch_loss
@@ -56,7 +56,7 @@ class _Run:
     text: dict[str, Tensor] = field(default_factory=dict)
     """What the others give for one caption, on the host."""
     kept: list[Any] = field(default_factory=list)
-    """What stays on the device until the run ends: the optimizer and cuBLAS's workspace."""
+    """What stays on the device until the run ends: the optimizer and cuBLAS's workspaces."""
 
 
 def rehearse(
@@ -116,7 +116,7 @@ def _load(config: RunConfig, recognition: Recognition, work: Workload, precision
     apply_ladder(model, config.memory.model_copy(update={"torch_compile": False}), _ignore)
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
     with counter.kind("workspace"):
-        products = torch.empty(CUBLAS, dtype=torch.uint8, device=device.DEVICE)
+        products = torch.empty(CUBLAS + CUBLASLT, dtype=torch.uint8, device=device.DEVICE)
     return _Run(config, work, model, counter, dtype, kept=[products])
 
 
@@ -170,7 +170,10 @@ def _train(run: _Run, network: LoraNetwork) -> Objective:
     if model.residence.ring is not None:
         with counter.kind("slots"):
             model.residence.ring.fetch(0)
-    _loss(run, network, objective, run.work.batch, run.work.pictures).backward()  # type: ignore[no-untyped-call]
+    loss = _loss(run, network, objective, run.work.batch, run.work.pictures)
+    with counter.kind("workspace"):
+        run.kept.append(torch.empty(CUBLAS, dtype=torch.uint8, device=device.DEVICE))
+    loss.backward()  # type: ignore[no-untyped-call]
     if training.max_grad_norm > 0:
         torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
     with counter.kind("optimizer"):

@@ -121,7 +121,7 @@ def test_kinds_at_the_peak() -> None:
 
 
 def test_a_kernels_workspace_counts_while_it_runs() -> None:
-    counter = StorageCounter("cpu", lambda operation, _: 10_000 if "mm" in str(operation) else 0)
+    counter = StorageCounter("cpu", lambda operation, *_: 10_000 if "mm" in str(operation) else 0)
     with Watching(counter):
         product = torch.ones(16, 16) @ torch.ones(16, 16)
     assert counter.peak == 3 * 1024 + 10_000
