@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from benchmarks import gpu, gpu_out_of_memory
 from benchmarks.gpu import Case, Row
 from engine.config import resolve
 from engine.memory.plan import GIB
-from engine.models.registry import recognise
+from engine.models.registry import family_named, recognise
 from engine.runs.events import EventLog
 from engine.runs.layout import RunDir
+from tests.tiny_flux import tiny_folder
 from tests.tiny_models import tiny_sd15
 
 
@@ -35,6 +37,12 @@ def test_each_rung_is_a_configuration(rung: str) -> None:
 def test_steps_are_measured(rung: str, tmp_path: Path) -> None:
     case = Case("sd15", 64, 2, rung)
     row = gpu.measure(case.config(), recognise(tiny_sd15(tmp_path)), "cpu", steps=1, warm_up=1)
+    assert row.seconds > 0 and row.operations > 1e6
+
+
+def test_flux_is_measured_without_a_tokenizer_of_t5(tmp_path: Path) -> None:
+    known = replace(family_named("flux").of_real_size(), path=tiny_folder(tmp_path))
+    row = gpu.measure(Case("flux", 64, 1, "split fp8").config(5), known, "cpu", steps=1, warm_up=1)
     assert row.seconds > 0 and row.operations > 1e6
 
 
