@@ -119,7 +119,7 @@ def prepare(session: Session) -> Prepared:
 
 
 def settle_down(model: Model, *, texts: bool, latents: bool) -> None:
-    """Bring to the device what every step needs.
+    """Bring to the device what every step needs; what caching took is for other programs again.
 
     Args:
         texts: whether steps encode captions.
@@ -130,6 +130,8 @@ def settle_down(model: Model, *, texts: bool, latents: bool) -> None:
         model.acquire("text_encoder")
     if latents:
         model.acquire("vae")
+    if model.residence.device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _load(
