@@ -33,16 +33,16 @@ class Exactly:
 
     Args:
         wanted: memory.deterministic.
-        half: the products are computed in half precision.
+        flash: the attention is one that flash attention takes: in half precision, without a mask.
         say: told when a resume will not be exact, and why.
     """
 
-    def __init__(self, device: torch.device, wanted: bool, half: bool, say: Say) -> None:
+    def __init__(self, device: torch.device, wanted: bool, flash: bool, say: Say) -> None:
         self._strict = wanted and device.type == "cuda"
         self._say = say
-        if self._strict and not (half and torch.cuda.get_device_capability(device) >= FLASH):
+        if self._strict and not (flash and torch.cuda.get_device_capability(device) >= FLASH):
             # The other deterministic attention takes ten to thirty times as long (benchmarks/attention.py).
-            self._refuse("flash attention needs half precision and compute capability 8.0")
+            self._refuse("flash attention needs half precision, no mask and compute capability 8.0")
 
     def __call__(self, compute: Callable[[], T], undo: Callable[[], None]) -> T:
         """The result of `compute`, which is called a second time, after `undo`, where the first one was refused."""

@@ -76,8 +76,8 @@ class Trainer:
         self.states = StateStore(self)
         self.outputs = Outputs(self)
         self.durations: deque[float] = deque(maxlen=50)
-        half = prepared.precision != "no"
-        self.exactly = Exactly(self.device, config.memory.deterministic, half, session.say)
+        flash = prepared.precision != "no" and not config.model.apply_t5_attn_mask
+        self.exactly = Exactly(self.device, config.memory.deterministic, flash, session.say)
         self.spill = SpillWatch(lambda: torch.cuda.mem_get_info(self.device))
         self.grad_norm = math.nan
         self.wishes: deque[Command] = deque()

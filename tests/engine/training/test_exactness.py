@@ -65,13 +65,13 @@ def test_other_errors_pass() -> None:
     assert torch.is_deterministic_algorithms_warn_only_enabled()
 
 
-@pytest.mark.parametrize(("capability", "half"), [((7, 5), True), ((8, 6), False)])
+@pytest.mark.parametrize(("capability", "flash"), [((7, 5), True), ((8, 6), False)])
 def test_without_flash_attention_it_is_said_and_left(
-    capability: tuple[int, int], half: bool, monkeypatch: pytest.MonkeyPatch
+    capability: tuple[int, int], flash: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     step, said = Step(), list[str]()
-    Exactly(GPU, True, half, said.append)(step, never)
+    Exactly(GPU, True, flash, said.append)(step, never)
     assert step.strict == [False] and "not be exact" in said[0]
 
 
