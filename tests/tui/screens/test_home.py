@@ -294,9 +294,9 @@ async def test_a_file_of_kohyas_begins_a_run(smith: Smith, home: Path, until: Un
         await until(pilot, ready(app))
         await pilot.press("f")
         await until(pilot, lambda: "Begin from a file" in text(app))
-        await pilot.press(*str(home / "bad.toml"), "enter")
+        await pilot.press(*"bad.toml", "enter")
         await until(pilot, lambda: "network_dim" in text(app))
-        await pilot.press("ctrl+u", *str(home / "train.toml"), "enter")
+        await pilot.press("ctrl+u", *"train.toml", "enter")
         await until(pilot, lambda: isinstance(app.screen, ModelScreen))
         assert app.draft.get("network.network_dim") == 24 and app.draft.get("saving.output_name") == "cat"
         assert "xformers" in app.draft.notice or "xformers" in text(app)
