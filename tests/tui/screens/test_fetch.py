@@ -69,8 +69,9 @@ async def test_the_size_is_told_first_and_then_the_model_is_recognised(
 
 
 async def test_escape_before_and_during_the_download(
-    app: LoraSmithApp, hub: FakeHub, until: Until, text: Shown
+    app: LoraSmithApp, hub: FakeHub, until: Until, text: Shown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("engine.models.fetch.TELL_SECONDS", 0)  # the half that is sent at first comes at once
     hub.hold = threading.Event()
     async with app.run_test(size=NARROW) as pilot:
         await asked(pilot, until, text)
