@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from textual.events import Paste
 from textual.pilot import Pilot
 from textual.widgets import Select
 
@@ -31,8 +32,10 @@ def rows(app: LoraSmithApp) -> FieldList:
 
 
 async def stand_on(pilot: Pilot[Any], key: str) -> None:
-    """Find a field through the search, by keys."""
-    await pilot.press("slash", "end", "ctrl+u", *key, "enter")
+    """Find a field through the search: its key is pasted."""
+    await pilot.press("slash", "end", "ctrl+u")
+    pilot.app.post_message(Paste(key))
+    await pilot.press("enter")
     await pilot.pause()
     assert rows(pilot.app).key == key  # type: ignore[arg-type]
 
