@@ -11,9 +11,10 @@ import pytest
 
 
 def pytest_collection_finish() -> None:
-    """What was imported stays: the garbage collector need not look through it again and again."""
+    """What was imported stays: the garbage collector need not look through it again and again, nor look so often."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000)
 
 
 @pytest.fixture(autouse=True)
