@@ -19,7 +19,7 @@ def ask_for_remedy(run_dir: RunDir) -> Mapping[str, object] | None:
     from engine.hardware import list_gpus
     from engine.memory.remedies import remedies
 
-    config = load_config(run_dir.config_path)
+    config = run_dir.with_own_datasets(load_config(run_dir.config_path))
     oom = next((event for event in reversed(list(read_events(run_dir.events_path))) if event.type == "oom"), None)
     if config.memory.on_oom != "ask" or oom is None or not output.is_terminal(sys.stderr) or not sys.stdin.isatty():
         return None

@@ -244,6 +244,16 @@ class MemoryTable(Table):
     cache_dir: str | None = setting(
         None, "Cache folder", "Where caches on disk go; unset: beside the run's output.", advanced=True
     )
+    max_batch_size: int | None = setting(
+        None,
+        "Largest batch",
+        "Batches that a dataset configuration wants larger are cut to it; a remedy sets it.",
+        ge=1,
+        le=1024,
+        unit="pictures",
+        vram="more",
+        advanced=True,
+    )
     vae_batch_size: int = setting(
         1,
         "Caching batch",

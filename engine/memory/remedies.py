@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from engine.config import RunConfig, resolve
+from engine.config.kohya.dataset_file import largest_batch
 from engine.config.load import written
 from engine.errors import UsageError
 from engine.hardware import Gpu, choose_precision
@@ -162,12 +163,13 @@ def _bf16(situation: Situation) -> Remedy | None:
 
 
 def _smaller_batch(situation: Situation) -> Remedy | None:
-    training = situation.config.training
-    batch, together = training.train_batch_size, training.train_batch_size * training.gradient_accumulation_steps
+    config = situation.config
+    batch = largest_batch(config)
+    together = batch * config.training.gradient_accumulation_steps
     smaller = next((n for n in range(1, batch) if together % n == 0 and together // n <= MOST_ACCUMULATED), None)
-    # With a dataset configuration that file decides.
-    if smaller is None or not situation.trains or situation.config.dataset.dataset_config:
+    if smaller is None or not situation.trains:
         return None
+    key = "memory.max_batch_size" if config.dataset.dataset_config else "training.train_batch_size"
     accumulation = together // smaller
     return Remedy(
         name="smaller_batch",
@@ -176,7 +178,7 @@ def _smaller_batch(situation: Situation) -> Remedy | None:
         saves=f"about the activations of {batch - smaller} of {batch} pictures",
         costs=f"a step still learns from {together} pictures, but one batch after the other: slower on a GPU; pictures "
         "come in another order",
-        changes={"training.train_batch_size": smaller, "training.gradient_accumulation_steps": accumulation},
+        changes={key: smaller, "training.gradient_accumulation_steps": accumulation},
     )
 
 

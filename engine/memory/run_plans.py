@@ -45,7 +45,7 @@ class RunPlans:
         self.recognition = recognition_for(config)
         self._planner = Planner(self.recognition, gpu, phases, waiting, cancelled)
         self._progress = progress
-        self._scan: tuple[int, Scan] | None = None
+        self._scan: tuple[tuple[int, int | None], Scan] | None = None
 
     def __enter__(self) -> Self:
         self._planner.__enter__()
@@ -69,7 +69,8 @@ class RunPlans:
 
         if not config.dataset.train_data_dir and not config.dataset.dataset_config:
             return None
-        batch = config.training.train_batch_size  # the fall-back of a dataset configuration that names none
+        # Of a dataset configuration: what holds where it names no batch, and what its batches are cut to.
+        batch = (config.training.train_batch_size, config.memory.max_batch_size)
         if self._scan is None or self._scan[0] != batch:
             self._scan = (batch, scan(config, self._progress))
         known = self.recognition

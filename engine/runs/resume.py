@@ -130,6 +130,7 @@ def _changeable(config: RunConfig, key: str, value: object) -> bool:
 def _change(run_dir: RunDir, changes: Mapping[str, object]) -> tuple[str, list[str]]:
     """The new text of the run's configuration, empty where nothing changes, and a sentence for each change."""
     from engine.config import load_config, update_toml
+    from engine.config.kohya.dataset_file import largest_batch
 
     if not changes:
         return "", []
@@ -142,7 +143,10 @@ def _change(run_dir: RunDir, changes: Mapping[str, object]) -> tuple[str, list[s
         if before[table][key] != after[table][key]:
             notes.append(f"{dotted} was {_told(before[table][key])} and is now {_told(after[table][key])}.")
     text = update_toml(run_dir.config_path.read_text(encoding="utf-8-sig"), new) if notes else ""
-    sizes = [(c.training.train_batch_size, c.training.gradient_accumulation_steps) for c in (old, new)]
+    sizes = [
+        (largest_batch(run_dir.with_own_datasets(config)), config.training.gradient_accumulation_steps)
+        for config in (old, new)
+    ]
     if sizes[0] != sizes[1]:
         notes.append(_order_note(last_saved_step(run_dir) + 1, sizes[0], sizes[1]))
     return text, notes

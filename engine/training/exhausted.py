@@ -96,7 +96,7 @@ def tell(session: Session, shortage: Shortage) -> ExitCode:
     session.events.emit("oom", **shortage.as_event())
     config = load_config(session.run.config_path)
     gpu = _gpu(config)
-    found = remedies(config, gpu, shortage.phase)
+    found = remedies(session.run.with_own_datasets(config), gpu, shortage.phase)
     attempt = next_attempt(config, found, shortage, session.run, lambda: _planned(session, config, gpu, shortage))
     if attempt is not None and not session.stop_reason:
         try:

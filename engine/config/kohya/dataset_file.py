@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from engine.config.dataset import DatasetTable
 from engine.config.problems import ConfigError, Problem, sentence
 from engine.config.schema import RunConfig
-from engine.errors import UsageError
+from engine.errors import LoraSmithError, UsageError
 from engine.text import printable
 
 DATASET_KEYS = frozenset({
@@ -126,6 +126,17 @@ def frozen_text(path: Path) -> str:
                 if isinstance(subset.get(key), str) and subset[key]:
                     subset[key] = str(Path.cwd() / kohya_path(subset[key]))
     return json.dumps(content, indent=1, default=str)
+
+
+def largest_batch(config: RunConfig) -> int:
+    """How many pictures a run trains at once at the most; 1 where its dataset configuration cannot be read."""
+    if not config.dataset.dataset_config:
+        return config.training.train_batch_size
+    try:
+        specs, _ = read_dataset_config(Path(config.dataset.dataset_config).expanduser(), config)
+    except LoraSmithError:
+        return 1
+    return max(spec.batch_size for spec in specs)
 
 
 def is_dataset_config(content: Mapping[str, Any]) -> bool:
@@ -259,6 +270,7 @@ def _subset(
         return None
     if len(reading.problems) > before:
         return None
+    batch = min(batch, config.memory.max_batch_size or batch)
     return SubsetSpec(
         table, number, batch, own.get("image_dir", ""), own.get("metadata_file"), own.get("conditioning_data_dir"),
         bool(own.get("is_reg", False)), repeats, str(tokens or ""),

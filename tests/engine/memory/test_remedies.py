@@ -160,6 +160,18 @@ def test_a_smaller_batch_keeps_the_effective_one(batch: int, accumulation: int, 
     assert remedy.saves == f"about the activations of {batch - wanted[0]} of {batch} pictures"
 
 
+def test_batches_of_a_dataset_configuration_are_cut(tmp_path: Path) -> None:
+    path = tmp_path / "dataset.toml"
+    subsets = f'subsets = [{{ image_dir = "{tmp_path}" }}]'
+    path.write_text(f"[[datasets]]\nbatch_size = 2\n{subsets}\n[[datasets]]\nbatch_size = 4\n{subsets}\n")
+    settings = config(dataset={"dataset_config": str(path)}, training={"train_batch_size": 16})
+    remedy = the("smaller_batch", remedies(settings, AMPERE, "train"))
+    assert remedy.changes == {"memory.max_batch_size": 1, "training.gradient_accumulation_steps": 4}
+    assert "smaller_batch" not in names(remedies(changed(settings, remedy.changes), AMPERE, "train"))
+    path.unlink()
+    assert "smaller_batch" not in names(remedies(settings, AMPERE, "train"))
+
+
 def test_what_a_step_needs_is_no_remedy_for_another_phase() -> None:
     for phase in ("load", "sample", "validate", "save"):
         assert names(remedies(config(**OPEN), AMPERE, phase)) == ["bf16", "eight_bit_base", "split_mode"]

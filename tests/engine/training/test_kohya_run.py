@@ -12,6 +12,7 @@ from PIL import Image
 from engine.adapters.inspect import inspect_lora
 from engine.config import load_config
 from engine.exit_codes import ExitCode
+from engine.memory.remedies import remedies
 from engine.models.header import read_header
 from engine.runs import RunDir, prepare_resume, prepare_run, read_events
 from engine.training.trainer import Trainer
@@ -84,6 +85,34 @@ def test_a_dataset_configuration_beside_a_preset(
     assert train_here(halted) == ExitCode.DONE
     assert len(told(halted, "step")) == len(steps)
     assert halted.lora_path().read_bytes() == straight.lora_path().read_bytes()
+
+
+def test_it_goes_on_with_smaller_batches(
+    make_run: MakeRun, train_here: Train, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the remedy for too little memory has it; the person's file may be gone."""
+    settings = {
+        "dataset__dataset_config": dataset, "dataset__masked_loss": True, "training__max_train_steps": 6,
+        "sampling__sample_every_n_steps": 0,
+    }  # fmt: skip
+    run = make_run(**settings)
+    dataset.unlink()
+    advance = Trainer.advance
+
+    def stop_at_two(self: Trainer) -> bool:
+        self.session.stop_reason = "test" if self.step == 2 and not told(run, "run_finished") else ""
+        return advance(self)
+
+    monkeypatch.setattr(Trainer, "advance", stop_at_two)
+    assert train_here(run) == ExitCode.STOPPED
+    found = remedies(run.with_own_datasets(load_config(run.config_path)), None, "train")
+    remedy = next(one for one in found if one.name == "smaller_batch")
+    prepare_resume(run, changes=remedy.changes)
+    assert train_here(run) == ExitCode.DONE
+    notes = [str(note["text"]) for note in told(run, "note")]
+    assert "From step 3 on pictures come in another order, 1 at a time; a step still takes 3." in notes
+    assert any("batches of 1 " in note or "batches of 1," in note for note in notes), notes
+    assert [step["step"] for step in told(run, "step")] == [1, 2, 3, 4, 5, 6]
 
 
 def check_metadata(metadata: dict[str, str]) -> None:
