@@ -27,7 +27,7 @@ SURFACE = {
     "check": {
         "[DIR]", "--dataset_config", "--preset", "--model", "--trigger", "--set", "--html", "--repair", "--json",
     },
-    "plan": {"[PRESET]", "--preset", "--images", "--model", "--name", "--set", "--vram", "--json"},
+    "plan": {"[PRESET]", "--preset", "--images", "--model", "--name", "--dataset_config", "--set", "--vram", "--json"},
     "presets": set(),
     "presets show": {"NAME"},
     "convert": {"FILE", "--output", "--json"},

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     "--model", metavar="PATH", help="The checkpoint. Without it: one of the real size of the preset's family."
 )
 @click.option("--name", metavar="NAME", help="Names the trigger and the output.")
+@click.option("--dataset_config", metavar="FILE", help="Kohya's dataset configuration (TOML or JSON) in place of DIR.")
 @click.option("--set", "overrides", metavar="TABLE.KEY=VALUE", multiple=True, help="Change a setting; repeatable.")
 @click.option(
     "--vram",
