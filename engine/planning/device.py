@@ -52,6 +52,14 @@ _LEFT_OUT = frozenset({"_thnn_fused_gru_cell", "_thnn_fused_lstm_cell", "gru_cel
 """No model of ours has them; attention has a kernel of its own."""
 
 
+_WHOLE = ("silu_backward", "mish_backward", "_fused_rms_norm")
+"""One kernel on a GPU; for a backend without one of its own torch takes them apart, and each part would be counted."""
+
+
+def _never(*_: Any) -> Any:
+    raise AssertionError("fake tensors are not computed with")
+
+
 class _Module:
     """What torch asks a backend's module (`torch.planned`)."""
 
@@ -98,7 +106,10 @@ def _register() -> list[Any]:
     autocast.impl("scaled_dot_product_attention", _lower_attention)
     attention = library("aten", "IMPL", "AutogradPrivateUse1")
     attention.impl("scaled_dot_product_attention", _attention)
-    return [others, autocast, attention]
+    kernels = library("aten", "IMPL", "PrivateUse1")
+    for name in _WHOLE:
+        kernels.impl(name, _never)
+    return [others, autocast, attention, kernels]
 
 
 def own_operations(registered: Sequence[str]) -> list[str]:
