@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from diffusers import FluxTransformer2DModel
+from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
 
 from engine.models.files import read_json
@@ -20,10 +22,25 @@ from engine.paths import ASSETS
 CONFIGURATIONS = ASSETS / "flux"
 
 
+class HeadNorm(nn.RMSNorm):
+    """The norm of queries and keys, [..., width] in the dtype that they have: it computes in fp32 by itself.
+
+    From torch 2.13 on autocast would give fp32, and the attention's result, with all that is kept of it, would follow.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x)
+
+
 def build_transformer(config: Mapping[str, Any]) -> Any:
     """diffusers' FLUX transformer."""
     module_class: Any = FluxTransformer2DModel
-    return module_class.from_config(plain(config))
+    transformer = module_class.from_config(plain(config))
+    for module in transformer.modules():
+        if type(module) is nn.RMSNorm:
+            module.__class__ = HeadNorm
+    return transformer
 
 
 def build_t5(config: Mapping[str, Any]) -> Any:
