@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.config.kohya.rules import NETWORK_ARGS, SUPPORTED_MODULES, Rule, Status, rule_of
+from engine.config.kohya.rules import NETWORK_ARGS, SUPPORTED_MODULES, UNREAD, Rule, Status, rule_of
 from engine.config.problems import Problem
 from engine.text import printable
 
@@ -97,12 +97,18 @@ def is_unset(value: Any) -> bool:
 
 
 def convert_arguments(
-    arguments: Mapping[str, Any], kind: str, defaults: Mapping[str, Any] = CLI_DEFAULTS, *, exact: bool = False
+    arguments: Mapping[str, Any],
+    kind: str,
+    defaults: Mapping[str, Any] = CLI_DEFAULTS,
+    *,
+    exact: bool = False,
+    from_file: Collection[str] = (),
 ) -> Conversion:
     """A configuration for arguments of the scripts by name, already of their types or as text.
 
     Args:
         defaults: what holds for arguments that are not given.
+        from_file: those that a training TOML gives, where the scripts pass over keys of the GUI.
         exact: taken at its word, as with `training.kohya_exact`.
     """
     found = Conversion(kind, arguments=arguments, exact=exact)
@@ -119,7 +125,9 @@ def convert_arguments(
         if is_unset(value):
             continue
         rule = rule_of(key)
-        if rule is None:
+        if key in UNREAD and key in from_file:
+            found.tell(key, value, Rule("no effect", "", "the GUI writes it, and no LoRA script reads it"))
+        elif rule is None:
             _unknown(found, key, value)
         elif key in OFF_AT_ZERO and _number(value) == 0:
             found.tell(key, value, Rule("honoured", rule.target, "0 is off"))

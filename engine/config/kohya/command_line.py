@@ -130,11 +130,13 @@ def _call(file: _File, line: str, call: re.Match[str], *, exact: bool) -> Conver
                 Problem("", name, f"{printable(str(value))}: the file does not say what that is.", hint)
             )
             del arguments[name]
-    arguments = _config_file(arguments, told) | arguments | _launcher(before, told)
+    configured = _config_file(arguments, told)
+    from_file = configured.keys() - arguments.keys()
+    arguments = configured | arguments | _launcher(before, told)
     if file.folder:
         text = "relative paths are looked for in the folder that lorasmith is called from"
         told.tell("cd", file.folder, Rule("no effect", "", text))
-    made = convert_arguments(arguments, "command line", CLI_DEFAULTS, exact=exact)
+    made = convert_arguments(arguments, "command line", CLI_DEFAULTS, exact=exact, from_file=from_file)
     made.entries, made.problems = [*told.entries, *made.entries], [*told.problems, *made.problems]
     if SCRIPTS[call[1]] != "auto":
         made.set("model.family", SCRIPTS[call[1]])

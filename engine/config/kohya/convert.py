@@ -44,7 +44,8 @@ def conversion_of(path: Path, text: str, *, exact: bool = False) -> Conversion |
     elif is_gui_configuration(content):
         found = convert_gui(content, exact=exact)
     elif _is_training_toml(content):
-        found = convert_arguments(flattened(content), "training TOML", CLI_DEFAULTS, exact=exact)
+        given = flattened(content)
+        found = convert_arguments(given, "training TOML", CLI_DEFAULTS, exact=exact, from_file=given)
     else:
         found = None
     if found is not None:

@@ -76,6 +76,7 @@ NO_EFFECT: dict[str, Rule] = {
     **_all("no effect", "all held-out pictures are used, at four fixed timesteps", "max_validation_steps"),
     **_all("no effect", "no LoRA script reads it", "controlnet_model_name_or_path"),
     **_all("no effect", "the file itself is read", "output_config"),
+    **_all("no effect", "the log is in the folder of the run", "console_log_level console_log_file console_log_simple"),
 }  # fmt: skip
 NOT_SUPPORTED: dict[str, Rule] = {
     "v2": Rule("not supported", "", "Stable Diffusion 2 cannot be trained: use 1.5, SDXL or FLUX"),
@@ -115,6 +116,11 @@ NETWORK_ARGS: dict[str, Rule] = {
            "use_scalar unit full_matrix"),
 }  # fmt: skip
 """The keys inside `network_args`."""
+UNREAD = frozenset({
+    "epoch", "noise_offset_type", "stop_text_encoder_training", "lowvram", "mem_eff_save", "no_token_padding",
+    "loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio",
+})  # fmt: skip
+"""What the GUI writes into the training TOML of each run (`config_lora-….toml`), and no LoRA script reads there."""
 SUPPORTED_MODULES = ("networks.lora", "networks.lora_flux")
 
 

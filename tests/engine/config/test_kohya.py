@@ -173,6 +173,24 @@ def test_unsupported_and_unknown_arguments_are_errors_all_at_once(write: Write) 
     assert "network_args algo" in told and all(problem.where == str(path) for problem in told.values())
 
 
+def test_the_training_toml_that_the_gui_writes_beside_a_run(write: Write) -> None:
+    """It has keys that only the GUI knows; the scripts pass over them, and whoever types one has made a mistake."""
+    given = (
+        'adaptive_noise_scale = 0\nepoch = 10\nmax_train_steps = 400\nnoise_offset_type = "Original"\nnetwork_dim = 8\n'
+        "network_args = []\ntext_encoder_lr = []\nstop_text_encoder_training = 20\nloraplus_lr_ratio = 4\n"
+        'mem_eff_save = true\nwandb_run_name = "last"\nxformers = true\nlr_scheduler_args = []\n'
+    )
+    path = write("config_lora-20250101-120000.toml", given)
+    config = load_config(path)
+    assert (config.training.max_train_steps, config.training.max_train_epochs) == (400, None)
+    unread = {"epoch", "noise_offset_type", "stop_text_encoder_training", "loraplus_lr_ratio", "mem_eff_save"}
+    assert unread <= {name for name, one in status(path).items() if one == "no effect"}
+    call = write("train.sh", f"python train_network.py --config_file '{path}' --network_dim 4\n")
+    assert load_config(call).network.network_dim == 4
+    with pytest.raises(ConfigError, match="epoch"):
+        load_config(write("typed.sh", "python train_network.py --epoch 10 --network_dim 4\n"))
+
+
 def test_a_switch_that_is_off_is_no_unsupported_setting(write: Write) -> None:
     path = write("t.toml", 'network_dim = 8\nv2 = false\nweighted_captions = false\nunet_lr = 1e-4\nresume = ""')
     assert load_config(path).network.network_dim == 8 and "v2" not in status(path)
