@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 from engine.config.kohya.arguments import CLI_DEFAULTS, Conversion, convert_arguments, flattened
 from engine.config.kohya.dataset_file import kohya_path, read_content
 from engine.config.kohya.rules import FLAGS, HONOURED, Rule, rule_of
+from engine.config.kohya.script_text import ScriptText, is_comment
 from engine.config.problems import Problem
 from engine.errors import LoraSmithError
 from engine.text import printable
@@ -22,84 +20,25 @@ LISTS = frozenset(["network_args", "optimizer_args", "lr_scheduler_args", "text_
 _CALL = re.compile(r"(sdxl_train_network|flux_train_network|(?<![\w])train_network)(\.py)?")
 _SCRIPT = "\0"
 """Stands for the script's name while its line is parted into words; no line of a shell has it."""
-_COMMENT = re.compile(r"\s*(#|@?rem\b|::|@?echo\b)", re.IGNORECASE)
-_WINDOWS = re.compile(r"^\s*@?(echo off|set\s|rem\b|::)|[A-Za-z]:\\|\^\s*$", re.IGNORECASE | re.MULTILINE)
-_SHELL_SET = re.compile(r"^\s*(?:export\s+|local\s+|readonly\s+)?([A-Za-z_]\w*)=(.*)$")
-_BATCH_SET = re.compile(r"^\s*@?set\s+\"?([A-Za-z_]\w*)=(.*?)\"?\s*$", re.IGNORECASE)
-_SHELL_USE = re.compile(r"\$\{(\w+)(?::?-([^}]*))?\}|\$(\w+)")
-_BATCH_USE = re.compile(r"%(\w+)%")
-_UNKNOWN = {False: re.compile(r"\$[\w{(@*]|`"), True: re.compile(r"%\w+%|%~|%\*|%\d")}
+_UNKNOWN = {False: re.compile(r"\$[\w{(@*]|`"), True: re.compile(r"%\w+%|%~|%\*|%\d|%%[A-Za-z]\b")}
 _REST = ("$@", "$*", "${@}", "%*")
 """What the caller typed behind the file's name."""
-_CHANGED = re.compile(r"^\s*(?:cd|pushd)\s+(?:/d\s+)?(.+?)\s*(?:[&;|]|$)", re.IGNORECASE)
-_FROM_OUTSIDE = ("HOME", "USERPROFILE", "PWD")
-"""Variables of the machine that may be put in: those that name a folder, and never what may be a secret."""
 
 
 def is_command_line(text: str) -> bool:
     """Whether a text file calls one of the LoRA scripts."""
-    return any(_CALL.search(line) for line in text.splitlines() if not _COMMENT.match(line))
-
-
-@dataclass
-class _File:
-    """A shell or batch file, line by line."""
-
-    text: str
-    variables: dict[str, str] = field(default_factory=dict)
-    folder: str = ""
-    """Where it changes to before the call."""
-
-    def __post_init__(self) -> None:
-        self.batch = not self.text.startswith("#!") and bool(_WINDOWS.search(self.text))
-        self.variables.update({name: os.environ[name] for name in _FROM_OUTSIDE if name in os.environ})
-
-    def lines(self) -> Iterator[str]:
-        """Lines that are no comment, those that go on joined."""
-        joined = re.sub(r"[\^`][ \t]*\r?\n" if self.batch else r"[\\`][ \t]*\r?\n", " ", self.text)
-        return (line for line in joined.splitlines() if not _COMMENT.match(line))
-
-    def note(self, line: str) -> None:
-        """Remember a variable or a change of folder."""
-        if match := (_BATCH_SET if self.batch else _SHELL_SET).match(line):
-            value = match[2].strip()
-            if not self.batch and not value.startswith("("):
-                value = (self.words(value) or [""])[0]
-            if not value.startswith("("):  # the list of a shell is not understood
-                self.variables[match[1]] = self.filled(value)
-        elif match := _CHANGED.match(line):
-            self.folder = self.filled(match[1].strip("\"'"))
-
-    def filled(self, text: str) -> str:
-        """`text` with the variables that the file sets itself."""
-        if self.batch:
-            return _BATCH_USE.sub(lambda match: self.variables.get(match[1], match[0]), text)
-        return _SHELL_USE.sub(
-            lambda match: self.variables.get(match[1] or match[3], match[0] if match[2] is None else match[2]), text
-        )
-
-    def words(self, text: str) -> list[str]:
-        """Words as the shell would part them; on Windows a backslash is no escape, and `'` no quotation mark.
-
-        Raises:
-            ValueError: a quotation mark is not closed.
-        """
-        if not self.batch:
-            return shlex.split(text, comments=True)
-        lexer = shlex.shlex(text, posix=True)
-        lexer.whitespace_split, lexer.commenters, lexer.escape, lexer.quotes = True, "", "", '"'
-        return list(lexer)
+    return any(_CALL.search(line) for line in text.splitlines() if not is_comment(line))
 
 
 def convert_command_line(text: str, *, exact: bool = False) -> Conversion:
     """A configuration for the first call of a LoRA script in a shell or batch file.
 
-    Variables that the file itself sets are put in; anything else of a shell is not understood and not run.
+    Variables that the file itself surely sets are put in; anything else of a shell is not understood and not run.
 
     Args:
         exact: taken at its word, as with `training.kohya_exact`.
     """
-    file, made = _File(text), None
+    file, made = ScriptText(text), None
     for line in file.lines():
         call = _CALL.search(line)
         if call is None:
@@ -111,10 +50,10 @@ def convert_command_line(text: str, *, exact: bool = False) -> Conversion:
     return made or convert_arguments({}, "command line", CLI_DEFAULTS, exact=exact)
 
 
-def _call(file: _File, line: str, call: re.Match[str], *, exact: bool) -> Conversion:
+def _call(file: ScriptText, line: str, call: re.Match[str], *, exact: bool) -> Conversion:
     told = Conversion("")
     try:
-        parts = file.words(file.filled(line[: call.start()] + _SCRIPT + line[call.end() :]))
+        parts = file.words(line[: call.start()] + _SCRIPT + line[call.end() :])
         place = next(index for index, word in enumerate(parts) if _SCRIPT in word)
         before, words = parts[:place], parts[place + 1 :]
     except ValueError:

@@ -125,3 +125,72 @@ def test_flags_are_those_of_the_scripts() -> None:
     rows = (Path(__file__).parent / "fixtures" / "args_lora_scripts.tsv").read_text().splitlines()[1:]
     flags = {row.split("\t")[1][2:] for row in rows if row.split("\t")[3] == "store_true"}
     assert flags == FLAGS
+
+
+def named(before: str, rest: str = "--output_name $NAME") -> tuple[object, list[str]]:
+    """What a file makes of the output's name, and the keys of its problems."""
+    found = convert_command_line(f"{before}\npython train_network.py --network_dim 4 {rest}\n")
+    return found.values["saving"].get("output_name"), [problem.key for problem in found.problems]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        'NAME="it\'s 5\\" #1"',
+        "NAME='it'\\''s 5\" #1'",
+        'A=x; NAME="it\'s 5\\" #1" # NAME=b',
+        "NAME=\"it's\"\nNAME+=' 5\" #1'",
+        'export -x A=1 NAME="it\'s 5\\" #1"',
+        'IN="it\'s"; NAME="${IN:=no} 5\\" #1"',
+        'train() {\n  NAME="it\'s 5\\" #1"',
+        'if [ -d venv ]; then\n  NAME=y\nfi\nNAME="it\'s 5\\" #1"',
+        'if [ -d venv ]; then\n  NAME="it\'s 5\\" #1"',
+        'NAME="it\'s 5\\" #1"\nif [ "$NAME" == "y" ]; then A=3; fi\nNAME=z python other.py',
+        'A="it\'s"\nif [ $A=3 ]; then B=2; fi\nNAME="$A 5\\" #1"',
+    ],
+)
+def test_the_value_of_a_variable_is_taken_as_it_is(lines: str) -> None:
+    assert named(lines, '--output_name "$NAME"') == ("it's 5\" #1", [])
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        'NAME=a\nif [ "$1" == b ]; then\n  NAME=b\nfi',
+        'NAME=a\nif [ "$1" == b ]; then NAME=b; fi',
+        "NAME=a\nif x; then\n  if y; then\n    NAME=b\n  fi\nelse\n  A=1\nfi",
+        "if x; then\n  NAME=b\nelse",
+        "NAME=a\n[[ -n $BIG ]] && NAME=b",
+        "NAME=a\ncase $1 in\n  b) NAME=b ;;\n  *) A=1 ;;\nesac",
+        "NAME=a\nfor NAME in b c; do",
+        "NAME=a\nread -p 'name? ' NAME",
+        "NAME=a\nNAME=$(date +%F)",
+        "NAME=a\nNAME=(b c)",
+        "NAME=a\n[ $1 ] && NAME+=b",
+    ],
+)
+def test_a_variable_that_may_hold_something_else_is_a_problem(lines: str) -> None:
+    assert named(lines) == (None, ["output_name"])
+
+
+@pytest.mark.parametrize(
+    ("lines", "name"),
+    [
+        ("set NAME=a", "a"),
+        ('set "NAME=a" & set B=1', "a"),
+        ("set NAME=100%%", "100%"),
+        ("set NAME=%%a", None),
+        ("set NAME=a\nif exist x (\n  set NAME=b", "b"),
+        ("set NAME=a\nif exist x (\n  set NAME=b\n)", None),
+        ("set NAME=a\nif exist x set NAME=b", None),
+        ("set NAME=a\nset /p NAME=Name?", None),
+        ("if exist x (\n  set NAME=b\n) else (\n  set B=1", None),
+    ],
+)
+def test_variables_of_a_batch_file(lines: str, name: str | None) -> None:
+    assert named(f"@echo off\n{lines}", "--output_name %NAME%") == (name, [] if name else ["output_name"])
+
+
+def test_an_unquoted_variable_is_parted_at_its_blanks() -> None:
+    found = convert_command_line('EXTRA="--network_dim 8 --flip_aug"\npython train_network.py $EXTRA\n')
+    assert (found.values["network"]["network_dim"], found.values["dataset"]["flip_aug"]) == (8, True)
