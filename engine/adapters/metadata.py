@@ -27,6 +27,7 @@ from engine.adapters.dataset_metadata import (
     tag_frequency,
 )
 from engine.config.schema import RunConfig
+from engine.config.training_size import training_size
 from engine.models.base import Recognition
 from engine.models.registry import family_named
 
@@ -269,7 +270,7 @@ def _model_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
 
 def _modelspec_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
     saving, training = config.saving, config.training
-    width, height = config.dataset.size
+    width, height = training_size(config)
     moment = datetime.fromtimestamp(int(facts.now))
     limited = training.min_timestep > 0 or training.max_timestep < 1000
     optional = {

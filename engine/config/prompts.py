@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from engine.config import RunConfig
 from engine.config.schema import SamplingTable
+from engine.config.training_size import training_size
 from engine.config.values import Sampler
 from engine.errors import UsageError
 from engine.models.base import SampleRequest
@@ -57,7 +58,7 @@ class Prompt:
 
 
 def read_prompts(config: RunConfig, say: Callable[[str], None], flags: frozenset[str] = frozenset()) -> list[Prompt]:
-    """The prompts of a run; sizes default to the training resolution.
+    """The prompts of a run; sizes default to the training resolution (`training_size`).
 
     Args:
         flags: `Family.prompt_flags`.
@@ -70,9 +71,9 @@ def read_prompts(config: RunConfig, say: Callable[[str], None], flags: frozenset
         entries = _read_file(Path(given)) if given.lower().endswith(_FILES) else given.splitlines()
     else:
         entries = list(given)
-    prompts = [
-        _prompt(entry, config, say, flags) for entry in entries if not (isinstance(entry, str) and _blank(entry))
-    ]
+    entries = [entry for entry in entries if not (isinstance(entry, str) and _blank(entry))]
+    size = training_size(config) if entries else (0, 0)
+    prompts = [_prompt(entry, config, size, say, flags) for entry in entries]
     if not prompts:
         say("No sample prompts: no samples will be drawn.")
     return prompts
@@ -134,7 +135,9 @@ def parse_line(line: str, say: Callable[[str], None], flags: frozenset[str] = fr
     return values
 
 
-def _prompt(entry: Any, config: RunConfig, say: Callable[[str], None], flags: frozenset[str]) -> Prompt:
+def _prompt(
+    entry: Any, config: RunConfig, size: tuple[int, int], say: Callable[[str], None], flags: frozenset[str]
+) -> Prompt:
     values: Mapping[str, Any] = parse_line(entry, say, flags) if isinstance(entry, str) else entry
     if not isinstance(values, Mapping) or not isinstance(values.get("prompt"), str):
         raise UsageError(
@@ -142,16 +145,16 @@ def _prompt(entry: Any, config: RunConfig, say: Callable[[str], None], flags: fr
         )
     given = {key: value for key, value in values.items() if value is not None}
     try:
-        return _request(given, config)
+        return _request(given, config, size)
     except (ValueError, TypeError) as error:
         raise UsageError(
             f"A sample prompt has a value that is no number: {entry!r} ({error}).", "Mend sampling.sample_prompts."
         ) from None
 
 
-def _request(given: Mapping[str, Any], config: RunConfig) -> Prompt:
+def _request(given: Mapping[str, Any], config: RunConfig, size: tuple[int, int]) -> Prompt:
     defaults: SamplingTable = config.sampling
-    width, height = config.dataset.size
+    width, height = size
     seed = int(given.get("seed", defaults.sample_seed))
     sampler = str(given.get("sample_sampler", defaults.sample_sampler))
     if sampler not in get_args(Sampler):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.atomic import require_space
+from engine.config.training_size import training_size
 from engine.text import size_text
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def estimate(config: RunConfig, recognition: Recognition, plan: StepPlan, num_pr
     """The disk that a whole run needs, on the safe side."""
     parameters = lora_parameters(config, recognition)
     lora = parameters * (4 if config.saving.save_precision == "float" else 2)
-    sampling, size = config.sampling, config.dataset.size
+    sampling, size = config.sampling, training_size(config)
     interval = (sampling.sample_every_n_epochs or 0) * plan.updates_per_epoch or sampling.sample_every_n_steps
     rounds = plan.max_train_steps // interval + 2 if interval else 0
     cells = size[0] * size[1] // recognition.downscale**2

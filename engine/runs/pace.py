@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engine.config.training_size import training_size
 from engine.errors import LoraSmithError
 from engine.runs.find import KnownRun
 from engine.runs.identity import host
@@ -115,7 +116,7 @@ def pace(
 
 def _work(config: RunConfig) -> float:
     """Pictures of 512 x 512 in a step of one process, weighted by what a step does with them."""
-    width, height = config.dataset.size
+    width, height = training_size(config)
     pictures = config.training.train_batch_size * config.training.gradient_accumulation_steps
     return width * height / 512**2 * pictures * (_CHECKPOINTING if config.memory.gradient_checkpointing else 1)
 

@@ -85,3 +85,20 @@ def test_no_prompts_is_said() -> None:
     said: list[str] = []
     assert read([], said) == []
     assert "no samples" in said[0]
+
+
+def test_the_size_of_a_dataset_configuration(tmp_path: Path) -> None:
+    """The largest that is trained counts, not that of the run, which such a file is not trained at."""
+    file = tmp_path / "dataset.toml"
+    file.write_text(
+        "[[datasets]]\nresolution = 768\n[[datasets.subsets]]\nimage_dir = 'a'\n"
+        "[[datasets]]\nresolution = [1024, 832]\n[[datasets.subsets]]\nimage_dir = 'b'\n"
+        "[[datasets]]\nresolution = 1536\n[[datasets.subsets]]\nimage_dir = 'c'\nis_reg = true\n"
+    )
+    config = RunConfig().changed(dataset={"resolution": 512, "dataset_config": str(file)})
+    config = config.changed(sampling={"sample_prompts": ["a", "b --w 640"]})
+    first, second = read_prompts(config, [].append)
+    assert (first.request.width, first.request.height) == (1024, 832)
+    assert (second.request.width, second.request.height) == (640, 832)
+    file.unlink()
+    assert read_prompts(config, [].append)[0].request.width == 512
