@@ -45,3 +45,23 @@ def test_json_has_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["kind"] == "GUI configuration" and found["problems"] == []
     assert {"key": "ggpo_beta", "value": "0.01", "status": "no effect", "target": "",
             "text": "train_lora_ggpo is off"} in found["entries"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("gui.json", '{"LoRA_type": "Standard",\n "epoch": 1,\n}', "not valid JSON: Expecting property name"),
+        ("gui.json", '{"LoRA_type": "Standard",\n "epo', "not valid JSON: Unterminated string"),
+        ("gui.txt", '{"LoRA_type": "Standard", "epoch": 01}', "not valid JSON: Expecting ',' delimiter"),
+        ("train.toml", 'vae = "C:\\Users\\a"\nseed = 1\nclip_skip = 2\nunet_lr = 1\n', "not valid TOML: Invalid hex"),
+    ],
+)
+def test_a_file_that_is_broken_is_not_called_another_kind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, told: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    assert run(["convert", str(path)]) == 2
+    assert f"{name}: {told}" in capsys.readouterr().err
+    assert run(["--preset", str(path)]) == 2
+    assert f"{name}: {told}" in capsys.readouterr().err

@@ -25,3 +25,8 @@ def test_the_prediction_type_of_the_checkpoint_is_written(tmp_path: Path, capsys
     (spec,), _ = read_dataset_config(target / "dataset.toml", again)
     assert spec.image_dir == str(ASSETS / "demo_pictures")
     assert run(["export", "sd15-anime", "--kohya", str(target), *options]) == 2, "nothing is overwritten"
+    file = tmp_path / "file"
+    file.touch()
+    capsys.readouterr()
+    assert run(["export", "sd15-anime", "--kohya", str(file), *options]) == 2
+    assert "is a file" in capsys.readouterr().err

@@ -39,6 +39,8 @@ def command(file: str, target: str | None, as_json: bool) -> int:
     path = expanded(file)
     found = conversion_of(path, read_text(path))
     if found is None:
+        if path.suffix.lower() == ".toml":
+            load_config(path)  # tells where it is no TOML
         raise UsageError(
             f"{printable(path)} is no training TOML, GUI configuration or call of a LoRA script of Kohya's.",
             "A preset of this program needs no conversion.",

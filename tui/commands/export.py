@@ -9,6 +9,7 @@ import click
 
 from engine.exit_codes import ExitCode
 from engine.runs.layout import expanded
+from engine.text import printable
 from tui import output
 
 if TYPE_CHECKING:
@@ -46,9 +47,11 @@ def command(what: str, target: str, **typed: str | None) -> int:
     prompts = [prompt.as_line() for prompt in read_prompts(config, output.narrate, family.prompt_flags)]
     folder = expanded(target)
     files = kohya_files(config, family.name, subsets, prompts)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{printable(folder)} is a file.", "Name a folder that is new or empty.")
     taken = [name for name in files if (folder / name).exists()]
     if taken:
-        raise UsageError(f"{folder} has {', '.join(taken)} already.", "Name another folder.")
+        raise UsageError(f"{printable(folder)} has {', '.join(taken)} already.", "Name another folder.")
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         write_text(folder / name, text)

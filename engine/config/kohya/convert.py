@@ -14,7 +14,7 @@ from engine.config.kohya.command_line import convert_command_line, is_command_li
 from engine.config.kohya.dataset_file import is_dataset_config
 from engine.config.kohya.gui import convert_gui, is_gui_configuration
 from engine.config.kohya.rules import rule_of
-from engine.config.problems import keys
+from engine.config.problems import ConfigError, Problem, keys
 from engine.errors import UsageError
 from engine.text import printable
 
@@ -32,10 +32,14 @@ def conversion_of(path: Path, text: str, *, exact: bool = False) -> Conversion |
 
     Raises:
         UsageError: it is a dataset configuration, which needs a preset beside it.
+        ConfigError: it is meant as JSON, and is not valid.
     """
     content = _parsed(text)
-    if content is None:
-        found = convert_command_line(text, exact=exact) if is_command_line(text) else None
+    if content is None and is_command_line(text):
+        found: Conversion | None = convert_command_line(text, exact=exact)
+    elif content is None:
+        _require_json(path, text)
+        found = None
     elif is_dataset_config(content):
         raise UsageError(
             f"{printable(path)} is a dataset configuration: it says which pictures, not how to train.",
@@ -62,6 +66,17 @@ def _parsed(text: str) -> dict[str, Any] | None:
             continue
         return content if isinstance(content, dict) else None
     return None
+
+
+def _require_json(path: Path, text: str) -> None:
+    """Tell where a file that is meant as JSON stops being it."""
+    if path.suffix.lower() != ".json" and not text.lstrip().startswith("{"):
+        return
+    try:
+        json.loads(text)
+    except ValueError as error:
+        hint = "A comma too many, or a file that was not copied whole?"
+        raise ConfigError([Problem(printable(path), "", f"not valid JSON: {error}.", hint)]) from None
 
 
 def _is_training_toml(content: Mapping[str, Any]) -> bool:
