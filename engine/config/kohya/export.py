@@ -58,8 +58,8 @@ def kohya_files(
     files = {
         "dataset.toml": dataset_toml(config, subsets),
         "training.toml": training_toml(config, family, bool(prompts)),
-        "train.sh": _shell(SCRIPTS[family], _precision(config)),
-        "train.py": _python(SCRIPTS[family], _precision(config)),
+        "train.sh": _shell(SCRIPTS[family], _launch(config)),
+        "train.py": _python(SCRIPTS[family], _launch(config)),
     }
     if prompts:
         files["prompts.txt"] = "\n".join(prompts) + "\n"
@@ -139,8 +139,11 @@ def training_toml(config: RunConfig, family: str, has_prompts: bool) -> str:
             if key not in SCRIPT_ARGUMENTS and key not in _OF_THE_TABLE and _differs(type(model), key, value)
         ]  # fmt: skip
         document.add(section, table)
-    ours = [key for key in left_out if key not in ("network.conv_dim", "network.conv_alpha", "network.rank_dropout",
-                                                   "network.module_dropout", "model.family")]  # fmt: skip
+    said = {"network.conv_dim", "network.conv_alpha", "network.rank_dropout", "network.module_dropout", "model.family",
+            "training.num_processes"}  # fmt: skip
+    if config.memory.device == "cpu":
+        said.add("memory.device")
+    ours = [key for key in left_out if key not in said]
     if ours:
         document.add(tomlkit.comment(f"Left out, Kohya has no such argument: {', '.join(ours)}."))
     return tomlkit.dumps(document)
@@ -228,20 +231,34 @@ def _by_hand(config: RunConfig, table: str, family: str, has_prompts: bool) -> l
 
 
 def _precision(config: RunConfig) -> str:
-    return "bf16" if config.memory.mixed_precision == "auto" else config.memory.mixed_precision
+    if config.memory.mixed_precision == "auto":
+        return "no" if config.memory.device == "cpu" else "bf16"
+    return config.memory.mixed_precision
 
 
-def _shell(script: str, precision: str) -> str:
+def _launch(config: RunConfig) -> list[str]:
+    """What accelerate is told: how the run is spread, which the training script itself cannot be told."""
+    words = ["accelerate", "launch", "--num_cpu_threads_per_process", "1", "--mixed_precision", _precision(config)]
+    if config.memory.device == "cpu":
+        words.append("--cpu")
+    elif config.training.num_processes > 1:
+        words.append("--multi_gpu")
+    if config.training.num_processes > 1:
+        words += ["--num_processes", str(config.training.num_processes)]
+    return words
+
+
+def _shell(script: str, launch: Sequence[str]) -> str:
     return f"""#!/usr/bin/env bash
 # Trains with Kohya's scripts. SD_SCRIPTS is their folder.
 set -euo pipefail
 cd "$(dirname "$0")"
-accelerate launch --num_cpu_threads_per_process 1 --mixed_precision {precision} \\
+{" ".join(launch)} \\
   "${{SD_SCRIPTS:?set it to the folder of sd-scripts}}/{script}" --config_file training.toml "$@"
 """
 
 
-def _python(script: str, precision: str) -> str:
+def _python(script: str, launch: Sequence[str]) -> str:
     return f'''"""Trains with Kohya's scripts, where there is no shell: python train.py FOLDER_OF_SD_SCRIPTS"""
 
 import subprocess
@@ -250,7 +267,7 @@ from pathlib import Path
 
 if len(sys.argv) < 2:
     sys.exit("usage: python train.py FOLDER_OF_SD_SCRIPTS [more arguments]")
-command = ["accelerate", "launch", "--num_cpu_threads_per_process", "1", "--mixed_precision", "{precision}"]
+command = {json.dumps(launch)}
 command += [str(Path(sys.argv[1]).resolve() / "{script}"), "--config_file", "training.toml", *sys.argv[2:]]
 sys.exit(subprocess.call(command, cwd=Path(__file__).resolve().parent))
 '''

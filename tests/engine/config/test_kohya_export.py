@@ -126,3 +126,18 @@ def test_the_shell_script_is_read_back(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     again = load_config(tmp_path / "train.sh")
     assert again == direct and again.network.network_dim == 9
+
+
+@pytest.mark.parametrize(("device", "switch"), [("auto", "--multi_gpu"), ("cpu", "--cpu")])
+def test_several_processes_are_started_by_the_scripts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, switch: str
+) -> None:
+    wished = ["saving.output_name=zed", "training.num_processes=2", f"memory.device={device}"]
+    exported(tmp_path, load_config("sd15-anime", wished), "sd15")
+    monkeypatch.chdir(tmp_path)
+    again = load_config(tmp_path / "train.sh")
+    assert (again.training.num_processes, again.memory.mixed_precision) == (2, "no" if device == "cpu" else "bf16")
+    for name in ("train.sh", "train.py"):
+        assert switch in (tmp_path / name).read_text()
+    assert "num_processes" not in (tmp_path / "training.toml").read_text()
+    compile((tmp_path / "train.py").read_text(), "train.py", "exec")
