@@ -228,6 +228,8 @@ class Family(ABC):
     """Whether one text encoder can be trained while the outputs of another are cached."""
     prompt_flags: frozenset[str] = frozenset()
     """Flags of sample prompts that mean something for it besides the common ones: "g" is the embedded guidance."""
+    beside: tuple[str, ...] = ()
+    """Keys of `[model]` that name the other files of a checkpoint that comes in several."""
 
     def settle(self, config: RunConfig, recognition: Recognition) -> tuple[RunConfig, list[str]]:
         """The configuration that this family really runs with, and a sentence for each setting that it changes or

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
 PAUSE = 0.3
 """Seconds without a key before the model is looked at."""
 DEMO_BASE = str(ASSETS / "demo_base")
-KEY = "model.pretrained_model_name_or_path"
+MODEL = "pretrained_model_name_or_path"
+KEY = f"model.{MODEL}"
 EXAMPLE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 BEFORE_DEMO = "model.before_demo"
 """In the draft's extras: the settings that the demo took the place of."""
@@ -50,15 +52,22 @@ BEFORE_DEMO = "model.before_demo"
 
 @dataclass(frozen=True)
 class Finding:
-    """What a look at the two fields gave."""
+    """What a look at the fields gave."""
 
-    model: str
-    vae: str
+    entered: Mapping[str, str]
+    """Key of `[model]` to what its field said then."""
     result: Recognition | LoraSmithError
     objection: LoraSmithError | None = None
     """The model is known, and something that is set does not go with it."""
     preset: str = ""
     """What is proposed for it."""
+    in_parts: bool = False
+    """It is one of several files; the others are asked for."""
+
+    @property
+    def model(self) -> str:
+        """The model that was looked at."""
+        return self.entered[MODEL]
 
     @property
     def trouble(self) -> LoraSmithError | None:
@@ -80,6 +89,8 @@ class ModelScreen(StepScreen):
     HELP = _(
         "# Model\n\nThe checkpoint that the LoRA is made for: a `.safetensors` file, or a folder in diffusers' "
         "layout. It is only read. Its family and prediction type are read from the file itself.\n\n"
+        "FLUX.1 also comes as several files, as ComfyUI and Kohya have them: name the transformer here, and fields for "
+        "the others appear.\n\n"
         "Below stand the demo model and the ones you used last; Enter takes one.\n\n"
         "A hub id such as `owner/name` works as well. A model that is not in the local Hugging Face cache is "
         "downloaded with Ctrl+O: the size is told first, and nothing comes unasked. On the command line: "
@@ -102,12 +113,14 @@ class ModelScreen(StepScreen):
         super().__init__()
         self._finding: Finding | None = None
         self._pause: Timer | None = None
-        self._going_on: tuple[str, str] | None = None
-        """Model and VAE for which Next was asked while they were still looked at."""
+        self._going_on: Mapping[str, str] | None = None
+        """What was entered when Next was asked while it was still looked at."""
         self._known: list[str] = []
 
     def compose_body(self) -> ComposeResult:
-        """Two fields, what is known already, and what was recognised."""
+        """The fields, what is known already, and what was recognised."""
+        from engine.config.schema import ModelTable
+
         with Horizontal(classes="row"):
             yield Static(_("Model"), classes="label")
             yield PathInput(
@@ -121,6 +134,17 @@ class ModelScreen(StepScreen):
                 suffixes=(".safetensors",),
                 placeholder=_("optional: another VAE than the model's own"),
             )
+        for key in self._beside:
+            folder = key.endswith("tokenizer")
+            with Horizontal(classes="row beside"):
+                yield Static(ModelTable.model_fields[key].title or key, classes="label", markup=False)
+                yield PathInput(
+                    self.draft.get(f"model.{key}") or "",
+                    id=key,
+                    folders_only=folder,
+                    suffixes=() if folder else (".safetensors",),
+                    placeholder=_("a folder; empty: the one in the cache") if folder else _("a file"),
+                )
         yield OptionList(id="known", markup=False)
         with VerticalScroll(id="found"):
             yield Lines(id="verdict", wraps=True)
@@ -149,19 +173,28 @@ class ModelScreen(StepScreen):
         """The model as entered."""
         return self._entered("#model")
 
+    @cached_property
+    def _beside(self) -> tuple[str, ...]:
+        """Keys of `[model]` that name a file beside the model's, of every family."""
+        from engine.models.registry import families
+
+        return tuple(dict.fromkeys(key for family in families() for key in family.beside))
+
     @property
-    def vae(self) -> str:
-        """The other VAE as entered."""
-        return self._entered("#vae")
+    def entered(self) -> dict[str, str]:
+        """Key of `[model]` to what stands in its field."""
+        return {MODEL: self.model} | {key: self._entered(f"#{key}") for key in ("vae", *self._beside)}
 
     def _entered(self, field: str) -> str:
         path = self.query_one(field, PathInput).path
         return str(path) if path is not None else ""
 
     def store(self) -> None:
-        """The two paths; a local model by its full path, because the run may start elsewhere."""
+        """The paths; a local model by its full path, because the run may start elsewhere."""
         self.draft.set(KEY, self._stored_model())
-        self.draft.set("model.vae", os.path.abspath(self.vae) if self.vae else None)  # noqa: PTH100 - no links followed
+        for key in ("vae", *self._beside):
+            path = self._entered(f"#{key}")
+            self.draft.set(f"model.{key}", os.path.abspath(path) if path else None)  # noqa: PTH100 - no links followed
         follow_demo(self.draft, self._stored_model())
         finding = self._finding
         if finding is not None and finding.preset and finding.model == self.model != DEMO_BASE:
@@ -185,7 +218,7 @@ class ModelScreen(StepScreen):
     def _current(self) -> Finding | None:
         """What was found for the fields as they are now; None while that is not known."""
         finding = self._finding
-        return finding if finding is not None and (finding.model, finding.vae) == (self.model, self.vae) else None
+        return finding if finding is not None and finding.entered == self.entered else None
 
     # From the hub
 
@@ -281,38 +314,37 @@ class ModelScreen(StepScreen):
             self._show(None)
         elif self._current is None:
             self.query_one("#verdict", Lines).say(_("Looking at the model …"))
-            table = {
-                "pretrained_model_name_or_path": self.model,
-                "vae": self.vae or None,
-                "v_parameterization": self.draft.get("model.v_parameterization"),
-            }
-            self._recognise(self.model, self.vae, self.draft.base().changed(model=table))
+            entered = self.entered
+            table = {key: text or None for key, text in entered.items()}
+            table["v_parameterization"] = self.draft.get("model.v_parameterization")
+            self._recognise(entered, self.draft.base().changed(model=table))
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="recognise")
-    def _recognise(self, model: str, vae: str, config: RunConfig) -> None:
+    def _recognise(self, entered: Mapping[str, str], config: RunConfig) -> None:
         from engine.hardware import list_gpus
         from engine.models.registry import family_named, recognise
 
         try:
-            recognition = recognise(model)
+            recognition = recognise(entered[MODEL])
         except LoraSmithError as error:
-            self.post_message(self.Recognised(Finding(model, vae, error)))
+            self.post_message(self.Recognised(Finding(entered, error)))
             return
-        objection = None
+        family, objection = family_named(recognition.family), None
         try:
-            family_named(recognition.family).check(config, recognition)
+            family.check(config, recognition)
         except LoraSmithError as error:
             objection = error
         preset = preset_for(recognition, list_gpus().visible())
-        self.post_message(self.Recognised(Finding(model, vae, recognition, objection, preset)))
+        in_parts = bool(family.beside) and recognition.layout == "single_file"
+        self.post_message(self.Recognised(Finding(entered, recognition, objection, preset, in_parts)))
 
     @on(Recognised)
     def _take_finding(self, event: Recognised) -> None:
-        if (event.finding.model, event.finding.vae) != (self.model, self.vae):
+        if event.finding.entered != self.entered:
             return
         self._finding = event.finding
         self._show(event.finding)
-        if self._going_on == (event.finding.model, event.finding.vae):
+        if self._going_on == event.finding.entered:
             self._going_on = None
             self.action_next()
 
@@ -322,6 +354,8 @@ class ModelScreen(StepScreen):
         facts: list[Fact] = []
         verdict.set_class(isinstance(result, LoraSmithError), "error")
         self.query_one("#source").display = result is None
+        if finding is not None:
+            self.set_class(finding.in_parts, "-parts")
         if result is None:
             verdict.say("")
         elif isinstance(result, LoraSmithError):
@@ -342,7 +376,7 @@ class ModelScreen(StepScreen):
         """Go on when it is known what the model is."""
         if self._current is None:
             self.draft.done.remove(self.STEP)
-            self._going_on = (self.model, self.vae)
+            self._going_on = self.entered
             self.say(_("Looking at the model …"))
             self.look()
             return

@@ -22,6 +22,7 @@ class FLUX(Family):
     lora_base = "FLUX"
     partial_text_cache = True
     prompt_flags = frozenset({"g"})
+    beside = ("clip_l", "t5xxl", "ae", "t5_tokenizer")
 
     def recognise(self, path: Path) -> Recognition | None:
         """See `Family.recognise`."""

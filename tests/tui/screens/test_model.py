@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from textual.widgets import OptionList
 
+from tests.tiny_flux import tiny_files
 from tui.app import LoraSmithApp
 from tui.draft import Draft
 from tui.recent import recent_models, remember_model
@@ -158,6 +159,27 @@ async def test_another_vae(begin: Smith, home: Path, until: Until, text: Shown) 
         await pilot.press("tab", "ctrl+u", "ctrl+n")
         await until(pilot, lambda: isinstance(app.screen, FoldersScreen))
         assert app.draft.get("model.vae") is None
+
+
+async def test_the_files_of_flux(begin: Smith, home: Path, until: Until, text: Shown) -> None:
+    files = tiny_files(home / "flux dev")
+    app = begin({KEY: str(files.transformer), "model.clip_l": str(files.clip_l)})
+    async with app.run_test(size=NARROW) as pilot:
+        missing = "T5-XXL (model.t5xxl) and the autoencoder (model.ae) are not set."
+        await until(pilot, lambda: missing in " ".join(text(app).split()))
+        assert "CLIP-L (" not in text(app)
+        for key in ("t5xxl", "ae", "t5_tokenizer"):
+            app.screen.query_one(f"#{key}", PathInput).value = str(getattr(files, key))
+        await until(pilot, lambda: "✗" not in text(app) and "✓ FLUX.1" in text(app))
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: isinstance(app.screen, FoldersScreen))
+        model = app.draft.config().model
+        assert {key: getattr(model, key) for key in files.settings} == files.settings
+        await pilot.press("escape")
+        await until(pilot, lambda: "✓ FLUX.1" in text(app) and "T5-XXL" in text(app))
+        assert app.screen.query_one("#ae", PathInput).value == str(files.ae)
+        app.screen.query_one("#model", PathInput).value = DEMO_BASE
+        await until(pilot, lambda: "✓ Stable Diffusion 1.5" in text(app) and "T5-XXL" not in text(app))
 
 
 async def test_a_prediction_type_that_contradicts_the_model(begin: Smith, until: Until, text: Shown) -> None:
