@@ -13,7 +13,7 @@ from engine.config.schema import RunConfig
 from engine.dataset.decoding import EXTENSIONS
 from engine.dataset.folders import Folder, Source, read_folder
 from engine.errors import DataError
-from engine.text import listing, printable
+from engine.text import listing, plural, printable
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def configured_sources(path: Path, config: RunConfig) -> tuple[list[ConfiguredSo
         captions, tags, lost = read_metadata(kohya_path(spec.metadata_file), spec)
         if lost:
             notes.append(
-                f"{len(lost)} entries of {printable(spec.metadata_file)} have no picture file and are left out: "
+                f"{plural(len(lost), 'entry')} of {printable(spec.metadata_file)} without a picture file left out: "
                 f"{listing([printable(name) for name in lost])}"
             )
         if not captions:

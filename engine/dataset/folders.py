@@ -105,7 +105,8 @@ def read_folder(path: Path, key: str) -> Folder:
             else:
                 pictures.append(file)
         else:
-            captions.setdefault((file.stem, extension), file)
+            if (file.stem, extension) not in captions or file.suffix == extension:  # .txt goes before .TXT
+                captions[file.stem, extension] = file
             if extension not in _SIDECARS:
                 rejected.append(Rejected(file, "not a picture"))
     return Folder(path, tuple(pictures), captions, tuple(rejected), tuple(subfolders))

@@ -300,6 +300,17 @@ def test_the_caption_extension_asked_for_comes_first(tmp_path: Path, draw: Draw,
     assert '1 of 4 pictures without a caption: "fox" is used (c.png)' in found.lines()
 
 
+def test_an_extension_in_lower_case_goes_before_one_in_upper_case(
+    tmp_path: Path, draw: Draw, configured: Configured
+) -> None:
+    draw(tmp_path / "a.png")
+    draw(tmp_path / "b.png")
+    for name in ("a.TXT", "b.TXT", "b.txt"):
+        (tmp_path / name).write_text(name)
+    found = only(scan(configured(tmp_path)))
+    assert {name: picture.caption for name, picture in found.items()} == {"a.png": "a.TXT", "b.png": "b.txt"}
+
+
 def test_lines_beyond_the_first_are_said(tmp_path: Path, draw: Draw, configured: Configured) -> None:
     draw(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("one\ntwo")
