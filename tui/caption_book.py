@@ -44,6 +44,8 @@ class Rules:
     """Several lines of a caption are used: one is picked each time."""
     class_tokens: str
     model: str
+    dataset_config: str = ""
+    """Where it names the pictures, whose captions then lie in several folders."""
 
     @classmethod
     def of(cls, draft: Draft) -> Rules:
@@ -58,6 +60,7 @@ class Rules:
             all_lines=draft.get("dataset.enable_wildcard"),
             class_tokens=draft.get("dataset.class_tokens") or "",
             model=str(draft.get("model.pretrained_model_name_or_path") or ""),
+            dataset_config=str(draft.get("dataset.dataset_config") or ""),
         )
 
     @property
@@ -103,6 +106,9 @@ class Book:
         Raises:
             DataError: no folder, or no pictures in it.
         """
+        if rules.dataset_config:
+            words = _("The captions are read as {0} says. Make or mend them by lorasmith caption, folder by folder.")
+            raise DataError(words.format(printable(rules.dataset_config)))
         if not str(rules.folder) or rules.folder == Path():
             raise DataError(_("No folder of pictures is chosen yet."), _("Choose one in the step before."))
         files = list_captions(rules.folder, rules.extension, _("Pictures"), progress)

@@ -71,7 +71,9 @@ class Entries:
             regularize=bool(draft.get("dataset.reg_data_dir")),
             reg_source=draft.get("dataset.reg_data_dir") or "",
         )
-        return entries if source or not _is_demo(draft) else entries.with_demo()
+        if source or configured(draft) or not _is_demo(draft):
+            return entries
+        return entries.with_demo()
 
     def with_demo(self) -> Entries:
         """The pictures that come with the program, left where they are."""
@@ -108,11 +110,15 @@ class Entries:
             caption_extension=caption_extension,
         )
 
-    def problems(self) -> Iterator[str]:
-        """Sentences about what is missing or cannot be; reads no picture."""
+    def problems(self, dataset_config: str = "") -> Iterator[str]:
+        """Sentences about what is missing or cannot be; reads no picture.
+
+        Args:
+            dataset_config: names the pictures where no folder is given.
+        """
         if not self.name:
             yield _("Give the project a name.")
-        if not self.source:
+        if not self.source and not dataset_config:
             yield _("Name the folder of the pictures.")
         if self.repeats and self.num_repeats is None:
             yield _("Repeats are a number from 1 to 100000, or empty to have them computed.")
@@ -132,7 +138,8 @@ class Entries:
         The names are only named, so that typing one does not read ten thousand pictures again.
         """
         share = _share(self.held_out)
-        return {
+        chosen = {"dataset__dataset_config": None} if self.source else {}
+        return chosen | {
             "dataset__train_data_dir": self.source,
             "dataset__num_repeats": self.num_repeats,
             "dataset__reg_data_dir": self.reg_source if self.regularize and self.reg_source else None,
@@ -155,6 +162,7 @@ class Entries:
                 draft.set("dataset.class_tokens", None)
         else:
             draft.set("dataset.class_tokens", self.trigger)
+        draft.set("dataset.dataset_config", None if self.source else configured(draft) or None)
         if self.name and self.source:
             for key, value in self._values(draft).items():
                 draft.set(key, value)
@@ -185,6 +193,11 @@ class Entries:
         """Note what was made, and what a run needs of it."""
         draft.extras[_MADE] = {"entries": asdict(self), "values": made.values, "path": str(self.project().path)}
         self.store(draft)
+
+
+def configured(draft: Draft) -> str:
+    """The dataset configuration that the draft began with; a folder that is named in the step goes before it."""
+    return str(draft.values.get("dataset.dataset_config") or draft.base().dataset.dataset_config or "")
 
 
 def _place(output_dir: str, name: str) -> str:

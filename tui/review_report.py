@@ -85,7 +85,8 @@ def gather(config: RunConfig, forecast: Forecast, progress: Progress) -> Report:
 def missing(draft: Draft) -> tuple[str, str] | None:
     """(sentence, step) of the first thing that every run needs and this draft lacks."""
     for key, sentence in _REQUIRED.items():
-        if not draft.get(key):
+        given = draft.get(key) or (key == "dataset.train_data_dir" and draft.get("dataset.dataset_config"))
+        if not given:
             return sentence, STEP_OF[key]
     return None
 

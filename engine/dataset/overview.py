@@ -65,13 +65,16 @@ def overview(config: RunConfig, progress: Progress | None = None) -> Overview:
     counts: Counter[Size] = Counter()
     trouble = ""
     try:
-        grid = _grid(config)
-        sizes = Counter((picture.width, picture.height) for picture in pictures)
-        for size, count in sizes.items():
-            counts[grid.place(*size).bucket] += count
+        model = _model(config)
+        for subset in found.train_subsets:
+            grid = BucketGrid.from_table(subset.table or config.dataset, **model)
+            sizes = Counter((picture.width, picture.height) for picture in subset.pictures)
+            for size, count in sizes.items():
+                counts[grid.place(*size).bucket] += count
     except UsageError as error:
         trouble = str(error)
-    smallest = min(USUAL[0], *config.dataset.size)
+    tables = [subset.table or config.dataset for subset in found.train_subsets]
+    smallest = min(USUAL[0], *(side for table in tables for side in table.size))
     root = expanded(config.dataset.train_data_dir)
     return Overview(
         scan=found,
@@ -84,15 +87,14 @@ def overview(config: RunConfig, progress: Progress | None = None) -> Overview:
     )
 
 
-def _grid(config: RunConfig) -> BucketGrid:
+def _model(config: RunConfig) -> dict[str, int]:
+    """What the model needs of buckets, as `BucketGrid.from_table` takes it."""
     model = config.model.pretrained_model_name_or_path
     try:
         known = recognise(model) if model else None
     except ModelError:
         known = None  # the step of the model tells what is wrong with it
-    if known is None:
-        return BucketGrid.from_config(config)
-    return BucketGrid.from_config(config, multiple=known.multiple, downscale=known.downscale)
+    return {} if known is None else {"multiple": known.multiple, "downscale": known.downscale}
 
 
 def _sizes(pictures: tuple[Picture, ...]) -> str:

@@ -145,6 +145,10 @@ class CaptionsScreen(StepScreen):
         if isinstance(event.result, LoraSmithError):
             self._failure, self.book = event.result, None
             self.card.clear()
+            if self.rules.dataset_config:
+                summary.set_class(False, "error")
+                summary.update(event.result.message)
+                return
             summary.update(f"✗ {printable(event.result.message)} {event.result.hint}")
             return
         if self.book is not None:
@@ -389,6 +393,8 @@ class CaptionsScreen(StepScreen):
 
     def problems(self) -> Iterable[str]:
         """Missing captions are none; what cannot be read is one."""
+        if self.rules.dataset_config:
+            return
         if self._failure is not None:
             yield str(self._failure)
         elif self.card.unsaved is not None:

@@ -19,7 +19,7 @@ from engine.dataset.scan import familiar_repeats
 from engine.dataset.trigger import Verdict, judge, suggest
 from engine.errors import LoraSmithError, UsageError
 from engine.text import plural, printable
-from tui.folder_entries import Entries
+from tui.folder_entries import Entries, configured
 from tui.screens.step import StepScreen
 from tui.texts import _
 from tui.watching.progress import Cut, seldom
@@ -119,6 +119,11 @@ class FoldersScreen(StepScreen):
         return self.query_one(ProjectForm).entries
 
     @property
+    def configured(self) -> str:
+        """The dataset configuration whose pictures are meant; none where a folder is named."""
+        return "" if self.entries.source else configured(self.draft)
+
+    @property
     def help_text(self) -> str:
         """About the focused field, then about the step."""
         field = self.focused.id if self.focused is not None else None
@@ -131,7 +136,7 @@ class FoldersScreen(StepScreen):
     def problems(self) -> Iterable[str]:
         """Of the fields, then of the pictures."""
         entries = self.entries
-        yield from entries.problems()
+        yield from entries.problems(self.configured)
         trial = self._trial(entries)
         if isinstance(trial, LoraSmithError):
             yield str(trial)
@@ -183,16 +188,19 @@ class FoldersScreen(StepScreen):
         overview = self._seen if self._seen is not None and not isinstance(self._seen, LoraSmithError) else None
         count = len(overview.pictures) if overview is not None else 0
         computed = ""
-        if entries.num_repeats is None and overview is not None:
+        if entries.num_repeats is None and overview is not None and entries.source:
             if overview.numbered:
                 computed = _("as the folders are named")
             else:
                 repeats = familiar_repeats(count)
                 computed = _("{0} = 400 / {1}").format(repeats, plural(count, _("picture")))
         self.query_one(ProjectForm).say_repeats(computed)
-        problem = next(iter(entries.problems()), None)
+        problem = next(iter(entries.problems(self.configured)), None)
         plan.set_class(problem is not None and bool(entries.name and entries.source), "error")
-        if not (entries.name and entries.source):
+        if entries.name and self.configured:
+            words = _("The pictures are those of {0}. A folder that is named here takes their place.")
+            plan.update(f"✗ {problem}" if problem else words.format(printable(self.configured)))
+        elif not (entries.name and entries.source):
             plan.update(_("A place, a name and a folder of pictures make a project."))
         elif problem is not None:
             plan.update(f"✗ {problem}")
@@ -211,7 +219,7 @@ class FoldersScreen(StepScreen):
     def look(self) -> None:
         """Read the source, if it is another one than was read last."""
         entries = self.entries
-        config = self._trial(entries) if entries.source else None
+        config = self._trial(entries) if entries.source or self.configured else None
         if isinstance(config, LoraSmithError):
             self._looked_at = None
             self._show_seen(config)
@@ -236,7 +244,7 @@ class FoldersScreen(StepScreen):
         entries = self.entries
         trial = {**entries.trial(), "dataset__class_tokens": entries.word or None}
         try:
-            if not entries.source:
+            if not entries.source and not self.configured:
                 raise UsageError(_("Name the folder of the pictures first."))
             config = self.draft.config(**trial)
         except LoraSmithError as error:
@@ -295,7 +303,10 @@ class FoldersScreen(StepScreen):
     # Going on
 
     def leave(self) -> None:
-        """Take the pictures in; the step is left when they are."""
+        """Take the pictures in; the step is left when they are. Those of a dataset configuration stay."""
+        if self.configured:
+            super().leave()
+            return
         self.draft.done.remove(self.STEP)
         if self._taking is not None:
             return

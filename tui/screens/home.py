@@ -272,6 +272,9 @@ called running has a living process.
         if notes:
             told = _("{0} of Kohya's keys mean something else or nothing here: {1}; lorasmith convert shows all.")
             draft.note(told.format(len(notes), listing([note.split(" = ")[0] for note in notes], 6)))
+        if (place := draft.get("saving.output_dir")) and draft.get("dataset.train_data_dir"):
+            told = _("The file's output_dir {0} is not used here: the step Folders says the place.")
+            draft.note(told.format(printable(place)))
         self.smith.go_to("model")
 
     def action_copy(self) -> None:

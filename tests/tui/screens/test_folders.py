@@ -16,6 +16,7 @@ from textual.widgets import Input, Static
 from engine.dataset.project import make
 from engine.paths import ASSETS
 from tui.app import LoraSmithApp
+from tui.review_report import missing
 from tui.screens import folders
 from tui.screens.folders import FoldersScreen
 from tui.widgets.buckets import BucketChart
@@ -57,6 +58,41 @@ async def fill(pilot: Pilot[Any], id: str, text: str) -> None:
     assert app.focused is not None
     assert app.focused.id == id
     await pilot.press("end", "ctrl+u", *text)
+
+
+async def test_a_file_of_kohyas_that_points_to_a_dataset_configuration(
+    smith: Smith, until: Until, text: Shown, home: Path, photos: Path
+) -> None:
+    """Its pictures are taken, unless a folder is named: then what is shown is what is trained."""
+    other = home / "other"
+    other.mkdir()
+    Image.new("RGB", (512, 512), "blue").save(other / "one.png")
+    (home / "dataset.toml").write_text(f"[[datasets]]\nresolution = 768\n[[datasets.subsets]]\nimage_dir = '{other}'\n")
+    given = "[a]\nnetwork_dim = 8\nmax_train_steps = 4\noutput_name = 'ann'\nresolution = 512\n"
+    model = f"pretrained_model_name_or_path = '{ASSETS / 'demo_base'}'\n"
+    (home / "full.toml").write_text(f"{given}{model}dataset_config = '{home / 'dataset.toml'}'\n")
+    app = smith("folders", preset=str(home / "full.toml"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.go_to("folders")
+        await until(pilot, lambda: "The pictures are those of" in text(app) and "768×768 px" in text(app))
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: "The captions are read as" in text(app))
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: app.draft.step == "parameters")
+        assert missing(app.draft) is None
+        config = app.draft.config()
+        assert config.dataset.dataset_config == str(home / "dataset.toml") and not config.dataset.train_data_dir
+        app.go_to("folders")
+        await until(pilot, lambda: "The pictures are those of" in text(app))
+        step = app.screen
+        assert isinstance(step, FoldersScreen)
+        step.query_one("#source", Input).value = str(photos)
+        await until(pilot, lambda: "6 pictures" in text(app))
+        step.store()
+        assert app.draft.config().dataset.dataset_config is None
+        step.query_one("#source", Input).value = ""
+        step.store()
+        assert app.draft.config().dataset.dataset_config == str(home / "dataset.toml")
 
 
 async def test_the_demo_is_filled_in_and_goes_on(smith: Smith, until: Until, text: Shown, home: Path) -> None:

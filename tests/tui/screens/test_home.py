@@ -287,7 +287,10 @@ async def test_the_status_panel_of_a_small_terminal(smith: Smith, live: RunDir, 
 
 async def test_a_file_of_kohyas_begins_a_run(smith: Smith, home: Path, until: Until, text: Shown) -> None:
     """Its settings are the draft's, what it says in vain is told, and a file that is none stays a question."""
-    (home / "train.toml").write_text('network_dim = 24\nunet_lr = 2e-4\nxformers = true\noutput_name = "cat"\n')
+    (home / "train.toml").write_text(
+        'network_dim = 24\nunet_lr = 2e-4\nxformers = true\noutput_name = "cat"\n'
+        'output_dir = "there"\ntrain_data_dir = "img"\n'
+    )
     (home / "bad.toml").write_text('network_dim = "many"\nunet_lr = 2e-4\n')
     app = smith()
     async with app.run_test(size=NARROW) as pilot:
@@ -300,3 +303,4 @@ async def test_a_file_of_kohyas_begins_a_run(smith: Smith, home: Path, until: Un
         await until(pilot, lambda: isinstance(app.screen, ModelScreen))
         assert app.draft.get("network.network_dim") == 24 and app.draft.get("saving.output_name") == "cat"
         assert "xformers" in app.draft.notice or "xformers" in text(app)
+        assert "output_dir there is not used here" in app.draft.notice + text(app)
