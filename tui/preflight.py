@@ -72,6 +72,7 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     notes = [*settled, *resolved]
     check_model(config, recognition)
     family.check(config, recognition)
+    recognition = family.in_force(config, recognition)
     check_training(config.training)
     _check_start(config, recognition)
     directory = check_place(config, restart=restart)

@@ -262,6 +262,14 @@ class Family(ABC):
             ModelError: a file that is named beside the checkpoint is missing, broken or of the wrong kind.
         """
 
+    def in_force(self, config: RunConfig, recognition: Recognition) -> Recognition:
+        """The recognition as the run has it: where the checkpoint leaves something open, `[model]` decides.
+
+        Raises:
+            UsageError: a setting contradicts the checkpoint.
+        """
+        return recognition
+
     @abstractmethod
     def load(
         self, config: RunConfig, recognition: Recognition, device: str, dtype: str, say: Say, *, empty: bool = False

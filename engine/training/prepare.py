@@ -74,6 +74,7 @@ def prepare(session: Session) -> Prepared:
     raw = config.training.kohya_exact and cached
     recognition = recognise(config.model.pretrained_model_name_or_path)
     family = family_named(recognition.family)
+    recognition = family.in_force(config, recognition)
     config, settled = family.settle(config, recognition)
     config, notes = resolve(config, partial_text_cache=family.partial_text_cache)
     for note in [*recognition.reasons, *settled, *notes]:

@@ -56,6 +56,14 @@ def test_everything_is_shown_and_nothing_written(ready: Path, capfd: pytest.Capt
     assert err == "" and everything(ready.parent) == before
 
 
+def test_a_prediction_type_that_the_run_sets_is_the_one_told(ready: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run([*ARGUMENTS, "--set", "model.v_parameterization=true", "--set", "model.zero_terminal_snr=true"]) == 0
+    out = capfd.readouterr().out
+    assert "prediction type v_prediction: model.v_parameterization; the file does not say" in out
+    assert "zero terminal SNR on: model.zero_terminal_snr" in out
+    assert "epsilon" not in out and "SNR off" not in out
+
+
 @pytest.mark.parametrize(
     ("change", "code", "text"),
     [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.config.schema import ModelTable
@@ -21,6 +22,9 @@ _PREDICTIONS: dict[str, PredictionType] = {
 }
 
 
+_NAMED_V = re.compile(r"v[-_ ]?pred", re.IGNORECASE)
+
+
 @dataclass
 class Noise:
     """What a checkpoint says about its noise."""
@@ -32,8 +36,9 @@ class Noise:
     reasons: list[str]
 
 
-def noise_of_file(header: Header, family: str) -> Noise:
-    """Of a single file: its metadata, then the marker tensors v_pred and ztsnr, then what is usual in the family."""
+def noise_of_file(header: Header, family: str, name: str) -> Noise:
+    """Of the single file `name`: its metadata, then the marker tensors v_pred and ztsnr, then what is usual in the
+    family. A name proves nothing, but is told."""
     said = header.metadata.get("modelspec.prediction_type", "")
     named = _PREDICTIONS.get(said.lower())
     marked = "v_pred" in header.tensors
@@ -45,6 +50,10 @@ def noise_of_file(header: Header, family: str) -> Noise:
     else:
         prediction, reason = "epsilon", f"the file does not say; nearly all {family} models are"
     reasons = [f"prediction type {prediction}: {reason}"]
+    if named is None and not marked and _NAMED_V.search(name):
+        reasons.append(
+            "but its name says v-prediction: if it is, set model.v_parameterization=true, or the LoRA comes out broken"
+        )
     has = "on: the file has" if zero else "off: the file has not"
     reasons.append(f"zero terminal SNR {has} the marker tensor ztsnr")
     return Noise(prediction, named is not None or marked, zero, reasons)
@@ -94,6 +103,24 @@ def choose_prediction_type(table: ModelTable, recognition: Recognition, say: Say
         )
     say(f"Prediction type {wanted}: model.v_parameterization; the file does not say.")
     return wanted
+
+
+def in_force(table: ModelTable, recognition: Recognition) -> Recognition:
+    """`recognition` with what the run sets in place of what the checkpoint has; its reasons say which.
+
+    Raises:
+        UsageError: see `choose_prediction_type`.
+    """
+    prediction = choose_prediction_type(table, recognition, lambda _: None)
+    zero = choose_zero_terminal_snr(table, recognition, prediction, lambda _: None)
+    reasons = list(recognition.reasons)
+    if prediction != recognition.prediction_type:
+        reasons = [text for text in reasons if not text.startswith(("prediction type", "but its name"))]
+        reasons.append(f"prediction type {prediction}: model.v_parameterization; the file does not say")
+    if zero != recognition.zero_terminal_snr:
+        reasons = [text for text in reasons if not text.startswith("zero terminal SNR")]
+        reasons.append(f"zero terminal SNR {'on' if zero else 'off'}: model.zero_terminal_snr")
+    return replace(recognition, prediction_type=prediction, zero_terminal_snr=zero, reasons=tuple(reasons))
 
 
 def choose_zero_terminal_snr(table: ModelTable, recognition: Recognition, prediction: PredictionType, say: Say) -> bool:

@@ -52,7 +52,7 @@ def recognise_file(path: Path) -> Recognition | None:
             f"{where} has a Stable Diffusion 1.x UNet but no {' and no '.join(missing)}.",
             "Use the full checkpoint; files that hold only the UNet cannot be trained.",
         )
-    noise = noise_of_file(header, "Stable Diffusion 1.x")
+    noise = noise_of_file(header, "Stable Diffusion 1.x", path.name)
     reasons = [f"family sd15: UNet with a context of {context} and one CLIP text encoder", *noise.reasons]
     if header.any("model_ema."):
         reasons.append("EMA weights: in the file, left alone; the plain weights are trained on")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.models.base import Family, Model, Recognition, Say
-from engine.models.ldm.noise import choose_prediction_type
+from engine.models.ldm.noise import choose_prediction_type, in_force
 from engine.models.ldm.vae import check_vae
 from engine.models.sd15.detect import recognise_file, recognise_folder
 from engine.paths import ASSETS
@@ -36,6 +36,10 @@ class SD15(Family):
         choose_prediction_type(config.model, recognition, lambda _: None)
         if config.model.vae is not None:
             check_vae(expanded(config.model.vae))
+
+    def in_force(self, config: RunConfig, recognition: Recognition) -> Recognition:
+        """See `Family.in_force`."""
+        return in_force(config.model, recognition)
 
     def load(
         self, config: RunConfig, recognition: Recognition, device: str, dtype: str, say: Say, *, empty: bool = False

@@ -42,7 +42,7 @@ def recognise_file(path: Path) -> Recognition | None:
             "Use the full checkpoint; files that hold only the UNet cannot be trained.",
         )
     _check_channels(where, header.shapes.get(UNET + "input_blocks.0.0.weight", (0, 4))[1])
-    noise = noise_of_file(header, "SDXL")
+    noise = noise_of_file(header, "SDXL", path.name)
     reasons = [f"family sdxl: UNet with a context of {context} and two text encoders", *noise.reasons]
     if header.any("model_ema."):
         reasons.append("EMA weights: in the file, left alone; the plain weights are trained on")

@@ -137,6 +137,19 @@ def test_what_the_file_says_of_its_noise(tmp_path: Path, folder: Path) -> None:
         family_named("sdxl").check(RunConfig().changed(model={"v_parameterization": False}), stated)
 
 
+def test_a_name_that_says_v_prediction(tmp_path: Path) -> None:
+    plain = tiny_sdxl(tmp_path, file=True)
+    named = plain.rename(tmp_path / "noobaiXL_vPred10.safetensors")
+    told = [text for text in recognise(named).reasons if "its name says v-prediction" in text]
+    assert len(told) == 1 and recognise(named).prediction_type == "epsilon"
+    wished = RunConfig().changed(model={"v_parameterization": True})
+    reasons = family_named("sdxl").in_force(wished, recognise(named)).reasons
+    assert "prediction type v_prediction: model.v_parameterization; the file does not say" in reasons
+    assert not any("epsilon" in text or "its name" in text for text in reasons)
+    marked = tiny_sdxl(tmp_path, file=True, markers=("v_pred",)).rename(named)
+    assert not any("its name" in text for text in recognise(marked).reasons)
+
+
 def table(name: str) -> list[tuple[str, str, int, int]]:
     rows = [line.split("\t") for line in (FIXTURES / name).read_text().splitlines()]
     return [(row[0], {"lin": "linear"}.get(row[1], row[1]), int(row[2][3:]), int(row[3][4:])) for row in rows]
