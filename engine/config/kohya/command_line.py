@@ -25,6 +25,10 @@ _REST = ("$@", "$*", "${@}", "%*")
 """What the caller typed behind the file's name."""
 
 
+_CUT = re.compile(r"train_network.*\\[ \t]*\r?\n(?:.*\\[ \t]*\r?\n)*?[ \t]*#.*\r?\n[ \t]*--")
+"""A comment between the lines of a call: the shell takes what follows for another command."""
+
+
 def is_command_line(text: str) -> bool:
     """Whether a text file calls one of the LoRA scripts."""
     return any(_CALL.search(line) for line in text.splitlines() if not is_comment(line))
@@ -60,6 +64,11 @@ def _call(file: ScriptText, line: str, call: re.Match[str], *, exact: bool) -> C
         hint = "Close it."
         told.problems.append(Problem("", call[0], "a quotation mark in the call is not closed.", hint))
         before, words = [], []
+    if not file.batch and _CUT.search(file.text):
+        hint = "Take the comment out, or put it above the call."
+        told.problems.append(
+            Problem("", "#", "the shell does not read what stands behind a comment in the call.", hint)
+        )
     arguments = read_arguments(words, told)
     for name, value in list(arguments.items()):
         rule = rule_of(name)

@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 _COMMENT = re.compile(r"\s*(#|@?rem\b|::|@?echo\b)", re.IGNORECASE)
@@ -21,6 +22,9 @@ _EXPORT = re.compile(r"\s*(?:export|local|readonly|declare|typeset)\s+(?:-\w+\s+
 _BATCH_SET = re.compile(r"\s*@?set\s+\"?([A-Za-z_]\w*)=(.*?)\"?\s*", re.IGNORECASE)
 _BATCH_ANY = re.compile(r"\bset\s+(?:/[ap]\s+)?\"?([A-Za-z_]\w*)[-+*/]?=", re.IGNORECASE)
 _SHELL_USE = re.compile(r"\$\{(\w+)(?::?[-=]([^}]*))?\}|\$(\w+)")
+_LIST_USE = re.compile(r"(\"?)\$\{(\w+)\[[@*]\]\}\1")
+_LIST_BEGINS = re.compile(r"(?:\s|\b(?:declare|local|export|readonly|typeset)\b|-a)*\w+\+?=\(")
+_ENDING_COMMENT = re.compile(r"(?<!\S)#[^'\"]*$")
 _BATCH_USE = re.compile(r"%(\w+)%|%%(?![A-Za-z]\b)")
 _CHANGED = re.compile(r"^\s*(?:cd|pushd)\s+(?:/d\s+)?(.+?)\s*(?:[&;|]|$)", re.IGNORECASE)
 _FROM_OUTSIDE = ("HOME", "USERPROFILE", "PWD")
@@ -38,6 +42,7 @@ class ScriptText:
 
     text: str
     variables: dict[str, str] = field(default_factory=dict)
+    lists: dict[str, list[str]] = field(default_factory=dict)
     folder: str = ""
     """Where it changes to before the call."""
     _blocks: list[set[str]] = field(default_factory=list)
@@ -50,7 +55,16 @@ class ScriptText:
     def lines(self) -> Iterator[str]:
         """Lines that are no comment, those that go on joined."""
         joined = re.sub(r"[\^`][ \t]*\r?\n" if self.batch else r"[\\`][ \t]*\r?\n", " ", self.text)
-        return (line for line in joined.splitlines() if not is_comment(line))
+        whole = ""
+        for line in joined.splitlines():
+            if is_comment(line):
+                continue
+            if not self.batch and (whole or _LIST_BEGINS.match(line)):
+                whole = f"{whole} {_ENDING_COMMENT.sub('', line).strip()}"
+                if not whole.endswith(")"):
+                    continue
+            yield whole or line
+            whole = ""
 
     def note(self, line: str) -> None:
         """Remember the variables that a line sets, and a change of folder."""
@@ -92,6 +106,12 @@ class ScriptText:
         made, quote, place = [], "", 0
         while place < len(text):
             sign = text[place]
+            listed = _LIST_USE.match(text, place) if not quote else None
+            if listed is not None and listed[2] in self.lists:
+                kept = r"([\\\"'#\s])" if listed[1] else r"([\\\"'#])"
+                made.append(" ".join(re.sub(kept, r"\\\1", word) for word in self.lists[listed[2]]))
+                place = listed.end()
+                continue
             use = _SHELL_USE.match(text, place) if quote != "'" else None
             if use is not None:
                 special = r'([\\"])' if quote else r"""([\\"'#])""" if parted else r"""([\\"'#\s])"""
@@ -146,16 +166,19 @@ class ScriptText:
             if name := re.match(r"read\b.*?(\w+)\s*$", statement):
                 self._forget(name[1])
             return
+        if first[3].startswith("("):
+            self._set_list(first[1], first[3].strip(), added=bool(first[2]), sure=sure)
+            return
         try:
             parts = [_NAME.fullmatch(word) for word in self.words(statement, parted=False)]
         except ValueError:
             parts = [None]
         assigned = [part for part in parts if part is not None]
-        if len(assigned) == len(parts) and not first[3].startswith("("):
+        if len(assigned) == len(parts):
             for part in assigned:
                 self._set(part[1], part[3], added=bool(part[2]), sure=sure)
-        elif first[3].startswith("(") or "$(" in first[3] or "`" in first[3]:
-            self._forget(first[1])  # a list, or what another program says
+        elif "$(" in first[3] or "`" in first[3]:
+            self._forget(first[1])  # what another program says
 
     def _batch_statement(self, before: str, statement: str) -> None:
         stripped = statement.strip()
@@ -176,8 +199,16 @@ class ScriptText:
         if self._blocks:
             self._blocks[-1].add(name)
 
+    def _set_list(self, name: str, value: str, *, added: bool, sure: bool) -> None:
+        before = self.lists.get(name) if added else []
+        self._forget(name)
+        if sure and before is not None and value.endswith(")"):
+            with suppress(ValueError):
+                self.lists[name] = before + self.words(value[1:-1])
+
     def _forget(self, *names: str) -> None:
         for name in names:
             self.variables.pop(name, None)
+            self.lists.pop(name, None)
         for block in self._blocks[-1:]:
             block.update(names)

@@ -75,7 +75,8 @@ def test_a_batch_file() -> None:
     [
         ("--seed $RANDOM", "seed", "$RANDOM: the file does not say what that is."),
         ("--output_dir $(pwd)/out", "output_dir", "$(pwd)/out: the file does not say what that is."),
-        ('"${ARGS[@]}"', "${ARGS[@]}", "belongs to no argument."),
+        ('"${MORE[@]}"', "${MORE[@]}", "belongs to no argument."),
+        ("\\\n # --flip_aug \\\n --xformers", "#", "the shell does not read what stands behind a comment in the call."),
         ("$EXTRA", "$EXTRA", "belongs to no argument."),
         ("--output_name my cat", "cat", "belongs to no argument."),
         ("--output_name --xformers", "output_name", "no value is given."),
@@ -194,3 +195,25 @@ def test_variables_of_a_batch_file(lines: str, name: str | None) -> None:
 def test_an_unquoted_variable_is_parted_at_its_blanks() -> None:
     found = convert_command_line('EXTRA="--network_dim 8 --flip_aug"\npython train_network.py $EXTRA\n')
     assert (found.values["network"]["network_dim"], found.values["dataset"]["flip_aug"]) == (8, True)
+
+
+def test_lists_of_a_shell() -> None:
+    """Over several lines, with comments, added to, and a value that has blanks and quotation marks."""
+    lines = """
+NAME="it's 5"
+ARGS=(
+  --network_dim=8  # the rank
+  # --network_dim=9
+  --output_name "$NAME" --training_comment='a (b) c'
+)
+ARGS+=(--flip_aug)
+declare -a MORE=("--clip_skip 2")
+python train_network.py "${ARGS[@]}" ${MORE[@]}
+"""
+    found = convert_command_line(lines)
+    assert not found.problems
+    assert (found.values["saving"]["output_name"], found.values["network"]["network_dim"]) == ("it's 5", 8)
+    assert found.values["saving"]["training_comment"] == "a (b) c"
+    assert found.values["dataset"]["flip_aug"] is True and found.values["model"]["clip_skip"] == 2
+    doubtful = lines.replace("declare", "if [ $1 ]; then\nARGS+=(--xformers)\nfi\ndeclare")
+    assert [problem.key for problem in convert_command_line(doubtful).problems] == ["${ARGS[@]}"]
