@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 
 from engine.errors import LoraSmithError, ModelError, StorageError, storage_error
 from engine.models.hub.cache import cache_root
@@ -96,4 +97,6 @@ def _storage(error: OSError) -> LoraSmithError | None:
 
 
 def _first_line(error: BaseException) -> str:
-    return printable(str(error).strip().partition("\n")[0]) or type(error).__name__
+    """What it says as the end of a sentence."""
+    said = re.sub(r"\[Errno -?\d+\] ", "", printable(str(error).strip().partition("\n")[0])) or type(error).__name__
+    return said if said.endswith((".", "!", "?")) else f"{said}."

@@ -14,7 +14,7 @@ from engine.dataset.buckets import BucketGrid
 from engine.dataset.captions import CaptionRules
 from engine.dataset.pixels import load_pixels
 from engine.dataset.scan import scan
-from engine.errors import DataError
+from engine.errors import DataError, UsageError
 
 
 def run(path: Path, **tables: dict[str, object]) -> RunConfig:
@@ -100,7 +100,7 @@ def test_captions_from_metadata(tmp_path, draw):
     assert {picture.path.name: picture.caption for picture in subset.pictures} == {
         "a.png": "a dog,red, big", "b.jpg": "cat",
     }  # fmt: skip
-    assert any("1 entries of" in note and "gone" in note for note in found.notes)
+    assert any("1 entry of" in note and "gone" in note for note in found.notes)
     assert subset.tags == ("red, big",), "b has no caption, so that its tags are the caption"
     (tmp_path / "m.json").write_text(json.dumps({"a": {"caption": " "}}))
     with pytest.raises(DataError, match=r"a in .* has neither caption nor tags"):
@@ -167,3 +167,11 @@ def test_the_order_of_one_dataset_is_what_it_was(tmp_path, draw):
         items = make_items(scan(config), BucketGrid.from_config(config))
         orders.append([[items[i].picture.path for i in batch] for batch in epoch_batches(items, 2, seed=3, epoch=2)])
     assert orders[0] == orders[1]
+
+
+def test_another_file_of_kohyas_is_told_in_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "gui.json"
+    path.write_text(json.dumps({"LoRA_type": "Standard", "epoch": 1, "max_resolution": "512,512"}))
+    with pytest.raises(UsageError, match=r"is no dataset configuration: it has no \[\[datasets\]\]") as caught:
+        scan(run(path))
+    assert "--preset" in caught.value.hint
