@@ -21,6 +21,10 @@ training TOML behind its `--config_file`;
 dataset configuration beside any of them. What a file does not say has the default of the scripts, or of the GUI for a
 file of the GUI.
 
+The training TOML that the GUI writes beside each run (`config_lora-….toml`) is taken too. Of a shell or batch file
+nothing is run: variables and lists that it surely sets are put in; one that depends on a condition, on another program
+or on what is typed behind the file's name is an error, until its value is written out.
+
 This page is made by `python tools/kohya_table.py`. The classes: *honoured*; *better*, honoured with a better meaning;
 *no effect* here, with the reason; *not supported*, an error that names the alternative.
 
