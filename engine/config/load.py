@@ -95,8 +95,9 @@ def _read_file(
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        hint = "Check its permissions." if isinstance(error, OSError) else "It must be a UTF-8 text file in TOML."
-        raise UsageError(f"The preset {path} cannot be read: {error}.", hint) from None
+        if isinstance(error, OSError):
+            raise UsageError(f"The preset {path} cannot be read: {error}.", "Check its permissions.") from None
+        raise UsageError(f"The preset {path} cannot be read: it is not UTF-8.", "Save it as UTF-8 text.") from None
     kohyas = conversion_of(path, text, exact=exact)
     if kohyas is not None:
         problems += kohyas.problems

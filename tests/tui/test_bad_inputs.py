@@ -414,7 +414,7 @@ def test_wrong_files_beside_the_model(
         ("nope", None, ("No preset or file named 'nope'", "hint: Presets: demo, ")),
         ("sd15-realistik", None, ("No preset or file named", "hint: Did you mean sd15-realistic?")),
         ("pictures", None, ("The preset pictures is a folder", "hint: Give a preset's name or a TOML file")),
-        ("x.toml", b"\xff\xfe\x00", ("The preset x.toml cannot be read", "hint: It must be a UTF-8 text file in TOML")),
+        ("x.toml", b"\xff\xfe\x00", ("The preset x.toml cannot be read", "hint: Save it as UTF-8 text.")),
         ("x.toml", b"[training\nseed=1", ("x.toml: not valid TOML", "line 1")),
         ("x.toml", b"[trainning]\nseed=1\n", ("x.toml, line 1: trainning: unknown table or key. Did you mean [train",)),
         ("x.toml", b"seed=1\n", ("x.toml, line 1: seed: a key outside its table. It belongs under [training].",)),

@@ -65,3 +65,11 @@ def test_a_file_that_is_broken_is_not_called_another_kind(
     assert f"{name}: {told}" in capsys.readouterr().err
     assert run(["--preset", str(path)]) == 2
     assert f"{name}: {told}" in capsys.readouterr().err
+
+
+def test_a_batch_file_in_the_encoding_of_windows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "train.bat"
+    path.write_bytes("set N=Änn\ntrain_network.py --network_dim 8 --output_name=%N%\n".encode("cp1252"))
+    assert run(["--preset", str(path)]) == 2
+    told = capsys.readouterr().err
+    assert "it is not UTF-8" in told and "Save it as UTF-8 text." in told
