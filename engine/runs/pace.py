@@ -116,8 +116,10 @@ def pace(
 
 def _work(config: RunConfig) -> float:
     """Pictures of 512 x 512 in a step of one process, weighted by what a step does with them."""
+    from engine.config.kohya.dataset_file import largest_batch
+
     width, height = training_size(config)
-    pictures = config.training.train_batch_size * config.training.gradient_accumulation_steps
+    pictures = largest_batch(config) * config.training.gradient_accumulation_steps
     return width * height / 512**2 * pictures * (_CHECKPOINTING if config.memory.gradient_checkpointing else 1)
 
 
@@ -148,7 +150,7 @@ def _measure(run: KnownRun) -> Measured | None:
     if len(seconds) < FEWEST_STEPS:
         return None
     try:
-        config = load_config(run.run_dir.config_path)
+        config = run.run_dir.with_own_datasets(load_config(run.run_dir.config_path))
         recognition = recognise(config.model.pretrained_model_name_or_path)
     except (LoraSmithError, OSError):
         return None

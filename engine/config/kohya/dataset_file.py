@@ -81,9 +81,10 @@ def read_text(path: Path) -> str:
     """
     try:
         return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise UsageError(f"{printable(path)} cannot be read: {reason}.", "Check the path.") from None
+    except OSError as error:
+        raise UsageError(f"{printable(path)} cannot be read: {error.strerror}.", "Check the path.") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{printable(path)} cannot be read: it is not UTF-8.", "Save it as UTF-8.") from None
 
 
 def read_content(path: Path) -> dict[str, Any]:
@@ -134,9 +135,9 @@ def largest_batch(config: RunConfig) -> int:
         return config.training.train_batch_size
     try:
         specs, _ = read_dataset_config(Path(config.dataset.dataset_config).expanduser(), config)
-    except LoraSmithError:
+    except (LoraSmithError, RuntimeError):  # RuntimeError: ~name, and no such user
         return 1
-    return max(spec.batch_size for spec in specs)
+    return max((spec.batch_size for spec in specs), default=1)
 
 
 def is_dataset_config(content: Mapping[str, Any]) -> bool:

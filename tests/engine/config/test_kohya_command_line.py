@@ -57,6 +57,7 @@ def test_a_shell_script(monkeypatch: pytest.MonkeyPatch) -> None:
     told = {entry.key: entry for entry in found.entries}
     assert told["lowram"].value == "True" and told["arguments"].value == "$@"
     assert told["cd"].value == "/opt/sd-scripts" and told["wandb_api_key"].value == "(not shown)"
+    assert "CUDA_VISIBLE_DEVICES" not in told
     assert told["accelerate launch"].value == "--num_cpu_threads_per_process 8 --num_processes=2"
     assert (told["network_alpha"].text, told["noise_offset"].text) == ("0 is the rank", "0 is off")
 
@@ -217,3 +218,16 @@ python train_network.py "${ARGS[@]}" ${MORE[@]}
     assert found.values["dataset"]["flip_aug"] is True and found.values["model"]["clip_skip"] == 2
     doubtful = lines.replace("declare", "if [ $1 ]; then\nARGS+=(--xformers)\nfi\ndeclare")
     assert [problem.key for problem in convert_command_line(doubtful).problems] == ["${ARGS[@]}"]
+
+
+CALL = "accelerate launch train_network.py --train_data_dir=a --network_dim=4"
+
+
+@pytest.mark.parametrize("line", ["CUDA_VISIBLE_DEVICES=1,2 ", "export CUDA_VISIBLE_DEVICES='1,2'\n"])
+def test_the_cards_that_a_script_chooses_are_told(line: str) -> None:
+    found = convert_command_line(line + CALL)
+    assert config(found).network.network_dim == 4
+    (entry,) = [entry for entry in found.entries if entry.key == "CUDA_VISIBLE_DEVICES"]
+    assert (entry.value, entry.status) == ("1,2", "no effect")
+    commented = convert_command_line(f"# {line.strip()}\n{CALL}")
+    assert not any(entry.key == "CUDA_VISIBLE_DEVICES" for entry in commented.entries)

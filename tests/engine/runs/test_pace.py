@@ -79,6 +79,15 @@ def test_it_is_scaled_and_that_is_said(
     assert told.seconds_per_step == pytest.approx(0.4 * factor) and "scaled by" in told.source
 
 
+def test_the_batches_of_a_dataset_configuration_count(base: RunConfig, demo: Recognition, tmp_path: Path) -> None:
+    ran(base, "smithy", [0.4] * 6)
+    path = tmp_path / "dataset.toml"
+    subset = f'image_dir = "{ASSETS / "demo_pictures"}"'
+    path.write_text(f"[[datasets]]\nresolution = 64\nbatch_size = 3\n[[datasets.subsets]]\n{subset}\n")
+    told = pace(base.changed(dataset={"dataset_config": str(path)}), demo, None, earlier(find_runs()))
+    assert told.seconds_per_step == pytest.approx(0.4 * 3)
+
+
 def test_the_nearest_settings_win(base: RunConfig, demo: Recognition) -> None:
     ran(base.changed(training={"train_batch_size": 4}), "four", [2.0] * 6)
     ran(base, "one", [0.4] * 6)
