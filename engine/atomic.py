@@ -28,6 +28,10 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         sync_directory(path.parent)
     except OSError as error:
+        refused = isinstance(error, FileNotFoundError) and str(error.filename) == str(temporary)
+        if refused and path.parent.is_dir():
+            sentence = f"Writing {path} failed: that folder takes no files."
+            raise StorageError(sentence, "Choose another place.") from error
         raise storage_error(error, path, "Writing") or error from error
     finally:
         with suppress(OSError):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.config import load_config
+from engine.exit_codes import ExitCode
 from tui.main import run
 
 FIXTURES = Path(__file__).parents[1] / "engine" / "config" / "fixtures"
@@ -73,3 +74,11 @@ def test_a_batch_file_in_the_encoding_of_windows(tmp_path: Path, capsys: pytest.
     assert run(["--preset", str(path)]) == 2
     told = capsys.readouterr().err
     assert "it is not UTF-8" in told and "Save it as UTF-8 text." in told
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a folder that takes no files is known on Linux only")
+def test_a_folder_that_takes_no_files(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "train.sh"
+    script.write_text("accelerate launch train_network.py --train_data_dir=a --output_name=z\n")
+    assert run(["convert", str(script), "--output", "/proc/x.toml"]) == ExitCode.NO_SPACE
+    assert "Writing /proc/x.toml failed: that folder takes no files." in capfd.readouterr().err
