@@ -72,7 +72,7 @@ class PlannerProcess:
     def _start(self) -> subprocess.Popen[bytes]:
         self._waiting()
         environment = {**trainer_environment(), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-P", "-m", "engine.planning"]
+        command = [sys.executable, "-P", "-m", "engine.planning", str(os.getpid())]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._told, env=environment, bufsize=0)
 
