@@ -9,6 +9,7 @@ from engine.paths import ASSETS
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
+    from engine.models.base import Family
 
 DEMO = "demo"
 OPTIONS = {
@@ -60,13 +61,42 @@ def read_partly(preset: str | None, overrides: Sequence[str] = (), **typed: str 
         UsageError: something in it is wrong.
     """
     from engine.config import load_config
-    from engine.models.registry import families
 
     options = {OPTIONS[key][1]: (OPTIONS[key][0], value) for key, value in typed.items() if value is not None}
     config = load_config(preset, overrides, options)
     if preset == DEMO:
         return _with_demo_paths(config)
-    named = next((family.name for family in families() if (preset or "").startswith(family.name)), None)
+    named = _named_family(preset or "")
     if named is not None and config.model.family == "auto" and not config.model.pretrained_model_name_or_path:
-        return config.changed(model={"family": named})
+        return config.changed(model={"family": named.name})
     return config
+
+
+def _named_family(preset: str) -> Family | None:
+    from engine.models.registry import families
+
+    return next((family for family in families() if preset.startswith(family.name)), None)
+
+
+def of_another_family(preset: str, config: RunConfig) -> str | None:
+    """A sentence where a shipped preset is made for another family than the model's; None also where the model cannot
+    be read, which is told later."""
+    from engine.config import list_presets
+    from engine.errors import LoraSmithError
+    from engine.models.registry import family_named, recognise
+
+    shipped = [known.name for known in list_presets() if known.shipped]
+    meant = _named_family(preset) if preset in shipped else None
+    if meant is None:
+        return None
+    try:
+        real = family_named(recognise(config.model.pretrained_model_name_or_path).family)
+    except LoraSmithError:
+        return None
+    if real.name == meant.name:
+        return None
+    made = ", ".join(name for name in shipped if name.startswith(real.name))
+    return (
+        f"The preset {preset} is made for {meant.title}, and this model is {real.title}: learning rate, resolution and "
+        f"steps are not meant for it. Presets for it: {made}."
+    )

@@ -38,6 +38,15 @@ def test_idle_settings_and_the_disk_are_told(arguments: list[str], capfd: pytest
     assert "encoded captions 20.0 MiB" in out  # four captions and none, of 512 tokens, 4096 wide, in 16 bits
 
 
+def test_a_preset_of_another_family_is_told(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    other = ["--preset", "sdxl", *arguments[2:]]
+    assert run(other) == 0
+    assert "warning: The preset sdxl is made for SDXL, and this model is FLUX.1" in (told := capfd.readouterr().err)
+    assert "Presets for it: flux-dev, flux-dev-12gb, flux-dev-8gb, flux-dev-anime." in " ".join(told.split())
+    assert run(arguments) == 0
+    assert "is made for" not in capfd.readouterr().err
+
+
 def test_a_transformer_alone(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     bare = [word for word in arguments if not word.startswith(("model.clip_l", "model.t5xxl", "model.ae"))]
     cleaned = [word for word, after in zip(bare, [*bare[1:], ""], strict=True) if not (word == after == "--set")]

@@ -42,6 +42,9 @@ def run_preset(
     )
     for note in kohya_notes(preset, exact=config.training.kohya_exact):
         output.narrate(note)
+    unfit = configuration.of_another_family(preset, config)
+    if unfit is not None:
+        output.narrate(f"warning: {unfit}")
     if dry_run:
         from tui.dry_run import dry_run as show
 
