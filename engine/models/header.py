@@ -134,6 +134,11 @@ def _header_length(path: Path, start: bytes, size: int) -> int:
             f"{printable(path)} is a GGUF file: its weights are quantised for drawing only.",
             "Use the .safetensors checkpoint that it was made from.",
         )
+    if start == b"version ":
+        raise ModelError(
+            f"{printable(path)} is no checkpoint, but what Git leaves in its place where Git LFS is not installed.",
+            "Install git-lfs and run `git lfs pull` in that folder, or fetch the file itself.",
+        )
     if len(start) < 8:
         raise ModelError(f"{printable(path)} is cut short: it has {size} bytes.", "Fetch it again.")
     length: int = struct.unpack("<Q", start)[0]

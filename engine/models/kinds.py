@@ -47,6 +47,8 @@ def looks_like(header: Header) -> str | None:
         return "a UNet alone, without text encoder and VAE"
     if header.any("encoder.down") or header.any("first_stage_model.") or header.any("decoder.up"):
         return "a VAE, not a base model (it can be set as model.vae)"
+    if header.any("encoder.block.") and header.any("shared."):
+        return "T5 alone, a text encoder (FLUX's is set as model.t5xxl)"
     if header.any("text_model.") or header.any("cond_stage_model."):
         return "a text encoder alone"
     return None

@@ -120,7 +120,8 @@ def load_part(
         used = {key: next((place for place in places[key] if place.name in found), None) for key in wanted}
         missing = [places[key][0].name for key, place in used.items() if place is None]
         if missing:
-            shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+            names = list(dict.fromkeys(missing))  # several may be parts of one tensor in the file
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             raise ModelError(
                 f"{where} lacks {len(missing)} of the {len(wanted)} tensors of its {part}: {shown}.",
                 "Fetch it again, or use another copy of the checkpoint.",

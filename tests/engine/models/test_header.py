@@ -61,6 +61,9 @@ def test_a_header_that_makes_no_sense(tmp_path: Path, header: bytes) -> None:
 
 def test_a_web_page_is_told(tmp_path: Path) -> None:
     path = tmp_path / "page.safetensors"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 23802932552\n")
+    with pytest.raises(ModelError, match="Git LFS is not installed"):
+        read_header(path)
     path.write_bytes(b"<!DOCTYPE html><html>Sign in</html>")
     with pytest.raises(ModelError, match="web page"):
         read_header(path)

@@ -111,6 +111,7 @@ def test_a_text_encoder_without_text_model(tmp_path: Path, single_file: Path) ->
         (("model.diffusion_model.joint_blocks.0.x",), "is a Stable Diffusion 3 checkpoint"),
         (("control_model.input_blocks.0.0.weight", UNET + "input_blocks.0.0.weight"), "is a ControlNet"),
         (("cond_stage_model.transformer.text_model.x",), "is a text encoder alone"),
+        (("encoder.block.0.layer.0.x", "shared.weight"), "is T5 alone, a text encoder"),
         (("down_blocks.0.resnets.0.conv1.weight",), "is a UNet alone"),
         (("emb_params",), "textual inversion"),
         (("weird",), "no model that is known here"),
