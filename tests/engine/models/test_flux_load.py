@@ -195,7 +195,7 @@ def changed_transformer(files: FluxFiles, change: Callable[[dict[str, Tensor]], 
         (lambda t: t.pop("vector_in.in_layer.weight"), "not its vector_in"),
         (lambda t: t.update({"double_blocks.0.img_mlp.0.weight": torch.zeros(9, 1, dtype=torch.uint8)}), "packed"),
         (lambda t: t.pop("final_layer.linear.bias"), "lacks 1 of the"),
-        (lambda t: t.pop("single_blocks.0.linear1.weight"), r"transformer: single_blocks\.0\.linear1\.weight\.$"),
+        (lambda t: t.pop("single_blocks.0.linear1.weight"), r"transformer: single_blocks\.0\.linear1\.weight\. Fetch"),
         (lambda t: t.update({"final_layer.linear.bias": torch.zeros(3)}), "has the shape"),
     ],
 )
