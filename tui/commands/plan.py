@@ -135,5 +135,5 @@ def _every_preset(as_json: bool) -> int:
     output.result("GiB on the card by phase, CUDA's context apart; the peak is with it. fits: the")
     output.result("smallest of the usual cards that has it. Planned for a card with bf16.")
     output.result("frugal: samples in less memory, which a run turns to by itself where the others")
-    output.result("do not fit.")
+    output.result("do not fit; of the two the peak counts these.")
     return ExitCode.DONE
