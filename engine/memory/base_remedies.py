@@ -62,6 +62,15 @@ def split_mode(situation: Situation) -> Remedy | None:
     memory = situation.config.memory
     if situation.gpu is None or (memory.split_mode and memory.blocks_to_swap is None):
         return None
+    if memory.split_mode:
+        return Remedy(
+            name="split_mode",
+            title="Split mode for all blocks",
+            why=f"{memory.blocks_to_swap} blocks wait in the machine's memory; with blocks_to_swap none, all do.",
+            saves="the frozen weights of the blocks that are on the card now",
+            costs="each step moves more over the bus: slower; the result is the same",
+            changes={"memory.blocks_to_swap": None},
+        )
     return Remedy(
         name="split_mode",
         title="Split mode",

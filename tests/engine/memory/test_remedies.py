@@ -160,6 +160,13 @@ def test_a_smaller_batch_keeps_the_effective_one(batch: int, accumulation: int, 
     assert remedy.saves == f"about the activations of {batch - wanted[0]} of {batch} pictures"
 
 
+def test_split_mode_of_some_blocks_becomes_that_of_all() -> None:
+    settings = config(memory={"split_mode": True, "blocks_to_swap": 44})
+    remedy = the("split_mode", remedies(settings, AMPERE, "train"))
+    assert remedy.changes == {"memory.blocks_to_swap": None} and remedy.why.startswith("44 blocks wait")
+    assert "split_mode" not in names(remedies(changed(settings, remedy.changes), AMPERE, "train"))
+
+
 def test_batches_of_a_dataset_configuration_are_cut(tmp_path: Path) -> None:
     path = tmp_path / "dataset.toml"
     subsets = f'subsets = [{{ image_dir = "{tmp_path}" }}]'
@@ -182,11 +189,6 @@ def test_without_bitsandbytes_there_are_no_four_bits(monkeypatch: pytest.MonkeyP
     deeper = config(memory={"base_precision": "int8"})
     found = names(remedies(deeper, AMPERE, "train"))
     assert "eight_bit_optimizer" not in found and "four_bit_base" not in found and "split_mode" in found
-
-
-def test_a_part_of_the_blocks_becomes_all_of_them() -> None:
-    some = config(memory={"split_mode": True, "blocks_to_swap": 4})
-    assert the("split_mode", remedies(some, AMPERE, "train")).changes["memory.blocks_to_swap"] is None
 
 
 def test_remedies_of_caching() -> None:
