@@ -66,6 +66,8 @@ def resolve(config: RunConfig, *, partial_text_cache: bool = False) -> tuple[Run
         notes.append("dataset.conditioning_data_dir has no effect: dataset.masked_loss is off.")
     elif dataset.masked_loss and not (dataset.conditioning_data_dir or dataset.dataset_config or dataset.alpha_mask):
         notes.append("dataset.masked_loss has no effect: no dataset.conditioning_data_dir names masks.")
+    if config.memory.max_batch_size is not None and not dataset.dataset_config:
+        notes.append("memory.max_batch_size has no effect: without dataset.dataset_config, train_batch_size counts.")
     config, implied = _ladder(config)
     notes += implied
     notes += _without_effect(training)

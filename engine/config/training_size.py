@@ -1,23 +1,37 @@
-"""The resolution that a run trains, also where a dataset configuration says it."""
+"""The resolution and the batch that a run trains, also where a dataset configuration says them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.config.schema import RunConfig
 from engine.errors import LoraSmithError
+
+if TYPE_CHECKING:
+    from engine.config.kohya.dataset_file import SubsetSpec
 
 
 def training_size(config: RunConfig) -> tuple[int, int]:
     """As (width, height); the largest of those in a dataset configuration. One that cannot be read is told where its
     pictures are looked for."""
+    sizes = [spec.table.size for spec in _subsets(config) if not spec.is_reg]
+    return max(sizes, key=lambda size: size[0] * size[1], default=config.dataset.size)
+
+
+def largest_batch(config: RunConfig) -> int:
+    """How many pictures are trained at once at the most; 1 where a dataset configuration cannot be read."""
+    fallback = 1 if config.dataset.dataset_config else config.training.train_batch_size
+    return max((spec.batch_size for spec in _subsets(config)), default=fallback)
+
+
+def _subsets(config: RunConfig) -> list[SubsetSpec]:
+    """Of the dataset configuration; none where there is none, or none that can be read."""
     if not config.dataset.dataset_config:
-        return config.dataset.size
+        return []
     from engine.config.kohya.dataset_file import read_dataset_config
 
     try:
-        specs, _ = read_dataset_config(Path(config.dataset.dataset_config).expanduser(), config)
+        return read_dataset_config(Path(config.dataset.dataset_config).expanduser(), config)[0]
     except (LoraSmithError, RuntimeError):  # RuntimeError: ~name, and no such user
-        return config.dataset.size
-    sizes = [spec.table.size for spec in specs if not spec.is_reg]
-    return max(sizes, key=lambda size: size[0] * size[1], default=config.dataset.size)
+        return []

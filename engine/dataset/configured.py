@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.config.kohya.dataset_file import SubsetSpec, kohya_path, read_content, read_dataset_config
+from engine.config.kohya.dataset_file import SubsetSpec, kohya_path, read_dataset_config
 from engine.config.schema import RunConfig
 from engine.dataset.decoding import EXTENSIONS
 from engine.dataset.folders import Folder, Source, read_folder
-from engine.errors import DataError, UsageError
+from engine.errors import DataError
 from engine.text import listing, plural, printable
 
 
@@ -28,16 +28,6 @@ class ConfiguredSource:
     """See `Subset.tags`."""
 
 
-def _require_kind(path: Path) -> None:
-    """Tell another file of Kohya's by one sentence, not key by key."""
-    content = read_content(path)
-    if content and not content.keys() & {"general", "datasets"}:
-        raise UsageError(
-            f"{printable(path)} is no dataset configuration: it has no [[datasets]].",
-            "A training TOML or a configuration of the GUI is given by --preset, and names the dataset configuration.",
-        )
-
-
 def configured_sources(path: Path, config: RunConfig) -> tuple[list[ConfiguredSource], list[str]]:
     """The folders that a dataset configuration names, and notes about what is not used.
 
@@ -46,7 +36,6 @@ def configured_sources(path: Path, config: RunConfig) -> tuple[list[ConfiguredSo
         UsageError: it cannot be read.
         DataError: a folder or metadata file is missing or unreadable.
     """
-    _require_kind(path)
     specs, notes = read_dataset_config(path, config)
     found = []
     for spec in specs:

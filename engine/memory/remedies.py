@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from engine.config import RunConfig, resolve
-from engine.config.kohya.dataset_file import largest_batch
 from engine.config.load import written
+from engine.config.training_size import largest_batch
 from engine.errors import UsageError
 from engine.hardware import Gpu, choose_precision
 from engine.hardware.gpu import Program

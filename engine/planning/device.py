@@ -52,7 +52,7 @@ _LEFT_OUT = frozenset({"_thnn_fused_gru_cell", "_thnn_fused_lstm_cell", "gru_cel
 """No model of ours has them; attention has a kernel of its own."""
 
 
-_WHOLE = ("silu_backward", "mish_backward", "_fused_rms_norm")
+_WHOLE = ("silu_backward", "_fused_rms_norm")
 """One kernel on a GPU; for a backend without one of its own torch takes them apart, and each part would be counted."""
 
 

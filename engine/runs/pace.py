@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engine.config.training_size import training_size
+from engine.config.training_size import largest_batch, training_size
 from engine.errors import LoraSmithError
 from engine.runs.find import KnownRun
 from engine.runs.identity import host
@@ -116,8 +116,6 @@ def pace(
 
 def _work(config: RunConfig) -> float:
     """Pictures of 512 x 512 in a step of one process, weighted by what a step does with them."""
-    from engine.config.kohya.dataset_file import largest_batch
-
     width, height = training_size(config)
     pictures = largest_batch(config) * config.training.gradient_accumulation_steps
     return width * height / 512**2 * pictures * (_CHECKPOINTING if config.memory.gradient_checkpointing else 1)

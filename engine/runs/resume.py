@@ -130,7 +130,7 @@ def _changeable(config: RunConfig, key: str, value: object) -> bool:
 def _change(run_dir: RunDir, changes: Mapping[str, object]) -> tuple[str, list[str]]:
     """The new text of the run's configuration, empty where nothing changes, and a sentence for each change."""
     from engine.config import load_config, update_toml
-    from engine.config.kohya.dataset_file import largest_batch
+    from engine.config.training_size import largest_batch
 
     if not changes:
         return "", []

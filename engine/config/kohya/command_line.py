@@ -25,7 +25,7 @@ _REST = ("$@", "$*", "${@}", "%*")
 """What the caller typed behind the file's name."""
 
 
-_CARDS = re.compile(r"""^[^#\n]*\bCUDA_VISIBLE_DEVICES=["']?([\w,-]+)""", re.MULTILINE)
+_CARDS = re.compile(r"""^[^#\n]*\bCUDA_VISIBLE_DEVICES=["']?([^\s"';]+)""", re.MULTILINE)
 _CUT = re.compile(r"train_network.*\\[ \t]*\r?\n(?:.*\\[ \t]*\r?\n)*?[ \t]*#.*\r?\n[ \t]*--")
 """A comment between the lines of a call: the shell takes what follows for another command."""
 
@@ -85,7 +85,7 @@ def _call(file: ScriptText, line: str, call: re.Match[str], *, exact: bool) -> C
     if file.folder:
         text = "relative paths are looked for in the folder that lorasmith is called from"
         told.tell("cd", file.folder, Rule("no effect", "", text))
-    if cards := _CARDS.search(file.text):
+    if cards := _CARDS.search("\n".join(file.lines())):
         text = "say it to lorasmith itself: CUDA_VISIBLE_DEVICES=... lorasmith ..., or memory.device = cuda:N"
         told.tell("CUDA_VISIBLE_DEVICES", cards[1], Rule("no effect", "", text))
     made = convert_arguments(arguments, "command line", CLI_DEFAULTS, exact=exact, from_file=from_file)

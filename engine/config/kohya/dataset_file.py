@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from engine.config.dataset import DatasetTable
 from engine.config.problems import ConfigError, Problem, sentence
 from engine.config.schema import RunConfig
-from engine.errors import LoraSmithError, UsageError
+from engine.errors import UsageError
 from engine.text import printable
 
 DATASET_KEYS = frozenset({
@@ -129,17 +129,6 @@ def frozen_text(path: Path) -> str:
     return json.dumps(content, indent=1, default=str)
 
 
-def largest_batch(config: RunConfig) -> int:
-    """How many pictures a run trains at once at the most; 1 where its dataset configuration cannot be read."""
-    if not config.dataset.dataset_config:
-        return config.training.train_batch_size
-    try:
-        specs, _ = read_dataset_config(Path(config.dataset.dataset_config).expanduser(), config)
-    except (LoraSmithError, RuntimeError):  # RuntimeError: ~name, and no such user
-        return 1
-    return max((spec.batch_size for spec in specs), default=1)
-
-
 def is_dataset_config(content: Mapping[str, Any]) -> bool:
     """Whether a file's content is a dataset configuration."""
     return "datasets" in content and set(content) <= {"general", "datasets"}
@@ -153,9 +142,14 @@ def read_dataset_config(path: Path, config: RunConfig) -> tuple[list[SubsetSpec]
 
     Raises:
         ConfigError: every problem of the file at once, each with its place.
-        UsageError: it cannot be read.
+        UsageError: it cannot be read, or is another file of Kohya's.
     """
     content = read_content(path)
+    if content and not content.keys() & {"general", "datasets"}:
+        raise UsageError(
+            f"{printable(path)} is no dataset configuration: it has no [[datasets]].",
+            "A training TOML or a configuration of the GUI is given by --preset, and names the dataset configuration.",
+        )
     reading = _Reading(path, config, [], [])
     for key in content.keys() - {"general", "datasets"}:
         reading.problem("", key, "unknown key.", "A dataset configuration has [general] and [[datasets]].")
@@ -271,7 +265,10 @@ def _subset(
         return None
     if len(reading.problems) > before:
         return None
-    batch = min(batch, config.memory.max_batch_size or batch)
+    largest = config.memory.max_batch_size
+    if largest is not None and batch > largest:
+        reading.notes.append(f"datasets[{number}]: batch_size {batch} is cut to {largest} (memory.max_batch_size)")
+        batch = largest
     return SubsetSpec(
         table, number, batch, own.get("image_dir", ""), own.get("metadata_file"), own.get("conditioning_data_dir"),
         bool(own.get("is_reg", False)), repeats, str(tokens or ""),

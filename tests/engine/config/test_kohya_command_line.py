@@ -231,3 +231,5 @@ def test_the_cards_that_a_script_chooses_are_told(line: str) -> None:
     assert (entry.value, entry.status) == ("1,2", "no effect")
     commented = convert_command_line(f"# {line.strip()}\n{CALL}")
     assert not any(entry.key == "CUDA_VISIBLE_DEVICES" for entry in commented.entries)
+    remark = convert_command_line(f"@echo off\nREM set CUDA_VISIBLE_DEVICES=1\n{CALL}")
+    assert not any(entry.key == "CUDA_VISIBLE_DEVICES" for entry in remark.entries)

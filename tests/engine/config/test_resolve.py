@@ -113,3 +113,9 @@ def test_the_committed_schema_is_fresh() -> None:
     committed = Path(__file__).parents[3] / "presets" / "schema.json"
     assert committed.read_text() == schema_json(), "run: lorasmith schema > presets/schema.json"
     assert "training" in json.loads(schema_json())["properties"]
+
+
+def test_a_largest_batch_without_a_dataset_configuration_is_told() -> None:
+    assert "memory.max_batch_size has no effect" in resolved("memory.max_batch_size=2")[1]
+    both = resolved("memory.max_batch_size=2", "dataset.dataset_config=d.toml")[1]
+    assert "max_batch_size" not in both

@@ -58,6 +58,17 @@ def told(run: RunDir, kind: str) -> list[dict[str, object]]:
     return [dict(event.data) for event in read_events(run.events_path) if event.type == kind]
 
 
+def stop_at_two(monkeypatch: pytest.MonkeyPatch, run: RunDir) -> None:
+    """The first life of `run` ends after two steps."""
+    advance = Trainer.advance
+
+    def stopping(self: Trainer) -> bool:
+        self.session.stop_reason = "test" if self.step == 2 and not told(run, "run_finished") else ""
+        return advance(self)
+
+    monkeypatch.setattr(Trainer, "advance", stopping)
+
+
 def test_a_dataset_configuration_beside_a_preset(
     make_run: MakeRun, train_here: Train, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,13 +84,7 @@ def test_a_dataset_configuration_beside_a_preset(
     assert any("batches of 2, 3" in note for note in notes), notes
     steps = told(straight, "step")
     dataset.unlink()
-    advance = Trainer.advance
-
-    def stop_at_two(self: Trainer) -> bool:
-        self.session.stop_reason = "test" if self.step == 2 and not told(halted, "run_finished") else ""
-        return advance(self)
-
-    monkeypatch.setattr(Trainer, "advance", stop_at_two)
+    stop_at_two(monkeypatch, halted)
     assert train_here(halted) == ExitCode.STOPPED
     prepare_resume(halted)
     assert train_here(halted) == ExitCode.DONE
@@ -97,13 +102,7 @@ def test_it_goes_on_with_smaller_batches(
     }  # fmt: skip
     run = make_run(**settings)
     dataset.unlink()
-    advance = Trainer.advance
-
-    def stop_at_two(self: Trainer) -> bool:
-        self.session.stop_reason = "test" if self.step == 2 and not told(run, "run_finished") else ""
-        return advance(self)
-
-    monkeypatch.setattr(Trainer, "advance", stop_at_two)
+    stop_at_two(monkeypatch, run)
     assert train_here(run) == ExitCode.STOPPED
     found = remedies(run.with_own_datasets(load_config(run.config_path)), None, "train")
     remedy = next(one for one in found if one.name == "smaller_batch")
@@ -111,6 +110,7 @@ def test_it_goes_on_with_smaller_batches(
     assert train_here(run) == ExitCode.DONE
     notes = [str(note["text"]) for note in told(run, "note")]
     assert "From step 3 on pictures come in another order, 1 at a time; a step still takes 3." in notes
+    assert any("batch_size 3 is cut to 1 (memory.max_batch_size)" in note for note in notes), notes
     assert any("batches of 1 " in note or "batches of 1," in note for note in notes), notes
     assert [step["step"] for step in told(run, "step")] == [1, 2, 3, 4, 5, 6]
 
