@@ -160,7 +160,8 @@ def make_items(scan: Scan, grid: BucketGrid) -> list[Item]:
 def _subset_items(subset: Subset, index: int, grid: BucketGrid) -> list[Item]:
     """Each picture of a subset once."""
     own = grid.of(subset.table)
-    rules = None if subset.table is None else CaptionRules.from_table(subset.table)
+    exact = any(picture.kohya_exact for picture in subset.pictures)
+    rules = None if subset.table is None else CaptionRules.from_table(subset.table, kohya_exact=exact)
     placements: dict[Size, Placement] = {}
     items = []
     for picture in subset.pictures:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import random
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.config.dataset import DatasetTable
 from engine.config.schema import RunConfig
 
-_WILDCARD = re.compile(r"\{([^}]+)\}")
 _OPEN, _CLOSE = "\ue000", "\ue001"
 """Stand for `{{` and `}}` while wildcards are replaced: private-use characters, which no caption holds."""
 
@@ -33,16 +31,19 @@ class CaptionRules:
     keep_tokens_separator: str | None = None
     caption_separator: str = ","
     secondary_separator: str | None = None
+    kohya_exact: bool = False
+    """Tags are joined by ", " whatever separates them in the file, as Kohya's scripts do."""
 
     @classmethod
     def from_config(cls, config: RunConfig) -> CaptionRules:
         """The rules of a configuration."""
-        return cls.from_table(config.dataset)
+        return cls.from_table(config.dataset, kohya_exact=config.training.kohya_exact)
 
     @classmethod
-    def from_table(cls, table: DatasetTable) -> CaptionRules:
+    def from_table(cls, table: DatasetTable, *, kohya_exact: bool = False) -> CaptionRules:
         """The rules of dataset settings."""
-        return cls(**{name: getattr(table, name) for name in cls.__dataclass_fields__})
+        names = (name for name in cls.__dataclass_fields__ if name != "kohya_exact")
+        return cls(**{name: getattr(table, name) for name in names}, kohya_exact=kohya_exact)
 
     @property
     def varies(self) -> bool:
@@ -99,7 +100,7 @@ def deterministic(text: str, rules: CaptionRules) -> str:
         caption = _replace_wildcards(caption, lambda choices: choices[0])
     if rules.edits_tags:
         fixed, flexible, suffix = _split_tags(caption, rules)
-        caption = ", ".join(fixed + flexible + suffix)
+        caption = _joint(caption, rules).join(fixed + flexible + suffix)
     return _joined_groups(caption, rules)
 
 
@@ -124,8 +125,15 @@ def _pick_wildcards(caption: str, rng: random.Random) -> str:
 def _replace_wildcards(caption: str, choose: Callable[[list[str]], str]) -> str:
     """`{a|b}` to what `choose` takes, verbatim; `{{` and `}}` to single braces."""
     caption = caption.replace("{{", _OPEN).replace("}}", _CLOSE)
-    caption = _WILDCARD.sub(lambda match: choose(match[1].split("|")), caption)
-    return caption.replace(_OPEN, "{").replace(_CLOSE, "}")
+    pieces, place = [], 0
+    while (start := caption.find("{", place)) >= 0 and (end := caption.find("}", start)) >= 0:
+        if end == start + 1:  # nothing to choose from
+            pieces.append(caption[place : end + 1])
+        else:
+            pieces += [caption[place:start], choose(caption[start + 1 : end].split("|"))]
+        place = end + 1
+    pieces.append(caption[place:])
+    return "".join(pieces).replace(_OPEN, "{").replace(_CLOSE, "}")
 
 
 def _split_tags(caption: str, rules: CaptionRules) -> tuple[list[str], list[str], list[str]]:
@@ -155,4 +163,15 @@ def _edit_tags(caption: str, rules: CaptionRules, rng: random.Random, step: int,
         rng.shuffle(flexible)
     if rules.caption_tag_dropout_rate > 0:
         flexible = [tag for tag in flexible if rng.random() >= rules.caption_tag_dropout_rate]
-    return ", ".join(fixed + flexible + suffix)
+    return _joint(caption, rules).join(fixed + flexible + suffix)
+
+
+def _joint(caption: str, rules: CaptionRules) -> str:
+    """What joins tags again: the separator, with a space on each side where this caption has one there."""
+    separator = rules.caption_separator
+    if separator == "," or rules.kohya_exact:
+        return ", "
+    if not separator.strip():
+        return separator
+    before, after = (" " if spaced in caption else "" for spaced in (f" {separator}", f"{separator} "))
+    return f"{before}{separator}{after}"

@@ -229,7 +229,7 @@ class LatentCache:
         told = [
             _FORMAT, content, self._model_key, placement.bucket, placement.resized, placement.crop, entry.flip,
             table.resize_interpolation, table.alpha_background, table.alpha_mask, *mask,
-            *(["kohya"] if picture.kohya_exact else []),
+            *(["kohya 2"] if picture.kohya_exact else []),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 

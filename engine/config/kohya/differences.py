@@ -37,8 +37,17 @@ DIFFERENCES = (
     _back("transparent parts", "lie on `alpha_background`", "show whatever colour lies under them, mostly black"),
     _back("kinds of files", "also TIFF, HEIC, `.jpe`, `.jfif`, `.apng`, and names in mixed case",
           "png, jpg, jpeg, webp, bmp, avif, in all lower or all upper case"),
-    _back("resize_interpolation nearest, bilinear, bicubic", "looks at every pixel when shrinking (Pillow)",
-          "OpenCV's kernels, which leave pixels out; equal here but for one level of rounding"),
+    _back("resize_interpolation nearest, bilinear, bicubic", "Pillow's filters; bilinear and bicubic look at every pixel "
+          "when shrinking",
+          "OpenCV's kernels, which leave pixels out; equal here, bicubic but for one level in 0.2 % of the values"),
+    _back("resize_interpolation area where a side grows", "Pillow's bilinear filter",
+          "OpenCV's own mixture of area and linear, up to 40 levels away"),
+    _back("shrinking by exactly two", "the mean of four pixels, halves rounded to even", "halves rounded up: one level "
+          "more in an eighth of the values"),
+    _stays("shrinking by area, other sizes", "exact", "parts of a pixel below a thousandth are left out: one level in "
+           "0.02 % of the values", "the numbers of earlier runs, and too small to matter"),
+    _back("tags joined again after they were shuffled or dropped", "by `caption_separator`", "by a comma and a space, "
+          "whatever the separator is"),
     _back("caption files", "of `.txt` and `.caption` the other is found too; the first line that is not blank; a byte "
           "order mark is no text", "only `caption_extension`; the first line, blank or not; the mark is text"),
     _back("captions whose encoder outputs are cached", "prefix, suffix and separators are applied first",

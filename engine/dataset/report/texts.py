@@ -115,7 +115,7 @@ def find(survey: Survey) -> Iterator[Finding]:
         yield Finding(UNREADABLE, tuple(Case((path,), str(error)) for path, error in survey.bad_captions.items()))
     yield from _without(survey)
     captioned = [
-        (picture, deterministic(picture.caption, CaptionRules.from_table(survey.table(subset))), subset)
+        (picture, deterministic(picture.caption, _rules(survey, subset)), subset)
         for subset in survey.scan.train_subsets
         for picture in subset.pictures
         if picture.caption is not None
@@ -128,6 +128,10 @@ def find(survey: Survey) -> Iterator[Finding]:
             yield Finding(NO_TRIGGER, tuple(lacking), f"The trigger word is {printable(trigger)}.")
     yield from _everywhere(survey, [(text, subset) for _, text, subset in captioned])
     yield from _alike(survey, [(picture, text) for picture, text, _ in captioned])
+
+
+def _rules(survey: Survey, subset: Subset) -> CaptionRules:
+    return CaptionRules.from_table(survey.table(subset), kohya_exact=survey.config.training.kohya_exact)
 
 
 def _without(survey: Survey) -> Iterator[Finding]:
@@ -150,7 +154,7 @@ def _long(survey: Survey) -> Iterator[Finding]:
         return
     cases = []
     for subset in survey.scan.subsets:
-        rules = CaptionRules.from_table(survey.table(subset))
+        rules = _rules(survey, subset)
         for picture in subset.pictures:
             count = max(counter.count(deterministic(line, rules)) for line in subset.text(picture).split("\n") or [""])
             if count > counter.limit:

@@ -79,7 +79,8 @@ class FluxModel(Model):
     def text_key(self) -> str:
         """See `Model.text_key`; to be asked first before layers are put in and encoders are let go."""
         words = [sorted(tokenizer.get_vocab().items()) for tokenizer in (self.tokenizer, self.tokenizer_2)]
-        return _digest(self.text_encoders, [words, self.max_length, self.masked])
+        # earlier versions masked the transformer only: what they cached with a mask is of other bytes
+        return _digest(self.text_encoders, [words, self.max_length, "T5 too" if self.masked else False])
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Tensor) -> Tensor:
@@ -107,11 +108,12 @@ class FluxModel(Model):
             found["pooled"] = self.trainable["text_encoder"](ids.to(self.device)).pooler_output
         if "text_encoder_2" in wanted:
             assert "text_encoder_2" in self.text_encoders, "T5 was asked for after it was let go"
-            ids, mask = t5_ids(self.tokenizer_2, captions, self.max_length)
+            ids, mask = (one.to(self.device) for one in t5_ids(self.tokenizer_2, captions, self.max_length))
             with torch.autocast(self.device.type, enabled=False):
-                found["states"] = t5_states(self.text_encoders["text_encoder_2"], ids.to(self.device))
+                encoder = self.text_encoders["text_encoder_2"]
+                found["states"] = t5_states(encoder, ids, mask if self.masked else None)
             if self.masked:
-                found["mask"] = mask.to(self.device)
+                found["mask"] = mask
         return found
 
     def let_go(self, encoders: Sequence[str]) -> None:

@@ -16,7 +16,12 @@ def t5_ids(tokenizer: Any, captions: Sequence[str], length: int) -> tuple[Tensor
 
 
 @torch.no_grad()
-def t5_states(encoder: Any, ids: Tensor) -> Tensor:
-    """Token ids [B, length] to the last hidden states [B, length, width]; padding is read like text, as in Kohya."""
-    states: Tensor = encoder(ids).last_hidden_state
+def t5_states(encoder: Any, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Token ids [B, length] to the last hidden states [B, length, width].
+
+    Args:
+        mask: [B, length] bool, true where there is text, so that T5 leaves padding out (`apply_t5_attn_mask`); None:
+            padding is read like text. Both as in Kohya's scripts.
+    """
+    states: Tensor = encoder(ids, attention_mask=None if mask is None else mask.long()).last_hidden_state
     return states

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine.config import RunConfig
 from engine.dataset.captions import CaptionRules, caption_rng, compose, deterministic
@@ -50,9 +53,40 @@ def test_wildcards_pick_one_of_several_lines() -> None:
 
 
 def test_shuffle_keeps_the_first_tags_and_joins_with_comma_and_space() -> None:
-    rules = {"shuffle_caption": True, "keep_tokens": 1, "caption_separator": ";"}
-    shuffled = {made("a;b;c;d", seed=seed, **rules) for seed in range(99)}
+    rules = {"shuffle_caption": True, "keep_tokens": 1}
+    shuffled = {made("a,b,c,d", seed=seed, **rules) for seed in range(99)}
     assert shuffled == {f"a, {x}, {y}, {z}" for x, y, z in ("bcd", "bdc", "cbd", "cdb", "dbc", "dcb")}
+
+
+@pytest.mark.parametrize(
+    ("separator", "caption", "joined"),
+    [
+        (";", "a;b;c", "a;b;c"), (";", "a; b; c", "a; b; c"), ("|", "a | b | c", "a | b | c"), ("|", "a|b|c", "a|b|c"),
+        (". ", "a. b. c", "a. b. c"), ("\t", "a\tb\tc", "a\tb\tc"), (" ", "a b c", "a b c"),
+        ("、", "a、b、c", "a、b、c"), (",", "a,b,  c", "a, b, c"),
+    ],
+)  # fmt: skip
+def test_tags_are_joined_by_their_own_separator(separator: str, caption: str, joined: str) -> None:
+    rules = {"caption_separator": separator, "caption_tag_dropout_rate": 1e-9}
+    assert made(caption, **rules) == joined
+    assert deterministic(caption, CaptionRules(**rules)) == joined
+    assert made(caption, caption_separator=separator, token_warmup_step=5, token_warmup_min=9) == joined
+    assert sorted(made(caption, caption_separator=separator, shuffle_caption=True)) == sorted(joined)
+    assert made(caption, **rules, kohya_exact=True) == "a, b, c"
+
+
+@given(st.text(alphabet="{}|a\n", max_size=30))
+def test_wildcards_are_those_of_the_scripts_pattern(caption: str) -> None:
+    protected = caption.split("\n")[0].replace("{{", "<").replace("}}", ">")
+    expected = re.sub(r"\{([^}]+)\}", lambda found: found[1].split("|")[0], protected)
+    found = deterministic(caption, CaptionRules(enable_wildcard=True))
+    assert found == expected.replace("<", "{").replace(">", "}")
+
+
+def test_braces_without_an_end_cost_no_time() -> None:
+    """Fifty thousand of them took more than a minute; the test's own limit is what fails then."""
+    caption = "{a|" * 50_000
+    assert deterministic(caption, CaptionRules(enable_wildcard=True)) == caption.replace("{{", "{")
 
 
 def test_keep_tokens_separator_fixes_both_ends() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -101,35 +102,65 @@ def test_an_overlap_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kernel", "small", "large"),
+    ("kernel", "old", "new", "expected"),
     [
-        (
-            "nearest",
-            [[0, 222, 188, 154], [206, 172, 138, 104], [156, 122, 88, 54]],
-            [12, 12, 123, 234, 234, 89, 200, 200, 55, 166, 166, 21, 132],
-        ),
-        (
-            "bilinear",
-            [[117, 78, 40, 140], [90, 20, 206, 136], [192, 186, 147, 173]],
-            [180, 139, 130, 207, 127, 105, 182, 81, 79, 151, 179, 154, 114],
-        ),
-        (
-            "cubic",
-            [[108, 71, 2, 150], [76, 10, 216, 150], [229, 194, 155, 192]],
-            [194, 131, 128, 227, 126, 94, 183, 73, 60, 158, 198, 164, 108],
-        ),
+        ("nearest", (64, 48), (32, 24), "561b54b71b3f4a7a"),
+        ("nearest", (97, 61), (50, 40), "d97a0996584c34b8"),
+        ("nearest", (60, 40), (90, 60), "d9ffe9335bd5ba6b"),
+        ("nearest", (60, 40), (90, 30), "bdbd409a4cd834d6"),
+        ("nearest", (60, 40), (33, 77), "fc9e4205b1a4fd73"),
+        ("nearest", (120, 90), (119, 91), "a2907e53df0fca39"),
+        ("nearest", (50, 50), (50, 25), "6a77bab8458ce96d"),
+        ("nearest", (30, 20), (120, 80), "8a0ae36d0a09c1b5"),
+        ("bilinear", (64, 48), (32, 24), "4bdf8b01d9b7be5f"),
+        ("bilinear", (97, 61), (50, 40), "712e597c6175a673"),
+        ("bilinear", (60, 40), (90, 60), "233ecc497bf974b1"),
+        ("bilinear", (60, 40), (90, 30), "aaf0e32f8a68f40e"),
+        ("bilinear", (60, 40), (33, 77), "c8196db9fcd2ba3d"),
+        ("bilinear", (120, 90), (119, 91), "815c7ed09a275d54"),
+        ("bilinear", (50, 50), (50, 25), "09e4806c524fbecd"),
+        ("bilinear", (30, 20), (120, 80), "335837619a88b9f3"),
+        ("area", (64, 48), (32, 24), "4bdf8b01d9b7be5f"),
+        ("area", (97, 61), (50, 40), "6aa881b8c91b0547"),
+        ("area", (60, 40), (90, 60), "12f0074a9d9909dc"),
+        ("area", (60, 40), (90, 30), "e0db751e4b5681e7"),
+        ("area", (60, 40), (33, 77), "65292052ad3f9c7a"),
+        ("area", (120, 90), (119, 91), "6c7c91d06613368e"),
+        ("area", (50, 50), (50, 25), "53c7d5785de164cc"),
+        ("area", (30, 20), (120, 80), "8a0ae36d0a09c1b5"),
     ],
 )
-def test_kernels_of_opencv(kernel: str, small: list[list[int]], large: list[int]) -> None:
-    """Golden: cv2.resize of OpenCV 4 on the same 9 × 7 picture."""
+def test_kernels_of_opencv(kernel: str, old: tuple[int, int], new: tuple[int, int], expected: str) -> None:
+    """Golden: SHA-256 of what cv2.resize (OpenCV 4.12) has with INTER_NEAREST_EXACT, INTER_LINEAR and INTER_AREA."""
+    numbers = np.arange(old[0] * old[1] * 3, dtype=np.int64) ** 2 * 37 // 11 % 256
+    picture = Image.fromarray(numbers.astype(np.uint8).reshape(old[1], old[0], 3))
+    found = np.asarray(resize(picture, new, kernel, opencv=True))
+    assert hashlib.sha256(found.tobytes()).hexdigest()[:16] == expected
+    grey = np.asarray(resize(picture.getchannel("G"), new, kernel, opencv=True))
+    assert np.array_equal(grey, found[..., 1])
+
+
+def test_bicubic_of_opencv() -> None:
+    """Golden: cv2.resize of OpenCV 4, INTER_CUBIC, on a 9 x 7 image; one level may differ."""
     picture = Image.fromarray((np.arange(7 * 9 * 3).reshape(7, 9, 3) * 37 % 256).astype(np.uint8))
-    shrunk = np.asarray(resize(picture, (4, 3), kernel, opencv=True)).astype(int)
-    grown = np.asarray(resize(picture, (13, 11), kernel, opencv=True)).astype(int)
+    small = [[108, 71, 2, 150], [76, 10, 216, 150], [229, 194, 155, 192]]
+    large = [194, 131, 128, 227, 126, 94, 183, 73, 60, 158, 198, 164, 108]
+    shrunk = np.asarray(resize(picture, (4, 3), "cubic", opencv=True)).astype(int)
+    grown = np.asarray(resize(picture, (13, 11), "bicubic", opencv=True)).astype(int)
     assert np.abs(shrunk[..., 0] - small).max() <= 1 and np.abs(grown[3, :, 1] - large).max() <= 1
-    grey = np.asarray(resize(picture.getchannel("R"), (4, 3), kernel, opencv=True)).astype(int)
-    assert np.array_equal(grey, shrunk[..., 0])
-    if kernel != "nearest":
-        assert np.abs(np.asarray(resize(picture, (4, 3), kernel)).astype(int) - shrunk).max() > 20
+
+
+@pytest.mark.parametrize("kernel", ["bilinear", "cubic"])
+def test_without_it_every_pixel_counts_when_shrinking(kernel: str) -> None:
+    picture = Image.fromarray((np.arange(7 * 9 * 3).reshape(7, 9, 3) * 37 % 256).astype(np.uint8))
+    ours, theirs = (np.asarray(resize(picture, (4, 3), kernel, opencv=exact)).astype(int) for exact in (False, True))
+    assert np.abs(ours - theirs).max() > 20
+
+
+def test_halves_are_rounded_up_where_an_image_shrinks_by_two() -> None:
+    picture = Image.fromarray(np.array([[0, 1, 2, 2], [0, 1, 2, 4]], np.uint8))
+    assert np.asarray(resize(picture, (2, 1), None)).tolist() == [[0, 2]]
+    assert np.asarray(resize(picture, (2, 1), None, opencv=True)).tolist() == [[1, 3]]
 
 
 def test_latents_of_both_ways_are_kept_apart(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from engine.models.flux.parts import BUILDERS, CONFIGURATIONS
 from engine.models.flux.reader import _apart
 from engine.models.flux.sampling import prompts
 from engine.models.flux.targets import lora_targets
+from engine.models.flux.text import t5_ids
 from engine.models.loading import hollow
 from engine.models.registry import family_named, recognise
 from tests.tiny_flux import tiny_folder
@@ -134,6 +135,20 @@ def test_padding_is_not_looked_at_with_the_mask(folder: Path) -> None:
     torch.testing.assert_close(one, other)
     plain = {key: value for key, value in changed.items() if key != "mask"}
     assert not torch.allclose(masked.predict(latents, times, plain, torch.zeros(1, 6)), one)
+
+
+def test_t5_itself_gets_the_mask(folder: Path) -> None:
+    """As the scripts do with `apply_t5_attn_mask`: text is encoded as if there were no padding behind it."""
+    states = {}
+    for masked in (False, True):
+        for length in (16, 32):
+            model = load(folder, t5xxl_max_token_length=length, apply_t5_attn_mask=masked)
+            text = model.encode_text(["a zed"])
+            count = int(t5_ids(model.tokenizer_2, ["a zed"], length)[1].sum())
+            states[masked, length] = text["states"][:, :count]
+    torch.testing.assert_close(states[True, 16], states[True, 32])
+    assert not torch.allclose(states[False, 16], states[False, 32])
+    assert not torch.allclose(states[False, 32], states[True, 32])
 
 
 def test_t5_is_let_go_and_prompts_are_remembered(folder: Path) -> None:
