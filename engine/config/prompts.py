@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import tomllib
@@ -18,7 +19,8 @@ from engine.errors import UsageError
 from engine.models.base import SampleRequest
 
 _FILES = (".txt", ".toml", ".json")
-_FLAG = re.compile(r"^(ss|n|w|h|d|s|l|g|cn|ctr|rcfg|fs)\s+(.+)$", re.IGNORECASE | re.DOTALL)
+_FLAG = re.compile(r"([a-z][\w-]*)(?:[\s=]+(.*))?", re.IGNORECASE | re.DOTALL)
+"""What follows ` --`, where it can be a flag: text such as " -- " or "-->" cannot."""
 _NAMES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "n": ("negative_prompt", str),
     "w": ("width", int),
@@ -68,7 +70,7 @@ def read_prompts(config: RunConfig, say: Callable[[str], None], flags: frozenset
     """
     given = config.sampling.sample_prompts
     if isinstance(given, str):
-        entries = _read_file(Path(given)) if given.lower().endswith(_FILES) else given.splitlines()
+        entries = _read_file(Path(given), say) if given.lower().endswith(_FILES) else given.splitlines()
     else:
         entries = list(given)
     entries = [entry for entry in entries if not (isinstance(entry, str) and _blank(entry))]
@@ -83,7 +85,7 @@ def _blank(line: str) -> bool:
     return not line.strip() or line.startswith("#")
 
 
-def _read_file(path: Path) -> list[Any]:
+def _read_file(path: Path, say: Callable[[str], None]) -> list[Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".txt":
@@ -93,9 +95,14 @@ def _read_file(path: Path) -> list[Any]:
             if not isinstance(entries, list):
                 raise ValueError("a list of prompts is expected")
             return entries
-        table = tomllib.loads(text)["prompt"]
-        shared = {key: value for key, value in table.items() if key != "subset"}
-        return [{**shared, **subset} for subset in table["subset"]]
+        content = tomllib.loads(text)
+        table = content.pop("prompt")
+        for key in content:
+            say(f"The prompt file {path}: {key} has no effect; what counts is [prompt] and [[prompt.subset]].")
+        subsets = table.pop("subset") if isinstance(table, dict) else None
+        if not isinstance(subsets, list) or not all(isinstance(subset, dict) for subset in subsets):
+            raise ValueError("prompt is no table, or prompt.subset no list of tables")
+        return [{**table, **subset} for subset in subsets]
     except OSError as error:
         raise UsageError(
             f"The prompt file {path} cannot be read: {error.strerror}.", "Check sampling.sample_prompts."
@@ -111,28 +118,55 @@ def _read_file(path: Path) -> list[Any]:
 
 def parse_line(line: str, say: Callable[[str], None], flags: frozenset[str] = frozenset()) -> dict[str, Any]:
     """Kohya's line: the prompt, then ` --flag value` parts. Only parts behind the first are read as flags, so a prompt
-    may begin with "s 1girl"."""
+    may begin with "s 1girl". As in the scripts, a flag that is unknown or has no value does nothing; here it is
+    reported.
+
+    Raises:
+        UsageError: a flag's value is not a number.
+    """
     head, *parts = line.strip().split(" --")
     known = {**_NAMES, **{flag: own for flag, own in _OWN.items() if flag in flags}}
     ignored = {**_IGNORED, **{flag: name for flag, (name, _) in _OWN.items() if flag not in flags}}
     values: dict[str, Any] = {"prompt": head}
     for part in parts:
-        match = _FLAG.match(part.strip())
-        flag = match[1].lower() if match else ""
+        match = _FLAG.fullmatch(part.rstrip())
+        flag, value = (match[1].lower(), (match[2] or "").strip()) if match else ("", "")
         if match is None:
             values["prompt"] += f" --{part}"
         elif flag in ignored:
             say(f"Sample prompt {line.strip()!r}: --{flag} ({ignored[flag]}) has no effect for this family.")
+        elif flag not in known:
+            unknown = f"--{part.strip()} has no effect: there is no such flag. {_flags(known)}"
+            say(f"Sample prompt {line.strip()!r}: {unknown}")
+        elif not value:
+            say(f"Sample prompt {line.strip()!r}: --{flag} has no effect: it has no value.")
         else:
             name, kind = known[flag]
             try:
-                values[name] = kind(match[2].strip())
+                values[name] = kind(value)
             except ValueError:
                 raise UsageError(
-                    f"Sample prompt {line.strip()!r}: --{flag} {match[2].strip()!r} is not a number.",
-                    "Mend sampling.sample_prompts.",
+                    f"Sample prompt {line.strip()!r}: --{flag} {value!r} is not a number.",
+                    "Correct it in sampling.sample_prompts.",
                 ) from None
     return values
+
+
+def _flags(known: Mapping[str, tuple[str, Any]]) -> str:
+    return "Flags: " + ", ".join(f"--{flag} ({name})" for flag, (name, _) in known.items()) + "."
+
+
+def _report_keys(entry: Mapping[Any, Any], say: Callable[[str], None], flags: frozenset[str]) -> None:
+    """Report the keys of a prompt given as a table that do nothing here."""
+    known = ["prompt", *(name for name, _ in _NAMES.values()), *(_OWN[flag][0] for flag in flags & set(_OWN))]
+    others = {*_IGNORED.values(), *(name for name, _ in _OWN.values())}
+    for key in entry:
+        if key in known:
+            continue
+        near = difflib.get_close_matches(str(key), known, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"Keys: {', '.join(known)}."
+        reason = " for this family." if key in others else f": there is no such key. {hint}"
+        say(f"Sample prompt {entry.get('prompt')!r}: {key} has no effect{reason}")
 
 
 def _prompt(
@@ -141,14 +175,18 @@ def _prompt(
     values: Mapping[str, Any] = parse_line(entry, say, flags) if isinstance(entry, str) else entry
     if not isinstance(values, Mapping) or not isinstance(values.get("prompt"), str):
         raise UsageError(
-            f"A sample prompt is neither text nor a table with `prompt`: {entry!r}.", "Mend sampling.sample_prompts."
+            f"A sample prompt is neither text nor a table with `prompt`: {entry!r}.",
+            "Correct it in sampling.sample_prompts.",
         )
+    if isinstance(entry, Mapping):
+        _report_keys(entry, say, flags)
     given = {key: value for key, value in values.items() if value is not None}
     try:
         return _request(given, config, size)
     except (ValueError, TypeError) as error:
         raise UsageError(
-            f"A sample prompt has a value that is no number: {entry!r} ({error}).", "Mend sampling.sample_prompts."
+            f"A sample prompt has a value that is no number: {entry!r} ({error}).",
+            "Correct it in sampling.sample_prompts.",
         ) from None
 
 

@@ -37,8 +37,8 @@ DIFFERENCES = (
     _back("transparent parts", "lie on `alpha_background`", "show whatever colour lies under them, mostly black"),
     _back("kinds of files", "also TIFF, HEIC, `.jpe`, `.jfif`, `.apng`, and names in mixed case",
           "png, jpg, jpeg, webp, bmp, avif, in all lower or all upper case"),
-    _back("resize_interpolation nearest, bilinear, bicubic", "Pillow's filters; bilinear and bicubic look at every pixel "
-          "when shrinking",
+    _back("resize_interpolation nearest, bilinear, bicubic",
+          "Pillow's filters; bilinear and bicubic look at every pixel when shrinking",
           "OpenCV's kernels, which leave pixels out; equal here, bicubic but for one level in 0.2 % of the values"),
     _back("resize_interpolation area where a side grows", "Pillow's bilinear filter",
           "OpenCV's own mixture of area and linear, up to 40 levels away"),

@@ -38,9 +38,52 @@ def test_defaults_follow_the_training_resolution_and_the_trigger() -> None:
 
 
 def test_a_prompt_may_begin_like_a_flag_and_hold_dashes() -> None:
-    prompts = read(["s 1girl --s 4", "well--made --x unknown"])
+    prompts = read(["s 1girl --s 4", "well--made -- or --> not", "a --- b --16:9"])
     assert (prompts[0].request.prompt, prompts[0].request.steps) == ("s 1girl", 4)
-    assert prompts[1].request.prompt == "well--made --x unknown"
+    assert prompts[1].request.prompt == "well--made -- or --> not"
+    assert prompts[2].request.prompt == "a --- b --16:9"
+
+
+@pytest.mark.parametrize(
+    ("line", "reported"),
+    [
+        ("a cat --x unknown", "--x unknown has no effect: there is no such flag. Flags: --n (negative_prompt), --w"),
+        ("a cat --ar 16:9", "--ar 16:9 has no effect"),
+        ("a cat --w512", "--w512 has no effect"),
+        ("a cat --neg bad", "--neg bad has no effect"),
+        ("a cat --v", "--v has no effect: there is no such flag"),
+        ("a cat --n", "--n has no effect: it has no value"),
+        ("a cat --n ", "--n has no effect: it has no value"),
+    ],
+)
+def test_a_flag_that_does_nothing_is_reported_and_is_no_prompt(line: str, reported: str) -> None:
+    notes: list[str] = []
+    (prompt,) = read([line], notes)
+    assert (prompt.request.prompt, prompt.request.negative_prompt) == ("a cat", "")
+    assert len(notes) == 1 and reported in notes[0] and line.strip() in notes[0]
+
+
+@pytest.mark.parametrize("kind", ["json", "toml"])
+def test_a_key_that_does_nothing_is_reported(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"p.{kind}"
+    if kind == "json":
+        path.write_text('[{"prompt": "a", "widht": 640, "flow_shift": 3, "guidance_scale": 2, "sample_step": 9}]')
+    else:
+        path.write_text(
+            'title = "x"\n[prompt]\nwidht = 640\nflow_shift = 3\n[[prompt.subset]]\nprompt = "a"\n'
+            "guidance_scale = 2\nsample_step = 9\n"
+        )
+    notes: list[str] = []
+    (prompt,) = read(str(path), notes)
+    assert (prompt.request.width, prompt.request.steps) == (512, 28)
+    if kind == "toml":
+        assert notes.pop(0).endswith("title has no effect; what counts is [prompt] and [[prompt.subset]].")
+    assert notes == [
+        "Sample prompt 'a': widht has no effect: there is no such key. Did you mean width?",
+        "Sample prompt 'a': flow_shift has no effect for this family.",
+        "Sample prompt 'a': guidance_scale has no effect for this family.",
+        "Sample prompt 'a': sample_step has no effect: there is no such key. Did you mean sample_steps?",
+    ]
 
 
 def test_flags_of_other_families_are_said() -> None:
@@ -67,6 +110,9 @@ def test_text_toml_and_json_files_agree(tmp_path: Path) -> None:
         ("p.json", "[1]", "neither text nor a table"),
         ("p.toml", "[prompt]\nwidth = 1\n", "lacks 'subset'"),
         ("p.toml", "[prompt\n", "malformed"),
+        ("p.toml", 'prompt = "a"\n', "prompt is no table"),
+        ("p.toml", "[prompt]\nsubset = 3\n", "no list of tables"),
+        ("p.toml", '[prompt]\nsubset = ["a"]\n', "no list of tables"),
         ("p.txt", "a --w wide\n", "--w 'wide' is not a number"),
         ("p.txt", "a --ss quick\n", "there is no sampler 'quick'"),
         ("p.json", '[{"prompt": "a", "width": "big"}]', "has a value that is no number"),
