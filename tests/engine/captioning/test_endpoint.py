@@ -248,7 +248,8 @@ SECRET = 'sk-"quo\\ted"/+=%ü'
     "form",
     [
         SECRET, repr(SECRET), ascii(SECRET), repr(SECRET.encode()), json.dumps(SECRET),
-        urllib.parse.quote(SECRET, safe=""), urllib.parse.quote_plus(SECRET), base64.b64encode(SECRET.encode()).decode(), f"a{SECRET}b{SECRET}",
+        urllib.parse.quote(SECRET, safe=""), urllib.parse.quote_plus(SECRET),
+        base64.b64encode(SECRET.encode()).decode(), f"a{SECRET}b{SECRET}",
     ],
 )  # fmt: skip
 def test_every_form_of_a_secret_is_masked(form: str) -> None:
