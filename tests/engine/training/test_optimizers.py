@@ -172,7 +172,8 @@ def test_settings_that_a_schedule_does_not_take() -> None:
     "name",
     [
         "antigravity.Fly", "this.Zen", "os.path.Optimizer", "torch.utils.cpp_extension.Optimizer",
-        "torchevil.optim.Adam", "torch.optimizer.Adam", ".Adam", "..Adam", "engine.training.trainer.Trainer", "a/b.Adam", "bitsandbytes.Adam",
+        "torchevil.optim.Adam", "torch.optimizer.Adam", ".Adam", "..Adam", "engine.training.trainer.Trainer",
+        "a/b.Adam", "bitsandbytes.Adam",
     ],
 )  # fmt: skip
 def test_a_module_that_is_not_allowed_is_not_imported(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
