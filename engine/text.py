@@ -28,6 +28,17 @@ def _shown(character: str) -> str:
     return character
 
 
+def without_controls(text: str) -> str:
+    """`text` with blanks for control characters, and without those that turn the writing direction or are half of a
+    character: what another program sends may not move a cursor, hide words or break UTF-8."""
+    kept = (
+        " " if unicodedata.category(character) in ("Cc", "Zl", "Zp") and character not in "\n\t" else character
+        for character in text
+        if character not in _BIDI and unicodedata.category(character) != "Cs"
+    )
+    return "".join(kept)
+
+
 def plural(count: int, noun: str) -> str:
     """ "1 picture", "2 pictures", "3 batches", "4 copies", "5 epochs"."""
     if count == 1:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import ModelError, UsageError
+from engine.text import printable
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
@@ -58,6 +59,7 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     from engine.config.optimizers import check_training
     from engine.config.prompts import read_prompts
     from engine.config.resolve import check_model
+    from engine.dataset.thumbnail import thumbnail
     from engine.models.registry import family_named, recognise
     from engine.runs.disk import estimate
     from engine.runs.prepare import absolute_paths, check_place, require_utf8
@@ -74,6 +76,10 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     family.check(config, recognition)
     recognition = family.in_force(config, recognition)
     check_training(config.training)
+    if config.saving.metadata_thumbnail:
+        thumbnail(config.saving.metadata_thumbnail)
+        shown = printable(config.saving.metadata_thumbnail)[:200]
+        notes.append(f"A small copy of {shown} is embedded in the LoRA file, as its thumbnail.")
     _check_start(config, recognition)
     directory = check_place(config, restart=restart)
     _check_cache(config)
@@ -96,7 +102,6 @@ def _check_start(config: RunConfig, recognition: Recognition) -> None:
     from engine.models.header import read_header
     from engine.models.registry import family_named
     from engine.runs.layout import expanded
-    from engine.text import printable
 
     path, wanted = expanded(config.network.network_weights), family_named(recognition.family).lora_base
     tensors = read_header(path).tensors

@@ -6,10 +6,8 @@ Every value is text: None is "None", a flag "True" or "False" (names and spellin
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
-import mimetypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,6 +26,8 @@ from engine.adapters.dataset_metadata import (
 )
 from engine.config.schema import RunConfig
 from engine.config.training_size import training_size
+from engine.dataset.thumbnail import thumbnail
+from engine.errors import UsageError
 from engine.models.base import Recognition
 from engine.models.registry import family_named
 
@@ -298,12 +298,11 @@ def _modelspec_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]
     return {f"modelspec.{key}": value for key, value in values.items()}
 
 
-def _data_url(thumbnail: str | None) -> str | None:
-    """A picture file as text, as `modelspec.thumbnail` has it; None where it is not there any more."""
-    if not thumbnail or thumbnail.startswith("data:"):
-        return thumbnail or None
-    path = Path(thumbnail)
-    if not path.is_file():
+def _data_url(value: str | None) -> str | None:
+    """An image as text, as `modelspec.thumbnail` has it; None where it cannot be read any more."""
+    if not value:
         return None
-    kind = mimetypes.guess_type(path.name)[0] or "image/jpeg"
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    try:
+        return thumbnail(value)
+    except UsageError:  # it was checked before the start; the training does not fail for it at its end
+        return None

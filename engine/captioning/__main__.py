@@ -10,6 +10,7 @@ from engine.captioning.job import CaptionJob
 from engine.captioning.process import Work
 from engine.errors import LoraSmithError
 from engine.exit_codes import ExitCode
+from engine.masking import masked
 from engine.runs.lock import RunLock
 
 
@@ -31,15 +32,15 @@ def main(arguments: list[str]) -> int:
         try:
             return work.run()
         except LoraSmithError as error:
-            traceback.print_exc()
+            print(masked(traceback.format_exc()), file=sys.stderr)
             return work.fail(error)
         except Exception as error:
-            traceback.print_exc()
+            print(masked(traceback.format_exc()), file=sys.stderr)
             return work.finish(
                 "failed",
                 ExitCode.TRAINING_FAILED,
                 title="Unexpected error",
-                message=f"{type(error).__name__}: {error}",
+                message=masked(f"{type(error).__name__}: {error}"),
                 hint=f"The whole traceback is in {job.log_path}.",
             )
 

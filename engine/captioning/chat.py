@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import math
+import os
 import random
 import re
 import threading
+import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,6 +18,8 @@ import httpx2
 
 from engine.errors import DataError, LoraSmithError, UsageError
 from engine.exit_codes import ExitCode
+from engine.masking import SECRETS, masked
+from engine.reading import parse_json
 from engine.text import plural, printable
 
 FIRST_WAIT = 1.0
@@ -30,6 +35,8 @@ _RETRIES_OF_THE_LIST = 2
 """A server that fails to list its models may still answer."""
 _SHOWN = 200
 """Characters of a server's own words."""
+MOST_BYTES = 8 * 2**20
+"""Of one answer; a caption of the most tokens that can be asked for has less than a tenth."""
 
 
 class EndpointError(LoraSmithError):
@@ -75,6 +82,19 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class _Response:
+    """What a server sent, as far as it was read."""
+
+    status: int
+    text: str
+    headers: Mapping[str, str]
+
+
+class _TooLong(Exception):
+    """An answer has more than `MOST_BYTES`, or is packed in a way that was not asked for."""
+
+
+@dataclass(frozen=True)
 class Reply:
     """What a model said."""
 
@@ -95,7 +115,7 @@ class Chat:
         url: up to and with /v1.
         key: sent as bearer token; empty for none.
         key_name: of the environment variable that it comes from, for the sentences.
-        timeout: seconds for one answer.
+        timeout: seconds for one answer, from the request to its last byte.
         retries: tries after the first one.
         budget: every request to the model is counted, repeated ones too.
     """
@@ -106,7 +126,7 @@ class Chat:
         """Set when nothing more is wanted: no further request begins, and no try is repeated."""
         self._key, self._key_name = key, key_name
         self._client = httpx2.Client(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers={"Accept-Encoding": "identity", **({"Authorization": f"Bearer {key}"} if key else {})},
             timeout=httpx2.Timeout(timeout, connect=min(timeout, _ON_ITS_WAY)),
             limits=httpx2.Limits(max_connections=None),
             trust_env=not is_local(url),  # a proxy does not know this machine's own servers
@@ -166,7 +186,9 @@ class Chat:
     ) -> tuple[dict[str, Any] | LoraSmithError, float | None]:
         """One try: its result, and the seconds to wait before the next one (0: as usual); None: no next one."""
         try:
-            response = self._client.request(method, self.url + path, json=body)
+            response = self._request(method, path, body)
+        except _TooLong as error:
+            return DataError(f"{self.url} answers with {error}."), None
         except httpx2.ConnectError as error:
             again = 0.0 if self.budget.requests > 1 else None  # it was there before
             return self._unreachable(str(error)), again
@@ -175,10 +197,10 @@ class Chat:
             return EndpointError(said, "Is the model too large for that machine? Or raise Patience (timeout)."), 0.0
         except httpx2.HTTPError as error:
             return self._unreachable(str(error)), 0.0
-        if response.status_code != 200:
+        if response.status != 200:
             return self._refused(response)
         try:
-            answer = response.json()
+            answer = parse_json(response.text, surrogates=False)
             if body is not None:
                 _text_of(answer["choices"][0]["message"])
                 self.budget.add((answer.get("usage") or {}).get("total_tokens"))
@@ -189,9 +211,29 @@ class Chat:
             return DataError(f"{self.url} answers with what is no completion: {begun}"), 0.0
         return answer, None
 
-    def _refused(self, response: httpx2.Response) -> tuple[LoraSmithError, float | None]:
+    def _request(self, method: str, path: str, body: Mapping[str, Any] | None) -> _Response:
+        """Ask once, and read no more than an answer can have, for no longer than it may take.
+
+        Raises:
+            _TooLong: it sends more than that.
+            httpx2.HTTPError: what the library says, a slow answer included.
+        """
+        end = time.monotonic() + self.timeout
+        data = bytearray()
+        with self._client.stream(method, self.url + path, json=body) as response:
+            for piece in response.iter_raw():
+                data += piece
+                if len(data) > MOST_BYTES:
+                    raise _TooLong(f"more than {MOST_BYTES >> 20} MiB")
+                if time.monotonic() > end:
+                    raise httpx2.ReadTimeout("the answer is too slow")
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            text = _unpacked(bytes(data), headers.get("content-encoding", ""))
+            return _Response(response.status_code, text.decode("utf-8", "replace"), headers)
+
+    def _refused(self, response: _Response) -> tuple[LoraSmithError, float | None]:
         """What a status other than 200 means."""
-        status, words = response.status_code, self._words(_message(response))
+        status, words = response.status, self._words(_message(response))
         said = f"{status}: {words}" if words else str(status)
         if status in (401, 403):
             if not self._key:
@@ -223,8 +265,7 @@ class Chat:
 
     def _words(self, text: str) -> str:
         """A server's own words for one line, without the key."""
-        if self._key:
-            text = text.replace(self._key, "***")
+        text = masked(text, {**os.environ, SECRETS[0]: self._key} if self._key else os.environ)
         line = " ".join(printable(" ".join(text.split())).split())
         return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}…"
 
@@ -249,10 +290,29 @@ def _text_of(message: Mapping[str, Any]) -> str:
     return content
 
 
-def _message(response: httpx2.Response) -> str:
+def _unpacked(data: bytes, encoding: str) -> bytes:
+    """The content of an answer. Nothing packed is asked for; gzip is common enough to be taken all the same.
+
+    Raises:
+        _TooLong: unpacked it has more than `MOST_BYTES`, it is damaged, or packed in another way.
+    """
+    if encoding.lower() in ("", "identity"):
+        return data
+    if encoding.lower() not in ("gzip", "x-gzip", "deflate"):
+        raise _TooLong(f"content in the encoding {printable(encoding)[:40]}, which was not asked for")
+    try:
+        unpacked = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(data, MOST_BYTES + 1)
+    except zlib.error:
+        raise _TooLong("packed content that is damaged") from None
+    if len(unpacked) > MOST_BYTES:
+        raise _TooLong(f"more than {MOST_BYTES >> 20} MiB")
+    return unpacked
+
+
+def _message(response: _Response) -> str:
     """What a server says about its error, in whichever of the usual forms."""
     try:
-        value = json.loads(response.text)
+        value = parse_json(response.text)
     except ValueError:
         return response.text if "html" not in response.headers.get("content-type", "") else ""
     for name in ("error", "detail", "message"):
@@ -263,9 +323,10 @@ def _message(response: httpx2.Response) -> str:
     return ""
 
 
-def _retry_after(response: httpx2.Response) -> float:
+def _retry_after(response: _Response) -> float:
     """Seconds that the server asks to wait; 0 where it does not say."""
     try:
-        return max(0.0, min(MOST_RETRY_AFTER, float(response.headers.get("retry-after", 0))))
+        asked = float(response.headers.get("retry-after", 0))
+        return max(0.0, min(MOST_RETRY_AFTER, asked)) if math.isfinite(asked) else 0.0
     except ValueError:
         return 0.0

@@ -101,11 +101,26 @@ def key_for(url: str, environment: Mapping[str, str] = os.environ) -> tuple[str,
     """The key for a server and the variable that it is from; both empty where there is none.
 
     OpenAI's key, which a person may have set for other programs, never goes unencrypted to another machine.
+
+    Raises:
+        UsageError: it has characters that cannot be sent.
     """
     if key := environment.get(OWN_KEY, "").strip():
-        return key, OWN_KEY
+        return _usable(key, OWN_KEY), OWN_KEY
     key = environment.get(OPENAI_KEY, "").strip()
-    return (key, OPENAI_KEY) if key and (url.startswith("https:") or is_local(url)) else ("", "")
+    if not key or not (url.startswith("https:") or is_local(url)):
+        return "", ""
+    return _usable(key, OPENAI_KEY), OPENAI_KEY
+
+
+def _usable(key: str, name: str) -> str:
+    """`key`, if it can be sent; it is never part of the sentence."""
+    if key.isascii() and key.isprintable() and " " not in key:
+        return key
+    raise UsageError(
+        f"The key in {name} cannot be sent: it has a blank, a line break or a character that is not ASCII.",
+        "Set it again, without quotation marks or anything else around it.",
+    )
 
 
 def data_url(image: Image, side: int) -> str:

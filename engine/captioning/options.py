@@ -11,6 +11,7 @@ from engine.config.fields import Table, setting
 from engine.dataset.caption_files import normalised, with_trigger
 from engine.dataset.decoding import EXTENSIONS
 from engine.errors import UsageError
+from engine.text import without_controls
 
 Extension = Annotated[str, StringConstraints(pattern=r"^\.[A-Za-z0-9]{1,12}$")]
 Existing = Literal["keep", "append", "prepend", "replace"]
@@ -65,7 +66,7 @@ class CaptionOptions(Table):
 
         Of several lines each gets the text. A tag that is in the line already is not added again.
         """
-        words = (self.prefix.strip(), " ".join(text.split()), self.postfix.strip())
+        words = (self.prefix.strip(), " ".join(without_controls(text).split()), self.postfix.strip())
         new = normalised(" ".join(filter(None, words)))
         if not new:
             return ""

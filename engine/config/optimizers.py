@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from engine.config.training import TrainingTable
 from engine.errors import UsageError
+from engine.text import printable
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,31 @@ SOURCES = {
 """By lower-case name; any other name is a class of torch.optim, or a dotted path."""
 
 
+LIBRARIES = (
+    "torch.optim", "bitsandbytes.optim", "transformers.optimization", "torchao.optim", "lion_pytorch", "prodigyopt",
+    "schedulefree", "prodigyplus", "dadaptation", "pytorch_optimizer", "adabelief_pytorch", "came_pytorch", "heavyball",
+)  # fmt: skip
+"""Modules, with those below them, that a configuration may name in a dotted path: importing a module runs it."""
+ALLOW = "LORASMITH_OPTIMIZER_MODULES"
+"""The environment variable with further module names, separated by commas. A preset cannot set it."""
+
+
+def require_known_module(name: str) -> None:
+    """Refuse an optimizer from a module that the person has not allowed: it would be run when it is imported.
+
+    Raises:
+        UsageError: says how to allow it.
+    """
+    module, dot, _ = name.rpartition(".")
+    allowed = [entry.strip() for entry in os.environ.get(ALLOW, "").split(",") if entry.strip()]
+    if not dot or any(module == entry or module.startswith(f"{entry}.") for entry in (*LIBRARIES, *allowed)):
+        return
+    raise UsageError(
+        f"training.optimizer_type: {printable(name)} would import the module {printable(module)}, which runs its code.",
+        f"If you trust it, set the environment variable {ALLOW}={shlex.quote(printable(module))} and start again.",
+    )
+
+
 def check_training(training: TrainingTable) -> None:
     """What can be seen of optimizer and schedule without loading them.
 
@@ -58,6 +86,7 @@ def check_training(training: TrainingTable) -> None:
         raise UsageError(
             f"training.optimizer_type: {name} is not supported.", "Prodigy is its successor: set Prodigy and rate 1."
         )
+    require_known_module(name)
     source = SOURCES.get(name.lower())
     if source is not None and importlib.util.find_spec(source.module.partition(".")[0]) is None:
         raise missing_package(name, source, "it is not installed")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.config.schema import RunConfig
 from engine.config.training import TrainingTable
 from engine.errors import UsageError
-from engine.text import printable
 
 if TYPE_CHECKING:
     from engine.models.base import Recognition
@@ -147,11 +145,6 @@ def require_paths(config: RunConfig) -> None:
     if missing:
         names = ", ".join(what for what, _ in missing)
         raise UsageError(f"Missing: {names}.", f"Add {' '.join(option for _, option in missing)}.")
-    thumbnail = config.saving.metadata_thumbnail
-    if thumbnail and not thumbnail.startswith("data:") and not Path(thumbnail).expanduser().is_file():
-        raise UsageError(
-            f"saving.metadata_thumbnail: there is no file {printable(thumbnail)}.", "Name a small picture, or unset it."
-        )
     name = config.saving.output_name
     if "/" in name or "\\" in name or name in (".", "..") or "\0" in name:
         raise UsageError(f"The name {name!r} cannot be a file name.", "Choose letters, digits, - and _.")

@@ -338,7 +338,7 @@ class SavingTable(Table):
     metadata_tags: str | None = setting(None, "Tags", "In the file's metadata, comma separated.", advanced=True)
     metadata_usage_hint: str | None = setting(None, "Usage hint", "In the file's metadata.", advanced=True)
     metadata_thumbnail: str | None = setting(
-        None, "Thumbnail", "A picture file that is put into the file's metadata; keep it small.", advanced=True
+        None, "Thumbnail", "An image file; a small copy of its pixels is put into the LoRA's metadata.", advanced=True
     )
     metadata_merged_from: str | None = setting(None, "Merged from", "In the file's metadata.", advanced=True)
     metadata_trigger_phrase: str | None = setting(None, "Trigger phrase", "In the file's metadata.", advanced=True)

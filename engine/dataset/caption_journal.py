@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from engine.atomic import write_bytes
 from engine.dataset.caption_files import normalised, writing
 from engine.dataset.folders import MAX_CAPTION_BYTES
 from engine.dataset.pool import Progress, ordered_map
+from engine.reading import parse_json, refuse_links
 
 THREADS = 16
 """They wait for the disk."""
@@ -79,8 +81,9 @@ class Edit:
             next(stream, None)
             for line in stream:
                 with suppress(ValueError, TypeError):
-                    name, before, after = json.loads(line)
-                    yield Noted(self.folder / name, before, after)
+                    name, before, after = parse_json(line)
+                    if isinstance(name, str) and isinstance(after, str) and isinstance(before, str | None):
+                        yield Noted(self.folder / name, before, after)
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,9 @@ class Journal:
     def undo(self, progress: Progress | None = None) -> Undone:
         """Take the newest edit back, to the byte; captions that were changed after it are left alone.
 
+        The journal may come with a folder of a stranger's: what it names outside the folder or behind a link is left
+        alone too.
+
         Raises:
             StorageError: no space or no permission; calling it again goes on.
         """
@@ -133,7 +139,7 @@ class Journal:
         for change in latest.changes():  # a job that was cut may have noted a change twice
             wanted.setdefault(change.path, (change.before, set()))[1].add(change.after)
         restored, skipped = 0, []
-        work = ordered_map(_restore, wanted.items(), THREADS, ahead=4 * THREADS)
+        work = ordered_map(partial(_restore, self.folder), wanted.items(), THREADS, ahead=4 * THREADS)
         for done, (path, result) in enumerate(work, 1):
             restored += result == "restored"
             if result == "changed since":
@@ -177,10 +183,11 @@ def reads_as(exact: str | None, text: str) -> bool:
     return exact is not None and normalised(exact.removeprefix("\ufeff")) == text
 
 
-def _restore(entry: tuple[Path, tuple[str | None, set[str]]]) -> tuple[Path, str]:
+def _restore(folder: Path, entry: tuple[Path, tuple[str | None, set[str]]]) -> tuple[Path, str]:
     """The file's path, and what became of it."""
     path, (before, afters) = entry
     try:
+        refuse_links(path, folder)
         now = exact_text(path)
     except OSError:
         return path, "changed since"

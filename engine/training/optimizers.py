@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from engine.config.optimizers import SOURCES, check_training, missing_package, parse_arguments
+from engine.config.optimizers import SOURCES, check_training, missing_package, parse_arguments, require_known_module
 from engine.config.training import TrainingTable
 from engine.errors import UsageError
 
@@ -75,6 +75,7 @@ def _find(name: str) -> type[torch.optim.Optimizer]:
             return getattr(importlib.import_module(source.module), source.class_name)  # type: ignore[no-any-return]
         except (ImportError, RuntimeError, AttributeError) as error:
             raise missing_package(name, source, str(error)) from None
+    require_known_module(name)
     module_name, _, class_name = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name or "torch.optim"), class_name, None)

@@ -25,6 +25,7 @@ from engine.dataset.buckets import BucketGrid
 from engine.dataset.latents import LatentCache
 from engine.dataset.pictures import Scan
 from engine.dataset.scan import scan, verify_pixels
+from engine.dataset.thumbnail import thumbnail
 from engine.errors import UsageError
 from engine.hardware import Gpu, choose_precision
 from engine.memory.ladder import apply_ladder
@@ -82,6 +83,8 @@ def prepare(session: Session) -> Prepared:
     check_model(config, recognition)
     check_optimizer(config.training)
     check_schedule(config.training)
+    if config.saving.metadata_thumbnail:
+        thumbnail(config.saving.metadata_thumbnail)
     prompts = read_prompts(config, lambda _: None, family.prompt_flags)
     accelerator, precision = _accelerator(config, session)
     if accelerator.device.type == "cuda":

@@ -6,6 +6,7 @@ import errno
 import re
 
 from engine.errors import LoraSmithError, ModelError, StorageError, storage_error
+from engine.masking import masked
 from engine.models.hub.cache import cache_root
 from engine.text import printable
 
@@ -46,6 +47,8 @@ def explained(error: BaseException, repository: str) -> LoraSmithError | None:
         return unreachable(error)
     if isinstance(error, errors.FileMetadataError | errors.LocalEntryNotFoundError):
         return DownloadError(f"The hub's answer about {repository} cannot be used: {_first_line(error)}", _CONNECTION)
+    if isinstance(error, UnicodeEncodeError):  # the only text of the person's in a header
+        return DownloadError("The token in HF_TOKEN has a character that is not ASCII.", "Set it again.")
     return _storage(error) if isinstance(error, OSError) else None
 
 
@@ -98,5 +101,6 @@ def _storage(error: OSError) -> LoraSmithError | None:
 
 def _first_line(error: BaseException) -> str:
     """What it says as the end of a sentence."""
-    said = re.sub(r"\[Errno -?\d+\] ", "", printable(str(error).strip().partition("\n")[0])) or type(error).__name__
+    line = printable(masked(str(error)).strip().partition("\n")[0])
+    said = re.sub(r"\[Errno -?\d+\] ", "", line) or type(error).__name__
     return said if said.endswith((".", "!", "?")) else f"{said}."

@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from engine.adapters.dataset_metadata import BucketFacts, SubsetFacts, tag_frequency
 from engine.adapters.metadata import TrainingFacts, model_hashes, training_metadata
 from engine.config.schema import RunConfig
+from engine.dataset.thumbnail import thumbnail
 from engine.models.base import Recognition
 
 CORE = [
@@ -240,7 +242,7 @@ def test_a_warm_up_is_told_in_steps_or_as_a_share(facts, steps, told):
 
 def test_what_a_person_says_of_the_file(facts, tmp_path):
     picture = tmp_path / "small.png"
-    picture.write_bytes(b"\x89PNG")
+    Image.new("RGB", (40, 30), "teal").save(picture)
     said = {"usage_hint": "u", "merged_from": "m", "trigger_phrase": "zed", "preprocessor": "p",
             "is_negative_embedding": "false"}  # fmt: skip
     saving = {"output_name": "cat", "metadata_thumbnail": str(picture)}
@@ -248,7 +250,7 @@ def test_what_a_person_says_of_the_file(facts, tmp_path):
         _config(saving={**saving, **{f"metadata_{key}": value for key, value in said.items()}}), facts
     )
     assert {key: metadata[f"modelspec.{key}"] for key in said} == said
-    assert metadata["modelspec.thumbnail"] == "data:image/png;base64,iVBORw=="
+    assert metadata["modelspec.thumbnail"] == thumbnail(str(picture))
     picture.unlink()
     assert "modelspec.thumbnail" not in training_metadata(_config(saving=saving), facts)
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import socket
 import threading
 import time
+import tracemalloc
+import urllib.parse
+import zlib
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +27,7 @@ from engine.captioning.endpoint_options import EndpointOptions
 from engine.captioning.job import CaptionJob, JobHistory, start
 from engine.captioning.options import read_options
 from engine.errors import DataError, UsageError
+from engine.masking import masked
 from engine.runs.events import read_events
 from engine.runs.state import RunState
 from tests.fake_endpoint import FakeEndpoint, completion, picture_in, running
@@ -132,6 +139,130 @@ def test_it_waits_no_longer_than_told(server: FakeEndpoint) -> None:
     server.script = [lambda _: time.sleep(0.5), lambda _: time.sleep(0.5)]
     late = answer_of(server, timeout=0.1, retries=1)
     assert isinstance(late, EndpointError) and "did not answer within 0.1 seconds, 2 times in a row" in late.message
+
+
+def sending(*pieces: bytes, encoding: str = "", pause: float = 0.0) -> Callable[[Any], None]:
+    """What the server does: the pieces one after the other, without saying how many there are."""
+
+    def step(handler: Any) -> None:
+        handler.send_response(200)
+        if encoding:
+            handler.send_header("Content-Encoding", encoding)
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        handler.close_connection = True
+        for piece in pieces:
+            handler.wfile.write(piece)
+            handler.wfile.flush()
+            time.sleep(pause)
+
+    return step
+
+
+@cache
+def bomb() -> bytes:
+    """256 MiB of zeros, packed into 256 KiB."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
+    return b"".join([*(packer.compress(bytes(2**20)) for _ in range(256)), packer.flush()])
+
+
+GOOD = json.dumps(completion("a cat")).encode()
+
+
+@pytest.mark.parametrize(
+    ("step", "sentence"),
+    [
+        (lambda: sending(bomb(), encoding="gzip"), "more than 8 MiB"),
+        (lambda: sending(gzip.compress(bomb()), encoding="gzip, gzip"), "encoding gzip, gzip, which was not asked for"),
+        (lambda: sending(b"x", encoding="br"), "encoding br, which was not asked for"),
+        (lambda: sending(b"no gzip", encoding="gzip"), "packed content that is damaged"),
+        (lambda: sending(*[bytes(2**20)] * 50), "more than 8 MiB"),
+        (lambda: sending(b"[" * 100_000 + b"]" * 100_000), "what is no completion"),
+        (lambda: sending(b'{"choices": [{"message": {"content": "a \\ud800 b"}}]}'), "what is no completion"),
+        (lambda: sending(b'{"choices": [{"message": {"content": "a"}}], "x": 1e999}'), "what is no completion"),
+        (lambda: sending(b'{"choices": [{"message": {"content": {"a": 1}}}]}'), "what is no completion"),
+        (lambda: sending(b'{"choices": {"message": 1}}'), "what is no completion"),
+        (lambda: sending(b"\xff\xfe\x00"), "what is no completion"),
+        (lambda: sending(b""), "what is no completion: nothing"),
+    ],
+)
+def test_a_hostile_answer_is_one_images_trouble(
+    server: FakeEndpoint, step: Callable[[], Callable[[Any], None]], sentence: str
+) -> None:
+    server.script = [step()]
+    endpoint = loaded(server, retries=0)
+    tracemalloc.start()
+    try:
+        (answer,) = endpoint.describe(subjects())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert isinstance(answer, DataError) and sentence in answer.message
+    assert "\n" not in answer.message and len(answer.message) < 400
+    assert peak < 64 * 2**20
+    assert endpoint.describe(subjects()) == ["a 50 x 30 picture"], "the next one is asked for"
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_a_server_sends_in_pieces_or_packed_is_taken(server: FakeEndpoint, packed: bool) -> None:
+    server.script = [sending(gzip.compress(GOOD), encoding="gzip") if packed else sending(GOOD[:9], GOOD[9:])]
+    assert answer_of(server) == "a cat"
+
+
+def test_an_answer_that_drips_ends_with_the_patience(server: FakeEndpoint) -> None:
+    server.script = [sending(*[b" "] * 60, pause=0.05)]
+    begin = time.monotonic()
+    late = answer_of(server, timeout=0.3, retries=0)
+    assert isinstance(late, EndpointError) and "did not answer within 0.3 seconds" in late.message
+    assert time.monotonic() - begin < 2.5, "the whole answer takes three seconds"
+
+
+def test_control_characters_reach_no_caption(server: FakeEndpoint, pictures: Path, end_of: Any) -> None:
+    server.answer = lambda _: "a\0 cat \x1b[2J on\x9b31m a\u202e mat\x07\u2028now \u200d👩\u200d🚀"
+    assert end_of(start(pictures, "endpoint", {"url": server.address})).state == "finished"
+    texts = {path.read_text() for path in pictures.glob("*.txt")}
+    assert texts == {"a cat [2J on 31m a mat now \u200d👩\u200d🚀\n"}
+
+
+@pytest.mark.parametrize(
+    "key", ["sk-first\nsecond-half", "sk-a b-secret", "schlüssel-secret", "sk-\x1b[2J-secret", "sk-\udcff-secret"]
+)
+def test_a_key_that_cannot_be_sent_is_one_sentence_without_it(
+    server: FakeEndpoint, pictures: Path, end_of: Any, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("LORASMITH_API_KEY", key)
+    job = start(pictures, "endpoint", {"url": server.address})
+    state = end_of(job)
+    assert (state.state, state.exit_code) == ("failed", 2)
+    assert "The key in LORASMITH_API_KEY cannot be sent" in state.detail
+    written = b"".join(path.read_bytes() for path in job.path.rglob("*") if path.is_file())
+    for part in ("secret", "second-half", "sk-", "schl"):
+        assert part.encode() not in written
+    assert server.authorizations == []
+
+
+SECRET = 'sk-"quo\\ted"/+=%ü'
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        SECRET, repr(SECRET), ascii(SECRET), repr(SECRET.encode()), json.dumps(SECRET),
+        urllib.parse.quote(SECRET, safe=""), urllib.parse.quote_plus(SECRET),
+        base64.b64encode(SECRET.encode()).decode(), f"a{SECRET}b{SECRET}",
+    ],
+)  # fmt: skip
+def test_every_form_of_a_secret_is_masked(form: str) -> None:
+    shown = masked(f"before {form} behind", {"HF_TOKEN": SECRET})
+    assert shown.startswith("before ") and shown.endswith(" behind") and "***" in shown
+    assert "quo" not in shown and "sk-" not in shown
+
+
+def test_lines_of_a_secret_are_masked_and_a_placeholder_is_not() -> None:
+    assert masked("header b'first-part' and last-part", {"OPENAI_API_KEY": "first-part\nlast-part"}) == (
+        "header b'***' and ***"
+    )
+    assert masked("an x is an x", {"LORASMITH_API_KEY": "x"}) == "an x is an x"
 
 
 def test_nobody_answers(server: FakeEndpoint) -> None:

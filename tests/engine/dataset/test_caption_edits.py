@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,32 @@ def test_a_shared_caption_is_edited_for_each_crop_and_restored(tmp_path: Path) -
     assert (tmp_path / "p.txt").read_text() == "red"
     journal(tmp_path).undo()
     assert sorted(path.name for path in tmp_path.glob("*.txt")) == ["p.txt"]
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside.txt", "{}/outside.txt", "inner/../../outside.txt", "link/outside.txt", "link.txt"]
+)
+@pytest.mark.parametrize("before", [None, "written by a stranger"])
+def test_a_journal_of_a_strangers_changes_nothing_outside_its_folder(
+    tmp_path: Path, name: str, before: str | None
+) -> None:
+    folder, outside = tmp_path / "images", tmp_path / "outside.txt"
+    (folder / "inner").mkdir(parents=True)
+    outside.write_text("known content")
+    (folder / "link").symlink_to(tmp_path)
+    (folder / "link.txt").symlink_to(outside)
+    edits = journal(folder)
+    edit = edits.begin("Looks harmless")
+    with edit.file.open("a") as stream:
+        stream.write(json.dumps([name.format(tmp_path), before, "known content"]) + "\n")
+    undone = edits.undo()
+    assert (undone.changed, len(undone.skipped)) == (0, 1)
+    assert outside.read_text() == "known content" and (folder / "link.txt").is_symlink()
+
+
+def test_lines_that_are_no_changes_are_passed_over(tmp_path: Path) -> None:
+    edits = journal(tmp_path)
+    edit = edits.begin("x")
+    with edit.file.open("a") as stream:
+        stream.write("\n".join(['[1, "a", "b"]', '["a.txt", 1, "b"]', '["a.txt", "a", null]', "{}", "[" * 5000]) + "\n")
+    assert list(edit.changes()) == [] and edits.undo() == Undone("x")

@@ -85,8 +85,8 @@ def test_adafactor_sets_its_own_rate_unless_told_otherwise() -> None:
     ("name", "arguments", "sentence"),
     [
         ("AdamX", [], "there is no optimizer 'AdamX'"),
-        ("nowhere.Adam", [], "cannot be loaded"),
-        ("os.path", [], "there is no optimizer"),
+        ("schedulefree.nowhere.Adam", [], "cannot be loaded"),
+        ("torch.optim.lr_scheduler.LRScheduler", [], "there is no optimizer"),
         ("AdamW", ["speed=9"], "does not take these settings"),
         ("AdamW", ["weight_decay"], "has no value"),
     ],
@@ -166,3 +166,33 @@ def test_settings_that_a_schedule_does_not_take() -> None:
     with pytest.raises(UsageError, match=r"lr_scheduler_args: cosine does not take these settings: .*lr_end"):
         check_schedule(TrainingTable(lr_scheduler="cosine", lr_scheduler_args=["lr_end=1e-6"]))
     check_schedule(TrainingTable(lr_scheduler="polynomial", lr_scheduler_args=["lr_end=1e-6"]))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "antigravity.Fly", "this.Zen", "os.path.Optimizer", "torch.utils.cpp_extension.Optimizer",
+        "torchevil.optim.Adam", "torch.optimizer.Adam", ".Adam", "..Adam", "engine.training.trainer.Trainer",
+        "a/b.Adam", "bitsandbytes.Adam",
+    ],
+)  # fmt: skip
+def test_a_module_that_is_not_allowed_is_not_imported(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def imported(module: str, package: str | None = None) -> None:
+        pytest.fail(f"{module} is imported")
+
+    monkeypatch.setattr(optimizers.importlib, "import_module", imported)
+    for check in (lambda: check_training(TrainingTable(optimizer_type=name)), lambda: build_optimizer(name, [], [])):
+        with pytest.raises(UsageError, match="would import the module") as caught:
+            check()
+        assert "LORASMITH_OPTIMIZER_MODULES=" in caught.value.hint
+
+
+def test_a_person_can_allow_a_module_and_its_inner_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_optimizers").mkdir()
+    (tmp_path / "my_optimizers" / "fast.py").write_text("import torch\nclass Fast(torch.optim.SGD): pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("LORASMITH_OPTIMIZER_MODULES", "other, my_optimizers")
+    built = build_optimizer("my_optimizers.fast.Fast", [], problem()[1])
+    assert type(built.optimizer).__name__ == "Fast"
+    with pytest.raises(UsageError, match="would import"):
+        check_training(TrainingTable(optimizer_type="my_optimizers2.Fast"))
