@@ -11,7 +11,7 @@ from typing import Any
 from engine.config.kohya.dataset_file import SubsetSpec, kohya_path, read_dataset_config
 from engine.config.schema import RunConfig
 from engine.dataset.decoding import EXTENSIONS
-from engine.dataset.folders import Folder, Source, read_folder
+from engine.dataset.folders import Folder, Source, composed_name, read_folder
 from engine.errors import DataError
 from engine.text import listing, plural, printable
 
@@ -95,8 +95,8 @@ def read_metadata(path: Path, spec: SubsetSpec) -> tuple[dict[Path, str], tuple[
 
 
 def masks_by_name(conditioning_data_dir: str, source: Source) -> dict[str, Path]:
-    """Masks by the name of their picture without extension: those in `conditioning_data_dir`, and before them those in
-    its subfolder that is called as the folder of pictures is.
+    """Masks by the composed name of their picture without extension: those in `conditioning_data_dir`, and before them
+    those in its subfolder that is called as the folder of pictures is.
 
     Raises:
         DataError: the folder is missing or unreadable.
@@ -104,7 +104,7 @@ def masks_by_name(conditioning_data_dir: str, source: Source) -> dict[str, Path]
     root = read_folder(kohya_path(conditioning_data_dir), "conditioning_data_dir")
     inner = [folder for folder in root.subfolders if folder.name == source.folder.path.name]
     folders = [root, *(read_folder(folder, "conditioning_data_dir") for folder in inner)]
-    return {mask.stem: mask for folder in folders for mask in folder.pictures}
+    return {composed_name(mask.stem): mask for folder in folders for mask in folder.pictures}
 
 
 def _entries(path: Path) -> dict[str, dict[str, Any]]:

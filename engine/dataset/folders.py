@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from engine.dataset.decoding import EXTENSIONS
@@ -19,6 +22,8 @@ _SIDECARS = frozenset(
     {".txt", ".caption", ".caption2", ".cap", ".tags", ".npz", ".npy", ".json", ".jsonl", ".toml", ".yaml", ".yml", 
      ".csv", ".tsv", ".xml", ".xmp", ".aae", ".md", ".log", ".ini", ".db", ".bak", ".safetensors"}
 )  # fmt: skip
+_NO_CAPTIONS = frozenset({"readme", "license", "licence"})
+"""Text files that lie in many folders and were never meant as captions."""
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _REPEATS = re.compile(r"([0-9]{1,6})_(.*)", re.DOTALL)
 
@@ -36,14 +41,40 @@ class Folder:
     """Files that are neither pictures nor known companions of pictures."""
     subfolders: tuple[Path, ...]
 
-    def caption_of(self, picture: Path, extensions: tuple[str, ...]) -> Path | None:
-        """The caption file of a picture; like Kohya also without the last four `_` pieces (face crops)."""
+    def caption_of(self, picture: Path, extensions: tuple[str, ...], *, exact: bool = False) -> Path | None:
+        """The caption file of a picture; like Kohya also without the last four `_` pieces (face crops).
+
+        Args:
+            exact: only a name of the same bytes; otherwise composed and decomposed letters are the same, as a name that
+                went through macOS has the others.
+        """
         stems = [picture.stem]
         pieces = picture.stem.split("_")
         if len(pieces) >= 5:
             stems.append("_".join(pieces[:-4]))
-        names = ((stem, extension) for stem in stems for extension in extensions)
-        return next((self.captions[name] for name in names if name in self.captions), None)
+        names = [(stem, extension) for stem in stems for extension in extensions]
+        found = next((self.captions[name] for name in names if name in self.captions), None)
+        if found is not None or exact:
+            return found
+        composed = ((composed_name(stem), extension) for stem, extension in names)
+        return next((self._composed[name] for name in composed if name in self._composed), None)
+
+    @cached_property
+    def _composed(self) -> dict[tuple[str, str], Path]:
+        return {(composed_name(stem), extension): path for (stem, extension), path in self.captions.items()}
+
+    def without_picture(self, used: Collection[Path], extensions: tuple[str, ...]) -> list[Path]:
+        """Caption files with one of `extensions` that belong to no picture here: neither in `used`, nor of a picture's
+        name with another extension, of which only the first is read."""
+        stems = {composed_name(picture.stem) for picture in self.pictures}
+        return [
+            path
+            for (stem, extension), path in self.captions.items()
+            if extension in extensions
+            and path not in used
+            and composed_name(stem) not in stems
+            and stem.lower() not in _NO_CAPTIONS
+        ]
 
 
 @dataclass(frozen=True)
@@ -55,6 +86,11 @@ class Source:
     """N of an `N_name` folder; None for a plain one."""
     name: str
     """The part behind N; empty for a plain folder."""
+
+
+def composed_name(name: str) -> str:
+    """`name` with composed letters (Unicode's NFC)."""
+    return unicodedata.normalize("NFC", name)
 
 
 def caption_extensions(first: str, *, only: bool = False) -> tuple[str, ...]:

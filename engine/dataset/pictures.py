@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from engine.config.kohya.dataset_file import SubsetSpec
 
 
+ONLY_FIRST_LINE = "only the first line of its caption is used"
+"""A note of a picture whose caption has more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
     """One usable picture."""
@@ -82,6 +86,8 @@ class Scan:
     rejected: tuple[Rejected, ...]
     notes: list[str]
     min_images: int = 1
+    orphans: tuple[Path, ...] = ()
+    """Caption files beside the pictures that belong to none of them."""
 
     @property
     def train_subsets(self) -> list[Subset]:
@@ -156,6 +162,9 @@ class Scan:
                 for note in picture.notes:
                     by_note.setdefault(note, []).append(printable(picture.path.name))
         lines += [f"{plural(len(names), 'picture')}: {note} ({listing(names)})" for note, names in by_note.items()]
+        if self.orphans:
+            names = [printable(path.name) for path in self.orphans]
+            lines.append(f"{plural(len(names), 'caption file')} without an image of that name: {listing(names)}")
         if self.rejected:
             lines.append(f"{plural(len(self.rejected), 'file')} set aside:")
             lines += [f"  {entry}" for entry in self.rejected[:20]]

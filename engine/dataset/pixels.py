@@ -65,14 +65,18 @@ def load_pixels(
     pixels = torch.from_numpy(np.asarray(flat).transpose(2, 0, 1).astype(np.float32) / 255.0).sub_(0.5).div_(0.5)
     mask = None
     if picture.mask_path is not None:
-        alpha = _mask_of(picture, image.size)
+        alpha = mask_of(picture, image.size)
     if alpha is not None and (table.alpha_mask or picture.mask_path is not None):
         mask = torch.from_numpy(np.asarray(fitted(alpha)).astype(np.float32) / 255.0)
     return pixels, mask
 
 
-def _mask_of(picture: Picture, size: tuple[int, int]) -> Image.Image:
-    """The red channel of the picture's mask, scaled to the picture's size."""
+def mask_of(picture: Picture, size: tuple[int, int]) -> Image.Image:
+    """The red channel of the image's mask, scaled to `size` (width, height), which is the image's own.
+
+    Raises:
+        DataError: the mask cannot be read.
+    """
     assert picture.mask_path is not None
     try:
         turn = not picture.kohya_exact

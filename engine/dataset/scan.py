@@ -15,8 +15,8 @@ from engine.config.dataset import DatasetTable
 from engine.config.schema import RunConfig
 from engine.dataset.configured import ConfiguredSource, configured_sources, masks_by_name
 from engine.dataset.decoding import KOHYA_EXTENSIONS, UnusablePicture, check_pixels, read_header
-from engine.dataset.folders import Source, caption_extensions, find_sources, read_caption
-from engine.dataset.pictures import Picture, Rejected, Scan, Subset
+from engine.dataset.folders import Source, caption_extensions, composed_name, find_sources, read_caption
+from engine.dataset.pictures import ONLY_FIRST_LINE, Picture, Rejected, Scan, Subset
 from engine.dataset.pool import Progress, ordered_map, workers
 from engine.errors import DataError, UsageError
 from engine.text import listing, plural, printable
@@ -68,6 +68,7 @@ def survey(config: RunConfig, progress: Progress | None = None) -> tuple[Scan, d
         DataError: a folder is missing, unreadable, or without any picture file.
     """
     parts, rejected, notes = _find_parts(config)
+    whole = parts
     if config.training.kohya_exact:
         parts = [_as_kohya(part, rejected) for part in parts]
     jobs = [(part, path) for part in parts for path in part.source.folder.pictures]
@@ -94,7 +95,17 @@ def survey(config: RunConfig, progress: Progress | None = None) -> tuple[Scan, d
         owners += [part] * len(made)
     if config.dataset.masked_loss:
         subsets = [_masked(subset, part_of, config, notes) for subset, part_of in zip(subsets, owners, strict=True)]
-    return Scan(tuple(subsets), tuple(rejected), notes, config.dataset.min_images), bad
+    used = {result.caption_path for result in results if isinstance(result, Picture)}
+    orphans = tuple(path for part in whole for path in _orphans(part, config, used))
+    return Scan(tuple(subsets), tuple(rejected), notes, config.dataset.min_images, orphans), bad
+
+
+def _orphans(part: _Part, config: RunConfig, used: set[Path | None]) -> list[Path]:
+    """Caption files of a folder whose captions are read and that belong to no picture in it."""
+    if part.configured is not None and part.configured.captions is not None:
+        return []
+    extensions = caption_extensions(part.table(config).caption_extension, only=config.training.kohya_exact)
+    return part.source.folder.without_picture({path for path in used if path is not None}, extensions)
 
 
 def verify_pixels(found: Scan, progress: Progress | None = None) -> Scan:
@@ -209,7 +220,9 @@ def _masked(subset: Subset, part: _Part, config: RunConfig, notes: list[str]) ->
     if not masks or subset.is_reg:
         return subset
     found = masks_by_name(masks, part.source)
-    pictures = tuple(replace(picture, mask_path=found.get(picture.path.stem)) for picture in subset.pictures)
+    pictures = tuple(
+        replace(picture, mask_path=found.get(composed_name(picture.path.stem))) for picture in subset.pictures
+    )
     without = [printable(picture.path.name) for picture in pictures if picture.mask_path is None]
     if len(without) == len(pictures):
         raise DataError(
@@ -249,14 +262,14 @@ def _reader(config: RunConfig) -> Callable[[tuple[_Part, Path]], _Read]:
         if part.configured is not None and part.configured.captions is not None:
             return replace(picture, caption=part.configured.captions[path]), None
         extensions = caption_extensions(table.caption_extension, only=exact)
-        caption_path = part.source.folder.caption_of(path, extensions)
+        caption_path = part.source.folder.caption_of(path, extensions, exact=exact)
         if caption_path is None:
             return picture, None
         try:
             caption, lines = read_caption(caption_path, all_lines=all_lines, kohya_exact=exact)
         except DataError as error:
             return picture, error
-        extra = () if all_lines or lines <= 1 else ("only the first line of its caption is used",)
+        extra = () if all_lines or lines <= 1 else (ONLY_FIRST_LINE,)
         return replace(picture, caption=caption, caption_path=caption_path, notes=picture.notes + extra), None
 
     return read

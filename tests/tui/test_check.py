@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from engine.config import RunConfig
+from engine.runs.find import remember
+from engine.runs.prepare import prepare_run
 from tests.drawn_pictures import save, scene
 from tui.commands.check import project_folders
 
@@ -93,3 +97,24 @@ def test_projects_of_both_programs(tmp_path: Path) -> None:
     assert project_folders(tmp_path / "gui") == (tmp_path / "gui" / "img", None)
     save(tmp_path, "loose.png", scene(1, (64, 64)), None)
     assert project_folders(tmp_path) == (tmp_path, None), "a folder that has pictures itself is meant itself"
+
+
+def test_the_settings_of_the_newest_run_on_the_folder(lorasmith: Lorasmith, photos: Path, place: Path) -> None:
+    """Small images that a run trains at their own size are not called small."""
+    assert "[small]" in (alone := lorasmith("check", str(photos))).stdout
+    assert "Checked for 512×512 px, the default resolution" in alone.stderr
+    for name, side in (("old", 512), ("new", 128)):
+        config = RunConfig().changed(
+            dataset={"train_data_dir": str(photos), "resolution": side, "min_bucket_reso": 64},
+            saving={"output_name": name, "output_dir": str(place / name)},
+        )
+        remember(prepare_run(config))
+        time.sleep(0.01)
+    elsewhere = {"dataset": {"train_data_dir": str(place)}, "saving": {"output_dir": str(place / "x")}}
+    remember(prepare_run(config.changed(**elsewhere)))
+    done = lorasmith("check", str(photos))
+    assert "[small]" not in done.stdout and "Buckets: 128×128" in done.stdout
+    assert "Checked for the run new, with its settings" in done.stderr
+    assert "Buckets: 512×512" in lorasmith("check", str(photos), "--preset", "sd15-realistic").stdout
+    (place / "new" / "new.toml").write_text("[[[")
+    assert "Checked for the run old" in lorasmith("check", str(photos)).stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from engine.dataset.report.findings import Finding, Report
 
 _MOST_CASES = 10
+_MOST_RUNS = 50
+"""Whose configurations are read to find one on the same folder."""
 
 
 @click.command("check", short_help="Tell what is wrong with pictures and captions.")
@@ -48,12 +51,18 @@ def command(
     """Tell what is wrong with the pictures and captions in DIR: a folder of pictures, the parent of Kohya's
     <repeats>_<name> folders, or a project.
 
-    Nothing in DIR is changed. What is measured is kept, so that a second report is quick. The exit code is 0, or 3 when
-    there are errors: pictures or captions that cannot be read, or no pictures.
+    Without --preset the settings of the newest run that was trained on DIR are taken, if there is one. Nothing in DIR
+    is changed. What is measured is kept, so that a second report is quick. The exit code is 0, or 3 when there are
+    errors: pictures or captions that cannot be read, or no pictures.
     """
     from engine.dataset.report.process import Wish, ask
 
+    if folder is not None and preset is None:
+        preset = settings_of_a_run(expanded(folder))
     config = _config(folder, dataset_config, preset, model, trigger, overrides)
+    if folder is not None and preset is None and not any(one.startswith("dataset.resolution") for one in overrides):
+        width, height = config.dataset.size
+        output.narrate(f"Checked for {width}×{height} px, the default resolution; --preset names another.")
     wish = Wish(config, expanded(html) if html else None, expanded(repair) if repair else None)
     report, repaired = ask(wish, output.counters())
     if as_json:
@@ -89,6 +98,25 @@ def _config(
     if regularizing is not None:
         changes["reg_data_dir"] = str(regularizing)
     return config.changed(dataset=changes)
+
+
+def settings_of_a_run(folder: Path) -> str | None:
+    """The configuration of the newest run on this folder, as --preset takes it; None where no run is known."""
+    from engine.config import load_config
+    from engine.errors import LoraSmithError
+    from engine.runs.find import find_runs
+
+    training = os.path.realpath(project_folders(folder)[0])
+    for run in find_runs([folder])[:_MOST_RUNS]:
+        path = run.run_dir.config_path
+        try:
+            images = load_config(path).dataset.train_data_dir
+        except (LoraSmithError, OSError, ValueError):
+            continue  # a damaged run has no settings to offer
+        if images and os.path.realpath(expanded(images)) == training:
+            output.narrate(f"Checked for the run {printable(run.name)}, with its settings; --preset names others.")
+            return str(path)
+    return None
 
 
 def _quoted(text: str) -> str:

@@ -22,16 +22,27 @@ _WHOLE = 0.995
 """Share of a line's pixels that have its colour; noise may spoil the rest."""
 _ABRUPT = 0.7
 """Share of the first line behind a bar that must differ: a drawing on a plain ground begins gradually."""
+_REACHES = 0.2
+"""Share of the line that must differ at each end of the bars: an image fills the space between them, while a subject on
+a plain ground, however straight its edges are, has that ground at its other sides too."""
+_OUTERMOST = 2
+"""Lines that are its edge."""
 _SPOILT = 5
 _MIN_SHARE = 0.015
 _MAX_SHARE = 0.9
+_FRAME_SHARE = 0.13
+"""Of the side, the widest edge of a frame: from there on it is the ground that something stands on."""
+_FRAME_ABRUPT = 0.9
+"""`_ABRUPT` for a frame, where nothing else tells it from a subject with straight edges."""
 
 BORDERS = Kind(
     "borders",
     "warning",
     "Bars or a frame",
-    f"Lines of one colour on two opposite sides or all four, each at least {_MIN_SHARE:.1%} of the side, behind which "
-    f"the picture begins at once ({_ABRUPT:.0%} of the next line differ).",
+    f"Lines of one colour on two opposite sides, each at least {_MIN_SHARE:.1%} of the side, behind which the picture "
+    f"begins at once ({_ABRUPT:.0%} of the next line differ) and reaches from edge to edge; or such lines on all four "
+    f"sides ({_FRAME_ABRUPT:.0%} of the next line differ), each at most {_FRAME_SHARE:.0%} of the side. A subject with "
+    "straight edges on a plain ground is neither.",
     "The LoRA learns the bars and draws them, and the real picture is trained at a lower resolution.",
     "Cut them off.",
     "Cuts the bars off.",
@@ -48,15 +59,25 @@ def margins_of(pixels: np.ndarray) -> Margins:
     turned = pixels.swapaxes(0, 1)
     rows, columns = _even_lines(pixels), _even_lines(turned)
     if all((*rows, *columns)):
-        upright = _bars(pixels[:, columns[0] : len(turned) - columns[1]], rows)
-        across = _bars(turned[:, rows[0] : len(pixels) - rows[1]], columns)
+        upright = _bars(pixels[:, columns[0] : len(turned) - columns[1]], rows, _FRAME_ABRUPT)
+        across = _bars(turned[:, rows[0] : len(pixels) - rows[1]], columns, _FRAME_ABRUPT)
         if upright and across:
-            return across[0], upright[0], across[1], upright[1]
-    if bars := _bars(pixels, rows):
+            thin = max(upright) <= _FRAME_SHARE * len(pixels) and max(across) <= _FRAME_SHARE * len(turned)
+            return (across[0], upright[0], across[1], upright[1]) if thin else (0, 0, 0, 0)
+    if (bars := _bars(pixels, rows, _ABRUPT)) and _reaches(pixels, bars):
         return 0, bars[0], 0, bars[1]
-    if bars := _bars(turned, columns):
+    if (bars := _bars(turned, columns, _ABRUPT)) and _reaches(turned, bars):
         return bars[0], 0, bars[1], 0
     return 0, 0, 0, 0
+
+
+def _reaches(pixels: np.ndarray, bars: tuple[int, int]) -> bool:
+    """Whether what is between the bars goes on to both of the other edges of the picture."""
+    import numpy as np
+
+    between = pixels[bars[0] : len(pixels) - bars[1]].astype(np.float32)
+    differs = np.abs(between - pixels[0].mean(0)).max(-1) > _OTHER
+    return all(edge.any(1).mean() >= _REACHES for edge in (differs[:, :_OUTERMOST], differs[:, -_OUTERMOST:]))
 
 
 def _even_lines(pixels: np.ndarray) -> tuple[int, int]:
@@ -85,15 +106,15 @@ def _count_even(lines: np.ndarray, colour: np.ndarray) -> int:
     return 0
 
 
-def _bars(pixels: np.ndarray, even: tuple[int, int]) -> tuple[int, int] | None:
-    """Lines of the bars at both ends, if behind each the picture begins at once. A few lines between bar and picture,
-    which compression has spoilt, belong to the bar."""
+def _bars(pixels: np.ndarray, even: tuple[int, int], abrupt: float) -> tuple[int, int] | None:
+    """Lines of the bars at both ends, if behind each a share `abrupt` of the line differs at once. A few lines between
+    bar and picture, which compression has spoilt, belong to the bar."""
     import numpy as np
 
     found = []
     for lines, count in ((pixels, even[0]), (pixels[::-1], even[1])):
         behind = lines[count : count + _SPOILT].astype(np.float32)
-        differs = (np.abs(behind - lines[0].mean(0)).max(-1) > _OTHER).mean(1) >= _ABRUPT
+        differs = (np.abs(behind - lines[0].mean(0)).max(-1) > _OTHER).mean(1) >= abrupt
         if not count or not differs.any():
             return None
         found.append(count + int(np.argmax(differs)))

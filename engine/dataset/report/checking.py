@@ -17,6 +17,7 @@ from engine.dataset.report import (
     duplicates,
     facing,
     files,
+    masks,
     quality,
     texts,
     variety,
@@ -31,7 +32,7 @@ from engine.errors import ModelError, UsageError
 from engine.models.base import Recognition
 from engine.models.registry import families, recognise
 
-GROUPS = (files, duplicates, texts, facing, quality, borders, watermarks, crops, variety, balance)
+GROUPS = (files, masks, duplicates, texts, facing, quality, borders, watermarks, crops, variety, balance)
 KINDS: tuple[Kind, ...] = tuple(kind for group in GROUPS for kind in group.KINDS)
 Told = Callable[[str, int, int], None]
 """Told (what is done, so many, of so many)."""

@@ -15,7 +15,7 @@ from engine.dataset.decoding import UnusablePicture, decode, read_header, read_l
 from engine.dataset.pixels import flatten
 from engine.dataset.report import borders, likeness, quality, watermarks
 
-VERSION = 1
+VERSION = 2
 """Raised when anything is measured differently: what is on the shelf is then not used."""
 
 
@@ -35,6 +35,8 @@ class Measures:
     """See `likeness.hashes_of`."""
     transparent: float
     """Share of pixels that can be seen through."""
+    invisible: bool
+    """Every pixel is wholly transparent."""
     blur: float
     exposure: tuple[int, int, int, float, bool]
     margins: tuple[int, int, int, int]
@@ -105,6 +107,7 @@ def measure(path: Path, side: int, background: str, max_megapixels: int, *, turn
             pixels=digest.hexdigest(),
             hashes=likeness.hashes_of(grey),
             transparent=seen_through,
+            invisible=alpha is not None and alpha.getextrema()[1] == 0,
             blur=quality.blur_of(np.asarray(grey).astype(np.float32)),
             exposure=quality.exposure_of(grey),
             margins=(left, top, right, bottom),

@@ -6,10 +6,12 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.dataset.caption_files import has_word
 from engine.dataset.captions import CaptionRules, deterministic
+from engine.dataset.pictures import ONLY_FIRST_LINE
 from engine.dataset.report.findings import Case, Finding, Kind
 from engine.dataset.report.tokens import TokenCounter
 from engine.text import listing, plural, printable
@@ -106,7 +108,24 @@ SIMILAR = Kind(
     "Little tells the pictures apart.",
     "Name what differs, and look for captions that were copied from another picture.",
 )
-KINDS = (UNREADABLE, MISSING, NONE, EMPTY, LONG, UNCOUNTED, NO_TRIGGER, EVERYWHERE, SAME, SIMILAR)
+LINES = Kind(
+    "caption-lines",
+    "warning",
+    "Captions of several lines",
+    "The caption file has more than one line that is not blank, and dataset.enable_wildcard is off.",
+    "Only the first line is used, as in Kohya's scripts; the rest is never read.",
+    "Join the lines, or set dataset.enable_wildcard, which takes one of them at random each time.",
+)
+ORPHAN = Kind(
+    "caption-orphan",
+    "warning",
+    "Captions without an image",
+    "A caption file has the name of no image in its folder.",
+    "It is not read; the image that it was written for may be trained without a caption.",
+    "Give it the image's name with the extension exchanged: foo.txt for foo.png, not foo.png.txt.",
+    noun="caption",
+)
+KINDS = (UNREADABLE, MISSING, NONE, EMPTY, LINES, ORPHAN, LONG, UNCOUNTED, NO_TRIGGER, EVERYWHERE, SAME, SIMILAR)
 
 
 def find(survey: Survey) -> Iterator[Finding]:
@@ -114,6 +133,7 @@ def find(survey: Survey) -> Iterator[Finding]:
     if survey.bad_captions:
         yield Finding(UNREADABLE, tuple(Case((path,), str(error)) for path, error in survey.bad_captions.items()))
     yield from _without(survey)
+    yield from _lines_and_orphans(survey)
     captioned = [
         (picture, deterministic(picture.caption, _rules(survey, subset)), subset)
         for subset in survey.scan.train_subsets
@@ -145,6 +165,23 @@ def _without(survey: Survey) -> Iterator[Finding]:
         yield Finding(MISSING, tuple(Case((one.path,)) for one in missing))
     if empty:
         yield Finding(EMPTY, tuple(Case((one.path,)) for one in empty))
+
+
+def _lines_and_orphans(survey: Survey) -> Iterator[Finding]:
+    pictures = [picture for subset in survey.scan.subsets for picture in subset.pictures]
+    several = [Case((one.path,)) for one in pictures if ONLY_FIRST_LINE in one.notes]
+    if several:
+        yield Finding(LINES, tuple(several))
+    names = {(picture.path.parent, name): picture.path for picture in pictures for name in
+             (picture.path.name.lower(), picture.path.stem.lower())}  # fmt: skip
+    if survey.scan.orphans:
+        yield Finding(ORPHAN, tuple(Case((path,), _meant(path, names)) for path in survey.scan.orphans))
+
+
+def _meant(caption: Path, names: dict[tuple[Path, str], Path]) -> str:
+    """For which image it may be: one of the same name but for case or an extension too many."""
+    meant = names.get((caption.parent, caption.stem.lower()))
+    return f"for {printable(meant.name)}?" if meant is not None else ""
 
 
 def _long(survey: Survey) -> Iterator[Finding]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from engine.config import RunConfig
 from engine.dataset.report import texts
 from engine.dataset.report.checking import check
 from engine.dataset.report.findings import Finding, Report
 from engine.dataset.report.shelf import Shelf
+from engine.dataset.scan import scan
 from tests.drawn_pictures import save, scene
 from tests.engine.dataset.report.conftest import Checked, codes, found
 
@@ -101,3 +104,63 @@ def test_a_picture_in_two_roles(tmp_path: Path, checked: Checked) -> None:
     drawn(tmp_path / "held", ["a"])
     report = checked(tmp_path / "train", validation_data_dir=str(tmp_path / "held"))
     assert finding(report, "in-two-roles").cases[0].said == "trained on and held out"
+
+
+def test_captions_of_several_lines(tmp_path: Path, checked: Checked) -> None:
+    for number, text in enumerate(("one line\n\n", "one\ntwo", "one\r\n\r\ntwo", "one\rtwo")):
+        save(tmp_path / "p", f"{number}.png", scene(number, (128, 128)), text)
+    assert found(checked(tmp_path / "p"), "caption-lines") == {"1.png", "2.png", "3.png"}
+    assert "caption-lines" not in codes(checked(tmp_path / "p", enable_wildcard=True))
+
+
+def test_captions_without_an_image(tmp_path: Path, checked: Checked) -> None:
+    folder = tmp_path / "p"
+    for name in ("foo.png", "smithy_1.png", "both.png", "Große.png", "face_1_2_3_4.png"):
+        save(folder, name, scene(len(name), (128, 128)), None)
+    for name in (
+        "foo.png.txt", "smithy_2.txt", "both.txt", "both.caption", "Große.TXT", "face.txt", "SMITHY_1.caption",
+        "README.txt", "notes.md", "x.npz",
+    ):  # fmt: skip
+        (folder / name).write_text("a caption")
+    report = checked(folder)
+    assert found(report, "caption-orphan") == {"foo.png.txt", "smithy_2.txt", "SMITHY_1.caption"}
+    (finding,) = (one for one in report.findings if one.kind.code == "caption-orphan")
+    assert {case.pictures[0].name: case.said for case in finding.cases} == {
+        "foo.png.txt": "for foo.png?", "smithy_2.txt": "", "SMITHY_1.caption": "for smithy_1.png?",
+    }  # fmt: skip
+    assert found(report, "caption-missing") == {"foo.png", "smithy_1.png"}
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC"), ("NFC", "NFC"), ("NFD", "NFD")])
+def test_a_name_that_went_through_macos_is_the_same(tmp_path: Path, checked: Checked, forms: tuple[str, str]) -> None:
+    image, caption = (unicodedata.normalize(form, "Zoë naïve Ü") for form in forms)
+    save(tmp_path / "p", f"{image}.png", scene(1, (128, 128)), None)
+    (tmp_path / "p" / f"{caption}.txt").write_text("f0x")
+    save(tmp_path / "p", "other.png", scene(2, (128, 128)), "f0x, another")
+    report = checked(tmp_path / "p")
+    assert not codes(report) & {"caption-missing", "caption-orphan"}
+    exact = scan(RunConfig().changed(dataset={"train_data_dir": str(tmp_path / "p")}, training={"kohya_exact": True}))
+    assert len(exact.missing_captions) == (forms[0] != forms[1]), "the scripts compare bytes"
+
+
+def test_masks_that_leave_nothing(tmp_path: Path, checked: Checked) -> None:
+    folder, masks = tmp_path / "p", tmp_path / "masks"
+    for number in range(5):
+        save(folder, f"{number}.png", scene(number, (128, 128)), f"number {number}")
+    save(masks, "0.png", Image.new("RGB", (128, 128)), None)
+    save(masks, "1.png", Image.new("RGB", (128, 128), (0, 255, 255)), None)
+    save(masks, "2.png", Image.new("L", (64, 64), 1), None)
+    (masks / "3.png").write_bytes(b"broken")
+    report = checked(folder, masked_loss=True, conditioning_data_dir=str(masks))
+    assert found(report, "mask-empty") == {"0.png", "1.png"}
+    assert found(report, "mask-unreadable") == {"3.png"} and report.failed
+    assert not codes(checked(folder)) & {"mask-empty", "mask-unreadable"}
+
+
+def test_an_image_that_is_wholly_transparent(tmp_path: Path, checked: Checked) -> None:
+    for number, alpha in enumerate((0, 1, 255)):
+        image = scene(number, (128, 128))
+        image.putalpha(alpha)
+        save(tmp_path / "p", f"{number}.png", image, f"number {number}")
+    assert found(checked(tmp_path / "p", alpha_mask=True), "mask-empty") == {"0.png"}
+    assert "mask-empty" not in codes(checked(tmp_path / "p"))

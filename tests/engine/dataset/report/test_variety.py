@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from engine.dataset.report.borders import margins_of
 from engine.dataset.report.quality import MAX_BLUR, blur_of, exposure_of
+from engine.paths import ASSETS
 from tests.drawn_pictures import blurred, framed, letterboxed, save, scene
 from tests.engine.dataset.report.conftest import Checked, codes, found
 
@@ -76,6 +77,31 @@ def test_bars_are_found_to_the_pixel(seed: int) -> None:
 
 def test_a_plain_ground_is_no_bar() -> None:
     assert margins_of(np.asarray(on_ground(1, "white"))) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("ground", ["white", "black", "gray", "#9cc9ee"])
+@pytest.mark.parametrize(
+    "box",
+    [
+        (100, 120, 400, 480), (150, 60, 350, 511), (100, 10, 412, 511), (100, 0, 412, 400), (80, 80, 432, 432),
+        (40, 150, 472, 360), (0, 200, 400, 300), (10, 120, 511, 400),
+    ],
+    ids=["box", "standing", "large, standing", "hanging", "poster", "wide poster", "from the left", "from the right"],
+)  # fmt: skip
+@pytest.mark.parametrize("noise", [0, 4])
+def test_a_subject_with_straight_edges_on_a_plain_ground_is_no_bar(
+    ground: str, box: tuple[int, int, int, int], noise: int
+) -> None:
+    image = Image.new("RGB", (512, 512), ground)
+    image.paste(scene(5, (512, 512)).crop(box), box[:2])
+    grain = np.random.default_rng(0).integers(-noise, noise + 1, (512, 512, 3))
+    pixels = (np.asarray(image).astype(int) + grain).clip(0, 255).astype(np.uint8)
+    assert margins_of(pixels) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("path", sorted(ASSETS.glob("demo_*/smithy_*.png")), ids=lambda path: "/".join(path.parts[-2:]))
+def test_the_demos_images_have_no_bars(path: Path) -> None:
+    assert margins_of(np.asarray(Image.open(path).convert("RGB"))) == (0, 0, 0, 0)
 
 
 def test_blur_grows_with_blur() -> None:
