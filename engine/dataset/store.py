@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.atomic import replacing
-from engine.errors import UsageError, storage_error
+from engine.atomic import replacing, sweep
+from engine.errors import UsageError, storing
 from engine.text import printable
 
 if TYPE_CHECKING:
     import torch
-
-_ABANDONED_SECONDS = 3600
-"""Age at which the temporary file of a killed run is removed; a living run renames its own within seconds."""
 
 
 class TensorStore:
@@ -38,19 +33,15 @@ class TensorStore:
         self._memory: dict[str, dict[str, torch.Tensor]] = {}
         if directory is None:
             return
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise UsageError(
-                f"The cache folder {printable(directory)} cannot be made: a file is in its place.",
-                "Choose another memory.cache_dir.",
-            ) from error
-        except OSError as error:
-            raise storage_error(error, directory, "Making the cache folder") or error from error
-        for leftover in directory.glob(".*.tmp"):
-            with suppress(OSError):
-                if time.time() - leftover.stat().st_mtime > _ABANDONED_SECONDS:
-                    leftover.unlink()
+        with storing(directory, "Making the cache folder"):
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise UsageError(
+                    f"The cache folder {printable(directory)} cannot be made: a file is in its place.",
+                    "Choose another memory.cache_dir.",
+                ) from error
+        sweep(directory, older=True, shared=True)
 
     def load(self, key: str) -> dict[str, torch.Tensor] | None:
         """The tensors under `key`; None when there are none or their file is damaged."""

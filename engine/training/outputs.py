@@ -29,6 +29,7 @@ from engine.errors import LoraSmithError
 from engine.memory.classify import is_out_of_memory
 from engine.models.registry import family_named
 from engine.runs.events import read_events
+from engine.runs.states import state_path
 from engine.training.exhausted import make_room, shortage_of
 from engine.training.facts import training_facts
 from engine.training.validation import held_out_loss
@@ -128,9 +129,9 @@ class Outputs:
 
     def keep_state(self) -> None:
         """The full state of this step, if it is not there yet."""
-        newest = self.trainer.states.paths()[:1]
-        if not newest or newest[0].name != f"state-{self.trainer.step:08d}.safetensors":
-            self.trainer.states.save()
+        states = self.trainer.states
+        if states.paths()[:1] != [state_path(states.directory, self.trainer.step)]:
+            states.save()
 
     def _ended_epoch(self) -> int:
         """The epoch that ends with this step; 0 when none does."""
@@ -209,8 +210,7 @@ class Outputs:
             number = step - saving.save_last_n_steps - 1
             number -= number % saving.save_every_n_steps
             old = self.run.lora_path(step=number) if number > 0 else None
-        if old is not None and old.is_file():
-            old.unlink()
+        if old is not None and old.is_file() and self.session.remove_old(old):
             self.session.say(f"Removed {old.name}: only the last ones are kept.")
 
     def validate(self) -> None:
@@ -228,8 +228,8 @@ class Outputs:
         missing = [i for i in range(len(self.prompts)) if not self._is_given("sample", str(i))]
         if not missing:
             return
-        self.run.samples.mkdir(parents=True, exist_ok=True)
         try:
+            self.run.samples.mkdir(parents=True, exist_ok=True)
             with self._evaluating("sample"), nullcontext() if self._frugal else self.trainer.model.drawing():
                 for index in missing:
                     if not self.session.stop_reason:  # a resume draws the others

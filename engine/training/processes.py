@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from engine.exit_codes import ExitCode
+from engine.processes import parent_word
 from engine.runs.launch import trainer_command
 from engine.runs.layout import RunDir
 from engine.training.exhausted import tell, word_of_others
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 LEADER = "LORASMITH_LEADER"
-"""Environment variable of a helper: the process id of rank 0."""
+"""Environment variable of a helper: rank 0, with which it ends."""
 
 
 def start_others(session: Session, num_processes: int) -> None:
@@ -38,7 +39,7 @@ def start_others(session: Session, num_processes: int) -> None:
         subprocess.Popen(
             trainer_command(session.run),
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), LEADER: str(os.getpid())},
+            env={**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), LEADER: parent_word()},
         )
         for rank in range(1, num_processes)
     ]
@@ -83,7 +84,7 @@ class _Mute:
 
 
 class Helper(Session):
-    """The session of a rank above 0: says nothing, and ends when rank 0 does, however that ends."""
+    """The session of a rank above 0: says nothing."""
 
     def __init__(self, run: RunDir) -> None:
         self.run = run
@@ -92,12 +93,6 @@ class Helper(Session):
         self.step = 0
         self._stop_reason = ""
         self._warned = set()
-        threading.Thread(target=self._watch, args=(int(os.environ[LEADER]),), daemon=True).start()
-
-    def _watch(self, parent: int) -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
 
     def say(self, text: str) -> None:
         """Rank 0 says it."""
