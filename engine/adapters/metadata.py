@@ -30,6 +30,7 @@ from engine.config.schema import RunConfig
 from engine.config.training_size import training_size
 from engine.models.base import Recognition
 from engine.models.registry import family_named
+from engine.reading import read_bytes
 
 _KEPT_WITHOUT_METADATA = (
     "ss_v2",
@@ -299,11 +300,13 @@ def _modelspec_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]
 
 
 def _data_url(thumbnail: str | None) -> str | None:
-    """A picture file as text, as `modelspec.thumbnail` has it; None where it is not there any more."""
+    """An image file as text, as `modelspec.thumbnail` has it; None where it cannot be read any more."""
     if not thumbnail or thumbnail.startswith("data:"):
         return thumbnail or None
     path = Path(thumbnail)
-    if not path.is_file():
+    try:
+        content = read_bytes(path)
+    except OSError:
         return None
     kind = mimetypes.guess_type(path.name)[0] or "image/jpeg"
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

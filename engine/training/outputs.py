@@ -59,10 +59,12 @@ class Outputs:
     def hashes(self) -> tuple[tuple[str | None, str | None], tuple[str | None, str | None]]:
         """Kohya's hashes of the checkpoint and of a replaced VAE; reading a whole file takes seconds, once."""
         vae = self.config.model.vae
-        return model_hashes(self.trainer.prepared.recognition.path), model_hashes(Path(vae)) if vae else (
-            None,
-            None,
-        )
+        try:
+            known = model_hashes(self.trainer.prepared.recognition.path)
+            return known, model_hashes(Path(vae)) if vae else (None, None)
+        except OSError as error:
+            self.session.warn("no_hashes", f"The LoRA files get no hashes of the model, which cannot be read: {error}.")
+            return (None, None), (None, None)
 
     @property
     def config(self) -> RunConfig:
@@ -181,11 +183,15 @@ class Outputs:
         if self._is_given("saved", str(path)) and path.is_file():
             return
         difference: list[float | None] = []
+        metadata = training_metadata(self.config, training_facts(trainer, self.hashes, self._epoch()))
+        if (thumbnail := self.config.saving.metadata_thumbnail) and "modelspec.thumbnail" not in metadata:
+            text = f"The LoRA files get no thumbnail: {thumbnail} is missing, unreadable or larger than 16 MiB."
+            self.session.warn("no_thumbnail", text, once=True)
         with self._evaluating("save"):
             size = write_lora(
                 path,
                 trainer.network.state(),
-                training_metadata(self.config, training_facts(trainer, self.hashes, self._epoch())),
+                metadata,
                 self.config.saving.save_precision,
                 self.session.say,
                 check=lambda written: difference.append(

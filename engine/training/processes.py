@@ -9,10 +9,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from engine.errors import UsageError
 from engine.exit_codes import ExitCode
+from engine.hardware.system import usable_threads
 from engine.processes import parent_word
 from engine.runs.launch import trainer_command
 from engine.runs.layout import RunDir
+from engine.text import plural
 from engine.training.exhausted import tell, word_of_others
 from engine.training.session import Session, Signals
 
@@ -20,8 +23,32 @@ if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
 
+    from engine.config import RunConfig
+
 LEADER = "LORASMITH_LEADER"
 """Environment variable of a helper: rank 0, with which it ends."""
+
+
+_ALWAYS = 2
+"""Processes that any machine may have: the demo's preset asks for them."""
+
+
+def require_processors(config: RunConfig) -> None:
+    """Refuse more processes than there are GPUs, or on the CPU cores: they would only share them.
+
+    Raises:
+        UsageError: says how many there are.
+    """
+    import torch
+
+    wanted, on_cpu = config.training.num_processes, config.memory.device == "cpu" or not torch.cuda.is_available()
+    there = max(usable_threads(), _ALWAYS) if on_cpu else torch.cuda.device_count()
+    if wanted > there:
+        what = plural(usable_threads(), "CPU core") if on_cpu else plural(there, "GPU")
+        raise UsageError(
+            f"training.num_processes is {wanted}, but this machine has {what}.",
+            f"Set training.num_processes={there} or less: one process for each {'core' if on_cpu else 'GPU'}.",
+        )
 
 
 def start_others(session: Session, num_processes: int) -> None:
