@@ -59,8 +59,8 @@ class TensorStore:
         except (SafetensorError, OSError) as error:
             self.damaged.append(f"cache file {printable(path.name)} is damaged ({printable(str(error))}): made anew")
             return None
-        if recorded != checksum(tensors):
-            self.damaged.append(f"cache file {printable(path.name)} is damaged (wrong checksum): made anew")
+        if recorded != checksum(tensors, key) and recorded != checksum(tensors):  # earlier versions left the key out
+            self.damaged.append(f"cache file {printable(path.name)} is damaged (wrong checksum, or renamed): made anew")
             return None
         return tensors
 
@@ -75,7 +75,7 @@ class TensorStore:
             return
         from safetensors.torch import save
 
-        data = save(dict(tensors), metadata={"sha256": checksum(tensors)})
+        data = save(dict(tensors), metadata={"sha256": checksum(tensors, key)})
         with replacing(self._path(key)) as temporary:
             temporary.write_bytes(data)
 
@@ -84,11 +84,11 @@ class TensorStore:
         return self.directory / f"{key}.safetensors"
 
 
-def checksum(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes."""
+def checksum(tensors: Mapping[str, torch.Tensor], key: str = "") -> str:
+    """SHA-256 over the key, and names, types, shapes and bytes of the tensors."""
     import torch
 
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(key.encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
