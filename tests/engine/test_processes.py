@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from engine.processes import PARENT, child_variables, end_with_parent, process_start
+from tests.gone import still_there
 
 ROOT = Path(__file__).resolve().parents[2]
 DOING = {
@@ -43,13 +44,6 @@ sys.stdin.read(1)
 """
 
 
-def wait_until_gone(pid: int, seconds: float = 20) -> bool:
-    deadline = time.monotonic() + seconds
-    while process_start(pid) is not None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return process_start(pid) is None
-
-
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("doing", "thread"),
@@ -71,7 +65,7 @@ def test_a_child_ends_with_its_parent(doing: str, thread: str, how: signal.Signa
         else:
             parent.send_signal(how)
         parent.wait(20)
-        assert wait_until_gone(child)
+        assert still_there([child]) == []
     finally:
         if process_start(child) is not None:
             os.kill(child, signal.SIGKILL)

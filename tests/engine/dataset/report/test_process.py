@@ -26,6 +26,7 @@ from engine.errors import DataError, LoraSmithError, UsageError
 from tests.drawn_pictures import letterboxed, save, scene
 from tests.engine.dataset.report.conftest import found
 from tests.engine.dataset.report.crashing import CrashingJob
+from tests.gone import still_there
 
 SIZE = (128, 128)
 ROOT = Path(__file__).resolve().parents[4]
@@ -209,10 +210,10 @@ def test_no_process_of_it_outlives_whoever_asked(code: str, pictures: Path, tmp_
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
         assert parent.stdout is not None
-        children = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+        children = [int(pid) for pid in parent.stdout.readline().split()]
         time.sleep(2 if code == POOLING else 0)  # their own imports
         parent.kill()
-    assert children and psutil.wait_procs(children, 20)[1] == []
+    assert children and still_there(children) == []
 
 
 def test_a_damaged_or_missing_cache_is_no_obstacle(pictures: Path, tmp_path: Path) -> None:
