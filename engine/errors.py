@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -79,11 +81,45 @@ _STORAGE_CAUSES = {
     errno.EROFS: ("the file system is read-only", "Choose another --output_dir."),
     errno.EFBIG: ("the file is larger than this process may write", "Raise the file size limit (ulimit -f)."),
 }
+_DEVICE_HINT = "Check the disk and its connection, or choose another --output_dir."
+
+
+def is_storage_limit(error: OSError) -> bool:
+    """Whether the system's reason can only concern a file that is written: no space, no permission, read-only."""
+    return error.errno in _STORAGE_CAUSES
 
 
 def storage_error(error: OSError, path: Path, doing: str) -> StorageError | None:
-    """The sentence for an OSError met while writing `path`; None when it is not a storage limit."""
-    cause = _STORAGE_CAUSES.get(error.errno or 0)
-    if cause is None:
+    """The sentence for an OSError met while writing `path`; None when memory ran out, which no disk can help."""
+    if error.errno == errno.ENOMEM:
         return None
-    return StorageError(f"{doing} {path} failed: {cause[0]}.", cause[1])
+    reason, hint = _STORAGE_CAUSES.get(
+        error.errno or 0, (error.strerror or str(error) or "unknown error", _DEVICE_HINT)
+    )
+    return StorageError(f"{doing} {path} failed: {reason}.", hint)
+
+
+@contextmanager
+def storing(path: Path, doing: str = "Writing") -> Iterator[None]:
+    """Turn what the system reports about writing `path` into a StorageError; an out-of-memory stays what it is."""
+    try:
+        yield
+    except OSError as error:
+        known = storage_error(error, path, doing)
+        if known is None:
+            raise
+        raise known from error
+
+
+def causes(error: BaseException, *, context: bool = False) -> Iterator[BaseException]:
+    """`error` and what it was raised from, each once: a chain may lead back to itself.
+
+    Args:
+        context: also follow what was being handled where an error names no cause.
+    """
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or (cause.__context__ if context else None)

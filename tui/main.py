@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.errors import LoraSmithError, StorageError, UsageError, storage_error
+from engine.errors import LoraSmithError, StorageError, UsageError, is_storage_limit
 from engine.exit_codes import ExitCode
 from engine.text import printable
 from tui import output
@@ -75,7 +75,7 @@ def _said_by_the_system(error: OSError) -> LoraSmithError | None:
         return None
     path = Path(os.fsdecode(error.filename))
     sentence = f"{printable(path)}: {error.strerror}."
-    if storage_error(error, path, "") is not None:
+    if is_storage_limit(error):
         return StorageError(sentence, "Check its permissions, and the space there.")
     if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR):
         return UsageError(sentence, "Check the path.")

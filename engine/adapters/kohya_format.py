@@ -14,8 +14,10 @@ from typing import Literal
 
 import torch
 
+from engine.adapters.header_room import fitted
 from engine.atomic import replacing, require_space
 from engine.errors import TrainingError
+from engine.models import header
 from engine.text import listing, printable
 
 SavePrecision = Literal["float", "fp16", "bf16"]
@@ -23,6 +25,10 @@ _DTYPES = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16
 _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _LEGACY = slice(0x100000, 0x110000)
 """The bytes of a file that A1111's old hash looks at."""
+
+
+_HASHES = 256
+"""Bytes for the two hashes and the padding."""
 
 
 def write_lora(
@@ -39,7 +45,8 @@ def write_lora(
         tensors: what `LoraNetwork.state` gives.
         metadata: what `training_metadata` gives.
         precision: number format of all tensors; "float" is fp32.
-        say: told when values do not fit into fp16 and the file is written in fp32.
+        say: receives a sentence when values do not fit into fp16 and the file is written in fp32, and when metadata
+            do not fit into the header: then the rarest tags are left out, and after them the largest values.
         check: called with the complete temporary file; when it raises, `path` stays as it was.
 
     Returns:
@@ -72,6 +79,9 @@ def lora_bytes(
     cast = _cast(tensors, precision, say, name)
     order = sorted(cast)  # all of one type: safetensors' own order is by alignment, then by name
     payload = b"".join(cast[key].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for key in order)
+    metadata, notes = fitted(metadata, header.MAX_HEADER - len(_header(cast, order, {})) - _HASHES)
+    for note in notes:
+        say(f"{name}: {note}, because the header of a safetensors file may have {header.MAX_HEADER:,} bytes.")
     shared = {key: value for key, value in metadata.items() if key.startswith("ss_")}
     start = _header(cast, order, shared)
     legacy = (start + payload[: max(0, _LEGACY.stop - len(start))])[_LEGACY]

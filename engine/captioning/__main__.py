@@ -11,11 +11,13 @@ from engine.captioning.process import Work
 from engine.errors import LoraSmithError
 from engine.exit_codes import ExitCode
 from engine.masking import masked
+from engine.processes import end_with_parent
 from engine.runs.lock import RunLock
 
 
 def main(arguments: list[str]) -> int:
     """Do the job that is described there; the exit code is also in exit.json."""
+    end_with_parent()  # a trial does; a job has none and goes on without whoever started it
     if len(arguments) != 1:
         print("usage: python -m engine.captioning JOB_DIR", file=sys.stderr)
         return ExitCode.USAGE

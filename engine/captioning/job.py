@@ -18,6 +18,7 @@ from engine.dataset.caption_journal import Journal, Undone
 from engine.dataset.folders import find_sources
 from engine.dataset.pool import Progress
 from engine.errors import UsageError
+from engine.processes import child_variables
 from engine.runs.control import clear, request
 from engine.runs.events import Event
 from engine.runs.launch import launch
@@ -124,7 +125,8 @@ def start(folder: Path, captioner: str, values: Mapping[str, Any]) -> CaptionJob
 
 
 def try_out(folder: Path, captioner: str, values: Mapping[str, Any], count: int, place: Path) -> CaptionJob:
-    """Start a process that tells in its progress events what the first pictures would get, and changes nothing.
+    """Start a process that tells in its progress events what the first pictures would get, and changes nothing. It ends
+    with this process, as nobody else would look at its answers.
 
     Args:
         count: of pictures.
@@ -139,7 +141,7 @@ def try_out(folder: Path, captioner: str, values: Mapping[str, Any], count: int,
     job = CaptionJob(place)
     named = {"id": "", "folder": os.path.abspath(folder.expanduser()), "trial": count}  # noqa: PTH100 - follows links
     with writing(place):
-        _launch(job, {"version": 2, "captioner": captioner, "options": options, **named})
+        _launch(job, {"version": 2, "captioner": captioner, "options": options, **named}, child_variables())
     return job
 
 
@@ -152,9 +154,10 @@ def _same(job: CaptionJob, kind: Kind, options: CaptionOptions) -> bool:
     return before is kind and begun.decisive() == options.decisive()
 
 
-def _launch(job: CaptionJob, record: Mapping[str, Any]) -> None:
+def _launch(job: CaptionJob, record: Mapping[str, Any], variables: Mapping[str, str] | None = None) -> None:
     write_record(job.meta_path, record)
-    process = launch(job, command=[sys.executable, "-P", "-m", "engine.captioning", str(job.path)])
+    command = [sys.executable, "-P", "-m", "engine.captioning", str(job.path)]
+    process = launch(job, command=command, variables=variables)
     threading.Thread(target=process.wait, daemon=True).start()  # else it would stay as a zombie
 
 

@@ -14,7 +14,7 @@ from engine.config.kohya.convert import conversion_of
 from engine.config.presets import find_preset
 from engine.config.schema import RunConfig
 from engine.config.write import update_toml
-from engine.errors import UsageError, storage_error
+from engine.errors import UsageError, storing
 from engine.paths import user_config
 from engine.text import printable
 
@@ -87,9 +87,7 @@ def save_preset(name: str, base: str, config: RunConfig, title: str, *, overwrit
     path = own_preset_path(name)
     if path.exists() and not overwrite:
         raise UsageError(f"There is a preset {name} already: {path}.", "Choose another name.")
-    try:
+    with storing(path.parent, "Making"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(error, path.parent, "Making") or error from error
     write_text(path, preset_text(base, config, title))
     return path

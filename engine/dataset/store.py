@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.atomic import replacing
-from engine.errors import UsageError, storage_error
+from engine.atomic import replacing, sweep
+from engine.errors import UsageError, storing
 from engine.text import printable
 
 if TYPE_CHECKING:
     import torch
-
-_ABANDONED_SECONDS = 3600
-"""Age at which the temporary file of a killed run is removed; a living run renames its own within seconds."""
 
 
 class TensorStore:
@@ -38,19 +33,15 @@ class TensorStore:
         self._memory: dict[str, dict[str, torch.Tensor]] = {}
         if directory is None:
             return
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise UsageError(
-                f"The cache folder {printable(directory)} cannot be made: a file is in its place.",
-                "Choose another memory.cache_dir.",
-            ) from error
-        except OSError as error:
-            raise storage_error(error, directory, "Making the cache folder") or error from error
-        for leftover in directory.glob(".*.tmp"):
-            with suppress(OSError):
-                if time.time() - leftover.stat().st_mtime > _ABANDONED_SECONDS:
-                    leftover.unlink()
+        with storing(directory, "Making the cache folder"):
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise UsageError(
+                    f"The cache folder {printable(directory)} cannot be made: a file is in its place.",
+                    "Choose another memory.cache_dir.",
+                ) from error
+        sweep(directory, older=True, shared=True)
 
     def load(self, key: str) -> dict[str, torch.Tensor] | None:
         """The tensors under `key`; None when there are none or their file is damaged."""
@@ -68,8 +59,8 @@ class TensorStore:
         except (SafetensorError, OSError) as error:
             self.damaged.append(f"cache file {printable(path.name)} is damaged ({printable(str(error))}): made anew")
             return None
-        if recorded != checksum(tensors):
-            self.damaged.append(f"cache file {printable(path.name)} is damaged (wrong checksum): made anew")
+        if recorded != checksum(tensors, key) and recorded != checksum(tensors):  # earlier versions left the key out
+            self.damaged.append(f"cache file {printable(path.name)} is damaged (wrong checksum, or renamed): made anew")
             return None
         return tensors
 
@@ -84,7 +75,7 @@ class TensorStore:
             return
         from safetensors.torch import save
 
-        data = save(dict(tensors), metadata={"sha256": checksum(tensors)})
+        data = save(dict(tensors), metadata={"sha256": checksum(tensors, key)})
         with replacing(self._path(key)) as temporary:
             temporary.write_bytes(data)
 
@@ -93,11 +84,11 @@ class TensorStore:
         return self.directory / f"{key}.safetensors"
 
 
-def checksum(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes."""
+def checksum(tensors: Mapping[str, torch.Tensor], key: str = "") -> str:
+    """SHA-256 over the key, and names, types, shapes and bytes of the tensors."""
     import torch
 
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(key.encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())

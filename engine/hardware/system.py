@@ -33,7 +33,7 @@ class System:
 def look() -> System:
     """Read everything once."""
     total, free = memory()
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = usable_threads()
     return System(
         os=f"{platform.system()} {platform.release()}",
         cpu=cpu_name(),
@@ -43,6 +43,11 @@ def look() -> System:
         memory_free=free,
         container=in_container(),
     )
+
+
+def usable_threads() -> int:
+    """Hardware threads that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory() -> tuple[int, int]:

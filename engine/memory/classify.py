@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator
+
+from engine.errors import causes
 
 _GPU_SIGNS = ("CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED",
               "CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory")  # fmt: skip
@@ -26,17 +27,17 @@ _NUMBERS = {
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error`, or what it was raised from, is an out-of-memory on a GPU or on the CPU."""
-    return any(_is_one(cause) for cause in _causes(error))
+    return any(_is_one(cause) for cause in causes(error))
 
 
 def is_on_gpu(error: BaseException) -> bool:
     """Whether the memory that ran out is a GPU's."""
-    return any(_is_gpus(cause) for cause in _causes(error))
+    return any(_is_gpus(cause) for cause in causes(error))
 
 
 def said(error: BaseException) -> str:
     """What the failed allocation said, on one line."""
-    cause = next((cause for cause in _causes(error) if _is_one(cause)), error)
+    cause = next((cause for cause in causes(error) if _is_one(cause)), error)
     lines = str(cause).strip().splitlines()
     if not lines:
         return type(cause).__name__
@@ -46,7 +47,7 @@ def said(error: BaseException) -> str:
 
 def told_numbers(error: BaseException) -> dict[str, int]:
     """Bytes by name, as far as the message tells: requested, free, total, allocated, reserved."""
-    text = "\n".join(str(cause) for cause in _causes(error))
+    text = "\n".join(str(cause) for cause in causes(error))
     found = {name: pattern.search(text) for name, pattern in _NUMBERS.items()}
     numbers = {name: round(float(match[1]) * _UNITS[match[2]]) for name, match in found.items() if match}
     unused = numbers.pop("unused", None)
@@ -57,13 +58,6 @@ def told_numbers(error: BaseException) -> dict[str, int]:
         numbers["total"] = min(allowed, numbers.get("total", allowed))
         numbers["free"] = min(numbers.get("free", allowed), max(0, allowed - numbers.get("reserved", 0)))
     return numbers
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__
 
 
 def _is_one(error: BaseException) -> bool:

@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 from engine import errors
 from engine.errors import LoraSmithError, TrainingError
 from engine.memory.plan import Need, PlanCancelled
+from engine.processes import parent_word
 from engine.runs.launch import trainer_environment
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class PlannerProcess:
     def _start(self) -> subprocess.Popen[bytes]:
         self._waiting()
         environment = {**trainer_environment(), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-P", "-m", "engine.planning", str(os.getpid())]
+        command = [sys.executable, "-P", "-m", "engine.planning", parent_word()]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._told, env=environment, bufsize=0)
 

@@ -44,7 +44,7 @@ def find(request: Request) -> Plan | None:
     stored = _shipped().get(key)
     if stored is None:
         for phases in dict.fromkeys((PHASES, request.phases)):
-            stored = stored or read_json(_path(key, phases))
+            stored = stored or _kept(_path(key, phases))
     with suppress(TypeError, KeyError):
         return restored(stored) if stored else None
     return None
@@ -55,7 +55,19 @@ def keep(request: Request, plan: Plan) -> None:
     path = _path(key_of(request), request.phases)
     with suppress(OSError, LoraSmithError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(plan.stored()))
+        write_text(path, json.dumps({"plan": plan.stored(), "sha256": _seal(path, plan.stored())}))
+
+
+def _kept(path: Path) -> Any | None:
+    """The plan in a file of the cache; None where there is none, or it was changed or renamed."""
+    record = read_json(path)
+    if not isinstance(record, dict) or record.get("sha256") != _seal(path, record.get("plan")):
+        return None
+    return record["plan"]
+
+
+def _seal(path: Path, plan: Any) -> str:
+    return hashlib.sha256(f"{path.stem} {json.dumps(plan, sort_keys=True)}".encode()).hexdigest()
 
 
 def _path(key: str, phases: tuple[str, ...]) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 from engine.errors import ModelError
 from engine.text import printable
 
-MAX_HEADER = 100 * 2**20
+MAX_HEADER = 100_000_000
 """Bytes; the safetensors library refuses longer headers too."""
 
 BITS = {

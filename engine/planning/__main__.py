@@ -1,13 +1,12 @@
 """The planner's process: `python -m engine.planning PARENT`. One request a line of standard input, one answer a line of
-standard output, both JSON; see `engine.memory.planner`, which starts it. It ends when PARENT, a process, does."""
+standard output, both JSON; see `engine.memory.planner`, which starts it. It ends when PARENT does: see
+`engine.processes.end_with_parent`."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-import threading
-import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -17,23 +16,17 @@ from engine.errors import LoraSmithError
 from engine.memory.plan import Need
 from engine.memory.workload import Workload
 from engine.models.base import Recognition
+from engine.processes import end_with_parent
 
 
 def main() -> int:
     """Answer every request in its turn."""
-    threading.Thread(target=_end_with, args=(int(sys.argv[1]),), daemon=True).start()
+    end_with_parent(sys.argv[1])
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
     for line in sys.stdin:
         print(json.dumps(_answer(json.loads(line))), file=answers, flush=True)
     return 0
-
-
-def _end_with(parent: int) -> None:
-    # A rehearsal takes up to a minute, in which nobody looks at the standard input.
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:

@@ -67,7 +67,9 @@ class EventLog:
         self.dropped = 0
         self._reserve = reserve
         self._seq, self._broken = _continuation(path)
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._path, self._file = path, -1
+        with suppress(OSError):  # it is tried again with each event
+            self._open()
 
     def emit(self, type: str, **data: Any) -> None:
         """Append one event. Non-finite numbers become null."""
@@ -83,9 +85,14 @@ class EventLog:
                 return
         self.dropped += 1
 
+    def _open(self) -> None:
+        if self._file < 0:
+            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
     def _write(self, line: bytes) -> bool:
         data = b"\n" + line if self._broken else line
         try:
+            self._open()
             written = os.write(self._file, data)
         except OSError:
             return False
@@ -99,7 +106,8 @@ class EventLog:
 
     def close(self) -> None:
         """No event can follow."""
-        os.close(self._file)
+        if self._file >= 0:
+            os.close(self._file)
 
 
 def _continuation(path: Path) -> tuple[int, bool]:

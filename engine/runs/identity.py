@@ -7,6 +7,8 @@ import socket
 from functools import cache
 from pathlib import Path
 
+from engine.processes import process_start as process_start
+
 
 @cache
 def host() -> str:
@@ -21,29 +23,6 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return ""
-
-
-def process_start(pid: int) -> float | None:
-    """When process `pid` began, in the system's own unit (Linux: clock ticks since boot); None when it is not alive.
-
-    Two processes that reuse one id differ in it. A zombie counts as dead.
-    """
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return _process_start_elsewhere(pid) if not Path("/proc/self/stat").exists() else None
-    fields = stat[stat.rindex(b")") + 2 :].split()  # the name before ")" may hold spaces
-    return None if fields[0] in (b"Z", b"X") else float(fields[19])
-
-
-def _process_start_elsewhere(pid: int) -> float | None:
-    import psutil  # 100 ms, and only where /proc is missing
-
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else round(process.create_time())
-    except psutil.Error:
-        return None
 
 
 def own_identity() -> dict[str, object]:

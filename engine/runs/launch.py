@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import engine
-from engine.errors import storage_error
+from engine.errors import storing
 from engine.runs.identity import identity_of
 from engine.runs.layout import RunDir
 from engine.runs.lock import is_locked
@@ -54,7 +54,9 @@ def trainer_environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
     return environment
 
 
-def launch(run_dir: RunDir, *, command: Sequence[str] | None = None) -> subprocess.Popen[bytes]:
+def launch(
+    run_dir: RunDir, *, command: Sequence[str] | None = None, variables: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     """Start the trainer of a prepared run in a session of its own; returns at once.
 
     Standard input is closed, output is appended to train.log. Wait for its first signs with `engine.runs.follow`.
@@ -62,23 +64,21 @@ def launch(run_dir: RunDir, *, command: Sequence[str] | None = None) -> subproce
     Args:
         run_dir: from `prepare_run` or after `prepare_resume`.
         command: in place of `trainer_command(run_dir)`.
+        variables: of its environment, besides `trainer_environment()`.
 
     Raises:
         StorageError: train.log cannot be written.
     """
-    try:
-        with run_dir.log_path.open("ab") as log:
-            process = subprocess.Popen(
-                list(command or trainer_command(run_dir)),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                close_fds=True,
-                env=trainer_environment(),
-            )
-    except OSError as error:
-        raise storage_error(error, run_dir.log_path, "Writing") or error from error
+    with storing(run_dir.log_path), run_dir.log_path.open("ab") as log:
+        process = subprocess.Popen(
+            list(command or trainer_command(run_dir)),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            close_fds=True,
+            env={**trainer_environment(), **(variables or {})},
+        )
     if is_locked(run_dir.lock_path) is None:
         mark_starting(run_dir, identity_of(process.pid))  # it may live on without us before it has the lock
     return process

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.atomic import read_json, write_bytes
+from engine.atomic import read_json, sweep, write_bytes
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
@@ -155,6 +155,12 @@ def own_files(directory: Path, name: str) -> list[Path]:
     return files + [path for path in _entries(directory / "sample") if path.name.startswith(f"{name}_")]
 
 
+def sweep_run(run_dir: RunDir) -> int:
+    """Remove what killed processes left half written in a run; how many files. For the holder of its lock."""
+    places = (run_dir.path, run_dir.samples, run_dir.private, run_dir.control, run_dir.checkpoints)
+    return sum(sweep(place, older=True) for place in places)
+
+
 def _entries(directory: Path) -> list[Path]:
     return sorted(directory.iterdir()) if directory.is_dir() else []
 
@@ -165,4 +171,9 @@ def write_record(path: Path, value: Any) -> None:
     Raises:
         StorageError: no space or no permission; the old file is intact.
     """
-    write_bytes(path, (json.dumps(value, allow_nan=False, indent=1, default=str) + "\n").encode("ascii"))
+    write_bytes(path, record_bytes(value))
+
+
+def record_bytes(value: Any) -> bytes:
+    """The content of such a file."""
+    return (json.dumps(value, allow_nan=False, indent=1, default=str) + "\n").encode("ascii")

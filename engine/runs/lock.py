@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.atomic import read_json
-from engine.errors import UsageError, storage_error
+from engine.errors import UsageError, storing
 from engine.runs.identity import is_alive, own_identity
 
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -47,14 +47,16 @@ class RunLock:
     def __init__(self, path: Path) -> None:
         self.path = path
         assert path not in _held, "one process takes a run's lock once"
-        try:
+        with storing(path):
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise storage_error(error, path, "Writing") or error from error
-        self._lock()
-        identity = own_identity()
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, (json.dumps(identity) + "\n").encode(), 0)
+            self._lock()
+            identity = own_identity()
+            try:
+                os.ftruncate(self._file, 0)
+                os.pwrite(self._file, (json.dumps(identity) + "\n").encode(), 0)
+            except OSError:
+                os.close(self._file)
+                raise
         _held[path], _files[path] = _info(identity), self._file
 
     def _lock(self) -> None:

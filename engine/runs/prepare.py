@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 RESERVE_BYTES = 64 * 1024
 LONGEST_NAME = 200
-"""Bytes of a run's name: a file name may have 255, and a sample's temporary file has 53 more than the name."""
+"""Bytes of a run's name: a file name may have 255, and a sample's has 45 more than the name."""
 SCHEMA = 1
 _PATH_KEYS = (
     ("model", "pretrained_model_name_or_path"), ("model", "vae"), ("model", "clip_l"), ("model", "t5xxl"),

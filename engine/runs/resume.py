@@ -14,6 +14,7 @@ from engine.runs.identity import own_identity
 from engine.runs.layout import RunDir
 from engine.runs.prepare import RESERVE_BYTES, Say, absolute_paths, one_starter, require_utf8, still_live, writing
 from engine.runs.state import RunState, mark_starting, true_state
+from engine.runs.states import newest_state
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
@@ -159,10 +160,9 @@ def _order_note(step: int, old: tuple[int, int], new: tuple[int, int]) -> str:
 
 
 def last_saved_step(run_dir: RunDir) -> int:
-    """The step of the newest saved state, 0 where there is none."""
-    states = sorted(run_dir.checkpoints.glob("state-*.safetensors")) if run_dir.checkpoints.is_dir() else []
-    steps = [path.stem.removeprefix("state-") for path in states]
-    return max((int(step) for step in steps if step.isdecimal()), default=0)
+    """The step of the newest saved state that is not damaged, 0 where there is none."""
+    state = newest_state(run_dir.checkpoints)
+    return state.step or 0 if state else 0
 
 
 def _told(value: object) -> str:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.atomic import read_json
+from engine.errors import StorageError, storing
 from engine.runs.identity import host, is_alive, own_identity
-from engine.runs.layout import RunDir, write_record
+from engine.runs.layout import RunDir, record_bytes, write_record
 from engine.runs.lock import is_locked
 from engine.runs.tail import latest_step
 
@@ -107,9 +108,14 @@ def write_exit(run_dir: RunDir, state: str, exit_code: int, step: int, **details
         StorageError: even so, it cannot be written.
     """
     assert state in ENDED, state
-    run_dir.reserve_path.unlink(missing_ok=True)
+    with suppress(OSError):
+        run_dir.reserve_path.unlink(missing_ok=True)
     record = {"state": state, "exit_code": int(exit_code), "step": step, "time": round(time.time(), 3), **details}
-    write_record(run_dir.exit_path, record)
+    try:
+        write_record(run_dir.exit_path, record)
+    except StorageError:  # a disk that cannot sync or rename may still take it, and half of it is read as none
+        with storing(run_dir.exit_path):
+            run_dir.exit_path.write_bytes(record_bytes(record))
 
 
 def read_exit(run_dir: RunDir) -> dict[str, Any] | None:

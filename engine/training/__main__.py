@@ -10,15 +10,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from engine.errors import LoraSmithError, storage_error
+from engine.errors import LoraSmithError, StorageError, UsageError, is_storage_limit, storage_error, storing
 from engine.exit_codes import ExitCode
 from engine.memory.classify import is_out_of_memory
-from engine.runs.layout import RunDir
+from engine.processes import end_with_parent
+from engine.runs.layout import RunDir, sweep_run
 from engine.runs.lock import RunLock
+from engine.runs.state import true_state, write_exit
+from engine.text import plural
 from engine.training import exhausted
 from engine.training.exhausted import Reserve
 from engine.training.processes import LEADER, Helper
-from engine.training.session import Session, Signals, phase_of
+from engine.training.session import Session, Signals, phase_of, steady_output
 
 
 def main(arguments: list[str]) -> int:
@@ -26,29 +29,53 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         print("usage: python -m engine.training RUN_DIR", file=sys.stderr)
         return ExitCode.USAGE
-    run = RunDir(Path(arguments[0]))
-    if LEADER in os.environ:
-        _help(run)
+    with steady_output():
+        run = RunDir(Path(arguments[0]))
+        if LEADER in os.environ:
+            _help(run)
+        return _lead(run)
+
+
+def _lead(run: RunDir) -> int:
     waiting = Signals()
     waiting.install()
     try:
         lock = RunLock(run.lock_path)
-    except LoraSmithError as error:
+    except UsageError as error:  # another trainer has it, and everything here is its
         print(error, file=sys.stderr)
         return error.exit_code
+    except LoraSmithError as error:
+        return _unable(run, error)
     with lock:
-        run.exit_path.unlink(missing_ok=True)
-        exhausted.word_of_others(run)  # what an earlier life left
-        with Session(run, waiting) as session:
+        try:
+            with storing(run.path):
+                run.exit_path.unlink(missing_ok=True)
+                exhausted.word_of_others(run)  # what an earlier life left
+                session = Session(run, waiting)
+        except StorageError as error:
+            return _unable(run, error)
+        with session:
+            if left := sweep_run(run):
+                session.say(f"Removed {plural(left, 'unfinished file')} of an earlier process that was killed.")
             return _end(session, Reserve())
+
+
+def _unable(run: RunDir, error: LoraSmithError) -> ExitCode:
+    """End before there is a session."""
+    print(error, file=sys.stderr)
+    with suppress(OSError, LoraSmithError):
+        step = true_state(run).step
+        write_exit(run, "failed", error.exit_code, step, title=error.title, message=error.message, hint=error.hint)
+    return error.exit_code
 
 
 def _help(run: RunDir) -> NoReturn:
     """A rank above 0: rank 0 tells what goes wrong, and takes this process with it."""
-    from engine.training.trainer import train
-
+    end_with_parent(os.environ[LEADER])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    from engine.training.trainer import train  # seconds
+
     helper, reserve = Helper(run), Reserve()
     try:
         train(helper)
@@ -75,15 +102,14 @@ def _end(session: Session, reserve: Reserve) -> ExitCode:
             return exhausted.tell(session, told)
         if isinstance(error, LoraSmithError):
             return _fail(session, error)
-        with suppress(OSError):
-            traceback.print_exc()
+        traceback.print_exc()
         known = _known(error, session.run.path)
         return _fail(session, known) if known else _unexpected(session, error)
 
 
 def _known(error: Exception, directory: Path) -> LoraSmithError | None:
     """What a person can mend about an error of the system; None when it is ours."""
-    if not isinstance(error, OSError):
+    if not isinstance(error, OSError) or not is_storage_limit(error):
         return None
     return storage_error(error, Path(os.fsdecode(error.filename)) if error.filename else directory, "Writing")
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.atomic import read_json
 from engine.config import RunConfig, load_config
-from engine.errors import LoraSmithError, MemoryLimitError
+from engine.errors import LoraSmithError, MemoryLimitError, causes
 from engine.exit_codes import ExitCode
 from engine.hardware import Gpu, list_gpus
 from engine.hardware.system import in_container
@@ -55,10 +55,8 @@ def shortage_of(session: Session, error: Exception) -> Shortage:
 
 def make_room(error: Exception) -> None:
     """Let go of what the failed code holds: activations; after the last frame of the loop also model and optimizer."""
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in causes(error, context=True):
         traceback.clear_frames(cause.__traceback__)
-        cause = cause.__cause__ or cause.__context__
     gc.collect()
     torch: Any = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():

@@ -29,6 +29,7 @@ from engine.errors import LoraSmithError
 from engine.memory.classify import is_out_of_memory
 from engine.models.registry import family_named
 from engine.runs.events import read_events
+from engine.runs.states import state_path
 from engine.training.exhausted import make_room, shortage_of
 from engine.training.facts import training_facts
 from engine.training.validation import held_out_loss
@@ -58,10 +59,12 @@ class Outputs:
     def hashes(self) -> tuple[tuple[str | None, str | None], tuple[str | None, str | None]]:
         """Kohya's hashes of the checkpoint and of a replaced VAE; reading a whole file takes seconds, once."""
         vae = self.config.model.vae
-        return model_hashes(self.trainer.prepared.recognition.path), model_hashes(Path(vae)) if vae else (
-            None,
-            None,
-        )
+        try:
+            known = model_hashes(self.trainer.prepared.recognition.path)
+            return known, model_hashes(Path(vae)) if vae else (None, None)
+        except OSError as error:
+            self.session.warn("no_hashes", f"The LoRA files get no hashes of the model, which cannot be read: {error}.")
+            return (None, None), (None, None)
 
     @property
     def config(self) -> RunConfig:
@@ -128,9 +131,9 @@ class Outputs:
 
     def keep_state(self) -> None:
         """The full state of this step, if it is not there yet."""
-        newest = self.trainer.states.paths()[:1]
-        if not newest or newest[0].name != f"state-{self.trainer.step:08d}.safetensors":
-            self.trainer.states.save()
+        states = self.trainer.states
+        if states.paths()[:1] != [state_path(states.directory, self.trainer.step)]:
+            states.save()
 
     def _ended_epoch(self) -> int:
         """The epoch that ends with this step; 0 when none does."""
@@ -180,11 +183,15 @@ class Outputs:
         if self._is_given("saved", str(path)) and path.is_file():
             return
         difference: list[float | None] = []
+        metadata = training_metadata(self.config, training_facts(trainer, self.hashes, self._epoch()))
+        if (thumbnail := self.config.saving.metadata_thumbnail) and "modelspec.thumbnail" not in metadata:
+            text = f"The LoRA files get no thumbnail: {thumbnail} is missing, unreadable or larger than 16 MiB."
+            self.session.warn("no_thumbnail", text, once=True)
         with self._evaluating("save"):
             size = write_lora(
                 path,
                 trainer.network.state(),
-                training_metadata(self.config, training_facts(trainer, self.hashes, self._epoch())),
+                metadata,
                 self.config.saving.save_precision,
                 self.session.say,
                 check=lambda written: difference.append(
@@ -209,8 +216,7 @@ class Outputs:
             number = step - saving.save_last_n_steps - 1
             number -= number % saving.save_every_n_steps
             old = self.run.lora_path(step=number) if number > 0 else None
-        if old is not None and old.is_file():
-            old.unlink()
+        if old is not None and old.is_file() and self.session.remove_old(old):
             self.session.say(f"Removed {old.name}: only the last ones are kept.")
 
     def validate(self) -> None:
@@ -228,8 +234,8 @@ class Outputs:
         missing = [i for i in range(len(self.prompts)) if not self._is_given("sample", str(i))]
         if not missing:
             return
-        self.run.samples.mkdir(parents=True, exist_ok=True)
         try:
+            self.run.samples.mkdir(parents=True, exist_ok=True)
             with self._evaluating("sample"), nullcontext() if self._frugal else self.trainer.model.drawing():
                 for index in missing:
                     if not self.session.stop_reason:  # a resume draws the others

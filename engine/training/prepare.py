@@ -168,12 +168,6 @@ def _accelerator(config: RunConfig, session: Session) -> tuple[Accelerator, str]
     gpu = None
     if has_cuda and device != "cpu":
         index = int(os.environ.get("LOCAL_RANK") or device.partition(":")[2] or 0)
-        if config.training.num_processes > torch.cuda.device_count():
-            raise UsageError(
-                f"training.num_processes is {config.training.num_processes}, but torch finds "
-                f"{torch.cuda.device_count()} GPU(s).",
-                "Use one process for each GPU.",
-            )
         torch.cuda.set_device(index)
         choose_kernels(config.memory.deterministic)
         # From torch and not from NVML: CUDA_VISIBLE_DEVICES may count otherwise, and NVML may be missing.

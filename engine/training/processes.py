@@ -9,9 +9,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from engine.errors import UsageError
 from engine.exit_codes import ExitCode
+from engine.hardware.system import usable_threads
+from engine.processes import parent_word
 from engine.runs.launch import trainer_command
 from engine.runs.layout import RunDir
+from engine.text import plural
 from engine.training.exhausted import tell, word_of_others
 from engine.training.session import Session, Signals
 
@@ -19,8 +23,32 @@ if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
 
+    from engine.config import RunConfig
+
 LEADER = "LORASMITH_LEADER"
-"""Environment variable of a helper: the process id of rank 0."""
+"""Environment variable of a helper: rank 0, with which it ends."""
+
+
+_ALWAYS = 2
+"""Processes that any machine may have: the demo's preset asks for them."""
+
+
+def require_processors(config: RunConfig) -> None:
+    """Refuse more processes than there are GPUs, or on the CPU cores: they would only share them.
+
+    Raises:
+        UsageError: says how many there are.
+    """
+    import torch
+
+    wanted, on_cpu = config.training.num_processes, config.memory.device == "cpu" or not torch.cuda.is_available()
+    there = max(usable_threads(), _ALWAYS) if on_cpu else torch.cuda.device_count()
+    if wanted > there:
+        what = plural(usable_threads(), "CPU core") if on_cpu else plural(there, "GPU")
+        raise UsageError(
+            f"training.num_processes is {wanted}, but this machine has {what}.",
+            f"Set training.num_processes={there} or less: one process for each {'core' if on_cpu else 'GPU'}.",
+        )
 
 
 def start_others(session: Session, num_processes: int) -> None:
@@ -38,7 +66,7 @@ def start_others(session: Session, num_processes: int) -> None:
         subprocess.Popen(
             trainer_command(session.run),
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), LEADER: str(os.getpid())},
+            env={**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), LEADER: parent_word()},
         )
         for rank in range(1, num_processes)
     ]
@@ -83,7 +111,7 @@ class _Mute:
 
 
 class Helper(Session):
-    """The session of a rank above 0: says nothing, and ends when rank 0 does, however that ends."""
+    """The session of a rank above 0: says nothing."""
 
     def __init__(self, run: RunDir) -> None:
         self.run = run
@@ -92,12 +120,6 @@ class Helper(Session):
         self.step = 0
         self._stop_reason = ""
         self._warned = set()
-        threading.Thread(target=self._watch, args=(int(os.environ[LEADER]),), daemon=True).start()
-
-    def _watch(self, parent: int) -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
 
     def say(self, text: str) -> None:
         """Rank 0 says it."""

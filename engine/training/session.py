@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
+from engine.errors import StorageError
 from engine.exit_codes import ExitCode
 from engine.runs.control import Command, ControlBox
 from engine.runs.events import EventLog
@@ -192,6 +195,15 @@ class Session:
             hint="`lorasmith resume` goes on from the last saved state.",
         )
 
+    def remove_old(self, path: Path) -> bool:
+        """Remove a file that a newer one replaces; where it cannot be removed, that is only reported."""
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            self.warn("not_removed", f"{path.name} could not be removed: {error.strerror or error}.")
+            return False
+        return True
+
     def end_others(self) -> None:
         """End the other ranks of this run, if there are any."""
         for other in self.others:
@@ -206,7 +218,8 @@ class Session:
     def finish(self, state: str, code: ExitCode, **details: str) -> ExitCode:
         """Tell how the run ended, in exit.json first, then in events, state.json and the log."""
         self.claim_end()
-        write_exit(self.run, state, code, self.step, **details)
+        with suppress(StorageError):  # the events and the exit code tell it too
+            write_exit(self.run, state, code, self.step, **details)
         if details:
             self.events.emit("error", **details)
             _print(f"{details['title']}: {details['message']} {details['hint']}".strip())
@@ -223,5 +236,35 @@ def phase_of(error: BaseException) -> str:
 
 def _print(text: str) -> None:
     """A line in train.log; a full disk must not end the run."""
-    with suppress(OSError):
+    with suppress(OSError):  # outside `steady_output` too
         print(text, flush=True)
+
+
+class _Steady:
+    """A text stream whose writes never fail: libraries write progress bars and warnings into train.log too."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+
+@contextmanager
+def steady_output() -> Iterator[None]:
+    """Inside, a train.log that cannot be written, wherever it is written from, does not end the run."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _Steady(before[0]), _Steady(before[1])  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before

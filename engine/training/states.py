@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from engine.config import digest
-from engine.errors import UsageError
+from engine.errors import UsageError, storing
+from engine.runs.states import newest_state, saved_states, state_path
 from engine.training.recovery import Recovery
-from engine.training.statefile import load_tree, peek, save_tree
+from engine.training.statefile import load_tree, save_tree
 
 if TYPE_CHECKING:
     from engine.dataset.arithmetic import StepPlan
     from engine.training.trainer import Trainer
 
 KEPT = 2
-_NAME = re.compile(r"state-(\d{8})\.safetensors")
 _DECAY = 0.98
 _FEWER_BITS = ("torch.optim.adamw.AdamW", "bitsandbytes.optim.adamw.AdamW8bit")
 _HYPERPARAMETERS = ("lr", "initial_lr", "betas", "eps", "weight_decay", "momentum")
@@ -72,13 +72,14 @@ class StateStore:
         trainer = self.trainer
         if not trainer.team.leads:
             return
-        self.directory.mkdir(parents=True, exist_ok=True)
-        path = self.directory / f"state-{trainer.step:08d}.safetensors"
+        with storing(self.directory, "Making"):
+            self.directory.mkdir(parents=True, exist_ok=True)
+        path = state_path(self.directory, trainer.step)
         size = save_tree(path, self._tree())
         trainer.session.events.emit("state_saved", path=str(path), step=trainer.step, bytes=size)
         trainer.session.events.sync()
         for old in self.paths()[KEPT:]:
-            old.unlink(missing_ok=True)
+            trainer.session.remove_old(old)
 
     def _tree(self) -> dict[str, Any]:
         trainer = self.trainer
@@ -109,12 +110,20 @@ class StateStore:
                 damaged.append(path)
                 continue
             self._restore(tree, path)
-            for bad in damaged if self.trainer.team.leads else []:
-                bad.unlink(missing_ok=True)  # it must not count as one of those that are kept
+            self._put_aside(damaged)
             if not quiet:
                 self.trainer.session.say(f"Resumed at step {self.trainer.step} from {path.name}.")
             return True
+        if damaged:
+            self._put_aside(damaged)
+            self.trainer.session.warn("no_state", "No saved state is readable: the training starts over.")
         return False
+
+    def _put_aside(self, damaged: list[Path]) -> None:
+        """Rename damaged states: they must not count as those that are kept."""
+        for path in damaged if self.trainer.team.leads else []:
+            with suppress(OSError):
+                path.replace(path.with_suffix(".damaged"))
 
     def _use_new_settings(self, fresh: list[dict[str, Any]]) -> None:
         """After the state of a run whose settings were changed: new rates and hyperparameters, old statistics."""
@@ -189,25 +198,18 @@ class StateStore:
         return progress
 
 
-def saved_states(directory: Path) -> list[Path]:
-    """The files of saved states in `directory`, the newest first."""
-    found = directory.glob("state-*.safetensors") if directory.is_dir() else []
-    return sorted((path for path in found if _NAME.fullmatch(path.name)), reverse=True)
-
-
 def plan_from_here(plan: StepPlan, directory: Path, say: Callable[[str], None]) -> StepPlan:
     """`plan` for a run that goes on from the newest state in `directory`: where another batch size, or other pictures,
     changed how many updates an epoch has, it goes on at the same share of the same epoch."""
-    for path in saved_states(directory):
-        place, progress = peek(path, "place"), peek(path, "progress")
-        if not place or not progress:
-            continue
-        going_on = plan.going_on(progress["step"], place["updates_per_epoch"], place["shift"])
-        if going_on.shift:
-            epoch, inside = going_on.place(progress["step"])
-            say(
-                f"An epoch had another number of steps before: the run goes on at step {inside + 1} of "
-                f"{plan.updates_per_epoch} in epoch {epoch}, and ends after step {going_on.max_train_steps}."
-            )
-        return going_on
-    return plan
+    state = newest_state(directory)
+    place, step = (state.value("place"), state.step) if state else (None, None)
+    if not place or step is None:
+        return plan
+    going_on = plan.going_on(step, place["updates_per_epoch"], place["shift"])
+    if going_on.shift:
+        epoch, inside = going_on.place(step)
+        say(
+            f"An epoch had another number of steps before: the run goes on at step {inside + 1} of "
+            f"{plan.updates_per_epoch} in epoch {epoch}, and ends after step {going_on.max_train_steps}."
+        )
+    return going_on

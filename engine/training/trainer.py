@@ -24,7 +24,7 @@ from engine.training.objectives import objective_for
 from engine.training.optimizers import build_optimizer
 from engine.training.outputs import Outputs
 from engine.training.prepare import Prepared, prepare
-from engine.training.processes import Helper, Team, start_others
+from engine.training.processes import Helper, Team, require_processors, start_others
 from engine.training.recovery import LIMIT, Recovery
 from engine.training.schedules import build_schedule, steps_per_update
 from engine.training.seeds import derive, generator
@@ -41,9 +41,10 @@ def train(session: Session) -> bool:
         LoraSmithError: what the person must mend.
     """
     session.state.update(state="starting", force=True)
-    num_processes = load_config(session.run.config_path).training.num_processes
-    if num_processes > 1 and not isinstance(session, Helper):
-        start_others(session, num_processes)
+    config = load_config(session.run.config_path)
+    if config.training.num_processes > 1 and not isinstance(session, Helper):
+        require_processors(config)
+        start_others(session, config.training.num_processes)
     session.events.emit("run_started", name=session.run.name, pid=os.getpid(), step=session.step)
     try:
         prepared = prepare(session)

@@ -16,6 +16,7 @@ from engine.dataset.report.pages import require_page, write_page
 from engine.dataset.report.repair import repair, require_place
 from engine.errors import LoraSmithError
 from engine.exit_codes import ExitCode
+from engine.processes import end_with_parent
 
 _SELDOM = 0.1
 """Seconds between two words about how far it is."""
@@ -44,6 +45,7 @@ def _stop(*_: object) -> None:
 
 def main() -> int:
     """Make one report."""
+    end_with_parent()
     signal.signal(signal.SIGTERM, _stop)
     try:
         wish = json.load(sys.stdin)

@@ -4,16 +4,16 @@ memory."""
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 
 from engine.dataset.pictures import Picture
 from engine.dataset.report.measures import Taken, measure
 from engine.dataset.report.shelf import Key, Shelf
+from engine.processes import end_with_parent, parent_word
 
 _FEW = 40
 """Pictures for which starting processes takes longer than it saves."""
@@ -132,16 +132,7 @@ def _until_crash(
 
 
 def _pool(count: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_end_with_parent)
-
-
-def _end_with_parent() -> None:
-    """A process of the pool must not outlive the report, however that ends."""
-
-    def watch() -> None:
-        parent = parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    # A process of the pool must not outlive the report, however that ends.
+    return ProcessPoolExecutor(
+        count, mp_context=get_context("spawn"), initializer=end_with_parent, initargs=(parent_word(),)
+    )

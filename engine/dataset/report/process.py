@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 from engine import errors
 from engine.dataset.report.findings import Report
 from engine.errors import LoraSmithError
+from engine.processes import child_variables
 from engine.runs.launch import trainer_environment
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def ask(
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "engine.dataset.report"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=trainer_environment(),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+            env={**trainer_environment(), **child_variables()},
             start_new_session=True,
         )  # fmt: skip
         try:

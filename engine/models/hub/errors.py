@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import re
 
-from engine.errors import LoraSmithError, ModelError, StorageError, storage_error
+from engine.errors import LoraSmithError, ModelError, StorageError, causes, is_storage_limit, storage_error
 from engine.masking import masked
 from engine.models.hub.cache import cache_root
 from engine.text import printable
@@ -35,8 +35,7 @@ def explained(error: BaseException, repository: str) -> LoraSmithError | None:
     from httpx2 import RequestError
     from huggingface_hub import errors
 
-    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
-        return explained(error.__cause__, repository)
+    error = next((one for one in causes(error) if not isinstance(one, errors.LocalEntryNotFoundError)), error)
     if isinstance(error, errors.OfflineModeIsEnabled):
         return offline()
     if isinstance(error, errors.HfHubHTTPError):
@@ -89,7 +88,7 @@ def _refused(error: BaseException, repository: str) -> DownloadError:
 
 
 def _storage(error: OSError) -> LoraSmithError | None:
-    known = storage_error(error, cache_root(), "Writing into")
+    known = storage_error(error, cache_root(), "Writing into") if is_storage_limit(error) else None
     if known is None:
         return None
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from engine.captioning.job import CaptionJob, JobHistory, start
+from engine.captioning.job import CaptionJob, JobHistory, start, try_out
 from engine.dataset.folders import read_folder
 from engine.errors import StorageError, UsageError
+from engine.processes import PARENT
 from engine.runs.events import Event
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -49,6 +52,22 @@ def test_time_left_counts_from_the_beginning_of_this_process() -> None:
     tell(5, 1011, "progress", done=4, total=10, written=["c.png", "d.png"])
     assert history.seconds_left == pytest.approx(3)
     assert history.written == ["a.png", "b.png", "c.png", "d.png"]
+
+
+def test_a_trial_ends_with_whoever_started_it_and_a_job_does_not(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[object] = []
+
+    def launch(*_: object, variables: object = None, **__: object) -> SimpleNamespace:
+        started.append(variables)
+        return SimpleNamespace(wait=lambda: 0)
+
+    monkeypatch.setattr("engine.captioning.job.launch", launch)
+    start(pictures, "blip", {})
+    (tmp_path / "trial").mkdir()
+    try_out(pictures, "blip", {}, 2, tmp_path / "trial")
+    assert started == [None, {PARENT: f"{os.getpid()} main"}]
 
 
 def test_what_cannot_start(pictures: Path) -> None:

@@ -270,6 +270,15 @@ def test_a_full_device_is_one_sentence(tmp_path: Path, folder: Path, monkeypatch
     assert not list((tmp_path / "cache").iterdir())
 
 
+def test_latents_of_another_picture_are_not_taken(tmp_path: Path, folder: Path) -> None:
+    items, table = items_in(folder)
+    LatentCache(tmp_path / "cache", "vae", table).build(items, Encoder())
+    first, second, *_ = sorted((tmp_path / "cache").iterdir())
+    first.write_bytes(second.read_bytes())
+    report = LatentCache(tmp_path / "cache", "vae", table).build(items, Encoder())
+    assert counts(report) == (1, 4) and first.name in report.notes[0]
+
+
 def test_leftovers_of_killed_runs_are_removed(tmp_path: Path, folder: Path) -> None:
     directory = tmp_path / "cache"
     directory.mkdir()

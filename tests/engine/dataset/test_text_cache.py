@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from engine.dataset.store import checksum
 from engine.dataset.text_cache import TextCache
 from engine.errors import DataError, ModelError
 
@@ -59,6 +61,30 @@ def test_a_damaged_file_is_made_anew_and_said(tmp_path: Path) -> None:
     victim.write_bytes(victim.read_bytes()[:-3])
     report = TextCache(tmp_path, "clip").build(CAPTIONS, Encoder())
     assert (report.made, report.reused) == (1, 3) and victim.name in report.notes[0]
+
+
+def test_a_file_of_another_caption_is_not_taken(tmp_path: Path) -> None:
+    """Two files that were exchanged, and one that was copied over another."""
+    TextCache(tmp_path, "clip").build(CAPTIONS, Encoder())
+    first, second, third, *_ = sorted(tmp_path.iterdir())
+    one, other = first.read_bytes(), second.read_bytes()
+    first.write_bytes(other)
+    second.write_bytes(one)
+    third.write_bytes(one)
+    with pytest.raises(DataError, match="missing or damaged"):
+        TextCache(tmp_path, "clip").get(CAPTIONS)
+    report = TextCache(tmp_path, "clip").build(CAPTIONS, Encoder())
+    assert (report.made, report.reused, len(report.notes)) == (3, 1, 3)
+    assert all("renamed" in note for note in report.notes)
+
+
+def test_files_of_earlier_versions_are_taken(tmp_path: Path) -> None:
+    """Their digest leaves the key out."""
+    TextCache(tmp_path, "clip").build(CAPTIONS, Encoder())
+    for path in tmp_path.iterdir():
+        tensors = load_file(path)
+        save_file(tensors, path, {"sha256": checksum(tensors)})
+    assert TextCache(tmp_path, "clip").build(CAPTIONS, Encoder()).reused == 4
 
 
 def test_outputs_that_are_not_finite_name_the_caption(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from engine.config import ConfigError, RunConfig, load_config
 from engine.errors import UsageError
 from engine.runs import RunDir, prepare_resume, read_events, request, true_state
 from tests.engine.runs.test_prepare import end
+from tests.state_files import write_state
 
 REMEDY = {"training.train_batch_size": 1, "training.gradient_accumulation_steps": 4}
 
@@ -21,7 +22,7 @@ def failed(prepared: RunDir) -> RunDir:
     prepared.config_path.write_text(text.replace("train_batch_size = 1", "train_batch_size = 4 # as large as it goes"))
     prepared.checkpoints.mkdir()
     for step in (50, 100):
-        (prepared.checkpoints / f"state-{step:08d}.safetensors").touch()
+        write_state(prepared.checkpoints, step)
     end(prepared, "failed", 4)
     return prepared
 

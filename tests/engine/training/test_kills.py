@@ -9,7 +9,10 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
+import psutil
 import pytest
 
 from engine.exit_codes import ExitCode
@@ -18,6 +21,8 @@ from engine.runs.events import EventFollower, read_events
 from engine.runs.layout import RunDir
 from engine.runs.state import true_state
 from tests.engine.training.conftest import MakeRun, Process, start, start_anew
+from tests.forked import ForkedTrainer
+from tests.gone import still_there
 
 LONG = {
     "training__max_train_steps": 40,
@@ -28,6 +33,8 @@ LONG = {
     "memory__cache_latents_to_disk": "true",
 }
 PHASES = ("load", "cache", "train", "sample", "save")
+SOAK = ((70, 1), (30, 2))
+"""(kills, processes)"""
 
 
 def digest(run: RunDir) -> str:
@@ -59,33 +66,79 @@ def until_step(run: RunDir, process: Process, step: int) -> None:
 
 
 @pytest.mark.slow  # starts the trainer some ten times
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("kills", [len(PHASES), pytest.param(40, marks=pytest.mark.soak)])
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize(
+    ("kills", "processes"), [(len(PHASES), 1), *(pytest.param(*many, marks=pytest.mark.soak) for many in SOAK)]
+)
 def test_kills_at_random_moments_change_no_byte(
-    kills: int, make_run: MakeRun, train_here: Callable[[RunDir], int]
+    kills: int, processes: int, make_run: MakeRun, train_here: Callable[[RunDir], int]
 ) -> None:
-    """LORASMITH_KILL_SEED gives other moments."""
+    """Of the leader, a helper, or all at once. LORASMITH_KILL_SEED gives other moments."""
     steps = max(30, 8 * kills)
-    settings = {**LONG, "training__max_train_steps": steps}
+    settings = {**LONG, "training__max_train_steps": steps, "training__num_processes": processes}
     straight = make_run("straight", **settings)
-    assert train_here(straight) == ExitCode.DONE
+    assert (train_here(straight) if processes == 1 else start_anew(straight).wait(600)) == ExitCode.DONE
     run = make_run("killed", **settings, memory__cache_dir=straight.path / "another_cache")
     rng = random.Random(int(os.environ.get("LORASMITH_KILL_SEED", "0")))
-    done = 0
-    while done < kills:
+    for done in range(kills):
         process = start(run)
         hit = wait_for(run, process, PHASES[done % len(PHASES)], rng.uniform(0, 0.4))
-        process.kill()
-        process.wait()
+        trainers = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         assert hit, "the run ended before it could be killed: " + run.log_path.read_text()[-2000:]
-        assert true_state(run).state == "lost"
+        helpers_only = len(trainers) > 1 and done % 3 == 2
+        for trainer in trainers[1:] if helpers_only else trainers[: rng.choice((1, len(trainers)))]:
+            trainer.kill()
+        assert process.wait(60) != ExitCode.DONE
+        assert still_there([one.pid for one in trainers]) == [], "a process outlived the others"
+        assert true_state(run).state == ("failed" if helpers_only else "lost")
         prepare_resume(run)
-        done += 1
     process = start_anew(run)
-    assert process.wait(timeout=300) == ExitCode.DONE, run.log_path.read_text()[-2000:]
+    assert process.wait(timeout=600) == ExitCode.DONE, run.log_path.read_text()[-2000:]
     assert digest(run) == digest(straight)
     told = [event.data["step"] for event in read_events(run.events_path) if event.type == "step"]
     assert set(told) == set(range(1, steps + 1))
+    require_no_leftovers(run)
+
+
+def require_no_leftovers(run: RunDir) -> None:
+    """Nothing half written, in the run or its cache, and no process that works on it."""
+    left = [path for path in run.path.parent.rglob("*") if path.suffix in (".tmp", ".damaged")]
+    assert left == []
+    working = [one.info["cmdline"] for one in psutil.process_iter(["cmdline"])]
+    assert not [line for line in working if line and str(run.path) in line]
+
+
+@pytest.mark.parametrize("what", ["LoRA", "state", "sample"])
+def test_a_kill_inside_a_write_leaves_nothing_behind(what: str, make_run: MakeRun) -> None:
+    """The moment at which the temporary file is whole and has not got its name yet."""
+    run = make_run(**{**LONG, "training__max_train_steps": 6, "saving__save_every_n_steps": 3})
+    process = ForkedTrainer(run, KILLED_INSIDE[what])
+    assert process.wait(120) == -signal.SIGKILL
+    left = [path.name for path in run.path.rglob("*.tmp")]
+    assert len(left) == 1 and str(process.pid) in left[0]
+    prepare_resume(run)
+    assert start(run).wait(timeout=300) == ExitCode.DONE, run.log_path.read_text()[-2000:]
+    require_no_leftovers(run)
+    assert "Removed 1 unfinished file" in run.log_path.read_text()
+
+
+def killed_inside(where: str) -> None:
+    """In the trainer's process: it is killed as the file is about to get its name."""
+    replace = os.replace
+
+    def struck(source: Any, target: Any, **options: Any) -> None:
+        if where in str(target):
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target, **options)
+
+    os.replace = struck
+
+
+KILLED_INSIDE = {
+    "LoRA": partial(killed_inside, "zed-step00000003"),
+    "state": partial(killed_inside, "state-00000005"),
+    "sample": partial(killed_inside, "/sample/"),
+}
 
 
 @pytest.mark.parametrize(("number", "begin"), [(signal.SIGTERM, start_anew), (signal.SIGINT, start)])

@@ -21,7 +21,9 @@ from engine.models.ldm.model import LatentDiffusionModel
 from engine.runs.control import request
 from engine.runs.events import Event, read_events
 from engine.runs.layout import RunDir
+from engine.runs.resume import last_saved_step
 from engine.training import trainer as trainer_module
+from engine.training.statefile import load_tree
 from engine.training.trainer import Trainer
 from tests.engine.training.conftest import MakeRun
 
@@ -229,16 +231,55 @@ def test_bad_steps_after_going_back_end_the_run_with_a_diagnosis(
     assert "learning rate is too high" in ending["hint"]
 
 
-def test_a_damaged_state_is_said_and_the_one_before_is_used(make_run: MakeRun, train_here: Train) -> None:
-    run = make_run(training__max_train_steps=8, sampling__sample_every_n_steps=0)
+def test_damaged_states_are_reported_and_the_one_before_is_used(make_run: MakeRun, train_here: Train) -> None:
+    run = make_run(training__max_train_steps=6, sampling__sample_every_n_steps=0, saving__save_state_every_n_steps=3)
     assert train_here(run) == ExitCode.DONE
-    newest = run.checkpoints / "state-00000008.safetensors"
-    newest.write_bytes(newest.read_bytes()[:-100])
     first = digest(run)
+    newest, older = run.checkpoints / "state-00000006.safetensors", run.checkpoints / "state-00000003.safetensors"
+    kept = newest.read_bytes(), older.read_bytes()
+    as_six = kept[1].replace(b'[\\"step\\", 3]', b'[\\"step\\", 6]')
+    assert as_six != kept[1]
+    for data in (kept[0][:-100], kept[0].replace(b'[\\"step\\", 6]', b'[\\"step\\", 4]'), kept[1], as_six):
+        newest.write_bytes(data)
+        assert train_here(run) == ExitCode.DONE
+        assert "state-00000006.safetensors is damaged" in events(run, "warning")[-1].data["text"]
+        assert events(run, "note")[-1].data["text"] == "Resumed at step 3 from state-00000003.safetensors."
+        assert digest(run) == first
+        assert newest.read_bytes() != data and load_tree(newest) is not None, "the run has saved it again"
+    assert newest.with_suffix(".damaged").read_bytes() == as_six, "what cannot be used is put aside"
+    for path in (newest, older):
+        path.write_bytes(path.read_bytes()[:-1])
     assert train_here(run) == ExitCode.DONE
-    assert "state-00000008.safetensors is damaged" in events(run, "warning")[-1].data["text"]
-    assert any("Resumed at step 4" in event.data["text"] for event in events(run, "note"))
-    assert digest(run) == first
+    assert events(run, "warning")[-1].data["code"] == "no_state" and digest(run) == first
+    assert [path.name for path in sorted(run.checkpoints.glob("*.safetensors"))] == [older.name, newest.name]
+
+
+def test_a_state_of_the_first_format_is_resumed(make_run: MakeRun, train_here: Train) -> None:
+    """Written by the version before the second format, with these settings."""
+    old = Path(__file__).parent / "fixtures" / "state-format-1.safetensors"
+    run = make_run(
+        network__network_dim=1,
+        network__network_alpha=1,
+        network__network_train_unet_only=True,
+        training__max_train_steps=4,
+        saving__save_state_every_n_steps=2,
+        sampling__sample_every_n_steps=0,
+        saving__save_every_n_epochs=0,
+    )
+    run.checkpoints.mkdir()
+    shutil.copy(old, run.checkpoints / "state-00000002.safetensors")
+    assert last_saved_step(run) == 2
+    assert train_here(run) == ExitCode.DONE
+    assert [event.data["step"] for event in events(run, "step")] == [3, 4]
+    assert "Resumed at step 2 from state-00000002.safetensors." in [e.data["text"] for e in events(run, "note")]
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == [old_name(2), old_name(4)]
+    shutil.copy(old, run.checkpoints / old_name(4))
+    (run.checkpoints / old_name(2)).unlink()
+    assert last_saved_step(run) == 0, "under another step's name it is not one"
+
+
+def old_name(step: int) -> str:
+    return f"state-{step:08d}.safetensors"
 
 
 def test_wishes_are_obeyed_and_answered(make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch) -> None:

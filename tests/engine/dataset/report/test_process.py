@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import sqlite3
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -23,8 +26,10 @@ from engine.errors import DataError, LoraSmithError, UsageError
 from tests.drawn_pictures import letterboxed, save, scene
 from tests.engine.dataset.report.conftest import found
 from tests.engine.dataset.report.crashing import CrashingJob
+from tests.gone import still_there
 
 SIZE = (128, 128)
+ROOT = Path(__file__).resolve().parents[4]
 
 
 @pytest.fixture(autouse=True)
@@ -168,6 +173,47 @@ def test_a_process_that_is_killed_is_told(pictures: Path) -> None:
 
     with pytest.raises(LoraSmithError, match="ended by SIGKILL"):
         ask(Wish(config(pictures)), kill)
+
+
+ASKING = """
+import os, signal, sys, time
+from pathlib import Path
+import psutil
+from engine.config import RunConfig
+from engine.dataset.report.process import Wish, ask
+def told(*_):
+    child, = psutil.Process().children()
+    child.send_signal(signal.SIGSTOP)
+    print(child.pid, flush=True)
+    time.sleep(600)
+ask(Wish(RunConfig.model_validate({"dataset": {"train_data_dir": sys.argv[1], "class_tokens": "f0x"}})), told)
+"""
+POOLING = """
+import time
+from engine.dataset.report.measuring import _pool
+if __name__ == "__main__":
+    pool = _pool(2)
+    for _ in range(2):
+        pool.submit(time.sleep, 600)
+    print(*pool._processes, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("code", [ASKING, POOLING])
+def test_no_process_of_it_outlives_whoever_asked(code: str, pictures: Path, tmp_path: Path) -> None:
+    """Not even one that is stopped, or busy for ten minutes."""
+    script = tmp_path / "asking.py"  # a pool's processes read the main module again
+    script.write_text(code)
+    command = [sys.executable, str(script), str(pictures)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        children = [int(pid) for pid in parent.stdout.readline().split()]
+        time.sleep(2 if code == POOLING else 0)  # their own imports
+        parent.kill()
+    assert children and still_there(children) == []
 
 
 def test_a_damaged_or_missing_cache_is_no_obstacle(pictures: Path, tmp_path: Path) -> None:
