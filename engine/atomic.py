@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from engine import reading
 from engine.errors import StorageError, storage_error
 
 
@@ -22,6 +22,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.unlink(missing_ok=True)  # a link that lies there would be written through
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -60,9 +61,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> Any | None:
-    """The JSON value in `path`; None when it is missing or not JSON."""
+    """The JSON value in `path`; None when it is missing, no regular file, not JSON, or beyond `reading`'s limits."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return reading.read_json(path)
     except (OSError, ValueError):
         return None
 

@@ -28,14 +28,16 @@ MAX_VALUES = 6_000_000
 """Values of a JSON text, as its commas and opening brackets count them: each takes up to 100 bytes when read."""
 MAX_TOML = 4 * 2**20
 """Characters of a TOML document; the parser takes some seconds for so many."""
-_LONG_KEY = re.compile(r"""(?<![\w"'.-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){%d}""" % MAX_DEPTH)
+_LONG_KEY = re.compile(rf"""(?<![\w"'.-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){{{MAX_DEPTH}}}""")
 """A dotted key of so many parts that `tomllib` would need minutes or days for it."""
 _KINDS = (
-    (stat.S_ISDIR, "it is a folder"),
-    (stat.S_ISFIFO, "it is a named pipe, not a regular file"),
-    (stat.S_ISSOCK, "it is a socket, not a regular file"),
-    (stat.S_ISCHR, "it is a device, not a regular file"),
-    (stat.S_ISBLK, "it is a device, not a regular file"),
+    (stat.S_ISREG, "a file"),
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISLNK, "a symbolic link"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
 )
 
 
@@ -259,8 +261,13 @@ def _lone_surrogate(text: str) -> bool:
     return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
 
 
+def noun(mode: int) -> str:
+    """What `st_mode` says that something is: "a file", "a folder", "a symbolic link", "a named pipe", …"""
+    return next((name for test, name in _KINDS if test(mode)), "something unknown")
+
+
 def _kind(mode: int) -> str:
-    return next((name for test, name in _KINDS if test(mode)), "it is not a regular file")
+    return "it is a folder" if stat.S_ISDIR(mode) else f"it is {noun(mode)}, not a regular file"
 
 
 def _size(count: int) -> str:

@@ -30,6 +30,7 @@ from engine.config.schema import RunConfig
 from engine.config.training_size import training_size
 from engine.models.base import Recognition
 from engine.models.registry import family_named
+from engine.reading import open_file, read_bytes
 
 _KEPT_WITHOUT_METADATA = (
     "ss_v2",
@@ -106,7 +107,7 @@ def model_hashes(path: Path) -> tuple[str | None, str | None]:
         return "IsADirectory", None
     if not path.is_file():
         return None, None
-    with path.open("rb") as file:
+    with open_file(path) as file:
         file.seek(0x100000)
         old = hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
         file.seek(0)
@@ -303,7 +304,9 @@ def _data_url(thumbnail: str | None) -> str | None:
     if not thumbnail or thumbnail.startswith("data:"):
         return thumbnail or None
     path = Path(thumbnail)
-    if not path.is_file():
+    try:
+        content = read_bytes(path)
+    except OSError:
         return None
     kind = mimetypes.guess_type(path.name)[0] or "image/jpeg"
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

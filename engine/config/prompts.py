@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from engine.config.training_size import training_size
 from engine.config.values import Sampler
 from engine.errors import UsageError
 from engine.models.base import SampleRequest
+from engine.reading import parse_json, parse_toml, read_text
 
 _FILES = (".txt", ".toml", ".json")
 _FLAG = re.compile(r"^(ss|n|w|h|d|s|l|g|cn|ctr|rcfg|fs)\s+(.+)$", re.IGNORECASE | re.DOTALL)
@@ -85,15 +84,15 @@ def _blank(line: str) -> bool:
 
 def _read_file(path: Path) -> list[Any]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
         if path.suffix.lower() == ".txt":
             return text.splitlines()
         if path.suffix.lower() == ".json":
-            entries = json.loads(text)
+            entries = parse_json(text, surrogates=False)
             if not isinstance(entries, list):
                 raise ValueError("a list of prompts is expected")
             return entries
-        table = tomllib.loads(text)["prompt"]
+        table = parse_toml(text)["prompt"]
         shared = {key: value for key, value in table.items() if key != "subset"}
         return [{**shared, **subset} for subset in table["subset"]]
     except OSError as error:

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from engine.reading import NotRegularFileError, open_file
 from engine.text import printable
 
 for _plugin in ("Avif", "Bmp", "Jpeg", "Mpo", "Png", "Tiff", "WebP"):
@@ -163,7 +164,7 @@ def register_heif() -> bool:
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
     """Open `path` with Pillow; whatever a damaged file makes it raise becomes UnusablePicture."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             formats = list(_FORMATS)
             if _is_heif(file):
                 if not register_heif():
@@ -174,15 +175,24 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
     except (UnusablePicture, MemoryError):
         raise
     except UnidentifiedImageError:
-        empty = not path.stat().st_size
-        raise UnusablePicture("empty: 0 bytes" if empty else "broken, or not a picture of a known format") from None
+        raise UnusablePicture(_unknown_reason(path)) from None
     except OSError as error:
         raise UnusablePicture(_os_reason(error)) from error
     except Exception as error:  # a damaged file can make a decoder raise nearly anything
         raise UnusablePicture(f"broken: {printable(str(error))[:120] or type(error).__name__}") from error
 
 
+def _unknown_reason(path: Path) -> str:
+    try:
+        empty = not path.stat().st_size
+    except OSError as error:
+        return _os_reason(error)
+    return "empty: 0 bytes" if empty else "broken, or not a picture of a known format"
+
+
 def _os_reason(error: OSError) -> str:
+    if isinstance(error, NotRegularFileError):
+        return error.strerror
     known = {errno.EACCES: "permission denied", errno.EPERM: "permission denied", errno.ENOENT: "it is gone"}
     if error.errno in known:
         return known[error.errno]

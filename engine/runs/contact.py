@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from engine.atomic import replacing
 from engine.runs.events import Event
-from engine.runs.layout import RunDir
+from engine.runs.layout import RunDir, own_file
 
 TILE = 192
 """Pixels of a tile's longer side."""
@@ -44,15 +44,14 @@ class Samples:
         return [steps[round(index * (len(steps) - 1) / (limit - 1))] for index in range(limit)]
 
 
-def collect(events: Sequence[Event]) -> Samples:
-    """The samples that the events tell of; of two for one prompt and step the later one."""
+def collect(events: Sequence[Event], run_dir: RunDir) -> Samples:
+    """The samples of a run that its events name; of two for one prompt and step the later one."""
     prompts: dict[int, str] = {}
     pictures: dict[tuple[int, int], Path] = {}
     for event in events:
-        path = Path(str(event.get("path", "")))
-        if event.type == "sample" and path.is_file():
-            index, step = int(event.get("index", 0)), int(event.get("step", 0))
-            prompts[index] = str(event.get("prompt", ""))
+        if event.type == "sample" and (path := own_file(run_dir.samples, event.get("path", ""))):
+            index, step = event.get("index", 0), event.get("step", 0)
+            prompts[index] = event.get("prompt", "")
             pictures[index, step] = path
     return Samples(prompts, pictures)
 

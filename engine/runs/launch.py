@@ -12,8 +12,10 @@ from pathlib import Path
 
 import engine
 from engine.errors import storage_error
+from engine.reading import open_for_writing, read_tail
 from engine.runs.identity import identity_of
-from engine.runs.layout import RunDir
+from engine.runs.integrity import require_sound
+from engine.runs.layout import RunDir, record_root
 from engine.runs.lock import is_locked
 from engine.runs.state import mark_starting
 
@@ -64,10 +66,15 @@ def launch(run_dir: RunDir, *, command: Sequence[str] | None = None) -> subproce
         command: in place of `trainer_command(run_dir)`.
 
     Raises:
+        UsageError: it cannot be used as a run (`integrity.fault_of`).
         StorageError: train.log cannot be written.
     """
     try:
-        with run_dir.log_path.open("ab") as log:
+        require_sound(run_dir)
+        file = open_for_writing(
+            run_dir.log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, below=record_root(run_dir.log_path)
+        )
+        with os.fdopen(file, "ab") as log:
             process = subprocess.Popen(
                 list(command or trainer_command(run_dir)),
                 stdin=subprocess.DEVNULL,
@@ -87,10 +94,7 @@ def launch(run_dir: RunDir, *, command: Sequence[str] | None = None) -> subproce
 def log_tail(run_dir: RunDir, lines: int = 12, limit: int = 64 * 1024) -> list[str]:
     """The last lines of train.log; what a progress bar overwrote is left out."""
     try:
-        with run_dir.log_path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - limit))
-            text = file.read().decode("utf-8", errors="replace")
+        text = read_tail(run_dir.log_path, limit, below=record_root(run_dir.log_path))[0].decode(errors="replace")
     except OSError:
         return []
     shown = [line.rstrip().rsplit("\r", 1)[-1] for line in text.split("\n")]

@@ -13,6 +13,7 @@ from typing import NoReturn
 from engine.errors import LoraSmithError, storage_error
 from engine.exit_codes import ExitCode
 from engine.memory.classify import is_out_of_memory
+from engine.runs.integrity import require_sound
 from engine.runs.layout import RunDir
 from engine.runs.lock import RunLock
 from engine.training import exhausted
@@ -32,6 +33,7 @@ def main(arguments: list[str]) -> int:
     waiting = Signals()
     waiting.install()
     try:
+        require_sound(run)
         lock = RunLock(run.lock_path)
     except LoraSmithError as error:
         print(error, file=sys.stderr)

@@ -12,6 +12,7 @@ import torch
 
 from engine.config import digest
 from engine.errors import UsageError
+from engine.reading import is_regular
 from engine.training.recovery import Recovery
 from engine.training.statefile import load_tree, peek, save_tree
 
@@ -192,7 +193,7 @@ class StateStore:
 def saved_states(directory: Path) -> list[Path]:
     """The files of saved states in `directory`, the newest first."""
     found = directory.glob("state-*.safetensors") if directory.is_dir() else []
-    return sorted((path for path in found if _NAME.fullmatch(path.name)), reverse=True)
+    return sorted((path for path in found if _NAME.fullmatch(path.name) and is_regular(path)), reverse=True)
 
 
 def plan_from_here(plan: StepPlan, directory: Path, say: Callable[[str], None]) -> StepPlan:
