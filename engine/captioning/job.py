@@ -82,7 +82,8 @@ class CaptionJob(RunDir):
             UsageError: job.json is missing or says what cannot be.
         """
         kind = kind_of(self.meta.get("captioner"))
-        return kind, read_options(kind.options, self.meta.get("options") or {})
+        options = self.meta.get("options")
+        return kind, read_options(kind.options, options if isinstance(options, dict) else {})
 
     @property
     def unfinished(self) -> bool:

@@ -79,7 +79,7 @@ def read_header(path: Path, max_megapixels: int, *, turn: bool = True) -> Header
     Raises:
         UnusablePicture: with the reason.
     """
-    with _opened(path) as (file, image):
+    with opened(path) as (file, image):
         width, height = image.size
         if width * height > max_megapixels * 1_000_000:
             raise UnusablePicture(
@@ -102,7 +102,7 @@ def read_lens(path: Path) -> str:
     Raises:
         UnusablePicture: with the reason.
     """
-    with _opened(path) as (_file, image):
+    with opened(path) as (_file, image):
         if "exif" not in image.info and image.format != "TIFF":
             return ""  # asking Pillow would decode a whole PNG
         return str(image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.LensModel, ""))
@@ -117,7 +117,7 @@ def decode(path: Path, size: tuple[int, int], *, turn: bool = True) -> Image.Ima
     Raises:
         UnusablePicture: it is broken, or has changed since its header was read.
     """
-    with _alone_if_large(size), _opened(path) as (file, image):
+    with _alone_if_large(size), opened(path) as (file, image):
         orientation = _orientation(file, image) if turn else 1
         _require_size(image, size[::-1] if orientation in _TURNED else size)
         image.load()
@@ -132,7 +132,7 @@ def check_pixels(path: Path, size: tuple[int, int], *, turn: bool = True) -> Non
     Raises:
         UnusablePicture: it is broken.
     """
-    with _alone_if_large(size), _opened(path) as (file, image):
+    with _alone_if_large(size), opened(path) as (file, image):
         _require_size(image, size[::-1] if turn and _orientation(file, image) in _TURNED else size)
         if image.format in ("JPEG", "MPO"):
             image.draft(None, (image.width // 8, image.height // 8))
@@ -161,8 +161,12 @@ def register_heif() -> bool:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
-    """Open `path` with Pillow; whatever a damaged file makes it raise becomes UnusablePicture."""
+def opened(path: Path, max_pixels: int | None = None) -> Iterator[tuple[BinaryIO, Image.Image]]:
+    """Open `path` with Pillow, nothing decoded yet; whatever a damaged file makes it raise becomes UnusablePicture.
+
+    Args:
+        max_pixels: a larger one is refused; None where the caller looks at the size itself.
+    """
     try:
         with open_file(path) as file:
             formats = list(_FORMATS)
@@ -171,6 +175,8 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
                     raise UnusablePicture("HEIC needs the package pi-heif: pip install pi-heif")
                 formats = ["HEIF"]
             with Image.open(file, formats=formats) as image:
+                if max_pixels is not None and image.width * image.height > max_pixels:
+                    raise UnusablePicture(f"too large: {image.width}×{image.height} px")
                 yield file, image
     except (UnusablePicture, MemoryError):
         raise

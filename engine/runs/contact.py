@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from engine.atomic import replacing
+from engine.dataset.decoding import UnusablePicture, opened
 from engine.runs.events import Event
 from engine.runs.layout import RunDir, own_file
 
@@ -19,6 +21,8 @@ COLUMNS = 8
 LABELS = 200
 HEAD = 30
 GAP = 6
+MAX_PIXELS = 2**26
+"""Of a sample; a run draws far fewer."""
 PAPER, INK = (250, 250, 248), (30, 30, 30)
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -80,8 +84,8 @@ def write_sheet(samples: Samples, path: Path) -> Path | None:
         _write_prompt(draw, font, samples.prompts[index], top)
         for column, step in enumerate(steps):
             if (index, step) in samples.pictures:
-                tile = _tile(samples.pictures[index, step])
-                sheet.paste(tile, (LABELS + column * (TILE + GAP), top))
+                with suppress(UnusablePicture):  # damaged since it was drawn: its place stays empty
+                    sheet.paste(_tile(samples.pictures[index, step]), (LABELS + column * (TILE + GAP), top))
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         sheet.save(temporary, format="PNG", optimize=True)
@@ -95,7 +99,7 @@ def _write_prompt(draw: ImageDraw.ImageDraw, font: _Font, prompt: str, top: int)
 
 
 def _tile(path: Path) -> Image.Image:
-    with Image.open(path) as opened:
-        picture = opened.convert("RGB")
+    with opened(path, MAX_PIXELS) as (_, sample):
+        picture = sample.convert("RGB")
     scale = TILE / max(picture.size)
     return picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
