@@ -207,7 +207,7 @@ def _not_a_file(entry: os.DirEntry[str]) -> str | None:
             return None
     except OSError as error:
         return error.strerror or str(error)
-    return "broken link" if entry.is_symlink() else "not a regular file"
+    return "not a regular file" if os.path.exists(entry.path) else "broken link"  # noqa: PTH110
 
 
 def _nearest(path: Path) -> str:

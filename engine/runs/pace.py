@@ -73,11 +73,8 @@ class Pace:
 
 def earlier(runs: Iterable[KnownRun]) -> list[Measured]:
     """What the newest runs of this machine tell, the newest first. Reads little of each."""
-    found = (
-        _measure(run)
-        for run in list(runs)[:NEWEST]
-        if run.state.state != "damaged" and run.run_dir.meta.get("host") == host()
-    )
+    newest = [run for run in list(runs)[:NEWEST] if run.state.state != "damaged"]
+    found = (_measure(run) for run in newest if run.run_dir.meta.get("host") == host())
     return [one for one in found if one is not None]
 
 

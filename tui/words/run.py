@@ -45,7 +45,7 @@ def heading(name: str, state: str, history: RunHistory, *, complete: bool = True
     if not complete:
         parts.append(_("reading its history: step {0}").format(history.step))
     elif state in ("starting", "running", "stopping") and history.phase:
-        parts.append(PHASES.get(history.phase, history.phase))
+        parts.append(PHASES.get(history.phase, printable(history.phase)))
     if history.lives > 1:
         parts.append(_("resumed {0} times").format(history.lives - 1) if history.lives > 2 else _("resumed once"))
     return Content.assemble(
@@ -69,7 +69,7 @@ def progress_lines(history: RunHistory, state: RunState, width: int) -> Content:
     part = history.progress if history.phase in ("load", "cache") else None
     if part is not None:
         label, share = PHASES[history.phase].capitalize(), part.done / max(1, part.total)
-        words = f"{part.done} of {part.total} {part.unit}"
+        words = f"{part.done} of {part.total} {printable(part.unit)}"
     else:
         step = reached(history, state)
         label, share, words = _("Step"), step / total if total else 0, step_words(step, total)
@@ -120,7 +120,12 @@ def time_left(history: RunHistory, state: RunState) -> str:
 
 def facts(history: RunHistory, machine: Machine | None, device: str, processes: int) -> list[Content]:
     """Lines of learning rates, memory and saved files."""
-    lines = [(_("Rates"), " · ".join(f"{_GROUPS.get(name, name)} {rate:.2e}" for name, rate in history.rates.items()))]
+    lines = [
+        (
+            _("Rates"),
+            " · ".join(f"{_GROUPS.get(name, printable(name))} {rate:.2e}" for name, rate in history.rates.items()),
+        )
+    ]
     lines.append((_("Trainer"), _trainer_memory(history.memory)))
     cards = machine.cards(device, processes) if machine else []
     lines += [(_("Card"), card_words(card)) for card in cards]
@@ -214,7 +219,7 @@ def _event_words(event: Event) -> tuple[str, str, str]:
 
 def oom_lines(oom: OutOfMemory) -> list[str]:
     """What happened, where, and the numbers."""
-    phase = PHASES.get(oom.phase, oom.phase) or _("starting")
+    phase = PHASES.get(oom.phase, printable(oom.phase)) or _("starting")
     lines = [_("While {0}, at step {1}, the memory of {2} was used up.").format(
         phase, oom.step, printable(oom.device) or _("this machine"))]  # fmt: skip
     numbers = [
