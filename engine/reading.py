@@ -21,13 +21,13 @@ from typing import Any, BinaryIO
 MAX_DEPTH = 100
 """Levels of lists and tables inside each other."""
 MAX_TEXT = 16 * 2**20
-"""Bytes of a configuration, a record or a header: a JSON text of this size needs at most about 400 MiB when read."""
+"""Bytes of a record or a table: a JSON text of this size needs at most about 400 MiB when read."""
 MAX_INT = 2**64
 """Numbers from here on fit no format that a file may mean."""
 MAX_VALUES = 6_000_000
 """Values of a JSON text, as its commas and opening brackets count them: each takes up to 100 bytes when read."""
-MAX_TOML = 4 * 2**20
-"""Characters of a TOML document; the parser takes some seconds for so many."""
+MAX_CONFIG = 4 * 2**20
+"""Bytes of a configuration; the parser of TOML takes some seconds for so many."""
 _LONG_KEY = re.compile(rf"""(?<![\w"'.-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){{{MAX_DEPTH}}}""")
 """A dotted key of so many parts that `tomllib` would need minutes or days for it."""
 _KINDS = (
@@ -205,8 +205,8 @@ def parse_toml(text: str) -> dict[str, Any]:
     Raises:
         ValueError: not TOML (then a `tomllib.TOMLDecodeError`), or beyond a limit; one line that says which.
     """
-    if len(text) > MAX_TOML:
-        raise ValueError(f"it is longer than {MAX_TOML / 2**20:.0f} MiB")
+    if len(text) > MAX_CONFIG:
+        raise ValueError(f"it is longer than {MAX_CONFIG / 2**20:.0f} MiB")
     if _LONG_KEY.search(text):
         raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
     try:

@@ -15,7 +15,7 @@ from engine.config.presets import find_preset
 from engine.config.problems import ConfigError, Problem, keys, unknown_key, value_problems
 from engine.config.schema import RunConfig
 from engine.errors import UsageError
-from engine.reading import parse_toml, read_bytes, read_text
+from engine.reading import MAX_CONFIG, parse_toml, read_bytes, read_text
 
 _TABLE_LINE = re.compile(r"^\s*\[\s*([\w-]+)\s*\]")
 _KEY_LINE = re.compile(r"^\s*([\w-]+|\"[^\"]*\")\s*=")
@@ -79,7 +79,7 @@ def kohya_notes(source: str | Path, *, exact: bool = False) -> list[str]:
     from engine.config.kohya.convert import conversion_of
 
     path = find_preset(source)
-    found = conversion_of(path, read_bytes(path).decode("utf-8-sig", errors="replace"), exact=exact)
+    found = conversion_of(path, read_bytes(path, MAX_CONFIG).decode("utf-8-sig", errors="replace"), exact=exact)
     return found.notes() if found is not None else []
 
 
@@ -94,7 +94,7 @@ def _read_file(
     from engine.config.kohya.convert import conversion_of
 
     try:
-        text = read_text(path)
+        text = read_text(path, MAX_CONFIG)
     except (OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError):
             reason = error.strerror or error

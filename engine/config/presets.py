@@ -9,7 +9,7 @@ from pathlib import Path
 
 from engine.errors import UsageError
 from engine.paths import preset_directories, user_config
-from engine.reading import read_bytes
+from engine.reading import MAX_CONFIG, read_bytes
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def find_preset(source: str | Path) -> Path:
 def _describe(path: Path) -> PresetInfo:
     comments: list[str] = []
     try:
-        text = read_bytes(path).decode("utf-8-sig", errors="replace")
+        text = read_bytes(path, MAX_CONFIG).decode("utf-8-sig", errors="replace")
     except OSError as error:
         return PresetInfo(path.stem, path, f"{path.stem}: cannot be read: {error.strerror}", "")
     for line in text.splitlines():

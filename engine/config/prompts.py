@@ -14,7 +14,7 @@ from engine.config.training_size import training_size
 from engine.config.values import Sampler
 from engine.errors import UsageError
 from engine.models.base import SampleRequest
-from engine.reading import parse_json, parse_toml, read_text
+from engine.reading import MAX_CONFIG, parse_json, parse_toml, read_text
 
 _FILES = (".txt", ".toml", ".json")
 _FLAG = re.compile(r"^(ss|n|w|h|d|s|l|g|cn|ctr|rcfg|fs)\s+(.+)$", re.IGNORECASE | re.DOTALL)
@@ -84,7 +84,7 @@ def _blank(line: str) -> bool:
 
 def _read_file(path: Path) -> list[Any]:
     try:
-        text = read_text(path)
+        text = read_text(path, MAX_CONFIG)
         if path.suffix.lower() == ".txt":
             return text.splitlines()
         if path.suffix.lower() == ".json":

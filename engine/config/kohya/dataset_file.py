@@ -20,7 +20,7 @@ from engine.config.dataset import DatasetTable
 from engine.config.problems import ConfigError, Problem, sentence
 from engine.config.schema import RunConfig
 from engine.errors import UsageError
-from engine.reading import parse_json, parse_toml
+from engine.reading import MAX_CONFIG, parse_json, parse_toml
 from engine.reading import read_text as read_file
 from engine.text import printable
 
@@ -82,7 +82,7 @@ def read_text(path: Path) -> str:
         UsageError: it cannot be read.
     """
     try:
-        return read_file(path)
+        return read_file(path, MAX_CONFIG)
     except OSError as error:
         raise UsageError(f"{printable(path)} cannot be read: {error.strerror}.", "Check the path.") from None
     except UnicodeDecodeError:
