@@ -7,7 +7,6 @@ writes into that folder next removes it.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -20,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from engine import reading
 from engine.errors import StorageError, storing
 from engine.processes import started_at
 
@@ -48,6 +48,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = _temporary(path)
     try:
         with storing(path):
+            temporary.unlink(missing_ok=True)  # a link that lies there would be written through
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -128,9 +129,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> Any | None:
-    """The JSON value in `path`; None when it is missing or not JSON."""
+    """The JSON value in `path`; None when it is missing, no regular file, not JSON, or beyond `reading`'s limits."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return reading.read_json(path)
     except (OSError, ValueError):
         return None
 

@@ -11,6 +11,7 @@ import errno
 import json
 import math
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Iterator
@@ -20,15 +21,23 @@ from typing import Any, BinaryIO
 MAX_DEPTH = 100
 """Levels of lists and tables inside each other."""
 MAX_TEXT = 16 * 2**20
-"""Bytes of a configuration, a record or a header: a JSON text of this size needs at most about 400 MiB when read."""
+"""Bytes of a record or a table: a JSON text of this size needs at most about 400 MiB when read."""
 MAX_INT = 2**64
 """Numbers from here on fit no format that a file may mean."""
+MAX_VALUES = 6_000_000
+"""Values of a JSON text, as its commas and opening brackets count them: each takes up to 100 bytes when read."""
+MAX_CONFIG = 4 * 2**20
+"""Bytes of a configuration; the parser of TOML takes some seconds for so many."""
+_LONG_KEY = re.compile(rf"""(?<![\w"'.-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){{{MAX_DEPTH}}}""")
+"""A dotted key of so many parts that `tomllib` would need minutes or days for it."""
 _KINDS = (
-    (stat.S_ISDIR, "it is a folder"),
-    (stat.S_ISFIFO, "it is a named pipe, not a regular file"),
-    (stat.S_ISSOCK, "it is a socket, not a regular file"),
-    (stat.S_ISCHR, "it is a device, not a regular file"),
-    (stat.S_ISBLK, "it is a device, not a regular file"),
+    (stat.S_ISREG, "a file"),
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISLNK, "a symbolic link"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
 )
 
 
@@ -68,6 +77,37 @@ def open_file(path: Path, *, below: Path | None = None) -> BinaryIO:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def require_regular(path: Path, *, below: Path | None = None) -> None:
+    """Refuse what `open_file` refuses, for a library that opens the file itself."""
+    open_file(path, below=below).close()
+
+
+def is_regular(path: Path) -> bool:
+    """Whether a regular file is there under this very name; a link is none, whatever it points at. Never raises."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (OSError, ValueError):  # ValueError: a name that no file can have
+        return False
+
+
+def open_for_writing(path: Path, flags: int, *, below: Path, mode: int = 0o644) -> int:
+    """A descriptor of a file in a folder whose content is not trusted, such as a run directory.
+
+    Args:
+        flags: as for `os.open`, such as `os.O_WRONLY | os.O_APPEND | os.O_CREAT`.
+        below: no part of `path` under it may be a symbolic link.
+
+    Raises:
+        NotRegularFileError: it is a link, or no regular file.
+        OSError: as `os.open` raises it.
+    """
+    refuse_links(path, below)
+    kind = path.lstat().st_mode if os.path.lexists(path) else stat.S_IFREG
+    if not stat.S_ISREG(kind):
+        raise NotRegularFileError(errno.EINVAL, _kind(kind), str(path))
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY, mode)
 
 
 def refuse_links(path: Path, below: Path) -> None:
@@ -116,6 +156,28 @@ def read_text(path: Path, limit: int = MAX_TEXT, *, below: Path | None = None) -
     return read_bytes(path, limit, below=below).decode("utf-8-sig")
 
 
+def read_json(path: Path, limit: int = MAX_TEXT, *, below: Path | None = None) -> Any:
+    """The JSON value of a file, within the limits of `parse_json`.
+
+    Raises:
+        ValueError: not JSON, not UTF-8, or beyond a limit.
+        TooLargeError, NotRegularFileError, OSError: as `read_bytes` raises them.
+    """
+    return parse_json(read_text(path, limit, below=below))
+
+
+def read_tail(path: Path, count: int, *, below: Path | None = None) -> tuple[bytes, bool]:
+    """The last `count` bytes of a file of any size, and whether that is all of it.
+
+    Raises:
+        NotRegularFileError, OSError: as `open_file` raises them.
+    """
+    with open_file(path, below=below) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - count))
+        return file.read(count), size <= count
+
+
 def parse_json(text: str | bytes, *, surrogates: bool = True) -> Any:
     """A JSON value with limits: at most `MAX_DEPTH` levels, finite numbers, whole numbers below `MAX_INT`.
 
@@ -126,6 +188,9 @@ def parse_json(text: str | bytes, *, surrogates: bool = True) -> Any:
     Raises:
         ValueError: not JSON, or beyond a limit; one line that says which.
     """
+    commas, lists, tables = (",", "[", "{") if isinstance(text, str) else (b",", b"[", b"{")
+    if text.count(commas) + text.count(lists) + text.count(tables) > MAX_VALUES:  # type: ignore[arg-type]
+        raise ValueError(f"it holds more than {MAX_VALUES:,} values")
     try:
         value = json.loads(text)
     except RecursionError:
@@ -140,6 +205,10 @@ def parse_toml(text: str) -> dict[str, Any]:
     Raises:
         ValueError: not TOML (then a `tomllib.TOMLDecodeError`), or beyond a limit; one line that says which.
     """
+    if len(text) > MAX_CONFIG:
+        raise ValueError(f"it is longer than {MAX_CONFIG / 2**20:.0f} MiB")
+    if _LONG_KEY.search(text):
+        raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
     try:
         value = tomllib.loads(text)
     except RecursionError:
@@ -154,40 +223,51 @@ def check_limits(value: Any, *, surrogates: bool = True) -> None:
     Raises:
         ValueError: says where and what.
     """
-    for where, item, depth in _walk(value):
-        at = f"{where}: " if where else ""
-        if depth > MAX_DEPTH:
-            raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
-        if isinstance(item, float) and not math.isfinite(item):
-            raise ValueError(f"{at}{item} is not a finite number")
-        if isinstance(item, int) and not -MAX_INT < item < MAX_INT:
-            raise ValueError(f"{at}a whole number of {item.bit_length()} bits is too large")
-        if isinstance(item, str) and not surrogates and _lone_surrogate(item):
-            raise ValueError(f"{at}the text holds half of a surrogate pair, which is not a character")
-
-
-def _walk(value: Any) -> Iterator[tuple[str, Any, int]]:
-    """Every value with its dotted place and depth; not recursive, as the depth is what is checked."""
-    waiting: list[tuple[str, Any, int]] = [("", value, 0)]
+    _check(value, "", surrogates)
+    waiting: list[tuple[str, Any, int]] = [("", value, 1)]  # lists and tables; not recursive: the depth is checked here
     while waiting:
         where, item, depth = waiting.pop()
-        yield where, item, depth
         if depth > MAX_DEPTH:
-            continue
-        if isinstance(item, dict):
-            for key, inner in item.items():
-                yield where, key, depth
-                waiting.append((f"{where}.{key}" if where else str(key), inner, depth + 1))
-        elif isinstance(item, list):
-            waiting.extend((where, inner, depth + 1) for inner in item)
+            raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
+        for place, inner in _members(where, item):
+            if isinstance(inner, (dict, list)):
+                waiting.append((place, inner, depth + 1))
+            else:
+                _check(inner, place, surrogates)
+
+
+def _members(where: str, item: Any) -> Iterator[tuple[str, Any]]:
+    """What a list or table holds, keys included, with the dotted place of each."""
+    if isinstance(item, dict):
+        for key, inner in item.items():
+            yield where, key
+            yield (f"{where}.{key}" if where else str(key)), inner
+    elif isinstance(item, list):
+        for inner in item:
+            yield where, inner
+
+
+def _check(item: Any, where: str, surrogates: bool) -> None:
+    at = f"{where}: " if where else ""
+    if isinstance(item, float) and not math.isfinite(item):
+        raise ValueError(f"{at}{item} is not a finite number")
+    if isinstance(item, int) and not -MAX_INT < item < MAX_INT:
+        raise ValueError(f"{at}a whole number of {item.bit_length()} bits is too large")
+    if isinstance(item, str) and not surrogates and _lone_surrogate(item):
+        raise ValueError(f"{at}the text holds half of a surrogate pair, which is not a character")
 
 
 def _lone_surrogate(text: str) -> bool:
     return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
 
 
+def noun(mode: int) -> str:
+    """What `st_mode` says that something is: "a file", "a folder", "a symbolic link", "a named pipe", …"""
+    return next((name for test, name in _KINDS if test(mode)), "something unknown")
+
+
 def _kind(mode: int) -> str:
-    return next((name for test, name in _KINDS if test(mode)), "it is not a regular file")
+    return "it is a folder" if stat.S_ISDIR(mode) else f"it is {noun(mode)}, not a regular file"
 
 
 def _size(count: int) -> str:

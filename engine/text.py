@@ -19,7 +19,8 @@ def printable(value: Path | str) -> str:
         raw = os.fsencode(value)
     except UnicodeEncodeError:
         raw = str(value).encode(errors="replace")
-    return "".join(_shown(character) for character in raw.decode(errors="replace"))
+    text = raw.decode(errors="replace")
+    return text if text.isprintable() else "".join(map(_shown, text))
 
 
 def _shown(character: str) -> str:

@@ -155,8 +155,12 @@ class LoraSmithApp(KeysInOrder):
 
     def open_run(self, run_dir: RunDir) -> None:
         """Show the dashboard of a run, live or ended, above the list of runs."""
+        from engine.runs.integrity import damaged, fault_of
         from tui.screens.dashboard import DashboardScreen
 
+        if fault := fault_of(run_dir):
+            self.show_error(damaged(run_dir, fault))
+            return
         self.go_to(None)
         self.watched = run_dir
         self.push_screen(DashboardScreen(run_dir))

@@ -13,6 +13,7 @@ from engine.errors import StorageError
 from engine.exit_codes import ExitCode
 from engine.runs import Ending, Event, EventFollower, RunDir, is_locked, prepare_resume, request
 from engine.runs.follow import follow, skip_history
+from engine.text import printable
 from tui import output
 from tui.ask_remedy import ask_for_remedy
 from tui.begin import start
@@ -140,7 +141,7 @@ def _until_started(run_dir: RunDir, teller: Narrator, process: subprocess.Popen[
 def conclude(run_dir: RunDir, ending: Ending, stopper: Stopper | None = None) -> int:
     """Explain an end that explains nothing itself; the exit code for this process."""
     for line in ending.explanation:
-        output.narrate(line)
+        output.narrate(printable(line))
     wished = stopper.exit_code if stopper else None
     if ending.exit_code in (ExitCode.STOPPED, ExitCode.INTERRUPTED, ExitCode.TERMINATED):
         output.narrate(f"Go on with: lorasmith resume {run_dir.path}")

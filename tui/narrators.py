@@ -7,9 +7,9 @@ import time
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from engine.runs import Event, RunDir, true_state
+from engine.runs.layout import own_file
 from engine.text import duration, printable
 from tui import output
 
@@ -41,7 +41,7 @@ class Narrator:
     def collect(self, event: Event) -> None:
         """Keep what the end of the run is told with."""
         if event.type == "saved":
-            self.saved.append(str(event.get("path")))
+            self.saved.append(event.get("path", ""))
         elif event.type == "sample":
             self.samples.append(event)
         elif event.type == "validation":
@@ -75,10 +75,10 @@ class Narrator:
 
     def _share(self, event: Event) -> float | None:
         if event.type == "step":
-            done, total = event.get("step", 0), self.total()
+            done, total = event.get("step"), self.total()
         else:
-            done, total = event.get("done", 0), event.get("total")
-        return min(1.0, done / total) if total else None
+            done, total = event.get("done"), event.get("total")
+        return min(1.0, done / total) if done is not None and total else None
 
     def total(self) -> int | None:
         """Steps of the whole run, as soon as the trainer has said it."""
@@ -88,21 +88,22 @@ class Narrator:
 
     def _moving_text(self, event: Event) -> str:
         if event.type == "progress":
-            phase = _SHOWN_PHASES.get(str(event.get("phase")), str(event.get("phase")))
-            return f"{phase}: {event.get('done')} of {event.get('total')} {event.get('unit', '')}".rstrip()
-        parts = [f"step {event.get('step')}" + (f" of {total}" if (total := self.total()) else "")]
+            phase = event.get("phase", "")
+            done, total = event.get("done", 0), event.get("total", "?")
+            return f"{_SHOWN_PHASES.get(phase, phase)}: {done} of {total} {event.get('unit', '')}".rstrip()
+        parts = [f"step {event.get('step', '?')}" + (f" of {total}" if (total := self.total()) else "")]
         for key, form in (("loss_average", "loss {:.4f}"), ("images_per_second", "{:.2f} pictures/s")):
-            if isinstance(event.get(key), (int, float)):
-                parts.append(form.format(event.get(key)))
-        if isinstance(event.get("eta_seconds"), (int, float)):
-            parts.append(f"{duration(event.get('eta_seconds'))} left")
+            if (value := event.get(key)) is not None:
+                parts.append(form.format(value))
+        if (left := event.get("eta_seconds")) is not None:
+            parts.append(f"{duration(left)} left")
         return ", ".join(parts)
 
     def _text(self, event: Event) -> str | None:
         teller = _TELLERS.get(event.type)
         if event.type != "phase":
             return teller(event) if teller else None
-        name = str(event.get("name"))
+        name = event.get("name", "")
         if event.get("state") != "start" or name not in _SHOWN_PHASES or name in self._phases:
             return None
         self._phases.add(name)
@@ -110,13 +111,13 @@ class Narrator:
 
 
 def _tell_validation(event: Event) -> str:
-    return f"held-out loss {_number(event.get('loss'))} at step {event.get('step')}"
+    return f"held-out loss {_number(event.get('loss'))} at step {event.get('step', '?')}"
 
 
 def _tell_saved(event: Event) -> str:
     size = event.get("bytes")
-    amount = f" ({size / 2**20:.1f} MiB)" if isinstance(size, int) else ""
-    return f"saved {event.get('path')}{amount}, step {event.get('step')}, read back and checked"
+    amount = f" ({size / 2**20:.1f} MiB)" if size is not None else ""
+    return f"saved {event.get('path', '')}{amount}, step {event.get('step', '?')}, read back and checked"
 
 
 def _tell_error(event: Event) -> str:
@@ -125,20 +126,20 @@ def _tell_error(event: Event) -> str:
 
 
 def _tell_finished(event: Event) -> str:
-    return f"{event.get('state')} at step {event.get('step')}"
+    return f"{event.get('state', 'ended')} at step {event.get('step', '?')}"
 
 
-def _number(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, (int, float)) else "unknown"
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4f}"
 
 
 _TELLERS: dict[str, Callable[[Event], str]] = {
     "note": lambda event: str(event.get("text", "")),
     "warning": lambda event: f"warning: {event.get('text', '')}",
     "validation": _tell_validation,
-    "sample": lambda event: f"sample {event.get('path')}",
+    "sample": lambda event: f"sample {event.get('path', '')}",
     "saved": _tell_saved,
-    "control_ack": lambda event: f"{event.get('command')}: {event.get('result')}",
+    "control_ack": lambda event: f"{event.get('command', '')}: {event.get('result', '')}",
     "oom": lambda event: f"out of memory at step {event.get('step', 0)}: {event.get('message', '')}",
     "retry": lambda event: f"goes on: {event.get('text', '')}",
     "error": _tell_error,
@@ -220,4 +221,5 @@ def narrator(run_dir: RunDir, *, json: bool = False, plain: bool = False) -> Nar
 
 def last_saved(teller: Narrator) -> Path | None:
     """The newest LoRA of the run that is still there."""
-    return next((Path(path) for path in reversed(teller.saved) if Path(path).is_file()), None)
+    found = (own_file(teller.run_dir.path, path) for path in reversed(teller.saved))
+    return next((path for path in found if path is not None), None)

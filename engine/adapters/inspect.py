@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,6 +20,7 @@ from engine.adapters.names import (
 from engine.adapters.tables import TABLES
 from engine.errors import ModelError
 from engine.models.header import Header, read_header
+from engine.reading import open_file, parse_json
 from engine.text import listing, printable
 
 if TYPE_CHECKING:
@@ -218,9 +218,9 @@ def _read_payload(path: Path) -> tuple[dict[str, float], list[str], str]:
     """(alpha by module, tensors with NaN or infinity, SHA-256 of everything behind the header)."""
     import numpy
 
-    with path.open("rb") as file:
+    with open_file(path) as file:
         length = int.from_bytes(file.read(8), "little")
-        entries = json.loads(file.read(length))
+        entries = parse_json(file.read(length))
         digest = hashlib.sha256()
         while piece := file.read(_PIECE):
             digest.update(piece)

@@ -30,6 +30,7 @@ from engine.dataset.thumbnail import thumbnail
 from engine.errors import UsageError
 from engine.models.base import Recognition
 from engine.models.registry import family_named
+from engine.reading import open_file
 
 _KEPT_WITHOUT_METADATA = (
     "ss_v2",
@@ -106,7 +107,7 @@ def model_hashes(path: Path) -> tuple[str | None, str | None]:
         return "IsADirectory", None
     if not path.is_file():
         return None, None
-    with path.open("rb") as file:
+    with open_file(path) as file:
         file.seek(0x100000)
         old = hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
         file.seek(0)

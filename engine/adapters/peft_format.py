@@ -7,7 +7,6 @@ grow alike, or the LoRA would become as many times weaker (sd-scripts #2204).
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 
@@ -17,6 +16,7 @@ from torch import nn
 from engine.adapters.names import ALPHA, DOWN, UP
 from engine.errors import ModelError
 from engine.models.base import LoraTarget, Say
+from engine.reading import parse_json
 from engine.text import listing
 
 _KEY = re.compile(r"(transformer|text_encoder)\.(?:text_model\.)?(.+)\.(lora_A|lora_B)(?:\.default)?\.weight")
@@ -96,7 +96,7 @@ def _pairs(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> 
 def _settings(metadata: Mapping[str, str]) -> dict[str, float]:
     """Component to the alpha that peft was set to, where the file tells it."""
     try:
-        table = json.loads(metadata.get(_SETTINGS, "{}"))
+        table = parse_json(metadata.get(_SETTINGS, "{}"))
         found = {part: table.get(f"{part}.lora_alpha") for part in ("transformer", "text_encoder")}
         return {part: float(alpha) for part, alpha in found.items() if alpha is not None}
     except (ValueError, TypeError, AttributeError):

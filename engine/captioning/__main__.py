@@ -12,6 +12,7 @@ from engine.errors import LoraSmithError
 from engine.exit_codes import ExitCode
 from engine.masking import masked
 from engine.processes import end_with_parent
+from engine.runs.integrity import require_sound
 from engine.runs.lock import RunLock
 
 
@@ -23,9 +24,10 @@ def main(arguments: list[str]) -> int:
         return ExitCode.USAGE
     job = CaptionJob(Path(arguments[0]))
     try:
+        require_sound(job)
         lock = RunLock(job.lock_path)
     except LoraSmithError as error:
-        print(f"{error.message} Captions are made there already.", file=sys.stderr)
+        print(error, file=sys.stderr)
         return error.exit_code
     with lock:
         job.exit_path.unlink(missing_ok=True)

@@ -125,6 +125,6 @@ def kind_of(name: object) -> Kind:
     Raises:
         UsageError: there is none.
     """
-    if name not in KINDS:
+    if not isinstance(name, str) or name not in KINDS:
         raise UsageError(f"There is no captioner {name!r}.", f"There are: {', '.join(KINDS)}.")
-    return KINDS[str(name)]
+    return KINDS[name]

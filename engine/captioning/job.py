@@ -21,9 +21,11 @@ from engine.errors import UsageError
 from engine.processes import child_variables
 from engine.runs.control import clear, request
 from engine.runs.events import Event
+from engine.runs.integrity import require_sound
 from engine.runs.launch import launch
 from engine.runs.layout import RunDir, write_record
 from engine.runs.state import true_state
+from engine.runs.values import count
 from engine.text import printable
 
 NAME = ".captions"
@@ -61,7 +63,7 @@ class CaptionJob(RunDir):
     @property
     def folder(self) -> Path:
         """The pictures; a trial, which changes nothing, is elsewhere and names them."""
-        named = self.meta.get("folder")
+        named = self.meta.get("folder") if self.path.name != NAME else None  # who gives away a folder names no other
         return Path(named) if isinstance(named, str) else self.path.parent
 
     @property
@@ -72,8 +74,7 @@ class CaptionJob(RunDir):
     @property
     def trial(self) -> int:
         """For so many pictures it is only told what would be written; 0: the job is meant."""
-        count = self.meta.get("trial")
-        return count if isinstance(count, int) else 0
+        return count(self.meta.get("trial")) or 0 if self.path.name != NAME else 0
 
     def settings(self) -> tuple[Kind, CaptionOptions]:
         """Captioner and options.
@@ -82,7 +83,8 @@ class CaptionJob(RunDir):
             UsageError: job.json is missing or says what cannot be.
         """
         kind = kind_of(self.meta.get("captioner"))
-        return kind, read_options(kind.options, self.meta.get("options") or {})
+        options = self.meta.get("options")
+        return kind, read_options(kind.options, options if isinstance(options, dict) else {})
 
     @property
     def unfinished(self) -> bool:
@@ -107,6 +109,7 @@ def start(folder: Path, captioner: str, values: Mapping[str, Any]) -> CaptionJob
     options = read_options(kind.options, values)
     job = CaptionJob.of(folder)
     find_sources(job.folder, "")
+    require_sound(job)
     if true_state(job).live:
         raise UsageError(f"Captions are being made in {printable(job.folder)} already.", "Wait for its end, or stop.")
     going_on = job.unfinished and _same(job, kind, options)
@@ -168,6 +171,7 @@ def undo(job: CaptionJob, progress: Progress | None = None) -> Undone:
         UsageError: captions are being made there.
         StorageError: no space or no permission; calling it again goes on.
     """
+    require_sound(job)
     if true_state(job).live:
         raise UsageError(f"Captions are being made in {printable(job.folder)}.", "Stop that first.")
     return job.journal.undo(progress)

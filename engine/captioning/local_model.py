@@ -15,6 +15,7 @@ from engine.captioning.model_files import find_model
 from engine.captioning.model_options import ModelOptions
 from engine.errors import ModelError
 from engine.memory.classify import is_out_of_memory
+from engine.models.files import require_regular_files
 from engine.text import plural, printable
 
 _ASKS_FOR_CODE = "trust_remote_code"
@@ -57,6 +58,7 @@ class LocalModel(Captioner):
             ModelError: it is damaged, or needs code of its own or a package that is not there.
         """
         folder = self.folder
+        require_regular_files(folder)
         try:
             return part_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **how)
         except Exception as error:  # a broken file makes the library raise nearly anything

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from engine.captioning.model_files import find_tagger
 from engine.captioning.tagger_options import TaggerOptions
 from engine.errors import ModelError
 from engine.memory.classify import is_out_of_memory
+from engine.reading import read_text
 from engine.text import plural, printable
 
 if TYPE_CHECKING:
@@ -102,8 +104,8 @@ def read_tags(path: Path) -> list[Tag]:
         ModelError: it is no such table.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            tags = [Tag(row["name"], int(row["category"])) for row in csv.DictReader(file)]
+        rows = csv.DictReader(io.StringIO(read_text(path), newline=""))
+        tags = [Tag(row["name"], int(row["category"])) for row in rows]
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise ModelError(
             f"{printable(path)} is no table of tags: it needs the columns name and category.",

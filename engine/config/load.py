@@ -15,6 +15,7 @@ from engine.config.presets import find_preset
 from engine.config.problems import ConfigError, Problem, keys, unknown_key, value_problems
 from engine.config.schema import RunConfig
 from engine.errors import UsageError
+from engine.reading import MAX_CONFIG, parse_toml, read_bytes, read_text
 
 _TABLE_LINE = re.compile(r"^\s*\[\s*([\w-]+)\s*\]")
 _KEY_LINE = re.compile(r"^\s*([\w-]+|\"[^\"]*\")\s*=")
@@ -78,7 +79,7 @@ def kohya_notes(source: str | Path, *, exact: bool = False) -> list[str]:
     from engine.config.kohya.convert import conversion_of
 
     path = find_preset(source)
-    found = conversion_of(path, path.read_text(encoding="utf-8-sig", errors="replace"), exact=exact)
+    found = conversion_of(path, read_bytes(path, MAX_CONFIG).decode("utf-8-sig", errors="replace"), exact=exact)
     return found.notes() if found is not None else []
 
 
@@ -93,10 +94,11 @@ def _read_file(
     from engine.config.kohya.convert import conversion_of
 
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, MAX_CONFIG)
     except (OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError):
-            raise UsageError(f"The preset {path} cannot be read: {error}.", "Check its permissions.") from None
+            reason = error.strerror or error
+            raise UsageError(f"The preset {path} cannot be read: {reason}.", "Give a file that can be read.") from None
         raise UsageError(f"The preset {path} cannot be read: it is not UTF-8.", "Save it as UTF-8 text.") from None
     kohyas = conversion_of(path, text, exact=exact)
     if kohyas is not None:
@@ -106,8 +108,8 @@ def _read_file(
             places[table, ""] = str(path)
         return
     try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        content = parse_toml(text)
+    except ValueError as error:
         hint = "In double quotes a backslash starts an escape: write paths in single quotes." if "\\" in text else ""
         raise ConfigError([Problem(str(path), "", f"not valid TOML: {error}.", hint)]) from None
     lines = _key_lines(text)
@@ -164,7 +166,7 @@ def parse_value(written: str) -> Any:
         return None
     try:
         return tomllib.loads(f"value = {written}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return written
 
 

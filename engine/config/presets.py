@@ -9,6 +9,7 @@ from pathlib import Path
 
 from engine.errors import UsageError
 from engine.paths import preset_directories, user_config
+from engine.reading import MAX_CONFIG, read_bytes
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ def find_preset(source: str | Path) -> Path:
         return presets[str(source)]
     if path.is_dir():
         raise UsageError(f"The preset {source} is a folder.", "Give a preset's name or a TOML file.")
+    if path.exists():
+        raise UsageError(f"The preset {source} is not a regular file.", "Give a preset's name or a TOML file.")
     near = difflib.get_close_matches(str(source), presets, n=1)
     hint = f"Did you mean {near[0]}?" if near else f"Presets: {', '.join(presets)}; or the path of a TOML file."
     raise UsageError(f"No preset or file named {str(source)!r}.", hint)
@@ -57,7 +60,11 @@ def find_preset(source: str | Path) -> Path:
 
 def _describe(path: Path) -> PresetInfo:
     comments: list[str] = []
-    for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines():
+    try:
+        text = read_bytes(path, MAX_CONFIG).decode("utf-8-sig", errors="replace")
+    except OSError as error:
+        return PresetInfo(path.stem, path, f"{path.stem}: cannot be read: {error.strerror}", "")
+    for line in text.splitlines():
         if not line.startswith("#"):
             break
         comments.append(line.lstrip("# ").rstrip())

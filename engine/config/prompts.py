@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from engine.config.training_size import training_size
 from engine.config.values import Sampler
 from engine.errors import UsageError
 from engine.models.base import SampleRequest
+from engine.reading import MAX_CONFIG, parse_json, parse_toml, read_text
 
 _FILES = (".txt", ".toml", ".json")
 _FLAG = re.compile(r"([a-z][\w-]*)(?:[\s=]+(.*))?", re.IGNORECASE | re.DOTALL)
@@ -87,15 +86,15 @@ def _blank(line: str) -> bool:
 
 def _read_file(path: Path, say: Callable[[str], None]) -> list[Any]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, MAX_CONFIG)
         if path.suffix.lower() == ".txt":
             return text.splitlines()
         if path.suffix.lower() == ".json":
-            entries = json.loads(text)
+            entries = parse_json(text, surrogates=False)
             if not isinstance(entries, list):
                 raise ValueError("a list of prompts is expected")
             return entries
-        content = tomllib.loads(text)
+        content = parse_toml(text)
         table = content.pop("prompt")
         for key in content:
             say(f"The prompt file {path}: {key} has no effect; what counts is [prompt] and [[prompt.subset]].")

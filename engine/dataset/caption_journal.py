@@ -16,11 +16,13 @@ from engine.atomic import write_bytes
 from engine.dataset.caption_files import normalised, writing
 from engine.dataset.folders import MAX_CAPTION_BYTES
 from engine.dataset.pool import Progress, ordered_map
-from engine.reading import parse_json, refuse_links
+from engine.reading import is_regular, open_file, parse_json, refuse_links
 
 THREADS = 16
 """They wait for the disk."""
 _SUFFIX = ".jsonl"
+MAX_LINE = 16 * MAX_CAPTION_BYTES
+"""Bytes: a caption before and after, each character escaped."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,12 @@ class Edit:
 
     def changes(self) -> Iterator[Noted]:
         """All changes in their order; a line that was cut by a crash belongs to a change that was never made."""
-        with self.file.open("rb") as stream:
-            next(stream, None)
-            for line in stream:
+        with open_file(self.file) as stream:
+            stream.readline(MAX_LINE)
+            while line := stream.readline(MAX_LINE):
                 with suppress(ValueError, TypeError):
                     name, before, after = parse_json(line)
-                    if isinstance(name, str) and isinstance(after, str) and isinstance(before, str | None):
+                    if isinstance(name, str) and isinstance(before, str | None) and isinstance(after, str):
                         yield Noted(self.folder / name, before, after)
 
 
@@ -151,12 +153,12 @@ class Journal:
         return Undone(latest.what, restored, tuple(skipped))
 
     def _files(self) -> list[Path]:
-        return sorted(path for path in self.place.glob(f"*{_SUFFIX}") if path.stem.isdecimal())
+        return sorted(path for path in self.place.glob(f"*{_SUFFIX}") if path.stem.isdecimal() and is_regular(path))
 
     def _open(self, path: Path) -> Edit | None:
         try:
-            with path.open("rb") as stream:
-                head: Any = json.loads(stream.readline())
+            with open_file(path) as stream:
+                head: Any = parse_json(stream.readline(MAX_LINE))
             return Edit(path, self.folder, str(head["what"]), float(head["time"]), str(head["job"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -169,7 +171,7 @@ def exact_text(path: Path) -> str | None:
         OSError: it is there and cannot be read, or is longer than a caption may be.
     """
     try:
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
             data = stream.read(MAX_CAPTION_BYTES + 1)
     except FileNotFoundError:
         return None

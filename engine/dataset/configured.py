@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,11 @@ from engine.config.schema import RunConfig
 from engine.dataset.decoding import EXTENSIONS
 from engine.dataset.folders import Folder, Source, composed_name, read_folder
 from engine.errors import DataError
+from engine.reading import parse_json, read_text
 from engine.text import listing, plural, printable
+
+MAX_METADATA = 64 * 2**20
+"""Bytes of a metadata file: those of 100 000 images have about 40 MiB."""
 
 
 @dataclass(frozen=True)
@@ -109,12 +113,12 @@ def masks_by_name(conditioning_data_dir: str, source: Source) -> dict[str, Path]
 
 def _entries(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, MAX_METADATA)
         if path.suffix.lower() == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [parse_json(line) for line in text.splitlines() if line.strip()]
             content = {str(row["image_path"]): row for row in rows}
         else:
-            content = json.loads(text)
+            content = parse_json(text)
     except FileNotFoundError:
         raise DataError(f"metadata_file: there is no file {printable(path)}.", "Check the path.") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -138,10 +142,12 @@ def _text(entry: Mapping[str, Any], spec: SubsetSpec) -> str:
 def _picture(key: str, image_dir: str) -> Path | None:
     """The file that a key means: a path, or a name in `image_dir`, with or without its extension."""
     for base in [Path(key), *([kohya_path(image_dir) / key] if image_dir else [])]:
-        if base.suffix.lower() in EXTENSIONS and base.is_file():
+        if not base.name:
+            continue
+        if base.suffix.lower() in EXTENSIONS and os.path.isfile(base):  # noqa: PTH113 - Path's own raises for a long name
             return base
         for extension in EXTENSIONS:
             for name in (base.with_name(base.name + extension), base.with_name(base.name + extension.upper())):
-                if name.is_file():
+                if os.path.isfile(name):  # noqa: PTH113
                     return name
     return None

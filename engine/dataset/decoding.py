@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from engine.reading import NotRegularFileError, open_file
 from engine.text import printable
 
 for _plugin in ("Avif", "Bmp", "Jpeg", "Mpo", "Png", "Tiff", "WebP"):
@@ -78,7 +79,7 @@ def read_header(path: Path, max_megapixels: int, *, turn: bool = True) -> Header
     Raises:
         UnusablePicture: with the reason.
     """
-    with _opened(path) as (file, image):
+    with opened(path) as (file, image):
         width, height = image.size
         if width * height > max_megapixels * 1_000_000:
             raise UnusablePicture(
@@ -101,7 +102,7 @@ def read_lens(path: Path) -> str:
     Raises:
         UnusablePicture: with the reason.
     """
-    with _opened(path) as (_file, image):
+    with opened(path) as (_file, image):
         if "exif" not in image.info and image.format != "TIFF":
             return ""  # asking Pillow would decode a whole PNG
         return str(image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.LensModel, ""))
@@ -116,7 +117,7 @@ def decode(path: Path, size: tuple[int, int], *, turn: bool = True) -> Image.Ima
     Raises:
         UnusablePicture: it is broken, or has changed since its header was read.
     """
-    with _alone_if_large(size), _opened(path) as (file, image):
+    with _alone_if_large(size), opened(path) as (file, image):
         orientation = _orientation(file, image) if turn else 1
         _require_size(image, size[::-1] if orientation in _TURNED else size)
         image.load()
@@ -131,7 +132,7 @@ def check_pixels(path: Path, size: tuple[int, int], *, turn: bool = True) -> Non
     Raises:
         UnusablePicture: it is broken.
     """
-    with _alone_if_large(size), _opened(path) as (file, image):
+    with _alone_if_large(size), opened(path) as (file, image):
         _require_size(image, size[::-1] if turn and _orientation(file, image) in _TURNED else size)
         if image.format in ("JPEG", "MPO"):
             image.draft(None, (image.width // 8, image.height // 8))
@@ -160,29 +161,44 @@ def register_heif() -> bool:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
-    """Open `path` with Pillow; whatever a damaged file makes it raise becomes UnusablePicture."""
+def opened(path: Path, max_pixels: int | None = None) -> Iterator[tuple[BinaryIO, Image.Image]]:
+    """Open `path` with Pillow, nothing decoded yet; whatever a damaged file makes it raise becomes UnusablePicture.
+
+    Args:
+        max_pixels: a larger one is refused; None where the caller looks at the size itself.
+    """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             formats = list(_FORMATS)
             if _is_heif(file):
                 if not register_heif():
                     raise UnusablePicture("HEIC needs the package pi-heif: pip install pi-heif")
                 formats = ["HEIF"]
             with Image.open(file, formats=formats) as image:
+                if max_pixels is not None and image.width * image.height > max_pixels:
+                    raise UnusablePicture(f"too large: {image.width}×{image.height} px")
                 yield file, image
     except (UnusablePicture, MemoryError):
         raise
     except UnidentifiedImageError:
-        empty = not path.stat().st_size
-        raise UnusablePicture("empty: 0 bytes" if empty else "broken, or not a picture of a known format") from None
+        raise UnusablePicture(_unknown_reason(path)) from None
     except OSError as error:
         raise UnusablePicture(_os_reason(error)) from error
     except Exception as error:  # a damaged file can make a decoder raise nearly anything
         raise UnusablePicture(f"broken: {printable(str(error))[:120] or type(error).__name__}") from error
 
 
+def _unknown_reason(path: Path) -> str:
+    try:
+        empty = not path.stat().st_size
+    except OSError as error:
+        return _os_reason(error)
+    return "empty: 0 bytes" if empty else "broken, or not a picture of a known format"
+
+
 def _os_reason(error: OSError) -> str:
+    if isinstance(error, NotRegularFileError):
+        return error.strerror
     known = {errno.EACCES: "permission denied", errno.EPERM: "permission denied", errno.ENOENT: "it is gone"}
     if error.errno in known:
         return known[error.errno]

@@ -13,6 +13,7 @@ from pathlib import Path
 from engine.dataset.decoding import EXTENSIONS
 from engine.dataset.pictures import Rejected
 from engine.errors import DataError
+from engine.reading import open_file
 from engine.text import listing, plural, printable
 
 CAPTION_EXTENSIONS = (".txt", ".caption")
@@ -199,7 +200,7 @@ def read_caption(path: Path, *, all_lines: bool, kohya_exact: bool = False) -> t
         DataError: not UTF-8 (with the byte), not readable, or far too long.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             data = file.read(MAX_CAPTION_BYTES + 1)
     except OSError as error:
         raise DataError(
@@ -242,7 +243,7 @@ def _not_a_file(entry: os.DirEntry[str]) -> str | None:
             return None
     except OSError as error:
         return error.strerror or str(error)
-    return "broken link" if entry.is_symlink() else "not a regular file"
+    return "not a regular file" if os.path.exists(entry.path) else "broken link"  # noqa: PTH110
 
 
 def _nearest(path: Path) -> str:

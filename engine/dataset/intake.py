@@ -19,6 +19,7 @@ from engine.dataset.folders import Folder
 from engine.dataset.pictures import Rejected
 from engine.dataset.pool import Progress, ordered_map, workers
 from engine.errors import StorageError
+from engine.reading import open_file
 from engine.text import printable, size_text
 
 Way = Literal["copy", "link"]
@@ -173,7 +174,7 @@ def _copy(job: Job) -> Rejected | None:
     """Copy one file with its time; only a whole one gets its name."""
     temporary = job.target.with_name(f".take-in-{os.getpid()}-{threading.get_ident()}.tmp")
     try:
-        reader = job.source.open("rb")
+        reader = open_file(job.source)
     except OSError as error:
         return Rejected(job.source, error.strerror or str(error))
     try:

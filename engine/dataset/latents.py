@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from engine.dataset.pixels import latent_mask, load_pixels
 from engine.dataset.pool import Progress, ordered_map, workers
 from engine.dataset.store import TensorStore
 from engine.errors import DataError
+from engine.reading import open_file
 from engine.text import printable
 
 if TYPE_CHECKING:
@@ -235,8 +237,8 @@ class LatentCache:
 
     def _digest(self, path: Path) -> str:
         """SHA-256 of a file; remembered in this process while its size, time and inode stay."""
-        with path.open("rb") as file:
-            status = path.stat()
+        with open_file(path) as file:
+            status = os.fstat(file.fileno())
             seen = (path, status.st_size, status.st_mtime_ns, status.st_ino)
             if seen not in self._digests:
                 self._digests[seen] = hashlib.file_digest(file, "sha256").hexdigest()

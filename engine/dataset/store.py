@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from engine.atomic import replacing, sweep
 from engine.errors import UsageError, storing
+from engine.reading import require_regular
 from engine.text import printable
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class TensorStore:
 
         path = self._path(key)
         try:
+            require_regular(path)
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
                 recorded = (file.metadata() or {}).get("sha256")

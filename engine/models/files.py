@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine import reading
 from engine.errors import ModelError
-from engine.models.header import BITS, Header, refuse_pickle
+from engine.models.header import BITS, Header, readable, refuse_pickle
+from engine.reading import require_regular
 from engine.text import printable
 
 _FORMATS = {"F16": "fp16", "BF16": "bf16", "F32": "fp32", "F64": "fp64", "F8_E4M3": "fp8", "F8_E5M2": "fp8"}
@@ -53,8 +55,24 @@ def weight_files(folder: Path, part: str) -> list[Path]:
     plain = folder / part / f"{weight_stem(part)}{middle}.safetensors"
     if plain.exists():
         return [plain]
-    index = read_json(folder / part / f"{weight_stem(part)}.safetensors.index.json")
-    return [folder / part / name for name in sorted(set(index.get("weight_map", {}).values()))]
+    place = folder / part / f"{weight_stem(part)}.safetensors.index.json"
+    shards = read_json(place).get("weight_map")
+    names = list(shards.values()) if isinstance(shards, dict) else []
+    if not names or not all(isinstance(name, str) and name == Path(name).name for name in names):
+        raise ModelError(f"{printable(place)} does not name the files of the weights.", "Fetch the file again.")
+    return [folder / part / name for name in sorted(set(names))]
+
+
+def require_regular_files(folder: Path) -> None:
+    """Refuse a folder in which something has a file's place and is none: a library that opens it would wait for ever.
+
+    Raises:
+        ModelError: names it.
+    """
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if not path.is_dir() and os.path.exists(path):  # noqa: PTH110 - a broken link is for the library to find
+            with readable(path):
+                require_regular(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -64,11 +82,12 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelError: missing or not a JSON table.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = reading.read_json(path)
     except FileNotFoundError:
         raise ModelError(f"{printable(path)} is missing.", "Fetch the whole folder.") from None
     except (OSError, ValueError) as error:
-        raise ModelError(f"{printable(path)} cannot be read as JSON: {error}.", "Fetch the file again.") from error
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise ModelError(f"{printable(path)} cannot be read as JSON: {reason}.", "Fetch the file again.") from error
     if not isinstance(value, dict):
         raise ModelError(f"{printable(path)} holds no table.", "Fetch the file again.")
     return value

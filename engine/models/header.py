@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 from collections.abc import Iterator, Mapping
@@ -12,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ModelError
+from engine.reading import NotRegularFileError, open_file, parse_json
 from engine.text import printable
 
-MAX_HEADER = 100_000_000
-"""Bytes; the safetensors library refuses longer headers too."""
+MAX_HEADER = 32 * 2**20
+"""Bytes; those of the largest models have less than one MiB, and metadata with a thumbnail a few."""
 
 BITS = {
     "BOOL": 8,
@@ -79,7 +79,8 @@ def readable(path: Path) -> Iterator[None]:
     except OSError as error:
         named = Path(os.fsdecode(error.filename)) if error.filename else path
         reason = error.strerror or str(error)
-        raise ModelError(f"{printable(named)} cannot be read: {reason}.", "Check its permissions.") from error
+        hint = "Name a regular file." if isinstance(error, NotRegularFileError) else "Check its permissions."
+        raise ModelError(f"{printable(named)} cannot be read: {reason}.", hint) from error
 
 
 def read_header(path: Path) -> Header:
@@ -103,13 +104,13 @@ def read_header(path: Path) -> Header:
             raise ModelError(f"{printable(path)} is a folder, not a file.", "Name a .safetensors file.")
         if path.suffix.lower() in PICKLES:
             raise refuse_pickle(path)
-        with path.open("rb") as file:
+        with open_file(path) as file:
             size = os.fstat(file.fileno()).st_size
             start = file.read(8)
             length = _header_length(path, start, size)
             raw = file.read(length)
     try:
-        entries = json.loads(raw)
+        entries = parse_json(raw)
         if not isinstance(entries, dict):
             raise ValueError("the header is not a table")
         metadata = entries.pop("__metadata__", None) or {}

@@ -18,7 +18,8 @@ from engine.errors import ModelError
 from engine.memory.base_precision import Coder
 from engine.models.base import Say
 from engine.models.fp8 import is_scale, restored, scale_of
-from engine.models.header import read_header
+from engine.models.header import read_header, readable
+from engine.reading import require_regular
 from engine.text import printable
 
 _NO_LOSS = ("position_ids", "logit_scale", "spiece_model", "embed_tokens.weight")
@@ -140,6 +141,8 @@ def load_part(
 
 def _open(stack: ExitStack, files: Sequence[Path]) -> Iterator[tuple[str, Any]]:
     for file in files:
+        with readable(file):
+            require_regular(file)
         handle = stack.enter_context(safe_open(file, framework="pt", device="cpu"))
         for name in handle.keys():  # noqa: SIM118 - a safetensors handle is no dict
             yield name, handle

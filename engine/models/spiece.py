@@ -11,6 +11,8 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from engine.reading import read_bytes
+
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
 """How a field is written."""
 
@@ -20,10 +22,11 @@ def read_spiece(path: Path) -> tuple[list[tuple[str, float]], bytes]:
 
     Raises:
         ValueError: the file is no such message.
+        OSError: it cannot be read, or is no regular file.
     """
     pieces: list[tuple[str, float]] = []
     table = b""
-    for number, value in _fields(path.read_bytes()):
+    for number, value in _fields(read_bytes(path)):
         if number == 1 and isinstance(value, bytes):
             inside = dict(_fields(value))
             text, score = inside.get(1), inside.get(2, b"\0\0\0\0")
@@ -60,10 +63,10 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
 def _varint(data: bytes, place: int) -> tuple[int, int]:
     """The number at `place`, seven bits a byte, and where it ends."""
     number = shift = 0
-    while place < len(data):
+    while place < len(data) and shift < 64:
         byte = data[place]
         number |= (byte & 0x7F) << shift
         place, shift = place + 1, shift + 7
         if byte < 0x80:
             return number, place
-    raise ValueError("it breaks off")
+    raise ValueError("a number in it has no end")

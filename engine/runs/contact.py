@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from engine.atomic import replacing
+from engine.dataset.decoding import UnusablePicture, opened
 from engine.runs.events import Event
-from engine.runs.layout import RunDir
+from engine.runs.layout import RunDir, own_file
 
 TILE = 192
 """Pixels of a tile's longer side."""
@@ -19,6 +21,8 @@ COLUMNS = 8
 LABELS = 200
 HEAD = 30
 GAP = 6
+MAX_PIXELS = 2**26
+"""Of a sample; a run draws far fewer."""
 PAPER, INK = (250, 250, 248), (30, 30, 30)
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -44,15 +48,14 @@ class Samples:
         return [steps[round(index * (len(steps) - 1) / (limit - 1))] for index in range(limit)]
 
 
-def collect(events: Sequence[Event]) -> Samples:
-    """The samples that the events tell of; of two for one prompt and step the later one."""
+def collect(events: Sequence[Event], run_dir: RunDir) -> Samples:
+    """The samples of a run that its events name; of two for one prompt and step the later one."""
     prompts: dict[int, str] = {}
     pictures: dict[tuple[int, int], Path] = {}
     for event in events:
-        path = Path(str(event.get("path", "")))
-        if event.type == "sample" and path.is_file():
-            index, step = int(event.get("index", 0)), int(event.get("step", 0))
-            prompts[index] = str(event.get("prompt", ""))
+        if event.type == "sample" and (path := own_file(run_dir.samples, event.get("path", ""))):
+            index, step = event.get("index", 0), event.get("step", 0)
+            prompts[index] = event.get("prompt", "")
             pictures[index, step] = path
     return Samples(prompts, pictures)
 
@@ -81,8 +84,8 @@ def write_sheet(samples: Samples, path: Path) -> Path | None:
         _write_prompt(draw, font, samples.prompts[index], top)
         for column, step in enumerate(steps):
             if (index, step) in samples.pictures:
-                tile = _tile(samples.pictures[index, step])
-                sheet.paste(tile, (LABELS + column * (TILE + GAP), top))
+                with suppress(UnusablePicture):  # damaged since it was drawn: its place stays empty
+                    sheet.paste(_tile(samples.pictures[index, step]), (LABELS + column * (TILE + GAP), top))
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         sheet.save(temporary, format="PNG", optimize=True)
@@ -96,7 +99,7 @@ def _write_prompt(draw: ImageDraw.ImageDraw, font: _Font, prompt: str, top: int)
 
 
 def _tile(path: Path) -> Image.Image:
-    with Image.open(path) as opened:
-        picture = opened.convert("RGB")
+    with opened(path, MAX_PIXELS) as (_, sample):
+        picture = sample.convert("RGB")
     scale = TILE / max(picture.size)
     return picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))

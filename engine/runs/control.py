@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import time
 from contextlib import suppress
@@ -12,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UsageError
+from engine.reading import read_json
 from engine.runs.events import EventLog
-from engine.runs.layout import RunDir, write_record
+from engine.runs.integrity import require_sound
+from engine.runs.layout import MAX_RECORD, RunDir, write_record
 
 COMMANDS = ("stop", "save_now", "sample_now", "pause", "continue", "set")
 LIVE_KEYS = (
@@ -37,12 +38,14 @@ def request(run_dir: RunDir, command: str, value: Any = None) -> str:
     """Put a wish into the box and return its id, which the answer carries.
 
     Raises:
-        UsageError: `set` of a key that cannot change while the run goes on.
+        UsageError: `set` of a key that cannot change while the run goes on, or the run is damaged
+            (`integrity.fault_of`).
         StorageError: the box cannot be written.
     """
     refusal = _refusal(command, value)
     if refusal:
         raise UsageError(refusal, f"These can change: {', '.join(LIVE_KEYS)}." if command == "set" else "")
+    require_sound(run_dir)
     identifier = f"{time.time_ns():020d}-{os.getpid()}-{next(_count)}"
     run_dir.control.mkdir(parents=True, exist_ok=True)
     write_record(run_dir.control / f"{identifier}.json", {"command": command, "value": value})
@@ -50,13 +53,13 @@ def request(run_dir: RunDir, command: str, value: Any = None) -> str:
 
 
 def _refusal(command: object, value: Any) -> str:
-    if command not in COMMANDS:
-        return f"unknown command {command!r}"
+    if not isinstance(command, str) or command not in COMMANDS:
+        return f"unknown command {str(command)[:60]!r}"
     if command != "set":
         return ""
     if not isinstance(value, dict) or set(value) != {"key", "value"}:
         return "set needs a key and a value"
-    return "" if value["key"] in LIVE_KEYS else f"{value['key']} cannot change while the run goes on."
+    return "" if value["key"] in LIVE_KEYS else f"{str(value['key'])[:60]} cannot change while the run goes on."
 
 
 class ControlBox:
@@ -78,16 +81,16 @@ class ControlBox:
     def _open(self, path: Path) -> Command | None:
         identifier, name, value = path.stem, "", None
         try:
-            wish = json.loads(path.read_bytes())
+            wish = read_json(path, MAX_RECORD, below=path.parent)
             name, value = wish["command"], wish.get("value")
             refusal = _refusal(name, value)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             refusal = "not a command file"
         with suppress(OSError):
             path.unlink()
-        if path.exists():
+        if os.path.lexists(path):
             return None  # cannot be removed: obeying it at every step would be worse
-        command = Command(identifier, str(name), value)
+        command = Command(identifier, str(name)[:60], value)
         if refusal:
             self.acknowledge(command, f"refused: {refusal}")
             return None
@@ -100,9 +103,10 @@ class ControlBox:
 
 def clear(run_dir: RunDir) -> int:
     """Remove the wishes that nobody took, so that a resumed run does not obey an old "stop"; how many there were."""
+    require_sound(run_dir)
     if not run_dir.control.is_dir():
         return 0
-    old = [path for path in run_dir.control.iterdir() if path.is_file()]
+    old = [path for path in run_dir.control.iterdir() if path.is_symlink() or not path.is_dir()]
     for path in old:
         path.unlink(missing_ok=True)
     return sum(not path.name.startswith(".") for path in old)

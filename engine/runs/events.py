@@ -7,11 +7,15 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from engine.reading import NotRegularFileError, open_file, open_for_writing, parse_json
+from engine.runs.layout import record_root
+from engine.runs.values import count, number, numbers, seconds, text
 
 VERSION = 1
 EVENT_TYPES = frozenset({
@@ -33,6 +37,39 @@ measured {}, and planned / measured - 1 difference {}. error: title, message, hi
 exit_code, step. Paths are absolute or relative to the run directory.
 """
 _TELLS_THE_END = {"error", "run_finished"}
+MAX_LINE = 4 * 2**20
+"""Bytes of an event; the longest, about captions on trial, has some KiB."""
+
+
+def _table(value: Any) -> dict[str, Any] | None:
+    return value if isinstance(value, dict) else None
+
+
+def _texts(value: Any) -> list[str]:
+    return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []
+
+
+def _proposals(value: Any) -> list[dict[str, str]]:
+    tables = [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+    keys = ("picture", "before", "after")
+    return [{key: text(table.get(key)) or "" for key in keys} for table in tables]
+
+
+_KINDS: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys((
+        "step", "index", "epoch", "max_train_steps", "epochs", "updates_per_epoch", "done", "total", "bytes",
+        "requested", "free", "allocated", "reserved", "pid", "exit_code",
+    ), count),
+    **dict.fromkeys((
+        "loss", "loss_average", "grad_norm", "images_per_second", "seconds_per_step", "eta_seconds",
+    ), number),
+    **dict.fromkeys((
+        "name", "state", "phase", "unit", "path", "prompt", "text", "code", "id", "command", "result", "message",
+        "device", "remedy", "title", "hint",
+    ), text),
+    "lr": numbers, "memory": numbers, "changes": _table, "written": _texts, "proposed": _proposals,
+}  # fmt: skip
+"""What each key means in every event: a log may come from anywhere, and whoever shows it relies on these."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +82,10 @@ class Event:
     data: Mapping[str, Any] = field(default_factory=dict)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """A value of the event; `default` when it is missing or null."""
+        """A value of the event; `default` when it is missing, null, or not what the key means."""
         value = self.data.get(key)
+        if value is not None and (kind := _KINDS.get(key)) is not None:
+            value = kind(value)
         return default if value is None else value
 
     def as_json(self) -> str:
@@ -87,7 +126,8 @@ class EventLog:
 
     def _open(self) -> None:
         if self._file < 0:
-            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+            self._file = open_for_writing(self._path, flags, below=record_root(self._path))
 
     def _write(self, line: bytes) -> bool:
         data = b"\n" + line if self._broken else line
@@ -138,7 +178,8 @@ class EventFollower:
     """Reads a log that grows: by byte offset, in binary, keeping an unfinished last line for the next time.
 
     A file that was replaced by another one is read from its start; one that shrank, or was copied anew, is read
-    without repeating events. `bad_lines` counts what is no event.
+    without repeating events. `bad_lines` counts what is no event. A line longer than `MAX_LINE` is none, and is never
+    held in memory. What is no regular file, or lies behind a link, is read as an empty log.
     """
 
     CHUNK = 1 << 20
@@ -152,11 +193,13 @@ class EventFollower:
 
     def _restart(self, seen: int) -> None:
         self._offset, self._rest, self._seen = 0, b"", seen
+        self._skips = False
+        """The line that is being read is too long: what is left of it is dropped."""
 
     @property
     def partial(self) -> bool:
         """True while the last line has no end."""
-        return bool(self._rest)
+        return bool(self._rest) or self._skips
 
     def poll(self) -> list[Event]:
         """The next events, oldest first; empty when there is nothing new at this moment."""
@@ -164,15 +207,25 @@ class EventFollower:
             data = self._read()
             if not data:
                 return []
-            *lines, self._rest = (self._rest + data).split(b"\n")
-            events = [event for line in lines if (event := self._parse(line)) and event.seq > self._seen]
+            events = [event for line in self._lines(data) if (event := self._parse(line)) and event.seq > self._seen]
             if events:
                 self._seen = max(event.seq for event in events)
                 return events
 
+    def _lines(self, data: bytes) -> list[bytes]:
+        """The lines that end in `data`; what has no end is kept for the next time."""
+        if self._skips:
+            _, end, data = data.partition(b"\n")
+            self._skips = not end
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > MAX_LINE:
+            self._rest, self._skips = b"", True
+            self.bad_lines += 1
+        return lines
+
     def _read(self) -> bytes:
         try:
-            with self.path.open("rb") as file:
+            with open_file(self.path, below=record_root(self.path)) as file:
                 head = file.read(self.HEAD)
                 common = min(len(head), len(self._head))
                 if head[:common] != self._head[:common]:
@@ -184,7 +237,7 @@ class EventFollower:
                 file.seek(self._offset)
                 data = file.read(self.CHUNK)
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ESTALE, errno.EIO):
+            if isinstance(error, NotRegularFileError) or error.errno in (errno.ENOENT, errno.ESTALE, errno.EIO):
                 return b""
             raise
         self._offset += len(data)
@@ -193,14 +246,22 @@ class EventFollower:
     def _parse(self, line: bytes) -> Event | None:
         if not line.strip():
             return None
-        try:
-            value = json.loads(line)
-            kind, seq, moment = value.pop("type"), value.pop("seq"), value.pop("time")
-            value.pop("v", None)
-            return Event(str(kind), int(seq), float(moment), value)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            self.bad_lines += 1
-            return None
+        event = parse_event(line)
+        self.bad_lines += event is None
+        return event
+
+
+def parse_event(line: bytes) -> Event | None:
+    """One line of a log; None where it is no event."""
+    try:
+        value = parse_json(line) if len(line) <= MAX_LINE else None
+    except ValueError:
+        return None
+    if not isinstance(value, dict):
+        return None
+    kind, seq, moment = text(value.pop("type", None)), count(value.pop("seq", None)), seconds(value.pop("time", None))
+    value.pop("v", None)
+    return None if kind is None or seq is None or moment is None else Event(kind, seq, moment, value)
 
 
 def read_events(path: Path) -> list[Event]:

@@ -11,8 +11,11 @@ from pathlib import Path
 
 from engine.errors import UsageError
 from engine.paths import user_state
+from engine.reading import MAX_TEXT, parse_json, read_tail
+from engine.runs.integrity import require_sound
 from engine.runs.layout import ARCHIVE, CURRENT, RunDir, expanded
 from engine.runs.state import RunState, true_state
+from engine.runs.values import seconds
 
 DEPTH = 2
 """Levels below a directory that are looked into: ./<name>/results_current."""
@@ -55,25 +58,25 @@ def find_runs(directories: Iterable[Path] = ()) -> list[KnownRun]:
     for path in [*_remembered(), *(inner for directory in directories for inner in _below(directory, DEPTH))]:
         for candidate in (path, *_archives(path)):
             run_dir = RunDir(candidate)
-            if run_dir.path not in found and run_dir.is_run:
-                found[run_dir.path] = run_dir
+            with suppress(OSError):  # a folder that may not be looked into
+                if run_dir.path not in found and run_dir.is_run:
+                    found[run_dir.path] = run_dir
     known = [_known(run_dir) for run_dir in found.values()]
     return sorted(known, key=lambda run: (-run.created, str(run.run_dir.path)))
 
 
 def _known(run_dir: RunDir) -> KnownRun:
-    created = run_dir.meta.get("created")
-    return KnownRun(run_dir, run_dir.name, created if isinstance(created, (int, float)) else 0.0, true_state(run_dir))
+    return KnownRun(run_dir, run_dir.name, seconds(run_dir.meta.get("created")) or 0.0, true_state(run_dir))
 
 
 def _remembered() -> Iterator[Path]:
     try:
-        lines = (user_state() / "runs.jsonl").read_bytes().splitlines()
+        lines = read_tail(user_state() / "runs.jsonl", MAX_TEXT)[0].splitlines()
     except OSError:
         return
     for line in lines:
         with suppress(ValueError, KeyError, TypeError):  # a line of a newer version, or half a line
-            yield Path(json.loads(line)["path"])
+            yield Path(parse_json(line)["path"])
 
 
 def _below(directory: Path, depth: int) -> Iterator[Path]:
@@ -82,8 +85,8 @@ def _below(directory: Path, depth: int) -> Iterator[Path]:
         return
     try:
         with os.scandir(directory) as entries:
-            inner = [Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
-    except OSError:
+            inner = [Path(entry.path) for entry in entries if not entry.name.startswith(".") and _is_folder(entry)]
+    except (OSError, ValueError):  # ValueError: a path that cannot be
         return
     for path in inner:
         yield from _below(path, depth - 1)
@@ -95,8 +98,15 @@ def _archives(path: Path) -> list[Path]:
     try:
         with os.scandir(parent) as entries:
             return [Path(entry.path) for entry in entries if ARCHIVE.fullmatch(entry.name)]
-    except OSError:
+    except (OSError, ValueError):
         return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def resolve(run: str, directories: Iterable[Path] | None = None) -> RunDir:
@@ -104,12 +114,12 @@ def resolve(run: str, directories: Iterable[Path] | None = None) -> RunDir:
     goes before its earlier ones, a whole name before a part.
 
     Raises:
-        UsageError: no run or several fit; with the candidates.
+        UsageError: no run or several fit, with the candidates; or it is damaged (`integrity.fault_of`).
     """
     path = expanded(run)
     for place in (path, path / CURRENT, path.parent if path.suffix == ".toml" else path):
         if RunDir(place).is_run:
-            return RunDir(place)
+            return _sound(RunDir(place))
     known = find_runs([Path.cwd()] if directories is None else directories)
     current = [one for one in known if not one.archived]
     for group in (
@@ -118,11 +128,16 @@ def resolve(run: str, directories: Iterable[Path] | None = None) -> RunDir:
         [one for one in known if run in str(one.run_dir.path) or run in one.name],
     ):
         if len(group) == 1:
-            return group[0].run_dir
+            return _sound(group[0].run_dir)
         if group:
             raise UsageError(f"{len(group)} runs fit {run!r}.", f"Say which: {_listing(group)}")
     hint = f"Known runs: {_listing(known)}" if known else "No run is known here. Give its directory."
     raise UsageError(f"There is no run {run!r}.", hint)
+
+
+def _sound(run_dir: RunDir) -> RunDir:
+    require_sound(run_dir)
+    return run_dir
 
 
 def _listing(runs: list[KnownRun], limit: int = 8) -> str:

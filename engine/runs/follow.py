@@ -101,6 +101,8 @@ def explain(
     if state.state == "unknown":
         hint = f"Look there, or go on with it here: lorasmith resume {run_dir.path}"
         return (f"This run is of another machine: {state.detail}.", hint)
+    if state.state == "damaged":
+        return (state.detail,)
     lines = [f"The run was lost at step {state.step}: {state.detail}."]
     if returncode is not None:
         how = f"by signal {-returncode}" if returncode < 0 else f"with exit code {returncode}"

@@ -7,18 +7,22 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from engine.reading import is_regular
 from engine.runs.curve import Curve
 from engine.runs.events import Event
-from engine.runs.layout import RunDir, own_files
+from engine.runs.layout import RunDir, own_file, own_files
+from engine.runs.values import count, number
 
 if TYPE_CHECKING:
     from engine.runs.contact import Samples
 
 KEPT_EVENTS = 500
 KEPT_ANSWERS = 200
-_SIZES = ("requested", "free", "total", "allocated", "reserved")
+DEEPEST = 20
+"""Phases inside each other that are kept; a run has three."""
+SIZES = ("requested", "free", "total", "allocated", "reserved")
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ class RunHistory:
         self.warning: Event | None = None
         """The newest one of this life."""
         self.oom: OutOfMemory | None = None
-        self.error: Mapping[str, Any] | None = None
+        self.error: Mapping[str, str] | None = None
         """title, message, hint of what ended this life."""
         self.ending: str | None = None
         """finished, stopped or failed, once this life has ended by its own decision."""
@@ -155,84 +159,84 @@ class RunHistory:
             self._note_pace(newest_step)
 
     def _begin(self, event: Event) -> None:
-        self.name = str(event.get("name", self.name))
+        self.name = event.get("name", self.name)
         self.lives += 1
         self._phases.clear()
         self.progress = self.warning = self.oom = self.error = self.ending = self.eta_seconds = None
-        self.max_train_steps = _whole(event.get("max_train_steps")) or self.max_train_steps
+        self.max_train_steps = event.get("max_train_steps") or self.max_train_steps
 
     def _enter(self, event: Event) -> None:
-        name = str(event.get("name", ""))
+        name = event.get("name", "")
         self.progress = None
         if event.get("state") == "start":
-            self._phases.append(name)
+            self._phases = [*self._phases[-DEEPEST:], name]
             for key in ("max_train_steps", "epochs", "updates_per_epoch"):
-                if (value := _whole(event.get(key))) is not None:
+                if (value := event.get(key)) is not None:
                     setattr(self, key, value)
         elif name in self._phases:
             while self._phases.pop() != name:
                 pass
 
     def _advance(self, event: Event) -> None:
-        done, total = (_whole(event.get(key)) or 0 for key in ("done", "total"))
-        self.progress = Progress(str(event.get("phase", "")), done, total, str(event.get("unit", "")))
+        done, total = (event.get(key) or 0 for key in ("done", "total"))
+        self.progress = Progress(event.get("phase", ""), done, total, event.get("unit", ""))
 
     def _count(self, event: Event) -> None:
         data = event.data
-        step = _whole(data.get("step"))
+        step = count(data.get("step"))
         if step is None:
             return
         self.step = step
         self.oom = None  # it went on
         for curve, key in ((self.raw, "loss"), (self.smoothed, "loss_average")):
-            if (value := _number(data.get(key))) is not None:
+            if (value := number(data.get(key))) is not None:
                 curve.add(step, value)
 
     def _note_pace(self, event: Event) -> None:
         """What only the newest step is asked for."""
-        self.epoch = _whole(event.get("epoch")) or self.epoch
+        self.epoch = event.get("epoch") or self.epoch
         for key in ("eta_seconds", "images_per_second", "seconds_per_step"):
-            setattr(self, key, _number(event.get(key)))
-        self.rates, self.memory = _numbers(event.get("lr")), _numbers(event.get("memory"))
+            setattr(self, key, event.get(key))
+        self.rates, self.memory = event.get("lr", {}), event.get("memory", {})
 
     def _validate(self, event: Event) -> None:
-        step, value = _whole(event.get("step")), _number(event.get("loss"))
+        step, value = event.get("step"), event.get("loss")
         if step is not None and value is not None:
             self.held_out[step] = value
 
     def _draw(self, event: Event) -> None:
-        index, step = _whole(event.get("index")) or 0, _whole(event.get("step")) or 0
-        self.prompts[index] = str(event.get("prompt", ""))
-        self.pictures[index, step] = str(event.get("path", ""))
+        index, step = event.get("index") or 0, event.get("step") or 0
+        self.prompts[index] = event.get("prompt", "")
+        self.pictures[index, step] = event.get("path", "")
         self.drawn += 1
 
     def _save(self, event: Event) -> None:
-        path = str(event.get("path", ""))
+        path = event.get("path", "")
         self.saved.pop(path, None)
         self.saved[path] = event
 
     def _keep_state(self, event: Event) -> None:
-        self.state_step = _whole(event.get("step"))
+        self.state_step = event.get("step")
 
     def _warn(self, event: Event) -> None:
         self.warning = event
 
     def _answer(self, event: Event) -> None:
-        self.answers[str(event.get("id", ""))] = str(event.get("result", ""))
+        self.answers[event.get("id", "")] = event.get("result", "")
         while len(self.answers) > KEPT_ANSWERS:
             del self.answers[next(iter(self.answers))]
 
     def _run_out(self, event: Event) -> None:
-        phase, message, device = (str(event.get(key, "")) for key in ("phase", "message", "device"))
-        sizes = {key: _whole(event.get(key)) for key in _SIZES}
-        self.oom = OutOfMemory(phase, _whole(event.get("step")) or 0, message, device, **sizes)
+        phase, message, device = (event.get(key, "") for key in ("phase", "message", "device"))
+        sizes = {key: event.get(key) for key in SIZES}
+        self.oom = OutOfMemory(phase, event.get("step") or 0, message, device, **sizes)
 
     def _fail(self, event: Event) -> None:
-        self.error = event.data
+        self.error = {key: event.get(key, "") for key in ("title", "message", "hint")}
 
     def _end(self, event: Event) -> None:
-        self.ending = str(event.get("state", ""))
-        self.step = _whole(event.get("step")) or self.step
+        self.ending = event.get("state", "")
+        self.step = event.get("step") or self.step
         self._phases.clear()
         self.progress = None
 
@@ -240,40 +244,19 @@ class RunHistory:
         """The pictures that are still there, by prompt and step."""
         from engine.runs.contact import Samples  # it draws: 50 ms
 
-        found = {key: path for key, told in self.pictures.items() if (path := _file(run_dir.samples, told))}
+        found = {key: path for key, named in self.pictures.items() if (path := own_file(run_dir.samples, named))}
         return Samples({index: self.prompts[index] for index, _ in found}, found)
 
     def files(self, run_dir: RunDir) -> list[SavedFile]:
         """The LoRA files that are still there, in the order of their steps; one that no event tells of comes last."""
         files: dict[Path, SavedFile] = {}
-        for told, event in self.saved.items():
-            path = _file(run_dir.path, told)
+        for named, event in self.saved.items():
+            path = own_file(run_dir.path, named)
             if path is not None:
-                step = _whole(event.get("step"))
+                step = event.get("step")
                 held_out = None if step is None else self.held_out.get(step)
-                files[path] = SavedFile(path, path.stat().st_size, step, _whole(event.get("epoch")), held_out)
+                files[path] = SavedFile(path, path.stat().st_size, step, event.get("epoch"), held_out)
         for path in own_files(run_dir.path, run_dir.name):
-            if path.suffix == ".safetensors" and path not in files:
+            if path.suffix == ".safetensors" and path not in files and is_regular(path):
                 files[path] = SavedFile(path, path.stat().st_size, None, None)
         return sorted(files.values(), key=lambda file: math.inf if file.step is None else file.step)
-
-
-def _file(folder: Path, told: str) -> Path | None:
-    """The file in `folder` that an event names, None if it is gone. The folder that the event names is not looked at:
-    it may belong to another run by now, since this one was moved, copied or put away."""
-    path = folder / Path(told).name
-    return path if told and path.is_file() else None
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-
-
-def _numbers(table: Any) -> dict[str, float]:
-    items = table.items() if isinstance(table, Mapping) else ()
-    return {str(name): number for name, value in items if (number := _number(value)) is not None}
-
-
-def _whole(value: Any) -> int | None:
-    number = _number(value)
-    return None if number is None or not math.isfinite(number) else int(number)

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from engine.processes import process_start as process_start
+from engine.runs.values import MAX_PID, count
 
 
 @cache
@@ -37,8 +38,8 @@ def identity_of(pid: int) -> dict[str, object]:
 
 def is_alive(identity: dict[str, object]) -> bool:
     """True when the very process that wrote `identity` still runs on this machine."""
-    pid = identity.get("pid")
-    if not isinstance(pid, int) or identity.get("host") != host() or identity.get("boot_id") != boot_id():
+    pid = count(identity.get("pid"), MAX_PID)
+    if pid is None or identity.get("host") != host() or identity.get("boot_id") != boot_id():
         return False
     start = process_start(pid)
     return start is not None and start == identity.get("process_start")

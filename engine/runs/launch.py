@@ -12,8 +12,10 @@ from pathlib import Path
 
 import engine
 from engine.errors import storing
+from engine.reading import open_for_writing, read_tail
 from engine.runs.identity import identity_of
-from engine.runs.layout import RunDir
+from engine.runs.integrity import require_sound
+from engine.runs.layout import RunDir, record_root
 from engine.runs.lock import is_locked
 from engine.runs.state import mark_starting
 
@@ -67,18 +69,23 @@ def launch(
         variables: of its environment, besides `trainer_environment()`.
 
     Raises:
+        UsageError: it cannot be used as a run (`integrity.fault_of`).
         StorageError: train.log cannot be written.
     """
-    with storing(run_dir.log_path), run_dir.log_path.open("ab") as log:
-        process = subprocess.Popen(
-            list(command or trainer_command(run_dir)),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            close_fds=True,
-            env={**trainer_environment(), **(variables or {})},
-        )
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    with storing(run_dir.log_path):
+        require_sound(run_dir)
+        file = open_for_writing(run_dir.log_path, flags, below=record_root(run_dir.log_path))
+        with os.fdopen(file, "ab") as log:
+            process = subprocess.Popen(
+                list(command or trainer_command(run_dir)),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                close_fds=True,
+                env={**trainer_environment(), **(variables or {})},
+            )
     if is_locked(run_dir.lock_path) is None:
         mark_starting(run_dir, identity_of(process.pid))  # it may live on without us before it has the lock
     return process
@@ -87,10 +94,7 @@ def launch(
 def log_tail(run_dir: RunDir, lines: int = 12, limit: int = 64 * 1024) -> list[str]:
     """The last lines of train.log; what a progress bar overwrote is left out."""
     try:
-        with run_dir.log_path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - limit))
-            text = file.read().decode("utf-8", errors="replace")
+        text = read_tail(run_dir.log_path, limit, below=record_root(run_dir.log_path))[0].decode(errors="replace")
     except OSError:
         return []
     shown = [line.rstrip().rsplit("\r", 1)[-1] for line in text.split("\n")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -10,12 +11,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.atomic import read_json, sweep, write_bytes
+from engine.atomic import sweep, write_bytes
+from engine.reading import is_regular, read_json
+from engine.runs.values import file_name
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
 
 CURRENT = "results_current"
+MAX_RECORD = 2**20
+"""Bytes of a record; the longest, meta.json, has some KiB."""
 ARCHIVE = re.compile(r"results_\d{8}T\d{6}Z(-\d+)?")
 """Names of the directories that hold an earlier run."""
 
@@ -87,19 +92,32 @@ class RunDir:
     @property
     def meta(self) -> dict[str, Any]:
         """The content of meta.json; empty when it is missing or broken."""
-        value = read_json(self.meta_path)
-        return value if isinstance(value, dict) else {}
+        return read_record(self.meta_path)
 
     @property
     def is_run(self) -> bool:
-        """True when a run was prepared here."""
-        return self.meta_path.is_file()
+        """True when a run was prepared here, be it one that `integrity.fault_of` finds damaged.
+
+        Raises:
+            OSError: the directory cannot be looked into.
+        """
+        try:
+            self.meta_path.lstat()
+        except ValueError:  # a path that cannot be
+            return False
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                return False
+            if isinstance(error, PermissionError) and os.path.lexists(self.private):
+                return True
+            raise
+        return True
 
     @property
     def name(self) -> str:
-        """The run's `output_name`; the name of the project's directory where meta.json does not say."""
+        """The run's `output_name`; the name of the project's directory where meta.json has none that can be one."""
         fallback = self.path.parent.name if _is_results(self.path) else self.path.name
-        return str(self.meta.get("name") or fallback)
+        return file_name(self.meta.get("name")) or fallback
 
     @property
     def dataset_path(self) -> Path:
@@ -109,7 +127,7 @@ class RunDir:
     def with_own_datasets(self, config: RunConfig) -> RunConfig:
         """The run's configuration with the datasets as they were at its start, whatever became of the person's file."""
         own = self.dataset_path
-        return config.changed(dataset={"dataset_config": str(own)}) if own.exists() else config
+        return config.changed(dataset={"dataset_config": str(own)}) if is_regular(own) else config
 
     @property
     def config_path(self) -> Path:
@@ -149,10 +167,14 @@ def default_output_dir(config: RunConfig) -> Path:
 
 
 def own_files(directory: Path, name: str) -> list[Path]:
-    """What a run called `name` has put, or would put, into `directory`, besides `.run`."""
+    """What a run called `name` has put, or would put, into `directory`, besides `.run`; a link of that name too, but
+    nothing behind a link."""
     result = re.compile(re.escape(name) + r"(-\d{6}|-step\d{8})?\.safetensors")
     files = [path for path in _entries(directory) if result.fullmatch(path.name) or path.name == f"{name}.toml"]
-    return files + [path for path in _entries(directory / "sample") if path.name.startswith(f"{name}_")]
+    samples = directory / "sample"
+    if samples.is_symlink():
+        return files
+    return files + [path for path in _entries(samples) if path.name.startswith(f"{name}_")]
 
 
 def sweep_run(run_dir: RunDir) -> int:
@@ -163,6 +185,27 @@ def sweep_run(run_dir: RunDir) -> int:
 
 def _entries(directory: Path) -> list[Path]:
     return sorted(directory.iterdir()) if directory.is_dir() else []
+
+
+def own_file(folder: Path, path: str) -> Path | None:
+    """The regular file in `folder` that an event names by `path`, None if it is gone. Only the last part of `path`
+    counts: the folder in it may belong to another run by now, since this one was moved, copied or put away."""
+    name = file_name(path.rpartition("/")[2])
+    return folder / name if name is not None and is_regular(folder / name) else None
+
+
+def record_root(path: Path) -> Path:
+    """The folder out of which a private file of a run (`.run/state.json`) must not lead."""
+    return path.parent.parent
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The table in a JSON file of a run; empty where there is none that can be read."""
+    try:
+        value = read_json(path, MAX_RECORD, below=record_root(path))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def write_record(path: Path, value: Any) -> None:

@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.atomic import read_json
 from engine.errors import UsageError, storing
+from engine.reading import NotRegularFileError, open_file, open_for_writing
 from engine.runs.identity import is_alive, own_identity
+from engine.runs.layout import read_record, record_root
+from engine.runs.values import MAX_PID, count, number
 
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 _held: dict[Path, LockInfo] = {}
@@ -48,7 +50,10 @@ class RunLock:
         self.path = path
         assert path not in _held, "one process takes a run's lock once"
         with storing(path):
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                self._file = open_for_writing(path, os.O_RDWR | os.O_CREAT, below=record_root(path))
+            except NotRegularFileError as error:
+                raise UsageError(f"{error.filename}: {error.strerror}.", "Delete it.") from error
             self._lock()
             identity = own_identity()
             try:
@@ -97,19 +102,18 @@ def is_locked(path: Path) -> LockInfo | None:
     if path in _held:
         return _held[path]
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = open_file(path, below=record_root(path))
     except OSError:
         return None
-    try:
-        holder = _holder(file)
-    except OSError:
-        identity = _identity(path)
-        return _info(identity) if is_alive(identity) else None
-    finally:
-        os.close(file)
+    with file:
+        try:
+            holder = _holder(file.fileno())
+        except OSError:
+            identity = read_record(path)
+            return _info(identity) if is_alive(identity) else None
     if holder is None:
         return None
-    info = _info(_identity(path))
+    info = _info(read_record(path))
     return info if holder <= 0 or info.pid == holder else LockInfo(holder)
 
 
@@ -122,16 +126,10 @@ def _holder(file: int) -> int | None:
     return None if kind == fcntl.F_UNLCK else int(pid)
 
 
-def _identity(path: Path) -> dict[str, Any]:
-    value = read_json(path)
-    return value if isinstance(value, dict) else {}
-
-
 def _info(identity: dict[str, Any]) -> LockInfo:
-    pid, start = identity.get("pid"), identity.get("process_start")
     return LockInfo(
-        pid if isinstance(pid, int) else 0,
-        start if isinstance(start, (int, float)) else None,
+        count(identity.get("pid"), MAX_PID) or 0,
+        number(identity.get("process_start")),
         str(identity.get("boot_id", "")),
         str(identity.get("host", "")),
     )

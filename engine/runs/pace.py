@@ -73,7 +73,8 @@ class Pace:
 
 def earlier(runs: Iterable[KnownRun]) -> list[Measured]:
     """What the newest runs of this machine tell, the newest first. Reads little of each."""
-    found = (_measure(run) for run in list(runs)[:NEWEST] if run.run_dir.meta.get("host") == host())
+    newest = [run for run in list(runs)[:NEWEST] if run.state.state != "damaged"]
+    found = (_measure(run) for run in newest if run.run_dir.meta.get("host") == host())
     return [one for one in found if one is not None]
 
 
@@ -143,8 +144,8 @@ def _measure(run: KnownRun) -> Measured | None:
     from engine.config import load_config
     from engine.models.registry import recognise
 
-    steps = [event for event in latest_events(run.run_dir.events_path) if event.get("type") == "step"]
-    seconds = [event["seconds_per_step"] for event in steps if isinstance(event.get("seconds_per_step"), int | float)]
+    steps = [event for event in latest_events(run.run_dir.events_path) if event.type == "step"]
+    seconds = [pace for event in steps if (pace := event.get("seconds_per_step")) is not None and pace > 0]
     if len(seconds) < FEWEST_STEPS:
         return None
     try:
@@ -152,7 +153,6 @@ def _measure(run: KnownRun) -> Measured | None:
         recognition = recognise(config.model.pretrained_model_name_or_path)
     except (LoraSmithError, OSError):
         return None
-    memory = steps[0].get("memory")
     return Measured(
         run.name,
         run.created,
@@ -160,5 +160,5 @@ def _measure(run: KnownRun) -> Measured | None:
         config,
         recognition.family,
         _parameters(recognition),
-        on_gpu=isinstance(memory, dict) and "allocated_gib" in memory,
+        on_gpu="allocated_gib" in steps[0].get("memory", {}),
     )

@@ -195,6 +195,9 @@ def _require_ended(run_dir: RunDir, restart: bool) -> None:
         raise still_live(run_dir, state)
     if state.state == "finished" or restart or (state.state == "failed" and not _has_saved(run_dir)):
         return
+    if state.state == "damaged":
+        hint = "Choose another --output_dir; or begin anew with --restart, which keeps what is there beside it."
+        raise UsageError(f"{run_dir.path} holds a run that cannot be used: {state.detail}", hint)
     raise UsageError(
         f"{run_dir.path} holds an unfinished run ({state.state}, step {state.step}).",
         f"Go on with it: lorasmith resume {run_dir.path}. Or begin anew with --restart; the old one is kept beside it.",
@@ -226,14 +229,16 @@ def _put_away(run_dir: RunDir, name: str, say: Say) -> None:
         return
     old = own_files(path, run_dir.name) if run_dir.is_run else []
     old += [file for file in own_files(path, name) if file not in old]
-    if not old and not run_dir.private.exists():
+    if run_dir.samples.is_symlink():
+        old.append(run_dir.samples)
+    if not old and not os.path.lexists(run_dir.private):
         return
     archive = _archive_name(path)
     for file in old:
         target = archive / file.relative_to(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         file.rename(target)
-    if run_dir.private.exists():
+    if os.path.lexists(run_dir.private):
         archive.mkdir(exist_ok=True)
         run_dir.private.rename(archive / run_dir.private.name)
     what = f"Earlier files of the name {name} were" if old else "An earlier run was"
@@ -250,7 +255,7 @@ def _fill(
     run_dir: RunDir, config: RunConfig, datasets: str, command_line: Sequence[str], versions: Mapping[str, Any]
 ) -> None:
     """Write what the trainer needs. meta.json comes last: with it the directory is a run."""
-    from engine.atomic import write_text
+    from engine.atomic import write_bytes, write_text
     from engine.clock import now
     from engine.config.write import digest, dump_toml
 
@@ -259,7 +264,7 @@ def _fill(
     try:
         run_dir.private.mkdir(parents=True, exist_ok=True)
         run_dir.control.mkdir(exist_ok=True)
-        run_dir.reserve_path.write_bytes(os.urandom(RESERVE_BYTES))  # not zeros: some file systems store none
+        write_bytes(run_dir.reserve_path, os.urandom(RESERVE_BYTES))  # not zeros: some file systems store none
         heading = f"The full configuration of the run {name}.\nRepeat it with: lorasmith --preset {name}.toml"
         write_text(run_dir.path / f"{name}.toml", dump_toml(config, heading))
         if datasets:

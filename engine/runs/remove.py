@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import StorageError, UsageError, storage_error
+from engine.runs.integrity import damaged
 from engine.runs.layout import RunDir, own_files
 from engine.runs.lock import RunLock
 from engine.runs.state import true_state
@@ -35,10 +36,12 @@ def remove_run(run_dir: RunDir) -> Belongings:
     """Delete a run's LoRA files, samples, configuration and `.run`; what else lies there stays.
 
     Raises:
-        UsageError: it goes on, or may go on on another machine.
+        UsageError: it goes on, or may go on on another machine, or is damaged (`integrity.fault_of`).
         StorageError: something cannot be deleted; the run is then still a run.
     """
     state = true_state(run_dir)
+    if state.state == "damaged":
+        raise damaged(run_dir, state.detail)
     if state.live:
         raise UsageError(f"The run {run_dir.path} is going on.", "Stop it first.")
     if state.state == "unknown":
@@ -60,9 +63,6 @@ def remove_run(run_dir: RunDir) -> Belongings:
 
 def _remove_private(run_dir: RunDir) -> None:
     """`.run`, with meta.json last: until then the directory is a run that can be deleted again."""
-    if run_dir.private.is_symlink():
-        run_dir.private.unlink()
-        return
     for path in run_dir.private.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

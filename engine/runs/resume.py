@@ -6,11 +6,13 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from engine.atomic import write_text
+from engine.atomic import write_bytes, write_text
 from engine.errors import UsageError
+from engine.reading import read_text
 from engine.runs.control import clear
 from engine.runs.events import EventLog
 from engine.runs.identity import own_identity
+from engine.runs.integrity import damaged
 from engine.runs.layout import RunDir
 from engine.runs.prepare import RESERVE_BYTES, Say, absolute_paths, one_starter, require_utf8, still_live, writing
 from engine.runs.state import RunState, mark_starting, true_state
@@ -41,12 +43,14 @@ def prepare_resume(
         say: is told what was changed and dropped.
 
     Raises:
-        UsageError: it is live, finished, or a change would make another LoRA of it.
+        UsageError: it is live, finished, damaged, or a change would make another LoRA of it.
         ConfigError: a changed value cannot be.
         StorageError: it cannot be written.
     """
     with writing(run_dir.path), one_starter(run_dir.path.parent):
         state = true_state(run_dir)
+        if state.state == "damaged":
+            raise damaged(run_dir, state.detail)
         if state.live:
             raise still_live(run_dir, state)
         if state.state == "finished":
@@ -57,7 +61,7 @@ def prepare_resume(
         if left := clear(run_dir):
             say(f"Unanswered wishes of the earlier part are dropped: {left}.")
         run_dir.control.mkdir(exist_ok=True)
-        run_dir.reserve_path.write_bytes(os.urandom(RESERVE_BYTES))
+        write_bytes(run_dir.reserve_path, os.urandom(RESERVE_BYTES))
         if text:
             write_text(run_dir.config_path, text)
         _note(run_dir, notes, say)
@@ -143,7 +147,7 @@ def _change(run_dir: RunDir, changes: Mapping[str, object]) -> tuple[str, list[s
         table, _, key = dotted.partition(".")
         if before[table][key] != after[table][key]:
             notes.append(f"{dotted} was {_told(before[table][key])} and is now {_told(after[table][key])}.")
-    text = update_toml(run_dir.config_path.read_text(encoding="utf-8-sig"), new) if notes else ""
+    text = update_toml(read_text(run_dir.config_path), new) if notes else ""
     sizes = [
         (largest_batch(run_dir.with_own_datasets(config)), config.training.gradient_accumulation_steps)
         for config in (old, new)

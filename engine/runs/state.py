@@ -10,17 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.atomic import read_json
 from engine.errors import StorageError, storing
+from engine.reading import refuse_links
 from engine.runs.identity import host, is_alive, own_identity
-from engine.runs.layout import RunDir, record_bytes, write_record
+from engine.runs.integrity import fault_of
+from engine.runs.layout import RunDir, read_record, record_bytes, record_root, write_record
 from engine.runs.lock import is_locked
 from engine.runs.tail import latest_step
+from engine.runs.values import MAX_PID, count, local_time, number, seconds, text
 
 LIVE = ("starting", "running", "paused", "stopping")
 ENDED = ("finished", "stopped", "failed")
-STATES = (*LIVE, *ENDED, "lost", "unknown")
-"""lost: dead without a word. unknown: it was last written on another machine."""
+STATES = (*LIVE, *ENDED, "lost", "unknown", "damaged")
+"""lost: dead without a word. unknown: it was last written on another machine. damaged: see `integrity.fault_of`."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class StateWriter:
         self._record["updated"] = round(time.time(), 3)
         temporary = self._path.with_name(".state.json.tmp")
         try:  # no fsync: after a power cut the lock says more than this file
+            refuse_links(temporary.parent, record_root(temporary))
+            temporary.unlink(missing_ok=True)  # a link that lies there would be written through
             temporary.write_text(json.dumps(self._record), encoding="ascii")
             temporary.replace(self._path)
         except OSError:
@@ -120,33 +124,49 @@ def write_exit(run_dir: RunDir, state: str, exit_code: int, step: int, **details
 
 def read_exit(run_dir: RunDir) -> dict[str, Any] | None:
     """How the run ended; None when it has not, or not by its own decision."""
-    value = read_json(run_dir.exit_path)
-    return value if isinstance(value, dict) and isinstance(value.get("exit_code"), int) else None
+    value = read_record(run_dir.exit_path)
+    code = count(value.get("exit_code"), 256)
+    if code is None or value.get("state") not in ENDED:
+        return None
+    words = {key: found for key in ("title", "message", "hint") if (found := text(value.get(key)))}
+    return {"state": value["state"], "exit_code": code, "step": count(value.get("step")) or 0, **words}
 
 
 def _record(path: Path) -> dict[str, Any]:
-    value = read_json(path)
-    return value if isinstance(value, dict) else {}
+    """What state.json says, each value as it may be; what it may not be is left out."""
+    value = read_record(path)
+    kinds = {
+        "state": text, "phase": text, "boot_id": text, "host": text, "step": count, "epoch": count,
+        "max_train_steps": count, "updated": seconds, "process_start": number,
+    }  # fmt: skip
+    known = {key: found for key, kind in kinds.items() if (found := kind(value.get(key))) is not None}
+    pid = count(value.get("pid"), MAX_PID)
+    return {**known, "pid": pid} if pid is not None else known
 
 
 def true_state(run_dir: RunDir) -> RunState:
-    """What is true about a run: the lock, then exit.json, then who wrote state.json last, and where."""
+    """What is true about a run: the lock, then exit.json, then who wrote state.json last, and where.
+
+    Whatever the files hold, nothing is raised: what cannot be read counts as missing, and a directory that cannot be
+    used as a run is "damaged".
+    """
     record = _record(run_dir.state_path)
+    if fault := fault_of(run_dir):
+        return _state(record, "damaged", fault)
     holder = is_locked(run_dir.lock_path)
-    said = str(record.get("state", ""))
+    said = record.get("state", "")
     if holder is not None:
         live = said if said in LIVE else "stopping" if said in ENDED else "starting"
         return _state(record, live, f"trains in process {holder.pid}", pid=holder.pid)
     ending = read_exit(run_dir)
     if ending is not None:
-        state = str(ending.get("state"))
-        detail = str(ending.get("message") or f"{state} at step {ending.get('step')}")
-        step = int(ending.get("step") or 0)
+        state, step = ending["state"], ending["step"]
+        detail = ending.get("message") or f"{state} at step {step}"
         return _state({**record, "step": step}, state, detail, exit_code=ending["exit_code"])
     if is_alive(record):
         return _state(record, said if said in LIVE else "starting", f"process {record['pid']} works on it")
     record = _with_newest_step(run_dir, record)
-    where = record.get("host", run_dir.meta.get("host"))
+    where = record.get("host", text(run_dir.meta.get("host")))
     if where is not None and where != host():
         detail = f"it ran on {where}; last sign of life {moment(record.get('updated'))}"
         return _state(record, "unknown", detail)
@@ -157,22 +177,20 @@ def true_state(run_dir: RunDir) -> RunState:
 def _with_newest_step(run_dir: RunDir, record: dict[str, Any]) -> dict[str, Any]:
     """Step and time of the event log where that is newer: state.json is written once a second, each step is logged."""
     event = latest_step(run_dir.events_path)
-    told, written = (event or {}).get("time"), record.get("updated")
-    if event is None or not isinstance(told, (int, float)):
+    written = record.get("updated")
+    if event is None or (written is not None and written >= event.time):
         return record
-    if isinstance(written, (int, float)) and written >= told:
-        return record
-    return {**record, **{key: event[key] for key in ("step", "epoch") if key in event}, "updated": told}
+    newer = {key: found for key in ("step", "epoch") if (found := event.get(key)) is not None}
+    return {**record, **newer, "updated": event.time}
 
 
 def _state(record: dict[str, Any], state: str, detail: str, **known: Any) -> RunState:
     values = {key: record.get(key) for key in ("pid", "max_train_steps", "updated")}
-    counts = {key: int(record.get(key) or 0) for key in ("step", "epoch")}
-    return RunState(state, detail, **{**values, **counts, "phase": str(record.get("phase") or ""), **known})
+    counts = {key: record.get(key, 0) for key in ("step", "epoch")}
+    return RunState(state, detail, **{**values, **counts, "phase": record.get("phase", ""), **known})
 
 
-def moment(seconds: object) -> str:
+def moment(when: object) -> str:
     """A time as a person reads it, in the local zone."""
-    if not isinstance(seconds, (int, float)):
-        return "unknown"
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    then = local_time(when)
+    return "unknown" if then is None else time.strftime("%Y-%m-%d %H:%M:%S", then)

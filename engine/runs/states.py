@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from engine.reading import open_file
+from engine.reading import is_regular, open_file
 
 FORMAT = "2"
 _FORMAT_1 = "1"
@@ -54,7 +54,7 @@ def state_path(directory: Path, step: int) -> Path:
 def saved_states(directory: Path) -> list[Path]:
     """The files of saved states in `directory`, the newest first; whether they are readable is another question."""
     found = directory.glob("state-*.safetensors") if directory.is_dir() else []
-    return sorted((path for path in found if _NAME.fullmatch(path.name)), reverse=True)
+    return sorted((path for path in found if _NAME.fullmatch(path.name) and is_regular(path)), reverse=True)
 
 
 def newest_state(directory: Path) -> SavedState | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+from engine.reading import read_tail
+from engine.runs.events import Event, parse_event
+from engine.runs.layout import record_root
 
 TAIL_BYTES = 64 * 1024
 """Of an event log; some two hundred steps."""
@@ -15,25 +16,19 @@ TAIL_BYTES = 64 * 1024
 def last_lines(path: Path) -> tuple[list[bytes], bool]:
     """The last lines, oldest first, and whether something without an end follows them. The first one may be cut."""
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-            *lines, rest = file.read().split(b"\n")
+        *lines, rest = read_tail(path, TAIL_BYTES, below=record_root(path))[0].split(b"\n")
     except OSError:
         return [], False
     return lines, bool(rest)
 
 
-def latest_events(path: Path) -> Iterator[dict[str, Any]]:
+def latest_events(path: Path) -> Iterator[Event]:
     """The events in the last lines, the newest first, each read when it is asked for."""
     for line in reversed(last_lines(path)[0]):
-        try:
-            event = json.loads(line)
-        except ValueError:  # cut at the beginning
-            continue
-        if isinstance(event, dict):
+        if (event := parse_event(line)) is not None:
             yield event
 
 
-def latest_step(path: Path) -> dict[str, Any] | None:
+def latest_step(path: Path) -> Event | None:
     """The newest event of a training step."""
-    return next((event for event in latest_events(path) if event.get("type") == "step"), None)
+    return next((event for event in latest_events(path) if event.type == "step"), None)

@@ -14,6 +14,7 @@ from engine.errors import LoraSmithError, StorageError, UsageError, is_storage_l
 from engine.exit_codes import ExitCode
 from engine.memory.classify import is_out_of_memory
 from engine.processes import end_with_parent
+from engine.runs.integrity import require_sound
 from engine.runs.layout import RunDir, sweep_run
 from engine.runs.lock import RunLock
 from engine.runs.state import true_state, write_exit
@@ -40,6 +41,7 @@ def _lead(run: RunDir) -> int:
     waiting = Signals()
     waiting.install()
     try:
+        require_sound(run)
         lock = RunLock(run.lock_path)
     except UsageError as error:  # another trainer has it, and everything here is its
         print(error, file=sys.stderr)

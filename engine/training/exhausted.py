@@ -7,12 +7,12 @@ import mmap
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.atomic import read_json
 from engine.config import RunConfig, load_config
 from engine.errors import LoraSmithError, MemoryLimitError, causes
 from engine.exit_codes import ExitCode
@@ -23,7 +23,9 @@ from engine.memory.remedies import advice, remedies
 from engine.memory.run_plans import RunPlans
 from engine.memory.shortage import Shortage, measure
 from engine.memory.weighing import Goal, Way, way
-from engine.runs.layout import RunDir, write_record
+from engine.runs.events import Event
+from engine.runs.history import SIZES
+from engine.runs.layout import RunDir, read_record, write_record
 from engine.training.again import begin_again, next_attempt, save_what_fits
 from engine.training.session import Session, phase_of
 
@@ -157,11 +159,20 @@ def leave_word(session: Session, reserve: Reserve, error: Exception) -> None:
 def word_of_others(run: RunDir) -> Shortage | None:
     """What a rank above 0 wrote down before it ended for want of memory; once."""
     for path in sorted(run.private.glob(_word(run, "*").name)):
-        known = read_json(path)
+        known = read_record(path)
         path.unlink(missing_ok=True)
-        if isinstance(known, dict):
-            return Shortage(**known)
+        if (told := _shortage(known)) is not None:
+            return told
     return None
+
+
+def _shortage(known: Mapping[str, Any]) -> Shortage | None:
+    """What `Shortage.as_event` wrote; None for what is none."""
+    event = Event("oom", 0, 0.0, known)
+    texts = {key: event.get(key) for key in ("phase", "message", "device")}
+    if None in texts.values() or (step := event.get("step")) is None:
+        return None
+    return Shortage(step=step, **texts, **{key: event.get(key) for key in SIZES})
 
 
 def _word(run: RunDir, rank: str) -> Path:

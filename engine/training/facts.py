@@ -11,6 +11,7 @@ from engine.adapters.dataset_metadata import BucketFacts, SubsetFacts
 from engine.adapters.metadata import TrainingFacts
 from engine.dataset.arithmetic import mean_ar_error
 from engine.dataset.batches import Item
+from engine.runs.values import count
 
 if TYPE_CHECKING:
     from engine.training.trainer import Trainer
@@ -35,7 +36,7 @@ def training_facts(trainer: Trainer, hashes: tuple[Hashes, Hashes], epoch: int) 
     numbers = range(1 + max(subset.dataset for subset in subsets)) if table.dataset_config else ()
     return TrainingFacts(
         recognition=trainer.prepared.recognition,
-        session_id=int(meta.get("session_id", 0)),
+        session_id=count(meta.get("session_id"), 2**32) or 0,
         started_at=float(meta.get("started_at") or clock.now()),
         now=clock.now(),
         step=trainer.step,

@@ -229,7 +229,7 @@ def build_network(config: RunConfig, model: Model, say: Say) -> LoraNetwork:
     if config.network.network_weights:
         path = Path(config.network.network_weights)
         metadata = read_header(path).metadata  # refuses what is no safetensors file, with the reason
-        weights = load_file(path)
+        weights = load_file(path)  # a regular file, as `read_header` has found
         if is_peft(weights):
             weights = to_kohya(weights, metadata, model.trainable, targets, say)
     network = LoraNetwork.attach(

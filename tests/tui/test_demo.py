@@ -18,8 +18,9 @@ from tui.narrators import Narrator
 @pytest.fixture
 def teller(tmp_path: Path) -> Narrator:
     teller = Narrator(RunDir(tmp_path))
+    teller.run_dir.samples.mkdir()
     for number, (step, colour) in enumerate(((0, "red"), (50, "lime"), (100, "blue"))):
-        path = tmp_path / f"{step}.png"
+        path = teller.run_dir.samples / f"{step}.png"
         Image.new("RGB", (64, 64), colour).save(path)
         data = {"path": str(path), "prompt": "smithy [1]", "index": 0, "step": step}
         teller.collect(Event("sample", 2 * number, 0.0, data))
@@ -39,15 +40,15 @@ def test_pictures_before_and_after_on_a_terminal(
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLORTERM", "truecolor")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    show_pictures(collect(teller.samples))
+    show_pictures(collect(teller.samples, teller.run_dir))
     assert capsys.readouterr().out == ""
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    show_pictures(collect(teller.samples))
+    show_pictures(collect(teller.samples, teller.run_dir))
     shown = capsys.readouterr().out.splitlines()
     assert shown[1] == "smithy [1]" and shown[2].split() == ["before", "after"] and len(shown) == 3 + 16
     assert "38;2;255;0;0" in shown[3] and "38;2;0;0;255" in shown[3] and "38;2;0;255;0" not in shown[3]
     monkeypatch.setenv("NO_COLOR", "1")
-    show_pictures(collect(teller.samples))
+    show_pictures(collect(teller.samples, teller.run_dir))
     assert capsys.readouterr().out == ""
 
 

@@ -30,7 +30,7 @@ def command(output_dir: str | None, overrides: tuple[str, ...]) -> int:
     begun = time.monotonic()
     code = foreground.train(run_dir, teller)
     if code == ExitCode.DONE:
-        show_pictures(collect(teller.samples))
+        show_pictures(collect(teller.samples, run_dir))
         for line in summary(teller, time.monotonic() - begun):
             output.narrate(line)
     show_results(run_dir, teller)
@@ -65,7 +65,7 @@ def show_pictures(samples: Samples) -> None:
 
 
 def _lines(path: Path, columns: int, colours: halfblocks.Depth) -> list[str]:
-    from PIL import Image
+    from engine.dataset.decoding import opened
 
-    with Image.open(path) as picture:
+    with opened(path) as (_, picture):
         return halfblocks.render(picture, columns, colours)

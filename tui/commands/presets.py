@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from engine.config import find_preset, list_presets
+from engine.errors import UsageError
 from engine.exit_codes import ExitCode
+from engine.reading import read_text
+from engine.text import printable
 from tui import output
 
 
@@ -27,5 +32,14 @@ def command(ctx: click.Context) -> int | None:
 @click.argument("name")
 def show(name: str) -> int:
     """Print the preset NAME as it is, comments included."""
-    output.result(find_preset(name).read_text(encoding="utf-8-sig").rstrip("\n"))
+    output.result(_text(find_preset(name)).rstrip("\n"))
     return ExitCode.DONE
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_text(path)
+    except OSError as error:
+        raise UsageError(f"The preset {printable(path)} cannot be read: {error.strerror}.", "") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"The preset {printable(path)} is not UTF-8.", "Save it as UTF-8 text.") from None

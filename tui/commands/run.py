@@ -86,6 +86,6 @@ def show_results(run_dir: RunDir, teller: Narrator) -> None:
     if teller.samples:
         from engine.runs.contact import collect, sheet_path, write_sheet
 
-        sheet = write_sheet(collect(teller.samples), sheet_path(run_dir))
+        sheet = write_sheet(collect(teller.samples, run_dir), sheet_path(run_dir))
         if sheet is not None:
             output.result(sheet)

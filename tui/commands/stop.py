@@ -8,6 +8,7 @@ from engine.errors import UsageError
 from engine.exit_codes import ExitCode
 from engine.runs import request, resolve, true_state
 from engine.runs.follow import follow, skip_history
+from engine.text import printable
 from tui import output
 
 
@@ -26,5 +27,5 @@ def command(run: str, wait: bool) -> int:
     if not wait:
         return ExitCode.DONE
     ending = follow(run_dir, lambda _: None, follower=follower)
-    output.narrate(f"{ending.state.state}: {ending.state.detail}")
+    output.narrate(printable(f"{ending.state.state}: {ending.state.detail}"))
     return ExitCode.DONE if ending.exit_code in (ExitCode.DONE, ExitCode.STOPPED) else ending.exit_code

@@ -222,8 +222,8 @@ called running has a living process.
         if action == "stop":
             return state.live
         if action == "resume":
-            return not state.live and state.state != "finished"
-        return action != "delete" or not (state.live or state.state == "unknown")
+            return not state.live and state.state not in ("finished", "damaged")
+        return state.state != "damaged" and (action != "delete" or not (state.live or state.state == "unknown"))
 
     def action_new(self) -> None:
         """The wizard; with a run in the making, a choice."""

@@ -49,7 +49,7 @@ class JobLook:
             return _("✗ {0}: {1}").format(self.title, printable(message))
         if self.state == "stopped":
             return _("! {0} was stopped at {1} of {2}.").format(self.title, done, plural(total, _("picture")))
-        if self.state == "unknown":
+        if self.state in ("unknown", "damaged"):
             return _("! {0}: {1}.").format(self.title, printable(self.detail))
         if self.state == "lost":
             return _("! {0} ended without a word at {1} of {2}.").format(self.title, done, plural(total, _("picture")))

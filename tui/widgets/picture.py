@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 CELL = (12, 24)
 """Pixels that a cell has at most for Sixel and Kitty; more would only be sent to be made smaller."""
+MAX_PIXELS = 178_000_000
+"""Of what is decoded to be shown; as many as a run takes by default."""
 ROOM = 30
 """Columns from which on it is said how a picture can be looked at all the same."""
 
@@ -154,9 +156,11 @@ def _opened(path: Path, width: int, height: int) -> Image:
     """The picture as RGB, upright, on white where it is transparent; about to be shown in so many pixels."""
     from PIL import Image, ImageOps
 
-    with Image.open(path) as opened:
-        opened.draft("RGB", (width * 4, height * 4))
-        picture = ImageOps.exif_transpose(opened)
+    from engine.dataset.decoding import opened
+
+    with opened(path, MAX_PIXELS) as (_file, found):
+        found.draft("RGB", (width * 4, height * 4))
+        picture = ImageOps.exif_transpose(found)
         if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
             picture = picture.convert("RGBA")
             paper = Image.new("RGBA", picture.size, "white")

@@ -18,6 +18,8 @@ def notice(run_dir: RunDir, history: RunHistory, look: Look) -> list[str]:
     if look.gone:
         sentence = _("There is no run in {0} any more: it was moved, renamed or deleted.")
         return ["✗ " + sentence.format(printable(run_dir.path))]
+    if state == "damaged":
+        return [f"{SIGNS[state][0]} {printable(look.state.detail)}"]
     if look.explanation:
         return [f"{SIGNS[state][0]} {printable(look.explanation[0])}", *_resume_hint(history, look)]
     if state == "failed":

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from engine.runs.tail import last_lines, latest_step
+from engine.runs.values import local_time
 from engine.text import printable
 from tui.texts import _
 from tui.words.cells import clipped
@@ -29,6 +30,7 @@ SIGNS = {
     "failed": ("✗", _("failed"), "red"),
     "lost": ("!", _("lost"), "red"),
     "unknown": ("?", _("unknown"), "yellow"),
+    "damaged": ("✗", _("damaged"), "red"),
 }
 """State to sign, word and colour; each is enough without the others."""
 
@@ -82,9 +84,9 @@ def progress(step: int, steps: int | None) -> str:
 
 def short_moment(seconds: float | None) -> str:
     """Today's time, else the day."""
-    if not isinstance(seconds, (int, float)):
+    then, now = local_time(seconds), time.localtime()
+    if then is None:
         return _("unknown")
-    then, now = time.localtime(seconds), time.localtime()
     if then[:3] == now[:3]:
         return time.strftime(_("today %H:%M"), then)
     return time.strftime(_("%d %b %H:%M") if then.tm_year == now.tm_year else "%Y-%m-%d", then)
@@ -111,7 +113,7 @@ def about(run: KnownRun) -> Text:
     if loss is not None:
         facts.append(_("last loss {0:.4f}").format(loss))
     text.append(", ".join(facts) + ".")
-    if state.state not in ("lost", "unknown"):  # theirs is in the detail
+    if state.state not in ("lost", "unknown", "damaged"):  # theirs is in the detail
         text.append(_(" Last seen {0}.").format(moment(state.updated)))
     for sentence in _notes(run, unfinished):
         text.append(f"\n! {sentence}", "yellow")
@@ -142,6 +144,6 @@ def _notes(run: KnownRun, unfinished: bool) -> Iterator[str]:
 
 def last_loss(run_dir: RunDir) -> tuple[float | None, bool]:
     """The loss of the last step in the log, smoothed, and whether the log's last line is unfinished."""
-    event = latest_step(run_dir.events_path) or {}
-    loss = event.get("loss_average", event.get("loss"))
-    return (loss if isinstance(loss, float) else None), last_lines(run_dir.events_path)[1]
+    event = latest_step(run_dir.events_path)
+    loss = None if event is None else event.get("loss_average", event.get("loss"))
+    return loss, last_lines(run_dir.events_path)[1]

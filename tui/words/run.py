@@ -11,6 +11,7 @@ from textual.content import Content
 from engine.hardware import Gpu
 from engine.runs import Event, RunState
 from engine.runs.history import OutOfMemory, RunHistory
+from engine.runs.values import local_time
 from engine.text import duration, printable, size_text
 from tui.texts import _
 from tui.watching.machine import Machine
@@ -44,7 +45,7 @@ def heading(name: str, state: str, history: RunHistory, *, complete: bool = True
     if not complete:
         parts.append(_("reading its history: step {0}").format(history.step))
     elif state in ("starting", "running", "stopping") and history.phase:
-        parts.append(PHASES.get(history.phase, history.phase))
+        parts.append(PHASES.get(history.phase, printable(history.phase)))
     if history.lives > 1:
         parts.append(_("resumed {0} times").format(history.lives - 1) if history.lives > 2 else _("resumed once"))
     return Content.assemble(
@@ -68,7 +69,7 @@ def progress_lines(history: RunHistory, state: RunState, width: int) -> Content:
     part = history.progress if history.phase in ("load", "cache") else None
     if part is not None:
         label, share = PHASES[history.phase].capitalize(), part.done / max(1, part.total)
-        words = f"{part.done} of {part.total} {part.unit}"
+        words = f"{part.done} of {part.total} {printable(part.unit)}"
     else:
         step = reached(history, state)
         label, share, words = _("Step"), step / total if total else 0, step_words(step, total)
@@ -119,7 +120,12 @@ def time_left(history: RunHistory, state: RunState) -> str:
 
 def facts(history: RunHistory, machine: Machine | None, device: str, processes: int) -> list[Content]:
     """Lines of learning rates, memory and saved files."""
-    lines = [(_("Rates"), " · ".join(f"{_GROUPS.get(name, name)} {rate:.2e}" for name, rate in history.rates.items()))]
+    lines = [
+        (
+            _("Rates"),
+            " · ".join(f"{_GROUPS.get(name, printable(name))} {rate:.2e}" for name, rate in history.rates.items()),
+        )
+    ]
     lines.append((_("Trainer"), _trainer_memory(history.memory)))
     cards = machine.cards(device, processes) if machine else []
     lines += [(_("Card"), card_words(card)) for card in cards]
@@ -157,8 +163,8 @@ def _saved(history: RunHistory) -> str:
     parts = []
     if history.saved:
         event = next(reversed(history.saved.values()))
-        name = printable(Path(str(event.get("path", ""))).name)
-        parts.append(_("{0} at step {1}").format(name, event.get("step")))
+        name = printable(Path(event.get("path", "")).name)
+        parts.append(_("{0} at step {1}").format(name, event.get("step", "?")))
     if history.state_step is not None:
         parts.append(_("state at step {0}").format(history.state_step))
     return " · ".join(parts)
@@ -169,13 +175,14 @@ def event_text(event: Event) -> Content | None:
     sign, words, style = _event_words(event)
     if not words:
         return None
-    moment = time.strftime("%H:%M:%S", time.localtime(event.time))
+    then = local_time(event.time)
+    moment = time.strftime("%H:%M:%S", then) if then else "--:--:--"
     return Content.assemble((f"{moment} ", "dim"), (f"{sign} {printable(words)}", style))
 
 
 def _event_words(event: Event) -> tuple[str, str, str]:
     get = event.get
-    name = Path(str(get("path", ""))).name
+    name = Path(get("path", "")).name
     step = _("step {0}").format(get("step", 0))
     match event.type:
         case "note":
@@ -195,24 +202,24 @@ def _event_words(event: Event) -> tuple[str, str, str]:
         case "state_saved":
             return "·", _("Full state saved, {0}").format(step), "dim"
         case "sample":
-            return "·", _("Sample of prompt {0}, {1}").format(int(get("index", 0)) + 1, step), "dim"
+            return "·", _("Sample of prompt {0}, {1}").format(get("index", 0) + 1, step), "dim"
         case "validation":
             loss = get("loss")
-            words = f"{loss:.4f}" if isinstance(loss, float) else _("not a number")
+            words = _("not a number") if loss is None else f"{loss:.4f}"
             return "●", _("Held-out loss {0}, {1}").format(words, step), ""
         case "control_ack":
-            command = str(get("command", ""))
+            command = get("command", "")
             return "▸", f"{WISHES.get(command, command)}: {get('result', '')}", ""
         case "run_started":
             return "○", _("The trainer started: process {0}").format(get("pid", 0)), ""
         case "run_finished":
-            return "■", _("{0} at {1}").format(SIGNS.get(str(get("state")), ("", get("state"), ""))[1], step), ""
+            return "■", _("{0} at {1}").format(SIGNS.get(get("state", ""), ("", get("state", ""), ""))[1], step), ""
     return "", "", ""
 
 
 def oom_lines(oom: OutOfMemory) -> list[str]:
     """What happened, where, and the numbers."""
-    phase = PHASES.get(oom.phase, oom.phase) or _("starting")
+    phase = PHASES.get(oom.phase, printable(oom.phase)) or _("starting")
     lines = [_("While {0}, at step {1}, the memory of {2} was used up.").format(
         phase, oom.step, printable(oom.device) or _("this machine"))]  # fmt: skip
     numbers = [

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from engine.config.kohya.gui import convert_gui, is_gui_configuration
 from engine.config.kohya.rules import rule_of
 from engine.config.problems import ConfigError, Problem, keys
 from engine.errors import UsageError
+from engine.reading import parse_json, parse_toml
 from engine.text import printable
 
 FEWEST = 3
@@ -59,7 +59,7 @@ def conversion_of(path: Path, text: str, *, exact: bool = False) -> Conversion |
 
 
 def _parsed(text: str) -> dict[str, Any] | None:
-    for read in (json.loads, tomllib.loads):
+    for read in (partial(parse_json, surrogates=False), parse_toml):
         try:
             content = read(text)
         except ValueError:
@@ -73,7 +73,7 @@ def _require_json(path: Path, text: str) -> None:
     if path.suffix.lower() != ".json" and not text.lstrip().startswith("{"):
         return
     try:
-        json.loads(text)
+        parse_json(text, surrogates=False)
     except ValueError as error:
         hint = "A comma too many, or a file that was not copied whole?"
         raise ConfigError([Problem(printable(path), "", f"not valid JSON: {error}.", hint)]) from None

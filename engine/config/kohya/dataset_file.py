@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
-import tomllib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ from engine.config.dataset import DatasetTable
 from engine.config.problems import ConfigError, Problem, sentence
 from engine.config.schema import RunConfig
 from engine.errors import UsageError
+from engine.reading import MAX_CONFIG, parse_json, parse_toml
+from engine.reading import read_text as read_file
 from engine.text import printable
 
 DATASET_KEYS = frozenset({
@@ -80,7 +82,7 @@ def read_text(path: Path) -> str:
         UsageError: it cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_file(path, MAX_CONFIG)
     except OSError as error:
         raise UsageError(f"{printable(path)} cannot be read: {error.strerror}.", "Check the path.") from None
     except UnicodeDecodeError:
@@ -97,7 +99,7 @@ def read_content(path: Path) -> dict[str, Any]:
     text = read_text(path)
     kind = "JSON" if path.suffix.lower() == ".json" or text.lstrip().startswith("{") else "TOML"
     try:
-        content = json.loads(text) if kind == "JSON" else tomllib.loads(text)
+        content = parse_json(text, surrogates=False) if kind == "JSON" else parse_toml(text)
     except ValueError as error:
         hint = ""
         if kind == "TOML" and "\\" in text:
@@ -110,7 +112,8 @@ def read_content(path: Path) -> dict[str, Any]:
 
 def kohya_path(text: str) -> Path:
     """A path as Kohya's files have it, where Windows' backslashes occur."""
-    return Path(text.replace("\\", "/") if "\\" in text and not Path(text).exists() else text).expanduser()
+    slashed = "\\" in text and not os.path.exists(text)  # noqa: PTH110 - Path's own raises for an impossible name
+    return Path(os.path.expanduser(text.replace("\\", "/") if slashed else text))  # noqa: PTH111 - as above
 
 
 def frozen_text(path: Path) -> str:
@@ -121,12 +124,17 @@ def frozen_text(path: Path) -> str:
         ConfigError: it is not valid.
     """
     content = read_content(path)
-    for dataset in content.get("datasets", []):
-        for subset in dataset.get("subsets", []):
+    for dataset in _tables(content, "datasets"):
+        for subset in _tables(dataset, "subsets"):
             for key in PATHS:
                 if isinstance(subset.get(key), str) and subset[key]:
                     subset[key] = str(Path.cwd() / kohya_path(subset[key]))
     return json.dumps(content, indent=1, default=str)
+
+
+def _tables(content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    found = content.get(key)
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
 
 def is_dataset_config(content: Mapping[str, Any]) -> bool:

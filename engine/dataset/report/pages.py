@@ -23,6 +23,7 @@ from engine.dataset.report.crops import Cut, cuts
 from engine.dataset.report.findings import Case, Finding, Report
 from engine.dataset.report.survey import Survey
 from engine.errors import StorageError, UsageError
+from engine.reading import open_file
 from engine.text import plural, printable
 
 THUMB_PX = 144
@@ -59,7 +60,7 @@ def require_page(path: Path) -> None:
         if path.is_dir():
             raise UsageError(f"--html: {printable(path)} is a folder.", "Name a file in it, for example report.html.")
         if path.exists():
-            with path.open("rb") as file:
+            with open_file(path) as file:
                 if file.read(len(_BEGIN)) != _BEGIN.encode():
                     raise UsageError(
                         f"--html: {printable(path)} is there already, and no earlier report.", "Name another file."

@@ -12,6 +12,7 @@ from transformers import BatchEncoding, T5Tokenizer
 from engine.config.schema import ModelTable
 from engine.errors import ModelError
 from engine.models.base import Recognition
+from engine.models.files import require_regular_files
 from engine.models.flux.t5_tokenizer import find_t5_tokenizer
 from engine.models.ldm.parts import load_tokenizer
 from engine.models.spiece import read_spiece
@@ -37,6 +38,7 @@ def load_tokenizers(table: ModelTable, recognition: Recognition) -> tuple[Any, A
 def read_t5_tokenizer(folder: Path) -> Any:
     """T5's tokenizer from tokenizer.json, else from spiece.model."""
     if (folder / "tokenizer.json").is_file():
+        require_regular_files(folder)
         return T5Tokenizer.from_pretrained(folder, local_files_only=True)
     pieces, table = read_spiece(folder / "spiece.model")
     return T5Tokenizer(vocab=pieces, _spm_precompiled_charsmap=table or None, extra_ids=0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from engine.reading import read_bytes
+
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
@@ -30,8 +32,8 @@ def cached_folder(repository: str) -> Path | None:
     """The files of its main branch as they were downloaded, whole or in part; None where there are none."""
     folder = repository_folder(repository)
     try:
-        commit = (folder / "refs" / "main").read_text(encoding="ascii").strip()
+        commit = read_bytes(folder / "refs" / "main", 1024).decode("ascii").strip()
     except (OSError, ValueError):
         return None
     snapshot = folder / "snapshots" / commit
-    return snapshot if commit and snapshot.is_dir() else None
+    return snapshot if commit.isalnum() and snapshot.is_dir() else None

@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from engine.config.schema import ModelTable
 from engine.errors import ModelError
 from engine.models.base import Recognition, Say
-from engine.models.files import read_json, weight_files
+from engine.models.files import read_json, require_regular_files, weight_files
 from engine.models.header import read_header
 from engine.models.ldm.clip import clip_sizes, open_clip_place, open_clip_sizes
 from engine.models.ldm.names import UNET, VAE, Shapes, fitted, unet_name, vae_name, vae_sizes
@@ -189,6 +189,7 @@ def load_tokenizer(recognition: Recognition, name: str = "tokenizer", **usual: A
     own = recognition.path / name
     has_own = recognition.layout == "diffusers" and own.is_dir()
     folder = own if has_own else TOKENIZER
+    require_regular_files(folder)
     try:
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True, **({} if has_own else usual))
     except Exception as error:  # the Rust tokenizer raises bare Exception

@@ -14,6 +14,7 @@ import pytest
 from engine.dataset.project import Made, Project, Regularization, make
 from engine.dataset.scan import scan
 from engine.errors import DataError, StorageError, UsageError
+from engine.reading import open_file
 from engine.runs import RunDir, prepare_run
 
 Draw = Callable[..., Path]
@@ -332,14 +333,12 @@ def test_no_pictures(project: Callable[..., Project], tmp_path: Path) -> None:
 def test_a_picture_that_cannot_be_read_is_set_aside(
     project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Path.open
-
-    def refuse(path: Path, *arguments: Any, **keywords: Any) -> Any:
+    def refuse(path: Path) -> Any:
         if path.name == "fox_1.png" and path.parent.name == "photos":
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return real(path, *arguments, **keywords)
+        return open_file(path)
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr("engine.dataset.intake.open_file", refuse)
     made = make(project())
     assert made.added == 6
     assert made.lines() == ["1 file not taken in: fox_1.png: Permission denied."]

@@ -12,19 +12,26 @@ from engine.runs.contact import GAP, HEAD, LABELS, TILE, Samples, collect, sheet
 
 
 @pytest.fixture
-def events(tmp_path: Path) -> list[Event]:
+def run_dir(tmp_path: Path) -> RunDir:
+    found = RunDir(tmp_path / "run")
+    found.samples.mkdir(parents=True)
+    return found
+
+
+@pytest.fixture
+def events(run_dir: RunDir) -> list[Event]:
     colours = {(0, 0): "red", (0, 50): "lime", (1, 0): "blue", (1, 50): "white"}
     found = []
     for number, ((index, step), colour) in enumerate(colours.items()):
-        path = tmp_path / f"{index}-{step}.png"
+        path = run_dir.samples / f"{index}-{step}.png"
         Image.new("RGB", (64, 32), colour).save(path)
         data = {"path": str(path), "prompt": f"prompt {index} ロボット [x]", "index": index, "step": step}
         found.append(Event("sample", number, 0.0, data))
     return found
 
 
-def test_every_picture_has_its_place(events: list[Event], tmp_path: Path) -> None:
-    path = write_sheet(collect(events), tmp_path / "new" / "sheet.png")
+def test_every_picture_has_its_place(events: list[Event], run_dir: RunDir, tmp_path: Path) -> None:
+    path = write_sheet(collect(events, run_dir), tmp_path / "new" / "sheet.png")
     assert path is not None
     sheet = Image.open(path)
     assert sheet.size == (LABELS + 2 * (TILE + GAP) + GAP, HEAD + 2 * (TILE + GAP) + GAP)
@@ -33,12 +40,12 @@ def test_every_picture_has_its_place(events: list[Event], tmp_path: Path) -> Non
     assert [sheet.getpixel(at) for at in centres] == [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)]
 
 
-def test_missing_pictures_leave_a_gap(events: list[Event], tmp_path: Path) -> None:
+def test_missing_pictures_leave_a_gap(events: list[Event], run_dir: RunDir, tmp_path: Path) -> None:
     Path(events[1].data["path"]).unlink()
-    samples = collect(events)
+    samples = collect(events, run_dir)
     assert sorted(samples.pictures) == [(0, 0), (1, 0), (1, 50)]
     assert write_sheet(samples, tmp_path / "sheet.png") is not None
-    assert write_sheet(collect([]), tmp_path / "none.png") is None and not (tmp_path / "none.png").exists()
+    assert write_sheet(collect([], run_dir), tmp_path / "none.png") is None and not (tmp_path / "none.png").exists()
 
 
 def test_a_long_run_shows_first_and_last_and_some_between() -> None:

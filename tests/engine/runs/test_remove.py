@@ -57,12 +57,14 @@ def test_a_run_of_another_machine_is_refused(ended: RunDir) -> None:
     assert ended.lora_path().is_file()
 
 
-def test_a_linked_private_folder_is_unlinked_and_its_target_left(ended: RunDir) -> None:
+def test_a_linked_private_folder_is_refused_and_its_target_left(ended: RunDir) -> None:
     target = ended.path.parent / "elsewhere"
     ended.private.rename(target)
     ended.private.symlink_to(target)
-    remove_run(ended)
-    assert not ended.private.is_symlink() and (target / "meta.json").is_file()
+    before = sorted(ended.path.parent.rglob("*"))
+    with pytest.raises(UsageError, match="symbolic link"):
+        remove_run(ended)
+    assert sorted(ended.path.parent.rglob("*")) == before
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may delete everything")
