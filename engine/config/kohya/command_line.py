@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from engine.config.kohya.argument_values import LISTS
 from engine.config.kohya.arguments import CLI_DEFAULTS, Conversion, convert_arguments, flattened
 from engine.config.kohya.dataset_file import kohya_path, read_content
 from engine.config.kohya.rules import FLAGS, HONOURED, Rule, rule_of
@@ -15,8 +16,6 @@ from engine.errors import LoraSmithError
 from engine.text import printable
 
 SCRIPTS = {"sdxl_train_network": "sdxl", "flux_train_network": "flux", "train_network": "auto"}
-LISTS = frozenset(["network_args", "optimizer_args", "lr_scheduler_args", "text_encoder_lr", "base_weights",
-                   "base_weights_multiplier"])  # fmt: skip
 _CALL = re.compile(r"(sdxl_train_network|flux_train_network|(?<![\w])train_network)(\.py)?")
 _SCRIPT = "\0"
 """Stands for the script's name while its line is parted into words; no line of a shell has it."""
