@@ -38,8 +38,9 @@ EXACT_FLUX_DEFAULTS: dict[str, Any] = {**FLUX_DEFAULTS, "model_prediction_type":
 """With `kohya_exact`: nothing is read from the checkpoint, and nothing is made better."""
 OFF_AT_ZERO = frozenset({
     "noise_offset", "adaptive_noise_scale", "multires_noise_iterations", "ip_noise_gamma", "min_snr_gamma",
-    "save_n_epoch_ratio", "v_pred_like_loss", "scale_weight_norms", "save_every_n_steps", "sample_every_n_epochs", "save_last_n_epochs",
+    "v_pred_like_loss", "scale_weight_norms", "save_every_n_steps", "sample_every_n_epochs", "save_last_n_epochs",
     "save_last_n_steps", "clip_skip", "max_train_epochs", "validate_every_n_steps", "blocks_to_swap",
+    "save_n_epoch_ratio",
 })  # fmt: skip
 """Arguments that the scripts take for not given where they are 0."""
 
@@ -72,6 +73,8 @@ class Conversion:
     """Those of the scripts, as they were given."""
     sources: dict[str, str] = field(default_factory=dict)
     """Key of the configuration to the key of the file that sets it."""
+    places: dict[str, str] = field(default_factory=dict)
+    """Key of the configuration to the file and line that set it."""
     unset: list[str] = field(default_factory=list)
     """Keys that are empty, off or, in a GUI file, 0, and change nothing."""
     exact: bool = False
