@@ -73,7 +73,9 @@ def unknown_key(where: str, table: str | None, key: str) -> Problem:
     return Problem(where, dotted, "unknown key.", "`lorasmith schema` lists all keys.")
 
 
-def value_problems(error: ValidationError, where: Callable[[str, str], str | None], fallback: str) -> Iterator[Problem]:
+def value_problems(
+    error: ValidationError, where: Callable[[str, str], str | None], fallback: str = ""
+) -> Iterator[Problem]:
     """The problems in a pydantic error.
 
     Args:

@@ -260,7 +260,7 @@ def _additional(reading: GuiReading) -> dict[str, Any]:
     text = str(reading.content.get("additional_parameters") or "").strip()
     if not text:
         return {}
-    given = read_arguments(_words(text, reading.found), reading.found)
+    given = read_arguments(_words(text, reading.found), reading.found, reading.family)
     named = ", ".join(given)
     reading.tell("additional_parameters", "honoured", GUI_RULES["additional_parameters"].text, value=named)
     return given
