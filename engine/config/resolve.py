@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.config.local_paths import require_local_paths
 from engine.config.schema import RunConfig
 from engine.config.training import TrainingTable
 from engine.errors import UsageError
@@ -133,7 +134,7 @@ def check_model(config: RunConfig, recognition: Recognition) -> None:
 
 
 def require_paths(config: RunConfig) -> None:
-    """Refuse a run that lacks a model, pictures or a name.
+    """Refuse a run that lacks a model, pictures or a name, or has paths of another system.
 
     Raises:
         UsageError: says which option is missing.
@@ -147,6 +148,7 @@ def require_paths(config: RunConfig) -> None:
     if missing:
         names = ", ".join(what for what, _ in missing)
         raise UsageError(f"Missing: {names}.", f"Add {' '.join(option for _, option in missing)}.")
+    require_local_paths(config)
     thumbnail = config.saving.metadata_thumbnail
     if thumbnail and not thumbnail.startswith("data:") and not Path(thumbnail).expanduser().is_file():
         raise UsageError(

@@ -15,8 +15,7 @@ from engine.config.problems import Problem
 from engine.errors import LoraSmithError
 from engine.text import printable
 
-FAMILIES = {"sdxl_train_network": "sdxl", "flux_train_network": "flux", "train_network": "sd15"}
-"""What each script trains; train_network also Stable Diffusion 2, so that the checkpoint decides."""
+SCRIPTS = {"sdxl_train_network": "sdxl", "flux_train_network": "flux", "train_network": "auto"}
 _CALL = re.compile(r"(sdxl_train_network|flux_train_network|(?<![\w])train_network)(\.py)?")
 _SCRIPT = "\0"
 """Stands for the script's name while its line is parted into words; no line of a shell has it."""
@@ -58,7 +57,7 @@ def convert_command_line(text: str, *, exact: bool = False) -> Conversion:
 
 
 def _call(file: ScriptText, line: str, call: re.Match[str], *, exact: bool) -> Conversion:
-    told, family = Conversion(""), FAMILIES[call[1]]
+    told, family = Conversion(""), SCRIPTS[call[1]].replace("auto", "sd15")
     try:
         parts = file.words(line[: call.start()] + _SCRIPT + line[call.end() :])
         place = next(index for index, word in enumerate(parts) if _SCRIPT in word)

@@ -15,6 +15,7 @@ from engine.config.kohya.gui import convert_gui, is_gui_configuration
 from engine.config.kohya.other_trainings import MARKS, training_of_keys, training_of_script, trains_a_lora
 from engine.config.kohya.rules import ARGUMENTS, Rule
 from engine.config.lines import json_lines, toml_lines
+from engine.config.local_paths import PATH_OPTIONS, is_windows_path, windows_path_hint
 from engine.config.problems import ConfigError, keys, limit_problem
 from engine.errors import UsageError
 from engine.reading import parse_json, parse_toml
@@ -67,6 +68,7 @@ def conversion_of(path: Path, text: str, *, exact: bool = False) -> Conversion |
         found = None
     if found is not None:
         _place(found, printable(path), lines)
+        _mark_windows_paths(found)
         found.values.setdefault("saving", {}).setdefault("output_name", path.stem)
     return found
 
@@ -103,13 +105,23 @@ def _place(found: Conversion, path: str, lines: Mapping[str, int]) -> None:
     """Name file and line of every problem, and of every key that the file sets."""
 
     def where(key: str) -> str:
-        line = next((lines[name] for name in (key, *key.split()) if name in lines), None)
+        names = (key, key.removeprefix("--"), *key.split())
+        line = next((lines[name] for name in names if name in lines), None)
         return f"{path}, line {line}" if line else path
 
     found.problems = [replace(problem, where=where(problem.key)) for problem in found.problems]
     for dotted, source in found.sources.items():
         named = "" if source == dotted.partition(".")[2] else f" ({source})"
         found.places[dotted] = f"{where(source)}{named}"
+
+
+def _mark_windows_paths(found: Conversion) -> None:
+    """Say at each path of Windows, on another system, how another one is given."""
+    for place, entry in enumerate(found.entries):
+        table, _, key = entry.target.partition(".")
+        value = found.values.get(table, {}).get(key)
+        if entry.target in PATH_OPTIONS and isinstance(value, str) and is_windows_path(entry.target, value):
+            found.entries[place] = replace(entry, text=windows_path_hint(entry.target))
 
 
 def _argument_lines(text: str, content: Mapping[str, Any]) -> dict[str, int]:
@@ -122,12 +134,15 @@ def _argument_lines(text: str, content: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _option_lines(text: str) -> dict[str, int]:
-    """Line of each option that is written in a shell or batch file, the last one where it is there twice."""
-    return {
-        option.replace("-", "_"): number
-        for number, line in enumerate(text.splitlines(), 1)
-        for option in re.findall(r"(?<!\S)[\"']?--([\w-]+)", line)
-    }
+    """Line of each option that is written in a shell or batch file, the last one where it is there twice; an option
+    that is cut short stands for every argument that it may be."""
+    found: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        for option in re.findall(r"(?<!\S)[\"']?--([\w-]+)", line):
+            name = option.replace("-", "_")
+            names = [] if name in ARGUMENTS else [known for known in ARGUMENTS if known.startswith(name)]
+            found |= dict.fromkeys([name, *names], number)
+    return found
 
 
 def _parsed(text: str) -> dict[str, Any] | None:
