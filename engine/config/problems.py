@@ -121,8 +121,10 @@ def limit_problem(
     if isinstance(error, tomllib.TOMLDecodeError | json.JSONDecodeError) or not rest:
         hint = "A comma too many, or a file that was not copied whole?" if kind == "JSON" else ""
         return Problem(path, "", f"not valid {kind}: {error}.", hint)
-    line = lines().get(tuple(place.split(".")))
-    return Problem(f"{path}, line {line}" if line else path, place, f"{rest}.", "")
+    keyed = {".".join(str(part) for part in key if isinstance(part, str)): (line, key) for key, line in lines().items()}
+    line, key = keyed.get(place, (0, ()))
+    alike = sum(isinstance(part, int) for part in key)  # inside a list the place does not say which member
+    return Problem(f"{path}, line {line}" if line and not alike else path, place, f"{rest}.", "")
 
 
 def _nearest(word: str, words: Any) -> str | None:

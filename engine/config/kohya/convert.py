@@ -106,7 +106,7 @@ def _place(found: Conversion, path: str, lines: Mapping[str, int]) -> None:
 
     def where(key: str) -> str:
         names = (key, key.removeprefix("--"), *key.split())
-        line = next((lines[name] for name in names if name in lines), None)
+        line = next((lines[name] for name in names if name in lines), lines.get("additional_parameters"))
         return f"{path}, line {line}" if line else path
 
     found.problems = [replace(problem, where=where(problem.key)) for problem in found.problems]

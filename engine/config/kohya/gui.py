@@ -61,8 +61,14 @@ def convert_gui(content: Mapping[str, Any], *, exact: bool = False) -> Conversio
     made = convert_arguments(reading.arguments | extra, "GUI configuration", defaults, exact=exact, family=family)
     own = {argument: key for argument, key in reading.origin.items() if argument not in extra}
     made.entries = [*reading.found.entries, *_renamed(made.entries, own)]
-    made.problems = [*reading.found.problems, *(_own_name(problem, own) for problem in made.problems)]
-    made.sources = {dotted: own.get(source) or source for dotted, source in made.sources.items()}
+    known = [problem.key for problem in reading.found.problems]
+    made.problems = [_own_name(problem, own) for problem in made.problems]
+    made.problems = [*reading.found.problems, *(problem for problem in made.problems if problem.key not in known)]
+    made.sources = {
+        dotted: "additional_parameters" if source in extra
+        else dotted.partition(".")[2] if source == "network_args" else own.get(source) or source
+        for dotted, source in made.sources.items()
+    }  # fmt: skip
     if reading.flux or reading.sdxl:
         made.set("model.family", "flux" if reading.flux else "sdxl")
     told = {entry.key for entry in made.entries}

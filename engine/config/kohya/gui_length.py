@@ -37,7 +37,7 @@ def read_length(reading: GuiReading) -> None:
         reading.tell("epoch", "better", text, "training.max_train_epochs")
         reading.take("max_train_epochs", pages)
     given = reading.content.get("lr_scheduler", "cosine")
-    scheduler = "constant" if is_nothing(given) else str(given)
+    scheduler = given if isinstance(given, str) and not is_nothing(given) else "constant"
     _warmup(reading, scheduler, steps, configured)
     empty = reading.content.get("lr_scheduler_num_cycles") == ""
     cycles = pages if empty else reading.whole("lr_scheduler_num_cycles")

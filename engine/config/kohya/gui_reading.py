@@ -56,11 +56,11 @@ class GuiReading:
     def number(self, key: str, missing: float = 0.0) -> float:
         """The number behind a key, 0 where it is empty; `missing` where there is no such key. A value that is no number
         is a problem, told once, and counts as `missing`."""
-        return self._number(key, missing, number_of, "a number")
+        return float(self._number(key, missing, number_of, "a number"))
 
     def whole(self, key: str, missing: int = 0) -> int:
         """The same where only a whole number makes sense."""
-        return self._number(key, missing, whole_number_of, "a whole number")
+        return int(self._number(key, missing, whole_number_of, "a whole number"))
 
     def _number(self, key: str, missing: Any, read: Callable[[Any], Any], allowed: str) -> Any:
         if key not in self.content:
