@@ -113,7 +113,8 @@ def _read_file(
         problems += kohyas.problems
         for table, members in kohyas.values.items():
             values.setdefault(table, {}).update(members)
-            places |= {(table, key): kohyas.places.get(f"{table}.{key}", str(path)) for key in members}
+            named = {key: kohyas.places.get(f"{table}.{key}") for key in members}
+            places |= {(table, key): place for key, place in named.items() if place}
         return
     try:
         content = parse_toml(text)

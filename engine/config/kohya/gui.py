@@ -66,7 +66,7 @@ def convert_gui(content: Mapping[str, Any], *, exact: bool = False) -> Conversio
     made.problems = [*reading.found.problems, *(problem for problem in made.problems if problem.key not in known)]
     made.sources = {
         dotted: "additional_parameters" if source in extra
-        else dotted.partition(".")[2] if source == "network_args" else own.get(source) or source
+        else dotted.partition(".")[2] if source == "network_args" else reading.sources.get(source) or source
         for dotted, source in made.sources.items()
     }  # fmt: skip
     if reading.flux or reading.sdxl:

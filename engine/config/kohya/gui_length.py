@@ -35,7 +35,7 @@ def read_length(reading: GuiReading) -> None:
     elif pages:
         text = "whole epochs: the GUI's own count cuts the last one short"
         reading.tell("epoch", "better", text, "training.max_train_epochs")
-        reading.take("max_train_epochs", pages)
+        reading.take("max_train_epochs", pages, source="epoch")
     given = reading.content.get("lr_scheduler", "cosine")
     scheduler = given if isinstance(given, str) and not is_nothing(given) else "constant"
     _warmup(reading, scheduler, steps, configured)
@@ -71,7 +71,7 @@ def _warmup(reading: GuiReading, scheduler: str, steps: int, configured: bool) -
         value = percent / 100
     text = "" if absolute else "percent" + ("" if "lr_warmup" in reading.content else ", the GUI's default")
     reading.tell(told, "honoured", text, "training.lr_warmup_steps", f"{absolute or percent:g}")
-    reading.take("lr_warmup_steps", value)
+    reading.take("lr_warmup_steps", value, source=told)
 
 
 def gui_steps(content: Mapping[str, Any], epochs: int) -> int:

@@ -52,6 +52,8 @@ class GuiReading:
     arguments: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
     """Argument to the GUI's key that it comes from; "" where that was told already."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """The same, also where it was told; "" where the file has no such key."""
 
     def number(self, key: str, missing: float = 0.0) -> float:
         """The number behind a key, 0 where it is empty; `missing` where there is no such key. A value that is no number
@@ -88,11 +90,12 @@ class GuiReading:
         """Note what becomes of a key; `value` where that is not what the file has."""
         self.found.tell(key, self.content.get(key) if value is None else value, Rule(status, target, text))
 
-    def take(self, argument: str, value: Any, key: str = "") -> None:
+    def take(self, argument: str, value: Any, key: str = "", *, source: str = "") -> None:
         """Set an argument; `key` is the GUI's name for it where it is to be told with the arguments, which it is only
-        where the file has it."""
+        where the file has it. `source` is the key that it comes from where that was told already."""
         self.arguments[argument] = value
         self.origin[argument] = key if key in self.content else ""
+        self.sources[argument] = source or self.origin[argument]
 
     @property
     def flux(self) -> bool:
