@@ -19,7 +19,7 @@ shell or batch file that calls `train_network.py`, `sdxl_train_network.py` or `f
 training TOML behind its `--config_file`;
 `lorasmith convert FILE` says what each of its keys does and writes it as a preset. `--dataset_config FILE` takes a
 dataset configuration beside any of them. What a file does not say has the default of the scripts. In a file of the GUI
-a key that is empty, off or 0 has that default too, as the GUI passes none of these on; only a key that is absent has the
+a key that is empty, off or 0 has that default too, as the GUI passes none of these on; only an absent key has the
 default of the GUI.
 
 A training TOML is known by its keys, as its tables may have any name. A name in it that is no argument has no effect,
