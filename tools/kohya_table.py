@@ -18,8 +18,16 @@ HEAD = """# Kohya's files
 shell or batch file that calls `train_network.py`, `sdxl_train_network.py` or `flux_train_network.py`, with the
 training TOML behind its `--config_file`;
 `lorasmith convert FILE` says what each of its keys does and writes it as a preset. `--dataset_config FILE` takes a
-dataset configuration beside any of them. What a file does not say has the default of the scripts, or of the GUI for a
-file of the GUI.
+dataset configuration beside any of them. What a file does not say has the default of the scripts. In a file of the GUI
+a key that is empty, off or 0 has that default too, as the GUI passes none of these on; only an absent key has the
+default of the GUI.
+
+A training TOML is known by its keys, as its tables may have any name. A name in it that is no argument has no effect,
+as in the scripts, and the nearest argument is named; on a command line it is an error, where a name may be cut short as
+long as it is the beginning of one argument only. Numbers written as text are understood; a value of another type is an
+error with its line and key. Files for DreamBooth, full fine-tuning, textual inversion or another script are refused. An
+argument that another script reads has no effect. Paths of Windows are refused on another system before a folder is
+made; `--model`, `--images`, `--output_dir` and `--set` replace them.
 
 The training TOML that the GUI writes beside each run (`config_lora-….toml`) is taken too. Of a shell or batch file
 nothing is run: variables and lists that it surely sets are put in; one that depends on a condition, on another program

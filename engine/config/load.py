@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from engine.config.lines import toml_lines
 from engine.config.presets import find_preset
-from engine.config.problems import ConfigError, Problem, keys, unknown_key, value_problems
+from engine.config.problems import ConfigError, Problem, keys, limit_problem, unknown_key, value_problems
 from engine.config.schema import RunConfig
 from engine.errors import UsageError
-from engine.reading import MAX_CONFIG, parse_toml, read_bytes, read_text
-
-_TABLE_LINE = re.compile(r"^\s*\[\s*([\w-]+)\s*\]")
-_KEY_LINE = re.compile(r"^\s*([\w-]+|\"[^\"]*\")\s*=")
+from engine.reading import MAX_CONFIG, parse_toml, read_text
+from engine.text import printable
 
 
 def load_config(
@@ -47,12 +46,12 @@ def load_config(
     for dotted, (option, value) in (options or {}).items():
         table, _, key = dotted.partition(".")
         values.setdefault(table, {})[key] = value
-        places[table, key] = places[table, ""] = option
+        places[table, key] = option
     fallback = str(source) if source is not None else "--set"
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
-        known = list(value_problems(error, lambda t, k: places.get((t, k), places.get((t, ""), fallback))))
+        known = list(value_problems(error, lambda table, key: places.get((table, key)), fallback))
         raise ConfigError(problems + known) from None
     if problems:
         raise ConfigError(problems)
@@ -76,11 +75,26 @@ def kohya_notes(source: str | Path, *, exact: bool = False) -> list[str]:
     Raises:
         UsageError: no such file, or it cannot be read.
     """
-    from engine.config.kohya.convert import conversion_of
+    from engine.config.kohya.convert import conversion_of, read_as_preset
 
     path = find_preset(source)
-    found = conversion_of(path, read_bytes(path, MAX_CONFIG).decode("utf-8-sig", errors="replace"), exact=exact)
-    return found.notes() if found is not None else []
+    text = _text_of(path)
+    found = conversion_of(path, text, exact=exact)
+    if found is not None:
+        return found.notes()
+    note = read_as_preset(path, text)
+    return [note] if note else []
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return read_text(path, MAX_CONFIG)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(f"The preset {printable(path)} cannot be read: {reason}.", "Check its permissions.") from None
+    except UnicodeDecodeError:
+        message = f"The preset {printable(path)} cannot be read: it is not UTF-8."
+        raise UsageError(message, "Save it as UTF-8 text.") from None
 
 
 def _read_file(
@@ -93,54 +107,35 @@ def _read_file(
 ) -> None:
     from engine.config.kohya.convert import conversion_of
 
-    try:
-        text = read_text(path, MAX_CONFIG)
-    except (OSError, UnicodeDecodeError) as error:
-        if isinstance(error, OSError):
-            reason = error.strerror or error
-            raise UsageError(f"The preset {path} cannot be read: {reason}.", "Give a file that can be read.") from None
-        raise UsageError(f"The preset {path} cannot be read: it is not UTF-8.", "Save it as UTF-8 text.") from None
+    text = _text_of(path)
     kohyas = conversion_of(path, text, exact=exact)
     if kohyas is not None:
         problems += kohyas.problems
         for table, members in kohyas.values.items():
             values.setdefault(table, {}).update(members)
-            places[table, ""] = str(path)
+            named = {key: kohyas.places.get(f"{table}.{key}") for key in members}
+            places |= {(table, key): place for key, place in named.items() if place}
         return
     try:
         content = parse_toml(text)
     except ValueError as error:
+        problem = limit_problem(str(path), "TOML", error, lambda: toml_lines(text))
         hint = "In double quotes a backslash starts an escape: write paths in single quotes." if "\\" in text else ""
-        raise ConfigError([Problem(str(path), "", f"not valid TOML: {error}.", hint)]) from None
-    lines = _key_lines(text)
+        raise ConfigError([problem if problem.key else replace(problem, hint=hint)]) from None
+    lines = toml_lines(text)
     known = keys()
     for table, members in content.items():
-        where = f"{path}, line {lines.get((table, ''), 1)}"
+        where = f"{path}, line {lines.get((table,), 1)}"
         if table not in known or not isinstance(members, dict):
             problems.append(unknown_key(where, None, table))
             continue
-        places[table, ""] = where
         for key, value in members.items():
-            where = f"{path}, line {lines.get((table, key), lines.get((table, ''), 1))}"
+            where = f"{path}, line {lines.get((table, key), 1)}"
             if key not in known[table]:
                 problems.append(unknown_key(where, table, key))
                 continue
             values.setdefault(table, {})[key] = value
             places[table, key] = where
-
-
-def _key_lines(text: str) -> dict[tuple[str, str], int]:
-    """Line number of each table and key, as far as lines tell; multi-line strings may hide one."""
-    lines: dict[tuple[str, str], int] = {}
-    table = ""
-    for number, line in enumerate(text.splitlines(), 1):
-        if match := _TABLE_LINE.match(line):
-            table = match[1]
-            lines.setdefault((table, ""), number)
-        elif match := _KEY_LINE.match(line):
-            key = match[1].strip('"')
-            lines.setdefault((table, key) if table else (key, ""), number)
-    return lines
 
 
 def _read_override(
@@ -157,7 +152,7 @@ def _read_override(
         problems.append(unknown_key(where, table, key))
     else:
         values.setdefault(table, {})[key] = parse_value(written)
-        places[table, key] = places[table, ""] = where
+        places[table, key] = where
 
 
 def parse_value(written: str) -> Any:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+import json
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,8 +73,15 @@ def unknown_key(where: str, table: str | None, key: str) -> Problem:
     return Problem(where, dotted, "unknown key.", "`lorasmith schema` lists all keys.")
 
 
-def value_problems(error: ValidationError, where: Any) -> Iterator[Problem]:
-    """The problems in a pydantic error; `where(table, key)` says in which file and line a key stands."""
+def value_problems(
+    error: ValidationError, where: Callable[[str, str], str | None], fallback: str = ""
+) -> Iterator[Problem]:
+    """The problems in a pydantic error.
+
+    Args:
+        where: file and line, or the option, that set a key of a table; None for one that is not set.
+        fallback: the place of a problem that belongs to no key that is set.
+    """
     seen: set[tuple[str, str]] = set()  # a union reports each of its members
     for detail in error.errors():
         table, key = ([str(part) for part in detail["loc"][:2]] + ["", ""])[:2]
@@ -79,7 +89,10 @@ def value_problems(error: ValidationError, where: Any) -> Iterator[Problem]:
             continue
         seen.add((table, key))
         dotted = ".".join(part for part in (table, key) if part)
-        yield Problem(where(table, key), dotted, sentence(detail))
+        message = sentence(detail)
+        about = [key] if key else re.findall(r"\w+", message)  # a table's own check names the keys that contradict
+        places = [place for name in about if name in keys().get(table, ()) and (place := where(table, name))]
+        yield Problem(" and ".join(dict.fromkeys(places)) or fallback, dotted, message)
 
 
 def sentence(detail: ErrorDetails) -> str:
@@ -94,6 +107,24 @@ def sentence(detail: ErrorDetails) -> str:
     if isinstance(given, dict) or (detail["type"] == "value_error" and not isinstance(given, str | int | float | list)):
         return f"{message}."
     return f"{given!r} is given, allowed is {message}."
+
+
+def limit_problem(
+    path: str, kind: str, error: ValueError, lines: Callable[[], Mapping[tuple[str | int, ...], int]]
+) -> Problem:
+    """The problem of a text that is no TOML or JSON, or beyond the limits of `engine.reading`, which name the key.
+
+    Args:
+        lines: the line of each key; called only where the text was readable.
+    """
+    place, _, rest = str(error).partition(": ")
+    if isinstance(error, tomllib.TOMLDecodeError | json.JSONDecodeError) or not rest:
+        hint = "A comma too many, or a file that was not copied whole?" if kind == "JSON" else ""
+        return Problem(path, "", f"not valid {kind}: {error}.", hint)
+    keyed = {".".join(str(part) for part in key if isinstance(part, str)): (line, key) for key, line in lines().items()}
+    line, key = keyed.get(place, (0, ()))
+    alike = sum(isinstance(part, int) for part in key)  # inside a list the place does not say which member
+    return Problem(f"{path}, line {line}" if line and not alike else path, place, f"{rest}.", "")
 
 
 def _nearest(word: str, words: Any) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine.config.local_paths import require_local_paths
 from engine.config.schema import RunConfig
 from engine.config.training import TrainingTable
 from engine.errors import UsageError
@@ -131,7 +132,7 @@ def check_model(config: RunConfig, recognition: Recognition) -> None:
 
 
 def require_paths(config: RunConfig) -> None:
-    """Refuse a run that lacks a model, pictures or a name.
+    """Refuse a run that lacks a model, pictures or a name, or has paths of another system.
 
     Raises:
         UsageError: says which option is missing.
@@ -145,6 +146,7 @@ def require_paths(config: RunConfig) -> None:
     if missing:
         names = ", ".join(what for what, _ in missing)
         raise UsageError(f"Missing: {names}.", f"Add {' '.join(option for _, option in missing)}.")
+    require_local_paths(config)
     name = config.saving.output_name
     if "/" in name or "\\" in name or name in (".", "..") or "\0" in name:
         raise UsageError(f"The name {name!r} cannot be a file name.", "Choose letters, digits, - and _.")

@@ -107,12 +107,14 @@ def prepare_run(
         say: is told what was moved.
 
     Raises:
-        UsageError: a live run is there; an unfinished run is there and `restart` is off; the path is a file; the
-            name cannot be a file's.
+        UsageError: a live run is there; an unfinished run is there and `restart` is off; the path is a file, or one of
+            Windows on another system; the name cannot be a file's.
         StorageError: it cannot be written.
     """
     from engine.config.kohya.dataset_file import frozen_text
+    from engine.config.local_paths import require_local_paths
 
+    require_local_paths(config)
     config = absolute_paths(config)
     require_utf8(config)
     require_file_name(config.saving.output_name)
@@ -135,6 +137,9 @@ def check_place(config: RunConfig, *, restart: bool = False) -> Path:
         UsageError: what `prepare_run` would raise.
         StorageError: the place, or the folder that it would be made in, is not writable.
     """
+    from engine.config.local_paths import require_local_paths
+
+    require_local_paths(config)
     require_file_name(config.saving.output_name)
     run_dir = RunDir(default_output_dir(config))
     with writing(run_dir.path):

@@ -115,7 +115,7 @@ def changed(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:
     try:
         new = absolute_paths(config.changed(**tables))
     except ValidationError as error:
-        raise ConfigError(list(value_problems(error, lambda *_: "the resume"))) from None
+        raise ConfigError(list(value_problems(error, lambda *_: None, "the resume"))) from None
     if resolve(new)[0].network != resolve(config)[0].network:
         raise UsageError(
             "memory.cache_text_encoder_outputs cannot be switched on in the middle of this run: its LoRA trains the "

@@ -78,7 +78,7 @@ def report(found: Conversion) -> list[str]:
     if found.unset:
         names = _below(", ".join(found.unset))
         lines.append(f"{'left away':{INDENT}}{names[0].lstrip()}")
-        lines += [*names[1:], *_below("empty, off or 0: the GUI passes none of them on")]
+        lines += [*names[1:], *_below("empty, off or 0: as if they were not there")]
     return lines
 
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from engine.config.kohya.rules import NETWORK_ARGS, SUPPORTED_MODULES, UNREAD, Rule, Status, rule_of
+from engine.config.kohya.argument_values import number_of, read_value, whole_number_of
+from engine.config.kohya.rules import (
+    ARGUMENTS,
+    NETWORK_ARGS,
+    SECRETS,
+    SUPPORTED_MODULES,
+    UNREAD,
+    Rule,
+    Status,
+    nearest,
+    rule_of,
+    unread_by,
+)
 from engine.config.problems import Problem
 from engine.text import printable
 
@@ -29,11 +40,9 @@ OFF_AT_ZERO = frozenset({
     "noise_offset", "adaptive_noise_scale", "multires_noise_iterations", "ip_noise_gamma", "min_snr_gamma",
     "v_pred_like_loss", "scale_weight_norms", "save_every_n_steps", "sample_every_n_epochs", "save_last_n_epochs",
     "save_last_n_steps", "clip_skip", "max_train_epochs", "validate_every_n_steps", "blocks_to_swap",
+    "save_n_epoch_ratio",
 })  # fmt: skip
 """Arguments that the scripts take for not given where they are 0."""
-SECRETS = frozenset({"wandb_api_key", "huggingface_token"})
-"""Never shown."""
-_SPELLINGS = {"True": True, "true": True, "False": False, "false": False}
 
 
 @dataclass(frozen=True)
@@ -62,17 +71,27 @@ class Conversion:
     """By table and key, as a preset has them."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Those of the scripts, as they were given."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """Key of the configuration to the key of the file that sets it."""
+    places: dict[str, str] = field(default_factory=dict)
+    """Key of the configuration to the file and line that set it."""
     unset: list[str] = field(default_factory=list)
-    """Keys of a GUI file that are empty, off or 0, and change nothing."""
+    """Keys that are empty, off or, in a GUI file, 0, and change nothing."""
     exact: bool = False
     """Taken at its word, as with `training.kohya_exact`."""
     entries: list[Entry] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
-    def set(self, dotted: str, value: Any) -> None:
-        """Put a value into the configuration."""
+    def set(self, dotted: str, value: Any, source: str = "") -> None:
+        """Put a value into the configuration.
+
+        Args:
+            source: the key of the file that it comes from.
+        """
         table, _, key = dotted.partition(".")
         self.values.setdefault(table, {})[key] = value
+        if source:
+            self.sources[dotted] = source
 
     def tell(self, key: str, value: Any, rule: Rule) -> None:
         """Note what became of a key; one that is not supported is a problem."""
@@ -91,11 +110,6 @@ def _shown(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def is_unset(value: Any) -> bool:
-    """Whether a value means that the argument was not given: a flag that is off, nothing, an empty text or list."""
-    return value is None or value is False or value == "" or value == []
-
-
 def convert_arguments(
     arguments: Mapping[str, Any],
     kind: str,
@@ -103,41 +117,68 @@ def convert_arguments(
     *,
     exact: bool = False,
     from_file: Collection[str] = (),
+    family: str = "",
 ) -> Conversion:
-    """A configuration for arguments of the scripts by name, already of their types or as text.
+    """A configuration for arguments of the scripts by name, of any type that can be read as the argument's own.
 
     Args:
         defaults: what holds for arguments that are not given.
-        from_file: those that a training TOML gives, where the scripts pass over keys of the GUI.
+        from_file: those that a training TOML gives, where the scripts ignore every name that is no argument.
         exact: taken at its word, as with `training.kohya_exact`.
+        family: "sd15", "sdxl" or "flux" where the file says it otherwise than by its arguments.
     """
     found = Conversion(kind, arguments=arguments, exact=exact)
-    if arguments.get("network_module") == "networks.lora_flux":
-        own = EXACT_FLUX_DEFAULTS if exact else FLUX_DEFAULTS
-    else:
-        own = EXACT_DEFAULTS if exact else {}
+    family = family or _family(arguments)
+    flux = EXACT_FLUX_DEFAULTS if exact else FLUX_DEFAULTS
+    own = flux if family == "flux" else EXACT_DEFAULTS if exact else {}
     for key, value in {**defaults, **own}.items():
         rule = rule_of(key)
         target = rule.target if rule is not None else f"sampling.{key}"
         found.set(target, value)
     for key, given in arguments.items():
-        value = _SPELLINGS.get(given, given) if isinstance(given, str) else given
-        if is_unset(value):
-            continue
-        rule = rule_of(key)
-        if key in UNREAD and key in from_file:
-            found.tell(key, value, Rule("no effect", "", "the GUI writes it, and no LoRA script reads it"))
-        elif rule is None:
-            _unknown(found, key, value)
-        elif key in OFF_AT_ZERO and _number(value) == 0:
-            found.tell(key, value, Rule("honoured", rule.target, "0 is off"))
-        elif key in _SPECIAL:
-            _SPECIAL[key](found, key, value, rule)
+        rule = rule_of(key) if key in ARGUMENTS or (key == "num_processes" and key not in from_file) else None
+        if rule is None:
+            _unknown(found, key, given, in_file=key in from_file)
+        elif unread := unread_by(key, family):
+            _argument(found, key, given, Rule("no effect", "", unread))
         else:
-            found.tell(key, value, rule)
-            if rule.target and rule.status in ("honoured", "better"):
-                found.set(rule.target, _number(value))
+            _argument(found, key, given, rule)
     return found
+
+
+def _family(arguments: Mapping[str, Any]) -> str:
+    """What the arguments themselves say: "flux", "sd" for SD1.5 or SDXL, "" where they leave it open."""
+    module = arguments.get("network_module")
+    if isinstance(module, str) and module:
+        return "flux" if module.endswith("_flux") else "sd"
+    return "flux" if any(isinstance(arguments.get(key), str) and arguments[key] for key in ("t5xxl", "ae")) else ""
+
+
+def _argument(found: Conversion, key: str, given: Any, rule: Rule) -> None:
+    """One argument of the scripts: its value, and what becomes of it."""
+    try:
+        value = read_value(key, given)
+    except ValueError as error:
+        if rule.status == "no effect":
+            found.tell(key, given, rule)
+        else:
+            found.problems.append(Problem("", key, str(error)))
+        return
+    if value is None:
+        found.unset.append(key)
+        return
+    before = len(found.entries)
+    if key in OFF_AT_ZERO and value == 0 and rule.target:
+        found.tell(key, value, Rule("honoured", rule.target, "0 is off"))
+    elif key in _SPECIAL and rule.status != "no effect":
+        _SPECIAL[key](found, key, value, rule)
+    else:
+        found.tell(key, value, rule)
+        if rule.target and rule.status in ("honoured", "better"):
+            found.set(rule.target, value, key)
+    for place, entry in enumerate(found.entries[before:], before):
+        if entry.key == key and key not in SECRETS:
+            found.entries[place] = replace(entry, value=printable(_shown(given)))
 
 
 def flattened(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,61 +192,62 @@ def flattened(content: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _unknown(found: Conversion, key: str, value: Any) -> None:
-    from engine.config.problems import keys
-
-    near = difflib.get_close_matches(key, [name for members in keys().values() for name in members], n=1)
-    hint = f"Did you mean {near[0]}?" if near else "No LoRA script of Kohya's has it."
-    found.problems.append(Problem("", key, "unknown argument.", hint))
-
-
-def _number(value: Any) -> Any:
-    """A number that is written as text, as GUI files and command lines have it; anything else as it is."""
-    if not isinstance(value, str):
-        return value
-    for read in (int, float):
-        try:
-            return read(value)
-        except ValueError:
-            continue
-    return value
+def _unknown(found: Conversion, key: str, value: Any, *, in_file: bool) -> None:
+    """A name that is no argument: nothing to the scripts in a training TOML, and an error on a command line."""
+    near = nearest(key)
+    hint = f"Did you mean {near}?" if near else "No LoRA script of Kohya's has it."
+    if key in UNREAD and in_file:
+        found.tell(key, value, Rule("no effect", "", "the GUI writes it, and no LoRA script reads it"))
+    elif in_file:
+        meant = f"; did you mean {near}?" if near else ""
+        found.tell(key, value, Rule("no effect", "", f"no argument of the LoRA scripts, which ignore it{meant}"))
+    else:
+        found.problems.append(Problem("", key, "unknown argument.", hint))
 
 
-def _network_args(found: Conversion, key: str, value: Any, rule: Rule) -> None:
-    for text in value if isinstance(value, list) else str(value).split():
-        name, _, given = str(text).partition("=")
+def _network_args(found: Conversion, key: str, value: list[str], rule: Rule) -> None:
+    for text in value:
+        name, _, given = text.partition("=")
         own = NETWORK_ARGS.get(name)
         if own is None:
-            found.problems.append(Problem("", f"network_args {name}", "unknown.", "Take it out."))
+            found.problems.append(Problem("", f"network_args {printable(name)}", "unknown.", "Take it out."))
             continue
         if own.status == "not supported" and given in ("", "0", "0.0", "False", "None", "full", "all"):
             own = Rule("honoured", "", "as it is here")
+        number = whole_number_of(given) or number_of(given)
+        if own.status == "honoured" and own.target and number is None:
+            message = f"{given!r} is given, allowed is a number."
+            found.problems.append(Problem("", f"network_args {name}", message))
+            continue
         found.tell(f"network_args {name}", given, own)
         if own.status == "honoured" and own.target:
-            found.set(own.target, _number(given))
+            found.set(own.target, number, key)
 
 
-def _text_encoder_lr(found: Conversion, key: str, value: Any, rule: Rule) -> None:
-    rates = [float(_number(rate)) for rate in (value if isinstance(value, list) else str(value).split())]
-    if len(rates) > 1 and rates[1] and rates[1] != rates[0]:
+def _learning_rate(found: Conversion, key: str, value: float, rule: Rule) -> None:
+    if value != 0:
+        found.tell(key, value, rule)
+        found.set(rule.target, value, key)
+        return
+    found.tell(key, value, Rule("honoured", rule.target, "0: what has no rate of its own is not trained"))
+    for name in ("unet_lr", "text_encoder_lr"):
+        if found.arguments.get(name) in (None, "", []):
+            found.set(f"training.{name}", 0.0, key)
+
+
+def _text_encoder_lr(found: Conversion, key: str, value: list[float], rule: Rule) -> None:
+    if unlike := [f"{rate:g}" for rate in value if rate != value[0]]:
         text = "the first rate is used for every text encoder, as Kohya does; T5 is never trained"
-        found.tell(key, value, Rule("better", rule.target, text))
+        found.tell(key, value, Rule("better", rule.target, f"{text}; without effect: {', '.join(unlike)}"))
     else:
         found.tell(key, value, rule)
-    found.set(rule.target, rates[0])
-
-
-def _warmup(found: Conversion, key: str, value: Any, rule: Rule) -> None:
-    text = str(value).strip()
-    number = float(text[:-1]) / 100 if text.endswith("%") else _number(value)
-    found.tell(key, value, rule)
-    found.set(rule.target, number)
+    found.set(rule.target, value[0], key)
 
 
 def _constant(target_value: Any) -> Any:
     def put(found: Conversion, key: str, value: Any, rule: Rule) -> None:
         found.tell(key, value, rule)
-        found.set(rule.target, target_value)
+        found.set(rule.target, target_value, key)
 
     return put
 
@@ -226,28 +268,30 @@ def _model_type(found: Conversion, key: str, value: Any, rule: Rule) -> None:
     found.tell(key, value, Rule("honoured") if value == "flux" else rule)
 
 
-def _epoch_ratio(found: Conversion, key: str, value: Any, rule: Rule) -> None:
-    epochs = _number(found.arguments.get("max_train_epochs"))
-    if not epochs:
+def _epoch_ratio(found: Conversion, key: str, value: int, rule: Rule) -> None:
+    epochs = whole_number_of(found.arguments.get("max_train_epochs"))
+    if value < 0:
+        found.tell(key, value, Rule("honoured", rule.target, "below 0 is off"))
+    elif not epochs:
         found.tell(key, value, Rule("not supported", "", "it needs max_train_epochs: set save_every_n_epochs instead"))
-        return
-    found.tell(key, value, rule)
-    found.set(rule.target, max(1, int(epochs) // int(_number(value))))
-
-
-def _alpha(found: Conversion, key: str, value: Any, rule: Rule) -> None:
-    alpha = float(_number(value))
-    if alpha == 0:
-        found.tell(key, value, Rule("honoured", rule.target, "0 is the rank"))
-        alpha = float(_number(found.arguments.get("network_dim", found.values["network"]["network_dim"])))
     else:
         found.tell(key, value, rule)
-    found.set(rule.target, alpha)
+        found.set(rule.target, max(1, epochs // value), key)
 
 
-def _seed(found: Conversion, key: str, value: Any, rule: Rule) -> None:
+def _alpha(found: Conversion, key: str, value: float, rule: Rule) -> None:
+    if value == 0:
+        found.tell(key, value, Rule("honoured", rule.target, "0 is the rank"))
+        rank = whole_number_of(found.arguments.get("network_dim")) or found.values["network"]["network_dim"]
+        value = float(rank)
+    else:
+        found.tell(key, value, rule)
+    found.set(rule.target, value, key)
+
+
+def _seed(found: Conversion, key: str, value: int, rule: Rule) -> None:
     found.tell(key, value, Rule("honoured", rule.target))
-    found.set(rule.target, _number(value))
+    found.set(rule.target, value, key)
 
 
 def _repeats(found: Conversion, key: str, value: Any, rule: Rule) -> None:
@@ -255,7 +299,7 @@ def _repeats(found: Conversion, key: str, value: Any, rule: Rule) -> None:
         found.tell(key, value, Rule("no effect", "", "the names of the folders have the repeats, as in Kohya"))
         return
     found.tell(key, value, rule)
-    found.set(rule.target, _number(value))
+    found.set(rule.target, value, key)
 
 
 def _config_file(found: Conversion, key: str, value: Any, rule: Rule) -> None:
@@ -268,39 +312,29 @@ def _state(found: Conversion, key: str, value: Any, rule: Rule) -> None:
 
 def _save_precision(found: Conversion, key: str, value: Any, rule: Rule) -> None:
     found.tell(key, value, rule)
-    found.set(rule.target, {"fp32": "float", "no": "float"}.get(str(value), value))
-
-
-def _list(found: Conversion, key: str, value: Any, rule: Rule) -> None:
-    found.tell(key, value, rule)
-    found.set(rule.target, [str(one) for one in value] if isinstance(value, list) else str(value).split())
-
-
-def _text(found: Conversion, key: str, value: Any, rule: Rule) -> None:
-    found.tell(key, value, rule)
-    found.set(rule.target, str(value))
+    found.set(rule.target, {"fp32": "float", "no": "float"}.get(value, value), key)
 
 
 def _prediction(found: Conversion, key: str, value: Any, rule: Rule) -> None:
     if value == "sigma_scaled" and not found.exact:
         text = "Kohya's default trains on a mismatched target; raw is used"
         found.tell(key, value, Rule("better", rule.target, text))
-        found.set(rule.target, "raw")
+        found.set(rule.target, "raw", key)
         return
     found.tell(key, value, rule)
-    found.set(rule.target, value)
+    found.set(rule.target, value, key)
 
 
 def _optimizer(found: Conversion, key: str, value: Any, rule: Rule) -> None:
     from importlib.util import find_spec
 
-    if str(value).lower() == "adamw8bit" and not found.exact and find_spec("bitsandbytes") is None:
+    if value.lower() == "adamw8bit" and not found.exact and find_spec("bitsandbytes") is None:
         text = "AdamW, fused: bitsandbytes is not installed, and eight bits save little for a LoRA"
         found.tell(key, value, Rule("better", rule.target, text))
-        found.set(rule.target, "AdamW")
+        found.set(rule.target, "AdamW", key)
         return
     found.tell(key, value, rule)
-    found.set(rule.target, str(value))
+    found.set(rule.target, value, key)
 
 
 def _eight_bits(found: Conversion, key: str, value: Any, rule: Rule) -> None:
@@ -310,9 +344,8 @@ def _eight_bits(found: Conversion, key: str, value: Any, rule: Rule) -> None:
 _SPECIAL: dict[str, Any] = {
     "optimizer_type": _optimizer,
     "network_args": _network_args,
+    "learning_rate": _learning_rate,
     "text_encoder_lr": _text_encoder_lr,
-    "lr_warmup_steps": _warmup,
-    "lr_decay_steps": _warmup,
     "use_8bit_adam": _eight_bits,
     "use_lion_optimizer": _constant("Lion"),
     "fp8_base": _constant("fp8"),
@@ -328,14 +361,6 @@ _SPECIAL: dict[str, Any] = {
     "save_state": _state,
     "save_state_on_train_end": _state,
     "save_precision": _save_precision,
-    "optimizer_args": _list,
-    "lr_scheduler_args": _list,
-    "output_name": _text,
-    "class_tokens": _text,
-    "resolution": _text,
-    "caption_prefix": _text,
-    "caption_suffix": _text,
-    "training_comment": _text,
     "model_prediction_type": _prediction,
 }
 """Arguments that need more than being copied."""

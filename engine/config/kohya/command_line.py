@@ -6,21 +6,22 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from engine.config.kohya.argument_values import LISTS
 from engine.config.kohya.arguments import CLI_DEFAULTS, Conversion, convert_arguments, flattened
 from engine.config.kohya.dataset_file import kohya_path, read_content
-from engine.config.kohya.rules import FLAGS, HONOURED, Rule, rule_of
+from engine.config.kohya.rules import ARGUMENTS, FLAGS, FLUX_ONLY, HONOURED, NEWER_FLAGS, NOT_SD15, Rule, rule_of
 from engine.config.kohya.script_text import ScriptText, is_comment
 from engine.config.problems import Problem
 from engine.errors import LoraSmithError
 from engine.text import printable
 
 SCRIPTS = {"sdxl_train_network": "sdxl", "flux_train_network": "flux", "train_network": "auto"}
-LISTS = frozenset(["network_args", "optimizer_args", "lr_scheduler_args", "text_encoder_lr", "base_weights",
-                   "base_weights_multiplier"])  # fmt: skip
 _CALL = re.compile(r"(sdxl_train_network|flux_train_network|(?<![\w])train_network)(\.py)?")
 _SCRIPT = "\0"
 """Stands for the script's name while its line is parted into words; no line of a shell has it."""
 _UNKNOWN = {False: re.compile(r"\$[\w{(@*]|`"), True: re.compile(r"%\w+%|%~|%\*|%\d|%%[A-Za-z]\b")}
+_AMBIGUOUS = "\0"
+"""Before a name that may be several arguments; it only takes its values out of the way."""
 _REST = ("$@", "$*", "${@}", "%*")
 """What the caller typed behind the file's name."""
 
@@ -56,7 +57,7 @@ def convert_command_line(text: str, *, exact: bool = False) -> Conversion:
 
 
 def _call(file: ScriptText, line: str, call: re.Match[str], *, exact: bool) -> Conversion:
-    told = Conversion("")
+    told, family = Conversion(""), SCRIPTS[call[1]].replace("auto", "sd15")
     try:
         parts = file.words(line[: call.start()] + _SCRIPT + line[call.end() :])
         place = next(index for index, word in enumerate(parts) if _SCRIPT in word)
@@ -70,7 +71,7 @@ def _call(file: ScriptText, line: str, call: re.Match[str], *, exact: bool) -> C
         told.problems.append(
             Problem("", "#", "the shell does not read what stands behind a comment in the call.", hint)
         )
-    arguments = read_arguments(words, told)
+    arguments = read_arguments(words, told, family)
     for name, value in list(arguments.items()):
         rule = rule_of(name)
         if _UNKNOWN[file.batch].search(str(value)) and rule is not None and rule.status in ("honoured", "better"):
@@ -88,10 +89,10 @@ def _call(file: ScriptText, line: str, call: re.Match[str], *, exact: bool) -> C
     if cards := _CARDS.search("\n".join(file.lines())):
         text = "say it to lorasmith itself: CUDA_VISIBLE_DEVICES=... lorasmith ..., or memory.device = cuda:N"
         told.tell("CUDA_VISIBLE_DEVICES", cards[1], Rule("no effect", "", text))
-    made = convert_arguments(arguments, "command line", CLI_DEFAULTS, exact=exact, from_file=from_file)
+    made = convert_arguments(arguments, "command line", CLI_DEFAULTS, exact=exact, from_file=from_file, family=family)
     made.entries, made.problems = [*told.entries, *made.entries], [*told.problems, *made.problems]
-    if SCRIPTS[call[1]] != "auto":
-        made.set("model.family", SCRIPTS[call[1]])
+    if family != "sd15":
+        made.set("model.family", family)
     return made
 
 
@@ -123,22 +124,31 @@ def _launcher(words: Sequence[str], told: Conversion) -> dict[str, Any]:
     return {"num_processes": int(found[1])} if found and int(found[1]) > 1 else {}
 
 
-def read_arguments(words: Sequence[str], told: Conversion) -> dict[str, Any]:
-    """Arguments by name from words: `--name value`, `--name=value`, `--flag`, and lists up to the next `--`.
+def read_arguments(words: Sequence[str], told: Conversion, family: str) -> dict[str, Any]:
+    """Arguments by name from words: `--name value`, `--name=value`, `--flag`, and lists up to the next `--`. A name may
+    be cut short as long as it is the beginning of one argument only, as `argparse` allows.
 
     Args:
-        told: gets a problem for each word that belongs to no argument, and for each argument without its value.
+        told: gets a problem for each word that belongs to no argument, for each argument without its value, and for
+            each name that may be several arguments.
+        family: whose script it is: "sd15", "sdxl" or "flux".
     """
     found: dict[str, Any] = {}
     name = ""
     waiting: set[str] = set()
     for word in words:
         if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            name = name.replace("-", "_")
+            written, equals, value = word[2:].partition("=")
+            name = _argument_name(written.replace("-", "_"), family, told)
             found[name] = ([value] if name in LISTS else value) if equals else [] if name in LISTS else True
-            if equals or name in FLAGS:
+            if equals or name in FLAGS or name in NEWER_FLAGS:
                 waiting.discard(name)
+                if equals and (name in FLAGS or name in NEWER_FLAGS):
+                    hint = "Leave the value away, or the whole argument."
+                    told.problems.append(
+                        Problem("", name, f"{printable(value)!r} is given, but it takes no value.", hint)
+                    )
+                    del found[name]
                 name = name if name in LISTS else ""
             elif name not in LISTS:
                 waiting.add(name)
@@ -160,4 +170,18 @@ def read_arguments(words: Sequence[str], told: Conversion) -> dict[str, Any]:
         if rule_of(name) is not None:
             told.problems.append(Problem("", name, "no value is given.", "Write it behind the argument."))
             del found[name]
-    return found
+    return {name: value for name, value in found.items() if not name.startswith(_AMBIGUOUS)}
+
+
+def _argument_name(written: str, family: str, told: Conversion) -> str:
+    """The argument that a name, or the beginning of one, stands for in a script; the name itself where it is none."""
+    if written in ARGUMENTS:
+        return written
+    absent = {"flux": frozenset[str](), "sdxl": FLUX_ONLY}.get(family, FLUX_ONLY | NOT_SD15)
+    candidates = sorted(name for name in ARGUMENTS - absent if written and name.startswith(written))
+    if len(candidates) < 2:
+        return candidates[0] if candidates else written
+    told.problems.append(
+        Problem("", f"--{printable(written)}", f"may be {' or '.join(candidates)}.", "Write the name out.")
+    )
+    return f"{_AMBIGUOUS}{written}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -12,33 +13,43 @@ from engine.config.kohya.arguments import CLI_DEFAULTS, Conversion, convert_argu
 from engine.config.kohya.command_line import convert_command_line, is_command_line
 from engine.config.kohya.dataset_file import is_dataset_config
 from engine.config.kohya.gui import convert_gui, is_gui_configuration
-from engine.config.kohya.rules import rule_of
-from engine.config.problems import ConfigError, Problem, keys
+from engine.config.kohya.other_trainings import MARKS, training_of_keys, training_of_script, trains_a_lora
+from engine.config.kohya.rules import ARGUMENTS, Rule
+from engine.config.lines import json_lines, toml_lines
+from engine.config.local_paths import PATH_OPTIONS, is_windows_path, windows_path_hint
+from engine.config.problems import ConfigError, keys, limit_problem
 from engine.errors import UsageError
 from engine.reading import parse_json, parse_toml
 from engine.text import printable
 
 FEWEST = 3
 """Arguments that a training TOML has at least; with fewer it is rather a preset gone wrong."""
+_SIGNS = ("network_module", "pretrained_model_name_or_path")
+"""Arguments that nearly every training TOML has."""
+_ONLY_LORAS = "Only LoRAs are trained here: choose a preset (`lorasmith presets`), and name model and images beside it."
 
 
 def conversion_of(path: Path, text: str, *, exact: bool = False) -> Conversion | None:
     """What a file of Kohya's amounts to; None when it is a configuration of this program, or no file of Kohya's.
 
-    Every problem is inside, with the file as its place.
+    Every problem is inside, with the file and line as its place.
 
     Args:
         exact: taken at its word, as with `training.kohya_exact`.
 
     Raises:
-        UsageError: it is a dataset configuration, which needs a preset beside it.
+        UsageError: it is a dataset configuration, which needs a preset beside it, or is for another training than a
+            LoRA's.
         ConfigError: it is meant as JSON, and is not valid.
     """
-    content = _parsed(text)
+    content, lines = _parsed(text), dict[str, int]()
     if content is None and is_command_line(text):
         found: Conversion | None = convert_command_line(text, exact=exact)
+        lines = _option_lines(text)
     elif content is None:
         _require_json(path, text)
+        if other := training_of_script(text):
+            raise UsageError(f"{printable(path)} calls {other[0]}, the script of {other[1]}.", _ONLY_LORAS)
         found = None
     elif is_dataset_config(content):
         raise UsageError(
@@ -46,15 +57,92 @@ def conversion_of(path: Path, text: str, *, exact: bool = False) -> Conversion |
             f"Name a preset, and this file beside it: --preset sdxl --dataset_config {printable(path)}",
         )
     elif is_gui_configuration(content):
+        if not trains_a_lora(content):
+            what = training_of_keys(content) or "DreamBooth, which trains the whole model"
+            raise UsageError(f"{printable(path)} is a configuration of the GUI for {what}.", _ONLY_LORAS)
         found = convert_gui(content, exact=exact)
+        lines = {str(key[0]): line for key, line in json_lines(text).items() if len(key) == 1}
     elif _is_training_toml(content):
-        given = flattened(content)
-        found = convert_arguments(given, "training TOML", CLI_DEFAULTS, exact=exact, from_file=given)
+        found = _training_toml(path, content, exact=exact)
+        lines = _argument_lines(text, content)
     else:
         found = None
     if found is not None:
-        found.problems = [replace(problem, where=printable(path)) for problem in found.problems]
+        _place(found, printable(path), lines)
+        _mark_windows_paths(found)
         found.values.setdefault("saving", {}).setdefault("output_name", path.stem)
+    return found
+
+
+def read_as_preset(path: Path, text: str) -> str:
+    """A sentence where a file is read as a preset though every key of it is an argument of Kohya's too, and its
+    `network_module` is what such files have; "" for any other file."""
+    content = _parsed(text) or {}
+    flat = flattened(content)
+    if "network_module" not in flat or len(flat) < FEWEST or not all(key in ARGUMENTS for key in flat):
+        return ""
+    return (
+        f"{printable(path)} is read as a preset of this program, in whose tables all its keys have their place. If it "
+        "is a training TOML of Kohya's, whose own defaults are to hold, give the tables other names."
+    )
+
+
+def _training_toml(path: Path, content: Mapping[str, Any], *, exact: bool) -> Conversion:
+    given = flattened(content)
+    if not trains_a_lora(given):
+        what = training_of_keys(given)
+        message = f"is for {what}" if what else "has no network_module: it trains no LoRA, but the whole model"
+        hint = 'For a LoRA add network_module = "networks.lora".'
+        raise UsageError(f"{printable(path)} {message}.", f"{_ONLY_LORAS} {hint}")
+    found = convert_arguments(given, "training TOML", CLI_DEFAULTS, exact=exact, from_file=given)
+    if ours := [name for name in content if name in keys()]:
+        unlike = next(key for key in given if key in ARGUMENTS and not _has_place(content, key))
+        text = f"read as a training TOML of Kohya's, where tables mean nothing: {unlike} has no such place in a preset"
+        found.tell("tables", ", ".join(ours), Rule("no effect", "", text))
+    return found
+
+
+def _place(found: Conversion, path: str, lines: Mapping[str, int]) -> None:
+    """Name file and line of every problem, and of every key that the file sets."""
+
+    def where(key: str) -> str:
+        names = (key, key.removeprefix("--"), *key.split())
+        line = next((lines[name] for name in names if name in lines), lines.get("additional_parameters"))
+        return f"{path}, line {line}" if line else path
+
+    found.problems = [replace(problem, where=where(problem.key)) for problem in found.problems]
+    for dotted, source in found.sources.items():
+        named = "" if source == dotted.partition(".")[2] else f" ({source})"
+        found.places[dotted] = f"{where(source)}{named}"
+
+
+def _mark_windows_paths(found: Conversion) -> None:
+    """Say at each path of Windows, on another system, how another one is given."""
+    for place, entry in enumerate(found.entries):
+        table, _, key = entry.target.partition(".")
+        value = found.values.get(table, {}).get(key)
+        if entry.target in PATH_OPTIONS and isinstance(value, str) and is_windows_path(entry.target, value):
+            found.entries[place] = replace(entry, text=windows_path_hint(entry.target))
+
+
+def _argument_lines(text: str, content: Mapping[str, Any]) -> dict[str, int]:
+    """Line of each argument of a training TOML, in whichever table it is."""
+    found: dict[str, int] = {}
+    for key, line in toml_lines(text).items():
+        if len(key) == 2 or (len(key) == 1 and not isinstance(content.get(str(key[0])), dict)):
+            found[str(key[-1])] = line
+    return found
+
+
+def _option_lines(text: str) -> dict[str, int]:
+    """Line of each option that is written in a shell or batch file, the last one where it is there twice; an option
+    that is cut short stands for every argument that it may be."""
+    found: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        for option in re.findall(r"(?<!\S)[\"']?--([\w-]+)", line):
+            name = option.replace("-", "_")
+            names = [] if name in ARGUMENTS else [known for known in ARGUMENTS if known.startswith(name)]
+            found |= dict.fromkeys([name, *names], number)
     return found
 
 
@@ -69,22 +157,40 @@ def _parsed(text: str) -> dict[str, Any] | None:
 
 
 def _require_json(path: Path, text: str) -> None:
-    """Tell where a file that is meant as JSON stops being it."""
+    """Report where a file that is meant as JSON stops being it."""
     if path.suffix.lower() != ".json" and not text.lstrip().startswith("{"):
         return
     try:
         parse_json(text, surrogates=False)
     except ValueError as error:
-        hint = "A comma too many, or a file that was not copied whole?"
-        raise ConfigError([Problem(printable(path), "", f"not valid JSON: {error}.", hint)]) from None
+        raise ConfigError([limit_problem(printable(path), "JSON", error, lambda: json_lines(text))]) from None
+
+
+def _has_place(content: Mapping[str, Any], key: str) -> bool:
+    """Whether a key stands where a preset of this program has it."""
+    return any(
+        isinstance(members, dict) and key in members and key in keys().get(name, ())
+        for name, members in content.items()
+    )
 
 
 def _is_training_toml(content: Mapping[str, Any]) -> bool:
-    """Most keys are arguments of Kohya's, and it is none of ours, in whose tables most keys have their place."""
-    known, flat = keys(), flattened(content)
-    placed = sum(key in known.get(name, ()) for name, members in content.items() if isinstance(members, dict)
-                 for key in members)  # fmt: skip
-    if 2 * placed >= len(flat):
+    """Whether a TOML file is Kohya's, decided by its keys, as its tables may have any name.
+
+    A file that has a key of ours alone, in its place, and most others in theirs, is a preset. One whose tables have
+    names of ours is Kohya's where it has arguments that no preset has.
+    """
+    flat = flattened(content)
+    arguments = [key for key in flat if key in ARGUMENTS or key in MARKS]
+    ours = {key for members in keys().values() for key in members}
+    placed = [key for key in flat if _has_place(content, key)]
+    apart = [key for key in arguments if key not in placed]
+    signs = [key for key in _SIGNS if key in flat]
+    if len(arguments) < FEWEST:
         return False
-    arguments = sum(rule_of(key) is not None for key in flat)
-    return arguments >= FEWEST and 2 * arguments >= len(flat)
+    if 2 * len(placed) < len(flat):
+        return 2 * len(arguments) >= len(flat) or any(key in apart for key in signs)
+    if any(key not in ARGUMENTS for key in placed):
+        return False
+    foreign = [key for key in apart if key not in ours]
+    return bool(foreign and "network_module" in flat) or (len(apart) > 1 and any(key in apart for key in signs))

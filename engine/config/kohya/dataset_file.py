@@ -9,15 +9,18 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from engine.config.dataset import DatasetTable
-from engine.config.problems import ConfigError, Problem, sentence
+from engine.config.lines import KeyPath, json_lines, toml_lines
+from engine.config.local_paths import is_windows_path
+from engine.config.problems import ConfigError, Problem, limit_problem, sentence
 from engine.config.schema import RunConfig
 from engine.errors import UsageError
 from engine.reading import MAX_CONFIG, parse_json, parse_toml
@@ -39,6 +42,31 @@ SHARED_KEYS = frozenset({
 """Allowed on every level."""
 SUBSET_KEYS = frozenset({"image_dir", "is_reg", "alpha_mask", "metadata_file", "conditioning_data_dir"})
 PATHS = ("image_dir", "metadata_file", "conditioning_data_dir")
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    **dict.fromkeys(
+        ("enable_bucket", "bucket_no_upscale", "color_aug", "flip_aug", "random_crop", "shuffle_caption",
+         "enable_wildcard", "cache_info", "is_reg", "alpha_mask"),
+        ((bool,), "true or false, without quotation marks"),
+    ),
+    **dict.fromkeys(
+        ("batch_size", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "validation_seed", "num_repeats",
+         "keep_tokens", "token_warmup_min", "caption_dropout_every_n_epochs"),
+        ((int,), "a whole number"),
+    ),
+    **dict.fromkeys(
+        ("network_multiplier", "validation_split", "token_warmup_step", "caption_dropout_rate",
+         "caption_tag_dropout_rate"),
+        ((int, float), "a number"),
+    ),
+    **dict.fromkeys(
+        ("resize_interpolation", "caption_separator", "keep_tokens_separator", "secondary_separator",
+         "caption_prefix", "caption_suffix", "caption_extension", "class_tokens"),
+        ((str,), "text"),
+    ),
+    "custom_attributes": ((dict,), "a table"),
+}  # fmt: skip
+"""As strict as the schema of Kohya's, in which no text stands for a number or a switch; it refuses more: whole numbers
+for some rates."""
 _OF_THE_TABLE = (DATASET_KEYS | SHARED_KEYS | {"alpha_mask"}) & frozenset(DatasetTable.model_fields)
 _WITHOUT_EFFECT = {
     "cache_info": "headers of pictures are read anew each time, in parallel",
@@ -67,12 +95,27 @@ class SubsetSpec:
 class _Reading:
     path: Path
     config: RunConfig
-    problems: list[Problem]
-    notes: list[str]
+    lines: Mapping[KeyPath, int]
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    _reported: set[tuple[KeyPath, str]] = field(default_factory=set)
 
     def problem(self, place: str, key: str, message: str, hint: str = "") -> None:
         """Note a problem at a place like `datasets[0].subsets[1]`."""
-        self.problems.append(Problem(printable(self.path), f"{place}.{key}".strip("."), message, hint))
+        path = self._path(place, key)
+        written = path[-1:] == (key.rpartition(".")[2],)
+        if written and (path, message) in self._reported:  # once for all subsets that inherit it
+            return
+        self._reported.add((path, message))
+        where = f"{printable(self.path)}, line {self.lines[path]}" if path in self.lines else printable(self.path)
+        self.problems.append(Problem(where, f"{place}.{key}".strip("."), message, hint))
+
+    def _path(self, place: str, key: str) -> KeyPath:
+        """Where the key is written, if need be on the level that it is inherited from; else where its table begins."""
+        table: KeyPath = tuple(int(part) if part.isdecimal() else part for part in re.findall(r"[^.\[\]]+", place))
+        levels = [table, table[:2], ("general",)] if key else []
+        paths = [*((*level, *key.split(".")) for level in levels), table, table[:-1]]
+        return next((path for path in paths if path in self.lines), ())
 
 
 def read_text(path: Path) -> str:
@@ -84,7 +127,8 @@ def read_text(path: Path) -> str:
     try:
         return read_file(path, MAX_CONFIG)
     except OSError as error:
-        raise UsageError(f"{printable(path)} cannot be read: {error.strerror}.", "Check the path.") from None
+        reason = error.strerror or str(error)
+        raise UsageError(f"{printable(path)} cannot be read: {reason}.", "Check the path.") from None
     except UnicodeDecodeError:
         raise UsageError(f"{printable(path)} cannot be read: it is not UTF-8.", "Save it as UTF-8.") from None
 
@@ -96,18 +140,24 @@ def read_content(path: Path) -> dict[str, Any]:
         UsageError: it cannot be read.
         ConfigError: it is not valid, or no table.
     """
+    return _content_and_lines(path)[0]
+
+
+def _content_and_lines(path: Path) -> tuple[dict[str, Any], Mapping[KeyPath, int]]:
     text = read_text(path)
-    kind = "JSON" if path.suffix.lower() == ".json" or text.lstrip().startswith("{") else "TOML"
+    is_json = path.suffix.lower() == ".json" or text.lstrip().startswith("{")
+    lines = json_lines if is_json else toml_lines
     try:
-        content = parse_json(text, surrogates=False) if kind == "JSON" else parse_toml(text)
+        content = parse_json(text, surrogates=False) if is_json else parse_toml(text)
     except ValueError as error:
-        hint = ""
-        if kind == "TOML" and "\\" in text:
+        problem = limit_problem(printable(path), "JSON" if is_json else "TOML", error, lambda: lines(text))
+        if not is_json and not problem.key and "\\" in text:
             hint = "In double quotes a backslash starts an escape: write paths in single quotes, or with /."
-        raise ConfigError([Problem(printable(path), "", f"not valid {kind}: {error}.", hint)]) from None
+            problem = replace(problem, hint=hint)
+        raise ConfigError([problem]) from None
     if not isinstance(content, dict):
         raise ConfigError([Problem(printable(path), "", "a table is needed.", "")])
-    return content
+    return content, lines(text)
 
 
 def kohya_path(text: str) -> Path:
@@ -124,17 +174,16 @@ def frozen_text(path: Path) -> str:
         ConfigError: it is not valid.
     """
     content = read_content(path)
-    for dataset in _tables(content, "datasets"):
-        for subset in _tables(dataset, "subsets"):
+    for dataset in _tables(content.get("datasets")):
+        for subset in _tables(dataset.get("subsets")):
             for key in PATHS:
                 if isinstance(subset.get(key), str) and subset[key]:
                     subset[key] = str(Path.cwd() / kohya_path(subset[key]))
     return json.dumps(content, indent=1, default=str)
 
 
-def _tables(content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    found = content.get(key)
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+def _tables(value: object) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def is_dataset_config(content: Mapping[str, Any]) -> bool:
@@ -152,17 +201,17 @@ def read_dataset_config(path: Path, config: RunConfig) -> tuple[list[SubsetSpec]
         ConfigError: every problem of the file at once, each with its place.
         UsageError: it cannot be read, or is another file of Kohya's.
     """
-    content = read_content(path)
+    content, lines = _content_and_lines(path)
     if content and not content.keys() & {"general", "datasets"}:
         raise UsageError(
             f"{printable(path)} is no dataset configuration: it has no [[datasets]].",
             "A training TOML or a configuration of the GUI is given by --preset, and names the dataset configuration.",
         )
-    reading = _Reading(path, config, [], [])
+    reading = _Reading(path, config, lines)
     for key in content.keys() - {"general", "datasets"}:
         reading.problem("", key, "unknown key.", "A dataset configuration has [general] and [[datasets]].")
     general = _table(content.get("general", {}), "general", reading)
-    _check_keys(general, "general", DATASET_KEYS | SHARED_KEYS, reading)
+    general = _checked(general, "general", DATASET_KEYS | SHARED_KEYS, reading)
     datasets = content.get("datasets")
     if not isinstance(datasets, list) or not datasets:
         reading.problem("", "datasets", "no dataset.", "Write [[datasets]] with [[datasets.subsets]] in it.")
@@ -182,11 +231,15 @@ def _table(value: object, place: str, reading: _Reading) -> dict[str, Any]:
     return {}
 
 
-def _check_keys(table: Mapping[str, Any], place: str, allowed: frozenset[str], reading: _Reading) -> None:
-    for key in table:
+def _checked(table: Mapping[str, Any], place: str, allowed: frozenset[str], reading: _Reading) -> dict[str, Any]:
+    """The keys of a table that may be there and have values of their types; every other one is a problem."""
+    found = {}
+    for key, value in table.items():
         if key in allowed:
             if key in _WITHOUT_EFFECT:
                 reading.notes.append(f"{place}.{key} has no effect: {_WITHOUT_EFFECT[key]}.")
+            if value is not None and _has_type(place, key, value, reading):
+                found[key] = value
             continue
         if key in DATASET_KEYS | SHARED_KEYS | SUBSET_KEYS:
             level = "a subset" if key in SUBSET_KEYS else "[general] or a dataset"
@@ -195,12 +248,27 @@ def _check_keys(table: Mapping[str, Any], place: str, allowed: frozenset[str], r
         near = difflib.get_close_matches(key, allowed, n=1)
         hint = f"Did you mean {near[0]}?" if near else "It is no key of a dataset configuration."
         reading.problem(place, key, "unknown key.", hint)
+    return found
+
+
+def _is_resolution(value: Any) -> bool:
+    sides = value if isinstance(value, list) and len(value) == 2 else [value]
+    return all(isinstance(side, int) and not isinstance(side, bool) for side in sides)
+
+
+def _has_type(place: str, key: str, value: Any, reading: _Reading) -> bool:
+    types, allowed = _TYPES.get(key, ((object,), ""))
+    if isinstance(value, types) and (bool in types or not isinstance(value, bool) or object in types):
+        return True
+    reading.problem(place, key, f"{value!r} is given, allowed is {allowed}.")
+    return False
 
 
 def _dataset(raw: Mapping[str, Any], number: int, general: Mapping[str, Any], reading: _Reading) -> list[SubsetSpec]:
     place = f"datasets[{number}]"
     subsets = raw.get("subsets")
-    _check_keys({key: raw[key] for key in raw if key != "subsets"}, place, DATASET_KEYS | SHARED_KEYS, reading)
+    outer = {key: value for key, value in raw.items() if key != "subsets"}
+    outer = _checked(outer, place, DATASET_KEYS | SHARED_KEYS, reading)
     if not isinstance(subsets, list) or not subsets:
         reading.problem(place, "subsets", "no subset.", "Write [[datasets.subsets]] with image_dir.")
         return []
@@ -213,10 +281,13 @@ def _dataset(raw: Mapping[str, Any], number: int, general: Mapping[str, Any], re
         )  # fmt: skip
     specs: list[SubsetSpec] = []
     seen: set[str] = set()
-    outer = {key: value for key, value in raw.items() if key != "subsets"}
     for index, table in enumerate(tables):
-        spec = _subset(table, f"{place}.subsets[{index}]", number, {**general, **outer, **table}, reading)
-        if spec is None:
+        inner = f"{place}.subsets[{index}]"
+        before = len(reading.problems)
+        own = _checked(table, inner, SHARED_KEYS | SUBSET_KEYS, reading)
+        valid = len(reading.problems) == before
+        spec = _subset(own, inner, number, {**general, **outer, **own}, reading)
+        if spec is None or not valid:
             continue
         same = spec.metadata_file or spec.image_dir
         if same in seen:
@@ -236,12 +307,14 @@ def _kind(subset: Mapping[str, Any]) -> str:
 def _subset(
     own: Mapping[str, Any], place: str, number: int, merged: Mapping[str, Any], reading: _Reading
 ) -> SubsetSpec | None:
-    _check_keys(own, place, SHARED_KEYS | SUBSET_KEYS, reading)
     before = len(reading.problems)
     config = reading.config
     for key in PATHS:
         if key in own and (not isinstance(own[key], str) or not own[key]):
             reading.problem(place, key, "the path of a folder or file is needed.")
+        elif key in own and is_windows_path("dataset.dataset_config", own[key]):
+            hint = "Write the path that it has on this system."
+            reading.problem(place, key, f"{printable(own[key])} is a path of Windows.", hint)
     if "image_dir" not in own and "metadata_file" not in own:
         reading.problem(place, "image_dir", "required, and missing.", "Name the folder of the pictures.")
     if "conditioning_data_dir" in own and not config.dataset.masked_loss:
@@ -255,8 +328,9 @@ def _subset(
     if merged.get("network_multiplier", 1) != 1:
         reading.problem(place, "network_multiplier", "only 1.0 is supported.", "Use num_repeats to weigh a dataset.")
     values = {key: value for key, value in merged.items() if key in _OF_THE_TABLE and key != "class_tokens"}
-    if isinstance(merged.get("resolution"), str):
-        reading.problem(place, "resolution", "text is given, allowed is a number or [width, height].")
+    if not _is_resolution(size := values.get("resolution", 512)):
+        given = "text" if isinstance(size, str) else repr(size)
+        reading.problem(place, "resolution", f"{given} is given, allowed is a number or [width, height].")
         values.pop("resolution")
     batch = merged.get("batch_size", config.training.train_batch_size)
     repeats = merged.get("num_repeats", config.dataset.num_repeats or 1)
@@ -279,5 +353,5 @@ def _subset(
         batch = largest
     return SubsetSpec(
         table, number, batch, own.get("image_dir", ""), own.get("metadata_file"), own.get("conditioning_data_dir"),
-        bool(own.get("is_reg", False)), repeats, str(tokens or ""),
+        own.get("is_reg", False), repeats, str(tokens or ""),
     )  # fmt: skip

@@ -12,6 +12,8 @@ from typing import Any
 
 from engine.config.kohya.arguments import OFF_AT_ZERO, Conversion, convert_arguments
 from engine.config.kohya.gui_keys import (
+    DEFAULT_RATE,
+    EMPTY_DEFAULTS,
     GUI_DEFAULTS,
     GUI_RULES,
     LOCON_NEEDS_OFF,
@@ -27,8 +29,8 @@ from engine.config.kohya.gui_keys import (
     TOGETHER,
 )
 from engine.config.kohya.gui_length import read_length
-from engine.config.kohya.gui_reading import GuiReading, as_float, is_nothing, is_zero
-from engine.config.kohya.rules import Rule, rule_of
+from engine.config.kohya.gui_reading import GuiReading, is_nothing, is_zero
+from engine.config.kohya.rules import ARGUMENTS, FLAGS, Rule, rule_of
 from engine.config.problems import Problem
 
 
@@ -44,9 +46,9 @@ def convert_gui(content: Mapping[str, Any], *, exact: bool = False) -> Conversio
         exact: taken at its word, as with `training.kohya_exact`.
     """
     reading = GuiReading(content, exact)
-    unset = [key for key, value in content.items() if is_nothing(value)]
+    unset = [key for key, value in content.items() if is_nothing(value, key)]
     for key, value in content.items():
-        if not is_nothing(value) and key not in TOGETHER:
+        if not is_nothing(value, key) and key not in TOGETHER:
             _sort(key, value, reading)
     _rates(reading)
     read_length(reading)
@@ -55,15 +57,40 @@ def convert_gui(content: Mapping[str, Any], *, exact: bool = False) -> Conversio
     _optimizer(reading)
     _rest(reading)
     extra = _additional(reading)
-    made = convert_arguments(reading.arguments | extra, "GUI configuration", GUI_DEFAULTS, exact=exact)
+    defaults, family = _defaults(content), reading.family
+    made = convert_arguments(reading.arguments | extra, "GUI configuration", defaults, exact=exact, family=family)
     own = {argument: key for argument, key in reading.origin.items() if argument not in extra}
     made.entries = [*reading.found.entries, *_renamed(made.entries, own)]
-    made.problems = [*reading.found.problems, *made.problems]
+    known = [problem.key for problem in reading.found.problems]
+    made.problems = [_own_name(problem, own) for problem in made.problems]
+    made.problems = [*reading.found.problems, *(problem for problem in made.problems if problem.key not in known)]
+    made.sources = {
+        dotted: "additional_parameters" if source in extra
+        else dotted.partition(".")[2] if source == "network_args" else reading.sources.get(source) or source
+        for dotted, source in made.sources.items()
+    }  # fmt: skip
     if reading.flux or reading.sdxl:
         made.set("model.family", "flux" if reading.flux else "sdxl")
     told = {entry.key for entry in made.entries}
-    made.unset = [key for key in unset if key not in told and not _tell_zero(key, content[key], made)]
+    made.unset = [key for key in unset if key not in told and not _tell_default(key, content[key], made)]
     return made
+
+
+def _defaults(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What holds for arguments that the GUI does not pass on: the scripts' default for a key that the file has, the
+    GUI's for one that it lacks."""
+    names = {argument: key for key, argument in RENAMED.items()}
+    found = {}
+    for argument, value in GUI_DEFAULTS.items():
+        if names.get(argument, argument) not in content:
+            found[argument] = value
+        elif argument in EMPTY_DEFAULTS:
+            found[argument] = EMPTY_DEFAULTS[argument]
+    return found
+
+
+def _own_name(problem: Problem, origin: Mapping[str, str]) -> Problem:
+    return replace(problem, key=origin.get(problem.key) or problem.key)
 
 
 def _renamed(entries: list[Any], origin: Mapping[str, str]) -> list[Any]:
@@ -76,18 +103,21 @@ def _renamed(entries: list[Any], origin: Mapping[str, str]) -> list[Any]:
     return kept
 
 
-def _tell_zero(key: str, value: Any, made: Conversion) -> bool:
-    """Tell a 0 that the GUI drops where the default that then holds is something else."""
+def _tell_default(key: str, value: Any, made: Conversion) -> bool:
+    """Report a key that the GUI drops because it is empty, off or 0, where the default that then holds is something
+    else."""
     from engine.config.schema import RunConfig
 
     rule = rule_of(RENAMED.get(key, key))
-    if not is_zero(value) or key in TOGETHER or key in OFF_AT_ZERO or rule is None or rule.status != "honoured":
+    if key in TOGETHER or key in OFF_AT_ZERO or rule is None or rule.status not in ("honoured", "better"):
         return False
     table, _, name = rule.target.partition(".")
-    held = made.values.get(table, {}).get(name, getattr(getattr(RunConfig(), table), name, None))
-    if not isinstance(held, (int, float)) or not held:
+    held = made.values.get(table, {}).get(name, getattr(getattr(RunConfig(), table, None), name, None))
+    if not held or isinstance(held, list) or (value is False and held is not True) or key in FLAGS:
         return False
-    made.tell(key, value, Rule("no effect", "", f"the GUI leaves a 0 away, so that {held:g} holds"))
+    what = "a 0" if is_zero(value) else "an empty value"
+    shown = f"{held:g}" if isinstance(held, float) else str(held)
+    made.tell(key, value, Rule("no effect", "", f"the GUI leaves {what} away, so that {shown} holds"))
     return True
 
 
@@ -110,48 +140,48 @@ def _sort(key: str, value: Any, reading: GuiReading) -> None:
         reading.tell(key, "no effect", "for another family of models")
     elif key in LYCORIS or key in SD3_ONLY:
         reading.tell(key, "no effect", GUI_RULES[key].text)
-    elif rule_of(key) is not None:
+    elif key in ARGUMENTS:
         reading.arguments[key] = value
     else:
         reading.tell(key, "no effect", "no LoRA script of Kohya's reads this key")
 
 
 def _rates(reading: GuiReading) -> None:
-    """Learning rates; a rate of 0 switches its part off."""
-    content = reading.content
-    given = {key: as_float(content.get(key)) for key in ("unet_lr", "text_encoder_lr", "t5xxl_lr") if key in content}
-    if given.get("t5xxl_lr"):
+    """Learning rates. With one of the two rates at 0 its part is not trained; with both, learning_rate is for both."""
+    main = reading.number("learning_rate", DEFAULT_RATE)
+    unet = reading.number("unet_lr", DEFAULT_RATE)
+    text = reading.number("text_encoder_lr", 0.0 if reading.flux else DEFAULT_RATE)
+    untold = reading.flux and "text_encoder_lr" not in reading.content
+    if reading.number("t5xxl_lr"):
         reading.tell("t5xxl_lr", "no effect", "T5 is never trained")
-    unet, text = given.get("unet_lr"), given.get("text_encoder_lr")
-    main = reading.number("learning_rate")
-    if unet:
-        reading.take("unet_lr", unet, "unet_lr")
-    elif unet == 0 and text:
-        target = "network.network_train_text_encoder_only"
-        reading.tell("unet_lr", "honoured", "0: only the text encoder is trained", target)
-        reading.take("network_train_text_encoder_only", True)
-    elif unet == 0 and main:
-        reading.tell("unet_lr", "honoured", "0: learning_rate is its rate", "training.unet_lr")
-        reading.take("unet_lr", main)
-    if text:
-        reading.take("text_encoder_lr", text, "text_encoder_lr")
-    elif text == 0 and (unet or main):
-        target = "network.network_train_unet_only"
-        reading.tell("text_encoder_lr", "honoured", "0: no text encoder is trained", target)
-        reading.take("network_train_unet_only", True)
-    elif reading.flux and text is None:
-        reading.take("network_train_unet_only", True)
+    if not (unet or text or main):
+        reading.tell("learning_rate", "no effect", "all rates are 0: the GUI refuses that, as nothing would be trained")
+        reading.take("unet_lr", 0.0, "unet_lr")
+        reading.take("text_encoder_lr", 0.0, "text_encoder_lr")
+        return
+    for key, rate, other, only, part in (
+        ("unet_lr", unet, text, "network_train_text_encoder_only", "only the text encoder is trained"),
+        ("text_encoder_lr", text, unet, "network_train_unet_only", "no text encoder is trained"),
+    ):
+        if rate:
+            reading.take(key, rate, key)
+        elif other or (untold and key == "text_encoder_lr"):
+            reading.take(only, True)
+            if key in reading.content:
+                reading.tell(key, "honoured", f"0: {part}", f"network.{only}")
+        elif main and key in reading.content:
+            reading.tell(key, "honoured", "0 for both rates: learning_rate is its rate", f"training.{key}")
 
 
 def _noise(reading: GuiReading) -> None:
     """Offset noise or multires noise, whichever the GUI's switch says."""
     chosen = "Multires" if str(reading.content.get("noise_offset_type", "Original")) == "Multires" else "Original"
-    if not is_nothing(reading.content.get("noise_offset_type")):
+    if not reading.off("noise_offset_type"):
         reading.tell("noise_offset_type", "honoured", GUI_RULES["noise_offset_type"].text)
     for kind, (first, *others) in NOISE.items():
-        leads = not is_nothing(reading.content.get(first))
+        leads = not reading.off(first)
         for key in (first, *others):
-            if is_nothing(reading.content.get(key)):
+            if reading.off(key):
                 continue
             if kind == chosen and leads:
                 reading.take(key, reading.content[key], key)
@@ -181,13 +211,13 @@ def _network(reading: GuiReading) -> None:
         reading.tell("LoRA_type", "honoured", "", target, kind)
     args = [
         f"{key}={content[key]}" for key in NETWORK
-        if key not in ("ggpo_beta", "ggpo_sigma") and not is_nothing(content.get(key))
+        if key not in ("ggpo_beta", "ggpo_sigma") and not reading.off(key)
     ]  # fmt: skip
     for key in ("ggpo_beta", "ggpo_sigma"):
-        if not is_nothing(content.get(key)) and not reading.on("train_lora_ggpo"):
+        if not reading.off(key) and not reading.on("train_lora_ggpo"):
             reading.tell(key, "no effect", "train_lora_ggpo is off")
     for key in ("conv_dim", "conv_alpha"):
-        if is_nothing(content.get(key)):
+        if reading.off(key):
             continue
         if kind in ("Kohya LoCon", "LyCORIS/LoCon"):
             args.append(f"{key}={content[key]}")
@@ -200,15 +230,16 @@ def _network(reading: GuiReading) -> None:
 
 
 def _optimizer(reading: GuiReading) -> None:
-    eight_bits = not is_nothing(reading.content.get("use_8bit_adam"))
-    if "optimizer_type" not in reading.arguments:
+    eight_bits = not reading.off("use_8bit_adam")
+    if "optimizer" not in reading.content and "optimizer_type" not in reading.arguments:
         name = "AdamW8bit" if eight_bits else "AdamW"
         reading.take("optimizer_type", name, "use_8bit_adam" if eight_bits else "")
     elif eight_bits:
         reading.tell("use_8bit_adam", "no effect", "optimizer decides")
     for key in ("optimizer_args", "lr_scheduler_args"):
-        if reading.content.get(key):
-            reading.take(key, str(reading.content[key]).replace('"', "").split(), key)
+        value = reading.content.get(key)
+        if not reading.off(key):
+            reading.take(key, value.replace('"', "").split() if isinstance(value, str) else value, key)
 
 
 def _rest(reading: GuiReading) -> None:
@@ -221,11 +252,11 @@ def _rest(reading: GuiReading) -> None:
     lines = [line for line in str(content.get("sample_prompts") or "").splitlines() if line.strip()]
     if lines:
         reading.take("sample_prompts", [line for line in lines if not line.lstrip().startswith("#")], "sample_prompts")
-    if not is_nothing(content.get("xformers")):
+    if not reading.off("xformers"):
         reading.tell("xformers", "no effect", "attention is PyTorch's own")
     if reading.on("use_wandb"):
         reading.tell("use_wandb", "no effect", GUI_RULES["use_wandb"].text)
-    if processes := int(reading.number("num_processes")):
+    if processes := reading.whole("num_processes"):
         reading.take("num_processes", processes, "num_processes")
 
 
@@ -235,7 +266,7 @@ def _additional(reading: GuiReading) -> dict[str, Any]:
     text = str(reading.content.get("additional_parameters") or "").strip()
     if not text:
         return {}
-    given = read_arguments(_words(text, reading.found), reading.found)
+    given = read_arguments(_words(text, reading.found), reading.found, reading.family)
     named = ", ".join(given)
     reading.tell("additional_parameters", "honoured", GUI_RULES["additional_parameters"].text, value=named)
     return given

@@ -8,11 +8,16 @@ from engine.config.kohya.arguments import CLI_DEFAULTS
 from engine.config.kohya.rules import NETWORK_ARGS, Rule
 
 GUI_DEFAULTS: dict[str, Any] = {
-    **CLI_DEFAULTS, "learning_rate": 1e-4, "unet_lr": 1e-4, "lr_scheduler": "cosine", "network_dim": 8,
+    **CLI_DEFAULTS, "learning_rate": 1e-4, "lr_scheduler": "cosine", "network_dim": 8,
     "network_alpha": 1.0, "enable_bucket": True, "bucket_no_upscale": True,
     "max_bucket_reso": 2048, "caption_extension": ".txt", "cache_latents": True, "mixed_precision": "fp16",
     "save_precision": "fp16", "sample_sampler": "euler_a", "resolution": 512, "output_name": "last",
 }  # fmt: skip
+"""What the GUI shows, and passes on, where a file has no such key."""
+DEFAULT_RATE = 1e-4
+"""Of unet_lr and text_encoder_lr in the GUI."""
+EMPTY_DEFAULTS: dict[str, Any] = {**CLI_DEFAULTS, "bucket_no_upscale": False}
+"""What the scripts do where the GUI passes nothing on because a key is empty or off."""
 LORA_TYPES = {"Standard": "networks.lora", "Kohya LoCon": "networks.lora", "Flux1": "networks.lora_flux"}
 RENAMED: dict[str, str] = {
     "optimizer": "optimizer_type", "max_resolution": "resolution", "sdxl_no_half_vae": "no_half_vae",

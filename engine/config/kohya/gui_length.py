@@ -13,16 +13,17 @@ from engine.text import printable
 
 def read_length(reading: GuiReading) -> None:
     """Steps or epochs, warm-up in percent or steps, restarts."""
-    steps, epochs, pages = (int(reading.number(key)) for key in ("max_train_steps", "max_train_epochs", "epoch"))
+    steps, epochs = reading.whole("max_train_steps"), reading.whole("max_train_epochs")
+    pages = reading.whole("epoch", 1 if "max_train_steps" in reading.content else 0)
     configured = bool(reading.content.get("dataset_config"))
     if epochs:
         reading.take("max_train_epochs", epochs, "max_train_epochs")
         for key, value in (("max_train_steps", steps), ("epoch", pages)):
-            if value:
+            if value and key in reading.content:
                 reading.tell(key, "no effect", f"max_train_epochs = {epochs} decides")
     elif steps:
         reading.take("max_train_steps", steps, "max_train_steps")
-        if pages:
+        if pages and "epoch" in reading.content:
             reading.tell("epoch", "no effect", f"max_train_steps = {steps} decides, as in the GUI")
     elif pages and reading.exact and configured:
         text = "the GUI passes no length on with dataset_config, so that the scripts' 1600 steps hold"
@@ -34,13 +35,15 @@ def read_length(reading: GuiReading) -> None:
     elif pages:
         text = "whole epochs: the GUI's own count cuts the last one short"
         reading.tell("epoch", "better", text, "training.max_train_epochs")
-        reading.take("max_train_epochs", pages)
-    scheduler = str(reading.content.get("lr_scheduler") or "cosine")
+        reading.take("max_train_epochs", pages, source="epoch")
+    given = reading.content.get("lr_scheduler", "cosine")
+    scheduler = given if isinstance(given, str) and not is_nothing(given) else "constant"
     _warmup(reading, scheduler, steps, configured)
-    cycles = int(reading.number("lr_scheduler_num_cycles")) or pages
+    empty = reading.content.get("lr_scheduler_num_cycles") == ""
+    cycles = pages if empty else reading.whole("lr_scheduler_num_cycles")
     if cycles > 1 and scheduler == "cosine_with_restarts":
         reading.take("lr_scheduler_num_cycles", cycles, "lr_scheduler_num_cycles")
-    elif not is_nothing(reading.content.get("lr_scheduler_num_cycles")):
+    elif not reading.off("lr_scheduler_num_cycles"):
         reading.tell("lr_scheduler_num_cycles", "no effect", "for cosine_with_restarts, and above 1")
 
 
@@ -68,7 +71,7 @@ def _warmup(reading: GuiReading, scheduler: str, steps: int, configured: bool) -
         value = percent / 100
     text = "" if absolute else "percent" + ("" if "lr_warmup" in reading.content else ", the GUI's default")
     reading.tell(told, "honoured", text, "training.lr_warmup_steps", f"{absolute or percent:g}")
-    reading.take("lr_warmup_steps", value)
+    reading.take("lr_warmup_steps", value, source=told)
 
 
 def gui_steps(content: Mapping[str, Any], epochs: int) -> int:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.config.kohya.argument_values import number_of, whole_number_of
 from engine.config.kohya.arguments import Conversion
 from engine.config.kohya.rules import Rule, Status
+from engine.config.problems import Problem
+
+FREE_TEXT = ("output_name", "training_comment", "metadata_", "wandb_run_name", "log_", "train_double_block_indices",
+             "train_single_block_indices", "sample_prompts", "additional_parameters")  # fmt: skip
+"""Beginnings of keys whose value may be any word."""
 
 
 def is_on(value: Any) -> bool:
@@ -17,20 +23,23 @@ def is_on(value: Any) -> bool:
 
 def is_zero(value: Any) -> bool:
     """Whether it is the number 0, or that as text."""
-    return not isinstance(value, bool) and str(value) in ("0", "0.0")
+    return number_of(value) == 0
 
 
-def is_nothing(value: Any) -> bool:
-    """What the GUI does not pass on: empty, off, or 0, which it takes for off."""
-    return value in ("", None, False, [], "None", "none") or is_zero(value)
+def is_nothing(value: Any, key: str = "") -> bool:
+    """What the GUI does not pass on: empty, off, or 0, which it takes for off.
+
+    Args:
+        key: whose value it is: the words "None" and "False" are values of some keys, and of others the same as nothing.
+    """
+    if isinstance(value, str) and value.strip().lower() in ("none", "false"):
+        return not key.startswith(FREE_TEXT)
+    return value in ("", None, False, []) or is_zero(value)
 
 
 def as_float(value: Any) -> float:
     """A number however it is written; 0 where it is none, as the GUI reads it."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return 0.0
+    return number_of(value) or 0.0
 
 
 @dataclass
@@ -43,10 +52,35 @@ class GuiReading:
     arguments: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
     """Argument to the GUI's key that it comes from; "" where that was told already."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """The same, also where it was told; "" where the file has no such key."""
 
     def number(self, key: str, missing: float = 0.0) -> float:
-        """The number behind a key; `missing` where there is no such key."""
-        return as_float(self.content.get(key, missing))
+        """The number behind a key, 0 where it is empty; `missing` where there is no such key. A value that is no number
+        is a problem, told once, and counts as `missing`."""
+        return float(self._number(key, missing, number_of, "a number"))
+
+    def whole(self, key: str, missing: int = 0) -> int:
+        """The same where only a whole number makes sense."""
+        return int(self._number(key, missing, whole_number_of, "a whole number"))
+
+    def _number(self, key: str, missing: Any, read: Callable[[Any], Any], allowed: str) -> Any:
+        if key not in self.content:
+            return missing
+        value = self.content[key]
+        if is_nothing(value, key):
+            return 0
+        number = read(value)
+        if number is None:
+            if all(problem.key != key for problem in self.found.problems):
+                message = f"{value!r} is given, allowed is {allowed}."
+                self.found.problems.append(Problem("", key, message))
+            return missing
+        return number
+
+    def off(self, key: str) -> bool:
+        """Whether the GUI passes nothing on for a key."""
+        return is_nothing(self.content.get(key), key)
 
     def on(self, key: str) -> bool:
         """Whether the switch of that name is on."""
@@ -56,10 +90,12 @@ class GuiReading:
         """Note what becomes of a key; `value` where that is not what the file has."""
         self.found.tell(key, self.content.get(key) if value is None else value, Rule(status, target, text))
 
-    def take(self, argument: str, value: Any, key: str = "") -> None:
-        """Set an argument; `key` is the GUI's name for it where it is to be told with the arguments."""
+    def take(self, argument: str, value: Any, key: str = "", *, source: str = "") -> None:
+        """Set an argument; `key` is the GUI's name for it where it is to be told with the arguments, which it is only
+        where the file has it. `source` is the key that it comes from where that was told already."""
         self.arguments[argument] = value
-        self.origin[argument] = key
+        self.origin[argument] = key if key in self.content else ""
+        self.sources[argument] = source or self.origin[argument]
 
     @property
     def flux(self) -> bool:
@@ -70,3 +106,8 @@ class GuiReading:
     def sdxl(self) -> bool:
         """The configuration is for SDXL."""
         return self.on("sdxl") or self.on("sdxl_checkbox")
+
+    @property
+    def family(self) -> str:
+        """Which of the three scripts the GUI calls."""
+        return "flux" if self.flux else "sdxl" if self.sdxl else "sd15"

@@ -6,6 +6,7 @@ An argument that has a key of the same name here is honoured; the tables below h
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -77,6 +78,7 @@ NO_EFFECT: dict[str, Rule] = {
     **_all("no effect", "no LoRA script reads it", "controlnet_model_name_or_path"),
     **_all("no effect", "the file itself is read", "output_config"),
     **_all("no effect", "the log is in the folder of the run", "console_log_level console_log_file console_log_simple"),
+    **_all("no effect", "a tool for looking at timesteps", "show_timesteps show_timesteps_resolution"),
 }  # fmt: skip
 NOT_SUPPORTED: dict[str, Rule] = {
     "v2": Rule("not supported", "", "Stable Diffusion 2 cannot be trained: use 1.5, SDXL or FLUX"),
@@ -91,6 +93,7 @@ NOT_SUPPORTED: dict[str, Rule] = {
     "base_weights": Rule("not supported", "", "merge the LoRA into the checkpoint first"),
     "base_weights_multiplier": Rule("not supported", "", "merge the LoRA into the checkpoint first"),
     "lr_scheduler_type": Rule("not supported", "", "choose one of the schedules of training.lr_scheduler"),
+    "train_inpainting": Rule("not supported", "", "inpainting models cannot be trained"),
     "model_type": Rule("not supported", "", "only FLUX.1 dev and schnell can be trained, not Chroma"),
 }
 NETWORK_ARGS: dict[str, Rule] = {
@@ -122,6 +125,8 @@ UNREAD = frozenset({
 })  # fmt: skip
 """What the GUI writes into the training TOML of each run (`config_lora-….toml`), and no LoRA script reads there."""
 SUPPORTED_MODULES = ("networks.lora", "networks.lora_flux")
+SECRETS = frozenset({"wandb_api_key", "huggingface_token"})
+"""Never shown."""
 
 
 def rule_of(argument: str) -> Rule | None:
@@ -187,3 +192,48 @@ apply_t5_attn_mask split_mode
 """.split()  # noqa: SIM905
 )
 """Those of them that are followed by no value."""
+NEWER_FLAGS = frozenset({"console_log_simple", "train_inpainting"})
+ALSO_ARGUMENTS = NEWER_FLAGS | {"console_log_level", "console_log_file", "show_timesteps", "show_timesteps_resolution"}
+"""Arguments of the scripts that come from their logging, or are newer than the list."""
+ARGUMENTS = frozenset(SCRIPT_ARGUMENTS) | ALSO_ARGUMENTS
+FLUX_ONLY = frozenset(
+    """
+text_encoder_batch_size weighting_scheme logit_mean logit_std mode_scale blocks_to_swap clip_l t5xxl ae
+controlnet_model_name_or_path t5xxl_max_token_length apply_t5_attn_mask guidance_scale timestep_sampling
+sigmoid_scale model_prediction_type discrete_flow_shift model_type split_mode
+""".split()  # noqa: SIM905
+)
+"""Read by flux_train_network only."""
+NOT_SD15 = frozenset({
+    "cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk", "disable_mmap_load_safetensors",
+})  # fmt: skip
+"""Not read by train_network."""
+UNUSED_BY_FLUX = frozenset(
+    """
+min_snr_gamma debiased_estimation_loss scale_v_pred_loss_like_noise_pred v_pred_like_loss v_parameterization
+zero_terminal_snr noise_offset noise_offset_random_strength adaptive_noise_scale multires_noise_iterations
+multires_noise_discount clip_skip max_token_length
+""".split()  # noqa: SIM905
+)
+"""Read by flux_train_network, which does nothing with them."""
+MEANT = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats", "image_dir": "train_data_dir",
+         "max_resolution": "resolution", "optimizer": "optimizer_type"}  # fmt: skip
+"""Names that other files of Kohya's have for an argument."""
+
+
+def unread_by(argument: str, family: str) -> str:
+    """Why an argument has no effect on a training of this family ("sd15", "sdxl", "flux", "sd" where it is one of the
+    first two, "" where it is not known); "" where it has one."""
+    if argument in FLUX_ONLY and family in ("sd15", "sdxl", "sd"):
+        return "only flux_train_network reads it, and this is no training of FLUX"
+    if argument in NOT_SD15 and family == "sd15":
+        return "only sdxl_train_network and flux_train_network read it"
+    if argument in UNUSED_BY_FLUX and family == "flux":
+        return "flux_train_network does nothing with it"
+    return ""
+
+
+def nearest(name: str) -> str:
+    """The argument that was probably meant by a name that is none; "" where there is no such one."""
+    near = difflib.get_close_matches(name, sorted(ARGUMENTS), n=1, cutoff=0.7)
+    return MEANT.get(name) or (near[0] if near else "")

@@ -169,8 +169,24 @@ def test_unsupported_and_unknown_arguments_are_errors_all_at_once(write: Write) 
     told = {problem.key: problem for problem in caught.value.problems}
     assert "with conv_dim in network_args" in told["network_module"].hint
     assert "Take the weights out" in told["weighted_captions"].hint
-    assert "Did you mean learning_rate?" in told["learning_rat"].hint
-    assert "network_args algo" in told and all(problem.where == str(path) for problem in told.values())
+    assert "learning_rat" not in told, "the scripts ignore a name that is no argument"
+    lines = {key: problem.where.removeprefix(f"{path}, line ") for key, problem in told.items()}
+    assert lines == {"network_module": "1", "weighted_captions": "3", "network_args algo": "5"}
+
+
+def test_what_the_scripts_ignore_has_no_effect_and_the_nearest_argument_is_named(write: Write) -> None:
+    text = '[x]\nnetwork_module = "networks.lora"\ntrain_data_dir = "d"\nunet_lr = 1e-4\nbatch_size = 4\nsdxl = true\n'
+    text += 'learning_rat = 1e-4\nkohya_exact = true\ndevice = "cpu"\n[x.deep]\nseed = 3\n'
+    path = write("t.toml", text)
+    config = load_config(path)
+    assert (config.training.train_batch_size, config.training.kohya_exact, config.training.seed) == (1, False, 42)
+    assert config.memory.device == "auto"
+    notes = {note.partition(" = ")[0]: note for note in kohya_notes(path)}
+    assert {key for key, one in status(path).items() if one == "no effect"} == set(notes) == {
+        "batch_size", "sdxl", "learning_rat", "kohya_exact", "device", "deep",
+    }  # fmt: skip
+    assert notes["batch_size"].endswith("did you mean train_batch_size?)")
+    assert notes["learning_rat"].endswith("did you mean learning_rate?)")
 
 
 def test_the_training_toml_that_the_gui_writes_beside_a_run(write: Write) -> None:
@@ -216,8 +232,9 @@ def test_a_gui_configuration(write: Write) -> None:
     assert config.network.network_dropout == 0.1, "from additional_parameters"
     assert config.network.conv_dim is None, "only with the LoCon types, as in the GUI"
     assert config.training.max_grad_norm == 1.0, "the GUI drops a 0"
+    assert config.dataset.caption_extension == ".caption", "and an empty text"
     # the GUI's own defaults
-    assert (config.dataset.caption_extension, config.dataset.max_bucket_reso) == (".txt", 2048)
+    assert config.dataset.max_bucket_reso == 2048
     assert config.dataset.bucket_no_upscale and config.memory.cache_latents
     told = status(write("gui.json", json.dumps(GUI)))
     assert told["epoch"] == "better" and told["sd3_text"] == told["train_blocks"] == told["xformers"] == "no effect"

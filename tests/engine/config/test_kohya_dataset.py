@@ -157,3 +157,55 @@ def test_the_copy_of_a_run_has_absolute_paths(write: Write, tmp_path: Path, monk
     frozen = json.loads(frozen_text(write(LEVELS)))
     assert frozen["datasets"][0]["subsets"][0]["image_dir"] == str(tmp_path / "a")
     assert frozen["general"]["keep_tokens"] == 1
+
+
+@pytest.mark.parametrize("level", ["general", "datasets", "datasets.subsets"])
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("enable_bucket", ['"false"', '"true"', "1", "0", "[]"]),
+        ("flip_aug", ['"false"', "0", "1.0"]),
+        ("is_reg", ['"false"', '"x"', "1"]),
+        ("num_repeats", ['"8"', "8.0", "true", "[8]"]),
+        ("keep_tokens", ['"1"', "true"]),
+        ("caption_dropout_rate", ['"0.1"', "true", "[0.1]"]),
+        ("caption_prefix", ["1", "true", '["a"]']),
+        ("resolution", ['"512,512"', "512.0", "[512]", "[512, 512, 512]", '["512", 512]', "true"]),
+    ],
+)
+def test_values_of_a_wrong_type_are_one_problem_with_the_line(
+    write: Write, level: str, key: str, values: list[str]
+) -> None:
+    if (key == "is_reg" and level != "datasets.subsets") or (key in ("enable_bucket", "resolution") and "sub" in level):
+        return  # not allowed there
+    for value in values:
+        lines = {"general": "", "datasets": "", "datasets.subsets": ""} | {level: f"{key} = {value}"}
+        path = write(f"""[general]
+{lines["general"]}
+[[datasets]]
+{lines["datasets"]}
+[[datasets.subsets]]
+image_dir = "a"
+{lines["datasets.subsets"]}
+[[datasets.subsets]]
+image_dir = "b"
+""")
+        with pytest.raises(ConfigError) as caught:
+            read_dataset_config(path, RunConfig())
+        (problem,) = caught.value.problems
+        number = {"general": 2, "datasets": 4, "datasets.subsets": 7}[level]
+        assert problem.where == f"{path}, line {number}" and problem.key.endswith(key), value
+        assert "is given, allowed is" in problem.message
+
+
+def test_a_path_of_windows_is_a_problem_with_the_line(write: Write) -> None:
+    path = write("[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'C:\\img\\a'\n")
+    with pytest.raises(ConfigError, match=r"line 3: .*image_dir: C:.*is a path of Windows"):
+        read_dataset_config(path, RunConfig())
+
+
+def test_a_frozen_copy_of_what_is_no_dataset_configuration_is_no_traceback(write: Write) -> None:
+    for text in ('datasets = "x"', "datasets = [1]", "[[datasets]]\nsubsets = 5", "[[datasets]]\nsubsets = [1]"):
+        assert frozen_text(write(text))
+        with pytest.raises(ConfigError):
+            read_dataset_config(write(text), RunConfig())

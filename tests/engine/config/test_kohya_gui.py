@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from engine.config import load_config
+from engine.config import ConfigError, RunConfig, load_config
 from engine.config.kohya.arguments import Conversion
 from engine.config.kohya.gui import convert_gui
+from engine.config.kohya.gui_keys import LOCON_NEEDS_OFF
 
 FIXTURES = Path(__file__).parent / "fixtures"
 VERSIONS = ("v21", "v24", "v25")
@@ -150,3 +151,119 @@ def test_secrets_are_not_shown() -> None:
     found = convert_gui(content("v24", wandb_api_key="abc", huggingface_token="def"))
     shown = {entry.key: entry.value for entry in found.entries}
     assert (shown["wandb_api_key"], shown["huggingface_token"]) == ("(not shown)", "(not shown)")
+
+
+DEFAULTS = [
+    # key of the GUI, key here, absent: the GUI's, off: the scripts', a value of the file, what that is here
+    ("enable_bucket", "dataset.enable_bucket", True, False, "True", True),
+    ("bucket_no_upscale", "dataset.bucket_no_upscale", True, False, True, True),
+    ("cache_latents", "memory.cache_latents", True, False, "true", True),
+    ("network_dim", "network.network_dim", 8, 4, "32", 32),
+    ("network_alpha", "network.network_alpha", 1, 1, "16", 16),
+    ("caption_extension", "dataset.caption_extension", ".txt", ".caption", ".tags", ".tags"),
+    ("max_bucket_reso", "dataset.max_bucket_reso", 2048, 1024, "1536", 1536),
+    ("min_bucket_reso", "dataset.min_bucket_reso", 256, 256, 512, 512),
+    ("bucket_reso_steps", "dataset.bucket_reso_steps", 64, 64, 32.0, 32),
+    ("max_resolution", "dataset.size", (512, 512), (512, 512), "640,768", (640, 768)),
+    ("mixed_precision", "memory.mixed_precision", "fp16", "no", "bf16", "bf16"),
+    ("save_precision", "saving.save_precision", "fp16", "float", "bf16", "bf16"),
+    ("lr_scheduler", "training.lr_scheduler", "cosine", "constant", "linear", "linear"),
+    ("learning_rate", "training.learning_rate", 1e-4, 2e-6, "5e-4", 5e-4),
+    ("optimizer", "training.optimizer_type", "AdamW", "AdamW", "Lion", "Lion"),
+    ("sample_sampler", "sampling.sample_sampler", "euler_a", "ddim", "heun", "heun"),
+    ("output_name", "saving.output_name", "last", "g", "x", "x"),
+    ("lr_warmup", "training.lr_warmup_steps", 0.1, 0, "20", 0.2),
+    ("max_train_steps", "training.max_train_steps", 1600, 1600, "100", 100),
+    ("lr_scheduler_num_cycles", "training.lr_scheduler_num_cycles", 1, 1, "3", 1),
+    ("prior_loss_weight", "training.prior_loss_weight", 1, 1, 0.5, 0.5),
+    ("max_grad_norm", "training.max_grad_norm", 1, 1, 2, 2),
+    ("max_token_length", "model.max_token_length", 75, 75, "150", 150),
+    ("clip_skip", "model.clip_skip", None, None, "2", 2),
+    ("train_batch_size", "training.train_batch_size", 1, 1, "4", 4),
+    ("save_every_n_epochs", "saving.save_every_n_epochs", 0, 0, 2, 2),
+    ("seed", "training.seed", 42, 42, "7", 7),
+    ("loss_type", "training.loss_type", "l2", "l2", "huber", "huber"),
+    ("huber_schedule", "training.huber_schedule", "snr", "snr", "constant", "constant"),
+    ("vae_batch_size", "memory.vae_batch_size", 1, 1, 4, 4),
+    ("flip_aug", "dataset.flip_aug", False, False, True, True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", DEFAULTS, ids=[row[0] for row in DEFAULTS])
+def test_a_key_that_is_off_is_the_scripts_default_and_an_absent_one_the_guis(
+    tmp_path: Path, row: tuple[str, str, Any, Any, Any, Any]
+) -> None:
+    key, dotted, absent, empty, value, taken = row
+    path = tmp_path / "g.json"
+
+    def read(**changes: Any) -> Any:
+        path.write_text(json.dumps({"LoRA_type": "Standard", "unet_lr": 1e-4, "text_encoder_lr": 1e-5} | changes))
+        table, _, name = dotted.partition(".")
+        return getattr(getattr(load_config(path), table), name)
+
+    assert read() == absent
+    offs = [False, "False", 0, None, ""] if isinstance(absent, bool) else [0, "0", "", None, 0.0] if not isinstance(
+        absent, str | tuple
+    ) else ["", None]  # fmt: skip
+    for off in offs:
+        assert read(**{key: off}) == empty, off
+    assert read(**{key: value}) == taken
+
+
+def test_a_default_that_an_empty_key_brings_is_told() -> None:
+    found = convert_gui(
+        {"LoRA_type": "Standard", "unet_lr": 1, "caption_extension": "", "network_dim": 0, "flip_aug": False}
+    )
+    assert told(found)["caption_extension"] == (
+        "no effect",
+        "the GUI leaves an empty value away, so that .caption holds",
+    )
+    assert told(found)["network_dim"] == ("no effect", "the GUI leaves a 0 away, so that 4 holds")
+    assert found.unset == ["flip_aug"]
+
+
+@pytest.mark.parametrize(
+    ("given", "rates", "only"),
+    [
+        ({}, (1e-4, 1e-4), ""),
+        ({"learning_rate": 3e-5}, (1e-4, 1e-4), ""),
+        ({"learning_rate": 3e-5, "unet_lr": 0, "text_encoder_lr": 0}, (3e-5, 3e-5), ""),
+        ({"unet_lr": "", "text_encoder_lr": "0"}, (1e-4, 1e-4), ""),
+        ({"learning_rate": 3e-5, "unet_lr": 2e-4, "text_encoder_lr": 0}, (2e-4, 3e-5), "network_train_unet_only"),
+        (
+            {"learning_rate": 3e-5, "unet_lr": 0, "text_encoder_lr": 2e-5},
+            (3e-5, 2e-5),
+            "network_train_text_encoder_only",
+        ),
+        ({"learning_rate": 0, "unet_lr": 1e-3, "text_encoder_lr": 2e-5}, (1e-3, 2e-5), ""),
+        ({"text_encoder_lr": 0}, (1e-4, 1e-4), "network_train_unet_only"),
+        ({"unet_lr": 0}, (1e-4, 1e-4), "network_train_text_encoder_only"),
+        ({"learning_rate": 0, "unet_lr": 0, "text_encoder_lr": 0}, (0, 0), ""),  # the GUI refuses it, and a run here
+        ({"flux1_checkbox": True, "unet_lr": 2e-4}, (2e-4, 1e-4), "network_train_unet_only"),
+        ({"flux1_checkbox": True, "learning_rate": 3e-5, "unet_lr": 0, "text_encoder_lr": 0}, (3e-5, 3e-5), ""),
+    ],
+)
+def test_rates_of_0(given: dict[str, Any], rates: tuple[float, float], only: str) -> None:
+    found = convert_gui({"LoRA_type": "Standard", "network_dim": 4, "lr_warmup": 0, **given})
+    config = RunConfig.model_validate(found.values)
+    assert not found.problems and config.training.rates == rates
+    network = config.network
+    flags = ("network_train_unet_only", "network_train_text_encoder_only")
+    assert [name for name in flags if getattr(network, name)] == ([only] if only else [])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_value_that_cannot_be_is_one_problem_with_the_line_of_its_key(tmp_path: Path, version: str) -> None:
+    path = tmp_path / "g.json"
+    given = content(version)
+    for key in given:
+        for value in ("x", "1e999", -1, 1.5, [[1]]):
+            path.write_text(json.dumps({**given, key: value}, indent=1))
+            line = list(given).index(key) + 2
+            try:
+                load_config(path)
+            except ConfigError as error:
+                if key in ("additional_parameters", "LoRA_type", *LOCON_NEEDS_OFF):
+                    continue  # several words, or a problem of LoRA_type
+                (problem,) = error.problems
+                assert problem.where.startswith(f"{path}, line {line}"), (key, value, problem)
