@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from engine.atomic import write_text
@@ -45,11 +45,7 @@ def prepare_resume(
         StorageError: it cannot be written.
     """
     with writing(run_dir.path), one_starter(run_dir.path.parent):
-        state = true_state(run_dir)
-        if state.live:
-            raise still_live(run_dir, state)
-        if state.state == "finished":
-            raise UsageError(f"The run {run_dir.path} is finished: there is nothing to resume.", "")
+        state = require_unfinished(run_dir)
         text, notes = _change(run_dir, changes or {})
         if state.state == "unknown":
             say(f"{state.detail}; it is resumed here. If it still runs there, stop it.")
@@ -59,9 +55,23 @@ def prepare_resume(
         run_dir.reserve_path.write_bytes(os.urandom(RESERVE_BYTES))
         if text:
             write_text(run_dir.config_path, text)
-        _note(run_dir, notes, say)
+        note(run_dir, notes, say)
         mark_starting(run_dir, own_identity())
         run_dir.exit_path.unlink(missing_ok=True)
+    return state
+
+
+def require_unfinished(run_dir: RunDir) -> RunState:
+    """The state of a run that can be resumed.
+
+    Raises:
+        UsageError: it is live or finished.
+    """
+    state = true_state(run_dir)
+    if state.live:
+        raise still_live(run_dir, state)
+    if state.state == "finished":
+        raise UsageError(f"The run {run_dir.path} is finished: there is nothing to resume.", "")
     return state
 
 
@@ -158,24 +168,30 @@ def _order_note(step: int, old: tuple[int, int], new: tuple[int, int]) -> str:
     return f"From step {step} on pictures come in another order, {new[0]} at a time; a step {together}."
 
 
-def last_saved_step(run_dir: RunDir) -> int:
-    """The step of the newest saved state, 0 where there is none."""
+def last_saved_state(run_dir: RunDir) -> int | None:
+    """The step of the newest saved state; None where there is none."""
     states = sorted(run_dir.checkpoints.glob("state-*.safetensors")) if run_dir.checkpoints.is_dir() else []
     steps = [path.stem.removeprefix("state-") for path in states]
-    return max((int(step) for step in steps if step.isdecimal()), default=0)
+    return max((int(step) for step in steps if step.isdecimal()), default=None)
+
+
+def last_saved_step(run_dir: RunDir) -> int:
+    """The same, and 0 where there is none."""
+    return last_saved_state(run_dir) or 0
 
 
 def _told(value: object) -> str:
     return "unset" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _note(run_dir: RunDir, notes: list[str], say: Say) -> None:
+def note(run_dir: RunDir, notes: Sequence[str], say: Say) -> None:
+    """Write sentences into the event log of a run that is not live, and say them."""
     if not notes:
         return
     log = EventLog(run_dir.events_path, run_dir.reserve_path)
     try:
-        for note in notes:
-            log.emit("note", text=note)
-            say(note)
+        for text in notes:
+            log.emit("note", text=text)
+            say(text)
     finally:
         log.close()

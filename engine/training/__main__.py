@@ -13,6 +13,7 @@ from typing import NoReturn
 from engine.errors import LoraSmithError, storage_error
 from engine.exit_codes import ExitCode
 from engine.memory.classify import is_out_of_memory
+from engine.runs.inputs import ChangedInputsError
 from engine.runs.layout import RunDir
 from engine.runs.lock import RunLock
 from engine.training import exhausted
@@ -74,7 +75,8 @@ def _end(session: Session, reserve: Reserve) -> ExitCode:
         if told := exhausted.word_of_others(session.run):  # then this error is what became of it here
             return exhausted.tell(session, told)
         if isinstance(error, LoraSmithError):
-            return _fail(session, error)
+            state = "stopped" if isinstance(error, ChangedInputsError) else "failed"
+            return _fail(session, error, state)
         with suppress(OSError):
             traceback.print_exc()
         known = _known(error, session.run.path)
@@ -88,8 +90,8 @@ def _known(error: Exception, directory: Path) -> LoraSmithError | None:
     return storage_error(error, Path(os.fsdecode(error.filename)) if error.filename else directory, "Writing")
 
 
-def _fail(session: Session, error: LoraSmithError) -> ExitCode:
-    return session.finish("failed", error.exit_code, title=error.title, message=error.message, hint=error.hint)
+def _fail(session: Session, error: LoraSmithError, state: str = "failed") -> ExitCode:
+    return session.finish(state, error.exit_code, title=error.title, message=error.message, hint=error.hint)
 
 
 def _unexpected(session: Session, error: BaseException) -> ExitCode:
