@@ -118,9 +118,7 @@ def take(
         same = known is not None and known.places.get(key) == str(place)
         before = known.models.get(key, {}) if known is not None and same else {}
         files = [(file, _relative(file, place)) for file in model_files(place)]
-        models[key] = {
-            name: _file(file, before.get(name), digests) for file, name in files if not should_stop()
-        }
+        models[key] = {name: _file(file, before.get(name), digests) for file, name in files if not should_stop()}
     return Inputs(images, models, {key: str(place) for key, place in places.items()})
 
 

@@ -37,8 +37,7 @@ MODEL_KEYS = tuple(_MODELS)
 """Settings that name a model file or folder."""
 
 Stamp = tuple[int, int, int]
-"""Size in bytes, time of the last change of the content and of the file's entry, both in ns: while they stay, the content
-is taken as unchanged."""
+"""Size in bytes, and the times of the last change of content and of inode in ns: while they stay, the content does."""
 
 
 def stamp_of(path: Path) -> Stamp:

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from engine.config import load_config
+from engine.config import RunConfig, load_config
+from engine.dataset.digests import FileDigests
 from engine.dataset.inputs import accept, compare
 from engine.exit_codes import ExitCode
 from engine.runs import read_events, true_state
@@ -21,8 +22,8 @@ from engine.runs.events import EventLog
 from engine.runs.inputs import read_inputs, write_inputs
 from engine.runs.layout import RunDir
 from engine.runs.prepare import prepare_run
-from engine.training.states import saved_states
 from engine.training.statefile import load_tree, peek, save_tree
+from engine.training.states import saved_states
 from engine.training.trainer import Trainer
 from tests.engine.training.conftest import SETTINGS
 from tests.tiny_models import tiny_sd15
@@ -68,15 +69,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for name in "abc":
             draw(place / "masks" / f"{name}.png", (128, 0, 0))
         tiny_sd15(place / "model")
-        tiny_sd15(place / "other")
-        vae = next((place / "other" / "vae").glob("*.safetensors")).parent
+        vae = shutil.copytree(place / "model/tiny/vae", place / "other/vae")
         settings = {
             **SETTINGS,
             "training.max_train_steps": 3,
             "sampling.sample_every_n_steps": 0,
             "sampling.sample_at_first": "false",
             "saving.save_every_n_epochs": 0,
-            "model.pretrained_model_name_or_path": place / "model",
+            "model.pretrained_model_name_or_path": place / "model/tiny",
             "dataset.train_data_dir": place / "pictures",
         }
         start = prepare_run(load(settings, place / "start", **{"training.max_train_steps": 1}))
@@ -103,8 +103,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield place
 
 
-def load(settings: dict[str, object], output: Path, **more: object) -> object:
-    return load_config(None, [f"{key}={value}" for key, value in {**settings, "saving.output_dir": output, **more}.items()])
+def load(settings: dict[str, object], output: Path, **more: object) -> RunConfig:
+    values = {**settings, "saving.output_dir": output, **more}
+    return load_config(None, [f"{key}={value}" for key, value in values.items()])
 
 
 def train(run: RunDir) -> int:
@@ -145,7 +146,9 @@ CHANGES: dict[str, tuple[Change, str]] = {
         "1 caption changed: a.caption",
     ),
     "image replaced": (lambda w: draw(w / "pictures/a.png"), "1 image changed: a.png"),
-    "image replaced with its old time": (lambda w: replace_keeping_time(w / "pictures/a.png"), "1 image changed: a.png"),
+    "image replaced with its old time": (
+        lambda w: replace_keeping_time(w / "pictures/a.png"), "1 image changed: a.png",
+    ),
     "image deleted": (lambda w: (w / "pictures/a.png").unlink(), "1 image is missing: a.png"),
     "image added": (lambda w: draw(w / "pictures/d.png"), "1 image is new: d.png"),
     "image renamed": (
@@ -161,18 +164,20 @@ CHANGES: dict[str, tuple[Change, str]] = {
     ),
     "validation image replaced": (lambda w: draw(w / "validation/b.png"), "1 validation image changed: b.png"),
     "validation image added": (lambda w: draw(w / "validation/d.png"), "1 validation image is new: d.png"),
-    "base model": (lambda w: nudge(unet(w)), "the base model model changed (unet/diffusion_pytorch_model.safetensors)"),
+    "base model": (lambda w: nudge(unet(w)), "the base model tiny changed (unet/diffusion_pytorch_model.safetensors)"),
     "text encoder of the base": (
-        lambda w: nudge(w / "model/text_encoder/model.safetensors"),
-        "the base model model changed (text_encoder/model.safetensors)",
+        lambda w: nudge(w / "model/tiny/text_encoder/model.safetensors"),
+        "the base model tiny changed (text_encoder/model.safetensors)",
     ),
     "VAE": (lambda w: nudge(w / "other/vae/diffusion_pytorch_model.safetensors"), "the VAE vae changed"),
-    "LoRA to start from": (lambda w: nudge(w / "start/zed.safetensors"), "the LoRA to start from zed.safetensors changed"),
+    "LoRA to start from": (
+        lambda w: nudge(w / "start/zed.safetensors"), "the LoRA to start from zed.safetensors changed",
+    ),
 }  # fmt: skip
 
 
 def unet(world: Path) -> Path:
-    return world / "model/unet/diffusion_pytorch_model.safetensors"
+    return world / "model/tiny/unet/diffusion_pytorch_model.safetensors"
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -248,13 +253,18 @@ def test_files_are_read_again_only_where_size_or_time_differ(
     assert compared is not None
     accept(run, compared)  # a copied world has other times
     read: list[str] = []
-    digest = hashlib.file_digest
-    monkeypatch.setattr(hashlib, "file_digest", lambda file, kind: read.append(file.name) or digest(file, kind))
+    digest = FileDigests.of
+
+    def noted(self: FileDigests, path: Path) -> str:
+        read.append(path.name)
+        return digest(self, path)
+
+    monkeypatch.setattr(FileDigests, "of", noted)
     compare(run)
     assert read == []
     os.utime(world / "pictures/a.png")
     compare(run)
-    assert [Path(name).name for name in read] == ["a.png"]
+    assert read == ["a.png"]
 
 
 def test_a_start_of_its_own_after_an_out_of_memory_asks_nobody(run: RunDir, world: Path) -> None:
@@ -266,7 +276,9 @@ def test_a_start_of_its_own_after_an_out_of_memory_asks_nobody(run: RunDir, worl
     assert texts(run, "warning") == ["Changed while the run was going on: 1 caption changed: a.txt."]
 
 
-@pytest.mark.parametrize("broken", [None, "", "{", "[]", '{"schema": 1}', '{"schema": 99}', '{"schema": 1, "images": 3}'])
+@pytest.mark.parametrize(
+    "broken", [None, "", "{", "[]", '{"schema": 1}', '{"schema": 99}', '{"schema": 1, "images": 3}']
+)
 def test_a_run_without_a_readable_record_resumes_with_one_note(broken: str | None, run: RunDir, world: Path) -> None:
     run.inputs_path.unlink()
     if broken is not None:
