@@ -213,7 +213,7 @@ def still_live(run_dir: RunDir, state: RunState) -> UsageError:
 
 
 def _nothing_trained(run_dir: RunDir, state: RunState) -> bool:
-    """Whether a resume of an ended run would only begin at its first step again: no LoRA file, no state of a later step.
+    """Whether a resume of an ended run would begin at its first step again: no LoRA file, no state of a later step.
 
     One that was stopped or lost after steps still counts as unfinished: those may be what the person wants explained.
     """
