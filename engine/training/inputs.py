@@ -9,16 +9,19 @@ import torch
 
 from engine.config import RunConfig
 from engine.dataset.digests import FileDigests
-from engine.dataset.inputs import take
+from engine.dataset.inputs import model_files, take
 from engine.dataset.pictures import Scan
 from engine.hardware.packages import version_of, versions
 from engine.runs.events import read_events
 from engine.runs.inputs import ChangedInputsError, changes, environment_changes, read_inputs, write_inputs
 from engine.runs.layout import RunDir
 from engine.runs.resume import last_saved_state
+from engine.text import size_text
 from engine.training.processes import Helper
 from engine.training.session import Session
 
+_LARGE = 2**31
+"""Bytes that take seconds to hash."""
 _NO_NUMBERS = ("python",)
 """Versions that change no number."""
 
@@ -43,6 +46,9 @@ def check_inputs(
         return ""
     run = session.run
     known, step = read_inputs(run), last_saved_state(run)
+    size = sum(file.stat().st_size for file in model_files(model)) if known is None else 0
+    if size > _LARGE:
+        session.say(f"The model's files are read once to record what the run is trained on: {size_text(size)}.")
     now = take(config, found, model, known, digests, session.should_stop)
     session.stop_here()
     now = replace(now, environment=_environment(device))
