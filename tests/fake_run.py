@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,26 @@ def made_run(place: Path, name: str = "robot", **settings: Any) -> RunDir:
     """A prepared run in place/<name>/results_current."""
     output = place / name / "results_current"
     return prepare_run(RunConfig().changed(saving={"output_name": name, "output_dir": str(output)}, **settings))
+
+
+def trained_on_copies(place: Path, name: str = "robot") -> RunDir:
+    """A stopped run with a state, trained on copies of the demo's images in place/images, with the record of that."""
+    from engine.config import load_config
+    from engine.dataset.inputs import take
+    from engine.dataset.scan import scan
+    from engine.paths import ASSETS
+    from engine.runs.inputs import write_inputs
+
+    images = shutil.copytree(ASSETS / "demo_pictures", place / "images")
+    run_dir = made_run(
+        place, name, dataset={"train_data_dir": str(images)},
+        model={"pretrained_model_name_or_path": str(ASSETS / "demo_base")},
+    )  # fmt: skip
+    config = load_config(run_dir.config_path)
+    write_inputs(run_dir, take(config, scan(config), ASSETS / "demo_base"))
+    run_dir.checkpoints.mkdir()
+    (run_dir.checkpoints / "state-00000002.safetensors").touch()
+    return run_dir
 
 
 class PlayedTrainer:

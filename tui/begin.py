@@ -7,8 +7,10 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from engine.runs import RunDir, prepare_resume, prepare_run, remember
+from engine.runs import RunDir, RunState, prepare_resume, prepare_run, remember
+from engine.runs.inputs import ChangedInputsError
 from engine.runs.launch import launch, logout_warning
+from engine.runs.resume import note, require_unfinished
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
@@ -57,9 +59,9 @@ def start(run_dir: RunDir, say: Say = _silent) -> subprocess.Popen[bytes]:
     Raises:
         StorageError: its log cannot be written.
     """
-    for note in (remember(run_dir), logout_warning()):
-        if note:
-            say(note)
+    for sentence in (remember(run_dir), logout_warning()):
+        if sentence:
+            say(sentence)
     return launch(run_dir)
 
 
@@ -85,20 +87,55 @@ def begin(
     return run_dir, _kept(start(run_dir, say))
 
 
-def begin_again(
-    run_dir: RunDir, changes: Mapping[str, object] | None = None, *, say: Say = _silent
-) -> subprocess.Popen[bytes]:
-    """Go on with an ended run from its last saved state, with some settings changed. Blocks: call it in a worker.
+def prepare_again(
+    run_dir: RunDir,
+    changes: Mapping[str, object] | None = None,
+    *,
+    accept_changes: bool = False,
+    say: Say = _silent,
+    progress: Progress | None = None,
+) -> RunState:
+    """Make an ended run ready to launch again, if it is still trained on the same; returns the state it was in.
 
     Args:
         run_dir: a stopped, failed or lost run.
         changes: dotted key to the new value, written into the run's configuration.
-        say: told what was dropped or changed.
+        accept_changes: other images, captions or model files than before are what the person wants.
+        say: called with a sentence for what was dropped, changed or accepted.
+        progress: called with (read, total) images while they are compared.
 
     Raises:
+        ChangedInputsError: something that it was trained on changed; nothing was written.
+        LoraSmithError: it cannot be resumed.
+    """
+    from engine.dataset.inputs import accept, compare
+
+    require_unfinished(run_dir)
+    compared = compare(run_dir, progress)
+    found = compared.changes if compared is not None else ()
+    if found and not accept_changes:
+        raise ChangedInputsError(run_dir, found)
+    state = prepare_resume(run_dir, changes=changes, say=say)
+    if compared is not None and found:
+        note(run_dir, [f"Accepted: {'; '.join(found)}."], say)
+        accept(run_dir, compared)
+    return state
+
+
+def begin_again(
+    run_dir: RunDir,
+    changes: Mapping[str, object] | None = None,
+    *,
+    accept_changes: bool = False,
+    say: Say = _silent,
+) -> subprocess.Popen[bytes]:
+    """Go on with an ended run from its last saved state. Blocks: call it in a worker. See `prepare_again`.
+
+    Raises:
+        ChangedInputsError: something that it was trained on changed; nothing was started.
         LoraSmithError: it cannot go on; nothing was started.
     """
-    prepare_resume(run_dir, changes=changes, say=say)
+    prepare_again(run_dir, changes, accept_changes=accept_changes, say=say)
     return _kept(start(run_dir, say))
 
 

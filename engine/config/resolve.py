@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from engine.config.local_paths import require_local_paths
 from engine.config.schema import RunConfig
 from engine.config.training import TrainingTable
+from engine.config.unused import idle_settings, own_rate
 from engine.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def resolve(config: RunConfig, *, partial_text_cache: bool = False) -> tuple[Run
         UsageError: a contradiction that only the person can resolve.
     """
     notes: list[str] = []
+    given = config
     network, memory, training = config.network, config.memory, config.training
     if network.network_train_unet_only and network.network_train_text_encoder_only:
         raise UsageError(
@@ -60,16 +62,10 @@ def resolve(config: RunConfig, *, partial_text_cache: bool = False) -> tuple[Run
     elif memory.cache_latents_to_disk and not memory.cache_latents:
         config = config.changed(memory={"cache_latents": True})
         notes.append("Latents are cached, because cache_latents_to_disk is set.")
-    dataset = config.dataset
-    if dataset.conditioning_data_dir and not dataset.masked_loss:
-        notes.append("dataset.conditioning_data_dir has no effect: dataset.masked_loss is off.")
-    elif dataset.masked_loss and not (dataset.conditioning_data_dir or dataset.dataset_config or dataset.alpha_mask):
-        notes.append("dataset.masked_loss has no effect: no dataset.conditioning_data_dir names masks.")
-    if config.memory.max_batch_size is not None and not dataset.dataset_config:
-        notes.append("memory.max_batch_size has no effect: without dataset.dataset_config, train_batch_size counts.")
     config, implied = _ladder(config)
     notes += implied
     notes += _without_effect(training)
+    notes += idle_settings(given, texts_on_disk=partial_text_cache)
     if training.kohya_exact:
         notes.append("Numbers are Kohya's (kohya_exact): docs/kohya.md lists what is otherwise done in another way.")
     if training.max_train_epochs is not None and training.max_train_steps != 1600:
@@ -78,7 +74,7 @@ def resolve(config: RunConfig, *, partial_text_cache: bool = False) -> tuple[Run
 
 
 def _ladder(config: RunConfig) -> tuple[RunConfig, list[str]]:
-    """What the settings of checkpointing and split mode imply, and what has no effect without another."""
+    """What the settings of checkpointing and split mode imply."""
     notes = []
     if config.memory.cpu_offload_checkpointing and not config.memory.gradient_checkpointing:
         config = config.changed(memory={"gradient_checkpointing": True})
@@ -86,8 +82,6 @@ def _ladder(config: RunConfig) -> tuple[RunConfig, list[str]]:
     if config.memory.blocks_to_swap is not None and not config.memory.split_mode:
         config = config.changed(memory={"split_mode": True})
         notes.append("Split mode is on, because blocks_to_swap is set.")
-    if config.memory.checkpointed_blocks is not None and not config.memory.gradient_checkpointing:
-        notes.append("checkpointed_blocks has no effect: gradient_checkpointing is off.")
     return config, notes
 
 
@@ -96,14 +90,11 @@ def _without_effect(training: TrainingTable) -> list[str]:
     kind, notes = training.optimizer_type.lower(), []
     if kind.endswith("schedulefree") and (training.lr_scheduler != "constant" or training.lr_warmup_steps):
         notes.append(f"lr_scheduler and lr_warmup_steps have no effect: {training.optimizer_type} needs no schedule.")
-    relative = not any(text.replace(" ", "") == "relative_step=False" for text in training.optimizer_args)
-    if kind == "adafactor" and relative:
+    if own_rate(training):
         notes.append(
             "unet_lr, text_encoder_lr and lr_scheduler have no effect: Adafactor sets its own rate. For a fixed one "
             'set optimizer_args = ["scale_parameter=False", "relative_step=False", "warmup_init=False"].'
         )
-    if training.lr_scheduler_args and training.lr_scheduler in ("constant", "adafactor"):
-        notes.append(f"lr_scheduler_args has no effect with lr_scheduler {training.lr_scheduler}.")
     return notes
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -14,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from engine.config.dataset import DatasetTable
 from engine.dataset.batches import Item
+from engine.dataset.digests import FileDigests
 from engine.dataset.pictures import Rejected
 from engine.dataset.pixels import latent_mask, load_pixels
 from engine.dataset.pool import Progress, ordered_map, workers
 from engine.dataset.store import TensorStore
 from engine.errors import DataError
-from engine.reading import open_file
 from engine.text import printable
 
 if TYPE_CHECKING:
@@ -72,13 +71,16 @@ class LatentCache:
         directory: where files go, never the picture folder; None: in memory.
         model_key: names the VAE and its precision: another key, other latents.
         table: resampling, background, mask and mirroring are read from it, for items without settings of their own.
+        digests: of images that were read already.
     """
 
-    def __init__(self, directory: Path | None, model_key: str, table: DatasetTable) -> None:
+    def __init__(
+        self, directory: Path | None, model_key: str, table: DatasetTable, digests: FileDigests | None = None
+    ) -> None:
         self._store = TensorStore(directory)
         self._model_key = model_key
         self._table = table
-        self._digests: dict[tuple[Path, int, int, int], str] = {}
+        self._digests = digests or FileDigests()
         self._keys: dict[_Key, str] = {}
 
     def build(
@@ -224,8 +226,8 @@ class LatentCache:
     def _key(self, entry: _Entry) -> str | Rejected:
         picture, placement, table = entry.item.picture, entry.item.placement, self._table_of(entry.item)
         try:
-            content = self._digest(picture.path)
-            mask = [] if picture.mask_path is None else [self._digest(picture.mask_path)]
+            content = self._digests.of(picture.path)
+            mask = [] if picture.mask_path is None else [self._digests.of(picture.mask_path)]
         except OSError as error:
             return Rejected(picture.path, error.strerror or str(error))
         told = [
@@ -234,15 +236,6 @@ class LatentCache:
             *(["kohya 2"] if picture.kohya_exact else []),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
-
-    def _digest(self, path: Path) -> str:
-        """SHA-256 of a file; remembered in this process while its size, time and inode stay."""
-        with open_file(path) as file:
-            status = os.fstat(file.fileno())
-            seen = (path, status.st_size, status.st_mtime_ns, status.st_ino)
-            if seen not in self._digests:
-                self._digests[seen] = hashlib.file_digest(file, "sha256").hexdigest()
-        return self._digests[seen]
 
 
 def _batches(entries: Sequence[_Entry], batch_size: int) -> Iterator[Sequence[_Entry]]:

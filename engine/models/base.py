@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from engine.models.unused import FLOW_ONLY, without_effect
+from engine.config.unused import without_effect
+from engine.models.unused import FLOW_ONLY
 
 if TYPE_CHECKING:
     import torch

@@ -1,12 +1,8 @@
-"""Settings that mean nothing for a family of models: said once, and put back to what they are when unset."""
+"""Settings that only one family of models knows; elsewhere they are put back to what they are when unset."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from engine.config import RunConfig
 
 FLOW_ONLY: Mapping[str, str] = dict.fromkeys(
     (
@@ -31,28 +27,3 @@ FLOW_ONLY: Mapping[str, str] = dict.fromkeys(
     "only FLUX has such a setting",
 )
 """Keys that only FLUX knows, and why they do nothing elsewhere."""
-
-
-def without_effect(config: RunConfig, keys: Mapping[str, str]) -> tuple[RunConfig, list[str]]:
-    """`config` with these dotted keys at their defaults, and a sentence for each reason with the keys it is true of."""
-    from engine.config import RunConfig
-
-    plain = RunConfig()
-    changed: dict[str, dict[str, Any]] = {}
-    reasons: dict[str, list[str]] = {}
-    for dotted, reason in keys.items():
-        table, _, key = dotted.partition(".")
-        default = getattr(getattr(plain, table), key)
-        if getattr(getattr(config, table), key) != default:
-            changed.setdefault(table, {})[key] = default
-            reasons.setdefault(reason, []).append(dotted)
-    notes = [f"{_and(names)} {_has(names)} no effect: {reason}." for reason, names in reasons.items()]
-    return (config.changed(**changed) if changed else config), notes
-
-
-def _and(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _has(names: list[str]) -> str:
-    return "has" if len(names) == 1 else "have"

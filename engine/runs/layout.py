@@ -80,6 +80,11 @@ class RunDir:
         return self.private / "reserve"
 
     @property
+    def inputs_path(self) -> Path:
+        """What the run is trained on: see `engine.runs.inputs`."""
+        return self.private / "inputs.json"
+
+    @property
     def checkpoints(self) -> Path:
         """The full states that a resume goes on from."""
         return self.private / "checkpoints"

@@ -29,6 +29,8 @@ RESERVE_BYTES = 64 * 1024
 LONGEST_NAME = 200
 """Bytes of a run's name: a file name may have 255, and a sample's has 45 more than the name."""
 SCHEMA = 1
+_FIRST_STATE = "state-00000000.safetensors"
+"""What every run saves before its first step."""
 _PATH_KEYS = (
     ("model", "pretrained_model_name_or_path"), ("model", "vae"), ("model", "clip_l"), ("model", "t5xxl"),
     ("model", "ae"), ("model", "t5_tokenizer"), ("dataset", "train_data_dir"), ("dataset", "reg_data_dir"),
@@ -198,7 +200,7 @@ def _require_ended(run_dir: RunDir, restart: bool) -> None:
     state = true_state(run_dir)
     if state.live:
         raise still_live(run_dir, state)
-    if state.state == "finished" or restart or (state.state == "failed" and not _has_saved(run_dir)):
+    if state.state == "finished" or restart or _nothing_trained(run_dir, state):
         return
     if state.state == "damaged":
         hint = "Choose another --output_dir; or begin anew with --restart, which keeps what is there beside it."
@@ -218,10 +220,17 @@ def still_live(run_dir: RunDir, state: RunState) -> UsageError:
     )
 
 
-def _has_saved(run_dir: RunDir) -> bool:
-    """Whether an ended run left something to go on from."""
-    states = run_dir.checkpoints.is_dir() and any(run_dir.checkpoints.iterdir())
-    return states or any(path.suffix == ".safetensors" for path in own_files(run_dir.path, run_dir.name))
+def _nothing_trained(run_dir: RunDir, state: RunState) -> bool:
+    """Whether a resume of an ended run would begin at its first step again: no LoRA file, no state of a later step.
+
+    One that was stopped or lost after steps still counts as unfinished: those may be what the person wants explained.
+    """
+    if any(path.suffix == ".safetensors" for path in own_files(run_dir.path, run_dir.name)):
+        return False
+    found = run_dir.checkpoints.iterdir() if run_dir.checkpoints.is_dir() else ()
+    if any(path.name != _FIRST_STATE and not path.name.endswith(".tmp") for path in found):
+        return False
+    return state.state == "failed" or (state.state in ("stopped", "lost") and state.step == 0)
 
 
 def _put_away(run_dir: RunDir, name: str, say: Say) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
+from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.atomic import write_bytes, write_text
@@ -13,7 +16,7 @@ from engine.runs.control import clear
 from engine.runs.events import EventLog
 from engine.runs.identity import own_identity
 from engine.runs.integrity import damaged
-from engine.runs.layout import RunDir
+from engine.runs.layout import ARCHIVE, CURRENT, RunDir, own_files
 from engine.runs.prepare import RESERVE_BYTES, Say, absolute_paths, one_starter, require_utf8, still_live, writing
 from engine.runs.state import RunState, mark_starting, true_state
 from engine.runs.states import newest_state
@@ -28,6 +31,7 @@ CHANGEABLE_KEYS = (
     "saving.save_state_every_n_steps",
 )  # fmt: skip
 """With all keys of these tables, what a resume may change."""
+LENGTH_KEYS = ("training.max_train_epochs", "training.max_train_steps")
 EIGHT_BITS = ("training.optimizer_type", "AdamW8bit")
 """The one other optimizer that a run with AdamW may go on with: it only keeps its state in fewer bits."""
 
@@ -48,13 +52,7 @@ def prepare_resume(
         StorageError: it cannot be written.
     """
     with writing(run_dir.path), one_starter(run_dir.path.parent):
-        state = true_state(run_dir)
-        if state.state == "damaged":
-            raise damaged(run_dir, state.detail)
-        if state.live:
-            raise still_live(run_dir, state)
-        if state.state == "finished":
-            raise UsageError(f"The run {run_dir.path} is finished: there is nothing to resume.", "")
+        state = require_unfinished(run_dir)
         text, notes = _change(run_dir, changes or {})
         if state.state == "unknown":
             say(f"{state.detail}; it is resumed here. If it still runs there, stop it.")
@@ -64,10 +62,52 @@ def prepare_resume(
         write_bytes(run_dir.reserve_path, os.urandom(RESERVE_BYTES))
         if text:
             write_text(run_dir.config_path, text)
-        _note(run_dir, notes, say)
+        note(run_dir, notes, say)
         mark_starting(run_dir, own_identity())
         run_dir.exit_path.unlink(missing_ok=True)
     return state
+
+
+def require_unfinished(run_dir: RunDir) -> RunState:
+    """The state of a run that can be resumed.
+
+    Raises:
+        UsageError: it is live, finished, or cannot be used as a run.
+    """
+    state = true_state(run_dir)
+    if state.state == "damaged":
+        raise damaged(run_dir, state.detail)
+    if state.live:
+        raise still_live(run_dir, state)
+    if state.state == "finished":
+        raise UsageError(f"The run {run_dir.path} is finished: there is nothing to resume.", train_further(run_dir))
+    return state
+
+
+def train_further(run_dir: RunDir) -> str:
+    """How to train more than the run's length: a new run that starts from its newest LoRA, as a command. Empty where it
+    has none."""
+    last = run_dir.lora_path()
+    files = [path for path in own_files(run_dir.path, run_dir.name) if path.suffix == ".safetensors"]
+    newest = last if last in files else max(files, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None:
+        return ""
+    settings = (f"network.network_weights={newest}", "training.max_train_epochs=N")
+    words = ["lorasmith", "--preset", str(run_dir.config_path), "--output_dir", str(_place_beside(run_dir))]
+    command = shlex.join([*words, *(word for setting in settings for word in ("--set", setting))])
+    return (
+        f"To train N more epochs from {newest.name}, start a new run: {command} (on the screen: the key t in its "
+        "results). The optimizer and the schedule start anew."
+    )
+
+
+def _place_beside(run_dir: RunDir) -> Path:
+    """A directory for a run that continues this one, which stays where it is."""
+    inner = run_dir.path.name == CURRENT or ARCHIVE.fullmatch(run_dir.path.name) is not None
+    own = run_dir.path.parent if inner else run_dir.path
+    names = (own.with_name(f"{own.name}-{number}") for number in count(2))
+    free = next(path for path in names if not os.path.lexists(path))
+    return free / CURRENT if inner else free
 
 
 def change_settings(run_dir: RunDir, changes: Mapping[str, object]) -> list[str]:
@@ -84,8 +124,11 @@ def change_settings(run_dir: RunDir, changes: Mapping[str, object]) -> list[str]
     return notes
 
 
-def changed(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:
+def changed(config: RunConfig, changes: Mapping[str, object], further: str = "") -> RunConfig:
     """`config` with `changes`, if it still makes the same LoRA.
+
+    Args:
+        further: how to train longer, for who asks for another length.
 
     Raises:
         UsageError: a key that is not known, or that a resume may not change.
@@ -108,10 +151,7 @@ def changed(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:
         raise ConfigError(problems)
     refused = [key for key, value in changes.items() if not _changeable(config, key, value)]
     if refused:
-        raise UsageError(
-            f"A resume cannot change {', '.join(refused)}: it would make another LoRA.",
-            f"It can change memory.*, sampling.*, {', '.join(CHANGEABLE_KEYS)}; for others begin a new run.",
-        )
+        raise _not_changeable(refused, further)
     try:
         new = absolute_paths(config.changed(**tables))
     except ValidationError as error:
@@ -124,6 +164,16 @@ def changed(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:
         )
     require_utf8(new)
     return new
+
+
+def _not_changeable(keys: Sequence[str], further: str) -> UsageError:
+    names = ", ".join(keys)
+    if all(key in LENGTH_KEYS for key in keys):
+        reason, hint = "the learning rate's schedule is made for the run's whole length.", further
+    else:
+        reason, hint = "it would make another LoRA.", ""
+    allowed = f"It can change memory.*, sampling.*, {', '.join(CHANGEABLE_KEYS)}; for others begin a new run."
+    return UsageError(f"A resume cannot change {names}: {reason}", hint or allowed)
 
 
 def _changeable(config: RunConfig, key: str, value: object) -> bool:
@@ -140,7 +190,7 @@ def _change(run_dir: RunDir, changes: Mapping[str, object]) -> tuple[str, list[s
     if not changes:
         return "", []
     old = load_config(run_dir.config_path)
-    new = changed(old, changes)
+    new = changed(old, changes, train_further(run_dir) if changes.keys() & LENGTH_KEYS else "")
     before, after = old.model_dump(), new.model_dump()
     notes = []
     for dotted in changes:
@@ -163,23 +213,29 @@ def _order_note(step: int, old: tuple[int, int], new: tuple[int, int]) -> str:
     return f"From step {step} on pictures come in another order, {new[0]} at a time; a step {together}."
 
 
-def last_saved_step(run_dir: RunDir) -> int:
-    """The step of the newest saved state that is not damaged, 0 where there is none."""
+def last_saved_state(run_dir: RunDir) -> int | None:
+    """The step of the newest saved state that is not damaged; None where there is none."""
     state = newest_state(run_dir.checkpoints)
-    return state.step or 0 if state else 0
+    return (state.step or 0) if state else None
+
+
+def last_saved_step(run_dir: RunDir) -> int:
+    """The same, and 0 where there is none."""
+    return last_saved_state(run_dir) or 0
 
 
 def _told(value: object) -> str:
     return "unset" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _note(run_dir: RunDir, notes: list[str], say: Say) -> None:
+def note(run_dir: RunDir, notes: Sequence[str], say: Say) -> None:
+    """Write sentences into the event log of a run that is not live, and say them."""
     if not notes:
         return
     log = EventLog(run_dir.events_path, run_dir.reserve_path)
     try:
-        for note in notes:
-            log.emit("note", text=note)
-            say(note)
+        for text in notes:
+            log.emit("note", text=text)
+            say(text)
     finally:
         log.close()

@@ -14,6 +14,7 @@ from engine.errors import LoraSmithError, StorageError, UsageError, is_storage_l
 from engine.exit_codes import ExitCode
 from engine.memory.classify import is_out_of_memory
 from engine.processes import end_with_parent
+from engine.runs.inputs import ChangedInputsError
 from engine.runs.integrity import require_sound
 from engine.runs.layout import RunDir, sweep_run
 from engine.runs.lock import RunLock
@@ -103,7 +104,7 @@ def _end(session: Session, reserve: Reserve) -> ExitCode:
         if told := exhausted.word_of_others(session.run):  # then this error is what became of it here
             return exhausted.tell(session, told)
         if isinstance(error, LoraSmithError):
-            return _fail(session, error)
+            return _fail(session, error, "stopped" if isinstance(error, ChangedInputsError) else "failed")
         traceback.print_exc()
         known = _known(error, session.run.path)
         return _fail(session, known) if known else _unexpected(session, error)
@@ -116,8 +117,8 @@ def _known(error: Exception, directory: Path) -> LoraSmithError | None:
     return storage_error(error, Path(os.fsdecode(error.filename)) if error.filename else directory, "Writing")
 
 
-def _fail(session: Session, error: LoraSmithError) -> ExitCode:
-    return session.finish("failed", error.exit_code, title=error.title, message=error.message, hint=error.hint)
+def _fail(session: Session, error: LoraSmithError, state: str = "failed") -> ExitCode:
+    return session.finish(state, error.exit_code, title=error.title, message=error.message, hint=error.hint)
 
 
 def _unexpected(session: Session, error: BaseException) -> ExitCode:

@@ -22,6 +22,7 @@ from engine.config.resolve import check_model
 from engine.dataset.arithmetic import StepPlan, make_items, plan_steps, validation_items
 from engine.dataset.batches import Item
 from engine.dataset.buckets import BucketGrid
+from engine.dataset.digests import FileDigests
 from engine.dataset.latents import LatentCache
 from engine.dataset.pictures import Scan
 from engine.dataset.scan import scan, verify_pixels
@@ -35,6 +36,7 @@ from engine.models.registry import family_named, recognise
 from engine.runs.disk import estimate
 from engine.training.exactness import choose_kernels
 from engine.training.feed import Feed
+from engine.training.inputs import check_inputs
 from engine.training.measured import PhasePeaks
 from engine.training.optimizers import check_optimizer
 from engine.training.schedules import check_schedule
@@ -59,6 +61,8 @@ class Prepared:
     held_out_latents: LatentCache
     accelerator: Accelerator
     precision: str
+    inputs: str
+    """Digest of what the run is trained on: see `engine.training.inputs`."""
 
 
 def prepare(session: Session) -> Prepared:
@@ -92,9 +96,11 @@ def prepare(session: Session) -> Prepared:
     if config.memory.num_cpu_threads_per_process:
         torch.set_num_threads(config.memory.num_cpu_threads_per_process)
     with session.phase("load"):
-        pictures, model = _load(session, config, recognition, str(accelerator.device), precision)
+        pictures, digests = scan(config, session.progress("load", "pictures")), FileDigests()
+        inputs = check_inputs(session, config, pictures, recognition.path, accelerator.device, digests)
+        pictures, model = _load(session, config, pictures, recognition, str(accelerator.device), precision)
     with session.phase("cache"):
-        pictures, items, held_out, plan, latents, held_out_latents = _latents(session, config, pictures, model)
+        pictures, items, held_out, plan, latents, held_out_latents = _latents(session, config, pictures, model, digests)
     for line in [*pictures.lines(), *plan.lines()]:
         session.say(line)
     plan = plan_from_here(plan, session.run.checkpoints, session.say)
@@ -119,6 +125,7 @@ def prepare(session: Session) -> Prepared:
         held_out_latents,
         accelerator,
         precision,
+        inputs,
     )
 
 
@@ -139,10 +146,10 @@ def settle_down(model: Model, *, texts: bool, latents: bool) -> None:
 
 
 def _load(
-    session: Session, config: RunConfig, recognition: Recognition, device: str, precision: str
+    session: Session, config: RunConfig, pictures: Scan, recognition: Recognition, device: str, precision: str
 ) -> tuple[Scan, Model]:
     """The pictures that decode, and the model in the host's memory, its weights in the compute dtype."""
-    pictures = verify_pixels(scan(config, session.progress("load", "pictures")), session.progress("load", "pictures"))
+    pictures = verify_pixels(pictures, session.progress("load", "pictures"))
     session.stop_here()
     compute = {"no": "fp32"}.get(precision, precision)
     model = family_named(recognition.family).load(config, recognition, device, compute, session.say)
@@ -181,7 +188,7 @@ def _accelerator(config: RunConfig, session: Session) -> tuple[Accelerator, str]
 
 
 def _latents(
-    session: Session, config: RunConfig, pictures: Scan, model: Model
+    session: Session, config: RunConfig, pictures: Scan, model: Model, digests: FileDigests
 ) -> tuple[Scan, list[Item], list[Item], StepPlan, LatentCache | None, LatentCache]:
     """Caches on disk or in memory; pictures that do not decode after all are set aside and the plan made anew."""
     known = model.recognition
@@ -189,8 +196,9 @@ def _latents(
     memory = config.memory
     root = Path(memory.cache_dir) if memory.cache_dir else paths.user_cache()
     directory = root / "latents" if memory.cache_latents_to_disk else None
-    cache = LatentCache(directory, model.vae_key, config.dataset)
-    held_out_cache = LatentCache(directory, model.vae_key, config.dataset.model_copy(update={"flip_aug": False}))
+    cache = LatentCache(directory, model.vae_key, config.dataset, digests)
+    unflipped = config.dataset.model_copy(update={"flip_aug": False})
+    held_out_cache = LatentCache(directory, model.vae_key, unflipped, digests)
     while True:
         items, held_out = make_items(pictures, grid), validation_items(pictures, grid)
         rejected = []

@@ -86,6 +86,7 @@ class StateStore:
         scaler = trainer.accelerator.scaler
         return {
             "digest": self.digest,
+            "inputs": trainer.prepared.inputs,
             "place": {"updates_per_epoch": trainer.plan.updates_per_epoch, "shift": trainer.plan.shift},
             "progress": asdict(trainer.progress),
             "recovery": asdict(trainer.recovery),
@@ -160,6 +161,14 @@ class StateStore:
                 "settings_changed",
                 "The run's settings were changed since the state was saved: from here on the new ones "
                 "count, and the result is not that of an uninterrupted run.",
+                once=True,
+            )
+        inputs = trainer.prepared.inputs
+        if inputs and tree.get("inputs", inputs) != inputs:
+            trainer.session.warn(
+                "inputs_changed",
+                "Images, captions or model files changed since the state was saved: the result is not that of a run "
+                "without an interruption.",
                 once=True,
             )
         with torch.no_grad():

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from engine.config import load_config
-from engine.runs import RunDir, read_events, true_state
+from engine.runs import RunDir, read_events, true_state, write_exit
+from tests.fake_run import trained_on_copies
 
 Lorasmith = Callable[..., "subprocess.CompletedProcess[str]"]
 Eventually = Callable[..., None]
@@ -88,6 +89,20 @@ def test_resume_goes_on_and_shows_only_what_is_new(lorasmith: Lorasmith, run_dir
     assert lorasmith("resume", "robot").returncode == 2
     assert lorasmith("--preset", "robot.toml").returncode == 0
     assert len(list(run_dir.path.parent.glob("results_2*"))) == 1
+
+
+def test_a_resume_on_something_else_is_named_and_needs_a_word(lorasmith: Lorasmith, place: Path) -> None:
+    run_dir = trained_on_copies(place)
+    write_exit(run_dir, "stopped", 6, 2)
+    caption = sorted((place / "images").rglob("*.txt"))[0]
+    caption.write_text("something else")
+    refused = lorasmith("resume", "robot")
+    assert refused.returncode == 2 and f"1 caption changed: {caption.name}" in refused.stderr
+    assert f"lorasmith resume {run_dir.path} --accept-changes" in refused.stderr
+    assert true_state(run_dir).state == "stopped"
+    accepted = lorasmith("resume", "robot", "--accept-changes")
+    assert accepted.returncode == 0, accepted.stderr
+    assert f"Accepted: 1 caption changed: {caption.name}." in accepted.stderr
 
 
 def test_two_runs_on_one_directory(lorasmith: Lorasmith, run_dir: RunDir) -> None:

@@ -21,7 +21,7 @@ SURFACE = {
     "runs": {"--json"},
     "attach": {"RUN", "--plain", "--no-mouse", "--low-bandwidth", "--images"},
     "stop": {"RUN", "--wait"},
-    "resume": {"RUN", "--set", "--detach", "--json"},
+    "resume": {"RUN", "--set", "--accept-changes", "--detach", "--json"},
     "set": {"RUN", "TABLE.KEY=VALUE"},
     "inspect": {"FILE", "--json"},
     "check": {

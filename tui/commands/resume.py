@@ -6,8 +6,8 @@ import click
 
 from engine.errors import UsageError
 from engine.exit_codes import ExitCode
-from engine.runs import prepare_resume, resolve
-from tui import foreground, narrators, output
+from engine.runs import resolve
+from tui import begin, foreground, narrators, output
 from tui.commands.run import show_results
 
 
@@ -20,12 +20,18 @@ from tui.commands.run import show_results
     multiple=True,
     help="Change a setting on the way; repeatable.",
 )
+@click.option(
+    "--accept-changes",
+    is_flag=True,
+    help="Continue although images, captions or model files changed since; the run names them.",
+)
 @click.option("--detach", is_flag=True, help="Return as soon as the training has started.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run's events, one JSON object a line.")
-def command(run: str, settings: tuple[str, ...], detach: bool, as_json: bool) -> int:
+def command(run: str, settings: tuple[str, ...], accept_changes: bool, detach: bool, as_json: bool) -> int:
     """Go on with RUN from its last saved state."""
     run_dir = resolve(run)
-    state = prepare_resume(run_dir, changes=_changes(settings), say=output.narrate)
+    changes = _changes(settings)
+    state = begin.prepare_again(run_dir, changes, accept_changes=accept_changes, say=output.narrate)
     output.narrate(f"{run_dir.path} was {state.state} at step {state.step}; it goes on from its last saved state.")
     teller = narrators.narrator(run_dir, json=as_json)
     code = foreground.train(run_dir, teller, detach=detach)

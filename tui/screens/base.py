@@ -15,10 +15,12 @@ from textual.widget import MountError
 from textual.widgets import Static
 from textual.worker import Worker, WorkerState
 
+from engine.text import printable
 from tui.texts import _
 from tui.widgets.key_bar import KeyBar
 
 if TYPE_CHECKING:
+    from engine.runs import RunDir
     from tui.app import LoraSmithApp
 
 SMALLEST = (60, 16)
@@ -88,4 +90,26 @@ class BaseScreen(Screen[None]):
     @on(Worker.StateChanged)
     def _show_failure(self, event: Worker.StateChanged) -> None:
         if event.state is WorkerState.ERROR and event.worker.error is not None:
-            self.smith.show_error(event.worker.error)
+            self.show_failure(event.worker.error)
+
+    def show_failure(self, error: BaseException) -> None:
+        """Show an error; where a run's images or model files changed, ask whether to resume all the same."""
+        from engine.runs.inputs import ChangedInputsError
+        from tui.screens.ask import AskScreen
+
+        if not isinstance(error, ChangedInputsError):
+            self.smith.show_error(error)
+            return
+
+        def answered(answer: str | None) -> None:
+            if answer == "yes":
+                self.resume_accepted(error.run_dir)
+
+        answers = {"no": _("No, leave it"), "yes": _("Resume with what is there now")}
+        text = "\n".join(printable(change[:1].upper() + change[1:]) for change in error.changes)
+        question = _("{0} was trained on something else").format(printable(error.run_dir.name))
+        self.app.push_screen(AskScreen(question, answers, text), answered)
+
+    def resume_accepted(self, run_dir: RunDir) -> None:
+        """Resume `run_dir` on what is there now. Screens that resume runs have it."""
+        raise NotImplementedError

@@ -111,6 +111,8 @@ The training is a process of its own. This screen only watches it: closing it, o
         """What was said last; it goes when the run's state changes."""
         self._offered = -1
         """The life of the run whose out-of-memory was shown."""
+        self._changes: Mapping[str, object] | None = None
+        """Settings that the last resume was to change."""
         self._wake = threading.Event()
 
     @property
@@ -311,14 +313,20 @@ The training is a process of its own. This screen only watches it: closing it, o
 
     def _go_on(self, changes: Mapping[str, object] | None = None) -> None:
         self.say(_("Resuming …"))
+        self._changes = changes
         self._resume(changes)
 
+    def resume_accepted(self, run_dir: RunDir) -> None:
+        """Resume with the settings that were asked for before the question."""
+        self.say(_("Resuming …"))
+        self._resume(self._changes, accept_changes=True)
+
     @work(thread=True, exclusive=True, exit_on_error=False, group="resume")
-    def _resume(self, changes: Mapping[str, object] | None) -> None:
+    def _resume(self, changes: Mapping[str, object] | None, *, accept_changes: bool = False) -> None:
         from tui.begin import begin_again
 
         notes: list[str] = []
-        begin_again(self.run_dir, changes, say=notes.append)
+        begin_again(self.run_dir, changes, accept_changes=accept_changes, say=notes.append)
         self.post_message(self.Resumed(notes))
 
     @on(Worker.StateChanged)

@@ -25,7 +25,7 @@ from tui.texts import _
 from tui.words.rows import about, progress, sign
 
 if TYPE_CHECKING:
-    from engine.runs import KnownRun
+    from engine.runs import KnownRun, RunDir
     from engine.runs.remove import Belongings
     from tui.widgets.run_table import RunTable
 
@@ -314,11 +314,17 @@ called running has a living process.
         question = _("Does {0} still go on there?").format(printable(run.name))
         self._ask(question, answers, lambda: self._resume(run), text)
 
+    def resume_accepted(self, run_dir: RunDir) -> None:
+        """Resume the run that the question was about, where it is still listed."""
+        run = (self.runs or {}).get(str(run_dir.path))
+        if run is not None:
+            self._resume(run, accept_changes=True)
+
     @work(thread=True, exclusive=True, exit_on_error=False, group="doing")
-    def _resume(self, run: KnownRun) -> None:
+    def _resume(self, run: KnownRun, *, accept_changes: bool = False) -> None:
         from tui.begin import begin_again
 
-        begin_again(run.run_dir)
+        begin_again(run.run_dir, accept_changes=accept_changes)
         self.post_message(self.Done(_("{0} goes on.").format(printable(run.name)), opened=run))
 
     def action_stop(self) -> None:

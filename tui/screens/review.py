@@ -320,10 +320,14 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
         self.say(_("Starting the training."))
         self._begin(self.draft.config(), shlex.split(self.draft.command()), restart)
 
-    def _start_again(self, run_dir: RunDir) -> None:
+    def _start_again(self, run_dir: RunDir, *, accept_changes: bool = False) -> None:
         self.starting = True
         self.say(_("Going on with the unfinished run."))
-        self._resume(run_dir)
+        self._resume(run_dir, accept_changes=accept_changes)
+
+    def resume_accepted(self, run_dir: RunDir) -> None:
+        """Resume the unfinished run in the place."""
+        self._start_again(run_dir, accept_changes=True)
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="start")
     def _begin(self, config: RunConfig, command_line: list[str], restart: bool) -> None:
@@ -338,10 +342,10 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
             self.post_message(self.Started(run_dir, notes))
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="start")
-    def _resume(self, run_dir: RunDir) -> None:
+    def _resume(self, run_dir: RunDir, *, accept_changes: bool = False) -> None:
         notes: list[str] = []
         try:
-            begin_again(run_dir, say=notes.append)
+            begin_again(run_dir, accept_changes=accept_changes, say=notes.append)
         except (LoraSmithError, OSError) as error:
             self.post_message(self.NotStarted(error))
         else:
@@ -350,7 +354,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
     @on(NotStarted)
     def _not_started(self, event: NotStarted) -> None:
         self.starting = False
-        self.smith.show_error(event.error)
+        self.show_failure(event.error)
         self.action_check()
 
     @on(Started)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from textual.content import Content
 
+from engine.exit_codes import ExitCode
 from engine.runs import RunDir
 from engine.runs.history import RunHistory
 from engine.text import printable
@@ -22,11 +23,16 @@ def notice(run_dir: RunDir, history: RunHistory, look: Look) -> list[str]:
         return [f"{SIGNS[state][0]} {printable(look.state.detail)}"]
     if look.explanation:
         return [f"{SIGNS[state][0]} {printable(look.explanation[0])}", *_resume_hint(history, look)]
-    if state == "failed":
+    if state == "failed" or _refused(look):
         told = history.error or {"title": _("Failed"), "message": look.state.detail}
         sentence = f"{told.get('title') or ''}: {told.get('message') or ''} {told.get('hint') or ''}"
         return ["✗ " + printable(sentence.strip()), *_resume_hint(history, look)]
     return []
+
+
+def _refused(look: Look) -> bool:
+    """Whether it stopped itself before the first step, because what it was trained on changed."""
+    return look.state.state == "stopped" and look.state.exit_code == ExitCode.USAGE
 
 
 def _resume_hint(history: RunHistory, look: Look) -> list[str]:
@@ -44,6 +50,8 @@ def hint(history: RunHistory, look: Look) -> Content:
         return Content(_("Escape goes to the list of runs."))
     if not look.writable:
         return Content("! " + _("You may not write here: this run is only shown."))
+    if _refused(look):
+        return Content(_("r names what changed, and asks."))
     if state == "failed" and history.oom is not None:
         return Content(_("m shows what helps against the out-of-memory."))
     if state == "running" and history.warning is not None:

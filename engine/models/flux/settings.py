@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from engine.config.unused import without_effect
 from engine.errors import UsageError
 from engine.models.base import Recognition
-from engine.models.unused import without_effect
 
 if TYPE_CHECKING:
     from engine.config import RunConfig

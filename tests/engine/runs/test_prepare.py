@@ -152,10 +152,53 @@ def test_an_unfinished_run_is_not_overwritten(config: RunConfig, prepared: RunDi
     assert (archives(prepared.path.parent)[0] / ".run" / "checkpoints" / "step-7").exists()
 
 
-def test_a_run_that_failed_before_it_saved_anything_makes_way(config: RunConfig, prepared: RunDir) -> None:
-    end(prepared, "failed", 3)
+ENDS: dict[str, tuple[str, int, tuple[str, ...], bool]] = {
+    "failed before any state": ("failed", 0, (), True),
+    "failed at step 0": ("failed", 0, ("state-00000000",), True),
+    "failed at step 0 after a sample": ("failed", 0, ("state-00000000", "sample"), True),
+    "failed at step 0 while a state was written": ("failed", 0, (".state-00000000.safetensors.12.tmp",), True),
+    "failed in a step before the second state": ("failed", 7, ("state-00000000",), True),
+    "stopped before the first step": ("stopped", 0, (), True),
+    "stopped at step 0": ("stopped", 0, ("state-00000000", "sample"), True),
+    "lost before any state": ("lost", 0, (), True),
+    "lost at step 0": ("lost", 0, ("state-00000000",), True),
+    "lost after steps": ("lost", 7, ("state-00000000",), False),
+    "stopped after steps": ("stopped", 7, ("state-00000000", "state-00000007"), False),
+    "failed after a state": ("failed", 7, ("state-00000000", "state-00000005"), False),
+    "failed in a resume, before its state was read": ("failed", 0, ("state-00000050",), False),
+    "failed with something unknown among its states": ("failed", 0, ("mine",), False),
+    "failed at step 0 with a LoRA that was asked for": ("failed", 0, ("state-00000000", "lora"), False),
+    "on another machine": ("unknown", 0, (), False),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_a_run_that_trained_nothing_makes_way_and_is_kept_beside(
+    name: str, config: RunConfig, prepared: RunDir
+) -> None:
+    state, step, files, makes_way = ENDS[name]
+    prepared.checkpoints.mkdir()
+    prepared.samples.mkdir()
+    places = {
+        "sample": prepared.samples / "robot_000000_00_20260101000000.png",
+        "lora": prepared.lora_path(step=0),
+        "mine": prepared.checkpoints / "mine",
+    }
+    for file in files:
+        suffix = "" if file.startswith(".") else ".safetensors"
+        places.get(file, prepared.checkpoints / f"{file}{suffix}").write_bytes(b"x")
+    mark_starting(prepared, {**DEAD, "host": "elsewhere"} if state == "unknown" else {**DEAD, "step": step})
+    if state in ("failed", "stopped"):
+        write_exit(prepared, state, 1, step)
+    assert (true_state(prepared).state, true_state(prepared).step) == (state, step)
+    before = sorted(path.name for path in prepared.path.rglob("*"))
+    if not makes_way:
+        with pytest.raises(UsageError, match="unfinished run"):
+            prepare_run(config)
+        return
     prepare_run(config)
-    assert len(archives(prepared.path.parent)) == 1
+    (archive,) = archives(prepared.path.parent)
+    assert sorted(path.name for path in archive.rglob("*")) == before, "nothing of the old run is lost"
 
 
 def test_two_runs_on_one_directory(config: RunConfig, prepared: RunDir) -> None:

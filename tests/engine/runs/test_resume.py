@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import shlex
 from pathlib import Path
 
 import pytest
 
 from engine.config import ConfigError, RunConfig, load_config
 from engine.errors import UsageError
-from engine.runs import RunDir, prepare_resume, read_events, request, true_state
+from engine.runs import RunDir, prepare_resume, prepare_run, read_events, request, true_state
 from tests.engine.runs.test_prepare import end
 from tests.state_files import write_state
 
@@ -122,6 +125,52 @@ def test_what_a_resume_cannot_change(
     assert words in str(caught.value)
     assert failed.config_path.read_text() == before and notes(failed) == []
     assert failed.exit_path.exists() and len(list(failed.control.iterdir())) == 1, "the run is as it was"
+
+
+@pytest.mark.parametrize("place", ["robot/results_current", "robot/results_20260101T000000Z", "my loras"])
+@pytest.mark.parametrize("changes", [None, {"training.max_train_epochs": 20}, {"training.max_train_steps": 20}])
+@pytest.mark.parametrize("state", ["finished", "stopped"])
+def test_who_wants_to_train_longer_is_given_the_command(
+    config: RunConfig, tmp_path: Path, place: str, changes: dict[str, object] | None, state: str
+) -> None:
+    run_dir = prepare_run(config.changed(saving={"output_dir": str(tmp_path / place)}))
+    for step, path in enumerate((run_dir.lora_path(epoch=1), run_dir.lora_path(step=7), run_dir.lora_path())):
+        if state == "finished" or path != run_dir.lora_path():
+            path.touch()
+            os.utime(path, (step, step))
+    end(run_dir, state, 0 if state == "finished" else 6)
+    if state == "stopped" and changes is None:
+        prepare_resume(run_dir)
+        return
+    with pytest.raises(UsageError) as caught:
+        prepare_resume(run_dir, changes=changes)
+    newest = run_dir.lora_path() if state == "finished" else run_dir.lora_path(step=7)
+    _, _, rest = caught.value.hint.partition("start a new run: ")
+    words = shlex.split(rest.partition(" (on the screen")[0])
+    assert words[:3] == ["lorasmith", "--preset", str(run_dir.config_path)]
+    assert f"network.network_weights={newest}" in words and "training.max_train_epochs=N" in words
+    settings = [word.replace("=N", "=3") for before, word in itertools.pairwise(words) if before == "--set"]
+    output = words[words.index("--output_dir") + 1]
+    new = prepare_run(load_config(str(run_dir.config_path), [*settings, f"saving.output_dir={output}"]))
+    assert new.path != run_dir.path and newest.exists(), "the old run, and the file with it, stay where they are"
+    made = load_config(new.config_path)
+    assert (made.training.max_train_epochs, made.network.network_weights) == (3, str(newest))
+    assert made.saving.output_name == "robot", "and so the trigger stays"
+
+
+def test_without_a_file_there_is_nothing_to_start_from(prepared: RunDir) -> None:
+    end(prepared)
+    with pytest.raises(UsageError) as caught:
+        prepare_resume(prepared)
+    assert caught.value.hint == ""
+
+
+def test_a_free_place_is_named(config: RunConfig, prepared: RunDir) -> None:
+    (prepared.path.parent.parent / "robot-2").mkdir()
+    prepared.lora_path().touch()
+    end(prepared)
+    with pytest.raises(UsageError, match="robot-3/results_current"):
+        prepare_resume(prepared)
 
 
 def test_what_a_resume_may_change(failed: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,9 @@ import pytest
 from engine.config import load_config
 from engine.errors import TrainingError
 from engine.memory.remedy import Remedy
-from engine.runs import RunDir, true_state
+from engine.runs import RunDir, read_events, true_state
 from engine.runs.layout import write_record
-from tests.fake_run import PlayedTrainer, made_run
+from tests.fake_run import PlayedTrainer, made_run, trained_on_copies
 from tui.app import LoraSmithApp
 from tui.screens.ask import AskScreen
 from tui.screens.dashboard import DashboardScreen
@@ -409,6 +409,32 @@ async def test_a_resume_that_cannot_be_says_why(
         await pilot.press("escape")
         await until(pilot, lambda: "□ stopped" in text(pilot.app))
         assert "Resuming" not in text(pilot.app)
+
+
+async def test_what_changed_since_the_last_state_is_named_and_asked_for(
+    watching: Open, home: Path, fake_trainer: None, until: Until, text: Text
+) -> None:
+    run_dir = trained_on_copies(home)
+    trainer = PlayedTrainer(run_dir, total=5)
+    trainer.train(2)
+    trainer.end("stopped", 2, title="Changed since", message="1 caption changed: x.txt.", hint="Undo it.")
+    caption = sorted((home / "images").rglob("*.txt"))[0]
+    caption.write_text("something else")
+    async with watching(run_dir).run_test(size=NARROW) as pilot:
+        app = pilot.app
+        await until(pilot, lambda: "Changed since: 1 caption changed: x.txt." in flat(text(app)))
+        await pilot.press("r")
+        await until(pilot, lambda: isinstance(app.screen, AskScreen))
+        assert f"1 caption changed: {caption.name}" in flat(text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, DashboardScreen))
+        assert true_state(run_dir).state == "stopped", "nothing was started"
+        await pilot.press("r")
+        await until(pilot, lambda: isinstance(app.screen, AskScreen))
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: "✓ finished" in text(app))
+    notes = [event.data["text"] for event in read_events(run_dir.events_path) if event.type == "note"]
+    assert notes == [f"Accepted: 1 caption changed: {caption.name}."]
 
 
 async def test_detaching_leaves_and_says_how_to_come_back(

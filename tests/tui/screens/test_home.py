@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from engine.config import RunConfig
 from engine.runs import RunDir, prepare_run, true_state, write_exit
 from engine.runs.launch import launch
 from engine.runs.layout import write_record
+from tests.fake_run import trained_on_copies
 from tui.app import LoraSmithApp
 from tui.screens.ask import AskScreen
 from tui.screens.home import HomeScreen
@@ -189,7 +191,7 @@ async def test_resume_starts_the_trainer(
     smith: Smith, home: Path, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[RunDir] = []
-    monkeypatch.setattr("tui.begin.begin_again", begun.append)
+    monkeypatch.setattr("tui.begin.begin_again", lambda run_dir, **_: begun.append(run_dir))
     opened: list[RunDir] = []
     run_dir, far = make("halted", "stopped"), make("far", host="gpu-server-7")
     app = smith()
@@ -205,6 +207,26 @@ async def test_resume_starts_the_trainer(
         await until(pilot, lambda: isinstance(app.screen, AskScreen))
         await pilot.press("down", "enter")
         await until(pilot, lambda: begun == [run_dir, far])
+
+
+async def test_a_resume_asks_where_something_changed_since(
+    smith: Smith, home: Path, until: Until, text: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = trained_on_copies(home, "halted")
+    write_exit(run_dir, "stopped", 6, 2)
+    image = sorted((home / "images").rglob("*.png"))[0]
+    image.unlink()
+    opened: list[RunDir] = []
+    app = smith()
+    monkeypatch.setattr(app, "open_run", opened.append)
+    monkeypatch.setattr("tui.begin.start", lambda *_: subprocess.Popen(["true"]))
+    async with app.run_test(size=NARROW) as pilot:
+        await point_at(pilot, until, "halted")
+        await pilot.press("r")
+        await until(pilot, lambda: isinstance(app.screen, AskScreen))
+        assert f"1 image is missing: {image.name}" in text(app)
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: opened == [run_dir])
 
 
 async def test_enter_opens(smith: Smith, home: Path, until: Until, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,12 +35,14 @@ Until = Callable[..., Awaitable[None]]
 Shown = Callable[[LoraSmithApp], str]
 
 ROOT = Path(__file__).resolve().parents[3]
+HELD_OUT = {"dataset.validation_data_dir": str(ASSETS / "demo_heldout")}
+"""What the preset's interval of the validation is for."""
 
 
 @pytest.fixture
 def opened(ready: Smith) -> Smith:
     """opened(values, ...): the app that begins with the review of a run on what ships with the program."""
-    return lambda values=None, **more: ready("review", values, **{"preset": "demo", **more})
+    return lambda values=None, **more: ready("review", {**HELD_OUT, **(values or {})}, **{"preset": "demo", **more})
 
 
 @pytest.fixture
@@ -244,7 +246,7 @@ async def test_the_start_leads_to_the_dashboard_and_keeps_the_draft(
         await until(pilot, lambda: true_state(place).step > 0)
         assert [type(screen) for screen in app.screen_stack] == [HomeScreen, DashboardScreen]
     assert json.loads(place.meta_path.read_text())["command_line"] == shlex.split(command)
-    assert app.draft.step == "hardware" and app.draft.done == [] and app.draft.values == READY
+    assert app.draft.step == "hardware" and app.draft.done == [] and app.draft.values == {**READY, **HELD_OUT}
     assert not app.draft.in_the_making
 
 

@@ -1,0 +1,212 @@
+"""Settings that do nothing because of what another setting is: found by a table, each reported once.
+
+What a family of models has no use for is in `engine.models.unused`; both put their sentences together here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from engine.config.schema import RunConfig
+from engine.config.training import TrainingTable
+
+_Reason = tuple[tuple[str, ...], str]
+"""Dotted keys, and why they do nothing."""
+_OF_SCHEDULES: Mapping[str, tuple[str, ...]] = {
+    "lr_decay_steps": ("warmup_stable_decay",),
+    "lr_scheduler_num_cycles": ("cosine_with_restarts", "cosine_with_min_lr", "warmup_stable_decay"),
+    "lr_scheduler_power": ("polynomial",),
+    "lr_scheduler_timescale": ("inverse_sqrt",),
+    "lr_scheduler_min_lr_ratio": ("cosine_with_min_lr", "warmup_stable_decay"),
+}
+"""Which schedules read a setting."""
+_WITHOUT_ARGUMENTS = ("constant", "adafactor")
+_SAMPLE_KEYS = ("sample_prompts", "sample_sampler", "sample_steps", "sample_scale", "sample_guidance", "sample_seed")
+
+
+def without_effect(config: RunConfig, keys: Mapping[str, str]) -> tuple[RunConfig, list[str]]:
+    """`config` with these dotted keys at their defaults, and a sentence for each reason with the keys it is true of."""
+    plain = RunConfig()
+    changed: dict[str, dict[str, Any]] = {}
+    reasons: dict[str, list[str]] = {}
+    for dotted, reason in keys.items():
+        table, _, key = dotted.partition(".")
+        default = getattr(getattr(plain, table), key)
+        if getattr(getattr(config, table), key) != default:
+            changed.setdefault(table, {})[key] = default
+            reasons.setdefault(reason, []).append(dotted)
+    notes = [f"{_and(names)} {_has(names)} no effect: {reason}." for reason, names in reasons.items()]
+    return (config.changed(**changed) if changed else config), notes
+
+
+def idle_settings(config: RunConfig, *, texts_on_disk: bool = False) -> list[str]:
+    """A sentence for each reason why settings that were set do nothing. Settings at their defaults are not reported.
+
+    Args:
+        config: as the person gave it, with what the family has no use for at its default.
+        texts_on_disk: the family may write encoded captions to the disk without being asked to.
+    """
+    found: dict[str, str] = {}
+    groups = (_length_and_rates, _schedule, _loss_and_noise, _network, _dataset, _captions, _samples, _files)
+    for keys, reason in (one for group in groups for one in group(config)):
+        for key in keys:
+            found.setdefault(key, reason)
+    for keys, reason in _memory(config, texts_on_disk):
+        for key in keys:
+            found.setdefault(key, reason)
+    return without_effect(config, found)[1]
+
+
+def own_rate(training: TrainingTable) -> bool:
+    """Whether Adafactor sets the learning rate itself."""
+    relative = not any(text.replace(" ", "") == "relative_step=False" for text in training.optimizer_args)
+    return training.optimizer_type.lower() == "adafactor" and relative
+
+
+def _length_and_rates(config: RunConfig) -> Iterator[_Reason]:
+    training, network = config.training, config.network
+    if network.network_train_unet_only:
+        yield ("training.text_encoder_lr",), "network.network_train_unet_only is set"
+    if network.network_train_text_encoder_only:
+        yield ("training.unet_lr",), "network.network_train_text_encoder_only is set"
+    if training.lr_scheduler != "polynomial":  # whose last rate is a share of it
+        if training.unet_lr is not None and training.text_encoder_lr is not None:
+            yield ("training.learning_rate",), "unet_lr and text_encoder_lr are set"
+        elif training.unet_lr is not None and network.network_train_unet_only:
+            yield ("training.learning_rate",), "unet_lr is set, and only the UNet is trained"
+        elif training.text_encoder_lr is not None and network.network_train_text_encoder_only:
+            yield ("training.learning_rate",), "text_encoder_lr is set, and only the text encoder is trained"
+    dataset = config.dataset
+    if not (dataset.validation_data_dir or dataset.validation_split or dataset.dataset_config):
+        keys = ("training.validate_every_n_epochs", "training.validate_every_n_steps")
+        yield keys, "no validation images are set (validation_data_dir or validation_split)"
+    elif training.validate_every_n_steps is not None:
+        yield ("training.validate_every_n_epochs",), "validate_every_n_steps is set"
+    if not (dataset.reg_data_dir or dataset.dataset_config):
+        yield ("training.prior_loss_weight",), "there are no regularization images (reg_data_dir)"
+
+
+def _schedule(config: RunConfig) -> Iterator[_Reason]:
+    training = config.training
+    kind, name = training.optimizer_type, training.lr_scheduler
+    details = tuple(f"training.{key}" for key in (*_OF_SCHEDULES, "lr_scheduler_args"))
+    if kind.lower().endswith("schedulefree"):
+        yield details, f"{kind} needs no schedule"
+        return
+    if own_rate(training):
+        yield details, "Adafactor sets its own rate"
+        return
+    if name in _WITHOUT_ARGUMENTS:
+        yield ("training.lr_scheduler_args",), f"lr_scheduler is {name}"
+    if name == "piecewise_constant":
+        yield ("training.lr_warmup_steps",), "lr_scheduler is piecewise_constant, whose rules are all it follows"
+    for key, schedules in _OF_SCHEDULES.items():
+        if name not in schedules:
+            yield (f"training.{key}",), f"lr_scheduler is {name}"
+
+
+def _loss_and_noise(config: RunConfig) -> Iterator[_Reason]:
+    training = config.training
+    if training.loss_type not in ("huber", "smooth_l1"):
+        keys = ("training.huber_schedule", "training.huber_c", "training.huber_scale")
+        yield keys, f"loss_type is {training.loss_type}"
+    elif training.huber_schedule == "snr":
+        yield ("training.huber_scale",), "huber_schedule is snr"
+    if training.noise_offset is None:
+        yield ("training.noise_offset_random_strength",), "noise_offset is not set"
+    if training.multires_noise_iterations is None:
+        yield ("training.multires_noise_discount",), "multires_noise_iterations is not set"
+    if training.ip_noise_gamma is None:
+        yield ("training.ip_noise_gamma_random_strength",), "ip_noise_gamma is not set"
+
+
+def _network(config: RunConfig) -> Iterator[_Reason]:
+    network = config.network
+    if network.dim_from_weights:
+        keys = ("network.network_dim", "network.network_alpha", "network.conv_dim", "network.conv_alpha")
+        yield keys, "dim_from_weights takes ranks and alphas from network_weights"
+    elif network.conv_dim is None:
+        yield ("network.conv_alpha",), "conv_dim is not set"
+    if config.model.ae is not None:
+        yield ("model.vae",), "model.ae is set"
+
+
+def _dataset(config: RunConfig) -> Iterator[_Reason]:
+    table = config.dataset
+    if not table.masked_loss:
+        yield ("dataset.conditioning_data_dir",), "dataset.masked_loss is off"
+    elif table.dataset_config:
+        yield ("dataset.conditioning_data_dir",), "dataset.dataset_config names the masks of its subsets"
+    elif not (table.conditioning_data_dir or table.alpha_mask):
+        yield ("dataset.masked_loss",), "no dataset.conditioning_data_dir names masks"
+    if config.training.kohya_exact:
+        yield ("dataset.alpha_background",), "Kohya's scripts show what lies under transparency (kohya_exact)"
+    if table.dataset_config:
+        return  # a subset may set what another setting needs
+    if not table.validation_split:
+        yield ("dataset.validation_seed",), "validation_split is 0"
+    if not table.enable_bucket:
+        names = ("min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale")
+        yield tuple(f"dataset.{name}" for name in names), "enable_bucket is off"
+    elif table.bucket_no_upscale:
+        yield ("dataset.min_bucket_reso", "dataset.max_bucket_reso"), "bucket_no_upscale is set"
+
+
+def _captions(config: RunConfig) -> Iterator[_Reason]:
+    table = config.dataset
+    if table.dataset_config:
+        return
+    tags_are_edited = table.shuffle_caption or table.token_warmup_step > 0 or table.caption_tag_dropout_rate > 0
+    needed = "tags stay as they are (no shuffle_caption, caption_tag_dropout_rate or token_warmup_step)"
+    if not tags_are_edited:
+        yield ("dataset.keep_tokens", "dataset.keep_tokens_separator"), needed
+        if not table.secondary_separator:
+            yield ("dataset.caption_separator",), needed
+    if not table.token_warmup_step:
+        yield ("dataset.token_warmup_min",), "token_warmup_step is 0"
+
+
+def _samples(config: RunConfig) -> Iterator[_Reason]:
+    sampling = config.sampling
+    if sampling.sample_every_n_epochs is not None:
+        if sampling.sample_every_n_steps:
+            yield ("sampling.sample_every_n_steps",), "sample_every_n_epochs is set"
+    elif not sampling.sample_every_n_steps:
+        reason = "no interval is set (sample_every_n_steps, sample_every_n_epochs); only samples on request use it"
+        yield tuple(f"sampling.{key}" for key in _SAMPLE_KEYS), reason
+
+
+def _files(config: RunConfig) -> Iterator[_Reason]:
+    saving = config.saving
+    if not saving.save_every_n_epochs:
+        yield ("saving.save_last_n_epochs",), "save_every_n_epochs is 0"
+    if saving.save_every_n_steps is None:
+        yield ("saving.save_last_n_steps",), "save_every_n_steps is not set"
+    if saving.no_metadata:
+        yield ("saving.training_comment",), "no_metadata leaves it out"
+
+
+def _memory(config: RunConfig, texts_on_disk: bool) -> Iterator[_Reason]:
+    memory, dataset = config.memory, config.dataset
+    if not dataset.dataset_config:
+        yield ("memory.max_batch_size",), "without dataset.dataset_config, train_batch_size counts"
+    if not (memory.gradient_checkpointing or memory.cpu_offload_checkpointing):
+        yield ("memory.checkpointed_blocks",), "gradient_checkpointing is off"
+    on_disk = memory.cache_latents_to_disk or memory.cache_text_encoder_outputs_to_disk
+    if not (on_disk or texts_on_disk):
+        reason = "nothing is cached on disk (cache_latents_to_disk, cache_text_encoder_outputs_to_disk)"
+        yield ("memory.cache_dir",), reason
+    held_out = dataset.validation_data_dir or dataset.validation_split or dataset.dataset_config
+    if not (memory.cache_latents or memory.cache_latents_to_disk or held_out):
+        yield ("memory.vae_batch_size",), "cache_latents is off"
+    if memory.device == "cpu":
+        yield ("memory.deterministic", "model.no_half_vae"), "memory.device is cpu"
+
+
+def _and(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _has(names: list[str]) -> str:
+    return "has" if len(names) == 1 else "have"

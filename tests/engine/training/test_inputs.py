@@ -1,0 +1,323 @@
+"""What a run was trained on, changed between a stop and a resume: named and refused, accepted, or no change at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from engine.config import RunConfig, load_config
+from engine.dataset.digests import FileDigests
+from engine.dataset.inputs import accept, compare
+from engine.exit_codes import ExitCode
+from engine.runs import read_events, true_state
+from engine.runs.events import EventLog
+from engine.runs.inputs import read_inputs, write_inputs
+from engine.runs.layout import RunDir
+from engine.runs.prepare import prepare_run
+from engine.training.statefile import load_tree, peek, save_tree
+from engine.training.states import saved_states
+from engine.training.trainer import Trainer
+from tests.engine.training.conftest import SETTINGS
+from tests.tiny_models import tiny_sd15
+
+Train = Callable[[RunDir], int]
+COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200), (90, 90, 20))
+
+
+def draw(path: Path, colour: tuple[int, int, int] = (9, 9, 9)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (64, 64), colour).save(path)
+
+
+def nudge(path: Path) -> None:
+    """Other weights, of the same size."""
+    tensors = load_file(path)
+    name = max(tensors, key=lambda key: tensors[key].numel())
+    tensors[name] = tensors[name] * 1.5
+    save_file(tensors, path)
+
+
+def replace_keeping_time(path: Path) -> None:
+    """Another image of the same number of bytes with the old time of change."""
+    before, data = path.stat(), path.read_bytes()
+    draw(path, COLOURS[3])
+    path.write_bytes(path.read_bytes()[: len(data)].ljust(len(data), b"\0"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Everything that a run can be trained on, and a run that was stopped after its second step: `world / "run"`."""
+    with pytest.MonkeyPatch.context() as patch:
+        root = tmp_path_factory.mktemp("inputs")
+        for variable in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+            patch.setenv(variable, str(root / "home"))
+        patch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+        place = root / "world"
+        for folder in ("pictures", "reg", "validation"):
+            for name, colour in zip("abc", COLOURS, strict=False):
+                draw(place / folder / f"{name}.png", colour)
+                (place / folder / f"{name}.txt").write_text(f"zed, {name}, {folder}")
+        for name in "abc":
+            draw(place / "masks" / f"{name}.png", (128, 0, 0))
+        tiny_sd15(place / "model")
+        vae = shutil.copytree(place / "model/tiny/vae", place / "other/vae")
+        settings = {
+            **SETTINGS,
+            "training.max_train_steps": 3,
+            "sampling.sample_every_n_steps": 0,
+            "sampling.sample_at_first": "false",
+            "saving.save_every_n_epochs": 0,
+            "model.pretrained_model_name_or_path": place / "model/tiny",
+            "dataset.train_data_dir": place / "pictures",
+        }
+        start = prepare_run(load(settings, place / "start", **{"training.max_train_steps": 1}))
+        assert train(start) == ExitCode.DONE
+        run = prepare_run(load(settings, place / "run", **{
+            "model.vae": vae,
+            "dataset.reg_data_dir": place / "reg",
+            "dataset.validation_data_dir": place / "validation",
+            "dataset.conditioning_data_dir": place / "masks",
+            "dataset.masked_loss": "true",
+            "network.network_weights": start.path / "zed.safetensors",
+        }))  # fmt: skip
+        advance = Trainer.advance
+
+        def stop_at_two(self: Trainer) -> bool:
+            if self.step == 2:
+                self.session.stop_reason = "test"
+            return advance(self)
+
+        patch.setattr(Trainer, "advance", stop_at_two)
+        assert train(run) == ExitCode.STOPPED
+        patch.setattr(Trainer, "advance", advance)
+        shutil.copytree(place, root / "backup", symlinks=True)
+        yield place
+
+
+def load(settings: dict[str, object], output: Path, **more: object) -> RunConfig:
+    values = {**settings, "saving.output_dir": output, **more}
+    return load_config(None, [f"{key}={value}" for key, value in values.items()])
+
+
+def train(run: RunDir) -> int:
+    from engine.training.__main__ import main
+
+    return main([str(run.path)])
+
+
+@pytest.fixture
+def run(world: Path, train_here: Train, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunDir]:
+    """The stopped run; afterwards its world is as it was."""
+    for variable in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+        monkeypatch.setenv(variable, str(world.parent / "home"))
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    yield RunDir(world / "run")
+    shutil.rmtree(world)
+    shutil.copytree(world.parent / "backup", world, symlinks=True)
+
+
+def result(run: RunDir) -> str:
+    return hashlib.sha256((run.path / "zed.safetensors").read_bytes()).hexdigest()
+
+
+def texts(run: RunDir, kind: str) -> list[str]:
+    return [event.data["text"] for event in read_events(run.events_path) if event.type == kind]
+
+
+Change = Callable[[Path], object]
+CHANGES: dict[str, tuple[Change, str]] = {
+    "caption edited": (lambda w: (w / "pictures/a.txt").write_text("other"), "1 caption changed: a.txt"),
+    "two captions edited": (
+        lambda w: [(w / "pictures" / name).write_text("other") for name in ("a.txt", "b.txt")],
+        "2 captions changed: a.txt, b.txt",
+    ),
+    "caption removed": (lambda w: (w / "pictures/a.txt").unlink(), "1 caption changed: a.txt"),
+    "caption of another kind": (
+        lambda w: [(w / "pictures/a.txt").unlink(), (w / "pictures/a.caption").write_text("other")],
+        "1 caption changed: a.caption",
+    ),
+    "image replaced": (lambda w: draw(w / "pictures/a.png"), "1 image changed: a.png"),
+    "image replaced with its old time": (
+        lambda w: replace_keeping_time(w / "pictures/a.png"), "1 image changed: a.png",
+    ),
+    "image deleted": (lambda w: (w / "pictures/a.png").unlink(), "1 image is missing: a.png"),
+    "image added": (lambda w: draw(w / "pictures/d.png"), "1 image is new: d.png"),
+    "image renamed": (
+        lambda w: [(w / "pictures" / f"c.{end}").rename(w / "pictures" / f"e.{end}") for end in ("png", "txt")],
+        "1 image is missing: c.png; 1 image is new: e.png",
+    ),
+    "mask replaced": (lambda w: draw(w / "masks/a.png", (250, 0, 0)), "1 mask changed: a.png"),
+    "mask removed": (lambda w: (w / "masks/a.png").unlink(), "1 mask changed: a.png"),
+    "regularization image replaced": (lambda w: draw(w / "reg/b.png"), "1 regularization image changed: b.png"),
+    "regularization image deleted": (lambda w: (w / "reg/b.png").unlink(), "1 regularization image is missing: b.png"),
+    "regularization caption edited": (
+        lambda w: (w / "reg/b.txt").write_text("other"), "1 caption of regularization images changed: b.txt",
+    ),
+    "validation image replaced": (lambda w: draw(w / "validation/b.png"), "1 validation image changed: b.png"),
+    "validation image added": (lambda w: draw(w / "validation/d.png"), "1 validation image is new: d.png"),
+    "base model": (lambda w: nudge(unet(w)), "the base model tiny changed (unet/diffusion_pytorch_model.safetensors)"),
+    "text encoder of the base": (
+        lambda w: nudge(w / "model/tiny/text_encoder/model.safetensors"),
+        "the base model tiny changed (text_encoder/model.safetensors)",
+    ),
+    "VAE": (lambda w: nudge(w / "other/vae/diffusion_pytorch_model.safetensors"), "the VAE vae changed"),
+    "LoRA to start from": (
+        lambda w: nudge(w / "start/zed.safetensors"), "the LoRA to start from zed.safetensors changed",
+    ),
+}  # fmt: skip
+
+
+def unet(world: Path) -> Path:
+    return world / "model/tiny/unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_is_named_refused_and_can_be_accepted(name: str, run: RunDir, world: Path) -> None:
+    change, words = CHANGES[name]
+    states = {path.name: path.read_bytes() for path in saved_states(run.checkpoints)}
+    change(world)
+    assert train(run) == ExitCode.USAGE
+    ending = json.loads(run.exit_path.read_text())
+    assert words in ending["message"] and "--accept-changes" in ending["hint"]
+    assert (true_state(run).state, true_state(run).step) == ("stopped", 2), "nothing lost, nothing failed"
+    assert {path.name: path.read_bytes() for path in saved_states(run.checkpoints)} == states
+    compared = compare(run)
+    assert compared is not None and words in "; ".join(compared.changes), "a resume knows it before it launches"
+    accept(run, compared)
+    again = compare(run)
+    assert again is not None and again.changes == ()
+
+
+@pytest.mark.parametrize("name", ["caption edited", "image replaced", "image deleted", "base model", "VAE"])
+def test_an_accepted_change_trains_to_the_end_and_is_noted(name: str, run: RunDir, world: Path) -> None:
+    CHANGES[name][0](world)
+    compared = compare(run)
+    assert compared is not None
+    accept(run, compared)
+    assert train(run) == ExitCode.DONE
+    assert [text for text in texts(run, "warning") if "changed since the state was saved" in text]
+    assert peek(saved_states(run.checkpoints)[0], "inputs") == compared.now.digest
+
+
+def same_bytes(world: Path) -> None:
+    for path in sorted(world.rglob("*")):
+        if path.is_file() and "run" not in path.relative_to(world).parts:
+            data = path.read_bytes()
+            path.unlink()
+            path.write_bytes(data)
+
+
+NO_CHANGES: dict[str, Change] = {
+    "nothing": lambda _: None,
+    "all files touched": lambda w: [os.utime(path) for path in w.rglob("*") if path.is_file()],
+    "the same bytes under the same names": same_bytes,
+    "a caption with another line end": lambda w: (w / "pictures/a.txt").write_text("zed, a, pictures\n"),
+    "files that are no images": lambda w: (w / "pictures/notes.md").write_text("notes"),
+    "a mask for no image": lambda w: draw(w / "masks/z.png"),
+}
+
+
+@pytest.fixture(scope="module")
+def unchanged(world: Path) -> Iterator[list[str]]:
+    """The file of the run that is resumed with nothing changed, once it is known."""
+    yield []
+
+
+@pytest.mark.parametrize("name", NO_CHANGES)
+def test_no_change_is_no_question_and_gives_the_same_bytes(
+    name: str, run: RunDir, world: Path, unchanged: list[str]
+) -> None:
+    NO_CHANGES[name](world)
+    compared = compare(run)
+    assert compared is not None and compared.changes == ()
+    assert train(run) == ExitCode.DONE
+    assert texts(run, "warning") == []
+    assert not [text for text in texts(run, "note") if "last start" in text or "record of what" in text]
+    unchanged.append(result(run))
+    assert len(set(unchanged)) == 1
+
+
+def test_files_are_read_again_only_where_size_or_time_differ(
+    run: RunDir, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = compare(run)
+    assert compared is not None
+    accept(run, compared)  # a copied world has other times
+    read: list[str] = []
+    digest = FileDigests.of
+
+    def noted(self: FileDigests, path: Path) -> str:
+        read.append(path.name)
+        return digest(self, path)
+
+    monkeypatch.setattr(FileDigests, "of", noted)
+    compare(run)
+    assert read == []
+    os.utime(world / "pictures/a.png")
+    compare(run)
+    assert read == ["a.png"]
+
+
+def test_a_start_of_its_own_after_an_out_of_memory_asks_nobody(run: RunDir, world: Path) -> None:
+    log = EventLog(run.events_path, run.reserve_path)
+    log.emit("retry", step=2, remedy="restart", text="Starting anew.", changes={})
+    log.close()
+    (world / "pictures/a.txt").write_text("other")
+    assert train(run) == ExitCode.DONE
+    assert texts(run, "warning") == ["Changed while the run was going on: 1 caption changed: a.txt."]
+
+
+@pytest.mark.parametrize(
+    "broken", [None, "", "{", "[]", '{"schema": 1}', '{"schema": 99}', '{"schema": 1, "images": 3}']
+)
+def test_a_run_without_a_readable_record_resumes_with_one_note(broken: str | None, run: RunDir, world: Path) -> None:
+    run.inputs_path.unlink()
+    if broken is not None:
+        run.inputs_path.write_text(broken)
+    for path in saved_states(run.checkpoints):  # as an earlier version wrote it
+        tree = load_tree(path)
+        tree.pop("inputs")
+        save_tree(path, tree)
+    (world / "pictures/a.txt").write_text("other")
+    assert compare(run) is None
+    assert train(run) == ExitCode.DONE
+    assert len([text for text in texts(run, "note") if "no record of what it was trained on" in text]) == 1
+    assert texts(run, "warning") == [] and read_inputs(run) is not None
+
+
+def test_before_the_first_state_a_change_is_nobodys_business(run: RunDir, world: Path) -> None:
+    shutil.rmtree(run.checkpoints)
+    (world / "pictures/a.txt").write_text("other")
+    assert compare(run) is None
+    assert train(run) == ExitCode.DONE
+    assert texts(run, "warning") == []
+
+
+def test_another_version_or_device_is_a_note_and_no_question(run: RunDir) -> None:
+    known = read_inputs(run)
+    assert known is not None and {"torch", "device", "Pillow"} <= known.environment.keys()
+    environment = {**known.environment, "torch": "1.0", "device": "a card"}
+    write_inputs(run, type(known)(known.images, known.models, known.places, environment))
+    compared = compare(run)
+    assert compared is not None and compared.changes == ()
+    assert train(run) == ExitCode.DONE
+    (note,) = [text for text in texts(run, "note") if "last start" in text]
+    assert "torch was 1.0 and is" in note and "device was a card and is CPU" in note
+
+
+def test_the_record_survives_what_file_names_can_be(run: RunDir, world: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(world / "pictures") + b"/odd\xff\n.png"))
+    draw(odd)
+    compared = compare(run)
+    assert compared is not None and compared.changes == ("1 image is new: odd\ufffd\\n.png",)
+    accept(run, compared)
+    assert read_inputs(run) is not None and str(odd) in read_inputs(run).images  # type: ignore[union-attr]
