@@ -17,13 +17,13 @@ from rich.text import Text
 from textual import constants
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
-from textual.screen import Screen
+from textual.screen import Screen, SystemModalScreen
 
 from engine.text import printable
 from tui.draft import Draft
 from tui.key_order import KeysInOrder
 from tui.terminal import driver_class
-from tui.texts import _
+from tui.texts import HELP_TOOLTIP, _
 from tui.themes import OWN, first_theme, is_ansi, remember_theme
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class LoraSmithApp(KeysInOrder):
             tooltip=_("Find any action by its name."),
             priority=True,
         ),
+        Binding("f1", "help", _("Help"), tooltip=HELP_TOOLTIP, priority=True),
         Binding("f2", "toggle_images", _("Pictures"), show=False, tooltip=_("Pictures on or off.")),
     ]
 
@@ -237,6 +238,15 @@ class LoraSmithApp(KeysInOrder):
         self._store()
         self._keep_draft()
         self.exit()
+
+    def action_help(self) -> None:
+        """Explain what has the focus, the screen or dialog, and all keys; while that is shown, close it."""
+        from tui.screens.help import HelpScreen
+
+        if isinstance(self.screen, HelpScreen):
+            self.screen.dismiss()
+        elif not isinstance(self.screen, SystemModalScreen):  # the palette
+            self.push_screen(HelpScreen(self.screen))
 
     def action_repaint(self) -> None:
         """Draw everything anew, after something else wrote into the terminal."""

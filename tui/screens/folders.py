@@ -110,6 +110,8 @@ class FoldersScreen(StepScreen):
     def on_mount(self) -> None:
         """Look at what is there already."""
         self.query_one("#findings").display = False
+        if self.entries.name:
+            self.focus_next_button()
         self._changed()
         self.look()
 

@@ -31,6 +31,7 @@ class HardwareScreen(StepScreen):
     CSS_PATH = "hardware.tcss"
     AUTO_FOCUS = "#places"
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "back", _("Runs"), tooltip=_("Leave the wizard; what was entered is kept.")),
         Binding("r", "look", _("Look again"), tooltip=_("Look at the hardware now. It is looked at every 2 s anyway.")),
     ]
     HELP = _(

@@ -379,7 +379,7 @@ called running has a living process.
 WELCOME = """[b]Welcome.[/b] From a folder of pictures to a LoRA in eight steps.
 
   [b]n[/b]       begin: the wizard asks for model, pictures and settings
-  [b]?[/b]       help for what is shown
+  [b]F1[/b]      help for what is shown
   [b]Ctrl+P[/b]  every action by name
   [b]Ctrl+Q[/b]  quit; a training goes on without the screen
 
