@@ -197,7 +197,7 @@ is called *rough* when it only comes from the GPU's arithmetic.
     @on(Input.Changed, "#search")
     def _search(self, event: Input.Changed) -> None:
         self.form.search = event.value
-        self.rows.reload(self.form.named() or None)
+        self.rows.reload(self.form.best() or None)
         self._show_counts()
 
     @on(Select.Changed, "#preset")

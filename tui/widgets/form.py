@@ -65,10 +65,10 @@ class Form:
             return facts.fits(self.search)
         return self.advanced or not facts.advanced or self.is_changed(facts.key) or facts.key in self.wrong
 
-    def named(self) -> str:
-        """The field whose key the search is, with or without its table; empty for any other search."""
-        word = self.search.strip().lower()
-        return next((key for key, facts in fields().items() if word in (key, facts.name)), "")
+    def best(self) -> str:
+        """The field that the search fits best; of equals the first in the form. Empty where it fits none."""
+        ranked = {key: rank for key, facts in fields().items() if (rank := facts.rank(self.search)) is not None}
+        return min(ranked, key=lambda key: ranked[key], default="")
 
     def is_changed(self, key: str) -> bool:
         """Whether it differs from the preset."""
