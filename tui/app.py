@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import shlex
 import signal
 import time
 from collections.abc import Iterable
@@ -13,13 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.console import Console
-from rich.text import Text
 from textual import constants
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen, SystemModalScreen
 
-from engine.text import printable
+from engine.text import attach_line
 from tui.draft import Draft
 from tui.key_order import KeysInOrder
 from tui.terminal import driver_class
@@ -103,6 +101,8 @@ class LoraSmithApp(KeysInOrder):
         """A step to begin with."""
         self.watched: RunDir | None = None
         """The run that a dashboard follows; leaving asks about it while it lives."""
+        self.farewell: tuple[str, ...] = ()
+        """Lines for the shell, after the screen has gone; Rich would break a command where the terminal ends."""
         self._interrupted = -AGAIN_SECONDS
 
     def on_load(self) -> None:
@@ -207,11 +207,11 @@ class LoraSmithApp(KeysInOrder):
                 self.show_error(error)
                 return
         words = {
-            "detach": _("The training goes on. Come back with: lorasmith attach {0}"),
-            "stop": _("The training finishes its step, saves and ends. Look at it with: lorasmith attach {0}"),
+            "detach": _("The training continues. Come back with:"),
+            "stop": _("The training finishes its step, saves and ends. Look at it with:"),
         }
-        place = shlex.quote(printable(self.watched.path))
-        self.exit(message=Text(words[answer].format(place), overflow="fold"))
+        self.farewell = (words[answer], f"  {attach_line(self.watched.path)}")
+        self.exit()
 
     def detach(self) -> None:
         """Leave the watched run alone, and say how to come back."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from engine.exit_codes import ExitCode
+from engine.text import printable, shell_line
 from tui import output
 from tui.preflight import Preflight, preflight
 
@@ -29,7 +29,8 @@ def dry_run(config: RunConfig, arguments: Sequence[str], *, restart: bool) -> in
     _section("Memory", _memory(known))
     _section("Result", [str(known.directory / f"{known.config.saving.output_name}.safetensors")])
     typed = [argument for argument in arguments if argument != "--dry-run"]
-    output.result(f"Nothing was trained or written. To train: lorasmith {shlex.join(typed)}")
+    output.result("Nothing was trained or written. To train:")
+    output.result(f"  {shell_line(('lorasmith', *typed))}")
     return ExitCode.DONE
 
 
@@ -45,8 +46,6 @@ def _memory(known: Preflight) -> list[str]:
 
 
 def _section(title: str, lines: Sequence[str]) -> None:
-    from engine.text import printable
-
     output.result(title)
     for line in lines:
         output.result(f"  {printable(line)}")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.text import printable, size_text
+from engine.text import printable, shell_line, size_text
 from tui.output import wrapped
 from tui.texts import _
 
@@ -125,7 +124,7 @@ def way_lines(way: Way, card: str, command: Sequence[str]) -> list[str]:
         _("Then {0} is the largest phase, with {1}.").format(
             PHASE_NAMES[way.plan.peak.phase], size_text(way.plan.peak_bytes)
         ),
-        f"  lorasmith {shlex.join([*command, *settings])}",
+        f"  {shell_line(('lorasmith', *command, *settings))}",
     ]
 
 

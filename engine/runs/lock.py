@@ -20,6 +20,7 @@ from typing import Any
 from engine.atomic import read_json
 from engine.errors import UsageError, storage_error
 from engine.runs.identity import is_alive, own_identity
+from engine.text import attach_line, printable
 
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 _held: dict[Path, LockInfo] = {}
@@ -67,10 +68,11 @@ class RunLock:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
             holder = is_locked(self.path)
+            run = self.path.parent.parent
             who = f"process {holder.pid}" if holder else "another process"
             raise UsageError(
-                f"{who} already trains in {self.path.parent.parent}: two runs on one directory are not possible.",
-                f"Watch it with: lorasmith attach {self.path.parent.parent}",
+                f"{who} already trains in {printable(run)}: two runs on one directory are not possible.",
+                f"Watch it with:\n  {attach_line(run)}",
             ) from error
 
     def release(self) -> None:

@@ -236,5 +236,3 @@ def test_no_screen_has_a_field_of_another_kind() -> None:
     root = Path(__file__).resolve().parents[3] / "tui"
     plain = [path.name for path in root.rglob("*.py") if " Input(" in path.read_text()]
     assert plain == []
-
-
