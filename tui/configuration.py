@@ -35,7 +35,39 @@ def read(preset: str, overrides: Sequence[str] = (), **typed: str | None) -> Run
     if preset == DEMO:
         config = _with_demo_paths(config)
     require_paths(config)
+    if typed.get("name") and not (typed.get("images") or typed.get("dataset_config")):
+        config = _with_kept_trigger(preset, overrides, config)
     return config
+
+
+def _with_kept_trigger(preset: str, overrides: Sequence[str], config: RunConfig) -> RunConfig:
+    """A run's own file under another name: its pictures and captions stay, and so does its trigger word."""
+    from engine.config import load_config
+    from engine.config.presets import find_preset
+    from tui.preset_file import own_trigger
+
+    if load_config(preset).saving.output_name in ("", config.saving.output_name):
+        return config
+    typed = {text.partition("=")[0].strip() for text in overrides}
+    if typed & {"dataset.class_tokens", "dataset.train_data_dir", "dataset.dataset_config"}:
+        return config
+    for dotted, value in own_trigger(find_preset(preset)).items():
+        if dotted not in typed:
+            table, _dot, key = dotted.partition(".")
+            config = config.changed(**{table: {key: value}})
+    return config
+
+
+def another_trigger(config: RunConfig, name: str | None) -> str | None:
+    """A sentence where --name is not the trigger word as well."""
+    from engine.text import printable
+
+    if name is None or config.trigger == name:
+        return None
+    return (
+        f"The trigger word is {printable(config.trigger)}, as in the preset; --name names the output only. For another "
+        "word: --set dataset.class_tokens=WORD."
+    )
 
 
 def _with_demo_paths(config: RunConfig) -> RunConfig:

@@ -22,8 +22,9 @@ def dry_run(config: RunConfig, arguments: Sequence[str], *, restart: bool) -> in
     """
     known = preflight(config, restart=restart, progress=output.counter("reading pictures"))
     recognition = known.recognition
+    warnings = [f"warning: {sentence}" for sentence, _step in known.captions.warnings()]
     _section("Model", [f"{recognition.family}, {recognition.path}", *recognition.reasons])
-    _section("Pictures", known.pictures.lines())
+    _section("Pictures", [*known.pictures.lines(), known.captions.about_trigger(), *warnings])
     _section("Steps", known.plan.lines())
     _section("Settings", known.settings)
     _section("Memory", _memory(known))

@@ -11,6 +11,7 @@ from engine.errors import ModelError, UsageError
 if TYPE_CHECKING:
     from engine.config import RunConfig
     from engine.dataset.arithmetic import StepPlan
+    from engine.dataset.caption_check import CaptionCheck
     from engine.dataset.pictures import Scan
     from engine.dataset.pool import Progress
     from engine.models.base import Recognition
@@ -34,6 +35,7 @@ class Preflight:
     need: DiskNeed
     num_prompts: int
     disk_warning: str | None
+    captions: CaptionCheck
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -58,6 +60,7 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     from engine.config.optimizers import check_training
     from engine.config.prompts import read_prompts
     from engine.config.resolve import check_model
+    from engine.dataset.caption_check import check_captions
     from engine.models.registry import family_named, recognise
     from engine.runs.disk import estimate
     from engine.runs.prepare import absolute_paths, check_place, require_utf8
@@ -80,11 +83,13 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     prompts = read_prompts(config, notes.append, family.prompt_flags)
     precision = _precision(config)
     pictures, plan = _pictures(config, recognition, progress)
+    captions = check_captions(config, pictures, recognition)
     need = estimate(config, recognition, plan, len(prompts))
     place = next(path for path in (directory, *directory.parents) if path.exists())
     return Preflight(
-        config, recognition, pictures, plan, directory, tuple(notes), precision, need, len(prompts), need.check(place)
-    )
+        config, recognition, pictures, plan, directory, tuple(notes), precision, need, len(prompts), need.check(place),
+        captions,
+    )  # fmt: skip
 
 
 def _check_start(config: RunConfig, recognition: Recognition) -> None:

@@ -83,6 +83,8 @@ class Form:
         if key in self.rejected:
             return printable(self.rejected[key])
         facts, value = fields()[key], self.draft.get(key)
+        if key == "dataset.class_tokens" and not value and (name := self.draft.get("saving.output_name")):
+            return _("{0} (the name)").format(printable(name))
         return printable(f"{shown(facts, value)} {unit(facts, value)}".rstrip())
 
     def typed(self, key: str) -> str:

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from engine.dataset.caption_check import length
 from engine.dataset.caption_files import has_word
 from engine.dataset.captions import CaptionRules, deterministic
 from engine.dataset.report.findings import Case, Finding, Kind
@@ -150,9 +151,8 @@ def _long(survey: Survey) -> Iterator[Finding]:
         return
     cases = []
     for subset in survey.scan.subsets:
-        rules = CaptionRules.from_table(survey.table(subset))
         for picture in subset.pictures:
-            count = max(counter.count(deterministic(line, rules)) for line in subset.text(picture).split("\n") or [""])
+            count = length(counter, survey.config, subset, picture)
             if count > counter.limit:
                 cases.append(Case((picture.path,), f"{count} tokens, {counter.limit} are used"))
     if cases:

@@ -133,7 +133,7 @@ async def test_warnings_stand_first(opened: Smith, until: Until, text: Shown, ho
     assert lines[1].startswith("! The text encoder is not trained")
     assert lines[2:4] == [
         "! 1 file cannot be used and set aside, see below.",
-        "! 3 pictures without a caption: the trigger word stands in for it.",
+        "! 3 images without a caption: “smithy” is used instead. Fix it in the step Captions.",
     ]
 
 
