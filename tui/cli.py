@@ -64,7 +64,7 @@ def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 )
 @click.option("--model", metavar="PATH", help="The checkpoint: a .safetensors file or a diffusers folder.")
 @click.option(
-    "--name", metavar="NAME", help="Names the output, and the trigger word where neither the preset nor --set has one."
+    "--name", metavar="NAME", help="Names the output; also the trigger word where preset and --set have none."
 )
 @click.option("--output_dir", metavar="DIR", help="Where the files go. Without it: ./NAME/results_current.")
 @click.option(

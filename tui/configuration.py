@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.paths import ASSETS
@@ -35,26 +36,29 @@ def read(preset: str, overrides: Sequence[str] = (), **typed: str | None) -> Run
     if preset == DEMO:
         config = _with_demo_paths(config)
     require_paths(config)
-    if typed.get("name") and not (typed.get("images") or typed.get("dataset_config")):
-        config = _with_kept_trigger(preset, overrides, config)
-    return config
+    return keep_trigger(preset, overrides, config)
 
 
-def _with_kept_trigger(preset: str, overrides: Sequence[str], config: RunConfig) -> RunConfig:
-    """A run's own file under another name: its pictures and captions stay, and so does its trigger word."""
+def keep_trigger(preset: str, overrides: Sequence[str], config: RunConfig) -> RunConfig:
+    """A file of a run under another name: where the captions hold the name in the file, that stays the trigger word."""
     from engine.config import load_config
-    from engine.config.presets import find_preset
-    from tui.preset_file import own_trigger
+    from engine.dataset.caption_files import has_word, list_captions
+    from engine.dataset.trigger import kept_trigger
+    from engine.errors import DataError
 
-    if load_config(preset).saving.output_name in ("", config.saving.output_name):
+    old, new, folder = load_config(preset).saving.output_name, config.saving.output_name, config.dataset.train_data_dir
+    chosen = {text.partition("=")[0].strip() for text in overrides}
+    if old in ("", new) or not folder or config.dataset.class_tokens or "dataset.class_tokens" in chosen:
         return config
-    typed = {text.partition("=")[0].strip() for text in overrides}
-    if typed & {"dataset.class_tokens", "dataset.train_data_dir", "dataset.dataset_config"}:
+    try:
+        files = list_captions(Path(folder), config.dataset.caption_extension)
+    except DataError:  # the check of the pictures explains it
         return config
-    for dotted, value in own_trigger(find_preset(preset)).items():
-        if dotted not in typed:
-            table, _dot, key = dotted.partition(".")
-            config = config.changed(**{table: {key: value}})
+    if sum(has_word(file.text or "", old) - has_word(file.text or "", new) for file in files) <= 0:
+        return config
+    for dotted, value in kept_trigger(config.changed(saving={"output_name": old})).items():
+        table, _dot, key = dotted.partition(".")
+        config = config.changed(**{table: {key: value}})
     return config
 
 
@@ -65,8 +69,8 @@ def another_trigger(config: RunConfig, name: str | None) -> str | None:
     if name is None or config.trigger == name:
         return None
     return (
-        f"The trigger word is {printable(config.trigger)}, as in the preset; --name names the output only. For another "
-        "word: --set dataset.class_tokens=WORD."
+        f"The trigger word is {printable(config.trigger)}, as in the preset or file; --name names the output only. For "
+        "another word: --set dataset.class_tokens=WORD"
     )
 
 

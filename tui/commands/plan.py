@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     "--model", metavar="PATH", help="The checkpoint. Without it: one of the real size of the preset's family."
 )
 @click.option(
-    "--name", metavar="NAME", help="Names the output, and the trigger word where neither the preset nor --set has one."
+    "--name", metavar="NAME", help="Names the output; also the trigger word where preset and --set have none."
 )
 @click.option("--dataset_config", metavar="FILE", help="Kohya's dataset configuration (TOML or JSON) in place of DIR.")
 @click.option("--set", "overrides", metavar="TABLE.KEY=VALUE", multiple=True, help="Change a setting; repeatable.")

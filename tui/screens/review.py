@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -320,7 +319,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
     def _start(self, *, restart: bool) -> None:
         self.starting = True
         self.say(_("Starting the training."))
-        self._begin(self.draft.config(), shlex.split(self.draft.command()), restart)
+        self._begin(self.draft.config(), self.draft.command_words(), restart)
 
     def _start_again(self, run_dir: RunDir) -> None:
         self.starting = True
