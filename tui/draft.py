@@ -182,9 +182,7 @@ class Draft:
             words += [OPTIONS[key], value]
         rest = {key: self.values[key] for key in set(self.values) - set(typed)}
         if "folders.name" in self.extras and Path(self.preset).is_file() and not self.get("dataset.class_tokens"):
-            rest["dataset.class_tokens"] = (
-                None  # the name was chosen as the trigger word; --name alone may keep another
-            )
+            rest["dataset.class_tokens"] = None  # chosen in Folders; --name alone may keep the word of the captions
         for key in sorted(rest):
             words += ["--set", f"{key}={written(rest[key])}"]
         return words

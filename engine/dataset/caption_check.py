@@ -62,7 +62,7 @@ class CaptionCheck:
     def warnings(self) -> Iterator[tuple[str, Literal["folders", "captions"]]]:
         """Sentences about what is wrong, each with the step of the wizard where it can be fixed."""
         if self.lacking:
-            verb = "do" if self.captioned > 1 else "does"
+            verb = "does" if self.lacking == 1 else "do"
             yield (
                 f"{self.lacking} of {plural(self.captioned, 'caption')} {verb} not have the trigger word "
                 f"“{printable(self.trigger)}”: what they describe is learned under other words.",
