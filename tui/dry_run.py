@@ -40,7 +40,7 @@ def _memory(known: Preflight) -> list[str]:
     from engine.memory.planner import plan
     from tui import planned
 
-    gpu = planned.card(known.config)
+    gpu = planned.used_card(known.config)
     if gpu is None:
         return ["The training computes on the CPU. `lorasmith plan` shows what it would need of a card."]
     return planned.lines(plan(known.config, known.recognition, known.plan, gpu), gpu)

@@ -33,6 +33,15 @@ def card(config: RunConfig) -> Gpu | None:
     return gpus[place] if device != "cpu" and place < len(gpus) else None
 
 
+def used_card(config: RunConfig) -> Gpu | None:
+    """The same, and None where the installed PyTorch cannot use it: the training computes on the CPU then."""
+    from engine.hardware import list_gpus
+    from engine.hardware.torch_build import torch_build
+
+    gpu = card(config)
+    return gpu if gpu is not None and torch_build().trouble(list_gpus(), gpu) is None else None
+
+
 def sentence(plan: Plan, gpu: Gpu | None) -> str:
     """What the run needs, and whether the card at hand has it."""
     if not plan.needs:

@@ -81,7 +81,7 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     directory = check_place(config, restart=restart)
     _check_cache(config)
     prompts = read_prompts(config, notes.append, family.prompt_flags)
-    precision = _precision(config)
+    precision = _precision(config, notes)
     pictures, plan = _pictures(config, recognition, progress)
     captions = check_captions(config, pictures, recognition)
     need = estimate(config, recognition, plan, len(prompts))
@@ -137,8 +137,10 @@ def _pictures(config: RunConfig, recognition: Recognition, progress: Progress | 
     return found, plan_steps(found, grid, config)
 
 
-def _precision(config: RunConfig) -> str:
+def _precision(config: RunConfig, notes: list[str]) -> str:
+    """What it computes in, and why; a GPU that the installed PyTorch cannot use goes to `notes`."""
     from engine.hardware import choose_precision, list_gpus, versions
+    from engine.hardware.torch_build import torch_build
 
     device, report = config.memory.device, list_gpus()
     visible = report.visible()
@@ -152,5 +154,11 @@ def _precision(config: RunConfig) -> str:
             f"memory.device={device}, but {found} found here{why}.", "Set memory.device=cpu, or mend the driver."
         )
     gpu = visible[index] if device != "cpu" and index < len(visible) else None
+    trouble = torch_build().trouble(report, gpu) if gpu is not None else None
+    if trouble is not None and device.startswith("cuda"):
+        raise UsageError(f"memory.device={device}, but {trouble[0]}", f"{trouble[1]}, or set memory.device=cpu.")
+    if trouble is not None:
+        notes.append(" ".join(trouble))
+        gpu = None
     choice = choose_precision(config.memory.mixed_precision, gpu)
     return f"Precision {choice.value}: {choice.reason}."

@@ -10,7 +10,7 @@ from engine.config.form import fields, shown, unit
 from engine.errors import DataError, LoraSmithError, ModelError, UsageError
 from engine.text import plural, printable, size_text
 from tui.draft import STEP_OF, Draft
-from tui.planned import card, lines
+from tui.planned import lines, used_card
 from tui.screens.steps import STEPS, position
 from tui.texts import _
 
@@ -80,7 +80,7 @@ def gather(config: RunConfig, forecast: Forecast, progress: Progress) -> Report:
         known = preflight(config, restart=True, progress=progress)
         unfinished = (run_dir, state)
     outlook = forecast.outlook_of(known.config, known.recognition, known.plan, known.need, known.num_prompts)
-    return Report(known, outlook, card(known.config), logout_warning(), unfinished)
+    return Report(known, outlook, used_card(known.config), logout_warning(), unfinished)
 
 
 def missing(draft: Draft) -> tuple[str, str] | None:

@@ -22,6 +22,7 @@ from engine.memory.planner_process import PlannerProcess
 from engine.paths import ASSETS, user_config
 from engine.runs import RunDir, is_locked, launch, prepare_run, request, true_state
 from engine.runs.state import write_exit
+from tests.nvml.fake import CUDA_TORCH
 from tests.tui.ready import READY
 from tests.tui.test_draft import parsed
 from tui.app import LoraSmithApp
@@ -111,7 +112,7 @@ async def test_the_memory_plan_comes_when_it_is_made(
         return (Need("train", 5 * GIB, 5 * GIB, {"weights": 5 * GIB}),)
 
     monkeypatch.setattr(PlannerProcess, "ask", answer)
-    nvml("h200")
+    nvml("h200", torch=CUDA_TORCH)
     app = opened({"memory.device": "auto"})
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: "Ready to start." in text(app))
