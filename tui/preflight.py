@@ -156,7 +156,7 @@ def _precision(config: RunConfig, notes: list[str]) -> str:
     gpu = visible[index] if device != "cpu" and index < len(visible) else None
     trouble = torch_build().trouble(report, gpu) if gpu is not None else None
     if trouble is not None and device.startswith("cuda"):
-        raise UsageError(f"memory.device={device}, but {trouble[0]}", f"{trouble[1]}, or set memory.device=cpu.")
+        raise UsageError(f"memory.device={device}, but {trouble[0]}", f"Set memory.device=cpu. {trouble[1]}")
     if trouble is not None:
         notes.append(" ".join(trouble))
         gpu = None
