@@ -1,4 +1,4 @@
-"""`lorasmith info` on machines that are not there: it says in the words of the step Hardware what keeps a GPU unused."""
+"""`lorasmith info` on machines that are not there: what keeps a GPU unused, in the words of the step Hardware."""
 
 from __future__ import annotations
 

@@ -57,11 +57,7 @@ def _gpu_lines(report: GpuReport) -> Iterator[str]:
     if report.problem:
         yield f"GPU: {report.problem}"
     for gpu in report.gpus:
-        yield (
-            f"GPU {gpu.index}: {gpu.name}, {vram_amounts(gpu)}"
-            if gpu.total is not None
-            else f"GPU {gpu.index}: {gpu.name}"
-        )
+        yield f"GPU {gpu.index}: {gpu.name}" + (f", {vram_amounts(gpu)}" if gpu.total is not None else "")
         if gpu.mig:
             yield f"  MIG {MIG}"
         if gpu in hidden(report):

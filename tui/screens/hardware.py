@@ -153,7 +153,7 @@ class HardwareScreen(StepScreen):
             yield _("{0} is not here. Choose another place.").format(self._device)
         trouble = self._around.build.trouble(self.report, place.gpu) if place is not None and place.gpu else None
         if trouble is not None:
-            yield _("{0} Choose another place, or: {1}").format(*trouble)
+            yield _("This PyTorch cannot use it, see above. Choose another place.")
 
     # Showing
 
