@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -38,6 +40,45 @@ def without_controls(text: str) -> str:
         if character not in _BIDI and unicodedata.category(character) != "Cs"
     )
     return "".join(kept)
+
+
+def shell_word(value: Path | str) -> str:
+    """`value` as one word of a command line for a POSIX shell, whatever its characters are.
+
+    What does not print is written as bash, zsh and ksh read it ($'\\n'), so that the line can be shown and copied. A
+    path that begins with a dash does not look like an option.
+    """
+    text = f"./{value}" if isinstance(value, Path) and str(value).startswith("-") else str(value)
+    if printable(text) == text:
+        return shlex.quote(text)
+    return "$'" + "".join(map(_escaped, text)) + "'"
+
+
+def _escaped(character: str) -> str:
+    if character in "'\\":
+        return f"\\{character}"
+    if printable(character) == character:
+        return character
+    try:
+        raw = os.fsencode(character)
+    except UnicodeEncodeError:
+        raw = b"?"
+    return "".join(f"\\x{byte:02x}" for byte in raw)
+
+
+def shell_line(words: Iterable[Path | str]) -> str:
+    """A command line that can be copied into a shell."""
+    return " ".join(map(shell_word, words))
+
+
+def attach_line(run: Path) -> str:
+    """The command that shows a run."""
+    return shell_line(("lorasmith", "attach", run))
+
+
+def resume_line(run: Path) -> str:
+    """The command that continues a run."""
+    return shell_line(("lorasmith", "resume", run))
 
 
 def plural(count: int, noun: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import shlex
 import signal
 import time
 from collections.abc import Iterable
@@ -13,17 +12,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.console import Console
-from rich.text import Text
 from textual import constants
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
-from textual.screen import Screen
+from textual.screen import Screen, SystemModalScreen
 
-from engine.text import printable
+from engine.text import attach_line
 from tui.draft import Draft
 from tui.key_order import KeysInOrder
 from tui.terminal import driver_class
-from tui.texts import _
+from tui.texts import HELP_TOOLTIP, _
 from tui.themes import OWN, first_theme, is_ansi, remember_theme
 
 if TYPE_CHECKING:
@@ -77,6 +75,7 @@ class LoraSmithApp(KeysInOrder):
             tooltip=_("Find any action by its name."),
             priority=True,
         ),
+        Binding("f1", "help", _("Help"), tooltip=HELP_TOOLTIP, priority=True),
         Binding("f2", "toggle_images", _("Pictures"), show=False, tooltip=_("Pictures on or off.")),
     ]
 
@@ -102,6 +101,8 @@ class LoraSmithApp(KeysInOrder):
         """A step to begin with."""
         self.watched: RunDir | None = None
         """The run that a dashboard follows; leaving asks about it while it lives."""
+        self.farewell: tuple[str, ...] = ()
+        """Lines for the shell, after the screen has gone; Rich would break a command where the terminal ends."""
         self._interrupted = -AGAIN_SECONDS
 
     def on_load(self) -> None:
@@ -210,11 +211,11 @@ class LoraSmithApp(KeysInOrder):
                 self.show_error(error)
                 return
         words = {
-            "detach": _("The training goes on. Come back with: lorasmith attach {0}"),
-            "stop": _("The training finishes its step, saves and ends. Look at it with: lorasmith attach {0}"),
+            "detach": _("The training continues. Come back with:"),
+            "stop": _("The training finishes its step, saves and ends. Look at it with:"),
         }
-        place = shlex.quote(printable(self.watched.path))
-        self.exit(message=Text(words[answer].format(place), overflow="fold"))
+        self.farewell = (words[answer], f"  {attach_line(self.watched.path)}")
+        self.exit()
 
     def detach(self) -> None:
         """Leave the watched run alone, and say how to come back."""
@@ -241,6 +242,15 @@ class LoraSmithApp(KeysInOrder):
         self._store()
         self._keep_draft()
         self.exit()
+
+    def action_help(self) -> None:
+        """Explain what has the focus, the screen or dialog, and all keys; while that is shown, close it."""
+        from tui.screens.help import HelpScreen
+
+        if isinstance(self.screen, HelpScreen):
+            self.screen.dismiss()
+        elif not isinstance(self.screen, SystemModalScreen):  # the palette
+            self.push_screen(HelpScreen(self.screen))
 
     def action_repaint(self) -> None:
         """Draw everything anew, after something else wrote into the terminal."""

@@ -39,7 +39,7 @@ def prepare(
         command_line: what starts the same run from a shell, for meta.json.
         restart: put an unfinished run away as well.
         checked: `preflight` was just asked and found nothing to mend.
-        say: told what was moved.
+        say: told what was moved, and what is wrong with the captions.
         progress: told (read, total) pictures while they are checked.
 
     Raises:
@@ -49,7 +49,8 @@ def prepare(
     from tui.preflight import preflight
 
     if not checked:
-        preflight(config, restart=restart, progress=progress)
+        for sentence, _step in preflight(config, restart=restart, progress=progress).captions.warnings():
+            say(f"warning: {sentence}")
     return prepare_run(config, command_line=command_line, versions=versions(), restart=restart, say=say)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from engine.runs.events import Event, EventFollower
 from engine.runs.follow import Ending, follow, skip_history
 from engine.runs.launch import log_tail
 from engine.runs.state import true_state
-from engine.text import duration, plural, printable
+from engine.text import duration, plural, printable, shell_line
 from tui import output
 from tui.foreground import Stopper
 from tui.narrators import Narrator, narrator
@@ -192,4 +191,4 @@ def _explain(job: CaptionJob, ending: Ending) -> None:
 
 
 def _command(folder: Path) -> str:
-    return f"lorasmith caption {shlex.quote(str(folder))}"
+    return shell_line(("lorasmith", "caption", folder))

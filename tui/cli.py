@@ -63,7 +63,9 @@ def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     "--images", metavar="DIR", help="The folder of pictures. Without --preset also how the screen draws pictures."
 )
 @click.option("--model", metavar="PATH", help="The checkpoint: a .safetensors file or a diffusers folder.")
-@click.option("--name", metavar="NAME", help="Names the trigger and the output.")
+@click.option(
+    "--name", metavar="NAME", help="Names the output; also the trigger word where preset and --set have none."
+)
 @click.option("--output_dir", metavar="DIR", help="Where the files go. Without it: ./NAME/results_current.")
 @click.option(
     "--dataset_config", metavar="FILE", help="Kohya's dataset configuration (TOML or JSON) in place of --images."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.paths import ASSETS
@@ -35,7 +36,42 @@ def read(preset: str, overrides: Sequence[str] = (), **typed: str | None) -> Run
     if preset == DEMO:
         config = _with_demo_paths(config)
     require_paths(config)
+    return keep_trigger(preset, overrides, config)
+
+
+def keep_trigger(preset: str, overrides: Sequence[str], config: RunConfig) -> RunConfig:
+    """A file of a run under another name: where the captions hold the name in the file, that stays the trigger word."""
+    from engine.config import load_config
+    from engine.dataset.caption_files import has_word, list_captions
+    from engine.dataset.trigger import kept_trigger
+    from engine.errors import DataError
+
+    old, new, folder = load_config(preset).saving.output_name, config.saving.output_name, config.dataset.train_data_dir
+    chosen = {text.partition("=")[0].strip() for text in overrides}
+    if old in ("", new) or not folder or config.dataset.class_tokens or "dataset.class_tokens" in chosen:
+        return config
+    try:
+        files = list_captions(Path(folder), config.dataset.caption_extension)
+    except DataError:  # the check of the pictures explains it
+        return config
+    if sum(has_word(file.text or "", old) - has_word(file.text or "", new) for file in files) <= 0:
+        return config
+    for dotted, value in kept_trigger(config.changed(saving={"output_name": old})).items():
+        table, _dot, key = dotted.partition(".")
+        config = config.changed(**{table: {key: value}})
     return config
+
+
+def another_trigger(config: RunConfig, name: str | None) -> str | None:
+    """A sentence where --name is not the trigger word as well."""
+    from engine.text import printable
+
+    if name is None or config.trigger == name:
+        return None
+    return (
+        f"The trigger word is {printable(config.trigger)}, as in the preset or file; --name names the output only. For "
+        "another word: --set dataset.class_tokens=WORD"
+    )
 
 
 def _with_demo_paths(config: RunConfig) -> RunConfig:

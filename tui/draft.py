@@ -170,15 +170,22 @@ class Draft:
 
     def command(self) -> str:
         """The command line that starts the same run without a screen."""
+        return shlex.join(self.command_words())
+
+    def command_words(self) -> list[str]:
+        """The same, before a shell reads it."""
         from engine.config.load import written
 
         words = ["lorasmith", "--preset", self.preset]
         typed = {key: value for key in OPTIONS if isinstance(value := self.values.get(key), str) and value}
         for key, value in typed.items():
             words += [OPTIONS[key], value]
-        for key in sorted(set(self.values) - set(typed)):
-            words += ["--set", f"{key}={written(self.values[key])}"]
-        return shlex.join(words)
+        rest = {key: self.values[key] for key in set(self.values) - set(typed)}
+        if "folders.name" in self.extras and Path(self.preset).is_file() and not self.get("dataset.class_tokens"):
+            rest["dataset.class_tokens"] = None  # chosen in Folders; --name alone may keep the word of the captions
+        for key in sorted(rest):
+            words += ["--set", f"{key}={written(rest[key])}"]
+        return words
 
     def take_notice(self) -> str:
         """What was changed without being asked, to be said now; empty the next time."""

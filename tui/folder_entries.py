@@ -54,16 +54,16 @@ class Entries:
         }
         if known.get("take_in") not in get_args(TakeIn):
             known.pop("take_in", None)
-        if known.get("source") or known.get("name"):
-            return cls(**cast("dict[str, Any]", known))
-        name = draft.get("saving.output_name") or ""
         trigger = draft.get("dataset.class_tokens") or ""
+        if known.get("source") or known.get("name"):
+            return cls(**cast("dict[str, Any]", {**known, "trigger": known.get("trigger") or trigger}))
+        name = draft.get("saving.output_name") or ""
         source = draft.get("dataset.train_data_dir") or ""
         share = draft.get("dataset.validation_split") or 0
         entries = cls(
             place=_place(draft.get("saving.output_dir") or "", name),
             name=name,
-            trigger="" if trigger == name else trigger,
+            trigger=trigger,
             source=source,
             take_in="leave" if source else "copy",
             repeats=str(draft.get("dataset.num_repeats") or ""),
@@ -79,7 +79,7 @@ class Entries:
         """The pictures that come with the program, left where they are."""
         demo = {
             "name": self.name or DEMO,
-            "trigger": self.trigger or ("" if self.name == "smithy" else "smithy"),
+            "trigger": self.trigger or "smithy",
             "source": DEMO_PICTURES,
             "held_out": DEMO_HELD_OUT,
             "take_in": "leave",
@@ -176,7 +176,7 @@ class Entries:
         made = draft.extras.get(_MADE)
         if made is None:
             return given
-        if made["entries"] == asdict(self):
+        if {**made["entries"], "trigger": self.trigger} == asdict(self):  # no file of the project depends on it
             return dict(made["values"])
         if self.earlier(draft) is not None:
             return {**given, "dataset.train_data_dir": made["values"]["dataset.train_data_dir"]}

@@ -13,7 +13,7 @@ from engine.errors import StorageError
 from engine.exit_codes import ExitCode
 from engine.runs import Ending, Event, EventFollower, RunDir, is_locked, prepare_resume, request
 from engine.runs.follow import follow, skip_history
-from engine.text import printable
+from engine.text import attach_line, printable, resume_line
 from tui import output
 from tui.ask_remedy import ask_for_remedy
 from tui.begin import start
@@ -120,7 +120,7 @@ def _train(run_dir: RunDir, teller: Narrator, *, detach: bool = False) -> int:
             output.narrate(f"Left alone: process {process.pid} in {run_dir.path}")
             return stopper.exit_code or ExitCode.INTERRUPTED
         except OSError:
-            output.narrate(f"The training goes on in {run_dir.path}; watch it with: lorasmith attach {run_dir.path}")
+            output.narrate(f"The training continues. Watch it with:\n  {attach_line(run_dir.path)}")
             raise
     teller.close()
     return conclude(run_dir, ending, stopper)
@@ -134,7 +134,7 @@ def _until_started(run_dir: RunDir, teller: Narrator, process: subprocess.Popen[
     teller.close()
     if not ending.state.live:
         return conclude(run_dir, ending)
-    output.narrate(f"Started as process {process.pid}. Watch it with: lorasmith attach {run_dir.path}")
+    output.narrate(f"Started as process {process.pid}. Watch it with:\n  {attach_line(run_dir.path)}")
     return ExitCode.DONE
 
 
@@ -144,7 +144,7 @@ def conclude(run_dir: RunDir, ending: Ending, stopper: Stopper | None = None) ->
         output.narrate(printable(line))
     wished = stopper.exit_code if stopper else None
     if ending.exit_code in (ExitCode.STOPPED, ExitCode.INTERRUPTED, ExitCode.TERMINATED):
-        output.narrate(f"Go on with: lorasmith resume {run_dir.path}")
+        output.narrate(f"Go on with:\n  {resume_line(run_dir.path)}")
     if wished is not None and ending.exit_code not in (ExitCode.DONE, ExitCode.STOPPED):
         return wished
     return ending.exit_code

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.text import printable, size_text
+from engine.text import printable, shell_line, size_text
 from tui.output import wrapped
 from tui.texts import _
 
@@ -32,6 +31,15 @@ def card(config: RunConfig) -> Gpu | None:
     device = config.memory.device
     gpus, place = list_gpus().visible(), int(device.partition(":")[2] or 0)
     return gpus[place] if device != "cpu" and place < len(gpus) else None
+
+
+def used_card(config: RunConfig) -> Gpu | None:
+    """The same, and None where the installed PyTorch cannot use it: the training computes on the CPU then."""
+    from engine.hardware import list_gpus
+    from engine.hardware.torch_build import torch_build
+
+    gpu = card(config)
+    return gpu if gpu is not None and torch_build().trouble(list_gpus(), gpu) is None else None
 
 
 def sentence(plan: Plan, gpu: Gpu | None) -> str:
@@ -125,7 +133,7 @@ def way_lines(way: Way, card: str, command: Sequence[str]) -> list[str]:
         _("Then {0} is the largest phase, with {1}.").format(
             PHASE_NAMES[way.plan.peak.phase], size_text(way.plan.peak_bytes)
         ),
-        f"  lorasmith {shlex.join([*command, *settings])}",
+        f"  {shell_line(('lorasmith', *command, *settings))}",
     ]
 
 

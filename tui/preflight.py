@@ -12,6 +12,7 @@ from engine.text import printable
 if TYPE_CHECKING:
     from engine.config import RunConfig
     from engine.dataset.arithmetic import StepPlan
+    from engine.dataset.caption_check import CaptionCheck
     from engine.dataset.pictures import Scan
     from engine.dataset.pool import Progress
     from engine.models.base import Recognition
@@ -35,6 +36,7 @@ class Preflight:
     need: DiskNeed
     num_prompts: int
     disk_warning: str | None
+    captions: CaptionCheck
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -59,6 +61,7 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     from engine.config.optimizers import check_training
     from engine.config.prompts import read_prompts
     from engine.config.resolve import check_model
+    from engine.dataset.caption_check import check_captions
     from engine.dataset.thumbnail import thumbnail
     from engine.models.registry import family_named, recognise
     from engine.runs.disk import estimate
@@ -84,13 +87,15 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     directory = check_place(config, restart=restart)
     _check_cache(config)
     prompts = read_prompts(config, notes.append, family.prompt_flags)
-    precision = _precision(config)
+    precision = _precision(config, notes)
     pictures, plan = _pictures(config, recognition, progress)
+    captions = check_captions(config, pictures, recognition)
     need = estimate(config, recognition, plan, len(prompts))
     place = next(path for path in (directory, *directory.parents) if path.exists())
     return Preflight(
-        config, recognition, pictures, plan, directory, tuple(notes), precision, need, len(prompts), need.check(place)
-    )
+        config, recognition, pictures, plan, directory, tuple(notes), precision, need, len(prompts), need.check(place),
+        captions,
+    )  # fmt: skip
 
 
 def _check_start(config: RunConfig, recognition: Recognition) -> None:
@@ -137,8 +142,10 @@ def _pictures(config: RunConfig, recognition: Recognition, progress: Progress | 
     return found, plan_steps(found, grid, config)
 
 
-def _precision(config: RunConfig) -> str:
+def _precision(config: RunConfig, notes: list[str]) -> str:
+    """What it computes in, and why; a GPU that the installed PyTorch cannot use goes to `notes`."""
     from engine.hardware import choose_precision, list_gpus, versions
+    from engine.hardware.torch_build import torch_build
 
     device, report = config.memory.device, list_gpus()
     visible = report.visible()
@@ -152,5 +159,11 @@ def _precision(config: RunConfig) -> str:
             f"memory.device={device}, but {found} found here{why}.", "Set memory.device=cpu, or mend the driver."
         )
     gpu = visible[index] if device != "cpu" and index < len(visible) else None
+    trouble = torch_build().trouble(report, gpu) if gpu is not None else None
+    if trouble is not None and device.startswith("cuda"):
+        raise UsageError(f"memory.device={device}, but {trouble[0]}", f"Set memory.device=cpu. {trouble[1]}")
+    if trouble is not None:
+        notes.append(" ".join(trouble))
+        gpu = None
     choice = choose_precision(config.memory.mixed_precision, gpu)
     return f"Precision {choice.value}: {choice.reason}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from engine.runs.layout import expanded
 
@@ -19,6 +20,22 @@ def read_file(typed: str) -> Path:
     path = find_preset(expanded(typed)).absolute()
     load_config(path)
     return path
+
+
+def own_trigger(path: Path) -> dict[str, Any]:
+    """What keeps the trigger word of a run's configuration under another name; nothing for a file of Kohya's, where the
+    name of the file is no word of the captions."""
+    from engine.config import load_config
+    from engine.dataset.trigger import kept_trigger
+
+    return {} if is_kohyas(path) else kept_trigger(load_config(path))
+
+
+def is_kohyas(path: Path) -> bool:
+    """Whether a file that can be read as a preset is one of Kohya's."""
+    from engine.config.kohya.convert import conversion_of
+
+    return conversion_of(path, path.read_text(encoding="utf-8-sig", errors="replace")) is not None
 
 
 def kohya_notes(path: Path) -> list[str]:

@@ -10,7 +10,8 @@ from engine.config.form import fields, shown, unit
 from engine.errors import DataError, LoraSmithError, ModelError, UsageError
 from engine.text import plural, printable, size_text
 from tui.draft import STEP_OF, Draft
-from tui.planned import card, lines
+from tui.planned import lines, used_card
+from tui.screens.steps import STEPS, position
 from tui.texts import _
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def gather(config: RunConfig, forecast: Forecast, progress: Progress) -> Report:
         known = preflight(config, restart=True, progress=progress)
         unfinished = (run_dir, state)
     outlook = forecast.outlook_of(known.config, known.recognition, known.plan, known.need, known.num_prompts)
-    return Report(known, outlook, card(known.config), logout_warning(), unfinished)
+    return Report(known, outlook, used_card(known.config), logout_warning(), unfinished)
 
 
 def missing(draft: Draft) -> tuple[str, str] | None:
@@ -120,9 +121,8 @@ def warnings(report: Report) -> list[str]:
     if known.pictures.rejected:
         count = len(known.pictures.rejected)
         said.append(_("{0} cannot be used and set aside, see below.").format(plural(count, "file")))
-    if known.pictures.missing_captions:
-        count = len(known.pictures.missing_captions)
-        said.append(_("{0} without a caption: the trigger word stands in for it.").format(plural(count, "picture")))
+    for sentence, step in known.captions.warnings():
+        said.append(_("{0} Fix it in the step {1}.").format(sentence, STEPS[position(step)].title))
     if report.logout:
         said.append(report.logout)
     return said
@@ -164,7 +164,7 @@ def sections(report: Report, draft: Draft, vram: Sequence[str] = ()) -> list[tup
         (_("Result"), [str(result)]),
         (_("Length"), length),
         (_("Model"), [model, *recognition.reasons]),
-        (_("Pictures"), known.pictures.lines()),
+        (_("Pictures"), [known.captions.about_trigger(), *known.pictures.lines()]),
         (_("Memory"), [known.precision, *(vram or _vram(report))]),
         (_("Settings that differ from the defaults (• from the preset {0} too)").format(draft.preset),
          list(settings(known.config, draft))),

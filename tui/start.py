@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import UsageError
 from engine.exit_codes import ExitCode
-from engine.text import printable
+from engine.text import attach_line
 from tui import output
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ def show(
             app.draft.set(key, value)
         app.first_step = app.draft.step
     app.run(mouse=mouse)
+    for line in app.farewell:
+        output.narrate(line)
     return _exit_code(app)
 
 
@@ -88,7 +90,7 @@ def _exit_code(app: LoraSmithApp) -> int:
         return app.return_code
     output.narrate("The screen ended by a mistake of LoRA Smith. A training that was going on goes on.")
     if app.watched is not None:
-        output.narrate(f"Back to it with: lorasmith attach {printable(app.watched.path)}")
+        output.narrate(f"Back to it with:\n  {attach_line(app.watched.path)}")
     return ExitCode.TRAINING_FAILED
 
 

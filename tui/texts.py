@@ -10,3 +10,5 @@ _ = _catalogue.gettext
 """The text in the person's language."""
 ngettext = _catalogue.ngettext
 """The text for one or for many."""
+
+HELP_TOOLTIP = _("Help for what has the focus; ? does the same where no text is typed.")

@@ -11,7 +11,7 @@ from engine.models.fetch import Progress, fetch, make_plan
 from engine.models.hub.cache import cached_folder, is_hub_id
 from engine.models.hub.files import TAGGER_FILES
 from engine.paths import user_cache
-from engine.text import listing, printable, size_text
+from engine.text import listing, printable, shell_word, size_text
 
 FILES = ("config.json", "preprocessor_config.json", "tokenizer_config.json", "tokenizer.json", "model.safetensors")
 """What one fetches by hand."""
@@ -104,9 +104,9 @@ class _Tenths:
 
 def _by_hand(model: str, files: Sequence[str]) -> str:
     return (
-        f"Allow the download (--download), or run `lorasmith fetch {model}`. By hand: from {model} on the Hugging Face "
-        f"hub take {', '.join(files)} and put them into {printable(own_place(model))}, or anywhere and give that "
-        "folder as the model."
+        f"Allow the download (--download), or run `lorasmith fetch {shell_word(model)}`. By hand: from {model} on the "
+        f"Hugging Face hub take {', '.join(files)} and put them into {printable(own_place(model))}, or anywhere and "
+        "give that folder as the model."
     )
 
 

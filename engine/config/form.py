@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -58,6 +59,33 @@ class FieldFacts:
         """Whether every word of a search is in its title, key or help."""
         text = f"{self.title} {self.key} {self.help}".lower()
         return all(word in text for word in words.lower().split())
+
+    def rank(self, words: str) -> tuple[int, ...] | None:
+        """How well a search fits, lowest first: the exact key or title, then words of the title, of the key, of the
+        help, each better at a beginning; among equals a basic setting, then the shorter title. None where it does not
+        fit."""
+        search = " ".join(words.lower().split())
+        if not search or not self.fits(search):
+            return None
+        title, name = " ".join(_words(self.title)), " ".join(_words(self.name))
+        places = (
+            search in (self.key, self.name, self.title.lower()) or " ".join(_words(search)) in (title, name),
+            search == "".join(word[0] for word in title.split()),  # lr
+            title.startswith(f"{search} "),
+            title.startswith(search),
+            set(search.split()) <= set(title.split()),
+            all(any(word.startswith(one) for word in title.split()) for one in search.split()),
+            set(search.split()) <= set(name.split()),
+            all(any(word.startswith(one) for word in name.split()) for one in search.split()),
+            all(one in f"{title} {self.key}" for one in search.split()),
+        )
+        place = next((place for place, holds in enumerate(places) if holds), len(places))
+        return (place, self.advanced, len(title), len(name))
+
+
+def _words(text: str) -> list[str]:
+    """The words of a title or key, in lower case."""
+    return re.findall(r"[\w']+", text.lower().replace("_", " "))
 
 
 @dataclass(frozen=True)

@@ -303,7 +303,7 @@ class SamplingTable(Table):
         3.5, "FLUX guidance", "What FLUX dev is told where the prompt has no --g.", ge=0, le=100, advanced=True
     )
     sample_seed: int = setting(
-        1, "Seed", "Where the prompt has no --d; -1: another one each time.", ge=-1, le=2**32 - 1, advanced=True
+        1, "Sample seed", "Where the prompt has no --d; -1: another one each time.", ge=-1, le=2**32 - 1, advanced=True
     )
 
 

@@ -6,14 +6,16 @@ import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from engine.errors import ModelError
+from engine.errors import DataError, ModelError
 from engine.paths import ASSETS
 from engine.text import printable
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+    from engine.config import RunConfig
 
 CLIP = ASSETS / "clip_tokenizer"
 _VOWELS = str.maketrans("aeio", "4310")
@@ -84,6 +86,38 @@ def tokenizer_folder(model: str | Path) -> Path:
     """The folder with vocab.json and merges.txt that belongs to a model."""
     own = Path(model).expanduser() / "tokenizer" if model else CLIP
     return own if (own / "vocab.json").is_file() and (own / "merges.txt").is_file() else CLIP
+
+
+def kept_trigger(config: RunConfig) -> dict[str, Any]:
+    """Settings (dotted keys) with which a copy of a run under another name keeps its trigger word and its prompts.
+
+    A trigger word that comes from the name is written down. Where numbered folders give images without a caption
+    another word, that word stays theirs, and only the sample prompts get the trigger word in writing.
+
+    Args:
+        config: of the run that is copied. Empty is returned where it has no name, or a trigger word of its own.
+    """
+    if config.dataset.class_tokens or not config.saving.output_name:
+        return {}
+    word, prompts = config.trigger, config.sampling.sample_prompts
+    if _folder_words(config) <= {word}:
+        return {"dataset.class_tokens": word}
+    if isinstance(prompts, list):
+        return {"sampling.sample_prompts": [prompt.replace("{trigger}", word) for prompt in prompts]}
+    return {}
+
+
+def _folder_words(config: RunConfig) -> set[str]:
+    """The names behind the numbers of the folders that are trained on."""
+    from engine.dataset.folders import find_sources
+
+    if not config.dataset.train_data_dir:
+        return set()
+    try:
+        sources = find_sources(Path(config.dataset.train_data_dir).expanduser(), "")[0]
+    except DataError:
+        return set()
+    return {source.name for source in sources if source.name}
 
 
 def _whole(word: str, start: int, end: int) -> bool:

@@ -44,6 +44,10 @@ class TorchBuild:
             )
         return None
 
+    def trouble(self, report: GpuReport, gpu: Gpu) -> tuple[str, str] | None:
+        """Why it cannot use this GPU, and how to fix that; None when it can."""
+        return self.obstacle(report) or self.too_new_for(gpu)
+
     def too_new_for(self, gpu: Gpu) -> tuple[str, str] | None:
         """Why it can't use this GPU although it uses others, and how to mend that; None when it can."""
         capability = gpu.compute_capability

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from engine.hardware import Gpu, choose_precision
 from engine.hardware.gpu import Program
 from engine.memory.base_remedies import eight_bit_base, eight_bit_optimizer, four_bit_base, split_mode
 from engine.memory.remedy import Remedy, Situation
-from engine.text import listing, printable, size_text
+from engine.text import listing, printable, resume_line, shell_line, size_text
 
 MOST_ACCUMULATED = 1024
 """What `training.gradient_accumulation_steps` allows."""
@@ -45,14 +44,13 @@ def advice(found: Sequence[Remedy], run_path: Path, phase: str) -> str:
     if not found:
         return "No setting is left that keeps this LoRA as it is; a new run with a lower dataset.resolution needs less."
     sentences = []
-    path = shlex.quote(str(run_path))
     if not found[0].changes:
-        sentences.append(f"{found[0].why} Then: lorasmith resume {path}.")
+        sentences.append(f"{found[0].why} Then:\n  {resume_line(run_path)}")
     first = next((remedy for remedy in found if remedy.changes), None)
     if first is not None:
-        options = " ".join(f"--set {key}={written(value)}" for key, value in first.changes.items())
-        sentences.append(f"{first.title} saves {first.saves}: lorasmith resume {path} {options}")
-    return " ".join(sentences)
+        options = [word for key, value in first.changes.items() for word in ("--set", f"{key}={written(value)}")]
+        sentences.append(f"{first.title} saves {first.saves}:\n  {resume_line(run_path)} {shell_line(options)}")
+    return "\n".join(sentences)
 
 
 def _close_programs(situation: Situation) -> Remedy | None:

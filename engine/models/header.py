@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.errors import ModelError
 from engine.reading import NotRegularFileError, open_file, parse_json
-from engine.text import printable
+from engine.text import printable, shell_line
 
 MAX_HEADER = 32 * 2**20
 """Bytes; those of the largest models have less than one MiB, and metadata with a thumbnail a few."""
@@ -36,10 +36,11 @@ BITS = {
 }
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 CONVERT = (
-    'Convert it once, with this line, which reads tensors only: python -c "import torch, safetensors.torch as s; '
-    "d = torch.load('{name}', map_location='cpu', weights_only=True); s.save_file({{k: v.clone() for k, v in "
-    "d.get('state_dict', d).items() if hasattr(v, 'shape')}}, '{stem}.safetensors')\""
+    "import sys, torch, safetensors.torch as s; "
+    "d = torch.load(open(sys.argv[1], 'rb'), map_location='cpu', weights_only=True); "
+    "s.save_file({k: v.clone() for k, v in d.get('state_dict', d).items() if hasattr(v, 'shape')}, sys.argv[2])"
 )
+"""Reads a pickle's tensors only and writes them as safetensors. Both names are arguments: nothing is quoted twice."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def refuse_pickle(path: Path) -> ModelError:
     stem = f"{path.stem}-converted" if renamed else path.stem
     return ModelError(
         f"{printable(path)} is a Python pickle; opening one can run any program hidden in it, so it is not opened.",
-        CONVERT.format(name=printable(path.name), stem=printable(stem)),
+        "Convert it once, with this line, which reads tensors only:\n"
+        f'  python -c "{CONVERT}" {shell_line((path, path.with_name(f"{stem}.safetensors")))}',
     )
 
 

@@ -14,7 +14,7 @@ from engine.models.hub.cache import cached_folder, is_hub_id
 from engine.models.kinds import looks_like
 from engine.models.sd15.family import SD15
 from engine.models.sdxl.family import SDXL
-from engine.text import printable
+from engine.text import printable, shell_word
 
 
 def families() -> list[Family]:
@@ -70,7 +70,7 @@ def _cached(hub_id: str) -> Path:
     if folder is None:
         raise ModelError(
             f"There is no file or folder {hub_id}, and no model of that name in the local Hugging Face cache.",
-            f"Check the path, or fetch it where there is a network: lorasmith fetch {hub_id}",
+            f"Check the path, or fetch it where there is a network: lorasmith fetch {shell_word(hub_id)}",
         )
     checkpoints = list(folder.glob("*.safetensors"))
     whole = (folder / "model_index.json").exists() or (folder / "unet").is_dir() or (folder / "transformer").is_dir()

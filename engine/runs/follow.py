@@ -12,6 +12,7 @@ from engine.runs.events import Event, EventFollower
 from engine.runs.launch import log_tail
 from engine.runs.layout import RunDir
 from engine.runs.state import RunState, read_exit, true_state
+from engine.text import printable, resume_line
 
 Sink = Callable[[Event], None]
 SILENT_SECONDS = 60.0
@@ -94,13 +95,13 @@ def _ending(run_dir: RunDir, state: RunState, process: subprocess.Popen[bytes] |
 def explain(
     run_dir: RunDir, state: RunState, returncode: int | None = None, *, last: Event | None = None
 ) -> tuple[str, ...]:
-    """Why a run ended without a word, as far as anything tells: lines for a person, the hint last.
+    """Why a run ended without a word, as far as anything tells: lines for a person, a command last.
 
     `last` is the log's last event, for a caller that knows it; reading a long log takes seconds.
     """
     if state.state == "unknown":
-        hint = f"Look there, or go on with it here: lorasmith resume {run_dir.path}"
-        return (f"This run is of another machine: {state.detail}.", hint)
+        why = f"This run is of another machine: {state.detail}."
+        return (why, "Look there, or go on with it here:", f"  {resume_line(run_dir.path)}")
     if state.state == "damaged":
         return (state.detail,)
     lines = [f"The run was lost at step {state.step}: {state.detail}."]
@@ -112,7 +113,7 @@ def explain(
     if last is not None:
         lines.append(f"Last event: {last.as_json()}")
     tail = log_tail(run_dir)
-    lines += [f"End of {run_dir.log_path}:", *(f"  {line}" for line in tail)] if tail else []
+    lines += [f"End of {printable(run_dir.log_path)}:", *(f"  {line}" for line in tail)] if tail else []
     if returncode in (None, -9) and not any("Error" in line for line in tail):
         lines.append("If nobody ended it, the system may have, for want of memory: look with dmesg.")
-    return (*lines, f"Go on from the last saved state with: lorasmith resume {run_dir.path}")
+    return (*lines, "Go on from the last saved state with:", f"  {resume_line(run_dir.path)}")

@@ -22,6 +22,7 @@ from engine.reading import NotRegularFileError, open_file, open_for_writing
 from engine.runs.identity import is_alive, own_identity
 from engine.runs.layout import read_record, record_root
 from engine.runs.values import MAX_PID, count, number
+from engine.text import attach_line, printable
 
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 _held: dict[Path, LockInfo] = {}
@@ -74,10 +75,11 @@ class RunLock:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
             holder = is_locked(self.path)
+            run = self.path.parent.parent
             who = f"process {holder.pid}" if holder else "another process"
             raise UsageError(
-                f"{who} already trains in {self.path.parent.parent}: two runs on one directory are not possible.",
-                f"Watch it with: lorasmith attach {self.path.parent.parent}",
+                f"{who} already trains in {printable(run)}: two runs on one directory are not possible.",
+                f"Watch it with:\n  {attach_line(run)}",
             ) from error
 
     def release(self) -> None:

@@ -19,7 +19,7 @@ from engine.errors import StorageError, UsageError, storage_error
 from engine.runs.identity import boot_id, host, own_identity
 from engine.runs.layout import CURRENT, RunDir, default_output_dir, expanded, own_files, write_record
 from engine.runs.state import RunState, mark_starting, true_state
-from engine.text import printable
+from engine.text import attach_line, printable, resume_line, shell_line
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
@@ -206,17 +206,17 @@ def _require_ended(run_dir: RunDir, restart: bool) -> None:
         hint = "Choose another --output_dir; or begin anew with --restart, which keeps what is there beside it."
         raise UsageError(f"{run_dir.path} holds a run that cannot be used: {state.detail}", hint)
     raise UsageError(
-        f"{run_dir.path} holds an unfinished run ({state.state}, step {state.step}).",
-        f"Go on with it: lorasmith resume {run_dir.path}. Or begin anew with --restart; the old one is kept beside it.",
+        f"{printable(run_dir.path)} holds an unfinished run ({state.state}, step {state.step}).",
+        f"Go on with it:\n  {resume_line(run_dir.path)}\nOr begin anew with --restart; the old one is kept beside it.",
     )
 
 
 def still_live(run_dir: RunDir, state: RunState) -> UsageError:
     """The error of whoever would start a second run there."""
     return UsageError(
-        f"A run is going on in {run_dir.path} ({state.state}, process {state.pid}): two runs on one directory are not "
-        "possible.",
-        f"Watch it with: lorasmith attach {run_dir.path}",
+        f"A run is going on in {printable(run_dir.path)} ({state.state}, process {state.pid}): two runs on one "
+        "directory are not possible.",
+        f"Watch it with:\n  {attach_line(run_dir.path)}",
     )
 
 
@@ -279,7 +279,8 @@ def _fill(
         run_dir.private.mkdir(parents=True, exist_ok=True)
         run_dir.control.mkdir(exist_ok=True)
         write_bytes(run_dir.reserve_path, os.urandom(RESERVE_BYTES))  # not zeros: some file systems store none
-        heading = f"The full configuration of the run {name}.\nRepeat it with: lorasmith --preset {name}.toml"
+        repeat = shell_line(("lorasmith", "--preset", f"{name}.toml"))
+        heading = f"The full configuration of the run {name}.\nRepeat it with: {repeat}"
         write_text(run_dir.path / f"{name}.toml", dump_toml(config, heading))
         if datasets:
             write_text(run_dir.dataset_path, datasets)

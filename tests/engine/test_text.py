@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from engine.text import listing, plural, printable
+from engine.text import attach_line, listing, plural, printable, resume_line, shell_line, shell_word
 
 
 @pytest.mark.parametrize(
@@ -32,3 +34,26 @@ def test_plural_and_listing() -> None:
     assert plural(2, "batch") == "2 batches" and plural(3, "copy") == "3 copies" and plural(2, "day") == "2 days"
     assert plural(2, "epoch") == "2 epochs" and plural(2, "box") == "2 boxes"
     assert listing(["a", "b", "c"], 3) == "a, b, c" and listing(["a", "b", "c"], 1) == "a and 2 more"
+
+
+NAMES = [
+    "cat.png", "my cat.png", "it's.png", 'a"b.png', "$HOME.png", "a;rm -rf b", "a`id`b", "back\\slash", "~", "*.png",
+    "a!b", "ねこ 🐈", "a|c", "line\nbreak", "tab\tbell\a", "esc\x1b[31m", "\u202egnp", "end'\\\n", "", "#a", "\u2028",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*NAMES, os.fsdecode(b"a\xff\xfe' b")])
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_a_word_of_a_command_line_is_what_the_shell_reads(name: str) -> None:
+    word = shell_word(name)
+    assert printable(word) == word and "\n" not in word
+    line = f"printf '%s|' {shell_line(['x', name])} {word}"
+    read = subprocess.run(["bash", "-c", line], capture_output=True, check=True)
+    assert read.stdout == b"x|" + os.fsencode(name) + b"|" + os.fsencode(name) + b"|"
+
+
+def test_a_path_is_no_option_and_plain_words_stay_plain() -> None:
+    assert shell_word(Path("-rf/a b")) == "'./-rf/a b'"
+    assert shell_line(("lorasmith", "attach", Path("/runs/robot"))) == attach_line(Path("/runs/robot"))
+    assert attach_line(Path("/runs/robot")) == "lorasmith attach /runs/robot"
+    assert resume_line(Path("/my runs/robot")) == "lorasmith resume '/my runs/robot'"

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from engine.runs import RunDir, is_locked, true_state
+from engine.text import attach_line
 
 Start = Callable[..., Any]
 WELCOME = "There is no run yet"
@@ -209,6 +210,8 @@ def test_detach_and_attach(start: Start, live: RunDir) -> None:
         terminal.until_shown("Detach")
         terminal.send("\r")
         assert terminal.wait() == 0 and terminal.restored
+        command = f"\r\n  {attach_line(live.path)}\r\n"  # on a line of its own, however long it is
+        assert command.encode() in terminal.raw.replace(b"\x1b[K", b"")
     terminal = start()
     terminal.until_shown("▶ running")
     terminal.send("x")

@@ -5,5 +5,6 @@ from engine.paths import ASSETS
 READY = {
     "model.pretrained_model_name_or_path": str(ASSETS / "demo_base"),
     "dataset.train_data_dir": str(ASSETS / "demo_pictures"),
+    "dataset.class_tokens": "smithy",
     "saving.output_name": "robot",
 }

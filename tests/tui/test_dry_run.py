@@ -113,3 +113,44 @@ def test_the_parameters_are_those_of_the_real_lora(ready: Path, network: dict[st
         rates=config.training.rates, weights=None, generator_seed=0, say=lambda _: None,
     )  # fmt: skip
     assert lora_parameters(config, recognition) == sum(parameter.numel() for parameter in real.parameters())
+
+
+@pytest.mark.parametrize(
+    ("captions", "arguments", "trigger", "told"),
+    [
+        ("robot, a hammer", ["--name", "bw"], "robot", "note: The trigger word is robot"),
+        ("bw, a hammer", ["--name", "bw"], "bw (the run's name)", ""),
+        (None, ["--name", "bw"], "bw (the run's name)", ""),
+        ("a hammer", ["--name", "bw"], "bw (the run's name)", ""),
+        ("robot", ["--name", "bw", "--set", "dataset.class_tokens=none"], "bw (the run's name)", ""),
+        ("robot", ["--name", "bw", "--set", "dataset.class_tokens=ohwx"], "ohwx", "note: The trigger word is ohwx"),
+        ("robot", [], "robot (the run's name)", ""),
+    ],
+)
+def test_another_name_keeps_the_trigger_word_of_the_captions(
+    ready: Path,
+    capfd: pytest.CaptureFixture[str],
+    captions: str | None,
+    arguments: list[str],
+    trigger: str,
+    told: str,
+) -> None:
+    """And what it is, is always shown; captions without it are warned about."""
+    if captions is not None:
+        for number in range(5):
+            (ready / "pictures" / f"{number}.txt").write_text(captions)
+    assert run([*ARGUMENTS, *arguments]) == 0
+    out, err = capfd.readouterr()
+    assert f"  Trigger word: {trigger}" in out
+    assert told in err and ("note: The trigger word" in err) == bool(told)
+    word = trigger.split(" ")[0]
+    lacking = captions is not None and word not in captions
+    assert (f"warning: 5 of 5 captions do not have the trigger word “{word}”" in out) == lacking
+    assert "warning: Only 5 images to train on" in out
+
+
+def test_the_demo_under_another_name_is_called_by_its_own_word(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["--preset", "demo", "--name", "bw", "--dry-run"]) == 0
+    out, err = capfd.readouterr()
+    assert "Trigger word: smithy, in 16 of 16 captions" in out and "bw.safetensors" in out
+    assert "note: The trigger word is smithy" in err and "--name names the output only" in err

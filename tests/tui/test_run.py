@@ -190,7 +190,7 @@ def test_a_reader_that_goes_away_does_not_end_the_training(
     process.stdout.readline()
     process.stdout.close()
     told = process.stderr.read()
-    assert process.wait(20) == 1 and "The training goes on" in told and "Traceback" not in told
+    assert process.wait(20) == 1 and "The training continues" in told and "Traceback" not in told
     assert true_state(run_dir).live
 
 

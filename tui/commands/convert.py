@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import textwrap
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,7 @@ import click
 
 from engine.exit_codes import ExitCode
 from engine.runs.layout import expanded
-from engine.text import printable
+from engine.text import printable, shell_line
 from tui import output
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def command(file: str, target: str | None, as_json: bool) -> int:
     if place.exists():
         raise UsageError(f"{printable(place)} is there already.", "Name another file with --output.")
     write_text(place, dump_toml(load_config(path), f"Converted from {path.name}, a {found.kind} of Kohya's."))
-    output.narrate(f"Train with it: lorasmith --preset {shlex.quote(printable(place))}")
+    output.narrate(f"Train with it:\n  {shell_line(('lorasmith', '--preset', place))}")
     output.result(place)
     return ExitCode.DONE
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--kohya", "target", metavar="DIR", required=True, help="The folder that the files go into.")
 @click.option("--images", metavar="DIR", help="The folder of pictures, for a preset.")
 @click.option("--model", metavar="PATH", help="The checkpoint, for a preset.")
-@click.option("--name", metavar="NAME", help="Names the trigger and the output, for a preset.")
+@click.option("--name", metavar="NAME", help="For a preset: names the output; also the trigger word where it has none.")
 def command(what: str, target: str, **typed: str | None) -> int:
     """Write dataset.toml, training.toml, train.sh and train.py for Kohya's scripts.
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from engine.exit_codes import ExitCode
-from engine.text import size_text
+from engine.text import printable, size_text
 from tui import output
 from tui.commands.version import version_lines
 
 if TYPE_CHECKING:
-    from engine.hardware import Gpu, GpuReport
+    from engine.hardware import GpuReport
     from engine.hardware.system import System
+    from engine.hardware.torch_build import TorchBuild
 
 
 @click.command("info")
@@ -24,17 +25,22 @@ def command(as_json: bool) -> int:
     """Show what this machine has."""
     from engine.hardware import choose_precision, list_gpus, versions
     from engine.hardware.system import look
+    from engine.hardware.torch_build import torch_build
 
-    report, system = list_gpus(), look()
+    report, system, build = list_gpus(), look(), torch_build()
     visible = report.visible()
-    choice = choose_precision("auto", visible[0] if visible else None)
+    usable = bool(visible) and build.obstacle(report) is None
+    choice = choose_precision("auto", visible[0] if usable else None)
     if as_json:
         gpus = asdict(report)
         precision = {"value": choice.value, "reason": choice.reason}
-        output.json_result({"versions": versions(), "system": asdict(system), **gpus, "precision": precision})
+        warnings = [line.removeprefix("! ") for line in _warnings(report, build)]
+        output.json_result(
+            {"versions": versions(), "system": asdict(system), **gpus, "warnings": warnings, "precision": precision}
+        )
         return ExitCode.DONE
-    for line in (*version_lines(), *_system_lines(system), *_gpu_lines(report)):
-        output.result(line)
+    for line in (*version_lines(), *_system_lines(system), *_gpu_lines(report), *_warnings(report, build)):
+        output.result(printable(line))
     output.result(f"Precision {choice.value}: {choice.reason}.")
     return ExitCode.DONE
 
@@ -46,13 +52,27 @@ def _system_lines(system: System) -> Iterator[str]:
 
 
 def _gpu_lines(report: GpuReport) -> Iterator[str]:
+    from tui.words.hardware import MIG, hidden, vram_amounts
+
     if report.problem:
         yield f"GPU: {report.problem}"
     for gpu in report.gpus:
-        yield f"GPU {gpu.index}: {gpu.name}{_memory(gpu)}"
+        yield f"GPU {gpu.index}: {gpu.name}" + (f", {vram_amounts(gpu)}" if gpu.total is not None else "")
+        if gpu.mig:
+            yield f"  MIG {MIG}"
+        if gpu in hidden(report):
+            yield "  hidden by CUDA_VISIBLE_DEVICES"
         for program in gpu.programs:
             yield f"  in use by {program.name or 'process'} ({program.pid}): {size_text(program.bytes)}"
 
 
-def _memory(gpu: Gpu) -> str:
-    return "" if gpu.total is None else f", {size_text(gpu.total)}, {size_text(gpu.free)} free"
+def _warnings(report: GpuReport, build: TorchBuild) -> Iterator[str]:
+    """What keeps the installed PyTorch from using the GPUs, or some of them; the words of the step Hardware."""
+    obstacle = build.obstacle(report) if report.gpus else None
+    if obstacle is not None:
+        yield f"! {' '.join(obstacle)}"
+        return
+    for gpu in report.gpus:
+        trouble = build.too_new_for(gpu)
+        if trouble is not None:
+            yield f"! GPU {gpu.index}: {' '.join(trouble)}"

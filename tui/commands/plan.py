@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 @click.option(
     "--model", metavar="PATH", help="The checkpoint. Without it: one of the real size of the preset's family."
 )
-@click.option("--name", metavar="NAME", help="Names the trigger and the output.")
+@click.option(
+    "--name", metavar="NAME", help="Names the output; also the trigger word where preset and --set have none."
+)
 @click.option("--dataset_config", metavar="FILE", help="Kohya's dataset configuration (TOML or JSON) in place of DIR.")
 @click.option("--set", "overrides", metavar="TABLE.KEY=VALUE", multiple=True, help="Change a setting; repeatable.")
 @click.option(

@@ -42,6 +42,9 @@ def run_preset(
     )
     for note in kohya_notes(preset, exact=config.training.kohya_exact):
         output.narrate(note)
+    other = configuration.another_trigger(config, name)
+    if other is not None:
+        output.narrate(f"note: {other}")
     unfit = configuration.of_another_family(preset, config)
     if unfit is not None:
         output.narrate(f"warning: {unfit}")

@@ -14,6 +14,7 @@ from textual.widgets import Input, Static
 
 from engine.errors import LoraSmithError
 from tui.texts import _
+from tui.widgets.text_input import TextInput
 
 
 class AskTextScreen(ModalScreen[str | None]):
@@ -36,7 +37,7 @@ class AskTextScreen(ModalScreen[str | None]):
         with Vertical(classes="dialog"):
             yield Static(self.question, classes="dialog-title", markup=False)
             yield Static(self.text, markup=False)
-            yield Input(compact=True)
+            yield TextInput(compact=True)
             yield Static(id="wrong", classes="error", markup=False)
             yield Static(_("Enter takes it, Escape cancels."), classes="hint")
 

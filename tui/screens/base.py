@@ -16,7 +16,7 @@ from textual.widgets import Static
 from textual.worker import Worker, WorkerState
 
 from engine.text import printable
-from tui.texts import _
+from tui.texts import HELP_TOOLTIP, _
 from tui.widgets.key_bar import KeyBar
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class BaseScreen(Screen[None]):
     HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (SMALLEST[0], "-narrow"), (100, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-flat"), (SMALLEST[1], "-low"), (32, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("f1,question_mark", "help", _("Help"), key_display="?", tooltip=_("What the focused thing does.")),
+        Binding("f1,question_mark", "help", _("Help"), tooltip=HELP_TOOLTIP),
     ]
     HELP: ClassVar[str | None] = None
     """Markdown: what this screen is for. A widget's HELP stands above it."""
@@ -82,10 +82,8 @@ class BaseScreen(Screen[None]):
             self.query_one("#too-small", Static).update(f"{self.status_text()}\n\n{words}")
 
     def action_help(self) -> None:
-        """Explain the focused thing, the screen, and all keys."""
-        from tui.screens.help import HelpScreen
-
-        self.app.push_screen(HelpScreen(self))
+        """`?` where no text is typed; F1 works everywhere."""
+        self.smith.action_help()
 
     @on(Worker.StateChanged)
     def _show_failure(self, event: Worker.StateChanged) -> None:

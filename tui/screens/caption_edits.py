@@ -16,6 +16,7 @@ from engine.dataset.caption_edits import Change, plan_frame, plan_replace
 from engine.dataset.caption_files import CaptionFile
 from engine.text import plural, printable
 from tui.texts import _
+from tui.widgets.text_input import TextInput
 from tui.widgets.tick import Tick
 
 
@@ -145,7 +146,7 @@ class FrameScreen(EditScreen):
 def _row(label: str, id: str) -> ComposeResult:
     with Horizontal(classes="row"):
         yield Static(label, classes="label")
-        yield Input(id=id, compact=True)
+        yield TextInput(id=id, compact=True)
 
 
 def _shown(sign: str, text: str) -> str:

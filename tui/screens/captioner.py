@@ -23,6 +23,7 @@ from engine.text import plural, printable
 from tui.texts import _
 from tui.watching.captioner import JobLook
 from tui.widgets.path_input import PathInput
+from tui.widgets.text_input import TextInput
 from tui.widgets.tick import Tick
 from tui.words.captioners import in_order
 
@@ -78,7 +79,7 @@ class CaptionerScreen(ModalScreen[dict[str, Any] | None]):
             return Select(choices, value=value, allow_blank=False, id=facts.key, compact=True)
         if facts.key == "model" and issubclass(self.kind.options, ModelOptions):
             return PathInput(str(value), folders_only=True, id=facts.key, compact=True)
-        return Input(str(value), id=facts.key, compact=True)
+        return TextInput(str(value), id=facts.key, compact=True)
 
     @on(DescendantFocus)
     def _explain(self, event: DescendantFocus) -> None:

@@ -14,6 +14,7 @@ from textual.timer import Timer
 from textual.widgets import Checkbox, Input, Select, Static
 from textual.worker import Worker, WorkerState
 
+from engine.dataset.caption_files import has_word
 from engine.dataset.project import Made, Project, make
 from engine.dataset.scan import familiar_repeats
 from engine.dataset.trigger import Verdict, judge, suggest
@@ -26,7 +27,7 @@ from tui.watching.progress import Cut, seldom
 from tui.widgets.buckets import BucketChart
 from tui.widgets.project_form import ProjectForm
 from tui.widgets.thumbnails import Thumbnails
-from tui.words.folders import FIELD_HELP, plan_text, summary_text, verdict_text
+from tui.words.folders import FIELD_HELP, caption_words, plan_text, summary_text, verdict_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -95,6 +96,9 @@ class FoldersScreen(StepScreen):
         self._taking: Worker[None] | None = None
         self._accepted_others = 0
         self._pause: Timer | None = None
+        self._verdict: FoldersScreen.Judged | None = None
+        self._named = ""
+        """The name with which the step began; it is the trigger word where none is given."""
 
     def compose_body(self) -> ComposeResult:
         """The form above, what is known of the pictures below."""
@@ -110,6 +114,9 @@ class FoldersScreen(StepScreen):
     def on_mount(self) -> None:
         """Look at what is there already."""
         self.query_one("#findings").display = False
+        self._named = self.entries.name
+        if self.entries.name:
+            self.focus_next_button()
         self._changed()
         self.look()
 
@@ -152,6 +159,7 @@ class FoldersScreen(StepScreen):
         """Show what follows from the names at once, and read the folder when the typing pauses."""
         entries = self.entries
         self._accepted_others = 0
+        self._keep_trigger()
         if entries.word:
             self._judge(entries.word, suggest(entries.word), str(self.draft.get("model.pretrained_model_name_or_path")))
         else:
@@ -172,8 +180,37 @@ class FoldersScreen(StepScreen):
     @on(Judged)
     def _show_verdict(self, event: Judged) -> None:
         if event.verdict.word == self.entries.word:
-            words = verdict_text(event.verdict, event.rarer)
-            self.query_one(ProjectForm).say_verdict(words, warn=bool(event.verdict.known))
+            self._verdict = event
+            self._show_word()
+
+    def _show_word(self) -> None:
+        """What the tokenizer and the captions say of the trigger word."""
+        judged, word = self._verdict, self.entries.word
+        lines = [caption_words(self._captions, word)]
+        known = judged is not None and judged.verdict.word == word
+        if judged is not None and known:
+            lines.insert(0, verdict_text(judged.verdict, judged.rarer))
+        warn = bool(lines[-1]) or (judged is not None and known and bool(judged.verdict.known))
+        self.query_one(ProjectForm).say_verdict("\n".join(filter(None, lines)), warn=warn)
+
+    @property
+    def _captions(self) -> list[str]:
+        """Of the pictures as they were read last."""
+        if self._seen is None or isinstance(self._seen, LoraSmithError):
+            return []
+        return [picture.caption for picture in self._seen.pictures if picture.caption is not None]
+
+    def _keep_trigger(self) -> None:
+        """The project is renamed, and captions hold its old name: that stays the trigger word, which is said."""
+        old, entries = self._named, self.entries
+        if entries.trigger or not old or entries.name == old:
+            return
+        count = sum(has_word(caption, old) for caption in self._captions)
+        if count:
+            self._named = ""  # once: whoever empties the field means it
+            self.query_one(ProjectForm).take_trigger(old)
+            words = _("{0} of {1} have the word {2}: it stays the trigger word.")
+            self.say(words.format(count, plural(len(self._captions), _("caption")), printable(old)), kind="warning")
 
     def action_suggest(self) -> None:
         """Take the suggested trigger word."""
@@ -299,6 +336,7 @@ class FoldersScreen(StepScreen):
         self.query_one("#findings").display = bool(lines)
         self.query_one("#lines", Static).update("\n".join(lines))
         self._show_plan()
+        self._show_word()
 
     # Going on
 

@@ -31,6 +31,7 @@ class HardwareScreen(StepScreen):
     CSS_PATH = "hardware.tcss"
     AUTO_FOCUS = "#places"
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "back", _("Runs"), tooltip=_("Leave the wizard; what was entered is kept.")),
         Binding("r", "look", _("Look again"), tooltip=_("Look at the hardware now. It is looked at every 2 s anyway.")),
     ]
     HELP = _(
@@ -142,9 +143,17 @@ class HardwareScreen(StepScreen):
         self.draft.set("memory.device", self._device)
 
     def problems(self) -> Iterable[str]:
-        """A GPU that was chosen once and is not here."""
-        if self._machine is not None and any(place.device == self._device and not place.here for place in self._places):
+        """A GPU that was chosen and is not here, or that the installed PyTorch cannot use."""
+        if self._machine is None or self._around is None:
+            if self._device not in ("auto", "cpu"):
+                yield _("The hardware is still being looked at.")
+            return
+        place = next((place for place in self._places if place.device == self._device), None)
+        if place is not None and not place.here:
             yield _("{0} is not here. Choose another place.").format(self._device)
+        trouble = self._around.build.trouble(self.report, place.gpu) if place is not None and place.gpu else None
+        if trouble is not None:
+            yield _("This PyTorch cannot use it, see above. Choose another place.")
 
     # Showing
 

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
-from textual.screen import ModalScreen
+from textual.screen import ModalScreen, Screen
 from textual.widgets import Markdown, Static
 
-from tui.screens.base import BaseScreen
 from tui.texts import _
 
 
 class HelpScreen(ModalScreen[None]):
-    """Shows the help of `behind`; any of escape, q and ? closes it."""
+    """Shows the help of `behind`; any of escape, q, F1 and ? closes it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,f1,question_mark", "dismiss", _("Close"))]
 
-    def __init__(self, behind: BaseScreen) -> None:
+    def __init__(self, behind: Screen[Any]) -> None:
         super().__init__()
         self._texts = _help_texts(behind)
         self._keys = _key_lines(behind)
@@ -34,7 +33,7 @@ class HelpScreen(ModalScreen[None]):
             yield Static(_("Up and Down scroll, Escape closes."), classes="hint")
 
 
-def _help_texts(behind: BaseScreen) -> list[str]:
+def _help_texts(behind: Screen[Any]) -> list[str]:
     """What the focused widget says about itself, then what its containers and the screen say."""
     texts = []
     for node in behind.focused.ancestors_with_self if behind.focused is not None else [behind]:
@@ -44,7 +43,7 @@ def _help_texts(behind: BaseScreen) -> list[str]:
     return texts
 
 
-def _key_lines(behind: BaseScreen) -> list[str]:
+def _key_lines(behind: Screen[Any]) -> list[str]:
     """A line for each key: first what is LoRA Smith's own, then moving about."""
     own: dict[str, list[str]] = {}
     common: dict[str, list[str]] = {}

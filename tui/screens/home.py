@@ -16,7 +16,7 @@ from textual.timer import Timer
 from textual.widgets import Static
 
 from engine.text import listing, plural, printable, size_text
-from tui.preset_file import kohya_notes, read_file
+from tui.preset_file import kohya_notes, own_trigger, read_file
 from tui.screens.ask import AskScreen
 from tui.screens.ask_text import AskTextScreen
 from tui.screens.base import BaseScreen
@@ -267,7 +267,7 @@ called running has a living process.
         if answer is None:
             return
         draft, path = self.smith.draft, read_file(answer)
-        draft.begin_anew(preset=str(path))
+        draft.begin_anew(own_trigger(path), preset=str(path))
         notes = kohya_notes(path)
         if notes:
             told = _("{0} of Kohya's keys mean something else or nothing here: {1}; lorasmith convert shows all.")
@@ -290,14 +290,15 @@ called running has a living process.
 
     def _copy(self, run: KnownRun) -> None:
         from engine.config import load_config
+        from engine.dataset.trigger import kept_trigger
 
         try:
-            load_config(run.run_dir.config_path)
+            kept = kept_trigger(load_config(run.run_dir.config_path))
         except (ValueError, OSError) as error:
             self.smith.show_error(error)
             return
         draft = self.smith.draft
-        draft.begin_anew({"saving.output_dir": ""}, preset=str(run.run_dir.config_path))
+        draft.begin_anew({"saving.output_dir": "", **kept}, preset=str(run.run_dir.config_path))
         draft.done = [step.name for step in STEPS[:-1]]
         self.smith.go_to("folders")
 
@@ -385,7 +386,7 @@ called running has a living process.
 WELCOME = """[b]Welcome.[/b] From a folder of pictures to a LoRA in eight steps.
 
   [b]n[/b]       begin: the wizard asks for model, pictures and settings
-  [b]?[/b]       help for what is shown
+  [b]F1[/b]      help for what is shown
   [b]Ctrl+P[/b]  every action by name
   [b]Ctrl+Q[/b]  quit; a training goes on without the screen
 

@@ -28,6 +28,7 @@ from tui.screens.step import StepScreen
 from tui.texts import _, ngettext
 from tui.widgets.field import FieldForm, FieldList, step_title, vram_text
 from tui.widgets.form import Form
+from tui.widgets.text_input import TextInput
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
@@ -37,7 +38,7 @@ PAUSE_SECONDS = 0.3
 DEMO = "demo"
 
 
-class Search(Input):
+class Search(TextInput):
     """Filters the fields while one types."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -196,7 +197,7 @@ is called *rough* when it only comes from the GPU's arithmetic.
     @on(Input.Changed, "#search")
     def _search(self, event: Input.Changed) -> None:
         self.form.search = event.value
-        self.rows.reload(self.form.named() or None)
+        self.rows.reload(self.form.best() or None)
         self._show_counts()
 
     @on(Select.Changed, "#preset")

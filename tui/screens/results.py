@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.text import Text
 from textual import on, work
@@ -197,6 +197,7 @@ that did best on pictures it was not trained on; where there are no such picture
     def action_train_on(self) -> None:
         """Into the wizard, with the run's settings and the chosen file to begin with."""
         from engine.config import load_config
+        from engine.dataset.trigger import kept_trigger
 
         file, draft = self.chosen, self.smith.draft
         if file is None:
@@ -206,7 +207,8 @@ that did best on pictures it was not trained on; where there are no such picture
         except (ValueError, OSError) as error:
             self.smith.show_error(error)
             return
-        values = {
+        values: dict[str, Any] = {
+            **kept_trigger(config),
             "network.network_weights": str(file.path),
             "saving.output_name": next_name(config.saving.output_name),
             "saving.output_dir": "",  # its own folder: the old run, and this file with it, stay where they are
@@ -216,14 +218,14 @@ that did best on pictures it was not trained on; where there are no such picture
         else:
             self._begin(values)
 
-    def _ask_to_forget(self, values: Mapping[str, str]) -> None:
+    def _ask_to_forget(self, values: Mapping[str, Any]) -> None:
         from tui.screens.ask import AskScreen
 
         answers = {"no": _("Keep the run in the making"), "yes": _("Forget it and train on from this file")}
         screen = AskScreen(_("Another run is in the making"), answers)
         self.app.push_screen(screen, lambda answer: self._begin(values) if answer == "yes" else None)
 
-    def _begin(self, values: Mapping[str, str]) -> None:
+    def _begin(self, values: Mapping[str, Any]) -> None:
         draft = self.smith.draft
         draft.begin_anew(values, preset=str(self.run_dir.config_path))
         draft.done = [step.name for step in STEPS[:-1]]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.text import Text
 from textual import on, work
@@ -100,6 +99,8 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
 
         run_dir: RunDir
         notes: list[str]
+        kept: Mapping[str, Any]
+        """What keeps its trigger word when the next run begins with these settings under another name."""
 
     @dataclass
     class NotStarted(Message):
@@ -318,7 +319,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
     def _start(self, *, restart: bool) -> None:
         self.starting = True
         self.say(_("Starting the training."))
-        self._begin(self.draft.config(), shlex.split(self.draft.command()), restart)
+        self._begin(self.draft.config(), self.draft.command_words(), restart)
 
     def _start_again(self, run_dir: RunDir, *, accept_changes: bool = False) -> None:
         self.starting = True
@@ -331,6 +332,8 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="start")
     def _begin(self, config: RunConfig, command_line: list[str], restart: bool) -> None:
+        from engine.dataset.trigger import kept_trigger
+
         notes: list[str] = []
         try:
             run_dir, _process = begin(
@@ -339,7 +342,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
         except (LoraSmithError, OSError) as error:
             self.post_message(self.NotStarted(error))
         else:
-            self.post_message(self.Started(run_dir, notes))
+            self.post_message(self.Started(run_dir, notes, kept_trigger(config)))
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="start")
     def _resume(self, run_dir: RunDir, *, accept_changes: bool = False) -> None:
@@ -349,7 +352,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
         except (LoraSmithError, OSError) as error:
             self.post_message(self.NotStarted(error))
         else:
-            self.post_message(self.Started(run_dir, notes))
+            self.post_message(self.Started(run_dir, notes, {}))
 
     @on(NotStarted)
     def _not_started(self, event: NotStarted) -> None:
@@ -362,6 +365,8 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
         """The dashboard; the draft stays for a next run, which begins at the first step."""
         self.draft.step = "hardware"
         self.draft.done.clear()
+        for key, value in event.kept.items():
+            self.draft.set(key, value)
         self.draft.mark_started()
         for note in event.notes:
             self.app.notify(printable(note), markup=False)

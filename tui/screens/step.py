@@ -46,7 +46,7 @@ class StepScreen(BaseScreen):
             yield from self.compose_body()
         with Horizontal(id="bottom"):
             yield Static(id="message", markup=False)
-            yield Button(_("Back"), id="back", compact=True)
+            yield Button(self.back_label(), id="back", compact=True)
             yield Button(self.next_label(), id="next", compact=True, variant="primary")
 
     def compose_body(self) -> ComposeResult:
@@ -57,12 +57,20 @@ class StepScreen(BaseScreen):
         """The word on the button that goes on."""
         return _("Next")
 
+    def back_label(self) -> str:
+        """The word on the button that goes back; the first step leaves the wizard."""
+        return _("Back") if position(self.STEP) else _("Runs")
+
     def store(self) -> None:
         """Write what was entered into the draft."""
 
     def problems(self) -> Iterable[str]:
         """Sentences about what keeps one from going on; the first one is shown."""
         return ()
+
+    def focus_next_button(self) -> None:
+        """Focus nothing that takes text: for a step whose fields are filled, where a stray key would change one."""
+        self.query_one("#next", Button).focus()
 
     def say(self, text: str, *, kind: str = "note") -> None:
         """Put one sentence above the footer: kind note, warning or error."""

@@ -39,7 +39,7 @@ class CaptionCard(Vertical):
         self._book, self.place = book, place
         file = book.files[place]
         self.query_one(Picture).path = file.picture
-        self.query_one(CaptionEditor).load_text(file.text or "")
+        self.query_one(CaptionEditor).show(file.picture, file.text or "")
         self.describe()
 
     def clear(self) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
+from textual.document._history import EditHistory
 from textual.events import Key
 from textual.message import Message
 from textual.widgets import TextArea
 
+from engine.dataset.caption_files import normalised
 from tui.texts import _
+
+MOST_KEPT = 200
+"""Captions whose changes are kept."""
 
 
 class CaptionEditor(TextArea):
@@ -18,19 +24,36 @@ class CaptionEditor(TextArea):
     HELP: ClassVar[str] = _(
         "**Caption.** Enter saves and goes to the next picture; Escape saves and goes back to the list. With "
         "`enable_wildcard` several lines are used, and Enter makes a new one. A run reads `name.txt` beside "
-        "`name.png`; where it is missing or empty, it takes the trigger word."
+        "`name.png`; where it is missing or empty, it takes the trigger word. Ctrl+Z undoes, also after a save."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", _("To the list"), tooltip=_("Keep the caption and go back to the list.")),
     ]
     several_lines = False
     """Enter makes a new line."""
+    _shown: Path | None = None
+    """Whose caption is in the editor."""
+    _left: tuple[tuple[Path, str, EditHistory], ...] = ()
+    """Captions that were edited: the picture, the text as it was left, and its changes; the newest last."""
 
     class Leave(Message):
         """Escape was pressed."""
 
     class Following(Message):
         """Enter was pressed: on to the next picture."""
+
+    def show(self, picture: Path, text: str) -> None:
+        """Show a caption. One that was edited before has its changes again: Ctrl+Z takes them back after a save too."""
+        if self._shown is not None:
+            others = [one for one in self._left if one[0] != self._shown]
+            self._left = (*others, (self._shown, self.text, self.history))[-MOST_KEPT:]
+        kept = next((one for one in self._left if one[0] == picture and normalised(one[1]) == text), None)
+        limits = self.history.max_checkpoints, self.history.checkpoint_timer, self.history.checkpoint_max_characters
+        self.history = EditHistory(*limits)
+        self.load_text(kept[1] if kept is not None else text)
+        if kept is not None:
+            self.history = kept[2]
+        self._shown = picture
 
     def begin(self) -> None:
         """Type at the end."""
@@ -44,6 +67,11 @@ class CaptionEditor(TextArea):
             self.post_message(self.Following())
         else:
             await super()._on_key(event)
+
+    def action_undo(self) -> None:
+        """Give the text back, and leave nothing selected that the next key would replace."""
+        super().action_undo()
+        self.move_cursor(self.cursor_location)
 
     def action_leave(self) -> None:
         """Back to the list."""

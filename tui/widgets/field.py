@@ -21,6 +21,7 @@ from engine.config.form import FieldFacts, fields
 from tui.draft import STEP_OF
 from tui.texts import _
 from tui.widgets.form import Form, Row
+from tui.widgets.text_input import TextInput
 from tui.words.cells import clipped
 
 MARK_WIDTH, TITLE_WIDTH, RANGE_WIDTH = 2, 28, 24
@@ -182,7 +183,7 @@ class FieldList(ScrollView, can_focus=True):
         self.refresh()
 
 
-class FieldEdit(Input):
+class FieldEdit(TextInput):
     """The one line in which a value is typed, laid over its row."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -233,7 +234,7 @@ class FieldForm(Container):
     def compose(self) -> ComposeResult:
         """The list, and above it the line."""
         yield FieldList(self.form)
-        yield FieldEdit(id="edit", compact=True)
+        yield FieldEdit(id="edit", compact=True, select_on_focus=True)
 
     @property
     def rows(self) -> FieldList:
@@ -267,7 +268,7 @@ class FieldForm(Container):
     def _open(self, key: str) -> None:
         self.editing = key
         edit = self.edit
-        edit.value = self.form.typed(key)
+        edit.begin(self.form.typed(key))
         edit.add_class("-open")
         self._place()
         edit.focus()

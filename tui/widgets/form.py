@@ -65,10 +65,10 @@ class Form:
             return facts.fits(self.search)
         return self.advanced or not facts.advanced or self.is_changed(facts.key) or facts.key in self.wrong
 
-    def named(self) -> str:
-        """The field whose key the search is, with or without its table; empty for any other search."""
-        word = self.search.strip().lower()
-        return next((key for key, facts in fields().items() if word in (key, facts.name)), "")
+    def best(self) -> str:
+        """The field that the search fits best; of equals the first in the form. Empty where it fits none."""
+        ranked = {key: rank for key, facts in fields().items() if (rank := facts.rank(self.search)) is not None}
+        return min(ranked, key=lambda key: ranked[key], default="")
 
     def is_changed(self, key: str) -> bool:
         """Whether it differs from the preset."""
@@ -83,6 +83,8 @@ class Form:
         if key in self.rejected:
             return printable(self.rejected[key])
         facts, value = fields()[key], self.draft.get(key)
+        if key == "dataset.class_tokens" and not value and (name := self.draft.get("saving.output_name")):
+            return _("{0} (the name)").format(printable(name))
         return printable(f"{shown(facts, value)} {unit(facts, value)}".rstrip())
 
     def typed(self, key: str) -> str:

@@ -11,7 +11,7 @@ from textual.widgets import Footer
 from textual.widgets._footer import FooterKey, FooterLabel
 
 ALWAYS = ("help", "leave")
-"""Actions whose keys are never left away: `?` tells all the others."""
+"""Actions whose keys are never left away: F1 lists all the others."""
 
 MORE = "… "
 

@@ -15,12 +15,13 @@ from textual.actions import SkipAction
 from textual.binding import Binding, BindingType
 from textual.geometry import Offset
 from textual.message import Message
-from textual.widgets import Input, OptionList
+from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from engine.text import printable
 from tui.completion import Listing, plain_path, read, split
 from tui.texts import _
+from tui.widgets.text_input import TextInput
 
 MOST_SHOWN = 200
 """Candidates in the list."""
@@ -54,8 +55,8 @@ class Candidates(OptionList, can_focus=False):
         self.field.take(event.option_index)
 
 
-class PathInput(Input):
-    """An `Input` for a path.
+class PathInput(TextInput):
+    """A `TextInput` for a path.
 
     Right takes the grey rest, Tab completes as far as all candidates agree (and else moves on), Down and Up choose
     from the list, Enter takes the chosen one, Escape closes the list. `~`, quotes and file:// of a pasted path are
@@ -87,7 +88,7 @@ class PathInput(Input):
     def __init__(
         self, value: str = "", *, suffixes: Collection[str] = (), folders_only: bool = False, **options: Any
     ) -> None:
-        super().__init__(plain_path(value), select_on_focus=False, **options)
+        super().__init__(plain_path(value), **options)
         self._suffixes, self._folders_only = suffixes, folders_only
         self._listing: Listing | None = None
         self._asked: tuple[str, str] | None = None

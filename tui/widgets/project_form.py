@@ -10,6 +10,7 @@ from textual.widgets import Checkbox, Input, Select, Static
 from tui.folder_entries import DEMO_HELD_OUT, DEMO_PICTURES, Entries
 from tui.texts import _
 from tui.widgets.path_input import PathInput
+from tui.widgets.text_input import TextInput
 from tui.widgets.tick import Tick
 
 WAYS = ((_("copy them"), "copy"), (_("link, takes no space"), "link"), (_("leave where they are"), "leave"))
@@ -34,9 +35,9 @@ class ProjectForm(VerticalGroup):
             yield PathInput(entries.place, id="place", folders_only=True, compact=True)
         with Horizontal(classes="row"):
             yield Static(_("Name"), classes="label")
-            yield Input(entries.name, id="name", compact=True)
+            yield TextInput(entries.name, id="name", compact=True)
             yield Static(_("Trigger"), classes="label -second")
-            yield Input(entries.trigger, id="trigger", compact=True)
+            yield TextInput(entries.trigger, id="trigger", compact=True)
         yield Static(id="verdict", markup=False)
         with Horizontal(classes="row"):
             yield Static(_("Pictures"), classes="label")
@@ -45,7 +46,7 @@ class ProjectForm(VerticalGroup):
             yield Static(_("Take in"), classes="label")
             yield Select(WAYS, value=entries.take_in, allow_blank=False, id="take-in", compact=True)
             yield Static(_("Repeats"), classes="label -second")
-            yield Input(entries.repeats, id="repeats", compact=True, restrict="[0-9]*", max_length=6)
+            yield TextInput(entries.repeats, id="repeats", compact=True, restrict="[0-9]*", max_length=6)
             yield Static(id="computed", markup=False)
         with Horizontal(classes="row"):
             yield Static(_("Held out"), classes="label")
@@ -56,7 +57,7 @@ class ProjectForm(VerticalGroup):
             yield Tick(_("Folder txt2img-images"), entries.txt2img, id="txt2img")
         with Horizontal(classes="row", id="regularization"):
             yield Static(_("Class"), classes="label")
-            yield Input(entries.class_word, id="class-word", compact=True)
+            yield TextInput(entries.class_word, id="class-word", compact=True)
             yield Static(_("Folder"), classes="label -second")
             yield PathInput(entries.reg_source, id="reg-source", folders_only=True, compact=True)
 

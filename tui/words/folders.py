@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine.dataset.caption_files import has_word
 from engine.dataset.overview import USUAL
 from engine.text import plural, printable
 from tui.texts import _
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from engine.dataset.overview import Overview
     from engine.dataset.project import Project
     from engine.dataset.trigger import Verdict
@@ -66,6 +69,15 @@ def verdict_text(verdict: Verdict, rarer: Verdict) -> str:
     if verdict.split:
         return _("✓ {0}: split into {1} ({2}), no known word.").format(word, tokens, pieces)
     return _("✓ {0}: {1}, no known word.").format(word, tokens)
+
+
+def caption_words(captions: Sequence[str], word: str) -> str:
+    """How many captions do not have the trigger word; empty where all have it, or there are none."""
+    lacking = sum(not has_word(caption, word) for caption in captions)
+    if not lacking or not word:
+        return ""
+    words = _("! {0} of {1} without the trigger word {2}: type another trigger here, or add it in the step Captions.")
+    return words.format(lacking, plural(len(captions), _("caption")), printable(word))
 
 
 def plan_text(project: Project, pictures: int, numbered: bool) -> str:

@@ -24,6 +24,9 @@ BAR = 20
 """Cells of the bar of VRAM."""
 
 
+MIG = "! On: a run gets one instance, with a part of this GPU's memory. nvidia-smi -L lists them."
+
+
 @dataclass(frozen=True)
 class Surroundings:
     """What stays as it is while one looks at the hardware. Sizes in bytes."""
@@ -105,10 +108,9 @@ def place_facts(place: Place, wish: Precision, report: GpuReport, around: Surrou
         yield from _cpu_facts(report, around)
     else:
         yield from _gpu_facts(place.gpu)
-        if around is not None:
-            trouble = around.build.obstacle(report) or around.build.too_new_for(place.gpu)
-            if trouble is not None:
-                yield "PyTorch", "! " + " ".join(trouble)
+        trouble = around.build.trouble(report, place.gpu) if around is not None else None
+        if trouble is not None:
+            yield "PyTorch", "! " + " ".join(trouble)
     yield from _precision(wish, place.gpu)
 
 
@@ -128,7 +130,7 @@ def _cpu_facts(report: GpuReport, around: Surroundings | None) -> Iterator[Fact]
 def _gpu_facts(gpu: Gpu) -> Iterator[Fact]:
     yield "VRAM", _vram(gpu)
     if gpu.mig:
-        yield "MIG", _("! On: a run gets one instance, with a part of this GPU's memory. nvidia-smi -L lists them.")
+        yield "MIG", _(MIG)
     yield _("Now"), _state(gpu)
     yield _("Programs"), _programs(gpu)
     parts = [_("compute capability {0}").format(_dotted(gpu.compute_capability))]
@@ -139,13 +141,19 @@ def _gpu_facts(gpu: Gpu) -> Iterator[Fact]:
     yield _("Compute"), ", ".join(parts)
 
 
-def _vram(gpu: Gpu) -> str:
+def vram_amounts(gpu: Gpu) -> str:
+    """Of a GPU's memory how much is used and free, and whose it is."""
     if gpu.total is None:
         return _("unknown: the driver does not tell it")
     used = "" if gpu.used is None else _("{0} used, ").format(_size(gpu.used))
     amounts = _("{0}, {1}{2} free").format(_size(gpu.total), used, _size(gpu.free))
-    if gpu.unified:
-        return _("{0}; shared with the machine, the GPU has none of its own").format(amounts)
+    return _("{0}; shared with the machine, the GPU has none of its own").format(amounts) if gpu.unified else amounts
+
+
+def _vram(gpu: Gpu) -> str:
+    amounts = vram_amounts(gpu)
+    if gpu.total is None or gpu.unified:
+        return amounts
     filled = round(BAR * (gpu.used or 0) / gpu.total) if gpu.total else 0
     return f"{amounts}  {'█' * filled}{'░' * (BAR - filled)}"
 

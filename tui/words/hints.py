@@ -26,7 +26,7 @@ def notice(run_dir: RunDir, history: RunHistory, look: Look) -> list[str]:
     if state == "failed" or _refused(look):
         told = history.error or {"title": _("Failed"), "message": look.state.detail}
         sentence = f"{told.get('title') or ''}: {told.get('message') or ''} {told.get('hint') or ''}"
-        return ["✗ " + printable(sentence.strip()), *_resume_hint(history, look)]
+        return [*map(printable, f"✗ {sentence.strip()}".split("\n")), *_resume_hint(history, look)]
     return []
 
 

@@ -194,7 +194,8 @@ def _event_words(event: Event) -> tuple[str, str, str]:
         case "retry":
             return "▸", _("Goes on: {0}").format(get("text", "")), ""
         case "error":
-            return "✗", f"{get('title', '')}: {get('message', '')} {get('hint', '')}", "$text-error"
+            hint = " ".join(str(get("hint", "")).split("\n"))
+            return "✗", f"{get('title', '')}: {get('message', '')} {hint}", "$text-error"
         case "saved":
             return "✓", _("Saved {0} ({1}), {2}, read back and checked").format(
                 name, size_text(get("bytes")), step

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.dataset.caption_check import length
 from engine.dataset.caption_files import has_word
 from engine.dataset.captions import CaptionRules, deterministic
 from engine.dataset.pictures import ONLY_FIRST_LINE
@@ -191,9 +192,8 @@ def _long(survey: Survey) -> Iterator[Finding]:
         return
     cases = []
     for subset in survey.scan.subsets:
-        rules = _rules(survey, subset)
         for picture in subset.pictures:
-            count = max(counter.count(deterministic(line, rules)) for line in subset.text(picture).split("\n") or [""])
+            count = length(counter, survey.config, subset, picture)
             if count > counter.limit:
                 cases.append(Case((picture.path,), f"{count} tokens, {counter.limit} are used"))
     if cases:

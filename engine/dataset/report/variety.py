@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from engine.dataset.caption_check import FEWEST
 from engine.dataset.report.findings import Case, Finding, Kind
 from engine.dataset.report.likeness import THUMB
 from engine.text import plural
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
     from engine.dataset.report.survey import Survey
 
-FEWEST = 10
 _MOST = 0.8
 """Share of the pictures from which on it is called all of them."""
 _RING = 3

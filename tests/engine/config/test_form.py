@@ -101,3 +101,50 @@ def test_units_follow_their_number() -> None:
 def test_search_finds_words_of_title_key_and_help() -> None:
     found = [key for key, facts in fields().items() if facts.fits("rate unet")]
     assert "training.unet_lr" in found and "training.seed" not in found
+
+
+def best(search: str) -> str:
+    ranked = {key: rank for key, facts in fields().items() if (rank := facts.rank(search)) is not None}
+    return min(ranked, key=lambda key: ranked[key], default="")
+
+
+@pytest.mark.parametrize("key", list(fields()))
+def test_a_search_for_a_fields_own_title_or_key_finds_that_field_first(key: str) -> None:
+    facts = fields()[key]
+    spaced = facts.name.replace("_", " ")
+    for search in (facts.title, facts.title.lower(), f"  {facts.title.upper()} ", key, facts.name, spaced):
+        assert best(search) == key, search
+
+
+@pytest.mark.parametrize(
+    ("search", "key"),
+    [
+        ("steps", "training.max_train_steps"),
+        ("step", "training.max_train_steps"),
+        ("learning", "training.learning_rate"),
+        ("learn", "training.learning_rate"),
+        ("learning rate", "training.learning_rate"),
+        ("rate", "training.learning_rate"),
+        ("lr", "training.learning_rate"),
+        ("unet lr", "training.unet_lr"),
+        ("text encoder lr", "training.text_encoder_lr"),
+        ("alpha", "network.network_alpha"),
+        ("batch", "training.train_batch_size"),
+        ("epoch", "training.max_train_epochs"),
+        ("rank", "network.network_dim"),
+        ("dim", "network.network_dim"),
+        ("network dim", "network.network_dim"),
+        ("scheduler", "training.lr_scheduler"),
+        ("trigger", "dataset.class_tokens"),
+        ("seed", "training.seed"),
+        ("prompts", "sampling.sample_prompts"),
+        ("precision", "memory.mixed_precision"),
+        ("swap", "memory.blocks_to_swap"),
+        ("8bit", "training.optimizer_type"),
+        ("no such setting", ""),
+        ("", ""),
+        (" ", ""),
+    ],
+)
+def test_a_search_finds_what_is_meant_first(search: str, key: str) -> None:
+    assert best(search) == key

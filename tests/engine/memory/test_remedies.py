@@ -204,8 +204,9 @@ def test_remedies_of_caching() -> None:
 def test_the_advice_is_a_command() -> None:
     found = remedies(config(training={"train_batch_size": 4}, memory={"gradient_checkpointing": True}), None, "train")
     assert advice(found, Path("/my runs/robot"), "train") == (
-        "Batch 1 with accumulation saves about the activations of 3 of 4 pictures: lorasmith resume '/my runs/robot' "
-        "--set training.train_batch_size=1 --set training.gradient_accumulation_steps=4"
+        "Batch 1 with accumulation saves about the activations of 3 of 4 pictures:\n"
+        "  lorasmith resume '/my runs/robot' --set training.train_batch_size=1 "
+        "--set training.gradient_accumulation_steps=4"
     )
     only = remedies(config(), None, "train")
     assert advice(only, Path("/r"), "train").endswith("lorasmith resume /r --set memory.gradient_checkpointing=true")
@@ -215,6 +216,6 @@ def test_programs_and_the_next_remedy_are_advised_together() -> None:
     gpu = with_programs(Program(4711, "firefox", 3 * 2**30))
     told = advice(remedies(config(training={"train_batch_size": 2}), gpu, "train"), Path("/r"), "train")
     assert told.startswith(
-        "Other programs hold memory of this card: close firefox (3.0 GiB). Then: lorasmith resume /r."
+        "Other programs hold memory of this card: close firefox (3.0 GiB). Then:\n  lorasmith resume /r\n"
     )
     assert "--set training.train_batch_size=1" in told

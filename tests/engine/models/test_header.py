@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shlex
+import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from engine.errors import ModelError
 from engine.exit_codes import ExitCode
-from engine.models.header import CONVERT, read_header
+from engine.models.header import read_header, refuse_pickle
 
 
 def written(path: Path, header: bytes, body: bytes = b"") -> Path:
@@ -108,12 +112,20 @@ def test_a_zipped_pickle_under_a_wrong_name(tmp_path: Path) -> None:
         read_header(tmp_path / "m.safetensors")
 
 
-def test_the_line_that_converts_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "name", ["m.ckpt", 'my model\'s "best".ckpt', "a\nb;$(x).pt", "-m.ckpt", "m.safetensors", "ねこ`.pth"]
+)
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_the_line_that_converts_works_for_every_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.save({"state_dict": {"x": torch.arange(3)}, "epoch": 4}, "m.ckpt")
-    line = CONVERT.format(name="m.ckpt", stem="m")
-    exec(line[line.index('"') + 1 : line.rindex('"')])
-    assert load_file("m.safetensors")["x"].tolist() == [0, 1, 2]
+    torch.save({"state_dict": {"x": torch.arange(3)}, "epoch": 4}, name)
+    line = refuse_pickle(Path(name)).hint.split("\n")[-1].strip()
+    assert line.startswith("python -c")
+    subprocess.run(["bash", "-c", line.replace("python", shlex.quote(sys.executable), 1)], check=True)
+    stem = f"{Path(name).stem}-converted" if name.endswith(".safetensors") else Path(name).stem
+    assert load_file(f"{stem}.safetensors")["x"].tolist() == [0, 1, 2]
 
 
 def test_gguf_is_named(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from textual.widgets import Input
 from engine.config import RunConfig
 from engine.runs import RunDir, prepare_run, true_state
 from engine.runs.launch import launch
+from engine.text import attach_line
 from tui.app import Appearance, LoraSmithApp
 from tui.draft import Draft, draft_path
 from tui.screens.help import HelpScreen
@@ -73,6 +74,7 @@ async def test_leaving_a_live_run_asks_and_detach_is_the_default(
         await pilot.press("enter")
     assert app.return_code == 0 and true_state(live).live
     assert not list(live.control.iterdir())
+    assert app.farewell[-1] == f"  {attach_line(live.path)}"
 
 
 async def test_leaving_with_stop_and_save(smith: Smith, live: RunDir, until: Until) -> None:

@@ -15,6 +15,7 @@ from textual.widgets import Input, Static
 
 from engine.dataset.project import make
 from engine.paths import ASSETS
+from tests.fake_run import made_run
 from tui.app import LoraSmithApp
 from tui.review_report import missing
 from tui.screens import folders
@@ -389,3 +390,81 @@ async def test_help_tells_about_the_field(smith: Smith, until: Until, text: Show
         await pilot.press("f1")
         await until(pilot, lambda: "a hard link where" in text(app))
         await until(pilot, lambda: "A project is the folder" in text(app))
+
+
+# The trigger word under another name
+
+
+def captioned(photos: Path, word: str) -> None:
+    for picture in photos.glob("fox*.png"):
+        picture.with_suffix(".txt").write_text(f"{word}, a fox on grass")
+
+
+async def test_a_copied_run_under_a_new_name_keeps_its_trigger_word(
+    smith: Smith, until: Until, text: Shown, home: Path, photos: Path
+) -> None:
+    """From the copied run to Review: the new name never becomes the trigger word, and every step shows it."""
+    captioned(photos, "ann")
+    run_dir = made_run(
+        home, "ann", dataset={"train_data_dir": str(photos)},
+        model={"pretrained_model_name_or_path": str(ASSETS / "demo_base")}, memory={"device": "cpu"},
+    )  # fmt: skip
+    app = smith()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: getattr(app.screen, "runs", None))
+        await pilot.press("c")
+        await until(pilot, lambda: app.draft.step == "folders" and "Trigger ann" in " ".join(text(app).split()))
+        await fill(pilot, "name", "ann 2")
+        await until(pilot, lambda: "ann: split into 2 tokens" in text(app))
+        await until(pilot, lambda: "6 pictures, all with captions" in text(app))
+        assert "without the trigger word" not in text(app)
+        await pilot.press("ctrl+g", "5")
+        await until(pilot, lambda: app.draft.step == "parameters" and app.screen.query("FieldList"))
+        await pilot.press("slash", *"trigger", "enter")
+        row = next(line for line in text(app).splitlines() if "Trigger word" in line)
+        assert row.split("step")[0].split()[-1] == "ann"
+        await pilot.press("ctrl+g", "6")
+        await until(pilot, lambda: "Trigger word: ann, in 6 of 6 captions" in str(said(app, "text")))
+        assert "do not have the trigger word" not in said(app, "text")
+        config = app.draft.config()
+        assert (config.saving.output_name, config.trigger) == ("ann 2", "ann")
+    assert run_dir.name == "ann"
+
+
+async def test_a_renamed_project_keeps_the_word_of_its_captions(
+    smith: Smith, until: Until, text: Shown, photos: Path
+) -> None:
+    captioned(photos, "anna")
+    app = smith("folders", extras=entered(photos))
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.go_to("folders")
+        await until(pilot, lambda: "6 pictures, all with captions" in text(app))
+        await fill(pilot, "name", "berta")
+        assert app.screen.query_one("#trigger", Input).value == "anna"
+        assert "6 of 6 captions have the word anna: it stays the trigger word." in said(app)
+        await fill(pilot, "trigger", "")  # whoever empties it means the name
+        await until(pilot, lambda: "! 6 of 6 captions without the trigger word berta" in " ".join(text(app).split()))
+        await pilot.press("ctrl+z")
+
+
+async def test_captions_without_the_trigger_word_are_counted_at_once(
+    smith: Smith, until: Until, text: Shown, photos: Path
+) -> None:
+    app = smith("folders", extras=entered(photos))
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.go_to("folders")
+        await until(pilot, lambda: "! 4 of 4 captions without the trigger word anna" in " ".join(text(app).split()))
+        await fill(pilot, "trigger", "fox")
+        await until(pilot, lambda: "fox: 1 token" in text(app) and "without the trigger word" not in text(app))
+
+
+async def test_the_demo_under_another_name_is_called_as_its_captions_say(smith: Smith, until: Until) -> None:
+    app = smith("folders", {"model.pretrained_model_name_or_path": str(ASSETS / "demo_base")}, preset="demo")
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.go_to("folders")
+        await until(pilot, lambda: bool(app.screen.query("#name")))
+        assert app.screen.query_one("#trigger", Input).value == "smithy"
+        await fill(pilot, "name", "bw")
+        app.screen.store()  # type: ignore[attr-defined]
+        config = app.draft.config()
+        assert (config.saving.output_name, config.trigger) == ("bw", "smithy")

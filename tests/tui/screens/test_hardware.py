@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from textual.widgets import OptionList
 
+from engine.hardware.torch_build import TorchBuild
 from tests.nvml.fake import CUDA_TORCH
 from tui.app import LoraSmithApp
 from tui.screens.hardware import HardwareScreen
@@ -110,3 +111,20 @@ async def test_it_does_not_look_while_it_is_covered(begin: Smith, nvml: Play, un
         await until(pilot, lambda: screen._watch is not None)
         await pilot.press("ctrl+n")
         await until(pilot, lambda: isinstance(app.screen, ModelScreen) and screen._watch is None)
+
+
+@pytest.mark.parametrize("build", [TorchBuild("2.13.0+cpu", None), TorchBuild("2.13.0", "14.0")])
+async def test_a_gpu_that_pytorch_cannot_use_is_not_ticked_off(
+    begin: Smith, nvml: Play, until: Until, text: Shown, build: TorchBuild
+) -> None:
+    nvml("h200", torch=build)
+    app = begin()
+    async with app.run_test(size=WIDE) as pilot:
+        await until(pilot, lambda: "Automatic: the CPU" in text(app) and "GPU 0: NVIDIA H200" in text(app))
+        await pilot.press("down", "ctrl+n")
+        await until(pilot, lambda: "✗ This PyTorch cannot use it, see above. Choose another place." in text(app))
+        assert isinstance(app.screen, HardwareScreen) and not app.draft.done
+        assert f"! PyTorch {build.version}" in text(app)
+        await pilot.press("up", "ctrl+n")
+        await until(pilot, lambda: isinstance(app.screen, ModelScreen))
+        assert app.draft.done == ["hardware"] and app.draft.get("memory.device") == "auto"

@@ -259,3 +259,23 @@ async def test_a_value_of_another_step_that_cannot_be(opened: Smith, until: Unti
         await pilot.press("ctrl+n")
         await until(pilot, lambda: "Repeats: mend it in the step Folders." in text(app))
         assert app.draft.step == "parameters"
+
+
+@pytest.mark.parametrize(
+    ("search", "key", "value"),
+    [
+        ("steps", "training.max_train_steps", 2000),
+        ("learning", "training.learning_rate", 2000),
+        ("alpha", "network.network_alpha", 2000),
+    ],
+)
+async def test_a_search_puts_the_edit_into_the_field_that_is_meant(
+    opened: Smith, until: Until, search: str, key: str, value: float
+) -> None:
+    app = opened()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.screen.query(FieldList) and rows(app).keys)
+        await pilot.press("slash", *search, "enter")
+        assert rows(app).key == key
+        await pilot.press("enter", *"2000", "enter")
+        assert app.draft.values[key] == value

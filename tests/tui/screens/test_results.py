@@ -16,6 +16,7 @@ from tui.screens.ask import AskScreen
 from tui.screens.dashboard import DashboardScreen
 from tui.screens.parameters import ParametersScreen
 from tui.screens.results import ResultsScreen, next_name, opener
+from tui.widgets.field import FieldList
 from tui.widgets.gallery import Gallery
 
 NARROW, WIDE = (80, 24), (120, 36)
@@ -148,6 +149,12 @@ async def test_training_on_takes_settings_and_file_into_the_wizard(
         assert app.draft.get("network.network_weights") == str(run_dir.lora_path(step=20))
         config = app.draft.config()
         assert config.saving.output_name == "robot-2" and config.saving.output_dir == ""
+        assert config.trigger == "robot"
+        await until(pilot, lambda: isinstance(app.focused, FieldList))
+        await pilot.press("slash", *"trigger")
+        await until(
+            pilot, lambda: [line for line in text(app).splitlines() if "Trigger word" in line and "robot " in line]
+        )
 
 
 async def test_training_on_asks_before_it_forgets_another_draft(

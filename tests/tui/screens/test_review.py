@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image, ImageFile
 from textual.widgets import Static
 
 from engine.config import RunConfig, load_config
@@ -21,6 +22,7 @@ from engine.memory.planner_process import PlannerProcess
 from engine.paths import ASSETS, user_config
 from engine.runs import RunDir, is_locked, launch, prepare_run, request, true_state
 from engine.runs.state import write_exit
+from tests.nvml.fake import CUDA_TORCH
 from tests.tui.ready import READY
 from tests.tui.test_draft import parsed
 from tui.app import LoraSmithApp
@@ -112,7 +114,7 @@ async def test_the_memory_plan_comes_when_it_is_made(
         return (Need("train", 5 * GIB, 5 * GIB, {"weights": 5 * GIB}),)
 
     monkeypatch.setattr(PlannerProcess, "ask", answer)
-    nvml("h200")
+    nvml("h200", torch=CUDA_TORCH)
     app = opened({"memory.device": "auto"})
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: "Ready to start." in text(app))
@@ -135,7 +137,7 @@ async def test_warnings_stand_first(opened: Smith, until: Until, text: Shown, ho
     assert lines[1].startswith("! The text encoder is not trained")
     assert lines[2:4] == [
         "! 1 file cannot be used and set aside, see below.",
-        "! 3 pictures without a caption: the trigger word stands in for it.",
+        "! 3 images without a caption: “smithy” is used instead. Fix it in the step Captions.",
     ]
 
 
@@ -321,3 +323,63 @@ async def test_a_preset_that_is_gone_is_said(opened: Smith, until: Until, text: 
     async with app.run_test(size=(120, 36)) as pilot:
         await until(pilot, lambda: "The preset gone cannot be used" in text(app) and "Ready to start." in text(app))
         assert app.draft.preset == "sd15-realistic"
+
+
+@pytest.mark.parametrize(
+    ("captions", "values", "sentences"),
+    [
+        ({"": "a fox"}, {}, ["3 of 3 captions do not have the trigger word “smithy”", "Only 3 images to train on"]),
+        ({"": "robot"}, {"dataset.class_tokens": None}, ["Only 3 images to train on"]),
+        ({"": "a fox"}, {"dataset.class_tokens": None}, ["do not have the trigger word “robot”", "Only 3 images"]),
+        ({"": "smithy " * 2781}, {}, ["3 of 3 captions are longer than 75 tokens", "Only 3 images"]),
+        ({"": "smithy", "0": ""}, {}, ["1 image with an empty caption: “smithy” is used", "Only 3 images"]),
+        ({"1": "smithy"}, {}, ["2 images without a caption: “smithy” is used", "Only 3 images"]),
+    ],
+)
+async def test_what_the_captions_lack_is_said_before_the_start(
+    opened: Smith,
+    until: Until,
+    text: Shown,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    captions: dict[str, str],
+    values: dict[str, Any],
+    sentences: list[str],
+) -> None:
+    """Captions and Parameters were never visited; no image is decoded."""
+    folder = home / "photos"
+    folder.mkdir()
+    for stem in "012":
+        Image.new("RGB", (64, 64), "red").save(folder / f"{stem}.png")
+        if (caption := captions.get(stem, captions.get(""))) is not None:
+            (folder / f"{stem}.txt").write_text(caption)
+
+    def decoded(*_: object) -> None:
+        raise AssertionError("an image was decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", decoded)
+    app = opened({"dataset.train_data_dir": str(folder), **values})
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "Ready. Look at the lines with ! first." in text(app))
+        lines = [line for line in told(app).splitlines() if line.startswith("! ")]
+        assert len(lines) == len(sentences), lines
+        for line, sentence in zip(lines, sentences, strict=True):
+            assert sentence in line and "Fix it in the step " in line
+        assert lines[-1].endswith("Fix it in the step Folders.")
+        assert "Trigger word: " in told(app)
+
+
+async def test_after_a_start_the_next_run_under_another_name_keeps_the_trigger(
+    opened: Smith, until: Until, text: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ "With the settings of the last one": the word that the last run was trained with stays."""
+    app = opened({"dataset.class_tokens": None})
+    monkeypatch.setattr(app, "open_run", lambda _run_dir: None)
+    monkeypatch.setattr("tui.screens.review.begin", lambda *_args, **_more: (None, None))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "Ready" in text(app))
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: "started" in app.draft.extras)
+        assert not app.draft.in_the_making
+        app.draft.set("saving.output_name", "another")
+        assert app.draft.config().trigger == "robot"

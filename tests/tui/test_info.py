@@ -1,0 +1,86 @@
+"""`lorasmith info` on machines that are not there: what keeps a GPU unused, in the words of the step Hardware."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engine.errors import UsageError
+from engine.hardware import list_gpus
+from engine.hardware.torch_build import TorchBuild
+from engine.paths import ASSETS
+from tests.nvml.fake import CUDA_TORCH
+from tui.configuration import read
+from tui.main import run
+from tui.planned import used_card
+from tui.preflight import preflight
+from tui.words.hardware import MIG
+
+CPU_ONLY, OLD_CUDA, ROCM = TorchBuild("2.13.0+cpu", None), TorchBuild("2.13.0", "14.0"), TorchBuild("2.13.0+rocm", None)
+Play = Callable[..., None]
+
+
+def info(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert run(["info", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("machine", ["rtx2060", "rtx4060ti", "h200", "two", "one_lost", "mig", "unified"])
+@pytest.mark.parametrize("build", [CPU_ONLY, OLD_CUDA, ROCM])
+def test_a_pytorch_that_leaves_the_gpu_unused_is_told(
+    nvml: Play, capsys: pytest.CaptureFixture[str], machine: str, build: TorchBuild
+) -> None:
+    nvml(machine, torch=build)
+    obstacle = build.obstacle(list_gpus())
+    assert obstacle is not None
+    told = info(capsys)
+    assert f"! {' '.join(obstacle)}\n" in told
+    assert "because bf16 gains nothing on the CPU" in told and "compute capability" not in told
+    report = json.loads(info(capsys, "--json"))
+    assert report["warnings"] == [" ".join(obstacle)] and report["precision"]["value"] == "no"
+
+
+@pytest.mark.parametrize("machine", ["rtx2060", "rtx4060ti", "h200", "two", "unified"])
+def test_a_pytorch_that_fits_is_no_matter(nvml: Play, capsys: pytest.CaptureFixture[str], machine: str) -> None:
+    nvml(machine, torch=CUDA_TORCH)
+    told = info(capsys)
+    assert "! " not in told and "compute capability" in told
+    assert json.loads(info(capsys, "--json"))["warnings"] == []
+
+
+@pytest.mark.parametrize("machine", ["no_gpu", "none", "no_driver"])
+def test_without_a_gpu_there_is_nothing_to_leave_unused(
+    nvml: Play, capsys: pytest.CaptureFixture[str], machine: str
+) -> None:
+    nvml(machine, torch=CPU_ONLY)
+    assert "leaves the GPU unused" not in info(capsys)
+
+
+def test_instances_shared_memory_and_hidden_gpus_are_told(
+    nvml: Play, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvml("mig", torch=CUDA_TORCH)
+    assert MIG in info(capsys)
+    nvml("unified", torch=CUDA_TORCH)
+    assert "shared with the machine, the GPU has none of its own" in info(capsys)
+    nvml("two", torch=CUDA_TORCH)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert "hidden by CUDA_VISIBLE_DEVICES" in info(capsys)
+
+
+@pytest.mark.parametrize("build", [CPU_ONLY, OLD_CUDA])
+def test_a_run_that_asks_for_that_gpu_does_not_start_and_automatic_says_so(
+    nvml: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: TorchBuild
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    nvml("h200", torch=build)
+    demo = read("demo", ["dataset.min_images=1"], images=str(ASSETS / "demo_pictures"))
+    with pytest.raises(UsageError, match=r"memory.device=cuda:0, but PyTorch") as caught:
+        preflight(demo.changed(memory={"device": "cuda:0"}))
+    assert "memory.device=cpu" in caught.value.hint
+    automatic = preflight(demo.changed(memory={"device": "auto"}))
+    assert [note for note in automatic.changes if note.startswith("PyTorch")]
+    assert "on the CPU" in automatic.precision and used_card(automatic.config) is None

@@ -1,0 +1,108 @@
+"""The line that text is typed into: a key never replaces what is there, and Ctrl+Z gives back what was changed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+from textual.binding import Binding, BindingType
+from textual.widgets import Input
+
+from tui.texts import _
+
+MOST_STEPS = 200
+"""Changes that can be undone, in one field."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What one undo takes back: `before` became `after`."""
+
+    before: str
+    after: str
+    kind: Literal["typed", "deleted", "other"]
+    """Single characters that follow each other are one step."""
+    cursor_before: int
+    cursor_after: int
+
+    @classmethod
+    def between(cls, before: str, after: str) -> _Step:
+        """A change; it is where the two texts differ."""
+        start = len(os.path.commonprefix((before, after)))  # noqa: RUF071 - of texts, not of paths
+        same = len(os.path.commonprefix((before[start:][::-1], after[start:][::-1])))  # noqa: RUF071
+        removed, inserted = len(before) - start - same, len(after) - start - same
+        one_less = removed == 1 and not inserted
+        kind: Literal["typed", "deleted", "other"] = "typed" if inserted == 1 else "deleted" if one_less else "other"
+        return cls(before, after, kind, start + removed, start + inserted)
+
+    def joined(self, following: _Step) -> _Step | None:
+        """Both as one step, where `following` is the next character typed or deleted; else None."""
+        typed = following.kind == "typed" and following.cursor_before == self.cursor_after
+        if self.kind != following.kind or not (typed or following.kind == "deleted"):
+            return None
+        return replace(following, before=self.before, cursor_before=self.cursor_before)
+
+
+class TextInput(Input):
+    """An `Input` whose text is not selected when it gets the focus, and whose changes can be undone and redone.
+
+    Args:
+        value: the text to begin with; the cursor is at its end.
+        select_on_focus: for a line that is opened to type another value.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+z", "undo", _("Undo"), show=False, tooltip=_("Give back the text before the last change.")),
+        Binding("ctrl+y", "redo", _("Redo"), show=False, tooltip=_("Make the change again that was undone.")),
+    ]
+
+    def __init__(self, value: str = "", *, select_on_focus: bool = False, **options: Any) -> None:
+        super().__init__(value, select_on_focus=select_on_focus, **options)
+        self._text = ""
+        """As it was noted last."""
+        self._done: list[_Step] = []
+        self._undone: list[_Step] = []
+
+    def on_mount(self) -> None:
+        """From now on changes are noted."""
+        self._text = self.value
+        self.watch(self, "value", self._note, init=False)
+
+    def begin(self, value: str) -> None:
+        """Put another text in; what was there before cannot be given back."""
+        self._text = self.value = value
+        self._done.clear()
+        self._undone.clear()
+
+    def _note(self, value: str) -> None:
+        """Keep a change, whoever made it."""
+        if value == self._text:
+            return
+        step, self._text = _Step.between(self._text, value), value
+        self._undone.clear()
+        joined = self._done[-1].joined(step) if self._done else None
+        if joined is not None:
+            self._done[-1] = joined
+        else:
+            self._done.append(step)
+            del self._done[:-MOST_STEPS]
+
+    def action_undo(self) -> None:
+        """The text before the last change."""
+        if self._done:
+            step = self._done.pop()
+            self._undone.append(step)
+            self._put(step.before, step.cursor_before)
+
+    def action_redo(self) -> None:
+        """The change again."""
+        if self._undone:
+            step = self._undone.pop()
+            self._done.append(step)
+            self._put(step.after, step.cursor_after)
+
+    def _put(self, value: str, cursor: int) -> None:
+        self._text = value
+        self.value = value
+        self.cursor_position = cursor
