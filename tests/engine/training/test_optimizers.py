@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.config.optimizers import SOURCES, Source, check_training, parse_arguments
+from engine.config.key_values import parse_arguments
+from engine.config.optimizers import SOURCES, Source, check_training
 from engine.config.training import TrainingTable
 from engine.errors import UsageError
 from engine.training import optimizers
