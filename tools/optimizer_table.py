@@ -2,9 +2,9 @@
 
 python tools/optimizer_table.py
 
-Kinds come from the signatures. Limits are found by trying: a class that refuses -1 and takes 0 has "ge": 0. The table is
-what every command checks settings against without loading torch; a test compares it with the installed classes. Classes
-of packages that are not installed keep their entries.
+Kinds come from the signatures. Limits are found by trying: a class that refuses -1 and takes 0 has "ge": 0. The table
+is what every command checks settings against without loading torch; a test compares it with the installed classes.
+Classes of packages that are not installed keep their entries.
 """
 
 from __future__ import annotations
@@ -30,8 +30,24 @@ PASSED = frozenset({"params", "lr", "optimizer", "num_warmup_steps", "num_traini
 """What the trainer passes itself, or no class reads."""
 UNUSABLE = frozenset({"capturable", "differentiable", "fsdp_in_use"})
 """For loops of another kind than the trainer's: the first step would fail."""
-NUMBERS = frozenset({"weight_decay", "lr_decay", "initial_accumulator_value", "momentum", "dampening", "beta1", "beta3",
-                     "min_lr", "min_lr_rate", "warmup_lr_rate", "min_lr_ratio", "weight_lr_power", "max_unorm"})  # fmt: skip
+NEEDS_GPU = frozenset({"use_triton"})
+NUMBERS = frozenset(
+    {
+        "weight_decay",
+        "lr_decay",
+        "initial_accumulator_value",
+        "momentum",
+        "dampening",
+        "beta1",
+        "beta3",
+        "min_lr",
+        "min_lr_rate",
+        "warmup_lr_rate",
+        "min_lr_ratio",
+        "weight_lr_power",
+        "max_unorm",
+    }
+)
 """Numbers whose default is a whole number or None."""
 CHOICES: dict[str, tuple[Any, ...]] = {
     "optim_bits": (8, 32),
@@ -78,15 +94,19 @@ def optimizers() -> dict[str, type[torch.optim.Optimizer]]:
             continue
         for name, member in sorted(members.items()):
             usable = isinstance(member, type) and issubclass(member, torch.optim.Optimizer)
-            if usable and not name.endswith(("Reference", "Paper", "DummyOptimizer")) and steps(member, base_settings(member)):
+            if (
+                usable
+                and not name.endswith(("Reference", "Paper", "DummyOptimizer"))
+                and steps(member, base_settings(member))
+            ):
                 found[f"{module}.{name}"] = member
     return found
 
 
 def base_settings(optimizer_class: type) -> dict[str, Any]:
-    """What a class needs before any other setting can be tried: bitsandbytes' SGD has none without momentum."""
-    needs = optimizer_class.__module__.startswith("bitsandbytes") and "nesterov" in parameters_of(optimizer_class)
-    return {"momentum": 0.9} if needs else {}
+    """What a class needs before any other setting can be tried: SGD's nesterov and all of bitsandbytes' SGD."""
+    taken = parameters_of(optimizer_class)
+    return {"momentum": 0.9} if "nesterov" in taken and taken["momentum"].default == 0 else {}
 
 
 def parameters_of(called: Any) -> dict[str, inspect.Parameter]:
@@ -111,17 +131,21 @@ def kind_of(name: str, one: inspect.Parameter) -> tuple[str, bool]:
     return "integer", optional
 
 
-def limits(accepted: list[bool]) -> dict[str, float]:
-    """The limits that follow from which of TRIED are taken; none where all or nothing is."""
-    taken = [value for value, good in zip(TRIED, accepted, strict=True) if good]
+def limits(accepted: list[bool], default: float) -> dict[str, float]:
+    """The limits that follow from which of TRIED are taken, around the default; none where all or nothing is."""
+    taken = [place for place, good in enumerate(accepted) if good]
     found: dict[str, float] = {}
     if not taken or len(taken) == len(TRIED):
         return found
-    low, high = min(taken), max(taken)
-    if low > TRIED[0]:
-        found |= {"gt": low - (0.5 if low == 0.5 else 1.0)} if low in (0.5, 2.0) else {"ge": low}
-    if high < TRIED[-1]:
-        found |= {"lt": 1.0} if high == 0.5 else {"le": high}
+    first = last = min(taken, key=lambda place: abs(TRIED[place] - default))
+    while first - 1 in taken:
+        first -= 1
+    while last + 1 in taken:
+        last += 1
+    if first > 0:
+        found |= {"gt": TRIED[first - 1]} if TRIED[first] in (0.5, 2.0) else {"ge": TRIED[first]}
+    if last + 1 < len(TRIED):
+        found |= {"lt": 1.0} if TRIED[last] == 0.5 else {"le": TRIED[last]}
     return found
 
 
@@ -138,14 +162,20 @@ def entry(optimizer_class: type[torch.optim.Optimizer], name: str, one: inspect.
         made["infinite"] = True
     if kind in ("number", "integer"):
         cast = int if kind == "integer" else float
-        tried = [value == 0.5 and kind == "integer" or steps(optimizer_class, base | {name: cast(value)})
+        tried = [(value == 0.5 and kind == "integer") or steps(optimizer_class, base | {name: cast(value)})
                  for value in TRIED]  # fmt: skip
-        made |= limits(tried)
+        made |= limits(tried, 0.0 if one.default in (None, one.empty) else float(one.default))
+    elif kind == "flag" and name not in NEEDS_GPU:
+        works = [value for value in (False, True) if steps(optimizer_class, base | {name: value})]
+        if len(works) == 1:
+            made["choices"] = works
     elif kind.startswith("numbers"):
         each = []
         for place in range(len(one.default)):
             values = [tuple(value if at == place else old for at, old in enumerate(one.default)) for value in TRIED]
-            each.append(limits([steps(optimizer_class, base | {name: given}) for given in values]))
+            default = one.default[place]
+            tried = [steps(optimizer_class, base | {name: given}) for given in values]
+            each.append(limits(tried, 0.0 if default is None else default))
         if any(each):
             made["each"] = each
     return made
@@ -181,8 +211,8 @@ def text() -> str:
     """The file: one line a class."""
     parts = []
     for part, members in table().items():
-        lines = [f'  {json.dumps(name)}: {json.dumps(taken, sort_keys=True)}' for name, taken in members.items()]
-        parts.append(f' {json.dumps(part)}: {{\n' + ",\n".join(lines) + "\n }")
+        lines = [f"  {json.dumps(name)}: {json.dumps(taken, sort_keys=True)}" for name, taken in members.items()]
+        parts.append(f" {json.dumps(part)}: {{\n" + ",\n".join(lines) + "\n }")
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 

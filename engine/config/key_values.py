@@ -114,8 +114,11 @@ def read_settings(
         try:
             values[key] = read_value(given[key], known[key])
         except ValueError:
-            message = f"{where}: {key}={printable(given[key][:_LONGEST])!s} is given, allowed is {known[key].expected()}."
-            errors.append(UsageError(message, f'Write "{key}=...", or leave it out.'))
+            shown, comma = printable(given[key][:_LONGEST]), known[key].kind == "number" and "," in given[key]
+            message = f"{where}: {key}={shown} is given, allowed is {known[key].expected()}."
+            errors.append(
+                UsageError(message, "A point is the decimal mark." if comma else f"Change {key}, or remove it.")
+            )
     return {key: values[key] for key in given if key in values}, errors
 
 
@@ -192,12 +195,11 @@ def _typed(bare: str, wanted: Parameter) -> Any:
 def _number(text: str, wanted: Parameter) -> int | float:
     """A number as it is written: 1 stays whole, since metadata repeat it."""
     bare = text.strip()
-    if "_" in bare:
-        raise ValueError("not a number in TOML's or the shell's spelling")
     number = float(bare)
     if math.isnan(number) or (math.isinf(number) and not wanted.infinite):
         raise ValueError("not finite")
-    return int(bare) if bare.lstrip("+-").isdecimal() and abs(number) < 2**63 else number
+    whole = bare.lstrip("+-").replace("_", "").isdecimal() and abs(number) < 2**63
+    return int(bare) if whole else number
 
 
 def _within(number: float, limits: Mapping[str, float]) -> bool:

@@ -19,6 +19,7 @@ from engine.paths import ASSETS
 from engine.text import printable
 
 TABLE = ASSETS / "optimizers.json"
+ADAFACTOR = "transformers.optimization.Adafactor"
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 
 
 def source_of(name: str) -> Source | None:
-    """The class behind a name that the table has: Kohya's in any case, torch.optim's and dotted ones as they are spelt."""
+    """The class behind a name that the table has: Kohya's in any case, torch.optim's and dotted ones as spelt."""
     if name.lower() in SOURCES:
         return SOURCES[name.lower()]
     module, _, class_name = name.rpartition(".")
@@ -148,7 +149,7 @@ def is_schedule_free(name: str) -> bool:
 def sets_its_own_rate(name: str, arguments: Sequence[str]) -> bool:
     """Adafactor with `relative_step`, which is its default."""
     source = source_of(name)
-    if source is None or source.dotted != "transformers.optimization.Adafactor":
+    if source is None or source.dotted != ADAFACTOR:
         return False
     return bool(_given(name, arguments)[0].get("relative_step", True))
 
@@ -189,6 +190,9 @@ def _is_of_another_library(name: str) -> bool:
 
 def _clash(settings: Mapping[str, Any], source: Source) -> str:
     """Settings that a class does not take together, in a sentence; empty where there are none."""
+    needs_momentum = source.module == "bitsandbytes.optim" and source.class_name.startswith(("SGD", "LARS"))
+    if needs_momentum and not settings.get("momentum", 0):
+        return f"{source.class_name} needs a momentum above 0: set momentum=0.9."
     if settings.get("fused") and settings.get("foreach"):
         return "fused and foreach are two ways of the same: set one of them."
     if settings.get("nesterov") and source.class_name.startswith(("SGD", "LARS", "PytorchLARS")):
@@ -196,9 +200,9 @@ def _clash(settings: Mapping[str, Any], source: Source) -> str:
             return "nesterov needs a momentum above 0: set momentum=0.9."
         if settings.get("dampening", 0):
             return "nesterov needs dampening=0: leave dampening out."
-    if source.dotted == "transformers.optimization.Adafactor":
-        if settings.get("warmup_init") and not settings.get("relative_step", True):
-            return "warmup_init=True needs relative_step=True: set both or neither."
+    relative = settings.get("relative_step", True) or source.dotted != ADAFACTOR
+    if settings.get("warmup_init") and not relative:
+        return "warmup_init=True needs relative_step=True: set both or neither."
     return ""
 
 
@@ -239,10 +243,10 @@ def schedule_settings(training: TrainingTable) -> dict[str, Any]:
             f"{where}: lr_end={end:g} is given, allowed is a number below training.learning_rate"
             f" = {training.learning_rate:g}.", "The rate falls to lr_end: set a lower one.",
         )  # fmt: skip
-    elif name == "cosine_with_min_lr" and settings.get("min_lr") is not None:
-        if settings.get("min_lr_rate") is not None or training.lr_scheduler_min_lr_ratio is not None:
-            hint = "Set one of min_lr, min_lr_rate and training.lr_scheduler_min_lr_ratio."
-            raise UsageError(f"{where}: min_lr is given, and the lowest rate as a share too.", hint)
+    share = settings.get("min_lr_rate", training.lr_scheduler_min_lr_ratio)
+    if name == "cosine_with_min_lr" and settings.get("min_lr") is not None and share is not None:
+        hint = "Set one of min_lr, min_lr_rate and training.lr_scheduler_min_lr_ratio."
+        raise UsageError(f"{where}: min_lr is given, and the lowest rate as a share too.", hint)
     return settings
 
 
