@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.config.key_values import guess_value, is_off
 from engine.config.kohya.rules import NETWORK_ARGS, SUPPORTED_MODULES, UNREAD, Rule, Status, rule_of
 from engine.config.problems import Problem
 from engine.text import printable
@@ -31,6 +32,8 @@ OFF_AT_ZERO = frozenset({
     "save_last_n_steps", "clip_skip", "max_train_epochs", "validate_every_n_steps", "blocks_to_swap",
 })  # fmt: skip
 """Arguments that the scripts take for not given where they are 0."""
+ON_BY_TEXT = frozenset({"split_qkv", "train_t5xxl"})
+"""Keys of network_args that the scripts compare with the text True."""
 SECRETS = frozenset({"wandb_api_key", "huggingface_token"})
 """Never shown."""
 _SPELLINGS = {"True": True, "true": True, "False": False, "false": False}
@@ -178,11 +181,16 @@ def _network_args(found: Conversion, key: str, value: Any, rule: Rule) -> None:
         if own is None:
             found.problems.append(Problem("", f"network_args {name}", "unknown.", "Take it out."))
             continue
-        if own.status == "not supported" and given in ("", "0", "0.0", "False", "None", "full", "all"):
+        if own.status == "not supported" and (is_off(given) or given.strip().lower() in ("full", "all")):
             own = Rule("honoured", "", "as it is here")
+        elif name in ON_BY_TEXT and given != "True":
+            own = Rule("no effect", "", "the scripts switch it on by the text True only")
+        value = guess_value(given)
+        if own.status == "honoured" and own.target and value is None:
+            own = Rule("honoured", "", "not set")
         found.tell(f"network_args {name}", given, own)
         if own.status == "honoured" and own.target:
-            found.set(own.target, _number(given))
+            found.set(own.target, value)
 
 
 def _text_encoder_lr(found: Conversion, key: str, value: Any, rule: Rule) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.config.key_values import Parameter, guess_value, is_off, is_true, parse_arguments, read_settings, read_value
+from engine.config.kohya.arguments import convert_arguments
 from engine.config.optimizers import check_training, optimizer_settings, sets_its_own_rate
 from engine.config.training import TrainingTable
 from engine.errors import UsageError
@@ -111,3 +112,24 @@ def test_every_problem_is_reported_at_once() -> None:
         "training.lr_scheduler_args"
     ]
     assert "nosuch" in lines[0] and "weight_decay=0,1 is given, allowed is a number from 0 on" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("argument", "status", "values"),
+    [
+        ("split_qkv=True", "not supported", {}), ("split_qkv=true", "no effect", {}), ("split_qkv=1", "no effect", {}),
+        ("split_qkv=False", "honoured", {}), ("split_qkv=false", "honoured", {}), ("split_qkv=none", "honoured", {}),
+        ("train_t5xxl=True", "not supported", {}), ("train_t5xxl=TRUE", "no effect", {}),
+        ("use_tucker=false", "honoured", {}), ("use_tucker=true", "not supported", {}),
+        ("train_blocks=ALL", "honoured", {}), ("train_blocks=single", "not supported", {}),
+        ("rank_dropout=0.1", "honoured", {"rank_dropout": 0.1}), ("rank_dropout=none", "honoured", {}),
+        ("rank_dropout=None", "honoured", {}), ('conv_dim="8"', "honoured", {"conv_dim": 8}),
+        ("conv_dim= 8", "honoured", {"conv_dim": 8}), ("conv_alpha=1e0", "honoured", {"conv_alpha": 1.0}),
+    ],
+)  # fmt: skip
+def test_network_args(argument: str, status: str, values: dict[str, object]) -> None:
+    found = convert_arguments({"network_module": "networks.lora_flux", "network_args": [argument]}, "training TOML")
+    (entry,) = [entry for entry in found.entries if entry.key.startswith("network_args")]
+    assert entry.status == status and bool(found.problems) is (status == "not supported")
+    given = found.values["network"]
+    assert {key: given[key] for key in ("rank_dropout", "conv_dim", "conv_alpha") if key in given} == values
