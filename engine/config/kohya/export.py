@@ -45,7 +45,7 @@ _ELSEWHERE = frozenset({
     "network.rank_dropout", "network.module_dropout", "training.num_processes", "training.train_batch_size",
     "training.kohya_exact", "memory.split_mode", "memory.num_cpu_threads_per_process", "sampling.sample_prompts",
     "sampling.sample_steps", "sampling.sample_scale", "sampling.sample_seed", "saving.output_dir",
-    "network.network_module", "training.max_train_steps", "training.text_encoder_lr",
+    "network.network_module", "training.max_train_steps",
     "training.validate_every_n_epochs",
 })  # fmt: skip
 """What dataset.toml, network_args, the prompts or the launcher have, or the choice of the script."""
@@ -166,8 +166,8 @@ def _note_masks(made: Fitted, subsets: Sequence[ExportedSubset]) -> None:
     if any(subset.is_reg for subset in subsets):
         made.notes.append("Regularization images are left out: the scripts have no masks for them.")
     if any(subset.class_tokens for subset in subsets):
-        text = "class_tokens are left out: a dataset with masks has none, and images without a caption get an empty one."
-        made.notes.append(text)
+        text = "class_tokens are left out: a dataset with masks has none, and"
+        made.notes.append(f"{text} images without a caption get an empty one.")
     if made.config.dataset.alpha_mask:
         made.notes.append("alpha_mask is left out: a dataset with masks has none.")
     if made.config.dataset.validation_split:
@@ -253,7 +253,7 @@ def _add(table: Any, key: str, value: Any, why: str) -> None:
 
 def _by_hand(config: RunConfig, table: str, family: str, has_prompts: bool) -> list[tuple[str, Any, str]]:
     """Arguments of a section that need more than their value: (name, value, why)."""
-    network, training, memory, sampling = config.network, config.training, config.memory, config.sampling
+    network, training, memory = config.network, config.training, config.memory
     rows: list[tuple[str, Any, str]] = []
     if table == "model":
         if config.model.max_token_length != 75:
@@ -275,8 +275,8 @@ def _by_hand(config: RunConfig, table: str, family: str, has_prompts: bool) -> l
     elif table == "training":
         if training.max_train_epochs is None:
             rows.append(("max_train_steps", training.max_train_steps, "Optimizer updates."))
-        rates = [training.rates[1]] * (2 if family == "flux" else 1)
-        if not network.network_train_unet_only:
+        if training.text_encoder_lr is not None:
+            rates = [training.text_encoder_lr] * (2 if family == "flux" else 1)
             rows.append(("text_encoder_lr", rates, "Of the text encoders."))
         rows += _validation(config)
         for key, usual in (("min_timestep", 0), ("max_timestep", 1000)):

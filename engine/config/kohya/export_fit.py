@@ -102,18 +102,19 @@ def fitted(config: RunConfig, family: str, datasets: Mapping[str, Any] | None) -
 def _caches(made: Fitted, family: str) -> None:
     if made.config.memory.cache_text_encoder_outputs:
         off = {"cache_text_encoder_outputs": False, "cache_text_encoder_outputs_to_disk": False}
+        named = _left([key for key in off if getattr(made.config.memory, key)])
         chance, unread = made.set_in(*_CHANCE), made.set_in(*_UNREAD)
         cost = " T5 then stays loaded, which takes about 9 GiB more;" if family == "flux" else ""
         if family == "sd15":
-            made.change("cache_text_encoder_outputs is left out: train_network.py has no such argument.", memory=off)
+            made.change(f"{named}: train_network.py has no such argument.", memory=off)
         elif chance:
             made.change(
-                f"cache_text_encoder_outputs is left out: the scripts refuse it with {_and(chance)}.{cost} to cache, "
+                f"{named}: the scripts refuse it with {_and(chance)}.{cost} to cache, "
                 f"remove {_and(chance)} from dataset.toml and add cache_text_encoder_outputs = true.", memory=off,
             )  # fmt: skip
         elif unread:
             made.change(
-                f"cache_text_encoder_outputs is left out: with it, the scripts ignore {_and(unread)}.{cost} to cache, "
+                f"{named}: with it, the scripts ignore {_and(unread)}.{cost} to cache, "
                 f"remove them from dataset.toml and add cache_text_encoder_outputs = true.", memory=off,
             )  # fmt: skip
     moving = made.set_in("color_aug", "random_crop")
@@ -135,7 +136,7 @@ def _memory(made: Fitted, family: str) -> None:
         off = {"split_mode": False, "blocks_to_swap": None, "cpu_offload_checkpointing": False}
         given = [key for key, value in off.items() if getattr(memory, key) != value]
         if given:
-            made.change(f"{_and(given)} is left out: only Kohya's FLUX script has it.", memory=off)
+            made.change(f"{_left(given)}: only Kohya's FLUX script has it.", memory=off)
     elif memory.split_mode:
         if memory.cpu_offload_checkpointing:
             note = "cpu_offload_checkpointing is left out: the FLUX script refuses it with blocks_to_swap."
@@ -169,6 +170,8 @@ def _buckets(made: Fitted, family: str) -> None:
         step = changes["bucket_reso_steps"]
         least = max(step, min(base.min_bucket_reso, min(base.size)) // step * step)
         changes["min_bucket_reso"] = least
+        if least != base.min_bucket_reso:
+            made.notes.append(f"min_bucket_reso is {least} instead of {base.min_bucket_reso}, to fit that.")
         made.config = made.config.changed(dataset=changes)
 
 
@@ -182,12 +185,12 @@ def _training(made: Fitted, family: str) -> None:
     if values != arguments:
         made.config = made.config.changed(training={"optimizer_args": values})
     if lost:
-        made.notes.append(f"optimizer_args: {_and(lost)} left out: the scripts read Python's literals only.")
+        made.notes.append(f"optimizer_args: {_left(lost)}: the scripts read Python's literals only.")
     if sets_its_own_rate(name, arguments):
         ignored = {"lr_warmup_steps": 0, "lr_scheduler_args": []}
         given = [key for key, value in ignored.items() if getattr(training, key) != value]
         if given:
-            note = f"{_and(given)} left out: {name} sets its own rate, and the scripts refuse a warm-up then."
+            note = f"{_left(given)}: {name} sets its own rate, and the scripts refuse a warm-up then."
             made.change(note, training=ignored)
 
 
@@ -211,12 +214,12 @@ def _schedule(made: Fitted) -> None:
         if own == "lr_scheduler_num_cycles" and name != "cosine_with_restarts":
             value = value * 2  # the scripts halve it
         if value != int(value) and own == "lr_scheduler_num_cycles":
-            made.notes.append(f"lr_scheduler_args: {key} left out: the scripts take a whole number, twice that.")
+            made.notes.append(f"lr_scheduler_args: {_left([key])}: the scripts take a whole number, twice that.")
             continue
         changes[own] = int(value) if own == "lr_scheduler_num_cycles" else value
     texts, lost = _literals(settings, split_arguments(training.lr_scheduler_args, ""))
     if lost:
-        made.notes.append(f"lr_scheduler_args: {_and(lost)} left out: the scripts read Python's literals only.")
+        made.notes.append(f"lr_scheduler_args: {_left(lost)}: the scripts read Python's literals only.")
     if name == "cosine_with_min_lr" and "min_lr" not in settings:
         changes.setdefault("lr_scheduler_min_lr_ratio", training.lr_scheduler_min_lr_ratio or 0.0)
     if name == "warmup_stable_decay" and not exact and not (training.lr_decay_steps or changes.get("lr_decay_steps")):
@@ -224,7 +227,7 @@ def _schedule(made: Fitted) -> None:
     try:
         made.config = made.config.changed(training={**changes, "lr_scheduler_args": texts})
     except ValidationError:
-        made.notes.append(f"lr_scheduler_args left out: the scripts have no such {_and(list(changes))}.")
+        made.notes.append(f"lr_scheduler_args: {_left(list(changes))}: the scripts take no such value.")
         made.config = made.config.changed(training={"lr_scheduler_args": texts})
 
 
@@ -273,6 +276,10 @@ def _flux_files(made: Fitted) -> None:
 def is_a_run(folder: str) -> bool:
     """Whether a folder is a run directory of this program, into which the scripts must not write."""
     return bool(folder) and Path(folder, ".run").exists()
+
+
+def _left(names: list[str]) -> str:
+    return f"{_and(names)} {'is' if len(names) == 1 else 'are'} left out"
 
 
 def _and(names: list[str]) -> str:
