@@ -40,6 +40,7 @@ def check_start(config: RunConfig, base: str | None) -> None:
     if is_peft(header.tensors):
         flux = any("single_transformer_blocks" in name for name in header.tensors)
         _check_base(path, "FLUX" if flux else "another transformer", base)
+        _check_pairs(header)
         return
     modules = by_module(header.tensors)
     report = inspect_lora(path)
@@ -56,8 +57,21 @@ def _check_base(path: Path, found: str, base: str | None) -> None:
     if base is not None and found not in ("unknown", base):
         raise ModelError(
             f"network.network_weights: {printable(path)} is a LoRA for {found}, and the model is {base}.",
-            "Start from a LoRA that was trained on a model of this family.",
+            "Go on from a LoRA that was trained on a model of this family.",
         )
+
+
+def _check_pairs(header: Header) -> None:
+    """Refuse a LoRA in diffusers' format of which a module lacks one of its two matrices."""
+    halves: dict[str, set[str]] = {}
+    for key in header.tensors:
+        for half in ("lora_A", "lora_B"):
+            place, found, _ = key.partition(f".{half}.")
+            if found:
+                halves.setdefault(place, set()).add(half)
+    for place, found_halves in halves.items():
+        if len(found_halves) < 2:
+            raise ModelError(f"The LoRA to start from is incomplete: {place} lacks one of its two matrices.")
 
 
 def _check_modules(config: RunConfig, modules: Mapping[str, Mapping[str, object]], header: Header) -> None:

@@ -96,4 +96,4 @@ def _configuration(what: str, typed: dict[str, str | None]) -> RunConfig:
         config = run.with_own_datasets(load_config(run.config_path, (), options))
         require_paths(config)
         return absolute_paths(config)
-    return absolute_paths(read(what, **typed))
+    return absolute_paths(read(what, (), **typed))

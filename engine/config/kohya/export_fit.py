@@ -142,8 +142,8 @@ def _memory(made: Fitted, family: str) -> None:
             note = "cpu_offload_checkpointing is left out: the FLUX script refuses it with blocks_to_swap."
             made.change(note, memory={"cpu_offload_checkpointing": False})
         if (memory.blocks_to_swap or MOST_BLOCKS + 1) > MOST_BLOCKS:
-            given = "all blocks" if memory.blocks_to_swap is None else f"{memory.blocks_to_swap} blocks"
-            note = f"blocks_to_swap is {MOST_BLOCKS}, the script's largest: here {given} wait in host memory."
+            count = "all blocks" if memory.blocks_to_swap is None else f"{memory.blocks_to_swap} blocks"
+            note = f"blocks_to_swap is {MOST_BLOCKS}, the script's largest: here {count} wait in host memory."
             made.change(note, memory={"blocks_to_swap": MOST_BLOCKS})
     if memory.base_precision in ("int8", "nf4"):
         note = f"memory.base_precision = {memory.base_precision} is left out: the scripts have fp8_base only."

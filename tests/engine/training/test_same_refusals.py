@@ -59,6 +59,7 @@ OTHERS = [
     ({"min_bucket_reso": 128}, "has a side below dataset.min_bucket_reso"),
     ({"network_train_unet_only": True, "network_train_text_encoder_only": True}, "are both set"),
     ({"dim_from_weights": True}, "without network.network_weights"),
+    ({"sample_prompts": "prompts.txt"}, "there is no sampler 'nosuch'"),
     ({"network_weights": "garbage.safetensors"}, "is cut short"),
     ({"network_weights": "short.safetensors"}, "is cut short"),
     ({"network_weights": "pickle.safetensors"}, "is a Python pickle"),
@@ -86,6 +87,7 @@ def weights(tmp_path: Path) -> Path:
     folder = tmp_path / "weights"
     folder.mkdir()
     (folder / "garbage.safetensors").write_text("garbage")
+    (folder / "prompts.txt").write_text("a cat --ss nosuch\n")
     (folder / "pickle.safetensors").write_bytes(b"\x80\x04" + b"x" * 40)
     files = {
         "loha": {"lora_unet_x.hada_w1_a": torch.ones(2)}, "model": {"unet.weight": torch.ones(2)},
@@ -124,8 +126,8 @@ def test_all_three_refuse_with_one_sentence(
     for variable in ("XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(variable, str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    if "network_weights" in settings:
-        settings = {**settings, "network_weights": str(weights / str(settings["network_weights"]))}
+    paths_in = {"network_weights", "sample_prompts"} & settings.keys()
+    settings = {**settings, **{key: str(weights / str(settings[key])) for key in paths_in}}
     file = tmp_path / "kohya.toml"
     paths = {"pretrained_model_name_or_path": str(tiny_model), "train_data_dir": str(pictures)}
     file.write_text(written({**paths, **settings}))
