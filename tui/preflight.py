@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.errors import ModelError, UsageError
+from engine.errors import UsageError
 from engine.text import printable
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
         LoraSmithError: what the person must mend.
     """
     from engine import clock
+    from engine.adapters.start import check_start
     from engine.config import resolve
     from engine.config.optimizers import check_training
     from engine.config.prompts import read_prompts
@@ -83,7 +84,7 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
         thumbnail(config.saving.metadata_thumbnail)
         shown = printable(config.saving.metadata_thumbnail)[:200]
         notes.append(f"A small copy of {shown} is embedded in the LoRA file, as its thumbnail.")
-    _check_start(config, recognition)
+    check_start(config, family.lora_base)
     directory = check_place(config, restart=restart)
     _check_cache(config)
     prompts = read_prompts(config, notes.append, family.prompt_flags)
@@ -98,28 +99,47 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     )  # fmt: skip
 
 
-def _check_start(config: RunConfig, recognition: Recognition) -> None:
-    """The LoRA to go on from: readable, in Kohya's format, of this family as far as its names tell."""
-    if config.network.network_weights is None:
-        return
-    from engine.adapters.inspect import inspect_lora
-    from engine.adapters.names import by_module, is_peft
-    from engine.models.header import read_header
-    from engine.models.registry import family_named
+def check_settings(config: RunConfig) -> None:
+    """What a run with these settings would refuse, whatever its images are; for a converted file.
+
+    Its paths may be those of another machine: only what is there is looked at. Where the model is not, the checks of
+    its family are made as far as `model.family` tells it.
+
+    Raises:
+        LoraSmithError: the sentence of the run.
+    """
+    from engine.adapters.start import check_start
+    from engine.config import resolve
+    from engine.config.form import PROMPT_FILES
+    from engine.config.optimizers import check_training
+    from engine.config.prompts import read_prompts
+    from engine.config.resolve import check_model
+    from engine.dataset.buckets import BucketGrid
+    from engine.models.registry import families, family_named, recognise
     from engine.runs.layout import expanded
 
-    path, wanted = expanded(config.network.network_weights), family_named(recognition.family).lora_base
-    tensors = read_header(path).tensors
-    if is_peft(tensors):
-        base = "FLUX" if any("single_transformer_blocks" in name for name in tensors) else "another transformer"
-    else:
-        by_module(tensors)
-        base = inspect_lora(path).base
-    if base not in ("unknown", wanted):
-        raise ModelError(
-            f"network.network_weights: {printable(path)} is a LoRA for {base}, and the model is {wanted}.",
-            "Go on from a LoRA that was trained on a model of this family.",
-        )
+    check_training(config.training)
+    model = config.model.pretrained_model_name_or_path
+    recognition = recognise(expanded(model)) if model and expanded(model).exists() else None
+    name = recognition.family if recognition else config.model.family
+    if name == "auto" and config.network.network_module == "networks.lora_flux":
+        name = "flux"
+    family = family_named(name) if name in {one.name for one in families()} else None
+    known = recognition or (family.of_real_size() if family else None)
+    if family is not None and known is not None:
+        config, _ = family.settle(config, known)
+    config, _ = resolve(config, partial_text_cache=family is not None and family.partial_text_cache)
+    if recognition is not None:
+        check_model(config, recognition)
+    if config.network.network_weights and expanded(config.network.network_weights).exists():
+        check_start(config, family.lora_base if family else None)
+    least = [one.of_real_size() for one in families() if known is None and one.name != "flux"]
+    multiple = known.multiple if known else min(one.multiple for one in least)
+    downscale = known.downscale if known else min(one.downscale for one in least)
+    BucketGrid.from_config(config, multiple=multiple, downscale=downscale)
+    prompts = config.sampling.sample_prompts
+    if not isinstance(prompts, str) or not prompts.lower().endswith(PROMPT_FILES) or expanded(prompts).exists():
+        read_prompts(config, lambda _: None, family.prompt_flags if family else frozenset())
 
 
 def _check_cache(config: RunConfig) -> None:

@@ -1,18 +1,27 @@
-"""Optimizers by Kohya's names: which library has them, and how their settings are written. Loads none of them."""
+"""Optimizers and schedules: which library has them, what they take, and one check of that. Loads none of them.
+
+`engine/assets/optimizers.json` has the settings of each class, read from the classes by `tools/optimizer_table.py`.
+"""
 
 from __future__ import annotations
 
-import ast
 import importlib.util
+import json
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+from engine.config.key_values import Parameter, parse_arguments, read_settings
 from engine.config.training import TrainingTable
 from engine.errors import UsageError
+from engine.paths import ASSETS
 from engine.text import printable
+
+TABLE = ASSETS / "optimizers.json"
+ADAFACTOR = "transformers.optimization.Adafactor"
 
 
 @dataclass(frozen=True)
@@ -24,6 +33,11 @@ class Source:
     package: str
     extra: str = ""
     """The extra of this program that installs the package."""
+
+    @property
+    def dotted(self) -> str:
+        """Its name in the table."""
+        return f"{self.module}.{self.class_name}"
 
 
 def _bitsandbytes(class_name: str) -> Source:
@@ -48,6 +62,42 @@ SOURCES = {
     "sgdschedulefree": Source("SGDScheduleFree", "schedulefree", "schedulefree", "optimizers"),
 }
 """By lower-case name; any other name is a class of torch.optim, or a dotted path."""
+_PACKAGES = {source.module: (source.package, source.extra) for source in SOURCES.values()}
+_HINT = "AdamW, AdamW8bit, Lion, Prodigy, Adafactor, AdamWScheduleFree, or a class of torch.optim."
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "sgdnesterov": {"momentum": 0.9, "nesterov": True},
+    "sgdnesterov8bit": {"momentum": 0.9, "nesterov": True},
+    "adafactor": {"relative_step": True},
+}
+"""What holds for a name where nothing else is given."""
+
+
+def source_of(name: str) -> Source | None:
+    """The class behind a name that the table has: Kohya's in any case, torch.optim's and dotted ones as spelt."""
+    if name.lower() in SOURCES:
+        return SOURCES[name.lower()]
+    module, _, class_name = name.rpartition(".")
+    module = module or "torch.optim"
+    if f"{module}.{class_name}" not in _table()[0]:
+        return None
+    package, extra = _PACKAGES[module]
+    return Source(class_name, module, package, extra)
+
+
+@cache
+def _table() -> tuple[Mapping[str, Mapping[str, Parameter]], Mapping[str, Mapping[str, Parameter]]]:
+    """(Settings by optimizer, settings by schedule), each by name."""
+    content = json.loads(TABLE.read_text(encoding="utf-8"))
+    optimizers, schedules = (
+        {name: {key: _parameter(entry) for key, entry in taken.items()} for name, taken in content[part].items()}
+        for part in ("optimizers", "schedules")
+    )
+    return optimizers, schedules
+
+
+def _parameter(entry: Mapping[str, Any]) -> Parameter:
+    lists = {key: tuple(entry[key]) for key in ("choices", "each") if key in entry}
+    return Parameter(**{**entry, **lists})
 
 
 LIBRARIES = (
@@ -76,25 +126,16 @@ def require_known_module(name: str) -> None:
 
 
 def check_training(training: TrainingTable) -> None:
-    """What can be seen of optimizer and schedule without loading them.
+    """What can be seen of optimizer and schedule without loading them: everything that the trainer would refuse.
 
     Raises:
-        UsageError: a package is missing, or a setting is malformed or lacking.
+        UsageError: with every problem, one a line.
     """
-    name = training.optimizer_type
-    if name.lower().startswith("dadapt"):
-        raise UsageError(
-            f"training.optimizer_type: {name} is not supported.", "Prodigy is its successor: set Prodigy and rate 1."
-        )
-    require_known_module(name)
-    source = SOURCES.get(name.lower())
-    if source is not None and importlib.util.find_spec(source.module.partition(".")[0]) is None:
-        raise missing_package(name, source, "it is not installed")
-    parse_arguments(training.optimizer_args, "training.optimizer_args")
-    if training.lr_scheduler == "adafactor" and name.lower() != "adafactor":
-        raise UsageError("training.lr_scheduler adafactor goes with optimizer_type Adafactor only.", "Choose cosine.")
-    if training.lr_scheduler == "piecewise_constant":
-        step_rules(training)
+    errors = [*_optimizer_errors(training), *_schedule_errors(training)]
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise UsageError("\n".join(map(str, errors)))
 
 
 def missing_package(name: str, source: Source, why: str) -> UsageError:
@@ -105,35 +146,153 @@ def missing_package(name: str, source: Source, why: str) -> UsageError:
     )
 
 
-def parse_arguments(arguments: Sequence[str], where: str) -> dict[str, Any]:
-    """Kohya's `key=value` strings; a value is a Python literal or else text.
+def no_such_optimizer(name: str) -> UsageError:
+    """The sentence for a name that is no optimizer."""
+    return UsageError(f"training.optimizer_type: there is no optimizer {printable(name)!r}.", f"Choose {_HINT}")
+
+
+def optimizer_settings(name: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """What `optimizer_args` give, with values of their types.
 
     Raises:
-        UsageError: one has no "=".
+        UsageError: the first that is wrong.
     """
-    parsed: dict[str, Any] = {}
-    for text in arguments:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise UsageError(f"{where}: {text!r} has no value.", 'Write "key=value".')
+    settings, errors = _given(name, arguments)
+    if errors:
+        raise errors[0]
+    return settings
+
+
+def defaults_of(name: str) -> Mapping[str, Any]:
+    """What holds for an optimizer of this name where `optimizer_args` say nothing else."""
+    return _DEFAULTS.get(name.lower(), {})
+
+
+def is_schedule_free(name: str) -> bool:
+    """The optimizer needs no schedule, and is given none (by its name, as in Kohya's scripts)."""
+    return name.lower().endswith("schedulefree")
+
+
+def sets_its_own_rate(name: str, arguments: Sequence[str]) -> bool:
+    """Adafactor with `relative_step`, which is its default."""
+    source = source_of(name)
+    if source is None or source.dotted != ADAFACTOR:
+        return False
+    return bool(_given(name, arguments)[0].get("relative_step", True))
+
+
+def _given(name: str, arguments: Sequence[str]) -> tuple[dict[str, Any], list[UsageError]]:
+    where, source = "training.optimizer_args", source_of(name)
+    known = None if source is None else _table()[0].get(source.dotted)
+    if known is not None:
+        return read_settings(arguments, known, where, name)
+    try:
+        return parse_arguments(arguments, where), []
+    except UsageError as error:
+        return {}, [error]
+
+
+def _optimizer_errors(training: TrainingTable) -> list[UsageError]:
+    name = training.optimizer_type
+    if name.lower().startswith("dadapt"):
+        hint = "Prodigy is its successor: set Prodigy and rate 1."
+        return [UsageError(f"training.optimizer_type: {name} is not supported.", hint)]
+    source = source_of(name)
+    settings, errors = _given(name, training.optimizer_args)
+    if source is None and not _is_of_another_library(name):
+        return [no_such_optimizer(name)]
+    if source is None:
         try:
-            parsed[key.strip()] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            parsed[key.strip()] = value
-    return parsed
+            require_known_module(name)
+        except UsageError as error:
+            return [error, *errors]
+        return errors
+    if importlib.util.find_spec(source.module.partition(".")[0]) is None:
+        errors = [missing_package(name, source, "it is not installed"), *errors]
+    if not errors:
+        clash = _clash({**defaults_of(name), **settings}, source)
+        errors = [UsageError(f"training.optimizer_args: {clash}")] if clash else []
+    return errors
 
 
-def step_rules(training: TrainingTable) -> str:
+def _is_of_another_library(name: str) -> bool:
+    """A dotted path out of the table: only the trainer, which imports it, can tell what it is."""
+    module, dot, _ = name.rpartition(".")
+    return bool(dot) and module not in _PACKAGES
+
+
+def _clash(settings: Mapping[str, Any], source: Source) -> str:
+    """Settings that a class does not take together, in a sentence; empty where there are none."""
+    needs_momentum = source.module == "bitsandbytes.optim" and source.class_name.startswith(("SGD", "LARS"))
+    if needs_momentum and not settings.get("momentum", 0):
+        return f"{source.class_name} needs a momentum above 0: set momentum=0.9."
+    if settings.get("fused") and settings.get("foreach"):
+        return "fused and foreach are two ways of the same: set one of them."
+    if settings.get("nesterov") and source.class_name.startswith(("SGD", "LARS", "PytorchLARS")):
+        if not settings.get("momentum", 0):
+            return "nesterov needs a momentum above 0: set momentum=0.9."
+        if settings.get("dampening", 0):
+            return "nesterov needs dampening=0: leave dampening out."
+    relative = settings.get("relative_step", True) or source.dotted != ADAFACTOR
+    if settings.get("warmup_init") and not relative:
+        return "warmup_init=True needs relative_step=True: set both or neither."
+    return ""
+
+
+def _schedule_errors(training: TrainingTable) -> list[UsageError]:
+    """Nothing where the optimizer has no schedule: the scripts ignore the settings there as well."""
+    name = training.lr_scheduler
+    own_rate = sets_its_own_rate(training.optimizer_type, training.optimizer_args)
+    if name == "adafactor" and not own_rate and not is_schedule_free(training.optimizer_type):
+        hint = "Choose cosine."
+        if training.optimizer_type.lower() == "adafactor":
+            hint = "It goes with relative_step=True: choose constant, or leave relative_step out."
+        message = "training.lr_scheduler adafactor goes with optimizer_type Adafactor only, which sets its own rate."
+        return [UsageError(message, hint)]
+    if is_schedule_free(training.optimizer_type) or own_rate or name == "constant":
+        return []
+    try:
+        schedule_settings(training)
+    except UsageError as error:
+        return [error]
+    return []
+
+
+def schedule_settings(training: TrainingTable) -> dict[str, Any]:
+    """What `lr_scheduler_args` give, with values of their types.
+
+    Raises:
+        UsageError: one is wrong or lacking.
+    """
+    where, name = "training.lr_scheduler_args", training.lr_scheduler
+    settings, errors = read_settings(training.lr_scheduler_args, _table()[1].get(name, {}), where, name)
+    if errors:
+        raise errors[0]
+    if name == "piecewise_constant":
+        step_rules(settings)
+    elif name == "polynomial" and not training.learning_rate > settings.get("lr_end", 1e-7):
+        end = settings.get("lr_end", 1e-7)
+        raise UsageError(
+            f"{where}: lr_end={end:g} is given, allowed is a number below training.learning_rate"
+            f" = {training.learning_rate:g}.", "The rate falls to lr_end: set a lower one.",
+        )  # fmt: skip
+    share = settings.get("min_lr_rate", training.lr_scheduler_min_lr_ratio)
+    if name == "cosine_with_min_lr" and settings.get("min_lr") is not None and share is not None:
+        hint = "Set one of min_lr, min_lr_rate and training.lr_scheduler_min_lr_ratio."
+        raise UsageError(f"{where}: min_lr is given, and the lowest rate as a share too.", hint)
+    return settings
+
+
+def step_rules(settings: Mapping[str, Any]) -> str:
     """The rules of piecewise_constant, "1:10,0.1:20,0.01": factor until step, ..., last factor.
 
     Raises:
         UsageError: they are missing or malformed.
     """
     hint = 'Set training.lr_scheduler_args = ["step_rules=1:10,0.1:20,0.01"].'
-    arguments = parse_arguments(training.lr_scheduler_args, "training.lr_scheduler_args")
-    if "step_rules" not in arguments:
+    if "step_rules" not in settings:
         raise UsageError("training.lr_scheduler piecewise_constant needs its rules.", hint)
-    rules = str(arguments["step_rules"])
+    rules = str(settings["step_rules"])
     try:
         *pairs, last = rules.split(",")
         float(last)
@@ -141,5 +300,6 @@ def step_rules(training: TrainingTable) -> str:
             factor, step = pair.split(":")
             float(factor), int(step)
     except ValueError:
-        raise UsageError(f"training.lr_scheduler_args: the rules {rules!r} are malformed.", hint) from None
+        message = f"training.lr_scheduler_args: the rules {printable(rules)!r} are malformed."
+        raise UsageError(message, hint) from None
     return rules

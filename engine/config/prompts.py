@@ -49,13 +49,20 @@ class Prompt:
     random_seed: bool = False
     """Another seed each time."""
 
-    def as_line(self) -> str:
-        """The prompt with everything that it asks for, in Kohya's syntax."""
+    def as_line(self, flags: frozenset[str] = frozenset(), sampler: str | None = None) -> str:
+        """The prompt with everything that it asks for, in Kohya's syntax, on one line.
+
+        Args:
+            flags: `Family.prompt_flags`; with "g" the guidance of a guidance embedding is written.
+            sampler: that of the run; another one of this prompt is written.
+        """
         asked = self.request
         parts = [asked.prompt, f"--n {asked.negative_prompt}" if asked.negative_prompt else ""]
         parts += [f"--w {asked.width}", f"--h {asked.height}", "" if self.random_seed else f"--d {asked.seed}"]
         parts += [f"--s {asked.steps}", f"--l {asked.scale:g}"]
-        return " ".join(part for part in parts if part)
+        parts += [f"--g {asked.guidance:g}" if "g" in flags else ""]
+        parts += [f"--ss {asked.sampler}" if sampler not in (None, asked.sampler) and "g" not in flags else ""]
+        return " ".join(" ".join(part.split()) for part in parts if part)
 
 
 def read_prompts(config: RunConfig, say: Callable[[str], None], flags: frozenset[str] = frozenset()) -> list[Prompt]:

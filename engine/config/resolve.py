@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.config.local_paths import require_local_paths
+from engine.config.optimizers import is_schedule_free, sets_its_own_rate
 from engine.config.schema import RunConfig
 from engine.config.training import TrainingTable
-from engine.config.unused import idle_settings, own_rate
+from engine.config.unused import idle_settings
 from engine.errors import UsageError
 
 if TYPE_CHECKING:
@@ -87,15 +88,34 @@ def _ladder(config: RunConfig) -> tuple[RunConfig, list[str]]:
 
 def _without_effect(training: TrainingTable) -> list[str]:
     """What the chosen optimizer does not look at."""
-    kind, notes = training.optimizer_type.lower(), []
-    if kind.endswith("schedulefree") and (training.lr_scheduler != "constant" or training.lr_warmup_steps):
-        notes.append(f"lr_scheduler and lr_warmup_steps have no effect: {training.optimizer_type} needs no schedule.")
-    if own_rate(training):
+    name, notes = training.optimizer_type, []
+    if is_schedule_free(name):
+        ignored = _schedule_keys(training)
+        if ignored:
+            verb = "have" if len(ignored) > 1 else "has"
+            note = f"{_listed(ignored)} {verb} no effect: {name} needs no schedule, and is given none, as in Kohya."
+            if training.lr_warmup_steps and name.lower().startswith(("adamw", "sgd")):
+                note += ' Its own warm-up is optimizer_args = ["warmup_steps=100"].'
+            notes.append(note)
+        return notes
+    if sets_its_own_rate(name, training.optimizer_args):
         notes.append(
             "unet_lr, text_encoder_lr and lr_scheduler have no effect: Adafactor sets its own rate. For a fixed one "
             'set optimizer_args = ["scale_parameter=False", "relative_step=False", "warmup_init=False"].'
         )
     return notes
+
+
+def _schedule_keys(training: TrainingTable) -> list[str]:
+    """The settings of the schedule that are not their defaults; lr_scheduler always, as its default is no constant."""
+    fields = type(training).model_fields
+    keys = [key for key in fields if key.startswith("lr_") and key != "lr_scheduler"]
+    changed = [key for key in keys if getattr(training, key) != fields[key].default]
+    return [*(["lr_scheduler"] if training.lr_scheduler != "constant" else []), *changed]
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def check_model(config: RunConfig, recognition: Recognition) -> None:

@@ -187,7 +187,8 @@ class TrainingTable(Table):
             raise ValueError("min_timestep must be below max_timestep")
         if self.adaptive_noise_scale is not None and self.noise_offset is None:
             raise ValueError("adaptive_noise_scale needs noise_offset")
-        if self.lr_scheduler == "constant" and self.lr_warmup_steps:
+        needs_schedule = not self.optimizer_type.lower().endswith("schedulefree")  # else the scripts ignore it as well
+        if self.lr_scheduler == "constant" and self.lr_warmup_steps and needs_schedule:
             raise ValueError("lr_scheduler constant has no warm-up: use constant_with_warmup, or lr_warmup_steps = 0")
         return self
 

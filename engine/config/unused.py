@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from engine.config.optimizers import is_schedule_free, sets_its_own_rate
 from engine.config.schema import RunConfig
-from engine.config.training import TrainingTable
 
 _Reason = tuple[tuple[str, ...], str]
 """Dotted keys, and why they do nothing."""
@@ -58,12 +58,6 @@ def idle_settings(config: RunConfig, *, texts_on_disk: bool = False) -> list[str
     return without_effect(config, found)[1]
 
 
-def own_rate(training: TrainingTable) -> bool:
-    """Whether Adafactor sets the learning rate itself."""
-    relative = not any(text.replace(" ", "") == "relative_step=False" for text in training.optimizer_args)
-    return training.optimizer_type.lower() == "adafactor" and relative
-
-
 def _length_and_rates(config: RunConfig) -> Iterator[_Reason]:
     training, network = config.training, config.network
     if network.network_train_unet_only:
@@ -91,10 +85,9 @@ def _schedule(config: RunConfig) -> Iterator[_Reason]:
     training = config.training
     kind, name = training.optimizer_type, training.lr_scheduler
     details = tuple(f"training.{key}" for key in (*_OF_SCHEDULES, "lr_scheduler_args"))
-    if kind.lower().endswith("schedulefree"):
-        yield details, f"{kind} needs no schedule"
+    if is_schedule_free(kind):  # `resolve` reports them
         return
-    if own_rate(training):
+    if sets_its_own_rate(kind, training.optimizer_args):
         yield details, "Adafactor sets its own rate"
         return
     if name in _WITHOUT_ARGUMENTS:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 
+from engine.config.optimizers import optimizer_settings
+from engine.errors import UsageError
 from engine.memory.remedy import Remedy, Situation
 
 
@@ -15,6 +17,10 @@ def eight_bit_optimizer(situation: Situation) -> Remedy | None:
     """AdamW's two moments in eight bits."""
     applies = situation.trains and situation.gpu is not None and _has_bitsandbytes()
     if not applies or situation.config.training.optimizer_type.lower() != "adamw":
+        return None
+    try:
+        optimizer_settings("AdamW8bit", situation.config.training.optimizer_args)
+    except UsageError:  # a setting that only AdamW has
         return None
     return Remedy(
         name="eight_bit_optimizer",

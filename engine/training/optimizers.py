@@ -10,7 +10,17 @@ from typing import Any
 
 import torch
 
-from engine.config.optimizers import SOURCES, check_training, missing_package, parse_arguments, require_known_module
+from engine.config.optimizers import (
+    check_training,
+    defaults_of,
+    is_schedule_free,
+    missing_package,
+    no_such_optimizer,
+    optimizer_settings,
+    require_known_module,
+    sets_its_own_rate,
+    source_of,
+)
 from engine.config.training import TrainingTable
 from engine.errors import UsageError
 
@@ -37,39 +47,39 @@ def check_optimizer(training: TrainingTable) -> None:
 def build_optimizer(name: str, arguments: Sequence[str], groups: list[dict[str, Any]]) -> BuiltOptimizer:
     """The optimizer for parameter `groups` ({"params", "lr"}).
 
+    Args:
+        arguments: `training.optimizer_args`.
+
     Raises:
         UsageError: unknown name, missing package (names the extra), or settings that it does not take.
     """
-    kind = name.lower()
     optimizer_class = _find(name)
-    settings = parse_arguments(arguments, "training.optimizer_args")
-    extra: dict[str, Any] = dict(settings)
-    relative_step = kind == "adafactor" and bool(settings.get("relative_step", True))
-    if kind == "adafactor":
-        extra.setdefault("relative_step", True)
-        if relative_step:
-            groups = [{**group, "lr": None} for group in groups]
-    elif kind.startswith("sgdnesterov"):
-        extra.setdefault("momentum", 0.9)
-        extra.setdefault("nesterov", True)
-    elif optimizer_class is torch.optim.AdamW:
+    settings = optimizer_settings(name, arguments)
+    extra: dict[str, Any] = {**defaults_of(name), **settings}
+    relative_step = sets_its_own_rate(name, arguments)
+    if relative_step:
+        groups = [{**group, "lr": None} for group in groups]
+    if optimizer_class is torch.optim.AdamW and not extra.get("foreach"):
         # 8-bit Adam launches a kernel for each tensor; fused AdamW one for all.
         extra.setdefault("fused", True)
+    parameters = inspect.signature(optimizer_class).parameters
+    if "lr" in parameters and parameters["lr"].default is inspect.Parameter.empty:
+        extra["lr"] = groups[0]["lr"]  # bitsandbytes' SGD has no default; each group has its own
     try:
         optimizer = optimizer_class([{k: v for k, v in group.items() if k != "name"} for group in groups], **extra)
-    except (TypeError, ValueError) as error:
-        allowed = ", ".join(list(inspect.signature(optimizer_class).parameters)[1:])
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        allowed = ", ".join(list(parameters)[1:])
         raise UsageError(
             f"training.optimizer_args: {name} does not take these settings: {error}.", f"It takes: {allowed}."
         ) from None
     parts = ",".join(f"{key}={value}" for key, value in settings.items())
     module = optimizer_class.__module__
     description = f"{module}.{optimizer_class.__name__}" + (f"({parts})" if parts else "")
-    return BuiltOptimizer(optimizer, description, kind.endswith("schedulefree"), relative_step)
+    return BuiltOptimizer(optimizer, description, is_schedule_free(name), relative_step)
 
 
 def _find(name: str) -> type[torch.optim.Optimizer]:
-    source = SOURCES.get(name.lower())
+    source = source_of(name)
     if source is not None:
         try:
             return getattr(importlib.import_module(source.module), source.class_name)  # type: ignore[no-any-return]
@@ -82,8 +92,5 @@ def _find(name: str) -> type[torch.optim.Optimizer]:
     except ImportError as error:
         raise UsageError(f"training.optimizer_type: {name} cannot be loaded: {error}.", "Check the name.") from None
     if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
-        raise UsageError(
-            f"training.optimizer_type: there is no optimizer {name!r}.",
-            "AdamW, AdamW8bit, Lion, Prodigy, Adafactor, AdamWScheduleFree, or a class of torch.optim.",
-        )
+        raise no_such_optimizer(name)
     return found

@@ -16,6 +16,7 @@ from engine import paths
 from engine.adapters.lora import LoraNetwork
 from engine.adapters.names import is_peft
 from engine.adapters.peft_format import to_kohya
+from engine.adapters.start import check_start
 from engine.config import RunConfig, load_config, require_paths, resolve
 from engine.config.prompts import read_prompts
 from engine.config.resolve import check_model
@@ -89,6 +90,7 @@ def prepare(session: Session) -> Prepared:
     check_schedule(config.training)
     if config.saving.metadata_thumbnail:
         thumbnail(config.saving.metadata_thumbnail)
+    check_start(config, family.lora_base)
     prompts = read_prompts(config, lambda _: None, family.prompt_flags)
     accelerator, precision = _accelerator(config, session)
     if accelerator.device.type == "cuda":

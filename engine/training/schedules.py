@@ -9,7 +9,7 @@ from diffusers.optimization import get_piecewise_constant_schedule
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers.optimization import get_scheduler
 
-from engine.config.optimizers import parse_arguments, step_rules
+from engine.config.optimizers import check_training, is_schedule_free, schedule_settings, sets_its_own_rate, step_rules
 from engine.config.training import TrainingTable
 from engine.errors import UsageError
 from engine.training.optimizers import BuiltOptimizer
@@ -29,39 +29,48 @@ def build_schedule(training: TrainingTable, built: BuiltOptimizer, max_train_ste
     if built.schedule_free or name == "constant":
         return LambdaLR(optimizer, lambda _: 1.0)
     if name == "piecewise_constant":
-        schedule: LRScheduler = get_piecewise_constant_schedule(optimizer, step_rules(training))
+        rules = step_rules(schedule_settings(training))
+        schedule: LRScheduler = get_piecewise_constant_schedule(optimizer, rules)
         return schedule
     warmup = steps_of(training.lr_warmup_steps, max_train_steps)
-    settings: dict[str, dict[str, Any]] = {
-        "cosine_with_restarts": {"num_cycles": training.lr_scheduler_num_cycles},
-        "polynomial": {"power": training.lr_scheduler_power},
-        "inverse_sqrt": {"timescale": training.lr_scheduler_timescale},
-        "cosine_with_min_lr": {
-            "min_lr_rate": training.lr_scheduler_min_lr_ratio or 0.0,
-            "num_cycles": training.lr_scheduler_num_cycles / 2,
-        },
-        "warmup_stable_decay": {
-            "num_cycles": training.lr_scheduler_num_cycles / 2,
-            "num_decay_steps": steps_of(training.lr_decay_steps, max_train_steps)
-            or (0 if training.kohya_exact else max_train_steps // 10),
-            "min_lr_ratio": training.lr_scheduler_min_lr_ratio or 0.0,
-        },
-    }
     optimizer.defaults["lr"] = training.learning_rate  # what polynomial's lr_end is a share of, as in Kohya
-    given = parse_arguments(training.lr_scheduler_args, "training.lr_scheduler_args")
     try:
         result: LRScheduler = get_scheduler(
             name,
             optimizer,
             num_warmup_steps=warmup,
             num_training_steps=max_train_steps,
-            scheduler_specific_kwargs=settings.get(name, {}) | given,
+            scheduler_specific_kwargs=_own_settings(training, max_train_steps) | schedule_settings(training),
         )
     except (TypeError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
         raise UsageError(
             f"training.lr_scheduler_args: {name} does not take these settings: {error}.", "Leave them out."
         ) from None
     return result
+
+
+def _own_settings(training: TrainingTable, max_train_steps: int) -> dict[str, Any]:
+    """What the schedule takes from keys of its own; `lr_scheduler_args` go before it."""
+    lowest = training.lr_scheduler_min_lr_ratio or 0.0
+    waves = training.lr_scheduler_num_cycles / 2
+    settings: dict[str, dict[str, Any]] = {
+        "cosine_with_restarts": {"num_cycles": training.lr_scheduler_num_cycles},
+        "polynomial": {"power": training.lr_scheduler_power},
+        "inverse_sqrt": {"timescale": training.lr_scheduler_timescale},
+        "cosine_with_min_lr": {"min_lr_rate": lowest, "num_cycles": waves},
+        "warmup_stable_decay": {
+            "num_cycles": waves,
+            "num_decay_steps": steps_of(training.lr_decay_steps, max_train_steps)
+            or (0 if training.kohya_exact else max_train_steps // 10),
+            "min_lr_ratio": lowest,
+        },
+    }
+    chosen = settings.get(training.lr_scheduler, {})
+    if schedule_settings(training).get("min_lr") is not None:
+        chosen.pop("min_lr_rate", None)
+    return chosen
 
 
 def steps_per_update(training: TrainingTable) -> int:
@@ -72,8 +81,11 @@ def steps_per_update(training: TrainingTable) -> int:
 
 def check_schedule(training: TrainingTable) -> None:
     """Raise UsageError for settings that the schedule does not take, before anything is loaded."""
+    check_training(training)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    build_schedule(training, BuiltOptimizer(optimizer, "", False, False), 100)
+    name, arguments = training.optimizer_type, training.optimizer_args
+    free, relative = is_schedule_free(name), sets_its_own_rate(name, arguments)
+    build_schedule(training, BuiltOptimizer(optimizer, "", free, relative), 100)
 
 
 def steps_of(value: float, max_train_steps: int) -> int:

@@ -66,6 +66,9 @@ def test_a_transformer_alone(arguments: list[str], capfd: pytest.CaptureFixture[
     ],
 )
 def test_loras_to_start_from(arguments: list[str], tmp_path: Path, name: str, code: int) -> None:
-    save_file({name: torch.ones(2, 4)}, tmp_path / "start.safetensors")
+    up = name.replace("lora_down", "lora_up").replace("lora_A", "lora_B")
+    save_file({name: torch.ones(2, 4), up: torch.ones(4, 2)}, tmp_path / "start.safetensors")
     start = ["--set", "network.network_weights=start.safetensors", "--set", "network.dim_from_weights=true"]
     assert run([*arguments, *start]) == code
+    save_file({name: torch.ones(2, 4)}, tmp_path / "start.safetensors")
+    assert run([*arguments, *start]) == 3, "the half of a LoRA, which the trainer refuses"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,9 @@ from engine.text import printable, shell_line
 from tui import output
 
 if TYPE_CHECKING:
-    from engine.config.kohya.arguments import Conversion
+    from engine.config import RunConfig
+    from engine.config.kohya.arguments import Conversion, Entry
+    from engine.errors import LoraSmithError
 
 ORDER = ("not supported", "better", "no effect", "honoured")
 """What a person should look at, first."""
@@ -29,7 +33,7 @@ INDENT = 15
 def command(file: str, target: str | None, as_json: bool) -> int:
     """Tell what each key of Kohya's FILE (training TOML, GUI JSON, train.sh, .bat) does, and write it as a preset."""
     from engine.atomic import write_text
-    from engine.config import ConfigError, load_config
+    from engine.config import load_config
     from engine.config.kohya.convert import conversion_of
     from engine.config.kohya.dataset_file import read_text
     from engine.config.write import dump_toml
@@ -44,23 +48,51 @@ def command(file: str, target: str | None, as_json: bool) -> int:
             f"{printable(path)} is no training TOML, GUI configuration or call of a LoRA script of Kohya's.",
             "A preset of this program needs no conversion.",
         )
+    config, refusal = _checked(path)
+    found.entries = _marked(found.entries, refusal)
     if as_json:
         output.json_result(
             {"kind": found.kind, "entries": [asdict(entry) for entry in found.entries],
-             "problems": [str(problem) for problem in found.problems], "values": found.values}
+             "problems": [] if refusal is None else str(refusal).splitlines(), "values": found.values}
         )  # fmt: skip
-        return ExitCode.USAGE if found.problems else ExitCode.DONE
+        return ExitCode.DONE if refusal is None else refusal.exit_code
     for line in report(found):
         output.result(line)
-    if found.problems:
-        raise ConfigError(found.problems)
+    if refusal is not None:
+        raise refusal
+    assert config is not None
     place = expanded(target) if target else Path(f"{path.stem}-preset.toml")
     if place.exists():
         raise UsageError(f"{printable(place)} is there already.", "Name another file with --output.")
-    write_text(place, dump_toml(load_config(path), f"Converted from {path.name}, a {found.kind} of Kohya's."))
+    write_text(place, dump_toml(config, f"Converted from {path.name}, a {found.kind} of Kohya's."))
     output.narrate(f"Train with it:\n  {shell_line(('lorasmith', '--preset', place))}")
     output.result(place)
     return ExitCode.DONE
+
+
+def _checked(path: Path) -> tuple[RunConfig | None, LoraSmithError | None]:
+    """The configuration, or why a run with it would be refused."""
+    from engine.config import load_config
+    from engine.errors import LoraSmithError
+    from tui.preflight import check_settings
+
+    try:
+        config = load_config(path)
+        check_settings(config)
+    except LoraSmithError as error:
+        return None, error
+    return config, None
+
+
+def _marked(entries: Sequence[Entry], refusal: LoraSmithError | None) -> list[Entry]:
+    """The entries, with those that the refusal names as not supported: nothing that is refused is called honoured."""
+    named = "" if refusal is None else str(refusal)
+    return [
+        replace(entry, status="not supported", text="refused, for the reason below")
+        if entry.status != "not supported" and entry.target.count(".") and re.search(rf"{entry.target}\b", named)
+        else entry
+        for entry in entries
+    ]
 
 
 def report(found: Conversion) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -29,7 +28,8 @@ def command(what: str, target: str, **typed: str | None) -> int:
     RUN is a path or part of a name; PRESET a preset's name or file.
     """
     from engine.atomic import write_text
-    from engine.config.kohya.export import ExportedSubset, kohya_files
+    from engine.config.kohya.export import ExportedSubset, kohya_export
+    from engine.config.optimizers import check_training
     from engine.config.prompts import read_prompts
     from engine.dataset.scan import scan
     from engine.errors import UsageError
@@ -38,15 +38,19 @@ def command(what: str, target: str, **typed: str | None) -> int:
     config = _configuration(what, typed)
     known = recognise(config.model.pretrained_model_name_or_path)
     family = family_named(known.family)
+    config, settled = family.settle(config, known)
     config = stated(config, known)
+    check_training(config.training)
     subsets = [
         ExportedSubset(str(subset.path), subset.num_repeats, subset.class_tokens, subset.is_reg)
         for subset in scan(config).subsets
         if not subset.is_validation
     ]
-    prompts = [prompt.as_line() for prompt in read_prompts(config, output.narrate, family.prompt_flags)]
+    flags, sampler = family.prompt_flags, config.sampling.sample_sampler
+    prompts = [prompt.as_line(flags, sampler) for prompt in read_prompts(config, output.narrate, flags)]
     folder = expanded(target)
-    files = kohya_files(config, family.name, subsets, prompts)
+    exported = kohya_export(config, family.name, subsets, prompts)
+    files = exported.files
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{printable(folder)} is a file.", "Name a folder that is new or empty.")
     taken = [name for name in files if (folder / name).exists()]
@@ -57,6 +61,8 @@ def command(what: str, target: str, **typed: str | None) -> int:
         write_text(folder / name, text)
         output.result(folder / name)
     (folder / "train.sh").chmod(0o755)
+    for note in [*settled, *exported.notes]:
+        output.narrate(note)
     return ExitCode.DONE
 
 
@@ -74,23 +80,20 @@ def stated(config: RunConfig, known: Recognition) -> RunConfig:
 def _configuration(what: str, typed: dict[str, str | None]) -> RunConfig:
     from engine.config import find_preset, load_config, require_paths
     from engine.errors import UsageError
-    from engine.runs import RunDir, resolve
+    from engine.runs import resolve
     from engine.runs.prepare import absolute_paths
-    from tui.configuration import OPTIONS
+    from tui.configuration import OPTIONS, read
 
-    run: RunDir | None = None
     try:
-        source: str | Path = find_preset(what)
+        find_preset(what)
     except UsageError:
         try:
             run = resolve(what)
         except UsageError as error:
             hint = f"{error.hint} Presets: `lorasmith presets`.".strip()
             raise UsageError(f"{error.message} No preset is called so either.", hint) from None
-        source = run.config_path
-    options = {OPTIONS[key][1]: (OPTIONS[key][0], value) for key, value in typed.items() if value is not None}
-    config = load_config(source, (), options)
-    if run is not None:
-        config = run.with_own_datasets(config)
-    require_paths(config)
-    return absolute_paths(config)
+        options = {OPTIONS[key][1]: (OPTIONS[key][0], value) for key, value in typed.items() if value is not None}
+        config = run.with_own_datasets(load_config(run.config_path, (), options))
+        require_paths(config)
+        return absolute_paths(config)
+    return absolute_paths(read(what, (), **typed))

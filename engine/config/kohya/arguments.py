@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from engine.config.key_values import guess_value, is_off
 from engine.config.kohya.argument_values import number_of, read_value, whole_number_of
 from engine.config.kohya.rules import (
     ARGUMENTS,
@@ -43,6 +44,8 @@ OFF_AT_ZERO = frozenset({
     "save_n_epoch_ratio",
 })  # fmt: skip
 """Arguments that the scripts take for not given where they are 0."""
+ON_BY_TEXT = frozenset({"split_qkv", "train_t5xxl"})
+"""Keys of network_args that the scripts compare with the text True."""
 
 
 @dataclass(frozen=True)
@@ -212,15 +215,20 @@ def _network_args(found: Conversion, key: str, value: list[str], rule: Rule) -> 
         if own is None:
             found.problems.append(Problem("", f"network_args {printable(name)}", "unknown.", "Take it out."))
             continue
-        if own.status == "not supported" and given in ("", "0", "0.0", "False", "None", "full", "all"):
+        if own.status == "not supported" and (is_off(given) or given.strip().lower() in ("full", "all")):
             own = Rule("honoured", "", "as it is here")
+        elif name in ON_BY_TEXT and given != "True":
+            own = Rule("no effect", "", "the scripts switch it on by the text True only")
         number = whole_number_of(given) or number_of(given)
-        if own.status == "honoured" and own.target and number is None:
-            message = f"{given!r} is given, allowed is a number."
+        counts = own.status == "honoured" and bool(own.target)
+        if counts and guess_value(given) is None:
+            own, counts = Rule("honoured", "", "not set"), False
+        if counts and number is None:
+            message = f"{printable(given)!r} is given, allowed is a number."
             found.problems.append(Problem("", f"network_args {name}", message))
             continue
         found.tell(f"network_args {name}", given, own)
-        if own.status == "honoured" and own.target:
+        if counts:
             found.set(own.target, number, key)
 
 

@@ -29,7 +29,7 @@ class SDXL(Family):
 
     def of_real_size(self) -> Recognition:
         """See `Family.of_real_size`."""
-        return Recognition("sdxl", ASSETS / "sdxl", "configurations", "epsilon", False, "fp16", 0)
+        return Recognition("sdxl", ASSETS / "sdxl", "configurations", "epsilon", False, "fp16", 0, multiple=32)
 
     def check(self, config: RunConfig, recognition: Recognition) -> None:
         """See `Family.check`."""

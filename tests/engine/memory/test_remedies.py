@@ -219,3 +219,12 @@ def test_programs_and_the_next_remedy_are_advised_together() -> None:
         "Other programs hold memory of this card: close firefox (3.0 GiB). Then:\n  lorasmith resume /r\n"
     )
     assert "--set training.train_batch_size=1" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "offered"),
+    [([], True), (["weight_decay=0.1", "betas=0.9,0.99"], True), (["fused=False"], False), (["maximize=true"], False)],
+)
+def test_eight_bits_only_with_settings_that_the_optimizer_takes(arguments: list[str], offered: bool) -> None:
+    found = names(remedies(config(training={"optimizer_args": arguments}), AMPERE, "train"))
+    assert ("eight_bit_optimizer" in found) is offered

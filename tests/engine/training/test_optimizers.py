@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from contextlib import suppress
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
+from pydantic import ValidationError
 
-from engine.config.optimizers import SOURCES, Source, check_training, parse_arguments
+from engine.config import RunConfig, resolve
+from engine.config.key_values import Parameter, parse_arguments, read_value
+from engine.config.optimizers import SOURCES, TABLE, Source, _table, check_training, optimizer_settings
 from engine.config.training import TrainingTable
 from engine.errors import UsageError
 from engine.training import optimizers
@@ -15,6 +23,7 @@ from engine.training.optimizers import build_optimizer
 from engine.training.schedules import build_schedule, check_schedule
 from engine.training.statefile import load_tree, save_tree
 
+ROOT = Path(__file__).resolve().parents[3]
 HERE = [
     "AdamW",
     "adamw",
@@ -168,6 +177,180 @@ def test_settings_that_a_schedule_does_not_take() -> None:
     check_schedule(TrainingTable(lr_scheduler="polynomial", lr_scheduler_args=["lr_end=1e-6"]))
 
 
+def all_classes() -> dict[str, dict[str, Parameter]]:
+    found, _ = _table()
+    return {name: dict(taken) for name, taken in found.items() if find_spec(name.partition(".")[0])}
+
+
+def allowed(name: str, settings: list[str]) -> bool:
+    try:
+        check_training(TrainingTable(optimizer_type=name, optimizer_args=settings))
+    except UsageError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    """tools/optimizer_table.py, which made the table."""
+    spec = spec_from_file_location("optimizer_table", ROOT / "tools" / "optimizer_table.py")
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_is_that_of_the_installed_classes(tool: ModuleType) -> None:
+    """Names from the signatures, limits from trying; run `python tools/optimizer_table.py` after a change."""
+    assert tool.text() == TABLE.read_text()
+    assert set(tool.optimizers()) == set(all_classes())
+
+
+VALUES = {
+    "number": ["-1", "0", "0.3", "0,1", "x", "1", "3", "none"],
+    "integer": ["-1", "0", "2", "0,1", "x", "none"],
+    "flag": ["True", "False", "maybe", "none"],
+    "numbers": ["0.5,0.6", "-1,0.5", "0.5,1", "0.5,0.6,0.7", "0.5", "x,y", "none"],
+    "text": ["", "nosuch", "none"],
+}
+
+
+@pytest.mark.parametrize("name", all_classes())
+def test_the_check_takes_what_the_class_takes(name: str, tool: ModuleType) -> None:
+    """Each setting of each class with good and bad values: the check and a first step agree."""
+    built = tool.optimizers()[name]
+    base = tool.base_settings(built)
+    for key, parameter in all_classes()[name].items():
+        for text in VALUES[parameter.kind.partition(":")[0]]:
+            setting = [*(f"{one}={value}" for one, value in base.items() if one != key), f"{key}={text}"]
+            if allowed(name, setting):
+                if key != "use_triton":  # which needs a GPU
+                    assert tool.steps(built, optimizer_settings(name, setting)), f"{setting} is allowed and fails"
+                continue
+            if parameter.choices and parameter.kind != "flag":
+                continue  # the class does not look before it computes with it
+            bare = Parameter(parameter.kind, optional=parameter.optional)
+            with suppress(ValueError):
+                value = read_value(text, bare)
+                assert not tool.steps(built, {**base, key: value}), f"{setting} is refused and trains"
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "fits"),
+    [
+        ("AdamW", ["foreach=true"], True),
+        ("AdamW", ["fused=false", "foreach=true"], True),
+        ("AdamW", ["fused=true", "foreach=true"], False),
+        ("AdamW", ["amsgrad=true"], True),
+        ("AdamW", ["differentiable=true"], False),
+        ("AdamW", ["capturable=true"], False),
+        ("AdamW", ["lr=1"], False),
+        ("AdamW", ["params=1"], False),
+        ("SGD", ["nesterov=true"], False),
+        ("SGD", ["nesterov=true", "momentum=0.9"], True),
+        ("SGDNesterov", [], True),
+        ("SGDNesterov", ["momentum=0"], False),
+        ("SGDNesterov", ["dampening=0.1"], False),
+        ("SGDNesterov", ["nesterov=no", "dampening=0.1"], True),
+        ("Adafactor", ["warmup_init=true"], True),
+        ("Adafactor", ["warmup_init=true", "relative_step=false"], False),
+        ("Adafactor", ["relative_step=false", "scale_parameter=False"], True),
+        ("Adafactor", ["beta1=none"], True),
+        ("torch.optim.Adafactor", ["d=2"], True),
+        ("Prodigy", ["growth_rate=inf", "decouple=True", "d_coef=2", "safeguard_warmup=true"], True),
+        ("Prodigy", ["d0=0"], False),
+        ("AdamWScheduleFree", ["warmup_steps=10"], True),
+        ("schedulefree.SGDScheduleFree", ["momentum=0"], False),
+    ],
+)
+def test_settings_that_go_together(name: str, settings: list[str], fits: bool) -> None:
+    assert allowed(name, settings) is fits
+    if fits:
+        parameter, groups = problem()
+        built = build_optimizer(name, settings, groups)
+        advance(parameter, built, 1)
+    else:
+        with pytest.raises(UsageError, match=r"training\.optimizer_args"):
+            check_training(TrainingTable(optimizer_type=name, optimizer_args=settings))
+
+
+@pytest.mark.parametrize("name", ["AdamX", "adamx", "LBFGS", "SparseAdam", "Optimizer", "torch.optim.Nosuch", "nadam",
+                                  "bitsandbytes.optim.Nosuch", "schedulefree.AdamWScheduleFreePaper", ""])  # fmt: skip
+def test_no_such_optimizer(name: str) -> None:
+    with pytest.raises(UsageError, match="there is no optimizer"):
+        check_training(TrainingTable(optimizer_type=name))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "settings", "fits"),
+    [
+        ("cosine", ["num_cycles=0.5"], True), ("cosine", ["num_cycles=x"], False), ("cosine", ["lr_end=1e-6"], False),
+        ("linear", ["power=1"], False), ("constant_with_warmup", ["power=1"], False), ("constant", ["power=1"], True),
+        ("cosine_with_restarts", ["num_cycles=2"], True), ("cosine_with_restarts", ["num_cycles=0.5"], False),
+        ("polynomial", ["lr_end=1e-6", "power=2"], True), ("polynomial", ["lr_end=1"], False),
+        ("inverse_sqrt", ["timescale=none"], True), ("inverse_sqrt", ["timescale=10"], True),
+        ("cosine_with_min_lr", ["min_lr=1e-6"], True), ("cosine_with_min_lr", ["min_lr_rate=0.1"], True),
+        ("cosine_with_min_lr", ["min_lr=1e-6", "min_lr_rate=0.1"], False),
+        ("warmup_stable_decay", ["decay_type=1-sqrt", "warmup_type=cosine"], True),
+        ("warmup_stable_decay", ["decay_type=step"], False), ("warmup_stable_decay", ["num_decay_steps=5.5"], False),
+        ("piecewise_constant", ["step_rules=1:10,0.1"], True), ("piecewise_constant", ["step_rules='1:10,0.1'"], True),
+        ("piecewise_constant", ["step_rules=1:10,0.1", "power=2"], False), ("piecewise_constant", [], False),
+        ("adafactor", [], False),
+    ],
+)  # fmt: skip
+def test_settings_of_schedules(schedule: str, settings: list[str], fits: bool) -> None:
+    training = TrainingTable.model_validate({"lr_scheduler": schedule, "lr_scheduler_args": settings})
+    if fits:
+        check_training(training)
+        check_schedule(training)
+    else:
+        with pytest.raises(UsageError, match=r"training\.lr_scheduler"):
+            check_training(training)
+        with pytest.raises(UsageError, match=r"training\.lr_scheduler"):
+            check_schedule(training)
+
+
+@pytest.mark.parametrize("scheduler", ["adafactor", "constant", "cosine"])
+def test_adafactor_with_its_own_rate_needs_no_schedule(scheduler: str) -> None:
+    check_schedule(TrainingTable.model_validate({"optimizer_type": "Adafactor", "lr_scheduler": scheduler}))
+    fixed = {"optimizer_type": "Adafactor", "lr_scheduler": "adafactor", "optimizer_args": ["relative_step=no"]}
+    with pytest.raises(UsageError, match="relative_step=True"):
+        check_schedule(TrainingTable.model_validate(fixed))
+
+
+@pytest.mark.parametrize("name", ["AdamWScheduleFree", "RAdamScheduleFree", "sgdschedulefree"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lr_scheduler": "constant", "lr_warmup_steps": 10},
+        {"lr_scheduler": "constant", "lr_warmup_steps": 0.1},
+        {"lr_scheduler": "cosine", "lr_warmup_steps": 10},
+        {"lr_scheduler": "piecewise_constant"},
+        {"lr_scheduler": "cosine", "lr_scheduler_args": ["nosuch=3"]},
+        {"lr_scheduler": "adafactor"},
+    ],
+)
+def test_a_schedule_free_optimizer_ignores_the_schedule(name: str, settings: dict[str, object]) -> None:
+    training = TrainingTable.model_validate({"optimizer_type": name, **settings})
+    check_schedule(training)
+    built = build_optimizer(name, [], problem()[1])
+    schedule = build_schedule(training, built, 100)
+    assert schedule is not None and schedule.get_last_lr() == [1e-2]
+    _, notes = resolve(RunConfig().changed(training={"optimizer_type": name, **settings}))
+    (note,) = [note for note in notes if "no effect" in note]
+    assert all(key in note for key, value in settings.items() if value != "constant")
+    with pytest.raises(ValidationError, match="constant_with_warmup"):
+        TrainingTable(lr_scheduler="constant", lr_warmup_steps=10)
+
+
+def test_the_check_loads_no_torch() -> None:
+    code = (
+        "import sys; from engine.config.optimizers import check_training; from engine.config import RunConfig; "
+        "check_training(RunConfig().training); assert not {'torch', 'numpy', 'transformers'} & set(sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -180,7 +363,7 @@ def test_a_module_that_is_not_allowed_is_not_imported(name: str, monkeypatch: py
     def imported(module: str, package: str | None = None) -> None:
         pytest.fail(f"{module} is imported")
 
-    monkeypatch.setattr(optimizers.importlib, "import_module", imported)
+    monkeypatch.setattr("engine.training.optimizers.importlib.import_module", imported)
     for check in (lambda: check_training(TrainingTable(optimizer_type=name)), lambda: build_optimizer(name, [], [])):
         with pytest.raises(UsageError, match="would import the module") as caught:
             check()

@@ -1,0 +1,226 @@
+"""Settings in Kohya's form, "key=value", and what their text means.
+
+Python's, TOML's and the shell's spellings mean the same: True, true, TRUE, "true", 1; None, none, null; (0.9, 0.99),
+[0.9, 0.99], 0.9,0.99.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine.errors import UsageError
+from engine.text import printable
+
+_FLAGS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+_NOTHING = frozenset({"none", "null"})
+_LONGEST = 1000
+"""Characters of a value; one number or a few need no more."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """What a setting takes."""
+
+    kind: str
+    """"flag", "integer", "number", "numbers:N" or "text"."""
+    optional: bool = False
+    """None is taken as well."""
+    infinite: bool = False
+    choices: tuple[Any, ...] = ()
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+    each: tuple[Mapping[str, float], ...] = ()
+    """Of "numbers:N": the limits of each of them."""
+
+    @property
+    def count(self) -> int:
+        """How many numbers "numbers:N" is."""
+        return int(self.kind.partition(":")[2])
+
+    def expected(self) -> str:
+        """What is allowed, in words: "a number from 0 on"."""
+        if self.choices:
+            words = " or ".join(map(str, self.choices))
+        elif self.kind.startswith("numbers"):
+            inner = {_range(limits) for limits in self.each}
+            words = f"{self.count} numbers{inner.pop() if len(inner) == 1 else ''}, as 0.9,0.99"
+            if inner:
+                words = f"{self.count} numbers ({', '.join('any' + _range(limits) for limits in self.each)})"
+        else:
+            named = {"flag": "True or False", "integer": "a whole number", "number": "a number", "text": "text"}
+            words = named[self.kind] + _range(self.limits)
+        return f"{words}, or None" if self.optional else words
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Its limits by name, those that it has."""
+        found = {name: getattr(self, name) for name in ("ge", "gt", "le", "lt")}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def _range(limits: Mapping[str, float]) -> str:
+    words = {"ge": "from {:g} on", "gt": "above {:g}", "le": "up to {:g}", "lt": "below {:g}"}
+    return "".join(f" {words[name].format(limits[name])}" for name in words if name in limits)
+
+
+def split_arguments(arguments: Sequence[str], where: str) -> dict[str, str]:
+    """The texts by key; the last of two with one key counts, as in Kohya's scripts.
+
+    Raises:
+        UsageError: one has no "=" or no key.
+    """
+    found: dict[str, str] = {}
+    for text in arguments:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            lacks = "key" if equals else "value"
+            hint = 'Write "key=value", and several numbers without blanks: "betas=0.9,0.99".'
+            raise UsageError(f"{where}: {printable(text)!r} has no {lacks}.", hint)
+        found[key.strip()] = value.strip()
+    return found
+
+
+def read_settings(
+    arguments: Sequence[str], known: Mapping[str, Parameter], where: str, owner: str
+) -> tuple[dict[str, Any], list[UsageError]]:
+    """The settings with values of their types, and everything that is wrong with them.
+
+    Args:
+        arguments: in Kohya's form.
+        known: what `owner` takes.
+        where: the key of the configuration, "training.optimizer_args".
+        owner: what the settings are for: "AdamW".
+    """
+    try:
+        given = split_arguments(arguments, where)
+    except UsageError as error:
+        return {}, [error]
+    errors = []
+    strange = [key for key in given if key not in known]
+    if strange:
+        near = [match for key in strange for match in difflib.get_close_matches(key, known, n=1)]
+        takes = f"It takes: {', '.join(known)}." if known else "It takes none."
+        hint = f"Did you mean {' and '.join(dict.fromkeys(near))}? {takes}" if near else takes
+        names = ", ".join(map(printable, strange))
+        errors.append(UsageError(f"{where}: {owner} does not take these settings: {names}.", hint))
+    values: dict[str, Any] = {}
+    for key in given.keys() & known.keys():
+        try:
+            values[key] = read_value(given[key], known[key])
+        except ValueError:
+            shown, comma = printable(given[key][:_LONGEST]), known[key].kind == "number" and "," in given[key]
+            message = f"{where}: {key}={shown} is given, allowed is {known[key].expected()}."
+            errors.append(
+                UsageError(message, "A point is the decimal mark." if comma else f"Change {key}, or remove it.")
+            )
+    return {key: values[key] for key in given if key in values}, errors
+
+
+def parse_arguments(arguments: Sequence[str], where: str) -> dict[str, Any]:
+    """The settings of a class of which nothing is known, each as its text looks (`guess_value`).
+
+    Raises:
+        UsageError: one has no "=" or no key.
+    """
+    return {key: guess_value(text) for key, text in split_arguments(arguments, where).items()}
+
+
+def read_value(text: str, wanted: Parameter) -> Any:
+    """The value that a text means for a setting.
+
+    Raises:
+        ValueError: none that the setting takes.
+    """
+    bare = _unquoted(text)
+    if len(bare) > _LONGEST:
+        raise ValueError("too long")
+    if bare.lower() in _NOTHING and wanted.optional:
+        return None
+    value = _typed(bare, wanted)
+    if wanted.choices and value not in wanted.choices:
+        raise ValueError("not one of the choices")
+    limits = wanted.each if wanted.kind.startswith("numbers") else (wanted.limits,)
+    numbers = value if isinstance(value, tuple) else (value,)
+    if wanted.kind not in ("flag", "text"):
+        for number, range_ in zip(numbers, limits, strict=False):
+            if not _within(number, range_):
+                raise ValueError("out of range")
+    return value
+
+
+def guess_value(text: str) -> Any:
+    """The value of a setting of which nothing is known: a flag, None, a number, several numbers, or else text."""
+    bare = _unquoted(text)
+    if bare.lower() in _NOTHING:
+        return None
+    if bare.lower() in ("true", "false"):
+        return bare.lower() == "true"
+    for kind in ("number", f"numbers:{bare.strip('()[] ').removesuffix(',').count(',') + 1}"):
+        try:
+            return read_value(bare, Parameter(kind))
+        except ValueError:
+            continue
+    return bare
+
+
+def _typed(bare: str, wanted: Parameter) -> Any:
+    if wanted.kind == "flag":
+        if bare.lower() not in _FLAGS:
+            raise ValueError("not a flag")
+        return _FLAGS[bare.lower()]
+    if wanted.kind == "text":
+        if not bare:
+            raise ValueError("empty")
+        return bare
+    if wanted.kind.startswith("numbers"):
+        inner = bare[1:-1] if bare[:1] + bare[-1:] in ("()", "[]") else bare
+        parts = inner.strip().removesuffix(",").split(",")
+        if len(parts) != wanted.count:
+            raise ValueError("another number of values")
+        return tuple(_number(_unquoted(part), wanted) for part in parts)
+    number = _number(bare, wanted)
+    if wanted.kind == "integer":
+        if number != int(number):
+            raise ValueError("not whole")
+        return int(number)
+    return number
+
+
+def _number(text: str, wanted: Parameter) -> int | float:
+    """A number as it is written: 1 stays whole, since metadata repeat it."""
+    bare = text.strip()
+    number = float(bare)
+    if math.isnan(number) or (math.isinf(number) and not wanted.infinite):
+        raise ValueError("not finite")
+    whole = bare.lstrip("+-").replace("_", "").isdecimal() and abs(number) < 2**63
+    return int(bare) if whole else number
+
+
+def _within(number: float, limits: Mapping[str, float]) -> bool:
+    tests = {"ge": float.__ge__, "gt": float.__gt__, "le": float.__le__, "lt": float.__lt__}
+    return all(tests[name](float(number), float(limit)) for name, limit in limits.items())
+
+
+def _unquoted(text: str) -> str:
+    """The text without blanks around it and without one pair of quotation marks."""
+    bare = text.strip()
+    if len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "\"'":
+        return bare[1:-1].strip()
+    return bare
+
+
+def is_true(text: str) -> bool:
+    """Whether a text means True, in any spelling."""
+    return _FLAGS.get(_unquoted(text).lower(), False)
+
+
+def is_off(text: str) -> bool:
+    """Whether a text means nothing, None, False or 0, in any spelling."""
+    bare = _unquoted(text).lower()
+    return not bare or bare in _NOTHING or _FLAGS.get(bare) is False or bare == "0.0"
