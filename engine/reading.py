@@ -15,8 +15,9 @@ import re
 import stat
 import tomllib
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 MAX_DEPTH = 100
 """Levels of lists and tables inside each other."""
@@ -49,7 +50,7 @@ class TooLargeError(OSError):
     """More bytes than a file of its kind can have."""
 
 
-def open_file(path: Path, *, below: Path | None = None) -> BinaryIO:
+def open_file(path: Path, *, below: Path | None = None) -> BufferedReader:
     """Open a regular file for reading, without ever waiting for one that is none.
 
     Args:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from io import BufferedReader
 from pathlib import Path
-from typing import cast
 
 from engine.reading import open_file
 
@@ -26,5 +24,5 @@ class FileDigests:
             status = path.stat()
             seen = (path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
             if seen not in self._known:
-                self._known[seen] = hashlib.file_digest(cast(BufferedReader, file), "sha256").hexdigest()
+                self._known[seen] = hashlib.file_digest(file, "sha256").hexdigest()
         return self._known[seen]

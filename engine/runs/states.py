@@ -13,8 +13,9 @@ import json
 import os
 import re
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from engine.reading import is_regular, open_file
 
@@ -93,7 +94,7 @@ def _started(name: bytes, header: bytes) -> Any:
     return hashlib.sha256(name + b"\0" + header)
 
 
-def _verified(file: BinaryIO, name: bytes) -> dict[str, str] | None:
+def _verified(file: BufferedReader, name: bytes) -> dict[str, str] | None:
     """The metadata, if the digest in it is right."""
     start = file.read(8)
     length = int.from_bytes(start, "little")
@@ -111,7 +112,7 @@ def _verified(file: BinaryIO, name: bytes) -> dict[str, str] | None:
     return metadata if hashlib.file_digest(file, lambda: digest).hexdigest() == seals[0].decode() else None
 
 
-def _digest_1(file: BinaryIO, entries: dict[str, Any], begin: int) -> str:
+def _digest_1(file: BufferedReader, entries: dict[str, Any], begin: int) -> str:
     """Names and bytes of the tensors, in the order of their names."""
     digest = hashlib.sha256()
     left = os.fstat(file.fileno()).st_size - begin
