@@ -263,7 +263,7 @@ class _Steady:
 def steady_output() -> Iterator[None]:
     """Inside, a train.log that cannot be written, wherever it is written from, does not end the run."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = _Steady(before[0]), _Steady(before[1])  # type: ignore[assignment]
+    sys.stdout, sys.stderr = _Steady(before[0]), _Steady(before[1])
     try:
         yield
     finally:
