@@ -36,7 +36,7 @@ def conversion_of(path: Path, text: str, *, exact: bool = False) -> Conversion |
     """
     content = _parsed(text)
     if content is None and is_command_line(text):
-        found: Conversion | None = convert_command_line(text, exact=exact)
+        found: Conversion | None = convert_command_line(text, suffix=path.suffix, exact=exact)
     elif content is None:
         _require_json(path, text)
         found = None
@@ -53,7 +53,8 @@ def conversion_of(path: Path, text: str, *, exact: bool = False) -> Conversion |
     else:
         found = None
     if found is not None:
-        found.problems = [replace(problem, where=printable(path)) for problem in found.problems]
+        name = printable(path)
+        found.problems = [replace(one, where=f"{name}, {one.where}" if one.where else name) for one in found.problems]
         found.values.setdefault("saving", {}).setdefault("output_name", path.stem)
     return found
 
