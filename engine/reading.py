@@ -7,6 +7,7 @@ with numbers that no computer format holds, would break whoever uses the value l
 
 from __future__ import annotations
 
+import codecs
 import errno
 import json
 import math
@@ -23,6 +24,7 @@ MAX_TEXT = 16 * 2**20
 """Bytes of a configuration, a record or a header: a JSON text of this size needs at most about 400 MiB when read."""
 MAX_INT = 2**64
 """Numbers from here on fit no format that a file may mean."""
+SAVE_AS_UTF8 = "Save it as UTF-8 text. In Notepad: File, Save as, Encoding: UTF-8."
 _KINDS = (
     (stat.S_ISDIR, "it is a folder"),
     (stat.S_ISFIFO, "it is a named pipe, not a regular file"),
@@ -114,6 +116,17 @@ def read_text(path: Path, limit: int = MAX_TEXT, *, below: Path | None = None) -
         TooLargeError, NotRegularFileError, OSError: as `read_bytes` raises them.
     """
     return read_bytes(path, limit, below=below).decode("utf-8-sig")
+
+
+def read_script(path: Path) -> str:
+    """A text file that was written for a shell: in UTF-8, or in UTF-16 with the byte order mark that PowerShell writes.
+
+    Raises:
+        UnicodeDecodeError: neither; `SAVE_AS_UTF8` says what a person can do.
+        TooLargeError, NotRegularFileError, OSError: as `read_bytes` raises them.
+    """
+    data = read_bytes(path)
+    return data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
 
 
 def parse_json(text: str | bytes, *, surrogates: bool = True) -> Any:

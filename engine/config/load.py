@@ -15,6 +15,7 @@ from engine.config.presets import find_preset
 from engine.config.problems import ConfigError, Problem, keys, unknown_key, value_problems
 from engine.config.schema import RunConfig
 from engine.errors import UsageError
+from engine.reading import SAVE_AS_UTF8, read_script
 
 _TABLE_LINE = re.compile(r"^\s*\[\s*([\w-]+)\s*\]")
 _KEY_LINE = re.compile(r"^\s*([\w-]+|\"[^\"]*\")\s*=")
@@ -76,9 +77,10 @@ def kohya_notes(source: str | Path, *, exact: bool = False) -> list[str]:
         UsageError: no such file, or it cannot be read.
     """
     from engine.config.kohya.convert import conversion_of
+    from engine.config.kohya.dataset_file import read_text
 
     path = find_preset(source)
-    found = conversion_of(path, path.read_text(encoding="utf-8-sig", errors="replace"), exact=exact)
+    found = conversion_of(path, read_text(path), exact=exact)
     return found.notes() if found is not None else []
 
 
@@ -93,11 +95,11 @@ def _read_file(
     from engine.config.kohya.convert import conversion_of
 
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_script(path)
     except (OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError):
             raise UsageError(f"The preset {path} cannot be read: {error}.", "Check its permissions.") from None
-        raise UsageError(f"The preset {path} cannot be read: it is not UTF-8.", "Save it as UTF-8 text.") from None
+        raise UsageError(f"The preset {path} cannot be read: it is not UTF-8.", SAVE_AS_UTF8) from None
     kohyas = conversion_of(path, text, exact=exact)
     if kohyas is not None:
         problems += kohyas.problems

@@ -20,6 +20,7 @@ from engine.config.dataset import DatasetTable
 from engine.config.problems import ConfigError, Problem, sentence
 from engine.config.schema import RunConfig
 from engine.errors import UsageError
+from engine.reading import SAVE_AS_UTF8, read_script
 from engine.text import printable
 
 DATASET_KEYS = frozenset({
@@ -80,11 +81,11 @@ def read_text(path: Path) -> str:
         UsageError: it cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_script(path)
     except OSError as error:
         raise UsageError(f"{printable(path)} cannot be read: {error.strerror}.", "Check the path.") from None
     except UnicodeDecodeError:
-        raise UsageError(f"{printable(path)} cannot be read: it is not UTF-8.", "Save it as UTF-8.") from None
+        raise UsageError(f"{printable(path)} cannot be read: it is not UTF-8.", SAVE_AS_UTF8) from None
 
 
 def read_content(path: Path) -> dict[str, Any]:

@@ -285,6 +285,8 @@ class PosixScript(Script):
                 begun = True
                 continue
             value = self._value(part)
+            if part.text.endswith("[*]}") and part.quoted and isinstance(value, list):
+                value = " ".join(value)
             if part.quoted and isinstance(value, list):
                 begun = bool(value) or begun
                 fields[-1:] = [fields[-1] + (value or [""])[0], *value[1:]]
@@ -296,6 +298,8 @@ class PosixScript(Script):
                 begun = True
                 continue
             text = value if isinstance(value, str) else " ".join(value)
+            if "'" in part.text or '"' in part.text:
+                text = self.unsure(part.text, "quotation marks in it keep words together")
             if _PATTERN_IN_VALUE.search(text) and "\0" not in text:
                 text = self.unsure(part.text, "its value is a pattern of file names")
             pieces = parted(text)
@@ -324,9 +328,7 @@ class PosixScript(Script):
         """What the use of a variable stands for."""
         found = _USE.fullmatch(part.text)
         if found is None:
-            if MENTION.search(part.text) and any(
-                program(word.strip("$(`\"'")) in RUNNERS for word in part.text.split()
-            ):
+            if runs_script(part.text):
                 self.refuse(self._line, f"{self.shown(self._line)} is not understood.")
             return self.unsure(part.text)
         name, sign, default = found[1] or found[5], found[3] or "", found[4] or ""

@@ -74,7 +74,8 @@ class Scanner:
     def body(self, delimiter: str, *, tabs: bool) -> str:
         """The lines up to `delimiter`, from the end of this line or behind the last such text."""
         end = self.text.find("\n", self.place)
-        place, lines = self._after_bodies or (end + 1 if end >= 0 else len(self.text)), []
+        lines: list[str] = []
+        place = self._after_bodies or (end + 1 if end >= 0 else len(self.text))
         while place < len(self.text):
             end = self.text.find("\n", place)
             line = self.text[place : end if end >= 0 else len(self.text)]

@@ -26,6 +26,7 @@ _HARMLESS = re.compile(
     r"(?:\[(?:system\.)?console\]::|\[(?:system\.)?net\.|\$host\.|\$psstyle\.|\$[\w:]+\s*$)", re.IGNORECASE
 )
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "", "a": "\a", "b": "\b", "f": "\f", "v": "\v", "e": "\x1b"}
+_BRACE = re.compile(r"\s*\{")
 _PAIRS = {"(": ")", "{": "}", "[": "]"}
 _SCOPES = re.compile(r"(?:script|global|local|private|variable):", re.IGNORECASE)
 
@@ -120,7 +121,7 @@ class PowerShellScript(Script):
         """Pass over what is between a keyword and its block."""
         start, place = found.start(), found.end()
         while place < len(self.text) and self.text[place] != "{":
-            if self.text[place] in "\n;" and not re.match(r"\s*\{", self.text[place:]):
+            if self.text[place] in "\n;" and not _BRACE.match(self.text, place):
                 break
             place = self._behind(place)
         head = self.text[start:place]
@@ -243,7 +244,10 @@ class PowerShellScript(Script):
 
     def _command(self, start: int) -> None:
         words, targets = self._words()
-        number, sourced = self.line_at(start), self.text[start] == "." and self.text[start + 1] in " \t'\"$"
+        number, sourced = self.line_at(start), self.text[start] == "." and self.text[start + 1 : start + 2] in tuple(" \t'\"$")
+        if not words and not targets:
+            self._refuse_here(start)
+            return
         mentioned = any(MENTION.search(word) for word in words)
         if self.text.startswith("{", self._place):  # a block is an argument
             self.run(Command(number, [] if mentioned else words, self._condition(), targets))
@@ -375,7 +379,7 @@ class PowerShellScript(Script):
                 _ = self._single() if sign == "'" else self._double()
                 place, self._place = self._place, kept
             elif sign == "`":
-                place += 2
+                place = min(place + 2, len(text))
             else:
                 if sign in _PAIRS:
                     waiting.append(_PAIRS[sign])

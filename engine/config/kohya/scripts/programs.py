@@ -15,7 +15,9 @@ INERT = _names("""
     get-date get-location get-childitem test-path get-command get-item select-object measure-object
     set-executionpolicy clear-host set-strictmode new-item start-transcript stop-transcript module conda mamba
     micromamba deactivate activate head tail grep wc sort uniq tr cut awk findstr find tee basename dirname
-    realpath readlink nvcc lscpu continue
+    realpath readlink nvcc lscpu continue yes
+    foreach-object where-object sort-object group-object format-table format-list out-host out-string split-path
+    resolve-path get-variable
 """)
 """They print, wait, look or prepare: no file that training reads, and no variable that the call names."""
 

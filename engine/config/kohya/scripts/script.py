@@ -29,6 +29,8 @@ _WORDS = re.compile("(?:[^ \t\n\0]|\0[^\0]*\0)+")
 _FROM_OUTSIDE = ("HOME", "USERPROFILE", "PWD")
 """Variables of the machine that may be used: they name a folder, and never hold a secret."""
 _LONGEST = 100
+_LARGEST = 2**18
+"""Characters; a script that a person wrote is far below it."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,9 @@ class Script:
         """Read the file, and note a problem where no call is found; never raises."""
         if "\0" in self.text:
             self.refuse(1, "it holds a zero byte, so it is not a text file.", "Save it as UTF-8 text.")
+            return
+        if len(self.text) > _LARGEST:
+            self.refuse(1, f"it has more than {_LARGEST} characters, which no script of this kind needs.")
             return
         try:
             self.read()
