@@ -1,14 +1,12 @@
-"""Scripts of shells: the arguments of the call exactly, or a problem that shows the line; nothing is left out silently."""
+"""Scripts of shells: the arguments of the call exactly, or a problem that shows the line."""
 
 from __future__ import annotations
-
-import re
-from pathlib import Path
 
 import pytest
 
 from engine.config.kohya.command_line import convert_command_line, script_of
 from engine.config.kohya.scripts.script import HINT
+from engine.config.load import load_config
 from tui.main import run
 
 A = "--network_dim=4 --learning_rate=1e-4"
@@ -28,12 +26,20 @@ UNDERSTOOD: list[tuple[str, str, list[str]]] = [
     (".sh", f"conda activate sd\nconda run -n sd {CALL}", WORDS),
     (".sh", f"trap 'kill 0' EXIT\nsleep 5; {CALL}; nvidia-smi", WORDS),
     (".sh", f'if [ ! -f "train_network.py" ]; then echo "no sd-scripts here"; exit 1; fi\n{CALL}', WORDS),
-    (".sh", f"if [[ -z $X && -d (venv) ]]; then\n  exit 1\nelif [ a ]; then\n  echo b\nelse\n  echo c\nfi\n{CALL}", WORDS),
+    (
+        ".sh",
+        f"if [[ -z $X && -d (venv) ]]; then\n  exit 1\nelif [ a ]; then\n  echo b\nelse\n  echo c\nfi\n{CALL}",
+        WORDS,
+    ),
     (".sh", f"[ -d venv ] || exit 1\n{CALL}", WORDS),
     (".sh", f"for f in a b; do echo $f; done\nwhile false; do sleep 1; done\n{CALL}", WORDS),
     (".sh", f"case $1 in\n  -h|--help) echo usage; exit 0 ;;\n  (*) ;;\nesac\n{CALL}", WORDS),
-    (".sh", f"die() {{ echo $1; exit 1; }}\nfunction hello {{\n  echo hi\n}}\nhello\n[ -d x ] || die no\n{CALL}", WORDS),
-    (".sh", f'python - <<\'PY\'\nimport os\nos.system("python train_network.py --x")\nPY\n{CALL}', WORDS),
+    (
+        ".sh",
+        f"die() {{ echo $1; exit 1; }}\nfunction hello {{\n  echo hi\n}}\nhello\n[ -d x ] || die no\n{CALL}",
+        WORDS,
+    ),
+    (".sh", f"python - <<'PY'\nimport os\nos.system(\"python train_network.py --x\")\nPY\n{CALL}", WORDS),
     (".sh", f"cat <<EOF\n  python train_network.py --x $(date)\nEOF\n{CALL}", WORDS),
     (".sh", f"# {CALL} --x\n{CALL} # --x\n", WORDS),
     (".sh", f"{CALL} \\\n  # --x \\\n\necho done", WORDS),
@@ -47,8 +53,16 @@ UNDERSTOOD: list[tuple[str, str, list[str]]] = [
     (".sh", "W=--network_dim=4\\ --learning_rate=1e-4\npython train_network.py $W", WORDS),
     (".sh", 'W="a b"\npython train_network.py --x "$W" --y=$W', ["--x", "a b", "--y=a", "b"]),
     (".sh", 'D=${OUT_X:-"/o ut"}\npython train_network.py --x "${D:=z}/${N_X-n}"', ["--x", "/o ut/n"]),
-    (".sh", 'A=a\npython train_network.py --x "${A:+b}" ${A:?no} "$A#1" a#b \\#c', ["--x", "b", "a", "a#1", "a#b", "#c"]),
-    (".sh", "python train_network.py --x 'a \"b\"' \"it's \\\"c\\\" \\d\" a\\ b", ["--x", 'a "b"', 'it\'s "c" \\d', "a b"]),
+    (
+        ".sh",
+        'A=a\npython train_network.py --x "${A:+b}" ${A:?no} "$A#1" a#b \\#c',
+        ["--x", "b", "a", "a#1", "a#b", "#c"],
+    ),
+    (
+        ".sh",
+        'python train_network.py --x \'a "b"\' "it\'s \\"c\\" \\d" a\\ b',
+        ["--x", 'a "b"', 'it\'s "c" \\d', "a b"],
+    ),
     (".sh", "python train_network.py --x \"a\nb\" --y=$'c d'", ["--x", "a\nb", "--y=c d"]),
     (
         ".sh",
@@ -60,7 +74,7 @@ UNDERSTOOD: list[tuple[str, str, list[str]]] = [
     ("", 'OUT="C:/out"\npython train_network.py --x "$OUT"', ["--x", "C:/out"]),
     # cmd
     (".bat", f"@echo off\ncall venv\\Scripts\\activate.bat\ncd /d D:\\sd\n{CALL}\npause\n", WORDS),
-    (".bat", f"chcp 65001 >nul\ntitle a\nset PYTHONUTF8=1\nstart \"\" /wait {CALL} > log.txt 2>&1\nexit /b 0", WORDS),
+    (".bat", f'chcp 65001 >nul\ntitle a\nset PYTHONUTF8=1\nstart "" /wait {CALL} > log.txt 2>&1\nexit /b 0', WORDS),
     (".cmd", 'python train_network.py ^\n --x="C:\\my models\\x" ^\n --y', ["--x=C:\\my models\\x", "--y"]),
     (".bat", 'set M="C:\\my models\\m"\npython train_network.py --x=%M%', ["--x=C:\\my models\\m"]),
     (".bat", 'set M="C:\\my"\npython train_network.py --x="%M%" --y', ["--x=C:\\my", "--y"]),
@@ -76,15 +90,39 @@ UNDERSTOOD: list[tuple[str, str, list[str]]] = [
     (".bat", f"for %%f in (a b) do (\n echo %%f\n)\nfor /l %%i in (1,1,3) do echo %%i\n{CALL}", WORDS),
     (".bat", f"rem {CALL} --x\n:: {CALL}\necho {CALL} ^\n --y\n@{CALL}", WORDS),
     (".bat", f"set CMD=accelerate launch train_network.py\n%CMD% {A}", WORDS),
-    ("", f"@echo off\nset X=a^\nb\nset D=4\npython train_network.py --network_dim=%D% --learning_rate=1e-4", WORDS),
+    ("", "@echo off\nset X=a^\nb\nset D=4\npython train_network.py --network_dim=%D% --learning_rate=1e-4", WORDS),
     # PowerShell
-    (".ps1", f"$ErrorActionPreference = 'Stop'\n.\\venv\\Scripts\\activate\n$Env:HF_HOME = \"x\"\n{CALL}\nWrite-Output ok", WORDS),
-    (".ps1", "$d = 4 # rank\n$lr = \"1e-4\"\n& python train_network.py `\n --network_dim=$d `\n --learning_rate=$lr", WORDS),
-    (".ps1", f"<# {CALL} #>\npython train_network.py `\n  --network_dim=4 `\n  <# --x #> `\n  --learning_rate=1e-4\nRead-Host | Out-Null ;", WORDS),
-    (".ps1", '$a = @(\n "--x=$($null)"\n)\n$a = @("--x", \'y z\'\n "--w")\n$A += "--v"\npython train_network.py @a', ["--x", "y z", "--w", "--v"]),
-    (".ps1", '$m = "C:\\m"\n$l = "--x=$m\\a.b", "--y"\npython train_network.py $l --z "$m.q" `$m', ["--x=C:\\m\\a.b", "--y", "--z", "C:\\m.q", "$m"]),
-    (".ps1", f"if (-not (Test-Path train_network.py)) {{ Write-Host 'no'; exit 1 }}\nGet-ChildItem | ForEach-Object {{ $_ }}\n{CALL}", WORDS),
-    (".ps1", "python train_network.py --r=512,768 'it''s' \"a`\"\"".replace("`\"", "b"), ["--r=512,768", "it's", "ab"]),
+    (
+        ".ps1",
+        f"$ErrorActionPreference = 'Stop'\n.\\venv\\Scripts\\activate\n$Env:HF_HOME = \"x\"\n{CALL}\nWrite-Output ok",
+        WORDS,
+    ),
+    (
+        ".ps1",
+        '$d = 4 # rank\n$lr = "1e-4"\n& python train_network.py `\n --network_dim=$d `\n --learning_rate=$lr',
+        WORDS,
+    ),
+    (
+        ".ps1",
+        f"<# {CALL} #>\npython train_network.py `\n  --network_dim=4 `\n  <# --x #> `\n  --learning_rate=1e-4\nRead-Host | Out-Null ;",
+        WORDS,
+    ),
+    (
+        ".ps1",
+        '$a = @(\n "--x=$($null)"\n)\n$a = @("--x", \'y z\'\n "--w")\n$A += "--v"\npython train_network.py @a',
+        ["--x", "y z", "--w", "--v"],
+    ),
+    (
+        ".ps1",
+        '$m = "C:\\m"\n$l = "--x=$m\\a.b", "--y"\npython train_network.py $l --z "$m.q" `$m',
+        ["--x=C:\\m\\a.b", "--y", "--z", "C:\\m.q", "$m"],
+    ),
+    (
+        ".ps1",
+        f"if (-not (Test-Path train_network.py)) {{ Write-Host 'no'; exit 1 }}\nGet-ChildItem | ForEach-Object {{ $_ }}\n{CALL}",
+        WORDS,
+    ),
+    (".ps1", "python train_network.py --r=512,768 'it''s' \"a`\"\"".replace('`"', "b"), ["--r=512,768", "it's", "ab"]),
     (".ps1", "$x = 1.0; $y = 5e-6\npython train_network.py --x=$x --y=$y | Tee-Object log.txt", ["--x=1", "--y=5E-06"]),
     ("", "$x = 'a b'\npython train_network.py --x $x", ["--x", "a b"]),
 ]
@@ -108,9 +146,19 @@ REFUSED: list[tuple[str, str, int, str]] = [
     (".sh", "train() {\n python train_network.py --x\n}\ntrain", 2, "depends on line 1, the function train"),
     (".sh", "[ -f x ] && python train_network.py --x", 1, "depends on a test in line 1"),
     (".sh", "python train_network.py --x || python train_network.py --y", 1, "depends on a test in line 1"),
-    (".sh", "python train_network.py --x\nsleep 1\npython sdxl_train_network.py --y", 3, "is another call, after line 1"),
+    (
+        ".sh",
+        "python train_network.py --x\nsleep 1\npython sdxl_train_network.py --y",
+        3,
+        "is another call, after line 1",
+    ),
     (".sh", "exit 0\npython train_network.py --x", 2, "never reached: line 1, `exit 0`"),
-    (".bat", "for %%n in (a b) do (\n python train_network.py --x=%%n\n)", 2, "depends on line 1, `for %%n in (a b) do (`"),
+    (
+        ".bat",
+        "for %%n in (a b) do (\n python train_network.py --x=%%n\n)",
+        2,
+        "depends on line 1, `for %%n in (a b) do (`",
+    ),
     (".bat", "if exist x python train_network.py --x", 1, "depends on line 1"),
     (".bat", "if exist x (\n echo a\n) else (\n python train_network.py --x\n)", 4, "depends on line 3"),
     (".bat", ":again\npython train_network.py --x\ngoto again", 3, "jumps"),
@@ -138,7 +186,12 @@ REFUSED: list[tuple[str, str, int, str]] = [
     (".ps1", "$o = python train_network.py --x\npython train_network.py --y", 1, "is not understood"),
     (".ps1", "Start-Job { python train_network.py --x }", 1, "is not understood"),
     # values that the file does not settle
-    (".sh", 'A=(--x)\nif [ $1 ]; then A+=(--y); fi\npython train_network.py "${A[@]}"', 3, "it depends on line 2, `if [ $1 ]"),
+    (
+        ".sh",
+        'A=(--x)\nif [ $1 ]; then A+=(--y); fi\npython train_network.py "${A[@]}"',
+        3,
+        "it depends on line 2, `if [ $1 ]",
+    ),
     (".sh", "N=a\n[ $1 ] && N=b\npython train_network.py --output_name=$N", 3, "it depends on line 2"),
     (".sh", "python train_network.py --output_name=$1", 1, "$1: the file does not say"),
     (".sh", "N=$(date)\npython train_network.py --output_name=$N", 2, "$(date): the file does not say"),
@@ -172,7 +225,7 @@ REFUSED: list[tuple[str, str, int, str]] = [
     (".bat", "if exist x (\npython train_network.py --y", 1, "is not closed"),
     (".ps1", "python train_network.py --x 'a", 1, "a quotation mark is not closed"),
     (".ps1", "if ($x) {\npython train_network.py --y", 1, "is not closed"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("suffix", "text", "words"), UNDERSTOOD)
@@ -188,3 +241,202 @@ def test_what_is_not_certain_is_a_problem_with_its_line(suffix: str, text: str, 
     matching = [one for one in problems if message in one.message]
     assert [one.where for one in matching] == [f"line {line}"], problems
     assert matching[0].hint.endswith(HINT)
+
+
+CASES: dict[str, tuple[str, int | str]] = {
+    "quoted_value.bat": (
+        r"""@echo off
+set MODEL="C:\my models\m.safetensors"
+set OUT=C:\out
+accelerate launch train_network.py ^
+ --pretrained_model_name_or_path=%MODEL% ^
+ --train_data_dir=%OUT% --network_module=networks.lora --learning_rate=1e-4
+""",
+        r"C:\my models\m.safetensors",
+    ),
+    "test_before.sh": (
+        r"""#!/bin/bash
+if [ ! -f "sdxl_train_network.py" ]; then echo "no sd-scripts here"; exit 1; fi
+accelerate launch sdxl_train_network.py \
+ --pretrained_model_name_or_path=m.safetensors --learning_rate=1e-4 \
+ --train_data_dir=test/img --network_module=networks.lora
+""",
+        "m.safetensors",
+    ),
+    "script_variable.sh": (
+        r"""#!/bin/bash
+SCRIPT=sdxl_train_network.py
+accelerate launch $SCRIPT \
+ --pretrained_model_name_or_path=m.safetensors --learning_rate=1e-4
+""",
+        "m.safetensors",
+    ),
+    "test_before.bat": (
+        """@echo off
+if not exist sdxl_train_network.py (
+  echo not found
+  exit /b 1
+)
+python sdxl_train_network.py --pretrained_model_name_or_path=m.safetensors ^
+ --learning_rate=1e-4 --train_data_dir=test/img --network_module=networks.lora
+""",
+        "m.safetensors",
+    ),
+    "lost.bat": (
+        """@echo off
+python train_network.py --pretrained_model_name_or_path=m.safetensors ^
+ --learning_rate=1e-4 --train_data_dir=test/img
+ --network_module=networks.lora --network_dim=64
+""",
+        4,
+    ),
+    "lost.sh": (
+        r"""#!/bin/bash
+accelerate launch --num_cpu_threads_per_process 1 train_network.py \
+  --network_module=networks.lora --network_dim=32
+  --network_alpha=16 \
+  --learning_rate=1e-4
+""",
+        4,
+    ),
+    "list.sh": (
+        """#!/bin/bash
+ARGS=(
+  --pretrained_model_name_or_path "m.safetensors"
+  --train_data_dir "test/img"   # images
+  --network_module networks.lora
+  --learning_rate 1e-4 --network_args "conv_dim=4" "conv_alpha=1"
+)
+if [ "$1" = "big" ]; then ARGS+=(--network_dim 64); fi
+accelerate launch train_network.py "${ARGS[@]}"
+""",
+        9,
+    ),
+    "splat.ps1": (
+        r"""$model = "C:\models\m.safetensors"
+$args1 = @("--pretrained_model_name_or_path=$model", "--learning_rate=1e-4", "--train_data_dir=test/img")
+accelerate launch train_network.py @args1 --network_module=networks.lora
+""",
+        r"C:\models\m.safetensors",
+    ),
+    "two_variables.bat": (
+        """@echo off
+set CMD=accelerate launch train_network.py
+set ARGS=--pretrained_model_name_or_path=m.safetensors --learning_rate=1e-4
+set ARGS=%ARGS% --train_data_dir=test/img --network_module=networks.lora
+%CMD% %ARGS%
+""",
+        "m.safetensors",
+    ),
+    "background.sh": (
+        """#!/bin/bash
+export CUDA_VISIBLE_DEVICES=0
+nohup accelerate launch train_network.py --pretrained_model_name_or_path=m.safetensors --output_name=x > log.txt 2>&1 &
+""",
+        "m.safetensors",
+    ),
+    "docker.sh": (
+        """#!/bin/bash
+# env first, then docker style
+docker run --rm -v $PWD:/w sd python3 /app/train_network.py --pretrained_model_name_or_path=m.safetensors
+""",
+        "m.safetensors",
+    ),
+    "loop.sh": (
+        """#!/bin/bash
+python - <<'PY'
+import os
+os.system("echo train_network.py")
+PY
+LR=1e-4; DIM=16
+for NAME in ann bob; do
+  accelerate launch train_network.py --learning_rate=$LR --network_dim=$DIM --output_name=$NAME
+done
+""",
+        8,
+    ),
+    "toml.sh": (
+        """#!/bin/bash
+LR=1e-4
+cat > cfg.toml <<EOF
+[a]
+network_module = "networks.lora"
+learning_rate = $LR
+pretrained_model_name_or_path = "m.safetensors"
+train_data_dir = "test/img"
+EOF
+accelerate launch train_network.py --config_file=cfg
+""",
+        "m.safetensors",
+    ),
+    "delayed.bat": (
+        """@echo off
+setlocal enabledelayedexpansion
+set LR=1e-4
+set "ARGS=--pretrained_model_name_or_path=m.safetensors --train_data_dir=test/img"
+python train_network.py !ARGS! --learning_rate=!LR! --network_module=networks.lora
+""",
+        "m.safetensors",
+    ),
+}
+"""Files as people have them: the model that they name, or the line that is not certain."""
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_is_converted_or_refused_with_its_line(
+    name: str, encoding: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, target = tmp_path / name, tmp_path / "made.toml"
+    path.write_text(CASES[name][0], encoding=encoding)
+    code, expected = run(["convert", str(path), "--output", str(target)]), CASES[name][1]
+    shown = capsys.readouterr().err
+    if isinstance(expected, str):
+        assert code == 0, shown
+        assert load_config(target).model.pretrained_model_name_or_path == expected
+    else:
+        assert code == 2 and not target.exists()
+        assert f"{name}, line {expected}: " in shown and HINT in shown
+
+
+def test_a_file_that_is_not_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "train.bat"
+    path.write_bytes('python train_network.py --output_name="学習"\n'.encode("cp932"))
+    for command in (["convert", str(path)], ["--preset", str(path)]):
+        assert run(command) == 2
+        assert "it is not UTF-8" in (shown := capsys.readouterr().err) and "Encoding: UTF-8" in shown
+
+
+@pytest.mark.parametrize(
+    ("lines", "line"),
+    [
+        ("[ x ] && cat > c.toml <<E\nseed = 1\nE", 1),
+        ("cat > c.toml <<E\nseed = $(date)\nE", 1),
+        ("cat > c.toml <<'E'\nseed = 1\nE\nsed -i s/1/2/ c.toml", 4),
+        ("echo 'seed = 1' > ./c.toml", 1),
+        ("echo hi\npython make.py --out=c.toml", 2),
+        ("cat > $DIR/c.toml <<E\nseed = 1\nE", 1),
+    ],
+)
+def test_a_configuration_that_the_script_writes_in_another_way(lines: str, line: int) -> None:
+    found = convert_command_line(f"{lines}\npython train_network.py --config_file c.toml\n")
+    (problem,) = [one for one in found.problems if one.key == "config_file"]
+    assert f"c.toml is written by line {line}, `" in problem.message
+    problems = convert_command_line(f"{lines}\npython train_network.py --dataset_config c.toml\n").problems
+    assert [(one.where, one.key) for one in problems] == [(f"line {line}", "dataset_config")]
+
+
+def test_what_is_assumed_or_not_run_is_reported() -> None:
+    lines = "pip install x\npython tag.py --x\nexport OUT=${BASE_DIR_X:-$HOME/out}\n"
+    found = convert_command_line(f'{lines}python train_network.py --output_dir="$OUT" "$@"\n')
+    assert not found.problems
+    reported = {entry.key: entry.value for entry in found.entries if entry.status == "no effect"}
+    assert reported["line 1"] == "pip install x" and reported["line 2"] == "python tag.py --x"
+    assert reported["BASE_DIR_X"].endswith("/out") and reported["arguments"] == "$@"
+
+
+def test_a_script_that_is_far_too_large_ends_early() -> None:
+    assert len(script_of("what\n" * 1000).problems) == 20
+    assert script_of("python train_network.py --x\n" + "#" * 70000).problems[0].where == "line 1"
+    doubled = script_of("A=aa\n" + "A=$A$A\n" * 100 + "python train_network.py --x $A")
+    assert "far more than arguments" in doubled.problems[0].message

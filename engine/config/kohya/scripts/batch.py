@@ -12,7 +12,7 @@ _USE = re.compile(r"%%(?![A-Za-z]\b)|%%[A-Za-z]\b|%\*|%\d|%~[A-Za-z]*\d|%([^%\n:
 _DELAYED = re.compile(r"!([^!\n\0]+)!")
 _SET = re.compile(r'\s*set\s+(?!/)(?:"([^"=]+)=(.*)"[^"]*|([^"=\s][^"=]*)=(.*))', re.IGNORECASE | re.DOTALL)
 _SET_ANY = re.compile(r'\bset\s+(?:/[ap]\s+)?"?\s*([^"=\s]+?)\s*[-+*/%&|^]?=', re.IGNORECASE)
-_HEAD = re.compile(r"\s*@?\s*(?:if|for|else)\b[^\n]*$|\s*$", re.IGNORECASE)
+_HEAD = re.compile(r"\s*(?:@\s*)?(?:(?:if|for|else)\b|$)", re.IGNORECASE)
 _FOR = re.compile(r"\s*for\b.*?\bin\s*", re.IGNORECASE)
 _IF = re.compile(
     r"\s*if\s+(?:/i\s+)?(?:not\s+)?(?:/i\s+)?"
@@ -22,7 +22,7 @@ _IF = re.compile(
 )
 _DO = re.compile(r"\s*for\b.*?\)\s*do\b", re.IGNORECASE | re.DOTALL)
 _ELSE = re.compile(r"\s*else\b", re.IGNORECASE)
-_COMMENT = re.compile(r"\s*@?\s*(?:rem(?:\s|$)|::)", re.IGNORECASE)
+_COMMENT = re.compile(r"\s*(?:@\s*)?(?:rem(?:\s|$)|::)", re.IGNORECASE)
 _LABEL = re.compile(r"\s*:([^\s:]+)")
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 _LEADING = " \t@,;="
@@ -87,7 +87,7 @@ class BatchScript(Script):
                 return "%"
             if use[0] == "%*":
                 return REST
-            known = self.values.get(self.key(use[1])) if use[1] else None
+            known = self.value_of(use[1]) if use[1] else None
             if isinstance(known, str):
                 return known
             return self.unsure(use[0], "a percent sign is written %%" if use[0] == "%" else "", name=use[1] or "")
@@ -120,7 +120,7 @@ class BatchScript(Script):
             elif not quoted and (found := _REDIRECTION.match(text, place)) and (sign in "<>" or _at_blank(text, place)):
                 place = self._redirection(text, found, targets)
                 continue
-            elif not quoted and sign == "(" and _HEAD.match("".join(piece)):
+            elif not quoted and sign == "(" and _HEAD.match("".join(piece[:99])):
                 place = self._bracket(number, text, place, piece)
                 continue
             elif not quoted and sign == ")" and self._blocks:
@@ -217,7 +217,7 @@ class BatchScript(Script):
         """`text` with `!NAME!` put in, where the file switches that on."""
 
         def put(use: re.Match[str]) -> str:
-            known = self.values.get(self.key(use[1]))
+            known = self.value_of(use[1])
             if self._delayed:
                 return known if isinstance(known, str) else self.unsure(use[0], name=use[1])
             if known is None and not self.doubted(use[1]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from engine.config.kohya.scripts.posix_words import Part, Scanner, Sign, Word
 from engine.config.kohya.scripts.programs import RUNNERS, SOURCED, WRAPPERS
@@ -22,6 +23,7 @@ _SETTING = frozenset(["read", "mapfile", "readarray", "getopts", "let", "unset",
 _ALL = frozenset(["$@", "$*", "${@}", "${*}"])
 _CERTAIN = frozenset(["echo", "true", ":", "export", "set", "shift", "local"])
 """They always succeed, so that what is behind their `&&` runs."""
+_TESTS = frozenset(["[", "[[", "test", "(("])
 _OPTIONS = re.compile(r"(?:[-+]\w+|pipefail|errexit|nounset|xtrace|posix|verbose|noglob)")
 _TOO_POWERFUL = frozenset(["IFS", "BASH_ENV"])
 
@@ -58,8 +60,10 @@ class PosixScript(Script):
         self._named = ""
         """The function whose body comes next."""
         self._gathered = _Gathered()
-        self._chain: list[str] = []
-        """Before the command on its line: `&&` behind what always succeeds is "", other operators are themselves."""
+        self._before = ""
+        """The operator before the command, where one joins it to the last one."""
+        self._doubtful = self._tested = False
+        """Whether what is before the command in its chain may keep it from running; whether that is a test."""
 
     def read(self) -> None:
         """Read all statements."""
@@ -172,12 +176,11 @@ class PosixScript(Script):
         name = ""
         if gathered.words or gathered.targets:
             name = self._command(gathered)
-        elif sign == "\n" and self._chain and self._chain[-1] != ";":
-            return  # a command goes on in the next line behind && or |
-        if sign in ("&&", "||", "|", "|&"):
-            self._chain.append("" if sign == "&&" and name in _CERTAIN else name if sign == "&&" else sign)
-        else:
-            self._chain = []
+        elif sign == "\n" and self._before:
+            return  # the chain continues in the next line
+        self._before = sign if sign in ("&&", "||", "|", "|&") else ""
+        self._doubtful = bool(self._before) and (self._doubtful or sign != "&&" or name not in _CERTAIN)
+        self._tested = bool(self._before) and (self._tested or sign == "||" or (sign == "&&" and name in _TESTS))
 
     def _condition(self, line: int) -> str:
         """What decides whether the present command runs, for a call."""
@@ -185,7 +188,7 @@ class PosixScript(Script):
             block = self._blocks[0]
             what = f"the function {block.function}" if block.function else self.shown(block.line)
             return f"line {block.line}, {what}"
-        if "||" in self._chain or any(step in ("[", "[[", "test", "((") for step in self._chain):
+        if self._tested:
             return f"a test in line {line}"
         return ""
 
@@ -193,12 +196,13 @@ class PosixScript(Script):
         """Take a whole command; its name, or "" if it only sets variables."""
         words, line = gathered.words, self.line_at((gathered.words or gathered.targets)[0].start)
         self._line = line
-        while words and (found := _assignment(words[0])):
-            if len(words) > 1 and not all(_assignment(word) for word in words):
-                self._environment(found, words[0], line)  # for this command only
-            else:
-                self._set(found, words[0], line)
-            words = words[1:]
+        assigned = list(takewhile(lambda pair: pair[0], ((_assignment(word), word) for word in words)))
+        words = words[len(assigned) :]
+        for found, word in assigned:
+            if found and words:
+                self._environment(found, word, line)
+            elif found:
+                self._set(found, word, line)
         if not words:
             for target in gathered.targets:
                 self.run(Command(line, [], targets=[self._joined(target)]))
@@ -237,7 +241,7 @@ class PosixScript(Script):
         if name in _TOO_POWERFUL:
             self.refuse(line, f"{self.shown(line)} changes how the shell reads everything below it.")
             return
-        sure = not self._blocks and not any(self._chain) and not index
+        sure = not self._blocks and not self._doubtful and not index
         value: str | list[str]
         if word.items is not None:
             value = [one for item in word.items for one in self._fields(item)]
@@ -245,7 +249,7 @@ class PosixScript(Script):
         else:
             value = self._joined(_without(word, found.end()))
         if added:
-            before = self.values.get(name)
+            before = self.value_of(name)
             if isinstance(value, list) and isinstance(before, list):
                 value = [*before, *value]
             elif isinstance(value, str) and isinstance(before, str):
@@ -320,7 +324,7 @@ class PosixScript(Script):
         return "".join(made)
 
     def _tilde(self, part: Part) -> str:
-        home = self.values.get("HOME")
+        home = self.value_of("HOME")
         at_home = not part.quoted and (part.text == "~" or part.text.startswith("~/"))
         return f"{home}{part.text[1:]}" if at_home and isinstance(home, str) else part.text
 
@@ -332,7 +336,7 @@ class PosixScript(Script):
                 self.refuse(self._line, f"{self.shown(self._line)} is not understood.")
             return self.unsure(part.text)
         name, sign, default = found[1] or found[5], found[3] or "", found[4] or ""
-        known = self.values.get(name)
+        known = self.value_of(name)
         if isinstance(known, list) and not found[2]:
             return self.unsure(part.text, "bash takes the first of a list, zsh all of it")
         if known is not None and sign in ("", "?", ":?"):

@@ -19,13 +19,14 @@ _KEYWORD = re.compile(
 _LEAVING = re.compile(r"(exit|return|throw|break|continue)\b", re.IGNORECASE)
 _PARAMETERS = re.compile(r"param\s*(?=\()", re.IGNORECASE)
 _VARIABLE = re.compile(r"\$(?:\{([^}\n]+)\}|((?:\w+:)?\w+))")
-_HERE = re.compile(r"@([\"'])[ \t]*\n(?:(.*?)\n)?\1@", re.DOTALL)
+_HERE = re.compile(r"@([\"'])[ \t]*(?=\n)")
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w.])")
 _REDIRECTION = re.compile(r"(?:\*|\d)?(?:>>|>)(?:&\d)?")
 _HARMLESS = re.compile(
     r"(?:\[(?:system\.)?console\]::|\[(?:system\.)?net\.|\$host\.|\$psstyle\.|\$[\w:]+\s*$)", re.IGNORECASE
 )
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "", "a": "\a", "b": "\b", "f": "\f", "v": "\v", "e": "\x1b"}
+_DOT = re.compile(r"\.[ \t'\"$]")
 _BRACE = re.compile(r"\s*\{")
 _PAIRS = {"(": ")", "{": "}", "[": "]"}
 _SCOPES = re.compile(r"(?:script|global|local|private|variable):", re.IGNORECASE)
@@ -166,7 +167,7 @@ class PowerShellScript(Script):
             self._check_mention(start)
             value = self.unsure(self.text[found.end() : max(end, self._place)].strip()[:80])
         if found[4] == "+=":
-            before = self.values.get(name)
+            before = self.value_of(name)
             if isinstance(before, list):
                 value = before + (value if isinstance(value, list) else [value])
             elif isinstance(before, str) and isinstance(value, str):
@@ -205,10 +206,10 @@ class PowerShellScript(Script):
 
     def _single_value(self) -> str | list[str] | None:
         text, place = self.text, self._place
-        if here := _HERE.match(text, place):
-            self._place = here.end()
-            body = here[2] or ""
-            return body if here[1] == "'" or not re.search(r"[$`]", body) else self.unsure(here[0][:80])
+        if (here := _HERE.match(text, place)) and (end := text.find(f"\n{here[1]}@", here.end())) >= 0:
+            self._place = end + 3
+            body = text[here.end() + 1 : end]
+            return body if here[1] == "'" or not re.search(r"[$`]", body) else self.unsure(text[place : end + 3][:80])
         if text.startswith("'", place):
             return self._single()
         if text.startswith('"', place):
@@ -226,7 +227,7 @@ class PowerShellScript(Script):
 
     def _known(self, found: re.Match[str]) -> str | list[str]:
         name = _SCOPES.sub("", found[1] or found[2])
-        known = self.values.get(self.key(name))
+        known = self.value_of(name)
         return known if known is not None else self.unsure(found[0], name=name)
 
     def _expression_statement(self, start: int) -> None:
@@ -244,7 +245,10 @@ class PowerShellScript(Script):
 
     def _command(self, start: int) -> None:
         words, targets = self._words()
-        number, sourced = self.line_at(start), self.text[start] == "." and self.text[start + 1 : start + 2] in tuple(" \t'\"$")
+        number, sourced = (
+            self.line_at(start),
+            self.text[start] == "." and self.text[start + 1 : start + 2] in tuple(" \t'\"$"),
+        )
         if not words and not targets:
             self._refuse_here(start)
             return
@@ -322,7 +326,7 @@ class PowerShellScript(Script):
 
     def _spread(self, name: str, source: str) -> list[str]:
         """The words of a variable that is a word by itself."""
-        known = self.values.get(self.key(_SCOPES.sub("", name)))
+        known = self.value_of(_SCOPES.sub("", name))
         if known is None and name.lower() == "args" and not self.doubted(name):
             return [REST]
         if known is None:
@@ -372,8 +376,8 @@ class PowerShellScript(Script):
             if text.startswith("<#", place) or (sign == "#" and text[place - 1 : place] in ("", *" \t\n({;")):
                 end = text.find("#>" if sign == "<" else "\n", place)
                 place = end + (2 if sign == "<" else 0) if end >= 0 else len(text)
-            elif here := _HERE.match(text, place):
-                place = here.end()
+            elif (here := _HERE.match(text, place)) and (end := text.find(f"\n{here[1]}@", here.end())) >= 0:
+                place = end + 3
             elif sign in "'\"":
                 kept, self._place = self._place, place
                 _ = self._single() if sign == "'" else self._double()

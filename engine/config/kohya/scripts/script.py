@@ -29,8 +29,11 @@ _WORDS = re.compile("(?:[^ \t\n\0]|\0[^\0]*\0)+")
 _FROM_OUTSIDE = ("HOME", "USERPROFILE", "PWD")
 """Variables of the machine that may be used: they name a folder, and never hold a secret."""
 _LONGEST = 100
-_LARGEST = 2**18
-"""Characters; a script that a person wrote is far below it."""
+_LARGEST = 2**16
+"""Characters of a script; one that a person wrote is far below it."""
+_MOST_PROBLEMS = 20
+_MOST = 2**22
+"""Characters that its variables put in altogether: a value may be twice the last one on each line."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,14 @@ class Call:
     """What starts it: `accelerate launch --num_processes 2`."""
     words: list[str]
     """Its arguments."""
+
+
+class TooLargeError(Exception):
+    """The variables put in more than any script needs."""
+
+
+class TooManyError(Exception):
+    """So many lines are not understood that the rest would help nobody."""
 
 
 class UnclosedError(Exception):
@@ -94,7 +105,8 @@ class Script:
         self.folder = ""
         self.values: dict[str, str | list[str]] = {}
         self._doubts: dict[str, int] = {}
-        self._ended = 0
+        self._ended = self._put_in = 0
+        self._read = False
         for name in _FROM_OUTSIDE:
             if name in os.environ:
                 self.values[self.key(name)] = os.environ[name]
@@ -113,11 +125,16 @@ class Script:
             return
         try:
             self.read()
+        except TooManyError:
+            self._read = True
+            return
         except UnclosedError as error:
-            number = self.line_at(error.place)
+            self._read, number = True, self.line_at(error.place)
             self.refuse(number, f"{self.shown(number)}: {_what(error.sign)} is not closed.", f"Close it. {HINT}")
-        except RecursionError:
-            self.refuse(1, "it is nested too deep.")
+        except (RecursionError, TooLargeError):
+            self._read = True
+            self.refuse(1, "it is nested too deep, or its variables hold far more than arguments can be.")
+        self._read = True
         if self.call is None and not self.problems:
             number = next((n for n, line in enumerate(self.lines, 1) if MENTION.search(line)), 1)
             self.refuse(number, f"{self.shown(number)}: no call of a LoRA script is found that surely runs.")
@@ -138,6 +155,8 @@ class Script:
     def problem(self, number: int, key: str, message: str, hint: str) -> None:
         """Note a problem at a line."""
         self.problems.append(Problem(f"line {number}", key, message, hint))
+        if len(self.problems) >= _MOST_PROBLEMS and not self._read:
+            raise TooManyError
 
     def refuse(self, number: int, message: str, hint: str = HINT) -> None:
         """Note that a line is not understood."""
@@ -160,6 +179,19 @@ class Script:
         for name in names:
             self.values.pop(self.key(name), None)
             self._doubts[self.key(name)] = line
+
+    def value_of(self, name: str) -> str | list[str] | None:
+        """What a variable surely holds.
+
+        Raises:
+            TooLargeError: all that was asked for is too much together.
+        """
+        value = self.values.get(self.key(name))
+        if value is not None:
+            self._put_in += sum(map(len, value)) + len(value)
+            if self._put_in > _MOST:
+                raise TooLargeError
+        return value
 
     def doubted(self, name: str) -> bool:
         """Whether the file changes a variable in a way that is not certain."""
