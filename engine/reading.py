@@ -119,14 +119,17 @@ def read_text(path: Path, limit: int = MAX_TEXT, *, below: Path | None = None) -
 
 
 def read_script(path: Path) -> str:
-    """A text file that was written for a shell: in UTF-8, or in UTF-16 with the byte order mark that PowerShell writes.
+    """The text of a script or configuration: UTF-8, or UTF-16 with the byte order mark that PowerShell writes.
+
+    A TOML file is UTF-8 by its specification.
 
     Raises:
         UnicodeDecodeError: neither; `SAVE_AS_UTF8` says what a person can do.
         TooLargeError, NotRegularFileError, OSError: as `read_bytes` raises them.
     """
     data = read_bytes(path)
-    return data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
+    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and path.suffix.lower() != ".toml"
+    return data.decode("utf-16" if marked else "utf-8-sig")
 
 
 def parse_json(text: str | bytes, *, surrogates: bool = True) -> Any:

@@ -107,7 +107,7 @@ def _certain_words(script: Script, call: Call, told: Conversion) -> list[str]:
         shown = plain(word.partition("=")[2] if inline else word)
         reason = next((script.reasons[part] for part in UNSURE.findall(word) if part in script.reasons), "")
         message = f"{printable(shown)}: {reason or 'the file does not say what that is'}."
-        script.problem(call.line, option if rule is not None else printable(shown), message, f"Write it out. {HINT}")
+        script.problem(call.line, option if rule is not None else "", message, f"Write it out. {HINT}")
     return words
 
 

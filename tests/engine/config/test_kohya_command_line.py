@@ -76,9 +76,9 @@ def test_a_batch_file() -> None:
     [
         ("--seed $RANDOM", "seed", "$RANDOM: the file does not say what that is."),
         ("--output_dir $(pwd)/out", "output_dir", "$(pwd)/out: the file does not say what that is."),
-        ('"${MORE[@]}"', "${MORE[@]}", "${MORE[@]}: the file does not say what that is."),
-        ("$EXTRA", "$EXTRA", "$EXTRA: the file does not say what that is."),
-        ("--xformers $EXTRA", "$EXTRA", "$EXTRA: the file does not say what that is."),
+        ('"${MORE[@]}"', "", "${MORE[@]}: the file does not say what that is."),
+        ("$EXTRA", "", "$EXTRA: the file does not say what that is."),
+        ("--xformers $EXTRA", "", "$EXTRA: the file does not say what that is."),
         ("--output_name my cat", "cat", "belongs to no argument."),
         ("--output_name --xformers", "output_name", "no value is given."),
         ("--network_dimm 3", "network_dimm", "unknown argument."),
@@ -209,7 +209,7 @@ python train_network.py "${ARGS[@]}" ${MORE[@]}
     assert found.values["saving"]["training_comment"] == "a (b) c"
     assert found.values["dataset"]["flip_aug"] is True and found.values["model"]["clip_skip"] == 2
     doubtful = lines.replace("declare", "if [ $1 ]; then\nARGS+=(--xformers)\nfi\ndeclare")
-    assert [problem.key for problem in convert_command_line(doubtful).problems] == ["${ARGS[@]}"]
+    assert ["depends on line 10" in one.message for one in convert_command_line(doubtful).problems] == [True]
 
 
 CALL = "accelerate launch train_network.py --train_data_dir=a --network_dim=4"

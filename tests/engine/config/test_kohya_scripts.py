@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from engine.config.kohya.command_line import convert_command_line, script_of
@@ -104,7 +106,7 @@ UNDERSTOOD: list[tuple[str, str, list[str]]] = [
     ),
     (
         ".ps1",
-        f"<# {CALL} #>\npython train_network.py `\n  --network_dim=4 `\n  <# --x #> `\n  --learning_rate=1e-4\nRead-Host | Out-Null ;",
+        f"<# {CALL} #>\npython train_network.py `\n  --network_dim=4 `\n<# --x #> `\n--learning_rate=1e-4\nls;",
         WORDS,
     ),
     (
@@ -119,7 +121,7 @@ UNDERSTOOD: list[tuple[str, str, list[str]]] = [
     ),
     (
         ".ps1",
-        f"if (-not (Test-Path train_network.py)) {{ Write-Host 'no'; exit 1 }}\nGet-ChildItem | ForEach-Object {{ $_ }}\n{CALL}",
+        f"if (-not (Test-Path train_network.py)) {{ echo no; exit 1 }}\nls | ForEach-Object {{ $_ }}\n{CALL}",
         WORDS,
     ),
     (".ps1", "python train_network.py --r=512,768 'it''s' \"a`\"\"".replace('`"', "b"), ["--r=512,768", "it's", "ab"]),

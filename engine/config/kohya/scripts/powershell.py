@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from engine.config.kohya.scripts.programs import SOURCED
 from engine.config.kohya.scripts.script import MENTION, REST, Command, Script, UnclosedError, program, runs_script
@@ -32,13 +31,6 @@ _PAIRS = {"(": ")", "{": "}", "[": "]"}
 _SCOPES = re.compile(r"(?:script|global|local|private|variable):", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class _Block:
-    line: int
-    command: bool
-    """An argument of a command, which may go on behind it."""
-
-
 class PowerShellScript(Script):
     """A `.ps1` file."""
 
@@ -48,7 +40,8 @@ class PowerShellScript(Script):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._place = 0
-        self._blocks: list[_Block] = []
+        self._blocks: list[tuple[int, bool]] = []
+        """The line of each, and whether it is an argument of a command, which may continue behind it."""
         self._chain = ""
         self.values |= {"TRUE": "True", "FALSE": "False"}
 
@@ -70,12 +63,10 @@ class PowerShellScript(Script):
                 self._place = self._space(self._place)
             elif sign == "}":
                 self._close()
-            elif sign == ")":
-                self._refuse_here(self._place)
             else:
                 self._statement()
         if self._blocks:
-            number = self._blocks[-1].line
+            number = self._blocks[-1][0]
             self.refuse(number, f"{self.shown(number)} is not closed.")
 
     def _blanks(self) -> None:
@@ -140,19 +131,19 @@ class PowerShellScript(Script):
             self.refuse(number, f"{self.shown(number)} is not understood.")
 
     def _open(self, start: int, *, command: bool) -> None:
-        self._blocks.append(_Block(self.line_at(start), command))
+        self._blocks.append((self.line_at(start), command))
         self._place = self.text.index("{", self._place) + 1
 
     def _close(self) -> None:
         self._place += 1
         if not self._blocks:
             self._refuse_here(self._place - 1)
-        elif self._blocks.pop().command:
+        elif self._blocks.pop()[1]:
             self._words()
 
     def _condition(self) -> str:
         if self._blocks:
-            return f"line {self._blocks[0].line}, {self.shown(self._blocks[0].line)}"
+            return f"line {self._blocks[0][0]}, {self.shown(self._blocks[0][0])}"
         return "the command before its ||" if self._chain == "||" else ""
 
     def _assignment(self, found: re.Match[str]) -> None:
