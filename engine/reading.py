@@ -7,6 +7,7 @@ with numbers that no computer format holds, would break whoever uses the value l
 
 from __future__ import annotations
 
+import codecs
 import errno
 import json
 import math
@@ -31,6 +32,7 @@ MAX_CONFIG = 4 * 2**20
 """Bytes of a configuration; the parser of TOML takes some seconds for so many."""
 _LONG_KEY = re.compile(rf"""(?<![\w"'.-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){{{MAX_DEPTH}}}""")
 """A dotted key of so many parts that `tomllib` would need minutes or days for it."""
+SAVE_AS_UTF8 = "Save it as UTF-8 text. In Notepad: File, Save as, Encoding: UTF-8."
 _KINDS = (
     (stat.S_ISREG, "a file"),
     (stat.S_ISDIR, "a folder"),
@@ -177,6 +179,20 @@ def read_tail(path: Path, count: int, *, below: Path | None = None) -> tuple[byt
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - count))
         return file.read(count), size <= count
+
+
+def read_script(path: Path) -> str:
+    """The text of a script or configuration: UTF-8, or UTF-16 with the byte order mark that PowerShell writes.
+
+    A TOML file is UTF-8 by its specification.
+
+    Raises:
+        UnicodeDecodeError: neither; `SAVE_AS_UTF8` says what a person can do.
+        TooLargeError, NotRegularFileError, OSError: as `read_bytes` raises them.
+    """
+    data = read_bytes(path, MAX_CONFIG)
+    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and path.suffix.lower() != ".toml"
+    return data.decode("utf-16" if marked else "utf-8-sig")
 
 
 def parse_json(text: str | bytes, *, surrogates: bool = True) -> Any:

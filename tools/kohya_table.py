@@ -15,8 +15,8 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "kohya.md"
 HEAD = """# Kohya's files
 
 `lorasmith --preset FILE` takes a training TOML of Kohya's scripts, a configuration of the kohya_ss GUI (JSON), or a
-shell or batch file that calls `train_network.py`, `sdxl_train_network.py` or `flux_train_network.py`, with the
-training TOML behind its `--config_file`;
+shell, batch or PowerShell file that calls `train_network.py`, `sdxl_train_network.py` or `flux_train_network.py`, with
+the training TOML behind its `--config_file`;
 `lorasmith convert FILE` says what each of its keys does and writes it as a preset. `--dataset_config FILE` takes a
 dataset configuration beside any of them. What a file does not say has the default of the scripts. In a file of the GUI
 a key that is empty, off or 0 has that default too, as the GUI passes none of these on; only an absent key has the
@@ -29,9 +29,24 @@ error with its line and key. Files for DreamBooth, full fine-tuning, textual inv
 argument that another script reads has no effect. Paths of Windows are refused on another system before a folder is
 made; `--model`, `--images`, `--output_dir` and `--set` replace them.
 
-The training TOML that the GUI writes beside each run (`config_lora-….toml`) is taken too. Of a shell or batch file
-nothing is run: variables and lists that it surely sets are put in; one that depends on a condition, on another program
-or on what is typed behind the file's name is an error, until its value is written out.
+The training TOML that the GUI writes beside each run (`config_lora-….toml`) is taken too.
+
+A shell, batch or PowerShell file (`.sh`, `.bat`, `.cmd`, `.ps1`; UTF-8, or UTF-16 with a byte order mark) is read, and
+nothing of it is run. Each of its statements is one of four:
+
+- the call of the script, with whatever starts it before it: `accelerate launch`, `python`, `nohup`, `docker run …`;
+- an assignment of a literal or of variables that are certain. They are put in where the call names them: `$X`,
+  `${X}`, `"${ARGS[@]}"`, `%X%`, `!X!` after `setlocal enabledelayedexpansion`, `@args`, `"$x"`. `${X:-default}` takes
+  its default where the file does not set X, and a note names the value. What `cat > cfg.toml <<EOF` writes is what
+  `--config_file` reads;
+- a command that cannot change the call, as `echo`, `cd`, `source venv/bin/activate`, `pip`, `git`; one that does work
+  of its own has a line in the report. A test, loop or function without a call in it is one of these;
+- anything else, which is an error with its line, so that nothing is left out silently: arguments on a line after one
+  that ends without `\\` (`^`, `` ` ``); a call in a loop, test or function; a second call; another file that is
+  sourced or called; in an argument a variable that depends on a condition, `$(…)`, `$1`, `%1`, `%X:~0,3%`, or a pattern
+  of file names. Write the arguments as one command then, or give the TOML.
+
+In a batch file a value has what `set` gives it: `set X="v"` keeps the quotation marks, `set X=v ` the blank.
 
 This page is made by `python tools/kohya_table.py`. The classes: *honoured*; *better*, honoured with a better meaning;
 *no effect* here, with the reason; *not supported*, an error that names the alternative.

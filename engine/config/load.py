@@ -16,7 +16,7 @@ from engine.config.presets import find_preset
 from engine.config.problems import ConfigError, Problem, keys, limit_problem, unknown_key, value_problems
 from engine.config.schema import RunConfig
 from engine.errors import UsageError
-from engine.reading import MAX_CONFIG, parse_toml, read_text
+from engine.reading import SAVE_AS_UTF8, parse_toml, read_script
 from engine.text import printable
 
 
@@ -88,13 +88,13 @@ def kohya_notes(source: str | Path, *, exact: bool = False) -> list[str]:
 
 def _text_of(path: Path) -> str:
     try:
-        return read_text(path, MAX_CONFIG)
+        return read_script(path)
     except OSError as error:
         reason = error.strerror or str(error)
         raise UsageError(f"The preset {printable(path)} cannot be read: {reason}.", "Check its permissions.") from None
     except UnicodeDecodeError:
         message = f"The preset {printable(path)} cannot be read: it is not UTF-8."
-        raise UsageError(message, "Save it as UTF-8 text.") from None
+        raise UsageError(message, SAVE_AS_UTF8) from None
 
 
 def _read_file(

@@ -16,7 +16,7 @@ from engine.config.schema import RunConfig
 from engine.config.write import update_toml
 from engine.errors import UsageError, storing
 from engine.paths import user_config
-from engine.reading import MAX_CONFIG, read_text
+from engine.reading import read_script
 from engine.text import printable
 
 PERSONAL = (
@@ -53,7 +53,7 @@ def preset_text(base: str, config: RunConfig, title: str) -> str:
     """
     path = find_preset(base)
     try:
-        text = read_text(path, MAX_CONFIG)
+        text = read_script(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The preset {printable(path)} cannot be read: {error}.", "") from None
     if conversion_of(path, text) is not None:

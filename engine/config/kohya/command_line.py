@@ -3,110 +3,167 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from engine.config.kohya.argument_values import LISTS
 from engine.config.kohya.arguments import CLI_DEFAULTS, Conversion, convert_arguments, flattened
 from engine.config.kohya.dataset_file import kohya_path, read_content
 from engine.config.kohya.rules import ARGUMENTS, FLAGS, FLUX_ONLY, HONOURED, NEWER_FLAGS, NOT_SD15, Rule, rule_of
-from engine.config.kohya.script_text import ScriptText, is_comment
+from engine.config.kohya.scripts.batch import BatchScript
+from engine.config.kohya.scripts.posix import PosixScript
+from engine.config.kohya.scripts.powershell import PowerShellScript
+from engine.config.kohya.scripts.script import HINT, MENTION, REST, SCRIPTS, UNSURE, Call, Script, path_key, plain
 from engine.config.problems import Problem
-from engine.errors import LoraSmithError
+from engine.errors import LoraSmithError, UsageError
+from engine.reading import parse_toml
 from engine.text import printable
 
-SCRIPTS = {"sdxl_train_network": "sdxl", "flux_train_network": "flux", "train_network": "auto"}
-_CALL = re.compile(r"(sdxl_train_network|flux_train_network|(?<![\w])train_network)(\.py)?")
-_SCRIPT = "\0"
-"""Stands for the script's name while its line is parted into words; no line of a shell has it."""
-_UNKNOWN = {False: re.compile(r"\$[\w{(@*]|`"), True: re.compile(r"%\w+%|%~|%\*|%\d|%%[A-Za-z]\b")}
 _AMBIGUOUS = "\0"
 """Before a name that may be several arguments; it only takes its values out of the way."""
-_REST = ("$@", "$*", "${@}", "%*")
-"""What the caller typed behind the file's name."""
-
-
-_CARDS = re.compile(r"""^[^#\n]*\bCUDA_VISIBLE_DEVICES=["']?([^\s"';]+)""", re.MULTILINE)
-_CUT = re.compile(r"train_network.*\\[ \t]*\r?\n(?:.*\\[ \t]*\r?\n)*?[ \t]*#.*\r?\n[ \t]*--")
-"""A comment between the lines of a call: the shell takes what follows for another command."""
+_COMMENT = re.compile(r"\s*(#|@?rem\b|::|@?echo\b)", re.IGNORECASE)
+_BATCH = re.compile(r"^\s*@?(?:echo off|set\s|rem\b|::)|[A-Za-z]:\\|\^\s*$", re.IGNORECASE | re.MULTILINE)
+_POWERSHELL = re.compile(
+    r"^\s*\$(?:env:)?\w+\s*\+?=|`[ \t]*$|^\s*write-(?:host|output)\b", re.IGNORECASE | re.MULTILINE
+)
+_LANGUAGES = {".sh": PosixScript, ".bash": PosixScript, ".zsh": PosixScript, ".bat": BatchScript, ".cmd": BatchScript,
+              ".ps1": PowerShellScript}  # fmt: skip
+_READ_FILES = ("dataset_config", "sample_prompts")
 
 
 def is_command_line(text: str) -> bool:
     """Whether a text file calls one of the LoRA scripts."""
-    return any(_CALL.search(line) for line in text.splitlines() if not is_comment(line))
+    return any(MENTION.search(line) for line in text.splitlines() if not _COMMENT.match(line))
 
 
-def convert_command_line(text: str, *, exact: bool = False) -> Conversion:
-    """A configuration for the first call of a LoRA script in a shell or batch file.
-
-    Variables that the file itself surely sets are put in; anything else of a shell is not understood and not run.
+def script_of(text: str, suffix: str = "") -> Script:
+    """A shell, batch or PowerShell file, read.
 
     Args:
+        suffix: of the file's name; without one the text shows the language.
+    """
+    language: type[Script] = PosixScript
+    if suffix.lower() in _LANGUAGES:
+        language = _LANGUAGES[suffix.lower()]
+    elif not text.startswith("#!"):
+        language = PowerShellScript if _POWERSHELL.search(text) else BatchScript if _BATCH.search(text) else language
+    script = language(text)
+    script.finish()
+    return script
+
+
+def convert_command_line(text: str, *, suffix: str = "", exact: bool = False) -> Conversion:
+    """A configuration for the call of a LoRA script in a shell, batch or PowerShell file.
+
+    Variables that the file itself surely sets are put in. What is not surely understood is a problem with its line.
+
+    Args:
+        suffix: of the file's name, which tells the language.
         exact: taken at its word, as with `training.kohya_exact`.
     """
-    file, made = ScriptText(text), None
-    for line in file.lines():
-        call = _CALL.search(line)
-        if call is None:
-            file.note(line)
-        elif made is None:
-            made = _call(file, line, call, exact=exact)
-        else:
-            made.tell("another call", call[0], Rule("no effect", "", "only the first one of a file is converted"))
-    return made or convert_arguments({}, "command line", CLI_DEFAULTS, exact=exact)
-
-
-def _call(file: ScriptText, line: str, call: re.Match[str], *, exact: bool) -> Conversion:
-    told, family = Conversion(""), SCRIPTS[call[1]].replace("auto", "sd15")
-    try:
-        parts = file.words(line[: call.start()] + _SCRIPT + line[call.end() :])
-        place = next(index for index, word in enumerate(parts) if _SCRIPT in word)
-        before, words = parts[:place], parts[place + 1 :]
-    except ValueError:
-        hint = "Close it."
-        told.problems.append(Problem("", call[0], "a quotation mark in the call is not closed.", hint))
-        before, words = [], []
-    if not file.batch and _CUT.search(file.text):
-        hint = "Take the comment out, or put it above the call."
-        told.problems.append(
-            Problem("", "#", "the shell does not read what stands behind a comment in the call.", hint)
-        )
-    arguments = read_arguments(words, told, family)
-    for name, value in list(arguments.items()):
-        rule = rule_of(name)
-        if _UNKNOWN[file.batch].search(str(value)) and rule is not None and rule.status in ("honoured", "better"):
-            hint = "Write the value in place of the variable."
-            told.problems.append(
-                Problem("", name, f"{printable(str(value))}: the file does not say what that is.", hint)
-            )
-            del arguments[name]
-    configured = _config_file(arguments, told)
+    script, told = script_of(text, suffix), Conversion("")
+    call = script.call or Call(1, "train_network", [], [])
+    family = SCRIPTS[call.script].replace("auto", "sd15")
+    arguments = read_arguments(_certain_words(script, call, told, family), told, family)
+    configured = _config_file(arguments, told, script)
     from_file = configured.keys() - arguments.keys()
-    arguments = configured | arguments | _launcher(before, told)
-    if file.folder:
+    arguments = configured | arguments | _launcher(call.before, told)
+    for name in _READ_FILES:
+        if written := _written(script, str(arguments.get(name) or "")):
+            hint = "Run that part, and give the arguments as one command, or the TOML."
+            told.problems.append(Problem(f"line {written[0]}", name, "the script itself writes this file.", hint))
+    if script.folder:
         text = "relative paths are looked for in the folder that lorasmith is called from"
-        told.tell("cd", file.folder, Rule("no effect", "", text))
-    if cards := _CARDS.search("\n".join(file.lines())):
-        text = "say it to lorasmith itself: CUDA_VISIBLE_DEVICES=... lorasmith ..., or memory.device = cuda:N"
-        told.tell("CUDA_VISIBLE_DEVICES", cards[1], Rule("no effect", "", text))
+        told.tell("cd", script.folder, Rule("no effect", "", text))
+    for key, value, remark in script.notes:
+        told.tell(key, value, Rule("no effect", "", remark))
     made = convert_arguments(arguments, "command line", CLI_DEFAULTS, exact=exact, from_file=from_file, family=family)
-    made.entries, made.problems = [*told.entries, *made.entries], [*told.problems, *made.problems]
+    found = [*told.problems, *made.problems] if script.call is not None else []
+    made.entries = [*told.entries, *made.entries]
+    lines = option_lines(text)
+    placed = [replace(one, where=one.where or f"line {_line_of(one.key, lines, call.line)}") for one in found]
+    made.problems = [*script.problems, *placed]
     if family != "sd15":
         made.set("model.family", family)
     return made
 
 
-def _config_file(arguments: dict[str, Any], told: Conversion) -> dict[str, Any]:
+def option_lines(text: str) -> dict[str, int]:
+    """Line of each option that is written in a script, the last one where it is there twice; an option that is cut
+    short stands for every argument that it may be."""
+    found: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        for option in re.findall(r"(?<!\S)[\"']?--([\w-]+)", line):
+            name = option.replace("-", "_")
+            names = [] if name in ARGUMENTS else [known for known in ARGUMENTS if known.startswith(name)]
+            found |= dict.fromkeys([name, *names], number)
+    return found
+
+
+def _line_of(key: str, lines: Mapping[str, int], default: int) -> int:
+    names = (key, key.removeprefix("--"), *key.split())
+    return next((lines[name] for name in names if name in lines), default)
+
+
+def _certain_words(script: Script, call: Call, told: Conversion, family: str) -> list[str]:
+    """The arguments of the call; one that is not certain is a problem and left out, unless it has no effect here."""
+    words: list[str] = []
+    written = option = ""
+    for word in call.words:
+        if word.startswith("--"):
+            written = word[2:].partition("=")[0]
+            meant = _candidates(written.replace("-", "_"), family)
+            option = meant[0] if len(meant) == 1 else written.replace("-", "_")
+        if word == REST:
+            told.tell(
+                "arguments", "$@", Rule("no effect", "", "what is typed behind the file's name is not known here")
+            )
+            continue
+        inline, follows = word.startswith(f"--{written}="), words[-1:] == [f"--{written}"] and option not in FLAGS
+        rule = rule_of(option) if inline or follows or option in LISTS else None
+        if not UNSURE.search(word) or (rule is not None and rule.status == "no effect"):
+            words.append(plain(word))
+            continue
+        if follows and not word.startswith("--"):
+            words.pop()
+        shown = plain(word.partition("=")[2] if inline else word)
+        reason = next((script.reasons[part] for part in UNSURE.findall(word) if part in script.reasons), "")
+        message = f"{printable(shown)}: {reason or 'the file does not say what that is'}."
+        script.problem(call.line, option if rule is not None else "", message, f"Write it out. {HINT}")
+    return words
+
+
+def _written(script: Script, path: str) -> tuple[int, str | None] | None:
+    """Line and text of a file that the script writes itself; a text that is not certain is None."""
+    if not path:
+        return None
+    exact = script.written.get(path_key(path))
+    alike = [one for one in script.written if one.rpartition("/")[2] == path_key(path).rpartition("/")[2]]
+    return exact or ((script.written[alike[0]][0], None) if alike else None)
+
+
+def _config_file(arguments: dict[str, Any], told: Conversion, script: Script) -> dict[str, Any]:
     """What the training TOML behind `--config_file` says, which is taken out of `arguments`; those go before it."""
     given = arguments.pop("config_file", None)
     if not given:
         return {}
-    path = kohya_path(str(given) if str(given).endswith(".toml") else f"{given}.toml")
+    name = str(given) if str(given).endswith(".toml") else f"{given}.toml"
+    path, written = kohya_path(name), _written(script, name)
     try:
-        content = read_content(path)
+        if written is None:
+            content = read_content(path)
+        elif written[1] is None:
+            hint = "Run that part, and give the TOML, or write the arguments as one command."
+            raise UsageError(f"{printable(name)} is written by line {written[0]}, {script.shown(written[0])}.", hint)
+        else:
+            content = parse_toml(written[1])
     except LoraSmithError as error:
         hint = f"{error.hint} Relative paths are looked for in the folder that lorasmith is called from.".strip()
         told.problems.append(Problem("", "config_file", error.message, hint))
+        return {}
+    except ValueError as error:
+        told.problems.append(Problem(f"line {written[0] if written else 1}", name, f"not valid TOML: {error}.", HINT))
         return {}
     told.tell("config_file", path, HONOURED["config_file"])
     return flattened(content)
@@ -152,11 +209,6 @@ def read_arguments(words: Sequence[str], told: Conversion, family: str) -> dict[
                 name = name if name in LISTS else ""
             elif name not in LISTS:
                 waiting.add(name)
-        elif word in ("&&", ";", "||", "|", "pause", "&") or re.match(r"[12]?>", word):
-            break
-        elif word in _REST:
-            text = "what is typed behind the file's name is not known here"
-            told.tell("arguments", word, Rule("no effect", "", text))
         elif name in LISTS:
             found[name].append(word)
         elif name:
@@ -173,12 +225,17 @@ def read_arguments(words: Sequence[str], told: Conversion, family: str) -> dict[
     return {name: value for name, value in found.items() if not name.startswith(_AMBIGUOUS)}
 
 
+def _candidates(written: str, family: str) -> list[str]:
+    """The arguments of a family's script that a name, or the beginning of one, may stand for."""
+    if written in ARGUMENTS:
+        return [written]
+    absent = {"flux": frozenset[str](), "sdxl": FLUX_ONLY}.get(family, FLUX_ONLY | NOT_SD15)
+    return sorted(name for name in ARGUMENTS - absent if written and name.startswith(written))
+
+
 def _argument_name(written: str, family: str, told: Conversion) -> str:
     """The argument that a name, or the beginning of one, stands for in a script; the name itself where it is none."""
-    if written in ARGUMENTS:
-        return written
-    absent = {"flux": frozenset[str](), "sdxl": FLUX_ONLY}.get(family, FLUX_ONLY | NOT_SD15)
-    candidates = sorted(name for name in ARGUMENTS - absent if written and name.startswith(written))
+    candidates = _candidates(written, family)
     if len(candidates) < 2:
         return candidates[0] if candidates else written
     told.problems.append(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config.kohya.arguments import CLI_DEFAULTS, Conversion, convert_arguments, flattened
-from engine.config.kohya.command_line import convert_command_line, is_command_line
+from engine.config.kohya.command_line import convert_command_line, is_command_line, option_lines
 from engine.config.kohya.dataset_file import is_dataset_config
 from engine.config.kohya.gui import convert_gui, is_gui_configuration
 from engine.config.kohya.other_trainings import MARKS, training_of_keys, training_of_script, trains_a_lora
@@ -44,8 +43,8 @@ def conversion_of(path: Path, text: str, *, exact: bool = False) -> Conversion |
     """
     content, lines = _parsed(text), dict[str, int]()
     if content is None and is_command_line(text):
-        found: Conversion | None = convert_command_line(text, exact=exact)
-        lines = _option_lines(text)
+        found: Conversion | None = convert_command_line(text, suffix=path.suffix, exact=exact)
+        lines = option_lines(text)
     elif content is None:
         _require_json(path, text)
         if other := training_of_script(text):
@@ -110,7 +109,9 @@ def _place(found: Conversion, path: str, lines: Mapping[str, int]) -> None:
         line = next((lines[name] for name in names if name in lines), lines.get("additional_parameters"))
         return f"{path}, line {line}" if line else path
 
-    found.problems = [replace(problem, where=where(problem.key)) for problem in found.problems]
+    found.problems = [
+        replace(one, where=f"{path}, {one.where}" if one.where else where(one.key)) for one in found.problems
+    ]
     for dotted, source in found.sources.items():
         named = "" if source == dotted.partition(".")[2] else f" ({source})"
         found.places[dotted] = f"{where(source)}{named}"
@@ -131,18 +132,6 @@ def _argument_lines(text: str, content: Mapping[str, Any]) -> dict[str, int]:
     for key, line in toml_lines(text).items():
         if len(key) == 2 or (len(key) == 1 and not isinstance(content.get(str(key[0])), dict)):
             found[str(key[-1])] = line
-    return found
-
-
-def _option_lines(text: str) -> dict[str, int]:
-    """Line of each option that is written in a shell or batch file, the last one where it is there twice; an option
-    that is cut short stands for every argument that it may be."""
-    found: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        for option in re.findall(r"(?<!\S)[\"']?--([\w-]+)", line):
-            name = option.replace("-", "_")
-            names = [] if name in ARGUMENTS else [known for known in ARGUMENTS if known.startswith(name)]
-            found |= dict.fromkeys([name, *names], number)
     return found
 
 

@@ -23,8 +23,7 @@ from engine.config.local_paths import is_windows_path
 from engine.config.problems import ConfigError, Problem, limit_problem, sentence
 from engine.config.schema import RunConfig
 from engine.errors import UsageError
-from engine.reading import MAX_CONFIG, parse_json, parse_toml
-from engine.reading import read_text as read_file
+from engine.reading import SAVE_AS_UTF8, parse_json, parse_toml, read_script
 from engine.text import printable
 
 DATASET_KEYS = frozenset({
@@ -125,12 +124,12 @@ def read_text(path: Path) -> str:
         UsageError: it cannot be read.
     """
     try:
-        return read_file(path, MAX_CONFIG)
+        return read_script(path)
     except OSError as error:
         reason = error.strerror or str(error)
         raise UsageError(f"{printable(path)} cannot be read: {reason}.", "Check the path.") from None
     except UnicodeDecodeError:
-        raise UsageError(f"{printable(path)} cannot be read: it is not UTF-8.", "Save it as UTF-8.") from None
+        raise UsageError(f"{printable(path)} cannot be read: it is not UTF-8.", SAVE_AS_UTF8) from None
 
 
 def read_content(path: Path) -> dict[str, Any]:

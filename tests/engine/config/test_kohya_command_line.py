@@ -76,12 +76,11 @@ def test_a_batch_file() -> None:
     [
         ("--seed $RANDOM", "seed", "$RANDOM: the file does not say what that is."),
         ("--output_dir $(pwd)/out", "output_dir", "$(pwd)/out: the file does not say what that is."),
-        ('"${MORE[@]}"', "${MORE[@]}", "belongs to no argument."),
-        ("\\\n # --flip_aug \\\n --xformers", "#", "the shell does not read what stands behind a comment in the call."),
-        ("$EXTRA", "$EXTRA", "belongs to no argument."),
+        ('"${MORE[@]}"', "", "${MORE[@]}: the file does not say what that is."),
+        ("$EXTRA", "", "$EXTRA: the file does not say what that is."),
+        ("--xformers $EXTRA", "", "$EXTRA: the file does not say what that is."),
         ("--output_name my cat", "cat", "belongs to no argument."),
         ("--output_name --xformers", "output_name", "no value is given."),
-        ('--output_name "cat', "train_network.py", "a quotation mark in the call is not closed."),
         ("--network_dimm 3", "network_dimm", "unknown argument."),
     ],
 )
@@ -112,12 +111,6 @@ def test_a_training_toml_behind_config_file(tmp_path: Path) -> None:
     assert problem.key == "config_file" and "nowhere.toml cannot be read" in problem.message
 
 
-def test_only_the_first_of_several_calls() -> None:
-    found = convert_command_line("train_network.py --network_dim 4\nsdxl_train_network.py --network_dim 8\n")
-    assert found.values["network"]["network_dim"] == 4 and "family" not in found.values.get("model", {})
-    assert [entry.value for entry in found.entries if entry.key == "another call"] == ["sdxl_train_network.py"]
-
-
 def test_a_call_in_a_comment_is_none() -> None:
     assert not is_command_line("# run train_network.py\nREM train_network.py\necho train_network.py")
     assert is_command_line("# run it\npython train_network.py")
@@ -144,9 +137,8 @@ def named(before: str, rest: str = "--output_name $NAME") -> tuple[object, list[
         "NAME=\"it's\"\nNAME+=' 5\" #1'",
         'export -x A=1 NAME="it\'s 5\\" #1"',
         'IN="it\'s"; NAME="${IN:=no} 5\\" #1"',
-        'train() {\n  NAME="it\'s 5\\" #1"',
+        'train() {\n  A=1\n}\ntrain\nNAME="it\'s 5\\" #1"',
         'if [ -d venv ]; then\n  NAME=y\nfi\nNAME="it\'s 5\\" #1"',
-        'if [ -d venv ]; then\n  NAME="it\'s 5\\" #1"',
         'NAME="it\'s 5\\" #1"\nif [ "$NAME" == "y" ]; then A=3; fi\nNAME=z python other.py',
         'A="it\'s"\nif [ $A=3 ]; then B=2; fi\nNAME="$A 5\\" #1"',
     ],
@@ -160,11 +152,12 @@ def test_the_value_of_a_variable_is_taken_as_it_is(lines: str) -> None:
     [
         'NAME=a\nif [ "$1" == b ]; then\n  NAME=b\nfi',
         'NAME=a\nif [ "$1" == b ]; then NAME=b; fi',
-        "NAME=a\nif x; then\n  if y; then\n    NAME=b\n  fi\nelse\n  A=1\nfi",
-        "if x; then\n  NAME=b\nelse",
+        "NAME=a\nif true; then\n  if [ y ]; then\n    NAME=b\n  fi\nelse\n  A=1\nfi",
+        "if [ x ]; then\n  NAME=b\nelse\n  NAME=b\nfi",
+        "set_name() { NAME=b; }\nNAME=a\nset_name",
         "NAME=a\n[[ -n $BIG ]] && NAME=b",
         "NAME=a\ncase $1 in\n  b) NAME=b ;;\n  *) A=1 ;;\nesac",
-        "NAME=a\nfor NAME in b c; do",
+        "NAME=a\nfor NAME in b c; do echo $NAME; done",
         "NAME=a\nread -p 'name? ' NAME",
         "NAME=a\nNAME=$(date +%F)",
         "NAME=a\nNAME=(b c)",
@@ -182,11 +175,10 @@ def test_a_variable_that_may_hold_something_else_is_a_problem(lines: str) -> Non
         ('set "NAME=a" & set B=1', "a"),
         ("set NAME=100%%", "100%"),
         ("set NAME=%%a", None),
-        ("set NAME=a\nif exist x (\n  set NAME=b", "b"),
         ("set NAME=a\nif exist x (\n  set NAME=b\n)", None),
         ("set NAME=a\nif exist x set NAME=b", None),
         ("set NAME=a\nset /p NAME=Name?", None),
-        ("if exist x (\n  set NAME=b\n) else (\n  set B=1", None),
+        ("if exist x (\n  set NAME=b\n) else (\n  set B=1\n)", None),
     ],
 )
 def test_variables_of_a_batch_file(lines: str, name: str | None) -> None:
@@ -217,7 +209,7 @@ python train_network.py "${ARGS[@]}" ${MORE[@]}
     assert found.values["saving"]["training_comment"] == "a (b) c"
     assert found.values["dataset"]["flip_aug"] is True and found.values["model"]["clip_skip"] == 2
     doubtful = lines.replace("declare", "if [ $1 ]; then\nARGS+=(--xformers)\nfi\ndeclare")
-    assert [problem.key for problem in convert_command_line(doubtful).problems] == ["${ARGS[@]}"]
+    assert ["depends on line 10" in one.message for one in convert_command_line(doubtful).problems] == [True]
 
 
 CALL = "accelerate launch train_network.py --train_data_dir=a --network_dim=4"

@@ -1,300 +1,444 @@
-"""Exported files are taken by Kohya's scripts, for every preset and many settings, and come back as the same run."""
+"""Scripts of shells: the arguments of the call exactly, or a problem that shows the line."""
 
 from __future__ import annotations
 
-import json
-from contextlib import chdir
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from engine.config import RunConfig, load_config, resolve
-from engine.config.kohya.dataset_file import read_dataset_config
-from engine.config.kohya.export import ExportedSubset, KohyaExport, kohya_export
-from engine.config.optimizers import is_schedule_free, optimizer_settings, schedule_settings, sets_its_own_rate
-from engine.config.presets import list_presets
-from engine.config.prompts import read_prompts
-from engine.config.training import TrainingTable
-from engine.models.registry import family_named
-from engine.training.schedules import _own_settings
-from tests.engine.config.kohya_scripts import prompt_flags, refusals
+from engine.config.kohya.command_line import convert_command_line, script_of
+from engine.config.kohya.scripts.script import HINT
+from engine.config.load import load_config
+from tui.main import run
 
-SUBSETS = [ExportedSubset("/p/10_zed", 10, "zed dog"), ExportedSubset("/r/1_dog", 1, "dog", True)]
-BASE = ["saving.output_name=zed", "model.pretrained_model_name_or_path=/m.safetensors", "dataset.train_data_dir=/p"]
-FLUX = ["model.clip_l=/c.safetensors", "model.t5xxl=/t.safetensors", "model.ae=/a.safetensors"]
-PRESETS = [preset.name for preset in list_presets()]
-FAMILIES = ["sd15", "sdxl", "flux"]
-SETTINGS = [
-    [],
-    ["memory.cache_text_encoder_outputs=true"],
-    ["memory.cache_text_encoder_outputs_to_disk=true", "dataset.caption_dropout_rate=0.1"],
-    ["memory.cache_text_encoder_outputs=true", "dataset.shuffle_caption=true"],
-    ["memory.cache_text_encoder_outputs=true", "dataset.token_warmup_step=10"],
-    ["memory.cache_text_encoder_outputs=true", "dataset.caption_tag_dropout_rate=0.1"],
-    ["memory.cache_text_encoder_outputs=true", "dataset.caption_prefix=a photo of", "dataset.enable_wildcard=true"],
-    ["memory.cache_text_encoder_outputs=true", "dataset.caption_dropout_every_n_epochs=2"],
-    ["dataset.color_aug=true"],
-    ["dataset.random_crop=true", "dataset.enable_bucket=false"],
-    ["memory.cache_latents=false", "dataset.enable_bucket=false"],
-    ["memory.cache_latents=false", "dataset.enable_bucket=false", "dataset.color_aug=true", "dataset.random_crop=true"],
-    ["memory.split_mode=true"],
-    ["memory.blocks_to_swap=50", "memory.cpu_offload_checkpointing=true", "memory.gradient_checkpointing=true"],
-    ["memory.blocks_to_swap=9"],
-    ["memory.cpu_offload_checkpointing=true"],
-    ["memory.torch_compile=true", "memory.deterministic=false", "memory.on_oom=stop", "memory.checkpointed_blocks=3"],
-    ["memory.base_precision=fp8"],
-    ["memory.base_precision=nf4"],
-    ["memory.base_precision=int8", "memory.num_cpu_threads_per_process=3"],
-    ["memory.mixed_precision=fp16", "memory.cache_dir=/cache"],
-    ["dataset.bucket_reso_steps=32", "dataset.min_bucket_reso=32"],
-    ["dataset.resolution=[512, 768]", "dataset.resize_interpolation=box", "dataset.max_image_megapixels=9"],
-    ["dataset.validation_split=0.2", "training.validate_every_n_epochs=3"],
-    ["dataset.validation_split=0.2", "training.validate_every_n_epochs=0"],
-    ["dataset.validation_split=0.2", "training.validate_every_n_steps=30"],
-    ["dataset.validation_data_dir=/v"],
-    ["dataset.masked_loss=true", "dataset.conditioning_data_dir=/masks", "dataset.alpha_mask=true"],
-    ["dataset.alpha_mask=true", "dataset.alpha_background=#000000", "dataset.min_images=5"],
-    ["dataset.keep_tokens_separator=|||", "dataset.secondary_separator=;", "dataset.keep_tokens=2"],
-    ["training.lr_scheduler=constant", "training.lr_warmup_steps=0", "training.lr_scheduler_args=['power=3']"],
-    ["training.lr_scheduler=cosine_with_min_lr"],
-    ["training.lr_scheduler=cosine_with_min_lr", "training.lr_scheduler_args=['min_lr=1e-7']"],
-    ["training.lr_scheduler=cosine_with_min_lr", "training.lr_scheduler_args=['min_lr_rate=0.1', 'num_cycles=1.5']"],
-    ["training.lr_scheduler=cosine_with_min_lr", "training.lr_scheduler_args=['num_cycles=0.3']"],
-    ["training.lr_scheduler=polynomial", "training.lr_scheduler_args=['power=2', 'lr_end=1e-9']"],
-    ["training.lr_scheduler=cosine_with_restarts", "training.lr_scheduler_args=['num_cycles=4']"],
-    ["training.lr_scheduler=inverse_sqrt", "training.lr_scheduler_timescale=40", "training.lr_warmup_steps=10"],
-    ["training.lr_scheduler=warmup_stable_decay", "training.lr_warmup_steps=0.1"],
-    ["training.lr_scheduler=warmup_stable_decay", "training.lr_scheduler_args=['decay_type=linear']"],
-    ["training.lr_scheduler=piecewise_constant", "training.lr_scheduler_args=['step_rules=1:10,0.1:20,0.01']"],
-    ["training.optimizer_type=AdamWScheduleFree", "training.lr_scheduler=constant", "training.lr_warmup_steps=10"],
-    ["training.optimizer_type=AdamWScheduleFree", "training.optimizer_args=['warmup_steps=10', 'foreach=false']"],
-    ["training.optimizer_type=Adafactor", "training.lr_warmup_steps=10", "training.lr_scheduler=cosine"],
-    ["training.optimizer_type=Adafactor", "training.optimizer_args=['relative_step=false','scale_parameter=no']",
-     "training.lr_warmup_steps=10"],
-    ["training.optimizer_type=Prodigy", "training.optimizer_args=['growth_rate=inf', 'd_coef=2', 'beta3=none']"],
-    ["training.optimizer_args=['amsgrad=true', 'betas=[0.9, 0.99]', 'weight_decay=\"0.1\"']"],
-    ["training.loss_type=huber"],
-    ["training.loss_type=smooth_l1", "training.huber_schedule=exponential"],
-    ["training.noise_offset=0.1", "training.adaptive_noise_scale=0.01", "training.multires_noise_iterations=6"],
-    ["training.unet_lr=0", "training.text_encoder_lr=1e-5", "network.network_train_unet_only=false",
-     "memory.cache_text_encoder_outputs=false"],
-    ["training.text_encoder_lr=0", "training.unet_lr=1e-4"],
-    ["training.text_encoder_lr=none", "network.network_train_unet_only=false"],
-    ["network.network_train_unet_only=true"],
-    ["network.conv_dim=4", "network.module_dropout=0.1", "network.network_dropout=0.2", "network.scale_weight_norms=1"],
-    ["network.network_weights=/l.safetensors", "network.dim_from_weights=true"],
-    ["sampling.sample_every_n_epochs=2", "sampling.sample_at_first=false", "sampling.sample_sampler=euler_a"],
-    ["sampling.sample_every_n_steps=0", "sampling.sample_scale=4", "sampling.sample_guidance=2",
-     "sampling.sample_seed=-1"],
-    ["saving.save_every_n_steps=50", "saving.save_every_n_epochs=0", "saving.save_last_n_steps=3"],
-    ["saving.output_dir=/o", "saving.save_precision=float", "saving.metadata_title=T", "saving.no_metadata=true"],
-    ["training.max_train_epochs=3", "training.num_processes=2", "training.gradient_accumulation_steps=2"],
-    ["model.max_token_length=225", "model.clip_skip=2", "model.no_half_vae=true", "model.vae=/v.safetensors"],
-]  # fmt: skip
-ELSEWHERE = {
-    "saving.output_dir", "dataset.train_data_dir", "dataset.dataset_config", "dataset.class_tokens",
-    "dataset.num_repeats", "dataset.conditioning_data_dir", "sampling.sample_prompts", "sampling.sample_scale",
-    "sampling.sample_steps", "sampling.sample_guidance", "sampling.sample_seed", "memory.mixed_precision",
-    "training.train_batch_size", "model.family", "memory.num_cpu_threads_per_process",
-    "memory.device",
-}  # fmt: skip
-"""What the other files have, the launcher, or the choice of the script."""
+A = "--network_dim=4 --learning_rate=1e-4"
+WORDS = A.split()
+CALL = f"accelerate launch train_network.py {A}"
 
+UNDERSTOOD: list[tuple[str, str, list[str]]] = [
+    # what a call may have around it
+    (".sh", f"#!/bin/bash\nset -euo pipefail\nsource venv/bin/activate\n{CALL}\necho done\n", WORDS),
+    (".sh", f"cd /opt/sd-scripts && . ./venv/bin/activate && {CALL}", WORDS),
+    (".sh", f"export HF_HOME=/x\nexport CUDA_VISIBLE_DEVICES=0\nnohup {CALL} > log.txt 2>&1 &\nwait", WORDS),
+    (".sh", f"{CALL} 2>&1 | tee log.txt", WORDS),
+    (".sh", f"mkdir -p out || exit 1\n{CALL} >> log.txt || echo failed\nexit 0", WORDS),
+    (".sh", f"yes | CUDA_VISIBLE_DEVICES=1 {CALL} --output_name=x", [*WORDS, "--output_name=x"]),
+    (".sh", f"docker run --rm -v $PWD:/w --gpus all sd python3 /app/train_network.py {A}", WORDS),
+    (".sh", f"time python -u ./sd-scripts/train_network.py {A}", WORDS),
+    (".sh", f"conda activate sd\nconda run -n sd {CALL}", WORDS),
+    (".sh", f"trap 'kill 0' EXIT\nsleep 5; {CALL}; nvidia-smi", WORDS),
+    (".sh", f'if [ ! -f "train_network.py" ]; then echo "no sd-scripts here"; exit 1; fi\n{CALL}', WORDS),
+    (
+        ".sh",
+        f"if [[ -z $X && -d (venv) ]]; then\n  exit 1\nelif [ a ]; then\n  echo b\nelse\n  echo c\nfi\n{CALL}",
+        WORDS,
+    ),
+    (".sh", f"[ -d venv ] || exit 1\n{CALL}", WORDS),
+    (".sh", f"for f in a b; do echo $f; done\nwhile false; do sleep 1; done\n{CALL}", WORDS),
+    (".sh", f"case $1 in\n  -h|--help) echo usage; exit 0 ;;\n  (*) ;;\nesac\n{CALL}", WORDS),
+    (
+        ".sh",
+        f"die() {{ echo $1; exit 1; }}\nfunction hello {{\n  echo hi\n}}\nhello\n[ -d x ] || die no\n{CALL}",
+        WORDS,
+    ),
+    (".sh", f"python - <<'PY'\nimport os\nos.system(\"python train_network.py --x\")\nPY\n{CALL}", WORDS),
+    (".sh", f"cat <<EOF\n  python train_network.py --x $(date)\nEOF\n{CALL}", WORDS),
+    (".sh", f"# {CALL} --x\n{CALL} # --x\n", WORDS),
+    (".sh", f"{CALL} \\\n  # --x \\\n\necho done", WORDS),
+    (".sh", f"ls train_network.py\nchmod +x train_network.py\n{CALL}", WORDS),
+    (".sh", "accelerate launch \\\r\n train_network.py \\\r\n --network_dim=4 \\\r\n --learning_rate=1e-4\r\n", WORDS),
+    # variables of a POSIX shell
+    (".sh", f"SCRIPT=sdxl_train_network.py\naccelerate launch $SCRIPT {A}", WORDS),
+    (".sh", f'D=/x/sd\nRUN="accelerate launch --num_processes=2 $D/train_network.py"\n$RUN {A}', WORDS),
+    (".sh", "LR=1e-4; DIM=4\npython train_network.py --network_dim=$DIM --learning_rate=${LR}", WORDS),
+    (".sh", f'E=\nF="  "\npython train_network.py $E {A} $F', WORDS),
+    (".sh", "W=--network_dim=4\\ --learning_rate=1e-4\npython train_network.py $W", WORDS),
+    (".sh", 'W="a b"\npython train_network.py --x "$W" --y=$W', ["--x", "a b", "--y=a", "b"]),
+    (".sh", 'D=${OUT_X:-"/o ut"}\npython train_network.py --x "${D:=z}/${N_X-n}"', ["--x", "/o ut/n"]),
+    (
+        ".sh",
+        'A=a\npython train_network.py --x "${A:+b}" ${A:?no} "$A#1" a#b \\#c',
+        ["--x", "b", "a", "a#1", "a#b", "#c"],
+    ),
+    (
+        ".sh",
+        'python train_network.py --x \'a "b"\' "it\'s \\"c\\" \\d" a\\ b',
+        ["--x", 'a "b"', 'it\'s "c" \\d', "a b"],
+    ),
+    (".sh", "python train_network.py --x \"a\nb\" --y=$'c d'", ["--x", "a\nb", "--y=c d"]),
+    (
+        ".sh",
+        'ARGS=(\n  --x "a b"   # images\n  # --no\n  --y\n)\nARGS+=(--z)\npython train_network.py "${ARGS[@]}"',
+        ["--x", "a b", "--y", "--z"],
+    ),
+    (".sh", 'E=()\npython train_network.py "${E[@]}" --y', ["--y"]),
+    (".sh", "train_network.py --x [ ] [", ["--x", "[", "]", "["]),
+    ("", 'OUT="C:/out"\npython train_network.py --x "$OUT"', ["--x", "C:/out"]),
+    # cmd
+    (".bat", f"@echo off\ncall venv\\Scripts\\activate.bat\ncd /d D:\\sd\n{CALL}\npause\n", WORDS),
+    (".bat", f'chcp 65001 >nul\ntitle a\nset PYTHONUTF8=1\nstart "" /wait {CALL} > log.txt 2>&1\nexit /b 0', WORDS),
+    (".cmd", 'python train_network.py ^\n --x="C:\\my models\\x" ^\n --y', ["--x=C:\\my models\\x", "--y"]),
+    (".bat", 'set M="C:\\my models\\m"\npython train_network.py --x=%M%', ["--x=C:\\my models\\m"]),
+    (".bat", 'set M="C:\\my"\npython train_network.py --x="%M%" --y', ["--x=C:\\my", "--y"]),
+    (".bat", 'set "A=b " & set B=c\npython train_network.py "%A%" "%b%"', ["b ", "c"]),
+    (".bat", 'set A=b \npython train_network.py "%a%"', ["b "]),
+    (".bat", "set A=100%%\npython train_network.py %A%.", ["100%."]),
+    (".bat", "set A=1\nset A=%A%2\nset B=\npython train_network.py --x%B%=%A%", ["--x=12"]),
+    (".bat", "setlocal EnableDelayedExpansion\nset A=4\npython train_network.py --x=!A!", ["--x=4"]),
+    (".bat", 'python train_network.py --x="a^b & c" d^&e ^"f^"', ["--x=a^b & c", "d&e", "f"]),
+    (".bat", 'python train_network.py "a\\\\" "b\\"c" d\\e', ["a\\", 'b"c', "d\\e"]),
+    (".bat", f"if not exist train_network.py (\n echo no ^(really^)\n) else (\n echo yes\n)\n{CALL}", WORDS),
+    (".bat", f'if "%1"=="" echo no & goto end\n{CALL}\nif errorlevel 1 goto :end\n:end\npause', WORDS),
+    (".bat", f"for %%f in (a b) do (\n echo %%f\n)\nfor /l %%i in (1,1,3) do echo %%i\n{CALL}", WORDS),
+    (".bat", f"rem {CALL} --x\n:: {CALL}\necho {CALL} ^\n --y\n@{CALL}", WORDS),
+    (".bat", f"set CMD=accelerate launch train_network.py\n%CMD% {A}", WORDS),
+    ("", "@echo off\nset X=a^\nb\nset D=4\npython train_network.py --network_dim=%D% --learning_rate=1e-4", WORDS),
+    # PowerShell
+    (
+        ".ps1",
+        f"$ErrorActionPreference = 'Stop'\n.\\venv\\Scripts\\activate\n$Env:HF_HOME = \"x\"\n{CALL}\nWrite-Output ok",
+        WORDS,
+    ),
+    (
+        ".ps1",
+        '$d = 4 # rank\n$lr = "1e-4"\n& python train_network.py `\n --network_dim=$d `\n --learning_rate=$lr',
+        WORDS,
+    ),
+    (
+        ".ps1",
+        f"<# {CALL} #>\npython train_network.py `\n  --network_dim=4 `\n<# --x #> `\n--learning_rate=1e-4\nls;",
+        WORDS,
+    ),
+    (
+        ".ps1",
+        '$a = @(\n "--x=$($null)"\n)\n$a = @("--x", \'y z\'\n "--w")\n$A += "--v"\npython train_network.py @a',
+        ["--x", "y z", "--w", "--v"],
+    ),
+    (
+        ".ps1",
+        '$m = "C:\\m"\n$l = "--x=$m\\a.b", "--y"\npython train_network.py $l --z "$m.q" `$m',
+        ["--x=C:\\m\\a.b", "--y", "--z", "C:\\m.q", "$m"],
+    ),
+    (
+        ".ps1",
+        f"if (-not (Test-Path train_network.py)) {{ echo no; exit 1 }}\nls | ForEach-Object {{ $_ }}\n{CALL}",
+        WORDS,
+    ),
+    (".ps1", "python train_network.py --r=512,768 'it''s' \"a`\"\"".replace('`"', "b"), ["--r=512,768", "it's", "ab"]),
+    (".ps1", "$x = 1.0; $y = 5e-6\npython train_network.py --x=$x --y=$y | Tee-Object log.txt", ["--x=1", "--y=5E-06"]),
+    ("", "$x = 'a b'\npython train_network.py --x $x", ["--x", "a b"]),
+]
 
-def family_of(preset: str) -> str:
-    return "flux" if preset.startswith("flux") else "sdxl" if preset.startswith("sdxl") else "sd15"
-
-
-def in_force(config: RunConfig, family: str) -> RunConfig:
-    """As it runs: what means nothing is put back, and what contradicts itself is resolved."""
-    known = family_named(family)
-    settled, _ = known.settle(config, known.of_real_size())
-    return resolve(settled, partial_text_cache=known.partial_text_cache)[0]
-
-
-def export(config: RunConfig, family: str, target: Path) -> tuple[KohyaExport, RunConfig]:
-    """The export as the command makes it, and the run that is read back from it."""
-    known = family_named(family)
-    settled, _ = known.settle(config, known.of_real_size())
-    sampler = settled.sampling.sample_sampler
-    prompts = [one.as_line(known.prompt_flags, sampler) for one in read_prompts(settled, print, known.prompt_flags)]
-    made = kohya_export(settled, family, SUBSETS, prompts)
-    for name, text in made.files.items():
-        (target / name).write_text(text)
-    with chdir(target):
-        return made, load_config(target / "train.sh")
-
-
-def differences(before: RunConfig, after: RunConfig) -> list[str]:
-    old, new = before.model_dump(), after.model_dump()
-    for config, values in ((before, old), (after, new)):
-        training = config.training
-        values["training"]["optimizer_args"] = optimizer_settings(training.optimizer_type, training.optimizer_args)
-        if not sets_its_own_rate(training.optimizer_type, training.optimizer_args):
-            values["training"]["lr_scheduler_args"] = scheduled(training)
-            for key in SCHEDULE:
-                values["training"].pop(key)
-        if config.sampling.sample_every_n_epochs is not None:
-            values["sampling"].pop("sample_every_n_steps")
-        if training.max_train_epochs is not None:
-            values["training"].pop("max_train_steps")
-    return [f"{table}.{key}" for table, keys in old.items() for key in keys
-            if keys[key] != new[table].get(key) and f"{table}.{key}" not in ELSEWHERE]  # fmt: skip
-
-
-SCHEDULE = ("lr_decay_steps", "lr_scheduler_num_cycles", "lr_scheduler_power", "lr_scheduler_timescale",
-            "lr_scheduler_min_lr_ratio")  # fmt: skip
-
-
-def scheduled(training: TrainingTable) -> dict[str, Any]:
-    """What the schedule is built with, whichever setting says it."""
-    if training.lr_scheduler == "constant" or is_schedule_free(training.optimizer_type):
-        return {}
-    settings = {**_own_settings(training, 1000), **schedule_settings(training)}
-    return {key: value for key, value in settings.items() if value is not None}
-
-
-def check(config: RunConfig, family: str, target: Path) -> KohyaExport:
-    """The scripts take it, and each setting that does not come back is named in the notes."""
-    made, again = export(config, family, target)
-    assert refusals(made.files, family) == []
-    notes = " ".join(made.notes)
-    assert all(" ".join(note.split()) in made.files["training.toml"] for note in made.notes if "Prompt" not in note)
-    before, after = in_force(config, family), in_force(again, family)
-    ours = {"dataset"} if config.dataset.dataset_config else set()
-    lost = [key for key in differences(before, after) if not key.startswith(("dataset.",))]
-    assert [key for key in lost if key.partition(".")[2] not in notes] == []
-    specs, _ = read_dataset_config(target / "dataset.toml", again)
-    for spec in specs:
-        table, old = spec.table.model_dump(), before.dataset.model_dump()
-        changed = [key for key in table if table[key] != old[key] and f"dataset.{key}" not in ELSEWHERE]
-        assert ours or [key for key in changed if key not in notes] == [], changed
-        assert spec.batch_size == config.training.train_batch_size
-    return made
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_is_taken_by_its_script(preset: str, tmp_path: Path) -> None:
-    family = family_of(preset)
-    made = check(load_config(preset, [*BASE, *(FLUX if family == "flux" else [])]), family, tmp_path)
-    assert 'output_dir = "output"' in made.files["training.toml"]
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: " ".join(settings).replace("/", "|")[:80])
-def test_every_setting_is_taken_and_comes_back(family: str, settings: list[str], tmp_path: Path) -> None:
-    preset = {"sd15": "sd15-realistic", "sdxl": "sdxl", "flux": "flux-dev"}[family]
-    config = load_config(preset, [*BASE, *(FLUX if family == "flux" else []), *settings])
-    made = check(config, family, tmp_path)
-    plain = kohya_export(config, family, SUBSETS, [])  # as it is written, without the family's own decisions
-    assert refusals(plain.files, family) == []
-    assert "prompts.txt" not in plain.files and "prompts.txt" in made.files
-
-
-def test_the_fitted_values(tmp_path: Path) -> None:
-    config = load_config("flux-dev-8gb", [*BASE, *FLUX])
-    made, again = export(config, "flux", tmp_path)
-    assert again.memory.blocks_to_swap == 35 and not again.memory.cpu_offload_checkpointing
-    assert not again.memory.cache_text_encoder_outputs and "caption_dropout_rate = 0.05" in made.files["dataset.toml"]
-    for words in ("cpu_offload_checkpointing is left out", "blocks_to_swap is 35", "cache_text_encoder_outputs"):
-        assert any(words in note for note in made.notes)
-    cached, again = export(load_config("flux-dev", [*BASE, *FLUX, "dataset.caption_dropout_rate=0"]), "flux", tmp_path)
-    assert again.memory.cache_text_encoder_outputs and not any("cache_text" in note for note in cached.notes)
-
-
-def test_prompts_of_flux_have_guidance_and_no_true_cfg(tmp_path: Path) -> None:
-    prompts = "sampling.sample_prompts=['a cat --n dog --g 2 --d 7', 'a --l 3', 'zed']"
-    settings = [prompts, "sampling.sample_sampler=heun"]
-    made, _ = export(load_config("flux-dev", [*BASE, *FLUX, *settings]), "flux", tmp_path)
-    lines = [prompt_flags(line) for line in made.files["prompts.txt"].splitlines()]
-    assert [(line[""], line["l"], line["g"], line["d"]) for line in lines] == [
-        ("a cat", "1", "2", "7"), ("a", "3", "3.5", "1"), ("zed", "1", "3.5", "1"),
-    ]  # fmt: skip
-    assert all("ss" not in line and line["w"] == "1024" for line in lines) and lines[0]["n"] == "dog"
-    prompts = "sampling.sample_prompts=['a --ss heun', 'b --ss ddim']"
-    made, _ = export(load_config("sdxl", [*BASE, prompts]), "sdxl", tmp_path)
-    lines = [prompt_flags(line) for line in made.files["prompts.txt"].splitlines()]
-    assert [(line.get("ss"), line["l"], "g" in line) for line in lines] == [("heun", "7", False), (None, "7", False)]
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_prompts_come_back(family: str, tmp_path: Path) -> None:
-    preset = {"sd15": "sd15-anime", "sdxl": "sdxl-pony", "flux": "flux-dev"}[family]
-    known = family_named(family)
-    config = in_force(load_config(preset, [*BASE, *FLUX] if family == "flux" else BASE), family)
-    before = [one.request for one in read_prompts(config, print, known.prompt_flags)]
-    _, again = export(config, family, tmp_path)
-    prompts = {"sampling": {"sample_prompts": str(tmp_path / "prompts.txt")}}
-    after = [one.request for one in read_prompts(in_force(again.changed(**prompts), family), print, known.prompt_flags)]
-    assert after == before
-
-
-def test_a_prompt_that_the_scripts_misread_is_reported() -> None:
-    made = kohya_export(load_config("sdxl", BASE), "sdxl", SUBSETS, ["s 1girl --w 64", "a photo", "n old man", "# a"])
-    assert [int(note.split()[1]) for note in made.notes if note.startswith("Prompt")] == [1, 3, 4]
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_dataset_configuration_decides_too(family: str, tmp_path: Path) -> None:
-    """Captions by chance, moving images and bucket steps of any of its levels."""
-    given = tmp_path / "given.json"
-    content: dict[str, Any] = {
-        "general": {"bucket_reso_steps": 48, "enable_bucket": True, "resolution": 512},
-        "datasets": [
-            {"min_bucket_reso": 256, "subsets": [{"image_dir": "/a", "shuffle_caption": True}]},
-            {"bucket_reso_steps": 16, "subsets": [{"image_dir": "/b", "color_aug": True, "num_repeats": 2}]},
-        ],
-    }
-    given.write_text(json.dumps(content))
-    preset = {"sd15": "sd15-realistic", "sdxl": "sdxl", "flux": "flux-dev"}[family]
-    changes = [f"dataset.dataset_config={given}", "memory.cache_text_encoder_outputs=true",
-               "dataset.caption_dropout_rate=0"]  # fmt: skip
-    config = load_config(preset, [*BASE, *(FLUX if family == "flux" else []), *changes])
-    made = kohya_export(config, family, [], [])
-    assert refusals(made.files, family) == []
-    for words in ("cache_text_encoder_outputs", "cache_latents is left out", "instead of 48", "instead of 16"):
-        assert any(words in note for note in made.notes), words
-    assert json.loads(given.read_text()) == content
-
-
-def test_a_runs_own_folder_is_not_written_into(tmp_path: Path) -> None:
-    (tmp_path / "results" / ".run").mkdir(parents=True)
-    config = load_config("sdxl", [*BASE, f"saving.output_dir={tmp_path}/results"])
-    made = kohya_export(config, "sdxl", SUBSETS, [])
-    assert 'output_dir = "output"' in made.files["training.toml"]
-    assert any("output_dir is output" in note for note in made.notes)
-
-
-def test_what_has_no_argument_is_listed_and_nothing_else() -> None:
-    config = load_config("sdxl", [*BASE, "memory.on_oom=stop", "memory.deterministic=false"])
-    (note,) = kohya_export(config, "sdxl", [], []).notes
-    assert note == "Left out, sdxl_train_network.py has no such argument: memory.deterministic, memory.on_oom."
-
-
-WRONG = [
-    ("training.toml", 'output_dir = "output"', ""),
-    ("training.toml", 'network_module = "', 'network_modul = "'),
-    ("training.toml", 'loss_type = "l2"', 'loss_type = "l3"'),
-    ("training.toml", "network_dim = 32", 'network_dim = "32"'),
-    ("training.toml", "sdpa = true", "sdpa = true\nblocks_to_swap = 3"),
-    ("training.toml", "network_train_unet_only = true", ""),
-    ("training.toml", 'lr_scheduler = "cosine"', 'lr_scheduler = "constant"'),
-    ("training.toml", "sdpa = true", "sdpa = true\noptimizer_args = ['amsgrad=true']"),
-    ("dataset.toml", "validation_split = 0.0", "validation_split = 0"),
-    ("dataset.toml", "bucket_reso_steps = 64", "bucket_reso_steps = 40"),
-    ("dataset.toml", "min_bucket_reso = 256", "min_bucket_reso = 2048"),
-    ("dataset.toml", "shuffle_caption = false", "shuffle_caption = true"),
-    ("dataset.toml", "color_aug = false", "color_aug = true"),
-    ("dataset.toml", 'image_dir = "', 'images = "'),
+REFUSED: list[tuple[str, str, int, str]] = [
+    # a lost continuation
+    (".sh", "python train_network.py \\\n --a=1\n --b=2 \\\n --c=3", 3, "line 2, `--a=1`, ends without \\"),
+    (".sh", "python train_network.py --a=1 \\ \n --b=2", 2, "has blanks after its \\"),
+    (".sh", "python train_network.py --a=1 \\\n\n --b=2", 3, "line 2 is empty"),
+    (".sh", "python train_network.py --a=1 \\\n # --b=2 \\\n --c", 3, "line 2, `# --b=2 \\`, is a comment"),
+    (".sh", 'python train_network.py --network_args\n "conv_dim=4" --x', 2, "is not understood"),
+    (".bat", "python train_network.py ^\n --a=1\n --b=2", 3, "line 2, `--a=1`, ends without ^"),
+    (".bat", "python train_network.py --a=1 ^ \n --b=2", 2, "has blanks after its ^"),
+    (".bat", "python train_network.py --a=1 \\\n --b=2", 2, "ends without ^"),
+    (".ps1", "python train_network.py `\n --a=1\n --b=2", 3, "ends without `"),
+    # a call that may not run, or runs more than once
+    (".sh", "for N in a b; do\n python train_network.py --x=$N\ndone", 2, "depends on line 1, `for N in a b; do`"),
+    (".sh", "if [ $1 ]; then python train_network.py --x; fi", 1, "depends on line 1"),
+    (".sh", "while true\ndo\n python train_network.py --x\ndone", 3, "depends on line 1, `while true`"),
+    (".sh", "case $1 in\n a) python train_network.py --x ;;\nesac", 2, "depends on line 1, `case $1 in`"),
+    (".sh", "train() {\n python train_network.py --x\n}\ntrain", 2, "depends on line 1, the function train"),
+    (".sh", "[ -f x ] && python train_network.py --x", 1, "depends on a test in line 1"),
+    (".sh", "python train_network.py --x || python train_network.py --y", 1, "depends on a test in line 1"),
+    (
+        ".sh",
+        "python train_network.py --x\nsleep 1\npython sdxl_train_network.py --y",
+        3,
+        "is another call, after line 1",
+    ),
+    (".sh", "exit 0\npython train_network.py --x", 2, "never reached: line 1, `exit 0`"),
+    (
+        ".bat",
+        "for %%n in (a b) do (\n python train_network.py --x=%%n\n)",
+        2,
+        "depends on line 1, `for %%n in (a b) do (`",
+    ),
+    (".bat", "if exist x python train_network.py --x", 1, "depends on line 1"),
+    (".bat", "if exist x (\n echo a\n) else (\n python train_network.py --x\n)", 4, "depends on line 3"),
+    (".bat", ":again\npython train_network.py --x\ngoto again", 3, "jumps"),
+    (".bat", "goto end\npython train_network.py --x\n:end", 1, "jumps"),
+    (".bat", "call :train\n:train\npython train_network.py --x", 1, "jumps"),
+    (".bat", "exit /b\npython train_network.py --x", 2, "never reached"),
+    (".ps1", "foreach ($n in 'a','b') {\n python train_network.py --x=$n\n}", 2, "depends on line 1"),
+    (".ps1", "try {\n python train_network.py --x\n} catch { exit 1 }", 2, "depends on line 1"),
+    (".ps1", "function go {\n python train_network.py --x\n}\ngo", 2, "depends on line 1, `function go {`"),
+    # what hides a call
+    (".sh", 'bash -c "python train_network.py --x"', 1, "is not understood"),
+    (".sh", "bash <<EOF\npython train_network.py --x\nEOF", 1, "is not understood"),
+    (".sh", "OUT=$(python train_network.py --x)\npython train_network.py --y", 1, "is not understood"),
+    (".sh", 'C="python train_network.py"\neval $C --x', 2, "is not understood"),
+    (".sh", "python wrap.py train_network.py --x", 1, "is not understood"),
+    (".sh", "./other.sh\npython train_network.py --x", 1, "`./other.sh` is not understood"),
+    (".sh", "source settings.sh\npython train_network.py --x", 1, "`source settings.sh` is not understood"),
+    (".sh", "IFS=,\npython train_network.py --x", 1, "changes how the shell reads"),
+    (".sh", "python() { echo; }\npython train_network.py --x", 1, "gives a program another meaning"),
+    (".sh", "$PYTHON train_network.py --x", 1, "is not understood"),
+    (".sh", "accelerate launch --num_processes=$N train_network.py --x", 1, "is not understood"),
+    (".bat", "call other.bat\npython train_network.py --x", 1, "`call other.bat` is not understood"),
+    (".bat", 'cmd /c "python train_network.py --x"', 1, "is not understood"),
+    (".ps1", "Start-Process python -ArgumentList 'train_network.py --x'", 1, "is not understood"),
+    (".ps1", "$o = python train_network.py --x\npython train_network.py --y", 1, "is not understood"),
+    (".ps1", "Start-Job { python train_network.py --x }", 1, "is not understood"),
+    # values that the file does not settle
+    (
+        ".sh",
+        'A=(--x)\nif [ $1 ]; then A+=(--y); fi\npython train_network.py "${A[@]}"',
+        3,
+        "it depends on line 2, `if [ $1 ]",
+    ),
+    (".sh", "N=a\n[ $1 ] && N=b\npython train_network.py --output_name=$N", 3, "it depends on line 2"),
+    (".sh", "python train_network.py --output_name=$1", 1, "$1: the file does not say"),
+    (".sh", "N=$(date)\npython train_network.py --output_name=$N", 2, "$(date): the file does not say"),
+    (".sh", "python train_network.py --output_dir `pwd`/x", 1, "`pwd`/x: the file does not say"),
+    (".sh", "python train_network.py --base_weights *.safetensors", 1, "the shell may put file names there"),
+    (".sh", "python train_network.py --output_name={a,b}", 1, "the shell may put file names there"),
+    (".sh", "N=${X%.*}\npython train_network.py --output_name ${N}", 2, "${X%.*}: the file does not say"),
+    (".sh", "read N\nN=a\nread N\npython train_network.py --output_name $N", 4, "it depends on line 3, `read N`"),
+    (".sh", "cd x\npython train_network.py --output_dir $PWD/y", 2, "the file does not say"),
+    (".bat", "python train_network.py --output_name=%1", 1, "%1: the file does not say"),
+    (".bat", "set N=abcd\npython train_network.py --output_name=%N:~0,3%", 2, "%N:~0,3%: the file does not say"),
+    (".bat", "python train_network.py --output_dir=%~dp0out", 1, "%~dp0out: the file does not say"),
+    (".bat", "python train_network.py --lr_warmup_steps=10% --network_dim=4", 1, "a percent sign is written %%"),
+    (".bat", "set N=a\npython train_network.py --output_name=!N!", 2, "without setlocal enabledelayedexpansion"),
+    (".bat", "set A=1\nset /a A=2,B=3\npython train_network.py --seed=%B%", 3, "it depends on line 2"),
+    (".bat", "setlocal\nset A=1\nendlocal\npython train_network.py --seed=%A%", 4, "it depends on line 3, `endlocal`"),
+    (".bat", 'if "%1"=="x" (set A=1) else (set A=2)\npython train_network.py --seed=%A%', 2, "it depends on line 1"),
+    (".ps1", "$n = Get-Date\npython train_network.py --output_name=$n", 2, "Get-Date: the file does not say"),
+    (".ps1", "$n = 'a' + 'b'\npython train_network.py --output_name $n", 2, "'a' + 'b': the file does not say"),
+    (".ps1", "if ($x) { $n = 'a' }\npython train_network.py --output_name $n", 2, "it depends on line 1"),
+    (".ps1", "$a = @('--seed=1')\n$a.Add('--y')\npython train_network.py @a", 2, "is not understood"),
+    (".ps1", "python train_network.py --output_name $env:NAME", 1, "$env:NAME: the file does not say"),
+    (".ps1", "param($n = 'a')\npython train_network.py --output_name $n", 2, "it depends on line 1"),
+    (".ps1", "python train_network.py --resolution 512, 768", 1, "it makes a list"),
+    # what has no end
+    (".sh", 'python train_network.py --x "a\n--y', 1, "a quotation mark is not closed"),
+    (".sh", "A=(--x\npython train_network.py --y", 1, "the bracket ( is not closed"),
+    (".sh", "if true; then\npython train_network.py --y", 1, "is not closed"),
+    (".sh", "cat > x <<EOF\npython train_network.py --y", 1, "<<EOF is not closed"),
+    (".bat", 'python train_network.py --x="a', 1, "a quotation mark is not closed"),
+    (".bat", "if exist x (\npython train_network.py --y", 1, "is not closed"),
+    (".ps1", "python train_network.py --x 'a", 1, "a quotation mark is not closed"),
+    (".ps1", "if ($x) {\npython train_network.py --y", 1, "is not closed"),
 ]
 
 
-@pytest.mark.parametrize("wrong", WRONG)
-def test_the_table_of_the_scripts_finds_what_is_wrong(wrong: tuple[str, str, str]) -> None:
-    files = dict(kohya_export(load_config("sdxl", BASE), "sdxl", SUBSETS, []).files)
-    assert refusals(files, "sdxl") == []
-    name, old, new = wrong
-    assert old in files[name]
-    files[name] = files[name].replace(old, new)
-    assert refusals(files, "sdxl")
+@pytest.mark.parametrize(("suffix", "text", "words"), UNDERSTOOD)
+def test_the_arguments_of_the_call_exactly(suffix: str, text: str, words: list[str]) -> None:
+    script = script_of(text, suffix)
+    assert not script.problems, script.problems
+    assert script.call is not None and script.call.words == words
+
+
+@pytest.mark.parametrize(("suffix", "text", "line", "message"), REFUSED)
+def test_what_is_not_certain_is_a_problem_with_its_line(suffix: str, text: str, line: int, message: str) -> None:
+    problems = convert_command_line(text, suffix=suffix).problems
+    matching = [one for one in problems if message in one.message]
+    assert [one.where for one in matching] == [f"line {line}"], problems
+    assert matching[0].hint.endswith(HINT)
+
+
+CASES: dict[str, tuple[str, int | str]] = {
+    "quoted_value.bat": (
+        r"""@echo off
+set MODEL="C:\my models\m.safetensors"
+set OUT=C:\out
+accelerate launch train_network.py ^
+ --pretrained_model_name_or_path=%MODEL% ^
+ --train_data_dir=%OUT% --network_module=networks.lora --learning_rate=1e-4
+""",
+        r"C:\my models\m.safetensors",
+    ),
+    "test_before.sh": (
+        r"""#!/bin/bash
+if [ ! -f "sdxl_train_network.py" ]; then echo "no sd-scripts here"; exit 1; fi
+accelerate launch sdxl_train_network.py \
+ --pretrained_model_name_or_path=m.safetensors --learning_rate=1e-4 \
+ --train_data_dir=test/img --network_module=networks.lora
+""",
+        "m.safetensors",
+    ),
+    "script_variable.sh": (
+        r"""#!/bin/bash
+SCRIPT=sdxl_train_network.py
+accelerate launch $SCRIPT \
+ --pretrained_model_name_or_path=m.safetensors --learning_rate=1e-4
+""",
+        "m.safetensors",
+    ),
+    "test_before.bat": (
+        """@echo off
+if not exist sdxl_train_network.py (
+  echo not found
+  exit /b 1
+)
+python sdxl_train_network.py --pretrained_model_name_or_path=m.safetensors ^
+ --learning_rate=1e-4 --train_data_dir=test/img --network_module=networks.lora
+""",
+        "m.safetensors",
+    ),
+    "lost.bat": (
+        """@echo off
+python train_network.py --pretrained_model_name_or_path=m.safetensors ^
+ --learning_rate=1e-4 --train_data_dir=test/img
+ --network_module=networks.lora --network_dim=64
+""",
+        4,
+    ),
+    "lost.sh": (
+        r"""#!/bin/bash
+accelerate launch --num_cpu_threads_per_process 1 train_network.py \
+  --network_module=networks.lora --network_dim=32
+  --network_alpha=16 \
+  --learning_rate=1e-4
+""",
+        4,
+    ),
+    "list.sh": (
+        """#!/bin/bash
+ARGS=(
+  --pretrained_model_name_or_path "m.safetensors"
+  --train_data_dir "test/img"   # images
+  --network_module networks.lora
+  --learning_rate 1e-4 --network_args "conv_dim=4" "conv_alpha=1"
+)
+if [ "$1" = "big" ]; then ARGS+=(--network_dim 64); fi
+accelerate launch train_network.py "${ARGS[@]}"
+""",
+        9,
+    ),
+    "splat.ps1": (
+        r"""$model = "C:\models\m.safetensors"
+$args1 = @("--pretrained_model_name_or_path=$model", "--learning_rate=1e-4", "--train_data_dir=test/img")
+accelerate launch train_network.py @args1 --network_module=networks.lora
+""",
+        r"C:\models\m.safetensors",
+    ),
+    "two_variables.bat": (
+        """@echo off
+set CMD=accelerate launch train_network.py
+set ARGS=--pretrained_model_name_or_path=m.safetensors --learning_rate=1e-4
+set ARGS=%ARGS% --train_data_dir=test/img --network_module=networks.lora
+%CMD% %ARGS%
+""",
+        "m.safetensors",
+    ),
+    "background.sh": (
+        """#!/bin/bash
+export CUDA_VISIBLE_DEVICES=0
+nohup accelerate launch train_network.py --pretrained_model_name_or_path=m.safetensors --output_name=x > log.txt 2>&1 &
+""",
+        "m.safetensors",
+    ),
+    "docker.sh": (
+        """#!/bin/bash
+# env first, then docker style
+docker run --rm -v $PWD:/w sd python3 /app/train_network.py --pretrained_model_name_or_path=m.safetensors
+""",
+        "m.safetensors",
+    ),
+    "loop.sh": (
+        """#!/bin/bash
+python - <<'PY'
+import os
+os.system("echo train_network.py")
+PY
+LR=1e-4; DIM=16
+for NAME in ann bob; do
+  accelerate launch train_network.py --learning_rate=$LR --network_dim=$DIM --output_name=$NAME
+done
+""",
+        8,
+    ),
+    "toml.sh": (
+        """#!/bin/bash
+LR=1e-4
+cat > cfg.toml <<EOF
+[a]
+network_module = "networks.lora"
+learning_rate = $LR
+pretrained_model_name_or_path = "m.safetensors"
+train_data_dir = "test/img"
+EOF
+accelerate launch train_network.py --config_file=cfg
+""",
+        "m.safetensors",
+    ),
+    "delayed.bat": (
+        """@echo off
+setlocal enabledelayedexpansion
+set LR=1e-4
+set "ARGS=--pretrained_model_name_or_path=m.safetensors --train_data_dir=test/img"
+python train_network.py !ARGS! --learning_rate=!LR! --network_module=networks.lora
+""",
+        "m.safetensors",
+    ),
+}
+"""Files as people have them: the model that they name, or the line that is not certain."""
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_is_converted_or_refused_with_its_line(
+    name: str, encoding: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, target = tmp_path / name, tmp_path / "made.toml"
+    path.write_text(CASES[name][0], encoding=encoding)
+    code, expected = run(["convert", str(path), "--output", str(target)]), CASES[name][1]
+    shown = capsys.readouterr().err
+    if isinstance(expected, str):
+        assert code == 0, shown
+        assert load_config(target).model.pretrained_model_name_or_path == expected
+    else:
+        assert code == 2 and not target.exists()
+        assert f"{name}, line {expected}: " in shown and HINT in shown
+
+
+def test_a_file_that_is_not_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "train.bat"
+    path.write_bytes('python train_network.py --output_name="学習"\n'.encode("cp932"))
+    for command in (["convert", str(path)], ["--preset", str(path)]):
+        assert run(command) == 2
+        assert "it is not UTF-8" in (shown := capsys.readouterr().err) and "Encoding: UTF-8" in shown
+
+
+@pytest.mark.parametrize(
+    ("lines", "line"),
+    [
+        ("[ x ] && cat > c.toml <<E\nseed = 1\nE", 1),
+        ("cat > c.toml <<E\nseed = $(date)\nE", 1),
+        ("cat > c.toml <<'E'\nseed = 1\nE\nsed -i s/1/2/ c.toml", 4),
+        ("echo 'seed = 1' > ./c.toml", 1),
+        ("echo hi\npython make.py --out=c.toml", 2),
+        ("cat > $DIR/c.toml <<E\nseed = 1\nE", 1),
+    ],
+)
+def test_a_configuration_that_the_script_writes_in_another_way(lines: str, line: int) -> None:
+    found = convert_command_line(f"{lines}\npython train_network.py --config_file c.toml\n")
+    (problem,) = [one for one in found.problems if one.key == "config_file"]
+    assert f"c.toml is written by line {line}, `" in problem.message
+    problems = convert_command_line(f"{lines}\npython train_network.py --dataset_config c.toml\n").problems
+    assert [(one.where, one.key) for one in problems] == [(f"line {line}", "dataset_config")]
+
+
+def test_what_is_assumed_or_not_run_is_reported() -> None:
+    lines = "pip install x\npython tag.py --x\nexport OUT=${BASE_DIR_X:-$HOME/out}\n"
+    found = convert_command_line(f'{lines}python train_network.py --output_dir="$OUT" "$@"\n')
+    assert not found.problems
+    reported = {entry.key: entry.value for entry in found.entries if entry.status == "no effect"}
+    assert reported["line 1"] == "pip install x" and reported["line 2"] == "python tag.py --x"
+    assert reported["BASE_DIR_X"].endswith("/out") and reported["arguments"] == "$@"
+
+
+def test_a_script_that_is_far_too_large_ends_early() -> None:
+    assert len(script_of("what\n" * 1000).problems) == 20
+    assert script_of("python train_network.py --x\n" + "#" * 70000).problems[0].where == "line 1"
+    doubled = script_of("A=aa\n" + "A=$A$A\n" * 100 + "python train_network.py --x $A")
+    assert "far more than arguments" in doubled.problems[0].message

@@ -1,0 +1,376 @@
+"""A POSIX shell script (bash, zsh, dash): its statements, blocks and variables."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from itertools import takewhile
+
+from engine.config.kohya.scripts.posix_words import Part, Scanner, Sign, Word
+from engine.config.kohya.scripts.programs import RUNNERS, SOURCED, WRAPPERS
+from engine.config.kohya.scripts.script import REST, Command, Script, parted, plain, program, runs_script
+
+_ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(\[[^]=]*\])?(\+?)=")
+_USE = re.compile(r"\$(?:\{(\w+)(\[[@*]\])?(?:(:?[-=+?])(.*))?\}|(\w+))", re.DOTALL)
+_PATTERN = re.compile(r"[*?]|\[.|\{[^{}]*(?:,|\.\.)[^{}]*\}")
+_PATTERN_IN_VALUE = re.compile(r"[*?]|\[.")
+_REDIRECTION = re.compile(r"\d*[<>]|&>")
+_IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
+_OPENING = {"if": "fi", "while": "done", "until": "done", "for": "done", "select": "done", "case": "esac", "{": "}"}
+_DECLARING = frozenset(["export", "local", "readonly", "declare", "typeset"])
+_SETTING = frozenset(["read", "mapfile", "readarray", "getopts", "let", "unset", "printf", "(("])
+"""They change the variables that they name."""
+_ALL = frozenset(["$@", "$*", "${@}", "${*}"])
+_CERTAIN = frozenset(["echo", "true", ":", "export", "set", "shift", "local"])
+"""They always succeed, so that what is behind their `&&` runs."""
+_TESTS = frozenset(["[", "[[", "test", "(("])
+_OPTIONS = re.compile(r"(?:[-+]\w+|pipefail|errexit|nounset|xtrace|posix|verbose|noglob)")
+_TOO_POWERFUL = frozenset(["IFS", "BASH_ENV"])
+
+
+@dataclass
+class _Block:
+    end: str
+    """The word that closes it."""
+    line: int
+    function: str = ""
+    pattern: bool = False
+    """In a `case`, before the bracket that ends a pattern."""
+
+
+@dataclass
+class _Gathered:
+    """A command while it is read."""
+
+    words: list[Word] = field(default_factory=list)
+    targets: list[Word] = field(default_factory=list)
+    body: str | None = None
+
+
+class PosixScript(Script):
+    """A script for bash and its like."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._scanner = Scanner(self.text)
+        self._blocks: list[_Block] = []
+        self._functions: dict[str, set[str]] = {}
+        """The variables that each one sets."""
+        self._line = 1
+        self._named = ""
+        """The function whose body comes next."""
+        self._gathered = _Gathered()
+        self._before = ""
+        """The operator before the command, where one joins it to the last one."""
+        self._doubtful = self._tested = False
+        """Whether what is before the command in its chain may keep it from running; whether that is a test."""
+
+    def read(self) -> None:
+        """Read all statements."""
+        while (token := self._scanner.next()) is not None:
+            if isinstance(token, Sign):
+                self._sign(token)
+            elif not self._blocks or not self._blocks[-1].pattern:
+                if self._gathered.words or not self._keyword(token):
+                    self._gathered.words.append(token)
+            elif token.keyword() == "esac":
+                self._close(token)
+        self._end("\n")
+        if self._blocks:
+            number = self._blocks[-1].line
+            self.refuse(number, f"{self.shown(number)} is not closed.")
+
+    def _sign(self, sign: Sign) -> None:
+        block, words = self._blocks[-1] if self._blocks else None, self._gathered.words
+        if block is not None and block.pattern:
+            block.pattern = sign.text != ")"
+        elif _REDIRECTION.match(sign.text):
+            self._redirection(sign)
+        elif sign.text == "(" and self._scanner.text.startswith("(", self._scanner.place) and not words:
+            self._scanner.skip_arithmetic(sign.start)
+            source = self._scanner.text[sign.start : self._scanner.place]
+            words += [Word(sign.start, [Part("((", quoted=False)]), Word(sign.start, [Part(source, quoted=True)])]
+        elif sign.text == "(" and len(words) == 1 and words[0].keyword():
+            self._named = words.pop().keyword()
+            self._scanner.next()
+        elif sign.text == "(" and not words:
+            self._open(")", sign.start)
+        elif sign.text == "(":
+            self.refuse(self.line_at(sign.start), f"{self.shown(self.line_at(sign.start))} is not understood.")
+        elif sign.text == ")":
+            self._end(";")
+            self._close(Word(sign.start, [Part(")", quoted=False)]))
+        else:
+            self._end(sign.text)
+            if block is not None and block.end == "esac" and sign.text.startswith((";;", ";&")):
+                block.pattern = True
+
+    def _redirection(self, sign: Sign) -> None:
+        word = self._scanner.next()
+        if not isinstance(word, Word):
+            self.refuse(self.line_at(sign.start), f"{self.shown(self.line_at(sign.start))}: a file name is missing.")
+        elif sign.text.lstrip("0123456789") in ("<<", "<<-"):
+            text = self._scanner.body("".join(part.text for part in word.parts), tabs=sign.text.endswith("-"))
+            literal = any(part.quoted for part in word.parts)
+            self._gathered.body = text if literal else self._joined(Scanner(text).inside())
+        elif ">" in sign.text and not sign.text.endswith("&"):
+            self._gathered.targets.append(word)
+
+    def _keyword(self, word: Word) -> bool:
+        """Take a word at the place of a command that is part of a block, or `[[`."""
+        text, scanner = word.keyword(), self._scanner
+        if text in ("then", "do", "else", "elif", "!", "time", "coproc"):
+            return True
+        if text in ("fi", "done", "esac", "}"):
+            self._close(word)
+        elif text == "function":
+            name = scanner.next()
+            self._named = name.keyword() if isinstance(name, Word) else ""
+            if scanner.text.startswith("()", scanner.place):
+                scanner.place += 2
+        elif text in _OPENING:
+            self._open(_OPENING[text], word.start)
+            if text in ("for", "select", "case"):
+                self._head(text)
+        elif text == "[[":
+            while (token := scanner.next()) is not None and not (isinstance(token, Word) and token.keyword() == "]]"):
+                pass
+            return False
+        else:
+            return False
+        return True
+
+    def _head(self, kind: str) -> None:
+        """What is between `for` or `case` and the commands: a variable, values, or `((…))`."""
+        last = "in" if kind == "case" else "do"
+        first = True
+        while (token := self._scanner.next()) is not None:
+            if isinstance(token, Word):
+                if first and kind != "case":
+                    self._doubt(self.line_at(token.start), token.keyword())
+                if token.keyword() == last:
+                    break
+                first = False
+            elif token.text == "(" and kind == "for":
+                self._scanner.skip_arithmetic(token.start)
+                self._doubt(self.line_at(token.start), *_names(self.text[token.start : self._scanner.place]))
+        self._blocks[-1].pattern = kind == "case"
+
+    def _open(self, end: str, start: int) -> None:
+        self._blocks.append(_Block(end, self.line_at(start), self._named))
+        if self._named:
+            self._functions.setdefault(self._named, set())
+            if self._named.lower() in RUNNERS | WRAPPERS:
+                self.refuse(self.line_at(start), f"{self.shown(self.line_at(start))} gives a program another meaning.")
+        self._named = ""
+
+    def _close(self, word: Word) -> None:
+        if self._blocks and self._blocks[-1].end == word.keyword():
+            self._blocks.pop()
+        else:
+            self.refuse(self.line_at(word.start), f"{self.shown(self.line_at(word.start))} closes nothing.")
+
+    def _end(self, sign: str) -> None:
+        """A command is complete, and `sign` follows."""
+        gathered, self._gathered = self._gathered, _Gathered()
+        name = ""
+        if gathered.words or gathered.targets:
+            name = self._command(gathered)
+        elif sign == "\n" and self._before:
+            return  # the chain continues in the next line
+        self._before = sign if sign in ("&&", "||", "|", "|&") else ""
+        self._doubtful = bool(self._before) and (self._doubtful or sign != "&&" or name not in _CERTAIN)
+        self._tested = bool(self._before) and (self._tested or sign == "||" or (sign == "&&" and name in _TESTS))
+
+    def _condition(self, line: int) -> str:
+        """What decides whether the present command runs, for a call."""
+        if self._blocks:
+            block = self._blocks[0]
+            what = f"the function {block.function}" if block.function else self.shown(block.line)
+            return f"line {block.line}, {what}"
+        if self._tested:
+            return f"a test in line {line}"
+        return ""
+
+    def _command(self, gathered: _Gathered) -> str:
+        """Take a whole command; its name, or "" if it only sets variables."""
+        words, line = gathered.words, self.line_at((gathered.words or gathered.targets)[0].start)
+        self._line = line
+        assigned = list(takewhile(lambda pair: pair[0], ((_assignment(word), word) for word in words)))
+        words = words[len(assigned) :]
+        for found, word in assigned:
+            if found and words:
+                self._environment(found, word, line)
+            elif found:
+                self._set(found, word, line)
+        if not words:
+            for target in gathered.targets:
+                self.run(Command(line, [], targets=[self._joined(target)]))
+            return "true"
+        name = program(words[0].keyword())
+        while name == "builtin" and len(words) > 1:
+            words, name = words[1:], program(words[1].keyword())
+        if name in _DECLARING:
+            self._declare(words[1:], line)
+            return name
+        fields = [one for word in words for one in self._fields(word)]
+        if words[0].keyword() in ("[", "[["):
+            fields = [words[0].keyword()]
+        targets = [self._joined(target) for target in gathered.targets]
+        command = Command(line, fields, self._condition(line), targets, gathered.body)
+        if name in self._functions:
+            self._doubt(line, *self._functions[name])
+        elif name == "set" and all(_OPTIONS.fullmatch(word) for word in fields[1:]):
+            pass
+        elif name in ("source", "."):
+            if len(fields) < 2 or program(fields[1]) not in SOURCED:
+                self._unknown(command)
+        elif name in _SETTING and (name != "printf" or "-v" in fields):
+            self._doubt(line, *_names(" ".join(fields[1:])))
+        else:
+            self.run(command)
+        return name
+
+    def _declare(self, words: list[Word], line: int) -> None:
+        for word in words:
+            if found := _assignment(word):
+                self._set(found, word, line)
+
+    def _set(self, found: re.Match[str], word: Word, line: int) -> None:
+        name, index, added = found.groups()
+        if name in _TOO_POWERFUL:
+            self.refuse(line, f"{self.shown(line)} changes how the shell reads everything below it.")
+            return
+        sure = not self._blocks and not self._doubtful and not index
+        value: str | list[str]
+        if word.items is not None:
+            value = [one for item in word.items for one in self._fields(item)]
+            sure = sure and not any(item.keyword().startswith("[") for item in word.items)
+        else:
+            value = self._joined(_without(word, found.end()))
+        if added:
+            before = self.value_of(name)
+            if isinstance(value, list) and isinstance(before, list):
+                value = [*before, *value]
+            elif isinstance(value, str) and isinstance(before, str):
+                value = f"{before}{value}"
+            else:
+                sure = False
+        for block in self._blocks:
+            if block.function:
+                self._functions[block.function].add(name)
+        self.assign(name, value, line, sure=sure)
+
+    def _environment(self, found: re.Match[str], word: Word, line: int) -> None:
+        before = self.values.get(found[1])
+        self.assign(found[1], self._joined(_without(word, found.end())), line, sure=True)
+        if before is None:
+            self.values.pop(found[1], None)
+        else:
+            self.values[found[1]] = before
+
+    def _doubt(self, line: int, *names: str) -> None:
+        for block in self._blocks:
+            if block.function:
+                self._functions[block.function].update(names)
+        self.doubt(line, *names)
+
+    def _fields(self, word: Word) -> list[str]:
+        """What becomes of a word in a call: none, one or several words."""
+        if len(word.parts) == 1 and word.parts[0].use and word.parts[0].text in _ALL:
+            return [REST]
+        fields, begun = [""], bool(word.parts and word.parts[0].quoted)
+        pattern = bool(_PATTERN.search("".join(part.text for part in word.parts if not part.quoted and not part.use)))
+        for place, part in enumerate(word.parts):
+            if not part.use:
+                text = self._tilde(part) if not place else part.text
+                reason = "the shell may put file names there; quotation marks keep it as it is"
+                fields[-1] += self.unsure(text, reason) if pattern and not part.quoted else text
+                begun = True
+                continue
+            value = self._value(part)
+            if part.text.endswith("[*]}") and part.quoted and isinstance(value, list):
+                value = " ".join(value)
+            if part.quoted and isinstance(value, list):
+                begun = bool(value) or begun
+                fields[-1:] = [fields[-1] + (value or [""])[0], *value[1:]]
+                if not value and len(word.parts) == 2:  # "${LIST[@]}" of an empty list is no word at all
+                    return []
+                continue
+            if part.quoted and isinstance(value, str):
+                fields[-1] += value
+                begun = True
+                continue
+            text = value if isinstance(value, str) else " ".join(value)
+            if "'" in part.text or '"' in part.text:
+                text = self.unsure(part.text, "quotation marks in it keep words together")
+            if _PATTERN_IN_VALUE.search(text) and "\0" not in text:
+                text = self.unsure(part.text, "its value is a pattern of file names")
+            pieces = parted(text)
+            if begun and text[:1].isspace() and pieces:
+                fields.append("")
+            fields[-1:] = [fields[-1] + (pieces or [""])[0], *pieces[1:]]
+            if text[-1:].isspace() and pieces and place + 1 < len(word.parts):
+                fields.append("")
+            begun = begun or bool(pieces)
+        return fields if begun else []
+
+    def _joined(self, word: Word) -> str:
+        """What a word is as the value of a variable, where nothing is parted."""
+        made = []
+        for place, part in enumerate(word.parts):
+            value = self._value(part) if part.use else part.text if place else self._tilde(part)
+            made.append(value if isinstance(value, str) else " ".join(value))
+        return "".join(made)
+
+    def _tilde(self, part: Part) -> str:
+        home = self.value_of("HOME")
+        at_home = not part.quoted and (part.text == "~" or part.text.startswith("~/"))
+        return f"{home}{part.text[1:]}" if at_home and isinstance(home, str) else part.text
+
+    def _value(self, part: Part) -> str | list[str]:
+        """What the use of a variable stands for."""
+        found = _USE.fullmatch(part.text)
+        if found is None:
+            if runs_script(part.text):
+                self.refuse(self._line, f"{self.shown(self._line)} is not understood.")
+            return self.unsure(part.text)
+        name, sign, default = found[1] or found[5], found[3] or "", found[4] or ""
+        known = self.value_of(name)
+        if isinstance(known, list) and not found[2]:
+            return self.unsure(part.text, "bash takes the first of a list, zsh all of it")
+        if known is not None and sign in ("", "?", ":?"):
+            return known
+        if known is not None:
+            empty = not known and ":" in sign
+            return self._default(part, default) if empty != sign.endswith("+") else "" if sign.endswith("+") else known
+        if sign.endswith(("-", "=")) and not self.doubted(name):
+            value = self._default(part, default)
+            remark = "the file does not set it: its default is taken"
+            if (name, plain(value), remark) not in self.notes:
+                self.notes.append((name, plain(value), remark))
+            if sign.endswith("="):
+                self.assign(name, value, self._line, sure=not self._blocks)
+            return value
+        return self.unsure(part.text, name=name)
+
+    def _default(self, part: Part, text: str) -> str:
+        if part.quoted and "'" in text:
+            return self.unsure(part.text)
+        return self._joined(Scanner(text).word(whole=True))
+
+
+def _assignment(word: Word) -> re.Match[str] | None:
+    first = word.parts[0] if word.parts else None
+    return _ASSIGNMENT.match(first.text) if first is not None and not first.quoted and not first.use else None
+
+
+def _without(word: Word, length: int) -> Word:
+    """A word without its first characters."""
+    first = word.parts[0]
+    rest = [Part(first.text[length:], quoted=False)] if len(first.text) > length else []
+    return Word(word.start, [*rest, *word.parts[1:]])
+
+
+def _names(text: str) -> list[str]:
+    return _IDENTIFIER.findall(text)
