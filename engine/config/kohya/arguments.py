@@ -132,12 +132,20 @@ def convert_arguments(
         elif key in OFF_AT_ZERO and _number(value) == 0:
             found.tell(key, value, Rule("honoured", rule.target, "0 is off"))
         elif key in _SPECIAL:
-            _SPECIAL[key](found, key, value, rule)
+            _special(found, key, value, rule)
         else:
             found.tell(key, value, rule)
             if rule.target and rule.status in ("honoured", "better"):
                 found.set(rule.target, _number(value))
     return found
+
+
+def _special(found: Conversion, key: str, value: Any, rule: Rule) -> None:
+    try:
+        _SPECIAL[key](found, key, value, rule)
+    except (ValueError, TypeError, ArithmeticError, LookupError):
+        shown = printable(str(value))[:60]
+        found.problems.append(Problem("", key, f"{shown!r} is given, which cannot be its value.", "Correct it."))
 
 
 def flattened(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,9 +29,10 @@ def is_nothing(value: Any) -> bool:
 def as_float(value: Any) -> float:
     """A number however it is written; 0 where it is none, as the GUI reads it."""
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
         return 0.0
+    return found if math.isfinite(found) else 0.0
 
 
 @dataclass
