@@ -92,6 +92,53 @@ def test_toml_beyond_the_limits_is_a_value_error(text: str) -> None:
         reading.parse_toml(text)
 
 
+def test_a_key_of_endless_parts_is_refused_before_it_is_parsed() -> None:
+    for text in ("a" + ".a" * 2_000_000 + " = 1", "x = {" + " b . " * 2000 + "c = 1}", "[" + '"k".' * 2000 + "k]"):
+        with pytest.raises(ValueError, match="nested"):
+            reading.parse_toml(text)
+    assert reading.parse_toml('a.b.c = "' + "x. " * 500 + '"')["a"]
+
+
+def test_more_values_than_any_file_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MAX_VALUES", 10)
+    assert reading.parse_json("[" + ",".join("1" * 9) + "]")
+    for text in ("[" + ",".join("1" * 12) + "]", "[[],[],[],[],[],[]]", '{"a":{"b":{"c":[{},{},{},{}]}}}'):
+        for given in (text, text.encode()):
+            with pytest.raises(ValueError, match="more than 10 values"):
+                reading.parse_json(given)
+
+
+def test_the_end_of_a_file_of_any_size(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"0123456789")
+    assert reading.read_tail(path, 4) == (b"6789", False) and reading.read_tail(path, 10) == (b"0123456789", True)
+    path.with_name("y").mkdir()
+    with pytest.raises(reading.NotRegularFileError):
+        reading.read_tail(path.with_name("y"), 4)
+
+
+@pytest.mark.parametrize("make", [_fifo, _socket, _device, Path.mkdir])
+def test_nothing_but_a_regular_file_is_written(tmp_path: Path, make: object) -> None:
+    path = tmp_path / "x"
+    assert not reading.is_regular(path)
+    make(path)  # type: ignore[operator]
+    assert not reading.is_regular(path)
+    with pytest.raises(reading.NotRegularFileError):
+        reading.open_for_writing(path, os.O_WRONLY | os.O_CREAT, below=tmp_path)
+
+
+def test_a_link_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/x").symlink_to(tmp_path / "victim")
+    with pytest.raises(reading.NotRegularFileError, match="symbolic link"):
+        reading.open_for_writing(tmp_path / "run/x", os.O_WRONLY | os.O_CREAT, below=tmp_path / "run")
+    assert not (tmp_path / "victim").exists()
+    os.close(reading.open_for_writing(tmp_path / "run/y", os.O_WRONLY | os.O_CREAT, below=tmp_path / "run"))
+    assert reading.is_regular(tmp_path / "run/y")
+    for impossible in ("a\x00", "x" * 5000):
+        assert not reading.is_regular(tmp_path / impossible)
+
+
 def test_the_place_of_a_bad_number_is_named() -> None:
     with pytest.raises(ValueError, match=r"training\.unet_lr: nan is not a finite number"):
         reading.parse_toml("[training]\nunet_lr = nan")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-QUICK, LONG = 60, 2000
+QUICK, LONG = 60, 600
 
 
 def examples(quick: int = QUICK, long: int = LONG) -> pytest.MarkDecorator:

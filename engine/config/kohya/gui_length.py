@@ -96,6 +96,6 @@ def gui_steps(content: Mapping[str, Any], epochs: int) -> int:
         if inner.is_dir() and repeats.isdecimal():
             items += int(repeats) * sum(path.suffix.lower() in COUNTED for path in inner.iterdir())
     batch, gathered = (
-        int(as_float(content.get(key)) or 1) for key in ("train_batch_size", "gradient_accumulation_steps")
+        int(as_float(content.get(key))) or 1 for key in ("train_batch_size", "gradient_accumulation_steps")
     )
     return math.ceil(items / batch / gathered * epochs * (2 if content.get("reg_data_dir") else 1))
