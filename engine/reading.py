@@ -31,7 +31,7 @@ MAX_VALUES = 6_000_000
 MAX_CONFIG = 4 * 2**20
 """Bytes of a configuration; the parser of TOML takes some seconds for so many."""
 _LONG_KEY = re.compile(r"""(?<![\w"'.-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){1000}""")
-"""A dotted key of so many parts that `tomllib` would soon need hours for it. No prose has so many one-word sentences."""
+"""A dotted key of so many parts that `tomllib` would need hours for it. No prose has so many one-word sentences."""
 SAVE_AS_UTF8 = "Save it as UTF-8 text. In Notepad: File, Save as, Encoding: UTF-8."
 _KINDS = (
     (stat.S_ISREG, "a file"),

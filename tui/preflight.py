@@ -142,6 +142,30 @@ def check_settings(config: RunConfig) -> None:
         read_prompts(config, lambda _: None, family.prompt_flags if family else frozenset())
 
 
+def missing_paths(config: RunConfig) -> list[str]:
+    """What the configuration names and this machine does not have: "network.network_weights = /a/b"; hub ids and
+    prompts are no paths."""
+    import os
+
+    from engine.config.form import PROMPT_FILES
+    from engine.models.hub.cache import is_hub_id
+    from engine.runs.layout import expanded
+    from engine.runs.prepare import NEW_PATHS, PATH_KEYS
+    from engine.text import printable
+
+    found = []
+    for table, key in PATH_KEYS:
+        value = getattr(getattr(config, table), key)
+        if not isinstance(value, str) or not value or key in NEW_PATHS or is_hub_id(value):
+            continue
+        no_path = value.startswith("data:") if key == "metadata_thumbnail" else False
+        if key == "sample_prompts":
+            no_path = not value.lower().endswith(PROMPT_FILES)
+        if not no_path and not os.path.lexists(expanded(value)):
+            found.append(f"{table}.{key} = {printable(value)}")
+    return found
+
+
 def _check_cache(config: RunConfig) -> None:
     """The cache folder is there or can be made."""
     from engine.runs.layout import expanded

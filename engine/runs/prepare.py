@@ -31,7 +31,7 @@ LONGEST_NAME = 200
 SCHEMA = 1
 _FIRST_STATE = "state-00000000.safetensors"
 """What every run saves before its first step."""
-_PATH_KEYS = (
+PATH_KEYS = (
     ("model", "pretrained_model_name_or_path"), ("model", "vae"), ("model", "clip_l"), ("model", "t5xxl"),
     ("model", "ae"), ("model", "t5_tokenizer"), ("dataset", "train_data_dir"), ("dataset", "reg_data_dir"),
     ("dataset", "validation_data_dir"), ("dataset", "dataset_config"), ("dataset", "conditioning_data_dir"),
@@ -39,19 +39,19 @@ _PATH_KEYS = (
     ("sampling", "sample_prompts"), ("memory", "cache_dir"), ("saving", "output_dir"),
     ("saving", "metadata_thumbnail"),
 )  # fmt: skip
-_NEW_PATHS = {"cache_dir", "output_dir"}
+NEW_PATHS = {"cache_dir", "output_dir"}
 """Paths that need not exist yet; another value that names nothing (a hub id, a prompt) stays as it is."""
 
 
 def absolute_paths(config: RunConfig) -> RunConfig:
     """A copy in which every path is absolute, so that a resume from another directory finds the same files."""
     changes: dict[str, dict[str, Any]] = {}
-    for table, key in _PATH_KEYS:
+    for table, key in PATH_KEYS:
         value = getattr(getattr(config, table), key)
         if not isinstance(value, str) or not value:
             continue
         path = expanded(value)
-        if key in _NEW_PATHS or (len(value) < 4096 and os.path.lexists(path)):
+        if key in NEW_PATHS or (len(value) < 4096 and os.path.lexists(path)):
             changes.setdefault(table, {})[key] = os.path.abspath(path)  # noqa: PTH100 - resolve() follows links
     return config.changed(**changes)
 

@@ -38,6 +38,7 @@ def command(file: str, target: str | None, as_json: bool) -> int:
     from engine.config.kohya.dataset_file import read_text
     from engine.config.write import dump_toml
     from engine.errors import UsageError
+    from tui.preflight import missing_paths
 
     path = expanded(file)
     found = conversion_of(path, read_text(path))
@@ -65,6 +66,8 @@ def command(file: str, target: str | None, as_json: bool) -> int:
     if place.exists():
         raise UsageError(f"{printable(place)} is there already.", "Name another file with --output.")
     write_text(place, dump_toml(config, f"Converted from {path.name}, a {found.kind} of Kohya's."))
+    if missing := missing_paths(config):
+        output.narrate(f"Not on this machine, and needed by a run: {', '.join(missing)}.")
     output.narrate(f"Train with it:\n  {shell_line(('lorasmith', '--preset', place))}")
     output.result(place)
     return ExitCode.DONE

@@ -223,7 +223,7 @@ def _schedule(made: Fitted) -> None:
     if name == "cosine_with_min_lr" and "min_lr" not in settings:
         changes.setdefault("lr_scheduler_min_lr_ratio", training.lr_scheduler_min_lr_ratio or 0.0)
     if name == "warmup_stable_decay" and not exact and not (training.lr_decay_steps or changes.get("lr_decay_steps")):
-        changes["lr_decay_steps"] = 0.1  # what is done here where nothing is said; nothing decays in the scripts
+        changes["lr_decay_steps"] = 0.1  # what is done here where nothing is set; nothing decays in the scripts
     try:
         made.config = made.config.changed(training={**changes, "lr_scheduler_args": texts})
     except ValidationError:

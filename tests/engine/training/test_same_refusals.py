@@ -175,8 +175,13 @@ def test_json_has_the_refusal(tmp_path: Path, capfd: pytest.CaptureFixture[str])
         {"network_weights": "nowhere.safetensors"},
     ],
 )
-def test_what_trains_is_converted(settings: dict[str, object], tmp_path: Path) -> None:
+def test_what_trains_is_converted(
+    settings: dict[str, object], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """A file that is not on this machine may be there where the preset is used."""
     file = tmp_path / "kohya.toml"
     file.write_text(written({"bucket_reso_steps": 64, "resolution": "512", "train_data_dir": "/p", **settings}))
     assert run(["convert", str(file), "--output", str(tmp_path / "made.toml")]) == 0
+    told = capfd.readouterr().err
+    assert "Not on this machine, and needed by a run: dataset.train_data_dir = /p" in told
+    assert ("network.network_weights = nowhere.safetensors" in told) is ("network_weights" in settings)
