@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.errors import ModelError, UsageError
+from engine.errors import UsageError
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
@@ -88,28 +88,14 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
 
 
 def _check_start(config: RunConfig, recognition: Recognition) -> None:
-    """The LoRA to go on from: readable, in Kohya's format, of this family as far as its names tell."""
+    """The LoRA to start from: readable, in a format that is taken, sound, of this family as far as its names tell."""
     if config.network.network_weights is None:
         return
-    from engine.adapters.inspect import inspect_lora
-    from engine.adapters.names import by_module, is_peft
-    from engine.models.header import read_header
+    from engine.adapters.defects import check_start
     from engine.models.registry import family_named
     from engine.runs.layout import expanded
-    from engine.text import printable
 
-    path, wanted = expanded(config.network.network_weights), family_named(recognition.family).lora_base
-    tensors = read_header(path).tensors
-    if is_peft(tensors):
-        base = "FLUX" if any("single_transformer_blocks" in name for name in tensors) else "another transformer"
-    else:
-        by_module(tensors)
-        base = inspect_lora(path).base
-    if base not in ("unknown", wanted):
-        raise ModelError(
-            f"network.network_weights: {printable(path)} is a LoRA for {base}, and the model is {wanted}.",
-            "Go on from a LoRA that was trained on a model of this family.",
-        )
+    check_start(expanded(config.network.network_weights), family_named(recognition.family).lora_base)
 
 
 def _check_cache(config: RunConfig) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,6 +44,8 @@ class Header:
     metadata: Mapping[str, str]
     size: int
     """Bytes of the whole file."""
+    places: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Name to where the tensor's bytes begin and end in the file."""
     shapes: Mapping[str, tuple[int, ...]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -112,11 +113,15 @@ def read_header(path: Path) -> Header:
         raise _not_safetensors(path, f"its header cannot be understood ({type(error).__name__})") from error
     _check_places(path, places, size - 8 - length)
     tensors = {name: (place.kind, place.shape) for name, place in places.items()}
-    return Header(tensors, metadata, size)
+    start = 8 + length
+    inside = {name: (start + place.first, start + place.last) for name, place in places.items()}
+    return Header(tensors, metadata, size, inside)
 
 
 def _header_length(path: Path, start: bytes, size: int) -> int:
-    if start[:4] == b"PK\x03\x04" or start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+    length = int.from_bytes(start, "little")
+    possible = len(start) == 8 and length <= min(MAX_HEADER, size - 8)  # of 640 bytes, a length begins like a pickle
+    if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in b"\2\3\4\5" and not possible):
         raise refuse_pickle(path)
     if start[:4] == b"GGUF":
         raise ModelError(
@@ -130,7 +135,6 @@ def _header_length(path: Path, start: bytes, size: int) -> int:
         )
     if len(start) < 8:
         raise ModelError(f"{printable(path)} is cut short: it has {size} bytes.", "Fetch it again.")
-    length: int = struct.unpack("<Q", start)[0]
     if length > MAX_HEADER or length < 2:
         raise _not_safetensors(path, "it does not begin with a header length")
     if 8 + length > size:

@@ -13,6 +13,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from safetensors.torch import load_file
 
 from engine import paths
+from engine.adapters.defects import check_start
 from engine.adapters.lora import LoraNetwork
 from engine.adapters.names import is_peft
 from engine.adapters.peft_format import to_kohya
@@ -231,7 +232,8 @@ def build_network(config: RunConfig, model: Model, say: Say) -> LoraNetwork:
     targets = model.lora_targets(conv=conv)
     if config.network.network_weights:
         path = Path(config.network.network_weights)
-        metadata = read_header(path).metadata  # refuses what is no safetensors file, with the reason
+        check_start(path, family_named(model.recognition.family).lora_base)
+        metadata = read_header(path).metadata
         weights = load_file(path)
         if is_peft(weights):
             weights = to_kohya(weights, metadata, model.trainable, targets, say)

@@ -66,6 +66,7 @@ def test_a_transformer_alone(arguments: list[str], capfd: pytest.CaptureFixture[
     ],
 )
 def test_loras_to_start_from(arguments: list[str], tmp_path: Path, name: str, code: int) -> None:
-    save_file({name: torch.ones(2, 4)}, tmp_path / "start.safetensors")
+    pair = {name: torch.ones(2, 4), name.replace("_A", "_B").replace("_down", "_up"): torch.ones(4, 2)}
+    save_file(pair, tmp_path / "start.safetensors")
     start = ["--set", "network.network_weights=start.safetensors", "--set", "network.dim_from_weights=true"]
     assert run([*arguments, *start]) == code

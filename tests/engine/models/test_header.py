@@ -108,6 +108,20 @@ def test_a_zipped_pickle_under_a_wrong_name(tmp_path: Path) -> None:
         read_header(tmp_path / "m.safetensors")
 
 
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408, 65536 + 640])
+def test_a_header_whose_length_begins_like_a_pickle(tmp_path: Path, length: int) -> None:
+    header = json.dumps({"x": {"dtype": "U8", "shape": [2], "data_offsets": [0, 2]}}).encode().ljust(length)
+    assert read_header(written(tmp_path / "x.safetensors", header, bytes(2))).shapes == {"x": (2,)}
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("value", [{}, [1], {"a": list(range(1000))}, "x" * 70000])
+def test_pickles_of_every_protocol(tmp_path: Path, protocol: int, value: object) -> None:
+    (tmp_path / "m.safetensors").write_bytes(pickle.dumps(value, protocol))
+    with pytest.raises(ModelError, match="pickle"):
+        read_header(tmp_path / "m.safetensors")
+
+
 def test_the_line_that_converts_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {"x": torch.arange(3)}, "epoch": 4}, "m.ckpt")
