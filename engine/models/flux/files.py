@@ -12,9 +12,9 @@ from engine.errors import ModelError, UsageError
 from engine.models.base import Recognition
 from engine.models.files import read_json, weight_files
 from engine.models.flux.detect import INSIDE
-from engine.models.fp8 import check_formats
 from engine.models.header import Header, read_header
 from engine.models.kinds import looks_like
+from engine.models.weights import check_weights
 from engine.runs.layout import expanded
 from engine.text import printable
 
@@ -108,7 +108,7 @@ def _named(part: str, place: Path) -> PartFiles:
     else:
         found = PartFiles((place,))
     for file, header in zip(found.files, found.headers, strict=True):
-        check_formats(file, header)
+        check_weights(file, header)
     headers = found.headers
     if not any(header.any(sign) for header in headers for sign in _SIGNS[part]):
         other = looks_like(headers[0]) or "something else: its tensor names fit none that is known"

@@ -8,6 +8,7 @@ from engine.errors import ModelError
 from engine.models.header import read_header, readable
 from engine.models.kinds import looks_like
 from engine.models.ldm.names import VAE
+from engine.models.weights import check_weights
 from engine.text import printable
 
 
@@ -33,3 +34,4 @@ def _check_vae(path: Path) -> None:
     header = read_header(path)
     if not any(header.any(prefix) for prefix in (f"{VAE}encoder.", "encoder.down.", "encoder.down_blocks.")):
         raise ModelError(f"{where} is {looks_like(header) or 'no VAE: its tensor names fit none'}.", hint)
+    check_weights(path, header)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from engine.errors import ModelError
 from engine.models.base import Recognition
-from engine.models.files import format_of, read_json, weight_files
+from engine.models.files import format_of, read_json
 from engine.models.header import Header, read_header
 from engine.models.kinds import is_lora
 from engine.models.ldm.names import UNET, VAE, levels_of_file, multiples
 from engine.models.ldm.noise import noise_of_file, noise_of_folder
+from engine.models.weights import check_weights, part_headers, side
 from engine.text import printable
 
 PARTS = ("text_encoder", "text_encoder_2", "unet", "vae")
@@ -29,7 +30,7 @@ def recognise_file(path: Path) -> Recognition | None:
     header = read_header(path)
     if is_lora(header) or not header.any(UNET + "input_blocks."):
         return None
-    context = header.shapes.get(UNET + _CONTEXT, (0, 0))[-1]
+    context = side(path, header, UNET + _CONTEXT, -1)
     if not header.any("conditioner.embedders.") and context != 2048:
         return None
     where = printable(path)
@@ -41,7 +42,8 @@ def recognise_file(path: Path) -> Recognition | None:
             f"{where} has an SDXL UNet but no {' and no '.join(missing)}.",
             "Use the full checkpoint; files that hold only the UNet cannot be trained.",
         )
-    _check_channels(where, header.shapes.get(UNET + "input_blocks.0.0.weight", (0, 4))[1])
+    _check_channels(where, side(path, header, UNET + "input_blocks.0.0.weight", 1, 4))
+    check_weights(path, header)
     noise = noise_of_file(header, "SDXL", path.name)
     reasons = [f"family sdxl: UNet with a context of {context} and two text encoders", *noise.reasons]
     if header.any("model_ema."):
@@ -90,7 +92,7 @@ def recognise_folder(folder: Path) -> Recognition | None:
     if str(schedule.get("_class_name", "")).startswith("EDM"):
         raise ModelError(f"{where} is trained with EDM's noise, as Playground v2.5 is: not SDXL's.", _BASE)
     noise = noise_of_folder(folder)
-    headers = {part: [read_header(file) for file in weight_files(folder, part)] for part in PARTS}
+    headers = {part: part_headers(folder, part) for part in PARTS}
     return Recognition(
         "sdxl",
         folder,
