@@ -104,7 +104,7 @@ def load_part(
         ModelError: a file is broken, or a tensor is missing, has another shape, or holds NaN or infinity.
         UsageError: the precision needs what is not installed.
     """
-    module = hollow(source.build, source.config)
+    module = _built(part, source)
     coder = Coder(module, precision, torch.device(device))
     if empty:
         module = module.to_empty(device="cpu").to(dtype).requires_grad_(False).eval()
@@ -144,6 +144,24 @@ def load_part(
     module.load_state_dict(state, strict=True, assign=True)
     coder.tell(part, dtype, say)
     return module.requires_grad_(False).eval()
+
+
+def _built(part: str, source: Source) -> Any:
+    """The empty module.
+
+    Raises:
+        ModelError: the libraries refuse its configuration.
+    """
+    try:
+        return hollow(source.build, source.config)
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, AssertionError) as error:
+        where = source.files[0].parent / "config.json" if source.files else None
+        named = where if where is not None and where.is_file() else next(iter(source.files), Path(part))
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"The {part} cannot be built as {printable(named)} has it: {printable(reason)}.",
+            "Fetch the folder or file again, or use another copy.",
+        ) from error
 
 
 @contextmanager

@@ -7,13 +7,16 @@ from typing import Any
 
 from engine.errors import ModelError
 from engine.models.base import Recognition
+from engine.models.configs import read_config
 from engine.models.files import format_of, read_json
 from engine.models.header import Header, read_header
 from engine.models.kinds import is_lora
 from engine.models.weights import check_weights, part_headers, side
 from engine.text import printable
 
-PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
+CONFIGS = {"transformer": "transformer", "vae": "vae", "text_encoder": "text_encoder", "text_encoder_2": "t5"}
+"""The parts, and what `read_config` calls their configurations."""
+PARTS = tuple(CONFIGS)
 COMFY = "model.diffusion_model."
 """ComfyUI's prefix of a denoiser."""
 INSIDE = {"text_encoder": "text_encoders.clip_l.transformer.", "text_encoder_2": "text_encoders.t5xxl.transformer."}
@@ -88,8 +91,14 @@ def recognise_folder(folder: Path) -> Recognition | None:
     config = read_json(folder / "transformer" / "config.json")
     if config.get("_class_name", "FluxTransformer2DModel") != "FluxTransformer2DModel":
         return None
+    read_config(folder / "transformer" / "config.json", "transformer")
     _check_channels(where, config.get("in_channels", CHANNELS))
+    schedule = folder / "scheduler" / "scheduler_config.json"
+    if schedule.is_file():
+        read_config(schedule, "scheduler")
     headers = {part: part_headers(folder, part) for part in PARTS}
+    for part in PARTS:
+        read_config(folder / part / "config.json", CONFIGS[part], headers[part])
     variant, reason = _variant(bool(config.get("guidance_embeds")), "guidance_embeds in transformer/config.json")
     size = sum(header.size for found in headers.values() for header in found)
     return _recognition(folder, "diffusers", variant, headers["transformer"], "", size, reason, {"inside": ()})

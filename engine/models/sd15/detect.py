@@ -6,6 +6,7 @@ from pathlib import Path
 
 from engine.errors import ModelError
 from engine.models.base import Recognition
+from engine.models.configs import read_config
 from engine.models.files import format_of, read_json
 from engine.models.header import read_header
 from engine.models.kinds import is_lora
@@ -94,11 +95,11 @@ def recognise_folder(folder: Path) -> Recognition | None:
         return None
     if unet.get("cross_attention_dim") == 1024 or unet.get("use_linear_projection"):
         raise _sd2(where)
+    read_config(folder / "unet" / "config.json", "unet")
     _check_channels(where, unet.get("in_channels", 4))
-    vae = read_json(folder / "vae" / "config.json")
-    read_json(folder / "text_encoder" / "config.json")
     noise = noise_of_folder(folder)
     headers = {part: part_headers(folder, part) for part in PARTS}
+    configs = {part: read_config(folder / part / "config.json", part, headers[part]) for part in PARTS}
     reasons = (f"family sd15: {pipeline or 'unet, text_encoder and vae'} in diffusers' layout", *noise.reasons)
     return Recognition(
         "sd15",
@@ -110,7 +111,7 @@ def recognise_folder(folder: Path) -> Recognition | None:
         sum(header.size for found in headers.values() for header in found),
         reasons,
         {"prediction_type_stated": noise.stated},
-        *multiples(len(vae.get("block_out_channels", ())), len(unet.get("block_out_channels", ()))),
+        *multiples(*(len(configs[part].get("block_out_channels", ())) for part in ("vae", "unet"))),
     )
 
 

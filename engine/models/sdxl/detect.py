@@ -6,6 +6,7 @@ from pathlib import Path
 
 from engine.errors import ModelError
 from engine.models.base import Recognition
+from engine.models.configs import read_config
 from engine.models.files import format_of, read_json
 from engine.models.header import Header, read_header
 from engine.models.kinds import is_lora
@@ -84,15 +85,14 @@ def recognise_folder(folder: Path) -> Recognition | None:
         raise ModelError(f"{where} is an SDXL folder without unet/config.json.", "Fetch the whole folder.")
     if unet.get("cross_attention_dim") == 1280 and not (folder / "text_encoder").exists():
         raise ModelError(f"{where} is the SDXL refiner: it has the second text encoder only.", _BASE)
+    read_config(configuration, "unet")
     _check_channels(where, unet.get("in_channels", 4))
-    vae = read_json(folder / "vae" / "config.json")
-    for part in ("text_encoder", "text_encoder_2"):
-        read_json(folder / part / "config.json")
     schedule = read_json(folder / "scheduler" / "scheduler_config.json")
     if str(schedule.get("_class_name", "")).startswith("EDM"):
         raise ModelError(f"{where} is trained with EDM's noise, as Playground v2.5 is: not SDXL's.", _BASE)
     noise = noise_of_folder(folder)
     headers = {part: part_headers(folder, part) for part in PARTS}
+    configs = {part: read_config(folder / part / "config.json", part, headers[part]) for part in PARTS}
     return Recognition(
         "sdxl",
         folder,
@@ -103,7 +103,7 @@ def recognise_folder(folder: Path) -> Recognition | None:
         sum(header.size for found in headers.values() for header in found),
         (f"family sdxl: {pipeline or 'unet, vae and two text encoders'} in diffusers' layout", *noise.reasons),
         {"prediction_type_stated": noise.stated},
-        *multiples(len(vae.get("block_out_channels", ())), len(unet.get("block_out_channels", ()))),
+        *multiples(*(len(configs[part].get("block_out_channels", ())) for part in ("vae", "unet"))),
     )
 
 
