@@ -11,6 +11,7 @@ from engine.models.configs import read_config
 from engine.models.files import format_of, read_json
 from engine.models.header import Header, read_header
 from engine.models.kinds import is_lora
+from engine.models.tokenizer_files import check_tokenizer
 from engine.models.weights import check_weights, part_headers, side
 from engine.text import printable
 
@@ -97,8 +98,9 @@ def recognise_folder(folder: Path) -> Recognition | None:
     if schedule.is_file():
         read_config(schedule, "scheduler")
     headers = {part: part_headers(folder, part) for part in PARTS}
-    for part in PARTS:
-        read_config(folder / part / "config.json", CONFIGS[part], headers[part])
+    configs = {part: read_config(folder / part / "config.json", CONFIGS[part], headers[part]) for part in PARTS}
+    for number in ("", "_2"):
+        check_tokenizer(folder / f"tokenizer{number}", configs[f"text_encoder{number}"].get("vocab_size"))
     variant, reason = _variant(bool(config.get("guidance_embeds")), "guidance_embeds in transformer/config.json")
     size = sum(header.size for found in headers.values() for header in found)
     return _recognition(folder, "diffusers", variant, headers["transformer"], "", size, reason, {"inside": ()})

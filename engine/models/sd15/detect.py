@@ -12,6 +12,7 @@ from engine.models.header import read_header
 from engine.models.kinds import is_lora
 from engine.models.ldm.names import UNET, VAE, levels_of_file, multiples
 from engine.models.ldm.noise import noise_of_file, noise_of_folder
+from engine.models.tokenizer_files import check_tokenizer
 from engine.models.weights import check_weights, part_headers, side
 from engine.text import printable
 
@@ -100,6 +101,7 @@ def recognise_folder(folder: Path) -> Recognition | None:
     noise = noise_of_folder(folder)
     headers = {part: part_headers(folder, part) for part in PARTS}
     configs = {part: read_config(folder / part / "config.json", part, headers[part]) for part in PARTS}
+    check_tokenizer(folder / "tokenizer", configs["text_encoder"].get("vocab_size"))
     reasons = (f"family sd15: {pipeline or 'unet, text_encoder and vae'} in diffusers' layout", *noise.reasons)
     return Recognition(
         "sd15",

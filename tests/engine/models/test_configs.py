@@ -213,3 +213,47 @@ def test_every_default_has_a_rule() -> None:
     for part, usual in configs._DEFAULTS.items():
         assert usual.keys() <= configs._RULES[part].keys()
         assert all(configs._RULES[part][key].fault(value) is None for key, value in usual.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("tokenizer_config.json", b"{", "tokenizer_config.json cannot be read as JSON"),
+        ("tokenizer_config.json", b"[]", "tokenizer_config.json holds no table"),
+        ("tokenizer_config.json", b"[" * 100_000, "cannot be read as JSON"),
+        ("tokenizer_config.json", b"\xff\xfe", "cannot be read as JSON"),
+        ("tokenizer_config.json", b'{"model_max_length": -5}', "model_max_length is -5"),
+        ("tokenizer_config.json", b'{"model_max_length": 0}', "model_max_length is 0"),
+        ("tokenizer_config.json", b'{"model_max_length": NaN}', "model_max_length is nan"),
+        ("tokenizer_config.json", b'{"model_max_length": "many"}', "model_max_length is many"),
+        ("tokenizer_config.json", b'{"model_max_length": null}', "model_max_length is None"),
+        ("special_tokens_map.json", b"nothing", "special_tokens_map.json cannot be read as JSON"),
+        ("vocab.json", b'{"a": 60000}', "has the token number 60000, and the text encoder knows 49408"),
+        ("vocab.json", b'{"a": -1}', "is no table of tokens"),
+        ("vocab.json", b'{"a": "b"}', "is no table of tokens"),
+        ("vocab.json", b'["a"]', "holds no table"),
+        ("added_tokens.json", b'{"x": 49408}', "has the token number 49408"),
+        ("tokenizer.json", b'{"model": {"vocab": {"a": 99999}}}', "has the token number 99999"),
+        ("tokenizer.json", b'{"model": {"vocab": {"a": 1}}, "added_tokens": [{"id": 99999}]}', "number 99999"),
+        ("tokenizer.json", b'{"model": {"vocab": {"a": 1}}, "added_tokens": ["x"]}', "is no list of tokens"),
+        ("tokenizer.json", b'{"model": 5}', "is no table of tokens"),
+        ("merges.txt", None, "has a vocab.json but no merges.txt"),
+    ],
+)
+def test_tokenizers(folder: Path, tmp_path: Path, name: str, content: bytes | None, why: str) -> None:
+    copy = changed(folder, tmp_path, "unet/config.json", lambda config: None)
+    (copy / "tokenizer" / name).unlink(missing_ok=True)
+    if content is not None:
+        (copy / "tokenizer" / name).write_bytes(content)
+    with pytest.raises(ModelError) as error:
+        recognise(copy)
+    assert why in error.value.message and "tokenizer" in error.value.message and error.value.hint
+
+
+def test_a_tokenizer_without_a_limit_is_taken(folder: Path, tmp_path: Path) -> None:
+    copy = changed(folder, tmp_path, "unet/config.json", lambda config: None)
+    (copy / "tokenizer" / "tokenizer_config.json").unlink()
+    (copy / "tokenizer" / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 10**30}))
+    assert recognise(copy).family == "sd15"
+    shutil.rmtree(copy / "tokenizer")
+    assert recognise(copy).family == "sd15"
