@@ -70,6 +70,8 @@ class Choice:
         return f"must be {' or '.join('null' if each is None else str(each).lower() for each in self.values)}"
 
 
+Rules = Mapping[str, Number | Names | Choice]
+
 _FLAG = Choice((True, False))
 _WIDTH = Number(1, 65536)
 _CHANNELS = Number(1, 4096)
@@ -77,7 +79,7 @@ _COUNT = Number(1, 1000)
 _SHARE = Number(0, 1, whole=False)
 _SMALL = Number(1e-12, 0.1, whole=False)
 _TOKEN = Number(-1, 10_000_000, null=True, lists=True)
-_UNET = {
+_UNET: Rules = {
     **dict.fromkeys(("in_channels", "out_channels"), _CHANNELS),
     "block_out_channels": Number(1, 65536, lists=True),
     "layers_per_block": Number(1, 64, lists=True),
@@ -100,7 +102,7 @@ _UNET = {
     **dict.fromkeys(("flip_sin_to_cos", "use_linear_projection", "center_input_sample", "dual_cross_attention"), _FLAG),
     "upcast_attention": Choice((True, False, None)),
 }
-_VAE = {
+_VAE: Rules = {
     **dict.fromkeys(("in_channels", "out_channels", "latent_channels"), _CHANNELS),
     "block_out_channels": Number(1, 65536, lists=True),
     "layers_per_block": Number(1, 64),
@@ -111,7 +113,7 @@ _VAE = {
     **dict.fromkeys(("down_block_types", "up_block_types"), Names()),
     **dict.fromkeys(("force_upcast", "use_quant_conv", "use_post_quant_conv", "mid_block_add_attention"), _FLAG),
 }
-_CLIP = {
+_CLIP: Rules = {
     "vocab_size": Number(1, 10_000_000),
     **dict.fromkeys(("hidden_size", "num_attention_heads"), _WIDTH),
     "projection_dim": Number(0, 65536),
@@ -123,7 +125,7 @@ _CLIP = {
     **dict.fromkeys(("initializer_factor", "initializer_range"), Number(0, 1000, whole=False)),
     **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), _TOKEN),
 }
-_T5 = {
+_T5: Rules = {
     "vocab_size": Number(1, 10_000_000),
     **dict.fromkeys(("d_model", "d_kv", "num_heads"), _WIDTH),
     "d_ff": Number(1, 1_000_000),
@@ -135,7 +137,7 @@ _T5 = {
     "initializer_factor": Number(0, 1000, whole=False),
     **dict.fromkeys(("eos_token_id", "pad_token_id", "decoder_start_token_id"), _TOKEN),
 }
-_FLUX = {
+_FLUX: Rules = {
     "patch_size": Number(1, 64),
     "in_channels": _CHANNELS,
     "out_channels": Number(1, 4096, null=True),
@@ -146,7 +148,7 @@ _FLUX = {
     "axes_dims_rope": Number(2, 65536, lists=True),
     "guidance_embeds": _FLAG,
 }
-_SCHEDULER = {
+_SCHEDULER: Rules = {
     "num_train_timesteps": Number(1000, 100_000),
     **dict.fromkeys(("beta_start", "beta_end"), Number(1e-9, 0.9999, whole=False)),
     "beta_schedule": Choice(("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")),
@@ -158,7 +160,7 @@ _SCHEDULER = {
     **dict.fromkeys(("base_image_seq_len", "max_image_seq_len"), Number(1, 10_000_000, null=True)),
     "use_dynamic_shifting": _FLAG,
 }
-_RULES: Mapping[str, Mapping[str, Number | Names | Choice]] = {
+_RULES: Mapping[str, Rules] = {
     "unet": _UNET,
     "vae": _VAE,
     "text_encoder": _CLIP,
@@ -233,7 +235,7 @@ def _absurd(value: Any) -> str | None:
 def _contradictions(part: str, config: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Keys whose values do not go together, and why; empty where all do."""
     found: list[tuple[str, str]] = []
-    levels = config.get("block_out_channels")
+    levels: Any = config.get("block_out_channels")
     if part in ("unet", "vae"):
         if not isinstance(levels, list) or not all(type(width) is int for width in levels):
             return [("block_out_channels", "must be a list of whole numbers")]

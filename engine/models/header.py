@@ -113,8 +113,8 @@ def read_header(path: Path) -> Header:
         raise _not_safetensors(path, f"its header cannot be understood ({type(error).__name__})") from error
     _check_places(path, places, size - 8 - length)
     tensors = {name: (place.kind, place.shape) for name, place in places.items()}
-    start = 8 + length
-    inside = {name: (start + place.first, start + place.last) for name, place in places.items()}
+    front = 8 + length
+    inside = {name: (front + place.first, front + place.last) for name, place in places.items()}
     return Header(tensors, metadata, size, inside)
 
 

@@ -92,7 +92,8 @@ def recognise_folder(folder: Path) -> Recognition | None:
     config = read_json(folder / "transformer" / "config.json")
     if config.get("_class_name", "FluxTransformer2DModel") != "FluxTransformer2DModel":
         return None
-    read_config(folder / "transformer" / "config.json", "transformer")
+    for part in PARTS:
+        read_config(folder / part / "config.json", CONFIGS[part])  # a bad value is reported before missing weights
     _check_channels(where, config.get("in_channels", CHANNELS))
     schedule = folder / "scheduler" / "scheduler_config.json"
     if schedule.is_file():

@@ -99,6 +99,8 @@ def recognise_folder(folder: Path) -> Recognition | None:
     read_config(folder / "unet" / "config.json", "unet")
     _check_channels(where, unet.get("in_channels", 4))
     noise = noise_of_folder(folder)
+    for part in PARTS:
+        read_config(folder / part / "config.json", part)  # a bad value is reported before missing weights
     headers = {part: part_headers(folder, part) for part in PARTS}
     configs = {part: read_config(folder / part / "config.json", part, headers[part]) for part in PARTS}
     check_tokenizer(folder / "tokenizer", configs["text_encoder"].get("vocab_size"))

@@ -88,6 +88,8 @@ def recognise_folder(folder: Path) -> Recognition | None:
         raise ModelError(f"{where} is the SDXL refiner: it has the second text encoder only.", _BASE)
     read_config(configuration, "unet")
     _check_channels(where, unet.get("in_channels", 4))
+    for part in PARTS:
+        read_config(folder / part / "config.json", part)  # a bad value is reported before missing weights
     schedule = read_json(folder / "scheduler" / "scheduler_config.json")
     if str(schedule.get("_class_name", "")).startswith("EDM"):
         raise ModelError(f"{where} is trained with EDM's noise, as Playground v2.5 is: not SDXL's.", _BASE)
