@@ -15,12 +15,15 @@ from engine.models.kinds import looks_like
 from engine.text import listing, printable
 
 
-def check_start(path: Path, wanted: str) -> None:
+def check_start(path: Path, wanted: str) -> Format:
     """Refuse a file that `network.network_weights` cannot be; all of it is read, since NaN in it would end the
     training much later and look like a learning rate that is too high.
 
     Args:
         wanted: `Family.lora_base` of the model.
+
+    Returns:
+        What the file is.
 
     Raises:
         ModelError: says what is wrong with which file.
@@ -41,6 +44,7 @@ def check_start(path: Path, wanted: str) -> None:
     faults = defects(found, header, read_payload(path, header), start=True)
     if faults:
         raise ModelError(f"{where}: {faults[0]}", "The file is damaged or was written wrongly: use another copy.")
+    return found
 
 
 def defects(found: Format, header: Header, payload: Payload, *, start: bool = False) -> list[str]:

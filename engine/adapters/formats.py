@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from engine.adapters.bases import UNETS, UNKNOWN, base_of
 from engine.adapters.keys import Module, Shapes, modules_of
 from engine.adapters.tables import TABLES
+from engine.models.base import LoraTarget
 from engine.text import listing, printable
+
+T = TypeVar("T")
 
 KOHYA = "Kohya's"
 DIFFUSERS = "diffusers' and peft's (ai-toolkit's for FLUX)"
@@ -250,9 +254,22 @@ def why_no_start(found: Format) -> str | None:
     if more or found.strange:
         rest = more + found.strange
         return f"{len(rest)} of its tensors belong to no plain LoRA ({listing([printable(key) for key in rest], 1)})"
-    if any(own not in (None, name) for name, own in found.kohya_names.items()):
-        return f"its blocks are named as {'diffusers' if found.base == 'SDXL' else 'the original files'} name them"
     return None
+
+
+def in_kohya_names(tensors: Mapping[str, T], found: Format, targets: Iterable[LoraTarget]) -> dict[str, T]:
+    """A file in Kohya's format whose UNet's blocks may be named the other way (diffusers' for SDXL, the original files'
+    for SD 1.5), in the names of the run's layers."""
+    paths = {
+        f"lora_unet_{target.path.replace('.', '_')}": target.kohya_name
+        for target in targets
+        if target.component == "unet"
+    }
+    renamed = {}
+    for key, tensor in tensors.items():
+        name, _, part = key.partition(".")
+        renamed[f"{paths.get(name) or found.kohya_names.get(name) or name}.{part}"] = tensor
+    return renamed
 
 
 def with_article(kind: str) -> str:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from engine import paths
 from engine.adapters.defects import check_start
+from engine.adapters.formats import in_kohya_names
 from engine.adapters.lora import LoraNetwork
 from engine.adapters.names import is_peft
 from engine.adapters.peft_format import to_kohya
@@ -232,11 +233,13 @@ def build_network(config: RunConfig, model: Model, say: Say) -> LoraNetwork:
     targets = model.lora_targets(conv=conv)
     if config.network.network_weights:
         path = Path(config.network.network_weights)
-        check_start(path, family_named(model.recognition.family).lora_base)
+        found = check_start(path, family_named(model.recognition.family).lora_base)
         metadata = read_header(path).metadata
         weights = load_file(path)
         if is_peft(weights):
             weights = to_kohya(weights, metadata, model.trainable, targets, say)
+        else:
+            weights = in_kohya_names(weights, found, targets)
     network = LoraNetwork.attach(
         model.trainable,
         targets,

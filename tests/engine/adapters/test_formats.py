@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ import pytest
 import torch
 from safetensors.torch import save, save_file
 
+from engine.adapters.formats import in_kohya_names, recognised
 from engine.adapters.inspect import LoraReport, inspect_lora
 from engine.adapters.tables import TABLES
 from engine.adapters.tables.base import as_original
 from engine.errors import ModelError
+from engine.models.base import LoraTarget
 from engine.models.registry import recognise
 from tui.main import run
 
@@ -167,7 +171,7 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         "Kohya's",
         "SDXL",
         "ComfyUI, Forge, A1111, diffusers",
-        False,
+        True,
     ),
     (
         "sd15, original blocks",
@@ -175,7 +179,7 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         "Kohya's",
         "SD 1.5",
         "ComfyUI, Forge, A1111, diffusers",
-        False,
+        True,
     ),
     ("kohya flux", lora(FLUX, 3072, 9216), "Kohya's", "FLUX", "ComfyUI, Forge, diffusers, sd-scripts, LyCORIS", True),
     (
@@ -321,7 +325,7 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         "Kohya's",
         "SDXL",
         "ComfyUI, Forge, A1111, diffusers",
-        False,
+        True,
     ),
     (
         "omi sdxl",
@@ -466,7 +470,7 @@ def test_sdxl_in_diffusers_names_is_whole(tmp_path: Path) -> None:
     found = report(tmp_path, tensors)
     assert found.problems == [] and found.base == "SDXL" and found.modules == {"UNet": 560}
     assert found.known_modules == {"UNet": 722} and "diffusers" in found.readers
-    assert found.no_start == "its blocks are named as diffusers name them"
+    assert found.no_start is None
 
 
 @pytest.mark.parametrize("base", ["SD 1.5", "SDXL"])
@@ -538,6 +542,39 @@ def test_a_hash_of_tensors_in_another_order(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(len(text).to_bytes(8, "little") + text + body)
     assert inspect_lora(path).problems == []
+
+
+@pytest.mark.parametrize("base", ["SD 1.5", "SDXL"])
+def test_a_start_with_the_blocks_named_the_other_way(base: str) -> None:
+    """Whatever a UNet's blocks are called, the run's layers get the values."""
+    table = TABLES[base]
+    own = sorted(table.attention["UNet"])
+    targets = [LoraTarget("unet", diffusers_path(base, name), name, "linear") for name in own]
+    originals = {f"{as_original(name, table.attending)}.alpha": name for name in own}
+    paths = {f"lora_unet_{target.path.replace('.', '_')}.alpha": target.kohya_name for target in targets}
+    for names in (originals, paths, {f"{name}.alpha": name for name in own}):
+        found = recognised({key.replace("alpha", "lora_down.weight"): (4, 64) for key in names})
+        assert found is not None
+        found = replace(found, kohya_names={key.split(".")[0]: table.place(key.split(".")[0]) for key in names})
+        assert in_kohya_names(names, found, targets) == {f"{name}.alpha": name for name in own}
+    assert in_kohya_names({"lora_te1_x.alpha": 1}, found, targets) == {"lora_te1_x.alpha": 1}
+
+
+def diffusers_path(base: str, name: str) -> str:
+    """A path that stands for diffusers' one of the layer: its underscored form is what files have."""
+    if base == "SD 1.5":
+        return name.removeprefix("lora_unet_")
+    table = TABLES[base]
+    match = re.fullmatch(r"lora_unet_(input|middle|output)_block(?:s_(\d+))?_1_(.+)", name)
+    assert match is not None
+    row = int(match[2] or 0)
+    front = {
+        "input": f"down_blocks_{(row - 1) // 3}_attentions_{(row - 1) % 3}",
+        "middle": "mid_block_attentions_0",
+        "output": f"up_blocks_{row // 3}_attentions_{row % 3}",
+    }[match[1]]
+    assert table.place(f"lora_unet_{front}_{match[3]}") == name
+    return f"{front}.{match[3]}"
 
 
 def test_embeddings_and_dora_scales_are_noted(tmp_path: Path) -> None:
