@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from engine.errors import ModelError
+from engine.text import printable
 
 DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
 PARTS = (DOWN, UP, ALPHA)
@@ -13,27 +14,7 @@ PARTS = (DOWN, UP, ALPHA)
 
 PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lora_te3_")
 
-_FOREIGN = {
-    "lora_A.": "is in peft's format",
-    "lora_B.": "is in peft's format",
-    "lora_linear_layer.": "is in an old diffusers format",
-    "_lora.down": "is in an old diffusers format",
-    "hada_": "is a LoHa (LyCORIS), not a LoRA",
-    "lokr_": "is a LoKr (LyCORIS), not a LoRA",
-    "dora_scale": "is a DoRA",
-    "oft_": "is an OFT, not a LoRA",
-}
-
 T = TypeVar("T")
-
-
-def foreign_kind(keys: Iterable[str]) -> str | None:
-    """What a file of these keys is when it is no LoRA in Kohya's format: "is in peft's format"; None when it is one."""
-    for key in keys:
-        for mark, kind in _FOREIGN.items():
-            if mark in key:
-                return kind
-    return None
 
 
 def is_peft(keys: Iterable[str]) -> bool:
@@ -51,9 +32,8 @@ def by_module(tensors: Mapping[str, T]) -> dict[str, dict[str, T]]:
     for key, tensor in tensors.items():
         name, _, part = key.partition(".")
         if part not in PARTS or not name.startswith(PREFIXES):
-            kind = foreign_kind(tensors) or f"has the key {key}, which no LoRA in Kohya's format has"
             raise ModelError(
-                f"The LoRA to start from {kind}.",
+                f"The LoRA to start from has the key {printable(key)}, which no LoRA in Kohya's format has.",
                 "network_weights takes a LoRA in Kohya's format (keys lora_unet_... and lora_te_...).",
             )
         modules.setdefault(name, {})[part] = tensor

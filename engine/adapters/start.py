@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from engine.adapters.inspect import inspect_lora
+from engine.adapters.defects import check_file
 from engine.adapters.names import DOWN, PARTS, UP, by_module, is_peft
 from engine.config.schema import RunConfig
 from engine.errors import ModelError
 from engine.models.header import Header, read_header
-from engine.text import listing, printable
+from engine.text import listing
 
 _TEXT_ENCODERS = ("lora_te_", "lora_te1_", "lora_te2_")
 """Those that can be trained; T5's modules (`lora_te3_`) are left out of any run."""
@@ -36,42 +36,10 @@ def check_start(config: RunConfig, base: str | None) -> None:
     if config.network.network_weights is None:
         return
     path = Path(config.network.network_weights).expanduser()
+    check_file(path, base)
     header = read_header(path)
-    if is_peft(header.tensors):
-        flux = any("single_transformer_blocks" in name for name in header.tensors)
-        _check_base(path, "FLUX" if flux else "another transformer", base)
-        _check_pairs(header)
-        return
-    modules = by_module(header.tensors)
-    report = inspect_lora(path)
-    _check_base(path, report.base, base)
-    _check_modules(config, modules, header)
-    for problem in report.problems:
-        if "NaN or infinity" in problem:
-            raise ModelError(
-                f"network.network_weights: {printable(path)}: {problem}", "Start from an earlier file of that training."
-            )
-
-
-def _check_base(path: Path, found: str, base: str | None) -> None:
-    if base is not None and found not in ("unknown", base):
-        raise ModelError(
-            f"network.network_weights: {printable(path)} is a LoRA for {found}, and the model is {base}.",
-            "Go on from a LoRA that was trained on a model of this family.",
-        )
-
-
-def _check_pairs(header: Header) -> None:
-    """Refuse a LoRA in diffusers' format of which a module lacks one of its two matrices."""
-    halves: dict[str, set[str]] = {}
-    for key in header.tensors:
-        for half in ("lora_A", "lora_B"):
-            place, found, _ = key.partition(f".{half}.")
-            if found:
-                halves.setdefault(place, set()).add(half)
-    for place, found_halves in halves.items():
-        if len(found_halves) < 2:
-            raise ModelError(f"The LoRA to start from is incomplete: {place} lacks one of its two matrices.")
+    if not is_peft(header.tensors):
+        _check_modules(config, by_module(header.tensors), header)
 
 
 def _check_modules(config: RunConfig, modules: Mapping[str, Mapping[str, object]], header: Header) -> None:

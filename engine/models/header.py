@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,22 +17,16 @@ MAX_HEADER = 32 * 2**20
 """Bytes; those of the largest models have less than one MiB, and metadata with a thumbnail a few."""
 
 BITS = {
-    "BOOL": 8,
-    "U8": 8,
-    "I8": 8,
-    "F8_E4M3": 8,
-    "F8_E5M2": 8,
-    "I16": 16,
-    "U16": 16,
-    "F16": 16,
-    "BF16": 16,
-    "I32": 32,
-    "U32": 32,
-    "F32": 32,
-    "I64": 64,
-    "U64": 64,
-    "F64": 64,
+    "F4": 4,
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("I16", "U16", "F16", "BF16"), 16),
+    **dict.fromkeys(("I32", "U32", "F32"), 32),
+    **dict.fromkeys(("I64", "U64", "F64", "C64"), 64),
 }
+"""Bits of a number in each format that the safetensors library (0.8) knows; a file with another does not open."""
+_OVERFLOW = 2**64
+"""Counts from here on overflow the library's arithmetic."""
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 CONVERT = (
     "import sys, torch, safetensors.torch as s; "
@@ -52,6 +45,8 @@ class Header:
     metadata: Mapping[str, str]
     size: int
     """Bytes of the whole file."""
+    places: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Name to where the tensor's bytes begin and end in the file."""
     shapes: Mapping[str, tuple[int, ...]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -112,25 +107,24 @@ def read_header(path: Path) -> Header:
             length = _header_length(path, start, size)
             raw = file.read(length)
     try:
-        entries = parse_json(raw)
+        entries = parse_json(raw.decode(), surrogates=False)  # strictly UTF-8: the library takes no other encoding
         if not isinstance(entries, dict):
             raise ValueError("the header is not a table")
-        metadata = entries.pop("__metadata__", None) or {}
-        tensors, end = _tensors(entries)
-        metadata = {str(key): str(value) for key, value in metadata.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        metadata = _metadata(entries.pop("__metadata__", None))
+        places = {name: _place(entry) for name, entry in entries.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _not_safetensors(path, f"its header cannot be understood ({type(error).__name__})") from error
-    if 8 + length + end > size:
-        raise ModelError(
-            f"{printable(path)} is cut short: its header names {(8 + length + end) / 2**20:.1f} MiB, the file has "
-            f"{size / 2**20:.1f} MiB.",
-            "The copy or download broke off; fetch it again.",
-        )
-    return Header(tensors, metadata, size)
+    _check_places(path, places, size - 8 - length)
+    tensors = {name: (place.kind, place.shape) for name, place in places.items()}
+    front = 8 + length
+    inside = {name: (front + place.first, front + place.last) for name, place in places.items()}
+    return Header(tensors, metadata, size, inside)
 
 
 def _header_length(path: Path, start: bytes, size: int) -> int:
-    if start[:4] == b"PK\x03\x04" or start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+    length = int.from_bytes(start, "little")
+    possible = len(start) == 8 and length <= min(MAX_HEADER, size - 8)  # of 640 bytes, a length begins like a pickle
+    if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in b"\2\3\4\5" and not possible):
         raise refuse_pickle(path)
     if start[:4] == b"GGUF":
         raise ModelError(
@@ -144,7 +138,6 @@ def _header_length(path: Path, start: bytes, size: int) -> int:
         )
     if len(start) < 8:
         raise ModelError(f"{printable(path)} is cut short: it has {size} bytes.", "Fetch it again.")
-    length: int = struct.unpack("<Q", start)[0]
     if length > MAX_HEADER or length < 2:
         raise _not_safetensors(path, "it does not begin with a header length")
     if 8 + length > size:
@@ -161,21 +154,79 @@ def _not_safetensors(path: Path, why: str) -> ModelError:
     )
 
 
-def _tensors(entries: dict[str, Any]) -> tuple[dict[str, tuple[str, tuple[int, ...]]], int]:
-    """Names to (format, shape), and where the last tensor ends, counted from behind the header."""
-    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
-    end = 0
-    for name, entry in entries.items():
-        shape = tuple(entry["shape"])
-        first, last = entry["data_offsets"]
-        if not all(isinstance(number, int) and number >= 0 for number in (*shape, first, last)):
-            raise ValueError("a size is not a number")
-        count = 1
-        for side in shape:
-            count *= side
-        bits = BITS.get(entry["dtype"])
-        if first > last or (bits is not None and count * bits != (last - first) * 8):
-            raise ValueError("a tensor's place does not fit its shape")
-        tensors[name] = (str(entry["dtype"]), shape)
-        end = max(end, last)
-    return tensors, end
+@dataclass(frozen=True)
+class _Place:
+    """An entry of the header."""
+
+    kind: str
+    shape: tuple[int, ...]
+    first: int
+    """Where its bytes begin, counted from behind the header."""
+    last: int
+
+
+def _metadata(value: Any) -> dict[str, str]:
+    """What `__metadata__` holds: texts, by name.
+
+    Raises:
+        ValueError: anything else, which the library refuses too.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise ValueError("the metadata are not texts")
+    return value
+
+
+def _place(entry: dict[str, Any]) -> _Place:
+    """One entry, its sizes checked against each other.
+
+    Raises:
+        ValueError, KeyError, TypeError: it has another form, or its bytes are not as many as its shape needs.
+    """
+    kind, shape, (first, last) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    if not isinstance(kind, str) or not all(type(n) is int and n >= 0 for n in (*shape, first, last)):
+        raise ValueError("a size is not a number")
+    count = 1
+    for side in shape:
+        count *= side
+        if count >= _OVERFLOW:
+            raise ValueError("a tensor's shape is too large")
+    bits = count * BITS.get(kind, 0)
+    if first > last or bits >= _OVERFLOW or (kind in BITS and bits != (last - first) * 8):
+        raise ValueError("a tensor's place does not fit its shape")
+    return _Place(kind, shape, first, last)
+
+
+def _check_places(path: Path, places: Mapping[str, _Place], room: int) -> None:
+    """Refuse what the safetensors library would: the tensors must fill the file without a gap, each its own part.
+
+    Args:
+        room: bytes behind the header.
+
+    Raises:
+        ModelError: says what and where.
+    """
+    where, damaged = printable(path), "It was written wrongly or damaged: fetch it again, or use another copy."
+    end = max((place.last for place in places.values()), default=0)
+    if end > room:
+        raise ModelError(
+            f"{where} is cut short: its header names {end / 2**20:.1f} MiB of tensors, the file has "
+            f"{room / 2**20:.1f} MiB.",
+            "The copy or download broke off; fetch it again.",
+        )
+    for name, place in places.items():
+        if place.kind not in BITS:
+            raise ModelError(
+                f"{where} has {printable(name)} in the number format {printable(place.kind)}, which safetensors does "
+                "not know.",
+                "Use a copy in fp16, bf16 or fp32.",
+            )
+    reached = 0
+    for name, place in sorted(places.items(), key=lambda item: (item[1].first, item[1].last)):
+        if place.first != reached:
+            fault = "overlaps another tensor" if place.first < reached else "does not follow the tensor before it"
+            raise ModelError(f"{where} is broken: the place of {printable(name)} in the file {fault}.", damaged)
+        reached = place.last
+    if reached != room:
+        raise ModelError(f"{where} is broken: {room - reached} bytes follow its last tensor.", damaged)

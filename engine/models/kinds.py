@@ -9,11 +9,19 @@ _LORA_ENDINGS = (
     ".lora_up.weight",
     ".lora_A.weight",
     ".lora_B.weight",
+    ".lora_A.default.weight",
     ".lora.down.weight",
+    ".lora_linear_layer.down.weight",
+    *(f"_lora{number}.down.weight" for number in ("", "1", "2")),
     ".hada_w1_a",
-    ".lokr_w1",
-    ".lokr_w2",
+    *(f".lokr_{factor}" for factor in ("w1", "w1_a", "w2", "w2_a")),
     ".oft_blocks",
+    ".oft_R.weight",
+    ".on_input",
+    ".diff",
+    ".w_norm",
+    ".b1.weight",
+    ".lambda_layer",
 )
 _BY_KEY_PART = (
     (("conditioner.embedders.",), "an SDXL checkpoint"),
@@ -29,7 +37,7 @@ _BY_KEY_PART = (
 
 
 def is_lora(header: Header) -> bool:
-    """Whether the tensors are those of a LoRA, LoHa or LoKr."""
+    """Whether the tensors are those of a LoRA or another adapter."""
     return any(name.endswith(_LORA_ENDINGS) for name in header.tensors)
 
 

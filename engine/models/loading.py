@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engine.config.values import BasePrecision
@@ -19,8 +19,9 @@ from engine.memory.base_precision import Coder
 from engine.models.base import Say
 from engine.models.fp8 import is_scale, restored, scale_of
 from engine.models.header import read_header, readable
+from engine.models.weights import READABLE
 from engine.reading import require_regular
-from engine.text import printable
+from engine.text import listing, printable
 
 _NO_LOSS = ("position_ids", "logit_scale", "spiece_model", "embed_tokens.weight")
 """Ends of names of tensors that carry nothing a module lacks."""
@@ -101,23 +102,22 @@ def load_part(
         device: where the codes are computed.
 
     Raises:
-        ModelError: a file is broken, or a tensor is missing or has another shape.
+        ModelError: a file is broken, or a tensor is missing, has another shape, or holds NaN or infinity.
         UsageError: the precision needs what is not installed.
     """
-    module = hollow(source.build, source.config)
+    module = _built(part, source)
     coder = Coder(module, precision, torch.device(device))
     if empty:
         module = module.to_empty(device="cpu").to(dtype).requires_grad_(False).eval()
         coder.take_all()
         return module
-    for file in source.files:
-        read_header(file)
+    kinds = {name: kind for file in source.files for name, (kind, _) in read_header(file).tensors.items()}
     wanted = {key: tensor.shape for key, tensor in module.state_dict().items()}
     places = source.candidates(list(wanted))
     state: dict[str, Tensor] = {}
     where = printable(source.files[0])
-    with ExitStack() as stack:
-        found = dict(_open(stack, source.files))
+    with opened(source.files) as handles:
+        found = {name: handle for name, (handle, _) in handles.items()}
         used = {key: next((place for place in places[key] if place.name in found), None) for key in wanted}
         missing = [places[key][0].name for key, place in used.items() if place is None]
         if missing:
@@ -129,8 +129,16 @@ def load_part(
             )
         for key, place in used.items():
             assert place is not None
-            tensor = _shaped(_read(found, place), wanted[key], f"{place.name} in {where}")
-            state |= coder.take(key, tensor) if key in coder else {key: tensor.to(dtype)}
+            what = f"{place.name} in {printable(handles[place.name][1])}"
+            if kinds[place.name] not in READABLE:
+                raise ModelError(
+                    f"{what} is in the number format {kinds[place.name]}, which is not read.",
+                    "Use the file in fp16, bf16 or fp32.",
+                )
+            tensor = _shaped(_read(found, place), wanted[key], what)
+            kept = tensor if key in coder else tensor.to(dtype)
+            _check_finite(kept, tensor, what)
+            state |= coder.take(key, tensor) if key in coder else {key: kept}
         _tell_unused(
             found, {place.name for place in used.values() if place}, source.prefixes, f"{part} in {where}", say
         )
@@ -139,13 +147,67 @@ def load_part(
     return module.requires_grad_(False).eval()
 
 
-def _open(stack: ExitStack, files: Sequence[Path]) -> Iterator[tuple[str, Any]]:
+def _built(part: str, source: Source) -> Any:
+    """The empty module.
+
+    Raises:
+        ModelError: the libraries refuse its configuration.
+    """
+    try:
+        return hollow(source.build, source.config)
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, AssertionError) as error:
+        where = source.files[0].parent / "config.json" if source.files else None
+        named = where if where is not None and where.is_file() else next(iter(source.files), Path(part))
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"The {part} cannot be built as {printable(named)} has it: {printable(reason)}.",
+            "Fetch the folder or file again, or use another copy.",
+        ) from error
+
+
+@contextmanager
+def opened(files: Sequence[Path]) -> Iterator[dict[str, tuple[Any, Path]]]:
+    """Tensor names to the open file that has it, and its path.
+
+    Raises:
+        ModelError: inside too, where the safetensors library refuses a file.
+    """
     for file in files:
         with readable(file):
             require_regular(file)
-        handle = stack.enter_context(safe_open(file, framework="pt", device="cpu"))
-        for name in handle.keys():  # noqa: SIM118 - a safetensors handle is no dict
-            yield name, handle
+    try:
+        with ExitStack() as stack:
+            handles = [stack.enter_context(safe_open(file, framework="pt", device="cpu")) for file in files]
+            pairs = zip(handles, files, strict=True)
+            yield {name: (handle, file) for handle, file in pairs for name in handle.keys()}  # noqa: SIM118 - no dict
+    except SafetensorError as error:
+        shown = listing([printable(file) for file in files], 2)
+        raise ModelError(f"{shown} cannot be read: {error}.", "Fetch it again, or use another copy.") from error
+
+
+def _check_finite(kept: Tensor, read: Tensor, what: str) -> None:
+    """Refuse a weight with NaN or infinity, which would look like a learning rate that is too high.
+
+    A sum is not finite where one of its numbers is not, and reads them faster than any other check.
+
+    Args:
+        kept: as the model gets it.
+        read: as the file has it.
+
+    Raises:
+        ModelError: says whether the file has it, or the number format.
+    """
+    if not kept.is_floating_point() or bool(torch.isfinite(kept.sum())) or bool(torch.isfinite(kept).all()):
+        return
+    if bool(torch.isfinite(read).all()):
+        format_name = next((name for name, dtype in DTYPES.items() if dtype == kept.dtype), str(kept.dtype))
+        raise ModelError(
+            f"{what} holds numbers beyond the range of {format_name}.", "Set memory.mixed_precision to bf16 or no."
+        )
+    raise ModelError(
+        f"{what} holds NaN or infinity: with such weights no training can work.",
+        "The file is damaged, or the training that it comes from diverged: use another copy or another checkpoint.",
+    )
 
 
 def _read(found: Mapping[str, Any], place: Where) -> Tensor:

@@ -13,6 +13,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from safetensors.torch import load_file
 
 from engine import paths
+from engine.adapters.formats import in_kohya_names, recognised
 from engine.adapters.lora import LoraNetwork
 from engine.adapters.names import is_peft
 from engine.adapters.peft_format import to_kohya
@@ -238,10 +239,12 @@ def build_network(config: RunConfig, model: Model, say: Say) -> LoraNetwork:
     targets = model.lora_targets(conv=conv)
     if config.network.network_weights:
         path = Path(config.network.network_weights)
-        metadata = read_header(path).metadata  # refuses what is no safetensors file, with the reason
-        weights = load_file(path)  # a regular file, as `read_header` has found
+        header = read_header(path)
+        weights = load_file(path)  # `check_start` has found it sound
         if is_peft(weights):
-            weights = to_kohya(weights, metadata, model.trainable, targets, say)
+            weights = to_kohya(weights, header.metadata, model.trainable, targets, say)
+        elif found := recognised(header.shapes):
+            weights = in_kohya_names(weights, found, targets)
     network = LoraNetwork.attach(
         model.trainable,
         targets,

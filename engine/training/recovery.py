@@ -53,4 +53,4 @@ class Recovery:
 def _advice(precision: str) -> str:
     if precision == "fp16":
         return "fp16 overflows with some models: try memory.mixed_precision=bf16 or no, or a lower learning rate."
-    return "The learning rate is too high for this model or optimizer, or the checkpoint itself holds bad weights."
+    return "The learning rate is too high for this model or optimizer."

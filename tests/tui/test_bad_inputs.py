@@ -5,6 +5,7 @@ What `--dry-run` finds, the start finds as well, before anything is written or l
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -270,6 +271,30 @@ def sdxl_lora(path: Path) -> None:
     weights(path, lora_te2_x__lora_down__weight=(4, 8), lora_te2_x__lora_up__weight=(8, 4), lora_te2_x__alpha=())
 
 
+def lora_with(name: str, tensor: torch.Tensor) -> Callable[[Path], None]:
+    """A small LoRA of which one tensor is another."""
+
+    def make(path: Path) -> None:
+        parts = {"lora_down.weight": torch.ones(4, 8), "lora_up.weight": torch.ones(8, 4), "alpha": torch.tensor(1.0)}
+        save_file({f"lora_unet_x.{end}": value for end, value in (parts | {name: tensor}).items()}, path)
+
+    return make
+
+
+def appended(path: Path) -> None:
+    lora(path)
+    path.write_bytes(path.read_bytes() + b"more")
+
+
+def lokr(path: Path) -> None:
+    weights(path, lora_unet_x__lokr_w1=(4, 4), lora_unet_x__lokr_w2=(2, 2), lora_unet_x__alpha=())
+
+
+def omi(path: Path) -> None:
+    name = "unet.input_blocks.1.1.transformer_blocks.0.attn2.to_k"
+    weights(path, **{f"{name}.lora_down.weight": (4, 768), f"{name}.lora_up.weight": (8, 4)})
+
+
 def vae(path: Path) -> None:
     weights(path, encoder__down__0__block__0__conv1__weight=(4, 4, 3, 3), decoder__up__0__x=(4,))
 
@@ -366,11 +391,13 @@ def test_broken_diffusers_folders(refused: Refused, here: Path, tmp_path: Path, 
     capfd.readouterr()  # transformers draws a bar while it writes
     unet = "unet/diffusion_pytorch_model.safetensors"
     data = (whole / unet).read_bytes()
+    absurd = json.dumps({**json.loads((whole / "unet/config.json").read_text()), "attention_head_dim": 10**9}).encode()
     for name, content, text in (
         (unet, data[:5000], "is cut short"),
         (unet, None, "has no weights of its unet"),
         ("unet/diffusion_pytorch_model.bin", pickle.dumps(Trap()), "is a Python pickle"),
         ("vae/config.json", None, "config.json is missing"),
+        ("unet/config.json", absurd, "config.json: attention_head_dim is 1000000000"),
         ("unet/config.json", b"{", "cannot be read as JSON"),
     ):
         (whole / name).unlink(missing_ok=True)
@@ -386,8 +413,26 @@ def test_broken_diffusers_folders(refused: Refused, here: Path, tmp_path: Path, 
         ("network.network_weights", None, 3, ("There is no file", "hint: Check the path")),
         ("network.network_weights", cut, 3, ("is cut short",)),
         ("network.network_weights", pickled, 3, ("is a Python pickle",)),
-        ("network.network_weights", vae, 3, ("which no LoRA in Kohya's format has", "keys lora_unet_... and lora_te_")),
-        ("network.network_weights", sdxl_lora, 3, ("is a LoRA for SDXL, and the model is SD 1.5", "hint: Go on from")),
+        ("network.network_weights", vae, 3, ("is no LoRA, but a VAE", "keys lora_unet_... and lora_te_")),
+        ("network.network_weights", sdxl_lora, 3, ("is a LoRA for SDXL, and the model is SD 1.5", "hint: Start from")),
+        ("network.network_weights", appended, 3, ("is broken: 4 bytes follow its last tensor", "hint: ")),
+        ("network.network_weights", lokr, 3, ("cannot start from it: it is a LoKr", "hint: ")),
+        ("network.network_weights", omi, 3, ("cannot start from it: its names are OMI's", "hint: ")),
+        (
+            "network.network_weights",
+            lora_with("lora_up.weight", torch.full((8, 4), float("nan"))),
+            3,
+            ("1 tensors hold NaN or infinity: lora_unet_x.lora_up.weight", "hint: "),
+        ),
+        ("network.network_weights", lora_with("alpha", torch.ones(4)), 3, ("1 alphas are not one number",)),
+        ("network.network_weights", lora_with("alpha", torch.tensor(float("inf"))), 3, ("NaN or infinity",)),
+        ("network.network_weights", lora_with("lora_down.weight", torch.ones(0, 8)), 3, ("ranks of down and up",)),
+        (
+            "network.network_weights",
+            lora_with("lora_down.weight", torch.ones(4, 8).to(torch.int8)),
+            3,
+            ("in the number format I8",),
+        ),
         ("network.network_weights", folder_of_checkpoints, 3, ("is a folder, not a file", "Name a .safetensors file")),
         ("model.vae", None, 3, ("model.vae: there is no file or folder", "hint: Check the path")),
         ("model.vae", lora, 3, ("model.vae: ", "is a LoRA, not a base model", "hint: Name a VAE file")),

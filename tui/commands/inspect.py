@@ -33,8 +33,15 @@ def command(file: str, as_json: bool) -> int:
 
 
 def _lines(report: LoraReport) -> Iterator[str]:
+    from engine.adapters.formats import with_article
+
     base = "a model of unknown kind or size" if report.base == "unknown" else report.base
-    yield f"{report.path}: a LoRA for {base}, {report.size / 2**20:.1f} MiB"
+    yield f"{report.path}: {with_article(report.kind)} for {base}, {report.size / 2**20:.1f} MiB"
+    if len(report.kinds) > 1:
+        yield "kinds: " + ", ".join(f"{kind} ({count})" for kind, count in report.kinds.items())
+    yield f"names: {report.naming}"
+    yield f"read by: {', '.join(report.readers) or 'no program that is known'}"
+    yield "training: " + (f"cannot start from it: {report.no_start}" if report.no_start else "can start from it")
     for component, count in report.modules.items():
         known = report.known_modules.get(component)
         yield f"{component}: {count} modules" + (f" of Kohya's {known}" if known else "")
@@ -43,5 +50,7 @@ def _lines(report: LoraReport) -> Iterator[str]:
             yield f"{what}: " + ", ".join(f"{value} ({count})" for value, count in counts.items())
     for key, value in report.metadata.items():
         yield f"{key}: {value}"
+    for note in report.notes:
+        yield f"note: {note}"
     for problem in report.problems:
         yield f"problem: {problem}"

@@ -34,4 +34,5 @@ FLUX = Table(
         "text encoder 3": tuple(t5_names()),
     },
     tuple(f"lora_unet_{name}" for name in _IN_DIMS),
+    outside=("lora_unet_final_layer_linear", "lora_unet_final_layer_adaLN_modulation_1"),
 )

@@ -40,4 +40,8 @@ def convolution_names() -> list[str]:
     return names + [f"{resnet}_{part}" for resnet in middle for part in ("conv1", "time_emb_proj", "conv2")]
 
 
-SD15 = Table({"UNet": tuple(unet_names()), "text encoder": tuple(text_names())}, tuple(convolution_names()))
+SD15 = Table(
+    {"UNet": tuple(unet_names()), "text encoder": tuple(text_names())},
+    tuple(convolution_names()),
+    attending=(False, True, True, True),
+)

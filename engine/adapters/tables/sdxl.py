@@ -46,4 +46,5 @@ SDXL = Table(
         "text encoder 2": tuple(text_names("lora_te2_", 32)),
     },
     tuple(convolution_names()),
+    attending=(True, True, False),
 )

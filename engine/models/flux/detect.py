@@ -7,12 +7,17 @@ from typing import Any
 
 from engine.errors import ModelError
 from engine.models.base import Recognition
-from engine.models.files import format_of, read_json, weight_files
-from engine.models.fp8 import check_formats
+from engine.models.configs import read_config
+from engine.models.files import format_of, read_json
 from engine.models.header import Header, read_header
 from engine.models.kinds import is_lora
+from engine.models.tokenizer_files import check_tokenizer
+from engine.models.weights import check_weights, part_headers, side
 from engine.text import printable
 
+CONFIGS = {"transformer": "transformer", "vae": "vae", "text_encoder": "text_encoder", "text_encoder_2": "t5"}
+"""The parts, and what `read_config` calls their configurations."""
+PARTS = tuple(CONFIGS)
 COMFY = "model.diffusion_model."
 """ComfyUI's prefix of a denoiser."""
 INSIDE = {"text_encoder": "text_encoders.clip_l.transformer.", "text_encoder_2": "text_encoders.t5xxl.transformer."}
@@ -59,8 +64,8 @@ def recognise_file(path: Path) -> Recognition | None:
     needed = (stem, prefix + ("vector_in.in_layer.weight" if bfl else "time_text_embed.text_embedder.linear_1.weight"))
     if missing := [name for name in needed if name not in header.tensors]:
         raise ModelError(f"{where} has FLUX's blocks, but not its {missing[0]}: it is another model, or a part.", _HINT)
-    _check_channels(where, header.shapes[stem][1])
-    check_formats(path, header, prefix)
+    _check_channels(where, side(path, header, stem, 1))
+    check_weights(path, header, prefix)
     guided = header.any(prefix + ("guidance_in." if bfl else "time_text_embed.guidance_embedder."))
     inside = tuple(part for part, start in INSIDE.items() if header.any(start))
     variant, reason = _variant(guided, "guidance_in" if bfl else "guidance_embedder")
@@ -87,15 +92,19 @@ def recognise_folder(folder: Path) -> Recognition | None:
     config = read_json(folder / "transformer" / "config.json")
     if config.get("_class_name", "FluxTransformer2DModel") != "FluxTransformer2DModel":
         return None
+    for part in PARTS:
+        read_config(folder / part / "config.json", CONFIGS[part])  # a bad value is reported before missing weights
     _check_channels(where, config.get("in_channels", CHANNELS))
-    files = {part: weight_files(folder, part) for part in ("transformer", "vae", "text_encoder", "text_encoder_2")}
-    headers = {file: read_header(file) for found in files.values() for file in found}
-    for file, header in headers.items():
-        check_formats(file, header)
+    schedule = folder / "scheduler" / "scheduler_config.json"
+    if schedule.is_file():
+        read_config(schedule, "scheduler")
+    headers = {part: part_headers(folder, part) for part in PARTS}
+    configs = {part: read_config(folder / part / "config.json", CONFIGS[part], headers[part]) for part in PARTS}
+    for number in ("", "_2"):
+        check_tokenizer(folder / f"tokenizer{number}", configs[f"text_encoder{number}"].get("vocab_size"))
     variant, reason = _variant(bool(config.get("guidance_embeds")), "guidance_embeds in transformer/config.json")
-    transformer = [headers[file] for file in files["transformer"]]
-    size = sum(header.size for header in headers.values())
-    return _recognition(folder, "diffusers", variant, transformer, "", size, reason, {"inside": ()})
+    size = sum(header.size for found in headers.values() for header in found)
+    return _recognition(folder, "diffusers", variant, headers["transformer"], "", size, reason, {"inside": ()})
 
 
 def _variant(guided: bool, mark: str) -> tuple[str, str]:

@@ -10,11 +10,12 @@ from typing import Any
 from engine.config.schema import ModelTable
 from engine.errors import ModelError, UsageError
 from engine.models.base import Recognition
+from engine.models.configs import read_config
 from engine.models.files import read_json, weight_files
-from engine.models.flux.detect import INSIDE
-from engine.models.fp8 import check_formats
+from engine.models.flux.detect import CONFIGS, INSIDE
 from engine.models.header import Header, read_header
 from engine.models.kinds import looks_like
+from engine.models.weights import check_weights
 from engine.runs.layout import expanded
 from engine.text import printable
 
@@ -91,10 +92,15 @@ def _given(table: ModelTable, part: str) -> Path | None:
     return expanded(value) if value else None
 
 
-def in_folder(folder: Path, part: str) -> PartFiles:
-    """A part in the subfolder `part` of a diffusers folder."""
-    config = read_json(folder / part / "config.json")
-    return PartFiles(tuple(weight_files(folder, part)), config=config)
+def in_folder(folder: Path, part: str, inner: str | None = None) -> PartFiles:
+    """A part in a subfolder of a diffusers folder: `inner`, else the one that is called like the part.
+
+    Raises:
+        ModelError: it has no weights, or its configuration cannot be.
+    """
+    name = inner or part
+    config = read_config(folder / name / "config.json", CONFIGS[part])
+    return PartFiles(tuple(weight_files(folder, name)), config=config)
 
 
 def _named(part: str, place: Path) -> PartFiles:
@@ -104,11 +110,12 @@ def _named(part: str, place: Path) -> PartFiles:
         raise ModelError(f"{key}: there is no file or folder {printable(place)}.", "Check the path.")
     if place.is_dir():
         inner = place if (place / "config.json").exists() else place / part
-        found = in_folder(inner.parent, inner.name)
+        found = in_folder(inner.parent, part, inner.name)
+        read_config(inner / "config.json", CONFIGS[part], found.headers)
     else:
         found = PartFiles((place,))
     for file, header in zip(found.files, found.headers, strict=True):
-        check_formats(file, header)
+        check_weights(file, header)
     headers = found.headers
     if not any(header.any(sign) for header in headers for sign in _SIGNS[part]):
         other = looks_like(headers[0]) or "something else: its tensor names fit none that is known"

@@ -9,6 +9,7 @@ import torch
 from engine.config import RunConfig
 from engine.errors import ModelError
 from engine.models.base import Recognition, Say
+from engine.models.configs import read_config
 from engine.models.files import read_json
 from engine.models.flux.detect import LENGTHS
 from engine.models.flux.files import PartFiles, find_parts
@@ -64,7 +65,9 @@ def scheduler_config(recognition: Recognition) -> dict[str, Any]:
     if recognition.details["variant"] == "schnell":
         shipped |= {"shift": 1.0, "use_dynamic_shifting": False}
     own = recognition.path / "scheduler" / "scheduler_config.json"
-    return {**shipped, **read_json(own)} if recognition.layout == "diffusers" and own.is_file() else shipped
+    if recognition.layout == "diffusers" and own.is_file():
+        shipped |= read_config(own, "scheduler")
+    return shipped
 
 
 def _check_widths(parts: dict[str, Any], sources: dict[str, PartFiles]) -> None:

@@ -30,9 +30,10 @@ def fitted(part: str, base: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]
     }
     try:
         return {**base, **ways[part](shapes)}
-    except (KeyError, IndexError, ZeroDivisionError) as error:
+    except (LookupError, ValueError, ArithmeticError) as error:
+        fault = f"{error} is missing" if isinstance(error, KeyError) else "tensors that tell its sizes are missing"
         raise ModelError(
-            f"The {part} is not laid out as FLUX's: {error} is missing.", "Use another copy of the file."
+            f"The {part} is not laid out as FLUX's: {fault}, or have another shape.", "Use another copy of the file."
         ) from error
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from engine.config.schema import ModelTable
 from engine.errors import ModelError
 from engine.models.base import Recognition
+from engine.models.tokenizer_files import check_tokenizer
 from engine.runs.layout import expanded
 from engine.text import printable
 
@@ -32,6 +33,7 @@ def find_t5_tokenizer(table: ModelTable, recognition: Recognition) -> Path:
             raise ModelError(
                 f"model.t5_tokenizer: {printable(folder)} has neither tokenizer.json nor spiece.model.", FETCH
             )
+        check_tokenizer(folder, None)
         return folder
     own = recognition.path / "tokenizer_2"
     if recognition.layout == "diffusers" and any((own / name).is_file() for name in FILES):

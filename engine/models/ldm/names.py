@@ -96,7 +96,7 @@ def fitted(
     """
     try:
         return {**base, **sizes(shapes)}
-    except (KeyError, StopIteration, IndexError, ZeroDivisionError) as error:
+    except (KeyError, StopIteration, LookupError, ValueError, ArithmeticError) as error:
         missing = f"{error} is missing" if isinstance(error, KeyError) else "tensors that tell its sizes are missing"
         raise ModelError(
             f"The {part} in the file is not laid out as in the original Stable Diffusion files: {missing}.",

@@ -9,7 +9,7 @@ from pathlib import Path
 from engine.config.schema import ModelTable
 from engine.errors import ModelError, UsageError
 from engine.models.base import PredictionType, Recognition, Say
-from engine.models.files import read_json
+from engine.models.configs import read_config
 from engine.models.header import Header
 from engine.text import printable
 
@@ -65,7 +65,7 @@ def noise_of_folder(folder: Path) -> Noise:
     Raises:
         ModelError: it asks for another prediction type.
     """
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    scheduler = read_config(folder / "scheduler" / "scheduler_config.json", "scheduler")
     said = scheduler.get("prediction_type")
     named = _PREDICTIONS.get(str(said or "epsilon").lower())
     if named is None:

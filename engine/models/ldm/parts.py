@@ -13,7 +13,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from engine.config.schema import ModelTable
 from engine.errors import ModelError
 from engine.models.base import Recognition, Say
-from engine.models.files import read_json, require_regular_files, weight_files
+from engine.models.configs import read_config
+from engine.models.files import require_regular_files, weight_files
 from engine.models.header import read_header
 from engine.models.ldm.clip import clip_sizes, open_clip_place, open_clip_sizes
 from engine.models.ldm.names import UNET, VAE, Shapes, fitted, unet_name, vae_name, vae_sizes
@@ -57,7 +58,7 @@ def build_clip_with_projection(config: Mapping[str, Any]) -> Any:
 
 def folder_source(folder: Path, part: str, build: Callable[[Mapping[str, Any]], Any]) -> Source:
     """The part in the subfolder `part` of a diffusers folder."""
-    config = read_json(folder / part / "config.json")
+    config = read_config(folder / part / "config.json", part)
     return Source(build, config, weight_files(folder, part), lambda keys: folder_places(part, keys))
 
 
@@ -148,7 +149,7 @@ def _bare_folder(folder: Path) -> Source:
         raise ModelError(
             f"{printable(folder)} has no .safetensors weights of a VAE.", "Name a VAE file or a diffusers folder."
         )
-    config = read_json(folder / "config.json")
+    config = read_config(folder / "config.json", "vae")
     return Source(build_vae, config, plain or files[:1], lambda keys: folder_places("vae", keys))
 
 

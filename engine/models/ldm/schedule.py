@@ -9,13 +9,13 @@ import torch
 from diffusers import DDPMScheduler
 
 from engine.models.base import Recognition
-from engine.models.files import read_json
+from engine.models.configs import read_config
 
 
 def scheduler_config(recognition: Recognition, shipped: Path) -> dict[str, Any]:
     """The noise schedule: the folder's, or that of the family (`shipped`)."""
     folder = recognition.path if recognition.layout == "diffusers" else shipped
-    return read_json(folder / "scheduler" / "scheduler_config.json")
+    return read_config(folder / "scheduler" / "scheduler_config.json", "scheduler")
 
 
 def alphas_cumprod(schedule: dict[str, Any]) -> torch.Tensor:

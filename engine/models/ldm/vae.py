@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine.errors import ModelError
+from engine.models.configs import read_config
 from engine.models.header import read_header, readable
 from engine.models.kinds import looks_like
 from engine.models.ldm.names import VAE
+from engine.models.weights import check_weights
 from engine.text import printable
 
 
@@ -29,7 +31,9 @@ def _check_vae(path: Path) -> None:
         inner = path / "vae" if (path / "vae" / "config.json").exists() else path
         if not any(inner.glob("*.safetensors")):
             raise ModelError(f"{where} has no .safetensors weights of a VAE.", hint)
+        read_config(inner / "config.json", "vae")
         return
     header = read_header(path)
     if not any(header.any(prefix) for prefix in (f"{VAE}encoder.", "encoder.down.", "encoder.down_blocks.")):
         raise ModelError(f"{where} is {looks_like(header) or 'no VAE: its tensor names fit none'}.", hint)
+    check_weights(path, header)

@@ -6,11 +6,14 @@ from pathlib import Path
 
 from engine.errors import ModelError
 from engine.models.base import Recognition
-from engine.models.files import format_of, read_json, weight_files
+from engine.models.configs import read_config
+from engine.models.files import format_of, read_json
 from engine.models.header import read_header
 from engine.models.kinds import is_lora
 from engine.models.ldm.names import UNET, VAE, levels_of_file, multiples
 from engine.models.ldm.noise import noise_of_file, noise_of_folder
+from engine.models.tokenizer_files import check_tokenizer
+from engine.models.weights import check_weights, part_headers, side
 from engine.text import printable
 
 PARTS = ("text_encoder", "unet", "vae")
@@ -33,12 +36,12 @@ def recognise_file(path: Path) -> Recognition | None:
     if header.any("control_model."):
         return None
     where = printable(path)
-    context = header.shapes.get(UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", (0, 0))[-1]
+    context = side(path, header, UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", -1)
     if header.any("cond_stage_model.model.") or context == 1024:
         raise _sd2(where)
     if context == 2048:
         return None
-    _check_channels(where, header.shapes.get(UNET + "input_blocks.0.0.weight", (0, 4))[1])
+    _check_channels(where, side(path, header, UNET + "input_blocks.0.0.weight", 1, 4))
     missing = [
         name
         for name, found in (
@@ -52,6 +55,7 @@ def recognise_file(path: Path) -> Recognition | None:
             f"{where} has a Stable Diffusion 1.x UNet but no {' and no '.join(missing)}.",
             "Use the full checkpoint; files that hold only the UNet cannot be trained.",
         )
+    check_weights(path, header)
     noise = noise_of_file(header, "Stable Diffusion 1.x", path.name)
     reasons = [f"family sd15: UNet with a context of {context} and one CLIP text encoder", *noise.reasons]
     if header.any("model_ema."):
@@ -92,12 +96,14 @@ def recognise_folder(folder: Path) -> Recognition | None:
         return None
     if unet.get("cross_attention_dim") == 1024 or unet.get("use_linear_projection"):
         raise _sd2(where)
+    read_config(folder / "unet" / "config.json", "unet")
     _check_channels(where, unet.get("in_channels", 4))
-    vae = read_json(folder / "vae" / "config.json")
-    read_json(folder / "text_encoder" / "config.json")
     noise = noise_of_folder(folder)
-    headers = [read_header(file) for part in PARTS for file in weight_files(folder, part)]
-    unet_headers = [read_header(file) for file in weight_files(folder, "unet")]
+    for part in PARTS:
+        read_config(folder / part / "config.json", part)  # a bad value is reported before missing weights
+    headers = {part: part_headers(folder, part) for part in PARTS}
+    configs = {part: read_config(folder / part / "config.json", part, headers[part]) for part in PARTS}
+    check_tokenizer(folder / "tokenizer", configs["text_encoder"].get("vocab_size"))
     reasons = (f"family sd15: {pipeline or 'unet, text_encoder and vae'} in diffusers' layout", *noise.reasons)
     return Recognition(
         "sd15",
@@ -105,11 +111,11 @@ def recognise_folder(folder: Path) -> Recognition | None:
         "diffusers",
         noise.prediction_type,
         noise.zero_terminal_snr,
-        format_of(unet_headers),
-        sum(header.size for header in headers),
+        format_of(headers["unet"]),
+        sum(header.size for found in headers.values() for header in found),
         reasons,
         {"prediction_type_stated": noise.stated},
-        *multiples(len(vae.get("block_out_channels", ())), len(unet.get("block_out_channels", ()))),
+        *multiples(*(len(configs[part].get("block_out_channels", ())) for part in ("vae", "unet"))),
     )
 
 

@@ -6,11 +6,14 @@ from pathlib import Path
 
 from engine.errors import ModelError
 from engine.models.base import Recognition
-from engine.models.files import format_of, read_json, weight_files
+from engine.models.configs import read_config
+from engine.models.files import format_of, read_json
 from engine.models.header import Header, read_header
 from engine.models.kinds import is_lora
 from engine.models.ldm.names import UNET, VAE, levels_of_file, multiples
 from engine.models.ldm.noise import noise_of_file, noise_of_folder
+from engine.models.tokenizer_files import check_tokenizer
+from engine.models.weights import check_weights, part_headers, side
 from engine.text import printable
 
 PARTS = ("text_encoder", "text_encoder_2", "unet", "vae")
@@ -29,7 +32,7 @@ def recognise_file(path: Path) -> Recognition | None:
     header = read_header(path)
     if is_lora(header) or not header.any(UNET + "input_blocks."):
         return None
-    context = header.shapes.get(UNET + _CONTEXT, (0, 0))[-1]
+    context = side(path, header, UNET + _CONTEXT, -1)
     if not header.any("conditioner.embedders.") and context != 2048:
         return None
     where = printable(path)
@@ -41,7 +44,8 @@ def recognise_file(path: Path) -> Recognition | None:
             f"{where} has an SDXL UNet but no {' and no '.join(missing)}.",
             "Use the full checkpoint; files that hold only the UNet cannot be trained.",
         )
-    _check_channels(where, header.shapes.get(UNET + "input_blocks.0.0.weight", (0, 4))[1])
+    _check_channels(where, side(path, header, UNET + "input_blocks.0.0.weight", 1, 4))
+    check_weights(path, header)
     noise = noise_of_file(header, "SDXL", path.name)
     reasons = [f"family sdxl: UNet with a context of {context} and two text encoders", *noise.reasons]
     if header.any("model_ema."):
@@ -82,15 +86,18 @@ def recognise_folder(folder: Path) -> Recognition | None:
         raise ModelError(f"{where} is an SDXL folder without unet/config.json.", "Fetch the whole folder.")
     if unet.get("cross_attention_dim") == 1280 and not (folder / "text_encoder").exists():
         raise ModelError(f"{where} is the SDXL refiner: it has the second text encoder only.", _BASE)
+    read_config(configuration, "unet")
     _check_channels(where, unet.get("in_channels", 4))
-    vae = read_json(folder / "vae" / "config.json")
-    for part in ("text_encoder", "text_encoder_2"):
-        read_json(folder / part / "config.json")
+    for part in PARTS:
+        read_config(folder / part / "config.json", part)  # a bad value is reported before missing weights
     schedule = read_json(folder / "scheduler" / "scheduler_config.json")
     if str(schedule.get("_class_name", "")).startswith("EDM"):
         raise ModelError(f"{where} is trained with EDM's noise, as Playground v2.5 is: not SDXL's.", _BASE)
     noise = noise_of_folder(folder)
-    headers = {part: [read_header(file) for file in weight_files(folder, part)] for part in PARTS}
+    headers = {part: part_headers(folder, part) for part in PARTS}
+    configs = {part: read_config(folder / part / "config.json", part, headers[part]) for part in PARTS}
+    for number in ("", "_2"):
+        check_tokenizer(folder / f"tokenizer{number}", configs[f"text_encoder{number}"].get("vocab_size"))
     return Recognition(
         "sdxl",
         folder,
@@ -101,7 +108,7 @@ def recognise_folder(folder: Path) -> Recognition | None:
         sum(header.size for found in headers.values() for header in found),
         (f"family sdxl: {pipeline or 'unet, vae and two text encoders'} in diffusers' layout", *noise.reasons),
         {"prediction_type_stated": noise.stated},
-        *multiples(len(vae.get("block_out_channels", ())), len(unet.get("block_out_channels", ()))),
+        *multiples(*(len(configs[part].get("block_out_channels", ())) for part in ("vae", "unet"))),
     )
 
 

@@ -16,6 +16,7 @@ from engine.adapters.tables import TABLES
 from engine.adapters.tables.sd15 import convolution_names, text_names, unet_names
 from engine.errors import ModelError
 
+PROJ_IN = "lora_unet_down_blocks_0_attentions_0_proj_in"
 FIXTURES = Path(__file__).parent / "fixtures"
 FLUX_TABLE = Path(__file__).parent.parent / "models" / "fixtures" / "keys_flux_dit.tsv"
 
@@ -105,10 +106,25 @@ def small(tmp_path):
         ),
         (lambda tensors: tensors.update({"whatever": torch.ones(1)}), "1 tensors have names of no LoRA"),
         (
-            lambda tensors: tensors.update({"lora_unet_down_blocks_0_attentions_0_proj_in.dora_scale": torch.ones(1)}),
-            "a part is a DoRA",
+            lambda tensors: tensors.update({"lora_unet_mid_block.alpha": torch.tensor(1.0)}),
+            "1 tensors have names of no LoRA",
         ),
-        (lambda tensors: tensors.update({"lora_unet_nowhere.alpha": torch.tensor(1.0)}), "are none of SD 1.5's"),
+        (
+            lambda tensors: tensors.update({"lora_unet_nowhere.lora_up.weight": torch.ones(3, 2)}),
+            "are none of SD 1.5's",
+        ),
+        (lambda tensors: tensors.update({f"{PROJ_IN}.alpha": torch.ones(2)}), "1 alphas are not one number"),
+        (lambda tensors: tensors.update({f"{PROJ_IN}.alpha": torch.ones(0)}), "1 alphas are not one number"),
+        (lambda tensors: tensors.update({f"{PROJ_IN}.alpha": torch.ones(2, 1)}), "1 alphas are not one number"),
+        (lambda tensors: tensors.update({f"{PROJ_IN}.alpha": torch.tensor(0.0)}), "1 alphas are 0"),
+        (lambda tensors: tensors.update({f"{PROJ_IN}.alpha": torch.tensor(float("nan"))}), "hold NaN or infinity"),
+        (lambda tensors: tensors.update({f"{PROJ_IN}.lora_up.weight": torch.ones(0, 2)}), "1 tensors hold no numbers"),
+        (lambda tensors: tensors.update({f"{PROJ_IN}.lora_up.weight": torch.ones(320)}), "ranks of down and up differ"),
+        (lambda tensors: tensors.update({f"{PROJ_IN}.lora_up.weight": torch.ones(())}), "ranks of down and up differ"),
+        (
+            lambda tensors: tensors.update({f"{PROJ_IN}.lora_up.weight": torch.ones(320, 2, dtype=torch.int8)}),
+            "1 tensors are in the number format I8",
+        ),
     ],
 )
 def test_what_is_wrong_is_told(small, change, problem):
@@ -168,9 +184,10 @@ def test_bases(tmp_path, name, width, base):
 @pytest.mark.parametrize(
     ("key", "sentence"),
     [
-        ("unet.down_blocks.0.attn.lora_A.weight", "is in peft's format"),
-        ("lora_unet_mid_block_attentions_0_proj_in.hada_w1_a", "is a LoHa"),
-        ("model.diffusion_model.input_blocks.0.0.weight", "is no LoRA"),
+        ("model.diffusion_model.input_blocks.0.0.weight", "is no LoRA: it is a UNet alone"),
+        ("blocks.0.mlp.down.weight", "is no LoRA: its tensors"),
+        ("lora_unet_mid_block_attentions_0_proj_in.alpha", "is no LoRA"),
+        ("first_stage_model.encoder.conv_in.weight", "is no LoRA: it is a VAE"),
     ],
 )
 def test_what_is_no_lora_is_refused(tmp_path, key, sentence):

@@ -210,8 +210,8 @@ def test_a_partly_fitting_file_is_told_about(make):
             },
             "has none of the 60 modules",
         ),
-        (lambda state: {"unet.down_blocks.0.attentions.0.proj_in.lora_A.weight": torch.zeros(1)}, "peft's format"),
-        (lambda state: {"lora_unet_mid_block_attentions_0_proj_in.hada_w1_a": torch.zeros(1)}, "LoHa"),
+        (lambda state: {"unet.down_blocks.0.attentions.0.proj_in.lora_A.weight": torch.zeros(1)}, "key unet.down"),
+        (lambda state: {"lora_unet_mid_block_attentions_0_proj_in.hada_w1_a": torch.zeros(1)}, "key lora_unet_mid"),
         (lambda state: {"something": torch.zeros(1)}, "has the key something"),
     ],
 )

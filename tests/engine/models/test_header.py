@@ -5,11 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import shlex
-import shutil
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from engine.errors import ModelError
 from engine.exit_codes import ExitCode
-from engine.models.header import read_header, refuse_pickle
+from engine.models.header import read_header
 
 
 def written(path: Path, header: bytes, body: bytes = b"") -> Path:
@@ -108,6 +104,20 @@ def test_a_pickle_is_refused_and_never_opened(tmp_path: Path, name: str) -> None
 
 def test_a_zipped_pickle_under_a_wrong_name(tmp_path: Path) -> None:
     torch.save({"x": torch.zeros(1)}, tmp_path / "m.safetensors")
+    with pytest.raises(ModelError, match="pickle"):
+        read_header(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408, 65536 + 640])
+def test_a_header_whose_length_begins_like_a_pickle(tmp_path: Path, length: int) -> None:
+    header = json.dumps({"x": {"dtype": "U8", "shape": [2], "data_offsets": [0, 2]}}).encode().ljust(length)
+    assert read_header(written(tmp_path / "x.safetensors", header, bytes(2))).shapes == {"x": (2,)}
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("value", [{}, [1], {"a": list(range(1000))}, "x" * 70000])
+def test_pickles_of_every_protocol(tmp_path: Path, protocol: int, value: object) -> None:
+    (tmp_path / "m.safetensors").write_bytes(pickle.dumps(value, protocol))
     with pytest.raises(ModelError, match="pickle"):
         read_header(tmp_path / "m.safetensors")
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from engine.adapters.inspect import inspect_lora
 from engine.exit_codes import ExitCode
@@ -78,8 +79,22 @@ def test_cached_texts_and_a_lora_to_start_from(make_run: MakeRun, train_here: Tr
     first = make_run("first", **settings)
     assert train_here(first) == ExitCode.DONE
     assert inspect_lora(first.lora_path()).modules == {"UNet": len(load_file(first.lora_path())) // 3}
-    again = make_run("again", **{**settings, "training__max_train_steps": 1, "training__learning_rate": 1e-9},
-                     network__network_weights=first.lora_path())  # fmt: skip
-    assert train_here(again) == ExitCode.DONE
-    before, after = load_file(first.lora_path()), load_file(again.lora_path())
-    assert all((after[key] - before[key]).abs().max() < 1e-6 for key in before)
+    before = load_file(first.lora_path())
+    renamed = first.path / "renamed.safetensors"
+    save_file({in_diffusers_names(key): tensor for key, tensor in before.items()}, renamed)
+    assert not load_file(renamed).keys() & before.keys()
+    for start in (first.lora_path(), renamed):
+        again = make_run(start.stem + "-again", **{**settings, "training__max_train_steps": 1,
+                         "training__learning_rate": 1e-9}, network__network_weights=start)  # fmt: skip
+        assert train_here(again) == ExitCode.DONE
+        after = load_file(again.lora_path())
+        assert all((after[key] - before[key]).abs().max() < 1e-6 for key in before)
+
+
+def in_diffusers_names(key: str) -> str:
+    """A layer of the UNet as ComfyUI and diffusers know it too, with the blocks numbered by level."""
+    key = re.sub(r"input_blocks_(\d)_1_", lambda found: f"down_blocks_{(int(found[1]) - 1) // 3}_attentions_"
+                 f"{(int(found[1]) - 1) % 3}_", key)  # fmt: skip
+    key = re.sub(r"output_blocks_(\d)_1_", lambda found: f"up_blocks_{int(found[1]) // 3}_attentions_"
+                 f"{int(found[1]) % 3}_", key)  # fmt: skip
+    return key.replace("middle_block_1_", "mid_block_attentions_0_")

@@ -1,0 +1,92 @@
+"""The kind of model that an adapter is for, from the names and shapes of its modules. Loads no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from engine.adapters.keys import Module, Shapes
+
+UNETS = ("SD 1.5", "SD 2", "SDXL", "SDXL refiner")
+"""Kinds of model whose denoiser is a UNet."""
+UNKNOWN = "unknown"
+
+_CONTEXTS = {768: "SD 1.5", 1024: "SD 2", 1280: "SDXL refiner", 2048: "SDXL"}
+"""Width of the text that a UNet takes."""
+_MARKS = (
+    (r"double_stream_modulation|attn_to_qkv_mlp_proj|ff_linear_in", "FLUX.2"),
+    (r"distilled_guidance_layer", "Chroma"),
+    (r"individual_token_refiner|(?:img|txt)_mlp_fc[12]|_mod(?:ulation)?_linear$", "HunyuanVideo"),
+    (r"double_blocks_\d|(?<!\w)single_blocks_\d|single_transformer_blocks_\d", "FLUX"),
+    (r"joint_blocks_\d", "SD 3"),
+    (r"(?<!\w)transformer_blocks_\d+_(?:img|txt)_(?:mlp|mod)", "Qwen-Image"),
+    (r"(?<!\w)transformer_blocks_\d+_(?:attn_add_|ff_context)", "SD 3"),
+    (r"noise_refiner|(?<!\w)layers_\d+_(?:attention_|feed_forward_|adaLN)", "Z-Image"),
+    (r"txtfusion|(?<!\w)blocks_\d+_(?:attn_w[qkvo]|mlp_gate)", "Krea 2"),
+    (r"llm_adapter|(?<!\w)blocks_\d+_(?:self|cross)_attn_[qkv]_proj|adaln_modulation_self_attn", "Anima"),
+    (r"(?<!\w)blocks_\d+_(?:self|cross)_attn_[qkvo]$", "Wan"),
+)
+"""A part of a denoiser's module, with underscores for dots, and what has it; the first that any module has."""
+_FLUX2_OUTPUTS = ((r"(?:img|txt)_mlp_0$", 6), (r"linear1$", 9))
+"""FLUX.2's layers with other names than FLUX.1's only in their sizes: outputs for each input (FLUX.1: 4 and 7)."""
+_CONTEXT = re.compile(r"attn2_to_[kv]$")
+_FIRST_LEVEL = re.compile(r"(?:input_blocks_[12]|output_blocks_(?:9|10|11))_1_")
+"""Attention at the full size, which SDXL has not."""
+
+
+def base_of(paths: Mapping[str, Module], texts: Mapping[str, Module], shapes: Shapes) -> str:
+    """ "SD 1.5", "SDXL", "FLUX", ..., or "unknown".
+
+    Args:
+        paths: the denoiser's modules by their path in the model, with underscores for dots.
+        texts: the text encoders' modules by prefix ("te", "te1", "te2", "te3", "t5") and path.
+        shapes: of the file's tensors.
+    """
+    marked = next((base for mark, base in _MARKS if any(re.search(mark, path) for path in paths)), None)
+    if marked == "FLUX" and _is_flux2(paths, shapes):
+        return "FLUX.2"
+    if marked == "Z-Image" and _widths(paths, r"attention_(?:to_q|qkv)$|feed_forward_w1$", shapes) == {2304}:
+        return "Lumina 2"
+    if marked is not None:
+        return marked
+    return _unet(paths, shapes) if paths else _by_text(texts, shapes)
+
+
+def _is_flux2(paths: Mapping[str, Module], shapes: Shapes) -> bool:
+    for path, module in paths.items():
+        inputs, outputs = module.inputs(shapes), module.outputs(shapes)
+        for end, factor in _FLUX2_OUTPUTS:
+            if inputs and re.search(end, path) and outputs == factor * inputs:
+                return True
+    return False
+
+
+def _unet(paths: Mapping[str, Module], shapes: Shapes) -> str:
+    widths = _widths(paths, _CONTEXT.pattern, shapes)
+    if len(widths) == 1 and (base := _CONTEXTS.get(next(iter(widths)))):
+        return base
+    if widths:
+        return UNKNOWN
+    if any(re.search(r"transformer_blocks_[1-9]", path) for path in paths):
+        return "SDXL"
+    original = any(path.startswith(("input_blocks_", "output_blocks_")) for path in paths)
+    if original and not any(_FIRST_LEVEL.match(path) for path in paths):
+        return "SDXL"  # Kohya names only SDXL's blocks as the original files do
+    return UNKNOWN
+
+
+def _by_text(texts: Mapping[str, Module], shapes: Shapes) -> str:
+    if any(name.startswith(("te2_encoder_block_", "te3_")) for name in texts):
+        return UNKNOWN  # T5 belongs to FLUX and to SD 3
+    if any(name.startswith("te2_") for name in texts):
+        return "SDXL"
+    if not all(name.startswith("te_") for name in texts):
+        return UNKNOWN
+    widths = _widths(texts, r"self_attn_[kqv]_proj$", shapes)
+    return {frozenset({768}): "SD 1.5", frozenset({1024}): "SD 2"}.get(frozenset(widths), UNKNOWN)
+
+
+def _widths(modules: Mapping[str, Module], end: str, shapes: Shapes) -> set[int]:
+    """Inputs of the modules whose path ends so."""
+    widths = (module.inputs(shapes) for path, module in modules.items() if re.search(end, path))
+    return {width for width in widths if width is not None}

@@ -1,0 +1,111 @@
+"""`check_file`: which files a training may begin from, found out without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from engine.adapters.defects import check_file
+from engine.errors import ModelError
+
+NAME = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+SOUND = {
+    f"{NAME}.lora_down.weight": torch.ones(4, 768),
+    f"{NAME}.lora_up.weight": torch.ones(8, 4),
+    f"{NAME}.alpha": torch.tensor(2.0),
+}
+FLUX = "transformer.single_transformer_blocks.0.attn.to_q"
+PEFT = {f"{FLUX}.lora_A.weight": torch.ones(4, 64), f"{FLUX}.lora_B.weight": torch.ones(8, 4)}
+
+
+def made(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    save_file(tensors, path / "x.safetensors")
+    return path / "x.safetensors"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn])
+@pytest.mark.parametrize(("tensors", "wanted"), [(SOUND, "SD 1.5"), (PEFT, "FLUX")])
+def test_sound_files(tmp_path: Path, dtype: torch.dtype, tensors: dict[str, torch.Tensor], wanted: str) -> None:
+    check_file(made(tmp_path, {key: value.to(dtype) for key, value in tensors.items()}), wanted)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {f"{NAME}.alpha": torch.tensor([2.0])},
+        {f"{NAME}.alpha": torch.tensor([[2.0]])},
+        {f"{NAME}.alpha": torch.tensor(2)},
+        {f"{NAME}.alpha": torch.tensor(-2.0)},
+    ],
+)
+def test_odd_alphas_that_are_one_number(tmp_path: Path, more: dict[str, torch.Tensor]) -> None:
+    check_file(made(tmp_path, SOUND | more), "SD 1.5")
+
+
+def test_without_alpha(tmp_path: Path) -> None:
+    check_file(made(tmp_path, {key: value for key, value in SOUND.items() if "alpha" not in key}), "SD 1.5")
+
+
+DOWN, UP, ALPHA = (f"{NAME}.{end}" for end in ("lora_down.weight", "lora_up.weight", "alpha"))
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({DOWN: torch.full((4, 768), NAN)}, "1 tensors hold NaN or infinity"),
+        ({UP: torch.full((8, 4), -INF), DOWN: torch.full((4, 768), NAN)}, "2 tensors hold NaN"),
+        ({UP: torch.full((8, 4), INF).to(torch.float8_e5m2)}, "NaN or infinity"),
+        ({UP: torch.full((8, 4), NAN).to(torch.float8_e4m3fn)}, "NaN or infinity"),
+        ({ALPHA: torch.tensor(NAN)}, "NaN or infinity"),
+        ({ALPHA: torch.tensor(0.0)}, "1 alphas are 0"),
+        ({ALPHA: torch.ones(8)}, "1 alphas are not one number"),
+        ({ALPHA: torch.ones(0)}, "1 alphas are not one number"),
+        ({UP: torch.ones(0, 4)}, "hold no numbers"),
+        ({UP: torch.ones(8, 0), DOWN: torch.ones(0, 768)}, "hold no numbers"),
+        ({UP: torch.ones(8, 5)}, "ranks of down and up differ"),
+        ({UP: torch.ones(8)}, "ranks of down and up differ"),
+        ({UP: torch.ones(8, 4).to(torch.int8)}, "number format I8"),
+        ({UP: torch.ones(8, 4).to(torch.complex64)}, "number format C64"),
+        ({UP: None}, "1 modules have no lora_up.weight"),
+        ({f"{NAME}.dora_scale": torch.ones(8, 1)}, "it is a DoRA"),
+        ({f"{NAME}.lora_mid.weight": torch.ones(4, 4)}, "it is a LoRA with Tucker decomposition"),
+        ({"whatever": torch.ones(1)}, "1 of its tensors belong to no plain LoRA"),
+        ({f"{FLUX}.lora_A.weight": torch.ones(4, 8), f"{FLUX}.lora_B.weight": torch.ones(8, 4)}, "FLUX"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, change: dict[str, torch.Tensor | None], sentence: str) -> None:
+    tensors = {key: value for key, value in (SOUND | change).items() if value is not None}
+    with pytest.raises(ModelError, match=sentence) as error:
+        check_file(made(tmp_path, tensors), "SD 1.5")
+    assert "x.safetensors" in error.value.message and error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({f"{FLUX}.lora_B.weight": torch.full((8, 4), NAN)}, "NaN or infinity"),
+        ({f"{FLUX}.lora_B.weight": None}, "1 modules have no lora_B.weight"),
+        ({f"{FLUX}.lora_B.bias": torch.ones(8)}, "belong to no plain LoRA"),
+        ({f"{FLUX}.lora_magnitude_vector": torch.ones(8)}, "it is a DoRA"),
+    ],
+)
+def test_peft_files(tmp_path: Path, change: dict[str, torch.Tensor | None], sentence: str) -> None:
+    tensors = {key: value for key, value in (PEFT | change).items() if value is not None}
+    with pytest.raises(ModelError, match=sentence):
+        check_file(made(tmp_path, tensors), "FLUX")
+    with pytest.raises(ModelError, match="is a LoRA for FLUX, and the model is SDXL"):
+        check_file(made(tmp_path, PEFT), "SDXL")
+
+
+def test_no_torch_is_loaded(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from engine.adapters.defects import check_file; "
+        "check_file(Path(sys.argv[1]), 'SD 1.5'); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program, made(tmp_path, SOUND)], check=True)
