@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shlex
+import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from engine.errors import ModelError
 from engine.exit_codes import ExitCode
-from engine.models.header import read_header
+from engine.models.header import read_header, refuse_pickle
 
 
 def written(path: Path, header: bytes, body: bytes = b"") -> Path:
