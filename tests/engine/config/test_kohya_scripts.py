@@ -418,6 +418,9 @@ def test_a_file_that_is_not_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[
         ("echo 'seed = 1' > ./c.toml", 1),
         ("echo hi\npython make.py --out=c.toml", 2),
         ("cat > $DIR/c.toml <<E\nseed = 1\nE", 1),
+        ("cat >> c.toml <<E\nseed = 1\nE", 1),
+        ("cat > c.toml <<E\nseed = 1\nE\ncd x", 1),
+        ("cat <<E | tee c.toml\nseed = 1\nE", 1),
     ],
 )
 def test_a_configuration_that_the_script_writes_in_another_way(lines: str, line: int) -> None:

@@ -45,6 +45,8 @@ class _Gathered:
     words: list[Word] = field(default_factory=list)
     targets: list[Word] = field(default_factory=list)
     body: str | None = None
+    appended: bool = False
+    """Its output goes behind what a file holds."""
 
 
 class PosixScript(Script):
@@ -115,6 +117,7 @@ class PosixScript(Script):
             self._gathered.body = text if literal else self._joined(Scanner(text).inside())
         elif ">" in sign.text and not sign.text.endswith("&"):
             self._gathered.targets.append(word)
+            self._gathered.appended = ">>" in sign.text
 
     def _keyword(self, word: Word) -> bool:
         """Take a word at the place of a command that is part of a block, or `[[`."""
@@ -199,8 +202,8 @@ class PosixScript(Script):
         assigned = list(takewhile(lambda pair: pair[0], ((_assignment(word), word) for word in words)))
         words = words[len(assigned) :]
         for found, word in assigned:
-            if found and words:
-                self._environment(found, word, line)
+            if found and words:  # for this command only
+                self.note_cards(found[1], self._joined(_without(word, found.end())))
             elif found:
                 self._set(found, word, line)
         if not words:
@@ -217,7 +220,7 @@ class PosixScript(Script):
         if words[0].keyword() in ("[", "[["):
             fields = [words[0].keyword()]
         targets = [self._joined(target) for target in gathered.targets]
-        command = Command(line, fields, self._condition(line), targets, gathered.body)
+        command = Command(line, fields, self._condition(line), targets, None if gathered.appended else gathered.body)
         if name in self._functions:
             self._doubt(line, *self._functions[name])
         elif name == "set" and all(_OPTIONS.fullmatch(word) for word in fields[1:]):
@@ -260,14 +263,6 @@ class PosixScript(Script):
             if block.function:
                 self._functions[block.function].add(name)
         self.assign(name, value, line, sure=sure)
-
-    def _environment(self, found: re.Match[str], word: Word, line: int) -> None:
-        before = self.values.get(found[1])
-        self.assign(found[1], self._joined(_without(word, found.end())), line, sure=True)
-        if before is None:
-            self.values.pop(found[1], None)
-        else:
-            self.values[found[1]] = before
 
     def _doubt(self, line: int, *names: str) -> None:
         for block in self._blocks:

@@ -165,14 +165,18 @@ class Script:
     def assign(self, name: str, value: str | list[str], line: int, *, sure: bool) -> None:
         """A variable gets a value; without `sure` it may have another one."""
         name = self.key(name)
-        if name.removeprefix("ENV:") == CARDS and self.call is None:
-            remark = "say it to lorasmith itself: CUDA_VISIBLE_DEVICES=... lorasmith ..., or memory.device = cuda:N"
-            self.notes.append((CARDS, plain(value if isinstance(value, str) else " ".join(value)), remark))
+        self.note_cards(name, value)
         if sure:
             self.values[name] = value
             self._doubts.pop(name, None)
         else:
             self.doubt(line, name)
+
+    def note_cards(self, name: str, value: str | list[str]) -> None:
+        """Note which cards a variable chooses, if that is what it does."""
+        if name.removeprefix("ENV:") == CARDS and self.call is None:
+            remark = "say it to lorasmith itself: CUDA_VISIBLE_DEVICES=... lorasmith ..., or memory.device = cuda:N"
+            self.notes.append((CARDS, plain(value if isinstance(value, str) else " ".join(value)), remark))
 
     def doubt(self, line: int, *names: str) -> None:
         """From this line on it is not certain what these variables hold."""
@@ -222,10 +226,7 @@ class Script:
         elif name in RUNNERS or name in WRAPPERS:
             self._other(command, name)
         elif name in FOLDER:
-            given = [word for word in command.words[1:] if word.lower() != "/d" and not word.startswith("-")]
-            self.folder = plain(given[0]) if given else ".."
-            self.values.pop(self.key("PWD"), None)
-            self.values.pop(self.key("CD"), None)
+            self._change_folder(command)
         elif name in INERT:
             self._inert(command, name)
         elif name in OTHER:
@@ -236,6 +237,14 @@ class Script:
             self._ended = self._ended or (0 if command.condition else command.line)
         else:
             self._unknown(command)
+
+    def _change_folder(self, command: Command) -> None:
+        if self.call is None:
+            given = [word for word in command.words[1:] if word.lower() != "/d" and not word.startswith("-")]
+            self.folder = plain(given[0]) if given else ".."
+            self.written = {path: (line, None) for path, (line, _) in self.written.items()}
+        self.values.pop(self.key("PWD"), None)
+        self.values.pop(self.key("CD"), None)
 
     def _unknown(self, command: Command) -> None:
         self.refuse(command.line, f"{self.shown(command.line)} is not understood.")
