@@ -461,7 +461,7 @@ def test_sdxl_in_diffusers_names_is_whole(tmp_path: Path) -> None:
         for letter in ("q", "k", "v", "out_0")
     ]
     assert len(names) == 560 and {as_original(name, attending) for name in names} <= TABLES["SDXL"].names
-    tensors = {}
+    tensors: Tensors = {}
     for name in names:
         tensors |= {
             f"{name}.lora_down.weight": torch.ones(1, 2048 if "attn2_to_k" in name or "attn2_to_v" in name else 64)
@@ -557,7 +557,7 @@ def test_a_start_with_the_blocks_named_the_other_way(base: str) -> None:
         assert found is not None
         found = replace(found, kohya_names={key.split(".")[0]: table.place(key.split(".")[0]) for key in names})
         assert in_kohya_names(names, found, targets) == {f"{name}.alpha": name for name in own}
-    assert in_kohya_names({"lora_te1_x.alpha": 1}, found, targets) == {"lora_te1_x.alpha": 1}
+    assert found is not None and in_kohya_names({"lora_te1_x.alpha": 1}, found, targets) == {"lora_te1_x.alpha": 1}
 
 
 def diffusers_path(base: str, name: str) -> str:
