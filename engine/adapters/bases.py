@@ -30,17 +30,24 @@ _MARKS = (
 _FLUX2_OUTPUTS = ((r"(?:img|txt)_mlp_0$", 6), (r"linear1$", 9))
 """FLUX.2's layers with other names than FLUX.1's only in their sizes: outputs for each input (FLUX.1: 4 and 7)."""
 _CONTEXT = re.compile(r"attn2_to_[kv]$")
-_FIRST_LEVEL = re.compile(r"(?:input_blocks_[12]|output_blocks_(?:9|10|11))_1_")
+_FIRST_LEVEL = re.compile(
+    r"(?:input_blocks_[12]|output_blocks_(?:9|10|11))_1_|(?:down_blocks_0|up_blocks_3)_attentions_"
+)
 """Attention at the full size, which SDXL has not."""
+_LAYER = re.compile(r"te_text_model_encoder_layers_(\d+)_")
+VERSIONS = {"SD 1.5": "sd_v1", "SD 2": "sd_v2", "SDXL": "sdxl", "FLUX": "flux", "SD 3": "sd3"}
+"""How Kohya's `ss_base_model_version` begins for a kind of model."""
 
 
-def base_of(paths: Mapping[str, Module], texts: Mapping[str, Module], shapes: Shapes) -> str:
+def base_of(paths: Mapping[str, Module], texts: Mapping[str, Module], shapes: Shapes, version: str = "") -> str:
     """ "SD 1.5", "SDXL", "FLUX", ..., or "unknown".
 
     Args:
         paths: the denoiser's modules by their path in the model, with underscores for dots.
         texts: the text encoders' modules by prefix ("te", "te1", "te2", "te3", "t5") and path.
         shapes: of the file's tensors.
+        version: `ss_base_model_version` of the metadata, which decides where names and shapes leave it open: for
+            kinds of adapter whose shapes do not tell the layers' widths.
     """
     marked = next((base for mark, base in _MARKS if any(re.search(mark, path) for path in paths)), None)
     if marked == "FLUX" and _is_flux2(paths, shapes):
@@ -49,7 +56,7 @@ def base_of(paths: Mapping[str, Module], texts: Mapping[str, Module], shapes: Sh
         return "Lumina 2"
     if marked is not None:
         return marked
-    return _unet(paths, shapes) if paths else _by_text(texts, shapes)
+    return _unet(paths, texts, shapes, version) if paths else _by_text(texts, shapes)
 
 
 def _is_flux2(paths: Mapping[str, Module], shapes: Shapes) -> bool:
@@ -61,7 +68,7 @@ def _is_flux2(paths: Mapping[str, Module], shapes: Shapes) -> bool:
     return False
 
 
-def _unet(paths: Mapping[str, Module], shapes: Shapes) -> str:
+def _unet(paths: Mapping[str, Module], texts: Mapping[str, Module], shapes: Shapes, version: str) -> str:
     widths = _widths(paths, _CONTEXT.pattern, shapes)
     if len(widths) == 1 and (base := _CONTEXTS.get(next(iter(widths)))):
         return base
@@ -69,10 +76,13 @@ def _unet(paths: Mapping[str, Module], shapes: Shapes) -> str:
         return UNKNOWN
     if any(re.search(r"transformer_blocks_[1-9]", path) for path in paths):
         return "SDXL"
+    first = any(_FIRST_LEVEL.match(path) for path in paths)
     original = any(path.startswith(("input_blocks_", "output_blocks_")) for path in paths)
-    if original and not any(_FIRST_LEVEL.match(path) for path in paths):
+    if not first and (original or any(name.startswith("te2_") for name in texts)):
         return "SDXL"  # Kohya names only SDXL's blocks as the original files do
-    return UNKNOWN
+    if first and (layers := [int(match[1]) for match in map(_LAYER.match, texts) if match]):
+        return "SD 2" if max(layers) > 11 else "SD 1.5"
+    return next((base for base, begin in VERSIONS.items() if version.startswith(begin) and base in UNETS), UNKNOWN)
 
 
 def _by_text(texts: Mapping[str, Module], shapes: Shapes) -> str:

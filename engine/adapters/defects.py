@@ -29,7 +29,7 @@ def check_file(path: Path, wanted: str | None) -> Format:
         ModelError: says what is wrong with which file.
     """
     header = read_header(path)
-    found = recognised(header.shapes)
+    found = recognised(header.shapes, header.metadata)
     where = f"network.network_weights: {printable(path)}"
     hint = "network_weights takes a LoRA in Kohya's format (keys lora_unet_... and lora_te_...)."
     if found is None:

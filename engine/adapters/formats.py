@@ -104,7 +104,7 @@ class Format:
         return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def recognised(shapes: Shapes) -> Format | None:
+def recognised(shapes: Shapes, metadata: Mapping[str, str] | None = None) -> Format | None:
     """What a file of these tensors is; None when none of them belongs to an adapter."""
     found, strange = modules_of(shapes)
     modules = {name: module for name, module in found.items() if module.kind(shapes) != UNKNOWN}
@@ -116,7 +116,7 @@ def recognised(shapes: Shapes) -> Format | None:
     places = {name: _place(name) for name in modules}
     paths = {path: modules[name] for name, (part, path) in places.items() if part == "denoiser"}
     texts = {f"{part}_{path}": modules[name] for name, (part, path) in places.items() if part != "denoiser"}
-    base = base_of(paths, texts, shapes)
+    base = base_of(paths, texts, shapes, (metadata or {}).get("ss_base_model_version", ""))
     counts = Counter(module.kind(shapes) for module in modules.values())
     kinds = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
     return Format(

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.adapters.bases import VERSIONS
 from engine.adapters.defects import defects
 from engine.adapters.formats import Format, recognised, why_no_start
 from engine.adapters.payload import Payload, read_payload
@@ -44,8 +45,6 @@ _SHOWN = (
     "modelspec.date",
     "sshs_model_hash",
 )
-_BEGINS = {"SD 1.5": "sd_v1", "SD 2": "sd_v2", "SDXL": "sdxl", "FLUX": "flux", "SD 3": "sd3"}
-"""How `ss_base_model_version` begins for a kind of model."""
 _SHORT_HASH = re.compile(r"[0-9a-f]{8,64}")
 
 
@@ -93,7 +92,7 @@ def inspect_lora(path: Path) -> LoraReport:
         ModelError: it cannot be read, or is no adapter at all.
     """
     header = read_header(path)
-    found = recognised(header.shapes)
+    found = recognised(header.shapes, header.metadata)
     if found is None:
         other = looks_like(header) or "its tensors are named as in no LoRA that is known"
         raise ModelError(
@@ -141,7 +140,7 @@ def _name_problems(found: Format, metadata: Mapping[str, str]) -> list[str]:
             f"{len(unknown)} modules are none of {found.base}'s, readers leave them out or refuse the file: "
             f"{listing([printable(name) for name in unknown], 3)}."
         )
-    version, begins = metadata.get("ss_base_model_version", ""), _BEGINS.get(found.base)
+    version, begins = metadata.get("ss_base_model_version", ""), VERSIONS.get(found.base)
     if version and begins and not version.startswith(begins):
         problems.append(f"The metadata say {printable(version)}, the modules are those of {found.base}.")
     return problems

@@ -20,7 +20,7 @@ def _numbers(shapes: Shapes, pattern: str) -> list[int]:
     return sorted({int(match[1]) for match in map(re.compile(pattern).match, shapes) if match})
 
 
-def _told(sizes: Mapping[str, Any]) -> Sizes:
+def _known(sizes: Mapping[str, Any]) -> Sizes:
     """Those that the shapes tell."""
     return {key: size for key, size in sizes.items() if size is not None}
 
@@ -37,7 +37,7 @@ def _levels(shapes: Shapes, half: str) -> list[int] | None:
 def _unet(shapes: Shapes) -> Sizes:
     contexts = {shape[1] for name, shape in shapes.items() if name.endswith("attn2.to_k.weight") and len(shape) == 2}
     blocks = _numbers(shapes, r"down_blocks\.0\.resnets\.(\d+)\.")
-    return _told(
+    return _known(
         {
             "in_channels": _side(shapes, "conv_in.weight", 1),
             "out_channels": _side(shapes, "conv_out.weight", 0),
@@ -52,7 +52,7 @@ def _unet(shapes: Shapes) -> Sizes:
 def _vae(shapes: Shapes) -> Sizes:
     blocks = _numbers(shapes, r"encoder\.down_blocks\.0\.resnets\.(\d+)\.")
     diffusers = bool(blocks)
-    return _told(
+    return _known(
         {
             "in_channels": _side(shapes, "encoder.conv_in.weight", 1),
             "out_channels": _side(shapes, "decoder.conv_out.weight", 0),
@@ -67,7 +67,7 @@ def _vae(shapes: Shapes) -> Sizes:
 
 def _clip(shapes: Shapes) -> Sizes:
     plain = {name.removeprefix("text_model."): shape for name, shape in shapes.items()}
-    return _told(
+    return _known(
         {
             "vocab_size": _side(plain, "embeddings.token_embedding.weight", 0),
             "hidden_size": _side(plain, "embeddings.token_embedding.weight", 1),
@@ -84,7 +84,7 @@ def _t5(shapes: Shapes) -> Sizes:
     layer = "encoder.block.0.layer"
     heads = _side(shapes, f"{layer}.0.SelfAttention.relative_attention_bias.weight", 1)
     inner = _side(shapes, f"{layer}.0.SelfAttention.q.weight", 0)
-    return _told(
+    return _known(
         {
             "vocab_size": _side(shapes, table, 0),
             "d_model": _side(shapes, table, 1),
@@ -106,7 +106,7 @@ def _transformer(shapes: Shapes) -> Sizes:
     )
     if inner is None:
         return {}  # in Black Forest Labs' names
-    return _told(
+    return _known(
         {
             "in_channels": _side(shapes, "x_embedder.weight", 1),
             "num_layers": len(_numbers(shapes, r"transformer_blocks\.(\d+)\.")) or None,

@@ -44,7 +44,7 @@ def lora(name: str, inputs: int = 64, outputs: int = 32, style: str = "lora_down
 
 
 def named(name: str, tensors: Tensors) -> Tensors:
-    return {f"{name}.{end}": tensor for end, tensor in tensors.items()}
+    return {f"{name}.{end}": tensor.clone() for end, tensor in tensors.items()}
 
 
 A2K = "transformer_blocks_0_attn2_to_k"
@@ -461,7 +461,7 @@ def test_sdxl_in_diffusers_names_is_whole(tmp_path: Path) -> None:
         for letter in ("q", "k", "v", "out_0")
     ]
     assert len(names) == 560 and {as_original(name, attending) for name in names} <= TABLES["SDXL"].names
-    tensors = {}
+    tensors: Tensors = {}
     for name in names:
         tensors |= {
             f"{name}.lora_down.weight": torch.ones(1, 2048 if "attn2_to_k" in name or "attn2_to_v" in name else 64)
@@ -557,7 +557,7 @@ def test_a_start_with_the_blocks_named_the_other_way(base: str) -> None:
         assert found is not None
         found = replace(found, kohya_names={key.split(".")[0]: table.place(key.split(".")[0]) for key in names})
         assert in_kohya_names(names, found, targets) == {f"{name}.alpha": name for name in own}
-    assert in_kohya_names({"lora_te1_x.alpha": 1}, found, targets) == {"lora_te1_x.alpha": 1}
+    assert found is not None and in_kohya_names({"lora_te1_x.alpha": 1}, found, targets) == {"lora_te1_x.alpha": 1}
 
 
 def diffusers_path(base: str, name: str) -> str:
@@ -588,3 +588,26 @@ def test_none_is_taken_for_a_base_model(tmp_path: Path, tensors: Tensors) -> Non
     save_file(tensors, tmp_path / "x.safetensors")
     with pytest.raises(ModelError, match="is a LoRA, not a base model"):
         recognise(tmp_path / "x.safetensors")
+
+
+BLOCKS = {"oft_blocks": torch.ones(4, 2, 2), "alpha": torch.tensor(0.0)}
+ATTENTION = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "version", "base"),
+    [
+        (named(ATTENTION, BLOCKS), "sd_v1", "SD 1.5"),
+        (named(ATTENTION, BLOCKS), "sd_v2_v", "SD 2"),
+        (named(ATTENTION, BLOCKS), "", "unknown"),
+        (named(ATTENTION, BLOCKS), "flux1", "unknown"),
+        (named(ATTENTION, BLOCKS) | named("lora_te_text_model_encoder_layers_11_mlp_fc1", BLOCKS), "", "SD 1.5"),
+        (named(ATTENTION, BLOCKS) | named("lora_te_text_model_encoder_layers_22_mlp_fc1", BLOCKS), "", "SD 2"),
+        (named(ATTENTION.replace("_0_a", "_1_a", 1), BLOCKS) | named("lora_te2_text_model_x", BLOCKS), "", "SDXL"),
+        (named(ATTENTION.replace("blocks_0_attn", "blocks_1_attn"), BLOCKS), "", "SDXL"),
+        (lora(SD15, 32), "sd_v1", "unknown"),
+        (lora(SD15, 768), "sdxl_base_v1-0", "SD 1.5"),
+    ],
+)
+def test_the_base_where_shapes_do_not_tell_it(tmp_path: Path, tensors: Tensors, version: str, base: str) -> None:
+    assert report(tmp_path, tensors, {"ss_base_model_version": version}).base == base

@@ -132,13 +132,16 @@ ENTRIES = st.fixed_dictionaries(
         "data_offsets": st.lists(SIZES, min_size=2, max_size=2),
     }
 )
-HEADERS = st.dictionaries(st.sampled_from("abcd"), ENTRIES | st.none() | st.just([]), max_size=3)
+HEADERS: st.SearchStrategy[dict[str, Any]] = st.dictionaries(
+    st.sampled_from("abcd"), ENTRIES | st.none() | st.just([]), max_size=3
+)
 
 
 @st.composite
 def sound_but_for_one(draw: st.DrawFn) -> tuple[dict[str, Any], int]:
     """Tensors one behind the other, one number of which may be changed, and the bytes of the file."""
-    header, reached = {}, 0
+    header: dict[str, Any] = {}
+    reached = 0
     for name in "abc"[: draw(st.integers(0, 3))]:
         kind = draw(st.sampled_from(["U8", "F16", "F32", "F64", "F8_E4M3"]))
         shape = draw(st.lists(st.integers(0, 3), max_size=2))
@@ -148,7 +151,8 @@ def sound_but_for_one(draw: st.DrawFn) -> tuple[dict[str, Any], int]:
         last = reached + count * BITS[kind] // 8
         header[name] = entry(kind, shape, reached, last)
         reached = last
-    if header and draw(st.booleans()):
+    changed: bool = draw(st.booleans())
+    if header and changed:
         offsets = header[draw(st.sampled_from(sorted(header)))]["data_offsets"]
         offsets[draw(st.integers(0, 1))] += draw(st.integers(-2, 2))
     return header, max(0, reached + draw(st.sampled_from([0, 0, 0, 1, -1])))
