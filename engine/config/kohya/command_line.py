@@ -14,7 +14,18 @@ from engine.config.kohya.rules import ARGUMENTS, FLAGS, FLUX_ONLY, HONOURED, NEW
 from engine.config.kohya.scripts.batch import BatchScript
 from engine.config.kohya.scripts.posix import PosixScript
 from engine.config.kohya.scripts.powershell import PowerShellScript
-from engine.config.kohya.scripts.script import HINT, MENTION, REST, SCRIPTS, UNSURE, Call, Script, path_key, plain
+from engine.config.kohya.scripts.script import (
+    HINT,
+    MENTION,
+    REST,
+    SCRIPTS,
+    UNSURE,
+    Call,
+    Script,
+    is_comment,
+    path_key,
+    plain,
+)
 from engine.config.problems import Problem
 from engine.errors import LoraSmithError, UsageError
 from engine.reading import parse_toml
@@ -22,7 +33,6 @@ from engine.text import printable
 
 _AMBIGUOUS = "\0"
 """Before a name that may be several arguments; it only takes its values out of the way."""
-_COMMENT = re.compile(r"\s*(#|@?rem\b|::|@?echo\b)", re.IGNORECASE)
 _BATCH = re.compile(r"^\s*@?(?:echo off|set\s|rem\b|::)|[A-Za-z]:\\|\^\s*$", re.IGNORECASE | re.MULTILINE)
 _POWERSHELL = re.compile(
     r"^\s*\$(?:env:)?\w+\s*\+?=|`[ \t]*$|^\s*write-(?:host|output)\b", re.IGNORECASE | re.MULTILINE
@@ -34,7 +44,7 @@ _READ_FILES = ("dataset_config", "sample_prompts")
 
 def is_command_line(text: str) -> bool:
     """Whether a text file calls one of the LoRA scripts."""
-    return any(MENTION.search(line) for line in text.splitlines() if not _COMMENT.match(line))
+    return any(MENTION.search(line) for line in text.splitlines() if not is_comment(line))
 
 
 def script_of(text: str, suffix: str = "") -> Script:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from engine.config.kohya.script_text import is_comment
+from engine.config.kohya.scripts.script import is_comment
 
 _DREAMBOOTH = "DreamBooth, which trains the whole model"
 _FINE_TUNING = "full fine-tuning, which trains the whole model"

@@ -36,6 +36,14 @@ _MOST = 2**22
 """Characters that its variables put in altogether: a value may be twice the last one on each line."""
 
 
+_COMMENT = re.compile(r"\s*(#|@?rem\b|::|@?echo\b)", re.IGNORECASE)
+
+
+def is_comment(line: str) -> bool:
+    """Whether a line says nothing to the shell, or only prints."""
+    return bool(_COMMENT.match(line))
+
+
 @dataclass(frozen=True)
 class Command:
     """A simple command with its variables put in."""
