@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -97,6 +98,18 @@ def test_the_record_is_read_as_it_was_written(place: Path) -> None:
     assert known == inputs and list(known.images) == list(inputs.images)
     other = replace(inputs, environment={"torch": "2.10.0", "device": "a card", "peft": "1"})
     assert environment_changes(known, other) == ["torch was 2.9.0 and is 2.10.0"]
+
+
+def test_reading_a_record_takes_memory_by_its_size(place: Path) -> None:
+    run_dir = RunDir(place / "run")
+    run_dir.private.mkdir(parents=True)
+    write_inputs(run_dir, taken(place))
+    tracemalloc.start()
+    try:
+        assert read_inputs(run_dir) is not None
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_record_behind_a_link_is_not_read(place: Path) -> None:
