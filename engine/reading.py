@@ -33,6 +33,7 @@ MAX_CONFIG = 4 * 2**20
 _LONG_KEY = re.compile(r"""(?<![\w"'.-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){1000}""")
 """A dotted key of so many parts that `tomllib` would need hours for it. No prose has so many one-word sentences."""
 SAVE_AS_UTF8 = "Save it as UTF-8 text. In Notepad: File, Save as, Encoding: UTF-8."
+_PIECE = 2**16
 _KINDS = (
     (stat.S_ISREG, "a file"),
     (stat.S_ISDIR, "a folder"),
@@ -143,7 +144,9 @@ def read_bytes(path: Path, limit: int = MAX_TEXT, *, below: Path | None = None) 
         NotRegularFileError, OSError: as `open_file` raises them.
     """
     with open_file(path, below=below) as file:
-        data = file.read(limit + 1)
+        data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)  # which it allocates at once
+        while len(data) <= limit and (more := file.read(_PIECE)):  # it has grown, or the system knows no size
+            data += more
     if len(data) > limit:
         raise TooLargeError(errno.EFBIG, f"it is larger than {_size(limit)}", str(path))
     return data

@@ -113,8 +113,7 @@ class ChangedInputsError(UsageError):
 def read_inputs(run_dir: RunDir) -> Inputs | None:
     """The run's record; None where there is none, as in runs of earlier versions, or where it is damaged."""
     with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-        limit = min(_LIMIT, run_dir.inputs_path.stat().st_size)  # as much is allocated before anything is read
-        value = parse_json(read_bytes(run_dir.inputs_path, limit, below=run_dir.path))
+        value = parse_json(read_bytes(run_dir.inputs_path, _LIMIT, below=run_dir.path))
         if value["schema"] == _SCHEMA:
             return _from_json(value)
     return None
