@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from engine.atomic import read_json, write_text
 from engine.errors import StorageError, UsageError
 from engine.paths import user_state
+from engine.text import shell_line
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
@@ -170,7 +170,7 @@ class Draft:
 
     def command(self) -> str:
         """The command line that starts the same run without a screen."""
-        return shlex.join(self.command_words())
+        return shell_line(self.command_words())
 
     def command_words(self) -> list[str]:
         """The same, before a shell reads it."""

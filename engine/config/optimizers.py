@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +17,7 @@ from engine.config.key_values import Parameter, parse_arguments, read_settings
 from engine.config.training import TrainingTable
 from engine.errors import UsageError
 from engine.paths import ASSETS
-from engine.text import printable
+from engine.text import printable, shell_word
 
 TABLE = ASSETS / "optimizers.json"
 ADAFACTOR = "transformers.optimization.Adafactor"
@@ -121,7 +120,7 @@ def require_known_module(name: str) -> None:
         return
     raise UsageError(
         f"training.optimizer_type: {printable(name)} would import the module {printable(module)}, which runs its code.",
-        f"If you trust it, set the environment variable {ALLOW}={shlex.quote(printable(module))} and start again.",
+        f"If you trust it, set the environment variable {ALLOW}={shell_word(module)} and start again.",
     )
 
 

@@ -18,7 +18,7 @@ from engine.atomic import write_bytes
 from engine.errors import UsageError
 from engine.reading import parse_json, read_bytes
 from engine.runs.layout import RunDir
-from engine.text import listing, plural, printable
+from engine.text import listing, plural, printable, resume_line
 
 _SCHEMA = 1
 _LIMIT = 64 * 2**20
@@ -105,8 +105,8 @@ class ChangedInputsError(UsageError):
         self.run_dir, self.changes = run_dir, tuple(changes)
         super().__init__(
             f"The run {run_dir.path} was trained on something else: {'; '.join(changes)}.",
-            "Nothing was lost. Undo the change, or continue with what is there now: "
-            f"lorasmith resume {run_dir.path} --accept-changes",
+            "Nothing was lost. Undo the change, or continue with what is there now:\n"
+            f"  {resume_line(run_dir.path)} --accept-changes",
         )
 
 

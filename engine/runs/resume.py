@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -20,6 +19,7 @@ from engine.runs.layout import ARCHIVE, CURRENT, RunDir, own_files
 from engine.runs.prepare import RESERVE_BYTES, Say, absolute_paths, one_starter, require_utf8, still_live, writing
 from engine.runs.state import RunState, mark_starting, true_state
 from engine.runs.states import newest_state
+from engine.text import printable, shell_line
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
@@ -94,10 +94,10 @@ def train_further(run_dir: RunDir) -> str:
         return ""
     settings = (f"network.network_weights={newest}", "training.max_train_epochs=N")
     words = ["lorasmith", "--preset", str(run_dir.config_path), "--output_dir", str(_place_beside(run_dir))]
-    command = shlex.join([*words, *(word for setting in settings for word in ("--set", setting))])
+    command = shell_line([*words, *(word for setting in settings for word in ("--set", setting))])
     return (
-        f"To train N more epochs from {newest.name}, start a new run: {command} (on the screen: the key t in its "
-        "results). The optimizer and the schedule start anew."
+        f"To train N more epochs from {printable(newest.name)}, start a new run (on the screen: the key t in its "
+        f"results); the optimizer and the schedule start anew:\n  {command}"
     )
 
 

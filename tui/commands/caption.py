@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from engine.exit_codes import ExitCode
+from engine.text import shell_line
 from tui import output
 
 _SHORT = {"trigger": "trigger_word", "download": "allow_download"}
@@ -72,7 +73,7 @@ def command(folder: str | None, captioner: str | None, **options: Any) -> int:
         output.narrate(f"The pictures are in {place}.")
     if undo:
         if captioner or values or dry_run:
-            raise UsageError("--undo takes no other option but --json.", f"lorasmith caption {folder} --undo")
+            raise UsageError("--undo takes no other option but --json.", shell_line(('lorasmith', 'caption', folder, '--undo')))
         return captioning.undo(place, as_json=as_json)
     if captioner is None:
         if values or dry_run:
