@@ -73,7 +73,8 @@ def command(folder: str | None, captioner: str | None, **options: Any) -> int:
         output.narrate(f"The pictures are in {place}.")
     if undo:
         if captioner or values or dry_run:
-            raise UsageError("--undo takes no other option but --json.", shell_line(('lorasmith', 'caption', folder, '--undo')))
+            alone = shell_line(("lorasmith", "caption", folder, "--undo"))
+            raise UsageError("--undo takes no other option but --json.", alone)
         return captioning.undo(place, as_json=as_json)
     if captioner is None:
         if values or dry_run:
