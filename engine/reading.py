@@ -15,8 +15,9 @@ import re
 import stat
 import tomllib
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 MAX_DEPTH = 100
 """Levels of lists and tables inside each other."""
@@ -28,8 +29,8 @@ MAX_VALUES = 6_000_000
 """Values of a JSON text, as its commas and opening brackets count them: each takes up to 100 bytes when read."""
 MAX_CONFIG = 4 * 2**20
 """Bytes of a configuration; the parser of TOML takes some seconds for so many."""
-_LONG_KEY = re.compile(rf"""(?<![\w"'.-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){{1000}}""")
-"""A dotted key of so many parts that `tomllib` would soon need hours for it. No prose has so many one-word sentences."""
+_LONG_KEY = re.compile(r"""(?<![\w"'.-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){1000}""")
+"""A dotted key of so many parts that `tomllib` would need hours for it; no prose has so many one-word sentences."""
 _KINDS = (
     (stat.S_ISREG, "a file"),
     (stat.S_ISDIR, "a folder"),
@@ -49,7 +50,7 @@ class TooLargeError(OSError):
     """More bytes than a file of its kind can have."""
 
 
-def open_file(path: Path, *, below: Path | None = None) -> BinaryIO:
+def open_file(path: Path, *, below: Path | None = None) -> BufferedReader:
     """Open a regular file for reading, without ever waiting for one that is none.
 
     Args:

@@ -198,7 +198,7 @@ def _unknown_reason(path: Path) -> str:
 
 def _os_reason(error: OSError) -> str:
     if isinstance(error, NotRegularFileError):
-        return error.strerror
+        return str(error.strerror)
     known = {errno.EACCES: "permission denied", errno.EPERM: "permission denied", errno.ENOENT: "it is gone"}
     if error.errno in known:
         return known[error.errno]

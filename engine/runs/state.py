@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +130,7 @@ def read_exit(run_dir: RunDir) -> dict[str, Any] | None:
 def _record(path: Path) -> dict[str, Any]:
     """What state.json says, each value as it may be; what it may not be is left out."""
     value = read_record(path)
-    kinds = {
+    kinds: dict[str, Callable[[Any], Any]] = {
         "state": text, "phase": text, "boot_id": text, "host": text, "step": count, "epoch": count,
         "max_train_steps": count, "updated": seconds, "process_start": number,
     }  # fmt: skip
