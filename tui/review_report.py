@@ -161,10 +161,10 @@ def sections(report: Report, draft: Draft, vram: Sequence[str] = ()) -> list[tup
     length = [*known.plan.lines(), outlook.time(), *known.need.lines(known.directory)]
     result = known.directory / f"{known.config.saving.output_name}.safetensors"
     return [
-        (_("Result"), [str(result)]),
+        (_("Result"), [str(result), known.captions.about_trigger()]),
         (_("Length"), length),
         (_("Model"), [model, *recognition.reasons]),
-        (_("Pictures"), [known.captions.about_trigger(), *known.pictures.lines()]),
+        (_("Pictures"), known.pictures.lines()),
         (_("Memory"), [known.precision, *(vram or _vram(report))]),
         (_("Settings that differ from the defaults (• from the preset {0} too)").format(draft.preset),
          list(settings(known.config, draft))),

@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.errors import ModelError
 from engine.reading import NotRegularFileError, open_file, parse_json
-from engine.text import printable, shell_line
+from engine.text import printable, shell_word
 
 MAX_HEADER = 32 * 2**20
 """Bytes; those of the largest models have less than one MiB, and metadata with a thumbnail a few."""
@@ -61,11 +61,18 @@ def refuse_pickle(path: Path) -> ModelError:
     """The error for a file that only Python's pickle can read."""
     renamed = path.suffix.lower() == ".safetensors"  # then the line must not write over what it reads
     stem = f"{path.stem}-converted" if renamed else path.stem
+    names = " ".join(_quoted(Path(name)) for name in (path.name, f"{stem}.safetensors"))
+    place = "" if path.parent == Path() else f"cd {shell_word(path.parent)} && "
     return ModelError(
         f"{printable(path)} is a Python pickle; opening one can run any program hidden in it, so it is not opened.",
-        "Convert it once, with this line, which reads tensors only:\n"
-        f'  python -c "{CONVERT}" {shell_line((path, path.with_name(f"{stem}.safetensors")))}',
+        f'Convert it once, with this line, which reads tensors only:\n  {place}python -c "{CONVERT}" {names}',
     )
+
+
+def _quoted(name: Path) -> str:
+    """A file's name as a word of a command line, in quotes also where it needs none."""
+    word = shell_word(name)
+    return word if word.startswith(("'", "$")) else f"'{word}'"
 
 
 @contextmanager

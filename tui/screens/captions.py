@@ -57,7 +57,7 @@ class CaptionsScreen(StepScreen):
             tooltip=_("Take the last change of many captions back; again: the one before."),
         ),
         Binding("m", "open", _("Next open"), show=False, tooltip=_("To the next picture that is not marked ✓.")),
-        Binding("ctrl+r", "read", _("Read again"), show=False, tooltip=_("Read all captions again.")),
+        Binding("ctrl+r", "read", _("Reload"), show=False, tooltip=_("Read all captions again.")),
     ]
     HELP = _(
         "# Captions\n\nA caption tells what to separate from what is learnt: name what changes from picture to "

@@ -48,7 +48,7 @@ class FoldersScreen(StepScreen):
     AUTO_FOCUS = "#name"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+t", "suggest", _("Rare trigger"), tooltip=_("Take the suggested trigger word.")),
-        Binding("ctrl+r", "look", _("Read again"), tooltip=_("Read the folder of the pictures again.")),
+        Binding("ctrl+r", "look", _("Reload"), tooltip=_("Read the folder of the pictures again.")),
         Binding("ctrl+o", "report", _("Check"), tooltip=_("Look closely at every picture and caption: what is wrong?")),
     ]
     HELP = _(
