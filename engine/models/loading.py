@@ -118,17 +118,10 @@ def load_part(
     where = printable(source.files[0])
     with opened(source.files) as handles:
         found = {name: handle for name, (handle, _) in handles.items()}
-        used = {key: next((place for place in places[key] if place.name in found), None) for key in wanted}
-        missing = [places[key][0].name for key, place in used.items() if place is None]
-        if missing:
-            names = list(dict.fromkeys(missing))  # several may be parts of one tensor in the file
-            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            raise ModelError(
-                f"{where} lacks {len(missing)} of the {len(wanted)} tensors of its {part}: {shown}.",
-                "Fetch it again, or use another copy of the checkpoint.",
-            )
+        if missing := [places[key][0].name for key in wanted if not any(place.name in found for place in places[key])]:
+            raise _lacking(missing, len(wanted), part, where)
+        used = {key: next(place for place in places[key] if place.name in found) for key in wanted}
         for key, place in used.items():
-            assert place is not None
             what = f"{place.name} in {printable(handles[place.name][1])}"
             if kinds[place.name] not in READABLE:
                 raise ModelError(
@@ -139,12 +132,19 @@ def load_part(
             kept = tensor if key in coder else tensor.to(dtype)
             _check_finite(kept, tensor, what)
             state |= coder.take(key, tensor) if key in coder else {key: kept}
-        _tell_unused(
-            found, {place.name for place in used.values() if place}, source.prefixes, f"{part} in {where}", say
-        )
+        _tell_unused(found, {place.name for place in used.values()}, source.prefixes, f"{part} in {where}", say)
     module.load_state_dict(state, strict=True, assign=True)
     coder.tell(part, dtype, say)
     return module.requires_grad_(False).eval()
+
+
+def _lacking(missing: Sequence[str], count: int, part: str, where: str) -> ModelError:
+    names = list(dict.fromkeys(missing))  # several may be parts of one tensor in the file
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return ModelError(
+        f"{where} lacks {len(missing)} of the {count} tensors of its {part}: {shown}.",
+        "Fetch it again, or use another copy of the checkpoint.",
+    )
 
 
 def _built(part: str, source: Source) -> Any:

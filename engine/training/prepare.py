@@ -86,12 +86,7 @@ def prepare(session: Session) -> Prepared:
     config, notes = resolve(config, partial_text_cache=family.partial_text_cache)
     for note in [*recognition.reasons, *settled, *notes]:
         session.say(note)
-    check_model(config, recognition)
-    check_optimizer(config.training)
-    check_schedule(config.training)
-    if config.saving.metadata_thumbnail:
-        thumbnail(config.saving.metadata_thumbnail)
-    check_start(config, family.lora_base)
+    _check_settings(config, recognition, family.lora_base)
     prompts = read_prompts(config, lambda _: None, family.prompt_flags)
     accelerator, precision = _accelerator(config, session)
     if accelerator.device.type == "cuda":
@@ -130,6 +125,16 @@ def prepare(session: Session) -> Prepared:
         precision,
         inputs,
     )
+
+
+def _check_settings(config: RunConfig, recognition: Recognition, base: str) -> None:
+    """What can be refused before anything large is read."""
+    check_model(config, recognition)
+    check_optimizer(config.training)
+    check_schedule(config.training)
+    if config.saving.metadata_thumbnail:
+        thumbnail(config.saving.metadata_thumbnail)
+    check_start(config, base)
 
 
 def settle_down(model: Model, *, texts: bool, latents: bool) -> None:
