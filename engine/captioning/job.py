@@ -109,7 +109,8 @@ def start(folder: Path, captioner: str, values: Mapping[str, Any]) -> CaptionJob
     options = read_options(kind.options, values)
     job = CaptionJob.of(folder)
     find_sources(job.folder, "")
-    require_sound(job)
+    if job.path.is_symlink() or job.path.is_dir():
+        require_sound(job)
     if true_state(job).live:
         raise UsageError(f"Captions are being made in {printable(job.folder)} already.", "Wait for its end, or stop.")
     going_on = job.unfinished and _same(job, kind, options)
