@@ -137,8 +137,8 @@ class LoraSmithApp(KeysInOrder):
         """The input has ended: nobody is there any more."""
         self._end_by_signal(signal.SIGHUP)
 
-    def go_to(self, step: str | None) -> None:
-        """Show a step of the wizard, or home for None; keeps the draft."""
+    def go_to(self, step: str | None, *, back: bool = False) -> None:
+        """Show a step of the wizard, or home for None; keeps the draft. `back`: by Escape, from the step after it."""
         from tui.screens.steps import STEPS
 
         if step is not None:
@@ -149,6 +149,7 @@ class LoraSmithApp(KeysInOrder):
         if step is None:
             return
         screen = next(one for one in STEPS if one.name == step).screen()
+        screen.came_back = back
         if len(self.screen_stack) == 1:
             self.push_screen(screen)
         else:

@@ -115,8 +115,6 @@ class FoldersScreen(StepScreen):
         """Look at what is there already."""
         self.query_one("#findings").display = False
         self._named = self.entries.name
-        if self.entries.name:
-            self.focus_next_button()
         self._changed()
         self.look()
 

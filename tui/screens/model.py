@@ -166,8 +166,6 @@ class ModelScreen(StepScreen):
         model = self.model
         self.query_one("#known", OptionList).highlighted = self._known.index(model) if model in self._known else 0
         self._find_missing(self._known)
-        if model:
-            self.focus_next_button()
         self.look()
 
     @property

@@ -9,7 +9,7 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
-from textual.widgets import Button, Static
+from textual.widgets import Button, Input, Static
 
 from tui.screens.base import BaseScreen
 from tui.screens.steps import STEPS, position
@@ -28,6 +28,8 @@ class StepScreen(BaseScreen):
     """
 
     STEP: ClassVar[str]
+    came_back = False
+    """It was reached by Escape from the step after it."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+n", "next", _("Next"), tooltip=_("Keep this and go on."), priority=True),
         Binding("escape", "back", _("Back"), tooltip=_("One step back; nothing is lost.")),
@@ -68,9 +70,11 @@ class StepScreen(BaseScreen):
         """Sentences about what keeps one from going on; the first one is shown."""
         return ()
 
-    def focus_next_button(self) -> None:
-        """Focus nothing that takes text: for a step whose fields are filled, where a stray key would change one."""
-        self.query_one("#next", Button).focus()
+    def on_mount(self) -> None:
+        """After Escape the focus is on nothing that takes text and is filled: a key more would change it."""
+        first = self.query(self.AUTO_FOCUS).first() if self.came_back and self.AUTO_FOCUS else None
+        if isinstance(first, Input) and first.value:
+            self.query_one("#next", Button).focus()
 
     def say(self, text: str, *, kind: str = "note") -> None:
         """Put one sentence above the footer: kind note, warning or error."""
@@ -105,7 +109,7 @@ class StepScreen(BaseScreen):
         """One step back, or home from the first."""
         self.store()
         place = position(self.STEP)
-        self.smith.go_to(STEPS[place - 1].name if place else None)
+        self.smith.go_to(STEPS[place - 1].name if place else None, back=True)
 
     def action_jump(self) -> None:
         """Choose any step."""

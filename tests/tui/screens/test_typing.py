@@ -143,7 +143,8 @@ async def test_a_key_after_one_escape_too_many_changes_no_field(
 ) -> None:
     """Whatever step Escape leads to, nothing there that takes text has the focus."""
     async with app.run_test(size=(80, 24)) as pilot:
-        await opened(app, pilot, until, step)
+        app.go_to(step, back=True)
+        await until(pilot, lambda: getattr(app.screen, "STEP", "") == step and app.focused is not None)
         await pilot.pause()
         assert not isinstance(app.focused, Input | TextArea), app.focused
         before = {field.id: field.value for field in app.screen.query(Input)}
@@ -174,7 +175,7 @@ async def test_the_first_field_has_the_keys_while_it_is_empty(smith: Smith, unti
 async def test_the_first_step_says_that_escape_leaves_the_wizard(app: LoraSmithApp, until: Until, text: Shown) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         await opened(app, pilot, until, "model")
-        assert "esc Back" in text(app).splitlines()[-1]
+        await until(pilot, lambda: "esc Back" in text(app).splitlines()[-1])
         await pilot.press("escape")
         await until(pilot, lambda: isinstance(app.focused, OptionList) and "esc Runs" in text(app).splitlines()[-1])
         await pilot.press("escape")
