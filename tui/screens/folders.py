@@ -11,7 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.message import Message
 from textual.timer import Timer
-from textual.widgets import Checkbox, Input, Select, Static
+from textual.widgets import Button, Checkbox, Input, Select, Static
 from textual.worker import Worker, WorkerState
 
 from engine.dataset.caption_files import has_word
@@ -115,6 +115,8 @@ class FoldersScreen(StepScreen):
         """Look at what is there already."""
         self.query_one("#findings").display = False
         self._named = self.entries.name
+        if self.came_back and self._named:  # a key more than was meant would rename the run without a word
+            self.query_one("#next", Button).focus()
         self._changed()
         self.look()
 

@@ -9,7 +9,7 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
-from textual.widgets import Button, Input, Static
+from textual.widgets import Button, Static
 
 from tui.screens.base import BaseScreen
 from tui.screens.steps import STEPS, position
@@ -69,12 +69,6 @@ class StepScreen(BaseScreen):
     def problems(self) -> Iterable[str]:
         """Sentences about what keeps one from going on; the first one is shown."""
         return ()
-
-    def on_mount(self) -> None:
-        """After Escape the focus is on nothing that takes text and is filled: a key more would change it."""
-        first = self.query(self.AUTO_FOCUS).first() if self.came_back and self.AUTO_FOCUS else None
-        if isinstance(first, Input) and first.value:
-            self.query_one("#next", Button).focus()
 
     def say(self, text: str, *, kind: str = "note") -> None:
         """Put one sentence above the footer: kind note, warning or error."""
