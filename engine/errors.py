@@ -81,6 +81,7 @@ _STORAGE_CAUSES = {
     errno.EROFS: ("the file system is read-only", "Choose another --output_dir."),
     errno.EFBIG: ("the file is larger than this process may write", "Raise the file size limit (ulimit -f)."),
 }
+_OTHER_HINTS = {errno.ENAMETOOLONG: "Choose another --output_dir, with a shorter path."}
 _DEVICE_HINT = "Check the disk and its connection, or choose another --output_dir."
 
 
@@ -93,9 +94,9 @@ def storage_error(error: OSError, path: Path, doing: str) -> StorageError | None
     """The sentence for an OSError met while writing `path`; None when memory ran out, which no disk can help."""
     if error.errno == errno.ENOMEM:
         return None
-    reason, hint = _STORAGE_CAUSES.get(
-        error.errno or 0, (error.strerror or str(error) or "unknown error", _DEVICE_HINT)
-    )
+    number = error.errno or 0
+    other = error.strerror or str(error) or "unknown error", _OTHER_HINTS.get(number, _DEVICE_HINT)
+    reason, hint = _STORAGE_CAUSES.get(number, other)
     return StorageError(f"{doing} {path} failed: {reason}.", hint)
 
 

@@ -75,8 +75,8 @@ def source_of(name: str) -> Source | None:
     """The class behind a name that the table has: Kohya's in any case, torch.optim's and dotted ones as spelt."""
     if name.lower() in SOURCES:
         return SOURCES[name.lower()]
-    module, _, class_name = name.rpartition(".")
-    module = module or "torch.optim"
+    module, dot, class_name = name.rpartition(".")
+    module = module if dot else "torch.optim"
     if f"{module}.{class_name}" not in _table()[0]:
         return None
     package, extra = _PACKAGES[module]

@@ -111,7 +111,8 @@ def _schedule_keys(training: TrainingTable) -> list[str]:
     fields = type(training).model_fields
     keys = [key for key in fields if key.startswith("lr_") and key != "lr_scheduler"]
     changed = [key for key in keys if getattr(training, key) != fields[key].default]
-    return [*(["lr_scheduler"] if training.lr_scheduler != "constant" else []), *changed]
+    names = [*(["lr_scheduler"] if training.lr_scheduler != "constant" else []), *changed]
+    return [f"training.{name}" for name in names]
 
 
 def _listed(names: list[str]) -> str:

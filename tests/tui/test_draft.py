@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ def parsed(command: str, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
         raise UsageError("Read.")
 
     monkeypatch.setattr(tui.commands.run, "prepare", prepare)
-    words = shlex.split(command)
+    printed = subprocess.run(["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, check=True).stdout
+    words = printed.decode().split("\0")[:-1]
     assert words[0] == "lorasmith"
     run(words[1:])
     return read[0]

@@ -13,6 +13,7 @@ from engine.memory import shelf
 from engine.memory.plan import GIB, Need
 from engine.memory.planner import Request
 from engine.memory.planner_process import PlannerProcess
+from tests.nvml.fake import CUDA_TORCH
 from tests.tiny_models import tiny_sd15
 from tui.main import run
 
@@ -149,7 +150,7 @@ def test_a_dry_run_tells_whether_it_fits(
     text: str,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    nvml(machine)
+    nvml(machine, torch=CUDA_TORCH)
     (place / "pictures").mkdir()
     Image.new("RGB", (64, 64)).save(place / "pictures" / "0.png")
     (place / "model.safetensors").symlink_to(tiny)

@@ -219,9 +219,10 @@ def _network_args(found: Conversion, key: str, value: list[str], rule: Rule) -> 
             own = Rule("honoured", "", "as it is here")
         elif name in ON_BY_TEXT and given != "True":
             own = Rule("no effect", "", "the scripts switch it on by the text True only")
-        number = whole_number_of(given) or number_of(given)
+        value = guess_value(given)
+        number = whole_number_of(value) or number_of(value)
         counts = own.status == "honoured" and bool(own.target)
-        if counts and guess_value(given) is None:
+        if counts and value is None:
             own, counts = Rule("honoured", "", "not set"), False
         if counts and number is None:
             message = f"{printable(given)!r} is given, allowed is a number."

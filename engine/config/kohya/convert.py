@@ -12,7 +12,13 @@ from engine.config.kohya.arguments import CLI_DEFAULTS, Conversion, convert_argu
 from engine.config.kohya.command_line import convert_command_line, is_command_line, option_lines
 from engine.config.kohya.dataset_file import is_dataset_config
 from engine.config.kohya.gui import convert_gui, is_gui_configuration
-from engine.config.kohya.other_trainings import MARKS, training_of_keys, training_of_script, trains_a_lora
+from engine.config.kohya.other_trainings import (
+    MARKS,
+    calls_no_lora_script,
+    training_of_keys,
+    training_of_script,
+    trains_a_lora,
+)
 from engine.config.kohya.rules import ARGUMENTS, Rule
 from engine.config.lines import json_lines, toml_lines
 from engine.config.local_paths import PATH_OPTIONS, is_windows_path, windows_path_hint
@@ -42,12 +48,13 @@ def conversion_of(path: Path, text: str, *, exact: bool = False) -> Conversion |
         ConfigError: it is meant as JSON, and is not valid.
     """
     content, lines = _parsed(text), dict[str, int]()
-    if content is None and is_command_line(text):
+    other = training_of_script(text) if content is None else None
+    if content is None and is_command_line(text) and not (other and calls_no_lora_script(text)):
         found: Conversion | None = convert_command_line(text, suffix=path.suffix, exact=exact)
         lines = option_lines(text)
     elif content is None:
         _require_json(path, text)
-        if other := training_of_script(text):
+        if other:
             raise UsageError(f"{printable(path)} calls {other[0]}, the script of {other[1]}.", _ONLY_LORAS)
         found = None
     elif is_dataset_config(content):

@@ -51,6 +51,11 @@ def training_of_keys(content: Mapping[str, Any]) -> str:
     return next((what for keys, what in _MARKS if any(key in content for key in keys)), "")
 
 
+def calls_no_lora_script(text: str) -> bool:
+    """Whether the name of no script that trains a LoRA of a family that is known is in a text."""
+    return re.search(r"(?<!\w)(?:sdxl_|flux_)?train_network(?!\w)", text) is None
+
+
 def training_of_script(text: str) -> tuple[str, str] | None:
     """The first script of Kohya's that a shell or batch file calls, and what that trains; None where it calls none but
     those that train a LoRA."""

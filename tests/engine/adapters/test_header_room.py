@@ -76,14 +76,14 @@ def test_the_file_is_written_and_loads(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.slow  # writes 100 MB
-def test_at_the_limit_of_the_library(tmp_path: Path) -> None:
-    """More tags than any header holds: 110 MB of them."""
+def test_at_the_limit_of_a_header(tmp_path: Path) -> None:
+    """More tags than any header holds: 44 MB of them."""
     said: list[str] = []
     path = tmp_path / "zed.safetensors"
-    tags = {f"{number} {'t' * 5000}": number for number in range(22_000)}
+    tags = {f"{number} {'t' * 5000}": number for number in range(8_800)}
     metadata = {**BASE, "ss_tag_frequency": json.dumps({"10_zed": tags})}
     write_lora(path, {"lora_unet_a.alpha": torch.tensor(4.0)}, metadata, "fp16", said.append)
     with safe_open(path, "pt") as file:
         kept = json.loads(file.metadata()["ss_tag_frequency"])["10_zed"]
         assert file.get_tensor("lora_unet_a.alpha").item() == 4.0
-    assert 19_000 < len(kept) < 20_000 and min(kept.values()) == 22_000 - len(kept) and len(said) == 1
+    assert 6_000 < len(kept) < 7_000 and min(kept.values()) == 8_800 - len(kept) and len(said) == 1

@@ -133,6 +133,6 @@ def test_a_folder_that_is_gone_is_a_sentence(tmp_path: Path) -> None:
     (file,) = list_captions(folder_of(tmp_path / "gone", {"a.png": None}))
     file.picture.unlink()
     (tmp_path / "gone").rmdir()
-    with pytest.raises(StorageError, match=r"a\.txt cannot be written: No such file") as caught:
+    with pytest.raises(StorageError, match=r"a\.txt failed: No such file") as caught:
         write_caption(file, "new")
     assert caught.value.hint == "Give yourself write permission there, or free some space."

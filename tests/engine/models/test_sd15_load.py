@@ -202,7 +202,7 @@ def test_missing_misshapen_and_unused_tensors(tmp_path: Path, single_file: Path,
 def test_a_broken_tokenizer(tmp_path: Path, folder: Path, load: Any) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "m"))
     (copy / "tokenizer" / "vocab.json").write_text("{")
-    with pytest.raises(ModelError, match=r"The tokenizer in .* cannot be read"):
+    with pytest.raises(ModelError, match=r"tokenizer/vocab\.json cannot be read as JSON"):
         load(copy)
     shutil.rmtree(copy / "tokenizer")
     assert load(copy).tokenizer("cat").input_ids == [49406, 2368, 49407]

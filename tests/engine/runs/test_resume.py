@@ -145,8 +145,7 @@ def test_who_wants_to_train_longer_is_given_the_command(
     with pytest.raises(UsageError) as caught:
         prepare_resume(run_dir, changes=changes)
     newest = run_dir.lora_path() if state == "finished" else run_dir.lora_path(step=7)
-    _, _, rest = caught.value.hint.partition("start a new run: ")
-    words = shlex.split(rest.partition(" (on the screen")[0])
+    words = shlex.split(caught.value.hint.splitlines()[-1])
     assert words[:3] == ["lorasmith", "--preset", str(run_dir.config_path)]
     assert f"network.network_weights={newest}" in words and "training.max_train_epochs=N" in words
     settings = [word.replace("=N", "=3") for before, word in itertools.pairwise(words) if before == "--set"]

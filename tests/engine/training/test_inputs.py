@@ -22,8 +22,8 @@ from engine.runs.events import EventLog
 from engine.runs.inputs import read_inputs, write_inputs
 from engine.runs.layout import RunDir
 from engine.runs.prepare import prepare_run
-from engine.training.statefile import load_tree, peek, save_tree
-from engine.training.states import saved_states
+from engine.runs.states import newest_state, saved_states
+from engine.training.statefile import load_tree, save_tree
 from engine.training.trainer import Trainer
 from tests.engine.training.conftest import SETTINGS
 from tests.tiny_models import tiny_sd15
@@ -205,7 +205,8 @@ def test_an_accepted_change_trains_to_the_end_and_is_noted(name: str, run: RunDi
     accept(run, compared)
     assert train(run) == ExitCode.DONE
     assert [text for text in texts(run, "warning") if "changed since the state was saved" in text]
-    assert peek(saved_states(run.checkpoints)[0], "inputs") == compared.now.digest
+    state = newest_state(run.checkpoints)
+    assert state is not None and state.value("inputs") == compared.now.digest
 
 
 def same_bytes(world: Path) -> None:
