@@ -10,6 +10,7 @@ from PIL import Image
 
 from engine.config import RunConfig
 from engine.runs import ControlBox, EventLog, RunDir, RunLock, StateWriter, prepare_run, write_exit
+from tests.state_files import write_state
 
 PROMPTS = ("a smithy robot, hammer in hand", "a [robot] on a beach")
 
@@ -36,7 +37,7 @@ def trained_on_copies(place: Path, name: str = "robot") -> RunDir:
     config = load_config(run_dir.config_path)
     write_inputs(run_dir, take(config, scan(config), ASSETS / "demo_base"))
     run_dir.checkpoints.mkdir()
-    (run_dir.checkpoints / "state-00000002.safetensors").touch()
+    write_state(run_dir.checkpoints, 2)
     return run_dir
 
 

@@ -72,9 +72,8 @@ def _unet(paths: Mapping[str, Module], texts: Mapping[str, Module], shapes: Shap
     widths = _widths(paths, _CONTEXT.pattern, shapes)
     if len(widths) == 1 and (base := _CONTEXTS.get(next(iter(widths)))):
         return base
-    stated = next((base for base, begin in VERSIONS.items() if version.startswith(begin) and base in UNETS), UNKNOWN)
-    if widths:
-        return stated
+    if widths:  # of no model that is known; two text encoders still tell one kind
+        return "SDXL" if any(name.startswith("te2_text_model_") for name in texts) else UNKNOWN
     if any(re.search(r"transformer_blocks_[1-9]", path) for path in paths):
         return "SDXL"
     first = any(_FIRST_LEVEL.match(path) for path in paths)
@@ -83,7 +82,7 @@ def _unet(paths: Mapping[str, Module], texts: Mapping[str, Module], shapes: Shap
         return "SDXL"  # Kohya names only SDXL's blocks as the original files do
     if first and (layers := [int(match[1]) for match in map(_LAYER.match, texts) if match]):
         return "SD 2" if max(layers) > 11 else "SD 1.5"
-    return stated
+    return next((base for base, begin in VERSIONS.items() if version.startswith(begin) and base in UNETS), UNKNOWN)
 
 
 def _by_text(texts: Mapping[str, Module], shapes: Shapes) -> str:

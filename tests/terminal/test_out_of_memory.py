@@ -56,7 +56,7 @@ def test_one_key_takes_the_remedy_and_the_run_ends_well(start: Start, place: Pat
     terminal.send("n")
     terminal.until_shown("Go on at step Review")
     terminal.send(ENTER)
-    terminal.until_shown("Ready to start")
+    terminal.until_shown("Ready", "Start training")
     terminal.send(NEXT)
     terminal.until_shown("Out of memory", "requested", "allocated by", "1 Batch 1 with accumulation", seconds=120)
     run_dir = RunDir(place / "smithy" / "results_current")

@@ -69,7 +69,7 @@ async def test_a_wrong_value_is_told_under_its_row_and_stops_next(opened: Smith,
         await until(pilot, lambda: rows(app).key == "network.network_dim" and "✗ Rank: 0 is given" in text(app))
         assert app.draft.step == "parameters"
         await pilot.press("enter", "8", "enter", "ctrl+n")
-        await until(pilot, lambda: "Ready to start." in text(app))
+        await until(pilot, lambda: "Ready" in text(app) and "Start training" in text(app))
     assert app.draft.step == "review" and app.draft.done == ["parameters"]
 
 
