@@ -20,6 +20,7 @@ from engine.config.kohya.rules import (
     rule_of,
     unread_by,
 )
+from engine.config.local_paths import PATH_OPTIONS
 from engine.config.problems import Problem
 from engine.text import printable
 
@@ -170,6 +171,10 @@ def _argument(found: Conversion, key: str, given: Any, rule: Rule) -> None:
     if value is None:
         found.unset.append(key)
         return
+    if rule.target in PATH_OPTIONS and isinstance(value, str) and any(sign < " " for sign in value):
+        message = f"{value!r} holds control characters, which \\t, \\n or \\b in double quotes stand for."
+        found.problems.append(Problem("", key, message, "Write / or \\\\ for each backslash of a path."))
+        return
     before = len(found.entries)
     if key in OFF_AT_ZERO and value == 0 and rule.target:
         found.tell(key, value, Rule("honoured", rule.target, "0 is off"))
@@ -303,6 +308,16 @@ def _seed(found: Conversion, key: str, value: int, rule: Rule) -> None:
     found.set(rule.target, value, key)
 
 
+def _token_length(found: Conversion, key: str, value: int, rule: Rule) -> None:
+    chunks = value // 75 * 75
+    if chunks == value or chunks not in (75, 150, 225):
+        found.tell(key, value, rule)
+        chunks = value
+    else:
+        found.tell(key, value, Rule("better", rule.target, f"as {chunks}: the scripts use whole chunks of 75 tokens"))
+    found.set(rule.target, chunks, key)
+
+
 def _repeats(found: Conversion, key: str, value: Any, rule: Rule) -> None:
     if found.arguments.get("train_data_dir") and not found.arguments.get("dataset_config"):
         found.tell(key, value, Rule("no effect", "", "the names of the folders have the repeats, as in Kohya"))
@@ -365,6 +380,7 @@ _SPECIAL: dict[str, Any] = {
     "save_n_epoch_ratio": _epoch_ratio,
     "network_alpha": _alpha,
     "seed": _seed,
+    "max_token_length": _token_length,
     "dataset_repeats": _repeats,
     "config_file": _config_file,
     "save_state": _state,

@@ -23,6 +23,7 @@ from engine.config.kohya.scripts.script import (
     Call,
     Script,
     is_comment,
+    launcher,
     path_key,
     plain,
 )
@@ -39,6 +40,7 @@ _POWERSHELL = re.compile(
 )
 _LANGUAGES = {".sh": PosixScript, ".bash": PosixScript, ".zsh": PosixScript, ".bat": BatchScript, ".cmd": BatchScript,
               ".ps1": PowerShellScript}  # fmt: skip
+_PROCESSES = re.compile(r"--(?:num[_-]processes|nproc[_-]per[_-]node|num_gpus)[= ](\d+)(?!\S)")
 _READ_FILES = ("dataset_config", "sample_prompts")
 
 
@@ -179,12 +181,10 @@ def _config_file(arguments: dict[str, Any], told: Conversion, script: Script) ->
     return flattened(content)
 
 
-def _launcher(words: Sequence[str], told: Conversion) -> dict[str, Any]:
-    """What `accelerate launch` is told before the script: the number of processes is taken."""
-    if "launch" not in words:
-        return {}
-    given = " ".join(words[words.index("launch") + 1 :])
-    found = re.search(r"--num_processes[= ](\d+)", given)
+def _launcher(words: list[str], told: Conversion) -> dict[str, Any]:
+    """What `accelerate launch` or its like is given before the script: the number of processes is taken."""
+    given = " ".join(launcher(words))
+    found = _PROCESSES.search(given)
     if given:
         text = "the trainer starts its own processes" + ("; num_processes is taken" if found else "")
         told.tell("accelerate launch", given, Rule("no effect", "", text))

@@ -47,6 +47,14 @@ UNDERSTOOD: list[tuple[str, str, list[str]]] = [
     (".sh", f"{CALL} \\\n  # --x \\\n\necho done", WORDS),
     (".sh", f"ls train_network.py\nchmod +x train_network.py\n{CALL}", WORDS),
     (".sh", "accelerate launch \\\r\n train_network.py \\\r\n --network_dim=4 \\\r\n --learning_rate=1e-4\r\n", WORDS),
+    (".sh", f'eval "$(conda shell.bash hook)"\nconda activate sd\n{CALL}', WORDS),
+    (".sh", f'eval "$(/opt/conda/bin/micromamba shell hook --shell bash)"\n{CALL}', WORDS),
+    (".sh", f"if {CALL}; then\n  echo ok\nelse\n  exit 1\nfi", WORDS),
+    (".sh", f"if ! {CALL}; then echo no; fi", WORDS),
+    (".sh", f"screen -dmS train {CALL}", WORDS),
+    (".sh", f"{CALL}\nsay done\nrunpodctl stop pod $RUNPOD_POD_ID\nbash", WORDS),
+    (".sh", f"{CALL} \\", WORDS),
+    (".sh", f"%cd /content/sd-scripts\n!pip install x\n!{CALL}", WORDS),
     # variables of a POSIX shell
     (".sh", f"SCRIPT=sdxl_train_network.py\naccelerate launch $SCRIPT {A}", WORDS),
     (".sh", f'D=/x/sd\nRUN="accelerate launch --num_processes=2 $D/train_network.py"\n$RUN {A}', WORDS),
@@ -91,6 +99,8 @@ UNDERSTOOD: list[tuple[str, str, list[str]]] = [
     (".bat", f'if "%1"=="" echo no & goto end\n{CALL}\nif errorlevel 1 goto :end\n:end\npause', WORDS),
     (".bat", f"for %%f in (a b) do (\n echo %%f\n)\nfor /l %%i in (1,1,3) do echo %%i\n{CALL}", WORDS),
     (".bat", f"rem {CALL} --x\n:: {CALL}\necho {CALL} ^\n --y\n@{CALL}", WORDS),
+    (".bat", f"{CALL} ^", WORDS),
+    (".bat", f"{CALL}\ncmd /k", WORDS),
     (".bat", f"set CMD=accelerate launch train_network.py\n%CMD% {A}", WORDS),
     ("", "@echo off\nset X=a^\nb\nset D=4\npython train_network.py --network_dim=%D% --learning_rate=1e-4", WORDS),
     # PowerShell
@@ -126,6 +136,13 @@ UNDERSTOOD: list[tuple[str, str, list[str]]] = [
     ),
     (".ps1", "python train_network.py --r=512,768 'it''s' \"a`\"\"".replace('`"', "b"), ["--r=512,768", "it's", "ab"]),
     (".ps1", "$x = 1.0; $y = 5e-6\npython train_network.py --x=$x --y=$y | Tee-Object log.txt", ["--x=1", "--y=5E-06"]),
+    (".ps1", f"{CALL} `", WORDS),
+    (
+        ".ps1",
+        '[int]$d = 4\n[string]$l = "1e-4"\n[string[]]$a = @("--network_dim=$d", "--learning_rate=$l")\n'
+        "python train_network.py $a",
+        WORDS,
+    ),
     ("", "$x = 'a b'\npython train_network.py --x $x", ["--x", "a b"]),
 ]
 
@@ -143,6 +160,7 @@ REFUSED: list[tuple[str, str, int, str]] = [
     # a call that may not run, or runs more than once
     (".sh", "for N in a b; do\n python train_network.py --x=$N\ndone", 2, "depends on line 1, `for N in a b; do`"),
     (".sh", "if [ $1 ]; then python train_network.py --x; fi", 1, "depends on line 1"),
+    (".sh", "if [ $1 ]; then\n:\nelif python train_network.py --x; then\n:\nfi", 3, "depends on line 1"),
     (".sh", "while true\ndo\n python train_network.py --x\ndone", 3, "depends on line 1, `while true`"),
     (".sh", "case $1 in\n a) python train_network.py --x ;;\nesac", 2, "depends on line 1, `case $1 in`"),
     (".sh", "train() {\n python train_network.py --x\n}\ntrain", 2, "depends on line 1, the function train"),
@@ -182,6 +200,10 @@ REFUSED: list[tuple[str, str, int, str]] = [
     (".sh", "python() { echo; }\npython train_network.py --x", 1, "gives a program another meaning"),
     (".sh", "$PYTHON train_network.py --x", 1, "is not understood"),
     (".sh", "accelerate launch --num_processes=$N train_network.py --x", 1, "is not understood"),
+    (".sh", "python -m accelerate.commands.launch --num_processes=$N train_network.py --x", 1, "is not understood"),
+    (".sh", "torchrun --nproc_per_node $N train_network.py --x", 1, "is not understood"),
+    (".sh", 'eval "$(tool hook)"\npython train_network.py --x', 1, "is not understood"),
+    (".sh", 'python train_network.py --x\necho "python train_network.py --y" | bash', 2, "is not understood"),
     (".bat", "call other.bat\npython train_network.py --x", 1, "`call other.bat` is not understood"),
     (".bat", 'cmd /c "python train_network.py --x"', 1, "is not understood"),
     (".ps1", "Start-Process python -ArgumentList 'train_network.py --x'", 1, "is not understood"),
@@ -213,6 +235,9 @@ REFUSED: list[tuple[str, str, int, str]] = [
     (".bat", 'if "%1"=="x" (set A=1) else (set A=2)\npython train_network.py --seed=%A%', 2, "it depends on line 1"),
     (".ps1", "$n = Get-Date\npython train_network.py --output_name=$n", 2, "Get-Date: the file does not say"),
     (".ps1", "$n = 'a' + 'b'\npython train_network.py --output_name $n", 2, "'a' + 'b': the file does not say"),
+    (".ps1", "$n = 4\n$n += 1\npython train_network.py --seed=$n", 3, "it depends on line 2, `$n += 1`"),
+    (".ps1", "[int]$n = '4.6'\npython train_network.py --seed=$n", 2, "'4.6': the file does not say"),
+    (".ps1", '$n = Join-Path $b "m"\npython train_network.py --vae=$n', 2, "the file does not say"),
     (".ps1", "if ($x) { $n = 'a' }\npython train_network.py --output_name $n", 2, "it depends on line 1"),
     (".ps1", "$a = @('--seed=1')\n$a.Add('--y')\npython train_network.py @a", 2, "is not understood"),
     (".ps1", "python train_network.py --output_name $env:NAME", 1, "$env:NAME: the file does not say"),

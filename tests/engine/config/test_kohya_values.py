@@ -13,6 +13,7 @@ import pytest
 from engine.config import ConfigError, RunConfig, load_config
 from engine.config.kohya.argument_values import FLOATS, INTS, LISTS, STEPS_OR_SHARE, read_value
 from engine.config.kohya.arguments import convert_arguments
+from engine.config.kohya.command_line import convert_command_line
 from engine.config.kohya.convert import conversion_of
 from engine.config.kohya.rules import FLAGS, FLUX_ONLY, NOT_SD15, rule_of
 from engine.config.load import kohya_notes
@@ -314,3 +315,45 @@ def test_flux_ignores_what_is_of_noise_prediction(write: Write) -> None:
     assert found["guidance_scale"].status == "honoured"
     off = {entry.key: entry for entry in entries(write("o.json", json.dumps({**gui, "flux1_checkbox": False})))}
     assert off["guidance_scale"].status == "no effect" and off["noise_offset"].status == "honoured"
+
+
+@pytest.mark.parametrize(
+    ("launcher", "processes"),
+    [
+        ("python -m accelerate.commands.launch --multi_gpu --num_processes 4", 4),
+        ("accelerate-launch --num-processes=2", 2),
+        ("torchrun --nproc_per_node=2", 2),
+        ("python -m torch.distributed.run --nproc-per-node 3", 3),
+        ("deepspeed --num_gpus=2", 2),
+        ("accelerate launch --num_processes 1", 1),
+        ("torchrun --nproc_per_node=gpu", 1),
+        ("python", 1),
+    ],
+)
+def test_each_launcher_has_its_number_of_processes(launcher: str, processes: int) -> None:
+    found = convert_command_line(f"{launcher} train_network.py --network_dim=4", suffix=".sh")
+    assert not found.problems, found.problems
+    assert found.values["training"].get("num_processes", 1) == processes
+    assert ("accelerate launch" in [entry.key for entry in found.entries]) == ("-" in launcher)
+
+
+@pytest.mark.parametrize(("given", "used"), [(75, 75), (150, 150), (225, 225), (255, 225), (100, 75), (299, 225)])
+def test_a_token_length_is_that_of_its_whole_chunks(given: int, used: int) -> None:
+    found = convert_arguments({"max_token_length": given}, "")
+    assert found.values["model"]["max_token_length"] == used
+    status = [entry.status for entry in found.entries if entry.key == "max_token_length"]
+    assert status == ["honoured" if given == used else "better"]
+
+
+@pytest.mark.parametrize(("key", "path"), [("train_data_dir", r"C:\train\new"), ("vae", r"D:\bin")])
+@pytest.mark.parametrize("suffix", ["toml", "json"])
+def test_a_path_whose_backslashes_became_other_characters(write: Write, key: str, path: str, suffix: str) -> None:
+    given = {**REQUIRED, key: "SHOWN"}
+    quote = "{%s}" if suffix == "json" else "%s"
+    lines = [f'"{name}": "{value}"' if suffix == "json" else f'{name} = "{value}"' for name, value in given.items()]
+    text = quote % (",\n" if suffix == "json" else "\n").join(lines)
+    file = write(f"t.{suffix}", text.replace("SHOWN", path))
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    (problem,) = caught.value.problems
+    assert problem.key == key and "control characters" in problem.message, problem

@@ -25,6 +25,8 @@ _CERTAIN = frozenset(["echo", "true", ":", "export", "set", "shift", "local"])
 """They always succeed, so that what is behind their `&&` runs."""
 _TESTS = frozenset(["[", "[[", "test", "(("])
 _OPTIONS = re.compile(r"(?:[-+]\w+|pipefail|errexit|nounset|xtrace|posix|verbose|noglob)")
+_HOOK = re.compile(r"\$\((?:\S*/)?(?:conda|mamba|micromamba)(?:\.exe)? [\w. -]*\bhook\b[^)]*\)")
+"""What makes `conda activate` work; it changes no variable of the script."""
 _TOO_POWERFUL = frozenset(["IFS", "BASH_ENV"])
 
 
@@ -36,6 +38,8 @@ class _Block:
     function: str = ""
     pattern: bool = False
     """In a `case`, before the bracket that ends a pattern."""
+    test: bool = False
+    """Between an `if` and its `then`, where everything runs."""
 
 
 @dataclass
@@ -123,6 +127,8 @@ class PosixScript(Script):
         """Take a word at the place of a command that is part of a block, or `[[`."""
         text, scanner = word.keyword(), self._scanner
         if text in ("then", "do", "else", "elif", "!", "time", "coproc"):
+            if text == "then" and self._blocks:
+                self._blocks[-1].test = False
             return True
         if text in ("fi", "done", "esac", "}"):
             self._close(word)
@@ -133,6 +139,7 @@ class PosixScript(Script):
                 scanner.place += 2
         elif text in _OPENING:
             self._open(_OPENING[text], word.start)
+            self._blocks[-1].test = text == "if"
             if text in ("for", "select", "case"):
                 self._head(text)
         elif text == "[[":
@@ -187,8 +194,7 @@ class PosixScript(Script):
 
     def _condition(self, line: int) -> str:
         """What decides whether the present command runs, for a call."""
-        if self._blocks:
-            block = self._blocks[0]
+        if block := next((block for block in self._blocks if not block.test), None):
             what = f"the function {block.function}" if block.function else self.shown(block.line)
             return f"line {block.line}, {what}"
         if self._tested:
@@ -223,7 +229,9 @@ class PosixScript(Script):
         command = Command(line, fields, self._condition(line), targets, None if gathered.appended else gathered.body)
         if name in self._functions:
             self._doubt(line, *self._functions[name])
-        elif name == "set" and all(_OPTIONS.fullmatch(word) for word in fields[1:]):
+        elif (name == "set" and all(_OPTIONS.fullmatch(word) for word in fields[1:])) or (
+            name == "eval" and len(words) == 2 and _HOOK.fullmatch("".join(part.text for part in words[1].parts))
+        ):
             pass
         elif name in ("source", "."):
             if len(fields) < 2 or program(fields[1]) not in SOURCED:

@@ -11,7 +11,7 @@ _SIGN = re.compile(r"\d*(?:<<<|<<-|<<|<&|<>|<(?!\()|>>|>&|>\||>(?!\())|&>>|&>|;;
 _USE = re.compile(r"\$(?:[A-Za-z_]\w*|[0-9@*#?$!-])")
 _PLAIN = re.compile(r"[^ \t\n'\"\\$`<>;&|()]+")
 _QUOTED = re.compile(r"[^\"\\$`]+")
-_BLANKS = re.compile(r"(?:[ \t]|\\\n)*(?:#[^\n]*)?")
+_BLANKS = re.compile(r"(?:[ \t]|\\\n|\\\Z)*(?:#[^\n]*)?")
 _LIST = re.compile(r"[A-Za-z_]\w*\+?=")
 
 

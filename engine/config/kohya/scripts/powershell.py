@@ -7,7 +7,7 @@ import re
 from engine.config.kohya.scripts.programs import SOURCED
 from engine.config.kohya.scripts.script import MENTION, REST, Command, Script, UnclosedError, program, runs_script
 
-_BLANKS = re.compile(r"(?:[ \t]|`\n|<#.*?#>)*(?:#[^\n]*)?", re.DOTALL)
+_BLANKS = re.compile(r"(?:[ \t]|`(?:\n|\Z)|<#.*?#>)*(?:#[^\n]*)?", re.DOTALL)
 _SPACE = re.compile(r"(?:\s|`\n|<#.*?#>|#[^\n]*)*", re.DOTALL)
 _ASSIGNED = re.compile(r"(\[[\w.\[\]]+\]\s*)?\$(?:\{([^}\n]+)\}|((?:\w+:)?\w+))\s*(\+?=)(?!=)[ \t]*")
 _KEYWORD = re.compile(
@@ -21,9 +21,7 @@ _VARIABLE = re.compile(r"\$(?:\{([^}\n]+)\}|((?:\w+:)?\w+))")
 _HERE = re.compile(r"@([\"'])[ \t]*(?=\n)")
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w.])")
 _REDIRECTION = re.compile(r"(?:\*|\d)?(?:>>|>)(?:&\d)?")
-_HARMLESS = re.compile(
-    r"(?:\[(?:system\.)?console\]::|\[(?:system\.)?net\.|\$host\.|\$psstyle\.|\$[\w:]+\s*$)", re.IGNORECASE
-)
+_HARMLESS = re.compile(r"(?:\[(?:system\.)?(?:console\]::|net\.)|\$(?:host|psstyle)\.|\$[\w:]+\s*$)", re.IGNORECASE)
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "", "a": "\a", "b": "\b", "f": "\f", "v": "\v", "e": "\x1b"}
 _DOT = re.compile(r"\.[ \t'\"$]")
 _BRACE = re.compile(r"\s*\{")
@@ -153,7 +151,8 @@ class PowerShellScript(Script):
         value = self._value()
         end = self._place
         self._blanks()
-        if value is None or found[1] or (self.text[self._place : self._place + 1] not in ("", "\n", ";", "}")):
+        ends = self.text[self._place : self._place + 1] in ("", "\n", ";", "}")
+        if value is None or not ends or not _keeps(found[1] or "", value):
             self._place = self._end_of_statement(found.end())
             self._check_mention(start)
             value = self.unsure(self.text[found.end() : max(end, self._place)].strip()[:80])
@@ -161,7 +160,7 @@ class PowerShellScript(Script):
             before = self.value_of(name)
             if isinstance(before, list):
                 value = before + (value if isinstance(value, list) else [value])
-            elif isinstance(before, str) and isinstance(value, str):
+            elif isinstance(before, str) and isinstance(value, str) and not _NUMBER.fullmatch(before):
                 value = before + value
             else:
                 self.doubt(line, name)
@@ -236,10 +235,7 @@ class PowerShellScript(Script):
 
     def _command(self, start: int) -> None:
         words, targets = self._words()
-        number, sourced = (
-            self.line_at(start),
-            self.text[start] == "." and self.text[start + 1 : start + 2] in tuple(" \t'\"$"),
-        )
+        number, sourced = self.line_at(start), _DOT.match(self.text, start) is not None
         if not words and not targets:
             self._refuse_here(start)
             return
@@ -270,7 +266,7 @@ class PowerShellScript(Script):
                     targets += self._word()
                 continue
             for word in self._word():
-                if word == "--%" or '"' in word:
+                if word == "--%" or ('"' in word and "\0" not in word):
                     word = self.unsure(word, "PowerShell passes it differently from version to version")
                 elif not word:
                     word = self.unsure('""', "PowerShell may leave an empty argument out")
@@ -393,3 +389,11 @@ class PowerShellScript(Script):
             if self.text[place - 1] in "|,+" and self.text.startswith("\n", place):
                 place += 1
         return place
+
+
+def _keeps(kind: str, value: str | list[str]) -> bool:
+    """Whether a value surely stays as it is in a variable of a type, `[int]`."""
+    kind = kind.strip().lower()
+    if isinstance(value, list):
+        return kind in ("", "[string[]]", "[object[]]", "[array]")
+    return kind in ("", "[string]") or ("int" in kind and bool(re.fullmatch(r"0|-?[1-9]\d{0,8}", value)))

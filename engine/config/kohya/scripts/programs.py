@@ -29,10 +29,16 @@ RUNNERS = _names("""
     python python3 python2 pythonw py accelerate accelerate-launch torchrun deepspeed ipython
 """)
 
+LAUNCHERS = _names("""
+    launch accelerate-launch accelerate.commands.launch torchrun deepspeed torch.distributed.run
+    torch.distributed.launch
+""")
+"""The last word of what starts several processes, before its own options."""
+
 WRAPPERS = _names("""
     nohup env time nice ionice chrt taskset numactl sudo exec command stdbuf setsid unbuffer xvfb-run srun
     timeout docker podman nerdctl singularity apptainer conda mamba micromamba poetry uv pipenv pdm hatch rye
-    pixi call start
+    pixi call start screen
 """)
 """They run the command that their last words are."""
 
@@ -40,11 +46,17 @@ OTHER = _names("""
     pip pip3 git wget curl aria2c unzip zip tar 7z gzip gunzip rm rmdir rd del erase cp copy xcopy robocopy mv
     move ren ln chmod chown sed rsync scp rclone aws gsutil gdown hf huggingface-cli wandb tensorboard kill
     pkill killall taskkill tasklist apt apt-get yum brew choco winget npm shutdown reboot poweroff sync fuser
-    lsof pgrep ps sha256sum md5sum jq mount umount ffmpeg convert magick notify-send remove-item copy-item
+    lsof pgrep ps sha256sum md5sum jq
+    say osascript afplay aplay paplay spd-say beep open xdg-open mail sendmail
+    runpodctl vastai gcloud az modal dos2unix systemctl swapon swapoff ldconfig dpkg snap
+    mount umount ffmpeg convert magick notify-send remove-item copy-item
     move-item rename-item invoke-webrequest set-content add-content out-file tee-object explorer setx virtualenv
     get-process stop-process stop-computer get-filehash expand-archive
 """)
 """They do work of their own; none can change a variable of the script."""
+
+SHELLS = frozenset(["cmd", "bash", "sh", "zsh"])
+"""A shell that waits for commands, where no command is given to it."""
 
 LEAVING = frozenset(["exit", "return", "throw"])
 

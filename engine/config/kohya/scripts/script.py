@@ -13,13 +13,25 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from engine.config.kohya.scripts.programs import FOLDER, INERT, LEAVING, OTHER, RUNNERS, SOURCED, WRAPPERS
+from engine.config.kohya.scripts.programs import (
+    FOLDER,
+    INERT,
+    LAUNCHERS,
+    LEAVING,
+    OTHER,
+    RUNNERS,
+    SHELLS,
+    SOURCED,
+    WRAPPERS,
+)
 from engine.config.problems import Problem
 from engine.text import printable
 
 SCRIPTS = {"sdxl_train_network": "sdxl", "flux_train_network": "flux", "train_network": "auto"}
 HINT = "Write the arguments as one command, or give the TOML."
 CARDS = "CUDA_VISIBLE_DEVICES"
+NOTEBOOK = "!%"
+"""Before a command in the cell of a notebook."""
 REST = "\0$@\0"
 """What is typed after the file's name, as a word."""
 MENTION = re.compile(r"train_network")
@@ -28,6 +40,8 @@ UNSURE = re.compile("\0([^\0]*)\0")
 _WORDS = re.compile("(?:[^ \t\n\0]|\0[^\0]*\0)+")
 _FROM_OUTSIDE = ("HOME", "USERPROFILE", "PWD")
 """Variables of the machine that may be used: they name a folder, and never hold a secret."""
+_WAITING = frozenset(["/k", "/d", "-i", "-l"])
+"""Options of a shell that is given no command."""
 _LONGEST = 100
 _LARGEST = 2**16
 """Characters of a script; one that a person wrote is far below it."""
@@ -225,7 +239,7 @@ class Script:
             self._write(target, command, None)
         if not command.words:
             return
-        name = program(command.words[0])
+        name = program(command.words[0].lstrip(NOTEBOOK))
         place = next((index for index, word in enumerate(command.words) if script_of(word)), None)
         if command.words[0].startswith("-"):
             self._stray(command)
@@ -239,7 +253,7 @@ class Script:
             self._inert(command, name)
         elif name in OTHER:
             self._not_run(command)
-        elif name in SOURCED:
+        elif name in SOURCED or (name in SHELLS and self._stays_open(command)):
             pass
         elif name in LEAVING:
             self._ended = self._ended or (0 if command.condition else command.line)
@@ -253,6 +267,11 @@ class Script:
             self.written = {path: (line, None) for path, (line, _) in self.written.items()}
         self.values.pop(self.key("PWD"), None)
         self.values.pop(self.key("CD"), None)
+
+    def _stays_open(self, command: Command) -> bool:
+        """Whether a shell only keeps the window open, after the call."""
+        fed = command.body is not None or MENTION.search(self.lines[command.line - 1])
+        return self.call is not None and not fed and all(word.lower() in _WAITING for word in command.words[1:])
 
     def _unknown(self, command: Command) -> None:
         self.refuse(command.line, f"{self.shown(command.line)} is not understood.")
@@ -307,7 +326,6 @@ class Script:
 
     def _call(self, command: Command, place: int) -> None:
         before, name = command.words[:place], script_of(command.words[place]) or ""
-        launcher = before[before.index("launch") + 1 :] if "launch" in before else []
         if command.condition:
             self.refuse(command.line, f"{self.shown(command.line)}: the call depends on {command.condition}.")
         elif self._ended:
@@ -316,7 +334,7 @@ class Script:
         elif self.call is not None:
             first = f"line {self.call.line}, {self.shown(self.call.line)}"
             self.refuse(command.line, f"{self.shown(command.line)} is another call, after {first}: a file has one run.")
-        elif any(word.lower().endswith(".py") for word in before) or any("\0" in word for word in launcher):
+        elif any(word.lower().endswith(".py") for word in before) or any("\0" in word for word in launcher(before)):
             self._unknown(command)
         else:
             self.call = Call(command.line, name, before, command.words[place + 1 :])
@@ -327,6 +345,12 @@ def script_of(word: str) -> str | None:
     name = ntpath.basename(word).lower().removesuffix(".py")
     inner = any(program(part) in RUNNERS for part in word.split()[:-1])  # bash -c "python train_network.py"
     return name if name in SCRIPTS and not inner else None
+
+
+def launcher(before: list[str]) -> list[str]:
+    """What a program that starts several processes is given before the script."""
+    place = next((index for index, word in enumerate(before) if program(word) in LAUNCHERS), len(before))
+    return before[place + 1 :]
 
 
 def program(word: str) -> str:
