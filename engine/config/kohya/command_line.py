@@ -207,6 +207,9 @@ def read_arguments(words: Sequence[str], told: Conversion, family: str) -> dict[
         if word.startswith("--"):
             written, equals, value = word[2:].partition("=")
             name = _argument_name(written.replace("-", "_"), family, told)
+            if found.get(name, True) is not True and name in ARGUMENTS:
+                remark = "it is given again, and the last one counts, as in Kohya"
+                told.tell(name, found[name], Rule("no effect", "", remark))
             found[name] = ([value] if name in LISTS else value) if equals else [] if name in LISTS else True
             if equals or name in FLAGS or name in NEWER_FLAGS:
                 waiting.discard(name)

@@ -54,6 +54,7 @@ UNDERSTOOD: list[tuple[str, str, list[str]]] = [
     (".sh", f"screen -dmS train {CALL}", WORDS),
     (".sh", f"{CALL}\nsay done\nrunpodctl stop pod $RUNPOD_POD_ID\nbash", WORDS),
     (".sh", f"{CALL} \\", WORDS),
+    (".sh", "python train_network.py \\\n  `# rank` \\\n  --network_dim=4 \\\n  --learning_rate=1e-4 `# no`", WORDS),
     (".sh", f"%cd /content/sd-scripts\n!pip install x\n!{CALL}", WORDS),
     # variables of a POSIX shell
     (".sh", f"SCRIPT=sdxl_train_network.py\naccelerate launch $SCRIPT {A}", WORDS),

@@ -357,3 +357,21 @@ def test_a_path_whose_backslashes_became_other_characters(write: Write, key: str
         load_config(file)
     (problem,) = caught.value.problems
     assert problem.key == key and "control characters" in problem.message, problem
+
+
+@pytest.mark.parametrize(
+    ("options", "left_out"),
+    [
+        ("--network_dim=8 --network_dim 4", {"network_dim": "8"}),
+        (
+            "--network_args conv_dim=4 conv_alpha=2 --network_args conv_dim=2",
+            {"network_args": "conv_dim=4 conv_alpha=2"},
+        ),
+        ("--wandb_api_key=abc --wandb_api_key=def", {"wandb_api_key": "(not shown)"}),
+        ("--cache_latents --cache_latents --network_dim=4", {}),
+    ],
+)
+def test_an_argument_that_is_given_twice_is_reported(options: str, left_out: dict[str, str]) -> None:
+    found = convert_command_line(f"python train_network.py {options}", suffix=".sh")
+    assert not found.problems
+    assert {one.key: one.value for one in found.entries if "given again" in one.text} == left_out

@@ -163,7 +163,8 @@ class Scanner:
         following = text[start + 1 : start + 2]
         if text[start] == "`":
             end = self._find("`") + 1
-            word.parts.append(Part(text[start:end], quoted, use=True))
+            if following != "#" or "\n" in text[start:end]:  # `# a comment` is nothing
+                word.parts.append(Part(text[start:end], quoted, use=True))
             self.place = end
         elif following in ("(", "{"):
             word.parts.append(self._bracketed(start + 1, ")" if following == "(" else "}", quoted=quoted))
