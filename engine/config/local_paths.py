@@ -23,6 +23,14 @@ PATH_OPTIONS = {
 _OF_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\|[^/]*\\[^/]*$")
 """A drive, a share, or a relative path with no other separator than backslashes."""
 
+CONTROLS_MESSAGE = "holds control characters, which \\t, \\n or \\b in double quotes stand for."
+CONTROLS_HINT = "Write / or \\\\ for each backslash of a path."
+
+
+def has_controls(text: str) -> bool:
+    """Whether a path has characters that its backslashes became in a file, as in "C:\\train"."""
+    return any(sign < " " for sign in text)
+
 
 def is_windows_path(dotted: str, text: str) -> bool:
     """Whether the path of a key is one of Windows, on another system, where it would be a single odd name."""

@@ -20,7 +20,7 @@ from engine.config.kohya.rules import (
     rule_of,
     unread_by,
 )
-from engine.config.local_paths import PATH_OPTIONS
+from engine.config.local_paths import CONTROLS_HINT, CONTROLS_MESSAGE, PATH_OPTIONS, has_controls
 from engine.config.problems import Problem
 from engine.text import printable
 
@@ -171,9 +171,8 @@ def _argument(found: Conversion, key: str, given: Any, rule: Rule) -> None:
     if value is None:
         found.unset.append(key)
         return
-    if rule.target in PATH_OPTIONS and isinstance(value, str) and any(sign < " " for sign in value):
-        message = f"{value!r} holds control characters, which \\t, \\n or \\b in double quotes stand for."
-        found.problems.append(Problem("", key, message, "Write / or \\\\ for each backslash of a path."))
+    if rule.target in PATH_OPTIONS and isinstance(value, str) and has_controls(value):
+        found.problems.append(Problem("", key, f"{value!r} {CONTROLS_MESSAGE}", CONTROLS_HINT))
         return
     before = len(found.entries)
     if key in OFF_AT_ZERO and value == 0 and rule.target:

@@ -49,32 +49,34 @@ def is_command_line(text: str) -> bool:
     return any(MENTION.search(line) for line in text.splitlines() if not is_comment(line))
 
 
-def script_of(text: str, suffix: str = "") -> Script:
+def script_of(text: str, suffix: str = "", own_folder: str = "") -> Script:
     """A shell, batch or PowerShell file, read.
 
     Args:
         suffix: of the file's name; without one the text shows the language.
+        own_folder: that the file is in, for scripts that ask for it; "" where it is not known.
     """
     language: type[Script] = PosixScript
     if suffix.lower() in _LANGUAGES:
         language = _LANGUAGES[suffix.lower()]
     elif not text.startswith("#!"):
         language = PowerShellScript if _POWERSHELL.search(text) else BatchScript if _BATCH.search(text) else language
-    script = language(text)
+    script = language(text, own_folder)
     script.finish()
     return script
 
 
-def convert_command_line(text: str, *, suffix: str = "", exact: bool = False) -> Conversion:
+def convert_command_line(text: str, *, suffix: str = "", own_folder: str = "", exact: bool = False) -> Conversion:
     """A configuration for the call of a LoRA script in a shell, batch or PowerShell file.
 
     Variables that the file itself surely sets are put in. What is not surely understood is a problem with its line.
 
     Args:
         suffix: of the file's name, which tells the language.
+        own_folder: that the file is in, for scripts that ask for it; "" where it is not known.
         exact: taken at its word, as with `training.kohya_exact`.
     """
-    script, told = script_of(text, suffix), Conversion("")
+    script, told = script_of(text, suffix, own_folder), Conversion("")
     call = script.call or Call(1, "train_network", [], [])
     family = SCRIPTS[call.script].replace("auto", "sd15")
     arguments = read_arguments(_certain_words(script, call, told, family), told, family)

@@ -50,7 +50,9 @@ def conversion_of(path: Path, text: str, *, exact: bool = False) -> Conversion |
     content, lines = _parsed(text), dict[str, int]()
     other = training_of_script(text) if content is None else None
     if content is None and is_command_line(text) and not (other and calls_no_lora_script(text)):
-        found: Conversion | None = convert_command_line(text, suffix=path.suffix, exact=exact)
+        found: Conversion | None = convert_command_line(
+            text, suffix=path.suffix, own_folder=str(path.absolute().parent), exact=exact
+        )
         lines = option_lines(text)
     elif content is None:
         _require_json(path, text)

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from engine.config.dataset import DatasetTable
 from engine.config.lines import KeyPath, json_lines, toml_lines
-from engine.config.local_paths import is_windows_path
+from engine.config.local_paths import CONTROLS_HINT, CONTROLS_MESSAGE, has_controls, is_windows_path
 from engine.config.problems import ConfigError, Problem, limit_problem, sentence
 from engine.config.schema import RunConfig
 from engine.errors import UsageError
@@ -311,6 +311,8 @@ def _subset(
     for key in PATHS:
         if key in own and (not isinstance(own[key], str) or not own[key]):
             reading.problem(place, key, "the path of a folder or file is needed.")
+        elif key in own and has_controls(own[key]):
+            reading.problem(place, key, f"{own[key]!r} {CONTROLS_MESSAGE}", CONTROLS_HINT)
         elif key in own and is_windows_path("dataset.dataset_config", own[key]):
             hint = "Write the path that it has on this system."
             reading.problem(place, key, f"{printable(own[key])} is a path of Windows.", hint)

@@ -202,6 +202,9 @@ def test_a_path_of_windows_is_a_problem_with_the_line(write: Write) -> None:
     path = write("[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'C:\\img\\a'\n")
     with pytest.raises(ConfigError, match=r"line 3: .*image_dir: C:.*is a path of Windows"):
         read_dataset_config(path, RunConfig())
+    path = write('[[datasets]]\n[[datasets.subsets]]\nimage_dir = "C:\\train\\new"\n')
+    with pytest.raises(ConfigError, match=r"line 3: .*image_dir: 'C:.*holds control characters"):
+        read_dataset_config(path, RunConfig())
 
 
 def test_a_frozen_copy_of_what_is_no_dataset_configuration_is_no_traceback(write: Write) -> None:

@@ -255,6 +255,35 @@ REFUSED: list[tuple[str, str, int, str]] = [
     (".ps1", "if ($x) {\npython train_network.py --y", 1, "is not closed"),
 ]
 
+OWN_FOLDER: list[tuple[str, str, str]] = [
+    (".bat", 'python train_network.py "--vae=%~dp0x y" --seed=1', "/my files/x y"),
+    (".bat", 'cd /d "%~DP0"\nset "V=%~dp0x"\npython train_network.py --vae="%V%" --seed=1', "/my files/x"),
+    (".ps1", '$v = "$PSScriptRoot/x"\npython train_network.py --vae $v --seed=1', "/my files/x"),
+    (".sh", 'python train_network.py --vae="$(dirname "$0")/x" --seed=1', "/my files/x"),
+    (".sh", 'D="$(dirname "$(readlink -f "$0")")"\npython train_network.py --vae "$D/x" --seed=1', "/my files/x"),
+    (
+        ".sh",
+        'D=$( cd -- "$( dirname -- "${BASH_SOURCE[0]}" )" &> /dev/null && pwd )\n'
+        'cd "$D"\npython train_network.py --vae "$D/x" --seed=1',
+        "/my files/x",
+    ),
+    (
+        ".sh",
+        'D="$(cd "$(dirname "$0")" >/dev/null 2>&1 && pwd -P)"\npython train_network.py --vae "$D" --seed=1',
+        "/my files",
+    ),
+]
+
+
+@pytest.mark.parametrize(("suffix", "text", "value"), OWN_FOLDER)
+def test_the_folder_of_the_file_itself(suffix: str, text: str, value: str) -> None:
+    found = convert_command_line(text, suffix=suffix, own_folder="/my files")
+    assert not found.problems, found.problems
+    assert found.values["model"]["vae"] == value and found.values["training"]["seed"] == 1
+    assert "/my files" in [entry.value for entry in found.entries if entry.text == "the folder of this file"]
+    (problem, *_) = convert_command_line(text, suffix=suffix).problems
+    assert "the file does not say" in problem.message
+
 
 @pytest.mark.parametrize(("suffix", "text", "words"), UNDERSTOOD)
 def test_the_arguments_of_the_call_exactly(suffix: str, text: str, words: list[str]) -> None:

@@ -373,5 +373,4 @@ def test_a_path_whose_backslashes_became_other_characters(write: Write, key: str
 )
 def test_an_argument_that_is_given_twice_is_reported(options: str, left_out: dict[str, str]) -> None:
     found = convert_command_line(f"python train_network.py {options}", suffix=".sh")
-    assert not found.problems
     assert {one.key: one.value for one in found.entries if "given again" in one.text} == left_out

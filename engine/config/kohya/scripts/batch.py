@@ -49,8 +49,8 @@ class BatchScript(Script):
     comment = ("rem", "::", "@rem")
     windows = True
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
+    def __init__(self, text: str, own_folder: str = "") -> None:
+        super().__init__(text, own_folder)
         self.values.setdefault("CD", os.environ.get("PWD", "."))
         self._delayed = False
         self._chain, self._line_condition = "", ""
@@ -87,6 +87,8 @@ class BatchScript(Script):
                 return "%"
             if use[0] == "%*":
                 return REST
+            if use[0].lower() == "%~dp0":
+                return self.own_folder(use[0], os.sep)
             known = self.value_of(use[1]) if use[1] else None
             if isinstance(known, str):
                 return known

@@ -27,6 +27,10 @@ _TESTS = frozenset(["[", "[[", "test", "(("])
 _OPTIONS = re.compile(r"(?:[-+]\w+|pipefail|errexit|nounset|xtrace|posix|verbose|noglob)")
 _HOOK = re.compile(r"\$\((?:\S*/)?(?:conda|mamba|micromamba)(?:\.exe)? [\w. -]*\bhook\b[^)]*\)")
 """What makes `conda activate` work; it changes no variable of the script."""
+_THIS = r"(?:\$0|\$\{0\}|\$\{?BASH_SOURCE(?:\[0\])?\}?)"
+_FOLDER = rf"\$\( ?dirname (?:{_THIS}|\$\( ?(?:readlink -f|realpath) {_THIS} ?\)) ?\)"
+_OWN_FOLDER = re.compile(rf"{_FOLDER}|\$\( ?cd (?:-P )?{_FOLDER} (?:&?> ?/dev/null (?:2>&1 )?)?&& pwd(?: -P)? ?\)")
+"""Without quotation marks, `--` and more than one blank."""
 _TOO_POWERFUL = frozenset(["IFS", "BASH_ENV"])
 
 
@@ -56,8 +60,8 @@ class _Gathered:
 class PosixScript(Script):
     """A script for bash and its like."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
+    def __init__(self, text: str, own_folder: str = "") -> None:
+        super().__init__(text, own_folder)
         self._scanner = Scanner(self.text)
         self._blocks: list[_Block] = []
         self._functions: dict[str, set[str]] = {}
@@ -337,7 +341,8 @@ class PosixScript(Script):
         if found is None:
             if runs_script(part.text):
                 self.refuse(self._line, f"{self.shown(self._line)} is not understood.")
-            return self.unsure(part.text)
+            own = _OWN_FOLDER.fullmatch(" ".join(re.sub(r"\"|(?<= )-- ", "", part.text).split()))
+            return self.own_folder(part.text) if own else self.unsure(part.text)
         name, sign, default = found[1] or found[5], found[3] or "", found[4] or ""
         known = self.value_of(name)
         if isinstance(known, list) and not found[2]:

@@ -35,8 +35,8 @@ class PowerShellScript(Script):
     joiner = "`"
     windows = True
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
+    def __init__(self, text: str, own_folder: str = "") -> None:
+        super().__init__(text, own_folder)
         self._place = 0
         self._blocks: list[tuple[int, bool]] = []
         """The line of each, and whether it is an argument of a command, which may continue behind it."""
@@ -217,7 +217,7 @@ class PowerShellScript(Script):
 
     def _known(self, found: re.Match[str]) -> str | list[str]:
         name = _SCOPES.sub("", found[1] or found[2])
-        known = self.value_of(name)
+        known = self.own_folder(found[0]) if name.lower() == "psscriptroot" else self.value_of(name)
         return known if known is not None else self.unsure(found[0], name=name)
 
     def _expression_statement(self, start: int) -> None:

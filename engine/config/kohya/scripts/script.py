@@ -115,7 +115,8 @@ class Script:
     windows: ClassVar[bool] = False
     """Names of variables are the same in upper and lower case."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, own_folder: str = "") -> None:
+        self._own_folder = own_folder
         self.text = re.sub(r"\r\n?", "\n", text)
         self.lines = self.text.split("\n")
         self._starts = [0, *(found.end() for found in re.finditer("\n", self.text))]
@@ -232,6 +233,15 @@ class Script:
         if reason:
             self.reasons[source] = reason
         return f"\0{source}\0"
+
+    def own_folder(self, source: str, ending: str = "") -> str:
+        """The folder that the file is in, which a part of it stands for, as it is written."""
+        if not self._own_folder:
+            return self.unsure(source)
+        note = (plain(source), self._own_folder, "the folder of this file")
+        if note not in self.notes:
+            self.notes.append(note)
+        return f"{self._own_folder}{ending}"
 
     def run(self, command: Command) -> None:
         """Take a command for what it is."""
