@@ -51,6 +51,8 @@ UNDERSTOOD: list[tuple[str, str, list[str]]] = [
     (".sh", f'eval "$(/opt/conda/bin/micromamba shell hook --shell bash)"\n{CALL}', WORDS),
     (".sh", f"if {CALL}; then\n  echo ok\nelse\n  exit 1\nfi", WORDS),
     (".sh", f"if ! {CALL}; then echo no; fi", WORDS),
+    (".sh", f"{{ {CALL}; }} 2>&1 | tee log.txt", WORDS),
+    (".sh", f"(cd /opt/sd-scripts && {CALL})\nsudo sysctl -w vm.swappiness=1", WORDS),
     (".sh", f"screen -dmS train {CALL}", WORDS),
     (".sh", f"{CALL}\nsay done\nrunpodctl stop pod $RUNPOD_POD_ID\nbash", WORDS),
     (".sh", f"{CALL} \\", WORDS),
@@ -102,6 +104,7 @@ UNDERSTOOD: list[tuple[str, str, list[str]]] = [
     (".bat", f"rem {CALL} --x\n:: {CALL}\necho {CALL} ^\n --y\n@{CALL}", WORDS),
     (".bat", f"{CALL} ^", WORDS),
     (".bat", f"{CALL}\ncmd /k", WORDS),
+    (".bat", f'powershell -Command "Get-Date"\n{CALL}', WORDS),
     (".bat", f"set CMD=accelerate launch train_network.py\n%CMD% {A}", WORDS),
     ("", "@echo off\nset X=a^\nb\nset D=4\npython train_network.py --network_dim=%D% --learning_rate=1e-4", WORDS),
     # PowerShell
@@ -161,6 +164,11 @@ REFUSED: list[tuple[str, str, int, str]] = [
     # a call that may not run, or runs more than once
     (".sh", "for N in a b; do\n python train_network.py --x=$N\ndone", 2, "depends on line 1, `for N in a b; do`"),
     (".sh", "if [ $1 ]; then python train_network.py --x; fi", 1, "depends on line 1"),
+    (".sh", "[ $1 ] || {\n:\npython train_network.py --x\n}", 3, "depends on line 1"),
+    (".sh", "[ $1 ] && (\n:\npython train_network.py --x\n)", 3, "depends on line 1"),
+    (".sh", "[ $1 ] || if :\npython train_network.py --x; then\n:\nfi", 2, "depends on line 1"),
+    (".sh", "(N=a; :)\npython train_network.py --output_name=$N", 2, "it depends on line 1"),
+    (".bat", 'powershell -Command "python train_network.py --x"', 1, "is not understood"),
     (".sh", "if [ $1 ]; then\n:\nelif python train_network.py --x; then\n:\nfi", 3, "depends on line 1"),
     (".sh", "while true\ndo\n python train_network.py --x\ndone", 3, "depends on line 1, `while true`"),
     (".sh", "case $1 in\n a) python train_network.py --x ;;\nesac", 2, "depends on line 1, `case $1 in`"),

@@ -42,8 +42,8 @@ class _Block:
     function: str = ""
     pattern: bool = False
     """In a `case`, before the bracket that ends a pattern."""
-    test: bool = False
-    """Between an `if` and its `then`, where everything runs."""
+    runs: bool = False
+    """Everything in it surely runs: a group in brackets, and what is between an `if` and its `then`."""
 
 
 @dataclass
@@ -104,7 +104,7 @@ class PosixScript(Script):
             self._named = words.pop().keyword()
             self._scanner.next()
         elif sign.text == "(" and not words:
-            self._open(")", sign.start)
+            self._open(")", sign.start, runs=True)
         elif sign.text == "(":
             self.refuse(self.line_at(sign.start), f"{self.shown(self.line_at(sign.start))} is not understood.")
         elif sign.text == ")":
@@ -132,7 +132,7 @@ class PosixScript(Script):
         text, scanner = word.keyword(), self._scanner
         if text in ("then", "do", "else", "elif", "!", "time", "coproc"):
             if text == "then" and self._blocks:
-                self._blocks[-1].test = False
+                self._blocks[-1].runs = False
             return True
         if text in ("fi", "done", "esac", "}"):
             self._close(word)
@@ -142,8 +142,7 @@ class PosixScript(Script):
             if scanner.text.startswith("()", scanner.place):
                 scanner.place += 2
         elif text in _OPENING:
-            self._open(_OPENING[text], word.start)
-            self._blocks[-1].test = text == "if"
+            self._open(_OPENING[text], word.start, runs=text in ("if", "{"))
             if text in ("for", "select", "case"):
                 self._head(text)
         elif text == "[[":
@@ -170,8 +169,9 @@ class PosixScript(Script):
                 self._doubt(self.line_at(token.start), *_names(self.text[token.start : self._scanner.place]))
         self._blocks[-1].pattern = kind == "case"
 
-    def _open(self, end: str, start: int) -> None:
-        self._blocks.append(_Block(end, self.line_at(start), self._named))
+    def _open(self, end: str, start: int, *, runs: bool) -> None:
+        runs = runs and not self._named and not self._doubtful
+        self._blocks.append(_Block(end, self.line_at(start), self._named, runs=runs))
         if self._named:
             self._functions.setdefault(self._named, set())
             if self._named.lower() in RUNNERS | WRAPPERS:
@@ -198,7 +198,7 @@ class PosixScript(Script):
 
     def _condition(self, line: int) -> str:
         """What decides whether the present command runs, for a call."""
-        if block := next((block for block in self._blocks if not block.test), None):
+        if block := next((block for block in self._blocks if not block.runs), None):
             what = f"the function {block.function}" if block.function else self.shown(block.line)
             return f"line {block.line}, {what}"
         if self._tested:

@@ -38,7 +38,7 @@ LAUNCHERS = _names("""
 WRAPPERS = _names("""
     nohup env time nice ionice chrt taskset numactl sudo exec command stdbuf setsid unbuffer xvfb-run srun
     timeout docker podman nerdctl singularity apptainer conda mamba micromamba poetry uv pipenv pdm hatch rye
-    pixi call start screen
+    pixi call start screen powershell pwsh
 """)
 """They run the command that their last words are."""
 
@@ -48,7 +48,7 @@ OTHER = _names("""
     pkill killall taskkill tasklist apt apt-get yum brew choco winget npm shutdown reboot poweroff sync fuser
     lsof pgrep ps sha256sum md5sum jq
     say osascript afplay aplay paplay spd-say beep open xdg-open mail sendmail
-    runpodctl vastai gcloud az modal dos2unix systemctl swapon swapoff ldconfig dpkg snap
+    sysctl runpodctl vastai gcloud az modal dos2unix systemctl swapon swapoff ldconfig dpkg snap
     mount umount ffmpeg convert magick notify-send remove-item copy-item
     move-item rename-item invoke-webrequest set-content add-content out-file tee-object explorer setx virtualenv
     get-process stop-process stop-computer get-filehash expand-archive
