@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -189,9 +190,9 @@ def _prompt(
     given = {key: value for key, value in values.items() if value is not None}
     try:
         return _request(given, config, size)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise UsageError(
-            f"A sample prompt has a value that is no number: {entry!r} ({error}).",
+            f"A sample prompt has a value that is no number, or out of range: {entry!r} ({error}).",
             "Correct it in sampling.sample_prompts.",
         ) from None
 
@@ -217,4 +218,6 @@ def _request(given: Mapping[str, Any], config: RunConfig, size: tuple[int, int])
         sampler=sampler,
         guidance=float(given.get("guidance_scale", defaults.sample_guidance)),
     )
+    if request.seed >= 2**64 or not math.isfinite(request.scale + request.guidance):
+        raise ValueError("a seed is below 2**64, and a scale is finite")
     return Prompt(request, seeded=int(given.get("seed", -1)) >= 0, random_seed=seed < 0)

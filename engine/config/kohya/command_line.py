@@ -17,6 +17,7 @@ from engine.config.kohya.scripts.powershell import PowerShellScript
 from engine.config.kohya.scripts.script import (
     HINT,
     MENTION,
+    OWN_FOLDER,
     REST,
     SCRIPTS,
     UNSURE,
@@ -91,7 +92,7 @@ def convert_command_line(text: str, *, suffix: str = "", own_folder: str = "", e
         text = "relative paths are looked for in the folder that lorasmith is called from"
         told.tell("cd", script.folder, Rule("no effect", "", text))
     for key, value, remark in script.notes:
-        told.tell(key, value, Rule("no effect", "", remark))
+        told.tell(key, value, Rule("honoured" if remark == OWN_FOLDER else "no effect", "", remark))
     made = convert_arguments(arguments, "command line", CLI_DEFAULTS, exact=exact, from_file=from_file, family=family)
     found = [*told.problems, *made.problems] if script.call is not None else []
     made.entries = [*told.entries, *made.entries]

@@ -116,6 +116,9 @@ def test_text_toml_and_json_files_agree(tmp_path: Path) -> None:
         ("p.txt", "a --w wide\n", "--w 'wide' is not a number"),
         ("p.txt", "a --ss quick\n", "there is no sampler 'quick'"),
         ("p.json", '[{"prompt": "a", "width": "big"}]', "has a value that is no number"),
+        ("p.txt", "a --d 18446744073709551616", "a seed is below 2\\*\\*64"),
+        ("p.txt", "a --l nan", "a scale is finite"),
+        ("p.json", '[{"prompt": "a", "seed": 1e999}]', "malformed|out of range"),
     ],
 )
 def test_bad_prompt_files_are_refused_before_the_start(

@@ -42,6 +42,7 @@ _FROM_OUTSIDE = ("HOME", "USERPROFILE", "PWD")
 """Variables of the machine that may be used: they name a folder, and never hold a secret."""
 _WAITING = frozenset(["/k", "/d", "-i", "-l"])
 """Options of a shell that is given no command."""
+OWN_FOLDER = "the folder of this file"
 _LONGEST = 100
 _LARGEST = 2**16
 """Characters of a script; one that a person wrote is far below it."""
@@ -238,7 +239,7 @@ class Script:
         """The folder that the file is in, which a part of it stands for, as it is written."""
         if not self._own_folder:
             return self.unsure(source)
-        note = (plain(source), self._own_folder, "the folder of this file")
+        note = (plain(source), self._own_folder, OWN_FOLDER)
         if note not in self.notes:
             self.notes.append(note)
         return f"{self._own_folder}{ending}"
