@@ -137,6 +137,18 @@ class Draft:
         trial = {key.replace("__", "."): value for key, value in changed.items()}
         return load_config(self.preset, (), {key: (key, value) for key, value in {**self.values, **trial}.items()})
 
+    def without_parameters(self) -> RunConfig:
+        """What the run would be if nothing had been changed in the step Parameters.
+
+        Raises:
+            ConfigError: values that cannot be.
+        """
+        from engine.config import load_config
+
+        self.base()
+        answered = {key: (key, value) for key, value in self.values.items() if key in STEP_OF}
+        return load_config(self.preset, (), answered)
+
     def choose_preset(self, preset: str) -> list[str]:
         """Take another preset and keep what was set, and all that a step was left with, which is no preset's business.
 

@@ -58,7 +58,6 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     """
     from engine import clock
     from engine.adapters.start import check_start
-    from engine.config import resolve
     from engine.config.optimizers import check_training
     from engine.config.prompts import read_prompts
     from engine.config.resolve import check_model
@@ -73,9 +72,7 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     require_utf8(config)
     recognition = recognise(config.model.pretrained_model_name_or_path)
     family = family_named(recognition.family)
-    config, settled = family.settle(config, recognition)
-    config, resolved = resolve(config, partial_text_cache=family.partial_text_cache)
-    notes = [*settled, *resolved]
+    config, notes = settle(config, recognition)
     check_model(config, recognition)
     family.check(config, recognition)
     recognition = family.in_force(config, recognition)
@@ -97,6 +94,21 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
         config, recognition, pictures, plan, directory, tuple(notes), precision, need, len(prompts), need.check(place),
         captions,
     )  # fmt: skip
+
+
+def settle(config: RunConfig, recognition: Recognition) -> tuple[RunConfig, list[str]]:
+    """The configuration that will really run with this model, and a sentence for each setting that is changed or idle.
+
+    Raises:
+        UsageError: a contradiction that only the person can resolve.
+    """
+    from engine.config import resolve
+    from engine.models.registry import family_named
+
+    family = family_named(recognition.family)
+    config, settled = family.settle(config, recognition)
+    config, resolved = resolve(config, partial_text_cache=family.partial_text_cache)
+    return config, [*settled, *resolved]
 
 
 def check_settings(config: RunConfig) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from engine.config import RunConfig
     from engine.dataset.pool import Progress
     from engine.hardware import Gpu
+    from engine.models.base import Recognition
     from engine.runs import RunDir, RunState
     from tui.outlook import Forecast, Outlook
     from tui.preflight import Preflight
@@ -44,6 +45,8 @@ class Report:
     """Why the training would end with the session; None where it would not."""
     unfinished: tuple[RunDir, RunState] | None
     """An unfinished run in its place, which is resumed or put away first."""
+    usual: frozenset[str] = frozenset()
+    """Those of `known.changes` that come from the preset alone: no mistake of the person."""
 
 
 class LiveRunError(UsageError):
@@ -54,8 +57,14 @@ class LiveRunError(UsageError):
         self.run_dir = run_dir
 
 
-def gather(config: RunConfig, forecast: Forecast, progress: Progress) -> Report:
+def gather(config: RunConfig, forecast: Forecast, progress: Progress, preset: RunConfig | None = None) -> Report:
     """Ask everything that can be asked before the start. Blocks: call it in a worker.
+
+    Args:
+        config: as drafted.
+        forecast: what was measured before.
+        progress: called with (read, total) images.
+        preset: the same run without a changed parameter.
 
     Raises:
         LiveRunError: a run is going on in its place.
@@ -80,7 +89,17 @@ def gather(config: RunConfig, forecast: Forecast, progress: Progress) -> Report:
         known = preflight(config, restart=True, progress=progress)
         unfinished = (run_dir, state)
     outlook = forecast.outlook_of(known.config, known.recognition, known.plan, known.need, known.num_prompts)
-    return Report(known, outlook, used_card(known.config), logout_warning(), unfinished)
+    usual = frozenset(_changes(preset, known.recognition) if preset is not None else ())
+    return Report(known, outlook, used_card(known.config), logout_warning(), unfinished, usual)
+
+
+def _changes(preset: RunConfig, recognition: Recognition) -> list[str]:
+    from tui.preflight import settle
+
+    try:
+        return settle(preset, recognition)[1]
+    except UsageError:  # a contradiction that the person's own values resolve
+        return []
 
 
 def missing(draft: Draft) -> tuple[str, str] | None:
@@ -117,7 +136,7 @@ def warnings(report: Report) -> list[str]:
         )
     if known.disk_warning:
         said.append(known.disk_warning)
-    said += known.changes
+    said += [change for change in known.changes if change not in report.usual]
     if known.pictures.rejected:
         count = len(known.pictures.rejected)
         said.append(_("{0} cannot be used and set aside, see below.").format(plural(count, "file")))
@@ -159,6 +178,7 @@ def sections(report: Report, draft: Draft, vram: Sequence[str] = ()) -> list[tup
     recognition = known.recognition
     model = f"{recognition.family}, {recognition.dtype}, {size_text(recognition.size)}: {recognition.path}"
     length = [*known.plan.lines(), outlook.time(), *known.need.lines(known.directory)]
+    usual = [change for change in known.changes if change in report.usual]
     result = known.directory / f"{known.config.saving.output_name}.safetensors"
     return [
         (_("Result"), [str(result), known.captions.about_trigger()]),
@@ -166,6 +186,7 @@ def sections(report: Report, draft: Draft, vram: Sequence[str] = ()) -> list[tup
         (_("Model"), [model, *recognition.reasons]),
         (_("Pictures"), known.pictures.lines()),
         (_("Memory"), [known.precision, *(vram or _vram(report))]),
+        *([(_("Notes"), usual)] if usual else []),
         (_("Settings that differ from the defaults (• from the preset {0} too)").format(draft.preset),
          list(settings(known.config, draft))),
     ]  # fmt: skip

@@ -62,10 +62,10 @@ class CaptionCheck:
     def warnings(self) -> Iterator[tuple[str, Literal["folders", "captions"]]]:
         """Sentences about what is wrong, each with the step of the wizard where it can be fixed."""
         if self.lacking:
-            verb = "does" if self.lacking == 1 else "do"
+            verb, they = ("does", "it describes") if self.lacking == 1 else ("do", "they describe")
             yield (
                 f"{self.lacking} of {plural(self.captioned, 'caption')} {verb} not have the trigger word "
-                f"“{printable(self.trigger)}”: what they describe is learned under other words.",
+                f"“{printable(self.trigger)}”: what {they} is learned under other words.",
                 "captions",
             )
         if self.too_long:

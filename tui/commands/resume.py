@@ -32,7 +32,7 @@ def command(run: str, settings: tuple[str, ...], accept_changes: bool, detach: b
     run_dir = resolve(run)
     changes = _changes(settings)
     state = begin.prepare_again(run_dir, changes, accept_changes=accept_changes, say=output.narrate)
-    output.narrate(f"{run_dir.path} was {state.state} at step {state.step}; it goes on from its last saved state.")
+    output.narrate(f"{run_dir.path} was {state.state} at step {state.step}; the training continues.")
     teller = narrators.narrator(run_dir, json=as_json)
     code = foreground.train(run_dir, teller, detach=detach)
     if as_json:

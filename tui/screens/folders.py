@@ -203,11 +203,12 @@ class FoldersScreen(StepScreen):
     def _keep_trigger(self) -> None:
         """The project is renamed, and captions hold its old name: that stays the trigger word, which is said."""
         old, entries = self._named, self.entries
+        if entries.trigger:
+            self._named = ""  # whoever empties the field afterwards means it
         if entries.trigger or not old or entries.name == old:
             return
         count = sum(has_word(caption, old) for caption in self._captions)
         if count:
-            self._named = ""  # once: whoever empties the field means it
             self.query_one(ProjectForm).take_trigger(old)
             words = _("{0} of {1} have the word {2}: it stays the trigger word.")
             self.say(words.format(count, plural(len(self._captions), _("caption")), printable(old)), kind="warning")

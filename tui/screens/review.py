@@ -145,19 +145,19 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
             self._obstruct(*lacking)
             return
         try:
-            config = self.draft.config()
+            config, preset = self.draft.config(), self.draft.without_parameters()
         except ConfigError as error:
             self._obstruct(error.message, step_to_mend(error))
             return
         self.say(_("Checking model, pictures and disk."))
         self._draw()
-        self._check(config)
+        self._check(config, preset)
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="check")
-    def _check(self, config: RunConfig) -> None:
+    def _check(self, config: RunConfig, preset: RunConfig) -> None:
         progress = seldom(lambda done, total: self.post_message(self.Counted(done, total)))
         try:
-            self.post_message(self.Found(gather(config, self.forecast, progress)))
+            self.post_message(self.Found(gather(config, self.forecast, progress, preset)))
         except LoraSmithError as error:
             self.post_message(self.Failed(error))
 

@@ -133,7 +133,7 @@ def _notes(run: KnownRun, unfinished: bool) -> Iterator[str]:
     if state == "failed":
         hint = str((read_exit(run_dir) or {}).get("hint") or "")
         if hint:
-            yield from map(printable, hint.split("\n"))
+            yield "\n".join(map(printable, hint.split("\n")))
     if unfinished and not run.state.live:
         yield _("The last line of its events is unfinished; all before it is good.")
     if state == "lost":

@@ -447,6 +447,22 @@ async def test_a_renamed_project_keeps_the_word_of_its_captions(
         await pilot.press("ctrl+z")
 
 
+async def test_a_trigger_word_that_is_deleted_to_type_another_stays_deleted(
+    smith: Smith, until: Until, text: Shown, photos: Path
+) -> None:
+    captioned(photos, "anna")
+    app = smith("folders", extras=entered(photos))
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.go_to("folders")
+        await until(pilot, lambda: "6 pictures, all with captions" in text(app))
+        await fill(pilot, "trigger", "fox")
+        await fill(pilot, "name", "berta")
+        await fill(pilot, "trigger", "")
+        assert app.screen.query_one("#trigger", Input).value == ""
+        await pilot.press(*"anna")
+        assert app.screen.query_one("#trigger", Input).value == "anna"
+
+
 async def test_captions_without_the_trigger_word_are_counted_at_once(
     smith: Smith, until: Until, text: Shown, photos: Path
 ) -> None:

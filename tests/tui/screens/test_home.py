@@ -80,7 +80,7 @@ async def test_each_run_is_shown_for_what_it_is(smith: Smith, live: RunDir, unti
     make("good", "finished")
     make("[red]odd", "stopped")
     failed = make("sad", "failed")
-    write_exit(failed, "failed", 4, 5, message="Out of memory at step 5.", hint="Use batch 1.")
+    write_exit(failed, "failed", 4, 5, message="Out of memory at step 5.", hint="Use batch 1:\n  resume --x")
     lost = make("gone")
     lost.events_path.write_text('{"v":1,"seq":0,"time":1.0,"type":"step","step":3,"loss_average":0.125}\n{"v":1,"s')
     make("far", host="gpu-server-7")
@@ -93,7 +93,7 @@ async def test_each_run_is_shown_for_what_it_is(smith: Smith, live: RunDir, unti
             assert words in text(app)
         for name, words in {
             "good": "Step 5 of 20",
-            "sad": "Use batch 1.",
+            "sad": " ! Use batch 1:\n   resume --x",
             "gone": "last line of its events is unfinished",
             "far": "It ran on gpu-server-7",
             "broken": "meta.json) cannot be read",

@@ -141,6 +141,19 @@ async def test_warnings_stand_first(opened: Smith, until: Until, text: Shown, ho
     ]
 
 
+@pytest.mark.parametrize("key", ["", "training.lr_scheduler_power"])
+async def test_only_what_the_person_set_in_vain_is_a_warning(
+    ready: Smith, until: Until, text: Shown, key: str
+) -> None:
+    """The preset sets an interval of the validation, and no validation images are chosen."""
+    app = ready("review", {key: 2.0} if key else {}, preset="demo")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "Ready" in text(app))
+        lines = told(app).splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("! ")] == ([key] if key else [])
+    assert lines[lines.index("Notes") + 1].startswith("  training.validate_every_n_steps has no effect")
+
+
 async def test_the_command_is_copied_and_means_the_same(
     opened: Smith, until: Until, text: Shown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
