@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 
 class Table(BaseModel):
     """One table of the configuration. Unknown keys are errors; a value never changes after the check."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _not_true_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false for a number: pydantic would make 1 and 0 of them."""
+        kinds = _kinds(cls.model_fields[info.field_name or ""].annotation)
+        given = value if isinstance(value, list | tuple) else (value,)
+        if kinds & {int, float} and bool not in kinds and any(isinstance(one, bool) for one in given):
+            raise ValueError("a number")
+        return value
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types and values that an annotation is made of."""
+    return {annotation}.union(*(_kinds(inner) for inner in get_args(annotation)))
 
 
 def setting(

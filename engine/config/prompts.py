@@ -18,6 +18,10 @@ from engine.errors import UsageError
 from engine.models.base import SampleRequest
 from engine.reading import MAX_CONFIG, parse_json, parse_toml, read_text
 
+MAX_SIDE = 8192
+"""Pixels; drawing a larger sample needs more memory than any card has."""
+MAX_SEED = 2**63 - 1
+"""A generator of torch takes no larger one."""
 _FILES = (".txt", ".toml", ".json")
 _FLAG = re.compile(r"([a-z][\w-]*)(?:[\s=]+(.*))?", re.IGNORECASE | re.DOTALL)
 """What follows ` --`, where it can be a flag: text such as " -- " or "-->" cannot."""
@@ -207,11 +211,17 @@ def _request(given: Mapping[str, Any], config: RunConfig, size: tuple[int, int])
             f"Sample prompt {given['prompt']!r}: there is no sampler {sampler!r}.",
             f"Samplers: {', '.join(get_args(Sampler))}.",
         )
+    width, height = int(given.get("width", width)), int(given.get("height", height))
+    if max(width, height) > MAX_SIDE or abs(seed) > MAX_SEED:
+        raise UsageError(
+            f"Sample prompt {given['prompt']!r}: a side may have up to {MAX_SIDE} px, a seed be up to {MAX_SEED}.",
+            "Correct it in sampling.sample_prompts.",
+        )
     request = SampleRequest(
         prompt=given["prompt"].replace("{trigger}", config.trigger),
         negative_prompt=str(given.get("negative_prompt", "")),
-        width=int(given.get("width", width)),
-        height=int(given.get("height", height)),
+        width=width,
+        height=height,
         seed=max(0, seed),
         steps=min(1000, max(1, int(given.get("sample_steps", defaults.sample_steps)))),
         scale=float(given.get("scale", 7.0 if defaults.sample_scale is None else defaults.sample_scale)),

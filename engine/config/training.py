@@ -7,14 +7,18 @@ from pydantic import model_validator
 from engine.config.fields import Table, setting
 from engine.config.values import FlowPrediction, HuberSchedule, LossType, Schedule, TimestepSampling, WeightingScheme
 
+MAX_STEPS = 10_000_000
+
 
 class TrainingTable(Table):
     """`[training]`: what happens in a step, and how many there are."""
 
     max_train_steps: int = setting(
-        1600, "Steps", "Optimizer updates. Ignored when epochs are given.", ge=1, le=10_000_000, unit="steps"
+        1600, "Steps", "Optimizer updates. Ignored when epochs are given.", ge=1, le=MAX_STEPS, unit="steps"
     )
-    max_train_epochs: int | None = setting(None, "Epochs", "Set, it replaces the number of steps.", ge=1, unit="epochs")
+    max_train_epochs: int | None = setting(
+        None, "Epochs", "Set, it replaces the number of steps.", ge=1, le=MAX_STEPS, unit="epochs"
+    )
     train_batch_size: int = setting(
         1, "Batch size", "Pictures of one size trained at once.", ge=1, le=1024, unit="pictures", vram="more"
     )

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from engine.config.schema import RunConfig
+from engine.config.training import MAX_STEPS
 from engine.dataset.batches import Item
 from engine.dataset.buckets import BucketGrid, Placement, Size
 from engine.dataset.captions import CaptionRules
 from engine.dataset.pictures import Scan, Subset
-from engine.errors import DataError
+from engine.errors import DataError, UsageError
 from engine.text import listing, plural, printable
 
 
@@ -216,6 +217,7 @@ def plan_steps(scan: Scan, grid: BucketGrid, config: RunConfig) -> StepPlan:
 
     Raises:
         DataError: there is nothing to train on.
+        UsageError: the epochs make more steps than a run can have.
     """
     training = config.training
     items = make_items(scan, grid)
@@ -230,6 +232,12 @@ def plan_steps(scan: Scan, grid: BucketGrid, config: RunConfig) -> StepPlan:
     updates = -(-batches // (training.num_processes * training.gradient_accumulation_steps))
     by_epochs = training.max_train_epochs is not None
     steps = training.max_train_epochs * updates if training.max_train_epochs is not None else training.max_train_steps
+    if steps > MAX_STEPS:
+        raise UsageError(
+            f"training.max_train_epochs: {training.max_train_epochs} epochs of {plural(updates, 'step')} are {steps} "
+            f"steps; a run can have up to {MAX_STEPS}.",
+            "Choose fewer epochs.",
+        )
     used = {item.picture.path: item for item in items}.values()
     enlarged = sum(
         1 for item in used if item.placement.resized[0] > item.picture.width and grid.of(item.table).no_upscale

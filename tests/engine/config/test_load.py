@@ -83,6 +83,18 @@ def test_impossible_combinations_are_refused(changes: dict[str, object], sentenc
         load_config(None, [f"training.{key}={value}" for key, value in changes.items()])
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "training.learning_rate=true", "network.network_dim=true", "training.max_train_epochs=true",
+        "training.seed=false", "dataset.resolution=[true, 512]", "training.max_train_epochs=99999999999999",
+    ],
+)  # fmt: skip
+def test_true_is_no_number_and_no_length_is_endless(override: str) -> None:
+    with pytest.raises(ConfigError, match=r"is given, allowed is"):
+        load_config(None, [override])
+
+
 def test_options_win_over_overrides_and_overrides_over_the_preset() -> None:
     config = load_config(
         "sd15-anime", ["training.unet_lr=2e-4", "saving.output_name=a"], {"saving.output_name": ("--name", "b")}

@@ -115,6 +115,8 @@ def test_text_toml_and_json_files_agree(tmp_path: Path) -> None:
         ("p.toml", '[prompt]\nsubset = ["a"]\n', "no list of tables"),
         ("p.txt", "a --w wide\n", "--w 'wide' is not a number"),
         ("p.txt", "a --ss quick\n", "there is no sampler 'quick'"),
+        ("p.txt", "a --w 99999999 --h 64\n", "may have up to 8192 px"),
+        ("p.txt", "a --d 99999999999999999999\n", "a seed be up to"),
         ("p.json", '[{"prompt": "a", "width": "big"}]', "has a value that is no number"),
         ("p.txt", "a --d 18446744073709551616", "a seed is below 2\\*\\*64"),
         ("p.txt", "a --l nan", "a scale is finite"),

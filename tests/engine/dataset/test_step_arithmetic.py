@@ -11,7 +11,7 @@ from engine.dataset.batches import epoch_batches, is_flipped, item_caption, run_
 from engine.dataset.buckets import BucketGrid
 from engine.dataset.captions import CaptionRules
 from engine.dataset.pictures import Picture, Scan, Subset
-from engine.errors import DataError
+from engine.errors import DataError, UsageError
 
 SIZES = [(512, 512), (768, 512), (512, 768), (1024, 512), (512, 1024)]
 
@@ -179,3 +179,8 @@ def test_all_captions_of_a_run_are_known_before_it() -> None:
             used |= {item_caption(items[i], i, rules, plan, seed=1, epoch=epoch, step=step) for i in batch}
             step += 1
     assert step == 19 and used == set(known)
+
+
+def test_epochs_that_make_more_steps_than_a_run_can_have_are_refused() -> None:
+    with pytest.raises(UsageError, match="200000 epochs of 100 steps are 20000000 steps; a run can"):
+        planned(subset([100], 1), max_train_epochs=200_000)

@@ -40,7 +40,8 @@ from engine.runs.layout import own_file
 from engine.runs.remove import remove_run
 
 pytestmark = pytest.mark.timeout(60)
-FILES = ("meta.json", "state.json", "events.jsonl", "train.log", "exit.json", "lock", "reserve", "dataset.json")
+FILES = ("meta.json", "state.json", "events.jsonl", "train.log", "exit.json", "lock", "reserve", "dataset.json",
+         "inputs.json")  # fmt: skip
 FOLDERS = ("control", "checkpoints")
 PLACES = (*(f".run/{name}" for name in (*FILES, *FOLDERS)), ".run", "sample", "robot.toml",
           ".run/.state.json.tmp", ".run/oom-1.json", ".run/checkpoints/state-00000001.safetensors")  # fmt: skip
