@@ -228,6 +228,6 @@ def _request(given: Mapping[str, Any], config: RunConfig, size: tuple[int, int])
         sampler=sampler,
         guidance=float(given.get("guidance_scale", defaults.sample_guidance)),
     )
-    if request.seed >= 2**64 or not math.isfinite(request.scale + request.guidance):
-        raise ValueError("a seed is below 2**64, and a scale is finite")
+    if not math.isfinite(request.scale + request.guidance):
+        raise ValueError("a scale is finite")
     return Prompt(request, seeded=int(given.get("seed", -1)) >= 0, random_seed=seed < 0)

@@ -118,7 +118,7 @@ def test_text_toml_and_json_files_agree(tmp_path: Path) -> None:
         ("p.txt", "a --w 99999999 --h 64\n", "may have up to 8192 px"),
         ("p.txt", "a --d 99999999999999999999\n", "a seed be up to"),
         ("p.json", '[{"prompt": "a", "width": "big"}]', "has a value that is no number"),
-        ("p.txt", "a --d 18446744073709551616", "a seed is below 2\\*\\*64"),
+        ("p.txt", "a --d 18446744073709551616", "a seed be up to 9223372036854775807"),
         ("p.txt", "a --l nan", "a scale is finite"),
         ("p.json", '[{"prompt": "a", "seed": 1e999}]', "malformed|out of range"),
     ],
