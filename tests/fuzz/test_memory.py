@@ -72,11 +72,11 @@ QUICK: dict[str, tuple[Callable[[Path], None], list[str], int]] = {
     "header of empty lists": (lambda here: header(here / "x.safetensors", b"[]", 100 * 2**20), INSPECT, 3),
     "shorter header of numbers": (lambda here: header(here / "x.safetensors", b"1.5", 20 * 2**20), INSPECT, 3),
     "sparse JSON": (lambda here: sparse(here / "x.json"), CONVERT, 2),
-    "JSON of tables": (lambda here: wide(here / "x.json", b'{"a":1}'), CONVERT, 2),
     "bomb": (lambda here: images(here, bomb, "a.png"), CHECK, 3),
 }
 """File, arguments, exit code."""
 LONG: dict[str, tuple[Callable[[Path], None], list[str], int]] = {
+    "JSON of tables": (lambda here: wide(here / "x.json", b'{"a":1}'), CONVERT, 2),
     "shorter header of empty lists": (lambda here: header(here / "x.safetensors", b"[]", 31 * 2**20), INSPECT, 3),
     "header of tables": (lambda here: header(here / "x.safetensors", b'{"a":1}', 31 * 2**20), INSPECT, 3),
     "sparse model": (lambda here: sparse(here / "x.safetensors", 2**33), INSPECT, 3),
