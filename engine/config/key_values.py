@@ -215,11 +215,6 @@ def _unquoted(text: str) -> str:
     return bare
 
 
-def is_true(text: str) -> bool:
-    """Whether a text means True, in any spelling."""
-    return _FLAGS.get(_unquoted(text).lower(), False)
-
-
 def is_off(text: str) -> bool:
     """Whether a text means nothing, None, False or 0, in any spelling."""
     bare = _unquoted(text).lower()

@@ -71,13 +71,6 @@ class KohyaExport:
     """What is otherwise than in the run or left out, one sentence each; training.toml has them too."""
 
 
-def kohya_files(
-    config: RunConfig, family: str, subsets: Sequence[ExportedSubset], prompts: Sequence[str]
-) -> dict[str, str]:
-    """The files of `kohya_export` by name."""
-    return kohya_export(config, family, subsets, prompts).files
-
-
 def kohya_export(
     config: RunConfig, family: str, subsets: Sequence[ExportedSubset], prompts: Sequence[str]
 ) -> KohyaExport:

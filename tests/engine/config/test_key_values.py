@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.config.key_values import Parameter, guess_value, is_off, is_true, parse_arguments, read_settings, read_value
+from engine.config.key_values import Parameter, guess_value, is_off, parse_arguments, read_settings, read_value
 from engine.config.kohya.arguments import convert_arguments
 from engine.config.optimizers import check_training, optimizer_settings, sets_its_own_rate
 from engine.config.training import TrainingTable
@@ -18,12 +18,12 @@ FALSE = ["False", "false", "FALSE", '"false"', "'False'", " false", "0", "no", "
 
 @pytest.mark.parametrize("text", TRUE)
 def test_true(text: str) -> None:
-    assert read_value(text, FLAG) is True and is_true(text) and not is_off(text)
+    assert read_value(text, FLAG) is True and not is_off(text)
 
 
 @pytest.mark.parametrize("text", FALSE)
 def test_false(text: str) -> None:
-    assert read_value(text, FLAG) is False and is_off(text) and not is_true(text)
+    assert read_value(text, FLAG) is False and is_off(text)
 
 
 @pytest.mark.parametrize("text", ["None", "none", "NONE", "null", "Null", '"none"'])

@@ -12,7 +12,7 @@ import pytest
 
 from engine.config import RunConfig, load_config
 from engine.config.kohya.dataset_file import read_dataset_config
-from engine.config.kohya.export import ExportedSubset, kohya_files
+from engine.config.kohya.export import ExportedSubset, kohya_export
 from engine.config.kohya.rules import SCRIPT_ARGUMENTS
 from engine.config.presets import list_presets
 
@@ -25,7 +25,7 @@ def family(name: str) -> str:
 
 
 def exported(tmp_path: Path, config: RunConfig, kind: str) -> RunConfig:
-    for name, text in kohya_files(config, kind, SUBSETS, ["zed --w 64 --h 64"]).items():
+    for name, text in kohya_export(config, kind, SUBSETS, ["zed --w 64 --h 64"]).files.items():
         (tmp_path / name).write_text(text)
     return load_config(tmp_path / "training.toml")
 
@@ -78,14 +78,14 @@ def test_conv_and_other_settings_come_back(tmp_path: Path) -> None:
 def test_steps_of_warm_up_are_whole_numbers() -> None:
     for given, expected in (("30", 30), ("0.05", 0.05)):
         config = load_config("sdxl", [f"training.lr_warmup_steps={given}"])
-        tables = tomllib.loads(kohya_files(config, "sdxl", SUBSETS, [])["training.toml"])
+        tables = tomllib.loads(kohya_export(config, "sdxl", SUBSETS, []).files["training.toml"])
         written = tables["training_arguments"]["lr_warmup_steps"]
         assert written == expected and type(written) is type(expected)
 
 
 def test_only_arguments_of_kohya_are_written_and_each_is_explained(tmp_path: Path) -> None:
     for name in PRESETS:
-        files = kohya_files(load_config(name), family(name), SUBSETS, [])
+        files = kohya_export(load_config(name), family(name), SUBSETS, []).files
         tables = tomllib.loads(files["training.toml"])
         written = [key for table in tables.values() for key in table]
         assert set(written) <= set(SCRIPT_ARGUMENTS) and len(written) == len(set(written)), name
