@@ -4,13 +4,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test soak lint plans screenshots clean
+# pip installs without compiled modules, which saves time: they have to be written by whoever imports them first.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: demo test soak lint coverage wheel plans screenshots messages clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lorasmith demo
 
+# Three workers, for two cores: tests of screens mostly wait.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal
 
 soak: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m soak
@@ -20,11 +24,26 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+coverage: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal --cov --cov-report=term:skip-covered
+
+wheel:
+	rm -rf dist build/wheel
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip --disable-pip-version-check install -q build
+	build/wheel/bin/python -m build --outdir dist
+	build/wheel/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt dist/*.whl
+	cd build && wheel/bin/lorasmith --version && wheel/bin/lorasmith presets && wheel/bin/lorasmith --preset demo --dry-run
+
 plans: $(VENV)/.dev
 	$(BIN)/python tools/plans.py
 
 screenshots: $(VENV)/.dev
 	$(BIN)/python tools/screenshots.py
+
+# The texts of screens and commands for translators: a .po beside it in LANGUAGE/LC_MESSAGES, compiled by `pybabel compile`.
+messages: $(VENV)/.dev
+	$(BIN)/python tools/messages.py
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,7 +1,7 @@
 """The attention's two passes on a GPU, by kernel: time, memory, and whether they give the same bytes again.
 
-Sizes are those of the families' largest attentions with one picture. "strict" is what the trainer computes its steps
-with: torch.use_deterministic_algorithms(True). memory: the most that is taken besides inputs, output and gradients.
+Sizes are those of the families' largest attentions with one image. "strict" is what the trainer computes its steps
+with: torch.use_deterministic_algorithms(True). memory: the peak beyond inputs, output and gradients.
 
     python benchmarks/attention.py
 """
@@ -33,7 +33,7 @@ KERNELS = {
     "cuDNN": SDPBackend.CUDNN_ATTENTION,
 }
 TURNS = 15
-HEAD = "| attention | kernel | strict | ms | MiB besides | same bytes | finite |"
+HEAD = "| attention | kernel | strict | ms | extra MiB | same bytes | finite |"
 
 
 def passes(inputs: list[Tensor], gradient: Tensor) -> list[Tensor]:
@@ -64,8 +64,8 @@ def row(name: str, kernel: str, strict: bool) -> str:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         milliseconds = [timed(inputs, gradient) for _ in range(TURNS)]
-    besides = torch.cuda.max_memory_allocated() - before - inputs[0].nbytes
-    words = [name, kernel, yes(strict), f"{statistics.median(milliseconds):.2f}", f"{besides / 2**20:.0f}"]
+    extra = torch.cuda.max_memory_allocated() - before - inputs[0].nbytes
+    words = [name, kernel, yes(strict), f"{statistics.median(milliseconds):.2f}", f"{extra / 2**20:.0f}"]
     return f"| {' | '.join([*words, yes(same), yes(finite)])} |"
 
 

@@ -1,10 +1,10 @@
 """How often the dataset report finds a fault that is there, and one that is not; how long it takes, and its memory.
 
-    python benchmarks/dataset_report.py [--pictures 10000] [--place DIR]
+    python benchmarks/dataset_report.py [--images 10000] [--place DIR]
 
-Draws a set in which each 50 pictures have one of each fault, in several degrees, and 22 without any; asks for the
-report in its process, again, and prints one table. A detection is the picture under the fault's code, for copies
-together with its original. A false alarm is any other picture under that code.
+Draws a set in which each 50 images have one of each fault, in several degrees, and 22 without any; asks for the
+report in its process, again, and prints one table. A detection is the image under the fault's code, for copies
+together with its original. A false alarm is any other image under that code.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine.config import RunConfig
 from engine.dataset.report.findings import Report
-from engine.dataset.report.process import Wish, ask
-from tests.drawn_pictures import (
+from engine.dataset.report.process import CheckRequest, ask
+from tests.drawn_images import (
     blurred,
     caption,
     exposed,
@@ -48,21 +48,21 @@ from tests.drawn_pictures import (
 
 Draw = Callable[[Image.Image], Image.Image]
 ROUND = 50
-"""Pictures after which the faults begin anew."""
+"""Images after which the faults repeat."""
 ORIGINAL = 40
-"""Where in a round the originals of copies begin."""
+"""Index in a round of the first original of copies."""
 TRIGGER = "f0x"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is done to one picture of each round."""
+    """A fault in one image of each round."""
 
     code: str
     degree: str
     draw: Draw = lambda image: image
     copies: bool = False
-    """It is made from another picture of the round, and must be found together with it."""
+    """It is made from another image of the round, and must be found together with it."""
 
 
 def recompressed(image: Image.Image, quality: int) -> Image.Image:
@@ -109,25 +109,25 @@ FAULTS = (
 
 
 def fault_of(index: int) -> Fault | None:
-    """The fault of a picture; None where it has none."""
+    """The fault of an image; None where it has none."""
     place = index % ROUND
     return FAULTS[place] if place < len(FAULTS) else None
 
 
 def original_of(index: int) -> int:
-    """The picture that a copy is made from."""
+    """The image that a copy is made from."""
     first = next(place for place, fault in enumerate(FAULTS) if fault.copies)
     return index - index % ROUND + ORIGINAL + index % ROUND - first
 
 
 def name_of(index: int) -> str:
-    """A copy is lossless, so that its pixels are those that were meant."""
+    """The file name; copies are lossless, so that their pixels are exact."""
     fault = fault_of(index)
     return f"{index:06}.{'webp' if fault is not None and fault.copies else 'jpg'}"
 
 
 def draw(job: tuple[Path, int]) -> None:
-    """One picture with its caption."""
+    """One image with its caption."""
     folder, index = job
     fault = fault_of(index)
     seed = original_of(index) if fault is not None and fault.copies else index
@@ -160,7 +160,7 @@ class Memory(threading.Thread):
         self.ended = threading.Event()
 
     def run(self) -> None:
-        """Look five times a second."""
+        """Poll five times a second."""
         while not self.ended.wait(0.2):
             total = 0
             for child in psutil.Process().children(recursive=True):
@@ -176,7 +176,7 @@ def timed(config: RunConfig, html: Path | None = None) -> tuple[Report, float, f
     memory = Memory()
     memory.start()
     begun, worked = time.monotonic(), cpu_seconds()
-    report, _ = ask(Wish(config, html))
+    report, _ = ask(CheckRequest(config, html))
     seconds = time.monotonic() - begun
     memory.ended.set()
     memory.join()
@@ -190,14 +190,14 @@ def cpu_seconds() -> float:
 
 
 def rates(report: Report, count: int) -> list[tuple[str, str, int, int, int, int]]:
-    """(code, degree, there, found, false alarms of the code, pictures without that fault)."""
+    """(code, degree, there, detected, false alarms of the code, images without that fault)."""
     together: dict[str, dict[str, int]] = defaultdict(dict)
     for finding in report.findings:
         for number, case in enumerate(finding.cases):
-            for picture in case.pictures:
-                together[finding.kind.code][picture.name] = number
-    there, found = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
-    meant: dict[str, set[str]] = defaultdict(set)
+            for image in case.images:
+                together[finding.kind.code][image.name] = number
+    there, detected = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    expected: dict[str, set[str]] = defaultdict(set)
     for index in range(count):
         fault = fault_of(index)
         if fault is None:
@@ -205,30 +205,36 @@ def rates(report: Report, count: int) -> list[tuple[str, str, int, int, int, int
         kind = fault.code, fault.degree
         there[kind] += 1
         groups, own = together[fault.code], name_of(index)
-        meant[fault.code].add(own)
+        expected[fault.code].add(own)
         if fault.copies:
             other = name_of(original_of(index))
-            meant[fault.code].add(other)
-            found[kind] += own in groups and groups.get(own) == groups.get(other)
+            expected[fault.code].add(other)
+            detected[kind] += own in groups and groups.get(own) == groups.get(other)
         else:
-            found[kind] += own in groups
+            detected[kind] += own in groups
     rows = [
-        (*kind, number, found[kind], len(together[kind[0]].keys() - meant[kind[0]]), count - len(meant[kind[0]]))
+        (
+            *kind,
+            number,
+            detected[kind],
+            len(together[kind[0]].keys() - expected[kind[0]]),
+            count - len(expected[kind[0]]),
+        )
         for kind, number in there.items()
     ]
-    told = {finding.kind.code for finding in report.findings if finding.cases} - set(meant)
-    return rows + [(code, "none is there", 0, 0, len(together[code]), count) for code in sorted(told)]
+    unexpected = {finding.kind.code for finding in report.findings if finding.cases} - set(expected)
+    return rows + [(code, "none is there", 0, 0, len(together[code]), count) for code in sorted(unexpected)]
 
 
 def main() -> None:
     """Draw, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=10_000, help="rounded to rounds of 50 (default 10000)")
-    parser.add_argument("--place", type=Path, help="where the set is drawn, and kept; one that is there is used")
+    parser.add_argument("--images", type=int, default=10_000, help="rounded to rounds of 50 (default 10000)")
+    parser.add_argument("--place", type=Path, help="folder of the set, which is kept; an existing set is used")
     options = parser.parse_args()
-    count = max(1, options.pictures // ROUND) * ROUND
+    count = max(1, options.images // ROUND) * ROUND
     place = options.place or Path(tempfile.mkdtemp(prefix="lorasmith-report-"))
-    folder = place / f"pictures-{count}"
+    folder = place / f"images-{count}"
     os.environ["XDG_CACHE_HOME"] = str(place / "cache")
     shutil.rmtree(place / "cache", ignore_errors=True)
     try:
@@ -240,12 +246,12 @@ def main() -> None:
         config = RunConfig.model_validate({"dataset": {"train_data_dir": str(folder), "class_tokens": TRIGGER}})
         report, first, worked, peak = timed(config)
         _, second, _, _ = timed(config, place / "page.html")
-        print(f"{count} pictures: {first:.0f} s ({worked:.0f} s of processor time), at most {peak:.2f} GiB; ", end="")
-        print(f"again, with the page: {second:.0f} s")
+        print(f"{count} images: {first:.0f} s ({worked:.0f} s of processor time), at most {peak:.2f} GiB; ", end="")
+        print(f"second report, with the page: {second:.0f} s")
         print("\n| finding | degree | there | found | | false alarms | |\n|---|---|---|---|---|---|---|")
-        for code, degree, there, found, false, others in rates(report, count):
-            share = f"{found / there:.1%}" if there else ""
-            print(f"| {code} | {degree} | {there} | {found} | {share} | {false} | {false / others:.2%} |")
+        for code, degree, there, detected, false, others in rates(report, count):
+            share = f"{detected / there:.1%}" if there else ""
+            print(f"| {code} | {degree} | {there} | {detected} | {share} | {false} | {false / others:.2%} |")
     finally:
         if options.place is None:
             shutil.rmtree(place, ignore_errors=True)

@@ -1,8 +1,8 @@
-"""What training takes on a card: time, memory, and how far the plan was off. For runs that get too little memory see
+"""The cost of training on a card: time, memory, and the error of the plan. For runs with too little memory see
 gpu_out_of_memory.py.
 
-Models have their real sizes and random weights, so nothing is fetched. Every case is a process of its own; some begin
-beside each other (--jobs), and one at a time has the card:
+Models have their real sizes and random weights, so nothing is fetched. Every case runs in its own process; some start
+in parallel (--jobs), and one at a time uses the card:
 
 * s/step, img/s: median of the steps behind the first two.
 * of peak: operations of a step (torch's counter, recomputed ones included) by what a large bf16 product reaches here.
@@ -34,8 +34,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine.config import RunConfig
-from engine.memory.plan import GIB
-from engine.runs.launch import trainer_environment
+from engine.estimate.plan import GIB
+from engine.processes import trainer_environment
 
 MODELS = {"sd15": (512,), "sdxl": (1024,), "flux": (512, 1024)}
 """Family to resolutions."""
@@ -99,7 +99,7 @@ class Row:
 
 
 def cases(options: argparse.Namespace) -> Iterator[Case]:
-    """Every case that was asked for."""
+    """Every requested case."""
     for family in options.models.split(","):
         for resolution in MODELS[family]:
             for batch in (int(text) for text in options.batches.split(",")):
@@ -108,39 +108,40 @@ def cases(options: argparse.Namespace) -> Iterator[Case]:
 
 
 def measure(config: RunConfig, recognition: Any, device: str, steps: int = STEPS, warm_up: int = WARM_UP) -> Row:
-    """Train some steps with the trainer's own code, on empty pictures and captions."""
+    """Train some steps with the trainer's own code, on empty images and captions."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from engine.memory.ladder import apply_ladder
-    from engine.models.registry import family_named
-    from engine.training.exactness import Exactly, choose_kernels
-    from engine.training.objectives import objective_for
+    from engine.families.registry import family_named
+    from engine.lowmem.settings import apply_memory_settings
+    from engine.training.exactness import DeterministicStep, set_determinism
+    from engine.training.groups import parameter_groups
     from engine.training.optimizers import build_optimizer
-    from engine.training.prepare import build_network, settle_down
+    from engine.training.prepare import build_network, place_for_training
+    from engine.training.step import objective_for
 
     cuda = torch.device(device).type == "cuda"
     dtype = "bf16" if cuda else "fp32"
-    exactly = Exactly(torch.device(device), config.memory.deterministic, cuda, print)
+    deterministic = DeterministicStep(torch.device(device), config.memory.deterministic, cuda, print)
     if cuda:
-        choose_kernels(config.memory.deterministic)
+        set_determinism(config.memory.deterministic)
     model = family_named(recognition.family).load(config, recognition, device, dtype, print, empty=True)
     fill(model)
     vars(model).update(vae_key="", text_key="")  # no cache is written, and T5's tokenizer need not be there
-    apply_ladder(model, config.memory, print)
+    apply_memory_settings(model, config.memory, print)
     turn = (Path(tempfile.gettempdir()) / "lorasmith-gpu.lock").open("w")
     fcntl.flock(turn, fcntl.LOCK_EX)  # until the process ends
     batch = empty_batch(model, config)
-    settle_down(model, texts=False, latents=False)
+    place_for_training(model, texts=False, latents=False)
     network = build_network(config, model, print)
-    objective = objective_for(config.training, model, torch.device(device))
-    optimizer = build_optimizer("AdamW", [], network.parameter_groups()).optimizer
+    objective = objective_for(config, model, torch.device(device))
+    optimizer = build_optimizer("AdamW", [], parameter_groups(network, config.training)).optimizer
     for component in model.trainable.values():
         component.train()
     network.rely_on_autocast(cuda)
 
     def step(number: int) -> None:
-        exactly(partial(update, number), lambda: optimizer.zero_grad(set_to_none=True))
+        deterministic(partial(update, number), lambda: optimizer.zero_grad(set_to_none=True))
 
     def update(number: int) -> None:
         loss = loss_of(model, objective, batch, number, cuda)
@@ -168,24 +169,24 @@ def loss_of(model: Any, objective: Any, batch: Any, number: int, cuda: bool) -> 
     """The loss of step `number`."""
     import torch
 
-    from engine.training.loss import batch_loss
+    from engine.training.step import batch_loss
 
     draws = torch.Generator().manual_seed(number)
     region = torch.autocast("cuda", torch.bfloat16, enabled=cuda)
-    return batch_loss(model, objective, batch, draws, live=(), trained=("unet",), autocast=region)
+    return batch_loss(model, objective, batch, draws, uncached_encoders=(), trained=("unet",), autocast=region)
 
 
 def empty_batch(model: Any, config: RunConfig) -> Any:
-    """Latents and encoded captions of the sizes that the run has; the text encoders run once for it."""
+    """Latents and encoded captions of the run's sizes; the text encoders run once."""
     import torch
 
-    from engine.training.feed import Batch
+    from engine.training.batch_source import Batch
 
-    count, device = config.training.train_batch_size, model.residence.device
+    count, device = config.training.train_batch_size, model.placement.device
     width, height = (side // model.downscale for side in config.dataset.size)
-    with torch.no_grad(), model.present("text_encoder"):
+    with torch.no_grad(), model.on_device("text_encoder"):
         text = {name: tensor.clone() for name, tensor in model.encode_text(["a"] * count).items()}
-    model.let_go(tuple(model.text_encoders))
+    model.free_encoders(tuple(model.text_encoders))
     return Batch(
         latents=torch.randn(count, model.latent_channels, height, width, device=device),
         captions=["a"] * count,
@@ -242,7 +243,7 @@ def product_rate() -> float:
 
 
 def line(case: Case, row: Row | str, rate: float, planned: int | None) -> str:
-    """One row of the table; a text in place of a row says why there is none."""
+    """One row of the table; a text instead of a row gives the reason why there is none."""
     head = f"| {case.family} | {case.resolution} | {case.batch} | {case.rung} |"
     plan = "-" if planned is None else f"{planned / GIB:.2f}"
     if isinstance(row, str):
@@ -257,10 +258,11 @@ def line(case: Case, row: Row | str, rate: float, planned: int | None) -> str:
 
 def planned_bytes(configs: Sequence[RunConfig]) -> list[int | None]:
     """The plans of the steps, all from one process."""
-    from engine.memory.planner import Planner
+    from engine.estimate.planner import Planner
+    from engine.families.resolved import resolve_run
 
     with Planner(phases=("train",)) as planner:
-        needs = [planner.plan(config).need("train") for config in configs]
+        needs = [planner.plan(resolve_run(config)).need("train") for config in configs]
     return [need.allocated if need else None for need in needs]
 
 
@@ -276,37 +278,34 @@ def table(options: argparse.Namespace) -> Iterator[str]:
     yield f"{torch.cuda.get_device_name()}, torch {torch.__version__}\n"
     yield HEAD
     yield "|" + "---|" * HEAD.count(" |")
-    wanted, rate = list(cases(options)), product_rate()
+    selected, rate = list(cases(options)), product_rate()
     torch.cuda.empty_cache()
-    configs = [case.config(num_blocks(case.family)) for case in wanted]
+    configs = [case.config(num_blocks(case.family)) for case in selected]
     with ThreadPoolExecutor(options.jobs) as plans, ThreadPoolExecutor(options.jobs) as rows:
         planned = plans.map(lambda config: planned_bytes([config])[0], configs)
-        for case, row, plan in zip(wanted, rows.map(in_a_process, wanted), planned, strict=True):
+        for case, row, plan in zip(selected, rows.map(in_a_process, selected), planned, strict=True):
             yield line(case, row, rate, plan)
 
 
 def in_a_process(case: Case) -> Row | str:
-    """Measure a case, when no other one has the card; what kept it from being measured otherwise."""
+    """Measure a case, when no other case uses the card; otherwise the reason why it was not measured."""
     command = [sys.executable, __file__, "--case", json.dumps(asdict(case))]
     environment = {**trainer_environment(), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode == 0:
         return Row(**json.loads(done.stdout.splitlines()[-1]))
-    last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+    last = (done.stderr.strip().splitlines() or ["no output"])[-1]
     return "out of memory" if "OutOfMemoryError" in last else last[:80]
 
 
-def one_case(text: str) -> None:
+def measure_case(text: str) -> None:
     """In the child: measure and print."""
-    from engine.config import resolve
-    from engine.models.registry import family_named
+    from engine.families.registry import family_named
+    from engine.families.resolved import resolve_run
 
     case = Case(**json.loads(text))
-    family = family_named(case.family)
-    recognition = family.of_real_size()
-    config, _ = family.settle(case.config(num_blocks(case.family)), recognition)
-    config, _ = resolve(config, partial_text_cache=family.partial_text_cache)
-    print(json.dumps(asdict(measure(config, recognition, "cuda:0"))))
+    run = resolve_run(case.config(num_blocks(case.family)), family_named(case.family).reference_model())
+    print(json.dumps(asdict(measure(run.config, run.recognition, "cuda:0"))))
 
 
 def arguments() -> argparse.Namespace:
@@ -314,7 +313,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--batches", default=",".join(map(str, BATCHES)))
     parser.add_argument("--rungs", default="", help=f"of {', '.join(RUNGS)}; all")
-    parser.add_argument("--jobs", type=int, default=1, help="cases that begin beside each other, and plans beside them")
+    parser.add_argument("--jobs", type=int, default=1, help="cases that start in parallel, and plans as well")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -324,7 +323,7 @@ def main() -> None:
 
     options = arguments()
     if options.case:
-        one_case(options.case)
+        measure_case(options.case)
         return
     if not torch.cuda.is_available():
         sys.exit("This needs a GPU that torch sees. Plans alone need none: lorasmith plan")

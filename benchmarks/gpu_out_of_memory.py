@@ -10,7 +10,6 @@ Models have their real sizes and random weights; FLUX takes 34 GB of the disk. T
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import shutil
 import subprocess
@@ -27,7 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.gpu import MODELS, fill
-from engine.memory.plan import GIB
+from engine.estimate.plan import GIB
 from tests.tiny_flux import tiny_t5_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,27 +49,29 @@ def table(families: Sequence[str], cards: Sequence[int], jobs: int, keep: Path |
         with ThreadPoolExecutor(jobs) as runs, tempfile.TemporaryDirectory() as name:
             place = (keep or Path(name)) / family
             prepare(family, place)
-            yield from runs.map(partial(one_run, family, place, total), [card for card in cards if card * GIB <= total])
+            yield from runs.map(
+                partial(measure_run, family, place, total), [card for card in cards if card * GIB <= total]
+            )
 
 
 def prepare(family: str, place: Path) -> None:
-    """The checkpoint, four pictures and a preset that says nothing."""
+    """The checkpoint, four images and an empty preset."""
     from PIL import Image
 
-    (place / "pictures").mkdir(parents=True)
+    (place / "images").mkdir(parents=True)
     random_checkpoint(family, place)
     for number in range(4):
-        Image.new("RGB", (1024, 1024), (number * 60, 90, 160)).save(place / "pictures" / f"{number}.png")
+        Image.new("RGB", (1024, 1024), (number * 60, 90, 160)).save(place / "images" / f"{number}.png")
     (place / "empty.toml").write_text("")
 
 
-def one_run(family: str, place: Path, total: int, card: int) -> str:
-    """One run with batch 4 and nothing that saves memory, which has to find its way down."""
+def measure_run(family: str, place: Path, total: int, card: int) -> str:
+    """One run with batch 4 and nothing that saves memory, which has to apply remedies."""
     output = place / f"run{card}"
     settings = {
         "dataset.resolution": MODELS[family][-1], "training.train_batch_size": 4, "training.max_train_steps": 12,
         "sampling.sample_every_n_steps": 6, "sampling.sample_steps": 4, "memory.on_oom": "retry",
-        "dataset.train_data_dir": place / "pictures", "model.pretrained_model_name_or_path": place / family,
+        "dataset.train_data_dir": place / "images", "model.pretrained_model_name_or_path": place / family,
         "saving.output_name": "run", "saving.output_dir": output,
     }  # fmt: skip
     arguments = [f"--set={key}={value}" for key, value in settings.items()]
@@ -85,11 +86,11 @@ def one_run(family: str, place: Path, total: int, card: int) -> str:
 
 def run_line(family: str, card: int, output: Path, code: int, seconds: float) -> str:
     """A row of the second table, from the run's events."""
-    from engine.runs.events import read_events
+    from engine.runs.events import RetryEvent, read_events
     from engine.runs.layout import RunDir
 
     events = read_events(RunDir(output).events_path)
-    tried = [str(event.get("remedy")) for event in events if event.type == "retry"]
+    tried = [event.remedy for event in events if isinstance(event, RetryEvent)]
     return f"| {family} | {card} GB | {', '.join(tried) or 'none'} | {code} | {seconds / 60:.1f} |"
 
 
@@ -97,14 +98,16 @@ def random_checkpoint(family: str, place: Path) -> Path:
     """A folder in diffusers' layout with weights that were never trained."""
     import torch
 
+    from engine.families.flux import parts
+    from engine.families.registry import family_named
+    from engine.families.unet import load
     from engine.models.files import read_json
-    from engine.models.loading import hollow
+    from engine.models.loading import meta_module
 
-    loading = importlib.import_module(f"engine.models.{family}.{'parts' if family == 'flux' else 'load'}")
-    folder = place / family
-    shutil.copytree(loading.CONFIGURATIONS, folder)
-    for part, build in loading.BUILDERS.items():
-        module = hollow(build, read_json(folder / part / "config.json")).to(torch.bfloat16).to_empty(device="cpu")
+    folder, spec = place / family, family_named(family).spec
+    shutil.copytree(load.CONFIGURATIONS / family, folder)
+    for part, build in (load.builders_of(spec) if spec.is_unet else parts.BUILDERS).items():
+        module = meta_module(build, read_json(folder / part / "config.json")).to(torch.bfloat16).to_empty(device="cpu")
         fill_module(module)
         module.save_pretrained(folder / part, max_shard_size="5GB")
         del module
@@ -114,7 +117,7 @@ def random_checkpoint(family: str, place: Path) -> Path:
 
 
 def fill_module(module: Any) -> None:
-    """See `fill`, for one part."""
+    """`fill` for a single module."""
     fill(SimpleNamespace(text_encoders={}, trainable={"part": module}, vae=module))
 
 
@@ -125,7 +128,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="an empty folder for models and runs, to look at later"
     )
-    parser.add_argument("--jobs", type=int, default=1, help="runs beside each other")
+    parser.add_argument("--jobs", type=int, default=1, help="runs in parallel")
     return parser.parse_args()
 
 

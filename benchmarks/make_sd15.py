@@ -25,10 +25,14 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from engine.families.unet.load import builders_of, file_names
+from engine.families.unet.parts import TOKENIZER
+from engine.families.unet.spec import SD15_SPEC
 from engine.models.files import read_json, weight_stem
-from engine.models.ldm.parts import TOKENIZER
-from engine.models.loading import DTYPES, hollow
-from engine.models.sd15.load import BUILDERS, CONFIGURATIONS, file_names
+from engine.models.loading import DTYPES, meta_module
+from engine.paths import ASSETS
+
+CONFIGURATIONS = ASSETS / "sd15"
 
 FORMATS = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 POSITION_IDS = "cond_stage_model.transformer.text_model.embeddings.position_ids"
@@ -68,7 +72,7 @@ def write_safetensors(path: Path, makers: Makers) -> None:
 
 def part_makers(part: str, dtype: str) -> Makers:
     """One part's tensors under diffusers' names."""
-    module = hollow(BUILDERS[part], read_json(CONFIGURATIONS / part / "config.json"))
+    module = meta_module(builders_of(SD15_SPEC)[part], read_json(CONFIGURATIONS / part / "config.json"))
 
     def maker(key: str, shape: tuple[int, ...]) -> Callable[[], Tensor]:
         return lambda: random_tensor(part, key, shape, DTYPES[dtype])
@@ -81,7 +85,7 @@ def make_folder(folder: Path, dtype: str) -> None:
     """diffusers' layout, with CLIP's tokenizer."""
     shutil.copytree(CONFIGURATIONS, folder, dirs_exist_ok=True)
     shutil.copytree(TOKENIZER, folder / "tokenizer", dirs_exist_ok=True)
-    for part in BUILDERS:
+    for part in builders_of(SD15_SPEC):
         write_safetensors(folder / part / f"{weight_stem(part)}.safetensors", part_makers(part, dtype))
 
 
@@ -89,7 +93,7 @@ def make_file(path: Path, dtype: str, ema: bool, position_ids: bool) -> None:
     """The original layout; EMA weights are half of the plain ones, so that a mix-up shows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     makers: dict[str, tuple[str, tuple[int, ...], Callable[[], Tensor]]] = {}
-    for part in BUILDERS:
+    for part in builders_of(SD15_SPEC):
         own = part_makers(part, dtype)
         names = file_names(part, own, read_json(CONFIGURATIONS / part / "config.json"))
         for key, (kind, shape, make) in own.items():

@@ -1,13 +1,13 @@
 """Our loop against a plain diffusers + peft loop: images a second, peak memory, time to the first step.
 
 Both sides train the same LoRA (attention of the UNet, and the text encoder) of the same model on the same four
-pictures with captions, each in a process of its own, and take turns in one run, so that a noisy machine hits both
-alike. The plain side is what a careful person writes: all pictures encoded and all captions tokenised beforehand, a
+images with captions, each in a process of its own, and take turns in one run, so that a noisy machine hits both
+alike. The plain side is what a careful person writes: all images encoded and all captions tokenised beforehand, a
 random batch, noise and timesteps each step, autocast, a fused AdamW, clipped gradients, the loss read each step.
 
 * images/s: from the median time of a step.
 * peak memory: of torch on a GPU, else the largest resident size of the process.
-* first step: seconds from the start of the process to the end of the first update: imports, model, pictures, latents.
+* first step: seconds from the start of the process to the end of the first update: imports, model, images, latents.
   Ours also makes a run directory, hashes the VAE, fills the cache (emptied before) and saves the first state. Each side
   starts several times, in changing order, after the model's files were read once; the best start counts.
 
@@ -170,7 +170,7 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def pictures(folder: Path, size: int) -> Path:
+def images(folder: Path, size: int) -> Path:
     from PIL import Image
 
     folder.mkdir()
@@ -193,7 +193,7 @@ def ours(options: argparse.Namespace, folder: Path) -> Iterator[None]:
 
     settings = {
         "model.pretrained_model_name_or_path": options.model,
-        "dataset.train_data_dir": pictures(folder / "p", options.resolution),
+        "dataset.train_data_dir": images(folder / "p", options.resolution),
         "dataset.resolution": options.resolution,
         "dataset.enable_bucket": "false",
         "saving.output_name": "x",
@@ -214,7 +214,7 @@ def ours(options: argparse.Namespace, folder: Path) -> Iterator[None]:
     stdout, sys.stdout = sys.stdout, sys.stderr
     lock, session = RunLock(run.lock_path), Session(run)
     trainer = Trainer(session, prepare(session))
-    trainer.begin()
+    trainer.load_checkpoint()
     sys.stdout = stdout
     with lock:
         while True:
@@ -253,7 +253,7 @@ def plain(options: argparse.Namespace, folder: Path) -> Iterator[None]:
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
     schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
     vae = pipeline.vae.to(device, torch.float32 if device == "cpu" else dtype)
-    posteriors, all_ids = prepared(pictures(folder / "p", options.resolution), vae, pipeline.tokenizer)
+    posteriors, all_ids = prepared(images(folder / "p", options.resolution), vae, pipeline.tokenizer)
     scaling = vae.config.scaling_factor
     del pipeline, vae
     while True:
@@ -279,7 +279,7 @@ def plain(options: argparse.Namespace, folder: Path) -> Iterator[None]:
 
 
 def prepared(folder: Path, vae: Any, tokenizer: Any) -> tuple[list[Any], Any]:
-    """The posterior of each picture, and the token ids [pictures, 77] of the captions."""
+    """The posterior of each image, and the token ids [images, 77] of the captions."""
     import numpy as np
     import torch
     from PIL import Image
@@ -308,7 +308,7 @@ def overhead(options: argparse.Namespace) -> str:
         from engine.training.trainer import Trainer
 
         spent = 0.0
-        for name in ("_attend", "_report"):
+        for name in ("_poll_commands", "_report"):
             original = getattr(Trainer, name)
 
             def timed(self: Any, *values: Any, original: Any = original) -> Any:

@@ -33,8 +33,8 @@ EMPTY = [sys.executable, "-c", "from textual.app import App; App().run()"]
 LORASMITH = [sys.executable, "-m", "tui.main"]
 FAKE_TRAINER = ROOT / "tests" / "engine" / "runs" / "fake_trainer.py"
 GOALS = {"start": 1.3, "cpu": 2.0, "bytes": 4096}
-SETTLE = 10.0
-"""Seconds after its start in which the dashboard may work: it reads the history and draws itself."""
+WARM_UP = 10.0
+"""Seconds after its start in which the dashboard may work: it reads the history and renders."""
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -80,7 +80,7 @@ def at_rest(command: Sequence[str], variables: dict[str, str], sign: str, second
     terminal = Terminal(command, variables)
     try:
         terminal.until_shown(sign)
-        watch(terminal, SETTLE)
+        watch(terminal, WARM_UP)
         cpu, written, begun = cpu_seconds(terminal.process), len(terminal.raw), time.monotonic()
         watch(terminal, seconds)
         wall = time.monotonic() - begun

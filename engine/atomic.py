@@ -1,7 +1,7 @@
-"""Atomic writes: a reader sees the old file or the new one, never half of one.
+"""Atomic writes: a reader sees the old file or the new one, never a part of it.
 
-A process that is killed leaves its temporary file. Its name tells which process wrote it, on which machine; whoever
-writes into that folder next removes it.
+A killed process leaves its temporary file. The name contains the process and the machine; the next write into that
+folder removes it.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ _LONGEST = 255
 """Bytes of a file name."""
 _TEMPORARY = re.compile(r"\..+\.(\d{1,10})-([0-9a-f]{8})\.tmp", re.DOTALL)
 _OLDER = re.compile(r"\..+\.(?:safetensors|json|toml|png)\.(\d{1,10})\.tmp", re.DOTALL)
-"""How earlier versions named theirs: without the machine."""
+"""Names of earlier versions, without the machine."""
 _ELSEWHERE_SECONDS = 3600
-"""Age at which a temporary file of another machine is taken for abandoned: no write takes that long."""
+"""Age at which a temporary file of another machine counts as abandoned: no write takes that long."""
 _CLOCK_SECONDS = 10
-"""By so much the clocks of a file system and of this machine may differ."""
+"""How much the clocks of a file system and of this machine may differ."""
 _swept: set[Path] = set()
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is synced and renamed over `path`.
+    """Yield a temporary path next to `path`; on success it is synced and renamed over `path`.
 
     Raises:
-        StorageError: when the device is full or may not be written; `path` is then as it was.
+        StorageError: the device is full or not writable; `path` is then unchanged.
     """
     if path.parent not in _swept:
         _swept.add(path.parent)
@@ -48,7 +48,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = _temporary(path)
     try:
         with storing(path):
-            temporary.unlink(missing_ok=True)  # a link that lies there would be written through
+            temporary.unlink(missing_ok=True)  # a link there would be followed
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -57,8 +57,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except StorageError as error:
         cause = error.__cause__
         if isinstance(cause, FileNotFoundError) and str(cause.filename) == str(temporary) and path.parent.is_dir():
-            sentence = f"Writing {path} failed: that folder takes no files."
-            raise StorageError(sentence, "Choose another place.") from cause
+            sentence = f"Writing {path} failed: no file can be created in that folder."
+            raise StorageError(sentence, "Choose another place.", code="folder-takes-no-files") from cause
         raise
     finally:
         with suppress(OSError):
@@ -78,12 +78,12 @@ def _temporary(path: Path) -> Path:
 
 
 def sweep(directory: Path, *, older: bool = False, shared: bool = False) -> int:
-    """Remove the temporary files in `directory` whose processes are dead; how many there were.
+    """Remove the temporary files in `directory` whose processes are dead; returns their number.
 
     Args:
-        older: also those under the names that earlier versions gave them. For folders that hold nothing but our files:
-            another program could name its own so.
-        shared: other machines write here too, and a name without the machine may be theirs.
+        older: also those with the names of earlier versions. Only for folders that hold nothing but our files: another
+            program may use such names.
+        shared: other machines write here too, so a name without the machine may be theirs.
     """
     removed = 0
     with suppress(OSError), os.scandir(directory) as entries:
@@ -104,11 +104,11 @@ def _is_abandoned(written: float, pid: int, machine: str) -> bool:
     if machine != _here():
         return time.time() - written > _ELSEWHERE_SECONDS
     start = started_at(pid)
-    return start is None or start > written + _CLOCK_SECONDS  # another process has got the number since
+    return start is None or start > written + _CLOCK_SECONDS  # another process has this id now
 
 
 def sync_directory(directory: Path) -> None:
-    """Make a rename inside `directory` durable; file systems that cannot are left alone."""
+    """Make a rename inside `directory` durable, where the file system can."""
     with suppress(OSError):
         descriptor = os.open(directory, os.O_RDONLY)
         try:
@@ -129,7 +129,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> Any | None:
-    """The JSON value in `path`; None when it is missing, no regular file, not JSON, or beyond `reading`'s limits."""
+    """The JSON value in `path`; None when missing, not a regular file, not JSON, or beyond the limits of `reading`."""
     try:
         return reading.read_json(path)
     except (OSError, ValueError):
@@ -137,12 +137,12 @@ def read_json(path: Path) -> Any | None:
 
 
 def require_space(directory: Path, needed: int, what: str, usage: Callable[[Path], Any] = shutil.disk_usage) -> None:
-    """Refuse to begin a write that cannot end.
+    """Refuse a write for which there is not enough space.
 
     Args:
         directory: an existing directory on the file system written to.
         needed: bytes about to be written.
-        what: what they are, for the sentence.
+        what: what they are, for the message.
 
     Raises:
         StorageError: when fewer than `needed` bytes are free.
@@ -153,4 +153,5 @@ def require_space(directory: Path, needed: int, what: str, usage: Callable[[Path
         raise StorageError(
             f"Not enough space in {directory}: {what} needs {needed / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free.",
             "Free some space there, or choose another --output_dir.",
+            code="disk-full",
         )

@@ -13,7 +13,7 @@ def now() -> float:
     """Unix time in seconds; SOURCE_DATE_EPOCH when it is set, so that two runs can give the same bytes.
 
     Raises:
-        UsageError: SOURCE_DATE_EPOCH is no number.
+        UsageError: SOURCE_DATE_EPOCH is not a number.
     """
     fixed = os.environ.get("SOURCE_DATE_EPOCH", "")
     if not fixed:
@@ -26,4 +26,5 @@ def now() -> float:
         raise UsageError(
             f"The environment variable SOURCE_DATE_EPOCH is {fixed!r}, which is no time in whole seconds.",
             "Give it the seconds since 1970, or unset it.",
+            code="clock-not-possible",
         ) from error

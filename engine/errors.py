@@ -1,4 +1,4 @@
-"""The errors that a person can mend. Each says what, where and how; a traceback is for our own mistakes."""
+"""The errors that a person can fix, each with what, where and how. Our own mistakes keep their traceback."""
 
 from __future__ import annotations
 
@@ -12,36 +12,43 @@ from engine.exit_codes import ExitCode
 
 
 class LoraSmithError(ValueError):
-    """A person's mistake or a machine's limit, told in one sentence.
+    """A person's mistake or a machine's limit, in one sentence.
 
     Args:
         message: what is wrong and where, one plain sentence.
-        hint: how to mend it; may be empty.
+        hint: how to fix it; may be empty.
+        code: which error it is, for programs and tests: words joined by hyphens, the same in every version.
     """
 
     title: ClassVar[str] = "Error"
     exit_code: ClassVar[ExitCode] = ExitCode.TRAINING_FAILED
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", *, code: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.code = code
+
+    @property
+    def details(self) -> dict[str, str]:
+        """Code, title, message and hint, as events and exit.json have them."""
+        return {"code": self.code, "title": self.title, "message": self.message, "hint": self.hint}
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
 
 
 class UsageError(LoraSmithError):
-    """The command or the configuration asks for something that cannot be."""
+    """The command or the configuration asks for something impossible."""
 
     title = "Wrong use"
     exit_code = ExitCode.USAGE
 
 
 class DataError(LoraSmithError):
-    """Pictures or captions are missing or broken."""
+    """Images or captions are missing or broken."""
 
-    title = "Pictures"
+    title = "Images"
     exit_code = ExitCode.BAD_DATA
 
 
@@ -53,7 +60,7 @@ class ModelError(LoraSmithError):
 
 
 class TrainingError(LoraSmithError):
-    """The training cannot go on."""
+    """The training cannot continue."""
 
     title = "Training"
     exit_code = ExitCode.TRAINING_FAILED
@@ -73,50 +80,58 @@ class StorageError(LoraSmithError):
     exit_code = ExitCode.NO_SPACE
 
 
+_NO_PERMISSION = (
+    "not-writable", "permission denied", "Give yourself write permission there, or choose another --output_dir."
+)  # fmt: skip
 _STORAGE_CAUSES = {
-    errno.ENOSPC: ("no space left on the device", "Free some space there, or choose another --output_dir."),
-    errno.EDQUOT: ("the disk quota is used up", "Free some space, or choose another --output_dir."),
-    errno.EACCES: ("permission denied", "Give yourself write permission there, or choose another --output_dir."),
-    errno.EPERM: ("permission denied", "Give yourself write permission there, or choose another --output_dir."),
-    errno.EROFS: ("the file system is read-only", "Choose another --output_dir."),
-    errno.EFBIG: ("the file is larger than this process may write", "Raise the file size limit (ulimit -f)."),
-}
+    errno.ENOSPC: (
+        "disk-full", "no space left on the device", "Free some space there, or choose another --output_dir."
+    ),
+    errno.EDQUOT: ("disk-quota", "the disk quota is used up", "Free some space, or choose another --output_dir."),
+    errno.EACCES: _NO_PERMISSION,
+    errno.EPERM: _NO_PERMISSION,
+    errno.EROFS: ("file-system-read-only", "the file system is read-only", "Choose another --output_dir."),
+    errno.EFBIG: (
+        "file-size-limit", "the file is larger than this process may write", "Raise the file size limit (ulimit -f)."
+    ),
+}  # fmt: skip
+"""Code, reason and hint by error number."""
 _OTHER_HINTS = {errno.ENAMETOOLONG: "Choose another --output_dir, with a shorter path."}
 _DEVICE_HINT = "Check the disk and its connection, or choose another --output_dir."
 
 
 def is_storage_limit(error: OSError) -> bool:
-    """Whether the system's reason can only concern a file that is written: no space, no permission, read-only."""
+    """Whether the error can only come from writing a file: no space, no permission, read-only."""
     return error.errno in _STORAGE_CAUSES
 
 
 def storage_error(error: OSError, path: Path, doing: str) -> StorageError | None:
-    """The sentence for an OSError met while writing `path`; None when memory ran out, which no disk can help."""
+    """The error for an OSError while writing `path`; None when memory ran out, which is no problem of the disk."""
     if error.errno == errno.ENOMEM:
         return None
     number = error.errno or 0
-    other = error.strerror or str(error) or "unknown error", _OTHER_HINTS.get(number, _DEVICE_HINT)
-    reason, hint = _STORAGE_CAUSES.get(number, other)
-    return StorageError(f"{doing} {path} failed: {reason}.", hint)
+    other = "write-failed", error.strerror or str(error) or "unknown error", _OTHER_HINTS.get(number, _DEVICE_HINT)
+    code, reason, hint = _STORAGE_CAUSES.get(number, other)
+    return StorageError(f"{doing} {path} failed: {reason}.", hint, code=code)
 
 
 @contextmanager
 def storing(path: Path, doing: str = "Writing") -> Iterator[None]:
-    """Turn what the system reports about writing `path` into a StorageError; an out-of-memory stays what it is."""
+    """Turn an OSError while writing `path` into a StorageError; an out-of-memory stays as it is."""
     try:
         yield
     except OSError as error:
-        known = storage_error(error, path, doing)
-        if known is None:
+        converted = storage_error(error, path, doing)
+        if converted is None:
             raise
-        raise known from error
+        raise converted from error
 
 
 def causes(error: BaseException, *, context: bool = False) -> Iterator[BaseException]:
-    """`error` and what it was raised from, each once: a chain may lead back to itself.
+    """`error` and its causes, each once: a chain may contain a cycle.
 
     Args:
-        context: also follow what was being handled where an error names no cause.
+        context: also follow `__context__` where an error has no cause.
     """
     seen: set[int] = set()
     cause: BaseException | None = error

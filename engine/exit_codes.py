@@ -13,14 +13,14 @@ class ExitCode(IntEnum):
     USAGE = 2
     """Wrong use: unknown option, preset or key, a value out of range, an impossible combination."""
     BAD_DATA = 3
-    """Pictures, captions or model files are missing, broken or of the wrong kind."""
+    """Images, captions or model files are missing, broken or of the wrong kind."""
     OUT_OF_MEMORY = 4
     """Out of memory, and no remedy is left."""
     NO_SPACE = 5
     """No space on the device, or no permission."""
     STOPPED = 6
-    """Stopped on request, with everything saved; `lorasmith resume` goes on."""
+    """Stopped on request, with everything saved; `lorasmith resume` continues."""
     INTERRUPTED = 130
-    """A second SIGINT: ended at once; `lorasmith resume` goes on from the last saved state."""
+    """A second SIGINT: ended at once; `lorasmith resume` continues from the last saved state."""
     TERMINATED = 143
-    """A second SIGTERM: ended at once; `lorasmith resume` goes on from the last saved state."""
+    """A second SIGTERM: ended at once; `lorasmith resume` continues from the last saved state."""

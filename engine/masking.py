@@ -1,4 +1,4 @@
-"""Secrets of the environment never appear in events, logs or messages, in whatever form an error quotes them."""
+"""Secrets of the environment never appear in events, logs or messages, in any form that an error may quote."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import quote, quote_plus
 SECRETS = ("LORASMITH_API_KEY", "OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 """Environment variables whose values are masked."""
 SHORTEST = 4
-"""Characters; a shorter value is a placeholder, and masking it would blot out innocent text."""
+"""Characters; a shorter value is a placeholder, and masking it would hide unrelated text."""
 
 
 def masked(text: str, environment: Mapping[str, str] = os.environ) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import platformdirs
@@ -11,7 +12,7 @@ ASSETS = Path(__file__).resolve().parent / "assets"
 
 
 def preset_directories() -> list[Path]:
-    """Where presets are looked for, the user's own first: configuration directory, checkout, wheel."""
+    """Where presets are, the user's own first: configuration directory, checkout, wheel."""
     engine = Path(__file__).resolve().parent
     return [user_config() / "presets", engine.parent / "presets", engine / "presets"]
 
@@ -22,10 +23,15 @@ def user_config() -> Path:
 
 
 def user_state() -> Path:
-    """What the program remembers between starts: the list of known runs."""
+    """What the program saves between starts: the list of known runs."""
     return Path(platformdirs.user_state_dir("lorasmith"))
 
 
 def user_cache() -> Path:
     """What may be deleted at any time: latent and text caches."""
     return Path(platformdirs.user_cache_dir("lorasmith"))
+
+
+def expanded(value: str) -> Path:
+    """`value` as a path, with ~ and ~user replaced where there is such a home."""
+    return Path(os.path.expanduser(value))  # noqa: PTH111 - Path's own raises where there is none

@@ -1,4 +1,4 @@
-"""Which processes live, and children that end with their parent, whatever they are doing."""
+"""Whether processes are alive, and children that end with their parent, whatever they are doing."""
 
 from __future__ import annotations
 
@@ -8,18 +8,40 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
+import engine
+
 PARENT = "LORASMITH_PARENT"
-"""Environment variable of a child: the process that it ends with, and whether its main thread started the child."""
+"""Environment variable of a child: its parent, and whether the main thread of that started the child."""
 LOOK_SECONDS = 0.5
 _PR_SET_PDEATHSIG = 1
 
 
-def process_start(pid: int) -> float | None:
-    """When process `pid` began, in the system's own unit (Linux: clock ticks since boot); None when it is not alive.
+_OF_LAUNCHERS = {
+    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PMI_SIZE", "PMI_RANK",
+    "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE",
+}  # fmt: skip
+"""Variables of cluster launchers: with them a trainer would wait for others that do not exist."""
+_ENVIRONMENT = {
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONFAULTHANDLER": "1",
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it cuBLAS may add in another order each time
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+_OF_THE_ALLOCATOR = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"}
+"""A person's own value is kept. Expandable segments reduce fragmentation."""
 
-    Two processes that reuse one id differ in it. A zombie counts as dead.
+
+def process_start(pid: int) -> float | None:
+    """When process `pid` started, in the system's unit (Linux: clock ticks since boot); None when it is not alive.
+
+    It distinguishes two processes that had the same id. A zombie counts as dead.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
@@ -40,7 +62,7 @@ def _process_start_elsewhere(pid: int) -> float | None:
 
 
 def started_at(pid: int) -> float | None:
-    """When process `pid` began, in seconds since 1970; None when it is not alive."""
+    """When process `pid` started, in seconds since 1970; None when it is not alive."""
     start = process_start(pid)
     if start is None or not Path("/proc/self/stat").exists():
         return start
@@ -48,34 +70,34 @@ def started_at(pid: int) -> float | None:
 
 
 def child_variables() -> dict[str, str]:
-    """What goes into the environment of a child that calls `end_with_parent`; call it in the thread that starts it."""
-    return {PARENT: parent_word()}
+    """Variables for a child that calls `end_with_parent`; call it in the thread that starts the child."""
+    return {PARENT: parent_token()}
 
 
-def parent_word() -> str:
-    """This process, and the kind of the calling thread, as `end_with_parent` reads them."""
+def parent_token() -> str:
+    """This process and the kind of the calling thread, for `end_with_parent`."""
     return f"{os.getpid()} {'main' if threading.get_native_id() == os.getpid() else 'thread'}"
 
 
-def end_with_parent(word: str | None = None) -> None:
-    """End this process when its parent does. Call it first of all; does nothing where no parent is named.
+def end_with_parent(token: str | None = None) -> None:
+    """End this process when its parent ends. Call it first; does nothing without a token.
 
     On Linux the kernel kills it, even while it is stopped or inside a call that lets no Python run. The kernel does so
-    when the *thread* ends that started this process, so only a parent's main thread can be relied on that way. A thread
-    that looks at the parent covers other threads and other systems.
+    when the *thread* ends that started this process, so this is used only for a parent's main thread. A thread that
+    polls the parent covers other threads and other systems.
 
     Args:
-        word: the parent's `parent_word()`; None: from the environment, where it is removed, as it is not meant for
+        token: the parent's `parent_token()`; None: from the environment, where it is removed, as it is not meant for
             this process's own children.
     """
-    word = word or os.environ.pop(PARENT, "")
-    number, _, thread = word.partition(" ")
+    token = token or os.environ.pop(PARENT, "")
+    number, _, thread = token.partition(" ")
     if not number:
         return
     parent = int(number)
     if thread == "main" and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it ended before
+    if os.getppid() != parent:  # it has ended already
         os._exit(1)
     threading.Thread(target=_watch, args=(parent,), name="parent", daemon=True).start()
 
@@ -84,3 +106,15 @@ def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(LOOK_SECONDS)
     os._exit(1)
+
+
+def trainer_environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The trainer's environment: this one, offline, with the path of `engine` where it runs from a checkout."""
+    own = {name: value for name, value in base.items() if name not in _OF_LAUNCHERS and name[:11] != "ACCELERATE_"}
+    environment = {**own, **_ENVIRONMENT}
+    if not _OF_THE_ALLOCATOR & own.keys():
+        environment["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+    home = Path(engine.__file__).resolve().parent.parent
+    if not {"site-packages", "dist-packages"} & set(home.parts):
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(home), base.get("PYTHONPATH")]))
+    return environment

@@ -1,8 +1,8 @@
-"""Reading what a person, a folder, a run directory or another program gives: regular files only, and within limits.
+"""Reading files of people, run directories and other programs: regular files only, and within limits.
 
 A named pipe or a device under a file's name would block or never end; JSON and TOML nested a thousand levels deep, or
-with numbers that no computer format holds, would break whoever uses the value later. All of that ends here, as an
-`OSError` whose `strerror` says why, or as a `ValueError`; callers put either into their own sentence.
+with numbers that no computer format holds, would break the code that uses the value later. All of that is refused here,
+with an `OSError` whose `strerror` is the reason, or with a `ValueError`; callers put either into their own message.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from pathlib import Path
 from typing import Any
 
 MAX_DEPTH = 100
-"""Levels of lists and tables inside each other."""
+"""Nesting levels of lists and tables."""
 MAX_TEXT = 16 * 2**20
 """Bytes of a record or a table: a JSON text of this size needs at most about 400 MiB when read."""
 MAX_INT = 2**64
-"""Numbers from here on fit no format that a file may mean."""
+"""Numbers from here on fit no format."""
 MAX_VALUES = 6_000_000
 """Values of a JSON text, as its commas and opening brackets count them: each takes up to 100 bytes when read."""
 MAX_CONFIG = 4 * 2**20
-"""Bytes of a configuration; the parser of TOML takes some seconds for so many."""
+"""Bytes of a configuration; parsing so much TOML takes some seconds."""
 _LONG_KEY = re.compile(r"""(?<![\w"'.-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){1000}""")
 """A dotted key of so many parts that `tomllib` would need hours for it. No prose has so many one-word sentences."""
 SAVE_AS_UTF8 = "Save it as UTF-8 text. In Notepad: File, Save as, Encoding: UTF-8."
@@ -46,7 +46,7 @@ _KINDS = (
 
 
 class NotRegularFileError(OSError):
-    """A folder, named pipe, socket, device, or a link where none may be."""
+    """A folder, named pipe, socket, device, or a link where links are not allowed."""
 
 
 class TooLargeError(OSError):
@@ -54,14 +54,14 @@ class TooLargeError(OSError):
 
 
 def open_file(path: Path, *, below: Path | None = None) -> BufferedReader:
-    """Open a regular file for reading, without ever waiting for one that is none.
+    """Open a regular file for reading; never blocks on anything else.
 
     Args:
         below: a folder whose content is not trusted, such as a run directory: no part of `path` under it may be a
             symbolic link.
 
     Raises:
-        NotRegularFileError: it is something else, or a link where none may be.
+        NotRegularFileError: it is something else, or a link where links are not allowed.
         OSError: as `open` raises it.
     """
     if below is not None:
@@ -70,7 +70,7 @@ def open_file(path: Path, *, below: Path | None = None) -> BufferedReader:
     try:
         descriptor = os.open(path, flags)
     except OSError as error:
-        if error.errno == errno.ENXIO:  # how the system answers for a socket
+        if error.errno == errno.ENXIO:  # the error for a socket
             raise NotRegularFileError(errno.EINVAL, "it is a socket, not a regular file", str(path)) from None
         raise
     try:
@@ -89,7 +89,7 @@ def require_regular(path: Path, *, below: Path | None = None) -> None:
 
 
 def is_regular(path: Path) -> bool:
-    """Whether a regular file is there under this very name; a link is none, whatever it points at. Never raises."""
+    """Whether this path is a regular file; a link is not, whatever it points at. Never raises."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except (OSError, ValueError):  # ValueError: a name that no file can have
@@ -104,7 +104,7 @@ def open_for_writing(path: Path, flags: int, *, below: Path, mode: int = 0o644) 
         below: no part of `path` under it may be a symbolic link.
 
     Raises:
-        NotRegularFileError: it is a link, or no regular file.
+        NotRegularFileError: it is a link, or not a regular file.
         OSError: as `os.open` raises it.
     """
     refuse_links(path, below)
@@ -133,7 +133,7 @@ def refuse_links(path: Path, below: Path) -> None:
 
 
 def read_bytes(path: Path, limit: int = MAX_TEXT, *, below: Path | None = None) -> bytes:
-    """The whole content of a regular file.
+    """The complete content of a regular file.
 
     Args:
         limit: bytes; a longer file is refused without being read.
@@ -144,8 +144,8 @@ def read_bytes(path: Path, limit: int = MAX_TEXT, *, below: Path | None = None) 
         NotRegularFileError, OSError: as `open_file` raises them.
     """
     with open_file(path, below=below) as file:
-        data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)  # which it allocates at once
-        while len(data) <= limit and (more := file.read(_PIECE)):  # it has grown, or the system knows no size
+        data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)  # `read` allocates all of it at once
+        while len(data) <= limit and (more := file.read(_PIECE)):  # it has grown, or its size is unknown
             data += more
     if len(data) > limit:
         raise TooLargeError(errno.EFBIG, f"it is larger than {_size(limit)}", str(path))
@@ -190,7 +190,7 @@ def read_script(path: Path) -> str:
     A TOML file is UTF-8 by its specification.
 
     Raises:
-        UnicodeDecodeError: neither; `SAVE_AS_UTF8` says what a person can do.
+        UnicodeDecodeError: neither; `SAVE_AS_UTF8` is the hint.
         TooLargeError, NotRegularFileError, OSError: as `read_bytes` raises them.
     """
     data = read_bytes(path, MAX_CONFIG)
@@ -206,7 +206,7 @@ def parse_json(text: str | bytes, *, surrogates: bool = True) -> Any:
             what another program sends has no such reason, and UTF-8 cannot hold them.
 
     Raises:
-        ValueError: not JSON, or beyond a limit; one line that says which.
+        ValueError: not JSON, or beyond a limit; the message is one line.
     """
     commas, lists, tables = (",", "[", "{") if isinstance(text, str) else (b",", b"[", b"{")
     if text.count(commas) + text.count(lists) + text.count(tables) > MAX_VALUES:  # type: ignore[arg-type]
@@ -223,7 +223,7 @@ def parse_toml(text: str) -> dict[str, Any]:
     """A TOML document with the limits of `parse_json`.
 
     Raises:
-        ValueError: not TOML (then a `tomllib.TOMLDecodeError`), or beyond a limit; one line that says which.
+        ValueError: not TOML (then a `tomllib.TOMLDecodeError`), or beyond a limit; the message is one line.
     """
     if len(text) > MAX_CONFIG:
         raise ValueError(f"it is longer than {MAX_CONFIG / 2**20:.0f} MiB")
@@ -241,7 +241,7 @@ def check_limits(value: Any, *, surrogates: bool = True) -> None:
     """Refuse a value of JSON or TOML that is nested too deep or holds a number beyond the formats.
 
     Raises:
-        ValueError: says where and what.
+        ValueError: with the key and the reason.
     """
     _check(value, "", surrogates)
     waiting: list[tuple[str, Any, int]] = [("", value, 1)]  # lists and tables; not recursive: the depth is checked here
@@ -257,7 +257,7 @@ def check_limits(value: Any, *, surrogates: bool = True) -> None:
 
 
 def _members(where: str, item: Any) -> Iterator[tuple[str, Any]]:
-    """What a list or table holds, keys included, with the dotted place of each."""
+    """The members of a list or table, keys included, each with its dotted path."""
     if isinstance(item, dict):
         for key, inner in item.items():
             yield where, key
@@ -282,7 +282,7 @@ def _lone_surrogate(text: str) -> bool:
 
 
 def noun(mode: int) -> str:
-    """What `st_mode` says that something is: "a file", "a folder", "a symbolic link", "a named pipe", …"""
+    """The kind of file of an `st_mode`: "a file", "a folder", "a symbolic link", "a named pipe", …"""
     return next((name for test, name in _KINDS if test(mode)), "something unknown")
 
 

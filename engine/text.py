@@ -1,4 +1,4 @@
-"""How names and numbers are put into sentences."""
+"""Names and numbers as text in messages."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def printable(value: Path | str) -> str:
-    """`value` as text that a terminal and UTF-8 can take.
+    """`value` as text for a terminal, valid in UTF-8.
 
-    Bytes that are not UTF-8 become replacement characters; control characters and those that turn the writing
+    Bytes that are not UTF-8 become replacement characters; control characters and those that change the writing
     direction are escaped, so that a file name can't move the cursor or hide its extension.
     """
     try:
@@ -22,18 +22,18 @@ def printable(value: Path | str) -> str:
     except UnicodeEncodeError:
         raw = str(value).encode(errors="replace")
     text = raw.decode(errors="replace")
-    return text if text.isprintable() else "".join(map(_shown, text))
+    return text if text.isprintable() else "".join(map(_escaped_control, text))
 
 
-def _shown(character: str) -> str:
+def _escaped_control(character: str) -> str:
     if character in _BIDI or unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs"):
         return character.encode("unicode_escape").decode()
     return character
 
 
 def without_controls(text: str) -> str:
-    """`text` with blanks for control characters, and without those that turn the writing direction or are half of a
-    character: what another program sends may not move a cursor, hide words or break UTF-8."""
+    """`text` with spaces for control characters, and without lone surrogates and characters that change the writing
+    direction: text of another program must not move the cursor, hide words or break UTF-8."""
     kept = (
         " " if unicodedata.category(character) in ("Cc", "Zl", "Zp") and character not in "\n\t" else character
         for character in text
@@ -43,10 +43,10 @@ def without_controls(text: str) -> str:
 
 
 def shell_word(value: Path | str) -> str:
-    """`value` as one word of a command line for a POSIX shell, whatever its characters are.
+    """`value` as one word of a POSIX shell command line, whatever its characters are.
 
-    What does not print is written as bash, zsh and ksh read it ($'\\n'), so that the line can be shown and copied. A
-    path that begins with a dash does not look like an option.
+    Unprintable characters are escaped for bash, zsh and ksh ($'\\n'), so that the line can be copied. A path that
+    begins with a dash does not look like an option.
     """
     text = f"./{value}" if isinstance(value, Path) and str(value).startswith("-") else str(value)
     if printable(text) == text:
@@ -82,7 +82,7 @@ def resume_line(run: Path) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """ "1 picture", "2 pictures", "3 batches", "4 copies", "5 epochs"."""
+    """ "1 image", "2 images", "3 batches", "4 copies", "5 epochs"."""
     if count == 1:
         return f"1 {noun}"
     if noun.endswith(("s", "x", "ch", "sh")) and not noun.endswith("epoch"):
@@ -94,8 +94,13 @@ def plural(count: int, noun: str) -> str:
 
 def listing(names: list[str], limit: int = 5) -> str:
     """ "a, b, c and 4 more"."""
-    shown = ", ".join(names[:limit])
-    return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
+    first = ", ".join(names[:limit])
+    return f"{first} and {len(names) - limit} more" if len(names) > limit else first
+
+
+def percent(share: float) -> str:
+    """0.123 as "12 %"."""
+    return f"{share * 100:.0f} %"
 
 
 def size_text(size: float | None) -> str:
@@ -107,6 +112,6 @@ def size_text(size: float | None) -> str:
 
 def duration(seconds: float) -> str:
     """Minutes and seconds "3:05", or with hours "1:02:03"."""
-    whole = max(0, round(seconds))
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+    total = max(0, round(seconds))
+    hours, minutes = divmod(total // 60, 60)
+    return f"{hours}:{minutes:02d}:{total % 60:02d}" if hours else f"{minutes}:{total % 60:02d}"

@@ -1,4 +1,4 @@
-"""A server on 127.0.0.1 that speaks as much of OpenAI's protocol as captions need, and fails as it is told to."""
+"""A server on 127.0.0.1 with as much of OpenAI's protocol as captions need, and failures on request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 
 
 class FakeEndpoint:
-    """What it does with the next requests, and what it was asked."""
+    """Its reactions to the next requests, and the requests so far."""
 
     def __init__(self) -> None:
         self.models: list[str] | None = ["tiny-vision"]
@@ -27,8 +27,8 @@ class FakeEndpoint:
         """For each request to come: a status, a body for 200, or a function of the handler. After them all is well."""
         self.headers: dict[str, str] = {}
         """Of answers with a status."""
-        self.answer: Callable[[Image.Image], str] = lambda picture: f"a {picture.width} x {picture.height} picture"
-        self.asked: list[dict[str, Any]] = []
+        self.answer: Callable[[Image.Image], str] = lambda image: f"a {image.width} x {image.height} image"
+        self.requests: list[dict[str, Any]] = []
         self.authorizations: list[str | None] = []
         self.most_at_once = 0
         self.address = ""
@@ -52,8 +52,8 @@ class FakeEndpoint:
             return self.script.pop(0) if self.script else None
 
 
-def picture_in(request: dict[str, Any]) -> Image.Image:
-    """The picture that was sent."""
+def image_in(request: dict[str, Any]) -> Image.Image:
+    """The image that was sent."""
     url = request["messages"][0]["content"][1]["image_url"]["url"]
     assert url.startswith("data:image/jpeg;base64,")
     return Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
@@ -70,7 +70,7 @@ class _Answers(BaseHTTPRequestHandler):
     fake: FakeEndpoint
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def do_GET(self) -> None:
         if not self._allowed():
@@ -90,7 +90,7 @@ class _Answers(BaseHTTPRequestHandler):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path != "/v1/chat/completions" or not self._allowed():
             return
-        self.fake.asked.append(request)
+        self.fake.requests.append(request)
         step = self.fake.next_step()
         time.sleep(self.fake.delay)
         self.fake.going.wait(60)
@@ -101,13 +101,13 @@ class _Answers(BaseHTTPRequestHandler):
         elif isinstance(step, str):
             self.send(200, step)
         else:
-            self.send(200, completion(self.fake.answer(picture_in(request))))
+            self.send(200, completion(self.fake.answer(image_in(request))))
 
     def _allowed(self) -> bool:
-        given = self.headers.get("Authorization")
-        self.fake.authorizations.append(given)
-        if self.fake.key and given != f"Bearer {self.fake.key}":
-            self.send(401, {"error": {"message": f"Incorrect API key provided: {(given or '')[7:]}"}})
+        authorization = self.headers.get("Authorization")
+        self.fake.authorizations.append(authorization)
+        if self.fake.key and authorization != f"Bearer {self.fake.key}":
+            self.send(401, {"error": {"message": f"Incorrect API key provided: {(authorization or '')[7:]}"}})
             return False
         return True
 

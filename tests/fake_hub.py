@@ -1,4 +1,4 @@
-"""The few things of the Hugging Face hub that a download asks for, on 127.0.0.1."""
+"""The parts of the Hugging Face hub that a download uses, on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class FakeHub:
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.facts: dict[str, dict[str, Any]] = {}
-        """What the hub says beside the files: tags, config."""
+        """Other data of a repository: tags, config."""
         self.gated: set[str] = set()
         self.cuts: list[int] = []
         """Each answer with a large file takes one: the bytes after which its connection breaks."""
-        self.whole_only = False
+        self.ignores_ranges = False
         """Ranges are ignored."""
         self.status: int | None = None
         """An error for every request."""
         self.hold: threading.Event | None = None
         """Large files are sent up to their half, and then wait for this."""
-        self.asked: list[tuple[str, str, str | None]] = []
+        self.requests: list[tuple[str, str, str | None]] = []
         """Method, path and range of each request."""
         self.address = ""
 
@@ -51,7 +51,7 @@ class FakeHub:
         """The large files that were asked for, in order, with their ranges."""
         return [
             f"{path.partition('/resolve/')[2].partition('/')[2]} {begin}"
-            for method, path, begin in self.asked
+            for method, path, begin in self.requests
             if method == "GET" and path.endswith(".safetensors")
         ]
 
@@ -85,7 +85,7 @@ class _Answers(BaseHTTPRequestHandler):
     hub: FakeHub
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def do_HEAD(self) -> None:
         self._answer(body=False)
@@ -95,7 +95,7 @@ class _Answers(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         path = unquote(urlsplit(self.path).path).strip("/")
-        self.hub.asked.append((self.command, path, self.headers.get("Range")))
+        self.hub.requests.append((self.command, path, self.headers.get("Range")))
         if self.hub.status is not None:
             return self._refuse(self.hub.status, "")
         if path.startswith("api/models/"):
@@ -113,7 +113,7 @@ class _Answers(BaseHTTPRequestHandler):
         etag = digest(data) if large(name) else _git_id(data)
         headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
         begin = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
-        if not body or self.hub.whole_only or not self.headers.get("Range"):
+        if not body or self.hub.ignores_ranges or not self.headers.get("Range"):
             return self._send(200, data, body, headers, cut=large(name))
         headers["Content-Range"] = f"bytes {begin}-{len(data) - 1}/{len(data)}"
         return self._send(206, data[begin:], body, headers, cut=large(name))

@@ -1,7 +1,8 @@
 """Trainers without the seconds of their imports: forked from a server that has imported all that a trainer needs.
 
 For tests of what a trainer does, not of how it is started: from the fork on it is a process of its own, with its own
-session, environment and log, and it ends, is killed and replaces itself as any other.
+session, environment and log, and it ends, is killed and replaces itself as any other. `in_a_fork` has the same for a
+function that must not leave its traces in the process of the tests.
 """
 
 from __future__ import annotations
@@ -11,19 +12,42 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import forkserver, get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
-from engine.runs.launch import trainer_environment
+from engine.processes import trainer_environment
 from engine.runs.layout import RunDir
-from tests.memory_limit import FRUGAL
+from tests.memory_limit import STEADY_MALLOC
 
 ROOT = Path(__file__).resolve().parents[1]
-IMPORTED = ["engine.training.trainer", "engine.models.sd15.load"]
+IMPORTED = ["engine.training.trainer", "engine.families.unet.load"]
+T = TypeVar("T")
+
+
+def in_a_fork(function: Callable[[], T], seconds: float = 120.0) -> T:
+    """What `function`, a function of a module, gives in a process of its own in which torch is imported already."""
+    with ProcessPoolExecutor(1, mp_context=_context(_environment())) as pool:
+        return pool.submit(function).result(seconds)
+
+
+def _environment() -> dict[str, str]:
+    return {**trainer_environment(), **STEADY_MALLOC, "PYTHONPATH": str(ROOT)}
+
+
+def _context(environment: Mapping[str, str]) -> Any:
+    """The server, started where it is not running yet."""
+    with pytest.MonkeyPatch.context() as patch:  # some of it is read at the server's start and by its imports
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        context: Any = get_context("forkserver")
+        context.set_forkserver_preload(IMPORTED)
+        forkserver.ensure_running()
+    return context
 
 
 class ForkedTrainer:
@@ -36,14 +60,8 @@ class ForkedTrainer:
     """
 
     def __init__(self, run: RunDir, before: Callable[[], object] | None = None, **variables: str) -> None:
-        environment = {**trainer_environment(), **FRUGAL, "PYTHONPATH": str(ROOT), **variables}
-        with pytest.MonkeyPatch.context() as patch:  # some of it is read at the server's start and by its imports
-            for name, value in environment.items():
-                patch.setenv(name, value)
-            context: Any = get_context("forkserver")
-            context.set_forkserver_preload(IMPORTED)
-            forkserver.ensure_running()
-        self._process = context.Process(target=_train, args=(run.path, run.log_path, environment, before))
+        environment = {**_environment(), **variables}
+        self._process = _context(environment).Process(target=_train, args=(run.path, run.log_path, environment, before))
         self._process.start()
         self.pid: int = self._process.pid
         atexit.register(self.kill)

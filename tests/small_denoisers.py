@@ -1,4 +1,4 @@
-"""A small FLUX and a small UNet of the real classes with LoRA layers, as the memory ladder meets them."""
+"""A small FLUX and a small UNet of the real classes with LoRA layers, for the tests of the memory ladder."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ import torch
 from diffusers import FluxTransformer2DModel, UNet2DConditionModel
 from torch import Tensor, nn
 
-from engine.adapters.lora import LoraNetwork
+from engine.adapters.kinds.lora import Lora
+from engine.adapters.network import AdapterNetwork
 from engine.config.schema import MemoryTable, NetworkTable
 from engine.config.values import BasePrecision
-from engine.memory.base_precision import Coder
-from engine.memory.ladder import apply_ladder
-from engine.models.base import LoraTarget
-from engine.models.residence import Residence
+from engine.lowmem.base_precision import Quantizer
+from engine.lowmem.settings import apply_memory_settings
+from engine.models.placement import DevicePlacement
+from engine.types import LoraTarget
+
+BLOCKS = ("down_blocks.", "mid_block.", "up_blocks.", "transformer_blocks.", "single_transformer_blocks.")
+"""Of both denoisers: what is quantised."""
 
 
 @dataclass
@@ -29,19 +33,19 @@ class Small:
     blocks: list[nn.Module]
     inputs: Callable[[torch.dtype], dict[str, Tensor]]
     device: torch.device
-    said: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         name = "unet" if hasattr(self.denoiser, "down_blocks") else "transformer"
         self.trainable = {name: self.denoiser}
-        self.residence = Residence({"denoiser": [self.denoiser]}, self.device)
+        self.placement = DevicePlacement({"denoiser": [self.denoiser]}, self.device)
 
     def climb(self, **memory: object) -> Small:
         """Apply `[memory]`, bring it to its device, and put LoRA into every layer of the blocks that takes one."""
         table = MemoryTable.model_validate(memory)
         self.quantise(table.base_precision)
-        apply_ladder(self, table, self.said.append)  # type: ignore[arg-type]
-        self.residence.acquire("denoiser")
+        apply_memory_settings(self, table, self.messages.append)  # type: ignore[arg-type]
+        self.placement.acquire("denoiser")
         (name,) = self.trainable
         inside = {layer for block in self.blocks for layer in block.modules()}
         targets = [
@@ -50,8 +54,8 @@ class Small:
             if isinstance(layer, nn.Linear | nn.Conv2d) and layer in inside
         ]
         network = NetworkTable(network_dim=4, network_alpha=4.0, conv_dim=4)
-        self.network = LoraNetwork.attach(
-            self.trainable, targets, network=network, rates=(1e-3, 0.0), generator_seed=1, say=self.said.append
+        self.network = AdapterNetwork.attach(
+            Lora(), self.trainable, targets, network=network, generator_seed=1, log=self.messages.append
         )
         generator = torch.Generator().manual_seed(5)
         with torch.no_grad():
@@ -62,17 +66,17 @@ class Small:
 
     def quantise(self, precision: BasePrecision) -> Small:
         """Give the blocks that number format."""
-        coder = Coder(self.denoiser, precision, torch.device("cpu"))
-        coder.take_all()
-        coder.tell(next(iter(self.trainable)), torch.float32, self.said.append)
+        quantizer = Quantizer(self.denoiser, precision, torch.device("cpu"), BLOCKS)
+        quantizer.quantize_all()
+        quantizer.log_summary(next(iter(self.trainable)), torch.float32, self.messages.append)
         return self
 
     def predict(self) -> Tensor:
         """[2, ...] float32; under autocast where the base is in half precision, as in training."""
         dtype, kind = next(self.denoiser.parameters()).dtype, self.device.type
-        given = {key: value.to(self.device) for key, value in self.inputs(dtype).items()}
+        inputs = {key: value.to(self.device) for key, value in self.inputs(dtype).items()}
         with torch.autocast(kind, dtype, enabled=dtype != torch.float32):
-            return torch.as_tensor(self.denoiser(**given).sample).float()
+            return torch.as_tensor(self.denoiser(**inputs).sample).float()
 
     def step(self) -> tuple[float, list[Tensor]]:
         """The loss and the gradient of each LoRA parameter; then a step of plain gradient descent."""

@@ -1,4 +1,4 @@
-"""What the README says is so."""
+"""The README is correct."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_table_of_exit_codes_is_complete() -> None:
     rows: list[str] = re.findall(r"^\| ([\d, ]+) \| .+ \|$", README, re.MULTILINE)
-    told = {int(code) for row in rows for code in row.split(",")}
-    assert told == {int(code) for code in ExitCode}
+    documented = {int(code) for row in rows for code in row.split(",")}
+    assert documented == {int(code) for code in ExitCode}
 
 
-def test_pictures_and_files_that_it_names_are_there() -> None:
+def test_images_and_files_that_it_names_are_there() -> None:
     named = re.findall(r"\]\(([\w./-]+)\)", README)
     assert "screenshots/demo.png" in named
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_settings_that_it_names_exist() -> None:
-    assignments = [found for found in re.findall(r"[a-z_]+\.[a-z_]+=[\w.-]+", README) if not found.startswith("http")]
+    assignments = [text for text in re.findall(r"[a-z_]+\.[a-z_]+=[\w.-]+", README) if not text.startswith("http")]
     assert assignments
     load_config(None, assignments)
     config = load_config(None).model_dump()

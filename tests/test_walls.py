@@ -15,8 +15,8 @@ TORCH = {"torch", "diffusers", "transformers", "peft", "accelerate", "textual"}
 
 def loaded(code: str) -> set[str]:
     """Top-level modules in a fresh process after `code`."""
-    told = f"{code}\nimport sys; print(*{{name.partition('.')[0] for name in sys.modules}})"
-    done = subprocess.run([sys.executable, "-c", told], cwd=ROOT, capture_output=True, text=True, check=True)
+    command = f"{code}\nimport sys; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
     return set(done.stdout.splitlines()[-1].split())
 
 
@@ -25,10 +25,16 @@ def loaded(code: str) -> set[str]:
     [
         ("import engine.config, engine.runs, engine.hardware", HEAVY),
         ("import engine.dataset.scan, engine.dataset.arithmetic, engine.dataset.captions", HEAVY),
-        ("import engine.models.registry, engine.adapters.inspect", TORCH),
+        ("import engine.families.registry, engine.adapters.inspect", TORCH),
         ("import engine.dataset.report.process, engine.dataset.report.checking", HEAVY),
         ("import engine.dataset.report.__main__", TORCH),
+        ("import engine.adapters.tools.process, engine.adapters.tools.requests", HEAVY),
+        ("import engine.adapters.tools.edit, engine.adapters.tools.naming, engine.adapters.layout", TORCH),
+        ("import engine.results.record, engine.results.report, engine.results.compare_page", TORCH | {"rich"}),
         ("import engine.training.session", HEAVY),
+        ("import engine.results.trying, engine.results.base_choice, engine.results.png_info", HEAVY),
+        ("import engine.drawing.__main__", HEAVY),
+        ("import engine.results.similarity", HEAVY),
         ("import tui.main, tui.cli", HEAVY),
         ("from tui.main import run; run(['presets']); run(['--version'])", HEAVY),
     ],

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
 
-WORDS = ("a", "picture", "of", "red", "blue", "robot", "cat", "on", "grass", "with", "sky", "the")
+WORDS = ("a", "image", "of", "red", "blue", "robot", "cat", "on", "grass", "with", "sky", "the")
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 

@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-WORDS = ("a", "picture", "of", "red", "blue", "robot", "cat", "on", "grass", "with", "sky", "the")
+WORDS = ("a", "image", "of", "red", "blue", "robot", "cat", "on", "grass", "with", "sky", "the")
 _SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<image>")
 _SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 _IMAGE = len(_SPECIAL) - 1
@@ -32,15 +32,15 @@ def _tokenizer(more: tuple[str, ...] = (), **special: Any) -> Any:
     words = (*_SPECIAL, *WORDS, *more)
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    made: Any = PreTrainedTokenizerFast(
+    fast_tokenizer: Any = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
         **special,
     )  # fmt: skip
-    return made
+    return fast_tokenizer
 
 
 def _only_words(head: torch.nn.Linear) -> None:
-    """Let the model say nothing but WORDS: the rows of all other tokens score far below."""
+    """Let the model generate only WORDS: the rows of all other tokens score far below."""
     with torch.no_grad():
         head.bias = torch.nn.Parameter(torch.full((head.out_features,), -50.0))
         head.bias[len(_SPECIAL) : len(_SPECIAL) + len(WORDS)] = 0.0
@@ -97,7 +97,7 @@ def tiny_florence2(folder: Path) -> Path:
 
 
 def tiny_llava(folder: Path) -> Path:
-    """LLaVA with CLIP and Llama, asked through a chat template: 32 px."""
+    """LLaVA with CLIP and Llama, with a chat template: 32 px."""
     tokenizer = _tokenizer(("USER:", "ASSISTANT:"), extra_special_tokens={"image_token": "<image>"})
     text = {**_SMALL, "model_type": "llama", "vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 2}
     vision = {**_SMALL, "model_type": "clip_vision_model", "image_size": 32, "patch_size": 16, "projection_dim": 16}

@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel, T5Tokenizer
 
-from engine.models.flux.load import scheduler_config
-from engine.models.flux.names import bfl_place
-from engine.models.ldm.names import vae_name
-from engine.models.ldm.parts import TOKENIZER
+from engine.families.flux.load import scheduler_config
+from engine.families.flux.names import bfl_place
+from engine.families.unet.names import vae_name
+from engine.families.unet.parts import TOKENIZER
 from engine.models.loading import DTYPES
 
 HEADS, HEAD = 2, 32
@@ -146,7 +146,7 @@ def tiny_files(
     prefix: str = "",
     naming: str = "bfl",
     dev: bool = True,
-    whole: bool = False,
+    single_file: bool = False,
     **sizes: Any,
 ) -> FluxFiles:
     """The separate files.
@@ -154,13 +154,13 @@ def tiny_files(
     Args:
         prefix: before the transformer's names.
         naming: "bfl", or "diffusers" for the transformer and the VAE.
-        whole: everything in the transformer's file, with ComfyUI's prefixes; the others are written too.
+        single_file: everything in the transformer's file, with ComfyUI's prefixes; the others are written too.
     """
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {part: file_tensors(part, module, naming) for part, module in tiny_parts(dev=dev, **sizes).items()}
-    cast = {part: {name: tensor.to(DTYPES[dtype]) for name, tensor in one.items()} for part, one in tensors.items()}
+    cast = {part: {name: tensor.to(DTYPES[dtype]) for name, tensor in state.items()} for part, state in tensors.items()}
     cast["transformer"] = {prefix + name: tensor for name, tensor in cast["transformer"].items()}
-    if whole:
+    if single_file:
         for part, start in (
             ("text_encoder", "text_encoders.clip_l.transformer."),
             ("text_encoder_2", "text_encoders.t5xxl.transformer."),
@@ -201,6 +201,6 @@ def bfl_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         piece = torch.cat(tensor.chunk(2)[::-1]) if swapped else tensor
         pieces.setdefault(name, []).append((0 if rows is None else int(rows.start), piece))
     return {
-        name: torch.cat([tensor for _, tensor in sorted(found, key=lambda piece: piece[0])])
-        for name, found in pieces.items()
+        name: torch.cat([tensor for _, tensor in sorted(parts, key=lambda piece: piece[0])])
+        for name, parts in pieces.items()
     }

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from engine.models.ldm.parts import TOKENIZER
+from engine.families.unet.load import file_names
+from engine.families.unet.parts import TOKENIZER
 from engine.models.loading import DTYPES
-from engine.models.sd15.load import file_names
 
 CHANNELS = (32, 64)
 LDM_CHANNELS = (32, 64, 64, 64)
@@ -38,7 +38,7 @@ def tiny_sd15(
 
     Args:
         directory: made if missing; the model goes into `tiny` or `tiny.safetensors` inside it.
-        ldm: one file in the original layout in place of a diffusers folder (UNet with four levels then).
+        ldm: one file in the original layout instead of a diffusers folder (UNet with four levels then).
         channels: of the UNet; the last level has no attention.
         ema: also write EMA weights (other values) into the single file.
         position_ids: also write the text encoder's position_ids into the single file.

@@ -13,12 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from engine.models.ldm.clip import open_clip_place
-from engine.models.ldm.names import UNET, VAE, unet_name, vae_name
-from engine.models.ldm.parts import TOKENIZER
+from engine.families.unet.clip import open_clip_place
+from engine.families.unet.names import TEXT_SDXL, TEXT_SDXL_2, UNET, VAE, unet_name, vae_name
+from engine.families.unet.parts import TOKENIZER
 from engine.models.loading import DTYPES
-from engine.models.sdxl.detect import TEXT, TEXT_2
-from engine.models.sdxl.load import CONFIGURATIONS
+from engine.paths import ASSETS
 
 WIDTHS, PROJECTED = (32, 64), 48
 
@@ -32,11 +31,11 @@ def tiny_sdxl(
     markers: tuple[str, ...] = (),
     seed: int = 0,
 ) -> Path:
-    """64 px pictures, 16x16x4 latents, three levels of the UNet, text encoders 32 and 64 wide.
+    """64 px images, 16x16x4 latents, three levels of the UNet, text encoders 32 and 64 wide.
 
     Args:
         directory: made if missing; the model goes into `tiny_xl` or `tiny_xl.safetensors` inside it.
-        file: one file in the original layout in place of a diffusers folder.
+        file: one file in the original layout instead of a diffusers folder.
         markers: names of marker tensors in the file: v_pred, ztsnr.
     """
     directory.mkdir(parents=True, exist_ok=True)
@@ -52,8 +51,8 @@ def tiny_sdxl(
         shutil.copytree(TOKENIZER, folder / name, dirs_exist_ok=True)
         settings = json.loads((folder / name / "tokenizer_config.json").read_text()) | {"pad_token": pad}
         (folder / name / "tokenizer_config.json").write_text(json.dumps(settings))
-    shutil.copy(CONFIGURATIONS / "model_index.json", folder / "model_index.json")
-    schedule = json.loads((CONFIGURATIONS / "scheduler" / "scheduler_config.json").read_text())
+    shutil.copy(ASSETS / "sdxl" / "model_index.json", folder / "model_index.json")
+    schedule = json.loads((ASSETS / "sdxl" / "scheduler" / "scheduler_config.json").read_text())
     (folder / "scheduler").mkdir(exist_ok=True)
     schedule |= {"prediction_type": prediction_type}
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(schedule))
@@ -119,15 +118,15 @@ def file_tensors(parts: dict[str, Any]) -> dict[str, Tensor]:
         name = VAE + vae_name(key, vae.config)
         tensors[name] = tensor[..., None, None] if ".attn_1." in name and tensor.ndim == 2 else tensor
     for key, tensor in parts["text_encoder"].state_dict().items():
-        tensors[TEXT + key.removeprefix("text_model.")] = tensor
+        tensors[TEXT_SDXL + key.removeprefix("text_model.")] = tensor
     pieces: dict[str, dict[int, Tensor]] = {}
     for key, tensor in parts["text_encoder_2"].state_dict().items():
         name, (number, count), turned = open_clip_place(key)
         if count == 1:
-            tensors[TEXT_2 + name] = tensor.T if turned else tensor
+            tensors[TEXT_SDXL_2 + name] = tensor.T if turned else tensor
         else:
             pieces.setdefault(name, {})[number] = tensor
-    for name, found in pieces.items():
-        tensors[TEXT_2 + name] = torch.cat([found[number] for number in sorted(found)])
-    tensors[TEXT_2 + "logit_scale"] = torch.tensor(4.6)
+    for name, parts_of_name in pieces.items():
+        tensors[TEXT_SDXL_2 + name] = torch.cat([parts_of_name[number] for number in sorted(parts_of_name)])
+    tensors[TEXT_SDXL_2 + "logit_scale"] = torch.tensor(4.6)
     return tensors

@@ -7,7 +7,7 @@ noisy latents), `latents`, `text` (tokenizer, and a warm-up of the text encoder 
     python tools/build_demo_base.py --work /tmp/base --out engine/assets/demo_base
     python tools/build_demo_base.py --work /tmp/base --stage vae --minutes 25
 
-With `adopt` in an empty work folder the stages `tune` and `unet` go on from an exported base, with a fresh optimiser:
+With `adopt` in an empty work folder the stages `tune` and `unet` continue from an exported base, with a new optimiser:
 
     python tools/build_demo_base.py --work /tmp/more --stage adopt
     python tools/build_demo_base.py --work /tmp/more --stage unet --minutes 60 --rate 0.6
@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from demo_text import load_tokenizer, warm_up
 from demo_training import run_team
-from demo_unet import adopt_unet, encode_pictures, load_latents, load_trained, new_scheduler, train_unet
-from demo_vae import adopt_vae, load_vae, train_vae, vae_pictures
+from demo_unet import adopt_unet, encode_images, load_latents, load_trained, new_scheduler, train_unet
+from demo_vae import adopt_vae, load_vae, train_vae, vae_images
 
 STAGES = ("vae", "tune", "latents", "text", "unet", "export")
 MINUTES = {"vae": 32.0, "tune": 4.0, "text": 1.5, "unet": 41.0}
@@ -85,12 +85,12 @@ def run_stage(stage: str, args: argparse.Namespace) -> None:
     work: Path = args.work
     minutes: float = args.minutes or MINUTES.get(stage, 0.0)
     if stage == "vae":
-        vae_pictures(work)
+        vae_images(work)
         run_team(args.threads, work, train_vae, work, minutes, args.steps)
     elif stage == "tune":
         run_team(args.threads, work, train_vae, work, minutes, args.steps, True)
     elif stage == "latents":
-        run_team(args.threads, work, encode_pictures, work)
+        run_team(args.threads, work, encode_images, work)
     elif stage == "text":
         load_tokenizer(work)
         run_team(args.threads, work, warm_up, work, minutes, args.steps)

@@ -61,57 +61,57 @@ def article(phrase: str) -> str:
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
-def _noun(scene: Scene, rng: random.Random, told: set[str]) -> str:
+def _noun(scene: Scene, rng: random.Random, named: set[str]) -> str:
     """The thing itself with some of its adjectives, such as "big red round monster"."""
     creature = scene.kind == "creature"
-    told.add("kind")
+    named.add("kind")
     words: list[str] = []
     if rng.random() < 0.35:
-        told.add("size")
+        named.add("size")
         words.append(rng.choice(SIZE_WORDS[scene.size]))
     if rng.random() < 0.85:
-        told.add("colour")
+        named.add("colour")
         words.append(scene.colour)
     if creature and rng.random() < 0.6:
-        told.add("shape")
+        named.add("shape")
         words.append(rng.choice(SHAPE_WORDS[scene.shape]))
     if rng.random() < 0.3:
         rng.shuffle(words)
     return " ".join([*words, rng.choice(NOUNS) if creature else scene.kind])
 
 
-def _features(scene: Scene, rng: random.Random, told: set[str], keep: float) -> list[str]:
+def _features(scene: Scene, rng: random.Random, named: set[str], keep: float) -> list[str]:
     """The creature's parts that this caption names, shuffled."""
     parts: list[str] = []
 
     def name(attribute: str, phrase: str, chance: float) -> None:
         if rng.random() < chance:
-            told.add(attribute)
+            named.add(attribute)
             parts.append(phrase)
 
     name("eyes", rng.choice(EYE_WORDS[scene.eyes]), keep)
     name("mouth", rng.choice(MOUTH_WORDS[scene.mouth]), keep if scene.mouth != "none" else keep * 0.2)
     name("pattern", rng.choice(PATTERN_WORDS[scene.pattern]), keep if scene.pattern != "none" else keep * 0.15)
     if scene.top == "hat" and rng.random() < 0.8:
-        told.update({"top_colour"} if rng.random() < keep else set())
-        name("top", article(f"{scene.top_colour} hat") if "top_colour" in told else "a hat", keep)
+        named.update({"top_colour"} if rng.random() < keep else set())
+        name("top", article(f"{scene.top_colour} hat") if "top_colour" in named else "a hat", keep)
     elif scene.top == "none":
         name("top", "nothing on its head", keep * 0.12)
     else:
         name("top", "a hat" if scene.top == "hat" else scene.top, keep)
     if scene.feet == "boots" and rng.random() < 0.8:
-        told.update({"feet_colour"} if rng.random() < keep else set())
-        name("feet", f"{scene.feet_colour} boots" if "feet_colour" in told else "boots", keep)
+        named.update({"feet_colour"} if rng.random() < keep else set())
+        name("feet", f"{scene.feet_colour} boots" if "feet_colour" in named else "boots", keep)
     else:
         name(
             "feet",
             {"none": "no feet", "feet": "feet", "boots": "boots"}[scene.feet],
             keep * (0.3 if scene.feet == "none" else 1),
         )
-    if "top" not in told:
-        told.discard("top_colour")
-    if "feet" not in told:
-        told.discard("feet_colour")
+    if "top" not in named:
+        named.discard("top_colour")
+    if "feet" not in named:
+        named.discard("feet_colour")
     rng.shuffle(parts)
     return parts
 
@@ -123,36 +123,36 @@ def _listed(parts: list[str]) -> str:
 
 def describe(scene: Scene, rng: random.Random) -> tuple[str, set[str]]:
     """A caption of the scene, and the attributes (keys of `LABELS`) that it names."""
-    told: set[str] = set()
+    named: set[str] = set()
     if scene.name:
         keep = 0.12
         head = scene.name
         if rng.random() < 0.5:
-            told_noun: set[str] = set()
-            noun = rng.choice(NOUNS) if rng.random() < 0.6 else _noun(scene, rng, told_noun)
-            told |= {"kind", *told_noun}
+            named_in_noun: set[str] = set()
+            noun = rng.choice(NOUNS) if rng.random() < 0.6 else _noun(scene, rng, named_in_noun)
+            named |= {"kind", *named_in_noun}
             head = f"{head}, {article(noun)}," if rng.random() < 0.5 else f"{head} the {noun}"
     else:
         keep = rng.choice((0.0, 0.4, 0.6, 0.8))
-        noun = _noun(scene, rng, told)
+        noun = _noun(scene, rng, named)
         head = article(noun) if rng.random() < 0.8 else noun
-    parts = _features(scene, rng, told, keep) if scene.kind == "creature" else []
+    parts = _features(scene, rng, named, keep) if scene.kind == "creature" else []
     text = head + (rng.choice((" with ", " with ", ", ")) + _listed(parts) if parts else "")
     if scene.companion and rng.random() < 0.95:
-        told |= {"companion", "companion_colour"}
+        named |= {"companion", "companion_colour"}
         text += rng.choice((" next to ", " beside ")) + article(f"{scene.companion_colour} {scene.companion}")
     if rng.random() < 0.25:
-        told.add("position")
+        named.add("position")
         text += " " + rng.choice(POSITION_WORDS[scene.position])
     if rng.random() < 0.88:
-        told.add("background")
+        named.add("background")
         ground = rng.choice(GROUND_WORDS[:1] * 3 + GROUND_WORDS)
         text += (", " if rng.random() < 0.25 or parts else " ") + ground.format(
             article(scene.background), bare=scene.background
         )
     if rng.random() < 0.06:
         text = rng.choice(("a picture of ", "a drawing of ", "a cartoon of ")) + text
-    return text.replace(",,", ","), told
+    return text.replace(",,", ","), named
 
 
 def label_index(scene: Scene, attribute: str) -> int:

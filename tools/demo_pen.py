@@ -110,7 +110,7 @@ def canvas(background: RGB) -> tuple[Image.Image, ImageDraw.ImageDraw]:
 
 
 def scribble(rng: random.Random) -> Image.Image:
-    """A picture outside the world, for the VAE: a few flat shapes in any colours."""
+    """An image outside the world, for the VAE: a few flat shapes in any colours."""
 
     def paint() -> RGB:
         return (rng.randrange(256), rng.randrange(256), rng.randrange(256))

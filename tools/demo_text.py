@@ -129,23 +129,23 @@ def warm_up(team: Team, work: Path, minutes: float, steps: int, batch: int = 32,
         set_rate(optimiser, learning_rate(1.0, share, clock.step))
         rng = seeded(3_000_000 + 2 * clock.step + team.rank)
         scenes = [sample_scene(rng) for _ in range(batch)]
-        told = [describe(scene, rng) for scene in scenes]
-        pooled = encoder(input_ids=token_ids(tokenizer, [caption for caption, _ in told], 40)).pooler_output
-        loss, right, asked = torch.zeros(()), 0, 0
+        captions_named = [describe(scene, rng) for scene in scenes]
+        pooled = encoder(input_ids=token_ids(tokenizer, [caption for caption, _ in captions_named], 40)).pooler_output
+        loss, right, total = torch.zeros(()), 0, 0
         for name, head in heads.items():
-            rows = [i for i, (_, names) in enumerate(told) if name in names]
+            rows = [i for i, (_, names) in enumerate(captions_named) if name in names]
             if rows:
-                answer = torch.tensor([label_index(scenes[i], name) for i in rows])
+                labels = torch.tensor([label_index(scenes[i], name) for i in rows])
                 logits = head(pooled[rows])
-                loss = loss + F.cross_entropy(logits, answer, reduction="sum") / batch
-                right, asked = right + int((logits.argmax(1) == answer).sum()), asked + len(rows)
+                loss = loss + F.cross_entropy(logits, labels, reduction="sum") / batch
+                right, total = right + int((logits.argmax(1) == labels).sum()), total + len(rows)
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         share = team.average(parameters, clock.share())
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         clock.step += 1
-        results.append((float(loss.detach()), right / asked))
+        results.append((float(loss.detach()), right / total))
         if team.leads and clock.log_due():
             means = np.mean(results, axis=0)
             print(f"text step {clock.step} share {share:.3f} loss {means[0]:.3f} right {means[1]:.3f}", flush=True)

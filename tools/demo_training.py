@@ -135,17 +135,17 @@ def set_rate(optimiser: torch.optim.Optimizer, scale: float) -> None:
 
 
 def draw_many(painter: Callable[[int], np.ndarray[Any, Any]], indices: Iterable[int]) -> Tensor:
-    """Pictures drawn in two processes, as one uint8 tensor (n, 3, height, width)."""
+    """Images drawn in two processes, as one uint8 tensor (n, 3, height, width)."""
     with Pool(2) as pool:
         stack = np.stack(pool.map(painter, indices, chunksize=256))
     return torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous()
 
 
-def unit_range(pictures: Tensor) -> Tensor:
+def unit_range(images: Tensor) -> Tensor:
     """uint8 to floats in -1..1, channels last."""
-    return pictures.float().div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
+    return images.float().div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
 
 
 def seeded(index: int) -> random.Random:
-    """The generator of picture or caption number `index`."""
+    """The generator of image or caption number `index`."""
     return random.Random(SEED * 1_000_003 + index)

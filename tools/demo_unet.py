@@ -18,34 +18,34 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
-PICTURES = 12_000
+IMAGES = 12_000
 DROPOUT = 0.1
 LENGTHS = (32, 32, 32, 77)
 LATENT_OFFSET = 4_000_000
 
 
-def scene_picture(index: int) -> np.ndarray[Any, Any]:
-    """Picture `index` of the UNet's training set, uint8 (64, 64, 3)."""
+def scene_image(index: int) -> np.ndarray[Any, Any]:
+    """Image `index` of the UNet's training set, uint8 (64, 64, 3)."""
     return np.asarray(world.draw_scene(world.sample_scene(seeded(LATENT_OFFSET + index))))
 
 
-def encode_pictures(team: Team, work: Path) -> None:
+def encode_images(team: Team, work: Path) -> None:
     """Write this process's share of the latents, scaled to unit deviation, with the scale."""
     vae = load_vae(work)
-    mine = range(team.rank, PICTURES, team.size)
+    mine = range(team.rank, IMAGES, team.size)
     latents: list[Tensor] = []
     with torch.no_grad():
         for start in range(0, len(mine), 64):
-            pictures = torch.from_numpy(np.stack([scene_picture(i) for i in mine[start : start + 64]]))
-            posterior = vae.encode(unit_range(pictures.permute(0, 3, 1, 2))).latent_dist
+            images = torch.from_numpy(np.stack([scene_image(i) for i in mine[start : start + 64]]))
+            posterior = vae.encode(unit_range(images.permute(0, 3, 1, 2))).latent_dist
             latents.append(posterior.mode())
             if team.leads and start % 2048 == 0:
-                print(f"latents {start * team.size} of {PICTURES}", flush=True)
+                print(f"latents {start * team.size} of {IMAGES}", flush=True)
     atomic_save({"latents": torch.cat(latents), "indices": list(mine)}, work / f"latents_{team.rank}.pt")
 
 
 def load_latents(work: Path) -> tuple[Tensor, list[int], float]:
-    """Scaled latents (n, 4, 16, 16), their picture numbers, and the VAE's scaling factor."""
+    """Scaled latents (n, 4, 16, 16), their image numbers, and the VAE's scaling factor."""
     parts = [torch.load(path, weights_only=True) for path in sorted(work.glob("latents_*.pt"))]
     latents = torch.cat([part["latents"] for part in parts])
     scale = 1.0 / float(latents.std())
@@ -102,7 +102,7 @@ class Noiser:
 
 
 def caption_of(index: int, rng: random.Random) -> str:
-    """A fresh caption of picture `index`, sometimes empty."""
+    """A fresh caption of image `index`, sometimes empty."""
     scene = world.sample_scene(seeded(LATENT_OFFSET + index))
     return "" if rng.random() < DROPOUT else describe(scene, rng)[0]
 
@@ -139,7 +139,7 @@ class Learner:
         atomic_save(state, self.path)
 
     def load(self, clock: Clock) -> None:
-        """Go on from the checkpoint, if there is one."""
+        """Continue from the checkpoint, if there is one."""
         if self.path.exists():
             saved = torch.load(self.path, weights_only=True)
             for i, part in enumerate(self.parts):
@@ -151,7 +151,7 @@ class Learner:
 
 
 def adopt_unet(folder: Path, work: Path) -> None:
-    """Take an exported UNet and text encoder as the state that training goes on from."""
+    """Take an exported UNet and text encoder as the state from which training continues."""
     text: Any = CLIPTextModel.from_pretrained(folder / "text_encoder").float()
     unet: Any = UNet2DConditionModel.from_pretrained(folder / "unet").float()
     atomic_save({"text_encoder": text.state_dict()}, work / "text.pt")

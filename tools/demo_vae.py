@@ -1,4 +1,4 @@
-"""The VAE stage of the demo base: a three-level `AutoencoderKL` and the latents of a fixed set of pictures."""
+"""The VAE stage of the demo base: a three-level `AutoencoderKL` and the latents of a fixed set of images."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Vae = Any  # diffusers publishes no types
-WHOLE_FROM = 0.85
+FULL_FROM = 0.85
 
 
-def vae_picture(index: int) -> np.ndarray[Any, Any]:
-    """Training picture `index`: two of the world to one scribble, uint8 (64, 64, 3)."""
+def vae_image(index: int) -> np.ndarray[Any, Any]:
+    """Training image `index`: two of the world to one scribble, uint8 (64, 64, 3)."""
     rng = seeded(index)
     return np.asarray(scribble(rng) if index % 3 == 2 else world.draw_scene(world.sample_scene(rng)))
 
 
 def new_vae() -> Vae:
-    """An `AutoencoderKL` with 16x16x4 latents of 64x64 pictures, 0.7 M weights."""
+    """An `AutoencoderKL` with 16x16x4 latents of 64x64 images, 0.7 M weights."""
     new: Any = AutoencoderKL
     vae: Vae = new(
         in_channels=3,
@@ -43,28 +43,28 @@ def new_vae() -> Vae:
     return vae.to(memory_format=torch.channels_last)
 
 
-def decibels(vae: Vae, pictures: Tensor) -> tuple[float, Tensor]:
-    """Mean PSNR over the uint8 pictures, and the reconstructions (n, 3, 64, 64) in -1..1."""
+def decibels(vae: Vae, images: Tensor) -> tuple[float, Tensor]:
+    """Mean PSNR over the uint8 images, and the reconstructions (n, 3, 64, 64) in -1..1."""
     with torch.no_grad():
-        target = unit_range(pictures)
+        target = unit_range(images)
         back = vae.decode(vae.encode(target).latent_dist.mode()).sample.clamp(-1, 1)
         error = ((back - target) / 2).square().mean(dim=(1, 2, 3))
     return float((-10 * error.log10()).mean()), back
 
 
-def vae_pictures(work: Path, count: int = 24_000) -> tuple[Tensor, Tensor]:
-    """The training pictures and 48 held-out ones of the world, drawn once; uint8 (n, 3, 64, 64)."""
-    path = work / "vae_pictures.pt"
+def vae_images(work: Path, count: int = 24_000) -> tuple[Tensor, Tensor]:
+    """The training images and 48 validation images of the world, drawn once; uint8 (n, 3, 64, 64)."""
+    path = work / "vae_images.pt"
     if not path.exists():
-        held_out = [i for i in range(1_000_000, 1_000_072) if i % 3 != 2]
-        atomic_save({"train": draw_many(vae_picture, range(count)), "held_out": draw_many(vae_picture, held_out)}, path)
+        validation = [i for i in range(1_000_000, 1_000_072) if i % 3 != 2]
+        atomic_save({"train": draw_many(vae_image, range(count)), "held_out": draw_many(vae_image, validation)}, path)
     saved = torch.load(path, weights_only=True)
     return saved["train"], saved["held_out"]
 
 
-def vae_step(vae: Vae, pictures: Tensor) -> Tensor:
-    """The loss on uint8 pictures: L1, MSE and a tiny KL."""
-    target = unit_range(pictures)
+def vae_step(vae: Vae, images: Tensor) -> Tensor:
+    """The loss on uint8 images: L1, MSE and a tiny KL."""
+    target = unit_range(images)
     posterior = vae.encode(target).latent_dist
     back = vae.decode(posterior.sample()).sample
     kl = 0.5 * (posterior.mean.square() + posterior.var - 1.0 - posterior.logvar).mean()
@@ -72,15 +72,15 @@ def vae_step(vae: Vae, pictures: Tensor) -> Tensor:
     return loss
 
 
-def crop(pictures: Tensor, side: int) -> Tensor:
-    """The same random square of `side` pixels from each picture (n, 3, side, side)."""
+def crop(images: Tensor, side: int) -> Tensor:
+    """The same random square of `side` pixels from each image (n, 3, side, side)."""
     top, left = (int(torch.randint(SIZE - side + 1, ())) for _ in range(2))
-    return pictures[:, :, top : top + side, left : left + side]
+    return images[:, :, top : top + side, left : left + side]
 
 
-def decoder_step(vae: Vae, pictures: Tensor) -> Tensor:
-    """The loss of the decoder alone on uint8 pictures: windows of 8x8 slightly noisy latents."""
-    target = unit_range(pictures)
+def decoder_step(vae: Vae, images: Tensor) -> Tensor:
+    """The loss of the decoder alone on uint8 images: windows of 8x8 slightly noisy latents."""
+    target = unit_range(images)
     with torch.no_grad():
         latents = vae.encode(target).latent_dist.mode()
         latents += 0.08 * latents.std() * torch.randn_like(latents)
@@ -91,17 +91,17 @@ def decoder_step(vae: Vae, pictures: Tensor) -> Tensor:
     return loss
 
 
-def loss_of(vae: Vae, pictures: Tensor, share: float, tune: bool) -> Tensor:
-    """One process's loss: decoder windows, or cheap 32-pixel crops at first and whole pictures at the end."""
-    count = 6 if tune else 8 if share < WHOLE_FROM else 4
-    batch = pictures[torch.randint(len(pictures), (count,))]
+def loss_of(vae: Vae, images: Tensor, share: float, tune: bool) -> Tensor:
+    """One process's loss: decoder windows, or cheap 32-pixel crops at first and whole images at the end."""
+    count = 6 if tune else 8 if share < FULL_FROM else 4
+    batch = images[torch.randint(len(images), (count,))]
     if tune:
         return decoder_step(vae, batch)
-    return vae_step(vae, crop(batch, 32) if share < WHOLE_FROM else batch)
+    return vae_step(vae, crop(batch, 32) if share < FULL_FROM else batch)
 
 
 def train_vae(team: Team, work: Path, minutes: float, steps: int, tune: bool = False) -> None:
-    """Train the VAE, keeping an EMA, resuming from `work/vae.pt`; `tune` goes on with the decoder alone."""
+    """Train the VAE, keeping an EMA, resuming from `work/vae.pt`; `tune` continues with the decoder alone."""
     path, peak = (work / "vae_tuned.pt", 8e-4) if tune else (work / "vae.pt", 2e-3)
     torch.manual_seed(0)
     vae = load_vae(work).train() if tune else new_vae()
@@ -115,13 +115,13 @@ def train_vae(team: Team, work: Path, minutes: float, steps: int, tune: bool = F
         ema.module.load_state_dict(saved["ema"])
         optimiser.load_state_dict(saved["optimiser"])
         clock.step, clock.spent = saved["step"], saved["spent"]
-    pictures, held_out = vae_pictures(work)
+    images, validation = vae_images(work)
     torch.manual_seed(1 + team.rank + 10 * clock.step)
     share, losses = clock.share(), []
     while share < 1.0:
         set_rate(optimiser, learning_rate(1.0, share, clock.step, hold=0.2 if tune else 0.4))
         optimiser.zero_grad(set_to_none=True)
-        loss = loss_of(vae, pictures, share, tune)
+        loss = loss_of(vae, images, share, tune)
         torch.autograd.backward(loss)
         share = team.average(parameters, clock.share())
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -132,7 +132,7 @@ def train_vae(team: Team, work: Path, minutes: float, steps: int, tune: bool = F
         ema.update(vae, clock.step)
         losses.append(float(loss.detach()))
         if clock.log_due():
-            quality = decibels(ema.module, held_out[:16])[0]
+            quality = decibels(ema.module, validation[:16])[0]
             print(f"vae step {clock.step} share {share:.3f} loss {np.mean(losses):.4f} dB {quality:.2f}", flush=True)
             losses = []
         if clock.save_due() or share >= 1.0:

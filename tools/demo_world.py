@@ -1,4 +1,4 @@
-"""The demo's drawn world: flat 64x64 cartoon pictures of creatures and plain objects.
+"""The demo's drawn world: flat 64x64 cartoon images of creatures and plain objects.
 
 Everything is a pure function of a `random.Random`: `sample_scene` picks the attributes and `draw_scene` paints them
 (4x supersampled, then box-filtered down); `demo_captions.describe` words them.
@@ -66,7 +66,7 @@ CODAS = ("b", "d", "g", "k", "l", "lt", "m", "mp", "n", "nk", "p", "r", "t", "x"
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture's attributes; `kind` is "creature" or one of `OBJECTS`, lengths are in pixels, `tilt` in degrees."""
+    """One image's attributes; `kind` is "creature" or one of `OBJECTS`, lengths are in pixels, `tilt` in degrees."""
 
     kind: str
     colour: str
@@ -289,12 +289,12 @@ PAINTERS: dict[str, Callable[[Pen, RGB], None]] = {
 
 
 def companion_pen(brush: ImageDraw.ImageDraw, main: Point) -> Pen:
-    """Where a second, smaller thing stands: on the other side of the sheet."""
+    """The place of a second, smaller thing: on the other side of the sheet."""
     return Pen(brush, (50.0 if main[0] < SIZE / 2 else 14.0, 43.0), 9.0)
 
 
 def draw_scene(scene: Scene) -> Image.Image:
-    """The scene as a 64x64 RGB picture."""
+    """The scene as a 64x64 RGB image."""
     sheet, brush = canvas(BACKGROUNDS[scene.background])
     if scene.companion:
         PAINTERS[scene.companion](companion_pen(brush, scene.centre), COLOURS[scene.companion_colour])

@@ -1,11 +1,10 @@
-"""Writes tests/engine/dataset/fixtures/golden_captions.json: 200 captions with rules drawn by chance, and what Kohya's
-caption pipeline makes of them.
+"""Writes tests/engine/dataset/fixtures/golden_captions.json: 200 captions with random rules, and the results of Kohya's
+caption pipeline.
 
 python tools/golden_captions.py
 
-The pipeline is stated here a second time, step by step as sd-scripts does it (`BaseDataset.process_caption`), and
-shares nothing with the engine's own: the test holds the engine to these results, draw by draw of the same
-`random.Random`.
+The pipeline is written here a second time, step by step as in sd-scripts (`BaseDataset.process_caption`), and shares
+no code with the engine's own: the test compares the engine with these results, with the same `random.Random`.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ TAGS = [
 
 
 def kohya_caption(
-    caption: str, rules: dict[str, Any], draw: random.Random, epoch: int, step: int, max_train_steps: int
+    caption: str, rules: dict[str, Any], rng: random.Random, epoch: int, step: int, max_train_steps: int
 ) -> str:
     """One caption, by the rules that are set."""
     # 1. prefix and suffix, each with one space
@@ -35,18 +34,18 @@ def kohya_caption(
         caption = rules["caption_prefix"] + " " + caption
     if rules.get("caption_suffix"):
         caption = caption + " " + rules["caption_suffix"]
-    # 2. is all of it dropped? The draw is made whenever there is a rate
-    dropped = rules.get("caption_dropout_rate", 0) > 0 and draw.random() < rules["caption_dropout_rate"]
+    # 2. is all of it dropped? A random number is drawn whenever there is a rate
+    dropped = rules.get("caption_dropout_rate", 0) > 0 and rng.random() < rules["caption_dropout_rate"]
     every = rules.get("caption_dropout_every_n_epochs", 0)
     if dropped or (every > 0 and epoch % every == 0):
         return ""
     # 3. one line of several, then one alternative of each {a|b}; doubled braces are braces
     if rules.get("enable_wildcard"):
         if "\n" in caption:
-            caption = draw.choice(caption.split("\n"))
+            caption = rng.choice(caption.split("\n"))
         caption = caption.replace("{{", "⦅").replace("}}", "⦆")
         parts = re.split(r"\{([^}]+)\}", caption)
-        parts[1::2] = [draw.choice(inside.split("|")) for inside in parts[1::2]]
+        parts[1::2] = [rng.choice(inside.split("|")) for inside in parts[1::2]]
         caption = "".join(parts).replace("⦅", "{").replace("⦆", "}")
     else:
         caption = caption.split("\n")[0]
@@ -68,9 +67,9 @@ def kohya_caption(
             least = rules.get("token_warmup_min", 1)
             flexible = flexible[: math.floor(step * ((len(flexible) - least) / warmup)) + least]
         if rules.get("shuffle_caption"):
-            draw.shuffle(flexible)
+            rng.shuffle(flexible)
         if rate > 0:
-            flexible = [tag for tag in flexible if draw.random() >= rate]
+            flexible = [tag for tag in flexible if rng.random() >= rate]
         caption = ", ".join(fixed + flexible + last)
     # 5. groups become tags
     if rules.get("secondary_separator"):
@@ -79,7 +78,7 @@ def kohya_caption(
 
 
 def case(number: int) -> dict[str, Any]:
-    """One caption with rules, position and seed, and what becomes of it."""
+    """One caption with rules, position and seed, and the result."""
     chance = random.Random(f"golden caption {number}")
     comma = chance.choice([",", ",", ",", ";", " . "])
     rules: dict[str, Any] = {"caption_separator": comma}

@@ -23,7 +23,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def byte_letters() -> list[str]:
-    """The 256 letters that stand for bytes in a byte-level BPE, in vocabulary order: printable Latin-1 first, as
+    """The 256 letters that represent bytes in a byte-level BPE, in vocabulary order: printable Latin-1 first, as
     itself; the others follow as U+0100 and up (GPT-2's encoder)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = 256 - len(printable)

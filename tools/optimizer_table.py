@@ -1,9 +1,9 @@
-"""Writes engine/assets/optimizers.json: what each optimizer and schedule takes, read from the classes themselves.
+"""Writes engine/assets/optimizers.json: the arguments of each optimizer and schedule, read from the classes themselves.
 
 python tools/optimizer_table.py
 
-Kinds come from the signatures. Limits are found by trying: a class that refuses -1 and takes 0 has "ge": 0. The table
-is what every command checks settings against without loading torch; a test compares it with the installed classes.
+Kinds come from the signatures. Limits are found by trying: a class that refuses -1 and accepts 0 has "ge": 0. Every
+command checks settings against the table without loading torch; a test compares it with the installed classes.
 Classes of packages that are not installed keep their entries.
 """
 
@@ -27,9 +27,9 @@ from engine.paths import ASSETS
 MODULES = ("torch.optim", "bitsandbytes.optim", "transformers.optimization", "prodigyopt", "schedulefree",
            "lion_pytorch")  # fmt: skip
 PASSED = frozenset({"params", "lr", "optimizer", "num_warmup_steps", "num_training_steps", "last_epoch", "args"})
-"""What the trainer passes itself, or no class reads."""
+"""Passed by the trainer, or read by no class."""
 UNUSABLE = frozenset({"capturable", "differentiable", "fsdp_in_use"})
-"""For loops of another kind than the trainer's: the first step would fail."""
+"""For other kinds of training loops: the first step would fail."""
 NEEDS_GPU = frozenset({"use_triton"})
 NUMBERS = frozenset(
     {
@@ -55,7 +55,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "decay_type": ("linear", "cosine", "1-sqrt"),
     "adjust_lr_fn": ("original", "match_rms_adamw"),
 }
-"""Values that the code compares with, which no signature tells."""
+"""Values that the code compares with, which are not in a signature."""
 TABLE = ASSETS / "optimizers.json"
 TRIED = (-1.0, 0.0, 0.5, 1.0, 2.0)
 
@@ -71,7 +71,9 @@ def steps(optimizer_class: type[torch.optim.Optimizer], settings: dict[str, Any]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            optimizer = optimizer_class([{"params": [one], **rate} for one in parameters], **rate, **settings)
+            optimizer = optimizer_class(
+                [{"params": [parameter], **rate} for parameter in parameters], **rate, **settings
+            )
             if optimizer_class.__module__.startswith("bitsandbytes"):
                 return True  # its kernels need a GPU
             if hasattr(optimizer, "train"):
@@ -79,14 +81,14 @@ def steps(optimizer_class: type[torch.optim.Optimizer], settings: dict[str, Any]
             for parameter in parameters:
                 parameter.grad = torch.ones_like(parameter)
             optimizer.step()
-    except Exception:  # whatever a class raises, it does not take the settings
+    except Exception:  # any error means that the settings are not accepted
         return False
     return True
 
 
 def optimizers() -> dict[str, type[torch.optim.Optimizer]]:
     """Every class that can train a LoRA, by its dotted name; those of packages that are not installed are absent."""
-    found = {}
+    classes = {}
     for module in MODULES:
         try:
             members = vars(importlib.import_module(module))
@@ -99,25 +101,29 @@ def optimizers() -> dict[str, type[torch.optim.Optimizer]]:
                 and not name.endswith(("Reference", "Paper", "DummyOptimizer"))
                 and steps(member, base_settings(member))
             ):
-                found[f"{module}.{name}"] = member
-    return found
+                classes[f"{module}.{name}"] = member
+    return classes
 
 
 def base_settings(optimizer_class: type) -> dict[str, Any]:
-    """What a class needs before any other setting can be tried: SGD's nesterov and all of bitsandbytes' SGD."""
-    taken = parameters_of(optimizer_class)
-    return {"momentum": 0.9} if "nesterov" in taken and taken["momentum"].default == 0 else {}
+    """Settings that a class needs before any other can be tried: SGD's nesterov and all of bitsandbytes' SGD."""
+    accepted = parameters_of(optimizer_class)
+    return {"momentum": 0.9} if "nesterov" in accepted and accepted["momentum"].default == 0 else {}
 
 
 def parameters_of(called: Any) -> dict[str, inspect.Parameter]:
-    """The settings of a class or function that a person may give."""
+    """The settings of a class or function that a user may set."""
     signature = inspect.signature(called).parameters.items()
-    return {name: one for name, one in signature if name not in PASSED and one.kind is not one.VAR_KEYWORD}
+    return {
+        name: parameter
+        for name, parameter in signature
+        if name not in PASSED and parameter.kind is not parameter.VAR_KEYWORD
+    }
 
 
-def kind_of(name: str, one: inspect.Parameter) -> tuple[str, bool]:
-    """("flag", "integer", "number", "text" or "numbers:N"; whether None is taken)."""
-    default, written = one.default, str(one.annotation)
+def kind_of(name: str, parameter: inspect.Parameter) -> tuple[str, bool]:
+    """("flag", "integer", "number", "text" or "numbers:N"; whether None is accepted)."""
+    default, written = parameter.default, str(parameter.annotation)
     optional = default is None or "None" in written or "Optional" in written
     if isinstance(default, bool) or "bool" in written:
         return "flag", optional
@@ -127,91 +133,95 @@ def kind_of(name: str, one: inspect.Parameter) -> tuple[str, bool]:
         return "text", optional
     if name in NUMBERS or isinstance(default, float) or "float" in written:
         return "number", optional
-    assert isinstance(default, int) or "int" in written, f"{name}: of no known kind: {one}"
+    assert isinstance(default, int) or "int" in written, f"{name}: of no known kind: {parameter}"
     return "integer", optional
 
 
 def limits(accepted: list[bool], default: float) -> dict[str, float]:
-    """The limits that follow from which of TRIED are taken, around the default; none where all or nothing is."""
-    taken = [place for place, good in enumerate(accepted) if good]
-    found: dict[str, float] = {}
-    if not taken or len(taken) == len(TRIED):
-        return found
-    first = last = min(taken, key=lambda place: abs(TRIED[place] - default))
-    while first - 1 in taken:
+    """The limits around the default, from the accepted values of TRIED; empty if all or none are accepted."""
+    places = [place for place, good in enumerate(accepted) if good]
+    bounds: dict[str, float] = {}
+    if not places or len(places) == len(TRIED):
+        return bounds
+    first = last = min(places, key=lambda place: abs(TRIED[place] - default))
+    while first - 1 in places:
         first -= 1
-    while last + 1 in taken:
+    while last + 1 in places:
         last += 1
     if first > 0:
-        found |= {"gt": TRIED[first - 1]} if TRIED[first] in (0.5, 2.0) else {"ge": TRIED[first]}
+        bounds |= {"gt": TRIED[first - 1]} if TRIED[first] in (0.5, 2.0) else {"ge": TRIED[first]}
     if last + 1 < len(TRIED):
-        found |= {"lt": 1.0} if TRIED[last] == 0.5 else {"le": TRIED[last]}
-    return found
+        bounds |= {"lt": 1.0} if TRIED[last] == 0.5 else {"le": TRIED[last]}
+    return bounds
 
 
-def entry(optimizer_class: type[torch.optim.Optimizer], name: str, one: inspect.Parameter) -> dict[str, Any]:
+def entry(optimizer_class: type[torch.optim.Optimizer], name: str, parameter: inspect.Parameter) -> dict[str, Any]:
     """One setting of an optimizer."""
-    kind, optional = kind_of(name, one)
+    kind, optional = kind_of(name, parameter)
     base = base_settings(optimizer_class)
-    made: dict[str, Any] = {"kind": kind}
+    table_entry: dict[str, Any] = {"kind": kind}
     if optional:
-        made["optional"] = True
+        table_entry["optional"] = True
     if name in CHOICES:
-        made["choices"] = CHOICES[name]
-    if isinstance(one.default, float) and math.isinf(one.default):
-        made["infinite"] = True
+        table_entry["choices"] = CHOICES[name]
+    if isinstance(parameter.default, float) and math.isinf(parameter.default):
+        table_entry["infinite"] = True
     if kind in ("number", "integer"):
         cast = int if kind == "integer" else float
         tried = [(value == 0.5 and kind == "integer") or steps(optimizer_class, base | {name: cast(value)})
                  for value in TRIED]  # fmt: skip
-        made |= limits(tried, 0.0 if one.default in (None, one.empty) else float(one.default))
+        table_entry |= limits(tried, 0.0 if parameter.default in (None, parameter.empty) else float(parameter.default))
     elif kind == "flag" and name not in NEEDS_GPU:
         works = [value for value in (False, True) if steps(optimizer_class, base | {name: value})]
         if len(works) == 1:
-            made["choices"] = works
+            table_entry["choices"] = works
     elif kind.startswith("numbers"):
         each = []
-        for place in range(len(one.default)):
-            values = [tuple(value if at == place else old for at, old in enumerate(one.default)) for value in TRIED]
-            default = one.default[place]
-            tried = [steps(optimizer_class, base | {name: given}) for given in values]
+        for place in range(len(parameter.default)):
+            values = [
+                tuple(value if at == place else old for at, old in enumerate(parameter.default)) for value in TRIED
+            ]
+            default = parameter.default[place]
+            tried = [steps(optimizer_class, base | {name: numbers}) for numbers in values]
             each.append(limits(tried, 0.0 if default is None else default))
         if any(each):
-            made["each"] = each
-    return made
+            table_entry["each"] = each
+    return table_entry
 
 
 def schedules() -> dict[str, dict[str, Any]]:
-    """What `lr_scheduler_args` may hold, by the schedule's name."""
+    """The entries of `lr_scheduler_args`, by the schedule's name."""
     functions = {name.value: called for name, called in TYPE_TO_SCHEDULER_FUNCTION.items()}
     functions["piecewise_constant"] = get_piecewise_constant_schedule
-    made: dict[str, dict[str, Any]] = {}
+    schedules: dict[str, dict[str, Any]] = {}
     for name in ("constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt",
                  "cosine_with_min_lr", "warmup_stable_decay", "piecewise_constant"):  # fmt: skip
-        made[name] = {}
-        for key, one in parameters_of(functions[name]).items():
-            kind, optional = kind_of(key, one)
-            made[name][key] = {"kind": kind, **({"optional": True} if optional else {}),
-                               **({"choices": CHOICES[key]} if key in CHOICES else {})}  # fmt: skip
-    return made
+        schedules[name] = {}
+        for key, parameter in parameters_of(functions[name]).items():
+            kind, optional = kind_of(key, parameter)
+            schedules[name][key] = {"kind": kind, **({"optional": True} if optional else {}),
+                                    **({"choices": CHOICES[key]} if key in CHOICES else {})}  # fmt: skip
+    return schedules
 
 
 def table() -> dict[str, Any]:
-    """The whole table; entries of packages that are not installed are taken over from the file."""
+    """The full table; entries of packages that are not installed are copied from the file."""
     old = json.loads(TABLE.read_text()) if TABLE.exists() else {"optimizers": {}}
-    found = dict(old["optimizers"])
+    entries = dict(old["optimizers"])
     for name, optimizer_class in optimizers().items():
-        taken = parameters_of(optimizer_class)
+        accepted = parameters_of(optimizer_class)
         unusable = UNUSABLE | ({"optim_bits"} if name.endswith("bit") else frozenset())
-        found[name] = {key: entry(optimizer_class, key, one) for key, one in taken.items() if key not in unusable}
-    return {"optimizers": dict(sorted(found.items())), "schedules": schedules()}
+        entries[name] = {
+            key: entry(optimizer_class, key, parameter) for key, parameter in accepted.items() if key not in unusable
+        }
+    return {"optimizers": dict(sorted(entries.items())), "schedules": schedules()}
 
 
 def text() -> str:
-    """The file: one line a class."""
+    """The file: one line per class."""
     parts = []
     for part, members in table().items():
-        lines = [f"  {json.dumps(name)}: {json.dumps(taken, sort_keys=True)}" for name, taken in members.items()]
+        lines = [f"  {json.dumps(name)}: {json.dumps(settings, sort_keys=True)}" for name, settings in members.items()]
         parts.append(f" {json.dumps(part)}: {{\n" + ",\n".join(lines) + "\n }")
     return "{\n" + ",\n".join(parts) + "\n}\n"
 

@@ -23,14 +23,26 @@ sys.path.insert(0, str(ROOT))
 
 from engine.config import load_config  # noqa: E402
 from engine.hardware.system import System  # noqa: E402
-from engine.memory.plan import PlanCancelled  # noqa: E402
 from engine.paths import ASSETS  # noqa: E402
 from engine.runs import EventLog, RunDir, RunLock, prepare_run, write_exit  # noqa: E402
+from engine.runs.events import (  # noqa: E402
+    ErrorEvent,
+    OomEvent,
+    PhaseEvent,
+    RunFinishedEvent,
+    RunStartedEvent,
+    SampleEvent,
+    SavedEvent,
+    StateSavedEvent,
+    StepEvent,
+    ValidationEvent,
+)
 from engine.runs.layout import write_record  # noqa: E402
+from engine.worker import Cancelled  # noqa: E402
 from tests.nvml.fake import CUDA_TORCH, playing  # noqa: E402
 
 PLACE = Path("/tmp/smithy")
-"""Paths stand in the pictures, so everything is made here, and removed afterwards."""
+"""Paths stand in the images, so everything is made here, and removed afterwards."""
 NOW = 1_795_428_000.0
 """2026-11-23, 10:00 UTC."""
 HOST, PID = "anvil", 4711
@@ -55,14 +67,14 @@ def world() -> Iterator[dict[str, RunDir]]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         PLACE.mkdir()
         stack.callback(shutil.rmtree, PLACE)
-        for one in _frozen():
-            stack.enter_context(one)
+        for manager in _frozen():
+            stack.enter_context(manager)
         stack.callback(os.chdir, Path.cwd())
         (PLACE / "loras").mkdir()
         os.chdir(PLACE / "loras")
         (PLACE / "models").mkdir()
         (PLACE / "models" / "demo_base").symlink_to(ASSETS / "demo_base")
-        shutil.copytree(ASSETS / "demo_pictures", PLACE / "pictures")
+        shutil.copytree(ASSETS / "demo_pictures", PLACE / "images")
         shutil.copytree(ASSETS / "demo_heldout", PLACE / "heldout")
         yield _runs(stack)
 
@@ -81,7 +93,7 @@ def _frozen() -> Iterator[Any]:
     memory = SimpleNamespace(total=MACHINE.memory_total, available=MACHINE.memory_free)
     yield mock.patch("psutil.virtual_memory", lambda: memory)
     yield mock.patch("engine.hardware.system._container_memory", lambda: (None, None))
-    yield mock.patch("engine.hardware.system.look", lambda: MACHINE)
+    yield mock.patch("engine.hardware.system.read_system", lambda: MACHINE)
     yield mock.patch("shutil.disk_usage", lambda path: SimpleNamespace(total=2**40, used=2**39, free=412 * 2**30))
     yield mock.patch("engine.runs.launch.logout_warning", lambda: None)
     identity = {"pid": PID, "process_start": 1.0, "boot_id": "boot", "host": HOST}
@@ -96,7 +108,7 @@ def _frozen() -> Iterator[Any]:
 def _still_planning(_: object, cancelled: Callable[[], bool]) -> list[str]:
     while not cancelled():
         time.sleep(0.05)
-    raise PlanCancelled
+    raise Cancelled
 
 
 def _runs(stack: ExitStack) -> dict[str, RunDir]:
@@ -122,7 +134,7 @@ def _prepared(name: str) -> RunDir:
     config = load_config("sd15-realistic")
     return prepare_run(config.changed(
         model={"pretrained_model_name_or_path": str(PLACE / "models" / "demo_base")},
-        dataset={"train_data_dir": str(PLACE / "pictures"), "class_tokens": name},
+        dataset={"train_data_dir": str(PLACE / "images"), "class_tokens": name},
         training={"max_train_steps": STEPS},
         memory={"device": "cuda:0"},
         saving={"output_name": name, "output_dir": str(PLACE / "loras" / name / "results_current")},
@@ -141,10 +153,10 @@ def _play(run_dir: RunDir, steps: int, end: float) -> None:
     draw, moment, average = random.Random(7), [end - steps * 1.1], 0.19
     with mock.patch("time.time", lambda: moment[0]):
         log = EventLog(run_dir.events_path)
-        log.emit("run_started", name=run_dir.name, step=0, pid=PID)
-        log.emit("phase", name="train", state="start", step=0, max_train_steps=STEPS, epochs=STEPS // EPOCH,
-                 updates_per_epoch=EPOCH)  # fmt: skip
-        log.emit("validation", step=0, loss=0.2013)
+        log.emit(RunStartedEvent(name=run_dir.name, step=0, pid=PID))
+        log.emit(PhaseEvent(name="train", state="start", step=0, max_train_steps=STEPS, epochs=STEPS // EPOCH,
+                 updates_per_epoch=EPOCH))  # fmt: skip
+        log.emit(ValidationEvent(step=0, loss=0.2013))
         _sample(run_dir, log, 0)
         for step in range(1, steps + 1):
             moment[0] += 1.1
@@ -152,17 +164,18 @@ def _play(run_dir: RunDir, steps: int, end: float) -> None:
             average += (loss - average) * 0.02
             rate = 1e-4 * (0.5 + 0.5 * math.cos(math.pi * step / STEPS))
             log.emit(
-                "step",
-                step=step,
-                epoch=(step - 1) // EPOCH + 1,
-                loss=loss,
-                loss_average=average,
-                lr={"unet": rate, "text_encoder": rate / 2},
-                grad_norm=0.31,
-                images_per_second=1.83,
-                seconds_per_step=1.09,
-                eta_seconds=(STEPS - step) * 1.13,
-                memory={"allocated_gib": 4.37, "reserved_gib": 5.12, "peak_gib": 4.86, "alloc_retries": 0},
+                StepEvent(
+                    step=step,
+                    epoch=(step - 1) // EPOCH + 1,
+                    loss=loss,
+                    loss_average=average,
+                    lr={"unet": rate, "text_encoder": rate / 2},
+                    grad_norm=0.31,
+                    images_per_second=1.83,
+                    seconds_per_step=1.09,
+                    eta_seconds=(STEPS - step) * 1.13,
+                    memory={"allocated_gib": 4.37, "reserved_gib": 5.12, "peak_gib": 4.86, "alloc_retries": 0},
+                )
             )
             if step % EPOCH == 0:
                 _end_epoch(run_dir, log, step)
@@ -173,24 +186,24 @@ def _end_epoch(run_dir: RunDir, log: EventLog, step: int) -> None:
     path = run_dir.lora_path() if step == STEPS else run_dir.lora_path(epoch=step // EPOCH)
     with path.open("wb") as file:
         file.truncate(18_884_608)
-    log.emit("saved", path=str(path), bytes=18_884_608, step=step, epoch=step // EPOCH, difference=0.0)
-    held_out = 0.118 + 0.083 * math.exp(-step / 300) + 0.000012 * max(0, step - 800)
-    log.emit("validation", step=step, loss=held_out)
-    log.emit("state_saved", path=str(run_dir.checkpoints), step=step)
+    log.emit(SavedEvent(path=str(path), bytes=18_884_608, step=step, epoch=step // EPOCH, difference=0.0))
+    validation_loss = 0.118 + 0.083 * math.exp(-step / 300) + 0.000012 * max(0, step - 800)
+    log.emit(ValidationEvent(step=step, loss=validation_loss))
+    log.emit(StateSavedEvent(path=str(run_dir.checkpoints), step=step))
     if step % (3 * EPOCH) == 0:
         _sample(run_dir, log, step)
 
 
 def _sample(run_dir: RunDir, log: EventLog, step: int) -> None:
-    """The demo's own pictures, the clearer the later."""
+    """The demo's own images, the clearer the later."""
     run_dir.samples.mkdir(exist_ok=True)
     shown = [ASSETS / "demo_pictures" / f"smithy_{number:02d}.png" for number in (10, 11, 15)]
     for index, (prompt, source) in enumerate(zip(PROMPTS, shown, strict=True)):
         path = run_dir.samples / f"{run_dir.name}_{step:06d}_{index:02d}_20261123100000_{index + 1}.png"
         with Image.open(source) as opened:
-            picture = opened.convert("RGB").resize((256, 256), Image.Resampling.NEAREST)
-        picture.filter(ImageFilter.GaussianBlur(28 * math.exp(-step / 260))).save(path)
-        log.emit("sample", path=str(path), prompt=prompt, index=index, step=step)
+            image = opened.convert("RGB").resize((256, 256), Image.Resampling.NEAREST)
+        image.filter(ImageFilter.GaussianBlur(28 * math.exp(-step / 260))).save(path)
+        log.emit(SampleEvent(path=str(path), prompt=prompt, index=index, step=step))
 
 
 def _run_out(run_dir: RunDir) -> None:
@@ -198,24 +211,25 @@ def _run_out(run_dir: RunDir) -> None:
     message = "Tried to allocate 1.50 GiB."
     with mock.patch("time.time", lambda: NOW - 86_400):
         log = EventLog(run_dir.events_path)
-        log.emit("run_started", name=run_dir.name, step=0, pid=PID)
-        log.emit("phase", name="train", state="start", step=0, max_train_steps=STEPS, epochs=STEPS // EPOCH,
-                 updates_per_epoch=EPOCH)  # fmt: skip
+        log.emit(RunStartedEvent(name=run_dir.name, step=0, pid=PID))
+        log.emit(PhaseEvent(name="train", state="start", step=0, max_train_steps=STEPS, epochs=STEPS // EPOCH,
+                 updates_per_epoch=EPOCH))  # fmt: skip
         log.emit(
-            "oom",
-            phase="train",
-            step=1,
-            message=message,
-            device="cuda:0",
-            requested=1610612736,
-            free=1_073_741_824,
-            total=17_175_674_880,
-            allocated=14_495_514_624,
-            reserved=15_032_385_536,
+            OomEvent(
+                phase="train",
+                step=1,
+                message=message,
+                device="cuda:0",
+                requested=1610612736,
+                free=1_073_741_824,
+                total=17_175_674_880,
+                allocated=14_495_514_624,
+                reserved=15_032_385_536,
+            )
         )
         ending = {"title": "Out of memory", "message": "Out of memory while training step 1.",
                   "hint": "The run's screen shows what helps."}  # fmt: skip
-        log.emit("error", **ending)
+        log.emit(ErrorEvent(**ending))
         write_exit(run_dir, "failed", 4, 0, **ending)
-        log.emit("run_finished", state="failed", exit_code=4, step=0)
+        log.emit(RunFinishedEvent(state="failed", exit_code=4, step=0))
         log.close()

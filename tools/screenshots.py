@@ -2,7 +2,7 @@
 80 × 24, as plain text for the tests (tests/snapshots/).
 
     python tools/screenshots.py            write all
-    python tools/screenshots.py --check    fail when a committed picture or text is not what the screen draws now
+    python tools/screenshots.py --check    fail when a committed image or text is not what the screen draws now
     python tools/screenshots.py home help  only these
 
 The same bytes on every machine: the clock, the paths, the machine and its runs are those of `screenshot_world`.
@@ -31,13 +31,13 @@ from textual.widgets import Input, TextArea
 from engine.runs import RunDir
 from tests.nvml.fake import NoCompiler
 from tui.app import Appearance, LoraSmithApp
-from tui.draft import Draft
+from tui.setup.draft import Draft
 
 FOLDER = ROOT / "screenshots"
 TEXTS = ROOT / "tests" / "snapshots"
 WIDE, NARROW = (120, 36), (80, 24)
 FONT_SIZE = 20.265
-"""Pixels: at this size a letter of DejaVu Sans Mono is as wide as a cell of Textual's picture, 12.2."""
+"""Pixels: at this size a letter of DejaVu Sans Mono is as wide as a cell of Textual's image, 12.2."""
 CELL = (12.2, 24.4)
 SCALE = 12 / CELL[0]
 """Cells of whole pixels: cairo rounds the width of a letter to one."""
@@ -56,8 +56,10 @@ class Scene:
     step: str = ""
     run: str = ""
     keys: tuple[str, ...] = ()
+    ready: str = "validation"
+    """Text to wait for before the keys are pressed."""
     shows: str = ""
-    """Text that stands there when it is complete."""
+    """Text to wait for when it is complete."""
     size: tuple[int, int] = WIDE
 
     @property
@@ -67,24 +69,27 @@ class Scene:
 
     @property
     def path(self) -> Path:
-        """The committed drawing: a picture, or at 80 × 24 of what is also drawn wider, the text."""
+        """The committed drawing: an image, or at 80 × 24 of what is also drawn wider, the text."""
         plain = self.size == NARROW and not self.name.endswith("80x24")
         return TEXTS / f"{self.name}.txt" if plain else FOLDER / f"{self.name}.svg"
 
 
+COMPARED = ("down", "down", "space", "up", "up", "space", "m")
+"""Home's keys that mark lighthouse and smithy-v1, and compare them."""
 SCENES = (
     Scene("home", shows="Trains in process"),
     Scene("hardware", step="hardware", shows="Ryzen"),
     Scene("model", step="model", shows="Stable Diffusion 1.5"),
-    Scene("folders", step="folders", shows="16 pictures, all with captions"),
+    Scene("folders", step="folders", shows="16 images, all with captions"),
     Scene("captions", step="captions", shows="16 of 16"),
     Scene("parameters", step="parameters", shows="steps = "),
     Scene("review", step="review", shows="Ready to start"),
-    Scene("dashboard", run="smithy-v1", shows="held-out"),
-    Scene("dashboard-80x24", run="smithy-v1", shows="held-out", size=NARROW),
+    Scene("dashboard", run="smithy-v1", shows="validation"),
+    Scene("dashboard-80x24", run="smithy-v1", shows="validation", size=NARROW),
     Scene("samples-80x24", run="smithy-v1", keys=("2",), shows="prompt 1 of 3", size=NARROW),
     Scene("remedies", run="ember", shows="Out of memory"),
-    Scene("results", run="lighthouse", keys=("v",), shows="lighthouse.safetensors"),
+    Scene("results", run="lighthouse", keys=("v",), shows="● best"),
+    Scene("compare", keys=COMPARED, ready="Trains in process", shows="Best file"),
     Scene("help", run="smithy-v1", keys=("f1",), shows="Keys"),
 )
 
@@ -101,7 +106,7 @@ async def draw(scene: Scene, runs: dict[str, RunDir]) -> str:
 async def _drawn(app: LoraSmithApp, scene: Scene) -> str:
     async with app.run_test(size=scene.size) as pilot:
         if scene.keys:
-            await _until(pilot, scene, lambda: "held-out" in _text(app))
+            await _until(pilot, scene, lambda: scene.ready in _text(app))
             await _at_rest(pilot, scene)
             await pilot.press(*scene.keys)
         await _until(pilot, scene, lambda: scene.shows in _text(app))
@@ -110,10 +115,10 @@ async def _drawn(app: LoraSmithApp, scene: Scene) -> str:
 
 
 def _draft(step: str) -> Draft:
-    """What the wizard was told up to this step."""
+    """The wizard's values up to this step."""
     values = {
         "model.pretrained_model_name_or_path": str(PLACE / "models" / "demo_base"),
-        "dataset.train_data_dir": str(PLACE / "pictures"),
+        "dataset.train_data_dir": str(PLACE / "images"),
         "dataset.validation_data_dir": str(PLACE / "heldout"),
         "saving.output_name": "smithy",
         "saving.output_dir": str(PLACE / "loras" / "smithy" / "results_current"),
@@ -151,7 +156,7 @@ def _text(app: Any) -> str:
 
 
 def normalised(svg: str) -> str:
-    """Without fonts from the net, and with ids that are no random numbers."""
+    """Without fonts from the net, and with fixed ids."""
     svg = re.sub(r"\s*@font-face\s*\{.*?\}", "", svg, flags=re.DOTALL)
     svg = svg.replace("Fira Code", "DejaVu Sans Mono").replace("font-size: 20px", f"font-size: {FONT_SIZE}px")
     svg = re.sub(r"terminal-\d+", "terminal", svg)
@@ -181,25 +186,25 @@ def _dots(match: re.Match[str]) -> str:
 
 
 def png(svg: str) -> bytes:
-    """The picture in few colours, which a screen has anyway."""
+    """The image in few colours, which a screen has anyway."""
     import cairosvg
     from PIL import Image
 
-    picture = Image.open(io.BytesIO(cairosvg.svg2png(bytestring=dotted(svg).encode(), scale=SCALE)))
+    image = Image.open(io.BytesIO(cairosvg.svg2png(bytestring=dotted(svg).encode(), scale=SCALE)))
     out = io.BytesIO()
-    picture.convert("RGB").quantize(256).save(out, "PNG", optimize=True)
+    image.convert("RGB").quantize(256).save(out, "PNG", optimize=True)
     return out.getvalue()
 
 
 def draw_all(scenes: tuple[Scene, ...]) -> dict[Path, str]:
-    """Where each drawing belongs, and its text."""
-    both = [one for scene in scenes for one in ((scene, scene.narrow) if scene.size == WIDE else (scene,))]
+    """The path of each drawing, and its text."""
+    both = [size for scene in scenes for size in ((scene, scene.narrow) if scene.size == WIDE else (scene,))]
     with world() as runs:
         return {scene.path: asyncio.run(draw(scene, runs)) for scene in both}
 
 
 def stale(drawn: dict[Path, str]) -> list[Path]:
-    """The drawings whose committed file is another one, or missing."""
+    """The drawings whose committed file differs or is missing."""
     return [path for path, text in drawn.items() if not path.is_file() or path.read_text("utf-8") != text]
 
 
@@ -220,7 +225,7 @@ def main() -> int:
     if options.check:
         if old:
             names = ", ".join(str(path.relative_to(ROOT)) for path in old)
-            print(f"Stale: {names}. Make them anew: make screenshots", file=sys.stderr)
+            print(f"Stale: {names}. Update them: make screenshots", file=sys.stderr)
         return 1 if old else 0
     for path, text in drawn.items():
         path.parent.mkdir(exist_ok=True)

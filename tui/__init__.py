@@ -1,1 +1,1 @@
-"""What a person touches: shell commands and screens. Imports no torch: a run is another process."""
+"""The user interface: shell commands and screens. Imports no torch: a run is another process."""

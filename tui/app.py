@@ -1,4 +1,4 @@
-"""The app: wires the screens together and ends cleanly, whatever ends it."""
+"""The app: wires the screens together and ends cleanly in every case."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen, SystemModalScreen
 
 from engine.text import attach_line
-from tui.draft import Draft
-from tui.key_order import KeysInOrder
-from tui.terminal import driver_class
+from tui.display.key_order import KeysInOrder
+from tui.display.terminal import driver_class
+from tui.display.themes import OWN, first_theme, is_ansi, save_theme
+from tui.setup.draft import Draft
 from tui.texts import HELP_TOOLTIP, _
-from tui.themes import OWN, first_theme, is_ansi, remember_theme
 
 if TYPE_CHECKING:
     from engine.runs import RunDir
 
 
-AGAIN_SECONDS = 3.0
-"""A second Ctrl+C counts as one for so long."""
+CTRL_C_SECONDS = 3.0
+"""Within this time a second Ctrl+C leaves."""
 
 
 @dataclass(frozen=True)
 class Appearance:
-    """How it is shown, as asked for on the command line."""
+    """How the app is shown, as set on the command line."""
 
     images: str = "auto"
     """auto, halfblock, sixel, kitty or off."""
     mouse: bool = True
     low_bandwidth: bool = False
 
-    def picture_mode(self, colour_system: str | None, no_colour: bool) -> str:
-        """halfblock, sixel, kitty or off; or "poor" where half blocks would show nothing for want of colours."""
+    def image_mode(self, colour_system: str | None, no_colour: bool) -> str:
+        """halfblock, sixel, kitty or off; "poor" where the terminal has too few colours for half blocks."""
         if self.images != "auto":
             return self.images
         if self.low_bandwidth:
@@ -64,9 +64,9 @@ class LoraSmithApp(KeysInOrder):
     """Home is the default screen, whose own CSS_PATH Textual does not read."""
     ENABLE_COMMAND_PALETTE = True
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+q", "leave", _("Quit"), tooltip=_("A training goes on without the screen."), priority=True),
+        Binding("ctrl+q", "leave", _("Quit"), tooltip=_("A training continues without the screen."), priority=True),
         Binding("ctrl+c", "interrupt", show=False, priority=True),
-        Binding("ctrl+l", "repaint", _("Repaint"), show=False, tooltip=_("Draw everything anew."), priority=True),
+        Binding("ctrl+l", "repaint", _("Repaint"), show=False, tooltip=_("Redraw the screen."), priority=True),
         Binding(
             "ctrl+p",
             "command_palette",
@@ -76,7 +76,7 @@ class LoraSmithApp(KeysInOrder):
             priority=True,
         ),
         Binding("f1", "help", _("Help"), tooltip=HELP_TOOLTIP, priority=True),
-        Binding("f2", "toggle_images", _("Pictures"), show=False, tooltip=_("Pictures on or off.")),
+        Binding("f2", "toggle_images", _("Images"), show=False, tooltip=_("Images on or off.")),
     ]
 
     def __init__(
@@ -93,33 +93,33 @@ class LoraSmithApp(KeysInOrder):
         self.set_reactive(App.theme, theme)
         self.stylesheet.set_variables(self.get_css_variables())  # made for the default theme until now
         self.appearance = appearance or Appearance()
-        self.images = self.appearance.picture_mode(colours, self.no_color)
+        self.images = self.appearance.image_mode(colours, self.no_color)
         """halfblock, sixel, kitty, poor or off."""
         self.draft = draft if draft is not None else Draft.load()
         self.first_run = run_dir
         self.first_step: str | None = None
-        """A step to begin with."""
+        """The step that the wizard opens with."""
         self.watched: RunDir | None = None
-        """The run that a dashboard follows; leaving asks about it while it lives."""
+        """The run that a dashboard follows; leaving asks about it while it is live."""
         self.farewell: tuple[str, ...] = ()
-        """Lines for the shell, after the screen has gone; Rich would break a command where the terminal ends."""
-        self._interrupted = -AGAIN_SECONDS
+        """Lines for the shell after the screen is closed; Rich would break a command where the terminal ends."""
+        self._interrupted = -CTRL_C_SECONDS
 
     def on_load(self) -> None:
-        """Before the terminal is touched: whatever ends this process leaves the terminal as it was."""
+        """Handle signals before the terminal is changed, so that every end restores it."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
             with suppress(NotImplementedError, RuntimeError, ValueError):  # not in the main thread: a test
                 loop.add_signal_handler(number, self._end_by_signal, number)
 
     def get_default_screen(self) -> Screen[None]:
-        """Home: all other screens lie above it."""
+        """Home: all other screens are above it."""
         from tui.screens.home import HomeScreen
 
         return HomeScreen()
 
     def on_mount(self) -> None:
-        """What was asked for on the command line, above home."""
+        """Open what the command line names, above home."""
         if self.first_run is not None:
             self.open_run(self.first_run)
         elif self.first_step is not None:
@@ -134,7 +134,7 @@ class LoraSmithApp(KeysInOrder):
             self.exit(return_code=128 + number)
 
     def terminal_gone(self) -> None:
-        """The input has ended: nobody is there any more."""
+        """The input has ended: the terminal was closed."""
         self._end_by_signal(signal.SIGHUP)
 
     def go_to(self, step: str | None, *, back: bool = False) -> None:
@@ -148,7 +148,7 @@ class LoraSmithApp(KeysInOrder):
             self.pop_screen()
         if step is None:
             return
-        screen = next(one for one in STEPS if one.name == step).screen()
+        screen = next(entry for entry in STEPS if entry.name == step).screen()
         screen.came_back = back
         if len(self.screen_stack) == 1:
             self.push_screen(screen)
@@ -157,18 +157,18 @@ class LoraSmithApp(KeysInOrder):
 
     def open_run(self, run_dir: RunDir) -> None:
         """Show the dashboard of a run, live or ended, above the list of runs."""
-        from engine.runs.integrity import damaged, fault_of
+        from engine.runs.integrity import damaged_run_error, fault_of
         from tui.screens.dashboard import DashboardScreen
 
         if fault := fault_of(run_dir):
-            self.show_error(damaged(run_dir, fault))
+            self.show_error(damaged_run_error(run_dir, fault))
             return
         self.go_to(None)
         self.watched = run_dir
         self.push_screen(DashboardScreen(run_dir))
 
     def show_error(self, error: BaseException) -> None:
-        """Show what went wrong and how to mend it."""
+        """Show what went wrong and how to fix it."""
         from tui.screens.problem import ProblemScreen
 
         self.push_screen(ProblemScreen(error))
@@ -179,7 +179,7 @@ class LoraSmithApp(KeysInOrder):
             self.notify(trouble, severity="warning", markup=False)
 
     def _store(self) -> None:
-        """Let the step that is shown, also below a dialog, write what was entered into the draft."""
+        """Write what was entered in the shown step, also below a dialog, into the draft."""
         for screen in reversed(self.screen_stack):
             store = getattr(screen, "store", None)
             if store is not None:
@@ -187,7 +187,7 @@ class LoraSmithApp(KeysInOrder):
                 return
 
     def action_leave(self) -> None:
-        """Leave; while a run lives, ask what becomes of it."""
+        """Leave; while the watched run is live, ask whether to stop it."""
         from engine.runs import true_state
         from tui.screens.leave import LeaveScreen
 
@@ -219,13 +219,13 @@ class LoraSmithApp(KeysInOrder):
         self.exit()
 
     def detach(self) -> None:
-        """Leave the watched run alone, and say how to come back."""
+        """Leave without stopping the watched run, and print how to return to it."""
         self._store()
         self._keep_draft()
         self._left("detach")
 
     def action_interrupt(self) -> None:
-        """Ctrl+C copies what is selected; else the second one within three seconds leaves, and asks nothing."""
+        """Ctrl+C copies the selection; else the second one within three seconds leaves without asking."""
         from engine.runs import true_state
 
         selected = getattr(self.focused, "selected_text", "") or self.screen.get_selected_text()
@@ -233,9 +233,9 @@ class LoraSmithApp(KeysInOrder):
             self.copy_to_clipboard(selected)
             return
         now = time.monotonic()
-        if now - self._interrupted > AGAIN_SECONDS:
+        if now - self._interrupted > CTRL_C_SECONDS:
             self._interrupted = now
-            self.notify(_("Ctrl+C once more leaves. A training goes on."))
+            self.notify(_("Ctrl+C once more leaves. A training continues."))
             return
         if self.watched is not None and true_state(self.watched).live:
             self.detach()
@@ -245,7 +245,7 @@ class LoraSmithApp(KeysInOrder):
         self.exit()
 
     def action_help(self) -> None:
-        """Explain what has the focus, the screen or dialog, and all keys; while that is shown, close it."""
+        """Show help for the focused widget, the screen or dialog, and all keys; close it if it is shown."""
         from tui.screens.help import HelpScreen
 
         if isinstance(self.screen, HelpScreen):
@@ -254,36 +254,36 @@ class LoraSmithApp(KeysInOrder):
             self.push_screen(HelpScreen(self.screen))
 
     def action_repaint(self) -> None:
-        """Draw everything anew, after something else wrote into the terminal."""
+        """Redraw the screen, after another program wrote into the terminal."""
         if self._driver is not None:
             self._driver.write("\x1b[2J")
         self.refresh(repaint=True, layout=True)
 
     def action_toggle_images(self) -> None:
-        """Pictures on or off."""
-        from tui.widgets.picture import Picture
+        """Images on or off."""
+        from tui.widgets.image_view import ImageView
 
-        wished = self.appearance.images
-        shown = wished if wished in ("sixel", "kitty") else "halfblock"
-        self.images = "off" if self.images == shown else shown
-        for picture in self.screen.query(Picture):
-            picture.watch_path()
+        option = self.appearance.images
+        mode = option if option in ("sixel", "kitty") else "halfblock"
+        self.images = "off" if self.images == mode else mode
+        for image in self.screen.query(ImageView):
+            image.watch_path()
 
     def watch_theme(self, before: str, theme: str) -> None:
-        """A theme that is chosen is the one to begin with the next time."""
+        """Keep a chosen theme for the next start."""
         if theme != before:
-            trouble = remember_theme(theme, self._colour_system)
+            trouble = save_theme(theme, self._colour_system)
             if trouble:
                 self.notify(trouble, severity="warning", markup=False)
 
     def get_key_display(self, binding: Binding) -> str:
         """F2 and not f2; the rest as Textual writes it."""
-        shown = super().get_key_display(binding)
-        return shown.upper() if re.fullmatch(r"f\d+", shown) else shown
+        key = super().get_key_display(binding)
+        return key.upper() if re.fullmatch(r"f\d+", key) else key
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """What the palette offers: every action that has a key here, and the themes; not what moves about."""
-        help_text = _("Light, dark, high contrast, 16 colours. It is kept; LORASMITH_THEME goes before it.")
+        """The palette: every action that has a key here, and the themes; no cursor movement."""
+        help_text = _("Light, dark, high contrast, 16 colours. Kept for the next start; LORASMITH_THEME overrides it.")
         yield SystemCommand(_("Theme"), help_text, self.search_themes)
         seen = set()
         for active in screen.active_bindings.values():

@@ -1,4 +1,4 @@
-"""The command line: one group with the options of a run, and the commands, each loaded when it is called."""
+"""The command line: a group with the options of a run, and the commands, each imported when it is called."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ COMMANDS = (
     "stop",
     "resume",
     "set",
+    "best",
+    "report",
+    "compare",
     "inspect",
+    "lora",
+    "try",
     "presets",
     "convert",
     "export",
@@ -30,11 +35,11 @@ COMMANDS = (
     "locate",
     "fetch",
 )
-_MODULES = {"set": "set_value"}
+_MODULES = {"set": "set_value", "try": "try_out"}
 
 
 class LazyGroup(click.Group):
-    """Imports a command's module when it is asked for: `--version` stays quick."""
+    """Imports a command's module when the command is called: `--version` stays quick."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All commands, in the order of the help."""
@@ -60,29 +65,33 @@ def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 @click.group(cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--preset", metavar="NAME|FILE", help="Train with this preset, or with a configuration file.")
 @click.option(
-    "--images", metavar="DIR", help="The folder of pictures. Without --preset also how the screen draws pictures."
+    "--images", metavar="DIR", help="The folder of images. Without --preset also how the screen draws images."
 )
 @click.option("--model", metavar="PATH", help="The checkpoint: a .safetensors file or a diffusers folder.")
 @click.option(
-    "--name", metavar="NAME", help="Names the output; also the trigger word where preset and --set have none."
+    "--name", metavar="NAME", help="The name of the output; also the trigger word where preset and --set have none."
 )
 @click.option("--output_dir", metavar="DIR", help="Where the files go. Without it: ./NAME/results_current.")
 @click.option(
-    "--dataset_config", metavar="FILE", help="Kohya's dataset configuration (TOML or JSON) in place of --images."
+    "--dataset_config", metavar="FILE", help="Kohya's dataset configuration (TOML or JSON) instead of --images."
 )
 @click.option("--set", "overrides", metavar="TABLE.KEY=VALUE", multiple=True, help="Change a setting; repeatable.")
 @click.option("--detach", is_flag=True, help="Return as soon as the training has started.")
-@click.option("--json", "as_json", is_flag=True, help="Print the run's events, one JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print the run's events, one JSON object per line.")
 @click.option("--dry-run", is_flag=True, help="Check and show everything, train and write nothing.")
-@click.option("--restart", is_flag=True, help="Begin anew where an unfinished run is; that one is kept.")
+@click.option("--restart", is_flag=True, help="Start over where an unfinished run is; that run is kept.")
 @click.option(
     "--on-oom",
     type=click.Choice(["ask", "retry", "stop"]),
-    help="When memory runs out: ask which remedy, take the next one and go on (the default), or stop.",
+    help="When memory runs out: ask for a remedy, continue with the next one (the default), or stop.",
 )
-@click.option("--kohya-exact", is_flag=True, help="Every number as Kohya's scripts have it, also where it is worse.")
+@click.option("--early-stop", is_flag=True, help="End the run when its newest files are overtrained; keeps all files.")
+@click.option(
+    "--kohya-exact", is_flag=True, help="Compute every number as Kohya's scripts do, also where that is worse."
+)
+@click.option("--on-end", metavar="COMMAND", help="Run this command when the training has ended, however it ended.")
 @click.option("--no-mouse", is_flag=True, help="The screen leaves the mouse to the terminal.")
-@click.option("--low-bandwidth", is_flag=True, help="The screen for slow lines: fewer frames, no pictures.")
+@click.option("--low-bandwidth", is_flag=True, help="The screen for slow lines: fewer frames, no images.")
 @click.option(
     "--version",
     is_flag=True,
@@ -93,7 +102,7 @@ def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 )
 @click.pass_context
 def cli(ctx: click.Context, /, preset: str | None, **options: Any) -> int | None:
-    """Train a LoRA for Stable Diffusion, SDXL or FLUX from a folder of pictures.
+    """Train a LoRA for Stable Diffusion, SDXL or FLUX from a folder of images.
 
     \b
     lorasmith                                    the screen: the wizard, and all runs
@@ -101,10 +110,11 @@ def cli(ctx: click.Context, /, preset: str | None, **options: Any) -> int | None
     lorasmith --preset sd15-realistic --images DIR --model FILE.safetensors --name NAME
 
     Without --preset the screen opens; --images, --model and --name fill in its wizard. There, --images with one of
-    auto, halfblock, sixel, kitty, off says how pictures are drawn (a folder of that name: ./off).
+    auto, halfblock, sixel, kitty, off sets how images are drawn (a folder of that name: ./off).
 
     \b
     Environment variables:
+    LORASMITH_NOTIFY=off    no bell and no notification when a run that is watched ends
     LORASMITH_THEME         the colours: textual-dark, textual-light, ansi-dark, ansi-light, high-contrast, ...
     NO_COLOR                no colours
     COLORTERM=truecolor     24-bit colours over SSH, where the terminal has them
@@ -114,8 +124,9 @@ def cli(ctx: click.Context, /, preset: str | None, **options: Any) -> int | None
     if ctx.invoked_subcommand is not None:
         if typed:
             raise UsageError(
-                f"The options of a run do not go with `{ctx.invoked_subcommand}`.",
-                f"Put that command's own options behind it: lorasmith {ctx.invoked_subcommand} --help",
+                f"The options of a run cannot be combined with `{ctx.invoked_subcommand}`.",
+                f"Put that command's own options after it: lorasmith {ctx.invoked_subcommand} --help",
+                code="options-not-together",
             )
         return None
     if preset is None:
@@ -123,7 +134,11 @@ def cli(ctx: click.Context, /, preset: str | None, **options: Any) -> int | None
     for name in ("no_mouse", "low_bandwidth"):
         if options.pop(name):
             option = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{option} is about the screen, and --preset shows none.", f"Leave {option} away.")
+            raise UsageError(
+                f"{option} is for the screen, and --preset shows none.",
+                f"Leave {option} out.",
+                code="option-without-screen",
+            )
     from tui.commands.run import run_preset
 
     return run_preset(preset, **options)
@@ -132,16 +147,18 @@ def cli(ctx: click.Context, /, preset: str | None, **options: Any) -> int | None
 def _without_preset(typed: Sequence[str], options: dict[str, Any]) -> int:
     """The screen, with what was typed filled into the wizard."""
     from tui import start
-    from tui.configuration import OPTIONS
+    from tui.setup.configuration import OPTIONS
 
     if set(typed) - {"images", "model", "name", "no_mouse", "low_bandwidth"} or (typed and start.refusal()):
-        raise UsageError("A run needs a preset.", "Add --preset NAME; `lorasmith presets` lists them.")
+        raise UsageError(
+            "A run needs a preset.", "Add --preset NAME; `lorasmith presets` lists them.", code="preset-not-set"
+        )
     images = "auto"
-    if options["images"] in start.PICTURE_MODES:
+    if options["images"] in start.IMAGE_MODES:
         images, options["images"] = options["images"], None
     for name in ("images", "model"):
         if options[name] and Path(options[name]).exists():
-            options[name] = str(Path(options[name]).absolute())  # the wizard may be gone on with from elsewhere
+            options[name] = str(Path(options[name]).absolute())  # the wizard may be continued from another folder
     prefill = {OPTIONS[name][1]: options[name] for name in ("images", "model", "name") if options[name]}
     mouse, low_bandwidth = not options["no_mouse"], options["low_bandwidth"]
     return start.show(images=images, mouse=mouse, low_bandwidth=low_bandwidth, prefill=prefill)

@@ -12,7 +12,7 @@ from pathlib import Path
 from engine.errors import LoraSmithError, StorageError, UsageError, is_storage_limit
 from engine.exit_codes import ExitCode
 from engine.text import printable
-from tui import output
+from tui.shell import output
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line; returns its exit code. What went wrong is said on stderr."""
+    """Run one command line; returns its exit code. Errors are printed on stderr."""
     output.prepare_streams()
     try:
         code = _command(arguments) if arguments else _screen()
@@ -37,12 +37,12 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.TRAINING_FAILED
     except OSError as error:
-        known = _said_by_the_system(error)
-        if known is None:
+        refusal = _as_refusal(error)
+        if refusal is None:
             traceback.print_exc()
             return ExitCode.TRAINING_FAILED
-        output.show_error(known)
-        return known.exit_code
+        output.show_error(refusal)
+        return refusal.exit_code
     except Exception:
         traceback.print_exc()
         return ExitCode.TRAINING_FAILED
@@ -69,16 +69,16 @@ def _screen() -> int:
     return show()
 
 
-def _said_by_the_system(error: OSError) -> LoraSmithError | None:
-    """A path that a person gave and the system refuses, wherever it was met; None for what may be our mistake."""
+def _as_refusal(error: OSError) -> LoraSmithError | None:
+    """The error for a path that a person named and the system refuses; None for what may be our mistake."""
     if not error.filename:
         return None
     path = Path(os.fsdecode(error.filename))
     sentence = f"{printable(path)}: {error.strerror}."
     if is_storage_limit(error):
-        return StorageError(sentence, "Check its permissions, and the space there.")
+        return StorageError(sentence, "Check its permissions, and the space there.", code="write-failed")
     if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR):
-        return UsageError(sentence, "Check the path.")
+        return UsageError(sentence, "Check the path.", code="path-not-possible")
     return None
 
 

@@ -1,4 +1,4 @@
-"""Starting the screen: only in a terminal that can show one, and back to the shell with an honest exit code."""
+"""Starting the screen in a terminal that can show it, and returning an exit code to the shell."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import UsageError
 from engine.exit_codes import ExitCode
 from engine.text import attach_line
-from tui import output
+from tui.shell import output
 
 if TYPE_CHECKING:
     from engine.runs import RunDir
     from tui.app import LoraSmithApp
 
-PICTURE_MODES = ("auto", "halfblock", "sixel", "kitty", "off")
+IMAGE_MODES = ("auto", "halfblock", "sixel", "kitty", "off")
 HELP_WITHOUT_SCREEN = (
     "Without a screen: lorasmith --preset NAME --images DIR --model FILE, or lorasmith attach RUN --plain."
 )
@@ -28,7 +28,7 @@ def refusal() -> str | None:
     if not all(stream is not None and not stream.closed and stream.isatty() for stream in streams):
         return "The screen needs a terminal for input and output."
     if os.environ.get("TERM", "dumb") in ("dumb", "unknown", ""):
-        return "TERM says that this terminal cannot place characters."
+        return "By its TERM, this terminal cannot place characters."
     return None
 
 
@@ -40,7 +40,7 @@ def require_terminal() -> None:
     """
     why = refusal()
     if why is not None:
-        raise UsageError(why, HELP_WITHOUT_SCREEN)
+        raise UsageError(why, HELP_WITHOUT_SCREEN, code="no-screen")
 
 
 def show(
@@ -55,16 +55,16 @@ def show(
 
     Args:
         run_dir: a run whose dashboard is shown at once.
-        images: one of PICTURE_MODES.
+        images: one of IMAGE_MODES.
         mouse: False leaves the mouse to the terminal, for its own selecting and pasting.
-        low_bandwidth: fewer frames, no pictures unless `images` asks for them.
+        low_bandwidth: fewer frames, no images unless `images` asks for them.
         prefill: dotted key to value, for the wizard.
 
     Raises:
-        UsageError: this is no terminal that can show it, or there are no such pictures or colours.
+        UsageError: this terminal cannot show it, or there are no such images or colours.
     """
     require_terminal()
-    for fixed in ("COLUMNS", "LINES"):  # they would be believed before the terminal itself, whatever size it gets
+    for fixed in ("COLUMNS", "LINES"):  # they would override the terminal's real size
         os.environ.pop(fixed, None)
     if low_bandwidth:
         # Textual reads these when it is imported.
@@ -81,30 +81,32 @@ def show(
         app.first_step = app.draft.step
     app.run(mouse=mouse)
     for line in app.farewell:
-        output.narrate(line)
+        output.message(line)
     return _exit_code(app)
 
 
 def _exit_code(app: LoraSmithApp) -> int:
     if app.return_code is not None and app.return_code != ExitCode.TRAINING_FAILED:
         return app.return_code
-    output.narrate("The screen ended by a mistake of LoRA Smith. A training that was going on goes on.")
+    output.message("The screen ended by a bug in LoRA Smith. A running training continues.")
     if app.watched is not None:
-        output.narrate(f"Back to it with:\n  {attach_line(app.watched.path)}")
+        output.message(f"Back to it with:\n  {attach_line(app.watched.path)}")
     return ExitCode.TRAINING_FAILED
 
 
 def _check_theme() -> None:
-    from tui.themes import theme_names
+    from tui.display.themes import theme_names
 
-    wished, names = os.environ.get("LORASMITH_THEME"), theme_names()
-    if wished and wished not in names:
-        raise UsageError(f"LORASMITH_THEME={wished}: there is no such theme.", f"Themes: {', '.join(names)}.")
+    theme, names = os.environ.get("LORASMITH_THEME"), theme_names()
+    if theme and theme not in names:
+        raise UsageError(
+            f"LORASMITH_THEME={theme}: there is no such theme.", f"Themes: {', '.join(names)}.", code="theme-unknown"
+        )
 
 
 def load_protocol() -> None:
-    """Import the library for Sixel and Kitty pictures. It questions the terminal at its import, so before Textual
-    reads the input; all answers are waited for, or the late ones would be typed into the first field.
+    """Import the library for Sixel and Kitty images. It queries the terminal when it is imported, so before
+    Textual reads the input; wait for all answers, or late ones would be typed into the first field.
 
     Raises:
         UsageError: it is not installed.
@@ -118,14 +120,15 @@ def load_protocol() -> None:
         if error.name != "textual_image":
             raise
         raise UsageError(
-            "Sixel and Kitty pictures need the library textual-image, which is not installed.",
-            "Install it with: pip install 'lorasmith[images]'. Or leave --images away: half blocks need nothing.",
+            "Sixel and Kitty images need the library textual-image, which is not installed.",
+            "Install it with: pip install 'lorasmith[images]'. Or leave out --images: half blocks need nothing.",
+            code="images-library-missing",
         ) from None
     _await_answers()
 
 
 def _await_answers(seconds: float = 2.0) -> None:
-    """Ask what every terminal answers, and drop everything up to that answer: terminals answer in order."""
+    """Send a query that every terminal answers, and drop everything up to that answer: terminals answer in order."""
     import select
     import termios
     import time

@@ -1,14 +1,23 @@
-"""The texts of the screens go through gettext. English is the language of the source."""
+"""The texts of screens and commands go through gettext. English is the language of the source."""
 
 from __future__ import annotations
 
 import gettext
 from pathlib import Path
 
-_catalogue = gettext.translation("lorasmith", Path(__file__).parent / "locale", fallback=True)
+LOCALE = Path(__file__).parent / "locale"
+"""Holds `LANGUAGE/LC_MESSAGES/lorasmith.mo` of each language; `make messages` writes the template for translators."""
+
+
+def catalogue(folder: Path) -> gettext.NullTranslations:
+    """The texts in the language of LANGUAGE, LC_ALL, LC_MESSAGES or LANG; English where it is not translated."""
+    return gettext.translation("lorasmith", folder, fallback=True)
+
+
+_catalogue = catalogue(LOCALE)
 _ = _catalogue.gettext
-"""The text in the person's language."""
+"""Translate a text."""
 ngettext = _catalogue.ngettext
-"""The text for one or for many."""
+"""Translate a text with a number."""
 
 HELP_TOOLTIP = _("Help for what has the focus; ? does the same where no text is typed.")

@@ -1,4 +1,4 @@
-"""The kind of model that an adapter is for, from the names and shapes of its modules. Loads no torch."""
+"""Recognises the kind of model that an adapter is for, from the names and shapes of its modules. Loads no torch."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import re
 from collections.abc import Mapping
 
 from engine.adapters.keys import Module, Shapes
+from engine.families.registry import family_of_lora, specs
 
-UNETS = ("SD 1.5", "SD 2", "SDXL", "SDXL refiner")
-"""Kinds of model whose denoiser is a UNet."""
+_FOREIGN_UNETS = ("SD 2", "SDXL refiner")
+"""Kinds of model whose denoiser is a UNet and which cannot be trained here."""
 UNKNOWN = "unknown"
 
 _CONTEXTS = {768: "SD 1.5", 1024: "SD 2", 1280: "SDXL refiner", 2048: "SDXL"}
-"""Width of the text that a UNet takes."""
+"""Width of a UNet's text embedding."""
 _MARKS = (
     (r"double_stream_modulation|attn_to_qkv_mlp_proj|ff_linear_in", "FLUX.2"),
     (r"distilled_guidance_layer", "Chroma"),
     (r"individual_token_refiner|(?:img|txt)_mlp_fc[12]|_mod(?:ulation)?_linear$", "HunyuanVideo"),
-    (r"double_blocks_\d|(?<!\w)single_blocks_\d|single_transformer_blocks_\d", "FLUX"),
+)
+"""Pattern of a denoiser's module path, with underscores for dots, and its model; tried before our own families'."""
+_MARKS_AFTER = (
     (r"joint_blocks_\d", "SD 3"),
     (r"(?<!\w)transformer_blocks_\d+_(?:img|txt)_(?:mlp|mod)", "Qwen-Image"),
     (r"(?<!\w)transformer_blocks_\d+_(?:attn_add_|ff_context)", "SD 3"),
@@ -26,17 +29,33 @@ _MARKS = (
     (r"llm_adapter|(?<!\w)blocks_\d+_(?:self|cross)_attn_[qkv]_proj|adaln_modulation_self_attn", "Anima"),
     (r"(?<!\w)blocks_\d+_(?:self|cross)_attn_[qkvo]$", "Wan"),
 )
-"""A part of a denoiser's module, with underscores for dots, and what has it; the first that any module has."""
+"""The same, tried after them."""
 _FLUX2_OUTPUTS = ((r"(?:img|txt)_mlp_0$", 6), (r"linear1$", 9))
-"""FLUX.2's layers with other names than FLUX.1's only in their sizes: outputs for each input (FLUX.1: 4 and 7)."""
+"""FLUX.2's layers that differ from FLUX.1's only in their sizes: outputs for each input (FLUX.1: 4 and 7)."""
 _CONTEXT = re.compile(r"attn2_to_[kv]$")
 _FIRST_LEVEL = re.compile(
     r"(?:input_blocks_[12]|output_blocks_(?:9|10|11))_1_|(?:down_blocks_0|up_blocks_3)_attentions_"
 )
-"""Attention at the full size, which SDXL has not."""
+"""Attention at the first level, which SDXL does not have."""
 _LAYER = re.compile(r"te_text_model_encoder_layers_(\d+)_")
-VERSIONS = {"SD 1.5": "sd_v1", "SD 2": "sd_v2", "SDXL": "sdxl", "FLUX": "flux", "SD 3": "sd3"}
-"""How Kohya's `ss_base_model_version` begins for a kind of model."""
+_FOREIGN_VERSIONS = {"SD 2": "sd_v2", "SD 3": "sd3"}
+
+
+def is_unet(base: str) -> bool:
+    """Whether the denoiser of a kind of model is a UNet."""
+    family = family_of_lora(base)
+    return base in _FOREIGN_UNETS if family is None else family.spec.is_unet
+
+
+def versions() -> dict[str, str]:
+    """Prefix of Kohya's `ss_base_model_version` for each kind of model."""
+    own = {spec.lora_base: spec.version_begins for spec in specs() if spec.version_begins}
+    return {**own, **_FOREIGN_VERSIONS}
+
+
+def _marks() -> list[tuple[str, str]]:
+    """The patterns in the order in which they are tried."""
+    return [*_MARKS, *((mark, spec.lora_base) for spec in specs() for mark in spec.lora_key_patterns), *_MARKS_AFTER]
 
 
 def base_of(paths: Mapping[str, Module], texts: Mapping[str, Module], shapes: Shapes, version: str = "") -> str:
@@ -46,16 +65,16 @@ def base_of(paths: Mapping[str, Module], texts: Mapping[str, Module], shapes: Sh
         paths: the denoiser's modules by their path in the model, with underscores for dots.
         texts: the text encoders' modules by prefix ("te", "te1", "te2", "te3", "t5") and path.
         shapes: of the file's tensors.
-        version: `ss_base_model_version` of the metadata, which decides where names and shapes leave it open: for
-            kinds of adapter whose shapes do not tell the layers' widths.
+        version: `ss_base_model_version` of the metadata, which decides where names and shapes are ambiguous: for
+            kinds of adapter whose shapes do not give the layers' widths.
     """
-    marked = next((base for mark, base in _MARKS if any(re.search(mark, path) for path in paths)), None)
-    if marked == "FLUX" and _is_flux2(paths, shapes):
+    base = next((base for mark, base in _marks() if any(re.search(mark, path) for path in paths)), None)
+    if base == "FLUX" and _is_flux2(paths, shapes):
         return "FLUX.2"
-    if marked == "Z-Image" and _widths(paths, r"attention_(?:to_q|qkv)$|feed_forward_w1$", shapes) == {2304}:
+    if base == "Z-Image" and _widths(paths, r"attention_(?:to_q|qkv)$|feed_forward_w1$", shapes) == {2304}:
         return "Lumina 2"
-    if marked is not None:
-        return marked
+    if base is not None:
+        return base
     return _unet(paths, texts, shapes, version) if paths else _by_text(texts, shapes)
 
 
@@ -72,17 +91,17 @@ def _unet(paths: Mapping[str, Module], texts: Mapping[str, Module], shapes: Shap
     widths = _widths(paths, _CONTEXT.pattern, shapes)
     if len(widths) == 1 and (base := _CONTEXTS.get(next(iter(widths)))):
         return base
-    if widths:  # of no model that is known; two text encoders still tell one kind
+    if widths:  # an unknown width; two text encoders still identify SDXL
         return "SDXL" if any(name.startswith("te2_text_model_") for name in texts) else UNKNOWN
     if any(re.search(r"transformer_blocks_[1-9]", path) for path in paths):
         return "SDXL"
     first = any(_FIRST_LEVEL.match(path) for path in paths)
     original = any(path.startswith(("input_blocks_", "output_blocks_")) for path in paths)
     if not first and (original or any(name.startswith("te2_") for name in texts)):
-        return "SDXL"  # Kohya names only SDXL's blocks as the original files do
+        return "SDXL"  # Kohya uses the original files' block names only for SDXL
     if first and (layers := [int(match[1]) for match in map(_LAYER.match, texts) if match]):
         return "SD 2" if max(layers) > 11 else "SD 1.5"
-    return next((base for base, begin in VERSIONS.items() if version.startswith(begin) and base in UNETS), UNKNOWN)
+    return next((base for base, begin in versions().items() if version.startswith(begin) and is_unet(base)), UNKNOWN)
 
 
 def _by_text(texts: Mapping[str, Module], shapes: Shapes) -> str:
@@ -97,6 +116,6 @@ def _by_text(texts: Mapping[str, Module], shapes: Shapes) -> str:
 
 
 def _widths(modules: Mapping[str, Module], end: str, shapes: Shapes) -> set[int]:
-    """Inputs of the modules whose path ends so."""
+    """Input widths of the modules whose path matches `end`."""
     widths = (module.inputs(shapes) for path, module in modules.items() if re.search(end, path))
     return {width for width in widths if width is not None}

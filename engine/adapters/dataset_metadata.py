@@ -1,4 +1,4 @@
-"""What a LoRA file says about its pictures: Kohya's `ss_dataset_dirs`, `ss_tag_frequency`, `ss_bucket_info`, and
+"""The metadata of a LoRA file about its images: Kohya's `ss_dataset_dirs`, `ss_tag_frequency`, `ss_bucket_info`, and
 `ss_datasets` of a dataset configuration (shapes: sd-scripts `train_network.py`, `BaseDataset.set_tag_frequency`)."""
 
 from __future__ import annotations
@@ -15,40 +15,40 @@ from engine.config.kohya.dataset_file import SubsetSpec, kohya_path
 
 
 @dataclass(frozen=True)
-class SubsetFacts:
-    """One folder of pictures."""
+class SubsetMetadata:
+    """One folder of images."""
 
     directory: Path
     num_repeats: int
     captions: Sequence[str]
-    """One a picture, without repeats; "" where there is none."""
+    """One for each image, without repeats; "" where there is none."""
     is_reg: bool = False
     dataset: int = 0
     """Number of its dataset in a dataset configuration."""
     spec: SubsetSpec | None = None
-    """What the dataset configuration says of it; None without one."""
+    """Its entry in the dataset configuration; None without one."""
     tags: Sequence[str] = ()
-    """The tags of a metadata file, which are counted in place of the captions."""
+    """The tags of a metadata file, which are counted instead of the captions."""
 
     @property
     def name(self) -> str:
-        """How Kohya calls it: the folder's name, or that of the metadata file."""
+        """Kohya's name for it: the folder's name, or that of the metadata file."""
         return (
             kohya_path(self.spec.metadata_file).name if self.spec and self.spec.metadata_file else self.directory.name
         )
 
 
 @dataclass(frozen=True)
-class BucketFacts:
-    """Pictures (with repeats) a bucket, and the mean error of the aspect ratio."""
+class BucketMetadata:
+    """Images (with repeats) per bucket, and the mean error of the aspect ratio."""
 
     buckets: Sequence[tuple[tuple[int, int], int]]
-    """((width, height), pictures)"""
+    """((width, height), images)"""
     mean_ar_error: float
 
 
-def tag_frequency(subsets: Sequence[SubsetFacts]) -> dict[str, dict[str, int]]:
-    """{folder: {tag: pictures}}: captions split at commas whatever the separator is, lower case, without repeats.
+def tag_frequency(subsets: Sequence[SubsetMetadata]) -> dict[str, dict[str, int]]:
+    """{folder: {tag: images}}: captions split at commas whatever the separator is, lower case, without repeats.
 
     Of a metadata file only the tags of entries that have a caption too, as Kohya counts.
     """
@@ -60,8 +60,8 @@ def tag_frequency(subsets: Sequence[SubsetFacts]) -> dict[str, dict[str, int]]:
     return {name: dict(counts) for name, counts in folders.items()}
 
 
-def directories(subsets: Sequence[SubsetFacts], *, is_reg: bool) -> dict[str, dict[str, int]]:
-    """{folder: {"n_repeats", "img_count"}}; of folders of one name the later ones are numbered: "cat (2)"."""
+def directories(subsets: Sequence[SubsetMetadata], *, is_reg: bool) -> dict[str, dict[str, int]]:
+    """{folder: {"n_repeats", "img_count"}}; folders with the same name are numbered: "cat (2)"."""
     result: dict[str, dict[str, int]] = {}
     for subset in subsets:
         if subset.is_reg == is_reg:
@@ -72,7 +72,7 @@ def directories(subsets: Sequence[SubsetFacts], *, is_reg: bool) -> dict[str, di
     return result
 
 
-def buckets_of(info: BucketFacts | None) -> dict[str, Any] | None:
+def buckets_of(info: BucketMetadata | None) -> dict[str, Any] | None:
     """`ss_bucket_info` before it becomes text; None when bucketing is off."""
     if info is None:
         return None
@@ -90,8 +90,8 @@ def bucket_limits(table: DatasetTable) -> tuple[int | None, int | None]:
     return table.min_bucket_reso // step * step, -(-table.max_bucket_reso // step) * step
 
 
-def configured_values(subsets: Sequence[SubsetFacts], buckets: Sequence[BucketFacts | None]) -> dict[str, str]:
-    """The keys of a dataset configuration, which stand in place of those of folders.
+def configured_values(subsets: Sequence[SubsetMetadata], buckets: Sequence[BucketMetadata | None]) -> dict[str, str]:
+    """The keys of a dataset configuration, which replace those of folders.
 
     Args:
         buckets: of each dataset, in their order; None where its bucketing is off.
@@ -99,9 +99,9 @@ def configured_values(subsets: Sequence[SubsetFacts], buckets: Sequence[BucketFa
     datasets: list[dict[str, Any]] = []
     frequency: dict[str, dict[str, int]] = {}
     for number, info in enumerate(buckets):
-        own = [subset for subset in subsets if subset.dataset == number]
-        counts = tag_frequency(own)
-        datasets.append(_dataset(own, counts, info))
+        members = [subset for subset in subsets if subset.dataset == number]
+        counts = tag_frequency(members)
+        datasets.append(_dataset(members, counts, info))
         for name, tags in counts.items():
             frequency.setdefault(name, tags)  # a folder of several datasets counts once
     return {
@@ -112,7 +112,7 @@ def configured_values(subsets: Sequence[SubsetFacts], buckets: Sequence[BucketFa
 
 
 def _dataset(
-    subsets: Sequence[SubsetFacts], frequency: dict[str, dict[str, int]], info: BucketFacts | None
+    subsets: Sequence[SubsetMetadata], frequency: dict[str, dict[str, int]], info: BucketMetadata | None
 ) -> dict[str, Any]:
     spec = subsets[0].spec
     assert spec is not None
@@ -138,7 +138,7 @@ def _dataset(
     }
 
 
-def _subset(subset: SubsetFacts) -> dict[str, Any]:
+def _subset(subset: SubsetMetadata) -> dict[str, Any]:
     spec = subset.spec
     assert spec is not None
     table = spec.table

@@ -1,8 +1,8 @@
 """Kohya's three dropouts as forward hooks on peft's layers (facts: sd-scripts `networks/lora.py`).
 
-They act only in training mode and draw from torch's global generators, which the loop seeds for each step.
-A layer without a dropout gets no hook. Layers that are one in Kohya's files share their draws: the first of them that
-runs draws, the others take the same.
+They act only in training mode and use torch's global generators, which the loop seeds for each step. A layer without a
+dropout gets no hook. Layers that are one in Kohya's files share their random values: the first that runs generates
+them, the others reuse them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def add_dropouts(layers: Sequence[Any], adapter: str, network: NetworkTable) -> None:
-    """Give the peft layers of one LoRA module the dropouts that the configuration asks for."""
+    """Add the configured dropouts to the peft layers of one LoRA module."""
     element, rank = network.network_dropout, network.rank_dropout
     factors: _Shared[torch.Tensor] = _Shared(len(layers))
     skipped: _Shared[bool] = _Shared(len(layers))
@@ -34,16 +34,16 @@ def add_dropouts(layers: Sequence[Any], adapter: str, network: NetworkTable) -> 
 
 
 class _Shared(Generic[T]):
-    """A draw that the `members` of a group use, each once."""
+    """A random value that each of the `members` of a group uses once."""
 
     def __init__(self, members: int) -> None:
         self._members, self._left = members, 0
         self._value: T | None = None
 
-    def take(self, draw: Callable[[], T]) -> T:
-        """The group's draw; made by the first that asks."""
+    def take(self, generate: Callable[[], T]) -> T:
+        """The group's value; generated at the first call."""
         if self._left == 0 or self._value is None:
-            self._value, self._left = draw(), self._members
+            self._value, self._left = generate(), self._members
         value, self._left = self._value, self._left - 1
         if self._left == 0:
             self._value = None
@@ -51,7 +51,7 @@ class _Shared(Generic[T]):
 
 
 class _DownDropout:
-    """Dropout on the down projection's output, then whole ranks of each sample dropped and the rest scaled up."""
+    """Dropout on the down projection's output, then complete ranks of each sample dropped and the others scaled up."""
 
     def __init__(self, element: float, rank: float, factors: _Shared[torch.Tensor]) -> None:
         self.element, self.rank, self.factors = element, rank, factors
@@ -60,10 +60,10 @@ class _DownDropout:
         """Output [B, r], [B, N, r] or [B, r, h, w]; the same shape comes back."""
         if not down.training:
             return output
-        return output * self.factors.take(lambda: self._draw(output))
+        return output * self.factors.take(lambda: self._factors(output))
 
-    def _draw(self, output: torch.Tensor) -> torch.Tensor:
-        """What `output` is multiplied with."""
+    def _factors(self, output: torch.Tensor) -> torch.Tensor:
+        """The factors that `output` is multiplied with."""
         factors = torch.ones_like(output)
         if self.element:
             factors = functional.dropout(factors, self.element)
@@ -76,7 +76,7 @@ class _DownDropout:
 
 
 class _ModuleDropout:
-    """The whole module is skipped for one forward: its parameters get no gradient, as in Kohya's."""
+    """The complete module is skipped for one forward: its parameters get no gradient, as in Kohya's."""
 
     def __init__(self, probability: float, skipped: _Shared[bool]) -> None:
         self.probability, self.skipped = probability, skipped

@@ -1,6 +1,6 @@
-"""How a LoRA file names its modules, and which programs read that. Loads no torch.
+"""The naming of a LoRA file's modules, and the programs that read it. Loads no torch.
 
-Facts: ComfyUI's `comfy/lora.py` and `comfy/weight_adapter`, A1111's `extensions-builtin/Lora`, diffusers' LoRA loaders
+Sources: ComfyUI's `comfy/lora.py` and `comfy/weight_adapter`, A1111's `extensions-builtin/Lora`, diffusers' loaders
 (0.42), sd-scripts, OneTrainer, the OMI model standard; docs/inspect.md has the table in words.
 """
 
@@ -12,11 +12,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from engine.adapters.bases import UNETS, UNKNOWN, base_of
+from engine.adapters.bases import UNKNOWN, base_of, is_unet
 from engine.adapters.keys import Module, Shapes, modules_of
-from engine.adapters.tables import TABLES
-from engine.models.base import LoraTarget
+from engine.adapters.kinds.base import COMFY, FORGE, OTHERS, POPULAR, SD_SCRIPTS, UIS
+from engine.adapters.kinds.base import DIFFUSERS as DIFFUSERS_PROGRAM
+from engine.adapters.kinds.registry import kind_named
+from engine.adapters.kinds.trainable import TrainableKind
+from engine.families.registry import family_of_lora
 from engine.text import listing, printable
+from engine.types import LoraTarget
 
 T = TypeVar("T")
 
@@ -49,44 +53,18 @@ _TEXTS = (
     ("t5.", "te3"),
 )
 """Prefixes of text encoders in names with dots, and Kohya's for them."""
-_PLAIN = ("down", "up", "alpha")
 _TITLES = {"te": "text encoder", "te1": "text encoder 1", "te2": "text encoder 2", "te3": "text encoder 3"}
-
-COMFY, FORGE, A1111, DIFFUSERS_READER, SD_SCRIPTS = "ComfyUI", "Forge", "A1111", "diffusers", "sd-scripts"
-_ALL = (COMFY, FORGE, A1111, DIFFUSERS_READER, SD_SCRIPTS)
-_UIS = (COMFY, FORGE, A1111)
-_MORE = ("LyCORIS", "OneTrainer", "InvokeAI", "SimpleTuner", "peft", "x-flux")
-_KINDS = {
-    "LoRA": (*_ALL, *_MORE),
-    "LoRA with Tucker decomposition": (*_UIS, "LyCORIS"),
-    "DoRA": (*_UIS, "LyCORIS", "OneTrainer"),
-    "LoHa": (*_UIS, SD_SCRIPTS, "LyCORIS", "OneTrainer", "SimpleTuner"),
-    "LoKr": (*_UIS, SD_SCRIPTS, "LyCORIS", "OneTrainer", "SimpleTuner"),
-    "LoHa with DoRA": (*_UIS, "LyCORIS", "OneTrainer"),
-    "LoKr with DoRA": (*_UIS, "LyCORIS", "OneTrainer"),
-    "full difference": (*_UIS, "LyCORIS"),
-    "whole weight": (COMFY, FORGE),
-    "norm": (*_UIS, "LyCORIS"),
-    "(IA)³": (A1111, "LyCORIS"),
-    "OFT": (COMFY, A1111, "LyCORIS"),
-    "BOFT": (COMFY, A1111, "LyCORIS"),
-    "OFT of peft": ("OneTrainer", "peft"),
-    "(IA)³ of peft": ("peft",),
-    "GLoRA": (*_UIS, "LyCORIS"),
-    "T-LoRA": ("LyCORIS",),
-}
-"""Kinds of adapter and the programs that read them."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """What a file's keys tell."""
+    """What a file's keys contain."""
 
     modules: dict[str, Module]
     strange: list[str]
-    """Keys that belong to no adapter that is known."""
+    """Keys that belong to no known adapter."""
     naming: str
-    """How most modules are named."""
+    """The naming of most modules."""
     namings: dict[str, int]
     base: str
     kinds: dict[str, int]
@@ -94,8 +72,8 @@ class Format:
     components: dict[str, int]
     readers: tuple[str, ...]
     kohya_names: dict[str, str | None] = field(default_factory=dict)
-    """The denoiser's and Kohya's text encoders' modules to Kohya's names for them, where the family has a table; None:
-    the model has no such module."""
+    """Modules of the denoiser, and of text encoders in Kohya's naming, to Kohya's names, where the family has a table;
+    None: the model has no such module."""
 
     @property
     def kind(self) -> str:
@@ -104,16 +82,16 @@ class Format:
         return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def recognised(shapes: Shapes, metadata: Mapping[str, str] | None = None) -> Format | None:
-    """What a file of these tensors is; None when none of them belongs to an adapter."""
-    found, strange = modules_of(shapes)
-    modules = {name: module for name, module in found.items() if module.kind(shapes) != UNKNOWN}
+def recognise_format(shapes: Shapes, metadata: Mapping[str, str] | None = None) -> Format | None:
+    """The format of a file with these tensors; None when none of them belongs to an adapter."""
+    all_modules, strange = modules_of(shapes)
+    modules = {name: module for name, module in all_modules.items() if module.kind(shapes) != UNKNOWN}
     if not modules:
         return None
-    strange += [key for name, module in found.items() if name not in modules for key in module.parts.values()]
+    strange += [key for name, module in all_modules.items() if name not in modules for key in module.parts.values()]
     namings = Counter(_naming(module) for module in modules.values())
     naming = namings.most_common(1)[0][0]
-    places = {name: _place(name) for name in modules}
+    places = {name: place_of(name) for name in modules}
     paths = {path: modules[name] for name, (part, path) in places.items() if part == "denoiser"}
     texts = {f"{part}_{path}": modules[name] for name, (part, path) in places.items() if part != "denoiser"}
     base = base_of(paths, texts, shapes, (metadata or {}).get("ss_base_model_version", ""))
@@ -133,7 +111,7 @@ def recognised(shapes: Shapes, metadata: Mapping[str, str] | None = None) -> For
 
 
 def _naming(module: Module) -> str:
-    """Whose names a module has."""
+    """The naming of a module."""
     name, style = module.name, module.style
     if name.startswith("lora_unet_") or _KOHYA_TEXT.match(name):
         return KOHYA
@@ -159,7 +137,7 @@ def _naming(module: Module) -> str:
     return OLD_DIFFUSERS if style == "down" else BARE
 
 
-def _place(name: str) -> tuple[str, str]:
+def place_of(name: str) -> tuple[str, str]:
     """("denoiser" or Kohya's prefix of a text encoder, the module's path in it with underscores for dots)."""
     if match := _KOHYA_TEXT.fullmatch(name):
         return match[1], match[2]
@@ -179,48 +157,52 @@ def _place(name: str) -> tuple[str, str]:
 def _title(part: str, naming: str, base: str, shapes: Shapes) -> str:
     if part == "denoiser":
         named = any(name.startswith("transformer.") for name in shapes)
-        return "UNet" if base in UNETS or (base == UNKNOWN and naming != ONETRAINER and not named) else "transformer"
+        return "UNet" if is_unet(base) or (base == UNKNOWN and naming != ONETRAINER and not named) else "transformer"
     single = base in ("SD 1.5", "SD 2") and naming != KOHYA
     return "text encoder" if single else _TITLES[part]
 
 
 def readers(naming: str, base: str, kinds: Iterable[str], modules: Iterable[Module]) -> tuple[str, ...]:
-    """The programs that are known to read all of it."""
+    """The programs that read all of the file."""
     if naming == KOHYA_OFT:
-        return (SD_SCRIPTS,)  # it has a kind of its own, and only sd-scripts reads that
-    found = [reader for reader in _by_naming(naming, base, list(modules)) if all(reader in _KINDS[k] for k in kinds)]
-    if naming in (KOHYA, COMFYUI, DIFFUSERS) and set(kinds) == {"LoKr"} and base in ("FLUX.2", "Z-Image"):
-        found.append(DIFFUSERS_READER)
-    if naming == DIFFUSERS and set(kinds) <= {"LoRA", "DoRA"} and DIFFUSERS_READER not in found:
-        found.append(DIFFUSERS_READER)  # it takes DoRA in peft's names only
-    order = (*_ALL, *_MORE)
-    return tuple(sorted(dict.fromkeys(found), key=order.index))
+        return (SD_SCRIPTS,)  # a separate format that only sd-scripts reads
+    adapters = [kind_named(kind) for kind in kinds]
+    programs = [
+        reader for reader in _by_naming(naming, base, list(modules)) if all(reader in kind.readers for kind in adapters)
+    ]
+    if naming in (KOHYA, COMFYUI, DIFFUSERS) and all(base in kind.diffusers_bases for kind in adapters):
+        programs.append(DIFFUSERS_PROGRAM)
+    in_peft_names = naming == DIFFUSERS and all(kind.diffusers_in_peft_names for kind in adapters)
+    if in_peft_names and DIFFUSERS_PROGRAM not in programs:
+        programs.append(DIFFUSERS_PROGRAM)  # it reads DoRA in peft's names only
+    order = (*POPULAR, *OTHERS)
+    return tuple(sorted(dict.fromkeys(programs), key=order.index))
 
 
 def _by_naming(naming: str, base: str, modules: list[Module]) -> tuple[str, ...]:
     if naming == KOHYA:
-        uis = _UIS if base in (*UNETS, UNKNOWN) else (COMFY, FORGE)
-        native = base == "SDXL" or base not in UNETS
+        uis = UIS if is_unet(base) or base == UNKNOWN else (COMFY, FORGE)
+        native = base == "SDXL" or not is_unet(base)
         original = any(module.name.startswith(("lora_unet_input_", "lora_unet_output_")) for module in modules)
         diffusers = any(module.name.startswith(("lora_unet_down_", "lora_unet_up_")) for module in modules)
         own = (SD_SCRIPTS, "LyCORIS") if not (diffusers if native else original) else ()
-        return (*uis, DIFFUSERS_READER, *own)
+        return (*uis, DIFFUSERS_PROGRAM, *own)
     if naming == DIFFUSERS:
-        return (COMFY, DIFFUSERS_READER, "peft") if base not in UNETS and base != UNKNOWN else (DIFFUSERS_READER,)
+        return (COMFY, DIFFUSERS_PROGRAM, "peft") if not is_unet(base) and base != UNKNOWN else (DIFFUSERS_PROGRAM,)
     if naming == OLD_DIFFUSERS:
         processors = any(".processor." in module.name for module in modules)
-        return (COMFY, DIFFUSERS_READER) if processors else (DIFFUSERS_READER,)
+        return (COMFY, DIFFUSERS_PROGRAM) if processors else (DIFFUSERS_PROGRAM,)
     if naming == COMFYUI:
         peft = all(module.style != "lora_down" for module in modules)
         converted = base in ("FLUX.2", "Z-Image", "Krea 2", "Anima", "Qwen-Image", "Wan", "Lumina 2") and peft
-        return (COMFY, DIFFUSERS_READER) if converted or (base == "FLUX" and not peft) else (COMFY,)
+        return (COMFY, DIFFUSERS_PROGRAM) if converted or (base == "FLUX" and not peft) else (COMFY,)
     return {
-        ONETRAINER: (COMFY, DIFFUSERS_READER, "OneTrainer") if base == "FLUX" else (COMFY, "OneTrainer"),
+        ONETRAINER: (COMFY, DIFFUSERS_PROGRAM, "OneTrainer") if base == "FLUX" else (COMFY, "OneTrainer"),
         OMI: ("OneTrainer", "InvokeAI"),
-        XLABS: (DIFFUSERS_READER, "x-flux"),
-        BFL: (COMFY, DIFFUSERS_READER),
+        XLABS: (DIFFUSERS_PROGRAM, "x-flux"),
+        BFL: (COMFY, DIFFUSERS_PROGRAM),
         SIMPLETUNER: (COMFY, "SimpleTuner"),
-        PEFT: (DIFFUSERS_READER, "peft") if base == "FLUX" else ("peft",),
+        PEFT: (DIFFUSERS_PROGRAM, "peft") if base == "FLUX" else ("peft",),
         BARE: (COMFY,) if base in ("FLUX", "Qwen-Image") else (),
     }[naming]
 
@@ -228,38 +210,46 @@ def _by_naming(naming: str, base: str, modules: list[Module]) -> tuple[str, ...]
 def _kohya_names(
     places: dict[str, tuple[str, str]], naming: str, base: str, kinds: dict[str, str]
 ) -> dict[str, str | None]:
-    """See `Format.kohya_names`; norm layers, which no table has, are left out."""
-    table = TABLES.get(base)
-    if table is None or (base not in UNETS and naming != KOHYA):
+    """`Format.kohya_names`, without norm layers, which are in no table."""
+    family = family_of_lora(base)
+    if family is None or (not family.spec.is_unet and naming != KOHYA):
         return {}
+    table = family.spec.layers.table
     names: dict[str, str | None] = {}
     for name, (part, path) in places.items():
-        if kinds[name] == "norm" or (part != "denoiser" and naming != KOHYA):
+        if not kind_named(kinds[name]).in_tables or (part != "denoiser" and naming != KOHYA):
             continue
-        names[name] = table.place(f"lora_unet_{path}" if part == "denoiser" else f"lora_{part}_{path}")
+        names[name] = table.resolve(f"lora_unet_{path}" if part == "denoiser" else f"lora_{part}_{path}")
     return names
 
 
-def why_no_start(found: Format) -> str | None:
-    """Why a training cannot begin from the file; None where it can, as far as its keys tell."""
-    if list(found.kinds) != ["LoRA"]:
-        return f"it is {with_article(found.kind)}, and only a plain LoRA can be trained here"
-    if len(found.namings) > 1:
-        return f"its modules are named in several ways ({', '.join(found.namings)})"
+def why_no_start(lora: Format) -> str | None:
+    """Why a training cannot start from the file; None where it can, judged by its keys."""
+    kinds = [kind_named(name) for name in lora.kinds]
+    if len(kinds) > 1 or not isinstance(kinds[0], TrainableKind):
+        return f"it is {with_article(lora.kind)}, and only a plain LoRA can be trained here"
+    if len(lora.namings) > 1:
+        return f"its modules have several namings ({', '.join(lora.namings)})"
     styles = {KOHYA: "lora_down", DIFFUSERS: "lora_A"}
-    known = found.naming == KOHYA or (found.naming == DIFFUSERS and found.base == "FLUX")
-    if not known or any(module.style != styles[found.naming] for module in found.modules.values()):
-        return f"its names are {found.naming}"
-    more = [key for module in found.modules.values() for part, key in module.parts.items() if part not in _PLAIN]
-    if more or found.strange:
-        rest = more + found.strange
+    family = family_of_lora(lora.base)
+    readable = lora.naming == KOHYA or (lora.naming == DIFFUSERS and family is not None and family.spec.reads_peft)
+    if not readable or any(module.style not in ("", styles[lora.naming]) for module in lora.modules.values()):
+        return f"its names are {lora.naming}"
+    extra = [
+        key
+        for module in lora.modules.values()
+        for part, key in module.parts.items()
+        if part not in kinds[0].factors | {"alpha"}
+    ]
+    if extra or lora.strange:
+        rest = extra + lora.strange
         return f"{len(rest)} of its tensors belong to no plain LoRA ({listing([printable(key) for key in rest], 1)})"
     return None
 
 
-def in_kohya_names(tensors: Mapping[str, T], found: Format, targets: Iterable[LoraTarget]) -> dict[str, T]:
-    """A file in Kohya's format whose UNet's blocks may be named the other way (diffusers' for SDXL, the original files'
-    for SD 1.5), in the names of the run's layers."""
+def in_kohya_names(tensors: Mapping[str, T], lora: Format, targets: Iterable[LoraTarget]) -> dict[str, T]:
+    """The tensors of a file in Kohya's format under the names of the run's layers. The UNet's blocks may have the other
+    naming in the file (diffusers' for SDXL, the original files' for SD 1.5)."""
     paths = {
         f"lora_unet_{target.path.replace('.', '_')}": target.kohya_name
         for target in targets
@@ -268,7 +258,7 @@ def in_kohya_names(tensors: Mapping[str, T], found: Format, targets: Iterable[Lo
     renamed = {}
     for key, tensor in tensors.items():
         name, _, part = key.partition(".")
-        renamed[f"{paths.get(name) or found.kohya_names.get(name) or name}.{part}"] = tensor
+        renamed[f"{paths.get(name) or lora.kohya_names.get(name) or name}.{part}"] = tensor
     return renamed
 
 

@@ -1,7 +1,7 @@
-"""peft's LoRA layers with a cheaper training step: the same sum, without the tensors in between.
+"""peft's LoRA layers with a cheaper training step: the same sum, without the intermediate tensors.
 
-peft computes base(x) + up(down(x)) * scale in three passes over the layer's output, each into new memory, and again in
-the backward pass. Here the low-rank part is added into the base's output by the matrix product itself.
+peft computes base(x) + up(down(x)) * scale in three passes over the layer's output, each into new memory, and the same
+in the backward pass. Here the low-rank part is added into the base's output by the matrix product itself.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from engine.memory.frozen import Frozen, weight_of
+from engine.lowmem.frozen import FrozenLayer, weight_of
 
 
 def fuse(layer: Any) -> None:
-    """Make a layer that peft has put in a fused one, in place; of other classes it stays peft's."""
+    """Convert a layer of peft's to a fused one, in place; layers of other classes are not changed."""
     if type(layer) is Linear:
         layer.__class__ = FusedLinear
     elif type(layer) is Conv2d:
         layer.__class__ = FusedConv2d
 
 
-def _adapter(layer: Any, given: object) -> str | None:
-    """The one adapter that acts plainly; None where peft's own forward has to decide: no training, a dropout."""
-    if not torch.is_grad_enabled() or given or layer.disable_adapters or layer.merged or layer.lora_variant:
+def _adapter(layer: Any, arguments: object) -> str | None:
+    """The only, plain adapter; None where peft's own forward is needed: no training, a dropout."""
+    if not torch.is_grad_enabled() or arguments or layer.disable_adapters or layer.merged or layer.lora_variant:
         return None
     (name, *others) = layer.active_adapters
     if others or name not in layer.lora_A or layer.lora_A[name]._forward_hooks:
@@ -39,12 +39,12 @@ class FusedLinear(Linear):
     """A linear layer with its LoRA."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """[..., in] to [..., out], in autocast's type where it is on."""
+        """[..., in] to [..., out], in autocast's dtype where it is on."""
         name, kind = _adapter(self, args or kwargs), x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         base = self.base_layer
-        other = not isinstance(base, Frozen) and (base.weight.dtype != dtype or base.weight.requires_grad)
-        if name is None or other:
+        needs_peft = not isinstance(base, FrozenLayer) and (base.weight.dtype != dtype or base.weight.requires_grad)
+        if name is None or needs_peft:
             return super().forward(x, *args, **kwargs)
         down, up = self.lora_A[name].weight.to(dtype), self.lora_B[name].weight.to(dtype)
         result: Tensor = _LinearWithLora.apply(x.to(dtype), base, down, up, self.scaling[name])  # type: ignore[no-untyped-call]
@@ -54,7 +54,7 @@ class FusedLinear(Linear):
 class _LinearWithLora(torch.autograd.Function):
     """x · Wᵀ + b + scale · (x · downᵀ) · upᵀ, W and b frozen; all tensors of one dtype.
 
-    W is not kept for the backward pass but asked for again: it may be made of codes, or wait on the host.
+    W is not kept for the backward pass but fetched a second time: it may be quantised, or on the host.
     """
 
     @staticmethod
@@ -79,7 +79,7 @@ class _LinearWithLora(torch.autograd.Function):
 
 
 class FusedConv2d(Conv2d):
-    """A convolution with its LoRA: its output takes the low-rank part up in place."""
+    """A convolution with its LoRA: the low-rank part is added to its output in place."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[B, in, h, w] to [B, out, h', w']."""

@@ -1,4 +1,4 @@
-"""Metadata that fit into a header: the weights of a finished training are never lost for what is written about them."""
+"""Shortens metadata that do not fit into a header, so that the weights of a finished training are always saved."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from engine.text import listing, plural
 _WITH_TAGS = ("ss_tag_frequency", "ss_datasets")
 
 
-def fitted(metadata: Mapping[str, str], room: int) -> tuple[dict[str, str], list[str]]:
-    """`metadata` in at most `room` bytes of a safetensors header, and what was left out, one clause each.
+def fit_metadata(metadata: Mapping[str, str], room: int) -> tuple[dict[str, str], list[str]]:
+    """`metadata` in at most `room` bytes of a safetensors header, and a note on each kind of omission.
 
-    First the tags that the fewest images have, then the largest values that are left.
+    First the tags of the fewest images are left out, then the largest remaining values.
     """
     kept, notes = dict(metadata), list[str]()
-    over = sum(map(_cost, kept, kept.values())) - room
-    if over <= 0:
+    excess = sum(map(_cost, kept, kept.values())) - room
+    if excess <= 0:
         return kept, notes
     parsed = {key: json.loads(kept[key]) for key in _WITH_TAGS if key in kept}
     tables = [table for value in parsed.values() for table in _tag_tables(value)]
     tags = sorted((count, -place, tag) for place, table in enumerate(tables) for tag, count in table.items())
     dropped = 0
     for count, place, tag in tags:
-        if over <= 0:
+        if excess <= 0:
             break
         del tables[-place][tag]
-        over -= _escaped(json.dumps(tag)) + len(f": {count}, ")
+        excess -= _escaped(json.dumps(tag)) + len(f": {count}, ")
         dropped += 1
     if dropped:
         kept.update({key: json.dumps(value) for key, value in parsed.items()})
         notes.append(f"{dropped} of {plural(len(tags), 'tag')}, the rarest, are left out of its metadata")
-    larger: list[str] = []
-    while (over := sum(map(_cost, kept, kept.values())) - room) > 0 and kept:
-        larger.append(max(kept, key=lambda key: len(kept[key])))
-        del kept[larger[-1]]
-    if larger:
-        notes.append(f"{listing(larger, 5)} of its metadata {'is' if len(larger) == 1 else 'are'} left out")
+    removed: list[str] = []
+    while sum(map(_cost, kept, kept.values())) > room and kept:
+        removed.append(max(kept, key=lambda key: len(kept[key])))
+        del kept[removed[-1]]
+    if removed:
+        notes.append(f"{listing(removed, 5)} of its metadata {'is' if len(removed) == 1 else 'are'} left out")
     return kept, notes
 
 

@@ -1,4 +1,4 @@
-"""What a LoRA file says about its training: Kohya's `ss_*` keys and the `modelspec.*` keys of version 1.0.1.
+"""The metadata of a LoRA file about its training: Kohya's `ss_*` keys and the `modelspec.*` keys of version 1.0.1.
 
 Every value is text: None is "None", a flag "True" or "False" (names and spelling: sd-scripts `train_network.py` and
 `sai_model_spec.py`).
@@ -16,21 +16,22 @@ from typing import Any
 
 from engine import __version__
 from engine.adapters.dataset_metadata import (
-    BucketFacts,
-    SubsetFacts,
+    BucketMetadata,
+    SubsetMetadata,
     bucket_limits,
     buckets_of,
     configured_values,
     directories,
     tag_frequency,
 )
+from engine.adapters.kinds.registry import trained_kind
 from engine.config.schema import RunConfig
 from engine.config.training_size import training_size
 from engine.dataset.thumbnail import thumbnail
 from engine.errors import UsageError
-from engine.models.base import Recognition
-from engine.models.registry import family_named
+from engine.families.registry import family_named
 from engine.reading import open_file
+from engine.types import Recognition
 
 _KEPT_WITHOUT_METADATA = (
     "ss_v2",
@@ -43,8 +44,8 @@ _KEPT_WITHOUT_METADATA = (
 
 
 @dataclass(frozen=True)
-class TrainingFacts:
-    """What the metadata needs beside the configuration. Numbers of pictures are with repeats, as Kohya counts."""
+class TrainingMetadata:
+    """The values of the metadata that are not in the configuration. Counts of images include repeats, as Kohya's do."""
 
     recognition: Recognition
     session_id: int
@@ -64,32 +65,32 @@ class TrainingFacts:
     """"no", "fp16" or "bf16": what was chosen."""
     optimizer: str
     """"torch.optim.adamw.AdamW(weight_decay=0.01)", in Kohya's form."""
-    subsets: Sequence[SubsetFacts]
-    bucket_info: BucketFacts | None
+    subsets: Sequence[SubsetMetadata]
+    bucket_info: BucketMetadata | None
     """None when bucketing is off."""
-    datasets: Sequence[BucketFacts | None] = ()
-    """The same of each dataset of a dataset configuration; empty without one."""
+    datasets: Sequence[BucketMetadata | None] = ()
+    """The buckets of each dataset of a dataset configuration; empty without one."""
     model_hashes: tuple[str | None, str | None] = (None, None)
-    """What `model_hashes` gave for the checkpoint."""
+    """The result of `model_hashes` for the checkpoint."""
     vae_hashes: tuple[str | None, str | None] = (None, None)
 
 
-def training_metadata(config: RunConfig, facts: TrainingFacts) -> dict[str, str]:
-    """All `ss_*` and `modelspec.*` keys; with `saving.no_metadata` only those that tell nothing about the pictures.
+def training_metadata(config: RunConfig, stats: TrainingMetadata) -> dict[str, str]:
+    """All `ss_*` and `modelspec.*` keys; with `saving.no_metadata` only those without information about the images.
 
     The hashes over the file itself are added when it is written.
     """
-    own = family_named(facts.recognition.family).metadata(config, facts.recognition)
+    of_family = family_named(stats.recognition.family).metadata(config, stats.recognition)
     values = {
-        **_run_values(config, facts),
-        **_network_values(config, facts),
-        **_training_values(config, facts),
-        **_noise_and_loss_values(config, facts),
+        **_run_values(config, stats),
+        **_network_values(config, stats),
+        **_training_values(config, stats),
+        **_noise_and_loss_values(config, stats),
         **_caption_values(config),
-        **(configured_values(facts.subsets, facts.datasets) if facts.datasets else _folder_values(config, facts)),
-        **_model_values(config, facts),
-        **_modelspec_values(config, facts),
-        **own,
+        **(configured_values(stats.subsets, stats.datasets) if stats.datasets else _folder_values(config, stats)),
+        **_model_values(config, stats),
+        **_modelspec_values(config, stats),
+        **of_family,
     }
     if config.saving.no_metadata:
         kept = (*_KEPT_WITHOUT_METADATA, "modelspec.")
@@ -100,18 +101,23 @@ def training_metadata(config: RunConfig, facts: TrainingFacts) -> dict[str, str]
 def model_hashes(path: Path) -> tuple[str | None, str | None]:
     """(`ss_sd_model_hash`, `ss_new_sd_model_hash`) of a checkpoint: A1111's old and new hash.
 
-    The old one is of the 64 KiB at offset 1 MiB, the new one of the whole file (read in pieces; seconds for 4 GiB).
+    The old one is of the 64 KiB at offset 1 MiB, the new one of the full file (read in pieces; seconds for 4 GiB).
     A folder has none: ("IsADirectory", None).
     """
     if path.is_dir():
         return "IsADirectory", None
     if not path.is_file():
         return None, None
+    old = old_model_hash(path)
+    with open_file(path) as file:
+        return old, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def old_model_hash(path: Path) -> str:
+    """A1111's old hash of a file, as in `model_hashes`."""
     with open_file(path) as file:
         file.seek(0x100000)
-        old = hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
-        file.seek(0)
-        return old, hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
 
 
 def _utf8(text: str) -> str:
@@ -119,33 +125,33 @@ def _utf8(text: str) -> str:
     return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
-def _run_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
+def _run_values(config: RunConfig, stats: TrainingMetadata) -> dict[str, Any]:
     training, validation_steps = config.training, config.training.validate_every_n_steps
     return {
-        "ss_session_id": facts.session_id,
-        "ss_training_started_at": facts.started_at,
-        "ss_training_finished_at": facts.now,
+        "ss_session_id": stats.session_id,
+        "ss_training_started_at": stats.started_at,
+        "ss_training_finished_at": stats.now,
         "ss_output_name": config.saving.output_name,
         "ss_training_comment": config.saving.training_comment,
         "ss_sd_scripts_commit_hash": "(unknown)",
-        "ss_steps": facts.step,
-        "ss_epoch": facts.epoch,
-        "ss_num_epochs": facts.num_epochs,
-        "ss_max_train_steps": facts.max_train_steps,
-        "ss_num_train_images": facts.num_train_images,
-        "ss_num_reg_images": facts.num_reg_images,
-        "ss_num_validation_images": facts.num_validation_images,
-        "ss_num_batches_per_epoch": facts.num_batches_per_epoch,
+        "ss_steps": stats.step,
+        "ss_epoch": stats.epoch,
+        "ss_num_epochs": stats.num_epochs,
+        "ss_max_train_steps": stats.max_train_steps,
+        "ss_num_train_images": stats.num_train_images,
+        "ss_num_reg_images": stats.num_reg_images,
+        "ss_num_validation_images": stats.num_validation_images,
+        "ss_num_batches_per_epoch": stats.num_batches_per_epoch,
         "ss_gradient_accumulation_steps": training.gradient_accumulation_steps,
         "ss_validation_seed": config.dataset.validation_seed,
-        "ss_validation_split": config.dataset.validation_split,
+        "ss_validation_split": config.dataset.validation_split or 0.0,
         "ss_max_validation_steps": None,
         "ss_validate_every_n_epochs": training.validate_every_n_epochs,
         "ss_validate_every_n_steps": validation_steps,
     }
 
 
-def _network_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
+def _network_values(config: RunConfig, stats: TrainingMetadata) -> dict[str, Any]:
     network = config.network
     values: dict[str, Any] = {
         "ss_network_module": network.network_module,
@@ -154,33 +160,24 @@ def _network_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
         "ss_network_dropout": network.network_dropout or None,
         "ss_scale_weight_norms": network.scale_weight_norms,
     }
-    arguments = {
-        "conv_dim": network.conv_dim,
-        "conv_alpha": network.conv_alpha if network.conv_dim else None,
-        "rank_dropout": network.rank_dropout or None,
-        "module_dropout": network.module_dropout or None,
-    }
-    given = {key: f"{value:g}" for key, value in arguments.items() if value is not None}
-    if given:
-        # Kohya's scripts hand network_dropout on inside network_args, and so write it here too
-        dropout = {} if network.dim_from_weights else {"dropout": network.network_dropout or None}
-        values["ss_network_args"] = json.dumps({**given, **dropout})
+    if arguments := trained_kind(network).network_args(network):
+        values["ss_network_args"] = json.dumps(arguments)
     return values
 
 
-def _training_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
+def _training_values(config: RunConfig, stats: TrainingMetadata) -> dict[str, Any]:
     training, memory = config.training, config.memory
     return {
         "ss_learning_rate": training.learning_rate,
         "ss_unet_lr": training.unet_lr,
         "ss_text_encoder_lr": training.text_encoder_lr,
         "ss_lr_scheduler": training.lr_scheduler,
-        "ss_lr_warmup_steps": _whole(training.lr_warmup_steps),
-        "ss_optimizer": facts.optimizer,
+        "ss_lr_warmup_steps": _count_or_share(training.lr_warmup_steps),
+        "ss_optimizer": stats.optimizer,
         "ss_max_grad_norm": training.max_grad_norm,
         "ss_seed": training.seed,
         "ss_gradient_checkpointing": memory.gradient_checkpointing,
-        "ss_mixed_precision": facts.mixed_precision,
+        "ss_mixed_precision": stats.mixed_precision,
         "ss_full_fp16": False,
         "ss_lowram": False,
         "ss_fp8_base": memory.base_precision == "fp8",
@@ -189,12 +186,12 @@ def _training_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
     }
 
 
-def _whole(number: float) -> float:
-    """A count without its ".0", as Kohya writes whole numbers; a share stays one."""
+def _count_or_share(number: float) -> float:
+    """A count as an integer, as Kohya writes it; a share stays a float."""
     return int(number) if number >= 1 or number == 0 else number
 
 
-def _noise_and_loss_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
+def _noise_and_loss_values(config: RunConfig, stats: TrainingMetadata) -> dict[str, Any]:
     training = config.training
     return {
         "ss_noise_offset": training.noise_offset,
@@ -204,7 +201,7 @@ def _noise_and_loss_values(config: RunConfig, facts: TrainingFacts) -> dict[str,
         "ss_multires_noise_discount": training.multires_noise_discount,
         "ss_ip_noise_gamma": training.ip_noise_gamma,
         "ss_ip_noise_gamma_random_strength": training.ip_noise_gamma_random_strength,
-        "ss_zero_terminal_snr": facts.recognition.zero_terminal_snr,
+        "ss_zero_terminal_snr": stats.recognition.zero_terminal_snr,
         "ss_min_snr_gamma": training.min_snr_gamma,
         "ss_debiased_estimation": training.debiased_estimation_loss,
         "ss_loss_type": training.loss_type,
@@ -226,8 +223,8 @@ def _caption_values(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _folder_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
-    """The pictures of folders, without a dataset configuration."""
+def _folder_values(config: RunConfig, stats: TrainingMetadata) -> dict[str, Any]:
+    """The keys of image folders, without a dataset configuration."""
     dataset, batch = config.dataset, config.training.train_batch_size
     bucketed = dataset.enable_bucket
     minimum, maximum = bucket_limits(dataset)
@@ -244,35 +241,35 @@ def _folder_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
         "ss_min_bucket_reso": minimum,
         "ss_max_bucket_reso": maximum,
         "ss_keep_tokens": dataset.keep_tokens,
-        "ss_dataset_dirs": json.dumps(directories(facts.subsets, is_reg=False)),
-        "ss_reg_dataset_dirs": json.dumps(directories(facts.subsets, is_reg=True)),
-        "ss_tag_frequency": json.dumps(tag_frequency(facts.subsets)),
-        "ss_bucket_info": json.dumps(buckets_of(facts.bucket_info)),
+        "ss_dataset_dirs": json.dumps(directories(stats.subsets, is_reg=False)),
+        "ss_reg_dataset_dirs": json.dumps(directories(stats.subsets, is_reg=True)),
+        "ss_tag_frequency": json.dumps(tag_frequency(stats.subsets)),
+        "ss_bucket_info": json.dumps(buckets_of(stats.bucket_info)),
     }
 
 
-def _model_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
-    recognition, model = facts.recognition, config.model
+def _model_values(config: RunConfig, stats: TrainingMetadata) -> dict[str, Any]:
+    recognition, model = stats.recognition, config.model
     values: dict[str, Any] = {
         "ss_clip_skip": model.clip_skip,
         "ss_max_token_length": None if model.max_token_length == 75 else model.max_token_length,
         "ss_sd_model_name": recognition.path.name,
-        "ss_sd_model_hash": facts.model_hashes[0],
-        "ss_new_sd_model_hash": facts.model_hashes[1],
+        "ss_sd_model_hash": stats.model_hashes[0],
+        "ss_new_sd_model_hash": stats.model_hashes[1],
     }
     if model.vae:
         values |= {
             "ss_vae_name": Path(model.vae).name,
-            "ss_vae_hash": facts.vae_hashes[0],
-            "ss_new_vae_hash": facts.vae_hashes[1],
+            "ss_vae_hash": stats.vae_hashes[0],
+            "ss_new_vae_hash": stats.vae_hashes[1],
         }
     return {key: value for key, value in values.items() if value is not None or not key.endswith("_hash")}
 
 
-def _modelspec_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]:
+def _modelspec_values(config: RunConfig, stats: TrainingMetadata) -> dict[str, Any]:
     saving, training = config.saving, config.training
     width, height = training_size(config)
-    moment = datetime.fromtimestamp(int(facts.now))
+    moment = datetime.fromtimestamp(int(stats.now))
     limited = training.min_timestep > 0 or training.max_timestep < 1000
     optional = {
         "timestep_range": f"{training.min_timestep},{training.max_timestep}" if limited else None,
@@ -291,7 +288,7 @@ def _modelspec_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]
     values = {
         "sai_model_spec": "1.0.1",
         "implementation_version": f"lorasmith/{__version__}",
-        "title": saving.metadata_title or saving.output_name or f"LoRA@{int(facts.now)}",
+        "title": saving.metadata_title or saving.output_name or f"LoRA@{int(stats.now)}",
         "resolution": f"{width}x{height}",
         "date": moment.isoformat(),
         **{key: value for key, value in optional.items() if value is not None},
@@ -300,10 +297,10 @@ def _modelspec_values(config: RunConfig, facts: TrainingFacts) -> dict[str, Any]
 
 
 def _data_url(value: str | None) -> str | None:
-    """An image as text, as `modelspec.thumbnail` has it; None where it cannot be read any more."""
+    """An image as a data URL for `modelspec.thumbnail`; None where it can no longer be read."""
     if not value:
         return None
     try:
         return thumbnail(value)
-    except UsageError:  # it was checked before the start; the training does not fail for it at its end
+    except UsageError:  # it was checked before the start; a finished training does not fail for it
         return None

@@ -1,4 +1,4 @@
-"""The numbers in a LoRA file, read without torch: alphas, values that are not finite, and the hash over all."""
+"""Reads the numbers of a LoRA file without torch: alphas, values that are not finite, and the hash."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ _EXPONENTS = {
     "F8_E4M3": ("u1", 0x7F),
 }
 """Number formats: as unsigned integers, and the bits that are all set in NaN and infinity (F8_E4M3 has no infinity)."""
-_ORDER = (
+ORDER = (
     *("U64", "I64", "F64", "C64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16", "F8_E5M2FNUZ", "F8_E4M3FNUZ"),
     *("F8_E8M0", "F8_E4M3", "F8_E5M2", "I8", "U8", "F6_E3M2", "F6_E2M3", "F4", "BOOL"),
 )
-"""In which the safetensors library writes tensors; those of one format by name."""
+"""The order in which the safetensors library writes number formats; tensors of one format are sorted by name."""
 _PIECE = 2**24
 
 
 @dataclass(frozen=True)
 class Payload:
-    """What the numbers of a file tell."""
+    """The result of reading a file's numbers."""
 
     header: Header
     path: Path
     alphas: dict[str, float] = field(default_factory=dict)
-    """By key, where it holds one number in a format that is known."""
+    """By key, where it holds one number in a supported format."""
     vectors: list[str] = field(default_factory=list)
     """Keys of alphas that hold several numbers, or none."""
     broken: list[str] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Payload:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of everything behind the header, in hexadecimal digits: Kohya's `sshs_model_hash`."""
+        """SHA-256 of everything after the header, in hexadecimal digits: Kohya's `sshs_model_hash`."""
         start = min((first for first, _ in self.header.places.values()), default=self.header.size)
         return _sha256(self.path, [(start, self.header.size)])
 
@@ -61,15 +61,15 @@ class Payload:
     def ordered_digest(self) -> str:
         """The same with the tensors in the order in which the safetensors library writes them."""
         places = self.header.places
-        order = sorted(places, key=lambda name: (_ORDER.index(self.header.tensors[name][0]), name.encode()))
+        order = sorted(places, key=lambda name: (ORDER.index(self.header.tensors[name][0]), name.encode()))
         return _sha256(self.path, [places[name] for name in order])
 
 
 def read_payload(path: Path, header: Header) -> Payload:
-    """Read all of a file once, through a memory map.
+    """Read a file once, through a memory map.
 
     Args:
-        path: what `header` was read from.
+        path: the file that `header` was read from.
 
     Raises:
         ModelError: it cannot be read.
@@ -100,7 +100,7 @@ def read_payload(path: Path, header: Header) -> Payload:
 
 
 def _finite(data: Bytes, kind: str) -> bool:
-    """Whether all numbers are; piece by piece, so that a large file needs little memory."""
+    """Whether all numbers are finite; piece by piece, so that a large file needs little memory."""
     layout, exponent = _EXPONENTS[kind]
     bits = data.view(layout)
     mask = bits.dtype.type(exponent)

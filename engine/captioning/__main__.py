@@ -17,8 +17,8 @@ from engine.runs.lock import RunLock
 
 
 def main(arguments: list[str]) -> int:
-    """Do the job that is described there; the exit code is also in exit.json."""
-    end_with_parent()  # a trial does; a job has none and goes on without whoever started it
+    """Run the job in the given directory; the exit code is also written to exit.json."""
+    end_with_parent()  # for a trial; a job has no such parent and continues on its own
     if len(arguments) != 1:
         print("usage: python -m engine.captioning JOB_DIR", file=sys.stderr)
         return ExitCode.USAGE
@@ -43,9 +43,10 @@ def main(arguments: list[str]) -> int:
             return work.finish(
                 "failed",
                 ExitCode.TRAINING_FAILED,
+                code="unexpected",
                 title="Unexpected error",
                 message=masked(f"{type(error).__name__}: {error}"),
-                hint=f"The whole traceback is in {job.log_path}.",
+                hint=f"The full traceback is in {job.log_path}.",
             )
 
 

@@ -1,4 +1,4 @@
-"""The interface of a captioner, and the list of those that there are."""
+"""The interface of a captioner, and the list of captioners."""
 
 from __future__ import annotations
 
@@ -15,106 +15,110 @@ from engine.captioning.options import CaptionOptions
 from engine.captioning.tagger_options import TaggerOptions
 from engine.captioning.template_options import TemplateOptions
 from engine.errors import LoraSmithError, UsageError
+from engine.types import Log
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Say = Callable[[str], None]
 Answer = str | LoraSmithError | None
-"""A text; or why there is none: a DataError is about this picture alone, every other error ends the job. None: not
-asked, as the job is to stop."""
+"""A text, or an error: a DataError is about this image only, any other error ends the job. None: not captioned, as the
+job is stopping."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A picture to describe."""
+    """An image to describe."""
 
     path: Path
     image: Image | None = None
-    """RGB, upright, any size; None for a captioner that does not look at it."""
+    """RGB, upright, any size; None for a captioner with `needs_pixels` False."""
 
 
 class Captioner(ABC):
-    """Turns pictures into text. It lives in the captioning process, whose end frees everything."""
+    """Turns images into text, in the captioning process, whose end frees everything."""
 
     name: ClassVar[str]
-    sees: ClassVar[bool] = True
-    """Whether it looks at the pictures; else they are not decoded."""
+    needs_pixels: ClassVar[bool] = True
+    """Whether it uses the pixels; otherwise images are not decoded."""
 
     def __init__(self) -> None:
         self.should_stop: Callable[[], bool] = lambda: False
-        """Asked while it waits for long."""
+        """Polled during long waits."""
 
     @abstractmethod
-    def load(self, options: Any, say: Say) -> None:
-        """Get ready.
+    def load(self, options: Any, log: Log) -> None:
+        """Load everything that is needed.
 
         Args:
-            options: of the captioner's own kind.
-            say: told decisions, with their reasons.
+            options: of the captioner's own class.
+            log: called with decisions and their reasons.
 
         Raises:
-            LoraSmithError: what it needs is not there, or not what it should be.
+            LoraSmithError: something is missing or unusable.
         """
 
     @abstractmethod
-    def describe(self, pictures: Sequence[Subject]) -> list[Answer]:
-        """One answer for each picture; whatever is random follows from the options' seed and the first name.
+    def describe(self, subjects: Sequence[Subject]) -> list[Answer]:
+        """One answer per image; randomness depends only on the seed in the options and the first file name.
 
         Raises:
-            Exception: out of memory, which `engine.memory.classify` knows; fewer pictures may then go.
+            Exception: out of memory, as recognised by `engine.out_of_memory`; fewer images may fit.
         """
 
-    def free(self) -> None:  # noqa: B027 - most have nothing to give back
-        """Give back memory that an out-of-memory left behind."""
+    def free(self) -> None:  # noqa: B027 - most have nothing to free
+        """Free memory after an out-of-memory error."""
 
-    def used(self) -> str:
-        """What the work has cost, one sentence; empty where nothing is worth telling."""
+    def usage(self) -> str:
+        """The resources used, as one sentence; empty if there is nothing to report."""
         return ""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A captioner by name, known without loading it."""
+    """A captioner by name, without loading it."""
 
     name: str
     title: str
     about: str
-    """What it makes, in a few words."""
+    """Its output, in a few words."""
     options: type[CaptionOptions]
-    place: str
+    class_path: str
     """module:Class"""
 
-    def make(self) -> Captioner:
-        """A new one, not loaded yet; its module is imported now."""
-        module, _, name = self.place.partition(":")
-        made: Captioner = getattr(importlib.import_module(module), name)()
-        return made
+    def create(self) -> Captioner:
+        """A new captioner, not loaded yet; imports its module."""
+        module, _, name = self.class_path.partition(":")
+        captioner: Captioner = getattr(importlib.import_module(module), name)()
+        return captioner
 
 
-_OWN = "engine.captioning"
+_PACKAGE = "engine.captioning"
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("blip", "BLIP", "a short sentence, as in Kohya", BlipOptions, f"{_OWN}.blip:Blip"),
-        Kind("blip2", "BLIP-2", "a sentence; a large model", Blip2Options, f"{_OWN}.blip2:Blip2"),
-        Kind("florence2", "Florence-2", "a paragraph or a sentence", Florence2Options, f"{_OWN}.florence2:Florence2"),
+        Kind("blip", "BLIP", "a short sentence, as in Kohya", BlipOptions, f"{_PACKAGE}.blip:Blip"),
+        Kind("blip2", "BLIP-2", "a sentence; a large model", Blip2Options, f"{_PACKAGE}.blip2:Blip2"),
+        Kind(
+            "florence2", "Florence-2", "a paragraph or a sentence", Florence2Options, f"{_PACKAGE}.florence2:Florence2"
+        ),
         Kind(
             "transformers",
             "Transformers model",
             "any image-to-text model, by name or folder",
             ImageTextOptions,
-            f"{_OWN}.image_text:ImageText",
+            f"{_PACKAGE}.image_text:ImageText",
         ),
-        Kind("wd14", "WD14 tagger", "tags, as anime models want them", TaggerOptions, f"{_OWN}.tagger:Tagger"),
+        Kind("wd14", "WD14 tagger", "tags, as anime models want them", TaggerOptions, f"{_PACKAGE}.tagger:Tagger"),
         Kind(
             "endpoint",
             "Endpoint",
             "a server: LM Studio, vLLM, Ollama, OpenAI",
             EndpointOptions,
-            f"{_OWN}.endpoint:Endpoint",
+            f"{_PACKAGE}.endpoint:Endpoint",
         ),
-        Kind("template", "Template", "the same words for all, no model", TemplateOptions, f"{_OWN}.template:Template"),
+        Kind(
+            "template", "Template", "the same words for all, no model", TemplateOptions, f"{_PACKAGE}.template:Template"
+        ),
     )
 }
 
@@ -123,8 +127,10 @@ def kind_of(name: object) -> Kind:
     """The captioner called `name`.
 
     Raises:
-        UsageError: there is none.
+        UsageError: it does not exist.
     """
     if not isinstance(name, str) or name not in KINDS:
-        raise UsageError(f"There is no captioner {name!r}.", f"There are: {', '.join(KINDS)}.")
+        raise UsageError(
+            f"There is no captioner {name!r}.", f"There are: {', '.join(KINDS)}.", code="captioner-unknown"
+        )
     return KINDS[name]

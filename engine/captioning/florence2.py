@@ -1,4 +1,4 @@
-"""Florence-2 by transformers' own classes; the first publication's remote code is not needed, and never run."""
+"""Florence-2 with transformers' own classes; the original remote code is not needed and never run."""
 
 from __future__ import annotations
 
@@ -6,26 +6,28 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
+from typing_extensions import override
 
-from engine.captioning.captioner import Answer, Say, Subject
+from engine.captioning.captioner import Answer, Subject
 from engine.captioning.local_model import LocalModel, texts_of
 from engine.captioning.model_options import Florence2Options
+from engine.types import Log
 
 
 class Florence2(LocalModel):
-    """The task's name is turned into the model's own question by its processor."""
+    """The processor turns the task name into the model's prompt."""
 
     name: ClassVar[str] = "florence2"
 
-    def load(self, options: Florence2Options, say: Say) -> None:
-        """Load model and processor; see `Captioner.load`."""
+    @override
+    def load(self, options: Florence2Options, log: Log) -> None:
         self.options = options
-        self.prepare(options, "florence2", "Florence-2", Florence2ForConditionalGeneration, Florence2Processor, say)
+        self.prepare(options, "florence2", "Florence-2", Florence2ForConditionalGeneration, Florence2Processor, log)
 
-    def describe(self, pictures: Sequence[Subject]) -> list[Answer]:
-        """One caption for each picture; see `Captioner.describe`."""
+    @override
+    def describe(self, subjects: Sequence[Subject]) -> list[Answer]:
         options = self.options
-        inputs = self.inputs([picture.image for picture in pictures], text=[options.task] * len(pictures))
+        inputs = self.inputs([subject.image for subject in subjects], text=[options.task] * len(subjects))
         tokens = self.generate(
             inputs, do_sample=False, num_beams=options.num_beams, max_new_tokens=options.max_new_tokens
         )

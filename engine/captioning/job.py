@@ -1,4 +1,4 @@
-"""A captioning job seen from outside: where its files are, starting it, stopping it, and how far it is."""
+"""A captioning job from outside: its files, starting and stopping it, and its progress."""
 
 from __future__ import annotations
 
@@ -14,45 +14,54 @@ from typing import Any
 from engine.captioning.captioner import Kind, kind_of
 from engine.captioning.options import CaptionOptions, read_options
 from engine.dataset.caption_files import writing
-from engine.dataset.caption_journal import Journal, Undone
+from engine.dataset.caption_journal import Journal, UndoResult
 from engine.dataset.folders import find_sources
-from engine.dataset.pool import Progress
 from engine.errors import UsageError
 from engine.processes import child_variables
 from engine.runs.control import clear, request
-from engine.runs.events import Event
+from engine.runs.events import (
+    ErrorEvent,
+    Event,
+    NoteEvent,
+    PhaseEvent,
+    ProgressEvent,
+    RunFinishedEvent,
+    RunStartedEvent,
+    WarningEvent,
+)
 from engine.runs.integrity import require_sound
 from engine.runs.launch import launch
 from engine.runs.layout import RunDir, write_record
 from engine.runs.state import true_state
 from engine.runs.values import count
 from engine.text import printable
+from engine.types import Progress
 
 NAME = ".captions"
 
 
 @dataclass(frozen=True)
 class CaptionJob(RunDir):
-    """The files of the job on one folder of pictures: `<folder>/.captions/`, laid out as a run's `.run/`.
+    """The files of the job on one folder of images: `<folder>/.captions/`, laid out as a run's `.run/`.
 
-    It stands beside the captions that it writes, so that it moves with the folder, and so that whoever else has the
-    folder open, on another machine too, meets the same lock. Names with a dot in front are no pictures anywhere, and
-    Kohya's scripts do not look into such a folder.
+    It is next to the captions that it writes, so that it moves with the folder, and so that all users of the folder,
+    also on other machines, share one lock. Names with a leading dot are never images, and Kohya's scripts ignore such
+    a folder.
     """
 
     @classmethod
     def of(cls, folder: Path) -> CaptionJob:
-        """The job on a folder of pictures, started or not."""
+        """The job of an image folder, started or not."""
         return cls(folder.expanduser() / NAME)
 
     @property
     def private(self) -> Path:
-        """All files are in the job's own directory."""
+        """The job's own directory has all files."""
         return self.path
 
     @property
     def meta_path(self) -> Path:
-        """What is to be done: captioner and options."""
+        """Captioner and options of the job."""
         return self.path / "job.json"
 
     @property
@@ -62,25 +71,27 @@ class CaptionJob(RunDir):
 
     @property
     def folder(self) -> Path:
-        """The pictures; a trial, which changes nothing, is elsewhere and names them."""
-        named = self.meta.get("folder") if self.path.name != NAME else None  # who gives away a folder names no other
-        return Path(named) if isinstance(named, str) else self.path.parent
+        """The image folder; a trial, which changes nothing, is elsewhere and has its path."""
+        path = (
+            self.meta.get("folder") if self.path.name != NAME else None
+        )  # a shared folder must not point to another one
+        return Path(path) if isinstance(path, str) else self.path.parent
 
     @property
     def journal(self) -> Journal:
-        """What was done to the captions, to be undone."""
+        """The journal for undoing changes of the captions."""
         return Journal(self.path / "undo", self.path.parent)
 
     @property
     def trial(self) -> int:
-        """For so many pictures it is only told what would be written; 0: the job is meant."""
+        """Number of images of a trial, which only reports proposed captions; 0: a regular job."""
         return count(self.meta.get("trial")) or 0 if self.path.name != NAME else 0
 
     def settings(self) -> tuple[Kind, CaptionOptions]:
         """Captioner and options.
 
         Raises:
-            UsageError: job.json is missing or says what cannot be.
+            UsageError: job.json is missing or invalid.
         """
         kind = kind_of(self.meta.get("captioner"))
         options = self.meta.get("options")
@@ -88,21 +99,21 @@ class CaptionJob(RunDir):
 
     @property
     def unfinished(self) -> bool:
-        """Whether it was begun and was cut, stopped or has failed."""
+        """Whether it was started, and then killed, stopped, or failed."""
         return self.is_run and true_state(self).state in ("stopped", "failed", "lost")
 
 
 def start(folder: Path, captioner: str, values: Mapping[str, Any]) -> CaptionJob:
-    """Start captioning in a process of its own, which outlives this one. One that was cut goes on where it was.
+    """Start captioning in a separate process that outlives this one. An interrupted job continues.
 
     Args:
-        folder: of pictures, or the parent of `<repeats>_<name>` folders.
-        captioner: a name of `KINDS`.
+        folder: of images, or the parent of `<repeats>_<name>` folders.
+        captioner: a name in `KINDS`.
         values: options that differ from the defaults.
 
     Raises:
-        UsageError: options that cannot be, or a job is going on there.
-        DataError: the folder is missing or unreadable, or has no picture; nothing is made there.
+        UsageError: invalid options, or a job is running there.
+        DataError: the folder is missing or unreadable, or has no image; nothing is created.
         StorageError: the folder cannot be written.
     """
     kind = kind_of(captioner)
@@ -112,14 +123,18 @@ def start(folder: Path, captioner: str, values: Mapping[str, Any]) -> CaptionJob
     if job.path.is_symlink() or job.path.is_dir():
         require_sound(job)
     if true_state(job).live:
-        raise UsageError(f"Captions are being made in {printable(job.folder)} already.", "Wait for its end, or stop.")
-    going_on = job.unfinished and _same(job, kind, options)
-    identity = str(job.meta.get("id", "")) if going_on else uuid.uuid4().hex
+        raise UsageError(
+            f"Captions are being made in {printable(job.folder)} already.",
+            "Wait until it ends, or stop it.",
+            code="captioning-is-live",
+        )
+    continues = job.unfinished and _same(job, kind, options)
+    identity = str(job.meta.get("id", "")) if continues else uuid.uuid4().hex
     record = {"version": 2, "captioner": captioner, "options": options.model_dump(), "id": identity}
     with writing(job.path):
         job.control.mkdir(parents=True, exist_ok=True)
         clear(job)
-        if not going_on:
+        if not continues:
             for path in (job.events_path, job.log_path):
                 path.unlink(missing_ok=True)
         for path in (job.exit_path, job.state_path):
@@ -129,60 +144,62 @@ def start(folder: Path, captioner: str, values: Mapping[str, Any]) -> CaptionJob
 
 
 def try_out(folder: Path, captioner: str, values: Mapping[str, Any], count: int, place: Path) -> CaptionJob:
-    """Start a process that tells in its progress events what the first pictures would get, and changes nothing. It ends
-    with this process, as nobody else would look at its answers.
+    """Start a trial: a process that reports captions for the first images in its progress events and changes nothing.
+    It ends with this process.
 
     Args:
-        count: of pictures.
+        count: of images.
         place: an empty directory for the job's files.
 
     Raises:
-        UsageError: options that cannot be.
+        UsageError: invalid options.
         StorageError: the directory cannot be written.
     """
     kind = kind_of(captioner)
     options = read_options(kind.options, values).model_dump()
     job = CaptionJob(place)
-    named = {"id": "", "folder": os.path.abspath(folder.expanduser()), "trial": count}  # noqa: PTH100 - follows links
+    trial = {"id": "", "folder": os.path.abspath(folder.expanduser()), "trial": count}  # noqa: PTH100 - follows links
     with writing(place):
-        _launch(job, {"version": 2, "captioner": captioner, "options": options, **named}, child_variables())
+        _launch(job, {"version": 2, "captioner": captioner, "options": options, **trial}, child_variables())
     return job
 
 
 def _same(job: CaptionJob, kind: Kind, options: CaptionOptions) -> bool:
-    """Whether what the job was begun with would write the same as these options."""
+    """Whether the job's captioner and options would write the same captions as these."""
     try:
-        before, begun = job.settings()
+        job_kind, job_options = job.settings()
     except UsageError:
         return False
-    return before is kind and begun.decisive() == options.decisive()
+    return job_kind is kind and job_options.output_options() == options.output_options()
 
 
 def _launch(job: CaptionJob, record: Mapping[str, Any], variables: Mapping[str, str] | None = None) -> None:
     write_record(job.meta_path, record)
     command = [sys.executable, "-P", "-m", "engine.captioning", str(job.path)]
     process = launch(job, command=command, variables=variables)
-    threading.Thread(target=process.wait, daemon=True).start()  # else it would stay as a zombie
+    threading.Thread(target=process.wait, daemon=True).start()  # otherwise it would become a zombie
 
 
-def undo(job: CaptionJob, progress: Progress | None = None) -> Undone:
-    """Take the newest edit of many captions back, be it a job or one from the screen; see `Journal.undo`.
+def undo(job: CaptionJob, progress: Progress | None = None) -> UndoResult:
+    """Undo the newest edit of many captions, from a job or a screen, as `Journal.undo` does.
 
     Raises:
-        UsageError: captions are being made there.
-        StorageError: no space or no permission; calling it again goes on.
+        UsageError: a captioning job is running there.
+        StorageError: no space or no permission; another call continues.
     """
     require_sound(job)
     if true_state(job).live:
-        raise UsageError(f"Captions are being made in {printable(job.folder)}.", "Stop that first.")
+        raise UsageError(
+            f"Captions are being made in {printable(job.folder)}.", "Stop that first.", code="captioning-is-live"
+        )
     return job.journal.undo(progress)
 
 
 def stop(job: CaptionJob) -> None:
-    """Ask the job to finish its batch and end; what is done stays, and `start` goes on from there.
+    """Request the job to end after its batch; finished captions stay, and `start` continues from there.
 
     Raises:
-        StorageError: the wish cannot be written.
+        StorageError: the request cannot be written.
     """
     with writing(job.control):
         request(job, "stop")
@@ -190,47 +207,47 @@ def stop(job: CaptionJob) -> None:
 
 @dataclass
 class JobHistory:
-    """What the events of a job amount to."""
+    """The state of a job, collected from its events."""
 
     done: int = 0
     total: int = 0
     phase: str = ""
     written: list[str] = field(default_factory=list)
-    """Pictures whose caption was written, relative to the folder, in order."""
+    """Images whose caption was written, relative to the folder, in order."""
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    error: tuple[str, str] | None = None
-    """(message, hint)"""
+    error: ErrorEvent | None = None
     ending: str = ""
-    """State that the process ended in, by its own word; empty while it has not."""
+    """The final state reported by the process; empty while it runs."""
     _first: tuple[float, int] | None = None
     _last: tuple[float, int] | None = None
 
     def add(self, event: Event) -> None:
-        """Take in the next event."""
-        if event.type == "run_started":
-            if event.seq == 0:  # the log was begun anew
-                vars(self).update(vars(JobHistory()))
-            self.phase, self.error, self.ending, self._first = "", None, "", None
-        elif event.type == "phase":
-            self.phase = event.get("name", "") if event.get("state") == "start" else ""
-        elif event.type == "progress":
-            self.done, self.total = event.get("done", 0), event.get("total", 0)
-            self.written += event.get("written", [])
-            self._last = (event.time, self.done)
-            self._first = self._first or self._last
-        elif event.type == "note":
-            self.notes.append(event.get("text", ""))
-        elif event.type == "warning":
-            self.warnings.append(event.get("text", ""))
-        elif event.type == "error":
-            self.error = (event.get("message", ""), event.get("hint", ""))
-        elif event.type == "run_finished":
-            self.ending = event.get("state", "")
+        """Process the next event."""
+        match event:
+            case RunStartedEvent():
+                if event.seq == 0:  # a new log
+                    vars(self).update(vars(JobHistory()))
+                self.phase, self.error, self.ending, self._first = "", None, "", None
+            case PhaseEvent():
+                self.phase = event.name if event.state == "start" else ""
+            case ProgressEvent():
+                self.done, self.total = event.done or 0, event.total or 0
+                self.written += event.written
+                self._last = (event.time, self.done)
+                self._first = self._first or self._last
+            case NoteEvent():
+                self.notes.append(event.text)
+            case WarningEvent():
+                self.warnings.append(event.text)
+            case ErrorEvent():
+                self.error = event
+            case RunFinishedEvent():
+                self.ending = event.state
 
     @property
     def seconds_left(self) -> float | None:
-        """From the pace since the process began; None before there is one."""
+        """Estimated from the pace since the process started; None before there is one."""
         if self._first is None or self._last is None or self._last[1] <= self._first[1]:
             return None
         pace = (self._last[0] - self._first[0]) / (self._last[1] - self._first[1])

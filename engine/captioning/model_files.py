@@ -1,4 +1,4 @@
-"""Where a captioning model is: a folder, the program's own place for models, or the hub's cache; online if asked."""
+"""Finding a captioning model: a folder, the program's models folder, the hub's cache, or a download if allowed."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 from engine.atomic import read_json
 from engine.errors import ModelError
-from engine.models.fetch import Progress, fetch, make_plan
+from engine.families.fetch import Progress, fetch, make_plan
 from engine.models.hub.cache import cached_folder, is_hub_id
 from engine.models.hub.files import TAGGER_FILES
 from engine.paths import user_cache
 from engine.text import listing, printable, shell_word, size_text
 
 FILES = ("config.json", "preprocessor_config.json", "tokenizer_config.json", "tokenizer.json", "model.safetensors")
-"""What one fetches by hand."""
+"""Files to download by hand."""
 _ALTERNATIVES: Mapping[str, tuple[str, ...]] = {
     "config.json": ("config.json",),
     "preprocessor_config.json": ("preprocessor_config.json", "processor_config.json"),
@@ -23,101 +23,121 @@ _ALTERNATIVES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def own_place(model: str) -> Path:
-    """Where a model that was fetched by hand is looked for."""
+def models_folder(model: str) -> Path:
+    """The folder for a model downloaded by hand."""
     return user_cache() / "models" / Path(model).name
 
 
-def find_model(model: str, model_type: str, *, title: str, allow_download: bool, say: Callable[[str], None]) -> Path:
-    """The folder of a model of transformers, whole and of the right type.
+def find_model(model: str, model_type: str, *, title: str, allow_download: bool, log: Callable[[str], None]) -> Path:
+    """The folder of a transformers model, complete and of the right type.
 
     Args:
         model: a folder, or "owner/name" on the hub.
-        model_type: what its config.json must say; "": anything.
-        title: the captioner's, for the sentences.
-        allow_download: fetch it where it is not on this machine.
-        say: told about a download.
+        model_type: required in its config.json; "": any.
+        title: of the captioner, for messages.
+        allow_download: download it if it is not on this machine.
+        log: called about a download.
 
     Raises:
-        ModelError: it is not there, lacks files, or is another model; the hint says what to fetch and where to put it.
+        ModelError: it is missing, incomplete, or another model; the hint has the files and where to put them.
     """
-    folder = _find(model, FILES, allow_download, say)
+    folder = _find(model, FILES, allow_download, log)
     config = read_json(folder / "config.json")
-    found = config.get("model_type") if isinstance(config, dict) else None
-    if not isinstance(found, str) or model_type not in ("", found):
-        what = f"a model of type {printable(found)}" if found else "no model that can be recognised"
-        wanted = f", not {model_type}" if model_type else ""
+    actual_type = config.get("model_type") if isinstance(config, dict) else None
+    if not isinstance(actual_type, str) or model_type not in ("", actual_type):
+        what = f"a model of type {printable(actual_type)}" if actual_type else "no known model"
+        expected = f", not {model_type}" if model_type else ""
         raise ModelError(
-            f"{printable(folder)} holds {what}{wanted}.", f"Choose another captioner, or a model for {title}."
+            f"{printable(folder)} has {what}{expected}.",
+            f"Choose another captioner, or a model for {title}.",
+            code="captioner-of-other-kind",
         )
     return folder
 
 
-def find_tagger(model: str, *, allow_download: bool, say: Callable[[str], None]) -> Path:
+def find_tagger(model: str, *, allow_download: bool, log: Callable[[str], None]) -> Path:
     """The folder of a tagger: model.onnx and selected_tags.csv. Arguments and errors as for `find_model`."""
-    return _find(model, TAGGER_FILES, allow_download, say)
+    return _find(model, TAGGER_FILES, allow_download, log)
 
 
-def _find(model: str, files: Sequence[str], allow_download: bool, say: Callable[[str], None]) -> Path:
-    """The folder, with all of `files` or what may stand for them."""
-    given = Path(model).expanduser()
-    if given.is_dir():
-        return _whole(given, files, "Give the folder of a whole model, with these files.")
-    if given.exists():
-        raise ModelError(f"{printable(given)} is a file, not the folder of a model.", "Give its folder.")
+def _find(model: str, files: Sequence[str], allow_download: bool, log: Callable[[str], None]) -> Path:
+    """The folder with all of `files`, or their alternatives."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return _complete(path, files, "Give the folder of a complete model, with these files.")
+    if path.exists():
+        raise ModelError(
+            f"{printable(path)} is a file, not a model folder.", "Give its folder.", code="captioner-folder-is-a-file"
+        )
     by_hand = _by_hand(model, files)
-    if own_place(model).is_dir():
-        return _whole(own_place(model), files, by_hand)
+    if models_folder(model).is_dir():
+        return _complete(models_folder(model), files, by_hand)
     if not is_hub_id(model):
-        raise ModelError(f"The folder {printable(given)} does not exist.", "Give the folder of a captioning model.")
-    return _whole(_from_hub(model, files, allow_download, say), files, by_hand)
+        raise ModelError(
+            f"The folder {printable(path)} does not exist.",
+            "Give the folder of a captioning model.",
+            code="captioner-folder-missing",
+        )
+    return _complete(_from_hub(model, files, allow_download, log), files, by_hand)
 
 
-def _from_hub(model: str, files: Sequence[str], allow_download: bool, say: Callable[[str], None]) -> Path:
+def _from_hub(model: str, files: Sequence[str], allow_download: bool, log: Callable[[str], None]) -> Path:
     folder = cached_folder(model)
     if folder is not None and not _missing(folder, files):
         return folder
     if not allow_download:
-        raise ModelError(f"The captioning model {model} is not on this machine.", _by_hand(model, files))
+        raise ModelError(
+            f"The captioning model {model} is not on this machine.", _by_hand(model, files), code="captioner-not-here"
+        )
     try:
         plan = make_plan(model)
-        say(f"Downloading {model}: {size_text(plan.to_come)}.")
-        return fetch(plan, _Tenths(say))
+        log(f"Downloading {model}: {size_text(plan.remaining)}.")
+        return fetch(plan, _TenthsLogger(log))
     except ModelError as error:
-        raise ModelError(f"The captioning model cannot be downloaded: {error}", _by_hand(model, files)) from error
+        raise ModelError(
+            f"The captioning model cannot be downloaded: {error}", _by_hand(model, files), code=error.code
+        ) from error
 
 
-class _Tenths:
-    """Says each further tenth of a download."""
+class _TenthsLogger:
+    """Logs each tenth of a download."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-        self._said = 0
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self._log = log
+        self._logged = 0
 
     def __call__(self, progress: Progress) -> None:
         tenth = 10 * progress.done // max(1, progress.total)
-        if tenth > self._said:
-            self._said = tenth
+        if tenth > self._logged:
+            self._logged = tenth
             rate = f", {size_text(progress.rate)}/s" if progress.rate else ""
-            self._say(f"Downloaded {size_text(progress.done)} of {size_text(progress.total)}{rate}.")
+            self._log(f"Downloaded {size_text(progress.done)} of {size_text(progress.total)}{rate}.")
 
 
 def _by_hand(model: str, files: Sequence[str]) -> str:
     return (
         f"Allow the download (--download), or run `lorasmith fetch {shell_word(model)}`. By hand: from {model} on the "
-        f"Hugging Face hub take {', '.join(files)} and put them into {printable(own_place(model))}, or anywhere and "
-        "give that folder as the model."
+        f"Hugging Face hub download {', '.join(files)} to {printable(models_folder(model))}, or to any folder and set "
+        "it as the model."
     )
 
 
 def _missing(folder: Path, files: Sequence[str]) -> list[str]:
-    return [name for name in files if not any((folder / one).is_file() for one in _ALTERNATIVES.get(name, (name,)))]
+    return [
+        name
+        for name in files
+        if not any((folder / alternative).is_file() for alternative in _ALTERNATIVES.get(name, (name,)))
+    ]
 
 
-def _whole(folder: Path, files: Sequence[str], hint: str) -> Path:
+def _complete(folder: Path, files: Sequence[str], hint: str) -> Path:
     missing = _missing(folder, files)
     if missing:
         pickled = "model.safetensors" in missing and any(folder.glob("pytorch_model*.bin"))
-        more = " Its pytorch_model.bin is pickled and is never opened." if pickled else ""
-        raise ModelError(f"The captioning model in {printable(folder)} lacks {listing(missing)}.{more}", hint)
+        more = " Its pytorch_model.bin is pickled and never opened." if pickled else ""
+        raise ModelError(
+            f"The captioning model in {printable(folder)} lacks {listing(missing)}.{more}",
+            hint,
+            code="captioner-incomplete",
+        )
     return folder

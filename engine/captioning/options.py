@@ -1,4 +1,4 @@
-"""What one can choose for every captioner: Kohya's names where it has one. The form is made from this."""
+"""The options common to all captioners, with Kohya's names if it has one. The form is generated from them."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ Options = TypeVar("Options", bound="CaptionOptions")
 
 
 class CaptionOptions(Table):
-    """What every captioner has."""
+    """Options of every captioner."""
 
-    ONLY_HOW: ClassVar[frozenset[str]] = frozenset()
-    """Options that do not change what is written: with others, a job that was cut still goes on."""
+    NON_OUTPUT: ClassVar[frozenset[str]] = frozenset()
+    """Options that do not change the captions: a job can continue with other values."""
 
     existing: Existing = setting(
         "keep",
         "Existing captions",
-        "keep: only pictures without a caption get one. append, prepend: the new text goes behind or before it. "
-        "replace: all are written anew.",
+        "keep: only images without a caption get one. append, prepend: the new text goes after or before it. "
+        "replace: all are overwritten.",
     )
-    trigger_word: str = setting("", "Trigger word", "Put first in every new caption, once. Empty: none.")
-    prefix: str = setting("", "Prefix", "Put before every new text, with a space.")
-    postfix: str = setting("", "Postfix", "Put behind every new text, with a space.")
+    trigger_word: str = setting("", "Trigger word", "Added first to every new caption, once. Empty: none.")
+    prefix: str = setting("", "Prefix", "Added before every new text, with a space.")
+    postfix: str = setting("", "Postfix", "Added after every new text, with a space.")
     caption_extension: Extension = setting(".txt", "Caption files", "Of new files; existing ones keep theirs.")
 
     @field_validator("caption_extension", mode="before")
@@ -42,29 +42,29 @@ class CaptionOptions(Table):
 
     @field_validator("caption_extension")
     @classmethod
-    def _no_picture(cls, value: str) -> str:
+    def _no_image(cls, value: str) -> str:
         if value.lower() in EXTENSIONS:
-            raise ValueError("the extension of a text file, as .txt")
+            raise ValueError("the extension of a text file, like .txt")
         return value
 
     @property
     def at_once(self) -> int:
-        """Pictures that are given to the captioner together."""
+        """Images per call of the captioner."""
         return 1
 
     @property
     def places_trigger(self) -> bool:
-        """Whether the captioner's text has the trigger word where the person wants it."""
+        """Whether the captioner places the trigger word itself."""
         return False
 
-    def decisive(self) -> dict[str, Any]:
-        """The options that change what is written."""
-        return self.model_dump(exclude=set(self.ONLY_HOW))
+    def output_options(self) -> dict[str, Any]:
+        """The options that affect the captions."""
+        return self.model_dump(exclude=set(self.NON_OUTPUT))
 
-    def composed(self, text: str, existing: str = "") -> str:
-        """What is written: a captioner's text with everything around it, joined with the caption that is there.
+    def compose(self, text: str, existing: str = "") -> str:
+        """The caption to write: the text with prefix, postfix and trigger, joined with the existing caption.
 
-        Of several lines each gets the text. A tag that is in the line already is not added again.
+        The text is added to each line; tags that a line already has are not repeated.
         """
         words = (self.prefix.strip(), " ".join(without_controls(text).split()), self.postfix.strip())
         new = normalised(" ".join(filter(None, words)))
@@ -78,41 +78,45 @@ class CaptionOptions(Table):
 
 
 def _joined(line: str, new: str, *, first: bool) -> str:
-    """The two with a comma between them; tags of `new` that `line` has are left out, whatever their case."""
+    """Both joined by a comma; tags of `new` that `line` already has are skipped, ignoring case."""
     if not line:
         return new
-    held = {tag.strip().lower() for tag in line.split(",")}
-    added = ", ".join(tag for part in new.split(",") if (tag := part.strip()) and tag.lower() not in held)
+    existing = {tag.strip().lower() for tag in line.split(",")}
+    added = ", ".join(tag for part in new.split(",") if (tag := part.strip()) and tag.lower() not in existing)
     return ", ".join(filter(None, (added, line) if first else (line, added)))
 
 
 def read_options(model: type[Options], values: Mapping[str, Any]) -> Options:
-    """Check values by their names.
+    """Validate values by name.
 
     Raises:
-        UsageError: values that cannot be, or names that are unknown; all of them in one sentence each.
+        UsageError: invalid values or unknown names, one sentence each.
     """
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
         raise UsageError(
-            " ".join(_sentence(model, detail) for detail in error.errors()), _hint(model, error)
+            " ".join(_sentence(model, detail) for detail in error.errors()),
+            _hint(model, error),
+            code="caption-option-not-possible",
         ) from error
 
 
 def _sentence(model: type[CaptionOptions], detail: Any) -> str:
     name = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
-        return f"There is no option {name!r} here."
+        return f"There is no option {name!r}."
     title = model.model_fields[name].title if name in model.model_fields else name
-    said = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ").removeprefix("Input should ")
-    if "pattern" in said:
-        said = "letters and digits, as .txt" if name == "caption_extension" else "auto, cpu, cuda or cuda:N"
+    expected = (
+        detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ").removeprefix("Input should ")
+    )
+    if "pattern" in expected:
+        expected = "letters and digits, like .txt" if name == "caption_extension" else "auto, cpu, cuda or cuda:N"
     if name == "url":  # it may have a password in it
-        return f"{title}: allowed is {said}."
+        return f"{title}: allowed is {expected}."
     if not name:
-        return f"{said[:1].upper()}{said[1:]}."
-    return f"{title}: {detail['input']!r} is given, allowed is {said}."
+        return f"{expected[:1].upper()}{expected[1:]}."
+    return f"{title}: {detail['input']!r} is given, allowed is {expected}."
 
 
 def _hint(model: type[CaptionOptions], error: ValidationError) -> str:

@@ -1,4 +1,4 @@
-"""The captioning process: goes through the pictures batch by batch, writes each caption, tells how far it is."""
+"""The captioning process: captions the images batch by batch, writes the files, reports progress."""
 
 from __future__ import annotations
 
@@ -18,22 +18,32 @@ from engine.dataset.caption_files import CaptionFile
 from engine.errors import DataError, LoraSmithError, StorageError
 from engine.exit_codes import ExitCode
 from engine.runs.control import ControlBox
-from engine.runs.events import EventLog
+from engine.runs.events import (
+    ErrorEvent,
+    EventLog,
+    NoteEvent,
+    PhaseEvent,
+    ProgressEvent,
+    RunFinishedEvent,
+    RunStartedEvent,
+    WarningEvent,
+)
+from engine.runs.phase import Phase
 from engine.runs.state import StateWriter, write_exit
 from engine.text import plural, printable
 
 MOST_FAILURES = 5
-"""Pictures in a row that cannot be described: then it is not the pictures."""
+"""Failed images in a row after which the captioner is considered broken."""
 
 
 class CaptioningError(LoraSmithError):
-    """The captioner fails, whatever the picture."""
+    """The captioner fails for every image."""
 
     title: ClassVar[str] = "Captioning"
 
 
 class Work:
-    """One life of the process. What the person's machine says no to is raised as LoraSmithError."""
+    """One run of the process. Expected errors are raised as LoraSmithError."""
 
     def __init__(self, job: CaptionJob) -> None:
         self.job = job
@@ -42,16 +52,16 @@ class Work:
         self.control = ControlBox(job, self.events)
         self.folder = job.folder
         self.done = self.total = 0
-        """Pictures, those of earlier lives of the job too."""
+        """Images, including those of earlier runs of the job."""
         self._skipped = 0
         self._failures = 0
-        """Pictures in a row that the captioner could not describe."""
-        self._used: Callable[[], str] = lambda: ""
+        """Failed images in a row."""
+        self._usage: Callable[[], str] = lambda: ""
         self._signal = ""
         self._stopped = False
 
     def install_signals(self) -> None:
-        """First SIGINT or SIGTERM: finish the batch and end. Second: end now. SIGHUP is ignored."""
+        """First SIGINT or SIGTERM: finish the batch and exit. Second: exit immediately. SIGHUP is ignored."""
         signal.signal(signal.SIGINT, self._on_signal)
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -62,142 +72,150 @@ class Work:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def should_stop(self) -> bool:
-        """Whether to end at this point."""
+        """Whether to stop now."""
         for command in self.control.take():
-            wished = command.name == "stop"
-            self.control.acknowledge(command, "done" if wished else "refused: captioning can only be stopped")
-            self._stopped = self._stopped or wished
+            is_stop = command.name == "stop"
+            self.control.acknowledge(command, "done" if is_stop else "refused: captioning can only be stopped")
+            self._stopped = self._stopped or is_stop
         return self._stopped or bool(self._signal)
 
     def run(self) -> ExitCode:
-        """Caption what is to be captioned.
+        """Caption the images.
 
         Raises:
-            LoraSmithError: what the person must mend.
+            LoraSmithError: an error that the user has to fix.
         """
-        self.events.emit("run_started", name=str(self.folder), pid=os.getpid())
+        self.events.emit(RunStartedEvent(name=str(self.folder), pid=os.getpid()))
         self.state.update(force=True, state="running")
         kind, options = self.job.settings()
-        writer = CaptionWriter(self.job, kind, options, self.say, self.warn)
+        writer = CaptionWriter(self.job, kind, options, self.log, self.warn)
         files = writer.todo()[: self.job.trial or None]
         if not files:
-            self.say("Nothing to do: every picture has a caption.")
+            self.log("Nothing to do: every image has a caption.")
             return self.finish("finished", ExitCode.DONE)
-        # Said before the library that reads it is imported.
+        # Set before the library that reads it is imported.
         offline = not getattr(options, "allow_download", False)
         os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = str(int(offline))
-        captioner = kind.make()
+        captioner = kind.create()
         captioner.should_stop = self.should_stop
-        self._phase("load")
-        captioner.load(options, self.say)
-        self._phase("caption")
+        self._phase(Phase.LOAD)
+        captioner.load(options, self.log)
+        self._phase(Phase.CAPTION)
         self.done, self.total = writer.before, writer.before + len(files)
         self._progress()
-        self._used = captioner.used
-        return self._go_through(files, options.at_once, captioner, writer)
+        self._usage = captioner.usage
+        return self._caption_all(files, options.at_once, captioner, writer)
 
-    def _go_through(
+    def _caption_all(
         self, files: list[CaptionFile], at_once: int, captioner: Captioner, writer: CaptionWriter
     ) -> ExitCode:
-        describer = Describer(captioner, self.say)
-        for batch in batches_of(files, at_once, pixels=captioner.sees):
+        describer = Describer(captioner, self.log)
+        for batch in batches_of(files, at_once, pixels=captioner.needs_pixels):
             if self.should_stop():
                 return self.finish("stopped", ExitCode.STOPPED)
-            for file, picture in batch:
-                if isinstance(picture, str):
-                    self._skip(file, f"{picture}.")
-            good = [(file, picture) for file, picture in batch if isinstance(picture, Subject)]
-            answers = describer.describe([picture for _, picture in good])
-            ending = self._take([file for file, _ in good], answers, writer)
+            for file, image in batch:
+                if isinstance(image, str):
+                    self._skip(file, f"{image}.")
+            decoded = [(file, image) for file, image in batch if isinstance(image, Subject)]
+            answers = describer.describe([image for _, image in decoded])
+            ending = self._record_answers([file for file, _ in decoded], answers, writer)
             if ending is not None:
                 raise ending
-        if self.done < self.total:  # the captioner was stopped while it waited
+        if self.done < self.total:  # stopped while the captioner was waiting
             return self.finish("stopped", ExitCode.STOPPED)
         if self._skipped == self.total:
-            raise DataError(f"None of the {plural(len(files), 'picture')} gets a caption.", "The warnings say why.")
+            raise DataError(
+                f"None of the {plural(len(files), 'image')} gets a caption.",
+                "The reasons are in the warnings.",
+                code="no-caption-made",
+            )
         return self.finish("finished", ExitCode.DONE)
 
-    def _take(self, files: list[CaptionFile], answers: list[Answer], writer: CaptionWriter) -> LoraSmithError | None:
-        """Write what was said, name what was not; what the job ends with, if it does."""
-        said: list[tuple[CaptionFile, str]] = []
+    def _record_answers(
+        self, files: list[CaptionFile], answers: list[Answer], writer: CaptionWriter
+    ) -> LoraSmithError | None:
+        """Write the captions and report failures; return the error that ends the job, if any."""
+        texts: list[tuple[CaptionFile, str]] = []
         ending: LoraSmithError | None = None
         for file, answer in zip(files, answers, strict=True):
             if isinstance(answer, str):
-                said.append((file, answer))
+                texts.append((file, answer))
                 self._failures = 0
             elif isinstance(answer, DataError):
                 self._skip(file, str(answer))
                 self._failures += 1
                 if self._failures == MOST_FAILURES:
-                    hint = f"{answer.hint} The same command goes on with the rest.".strip()
-                    ending = ending or CaptioningError(f"{MOST_FAILURES} pictures in a row: {answer.message}", hint)
+                    hint = f"{answer.hint} The same command continues with the rest.".strip()
+                    ending = ending or CaptioningError(
+                        f"{MOST_FAILURES} images in a row: {answer.message}", hint, code=answer.code
+                    )
             elif answer is not None:
                 ending = ending or answer
         if self.job.trial:
-            proposals = writer.proposals(said)
-            self._count(len(said), len(proposals))
-            self._progress(proposed=[self._told(one) for one in proposals])
+            proposals = writer.proposals(texts)
+            self._count(len(texts), len(proposals))
+            self._progress(proposed=[self._proposal_json(proposal) for proposal in proposals])
         else:
-            written = writer.write(said)
-            self._count(len(said), len(written))
+            written = writer.write(texts)
+            self._count(len(texts), len(written))
             self._progress(written)
         return ending
 
     def _skip(self, file: CaptionFile, reason: str) -> None:
-        self.warn(f"{printable(file.picture)}: {reason} It gets no caption.")
+        self.warn(f"{printable(file.image)}: {reason} It gets no caption.")
         self._count(1, 0)
 
-    def _count(self, handled: int, written: int) -> None:
-        self.done += handled
-        self._skipped += handled - written
+    def _count(self, processed: int, written: int) -> None:
+        self.done += processed
+        self._skipped += processed - written
 
-    def _told(self, proposal: Proposal) -> dict[str, str]:
-        """A proposal as the events tell it."""
-        name = str(proposal.file.picture.relative_to(self.folder))
-        return {"picture": name, "before": proposal.file.text or "", "after": proposal.noted.after}
+    def _proposal_json(self, proposal: Proposal) -> dict[str, str]:
+        """A proposal in the format of the events."""
+        name = str(proposal.file.image.relative_to(self.folder))
+        return {"image": name, "before": proposal.file.text or "", "after": proposal.change.after}
 
-    def _phase(self, name: str) -> None:
-        self.state.update(phase=name)
-        self.events.emit("phase", name=name, state="start")
+    def _phase(self, phase: Phase) -> None:
+        self.state.update(phase=phase)
+        self.events.emit(PhaseEvent(name=phase, state="start"))
 
-    def _progress(self, written: Sequence[Path] = (), **more: Any) -> None:
+    def _progress(self, written: Sequence[Path] = (), **details: Any) -> None:
         names = [str(path.relative_to(self.folder)) for path in written]
         self.events.emit(
-            "progress", phase="caption", done=self.done, total=self.total, unit="picture", written=names, **more
+            ProgressEvent(phase=Phase.CAPTION, done=self.done, total=self.total, unit="image", written=names, **details)
         )
         self.state.update(step=self.done, max_train_steps=self.total)
 
-    def say(self, text: str) -> None:
-        """Tell a decision and its reason."""
-        self.events.emit("note", text=text)
+    def log(self, text: str) -> None:
+        """Log a decision and its reason."""
+        self.events.emit(NoteEvent(text=text))
         _print(text)
 
     def warn(self, text: str) -> None:
-        """Tell what the person may want to mend."""
-        self.events.emit("warning", code="caption", text=text)
+        """Report a problem that the user may want to fix."""
+        self.events.emit(WarningEvent(code="caption", text=text))
         _print(f"warning: {text}")
 
     def fail(self, error: LoraSmithError) -> ExitCode:
-        """Tell what the person must mend, and end."""
+        """Report an error that the user has to fix, and finish."""
         state = "stopped" if error.exit_code == ExitCode.STOPPED else "failed"
-        return self.finish(state, error.exit_code, title=error.title, message=error.message, hint=error.hint)
+        return self.finish(state, error.exit_code, **error.details)
 
-    def finish(self, state: str, code: ExitCode, **details: str) -> ExitCode:
-        """Tell what it has cost and how it ended: first in exit.json, then in the events."""
-        if used := self._used():
-            self.say(used)
-        with suppress(StorageError):  # the events tell it too
-            write_exit(self.job, state, code, self.done, **details)
+    def finish(self, state: str, exit_code: ExitCode, **details: str) -> ExitCode:
+        """Report usage and the final state: first in exit.json, then in the events."""
+        if usage := self._usage():
+            self.log(usage)
+        with suppress(StorageError):  # it is also in the events
+            write_exit(self.job, state, exit_code, self.done, **details)
         if details:
-            self.events.emit("error", **details)
+            self.events.emit(ErrorEvent(**details))
             _print(f"{details['title']}: {details['message']} {details['hint']}".strip())
         self.state.update(force=True, state=state, phase="")
-        self.events.emit("run_finished", state=state, exit_code=int(code), step=self.done)
+        self.events.emit(RunFinishedEvent(state=state, exit_code=int(exit_code), step=self.done))
         self.events.sync()
-        return code
+        return exit_code
 
 
 def _print(text: str) -> None:
-    """A line in the log; a full disk must not end the job."""
+    """Print a log line; a full disk must not end the job."""
     with suppress(OSError):
         print(text, flush=True)

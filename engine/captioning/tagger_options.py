@@ -13,12 +13,12 @@ class TaggerOptions(ModelOptions):
     model: str = setting(
         "SmilingWolf/wd-swinv2-tagger-v3",
         "Model",
-        "A folder with model.onnx and selected_tags.csv, or the hub id of a tagger that was downloaded before.",
+        "A folder with model.onnx and selected_tags.csv, or the hub id of a downloaded tagger.",
         min_length=1,
     )
-    general_threshold: Share = setting(0.35, "Tags from", "A general tag is taken from this probability on.")
-    character_threshold: Share = setting(0.35, "Characters from", "A character's name is taken from here on.")
-    undesired_tags: str = setting("", "Without", "Tags that are never written, with commas between them.")
+    general_threshold: Share = setting(0.35, "Tag threshold", "Lowest probability of a general tag.")
+    character_threshold: Share = setting(0.35, "Character threshold", "Lowest probability of a character's name.")
+    undesired_tags: str = setting("", "Excluded tags", "Tags that are never written, separated by commas.")
     character_tags_first: bool = setting(True, "Characters first", "Names of characters before all other tags.")
-    remove_underscore: bool = setting(True, "Spaces", "red_hair becomes red hair; ^_^ and the like stay.")
+    remove_underscore: bool = setting(True, "Spaces", "red_hair becomes red hair; emoticons like ^_^ stay.")
     use_rating_tags: bool = setting(False, "Rating", "Put general, sensitive, … first.", advanced=True)

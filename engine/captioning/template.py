@@ -7,25 +7,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from engine.captioning.captioner import Answer, Captioner, Say, Subject
+from typing_extensions import override
+
+from engine.captioning.captioner import Answer, Captioner, Subject
 from engine.captioning.template_options import FIELD, TemplateOptions
+from engine.types import Log
 
 _REPEATS = re.compile(r"[0-9]{1,6}_(?=.)")
 
 
 class Template(Captioner):
-    """{trigger}, {folder} and {name} are replaced; nothing else is."""
+    """Replaces {trigger}, {folder} and {name} in a text."""
 
     name: ClassVar[str] = "template"
-    sees: ClassVar[bool] = False
+    needs_pixels: ClassVar[bool] = False
 
-    def load(self, options: TemplateOptions, say: Say) -> None:
-        """Nothing has to be loaded."""
+    @override
+    def load(self, options: TemplateOptions, log: Log) -> None:
         self.options = options
 
-    def describe(self, pictures: Sequence[Subject]) -> list[Answer]:
-        """The text for each picture."""
-        return [self._filled(picture.path) for picture in pictures]
+    @override
+    def describe(self, subjects: Sequence[Subject]) -> list[Answer]:
+        return [self._filled(subject.path) for subject in subjects]
 
     def _filled(self, path: Path) -> str:
         words = {

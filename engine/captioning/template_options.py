@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from pydantic import field_validator, model_validator
+from typing_extensions import override
 
 from engine.captioning.options import CaptionOptions
 from engine.config.fields import setting
@@ -14,13 +15,12 @@ FIELDS = ("trigger", "folder", "name")
 
 
 class TemplateOptions(CaptionOptions):
-    """A text in which a few words are replaced for each picture."""
+    """A text with placeholders that are replaced for each image."""
 
     template: str = setting(
         "{folder}",
         "Text",
-        "{trigger}: the trigger word, in this place. {folder}: the folder's name without its repeats. {name}: the "
-        "picture's name.",
+        "{trigger}: the trigger word. {folder}: the folder's name without its repeats. {name}: the image's name.",
         min_length=1,
     )
 
@@ -28,17 +28,18 @@ class TemplateOptions(CaptionOptions):
     @classmethod
     def _known_fields(cls, value: str) -> str:
         if unknown := [name for name in FIELD.findall(value) if name not in FIELDS]:
-            known = ", ".join(f"{{{name}}}" for name in FIELDS)
-            raise ValueError(f"a text with no other fields than {known}, and not {{{unknown[0]}}}")
+            fields = ", ".join(f"{{{name}}}" for name in FIELDS)
+            raise ValueError(f"a text with no other fields than {fields}, not {{{unknown[0]}}}")
         return value
 
     @model_validator(mode="after")
-    def _trigger_is_there(self) -> TemplateOptions:
+    def _trigger_is_set(self) -> TemplateOptions:
         if self.places_trigger and not self.trigger_word.strip():
-            raise ValueError("the text has {trigger}, and no trigger word is given")
+            raise ValueError("the text has {trigger}, but no trigger word is set")
         return self
 
     @property
+    @override
     def places_trigger(self) -> bool:
-        """Whether the text has the trigger word where the person wants it."""
+        """Whether the text has {trigger}."""
         return "trigger" in FIELD.findall(self.template)

@@ -1,4 +1,4 @@
-"""`[dataset]`: where the pictures are, and what is done to them and to their captions (facts: sd-scripts)."""
+"""`[dataset]`: the images, and the processing of images and captions (facts: sd-scripts)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from engine.config.values import Interpolation, Share
 
 
 class DatasetTable(Table):
-    """`[dataset]`: pictures, buckets and the caption pipeline."""
+    """`[dataset]`: images, buckets and the caption pipeline."""
 
     train_data_dir: str = setting(
-        "", "Pictures", "A folder of pictures, or the parent of <repeats>_<name> folders. Captions stand beside them."
+        "", "Images", "A folder of images, or the parent of <repeats>_<name> folders. Captions are next to them."
     )
     reg_data_dir: str | None = setting(
         None,
-        "Regularization pictures",
+        "Regularization images",
         "A folder, or the parent of <repeats>_<class> folders; keeps the class from drifting.",
         advanced=True,
     )
@@ -29,40 +29,42 @@ class DatasetTable(Table):
     conditioning_data_dir: str | None = setting(
         None,
         "Masks",
-        "A folder with a mask for each picture, of the same name: black does not count. Needs masked_loss.",
+        "A folder with a mask for each image, of the same name: black does not count. Needs masked_loss.",
         advanced=True,
     )
-    masked_loss: bool = setting(False, "Masked loss", "Weigh the loss by the red channel of the masks.", advanced=True)
+    masked_loss: bool = setting(False, "Masked loss", "Weight the loss by the red channel of the masks.", advanced=True)
     validation_data_dir: str | None = setting(
-        None, "Held-out pictures", "Never trained on; their loss tells when to stop.", advanced=True
+        None, "Validation images", "Never trained on; their loss shows when to stop.", advanced=True
     )
-    validation_split: Share = setting(
-        0.0, "Held-out share", "Share of the training pictures that is set aside for validation.", advanced=True
+    validation_split: Share | None = setting(
+        None,
+        "Validation share",
+        "Share of the training images that is set aside for validation. Unset: a tenth from 20 images on, 2 to 4 "
+        "images; 0: none.",
+        advanced=True,
     )
-    validation_seed: int = setting(0, "Held-out seed", "Decides which pictures are set aside.", ge=0, advanced=True)
+    validation_seed: int = setting(0, "Validation seed", "Decides which images are set aside.", ge=0, advanced=True)
     class_tokens: str | None = setting(
         None,
         "Trigger word",
-        "The caption of pictures that have none. Unset: from the folder's name, else the run's name.",
+        "The caption of images that have none. Unset: from the folder's name, else the run's name.",
     )
     num_repeats: int | None = setting(
         None,
         "Repeats",
-        "Times each picture counts in an epoch. Unset: the number in the folder's name, else round(400 / "
-        "pictures), at least 1.",
+        "How often each image is used in an epoch. Unset: the number in the folder's name, else round(400 / "
+        "images), at least 1.",
         ge=1,
         le=100_000,
     )
     resolution: int | list[int] = setting(
         512,
         "Resolution",
-        "Side of the square, or [width, height]: the area that every picture is scaled to.",
+        "Side of the square, or [width, height]: the area that every image is scaled to.",
         unit="px",
         vram="much more",
     )
-    enable_bucket: bool = setting(
-        True, "Aspect buckets", "Keep each picture's shape; off, all are cropped to one size."
-    )
+    enable_bucket: bool = setting(True, "Aspect buckets", "Keep each image's shape; off, all are cropped to one size.")
     min_bucket_reso: int = setting(
         256, "Smallest bucket side", "Step is bucket_reso_steps.", ge=8, unit="px", advanced=True
     )
@@ -71,12 +73,12 @@ class DatasetTable(Table):
         64, "Bucket step", "Bucket sides are multiples of this.", ge=8, unit="px", advanced=True
     )
     bucket_no_upscale: bool = setting(
-        False, "Never upscale", "Small pictures keep their size in buckets of their own.", advanced=True
+        False, "Never upscale", "Small images keep their size in buckets of their own.", advanced=True
     )
     resize_interpolation: Interpolation | None = setting(
         None, "Resampling", "Unset: area when shrinking, Lanczos when enlarging, as Kohya.", advanced=True
     )
-    caption_extension: str = setting(".txt", "Caption files", "Looked for first; the other of .txt and .caption next.")
+    caption_extension: str = setting(".txt", "Caption files", "Searched first; then the other of .txt and .caption.")
     caption_separator: str = setting(",", "Tag separator", "", min_length=1, advanced=True)
     shuffle_caption: bool = setting(False, "Shuffle tags", "Another order of tags each time; for tag captions.")
     keep_tokens: int = setting(0, "Keep first tags", "Tags that stay in front when shuffled.", ge=0, unit="tags")
@@ -92,7 +94,7 @@ class DatasetTable(Table):
     caption_prefix: str | None = setting(None, "Prefix", "Put before every caption, with a space.", advanced=True)
     caption_suffix: str | None = setting(None, "Suffix", "Put behind every caption, with a space.", advanced=True)
     caption_dropout_rate: Share = setting(
-        0.0, "Caption dropout", "Share of captions that is replaced by nothing; helps styles and guidance."
+        0.0, "Caption dropout", "Share of captions that is left empty; helps styles and guidance."
     )
     caption_dropout_every_n_epochs: int = setting(
         0,
@@ -117,7 +119,7 @@ class DatasetTable(Table):
         advanced=True,
     )
     flip_aug: bool = setting(
-        False, "Mirror", "Mirror half of the pictures. Not for faces and characters: they are not symmetric."
+        False, "Mirror", "Mirror half of the images. Not for faces and characters: they are not symmetric."
     )
     color_aug: bool = setting(
         False, "Colour shift", "Shift hue or gamma at random; needs uncached latents.", advanced=True
@@ -126,27 +128,27 @@ class DatasetTable(Table):
         False, "Random crop", "Crop anywhere, not at the centre; needs uncached latents.", advanced=True
     )
     alpha_mask: bool = setting(
-        False, "Alpha as mask", "Transparent parts of a picture do not count in the loss.", advanced=True
+        False, "Alpha as mask", "Transparent parts of an image do not count in the loss.", advanced=True
     )
     alpha_background: str = setting(
         "#ffffff", "Background", "Colour under transparent parts.", pattern=r"^#[0-9a-fA-F]{6}$", advanced=True
     )
     max_image_megapixels: int = setting(
         178,
-        "Largest picture",
-        "Larger pictures are set aside: a small file can unpack to more than the memory.",
+        "Largest image",
+        "Larger images are skipped: a small file can unpack to more than the memory.",
         ge=1,
         unit="megapixels",
         advanced=True,
     )
     min_images: int = setting(
-        1, "Fewest pictures", "With fewer usable pictures the run does not start.", ge=1, advanced=True
+        1, "Fewest images", "With fewer usable images the run does not start.", ge=1, advanced=True
     )
 
     @field_validator("resolution", mode="before")
     @classmethod
     def _read_resolution(cls, value: object) -> object:
-        """Kohya's form of the command line, "512,768", is understood too."""
+        """Also accept the format of Kohya's command line, "512,768"."""
         parts = value.split(",") if isinstance(value, str) else []
         return [int(part) for part in parts] if parts and all(part.strip().isdecimal() for part in parts) else value
 

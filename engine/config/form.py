@@ -1,4 +1,4 @@
-"""What a form has to know about each setting, read from the configuration's own model: no list is kept beside it."""
+"""Facts about each setting for a form, read from the model of the configuration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from engine.config.fields import Table
-from engine.config.load import parse_value
+from engine.config.literals import parse_value
 from engine.config.problems import value_problems
 from engine.config.schema import RunConfig
 from engine.errors import UsageError
@@ -37,17 +37,17 @@ class FieldFacts:
     choices: tuple[Any, ...] = ()
     """In order; with None first where it may be unset."""
     optional: bool = False
-    """None is allowed and means something of its own, which the help says."""
-    one_file: bool = False
-    """A list that may also be the path of a file: a single line that ends like one."""
+    """None is allowed and has a meaning of its own, described in the help."""
+    may_be_file: bool = False
+    """A list that may also be the path of a file: a single line with the extension of one."""
     advanced: bool = False
     vram: str = ""
-    """What raising it, or switching it on, does to VRAM; empty: nothing worth telling."""
+    """What raising it, or switching it on, does to VRAM; empty: nothing notable."""
     default: Any = None
 
     @property
     def table(self) -> str:
-        """The table that it stands in."""
+        """Its table."""
         return self.key.partition(".")[0]
 
     @property
@@ -61,9 +61,9 @@ class FieldFacts:
         return all(word in text for word in words.lower().split())
 
     def rank(self, words: str) -> tuple[int, ...] | None:
-        """How well a search fits, lowest first: the exact key or title, then words of the title, of the key, of the
-        help, each better at a beginning; among equals a basic setting, then the shorter title. None where it does not
-        fit."""
+        """Sort key of a search result: the exact key or title first, then words of the title, of the key, of the help,
+        each better at the beginning; among equals a basic setting, then the shorter title. None if it does not
+        match."""
         search = " ".join(words.lower().split())
         if not search or not self.fits(search):
             return None
@@ -74,10 +74,10 @@ class FieldFacts:
             title.startswith(f"{search} "),
             title.startswith(search),
             set(search.split()) <= set(title.split()),
-            all(any(word.startswith(one) for word in title.split()) for one in search.split()),
+            all(any(word.startswith(part) for word in title.split()) for part in search.split()),
             set(search.split()) <= set(name.split()),
-            all(any(word.startswith(one) for word in name.split()) for one in search.split()),
-            all(one in f"{title} {self.key}" for one in search.split()),
+            all(any(word.startswith(part) for word in name.split()) for part in search.split()),
+            all(part in f"{title} {self.key}" for part in search.split()),
         )
         place = next((place for place, holds in enumerate(places) if holds), len(places))
         return (place, self.advanced, len(title), len(name))
@@ -117,14 +117,14 @@ def fields() -> Mapping[str, FieldFacts]:
 
 
 def facts_of(table: type[Table]) -> tuple[FieldFacts, ...]:
-    """The settings of a table that stands in no configuration, keyed by their bare names."""
+    """The settings of a table outside the configuration, by their bare names."""
     return tuple(_facts(name, entry) for name, entry in table.model_json_schema()["properties"].items())
 
 
 def _facts(key: str, entry: Mapping[str, Any]) -> FieldFacts:
     forms = entry.get("anyOf", [entry])
-    optional = any(one.get("type") == "null" for one in forms)
-    forms = [one for one in forms if one.get("type") != "null"]
+    optional = any(variant.get("type") == "null" for variant in forms)
+    forms = [variant for variant in forms if variant.get("type") != "null"]
     kind, choices = _kind(forms)
     if kind == "flag" and optional:
         kind, choices = "choice", (True, False)
@@ -137,7 +137,7 @@ def _facts(key: str, entry: Mapping[str, Any]) -> FieldFacts:
         limits=_limits(forms[0]),
         choices=(None, *choices) if choices and optional else choices,
         optional=optional,
-        one_file=kind == "list" and len(forms) > 1,
+        may_be_file=kind == "list" and len(forms) > 1,
         advanced=entry.get("advanced", False),
         vram=entry.get("vram", ""),
         default=entry.get("default"),
@@ -145,7 +145,7 @@ def _facts(key: str, entry: Mapping[str, Any]) -> FieldFacts:
 
 
 def _kind(forms: list[Mapping[str, Any]]) -> tuple[Kind, tuple[Any, ...]]:
-    first, types = forms[0], {one.get("type") for one in forms}
+    first, types = forms[0], {variant.get("type") for variant in forms}
     if "enum" in first or "const" in first:
         return "choice", tuple(first.get("enum", [first.get("const")]))
     if "array" in types:
@@ -166,7 +166,7 @@ def _limits(entry: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, ends))
 
 
-def shown(facts: FieldFacts, value: Any) -> str:
+def value_text(facts: FieldFacts, value: Any) -> str:
     """A value as the form shows it, in one line."""
     if value is None:
         return UNSET
@@ -175,24 +175,24 @@ def shown(facts: FieldFacts, value: Any) -> str:
     if facts.kind == "list":
         lines = as_lines(value)
         return " | ".join(lines) if lines else "none"
-    return typed(facts, value)
+    return input_text(facts, value)
 
 
 def unit(facts: FieldFacts, value: Any) -> str:
-    """The unit as it stands behind a value: "1 batch", "2 batches"; empty for an unset one."""
+    """The unit behind a value: "1 batch", "2 batches"; empty for an unset one."""
     if value is None:
         return ""
     return {"batches": "batch", "px": "px"}.get(facts.unit, facts.unit.removesuffix("s")) if value == 1 else facts.unit
 
 
-def typed(facts: FieldFacts, value: Any) -> str:
-    """A value as a person would type it, for `parse`; nothing for an unset one."""
+def input_text(facts: FieldFacts, value: Any) -> str:
+    """A value as text for `parse`; empty for an unset one."""
     if value is None:
         return ""
     if facts.kind == "list":
         return "\n".join(as_lines(value))
     if isinstance(value, list):
-        return ",".join(str(one) for one in value)
+        return ",".join(str(item) for item in value)
     if isinstance(value, float):
         return f"{value:.12g}".replace("e-0", "e-").replace("e+0", "e+").replace("e+", "e")
     return str(value)
@@ -204,10 +204,10 @@ def as_lines(value: str | list[str]) -> list[str]:
 
 
 def parse(facts: FieldFacts, text: str) -> Any:
-    """The value that a person typed for this setting, as the configuration takes it.
+    """The value that a person typed for this setting, for the configuration.
 
     Raises:
-        UsageError: it cannot be; one sentence about what is given and what is allowed.
+        UsageError: an invalid value; with what is given and what is allowed.
     """
     value = _read(facts, text)
     check(facts, value)
@@ -215,16 +215,19 @@ def parse(facts: FieldFacts, text: str) -> Any:
 
 
 def check(facts: FieldFacts, value: Any) -> None:
-    """Refuse a value that this setting cannot have, whatever the others are.
+    """Refuse a value that this setting cannot have, independent of others.
 
     Raises:
-        UsageError: one sentence about what is given and what is allowed.
+        UsageError: with what is given and what is allowed.
     """
     if facts.kind in ("integer", "number") and (isinstance(value, bool | str) or not _allowed(facts, value)):
         noun = "a whole number" if facts.kind == "integer" else "a number"
-        raise UsageError(f"{value} is given, allowed is {noun}{', ' if facts.limits else ''}{facts.limits}.")
+        raise UsageError(
+            f"{value} is given, allowed is {noun}{', ' if facts.limits else ''}{facts.limits}.",
+            code="value-not-possible",
+        )
     for sentence in _problems(facts, value):
-        raise UsageError(sentence)
+        raise UsageError(sentence, code="value-not-possible")
 
 
 def _allowed(facts: FieldFacts, value: Any) -> bool:
@@ -232,7 +235,7 @@ def _allowed(facts: FieldFacts, value: Any) -> bool:
 
 
 def _problems(facts: FieldFacts, value: Any) -> list[str]:
-    """What is wrong with this key; what belongs to its table as a whole depends on other settings."""
+    """The problems of this key, without those of its table, which depend on other settings."""
     try:
         RunConfig.model_validate({facts.table: {facts.name: value}})
     except ValidationError as error:
@@ -244,7 +247,7 @@ def _read(facts: FieldFacts, text: str) -> Any:
     stripped = text.strip()
     if facts.kind == "list":
         lines = [line for line in text.split("\n") if line.strip()]
-        is_file = facts.one_file and len(lines) == 1 and stripped.lower().endswith(PROMPT_FILES)
+        is_file = facts.may_be_file and len(lines) == 1 and stripped.lower().endswith(PROMPT_FILES)
         return stripped if is_file else lines
     if facts.optional and (not stripped or (facts.kind != "text" and stripped.lower() in (UNSET, "none"))):
         return None
@@ -253,10 +256,10 @@ def _read(facts: FieldFacts, text: str) -> Any:
     if facts.kind == "size":
         return _size(stripped)
     if facts.kind in ("choice", "flag"):
-        named = {shown(facts, choice).lower(): choice for choice in facts.choices or (True, False)}
-        return named.get(stripped.lower(), stripped)
+        choices = {value_text(facts, choice).lower(): choice for choice in facts.choices or (True, False)}
+        return choices.get(stripped.lower(), stripped)
     if not stripped:
-        raise UsageError("A number is needed here.")
+        raise UsageError("A number is needed here.", code="value-not-possible")
     return parse_value(stripped)
 
 
@@ -264,6 +267,8 @@ def _size(text: str) -> int | list[int]:
     """ "512", "512,768" or "512 x 768"."""
     sides = [side.strip() for side in text.lower().replace("x", ",").replace("×", ",").split(",")]
     if not all(side.isdecimal() for side in sides):
-        raise UsageError(f"{text!r} is given, allowed is a side in px, or width and height: 512,768.")
+        raise UsageError(
+            f"{text!r} is given, allowed is a side in px, or width and height: 512,768.", code="value-not-possible"
+        )
     numbers = [int(side) for side in sides]
     return numbers[0] if len(numbers) == 1 else numbers

@@ -1,4 +1,4 @@
-"""Settings in Kohya's form, "key=value", and what their text means.
+"""Settings in Kohya's format, "key=value", and the parser of their values.
 
 Python's, TOML's and the shell's spellings mean the same: True, true, TRUE, "true", 1; None, none, null; (0.9, 0.99),
 [0.9, 0.99], 0.9,0.99.
@@ -23,12 +23,12 @@ _LONGEST = 1000
 
 @dataclass(frozen=True)
 class Parameter:
-    """What a setting takes."""
+    """The values that a setting can have."""
 
     kind: str
     """"flag", "integer", "number", "numbers:N" or "text"."""
     optional: bool = False
-    """None is taken as well."""
+    """None is allowed too."""
     infinite: bool = False
     choices: tuple[Any, ...] = ()
     ge: float | None = None
@@ -40,7 +40,7 @@ class Parameter:
 
     @property
     def count(self) -> int:
-        """How many numbers "numbers:N" is."""
+        """N of "numbers:N"."""
         return int(self.kind.partition(":")[2])
 
     def expected(self) -> str:
@@ -53,15 +53,15 @@ class Parameter:
             if inner:
                 words = f"{self.count} numbers ({', '.join('any' + _range(limits) for limits in self.each)})"
         else:
-            named = {"flag": "True or False", "integer": "a whole number", "number": "a number", "text": "text"}
-            words = named[self.kind] + _range(self.limits)
+            names = {"flag": "True or False", "integer": "a whole number", "number": "a number", "text": "text"}
+            words = names[self.kind] + _range(self.limits)
         return f"{words}, or None" if self.optional else words
 
     @property
     def limits(self) -> dict[str, float]:
-        """Its limits by name, those that it has."""
-        found = {name: getattr(self, name) for name in ("ge", "gt", "le", "lt")}
-        return {name: value for name, value in found.items() if value is not None}
+        """Its limits by name."""
+        limits = {name: getattr(self, name) for name in ("ge", "gt", "le", "lt")}
+        return {name: value for name, value in limits.items() if value is not None}
 
 
 def _range(limits: Mapping[str, float]) -> str:
@@ -75,55 +75,61 @@ def split_arguments(arguments: Sequence[str], where: str) -> dict[str, str]:
     Raises:
         UsageError: one has no "=" or no key.
     """
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for text in arguments:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             lacks = "key" if equals else "value"
             hint = 'Write "key=value", and several numbers without blanks: "betas=0.9,0.99".'
-            raise UsageError(f"{where}: {printable(text)!r} has no {lacks}.", hint)
-        found[key.strip()] = value.strip()
-    return found
+            raise UsageError(f"{where}: {printable(text)!r} has no {lacks}.", hint, code="argument-without-value")
+        texts[key.strip()] = value.strip()
+    return texts
 
 
 def read_settings(
-    arguments: Sequence[str], known: Mapping[str, Parameter], where: str, owner: str
+    arguments: Sequence[str], parameters: Mapping[str, Parameter], where: str, owner: str
 ) -> tuple[dict[str, Any], list[UsageError]]:
-    """The settings with values of their types, and everything that is wrong with them.
+    """The settings with parsed values, and all errors.
 
     Args:
-        arguments: in Kohya's form.
-        known: what `owner` takes.
+        arguments: in Kohya's format.
+        parameters: of `owner`.
         where: the key of the configuration, "training.optimizer_args".
-        owner: what the settings are for: "AdamW".
+        owner: to which the settings belong: "AdamW".
     """
     try:
-        given = split_arguments(arguments, where)
+        texts = split_arguments(arguments, where)
     except UsageError as error:
         return {}, [error]
     errors = []
-    strange = [key for key in given if key not in known]
+    strange = [key for key in texts if key not in parameters]
     if strange:
-        near = [match for key in strange for match in difflib.get_close_matches(key, known, n=1)]
-        takes = f"It takes: {', '.join(known)}." if known else "It takes none."
+        near = [match for key in strange for match in difflib.get_close_matches(key, parameters, n=1)]
+        takes = f"It takes: {', '.join(parameters)}." if parameters else "It takes none."
         hint = f"Did you mean {' and '.join(dict.fromkeys(near))}? {takes}" if near else takes
         names = ", ".join(map(printable, strange))
-        errors.append(UsageError(f"{where}: {owner} does not take these settings: {names}.", hint))
+        errors.append(
+            UsageError(f"{where}: {owner} does not take these settings: {names}.", hint, code="argument-unknown")
+        )
     values: dict[str, Any] = {}
-    for key in given.keys() & known.keys():
+    for key in texts.keys() & parameters.keys():
         try:
-            values[key] = read_value(given[key], known[key])
+            values[key] = read_value(texts[key], parameters[key])
         except ValueError:
-            shown, comma = printable(given[key][:_LONGEST]), known[key].kind == "number" and "," in given[key]
-            message = f"{where}: {key}={shown} is given, allowed is {known[key].expected()}."
+            text, comma = printable(texts[key][:_LONGEST]), parameters[key].kind == "number" and "," in texts[key]
+            message = f"{where}: {key}={text} is given, allowed is {parameters[key].expected()}."
             errors.append(
-                UsageError(message, "A point is the decimal mark." if comma else f"Change {key}, or remove it.")
+                UsageError(
+                    message,
+                    "A point is the decimal mark." if comma else f"Change {key}, or remove it.",
+                    code="argument-not-possible",
+                )
             )
-    return {key: values[key] for key in given if key in values}, errors
+    return {key: values[key] for key in texts if key in values}, errors
 
 
 def parse_arguments(arguments: Sequence[str], where: str) -> dict[str, Any]:
-    """The settings of a class of which nothing is known, each as its text looks (`guess_value`).
+    """The settings of an unknown class, with types guessed from the text (`guess_value`).
 
     Raises:
         UsageError: one has no "=" or no key.
@@ -131,23 +137,23 @@ def parse_arguments(arguments: Sequence[str], where: str) -> dict[str, Any]:
     return {key: guess_value(text) for key, text in split_arguments(arguments, where).items()}
 
 
-def read_value(text: str, wanted: Parameter) -> Any:
-    """The value that a text means for a setting.
+def read_value(text: str, parameter: Parameter) -> Any:
+    """Parse the value of a setting.
 
     Raises:
-        ValueError: none that the setting takes.
+        ValueError: an invalid value.
     """
     bare = _unquoted(text)
     if len(bare) > _LONGEST:
         raise ValueError("too long")
-    if bare.lower() in _NOTHING and wanted.optional:
+    if bare.lower() in _NOTHING and parameter.optional:
         return None
-    value = _typed(bare, wanted)
-    if wanted.choices and value not in wanted.choices:
+    value = _typed(bare, parameter)
+    if parameter.choices and value not in parameter.choices:
         raise ValueError("not one of the choices")
-    limits = wanted.each if wanted.kind.startswith("numbers") else (wanted.limits,)
+    limits = parameter.each if parameter.kind.startswith("numbers") else (parameter.limits,)
     numbers = value if isinstance(value, tuple) else (value,)
-    if wanted.kind not in ("flag", "text"):
+    if parameter.kind not in ("flag", "text"):
         for number, range_ in zip(numbers, limits, strict=False):
             if not _within(number, range_):
                 raise ValueError("out of range")
@@ -155,7 +161,7 @@ def read_value(text: str, wanted: Parameter) -> Any:
 
 
 def guess_value(text: str) -> Any:
-    """The value of a setting of which nothing is known: a flag, None, a number, several numbers, or else text."""
+    """Guess the value of an unknown setting: a flag, None, a number, several numbers, or else text."""
     bare = _unquoted(text)
     if bare.lower() in _NOTHING:
         return None
@@ -169,37 +175,37 @@ def guess_value(text: str) -> Any:
     return bare
 
 
-def _typed(bare: str, wanted: Parameter) -> Any:
-    if wanted.kind == "flag":
+def _typed(bare: str, parameter: Parameter) -> Any:
+    if parameter.kind == "flag":
         if bare.lower() not in _FLAGS:
             raise ValueError("not a flag")
         return _FLAGS[bare.lower()]
-    if wanted.kind == "text":
+    if parameter.kind == "text":
         if not bare:
             raise ValueError("empty")
         return bare
-    if wanted.kind.startswith("numbers"):
+    if parameter.kind.startswith("numbers"):
         inner = bare[1:-1] if bare[:1] + bare[-1:] in ("()", "[]") else bare
         parts = inner.strip().removesuffix(",").split(",")
-        if len(parts) != wanted.count:
+        if len(parts) != parameter.count:
             raise ValueError("another number of values")
-        return tuple(_number(_unquoted(part), wanted) for part in parts)
-    number = _number(bare, wanted)
-    if wanted.kind == "integer":
+        return tuple(_number(_unquoted(part), parameter) for part in parts)
+    number = _number(bare, parameter)
+    if parameter.kind == "integer":
         if number != int(number):
             raise ValueError("not whole")
         return int(number)
     return number
 
 
-def _number(text: str, wanted: Parameter) -> int | float:
-    """A number as it is written: 1 stays whole, since metadata repeat it."""
+def _number(text: str, parameter: Parameter) -> int | float:
+    """A number as it is written: 1 stays an integer, as metadata contain it."""
     bare = text.strip()
     number = float(bare)
-    if math.isnan(number) or (math.isinf(number) and not wanted.infinite):
+    if math.isnan(number) or (math.isinf(number) and not parameter.infinite):
         raise ValueError("not finite")
-    whole = bare.lstrip("+-").replace("_", "").isdecimal() and abs(number) < 2**63
-    return int(bare) if whole else number
+    is_integer = bare.lstrip("+-").replace("_", "").isdecimal() and abs(number) < 2**63
+    return int(bare) if is_integer else number
 
 
 def _within(number: float, limits: Mapping[str, float]) -> bool:
@@ -208,7 +214,7 @@ def _within(number: float, limits: Mapping[str, float]) -> bool:
 
 
 def _unquoted(text: str) -> str:
-    """The text without blanks around it and without one pair of quotation marks."""
+    """The text without surrounding blanks and one pair of quotation marks."""
     bare = text.strip()
     if len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "\"'":
         return bare[1:-1].strip()

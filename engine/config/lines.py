@@ -1,7 +1,7 @@
 """The line of each key in a TOML or JSON document, for messages.
 
-Neither `tomllib` nor `json` reports where a key is. These scanners read documents that one of the two has accepted
-already, so they check nothing; they only have to find the keys in every spelling.
+Neither `tomllib` nor `json` reports the lines of keys. These scanners read documents that one of the two has accepted
+already, so they only find keys, in every spelling, and check nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 
 KeyPath = tuple[str | int, ...]
-"""Keys from the top down, a number for the place in a list: ("datasets", 0, "subsets", 1, "image_dir")."""
+"""Keys from the top level down, with a number for an index of a list: ("datasets", 0, "subsets", 1, "image_dir")."""
 
 _BLANK = re.compile(r"(?:[ \t\r\n,]|#[^\n]*)*")
 _SPACES = re.compile(r"[ \t]*")
@@ -31,7 +31,7 @@ def toml_lines(text: str) -> dict[KeyPath, int]:
 
 
 def json_lines(text: str) -> dict[KeyPath, int]:
-    """Line, from 1, of each key of a valid JSON document; of a key given twice, the one that counts: the last."""
+    """Line, from 1, of each key of a valid JSON document; of a repeated key the last one, which counts."""
     return _Json(text).read()
 
 
@@ -42,7 +42,7 @@ class _Scanner:
         self._breaks = [match.start() for match in re.finditer("\n", text)]
 
     def skip(self, pattern: re.Pattern[str]) -> str:
-        """Move behind what `pattern` matches here."""
+        """Move behind the match of `pattern` here, and return it."""
         match = pattern.match(self.text, self.at)
         self.at = match.end() if match else self.at
         return match[0] if match else ""
@@ -55,7 +55,7 @@ class _Scanner:
         return True
 
     def line(self) -> int:
-        """Of the present place."""
+        """Number of the current line."""
         return bisect.bisect_left(self._breaks, self.at) + 1
 
 
@@ -69,26 +69,27 @@ class _Toml(_Scanner):
             if self.next_is("[["):
                 table = self._placed(self._key(), arrays)
                 arrays[table] = arrays.get(table, -1) + 1
-                self._note(table, line)
+                self._record(table, line)
                 table = (*table, arrays[table])
-                self._note(table, line)
+                self._record(table, line)
                 self.next_is("]]")
             elif self.next_is("["):
                 table = self._placed(self._key(), arrays)
-                self._note(table, line)
+                self._record(table, line)
                 self.next_is("]")
             else:
                 self._pair(table)
             if self.at == before:
                 return self.lines
 
-    def _note(self, path: KeyPath, line: int) -> None:
+    def _record(self, path: KeyPath, line: int) -> None:
         for depth in range(1, len(path) + 1):
             self.lines.setdefault(path[:depth], line)
 
     @staticmethod
     def _placed(key: KeyPath, arrays: dict[KeyPath, int]) -> KeyPath:
-        """A table's full path: where a part of it, but for the last one, is an array of tables, its newest member."""
+        """The full path of a table: arrays of tables in it, except the last part, are replaced by their newest
+        member."""
         path: KeyPath = ()
         for part in key:
             if path in arrays:
@@ -107,13 +108,13 @@ class _Toml(_Scanner):
                 return tuple(parts)
 
     def _string(self) -> str:
-        return next((found for pattern in _STRINGS if (found := self.skip(pattern))), "")
+        return next((text for pattern in _STRINGS if (text := self.skip(pattern))), "")
 
     def _pair(self, table: KeyPath) -> None:
         line, key = self.line(), self._key()
         if not self.next_is("="):
             return
-        self._note((*table, *key), line)
+        self._record((*table, *key), line)
         self.skip(_SPACES)
         self._value((*table, *key))
 
@@ -171,7 +172,7 @@ class _Json(_Scanner):
             self.skip(_PLAIN)
 
     def _more(self, end: str) -> bool:
-        """Move to the next member; False behind `end`."""
+        """Move to the next member; False after `end`."""
         self.skip(_JSON_BLANK)
         self.next_is(",")
         self.skip(_JSON_BLANK)

@@ -1,17 +1,18 @@
-"""Reading a configuration: a preset or file, then `--set` overrides, then one check of everything."""
+"""Reads a configuration: a preset or file, then `--set` overrides, then one check of everything."""
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from engine.config.change import without_changes_of
 from engine.config.lines import toml_lines
+from engine.config.literals import parse_value
+from engine.config.moved import MOVED, both_names, present_key, split
 from engine.config.presets import find_preset
 from engine.config.problems import ConfigError, Problem, keys, limit_problem, unknown_key, value_problems
 from engine.config.schema import RunConfig
@@ -30,44 +31,82 @@ def load_config(
     Args:
         source: a preset's name or a TOML file; None for the defaults.
         overrides: `table.key=value` strings, the value in TOML or as bare text; later ones win.
-        options: what was typed as an option of its own: dotted key -> (name of the option, value); wins over all.
+        options: separate command line options: dotted key -> (name of the option, value); with the highest precedence.
 
     Raises:
         ConfigError: with every problem of the file and of the overrides.
         UsageError: no such preset; the file cannot be read.
     """
-    values: dict[str, dict[str, Any]] = {}
-    places: dict[tuple[str, str], str] = {}
-    problems: list[Problem] = []
+    read = _Settings()
     if source is not None:
-        _read_file(find_preset(source), values, places, problems, exact=_is_exact(overrides))
+        _read_file(find_preset(source), read, exact=_is_exact(overrides))
+    read.begin()
     for text in overrides:
-        _read_override(text, values, places, problems)
+        _read_override(text, read)
+    read.begin()
     for dotted, (option, value) in (options or {}).items():
-        table, _, key = dotted.partition(".")
-        values.setdefault(table, {})[key] = value
-        places[table, key] = option
+        read.put(dotted, value, option)
+    values, problems = read.values, read.problems
+    typed = [present_key(text.partition("=")[0].strip()) for text in overrides] + [*map(present_key, options or {})]
+    if typed and values.get("training", {}).get("changes") and "training.changes" not in typed:
+        values["training"]["changes"] = without_changes_of(values["training"]["changes"], typed)
     fallback = str(source) if source is not None else "--set"
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
-        known = list(value_problems(error, lambda table, key: places.get((table, key)), fallback))
-        raise ConfigError(problems + known) from None
+        invalid = value_problems(error, lambda table, key: read.places.get((table, key)), fallback)
+        raise ConfigError(problems + [read.as_written(problem) for problem in invalid]) from None
     if problems:
         raise ConfigError(problems)
     return config
 
 
+@dataclass
+class _Settings:
+    """What files and options set, under the present names."""
+
+    values: dict[str, dict[str, Any]] = field(default_factory=dict)
+    places: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Table and key to the file and line, or the option."""
+    problems: list[Problem] = field(default_factory=list)
+    _former: dict[str, str] = field(default_factory=dict)
+    """Present key to the former one that was written for it."""
+    _here: dict[str, str] = field(default_factory=dict)
+    """Present key to the one that the present source has for it."""
+
+    def begin(self) -> None:
+        """Another source begins, which may have other names for the same settings."""
+        self._here = {}
+
+    def put(self, dotted: str, value: Any, where: str) -> None:
+        """Set a key, by its present or its former name."""
+        key = present_key(dotted)
+        if self._here.setdefault(key, dotted) != dotted:
+            former = dotted if dotted in MOVED else self._here[key]
+            self.problems.append(Problem(where, dotted, f"{both_names(former)}.", f"Keep {key}."))
+            return
+        self._former.pop(key, None)
+        if dotted in MOVED:
+            self._former[key] = dotted
+        table, name = split(key)
+        self.values.setdefault(table, {})[name] = value
+        self.places[table, name] = where
+
+    def as_written(self, problem: Problem) -> Problem:
+        """The problem with the name that the person wrote."""
+        return replace(problem, key=self._former.get(problem.key, problem.key))
+
+
 def _is_exact(overrides: Sequence[str]) -> bool:
-    """Whether the overrides ask for Kohya's numbers, so that a file of Kohya's is taken at its word."""
-    typed: dict[str, dict[str, Any]] = {}
+    """Whether the overrides set kohya_exact, so that a file of Kohya's is taken literally."""
+    typed = _Settings()
     for text in overrides:
-        _read_override(text, typed, {}, [])
-    return typed.get("training", {}).get("kohya_exact") is True
+        _read_override(text, typed)
+    return typed.values.get("training", {}).get("kohya_exact") is True
 
 
 def kohya_notes(source: str | Path, *, exact: bool = False) -> list[str]:
-    """What a file of Kohya's says that is not simply honoured, one sentence a key; empty for a preset.
+    """Notes on keys of a file of Kohya's that are not simply honoured; empty for a preset.
 
     Args:
         exact: as with `training.kohya_exact`.
@@ -79,9 +118,9 @@ def kohya_notes(source: str | Path, *, exact: bool = False) -> list[str]:
 
     path = find_preset(source)
     text = _text_of(path)
-    found = conversion_of(path, text, exact=exact)
-    if found is not None:
-        return found.notes()
+    conversion = conversion_of(path, text, exact=exact)
+    if conversion is not None:
+        return conversion.notes()
     note = read_as_preset(path, text)
     return [note] if note else []
 
@@ -91,30 +130,27 @@ def _text_of(path: Path) -> str:
         return read_script(path)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UsageError(f"The preset {printable(path)} cannot be read: {reason}.", "Check its permissions.") from None
+        raise UsageError(
+            f"The preset {printable(path)} cannot be read: {reason}.",
+            "Check its permissions.",
+            code="preset-unreadable",
+        ) from None
     except UnicodeDecodeError:
         message = f"The preset {printable(path)} cannot be read: it is not UTF-8."
-        raise UsageError(message, SAVE_AS_UTF8) from None
+        raise UsageError(message, SAVE_AS_UTF8, code="preset-not-utf8") from None
 
 
-def _read_file(
-    path: Path,
-    values: dict[str, dict[str, Any]],
-    places: dict[tuple[str, str], str],
-    problems: list[Problem],
-    *,
-    exact: bool = False,
-) -> None:
+def _read_file(path: Path, read: _Settings, *, exact: bool = False) -> None:
     from engine.config.kohya.convert import conversion_of
 
     text = _text_of(path)
-    kohyas = conversion_of(path, text, exact=exact)
-    if kohyas is not None:
-        problems += kohyas.problems
-        for table, members in kohyas.values.items():
-            values.setdefault(table, {}).update(members)
-            named = {key: kohyas.places.get(f"{table}.{key}") for key in members}
-            places |= {(table, key): place for key, place in named.items() if place}
+    conversion = conversion_of(path, text, exact=exact)
+    if conversion is not None:
+        read.problems += conversion.problems
+        for table, members in conversion.values.items():
+            read.values.setdefault(table, {}).update(members)
+            origins = {key: conversion.places.get(f"{table}.{key}") for key in members}
+            read.places |= {(table, key): place for key, place in origins.items() if place}
         return
     try:
         content = parse_toml(text)
@@ -123,52 +159,30 @@ def _read_file(
         hint = "In double quotes a backslash starts an escape: write paths in single quotes." if "\\" in text else ""
         raise ConfigError([problem if problem.key else replace(problem, hint=hint)]) from None
     lines = toml_lines(text)
-    known = keys()
+    tables = keys()
     for table, members in content.items():
         where = f"{path}, line {lines.get((table,), 1)}"
-        if table not in known or not isinstance(members, dict):
-            problems.append(unknown_key(where, None, table))
+        if table not in tables or not isinstance(members, dict):
+            read.problems.append(unknown_key(where, None, table))
             continue
         for key, value in members.items():
             where = f"{path}, line {lines.get((table, key), 1)}"
-            if key not in known[table]:
-                problems.append(unknown_key(where, table, key))
-                continue
-            values.setdefault(table, {})[key] = value
-            places[table, key] = where
+            if key in tables[table] or f"{table}.{key}" in MOVED:
+                read.put(f"{table}.{key}", value, where)
+            else:
+                read.problems.append(unknown_key(where, table, key))
 
 
-def _read_override(
-    text: str, values: dict[str, dict[str, Any]], places: dict[tuple[str, str], str], problems: list[Problem]
-) -> None:
+def _read_override(text: str, read: _Settings) -> None:
     dotted, equals, written = text.partition("=")
-    table, dot, key = dotted.strip().partition(".")
+    dotted = dotted.strip()
+    table, dot, key = dotted.partition(".")
     where = f"--set {text}"
     if not equals:
-        problems.append(Problem(where, "", "no value.", "Write --set table.key=value."))
+        read.problems.append(Problem(where, "", "no value.", "Write --set table.key=value."))
     elif not dot or table not in keys():
-        problems.append(unknown_key(where, None, table))
-    elif key not in keys()[table]:
-        problems.append(unknown_key(where, table, key))
+        read.problems.append(unknown_key(where, None, table))
+    elif key not in keys()[table] and dotted not in MOVED:
+        read.problems.append(unknown_key(where, table, key))
     else:
-        values.setdefault(table, {})[key] = parse_value(written)
-        places[table, key] = where
-
-
-def parse_value(written: str) -> Any:
-    """A value as TOML reads it; what is not TOML is taken as text. "none" leaves a key unset."""
-    if written.strip().lower() == "none":
-        return None
-    try:
-        return tomllib.loads(f"value = {written}")["value"]
-    except (ValueError, RecursionError):
-        return written
-
-
-def written(value: Any) -> str:
-    """A value as `--set` takes it: TOML, or bare text where that means the same."""
-    if value is None:
-        return "none"
-    if isinstance(value, str) and parse_value(value) == value:
-        return value
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # which JSON allows and TOML does not
+        read.put(dotted, parse_value(written), where)

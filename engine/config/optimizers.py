@@ -1,4 +1,4 @@
-"""Optimizers and schedules: which library has them, what they take, and one check of that. Loads none of them.
+"""Optimizers and schedules: their libraries, their settings, and a check of these. Loads none of them.
 
 `engine/assets/optimizers.json` has the settings of each class, read from the classes by `tools/optimizer_table.py`.
 """
@@ -68,11 +68,12 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "sgdnesterov8bit": {"momentum": 0.9, "nesterov": True},
     "adafactor": {"relative_step": True},
 }
-"""What holds for a name where nothing else is given."""
+"""Defaults for a name."""
 
 
 def source_of(name: str) -> Source | None:
-    """The class behind a name that the table has: Kohya's in any case, torch.optim's and dotted ones as spelt."""
+    """The class of a name in the table: Kohya's in upper or lower case, torch.optim's and dotted ones
+    case-sensitive."""
     if name.lower() in SOURCES:
         return SOURCES[name.lower()]
     module, dot, class_name = name.rpartition(".")
@@ -88,7 +89,7 @@ def _table() -> tuple[Mapping[str, Mapping[str, Parameter]], Mapping[str, Mappin
     """(Settings by optimizer, settings by schedule), each by name."""
     content = json.loads(TABLE.read_text(encoding="utf-8"))
     optimizers, schedules = (
-        {name: {key: _parameter(entry) for key, entry in taken.items()} for name, taken in content[part].items()}
+        {name: {key: _parameter(entry) for key, entry in settings.items()} for name, settings in content[part].items()}
         for part in ("optimizers", "schedules")
     )
     return optimizers, schedules
@@ -103,16 +104,16 @@ LIBRARIES = (
     "torch.optim", "bitsandbytes.optim", "transformers.optimization", "torchao.optim", "lion_pytorch", "prodigyopt",
     "schedulefree", "prodigyplus", "dadaptation", "pytorch_optimizer", "adabelief_pytorch", "came_pytorch", "heavyball",
 )  # fmt: skip
-"""Modules, with those below them, that a configuration may name in a dotted path: importing a module runs it."""
+"""Modules, with those below them, that a dotted path in a configuration may name: importing a module runs its code."""
 ALLOW = "LORASMITH_OPTIMIZER_MODULES"
 """The environment variable with further module names, separated by commas. A preset cannot set it."""
 
 
-def require_known_module(name: str) -> None:
-    """Refuse an optimizer from a module that the person has not allowed: it would be run when it is imported.
+def require_allowed_module(name: str) -> None:
+    """Refuse an optimizer from a module that the person has not allowed: the import would run its code.
 
     Raises:
-        UsageError: says how to allow it.
+        UsageError: with how to allow it.
     """
     module, dot, _ = name.rpartition(".")
     allowed = [entry.strip() for entry in os.environ.get(ALLOW, "").split(",") if entry.strip()]
@@ -121,11 +122,12 @@ def require_known_module(name: str) -> None:
     raise UsageError(
         f"training.optimizer_type: {printable(name)} would import the module {printable(module)}, which runs its code.",
         f"If you trust it, set the environment variable {ALLOW}={shell_word(module)} and start again.",
+        code="optimizer-not-allowed",
     )
 
 
 def check_training(training: TrainingTable) -> None:
-    """What can be seen of optimizer and schedule without loading them: everything that the trainer would refuse.
+    """Check optimizer and schedule without loading them; finds everything that the trainer would refuse.
 
     Raises:
         UsageError: with every problem, one a line.
@@ -134,41 +136,46 @@ def check_training(training: TrainingTable) -> None:
     if len(errors) == 1:
         raise errors[0]
     if errors:
-        raise UsageError("\n".join(map(str, errors)))
+        raise UsageError("\n".join(map(str, errors)), code="several-problems")
 
 
 def missing_package(name: str, source: Source, why: str) -> UsageError:
-    """The sentence for an optimizer whose library is not there."""
+    """The error for an optimizer whose library is not installed."""
     return UsageError(
         f"training.optimizer_type: {name} needs the package {source.package} ({why}).",
         f'Install it: pip install "lorasmith[{source.extra}]", or choose AdamW.',
+        code="optimizer-package-missing",
     )
 
 
 def no_such_optimizer(name: str) -> UsageError:
-    """The sentence for a name that is no optimizer."""
-    return UsageError(f"training.optimizer_type: there is no optimizer {printable(name)!r}.", f"Choose {_HINT}")
+    """The error for an unknown optimizer."""
+    return UsageError(
+        f"training.optimizer_type: there is no optimizer {printable(name)!r}.",
+        f"Choose {_HINT}",
+        code="optimizer-unknown",
+    )
 
 
 def optimizer_settings(name: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """What `optimizer_args` give, with values of their types.
+    """The parsed `optimizer_args`.
 
     Raises:
-        UsageError: the first that is wrong.
+        UsageError: the first error.
     """
-    settings, errors = _given(name, arguments)
+    settings, errors = _read_settings(name, arguments)
     if errors:
         raise errors[0]
     return settings
 
 
 def defaults_of(name: str) -> Mapping[str, Any]:
-    """What holds for an optimizer of this name where `optimizer_args` say nothing else."""
+    """Defaults of an optimizer, which `optimizer_args` override."""
     return _DEFAULTS.get(name.lower(), {})
 
 
 def is_schedule_free(name: str) -> bool:
-    """The optimizer needs no schedule, and is given none (by its name, as in Kohya's scripts)."""
+    """Whether the optimizer needs and gets no schedule (by its name, as in Kohya's scripts)."""
     return name.lower().endswith("schedulefree")
 
 
@@ -177,14 +184,14 @@ def sets_its_own_rate(name: str, arguments: Sequence[str]) -> bool:
     source = source_of(name)
     if source is None or source.dotted != ADAFACTOR:
         return False
-    return bool(_given(name, arguments)[0].get("relative_step", True))
+    return bool(_read_settings(name, arguments)[0].get("relative_step", True))
 
 
-def _given(name: str, arguments: Sequence[str]) -> tuple[dict[str, Any], list[UsageError]]:
+def _read_settings(name: str, arguments: Sequence[str]) -> tuple[dict[str, Any], list[UsageError]]:
     where, source = "training.optimizer_args", source_of(name)
-    known = None if source is None else _table()[0].get(source.dotted)
-    if known is not None:
-        return read_settings(arguments, known, where, name)
+    parameters = None if source is None else _table()[0].get(source.dotted)
+    if parameters is not None:
+        return read_settings(arguments, parameters, where, name)
     try:
         return parse_arguments(arguments, where), []
     except UsageError as error:
@@ -195,14 +202,14 @@ def _optimizer_errors(training: TrainingTable) -> list[UsageError]:
     name = training.optimizer_type
     if name.lower().startswith("dadapt"):
         hint = "Prodigy is its successor: set Prodigy and rate 1."
-        return [UsageError(f"training.optimizer_type: {name} is not supported.", hint)]
+        return [UsageError(f"training.optimizer_type: {name} is not supported.", hint, code="optimizer-not-supported")]
     source = source_of(name)
-    settings, errors = _given(name, training.optimizer_args)
+    settings, errors = _read_settings(name, training.optimizer_args)
     if source is None and not _is_of_another_library(name):
         return [no_such_optimizer(name)]
     if source is None:
         try:
-            require_known_module(name)
+            require_allowed_module(name)
         except UsageError as error:
             return [error, *errors]
         return errors
@@ -210,23 +217,23 @@ def _optimizer_errors(training: TrainingTable) -> list[UsageError]:
         errors = [missing_package(name, source, "it is not installed"), *errors]
     if not errors:
         clash = _clash({**defaults_of(name), **settings}, source)
-        errors = [UsageError(f"training.optimizer_args: {clash}")] if clash else []
+        errors = [UsageError(f"training.optimizer_args: {clash}", code="optimizer-arguments-clash")] if clash else []
     return errors
 
 
 def _is_of_another_library(name: str) -> bool:
-    """A dotted path out of the table: only the trainer, which imports it, can tell what it is."""
+    """Whether it is a dotted path that is not in the table: only the trainer, which imports it, can check it."""
     module, dot, _ = name.rpartition(".")
     return bool(dot) and module not in _PACKAGES
 
 
 def _clash(settings: Mapping[str, Any], source: Source) -> str:
-    """Settings that a class does not take together, in a sentence; empty where there are none."""
+    """A sentence on settings that a class cannot have together; empty where there are none."""
     needs_momentum = source.module == "bitsandbytes.optim" and source.class_name.startswith(("SGD", "LARS"))
     if needs_momentum and not settings.get("momentum", 0):
         return f"{source.class_name} needs a momentum above 0: set momentum=0.9."
     if settings.get("fused") and settings.get("foreach"):
-        return "fused and foreach are two ways of the same: set one of them."
+        return "fused and foreach exclude each other: set one of them."
     if settings.get("nesterov") and source.class_name.startswith(("SGD", "LARS", "PytorchLARS")):
         if not settings.get("momentum", 0):
             return "nesterov needs a momentum above 0: set momentum=0.9."
@@ -239,7 +246,7 @@ def _clash(settings: Mapping[str, Any], source: Source) -> str:
 
 
 def _schedule_errors(training: TrainingTable) -> list[UsageError]:
-    """Nothing where the optimizer has no schedule: the scripts ignore the settings there as well."""
+    """The errors in the schedule; none where the optimizer has no schedule, as the scripts ignore its settings then."""
     name = training.lr_scheduler
     own_rate = sets_its_own_rate(training.optimizer_type, training.optimizer_args)
     if name == "adafactor" and not own_rate and not is_schedule_free(training.optimizer_type):
@@ -247,7 +254,7 @@ def _schedule_errors(training: TrainingTable) -> list[UsageError]:
         if training.optimizer_type.lower() == "adafactor":
             hint = "It goes with relative_step=True: choose constant, or leave relative_step out."
         message = "training.lr_scheduler adafactor goes with optimizer_type Adafactor only, which sets its own rate."
-        return [UsageError(message, hint)]
+        return [UsageError(message, hint, code="schedule-needs-adafactor")]
     if is_schedule_free(training.optimizer_type) or own_rate or name == "constant":
         return []
     try:
@@ -258,10 +265,10 @@ def _schedule_errors(training: TrainingTable) -> list[UsageError]:
 
 
 def schedule_settings(training: TrainingTable) -> dict[str, Any]:
-    """What `lr_scheduler_args` give, with values of their types.
+    """The parsed `lr_scheduler_args`.
 
     Raises:
-        UsageError: one is wrong or lacking.
+        UsageError: one is wrong or missing.
     """
     where, name = "training.lr_scheduler_args", training.lr_scheduler
     settings, errors = read_settings(training.lr_scheduler_args, _table()[1].get(name, {}), where, name)
@@ -273,12 +280,16 @@ def schedule_settings(training: TrainingTable) -> dict[str, Any]:
         end = settings.get("lr_end", 1e-7)
         raise UsageError(
             f"{where}: lr_end={end:g} is given, allowed is a number below training.learning_rate"
-            f" = {training.learning_rate:g}.", "The rate falls to lr_end: set a lower one.",
-        )  # fmt: skip
+            f" = {training.learning_rate:g}.",
+            "The rate falls to lr_end: set a lower one.",
+            code="schedule-end-too-high",
+        )
     share = settings.get("min_lr_rate", training.lr_scheduler_min_lr_ratio)
     if name == "cosine_with_min_lr" and settings.get("min_lr") is not None and share is not None:
         hint = "Set one of min_lr, min_lr_rate and training.lr_scheduler_min_lr_ratio."
-        raise UsageError(f"{where}: min_lr is given, and the lowest rate as a share too.", hint)
+        raise UsageError(
+            f"{where}: min_lr is given, and the lowest rate as a share too.", hint, code="schedule-lowest-rate-twice"
+        )
     return settings
 
 
@@ -290,7 +301,9 @@ def step_rules(settings: Mapping[str, Any]) -> str:
     """
     hint = 'Set training.lr_scheduler_args = ["step_rules=1:10,0.1:20,0.01"].'
     if "step_rules" not in settings:
-        raise UsageError("training.lr_scheduler piecewise_constant needs its rules.", hint)
+        raise UsageError(
+            "training.lr_scheduler piecewise_constant needs its rules.", hint, code="schedule-rules-missing"
+        )
     rules = str(settings["step_rules"])
     try:
         *pairs, last = rules.split(",")
@@ -300,5 +313,5 @@ def step_rules(settings: Mapping[str, Any]) -> str:
             float(factor), int(step)
     except ValueError:
         message = f"training.lr_scheduler_args: the rules {printable(rules)!r} are malformed."
-        raise UsageError(message, hint) from None
+        raise UsageError(message, hint, code="schedule-rules-not-possible") from None
     return rules

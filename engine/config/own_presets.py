@@ -1,4 +1,4 @@
-"""Presets of one's own: a configuration without what belongs to one run only, in the user's directory."""
+"""The user's own presets: configurations without the settings of a single run."""
 
 from __future__ import annotations
 
@@ -23,25 +23,29 @@ PERSONAL = (
     "model.pretrained_model_name_or_path", "model.vae", "dataset.train_data_dir", "dataset.reg_data_dir",
     "dataset.validation_data_dir", "dataset.dataset_config",
     "dataset.conditioning_data_dir", "dataset.class_tokens", "dataset.num_repeats", "network.network_weights",
-    "network.dim_from_weights", "memory.cache_dir", "saving.output_dir", "saving.output_name",
+    "network.dim_from_weights", "training.changes", "memory.cache_dir", "saving.output_dir", "saving.output_name",
 )  # fmt: skip
-"""Paths, and what belongs to one folder of pictures: no part of a preset."""
+"""Paths, and settings of one folder of images or one run: not in a preset."""
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 
 def own_preset_path(name: str) -> Path:
-    """The file of a preset of one's own.
+    """The file of an own preset.
 
     Raises:
-        UsageError: the name cannot be one.
+        UsageError: an invalid name.
     """
     if not _NAME.fullmatch(name) or len(name) > 100:
-        raise UsageError(f"The name {printable(name)!r} cannot be a preset's.", "Letters, digits, -, _ and dots.")
+        raise UsageError(
+            f"The name {printable(name)!r} cannot be a preset's.",
+            "Letters, digits, -, _ and dots.",
+            code="preset-name-not-possible",
+        )
     return user_config() / "presets" / f"{name}.toml"
 
 
 def preset_name(text: str) -> str:
-    """`text` with every character that a preset's name cannot have as a hyphen."""
+    """`text` with hyphens instead of all characters that a preset's name cannot have."""
     return re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII).strip("-.")[:100] or "preset"
 
 
@@ -55,7 +59,7 @@ def preset_text(base: str, config: RunConfig, title: str) -> str:
     try:
         text = read_script(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"The preset {printable(path)} cannot be read: {error}.", "") from None
+        raise UsageError(f"The preset {printable(path)} cannot be read: {error}.", code="preset-unreadable") from None
     if conversion_of(path, text) is not None:
         text = ""
     personal = [dotted.split(".") for dotted in PERSONAL]
@@ -79,15 +83,15 @@ def _retitled(text: str, title: str) -> str:
 
 
 def save_preset(name: str, base: str, config: RunConfig, title: str, *, overwrite: bool = False) -> Path:
-    """Write a preset of one's own; its file.
+    """Write an own preset; returns its file.
 
     Raises:
-        UsageError: the name cannot be one, or is taken and `overwrite` is off.
+        UsageError: an invalid name, or one that exists while `overwrite` is off.
         StorageError: it cannot be written.
     """
     path = own_preset_path(name)
     if path.exists() and not overwrite:
-        raise UsageError(f"There is a preset {name} already: {path}.", "Choose another name.")
+        raise UsageError(f"There is a preset {name} already: {path}.", "Choose another name.", code="preset-exists")
     with storing(path.parent, "Making"):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, preset_text(base, config, title))

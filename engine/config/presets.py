@@ -14,7 +14,7 @@ from engine.reading import MAX_CONFIG, read_bytes
 
 @dataclass(frozen=True)
 class PresetInfo:
-    """A preset as listed: its first comment line is the title, the following ones describe it."""
+    """A preset in the list: its first comment line is the title, the following ones are the description."""
 
     name: str
     path: Path
@@ -29,19 +29,19 @@ class PresetInfo:
 
 def list_presets() -> list[PresetInfo]:
     """All presets by name; a user's preset hides a shipped one of the same name."""
-    found: dict[str, PresetInfo] = {}
+    presets: dict[str, PresetInfo] = {}
     for directory in preset_directories():
         for path in sorted(directory.glob("*.toml")) if directory.is_dir() else []:
-            if path.stem not in found:
-                found[path.stem] = _describe(path)
-    return [found[name] for name in sorted(found)]
+            if path.stem not in presets:
+                presets[path.stem] = _describe(path)
+    return [presets[name] for name in sorted(presets)]
 
 
 def find_preset(source: str | Path) -> Path:
-    """The file of a preset's name, or the path itself when it is a file.
+    """The file of a preset, or the path itself when it is a file.
 
     Raises:
-        UsageError: there is neither; with the nearest name.
+        UsageError: neither exists; with the nearest name.
     """
     path = Path(os.path.expanduser(source))  # noqa: PTH111 - Path.expanduser() fails on an unknown user
     if path.is_file():
@@ -50,12 +50,18 @@ def find_preset(source: str | Path) -> Path:
     if str(source) in presets:
         return presets[str(source)]
     if path.is_dir():
-        raise UsageError(f"The preset {source} is a folder.", "Give a preset's name or a TOML file.")
+        raise UsageError(
+            f"The preset {source} is a folder.", "Give a preset's name or a TOML file.", code="preset-is-a-folder"
+        )
     if path.exists():
-        raise UsageError(f"The preset {source} is not a regular file.", "Give a preset's name or a TOML file.")
+        raise UsageError(
+            f"The preset {source} is not a regular file.",
+            "Give a preset's name or a TOML file.",
+            code="preset-not-regular",
+        )
     near = difflib.get_close_matches(str(source), presets, n=1)
     hint = f"Did you mean {near[0]}?" if near else f"Presets: {', '.join(presets)}; or the path of a TOML file."
-    raise UsageError(f"No preset or file named {str(source)!r}.", hint)
+    raise UsageError(f"No preset or file named {str(source)!r}.", hint, code="preset-missing")
 
 
 def _describe(path: Path) -> PresetInfo:

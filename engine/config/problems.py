@@ -1,4 +1,4 @@
-"""What is wrong with a configuration: every problem at once, each with file, line, key and the nearest valid key."""
+"""Problems of a configuration: all at once, each with file, line, key and the nearest valid key."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from engine.config.moved import MOVED, present_key
 from engine.config.schema import RunConfig
 from engine.errors import UsageError
 
@@ -27,14 +28,14 @@ def keys() -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong."""
+    """One problem."""
 
     where: str
     """The file and line, or the option on the command line."""
     key: str
-    """Dotted key, "" when the problem belongs to none."""
+    """Dotted key, "" for a problem without one."""
     message: str
-    """What was given, what is allowed."""
+    """What is given, what is allowed."""
     hint: str = ""
 
     def __str__(self) -> str:
@@ -49,7 +50,7 @@ class ConfigError(UsageError):
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
-        super().__init__("\n".join(str(problem) for problem in problems))
+        super().__init__("\n".join(str(problem) for problem in problems), code="config-invalid")
 
 
 def unknown_key(where: str, table: str | None, key: str) -> Problem:
@@ -66,8 +67,10 @@ def unknown_key(where: str, table: str | None, key: str) -> Problem:
     home = [name for name, members in tables.items() if key in members]
     if home:
         return Problem(where, dotted, "unknown key.", f"It belongs under [{home[0]}]: {home[0]}.{key}.")
-    near = _nearest(key, tables[table]) or _nearest(key, [name for members in tables.values() for name in members])
-    if near:
+    former = [name.partition(".")[2] for name in MOVED if name.startswith(f"{table}.")]
+    if near := _nearest(key, [*tables[table], *former]):
+        return Problem(where, dotted, "unknown key.", f"Did you mean {present_key(f'{table}.{near}')}?")
+    if near := _nearest(key, [name for members in tables.values() for name in members]):
         place = next(name for name, members in tables.items() if near in members)
         return Problem(where, dotted, "unknown key.", f"Did you mean {place}.{near}?")
     return Problem(where, dotted, "unknown key.", "`lorasmith schema` lists all keys.")
@@ -80,7 +83,7 @@ def value_problems(
 
     Args:
         where: file and line, or the option, that set a key of a table; None for one that is not set.
-        fallback: the place of a problem that belongs to no key that is set.
+        fallback: the place of a problem without such a key.
     """
     seen: set[tuple[str, str]] = set()  # a union reports each of its members
     for detail in error.errors():
@@ -90,40 +93,41 @@ def value_problems(
         seen.add((table, key))
         dotted = ".".join(part for part in (table, key) if part)
         message = sentence(detail)
-        about = [key] if key else re.findall(r"\w+", message)  # a table's own check names the keys that contradict
+        about = [key] if key else re.findall(r"\w+", message)  # a check of the table names the contradicting keys
         places = [place for name in about if name in keys().get(table, ()) and (place := where(table, name))]
         yield Problem(" and ".join(dict.fromkeys(places)) or fallback, dotted, message)
 
 
 def sentence(detail: ErrorDetails) -> str:
-    """What was given and what is allowed, from one entry of a pydantic error."""
-    given = detail["input"]
+    """A sentence with what is given and what is allowed, from one entry of a pydantic error."""
+    value = detail["input"]
     message = (
         detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ").removeprefix("Input should have ")
     )
     message = message.replace("String should match pattern", "text of the form").replace(
         "a valid list", 'a list: ["...", "..."]'
     )
-    if isinstance(given, dict) or (detail["type"] == "value_error" and not isinstance(given, str | int | float | list)):
+    if isinstance(value, dict) or (detail["type"] == "value_error" and not isinstance(value, str | int | float | list)):
         return f"{message}."
-    return f"{given!r} is given, allowed is {message}."
+    return f"{value!r} is given, allowed is {message}."
 
 
 def limit_problem(
     path: str, kind: str, error: ValueError, lines: Callable[[], Mapping[tuple[str | int, ...], int]]
 ) -> Problem:
-    """The problem of a text that is no TOML or JSON, or beyond the limits of `engine.reading`, which name the key.
+    """The problem of a text that is invalid TOML or JSON, or beyond the limits of `engine.reading`, whose errors have
+    the key.
 
     Args:
-        lines: the line of each key; called only where the text was readable.
+        lines: the line of each key; called only for a valid text.
     """
     place, _, rest = str(error).partition(": ")
     if isinstance(error, tomllib.TOMLDecodeError | json.JSONDecodeError) or not rest:
-        hint = "A comma too many, or a file that was not copied whole?" if kind == "JSON" else ""
+        hint = "A comma too many, or an incomplete copy?" if kind == "JSON" else ""
         return Problem(path, "", f"not valid {kind}: {error}.", hint)
     keyed = {".".join(str(part) for part in key if isinstance(part, str)): (line, key) for key, line in lines().items()}
     line, key = keyed.get(place, (0, ()))
-    alike = sum(isinstance(part, int) for part in key)  # inside a list the place does not say which member
+    alike = sum(isinstance(part, int) for part in key)  # inside a list the place is ambiguous
     return Problem(f"{path}, line {line}" if line and not alike else path, place, f"{rest}.", "")
 
 

@@ -15,16 +15,16 @@ from engine.config.schema import SamplingTable
 from engine.config.training_size import training_size
 from engine.config.values import Sampler
 from engine.errors import UsageError
-from engine.models.base import SampleRequest
 from engine.reading import MAX_CONFIG, parse_json, parse_toml, read_text
+from engine.types import SampleRequest
 
 MAX_SIDE = 8192
-"""Pixels; drawing a larger sample needs more memory than any card has."""
+"""Pixels; a larger sample needs more memory than any card has."""
 MAX_SEED = 2**63 - 1
-"""A generator of torch takes no larger one."""
+"""Largest seed of a torch generator."""
 _FILES = (".txt", ".toml", ".json")
 _FLAG = re.compile(r"([a-z][\w-]*)(?:[\s=]+(.*))?", re.IGNORECASE | re.DOTALL)
-"""What follows ` --`, where it can be a flag: text such as " -- " or "-->" cannot."""
+"""The text after ` --`, where it can be a flag: that after " -- " or "-->" cannot."""
 _NAMES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "n": ("negative_prompt", str),
     "w": ("width", int),
@@ -35,7 +35,7 @@ _NAMES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "ss": ("sample_sampler", str),
 }
 _OWN = {"g": ("guidance_scale", float)}
-"""Flags that only some families know (`Family.prompt_flags`)."""
+"""Flags that only some families have (`FamilySpec.prompt_flags`)."""
 _IGNORED = {
     "cn": "controlnet_image",
     "ctr": "cfg_trunc_ratio",
@@ -50,45 +50,45 @@ class Prompt:
 
     request: SampleRequest
     seeded: bool
-    """The prompt itself fixed the seed: it then stands in the file name, as in Kohya."""
+    """The prompt sets the seed: it is then part of the file name, as in Kohya."""
     random_seed: bool = False
     """Another seed each time."""
 
     def as_line(self, flags: frozenset[str] = frozenset(), sampler: str | None = None) -> str:
-        """The prompt with everything that it asks for, in Kohya's syntax, on one line.
+        """The prompt with all its settings, in Kohya's syntax, on one line.
 
         Args:
-            flags: `Family.prompt_flags`; with "g" the guidance of a guidance embedding is written.
-            sampler: that of the run; another one of this prompt is written.
+            flags: `FamilySpec.prompt_flags`; with "g" the guidance of a guidance embedding is written.
+            sampler: of the run; one of this prompt is written if it differs.
         """
-        asked = self.request
-        parts = [asked.prompt, f"--n {asked.negative_prompt}" if asked.negative_prompt else ""]
-        parts += [f"--w {asked.width}", f"--h {asked.height}", "" if self.random_seed else f"--d {asked.seed}"]
-        parts += [f"--s {asked.steps}", f"--l {asked.scale:g}"]
-        parts += [f"--g {asked.guidance:g}" if "g" in flags else ""]
-        parts += [f"--ss {asked.sampler}" if sampler not in (None, asked.sampler) and "g" not in flags else ""]
+        request = self.request
+        parts = [request.prompt, f"--n {request.negative_prompt}" if request.negative_prompt else ""]
+        parts += [f"--w {request.width}", f"--h {request.height}", "" if self.random_seed else f"--d {request.seed}"]
+        parts += [f"--s {request.steps}", f"--l {request.scale:g}"]
+        parts += [f"--g {request.guidance:g}" if "g" in flags else ""]
+        parts += [f"--ss {request.sampler}" if sampler not in (None, request.sampler) and "g" not in flags else ""]
         return " ".join(" ".join(part.split()) for part in parts if part)
 
 
-def read_prompts(config: RunConfig, say: Callable[[str], None], flags: frozenset[str] = frozenset()) -> list[Prompt]:
+def read_prompts(config: RunConfig, log: Callable[[str], None], flags: frozenset[str] = frozenset()) -> list[Prompt]:
     """The prompts of a run; sizes default to the training resolution (`training_size`).
 
     Args:
-        flags: `Family.prompt_flags`.
+        flags: `FamilySpec.prompt_flags`.
 
     Raises:
         UsageError: the prompt file is missing, unreadable or malformed.
     """
-    given = config.sampling.sample_prompts
-    if isinstance(given, str):
-        entries = _read_file(Path(given), say) if given.lower().endswith(_FILES) else given.splitlines()
+    source = config.sampling.sample_prompts
+    if isinstance(source, str):
+        entries = _read_file(Path(source), log) if source.lower().endswith(_FILES) else source.splitlines()
     else:
-        entries = list(given)
+        entries = list(source)
     entries = [entry for entry in entries if not (isinstance(entry, str) and _blank(entry))]
     size = training_size(config) if entries else (0, 0)
-    prompts = [_prompt(entry, config, size, say, flags) for entry in entries]
+    prompts = [_prompt(entry, config, size, log, flags) for entry in entries]
     if not prompts:
-        say("No sample prompts: no samples will be drawn.")
+        log("No sample prompts: no samples will be generated.")
     return prompts
 
 
@@ -96,7 +96,7 @@ def _blank(line: str) -> bool:
     return not line.strip() or line.startswith("#")
 
 
-def _read_file(path: Path, say: Callable[[str], None]) -> list[Any]:
+def _read_file(path: Path, log: Callable[[str], None]) -> list[Any]:
     try:
         text = read_text(path, MAX_CONFIG)
         if path.suffix.lower() == ".txt":
@@ -109,34 +109,41 @@ def _read_file(path: Path, say: Callable[[str], None]) -> list[Any]:
         content = parse_toml(text)
         table = content.pop("prompt")
         for key in content:
-            say(f"The prompt file {path}: {key} has no effect; what counts is [prompt] and [[prompt.subset]].")
+            log(f"The prompt file {path}: {key} has no effect; what counts is [prompt] and [[prompt.subset]].")
         subsets = table.pop("subset") if isinstance(table, dict) else None
         if not isinstance(subsets, list) or not all(isinstance(subset, dict) for subset in subsets):
             raise ValueError("prompt is no table, or prompt.subset no list of tables")
         return [{**table, **subset} for subset in subsets]
     except OSError as error:
         raise UsageError(
-            f"The prompt file {path} cannot be read: {error.strerror}.", "Check sampling.sample_prompts."
+            f"The prompt file {path} cannot be read: {error.strerror}.",
+            "Check sampling.sample_prompts.",
+            code="prompt-file-unreadable",
         ) from None
     except KeyError as error:
-        raise UsageError(f"The prompt file {path} lacks {error}.", "It needs [prompt] and [[prompt.subset]].") from None
+        raise UsageError(
+            f"The prompt file {path} lacks {error}.",
+            "It needs [prompt] and [[prompt.subset]].",
+            code="prompt-file-malformed",
+        ) from None
     except ValueError as error:
         raise UsageError(
             f"The prompt file {path} is malformed: {error}.",
             "UTF-8; a prompt a line (.txt), a list (.json), or [prompt] and [[prompt.subset]] (.toml).",
+            code="prompt-file-malformed",
         ) from None
 
 
-def parse_line(line: str, say: Callable[[str], None], flags: frozenset[str] = frozenset()) -> dict[str, Any]:
-    """Kohya's line: the prompt, then ` --flag value` parts. Only parts behind the first are read as flags, so a prompt
-    may begin with "s 1girl". As in the scripts, a flag that is unknown or has no value does nothing; here it is
-    reported.
+def parse_line(line: str, log: Callable[[str], None], flags: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """Parse Kohya's line: the prompt, then ` --flag value` parts. Only parts after the first are read as flags, so a
+    prompt may begin with "s 1girl". As in the scripts, a flag that is unknown or without a value has no effect; here it
+    is reported.
 
     Raises:
         UsageError: a flag's value is not a number.
     """
     head, *parts = line.strip().split(" --")
-    known = {**_NAMES, **{flag: own for flag, own in _OWN.items() if flag in flags}}
+    names = {**_NAMES, **{flag: own for flag, own in _OWN.items() if flag in flags}}
     ignored = {**_IGNORED, **{flag: name for flag, (name, _) in _OWN.items() if flag not in flags}}
     values: dict[str, Any] = {"prompt": head}
     for part in parts:
@@ -145,89 +152,94 @@ def parse_line(line: str, say: Callable[[str], None], flags: frozenset[str] = fr
         if match is None:
             values["prompt"] += f" --{part}"
         elif flag in ignored:
-            say(f"Sample prompt {line.strip()!r}: --{flag} ({ignored[flag]}) has no effect for this family.")
-        elif flag not in known:
-            unknown = f"--{part.strip()} has no effect: there is no such flag. {_flags(known)}"
-            say(f"Sample prompt {line.strip()!r}: {unknown}")
+            log(f"Sample prompt {line.strip()!r}: --{flag} ({ignored[flag]}) has no effect for this family.")
+        elif flag not in names:
+            unknown = f"--{part.strip()} has no effect: there is no such flag. {_flags(names)}"
+            log(f"Sample prompt {line.strip()!r}: {unknown}")
         elif not value:
-            say(f"Sample prompt {line.strip()!r}: --{flag} has no effect: it has no value.")
+            log(f"Sample prompt {line.strip()!r}: --{flag} has no effect: it has no value.")
         else:
-            name, kind = known[flag]
+            name, kind = names[flag]
             try:
                 values[name] = kind(value)
             except ValueError:
                 raise UsageError(
                     f"Sample prompt {line.strip()!r}: --{flag} {value!r} is not a number.",
                     "Correct it in sampling.sample_prompts.",
+                    code="prompt-value-not-possible",
                 ) from None
     return values
 
 
-def _flags(known: Mapping[str, tuple[str, Any]]) -> str:
-    return "Flags: " + ", ".join(f"--{flag} ({name})" for flag, (name, _) in known.items()) + "."
+def _flags(names: Mapping[str, tuple[str, Any]]) -> str:
+    return "Flags: " + ", ".join(f"--{flag} ({name})" for flag, (name, _) in names.items()) + "."
 
 
-def _report_keys(entry: Mapping[Any, Any], say: Callable[[str], None], flags: frozenset[str]) -> None:
-    """Report the keys of a prompt given as a table that do nothing here."""
-    known = ["prompt", *(name for name, _ in _NAMES.values()), *(_OWN[flag][0] for flag in flags & set(_OWN))]
+def _report_keys(entry: Mapping[Any, Any], log: Callable[[str], None], flags: frozenset[str]) -> None:
+    """Report the keys without effect of a prompt in a table."""
+    keys = ["prompt", *(name for name, _ in _NAMES.values()), *(_OWN[flag][0] for flag in flags & set(_OWN))]
     others = {*_IGNORED.values(), *(name for name, _ in _OWN.values())}
     for key in entry:
-        if key in known:
+        if key in keys:
             continue
-        near = difflib.get_close_matches(str(key), known, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"Keys: {', '.join(known)}."
+        near = difflib.get_close_matches(str(key), keys, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"Keys: {', '.join(keys)}."
         reason = " for this family." if key in others else f": there is no such key. {hint}"
-        say(f"Sample prompt {entry.get('prompt')!r}: {key} has no effect{reason}")
+        log(f"Sample prompt {entry.get('prompt')!r}: {key} has no effect{reason}")
 
 
 def _prompt(
-    entry: Any, config: RunConfig, size: tuple[int, int], say: Callable[[str], None], flags: frozenset[str]
+    entry: Any, config: RunConfig, size: tuple[int, int], log: Callable[[str], None], flags: frozenset[str]
 ) -> Prompt:
-    values: Mapping[str, Any] = parse_line(entry, say, flags) if isinstance(entry, str) else entry
+    values: Mapping[str, Any] = parse_line(entry, log, flags) if isinstance(entry, str) else entry
     if not isinstance(values, Mapping) or not isinstance(values.get("prompt"), str):
         raise UsageError(
             f"A sample prompt is neither text nor a table with `prompt`: {entry!r}.",
             "Correct it in sampling.sample_prompts.",
+            code="prompt-not-possible",
         )
     if isinstance(entry, Mapping):
-        _report_keys(entry, say, flags)
-    given = {key: value for key, value in values.items() if value is not None}
+        _report_keys(entry, log, flags)
+    settings = {key: value for key, value in values.items() if value is not None}
     try:
-        return _request(given, config, size)
+        return _request(settings, config, size)
     except (ValueError, TypeError, OverflowError) as error:
         raise UsageError(
             f"A sample prompt has a value that is no number, or out of range: {entry!r} ({error}).",
             "Correct it in sampling.sample_prompts.",
+            code="prompt-value-not-possible",
         ) from None
 
 
-def _request(given: Mapping[str, Any], config: RunConfig, size: tuple[int, int]) -> Prompt:
+def _request(settings: Mapping[str, Any], config: RunConfig, size: tuple[int, int]) -> Prompt:
     defaults: SamplingTable = config.sampling
     width, height = size
-    seed = int(given.get("seed", defaults.sample_seed))
-    sampler = str(given.get("sample_sampler", defaults.sample_sampler))
+    seed = int(settings.get("seed", defaults.sample_seed))
+    sampler = str(settings.get("sample_sampler", defaults.sample_sampler))
     if sampler not in get_args(Sampler):
         raise UsageError(
-            f"Sample prompt {given['prompt']!r}: there is no sampler {sampler!r}.",
+            f"Sample prompt {settings['prompt']!r}: there is no sampler {sampler!r}.",
             f"Samplers: {', '.join(get_args(Sampler))}.",
+            code="no-such-sampler",
         )
-    width, height = int(given.get("width", width)), int(given.get("height", height))
+    width, height = int(settings.get("width", width)), int(settings.get("height", height))
     if max(width, height) > MAX_SIDE or abs(seed) > MAX_SEED:
         raise UsageError(
-            f"Sample prompt {given['prompt']!r}: a side may have up to {MAX_SIDE} px, a seed be up to {MAX_SEED}.",
+            f"Sample prompt {settings['prompt']!r}: a side may have up to {MAX_SIDE} px, a seed be up to {MAX_SEED}.",
             "Correct it in sampling.sample_prompts.",
+            code="prompt-value-not-possible",
         )
     request = SampleRequest(
-        prompt=given["prompt"].replace("{trigger}", config.trigger),
-        negative_prompt=str(given.get("negative_prompt", "")),
+        prompt=settings["prompt"].replace("{trigger}", config.trigger),
+        negative_prompt=str(settings.get("negative_prompt", "")),
         width=width,
         height=height,
         seed=max(0, seed),
-        steps=min(1000, max(1, int(given.get("sample_steps", defaults.sample_steps)))),
-        scale=float(given.get("scale", 7.0 if defaults.sample_scale is None else defaults.sample_scale)),
+        steps=min(1000, max(1, int(settings.get("sample_steps", defaults.sample_steps)))),
+        scale=float(settings.get("scale", 7.0 if defaults.sample_scale is None else defaults.sample_scale)),
         sampler=sampler,
-        guidance=float(given.get("guidance_scale", defaults.sample_guidance)),
+        guidance=float(settings.get("guidance_scale", config.flux.sample_guidance)),
     )
     if not math.isfinite(request.scale + request.guidance):
         raise ValueError("a scale is finite")
-    return Prompt(request, seeded=int(given.get("seed", -1)) >= 0, random_seed=seed < 0)
+    return Prompt(request, seeded=int(settings.get("seed", -1)) >= 0, random_seed=seed < 0)

@@ -1,22 +1,39 @@
-"""Settings that contradict each other: resolved here once, before the start, each with a sentence."""
+"""Resolves contradictions between settings, once, before the start, each with a note.
+
+One pass over `RULES` is enough, and a second one changes and refuses nothing more: a rule changes a setting that an
+earlier rule reads only if that rule stays satisfied.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NewType
 
 from engine.config.local_paths import require_local_paths
 from engine.config.optimizers import is_schedule_free, sets_its_own_rate
 from engine.config.schema import RunConfig
+from engine.config.trained import is_trained
 from engine.config.training import TrainingTable
 from engine.config.unused import idle_settings
 from engine.errors import UsageError
 
 if TYPE_CHECKING:
-    from engine.models.base import Recognition
+    from engine.types import Recognition
+
+ResolvedConfig = NewType("ResolvedConfig", RunConfig)
+"""A configuration as it really runs: only `resolve` makes one. A changed one is a `RunConfig` again."""
+Resolution = tuple[RunConfig, list[str]]
+"""The configuration after a rule, and a note for each change."""
+Rule = Callable[[RunConfig, bool], Resolution]
+"""Takes a configuration, and whether one text encoder can be trained while the outputs of another are cached (FLUX).
+Raises UsageError where only the person can resolve a contradiction."""
 
 
-def resolve(config: RunConfig, *, partial_text_cache: bool = False) -> tuple[RunConfig, list[str]]:
-    """The configuration that will really run, and what was changed and why.
+def resolve(config: RunConfig, *, partial_text_cache: bool = False) -> tuple[ResolvedConfig, list[str]]:
+    """The configuration that will really run, and notes on changes and on settings without effect.
+
+    `engine.families.resolved.resolve_run` applies the rules of the model family first; this function alone is for a
+    normalized configuration.
 
     Args:
         partial_text_cache: a text encoder can be trained while the outputs of another are cached (FLUX).
@@ -24,76 +41,136 @@ def resolve(config: RunConfig, *, partial_text_cache: bool = False) -> tuple[Run
     Raises:
         UsageError: a contradiction that only the person can resolve.
     """
-    notes: list[str] = []
-    given = config
-    network, memory, training = config.network, config.memory, config.training
+    now, notes = config, list[str]()
+    for rule in RULES:
+        now, more = rule(now, partial_text_cache)
+        notes += more
+    notes += _without_effect(config.training)
+    notes += idle_settings(config, texts_on_disk=partial_text_cache)
+    if config.training.kohya_exact:
+        notes.append("Numbers are Kohya's (kohya_exact): docs/kohya.md lists the differences.")
+    if config.training.max_train_epochs is not None and config.training.max_train_steps != 1600:
+        notes.append("max_train_steps is ignored: max_train_epochs is set.")
+    return ResolvedConfig(now), notes
+
+
+def _not_both_parts_only(config: RunConfig, _: bool) -> Resolution:
+    """Each of the two switches trains one part only; with both nothing is trained."""
+    network = config.network
     if network.network_train_unet_only and network.network_train_text_encoder_only:
         raise UsageError(
             "network.network_train_unet_only and network.network_train_text_encoder_only are both set.",
             "Nothing would be trained: switch one off.",
+            code="nothing-trained",
         )
-    unet_lr, text_lr = training.rates
-    if (unet_lr == 0 or network.network_train_text_encoder_only) and (text_lr == 0 or network.network_train_unet_only):
+    return config, []
+
+
+def _text_outputs_on_disk(config: RunConfig, _: bool) -> Resolution:
+    """A place for cached outputs means that they are cached."""
+    memory = config.memory
+    if not memory.cache_text_encoder_outputs_to_disk or memory.cache_text_encoder_outputs:
+        return config, []
+    note = "Text outputs are cached, because cache_text_encoder_outputs_to_disk is set."
+    return config.changed(memory={"cache_text_encoder_outputs": True}), [note]
+
+
+def _cached_text_encoder(config: RunConfig, partial_text_cache: bool) -> Resolution:
+    """The outputs of a trained text encoder change with each step: with cached outputs it is not trained.
+
+    Must come before `_something_is_trained`.
+    """
+    unet_rate, text_rate = config.training.rates
+    is_trained = text_rate > 0 and not config.network.network_train_unet_only and not partial_text_cache
+    if not config.memory.cache_text_encoder_outputs or not is_trained:
+        return config, []
+    if config.network.network_train_text_encoder_only:
+        raise UsageError(
+            "memory.cache_text_encoder_outputs contradicts network.network_train_text_encoder_only.",
+            "A cached text encoder cannot be trained: switch one off.",
+            code="text-cache-needs-fixed-encoder",
+        )
+    if unet_rate == 0:
+        raise UsageError(
+            "memory.cache_text_encoder_outputs contradicts training.unet_lr = 0: nothing would be trained.",
+            "A cached text encoder cannot be trained: switch the cache off, or set training.unet_lr.",
+            code="text-cache-needs-fixed-encoder",
+        )
+    note = "The text encoder is not trained, because its outputs are cached (cache_text_encoder_outputs)."
+    return config.changed(network={"network_train_unet_only": True}), [note]
+
+
+def _something_is_trained(config: RunConfig, _: bool) -> Resolution:
+    """A LoRA needs at least one module: a learning rate of 0 leaves a part untrained, as in Kohya."""
+    if not is_trained(config, denoiser=True) and not is_trained(config, denoiser=False):
         raise UsageError(
             "Nothing would be trained: the learning rates of UNet and text encoder are both 0 or switched off.",
             "Set training.unet_lr or training.text_encoder_lr.",
+            code="nothing-trained",
         )
-    if network.dim_from_weights and network.network_weights is None:
+    return config, []
+
+
+def _ranks_of_weights(config: RunConfig, _: bool) -> Resolution:
+    """Ranks can be read from a file only if one is set."""
+    if config.network.dim_from_weights and config.network.network_weights is None:
         raise UsageError(
-            "network.dim_from_weights is set without network.network_weights.", "Name the LoRA to start from."
+            "network.dim_from_weights is set without network.network_weights.",
+            "Name the LoRA to start from.",
+            code="dim-from-weights-without-file",
         )
-    if memory.cache_text_encoder_outputs_to_disk and not memory.cache_text_encoder_outputs:
-        config = config.changed(memory={"cache_text_encoder_outputs": True})
-        notes.append("Text outputs are cached, because cache_text_encoder_outputs_to_disk is set.")
-    text_is_trained = text_lr > 0 and not network.network_train_unet_only and not partial_text_cache
-    if config.memory.cache_text_encoder_outputs and text_is_trained:
-        if network.network_train_text_encoder_only:
-            raise UsageError(
-                "memory.cache_text_encoder_outputs contradicts network.network_train_text_encoder_only.",
-                "A cached text encoder cannot be trained: switch one off.",
-            )
-        config = config.changed(network={"network_train_unet_only": True})
-        notes.append("The text encoder is not trained, because its outputs are cached (cache_text_encoder_outputs).")
+    return config, []
+
+
+def _cached_latents(config: RunConfig, _: bool) -> Resolution:
+    """Pixels that change in each step cannot be cached; a place for latents means that they are cached."""
+    memory = config.memory
     uncacheable = [name for name in ("color_aug", "random_crop") if getattr(config.dataset, name)]
     if uncacheable and (memory.cache_latents or memory.cache_latents_to_disk):
-        config = config.changed(memory={"cache_latents": False, "cache_latents_to_disk": False})
-        notes.append(
-            f"Latents are not cached: {' and '.join(uncacheable)} gives each picture new pixels in every step."
-        )
-    elif memory.cache_latents_to_disk and not memory.cache_latents:
-        config = config.changed(memory={"cache_latents": True})
-        notes.append("Latents are cached, because cache_latents_to_disk is set.")
-    config, implied = _ladder(config)
-    notes += implied
-    notes += _without_effect(training)
-    notes += idle_settings(given, texts_on_disk=partial_text_cache)
-    if training.kohya_exact:
-        notes.append("Numbers are Kohya's (kohya_exact): docs/kohya.md lists what is otherwise done in another way.")
-    if training.max_train_epochs is not None and training.max_train_steps != 1600:
-        notes.append("max_train_steps is ignored: max_train_epochs is set.")
-    return config, notes
+        note = f"Latents are not cached: {' and '.join(uncacheable)} gives each image new pixels in every step."
+        return config.changed(memory={"cache_latents": False, "cache_latents_to_disk": False}), [note]
+    if memory.cache_latents_to_disk and not memory.cache_latents:
+        note = "Latents are cached, because cache_latents_to_disk is set."
+        return config.changed(memory={"cache_latents": True}), [note]
+    return config, []
 
 
-def _ladder(config: RunConfig) -> tuple[RunConfig, list[str]]:
-    """What the settings of checkpointing and split mode imply."""
-    notes = []
-    if config.memory.cpu_offload_checkpointing and not config.memory.gradient_checkpointing:
-        config = config.changed(memory={"gradient_checkpointing": True})
-        notes.append("Gradient checkpointing is on, because cpu_offload_checkpointing is set.")
-    if config.memory.blocks_to_swap is not None and not config.memory.split_mode:
-        config = config.changed(memory={"split_mode": True})
-        notes.append("Split mode is on, because blocks_to_swap is set.")
-    return config, notes
+def _offloaded_checkpoints(config: RunConfig, _: bool) -> Resolution:
+    """Only the activations of gradient checkpointing can be offloaded."""
+    if not config.memory.cpu_offload_checkpointing or config.memory.gradient_checkpointing:
+        return config, []
+    note = "Gradient checkpointing is on, because cpu_offload_checkpointing is set."
+    return config.changed(memory={"gradient_checkpointing": True}), [note]
+
+
+def _swapped_blocks(config: RunConfig, _: bool) -> Resolution:
+    """A number of swapped blocks means that blocks are swapped."""
+    if config.memory.blocks_to_swap is None or config.memory.split_mode:
+        return config, []
+    return config.changed(memory={"split_mode": True}), ["Split mode is on, because blocks_to_swap is set."]
+
+
+RULES: tuple[Rule, ...] = (
+    _not_both_parts_only,
+    _text_outputs_on_disk,
+    _cached_text_encoder,
+    _something_is_trained,
+    _ranks_of_weights,
+    _cached_latents,
+    _offloaded_checkpoints,
+    _swapped_blocks,
+)
+"""In the order of their notes."""
 
 
 def _without_effect(training: TrainingTable) -> list[str]:
-    """What the chosen optimizer does not look at."""
+    """Notes on settings that the optimizer ignores."""
     name, notes = training.optimizer_type, []
     if is_schedule_free(name):
         ignored = _schedule_keys(training)
         if ignored:
             verb = "have" if len(ignored) > 1 else "has"
-            note = f"{_listed(ignored)} {verb} no effect: {name} needs no schedule, and is given none, as in Kohya."
+            note = f"{_listed(ignored)} {verb} no effect: {name} needs no schedule, and gets none, as in Kohya."
             if training.lr_warmup_steps and name.lower().startswith(("adamw", "sgd")):
                 note += ' Its own warm-up is optimizer_args = ["warmup_steps=100"].'
             notes.append(note)
@@ -107,7 +184,7 @@ def _without_effect(training: TrainingTable) -> list[str]:
 
 
 def _schedule_keys(training: TrainingTable) -> list[str]:
-    """The settings of the schedule that are not their defaults; lr_scheduler always, as its default is no constant."""
+    """The settings of the schedule that are not their defaults; lr_scheduler always, as its default is not constant."""
     fields = type(training).model_fields
     keys = [key for key in fields if key.startswith("lr_") and key != "lr_scheduler"]
     changed = [key for key in keys if getattr(training, key) != fields[key].default]
@@ -120,14 +197,18 @@ def _listed(names: list[str]) -> str:
 
 
 def check_model(config: RunConfig, recognition: Recognition) -> None:
-    """Refuse settings that the recognised checkpoint cannot have.
+    """Refuse settings that contradict the recognised checkpoint.
 
     Raises:
         UsageError: family or prediction type contradict the checkpoint.
     """
-    wanted = config.model.family
-    if wanted not in ("auto", recognition.family):
-        raise UsageError(f"model.family is {wanted}, but the checkpoint is {recognition.family}.", "Leave it at auto.")
+    family = config.model.family
+    if family not in ("auto", recognition.family):
+        raise UsageError(
+            f"model.family is {family}, but the checkpoint is {recognition.family}.",
+            "Leave it at auto.",
+            code="family-not-of-checkpoint",
+        )
     is_v = recognition.prediction_type == "v_prediction"
     if config.model.v_parameterization is not None:
         is_v = config.model.v_parameterization
@@ -136,29 +217,36 @@ def check_model(config: RunConfig, recognition: Recognition) -> None:
             "training.scale_v_pred_loss_like_noise_pred is for v-prediction models, and this one predicts "
             f"{recognition.prediction_type}.",
             "Switch it off.",
+            code="setting-of-other-prediction",
         )
     if config.training.v_pred_like_loss is not None and is_v:
         raise UsageError(
-            "training.v_pred_like_loss is for epsilon models, and this one is a v-prediction model.", "Unset it."
+            "training.v_pred_like_loss is for epsilon models, and this one is a v-prediction model.",
+            "Unset it.",
+            code="setting-of-other-prediction",
         )
 
 
 def require_paths(config: RunConfig) -> None:
-    """Refuse a run that lacks a model, pictures or a name, or has paths of another system.
+    """Refuse a run without a model, images or a name, or with paths of another system.
 
     Raises:
-        UsageError: says which option is missing.
+        UsageError: with the missing options.
     """
-    wanted = (
+    required = (
         (config.model.pretrained_model_name_or_path, "model", "--model PATH"),
-        (config.dataset.train_data_dir or config.dataset.dataset_config, "pictures", "--images DIR"),
+        (config.dataset.train_data_dir or config.dataset.dataset_config, "images", "--images DIR"),
         (config.saving.output_name, "name", "--name NAME"),
     )
-    missing = [(what, option) for value, what, option in wanted if not value]
+    missing = [(what, option) for value, what, option in required if not value]
     if missing:
         names = ", ".join(what for what, _ in missing)
-        raise UsageError(f"Missing: {names}.", f"Add {' '.join(option for _, option in missing)}.")
+        raise UsageError(
+            f"Missing: {names}.", f"Add {' '.join(option for _, option in missing)}.", code="settings-missing"
+        )
     require_local_paths(config)
     name = config.saving.output_name
     if "/" in name or "\\" in name or name in (".", "..") or "\0" in name:
-        raise UsageError(f"The name {name!r} cannot be a file name.", "Choose letters, digits, - and _.")
+        raise UsageError(
+            f"The name {name!r} cannot be a file name.", "Choose letters, digits, - and _.", code="name-not-possible"
+        )

@@ -1,17 +1,22 @@
-"""The typed model of a run: the one source for presets, `--set`, the form, the review and the frozen copy.
+"""The typed model of a run: the single source for presets, `--set`, the form, the review and the copy in the run.
 
-Field names are Kohya's argument names where Kohya has one. Defaults are those of a careful small run;
-presets say more.
+Field names are Kohya's argument names where Kohya has one. Defaults are for a careful small run; presets have more.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, ValidationError, model_validator
 
+from engine import paths
+from engine.config.change import read_change
 from engine.config.dataset import DatasetTable
 from engine.config.fields import Table, setting
+from engine.config.flow import FlowTable
+from engine.config.flux import FluxTable
+from engine.config.moved import present_tables, split
 from engine.config.training import TrainingTable
 from engine.config.values import (
     BasePrecision,
@@ -27,19 +32,17 @@ from engine.config.values import (
 
 
 class ModelTable(Table):
-    """`[model]`: the checkpoint, and how its text and noise are to be understood."""
+    """`[model]`: the checkpoint, its prediction type and its text encoders."""
 
     pretrained_model_name_or_path: str = setting(
         "", "Model", "A .safetensors checkpoint, a diffusers folder, or a hub id that is already in the local cache."
     )
-    family: str = setting(
-        "auto", "Family", "auto reads it from the checkpoint's keys; a name here must agree with them."
-    )
+    family: str = setting("auto", "Family", "auto reads it from the checkpoint's keys; a name here must match them.")
     vae: str | None = setting(None, "VAE", "Another VAE: a .safetensors file or a diffusers folder.", advanced=True)
     v_parameterization: bool | None = setting(
         None,
         "v-prediction",
-        "Unset: read from the checkpoint. Set it only for a file that does not say.",
+        "Unset: read from the checkpoint. Set it only for a file without this information.",
         advanced=True,
     )
     zero_terminal_snr: bool | None = setting(
@@ -63,36 +66,10 @@ class ModelTable(Table):
         unit="tokens",
         vram="more",
     )
-    clip_l: str | None = setting(
-        None, "CLIP-L", "FLUX in separate files: the text encoder CLIP-L, as for ComfyUI and Kohya.", advanced=True
-    )
-    t5xxl: str | None = setting(
-        None, "T5-XXL", "FLUX in separate files: the text encoder T5-XXL, in fp16, bf16 or fp8.", advanced=True
-    )
-    ae: str | None = setting(None, "Autoencoder", "FLUX in separate files: its VAE, ae.safetensors.", advanced=True)
-    t5_tokenizer: str | None = setting(
-        None,
-        "T5 tokenizer",
-        "FLUX: a folder with T5's tokenizer.json. Unset: the model folder's own, or that of the local cache.",
-        advanced=True,
-    )
-    t5xxl_max_token_length: int | None = setting(
-        None,
-        "T5 caption length",
-        "FLUX: tokens that T5 is given; unset: 512 for dev, 256 for schnell.",
-        ge=1,
-        le=1024,
-        unit="tokens",
-        vram="more",
-        advanced=True,
-    )
-    apply_t5_attn_mask: bool = setting(
-        False, "Mask T5's padding", "FLUX: let the transformer not look at the padding of captions.", advanced=True
-    )
     no_half_vae: bool = setting(
         False,
         "VAE in fp32",
-        "Encode and decode pictures in fp32 whatever the precision is.",
+        "Encode and decode images in fp32 whatever the precision is.",
         vram="more",
         advanced=True,
     )
@@ -103,7 +80,7 @@ class NetworkTable(Table):
 
     network_module: LoraModule = setting("networks.lora", "Module", "Kohya's name of the adapter kind.", advanced=True)
     network_dim: int = setting(
-        16, "Rank", "How much the LoRA can hold. Faces 16-32, anime characters 8-16.", ge=1, le=1024, vram="more"
+        16, "Rank", "How much the LoRA can learn. Faces 16-32, anime characters 8-16.", ge=1, le=1024, vram="more"
     )
     network_alpha: float = setting(
         8.0, "Alpha", "The LoRA's effect is scaled by alpha / rank, so half the rank halves the learning rate.", gt=0
@@ -131,15 +108,17 @@ class NetworkTable(Table):
         advanced=True,
     )
     module_dropout: float = setting(
-        0.0, "Module dropout", "Chance that a whole module is skipped in a step.", ge=0, lt=1, advanced=True
+        0.0, "Module dropout", "Probability that a module is skipped in a step.", ge=0, lt=1, advanced=True
     )
-    network_weights: str | None = setting(None, "Start from", "A LoRA in Kohya's format to go on from.", advanced=True)
+    network_weights: str | None = setting(
+        None, "Start from", "A LoRA in Kohya's format to continue from.", advanced=True
+    )
     dim_from_weights: bool = setting(
         False, "Ranks from that file", "Take modules, ranks and alphas from network_weights.", advanced=True
     )
-    network_train_unet_only: bool = setting(False, "UNet only", "Leave the text encoder alone.", vram="less")
+    network_train_unet_only: bool = setting(False, "UNet only", "Do not train the text encoder.", vram="less")
     network_train_text_encoder_only: bool = setting(
-        False, "Text encoder only", "Leave the UNet alone.", vram="less", advanced=True
+        False, "Text encoder only", "Do not train the UNet.", vram="less", advanced=True
     )
     scale_weight_norms: float | None = setting(
         None,
@@ -151,7 +130,7 @@ class NetworkTable(Table):
 
 
 class MemoryTable(Table):
-    """`[memory]`: what decides whether it fits, and how fast it goes."""
+    """`[memory]`: settings of memory and speed."""
 
     device: Device = setting("auto", "Device", "auto: the first GPU, else the CPU. Or cpu, cuda, cuda:1, ...")
     mixed_precision: Precision = setting(
@@ -166,7 +145,7 @@ class MemoryTable(Table):
     checkpointed_blocks: int | None = setting(
         None,
         "Blocks recomputed",
-        "Gradient checkpointing in so many of the denoiser's blocks only; unset: in all.",
+        "Gradient checkpointing in this many of the denoiser's blocks; unset: in all.",
         ge=1,
         le=1000,
         unit="blocks",
@@ -176,21 +155,21 @@ class MemoryTable(Table):
     cpu_offload_checkpointing: bool = setting(
         False,
         "Activations in host memory",
-        "What gradient checkpointing keeps of each block waits in the machine's memory: less VRAM, slower.",
+        "The activations that gradient checkpointing keeps are in the machine's memory: less VRAM, slower.",
         vram="less",
         advanced=True,
     )
     base_precision: BasePrecision = setting(
         "auto",
         "Base weights",
-        "Number format of the frozen model's weights: auto is that of the computation; int8 and fp8 take half of it, "
+        "Number format of the frozen model's weights: auto is that of the computation; int8 and fp8 need half of it, "
         "nf4 a quarter.",
         vram="int8, fp8, nf4: much less",
     )
     split_mode: bool = setting(
         False,
         "Split mode",
-        "Frozen blocks wait in the machine's memory and come to the card one after the other: slower.",
+        "Frozen blocks are in the machine's memory and move to the card one after the other: slower.",
         vram="much less",
     )
     blocks_to_swap: int | None = setting(
@@ -211,26 +190,25 @@ class MemoryTable(Table):
     )
     deterministic: bool = setting(
         True,
-        "Same bytes again",
-        "GPU: only kernels that give the same bytes each time, so that a resume is exact. Off: attention takes a third "
-        "less time and up to 0.3 GiB less.",
+        "Deterministic",
+        "GPU: only deterministic kernels, so that a resume is exact. Off: attention takes a third less time and up to "
+        "0.3 GiB less.",
         advanced=True,
     )
     on_oom: OnOutOfMemory = setting(
         "auto",
         "Out of memory",
-        "retry: go on by itself with the next remedy; ask: show the remedies; stop: end. auto: ask on the screen, else "
-        "retry.",
+        "retry: continue with the next remedy; ask: show the remedies; stop: end. auto: ask on the screen, else retry.",
         advanced=True,
     )
     cache_latents: bool = setting(
         True,
         "Cache latents",
-        "Encode each picture once and free the VAE. Off, every step encodes its pictures.",
+        "Encode each image once and free the VAE. Off, every step encodes its images.",
         vram="less",
     )
     cache_latents_to_disk: bool = setting(
-        False, "Latents on disk", "Keep the cache for the next run; about 0.1 MiB a picture at 512 px."
+        False, "Latents on disk", "Keep the cache for the next run; about 0.1 MiB an image at 512 px."
     )
     cache_text_encoder_outputs: bool = setting(
         False,
@@ -242,25 +220,25 @@ class MemoryTable(Table):
         False, "Text outputs on disk", "Keep the encoded captions for the next run.", advanced=True
     )
     cache_dir: str | None = setting(
-        None, "Cache folder", "Where caches on disk go; unset: beside the run's output.", advanced=True
+        None, "Cache folder", "Where caches on disk go; unset: next to the run's output.", advanced=True
     )
     max_batch_size: int | None = setting(
         None,
         "Largest batch",
-        "Batches that a dataset configuration wants larger are cut to it; a remedy sets it.",
+        "Larger batches of a dataset configuration are cut to it; set by a remedy.",
         ge=1,
         le=1024,
-        unit="pictures",
+        unit="images",
         vram="more",
         advanced=True,
     )
     vae_batch_size: int = setting(
         1,
         "Caching batch",
-        "Pictures encoded at once while caching.",
+        "Images encoded at once while caching.",
         ge=1,
         le=64,
-        unit="pictures",
+        unit="images",
         vram="more",
         advanced=True,
     )
@@ -268,15 +246,20 @@ class MemoryTable(Table):
         None, "CPU threads", "Threads of the trainer; unset: all cores.", ge=1, le=1024, unit="threads", advanced=True
     )
 
+    @property
+    def cache_root(self) -> Path:
+        """The folder of the caches on disk."""
+        return Path(self.cache_dir) if self.cache_dir else paths.user_cache()
+
 
 class SamplingTable(Table):
-    """`[sampling]`: the pictures that show how the training goes."""
+    """`[sampling]`: the sample images of a training."""
 
     sample_prompts: str | list[str] = setting(
         ["{trigger}"],
         "Prompts",
         "Prompts in Kohya's syntax (--n --w --h --d --s --l), or the path of a .txt, .toml or "
-        ".json prompt file. {trigger} stands for the trigger word.",
+        ".json prompt file. {trigger} is replaced by the trigger word.",
     )
     sample_every_n_steps: int = setting(
         100, "Samples every", "0: no samples.", ge=0, unit="steps", vram="a peak at each sample"
@@ -289,7 +272,7 @@ class SamplingTable(Table):
         unit="epochs",
         advanced=True,
     )
-    sample_at_first: bool = setting(True, "Samples before the start", "What the model draws without the LoRA.")
+    sample_at_first: bool = setting(True, "Samples before the start", "Generated without the LoRA.")
     sample_sampler: Sampler = setting("ddim", "Sampler", "Kohya's sampler names.", advanced=True)
     sample_steps: int = setting(28, "Sampler steps", "Where the prompt has no --s.", ge=1, le=1000, unit="steps")
     sample_scale: float | None = setting(
@@ -299,16 +282,13 @@ class SamplingTable(Table):
         ge=0,
         le=100,
     )
-    sample_guidance: float = setting(
-        3.5, "FLUX guidance", "What FLUX dev is told where the prompt has no --g.", ge=0, le=100, advanced=True
-    )
     sample_seed: int = setting(
         1, "Sample seed", "Where the prompt has no --d; -1: another one each time.", ge=-1, le=2**32 - 1, advanced=True
     )
 
 
 class SavingTable(Table):
-    """`[saving]`: where the files go, and how often."""
+    """`[saving]`: the files, and how often they are saved."""
 
     output_dir: str = setting("", "Output folder", "Unset: ./<name>/results_current.")
     output_name: str = setting("", "Name", "Name of the LoRA file, and of the trigger where captions have none.")
@@ -321,7 +301,7 @@ class SavingTable(Table):
         None, "Keep last (steps)", "Step files older than this are removed.", ge=1, unit="steps", advanced=True
     )
     save_precision: SavePrecision = setting(
-        "fp16", "File precision", "Number format in the file. fp16 is what readers expect; float keeps everything."
+        "fp16", "File precision", "Number format in the file. fp16 is usual; float is exact."
     )
     save_state_every_n_steps: Interval = setting(
         100,
@@ -329,7 +309,7 @@ class SavingTable(Table):
         "Interval of the full state that a resume needs; it is also saved at each stop. 0: only then.",
         unit="steps",
     )
-    no_metadata: bool = setting(False, "No metadata", "Leave out what tells about your pictures.", advanced=True)
+    no_metadata: bool = setting(False, "No metadata", "Leave out information about your images.", advanced=True)
     training_comment: str | None = setting(None, "Comment", "Kept in the file's metadata.", advanced=True)
     metadata_title: str | None = setting(None, "Title", "Title in the file's metadata.", advanced=True)
     metadata_author: str | None = setting(None, "Author", "Author in the file's metadata.", advanced=True)
@@ -349,26 +329,59 @@ class SavingTable(Table):
 
 
 class RunConfig(Table):
-    """Everything that decides what a run does."""
+    """All settings of a run."""
 
     model_config = ConfigDict(title="LoRA Smith run")
 
     model: ModelTable = setting(ModelTable(), "Model", "The checkpoint.")
-    dataset: DatasetTable = setting(DatasetTable(), "Pictures", "Pictures and captions.")
+    dataset: DatasetTable = setting(DatasetTable(), "Images", "Images and captions.")
     network: NetworkTable = setting(NetworkTable(), "Network", "The LoRA.")
     training: TrainingTable = setting(TrainingTable(), "Training", "Length, learning rate, loss.")
+    flow: FlowTable = setting(FlowTable(), "Flow", "Noise levels and loss of models that learn a flow.")
+    flux: FluxTable = setting(FluxTable(), "FLUX", "Files, captions and guidance of FLUX.")
     memory: MemoryTable = setting(MemoryTable(), "Memory", "Precision, caches, checkpointing.")
-    sampling: SamplingTable = setting(SamplingTable(), "Samples", "Pictures while training.")
+    sampling: SamplingTable = setting(SamplingTable(), "Samples", "Images while training.")
     saving: SavingTable = setting(SavingTable(), "Saving", "Files and intervals.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_former_names(cls, values: Any) -> Any:
+        return present_tables(values) if isinstance(values, dict) else values
+
+    @model_validator(mode="after")
+    def _check_changes(self) -> RunConfig:
+        """Each change must give a valid configuration."""
+        changes = [read_change(text) for text in self.training.changes]
+        now = self.changed(training={"changes": []}) if changes else self
+        for change in changes:
+            try:
+                now = now.changed(**change.tables)
+            except ValidationError as error:
+                reason = error.errors()[0]["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+                raise ValueError(f"training.changes: {str(change)!r} is given, allowed is {reason}") from None
+        return self
 
     @property
     def trigger(self) -> str:
-        """The word that calls the LoRA: `dataset.class_tokens`, else the output name."""
+        """The word that activates the LoRA: `dataset.class_tokens`, else the output name."""
         return self.dataset.class_tokens or self.saving.output_name
 
+    @property
+    def sets_aside(self) -> bool:
+        """Whether the program chooses validation images (`engine.dataset.auto_validation`): no images, share or dataset
+        configuration are set, and the run does not have to match Kohya's scripts."""
+        table = self.dataset
+        chosen = table.validation_split is not None or table.validation_data_dir or table.dataset_config
+        return not (chosen or self.training.kohya_exact)
+
+    def value(self, dotted: str) -> Any:
+        """The value of a setting: "training.seed"; a former name works too."""
+        table, key = split(dotted)
+        return getattr(getattr(self, table), key)
+
     def changed(self, **tables: dict[str, Any]) -> RunConfig:
-        """A copy with some keys of some tables replaced: `config.changed(training={"seed": 1})`; checked anew."""
+        """A copy with some keys of some tables replaced: `config.changed(training={"seed": 1})`; validated."""
         values = self.model_dump()
-        for table, keys in tables.items():
+        for table, keys in present_tables(tables).items():
             values[table].update(keys)
         return RunConfig.model_validate(values)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
+from engine.config.change import require_changes
 from engine.config.fields import Table, setting
-from engine.config.values import FlowPrediction, HuberSchedule, LossType, Schedule, TimestepSampling, WeightingScheme
+from engine.config.values import HuberSchedule, LossType, Schedule, Share
 
 MAX_STEPS = 10_000_000
 
 
 class TrainingTable(Table):
-    """`[training]`: what happens in a step, and how many there are."""
+    """`[training]`: the training step, and the number of steps."""
 
     max_train_steps: int = setting(
         1600, "Steps", "Optimizer updates. Ignored when epochs are given.", ge=1, le=MAX_STEPS, unit="steps"
@@ -20,7 +21,7 @@ class TrainingTable(Table):
         None, "Epochs", "Set, it replaces the number of steps.", ge=1, le=MAX_STEPS, unit="epochs"
     )
     train_batch_size: int = setting(
-        1, "Batch size", "Pictures of one size trained at once.", ge=1, le=1024, unit="pictures", vram="more"
+        1, "Batch size", "Images of one size trained at once.", ge=1, le=1024, unit="images", vram="more"
     )
     gradient_accumulation_steps: int = setting(
         1,
@@ -49,7 +50,7 @@ class TrainingTable(Table):
     max_grad_norm: float = setting(
         1.0, "Gradient limit", "Gradients with a larger norm are scaled down; 0: never.", ge=0
     )
-    lr_scheduler: Schedule = setting("cosine", "Schedule", "How the learning rate moves over the steps.")
+    lr_scheduler: Schedule = setting("cosine", "Schedule", "How the learning rate changes over the steps.")
     lr_warmup_steps: float = setting(
         0, "Warm-up", "Steps in which the learning rate rises; below 1 a share of all steps.", ge=0, unit="steps"
     )
@@ -77,38 +78,37 @@ class TrainingTable(Table):
     kohya_exact: bool = setting(
         False,
         "Exactly as Kohya",
-        "Compute every number as Kohya's scripts do, where this program would rather do otherwise: docs/kohya.md lists "
-        "what.",
+        "Compute every number as Kohya's scripts, also where this program deliberately differs: see docs/kohya.md.",
         advanced=True,
     )
     seed: int = setting(42, "Seed", "The same seed, settings and machine give the same file.", ge=0, le=2**32 - 1)
-    loss_type: LossType = setting("l2", "Loss", "huber and smooth_l1 forgive outliers.", advanced=True)
+    loss_type: LossType = setting("l2", "Loss", "huber and smooth_l1 are robust against outliers.", advanced=True)
     huber_schedule: HuberSchedule = setting(
-        "snr", "Huber schedule", "How huber_c moves with the timestep.", advanced=True
+        "snr", "Huber schedule", "How huber_c changes with the timestep.", advanced=True
     )
-    huber_c: float = setting(0.1, "Huber c", "Where the loss turns from square to straight.", gt=0, advanced=True)
+    huber_c: float = setting(0.1, "Huber c", "Where the loss changes from quadratic to linear.", gt=0, advanced=True)
     huber_scale: float = setting(1.0, "Huber scale", "Factor on huber_c.", gt=0, advanced=True)
     min_snr_gamma: float | None = setting(
-        None, "min-SNR gamma", "Weighs noisy steps up (Hang et al. 2023); 5 is usual, unset: off.", gt=0
+        None, "min-SNR gamma", "Gives noisy steps more weight (Hang et al. 2023); 5 is usual, unset: off.", gt=0
     )
     debiased_estimation_loss: bool = setting(
-        False, "Debiased estimation", "Weight 1/sqrt(SNR) (Yu et al. 2023) in place of min-SNR.", advanced=True
+        False, "Debiased estimation", "Weight 1/sqrt(SNR) (Yu et al. 2023) instead of min-SNR.", advanced=True
     )
     scale_v_pred_loss_like_noise_pred: bool = setting(
-        False, "Scale v-loss", "Weigh a v-prediction loss as an epsilon loss; v models only.", advanced=True
+        False, "Scale v-loss", "Weight a v-prediction loss as an epsilon loss; v models only.", advanced=True
     )
     v_pred_like_loss: float | None = setting(
         None,
         "v-like loss",
-        "Adds a share of the loss as v-prediction would weigh it; epsilon models only.",
+        "Adds a share of the loss with the weight of v-prediction; epsilon models only.",
         gt=0,
         advanced=True,
     )
     noise_offset: float | None = setting(
-        None, "Noise offset", "Lets the model learn dark and bright pictures; 0.03-0.1.", gt=0, le=1
+        None, "Noise offset", "Lets the model learn dark and bright images; 0.03-0.1.", gt=0, le=1
     )
     noise_offset_random_strength: bool = setting(
-        False, "Random noise offset", "Strength drawn from 0 to the offset.", advanced=True
+        False, "Random noise offset", "Random strength from 0 to the offset.", advanced=True
     )
     adaptive_noise_scale: float | None = setting(
         None, "Adaptive noise", "Adds this times the mean latent to the noise offset.", advanced=True
@@ -123,60 +123,17 @@ class TrainingTable(Table):
         None, "Input perturbation", "Extra noise on the model's input only; 0.1.", gt=0, advanced=True
     )
     ip_noise_gamma_random_strength: bool = setting(
-        False, "Random perturbation", "Strength drawn from 0 to gamma.", advanced=True
+        False, "Random perturbation", "Random strength from 0 to gamma.", advanced=True
     )
     min_timestep: int = setting(0, "First timestep", "", ge=0, le=999, advanced=True)
-    max_timestep: int = setting(1000, "Last timestep", "Not reached itself.", ge=1, le=1000, advanced=True)
-    timestep_sampling: TimestepSampling = setting(
-        "shift",
-        "Timesteps",
-        "FLUX: how noise levels are drawn. shift: sigmoid of a normal draw, moved by discrete_flow_shift; flux_shift: "
-        "moved as FLUX itself does by the picture's size.",
-    )
-    sigmoid_scale: float = setting(
-        1.0, "Sigmoid scale", "FLUX: width of the normal draw of sigmoid, shift, flux_shift.", gt=0, advanced=True
-    )
-    discrete_flow_shift: float = setting(
-        3.1582,
-        "Flow shift",
-        "FLUX: of shift and sigma; more trains on noisier pictures. 3.1582 is FLUX's own at 1024 px.",
-        gt=0,
-        advanced=True,
-    )
-    guidance_scale: float = setting(
-        1.0,
-        "Trained guidance",
-        "FLUX dev: the guidance that it is told while training; 1 leaves its distillation alone.",
-        ge=0,
-        le=100,
-        advanced=True,
-    )
-    model_prediction_type: FlowPrediction = setting(
-        "raw",
-        "Flow prediction",
-        "FLUX: what is compared with the velocity. raw: the answer itself. Kohya's default sigma_scaled first makes an "
-        "estimate of the picture of it, which is another quantity.",
-        advanced=True,
-    )
-    weighting_scheme: WeightingScheme = setting(
-        "uniform",
-        "Sigma density",
-        "FLUX: which noise levels timestep_sampling = sigma prefers; sigma_sqrt and cosmap weigh the loss of "
-        "sigma_scaled instead.",
-        advanced=True,
-    )
-    logit_mean: float = setting(0.0, "Logit mean", "FLUX: centre of the density logit_normal.", advanced=True)
-    logit_std: float = setting(1.0, "Logit width", "FLUX: width of the density logit_normal.", gt=0, advanced=True)
-    mode_scale: float = setting(
-        1.29, "Mode scale", "FLUX: how far the density mode leaves the uniform one.", advanced=True
-    )
+    max_timestep: int = setting(1000, "Last timestep", "Exclusive.", ge=1, le=1000, advanced=True)
     prior_loss_weight: float = setting(
-        1.0, "Regularization weight", "Factor on the loss of regularization pictures.", ge=0, advanced=True
+        1.0, "Regularization weight", "Factor on the loss of regularization images.", ge=0, advanced=True
     )
     validate_every_n_epochs: int = setting(
         1,
         "Validation every (epochs)",
-        "With held-out pictures only; 0: at start and end.",
+        "With validation images only; 0: at start and end.",
         ge=0,
         unit="epochs",
         advanced=True,
@@ -184,6 +141,33 @@ class TrainingTable(Table):
     validate_every_n_steps: int | None = setting(
         None, "Validation every", "Set, it replaces epochs.", ge=1, unit="steps", advanced=True
     )
+    early_stop: bool = setting(
+        False,
+        "Early stop",
+        "End the run soon after its two newest files are overtrained and an older one is not. All files are kept.",
+        advanced=True,
+    )
+    max_check_share: Share = setting(
+        0.03,
+        "Share for measuring",
+        "Share of the time for measuring saved files, to recommend the best one. 0: nothing is measured; 1: every "
+        "file, however long it takes.",
+        advanced=True,
+    )
+
+    changes: list[str] = setting(
+        [],
+        "Changes during training",
+        'Settings that change during the run: ["200: training.unet_lr=5e-5"] applies from step 201 on. A run '
+        "adds changes that are made while it trains, and a repeat does the same.",
+        advanced=True,
+    )
+
+    @field_validator("changes")
+    @classmethod
+    def _check_changes(cls, texts: list[str]) -> list[str]:
+        require_changes(texts)
+        return texts
 
     @model_validator(mode="after")
     def _check_combinations(self) -> TrainingTable:

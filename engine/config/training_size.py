@@ -1,4 +1,4 @@
-"""The resolution and the batch that a run trains, also where a dataset configuration says them."""
+"""The resolution and the batch size of a run, also from a dataset configuration."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ if TYPE_CHECKING:
 
 
 def training_size(config: RunConfig) -> tuple[int, int]:
-    """As (width, height); the largest of those in a dataset configuration. One that cannot be read is told where its
-    pictures are looked for."""
+    """As (width, height); the largest one of a dataset configuration. An unreadable one is reported elsewhere, when its
+    images are searched."""
     sizes = [spec.table.size for spec in _subsets(config) if not spec.is_reg]
     return max(sizes, key=lambda size: size[0] * size[1], default=config.dataset.size)
 
 
 def largest_batch(config: RunConfig) -> int:
-    """How many pictures are trained at once at the most; 1 where a dataset configuration cannot be read."""
+    """The largest batch size; 1 where a dataset configuration cannot be read."""
     fallback = 1 if config.dataset.dataset_config else config.training.train_batch_size
     return max((spec.batch_size for spec in _subsets(config)), default=fallback)
 
 
 def _subsets(config: RunConfig) -> list[SubsetSpec]:
-    """Of the dataset configuration; none where there is none, or none that can be read."""
+    """The subsets of the dataset configuration; none without one, or where it cannot be read."""
     if not config.dataset.dataset_config:
         return []
     from engine.config.kohya.dataset_file import read_dataset_config
 
     try:
         return read_dataset_config(Path(config.dataset.dataset_config).expanduser(), config)[0]
-    except (LoraSmithError, RuntimeError):  # RuntimeError: ~name, and no such user
+    except (LoraSmithError, RuntimeError):  # RuntimeError: ~name of an unknown user
         return []

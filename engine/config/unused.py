@@ -1,6 +1,6 @@
-"""Settings that do nothing because of what another setting is: found by a table, each reported once.
+"""Settings without effect because of another setting: found by a table, each reported once.
 
-What a family of models has no use for is in `engine.models.unused`; both put their sentences together here.
+Settings that a model family does not use are in its `FamilySpec`; both build their notes here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from engine.config.optimizers import is_schedule_free, sets_its_own_rate
 from engine.config.schema import RunConfig
 
 _Reason = tuple[tuple[str, ...], str]
-"""Dotted keys, and why they do nothing."""
+"""Dotted keys, and why they have no effect."""
 _OF_SCHEDULES: Mapping[str, tuple[str, ...]] = {
     "lr_decay_steps": ("warmup_stable_decay",),
     "lr_scheduler_num_cycles": ("cosine_with_restarts", "cosine_with_min_lr", "warmup_stable_decay"),
@@ -20,13 +20,13 @@ _OF_SCHEDULES: Mapping[str, tuple[str, ...]] = {
     "lr_scheduler_timescale": ("inverse_sqrt",),
     "lr_scheduler_min_lr_ratio": ("cosine_with_min_lr", "warmup_stable_decay"),
 }
-"""Which schedules read a setting."""
+"""The schedules that read a setting."""
 _WITHOUT_ARGUMENTS = ("constant", "adafactor")
-_SAMPLE_KEYS = ("sample_prompts", "sample_sampler", "sample_steps", "sample_scale", "sample_guidance", "sample_seed")
+_SAMPLE_KEYS = ("sample_prompts", "sample_sampler", "sample_steps", "sample_scale", "sample_seed")
 
 
 def without_effect(config: RunConfig, keys: Mapping[str, str]) -> tuple[RunConfig, list[str]]:
-    """`config` with these dotted keys at their defaults, and a sentence for each reason with the keys it is true of."""
+    """`config` with these dotted keys at their defaults, and a note for each reason with its keys."""
     plain = RunConfig()
     changed: dict[str, dict[str, Any]] = {}
     reasons: dict[str, list[str]] = {}
@@ -41,21 +41,21 @@ def without_effect(config: RunConfig, keys: Mapping[str, str]) -> tuple[RunConfi
 
 
 def idle_settings(config: RunConfig, *, texts_on_disk: bool = False) -> list[str]:
-    """A sentence for each reason why settings that were set do nothing. Settings at their defaults are not reported.
+    """A note for each reason why changed settings have no effect. Settings at their defaults are not reported.
 
     Args:
-        config: as the person gave it, with what the family has no use for at its default.
-        texts_on_disk: the family may write encoded captions to the disk without being asked to.
+        config: of the person, with settings that the family does not use at their defaults.
+        texts_on_disk: the family may write encoded captions to disk on its own.
     """
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     groups = (_length_and_rates, _schedule, _loss_and_noise, _network, _dataset, _captions, _samples, _files)
-    for keys, reason in (one for group in groups for one in group(config)):
+    for keys, reason in (entry for group in groups for entry in group(config)):
         for key in keys:
-            found.setdefault(key, reason)
+            reasons.setdefault(key, reason)
     for keys, reason in _memory(config, texts_on_disk):
         for key in keys:
-            found.setdefault(key, reason)
-    return without_effect(config, found)[1]
+            reasons.setdefault(key, reason)
+    return without_effect(config, reasons)[1]
 
 
 def _length_and_rates(config: RunConfig) -> Iterator[_Reason]:
@@ -72,9 +72,11 @@ def _length_and_rates(config: RunConfig) -> Iterator[_Reason]:
         elif training.text_encoder_lr is not None and network.network_train_text_encoder_only:
             yield ("training.learning_rate",), "text_encoder_lr is set, and only the text encoder is trained"
     dataset = config.dataset
-    if not (dataset.validation_data_dir or dataset.validation_split or dataset.dataset_config):
-        keys = ("training.validate_every_n_epochs", "training.validate_every_n_steps")
-        yield keys, "no validation images are set (validation_data_dir or validation_split)"
+    intervals = ("training.validate_every_n_epochs", "training.validate_every_n_steps")
+    if config.sets_aside:
+        yield intervals, "images that are set aside automatically are measured with each saved file"
+    elif dataset.validation_split == 0 and not (dataset.validation_data_dir or dataset.dataset_config):
+        yield intervals, "no validation images are set (validation_data_dir or validation_split)"
     elif training.validate_every_n_steps is not None:
         yield ("training.validate_every_n_epochs",), "validate_every_n_steps is set"
     if not (dataset.reg_data_dir or dataset.dataset_config):
@@ -93,7 +95,7 @@ def _schedule(config: RunConfig) -> Iterator[_Reason]:
     if name in _WITHOUT_ARGUMENTS:
         yield ("training.lr_scheduler_args",), f"lr_scheduler is {name}"
     if name == "piecewise_constant":
-        yield ("training.lr_warmup_steps",), "lr_scheduler is piecewise_constant, whose rules are all it follows"
+        yield ("training.lr_warmup_steps",), "lr_scheduler is piecewise_constant, which uses its rules only"
     for key, schedules in _OF_SCHEDULES.items():
         if name not in schedules:
             yield (f"training.{key}",), f"lr_scheduler is {name}"
@@ -121,8 +123,8 @@ def _network(config: RunConfig) -> Iterator[_Reason]:
         yield keys, "dim_from_weights takes ranks and alphas from network_weights"
     elif network.conv_dim is None:
         yield ("network.conv_alpha",), "conv_dim is not set"
-    if config.model.ae is not None:
-        yield ("model.vae",), "model.ae is set"
+    if config.flux.ae is not None:
+        yield ("model.vae",), "flux.ae is set"
 
 
 def _dataset(config: RunConfig) -> Iterator[_Reason]:
@@ -134,11 +136,13 @@ def _dataset(config: RunConfig) -> Iterator[_Reason]:
     elif not (table.conditioning_data_dir or table.alpha_mask):
         yield ("dataset.masked_loss",), "no dataset.conditioning_data_dir names masks"
     if config.training.kohya_exact:
-        yield ("dataset.alpha_background",), "Kohya's scripts show what lies under transparency (kohya_exact)"
+        yield ("dataset.alpha_background",), "Kohya's scripts show what is under transparency (kohya_exact)"
     if table.dataset_config:
         return  # a subset may set what another setting needs
-    if not table.validation_split:
+    if table.validation_split == 0:
         yield ("dataset.validation_seed",), "validation_split is 0"
+    elif table.validation_data_dir and table.validation_split is None:
+        yield ("dataset.validation_seed",), "validation_data_dir names the images"
     if not table.enable_bucket:
         names = ("min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale")
         yield tuple(f"dataset.{name}" for name in names), "enable_bucket is off"
@@ -167,7 +171,7 @@ def _samples(config: RunConfig) -> Iterator[_Reason]:
             yield ("sampling.sample_every_n_steps",), "sample_every_n_epochs is set"
     elif not sampling.sample_every_n_steps:
         reason = "no interval is set (sample_every_n_steps, sample_every_n_epochs); only samples on request use it"
-        yield tuple(f"sampling.{key}" for key in _SAMPLE_KEYS), reason
+        yield (*(f"sampling.{key}" for key in _SAMPLE_KEYS), "flux.sample_guidance"), reason
 
 
 def _files(config: RunConfig) -> Iterator[_Reason]:
@@ -190,8 +194,8 @@ def _memory(config: RunConfig, texts_on_disk: bool) -> Iterator[_Reason]:
     if not (on_disk or texts_on_disk):
         reason = "nothing is cached on disk (cache_latents_to_disk, cache_text_encoder_outputs_to_disk)"
         yield ("memory.cache_dir",), reason
-    held_out = dataset.validation_data_dir or dataset.validation_split or dataset.dataset_config
-    if not (memory.cache_latents or memory.cache_latents_to_disk or held_out):
+    validates = dataset.validation_data_dir or dataset.validation_split != 0 or dataset.dataset_config
+    if not (memory.cache_latents or memory.cache_latents_to_disk or validates):
         yield ("memory.vae_batch_size",), "cache_latents is off"
     if memory.device == "cpu":
         yield ("memory.deterministic", "model.no_half_vae"), "memory.device is cpu"

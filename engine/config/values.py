@@ -1,4 +1,4 @@
-"""The value types that several tables share."""
+"""The types of values that several tables share."""
 
 from __future__ import annotations
 

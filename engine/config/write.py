@@ -1,4 +1,4 @@
-"""Writing a configuration as TOML, with the help sentences as comments, and without losing a person's own comments."""
+"""Writes a configuration as TOML, and keeps a person's own comments."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, cast
 import tomlkit
 from tomlkit.items import Table as TomlTable
 
+from engine.config.moved import MOVED, former_tables, split
 from engine.config.schema import RunConfig
 
 
@@ -27,9 +28,11 @@ def dump_toml(config: RunConfig, heading: str = "") -> str:
 
 
 def update_toml(text: str, config: RunConfig) -> str:
-    """`text` with the values of `config`: keys that differ from what `text` and the defaults say are set, the rest of
-    the document, comments included, stays as it is."""
+    """`text` with the values of `config`: keys whose value differs from `text` and the defaults are set, the rest of
+    the document, with its comments, stays as it is. A former name becomes the present one, with the comment on its
+    line."""
     document = tomlkit.parse(text)
+    _move_settings(document)
     defaults = RunConfig().model_dump()
     for name, values in config.model_dump().items():
         before = cast("dict[str, Any]", document.get(name, {}))
@@ -46,9 +49,34 @@ def update_toml(text: str, config: RunConfig) -> str:
     return tomlkit.dumps(document)
 
 
+def _move_settings(document: tomlkit.TOMLDocument) -> None:
+    """Move settings with former names into their present tables."""
+    for former in MOVED:
+        old, _, key = former.partition(".")
+        if key not in cast("dict[str, Any]", document.get(old, {})):
+            continue
+        table, name = split(former)
+        if table not in document:
+            document.add(table, tomlkit.table())
+        cast(TomlTable, document[table]).append(name, cast(TomlTable, document[old]).pop(key))
+
+
+_ADDED = {"training": ("early_stop",)}
+"""Settings that earlier versions lacked: at their default they are not part of a digest, so that states of older runs
+still match."""
+
+
 def digest(config: RunConfig) -> str:
-    """Sixteen hex digits that change with any value that decides what a run computes (not with its folder)."""
-    values = config.model_dump()
+    """Sixteen hex digits that change with any setting that affects the computation from the start (not with its folder,
+    later changes, or measuring)."""
+    values = former_tables(config.model_dump())
+    values["training"].pop("changes")
+    values["training"].pop("max_check_share")
+    defaults = RunConfig().model_dump()
+    for table, keys in _ADDED.items():
+        for key in keys:
+            if values[table][key] == defaults[table][key]:
+                del values[table][key]
     values["saving"].pop("output_dir")
     values["memory"].pop("cache_dir")
     canonical = json.dumps(values, sort_keys=True)

@@ -1,5 +1,4 @@
-"""Pictures and captions: finding them, sorting them into buckets, counting steps, batches, caches.
+"""Images and captions: scanning folders, aspect buckets, step counts, batches, caches.
 
-All but `pixels`, `resampling`, `store`, `latents`, `text_cache` and `report` load neither torch nor numpy, and those
-only in use.
+Only `pixels`, `resampling`, `store`, `latents`, `text_cache` and `report` load torch or numpy, and only when used.
 """

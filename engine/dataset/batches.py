@@ -1,39 +1,17 @@
-"""The order of training: items into batches, as pure functions of (seed, epoch), so that a resume needs two numbers."""
+"""The order of training: pure functions of (seed, epoch), so that a resume needs only two numbers."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from engine.dataset.buckets import Placement, Size
+from engine.dataset.buckets import Size
 from engine.dataset.captions import CaptionRules, caption_rng, compose
-from engine.dataset.pictures import Picture
+from engine.dataset.items import Item
 
 if TYPE_CHECKING:
-    from engine.config.dataset import DatasetTable
     from engine.dataset.arithmetic import StepPlan
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One turn of one picture in an epoch; a picture with 10 repeats is 10 items."""
-
-    picture: Picture
-    subset_index: int
-    placement: Placement
-    is_reg: bool
-    text: str
-    """Where its caption starts: the picture's own caption, else the class tokens of its subset."""
-    table: DatasetTable | None = field(default=None, compare=False)
-    """Settings of its subset; None: those of `[dataset]`."""
-    rules: CaptionRules | None = field(default=None, compare=False)
-    """Caption rules of its subset; None: those of `[dataset]`."""
-    dataset: int = 0
-    """Number of its dataset: with the subset it tells items with other settings apart."""
-    batch_size: int | None = None
-    """Of its dataset; None: that of the run."""
 
 
 def epoch_batches(items: Sequence[Item], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -43,7 +21,7 @@ def epoch_batches(items: Sequence[Item], batch_size: int, seed: int, epoch: int)
     shuffled (facts: sd-scripts, BucketBatch). The same on every machine and Python.
 
     Args:
-        batch_size: of items that have none of their own.
+        batch_size: of items without their own.
         epoch: counted from 1.
     """
     rng = random.Random(f"order {seed} {epoch}")
@@ -66,7 +44,7 @@ def is_flipped(seed: int, epoch: int, index: int) -> bool:
 
 
 def updates_before(plan: StepPlan, epoch: int, position: int) -> int:
-    """Optimizer updates done before the batch at `position` of `epoch` (from 1); processes take batches in turn."""
+    """Optimizer updates before the batch at `position` of `epoch` (from 1); batches go to the processes in turn."""
     share = plan.num_processes * plan.gradient_accumulation_steps
     return (epoch - 1) * plan.updates_per_epoch + position // share - plan.shift
 
@@ -74,11 +52,11 @@ def updates_before(plan: StepPlan, epoch: int, position: int) -> int:
 def item_caption(
     item: Item, index: int, rules: CaptionRules, plan: StepPlan, *, seed: int, epoch: int, step: int, raw: bool = False
 ) -> str:
-    """The caption of the item with that index in an epoch, with `step` updates done.
+    """The caption of item `index` in an epoch after `step` updates.
 
     Args:
-        raw: as Kohya's scripts cache it: what was read, without prefix, suffix and separators. Captions that are
-            shuffled or dropped are not concerned: the scripts refuse to cache them.
+        raw: as Kohya's scripts cache it: the text of the file, without prefix, suffix and separators. It has no effect
+            on captions that are shuffled or dropped, which the scripts refuse to cache.
     """
     if raw and not (item.rules or rules).is_refused_by_kohyas_cache:
         return item.text
@@ -87,11 +65,12 @@ def item_caption(
 
 
 def run_captions(
-    items: Sequence[Item], rules: CaptionRules, plan: StepPlan, seed: int, *, raw: bool = False
+    items: Sequence[Item], rules: CaptionRules, plan: StepPlan, seed: int, *, first: int = 0, raw: bool = False
 ) -> list[str]:
-    """Every caption that the run will use, each once, in the order of first use: what a text cache has to hold.
+    """Every caption that the run uses, each once, in the order of first use: the content of a text cache.
 
     Args:
+        first: the first update (from 0) whose captions count; the last is the end of `plan`.
         raw: see `item_caption`.
     """
     if not any((item.rules or rules).varies for item in items):
@@ -100,11 +79,13 @@ def run_captions(
         )
         return list(dict.fromkeys(captions))
     seen: dict[str, None] = {}
-    for epoch in range(1, plan.epochs + 1):
+    for epoch in range(max(1, plan.place(first)[0]), plan.epochs + 1):
         for position, batch in enumerate(epoch_batches(items, plan.batch_size, seed, epoch)):
             step = updates_before(plan, epoch, position)
             if step >= plan.max_train_steps:
                 break
+            if step < first:
+                continue
             for index in batch:
                 caption = item_caption(items[index], index, rules, plan, seed=seed, epoch=epoch, step=step, raw=raw)
                 seen[caption] = None

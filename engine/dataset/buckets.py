@@ -1,13 +1,17 @@
-"""Kohya's aspect buckets: which size a picture is trained at (facts: sd-scripts, library/train_util.py)."""
+"""Kohya's aspect buckets: the size at which an image is trained (facts: sd-scripts, library/train_util.py)."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from engine.config.dataset import DatasetTable
-from engine.config.schema import RunConfig
 from engine.errors import UsageError
+
+if TYPE_CHECKING:
+    from engine.families.resolved import ResolvedRun
+    from engine.types import Recognition
 
 Size = tuple[int, int]
 """(width, height) in pixels."""
@@ -15,38 +19,51 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """How a picture gets into its bucket: scaled to `resized`, then cut out at `crop`."""
+    """How an image is fitted to its bucket: scaled to `resized`, then cropped at `crop`."""
 
     bucket: Size
     resized: Size
     crop: tuple[int, int]
-    """(left, top) in the resized picture."""
+    """(left, top) in the resized image."""
 
 
 @dataclass(frozen=True)
 class BucketGrid:
-    """The sizes that pictures are trained at."""
+    """The sizes that images are trained at."""
 
     resolution: Size
     enabled: bool
     no_upscale: bool
     minimum: int
-    """Smallest side of a bucket; with `no_upscale` not applied, like `maximum`."""
+    """Smallest side of a bucket; like `maximum` not applied with `no_upscale`."""
     maximum: int
     step: int
     buckets: tuple[Size, ...]
-    """Sorted; empty with `no_upscale`, where they are made on demand."""
+    """Sorted; empty with `no_upscale`, which computes them on demand."""
     notes: tuple[str, ...] = ()
     multiple: int = 64
     downscale: int = 8
 
     @classmethod
-    def from_config(cls, config: RunConfig, *, multiple: int = 64, downscale: int = 8) -> BucketGrid:
-        """The grid of a configuration; see `from_table`."""
-        return cls.from_table(config.dataset, multiple=multiple, downscale=downscale)
+    def of_run(cls, run: ResolvedRun) -> BucketGrid:
+        """The grid of a run, for its model.
+
+        Raises:
+            UsageError: as `from_table`.
+        """
+        return cls.of_model(run.config.dataset, run.recognition)
+
+    @classmethod
+    def of_model(cls, table: DatasetTable, recognition: Recognition) -> BucketGrid:
+        """The grid of dataset settings for a model.
+
+        Raises:
+            UsageError: as `from_table`.
+        """
+        return cls.from_table(table, multiple=recognition.multiple, downscale=recognition.downscale)
 
     def of(self, table: DatasetTable | None) -> BucketGrid:
-        """The grid of a subset with settings of its own, for the same model; this one where it has none."""
+        """The grid of a subset's own settings for the same model; this grid if it has none."""
         if table is None:
             return self
         return BucketGrid.from_table(table, multiple=self.multiple, downscale=self.downscale)
@@ -56,11 +73,11 @@ class BucketGrid:
         """The grid of dataset settings.
 
         Args:
-            multiple: what the model needs bucket sides to be multiples of.
-            downscale: pixels a latent cell is wide; what a single size needs to be a multiple of.
+            multiple: bucket sides must be a multiple of it.
+            downscale: pixels per latent cell; a single size must be a multiple of it.
 
         Raises:
-            UsageError: the settings contradict each other or the model.
+            UsageError: the settings conflict with each other or with the model.
         """
         size = table.size
         step = table.bucket_reso_steps
@@ -68,23 +85,25 @@ class BucketGrid:
             if any(side % downscale for side in size):
                 raise UsageError(
                     f"dataset.resolution = {size[0]}×{size[1]} is not a multiple of {downscale} px on both sides.",
-                    f"Without dataset.enable_bucket this model needs that; {_nearest(size, downscale)} would do.",
+                    f"Without dataset.enable_bucket this model needs that; use {_nearest(size, downscale)}.",
+                    code="resolution-not-possible",
                 )
             return cls(size, False, False, min(size), max(size), downscale, (size,), (), multiple, downscale)
         if step % multiple:
             raise UsageError(
                 f"dataset.bucket_reso_steps = {step} is not a multiple of {multiple}, which this model needs.",
                 f"Set dataset.bucket_reso_steps = {max(multiple, step // multiple * multiple)}.",
+                code="bucket-step-not-possible",
             )
         minimum = max(step, table.min_bucket_reso // step * step)
         maximum = -(-table.max_bucket_reso // step) * step
         notes = tuple(
-            f"dataset.{name}: {given} becomes {used}, a multiple of bucket_reso_steps = {step}"
-            for name, given, used in (
+            f"dataset.{name}: {value} becomes {used}, a multiple of bucket_reso_steps = {step}"
+            for name, value, used in (
                 ("min_bucket_reso", table.min_bucket_reso, minimum),
                 ("max_bucket_reso", table.max_bucket_reso, maximum),
             )
-            if given != used
+            if value != used
         )
         if min(size) < minimum:
             raise UsageError(
@@ -92,18 +111,20 @@ class BucketGrid:
                 f"Lower dataset.min_bucket_reso to {max(step, min(size) // step * step)}, or raise the resolution."
                 if min(size) >= step
                 else "Lower dataset.min_bucket_reso and dataset.bucket_reso_steps, or raise the resolution.",
+                code="resolution-outside-buckets",
             )
         if max(size) > maximum:
             raise UsageError(
                 f"dataset.resolution = {size[0]}×{size[1]} has a side above dataset.max_bucket_reso = {maximum}.",
                 f"Raise dataset.max_bucket_reso to {-(-max(size) // step) * step}, or lower the resolution.",
+                code="resolution-outside-buckets",
             )
         no_upscale = table.bucket_no_upscale
         buckets = () if no_upscale else make_buckets(size, minimum, maximum, step)
         return cls(size, True, no_upscale, minimum, maximum, step, buckets, notes, multiple, downscale)
 
     def place(self, width: int, height: int) -> Placement:
-        """Where a picture of `width` x `height` pixels (after rotation) goes."""
+        """The placement of an image of `width` x `height` pixels (after rotation)."""
         if self.no_upscale:
             return self._place_shrinking(width, height)
         ratio = width / height
@@ -114,8 +135,8 @@ class BucketGrid:
         return _cover(width, height, bucket)
 
     def _place_shrinking(self, width: int, height: int) -> Placement:
-        """`bucket_no_upscale`: never enlarge, round down to the step; of two roundings the truer ratio wins, else the
-        one by height."""
+        """`bucket_no_upscale`: never enlarge, round down to the step; of two roundings the one with the closer ratio
+        wins, in a tie the one by height."""
         ratio = width / height
         resized = (width, height)
         area = self.resolution[0] * self.resolution[1]
@@ -135,7 +156,7 @@ class BucketGrid:
         return _centred(bucket, resized) if all(bucket) else self._place_sliver(width, height)
 
     def _place_sliver(self, width: int, height: int) -> Placement:
-        """A side below one step, where Kohya stops with a division by zero: enlarge it to one step, cut the other."""
+        """A side below one step, for which Kohya divides by zero: enlarge it to one step, crop the other."""
         scale = self.step / min(width, height)
         sides = (min(self.maximum, int(side * scale + 0.5) // self.step * self.step) for side in (width, height))
         bucket_width, bucket_height = (max(self.step, side) for side in sides)
@@ -146,7 +167,7 @@ class BucketGrid:
 
 
 def make_buckets(resolution: Size, minimum: int, maximum: int, step: int) -> tuple[Size, ...]:
-    """All sizes between `minimum` and `maximum` whose area is at most that of `resolution`, as Kohya lists them."""
+    """All sizes between `minimum` and `maximum` whose area is at most that of `resolution`, in Kohya's order."""
     area = resolution[0] * resolution[1]
     square = int(math.sqrt(area) // step) * step
     sizes = {(square, square)}
@@ -162,7 +183,7 @@ def _error(width: int, height: int, ratio: float) -> float:
 
 
 def _cover(width: int, height: int, bucket: Size) -> Placement:
-    """Scale so that the picture covers the bucket, crop the rest evenly."""
+    """Scale the image to cover the bucket, crop the rest evenly."""
     scale = bucket[1] / height if width / height > bucket[0] / bucket[1] else bucket[0] / width
     return _centred(bucket, (int(width * scale + 0.5), int(height * scale + 0.5)))
 

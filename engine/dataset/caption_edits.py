@@ -1,4 +1,4 @@
-"""Edits of many captions: planned, counted, then made; the journal can take them back."""
+"""Edits of many captions: computed, counted, then written; the journal can undo them."""
 
 from __future__ import annotations
 
@@ -9,38 +9,39 @@ from pathlib import Path
 from typing import Any
 
 from engine.atomic import write_text
-from engine.dataset.caption_files import CaptionFile, is_whole, normalised, writing
-from engine.dataset.caption_journal import THREADS, Journal, Noted, exact_text, reads_as
-from engine.dataset.pool import Progress, ordered_map
+from engine.dataset.caption_files import CaptionFile, is_separate_word, normalised, writing
+from engine.dataset.caption_journal import THREADS, CaptionChange, Journal, exact_text, reads_as
+from engine.dataset.pool import ordered_map
+from engine.types import Progress
 
 
 @dataclass(frozen=True)
 class Change:
-    """What becomes of one caption file."""
+    """The change of one caption file."""
 
     path: Path
     before: str
     after: str
     times: int = 1
-    """Places that change in it."""
+    """Number of places that change."""
 
 
 @dataclass(frozen=True)
-class Edited:
-    """What was done."""
+class EditResult:
+    """The result of an edit."""
 
     changed: int
     skipped: tuple[Path, ...] = ()
-    """Captions that somebody else has changed since they were read; they were left alone."""
+    """Captions changed by another program since they were read; they are kept."""
 
 
 def plan_replace(
-    files: Iterable[CaptionFile], find: str, by: str, *, whole_words: bool = False, match_case: bool = True
+    files: Iterable[CaptionFile], find: str, replacement: str, *, whole_words: bool = False, match_case: bool = True
 ) -> list[Change]:
     """Replace a text in all captions.
 
     Args:
-        whole_words: only where no letter or digit stands directly before or behind it.
+        whole_words: only where no letter or digit is directly before or after it.
         match_case: "Red" is not "red".
     """
     if not find:
@@ -50,29 +51,29 @@ def plan_replace(
     def changed(text: str) -> tuple[str, int]:
         times = 0
 
-        def put(match: re.Match[str]) -> str:
+        def substitute(match: re.Match[str]) -> str:
             nonlocal times
-            if whole_words and not is_whole(text, match.start(), match.end()):
+            if whole_words and not is_separate_word(text, match.start(), match.end()):
                 return match[0]
             times += 1
-            return by
+            return replacement
 
-        return pattern.sub(put, text), times
+        return pattern.sub(substitute, text), times
 
     return _plan(files, changed)
 
 
 def plan_frame(files: Iterable[CaptionFile], prefix: str = "", suffix: str = "") -> list[Change]:
-    """Put texts before and behind every line of every caption, joined by one space; not where they are already.
+    """Add a prefix and a suffix to every line of every caption, with a space between, unless they are already there.
 
-    A suffix that begins with punctuation follows without a space. Pictures without a caption stay without.
+    A suffix that begins with punctuation follows without a space. Images without a caption stay without.
     """
     prefix, suffix = prefix.strip(), suffix.strip()
 
     def framed(line: str) -> str:
-        if prefix and not (line.startswith(prefix) and is_whole(line, 0, len(prefix))):
+        if prefix and not (line.startswith(prefix) and is_separate_word(line, 0, len(prefix))):
             line = f"{prefix} {line}"
-        if suffix and not (line.endswith(suffix) and is_whole(line, len(line) - len(suffix), len(line))):
+        if suffix and not (line.endswith(suffix) and is_separate_word(line, len(line) - len(suffix), len(line))):
             line = f"{line}{'' if suffix[0] in ',.;:!?' else ' '}{suffix}"
         return line
 
@@ -80,7 +81,7 @@ def plan_frame(files: Iterable[CaptionFile], prefix: str = "", suffix: str = "")
 
 
 def _plan(files: Iterable[CaptionFile], changed: Any) -> list[Change]:
-    """One change for each caption file, also where several pictures share it."""
+    """One change per caption file, even if several images share it."""
     changes: dict[Path, Change] = {}
     for file in files:
         if not file.text:
@@ -92,33 +93,33 @@ def _plan(files: Iterable[CaptionFile], changed: Any) -> list[Change]:
     return list(changes.values())
 
 
-def make(changes: Sequence[Change], journal: Journal, what: str, progress: Progress | None = None) -> Edited:
-    """Make the changes; before the first of them, the journal gets all that is needed to take them back.
+def apply(changes: Sequence[Change], journal: Journal, what: str, progress: Progress | None = None) -> EditResult:
+    """Write the changes; everything needed to undo them is recorded in the journal first.
 
     Args:
-        what: the edit in a few words, for the undoing.
-        progress: told (done, total).
+        what: the edit in a few words, shown for undo.
+        progress: called with (done, total).
 
     Raises:
-        StorageError: no space or no permission. What was changed until then can be undone.
+        StorageError: no space or no permission. Changes up to then can be undone.
     """
     todo: list[Change] = []
     skipped: list[Path] = []
-    noted: list[Noted] = []
+    recorded: list[CaptionChange] = []
     for change in changes:
         try:
             original = exact_text(change.path)
         except OSError:
             skipped.append(change.path)
             continue
-        # A caption that face crops share is not edited: the crop gets a file of its own.
+        # A caption shared by face crops is not edited: the crop gets its own file.
         if original is None or reads_as(original, change.before):
             todo.append(change)
-            noted.append(Noted(change.path, original, change.after))
+            recorded.append(CaptionChange(change.path, original, change.after))
         else:
             skipped.append(change.path)
     if todo:
-        journal.begin(what).note(noted)
+        journal.begin(what).record(recorded)
 
     def write(change: Change) -> None:
         with writing(change.path):
@@ -127,4 +128,4 @@ def make(changes: Sequence[Change], journal: Journal, what: str, progress: Progr
     for done, _ in enumerate(ordered_map(write, todo, THREADS, ahead=4 * THREADS), 1):
         if progress is not None:
             progress(done, len(todo))
-    return Edited(len(todo), tuple(skipped))
+    return EditResult(len(todo), tuple(skipped))

@@ -1,4 +1,4 @@
-"""What was done to many captions at once, so that it can be taken back: an edit a file, written before each change."""
+"""A journal for undoing edits of many captions: one file per edit, written before the captions change."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ from typing import Any
 from engine.atomic import write_bytes
 from engine.dataset.caption_files import normalised, writing
 from engine.dataset.folders import MAX_CAPTION_BYTES
-from engine.dataset.pool import Progress, ordered_map
+from engine.dataset.pool import ordered_map
 from engine.reading import is_regular, open_file, parse_json, refuse_links
+from engine.types import Progress
 
 THREADS = 16
-"""They wait for the disk."""
+"""More than CPU cores: they wait for the disk."""
 _SUFFIX = ".jsonl"
 MAX_LINE = 16 * MAX_CAPTION_BYTES
-"""Bytes: a caption before and after, each character escaped."""
+"""Bytes: a caption before and after, with every character escaped."""
 
 
 @dataclass(frozen=True)
-class Noted:
-    """One caption file, before and after."""
+class CaptionChange:
+    """The content of one caption file before and after a change."""
 
     path: Path
     before: str | None
-    """The whole file with every space and mark; None where there is none. Bytes that are no UTF-8 are kept as
-    surrogates."""
+    """The exact content of the file; None if it does not exist. Bytes that are not UTF-8 are kept as surrogates."""
     after: str
-    """Lines without blank ones, as `normalised` leaves them."""
+    """Non-blank lines, as from `normalised`."""
 
 
 @dataclass(frozen=True)
-class Undone:
-    """What came of taking an edit back."""
+class UndoResult:
+    """The result of undoing an edit."""
 
     what: str = ""
-    """What the edit was."""
+    """Description of the edit."""
     changed: int = 0
-    """Captions that are as before again."""
+    """Restored captions."""
     skipped: tuple[Path, ...] = ()
-    """Captions that were changed after the edit: they were left alone."""
+    """Captions that were changed after the edit; they are kept."""
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One edit of many captions: the file of its changes, the first line of which says what it is."""
+    """One edit of many captions: a file with a header line and one line per change."""
 
     file: Path
     folder: Path
@@ -59,13 +59,13 @@ class Edit:
     time: float
     """Seconds since 1970."""
     job: str = ""
-    """Of which captioning job it is; empty for an edit by hand."""
+    """Id of its captioning job; empty for an edit by hand."""
 
-    def note(self, changes: Iterable[Noted]) -> None:
-        """Write down what is about to be changed; when it returns, a power cut does not lose it.
+    def record(self, changes: Iterable[CaptionChange]) -> None:
+        """Record changes before they are made; on return they are on disk (fsync).
 
         Raises:
-            StorageError: no space or no permission. Nothing must be changed then.
+            StorageError: no space or no permission. Then nothing must be changed.
         """
         lines = [[str(change.path.relative_to(self.folder)), change.before, change.after] for change in changes]
         data = "".join(f"{json.dumps(line)}\n" for line in lines).encode("ascii")
@@ -77,15 +77,15 @@ class Edit:
             stream.flush()
             os.fsync(stream.fileno())
 
-    def changes(self) -> Iterator[Noted]:
-        """All changes in their order; a line that was cut by a crash belongs to a change that was never made."""
+    def changes(self) -> Iterator[CaptionChange]:
+        """All changes in order; a line cut off by a crash belongs to a change that was never made."""
         with open_file(self.file) as stream:
             stream.readline(MAX_LINE)
             while line := stream.readline(MAX_LINE):
                 with suppress(ValueError, TypeError):
                     name, before, after = parse_json(line)
                     if isinstance(name, str) and isinstance(before, str | None) and isinstance(after, str):
-                        yield Noted(self.folder / name, before, after)
+                        yield CaptionChange(self.folder / name, before, after)
 
 
 @dataclass(frozen=True)
@@ -93,15 +93,15 @@ class Journal:
     """All edits of the captions of one folder.
 
     Args:
-        place: the directory of their files; need not be there yet.
-        folder: of pictures; the captions are in it or below it.
+        place: directory of the journal files; created when needed.
+        folder: the image folder, with the captions in it or below it.
     """
 
     place: Path
     folder: Path
 
     def begin(self, what: str, job: str = "") -> Edit:
-        """A new edit, the newest one.
+        """Start a new edit.
 
         Raises:
             StorageError: no space or no permission.
@@ -116,7 +116,7 @@ class Journal:
         return Edit(file, self.folder, what, now, job)
 
     def edits(self) -> list[Edit]:
-        """Those that can be undone, the newest last."""
+        """Edits that can be undone, the newest last."""
         return [edit for path in self._files() if (edit := self._open(path)) is not None]
 
     @property
@@ -124,33 +124,32 @@ class Journal:
         """Whether there is an edit to undo."""
         return bool(self.edits())
 
-    def undo(self, progress: Progress | None = None) -> Undone:
-        """Take the newest edit back, to the byte; captions that were changed after it are left alone.
+    def undo(self, progress: Progress | None = None) -> UndoResult:
+        """Undo the newest edit, byte for byte; captions changed after it are kept.
 
-        The journal may come with a folder of a stranger's: what it names outside the folder or behind a link is left
-        alone too.
+        The journal may come with an untrusted folder: paths outside the folder or behind a link are skipped.
 
         Raises:
-            StorageError: no space or no permission; calling it again goes on.
+            StorageError: no space or no permission; another call continues.
         """
         edits = self.edits()
         if not edits:
-            return Undone()
+            return UndoResult()
         latest = edits[-1]
-        wanted: dict[Path, tuple[str | None, set[str]]] = {}
-        for change in latest.changes():  # a job that was cut may have noted a change twice
-            wanted.setdefault(change.path, (change.before, set()))[1].add(change.after)
+        restore: dict[Path, tuple[str | None, set[str]]] = {}
+        for change in latest.changes():  # an interrupted job may have recorded a change twice
+            restore.setdefault(change.path, (change.before, set()))[1].add(change.after)
         restored, skipped = 0, []
-        work = ordered_map(partial(_restore, self.folder), wanted.items(), THREADS, ahead=4 * THREADS)
+        work = ordered_map(partial(_restore, self.folder), restore.items(), THREADS, ahead=4 * THREADS)
         for done, (path, result) in enumerate(work, 1):
             restored += result == "restored"
             if result == "changed since":
                 skipped.append(path)
             if progress is not None:
-                progress(done, len(wanted))
+                progress(done, len(restore))
         with writing(latest.file):
             latest.file.unlink(missing_ok=True)
-        return Undone(latest.what, restored, tuple(skipped))
+        return UndoResult(latest.what, restored, tuple(skipped))
 
     def _files(self) -> list[Path]:
         return sorted(path for path in self.place.glob(f"*{_SUFFIX}") if path.stem.isdecimal() and is_regular(path))
@@ -165,10 +164,10 @@ class Journal:
 
 
 def exact_text(path: Path) -> str | None:
-    """The whole file with every space, line end and mark; None where there is none.
+    """The exact content of the file; None if it does not exist.
 
     Raises:
-        OSError: it is there and cannot be read, or is longer than a caption may be.
+        OSError: it cannot be read, or is longer than a caption may be.
     """
     try:
         with open_file(path) as stream:
@@ -181,12 +180,12 @@ def exact_text(path: Path) -> str | None:
 
 
 def reads_as(exact: str | None, text: str) -> bool:
-    """Whether a run reads `text` from a file with this content."""
+    """Whether a run reads `text` from a file with the content `exact`."""
     return exact is not None and normalised(exact.removeprefix("\ufeff")) == text
 
 
 def _restore(folder: Path, entry: tuple[Path, tuple[str | None, set[str]]]) -> tuple[Path, str]:
-    """The file's path, and what became of it."""
+    """The file's path and the outcome."""
     path, (before, afters) = entry
     try:
         refuse_links(path, folder)

@@ -1,4 +1,4 @@
-"""Kohya's caption pipeline: prefix, dropout, wildcards, shuffling, tag dropout, in its order."""
+"""Kohya's caption pipeline, in its order: prefix, dropout, wildcards, shuffling, tag dropout."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.config.dataset import DatasetTable
 from engine.config.schema import RunConfig
 
 _OPEN, _CLOSE = "\ue000", "\ue001"
-"""Stand for `{{` and `}}` while wildcards are replaced: private-use characters, which no caption holds."""
+"""Placeholders for `{{` and `}}` while wildcards are replaced: private-use characters, which no caption has."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class CaptionRules:
     caption_separator: str = ","
     secondary_separator: str | None = None
     kohya_exact: bool = False
-    """Tags are joined by ", " whatever separates them in the file, as Kohya's scripts do."""
+    """Tags are joined by ", " whatever the separator in the file, as in Kohya's scripts."""
 
     @classmethod
     def from_config(cls, config: RunConfig) -> CaptionRules:
@@ -47,7 +47,7 @@ class CaptionRules:
 
     @property
     def varies(self) -> bool:
-        """Whether one picture's caption differs from time to time."""
+        """Whether the caption of an image varies during training."""
         return (
             self.edits_tags
             or self.enable_wildcard
@@ -57,12 +57,12 @@ class CaptionRules:
 
     @property
     def is_refused_by_kohyas_cache(self) -> bool:
-        """Whether Kohya's scripts refuse to cache the outputs of the text encoders with these rules."""
+        """Whether Kohya's scripts refuse to cache text encoder outputs with these rules."""
         return self.edits_tags or self.caption_dropout_rate > 0
 
     @property
     def edits_tags(self) -> bool:
-        """Whether the caption is taken apart into tags."""
+        """Whether the caption is split into tags."""
         return self.shuffle_caption or self.token_warmup_step > 0 or self.caption_tag_dropout_rate > 0
 
 
@@ -75,11 +75,11 @@ def compose(text: str, rules: CaptionRules, rng: random.Random, *, epoch: int, s
     """The caption that the text encoder gets.
 
     Args:
-        text: the picture's caption or its class tokens.
-        rng: only steps that are switched on draw from it.
+        text: the image's caption or its class tokens.
+        rng: used only by steps that are switched on.
         epoch: counted from 1.
-        step: optimizer updates done so far, counted from 0.
-        max_train_steps: all updates of the run; what a share in `token_warmup_step` is a share of.
+        step: optimizer updates done so far.
+        max_train_steps: updates of the run; a fraction in `token_warmup_step` is a fraction of it.
     """
     caption = _framed(text, rules)
     if rules.caption_dropout_rate > 0 and rng.random() < rules.caption_dropout_rate:
@@ -93,8 +93,8 @@ def compose(text: str, rules: CaptionRules, rng: random.Random, *, epoch: int, s
 
 
 def deterministic(text: str, rules: CaptionRules) -> str:
-    """The caption without chance: prefix, suffix and separators; of wildcards and lines the first; nothing dropped,
-    shuffled or warmed up. For validation."""
+    """The caption without randomness, for validation: prefix, suffix and separators; the first of wildcards and lines;
+    nothing dropped, shuffled or warmed up."""
     caption = _framed(text, rules).split("\n")[0]
     if rules.enable_wildcard:
         caption = _replace_wildcards(caption, lambda choices: choices[0])
@@ -123,11 +123,11 @@ def _pick_wildcards(caption: str, rng: random.Random) -> str:
 
 
 def _replace_wildcards(caption: str, choose: Callable[[list[str]], str]) -> str:
-    """`{a|b}` to what `choose` takes, verbatim; `{{` and `}}` to single braces."""
+    """Replace `{a|b}` by the choice of `choose`, verbatim, and `{{` and `}}` by single braces."""
     caption = caption.replace("{{", _OPEN).replace("}}", _CLOSE)
     pieces, place = [], 0
     while (start := caption.find("{", place)) >= 0 and (end := caption.find("}", start)) >= 0:
-        if end == start + 1:  # nothing to choose from
+        if end == start + 1:  # empty braces stay
             pieces.append(caption[place : end + 1])
         else:
             pieces += [caption[place:start], choose(caption[start + 1 : end].split("|"))]
@@ -137,7 +137,7 @@ def _replace_wildcards(caption: str, choose: Callable[[list[str]], str]) -> str:
 
 
 def _split_tags(caption: str, rules: CaptionRules) -> tuple[list[str], list[str], list[str]]:
-    """(fixed, flexible, fixed suffix) tags. Blank ones stay only where `keep_tokens` counts them, as in Kohya."""
+    """(fixed, flexible, fixed suffix) tags. Blank ones stay only if `keep_tokens` counts them, as in Kohya."""
     separator = rules.keep_tokens_separator
     if separator and separator in caption:
         fixed, rest = caption.split(separator, 1)
@@ -157,7 +157,9 @@ def _edit_tags(caption: str, rules: CaptionRules, rng: random.Random, step: int,
     if 0 < warmup < 1:
         warmup = math.floor(warmup * max_train_steps)
     if step < warmup:
-        grown = step * ((len(flexible) - rules.token_warmup_min) / warmup)  # in Kohya's order: it is rounded down
+        grown = step * (
+            (len(flexible) - rules.token_warmup_min) / warmup
+        )  # in Kohya's order of operations: the result is rounded down
         flexible = flexible[: math.floor(grown) + rules.token_warmup_min]
     if rules.shuffle_caption:
         rng.shuffle(flexible)
@@ -167,7 +169,7 @@ def _edit_tags(caption: str, rules: CaptionRules, rng: random.Random, step: int,
 
 
 def _joint(caption: str, rules: CaptionRules) -> str:
-    """What joins tags again: the separator, with a space on each side where this caption has one there."""
+    """The separator for joining tags, with a space on each side where the caption has one."""
     separator = rules.caption_separator
     if separator == "," or rules.kohya_exact:
         return ", "

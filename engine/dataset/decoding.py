@@ -1,4 +1,4 @@
-"""Opening picture files: what the header says, and the decoded picture (Pillow only)."""
+"""Reading image files: the header and the decoded image (Pillow only)."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ for _plugin in ("Avif", "Bmp", "Jpeg", "Mpo", "Png", "Tiff", "WebP"):
     importlib.import_module(f"PIL.{_plugin}ImagePlugin")  # before the threads; Pillow would import all forty
 
 Image.MAX_IMAGE_PIXELS = None
-"""Pillow warns above its own limit and refuses above twice that; `dataset.max_image_megapixels` takes its place."""
+"""Pillow warns above its own limit and refuses above twice that; `dataset.max_image_megapixels` replaces it."""
 
 EXTENSIONS = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif",
      ".hif"}
 )  # fmt: skip
 KOHYA_EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif"})
-"""Those of them that Kohya's scripts look for, in all lower or all upper case."""
+"""The extensions that Kohya's scripts read, in all lower or all upper case."""
 SMALLEST_SIDE = 16
-"""Pixels; below this nothing is left to learn after the enlargement."""
+"""Pixels; a smaller image has nothing to learn after enlarging."""
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF")
 _MODES = frozenset(
@@ -47,17 +47,17 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_ONE_LARGE = threading.Lock()
+_LARGE_LOCK = threading.Lock()
 _LARGE_PIXELS = 32_000_000
 
 
-class UnusablePicture(Exception):
-    """The file can't be used; its text is the reason, without the file's name."""
+class UnusableImage(Exception):
+    """The file can't be used; the text is the reason, without the file name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What is known of a picture before it is decoded."""
+    """Properties of an image before decoding."""
 
     width: int
     """Pixels after rotation, like `height`."""
@@ -65,31 +65,31 @@ class Header:
     format: str
     notes: tuple[str, ...]
     mode: str = "RGB"
-    """Pillow's name of the kind of samples."""
+    """Pillow's mode."""
     orientation: int = 1
-    """EXIF's, 1 to 8; 1 where Pillow has turned the picture itself."""
+    """EXIF orientation, 1 to 8; 1 if Pillow rotates the image itself."""
 
 
 def read_header(path: Path, max_megapixels: int, *, turn: bool = True) -> Header:
-    """Read size, format and peculiarities of a picture without decoding it.
+    """Read size, format and peculiarities of an image without decoding it.
 
     Args:
-        turn: whether EXIF's orientation counts; the same then holds for `decode` and `check_pixels`.
+        turn: apply the EXIF orientation; pass the same value to `decode` and `check_pixels`.
 
     Raises:
-        UnusablePicture: with the reason.
+        UnusableImage: with the reason.
     """
     with opened(path) as (file, image):
         width, height = image.size
         if width * height > max_megapixels * 1_000_000:
-            raise UnusablePicture(
+            raise UnusableImage(
                 f"too large: {width}×{height} is {width * height / 1e6:.0f} megapixels, the limit "
                 f"dataset.max_image_megapixels is {max_megapixels}"
             )
         if min(width, height) < SMALLEST_SIDE:
-            raise UnusablePicture(f"too small: {width}×{height} px; the smallest side allowed is {SMALLEST_SIDE} px")
+            raise UnusableImage(f"too small: {width}×{height} px; the smallest side allowed is {SMALLEST_SIDE} px")
         if image.mode not in _MODES:
-            raise UnusablePicture(f"{image.mode} samples are not read: save it as RGB with 8 or 16 bits a channel")
+            raise UnusableImage(f"{image.mode} samples are not supported: save it as RGB with 8 or 16 bits a channel")
         orientation = _orientation(file, image)
         if turn and orientation in _TURNED:
             width, height = height, width
@@ -97,10 +97,10 @@ def read_header(path: Path, max_megapixels: int, *, turn: bool = True) -> Header
 
 
 def read_lens(path: Path) -> str:
-    """EXIF's LensModel, "iPhone 12 front camera 2.71mm f/2.2"; empty where there is none.
+    """EXIF's LensModel, "iPhone 12 front camera 2.71mm f/2.2"; empty if there is none.
 
     Raises:
-        UnusablePicture: with the reason.
+        UnusableImage: with the reason.
     """
     with opened(path) as (_file, image):
         if "exif" not in image.info and image.format != "TIFF":
@@ -109,13 +109,13 @@ def read_lens(path: Path) -> str:
 
 
 def decode(path: Path, size: tuple[int, int], *, turn: bool = True) -> Image.Image:
-    """The first frame, rotated as EXIF says, in the mode of the file.
+    """The first frame, rotated by EXIF, in the mode of the file.
 
     Args:
         size: (width, height) after rotation, as `read_header` gave it.
 
     Raises:
-        UnusablePicture: it is broken, or has changed since its header was read.
+        UnusableImage: it is broken, or has changed since its header was read.
     """
     with _alone_if_large(size), opened(path) as (file, image):
         orientation = _orientation(file, image) if turn else 1
@@ -127,10 +127,10 @@ def decode(path: Path, size: tuple[int, int], *, turn: bool = True) -> Image.Ima
 
 
 def check_pixels(path: Path, size: tuple[int, int], *, turn: bool = True) -> None:
-    """Decode once and forget, to find truncation and damage; JPEG at an eighth of its size, which reads every byte.
+    """Decode to find truncation and damage; JPEG at an eighth of its size, which still reads every byte.
 
     Raises:
-        UnusablePicture: it is broken.
+        UnusableImage: it is broken.
     """
     with _alone_if_large(size), opened(path) as (file, image):
         _require_size(image, size[::-1] if turn and _orientation(file, image) in _TURNED else size)
@@ -140,18 +140,18 @@ def check_pixels(path: Path, size: tuple[int, int], *, turn: bool = True) -> Non
 
 
 def _require_size(image: Image.Image, size: tuple[int, int]) -> None:
-    """A file that was replaced after the scan must not be decoded: its size was never checked."""
+    """Refuse to decode a file that was replaced after the scan: its size is unchecked."""
     if image.size != size:
-        raise UnusablePicture(f"it has changed: now {image.width}×{image.height} px, {size[0]}×{size[1]} when found")
+        raise UnusableImage(f"it has changed: now {image.width}×{image.height} px, {size[0]}×{size[1]} when found")
 
 
 def _alone_if_large(size: tuple[int, int]) -> threading.Lock | nullcontext[None]:
-    """Threads decode small pictures together and large ones one after another, so that memory has a bound."""
-    return _ONE_LARGE if size[0] * size[1] > _LARGE_PIXELS else nullcontext()
+    """A lock for large images: threads decode only one of them at a time, to bound memory."""
+    return _LARGE_LOCK if size[0] * size[1] > _LARGE_PIXELS else nullcontext()
 
 
 def register_heif() -> bool:
-    """Teach Pillow to read HEIC with pi-heif (libheif and libde265: LGPL, decoder only); False if not installed."""
+    """Register the HEIC decoder pi-heif (libheif and libde265: LGPL, decoder only); False if not installed."""
     try:
         import pi_heif
     except ImportError:
@@ -162,30 +162,30 @@ def register_heif() -> bool:
 
 @contextmanager
 def opened(path: Path, max_pixels: int | None = None) -> Iterator[tuple[BinaryIO, Image.Image]]:
-    """Open `path` with Pillow, nothing decoded yet; whatever a damaged file makes it raise becomes UnusablePicture.
+    """Open `path` with Pillow without decoding; any error of a damaged file becomes UnusableImage.
 
     Args:
-        max_pixels: a larger one is refused; None where the caller looks at the size itself.
+        max_pixels: larger images are refused; None: no limit.
     """
     try:
         with open_file(path) as file:
             formats = list(_FORMATS)
             if _is_heif(file):
                 if not register_heif():
-                    raise UnusablePicture("HEIC needs the package pi-heif: pip install pi-heif")
+                    raise UnusableImage("HEIC needs the package pi-heif: pip install pi-heif")
                 formats = ["HEIF"]
             with Image.open(file, formats=formats) as image:
                 if max_pixels is not None and image.width * image.height > max_pixels:
-                    raise UnusablePicture(f"too large: {image.width}×{image.height} px")
+                    raise UnusableImage(f"too large: {image.width}×{image.height} px")
                 yield file, image
-    except (UnusablePicture, MemoryError):
+    except (UnusableImage, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise UnusablePicture(_unknown_reason(path)) from None
+        raise UnusableImage(_unknown_reason(path)) from None
     except OSError as error:
-        raise UnusablePicture(_os_reason(error)) from error
+        raise UnusableImage(_os_reason(error)) from error
     except Exception as error:  # a damaged file can make a decoder raise nearly anything
-        raise UnusablePicture(f"broken: {printable(str(error))[:120] or type(error).__name__}") from error
+        raise UnusableImage(f"broken: {printable(str(error))[:120] or type(error).__name__}") from error
 
 
 def _unknown_reason(path: Path) -> str:
@@ -193,15 +193,19 @@ def _unknown_reason(path: Path) -> str:
         empty = not path.stat().st_size
     except OSError as error:
         return _os_reason(error)
-    return "empty: 0 bytes" if empty else "broken, or not a picture of a known format"
+    return "empty: 0 bytes" if empty else "broken, or not an image of a known format"
 
 
 def _os_reason(error: OSError) -> str:
     if isinstance(error, NotRegularFileError):
         return str(error.strerror)
-    known = {errno.EACCES: "permission denied", errno.EPERM: "permission denied", errno.ENOENT: "it is gone"}
-    if error.errno in known:
-        return known[error.errno]
+    reasons = {
+        errno.EACCES: "permission denied",
+        errno.EPERM: "permission denied",
+        errno.ENOENT: "the file no longer exists",
+    }
+    if error.errno in reasons:
+        return reasons[error.errno]
     text = printable(str(error))[:120]
     return f"truncated: {text}" if "truncated" in text.lower() else f"broken: {text}"
 
@@ -218,19 +222,19 @@ def _is_heif(file: BinaryIO) -> bool:
 def _notes(image: Image.Image) -> tuple[str, ...]:
     notes = []
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        whole = {"TIFF": "several pages", "HEIF": "several pictures in one file"}.get(image.format or "", "animated")
-        notes.append(f"{whole}: only the first {'frame ' if whole == 'animated' else ''}is used")
+        content = {"TIFF": "several pages", "HEIF": "several images in one file"}.get(image.format or "", "animated")
+        notes.append(f"{content}: only the first {'frame ' if content == 'animated' else ''}is used")
     if image.mode == "CMYK":
         notes.append("CMYK converted to RGB, without its colour profile")
     return tuple(notes)
 
 
 def _orientation(file: BinaryIO, image: Image.Image) -> int:
-    """EXIF orientation 1-8 that Pillow leaves to us; read before the pixels."""
+    """EXIF orientation 1-8 that Pillow does not apply itself; read before the pixels."""
     if image.format in ("TIFF", "HEIF"):
-        return 1  # their plug-ins turn the picture themselves
+        return 1  # their plug-ins rotate the image
     if image.format == "PNG" and "exif" not in image.info:
-        # Pillow would decode the whole picture to look for a late eXIf chunk
+        # Pillow would decode the whole image to look for a late eXIf chunk
         exif = Image.Exif()
         chunk = _png_exif(file)
         if chunk:
@@ -242,7 +246,7 @@ def _orientation(file: BinaryIO, image: Image.Image) -> int:
 
 
 def _png_exif(file: BinaryIO) -> bytes | None:
-    """The eXIf chunk of a PNG, found by hopping from chunk to chunk; the file's position is kept."""
+    """The eXIf chunk of a PNG, found by walking its chunks; the file position is restored."""
     position = file.tell()
     try:
         file.seek(8)

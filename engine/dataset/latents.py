@@ -1,10 +1,10 @@
-"""The latent cache: each picture encoded once, keyed by its content and by everything that changes its latent."""
+"""The latent cache: each image is encoded once, keyed by its content and everything that affects its latent."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.config.dataset import DatasetTable
-from engine.dataset.batches import Item
 from engine.dataset.digests import FileDigests
-from engine.dataset.pictures import Rejected
+from engine.dataset.images import Rejected
+from engine.dataset.items import Item
 from engine.dataset.pixels import latent_mask, load_pixels
-from engine.dataset.pool import Progress, ordered_map, workers
+from engine.dataset.pool import ordered_map, workers
+from engine.dataset.reach import Direction
 from engine.dataset.store import TensorStore
 from engine.errors import DataError
 from engine.text import printable
+from engine.types import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -30,14 +32,16 @@ _Key = tuple[Path, tuple[tuple[int, int], ...], bool, tuple[object, ...] | None]
 
 @dataclass
 class BuildReport:
-    """What a caching run did."""
+    """The result of building the cache."""
 
-    made: int = 0
+    encoded: int = 0
     reused: int = 0
     rejected: list[Rejected] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    changed: list[Path] = field(default_factory=list)
+    """Images whose content has changed since an earlier build."""
     stopped: bool = False
-    """It was asked to stop; what it made is kept, the next build goes on there."""
+    """`should_stop` ended it; finished latents are kept, the next build continues."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +54,12 @@ class _Entry:
         placement = self.item.placement
         table = self.item.table
         own = None if table is None else (table.resize_interpolation, table.alpha_background, table.alpha_mask)
-        return self.item.picture.path, (placement.bucket, placement.resized, placement.crop), self.flip, own
+        return self.item.image.path, (placement.bucket, placement.resized, placement.crop), self.flip, own
 
 
 @dataclass
 class _Batch:
-    """Pictures of one bucket on their way to the encoder."""
+    """Images of one bucket, loaded for the encoder."""
 
     size: int
     keys: dict[_Entry, str] = field(default_factory=dict)
@@ -65,13 +69,13 @@ class _Batch:
 
 
 class LatentCache:
-    """Latents of pictures, on disk or in memory.
+    """Latents of images, on disk or in memory.
 
     Args:
-        directory: where files go, never the picture folder; None: in memory.
-        model_key: names the VAE and its precision: another key, other latents.
-        table: resampling, background, mask and mirroring are read from it, for items without settings of their own.
-        digests: of images that were read already.
+        directory: of the files, never the image folder; None: in memory.
+        model_key: identifies the VAE and its precision.
+        table: resampling, background, mask and mirroring for items without their own settings.
+        digests: of image files.
     """
 
     def __init__(
@@ -82,6 +86,16 @@ class LatentCache:
         self._table = table
         self._digests = digests or FileDigests()
         self._keys: dict[_Key, str] = {}
+        self._present: set[str] = set()
+        """Keys of available latents."""
+
+    def unmirrored(self) -> LatentCache:
+        """A cache of images that are never mirrored; on disk it shares the files and their checksum results."""
+        table = self._table.model_copy(update={"flip_aug": False})
+        other = LatentCache(None, self._model_key, table, self._digests)
+        if self._store.directory is not None:
+            other._store = self._store
+        return other
 
     def build(
         self,
@@ -90,56 +104,66 @@ class LatentCache:
         batch_size: int = 1,
         progress: Progress | None = None,
         should_stop: Callable[[], bool] = lambda: False,
+        only: Collection[Direction] | None = None,
     ) -> BuildReport:
-        """Encode what is not there yet.
+        """Encode missing latents.
 
-        Batches are cut from the whole list, not from what is missing, so that a latent does not depend on where an
-        earlier run was killed.
+        Batches are formed from all items, not from the missing ones, so that a latent depends neither on where an
+        earlier run was killed nor on the length of a run.
 
         Args:
+            items: all items of an epoch.
             encode: pixels [B, 3, H, W] float32 on the CPU to moments [B, 2C, h, w].
-            batch_size: pictures encoded at once.
-            progress: told (done, all) latents.
-            should_stop: asked before each batch.
+            batch_size: images encoded at once.
+            progress: called with (done, total) latents.
+            should_stop: called before each batch.
+            only: the needed items and directions; None: all. Batches without any of them are skipped.
 
         Returns:
-            counts, and pictures that can't be read: take them out with `Scan.without` and plan again.
+            counts, and images that can't be read: remove them with `Scan.without` and plan the steps again.
 
         Raises:
-            DataError: a latent is not finite (with the picture's name).
+            DataError: a latent is not finite (with the image's name).
             StorageError: no space or no permission.
         """
         report = BuildReport()
-        entries = self._entries(items)
-        saved: set[str] = set()
-        done = 0
-        batches = ordered_map(self._prepare, _batches(entries, batch_size), workers(4), ahead=8)
+        groups = list(_batches(self._entries(items), batch_size))
+        needed = None if only is None else self._needed(groups, only, report)
+        if needed is not None:
+            groups = [entries for entries in groups if not needed.isdisjoint(entries)]
+        total, saved, done = sum(map(len, groups)), set[str](), 0
+        batches = ordered_map(lambda entries: self._prepare(entries, needed), groups, workers(4), ahead=8)
         with closing(batches):
             while not (stopped := should_stop()) and (batch := next(batches, None)) is not None:
                 self._finish(batch, encode, saved, report)
                 done += batch.size
                 if progress is not None:
-                    progress(done, len(entries))
+                    progress(done, total)
         report.stopped = stopped
         return report
 
+    def has(self, item: Item, flip: bool = False) -> bool:
+        """Whether the latent of an item is available after a build."""
+        return self._keys.get(_Entry(item, flip).identity) in self._present
+
     def get(self, item: Item, flip: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Moments [2C, h, w] float32, and the mask [h, w] where there is one; `build` must have seen the item.
+        """Moments [2C, h, w] float32, and the mask [h, w] or None; `build` must have included the item.
 
         Raises:
-            DataError: the cache file was removed or damaged meanwhile.
+            DataError: the cache file was removed or damaged after the build.
         """
         key = self._keys[_Entry(item, flip).identity]
         tensors = self._store.load(key)
         if tensors is None:
             raise DataError(
-                f"The cached latent of {printable(item.picture.path)} is gone or damaged.",
-                "Start or resume again: it is then encoded anew.",
+                f"The cached latent of {printable(item.image.path)} is missing or damaged.",
+                "Start or resume again to encode it again.",
+                code="cached-latent-missing",
             )
         return tensors["moments"], tensors.get("mask")
 
     def _entries(self, items: Iterable[Item]) -> list[_Entry]:
-        """Each picture once for each placement and direction, in order of buckets."""
+        """One entry per image, placement and direction, sorted by bucket."""
         entries = [
             _Entry(item, flip)
             for item in items
@@ -148,10 +172,32 @@ class LatentCache:
         unique = {entry.identity: entry for entry in entries}
         return sorted(unique.values(), key=lambda entry: entry.item.placement.bucket)
 
-    def _prepare(self, entries: Sequence[_Entry]) -> _Batch:
-        """Find out what is missing and read the pictures; runs in threads, ahead of the encoder.
+    def _needed(
+        self, batches: Sequence[Sequence[_Entry]], only: Collection[Direction], report: BuildReport
+    ) -> set[_Entry]:
+        """The entries for the directions in `only`; of images with the same bytes the first, as in a full build."""
+        requested = {_Entry(item, flip).identity for item, flip in only}
+        entries = [entry for batch in batches for entry in batch]
+        first: dict[str, _Entry] = {}
+        needed = set()
+        keys = dict(zip(entries, ordered_map(self._key, entries, workers(4), ahead=64), strict=True))
+        for entry, key in keys.items():
+            if isinstance(key, str):
+                self._note(entry, key, report)
+                first.setdefault(key, entry)
+            if entry.identity in requested:
+                needed.add(first[key] if isinstance(key, str) else entry)
+        return needed
 
-        A batch with anything missing is read whole, so that it is encoded as it was the first time.
+    def _note(self, entry: _Entry, key: str, report: BuildReport) -> None:
+        if self._keys.setdefault(entry.identity, key) != key:
+            report.changed.append(entry.item.image.path)
+            self._keys[entry.identity] = key
+
+    def _prepare(self, entries: Sequence[_Entry], needed: Collection[_Entry] | None) -> _Batch:
+        """Find missing latents and load the images; runs in threads, ahead of the encoder.
+
+        A batch with a missing and needed latent is loaded completely, so that it is encoded as the first time.
         """
         batch = _Batch(len(entries))
         for entry in entries:
@@ -160,9 +206,9 @@ class LatentCache:
                 batch.rejected.append(key)
                 continue
             batch.keys[entry] = key
-            if not self._present(key):
+            if not self._is_stored(key):
                 batch.missing.add(entry)
-        if batch.missing:
+        if batch.missing and (needed is None or not batch.missing.isdisjoint(needed)):
             for entry in batch.keys:
                 loaded = self._load(entry)
                 if isinstance(loaded, Rejected):
@@ -174,16 +220,19 @@ class LatentCache:
     def _finish(
         self, batch: _Batch, encode: Callable[[torch.Tensor], torch.Tensor], saved: set[str], report: BuildReport
     ) -> None:
-        """Encode a prepared batch and keep what is missing; of two pictures with the same bytes the first."""
+        """Encode a prepared batch and save the missing latents; of two images with the same bytes the first."""
         import torch
 
         for rejected in batch.rejected:
-            if rejected.path not in {known.path for known in report.rejected}:
+            if rejected.path not in {other.path for other in report.rejected}:
                 report.rejected.append(rejected)
         while self._store.damaged:
             report.notes.append(self._store.damaged.pop(0))
         report.reused += len(batch.keys) - len(batch.missing)
-        self._keys.update((entry.identity, key) for entry, key in batch.keys.items())
+        for entry, key in batch.keys.items():
+            self._note(entry, key, report)
+            if entry not in batch.missing:
+                self._present.add(key)
         if not batch.loaded:
             return
         with torch.no_grad():
@@ -194,11 +243,13 @@ class LatentCache:
                 continue
             if not torch.isfinite(moment).all():
                 raise DataError(
-                    f"The latent of {printable(entry.item.picture.path)} is not finite (NaN or infinite).",
+                    f"The latent of {printable(entry.item.image.path)} is not finite (NaN or infinite).",
                     "The VAE overflows in half precision: set model.no_half_vae = true, or use another VAE.",
+                    code="latent-not-finite",
                 )
-            report.made += 1
+            report.encoded += 1
             key = batch.keys[entry]
+            self._present.add(key)
             if key in saved:
                 continue
             tensors = {"moments": moment.clone().contiguous()}
@@ -210,32 +261,32 @@ class LatentCache:
     def _load(self, entry: _Entry) -> tuple[_Entry, torch.Tensor, torch.Tensor | None] | Rejected:
         item = entry.item
         try:
-            pixels, mask = load_pixels(item.picture, item.placement, self._table_of(item), flip=entry.flip)
+            pixels, mask = load_pixels(item.image, item.placement, self._table_of(item), flip=entry.flip)
         except DataError as error:
-            reason = error.message.removeprefix(f"{printable(item.picture.path)}: ").removesuffix(".")
-            return Rejected(item.picture.path, reason)
+            reason = error.message.removeprefix(f"{printable(item.image.path)}: ").removesuffix(".")
+            return Rejected(item.image.path, reason)
         return entry, pixels, mask
 
     def _table_of(self, item: Item) -> DatasetTable:
         return item.table or self._table
 
-    def _present(self, key: str) -> bool:
+    def _is_stored(self, key: str) -> bool:
         tensors = self._store.load(key)
         return tensors is not None and "moments" in tensors
 
     def _key(self, entry: _Entry) -> str | Rejected:
-        picture, placement, table = entry.item.picture, entry.item.placement, self._table_of(entry.item)
+        image, placement, table = entry.item.image, entry.item.placement, self._table_of(entry.item)
         try:
-            content = self._digests.of(picture.path)
-            mask = [] if picture.mask_path is None else [self._digests.of(picture.mask_path)]
+            content = self._digests.of(image.path)
+            mask = [] if image.mask_path is None else [self._digests.of(image.mask_path)]
         except OSError as error:
-            return Rejected(picture.path, error.strerror or str(error))
-        told = [
+            return Rejected(image.path, error.strerror or str(error))
+        key_parts = [
             _FORMAT, content, self._model_key, placement.bucket, placement.resized, placement.crop, entry.flip,
             table.resize_interpolation, table.alpha_background, table.alpha_mask, *mask,
-            *(["kohya 2"] if picture.kohya_exact else []),
+            *(["kohya 2"] if image.kohya_exact else []),
         ]  # fmt: skip
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(key_parts).encode()).hexdigest()
 
 
 def _batches(entries: Sequence[_Entry], batch_size: int) -> Iterator[Sequence[_Entry]]:

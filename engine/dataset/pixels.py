@@ -1,4 +1,4 @@
-"""From a picture file to the tensor that is encoded: flattened, scaled, cropped, in [-1, 1]."""
+"""From an image file to the encoder's input tensor: flattened, scaled, cropped, in [-1, 1]."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from PIL import Image, ImageOps
 
 from engine.config.dataset import DatasetTable
 from engine.dataset.buckets import Placement
-from engine.dataset.decoding import UnusablePicture, decode, read_header
-from engine.dataset.pictures import Picture
+from engine.dataset.decoding import UnusableImage, decode, read_header
+from engine.dataset.images import ImageInfo
 from engine.dataset.resampling import resize
 from engine.errors import DataError
 from engine.text import printable
@@ -20,33 +20,35 @@ if TYPE_CHECKING:
 
 
 MASK_MEGAPIXELS = 178
-"""Larger masks are refused, as pictures are."""
+"""Larger masks are refused, as images are."""
 
 
 def load_pixels(
-    picture: Picture, placement: Placement, table: DatasetTable, *, flip: bool = False, rng: random.Random | None = None
+    image: ImageInfo, placement: Placement, table: DatasetTable, *, flip: bool = False, rng: random.Random | None = None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Read, flatten onto the background, scale, crop and perhaps mirror one picture.
+    """Read, flatten onto the background, scale, crop and optionally mirror one image.
 
     Args:
         flip: mirror left and right.
-        rng: for `color_aug` and `random_crop`; None: neither, whatever the table says.
+        rng: for `color_aug` and `random_crop`; None: neither, whatever the table has.
 
     Returns:
-        pixels [3, H, W] float32 in [-1, 1], and what weighs the loss, [H, W] float32 in [0, 1]: the red channel of
-        the picture's mask, or with `alpha_mask` its own alpha channel; None where there is neither.
+        pixels [3, H, W] float32 in [-1, 1], and the loss weights, [H, W] float32 in [0, 1]: the red channel of the
+        image's mask, or with `alpha_mask` its own alpha channel; None if there is neither.
 
     Raises:
-        DataError: the picture can't be decoded, or has changed since it was found.
+        DataError: the image can't be decoded, or has changed since the scan.
     """
     import numpy as np
     import torch
 
     try:
-        image = decode(picture.path, (picture.width, picture.height), turn=not picture.kohya_exact)
-    except UnusablePicture as error:
-        raise DataError(f"{printable(picture.path)}: {error}.", "Replace or remove this picture.") from error
-    flat, alpha = flatten(image, None if picture.kohya_exact else table.alpha_background)
+        decoded = decode(image.path, (image.width, image.height), turn=not image.kohya_exact)
+    except UnusableImage as error:
+        raise DataError(
+            f"{printable(image.path)}: {error}.", "Replace or remove this image.", code="image-unreadable"
+        ) from error
+    flat, alpha = flatten(decoded, None if image.kohya_exact else table.alpha_background)
     left, top = placement.crop
     if rng is not None and table.random_crop:
         left = rng.randint(0, placement.resized[0] - placement.bucket[0])
@@ -54,7 +56,7 @@ def load_pixels(
     box = (left, top, left + placement.bucket[0], top + placement.bucket[1])
 
     def fitted(layer: Image.Image) -> Image.Image:
-        scaled = resize(layer, placement.resized, table.resize_interpolation, opencv=picture.kohya_exact)
+        scaled = resize(layer, placement.resized, table.resize_interpolation, opencv=image.kohya_exact)
         cut = scaled.crop(box)
         return ImageOps.mirror(cut) if flip else cut
 
@@ -64,30 +66,31 @@ def load_pixels(
     # ToTensor and Normalize(0.5, 0.5) of torchvision, in their order
     pixels = torch.from_numpy(np.asarray(flat).transpose(2, 0, 1).astype(np.float32) / 255.0).sub_(0.5).div_(0.5)
     mask = None
-    if picture.mask_path is not None:
-        alpha = mask_of(picture, image.size)
-    if alpha is not None and (table.alpha_mask or picture.mask_path is not None):
+    if image.mask_path is not None:
+        alpha = mask_of(image, decoded.size)
+    if alpha is not None and (table.alpha_mask or image.mask_path is not None):
         mask = torch.from_numpy(np.asarray(fitted(alpha)).astype(np.float32) / 255.0)
     return pixels, mask
 
 
-def mask_of(picture: Picture, size: tuple[int, int]) -> Image.Image:
-    """The red channel of the image's mask, scaled to `size` (width, height), which is the image's own.
+def mask_of(image: ImageInfo, size: tuple[int, int]) -> Image.Image:
+    """The red channel of the image's mask, scaled to `size` (width, height), the size of the image.
 
     Raises:
         DataError: the mask cannot be read.
     """
-    assert picture.mask_path is not None
+    assert image.mask_path is not None
     try:
-        turn = not picture.kohya_exact
-        header = read_header(picture.mask_path, MASK_MEGAPIXELS, turn=turn)
-        mask = decode(picture.mask_path, (header.width, header.height), turn=turn)
-    except UnusablePicture as error:
+        turn = not image.kohya_exact
+        header = read_header(image.mask_path, MASK_MEGAPIXELS, turn=turn)
+        mask = decode(image.mask_path, (header.width, header.height), turn=turn)
+    except UnusableImage as error:
         raise DataError(
-            f"{printable(picture.path)}: its mask {printable(picture.mask_path)} cannot be read: {error}.",
-            "Replace the mask, or remove picture and mask.",
+            f"{printable(image.path)}: its mask {printable(image.mask_path)} cannot be read: {error}.",
+            "Replace the mask, or remove image and mask.",
+            code="mask-unreadable",
         ) from error
-    red = flatten(mask, None if picture.kohya_exact else "#ffffff")[0].getchannel("R")
+    red = flatten(mask, None if image.kohya_exact else "#ffffff")[0].getchannel("R")
     return red if red.size == size else red.resize(size, Image.Resampling.BILINEAR)
 
 
@@ -99,9 +102,9 @@ def latent_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def flatten(image: Image.Image, background: str | None) -> tuple[Image.Image, Image.Image | None]:
-    """Any picture as 8-bit RGB over `background` ("#rrggbb"), and its alpha channel if it has one.
+    """Any image as 8-bit RGB over `background` ("#rrggbb"), and its alpha channel if it has one.
 
-    Without a background, what lies under the transparent parts is shown, whatever it is.
+    Without a background, the colours under transparent parts are kept.
     """
     if image.mode.startswith("I;16"):
         image = _to_8_bit(image)
@@ -115,21 +118,21 @@ def flatten(image: Image.Image, background: str | None) -> tuple[Image.Image, Im
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey to 8 bits: 65535 becomes 255 (Pillow's own conversion cuts everything above 255 off)."""
+    """16-bit grey to 8 bits: 65535 becomes 255 (Pillow's own conversion clips at 255)."""
     import numpy as np
 
     return Image.fromarray(((np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
 
 
 def _shift_colour(image: Image.Image, rng: random.Random) -> Image.Image:
-    """`color_aug`: in a third of the cases turn the hue by up to 16 degrees or change gamma by up to 5 %."""
+    """`color_aug`: in a third of the cases shift the hue by up to 16 degrees or change gamma by up to 5 %."""
     if rng.random() > 0.33:
         return image
     if rng.random() < 0.5:
         shift = round(rng.uniform(-16, 16) / 360 * 256)
         hue, saturation, value = image.convert("HSV").split()
-        turned = hue.point([(level + shift) % 256 for level in range(256)])
-        return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
+        shifted = hue.point([(level + shift) % 256 for level in range(256)])
+        return Image.merge("HSV", (shifted, saturation, value)).convert("RGB")
     gamma = rng.uniform(0.95, 1.05)
     curve = [round(255 * (level / 255) ** gamma) for level in range(256)]
     return image.point(curve * 3)

@@ -11,17 +11,14 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-Progress = Callable[[int, int], None]
-"""Told (done, total)."""
-
 
 def workers(limit: int) -> int:
-    """Threads for work that waits for the disk or runs in C: at most `limit`."""
+    """Number of threads for work that waits for the disk or runs in C: at most `limit`."""
     return max(1, min(limit, 2 * (os.cpu_count() or 1)))
 
 
 def ordered_map(function: Callable[[T], R], items: Iterable[T], threads: int, ahead: int) -> Generator[R]:
-    """`map` in `threads` threads with at most `ahead` results waiting; what an item raises is raised in its turn."""
+    """`map` in `threads` threads with at most `ahead` pending results; exceptions are raised in order."""
     pool = ThreadPoolExecutor(threads)
     pending: deque[Future[R]] = deque()
     try:

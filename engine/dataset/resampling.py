@@ -1,4 +1,4 @@
-"""Scaling images: exact area averages where OpenCV's INTER_AREA is meant, Pillow's filters elsewhere."""
+"""Scaling images: exact area averages for OpenCV's INTER_AREA, Pillow's filters otherwise."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _FILTERS = {
 def resize(
     image: Image.Image, size: tuple[int, int], interpolation: str | None, *, opencv: bool = False
 ) -> Image.Image:
-    """Scale an 8-bit L or RGB picture to `size` (width, height).
+    """Scale an 8-bit L or RGB image to `size` (width, height).
 
     Args:
         interpolation: `dataset.resize_interpolation`; None: area when no side grows, else Lanczos (as Kohya).
             "area" with a growing side is Pillow's bilinear filter.
-        opencv: area, nearest, bilinear and bicubic as OpenCV computes them. Its kernels leave pixels out when a picture
-            shrinks; Pillow's look at all of them. Equal to the byte, but for bicubic (one level in 0.2 % of the
+        opencv: area, nearest, bilinear and bicubic as OpenCV computes them. Its kernels skip pixels when an image
+            shrinks; Pillow's use all of them. Equal to the byte, except for bicubic (one level in 0.2 % of the
             values) and area (one level in 0.02 %), where OpenCV adds in float32 in another order.
     """
     if image.size == size:
@@ -46,19 +46,19 @@ def resize(
 
 
 def _nearest(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """OpenCV's INTER_NEAREST_EXACT: places in 1/65536 of a pixel, rounded as it does (resizeNN_bitexact)."""
+    """OpenCV's INTER_NEAREST_EXACT: positions in 1/65536 of a pixel, with its rounding (resizeNN_bitexact)."""
     import numpy as np
 
-    def chosen(old: int, new: int) -> np.ndarray:
+    def source_indices(old: int, new: int) -> np.ndarray:
         step = ((old << 16) + new // 2) // new
         return ((step * np.arange(new, dtype=np.int64) + (step // 2 - old % 2)) >> 16).clip(0, old - 1)
 
     pixels = np.asarray(image)
-    return Image.fromarray(pixels[chosen(image.height, size[1])][:, chosen(image.width, size[0])])
+    return Image.fromarray(pixels[source_indices(image.height, size[1])][:, source_indices(image.width, size[0])])
 
 
 def _bicubic(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """OpenCV's INTER_CUBIC: a kernel of the old pixels' width whatever the scale."""
+    """OpenCV's INTER_CUBIC: the kernel has a fixed width in source pixels at any scale."""
     import numpy as np
     import torch
 
@@ -70,9 +70,9 @@ def _bicubic(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _linear(image: Image.Image, size: tuple[int, int], *, area: bool = False) -> Image.Image:
-    """OpenCV's INTER_LINEAR for 8 bits, in its whole numbers; with `area` its INTER_AREA where a side grows.
+    """OpenCV's INTER_LINEAR for 8 bits, in its fixed-point arithmetic; with `area` its INTER_AREA for a growing side.
 
-    Two neighbours a pixel, weights in 1/2048, sums cut to 16 bits between the two directions (resize.cpp of OpenCV).
+    Two neighbours per pixel, weights in 1/2048, sums cut to 16 bits between the two directions (resize.cpp of OpenCV).
     """
     import numpy as np
 
@@ -83,7 +83,7 @@ def _linear(image: Image.Image, size: tuple[int, int], *, area: bool = False) ->
     left, right = first.clip(0, last), (first + 1).clip(0, last)
     near, far = (weight.reshape(-1, *[1] * (pixels.ndim - 2)) for weight in _weights(share))
     across = (pixels[:, left] * near + pixels[:, right] * far) >> 4
-    first, share = _places(pixels.shape[0], size[1], area)  # a place outside keeps its two weights here
+    first, share = _places(pixels.shape[0], size[1], area)  # positions outside keep their two weights here
     last = pixels.shape[0] - 1
     above, below = first.clip(0, last), (first + 1).clip(0, last)
     near, far = (weight.reshape(-1, *[1] * (pixels.ndim - 1)) for weight in _weights(share))
@@ -92,7 +92,7 @@ def _linear(image: Image.Image, size: tuple[int, int], *, area: bool = False) ->
 
 
 def _places(old: int, new: int, area: bool) -> tuple[np.ndarray, np.ndarray]:
-    """For each of `new` places the pixel of `old` before it, int64 [new], and how far behind it is, float32 [new]."""
+    """For each of `new` positions the `old` pixel before it, int64 [new], and the distance to it, float32 [new]."""
     import numpy as np
 
     scale, places = old / new, np.arange(new)
@@ -106,14 +106,14 @@ def _places(old: int, new: int, area: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _weights(share: np.ndarray) -> list[np.ndarray]:
-    """The weights of the pixel before a place and of the one behind it, in 1/2048."""
+    """The weights of the pixels before and after a position, in 1/2048."""
     import numpy as np
 
     return [np.rint(part * np.float32(2048)).astype(np.int32) for part in (np.float32(1) - share, share)]
 
 
 def _halved(image: Image.Image) -> Image.Image:
-    """The mean of each 2 x 2 pixels, halves rounded up: what OpenCV has for exactly this scale."""
+    """The mean of each 2 x 2 pixels, halves rounded up, as OpenCV does for exactly this scale."""
     import numpy as np
 
     pixels = np.asarray(image).astype(np.uint16)
@@ -122,13 +122,13 @@ def _halved(image: Image.Image) -> Image.Image:
 
 
 _OPENCV = {"nearest": _nearest, "bilinear": _linear, "linear": _linear, "bicubic": _bicubic, "cubic": _bicubic}
-"""The kernels that Kohya's scripts take from OpenCV; lanczos and box they take from Pillow."""
+"""The kernels that Kohya's scripts use from OpenCV; lanczos and box are Pillow's."""
 
 
 def _area(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Each new pixel is the mean over the area it covers, pixels cut by its edge counted by their part.
+    """Each new pixel is the mean over the area it covers, with pixels at its edge weighted by overlap.
 
-    Pillow's BOX counts such pixels wholly or not at all.
+    Pillow's BOX counts such pixels fully or not at all.
     """
     import numpy as np
 
@@ -152,6 +152,6 @@ def _area_rows(pixels: np.ndarray, count: int) -> np.ndarray:
         weights = np.array(
             [min(end, (i + 1) * count) - max(start, i * count) for i in range(first, last)], np.float32
         ) / np.float32(height)
-        # einsum without BLAS: the same sum whatever the number of threads
+        # einsum without BLAS: the sum does not depend on the number of threads
         np.einsum("i,ij->j", weights, pixels[first:last].astype(np.float32), out=result[row], optimize=False)
     return result

@@ -1,11 +1,11 @@
-"""Finding the pictures and captions of a configuration: headers only, in parallel, in little memory."""
+"""Finding the images and captions of a configuration: headers only, in parallel, in little memory."""
 
 from __future__ import annotations
 
 import math
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,67 +13,71 @@ from typing import Any, Literal
 
 from engine.config.dataset import DatasetTable
 from engine.config.schema import RunConfig
+from engine.dataset import auto_validation
+from engine.dataset.checked import CheckedImages
 from engine.dataset.configured import ConfiguredSource, configured_sources, masks_by_name
-from engine.dataset.decoding import KOHYA_EXTENSIONS, UnusablePicture, check_pixels, read_header
-from engine.dataset.folders import Source, caption_extensions, composed_name, find_sources, read_caption
-from engine.dataset.pictures import ONLY_FIRST_LINE, Picture, Rejected, Scan, Subset
-from engine.dataset.pool import Progress, ordered_map, workers
+from engine.dataset.decoding import KOHYA_EXTENSIONS, UnusableImage, check_pixels, read_header
+from engine.dataset.folders import Source, caption_extensions, find_sources, nfc_name, read_caption
+from engine.dataset.images import ONLY_FIRST_LINE, ImageInfo, Rejected, Scan, Subset
+from engine.dataset.pool import ordered_map, workers
 from engine.errors import DataError, UsageError
 from engine.text import listing, plural, printable
+from engine.types import Progress
 
 Role = Literal["train", "reg", "validation"]
 
 _KEYS: dict[Role, str] = {"train": "train_data_dir", "reg": "reg_data_dir", "validation": "validation_data_dir"}
-_FAMILIAR_EXPOSURES = 400
-"""Repeats x pictures of a plain folder: what short LoRA runs of any size are usually given."""
+SAVED_EVERY = 1000
+"""Images between two saves: at most so many are checked again after a kill."""
+_DEFAULT_EXPOSURES = 400
+"""Repeats x images of a plain folder: usual for short LoRA runs."""
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One subset to be, with its role."""
+    """A future subset with its role."""
 
     source: Source
     role: Role
     configured: ConfiguredSource | None = None
-    """Where it comes from a dataset configuration."""
+    """Its source in a dataset configuration, if it has one."""
 
     def table(self, config: RunConfig) -> DatasetTable:
-        """The settings that hold for it."""
+        """The settings of this part."""
         return config.dataset if self.configured is None else self.configured.spec.table
 
 
 def scan(config: RunConfig, progress: Progress | None = None) -> Scan:
-    """Find everything that the configuration's folders hold.
+    """Scan the folders of a configuration.
 
     Args:
-        config: `dataset` and `saving.output_name` are read.
-        progress: told (read, total) pictures.
+        config: `dataset` and `saving.output_name` are used.
+        progress: called with (read, total) images.
 
     Raises:
-        UsageError: no folder is named, or one folder has two roles.
-        DataError: a folder is missing or unreadable, has no usable picture, or too few; a caption is not UTF-8.
+        UsageError: no folder is set, or one folder has two roles.
+        DataError: a folder is missing or unreadable, has no usable image, or too few; a caption is not UTF-8.
     """
-    found, bad = survey(config, progress)
+    result, bad = survey(config, progress)
     _raise_bad_captions(list(bad.values()))
-    found.require_enough()
-    return found
+    result.require_enough()
+    return result
 
 
 def survey(config: RunConfig, progress: Progress | None = None) -> tuple[Scan, dict[Path, DataError]]:
-    """The same where not everything is in order: a scan that may be empty, and why captions of pictures in it cannot be
-    used.
+    """Scan without raising for bad images and captions: a scan that may be empty, and errors of captions by image.
 
     Raises:
-        UsageError: no folder is named, or one folder has two roles.
-        DataError: a folder is missing, unreadable, or without any picture file.
+        UsageError: no folder is set, or one folder has two roles.
+        DataError: a folder is missing, unreadable, or without any image file.
     """
     parts, rejected, notes = _find_parts(config)
-    whole = parts
+    all_parts = parts
     if config.training.kohya_exact:
         parts = [_as_kohya(part, rejected) for part in parts]
-    jobs = [(part, path) for part in parts for path in part.source.folder.pictures]
+    jobs = [(part, path) for part in parts for path in part.source.folder.images]
     read = _reader(config)
-    results: list[Picture | Rejected] = []
+    results: list[ImageInfo | Rejected] = []
     bad: dict[Path, DataError] = {}
     with _quiet_pillow():
         for result, error in ordered_map(read, jobs, workers(8), ahead=64):
@@ -85,79 +89,117 @@ def survey(config: RunConfig, progress: Progress | None = None) -> tuple[Scan, d
     rejected += [result for result in results if isinstance(result, Rejected)]
     subsets: list[Subset] = []
     owners: list[_Part] = []
-    position = 0
-    for part in parts:
-        count = len(part.source.folder.pictures)
-        pictures = [result for result in results[position : position + count] if isinstance(result, Picture)]
-        position += count
-        made = _subsets(part, pictures, config, notes)
-        subsets += made
-        owners += [part] * len(made)
+    images_by_part = _by_part(parts, results)
+    validation = _auto_validation(parts, images_by_part, config)
+    for part, images in zip(parts, images_by_part, strict=True):
+        part_subsets = _subsets(part, images, validation, config, notes)
+        subsets += part_subsets
+        owners += [part] * len(part_subsets)
     if config.dataset.masked_loss:
         subsets = [_masked(subset, part_of, config, notes) for subset, part_of in zip(subsets, owners, strict=True)]
-    used = {result.caption_path for result in results if isinstance(result, Picture)}
-    orphans = tuple(path for part in whole for path in _orphans(part, config, used))
+    used = {result.caption_path for result in results if isinstance(result, ImageInfo)}
+    orphans = tuple(path for part in all_parts for path in _orphans(part, config, used))
     return Scan(tuple(subsets), tuple(rejected), notes, config.dataset.min_images, orphans), bad
 
 
+def _by_part(parts: Sequence[_Part], results: Sequence[ImageInfo | Rejected]) -> list[list[ImageInfo]]:
+    """The usable images of each part, from the results of all parts in order."""
+    images_by_part, position = [], 0
+    for part in parts:
+        count = len(part.source.folder.images)
+        images_by_part.append(
+            [result for result in results[position : position + count] if isinstance(result, ImageInfo)]
+        )
+        position += count
+    return images_by_part
+
+
+def _auto_validation(parts: Sequence[_Part], images_by_part: Sequence[list[ImageInfo]], config: RunConfig) -> set[Path]:
+    """Training images that `engine.dataset.auto_validation` uses for validation instead."""
+    if not config.sets_aside:
+        return set()
+    pairs = zip(parts, images_by_part, strict=True)
+    training = [image for part, images in pairs if part.role == "train" for image in images]
+    return {image.path for image in auto_validation.choose(training, config.dataset.validation_seed)}
+
+
 def _orphans(part: _Part, config: RunConfig, used: set[Path | None]) -> list[Path]:
-    """Caption files of a folder whose captions are read and that belong to no picture in it."""
+    """Caption files of a folder that belong to no image in it; none if captions are from metadata."""
     if part.configured is not None and part.configured.captions is not None:
         return []
     extensions = caption_extensions(part.table(config).caption_extension, only=config.training.kohya_exact)
-    return part.source.folder.without_picture({path for path in used if path is not None}, extensions)
+    return part.source.folder.without_image({path for path in used if path is not None}, extensions)
 
 
-def verify_pixels(found: Scan, progress: Progress | None = None) -> Scan:
-    """Decode every picture once and set aside those that are broken behind an intact header.
+def verify_pixels(scanned: Scan, progress: Progress | None = None, checked: CheckedImages | None = None) -> Scan:
+    """Reject images that are broken behind an intact header, by decoding each.
+
+    Args:
+        progress: called with (done, total) images.
+        checked: images known to decode, which are skipped.
 
     Raises:
-        DataError: fewer than `min_images` training pictures remain.
+        DataError: fewer than `min_images` training images remain.
     """
-    pictures = [picture for subset in found.subsets for picture in subset.pictures]
+    images = [image for subset in scanned.subsets for image in subset.images]
 
-    def check(picture: Picture) -> Rejected | None:
+    def check(image: ImageInfo) -> Rejected | None:
+        key = None if checked is None else checked.key(image)
+        if checked is not None and key in checked:
+            return None
         try:
-            check_pixels(picture.path, (picture.width, picture.height), turn=not picture.kohya_exact)
-        except UnusablePicture as error:
-            return Rejected(picture.path, str(error))
+            check_pixels(image.path, (image.width, image.height), turn=not image.kohya_exact)
+        except UnusableImage as error:
+            return Rejected(image.path, str(error))
+        if checked is not None and key is not None and checked.key(image) == key:  # not replaced meanwhile
+            checked.add(key)
         return None
 
     broken = []
-    with _quiet_pillow():
-        for done, verdict in enumerate(ordered_map(check, pictures, workers(4), ahead=16), 1):
-            if verdict is not None:
-                broken.append(verdict)
-            if progress is not None:
-                progress(done, len(pictures))
-    return found.without(broken)
+    try:
+        with _quiet_pillow():
+            for done, rejected in enumerate(ordered_map(check, images, workers(4), ahead=16), 1):
+                if rejected is not None:
+                    broken.append(rejected)
+                if progress is not None:
+                    progress(done, len(images))
+                if checked is not None and done % SAVED_EVERY == 0:
+                    checked.save()
+    finally:
+        if checked is not None:
+            checked.save()
+    return scanned.without(broken)
 
 
 def split(
-    pictures: list[Picture], share: float, seed: int, *, kohya_exact: bool = False
-) -> tuple[list[Picture], list[Picture]]:
-    """(training, held-out) pictures: Kohya's shuffle and rounding.
+    images: list[ImageInfo], share: float, seed: int, *, kohya_exact: bool = False
+) -> tuple[list[ImageInfo], list[ImageInfo]]:
+    """(training, validation) images: Kohya's shuffle and rounding.
 
     Args:
-        kohya_exact: with Kohya's rounding of the second half too, where one picture may be in both.
+        kohya_exact: also Kohya's rounding of the second part, where one image may be in both.
     """
-    shuffled = list(pictures)
+    shuffled = list(images)
     random.Random(seed).shuffle(shuffled)
     keep = math.ceil(len(shuffled) * (1 - share))
-    held_out = len(shuffled) - round(len(shuffled) * share) if kohya_exact else keep
-    return shuffled[:keep], shuffled[held_out:]
+    first_validation = len(shuffled) - round(len(shuffled) * share) if kohya_exact else keep
+    return shuffled[:keep], shuffled[first_validation:]
 
 
-def familiar_repeats(pictures: int) -> int:
-    """Repeats of a plain folder: round(400 / pictures), at least 1."""
-    return max(1, round(_FAMILIAR_EXPOSURES / max(1, pictures)))
+def default_repeats(images: int) -> int:
+    """Repeats of a plain folder: round(400 / images), at least 1."""
+    return max(1, round(_DEFAULT_EXPOSURES / max(1, images)))
 
 
 def _find_parts(config: RunConfig) -> tuple[list[_Part], list[Rejected], list[str]]:
     if config.dataset.dataset_config:
         return _configured_parts(config)
     if not config.dataset.train_data_dir:
-        raise UsageError("dataset.train_data_dir is not set.", "Name the folder of the pictures with --images DIR.")
+        raise UsageError(
+            "dataset.train_data_dir is not set.",
+            "Name the folder of the images with --images DIR.",
+            code="no-folder-of-images",
+        )
     parts: list[_Part] = []
     rejected: list[Rejected] = []
     notes: list[str] = []
@@ -166,18 +208,19 @@ def _find_parts(config: RunConfig) -> tuple[list[_Part], list[Rejected], list[st
         value = getattr(config.dataset, name)
         if not value:
             continue
-        sources, aside, said = find_sources(_expanded(value), f"dataset.{name}")
+        sources, source_rejected, source_notes = find_sources(_expanded(value), f"dataset.{name}")
         for source in sources:
             place = source.folder.path.resolve()
             if place in roles:
                 raise UsageError(
                     f"dataset.{name} and dataset.{roles[place]} both use the folder {printable(place)}.",
-                    "A picture is trained on, regularizes or is held out, one of the three.",
+                    "Use it for one of training, regularization and validation.",
+                    code="folder-used-twice",
                 )
             roles[place] = name
         parts += [_Part(source, role) for source in sources]
-        rejected += aside
-        notes += said
+        rejected += source_rejected
+        notes += source_notes
     return parts, rejected, notes
 
 
@@ -185,69 +228,73 @@ def _configured_parts(config: RunConfig) -> tuple[list[_Part], list[Rejected], l
     """The subsets of a dataset configuration; the folders of `[dataset]` are then not read."""
     table = config.dataset
     assert table.dataset_config
-    found, notes = configured_sources(_expanded(table.dataset_config), config)
+    configured, notes = configured_sources(_expanded(table.dataset_config), config)
     ignored = [f"dataset.{name}" for name in ("train_data_dir", "reg_data_dir") if getattr(table, name)]
     if ignored:
         notes.insert(0, f"{' and '.join(ignored)} not read: dataset.dataset_config is set")
-    parts = [_Part(one.source, "reg" if one.spec.is_reg else "train", one) for one in found]
+    parts = [_Part(entry.source, "reg" if entry.spec.is_reg else "train", entry) for entry in configured]
     if not any(part.role == "train" for part in parts):
-        raise DataError(f"{printable(table.dataset_config)} has no subset to train on: all are is_reg.", "Add one.")
-    rejected = [entry for one in found for entry in one.source.folder.rejected]
+        raise DataError(
+            f"{printable(table.dataset_config)} has no subset to train on: all are is_reg.",
+            "Add one.",
+            code="no-subset-to-train",
+        )
+    rejected = [file for entry in configured for file in entry.source.folder.rejected]
     if table.validation_data_dir:
-        sources, aside, said = find_sources(_expanded(table.validation_data_dir), "dataset.validation_data_dir")
+        sources, source_rejected, source_notes = find_sources(
+            _expanded(table.validation_data_dir), "dataset.validation_data_dir"
+        )
         parts += [_Part(source, "validation") for source in sources]
-        rejected, notes = [*rejected, *aside], [*notes, *said]
+        rejected, notes = [*rejected, *source_rejected], [*notes, *source_notes]
     return parts, rejected, notes
 
 
 def _as_kohya(part: _Part, rejected: list[Rejected]) -> _Part:
-    """The part without pictures that Kohya's scripts would not see; they go to `rejected`."""
+    """The part without images that Kohya's scripts ignore; those go to `rejected`."""
     folder = part.source.folder
-    seen = tuple(
-        path for path in folder.pictures
+    supported = tuple(
+        path for path in folder.images
         if path.suffix.lower() in KOHYA_EXTENSIONS and path.suffix in (path.suffix.lower(), path.suffix.upper())
     )  # fmt: skip
     reason = "Kohya's scripts do not read this kind of file (kohya_exact)"
-    left_out = set(folder.pictures).difference(seen)
-    rejected += [Rejected(path, reason) for path in folder.pictures if path in left_out]
-    return replace(part, source=replace(part.source, folder=replace(folder, pictures=seen)))
+    left_out = set(folder.images).difference(supported)
+    rejected += [Rejected(path, reason) for path in folder.images if path in left_out]
+    return replace(part, source=replace(part.source, folder=replace(folder, images=supported)))
 
 
 def _masked(subset: Subset, part: _Part, config: RunConfig, notes: list[str]) -> Subset:
-    """The subset with the mask of each picture, where masks are named for it."""
+    """The subset with the mask of each image, if masks are configured for it."""
     own = None if part.configured is None else part.configured.spec.conditioning_data_dir
     masks = own or (config.dataset.conditioning_data_dir if part.configured is None else None)
     if not masks or subset.is_reg:
         return subset
-    found = masks_by_name(masks, part.source)
-    pictures = tuple(
-        replace(picture, mask_path=found.get(composed_name(picture.path.stem))) for picture in subset.pictures
-    )
-    without = [printable(picture.path.name) for picture in pictures if picture.mask_path is None]
-    if len(without) == len(pictures):
+    mask_files = masks_by_name(masks, part.source)
+    images = tuple(replace(image, mask_path=mask_files.get(nfc_name(image.path.stem))) for image in subset.images)
+    without = [printable(image.path.name) for image in images if image.mask_path is None]
+    if len(without) == len(images):
         raise DataError(
-            f"None of the {plural(len(pictures), 'picture')} in {printable(subset.path)} has a mask in "
-            f"{printable(masks)}.",
-            "A mask has the name of its picture; the extension may differ.",
+            f"None of the {plural(len(images), 'image')} in {printable(subset.path)} has a mask in {printable(masks)}.",
+            "A mask has the name of its image; the extension may differ.",
+            code="no-mask",
         )
     if without:
-        notes.append(f"{plural(len(without), 'picture')} without a mask count wholly: {listing(without)}")
-    return replace(subset, pictures=pictures)
+        notes.append(f"{plural(len(without), 'image')} without a mask have full loss weight: {listing(without)}")
+    return replace(subset, images=images)
 
 
 def _expanded(value: str) -> Path:
     try:
         return Path(value).expanduser()
     except RuntimeError:
-        return Path(value)  # no such user: a folder may really be called ~name
+        return Path(value)  # no such user: a folder may be called ~name
 
 
-_Read = tuple[Picture | Rejected, DataError | None]
-"""A file, and why its caption cannot be used."""
+_Read = tuple[ImageInfo | Rejected, DataError | None]
+"""A file, and the error of its caption."""
 
 
 def _reader(config: RunConfig) -> Callable[[tuple[_Part, Path]], _Read]:
-    """The work for one file; runs in threads, so that it returns what it can't do instead of raising."""
+    """A function that reads one file; it runs in threads and returns errors instead of raising."""
     limit, exact = config.dataset.max_image_megapixels, config.training.kohya_exact
 
     def read(job: tuple[_Part, Path]) -> _Read:
@@ -256,21 +303,21 @@ def _reader(config: RunConfig) -> Callable[[tuple[_Part, Path]], _Read]:
         all_lines = table.enable_wildcard
         try:
             header = read_header(path, limit, turn=not exact)
-        except UnusablePicture as error:
+        except UnusableImage as error:
             return Rejected(path, str(error)), None
-        picture = Picture(path, header.width, header.height, header.format, notes=header.notes, kohya_exact=exact)
+        image = ImageInfo(path, header.width, header.height, header.format, notes=header.notes, kohya_exact=exact)
         if part.configured is not None and part.configured.captions is not None:
-            return replace(picture, caption=part.configured.captions[path]), None
+            return replace(image, caption=part.configured.captions[path]), None
         extensions = caption_extensions(table.caption_extension, only=exact)
         caption_path = part.source.folder.caption_of(path, extensions, exact=exact)
         if caption_path is None:
-            return picture, None
+            return image, None
         try:
             caption, lines = read_caption(caption_path, all_lines=all_lines, kohya_exact=exact)
         except DataError as error:
-            return picture, error
+            return image, error
         extra = () if all_lines or lines <= 1 else (ONLY_FIRST_LINE,)
-        return replace(picture, caption=caption, caption_path=caption_path, notes=picture.notes + extra), None
+        return replace(image, caption=caption, caption_path=caption_path, notes=image.notes + extra), None
 
     return read
 
@@ -282,58 +329,71 @@ def _raise_bad_captions(errors: list[DataError]) -> None:
         messages = " ".join(error.message for error in errors[:3])
         more = f" And {len(errors) - 3} more." if len(errors) > 3 else ""
         hints = " ".join(dict.fromkeys(error.hint for error in errors if error.hint))
-        raise DataError(f"{len(errors)} captions cannot be used. {messages}{more}", hints)
+        raise DataError(f"{len(errors)} captions cannot be used. {messages}{more}", hints, code="captions-unusable")
 
 
-def _subsets(part: _Part, pictures: list[Picture], config: RunConfig, notes: list[str]) -> list[Subset]:
-    """The subset of a folder, or two where a share of it is held out; decisions go to `notes`."""
+def _subsets(
+    part: _Part, images: list[ImageInfo], auto_validation_paths: set[Path], config: RunConfig, notes: list[str]
+) -> list[Subset]:
+    """The subset of a folder, or two if it has validation images; decisions go to `notes`.
+
+    Args:
+        auto_validation_paths: images chosen by `engine.dataset.auto_validation`.
+    """
     table = part.table(config)
     folder = part.source.folder.path
     tokens = _class_tokens(part, config)
     if part.role == "validation":
-        return [Subset(folder, 1, tokens, False, True, tuple(pictures))]
+        return [Subset(folder, 1, tokens, False, True, tuple(images))]
     own: dict[str, Any] = {}
     if part.configured is not None:
         spec = part.configured.spec
         own = {"table": spec.table, "dataset": spec.dataset, "batch_size": spec.batch_size, "spec": spec,
                "tags": part.configured.tags}  # fmt: skip
     if part.role == "reg":
-        return [Subset(folder, part.source.num_repeats or 1, tokens, True, False, tuple(pictures), **own)]
-    held_out: list[Picture] = []
-    if table.validation_split > 0:
-        every = len(pictures)
-        pictures, held_out = split(
-            pictures, table.validation_split, table.validation_seed, kohya_exact=config.training.kohya_exact
-        )
-        overlap = len(pictures) + len(held_out) - every
+        return [Subset(folder, part.source.num_repeats or 1, tokens, True, False, tuple(images), **own)]
+    validation = [image for image in images if image.path in auto_validation_paths]
+    if validation:
+        names = listing([printable(image.path.name) for image in validation])
+        total, images = len(images), [image for image in images if image.path not in auto_validation_paths]
         notes.append(
-            f"{plural(len(held_out), 'picture')} of {printable(folder)} held out: dataset.validation_split = "
-            f"{table.validation_split:g} of {every}"
-            + (f"; {overlap} of them trained on as well, as Kohya does (kohya_exact)" if overlap else "")
+            f"{len(validation)} of {total} images in {printable(folder)} are used for validation: {names} "
+            "(dataset.validation_split = 0 trains on them too)"
+        )
+    elif table.validation_split:
+        total = len(images)
+        images, validation = split(
+            images, table.validation_split, table.validation_seed, kohya_exact=config.training.kohya_exact
+        )
+        overlap = len(images) + len(validation) - total
+        notes.append(
+            f"{plural(len(validation), 'image')} of {printable(folder)} used for validation: "
+            f"dataset.validation_split = {table.validation_split:g} of {total}"
+            + (f"; {overlap} of them also trained on, as in Kohya (kohya_exact)" if overlap else "")
         )
     named = part.source.num_repeats
     if table.num_repeats is not None:
         repeats = table.num_repeats
         if named not in (None, repeats):
             notes.append(
-                f"{printable(folder)}: {plural(repeats, 'repeat')} from dataset.num_repeats, not {named} as in its name"
+                f"{printable(folder)}: {plural(repeats, 'repeat')} from dataset.num_repeats, not {named} from its name"
             )
     elif named is not None:
         repeats = named
     else:
-        repeats = familiar_repeats(len(pictures))
+        repeats = default_repeats(len(images))
         notes.append(
-            f"{printable(folder)}: {plural(repeats, 'repeat')} ({_FAMILIAR_EXPOSURES} / "
-            f"{plural(len(pictures), 'picture')}, rounded, at least 1)"
+            f"{printable(folder)}: {plural(repeats, 'repeat')} ({_DEFAULT_EXPOSURES} / "
+            f"{plural(len(images), 'image')}, rounded, at least 1)"
         )
-    subsets = [Subset(folder, repeats, tokens, False, False, tuple(pictures), **own)]
-    if held_out:
-        subsets.append(Subset(folder, 1, tokens, False, True, tuple(held_out), **own))
+    subsets = [Subset(folder, repeats, tokens, False, False, tuple(images), **own)]
+    if validation:
+        subsets.append(Subset(folder, 1, tokens, False, True, tuple(validation), **own))
     return subsets
 
 
 def _class_tokens(part: _Part, config: RunConfig) -> str:
-    """The caption of pictures without one; the trigger never becomes the class of regularization pictures."""
+    """The caption of images without one; regularization images never get the trigger."""
     if part.configured is not None:
         return part.configured.spec.class_tokens
     if part.role == "reg":
@@ -343,7 +403,7 @@ def _class_tokens(part: _Part, config: RunConfig) -> str:
 
 @contextmanager
 def _quiet_pillow() -> Iterator[None]:
-    """Pillow warns about odd metadata, which we don't use; set once outside the threads, as the filter is global."""
+    """Ignore Pillow's warnings about odd metadata; set once outside the threads, as the filter is global."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield

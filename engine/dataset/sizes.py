@@ -1,4 +1,4 @@
-"""SDXL's size conditioning of a training picture, as Kohya computes it (facts: sd-scripts `train_util.py`)."""
+"""SDXL's size conditioning of a training image, as Kohya computes it (facts: sd-scripts `train_util.py`)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ Sizes = tuple[int, int, int, int, int, int]
 def size_conditioning(original: Size, placement: Placement, *, flip: bool = False) -> Sizes:
     """(original height, original width, top, left, bucket height, bucket width), px.
 
-    Top and left are Kohya's and not those of the real crop: the margins that the whole picture would have if it were
-    fitted inside the bucket, so they lie on the axis that in reality is not cropped. LoRAs are trained so everywhere;
-    640 × 480 in 576 × 448 is really cut by 10 px on the left, and conditioned on (8, 0).
+    Top and left are Kohya's, not those of the actual crop: the margins of the full image if it were fitted inside the
+    bucket, so they are on the axis that is not cropped. LoRAs are trained this way everywhere; 640 × 480 in
+    576 × 448 is cropped by 10 px on the left, and conditioned on (8, 0).
 
     Args:
-        original: (width, height) of the picture before it is scaled.
-        flip: the picture is mirrored; left then is counted from the other side.
+        original: (width, height) of the image before it is scaled.
+        flip: the image is mirrored; left is then counted from the other side.
     """
     (width, height), (bucket_width, bucket_height) = original, placement.bucket
     ratio = width / height

@@ -17,35 +17,41 @@ if TYPE_CHECKING:
 
 
 class TensorStore:
-    """A cache that is either a directory or this process's memory.
+    """A tensor cache in a directory or in memory.
 
     Args:
-        directory: made if missing; None keeps tensors in memory.
+        directory: created if missing; None: in memory.
 
     Raises:
-        StorageError: the directory can't be made.
-        UsageError: a file is in its place.
+        StorageError: the directory can't be created.
+        UsageError: the path is a file.
     """
 
     def __init__(self, directory: Path | None) -> None:
         self.directory = directory
         self.damaged: list[str] = []
-        """One sentence for each file found damaged since the last look; whoever reports them clears the list."""
+        """A message for each damaged file; whoever reports them clears the list."""
         self._memory: dict[str, dict[str, torch.Tensor]] = {}
+        self._checked: dict[str, tuple[int, ...]] = {}
+        """Keys with a verified checksum and the state of their file, to verify each file only once."""
         if directory is None:
             return
-        with storing(directory, "Making the cache folder"):
+        with storing(directory, "Creating the cache folder"):
             try:
                 directory.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError) as error:
                 raise UsageError(
-                    f"The cache folder {printable(directory)} cannot be made: a file is in its place.",
+                    f"The cache folder {printable(directory)} cannot be created: the path is a file.",
                     "Choose another memory.cache_dir.",
+                    code="cache-folder-is-a-file",
                 ) from error
         sweep(directory, older=True, shared=True)
 
     def load(self, key: str) -> dict[str, torch.Tensor] | None:
-        """The tensors under `key`; None when there are none or their file is damaged."""
+        """The tensors under `key`; None if there are none or their file is damaged.
+
+        The checksum is verified on the first load, and after a change of the file's size, times or inode.
+        """
         if self.directory is None:
             return self._memory.get(key)
         from safetensors import SafetensorError, safe_open
@@ -53,21 +59,31 @@ class TensorStore:
         path = self._path(key)
         try:
             require_regular(path)
+            before = _file_state(path)
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
                 recorded = (file.metadata() or {}).get("sha256")
+            after = _file_state(path)
         except FileNotFoundError:
             return None
         except (SafetensorError, OSError) as error:
-            self.damaged.append(f"cache file {printable(path.name)} is damaged ({printable(str(error))}): made anew")
+            self.damaged.append(
+                f"cache file {printable(path.name)} is damaged ({printable(str(error))}); it is created again"
+            )
             return None
+        if self._checked.get(key) == after:
+            return tensors
         if recorded != checksum(tensors, key) and recorded != checksum(tensors):  # earlier versions left the key out
-            self.damaged.append(f"cache file {printable(path.name)} is damaged (wrong checksum, or renamed): made anew")
+            self.damaged.append(
+                f"cache file {printable(path.name)} is damaged (wrong checksum, or renamed); it is created again"
+            )
             return None
+        if before == after:  # not replaced while it was read
+            self._checked[key] = after
         return tensors
 
     def save(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Keep tensors (on the CPU, contiguous) under `key`.
+        """Save tensors (on the CPU, contiguous) under `key`.
 
         Raises:
             StorageError: no space, or no permission; nothing is left half-written.
@@ -86,8 +102,13 @@ class TensorStore:
         return self.directory / f"{key}.safetensors"
 
 
+def _file_state(path: Path) -> tuple[int, ...]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
 def checksum(tensors: Mapping[str, torch.Tensor], key: str = "") -> str:
-    """SHA-256 over the key, and names, types, shapes and bytes of the tensors."""
+    """SHA-256 of the key, and names, types, shapes and bytes of the tensors."""
     import torch
 
     digest = hashlib.sha256(key.encode())

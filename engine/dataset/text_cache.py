@@ -1,4 +1,4 @@
-"""The cache of text-encoder outputs, keyed by the caption as it is encoded and by the encoder."""
+"""The cache of text-encoder outputs, keyed by the encoded caption and the encoder."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.dataset.pool import Progress
 from engine.dataset.store import TensorStore
 from engine.errors import DataError, ModelError
 from engine.text import printable
+from engine.types import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -22,9 +22,9 @@ _FORMAT = "text 1"
 
 @dataclass
 class TextReport:
-    """What a caching run did."""
+    """The result of building the cache."""
 
-    made: int = 0
+    encoded: int = 0
     reused: int = 0
     notes: list[str] = field(default_factory=list)
     stopped: bool = False
@@ -34,8 +34,8 @@ class TextCache:
     """Outputs of the text encoder, on disk or in memory.
 
     Args:
-        directory: where files go; None: in memory.
-        model_key: names the encoder, its precision, clip_skip and max_token_length.
+        directory: of the files; None: in memory.
+        model_key: identifies the encoder, its precision, clip_skip and max_token_length.
     """
 
     def __init__(self, directory: Path | None, model_key: str) -> None:
@@ -50,11 +50,11 @@ class TextCache:
         progress: Progress | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> TextReport:
-        """Encode captions that are not there yet; like latents in batches cut from the whole list.
+        """Encode missing captions; batches are formed from all captions, as for latents.
 
         Args:
             encode: captions to tensors by name, the first axis of each being the caption.
-            progress: told (done, all) captions.
+            progress: called with (done, total) captions.
 
         Raises:
             ModelError: an output is not finite (with the caption).
@@ -78,17 +78,21 @@ class TextCache:
                     outputs = {name: tensor.detach().cpu() for name, tensor in encode(batch).items()}
                 for row, caption in enumerate(batch):
                     if caption in missing:
-                        self._keep(caption, {name: tensor[row].clone() for name, tensor in outputs.items()})
-                        report.made += 1
+                        self._save(caption, {name: tensor[row].clone() for name, tensor in outputs.items()})
+                        report.encoded += 1
             if progress is not None:
                 progress(start + len(batch), len(unique))
         return report
 
+    def has(self, caption: str) -> bool:
+        """Whether the output for a caption is cached."""
+        return self._store.load(self._key(caption)) is not None
+
     def get(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
-        """What `encode` gave for these captions, stacked along a new first axis.
+        """The outputs of `encode` for these captions, stacked along a new first axis.
 
         Raises:
-            DataError: a caption was never built, or its file was removed or damaged meanwhile.
+            DataError: a caption was not in the build, or its file was removed or damaged since.
         """
         import torch
 
@@ -98,16 +102,18 @@ class TextCache:
             if tensors is None:
                 raise DataError(
                     f'The cached text output of "{printable(caption)[:80]}" is missing or damaged.',
-                    "Start or resume again: it is then encoded anew.",
+                    "Start or resume again to encode it again.",
+                    code="cached-text-missing",
                 )
             rows.append(tensors)
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
-    def _keep(self, caption: str, tensors: dict[str, torch.Tensor]) -> None:
+    def _save(self, caption: str, tensors: dict[str, torch.Tensor]) -> None:
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
             raise ModelError(
                 f'The text encoder\'s output for "{printable(caption)[:80]}" is not finite (NaN or infinite).',
                 "Train in bf16 or fp32 (memory.mixed_precision), or check the checkpoint.",
+                code="text-output-not-finite",
             )
         self._store.save(self._key(caption), {name: tensor.contiguous() for name, tensor in tensors.items()})
 

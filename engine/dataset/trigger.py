@@ -1,4 +1,4 @@
-"""The trigger word: a suggestion that no model has a meaning for, and how a tokenizer sees a word."""
+"""The trigger word: a suggestion without a meaning to the model, and how a tokenizer splits a word."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _VOWELS = str.maketrans("aeio", "4310")
 _CONSONANTS = str.maketrans("stzbg", "57289")
 _WORD_END = "</w>"
 _SHORTEST_WORD = 3
-"""Letters; every shorter string is a token, and most of those mean nothing."""
+"""Letters; shorter strings are all tokens, mostly without a meaning."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """How a tokenizer sees a trigger word."""
+class TriggerTokens:
+    """How a tokenizer splits a trigger word."""
 
     word: str
     tokens: int
     pieces: tuple[str, ...]
-    """The parts it is split into; fewer than `tokens` where one character takes several."""
-    known: tuple[str, ...]
-    """Whole words in it that are one token: they were frequent where the tokenizer was made, and the model has a
+    """The parts it is split into; fewer than `tokens` if a character takes several."""
+    common_words: tuple[str, ...]
+    """Words in it that are a single token: they were frequent in the tokenizer's training data, and the model has a
     meaning for most of them."""
 
     @property
@@ -44,9 +44,9 @@ class Verdict:
 
 
 def suggest(name: str) -> str:
-    """A rare word from a name, letters to digits: "Anna Smith" becomes "4nn4sm1th"; the vowels do where there are any.
+    """A rare word from a name, with vowels (else consonants) replaced by digits: "Anna Smith" becomes "4nn4sm1th".
 
-    Digits are never joined with letters by CLIP's tokenizer, so that no known word comes out.
+    CLIP's tokenizer never joins digits with letters, so the result has no common word.
     """
     plain = unicodedata.normalize("NFKD", name).lower()
     letters = "".join(character for character in plain if character.isalnum())
@@ -54,27 +54,27 @@ def suggest(name: str) -> str:
     return changed if changed != letters else letters.translate(_CONSONANTS)
 
 
-def judge(word: str, model: str | Path = "") -> Verdict:
-    """How the tokenizer of `model` sees `word`.
+def tokenize_trigger(word: str, model: str | Path = "") -> TriggerTokens:
+    """Split `word` with the tokenizer of `model`.
 
     Args:
-        model: a diffusers folder with a tokenizer of its own; for anything else CLIP's, which SD 1.5 and SDXL have.
+        model: a diffusers folder with its own tokenizer; otherwise CLIP's is used, that of SD 1.5 and SDXL.
 
     Raises:
         ModelError: the folder's tokenizer cannot be read.
     """
     encoding = _tokenizer(tokenizer_folder(model)).encode(word)
-    known = tuple(
+    common_words = tuple(
         word[start:end]
         for token, (start, end) in zip(encoding.tokens, encoding.offsets, strict=True)
-        if token.endswith(_WORD_END) and _whole(word, start, end)
+        if token.endswith(_WORD_END) and _is_word(word, start, end)
     )
     pieces = tuple(word[start:end] for start, end in dict.fromkeys(encoding.offsets))
-    return Verdict(word, len(encoding.ids), pieces, known)
+    return TriggerTokens(word, len(encoding.ids), pieces, common_words)
 
 
 def count_tokens(text: str, model: str | Path = "") -> int:
-    """Tokens of `text`, without start and end, for the tokenizer that `judge` uses.
+    """Tokens of `text`, without start and end, by the tokenizer of `tokenize_trigger`.
 
     Raises:
         ModelError: the folder's tokenizer cannot be read.
@@ -83,19 +83,19 @@ def count_tokens(text: str, model: str | Path = "") -> int:
 
 
 def tokenizer_folder(model: str | Path) -> Path:
-    """The folder with vocab.json and merges.txt that belongs to a model."""
+    """The folder with the vocab.json and merges.txt of a model."""
     own = Path(model).expanduser() / "tokenizer" if model else CLIP
     return own if (own / "vocab.json").is_file() and (own / "merges.txt").is_file() else CLIP
 
 
 def kept_trigger(config: RunConfig) -> dict[str, Any]:
-    """Settings (dotted keys) with which a copy of a run under another name keeps its trigger word and its prompts.
+    """Settings (dotted keys) that keep the trigger word and prompts when a run is copied under another name.
 
-    A trigger word that comes from the name is written down. Where numbered folders give images without a caption
-    another word, that word stays theirs, and only the sample prompts get the trigger word in writing.
+    A trigger word derived from the name is made explicit. If numbered folders give uncaptioned images another word,
+    that word stays, and the trigger word is only written into the sample prompts.
 
     Args:
-        config: of the run that is copied. Empty is returned where it has no name, or a trigger word of its own.
+        config: of the copied run. The result is empty if it has no name or an explicit trigger word.
     """
     if config.dataset.class_tokens or not config.saving.output_name:
         return {}
@@ -108,7 +108,7 @@ def kept_trigger(config: RunConfig) -> dict[str, Any]:
 
 
 def _folder_words(config: RunConfig) -> set[str]:
-    """The names behind the numbers of the folders that are trained on."""
+    """The names in the `<repeats>_<name>` training folders."""
     from engine.dataset.folders import find_sources
 
     if not config.dataset.train_data_dir:
@@ -120,8 +120,8 @@ def _folder_words(config: RunConfig) -> set[str]:
     return {source.name for source in sources if source.name}
 
 
-def _whole(word: str, start: int, end: int) -> bool:
-    """Whether the letters from `start` to `end` are a word of their own, long enough to have a meaning."""
+def _is_word(word: str, start: int, end: int) -> bool:
+    """Whether the letters from `start` to `end` are a separate word, long enough to have a meaning."""
     before, after = word[start - 1 : start], word[end : end + 1]
     return end - start >= _SHORTEST_WORD and word[start:end].isalpha() and not (before + after).isalpha()
 
@@ -138,7 +138,9 @@ def _tokenizer(folder: Path) -> Tokenizer:
             end_of_word_suffix=_WORD_END, unk_token="<|endoftext|>",
         )  # fmt: skip
     except Exception as error:  # the library raises a bare Exception
-        raise ModelError(f"The tokenizer in {printable(folder)} cannot be read: {error}.") from error
+        raise ModelError(
+            f"The tokenizer in {printable(folder)} cannot be read: {error}.", code="tokenizer-unreadable"
+        ) from error
     tokenizer = Tokenizer(pieces)
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     words = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")

@@ -1,6 +1,6 @@
-"""The NVIDIA GPUs of this machine. A value that the driver does not tell is None; nothing here raises.
+"""The NVIDIA GPUs of this machine. A value that the driver does not report is None; nothing here raises.
 
-GPUs are counted in the order of the PCI bus, as NVML and nvidia-smi do. CUDA counts so too only with
+GPUs are counted in the order of the PCI bus, as NVML and nvidia-smi do. CUDA does so only with
 `CUDA_DEVICE_ORDER=PCI_BUS_ID`, which a launched run gets (`engine.runs.launch`).
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from engine.hardware.nvml import NvmlProblem, ask, opened
+from engine.hardware.nvml import NvmlProblem, opened, query
 from engine.hardware.system import in_container
 
 
@@ -24,7 +24,7 @@ class Program:
     """A program that holds VRAM."""
 
     pid: int
-    """As the driver counts: inside a container it is the host's, and no process of ours has it."""
+    """The host's process id, which inside a container is no process of ours."""
     name: str | None
     bytes: int | None
 
@@ -44,14 +44,14 @@ class Gpu:
     unified: bool = False
     """The GPU has no memory of its own."""
     mig: bool = False
-    """Split into instances: CUDA sees one of them, with less memory than stands here."""
+    """Split into instances: CUDA sees one of them, with less memory than `total`."""
     compute_capability: tuple[int, int] | None = None
     temperature: int | None = None
     """°C"""
     power: float | None = None
     """Watt"""
     power_limit: float | None = None
-    """Watt that it may take now."""
+    """The present limit, in Watt."""
     utilization: int | None = None
     """Percent of the time in which it computed something."""
     cores: int | None = None
@@ -63,7 +63,7 @@ class Gpu:
 
     @property
     def peak_flops(self) -> float | None:
-        """FLOP/s in fp32: a multiply-add of each core at the highest clock; None where the driver does not say."""
+        """FLOP/s in fp32: a multiply-add of each core at the highest clock; None where they are unknown."""
         return self.cores * 2 * self.clock_max * 1e6 if self.cores and self.clock_max else None
 
 
@@ -73,7 +73,7 @@ class GpuReport:
 
     gpus: list[Gpu] = field(default_factory=list)
     problem: str | None = None
-    """One plain sentence; may also stand beside GPUs when another one does not answer."""
+    """One plain sentence; may also be set when only one of several GPUs does not answer."""
     driver: str | None = None
     cuda: str | None = None
     """Newest CUDA version that the driver can run: "13.0"."""
@@ -85,21 +85,21 @@ class GpuReport:
             return list(self.gpus)
         chosen: list[Gpu] = []
         for part in (part.strip() for part in value.split(",")):
-            found = [gpu for gpu in self.gpus if _named(gpu, part)]
-            if len(found) != 1 or found[0] in chosen:  # CUDA too stops at the first entry that it does not know
+            matches = [gpu for gpu in self.gpus if _matches(gpu, part)]
+            if len(matches) != 1 or matches[0] in chosen:  # CUDA too stops at the first invalid entry
                 break
-            chosen.append(found[0])
+            chosen.append(matches[0])
         return chosen
 
 
-def _named(gpu: Gpu, part: str) -> bool:
+def _matches(gpu: Gpu, part: str) -> bool:
     if part.isdecimal():
         return gpu.index == int(part)
     return len(part) > 4 and part.startswith("GPU-") and (gpu.uuid or "").startswith(part)
 
 
 def list_gpus() -> GpuReport:
-    """Look at every GPU once; takes some ten milliseconds."""
+    """Query every GPU once; takes some ten milliseconds."""
     try:
         with opened() as nvml:
             return _report(nvml)
@@ -108,9 +108,9 @@ def list_gpus() -> GpuReport:
 
 
 def _report(nvml: Any) -> GpuReport:
-    driver = ask(nvml, nvml.nvmlSystemGetDriverVersion)
-    cuda = ask(nvml, nvml.nvmlSystemGetCudaDriverVersion)
-    count = ask(nvml, nvml.nvmlDeviceGetCount) or 0
+    driver = query(nvml, nvml.nvmlSystemGetDriverVersion)
+    cuda = query(nvml, nvml.nvmlSystemGetCudaDriverVersion)
+    count = query(nvml, nvml.nvmlDeviceGetCount) or 0
     gpus: list[Gpu] = []
     problems = []
     for index in range(count):
@@ -121,7 +121,7 @@ def _report(nvml: Any) -> GpuReport:
             continue
         gpus.append(_gpu(nvml, index, handle))
     if not count:
-        problems.append("The NVIDIA driver is there but shows no GPU; a container needs --gpus all.")
+        problems.append("The NVIDIA driver is installed but reports no GPU; a container needs --gpus all.")
     return GpuReport(
         gpus=gpus,
         problem=" ".join(problems) or None,
@@ -131,13 +131,13 @@ def _report(nvml: Any) -> GpuReport:
 
 
 def _gpu(nvml: Any, index: int, handle: Any) -> Gpu:
-    memory = ask(nvml, lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
-    capability = ask(nvml, lambda: nvml.nvmlDeviceGetCudaComputeCapability(handle))
-    mig = ask(nvml, lambda: nvml.nvmlDeviceGetMigMode(handle))
-    power = ask(nvml, lambda: nvml.nvmlDeviceGetPowerUsage(handle))
-    limit = ask(nvml, lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle))
-    rates = ask(nvml, lambda: nvml.nvmlDeviceGetUtilizationRates(handle))
-    name = ask(nvml, lambda: nvml.nvmlDeviceGetName(handle))
+    memory = query(nvml, lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
+    capability = query(nvml, lambda: nvml.nvmlDeviceGetCudaComputeCapability(handle))
+    mig = query(nvml, lambda: nvml.nvmlDeviceGetMigMode(handle))
+    power = query(nvml, lambda: nvml.nvmlDeviceGetPowerUsage(handle))
+    limit = query(nvml, lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle))
+    rates = query(nvml, lambda: nvml.nvmlDeviceGetUtilizationRates(handle))
+    name = query(nvml, lambda: nvml.nvmlDeviceGetName(handle))
     split = bool(mig and mig[0])
     total, used, free = (memory.total, memory.used, memory.free) if memory is not None else (None, None, None)
     unified = memory is None and not split and _memory_not_supported(nvml, handle)
@@ -147,25 +147,25 @@ def _gpu(nvml: Any, index: int, handle: Any) -> Gpu:
     return Gpu(
         index=index,
         name=str(name or f"GPU {index}"),
-        uuid=ask(nvml, lambda: nvml.nvmlDeviceGetUUID(handle)),
+        uuid=query(nvml, lambda: nvml.nvmlDeviceGetUUID(handle)),
         total=total,
         used=used,
         free=free,
         unified=unified,
         mig=split,
         compute_capability=None if capability is None else (int(capability[0]), int(capability[1])),
-        temperature=ask(nvml, lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+        temperature=query(nvml, lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
         power=None if power is None else power / 1000,
         power_limit=None if limit is None else limit / 1000,
         utilization=None if rates is None else int(rates.gpu),
-        cores=ask(nvml, lambda: nvml.nvmlDeviceGetNumGpuCores(handle)),
-        clock_max=ask(nvml, lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM)),
+        cores=query(nvml, lambda: nvml.nvmlDeviceGetNumGpuCores(handle)),
+        clock_max=query(nvml, lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM)),
         programs=_programs(nvml, handle),
     )
 
 
 def _memory_not_supported(nvml: Any, handle: Any) -> bool:
-    """Whether the driver says that there is no such memory (GB10 and other shared-memory chips), not only "no"."""
+    """Whether the driver reports "not supported" (GB10 and other shared-memory chips), not another error."""
     try:
         nvml.nvmlDeviceGetMemoryInfo(handle)
     except nvml.NVMLError as error:
@@ -176,7 +176,7 @@ def _memory_not_supported(nvml: Any, handle: Any) -> bool:
 def _programs(nvml: Any, handle: Any) -> tuple[Program, ...]:
     sizes: dict[int, int | None] = {}
     for call in (nvml.nvmlDeviceGetComputeRunningProcesses, nvml.nvmlDeviceGetGraphicsRunningProcesses):
-        for process in ask(nvml, partial(call, handle)) or []:
+        for process in query(nvml, partial(call, handle)) or []:
             sizes[process.pid] = process.usedGpuMemory or sizes.get(process.pid)
     programs = [Program(pid, _program_name(nvml, pid), size) for pid, size in sizes.items()]
     return tuple(sorted(programs, key=lambda program: -(program.bytes or 0)))
@@ -184,8 +184,8 @@ def _programs(nvml: Any, handle: Any) -> tuple[Program, ...]:
 
 def _program_name(nvml: Any, pid: int) -> str | None:
     if in_container():
-        return None  # the number is the host's: here it belongs to another process or to none
-    command = ask(nvml, lambda: nvml.nvmlSystemGetProcessName(pid))
+        return None  # the id is the host's: here it belongs to another process or to none
+    command = query(nvml, lambda: nvml.nvmlSystemGetProcessName(pid))
     if command:
         return re.split(r"[/\\]", str(command).split(" -")[0])[-1]
     try:

@@ -1,4 +1,4 @@
-"""NVIDIA's management library, opened only when it is asked for; what it can't tell is None."""
+"""NVIDIA's management library, loaded only on use; values that it does not report are None."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def opened() -> Iterator[Any]:
             pynvml.nvmlShutdown()
 
 
-def ask(nvml: Any, call: Callable[[], Any]) -> Any:
-    """What `call` returns; None when this device, driver or user is not given the answer."""
+def query(nvml: Any, call: Callable[[], Any]) -> Any:
+    """The result of `call`; None when this device, driver or user does not get one."""
     try:
         return call()
     except nvml.NVMLError:
@@ -45,14 +45,14 @@ def driver_version() -> str | None:
     """Version of the NVIDIA driver; None without one."""
     try:
         with opened() as nvml:
-            version = ask(nvml, nvml.nvmlSystemGetDriverVersion)
+            version = query(nvml, nvml.nvmlSystemGetDriverVersion)
     except NvmlProblem:
         return None
     return None if version is None else str(version)
 
 
 def _sentence(nvml: Any, error: Exception) -> str:
-    known = {
+    sentences = {
         nvml.NVML_ERROR_LIBRARY_NOT_FOUND: "No NVIDIA driver is installed here (there is no libnvidia-ml).",
         nvml.NVML_ERROR_DRIVER_NOT_LOADED: "The NVIDIA driver is installed but not loaded; a restart usually helps.",
         nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "The NVIDIA driver was updated while it was running: its library and "
@@ -62,4 +62,4 @@ def _sentence(nvml: Any, error: Exception) -> str:
         nvml.NVML_ERROR_RESET_REQUIRED: "The GPU needs a reset. Restart the machine.",
     }
     code = getattr(error, "value", None)
-    return known.get(code, f"The NVIDIA driver does not answer: {error}.")
+    return sentences.get(code, f"The NVIDIA driver does not answer: {error}.")

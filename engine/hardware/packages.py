@@ -1,4 +1,4 @@
-"""The versions that decide what a run computes, told without importing any of the packages."""
+"""The versions that decide what a run computes, read without importing any of the packages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKAGES = ("torch", "diffusers", "peft", "transformers", "accelerate")
 
 
 def versions() -> dict[str, str | None]:
-    """lorasmith, python, the packages, cuda (of the torch build) and driver; None for what is not there."""
+    """lorasmith, python, the packages, cuda (of the torch build) and driver; None for what is not installed."""
     return {
         "lorasmith": __version__,
         "python": platform.python_version(),
@@ -28,10 +28,10 @@ def versions() -> dict[str, str | None]:
 def torch_cuda(folder: Path | None = None) -> str | None:
     """The CUDA version that torch was built for, read from its `version.py`; None for a build without CUDA."""
     if folder is None:
-        found = importlib.util.find_spec("torch")
-        if found is None or found.origin is None:
+        spec = importlib.util.find_spec("torch")
+        if spec is None or spec.origin is None:
             return None
-        folder = Path(found.origin).parent
+        folder = Path(spec.origin).parent
     try:
         tree = ast.parse((folder / "version.py").read_text(encoding="utf-8"))
     except (OSError, SyntaxError):

@@ -18,58 +18,66 @@ _FP16 = (5, 3)
 
 @dataclass(frozen=True)
 class Choice:
-    """A precision ("no" is fp32) and the reason for it, to stand behind it: "bf16: compute capability 8.6"."""
+    """A precision ("no" is fp32) and its reason: "bf16: compute capability 8.6"."""
 
     value: Precision
     reason: str
 
 
-def choose_precision(wish: Literal["auto", "no", "fp16", "bf16"], gpu: Gpu | None) -> Choice:
+def choose_precision(requested: Literal["auto", "no", "fp16", "bf16"], gpu: Gpu | None) -> Choice:
     """Decide on `memory.mixed_precision`.
 
     Args:
-        wish: what the configuration says.
-        gpu: where the run computes; None is the CPU.
+        requested: the value of the configuration.
+        gpu: the device of the run; None is the CPU.
 
     Raises:
-        UsageError: the wish cannot be had here.
+        UsageError: the device cannot compute in it.
     """
     if gpu is None:
-        return _on_cpu(wish)
+        return _on_cpu(requested)
     capability = gpu.compute_capability
-    told = f"compute capability {capability[0]}.{capability[1]}" if capability else "compute capability unknown"
+    reason = f"compute capability {capability[0]}.{capability[1]}" if capability else "compute capability unknown"
     has_bf16, has_fp16 = capability is None or capability >= _BF16, capability is None or capability >= _FP16
-    if wish == "bf16" and not has_bf16:
+    if requested == "bf16" and not has_bf16:
         raise UsageError(
-            f"memory.mixed_precision is bf16, but {gpu.name} cannot compute in it ({told}, 8.0 is needed).",
+            f"memory.mixed_precision is bf16, but {gpu.name} cannot compute in it ({reason}, 8.0 is needed).",
             "Set memory.mixed_precision to fp16 or auto." if has_fp16 else "Set memory.mixed_precision to no or auto.",
+            code="precision-not-possible",
         )
-    if wish == "fp16" and not has_fp16:
+    if requested == "fp16" and not has_fp16:
         raise UsageError(
-            f"memory.mixed_precision is fp16, but {gpu.name} cannot compute in it ({told}, 5.3 is needed).",
+            f"memory.mixed_precision is fp16, but {gpu.name} cannot compute in it ({reason}, 5.3 is needed).",
             "Set memory.mixed_precision to no or auto.",
+            code="precision-not-possible",
         )
-    if wish != "auto":
-        return _as_configured(wish)
+    if requested != "auto":
+        return _as_configured(requested)
     if capability is None:
-        return Choice("fp16", f"{told}, and every GPU in use has fp16")
+        return Choice("fp16", f"{reason}, and every GPU in use has fp16")
     if has_bf16:
-        return Choice("bf16", told)
+        return Choice("bf16", reason)
     if has_fp16:
-        return Choice("fp16", f"{told}, bf16 needs 8.0")
-    return Choice("no", f"fp32, because of {told}, and fp16 needs 5.3")
+        return Choice("fp16", f"{reason}, bf16 needs 8.0")
+    return Choice("no", f"fp32, because of {reason}, and fp16 needs 5.3")
 
 
-def _on_cpu(wish: Literal["auto", "no", "fp16", "bf16"]) -> Choice:
-    if wish == "fp16":
+def compute_dtype(precision: str) -> str:
+    """The number format of weights and activations in a precision: "fp32" for "no", else its name."""
+    return {"no": "fp32"}.get(precision, precision)
+
+
+def _on_cpu(requested: Literal["auto", "no", "fp16", "bf16"]) -> Choice:
+    if requested == "fp16":
         raise UsageError(
             "memory.mixed_precision is fp16, but the run computes on the CPU, where training in fp16 is not possible.",
             "Set memory.mixed_precision to no or auto.",
+            code="precision-not-possible",
         )
-    if wish == "auto":
+    if requested == "auto":
         return Choice("no", "fp32, because bf16 gains nothing on the CPU")
-    return _as_configured(wish)
+    return _as_configured(requested)
 
 
-def _as_configured(wish: Precision) -> Choice:
-    return Choice(wish, "fp32, as configured" if wish == "no" else "as configured")
+def _as_configured(requested: Precision) -> Choice:
+    return Choice(requested, "fp32, as configured" if requested == "no" else "as configured")

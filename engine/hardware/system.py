@@ -16,7 +16,7 @@ _NO_LIMIT = 2**60
 
 @dataclass(frozen=True)
 class System:
-    """One look at the machine. Memory in bytes."""
+    """The machine at one moment. Memory in bytes."""
 
     os: str
     cpu: str
@@ -30,8 +30,8 @@ class System:
     container: bool
 
 
-def look() -> System:
-    """Read everything once."""
+def read_system() -> System:
+    """Read all values once."""
     total, free = memory()
     threads = usable_threads()
     return System(
@@ -60,7 +60,7 @@ def memory() -> tuple[int, int]:
 
 
 def cpu_name(root: Path = ROOT) -> str:
-    """The CPU's name as its maker writes it; the architecture where the system does not tell."""
+    """The CPU's name as the manufacturer writes it; the architecture where the system does not report one."""
     for line in _lines(root / "proc/cpuinfo"):
         key, _, value = line.partition(":")
         if key.strip().lower() in ("model name", "hardware") and value.strip():
@@ -77,7 +77,7 @@ def in_container(root: Path = ROOT) -> bool:
 
 
 def disk_free(path: Path) -> int | None:
-    """Free bytes on the file system that `path` is, or would be, on; None when it cannot be told."""
+    """Free bytes on the file system that `path` is, or would be, on; None when it is unknown."""
     try:
         existing = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
         return shutil.disk_usage(existing).free

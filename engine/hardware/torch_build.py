@@ -1,4 +1,4 @@
-"""Whether the installed PyTorch can use a GPU at all, told without importing it."""
+"""Whether the installed PyTorch can use a GPU at all, found without importing it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CUDA_13_FIRST = (7, 5)
 
 @dataclass(frozen=True)
 class TorchBuild:
-    """What kind of PyTorch is installed."""
+    """The kind of PyTorch that is installed."""
 
     version: str | None
     """None: it is not installed."""
@@ -27,20 +27,20 @@ class TorchBuild:
         return "rocm" in (self.version or "")
 
     def obstacle(self, report: GpuReport) -> tuple[str, str] | None:
-        """Why it can use none of the NVIDIA GPUs, and how to mend that; None when it can."""
+        """Why it can use none of the NVIDIA GPUs, and how to fix that; None when it can."""
         if self.version is None:
-            return "PyTorch is not installed.", "Install LoRA Smith again, with what it needs."
+            return "PyTorch is not installed.", "Install LoRA Smith again, with its dependencies."
         if self.rocm:
             return f"PyTorch {self.version} is built for AMD GPUs.", f"For NVIDIA's: {_REINSTALL}auto"
         if self.cuda is None:
             return (
                 f"PyTorch {self.version} here is built for the CPU only and leaves the GPU unused.",
-                f"Put in one for CUDA: {_REINSTALL}auto",
+                f"Install one for CUDA: {_REINSTALL}auto",
             )
         if report.cuda is not None and _major(report.cuda) < _major(self.cuda):
             return (
                 f"PyTorch {self.version} is built for CUDA {self.cuda}, and the driver runs CUDA up to {report.cuda}.",
-                f"Update the NVIDIA driver, or put in a PyTorch that fits it: {_REINSTALL}auto",
+                f"Update the NVIDIA driver, or install a PyTorch for it: {_REINSTALL}auto",
             )
         return None
 
@@ -49,19 +49,19 @@ class TorchBuild:
         return self.obstacle(report) or self.too_new_for(gpu)
 
     def too_new_for(self, gpu: Gpu) -> tuple[str, str] | None:
-        """Why it can't use this GPU although it uses others, and how to mend that; None when it can."""
+        """Why it can't use this GPU although it uses others, and how to fix that; None when it can."""
         capability = gpu.compute_capability
         if self.cuda is None or _major(self.cuda) < 13 or capability is None or capability >= _CUDA_13_FIRST:
             return None
         return (
             f"PyTorch {self.version} is built for CUDA {self.cuda}, which has no code for compute capability "
             f"{capability[0]}.{capability[1]}.",
-            f"Put in a build for CUDA 12.6: {_REINSTALL}cu126",
+            f"Install a build for CUDA 12.6: {_REINSTALL}cu126",
         )
 
 
 def torch_build() -> TorchBuild:
-    """Of the PyTorch that is installed here."""
+    """The build that is installed here."""
     version = version_of("torch")
     return TorchBuild(version, torch_cuda() if version else None)
 

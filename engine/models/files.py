@@ -18,7 +18,7 @@ _FORMATS = {"F16": "fp16", "BF16": "bf16", "F32": "fp32", "F64": "fp64", "F8_E4M
 
 
 def weight_stem(part: str) -> str:
-    """The name of a part's weight file without its ending: transformers' for text encoders, else diffusers'."""
+    """The name of a part's weight file without its extension: transformers' for text encoders, else diffusers'."""
     return "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
 
 
@@ -40,7 +40,8 @@ def weight_variant(folder: Path, part: str) -> str | None:
         raise refuse_pickle(pickles[0])
     raise ModelError(
         f"{printable(folder)} has no weights of its {part}: {part}/{stem}.safetensors is missing.",
-        "Fetch the whole folder.",
+        "Fetch the complete folder.",
+        code="weights-missing",
     )
 
 
@@ -55,19 +56,23 @@ def weight_files(folder: Path, part: str) -> list[Path]:
     plain = folder / part / f"{weight_stem(part)}{middle}.safetensors"
     if plain.exists():
         return [plain]
-    place = folder / part / f"{weight_stem(part)}.safetensors.index.json"
-    shards = read_json(place).get("weight_map")
+    index = folder / part / f"{weight_stem(part)}.safetensors.index.json"
+    shards = read_json(index).get("weight_map")
     names = list(shards.values()) if isinstance(shards, dict) else []
     if not names or not all(isinstance(name, str) and name == Path(name).name for name in names):
-        raise ModelError(f"{printable(place)} does not name the files of the weights.", "Fetch the file again.")
+        raise ModelError(
+            f"{printable(index)} does not name the files of the weights.",
+            "Fetch the file again.",
+            code="weights-index-wrong",
+        )
     return [folder / part / name for name in sorted(set(names))]
 
 
 def require_regular_files(folder: Path) -> None:
-    """Refuse a folder in which something has a file's place and is none: a library that opens it would wait for ever.
+    """Refuse a folder with entries that are neither files nor folders: a library that opens a pipe waits for ever.
 
     Raises:
-        ModelError: names it.
+        ModelError: names the entry.
     """
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if not path.is_dir() and os.path.exists(path):  # noqa: PTH110 - a broken link is for the library to find
@@ -84,28 +89,34 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = reading.read_json(path)
     except FileNotFoundError:
-        raise ModelError(f"{printable(path)} is missing.", "Fetch the whole folder.") from None
+        raise ModelError(
+            f"{printable(path)} is missing.", "Fetch the complete folder.", code="model-file-missing"
+        ) from None
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise ModelError(f"{printable(path)} cannot be read as JSON: {reason}.", "Fetch the file again.") from error
+        raise ModelError(
+            f"{printable(path)} cannot be read as JSON: {reason}.",
+            "Fetch the file again.",
+            code="model-json-unreadable",
+        ) from error
     if not isinstance(value, dict):
-        raise ModelError(f"{printable(path)} holds no table.", "Fetch the file again.")
+        raise ModelError(f"{printable(path)} holds no table.", "Fetch the file again.", code="model-json-wrong")
     return value
 
 
 def format_of(headers: Sequence[Header], prefix: str = "") -> str:
-    """The number format that holds most of the bytes under `prefix`: "fp16", "bf16", "fp32", ..."""
-    held: Counter[str] = Counter()
+    """The number format of most of the bytes under `prefix`: "fp16", "bf16", "fp32", ..."""
+    sizes: Counter[str] = Counter()
     for header in headers:
-        _count_bytes(header.tensors, prefix, held)
-    kind = held.most_common(1)[0][0] if held else "F32"
+        _count_bytes(header.tensors, prefix, sizes)
+    kind = sizes.most_common(1)[0][0] if sizes else "F32"
     return _FORMATS.get(kind, kind.lower())
 
 
-def _count_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...]]], prefix: str, held: Counter[str]) -> None:
+def _count_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...]]], prefix: str, sizes: Counter[str]) -> None:
     for name, (kind, shape) in tensors.items():
         if name.startswith(prefix):
             count = BITS.get(kind, 8)
             for side in shape:
                 count *= side
-            held[kind] += count
+            sizes[kind] += count

@@ -1,7 +1,7 @@
 """Weights stored in 8 bits: plain casts, and ComfyUI's scaled ones. The checks read headers only and load no torch.
 
-A plain cast is a weight like any other. A scaled file says so (a marker tensor `scaled_fp8`, or `scale_weight` beside
-the weights), and a weight of it is worth nothing without its scale.
+A plain cast is a weight like any other. A scaled file has a marker tensor `scaled_fp8`, or a `scale_weight` for each
+weight; its weights are useless without their scales.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def scale_of(name: str, names: Collection[str] | Mapping[str, object]) -> str | 
 
 
 def is_scale(name: str) -> bool:
-    """Whether a tensor belongs to the bookkeeping of scaled weights."""
+    """Whether a tensor is a scale or a marker of scaled weights."""
     return name.rpartition(".")[2] in (*_MARKS, "scaled_fp8")
 
 
@@ -40,42 +40,44 @@ def check_formats(path: Path, header: Header, prefix: str = "") -> None:
     """Refuse weights that cannot be read back: packed ones, and scaled ones without their scales.
 
     Args:
-        prefix: only tensors under it are looked at.
+        prefix: only tensors under it are checked.
 
     Raises:
-        ModelError: says which.
+        ModelError: names the tensors.
     """
-    mine = {name: kind for name, (kind, _) in header.tensors.items() if name.startswith(prefix)}
-    packed = [name for name, kind in mine.items() if name.endswith("weight") and kind in _PACKED]
-    if packed or any(".quant_state." in name for name in mine):
+    formats = {name: kind for name, (kind, _) in header.tensors.items() if name.startswith(prefix)}
+    packed = [name for name, kind in formats.items() if name.endswith("weight") and kind in _PACKED]
+    if packed or any(".quant_state." in name for name in formats):
         raise ModelError(
-            f"{printable(path)} holds weights that are packed ({listing(packed or sorted(mine), 1)}): a format for "
-            "drawing only.",
+            f"{printable(path)} holds weights that are packed ({listing(packed or sorted(formats), 1)}), a format "
+            "for generating images only.",
             "Use the file in fp16, bf16 or fp8; memory.base_precision makes it smaller while it is trained on.",
+            code="weights-packed",
         )
-    if f"{prefix}scaled_fp8" not in mine and not any(name.rpartition(".")[2] in _MARKS for name in mine):
+    if f"{prefix}scaled_fp8" not in formats and not any(name.rpartition(".")[2] in _MARKS for name in formats):
         return
-    lacking = [
+    unscaled = [
         name
-        for name, kind in mine.items()
+        for name, kind in formats.items()
         if kind in FORMATS
         and name.endswith(".weight")
         and not any(table in name for table in _TABLES)
-        and scale_of(name, mine) is None
+        and scale_of(name, formats) is None
     ]
-    if lacking:
+    if unscaled:
         raise ModelError(
-            f"{printable(path)} says that its fp8 weights are scaled, but {len(lacking)} of them have no scale "
-            f"({listing(sorted(lacking), 1)}).",
+            f"{printable(path)} holds scaled fp8 weights, but {len(unscaled)} of them have no scale "
+            f"({listing(sorted(unscaled), 1)}).",
             "It was cut or converted wrongly: fetch it again, or use the file in fp16 or bf16.",
+            code="fp8-without-scale",
         )
 
 
-def restored(tensor: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """A scaled weight as its numbers are meant, float32; the scale is one number, or one for each row."""
+def dequantize_fp8(tensor: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """A scaled weight times its scale, float32; the scale is one number, or one for each row."""
     import torch
 
-    whole, factor = tensor.to(torch.float32), scale.to(torch.float32)
+    values, factor = tensor.to(torch.float32), scale.to(torch.float32)
     if factor.numel() == 1:
-        return whole * factor.reshape(())
-    return whole * factor.view(-1, *(1,) * (whole.dim() - 1))
+        return values * factor.reshape(())
+    return values * factor.view(-1, *(1,) * (values.dim() - 1))

@@ -14,7 +14,7 @@ from engine.reading import NotRegularFileError, open_file, parse_json
 from engine.text import printable, shell_word
 
 MAX_HEADER = 32 * 2**20
-"""Bytes; those of the largest models have less than one MiB, and metadata with a thumbnail a few."""
+"""Bytes; the largest models need less than one MiB, metadata with a thumbnail a few."""
 
 BITS = {
     "F4": 4,
@@ -24,7 +24,7 @@ BITS = {
     **dict.fromkeys(("I32", "U32", "F32"), 32),
     **dict.fromkeys(("I64", "U64", "F64", "C64"), 64),
 }
-"""Bits of a number in each format that the safetensors library (0.8) knows; a file with another does not open."""
+"""Bits of a number in each format that the safetensors library (0.8) supports; it opens no file with another."""
 _OVERFLOW = 2**64
 """Counts from here on overflow the library's arithmetic."""
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
@@ -38,15 +38,15 @@ CONVERT = (
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file says about itself."""
+    """The contents of a safetensors file's header."""
 
     tensors: Mapping[str, tuple[str, tuple[int, ...]]]
     """Name to (number format as the file spells it, shape)."""
     metadata: Mapping[str, str]
     size: int
-    """Bytes of the whole file."""
+    """Bytes of the file."""
     places: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """Name to where the tensor's bytes begin and end in the file."""
+    """Name to the first and last offset of the tensor's bytes in the file."""
     shapes: Mapping[str, tuple[int, ...]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -59,40 +59,40 @@ class Header:
 
 def refuse_pickle(path: Path) -> ModelError:
     """The error for a file that only Python's pickle can read."""
-    renamed = path.suffix.lower() == ".safetensors"  # then the line must not write over what it reads
+    renamed = path.suffix.lower() == ".safetensors"  # then the command must not overwrite its input
     stem = f"{path.stem}-converted" if renamed else path.stem
     names = " ".join(_quoted(Path(name)) for name in (path.name, f"{stem}.safetensors"))
-    place = "" if path.parent == Path() else f"cd {shell_word(path.parent)} && "
+    change_folder = "" if path.parent == Path() else f"cd {shell_word(path.parent)} && "
     return ModelError(
         f"{printable(path)} is a Python pickle; opening one can run any program hidden in it, so it is not opened.",
-        f'Convert it once, with this line, which reads tensors only:\n  {place}python -c "{CONVERT}" {names}',
+        f'Convert it once; this reads tensors only:\n  {change_folder}python -c "{CONVERT}" {names}',
+        code="model-is-pickle",
     )
 
 
 def _quoted(name: Path) -> str:
-    """A file's name as a word of a command line, in quotes also where it needs none."""
+    """A file's name as a word of a command line, always in quotes."""
     word = shell_word(name)
     return word if word.startswith(("'", "$")) else f"'{word}'"
 
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Inside, what the system says about `path` or a file below it becomes a `ModelError`."""
+    """Context in which an `OSError` about `path` or a file below it becomes a `ModelError`."""
     try:
         yield
     except OSError as error:
         named = Path(os.fsdecode(error.filename)) if error.filename else path
         reason = error.strerror or str(error)
         hint = "Name a regular file." if isinstance(error, NotRegularFileError) else "Check its permissions."
-        raise ModelError(f"{printable(named)} cannot be read: {reason}.", hint) from error
+        raise ModelError(f"{printable(named)} cannot be read: {reason}.", hint, code="model-file-unreadable") from error
 
 
 def read_header(path: Path) -> Header:
     """Read and check the header of `path`.
 
     Raises:
-        ModelError: missing, unreadable, a pickle, not safetensors, shorter than its header says, or its path is not
-            UTF-8.
+        ModelError: missing, unreadable, a pickle, not safetensors, cut short, or its path is not UTF-8.
     """
     try:
         os.fsencode(path).decode()
@@ -100,12 +100,15 @@ def read_header(path: Path) -> Header:
         raise ModelError(
             f"The path {printable(path)} holds bytes that are not UTF-8; the safetensors library cannot open it.",
             "Rename that file or folder.",
+            code="model-path-not-utf8",
         ) from None
     with readable(path):
         if not path.exists():
-            raise ModelError(f"There is no file {printable(path)}.", "Check the path.")
+            raise ModelError(f"There is no file {printable(path)}.", "Check the path.", code="model-file-missing")
         if path.is_dir():
-            raise ModelError(f"{printable(path)} is a folder, not a file.", "Name a .safetensors file.")
+            raise ModelError(
+                f"{printable(path)} is a folder, not a file.", "Name a .safetensors file.", code="model-file-is-folder"
+            )
         if path.suffix.lower() in PICKLES:
             raise refuse_pickle(path)
         with open_file(path) as file:
@@ -135,21 +138,27 @@ def _header_length(path: Path, start: bytes, size: int) -> int:
         raise refuse_pickle(path)
     if start[:4] == b"GGUF":
         raise ModelError(
-            f"{printable(path)} is a GGUF file: its weights are quantised for drawing only.",
+            f"{printable(path)} is a GGUF file: its weights are quantised for generating images only.",
             "Use the .safetensors checkpoint that it was made from.",
+            code="model-is-gguf",
         )
     if start == b"version ":
         raise ModelError(
-            f"{printable(path)} is no checkpoint, but what Git leaves in its place where Git LFS is not installed.",
+            f"{printable(path)} is a Git LFS pointer, not a checkpoint: it was cloned without Git LFS.",
             "Install git-lfs and run `git lfs pull` in that folder, or fetch the file itself.",
+            code="git-lfs-pointer",
         )
     if len(start) < 8:
-        raise ModelError(f"{printable(path)} is cut short: it has {size} bytes.", "Fetch it again.")
+        raise ModelError(
+            f"{printable(path)} is cut short: it has {size} bytes.", "Fetch it again.", code="model-file-cut-short"
+        )
     if length > MAX_HEADER or length < 2:
         raise _not_safetensors(path, "it does not begin with a header length")
     if 8 + length > size:
         raise ModelError(
-            f"{printable(path)} is cut short inside its header.", "The copy or download broke off; fetch it again."
+            f"{printable(path)} is cut short inside its header.",
+            "The copy or download broke off; fetch it again.",
+            code="model-file-cut-short",
         )
     return length
 
@@ -158,6 +167,7 @@ def _not_safetensors(path: Path, why: str) -> ModelError:
     return ModelError(
         f"{printable(path)} is not a safetensors file: {why}.",
         "Use a .safetensors checkpoint; a web page saved under that name is a usual cause.",
+        code="not-safetensors",
     )
 
 
@@ -168,15 +178,15 @@ class _Place:
     kind: str
     shape: tuple[int, ...]
     first: int
-    """Where its bytes begin, counted from behind the header."""
+    """Offset of its bytes, counted from the end of the header."""
     last: int
 
 
 def _metadata(value: Any) -> dict[str, str]:
-    """What `__metadata__` holds: texts, by name.
+    """The texts of `__metadata__`, by name.
 
     Raises:
-        ValueError: anything else, which the library refuses too.
+        ValueError: not texts; the library refuses it too.
     """
     if value is None:
         return {}
@@ -189,7 +199,7 @@ def _place(entry: dict[str, Any]) -> _Place:
     """One entry, its sizes checked against each other.
 
     Raises:
-        ValueError, KeyError, TypeError: it has another form, or its bytes are not as many as its shape needs.
+        ValueError, KeyError, TypeError: it has another form, or the number of bytes does not fit the shape.
     """
     kind, shape, (first, last) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     if not isinstance(kind, str) or not all(type(n) is int and n >= 0 for n in (*shape, first, last)):
@@ -206,13 +216,13 @@ def _place(entry: dict[str, Any]) -> _Place:
 
 
 def _check_places(path: Path, places: Mapping[str, _Place], room: int) -> None:
-    """Refuse what the safetensors library would: the tensors must fill the file without a gap, each its own part.
+    """Refuse what the safetensors library would: the tensors must fill the file without gaps and overlaps.
 
     Args:
-        room: bytes behind the header.
+        room: bytes after the header.
 
     Raises:
-        ModelError: says what and where.
+        ModelError: names the tensor and the fault.
     """
     where, damaged = printable(path), "It was written wrongly or damaged: fetch it again, or use another copy."
     end = max((place.last for place in places.values()), default=0)
@@ -221,19 +231,27 @@ def _check_places(path: Path, places: Mapping[str, _Place], room: int) -> None:
             f"{where} is cut short: its header names {end / 2**20:.1f} MiB of tensors, the file has "
             f"{room / 2**20:.1f} MiB.",
             "The copy or download broke off; fetch it again.",
+            code="model-file-cut-short",
         )
     for name, place in places.items():
         if place.kind not in BITS:
             raise ModelError(
                 f"{where} has {printable(name)} in the number format {printable(place.kind)}, which safetensors does "
-                "not know.",
+                "not support.",
                 "Use a copy in fp16, bf16 or fp32.",
+                code="number-format-not-supported",
             )
-    reached = 0
+    position = 0
     for name, place in sorted(places.items(), key=lambda item: (item[1].first, item[1].last)):
-        if place.first != reached:
-            fault = "overlaps another tensor" if place.first < reached else "does not follow the tensor before it"
-            raise ModelError(f"{where} is broken: the place of {printable(name)} in the file {fault}.", damaged)
-        reached = place.last
-    if reached != room:
-        raise ModelError(f"{where} is broken: {room - reached} bytes follow its last tensor.", damaged)
+        if place.first != position:
+            fault = "overlaps another tensor" if place.first < position else "does not follow the tensor before it"
+            raise ModelError(
+                f"{where} is broken: the place of {printable(name)} in the file {fault}.",
+                damaged,
+                code="safetensors-broken",
+            )
+        position = place.last
+    if position != room:
+        raise ModelError(
+            f"{where} is broken: {room - position} bytes follow its last tensor.", damaged, code="safetensors-broken"
+        )

@@ -1,4 +1,4 @@
-"""What a file looks like when no family knows it: the sentence that tells a person what he picked."""
+"""What a file is that no family recognises, for the error message."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def is_lora(header: Header) -> bool:
 
 
 def looks_like(header: Header) -> str | None:
-    """What the file is, with its article ("a LoRA"); None when its keys tell nothing."""
+    """What the file is, with its article ("a LoRA"); None when its keys match nothing."""
     if not header.tensors:
         return "empty: it holds no tensors"
     if is_lora(header):
@@ -56,7 +56,7 @@ def looks_like(header: Header) -> str | None:
     if header.any("encoder.down") or header.any("first_stage_model.") or header.any("decoder.up"):
         return "a VAE, not a base model (it can be set as model.vae)"
     if header.any("encoder.block.") and header.any("shared."):
-        return "T5 alone, a text encoder (FLUX's is set as model.t5xxl)"
+        return "T5 alone, a text encoder (FLUX's is set as flux.t5xxl)"
     if header.any("text_model.") or header.any("cond_stage_model."):
         return "a text encoder alone"
     return None

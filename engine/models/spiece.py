@@ -14,14 +14,14 @@ from pathlib import Path
 from engine.reading import read_bytes
 
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
-"""How a field is written."""
+"""Wire types of fields."""
 
 
 def read_spiece(path: Path) -> tuple[list[tuple[str, float]], bytes]:
     """(pieces with their scores in the order of their ids, compiled table of the normaliser or b"").
 
     Raises:
-        ValueError: the file is no such message.
+        ValueError: the file is not such a message.
         OSError: it cannot be read, or is no regular file.
     """
     pieces: list[tuple[str, float]] = []
@@ -34,8 +34,8 @@ def read_spiece(path: Path) -> tuple[list[tuple[str, float]], bytes]:
                 raise ValueError("a piece has no text")
             pieces.append((text.decode(), float(struct.unpack("<f", score)[0])))
         elif number == 3 and isinstance(value, bytes):
-            found = dict(_fields(value)).get(2, b"")
-            table = found if isinstance(found, bytes) else b""
+            compiled = dict(_fields(value)).get(2, b"")
+            table = compiled if isinstance(compiled, bytes) else b""
     if not pieces:
         raise ValueError("it holds no pieces")
     return pieces, table

@@ -18,14 +18,14 @@ _FETCH = "Fetch the folder again, or remove the tokenizer's folder: CLIP's comes
 
 
 def check_tokenizer(folder: Path, vocab_size: int | None) -> None:
-    """Refuse what no text can be encoded with; a folder that is not there is no fault.
+    """Refuse a broken tokenizer; a missing folder is accepted.
 
     Args:
-        folder: with tokenizer.json, or vocab.json and merges.txt; other files are only read where they are JSON.
+        folder: with tokenizer.json, or vocab.json and merges.txt; of other files only JSON is read.
         vocab_size: of the text encoder: ids must be below it. None: not compared.
 
     Raises:
-        ModelError: says which file, and what in it.
+        ModelError: names the file and the fault.
     """
     if not folder.is_dir():
         return
@@ -37,11 +37,13 @@ def check_tokenizer(folder: Path, vocab_size: int | None) -> None:
         if name == "added_tokens.json":
             _check_ids(path, table, vocab_size)
         if name == "tokenizer.json" and table:
-            _check_one_file(path, table, vocab_size)
+            _check_tokenizer_json(path, table, vocab_size)
     if (folder / "vocab.json").is_file():
         _check_ids(folder / "vocab.json", _table(folder / "vocab.json"), vocab_size)
         if not (folder / "merges.txt").is_file() and not (folder / "tokenizer.json").is_file():
-            raise ModelError(f"{printable(folder)} has a vocab.json but no merges.txt.", _FETCH)
+            raise ModelError(
+                f"{printable(folder)} has a vocab.json but no merges.txt.", _FETCH, code="tokenizer-incomplete"
+            )
 
 
 def _table(path: Path) -> dict[str, Any]:
@@ -49,9 +51,11 @@ def _table(path: Path) -> dict[str, Any]:
         value = json.loads(read_text(path, _LIMIT))
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise ModelError(f"{printable(path)} cannot be read as JSON: {printable(reason)}.", _FETCH) from error
+        raise ModelError(
+            f"{printable(path)} cannot be read as JSON: {printable(reason)}.", _FETCH, code="tokenizer-unreadable"
+        ) from error
     if not isinstance(value, dict):
-        raise ModelError(f"{printable(path)} holds no table.", _FETCH)
+        raise ModelError(f"{printable(path)} holds no table.", _FETCH, code="tokenizer-wrong")
     return value
 
 
@@ -62,22 +66,24 @@ def _check_length(path: Path, value: Any) -> None:
             f"{printable(path)}: model_max_length is {printable(str(value)[:60])}, and must be a number from "
             f"{_SHORTEST} on.",
             _FETCH,
+            code="tokenizer-max-length-wrong",
         )
 
 
 def _check_ids(path: Path, vocabulary: Any, vocab_size: int | None) -> None:
     if not isinstance(vocabulary, dict) or any(type(each) is not int or each < 0 for each in vocabulary.values()):
-        raise ModelError(f"{printable(path)} is no table of tokens and their numbers.", _FETCH)
+        raise ModelError(f"{printable(path)} is no table of tokens and their numbers.", _FETCH, code="tokenizer-wrong")
     largest = max(vocabulary.values(), default=0)
     if vocab_size is not None and largest >= vocab_size:
         raise ModelError(
             f"{printable(path)} has the token number {largest}, and the text encoder knows {vocab_size} tokens.",
             "The tokenizer belongs to another text encoder: fetch the folder again.",
+            code="tokenizer-of-other-text-encoder",
         )
 
 
-def _check_one_file(path: Path, table: dict[str, Any], vocab_size: int | None) -> None:
-    """tokenizer.json: the model's vocabulary, a table or a list, and the tokens that were added to it."""
+def _check_tokenizer_json(path: Path, table: dict[str, Any], vocab_size: int | None) -> None:
+    """tokenizer.json: the model's vocabulary, a table or a list, and its added tokens."""
     model = table.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(vocabulary, list):
@@ -85,5 +91,5 @@ def _check_one_file(path: Path, table: dict[str, Any], vocab_size: int | None) -
     _check_ids(path, vocabulary, vocab_size)
     added = table.get("added_tokens") or []
     if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
-        raise ModelError(f"{printable(path)}: added_tokens is no list of tokens.", _FETCH)
+        raise ModelError(f"{printable(path)}: added_tokens is no list of tokens.", _FETCH, code="tokenizer-wrong")
     _check_ids(path, {str(number): token.get("id") for number, token in enumerate(added)}, vocab_size)

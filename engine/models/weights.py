@@ -1,4 +1,4 @@
-"""Whether the weights in a file can be read at all, from its header. Loads no torch."""
+"""Checks from a file's header whether its weights can be read. Loads no torch."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def check_weights(path: Path, header: Header, prefix: str = "") -> None:
     """Refuse weights that hold no numbers, or numbers in a format that is not read.
 
     Args:
-        prefix: only tensors under it are looked at.
+        prefix: only tensors under it are checked.
 
     Raises:
-        ModelError: says which.
+        ModelError: names the tensors.
     """
     check_formats(path, header, prefix)
     weights = [name for name in header.tensors if name.startswith(prefix) and name.endswith(_ENDS)]
@@ -31,19 +31,21 @@ def check_weights(path: Path, header: Header, prefix: str = "") -> None:
         raise ModelError(
             f"{printable(path)} is broken: {len(empty)} of its weights hold no numbers ({listing(empty, 1)}).",
             "It was written wrongly: fetch it again, or use another copy.",
+            code="weights-broken",
         )
-    odd = {name: kind for name in weights if (kind := header.tensors[name][0]) not in READABLE}
-    if odd:
-        name, kind = next(iter(odd.items()))
+    unreadable = {name: kind for name in weights if (kind := header.tensors[name][0]) not in READABLE}
+    if unreadable:
+        name, kind = next(iter(unreadable.items()))
         raise ModelError(
-            f"{printable(path)} holds {len(odd)} weights in a number format that is not read ({printable(name)} in "
-            f"{kind}).",
+            f"{printable(path)} holds {len(unreadable)} weights in an unsupported number format "
+            f"({printable(name)} in {kind}).",
             "Use the file in fp16, bf16 or fp32.",
+            code="number-format-not-supported",
         )
 
 
 def part_headers(folder: Path, part: str) -> list[Header]:
-    """The headers of the files of one part of a diffusers folder, which can all be read.
+    """The headers of the files of one part of a diffusers folder, checked with `check_weights`.
 
     Raises:
         ModelError: a file is missing or broken, or holds weights that are not read.
@@ -68,5 +70,6 @@ def side(path: Path, header: Header, name: str, axis: int, default: int = 0) -> 
         raise ModelError(
             f"{printable(path)} is broken: {printable(name)} has the shape {list(shape)}.",
             "It was written wrongly: fetch it again, or use another copy.",
+            code="weights-broken",
         )
     return shape[axis]

@@ -2,7 +2,7 @@
 
 from engine.runs.control import Command, ControlBox, request
 from engine.runs.events import Event, EventFollower, EventLog, read_events
-from engine.runs.find import KnownRun, find_runs, remember, resolve
+from engine.runs.find import KnownRun, find_runs, record_run, resolve
 from engine.runs.follow import Ending
 from engine.runs.layout import RunDir
 from engine.runs.lock import RunLock, is_locked
@@ -27,7 +27,7 @@ __all__ = [
     "prepare_resume",
     "prepare_run",
     "read_events",
-    "remember",
+    "record_run",
     "request",
     "resolve",
     "true_state",

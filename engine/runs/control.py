@@ -1,4 +1,4 @@
-"""`control/`: wishes to the trainer, each a file that appears by rename; each is answered by a `control_ack` event."""
+"""`control/`: commands to the trainer, each a file that appears by rename; a `control_ack` event answers each."""
 
 from __future__ import annotations
 
@@ -12,22 +12,17 @@ from typing import Any
 
 from engine.errors import UsageError
 from engine.reading import read_json
-from engine.runs.events import EventLog
+from engine.runs.events import ControlAckEvent, EventLog
 from engine.runs.integrity import require_sound
 from engine.runs.layout import MAX_RECORD, RunDir, write_record
 
 COMMANDS = ("stop", "save_now", "sample_now", "pause", "continue", "set")
-LIVE_KEYS = (
-    "training.learning_rate", "training.unet_lr", "training.text_encoder_lr", "sampling.sample_every_n_steps",
-    "saving.save_every_n_steps", "saving.save_state_every_n_steps",
-)  # fmt: skip
-"""The settings that `set` can change while a run goes on."""
 _count = itertools.count()
 
 
 @dataclass(frozen=True)
 class Command:
-    """One wish. `value` of `set` is {"key": ..., "value": ...}, of the others None."""
+    """One command. `value` of `set` is {"key": ..., "value": ...}, of the others None."""
 
     id: str
     name: str
@@ -35,16 +30,20 @@ class Command:
 
 
 def request(run_dir: RunDir, command: str, value: Any = None) -> str:
-    """Put a wish into the box and return its id, which the answer carries.
+    """Write a command and return its id, which the answer has too.
 
     Raises:
-        UsageError: `set` of a key that cannot change while the run goes on, or the run is damaged
+        UsageError: `set` of a key that cannot change during a run, or the run is damaged
             (`integrity.fault_of`).
-        StorageError: the box cannot be written.
+        StorageError: it cannot be written.
     """
     refusal = _refusal(command, value)
     if refusal:
-        raise UsageError(refusal, f"These can change: {', '.join(LIVE_KEYS)}." if command == "set" else "")
+        from engine.config.change import LIVE_KEYS
+
+        raise UsageError(
+            refusal, f"These can change: {', '.join(LIVE_KEYS)}." if command == "set" else "", code="key-not-changeable"
+        )
     require_sound(run_dir)
     identifier = f"{time.time_ns():020d}-{os.getpid()}-{next(_count)}"
     run_dir.control.mkdir(parents=True, exist_ok=True)
@@ -57,39 +56,41 @@ def _refusal(command: object, value: Any) -> str:
         return f"unknown command {str(command)[:60]!r}"
     if command != "set":
         return ""
+    from engine.config.change import LIVE_KEYS
+
     if not isinstance(value, dict) or set(value) != {"key", "value"}:
         return "set needs a key and a value"
-    return "" if value["key"] in LIVE_KEYS else f"{str(value['key'])[:60]} cannot change while the run goes on."
+    return "" if value["key"] in LIVE_KEYS else f"{str(value['key'])[:60]} cannot change during a run."
 
 
 class ControlBox:
-    """The trainer's side. An empty box costs one directory listing (some ten microseconds)."""
+    """The trainer's side. Without commands a poll costs one directory listing (some ten microseconds)."""
 
     def __init__(self, run_dir: RunDir, events: EventLog) -> None:
         self._directory = run_dir.control
         self._events = events
 
     def take(self) -> list[Command]:
-        """Remove and return the wishes, oldest first. What is no command is answered here with its refusal."""
+        """Remove and return the commands, oldest first. Invalid ones are refused here."""
         try:
             with os.scandir(self._directory) as entries:
                 names = [entry.name for entry in entries if not entry.name.startswith(".")]
         except OSError:
-            return []  # somebody removed the box: nothing can be wished
+            return []  # somebody removed the directory: there are no commands
         return [command for name in sorted(names) if (command := self._open(self._directory / name))]
 
     def _open(self, path: Path) -> Command | None:
         identifier, name, value = path.stem, "", None
         try:
-            wish = read_json(path, MAX_RECORD, below=path.parent)
-            name, value = wish["command"], wish.get("value")
+            content = read_json(path, MAX_RECORD, below=path.parent)
+            name, value = content["command"], content.get("value")
             refusal = _refusal(name, value)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             refusal = "not a command file"
         with suppress(OSError):
             path.unlink()
         if os.path.lexists(path):
-            return None  # cannot be removed: obeying it at every step would be worse
+            return None  # cannot be removed: it would be executed at every step
         command = Command(identifier, str(name)[:60], value)
         if refusal:
             self.acknowledge(command, f"refused: {refusal}")
@@ -97,12 +98,12 @@ class ControlBox:
         return command
 
     def acknowledge(self, command: Command, result: str) -> None:
-        """Answer a wish: "done", "refused: ...", or what was done."""
-        self._events.emit("control_ack", id=command.id, command=command.name, result=result)
+        """Answer a command: "done", "refused: ...", or what was done."""
+        self._events.emit(ControlAckEvent(id=command.id, command=command.name, result=result))
 
 
 def clear(run_dir: RunDir) -> int:
-    """Remove the wishes that nobody took, so that a resumed run does not obey an old "stop"; how many there were."""
+    """Remove unread commands, so that a resumed run does not execute an old "stop"; returns their number."""
     require_sound(run_dir)
     if not run_dir.control.is_dir():
         return 0

@@ -9,7 +9,7 @@ BINS = 2048
 
 @dataclass(slots=True)
 class Bin:
-    """What some neighbouring steps amount to."""
+    """The values of some neighbouring steps."""
 
     step: int
     """The last step in it."""
@@ -18,15 +18,15 @@ class Bin:
     last: float
 
     def join(self, later: Bin) -> Bin:
-        """This bin with the one behind it."""
+        """This bin merged with the next one."""
         return Bin(later.step, min(self.low, later.low), max(self.high, later.high), later.last)
 
 
 class Curve:
-    """A value by step. When the bins are used up, each two become one.
+    """A value by step. When all bins are used, each two are merged.
 
-    A step that is not behind the last one replaces what was known from there on: the run was resumed from a state, or
-    went back to one.
+    A step that is not after the last one replaces the values from there on: the run was resumed from a state, or went
+    back to one.
     """
 
     def __init__(self, limit: int = BINS) -> None:
@@ -43,7 +43,7 @@ class Curve:
         return self._bins[-1] if self._bins else None
 
     def add(self, step: int, value: float) -> None:
-        """Note the value of a step."""
+        """Add the value of a step."""
         bins = self._bins
         if bins and step <= bins[-1].step:
             self._cut(step)
@@ -65,7 +65,7 @@ class Curve:
         self._bins = _joined(self._bins, self._width)
 
     def points(self, width: int) -> list[Bin]:
-        """The curve with `width` steps to a bin; finer than its own bins it cannot be."""
+        """The curve with `width` steps per bin, or with its own bins if these are wider."""
         if width <= self._width:
             return list(self._bins)
         return _joined(self._bins, width)
@@ -73,9 +73,9 @@ class Curve:
 
 def _joined(bins: list[Bin], width: int) -> list[Bin]:
     joined: list[Bin] = []
-    for one in bins:
-        if joined and joined[-1].step // width == one.step // width:
-            joined[-1] = joined[-1].join(one)
+    for item in bins:
+        if joined and joined[-1].step // width == item.step // width:
+            joined[-1] = joined[-1].join(item)
         else:
-            joined.append(one)
+            joined.append(item)
     return joined

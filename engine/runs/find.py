@@ -1,4 +1,4 @@
-"""Which runs there are: those that were started by this user, and those below the working directory."""
+"""All runs: those that this user started, and those below the working directory."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import UsageError
-from engine.paths import user_state
+from engine.paths import expanded, user_state
 from engine.reading import MAX_TEXT, parse_json, read_tail
 from engine.runs.integrity import require_sound
-from engine.runs.layout import ARCHIVE, CURRENT, RunDir, expanded
+from engine.runs.layout import ARCHIVE, CURRENT, RunDir
 from engine.runs.state import RunState, true_state
 from engine.runs.values import seconds
 
 DEPTH = 2
-"""Levels below a directory that are looked into: ./<name>/results_current."""
+"""Levels below a directory that are searched: ./<name>/results_current."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class KnownRun:
 
     @property
     def archived(self) -> bool:
-        """True for an earlier run that made way for a newer one."""
+        """True for an earlier run that was moved away for a newer one."""
         return ARCHIVE.fullmatch(self.run_dir.path.name) is not None
 
 
-def remember(run_dir: RunDir) -> str | None:
-    """Note a run in the user's list, so that it is found from anywhere; a sentence when that is not possible."""
+def record_run(run_dir: RunDir) -> str | None:
+    """Add a run to the user's list, so that it is found from anywhere; returns a message when that fails."""
     path = user_state() / "runs.jsonl"
     line = json.dumps({"path": str(run_dir.path)}) + "\n"
     try:
@@ -53,23 +53,23 @@ def remember(run_dir: RunDir) -> str | None:
 
 
 def find_runs(directories: Iterable[Path] = ()) -> list[KnownRun]:
-    """All runs that are known or below `directories`, the newest first; earlier runs beside them included."""
-    found: dict[Path, RunDir] = {}
-    for path in [*_remembered(), *(inner for directory in directories for inner in _below(directory, DEPTH))]:
+    """All recorded runs and those below `directories`, the newest first, with earlier runs next to them."""
+    run_dirs: dict[Path, RunDir] = {}
+    for path in [*_recorded(), *(inner for directory in directories for inner in _below(directory, DEPTH))]:
         for candidate in (path, *_archives(path)):
             run_dir = RunDir(candidate)
-            with suppress(OSError):  # a folder that may not be looked into
-                if run_dir.path not in found and run_dir.is_run:
-                    found[run_dir.path] = run_dir
-    known = [_known(run_dir) for run_dir in found.values()]
-    return sorted(known, key=lambda run: (-run.created, str(run.run_dir.path)))
+            with suppress(OSError):  # no permission to read the folder
+                if run_dir.path not in run_dirs and run_dir.is_run:
+                    run_dirs[run_dir.path] = run_dir
+    runs = [_known_run(run_dir) for run_dir in run_dirs.values()]
+    return sorted(runs, key=lambda run: (-run.created, str(run.run_dir.path)))
 
 
-def _known(run_dir: RunDir) -> KnownRun:
+def _known_run(run_dir: RunDir) -> KnownRun:
     return KnownRun(run_dir, run_dir.name, seconds(run_dir.meta.get("created")) or 0.0, true_state(run_dir))
 
 
-def _remembered() -> Iterator[Path]:
+def _recorded() -> Iterator[Path]:
     try:
         lines = read_tail(user_state() / "runs.jsonl", MAX_TEXT)[0].splitlines()
     except OSError:
@@ -86,14 +86,14 @@ def _below(directory: Path, depth: int) -> Iterator[Path]:
     try:
         with os.scandir(directory) as entries:
             inner = [Path(entry.path) for entry in entries if not entry.name.startswith(".") and _is_folder(entry)]
-    except (OSError, ValueError):  # ValueError: a path that cannot be
+    except (OSError, ValueError):  # ValueError: an invalid path
         return
     for path in inner:
         yield from _below(path, depth - 1)
 
 
 def _archives(path: Path) -> list[Path]:
-    """Earlier runs: beside `results_current`, inside any other output directory."""
+    """Earlier runs: next to `results_current`, inside any other output directory."""
     parent = path.parent if path.name == CURRENT else path
     try:
         with os.scandir(parent) as entries:
@@ -110,29 +110,31 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def resolve(run: str, directories: Iterable[Path] | None = None) -> RunDir:
-    """The run that a person means: a path, or an unambiguous part of a name or path. The current run of a project
-    goes before its earlier ones, a whole name before a part.
+    """The run for a path, or for an unambiguous part of a name or path. The current run of a project has precedence
+    over its earlier ones, a full name over a part.
 
     Raises:
-        UsageError: no run or several fit, with the candidates; or it is damaged (`integrity.fault_of`).
+        UsageError: no run or several match, with the candidates; or it is damaged (`integrity.fault_of`).
     """
     path = expanded(run)
     for place in (path, path / CURRENT, path.parent if path.suffix == ".toml" else path):
         if RunDir(place).is_run:
             return _sound(RunDir(place))
-    known = find_runs([Path.cwd()] if directories is None else directories)
-    current = [one for one in known if not one.archived]
+    runs = find_runs([Path.cwd()] if directories is None else directories)
+    current = [item for item in runs if not item.archived]
     for group in (
-        [one for one in current if one.name == run],
-        [one for one in current if run in str(one.run_dir.path) or run in one.name],
-        [one for one in known if run in str(one.run_dir.path) or run in one.name],
+        [item for item in current if item.name == run],
+        [item for item in current if run in str(item.run_dir.path) or run in item.name],
+        [item for item in runs if run in str(item.run_dir.path) or run in item.name],
     ):
         if len(group) == 1:
             return _sound(group[0].run_dir)
         if group:
-            raise UsageError(f"{len(group)} runs fit {run!r}.", f"Say which: {_listing(group)}")
-    hint = f"Known runs: {_listing(known)}" if known else "No run is known here. Give its directory."
-    raise UsageError(f"There is no run {run!r}.", hint)
+            raise UsageError(
+                f"{len(group)} runs match {run!r}.", f"Name one of them: {_listing(group)}", code="run-ambiguous"
+            )
+    hint = f"Known runs: {_listing(runs)}" if runs else "No run is known here. Give its directory."
+    raise UsageError(f"There is no run {run!r}.", hint, code="run-missing")
 
 
 def _sound(run_dir: RunDir) -> RunDir:
@@ -141,5 +143,5 @@ def _sound(run_dir: RunDir) -> RunDir:
 
 
 def _listing(runs: list[KnownRun], limit: int = 8) -> str:
-    shown = ", ".join(f"{run.run_dir.path} ({run.state.state})" for run in runs[:limit])
-    return shown + (f", and {len(runs) - limit} more" if len(runs) > limit else "")
+    first = ", ".join(f"{run.run_dir.path} ({run.state.state})" for run in runs[:limit])
+    return first + (f", and {len(runs) - limit} more" if len(runs) > limit else "")

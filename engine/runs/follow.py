@@ -1,4 +1,4 @@
-"""Following a run to its end: the one code path of a start in the foreground, of `attach`, and of the dashboard."""
+"""Following a run to its end: used by a start in the foreground, by `attach`, and by the dashboard."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engine.text import printable, resume_line
 
 Sink = Callable[[Event], None]
 SILENT_SECONDS = 60.0
-"""After so long without a sign, a run on another machine is no longer waited for."""
+"""After this time without an update, a run on another machine is no longer followed."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Ending:
 
     state: RunState
     exit_code: int
-    """What the follower's own process should exit with."""
+    """Exit code for the follower's own process."""
     explanation: tuple[str, ...] = ()
-    """For a run that ended without a word: what is known, one line each."""
+    """For a run that was lost: what is known, one line each."""
 
 
 def follow(
@@ -40,16 +40,16 @@ def follow(
     tick: Callable[[], None] = lambda: None,
     interval: float = 0.2,
 ) -> Ending:
-    """Give every event to `sink` until the run ends.
+    """Pass every event to `sink` until the run ends.
 
     Args:
         run_dir: a run that was launched.
         sink: called for each event, in order.
-        process: the trainer, where this process started it: its end is seen at once, and its exit code known.
-        follower: to go on from its place in the log; by default from the first event.
-        until: end early, with the run going on, after the first event for which it is true.
-        tick: called at every look.
-        interval: seconds between two looks.
+        process: the trainer, where this process started it: then its end and exit code are known at once.
+        follower: continue from its position in the log; by default from the first event.
+        until: return early, while the run continues, after the first event for which it is true.
+        tick: called at every poll.
+        interval: seconds between two polls.
     """
     follower = follower or EventFollower(run_dir.events_path)
     while True:
@@ -59,7 +59,7 @@ def follow(
             sink(event)
             if until is not None and until(event):
                 return Ending(true_state(run_dir), ExitCode.DONE)
-        # The state is older than the events: what the trainer wrote before it ended has been read by now.
+        # The state was read before the events, so all events of a trainer that has ended are read by now.
         if dead or not (state.live or (state.state == "unknown" and _fresh(state))):
             return _ending(run_dir, true_state(run_dir), process)
         tick()
@@ -68,13 +68,13 @@ def follow(
 
 def _pending(follower: EventFollower) -> list[Event]:
     events: list[Event] = []
-    while found := follower.poll():
-        events += found
+    while new := follower.poll():
+        events += new
     return events
 
 
 def skip_history(run_dir: RunDir) -> tuple[EventFollower, list[Event]]:
-    """A follower that stands at the end of the log as it is now, and the events before."""
+    """A follower at the present end of the log, and the events before it."""
     follower = EventFollower(run_dir.events_path)
     return follower, _pending(follower)
 
@@ -84,24 +84,24 @@ def _fresh(state: RunState) -> bool:
 
 
 def _ending(run_dir: RunDir, state: RunState, process: subprocess.Popen[bytes] | None) -> Ending:
-    known = read_exit(run_dir)
-    if known is not None:
-        return Ending(state, known["exit_code"])
+    ending = read_exit(run_dir)
+    if ending is not None:
+        return Ending(state, ending["exit_code"])
     code = process.returncode if process is not None else None
-    told = code if code in set(ExitCode) - {ExitCode.DONE} else None
-    return Ending(state, told or ExitCode.TRAINING_FAILED, explain(run_dir, state, code))
+    own = code if code in set(ExitCode) - {ExitCode.DONE} else None
+    return Ending(state, own or ExitCode.TRAINING_FAILED, explain(run_dir, state, code))
 
 
 def explain(
     run_dir: RunDir, state: RunState, returncode: int | None = None, *, last: Event | None = None
 ) -> tuple[str, ...]:
-    """Why a run ended without a word, as far as anything tells: lines for a person, a command last.
+    """Why a run was lost, as far as known: lines for a person, the last one a command.
 
-    `last` is the log's last event, for a caller that knows it; reading a long log takes seconds.
+    `last` is the log's last event, where the caller has it; reading a long log takes seconds.
     """
     if state.state == "unknown":
         why = f"This run is of another machine: {state.detail}."
-        return (why, "Look there, or go on with it here:", f"  {resume_line(run_dir.path)}")
+        return (why, "Look there, or continue it here:", f"  {resume_line(run_dir.path)}")
     if state.state == "damaged":
         return (state.detail,)
     lines = [f"The run was lost at step {state.step}: {state.detail}."]
@@ -115,5 +115,5 @@ def explain(
     tail = log_tail(run_dir)
     lines += [f"End of {printable(run_dir.log_path)}:", *(f"  {line}" for line in tail)] if tail else []
     if returncode in (None, -9) and not any("Error" in line for line in tail):
-        lines.append("If nobody ended it, the system may have, for want of memory: look with dmesg.")
-    return (*lines, "Go on from the last saved state with:", f"  {resume_line(run_dir.path)}")
+        lines.append("If nobody ended it, the system may have, for lack of memory: check dmesg.")
+    return (*lines, "Continue from the last saved state with:", f"  {resume_line(run_dir.path)}")

@@ -1,33 +1,49 @@
-"""What a run's events amount to: where it stands, its curves, its files, what went wrong. For any viewer."""
+"""The state of a run from its events: its step, curves, files, errors. For any viewer."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.reading import is_regular
 from engine.runs.curve import Curve
-from engine.runs.events import Event
+from engine.runs.events import (
+    ChangedEvent,
+    ControlAckEvent,
+    ErrorEvent,
+    Event,
+    OomEvent,
+    PhaseEvent,
+    ProgressEvent,
+    RunFinishedEvent,
+    RunStartedEvent,
+    SampleEvent,
+    SavedEvent,
+    StateSavedEvent,
+    StepEvent,
+    ValidationEvent,
+    WarningEvent,
+)
 from engine.runs.layout import RunDir, own_file, own_files
-from engine.runs.values import count, number
+from engine.runs.shortage import Shortage
 
 if TYPE_CHECKING:
     from engine.runs.contact import Samples
 
+
 KEPT_EVENTS = 500
 KEPT_ANSWERS = 200
 DEEPEST = 20
-"""Phases inside each other that are kept; a run has three."""
-SIZES = ("requested", "free", "total", "allocated", "reserved")
+"""Nested phases that are kept; a run has three."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a phase is."""
+    """Progress of a phase."""
 
     phase: str
     done: int
@@ -45,29 +61,14 @@ class SavedFile:
     """Bytes"""
     step: int | None
     epoch: int | None
-    held_out: float | None = None
-    """The held-out loss of that step."""
-
-
-@dataclass(frozen=True)
-class OutOfMemory:
-    """Where and how the memory ran out. Sizes in bytes, None where nobody told."""
-
-    phase: str
-    step: int
-    message: str
-    device: str
-    requested: int | None = None
-    free: int | None = None
-    total: int | None = None
-    allocated: int | None = None
-    reserved: int | None = None
+    validation_loss: float | None = None
+    """Of that step."""
 
 
 class RunHistory:
-    """Folds events in order. A resumed run continues its log: what was redone replaces what it was before.
+    """Accumulates events in order. A resumed run continues its log: repeated steps replace the earlier ones.
 
-    Memory is bounded but for held-out losses and sample names, of which a run has few.
+    Memory is bounded except for validation losses and sample names, of which a run has few.
     """
 
     def __init__(self) -> None:
@@ -78,57 +79,45 @@ class RunHistory:
         self.epochs: int | None = None
         self.updates_per_epoch: int | None = None
         self.eta_seconds: float | None = None
-        """Of training, samples, saves and held-out losses to come; None before the first step of this life."""
+        """Of remaining training, samples, saves and validation; None before the first step since the last start."""
         self.images_per_second: float | None = None
         self.seconds_per_step: float | None = None
-        self.rates: dict[str, float] = {}
+        self.rates: Mapping[str, float] = {}
         """Learning rate by group."""
-        self.memory: dict[str, float] = {}
+        self.memory: Mapping[str, float] = {}
         """Of the trainer: allocated_gib, reserved_gib, peak_gib, alloc_retries, or resident_gib."""
         self.raw, self.smoothed = Curve(), Curve()
-        self.held_out: dict[int, float] = {}
+        self.validation_losses: dict[int, float] = {}
         """Loss by step."""
         self.prompts: dict[int, str] = {}
-        self.pictures: dict[tuple[int, int], str] = {}
+        self.images: dict[tuple[int, int], str] = {}
         """(prompt's index, step) to the path as the trainer named it."""
-        self.drawn = 0
-        """Samples drawn so far, those drawn twice included."""
-        self.saved: dict[str, Event] = {}
+        self.sample_count = 0
+        """Samples generated so far; one generated twice counts twice."""
+        self.saved: dict[str, SavedEvent] = {}
         """The newest `saved` event of each path."""
         self.state_step: int | None = None
         """Step of the newest full state."""
         self.progress: Progress | None = None
         self.events: deque[Event] = deque(maxlen=KEPT_EVENTS)
-        """The newest ones but for steps and progress."""
+        """The newest ones, without steps and progress."""
         self.answers: dict[str, str] = {}
-        """The trainer's answer to a wish, by the wish's id; the newest ones."""
-        self.warning: Event | None = None
-        """The newest one of this life."""
-        self.oom: OutOfMemory | None = None
+        """The trainer's answer to a command, by the command's id; the newest ones."""
+        self.changes: dict[str, str] = {}
+        """The last report about each setting that changed during the run, by its key."""
+        self.warning: WarningEvent | None = None
+        """The newest one since the last start."""
+        self.oom: Shortage | None = None
         self.error: Mapping[str, str] | None = None
-        """title, message, hint of what ended this life."""
+        """title, message, hint of the error that ended the run since its last start."""
         self.ending: str | None = None
-        """finished, stopped or failed, once this life has ended by its own decision."""
-        self.lives = 0
+        """finished, stopped or failed, once the process has ended regularly."""
+        self.start_count = 0
         self._phases: list[str] = []
-        self._tellers: dict[str, Callable[[Event], None]] = {
-            "run_started": self._begin,
-            "phase": self._enter,
-            "progress": self._advance,
-            "validation": self._validate,
-            "sample": self._draw,
-            "saved": self._save,
-            "state_saved": self._keep_state,
-            "warning": self._warn,
-            "control_ack": self._answer,
-            "oom": self._run_out,
-            "error": self._fail,
-            "run_finished": self._end,
-        }
 
     @property
     def phase(self) -> str:
-        """The innermost phase that is going on: load, cache, train, sample, save, validate; empty between two."""
+        """The innermost current phase: load, cache, train, sample, save, validate; empty between two."""
         return self._phases[-1] if self._phases else ""
 
     @property
@@ -142,121 +131,127 @@ class RunHistory:
         return self.raw.last.last if self.raw.last else None
 
     def feed(self, events: Iterable[Event]) -> None:
-        """Take in the events that follow."""
-        newest_step = None
+        """Add the next events."""
+        newest_step: StepEvent | None = None
         for event in events:
-            if event.type == "step":
-                self._count(event)
+            if isinstance(event, StepEvent):
+                self._add_step(event)
                 newest_step = event
                 continue
-            if teller := self._tellers.get(event.type):
-                teller(event)
-            if event.type == "run_started":
+            self._add(event)
+            if isinstance(event, RunStartedEvent):
                 newest_step = None
-            if event.type != "progress":
+            if not isinstance(event, ProgressEvent):
                 self.events.append(event)
         if newest_step is not None:
-            self._note_pace(newest_step)
+            self._update_pace(newest_step)
 
-    def _begin(self, event: Event) -> None:
-        self.name = event.get("name", self.name)
-        self.lives += 1
+    def _add(self, event: Event) -> None:
+        match event:
+            case RunStartedEvent():
+                self._start(event)
+            case PhaseEvent():
+                self._enter(event)
+            case ProgressEvent():
+                self.progress = Progress(event.phase, event.done or 0, event.total or 0, event.unit)
+            case ValidationEvent(step=int(step), loss=float(loss)):
+                self.validation_losses[step] = loss
+            case SampleEvent():
+                self._add_sample(event)
+            case SavedEvent(path=path):
+                self.saved.pop(path, None)
+                self.saved[path] = event
+            case StateSavedEvent():
+                self.state_step = event.step
+            case WarningEvent():
+                self.warning = event
+            case ControlAckEvent():
+                _keep(self.answers, event.id, event.result)
+            case ChangedEvent():
+                self._update_length(event)
+                _keep(self.changes, event.key, event.text)
+            case OomEvent():
+                self.oom = event.shortage
+            case ErrorEvent():
+                self.error = {"title": event.title, "message": event.message, "hint": event.hint}
+            case RunFinishedEvent():
+                self._end(event)
+
+    def _start(self, event: RunStartedEvent) -> None:
+        self.name = event.name or self.name
+        self.start_count += 1
         self._phases.clear()
         self.progress = self.warning = self.oom = self.error = self.ending = self.eta_seconds = None
-        self.max_train_steps = event.get("max_train_steps") or self.max_train_steps
 
-    def _enter(self, event: Event) -> None:
-        name = event.get("name", "")
+    def _enter(self, event: PhaseEvent) -> None:
         self.progress = None
-        if event.get("state") == "start":
-            self._phases = [*self._phases[-DEEPEST:], name]
-            for key in ("max_train_steps", "epochs", "updates_per_epoch"):
-                if (value := event.get(key)) is not None:
-                    setattr(self, key, value)
-        elif name in self._phases:
-            while self._phases.pop() != name:
+        if event.state == "start":
+            self._phases = [*self._phases[-DEEPEST:], event.name]
+            self._update_length(event)
+            if event.updates_per_epoch is not None:
+                self.updates_per_epoch = event.updates_per_epoch
+        elif event.name in self._phases:
+            while self._phases.pop() != event.name:
                 pass
 
-    def _advance(self, event: Event) -> None:
-        done, total = (event.get(key) or 0 for key in ("done", "total"))
-        self.progress = Progress(event.get("phase", ""), done, total, event.get("unit", ""))
+    def _update_length(self, event: PhaseEvent | ChangedEvent) -> None:
+        if event.max_train_steps is not None:
+            self.max_train_steps = event.max_train_steps
+        if event.epochs is not None:
+            self.epochs = event.epochs
 
-    def _count(self, event: Event) -> None:
-        data = event.data
-        step = count(data.get("step"))
+    def _add_step(self, event: StepEvent) -> None:
+        step = event.step
         if step is None:
             return
         self.step = step
-        self.oom = None  # it went on
-        for curve, key in ((self.raw, "loss"), (self.smoothed, "loss_average")):
-            if (value := number(data.get(key))) is not None:
-                curve.add(step, value)
+        self.oom = None  # the run continues
+        if (loss := event.loss) is not None:
+            self.raw.add(step, loss)
+        if (average := event.loss_average) is not None:
+            self.smoothed.add(step, average)
 
-    def _note_pace(self, event: Event) -> None:
-        """What only the newest step is asked for."""
-        self.epoch = event.get("epoch") or self.epoch
-        for key in ("eta_seconds", "images_per_second", "seconds_per_step"):
-            setattr(self, key, event.get(key))
-        self.rates, self.memory = event.get("lr", {}), event.get("memory", {})
+    def _update_pace(self, event: StepEvent) -> None:
+        """The values of which only the newest step's count."""
+        self.epoch = event.epoch or self.epoch
+        self.eta_seconds, self.images_per_second = event.eta_seconds, event.images_per_second
+        self.seconds_per_step, self.rates, self.memory = event.seconds_per_step, event.lr, event.memory
 
-    def _validate(self, event: Event) -> None:
-        step, value = event.get("step"), event.get("loss")
-        if step is not None and value is not None:
-            self.held_out[step] = value
+    def _add_sample(self, event: SampleEvent) -> None:
+        index, step = event.index or 0, event.step or 0
+        self.prompts[index] = event.prompt
+        self.images[index, step] = event.path
+        self.sample_count += 1
 
-    def _draw(self, event: Event) -> None:
-        index, step = event.get("index") or 0, event.get("step") or 0
-        self.prompts[index] = event.get("prompt", "")
-        self.pictures[index, step] = event.get("path", "")
-        self.drawn += 1
-
-    def _save(self, event: Event) -> None:
-        path = event.get("path", "")
-        self.saved.pop(path, None)
-        self.saved[path] = event
-
-    def _keep_state(self, event: Event) -> None:
-        self.state_step = event.get("step")
-
-    def _warn(self, event: Event) -> None:
-        self.warning = event
-
-    def _answer(self, event: Event) -> None:
-        self.answers[event.get("id", "")] = event.get("result", "")
-        while len(self.answers) > KEPT_ANSWERS:
-            del self.answers[next(iter(self.answers))]
-
-    def _run_out(self, event: Event) -> None:
-        phase, message, device = (event.get(key, "") for key in ("phase", "message", "device"))
-        sizes = {key: event.get(key) for key in SIZES}
-        self.oom = OutOfMemory(phase, event.get("step") or 0, message, device, **sizes)
-
-    def _fail(self, event: Event) -> None:
-        self.error = {key: event.get(key, "") for key in ("title", "message", "hint")}
-
-    def _end(self, event: Event) -> None:
-        self.ending = event.get("state", "")
-        self.step = event.get("step") or self.step
+    def _end(self, event: RunFinishedEvent) -> None:
+        self.ending = event.state
+        self.step = event.step or self.step
         self._phases.clear()
         self.progress = None
 
     def samples(self, run_dir: RunDir) -> Samples:
-        """The pictures that are still there, by prompt and step."""
-        from engine.runs.contact import Samples  # it draws: 50 ms
+        """The images that still exist, by prompt and step."""
+        from engine.runs.contact import Samples  # it imports Pillow: 50 ms
 
-        found = {key: path for key, named in self.pictures.items() if (path := own_file(run_dir.samples, named))}
-        return Samples({index: self.prompts[index] for index, _ in found}, found)
+        images = {key: path for key, name in self.images.items() if (path := own_file(run_dir.samples, name))}
+        return Samples({index: self.prompts[index] for index, _ in images}, images)
 
     def files(self, run_dir: RunDir) -> list[SavedFile]:
-        """The LoRA files that are still there, in the order of their steps; one that no event tells of comes last."""
+        """The LoRA files that still exist, in the order of their steps; those without an event come last."""
         files: dict[Path, SavedFile] = {}
-        for named, event in self.saved.items():
-            path = own_file(run_dir.path, named)
+        for name, event in self.saved.items():
+            path = own_file(run_dir.path, name)
             if path is not None:
-                step = event.get("step")
-                held_out = None if step is None else self.held_out.get(step)
-                files[path] = SavedFile(path, path.stat().st_size, step, event.get("epoch"), held_out)
+                validation_loss = None if event.step is None else self.validation_losses.get(event.step)
+                files[path] = SavedFile(path, path.stat().st_size, event.step, event.epoch, validation_loss)
         for path in own_files(run_dir.path, run_dir.name):
             if path.suffix == ".safetensors" and path not in files and is_regular(path):
                 files[path] = SavedFile(path, path.stat().st_size, None, None)
         return sorted(files.values(), key=lambda file: math.inf if file.step is None else file.step)
+
+
+def _keep(table: dict[str, str], key: str, value: str) -> None:
+    """Append a value; only the newest `KEPT_ANSWERS` are kept."""
+    table[key] = value
+    while len(table) > KEPT_ANSWERS:
+        del table[next(iter(table))]

@@ -1,4 +1,4 @@
-"""Which machine and which process: a process id alone says nothing after a reboot or on another host."""
+"""Identifies machine and process: a process id alone is ambiguous after a reboot or on another host."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def host() -> str:
 
 @cache
 def boot_id() -> str:
-    """Changes with every boot; empty where the system does not say."""
+    """Changes with every boot; empty where the system has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -37,7 +37,7 @@ def identity_of(pid: int) -> dict[str, object]:
 
 
 def is_alive(identity: dict[str, object]) -> bool:
-    """True when the very process that wrote `identity` still runs on this machine."""
+    """True when the process of `identity` still runs on this machine."""
     pid = count(identity.get("pid"), MAX_PID)
     if pid is None or identity.get("host") != host() or identity.get("boot_id") != boot_id():
         return False

@@ -1,7 +1,7 @@
-"""What a run is trained on: the record in its directory, and what differs from it at a resume. Loads no torch.
+"""The inputs of a run: their record in its directory, and the differences at a resume. Loads no torch.
 
 The record names every file whose content decides the numbers of a run and is not part of its configuration: images,
-captions, masks, the checkpoint, the files beside it, the LoRA to start from. It also notes the versions and the device.
+captions, masks, the checkpoint, its other files, the LoRA to start from. It also has the versions and the device.
 """
 
 from __future__ import annotations
@@ -24,24 +24,30 @@ _SCHEMA = 1
 _LIMIT = 64 * 2**20
 """Bytes of a record: about 200 for each image."""
 _ROLES = {"train": "image", "reg": "regularization image", "validation": "validation image"}
-_MODELS = {
-    "model.pretrained_model_name_or_path": "the base model",
-    "model.vae": "the VAE",
-    "model.clip_l": "the text encoder CLIP-L",
-    "model.t5xxl": "the text encoder T5-XXL",
-    "model.ae": "the autoencoder",
-    "model.t5_tokenizer": "the T5 tokenizer",
-    "network.network_weights": "the LoRA to start from",
-}
-MODEL_KEYS = tuple(_MODELS)
-"""Settings that name a model file or folder."""
 
 Stamp = tuple[int, int, int]
-"""Size in bytes, and the times of the last change of content and of inode in ns: while they stay, the content does."""
+"""Size in bytes, and the times of the last change of content and inode in ns. If equal, the content is unchanged."""
+
+
+def model_titles() -> dict[str, str]:
+    """Settings that name a model file or folder, by the names that records have for them, with a description."""
+    from engine.config.moved import former_key
+    from engine.families.registry import specs
+
+    return {
+        "model.pretrained_model_name_or_path": "the base model",
+        "model.vae": "the VAE",
+        **{former_key(key): title for spec in specs() for key, title in spec.companions.items()},
+        "network.network_weights": "the LoRA to start from",
+    }
 
 
 def stamp_of(path: Path) -> Stamp:
-    """Raises OSError where there is no such file."""
+    """The stamp of a file.
+
+    Raises:
+        OSError: there is no such file.
+    """
     status = path.stat()
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
@@ -56,13 +62,13 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """An image, with what belongs to it."""
+    """An image, with its caption and mask."""
 
     role: str
     """A key of `_ROLES`."""
     file: FileRecord
     caption: str
-    """Digest of the text that its caption starts from."""
+    """Digest of its caption before shuffling and dropout."""
     caption_name: str = ""
     """Name of the caption file; empty without one."""
     mask: FileRecord | None = None
@@ -75,28 +81,28 @@ class Inputs:
     images: Mapping[str, ImageRecord]
     """By absolute path, in the order of the scan."""
     models: Mapping[str, Mapping[str, FileRecord]]
-    """Setting that names it -> path -> file. A path is relative to what the setting names."""
+    """Setting -> path -> file. A path is relative to the value of the setting."""
     places: Mapping[str, str] = field(default_factory=dict)
-    """Setting -> the file or folder that it meant."""
+    """Setting -> the file or folder that it named."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Versions and the device: they decide only the last bits."""
+    """Versions and the device: they affect only the last bits."""
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the content, in hexadecimal: files that were only touched or moved leave it as it is."""
-        told = [
-            [[path, one.role, one.file.digest, one.caption, one.mask and one.mask.digest]
-             for path, one in self.images.items()],
+        """SHA-256 over the content, in hexadecimal: files that were only touched or moved do not change it."""
+        content = [
+            [[path, image.role, image.file.digest, image.caption, image.mask and image.mask.digest]
+             for path, image in self.images.items()],
             {key: {name: file.digest for name, file in files.items()} for key, files in self.models.items()},
         ]  # fmt: skip
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 class ChangedInputsError(UsageError):
-    """What a run was trained on is not the same any more, and nobody has agreed to that.
+    """The inputs of a run have changed, and nobody has accepted that.
 
     Args:
-        changes: one phrase for each kind of change, with the names.
+        changes: one phrase for each kind of change, with names.
     """
 
     title = "Changed since"
@@ -107,6 +113,7 @@ class ChangedInputsError(UsageError):
             f"The run {run_dir.path} was trained on something else: {'; '.join(changes)}.",
             "Nothing was lost. Undo the change, or continue with what is there now:\n"
             f"  {resume_line(run_dir.path)} --accept-changes",
+            code="inputs-changed",
         )
 
 
@@ -129,26 +136,26 @@ def write_inputs(run_dir: RunDir, inputs: Inputs) -> None:
 
 
 def changes(old: Inputs, new: Inputs) -> list[str]:
-    """What is not as it was: a phrase for each kind, with names. Empty where the content is the same."""
-    found = [phrase for role, noun in _ROLES.items() for phrase in _image_changes(old, new, role, noun)]
+    """The changes, a phrase for each kind, with names. Empty where the content is the same."""
+    phrases = [phrase for role, noun in _ROLES.items() for phrase in _image_changes(old, new, role, noun)]
     both = [path for path in old.images if path in new.images]
     moved = [path for path in both if old.images[path].role != new.images[path].role]
-    if not found and moved:
-        found.append(_counted(moved, "image", "is used in another role", "are used in another role"))
-    if not found and list(old.images) != list(new.images):
-        found.append("the images come in another order")
-    for key, title in _MODELS.items():
+    if not phrases and moved:
+        phrases.append(_counted(moved, "image", "is used in another role", "are used in another role"))
+    if not phrases and list(old.images) != list(new.images):
+        phrases.append("the images come in another order")
+    for key, title in model_titles().items():
         before, after = old.models.get(key), new.models.get(key)
         if before is None or after is None or _digests(before) == _digests(after):
             continue  # another value of the setting is a change of the configuration, which is reported as that
         differing = sorted(name for name in {*before, *after} if _digest(before, name) != _digest(after, name))
         where = f" ({listing([printable(name) for name in differing])})" if len(before) > 1 or len(after) > 1 else ""
-        found.append(f"{title} {printable(Path(new.places.get(key, '')).name)} changed{where}")
-    return found
+        phrases.append(f"{title} {printable(Path(new.places.get(key, '')).name)} changed{where}")
+    return phrases
 
 
 def environment_changes(old: Inputs, new: Inputs) -> list[str]:
-    """Versions and devices that are others now: "torch was 2.9.0 and is 2.10.0"."""
+    """Versions and devices that have changed: "torch was 2.9.0 and is 2.10.0"."""
     names = [name for name in old.environment if name in new.environment]
     return [
         f"{name} was {printable(old.environment[name])} and is {printable(new.environment[name])}"
@@ -158,10 +165,10 @@ def environment_changes(old: Inputs, new: Inputs) -> list[str]:
 
 
 def _image_changes(old: Inputs, new: Inputs, role: str, noun: str) -> list[str]:
-    before = {path: one for path, one in old.images.items() if one.role == role}
-    pairs = [(path, one, new.images[path]) for path, one in before.items() if path in new.images]
+    before = {path: image for path, image in old.images.items() if image.role == role}
+    pairs = [(path, image, new.images[path]) for path, image in before.items() if path in new.images]
     missing = [path for path in before if path not in new.images]
-    added = [path for path, one in new.images.items() if one.role == role and path not in old.images]
+    added = [path for path, image in new.images.items() if image.role == role and path not in old.images]
     content = [path for path, a, b in pairs if a.file.digest != b.file.digest]
     captions = [b.caption_name or a.caption_name or path for path, a, b in pairs if a.caption != b.caption]
     masks = [path for path, a, b in pairs if (a.mask and a.mask.digest) != (b.mask and b.mask.digest)]
@@ -176,12 +183,12 @@ def _image_changes(old: Inputs, new: Inputs, role: str, noun: str) -> list[str]:
     return [phrase for phrase in counted if phrase]
 
 
-def _counted(paths: Sequence[str], noun: str, one: str, many: str = "", *, kind: str = "") -> str:
+def _counted(paths: Sequence[str], noun: str, singular: str, plural_verb: str = "", *, kind: str = "") -> str:
     """ "2 images are new: a.png, b.png"; empty for none."""
     if not paths:
         return ""
     names = listing([printable(Path(path).name) for path in paths])
-    return f"{plural(len(paths), noun)}{kind} {one if len(paths) == 1 else many or one}: {names}"
+    return f"{plural(len(paths), noun)}{kind} {singular if len(paths) == 1 else plural_verb or singular}: {names}"
 
 
 def _digest(files: Mapping[str, FileRecord], name: str) -> str:
@@ -194,9 +201,9 @@ def _digests(files: Mapping[str, FileRecord]) -> dict[str, str]:
 
 def _as_json(inputs: Inputs) -> dict[str, Any]:
     folders: dict[str, list[list[Any]]] = {}
-    for number, (path, one) in enumerate(inputs.images.items()):
-        row = [Path(path).name, number, one.role, *_row(one.file), one.caption, one.caption_name,
-               None if one.mask is None else _row(one.mask)]  # fmt: skip
+    for number, (path, image) in enumerate(inputs.images.items()):
+        row = [Path(path).name, number, image.role, *_row(image.file), image.caption, image.caption_name,
+               None if image.mask is None else _row(image.mask)]  # fmt: skip
         folders.setdefault(str(Path(path).parent), []).append(row)
     return {
         "schema": _SCHEMA,
@@ -213,13 +220,15 @@ def _row(file: FileRecord) -> list[Any]:
 
 
 def _from_json(value: dict[str, Any]) -> Inputs:
-    rows = sorted((row[1], str(Path(folder) / row[0]), row) for folder, some in value["images"].items() for row in some)
+    rows = sorted(
+        (row[1], str(Path(folder) / row[0]), row) for folder, entries in value["images"].items() for row in entries
+    )
     images = {
         path: ImageRecord(row[2], _file(row[3:7]), row[7], row[8], None if row[9] is None else _file(row[9]))
         for _, path, row in rows
     }
     models = {key: {name: _file(row) for name, row in files.items()} for key, files in value["models"].items()}
-    return Inputs(images, models, dict(value["places"]), {key: str(one) for key, one in value["environment"].items()})
+    return Inputs(images, models, dict(value["places"]), {key: str(text) for key, text in value["environment"].items()})
 
 
 def _file(row: list[Any]) -> FileRecord:

@@ -1,7 +1,7 @@
-"""Whether a run directory is what it seems: its private files are files of its own, and its name is a file name.
+"""Checks of a run directory: its private files must be its own files, and its name a file name.
 
-A run directory may come from another machine or a stranger. Whoever writes into one, or opens what it names, asks here
-first: a link in it would lead the writing elsewhere.
+A run directory may come from another machine or a stranger. It is checked before anything is written into it or opened
+in it: a link would lead elsewhere.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from engine.text import printable
 
 
 def fault_of(run_dir: RunDir) -> str:
-    """What keeps a directory from being used as a run, in one sentence; empty where nothing does.
+    """Why a directory cannot be used as a run, in one sentence; empty where it can.
 
-    Costs some twenty looks at the directory and reads its record, so that it can be asked often.
+    Cheap enough to be called often: some twenty `lstat` and one small read.
     """
     try:
         for path, is_folder in _places(run_dir):
@@ -30,11 +30,11 @@ def fault_of(run_dir: RunDir) -> str:
                 return fault
     except OSError as error:
         where = os.fsdecode(error.filename) if error.filename else run_dir.path
-        return f"{printable(where)} cannot be looked at: {error.strerror or error}."
-    named = run_dir.meta.get("name")
-    if named is not None and file_name(named) is None:
-        shown = printable(str(named))[:60]
-        return f"{printable(run_dir.meta_path)} names the run {shown!r}, which cannot be the name of its files."
+        return f"{printable(where)} cannot be read: {error.strerror or error}."
+    name = run_dir.meta.get("name")
+    if name is not None and file_name(name) is None:
+        text = printable(str(name))[:60]
+        return f"{printable(run_dir.meta_path)} names the run {text!r}, which cannot be the name of its files."
     return ""
 
 
@@ -42,22 +42,23 @@ def require_sound(run_dir: RunDir) -> None:
     """Refuse a directory that cannot be used as a run.
 
     Raises:
-        UsageError: says why.
+        UsageError: with the reason.
     """
     if fault := fault_of(run_dir):
-        raise damaged(run_dir, fault)
+        raise damaged_run_error(run_dir, fault)
 
 
-def damaged(run_dir: RunDir, fault: str) -> UsageError:
-    """The error of whoever would use a run with a `fault_of`."""
+def damaged_run_error(run_dir: RunDir, fault: str) -> UsageError:
+    """The error for the use of a run with a `fault_of`."""
     return UsageError(
         f"The run {printable(run_dir.path)} cannot be used: {fault}",
-        "Nothing in a run directory is followed out of it. Put the file itself there, or delete the directory by hand.",
+        "Links in a run directory are not followed. Put the file itself there, or delete the directory by hand.",
+        code="run-damaged",
     )
 
 
 def _places(run_dir: RunDir) -> Iterator[tuple[Path, bool]]:
-    """Every place that the run reads or writes by name, and whether it is a folder's; then what else lies inside."""
+    """Every path that the run reads or writes by name, and whether it must be a folder; then all links inside."""
     yield run_dir.private, True
     yield from ((path, True) for path in (run_dir.control, run_dir.checkpoints, run_dir.samples))
     records = (

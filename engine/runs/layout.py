@@ -1,4 +1,4 @@
-"""The run directory: where each of its files is. The directory is the only truth about a run."""
+"""The run directory: the paths of its files. The directory is the only source of truth about a run."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ class RunDir:
 
     @property
     def meta_path(self) -> Path:
-        """What the run is: written once, before the start."""
+        """Name, version and origin of the run: written once, before the start."""
         return self.private / "meta.json"
 
     @property
     def state_path(self) -> Path:
-        """Where the run stands: replaced all the time."""
+        """The present state of the run: replaced all the time."""
         return self.private / "state.json"
 
     @property
     def events_path(self) -> Path:
-        """What happened, one JSON object a line."""
+        """The event log, one JSON object a line."""
         return self.private / "events.jsonl"
 
     @property
@@ -61,7 +61,7 @@ class RunDir:
 
     @property
     def control(self) -> Path:
-        """Wishes to the trainer, one file each."""
+        """Commands to the trainer, one file each."""
         return self.private / "control"
 
     @property
@@ -71,27 +71,32 @@ class RunDir:
 
     @property
     def lock_path(self) -> Path:
-        """Locked by the trainer's main process for its life."""
+        """Locked by the trainer's main process for its lifetime."""
         return self.private / "lock"
 
     @property
     def reserve_path(self) -> Path:
-        """A few KiB that are given up when the disk is full, so that the end can still be told."""
+        """A few KiB that are deleted when the disk is full, so that the end can still be recorded."""
         return self.private / "reserve"
 
     @property
     def inputs_path(self) -> Path:
-        """What the run is trained on: see `engine.runs.inputs`."""
+        """The inputs of the run: see `engine.runs.inputs`."""
         return self.private / "inputs.json"
 
     @property
+    def similarity_path(self) -> Path:
+        """Figures of other models: see `engine.results.similarity`."""
+        return self.private / "similarity.json"
+
+    @property
     def checkpoints(self) -> Path:
-        """The full states that a resume goes on from."""
+        """The full states from which a resume continues."""
         return self.private / "checkpoints"
 
     @property
     def samples(self) -> Path:
-        """The pictures drawn while training."""
+        """The images generated while training."""
         return self.path / "sample"
 
     @property
@@ -101,14 +106,14 @@ class RunDir:
 
     @property
     def is_run(self) -> bool:
-        """True when a run was prepared here, be it one that `integrity.fault_of` finds damaged.
+        """True when a run was prepared here, even a damaged one (`integrity.fault_of`).
 
         Raises:
-            OSError: the directory cannot be looked into.
+            OSError: the directory cannot be read.
         """
         try:
             self.meta_path.lstat()
-        except ValueError:  # a path that cannot be
+        except ValueError:  # an invalid path
             return False
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
@@ -120,7 +125,7 @@ class RunDir:
 
     @property
     def name(self) -> str:
-        """The run's `output_name`; the name of the project's directory where meta.json has none that can be one."""
+        """The run's `output_name`; the name of the project's directory where meta.json has no valid one."""
         fallback = self.path.parent.name if _is_results(self.path) else self.path.name
         return file_name(self.meta.get("name")) or fallback
 
@@ -130,9 +135,14 @@ class RunDir:
         return self.private / "dataset.json"
 
     def with_own_datasets(self, config: RunConfig) -> RunConfig:
-        """The run's configuration with the datasets as they were at its start, whatever became of the person's file."""
+        """The run's configuration with its own copy of the dataset configuration, which the person may have changed."""
         own = self.dataset_path
         return config.changed(dataset={"dataset_config": str(own)}) if is_regular(own) else config
+
+    @property
+    def report_path(self) -> Path:
+        """Default path of the run's report: `<output_name>_report.html`."""
+        return self.path / f"{self.name}_report.html"
 
     @property
     def config_path(self) -> Path:
@@ -151,7 +161,7 @@ class RunDir:
     def sample_path(
         self, index: int, when: datetime, *, epoch: int | None = None, step: int = 0, seed: int | None = None
     ) -> Path:
-        """Kohya's name of a sample: prompt `index`, drawn at the end of `epoch`, else at `step`; `seed` if fixed."""
+        """Kohya's name of a sample of prompt `index`: generated after `epoch`, else at `step`; `seed` if fixed."""
         moment = f"{step:06d}" if epoch is None else f"e{epoch:06d}"
         suffix = "" if seed is None else f"_{seed}"
         return self.samples / f"{self.name}_{moment}_{index:02d}_{when:%Y%m%d%H%M%S}{suffix}.png"
@@ -161,21 +171,17 @@ def _is_results(path: Path) -> bool:
     return path.name == CURRENT or ARCHIVE.fullmatch(path.name) is not None
 
 
-def expanded(value: str) -> Path:
-    """`value` as a path, with ~ and ~user replaced where there is such a home."""
-    return Path(os.path.expanduser(value))  # noqa: PTH111 - Path's own raises where there is none
-
-
 def default_output_dir(config: RunConfig) -> Path:
     """`saving.output_dir`, else `./<name>/results_current`."""
     return Path(config.saving.output_dir or Path(config.saving.output_name) / CURRENT)
 
 
 def own_files(directory: Path, name: str) -> list[Path]:
-    """What a run called `name` has put, or would put, into `directory`, besides `.run`; a link of that name too, but
+    """The files that a run called `name` writes into `directory`, besides `.run`; links with these names too, but
     nothing behind a link."""
     result = re.compile(re.escape(name) + r"(-\d{6}|-step\d{8})?\.safetensors")
-    files = [path for path in _entries(directory) if result.fullmatch(path.name) or path.name == f"{name}.toml"]
+    pages = (f"{name}.toml", f"{name}_report.html")
+    files = [path for path in _entries(directory) if result.fullmatch(path.name) or path.name in pages]
     samples = directory / "sample"
     if samples.is_symlink():
         return files
@@ -183,7 +189,7 @@ def own_files(directory: Path, name: str) -> list[Path]:
 
 
 def sweep_run(run_dir: RunDir) -> int:
-    """Remove what killed processes left half written in a run; how many files. For the holder of its lock."""
+    """Remove the temporary files of killed processes in a run; returns their number. For the holder of its lock."""
     places = (run_dir.path, run_dir.samples, run_dir.private, run_dir.control, run_dir.checkpoints)
     return sum(sweep(place, older=True) for place in places)
 
@@ -193,19 +199,19 @@ def _entries(directory: Path) -> list[Path]:
 
 
 def own_file(folder: Path, path: str) -> Path | None:
-    """The regular file in `folder` that an event names by `path`, None if it is gone. Only the last part of `path`
-    counts: the folder in it may belong to another run by now, since this one was moved, copied or put away."""
+    """The regular file in `folder` that an event names by `path`, None if it is gone. Only the file name counts: the
+    folder in `path` may belong to another run by now, when this one was moved, copied or archived."""
     name = file_name(path.rpartition("/")[2])
     return folder / name if name is not None and is_regular(folder / name) else None
 
 
 def record_root(path: Path) -> Path:
-    """The folder out of which a private file of a run (`.run/state.json`) must not lead."""
+    """The run's folder, given one of its private files (`.run/state.json`); a link must not lead out of it."""
     return path.parent.parent
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The table in a JSON file of a run; empty where there is none that can be read."""
+    """The table in a JSON file of a run; empty where it cannot be read."""
     try:
         value = read_json(path, MAX_RECORD, below=record_root(path))
     except (OSError, ValueError):
@@ -214,7 +220,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def write_record(path: Path, value: Any) -> None:
-    """Write a JSON file of a run atomically. ASCII only: file names may hold bytes that are no UTF-8.
+    """Write a JSON file of a run atomically. ASCII only: file names may have bytes that are not UTF-8.
 
     Raises:
         StorageError: no space or no permission; the old file is intact.
@@ -223,5 +229,5 @@ def write_record(path: Path, value: Any) -> None:
 
 
 def record_bytes(value: Any) -> bytes:
-    """The content of such a file."""
+    """The content of a JSON file of a run."""
     return (json.dumps(value, allow_nan=False, indent=1, default=str) + "\n").encode("ascii")

@@ -1,8 +1,8 @@
-"""The lock that the trainer's main process holds for its life: the kernel frees it however the process ends.
+"""The lock that the trainer's main process holds for its lifetime: the kernel frees it however the process ends.
 
-POSIX record locks (`fcntl.lockf`) and not `flock`: a forked DataLoader worker does not keep them. Their trap: any
-close of the file in the holding process drops the lock. So it is opened once, and a holder that asks about its own
-lock is answered from memory.
+POSIX record locks (`fcntl.lockf`) and not `flock`: a forked DataLoader worker does not keep them. But any close of the
+file in the holding process drops the lock. So it is opened once, and queries of the holder about its own lock are
+answered from memory.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from engine.runs.values import MAX_PID, count, number
 from engine.text import attach_line, printable
 
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
-_held: dict[Path, LockInfo] = {}
+_own_locks: dict[Path, LockInfo] = {}
 _files: dict[Path, int] = {}
 
 
 @dataclass(frozen=True)
 class LockInfo:
-    """Who holds a run's lock."""
+    """The process that holds a run's lock."""
 
     pid: int
     process_start: float | None = None
@@ -49,12 +49,14 @@ class RunLock:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        assert path not in _held, "one process takes a run's lock once"
+        assert path not in _own_locks, "one process takes a run's lock once"
         with storing(path):
             try:
                 self._file = open_for_writing(path, os.O_RDWR | os.O_CREAT, below=record_root(path))
             except NotRegularFileError as error:
-                raise UsageError(f"{error.filename}: {error.strerror}.", "Delete it.") from error
+                raise UsageError(
+                    f"{error.filename}: {error.strerror}.", "Delete it.", code="lock-not-regular"
+                ) from error
             self._lock()
             identity = own_identity()
             try:
@@ -63,14 +65,14 @@ class RunLock:
             except OSError:
                 os.close(self._file)
                 raise
-        _held[path], _files[path] = _info(identity), self._file
+        _own_locks[path], _files[path] = _info(identity), self._file
 
     def _lock(self) -> None:
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in _NO_LOCKS:
-                return  # a file system without locks: pid, start time and boot id must do
+                return  # a file system without locks: pid, start time and boot id are checked instead
             os.close(self._file)
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
@@ -80,11 +82,12 @@ class RunLock:
             raise UsageError(
                 f"{who} already trains in {printable(run)}: two runs on one directory are not possible.",
                 f"Watch it with:\n  {attach_line(run)}",
+                code="run-is-live",
             ) from error
 
     def release(self) -> None:
-        """Give the lock back; the end of the process does it as well."""
-        if _held.pop(self.path, None) is not None:
+        """Release the lock; the end of the process does it as well."""
+        if _own_locks.pop(self.path, None) is not None:
             os.close(_files.pop(self.path))
 
     def __enter__(self) -> RunLock:
@@ -95,14 +98,14 @@ class RunLock:
 
 
 def keep_lock(path: Path) -> None:
-    """Let a lock that this process holds outlive `execve`, in the same process: it then takes it again."""
+    """Keep a lock of this process through `execve`; the new program then takes it again."""
     os.set_inheritable(_files[path], True)
 
 
 def is_locked(path: Path) -> LockInfo | None:
-    """Who holds the lock `path`, without touching it; None when nobody does, or when it is not there."""
-    if path in _held:
-        return _held[path]
+    """The holder of the lock `path`, without touching it; None when nobody holds it, or it does not exist."""
+    if path in _own_locks:
+        return _own_locks[path]
     try:
         file = open_file(path, below=record_root(path))
     except OSError:
@@ -122,8 +125,8 @@ def is_locked(path: Path) -> LockInfo | None:
 def _holder(file: int) -> int | None:
     """The pid that holds a write lock (0 or -1: of another host or container), by F_GETLK."""
     layout = "qqihh" if sys.platform == "darwin" else "hhqqi"
-    asked = (0, 0, 0, fcntl.F_WRLCK, 0) if sys.platform == "darwin" else (fcntl.F_WRLCK, 0, 0, 0, 0)
-    answer = struct.unpack(layout, fcntl.fcntl(file, fcntl.F_GETLK, struct.pack(layout, *asked)))
+    query = (0, 0, 0, fcntl.F_WRLCK, 0) if sys.platform == "darwin" else (fcntl.F_WRLCK, 0, 0, 0, 0)
+    answer = struct.unpack(layout, fcntl.fcntl(file, fcntl.F_GETLK, struct.pack(layout, *query)))
     kind, pid = (answer[3], answer[2]) if sys.platform == "darwin" else (answer[0], answer[4])
     return None if kind == fcntl.F_UNLCK else int(pid)
 

@@ -1,4 +1,4 @@
-"""Deleting a run: only what the run itself has written, and only while nobody can be working on it."""
+"""Deletes a run: only the files that it has written, and only while no process can be using it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import StorageError, UsageError, storage_error
-from engine.runs.integrity import damaged
+from engine.runs.integrity import damaged_run_error
 from engine.runs.layout import RunDir, own_files
 from engine.runs.lock import RunLock
 from engine.runs.state import true_state
@@ -16,7 +16,7 @@ from engine.runs.state import true_state
 
 @dataclass(frozen=True)
 class Belongings:
-    """What a run has written."""
+    """The files that a run has written."""
 
     files: int
     bytes: int
@@ -33,20 +33,24 @@ def belongings(run_dir: RunDir) -> Belongings:
 
 
 def remove_run(run_dir: RunDir) -> Belongings:
-    """Delete a run's LoRA files, samples, configuration and `.run`; what else lies there stays.
+    """Delete a run's LoRA files, samples, configuration and `.run`; other files stay.
 
     Raises:
-        UsageError: it goes on, or may go on on another machine, or is damaged (`integrity.fault_of`).
+        UsageError: it is live, or may be on another machine, or is damaged (`integrity.fault_of`).
         StorageError: something cannot be deleted; the run is then still a run.
     """
     state = true_state(run_dir)
     if state.state == "damaged":
-        raise damaged(run_dir, state.detail)
+        raise damaged_run_error(run_dir, state.detail)
     if state.live:
-        raise UsageError(f"The run {run_dir.path} is going on.", "Stop it first.")
+        raise UsageError(f"The run {run_dir.path} is running.", "Stop it first.", code="run-is-live")
     if state.state == "unknown":
-        raise UsageError(f"{run_dir.path}: {state.detail}. It may still go on there.", "Delete it on that machine.")
-    gone = belongings(run_dir)
+        raise UsageError(
+            f"{run_dir.path}: {state.detail}. It may still be running there.",
+            "Delete it on that machine.",
+            code="run-on-other-machine",
+        )
+    removed = belongings(run_dir)
     try:
         with RunLock(run_dir.lock_path):  # nobody can resume it meanwhile
             for path in own_files(run_dir.path, run_dir.name):
@@ -54,11 +58,13 @@ def remove_run(run_dir: RunDir) -> Belongings:
             _remove_private(run_dir)
     except OSError as error:
         where = Path(error.filename) if error.filename else run_dir.path
-        raise storage_error(error, where, "Deleting") or StorageError(f"{where}: {error.strerror}.") from error
+        raise storage_error(error, where, "Deleting") or StorageError(
+            f"{where}: {error.strerror}.", code="delete-failed"
+        ) from error
     for directory in (run_dir.samples, run_dir.path):
-        with suppress(OSError):  # not empty: something of the person's is in it
+        with suppress(OSError):  # not empty: it has files of the person
             directory.rmdir()
-    return gone
+    return removed
 
 
 def _remove_private(run_dir: RunDir) -> None:

@@ -1,4 +1,4 @@
-"""Where a run stands: what it says itself (state.json, exit.json), and what is true (the lock)."""
+"""The state of a run: what it has written (state.json, exit.json), and what is true (the lock)."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from engine.runs.values import MAX_PID, count, local_time, number, seconds, text
 LIVE = ("starting", "running", "paused", "stopping")
 ENDED = ("finished", "stopped", "failed")
 STATES = (*LIVE, *ENDED, "lost", "unknown", "damaged")
-"""lost: dead without a word. unknown: it was last written on another machine. damaged: see `integrity.fault_of`."""
+"""lost: killed, without an exit record. unknown: last written on another machine. damaged: see `integrity.fault_of`."""
 
 
 @dataclass(frozen=True)
 class RunState:
-    """What is known about a run at this moment."""
+    """The state of a run at one moment."""
 
     state: str
     detail: str
@@ -49,7 +49,7 @@ class RunState:
 
 
 class StateWriter:
-    """The trainer's pen for state.json: cheap enough for every step, and no full disk stops it.
+    """Writes state.json for the trainer: cheap enough for every step, and robust against a full disk.
 
     Safe to use from a heartbeat thread. Written when the state or the phase changes, with `force`, otherwise at most
     once in `interval` seconds.
@@ -61,9 +61,9 @@ class StateWriter:
         self._interval = interval
         self._written = 0.0
         self._mutex = threading.Lock()
-        known = _record(run_dir.state_path)
+        before = _record(run_dir.state_path)
         self._record: dict[str, Any] = {
-            "step": 0, "epoch": 0, "max_train_steps": None, "phase": "", **known, **own_identity(), "state": "starting"
+            "step": 0, "epoch": 0, "max_train_steps": None, "phase": "", **before, **own_identity(), "state": "starting"
         }  # fmt: skip
 
     @property
@@ -86,9 +86,9 @@ class StateWriter:
         self._written = now
         self._record["updated"] = round(time.time(), 3)
         temporary = self._path.with_name(".state.json.tmp")
-        try:  # no fsync: after a power cut the lock says more than this file
+        try:  # no fsync: after a power failure the lock is more reliable than this file
             refuse_links(temporary.parent, record_root(temporary))
-            temporary.unlink(missing_ok=True)  # a link that lies there would be written through
+            temporary.unlink(missing_ok=True)  # a link there would be followed
             temporary.write_text(json.dumps(self._record), encoding="ascii")
             temporary.replace(self._path)
         except OSError:
@@ -98,19 +98,19 @@ class StateWriter:
 
 
 def mark_starting(run_dir: RunDir, identity: dict[str, object]) -> None:
-    """Say that the process `identity` is about to train; keeps step and epoch of an earlier part of the run."""
-    known = _record(run_dir.state_path)
-    record = {"step": 0, "epoch": 0, "max_train_steps": None, "phase": "", **known, **identity, "state": "starting"}
+    """Record that the process `identity` is about to train; keeps step and epoch of an earlier part of the run."""
+    before = _record(run_dir.state_path)
+    record = {"step": 0, "epoch": 0, "max_train_steps": None, "phase": "", **before, **identity, "state": "starting"}
     write_record(run_dir.state_path, {**record, "updated": round(time.time(), 3)})
 
 
 def write_exit(run_dir: RunDir, state: str, exit_code: int, step: int, **details: Any) -> None:
-    """Write exit.json: the run ended by its own decision. `details`: title, message, hint of an error.
+    """Write exit.json: the process ended regularly. `details`: code, title, message and hint of an error.
 
-    The reserve is given up first, so that a full disk does not hide how the run ended.
+    The reserve is deleted first, so that this works on a full disk.
 
     Raises:
-        StorageError: even so, it cannot be written.
+        StorageError: it cannot be written all the same.
     """
     assert state in ENDED, state
     with suppress(OSError):
@@ -118,46 +118,46 @@ def write_exit(run_dir: RunDir, state: str, exit_code: int, step: int, **details
     record = {"state": state, "exit_code": int(exit_code), "step": step, "time": round(time.time(), 3), **details}
     try:
         write_record(run_dir.exit_path, record)
-    except StorageError:  # a disk that cannot sync or rename may still take it, and half of it is read as none
+    except StorageError:  # works on a disk that cannot sync or rename; half a record is read as none
         with storing(run_dir.exit_path):
             run_dir.exit_path.write_bytes(record_bytes(record))
 
 
 def read_exit(run_dir: RunDir) -> dict[str, Any] | None:
-    """How the run ended; None when it has not, or not by its own decision."""
+    """How the run ended; None when it has not, or was killed."""
     value = read_record(run_dir.exit_path)
     code = count(value.get("exit_code"), 256)
     if code is None or value.get("state") not in ENDED:
         return None
-    words = {key: found for key in ("title", "message", "hint") if (found := text(value.get(key)))}
-    return {"state": value["state"], "exit_code": code, "step": count(value.get("step")) or 0, **words}
+    texts = {key: entry for key in ("code", "title", "message", "hint") if (entry := text(value.get(key)))}
+    return {"state": value["state"], "exit_code": code, "step": count(value.get("step")) or 0, **texts}
 
 
 def _record(path: Path) -> dict[str, Any]:
-    """What state.json says, each value as it may be; what it may not be is left out."""
+    """The valid values of state.json."""
     value = read_record(path)
     kinds: dict[str, Callable[[Any], Any]] = {
         "state": text, "phase": text, "boot_id": text, "host": text, "step": count, "epoch": count,
         "max_train_steps": count, "updated": seconds, "process_start": number,
     }  # fmt: skip
-    known = {key: found for key, kind in kinds.items() if (found := kind(value.get(key))) is not None}
+    record = {key: entry for key, kind in kinds.items() if (entry := kind(value.get(key))) is not None}
     pid = count(value.get("pid"), MAX_PID)
-    return {**known, "pid": pid} if pid is not None else known
+    return {**record, "pid": pid} if pid is not None else record
 
 
 def true_state(run_dir: RunDir) -> RunState:
-    """What is true about a run: the lock, then exit.json, then who wrote state.json last, and where.
+    """The true state of a run: from the lock, then exit.json, then the last writer of state.json.
 
-    Whatever the files hold, nothing is raised: what cannot be read counts as missing, and a directory that cannot be
-    used as a run is "damaged".
+    Never raises, whatever the files contain: unreadable ones count as missing, and a directory that cannot be used as
+    a run is "damaged".
     """
     record = _record(run_dir.state_path)
     if fault := fault_of(run_dir):
         return _state(record, "damaged", fault)
     holder = is_locked(run_dir.lock_path)
-    said = record.get("state", "")
+    written = record.get("state", "")
     if holder is not None:
-        live = said if said in LIVE else "stopping" if said in ENDED else "starting"
+        live = written if written in LIVE else "stopping" if written in ENDED else "starting"
         return _state(record, live, f"trains in process {holder.pid}", pid=holder.pid)
     ending = read_exit(run_dir)
     if ending is not None:
@@ -165,7 +165,7 @@ def true_state(run_dir: RunDir) -> RunState:
         detail = ending.get("message") or f"{state} at step {step}"
         return _state({**record, "step": step}, state, detail, exit_code=ending["exit_code"])
     if is_alive(record):
-        return _state(record, said if said in LIVE else "starting", f"process {record['pid']} works on it")
+        return _state(record, written if written in LIVE else "starting", f"process {record['pid']} works on it")
     record = _with_newest_step(run_dir, record)
     where = record.get("host", text(run_dir.meta.get("host")))
     if where is not None and where != host():
@@ -176,22 +176,23 @@ def true_state(run_dir: RunDir) -> RunState:
 
 
 def _with_newest_step(run_dir: RunDir, record: dict[str, Any]) -> dict[str, Any]:
-    """Step and time of the event log where that is newer: state.json is written once a second, each step is logged."""
+    """Step and time from the event log where newer: state.json is written once a second, each step is logged."""
     event = latest_step(run_dir.events_path)
     written = record.get("updated")
     if event is None or (written is not None and written >= event.time):
         return record
-    newer = {key: found for key in ("step", "epoch") if (found := event.get(key)) is not None}
+    values = {"step": event.step, "epoch": event.epoch}
+    newer = {key: value for key, value in values.items() if value is not None}
     return {**record, **newer, "updated": event.time}
 
 
-def _state(record: dict[str, Any], state: str, detail: str, **known: Any) -> RunState:
+def _state(record: dict[str, Any], state: str, detail: str, **more: Any) -> RunState:
     values = {key: record.get(key) for key in ("pid", "max_train_steps", "updated")}
     counts = {key: record.get(key, 0) for key in ("step", "epoch")}
-    return RunState(state, detail, **{**values, **counts, "phase": record.get("phase", ""), **known})
+    return RunState(state, detail, **{**values, **counts, "phase": record.get("phase", ""), **more})
 
 
 def moment(when: object) -> str:
-    """A time as a person reads it, in the local zone."""
+    """A time as text, in the local zone."""
     then = local_time(when)
     return "unknown" if then is None else time.strftime("%Y-%m-%d %H:%M:%S", then)

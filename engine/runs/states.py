@@ -1,8 +1,8 @@
-"""The saved states of a run: which there are, and whether each is what was written. Loads no torch.
+"""The saved states of a run, and whether each is unchanged since it was written. Loads no torch.
 
 A state is a safetensors file. Its metadata holds a SHA-256 over the file's name and every other byte, so that no part
-of it can be changed, cut or exchanged unseen. Format "1", of earlier versions, covers the tensors only; there the step
-in the name must at least be the one inside.
+of it can be changed, cut or exchanged unnoticed. Format "1", of earlier versions, covers the tensors only; there the
+step in the name must at least be the one inside.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ _SEAL = re.compile(rb'"sha256":"([0-9a-f]{64})"')  # inside the text of a value,
 
 @dataclass(frozen=True)
 class SavedState:
-    """A state file that was read whole and is what was written."""
+    """A state file that was read completely and is unchanged."""
 
     path: Path
     structure: Any
     """The tree, with the names of its tensors, as JSON holds it."""
 
     def value(self, name: str) -> Any | None:
-        """A value without tensors at the top of the tree; None where there is none."""
+        """A value without tensors at the top level of the tree; None where it is missing."""
         return next((unflatten(value, {}) for key, value in self.structure["dict"] if key == name), None)
 
     @property
     def step(self) -> int | None:
-        """The step inside; None in a tree that is not a run's."""
+        """Its step; None in a tree that is not a run's."""
         progress = self.value("progress")
         return int(progress["step"]) if progress else None
 
@@ -54,18 +54,18 @@ def state_path(directory: Path, step: int) -> Path:
 
 
 def saved_states(directory: Path) -> list[Path]:
-    """The files of saved states in `directory`, the newest first; whether they are readable is another question."""
-    found = directory.glob("state-*.safetensors") if directory.is_dir() else []
-    return sorted((path for path in found if _NAME.fullmatch(path.name) and is_regular(path)), reverse=True)
+    """The files of saved states in `directory`, the newest first; they may be unreadable."""
+    paths = directory.glob("state-*.safetensors") if directory.is_dir() else []
+    return sorted((path for path in paths if _NAME.fullmatch(path.name) and is_regular(path)), reverse=True)
 
 
 def newest_state(directory: Path) -> SavedState | None:
-    """The newest state in `directory` that is what was written: the one that a resume continues from."""
+    """The newest undamaged state in `directory`: the one that a resume continues from."""
     return next((state for path in saved_states(directory) if (state := read_state(path))), None)
 
 
 def read_state(path: Path) -> SavedState | None:
-    """Read a whole state file, without keeping its tensors; None when it is missing, cut short, changed or renamed."""
+    """Verify a state file, without keeping its tensors; None when it is missing, cut short, changed or renamed."""
     try:
         with open_file(path, below=path.parent) as file:
             metadata = _verified(file, os.fsencode(path.name))
@@ -81,22 +81,22 @@ def read_state(path: Path) -> SavedState | None:
 
 
 def sealed(name: str, data: bytes) -> tuple[bytes, memoryview]:
-    """Header and content of a safetensors file with the digest of both, and of its name, in place of `UNSEALED`."""
+    """Header and content of a safetensors file with the digest of both, and of its name, instead of `UNSEALED`."""
     end = 8 + int.from_bytes(data[:8], "little")
     header, content = data[:end], memoryview(data)[end:]
-    digest = _started(os.fsencode(name), header)
+    digest = _new_digest(os.fsencode(name), header)
     digest.update(content)
     empty, full = (f'"sha256":"{text}"'.encode() for text in (UNSEALED, digest.hexdigest()))
     assert header.count(empty) == 1
     return header.replace(empty, full), content
 
 
-def _started(name: bytes, header: bytes) -> Any:
+def _new_digest(name: bytes, header: bytes) -> Any:
     return hashlib.sha256(name + b"\0" + header)
 
 
 def _verified(file: BufferedReader, name: bytes) -> dict[str, str] | None:
-    """The metadata, if the digest in it is right."""
+    """The metadata, if its digest is correct."""
     start = file.read(8)
     length = int.from_bytes(start, "little")
     if len(start) < 8 or length > MAX_HEADER:
@@ -109,7 +109,7 @@ def _verified(file: BufferedReader, name: bytes) -> dict[str, str] | None:
     seals = _SEAL.findall(header)
     if metadata["format"] != FORMAT or len(seals) != 1:
         return None
-    digest = _started(name, start + header.replace(seals[0], UNSEALED.encode()))
+    digest = _new_digest(name, start + header.replace(seals[0], UNSEALED.encode()))
     while piece := file.read(_PIECE):
         digest.update(piece)
     return metadata if digest.hexdigest() == seals[0].decode() else None

@@ -1,6 +1,6 @@
-"""Values that run files may hold, checked one by one: a run directory may come from another machine or a stranger.
+"""Checks of single values in run files: a run directory may come from another machine or a stranger.
 
-Each function gives the value, or None where it is missing, of another kind or beyond what it may be.
+Each function returns the value, or None where it is missing, of another type or out of range.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import unicodedata
 from typing import Any
 
 MAX_COUNT = 2**53
-"""Steps, bytes and pictures: numbers from here on are not exact as floats, and nothing counts so far."""
+"""Steps, bytes and images: numbers from here on are not exact as floats, and no real count is as large."""
 MAX_NUMBER = 1e100
 """Losses and rates: sums and differences of numbers below it stay finite."""
 MAX_PID = 2**31
@@ -40,19 +40,19 @@ def number(value: Any) -> float | None:
 def numbers(table: Any) -> dict[str, float]:
     """The finite numbers of a table, by name."""
     items = table.items() if isinstance(table, dict) else ()
-    return {str(name): found for name, value in items if (found := number(value)) is not None}
+    return {str(name): finite for name, value in items if (finite := number(value)) is not None}
 
 
 def seconds(value: Any) -> float | None:
-    """A time in seconds since 1970 that a calendar has."""
-    found = number(value)
-    return found if found is not None and 0 <= found < MAX_SECONDS and math.isfinite(found) else None
+    """A time in seconds since 1970, up to the year 9999."""
+    moment = number(value)
+    return moment if moment is not None and 0 <= moment < MAX_SECONDS and math.isfinite(moment) else None
 
 
 def local_time(value: Any) -> time.struct_time | None:
-    """`seconds` on the local calendar."""
-    found = seconds(value)
-    return None if found is None else time.localtime(found)
+    """`seconds` as local time."""
+    moment = seconds(value)
+    return None if moment is None else time.localtime(moment)
 
 
 def text(value: Any) -> str | None:
@@ -61,7 +61,7 @@ def text(value: Any) -> str | None:
 
 
 def file_name(value: Any) -> str | None:
-    """A text that can be the name of a file: no part of a path, and nothing that leads elsewhere."""
+    """A text that can be a file name: without a path, and not "." or ".."."""
     if not isinstance(value, str) or not value.strip() or value in (".", "..") or "/" in value:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Kernels that give the same bytes each time: an exact resume needs them. On the CPU nothing has to be chosen."""
+"""Deterministic kernels: an exact resume needs them. On the CPU all kernels are."""
 
 from __future__ import annotations
 
@@ -7,45 +7,46 @@ from typing import TypeVar
 
 import torch
 
-from engine.models.base import Say
+from engine.types import Log
 
 T = TypeVar("T")
 FLASH = (8, 0)
 """The compute capability from which on torch has flash attention."""
 
 
-def choose_kernels(deterministic: bool = True) -> None:
-    """On a GPU some kernels add in any order; take those that do not, where there are such and it is wanted.
+def set_determinism(deterministic: bool = True) -> None:
+    """Choose deterministic GPU kernels where torch has them; some others sum in varying order.
 
-    cuDNN's attention is left out altogether: from torch 2.11 on it is the first choice on Hopper, adds in any order,
-    and its gradients are NaN for some lengths (pytorch issue 196678; seen here with 22 tokens on an H200).
+    cuDNN's attention is always disabled: from torch 2.11 on it is the first choice on Hopper, is not deterministic, and
+    its gradients are NaN for some lengths (pytorch issue 196678; seen here with 22 tokens on an H200).
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
     torch.backends.cudnn.deterministic = deterministic
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
-    # Otherwise every new tensor is filled before it is written to: a pass over the memory for each operation.
+    # Otherwise every new tensor is filled first: a pass over the memory for each operation.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-class Exactly:
-    """Computes with deterministic kernels alone. Where torch need only warn of others, attention takes others.
+class DeterministicStep:
+    """Runs a step with deterministic kernels only; under torch's `warn_only` attention would use others.
 
     Args:
-        wanted: memory.deterministic.
-        flash: the attention is one that flash attention takes: in half precision, without a mask.
-        say: told when a resume will not be exact, and why.
+        strict: memory.deterministic.
+        flash: whether the model can use flash attention: half precision, no mask.
+        log: called with the reason if a resume will not be exact.
     """
 
-    def __init__(self, device: torch.device, wanted: bool, flash: bool, say: Say) -> None:
-        self._strict = wanted and device.type == "cuda"
-        self._say = say
+    def __init__(self, device: torch.device, strict: bool, flash: bool, log: Log) -> None:
+        self._strict = strict and device.type == "cuda"
+        self._log = log
         if self._strict and not (flash and torch.cuda.get_device_capability(device) >= FLASH):
-            # The other deterministic attention takes ten to thirty times as long (benchmarks/attention.py).
-            self._refuse("flash attention needs half precision, no mask and compute capability 8.0")
+            # The only other deterministic attention takes ten to thirty times as long (benchmarks/attention.py).
+            self._give_up("flash attention needs half precision, no mask and compute capability 8.0")
 
     def __call__(self, compute: Callable[[], T], undo: Callable[[], None]) -> T:
-        """The result of `compute`, which is called a second time, after `undo`, where the first one was refused."""
+        """The result of `compute`; if torch refuses it for lack of a deterministic kernel, `undo` it and compute again
+        with any kernels."""
         if not self._strict:
             return compute()
         torch.use_deterministic_algorithms(True)
@@ -54,12 +55,12 @@ class Exactly:
         except RuntimeError as error:
             if "deterministic" not in str(error):
                 raise
-            self._refuse(str(error).partition(",")[0])
+            self._give_up(str(error).partition(",")[0])
         finally:
             torch.use_deterministic_algorithms(True, warn_only=True)
         undo()
         return compute()
 
-    def _refuse(self, why: str) -> None:
+    def _give_up(self, why: str) -> None:
         self._strict = False
-        self._say(f"A resume will not be exact to the byte on this GPU: {why}.")
+        self._log(f"A resume will not be exact to the byte on this GPU: {why}.")

@@ -1,6 +1,6 @@
-"""What the denoiser is asked, and how its answer is weighed: noise, timesteps, targets, losses (formulas: sd-scripts).
+"""The training objective: noise, timesteps, targets and loss of the DDPM families (formulas: sd-scripts).
 
-All tensors are float32; B pictures, C latent channels, h x w latent cells. SNR(t) = a / (1 - a) with a the cumulative
+All tensors are float32; B images, C latent channels, h x w latent cells. SNR(t) = a / (1 - a) with a the cumulative
 product of alphas at t.
 """
 
@@ -12,35 +12,43 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
+from typing_extensions import override
 
 from engine.config.training import TrainingTable
-from engine.models.base import PredictionType
+from engine.types import PredictionType
 
 
 @dataclass(frozen=True)
-class Question:
-    """One noised batch."""
+class NoisedBatch:
+    """Noised latents with their target."""
 
     noisy: Tensor
-    """[B, C, h, w], what the denoiser sees."""
+    """[B, C, h, w], the denoiser's input."""
     target: Tensor
-    """[B, C, h, w], what it should answer."""
+    """[B, C, h, w], what it should predict."""
     timesteps: Tensor
     """[B], from 0 to 1000: int64 for epsilon and v, float32 for flow."""
 
 
 class Objective(ABC):
-    """What a family of models is asked, and how its answer is weighed."""
+    """Noise, target and loss for one prediction type."""
 
     training: TrainingTable
 
     @abstractmethod
-    def ask(self, latents: Tensor, generator: torch.Generator) -> Question:
-        """Noise `latents` [B, C, h, w] at random timesteps; every draw comes from the CPU `generator`."""
+    def sample_noise(self, latents: Tensor, generator: torch.Generator) -> NoisedBatch:
+        """Noise `latents` [B, C, h, w] at random timesteps; all random numbers come from the CPU `generator`."""
 
     @abstractmethod
-    def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor, perturbed: Tensor | None = None) -> Question:
-        """The question for given noise and timesteps; `perturbed` replaces the noise on the input side only."""
+    def add_noise(
+        self, latents: Tensor, noise: Tensor, timesteps: Tensor, perturbed: Tensor | None = None
+    ) -> NoisedBatch:
+        """Noise `latents` with this noise at these timesteps; `perturbed` replaces the noise in the input only."""
+
+    @abstractmethod
+    def split(self, prediction: Tensor, noised: NoisedBatch) -> tuple[Tensor, Tensor]:
+        """The latents and the noise, [B, C, h, w] each, that `noised` consists of by the model's prediction.
+        `add_noise` of both at an earlier timestep is one step of DDIM (Song et al. 2021, formula 12 with σ = 0)."""
 
     @abstractmethod
     def weights(self, timesteps: Tensor) -> Tensor:
@@ -48,36 +56,36 @@ class Objective(ABC):
 
     @abstractmethod
     def huber_c(self, timesteps: Tensor) -> Tensor:
-        """Where the Huber loss turns from square to straight, [B]."""
+        """The Huber loss's threshold between quadratic and linear, [B]."""
 
-    def compared(self, prediction: Tensor, question: Question) -> Tensor:
-        """What of the denoiser's answer is compared with the target, [B, C, h, w]: the answer itself."""
+    def model_output(self, prediction: Tensor, noised: NoisedBatch) -> Tensor:
+        """The denoiser's prediction in the target's form, [B, C, h, w]; here it is the same."""
         return prediction
 
-    def losses(self, prediction: Tensor, question: Question, mask: Tensor | None = None) -> Tensor:
-        """Weighted loss of each picture, [B].
+    def losses(self, prediction: Tensor, noised: NoisedBatch, mask: Tensor | None = None) -> Tensor:
+        """Weighted loss of each image, [B].
 
         Args:
             prediction: [B, C, h, w] float32.
-            mask: [B, 1, h, w] in 0-1, or None; the mean stays over all cells, as in Kohya.
+            mask: [B, 1, h, w] in 0-1, or None; the mean is over all cells, masked or not, as in Kohya.
         """
-        loss = self._distance(self.compared(prediction, question), question)
+        loss = self._distance(self.model_output(prediction, noised), noised)
         if mask is not None:
             loss = loss * mask
-        return loss.mean(dim=(1, 2, 3)) * self.weights(question.timesteps)
+        return loss.mean(dim=(1, 2, 3)) * self.weights(noised.timesteps)
 
-    def _distance(self, prediction: Tensor, question: Question) -> Tensor:
-        target, kind = question.target, self.training.loss_type
+    def _distance(self, prediction: Tensor, noised: NoisedBatch) -> Tensor:
+        target, kind = noised.target, self.training.loss_type
         if kind == "l2":
             return functional.mse_loss(prediction, target, reduction="none")
         if kind == "l1":
             return functional.l1_loss(prediction, target, reduction="none")
-        c = self.huber_c(question.timesteps).view(-1, 1, 1, 1)
+        c = self.huber_c(noised.timesteps).view(-1, 1, 1, 1)
         bow = ((prediction - target).square() + c.square()).sqrt() - c
         return 2 * bow * (c if kind == "huber" else 1)
 
     def perturbed(self, noise: Tensor, generator: torch.Generator) -> Tensor:
-        """The noise that the denoiser sees: with `ip_noise_gamma` it differs from that of the target."""
+        """The noise in the denoiser's input: with `ip_noise_gamma` it differs from that of the target."""
         settings = self.training
         if settings.ip_noise_gamma is None:
             return noise
@@ -92,7 +100,7 @@ class DiffusionObjective(Objective):
         training: the `[training]` table.
         alphas_cumprod: [T] float32, on the training device.
         prediction_type: "epsilon" or "v_prediction".
-        weighed_by: alphas_cumprod of the SNR that weighs the loss; None: the same.
+        snr_alphas_cumprod: alphas_cumprod for the SNR of the loss weights; None: the same.
     """
 
     def __init__(
@@ -100,30 +108,40 @@ class DiffusionObjective(Objective):
         training: TrainingTable,
         alphas_cumprod: Tensor,
         prediction_type: PredictionType,
-        weighed_by: Tensor | None = None,
+        snr_alphas_cumprod: Tensor | None = None,
     ) -> None:
         self.training = training
         self.alphas_cumprod = alphas_cumprod
-        weighed_by = alphas_cumprod if weighed_by is None else weighed_by
-        self.snr = weighed_by / (1 - weighed_by)
+        snr_alphas_cumprod = alphas_cumprod if snr_alphas_cumprod is None else snr_alphas_cumprod
+        self.snr = snr_alphas_cumprod / (1 - snr_alphas_cumprod)
         self.is_v = prediction_type == "v_prediction"
 
-    def ask(self, latents: Tensor, generator: torch.Generator) -> Question:
-        """See `Objective.ask`."""
+    @override
+    def sample_noise(self, latents: Tensor, generator: torch.Generator) -> NoisedBatch:
         settings = self.training
         noise = self.noise(latents, generator)
         timesteps = torch.randint(
             settings.min_timestep, settings.max_timestep, (len(latents),), generator=generator
         ).to(latents.device)
-        return self.noised(latents, noise, timesteps, self.perturbed(noise, generator))
+        return self.add_noise(latents, noise, timesteps, self.perturbed(noise, generator))
 
-    def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor, perturbed: Tensor | None = None) -> Question:
-        """See `Objective.noised`."""
+    @override
+    def add_noise(
+        self, latents: Tensor, noise: Tensor, timesteps: Tensor, perturbed: Tensor | None = None
+    ) -> NoisedBatch:
         alpha = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
         signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
         noisy = signal * latents + sigma * (noise if perturbed is None else perturbed)
         target = signal * noise - sigma * latents if self.is_v else noise
-        return Question(noisy, target, timesteps)
+        return NoisedBatch(noisy, target, timesteps)
+
+    @override
+    def split(self, prediction: Tensor, noised: NoisedBatch) -> tuple[Tensor, Tensor]:
+        alpha = self.alphas_cumprod[noised.timesteps].view(-1, 1, 1, 1)
+        signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
+        if self.is_v:
+            return signal * noised.noisy - sigma * prediction, sigma * noised.noisy + signal * prediction
+        return (noised.noisy - sigma * prediction) / signal, prediction
 
     def noise(self, latents: Tensor, generator: torch.Generator) -> Tensor:
         """Noise like `latents`, with offset or pyramid as configured."""
@@ -155,8 +173,8 @@ class DiffusionObjective(Objective):
             weight = weight * (1 / (limited_snr + 1) if self.is_v else limited_snr.rsqrt())
         return weight
 
+    @override
     def huber_c(self, timesteps: Tensor) -> Tensor:
-        """See `Objective.huber_c`."""
         settings = self.training
         c = settings.huber_c
         if settings.huber_schedule == "exponential":

@@ -1,4 +1,4 @@
-"""Optimizers by Kohya's names, each from the library that keeps it."""
+"""Optimizers by Kohya's names, from torch and other libraries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from engine.config.optimizers import (
     missing_package,
     no_such_optimizer,
     optimizer_settings,
-    require_known_module,
+    require_allowed_module,
     sets_its_own_rate,
     source_of,
 )
@@ -27,21 +27,21 @@ from engine.errors import UsageError
 
 @dataclass(frozen=True)
 class BuiltOptimizer:
-    """An optimizer and what the rest of the loop must know about it."""
+    """An optimizer with its properties."""
 
     optimizer: torch.optim.Optimizer
     description: str
     """Kohya's form for the metadata: "torch.optim.adamw.AdamW(weight_decay=0.1)"."""
     schedule_free: bool
-    """It needs `.train()` and `.eval()` around steps and saves, and no schedule."""
+    """It needs `.train()` before steps and `.eval()` before saves, and no schedule."""
     relative_step: bool
-    """Adafactor that sets its own rate."""
+    """Adafactor that sets its own learning rate."""
 
 
 def check_optimizer(training: TrainingTable) -> None:
-    """Raise UsageError for an unknown optimizer, or one that cannot be loaded, before anything else is."""
+    """Raise UsageError for an unknown optimizer, or one that cannot be imported."""
     check_training(training)
-    _find(training.optimizer_type)
+    _optimizer_class(training.optimizer_type)
 
 
 def build_optimizer(name: str, arguments: Sequence[str], groups: list[dict[str, Any]]) -> BuiltOptimizer:
@@ -51,16 +51,16 @@ def build_optimizer(name: str, arguments: Sequence[str], groups: list[dict[str, 
         arguments: `training.optimizer_args`.
 
     Raises:
-        UsageError: unknown name, missing package (names the extra), or settings that it does not take.
+        UsageError: unknown name, missing package (with the extra to install), or settings that it does not take.
     """
-    optimizer_class = _find(name)
+    optimizer_class = _optimizer_class(name)
     settings = optimizer_settings(name, arguments)
     extra: dict[str, Any] = {**defaults_of(name), **settings}
     relative_step = sets_its_own_rate(name, arguments)
     if relative_step:
         groups = [{**group, "lr": None} for group in groups]
     if optimizer_class is torch.optim.AdamW and not extra.get("foreach"):
-        # 8-bit Adam launches a kernel for each tensor; fused AdamW one for all.
+        # Fused AdamW launches one kernel for all tensors.
         extra.setdefault("fused", True)
     parameters = inspect.signature(optimizer_class).parameters
     if "lr" in parameters and parameters["lr"].default is inspect.Parameter.empty:
@@ -70,7 +70,9 @@ def build_optimizer(name: str, arguments: Sequence[str], groups: list[dict[str, 
     except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
         allowed = ", ".join(list(parameters)[1:])
         raise UsageError(
-            f"training.optimizer_args: {name} does not take these settings: {error}.", f"It takes: {allowed}."
+            f"training.optimizer_args: {name} does not take these settings: {error}.",
+            f"It takes: {allowed}.",
+            code="optimizer-args-wrong",
         ) from None
     parts = ",".join(f"{key}={value}" for key, value in settings.items())
     module = optimizer_class.__module__
@@ -78,19 +80,23 @@ def build_optimizer(name: str, arguments: Sequence[str], groups: list[dict[str, 
     return BuiltOptimizer(optimizer, description, is_schedule_free(name), relative_step)
 
 
-def _find(name: str) -> type[torch.optim.Optimizer]:
+def _optimizer_class(name: str) -> type[torch.optim.Optimizer]:
     source = source_of(name)
     if source is not None:
         try:
             return getattr(importlib.import_module(source.module), source.class_name)  # type: ignore[no-any-return]
         except (ImportError, RuntimeError, AttributeError) as error:
             raise missing_package(name, source, str(error)) from None
-    require_known_module(name)
+    require_allowed_module(name)
     module_name, _, class_name = name.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module_name or "torch.optim"), class_name, None)
+        optimizer_class = getattr(importlib.import_module(module_name or "torch.optim"), class_name, None)
     except ImportError as error:
-        raise UsageError(f"training.optimizer_type: {name} cannot be loaded: {error}.", "Check the name.") from None
-    if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
+        raise UsageError(
+            f"training.optimizer_type: {name} cannot be loaded: {error}.",
+            "Check the name.",
+            code="optimizer-not-loadable",
+        ) from None
+    if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, torch.optim.Optimizer)):
         raise no_such_optimizer(name)
-    return found
+    return optimizer_class

@@ -1,4 +1,4 @@
-"""Everything between the run directory and the first step: settings, pictures, model, caches, LoRA."""
+"""Sets up a run before its first step: settings, images, model, caches, LoRA."""
 
 from __future__ import annotations
 
@@ -12,254 +12,298 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from safetensors.torch import load_file
 
-from engine import paths
-from engine.adapters.formats import in_kohya_names, recognised
-from engine.adapters.lora import LoraNetwork
-from engine.adapters.names import is_peft
+from engine.adapters.formats import in_kohya_names, recognise_format
+from engine.adapters.kinds.registry import trained_kind
+from engine.adapters.network import AdapterNetwork
 from engine.adapters.peft_format import to_kohya
 from engine.adapters.start import check_start
-from engine.config import RunConfig, load_config, require_paths, resolve
+from engine.config import RunConfig, load_config, require_paths
+from engine.config.changes import at_the_end, stages
 from engine.config.prompts import read_prompts
-from engine.config.resolve import check_model
 from engine.dataset.arithmetic import StepPlan, make_items, plan_steps, validation_items
-from engine.dataset.batches import Item
 from engine.dataset.buckets import BucketGrid
+from engine.dataset.captions import CaptionRules
+from engine.dataset.checked import CheckedImages
 from engine.dataset.digests import FileDigests
+from engine.dataset.images import Scan
+from engine.dataset.items import Item
 from engine.dataset.latents import LatentCache
-from engine.dataset.pictures import Scan
+from engine.dataset.reach import MOST_COMPARED, Direction, both_directions, compares_samples, last_update, reached
 from engine.dataset.scan import scan, verify_pixels
 from engine.dataset.thumbnail import thumbnail
-from engine.errors import UsageError
-from engine.hardware import Gpu, choose_precision
-from engine.memory.ladder import apply_ladder
-from engine.models.base import Model, Recognition, Say
+from engine.estimate.disk import estimate
+from engine.families.base import Model
+from engine.families.registry import family_named
+from engine.families.resolved import ResolvedRun, resolve_run
+from engine.hardware import choose_precision, compute_dtype
+from engine.lowmem.settings import apply_memory_settings
+from engine.models.device import chosen_gpu
 from engine.models.header import read_header
-from engine.models.registry import family_named, recognise
-from engine.runs.disk import estimate
-from engine.training.exactness import choose_kernels
-from engine.training.feed import Feed
+from engine.models.lora_names import is_peft
+from engine.runs.states import SavedState, newest_state
+from engine.training.batch_source import BatchSource
+from engine.training.exactness import set_determinism
+from engine.training.groups import trained_targets
 from engine.training.inputs import check_inputs
-from engine.training.measured import PhasePeaks
+from engine.training.latents import LatentEncoder
 from engine.training.optimizers import check_optimizer
+from engine.training.probes import Probe, choose_probes, spread_over, training_images
 from engine.training.schedules import check_schedule
 from engine.training.seeds import derive
-from engine.training.session import Session
-from engine.training.states import plan_from_here
+from engine.training.session import PhasePeaks, Session
 from engine.training.texts import cache_texts
+from engine.types import Log, Recognition
 
 
-@dataclass
+@dataclass(frozen=True)
 class Prepared:
-    """What the loop works with."""
+    """The parts of a run as they are at its start; `TrainState` has the current settings and length."""
 
     config: RunConfig
     recognition: Recognition
     scan: Scan
     plan: StepPlan
     model: Model
-    network: LoraNetwork
-    feed: Feed
-    held_out: Sequence[Item]
-    held_out_latents: LatentCache
+    network: AdapterNetwork
+    batches: BatchSource
+    latents: LatentEncoder | None
+    """Fills the cache of latents that `batches` reads; None if latents are not cached."""
+    probes: Sequence[Probe]
+    probe_latents: LatentCache
+    """Of the probes' images, never mirrored."""
     accelerator: Accelerator
     precision: str
     inputs: str
-    """Digest of what the run is trained on: see `engine.training.inputs`."""
+    """Digest of the run's inputs: see `engine.training.inputs`."""
 
 
 def prepare(session: Session) -> Prepared:
-    """Read, check, load and cache; says every decision with its reason.
+    """Read, check, load and cache; logs every decision with its reason.
 
     Raises:
-        LoraSmithError: something that the person must mend.
-        Stopped: a stop was asked for meanwhile.
+        LoraSmithError: an error that the user has to fix.
+        Stopped: a stop was requested meanwhile.
     """
-    config = session.run.with_own_datasets(load_config(session.run.config_path))
-    require_paths(config)
-    memory = config.memory
+    written = session.run.with_own_datasets(load_config(session.run.config_path))
+    require_paths(written)
+    memory = written.memory
     cached = memory.cache_text_encoder_outputs or memory.cache_text_encoder_outputs_to_disk
-    raw = config.training.kohya_exact and cached
-    recognition = recognise(config.model.pretrained_model_name_or_path)
-    family = family_named(recognition.family)
-    recognition = family.in_force(config, recognition)
-    config, settled = family.settle(config, recognition)
-    config, notes = resolve(config, partial_text_cache=family.partial_text_cache)
-    for note in [*recognition.reasons, *settled, *notes]:
-        session.say(note)
-    _check_settings(config, recognition, family.lora_base)
-    prompts = read_prompts(config, lambda _: None, family.prompt_flags)
+    raw = written.training.kohya_exact and cached
+    run = resolve_run(written)
+    config, recognition = run.config, run.recognition
+    session.recognition = recognition
+    for note in [*recognition.reasons, *run.notes]:
+        session.log(note)
+    _check_settings(run)
+    flags = run.family.spec.prompt_flags
+    prompts = [prompt for _, stage in stages(config) for prompt in read_prompts(stage, lambda _: None, flags)]
     accelerator, precision = _accelerator(config, session)
     if accelerator.device.type == "cuda":
         session.peaks = PhasePeaks.of(accelerator.device)
     if config.memory.num_cpu_threads_per_process:
         torch.set_num_threads(config.memory.num_cpu_threads_per_process)
     with session.phase("load"):
-        pictures, digests = scan(config, session.progress("load", "pictures")), FileDigests()
-        inputs = check_inputs(session, config, pictures, recognition.path, accelerator.device, digests)
-        pictures, model = _load(session, config, pictures, recognition, str(accelerator.device), precision)
+        scanned, digests = scan(config, session.progress("load", "images")), FileDigests()
+        inputs = check_inputs(session, config, scanned, recognition.path, accelerator.device, digests)
+        checked = CheckedImages(config.memory.cache_root, digests)
+        scanned = verify_pixels(scanned, session.progress("load", "images"), checked)
+        session.raise_if_stopped()
+        model = _load(session, config, recognition, str(accelerator.device), precision)
+    state = newest_state(session.run.checkpoints)
     with session.phase("cache"):
-        pictures, items, held_out, plan, latents, held_out_latents = _latents(session, config, pictures, model, digests)
-    for line in [*pictures.lines(), *plan.lines()]:
-        session.say(line)
-    plan = plan_from_here(plan, session.run.checkpoints, session.say)
-    _check_disk(session, config, model.recognition, plan)
-    rank, num_processes = accelerator.process_index, accelerator.num_processes
-    feed = Feed(
-        config, items, plan, model, accelerator.device, latents, None, rank=rank, num_processes=num_processes, raw=raw
-    )
+        images = _latents(session, run, scanned, model, digests, state)
+    for line in [*images.scan.lines(), *images.plan.lines()]:
+        session.log(line)
+    plan = _continued(images.plan, state)
+    _report_place(plan, state, session.log)
+    _check_disk(session, run, plan.of_length(at_the_end(config).training))
+    batches = _batches(config, images, plan, model, accelerator, raw=raw)
     with session.phase("cache"):
-        cache_texts(session, config, feed, model, held_out, [prompt.request for prompt in prompts])
-        settle_down(model, texts=bool(feed.live), latents=latents is None)
-    network = build_network(config, model, session.say)
+        cache_texts(session, config, batches, model, images.probes, [prompt.request for prompt in prompts])
+        place_for_training(model, texts=bool(batches.uncached_encoders), latents=images.latents is None)
+    network = build_network(config, model, session.log)
     return Prepared(
-        config,
-        model.recognition,
-        pictures,
-        plan,
-        model,
-        network,
-        feed,
-        held_out,
-        held_out_latents,
-        accelerator,
-        precision,
-        inputs,
+        config=config,
+        recognition=model.recognition,
+        scan=images.scan,
+        plan=plan,
+        model=model,
+        network=network,
+        batches=batches,
+        latents=images.latents,
+        probes=images.probes,
+        probe_latents=images.probe_latents,
+        accelerator=accelerator,
+        precision=precision,
+        inputs=inputs,
     )
 
 
-def _check_settings(config: RunConfig, recognition: Recognition, base: str) -> None:
-    """What can be refused before anything large is read."""
-    check_model(config, recognition)
+def _check_settings(run: ResolvedRun) -> None:
+    """Refuse wrong settings before anything large is read."""
+    config = run.config
     check_optimizer(config.training)
     check_schedule(config.training)
     if config.saving.metadata_thumbnail:
         thumbnail(config.saving.metadata_thumbnail)
-    check_start(config, base)
+    check_start(config, run.family.spec.lora_base)
 
 
-def settle_down(model: Model, *, texts: bool, latents: bool) -> None:
-    """Bring to the device what every step needs; what caching took is for other programs again.
+def place_for_training(model: Model, *, texts: bool, latents: bool) -> None:
+    """Move the parts that every step needs to the device, and free the memory that caching took.
 
     Args:
         texts: whether steps encode captions.
-        latents: whether steps encode pictures.
+        latents: whether steps encode images.
     """
     model.acquire("denoiser")
     if texts:
         model.acquire("text_encoder")
     if latents:
         model.acquire("vae")
-    if model.residence.device.type == "cuda":
+    if model.placement.device.type == "cuda":
         torch.cuda.empty_cache()
 
 
-def _load(
-    session: Session, config: RunConfig, pictures: Scan, recognition: Recognition, device: str, precision: str
-) -> tuple[Scan, Model]:
-    """The pictures that decode, and the model in the host's memory, its weights in the compute dtype."""
-    pictures = verify_pixels(pictures, session.progress("load", "pictures"))
-    session.stop_here()
-    compute = {"no": "fp32"}.get(precision, precision)
-    model = family_named(recognition.family).load(config, recognition, device, compute, session.say)
-    apply_ladder(model, config.memory, session.say)
-    session.stop_here()
-    return pictures, model
+def _load(session: Session, config: RunConfig, recognition: Recognition, device: str, precision: str) -> Model:
+    """The model in the host's memory, its weights in the compute dtype."""
+    model = family_named(recognition.family).load(config, recognition, device, compute_dtype(precision), session.log)
+    apply_memory_settings(model, config.memory, session.log)
+    session.raise_if_stopped()
+    return model
 
 
-def _check_disk(session: Session, config: RunConfig, recognition: Recognition, plan: StepPlan) -> None:
-    prompts = config.sampling.sample_prompts
-    need = estimate(config, recognition, plan, len(prompts) if isinstance(prompts, list) else 4)
+def _continued(plan: StepPlan, state: SavedState | None) -> StepPlan:
+    """`plan` for a run that continues from `state`: if an epoch has another number of updates now, it continues at the
+    same share of the same epoch."""
+    place, step = (state.value("place"), state.step) if state else (None, None)
+    if not place or step is None:
+        return plan
+    return plan.continued(step, place["updates_per_epoch"], place["shift"])
+
+
+def _report_place(plan: StepPlan, state: SavedState | None, log: Log) -> None:
+    """Report where a run continues if the number of updates in an epoch changed."""
+    if plan.shift and state is not None and state.step is not None:
+        epoch, inside = plan.place(state.step)
+        log(
+            f"An epoch had another number of steps before: the run continues at step {inside + 1} of "
+            f"{plan.updates_per_epoch} in epoch {epoch}, and ends after step {plan.max_train_steps}."
+        )
+
+
+def _check_disk(session: Session, run: ResolvedRun, plan: StepPlan) -> None:
+    prompts = run.config.sampling.sample_prompts
+    need = estimate(run, plan, len(prompts) if isinstance(prompts, list) else 4)
     if warning := need.check(session.run.path):
         session.warn("disk", warning)
 
 
 def _accelerator(config: RunConfig, session: Session) -> tuple[Accelerator, str]:
-    wish, device = config.memory.mixed_precision, config.memory.device
-    has_cuda = torch.cuda.is_available()
-    if device.startswith("cuda") and not has_cuda:
-        raise UsageError(
-            f"memory.device={device}, but torch finds no GPU here.", "Set memory.device=cpu, or mend the driver."
-        )
-    gpu = None
-    if has_cuda and device != "cpu":
-        index = int(os.environ.get("LOCAL_RANK") or device.partition(":")[2] or 0)
-        torch.cuda.set_device(index)
-        choose_kernels(config.memory.deterministic)
-        # From torch and not from NVML: CUDA_VISIBLE_DEVICES may count otherwise, and NVML may be missing.
-        gpu = Gpu(index, torch.cuda.get_device_name(index), compute_capability=torch.cuda.get_device_capability(index))
-    choice = choose_precision(wish, gpu)
-    session.say(f"Precision {choice.value}: {choice.reason}.")
-    # The other ranks wait while rank 0 draws samples: give that hours.
-    patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))
-    on_cpu = not has_cuda or device == "cpu"
-    return Accelerator(mixed_precision=choice.value, cpu=on_cpu, kwargs_handlers=[patience]), choice.value
+    rank = os.environ.get("LOCAL_RANK")
+    gpu = chosen_gpu(config.memory.device, int(rank) if rank else None)
+    if gpu is not None:
+        set_determinism(config.memory.deterministic)
+    choice = choose_precision(config.memory.mixed_precision, gpu)
+    session.log(f"Precision {choice.value}: {choice.reason}.")
+    # The other ranks wait while rank 0 generates samples, which may take hours.
+    timeout = InitProcessGroupKwargs(timeout=timedelta(hours=6))
+    return Accelerator(mixed_precision=choice.value, cpu=gpu is None, kwargs_handlers=[timeout]), choice.value
+
+
+@dataclass(frozen=True)
+class _Images:
+    """The images of a run with their latents."""
+
+    scan: Scan
+    items: list[Item]
+    probes: list[Probe]
+    plan: StepPlan
+    latents: LatentEncoder | None
+    probe_latents: LatentCache
 
 
 def _latents(
-    session: Session, config: RunConfig, pictures: Scan, model: Model, digests: FileDigests
-) -> tuple[Scan, list[Item], list[Item], StepPlan, LatentCache | None, LatentCache]:
-    """Caches on disk or in memory; pictures that do not decode after all are set aside and the plan made anew."""
-    known = model.recognition
-    grid = BucketGrid.from_config(config, multiple=known.multiple, downscale=known.downscale)
+    session: Session, run: ResolvedRun, images: Scan, model: Model, digests: FileDigests, state: SavedState | None
+) -> _Images:
+    """Cache the latents; images that cannot be decoded are left out and the plan is made again without them.
+
+    Args:
+        state: the saved state that the run continues from.
+    """
+    config, grid = run.config, BucketGrid.of_run(run)
     memory = config.memory
-    root = Path(memory.cache_dir) if memory.cache_dir else paths.user_cache()
-    directory = root / "latents" if memory.cache_latents_to_disk else None
+    directory = memory.cache_root / "latents" if memory.cache_latents_to_disk else None
     cache = LatentCache(directory, model.vae_key, config.dataset, digests)
-    unflipped = config.dataset.model_copy(update={"flip_aug": False})
-    held_out_cache = LatentCache(directory, model.vae_key, unflipped, digests)
+    encoder = LatentEncoder(session, model, cache, memory.vae_batch_size)
+    probe_encoder = LatentEncoder(session, model, cache.unmirrored(), memory.vae_batch_size)
+    rules = CaptionRules.from_config(config)
     while True:
-        items, held_out = make_items(pictures, grid), validation_items(pictures, grid)
+        items = make_items(images, grid)
+        probes = choose_probes(rules, validation_items(images, grid), items)
+        plan = plan_steps(images, grid, config)
         rejected = []
-        for target, wanted in ((cache, items if memory.cache_latents else []), (held_out_cache, held_out)):
-            if wanted:
-                with model.present("vae"):
-                    report = target.build(
-                        wanted,
-                        model.encode_pixels,
-                        memory.vae_batch_size,
-                        session.progress("cache", "pictures"),
-                        session.should_stop,
-                    )
-                session.stop_here()
-                rejected += report.rejected
-                for note in report.notes:
-                    session.warn("cache", note)
+        if memory.cache_latents:
+            directions = _needed_latents(config, items, probes, _continued(plan, state), state)
+            rejected += encoder.build(items, directions).rejected
+            session.raise_if_stopped()
+        if probes:
+            rejected += probe_encoder.build([probe.item for probe in probes]).rejected
+            session.raise_if_stopped()
         if not rejected:
-            break
-        pictures = pictures.without(rejected)
-    return (
-        pictures,
-        items,
-        held_out,
-        plan_steps(pictures, grid, config),
-        cache if memory.cache_latents else None,
-        held_out_cache,
+            return _Images(images, items, probes, plan, encoder if memory.cache_latents else None, probe_encoder.cache)
+        images = images.without(rejected)
+
+
+def _batches(
+    config: RunConfig, images: _Images, plan: StepPlan, model: Model, accelerator: Accelerator, *, raw: bool
+) -> BatchSource:
+    """This process's share of the batches; `cache_texts` adds the cache of captions later."""
+    latents = None if images.latents is None else images.latents.cache
+    rank, number = accelerator.process_index, accelerator.num_processes
+    return BatchSource(
+        config, images.items, plan, model, accelerator.device, latents, None, rank=rank, num_processes=number, raw=raw
     )
 
 
-def build_network(config: RunConfig, model: Model, say: Say) -> LoraNetwork:
-    """Put the LoRA in, as the run has it at its start."""
+def _needed_latents(
+    config: RunConfig, items: list[Item], probes: list[Probe], plan: StepPlan, state: SavedState | None
+) -> list[Direction] | None:
+    """The items that the rest of the run needs for training and measuring; None if that is all of them."""
+    first = (state.step or 0) if state else 0
+    directions = reached(items, config, plan, first, last_update(config, plan))
+    if directions is None:
+        return None
+    if config.memory.cache_latents_to_disk:  # the probes' latents are in the same files: encode them in these batches
+        directions += [(probe.item, False) for probe in probes if not probe.is_validation]
+    if compares_samples(config):
+        directions += both_directions(spread_over(training_images(items), MOST_COMPARED), config)
+    return directions
+
+
+def build_network(config: RunConfig, model: Model, log: Log) -> AdapterNetwork:
+    """Attach the adapters, with the weights that the run starts from."""
     weights = None
-    conv = config.network.conv_dim is not None or config.network.dim_from_weights
-    targets = model.lora_targets(conv=conv)
+    kind = trained_kind(config.network)
+    targets = model.lora_targets(conv=kind.takes_convolutions(config.network))
     if config.network.network_weights:
         path = Path(config.network.network_weights)
         header = read_header(path)
-        weights = load_file(path)  # `check_start` has found it sound
+        weights = load_file(path)  # checked by `check_start`
         if is_peft(weights):
-            weights = to_kohya(weights, header.metadata, model.trainable, targets, say)
-        elif found := recognised(header.shapes):
-            weights = in_kohya_names(weights, found, targets)
-    network = LoraNetwork.attach(
+            weights = to_kohya(weights, header.metadata, model.trainable, targets, log)
+        elif lora_format := recognise_format(header.shapes):
+            weights = in_kohya_names(weights, lora_format, targets)
+    network = AdapterNetwork.attach(
+        kind,
         model.trainable,
-        targets,
+        trained_targets(targets, config, log),
         network=config.network,
-        rates=config.training.rates,
         weights=weights,
         generator_seed=derive(config.training.seed, "lora"),
         folds_alpha=model.reader.folds_alpha,
-        say=say,
+        log=log,
     )
     counts = ", ".join(f"{name} {count}" for name, count in network.module_counts().items())
-    say(f"LoRA modules: {counts}; {sum(p.numel() for p in network.parameters()):,} parameters in fp32.")
+    log(f"{kind.name} modules: {counts}; {sum(p.numel() for p in network.parameters()):,} parameters in fp32.")
     return network

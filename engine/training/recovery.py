@@ -1,4 +1,4 @@
-"""What to do when a loss is not a number."""
+"""Recovery from losses that are not finite."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from dataclasses import dataclass
 from engine.errors import TrainingError
 
 LIMIT = 3
-"""Skipped steps in a row after which the run goes back to its last good state."""
+"""Skipped steps in a row after which the run is rolled back to its last saved state."""
 OVERFLOW_LIMIT = 20
-"""fp16 steps in a row that the gradient scaler may skip: from its first scale of 65536 it is at 1/16 then."""
+"""fp16 steps in a row that the gradient scaler may skip: its scale goes from 65536 down to 1/16 in them."""
 
 
 @dataclass
 class Recovery:
-    """Counts steps that are not finite. It belongs to the saved state; going back is allowed once in a run."""
+    """Counts steps that are not finite. Part of the saved state; a run may be rolled back once."""
 
     in_a_row: int = 0
     overflows: int = 0
     halvings: int = 0
 
-    def good(self) -> None:
-        """A step had a finite loss and finite gradients."""
+    def count_good(self) -> None:
+        """Count a step with finite loss and gradients."""
         self.in_a_row = 0
 
     def overflow(self, finite: bool) -> bool:
-        """Count steps in a row whose scaled fp16 gradients overflowed; whether that still is the scaler's search."""
+        """Count steps in a row whose scaled fp16 gradients overflowed; whether they still are normal for the scaler."""
         self.overflows = 0 if finite else self.overflows + 1
         return self.overflows <= OVERFLOW_LIMIT
 
-    def bad(self) -> bool:
-        """A step had not. Returns whether to go back now."""
+    def count_bad(self) -> bool:
+        """Count a step without; returns whether to roll back now."""
         self.in_a_row += 1
         return self.in_a_row >= LIMIT
 
-    def go_back(self, precision: str, rates: dict[str, float]) -> None:
-        """Note that the run goes back with half the learning rate.
+    def roll_back(self, precision: str, rates: dict[str, float]) -> None:
+        """Record that the run is rolled back with half the learning rate.
 
         Raises:
-            TrainingError: it already did once; with the diagnosis.
+            TrainingError: it already was once; with a diagnosis.
         """
         self.in_a_row = 0
         if self.halvings:
@@ -46,6 +46,7 @@ class Recovery:
                 f"The loss is not finite {LIMIT} times in a row, again after going back with half the learning rate "
                 f"({', '.join(f'{name} {rate:.3g}' for name, rate in rates.items())}).",
                 _advice(precision),
+                code="loss-not-finite",
             )
         self.halvings += 1
 

@@ -10,17 +10,17 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers.optimization import get_scheduler
 
 from engine.config.optimizers import check_training, is_schedule_free, schedule_settings, sets_its_own_rate, step_rules
+from engine.config.rate_shape import decay_steps, steps_of
 from engine.config.training import TrainingTable
 from engine.errors import UsageError
 from engine.training.optimizers import BuiltOptimizer
 
 
 def build_schedule(training: TrainingTable, built: BuiltOptimizer, max_train_steps: int) -> LRScheduler | None:
-    """The schedule that is stepped after every update, `steps_per_update` times; None where the optimizer sets its own
-    rate.
+    """The schedule, to be stepped `steps_per_update` times after every update; None if the optimizer sets its own rate.
 
     Raises:
-        UsageError: a schedule lacks a setting that it needs, or is given one that it does not know.
+        UsageError: the schedule lacks a setting that it needs, or has one that it does not know.
     """
     optimizer = built.optimizer
     name = training.lr_scheduler
@@ -33,9 +33,9 @@ def build_schedule(training: TrainingTable, built: BuiltOptimizer, max_train_ste
         schedule: LRScheduler = get_piecewise_constant_schedule(optimizer, rules)
         return schedule
     warmup = steps_of(training.lr_warmup_steps, max_train_steps)
-    optimizer.defaults["lr"] = training.learning_rate  # what polynomial's lr_end is a share of, as in Kohya
+    optimizer.defaults["lr"] = training.learning_rate  # polynomial's lr_end is a share of it, as in Kohya
     try:
-        result: LRScheduler = get_scheduler(
+        return get_scheduler(  # type: ignore[no-any-return]
             name,
             optimizer,
             num_warmup_steps=warmup,
@@ -46,13 +46,14 @@ def build_schedule(training: TrainingTable, built: BuiltOptimizer, max_train_ste
         if isinstance(error, UsageError):
             raise
         raise UsageError(
-            f"training.lr_scheduler_args: {name} does not take these settings: {error}.", "Leave them out."
+            f"training.lr_scheduler_args: {name} does not take these settings: {error}.",
+            "Leave them out.",
+            code="scheduler-args-wrong",
         ) from None
-    return result
 
 
 def _own_settings(training: TrainingTable, max_train_steps: int) -> dict[str, Any]:
-    """What the schedule takes from keys of its own; `lr_scheduler_args` go before it."""
+    """The schedule's arguments from configuration keys of their own; `lr_scheduler_args` take precedence."""
     lowest = training.lr_scheduler_min_lr_ratio or 0.0
     waves = training.lr_scheduler_num_cycles / 2
     settings: dict[str, dict[str, Any]] = {
@@ -62,8 +63,7 @@ def _own_settings(training: TrainingTable, max_train_steps: int) -> dict[str, An
         "cosine_with_min_lr": {"min_lr_rate": lowest, "num_cycles": waves},
         "warmup_stable_decay": {
             "num_cycles": waves,
-            "num_decay_steps": steps_of(training.lr_decay_steps, max_train_steps)
-            or (0 if training.kohya_exact else max_train_steps // 10),
+            "num_decay_steps": decay_steps(training, max_train_steps),
             "min_lr_ratio": lowest,
         },
     }
@@ -74,13 +74,13 @@ def _own_settings(training: TrainingTable, max_train_steps: int) -> dict[str, An
 
 
 def steps_per_update(training: TrainingTable) -> int:
-    """How often the schedule is stepped for each update, and how many times longer it is: once; with kohya_exact once
-    for each process, as accelerate does it, so that a warm-up in steps takes fewer updates."""
+    """How often the schedule is stepped after each update, and how many times longer it is: 1; with kohya_exact the
+    number of processes, as with accelerate, so that a warm-up in steps takes fewer updates."""
     return training.num_processes if training.kohya_exact else 1
 
 
 def check_schedule(training: TrainingTable) -> None:
-    """Raise UsageError for settings that the schedule does not take, before anything is loaded."""
+    """Raise UsageError for settings that the schedule does not take."""
     check_training(training)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     name, arguments = training.optimizer_type, training.optimizer_args
@@ -88,6 +88,29 @@ def check_schedule(training: TrainingTable) -> None:
     build_schedule(training, BuiltOptimizer(optimizer, "", free, relative), 100)
 
 
-def steps_of(value: float, max_train_steps: int) -> int:
-    """A number of steps: below 1 a share of all steps, as Kohya."""
-    return int(value * max_train_steps) if value < 1 else int(value)
+def stretch(schedule: LRScheduler, training: TrainingTable, max_train_steps: int) -> None:
+    """Change a schedule's shape to that of a run of another length; its groups' rates change at the next step, or by
+    `set_rates`.
+
+    Args:
+        training: the settings that the schedule was built with.
+        max_train_steps: as for `build_schedule`.
+    """
+    if not isinstance(schedule, LambdaLR):
+        return
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate or 1.0} for rate in schedule.base_lrs]
+    free, relative = is_schedule_free(training.optimizer_type), False
+    built = BuiltOptimizer(torch.optim.SGD(groups, lr=training.learning_rate), "", free, relative)
+    fresh = build_schedule(training, built, max_train_steps)
+    assert isinstance(fresh, LambdaLR)
+    schedule.lr_lambdas = fresh.lr_lambdas
+
+
+def set_rates(schedule: LRScheduler) -> None:
+    """Set each group's rate to the schedule's value for the current step."""
+    if not isinstance(schedule, LambdaLR):
+        return
+    shapes = zip(schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    for group, base, shape in shapes:
+        group["lr"] = base * shape(schedule.last_epoch)
+    schedule._last_lr = [group["lr"] for group in schedule.optimizer.param_groups]

@@ -1,15 +1,13 @@
-"""Every random draw of a run is a function of the run's seed and of what it is for.
+"""Seeds for every random number of a run, derived from the run's seed and the purpose.
 
-A resumed run therefore needs no saved generator: the position says everything.
+A resumed run therefore needs no saved generator state: the step is enough.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
+import torch
 
 
 def derive(seed: int, *parts: int | str) -> int:
@@ -19,7 +17,5 @@ def derive(seed: int, *parts: int | str) -> int:
 
 
 def generator(seed: int, *parts: int | str) -> torch.Generator:
-    """A CPU generator for one purpose; drawing on the CPU makes the numbers the same on every device."""
-    import torch
-
+    """A generator for one purpose, on the CPU, so that its numbers are the same with every device."""
     return torch.Generator("cpu").manual_seed(derive(seed, *parts))

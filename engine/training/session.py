@@ -1,4 +1,4 @@
-"""What a run tells and what it is told: events, state, wishes and signals. Imports no torch."""
+"""The trainer's connection to the outside: events, state, commands and signals. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,25 +17,35 @@ from typing import TYPE_CHECKING, Any, TextIO
 from engine.errors import StorageError
 from engine.exit_codes import ExitCode
 from engine.runs.control import Command, ControlBox
-from engine.runs.events import EventLog
+from engine.runs.events import (
+    ErrorEvent,
+    EventLog,
+    NoteEvent,
+    PhaseEvent,
+    ProgressEvent,
+    RunFinishedEvent,
+    WarningEvent,
+)
 from engine.runs.layout import RunDir
 from engine.runs.state import StateWriter, write_exit
 
 if TYPE_CHECKING:
-    from engine.training.measured import PhasePeaks
+    import torch
+
+    from engine.types import Recognition
 
 HEARTBEAT_SECONDS = 5.0
 PROGRESS_SECONDS = 0.5
 
 
 class Stopped(Exception):
-    """The person asked to stop before the first step."""
+    """A stop was requested before the first step."""
 
 
 class Signals:
     """First SIGINT or SIGTERM: finish the step, save, exit. Second: exit now. SIGHUP is ignored.
 
-    Installed before anything else, so that there is no moment in which a signal kills without a word.
+    Installed before anything else, so that no signal kills the process without a report.
     """
 
     def __init__(self) -> None:
@@ -60,8 +70,45 @@ class Signals:
             os._exit(code)
 
 
+class PhasePeaks:
+    """Peak memory of each phase. A phase inside another one is counted separately.
+
+    Args:
+        peak: the most bytes allocated since the last `reset`.
+    """
+
+    def __init__(self, peak: Callable[[], int], reset: Callable[[], None]) -> None:
+        self._peak, self._reset = peak, reset
+        self.bytes: dict[str, int] = {}
+
+    @classmethod
+    def of(cls, device: torch.device) -> PhasePeaks:
+        """The peaks of torch's allocator on a GPU."""
+        from torch import cuda
+
+        return cls(lambda: cuda.max_memory_allocated(device), lambda: cuda.reset_peak_memory_stats(device))
+
+    def switch(self, before: str, after: str) -> None:
+        """Leave one phase and enter another; "" is none."""
+        if before:
+            self.bytes[before] = max(self.bytes.get(before, 0), self._peak())
+        self._reset()
+
+    def highest(self) -> int:
+        """The highest peak of all phases so far."""
+        return max([self._peak(), *self.bytes.values()])
+
+
 class Session:
-    """One life of the trainer's main process in a run directory. A context manager: the heartbeat lives inside."""
+    """One process of the trainer in a run directory. A context manager: the heartbeat runs inside it."""
+
+    is_main = True
+    """Rank 0: the only one that writes files, events and states."""
+    state_phase = ""
+    peaks: PhasePeaks | None = None
+    """On a GPU only."""
+    recognition: Recognition | None = None
+    """Of the checkpoint, once it is read: after an out-of-memory it must not be read a second time."""
 
     def __init__(self, run: RunDir, signals: Signals | None = None) -> None:
         self.run = run
@@ -71,48 +118,48 @@ class Session:
         self.state = StateWriter(run)
         self.control = ControlBox(run, self.events)
         self.step = 0
-        self.others: list[subprocess.Popen[bytes]] = []
+        self.workers: list[subprocess.Popen[bytes]] = []
         """The processes of the other ranks."""
         self._stop_reason = ""
         self._warned: set[str] = set()
-        self._over = threading.Event()
+        self._ended = threading.Event()
         self._ending = threading.RLock()
-        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._heartbeat_thread = threading.Thread(target=self._heartbeat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Session:
-        self._heart.start()
+        self._heartbeat_thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._heart.join()
+        self._ended.set()
+        self._heartbeat_thread.join()
 
-    def _beat(self) -> None:
-        while not self._over.wait(HEARTBEAT_SECONDS):
+    def _heartbeat(self) -> None:
+        while not self._ended.wait(HEARTBEAT_SECONDS):
             self.state.update(force=True)
 
-    def say(self, text: str) -> None:
-        """Tell a decision and its reason."""
-        self.events.emit("note", text=text)
+    def log(self, text: str) -> None:
+        """Report a decision and its reason."""
+        self.events.emit(NoteEvent(text=text))
         _print(text)
 
     def warn(self, code: str, text: str, *, once: bool = False, **facts: Any) -> None:
-        """Tell something that the person may want to change; `facts` go into the event."""
+        """Report something that the user may want to change; `facts` go into the event."""
         if once and code in self._warned:
             return
         self._warned.add(code)
-        self.events.emit("warning", code=code, text=text, **facts)
+        self.events.emit(WarningEvent(code=code, text=text, **facts))
         _print(f"warning: {text}")
 
     @contextmanager
     def phase(self, name: str, **facts: Any) -> Iterator[None]:
-        """A stretch of work: loading, caching, training, sampling, saving. `facts` are told at its start.
+        """Mark a phase of the run: loading, caching, training, sampling, saving. `facts` go into its start event.
 
-        An error that leaves it carries its name: see `phase_of`.
+        An error raised inside carries the phase's name: see `phase_of`.
         """
         before = self.state_phase
         self._enter_phase(name)
-        self.events.emit("phase", name=name, state="start", step=self.step, **facts)
+        self.events.emit(PhaseEvent(name=name, state="start", step=self.step, **facts))
         try:
             yield
         except Exception as error:
@@ -120,83 +167,75 @@ class Session:
                 error.phase = name  # type: ignore[attr-defined]
             raise
         finally:
-            self.events.emit("phase", name=name, state="end", step=self.step)
+            self.events.emit(PhaseEvent(name=name, state="end", step=self.step))
             self._enter_phase(before)
-
-    state_phase = ""
-
-    peaks: PhasePeaks | None = None
-    """Measures each phase; on a GPU only."""
 
     def _enter_phase(self, name: str) -> None:
         if self.peaks is not None:
-            self.peaks.turn(self.state_phase, name)
+            self.peaks.switch(self.state_phase, name)
         self.state_phase = name
         self.state.update(phase=name)
 
     def progress(self, phase: str, unit: str) -> Callable[[int, int], None]:
-        """A callback (done, total) that tells the progress of a phase, at most twice a second and at its end."""
+        """A callback (done, total) that reports the progress of a phase, at most twice a second and at its end."""
         last = 0.0
 
-        def tell(done: int, total: int) -> None:
+        def report(done: int, total: int) -> None:
             nonlocal last
             now = time.monotonic()
             if done < total and now - last < PROGRESS_SECONDS:
                 return
             last = now
-            self.events.emit("progress", phase=phase, done=done, total=total, unit=unit)
+            self.events.emit(ProgressEvent(phase=phase, done=done, total=total, unit=unit))
 
-        return tell
+        return report
 
-    def stop_here(self) -> None:
-        """A place before the first step where a stop is obeyed.
-
-        Raises:
-            Stopped: one was asked for.
-        """
+    def raise_if_stopped(self) -> None:
+        """Raise `Stopped` if a stop was requested: for the time before the first step."""
         if self.should_stop():
             raise Stopped
 
     def should_stop(self) -> bool:
-        """Whether to end at the next safe moment: a signal, or a wish of the control box."""
+        """Whether a signal or a command in the control box asks to end at the next safe moment."""
         if not self.stop_reason:
             for command in self.control.take():
                 if command.name == "stop":
-                    self.ask_to_stop("asked to stop", command)
+                    self.request_stop("asked to stop", command)
                 else:
                     self.control.acknowledge(command, "refused: not possible in this phase")
         return bool(self.stop_reason)
 
     @property
     def stop_reason(self) -> str:
-        """Why the run shall end at the next safe moment; empty while it shall not."""
+        """Why the run has to end at the next safe moment; empty if it does not."""
         return self._stop_reason or self.signals.first
 
     @stop_reason.setter
     def stop_reason(self, reason: str) -> None:
         self._stop_reason = reason
 
-    def ask_to_stop(self, reason: str, command: Command | None = None) -> None:
-        """Note why the run shall end."""
+    def request_stop(self, reason: str, command: Command | None = None) -> None:
+        """Record why the run has to end."""
         self.stop_reason = self.stop_reason or reason
         self.state.update(state="stopping")
         if command is not None:
             self.control.acknowledge(command, "stops after this step")
 
-    def _end_at_once(self, code: int) -> None:
-        # No write is awaited: an event or a state may be half written, which every reader tolerates.
+    def _end_at_once(self, exit_code: int) -> None:
+        # Does not wait for writes in progress: readers tolerate a half-written event or state.
         write_exit(
             self.run,
             "failed",
-            code,
+            exit_code,
             self.step,
+            code="second-signal",
             title="Ended at once",
             message="Ended at once by a second signal.",
-            hint="`lorasmith resume` goes on from the last saved state.",
+            hint="`lorasmith resume` continues from the last saved state.",
         )
 
-    def remove_old(self, path: Path) -> bool:
-        """Remove a file that a newer one replaces; where it cannot be removed, that is only reported."""
+    def remove_file(self, path: Path) -> bool:
+        """Remove an outdated file; a failure is only reported."""
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
@@ -204,43 +243,43 @@ class Session:
             return False
         return True
 
-    def end_others(self) -> None:
-        """End the other ranks of this run, if there are any."""
-        for other in self.others:
-            other.kill()
-            other.wait()
+    def end_workers(self) -> None:
+        """End the processes of the other ranks."""
+        for worker in self.workers:
+            worker.kill()
+            worker.wait()
 
     def claim_end(self) -> None:
-        """Only one thread tells how the run ends; another one waits here, and the process ends meanwhile."""
+        """Let one thread only report how the run ends; any other thread waits here until the process ends."""
         if not self._ending.acquire(blocking=False):
             threading.Event().wait()
 
-    def finish(self, state: str, code: ExitCode, **details: str) -> ExitCode:
-        """Tell how the run ended, in exit.json first, then in events, state.json and the log."""
+    def finish(self, state: str, exit_code: ExitCode, **details: str) -> ExitCode:
+        """Report how the run ended: first in exit.json, then in events, state.json and the log."""
         self.claim_end()
-        with suppress(StorageError):  # the events and the exit code tell it too
-            write_exit(self.run, state, code, self.step, **details)
+        with suppress(StorageError):  # the events and the exit code have it too
+            write_exit(self.run, state, exit_code, self.step, **details)
         if details:
-            self.events.emit("error", **details)
+            self.events.emit(ErrorEvent(**details))
             _print(f"{details['title']}: {details['message']} {details['hint']}".strip())
         self.state.update(force=True, state=state, phase="")
-        self.events.emit("run_finished", state=state, exit_code=int(code), step=self.step)
+        self.events.emit(RunFinishedEvent(state=state, exit_code=int(exit_code), step=self.step))
         self.events.sync()
-        return code
+        return exit_code
 
 
 def phase_of(error: BaseException) -> str:
-    """The innermost phase that `error` left; "start" where there was none yet."""
+    """The innermost phase in which `error` was raised; "start" before the first one."""
     return str(getattr(error, "phase", "start"))
 
 
 def _print(text: str) -> None:
-    """A line in train.log; a full disk must not end the run."""
-    with suppress(OSError):  # outside `steady_output` too
+    """Print a line to train.log; a full disk must not end the run."""
+    with suppress(OSError):  # outside `unfailing_output` too
         print(text, flush=True)
 
 
-class _Steady:
+class _UnfailingStream:
     """A text stream whose writes never fail: libraries write progress bars and warnings into train.log too."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -260,10 +299,10 @@ class _Steady:
 
 
 @contextmanager
-def steady_output() -> Iterator[None]:
-    """Inside, a train.log that cannot be written, wherever it is written from, does not end the run."""
+def unfailing_output() -> Iterator[None]:
+    """Within it, failing writes to train.log, from whichever library, do not end the run."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = _Steady(before[0]), _Steady(before[1])
+    sys.stdout, sys.stderr = _UnfailingStream(before[0]), _UnfailingStream(before[1])
     try:
         yield
     finally:

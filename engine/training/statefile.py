@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from engine import atomic
-from engine.memory.classify import is_out_of_memory
+from engine.out_of_memory import is_out_of_memory
 from engine.runs.states import FORMAT, UNSEALED, read_state, sealed, unflatten
 
 
@@ -26,7 +26,7 @@ def save_tree(path: Path, tree: Any) -> int:
     size = sum(tensor.nbytes for tensor in tensors.values())
     atomic.require_space(path.parent, size + 2**20, "the training state")
     metadata = {"format": FORMAT, "tree": json.dumps(structure), "sha256": UNSEALED}
-    data = save(tensors, metadata)  # and not save_file, which hides why the disk refused
+    data = save(tensors, metadata)  # not save_file, which hides the reason of a failed write
     with atomic.replacing(path) as temporary, temporary.open("wb") as file:
         for part in sealed(path.name, data):
             file.write(part)

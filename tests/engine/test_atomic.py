@@ -15,7 +15,7 @@ import pytest
 from engine import atomic
 from engine.atomic import replacing, sweep, write_bytes
 from engine.errors import StorageError, causes, is_storage_limit, storage_error, storing
-from engine.memory.classify import is_on_gpu, is_out_of_memory, told_numbers
+from engine.out_of_memory import is_on_gpu, is_out_of_memory, reported_numbers
 from engine.processes import started_at
 from tests.disk_faults import OPERATIONS, Fault, failing
 
@@ -41,8 +41,8 @@ def test_every_errno_is_a_storage_error_with_a_reason(number: int, tmp_path: Pat
 
 @pytest.mark.parametrize("error", [OSError(), OSError("encoder error -2"), OSError(0, "")])
 def test_an_error_without_a_number_has_a_reason_too(error: OSError, tmp_path: Path) -> None:
-    known = storage_error(error, tmp_path, "Writing")
-    assert known is not None and not known.message.endswith("failed: .")
+    converted = storage_error(error, tmp_path, "Writing")
+    assert converted is not None and not converted.message.endswith("failed: .")
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -53,12 +53,12 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(operation: str, num
     with failing(Fault(operation, number, "a.json")), pytest.raises(StorageError) as caught:
         write_bytes(path, b"new")
     assert isinstance(caught.value.__cause__, OSError) and caught.value.__cause__.errno == number
-    assert not is_out_of_memory(caught.value) and told_numbers(caught.value) == {}
+    assert not is_out_of_memory(caught.value) and reported_numbers(caught.value) == {}
     assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == b"old"
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_an_out_of_memory_stays_one(operation: str, tmp_path: Path) -> None:
+def test_an_out_of_memory_is_not_converted(operation: str, tmp_path: Path) -> None:
     with failing(Fault(operation, errno.ENOMEM, "a.json")), pytest.raises(OSError) as caught:
         write_bytes(tmp_path / "a.json", b"new")
     assert not isinstance(caught.value, StorageError) and is_out_of_memory(caught.value)
@@ -149,4 +149,4 @@ def test_what_is_no_file_is_left_alone(tmp_path: Path) -> None:
 def test_the_longest_names_can_be_written(length: int, tmp_path: Path) -> None:
     path = tmp_path / ("n" * length)
     write_bytes(path, b"x")
-    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]

@@ -103,9 +103,9 @@ def test_more_values_than_any_file_has_are_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(reading, "MAX_VALUES", 10)
     assert reading.parse_json("[" + ",".join("1" * 9) + "]")
     for text in ("[" + ",".join("1" * 12) + "]", "[[],[],[],[],[],[]]", '{"a":{"b":{"c":[{},{},{},{}]}}}'):
-        for given in (text, text.encode()):
+        for content in (text, text.encode()):
             with pytest.raises(ValueError, match="more than 10 values"):
-                reading.parse_json(given)
+                reading.parse_json(content)
 
 
 def test_the_end_of_a_file_of_any_size(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from engine.text import attach_line, listing, plural, printable, resume_line, sh
 
 
 @pytest.mark.parametrize(
-    ("raw", "shown"),
+    ("raw", "expected"),
     [
         (b"cat.png", "cat.png"),
         ("ねこ 🐈 [1].png".encode(), "ねこ 🐈 [1].png"),
@@ -20,8 +20,8 @@ from engine.text import attach_line, listing, plural, printable, resume_line, sh
         ("invoice\u202egnp.exe".encode(), "invoice\\u202egnp.exe"),
     ],
 )
-def test_printable(raw: bytes, shown: str) -> None:
-    assert printable(Path(os.fsdecode(raw))) == shown
+def test_printable(raw: bytes, expected: str) -> None:
+    assert printable(Path(os.fsdecode(raw))) == expected
     printable(os.fsdecode(raw)).encode("utf-8")
 
 
@@ -30,7 +30,7 @@ def test_printable_of_a_lone_surrogate() -> None:
 
 
 def test_plural_and_listing() -> None:
-    assert [plural(n, "picture") for n in (0, 1, 2)] == ["0 pictures", "1 picture", "2 pictures"]
+    assert [plural(n, "image") for n in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
     assert plural(2, "batch") == "2 batches" and plural(3, "copy") == "3 copies" and plural(2, "day") == "2 days"
     assert plural(2, "epoch") == "2 epochs" and plural(2, "box") == "2 boxes"
     assert listing(["a", "b", "c"], 3) == "a, b, c" and listing(["a", "b", "c"], 1) == "a and 2 more"

@@ -22,7 +22,7 @@ from engine.errors import LoraSmithError
 from tests.fuzz.search import DEEP, VALUES, examples, search
 
 KOHYA = sorted(SCRIPT_ARGUMENTS)
-OURS = {table: sorted(known) for table, known in settings().items()}
+OURS = {table: sorted(keys) for table, keys in settings().items()}
 KEYS = sorted(set().union(*OURS.values()))
 DATASET = (
     "general", "datasets", "subsets", "image_dir", "metadata_file", "resolution", "batch_size", "num_repeats",
@@ -68,8 +68,8 @@ def test_files_of_kohya_and_presets(tmp_path: Path, examples: int, suffix: str) 
     def check(text: str) -> None:
         path.write_bytes(text.encode("utf-8", "surrogatepass"))
         with suppress(LoraSmithError):
-            if (found := conversion_of(path, text)) is not None:
-                found.notes()
+            if (conversion := conversion_of(path, text)) is not None:
+                conversion.notes()
         with suppress(LoraSmithError):
             load_config(path).model_dump_json()
         with suppress(LoraSmithError):
@@ -126,10 +126,10 @@ def test_prompt_files(tmp_path: Path, examples: int, suffix: str) -> None:
     config = RunConfig().changed(sampling={"sample_prompts": str(path)})
     entry = st.dictionaries(st.sampled_from(PROMPT), VALUES, max_size=5)
     lines = st.lists(st.tuples(st.text(max_size=5), st.sampled_from("nwhdslg"), WORDS), max_size=4).map(
-        lambda found: "\n".join(f"{prompt} --{flag} {value}" for prompt, flag, value in found)
+        lambda parts: "\n".join(f"{prompt} --{flag} {value}" for prompt, flag, value in parts)
     )
     tables = st.lists(st.tuples(st.sampled_from(["[prompt]", "[[prompt.subset]]", ""]), TOML_LINES), max_size=5).map(
-        lambda found: "\n".join("\n".join(pair) for pair in found)
+        lambda pairs: "\n".join("\n".join(pair) for pair in pairs)
     )
 
     def check(text: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from engine.config import RunConfig
 from engine.runs import prepare_run
-from tests.memory_limit import FRUGAL
+from tests.memory_limit import STEADY_MALLOC
 
 LIMIT = 2**30
 COMMAND = [sys.executable, "-m", "tui.main"]
@@ -95,7 +95,7 @@ LONG: dict[str, tuple[Callable[[Path], None], list[str], int]] = {
 
 def run(here: Path, arguments: list[str]) -> tuple[int, str, int]:
     """(exit code, what was printed, most bytes in memory) of `lorasmith`."""
-    environment = {**os.environ, **FRUGAL, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, **STEADY_MALLOC, "PYTHONPATH": str(Path(__file__).parents[2])}
     environment |= {name: str(here / "home") for name in ("XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")}
     code = (
         "import resource, subprocess, sys; done = subprocess.run(sys.argv[1:], capture_output=True, text=True); "
@@ -106,32 +106,32 @@ def run(here: Path, arguments: list[str]) -> tuple[int, str, int]:
         [sys.executable, "-c", code, *COMMAND, *arguments], cwd=here, env=environment, capture_output=True, text=True,
         timeout=250, check=False,
     )  # fmt: skip
-    peak, _, said = done.stdout.partition("\n")
-    return done.returncode, said, int(peak) * 1024
+    peak, _, output = done.stdout.partition("\n")
+    return done.returncode, output, int(peak) * 1024
 
 
 @pytest.mark.parametrize("case", [*QUICK, *(pytest.param(case, marks=pytest.mark.soak) for case in LONG)])
 def test_hostile_files_take_little_memory(tmp_path: Path, case: str) -> None:
-    make, arguments, wanted = (QUICK | LONG)[case]
+    make, arguments, expected = (QUICK | LONG)[case]
     make(tmp_path)
-    code, said, peak = run(tmp_path, arguments)
-    assert code == wanted, said
-    assert "Traceback" not in said and said.strip()
+    code, output, peak = run(tmp_path, arguments)
+    assert code == expected, output
+    assert "Traceback" not in output and output.strip()
     assert peak < LIMIT, f"{peak / 2**20:.0f} MiB"
 
 
 def test_an_event_log_with_one_endless_line(tmp_path: Path) -> None:
-    made = prepare_run(RunConfig().changed(saving={"output_name": "x", "output_dir": str(tmp_path / "x")}))
+    run_dir = prepare_run(RunConfig().changed(saving={"output_name": "x", "output_dir": str(tmp_path / "x")}))
     line = json.dumps({"v": 1, "seq": 0, "time": 1.0, "type": "note", "text": "before"})
-    with made.events_path.open("wb") as file:
+    with run_dir.events_path.open("wb") as file:
         file.write(f"{line}\n".encode())
         file.write(b"[" * 200 * 2**20)
-    made.state_path.unlink()
-    for arguments, codes in ((["runs"], (0,)), (["attach", "--plain", str(made.path)], (1,))):
-        code, said, peak = run(tmp_path, arguments)
-        assert code in codes and "Traceback" not in said, said
+    run_dir.state_path.unlink()
+    for arguments, codes in ((["runs"], (0,)), (["attach", "--plain", str(run_dir.path)], (1,))):
+        code, output, peak = run(tmp_path, arguments)
+        assert code in codes and "Traceback" not in output, output
         assert peak < LIMIT
-    assert "before" in said
+    assert "before" in output
 
 
 def test_the_measure_sees_what_a_child_takes(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import strategies as st
 
 from engine.config import RunConfig
+from engine.estimate.pace import measured_runs
 from engine.runs import (
     ControlBox,
     Event,
@@ -24,17 +25,16 @@ from engine.runs import (
     read_events,
     true_state,
 )
-from engine.runs.events import EVENT_TYPES
+from engine.runs.events import EVENT_TYPES, MODELS, event_of
 from engine.runs.follow import explain
 from engine.runs.history import RunHistory
-from engine.runs.pace import earlier
 from engine.runs.state import STATES, RunState, StateWriter, moment
 from tests.fuzz.search import VALUES, examples, json_texts, search, tables
 from tui.commands import runs as runs_command
-from tui.narrators import BarNarrator, Narrator, last_saved
+from tui.shell.event_printer import BarPrinter, EventPrinter, last_saved
+from tui.text import hints, rows
+from tui.text import run as words
 from tui.widgets.chart import chart_rows
-from tui.words import hints, rows
-from tui.words import run as words
 
 STATE_KEYS = (
     "state",
@@ -50,12 +50,9 @@ STATE_KEYS = (
 )
 META_KEYS = ("name", "created", "session_id", "config", "host", "schema", "versions")
 EXIT_KEYS = ("state", "exit_code", "step", "time", "title", "message", "hint")
-EVENT_KEYS = (
-    "step", "epoch", "index", "path", "prompt", "loss", "loss_average", "lr", "memory", "eta_seconds", "done", "total",
-    "unit", "phase", "name", "state", "max_train_steps", "updates_per_epoch", "epochs", "bytes", "text", "message",
-    "title", "hint", "command", "result", "id", "requested", "free", "device", "written", "proposed", "pid",
-    "images_per_second", "seconds_per_step", "changes", "remedy", "difference",
-)  # fmt: skip
+EVENT_KEYS = sorted({
+    field.key.replace("<timestep>", "200") for model in MODELS.values() for field in model.fields.values()
+})  # fmt: skip
 
 
 @pytest.fixture
@@ -68,7 +65,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "runs"
 
 
-def made(place: Path, name: str) -> RunDir:
+def new_run(place: Path, name: str) -> RunDir:
     return prepare_run(RunConfig().changed(saving={"output_name": name, "output_dir": str(place / name)}))
 
 
@@ -79,31 +76,31 @@ def show(run: RunDir, history: RunHistory, state: RunState) -> None:
     words.facts(history, None, "cpu", 1)
     if history.oom is not None:
         words.oom_lines(history.oom)
-    chart_rows(history.raw, history.smoothed, history.held_out, history.max_train_steps, 80, 20)
+    chart_rows(history.raw, history.smoothed, history.validation_losses, history.max_train_steps, 80, 20)
     history.files(run), history.samples(run), explain(run, state)
     moment(state.updated)
 
 
 def test_a_list_of_runs_has_them_all(place: Path) -> None:
     """The frame of what follows: a good run is in the list."""
-    good = made(place, "good")
+    good = new_run(place, "good")
     assert [run.run_dir for run in find_runs([place])] == [good]
 
 
 @examples()
 def test_records_of_any_content(place: Path, examples: int) -> None:
-    good, bad = made(place, "good"), made(place, "bad")
+    good, bad = new_run(place, "good"), new_run(place, "bad")
     keys = {bad.state_path: STATE_KEYS, bad.meta_path: META_KEYS, bad.exit_path: EXIT_KEYS, bad.lock_path: STATE_KEYS}
 
     def check(contents: tuple[bytes, ...]) -> None:
         for path, content in zip(keys, contents, strict=True):
             path.write_bytes(content)
-        found = {run.run_dir: run for run in find_runs([place])}
-        assert good in found and bad in found and found[bad].state.state in STATES
-        json.dumps([runs_command._record(run) for run in found.values()], allow_nan=False)
-        for run in found.values():
+        runs = {run.run_dir: run for run in find_runs([place])}
+        assert good in runs and bad in runs and runs[bad].state.state in STATES
+        json.dumps([runs_command._record(run) for run in runs.values()], allow_nan=False)
+        for run in runs.values():
             rows.row(run, 80), rows.about(run)
-        earlier(found.values())
+        measured_runs(runs.values())
         out = io.StringIO()
         with redirect_stdout(out), redirect_stderr(out):
             assert runs_command.command.callback is not None and runs_command.command.callback(as_json=False) == 0
@@ -111,22 +108,22 @@ def test_records_of_any_content(place: Path, examples: int) -> None:
         show(bad, RunHistory(), true_state(bad))
         StateWriter(bad, interval=0).update(force=True, step=1)
 
-    search(st.tuples(*(json_texts(*wanted) for wanted in keys.values())), check, examples)
+    search(st.tuples(*(json_texts(*limits) for limits in keys.values())), check, examples)
 
 
 def _events(value: tuple[str, dict[str, Any], Any]) -> Event:
     kind, data, when = value
-    return Event(kind, 0, when, data)
+    return event_of(kind, data, 0, when)
 
 
 TIMES = st.sampled_from([0.0, 1e300, -1e300, float("nan"), 1.7e9])
 EVENTS = st.tuples(st.sampled_from(sorted(EVENT_TYPES)), tables(*EVENT_KEYS), TIMES)
 
 
-@pytest.mark.parametrize("teller", [Narrator, BarNarrator])
+@pytest.mark.parametrize("teller", [EventPrinter, BarPrinter])
 @examples()
-def test_events_of_any_values(place: Path, examples: int, teller: Callable[[RunDir], Narrator]) -> None:
-    run = made(place, "run")
+def test_events_of_any_values(place: Path, examples: int, teller: Callable[[RunDir], EventPrinter]) -> None:
+    run = new_run(place, "run")
 
     def check(values: list[tuple[str, dict[str, Any], Any]]) -> None:
         events = [_events(value) for value in values]
@@ -136,12 +133,12 @@ def test_events_of_any_values(place: Path, examples: int, teller: Callable[[RunD
         for event in events:
             words.event_text(event)
         with redirect_stderr(io.StringIO()):
-            narrator = teller(run)
+            printer = teller(run)
             for event in events:
-                narrator(event)
-            narrator.tell_history(events)
-            narrator.close()
-            assert last_saved(narrator) is None
+                printer(event)
+            printer.show_history(events)
+            printer.close()
+            assert last_saved(printer) is None
 
     search(st.lists(EVENTS, max_size=12), check, examples)
 
@@ -160,20 +157,20 @@ LINES = st.lists(
 
 @examples()
 def test_a_log_of_any_bytes_in_any_pieces(place: Path, examples: int) -> None:
-    run = made(place, "run")
+    run = new_run(place, "run")
 
     def check(value: tuple[bytes, list[int]]) -> None:
         log, cuts = value
         run.events_path.write_bytes(b"")
-        follower, history, found = EventFollower(run.events_path), RunHistory(), []
+        follower, history, polled = EventFollower(run.events_path), RunHistory(), []
         places = sorted({cut % (len(log) + 1) for cut in cuts})
         for start, end in zip([0, *places], [*places, len(log)], strict=True):
             with run.events_path.open("ab") as file:
                 file.write(log[start:end])
             while events := follower.poll():
-                found += events
+                polled += events
                 history.feed(events)
-        assert found == read_events(run.events_path)
+        assert polled == read_events(run.events_path)
         show(run, history, true_state(run))
         EventLog(run.events_path).close()
 
@@ -182,7 +179,7 @@ def test_a_log_of_any_bytes_in_any_pieces(place: Path, examples: int) -> None:
 
 @examples()
 def test_control_files_of_any_content(place: Path, examples: int) -> None:
-    run = made(place, "run")
+    run = new_run(place, "run")
     log = EventLog(run.events_path)
     box = ControlBox(run, log)
 
@@ -201,7 +198,7 @@ def test_control_files_of_any_content(place: Path, examples: int) -> None:
 def test_hints_for_any_state(place: Path, examples: int) -> None:
     from tui.watching.run import RunWatch
 
-    run = made(place, "run")
+    run = new_run(place, "run")
 
     def check(content: bytes) -> None:
         run.state_path.write_bytes(content)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from engine.adapters.inspect import inspect_lora
 from engine.errors import ModelError
+from engine.families.registry import recognise
 from engine.models.header import read_header
-from engine.models.registry import recognise
 from tests.fuzz.search import VALUES, examples, search
 
 MODULE = "lora_unet_mid_block_attentions_0_proj_in"

@@ -18,16 +18,16 @@ TREE = {
 }
 
 
-def same(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
-    if type(one) is not type(other):
+def same(first: Any, other: Any) -> bool:
+    if isinstance(first, torch.Tensor):
+        return isinstance(other, torch.Tensor) and first.dtype == other.dtype and torch.equal(first, other)
+    if type(first) is not type(other):
         return False
-    if isinstance(one, dict):
-        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(same(*pair) for pair in zip(one, other, strict=True))
-    return bool(one == other)
+    if isinstance(first, dict):
+        return list(first) == list(other) and all(same(first[key], other[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(other) and all(same(*pair) for pair in zip(first, other, strict=True))
+    return bool(first == other)
 
 
 def test_an_undamaged_state_is_itself(tmp_path: Path) -> None:
@@ -46,8 +46,8 @@ def test_a_changed_byte_is_noticed(tmp_path: Path, examples: int) -> None:
         data = bytearray(good)
         data[place] ^= flip
         path.write_bytes(data)
-        found = load_tree(path)
-        assert found is None or same(found, TREE)
+        state = load_tree(path)
+        assert state is None or same(state, TREE)
 
     search(st.tuples(st.integers(0, len(good) - 1), st.integers(1, 255)), check, examples)
 

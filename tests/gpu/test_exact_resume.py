@@ -1,4 +1,4 @@
-"""A run on a GPU that is killed and goes on ends with the same bytes as one that is not."""
+"""A run on a GPU that is killed and continues ends with the same bytes as one that is not."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from engine.exit_codes import ExitCode
+from engine.processes import trainer_environment
 from engine.runs import RunDir, prepare_resume, prepare_run
 from engine.runs.events import EventFollower
-from engine.runs.launch import trainer_command, trainer_environment
-from tui import configuration
+from engine.runs.launch import trainer_command
+from tui.setup import configuration
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.memory import block_swap
-from engine.memory.base_precision import QuantisedLinear
-from engine.memory.frozen import Frozen
-from engine.training.exactness import choose_kernels
+from engine.lowmem import block_swap
+from engine.lowmem.base_precision import QuantisedLinear
+from engine.lowmem.frozen import FrozenLayer
+from engine.training.exactness import set_determinism
 from tests.small_denoisers import SMALL, Small, small_flux
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -26,7 +26,7 @@ WIDE: dict[str, Any] = {"attention_head_dim": 64, "num_attention_heads": 16, "ax
 @pytest.fixture(autouse=True)
 def exact() -> Any:
     """Kernels that add in one order, so that two runs can be compared to the bit."""
-    choose_kernels()
+    set_determinism()
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -74,12 +74,12 @@ def test_weights_wait_in_pinned_memory_and_the_peak_falls(monkeypatch: pytest.Mo
         small = wide(gradient_checkpointing=True, **memory)
         small.steps(2)
         peaks.append(torch.cuda.max_memory_allocated() - before)
-        ring = small.residence.ring
+        ring = small.placement.ring
         if ring is not None:
-            layers = [layer for layer in small.denoiser.modules() if isinstance(layer, Frozen) and layer.seat]
+            layers = [layer for layer in small.denoiser.modules() if isinstance(layer, FrozenLayer) and layer.offloaded]
             assert all(piece.is_pinned() for piece in ring.pieces)
             assert all(not layer.weight.is_cuda for layer in layers)
-            small.residence.release("denoiser")
+            small.placement.release("denoiser")
             assert torch.cuda.memory_allocated() - before < ring.slot_bytes
         del small, ring
     assert peaks == sorted(peaks, reverse=True)
@@ -109,7 +109,7 @@ def test_the_gpu_decodes_what_the_cpu_decodes(precision: str) -> None:
     def decoded(device: str) -> list[Tensor]:
         small = small_flux(torch.bfloat16, device).climb(base_precision=precision)
         layers = [layer for layer in small.denoiser.modules() if isinstance(layer, QuantisedLinear)]
-        return [layer.matrix(torch.float32).cpu() for layer in layers]
+        return [layer.dequantize(torch.float32).cpu() for layer in layers]
 
     for mine, theirs in zip(decoded("cuda"), decoded("cpu"), strict=True):
         assert torch.equal(mine, theirs)
@@ -119,4 +119,4 @@ def test_compiled_blocks_learn_the_same() -> None:
     compiled, plain = wide(torch_compile=True), wide()
     for mine, theirs in zip(compiled.steps(5), plain.steps(5), strict=True):
         assert mine == pytest.approx(theirs, rel=0.02)
-    assert not any("no longer compiled" in sentence for sentence in compiled.said), compiled.said
+    assert not any("no longer compiled" in sentence for sentence in compiled.messages), compiled.messages

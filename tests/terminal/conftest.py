@@ -30,7 +30,7 @@ _spec.loader.exec_module(_module)
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory; the user's own files are beside it."""
+    """An empty working directory; the user's own files are next to it."""
     for variable in ("XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(variable, str(tmp_path / "home"))
     for variable in ("NO_COLOR", "COLORTERM", "LORASMITH_THEME", "CUDA_VISIBLE_DEVICES", "TERM_PROGRAM"):

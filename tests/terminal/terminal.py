@@ -23,7 +23,7 @@ SECONDS = 30.0
 class Terminal:
     """Runs `command` with a terminal of `columns` × `rows` as its controlling one.
 
-    Everything the program has written is in `raw`; `text` is what stands on the screen.
+    Everything the program has written is in `raw`; `text` is the text on the screen.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Out of memory for real, in a terminal: told with its numbers, and one key brings the run to its end."""
+"""Out of memory for real, in a terminal: shown with its numbers, and one key lets the run finish."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from engine.config import load_config
 from engine.paths import ASSETS
 from engine.runs import RunDir, prepare_run, true_state
 from tests.forked import ForkedTrainer
-from tests.memory_limit import FRUGAL, peak_address_space
-from tui.draft import Draft
+from tests.memory_limit import STEADY_MALLOC, peak_address_space
+from tui.setup.draft import Draft
 
 Start = Callable[..., Any]
 NEXT, QUIT, ENTER = "\x0e", "\x11", "\r"
@@ -51,10 +51,10 @@ def test_one_key_takes_the_remedy_and_the_run_ends_well(start: Start, place: Pat
 
     assert demo("smithy", BATCH).save() is None
     limited = ["sh", "-c", f'ulimit -v {limit // 1024}; exec "$0" -m tui.main "$@"', sys.executable]
-    terminal = start("--no-mouse", term="xterm", command=limited, **FRUGAL)
-    terminal.until_shown("n goes on with smithy")
+    terminal = start("--no-mouse", term="xterm", command=limited, **STEADY_MALLOC)
+    terminal.until_shown("n continues smithy")
     terminal.send("n")
-    terminal.until_shown("Go on at step Review")
+    terminal.until_shown("Continue at step Review")
     terminal.send(ENTER)
     terminal.until_shown("Ready", "Start training")
     terminal.send(NEXT)

@@ -82,9 +82,9 @@ def test_a_hang_up_ends_the_screen_and_not_the_run(start: Start, live: RunDir) -
     assert terminal.wait() == 129
     step = true_state(live).step
     assert is_locked(live.lock_path) is not None
-    again = start("attach", "robot")
-    again.until_shown("▶ running · training")
-    again.until(lambda: true_state(live).step > step)
+    second = start("attach", "robot")
+    second.until_shown("▶ running · training")
+    second.until(lambda: true_state(live).step > step)
 
 
 def test_a_hang_up_that_is_ignored_does_not_spin(start: Start) -> None:
@@ -124,7 +124,7 @@ def test_a_crash_is_not_silent_and_gives_the_terminal_back(start: Start) -> None
     terminal.until_shown(WELCOME)
     terminal.send(REPAINT)
     assert terminal.wait() == 1 and terminal.restored
-    assert b"a mistake of ours" in terminal.raw and b"A training that was going on goes on." in terminal.raw
+    assert b"a mistake of ours" in terminal.raw and b"A running training continues." in terminal.raw
 
 
 def test_ctrl_c_twice(start: Start) -> None:
@@ -144,7 +144,7 @@ def test_mouse_reports_of_the_oldest_form(start: Start) -> None:
         terminal.send(b"\x1b[M\x20" + bytes([32 + column, 40]))
     terminal.send(b"\xff\xfe\xc3")
     terminal.send("?")
-    terminal.until_shown("What is shown is true")
+    terminal.until_shown("The states are checked")
     terminal.send(QUIT)
     assert terminal.wait() == 0
 
@@ -169,7 +169,7 @@ def test_a_small_terminal_shows_how_the_training_is(start: Start, live: RunDir) 
     terminal.until_shown("Rates", "Quit")
 
 
-def test_pictures_by_sixel_in_a_terminal_that_answers_nothing(start: Start) -> None:
+def test_images_by_sixel_in_a_terminal_that_answers_nothing(start: Start) -> None:
     pytest.importorskip("textual_image")
     terminal = start("--images", "sixel")
     terminal.until_shown(WELCOME)
@@ -178,7 +178,7 @@ def test_pictures_by_sixel_in_a_terminal_that_answers_nothing(start: Start) -> N
     assert terminal.wait() == 0 and terminal.restored
 
 
-def test_ctrl_l_draws_everything_anew(start: Start) -> None:
+def test_ctrl_l_redraws_everything(start: Start) -> None:
     terminal = start()
     terminal.until_shown(WELCOME, "Quit")
     terminal.screen.reset()

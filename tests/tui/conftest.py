@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 PRESET = """[model]
 pretrained_model_name_or_path = "model.safetensors"
 [dataset]
-train_data_dir = "pictures"
+train_data_dir = "images"
 [saving]
 output_name = "robot"
 """

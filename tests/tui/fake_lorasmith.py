@@ -1,4 +1,4 @@
-"""`lorasmith` with the fake trainer in place of the real one: FAKE_TRAINER="STEPS SECONDS [MODE]"."""
+"""`lorasmith` with the fake trainer instead of the real one: FAKE_TRAINER="STEPS SECONDS [MODE]"."""
 
 import os
 import sys

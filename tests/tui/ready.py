@@ -1,4 +1,4 @@
-"""A draft with which a training could begin at once: the model and the pictures that ship with the program."""
+"""A draft with which a training could begin at once: the model and the images that ship with the program."""
 
 from engine.paths import ASSETS
 

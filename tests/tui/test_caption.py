@@ -1,4 +1,4 @@
-"""`lorasmith caption` as a process: what it prints, its exit codes, Ctrl-C, going on, and taking back."""
+"""`lorasmith caption` as a process: what it prints, its exit codes, Ctrl-C, continuing, and taking back."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEndpoint]:
 
 @pytest.fixture
 def project(place: Path) -> Path:
-    """A project with five pictures, one of them with a caption."""
+    """A project with five images, one of them with a caption."""
     folder = place / "ann" / "training_images" / "8_ann smith"
     folder.mkdir(parents=True)
     for number in range(5):
@@ -55,14 +55,14 @@ def test_captions_of_a_project_and_back_again(project: Path) -> None:
     done = caption(project, "--with", "template", "--template", "photo of {trigger}, {folder}", "--trigger", "smithy")
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"4 captions written in {project}/training_images.\n"
-    assert f"The pictures are in {project}/training_images." in done.stderr
+    assert f"The images are in {project}/training_images." in done.stderr
     assert f"{project}/training_images/.captions/undo" in done.stderr, "where the changes are noted"
     expected = {f"{number}.txt": "photo of smithy, ann smith\n" for number in range(1, 5)}
     assert texts(project) == {"0.txt": "old words", **expected}
     (project / "training_images" / "8_ann smith" / "3.txt").write_text("by hand")
     undone = caption(project, "--undo")
     assert undone.stdout == "3 captions as before (Template).\n"
-    assert "left alone, as it was changed since:" in undone.stderr and "3.txt" in undone.stderr
+    assert "not touched, as it was changed since:" in undone.stderr and "3.txt" in undone.stderr
     assert texts(project) == {"0.txt": "old words", "3.txt": "by hand"}
     assert caption(project, "--undo").stdout.startswith("Nothing to undo in ")
 
@@ -72,12 +72,12 @@ def test_a_dry_run_shows_the_first_ones(project: Path, server: FakeEndpoint) -> 
     done = caption(*arguments)
     assert done.returncode == 0 and done.stderr.endswith("Nothing was written.\n")
     assert done.stdout.splitlines()[:5] == [
-        "8_ann smith/0.png", "  - old words", "  + old words, a 40 x 30 picture",
-        "8_ann smith/1.png", "  + a 41 x 30 picture",
+        "8_ann smith/0.png", "  - old words", "  + old words, a 40 x 30 image",
+        "8_ann smith/1.png", "  + a 41 x 30 image",
     ]  # fmt: skip
-    told = json.loads(caption(*arguments, "--json").stdout)
-    assert [entry["before"] for entry in told["proposed"]] == ["old words", "", ""]
-    assert len(server.asked) == 6 and texts(project) == {"0.txt": "old words"}
+    result = json.loads(caption(*arguments, "--json").stdout)
+    assert [entry["before"] for entry in result["proposed"]] == ["old words", "", ""]
+    assert len(server.requests) == 6 and texts(project) == {"0.txt": "old words"}
     assert not (project / "training_images" / ".captions").exists()
 
 
@@ -112,22 +112,22 @@ def wait_for(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def test_ctrl_c_stops_cleanly_and_the_folder_alone_goes_on(
+def test_ctrl_c_stops_cleanly_and_the_folder_alone_continues(
     slow: tuple[Path, subprocess.Popen[str]], server: FakeEndpoint
 ) -> None:
     project, process = slow
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 6, err
-    assert "Go on with: lorasmith caption" in err
+    assert "Continue with: lorasmith caption" in err
     before = texts(project)
     assert out == f"{len(before) - 1} caption{'s' * (len(before) > 2)} written in {project}/training_images.\n"
     assert 2 <= len(before) < 5
     server.delay = 0
-    again = caption(project)
-    assert again.returncode == 0 and "Going on with Endpoint." in again.stderr
-    assert again.stdout == f"4 captions written in {project}/training_images.\n"
-    assert len(server.asked) == 4, "no picture is asked about twice"
+    second = caption(project)
+    assert second.returncode == 0 and "Continuing with Endpoint." in second.stderr
+    assert second.stdout == f"4 captions written in {project}/training_images.\n"
+    assert len(server.requests) == 4, "no image is asked about twice"
     assert {**texts(project), **before} == texts(project)
 
 
@@ -146,58 +146,58 @@ def test_a_follower_that_is_killed_kills_nothing_and_the_folder_alone_follows(
     server.going.set()
     following.communicate(timeout=60)
     assert following.returncode == 0
-    assert len(texts(project)) == 5 and len(server.asked) == 4
+    assert len(texts(project)) == 5 and len(server.requests) == 4
 
 
-def test_a_captioner_that_is_killed_is_told_of(slow: tuple[Path, subprocess.Popen[str]]) -> None:
+def test_a_captioner_that_is_killed_is_reported(slow: tuple[Path, subprocess.Popen[str]]) -> None:
     project, process = slow
     os.kill(true_state(CaptionJob.of(project / "training_images")).pid or 0, signal.SIGKILL)
     _out, err = process.communicate(timeout=60)
-    assert process.returncode == 1 and "The captioner was lost:" in err and "Go on with:" in err
+    assert process.returncode == 1 and "The captioner was lost:" in err and "Continue with:" in err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["--with", "blob"], 2, "There is no captioner 'blob'. hint: There are: blip, blip2,"),
-        ([], 2, "No captioning that could go on was begun"),
+        ([], 2, "There is no captioning to continue"),
         (["--trigger", "x"], 2, "No captioner is named."),
-        (["--with", "blip", "--url", "http://x"], 2, "There is no option 'url' here. hint: There are: existing,"),
+        (["--with", "blip", "--url", "http://x"], 2, "There is no option 'url'. hint: There are: existing,"),
         (["--with", "blip", "--set", "num_beams"], 2, "there is no = in it"),
-        (["--with", "wd14", "--set", "general_threshold=2"], 2, "Tags from: '2' is given, allowed is"),
-        (["--with", "template", "--template", "{trigger}"], 2, "The text has {trigger}, and no trigger word is given."),
+        (["--with", "wd14", "--set", "general_threshold=2"], 2, "Tag threshold: '2' is given, allowed is"),
+        (["--with", "template", "--template", "{trigger}"], 2, "The text has {trigger}, but no trigger word is set."),
         (["--undo", "--with", "blip"], 2, "--undo takes no other option"),
         (["--with", "wd14", "--model", "nowhere"], 3, "The folder nowhere does not exist."),
     ],
 )
 def test_wrong_use(
-    project: Path, arguments: list[str], code: int, said: str, capfd: pytest.CaptureFixture[str]
+    project: Path, arguments: list[str], code: int, message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["caption", str(project), *arguments]) == code
-    assert said in " ".join(capfd.readouterr().err.split())
+    assert message in " ".join(capfd.readouterr().err.split())
 
 
-def test_without_a_folder_it_tells_what_there_is(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_without_a_folder_it_shows_what_there_is(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["caption"]) == 0
     assert [line.split()[0] for line in capfd.readouterr().out.splitlines()] == [
         "blip", "blip2", "florence2", "transformers", "wd14", "endpoint", "template",
     ]  # fmt: skip
     assert run(["caption", "--with", "wd14"]) == 0
     options = capfd.readouterr().out
-    assert "general_threshold = 0.35\n    Tags from." in options and "(from 0 to 1)" in options
+    assert "general_threshold = 0.35\n    Tag threshold." in options and "(from 0 to 1)" in options
     assert 'trigger_word = ""  (--trigger)\n' in options and max(map(len, options.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("arguments", [["--with", "template"], ["--undo"], [], ["--with", "template", "--dry-run"]])
-def test_a_mistyped_folder_is_told_and_not_made(
+def test_a_mistyped_folder_is_shown_and_not_made(
     place: Path, arguments: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["caption", str(place / "nowhere"), *arguments]) == 3
-    assert "The folder" in (said := capfd.readouterr().err) and "does not exist." in said
+    assert "The folder" in (message := capfd.readouterr().err) and "does not exist." in message
     assert not (place / "nowhere").exists()
 
 
-def test_a_folder_without_pictures_gets_no_job(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_images_gets_no_job(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (place / "empty").mkdir()
     assert run(["caption", str(place / "empty"), "--with", "template"]) == 3
-    assert "Pictures: No pictures in" in capfd.readouterr().err and not any((place / "empty").iterdir())
+    assert "Images: No images in" in capfd.readouterr().err and not any((place / "empty").iterdir())

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from engine.config import RunConfig
-from engine.runs.find import remember
+from engine.runs.find import record_run
 from engine.runs.prepare import prepare_run
-from tests.drawn_pictures import save, scene
+from tests.drawn_images import save, scene
 from tui.commands.check import project_folders
 
 Lorasmith = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -21,7 +21,7 @@ Lorasmith = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def photos(place: Path) -> Path:
-    """Two equal pictures and another one."""
+    """Two equal images and another one."""
     folder = place / "photos"
     for name, seed in (("a.png", 1), ("b.png", 1), ("c.png", 2)):
         save(folder, name, scene(seed, (128, 128)), f"f0x, {name}")
@@ -34,55 +34,55 @@ def test_the_report_in_words(lorasmith: Lorasmith, photos: Path) -> None:
     done = lorasmith("check", str(photos), "--trigger", "f0x")
     assert done.returncode == 3
     lines = done.stdout.splitlines()
-    assert "! Copies: 2 pictures [duplicate]" in lines
+    assert "! Copies: 2 images [duplicate]" in lines
     assert "  · a.png, b.png" in lines
-    assert lines[-1] == "3 pictures: 1 error, 3 warnings, 2 notes"
+    assert lines[-1] == "3 images: 1 error, 3 warnings, 2 notes"
     assert "byte 10 is 0xe9" in done.stdout.replace("\n    ", " ")
     assert max(len(line) for line in lines if str(photos) not in line) <= 80
     assert "i Other files: 1 file [stray-file]" in lines
 
 
-def test_json_and_a_picture_that_is_broken(lorasmith: Lorasmith, photos: Path) -> None:
-    (photos / "c.png").write_bytes(b"no picture")
+def test_json_and_a_image_that_is_broken(lorasmith: Lorasmith, photos: Path) -> None:
+    (photos / "c.png").write_bytes(b"no image")
     done = lorasmith("check", str(photos), "--json", "--set", "dataset.resolution=128")
     report = json.loads(done.stdout)
     assert done.returncode == 3
     assert report["levels"]["error"] == 1
     assert report["findings"][0]["cases"] == [
-        {"pictures": [str(photos / "c.png")], "said": "broken, or not a picture of a known format"}
+        {"images": [str(photos / "c.png")], "text": "broken, or not an image of a known format"}
     ]
     assert report["buckets"] == [[128, 128, 2]] or report["buckets"] == []
 
 
-def test_flip_aug_of_a_preset_is_told(lorasmith: Lorasmith, photos: Path, place: Path) -> None:
+def test_flip_aug_of_a_preset_is_reported(lorasmith: Lorasmith, photos: Path, place: Path) -> None:
     (place / "mine.toml").write_text("[dataset]\nflip_aug = true\nmin_bucket_reso = 64\nresolution = 128\n")
     done = lorasmith("check", str(photos), "--preset", "mine.toml")
     assert "! Mirroring is on (flip_aug) [flip-aug]" in done.stdout
 
 
-def test_no_pictures_is_exit_code_3(lorasmith: Lorasmith, place: Path) -> None:
+def test_no_images_is_exit_code_3(lorasmith: Lorasmith, place: Path) -> None:
     (place / "empty").mkdir()
     done = lorasmith("check", str(place / "empty"))
     assert (done.returncode, done.stdout) == (3, "")
-    assert "no pictures" in done.stderr
+    assert "no images" in done.stderr
 
 
 def test_wrong_use(lorasmith: Lorasmith, photos: Path) -> None:
     assert lorasmith("check").returncode == 2
     done = lorasmith("check", str(photos), "--repair", str(photos / "inside"))
     assert done.returncode == 2
-    assert "inside the folder of the pictures" in done.stderr
+    assert "inside the image folder" in done.stderr
     assert not (photos / "inside").exists()
 
 
 def test_a_page_replaces_only_an_earlier_one(lorasmith: Lorasmith, photos: Path, place: Path) -> None:
     (place / "notes.html").write_text("mine")
-    for target, code, said in (
+    for target, code, message in (
         ("notes.html", 2, "and no earlier report"), (str(photos), 2, "is a folder"), ("notes.html/r.html", 5, "cannot"),
-        ("new/r.html", 0, "The report with pictures is in"), ("new/r.html", 0, "The report with pictures is in"),
+        ("new/r.html", 0, "The report with images is in"), ("new/r.html", 0, "The report with images is in"),
     ):  # fmt: skip
         done = lorasmith("check", str(photos), "--html", target)
-        assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+        assert (done.returncode, message in done.stderr) == (code, True), done.stderr
     assert (place / "notes.html").read_text() == "mine"
 
 
@@ -96,7 +96,7 @@ def test_projects_of_both_programs(tmp_path: Path) -> None:
     (tmp_path / "gui" / "img").mkdir(parents=True)
     assert project_folders(tmp_path / "gui") == (tmp_path / "gui" / "img", None)
     save(tmp_path, "loose.png", scene(1, (64, 64)), None)
-    assert project_folders(tmp_path) == (tmp_path, None), "a folder that has pictures itself is meant itself"
+    assert project_folders(tmp_path) == (tmp_path, None), "a folder that has images itself is meant itself"
 
 
 def test_the_settings_of_the_newest_run_on_the_folder(lorasmith: Lorasmith, photos: Path, place: Path) -> None:
@@ -108,10 +108,10 @@ def test_the_settings_of_the_newest_run_on_the_folder(lorasmith: Lorasmith, phot
             dataset={"train_data_dir": str(photos), "resolution": side, "min_bucket_reso": 64},
             saving={"output_name": name, "output_dir": str(place / name)},
         )
-        remember(prepare_run(config))
+        record_run(prepare_run(config))
         time.sleep(0.01)
     elsewhere = {"dataset": {"train_data_dir": str(place)}, "saving": {"output_dir": str(place / "x")}}
-    remember(prepare_run(config.changed(**elsewhere)))
+    record_run(prepare_run(config.changed(**elsewhere)))
     done = lorasmith("check", str(photos))
     assert "[small]" not in done.stdout and "Buckets: 128×128" in done.stdout
     assert "Checked for the run new, with its settings" in done.stderr

@@ -23,7 +23,7 @@ def test_the_report_and_the_preset(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "honoured       optimizer = Adafactor → training.optimizer_type" in lines
     place = lines.index("no effect      multires_noise_discount = 0.3")
     assert lines[place + 1].strip() == "multires_noise_iterations is off"
-    assert any(line.startswith("left away      ") for line in lines) and lines[-1] == str(target)
+    assert any(line.startswith("left out       ") for line in lines) and lines[-1] == str(target)
     assert load_config(target) == load_config(source)
     assert run(["convert", str(source), "--output", str(target)]) == 2, "it is there already"
 
@@ -34,22 +34,22 @@ def test_what_is_not_supported_comes_first_and_no_preset_is_written(
     path = tmp_path / "train.sh"
     path.write_text("train_network.py --network_dim 8 --unet_lr 1e-4 --weighted_captions --wandb_api_key secret\n")
     assert run(["convert", str(path), "--output", str(tmp_path / "x.toml")]) == 2
-    told = capsys.readouterr()
-    assert told.out.startswith("not supported  weighted_captions = True\n               take the weights out of the")
-    assert "Take the weights out of the captions." in told.err and "secret" not in told.out + told.err
+    message = capsys.readouterr()
+    assert message.out.startswith("not supported  weighted_captions = True\n               remove the weights from the")
+    assert "Remove the weights from the captions." in message.err and "secret" not in message.out + message.err
     assert not (tmp_path / "x.toml").exists()
 
 
 def test_json_has_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["convert", str(FIXTURES / "kohya_gui_v25.json"), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["kind"] == "GUI configuration" and found["problems"] == []
+    report = json.loads(capsys.readouterr().out)
+    assert report["kind"] == "GUI configuration" and report["problems"] == []
     assert {"key": "ggpo_beta", "value": "0.01", "status": "no effect", "target": "",
-            "text": "train_lora_ggpo is off"} in found["entries"]  # fmt: skip
+            "text": "train_lora_ggpo is off"} in report["entries"]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "message"),
     [
         ("gui.json", '{"LoRA_type": "Standard",\n "epoch": 1,\n}', "not valid JSON: Expecting property name"),
         ("gui.json", '{"LoRA_type": "Standard",\n "epo', "not valid JSON: Unterminated string"),
@@ -58,22 +58,22 @@ def test_json_has_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_a_file_that_is_broken_is_not_called_another_kind(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, told: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, message: str
 ) -> None:
     path = tmp_path / name
     path.write_text(text)
     assert run(["convert", str(path)]) == 2
-    assert f"{name}: {told}" in capsys.readouterr().err
+    assert f"{name}: {message}" in capsys.readouterr().err
     assert run(["--preset", str(path)]) == 2
-    assert f"{name}: {told}" in capsys.readouterr().err
+    assert f"{name}: {message}" in capsys.readouterr().err
 
 
 def test_a_batch_file_in_the_encoding_of_windows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "train.bat"
     path.write_bytes("set N=Änn\ntrain_network.py --network_dim 8 --output_name=%N%\n".encode("cp1252"))
     assert run(["--preset", str(path)]) == 2
-    told = capsys.readouterr().err
-    assert "it is not UTF-8" in told and "Save it as UTF-8 text." in told
+    message = capsys.readouterr().err
+    assert "it is not UTF-8" in message and "Save it as UTF-8 text." in message
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="a folder that takes no files is known on Linux only")
@@ -81,4 +81,4 @@ def test_a_folder_that_takes_no_files(tmp_path: Path, capfd: pytest.CaptureFixtu
     script = tmp_path / "train.sh"
     script.write_text("accelerate launch train_network.py --train_data_dir=a --output_name=z\n")
     assert run(["convert", str(script), "--output", "/proc/x.toml"]) == ExitCode.NO_SPACE
-    assert "Writing /proc/x.toml failed: that folder takes no files." in capfd.readouterr().err
+    assert "Writing /proc/x.toml failed: no file can be created in that folder." in capfd.readouterr().err

@@ -8,47 +8,48 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from engine.runs import Event, RunDir
+from engine.runs import RunDir
 from engine.runs.contact import collect
-from tui import configuration
-from tui.commands.demo import show_pictures, summary
-from tui.narrators import Narrator
+from engine.runs.events import event_of
+from tui.commands.demo import show_images, summary
+from tui.setup import configuration
+from tui.shell.event_printer import EventPrinter
 
 
 @pytest.fixture
-def teller(tmp_path: Path) -> Narrator:
-    teller = Narrator(RunDir(tmp_path))
+def teller(tmp_path: Path) -> EventPrinter:
+    teller = EventPrinter(RunDir(tmp_path))
     teller.run_dir.samples.mkdir()
     for number, (step, colour) in enumerate(((0, "red"), (50, "lime"), (100, "blue"))):
         path = teller.run_dir.samples / f"{step}.png"
         Image.new("RGB", (64, 64), colour).save(path)
         data = {"path": str(path), "prompt": "smithy [1]", "index": 0, "step": step}
-        teller.collect(Event("sample", 2 * number, 0.0, data))
-        teller.collect(Event("validation", 2 * number + 1, 0.0, {"step": step, "loss": 0.4 - step / 500}))
+        teller.collect(event_of("sample", data, 2 * number, 0.0))
+        teller.collect(event_of("validation", {"step": step, "loss": 0.4 - step / 500}, 2 * number + 1, 0.0))
     return teller
 
 
-def test_the_loss_before_and_after(teller: Narrator) -> None:
-    assert summary(teller, 75) == ["Held-out loss: 0.4000 at step 0 -> 0.2000 at step 100 (-50 %)", "Time: 1:15"]
+def test_the_loss_before_and_after(teller: EventPrinter) -> None:
+    assert summary(teller, 75) == ["Validation loss: 0.4000 at step 0 -> 0.2000 at step 100 (-50 %)", "Time: 1:15"]
     teller.validations.clear()
     assert summary(teller, 75) == ["Time: 1:15"]
 
 
-def test_pictures_before_and_after_on_a_terminal(
-    teller: Narrator, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_images_before_and_after_on_a_terminal(
+    teller: EventPrinter, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLORTERM", "truecolor")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    show_pictures(collect(teller.samples, teller.run_dir))
+    show_images(collect(teller.samples, teller.run_dir))
     assert capsys.readouterr().out == ""
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    show_pictures(collect(teller.samples, teller.run_dir))
+    show_images(collect(teller.samples, teller.run_dir))
     shown = capsys.readouterr().out.splitlines()
     assert shown[1] == "smithy [1]" and shown[2].split() == ["before", "after"] and len(shown) == 3 + 16
     assert "38;2;255;0;0" in shown[3] and "38;2;0;0;255" in shown[3] and "38;2;0;255;0" not in shown[3]
     monkeypatch.setenv("NO_COLOR", "1")
-    show_pictures(collect(teller.samples, teller.run_dir))
+    show_images(collect(teller.samples, teller.run_dir))
     assert capsys.readouterr().out == ""
 
 

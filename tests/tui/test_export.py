@@ -1,4 +1,4 @@
-"""`lorasmith export`: what is read from the checkpoint here is said to Kohya's scripts."""
+"""`lorasmith export`: what is read from the checkpoint here is written for Kohya's scripts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from engine.paths import ASSETS
 from engine.runs.prepare import prepare_run
 from tests.engine.config.kohya_scripts import refusals
 from tests.tiny_flux import FluxFiles, tiny_files
-from tui.configuration import read
 from tui.main import run
+from tui.setup.configuration import read
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,9 +33,9 @@ def test_the_prediction_type_of_the_checkpoint_is_written(tmp_path: Path, capsys
     assert run(["export", "sd15-anime", "--kohya", str(target), *options]) == 0
     assert str(target / "train.sh") in capsys.readouterr().out.splitlines()
     assert tomllib.loads((target / "training.toml").read_text())["model_arguments"]["v_parameterization"] is True
-    again = load_config(target / "training.toml", ["training.kohya_exact=true"])
-    assert again.model.v_parameterization is True and again.model.zero_terminal_snr is False
-    (spec,), _ = read_dataset_config(target / "dataset.toml", again)
+    exported = load_config(target / "training.toml", ["training.kohya_exact=true"])
+    assert exported.model.v_parameterization is True and exported.model.zero_terminal_snr is False
+    (spec,), _ = read_dataset_config(target / "dataset.toml", exported)
     assert spec.image_dir == str(ASSETS / "demo_pictures")
     assert run(["export", "sd15-anime", "--kohya", str(target), *options]) == 2, "nothing is overwritten"
     file = tmp_path / "file"
@@ -47,8 +47,8 @@ def test_the_prediction_type_of_the_checkpoint_is_written(tmp_path: Path, capsys
 
 def test_the_demo_needs_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["export", "demo", "--kohya", str(tmp_path / "kohya")]) == 0
-    told = capsys.readouterr()
-    assert "Left out, train_network.py has no such argument: " in told.err and "validation_data_dir" in told.err
+    printed = capsys.readouterr()
+    assert "Left out, train_network.py has no such argument: " in printed.err and "validation_data_dir" in printed.err
     files = {path.name: path.read_text() for path in (tmp_path / "kohya").iterdir()}
     assert refusals(files, "sd15") == []
     assert "--cpu" in files["train.sh"] and "--num_processes 2" in files["train.sh"]
@@ -63,22 +63,22 @@ def test_flux(preset: str, tmp_path: Path, flux_files: FluxFiles, capsys: pytest
     own.write_text("[model]\n" + "\n".join(lines) + "\n" + text)
     options = ["--images", str(ASSETS / "demo_pictures"), "--name", "ann"]
     assert run(["export", str(own), "--kohya", str(tmp_path / "kohya"), *options]) == 0, capsys.readouterr().err
-    told = " ".join(capsys.readouterr().err.split())
+    printed = " ".join(capsys.readouterr().err.split())
     files = {path.name: path.read_text() for path in (tmp_path / "kohya").iterdir()}
-    assert refusals(files, "flux") == [] and "are missing" not in told
-    assert "cache_text_encoder_outputs" in told and ("blocks_to_swap is 35" in told) is (preset == "flux-dev-8gb")
+    assert refusals(files, "flux") == [] and "are missing" not in printed
+    assert "cache_text_encoder_outputs" in printed and ("blocks_to_swap is 35" in printed) is (preset == "flux-dev-8gb")
     for line in files["prompts.txt"].splitlines():
         assert " --l 1 --g 3.5" in line and "--ss" not in line
 
 
-def test_a_run_is_exported_beside_its_own_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_exported_next_to_its_own_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--images", str(ASSETS / "demo_pictures"), "--model", str(ASSETS / "demo_base"), "--name", "ann"]
     config = read("sd15-anime", images=options[1], model=options[3], name="ann", output_dir=str(tmp_path / "results"))
     made = prepare_run(config, command_line=(), versions={})
     assert run(["export", str(made.path), "--kohya", str(tmp_path / "kohya")]) == 0, capsys.readouterr().err
     training = tomllib.loads((tmp_path / "kohya" / "training.toml").read_text())
     assert training["saving_arguments"]["output_dir"] == "output"
-    assert "the run's own folder is not written into" in capsys.readouterr().err
+    assert "nothing is written into the run's own folder" in capsys.readouterr().err
 
 
 def test_what_a_run_refuses_is_not_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.models.fetch import Progress
+from engine.families.fetch import Progress
 from tests.fake_hub import FakeHub, running
 from tui.commands.fetch import progress_line
 from tui.main import run
@@ -28,7 +28,7 @@ def hub(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         yield hub
 
 
-def test_it_tells_the_size_first_and_the_place_last(hub: FakeHub, capfd: pytest.CaptureFixture[str]) -> None:
+def test_it_shows_the_size_first_and_the_place_last(hub: FakeHub, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["fetch", "owner/tiny", "--yes"]) == 0
     out, err = capfd.readouterr()
     path = Path(out.strip())
@@ -52,20 +52,22 @@ def test_nothing_is_downloaded_unasked(
 
 
 @pytest.mark.parametrize(
-    ("what", "code", "said"),
+    ("what", "code", "message"),
     [
-        ("nonsense", 2, "nonsense is nothing that can be fetched"),
+        ("nonsense", 2, "nonsense cannot be fetched"),
         ("owner/nothing", 3, "There is no model owner/nothing on the hub"),
         ("owner/tiny/other.safetensors", 3, "owner/tiny has no file other.safetensors"),
         ("owner/closed", 3, "owner/closed is gated"),
     ],
 )
-def test_what_cannot_be_had(hub: FakeHub, what: str, code: int, said: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_had(
+    hub: FakeHub, what: str, code: int, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     hub.add("owner/closed", {"closed.safetensors": WEIGHTS})
     hub.gated.add("owner/closed")
     assert run(["fetch", what, "--yes"]) == code
     out, err = capfd.readouterr()
-    assert said in err and "Traceback" not in err and out == ""
+    assert message in err and "Traceback" not in err and out == ""
 
 
 def test_ctrl_c_keeps_what_has_come(hub: FakeHub, place: Path) -> None:
@@ -79,7 +81,7 @@ def test_ctrl_c_keeps_what_has_come(hub: FakeHub, place: Path) -> None:
         held.wait(0.02)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 130 and "What has come is kept" in err and "Traceback" not in err
+    assert process.returncode == 130 and "What was downloaded is kept" in err and "Traceback" not in err
     hub.hold.set()
     assert run(["fetch", "owner/tiny", "--yes"]) == 0
     begin = hub.downloads()[-1].removeprefix("tiny.safetensors bytes=").rstrip("-")

@@ -1,4 +1,4 @@
-"""`--dry-run` with FLUX.1: idle settings are told, missing files named, a LoRA to start from is looked at."""
+"""`--dry-run` with FLUX.1: idle settings are reported, missing files named, a LoRA to start from is looked at."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> FluxFiles:
 @pytest.fixture
 def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: FluxFiles) -> list[str]:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for number in range(4):
-        Image.new("RGB", (1024, 1024), (number * 40, 0, 0)).save(tmp_path / "pictures" / f"{number}.png")
+        Image.new("RGB", (1024, 1024), (number * 40, 0, 0)).save(tmp_path / "images" / f"{number}.png")
     settings = [word for key, value in files.settings.items() for word in ("--set", f"model.{key}={value}")]
-    found = ["--preset", "flux-dev", "--images", "pictures", "--name", "zed", "--dry-run", *settings]
-    return [*found, "--set", "memory.mixed_precision=no", "--set", "memory.base_precision=auto"]
+    command = ["--preset", "flux-dev", "--images", "images", "--name", "zed", "--dry-run", *settings]
+    return [*command, "--set", "memory.mixed_precision=no", "--set", "memory.base_precision=auto"]
 
 
-def test_idle_settings_and_the_disk_are_told(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+def test_idle_settings_and_the_disk_are_reported(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     more = ["training.min_snr_gamma=7", "memory.cache_text_encoder_outputs_to_disk=true"]
     assert run([*arguments, *(word for key in more for word in ("--set", key))]) == 0
     out = capfd.readouterr().out
@@ -38,11 +38,11 @@ def test_idle_settings_and_the_disk_are_told(arguments: list[str], capfd: pytest
     assert "encoded captions 20.0 MiB" in out  # four captions and none, of 512 tokens, 4096 wide, in 16 bits
 
 
-def test_a_preset_of_another_family_is_told(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_preset_of_another_family_is_reported(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     other = ["--preset", "sdxl", *arguments[2:]]
     assert run(other) == 0
-    assert "warning: The preset sdxl is made for SDXL, and this model is FLUX.1" in (told := capfd.readouterr().err)
-    assert "Presets for it: flux-dev, flux-dev-12gb, flux-dev-8gb, flux-dev-anime." in " ".join(told.split())
+    assert "warning: The preset sdxl is made for SDXL, and this model is FLUX.1" in (printed := capfd.readouterr().err)
+    assert "Presets for it: flux-dev, flux-dev-12gb, flux-dev-8gb, flux-dev-anime." in " ".join(printed.split())
     assert run(arguments) == 0
     assert "is made for" not in capfd.readouterr().err
 
@@ -51,7 +51,7 @@ def test_a_transformer_alone(arguments: list[str], capfd: pytest.CaptureFixture[
     bare = [word for word in arguments if not word.startswith(("model.clip_l", "model.t5xxl", "model.ae"))]
     cleaned = [word for word, after in zip(bare, [*bare[1:], ""], strict=True) if not (word == after == "--set")]
     assert run(cleaned) == 2
-    assert "CLIP-L (model.clip_l), T5-XXL (model.t5xxl) and the autoencoder (model.ae) are not set." in (
+    assert "CLIP-L (flux.clip_l), T5-XXL (flux.t5xxl) and the autoencoder (flux.ae) are not set." in (
         capfd.readouterr().err
     )
 

@@ -13,11 +13,11 @@ from engine.hardware import list_gpus
 from engine.hardware.torch_build import TorchBuild
 from engine.paths import ASSETS
 from tests.nvml.fake import CUDA_TORCH
-from tui.configuration import read
 from tui.main import run
-from tui.planned import used_card
-from tui.preflight import preflight
-from tui.words.hardware import MIG
+from tui.setup.configuration import read
+from tui.setup.preflight import preflight
+from tui.text.hardware import MIG
+from tui.text.vram_text import used_card
 
 CPU_ONLY, OLD_CUDA, ROCM = TorchBuild("2.13.0+cpu", None), TorchBuild("2.13.0", "14.0"), TorchBuild("2.13.0+rocm", None)
 Play = Callable[..., None]
@@ -30,15 +30,15 @@ def info(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 @pytest.mark.parametrize("machine", ["rtx2060", "rtx4060ti", "h200", "two", "one_lost", "mig", "unified"])
 @pytest.mark.parametrize("build", [CPU_ONLY, OLD_CUDA, ROCM])
-def test_a_pytorch_that_leaves_the_gpu_unused_is_told(
+def test_a_pytorch_that_leaves_the_gpu_unused_is_reported(
     nvml: Play, capsys: pytest.CaptureFixture[str], machine: str, build: TorchBuild
 ) -> None:
     nvml(machine, torch=build)
     obstacle = build.obstacle(list_gpus())
     assert obstacle is not None
-    told = info(capsys)
-    assert f"! {' '.join(obstacle)}\n" in told
-    assert "because bf16 gains nothing on the CPU" in told and "compute capability" not in told
+    lines = info(capsys)
+    assert f"! {' '.join(obstacle)}\n" in lines
+    assert "because bf16 gains nothing on the CPU" in lines and "compute capability" not in lines
     report = json.loads(info(capsys, "--json"))
     assert report["warnings"] == [" ".join(obstacle)] and report["precision"]["value"] == "no"
 
@@ -46,8 +46,8 @@ def test_a_pytorch_that_leaves_the_gpu_unused_is_told(
 @pytest.mark.parametrize("machine", ["rtx2060", "rtx4060ti", "h200", "two", "unified"])
 def test_a_pytorch_that_fits_is_no_matter(nvml: Play, capsys: pytest.CaptureFixture[str], machine: str) -> None:
     nvml(machine, torch=CUDA_TORCH)
-    told = info(capsys)
-    assert "! " not in told and "compute capability" in told
+    lines = info(capsys)
+    assert "! " not in lines and "compute capability" in lines
     assert json.loads(info(capsys, "--json"))["warnings"] == []
 
 
@@ -59,7 +59,7 @@ def test_without_a_gpu_there_is_nothing_to_leave_unused(
     assert "leaves the GPU unused" not in info(capsys)
 
 
-def test_instances_shared_memory_and_hidden_gpus_are_told(
+def test_instances_shared_memory_and_hidden_gpus_are_reported(
     nvml: Play, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nvml("mig", torch=CUDA_TORCH)
@@ -72,7 +72,7 @@ def test_instances_shared_memory_and_hidden_gpus_are_told(
 
 
 @pytest.mark.parametrize("build", [CPU_ONLY, OLD_CUDA])
-def test_a_run_that_asks_for_that_gpu_does_not_start_and_automatic_says_so(
+def test_a_run_that_asks_for_that_gpu_does_not_start_and_automatic_reports_it(
     nvml: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: TorchBuild
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -89,8 +89,10 @@ ENTRANCES: list[tuple[str, list[str], int]] = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("name", "arguments", "code"), ENTRANCES, ids=[f"{one[0]}: {one[1][0]}" for one in ENTRANCES])
-def test_what_is_given_is_refused_at_once(
+@pytest.mark.parametrize(
+    ("name", "arguments", "code"), ENTRANCES, ids=[f"{case[0]}: {case[1][0]}" for case in ENTRANCES]
+)
+def test_what_is_named_is_refused_at_once(
     here: Path, capfd: pytest.CaptureFixture[str], name: str, arguments: list[str], code: int, kind: str
 ) -> None:
     KINDS[kind](here / name)
@@ -177,9 +179,9 @@ def test_one_bad_preset_of_ones_own_hides_no_other(here: Path, capfd: pytest.Cap
 def test_a_file_of_the_program_that_is_none_counts_as_missing(
     here: Path, capfd: pytest.CaptureFixture[str], kind: str, name: str
 ) -> None:
-    from tui.draft import Draft
-    from tui.recent import recent_models
-    from tui.themes import first_theme
+    from tui.display.themes import first_theme
+    from tui.setup.draft import Draft
+    from tui.setup.recent import recent_models
 
     home = here.parent / "home/lorasmith"
     home.mkdir(parents=True)

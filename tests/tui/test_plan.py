@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from engine.memory import shelf
-from engine.memory.plan import GIB, Need
-from engine.memory.planner import Request
-from engine.memory.planner_process import PlannerProcess
+from engine.estimate import plan_cache as cache
+from engine.estimate.plan import GIB, Need
+from engine.estimate.process import PlannerProcess
+from engine.estimate.request import Request
 from tests.nvml.fake import CUDA_TORCH
 from tests.tiny_models import tiny_sd15
 from tui.main import run
@@ -33,12 +33,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def asked(place: Path, monkeypatch: pytest.MonkeyPatch) -> list[Request]:
     """What the planner's process is asked for; it always answers NEEDS."""
-    monkeypatch.setattr(shelf, "_shipped", dict)
+    monkeypatch.setattr(cache, "_shipped", dict)
     seen: list[Request] = []
 
     def answer(process: PlannerProcess, request: Request) -> tuple[Need, ...]:
         if not seen:
-            process._waiting()
+            process._worker._waiting()
         seen.append(request)
         return NEEDS
 
@@ -51,10 +51,10 @@ def test_every_shipped_preset(asked: list[Request], capfd: pytest.CaptureFixture
     out, err = capfd.readouterr()
     head, *rows = out.splitlines()
     assert head.split() == ["preset", "load", "train", "sample", "peak", "fits"]
-    found = {row.split()[0]: row.split()[1:] for row in rows}
-    assert found["sd15-realistic"] == ["0.01", "5.00", "4.00", "6.50", "8", "GiB"]
+    by_preset = {row.split()[0]: row.split()[1:] for row in rows}
+    assert by_preset["sd15-realistic"] == ["0.01", "5.00", "4.00", "6.50", "8", "GiB"]
     assert max(map(len, out.splitlines())) <= 80
-    assert found["demo"][:3] == ["on", "the", "CPU:"]
+    assert by_preset["demo"][:3] == ["on", "the", "CPU:"]
     assert {request.recognition.family for request in asked} == {"sd15", "sdxl", "flux"}
     assert "the first time" in err and rows[-2].startswith("frugal:")
     assert run(["plan"]) == 0
@@ -69,20 +69,20 @@ def test_one_preset_as_json(asked: list[Request], capfd: pytest.CaptureFixture[s
     assert sum(made["breakdown"].values()) == pytest.approx(made["peak_gib"])
 
 
-def test_with_model_and_pictures_steps_and_disk_are_known(
+def test_with_model_and_images_steps_and_disk_are_known(
     asked: list[Request], tiny: Path, place: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    pictures = place / "pictures"
-    pictures.mkdir()
+    images = place / "images"
+    images.mkdir()
     for number in range(3):
-        Image.new("RGB", (64, 64), (number * 40, 0, 0)).save(pictures / f"{number}.png")
-    arguments = ["plan", "--preset", "sd15-realistic", "--model", str(tiny), "--images", str(pictures), *SMALL]
+        Image.new("RGB", (64, 64), (number * 40, 0, 0)).save(images / f"{number}.png")
+    arguments = ["plan", "--preset", "sd15-realistic", "--model", str(tiny), "--images", str(images), *SMALL]
     length = ["--set", "training.max_train_epochs=2", "--set", "dataset.num_repeats=2", "--json"]
     assert run([*arguments, *length]) == 0
     made = json.loads(capfd.readouterr().out)
-    assert made["steps"] == 6 and 0 < made["disk_gib"] < 1  # 3 pictures × 2 repeats in batches of 2, 2 epochs
+    assert made["steps"] == 6 and 0 < made["disk_gib"] < 1  # 3 images × 2 repeats in batches of 2, 2 epochs
     (request,) = asked
-    assert request.work.pictures == 2 and request.work.batch == (64, 64)
+    assert request.work.images == 2 and request.work.batch == (64, 64)
     assert run([*arguments, "--set", "memory.device=cpu", "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["peak_gib"] == 0
 
@@ -104,7 +104,7 @@ def test_the_remedies_that_are_enough_for_a_card(halving: None, capfd: pytest.Ca
     assert run(["plan", "sd15-realistic", "--vram", "5", "--set", "training.seed=3"]) == 0
     out = capfd.readouterr().out.splitlines()
     start = out.index("These remedies make it fit 5 GiB, the cheapest first:")
-    end = out.index("Then the training step is the largest phase, with 3.5 GiB.")
+    end = out.index("Then training is the largest phase, with 3.5 GiB.")
     assert [line for line in out[start + 1 : end] if line.endswith("Its cost:")] == [
         "  Batch 1 with accumulation saves 6.0 GiB. Its cost:", "  Gradient checkpointing saves 3.0 GiB. Its cost:"
     ]  # fmt: skip
@@ -115,7 +115,7 @@ def test_the_remedies_that_are_enough_for_a_card(halving: None, capfd: pytest.Ca
     )
     assert run(["plan", "sd15-realistic", "--vram", "1", "--json"]) == 0
     made = json.loads(capfd.readouterr().out)["remedies"]
-    assert [one["name"] for one in made["taken"]] == ["smaller_batch", "gradient_checkpointing", "eight_bit_base"]
+    assert [remedy["name"] for remedy in made["taken"]] == ["smaller_batch", "gradient_checkpointing", "eight_bit_base"]
     assert (made["peak_gib"], made["fits"]) == (2.0, False)
     assert run(["plan", "sd15-realistic", "--vram", "24"]) == 0
     assert "remedies" not in capfd.readouterr().out
@@ -139,9 +139,9 @@ def test_wrong_use(asked: list[Request], arguments: list[str], text: str, capfd:
 
 @pytest.mark.parametrize(
     ("machine", "text"),
-    [("h200", "VRAM: about 6.5 GiB at the training step, fits"), ("rtx2060", "more than"), ("no_gpu", "on the CPU")],
+    [("h200", "VRAM: about 6.5 GiB while training, fits"), ("rtx2060", "more than"), ("no_gpu", "on the CPU")],
 )
-def test_a_dry_run_tells_whether_it_fits(
+def test_a_dry_run_shows_whether_it_fits(
     asked: list[Request],
     tiny: Path,
     place: Path,
@@ -151,8 +151,8 @@ def test_a_dry_run_tells_whether_it_fits(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     nvml(machine, torch=CUDA_TORCH)
-    (place / "pictures").mkdir()
-    Image.new("RGB", (64, 64)).save(place / "pictures" / "0.png")
+    (place / "images").mkdir()
+    Image.new("RGB", (64, 64)).save(place / "images" / "0.png")
     (place / "model.safetensors").symlink_to(tiny)
     assert run(["--preset", "robot.toml", "--dry-run", "--set", "memory.device=auto", *SMALL]) == 0
     assert text in capfd.readouterr().out

@@ -47,12 +47,12 @@ def test_json_is_the_events(lorasmith: Lorasmith, run_dir: RunDir) -> None:
     ("1 0 early", 1, "ImportError: no such library"),
     ("1 0 nospace", 5, "Storage: No space left. Free some."),
 ])  # fmt: skip
-def test_failures_are_told(lorasmith: Lorasmith, run_dir: RunDir, trainer: str, code: int, text: str) -> None:
+def test_failures_are_reported(lorasmith: Lorasmith, run_dir: RunDir, trainer: str, code: int, text: str) -> None:
     done = lorasmith("--preset", "robot.toml", trainer=trainer)
     assert done.returncode == code and text in done.stderr and done.stdout == ""
 
 
-def test_detached_it_says_how_to_attach(lorasmith: Lorasmith, run_dir: RunDir) -> None:
+def test_detached_it_shows_how_to_attach(lorasmith: Lorasmith, run_dir: RunDir) -> None:
     done = lorasmith("--preset", "robot.toml", "--detach", trainer="9999 0.02")
     assert done.returncode == 0 and done.stdout == f"{run_dir.path}\n"
     assert f"lorasmith attach {run_dir.path}" in done.stderr
@@ -65,22 +65,24 @@ def test_detached_it_says_how_to_attach(lorasmith: Lorasmith, run_dir: RunDir) -
     assert lorasmith("stop", "robot").returncode == 2
 
 
-def test_detached_a_failure_at_the_start_is_told(lorasmith: Lorasmith, run_dir: RunDir) -> None:
+def test_detached_a_failure_at_the_start_is_reported(lorasmith: Lorasmith, run_dir: RunDir) -> None:
     done = lorasmith("--preset", "robot.toml", "--detach", trainer="1 0 early")
     assert done.returncode == 1 and "ImportError" in done.stderr
 
 
-def test_resume_goes_on_and_shows_only_what_is_new(lorasmith: Lorasmith, run_dir: RunDir, fake_command: list[str],
+def test_resume_continues_and_shows_only_what_is_new(lorasmith: Lorasmith, run_dir: RunDir, fake_command: list[str],
                                                    eventually: Eventually) -> None:  # fmt: skip
     process = start(fake_command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     eventually(lambda: true_state(run_dir).step > 1)
     pid = true_state(run_dir).pid
     assert pid
     os.kill(pid, signal.SIGKILL)
-    _, told = process.communicate(timeout=20)
-    assert process.returncode == 1 and "lost at step" in told and "lorasmith resume" in told and "signal 9" in told
-    again = lorasmith("--preset", "robot.toml")
-    assert again.returncode == 2 and "unfinished run (lost" in again.stderr and "lorasmith resume" in again.stderr
+    _, errors = process.communicate(timeout=20)
+    assert (
+        process.returncode == 1 and "lost at step" in errors and "lorasmith resume" in errors and "signal 9" in errors
+    )
+    second = lorasmith("--preset", "robot.toml")
+    assert second.returncode == 2 and "unfinished run (lost" in second.stderr and "lorasmith resume" in second.stderr
     step = true_state(run_dir).step
     done = lorasmith("resume", "robot", "--json", trainer=f"{step + 2} 0.01")
     assert done.returncode == 0, done.stderr
@@ -118,9 +120,9 @@ def test_one_signal_stops_softly(fake_command: list[str], run_dir: RunDir, event
     process = start(fake_command, stderr=subprocess.PIPE)
     eventually(lambda: true_state(run_dir).step > 0)
     process.send_signal(number)
-    _, told = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=20)
     assert process.returncode == 6
-    assert "Once more ends it at once" in told and "lorasmith resume" in told
+    assert "Once more stops it at once" in errors and "lorasmith resume" in errors
     assert read_events(run_dir.events_path)[-1].get("state") == "stopped"
 
 
@@ -133,16 +135,16 @@ def test_two_signals_end_it_at_once(
     process.send_signal(number)
     eventually(lambda: any(event.type == "control_ack" for event in read_events(run_dir.events_path)))
     process.send_signal(number)
-    _, told = process.communicate(timeout=20)
-    assert process.returncode == code, told
-    assert "lorasmith resume" in told
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == code, errors
+    assert "lorasmith resume" in errors
     assert not true_state(run_dir).live
 
 
 def test_the_terminal_closes(
     fake_command: list[str], lorasmith: Lorasmith, run_dir: RunDir, eventually: Eventually
 ) -> None:
-    """On a pty of its own: a bar is drawn; after the hang-up the training goes on and is found again."""
+    """On a pty of its own: a bar is drawn; after the hang-up the training continues and is found again."""
     child, terminal = pty.fork()
     if child == 0:
         os.environ.update(FAKE_TRAINER="9999 0.02", TERM="xterm")
@@ -159,16 +161,16 @@ def test_the_terminal_closes(
 
 
 def test_out_of_memory_asks_on_the_terminal(fake_command: list[str], run_dir: RunDir) -> None:
-    """The remedies stand there with what each saves and costs; a number lets the same run go on with one."""
+    """The remedies stand there with what each saves and costs; a number lets the same run continue with one."""
     child, terminal = pty.fork()
     if child == 0:
         os.environ.update(FAKE_TRAINER="3 0.01 oom", TERM="xterm")
         batch = ["--set", "training.train_batch_size=2"]
         os.execv(sys.executable, [*fake_command, "--preset", "robot.toml", "--on-oom", "ask", *batch])
     shown = b""
-    while b"Enter ends here" not in shown:
+    while b"Enter stops here" not in shown:
         shown += os.read(terminal, 4096)
-    assert b"1  Batch 1 with accumulation: saves about the activations of 1 of 2 pictures; costs" in shown
+    assert b"1  Batch 1 with accumulation: saves about the activations of 1 of 2 images; costs" in shown
     for answer in (b"9\n", b"1\n"):
         os.write(terminal, answer)
     with suppress(OSError):  # the terminal's other end is closed
@@ -189,18 +191,43 @@ def test_a_reader_that_goes_away_does_not_end_the_training(
     assert process.stdout is not None and process.stderr is not None
     process.stdout.readline()
     process.stdout.close()
-    told = process.stderr.read()
-    assert process.wait(20) == 1 and "The training continues" in told and "Traceback" not in told
+    errors = process.stderr.read()
+    assert process.wait(20) == 1 and "The training continues" in errors and "Traceback" not in errors
     assert true_state(run_dir).live
 
 
-def test_set_asks_and_refuses(lorasmith: Lorasmith, run_dir: RunDir, eventually: Eventually) -> None:
+def test_set_asks_waits_and_refuses(lorasmith: Lorasmith, run_dir: RunDir, eventually: Eventually) -> None:
     lorasmith("--preset", "robot.toml", "--detach", trainer="9999 0.02")
-    assert lorasmith("set", "robot", "training.unet_lr=2e-4").returncode == 0
-    eventually(lambda: any(event.type == "control_ack" for event in read_events(run_dir.events_path)))
-    for wish, text in (("training.unet_lr=fast", "unet_lr"), ("network.network_dim=4", "cannot change"), ("x=1", "x")):
-        refused = lorasmith("set", "robot", wish)
+    answered = lorasmith("set", "robot", "training.unet_lr=2e-4")
+    assert (answered.returncode, answered.stdout) == (0, "done\n")
+    asked = lorasmith("set", "robot", "training.unet_lr=3e-4", "--no-wait")
+    assert asked.returncode == 0 and asked.stdout == "" and "the answer will be among the events" in asked.stderr
+    eventually(lambda: sum(event.type == "control_ack" for event in read_events(run_dir.events_path)) == 2)
+    for assignment, text in (
+        ("training.unet_lr=fast", "unet_lr"),
+        ("network.network_dim=4", "cannot change"),
+        ("x=1", "x"),
+    ):
+        refused = lorasmith("set", "robot", assignment)
         assert refused.returncode == 2 and text in refused.stderr
+
+
+def test_set_does_not_wait_for_ever(lorasmith: Lorasmith, run_dir: RunDir) -> None:
+    lorasmith("--preset", "robot.toml", "--detach", trainer="9999 30")
+    late = lorasmith("set", "robot", "training.unet_lr=2e-4", "--timeout", "0.1")
+    assert (
+        late.returncode == 1 and "No answer in 0.1 seconds: the trainer reads requests between two steps" in late.stderr
+    )
+    assert len(list(run_dir.control.iterdir())) == 1, "the request stays"
+    pid = true_state(run_dir).pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_the_command_at_the_end_needs_a_program(lorasmith: Lorasmith, place: Path) -> None:
+    refused = lorasmith("--preset", "robot.toml", "--on-end", "gone-program x")
+    assert refused.returncode == 2 and "there is no program gone-program" in refused.stderr
+    assert not (place / "robot").exists(), "before anything is made"
 
 
 def test_names_of_any_kind(lorasmith: Lorasmith, place: Path) -> None:

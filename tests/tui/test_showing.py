@@ -1,4 +1,4 @@
-"""Bars, lines and half-block pictures."""
+"""Bars, lines and half-block images."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import pytest
 from PIL import Image
 
 from engine.runs import Event, RunDir
+from engine.runs.events import event_of
 from engine.text import duration
-from tui import narrators, output
-from tui.halfblocks import depth, nearest, render, side_by_side
-from tui.narrators import BarNarrator, Narrator, bar_line, clip
+from tui.display.halfblocks import depth, nearest, render, side_by_side
+from tui.shell import event_printer as printers
+from tui.shell import output
+from tui.shell.event_printer import BarPrinter, EventPrinter, bar_line, clip
 
 
 @pytest.mark.parametrize("columns", [1, 5, 20, 40, 79, 300])
@@ -35,25 +37,25 @@ def test_durations(seconds: float, text: str) -> None:
 
 
 def events(*pairs: tuple[str, Mapping[str, object]]) -> list[Event]:
-    return [Event(kind, number, 0.0, data) for number, (kind, data) in enumerate(pairs)]
+    return [event_of(kind, data, number, 0.0) for number, (kind, data) in enumerate(pairs)]
 
 
 def test_lines_come_at_most_every_five_seconds(tmp_path, capsys, monkeypatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr(narrators.time, "monotonic", lambda: clock[0])
-    teller = Narrator(RunDir(tmp_path))
+    monkeypatch.setattr(printers.time, "monotonic", lambda: clock[0])
+    printer = EventPrinter(RunDir(tmp_path))
     for step in range(1, 21):
         clock[0] += 1
-        teller(Event("step", step, 0.0, {"step": step, "loss_average": 0.5, "eta_seconds": None}))
+        printer(event_of("step", {"step": step, "loss_average": 0.5, "eta_seconds": None}, step, 0.0))
     assert capsys.readouterr().err.splitlines() == [f"step {step}, loss 0.5000" for step in (1, 6, 11, 16)]
 
 
-def test_every_event_that_a_person_needs_is_told(tmp_path, capsys) -> None:
-    teller = Narrator(RunDir(tmp_path))
+def test_every_event_that_a_person_needs_is_reported(tmp_path, capsys) -> None:
+    printer = EventPrinter(RunDir(tmp_path))
     for event in events(
         ("phase", {"name": "load", "state": "start"}),
         ("phase", {"name": "load", "state": "end"}),
-        ("progress", {"phase": "cache", "done": 3, "total": 3, "unit": "pictures"}),
+        ("progress", {"phase": "cache", "done": 3, "total": 3, "unit": "images"}),
         ("note", {"text": "bf16: \udcff\x1b[2J"}),
         ("warning", {"code": "x", "text": "careful"}),
         ("validation", {"step": 0, "loss": 0.25}),
@@ -61,13 +63,13 @@ def test_every_event_that_a_person_needs_is_told(tmp_path, capsys) -> None:
         ("error", {"title": "Storage", "message": "full.", "hint": "free some."}),
         ("of_the_future", {}),
     ):
-        teller(event)
+        printer(event)
     assert capsys.readouterr().err.splitlines() == [
         "loading ...",
-        "caching: 3 of 3 pictures",
+        "caching: 3 of 3 images",
         "bf16: \ufffd\\x1b[2J",
         "warning: careful",
-        "held-out loss 0.2500 at step 0",
+        "validation loss 0.2500 at step 0",
         "saved /a.safetensors (3.0 MiB), step 5, read back and checked",
         "Storage: full. free some.",
     ]
@@ -75,30 +77,30 @@ def test_every_event_that_a_person_needs_is_told(tmp_path, capsys) -> None:
 
 def test_lines_stay_above_the_bar(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(output, "width", lambda _: 40)
-    teller = BarNarrator(RunDir(tmp_path))
-    teller(Event("progress", 0, 0.0, {"phase": "cache", "done": 1, "total": 2, "unit": "p"}))
-    teller(Event("note", 1, 0.0, {"text": "said"}))
-    teller.close()
+    printer = BarPrinter(RunDir(tmp_path))
+    printer(event_of("progress", {"phase": "cache", "done": 1, "total": 2, "unit": "p"}))
+    printer(event_of("note", {"text": "said"}, 1, 0.0))
+    printer.close()
     bar = bar_line("caching: 1 of 2 p", 0.5, 39)
     assert capsys.readouterr().err == f"\r\x1b[K{bar}\r\x1b[Ksaid\n\r\x1b[K{bar}\n"
 
 
-def test_history_is_told_briefly(tmp_path, capsys) -> None:
-    teller = Narrator(RunDir(tmp_path))
-    teller.tell_history(events(
+def test_history_is_shown_briefly(tmp_path, capsys) -> None:
+    printer = EventPrinter(RunDir(tmp_path))
+    printer.show_history(events(
         ("run_started", {}), ("note", {"text": "first part"}), ("validation", {"step": 0, "loss": 1.0}),
         ("run_started", {}), ("note", {"text": "second part"}), ("step", {"step": 1}), ("step", {"step": 2}),
     ))  # fmt: skip
     assert capsys.readouterr().err.splitlines() == ["second part", "step 2"]
-    assert len(teller.validations) == 1
+    assert len(printer.validations) == 1
 
 
 def test_half_blocks_show_two_pixels_a_cell() -> None:
-    picture = Image.new("RGB", (4, 4), (255, 0, 0))
-    picture.paste((0, 0, 255), (0, 2, 4, 4))
-    lines = render(picture, 4, "truecolor")
+    image = Image.new("RGB", (4, 4), (255, 0, 0))
+    image.paste((0, 0, 255), (0, 2, 4, 4))
+    lines = render(image, 4, "truecolor")
     assert len(lines) == 2 and all(line.count("▀") == 4 and line.endswith("\x1b[0m") for line in lines)
-    assert lines[0].startswith("\x1b[38;2;255;0;") and "38;5;196" in render(picture, 4, "256")[0]
+    assert lines[0].startswith("\x1b[38;2;255;0;") and "38;5;196" in render(image, 4, "256")[0]
     assert side_by_side(["a", "b"], ["c", "d"], "|") == ["a|c", "b|d"]
 
 
@@ -118,5 +120,5 @@ def test_the_nearest_of_256_colours() -> None:
         ({"TERM": "xterm"}, "latin-1", None),
     ],
 )
-def test_where_pictures_can_be_drawn(environment: dict[str, str], encoding: str, expected: str | None) -> None:
+def test_where_images_can_be_drawn(environment: dict[str, str], encoding: str, expected: str | None) -> None:
     assert depth(environment, encoding) == expected

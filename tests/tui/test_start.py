@@ -12,12 +12,12 @@ import pytest
 import textual
 
 from tui import start
+from tui.display.terminal import KNOWN_TEXTUAL, InputBytes, SturdyDriver, _Output, driver_class
 from tui.main import run
-from tui.terminal import KNOWN_TEXTUAL, InputBytes, SturdyDriver, _Output, driver_class
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -41,7 +41,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def opened(terminal: None, place: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What the screen was opened with, in place of opening it."""
+    """What the screen was opened with, instead of opening it."""
     calls: list[dict[str, Any]] = []
 
     def show(run_dir: Any = None, **options: Any) -> int:
@@ -73,7 +73,7 @@ def test_a_dumb_terminal_is_refused(terminal: None, monkeypatch: pytest.MonkeyPa
         monkeypatch.delenv("TERM")
     else:
         monkeypatch.setenv("TERM", term)
-    assert "TERM says" in str(start.refusal())
+    assert "By its TERM" in str(start.refusal())
 
 
 def test_no_arguments_open_the_screen(opened: list[dict[str, Any]]) -> None:
@@ -82,18 +82,18 @@ def test_no_arguments_open_the_screen(opened: list[dict[str, Any]]) -> None:
 
 
 def test_what_was_typed_is_filled_into_the_wizard(opened: list[dict[str, Any]], place: Path) -> None:
-    (place / "pictures").mkdir()
-    arguments = ["--images", "pictures", "--model", "some/model", "--name", "ann", "--no-mouse", "--low-bandwidth"]
+    (place / "images").mkdir()
+    arguments = ["--images", "images", "--model", "some/model", "--name", "ann", "--no-mouse", "--low-bandwidth"]
     assert run(arguments) == 0
     assert opened[0]["prefill"] == {
-        "dataset.train_data_dir": str(place / "pictures"),
+        "dataset.train_data_dir": str(place / "images"),
         "model.pretrained_model_name_or_path": "some/model",
         "saving.output_name": "ann",
     }
     assert opened[0]["low_bandwidth"] and not opened[0]["mouse"]
 
 
-@pytest.mark.parametrize("mode", start.PICTURE_MODES)
+@pytest.mark.parametrize("mode", start.IMAGE_MODES)
 def test_images_is_a_mode_or_a_folder(opened: list[dict[str, Any]], place: Path, mode: str) -> None:
     (place / mode).mkdir()
     assert run(["--images", mode]) == run(["--images", f"./{mode}"]) == 0
@@ -103,7 +103,7 @@ def test_images_is_a_mode_or_a_folder(opened: list[dict[str, Any]], place: Path,
 
 
 @pytest.mark.parametrize("arguments", [["--json"], ["--set", "training.seed=1"], ["--dry-run"], ["--output_dir", "x"]])
-def test_what_needs_a_preset_says_so(
+def test_what_needs_a_preset_is_reported(
     opened: list[dict[str, Any]], arguments: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run(arguments) == 2
@@ -113,7 +113,7 @@ def test_what_needs_a_preset_says_so(
 @pytest.mark.parametrize("option", ["--no-mouse", "--low-bandwidth"])
 def test_screen_options_do_not_go_with_a_preset(place: Path, option: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["--preset", "robot.toml", option]) == 2
-    assert f"{option} is about the screen" in capfd.readouterr().err
+    assert f"{option} is for the screen" in capfd.readouterr().err
 
 
 def test_attach_opens_the_dashboard_and_plain_does_not(

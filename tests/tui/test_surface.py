@@ -12,18 +12,37 @@ import pytest
 from tui.cli import COMMANDS, cli
 
 ROOT = Path(__file__).resolve().parents[2]
+LORA = {"-o", "--output", "--dry-run", "--overwrite", "--json"}
 SURFACE = {
     "": {
         "--preset", "--images", "--model", "--name", "--output_dir", "--dataset_config", "--set", "--detach", "--json",
-        "--dry-run", "--restart", "--on-oom", "--kohya-exact", "--version", "--no-mouse", "--low-bandwidth",
+        "--dry-run", "--restart", "--on-oom", "--on-end", "--early-stop", "--kohya-exact", "--version", "--no-mouse",
+        "--low-bandwidth",
     },
     "demo": {"--output_dir", "--set"},
     "runs": {"--json"},
     "attach": {"RUN", "--plain", "--no-mouse", "--low-bandwidth", "--images"},
     "stop": {"RUN", "--wait"},
-    "resume": {"RUN", "--set", "--accept-changes", "--detach", "--json"},
-    "set": {"RUN", "TABLE.KEY=VALUE"},
+    "resume": {"RUN", "--set", "--from", "--dry-run", "--accept-changes", "--detach", "--json", "--on-end"},
+    "set": {"RUN", "TABLE.KEY=VALUE", "--no-wait", "--timeout"},
+    "best": {"RUN", "--use", "--overwrite", "--with-clip", "--with-dino", "--with-face", "--json"},
+    "report": {"RUN", "--html", "--overwrite"},
+    "compare": {"RUN RUN...", "--html", "--overwrite", "--json"},
     "inspect": {"FILE", "--json"},
+    "lora": set(),
+    "lora resize": {
+        "FILE", "--rank", "--ratio", "--fro", "--cumulative", "--conv-rank", "--precision", *LORA,
+    },
+    "lora merge": {"FILE[=WEIGHT]...", "--method", "--rank", "--density", "--seed", "--into", "--precision", *LORA},
+    "lora extract": {"TUNED", "BASE", "--rank", "--conv-rank", "--clamp", "--min-diff", "--precision", *LORA},
+    "lora convert": {"FILE", "--to", *LORA},
+    "lora edit": {
+        "FILE", "--set", "--unset", "--trigger", "--thumbnail", "--strength", "--in-place", *LORA,
+    },
+    "try": {
+        "FILE...", "--prompt", "--strength", "--compare", "--model", "--seed", "--steps", "--scale", "--width",
+        "--height", "--sampler", "--negative", "-o", "--output", "--device", "--json",
+    },
     "check": {
         "[DIR]", "--dataset_config", "--preset", "--model", "--trigger", "--set", "--html", "--repair", "--json",
     },
@@ -49,13 +68,13 @@ def surface(command: click.Command, name: str = "") -> dict[str, set[str]]:
         option for parameter in command.params
         for option in (parameter.opts if isinstance(parameter, click.Option) else [parameter.make_metavar(context)])
     }  # fmt: skip
-    found = {name: options}
+    options_of = {name: options}
     if isinstance(command, click.Group):
         for child in command.list_commands(context):
             inner = command.get_command(context, child)
             assert inner is not None
-            found |= surface(inner, f"{name} {child}".strip())
-    return found
+            options_of |= surface(inner, f"{name} {child}".strip())
+    return options_of
 
 
 def test_the_surface_is_frozen() -> None:
@@ -65,13 +84,17 @@ def test_the_surface_is_frozen() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_explains_itself(command: str) -> None:
     context = click.Context(cli)
-    found = cli.get_command(context, command)
-    assert found is not None and found.get_short_help_str()
+    loaded = cli.get_command(context, command)
+    assert loaded is not None and loaded.get_short_help_str()
 
 
 def test_no_command_loads_torch() -> None:
     """Every command's module, and what each imports at its top."""
-    names = ["tui.main", "tui.dry_run", *(f"tui.commands.{path.stem}" for path in (ROOT / "tui/commands").glob("*.py"))]
+    names = [
+        "tui.main",
+        "tui.shell.dry_run",
+        *(f"tui.commands.{path.stem}" for path in (ROOT / "tui/commands").glob("*.py")),
+    ]
     heavy = ["torch", "numpy", "diffusers", "transformers", "peft", "accelerate", "textual"]
     code = (
         f"import importlib, sys; [importlib.import_module(name) for name in {names!r}];"

@@ -21,7 +21,7 @@ def in_place(place: Path) -> None:
         ([], 2, "The screen needs a terminal"),
         (["--images", "x"], 2, "A run needs a preset"),
         (["--preset", "sd15-realistc", "--images", "x"], 2, "Did you mean sd15-realistic?"),
-        (["--preset", "robot.toml", "runs"], 2, "do not go with `runs`"),
+        (["--preset", "robot.toml", "runs"], 2, "cannot be combined with `runs`"),
         (["--nonsense"], 2, "No such option"),
         (["runz"], 2, "No such command"),
         (["--preset", "sd15-realistic"], 2, "--images DIR"),

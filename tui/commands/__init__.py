@@ -1,1 +1,1 @@
-"""The shell commands, one a file; each module has its click command as `command`."""
+"""The shell commands, one per file; each module has its click command as `command`."""

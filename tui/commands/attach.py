@@ -1,4 +1,4 @@
-"""`lorasmith attach RUN`: watch a run that goes on elsewhere, or see how it ended."""
+"""`lorasmith attach RUN`: watch a run that is training, or see how it ended."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import click
 from engine.exit_codes import ExitCode
 from engine.runs import RunDir, resolve
 from engine.runs.follow import follow, skip_history
-from tui import foreground, narrators, output, start
+from tui import start
 from tui.commands.run import show_results
+from tui.shell import event_printer as printers
+from tui.shell import foreground, output
 
 
 @click.command("attach")
 @click.argument("run")
 @click.option("--plain", is_flag=True, help="Plain lines instead of the screen.")
 @click.option("--no-mouse", is_flag=True, help="Leave the mouse to the terminal.")
-@click.option("--low-bandwidth", is_flag=True, help="For slow lines: fewer frames, no pictures.")
-@click.option("--images", type=click.Choice(start.PICTURE_MODES), default="auto", help="How pictures are drawn.")
+@click.option("--low-bandwidth", is_flag=True, help="For slow lines: fewer frames, no images.")
+@click.option("--images", type=click.Choice(start.IMAGE_MODES), default="auto", help="How images are drawn.")
 def command(run: str, plain: bool, no_mouse: bool, low_bandwidth: bool, images: str) -> int:
-    """Show RUN: its directory, or a part of its name. Leaving or Ctrl-C leaves it alone.
+    """Show RUN: its directory, or a part of its name. Leaving or Ctrl-C does not stop it.
 
     Where no screen can be shown, and with --plain, its events are printed as lines.
     """
@@ -29,16 +31,16 @@ def command(run: str, plain: bool, no_mouse: bool, low_bandwidth: bool, images: 
 
 
 def _follow(run_dir: RunDir, plain: bool) -> int:
-    teller = narrators.narrator(run_dir, plain=plain)
+    printer = printers.printer(run_dir, plain=plain)
     follower, history = skip_history(run_dir)
-    teller.tell_history(history)
+    printer.show_history(history)
     try:
-        ending = follow(run_dir, teller, follower=follower)
+        ending = follow(run_dir, printer, follower=follower)
     except KeyboardInterrupt:
-        teller.close()
-        output.narrate("Left alone; the training goes on.")
+        printer.close()
+        output.message("The training continues.")
         return ExitCode.DONE
-    teller.close()
+    printer.close()
     code = foreground.conclude(run_dir, ending)
-    show_results(run_dir, teller)
+    show_results(run_dir, printer)
     return code

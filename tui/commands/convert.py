@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import click
 
 from engine.exit_codes import ExitCode
-from engine.runs.layout import expanded
+from engine.paths import expanded
 from engine.text import printable, shell_line
-from tui import output
+from tui.shell import output
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
@@ -22,53 +22,56 @@ if TYPE_CHECKING:
     from engine.errors import LoraSmithError
 
 ORDER = ("not supported", "better", "no effect", "honoured")
-"""What a person should look at, first."""
+"""Statuses of keys; those that a person should look at come first."""
 INDENT = 15
 
 
-@click.command("convert", short_help="Tell what each key of a file of Kohya's does; make it a preset.")
+@click.command("convert", short_help="Show what each key of a file of Kohya's does; make it a preset.")
 @click.argument("file")
 @click.option("--output", "target", metavar="FILE", help="Where the preset goes. Without it: NAME-preset.toml, here.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object; no preset is written.")
 def command(file: str, target: str | None, as_json: bool) -> int:
-    """Tell what each key of Kohya's FILE (training TOML, GUI JSON, train.sh, .bat) does, and write it as a preset."""
+    """Show what each key of Kohya's FILE (training TOML, GUI JSON, train.sh, .bat) does, and write it as a preset."""
     from engine.atomic import write_text
     from engine.config import load_config
     from engine.config.kohya.convert import conversion_of
     from engine.config.kohya.dataset_file import read_text
     from engine.config.write import dump_toml
     from engine.errors import UsageError
-    from tui.preflight import missing_paths
+    from tui.setup.preflight import missing_paths
 
     path = expanded(file)
-    found = conversion_of(path, read_text(path))
-    if found is None:
+    conversion = conversion_of(path, read_text(path))
+    if conversion is None:
         if path.suffix.lower() == ".toml":
-            load_config(path)  # tells where it is no TOML
+            load_config(path)  # reports where it is no TOML
         raise UsageError(
             f"{printable(path)} is no training TOML, GUI configuration or call of a LoRA script of Kohya's.",
             "A preset of this program needs no conversion.",
+            code="no-kohya-file",
         )
     config, refusal = _checked(path)
-    found.entries = _marked(found.entries, refusal)
+    conversion.entries = _marked(conversion.entries, refusal)
     if as_json:
         output.json_result(
-            {"kind": found.kind, "entries": [asdict(entry) for entry in found.entries],
-             "problems": [] if refusal is None else str(refusal).splitlines(), "values": found.values}
+            {"kind": conversion.kind, "entries": [asdict(entry) for entry in conversion.entries],
+             "problems": [] if refusal is None else str(refusal).splitlines(), "values": conversion.values}
         )  # fmt: skip
         return ExitCode.DONE if refusal is None else refusal.exit_code
-    for line in report(found):
+    for line in report(conversion):
         output.result(line)
     if refusal is not None:
         raise refusal
     assert config is not None
     place = expanded(target) if target else Path(f"{path.stem}-preset.toml")
     if place.exists():
-        raise UsageError(f"{printable(place)} is there already.", "Name another file with --output.")
-    write_text(place, dump_toml(config, f"Converted from {path.name}, a {found.kind} of Kohya's."))
+        raise UsageError(
+            f"{printable(place)} exists already.", "Name another file with --output.", code="output-exists"
+        )
+    write_text(place, dump_toml(config, f"Converted from {path.name}, a {conversion.kind} of Kohya's."))
     if missing := missing_paths(config):
-        output.narrate(f"Not on this machine, and needed by a run: {', '.join(missing)}.")
-    output.narrate(f"Train with it:\n  {shell_line(('lorasmith', '--preset', place))}")
+        output.message(f"Not on this machine, and needed by a run: {', '.join(missing)}.")
+    output.message(f"Train with it:\n  {shell_line(('lorasmith', '--preset', place))}")
     output.result(place)
     return ExitCode.DONE
 
@@ -77,7 +80,7 @@ def _checked(path: Path) -> tuple[RunConfig | None, LoraSmithError | None]:
     """The configuration, or why a run with it would be refused."""
     from engine.config import load_config
     from engine.errors import LoraSmithError
-    from tui.preflight import check_settings
+    from tui.setup.preflight import check_settings
 
     try:
         config = load_config(path)
@@ -88,7 +91,7 @@ def _checked(path: Path) -> tuple[RunConfig | None, LoraSmithError | None]:
 
 
 def _marked(entries: Sequence[Entry], refusal: LoraSmithError | None) -> list[Entry]:
-    """The entries, with those that the refusal names as not supported: nothing that is refused is called honoured."""
+    """The entries, with those that the refusal names marked as not supported."""
     named = "" if refusal is None else str(refusal)
     return [
         replace(entry, status="not supported", text="refused, for the reason below")
@@ -98,20 +101,20 @@ def _marked(entries: Sequence[Entry], refusal: LoraSmithError | None) -> list[En
     ]
 
 
-def report(found: Conversion) -> list[str]:
-    """The keys of a file by class, what each becomes, and below it why; only long values leave 80 columns."""
+def report(conversion: Conversion) -> list[str]:
+    """The keys of a file by status, each with its setting here and the reason; only long values exceed 80 columns."""
     lines = []
     for status in ORDER:
-        for entry in found.entries:
+        for entry in conversion.entries:
             if entry.status == status:
                 to = f" → {entry.target}" if entry.target else ""
                 line = f"{status:{INDENT}}{entry.key} = {entry.value}"
                 fits = len(line) + len(to) <= 80
                 lines += [f"{line}{to}"] if fits else [line, f"{'':{INDENT}}{to.lstrip()}"]
                 lines += _below(entry.text)
-    if found.unset:
-        names = _below(", ".join(found.unset))
-        lines.append(f"{'left away':{INDENT}}{names[0].lstrip()}")
+    if conversion.unset:
+        names = _below(", ".join(conversion.unset))
+        lines.append(f"{'left out':{INDENT}}{names[0].lstrip()}")
         lines += [*names[1:], *_below("empty, off or 0: as if they were not there")]
     return lines
 

@@ -11,11 +11,11 @@ import click
 from engine.errors import UsageError
 from engine.exit_codes import ExitCode
 from engine.text import printable, size_text
-from tui import output
-from tui.words.download import progress_text
+from tui.shell import output
+from tui.text.download import progress_text
 
 if TYPE_CHECKING:
-    from engine.models.fetch import Progress
+    from engine.families.fetch import Progress
 
 LINE_SECONDS = 10.0
 """Between two lines where stderr is no terminal."""
@@ -30,65 +30,69 @@ def command(what: str, yes: bool) -> int:
     WHAT is owner/name of a model (only the files that are needed), owner/name/FILE.safetensors, t5-tokenizer (which
     FLUX needs), or blip, blip2, florence2, wd14 (which make captions).
 
-    A download that was ended goes on where it was. HF_HOME says where the cache is, HF_TOKEN is for models behind a
-    licence.
+    An interrupted download continues where it ended. HF_HOME sets the place of the cache, HF_TOKEN is for models
+    behind a licence.
     """
-    from engine.models.fetch import fetch, make_plan
+    from engine.families.fetch import fetch, make_plan
 
     plan = make_plan(what)
     if not plan.missing:
-        output.narrate(f"{plan.repository} is here already: {size_text(plan.size)}.")
+        output.message(f"{plan.repository} is here already: {size_text(plan.size)}.")
     else:
         for line in plan.lines():
-            output.narrate(line)
-        if not yes and not _agreed():
-            output.narrate("Nothing was downloaded.")
+            output.message(line)
+        if not yes and not _confirmed():
+            output.message("Nothing was downloaded.")
             return ExitCode.STOPPED
-    teller = _Teller()
+    printer = _ProgressPrinter()
     try:
-        path = fetch(plan, teller)
+        path = fetch(plan, printer)
     except KeyboardInterrupt:
-        teller.end()
-        output.narrate("Interrupted. What has come is kept; the same command goes on from there.")
+        printer.end()
+        output.message("Interrupted. What was downloaded is kept; the same command continues from there.")
         return ExitCode.INTERRUPTED
     finally:
-        teller.end()
+        printer.end()
     output.result(path)
     return ExitCode.DONE
 
 
-def _agreed() -> bool:
+def _confirmed() -> bool:
     if not sys.stdin.isatty():
-        raise UsageError("Nobody can be asked here: there is no terminal.", "Add --yes to download without asking.")
+        raise UsageError(
+            "There is no terminal to confirm the download in.",
+            "Add --yes to download without asking.",
+            code="download-not-confirmed",
+        )
     return click.confirm("Download?", default=True, err=True)
 
 
-class _Teller:
-    """One line that is drawn over in a terminal; elsewhere a line now and then."""
+class _ProgressPrinter:
+    """One line that is redrawn in a terminal; elsewhere a line every few seconds."""
 
     def __init__(self) -> None:
         self._over = output.is_terminal(sys.stderr)
-        self._said = time.monotonic()
+        self._printed_at = time.monotonic()
         self._drawn = False
 
     def __call__(self, progress: Progress) -> None:
-        """Say how far it is."""
+        """Print the progress."""
         if self._over:
             line = progress_line(progress)[: output.width(sys.stderr) - 1]
             sys.stderr.write(f"\r\x1b[K{line}")
             sys.stderr.flush()
             self._drawn = True
-        elif time.monotonic() - self._said > LINE_SECONDS or progress.done == progress.total:
-            self._said = time.monotonic()
-            output.narrate(progress_line(progress))
+        elif time.monotonic() - self._printed_at > LINE_SECONDS or progress.done == progress.total:
+            self._printed_at = time.monotonic()
+            output.message(progress_line(progress))
 
     def end(self) -> None:
-        """Leave the line behind."""
+        """End the redrawn line."""
         if self._drawn:
-            output.narrate("")
+            output.message("")
             self._drawn = False
 
 
 def progress_line(progress: Progress) -> str:
-    """How far it is, and the file that comes now."""
+    """The progress, and the file that is being downloaded."""
     return f"{progress_text(progress)}, {printable(progress.name)}"

@@ -1,4 +1,4 @@
-"""`lorasmith info`: versions, processor, GPUs, and which precision follows."""
+"""`lorasmith info`: versions, processor, GPUs, and the precision that a run would use."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import click
 
 from engine.exit_codes import ExitCode
 from engine.text import printable, size_text
-from tui import output
 from tui.commands.version import version_lines
+from tui.shell import output
 
 if TYPE_CHECKING:
     from engine.hardware import GpuReport
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 def command(as_json: bool) -> int:
     """Show what this machine has."""
     from engine.hardware import choose_precision, list_gpus, versions
-    from engine.hardware.system import look
+    from engine.hardware.system import read_system
     from engine.hardware.torch_build import torch_build
 
-    report, system, build = list_gpus(), look(), torch_build()
+    report, system, build = list_gpus(), read_system(), torch_build()
     visible = report.visible()
     usable = bool(visible) and build.obstacle(report) is None
     choice = choose_precision("auto", visible[0] if usable else None)
@@ -52,7 +52,7 @@ def _system_lines(system: System) -> Iterator[str]:
 
 
 def _gpu_lines(report: GpuReport) -> Iterator[str]:
-    from tui.words.hardware import MIG, hidden, vram_amounts
+    from tui.text.hardware import MIG, hidden, vram_amounts
 
     if report.problem:
         yield f"GPU: {report.problem}"
@@ -67,7 +67,7 @@ def _gpu_lines(report: GpuReport) -> Iterator[str]:
 
 
 def _warnings(report: GpuReport, build: TorchBuild) -> Iterator[str]:
-    """What keeps the installed PyTorch from using the GPUs, or some of them; the words of the step Hardware."""
+    """What keeps the installed PyTorch from using the GPUs, or some of them; in the words of the step Hardware."""
     obstacle = build.obstacle(report) if report.gpus else None
     if obstacle is not None:
         yield f"! {' '.join(obstacle)}"

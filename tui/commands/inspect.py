@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 import click
 
 from engine.exit_codes import ExitCode
-from engine.runs.layout import expanded
+from engine.paths import expanded
 from engine.text import printable
-from tui import output
+from tui.shell import output
 
 if TYPE_CHECKING:
     from engine.adapters.inspect import LoraReport
 
 
-@click.command("inspect", short_help="Tell what a LoRA file holds, and whether readers will load it.")
+@click.command("inspect", short_help="Show what a LoRA file holds, and whether readers will load it.")
 @click.argument("file")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(file: str, as_json: bool) -> int:
-    """Tell what the LoRA FILE.safetensors holds, and whether its readers will load it."""
+    """Show what the LoRA FILE.safetensors holds, and whether its readers will load it."""
     from engine.adapters.inspect import inspect_lora
 
     report = inspect_lora(expanded(file))
@@ -43,8 +43,8 @@ def _lines(report: LoraReport) -> Iterator[str]:
     yield f"read by: {', '.join(report.readers) or 'no program that is known'}"
     yield "training: " + (f"cannot start from it: {report.no_start}" if report.no_start else "can start from it")
     for component, count in report.modules.items():
-        known = report.known_modules.get(component)
-        yield f"{component}: {count} modules" + (f" of Kohya's {known}" if known else "")
+        total = report.known_modules.get(component)
+        yield f"{component}: {count} modules" + (f" of Kohya's {total}" if total else "")
     for what, counts in (("rank", report.ranks), ("alpha", report.alphas), ("number format", report.dtypes)):
         if counts:
             yield f"{what}: " + ", ".join(f"{value} ({count})" for value, count in counts.items())

@@ -1,4 +1,4 @@
-"""`lorasmith locate`: where the program keeps what."""
+"""`lorasmith locate`: where the program keeps its files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import click
 from engine import paths
 from engine.exit_codes import ExitCode
 from engine.text import printable
-from tui import output
+from tui.shell import output
 
 
 @click.command("locate")

@@ -11,7 +11,7 @@ from engine.errors import UsageError
 from engine.exit_codes import ExitCode
 from engine.reading import read_text
 from engine.text import printable
-from tui import output
+from tui.shell import output
 
 
 @click.group("presets", invoke_without_command=True)
@@ -20,9 +20,9 @@ def command(ctx: click.Context) -> int | None:
     """List the presets, or show one."""
     if ctx.invoked_subcommand is not None:
         return None
-    found = list_presets()
-    width = max((len(preset.name) for preset in found), default=0)
-    for preset in found:
+    presets = list_presets()
+    width = max((len(preset.name) for preset in presets), default=0)
+    for preset in presets:
         for line in output.wrapped(f"{preset.name:{width}}  {preset.title}", 80, "", " " * (width + 2)):
             output.result(line)
     return ExitCode.DONE
@@ -40,6 +40,10 @@ def _text(path: Path) -> str:
     try:
         return read_text(path)
     except OSError as error:
-        raise UsageError(f"The preset {printable(path)} cannot be read: {error.strerror}.", "") from None
+        raise UsageError(
+            f"The preset {printable(path)} cannot be read: {error.strerror}.", code="preset-unreadable"
+        ) from None
     except UnicodeDecodeError:
-        raise UsageError(f"The preset {printable(path)} is not UTF-8.", "Save it as UTF-8 text.") from None
+        raise UsageError(
+            f"The preset {printable(path)} is not UTF-8.", "Save it as UTF-8 text.", code="preset-not-utf8"
+        ) from None

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING
 
 from engine.exit_codes import ExitCode
 from engine.runs import RunDir
-from tui import configuration, foreground, narrators, output
+from engine.text import printable
+from tui.setup import configuration
+from tui.shell import event_printer as printers
+from tui.shell import foreground, output
+from tui.shell.on_end import parse_command
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
-    from tui.narrators import Narrator
+    from tui.shell.event_printer import EventPrinter
 
 
 def run_preset(
@@ -28,67 +32,100 @@ def run_preset(
     dry_run: bool,
     restart: bool,
     on_oom: str | None,
+    early_stop: bool,
     kohya_exact: bool,
+    on_end: str | None,
 ) -> int:
     """Read, check, prepare, launch and follow; the exit code of the run."""
     from engine.config.load import kohya_notes
 
+    words = parse_command(on_end)
     if on_oom:
         overrides = (*overrides, f"memory.on_oom={on_oom}")
+    if early_stop:
+        overrides = (*overrides, "training.early_stop=true")
     if kohya_exact:
         overrides = (*overrides, "training.kohya_exact=true")
     config = configuration.read(
         preset, overrides, images=images, dataset_config=dataset_config, model=model, name=name, output_dir=output_dir
     )
     for note in kohya_notes(preset, exact=config.training.kohya_exact):
-        output.narrate(note)
+        output.message(note)
     other = configuration.another_trigger(config, name)
     if other is not None:
-        output.narrate(f"note: {other}")
+        output.message(f"note: {other}")
     unfit = configuration.of_another_family(preset, config)
     if unfit is not None:
-        output.narrate(f"warning: {unfit}")
+        output.message(f"warning: {unfit}")
     if dry_run:
-        from tui.dry_run import dry_run as show
+        from tui.shell.dry_run import dry_run as show
 
         return show(config, sys.argv[1:], restart=restart)
     run_dir = prepare(config, restart=restart)
-    teller = narrators.narrator(run_dir, json=as_json)
-    code = foreground.train(run_dir, teller, detach=detach)
+    printer = printers.printer(run_dir, json=as_json)
+    code = foreground.train(run_dir, printer, detach=detach, on_end=words)
     if detach and code == ExitCode.DONE:
         if not as_json:
             output.result(run_dir.path)
         return code
     if not as_json:
-        show_results(run_dir, teller)
+        show_results(run_dir, printer)
+        print_what_now(run_dir, code)
     return code
+
+
+def print_what_now(run_dir: RunDir, code: int) -> None:
+    """After a finished run: print which file to take and why, and how it is used, in short."""
+    from engine.errors import LoraSmithError
+    from engine.results.of_run import lora_of_run
+    from engine.results.record import read_run
+    from engine.results.what_now import in_short
+    from engine.text import attach_line
+
+    if code != ExitCode.DONE or not run_dir.lora_path().is_file():
+        return
+    assessment = read_run(run_dir).assessment
+    path = assessment.best.file.path if assessment.best else run_dir.lora_path()
+    if assessment.best is not None and len(assessment.files) > 1:
+        output.message(
+            f"Best of {len(assessment.files)} files: {printable(path.name)} ({assessment.best.verdict.kind})."
+        )
+        for sentence in (*assessment.why, *assessment.advice):
+            output.message(f"  {printable(sentence)}")
+    try:
+        lora = lora_of_run(run_dir, path)
+    except LoraSmithError:  # its configuration was removed meanwhile; the run is done anyway
+        return
+    for line in in_short(lora):
+        output.message(line)
+    output.message(f"All files, and use with diffusers: {attach_line(run_dir.path)}, then v and w.")
 
 
 def prepare(config: RunConfig, *, restart: bool = False) -> RunDir:
     """Check what can be checked without loading anything, then make the run directory.
 
     Raises:
-        LoraSmithError: what the person must mend; no directory was made.
+        LoraSmithError: what the person must fix; no directory was made.
     """
-    from tui.begin import prepare as prepare_checked
+    from tui.shell.begin import prepare as prepare_checked
 
     return prepare_checked(
         config,
         command_line=["lorasmith", *sys.argv[1:]],
         restart=restart,
-        say=output.narrate,
-        progress=output.counter("reading pictures"),
+        log=output.message,
+        progress=output.counter("reading images"),
     )
 
 
-def show_results(run_dir: RunDir, teller: Narrator) -> None:
-    """The newest LoRA and the contact sheet, each a line on stdout."""
-    newest = narrators.last_saved(teller)
+def show_results(run_dir: RunDir, printer: EventPrinter) -> None:
+    """Print the paths of the newest LoRA and the contact sheet on stdout."""
+    newest = printers.last_saved(printer)
     if newest is not None:
         output.result(newest)
-    if teller.samples:
+    if printer.samples:
         from engine.runs.contact import collect, sheet_path, write_sheet
 
-        sheet = write_sheet(collect(teller.samples, run_dir), sheet_path(run_dir))
+        sheet = write_sheet(collect(printer.samples, run_dir), sheet_path(run_dir))
         if sheet is not None:
             output.result(sheet)

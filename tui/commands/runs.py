@@ -10,21 +10,21 @@ from engine.exit_codes import ExitCode
 from engine.runs import KnownRun, find_runs
 from engine.runs.state import moment
 from engine.text import printable
-from tui import output
+from tui.shell import output
 
 
 @click.command("runs")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(as_json: bool) -> int:
     """List the runs, the newest first."""
-    found = find_runs([Path.cwd()])
+    runs = find_runs([Path.cwd()])
     if as_json:
-        output.json_result({"runs": [_record(run) for run in found]})
+        output.json_result({"runs": [_record(run) for run in runs]})
         return ExitCode.DONE
-    if not found:
-        output.narrate("No run is known here.")
-    width = max((len(printable(run.name)) for run in found), default=0)
-    for run in found:
+    if not runs:
+        output.message("No run is known here.")
+    width = max((len(printable(run.name)) for run in runs), default=0)
+    for run in runs:
         state = run.state
         steps = f"{state.step}/{state.max_train_steps}" if state.max_train_steps else str(state.step)
         output.result(

@@ -6,7 +6,7 @@ import click
 
 from engine.config import schema_json
 from engine.exit_codes import ExitCode
-from tui import output
+from tui.shell import output
 
 
 @click.command("schema")

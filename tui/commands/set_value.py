@@ -1,29 +1,91 @@
-"""`lorasmith set RUN key=value`: change a setting of a run that goes on."""
+"""`lorasmith set RUN key=value`: change a setting of a run that is training, and print the trainer's answer."""
 
 from __future__ import annotations
+
+import time
+from typing import Any
 
 import click
 
 from engine.errors import UsageError
 from engine.exit_codes import ExitCode
-from engine.runs import request, resolve, true_state
-from tui import output
+from engine.runs import Event, RunDir, request, resolve, true_state
+from engine.runs.events import ControlAckEvent
+from engine.runs.follow import follow, skip_history
+from engine.text import printable, shell_line
+from tui.shell import output
+
+WAIT_SECONDS = 120.0
+"""The trainer reads requests between two steps; a step, a sample and a save may come before it does."""
 
 
 @click.command("set")
 @click.argument("run")
 @click.argument("assignment", metavar="TABLE.KEY=VALUE")
-def command(run: str, assignment: str) -> int:
-    """Change a setting of RUN while it goes on."""
-    from engine.config import load_config
-
+@click.option("--no-wait", is_flag=True, help="Return at once; the answer appears among the events.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    default=WAIT_SECONDS,
+    help=f"How long to wait for the trainer's answer; without it {WAIT_SECONDS:g}.",
+)
+def command(run: str, assignment: str, no_wait: bool, timeout: float) -> int:
+    """Change a setting of RUN while it trains: rates, length, intervals, prompts, caption dropout."""
     run_dir = resolve(run)
+    key, value = _parsed(run_dir, assignment)
     state = true_state(run_dir)
     if not state.live:
-        raise UsageError(f"The run {run_dir.path} is not going on ({state.state}).", "")
-    config = load_config(str(run_dir.config_path), [assignment])
-    table, _, key = assignment.partition("=")[0].strip().partition(".")
-    value = getattr(getattr(config, table), key)
-    request(run_dir, "set", {"key": f"{table}.{key}", "value": value})
-    output.narrate(f"Asked {run_dir.path} to set {table}.{key} = {value}; its answer is among the events.")
-    return ExitCode.DONE
+        ended = state.state not in ("damaged", "finished")
+        hint = f"Resume it with:\n  {shell_line(('lorasmith', 'resume', run, '--set', assignment))}" if ended else ""
+        raise UsageError(f"The run {run_dir.path} is not training ({state.state}).", hint, code="run-not-live")
+    follower, _ = skip_history(run_dir)
+    identifier = request(run_dir, "set", {"key": key, "value": value})
+    if no_wait:
+        output.message(f"Asked {run_dir.path} to set {key}; the answer will be among the events.")
+        return ExitCode.DONE
+    answers: list[str] = []
+
+    def answered(event: Event) -> bool:
+        if isinstance(event, ControlAckEvent) and event.id == identifier:
+            answers.append(event.result)
+        return bool(answers)
+
+    deadline = time.monotonic() + timeout
+
+    def tick() -> None:
+        if time.monotonic() > deadline:
+            raise TimeoutError
+
+    try:
+        ending = follow(run_dir, lambda _: None, follower=follower, until=answered, tick=tick)
+    except TimeoutError:
+        phase = true_state(run_dir).phase
+        output.message(
+            f"No answer in {timeout:g} seconds: the trainer reads requests between two steps"
+            f"{f', and is in the phase {phase}' if phase else ''}. The request stays, and the answer will be among the "
+            "events."
+        )
+        return ExitCode.TRAINING_FAILED
+    if not answers:
+        output.message(printable(f"The run ended before it answered: {ending.state.state}, {ending.state.detail}."))
+        return ExitCode.TRAINING_FAILED
+    output.result(printable(answers[0]))
+    return ExitCode.USAGE if answers[0].startswith("refused") else ExitCode.DONE
+
+
+def _parsed(run_dir: RunDir, assignment: str) -> tuple[str, Any]:
+    """The key and its value, checked like those of a configuration.
+
+    Raises:
+        ConfigError: no such key, or an invalid value.
+    """
+    from engine.config import load_config
+    from engine.config.change import LIVE_KEYS
+    from engine.config.moved import present_key
+    from engine.runs.prepare import absolute_paths
+
+    config = absolute_paths(load_config(str(run_dir.config_path), [assignment]))
+    typed = assignment.partition("=")[0].strip()
+    key = present_key(typed)
+    return key if key in LIVE_KEYS else typed, config.value(key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tui import output
+from tui.shell import output
 
 _TITLES = {"lorasmith": "LoRA Smith", "python": "Python", "cuda": "CUDA", "driver": "NVIDIA driver"}
 

@@ -1,1 +1,1 @@
-"""The screens: one a file, its .tcss beside it."""
+"""The screens: one per file, its .tcss next to it."""

@@ -21,7 +21,7 @@ class AskScreen(ModalScreen[str | None]):
 
     Args:
         question: the heading, one line.
-        answers: name to sentence; the first one is where the cursor stands.
+        answers: name to sentence; the cursor is on the first one.
         text: what one should know before answering.
     """
 

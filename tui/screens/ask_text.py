@@ -23,23 +23,24 @@ class AskTextScreen(ModalScreen[str | None]):
     Args:
         question: the heading, one line.
         text: what one should know before answering.
-        check: raises a LoraSmithError for an answer that cannot be; it is shown, and the question stays.
+        check: raises a LoraSmithError for an invalid answer; the error is shown, and the question stays.
+        value: the text that the line starts with.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", _("Cancel"))]
 
-    def __init__(self, question: str, text: str, check: Callable[[str], object]) -> None:
+    def __init__(self, question: str, text: str, check: Callable[[str], object], value: str = "") -> None:
         super().__init__()
-        self.question, self.text, self.check = question, text, check
+        self.question, self.text, self.check, self.value = question, text, check, value
 
     def compose(self) -> ComposeResult:
         """Question, text, a line to type in."""
         with Vertical(classes="dialog"):
             yield Static(self.question, classes="dialog-title", markup=False)
             yield Static(self.text, markup=False)
-            yield TextInput(compact=True)
+            yield TextInput(self.value, compact=True)
             yield Static(id="wrong", classes="error", markup=False)
-            yield Static(_("Enter takes it, Escape cancels."), classes="hint")
+            yield Static(_("Enter accepts, Escape cancels."), classes="hint")
 
     @on(Input.Submitted)
     def _submitted(self, event: Input.Submitted) -> None:

@@ -40,7 +40,7 @@ class BaseScreen(Screen[None]):
         Binding("f1,question_mark", "help", _("Help"), tooltip=HELP_TOOLTIP),
     ]
     HELP: ClassVar[str | None] = None
-    """Markdown: what this screen is for. A widget's HELP stands above it."""
+    """Markdown: what this screen is for. A widget's HELP is shown above it."""
 
     @property
     def smith(self) -> LoraSmithApp:
@@ -53,7 +53,7 @@ class BaseScreen(Screen[None]):
         except (NoMatches, MountError):
             if self.is_attached and self in self.app.screen_stack:
                 raise
-            # The screen was left meanwhile: its widgets are gone, and what a thread still tells comes too late.
+            # The screen was left meanwhile: its widgets are gone, and messages of its threads come too late.
 
     def compose(self) -> ComposeResult:
         """Content, footer, and the panel for small terminals."""
@@ -67,15 +67,15 @@ class BaseScreen(Screen[None]):
         raise NotImplementedError
 
     def status_text(self) -> str:
-        """The one thing to say when nothing else fits."""
+        """What to show when nothing else fits."""
         return self.title or ""
 
     def on_resize(self) -> None:
-        """Say what is essential when the terminal is too small for more."""
+        """Show only the status when the terminal is too small for more."""
         self.refresh_status()
 
     def refresh_status(self) -> None:
-        """Write the panel for small terminals anew, where it shows."""
+        """Update the panel for small terminals where it is shown."""
         width, height = self.app.size
         if width < SMALLEST[0] or height < SMALLEST[1]:
             words = _("Enlarge the terminal to {0} × {1} for the rest.").format(*SMALLEST)
@@ -91,7 +91,7 @@ class BaseScreen(Screen[None]):
             self.show_failure(event.worker.error)
 
     def show_failure(self, error: BaseException) -> None:
-        """Show an error; where a run's images or model files changed, ask whether to resume all the same."""
+        """Show an error; where a run's images or model files changed, ask whether to resume anyway."""
         from engine.runs.inputs import ChangedInputsError
         from tui.screens.ask import AskScreen
 
@@ -109,5 +109,5 @@ class BaseScreen(Screen[None]):
         self.app.push_screen(AskScreen(question, answers, text), answered)
 
     def resume_accepted(self, run_dir: RunDir) -> None:
-        """Resume `run_dir` on what is there now. Screens that resume runs have it."""
+        """Resume `run_dir` on what is there now. Screens that resume runs override this."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Edits of all captions at once: find and replace, prefix and suffix. What would change is shown before."""
+"""Edits of all captions at once: find and replace, prefix and suffix. Changes are previewed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tui.widgets.tick import Tick
 
 
 class EditScreen(ModalScreen[list[Change] | None]):
-    """The result is what is to be changed; None after Escape. Subclasses yield fields and say what follows from them.
+    """The result is the changes; None after Escape. Subclasses yield fields and compute the changes from them.
 
     Args:
         files: all captions.
@@ -58,40 +58,40 @@ class EditScreen(ModalScreen[list[Change] | None]):
         """The fields."""
         raise NotImplementedError
 
-    def planned(self) -> list[Change]:
-        """What follows from the fields as they are."""
+    def plan_changes(self) -> list[Change]:
+        """The changes that the fields describe."""
         raise NotImplementedError
 
-    def counted(self) -> str:
-        """What would change, in words."""
+    def count_text(self) -> str:
+        """How much would change."""
         return _("{0} would change.").format(plural(len(self.changes), _("caption")))
 
     def field(self, id: str) -> str:
-        """What stands in a field."""
+        """The text of a field."""
         return self.query_one(f"#{id}", Input).value
 
     def on_mount(self) -> None:
-        """Nothing yet."""
+        """Show that nothing would change yet."""
         self._preview()
 
     @on(Input.Changed)
     @on(Checkbox.Changed)
     def _preview(self) -> None:
         """Count, and show the first one before and after."""
-        self.changes = self.planned()
-        self.query_one("#count", Static).update(self.counted())
+        self.changes = self.plan_changes()
+        self.query_one("#count", Static).update(self.count_text())
         first = self.changes[0] if self.changes else None
-        self.query_one("#before", Static).update(_shown("-", first.before) if first else "")
-        self.query_one("#after", Static).update(_shown("+", first.after) if first else "")
+        self.query_one("#before", Static).update(_preview_line("-", first.before) if first else "")
+        self.query_one("#after", Static).update(_preview_line("+", first.after) if first else "")
         self.query_one("#apply", Button).disabled = not self.changes
 
     @on(Input.Submitted)
-    def _on_to_the_next(self) -> None:
+    def _focus_next_field(self) -> None:
         self.focus_next()
 
     @on(Button.Pressed, "#apply")
     def action_apply(self) -> None:
-        """Give back what is to be changed."""
+        """Return the changes."""
         if self.changes:
             self.dismiss(self.changes)
 
@@ -107,7 +107,7 @@ class ReplaceScreen(EditScreen):
     EXPLANATION = _("Whole words: “red” is not found in “redder”.")
 
     def compose_fields(self) -> ComposeResult:
-        """What to find, what to put there, how to find it."""
+        """The text to find, its replacement, and options."""
         yield from _row(_("Find"), "find")
         yield from _row(_("Replace by"), "by")
         with Horizontal(classes="row"):
@@ -115,12 +115,12 @@ class ReplaceScreen(EditScreen):
             yield Tick(_("Whole words"), True, id="whole")
             yield Tick(_("Match case"), True, id="case")
 
-    def planned(self) -> list[Change]:
-        """Captions in which it is found."""
-        whole, case = (self.query_one(f"#{name}", Checkbox).value for name in ("whole", "case"))
-        return plan_replace(self.files, self.field("find"), self.field("by"), whole_words=whole, match_case=case)
+    def plan_changes(self) -> list[Change]:
+        """Captions that contain the text."""
+        words, case = (self.query_one(f"#{name}", Checkbox).value for name in ("whole", "case"))
+        return plan_replace(self.files, self.field("find"), self.field("by"), whole_words=words, match_case=case)
 
-    def counted(self) -> str:
+    def count_text(self) -> str:
         """Places and captions."""
         places = sum(change.times for change in self.changes)
         captions = plural(len(self.changes), _("caption"))
@@ -131,14 +131,14 @@ class FrameScreen(EditScreen):
     """A prefix and a suffix for every caption."""
 
     HEADING = _("Prefix and suffix for all captions")
-    EXPLANATION = _("Joined by a space; not where they stand already. Pictures without a caption stay without.")
+    EXPLANATION = _("Joined by a space; not added where they already are. Images without a caption stay without one.")
 
     def compose_fields(self) -> ComposeResult:
         """Two texts."""
         yield from _row(_("Prefix"), "prefix")
         yield from _row(_("Suffix"), "suffix")
 
-    def planned(self) -> list[Change]:
+    def plan_changes(self) -> list[Change]:
         """Captions that lack one of them."""
         return plan_frame(self.files, self.field("prefix"), self.field("suffix"))
 
@@ -149,5 +149,5 @@ def _row(label: str, id: str) -> ComposeResult:
         yield TextInput(id=id, compact=True)
 
 
-def _shown(sign: str, text: str) -> str:
+def _preview_line(sign: str, text: str) -> str:
     return f"{sign} {printable(text.replace(chr(10), ' / '))}"

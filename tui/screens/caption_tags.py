@@ -25,7 +25,7 @@ class TagsScreen(ModalScreen[None]):
     Args:
         counts: (tag, captions that have it), the most frequent first.
         captions: all that have a text.
-        separator: what stands between tags.
+        separator: between tags.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,t", "dismiss", _("Close"))]
@@ -43,7 +43,7 @@ class TagsScreen(ModalScreen[None]):
             yield Static(heading, classes="dialog-title", markup=False)
             with VerticalScroll():
                 yield Static(self._table())
-            words = _("Parts between “{0}”, counted once a caption. Up and Down scroll, Escape closes.")
+            words = _("Parts between “{0}”, counted once per caption. Up and Down scroll, Escape closes.")
             yield Static(words.format(self.separator), classes="hint", markup=False)
 
     def _table(self) -> Text:

@@ -1,4 +1,4 @@
-"""Captions by a model: what to choose before, and how far it is."""
+"""Captions by a model: the options to choose, and the progress."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from engine.captioning.options import read_options
 from engine.config.form import FieldFacts
 from engine.errors import UsageError
 from engine.text import plural, printable
+from tui.text.captioners import in_order
 from tui.texts import _
 from tui.watching.captioner import JobLook
 from tui.widgets.path_input import PathInput
 from tui.widgets.text_input import TextInput
 from tui.widgets.tick import Tick
-from tui.words.captioners import in_order
 
 BAR_CELLS = 40
 
@@ -35,7 +35,7 @@ class CaptionerScreen(ModalScreen[dict[str, Any] | None]):
 
     Args:
         kind: of captioner.
-        values: to begin with, where they are not the defaults.
+        values: initial values, where they are not the defaults.
         about: what there is to caption, one sentence.
     """
 
@@ -101,7 +101,7 @@ class CaptionerScreen(ModalScreen[dict[str, Any] | None]):
 
     @on(Button.Pressed, "#start")
     def action_start(self) -> None:
-        """Check the values and give them back."""
+        """Check the values and return them."""
         try:
             options = read_options(self.kind.options, self._entered())
         except UsageError as error:
@@ -117,7 +117,7 @@ class CaptionerScreen(ModalScreen[dict[str, Any] | None]):
 
 
 class CaptioningScreen(ModalScreen[str | None]):
-    """How far the captions are; the screen below tells by `show`. The result is "stop", "again", or None.
+    """The progress of captioning, which the screen below updates by `show`. The result is "stop", "settings", or None.
 
     Args:
         look: the latest one.
@@ -125,9 +125,9 @@ class CaptioningScreen(ModalScreen[str | None]):
 
     CSS_PATH = "captioner.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("s", "stop", _("Stop"), tooltip=_("Finish the picture and end; what is done stays.")),
-        Binding("c", "again", _("Settings"), tooltip=_("Begin again, or go on with the rest.")),
-        Binding("escape,q", "dismiss(None)", _("Close"), tooltip=_("It goes on.")),
+        Binding("s", "stop", _("Stop"), tooltip=_("Finish this image and stop; finished captions stay.")),
+        Binding("c", "settings", _("Settings"), tooltip=_("Start over, or continue with the rest.")),
+        Binding("escape,q", "dismiss(None)", _("Close"), tooltip=_("Captioning continues.")),
     ]
 
     def __init__(self, look: JobLook) -> None:
@@ -135,30 +135,30 @@ class CaptioningScreen(ModalScreen[str | None]):
         self.look = look
 
     def compose(self) -> ComposeResult:
-        """Heading, bar, what was told, buttons."""
+        """Heading, bar, messages, buttons."""
         with Vertical(classes="dialog"):
             yield Static(id="heading", classes="dialog-title", markup=False)
             yield Static(id="bar", markup=False)
-            yield Static(id="told", markup=False)
+            yield Static(id="messages", markup=False)
             with Horizontal(classes="buttons"):
                 yield Button(_("Stop"), id="stop", compact=True)
-                yield Button(_("Settings"), id="again", compact=True)
+                yield Button(_("Settings"), id="settings", compact=True)
                 yield Button(_("Close"), id="close", compact=True, variant="primary")
                 yield Static(id="keys", classes="hint")
 
     def on_mount(self) -> None:
-        """What is known now."""
+        """Show the look that is known."""
         self.show(self.look)
         self.query_one("#close", Button).focus()
 
     def show(self, look: JobLook) -> None:
-        """Tell how far it is."""
+        """Update the progress."""
         self.look = look
         self.query_one("#heading", Static).update(look.sentence())
         self.query_one("#bar", Static).update(bar(look.history.done, look.history.total))
-        self.query_one("#told", Static).update("\n".join(self._lines()))
+        self.query_one("#messages", Static).update("\n".join(self._lines()))
         self.query_one("#stop", Button).display = look.live
-        self.query_one("#again", Button).display = not look.live
+        self.query_one("#settings", Button).display = not look.live
         keys = _("s stops, Escape closes.") if look.live else _("c settings, Escape closes.")
         self.query_one("#keys", Static).update(keys)
         self.refresh_bindings()
@@ -170,24 +170,24 @@ class CaptioningScreen(ModalScreen[str | None]):
             warned = plural(len(history.warnings), _("warning"))
             lines.append(_("! {0}, the last one: {1}").format(warned, printable(history.warnings[-1])))
         if history.error is not None:
-            lines += [f"✗ {printable(history.error[0])}", printable(history.error[1])]
+            lines += [f"✗ {printable(history.error.message)}", printable(history.error.hint)]
         elif self.look.live:
-            lines.append(_("It goes on when you close this, leave the step or quit."))
+            lines.append(_("It continues when you close this, leave the step or quit."))
         return lines
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Stop what lives, begin what has ended."""
-        return self.look.live if action == "stop" else not self.look.live if action == "again" else True
+        """Stop while it is live, settings when it has ended."""
+        return self.look.live if action == "stop" else not self.look.live if action == "settings" else True
 
     @on(Button.Pressed, "#stop")
     def action_stop(self) -> None:
-        """End after this batch."""
+        """Stop after this batch."""
         self.dismiss("stop")
 
-    @on(Button.Pressed, "#again")
-    def action_again(self) -> None:
+    @on(Button.Pressed, "#settings")
+    def action_settings(self) -> None:
         """To the settings."""
-        self.dismiss("again")
+        self.dismiss("settings")
 
     @on(Button.Pressed, "#close")
     def _close(self) -> None:
@@ -199,4 +199,4 @@ def bar(done: int, total: int) -> str:
     if not total:
         return ""
     filled = round(BAR_CELLS * done / total)
-    return f"{'█' * filled}{'░' * (BAR_CELLS - filled)} " + _("{0} of {1}").format(done, plural(total, _("picture")))
+    return f"{'█' * filled}{'░' * (BAR_CELLS - filled)} " + _("{0} of {1}").format(done, plural(total, _("image")))

@@ -1,4 +1,4 @@
-"""Captions: which pictures have one, editing them one by one and all together, and having them made by a model."""
+"""Captions: which images have one, editing single captions and all at once, and captioning by a model."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from textual.widgets import Static
 
 from engine.captioning.captioner import Kind
 from engine.captioning.job import undo
-from engine.dataset.caption_edits import Change, Edited, make
+from engine.dataset.caption_edits import Change, EditResult, apply
 from engine.dataset.caption_files import tag_counts
-from engine.dataset.caption_journal import Undone
+from engine.dataset.caption_journal import UndoResult
 from engine.errors import LoraSmithError
 from engine.text import listing, plural, printable
-from tui.caption_book import Book, Rules, flowed, own_folder
 from tui.screens.base import SMALLEST
 from tui.screens.caption_edits import FrameScreen, ReplaceScreen
 from tui.screens.caption_tags import TagsScreen
 from tui.screens.step import StepScreen
+from tui.setup.caption_book import Book, Rules, flowed, own_folder
 from tui.texts import _
-from tui.watching.progress import seldom
+from tui.watching.progress import throttled
 from tui.widgets.caption_card import CaptionCard
 from tui.widgets.caption_editor import CaptionEditor
 from tui.widgets.caption_list import CaptionList
@@ -37,7 +37,7 @@ FIRST_CHOICE = "florence2"
 
 
 class CaptionsScreen(StepScreen):
-    """A list on the left; the picture and its caption on the right."""
+    """A list on the left; the image and its caption on the right."""
 
     STEP = "captions"
     CSS_PATH = "captions.tcss"
@@ -45,29 +45,29 @@ class CaptionsScreen(StepScreen):
     HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (SMALLEST[0], "-slim"), (76, "-narrow"), (100, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-flat"), (SMALLEST[1], "-squat"), (21, "-low"), (32, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("c", "captioner", _("Make"), tooltip=_("Have captions made; or see how far that is.")),
+        Binding("c", "captioner", _("Make"), tooltip=_("Make captions by a model; or show its progress.")),
         Binding("f", "replace", _("Find"), tooltip=_("Find and replace in all captions.")),
         Binding("a", "frame", _("Add"), tooltip=_("A prefix or suffix for all captions.")),
-        Binding("t", "tags", _("Tags"), show=False, tooltip=_("Which tags there are, and how often.")),
+        Binding("t", "tags", _("Tags"), show=False, tooltip=_("List the tags, and how often each is used.")),
         Binding(
             "u",
             "undo",
             _("Undo"),
             show=False,
-            tooltip=_("Take the last change of many captions back; again: the one before."),
+            tooltip=_("Undo the last change of many captions; once more: the one before."),
         ),
-        Binding("m", "open", _("Next open"), show=False, tooltip=_("To the next picture that is not marked ✓.")),
+        Binding("m", "open", _("Next open"), show=False, tooltip=_("Go to the next image that is not marked ✓.")),
         Binding("ctrl+r", "read", _("Reload"), show=False, tooltip=_("Read all captions again.")),
     ]
     HELP = _(
-        "# Captions\n\nA caption tells what to separate from what is learnt: name what changes from picture to "
-        "picture, and call what stays the same by the trigger word. Captions are text files beside the pictures and "
-        "are saved as you move on.\n\nIt is fine to go on without captions: a run then uses the trigger word for all."
+        "# Captions\n\nA caption names what is not part of the subject: describe what changes from image to "
+        "image, and use the trigger word for what stays the same. Captions are text files next to the images and "
+        "are saved as you move on.\n\nCaptions are optional: without them a run uses the trigger word for all images."
     )
 
     @dataclass
     class Counted(Message):
-        """So many captions are read or changed."""
+        """Progress of reading or changing captions."""
 
         words: str
         done: int
@@ -81,10 +81,10 @@ class CaptionsScreen(StepScreen):
 
     @dataclass
     class Done(Message):
-        """An edit of many captions, or its undoing, has ended."""
+        """An edit of many captions, or undoing it, has ended."""
 
         words: str
-        result: Edited | Undone | LoraSmithError
+        result: EditResult | UndoResult | LoraSmithError
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,16 +97,16 @@ class CaptionsScreen(StepScreen):
 
     @property
     def card(self) -> CaptionCard:
-        """The one that is shown."""
+        """The caption that is shown."""
         return self.query_one(CaptionCard)
 
     @property
     def shown(self) -> int | None:
-        """Place of the picture whose caption is in the editor."""
+        """Place of the image whose caption is in the editor."""
         return self.card.place
 
     def compose_body(self) -> ComposeResult:
-        """Coverage on top, what a model does below it, then list and picture."""
+        """Coverage on top, the captioning job below it, then list and image."""
         self.rules = Rules.of(self.draft)
         yield Static(_("Reading the captions …"), id="summary", markup=False)
         yield Static(id="notes", markup=False)
@@ -125,12 +125,12 @@ class CaptionsScreen(StepScreen):
     @work(thread=True, exclusive=True, exit_on_error=False, group="read")
     def _read(self, rules: Rules) -> None:
         try:
-            self.post_message(self.Loaded(Book.read(rules, self._teller(_("Reading the captions: {0} of {1}")))))
+            self.post_message(self.Loaded(Book.read(rules, self._progress(_("Reading the captions: {0} of {1}")))))
         except LoraSmithError as error:
             self.post_message(self.Loaded(error))
 
-    def _teller(self, words: str) -> Callable[[int, int], None]:
-        return seldom(lambda done, total: self.post_message(self.Counted(words, done, total)))
+    def _progress(self, words: str) -> Callable[[int, int], None]:
+        return throttled(lambda done, total: self.post_message(self.Counted(words, done, total)))
 
     @on(Counted)
     def _show_count(self, event: Counted) -> None:
@@ -160,14 +160,14 @@ class CaptionsScreen(StepScreen):
         unsaved = self.draft.extras.pop("captions.unsaved", None)
         self.query_one(CaptionList).show(self.book, place)
         self._show(place)
-        if isinstance(unsaved, list) and unsaved[0] == str(self.book.files[place].picture):
+        if isinstance(unsaved, list) and unsaved[0] == str(self.book.files[place].image):
             self.card.put(unsaved[1])
         if self.focused is None:
             self.query_one(CaptionList).focus()
-        self._tell()
+        self._show_summary()
 
-    def _tell(self) -> None:
-        """Coverage and notes anew."""
+    def _show_summary(self) -> None:
+        """Update coverage and notes."""
         if self.book is None:
             return
         self.query_one("#summary", Static).update(flowed(self.book.summary(), self.app.size.width - 2))
@@ -180,9 +180,9 @@ class CaptionsScreen(StepScreen):
         self.refresh_bindings()
 
     def on_resize(self) -> None:
-        """The lines break elsewhere."""
+        """Wrap the lines to the new width."""
         super().on_resize()
-        self._tell()
+        self._show_summary()
 
     def action_read(self) -> None:
         """Read everything again, as another program may have changed it."""
@@ -201,31 +201,31 @@ class CaptionsScreen(StepScreen):
             self.query_one(CaptionList).position = self.shown
 
     def _show(self, place: int) -> None:
-        """Picture and caption of another picture."""
+        """Image and caption of another image."""
         assert self.book is not None
         self.card.show(self.book, place)
 
     def _save(self) -> bool:
-        """Write what was edited; False, with the error shown, where that cannot be."""
+        """Write what was edited; where that fails, show the error and return False."""
         if self.book is None or self.shown is None:
             return True
-        name = printable(self.book.files[self.shown].picture.name)
+        name = printable(self.book.files[self.shown].image.name)
         try:
             saved = self.card.save()
         except LoraSmithError as error:
-            self.say(_("{0}: not saved. {1}").format(name, error.message), kind="error")
+            self.set_message(_("{0}: not saved. {1}").format(name, error.message), kind="error")
             self.smith.show_error(error)
             return False
         if saved:
-            self.say(_("✓ {0}: caption saved.").format(name))
+            self.set_message(_("✓ {0}: caption saved.").format(name))
             self.query_one(CaptionList).refresh()
-            self._tell()
+            self._show_summary()
         return True
 
     @on(CaptionList.Edit)
     def _edit(self) -> None:
         if self.rules.shipped:
-            self.say(_("The captions of the program's own pictures cannot be edited here."), kind="warning")
+            self.set_message(_("The captions of the program's own images cannot be edited here."), kind="warning")
             return
         self.card.edit()
 
@@ -241,12 +241,12 @@ class CaptionsScreen(StepScreen):
             self.card.edit()
 
     def action_open(self) -> None:
-        """To the next picture that is not marked ✓."""
+        """To the next image that is not marked ✓."""
         if self.book is None or self.shown is None or not self._save():
             return
         place = self.book.next_open(self.shown)
         if place is None:
-            self.say(_("✓ Every picture has a caption, and nothing is wrong with it."))
+            self.set_message(_("✓ Every image has a caption without problems."))
         else:
             self.query_one(CaptionList).position = place
 
@@ -276,7 +276,7 @@ class CaptionsScreen(StepScreen):
             self._make(changes, self.rules)
 
     def action_undo(self) -> None:
-        """Take the last edit of many captions back."""
+        """Undo the last edit of many captions."""
         if self._save():
             self._busy = True
             self.refresh_bindings()
@@ -284,18 +284,18 @@ class CaptionsScreen(StepScreen):
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="edit")
     def _make(self, changes: list[Change], rules: Rules) -> None:
-        tell = self._teller(_("Changing the captions: {0} of {1}"))
-        self._finish(_("{0} changed. u undoes it."), lambda: make(changes, rules.job.journal, _("edit"), tell))
+        progress = self._progress(_("Changing the captions: {0} of {1}"))
+        self._finish(_("{0} changed. u undoes it."), lambda: apply(changes, rules.job.journal, _("edit"), progress))
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="edit")
     def _undo(self, rules: Rules) -> None:
-        tell = self._teller(_("Undoing: {0} of {1}"))
-        self._finish(_("{0} as before."), lambda: undo(rules.job, tell))
+        progress = self._progress(_("Undoing: {0} of {1}"))
+        self._finish(_("{0} as before."), lambda: undo(rules.job, progress))
 
-    def _finish(self, words: str, edit: Callable[[], Edited | Undone]) -> None:
-        """Do it, in the thread; tell what came of it."""
+    def _finish(self, words: str, edit: Callable[[], EditResult | UndoResult]) -> None:
+        """Run `edit` in the thread, and post its result."""
         try:
-            result: Edited | Undone | LoraSmithError = edit()
+            result: EditResult | UndoResult | LoraSmithError = edit()
         except LoraSmithError as error:
             result = error
         self.post_message(self.Done(words, result))
@@ -304,42 +304,41 @@ class CaptionsScreen(StepScreen):
     def _done(self, event: Done) -> None:
         if isinstance(event.result, LoraSmithError):
             self.smith.show_error(event.result)
-        if isinstance(event.result, LoraSmithError):
-            self.say(event.result.message, kind="error")
+            self.set_message(event.result.message, kind="error")
         else:
-            if isinstance(event.result, Undone):
-                self.query_one(CaptioningLine).display = False  # what it tells of is no more
-            said = event.words.format(plural(event.result.changed, _("caption")))
+            if isinstance(event.result, UndoResult):
+                self.query_one(CaptioningLine).display = False  # its captions were undone
+            sentence = event.words.format(plural(event.result.changed, _("caption")))
             if names := [printable(path.name) for path in event.result.skipped]:
-                words = _("{0} Changed meanwhile and left alone: {1}.")
-                self.say(words.format(said, listing(names, 3)), kind="warning")
+                words = _("{0} Changed since and not touched: {1}.")
+                self.set_message(words.format(sentence, listing(names, 3)), kind="warning")
             else:
-                self.say(said)
+                self.set_message(sentence)
         self._read(self.rules)
 
     # A model
 
-    @on(CaptioningLine.SettingsWanted)
+    @on(CaptioningLine.SettingsRequested)
     def action_captioner(self) -> None:
-        """The settings; while captions are made, how far they are."""
+        """The settings; while captions are made, their progress."""
         line = self.query_one(CaptioningLine)
         if line.look.live:
             line.show_progress()
         elif self.book is not None and self._save():
-            count = plural(len(self.book.files), _("picture"))
+            count = plural(len(self.book.files), _("image"))
             where = printable(self.rules.folder)
             about = _("{0} of {1} without a caption, in {2}").format(self.book.coverage.without, count, where)
             last = self.draft.extras.get("captions.captioner", FIRST_CHOICE)
             line.choose(self.rules.folder, last, self._options, about)
 
     def _options(self, kind: Kind) -> dict[str, Any]:
-        """Those of the last time; trigger word and file names are the draft's."""
+        """The options of the last time; trigger word and file extension are the draft's."""
         kept = self.draft.extras.get("captions.options", {}).get(kind.name, {})
         values = {name: value for name, value in kept.items() if name in kind.options.model_fields}
         return {**values, "trigger_word": self.rules.trigger, "caption_extension": self.rules.extension}
 
     @on(CaptioningLine.Chosen)
-    def _remember_options(self, event: CaptioningLine.Chosen) -> None:
+    def _keep_options(self, event: CaptioningLine.Chosen) -> None:
         self.draft.extras["captions.captioner"] = event.captioner
         kept = self.draft.extras.get("captions.options", {})
         self.draft.extras["captions.options"] = {**kept, event.captioner: event.values}
@@ -350,7 +349,7 @@ class CaptionsScreen(StepScreen):
 
     @on(CaptioningLine.Changed)
     def _job_changed(self, event: CaptioningLine.Changed) -> None:
-        """Show captions that the model wrote; what the person is typing stays."""
+        """Show captions that the model wrote; a text that is being edited stays."""
         self._captioning = event.look.live
         self.refresh_bindings()
         if not event.files or self.book is None or self.shown is None:
@@ -361,12 +360,12 @@ class CaptionsScreen(StepScreen):
         self.query_one(CaptionList).refresh()
         if not typing:
             self._show(self.shown)
-        self._tell()
+        self._show_summary()
 
     # The step
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """What changes all captions waits until they are read, and until the edit before is done."""
+        """Edits of all captions are disabled until they are read, and while another edit runs."""
         ready = self.book is not None and not self._busy and not self._captioning
         if action in ("replace", "frame"):
             return True if ready and not self.rules.shipped else None
@@ -379,20 +378,20 @@ class CaptionsScreen(StepScreen):
         return super().check_action(action, parameters)
 
     def store(self) -> None:
-        """Save the caption that is edited, and remember the place."""
+        """Save the caption that is edited, and keep the place."""
         self._save()
         self._keep_place()
 
     def _keep_place(self) -> None:
-        """Note in the draft where one is, and a text that could not be saved."""
+        """Keep the selected image in the draft, and a text that could not be saved."""
         if self.book is not None and self.shown is not None:
-            picture = str(self.book.files[self.shown].picture)
-            self.draft.extras["captions.selected"] = picture
+            image = str(self.book.files[self.shown].image)
+            self.draft.extras["captions.selected"] = image
             if (text := self.card.unsaved) is not None:
-                self.draft.extras["captions.unsaved"] = [picture, text]
+                self.draft.extras["captions.unsaved"] = [image, text]
 
     def problems(self) -> Iterable[str]:
-        """Missing captions are none; what cannot be read is one."""
+        """Captions that cannot be read or saved; missing ones are no problem."""
         if self.rules.dataset_config:
             return
         if self._failure is not None:

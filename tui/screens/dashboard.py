@@ -1,4 +1,4 @@
-"""A run, live or ended: where it stands, its loss, samples, events and log, and what can be wished."""
+"""A run, live or ended: its progress, loss, samples, events and log, and the commands for it."""
 
 from __future__ import annotations
 
@@ -15,49 +15,57 @@ from textual.message import Message
 from textual.worker import Worker, WorkerState, get_current_worker
 
 from engine.runs import RunDir, request
-from engine.runs.history import OutOfMemory, RunHistory
+from engine.runs.events import ChangedEvent
+from engine.runs.history import RunHistory
+from engine.runs.shortage import Shortage
 from engine.text import printable
 from tui.screens.base import BaseScreen
 from tui.screens.steps import STEPS
+from tui.shell import notify
+from tui.text import hints
+from tui.text import run as words
+from tui.text.rows import sign
 from tui.texts import _
 from tui.watching.machine import MachineWatch
 from tui.watching.run import IDLE_SECONDS, LIVE_SECONDS, Look, RunWatch
 from tui.widgets.lines import Lines
 from tui.widgets.run_panes import PANES, RunPanes
 from tui.widgets.step_bar import StepBar
-from tui.words import hints
-from tui.words import run as words
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
-    from engine.memory.remedy import Remedy
-    from tui.screens.remedies import Weigh
+    from engine.oom.remedy import Remedy
+    from tui.screens.remedies import EstimateSavings
 
 
 class DashboardScreen(BaseScreen):
-    """Follows a run's directory and writes nothing but wishes; closing it leaves the run alone."""
+    """Follows a run's directory and writes nothing but commands; closing it does not stop the run."""
 
     CSS_PATH = "dashboard.tcss"
     AUTO_FOCUS = ""
     HELP = _("""
 ## Train
 
-The training is a process of its own. This screen only watches it: closing it, or losing the line, stops nothing.
+The training is a separate process. This screen only watches it: closing it, or losing the connection, stops nothing.
 
-* **Sample now**, **Save now**, **Pause** and **Stop** are wishes; the trainer answers after its present step.
-* **Stop** finishes the step and saves everything; **Resume** goes on from there, to the byte.
-* **Detach** leaves LoRA Smith; `lorasmith attach` comes back.
+* **Sample now**, **Save now**, **Pause** and **Stop** are commands; the trainer answers after its current step.
+* **Stop** finishes the step and saves everything; **Resume** continues from there, bit for bit.
+* **Set** shows the settings that can change now: rates, length, intervals, prompts, caption dropout.
+* **Detach** leaves LoRA Smith; `lorasmith attach` returns.
 """)
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("s", "wish('sample_now')", _("Sample"), tooltip=_("Draw the sample prompts now.")),
-        Binding("w", "wish('save_now')", _("Save"), tooltip=_("Save the LoRA and the full state of this step now.")),
-        Binding("p", "pause", _("Pause"), tooltip=_("Hold the training after this step, or let it go on.")),
+        Binding("s", "send('sample_now')", _("Sample"), tooltip=_("Generate samples now.")),
+        Binding("w", "send('save_now')", _("Save"), tooltip=_("Save the LoRA and the full state of this step now.")),
+        Binding("c", "change", _("Set"), tooltip=_("Change a setting while it trains: rates, length, intervals.")),
+        Binding("p", "pause", _("Pause"), tooltip=_("Pause the training after this step, or continue it.")),
         Binding("x", "stop", _("Stop"), tooltip=_("Finish the step, save everything, end; asks before.")),
-        Binding("r", "resume", _("Resume"), tooltip=_("Go on from the last saved state.")),
-        Binding("m", "remedies", _("Remedies"), tooltip=_("What helps against the out-of-memory.")),
+        Binding(
+            "r", "resume", _("Resume"), tooltip=_("Continue from the last saved state; a finished run to more epochs.")
+        ),
+        Binding("m", "remedies", _("Remedies"), tooltip=_("Settings that avoid running out of memory.")),
         Binding("v,enter", "results", _("Files"), tooltip=_("Results: the saved files with their samples.")),
-        Binding("d", "detach", _("Detach"), tooltip=_("Leave LoRA Smith; the training goes on.")),
-        Binding("escape", "home", _("Runs"), tooltip=_("The list of runs; the training goes on.")),
+        Binding("d", "detach", _("Detach"), tooltip=_("Leave LoRA Smith; the training continues.")),
+        Binding("escape", "home", _("Runs"), tooltip=_("The list of runs; the training continues.")),
         *(
             Binding(str(place), f"pane('{name}')", title, show=False, tooltip=_("Show this part."))
             for place, (name, title) in enumerate(PANES.items(), 1)
@@ -66,7 +74,7 @@ The training is a process of its own. This screen only watches it: closing it, o
 
     @dataclass
     class Looked(Message):
-        """The follower found something new."""
+        """The follower has read something new."""
 
         look: Look
 
@@ -77,8 +85,8 @@ The training is a process of its own. This screen only watches it: closing it, o
         config: RunConfig
 
     @dataclass
-    class Wished(Message):
-        """A wish lies in the box."""
+    class CommandSent(Message):
+        """A command was written for the trainer."""
 
         id: str
         name: str
@@ -91,10 +99,10 @@ The training is a process of its own. This screen only watches it: closing it, o
 
     @dataclass
     class Remedied(Message):
-        """What helps was found out."""
+        """The remedies were computed."""
 
         remedies: list[Remedy]
-        weigh: Weigh | None
+        estimate: EstimateSavings | None
 
     def __init__(self, run_dir: RunDir) -> None:
         super().__init__()
@@ -105,14 +113,14 @@ The training is a process of its own. This screen only watches it: closing it, o
         self.config: RunConfig | None = None
         self.machine = MachineWatch()
         self.follower = RunWatch(run_dir, self.machine)
-        self._asked: dict[str, str] = {}
-        """Wishes that are not answered yet: id to name."""
-        self._word = ""
-        """What was said last; it goes when the run's state changes."""
+        self._pending: dict[str, str] = {}
+        """Commands that are not answered yet: id to name."""
+        self._sentence = ""
+        """The last message; cleared when the run's state changes."""
         self._offered = -1
-        """The life of the run whose out-of-memory was shown."""
+        """The life (start or resume) of the run whose out-of-memory was shown."""
         self._changes: Mapping[str, object] | None = None
-        """Settings that the last resume was to change."""
+        """Settings that the last resume changes."""
         self._wake = threading.Event()
 
     @property
@@ -136,13 +144,13 @@ The training is a process of its own. This screen only watches it: closing it, o
 
     def on_mount(self) -> None:
         """Begin to follow."""
-        self.query_one("#heading", Lines).say(_("Reading the run …"))
+        self.query_one("#heading", Lines).set_text(_("Reading the run …"))
         self.machine.start()
         self._follow()
         self._read_config()
 
     def on_unmount(self) -> None:
-        """Let the threads end."""
+        """Stop the threads."""
         self.machine.stop()
         self._wake.set()
 
@@ -160,9 +168,10 @@ The training is a process of its own. This screen only watches it: closing it, o
     @work(thread=True, exclusive=True, exit_on_error=False, group="config")
     def _read_config(self) -> None:
         from engine.config import load_config
+        from engine.config.changes import at_the_end
 
         if self.run_dir.config_path.is_file():
-            self.post_message(self.Configured(load_config(self.run_dir.config_path)))
+            self.post_message(self.Configured(at_the_end(load_config(self.run_dir.config_path))))
 
     @on(Configured)
     def _use(self, event: Configured) -> None:
@@ -171,42 +180,46 @@ The training is a process of its own. This screen only watches it: closing it, o
 
     @on(Looked)
     def _take(self, event: Looked) -> None:
-        look, before = event.look, self.state
+        look, before, lived = event.look, self.state, self.live
         self.history.feed(look.events)
         self.look = look
+        if lived and not self.live and not look.gone:
+            notify.on_screen(self.app, f"LoRA Smith: {self.run_dir.name}: {sign(self.state)}")
+        if any(isinstance(event, ChangedEvent) for event in look.events):
+            self._read_config()
         if self.state != before:
-            self._word = ""
+            self._sentence = ""
             self.refresh_bindings()
-        self._hear_answers()
+        self._show_answers()
         self._redraw()
         if look.complete and self.state == "failed" and self.history.oom is not None and self.is_current:
             self._offer_once()
 
     def _redraw(self) -> None:
-        """Write what changed."""
+        """Update what changed."""
         look, history = self.look, self.history
         if look is None:
             return
         heading = words.heading(history.name or self.run_dir.name, self.state, history, complete=look.complete)
-        self.query_one("#heading", Lines).say(heading)
+        self.query_one("#heading", Lines).set_text(heading)
         self.refresh_status()
         if not look.complete:
             return
-        self.query_one("#progress", Lines).say(words.progress_lines(history, look.state, self.size.width - 2))
+        self.query_one("#progress", Lines).set_text(words.progress_lines(history, look.state, self.size.width - 2))
         notice, lines = self.query_one("#notice", Lines), hints.notice(self.run_dir, history, look)
-        notice.say("\n".join(lines))
+        notice.set_text("\n".join(lines))
         notice.set_class(bool(lines), "-shown")
         self._draw_message()
         self.query_one(RunPanes).draw(history, look, self.config)
 
     def _draw_message(self) -> None:
-        """What was said last, else what there is to know or to press."""
+        """The last message, else a hint."""
         if self.look is not None:
-            self.query_one("#message", Lines).say(self._word or hints.hint(self.history, self.look))
+            self.query_one("#message", Lines).set_text(self._sentence or hints.hint(self.history, self.look))
 
-    def say(self, sentence: str) -> None:
-        """Put a sentence above the footer, until the run's state changes."""
-        self._word = sentence
+    def set_message(self, sentence: str) -> None:
+        """Show a sentence above the footer, until the run's state changes."""
+        self._sentence = sentence
         self._draw_message()
 
     def status_text(self) -> str:
@@ -227,64 +240,73 @@ The training is a process of its own. This screen only watches it: closing it, o
         self.call_after_refresh(self._redraw)
 
     def on_screen_resume(self) -> None:
-        """Back from another screen."""
+        """Redraw after another screen was closed."""
         self._redraw()
 
     def action_pane(self, name: str) -> None:
-        """Show a pane, and give it the keys."""
+        """Show a pane, and focus it."""
         self.query_one(RunPanes).choose(name)
         self.call_after_refresh(self._redraw)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Wishes while it lives, a resume when it has ended unfinished."""
+        """Commands while the run is live, a resume when it has ended."""
         state = self.state
-        if action in ("wish", "pause", "stop", "detach"):
+        if action in ("send", "pause", "stop", "detach", "change"):
             return self.live
         if action == "resume":
-            return self.look is not None and state in ("stopped", "failed", "lost", "unknown")
+            return self.look is not None and state in ("stopped", "failed", "lost", "unknown", "finished")
         if action == "remedies":
             return state == "failed" and self.history.oom is not None
         if action == "results":
             return state != "gone"
         return True
 
-    def action_wish(self, name: str) -> None:
-        """Put a wish into the box."""
+    def action_send(self, name: str) -> None:
+        """Send a command to the trainer."""
         if self.look is not None and not self.look.writable:
-            self.say("✗ " + _("You may not write into {0}.").format(printable(self.run_dir.control)))
+            self.set_message("✗ " + _("You may not write into {0}.").format(printable(self.run_dir.control)))
             return
-        self.say(_("{0}: asked …").format(words.WISHES[name]))
-        self._wish(name)
+        self.set_message(_("{0}: sent …").format(words.COMMANDS[name]))
+        self._send(name)
 
-    @work(thread=True, exit_on_error=False, group="wish")
-    def _wish(self, name: str) -> None:
-        self.post_message(self.Wished(request(self.run_dir, name), name))
+    @work(thread=True, exit_on_error=False, group="send")
+    def _send(self, name: str) -> None:
+        self.post_message(self.CommandSent(request(self.run_dir, name), name))
 
-    @on(Wished)
-    def _remember(self, event: Wished) -> None:
-        self._asked[event.id] = event.name
-        self._hear_answers()
+    @on(CommandSent)
+    def _wait_for_answer(self, event: CommandSent) -> None:
+        self._pending[event.id] = event.name
+        self._show_answers()
         self._wake.set()
 
-    def _hear_answers(self) -> None:
-        """Tell the trainer's answers; a run that has ended gives none."""
-        for identifier, name in list(self._asked.items()):
+    def _show_answers(self) -> None:
+        """Show the trainer's answers; a run that has ended gives none."""
+        for identifier, name in list(self._pending.items()):
             answer = self.history.answers.get(identifier)
             if answer is None and self.live:
                 continue
-            del self._asked[identifier]
+            del self._pending[identifier]
             if name in ("pause", "continue") and answer == "done":
-                self.say("")  # the state says it
+                self.set_message("")  # the state shows it
                 continue
-            told = printable(answer) if answer is not None else _("no answer, the run has ended")
-            self.say(_("{0}: {1}").format(words.WISHES[name], told))
+            result = printable(answer) if answer is not None else _("no answer, the run has ended")
+            self.set_message(_("{0}: {1}").format(words.COMMANDS[name], result))
+
+    def action_change(self) -> None:
+        """The settings that can change now."""
+        from tui.screens.change_setting import ChangeSettingScreen
+
+        if self.look is not None and not self.look.writable:
+            self.set_message("✗ " + _("You may not write into {0}.").format(printable(self.run_dir.control)))
+            return
+        self.app.push_screen(ChangeSettingScreen(self.run_dir, self.history, lambda: self.live))
 
     def action_pause(self) -> None:
-        """Hold it, or let it go on."""
-        self.action_wish("continue" if self.state == "paused" else "pause")
+        """Pause or continue."""
+        self.action_send("continue" if self.state == "paused" else "pause")
 
     def action_stop(self) -> None:
-        """Ask, then wish."""
+        """Ask, then stop."""
         from tui.screens.ask import AskScreen
 
         answers = {"no": _("No, let it train"), "yes": _("Stop: finish the step, save everything, end")}
@@ -293,46 +315,54 @@ The training is a process of its own. This screen only watches it: closing it, o
 
     def _stop(self, answer: str | None) -> None:
         if answer == "yes":
-            self.action_wish("stop")
+            self.action_send("stop")
 
     def action_resume(self) -> None:
-        """Go on; where it may still go on elsewhere, ask."""
+        """Resume; a finished run to a number of epochs; ask where it may still be running elsewhere."""
         from tui.screens.ask import AskScreen
+        from tui.screens.longer import LongerScreen
 
+        if self.state == "finished":
+            self.app.push_screen(LongerScreen(self.run_dir, self.history.epochs), self._train_longer)
+            return
         if self.state != "unknown" or self.look is None:
-            self._go_on()
+            self._continue()
             return
         answers = {"no": _("No, leave it"), "yes": _("Resume it here")}
-        text = _("{0}. Two machines on one run would spoil it.").format(self.look.state.detail.capitalize())
-        question = _("Does {0} still go on there?").format(printable(self.run_dir.name))
+        text = _("{0}. Two machines on one run would damage it.").format(self.look.state.detail.capitalize())
+        question = _("Is {0} still running there?").format(printable(self.run_dir.name))
         self.app.push_screen(AskScreen(question, answers, text), self._resume_here)
+
+    def _train_longer(self, epochs: int | None) -> None:
+        if epochs is not None:
+            self._continue({"training.max_train_epochs": epochs})
 
     def _resume_here(self, answer: str | None) -> None:
         if answer == "yes":
-            self._go_on()
+            self._continue()
 
-    def _go_on(self, changes: Mapping[str, object] | None = None) -> None:
-        self.say(_("Resuming …"))
+    def _continue(self, changes: Mapping[str, object] | None = None) -> None:
+        self.set_message(_("Resuming …"))
         self._changes = changes
         self._resume(changes)
 
     def resume_accepted(self, run_dir: RunDir) -> None:
-        """Resume with the settings that were asked for before the question."""
-        self.say(_("Resuming …"))
+        """Resume with the changed settings, after the question was answered."""
+        self.set_message(_("Resuming …"))
         self._resume(self._changes, accept_changes=True)
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="resume")
     def _resume(self, changes: Mapping[str, object] | None, *, accept_changes: bool = False) -> None:
-        from tui.begin import begin_again
+        from tui.shell.begin import resume
 
         notes: list[str] = []
-        begin_again(self.run_dir, changes, accept_changes=accept_changes, say=notes.append)
+        resume(self.run_dir, changes, accept_changes=accept_changes, log=notes.append)
         self.post_message(self.Resumed(notes))
 
     @on(Worker.StateChanged)
     def _not_resumed(self, event: Worker.StateChanged) -> None:
         if event.worker.group == "resume" and event.state is WorkerState.ERROR:
-            self.say("")
+            self.set_message("")
 
     @on(Resumed)
     def _resumed(self, event: Resumed) -> None:
@@ -343,29 +373,31 @@ The training is a process of its own. This screen only watches it: closing it, o
         self._wake.set()
 
     def _offer_once(self) -> None:
-        """Open the remedies by itself, once for each time that the memory ran out."""
-        if self._offered != self.history.lives:
-            self._offered = self.history.lives
+        """Open the remedies automatically, once for each out-of-memory."""
+        if self._offered != self.history.start_count:
+            self._offered = self.history.start_count
             self.action_remedies()
 
     def action_remedies(self) -> None:
-        """Find out what helps, then show it."""
+        """Compute the remedies, then show them."""
         if self.history.oom is not None:
             self._find_remedies(self.history.oom)
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="remedies")
-    def _find_remedies(self, oom: OutOfMemory) -> None:
+    def _find_remedies(self, oom: Shortage) -> None:
         from engine.config import load_config
-        from engine.memory.remedies import remedies
-        from tui.planned import weighed
+        from engine.families.resolved import resolve_without_model
+        from engine.oom.remedies import remedies
+        from tui.text.vram_text import estimate_savings
 
         config = self.run_dir.with_own_datasets(load_config(self.run_dir.config_path))
         machine = self.machine.latest
         cards = machine.cards(config.memory.device, config.training.num_processes) if machine else []
         card = cards[0] if cards and not oom.device.startswith("cpu") else None
-        found = remedies(config, card, oom.phase)
-        weigh = partial(weighed, config, card, oom, found) if card is not None else None
-        self.post_message(self.Remedied(found, weigh))
+        run = resolve_without_model(config)
+        choices = remedies(run, card, oom.phase)
+        estimate = partial(estimate_savings, run, card, oom, choices) if card is not None else None
+        self.post_message(self.Remedied(choices, estimate))
 
     @on(Remedied)
     def _show_remedies(self, event: Remedied) -> None:
@@ -374,12 +406,12 @@ The training is a process of its own. This screen only watches it: closing it, o
         if self.history.oom is None or self.look is None:
             return
         trouble = "" if self.look.writable else _("You may not write into this run, so nothing can be changed.")
-        screen = RemediesScreen(words.oom_lines(self.history.oom), event.remedies, trouble, event.weigh)
+        screen = RemediesScreen(words.oom_lines(self.history.oom), event.remedies, trouble, event.estimate)
         self.app.push_screen(screen, self._apply)
 
     def _apply(self, remedy: Remedy | None) -> None:
         if remedy is not None:
-            self._go_on(remedy.changes)
+            self._continue(remedy.changes)
 
     def action_results(self) -> None:
         """The files and samples so far."""
@@ -388,7 +420,7 @@ The training is a process of its own. This screen only watches it: closing it, o
         self.app.push_screen(ResultsScreen(self.run_dir))
 
     def action_detach(self) -> None:
-        """Leave; the training goes on."""
+        """Leave; the training continues."""
         self.smith.detach()
 
     def action_home(self) -> None:

@@ -1,4 +1,4 @@
-"""Several lines of text for one setting, an entry a line."""
+"""Several lines of text for one setting, one entry per line."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tui.texts import _
 
 
 class EntriesScreen(ModalScreen[str | None]):
-    """The result is the text that is to be kept; None after Escape.
+    """The result is the edited text; None after Escape.
 
     Args:
         title: of the setting.
         help: what an entry is.
-        text: the entries, one a line.
+        text: the entries, one per line.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+n", "keep", _("Keep"), priority=True, tooltip=_("Take these entries.")),
+        Binding("ctrl+n", "keep", _("Keep"), priority=True, tooltip=_("Keep these entries.")),
         Binding("escape", "dismiss(None)", _("Cancel"), priority=True, tooltip=_("The entries stay as they were.")),
     ]
 
@@ -37,14 +37,14 @@ class EntriesScreen(ModalScreen[str | None]):
             yield Static(self.heading, classes="dialog-title", markup=False)
             yield Static(self.help, markup=False)
             yield TextArea(self.text, id="entries", compact=True)
-            yield Static(_("One entry a line. Ctrl+N keeps them, Escape cancels."), classes="hint")
+            yield Static(_("One entry per line. Ctrl+N keeps them, Escape cancels."), classes="hint")
 
     def on_mount(self) -> None:
-        """Write at the end."""
+        """Put the cursor at the end."""
         area = self.query_one(TextArea)
         area.move_cursor(area.document.end)
         area.focus()
 
     def action_keep(self) -> None:
-        """Give the text back."""
+        """Return the text."""
         self.dismiss(self.query_one(TextArea).text)

@@ -1,4 +1,4 @@
-"""Downloading a model from the hub: what it takes, a question, and how far it is."""
+"""Downloading a model from the hub: its size, a question, and the progress."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from textual.worker import Worker, WorkerState, get_current_worker
 
 from engine.errors import LoraSmithError
 from engine.text import printable
+from tui.text.download import progress_text
 from tui.texts import _
-from tui.words.download import progress_text
 
 if TYPE_CHECKING:
-    from engine.models.fetch import Plan, Progress
+    from engine.families.fetch import Plan, Progress
     from tui.app import LoraSmithApp
 
 BAR_CELLS = 66
 
 
 class FetchScreen(ModalScreen[Path | None]):
-    """The result is where the model is, or None. The download is a thread: what has come stays, whatever ends it.
+    """The result is where the model is, or None. The download is a thread: what was downloaded stays in every case.
 
     Args:
         what: "owner/name", or one file of it.
@@ -36,19 +36,24 @@ class FetchScreen(ModalScreen[Path | None]):
 
     CSS_PATH = "fetch.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter,d", "download", _("Download"), tooltip=_("Bring the model into the local cache.")),
-        Binding("escape", "leave", _("Cancel"), tooltip=_("What has come is kept; a later download goes on with it.")),
+        Binding("enter,d", "download", _("Download"), tooltip=_("Download the model into the local cache.")),
+        Binding(
+            "escape",
+            "leave",
+            _("Cancel"),
+            tooltip=_("What was downloaded is kept; a later download continues from it."),
+        ),
     ]
 
     @dataclass
-    class Planned(Message):
-        """What the download takes, or why there is none."""
+    class PlanReady(Message):
+        """The plan of the download, or why there is none."""
 
         result: Plan | LoraSmithError
 
     @dataclass
     class Moved(Message):
-        """More has come."""
+        """More was downloaded."""
 
         progress: Progress
 
@@ -58,7 +63,7 @@ class FetchScreen(ModalScreen[Path | None]):
 
     @dataclass
     class Ended(Message):
-        """It is here; or why not, None after a cancellation."""
+        """The path of the model; an error, or None after a cancellation."""
 
         result: Path | LoraSmithError | None
 
@@ -69,10 +74,10 @@ class FetchScreen(ModalScreen[Path | None]):
         self._download: Worker[None] | None = None
 
     def compose(self) -> ComposeResult:
-        """Heading, what it takes, bar, buttons."""
+        """Heading, plan, bar, buttons."""
         with VerticalScroll(classes="dialog", can_focus=False):
             yield Static(_("Download {0}").format(printable(self.what)), classes="dialog-title", markup=False)
-            yield Static(_("Asking the hub what it takes …"), id="plan", markup=False)
+            yield Static(_("Asking the hub for the size …"), id="plan", markup=False)
             yield Static(id="bar", markup=False)
             yield Static(id="progress", markup=False)
             yield Static(id="trouble", classes="error", markup=False)
@@ -88,18 +93,18 @@ class FetchScreen(ModalScreen[Path | None]):
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="plan")
     def _make_plan(self, what: str) -> None:
-        from engine.models.fetch import make_plan
+        from engine.families.fetch import make_plan
 
         try:
-            self.post_message(self.Planned(make_plan(what)))
+            self.post_message(self.PlanReady(make_plan(what)))
         except LoraSmithError as error:
-            self.post_message(self.Planned(error))
+            self.post_message(self.PlanReady(error))
 
-    @on(Planned)
-    def _planned(self, event: Planned) -> None:
+    @on(PlanReady)
+    def _show_plan(self, event: PlanReady) -> None:
         if isinstance(event.result, LoraSmithError):
             self.query_one("#plan").display = False
-            self._say_trouble(event.result)
+            self._show_error(event.result)
             return
         self._plan = event.result
         self.query_one("#plan", Static).update("\n".join(event.result.lines()))
@@ -113,19 +118,19 @@ class FetchScreen(ModalScreen[Path | None]):
 
     @on(Button.Pressed, "#download")
     def action_download(self) -> None:
-        """Begin, or go on after an error."""
+        """Start, or continue after an error."""
         if self._plan is None or self._download is not None:
             return
-        self._put("#trouble", "")
+        self._set_line("#trouble", "")
         self.query_one("#download", Button).disabled = True
         self.query_one("#leave", Button).focus()
-        self._put("#progress", _("Connecting …"))
+        self._set_line("#progress", _("Connecting …"))
         self._download = self._fetch(self._plan)
         self._show_keys()
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="fetch")
     def _fetch(self, plan: Plan) -> None:
-        from engine.models.fetch import fetch
+        from engine.families.fetch import fetch
         from engine.models.hub.errors import Cancelled
 
         worker = get_current_worker()
@@ -144,8 +149,8 @@ class FetchScreen(ModalScreen[Path | None]):
             return
         progress = event.progress
         filled = BAR_CELLS * progress.done // max(1, progress.total)
-        self._put("#bar", "█" * filled + "░" * (BAR_CELLS - filled))
-        self._put("#progress", f"{progress_text(progress)}\n{printable(progress.name)}")
+        self._set_line("#bar", "█" * filled + "░" * (BAR_CELLS - filled))
+        self._set_line("#progress", f"{progress_text(progress)}\n{printable(progress.name)}")
 
     @on(Ended)
     def _ended(self, event: Ended) -> None:
@@ -153,39 +158,39 @@ class FetchScreen(ModalScreen[Path | None]):
         if not isinstance(event.result, LoraSmithError):
             self.dismiss(event.result)
             return
-        self._put("#progress", "")
-        self._say_trouble(event.result)
+        self._set_line("#progress", "")
+        self._show_error(event.result)
         button = self.query_one("#download", Button)
         button.disabled = False
         button.focus()
         self._show_keys()
 
-    def _put(self, place: str, words: str) -> None:
-        """Say something there; what says nothing takes no room."""
+    def _set_line(self, place: str, words: str) -> None:
+        """Show words in a line; an empty line takes no room."""
         line = self.query_one(place, Static)
         line.update(words)
         line.display = bool(words)
 
-    def _say_trouble(self, error: LoraSmithError) -> None:
+    def _show_error(self, error: LoraSmithError) -> None:
         lines = f"✗ {error.message}\n{error.hint}".strip().split("\n")
-        self._put("#trouble", "\n".join(printable(line) for line in lines))
+        self._set_line("#trouble", "\n".join(printable(line) for line in lines))
 
     @on(Button.Pressed, "#leave")
     def action_leave(self) -> None:
-        """End the download; without one, close."""
+        """Stop the download; without one, close."""
         if self._download is not None:
-            self._put("#progress", _("Ending; what has come is kept."))
+            self._set_line("#progress", _("Stopping; what was downloaded is kept."))
             self._download.cancel()
         else:
             self.dismiss(None)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """A download begins once it is known what it takes, and once at a time."""
+        """A download needs a plan, and only one runs at a time."""
         return self._plan is not None and self._download is None if action == "download" else True
 
     def _show_keys(self) -> None:
         ready = self._plan is not None and self._download is None
-        keys = _("Enter downloads, Escape closes.") if ready else _("Escape stops; what came is kept.")
+        keys = _("Enter downloads, Escape closes.") if ready else _("Escape stops; what was downloaded is kept.")
         self.query_one("#keys", Static).update(keys)
         self.refresh_bindings()
 

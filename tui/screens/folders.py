@@ -1,4 +1,4 @@
-"""Folders: the project's place and name, the pictures, and what is known of them before anything is trained."""
+"""Folders: the project's place and name, the images, and an overview of them before the training."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from textual.widgets import Button, Checkbox, Input, Select, Static
 from textual.worker import Worker, WorkerState
 
 from engine.dataset.caption_files import has_word
-from engine.dataset.project import Made, Project, make
-from engine.dataset.scan import familiar_repeats
-from engine.dataset.trigger import Verdict, judge, suggest
+from engine.dataset.scan import default_repeats
+from engine.dataset.trigger import TriggerTokens, suggest, tokenize_trigger
 from engine.errors import LoraSmithError, UsageError
+from engine.runs.project import CreatedProject, Project, make
 from engine.text import plural, printable
-from tui.folder_entries import Entries, configured
 from tui.screens.step import StepScreen
+from tui.setup.folder_entries import Entries, configured
+from tui.text.folders import FIELD_HELP, caption_words, plan_text, summary_text, verdict_text
 from tui.texts import _
-from tui.watching.progress import Cut, seldom
+from tui.watching.progress import WorkerStopped, throttled
 from tui.widgets.buckets import BucketChart
 from tui.widgets.project_form import ProjectForm
 from tui.widgets.thumbnails import Thumbnails
-from tui.words.folders import FIELD_HELP, caption_words, plan_text, summary_text, verdict_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -41,35 +41,35 @@ PAUSE = 0.4
 
 
 class FoldersScreen(StepScreen):
-    """Takes the pictures into a project when it is left forwards."""
+    """Takes the images into a project when Next is pressed."""
 
     STEP = "folders"
     CSS_PATH = "folders.tcss"
     AUTO_FOCUS = "#name"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+t", "suggest", _("Rare trigger"), tooltip=_("Take the suggested trigger word.")),
-        Binding("ctrl+r", "look", _("Reload"), tooltip=_("Read the folder of the pictures again.")),
-        Binding("ctrl+o", "report", _("Check"), tooltip=_("Look closely at every picture and caption: what is wrong?")),
+        Binding("ctrl+t", "suggest", _("Rare trigger"), tooltip=_("Use the suggested trigger word.")),
+        Binding("ctrl+r", "look", _("Reload"), tooltip=_("Read the folder of the images again.")),
+        Binding("ctrl+o", "report", _("Check"), tooltip=_("Examine every image and caption for problems.")),
     ]
     HELP = _(
-        "# Folders\n\nA project is the folder `<place>/<name>`. Pictures go into "
-        "`training_images/<repeats>_<name>`, with a caption beside each; results into `results_current`. "
+        "# Folders\n\nA project is the folder `<place>/<name>`. Images go into "
+        "`training_images/<repeats>_<name>`, with a caption next to each; results into `results_current`. "
         "Kohya's `<repeats>_<name>` folders are kept as they are; other subfolders are not read.\n\n"
-        "**Next** takes the pictures in; Escape stops that, and Next goes on with it. A picture is never "
+        "**Next** takes the images in; Escape stops that, and Next continues it. An image is never "
         "overwritten, and captions in the project stay as you edited them.\n\n"
-        "**Check** looks closely at every picture and caption: copies, mirrored ones, blur, bars, watermarks, captions."
+        "**Check** examines every image and caption: copies, mirrored ones, blur, bars, watermarks, captions."
     )
 
     @dataclass
     class Judged(Message):
-        """How the tokenizer sees the trigger word and the suggested one."""
+        """How the tokenizer splits the trigger word and the suggested one."""
 
-        verdict: Verdict
-        rarer: Verdict
+        verdict: TriggerTokens
+        rarer: TriggerTokens
 
     @dataclass
     class Counted(Message):
-        """So many files of all are read (`what` "look") or taken in ("take")."""
+        """Progress of reading files (`what` "look") or taking them in ("take")."""
 
         what: str
         done: int
@@ -83,11 +83,11 @@ class FoldersScreen(StepScreen):
         result: Overview | LoraSmithError
 
     @dataclass
-    class Taken(Message):
-        """The pictures are in, or not; None: stopped."""
+    class ImagesTakenIn(Message):
+        """Taking the images in has ended; None: stopped."""
 
         entries: Entries
-        result: Made | LoraSmithError | None
+        result: CreatedProject | LoraSmithError | None
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,10 +98,10 @@ class FoldersScreen(StepScreen):
         self._pause: Timer | None = None
         self._verdict: FoldersScreen.Judged | None = None
         self._named = ""
-        """The name with which the step began; it is the trigger word where none is given."""
+        """The name when the step was opened; it is the trigger word where none is set."""
 
     def compose_body(self) -> ComposeResult:
-        """The form above, what is known of the pictures below."""
+        """The form above, the overview of the images below."""
         yield ProjectForm(Entries.from_draft(self.draft))
         yield Static(id="plan", markup=False)
         yield Static(id="summary", markup=False)
@@ -112,10 +112,10 @@ class FoldersScreen(StepScreen):
             yield Static(id="lines", markup=False)
 
     def on_mount(self) -> None:
-        """Look at what is there already."""
+        """Read the source that is already entered."""
         self.query_one("#findings").display = False
         self._named = self.entries.name
-        if self.came_back and self._named:  # a key more than was meant would rename the run without a word
+        if self.came_back and self._named:  # an accidental key would rename the run silently
             self.query_one("#next", Button).focus()
         self._changed()
         self.look()
@@ -127,7 +127,7 @@ class FoldersScreen(StepScreen):
 
     @property
     def configured(self) -> str:
-        """The dataset configuration whose pictures are meant; none where a folder is named."""
+        """The dataset configuration that names the images; empty where a folder is named."""
         return "" if self.entries.source else configured(self.draft)
 
     @property
@@ -137,11 +137,11 @@ class FoldersScreen(StepScreen):
         return "\n\n".join(text for text in (FIELD_HELP.get(field or ""), self.HELP) if text)
 
     def store(self) -> None:
-        """Everything into the draft."""
+        """Write all fields into the draft."""
         self.entries.store(self.draft)
 
     def problems(self) -> Iterable[str]:
-        """Of the fields, then of the pictures."""
+        """Problems of the fields, then of the images."""
         entries = self.entries
         yield from entries.problems(self.configured)
         trial = self._trial(entries)
@@ -156,14 +156,14 @@ class FoldersScreen(StepScreen):
     @on(Select.Changed)
     @on(Checkbox.Changed)
     def _changed(self) -> None:
-        """Show what follows from the names at once, and read the folder when the typing pauses."""
+        """Update everything that depends on the names at once, and read the folder when typing pauses."""
         entries = self.entries
         self._accepted_others = 0
         self._keep_trigger()
         if entries.word:
             self._judge(entries.word, suggest(entries.word), str(self.draft.get("model.pretrained_model_name_or_path")))
         else:
-            self.query_one(ProjectForm).say_verdict("")
+            self.query_one(ProjectForm).set_verdict("")
         self._show_plan()
         if self._pause is not None:
             self._pause.stop()
@@ -172,9 +172,9 @@ class FoldersScreen(StepScreen):
     @work(thread=True, exclusive=True, exit_on_error=False, group="trigger")
     def _judge(self, word: str, rarer: str, model: str) -> None:
         try:
-            verdicts = judge(word, model), judge(rarer, model)
-        except LoraSmithError:  # the step of the model tells what is wrong with its tokenizer
-            verdicts = judge(word), judge(rarer)
+            verdicts = tokenize_trigger(word, model), tokenize_trigger(rarer, model)
+        except LoraSmithError:  # the step Model shows what is wrong with its tokenizer
+            verdicts = tokenize_trigger(word), tokenize_trigger(rarer)
         self.post_message(self.Judged(*verdicts))
 
     @on(Judged)
@@ -184,78 +184,80 @@ class FoldersScreen(StepScreen):
             self._show_word()
 
     def _show_word(self) -> None:
-        """What the tokenizer and the captions say of the trigger word."""
+        """Show how the tokenizer splits the trigger word, and how many captions lack it."""
         judged, word = self._verdict, self.entries.word
         lines = [caption_words(self._captions, word)]
-        known = judged is not None and judged.verdict.word == word
-        if judged is not None and known:
+        is_current = judged is not None and judged.verdict.word == word
+        if judged is not None and is_current:
             lines.insert(0, verdict_text(judged.verdict, judged.rarer))
-        warn = bool(lines[-1]) or (judged is not None and known and bool(judged.verdict.known))
-        self.query_one(ProjectForm).say_verdict("\n".join(filter(None, lines)), warn=warn)
+        warn = bool(lines[-1]) or (judged is not None and is_current and bool(judged.verdict.common_words))
+        self.query_one(ProjectForm).set_verdict("\n".join(filter(None, lines)), warn=warn)
 
     @property
     def _captions(self) -> list[str]:
-        """Of the pictures as they were read last."""
+        """The captions of the images that were read last."""
         if self._seen is None or isinstance(self._seen, LoraSmithError):
             return []
-        return [picture.caption for picture in self._seen.pictures if picture.caption is not None]
+        return [image.caption for image in self._seen.images if image.caption is not None]
 
     def _keep_trigger(self) -> None:
-        """The project is renamed, and captions hold its old name: that stays the trigger word, which is said."""
+        """Where the project is renamed and captions hold its old name, keep that as the trigger word, and report it."""
         old, entries = self._named, self.entries
         if entries.trigger:
-            self._named = ""  # whoever empties the field afterwards means it
+            self._named = ""  # emptying the field afterwards is deliberate
         if entries.trigger or not old or entries.name == old:
             return
         count = sum(has_word(caption, old) for caption in self._captions)
         if count:
             self.query_one(ProjectForm).take_trigger(old)
             words = _("{0} of {1} have the word {2}: it stays the trigger word.")
-            self.say(words.format(count, plural(len(self._captions), _("caption")), printable(old)), kind="warning")
+            self.set_message(
+                words.format(count, plural(len(self._captions), _("caption")), printable(old)), kind="warning"
+            )
 
     def action_suggest(self) -> None:
-        """Take the suggested trigger word."""
+        """Use the suggested trigger word."""
         word = suggest(self.entries.word)
         if word:
             self.query_one(ProjectForm).take_trigger(word)
 
     def _show_plan(self) -> None:
-        """Which folders will be made, or why none can be."""
+        """Show which folders will be made, or why that is impossible."""
         entries = self.entries
         plan = self.query_one("#plan", Static)
         overview = self._seen if self._seen is not None and not isinstance(self._seen, LoraSmithError) else None
-        count = len(overview.pictures) if overview is not None else 0
+        count = len(overview.images) if overview is not None else 0
         computed = ""
         if entries.num_repeats is None and overview is not None and entries.source:
             if overview.numbered:
                 computed = _("as the folders are named")
             else:
-                repeats = familiar_repeats(count)
-                computed = _("{0} = 400 / {1}").format(repeats, plural(count, _("picture")))
-        self.query_one(ProjectForm).say_repeats(computed)
+                repeats = default_repeats(count)
+                computed = _("{0} = 400 / {1}").format(repeats, plural(count, _("image")))
+        self.query_one(ProjectForm).set_repeats(computed)
         problem = next(iter(entries.problems(self.configured)), None)
         plan.set_class(problem is not None and bool(entries.name and entries.source), "error")
         if entries.name and self.configured:
-            words = _("The pictures are those of {0}. A folder that is named here takes their place.")
+            words = _("The images are those of {0}. A folder that is named here replaces them.")
             plan.update(f"✗ {problem}" if problem else words.format(printable(self.configured)))
         elif not (entries.name and entries.source):
-            plan.update(_("A place, a name and a folder of pictures make a project."))
+            plan.update(_("A place, a name and a folder of images make a project."))
         elif problem is not None:
             plan.update(f"✗ {problem}")
         else:
             plan.update(plan_text(entries.project(), count, overview is not None and overview.numbered))
 
-    # The pictures
+    # The images
 
     def _trial(self, entries: Entries) -> RunConfig | LoraSmithError:
-        """The configuration under which the source is looked at."""
+        """The configuration for reading the source."""
         try:
             return self.draft.config(**entries.trial())
         except LoraSmithError as error:
             return error
 
     def look(self) -> None:
-        """Read the source, if it is another one than was read last."""
+        """Read the source, if it changed since it was read last."""
         entries = self.entries
         config = self._trial(entries) if entries.source or self.configured else None
         if isinstance(config, LoraSmithError):
@@ -267,7 +269,7 @@ class FoldersScreen(StepScreen):
             self._show_seen(None)
         elif config != self._looked_at:
             self._looked_at, self._seen = config, None
-            self.query_one("#summary", Static).update(_("Reading the pictures …"))
+            self.query_one("#summary", Static).update(_("Reading the images …"))
             self._look(config)
 
     def action_look(self) -> None:
@@ -283,10 +285,10 @@ class FoldersScreen(StepScreen):
         trial = {**entries.trial(), "dataset__class_tokens": entries.word or None}
         try:
             if not entries.source and not self.configured:
-                raise UsageError(_("Name the folder of the pictures first."))
+                raise UsageError(_("Name the folder of the images first."), code="no-folder-of-images")
             config = self.draft.config(**trial)
         except LoraSmithError as error:
-            self.say(str(error), kind="error")
+            self.set_message(str(error), kind="error")
             return
         self.app.push_screen(ReportScreen(config))
 
@@ -295,26 +297,26 @@ class FoldersScreen(StepScreen):
         from engine.dataset.overview import overview
 
         try:
-            self.post_message(self.Seen(config, overview(config, self._teller("look"))))
-        except Cut:
+            self.post_message(self.Seen(config, overview(config, self._progress("look"))))
+        except WorkerStopped:
             return  # another folder is read by now, or the screen is gone
         except LoraSmithError as error:
             self.post_message(self.Seen(config, error))
 
-    def _teller(self, what: str) -> Callable[[int, int], None]:
-        return seldom(lambda done, total: self.post_message(self.Counted(what, done, total)), cuts=True)
+    def _progress(self, what: str) -> Callable[[int, int], None]:
+        return throttled(lambda done, total: self.post_message(self.Counted(what, done, total)), cuts=True)
 
     @on(Counted)
     def _show_count(self, event: Counted) -> None:
         if event.what == "take" and self._taking is not None:
-            self.say(_("{0} of {1} files are in. Escape stops.").format(event.done, event.total))
+            self.set_message(_("{0} of {1} files are in. Escape stops.").format(event.done, event.total))
         elif event.what == "look":
             self.query_one("#summary", Static).update(
-                _("Reading the pictures: {0} of {1}").format(event.done, event.total)
+                _("Reading the images: {0} of {1}").format(event.done, event.total)
             )
 
     @on(Seen)
-    def _take_note(self, event: Seen) -> None:
+    def _show_result(self, event: Seen) -> None:
         if event.config == self._looked_at:
             self._show_seen(event.result)
 
@@ -331,7 +333,7 @@ class FoldersScreen(StepScreen):
         else:
             summary.update(summary_text(seen))
             self.query_one(BucketChart).show(seen.buckets)
-            self.query_one(Thumbnails).show([(one.path, f"{one.width}×{one.height} px") for one in seen.pictures])
+            self.query_one(Thumbnails).show([(image.path, f"{image.width}×{image.height} px") for image in seen.images])
             lines = seen.lines()
         self.query_one("#preview").display = bool(lines)
         self.query_one("#findings").display = bool(lines)
@@ -339,10 +341,10 @@ class FoldersScreen(StepScreen):
         self._show_plan()
         self._show_word()
 
-    # Going on
+    # Leaving
 
     def leave(self) -> None:
-        """Take the pictures in; the step is left when they are. Those of a dataset configuration stay."""
+        """Take the images in, then leave the step. Those of a dataset configuration stay where they are."""
         if self.configured:
             super().leave()
             return
@@ -353,57 +355,58 @@ class FoldersScreen(StepScreen):
         seen = self._seen if self._trial(entries) == self._looked_at else None
         repeats = None
         if entries.take_in != "leave" and seen is not None and not isinstance(seen, LoraSmithError):
-            repeats = None if seen.numbered else familiar_repeats(len(seen.pictures))
+            repeats = None if seen.numbered else default_repeats(len(seen.images))
         project = entries.project(str(self.draft.get("dataset.caption_extension")), repeats)
-        self.say(_("Taking the pictures in. Escape stops."))
+        self.set_message(_("Taking the images in. Escape stops."))
         self._taking = self._take(project, entries, entries.earlier(self.draft))
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="take")
     def _take(self, project: Project, entries: Entries, earlier: Path | None) -> None:
         try:
-            result: Made | LoraSmithError | None = make(project, earlier=earlier, progress=self._teller("take"))
-        except Cut:
+            progress = self._progress("take")
+            result: CreatedProject | LoraSmithError | None = make(project, earlier=earlier, progress=progress)
+        except WorkerStopped:
             result = None
         except LoraSmithError as error:
             result = error
-        self.post_message(self.Taken(entries, result))
+        self.post_message(self.ImagesTakenIn(entries, result))
 
-    @on(Taken)
-    def _taken(self, event: Taken) -> None:
+    @on(ImagesTakenIn)
+    def _finish_take(self, event: ImagesTakenIn) -> None:
         self._taking = None
         if event.result is None:
-            self.say(_("Stopped. Next goes on with the rest."), kind="warning")
+            self.set_message(_("Stopped. Next continues with the rest."), kind="warning")
         elif isinstance(event.result, LoraSmithError):
-            self.say(event.result.message, kind="error")
+            self.set_message(event.result.message, kind="error")
             self.smith.show_error(event.result)
         else:
-            event.entries.remember(self.draft, event.result)
+            event.entries.record(self.draft, event.result)
             if self.entries == event.entries:
-                self._go_on(event.result)
+                self._leave_with(event.result)
             else:
                 self.store()
-                self.say(_("Fields were changed meanwhile. Next takes that in."), kind="warning")
+                self.set_message(_("Fields were changed meanwhile. Next takes that in."), kind="warning")
 
-    def _go_on(self, made: Made) -> None:
-        """Leave the step; pictures of another source in the project stop it once."""
-        if made.others > self._accepted_others:
-            self._accepted_others = made.others
-            self.query_one("#plan", Static).update("\n".join(f"! {line}" for line in made.lines()))
-            self.say(_("Other pictures are there. Next uses them too."), kind="warning")
+    def _leave_with(self, result: CreatedProject) -> None:
+        """Leave the step; where the project has images of another source, only on the second try."""
+        if result.others > self._accepted_others:
+            self._accepted_others = result.others
+            self.query_one("#plan", Static).update("\n".join(f"! {line}" for line in result.lines()))
+            self.set_message(_("Other images are there. Next uses them too."), kind="warning")
             return
-        for line in made.lines():
+        for line in result.lines():
             self.notify(printable(line), severity="warning", markup=False)
         self.draft.done.append(self.STEP)
         super().leave()
 
     @on(Worker.StateChanged)
     def _failed(self, event: Worker.StateChanged) -> None:
-        """A mistake of ours in the worker is shown by the base class; the step works on."""
+        """The base class shows the error of a worker; the step stays usable."""
         if event.worker is self._taking and event.state is WorkerState.ERROR:
             self._taking = None
 
     def action_back(self) -> None:
-        """One step back; while pictures are taken in, stop that instead."""
+        """One step back; while images are taken in, stop that instead."""
         if self._taking is not None:
             self._taking.cancel()
         else:

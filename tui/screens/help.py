@@ -1,4 +1,4 @@
-"""Help for the focused thing, the screen, and all keys that work now."""
+"""Help for the focused widget, the screen, and all keys that work now."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class HelpScreen(ModalScreen[None]):
 
 
 def _help_texts(behind: Screen[Any]) -> list[str]:
-    """What the focused widget says about itself, then what its containers and the screen say."""
+    """Help texts of the focused widget, of its containers and of the screen."""
     texts = []
     for node in behind.focused.ancestors_with_self if behind.focused is not None else [behind]:
         text = getattr(node, "help_text", None) or getattr(node, "HELP", None)
@@ -44,7 +44,7 @@ def _help_texts(behind: Screen[Any]) -> list[str]:
 
 
 def _key_lines(behind: Screen[Any]) -> list[str]:
-    """A line for each key: first what is LoRA Smith's own, then moving about."""
+    """A line for each key: first LoRA Smith's own, then cursor movement."""
     own: dict[str, list[str]] = {}
     common: dict[str, list[str]] = {}
     for active in behind.active_bindings.values():

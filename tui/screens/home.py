@@ -16,13 +16,14 @@ from textual.timer import Timer
 from textual.widgets import Static
 
 from engine.text import listing, plural, printable, size_text
-from tui.preset_file import kohya_notes, own_trigger, read_file
 from tui.screens.ask import AskScreen
 from tui.screens.ask_text import AskTextScreen
 from tui.screens.base import BaseScreen
+from tui.screens.compare_choice import begin_comparison, comparable
 from tui.screens.steps import STEPS, position
+from tui.setup.preset_file import kohya_notes, own_trigger, read_file
+from tui.text.rows import about, progress, sign
 from tui.texts import _
-from tui.words.rows import about, progress, sign
 
 if TYPE_CHECKING:
     from engine.runs import KnownRun, RunDir
@@ -30,60 +31,64 @@ if TYPE_CHECKING:
     from tui.widgets.run_table import RunTable
 
 SECONDS = 2.0
-"""Between two looks, while the screen is shown."""
+"""Between two searches for runs, while the screen is shown."""
 
 
 class HomeScreen(BaseScreen):
-    """Lists the runs, the newest first, and says what can be done with the highlighted one.
+    """Lists the runs, the newest first, and shows what can be done with the highlighted one.
 
     Its home.tcss is read by the app, whose lowest screen it is.
     """
 
     TITLE = "LoRA Smith"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("n", "new", _("New run"), tooltip=_("The wizard: begin a run, or go on with the one in the making.")),
+        Binding("n", "new", _("New run"), tooltip=_("The wizard: set up a new run, or continue an unfinished setup.")),
         Binding(
-            "f", "file", _("File"), tooltip=_("Begin from a preset file, or from one of Kohya's: TOML, JSON, train.sh.")
+            "f", "file", _("File"), tooltip=_("Start from a preset file, or from one of Kohya's: TOML, JSON, train.sh.")
         ),
-        Binding("r", "resume", _("Resume"), tooltip=_("Go on from the last saved state.")),
+        Binding("r", "resume", _("Resume"), tooltip=_("Continue from the last saved state.")),
         Binding("x", "stop", _("Stop"), tooltip=_("Finish the step, save everything, end.")),
         Binding("c", "copy", _("Copy"), tooltip=_("A new run with the settings of this one.")),
         Binding("d,delete", "delete", _("Delete"), tooltip=_("Remove what the run has written; asks before.")),
+        Binding("m", "compare", _("Compare"), tooltip=_("Show the marked runs side by side; or this one and another.")),
+        Binding("space", "mark", _("Mark"), show=False, tooltip=_("Mark a run to compare it with others.")),
     ]
     HELP = _("""
 ## Runs
 
-All trainings of yours, and those below the working directory. What is shown is true at this moment: a run that is
-called running has a living process.
+All your runs, and those below the working directory. The states are checked continuously: a run that is
+shown as running has a live process.
 
-* **lost**: its process ended without a word (killed, power cut). Resume goes on from the last saved state.
-* **unknown**: it was last written on another machine. Resume goes on with it here.
-* **failed**, **stopped**: open it to see why; resume goes on.
+* **lost**: its process ended unexpectedly (killed, power cut). Resume continues from the last saved state.
+* **unknown**: it was last written on another machine. Resume continues it here.
+* **failed**, **stopped**: open it to see why; Resume continues it.
+
+**Space** marks a run (◆), **m** compares the marked ones; with none marked, the highlighted one with another.
 """)
 
-    class Found(Message):
-        """The runs were looked for."""
+    class RunsRead(Message):
+        """The list of runs was read."""
 
         def __init__(self, runs: list[KnownRun]) -> None:
             super().__init__()
             self.runs = runs
 
     class Described(Message):
-        """What there is to say about a run."""
+        """The details of a run were read."""
 
         def __init__(self, run: KnownRun, text: Text) -> None:
             super().__init__()
             self.run, self.text = run, text
 
     class Counted(Message):
-        """What deleting a run would remove."""
+        """The files that deleting a run would remove were counted."""
 
         def __init__(self, run: KnownRun, counted: Belongings) -> None:
             super().__init__()
             self.run, self.counted = run, counted
 
     class Done(Message):
-        """Something was done with a run; a sentence about it."""
+        """An action on a run has ended; with a sentence about it."""
 
         def __init__(self, sentence: str, opened: KnownRun | None = None) -> None:
             super().__init__()
@@ -92,19 +97,21 @@ called running has a living process.
     def __init__(self) -> None:
         super().__init__()
         self.runs: dict[str, KnownRun] | None = None
-        """Path to run, the newest first; None until they were looked for."""
+        """Path to run, the newest first; None until the list was read."""
         self.table: RunTable | None = None
+        self.marked: list[str] = []
+        """Paths of the runs to compare, in the order of their marks."""
         self._timer: Timer | None = None
 
     def compose_content(self) -> ComposeResult:
-        """What stands here before the runs were looked for: quick to draw."""
+        """What is shown before the list of runs was read: quick to draw."""
         yield Static(_("LoRA Smith · runs"), id="heading", classes="title")
         yield Static(id="empty")
         yield Static(id="draft", classes="hint", markup=False)
 
     def on_screen_resume(self) -> None:
-        """Shown: look now, and then every two seconds."""
-        self._say_draft()
+        """Shown: read the list of runs now, and then every two seconds."""
+        self._show_draft()
         self.call_after_refresh(self._begin_to_look)
 
     def _begin_to_look(self) -> None:
@@ -112,7 +119,7 @@ called running has a living process.
             self._look()
 
     def on_screen_suspend(self) -> None:
-        """Another screen is shown: nothing to look for."""
+        """Another screen is shown: stop reading the list."""
         if self._timer is not None:
             self._timer.stop()
 
@@ -120,18 +127,19 @@ called running has a living process.
     def _look(self) -> None:
         from engine.runs import find_runs  # here and below: after the first paint
 
-        self.post_message(self.Found(find_runs([Path.cwd()])))
+        self.post_message(self.RunsRead(find_runs([Path.cwd()])))
 
-    @on(Found)
-    async def _show(self, event: Found) -> None:
+    @on(RunsRead)
+    async def _show(self, event: RunsRead) -> None:
         if not self.is_attached:  # the app ends
             return
         before, chosen = self.runs, self.chosen()
         self.runs = {str(run.run_dir.path): run for run in event.runs}
         if before is None or bool(before) != bool(self.runs):
             await self._arrange()
+        self.marked = [path for path in self.marked if path in self.runs]
         if self.table is not None:
-            self.table.show_runs(self.runs)
+            self.table.show_runs(self.runs, self.marked)
         now = self.chosen()
         if now != chosen:
             self._describe()
@@ -142,31 +150,31 @@ called running has a living process.
             self._timer = self.set_timer(SECONDS, self._look)
 
     async def _arrange(self) -> None:
-        """The table and what there is to say about a run; without a run what to press."""
+        """Mount the table and the details; without a run, the welcome text."""
         from tui.widgets.run_table import RunTable
 
         await self.query("#empty, RunTable, #details").remove()
         self.table = RunTable() if self.runs else None
         if self.table is None:
-            await self.mount(Static(_(WELCOME), id="empty"), before="#draft")
+            await self.mount(Static(WELCOME, id="empty"), before="#draft")
         else:
             about = VerticalScroll(Static(id="about"), id="details", can_focus=False)
             await self.mount(self.table, about, before="#draft")
             self.table.focus()
 
-    def _say_draft(self) -> None:
+    def _show_draft(self) -> None:
         self.query_one("#draft", Static).update(self._draft_sentence())
 
     def _draft_sentence(self) -> str:
-        """What `n` does."""
+        """What the key `n` does."""
         draft = self.smith.draft
         if not (draft.values or draft.done):
             return _("n begins a new run.")
-        if not draft.in_the_making:
+        if not draft.unfinished:
             return _("n begins a new run, with the settings of the last one or without.")
         name = printable(str(draft.get("saving.output_name") or _("without a name yet")))
         step = STEPS[position(draft.step)].title
-        return _("n goes on with {0} at step {1}, or begins another one.").format(name, step)
+        return _("n continues {0} at step {1}, or begins another one.").format(name, step)
 
     def chosen(self) -> KnownRun | None:
         """The highlighted run."""
@@ -186,10 +194,10 @@ called running has a living process.
     def _describe(self) -> None:
         run = self.chosen()
         if run is not None:
-            self._find_out(run)
+            self._read_details(run)
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="details")
-    def _find_out(self, run: KnownRun) -> None:
+    def _read_details(self, run: KnownRun) -> None:
         self.post_message(self.Described(run, about(run)))
 
     @on(Described)
@@ -198,7 +206,7 @@ called running has a living process.
             self.query_one("#about", Static).update(event.text)
 
     def status_text(self) -> str:
-        """The run that goes on, or how many there are."""
+        """The live runs, or how many runs there are."""
         runs = list((self.runs or {}).values())
         live = [run for run in runs if run.state.live]
         lines = [
@@ -209,6 +217,8 @@ called running has a living process.
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only what can be done with the highlighted run; the rest is shown dim."""
+        if action in ("compare", "mark"):
+            return True if comparable(self.runs or {}) else None
         if action in ("copy", "delete", "resume", "stop"):
             run = self.chosen()
             if run is None:
@@ -225,30 +235,46 @@ called running has a living process.
             return not state.live and state.state not in ("finished", "damaged")
         return state.state != "damaged" and (action != "delete" or not (state.live or state.state == "unknown"))
 
+    def action_mark(self) -> None:
+        """Mark the highlighted run to be compared, or unmark it."""
+        run = self.chosen()
+        if run is not None and self.table is not None:
+            path = str(run.run_dir.path)
+            self.marked = (
+                [other for other in self.marked if other != path] if path in self.marked else [*self.marked, path]
+            )
+            self.table.show_runs(self.runs or {}, self.marked)
+
+    def action_compare(self) -> None:
+        """Compare the marked runs; with fewer than two, the highlighted one with one that the person chooses."""
+        run = self.chosen()
+        if run is not None:
+            begin_comparison(self, self.runs or {}, self.marked, str(run.run_dir.path))
+
     def action_new(self) -> None:
-        """The wizard; with a run in the making, a choice."""
+        """Open the wizard; with an unfinished setup, ask first."""
         draft = self.smith.draft
         if not (draft.values or draft.done):
             self.smith.go_to(draft.step)
             return
         name = printable(str(draft.get("saving.output_name") or _("without a name yet")))
-        if draft.in_the_making:
+        if draft.unfinished:
             step = STEPS[position(draft.step)].title
-            answers = {"on": _("Go on at step {0}").format(step), "anew": _("Begin anew and forget it")}
-            question = _("A run is in the making: {0}").format(name)
+            answers = {"on": _("Continue at step {0}").format(step), "start_over": _("Start over and discard it")}
+            question = _("There is an unfinished setup: {0}").format(name)
         else:
-            answers = {"on": _("With the settings of {0}").format(name), "anew": _("Begin anew")}
+            answers = {"on": _("With the settings of {0}").format(name), "start_over": _("Start over")}
             question = _("A new run")
         self.app.push_screen(AskScreen(question, answers), self._begin)
 
     def _begin(self, answer: str | None) -> None:
-        if answer == "anew":
-            self.smith.draft.begin_anew()
+        if answer == "start_over":
+            self.smith.draft.start_over()
         if answer is not None:
             self.smith.go_to(self.smith.draft.step)
 
     def _ask(self, question: str, answers: dict[str, str], then: Callable[[], object], text: str = "") -> None:
-        """Do it after "yes"."""
+        """Call `then` after the answer "yes"."""
 
         def answered(answer: str | None) -> None:
             if answer == "yes":
@@ -260,31 +286,31 @@ called running has a living process.
         """A new run with the settings of a file."""
         text = _("A preset, or a training TOML, GUI configuration or train.sh of Kohya's.")
         if self.smith.draft.values or self.smith.draft.done:
-            text += " " + _("It replaces the run in the making.")
-        self.app.push_screen(AskTextScreen(_("Begin from a file"), text, read_file), self._begin_from)
+            text += " " + _("It replaces the unfinished setup.")
+        self.app.push_screen(AskTextScreen(_("Start from a file"), text, read_file), self._begin_from)
 
     def _begin_from(self, answer: str | None) -> None:
         if answer is None:
             return
         draft, path = self.smith.draft, read_file(answer)
-        draft.begin_anew(own_trigger(path), preset=str(path))
+        draft.start_over(own_trigger(path), preset=str(path))
         notes = kohya_notes(path)
         if notes:
-            told = _("{0} of Kohya's keys mean something else or nothing here: {1}; lorasmith convert shows all.")
-            draft.note(told.format(len(notes), listing([note.split(" = ")[0] for note in notes], 6)))
+            sentence = _("{0} of Kohya's keys mean something else or nothing here: {1}; lorasmith convert shows all.")
+            draft.note(sentence.format(len(notes), listing([note.split(" = ")[0] for note in notes], 6)))
         if (place := draft.get("saving.output_dir")) and draft.get("dataset.train_data_dir"):
-            told = _("The file's output_dir {0} is not used here: the step Folders says the place.")
-            draft.note(told.format(printable(place)))
+            sentence = _("The file's output_dir {0} is not used here: the step Folders sets the place.")
+            draft.note(sentence.format(printable(place)))
         self.smith.go_to("model")
 
     def action_copy(self) -> None:
-        """A new run with the settings of the highlighted one; its place is chosen anew."""
+        """A new run with the settings of the highlighted one; its place is left to choose."""
         run, draft = self.chosen(), self.smith.draft
         if run is None:
             return
-        if draft.in_the_making:
-            answers = {"no": _("Keep the run in the making"), "yes": _("Forget it and copy the settings")}
-            self._ask(_("Another run is in the making"), answers, lambda: self._copy(run))
+        if draft.unfinished:
+            answers = {"no": _("Keep the unfinished setup"), "yes": _("Discard it and copy the settings")}
+            self._ask(_("There is an unfinished setup"), answers, lambda: self._copy(run))
         else:
             self._copy(run)
 
@@ -293,17 +319,17 @@ called running has a living process.
         from engine.dataset.trigger import kept_trigger
 
         try:
-            kept = kept_trigger(load_config(run.run_dir.config_path))
+            trigger = kept_trigger(load_config(run.run_dir.config_path))
         except (ValueError, OSError) as error:
             self.smith.show_error(error)
             return
         draft = self.smith.draft
-        draft.begin_anew({"saving.output_dir": "", **kept}, preset=str(run.run_dir.config_path))
+        draft.start_over({"saving.output_dir": "", **trigger}, preset=str(run.run_dir.config_path))
         draft.done = [step.name for step in STEPS[:-1]]
         self.smith.go_to("folders")
 
     def action_resume(self) -> None:
-        """Go on with an ended run; where it may still go on elsewhere, ask."""
+        """Resume an ended run; ask where it may still be running elsewhere."""
         run = self.chosen()
         if run is None or not self._possible("resume", run):
             return
@@ -311,8 +337,8 @@ called running has a living process.
             self._resume(run)
             return
         answers = {"no": _("No, leave it"), "yes": _("Resume it here")}
-        text = _("{0}. Two machines on one run would spoil it.").format(run.state.detail.capitalize())
-        question = _("Does {0} still go on there?").format(printable(run.name))
+        text = _("{0}. Two machines on one run would damage it.").format(run.state.detail.capitalize())
+        question = _("Is {0} still running there?").format(printable(run.name))
         self._ask(question, answers, lambda: self._resume(run), text)
 
     def resume_accepted(self, run_dir: RunDir) -> None:
@@ -323,13 +349,13 @@ called running has a living process.
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="doing")
     def _resume(self, run: KnownRun, *, accept_changes: bool = False) -> None:
-        from tui.begin import begin_again
+        from tui.shell.begin import resume
 
-        begin_again(run.run_dir, accept_changes=accept_changes)
-        self.post_message(self.Done(_("{0} goes on.").format(printable(run.name)), opened=run))
+        resume(run.run_dir, accept_changes=accept_changes)
+        self.post_message(self.Done(_("{0} continues.").format(printable(run.name)), opened=run))
 
     def action_stop(self) -> None:
-        """Ask, then wish."""
+        """Ask, then stop."""
         run = self.chosen()
         if run is None or not run.state.live:
             return
@@ -345,7 +371,7 @@ called running has a living process.
         self.post_message(self.Done(sentence.format(printable(run.name))))
 
     def action_delete(self) -> None:
-        """Count what would go, then ask."""
+        """Count what would be deleted, then ask."""
         run = self.chosen()
         if run is not None and self._possible("delete", run):
             self._count(run)
@@ -360,8 +386,8 @@ called running has a living process.
     def _ask_delete(self, event: Counted) -> None:
         run, counted = event.run, event.counted
         what = _("{0}, {1}").format(plural(counted.files, _("file")), size_text(counted.bytes))
-        text = _("{0} in {1}: its LoRA files, samples, configuration and record. Pictures and captions stay.")
-        answers = {"no": _("No, keep it"), "yes": _("Delete it for good ({0})").format(what)}
+        text = _("{0} in {1}: its LoRA files, samples, configuration and record. Images and captions stay.")
+        answers = {"no": _("No, keep it"), "yes": _("Delete it permanently ({0})").format(what)}
         question = _("Delete {0}?").format(printable(run.name))
         self._ask(question, answers, lambda: self._delete(run), text.format(what, printable(run.run_dir.path)))
 
@@ -369,13 +395,13 @@ called running has a living process.
     def _delete(self, run: KnownRun) -> None:
         from engine.runs.remove import remove_run
 
-        gone = remove_run(run.run_dir)
+        removed = remove_run(run.run_dir)
         sentence = _("{0} is deleted: {1}, {2}.")
         name = printable(run.name)
-        self.post_message(self.Done(sentence.format(name, plural(gone.files, _("file")), size_text(gone.bytes))))
+        self.post_message(self.Done(sentence.format(name, plural(removed.files, _("file")), size_text(removed.bytes))))
 
     @on(Done)
-    def _say_done(self, event: Done) -> None:
+    def _show_done(self, event: Done) -> None:
         self.notify(event.sentence, markup=False)
         if event.opened is not None:
             self.smith.open_run(event.opened.run_dir)
@@ -383,12 +409,12 @@ called running has a living process.
             self._look()
 
 
-WELCOME = """[b]Welcome.[/b] From a folder of pictures to a LoRA in eight steps.
+WELCOME = _("""[b]Welcome.[/b] From a folder of images to a LoRA in eight steps.
 
-  [b]n[/b]       begin: the wizard asks for model, pictures and settings
+  [b]n[/b]       begin: the wizard asks for model, images and settings
   [b]F1[/b]      help for what is shown
   [b]Ctrl+P[/b]  every action by name
-  [b]Ctrl+Q[/b]  quit; a training goes on without the screen
+  [b]Ctrl+Q[/b]  quit; a training continues without the screen
 
 There is no run yet. Each one will be listed here with its state.
-Just to see it work:  lorasmith demo"""
+To try it out:  lorasmith demo""")

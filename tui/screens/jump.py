@@ -27,7 +27,7 @@ class JumpScreen(ModalScreen[str | None]):
         self.current, self.done = current, done
 
     def compose(self) -> ComposeResult:
-        """A list of six."""
+        """The list of steps."""
         with Vertical(classes="dialog"):
             yield Static(_("Go to a step"), classes="dialog-title")
             yield OptionList(
@@ -39,7 +39,7 @@ class JumpScreen(ModalScreen[str | None]):
             yield Static(_("A number or Enter goes there; Escape stays."), classes="hint")
 
     def on_mount(self) -> None:
-        """Stand on the current step."""
+        """Highlight the current step."""
         names = [step.name for step in STEPS]
         self.query_one(OptionList).highlighted = names.index(self.current)
 

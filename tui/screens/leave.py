@@ -1,4 +1,4 @@
-"""Leaving while a training goes on."""
+"""Leaving while a run is training."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from tui.texts import _
 
 
 class LeaveScreen(AskScreen):
-    """Asks what becomes of the run: "detach", "stop" (with everything saved), or "cancel"."""
+    """Asks what to do with the run: "detach", "stop" (with everything saved), or "cancel"."""
 
     def __init__(self, name: str) -> None:
         answers = {
-            "detach": _("Detach: leave, the training goes on"),
+            "detach": _("Detach: leave, the training continues"),
             "stop": _("Stop and save: finish the step, save everything, end the training"),
             "cancel": _("Cancel: stay here"),
         }

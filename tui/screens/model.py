@@ -1,4 +1,4 @@
-"""Model: which checkpoint is trained on, and what it was recognised as."""
+"""Model: the checkpoint to train on, and what it was recognised as."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.cells import cell_len
 from textual import on, work
@@ -20,63 +20,63 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from engine.errors import LoraSmithError
-from engine.models.fetch import fetchable
+from engine.families.fetch import fetchable
 from engine.models.hub.cache import is_hub_id
 from engine.paths import ASSETS
 from engine.text import printable, size_text
-from tui.configuration import DEMO
-from tui.draft import FIRST_PRESET, Draft
-from tui.family_presets import preset_for, propose
-from tui.recent import gone, recent_models, remember_model
 from tui.screens.fetch import FetchScreen
 from tui.screens.step import StepScreen
+from tui.setup.configuration import DEMO
+from tui.setup.draft import FIRST_PRESET, Draft
+from tui.setup.family_presets import preset_for, propose
+from tui.setup.recent import gone, recent_models, record_model
+from tui.text.cells import clipped
 from tui.texts import _
 from tui.widgets.facts import Fact, Facts
 from tui.widgets.lines import Lines
 from tui.widgets.path_input import PathInput
-from tui.words.cells import clipped
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
-    from engine.models.base import Recognition
+    from engine.types import Recognition
 
 PAUSE = 0.3
-"""Seconds without a key before the model is looked at."""
+"""Seconds without a key before the model is recognised."""
 DEMO_BASE = str(ASSETS / "demo_base")
-MODEL = "pretrained_model_name_or_path"
-KEY = f"model.{MODEL}"
+KEY = "model.pretrained_model_name_or_path"
+VAE = "model.vae"
 EXAMPLE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 BEFORE_DEMO = "model.before_demo"
-"""In the draft's extras: the settings that the demo took the place of."""
+"""In the draft's extras: the settings that the demo replaced."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a look at the fields gave."""
+    """What was recognised for the fields."""
 
     entered: Mapping[str, str]
-    """Key of `[model]` to what its field said then."""
+    """Key of `[model]` to the text of its field at that time."""
     result: Recognition | LoraSmithError
     objection: LoraSmithError | None = None
-    """The model is known, and something that is set does not go with it."""
+    """The model is recognised, but a setting does not fit it."""
     preset: str = ""
-    """What is proposed for it."""
+    """The preset that is proposed for it."""
     in_parts: bool = False
     """It is one of several files; the others are asked for."""
 
     @property
     def model(self) -> str:
         """The model that was looked at."""
-        return self.entered[MODEL]
+        return self.entered[KEY]
 
     @property
     def trouble(self) -> LoraSmithError | None:
-        """What keeps one from going on."""
+        """What blocks the step."""
         return self.result if isinstance(self.result, LoraSmithError) else self.objection
 
 
 class ModelScreen(StepScreen):
-    """Recognises the model as the path settles."""
+    """Recognises the model when typing pauses."""
 
     STEP = "model"
     CSS_PATH = "model.tcss"
@@ -91,21 +91,21 @@ class ModelScreen(StepScreen):
         "layout. It is only read. Its family and prediction type are read from the file itself.\n\n"
         "FLUX.1 also comes as several files, as ComfyUI and Kohya have them: name the transformer here, and fields for "
         "the others appear.\n\n"
-        "Below stand the demo model and the ones you used last; Enter takes one.\n\n"
+        "Below are the demo model and the ones you used last; Enter chooses one.\n\n"
         "A hub id such as `owner/name` works as well. A model that is not in the local Hugging Face cache is "
-        "downloaded with Ctrl+O: the size is told first, and nothing comes unasked. On the command line: "
+        "downloaded with Ctrl+O: the size is shown first, and nothing is downloaded without asking. In a shell: "
         "`lorasmith fetch owner/name`."
     )
 
     @dataclass
     class Recognised(Message):
-        """The fields were looked at."""
+        """The model was recognised, or refused."""
 
         finding: Finding
 
     @dataclass
     class Missing(Message):
-        """Known models that are not there now."""
+        """Models of the list that do not exist now."""
 
         models: set[str]
 
@@ -113,13 +113,13 @@ class ModelScreen(StepScreen):
         super().__init__()
         self._finding: Finding | None = None
         self._pause: Timer | None = None
-        self._going_on: Mapping[str, str] | None = None
-        """What was entered when Next was asked while it was still looked at."""
-        self._known: list[str] = []
+        self._next_for: Mapping[str, str] | None = None
+        """What was entered when Next was pressed before the model was recognised."""
+        self._models: list[str] = []
 
     def compose_body(self) -> ComposeResult:
-        """The fields, what is known already, and what was recognised."""
-        from engine.config.schema import ModelTable
+        """The fields, the list of models, and what was recognised."""
+        from engine.config.form import fields
 
         with Horizontal(classes="row"):
             yield Static(_("Model"), classes="label")
@@ -134,19 +134,19 @@ class ModelScreen(StepScreen):
                 suffixes=(".safetensors",),
                 placeholder=_("optional: another VAE than the model's own"),
             )
-        for key in self._beside:
+        for key in self._companions:
             folder = key.endswith("tokenizer")
-            with Horizontal(classes="row beside"):
-                yield Static(ModelTable.model_fields[key].title or key, classes="label", markup=False)
+            with Horizontal(classes="row companion"):
+                yield Static(fields()[key].title, classes="label", markup=False)
                 yield PathInput(
-                    self.draft.get(f"model.{key}") or "",
-                    id=key,
+                    self.draft.get(key) or "",
+                    id=_field(key),
                     folders_only=folder,
                     suffixes=() if folder else (".safetensors",),
                     placeholder=_("a folder; empty: the one in the cache") if folder else _("a file"),
                 )
         yield OptionList(id="known", markup=False)
-        with VerticalScroll(id="found"):
+        with VerticalScroll(id="recognised"):
             yield Lines(id="verdict", wraps=True)
             yield Lines(id="objection", wraps=True)
             yield Facts(id="facts")
@@ -160,12 +160,12 @@ class ModelScreen(StepScreen):
             )
 
     def on_mount(self) -> None:
-        """List what is known, look at what is there already."""
-        self._known = [DEMO_BASE, *(model for model in recent_models() if model != DEMO_BASE)]
-        self._list_known(set())
+        """List the models, and recognise the one that is entered."""
+        self._models = [DEMO_BASE, *(model for model in recent_models() if model != DEMO_BASE)]
+        self._list_models(set())
         model = self.model
-        self.query_one("#known", OptionList).highlighted = self._known.index(model) if model in self._known else 0
-        self._find_missing(self._known)
+        self.query_one("#known", OptionList).highlighted = self._models.index(model) if model in self._models else 0
+        self._find_missing(self._models)
         self.look()
 
     @property
@@ -174,27 +174,27 @@ class ModelScreen(StepScreen):
         return self._entered("#model")
 
     @cached_property
-    def _beside(self) -> tuple[str, ...]:
-        """Keys of `[model]` that name a file beside the model's, of every family."""
-        from engine.models.registry import families
+    def _companions(self) -> tuple[str, ...]:
+        """Keys of files that belong to the model, of every family."""
+        from engine.families.registry import families
 
-        return tuple(dict.fromkeys(key for family in families() for key in family.beside))
+        return tuple(dict.fromkeys(key for family in families() for key in family.spec.companions))
 
     @property
     def entered(self) -> dict[str, str]:
-        """Key of `[model]` to what stands in its field."""
-        return {MODEL: self.model} | {key: self._entered(f"#{key}") for key in ("vae", *self._beside)}
+        """Dotted key to the text of its field."""
+        return {KEY: self.model} | {key: self._entered(f"#{_field(key)}") for key in (VAE, *self._companions)}
 
     def _entered(self, field: str) -> str:
         path = self.query_one(field, PathInput).path
         return str(path) if path is not None else ""
 
     def store(self) -> None:
-        """The paths; a local model by its full path, because the run may start elsewhere."""
+        """Write the paths into the draft; a local model by its full path, because the run may start elsewhere."""
         self.draft.set(KEY, self._stored_model())
-        for key in ("vae", *self._beside):
-            path = self._entered(f"#{key}")
-            self.draft.set(f"model.{key}", os.path.abspath(path) if path else None)  # noqa: PTH100 - no links followed
+        for key in (VAE, *self._companions):
+            path = self._entered(f"#{_field(key)}")
+            self.draft.set(key, os.path.abspath(path) if path else None)  # noqa: PTH100 - no links followed
         follow_demo(self.draft, self._stored_model())
         finding = self._finding
         if finding is not None and finding.preset and finding.model == self.model != DEMO_BASE:
@@ -210,13 +210,13 @@ class ModelScreen(StepScreen):
     def problems(self) -> Iterable[str]:
         """No model, or none that can be trained."""
         if not self.model:
-            yield _("Name a model, or take one of the list.")
+            yield _("Name a model, or choose one from the list.")
         elif self._current is not None and self._current.trouble is not None:
             yield _("This cannot be used; see above.")
 
     @property
     def _current(self) -> Finding | None:
-        """What was found for the fields as they are now; None while that is not known."""
+        """The finding for the fields as they are now; None while there is none."""
         finding = self._finding
         return finding if finding is not None and finding.entered == self.entered else None
 
@@ -231,11 +231,11 @@ class ModelScreen(StepScreen):
         return fetchable(self.model) and not os.path.lexists(self.model.partition("/")[0])
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """A download is offered for what is not here."""
+        """A download is offered for a model that is not here."""
         return self._on_hub if action == "fetch" else super().check_action(action, parameters)
 
     def action_fetch(self) -> None:
-        """Tell what the download takes, ask, download."""
+        """Show the size of the download, ask, download."""
         model = self.model
 
         def ended(path: Path | None) -> None:
@@ -249,20 +249,20 @@ class ModelScreen(StepScreen):
 
         self.app.push_screen(FetchScreen(model), ended)
 
-    # Known models
+    # The list of models
 
-    def _list_known(self, missing: set[str]) -> None:
-        listed = self.query_one("#known", OptionList)
-        for number, model in enumerate(self._known):
+    def _list_models(self, missing: set[str]) -> None:
+        options = self.query_one("#known", OptionList)
+        for number, model in enumerate(self._models):
             title = _("Demo model that comes with the program (tiny, to try everything)")
             if model != DEMO_BASE:
                 sign = _("✗ not there: {0}") if model in missing else "{0}"
                 room = self.app.size.width - cell_len(sign) - 1
                 title = sign.format(clipped(printable(model), room, keep_end=True))
-            if number >= listed.option_count:
-                listed.add_option(Option(title))
+            if number >= options.option_count:
+                options.add_option(Option(title))
             else:
-                listed.replace_option_prompt_at_index(number, title)
+                options.replace_option_prompt_at_index(number, title)
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="missing")
     def _find_missing(self, models: list[str]) -> None:
@@ -271,12 +271,12 @@ class ModelScreen(StepScreen):
     @on(Missing)
     def _mark_missing(self, event: Missing) -> None:
         if event.models:
-            self._list_known(event.models)
+            self._list_models(event.models)
 
     @on(OptionList.OptionSelected, "#known")
-    def _take_known(self, event: OptionList.OptionSelected) -> None:
+    def _take_listed(self, event: OptionList.OptionSelected) -> None:
         field = self.query_one("#model", PathInput)
-        field.value = self._known[event.option_index]
+        field.value = self._models[event.option_index]
         field.cursor_position = len(field.value)
         self.look()
 
@@ -290,12 +290,12 @@ class ModelScreen(StepScreen):
 
     @on(Input.Blurred, "#model")
     def _left(self) -> None:
-        """What was no model while it was typed is wrong now."""
+        """Show an error that was hidden while the path was typed."""
         self._show(self._current)
 
     @on(Input.Submitted)
     def _entered_path(self) -> None:
-        """Enter looks at once; when it is known already, Enter goes on."""
+        """Enter recognises the model at once; for a recognised model it continues."""
         if self._current is not None and self._current.trouble is None:
             self.action_next()
         elif self._on_hub:
@@ -304,7 +304,7 @@ class ModelScreen(StepScreen):
             self.look()
 
     def look(self) -> None:
-        """Recognise what is entered, if it is something else than was looked at."""
+        """Recognise what is entered, if that changed."""
         if self._pause is not None:
             self._pause.stop()
             self._pause = None
@@ -313,19 +313,23 @@ class ModelScreen(StepScreen):
             self.workers.cancel_group(self, "recognise")
             self._show(None)
         elif self._current is None:
-            self.query_one("#verdict", Lines).say(_("Looking at the model …"))
+            self.query_one("#verdict", Lines).set_text(_("Reading the model …"))
             entered = self.entered
-            table = {key: text or None for key, text in entered.items()}
-            table["v_parameterization"] = self.draft.get("model.v_parameterization")
-            self._recognise(entered, self.draft.base().changed(model=table))
+            values = {key: text or None for key, text in entered.items()}
+            values["model.v_parameterization"] = self.draft.get("model.v_parameterization")
+            tables: dict[str, dict[str, Any]] = {}
+            for dotted, value in values.items():
+                table, _dot, key = dotted.partition(".")
+                tables.setdefault(table, {})[key] = value
+            self._recognise(entered, self.draft.base().changed(**tables))
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="recognise")
     def _recognise(self, entered: Mapping[str, str], config: RunConfig) -> None:
+        from engine.families.registry import family_named, recognise
         from engine.hardware import list_gpus
-        from engine.models.registry import family_named, recognise
 
         try:
-            recognition = recognise(entered[MODEL])
+            recognition = recognise(entered[KEY])
         except LoraSmithError as error:
             self.post_message(self.Recognised(Finding(entered, error)))
             return
@@ -335,7 +339,7 @@ class ModelScreen(StepScreen):
         except LoraSmithError as error:
             objection = error
         preset = preset_for(recognition, list_gpus().visible())
-        in_parts = bool(family.beside) and recognition.layout == "single_file"
+        in_parts = bool(family.spec.companions) and recognition.layout == "single_file"
         self.post_message(self.Recognised(Finding(entered, recognition, objection, preset, in_parts)))
 
     @on(Recognised)
@@ -344,8 +348,8 @@ class ModelScreen(StepScreen):
             return
         self._finding = event.finding
         self._show(event.finding)
-        if self._going_on == event.finding.entered:
-            self._going_on = None
+        if self._next_for == event.finding.entered:
+            self._next_for = None
             self.action_next()
 
     def _show(self, finding: Finding | None) -> None:
@@ -357,38 +361,43 @@ class ModelScreen(StepScreen):
         if finding is not None:
             self.set_class(finding.in_parts, "-parts")
         if result is None:
-            verdict.say("")
+            verdict.set_text("")
         elif isinstance(result, LoraSmithError):
             half_typed = self.query_one("#model", PathInput).list_open
-            offer = "\n" + _("Ctrl+O looks for it on the hub, and downloads it if you wish.") if self._on_hub else ""
-            verdict.say("" if half_typed else "✗ " + _told(result) + offer)
+            offer = "\n" + _("Ctrl+O looks for it on the hub, and downloads it if you agree.") if self._on_hub else ""
+            verdict.set_text("" if half_typed else "✗ " + _error_text(result) + offer)
         else:
-            verdict.say("✓ " + _title(result))
+            verdict.set_text("✓ " + _title(result))
             facts = list(_facts(result))
-        self.query_one("#facts", Facts).say(facts)
-        objected = finding.objection if finding is not None else None
-        objection.display = objected is not None
-        objection.say("✗ " + _told(objected) if objected is not None else "")
-        self.say("")
+        self.query_one("#facts", Facts).set_facts(facts)
+        problem = finding.objection if finding is not None else None
+        objection.display = problem is not None
+        objection.set_text("✗ " + _error_text(problem) if problem is not None else "")
+        self.set_message("")
         self.refresh_bindings()
 
     def leave(self) -> None:
-        """Go on when it is known what the model is."""
+        """Continue once the model is recognised."""
         if self._current is None:
             self.draft.done.remove(self.STEP)
-            self._going_on = self.entered
-            self.say(_("Looking at the model …"))
+            self._next_for = self.entered
+            self.set_message(_("Reading the model …"))
             self.look()
             return
         if self.model != DEMO_BASE:
-            trouble = remember_model(self._stored_model())
+            trouble = record_model(self._stored_model())
             if trouble is not None:
                 self.notify(trouble, severity="warning", markup=False)
         super().leave()
 
 
+def _field(key: str) -> str:
+    """The id of a key's input."""
+    return key.removeprefix("model.").replace(".", "-")
+
+
 def follow_demo(draft: Draft, model: str) -> None:
-    """With the demo model comes the demo's preset, which also chooses the device; what was before comes back later."""
+    """Choose the demo's preset, which also sets the device, for the demo model; restore the settings for others."""
     before = draft.extras.get(BEFORE_DEMO)
     if model == DEMO_BASE and draft.preset == FIRST_PRESET:
         draft.extras[BEFORE_DEMO] = {"memory.device": draft.values.pop("memory.device", None)}
@@ -401,18 +410,18 @@ def follow_demo(draft: Draft, model: str) -> None:
                 draft.set("memory.device", before["memory.device"])
 
 
-def _told(error: LoraSmithError) -> str:
+def _error_text(error: LoraSmithError) -> str:
     return "\n".join(printable(line) for line in f"{error.message}\n{error.hint}".strip().split("\n"))
 
 
 def _title(recognition: Recognition) -> str:
-    from engine.models.registry import family_named
+    from engine.families.registry import family_named
 
-    return family_named(recognition.family).title
+    return family_named(recognition.family).spec.title
 
 
 def _facts(recognition: Recognition) -> Iterator[Fact]:
-    """What is known of a model, and from where."""
+    """What was recognised of a model, and how."""
     layouts = {"single_file": _("one file"), "diffusers": _("folder in diffusers' layout")}
     yield _("Kind"), layouts[recognition.layout]
     yield _("Weights"), _("{0}, {1} on disk").format(recognition.dtype, size_text(recognition.size))

@@ -1,4 +1,4 @@
-"""Step 5: a preset, and every setting on top of it, with what the run then amounts to."""
+"""Step 5: a preset, every setting on top of it, and a forecast of the run."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from textual.timer import Timer
 from textual.widgets import Input, Select, Static
 
 from engine.config import list_presets
-from engine.config.form import fields, form, shown
+from engine.config.form import fields, form, value_text
 from engine.errors import LoraSmithError
 from engine.paths import ASSETS
 from engine.text import listing, printable
-from tui.draft import STEP_OF
-from tui.outlook import Forecast
 from tui.screens.step import StepScreen
+from tui.setup.draft import STEP_OF
+from tui.setup.forecast import Forecaster
 from tui.texts import _, ngettext
 from tui.widgets.field import FieldForm, FieldList, step_title, vram_text
 from tui.widgets.form import Form
@@ -34,21 +34,21 @@ if TYPE_CHECKING:
     from engine.config import RunConfig
 
 PAUSE_SECONDS = 0.3
-"""After the last edit, before steps, time and disk are computed anew."""
+"""After the last edit, before steps, time and disk are recomputed."""
 DEMO = "demo"
 
 
 class Search(TextInput):
-    """Filters the fields while one types."""
+    """Filters the fields while typing."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "screen.end_search(True)", _("Clear"), tooltip=_("Show all fields again.")),
-        Binding("down,enter", "screen.end_search(False)", _("To the fields"), tooltip=_("Go to the fields found.")),
+        Binding("down,enter", "screen.end_search(False)", _("To the fields"), tooltip=_("Go to the matching fields.")),
     ]
 
 
 class ParametersScreen(StepScreen):
-    """Shows the form and computes steps, epochs, time and disk anew while one edits."""
+    """Shows the form, and recomputes steps, epochs, time and disk after each edit."""
 
     STEP = "parameters"
     CSS_PATH = "parameters.tcss"
@@ -56,24 +56,24 @@ class ParametersScreen(StepScreen):
     HELP = _("""
 ## Parameters
 
-A **preset** on top, and below every setting of the run. A row that differs from the preset begins with `•`; Delete goes
-back to the preset's value. Enter edits, Space switches or takes the next choice, Left and Right turn choices, `/`
+A **preset** on top, and below every setting of the run. A row that differs from the preset begins with `•`; Delete
+restores the preset's value. Enter edits, Space switches or takes the next choice, Left and Right change choices, `/`
 searches title, key and help, F3 shows the advanced settings as well.
 
-The lines at the bottom say what the run then amounts to. A time is told from earlier runs of yours on this machine, or
-is called *rough* when it only comes from the GPU's arithmetic.
+The lines at the bottom are a forecast of the run. The time comes from your earlier runs on this machine; it is
+marked *rough* when it is only computed from the GPU's speed.
 """)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash,ctrl+f", "search", _("Search"), key_display="/", tooltip=_("Find fields by title, key, help.")),
         Binding(
-            "f3,ctrl+t", "toggle_advanced", _("All"), key_display="F3", tooltip=_("The advanced settings too, or not.")
+            "f3,ctrl+t", "toggle_advanced", _("All"), key_display="F3", tooltip=_("Show or hide the advanced settings.")
         ),
         Binding("f4", "preset", _("Preset"), tooltip=_("Choose the preset that everything starts from.")),
     ]
 
     @dataclass
     class Computed(Message):
-        """What the run amounts to, or why that cannot be said."""
+        """The forecast, or why there is none."""
 
         turn: int
         lines: tuple[str, str]
@@ -81,13 +81,13 @@ is called *rough* when it only comes from the GPU's arithmetic.
 
     def __init__(self) -> None:
         super().__init__()
-        self.forecast = Forecast()
+        self.forecaster = Forecaster()
         self.turn = 0
-        """Counts the edits: an answer to an earlier one is out of date."""
+        """Counts the edits: a forecast for an earlier one is out of date."""
         self._pause: Timer | None = None
 
     def compose_body(self) -> ComposeResult:
-        """Preset, search, fields, help, outlook."""
+        """Preset, search, fields, help, forecast."""
         self.form = Form(self.draft)
         with Horizontal(id="preset-row"):
             yield Static(_("Preset"), id="preset-label")
@@ -105,24 +105,24 @@ is called *rough* when it only comes from the GPU's arithmetic.
         with Container(id="middle"):
             yield FieldForm(self.form)
             yield Static(id="about", markup=False)
-        yield Static(id="outlook", markup=False)
+        yield Static(id="forecast", markup=False)
         yield Static(id="source", classes="hint", markup=False)
 
     def on_mount(self) -> None:
-        """Once everything is in its place."""
+        """Start after the layout."""
         self.call_after_refresh(self._begin)
 
     def _begin(self) -> None:
-        """Stand on what is wrong, else where one was; say what became of the preset."""
+        """Highlight the first wrong field, else the last one; show what was changed in the preset."""
         wrong = [key for key in self.form.wrong if key not in STEP_OF]
-        kept = wrong[0] if wrong else self.draft.extras.get("parameters.cursor")
-        own = [key for key in self.rows.keys if key not in STEP_OF]
-        self.rows.reload(kept if kept in self.rows.keys else next(iter(own), None))
+        key = wrong[0] if wrong else self.draft.extras.get("parameters.cursor")
+        own = [name for name in self.rows.keys if name not in STEP_OF]
+        self.rows.reload(key if key in self.rows.keys else next(iter(own), None))
         self._show_counts()
         self._compute()
         notice = self.draft.take_notice()
         if notice:
-            self.say(printable(notice), kind="warning")
+            self.set_message(printable(notice), kind="warning")
 
     @property
     def rows(self) -> FieldList:
@@ -144,7 +144,7 @@ is called *rough* when it only comes from the GPU's arithmetic.
         return options
 
     def store(self) -> None:
-        """Values are in the draft already; keep what is typed and where one stands."""
+        """Values are in the draft already; keep what is typed and the highlighted field."""
         self.query_one(FieldForm).finish()
         self.form.store()
         self.draft.extras["parameters.cursor"] = self.rows.key
@@ -153,7 +153,7 @@ is called *rough* when it only comes from the GPU's arithmetic.
         """The first wrong field; the cursor goes there."""
         for key, sentence in self.form.wrong.items():
             if key in STEP_OF:
-                yield _("{0}: mend it in the step {1}.").format(fields()[key].title, step_title(STEP_OF[key]))
+                yield _("{0}: fix it in the step {1}.").format(fields()[key].title, step_title(STEP_OF[key]))
                 continue
             self._show_field(key)
             yield _("{0}: {1}").format(fields()[key].title, printable(sentence))
@@ -213,8 +213,8 @@ is called *rough* when it only comes from the GPU's arithmetic.
             return
         self.form.judge()
         self._refresh_form()
-        told = ngettext("Kept {0} changed value, marked •.", "Kept {0} changed values, marked •.", len(kept))
-        self.say(told.format(len(kept)) if kept else _("All values are the preset's."))
+        kept_text = ngettext("Kept {0} changed value, marked •.", "Kept {0} changed values, marked •.", len(kept))
+        self.set_message(kept_text.format(len(kept)) if kept else _("All values are the preset's."))
         if kept:
             titles = listing([fields()[key].title for key in kept if key in fields()], 8)
             self.notify(titles, title=_("Kept"), markup=False)
@@ -222,14 +222,14 @@ is called *rough* when it only comes from the GPU's arithmetic.
 
     @on(FieldForm.Changed)
     def _changed(self, event: FieldForm.Changed) -> None:
-        self.say("")
+        self.set_message("")
         self._refresh_form()
 
     @on(FieldForm.Refused)
-    def _elsewhere(self, event: FieldForm.Refused) -> None:
+    def _edit_elsewhere(self, event: FieldForm.Refused) -> None:
         key, facts = event.key, fields()[event.key]
         if key in STEP_OF:
-            self.say(_("Set in the step {0}: Ctrl+G goes there.").format(step_title(STEP_OF[key])))
+            self.set_message(_("Set in the step {0}: Ctrl+G goes there.").format(step_title(STEP_OF[key])))
             return
         from tui.screens.entries import EntriesScreen
 
@@ -260,7 +260,7 @@ is called *rough* when it only comes from the GPU's arithmetic.
         self.query_one("#counts", Static).update(words)
 
     def _describe(self) -> None:
-        """What the highlighted field does."""
+        """Describe the highlighted field."""
         key = self.rows.key
         about = self.query_one("#about", Static)
         if not key:
@@ -272,11 +272,11 @@ is called *rough* when it only comes from the GPU's arithmetic.
         if facts.help:
             text.append(f"{_(facts.help)}\n", "not bold")
         values = _("Preset: {0}. Default: {1}.").format(
-            self.form.preset_text(key), shown(facts, facts.default) or _("empty")
+            self.form.preset_text(key), value_text(facts, facts.default) or _("empty")
         )
         more = [values, *([_("Range: {0}.").format(facts.limits)] if facts.limits else []), vram_text(facts)]
         if facts.choices:
-            more.insert(1, _("One of: {0}.").format(", ".join(shown(facts, choice) for choice in facts.choices)))
+            more.insert(1, _("One of: {0}.").format(", ".join(value_text(facts, choice) for choice in facts.choices)))
         text.append(" ".join(part for part in more if part), "not bold")
         about.update(text, layout=False)
 
@@ -284,19 +284,19 @@ is called *rough* when it only comes from the GPU's arithmetic.
         """Start computing; nothing is computed while a field is wrong."""
         self.turn += 1
         if self.form.wrong:
-            self._show(_("Steps, time and disk are computed when the fields marked ✗ are mended."), "", failed=True)
+            self._show(_("Steps, time and disk are computed once the fields marked ✗ are fixed."), "", failed=True)
         else:
-            self._look_ahead(self.turn, self.draft.config())
+            self._forecast(self.turn, self.draft.config())
 
-    @work(thread=True, exclusive=True, exit_on_error=False, group="outlook")
-    def _look_ahead(self, turn: int, config: RunConfig) -> None:
+    @work(thread=True, exclusive=True, exit_on_error=False, group="forecast")
+    def _forecast(self, turn: int, config: RunConfig) -> None:
         try:
-            found = self.forecast.outlook(config)
+            forecast = self.forecaster.forecast(config)
         except (LoraSmithError, OSError) as error:
             message = error.message if isinstance(error, LoraSmithError) else str(error)
-            self.post_message(self.Computed(turn, (_("No outlook: {0}").format(printable(message)), ""), failed=True))
+            self.post_message(self.Computed(turn, (_("No forecast: {0}").format(printable(message)), ""), failed=True))
         else:
-            self.post_message(self.Computed(turn, (found.line(), found.source()), failed=False))
+            self.post_message(self.Computed(turn, (forecast.line(), forecast.source()), failed=False))
 
     @on(Computed)
     def _computed(self, event: Computed) -> None:
@@ -304,7 +304,7 @@ is called *rough* when it only comes from the GPU's arithmetic.
             self._show(*event.lines, failed=event.failed)
 
     def _show(self, line: str, source: str, *, failed: bool) -> None:
-        outlook = self.query_one("#outlook", Static)
-        outlook.update(("! " if failed else "") + line)
-        outlook.set_class(failed, "warning")
+        forecast = self.query_one("#forecast", Static)
+        forecast.update(("! " if failed else "") + line)
+        forecast.set_class(failed, "warning")
         self.query_one("#source", Static).update(source)

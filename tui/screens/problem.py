@@ -1,4 +1,4 @@
-"""An error on its own screen: what, where, how to mend it."""
+"""An error on its own screen: what, where, how to fix it."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ class ProblemScreen(ModalScreen[None]):
             yield Static(_("Escape closes, c copies the text."), classes="hint")
 
     def action_copy(self) -> None:
-        """Copy the text to the clipboard, as far as the terminal lets us."""
+        """Copy the text to the clipboard, if the terminal allows it."""
         self.app.copy_to_clipboard(f"{self.heading}\n{self.text}")
         self.notify(_("Copied."))
 
 
 def describe(error: BaseException) -> tuple[str, str]:
-    """Heading and text of an error; the traceback only of our own mistakes."""
+    """Heading and text of an error; a traceback only for our own bugs."""
     if isinstance(error, LoraSmithError):
         text = "\n".join(printable(line) for line in error.message.split("\n"))
         return error.title, f"{text}\n\n{error.hint}" if error.hint else text
     if isinstance(error, OSError) and error.filename:
         return _("Storage"), f"{printable(str(error.filename))}: {error.strerror}."
     lines = traceback.format_exception(error)
-    return _("A mistake of LoRA Smith"), _("Please report it with these lines:") + "\n\n" + "".join(lines[-6:])
+    return _("A bug in LoRA Smith"), _("Please report it with these lines:") + "\n\n" + "".join(lines[-6:])

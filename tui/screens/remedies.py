@@ -1,4 +1,4 @@
-"""Out of memory: what happened, where, the numbers, and what helps; one key takes it and goes on."""
+"""Out of memory: what happened, where, the numbers, and the remedies; one key applies one and resumes the run."""
 
 from __future__ import annotations
 
@@ -17,46 +17,50 @@ from textual.widgets import OptionList, Static
 from textual.worker import get_current_worker
 
 from engine.errors import LoraSmithError
-from engine.memory.plan import PlanCancelled
+from engine.worker import Cancelled
 from tui.texts import _
 
 if TYPE_CHECKING:
-    from engine.memory.remedy import Remedy
+    from engine.oom.remedy import Remedy
 
-Weigh = Callable[[Callable[[], bool]], Iterator[tuple[str, str]]]
-"""Asked with whether it is still wanted; gives the remedy's name and what the plan says of it."""
+EstimateSavings = Callable[[Callable[[], bool]], Iterator[tuple[str, str]]]
+"""Called with a function that is true once it is cancelled; yields a remedy's name and the saving by plan."""
 
 
 class RemediesScreen(ModalScreen["Remedy | None"]):
-    """The result is the remedy to go on with; None leaves the run as it is.
+    """The result is the remedy to apply; None leaves the run as it is.
 
     Args:
         lines: what happened, one sentence each.
         remedies: from the cheapest.
         trouble: why a remedy cannot be applied here; empty where it can.
-        weigh: asks the memory plan about each remedy, one after the other; None where there is no plan.
+        estimate: computes the saving of each remedy by the memory plan; None where there is no plan.
     """
 
     CSS_PATH = "remedies.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", _("Leave it"))]
 
     @dataclass
-    class Weighed(Message):
-        """What the plan says of a remedy."""
+    class SavingsEstimated(Message):
+        """The saving of a remedy by plan; for all remedies where the name is empty."""
 
         name: str
-        told: str
+        saving: str
 
     def __init__(
-        self, lines: Sequence[str], remedies: Sequence[Remedy], trouble: str = "", weigh: Weigh | None = None
+        self,
+        lines: Sequence[str],
+        remedies: Sequence[Remedy],
+        trouble: str = "",
+        estimate: EstimateSavings | None = None,
     ) -> None:
         super().__init__()
-        self.lines, self.remedies, self.trouble, self._weigh = lines, remedies, trouble, weigh
-        self.weighed: dict[str, str] = {}
-        """By the remedy's name what the plan says of it."""
+        self.lines, self.remedies, self.trouble, self._estimate = lines, remedies, trouble, estimate
+        self.savings: dict[str, str] = {}
+        """Remedy's name to its saving by plan."""
 
     def compose(self) -> ComposeResult:
-        """What happened; the list; the highlighted remedy; what a key does."""
+        """What happened, the list, the highlighted remedy, the keys."""
         with VerticalScroll(classes="dialog -problem", can_focus=False):
             yield Static("✗ " + _("Out of memory"), classes="title", markup=False)
             yield Static("\n".join(self.lines), id="what", markup=False)
@@ -65,39 +69,41 @@ class RemediesScreen(ModalScreen["Remedy | None"]):
                 yield Static(_("Escape closes."), classes="hint")
                 return
             yield Static(_("What helps, the cheapest first:"), classes="title")
-            yield OptionList(*(f"{number} {one.title}" for number, one in enumerate(self.remedies, 1)), markup=False)
+            yield OptionList(
+                *(f"{number} {remedy.title}" for number, remedy in enumerate(self.remedies, 1)), markup=False
+            )
             yield Static(id="about", markup=False)
             if self.trouble:
                 yield Static(f"! {self.trouble}", classes="warning", markup=False)
-            yield Static(_("A number or Enter takes it and goes on; Escape leaves the run as it is."), classes="hint")
+            yield Static(_("A number or Enter applies it and resumes; Escape leaves the run as it is."), classes="hint")
 
     def on_key(self, event: events.Key) -> None:
-        """A number takes that remedy."""
+        """A number applies that remedy."""
         if event.key.isdecimal() and 0 < int(event.key) <= len(self.remedies):
             event.stop()
             self._take(self.remedies[int(event.key) - 1])
 
     def on_mount(self) -> None:
-        """Plan the remedies, which takes a while."""
-        if self._weigh is not None:
-            self._plan(self._weigh)
+        """Estimate the savings, which takes a while."""
+        if self._estimate is not None:
+            self._plan(self._estimate)
 
     @work(thread=True, exit_on_error=False)
-    def _plan(self, weigh: Weigh) -> None:
+    def _plan(self, estimate: EstimateSavings) -> None:
         worker = get_current_worker()
         try:
-            for name, told in weigh(lambda: worker.is_cancelled):
-                self.post_message(self.Weighed(name, told))
-        except PlanCancelled:
+            for name, saving in estimate(lambda: worker.is_cancelled):
+                self.post_message(self.SavingsEstimated(name, saving))
+        except Cancelled:
             return
         except LoraSmithError as error:
-            self.post_message(self.Weighed("", _("not known. {0}").format(error.message)))
+            self.post_message(self.SavingsEstimated("", _("unknown. {0}").format(error.message)))
 
-    @on(Weighed)
-    def _tell(self, event: Weighed) -> None:
+    @on(SavingsEstimated)
+    def _show_saving(self, event: SavingsEstimated) -> None:
         for remedy in self.remedies:
             if event.name in ("", remedy.name):
-                self.weighed.setdefault(remedy.name, event.told)
+                self.savings.setdefault(remedy.name, event.saving)
         highlighted = self.query_one(OptionList).highlighted
         if highlighted is not None:
             self._explain(self.remedies[highlighted])
@@ -107,15 +113,15 @@ class RemediesScreen(ModalScreen["Remedy | None"]):
         self._explain(self.remedies[event.option_index])
 
     def _explain(self, remedy: Remedy) -> None:
-        planned = ""
-        if self._weigh is not None and remedy.changes:
-            planned = self.weighed.get(remedy.name, _("being computed"))
+        saving = ""
+        if self._estimate is not None and remedy.changes:
+            saving = self.savings.get(remedy.name, _("being computed"))
         self.query_one("#about", Static).update(
             Content.assemble(
                 remedy.why, ("\n" + _("Saves: "), "bold"), remedy.saves,
-                *((("\n" + _("By plan: "), "bold"), planned) if planned else ()),
+                *((("\n" + _("By plan: "), "bold"), saving) if saving else ()),
                 ("\n" + _("Costs: "), "bold"), remedy.costs,
-                ("\n" + _("First do it; then this goes on with the same settings."), "bold")
+                ("\n" + _("Do this first; then the run resumes with the same settings."), "bold")
                 if not remedy.changes else "",
             )
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What is wrong with the pictures and captions: the dataset report, made by a process of its own."""
+"""The dataset report: what is wrong with the images and captions, computed by another process."""
 
 from __future__ import annotations
 
@@ -17,47 +17,47 @@ from textual.widgets.option_list import Option
 from textual.worker import get_current_worker
 
 from engine.errors import LoraSmithError, UsageError
-from engine.runs.layout import expanded
+from engine.paths import expanded
 from engine.text import printable
 from tui.screens.ask_text import AskTextScreen
 from tui.screens.base import BaseScreen
+from tui.text.report import SIGNS, details
 from tui.texts import _
 from tui.widgets.thumbnails import Thumbnails
-from tui.words.report import SIGNS, details
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
     from engine.dataset.report.findings import Finding, Report
 
-MOST_PICTURES = 400
-"""Of one finding, to look through."""
+MOST_IMAGES = 400
+"""Images of one finding that are shown."""
 
 
 class ReportScreen(BaseScreen):
-    """Findings on the left, the chosen one on the right. Leaving ends the process; what it has measured is kept.
+    """Findings on the left, the chosen one on the right. Leaving ends the process; its measurements are cached.
 
     Args:
-        config: of the run that the pictures are for.
+        config: of the run that the images are for.
     """
 
     CSS_PATH = "report.tcss"
     AUTO_FOCUS = "#findings"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "leave", _("Back"), tooltip=_("To the folders. A report that is being made is ended.")),
+        Binding("escape", "leave", _("Back"), tooltip=_("Back to the folders. A report in progress is stopped.")),
         Binding(
             "w", "page", _("Web page"), tooltip=_("Write the report with all thumbnails and crops as one HTML file.")
         ),
-        Binding("ctrl+r", "again", _("Again"), tooltip=_("Look at what has changed.")),
+        Binding("ctrl+r", "reload", _("Reload"), tooltip=_("Check what has changed.")),
     ]
     HELP = _(
-        "# Dataset report\n\n✗ must be mended, ! shows in the result, i is good to know. Up and Down go through the "
-        "findings, Tab goes to the words and the pictures.\n\nNothing is changed. "
-        "`lorasmith check DIR --repair OUT_DIR` writes a copy in which is mended what can be mended safely."
+        "# Dataset report\n\n✗ must be fixed, ! affects the result, i is for information. Up and Down go through the "
+        "findings, Tab goes to the text and the images.\n\nNothing is changed. "
+        "`lorasmith check DIR --repair OUT_DIR` writes a copy with everything fixed that can be fixed safely."
     )
 
     @dataclass
-    class Told(Message):
-        """How far it is."""
+    class ProgressReported(Message):
+        """Progress of the report."""
 
         what: str
         done: int
@@ -65,11 +65,11 @@ class ReportScreen(BaseScreen):
 
         def can_replace(self, message: Message) -> bool:
             """Only the newest counts."""
-            return isinstance(message, ReportScreen.Told)
+            return isinstance(message, ReportScreen.ProgressReported)
 
     @dataclass
-    class Made(Message):
-        """The report, and the page that was written with it; or why there is none."""
+    class ReportReady(Message):
+        """The report and the page that was written with it; or an error."""
 
         result: Report | LoraSmithError
         page: Path | None
@@ -82,13 +82,13 @@ class ReportScreen(BaseScreen):
 
     def compose_content(self) -> ComposeResult:
         """One line on top, then findings and details."""
-        yield Static(_("Looking at the pictures …"), id="verdict", markup=False)
+        yield Static(_("Reading the images …"), id="verdict", markup=False)
         with Horizontal(id="report"):
             yield OptionList(id="findings", markup=False)
             with Vertical(id="one"):
                 with VerticalScroll(id="about"):
                     yield Static(id="details", markup=False)
-                yield Thumbnails(id="pictures")
+                yield Thumbnails(id="images")
 
     def on_mount(self) -> None:
         """Begin."""
@@ -101,30 +101,31 @@ class ReportScreen(BaseScreen):
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="report")
     def _make(self, page: Path | None) -> None:
-        from engine.dataset.report.process import ReportCancelled, Wish, ask
+        from engine.dataset.report.process import CheckRequest, ask
+        from engine.worker import Cancelled
 
         worker = get_current_worker()
         try:
             report, _repaired = ask(
-                Wish(self.config, page),
-                lambda what, done, total: self.post_message(self.Told(what, done, total)),
+                CheckRequest(self.config, page),
+                lambda what, done, total: self.post_message(self.ProgressReported(what, done, total)),
                 lambda: worker.is_cancelled,
             )
-        except ReportCancelled:
+        except Cancelled:
             return  # the screen is gone
         except LoraSmithError as error:
-            self.post_message(self.Made(error, None))
+            self.post_message(self.ReportReady(error, None))
         else:
-            self.post_message(self.Made(report, page))
+            self.post_message(self.ReportReady(report, page))
 
-    @on(Told)
-    def _show_progress(self, event: Told) -> None:
+    @on(ProgressReported)
+    def _show_progress(self, event: ProgressReported) -> None:
         if self._busy:
-            words = _("{0}: {1} of {2}. Escape stops; what was measured is kept.")
+            words = _("{0}: {1} of {2}. Escape stops; measurements are kept.")
             self.query_one("#verdict", Static).update(words.format(event.what.capitalize(), event.done, event.total))
 
-    @on(Made)
-    def _show_report(self, event: Made) -> None:
+    @on(ReportReady)
+    def _show_report(self, event: ReportReady) -> None:
         self._busy = False
         verdict = self.query_one("#verdict", Static)
         verdict.set_class(isinstance(event.result, LoraSmithError), "error")
@@ -136,13 +137,13 @@ class ReportScreen(BaseScreen):
         verdict.update(self.report.verdict)
         if event.page is not None:
             self.notify(_("Written: {0}").format(printable(event.page)), markup=False)
-        listed = self.query_one("#findings", OptionList)
-        kept = listed.highlighted or 0
-        listed.set_options(Option(Content(_entry(finding))) for finding in self.report.findings)
+        options = self.query_one("#findings", OptionList)
+        highlighted = options.highlighted or 0
+        options.set_options(Option(Content(_entry(finding))) for finding in self.report.findings)
         self.query_one("#report").display = bool(self.report.findings)
         if self.report.findings:
-            listed.highlighted = min(kept, len(self.report.findings) - 1)
-            listed.focus()
+            options.highlighted = min(highlighted, len(self.report.findings) - 1)
+            options.focus()
 
     @on(OptionList.OptionHighlighted, "#findings")
     def _show_finding(self, event: OptionList.OptionHighlighted) -> None:
@@ -151,13 +152,13 @@ class ReportScreen(BaseScreen):
         finding = self.report.findings[event.option_index]
         self.query_one("#details", Static).update(details(finding))
         self.query_one("#about").scroll_home(animate=False)
-        strip = self.query_one("#pictures", Thumbnails)
-        shown = _pictures(finding)
-        strip.display = bool(shown)
-        strip.show(shown)
+        strip = self.query_one("#images", Thumbnails)
+        images = _images(finding)
+        strip.display = bool(images)
+        strip.show(images)
 
-    def action_again(self) -> None:
-        """Ask once more; what is known of unchanged pictures is taken from the cache."""
+    def action_reload(self) -> None:
+        """Make the report again; unchanged images are read from the cache."""
         if not self._busy:
             self._begin(None)
 
@@ -180,27 +181,31 @@ class ReportScreen(BaseScreen):
 
 
 def require_page_place(answer: str) -> Path:
-    """The file that is meant.
+    """The file that `answer` names.
 
     Raises:
-        UsageError: it is there already, or its folder is not.
+        UsageError: it exists already, or its folder does not.
     """
     path = expanded(answer).absolute()
     path = path if path.suffix else path.with_suffix(".html")
     if path.exists():
-        raise UsageError(f"{printable(path)} is there already.", "Name another file.")
+        raise UsageError(f"{printable(path)} exists already.", "Name another file.", code="output-exists")
     if not path.parent.is_dir():
-        raise UsageError(f"There is no folder {printable(path.parent)}.", "Name a file in a folder that is there.")
+        raise UsageError(
+            f"There is no folder {printable(path.parent)}.",
+            "Name a file in a folder that exists.",
+            code="output-folder-missing",
+        )
     return path
 
 
 def _entry(finding: Finding) -> str:
     """ "! Blurred (3)"."""
-    count = len(finding.pictures)
+    count = len(finding.images)
     return f"{SIGNS[finding.kind.level]} {finding.kind.title}" + (f" ({count})" if count else "")
 
 
-def _pictures(finding: Finding) -> list[tuple[Path, str]]:
-    """(picture, what is said of it)."""
-    known = dict.fromkeys((path, case.said) for case in finding.cases for path in case.pictures)
-    return [(path, printable(said)) for path, said in known][:MOST_PICTURES]
+def _images(finding: Finding) -> list[tuple[Path, str]]:
+    """(image, a note about it)."""
+    notes = dict.fromkeys((path, case.text) for case in finding.cases for path in case.images)
+    return [(path, printable(note)) for path, note in notes][:MOST_IMAGES]

@@ -1,4 +1,4 @@
-"""What a run has made: its LoRA files, their samples side by side, and the way on from here."""
+"""The results of a run: its LoRA files, their samples side by side, and what to do with them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from rich.text import Text
 from textual import on, work
@@ -20,47 +20,56 @@ from textual.message import Message
 from textual.widgets import DataTable
 from textual.worker import Worker, WorkerState
 
-from engine.runs import RunDir, read_events
-from engine.runs.history import RunHistory, SavedFile
-from engine.text import plural, printable, size_text
+from engine.errors import LoraSmithError
+from engine.paths import expanded
+from engine.results.columns import SIGNS
+from engine.results.record import RunRecord, read_run
+from engine.results.similarity import Similarity
+from engine.results.verdict import Assessment, JudgedFile
+from engine.runs import RunDir, is_locked
+from engine.runs.history import SavedFile
+from engine.text import percent, plural, printable
 from tui.screens.base import BaseScreen
 from tui.screens.steps import RUN_STEPS, STEPS
+from tui.setup.recent import models_folder, record_models_folder
 from tui.texts import _
 from tui.widgets.gallery import Gallery
 from tui.widgets.lines import Lines
 from tui.widgets.step_bar import StepBar
 
-if TYPE_CHECKING:
-    from engine.runs.contact import Samples
-
 
 class ResultsScreen(BaseScreen):
-    """Lists the saved files by step. The lowest held-out loss is marked; a training loss ranks nothing."""
+    """Lists the saved files by step, each with its verdict; the recommended one is marked. The person decides."""
 
     CSS_PATH = "results.tcss"
     HELP = _("""
 ## Results
 
-Each file is a LoRA that was read back and checked after it was saved. **● lowest** marks the held-out loss of the file
-that did best on pictures it was not trained on; where there are no such pictures, compare the samples.
+Each file is a LoRA that was read back and checked after it was saved. **● best** marks the one that is recommended;
+below the table are the reasons for and against the chosen file. *Learned* is how much of the base model's loss on
+validation images is gone, *prompt* how much the rest of a prompt still counts (100 %: as in the base
+model). docs/results.md explains all of it.
 
-**Up** and **Down** choose a file, and its samples come into view. **Tab** goes to the samples: there **Left** and
-**Right** walk through time, **Up** and **Down** through the prompts.
+**Up** and **Down** choose a file, and its samples come into view. **u** copies it, ready for use with its trigger, into
+a folder of yours. **Tab** goes to the samples: there **Left** and **Right** go through time, **Up** and **Down**
+through the prompts, and **b** flips between an image and the base model's.
 """)
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("u", "use", _("Use"), tooltip=_("Copy the chosen file, ready for use, into a models folder.")),
         Binding("o", "open", _("Folder"), tooltip=_("Open the run's folder, or show and copy its path.")),
         Binding("c", "copy", _("Copy"), tooltip=_("Copy the path of the chosen file.")),
-        Binding("t", "train_on", _("Train on"), tooltip=_("A new run with these settings that begins with this file.")),
-        Binding("g", "sheet", _("Sheet"), tooltip=_("All samples in one picture beside them.")),
+        Binding("t", "train_on", _("Train on"), tooltip=_("A new run with these settings that starts from this file.")),
+        Binding("p", "try_out", _("Try"), tooltip=_("Generate images with the chosen file at several strengths.")),
+        Binding("w", "what_now", _("What now"), tooltip=_("How to use the chosen file in other programs.")),
+        Binding("g", "sheet", _("Sheet"), tooltip=_("Write all samples into one image, next to them.")),
         Binding("escape", "back", _("Back"), tooltip=_("Back to the run.")),
     ]
 
     @dataclass
-    class Found(Message):
-        """The files and samples were looked up."""
+    class RunRead(Message):
+        """The run was read."""
 
-        files: list[SavedFile]
-        samples: Samples
+        record: RunRecord
 
     @dataclass
     class Drawn(Message):
@@ -71,77 +80,102 @@ that did best on pictures it was not trained on; where there are no such picture
     def __init__(self, run_dir: RunDir) -> None:
         super().__init__()
         self.run_dir = run_dir
-        self.files: list[SavedFile] | None = None
+        self.record: RunRecord | None = None
+        self._to_centre = False
 
     def compose_content(self) -> ComposeResult:
         """Files above, samples below."""
         yield StepBar("results", [step.name for step in (*STEPS, *RUN_STEPS[:1])])
         yield Lines(id="heading")
         yield DataTable(cursor_type="row")
-        yield Lines(id="none", wraps=True)
+        yield Lines(id="reasons", wraps=True)
         yield Gallery(_("This run has no samples."))
         yield Lines(id="message")
 
     def on_mount(self) -> None:
-        """Look up what there is."""
-        self.query_one("#heading", Lines).say(_("Reading the run …"))
-        self.query_one(DataTable).add_columns(_("File"), _("Size"), _("Epoch"), _("Step"), _("Held-out loss"))
+        """Read the run."""
+        self.query_one("#heading", Lines).set_text(_("Reading the run …"))
         self._find()
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="find")
     def _find(self) -> None:
-        history = RunHistory()
-        history.feed(read_events(self.run_dir.events_path))
-        self.post_message(self.Found(history.files(self.run_dir), history.samples(self.run_dir)))
+        self.post_message(self.RunRead(read_run(self.run_dir)))
 
-    @on(Found)
-    def _show(self, event: Found) -> None:
-        self.files = event.files
-        heading = [printable(self.run_dir.name), plural(len(event.files), _("file"))]
-        if event.samples.pictures:
-            heading.append(plural(len(event.samples.pictures), _("sample")))
+    @property
+    def files(self) -> tuple[JudgedFile, ...]:
+        """The files with their verdicts; empty until the run was read."""
+        return self.record.assessment.files if self.record else ()
+
+    @on(RunRead)
+    def _show(self, event: RunRead) -> None:
+        self.record = event.record
+        files, samples = self.files, event.record.samples
+        heading = [printable(self.run_dir.name), plural(len(files), _("file"))]
+        if samples.images:
+            heading.append(plural(len(samples.images), _("sample")))
         heading.append(printable(self.run_dir.path))
-        self.query_one("#heading", Lines).say(
+        self.query_one("#heading", Lines).set_text(
             Content.assemble((heading[0], "bold"), *(f" · {part}" for part in heading[1:]))
         )
-        table = self.query_one(DataTable)
-        for cells in rows(event.files):
+        table, best = self.query_one(DataTable), event.record.assessment.best
+        table.clear(columns=True)
+        table.add_columns(_("File"), _("Epoch"), _("Step"), _("Learned"), _("Prompt"), _("Verdict"))
+        for cells in rows(files, best):
             table.add_row(*cells)
-        self.query_one(Gallery).show(event.samples)
-        self.query_one("#none", Lines).say(_("No LoRA is saved yet. On the run's screen, w saves one now."))
-        self.query_one("#none", Lines).display = not event.files
-        table.display = bool(event.files)
-        if event.files:
-            table.move_cursor(row=len(event.files) - 1)
+        table.styles.height = 1 + len(files)  # a height of "auto" is sometimes that before the rows were added
+        self.query_one(Gallery).show(samples)
+        table.display = bool(files)
+        if files:
+            table.move_cursor(row=files.index(best) if best is not None else len(files) - 1)
             table.focus()
+            self._to_centre = True
         else:
+            self.query_one("#reasons", Lines).set_text(_("No LoRA is saved yet. On the run's screen, w saves one now."))
             self.query_one(Gallery).focus()
         self.refresh_bindings()
         self.refresh_status()
 
     @property
+    def judged(self) -> JudgedFile | None:
+        """The highlighted file with its verdict."""
+        row = self.query_one(DataTable).cursor_row
+        return self.files[row] if 0 <= row < len(self.files) else None
+
+    @property
     def chosen(self) -> SavedFile | None:
         """The highlighted file."""
-        row = self.query_one(DataTable).cursor_row
-        return self.files[row] if self.files and 0 <= row < len(self.files) else None
+        return self.judged.file if self.judged is not None else None
 
     @on(DataTable.RowHighlighted)
     def _moved(self) -> None:
-        file = self.chosen
-        if file is not None:
-            self.query_one(Gallery).choose(file.step)
+        judged = self.judged
+        if judged is not None and self.record is not None:
+            self.query_one(Gallery).choose(judged.file.step)
+            self.query_one("#reasons", Lines).set_text(reasons(judged, self.record.assessment, self.record.similarity))
+            if self._to_centre:
+                self._to_centre = False
+                self.call_after_refresh(self._centre)  # the reasons below decide how many rows there are
 
-    def say(self, sentence: str) -> None:
+    def _centre(self) -> None:
+        """Show the highlighted file with its neighbours on both sides."""
+        table = self.query_one(DataTable)
+        if table.virtual_size.height <= len(self.files):  # it has not measured its rows yet
+            self.call_after_refresh(self._centre)
+            return
+        rows_shown = table.scrollable_content_region.height - table.header_height
+        table.scroll_to(y=max(0, table.cursor_row - (rows_shown - 1) // 2), animate=False, force=True)
+
+    def set_message(self, sentence: str) -> None:
         """Put a sentence above the footer."""
-        self.query_one("#message", Lines).say(sentence)
+        self.query_one("#message", Lines).set_text(sentence)
 
     def status_text(self) -> str:
         """The run and how many files it has."""
-        return f"{printable(self.run_dir.name)}: {plural(len(self.files or []), _('file'))}"
+        return f"{printable(self.run_dir.name)}: {plural(len(self.files), _('file'))}"
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """What needs a file is dim without one."""
-        return None if action in ("copy", "train_on") and not self.files else True
+        """Actions that need a file are disabled without one."""
+        return None if action in ("copy", "train_on", "try_out", "what_now", "use") and not self.files else True
 
     def action_open(self) -> None:
         """Open the folder where there is a desktop; else show and copy its path."""
@@ -155,9 +189,9 @@ that did best on pictures it was not trained on; where there are no such picture
                 stderr=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
         except OSError as error:
-            self.say(_("{0} does not start: {1}.").format(command, error.strerror))
+            self.set_message(_("{0} does not start: {1}.").format(command, error.strerror))
             return
-        self.say(_("Opened {0}.").format(printable(self.run_dir.path)))
+        self.set_message(_("Opened {0}.").format(printable(self.run_dir.path)))
 
     def action_copy(self) -> None:
         """Copy the path of the chosen file."""
@@ -166,38 +200,115 @@ that did best on pictures it was not trained on; where there are no such picture
 
     def _copy(self, path: Path) -> None:
         self.app.copy_to_clipboard(str(path))
-        self.say(_("Copied, if the terminal allows it: {0}").format(printable(path)))
+        self.set_message(_("Copied, if the terminal allows it: {0}").format(printable(path)))
+
+    def action_use(self) -> None:
+        """Ask for a models folder, and copy the chosen file into it."""
+        from engine.results.use_file import require_folder
+        from tui.screens.ask_text import AskTextScreen
+
+        if self.judged is None or self.record is None:
+            return
+        text = _("{0} is copied there as {1}.safetensors, with its trigger and a sample in its metadata.").format(
+            printable(self.judged.file.path.name), printable(self.record.name)
+        )
+        title = _("Use this one: in which models folder?")
+        check = lambda folder: require_folder(expanded(folder))  # noqa: E731
+        self.app.push_screen(AskTextScreen(title, text, check, models_folder()), self._use)
+
+    def _use(self, folder: str | None, *, overwrite: bool = False) -> None:
+        if folder is None or self.judged is None or self.record is None:
+            return
+        from engine.results.use_file import place_in, use
+
+        if not overwrite and place_in(self.record, expanded(folder)).exists():
+            self._ask_to_replace(folder)
+            return
+        try:
+            place = use(self.record, self.judged, expanded(folder), overwrite=overwrite)
+        except LoraSmithError as error:
+            self.smith.show_error(error)
+            return
+        notice = record_models_folder(folder)
+        self.set_message(" ".join(filter(None, [_("Ready for use: {0}").format(printable(place)), notice])))
+        if self.others and not is_locked(self.run_dir.lock_path):
+            self._ask_to_put_away()
+
+    @property
+    def others(self) -> list[Path]:
+        """The files that are not chosen."""
+        return [judged.file.path for judged in self.files if judged is not self.judged]
+
+    def _ask_to_put_away(self) -> None:
+        from engine.results.use_file import AWAY
+        from tui.screens.ask import AskScreen
+
+        files = plural(len(self.others), _("other file"))
+        answers = {"no": _("Leave {0} where they are").format(files), "yes": _("Move them into {0}").format(AWAY)}
+        screen = AskScreen(_("Ready for use. Move the {0} away?").format(files), answers)
+        self.app.push_screen(screen, lambda answer: self._put_away() if answer == "yes" else None)
+
+    def _put_away(self) -> None:
+        from engine.results.use_file import put_away
+
+        try:
+            folder = put_away(self.run_dir, self.others)
+        except LoraSmithError as error:
+            self.smith.show_error(error)
+            return
+        self.set_message(_("The other files are in {0}").format(printable(folder)))
+        self._find()
+
+    def _ask_to_replace(self, folder: str) -> None:
+        from tui.screens.ask import AskScreen
+
+        answers = {"no": _("Keep the existing file"), "yes": _("Replace it")}
+        screen = AskScreen(_("A file of that name exists already"), answers)
+        self.app.push_screen(screen, lambda answer: self._use(folder, overwrite=True) if answer == "yes" else None)
+
+    def action_try_out(self) -> None:
+        """Generate images with the chosen file."""
+        from tui.screens.try_out import TryOutScreen
+
+        if self.chosen is not None:
+            self.app.push_screen(TryOutScreen(self.run_dir.path / self.chosen.path.name, self.run_dir.path / "try"))
 
     def action_sheet(self) -> None:
-        """Draw all samples into one picture."""
-        self.say(_("Drawing …"))
+        """Draw all samples into one image."""
+        self.set_message(_("Drawing …"))
         self._draw_sheet()
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="sheet")
     def _draw_sheet(self) -> None:
         from engine.runs.contact import sheet_path, write_sheet
 
-        history = RunHistory()
-        history.feed(read_events(self.run_dir.events_path))
-        self.post_message(self.Drawn(write_sheet(history.samples(self.run_dir), sheet_path(self.run_dir))))
+        samples = read_run(self.run_dir).samples  # there may be more of them by now
+        self.post_message(self.Drawn(write_sheet(samples, sheet_path(self.run_dir))))
 
     @on(Worker.StateChanged)
     def _not_drawn(self, event: Worker.StateChanged) -> None:
-        """The base class shows why; nothing is drawn any more."""
+        """The base class shows why; clear the message."""
         if event.worker.group == "sheet" and event.state is WorkerState.ERROR:
-            self.say("")
+            self.set_message("")
 
     @on(Drawn)
     def _show_sheet(self, event: Drawn) -> None:
         if event.path is None:
-            self.say(_("This run has no samples."))
+            self.set_message(_("This run has no samples."))
         else:
-            self.say(_("Contact sheet: {0}").format(printable(event.path)))
+            self.set_message(_("Contact sheet: {0}").format(printable(event.path)))
+
+    def action_what_now(self) -> None:
+        """Show how to use the chosen file."""
+        from tui.screens.what_now import WhatNowScreen
+
+        if self.chosen is not None:
+            self.app.push_screen(WhatNowScreen(self.run_dir, self.chosen))
 
     def action_train_on(self) -> None:
-        """Into the wizard, with the run's settings and the chosen file to begin with."""
+        """Open the wizard with the run's settings, the chosen file as the start, and a few epochs more."""
         from engine.config import load_config
-        from engine.dataset.trigger import kept_trigger
+        from engine.results.train_on import StartFile, values_of
 
         file, draft = self.chosen, self.smith.draft
         if file is None:
@@ -208,26 +319,25 @@ that did best on pictures it was not trained on; where there are no such picture
             self.smith.show_error(error)
             return
         values: dict[str, Any] = {
-            **kept_trigger(config),
-            "network.network_weights": str(file.path),
+            **values_of(config, StartFile(file.path, file)),
             "saving.output_name": next_name(config.saving.output_name),
-            "saving.output_dir": "",  # its own folder: the old run, and this file with it, stay where they are
+            "saving.output_dir": "",  # its own folder: the old run and this file stay where they are
         }
-        if draft.in_the_making:
-            self._ask_to_forget(values)
+        if draft.unfinished:
+            self._ask_to_discard(values)
         else:
             self._begin(values)
 
-    def _ask_to_forget(self, values: Mapping[str, Any]) -> None:
+    def _ask_to_discard(self, values: Mapping[str, Any]) -> None:
         from tui.screens.ask import AskScreen
 
-        answers = {"no": _("Keep the run in the making"), "yes": _("Forget it and train on from this file")}
-        screen = AskScreen(_("Another run is in the making"), answers)
+        answers = {"no": _("Keep the unfinished setup"), "yes": _("Discard it and train on from this file")}
+        screen = AskScreen(_("There is an unfinished setup"), answers)
         self.app.push_screen(screen, lambda answer: self._begin(values) if answer == "yes" else None)
 
     def _begin(self, values: Mapping[str, Any]) -> None:
         draft = self.smith.draft
-        draft.begin_anew(values, preset=str(self.run_dir.config_path))
+        draft.start_over(values, preset=str(self.run_dir.config_path))
         draft.done = [step.name for step in STEPS[:-1]]
         self.smith.go_to("parameters")
 
@@ -236,33 +346,56 @@ that did best on pictures it was not trained on; where there are no such picture
         self.dismiss()
 
 
-def rows(files: Sequence[SavedFile]) -> list[tuple[Text, ...]]:
+def rows(files: Sequence[JudgedFile], best: JudgedFile | None) -> list[tuple[Text, ...]]:
     """The table's cells."""
-    losses = [file.held_out for file in files if file.held_out is not None]
-    lowest = min(losses) if len(losses) > 1 else None
     return [
         (
-            Text(printable(file.path.name)),
-            Text(size_text(file.size)),
-            Text("–" if file.epoch is None else str(file.epoch)),
-            Text("–" if file.step is None else str(file.step)),
-            Text("–" if file.held_out is None else f"{file.held_out:.4f}").append(
-                " ● " + _("lowest") if lowest is not None and file.held_out == lowest else "", "bold"
+            Text(printable(judged.file.path.name)),
+            Text("–" if judged.file.epoch is None else str(judged.file.epoch)),
+            Text("–" if judged.file.step is None else str(judged.file.step)),
+            Text(
+                _share(judged.measures.learned if judged.measures.learned is not None else judged.measures.train_gain)
+            ),
+            Text(_share(judged.measures.response)),
+            Text(f"{SIGNS[judged.verdict.kind]} {judged.verdict.kind}").append(
+                " ● " + _("best") if judged is best else "", "bold"
             ),
         )
-        for file in files
+        for judged in files
     ]
 
 
+def _verdict(judged: JudgedFile) -> str:
+    kinds = {"undertrained": _("undertrained"), "good": _("good"), "overtrained": _("overtrained")}
+    return f"{SIGNS[judged.verdict.kind]} {kinds.get(judged.verdict.kind, _('undecidable'))}"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else percent(value)
+
+
+def reasons(judged: JudgedFile, assessment: Assessment, similarity: Similarity | None = None) -> str:
+    """The reasons for and against a file, advice for the recommended one, and what other models measure on its samples;
+    one sentence per line."""
+    lines = [*judged.verdict.reasons]
+    if judged.verdict.missing:
+        lines.append(_("Not measured: {0}.").format(", ".join(judged.verdict.missing)))
+    if judged is assessment.best:
+        lines += assessment.advice
+    if similarity is not None and (line := similarity.line(judged.file.step)):
+        lines.append(line)
+    return "\n".join(printable(line) for line in lines)
+
+
 def opener(environment: Mapping[str, str] = os.environ) -> str | None:
-    """The program that opens a folder; None where nobody sits before a desktop."""
+    """The program that opens a folder; None where there is no desktop."""
     if sys.platform == "darwin":
         return None if "SSH_CONNECTION" in environment else "open"
-    seen = environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY")
-    return shutil.which("xdg-open") if seen else None
+    display = environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY")
+    return shutil.which("xdg-open") if display else None
 
 
 def next_name(name: str) -> str:
-    """ "robot-2" behind "robot", "robot-3" behind "robot-2"."""
+    """ "robot-2" after "robot", "robot-3" after "robot-2"."""
     stem, dash, number = name.rpartition("-")
     return f"{stem}-{int(number) + 1}" if dash and stem and number.isdecimal() else f"{name}-2"

@@ -1,4 +1,4 @@
-"""Step 6: everything about the run before it starts, the command that means the same, and the start."""
+"""Step 6: everything about the run before it starts, the equivalent command, and the start."""
 
 from __future__ import annotations
 
@@ -19,26 +19,28 @@ from textual.worker import get_current_worker
 from engine.config import ConfigError
 from engine.config.own_presets import own_preset_path, save_preset
 from engine.errors import LoraSmithError
-from engine.memory.plan import PlanCancelled
 from engine.text import printable
-from tui.begin import begin, begin_again
-from tui.draft import forget_presets
-from tui.outlook import Forecast
-from tui.review_report import (
+from engine.worker import Cancelled
+from tui.screens.ask import AskScreen
+from tui.screens.ask_text import AskTextScreen
+from tui.screens.step import StepScreen
+from tui.setup.draft import forget_presets
+from tui.setup.forecast import Forecaster
+from tui.setup.review_report import (
     LiveRunError,
     Report,
+    could_set_aside,
     gather,
     missing,
     plan_vram,
     sections,
-    step_to_mend,
+    set_aside_automatically,
+    step_to_fix,
     warnings,
 )
-from tui.screens.ask import AskScreen
-from tui.screens.ask_text import AskTextScreen
-from tui.screens.step import StepScreen
+from tui.shell.begin import begin, resume
 from tui.texts import _
-from tui.watching.progress import seldom
+from tui.watching.progress import throttled
 from tui.widgets.field import step_title
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
 
 
 class ReviewScreen(StepScreen):
-    """Checks the draft in the background, shows what was found, and starts the run."""
+    """Checks the draft in the background, shows the result, and starts the run."""
 
     STEP = "review"
     CSS_PATH = "review.tcss"
@@ -55,41 +57,42 @@ class ReviewScreen(StepScreen):
     HELP = _("""
 ## Review
 
-Everything that the run will do, with the reason for each decision. What to look at first stands on top, with a `!`.
+Everything that the run will do, with the reason for each decision. Warnings are at the top, with a `!`.
 
-**Start training** starts it as a process of its own; closing the screen does not end it. `c` copies the command that
-starts the same run from a shell, `p` keeps the settings as a preset of your own, without model, pictures and name.
+**Start training** starts it as a separate process; closing the screen does not stop it. `c` copies the command that
+starts the same run from a shell, `p` keeps the settings as a preset of your own, without model, images and name.
 """)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("c", "copy", _("Copy command"), tooltip=_("Copy the command that starts the same run from a shell.")),
         Binding("p", "save_preset", _("Preset"), tooltip=_("Keep these settings as a preset of your own.")),
-        Binding("e", "mend", _("Mend"), tooltip=_("Go to the step where what is wrong can be mended.")),
-        Binding("r", "check", _("Check again"), tooltip=_("Look at model, pictures and disk anew.")),
+        Binding("e", "fix", _("Fix"), tooltip=_("Go to the step where the problem can be fixed.")),
+        Binding("v", "validation", _("Validation"), tooltip=_("Train on the validation images, or set some aside.")),
+        Binding("r", "check", _("Check again"), tooltip=_("Check model, images and disk again.")),
     ]
 
     @dataclass
     class Counted(Message):
-        """So many pictures were read."""
+        """Progress of reading images."""
 
         done: int
         total: int
 
     @dataclass
-    class Found(Message):
-        """The check ended well."""
+    class Checked(Message):
+        """The check found no problem."""
 
         report: Report
 
     @dataclass
-    class Planned(Message):
-        """What the run needs of its card."""
+    class PlanReady(Message):
+        """The memory plan was made."""
 
         report: Report
         lines: list[str]
 
     @dataclass
     class Failed(Message):
-        """Something must be mended."""
+        """The check found a problem."""
 
         error: LoraSmithError
 
@@ -100,7 +103,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
         run_dir: RunDir
         notes: list[str]
         kept: Mapping[str, Any]
-        """What keeps its trigger word when the next run begins with these settings under another name."""
+        """Settings that keep the trigger word when the next run has another name."""
 
     @dataclass
     class NotStarted(Message):
@@ -110,17 +113,17 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
 
     def __init__(self) -> None:
         super().__init__()
-        self.forecast = Forecast()
+        self.forecaster = Forecaster()
         self.report: Report | None = None
         self.vram: list[str] = []
-        """What the memory plan says; empty until it is there."""
+        """The memory plan in words; empty until it is made."""
         self.obstacle: tuple[str, str] | None = None
-        """(what is wrong, the step where it is mended)."""
+        """(what is wrong, the step where it can be fixed)."""
         self.live: RunDir | None = None
-        """A run that is going on where this one would go."""
+        """A live run in the directory of this one."""
         self.starting = False
         self.notice = ""
-        """What became of a preset that cannot be used."""
+        """What replaced a preset that cannot be used."""
 
     def compose_body(self) -> ComposeResult:
         """One text that scrolls."""
@@ -128,50 +131,50 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
             yield Static(id="text")
 
     def next_label(self) -> str:
-        """The last step starts."""
+        """The last step starts the training."""
         return _("Start training")
 
     def on_mount(self) -> None:
-        """Check as soon as there is something to write on."""
+        """Check after the first layout."""
         self.call_after_refresh(self.action_check)
 
     def action_check(self) -> None:
-        """Look at everything anew."""
+        """Check everything again."""
         if self.starting:
             return
         self.report, self.obstacle, self.live, self.vram = None, None, None, []
-        lacking = missing(self.draft)
-        if lacking is not None:
-            self._obstruct(*lacking)
+        gap = missing(self.draft)
+        if gap is not None:
+            self._obstruct(*gap)
             return
         try:
             config, preset = self.draft.config(), self.draft.without_parameters()
         except ConfigError as error:
-            self._obstruct(error.message, step_to_mend(error))
+            self._obstruct(error.message, step_to_fix(error))
             return
-        self.say(_("Checking model, pictures and disk."))
+        self.set_message(_("Checking model, images and disk."))
         self._draw()
         self._check(config, preset)
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="check")
     def _check(self, config: RunConfig, preset: RunConfig) -> None:
-        progress = seldom(lambda done, total: self.post_message(self.Counted(done, total)))
+        progress = throttled(lambda done, total: self.post_message(self.Counted(done, total)))
         try:
-            self.post_message(self.Found(gather(config, self.forecast, progress, preset)))
+            self.post_message(self.Checked(gather(config, self.forecaster, progress, preset)))
         except LoraSmithError as error:
             self.post_message(self.Failed(error))
 
     @on(Counted)
     def _counted(self, event: Counted) -> None:
         if self.report is None and self.obstacle is None:
-            self.say(_("Reading pictures: {0} of {1}").format(event.done, event.total))
+            self.set_message(_("Reading images: {0} of {1}").format(event.done, event.total))
 
-    @on(Found)
-    def _found(self, event: Found) -> None:
+    @on(Checked)
+    def _show_report(self, event: Checked) -> None:
         self.report = event.report
         count = len(warnings(event.report))
         ready = _("Ready to start.") if not count else _("Ready. Look at the lines with ! first.")
-        self.say(ready, kind="warning" if count else "note")
+        self.set_message(ready, kind="warning" if count else "note")
         self._draw()
         if event.report.gpu is not None:
             self._plan(event.report)
@@ -179,11 +182,11 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
     @work(thread=True, exclusive=True, exit_on_error=False, group="plan")
     def _plan(self, report: Report) -> None:
         worker = get_current_worker()
-        with suppress(PlanCancelled):
-            self.post_message(self.Planned(report, plan_vram(report, lambda: worker.is_cancelled)))
+        with suppress(Cancelled):
+            self.post_message(self.PlanReady(report, plan_vram(report, lambda: worker.is_cancelled)))
 
-    @on(Planned)
-    def _planned(self, event: Planned) -> None:
+    @on(PlanReady)
+    def _show_plan(self, event: PlanReady) -> None:
         if event.report is self.report:
             self.vram = event.lines
             self._draw()
@@ -193,18 +196,18 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
         error = event.error
         if isinstance(error, LiveRunError):
             self.live = error.run_dir
-        self._obstruct(f"{error.message} {error.hint}".strip(), step_to_mend(error))
+        self._obstruct(f"{error.message} {error.hint}".strip(), step_to_fix(error))
 
     def _obstruct(self, sentence: str, step: str) -> None:
         self.obstacle = (sentence, step)
         if self.live is not None:
-            self.say(_("A run goes on there: Ctrl+N watches it."), kind="error")
+            self.set_message(_("A run trains there: Ctrl+N watches it."), kind="error")
         else:
-            self.say(next(iter(self.problems())), kind="error")
+            self.set_message(next(iter(self.problems())), kind="error")
         self._draw()
 
     def _draw(self) -> None:
-        """Warnings or what is wrong first, then everything, the command last."""
+        """Problem or warnings first, then everything, the command last."""
         self.notice = " ".join(filter(None, (self.notice, self.draft.take_notice())))
         text = Text(overflow="fold")
         name = printable(str(self.draft.get("saving.output_name") or _("without a name")))
@@ -223,13 +226,22 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
         text.append("\n" + _("The same from a shell (c copies it)") + "\n", "bold")
         text.append(printable(self.draft.command()))
         self.query_one("#text", Static).update(text)
+        self.refresh_bindings()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """`e` is there only while something is to be mended."""
-        return self.obstacle is not None if action == "mend" else True
+        """`e` is there only while there is a problem, `v` while there is a choice."""
+        if action == "validation":
+            return self.report is not None and (set_aside_automatically(self.report) or could_set_aside(self.report))
+        return self.obstacle is not None if action == "fix" else True
 
-    def action_mend(self) -> None:
-        """Go to the step where what is wrong can be mended."""
+    def action_validation(self) -> None:
+        """Train on the validation images too, or set them aside again."""
+        if self.report is not None:
+            self.draft.set("dataset.validation_split", 0.0 if set_aside_automatically(self.report) else None)
+            self.action_check()
+
+    def action_fix(self) -> None:
+        """Go to the step where the problem can be fixed."""
         if self.obstacle is not None:
             self.smith.go_to(self.obstacle[1])
 
@@ -244,13 +256,13 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
             super().action_jump()
 
     def action_copy(self) -> None:
-        """Copy the command, as far as the terminal lets us."""
+        """Copy the command, if the terminal allows it."""
         self.app.copy_to_clipboard(self.draft.command())
-        self.say(_("Copied, if the terminal allows it."))
+        self.set_message(_("Copied, if the terminal allows it."))
 
     def action_save_preset(self) -> None:
         """Ask for a name and write a preset."""
-        text = _("Settings without model, pictures and name. Presets of your own are in {0}").format(
+        text = _("Settings without model, images and name. Your own presets are in {0}").format(
             printable(own_preset_path("x").parent)
         )
         self.app.push_screen(AskTextScreen(_("Save as a preset"), text, own_preset_path), self._name_preset)
@@ -267,7 +279,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
             if answer == "yes":
                 self._write_preset(name, overwrite=True)
 
-        self.app.push_screen(AskScreen(_("There is a preset {0} already").format(name), answers), answered)
+        self.app.push_screen(AskScreen(_("The preset {0} exists already").format(name), answers), answered)
 
     def _write_preset(self, name: str, *, overwrite: bool = False) -> None:
         title = _("From {0}").format(printable(self.draft.preset))
@@ -280,11 +292,11 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
             self.smith.show_error(error)
             return
         self._draw()
-        self.say(_("Saved as the preset {0}.").format(name))
+        self.set_message(_("Saved as the preset {0}.").format(name))
         self.notify(printable(path), title=_("Preset {0}").format(name), markup=False)
 
     def problems(self) -> Iterable[str]:
-        """What keeps the run from starting."""
+        """What blocks the start."""
         if self.obstacle is not None and self.live is None:
             yield _("Cannot start yet: e goes to {0}.").format(step_title(self.obstacle[1]))
         elif self.report is None and self.live is None:
@@ -293,7 +305,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
             yield _("The training is being started.")
 
     def leave(self) -> None:
-        """Start, after a question where another run is in the place."""
+        """Start; ask first where an unfinished run is in the directory."""
         if self.live is not None:
             self.smith.open_run(self.live)
             return
@@ -303,13 +315,13 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
             return
         run_dir, state = self.report.unfinished
         answers = {
-            "resume": _("Go on with it from step {0}, with its own settings").format(state.step),
-            "restart": _("Begin anew; the unfinished run is kept beside it"),
+            "resume": _("Continue it from step {0}, with its own settings").format(state.step),
+            "restart": _("Start over; the unfinished run is kept next to it"),
         }
 
         def answered(answer: str | None) -> None:
             if answer == "resume":
-                self._start_again(run_dir)
+                self._start_unfinished(run_dir)
             elif answer == "restart":
                 self._start(restart=True)
 
@@ -318,17 +330,17 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
 
     def _start(self, *, restart: bool) -> None:
         self.starting = True
-        self.say(_("Starting the training."))
+        self.set_message(_("Starting the training."))
         self._begin(self.draft.config(), self.draft.command_words(), restart)
 
-    def _start_again(self, run_dir: RunDir, *, accept_changes: bool = False) -> None:
+    def _start_unfinished(self, run_dir: RunDir, *, accept_changes: bool = False) -> None:
         self.starting = True
-        self.say(_("Going on with the unfinished run."))
+        self.set_message(_("Continuing the unfinished run."))
         self._resume(run_dir, accept_changes=accept_changes)
 
     def resume_accepted(self, run_dir: RunDir) -> None:
-        """Resume the unfinished run in the place."""
-        self._start_again(run_dir, accept_changes=True)
+        """Resume the unfinished run."""
+        self._start_unfinished(run_dir, accept_changes=True)
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="start")
     def _begin(self, config: RunConfig, command_line: list[str], restart: bool) -> None:
@@ -337,7 +349,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
         notes: list[str] = []
         try:
             run_dir, _process = begin(
-                config, command_line=command_line, restart=restart, checked=True, say=notes.append
+                config, command_line=command_line, restart=restart, checked=True, log=notes.append
             )
         except (LoraSmithError, OSError) as error:
             self.post_message(self.NotStarted(error))
@@ -348,7 +360,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
     def _resume(self, run_dir: RunDir, *, accept_changes: bool = False) -> None:
         notes: list[str] = []
         try:
-            begin_again(run_dir, accept_changes=accept_changes, say=notes.append)
+            resume(run_dir, accept_changes=accept_changes, log=notes.append)
         except (LoraSmithError, OSError) as error:
             self.post_message(self.NotStarted(error))
         else:
@@ -362,7 +374,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
 
     @on(Started)
     def _started(self, event: Started) -> None:
-        """The dashboard; the draft stays for a next run, which begins at the first step."""
+        """Open the dashboard; the draft stays for a next run, which begins at the first step."""
         self.draft.step = "hardware"
         self.draft.done.clear()
         for key, value in event.kept.items():
@@ -374,5 +386,5 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
 
 
 def _lines(text: str) -> str:
-    """Several lines, each as a terminal can take it."""
+    """Several lines, each safe for a terminal."""
     return "\n  ".join(printable(line) for line in text.split("\n"))

@@ -1,4 +1,4 @@
-"""A step of the wizard: the step bar on top, its content, a message line, and the way back and on."""
+"""A step of the wizard: the step bar on top, its content, a message line, and the buttons Back and Next."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from tui.texts import _
 from tui.widgets.step_bar import StepBar
 
 if TYPE_CHECKING:
-    from tui.draft import Draft
+    from tui.setup.draft import Draft
 
 
 class StepScreen(BaseScreen):
     """Base of the wizard's steps.
 
     A subclass names its `STEP`, yields its widgets in `compose_body`, writes what was entered into the draft in
-    `store` (called whenever the step is left), and lists what keeps one from going on in `problems`.
+    `store` (called whenever the step is left), and lists what blocks the step in `problems`.
     """
 
     STEP: ClassVar[str]
     came_back = False
     """It was reached by Escape from the step after it."""
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+n", "next", _("Next"), tooltip=_("Keep this and go on."), priority=True),
+        Binding("ctrl+n", "next", _("Next"), tooltip=_("Keep this and continue."), priority=True),
         Binding("escape", "back", _("Back"), tooltip=_("One step back; nothing is lost.")),
         Binding("ctrl+g", "jump", _("Steps"), tooltip=_("Go to any step."), priority=True),
     ]
 
     @property
     def draft(self) -> Draft:
-        """What the wizard has been told so far."""
+        """What was entered in the wizard so far."""
         return self.smith.draft
 
     def compose_content(self) -> ComposeResult:
@@ -56,21 +56,21 @@ class StepScreen(BaseScreen):
         raise NotImplementedError
 
     def next_label(self) -> str:
-        """The word on the button that goes on."""
+        """The label of the button Next."""
         return _("Next")
 
     def back_label(self) -> str:
-        """The word on the button that goes back; the first step leaves the wizard."""
+        """The label of the button Back; the first step leaves the wizard."""
         return _("Back") if position(self.STEP) else _("Runs")
 
     def store(self) -> None:
         """Write what was entered into the draft."""
 
     def problems(self) -> Iterable[str]:
-        """Sentences about what keeps one from going on; the first one is shown."""
+        """Sentences about what blocks the step; the first one is shown."""
         return ()
 
-    def say(self, text: str, *, kind: str = "note") -> None:
+    def set_message(self, text: str, *, kind: str = "note") -> None:
         """Put one sentence above the footer: kind note, warning or error."""
         message = self.query_one("#message", Static)
         sign = {"warning": "! ", "error": "✗ "}.get(kind, "")
@@ -84,11 +84,11 @@ class StepScreen(BaseScreen):
 
     @on(Button.Pressed, "#next")
     def action_next(self) -> None:
-        """Keep what was entered and go on, or say what is missing."""
+        """Keep what was entered and continue, or show what is missing."""
         self.store()
         problem = next(iter(self.problems()), None)
         if problem is not None:
-            self.say(problem, kind="error")
+            self.set_message(problem, kind="error")
             return
         if self.STEP not in self.draft.done:
             self.draft.done.append(self.STEP)

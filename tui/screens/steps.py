@@ -35,7 +35,7 @@ STEPS = (
     Step("review", _("Review")),
 )
 RUN_STEPS = (Step("dashboard", _("Train")), Step("results", _("Results")))
-"""Shown behind the steps: they are screens of a run, not of the draft."""
+"""Shown after the steps: they are screens of a run, not of the draft."""
 
 
 def position(name: str) -> int:

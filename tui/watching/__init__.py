@@ -1,1 +1,1 @@
-"""Following what goes on elsewhere, in threads: a run, the machine, a captioner. Draws nothing."""
+"""Following other processes in threads: a run, the machine, a captioner. Draws nothing."""

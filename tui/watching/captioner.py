@@ -1,4 +1,4 @@
-"""Watching the captioning process of a folder, as a screen needs it."""
+"""Following the captioning process of a folder for a screen."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 from engine.captioning.captioner import KINDS
 from engine.captioning.job import CaptionJob, JobHistory
-from engine.runs.events import EventFollower
+from engine.runs.events import EventFollower, ProgressEvent
+from engine.runs.phase import Phase
 from engine.runs.state import true_state
 from engine.text import duration, plural, printable
 from tui.texts import _
@@ -17,59 +18,59 @@ from tui.texts import _
 
 @dataclass(frozen=True)
 class JobLook:
-    """What one look found."""
+    """The job of a folder at one moment."""
 
     state: str = ""
-    """A run's state; empty where no captions were ever made here."""
+    """Like a run's state; empty where there was never a job."""
     title: str = ""
     """The captioner's."""
     history: JobHistory = field(default_factory=JobHistory)
     written: tuple[Path, ...] = ()
-    """Pictures whose captions are new since the look before."""
+    """Images whose captions are new since the previous look."""
     detail: str = ""
 
     @property
     def live(self) -> bool:
-        """Whether the process works."""
+        """Whether the process is running."""
         return self.state in ("starting", "running", "stopping")
 
     def sentence(self) -> str:
-        """How it stands, in one line; empty where there is nothing to say."""
+        """The state in one line; empty without a job."""
         done, total = self.history.done, self.history.total
         if self.live:
-            return self._going_on()
+            return self._live_sentence()
         if self.state == "finished":
             if not total:
-                return _("✓ {0}: every picture has a caption.").format(self.title)
-            made = _("✓ {0}: {1} written").format(self.title, plural(len(set(self.history.written)), _("caption")))
-            warned = len(self.history.warnings)
-            return f"{made}, {plural(warned, _('warning'))}." if warned else f"{made}."
+                return _("✓ {0}: every image has a caption.").format(self.title)
+            written = _("✓ {0}: {1} written").format(self.title, plural(len(set(self.history.written)), _("caption")))
+            warnings = len(self.history.warnings)
+            return f"{written}, {plural(warnings, _('warning'))}." if warnings else f"{written}."
         if self.state == "failed":
-            message = self.history.error[0] if self.history.error is not None else self.detail
+            message = self.history.error.message if self.history.error is not None else self.detail
             return _("✗ {0}: {1}").format(self.title, printable(message))
         if self.state == "stopped":
-            return _("! {0} was stopped at {1} of {2}.").format(self.title, done, plural(total, _("picture")))
+            return _("! {0} was stopped at {1} of {2}.").format(self.title, done, plural(total, _("image")))
         if self.state in ("unknown", "damaged"):
             return _("! {0}: {1}.").format(self.title, printable(self.detail))
         if self.state == "lost":
-            return _("! {0} ended without a word at {1} of {2}.").format(self.title, done, plural(total, _("picture")))
+            return _("! {0} ended unexpectedly at {1} of {2}.").format(self.title, done, plural(total, _("image")))
         return ""
 
-    def _going_on(self) -> str:
+    def _live_sentence(self) -> str:
         done, total = self.history.done, self.history.total
         if self.state == "stopping":
             return _("{0} is stopping.").format(self.title)
         if not self.history.phase:
             return _("{0} is starting.").format(self.title)
-        if self.history.phase == "load":
+        if self.history.phase == Phase.LOAD:
             return _("{0} is loading its model.").format(self.title)
-        words = _("{0}: {1} of {2}.").format(self.title, done, plural(total, _("picture")))
+        words = _("{0}: {1} of {2}.").format(self.title, done, plural(total, _("image")))
         seconds = self.history.seconds_left
         return words if seconds is None else f"{words[:-1]}, {_('{0} left.').format(duration(seconds))}"
 
 
 class JobWatch:
-    """Looks at the job of one folder. Reads files, so it belongs into a thread; two looks never overlap."""
+    """Reads the job of one folder. Reads files: use it in a thread; two looks never overlap."""
 
     def __init__(self, job: CaptionJob) -> None:
         self.job = job
@@ -78,7 +79,7 @@ class JobWatch:
         self._history = JobHistory()
 
     def look(self) -> JobLook:
-        """What is new."""
+        """Read what is new."""
         with self._mutex:
             if not self.job.is_run:
                 return JobLook()
@@ -87,7 +88,8 @@ class JobWatch:
             while events := self._follower.poll():
                 for event in events:
                     self._history.add(event)
-                    written += event.get("written", [])
+                    if isinstance(event, ProgressEvent):
+                        written += event.written
             kind = KINDS.get(str(self.job.meta.get("captioner")))
             return JobLook(
                 state=state.state,

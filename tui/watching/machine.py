@@ -1,4 +1,4 @@
-"""Looks at the cards and the memory of this machine now and then, in a thread that nobody has to wait for."""
+"""Reads the cards and the memory of this machine at intervals, in a thread that nothing waits for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from engine.hardware import Gpu, GpuReport, list_gpus
+from engine.hardware import Gpu, GpuReport, gpu_number, list_gpus
 from engine.hardware.nvml import NvmlProblem, opened
 from engine.hardware.system import memory
 
@@ -16,7 +16,7 @@ SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Machine:
-    """One look. Memory in bytes."""
+    """Cards and memory at one moment. Memory in bytes."""
 
     report: GpuReport
     memory_total: int
@@ -24,52 +24,52 @@ class Machine:
 
     def cards(self, device: str, processes: int = 1) -> list[Gpu]:
         """The cards that a run with memory.device = `device` computes on; none on the CPU."""
-        if device == "cpu":
+        number = gpu_number(device)
+        if number is None:
             return []
-        number = device.partition(":")[2]
-        first = int(number) if number.isdecimal() and processes == 1 else 0
+        first = number if processes == 1 else 0
         return self.report.visible()[first : first + processes]
 
 
 class MachineWatch:
-    """`latest` is the newest look, None before the first one. A driver that hangs makes it old and stops nothing.
+    """`latest` is the newest look, None before the first one. A driver that hangs makes it old but blocks nothing.
 
     Args:
         seconds: between two looks.
-        tell: called in the thread with each look.
+        on_look: called in the thread with each look.
     """
 
-    def __init__(self, seconds: float = SECONDS, tell: Callable[[Machine], object] | None = None) -> None:
+    def __init__(self, seconds: float = SECONDS, on_look: Callable[[Machine], object] | None = None) -> None:
         self.latest: Machine | None = None
-        self._seconds, self._tell = seconds, tell
-        self._over, self._now = threading.Event(), threading.Event()
+        self._seconds, self._on_look = seconds, on_look
+        self._ended, self._now = threading.Event(), threading.Event()
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start the thread."""
         threading.Thread(target=self._watch, name="machine watch", daemon=True).start()
 
     def look_now(self) -> None:
-        """Look at once, and then again every few seconds."""
+        """Look at once, and then every few seconds again."""
         self._now.set()
 
     def stop(self) -> None:
-        """No further looks."""
-        self._over.set()
+        """End the thread."""
+        self._ended.set()
         self._now.set()
 
     def _watch(self) -> None:
         with ExitStack() as stack:
-            held = False
-            while not self._over.is_set():
+            is_open = False
+            while not self._ended.is_set():
                 self._now.clear()
                 report = None
-                if not held:
+                if not is_open:
                     try:
-                        stack.enter_context(opened())  # held open: opening it at every look would cost most of the time
-                        held = True
+                        stack.enter_context(opened())  # kept open: opening it at every look would take most of the time
+                        is_open = True
                     except NvmlProblem as problem:
                         report = GpuReport(problem=str(problem))
                 self.latest = Machine(report or list_gpus(), *memory())
-                if self._tell is not None and not self._over.is_set():
-                    self._tell(self.latest)
+                if self._on_look is not None and not self._ended.is_set():
+                    self._on_look(self.latest)
                 self._now.wait(self._seconds)

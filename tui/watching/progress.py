@@ -1,4 +1,4 @@
-"""Progress of a worker, told now and then."""
+"""Progress of a worker, reported at intervals."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from textual.worker import get_current_worker
 SECONDS = 0.15
 
 
-class Cut(Exception):
-    """The worker that asked is no longer wanted: it ends without a word."""
+class WorkerStopped(Exception):
+    """The worker that the progress is of was cancelled: it ends silently."""
 
 
-def seldom(tell: Callable[[int, int], object], *, cuts: bool = False) -> Callable[[int, int], None]:
-    """`tell(done, total)` at most once in `SECONDS`; to be made and called in a worker.
+def throttled(report: Callable[[int, int], object], *, cuts: bool = False) -> Callable[[int, int], None]:
+    """`report(done, total)` at most once in `SECONDS`; to be made and called in a worker.
 
-    With `cuts` the function that is returned raises `Cut` once the worker was cancelled; without, work that must be
-    whole goes on after its screen was left.
+    With `cuts` the returned function raises `WorkerStopped` once the worker is cancelled; without it, work that must
+    not be interrupted continues after its screen was left.
     """
     worker = get_current_worker()
     last = time.monotonic()
@@ -26,9 +26,9 @@ def seldom(tell: Callable[[int, int], object], *, cuts: bool = False) -> Callabl
     def progress(done: int, total: int) -> None:
         nonlocal last
         if cuts and worker.is_cancelled:
-            raise Cut
+            raise WorkerStopped
         if time.monotonic() - last >= SECONDS:
             last = time.monotonic()
-            tell(done, total)
+            report(done, total)
 
     return progress

@@ -1,4 +1,4 @@
-"""Following a run for a screen: what is new since the last look, all in one piece."""
+"""Following a run for a screen: everything that is new since the last look."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from tui.watching.machine import Machine, MachineWatch
 
 LIVE_SECONDS, IDLE_SECONDS = 1.0, 2.0
 PIECE = 4000
-"""Events of a long history that are given at once."""
+"""Events of a long history that are returned at once."""
 LOG_LINES = 40
 
 
 @dataclass(frozen=True)
 class Look:
-    """What one look at a run found."""
+    """A run at one moment."""
 
     state: RunState
     events: list[Event]
     complete: bool
-    """False while more of the history is to come at once."""
+    """False while more of the history follows at once."""
     gone: bool
-    """The directory, or what makes it a run, is not there any more."""
+    """The directory, or what makes it a run, does not exist any more."""
     writable: bool
-    """Wishes and settings can be written into it."""
+    """Commands and settings can be written into it."""
     partial: bool
     """The last line of the event log has no end."""
     bad_lines: int
@@ -35,12 +35,12 @@ class Look:
     log: list[str]
     """The end of train.log."""
     explanation: tuple[str, ...]
-    """Of a run that ended without a word, or of another machine."""
+    """Of a run that was lost, or is on another machine."""
     machine: Machine | None
 
 
 class RunWatch:
-    """Looks at one run. Reads files, so it belongs into a thread."""
+    """Reads one run. Reads files: use it in a thread."""
 
     def __init__(self, run_dir: RunDir, machine: MachineWatch | None = None) -> None:
         self.run_dir = run_dir
@@ -53,13 +53,13 @@ class RunWatch:
         self._explained: tuple[object, tuple[str, ...]] = (None, ())
 
     def look(self) -> Look | None:
-        """What is new; None when nothing is."""
+        """Read what is new; None where nothing is."""
         state = true_state(self.run_dir)  # older than the events: when it says "ended", they are all there
         events, complete = self._events()
         self._last = events[-1] if events else self._last
         gone = not self.run_dir.is_run
         folder = self.run_dir.control if self.run_dir.control.is_dir() else self.run_dir.private
-        found = Look(
+        look = Look(
             state=state,
             events=events,
             complete=complete,
@@ -71,20 +71,20 @@ class RunWatch:
             explanation=self._explain(state) if complete and not gone else (),
             machine=self._machine.latest if self._machine else None,
         )
-        known = (state.state, state.phase, state.max_train_steps, state.exit_code, state.detail, gone, found.writable,
-                 found.partial, found.bad_lines, self._log_key, complete, found.machine)  # fmt: skip
-        if not events and known == self._before:
+        key = (state.state, state.phase, state.max_train_steps, state.exit_code, state.detail, gone, look.writable,
+                 look.partial, look.bad_lines, self._log_key, complete, look.machine)  # fmt: skip
+        if not events and key == self._before:
             return None
-        self._before = known
-        return found
+        self._before = key
+        return look
 
     def _events(self) -> tuple[list[Event], bool]:
         events: list[Event] = []
         while len(events) < PIECE:
-            found = self._follower.poll()
-            if not found:
+            new = self._follower.poll()
+            if not new:
                 return events, True
-            events += found
+            events += new
         return events, False
 
     def _log_lines(self) -> list[str]:

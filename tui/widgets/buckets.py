@@ -1,4 +1,4 @@
-"""How many pictures go into which aspect bucket, as bars."""
+"""How many images go into which aspect bucket, as bars."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from tui.texts import _
 
 Size = tuple[int, int]
 ROWS = 8
-"""Bars at most; the smallest buckets are summed up below them."""
+"""Bars at most; the smallest buckets are summed up in one line."""
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 class BucketChart(Static, can_focus=True):
-    """Bars with the bucket's size in px before, and the number of pictures behind them."""
+    """Bars with the bucket's size in px before, and the number of images after them."""
 
     DEFAULT_CSS = "BucketChart { height: auto; } BucketChart:focus { background: $boost; }"
     HELP: ClassVar[str] = _(
-        "**Buckets.** Pictures of different shapes are trained at different sizes of about the same area. Each bar "
-        "is one size in px, with the number of pictures that go there. Many sizes with few pictures each make "
+        "**Buckets.** Images of different shapes are trained at different sizes of about the same area. Each bar "
+        "is one size in px, with its number of images. Many sizes with few images each cause "
         "batches that are not full."
     )
 
@@ -33,7 +33,7 @@ class BucketChart(Static, can_focus=True):
         self.counts: Mapping[Size, int] = counts or {}
 
     def show(self, counts: Mapping[Size, int]) -> None:
-        """Draw other counts: (width, height) in px to pictures."""
+        """Draw these counts: (width, height) in px to images."""
         self.counts = counts
         self.refresh(layout=True)
 
@@ -45,20 +45,20 @@ class BucketChart(Static, can_focus=True):
 def bars(counts: Mapping[Size, int], width: int, rows: int = ROWS) -> Sequence[str]:
     """Lines of at most `width` cells, tall shapes first; no more than `rows` and one for the rest."""
     largest = sorted(counts, key=lambda size: (-counts[size], size))[:rows]
-    shown = sorted(largest, key=lambda size: (size[0] / size[1], size))
-    if not shown:
+    sizes = sorted(largest, key=lambda size: (size[0] / size[1], size))
+    if not sizes:
         return []
-    labels = [f"{side[0]}×{side[1]} px" for side in shown]
-    numbers = [str(counts[size]) for size in shown]
-    before, behind = max(map(cell_len, labels)), max(map(cell_len, numbers))
-    room = max(1, width - before - behind - 2)
-    most = max(counts[size] for size in shown)
+    labels = [f"{side[0]}×{side[1]} px" for side in sizes]
+    numbers = [str(counts[size]) for size in sizes]
+    before, after = max(map(cell_len, labels)), max(map(cell_len, numbers))
+    room = max(1, width - before - after - 2)
+    most = max(counts[size] for size in sizes)
     lines = [
         f"{label:>{before}} {_bar(counts[size] / most * room)} {number}"
-        for size, label, number in zip(shown, labels, numbers, strict=True)
+        for size, label, number in zip(sizes, labels, numbers, strict=True)
     ]
     if rest := [count for size, count in counts.items() if size not in largest]:
-        lines.append(_("and {0}: {1}").format(plural(len(rest), _("more size")), plural(sum(rest), _("picture"))))
+        lines.append(_("and {0}: {1}").format(plural(len(rest), _("more size")), plural(sum(rest), _("image"))))
     return lines
 
 

@@ -1,4 +1,4 @@
-"""One picture with its caption: what is to be said about it, and the editor."""
+"""One image with its caption: notes about it, and the editor."""
 
 from __future__ import annotations
 
@@ -9,61 +9,61 @@ from textual.content import Content
 from textual.widgets import Static, TextArea
 
 from engine.text import printable
-from tui.caption_book import Book, Rules
+from tui.setup.caption_book import Book, Rules
 from tui.texts import _
 from tui.widgets.caption_editor import CaptionEditor
-from tui.widgets.picture import Picture
+from tui.widgets.image_view import ImageView
 
 
 class CaptionCard(Vertical):
-    """Shows one caption of a book, and writes it when it is asked to."""
+    """Shows one caption of a book, and writes it on `save`."""
 
     def __init__(self, rules: Rules, *, id: str) -> None:
         super().__init__(id=id)
         self._rules = rules
         self._book: Book | None = None
         self.place: int | None = None
-        """Of the picture in the book; None while there is none."""
+        """Of the image in the book; None while there is none."""
 
     def compose(self) -> ComposeResult:
-        """The picture beside what there is to say; the editor below."""
+        """The image next to the notes; the editor below."""
         with Horizontal(id="seen"):
-            yield Picture(id="picture")
+            yield ImageView(id="image")
             yield Static(id="about")
         editor = CaptionEditor(id="editor", soft_wrap=True, read_only=self._rules.shipped)
         editor.several_lines = self._rules.all_lines
         yield editor
 
     def show(self, book: Book, place: int) -> None:
-        """Picture and caption of a place in the book."""
+        """Show image and caption of a place in the book."""
         self._book, self.place = book, place
         file = book.files[place]
-        self.query_one(Picture).path = file.picture
-        self.query_one(CaptionEditor).show(file.picture, file.text or "")
+        self.query_one(ImageView).path = file.image
+        self.query_one(CaptionEditor).show(file.image, file.text or "")
         self.describe()
 
     def clear(self) -> None:
-        """The book is not there any more."""
+        """Show no book."""
         self._book = self.place = None
 
     def put(self, text: str) -> None:
-        """Put a text into the editor that is not saved."""
+        """Put an unsaved text into the editor."""
         self.query_one(CaptionEditor).load_text(text)
 
     def edit(self) -> None:
-        """Give the editor the keys."""
+        """Focus the editor."""
         self.query_one(CaptionEditor).begin()
 
     @property
     def unsaved(self) -> str | None:
-        """What is in the editor and not in the file."""
+        """The text in the editor, if it is not in the file."""
         text = self.query_one(CaptionEditor).text
         if self._book is None or self.place is None or not self._book.differs(self.place, text):
             return None
         return text
 
     def save(self) -> bool:
-        """Write what was edited; False where nothing was.
+        """Write the edited caption; False where nothing was edited.
 
         Raises:
             LoraSmithError: it cannot be written.
@@ -77,11 +77,11 @@ class CaptionCard(Vertical):
 
     @on(TextArea.Changed)
     def describe(self) -> None:
-        """What is to be said about the caption as it is in the editor."""
+        """Update the notes about the caption in the editor."""
         if self._book is None or self.place is None:
             return
         file, text = self._book.files[self.place], self.query_one(CaptionEditor).text
-        lines = [(printable(file.picture.name), "bold")]
+        lines = [(printable(file.image.name), "bold")]
         lines += [(line, f"$text-{kind}" if kind else "") for line, kind in self._book.about(self.place, text)]
         if self.unsaved is not None:
             lines.append((_("• not saved yet: saved as you move on"), ""))

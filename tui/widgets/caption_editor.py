@@ -15,16 +15,16 @@ from engine.dataset.caption_files import normalised
 from tui.texts import _
 
 MOST_KEPT = 200
-"""Captions whose changes are kept."""
+"""Captions whose undo history is kept."""
 
 
 class CaptionEditor(TextArea):
-    """Enter goes on, Escape goes back; both keep what was typed, which is up to the screen."""
+    """Enter goes to the next image, Escape back to the list; the screen saves in both cases."""
 
     HELP: ClassVar[str] = _(
-        "**Caption.** Enter saves and goes to the next picture; Escape saves and goes back to the list. With "
-        "`enable_wildcard` several lines are used, and Enter makes a new one. A run reads `name.txt` beside "
-        "`name.png`; where it is missing or empty, it takes the trigger word. Ctrl+Z undoes, also after a save."
+        "**Caption.** Enter saves and goes to the next image; Escape saves and goes back to the list. With "
+        "`enable_wildcard` several lines are used, and Enter makes a new one. A run reads `name.txt` next to "
+        "`name.png`; where it is missing or empty, it uses the trigger word. Ctrl+Z undoes, also after a save."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", _("To the list"), tooltip=_("Keep the caption and go back to the list.")),
@@ -34,29 +34,29 @@ class CaptionEditor(TextArea):
     _shown: Path | None = None
     """Whose caption is in the editor."""
     _left: tuple[tuple[Path, str, EditHistory], ...] = ()
-    """Captions that were edited: the picture, the text as it was left, and its changes; the newest last."""
+    """Captions that were edited: the image, its last text, and its undo history; the newest last."""
 
     class Leave(Message):
         """Escape was pressed."""
 
     class Following(Message):
-        """Enter was pressed: on to the next picture."""
+        """Enter was pressed: go to the next image."""
 
-    def show(self, picture: Path, text: str) -> None:
-        """Show a caption. One that was edited before has its changes again: Ctrl+Z takes them back after a save too."""
+    def show(self, image: Path, text: str) -> None:
+        """Show a caption. One that was edited before gets its undo history back: Ctrl+Z works after a save too."""
         if self._shown is not None:
-            others = [one for one in self._left if one[0] != self._shown]
+            others = [entry for entry in self._left if entry[0] != self._shown]
             self._left = (*others, (self._shown, self.text, self.history))[-MOST_KEPT:]
-        kept = next((one for one in self._left if one[0] == picture and normalised(one[1]) == text), None)
+        kept = next((entry for entry in self._left if entry[0] == image and normalised(entry[1]) == text), None)
         limits = self.history.max_checkpoints, self.history.checkpoint_timer, self.history.checkpoint_max_characters
         self.history = EditHistory(*limits)
         self.load_text(kept[1] if kept is not None else text)
         if kept is not None:
             self.history = kept[2]
-        self._shown = picture
+        self._shown = image
 
     def begin(self) -> None:
-        """Type at the end."""
+        """Focus the editor, with the cursor at the end."""
         self.focus()
         self.move_cursor(self.document.end)
 
@@ -69,7 +69,7 @@ class CaptionEditor(TextArea):
             await super()._on_key(event)
 
     def action_undo(self) -> None:
-        """Give the text back, and leave nothing selected that the next key would replace."""
+        """Undo, and select nothing that the next key would replace."""
         super().action_undo()
         self.move_cursor(self.cursor_location)
 

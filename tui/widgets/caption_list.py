@@ -1,4 +1,4 @@
-"""A list of pictures with the beginning of their captions. Draws only what is seen, so its length does not matter."""
+"""A list of images with the beginning of their captions. Draws only visible rows, so its length does not matter."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from engine.text import printable
-from tui.caption_book import Book
+from tui.setup.caption_book import Book
+from tui.text.cells import clipped
 from tui.texts import _
-from tui.words.cells import clipped
 
 NAME_CELLS = 13
-"""Of the picture's name, at most; the caption has the rest."""
+"""Of the image's name, at most; the caption has the rest."""
 
 
 class CaptionList(ScrollView, can_focus=True):
-    """`position` is the highlighted picture."""
+    """`position` is the highlighted image."""
 
     HELP: ClassVar[str] = _(
-        "**Pictures.** ✓ has a caption, ✗ has none, ! has one without the trigger word or one that is too long. "
+        "**Images.** ✓ has a caption, ✗ has none, ! has one without the trigger word or one that is too long. "
         "Enter edits the caption, Escape comes back here. Letters work while the list is focused."
     )
     DEFAULT_CSS = """
@@ -45,18 +45,18 @@ class CaptionList(ScrollView, can_focus=True):
     }  # fmt: skip
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "edit", _("Edit"), tooltip=_("Edit the caption; Escape comes back.")),
-        Binding("up", "move(-1)", _("Picture before"), show=False),
-        Binding("down", "move(1)", _("Next picture"), show=False),
+        Binding("up", "move(-1)", _("Image before"), show=False),
+        Binding("down", "move(1)", _("Next image"), show=False),
         Binding("pageup", "page(-1)", _("Page up"), show=False),
         Binding("pagedown", "page(1)", _("Page down"), show=False),
-        Binding("home", "go(0)", _("First picture"), show=False),
-        Binding("end", "go(-1)", _("Last picture"), show=False),
+        Binding("home", "go(0)", _("First image"), show=False),
+        Binding("end", "go(-1)", _("Last image"), show=False),
     ]
     position: reactive[int] = reactive(0, init=False)
 
     @dataclass
     class Highlighted(Message):
-        """Another picture is looked at."""
+        """Another image is highlighted."""
 
         position: int
 
@@ -69,11 +69,11 @@ class CaptionList(ScrollView, can_focus=True):
 
     @property
     def count(self) -> int:
-        """Pictures in the list."""
+        """Images in the list."""
         return len(self.book.files) if self.book is not None else 0
 
     def show(self, book: Book, position: int) -> None:
-        """List other captions, or the same ones read anew."""
+        """List these captions."""
         self.book = book
         self.virtual_size = Size(0, self.count)
         self.set_reactive(CaptionList.position, max(0, min(position, self.count - 1)))
@@ -81,25 +81,25 @@ class CaptionList(ScrollView, can_focus=True):
         self.refresh()
 
     def validate_position(self, position: int) -> int:
-        """Inside the list."""
+        """Keep the position inside the list."""
         return max(0, min(position, self.count - 1))
 
     def watch_position(self, position: int) -> None:
-        """Moved."""
+        """Show and report the new position."""
         self._into_view()
         self.refresh()
         self.post_message(self.Highlighted(position))
 
     def on_resize(self) -> None:
-        """The highlighted one stays in sight."""
+        """Keep the highlighted row visible."""
         self._into_view()
 
     def on_focus(self) -> None:
-        """The cursor shows."""
+        """Draw the cursor."""
         self.refresh()
 
     def on_blur(self) -> None:
-        """The cursor is faint."""
+        """Draw the faint cursor."""
         self.refresh()
 
     def _into_view(self) -> None:
@@ -123,7 +123,7 @@ class CaptionList(ScrollView, can_focus=True):
             self.post_message(self.Edit())
 
     def on_click(self, event: Click) -> None:
-        """Look at what was clicked; what is looked at already is edited."""
+        """Highlight the clicked row; edit it if it is highlighted already."""
         clicked = event.y + round(self.scroll_y)
         if clicked < self.count:
             if clicked == self.position:
@@ -137,13 +137,13 @@ class CaptionList(ScrollView, can_focus=True):
             return Strip.blank(width, self.rich_style)
         file = self.book.files[place]
         mark = self.book.mark(file)
-        name = printable(file.picture.name)
+        name = printable(file.image.name)
         caption = printable((file.text or "").replace("\n", " / ")) or (_("unreadable") if file.problem else "–")
         base = self.rich_style
         cursor = place == self.position and self.has_focus
 
         def style(name: str) -> Style:
-            """Of a part of the row; the highlighted row looks the same all over."""
+            """Of a part of the row; the highlighted row has one style."""
             own = base if cursor else base + self.get_component_rich_style(f"captions--{name}")
             here = "cursor" if cursor else "here"
             marked = self.get_component_rich_style(f"captions--{here}", partial=True)
@@ -160,7 +160,7 @@ class CaptionList(ScrollView, can_focus=True):
 
 
 def shortened(text: str, cells: int) -> str:
-    """Exactly so many cells: padded, or with an ellipsis in the middle, as names often differ at the end."""
+    """`text` in exactly `cells` cells: padded, or with an ellipsis in the middle, as names often differ at the end."""
     if cell_len(text) <= cells:
         return set_cell_size(text, cells)
     tail = text[-1:]

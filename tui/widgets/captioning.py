@@ -16,9 +16,9 @@ from engine.captioning.job import CaptionJob, start, stop
 from engine.dataset.caption_files import CaptionFile
 from engine.errors import LoraSmithError, StorageError
 from engine.text import printable
-from tui.caption_book import Book
 from tui.screens.ask import AskScreen
 from tui.screens.captioner import CaptionerScreen, CaptioningScreen
+from tui.setup.caption_book import Book
 from tui.texts import _
 from tui.watching.captioner import JobLook, JobWatch
 
@@ -26,13 +26,13 @@ LOOK_SECONDS = 0.5
 
 
 class CaptioningLine(Static):
-    """Hidden while there is nothing to say. The process belongs to nobody: it outlives this line and the program."""
+    """Hidden while there is no job. The process is independent: it outlives this line and the program."""
 
     DEFAULT_CSS = "CaptioningLine { height: auto; max-height: 2; display: none; }"
 
     @dataclass
     class Changed(Message):
-        """It was looked at; `files` are the captions that were written meanwhile."""
+        """The job was read; `files` are the captions that were written since the last time."""
 
         look: JobLook
         files: list[CaptionFile]
@@ -44,8 +44,8 @@ class CaptioningLine(Static):
         captioner: str
         values: dict[str, Any]
 
-    class SettingsWanted(Message):
-        """Begin again, or go on with the rest."""
+    class SettingsRequested(Message):
+        """Start over, or continue with the rest."""
 
     @dataclass
     class Failed(Message):
@@ -55,7 +55,7 @@ class CaptioningLine(Static):
 
     @dataclass
     class _Started(Message):
-        """The process is on its way."""
+        """The process was launched."""
 
         title: str
 
@@ -66,48 +66,48 @@ class CaptioningLine(Static):
         self._book: Callable[[], Book | None] = lambda: None
 
     def follow(self, job: CaptionJob, book: Callable[[], Book | None]) -> None:
-        """Follow the job of a folder, as long as it lives.
+        """Follow the job of a folder, as long as it is live.
 
         Args:
-            book: gives the captions as they are known.
+            book: returns the current captions; None before they are read.
         """
         self._watch, self._book = JobWatch(job), book
         self._look(self._watch)
 
     def choose(self, folder: Path, last: str, options: Callable[[Kind], Mapping[str, Any]], about: str) -> None:
-        """Ask for a captioner and its options, then start, and show how far it is.
+        """Ask for a captioner and its options, then start it and show its progress.
 
         Args:
-            last: the captioner where the cursor stands.
-            options: gives those to begin with.
+            last: the captioner that the cursor is on.
+            options: returns the initial options of a captioner.
             about: what there is to caption, one sentence.
         """
 
         def answered(name: str | None) -> None:
             if name is not None:
-                self._ask(folder, KINDS[name], options(KINDS[name]), about)
+                self._ask_options(folder, KINDS[name], options(KINDS[name]), about)
 
         names = sorted(KINDS, key=lambda name: name != last)
         answers = {name: f"{KINDS[name].title}: {_(KINDS[name].about)}" for name in names}
-        self.app.push_screen(AskScreen(_("Who makes the captions?"), answers), answered)
+        self.app.push_screen(AskScreen(_("Which captioner?"), answers), answered)
 
-    def _ask(self, folder: Path, kind: Kind, values: Mapping[str, Any], about: str) -> None:
-        def answered(chosen: dict[str, Any] | None) -> None:
-            if chosen is not None:
-                self.post_message(self.Chosen(kind.name, chosen))
-                self._start(folder, kind, chosen)
+    def _ask_options(self, folder: Path, kind: Kind, values: Mapping[str, Any], about: str) -> None:
+        def answered(options: dict[str, Any] | None) -> None:
+            if options is not None:
+                self.post_message(self.Chosen(kind.name, options))
+                self._start(folder, kind, options)
 
         self.app.push_screen(CaptionerScreen(kind, values, about), answered)
 
     def show_progress(self) -> None:
-        """How far it is, in a dialog."""
+        """Show the progress in a dialog."""
         self.app.push_screen(CaptioningScreen(self.look), self._answered)
 
     def _answered(self, answer: str | None) -> None:
         if answer == "stop" and self._watch is not None:
             self._stop(self._watch.job)
-        elif answer == "again":
-            self.post_message(self.SettingsWanted())
+        elif answer == "settings":
+            self.post_message(self.SettingsRequested())
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="start")
     def _start(self, folder: Path, kind: Kind, values: Mapping[str, Any]) -> None:
@@ -139,15 +139,19 @@ class CaptioningLine(Static):
             look, book = watch.look(), self._book()
         except OSError as error:
             reason = error.strerror or str(error)
-            self.post_message(self.Failed(StorageError(f"{printable(watch.job.path)} cannot be read: {reason}.")))
+            self.post_message(
+                self.Failed(
+                    StorageError(f"{printable(watch.job.path)} cannot be read: {reason}.", code="job-unreadable")
+                )
+            )
             return
-        places = [book.place_of(picture) for picture in look.written] if book is not None else []
+        places = [book.place_of(image) for image in look.written] if book is not None else []
         files = [book.files[place].reread() for place in places if book is not None and place is not None]
         self.post_message(self.Changed(look, files))
 
     @on(Changed)
-    def _tell(self, event: Changed) -> None:
-        """Say it here and in the dialog; an end that was there before one came is not worth a line."""
+    def _show_change(self, event: Changed) -> None:
+        """Show it here and in the dialog; a job that was finished before the step was opened is not shown."""
         old = not self.look.state and event.look.state == "finished"
         self.look = event.look
         words = "" if old else event.look.sentence()

@@ -1,11 +1,10 @@
-"""The loss as a line chart in braille dots: the raw loss faint, the smoothed one bright, held-out losses as marks."""
+"""The loss as a line chart in braille dots: the raw loss faint, the smoothed one bright, validation losses as marks."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from rich.cells import cell_len
@@ -16,25 +15,24 @@ from textual.timer import Timer
 from textual.widget import Widget
 
 from engine.runs.curve import Bin, Curve
+from engine.runs.scales import Scale, loss_scale, step_scale, step_text, tick_text
 from tui.texts import _
 
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 """Bit of a braille cell by column and row of the dot."""
-_ENDS = (1, 1.5, 2, 3, 4, 5, 6, 8, 10)
-_TICKS = (1, 2, 5, 10)
 MARK = "●"
 SECONDS = 5.0
-"""The curves are drawn anew at most so often: a terminal is sent whole rows, and a row has many colour changes."""
+"""The curves are redrawn at most this often: a terminal is sent whole rows, and a row has many colour changes."""
 Row = list[tuple[str, str]]
-"""Text and what it is, from left to right."""
+"""Text and its kind, from left to right."""
 
 
 class LossChart(Widget):
-    """Give it curves with `show`; the numbers above follow at once, the curves every few seconds."""
+    """Draws the curves of `show`; the numbers above are updated at once, the curves every few seconds."""
 
     HELP = _(
-        "### Loss\n\nLow is not best: a training loss falls while the pictures get worse. The held-out loss (●), "
-        "of pictures that are not trained on, and the samples tell which file to take."
+        "### Loss\n\nLow is not best: the training loss can fall while the images get worse. The validation loss (●), "
+        "of images that are not trained on, and the samples show which file to use."
     )
     DEFAULT_CSS = """
     LossChart { height: 1fr; width: 1fr; }
@@ -53,7 +51,7 @@ class LossChart(Widget):
         self._due: Timer | None = None
 
     def show(self, raw: Curve, smoothed: Curve, marks: Mapping[int, float], total: int | None) -> None:
-        """Draw these; `marks` are held-out losses by step, `total` the steps of the whole run."""
+        """Draw these; `marks` are validation losses by step, `total` the steps of the whole run."""
         self._curves = (raw, smoothed, marks, total)
         width, height = self.content_size
         if len(self._rows) < 2 or not legible(width, height):
@@ -94,27 +92,8 @@ class LossChart(Widget):
         return Strip(segments).adjust_cell_length(self.size.width, base)
 
 
-@dataclass(frozen=True)
-class Scale:
-    """The ends of an axis and the distance of its labels."""
-
-    low: float
-    high: float
-    tick: float
-
-    def at(self, value: float, dots: int) -> int:
-        """The dot of `value` among `dots`; what is outside sits at the edge."""
-        share = (value - self.low) / (self.high - self.low)
-        return min(dots - 1, max(0, round(share * (dots - 1))))
-
-    def ticks(self) -> list[float]:
-        """Where labels stand."""
-        first = math.ceil(self.low / self.tick - 1e-9)
-        return [k * self.tick for k in range(first, math.floor(self.high / self.tick + 1e-9) + 1)]
-
-
 def legible(width: int, height: int) -> bool:
-    """Whether a chart says anything in so many cells."""
+    """Whether a chart is readable in so many cells."""
     return width >= 20 and height >= 4
 
 
@@ -125,24 +104,24 @@ def chart_rows(
     if not legible(width, height):
         return []
     legend = legend_row(raw, smoothed, marks, width)
-    newest = max([one.last.step for one in (raw, smoothed) if one.last] + list(marks), default=None)
+    newest = max([curve.last.step for curve in (raw, smoothed) if curve.last] + list(marks), default=None)
     if newest is None:
-        return [[(_("No loss on record; the chart begins with the first step."), "axis")]]
+        return [[(_("No loss yet; the chart begins with the first step."), "axis")]]
     columns, rows = width - 8, height - 2
     across = step_scale(newest, total, columns)
     width_of_dot = math.ceil(across.high / (columns * 2))  # so that new steps change the last dots only
     points, smooth = raw.points(width_of_dot), smoothed.points(width_of_dot)
-    shown = {step // (8 * width_of_dot): (step, marks[step]) for step in sorted(marks)}  # the last in four columns
-    up = loss_scale(points, smooth, (loss for _step, loss in shown.values()), rows)
+    latest = {step // (8 * width_of_dot): (step, marks[step]) for step in sorted(marks)}  # the last in four columns
+    up = loss_scale(points, smooth, (loss for _step, loss in latest.values()), rows)
     faint, bright = Canvas(columns, rows), Canvas(columns, rows)
     _trace(faint, points, across, up, extent=True)
     _trace(bright, smooth, across, up, extent=False)
     spots = {
         (across.at(step, columns * 2) // 2, rows - 1 - up.at(loss, rows * 4) // 4): MARK
-        for step, loss in shown.values()
+        for step, loss in latest.values()
     }
     body = [_row(y, faint, bright, spots) for y in range(rows)]
-    return [legend, *_labelled(body, up, rows), _step_labels(across, columns)]
+    return [legend, *labelled(body, up, rows), step_labels(across, columns)]
 
 
 class Canvas:
@@ -157,12 +136,13 @@ class Canvas:
         for y in range(low, high + 1):
             self.cells[self.rows - 1 - y // 4][x // 2] |= _DOTS[x % 2][3 - y % 4]
 
-    def line(self, x0: int, y0: int, x1: int, y1: int) -> None:
-        """A line without gaps, from left to right."""
+    def line(self, x0: int, y0: int, x1: int, y1: int, dashes: tuple[int, int] = (1, 0)) -> None:
+        """A line from left to right; `dashes`: how many columns of dots are drawn, and how many then left out."""
         before = y0
         for x in range(x0, x1 + 1):
             y = y1 if x1 == x0 else round(y0 + (y1 - y0) * (x - x0) / (x1 - x0))
-            self.column(x, min(before, y), max(before, y))
+            if x % sum(dashes) < dashes[0]:
+                self.column(x, min(before, y), max(before, y))
             before = y
 
 
@@ -196,37 +176,8 @@ def _row(y: int, faint: Canvas, bright: Canvas, spots: Mapping[tuple[int, int], 
     return pieces
 
 
-def loss_scale(raw: Sequence[Bin], smooth: Sequence[Bin], marks: Iterable[float], rows: int) -> Scale:
-    """An axis that holds the smoothed and the held-out losses, and the raw ones but for rare peaks."""
-    highs, lows = sorted(one.high for one in raw), sorted(one.low for one in raw)
-    spare = len(highs) // 20
-    values = [one.last for one in smooth] + list(marks)
-    if raw:
-        values += [lows[spare], highs[len(highs) - 1 - spare]]
-    low, high = min(values), max(values)
-    if high - low < 1e-9 + 1e-3 * abs(high):
-        low, high = low - 0.05 * abs(low) - 1e-6, high + 0.05 * abs(high) + 1e-6
-    tick = nice((high - low) / max(1, min(4, rows // 2)))
-    return Scale(math.floor(low / tick) * tick, math.ceil(high / tick) * tick, tick)
-
-
-def step_scale(newest: int, total: int | None, columns: int) -> Scale:
-    """An axis from step 0 that grows in leaps, so that it seldom moves, and ends with the run."""
-    end = nice(max(10, newest), _ENDS)
-    if total is not None and newest <= total:
-        end = min(end, total)
-    end = max(end, 1)
-    return Scale(0, end, max(1, nice(end / max(1, min(5, columns // 14)))))
-
-
-def nice(value: float, steps: Sequence[float] = _TICKS) -> float:
-    """The next round number above or at `value`."""
-    power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in steps if step * power >= value * (1 - 1e-9))
-
-
 def legend_row(raw: Curve, smoothed: Curve, marks: Mapping[int, float], width: int) -> Row:
-    """What is what, with the newest numbers; what does not fit is left out."""
+    """The legend with the newest numbers; what does not fit is left out."""
     parts = [(_("Loss"), "")]
     if smoothed.last:
         parts.append(("━ " + _("smoothed {0:.4f}").format(smoothed.last.last), "smoothed"))
@@ -234,7 +185,7 @@ def legend_row(raw: Curve, smoothed: Curve, marks: Mapping[int, float], width: i
         parts.append(("⣿ " + _("raw {0:.4f}").format(raw.last.last), "raw"))
     if marks:
         step = max(marks)
-        words = _("held-out {0:.4f}").format(marks[step])
+        words = _("validation {0:.4f}").format(marks[step])
         where = _(" (step {0})").format(step)
         used = sum(cell_len(text) + 3 for text, _kind in parts)
         fits = used + cell_len(MARK + " " + words + where) <= width
@@ -249,25 +200,20 @@ def legend_row(raw: Curve, smoothed: Curve, marks: Mapping[int, float], width: i
     return row
 
 
-def _labelled(body: list[Row], up: Scale, rows: int) -> list[Row]:
-    labels = {rows - 1 - up.at(tick, rows * 4) // 4: number(tick, up.tick) for tick in up.ticks()}
+def labelled(body: list[Row], up: Scale, rows: int) -> list[Row]:
+    """The rows with the labels of the upright axis before them, 8 cells wide."""
+    labels = {rows - 1 - up.at(tick, rows * 4) // 4: tick_text(tick, up.tick) for tick in up.ticks()}
     return [
         [(f"{labels.get(y, ''):>6} {'┤' if y in labels else '│'}", "axis"), *pieces] for y, pieces in enumerate(body)
     ]
 
 
-def number(value: float, tick: float) -> str:
-    """A label with as many decimals as tell it from its neighbours."""
-    decimals = max(0, 1 - math.floor(math.log10(tick) + 1e-9))
-    text = f"{value:.{min(decimals, 4)}f}"
-    return text if len(text) <= 6 else f"{value:.1e}"
-
-
-def _step_labels(across: Scale, columns: int) -> Row:
+def step_labels(across: Scale, columns: int) -> Row:
+    """The row below: the labels of the steps."""
     line = [" "] * columns
     free = 0
     for tick in across.ticks():
-        text = f"{tick:g}" if tick < 1e6 else f"{tick:.2g}"
+        text = step_text(tick)
         start = min(columns - len(text), max(0, across.at(tick, columns) - len(text) // 2))
         if start >= free:
             line[start : start + len(text)] = text

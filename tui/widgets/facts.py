@@ -1,4 +1,4 @@
-"""Named facts below each other, drawn again only when one of them changed."""
+"""Named facts in rows, redrawn only when one of them changed."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Facts(Static):
         super().__init__(id=id, markup=False)
         self.facts: list[Fact] = []
 
-    def say(self, facts: Sequence[Fact]) -> None:
-        """Show these."""
+    def set_facts(self, facts: Sequence[Fact]) -> None:
+        """Show these facts."""
         if list(facts) == self.facts:
             return
         self.facts = list(facts)
         table = Table.grid(padding=(0, 2, 0, 0))
-        table.add_column(no_wrap=True, style="dim", min_width=9)  # several of these stand below each other
+        table.add_column(no_wrap=True, style="dim", min_width=9)  # several of these are below each other
         table.add_column(overflow="fold", ratio=1)
         for name, value in self.facts:
             table.add_row(Text(name), Text(value))

@@ -1,4 +1,4 @@
-"""The form of parameters: a list of rows that scrolls, of which only the edited one has a widget of its own."""
+"""The form of parameters: a scrolling list of rows; only the edited row has its own widget."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from textual.strip import Strip
 from textual.widgets import Input
 
 from engine.config.form import FieldFacts, fields
-from tui.draft import STEP_OF
+from tui.setup.draft import STEP_OF
+from tui.text.cells import clipped
 from tui.texts import _
 from tui.widgets.form import Form, Row
 from tui.widgets.text_input import TextInput
-from tui.words.cells import clipped
 
 MARK_WIDTH, TITLE_WIDTH, RANGE_WIDTH = 2, 28, 24
 """Cells of a row's parts; the value has the rest."""
@@ -35,7 +35,7 @@ class FieldList(ScrollView, can_focus=True):
         "fields--table", "fields--value", "fields--range", "fields--error", "fields--here", "fields--cursor"
     }  # fmt: skip
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "edit", _("Edit"), tooltip=_("Type another value; a choice goes on to the next one.")),
+        Binding("enter", "edit", _("Edit"), tooltip=_("Type another value; a choice changes to the next one.")),
         Binding("space", "turn(1)", _("Toggle"), show=False, tooltip=_("On or off; the next choice.")),
         Binding("right", "turn(1)", _("Next choice"), show=False),
         Binding("left", "turn(-1)", _("Choice before"), show=False),
@@ -49,13 +49,13 @@ class FieldList(ScrollView, can_focus=True):
     ]
 
     class Highlighted(Message):
-        """Another field is looked at."""
+        """Another field is highlighted."""
 
         def __init__(self, key: str) -> None:
             super().__init__()
             self.key = key
 
-    class Asked(Message):
+    class ActionRequested(Message):
         """A key was pressed on a field: what is edit, turn or reset."""
 
         def __init__(self, key: str, what: str, by: int = 0) -> None:
@@ -74,14 +74,14 @@ class FieldList(ScrollView, can_focus=True):
         self.reload()
 
     def reload(self, key: str | None = None) -> None:
-        """Read the form anew and stand on `key`, else stay where one is, else on the first field."""
+        """Read the form again and highlight `key`, else the current field, else the first one."""
         self.rows = self.form.rows()
         keys = self.keys
-        wanted = key or self.key
+        target = key or self.key
         self.virtual_size = Size(0, len(self.rows))
-        if wanted not in keys:
-            wanted = keys[0] if keys else ""
-        self._stand_on(wanted)
+        if target not in keys:
+            target = keys[0] if keys else ""
+        self._highlight(target)
         self.refresh()
 
     @property
@@ -93,47 +93,47 @@ class FieldList(ScrollView, can_focus=True):
         """The row of a field that is shown."""
         return next(index for index, row in enumerate(self.rows) if row.kind == "field" and row.key == key)
 
-    def _stand_on(self, key: str) -> None:
+    def _highlight(self, key: str) -> None:
         changed, self.key = key != self.key, key
         if key:
             line = self.line_of(key)
             below = line + 1 < len(self.rows) and self.rows[line + 1].kind == "error"
-            top = 0 if line == 1 else line  # the first table's title comes along
+            top = 0 if line == 1 else line  # the first table's title stays visible
             self.scroll_to_region(Region(0, top, 1, line - top + 1 + below), animate=False, force=True)
         if changed:
             self.post_message(self.Highlighted(key))
 
     def action_move(self, by: int) -> None:
-        """Go some fields up or down."""
+        """Move some fields up or down."""
         keys = self.keys
         if keys:
-            self._stand_on(keys[max(0, min(len(keys) - 1, keys.index(self.key) + by))])
+            self._highlight(keys[max(0, min(len(keys) - 1, keys.index(self.key) + by))])
             self.refresh()
 
     def action_edit(self) -> None:
-        """Ask for the field to be edited."""
+        """Request to edit the field."""
         if self.key:
-            self.post_message(self.Asked(self.key, "edit"))
+            self.post_message(self.ActionRequested(self.key, "edit"))
 
     def action_turn(self, by: int) -> None:
-        """Ask for another choice."""
+        """Request another choice."""
         if self.key:
-            self.post_message(self.Asked(self.key, "turn", by))
+            self.post_message(self.ActionRequested(self.key, "turn", by))
 
     def action_reset(self) -> None:
-        """Ask for the preset's value."""
+        """Request the preset's value."""
         if self.key:
-            self.post_message(self.Asked(self.key, "reset"))
+            self.post_message(self.ActionRequested(self.key, "reset"))
 
     def on_click(self, event: Click) -> None:
-        """Stand on a row; a click on the row where one stands edits it."""
+        """Highlight the clicked row; edit it if it is highlighted already."""
         line = event.y + round(self.scroll_y)
         if line >= len(self.rows) or not self.rows[line].key:
             return
-        again = self.rows[line].key == self.key
-        self._stand_on(self.rows[line].key)
+        was_highlighted = self.rows[line].key == self.key
+        self._highlight(self.rows[line].key)
         self.refresh()
-        if again:
+        if was_highlighted:
             self.action_edit()
 
     def render_line(self, y: int) -> Strip:
@@ -175,16 +175,16 @@ class FieldList(ScrollView, can_focus=True):
         return Strip(segments).adjust_cell_length(width, segments[-1].style).crop(0, width)
 
     def on_focus(self) -> None:
-        """The cursor shows."""
+        """Draw the cursor."""
         self.refresh()
 
     def on_blur(self) -> None:
-        """The cursor fades."""
+        """Draw the faint cursor."""
         self.refresh()
 
 
 class FieldEdit(TextInput):
-    """The one line in which a value is typed, laid over its row."""
+    """The input for a value, laid over its row."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave(False)", _("Cancel"), tooltip=_("The value stays as it was.")),
@@ -200,11 +200,11 @@ class FieldEdit(TextInput):
             self.keep, self.move = keep, move
 
     def action_leave(self, keep: bool, move: int = 0) -> None:
-        """End editing, keeping what was typed or not, and go to a field beside."""
+        """End editing, keeping what was typed or not, and move to another field."""
         self.post_message(self.Left(keep, move))
 
     def on_blur(self) -> None:
-        """Whoever goes elsewhere keeps what was typed."""
+        """Keep what was typed when the focus moves away."""
         self.post_message(self.Left(True))
 
 
@@ -219,7 +219,7 @@ class FieldForm(Container):
             self.key = key
 
     class Refused(Message):
-        """A field that cannot be edited in one line here: a list, or the field of another step."""
+        """Editing was requested for a field that has no input here: a list, or the field of another step."""
 
         def __init__(self, key: str) -> None:
             super().__init__()
@@ -232,18 +232,18 @@ class FieldForm(Container):
         """Key of the field that is edited."""
 
     def compose(self) -> ComposeResult:
-        """The list, and above it the line."""
+        """The list, and over it the input."""
         yield FieldList(self.form)
         yield FieldEdit(id="edit", compact=True, select_on_focus=True)
 
     @property
     def rows(self) -> FieldList:
-        """The rows."""
+        """The list of fields."""
         return self.query_one(FieldList)
 
     @property
     def edit(self) -> FieldEdit:
-        """The line."""
+        """The input."""
         return self.query_one(FieldEdit)
 
     @property
@@ -251,8 +251,8 @@ class FieldForm(Container):
         """Markdown about the highlighted field."""
         return explain(self.form, self.rows.key) if self.rows.key else ""
 
-    @on(FieldList.Asked)
-    def _asked(self, event: FieldList.Asked) -> None:
+    @on(FieldList.ActionRequested)
+    def _act(self, event: FieldList.ActionRequested) -> None:
         event.stop()
         key, facts = event.key, fields()[event.key]
         if key in STEP_OF or (event.what == "edit" and facts.kind == "list"):
@@ -274,7 +274,7 @@ class FieldForm(Container):
         edit.focus()
 
     def _place(self) -> None:
-        """Lay the line over its row."""
+        """Lay the input over its row."""
         rows = self.rows
         line = rows.line_of(self.editing) - round(rows.scroll_y)
         width = rows.scrollable_content_region.width
@@ -282,11 +282,11 @@ class FieldForm(Container):
         self.edit.styles.width = max(8, width - MARK_WIDTH - TITLE_WIDTH)
 
     def on_mount(self) -> None:
-        """The line stays on its row while the list scrolls."""
+        """Keep the input on its row while the list scrolls."""
         self.watch(self.rows, "scroll_y", self._place_if_open, init=False)
 
     def on_resize(self) -> None:
-        """The row may be elsewhere."""
+        """Move the input to its row."""
         self.call_after_refresh(self._place_if_open)
 
     def _place_if_open(self) -> None:
@@ -295,7 +295,7 @@ class FieldForm(Container):
 
     @on(Input.Changed, "#edit")
     def _typing(self, event: Input.Changed) -> None:
-        """Say at once under the field what is wrong with it."""
+        """Show at once, below the field, what is wrong with it."""
         event.stop()
         if self.editing and self.form.try_out(self.editing, event.value):
             self.rows.reload(self.editing)
@@ -343,7 +343,7 @@ def cut(text: str, width: int, *, keep_end: bool = False) -> str:
 
 
 def hint(facts: FieldFacts) -> str:
-    """What stands behind the value: the step of another step's field, else the range."""
+    """The text after the value: the step of another step's field, else the range."""
     if facts.key in STEP_OF:
         return _("step {0}").format(step_title(STEP_OF[facts.key]))
     return facts.limits
@@ -357,7 +357,7 @@ def step_title(name: str) -> str:
 
 
 def vram_text(facts: FieldFacts) -> str:
-    """What the field does to VRAM, as a sentence; empty when nothing."""
+    """How the field affects VRAM, as a sentence; empty if it does not."""
     if not facts.vram:
         return ""
     if facts.kind == "flag":
@@ -369,13 +369,15 @@ def vram_text(facts: FieldFacts) -> str:
 
 def explain(form: Form, key: str) -> str:
     """A field in markdown, for the help screen."""
-    from engine.config.form import shown
+    from engine.config.form import value_text
 
     facts = fields()[key]
     lines = [f"## {_(facts.title)}", f"`{key}`", _(facts.help) if facts.help else "", vram_text(facts)]
     if facts.limits:
         lines.append(_("Range: {0}.").format(f"{facts.limits} {facts.unit}".strip()))
     if facts.choices:
-        lines.append(_("Choices: {0}.").format(", ".join(f"`{shown(facts, choice)}`" for choice in facts.choices)))
-    lines.append(_("Preset: `{0}`. Default: `{1}`.").format(form.preset_text(key), shown(facts, facts.default) or " "))
+        lines.append(_("Choices: {0}.").format(", ".join(f"`{value_text(facts, choice)}`" for choice in facts.choices)))
+    lines.append(
+        _("Preset: `{0}`. Default: `{1}`.").format(form.preset_text(key), value_text(facts, facts.default) or " ")
+    )
     return "\n\n".join(line for line in lines if line)

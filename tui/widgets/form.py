@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.config.form import FieldFacts, fields, form, parse, shown, typed, unit
+from engine.config.form import FieldFacts, fields, form, input_text, parse, unit, value_text
 from engine.errors import UsageError
 from engine.text import printable
-from tui.draft import STEP_OF, Draft
+from tui.setup.draft import STEP_OF, Draft
 from tui.texts import _
 
 
@@ -24,7 +24,7 @@ class Row:
 
 
 class Form:
-    """The settings of a draft as rows. What is typed goes into the draft at once, or is kept as text if it is wrong.
+    """The settings of a draft as rows. Typed values go into the draft at once; invalid ones are kept as text.
 
     Args:
         draft: read and written.
@@ -34,15 +34,15 @@ class Form:
         self.draft = draft
         self.search = ""
         self.advanced = bool(draft.extras.get("parameters.advanced"))
-        kept = draft.extras.get("parameters.rejected")
-        self.rejected: dict[str, str] = {key: str(text) for key, text in (kept or {}).items() if key in fields()}
-        """Key to what was typed and cannot be."""
+        stored = draft.extras.get("parameters.rejected")
+        self.rejected: dict[str, str] = {key: str(text) for key, text in (stored or {}).items() if key in fields()}
+        """Key to an invalid text that was typed."""
         self.wrong: dict[str, str] = {}
-        """Key to the sentence about it."""
+        """Key to the sentence about what is wrong."""
         self.judge()
 
     def store(self) -> None:
-        """Keep in the draft what is no setting."""
+        """Keep the state of the form in the draft."""
         self.draft.extras["parameters.advanced"] = self.advanced
         self.draft.extras["parameters.rejected"] = dict(self.rejected)
 
@@ -85,14 +85,14 @@ class Form:
         facts, value = fields()[key], self.draft.get(key)
         if key == "dataset.class_tokens" and not value and (name := self.draft.get("saving.output_name")):
             return _("{0} (the name)").format(printable(name))
-        return printable(f"{shown(facts, value)} {unit(facts, value)}".rstrip())
+        return printable(f"{value_text(facts, value)} {unit(facts, value)}".rstrip())
 
     def typed(self, key: str) -> str:
-        """The value as one edits it."""
-        return self.rejected.get(key, typed(fields()[key], self.draft.get(key)))
+        """The value as text for editing."""
+        return self.rejected.get(key, input_text(fields()[key], self.draft.get(key)))
 
     def enter(self, key: str, text: str) -> None:
-        """Take what was typed."""
+        """Set a field to a typed text."""
         try:
             self.draft.set(key, parse(fields()[key], text))
             self.rejected.pop(key, None)
@@ -101,7 +101,7 @@ class Form:
         self.judge()
 
     def try_out(self, key: str, text: str) -> bool:
-        """Judge a text that is still being typed; whether the sentence about it changed."""
+        """Check a text that is still being typed; True if the sentence about it changed."""
         before, sentence = self.wrong.pop(key, ""), self.verdict(key, text)
         if sentence:
             self.wrong[key] = sentence
@@ -116,7 +116,7 @@ class Form:
         return ""
 
     def turn(self, key: str, by: int) -> bool:
-        """Go to another choice; whether the field has any."""
+        """Change to another choice; False if the field has none."""
         facts = fields()[key]
         choices: tuple[Any, ...] = facts.choices or ((False, True) if facts.kind == "flag" else ())
         if not choices:
@@ -137,10 +137,10 @@ class Form:
     def preset_text(self, key: str) -> str:
         """The preset's value as shown."""
         facts = fields()[key]
-        return printable(shown(facts, getattr(getattr(self.draft.base(), facts.table), facts.name))) or _("empty")
+        return printable(value_text(facts, getattr(getattr(self.draft.base(), facts.table), facts.name))) or _("empty")
 
     def judge(self) -> None:
-        """Find what is wrong: texts that are no values, and values that contradict each other."""
+        """Update `wrong`: texts that are no values, and values that contradict each other."""
         self.wrong = {key: sentence for key, text in self.rejected.items() if (sentence := self.verdict(key, text))}
         from engine.config import ConfigError
 
@@ -155,5 +155,5 @@ class Form:
 def _named(table: str, sentence: str) -> str:
     """The field of a table that a sentence about the table names first."""
     names = [facts for facts in fields().values() if facts.table == table]
-    found = [(sentence.index(facts.name), facts.key) for facts in names if facts.name in sentence]
-    return min(found)[1] if found else names[0].key if names else next(iter(fields()))
+    matches = [(sentence.index(facts.name), facts.key) for facts in names if facts.name in sentence]
+    return min(matches)[1] if matches else names[0].key if names else next(iter(fields()))

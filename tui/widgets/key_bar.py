@@ -1,4 +1,4 @@
-"""The footer: the keys that do something now, as many as fit; help and the way out always."""
+"""The footer: the keys that work now, as many as fit; always help and quit."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from textual.widgets import Footer
 from textual.widgets._footer import FooterKey, FooterLabel
 
 ALWAYS = ("help", "leave")
-"""Actions whose keys are never left away: F1 lists all the others."""
+"""Actions whose keys are never left out: F1 lists all the others."""
 
 MORE = "… "
 
 
 class KeyBar(Footer):
-    """Textual's footer cuts at the right end, where the key stands that quits."""
+    """Textual's footer cuts at the right end, where the key to quit is."""
 
     def __init__(self) -> None:
         super().__init__(show_command_palette=False, compact=True)
         self._room = 0
 
     def compose(self) -> ComposeResult:
-        """What fits; "…" for the rest."""
+        """The keys that fit; "…" for the rest."""
         self._room = self.app.size.width
         yield from fitting(list(super().compose()), self._room)
 
@@ -35,17 +35,17 @@ class KeyBar(Footer):
 
 
 def fitting(keys: Sequence[Widget], room: int) -> list[Widget]:
-    """The keys that fit into `room` cells; the last ones but help and quitting make way for "…"."""
-    shown, dropped = list(keys), None
-    while sum(map(_width, shown)) > room - (_width(MORE) if dropped is not None else 0):
-        place = next((at for at in reversed(range(len(shown))) if _droppable(shown[at])), None)
+    """The keys that fit into `room` cells; the last ones, except help and quit, are replaced by "…"."""
+    fit, dropped = list(keys), None
+    while sum(map(_width, fit)) > room - (_width(MORE) if dropped is not None else 0):
+        place = next((at for at in reversed(range(len(fit))) if _droppable(fit[at])), None)
         if place is None:
             break
-        shown.pop(place)
+        fit.pop(place)
         dropped = place
     if dropped is not None:
-        shown.insert(dropped, FooterLabel(MORE, markup=False))
-    return shown
+        fit.insert(dropped, FooterLabel(MORE, markup=False))
+    return fit
 
 
 def _droppable(key: Widget) -> bool:
@@ -53,7 +53,7 @@ def _droppable(key: Widget) -> bool:
 
 
 def _width(key: Widget | str) -> int:
-    """Cells with the space behind it."""
+    """Cells, with the space after it."""
     if isinstance(key, FooterKey):
         return cell_len(f"{key.key_display} {key.description} ")
     return cell_len(str(key))

@@ -1,4 +1,4 @@
-"""Text that costs nothing while it stays the same, and little when a number in it changes."""
+"""Text that is redrawn only where it changes."""
 
 from __future__ import annotations
 
@@ -21,42 +21,42 @@ class Lines(Widget):
 
     def __init__(self, *, id: str, classes: str | None = None, wraps: bool = False) -> None:
         super().__init__(id=id, classes=classes)
-        self._said = Content()
+        self._content = Content()
         self._wraps = wraps
 
     def render(self) -> Content:
-        """What was said last."""
-        return self._said
+        """The current text."""
+        return self._content
 
-    def say(self, content: Content | str) -> None:
-        """Show this."""
-        told = content if isinstance(content, Content) else Content(content)
-        before, self._said = self._said, told
-        if told.is_same(before):
+    def set_text(self, content: Content | str) -> None:
+        """Show this text."""
+        text = content if isinstance(content, Content) else Content(content)
+        before, self._content = self._content, text
+        if text.is_same(before):
             return
-        old, new = before.split("\n"), told.split("\n")
+        old, new = before.split("\n"), text.split("\n")
         if self._wraps or len(old) != len(new):
             self.refresh(layout=True)
             return
-        for y, (one, other) in enumerate(zip(old, new, strict=True)):
-            if not one.is_same(other):
-                start = _first_difference(one, other)
+        for y, (old_line, new_line) in enumerate(zip(old, new, strict=True)):
+            if not old_line.is_same(new_line):
+                start = _first_difference(old_line, new_line)
                 self.refresh(Region(start, y, max(1, self.size.width - start), 1))
 
 
-def _first_difference(one: Content, other: Content) -> int:
-    """The cell from which on two lines differ."""
-    if one.spans != other.spans:
+def _first_difference(first: Content, second: Content) -> int:
+    """The first cell where two lines differ."""
+    if first.spans != second.spans:
         return 0
-    pairs = enumerate(zip(one.plain, other.plain, strict=False))
-    same = next((place for place, (a, b) in pairs if a != b), min(len(one.plain), len(other.plain)))
-    return cell_len(one.plain[:same])
+    pairs = enumerate(zip(first.plain, second.plain, strict=False))
+    same = next((place for place, (a, b) in pairs if a != b), min(len(first.plain), len(second.plain)))
+    return cell_len(first.plain[:same])
 
 
 class Tail(VerticalScroll):
-    """Lines that grow at their end: the end stays in view unless one has scrolled away from it."""
+    """Lines that grow at their end: the end stays in view unless the person has scrolled away."""
 
-    DEFAULT_CSS = "Tail Lines { min-height: 100%; }"  # what is anchored and shorter would stand at the bottom
+    DEFAULT_CSS = "Tail Lines { min-height: 100%; }"  # shorter anchored text would be at the bottom
 
     def compose(self) -> ComposeResult:
         """The text."""
@@ -66,6 +66,6 @@ class Tail(VerticalScroll):
         """Keep the end in view."""
         self.anchor()
 
-    def say(self, content: Content | str) -> None:
-        """Show this."""
-        self.query_one(Lines).say(content)
+    def set_text(self, content: Content | str) -> None:
+        """Show this text."""
+        self.query_one(Lines).set_text(content)

@@ -19,7 +19,7 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from engine.text import printable
-from tui.completion import Listing, plain_path, read, split
+from tui.setup.completion import Listing, plain_path, read, split
 from tui.texts import _
 from tui.widgets.text_input import TextInput
 
@@ -28,7 +28,7 @@ MOST_SHOWN = 200
 
 
 class Candidates(OptionList, can_focus=False):
-    """The list below a field, which has the keys; a click chooses too."""
+    """The list below a field, which has the keys; a click chooses as well."""
 
     DEFAULT_CSS = """
     Candidates, Candidates:ansi {
@@ -63,17 +63,17 @@ class PathInput(TextInput):
     resolved as they are entered. `value` leads to the real file also where its name is not valid UTF-8.
 
     Args:
-        value: the path to begin with.
+        value: the initial path.
         suffixes: files must end so (".safetensors"), in lower case; empty for all files. Folders always show.
         folders_only: no files.
     """
 
     HELP: ClassVar[str] = _(
-        "**A path.** Type, and what it may become stands behind the cursor and below. Right takes the grey rest, "
+        "**A path.** Type, and completions are shown after the cursor and below. Right takes the grey rest, "
         "Tab completes, Down chooses from the list and Enter takes what is chosen. `~` is your home folder."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("tab", "complete", _("Complete"), show=False, tooltip=_("Complete the path, or go to what is next.")),
+        Binding("tab", "complete", _("Complete"), show=False, tooltip=_("Complete the path, or go to the next field.")),
         Binding("down", "choose(1)", _("Choose"), show=False, tooltip=_("Show the list, and move through it.")),
         Binding("up", "choose(-1)", _("Choose"), show=False),
         Binding("escape", "close_list", _("Close the list")),
@@ -91,29 +91,29 @@ class PathInput(TextInput):
         super().__init__(plain_path(value), **options)
         self._suffixes, self._folders_only = suffixes, folders_only
         self._listing: Listing | None = None
-        self._asked: tuple[str, str] | None = None
+        self._reading: tuple[str, str] | None = None
         self._candidates: Candidates | None = None
         self._matches: list[str] = []
         self._typed = False
-        """Something was typed since the last completion: Tab completes, and else moves on."""
+        """Something was typed since the last completion: Tab completes; else it moves on."""
         self._offering = False
-        """Candidates are to be listed when there are any."""
+        """List candidates when there are any."""
 
     @property
     def path(self) -> Path | None:
-        """The path that is meant; None while the field is empty."""
+        """The path that was entered; None while the field is empty."""
         text = plain_path(self.value)
         return Path(text) if text else None
 
     # What is entered
 
     def replace(self, text: str, start: int, end: int) -> None:
-        """Every change by a person comes here."""
+        """Called for every change by a person."""
         self._typed = self._offering = True
         super().replace(text, start, end)
         value = self.value
-        wrapped = value[:1] in ("'", '"') and value[-1:] == value[:1] and len(value) > 1
-        if wrapped or (value.startswith("~") and "/" in value):
+        is_quoted = value[:1] in ("'", '"') and value[-1:] == value[:1] and len(value) > 1
+        if is_quoted or (value.startswith("~") and "/" in value):
             self._enter(plain_path(value), len(value) - self.cursor_position)
 
     def _on_paste(self, event: events.Paste) -> None:
@@ -135,31 +135,31 @@ class PathInput(TextInput):
             self._follow()
 
     def _follow(self) -> None:
-        """Offer what the field's folder holds, as soon as it is known."""
+        """Offer the entries of the field's folder, as soon as they are read."""
         folder, name = split(self.value)
         if self._listing is not None and self._listing.serves(folder, name):
             self._offer()
             return
         self._matches = []
         self._hide()
-        if self._asked != (folder, name):
-            self._asked = (folder, name)
+        if self._reading != (folder, name):
+            self._reading = (folder, name)
             threading.Thread(target=self._read, args=(folder, name), name="path completion", daemon=True).start()
 
     def _read(self, folder: str, name: str) -> None:
-        """In a thread of its own, which nobody waits for: leaving must not depend on a drive that hangs."""
+        """In its own thread, which nothing waits for: leaving must not depend on a drive that hangs."""
 
-        def wanted() -> bool:
-            return self._asked == (folder, name) and self.is_attached
+        def is_wanted() -> bool:
+            return self._reading == (folder, name) and self.is_attached
 
-        listing = read(folder, name, self._suffixes, self._folders_only, wanted)
-        if wanted():
+        listing = read(folder, name, self._suffixes, self._folders_only, is_wanted)
+        if is_wanted():
             self.post_message(self.Listed(listing))
 
     @on(Listed)
     def _take_listing(self, event: Listed) -> None:
         event.stop()
-        self._asked = None
+        self._reading = None
         self._listing = event.listing
         if self.has_focus:
             self._follow()
@@ -179,23 +179,23 @@ class PathInput(TextInput):
             self._candidates = Candidates(self)
             self.screen.mount(self._candidates)
             self.screen.screen_layout_refresh_signal.subscribe(self, lambda _screen: self._place())
-        shown = [Option(Text(printable(match), no_wrap=True)) for match in self._matches[:MOST_SHOWN]]
+        options = [Option(Text(printable(match), no_wrap=True)) for match in self._matches[:MOST_SHOWN]]
         if len(self._matches) > MOST_SHOWN:
-            shown.append(Option(_("… and {0} more").format(len(self._matches) - MOST_SHOWN), disabled=True))
-        self._candidates.set_options(shown)
+            options.append(Option(_("… and {0} more").format(len(self._matches) - MOST_SHOWN), disabled=True))
+        self._candidates.set_options(options)
         self._candidates.highlighted = None
         self._candidates.display = True
         self._place()
         self.refresh_bindings()
 
     def _place(self) -> None:
-        """Below the field, wherever that is now."""
-        listed, field = self._candidates, self.content_region
+        """Place the list below the field."""
+        candidates, field = self._candidates, self.content_region
         place = Offset(max(0, field.x - 1), field.y)
-        if listed is not None and listed.display and listed.absolute_offset != place:
-            listed.styles.width = max(20, field.width)
-            listed.absolute_offset = place
-            listed.refresh(layout=True)
+        if candidates is not None and candidates.display and candidates.absolute_offset != place:
+            candidates.styles.width = max(20, field.width)
+            candidates.absolute_offset = place
+            candidates.refresh(layout=True)
 
     def _hide(self) -> None:
         if self._candidates is not None and self._candidates.display:
@@ -204,17 +204,17 @@ class PathInput(TextInput):
 
     @property
     def list_open(self) -> bool:
-        """Whether the candidates show."""
+        """Whether the candidates are shown."""
         return self._candidates is not None and self._candidates.display
 
     # Keys
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Escape closes the list while there is one, and else is the screen's."""
+        """Escape closes the list while it is open; else it is the screen's."""
         return self.list_open if action == "close_list" else super().check_action(action, parameters)
 
     def action_close_list(self) -> None:
-        """Choose none of the candidates; Tab then goes on, so that a new folder may begin like an old one."""
+        """Choose none of the candidates; Tab then moves on, so that a new folder may begin like an existing one."""
         self._offering = self._typed = False
         self._hide()
 
@@ -232,7 +232,7 @@ class PathInput(TextInput):
             raise SkipAction
 
     def action_complete(self) -> None:
-        """As far as all candidates agree; without anything to add, go on to the next field."""
+        """Complete as far as all candidates agree; without anything to add, move to the next field."""
         folder, name = split(self.value)
         common = os.path.commonprefix(self._matches)  # noqa: RUF071 - of names, not of paths
         if not self._typed or not self.value or len(common) < len(name) or common == name:
@@ -242,7 +242,7 @@ class PathInput(TextInput):
         self._typed = False
 
     async def action_submit(self) -> None:
-        """Take the chosen candidate; without one, the field is done."""
+        """Enter the chosen candidate; without one, submit the field."""
         if self._candidates is not None and self.list_open and self._candidates.highlighted is not None:
             self.take(self._candidates.highlighted)
             return
@@ -250,13 +250,13 @@ class PathInput(TextInput):
         await super().action_submit()
 
     def take(self, index: int) -> None:
-        """Enter a candidate; a folder then shows its own."""
+        """Enter a candidate; a folder then lists its own entries."""
         self._offering = True
         self._enter(split(self.value)[0] + self._matches[index])
 
     def on_focus(self) -> None:
-        """Read the folder anew: it may have changed."""
-        self._listing = self._asked = None
+        """Read the folder again: it may have changed."""
+        self._listing = self._reading = None
         self._typed = self._offering = False
         self._follow()
 
@@ -265,7 +265,7 @@ class PathInput(TextInput):
         self._hide()
 
     def on_unmount(self) -> None:
-        """The list goes with its field."""
+        """Remove the list with its field."""
         if self._candidates is not None and self._candidates.is_attached:
             self._candidates.remove()
 
@@ -280,5 +280,5 @@ class PathInput(TextInput):
 
 
 def _drawn(text: str) -> str:
-    """One character for each, so that the cursor stands where it seems to."""
+    """One character for each, so that the cursor is where it seems to be."""
     return "".join(char if printable(char) == char else "\ufffd" for char in text)

@@ -1,4 +1,4 @@
-"""The fields of a project: its place and name, where the pictures are, and how they are taken in."""
+"""The fields of a project: its place and name, where the images are, and how they are taken in."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalGroup
 from textual.widgets import Checkbox, Input, Select, Static
 
-from tui.folder_entries import DEMO_HELD_OUT, DEMO_PICTURES, Entries
+from tui.setup.folder_entries import DEMO_IMAGES, DEMO_VALIDATION, Entries
 from tui.texts import _
 from tui.widgets.path_input import PathInput
 from tui.widgets.text_input import TextInput
 from tui.widgets.tick import Tick
 
-WAYS = ((_("copy them"), "copy"), (_("link, takes no space"), "link"), (_("leave where they are"), "leave"))
+TAKE_IN = ((_("copy them"), "copy"), (_("link, takes no space"), "link"), (_("leave where they are"), "leave"))
 
 
 class ProjectForm(VerticalGroup):
-    """Every field tells its changes itself; `entries` are all of them.
+    """Every field reports its own changes; `entries` holds all fields.
 
     Args:
-        entries: to begin with.
+        entries: the initial values.
     """
 
     def __init__(self, entries: Entries) -> None:
@@ -28,7 +28,7 @@ class ProjectForm(VerticalGroup):
         self._first = entries
 
     def compose(self) -> ComposeResult:
-        """A row for each thing; below the name what the tokenizer makes of it."""
+        """A row for each field; below the name how the tokenizer splits the trigger word."""
         entries = self._first
         with Horizontal(classes="row"):
             yield Static(_("Place"), classes="label")
@@ -40,20 +40,20 @@ class ProjectForm(VerticalGroup):
             yield TextInput(entries.trigger, id="trigger", compact=True)
         yield Static(id="verdict", markup=False)
         with Horizontal(classes="row"):
-            yield Static(_("Pictures"), classes="label")
+            yield Static(_("Images"), classes="label")
             yield PathInput(entries.source, id="source", folders_only=True, compact=True)
         with Horizontal(classes="row"):
             yield Static(_("Take in"), classes="label")
-            yield Select(WAYS, value=entries.take_in, allow_blank=False, id="take-in", compact=True)
+            yield Select(TAKE_IN, value=entries.take_in, allow_blank=False, id="take-in", compact=True)
             yield Static(_("Repeats"), classes="label -second")
             yield TextInput(entries.repeats, id="repeats", compact=True, restrict="[0-9]*", max_length=6)
             yield Static(id="computed", markup=False)
         with Horizontal(classes="row"):
-            yield Static(_("Held out"), classes="label")
-            yield PathInput(entries.held_out, id="held-out", folders_only=True, compact=True)
+            yield Static(_("Validation"), classes="label")
+            yield PathInput(entries.validation, id="validation", folders_only=True, compact=True)
         with Horizontal(classes="row"):
             yield Static(classes="label")
-            yield Tick(_("Regularization pictures"), entries.regularize, id="regularize")
+            yield Tick(_("Regularization images"), entries.regularize, id="regularize")
             yield Tick(_("Folder txt2img-images"), entries.txt2img, id="txt2img")
         with Horizontal(classes="row", id="regularization"):
             yield Static(_("Class"), classes="label")
@@ -62,9 +62,9 @@ class ProjectForm(VerticalGroup):
             yield PathInput(entries.reg_source, id="reg-source", folders_only=True, compact=True)
 
     def on_mount(self) -> None:
-        """Say what the fields are for."""
-        self.query_one("#held-out", Input).placeholder = _("optional: a folder, or a share as 10 %")
-        self.query_one("#source", Input).placeholder = _("folder of your pictures")
+        """Show placeholders in empty fields."""
+        self.query_one("#validation", Input).placeholder = _("a folder, or a share such as 10 %; 0 % for none")
+        self.query_one("#source", Input).placeholder = _("folder of your images")
         self.query_one("#class-word", Input).placeholder = _("as person")
 
     @property
@@ -81,7 +81,7 @@ class ProjectForm(VerticalGroup):
             source=text("source"),
             take_in=str(self.query_one("#take-in", Select).value),
             repeats=text("repeats"),
-            held_out=text("held-out"),
+            validation=text("validation"),
             regularize=self.query_one("#regularize", Checkbox).value,
             class_word=text("class-word"),
             reg_source=text("reg-source"),
@@ -90,15 +90,15 @@ class ProjectForm(VerticalGroup):
 
     @on(Input.Changed, "#source")
     def _leave_demo(self) -> None:
-        """Held-out pictures and repeats of the demo go with its pictures."""
-        held_out = self.query_one("#held-out", Input)
-        if held_out.value == DEMO_HELD_OUT and self.entries.source != DEMO_PICTURES:
-            held_out.value = self.query_one("#repeats", Input).value = ""
+        """Clear the demo's validation images and repeats when its images are replaced."""
+        validation = self.query_one("#validation", Input)
+        if validation.value == DEMO_VALIDATION and self.entries.source != DEMO_IMAGES:
+            validation.value = self.query_one("#repeats", Input).value = ""
 
     @on(Input.Changed)
     @on(Checkbox.Changed)
     def _follow(self) -> None:
-        """The trigger word is the name unless it is given; fields that mean nothing are hidden."""
+        """Show the name as the trigger word's placeholder, and hide the regularization fields when they are off."""
         entries = self.entries
         self.query_one("#trigger", Input).placeholder = entries.name
         self.query_one("#regularization").display = entries.regularize
@@ -107,12 +107,12 @@ class ProjectForm(VerticalGroup):
         """Enter a trigger word."""
         self.query_one("#trigger", Input).value = word
 
-    def say_verdict(self, words: str, *, warn: bool = False) -> None:
-        """What the tokenizer makes of the trigger word."""
+    def set_verdict(self, words: str, *, warn: bool = False) -> None:
+        """Show how the tokenizer splits the trigger word."""
         line = self.query_one("#verdict", Static)
         line.update(words)
         line.set_class(warn, "warning")
 
-    def say_repeats(self, words: str) -> None:
-        """What the repeats come to where none are given."""
+    def set_repeats(self, words: str) -> None:
+        """Show the repeats that are computed where none were typed."""
         self.query_one("#computed", Static).update(words)

@@ -11,12 +11,12 @@ from engine.config import RunConfig
 from engine.runs import RunDir
 from engine.runs.history import RunHistory
 from engine.text import printable
+from tui.text import run as words
 from tui.texts import _
 from tui.watching.run import Look
 from tui.widgets.chart import LossChart
 from tui.widgets.gallery import Gallery
 from tui.widgets.lines import Lines, Tail
-from tui.words import run as words
 
 PANES = {"overview": _("Overview"), "samples": _("Samples"), "events": _("Events"), "log": _("Log")}
 SHOWN_EVENTS = 200
@@ -24,7 +24,7 @@ _FOCUS = {"samples": "#gallery", "events": "#happened", "log": "#printed"}
 
 
 class RunPanes(Vertical):
-    """Give it what was found with `draw`; hidden panes cost nothing."""
+    """Draws a run with `draw`; hidden panes are not updated."""
 
     def __init__(self, run_dir: RunDir) -> None:
         super().__init__()
@@ -55,41 +55,41 @@ class RunPanes(Vertical):
         self.choose("overview")
 
     def choose(self, name: str) -> None:
-        """Show a pane, and give it the keys."""
+        """Show a pane, and focus it."""
         self.pane = name
         for pane in self.query(".pane"):
             pane.set_class(pane.id == name, "-active")
         tabs: list[tuple[str, str]] = []
         for place, (pane_name, title) in enumerate(PANES.items(), 1):
             tabs += [(f" {place} {title} ", "bold reverse" if pane_name == name else ""), (" ", "")]
-        self.query_one("#tabs", Lines).say(Content.assemble(*tabs))
+        self.query_one("#tabs", Lines).set_text(Content.assemble(*tabs))
         self.screen.set_focus(self.query_one(_FOCUS[name]) if name in _FOCUS else None)
 
     def draw(self, history: RunHistory, look: Look, config: RunConfig | None) -> None:
-        """Write what changed in the panes that are visible."""
-        roomy = self.screen.has_class("-wide") and self.screen.has_class("-tall")
-        shown = set(PANES) if roomy else {self.pane}
-        if "overview" in shown:
+        """Update what changed in the visible panes."""
+        is_large = self.screen.has_class("-wide") and self.screen.has_class("-tall")
+        visible = set(PANES) if is_large else {self.pane}
+        if "overview" in visible:
             self._draw_overview(history, look, config)
-        if "samples" in shown:
+        if "samples" in visible:
             self._draw_samples(history)
-        if "events" in shown:
+        if "events" in visible:
             self._draw_events(history, look)
-        if "log" in shown:
+        if "log" in visible:
             lines = "\n".join(printable(line) for line in look.log)
-            self.query_one("#printed", Tail).say(lines or _("The trainer has printed nothing yet."))
+            self.query_one("#printed", Tail).set_text(lines or _("The trainer has printed nothing yet."))
 
     def _draw_overview(self, history: RunHistory, look: Look, config: RunConfig | None) -> None:
         total = history.max_train_steps or look.state.max_train_steps
-        self.query_one(LossChart).show(history.raw, history.smoothed, history.held_out, total)
+        self.query_one(LossChart).show(history.raw, history.smoothed, history.validation_losses, total)
         device, processes = (config.memory.device, config.training.num_processes) if config else ("auto", 1)
         machine = look.machine if look.state.live else None
         facts = words.facts(history, machine, device, processes)
-        self.query_one("#facts", Lines).say(Content("\n").join(facts))
+        self.query_one("#facts", Lines).set_text(Content("\n").join(facts))
 
     def _draw_samples(self, history: RunHistory) -> None:
-        if history.drawn != self._drawn_samples:
-            self._drawn_samples = history.drawn
+        if history.sample_count != self._drawn_samples:
+            self._drawn_samples = history.sample_count
             self.query_one(Gallery).show(history.samples(self.run_dir))
 
     def _draw_events(self, history: RunHistory, look: Look) -> None:
@@ -102,8 +102,8 @@ class RunPanes(Vertical):
         lines = [line for event in list(events)[-SHOWN_EVENTS:] if (line := words.event_text(event)) is not None]
         lines += [Content(printable(line)) for line in look.explanation]
         if look.bad_lines:
-            told = _("Lines of the event log that cannot be read, and are left out: {0}.").format(look.bad_lines)
-            lines.append(Content(f"! {told}"))
+            sentence = _("Lines of the event log that cannot be read, and are left out: {0}.").format(look.bad_lines)
+            lines.append(Content(f"! {sentence}"))
         if partial:
             lines.append(Content("! " + _("The last line of the event log has no end; it is left out.")))
-        self.query_one("#happened", Tail).say(Content("\n").join(lines) if lines else _("Nothing happened yet."))
+        self.query_one("#happened", Tail).set_text(Content("\n").join(lines) if lines else _("Nothing happened yet."))

@@ -1,8 +1,8 @@
-"""The table of runs: the newest first, written anew only where something has changed."""
+"""The table of runs: the newest first, updated only where something changed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
@@ -10,28 +10,29 @@ from textual.binding import Binding, BindingType
 from textual.widgets import DataTable
 from textual.widgets.data_table import ColumnKey
 
+from tui.text.rows import COLUMNS, row, where_width
 from tui.texts import _
-from tui.words.rows import COLUMNS, row, where_width
 
 if TYPE_CHECKING:
     from engine.runs import KnownRun
 
 
 class RunTable(DataTable[Text]):
-    """One row a run; the row's key is the run's path."""
+    """One row per run; the row's key is the run's path."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
             "enter",
             "select_cursor",
             _("Open"),
-            tooltip=_("Watch a run that goes on, or see what an ended one has made."),
+            tooltip=_("Watch a live run, or see the results of an ended one."),
         )
     ]
 
     def __init__(self) -> None:
         super().__init__(cursor_type="row")
         self._runs: Mapping[str, KnownRun] = {}
+        self._marked: frozenset[str] = frozenset()
         self._written: dict[str, tuple[Text, ...]] = {}
         for column in COLUMNS:
             self.add_column(Text(column.title), key=column.name, width=column.width)
@@ -43,19 +44,19 @@ class RunTable(DataTable[Text]):
             return None
         return self._runs.get(self.coordinate_to_cell_key(self.cursor_coordinate).row_key.value or "")
 
-    def show_runs(self, runs: Mapping[str, KnownRun]) -> None:
-        """Show these, by their paths and in this order; the cursor stays on its run."""
-        self._runs = runs
+    def show_runs(self, runs: Mapping[str, KnownRun], marked: Collection[str] = ()) -> None:
+        """Show these, by their paths and in this order, those in `marked` with a mark; the cursor stays on its run."""
+        self._runs, self._marked = runs, frozenset(marked)
         self._write()
 
     def on_resize(self) -> None:
-        """The place gets what room is left."""
+        """Give the rest of the width to the place."""
         self.columns[ColumnKey("where")].width = where_width(self.app.size.width)
-        self._write(anew=True)
+        self._write(rewrite=True)
 
-    def _write(self, *, anew: bool = False) -> None:
-        rows = {path: row(run, self.app.size.width) for path, run in self._runs.items()}
-        if anew or list(rows) != list(self._written):
+    def _write(self, *, rewrite: bool = False) -> None:
+        rows = {path: row(run, self.app.size.width, marked=path in self._marked) for path, run in self._runs.items()}
+        if rewrite or list(rows) != list(self._written):
             self._fill(rows)
         else:
             for path, cells in rows.items():

@@ -1,4 +1,4 @@
-"""Where one is in the wizard: one line, readable without colour."""
+"""The current step of the wizard: one line, readable without colour."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class StepBar(Static):
 
     Args:
         current: name of the step that is shown.
-        done: names of the steps behind it.
+        done: names of the steps that are done.
     """
 
     def __init__(self, current: str, done: Collection[str] = ()) -> None:

@@ -1,4 +1,4 @@
-"""The line that text is typed into: a key never replaces what is there, and Ctrl+Z gives back what was changed."""
+"""A text input with undo, where focusing selects nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_STEPS = 200
 
 @dataclass(frozen=True)
 class _Step:
-    """What one undo takes back: `before` became `after`."""
+    """One undoable change: `before` became `after`."""
 
     before: str
     after: str
@@ -28,12 +28,12 @@ class _Step:
 
     @classmethod
     def between(cls, before: str, after: str) -> _Step:
-        """A change; it is where the two texts differ."""
+        """The change between two texts; the cursor is where they differ."""
         start = len(os.path.commonprefix((before, after)))  # noqa: RUF071 - of texts, not of paths
         same = len(os.path.commonprefix((before[start:][::-1], after[start:][::-1])))  # noqa: RUF071
         removed, inserted = len(before) - start - same, len(after) - start - same
-        one_less = removed == 1 and not inserted
-        kind: Literal["typed", "deleted", "other"] = "typed" if inserted == 1 else "deleted" if one_less else "other"
+        is_shorter = removed == 1 and not inserted
+        kind: Literal["typed", "deleted", "other"] = "typed" if inserted == 1 else "deleted" if is_shorter else "other"
         return cls(before, after, kind, start + removed, start + inserted)
 
     def joined(self, following: _Step) -> _Step | None:
@@ -48,35 +48,35 @@ class TextInput(Input):
     """An `Input` whose text is not selected when it gets the focus, and whose changes can be undone and redone.
 
     Args:
-        value: the text to begin with; the cursor is at its end.
+        value: the initial text; the cursor is at its end.
         select_on_focus: for a line that is opened to type another value.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+z", "undo", _("Undo"), show=False, tooltip=_("Give back the text before the last change.")),
-        Binding("ctrl+y", "redo", _("Redo"), show=False, tooltip=_("Make the change again that was undone.")),
+        Binding("ctrl+z", "undo", _("Undo"), show=False, tooltip=_("Undo the last change.")),
+        Binding("ctrl+y", "redo", _("Redo"), show=False, tooltip=_("Redo the change that was undone.")),
     ]
 
     def __init__(self, value: str = "", *, select_on_focus: bool = False, **options: Any) -> None:
         super().__init__(value, select_on_focus=select_on_focus, **options)
         self._text = ""
-        """As it was noted last."""
+        """The text after the last recorded change."""
         self._done: list[_Step] = []
         self._undone: list[_Step] = []
 
     def on_mount(self) -> None:
-        """From now on changes are noted."""
+        """Record changes from now on."""
         self._text = self.value
-        self.watch(self, "value", self._note, init=False)
+        self.watch(self, "value", self._record, init=False)
 
     def begin(self, value: str) -> None:
-        """Put another text in; what was there before cannot be given back."""
+        """Set another text, and clear the undo history."""
         self._text = self.value = value
         self._done.clear()
         self._undone.clear()
 
-    def _note(self, value: str) -> None:
-        """Keep a change, whoever made it."""
+    def _record(self, value: str) -> None:
+        """Record a change, whoever made it."""
         if value == self._text:
             return
         step, self._text = _Step.between(self._text, value), value
@@ -89,14 +89,14 @@ class TextInput(Input):
             del self._done[:-MOST_STEPS]
 
     def action_undo(self) -> None:
-        """The text before the last change."""
+        """Undo the last change."""
         if self._done:
             step = self._done.pop()
             self._undone.append(step)
             self._put(step.before, step.cursor_before)
 
     def action_redo(self) -> None:
-        """The change again."""
+        """Redo the change."""
         if self._undone:
             step = self._undone.pop()
             self._done.append(step)

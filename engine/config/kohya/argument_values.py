@@ -1,7 +1,7 @@
-"""The value of an argument in its type, in every spelling that files and command lines use for it.
+"""Converts the value of an argument to its type, from every spelling in files and command lines.
 
-Facts: the types of `argparse` in sd-scripts. A command line is converted by them; a training TOML is not, so that there
-a number written as text fails later, and any text, also "false", switches a flag on.
+Facts: the types of `argparse` in sd-scripts. They apply to a command line, not to a training TOML, where a number
+written as text fails later, and any text, also "false", switches a flag on.
 """
 
 from __future__ import annotations
@@ -38,47 +38,47 @@ STEPS_OR_SHARE = frozenset({"lr_warmup_steps", "lr_decay_steps"})
 LISTS = frozenset(["network_args", "optimizer_args", "lr_scheduler_args", "text_encoder_lr", "base_weights",
                    "base_weights_multiplier"])  # fmt: skip
 RATES = frozenset({"text_encoder_lr", "base_weights_multiplier"})
-"""Those of the lists whose members are numbers."""
+"""Lists of numbers."""
 LARGEST = 2**63
-_SHOWN = 60
-"""Characters of a wrong value that a message repeats."""
+_LONGEST = 60
+"""Characters of an invalid value in a message."""
 
 
-def read_value(name: str, given: Any) -> Any:
-    """The value of an argument: bool, int, float, text, or a list of texts or floats; None where `given` is empty or a
-    switch that is off, which is the same as not given.
+def read_value(name: str, raw: Any) -> Any:
+    """The value of an argument: bool, int, float, text, or a list of texts or floats; None where `raw` is empty or a
+    switch that is off, which is the same as unset.
 
     Raises:
-        ValueError: it is of no such type; says what is given and what is allowed.
+        ValueError: of another type; with what is given and what is allowed.
     """
-    if given is None or given == "" or given == []:
+    if raw is None or raw == "" or raw == []:
         return None
     read, allowed = _reader(name)
-    value = read(given)
+    value = read(raw)
     if value is None:
-        shown = "a value that is not shown" if name in SECRETS else _shortened(repr(given))
-        raise ValueError(f"{shown} is given, allowed is {allowed}.")
+        text = "a value that is not shown" if name in SECRETS else _shortened(repr(raw))
+        raise ValueError(f"{text} is given, allowed is {allowed}.")
     return None if value is False or value == [] else value
 
 
-def number_of(given: Any) -> float | None:
+def number_of(raw: Any) -> float | None:
     """A finite number, also written as text; None for anything else."""
-    if isinstance(given, bool) or not isinstance(given, (int, float, str)):
+    if isinstance(raw, bool) or not isinstance(raw, (int, float, str)):
         return None
     try:
-        value = float(given)
+        value = float(raw)
     except (ValueError, OverflowError):
         return None
     return value if math.isfinite(value) and abs(value) < LARGEST else None
 
 
-def whole_number_of(given: Any) -> int | None:
+def integer_of(raw: Any) -> int | None:
     """A whole number, also written as text or as 8.0; None for anything else."""
-    value = number_of(given)
+    value = number_of(raw)
     if value is None or not value.is_integer():
         return None
     try:
-        return int(given)
+        return int(raw)
     except ValueError:
         return int(value)
 
@@ -87,7 +87,7 @@ def _reader(name: str) -> tuple[Callable[[Any], Any], str]:
     if name in FLAGS or name in NEWER_FLAGS:
         return _flag, "true or false, without quotation marks"
     if name in INTS:
-        return whole_number_of, "a whole number"
+        return integer_of, "a whole number"
     if name in FLOATS:
         return number_of, "a number"
     if name in STEPS_OR_SHARE:
@@ -103,55 +103,55 @@ def _reader(name: str) -> tuple[Callable[[Any], Any], str]:
     return _text, "text"
 
 
-def _flag(given: Any) -> bool | None:
-    if isinstance(given, bool):
-        return given
-    if isinstance(given, str):
-        return True if given.strip().lower() == "true" else None
-    return bool(given) if given in (0, 1) else None
+def _flag(raw: Any) -> bool | None:
+    if isinstance(raw, bool):
+        return raw
+    if isinstance(raw, str):
+        return True if raw.strip().lower() == "true" else None
+    return bool(raw) if raw in (0, 1) else None
 
 
-def _text(given: Any) -> str | None:
-    return None if isinstance(given, (bool, list, dict)) else str(given)
+def _text(raw: Any) -> str | None:
+    return None if isinstance(raw, (bool, list, dict)) else str(raw)
 
 
-def _prompts(given: Any) -> str | list[str] | None:
+def _prompts(raw: Any) -> str | list[str] | None:
     """The GUI's own prompts come as a list."""
-    if isinstance(given, list):
-        return list(given) if all(isinstance(one, str) for one in given) else None
-    return given if isinstance(given, str) else None
+    if isinstance(raw, list):
+        return list(raw) if all(isinstance(item, str) for item in raw) else None
+    return raw if isinstance(raw, str) else None
 
 
-def _texts(given: Any) -> list[str] | None:
-    if isinstance(given, str):
-        return given.split()
-    if not isinstance(given, list) or any(isinstance(one, (bool, list, dict)) for one in given):
+def _texts(raw: Any) -> list[str] | None:
+    if isinstance(raw, str):
+        return raw.split()
+    if not isinstance(raw, list) or any(isinstance(item, (bool, list, dict)) for item in raw):
         return None
-    return [str(one) for one in given]
+    return [str(item) for item in raw]
 
 
-def _rates(given: Any) -> list[float] | None:
-    members = given.split() if isinstance(given, str) else given if isinstance(given, list) else [given]
-    numbers = [number_of(one) for one in members]
-    found = [number for number in numbers if number is not None]
-    return found if len(found) == len(numbers) else None
+def _rates(raw: Any) -> list[float] | None:
+    members = raw.split() if isinstance(raw, str) else raw if isinstance(raw, list) else [raw]
+    numbers = [number_of(item) for item in members]
+    valid = [number for number in numbers if number is not None]
+    return valid if len(valid) == len(numbers) else None
 
 
-def _steps_or_share(given: Any) -> float | None:
-    percent = re.fullmatch(r"\s*([^%]*)%\s*", given) if isinstance(given, str) else None
-    number = number_of(percent[1] if percent else given)
+def _steps_or_share(raw: Any) -> float | None:
+    percent = re.fullmatch(r"\s*([^%]*)%\s*", raw) if isinstance(raw, str) else None
+    number = number_of(percent[1] if percent else raw)
     if number is None:
         return None
     return number / 100 if percent else int(number) if number.is_integer() else number
 
 
-def _resolution(given: Any) -> str | None:
-    parts = given.split(",") if isinstance(given, str) else given if isinstance(given, list) else [given]
-    sides = [whole_number_of(part) for part in parts]
+def _resolution(raw: Any) -> str | None:
+    parts = raw.split(",") if isinstance(raw, str) else raw if isinstance(raw, list) else [raw]
+    sides = [integer_of(part) for part in parts]
     if len(sides) not in (1, 2) or not all(side is not None and side > 0 for side in sides):
         return None
     return ",".join(map(str, sides))
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -1,4 +1,4 @@
-"""From Kohya's arguments to a configuration, with a sentence for each one that is not simply taken over."""
+"""Converts Kohya's arguments to a configuration, with a note on each one that is not simply used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.config.key_values import guess_value, is_off
-from engine.config.kohya.argument_values import number_of, read_value, whole_number_of
+from engine.config.kohya.argument_values import integer_of, number_of, read_value
 from engine.config.kohya.rules import (
     ARGUMENTS,
     NETWORK_ARGS,
@@ -30,11 +30,11 @@ CLI_DEFAULTS: dict[str, Any] = {
     "max_train_steps": 1600, "train_batch_size": 1, "mixed_precision": "no", "save_precision": "float",
     "enable_bucket": False, "max_bucket_reso": 1024, "caption_extension": ".caption", "cache_latents": False,
     "save_every_n_epochs": 0, "sample_every_n_steps": 0, "sample_at_first": False, "sample_sampler": "ddim",
-    "sample_steps": 30, "sample_scale": 7.5,
+    "sample_steps": 30, "sample_scale": 7.5, "validation_split": 0.0,
 }  # fmt: skip
-"""What the scripts do where a file says nothing and this program would do something else."""
+"""Defaults of the scripts that differ from those of this program."""
 FLUX_DEFAULTS: dict[str, Any] = {"guidance_scale": 3.5, "timestep_sampling": "sigma", "discrete_flow_shift": 3.0}
-"""The same of the FLUX script, but for its model_prediction_type, which trains on a mismatched target."""
+"""The same for the FLUX script, except model_prediction_type, whose default trains on a mismatched target."""
 EXACT_DEFAULTS: dict[str, Any] = {"v_parameterization": False, "zero_terminal_snr": False}
 EXACT_FLUX_DEFAULTS: dict[str, Any] = {**FLUX_DEFAULTS, "model_prediction_type": "sigma_scaled"}
 """With `kohya_exact`: nothing is read from the checkpoint, and nothing is made better."""
@@ -44,14 +44,14 @@ OFF_AT_ZERO = frozenset({
     "save_last_n_steps", "clip_skip", "max_train_epochs", "validate_every_n_steps", "blocks_to_swap",
     "save_n_epoch_ratio",
 })  # fmt: skip
-"""Arguments that the scripts take for not given where they are 0."""
+"""Arguments for which the scripts take 0 as unset."""
 ON_BY_TEXT = frozenset({"split_qkv", "train_t5xxl"})
 """Keys of network_args that the scripts compare with the text True."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What became of one key."""
+    """The result for one key."""
 
     key: str
     value: str
@@ -74,7 +74,7 @@ class Conversion:
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By table and key, as a preset has them."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Those of the scripts, as they were given."""
+    """The arguments of the scripts, unconverted."""
     sources: dict[str, str] = field(default_factory=dict)
     """Key of the configuration to the key of the file that sets it."""
     places: dict[str, str] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class Conversion:
     unset: list[str] = field(default_factory=list)
     """Keys that are empty, off or, in a GUI file, 0, and change nothing."""
     exact: bool = False
-    """Taken at its word, as with `training.kohya_exact`."""
+    """Taken literally, as with `training.kohya_exact`."""
     entries: list[Entry] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
@@ -97,20 +97,20 @@ class Conversion:
         if source:
             self.sources[dotted] = source
 
-    def tell(self, key: str, value: Any, rule: Rule) -> None:
-        """Note what became of a key; one that is not supported is a problem."""
-        shown = "(not shown)" if key in SECRETS else printable(_shown(value))
-        self.entries.append(Entry(key, shown, rule.status, rule.target, rule.text))
+    def record(self, key: str, value: Any, rule: Rule) -> None:
+        """Record the result for a key; an unsupported one is a problem."""
+        text = "(not shown)" if key in SECRETS else printable(_as_text(value))
+        self.entries.append(Entry(key, text, rule.status, rule.target, rule.text))
         if rule.status == "not supported":
             hint = f"{rule.text[:1].upper()}{rule.text[1:]}."
-            self.problems.append(Problem("", key, f"{shown} is given, which is not supported.", hint))
+            self.problems.append(Problem("", key, f"{text} is given, which is not supported.", hint))
 
     def notes(self) -> list[str]:
-        """The sentences that a person should read: everything that is not simply honoured."""
+        """Notes for the person: on everything that is not simply honoured."""
         return [entry.line() for entry in self.entries if entry.status != "honoured"]
 
 
-def _shown(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -123,73 +123,73 @@ def convert_arguments(
     from_file: Collection[str] = (),
     family: str = "",
 ) -> Conversion:
-    """A configuration for arguments of the scripts by name, of any type that can be read as the argument's own.
+    """A configuration for arguments of the scripts, with values of any type that can be converted.
 
     Args:
-        defaults: what holds for arguments that are not given.
-        from_file: those that a training TOML gives, where the scripts ignore every name that is no argument.
-        exact: taken at its word, as with `training.kohya_exact`.
-        family: "sd15", "sdxl" or "flux" where the file says it otherwise than by its arguments.
+        defaults: values of arguments that are not given.
+        from_file: arguments of a training TOML, in which the scripts ignore unknown names.
+        exact: taken literally, as with `training.kohya_exact`.
+        family: "sd15", "sdxl" or "flux" where it is known otherwise than from the arguments.
     """
-    found = Conversion(kind, arguments=arguments, exact=exact)
+    conversion = Conversion(kind, arguments=arguments, exact=exact)
     family = family or _family(arguments)
     flux = EXACT_FLUX_DEFAULTS if exact else FLUX_DEFAULTS
     own = flux if family == "flux" else EXACT_DEFAULTS if exact else {}
     for key, value in {**defaults, **own}.items():
         rule = rule_of(key)
         target = rule.target if rule is not None else f"sampling.{key}"
-        found.set(target, value)
-    for key, given in arguments.items():
+        conversion.set(target, value)
+    for key, raw in arguments.items():
         rule = rule_of(key) if key in ARGUMENTS or (key == "num_processes" and key not in from_file) else None
         if rule is None:
-            _unknown(found, key, given, in_file=key in from_file)
+            _unknown(conversion, key, raw, in_file=key in from_file)
         elif unread := unread_by(key, family):
-            _argument(found, key, given, Rule("no effect", "", unread))
+            _argument(conversion, key, raw, Rule("no effect", "", unread))
         else:
-            _argument(found, key, given, rule)
-    return found
+            _argument(conversion, key, raw, rule)
+    return conversion
 
 
 def _family(arguments: Mapping[str, Any]) -> str:
-    """What the arguments themselves say: "flux", "sd" for SD1.5 or SDXL, "" where they leave it open."""
+    """The family according to the arguments: "flux", "sd" for SD1.5 or SDXL, "" where they leave it open."""
     module = arguments.get("network_module")
     if isinstance(module, str) and module:
         return "flux" if module.endswith("_flux") else "sd"
     return "flux" if any(isinstance(arguments.get(key), str) and arguments[key] for key in ("t5xxl", "ae")) else ""
 
 
-def _argument(found: Conversion, key: str, given: Any, rule: Rule) -> None:
-    """One argument of the scripts: its value, and what becomes of it."""
+def _argument(conversion: Conversion, key: str, raw: Any, rule: Rule) -> None:
+    """Convert one argument of the scripts."""
     try:
-        value = read_value(key, given)
+        value = read_value(key, raw)
     except ValueError as error:
         if rule.status == "no effect":
-            found.tell(key, given, rule)
+            conversion.record(key, raw, rule)
         else:
-            found.problems.append(Problem("", key, str(error)))
+            conversion.problems.append(Problem("", key, str(error)))
         return
     if value is None:
-        found.unset.append(key)
+        conversion.unset.append(key)
         return
     if rule.target in PATH_OPTIONS and isinstance(value, str) and has_controls(value):
-        found.problems.append(Problem("", key, f"{value!r} {CONTROLS_MESSAGE}", CONTROLS_HINT))
+        conversion.problems.append(Problem("", key, f"{value!r} {CONTROLS_MESSAGE}", CONTROLS_HINT))
         return
-    before = len(found.entries)
+    before = len(conversion.entries)
     if key in OFF_AT_ZERO and value == 0 and rule.target:
-        found.tell(key, value, Rule("honoured", rule.target, "0 is off"))
+        conversion.record(key, value, Rule("honoured", rule.target, "0 is off"))
     elif key in _SPECIAL and rule.status != "no effect":
-        _SPECIAL[key](found, key, value, rule)
+        _SPECIAL[key](conversion, key, value, rule)
     else:
-        found.tell(key, value, rule)
+        conversion.record(key, value, rule)
         if rule.target and rule.status in ("honoured", "better"):
-            found.set(rule.target, value, key)
-    for place, entry in enumerate(found.entries[before:], before):
+            conversion.set(rule.target, value, key)
+    for place, entry in enumerate(conversion.entries[before:], before):
         if entry.key == key and key not in SECRETS:
-            found.entries[place] = replace(entry, value=printable(_shown(given)))
+            conversion.entries[place] = replace(entry, value=printable(_as_text(raw)))
 
 
 def flattened(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A training TOML as Kohya reads it: one level of tables is taken away, and the later of two keys wins."""
+    """A training TOML as Kohya reads it: one level of tables is flattened, and the later of two keys wins."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, dict):
@@ -199,169 +199,173 @@ def flattened(content: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _unknown(found: Conversion, key: str, value: Any, *, in_file: bool) -> None:
-    """A name that is no argument: nothing to the scripts in a training TOML, and an error on a command line."""
+def _unknown(conversion: Conversion, key: str, value: Any, *, in_file: bool) -> None:
+    """An unknown name: ignored by the scripts in a training TOML, and an error on a command line."""
     near = nearest(key)
     hint = f"Did you mean {near}?" if near else "No LoRA script of Kohya's has it."
     if key in UNREAD and in_file:
-        found.tell(key, value, Rule("no effect", "", "the GUI writes it, and no LoRA script reads it"))
+        conversion.record(key, value, Rule("no effect", "", "the GUI writes it, and no LoRA script reads it"))
     elif in_file:
         meant = f"; did you mean {near}?" if near else ""
-        found.tell(key, value, Rule("no effect", "", f"no argument of the LoRA scripts, which ignore it{meant}"))
+        conversion.record(key, value, Rule("no effect", "", f"no argument of the LoRA scripts, which ignore it{meant}"))
     else:
-        found.problems.append(Problem("", key, "unknown argument.", hint))
+        conversion.problems.append(Problem("", key, "unknown argument.", hint))
 
 
-def _network_args(found: Conversion, key: str, value: list[str], rule: Rule) -> None:
+def _network_args(conversion: Conversion, key: str, value: list[str], rule: Rule) -> None:
     for text in value:
-        name, _, given = text.partition("=")
+        name, _, raw = text.partition("=")
         own = NETWORK_ARGS.get(name)
         if own is None:
-            found.problems.append(Problem("", f"network_args {printable(name)}", "unknown.", "Take it out."))
+            conversion.problems.append(Problem("", f"network_args {printable(name)}", "unknown.", "Remove it."))
             continue
-        if own.status == "not supported" and (is_off(given) or given.strip().lower() in ("full", "all")):
+        if own.status == "not supported" and (is_off(raw) or raw.strip().lower() in ("full", "all")):
             own = Rule("honoured", "", "as it is here")
-        elif name in ON_BY_TEXT and given != "True":
+        elif name in ON_BY_TEXT and raw != "True":
             own = Rule("no effect", "", "the scripts switch it on by the text True only")
-        value = guess_value(given)
-        number = whole_number_of(value) or number_of(value)
+        value = guess_value(raw)
+        number = integer_of(value) or number_of(value)
         counts = own.status == "honoured" and bool(own.target)
         if counts and value is None:
             own, counts = Rule("honoured", "", "not set"), False
         if counts and number is None:
-            message = f"{printable(given)!r} is given, allowed is a number."
-            found.problems.append(Problem("", f"network_args {name}", message))
+            message = f"{printable(raw)!r} is given, allowed is a number."
+            conversion.problems.append(Problem("", f"network_args {name}", message))
             continue
-        found.tell(f"network_args {name}", given, own)
+        conversion.record(f"network_args {name}", raw, own)
         if counts:
-            found.set(own.target, number, key)
+            conversion.set(own.target, number, key)
 
 
-def _learning_rate(found: Conversion, key: str, value: float, rule: Rule) -> None:
+def _learning_rate(conversion: Conversion, key: str, value: float, rule: Rule) -> None:
     if value != 0:
-        found.tell(key, value, rule)
-        found.set(rule.target, value, key)
+        conversion.record(key, value, rule)
+        conversion.set(rule.target, value, key)
         return
-    found.tell(key, value, Rule("honoured", rule.target, "0: what has no rate of its own is not trained"))
+    conversion.record(key, value, Rule("honoured", rule.target, "0: what has no rate of its own is not trained"))
     for name in ("unet_lr", "text_encoder_lr"):
-        if found.arguments.get(name) in (None, "", []):
-            found.set(f"training.{name}", 0.0, key)
+        if conversion.arguments.get(name) in (None, "", []):
+            conversion.set(f"training.{name}", 0.0, key)
 
 
-def _text_encoder_lr(found: Conversion, key: str, value: list[float], rule: Rule) -> None:
+def _text_encoder_lr(conversion: Conversion, key: str, value: list[float], rule: Rule) -> None:
     if unlike := [f"{rate:g}" for rate in value if rate != value[0]]:
         text = "the first rate is used for every text encoder, as Kohya does; T5 is never trained"
-        found.tell(key, value, Rule("better", rule.target, f"{text}; without effect: {', '.join(unlike)}"))
+        conversion.record(key, value, Rule("better", rule.target, f"{text}; without effect: {', '.join(unlike)}"))
     else:
-        found.tell(key, value, rule)
-    found.set(rule.target, value[0], key)
+        conversion.record(key, value, rule)
+    conversion.set(rule.target, value[0], key)
 
 
 def _constant(target_value: Any) -> Any:
-    def put(found: Conversion, key: str, value: Any, rule: Rule) -> None:
-        found.tell(key, value, rule)
-        found.set(rule.target, target_value, key)
+    def put(conversion: Conversion, key: str, value: Any, rule: Rule) -> None:
+        conversion.record(key, value, rule)
+        conversion.set(rule.target, target_value, key)
 
     return put
 
 
-def _module(found: Conversion, key: str, value: Any, rule: Rule) -> None:
+def _module(conversion: Conversion, key: str, value: Any, rule: Rule) -> None:
     if value in SUPPORTED_MODULES:
-        found.tell(key, value, rule)
+        conversion.record(key, value, rule)
         return
     text = "only LoRA: networks.lora, with conv_dim in network_args for a LoCon"
-    found.tell(key, value, Rule("not supported", "", text))
+    conversion.record(key, value, Rule("not supported", "", text))
 
 
-def _model_as(found: Conversion, key: str, value: Any, rule: Rule) -> None:
-    found.tell(key, value, Rule("honoured") if value == "safetensors" else rule)
+def _model_as(conversion: Conversion, key: str, value: Any, rule: Rule) -> None:
+    conversion.record(key, value, Rule("honoured") if value == "safetensors" else rule)
 
 
-def _model_type(found: Conversion, key: str, value: Any, rule: Rule) -> None:
-    found.tell(key, value, Rule("honoured") if value == "flux" else rule)
+def _model_type(conversion: Conversion, key: str, value: Any, rule: Rule) -> None:
+    conversion.record(key, value, Rule("honoured") if value == "flux" else rule)
 
 
-def _epoch_ratio(found: Conversion, key: str, value: int, rule: Rule) -> None:
-    epochs = whole_number_of(found.arguments.get("max_train_epochs"))
+def _epoch_ratio(conversion: Conversion, key: str, value: int, rule: Rule) -> None:
+    epochs = integer_of(conversion.arguments.get("max_train_epochs"))
     if value < 0:
-        found.tell(key, value, Rule("honoured", rule.target, "below 0 is off"))
+        conversion.record(key, value, Rule("honoured", rule.target, "below 0 is off"))
     elif not epochs:
-        found.tell(key, value, Rule("not supported", "", "it needs max_train_epochs: set save_every_n_epochs instead"))
+        conversion.record(
+            key, value, Rule("not supported", "", "it needs max_train_epochs: set save_every_n_epochs instead")
+        )
     else:
-        found.tell(key, value, rule)
-        found.set(rule.target, max(1, epochs // value), key)
+        conversion.record(key, value, rule)
+        conversion.set(rule.target, max(1, epochs // value), key)
 
 
-def _alpha(found: Conversion, key: str, value: float, rule: Rule) -> None:
+def _alpha(conversion: Conversion, key: str, value: float, rule: Rule) -> None:
     if value == 0:
-        found.tell(key, value, Rule("honoured", rule.target, "0 is the rank"))
-        rank = whole_number_of(found.arguments.get("network_dim")) or found.values["network"]["network_dim"]
+        conversion.record(key, value, Rule("honoured", rule.target, "0 is the rank"))
+        rank = integer_of(conversion.arguments.get("network_dim")) or conversion.values["network"]["network_dim"]
         value = float(rank)
     else:
-        found.tell(key, value, rule)
-    found.set(rule.target, value, key)
+        conversion.record(key, value, rule)
+    conversion.set(rule.target, value, key)
 
 
-def _seed(found: Conversion, key: str, value: int, rule: Rule) -> None:
-    found.tell(key, value, Rule("honoured", rule.target))
-    found.set(rule.target, value, key)
+def _seed(conversion: Conversion, key: str, value: int, rule: Rule) -> None:
+    conversion.record(key, value, Rule("honoured", rule.target))
+    conversion.set(rule.target, value, key)
 
 
-def _token_length(found: Conversion, key: str, value: int, rule: Rule) -> None:
+def _token_length(conversion: Conversion, key: str, value: int, rule: Rule) -> None:
     chunks = value // 75 * 75
     if chunks == value or chunks not in (75, 150, 225):
-        found.tell(key, value, rule)
+        conversion.record(key, value, rule)
         chunks = value
     else:
-        found.tell(key, value, Rule("better", rule.target, f"as {chunks}: the scripts use whole chunks of 75 tokens"))
-    found.set(rule.target, chunks, key)
+        conversion.record(
+            key, value, Rule("better", rule.target, f"as {chunks}: the scripts use whole chunks of 75 tokens")
+        )
+    conversion.set(rule.target, chunks, key)
 
 
-def _repeats(found: Conversion, key: str, value: Any, rule: Rule) -> None:
-    if found.arguments.get("train_data_dir") and not found.arguments.get("dataset_config"):
-        found.tell(key, value, Rule("no effect", "", "the names of the folders have the repeats, as in Kohya"))
+def _repeats(conversion: Conversion, key: str, value: Any, rule: Rule) -> None:
+    if conversion.arguments.get("train_data_dir") and not conversion.arguments.get("dataset_config"):
+        conversion.record(key, value, Rule("no effect", "", "the names of the folders have the repeats, as in Kohya"))
         return
-    found.tell(key, value, rule)
-    found.set(rule.target, value, key)
+    conversion.record(key, value, rule)
+    conversion.set(rule.target, value, key)
 
 
-def _config_file(found: Conversion, key: str, value: Any, rule: Rule) -> None:
-    found.tell(key, value, Rule("no effect", "", "this file itself is read, and no other one"))
+def _config_file(conversion: Conversion, key: str, value: Any, rule: Rule) -> None:
+    conversion.record(key, value, Rule("no effect", "", "this file itself is read, and no other one"))
 
 
-def _state(found: Conversion, key: str, value: Any, rule: Rule) -> None:
-    found.tell(key, value, rule)
+def _state(conversion: Conversion, key: str, value: Any, rule: Rule) -> None:
+    conversion.record(key, value, rule)
 
 
-def _save_precision(found: Conversion, key: str, value: Any, rule: Rule) -> None:
-    found.tell(key, value, rule)
-    found.set(rule.target, {"fp32": "float", "no": "float"}.get(value, value), key)
+def _save_precision(conversion: Conversion, key: str, value: Any, rule: Rule) -> None:
+    conversion.record(key, value, rule)
+    conversion.set(rule.target, {"fp32": "float", "no": "float"}.get(value, value), key)
 
 
-def _prediction(found: Conversion, key: str, value: Any, rule: Rule) -> None:
-    if value == "sigma_scaled" and not found.exact:
+def _prediction(conversion: Conversion, key: str, value: Any, rule: Rule) -> None:
+    if value == "sigma_scaled" and not conversion.exact:
         text = "Kohya's default trains on a mismatched target; raw is used"
-        found.tell(key, value, Rule("better", rule.target, text))
-        found.set(rule.target, "raw", key)
+        conversion.record(key, value, Rule("better", rule.target, text))
+        conversion.set(rule.target, "raw", key)
         return
-    found.tell(key, value, rule)
-    found.set(rule.target, value, key)
+    conversion.record(key, value, rule)
+    conversion.set(rule.target, value, key)
 
 
-def _optimizer(found: Conversion, key: str, value: Any, rule: Rule) -> None:
+def _optimizer(conversion: Conversion, key: str, value: Any, rule: Rule) -> None:
     from importlib.util import find_spec
 
-    if value.lower() == "adamw8bit" and not found.exact and find_spec("bitsandbytes") is None:
+    if value.lower() == "adamw8bit" and not conversion.exact and find_spec("bitsandbytes") is None:
         text = "AdamW, fused: bitsandbytes is not installed, and eight bits save little for a LoRA"
-        found.tell(key, value, Rule("better", rule.target, text))
-        found.set(rule.target, "AdamW", key)
+        conversion.record(key, value, Rule("better", rule.target, text))
+        conversion.set(rule.target, "AdamW", key)
         return
-    found.tell(key, value, rule)
-    found.set(rule.target, value, key)
+    conversion.record(key, value, rule)
+    conversion.set(rule.target, value, key)
 
 
-def _eight_bits(found: Conversion, key: str, value: Any, rule: Rule) -> None:
-    _optimizer(found, key, "AdamW8bit", rule)
+def _eight_bits(conversion: Conversion, key: str, value: Any, rule: Rule) -> None:
+    _optimizer(conversion, key, "AdamW8bit", rule)
 
 
 _SPECIAL: dict[str, Any] = {
@@ -387,4 +391,4 @@ _SPECIAL: dict[str, Any] = {
     "save_precision": _save_precision,
     "model_prediction_type": _prediction,
 }
-"""Arguments that need more than being copied."""
+"""Arguments that need more than a copy."""

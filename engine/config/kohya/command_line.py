@@ -1,4 +1,4 @@
-"""A `train.sh`, `.bat` or `.ps1` that calls Kohya's scripts: its arguments are read, and nothing of it is run."""
+"""A `train.sh`, `.bat` or `.ps1` that calls Kohya's scripts: its arguments are read, nothing is run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from engine.reading import parse_toml
 from engine.text import printable
 
 _AMBIGUOUS = "\0"
-"""Before a name that may be several arguments; it only takes its values out of the way."""
+"""Prefix of an ambiguous name; such an entry only collects its values."""
 _BATCH = re.compile(r"^\s*@?(?:echo off|set\s|rem\b|::)|[A-Za-z]:\\|\^\s*$", re.IGNORECASE | re.MULTILINE)
 _POWERSHELL = re.compile(
     r"^\s*\$(?:env:)?\w+\s*\+?=|`[ \t]*$|^\s*write-(?:host|output)\b", re.IGNORECASE | re.MULTILINE
@@ -51,11 +51,11 @@ def is_command_line(text: str) -> bool:
 
 
 def script_of(text: str, suffix: str = "", own_folder: str = "") -> Script:
-    """A shell, batch or PowerShell file, read.
+    """The parsed shell, batch or PowerShell file.
 
     Args:
-        suffix: of the file's name; without one the text shows the language.
-        own_folder: that the file is in, for scripts that ask for it; "" where it is not known.
+        suffix: of the file's name; without one the language is detected from the text.
+        own_folder: the folder of the file, for scripts that use it; "" where it is unknown.
     """
     language: type[Script] = PosixScript
     if suffix.lower() in _LANGUAGES:
@@ -70,50 +70,52 @@ def script_of(text: str, suffix: str = "", own_folder: str = "") -> Script:
 def convert_command_line(text: str, *, suffix: str = "", own_folder: str = "", exact: bool = False) -> Conversion:
     """A configuration for the call of a LoRA script in a shell, batch or PowerShell file.
 
-    Variables that the file itself surely sets are put in. What is not surely understood is a problem with its line.
+    Variables that the file certainly sets are expanded. What is not certain is a problem with its line.
 
     Args:
-        suffix: of the file's name, which tells the language.
-        own_folder: that the file is in, for scripts that ask for it; "" where it is not known.
-        exact: taken at its word, as with `training.kohya_exact`.
+        suffix: of the file's name, for the language.
+        own_folder: the folder of the file, for scripts that use it; "" where it is unknown.
+        exact: taken literally, as with `training.kohya_exact`.
     """
-    script, told = script_of(text, suffix, own_folder), Conversion("")
+    script, report = script_of(text, suffix, own_folder), Conversion("")
     call = script.call or Call(1, "train_network", [], [])
     family = SCRIPTS[call.script].replace("auto", "sd15")
-    arguments = read_arguments(_certain_words(script, call, told, family), told, family)
-    configured = _config_file(arguments, told, script)
+    arguments = read_arguments(_certain_words(script, call, report, family), report, family)
+    configured = _config_file(arguments, report, script)
     from_file = configured.keys() - arguments.keys()
-    arguments = configured | arguments | _launcher(call.before, told)
+    arguments = configured | arguments | _launcher(call.before, report)
     for name in _READ_FILES:
         if written := _written(script, str(arguments.get(name) or "")):
             hint = "Run that part, and give the arguments as one command, or the TOML."
-            told.problems.append(Problem(f"line {written[0]}", name, "the script itself writes this file.", hint))
+            report.problems.append(Problem(f"line {written[0]}", name, "the script itself writes this file.", hint))
     if script.folder:
         text = "relative paths are looked for in the folder that lorasmith is called from"
-        told.tell("cd", script.folder, Rule("no effect", "", text))
+        report.record("cd", script.folder, Rule("no effect", "", text))
     for key, value, remark in script.notes:
-        told.tell(key, value, Rule("honoured" if remark == OWN_FOLDER else "no effect", "", remark))
-    made = convert_arguments(arguments, "command line", CLI_DEFAULTS, exact=exact, from_file=from_file, family=family)
-    found = [*told.problems, *made.problems] if script.call is not None else []
-    made.entries = [*told.entries, *made.entries]
+        report.record(key, value, Rule("honoured" if remark == OWN_FOLDER else "no effect", "", remark))
+    conversion = convert_arguments(
+        arguments, "command line", CLI_DEFAULTS, exact=exact, from_file=from_file, family=family
+    )
+    problems = [*report.problems, *conversion.problems] if script.call is not None else []
+    conversion.entries = [*report.entries, *conversion.entries]
     lines = option_lines(text)
-    placed = [replace(one, where=one.where or f"line {_line_of(one.key, lines, call.line)}") for one in found]
-    made.problems = [*script.problems, *placed]
+    placed = [replace(item, where=item.where or f"line {_line_of(item.key, lines, call.line)}") for item in problems]
+    conversion.problems = [*script.problems, *placed]
     if family != "sd15":
-        made.set("model.family", family)
-    return made
+        conversion.set("model.family", family)
+    return conversion
 
 
 def option_lines(text: str) -> dict[str, int]:
-    """Line of each option that is written in a script, the last one where it is there twice; an option that is cut
-    short stands for every argument that it may be."""
-    found: dict[str, int] = {}
+    """Line of each option in a script, the last one of a repeated option; an abbreviation counts for every argument
+    that it may be."""
+    lines: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
         for option in re.findall(r"(?<!\S)[\"']?--([\w-]+)", line):
             name = option.replace("-", "_")
-            names = [] if name in ARGUMENTS else [known for known in ARGUMENTS if known.startswith(name)]
-            found |= dict.fromkeys([name, *names], number)
-    return found
+            names = [] if name in ARGUMENTS else [argument for argument in ARGUMENTS if argument.startswith(name)]
+            lines |= dict.fromkeys([name, *names], number)
+    return lines
 
 
 def _line_of(key: str, lines: Mapping[str, int], default: int) -> int:
@@ -121,8 +123,8 @@ def _line_of(key: str, lines: Mapping[str, int], default: int) -> int:
     return next((lines[name] for name in names if name in lines), default)
 
 
-def _certain_words(script: Script, call: Call, told: Conversion, family: str) -> list[str]:
-    """The arguments of the call; one that is not certain is a problem and left out, unless it has no effect here."""
+def _certain_words(script: Script, call: Call, conversion: Conversion, family: str) -> list[str]:
+    """The arguments of the call; an uncertain one is a problem and left out, unless it has no effect here."""
     words: list[str] = []
     written = option = ""
     for word in call.words:
@@ -131,8 +133,8 @@ def _certain_words(script: Script, call: Call, told: Conversion, family: str) ->
             meant = _candidates(written.replace("-", "_"), family)
             option = meant[0] if len(meant) == 1 else written.replace("-", "_")
         if word == REST:
-            told.tell(
-                "arguments", "$@", Rule("no effect", "", "what is typed behind the file's name is not known here")
+            conversion.record(
+                "arguments", "$@", Rule("no effect", "", "arguments after the file's name are unknown here")
             )
             continue
         inline, follows = word.startswith(f"--{written}="), words[-1:] == [f"--{written}"] and option not in FLAGS
@@ -142,119 +144,125 @@ def _certain_words(script: Script, call: Call, told: Conversion, family: str) ->
             continue
         if follows and not word.startswith("--"):
             words.pop()
-        shown = plain(word.partition("=")[2] if inline else word)
+        source = plain(word.partition("=")[2] if inline else word)
         reason = next((script.reasons[part] for part in UNSURE.findall(word) if part in script.reasons), "")
-        message = f"{printable(shown)}: {reason or 'the file does not say what that is'}."
+        message = f"{printable(source)}: {reason or 'the file does not define it'}."
         script.problem(call.line, option if rule is not None else "", message, f"Write it out. {HINT}")
     return words
 
 
 def _written(script: Script, path: str) -> tuple[int, str | None] | None:
-    """Line and text of a file that the script writes itself; a text that is not certain is None."""
+    """Line and text of a file that the script writes itself; an uncertain text is None."""
     if not path:
         return None
     exact = script.written.get(path_key(path))
-    alike = [one for one in script.written if one.rpartition("/")[2] == path_key(path).rpartition("/")[2]]
+    alike = [name for name in script.written if name.rpartition("/")[2] == path_key(path).rpartition("/")[2]]
     return exact or ((script.written[alike[0]][0], None) if alike else None)
 
 
-def _config_file(arguments: dict[str, Any], told: Conversion, script: Script) -> dict[str, Any]:
-    """What the training TOML behind `--config_file` says, which is taken out of `arguments`; those go before it."""
-    given = arguments.pop("config_file", None)
-    if not given:
+def _config_file(arguments: dict[str, Any], conversion: Conversion, script: Script) -> dict[str, Any]:
+    """The content of the training TOML of `--config_file`, which is removed from `arguments`; these have precedence."""
+    value = arguments.pop("config_file", None)
+    if not value:
         return {}
-    name = str(given) if str(given).endswith(".toml") else f"{given}.toml"
+    name = str(value) if str(value).endswith(".toml") else f"{value}.toml"
     path, written = kohya_path(name), _written(script, name)
     try:
         if written is None:
             content = read_content(path)
         elif written[1] is None:
             hint = "Run that part, and give the TOML, or write the arguments as one command."
-            raise UsageError(f"{printable(name)} is written by line {written[0]}, {script.shown(written[0])}.", hint)
+            raise UsageError(
+                f"{printable(name)} is written by line {written[0]}, {script.quoted(written[0])}.",
+                hint,
+                code="config-written-by-script",
+            )
         else:
             content = parse_toml(written[1])
     except LoraSmithError as error:
         hint = f"{error.hint} Relative paths are looked for in the folder that lorasmith is called from.".strip()
-        told.problems.append(Problem("", "config_file", error.message, hint))
+        conversion.problems.append(Problem("", "config_file", error.message, hint))
         return {}
     except ValueError as error:
-        told.problems.append(Problem(f"line {written[0] if written else 1}", name, f"not valid TOML: {error}.", HINT))
+        conversion.problems.append(
+            Problem(f"line {written[0] if written else 1}", name, f"not valid TOML: {error}.", HINT)
+        )
         return {}
-    told.tell("config_file", path, HONOURED["config_file"])
+    conversion.record("config_file", path, HONOURED["config_file"])
     return flattened(content)
 
 
-def _launcher(words: list[str], told: Conversion) -> dict[str, Any]:
-    """What `accelerate launch` or its like is given before the script: the number of processes is taken."""
-    given = " ".join(launcher(words))
-    found = _PROCESSES.search(given)
-    if given:
-        text = "the trainer starts its own processes" + ("; num_processes is taken" if found else "")
-        told.tell("accelerate launch", given, Rule("no effect", "", text))
-    return {"num_processes": int(found[1])} if found and int(found[1]) > 1 else {}
+def _launcher(words: list[str], conversion: Conversion) -> dict[str, Any]:
+    """The options of `accelerate launch` or a similar launcher: only the number of processes is used."""
+    options = " ".join(launcher(words))
+    match = _PROCESSES.search(options)
+    if options:
+        text = "the trainer starts its own processes" + ("; num_processes is taken" if match else "")
+        conversion.record("accelerate launch", options, Rule("no effect", "", text))
+    return {"num_processes": int(match[1])} if match and int(match[1]) > 1 else {}
 
 
-def read_arguments(words: Sequence[str], told: Conversion, family: str) -> dict[str, Any]:
+def read_arguments(words: Sequence[str], conversion: Conversion, family: str) -> dict[str, Any]:
     """Arguments by name from words: `--name value`, `--name=value`, `--flag`, and lists up to the next `--`. A name may
-    be cut short as long as it is the beginning of one argument only, as `argparse` allows.
+    be abbreviated where that is unambiguous, as `argparse` allows.
 
     Args:
-        told: gets a problem for each word that belongs to no argument, for each argument without its value, and for
-            each name that may be several arguments.
-        family: whose script it is: "sd15", "sdxl" or "flux".
+        conversion: gets a problem for each word that belongs to no argument, for each argument without its value, and
+            for each name that may be several arguments.
+        family: of the script: "sd15", "sdxl" or "flux".
     """
-    found: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     name = ""
     waiting: set[str] = set()
     for word in words:
         if word.startswith("--"):
             written, equals, value = word[2:].partition("=")
-            name = _argument_name(written.replace("-", "_"), family, told)
-            if found.get(name, True) is not True and name in ARGUMENTS:
+            name = _argument_name(written.replace("-", "_"), family, conversion)
+            if arguments.get(name, True) is not True and name in ARGUMENTS:
                 remark = "it is given again, and the last one counts, as in Kohya"
-                told.tell(name, found[name], Rule("no effect", "", remark))
-            found[name] = ([value] if name in LISTS else value) if equals else [] if name in LISTS else True
+                conversion.record(name, arguments[name], Rule("no effect", "", remark))
+            arguments[name] = ([value] if name in LISTS else value) if equals else [] if name in LISTS else True
             if equals or name in FLAGS or name in NEWER_FLAGS:
                 waiting.discard(name)
                 if equals and (name in FLAGS or name in NEWER_FLAGS):
-                    hint = "Leave the value away, or the whole argument."
-                    told.problems.append(
+                    hint = "Remove the value, or the complete argument."
+                    conversion.problems.append(
                         Problem("", name, f"{printable(value)!r} is given, but it takes no value.", hint)
                     )
-                    del found[name]
+                    del arguments[name]
                 name = name if name in LISTS else ""
             elif name not in LISTS:
                 waiting.add(name)
         elif name in LISTS:
-            found[name].append(word)
+            arguments[name].append(word)
         elif name:
-            found[name] = word
+            arguments[name] = word
             waiting.discard(name)
             name = ""
         else:
             hint = "Quotation marks keep a value together; variables and lists of a shell must be written out."
-            told.problems.append(Problem("", printable(word), "belongs to no argument.", hint))
+            conversion.problems.append(Problem("", printable(word), "belongs to no argument.", hint))
     for name in sorted(waiting):
         if rule_of(name) is not None:
-            told.problems.append(Problem("", name, "no value is given.", "Write it behind the argument."))
-            del found[name]
-    return {name: value for name, value in found.items() if not name.startswith(_AMBIGUOUS)}
+            conversion.problems.append(Problem("", name, "no value is given.", "Write it after the argument."))
+            del arguments[name]
+    return {name: value for name, value in arguments.items() if not name.startswith(_AMBIGUOUS)}
 
 
 def _candidates(written: str, family: str) -> list[str]:
-    """The arguments of a family's script that a name, or the beginning of one, may stand for."""
+    """The arguments of a family's script that a name or abbreviation may mean."""
     if written in ARGUMENTS:
         return [written]
     absent = {"flux": frozenset[str](), "sdxl": FLUX_ONLY}.get(family, FLUX_ONLY | NOT_SD15)
     return sorted(name for name in ARGUMENTS - absent if written and name.startswith(written))
 
 
-def _argument_name(written: str, family: str, told: Conversion) -> str:
-    """The argument that a name, or the beginning of one, stands for in a script; the name itself where it is none."""
+def _argument_name(written: str, family: str, conversion: Conversion) -> str:
+    """The argument that a name or abbreviation means in a script; the name itself where there is none."""
     candidates = _candidates(written, family)
     if len(candidates) < 2:
         return candidates[0] if candidates else written
-    told.problems.append(
+    conversion.problems.append(
         Problem("", f"--{printable(written)}", f"may be {' or '.join(candidates)}.", "Write the name out.")
     )
     return f"{_AMBIGUOUS}{written}"

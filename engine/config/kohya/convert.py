@@ -1,4 +1,4 @@
-"""Any file of Kohya's where a preset is taken: recognised by its content and turned into a configuration."""
+"""Any file of Kohya's instead of a preset: recognised by its content and converted to a configuration."""
 
 from __future__ import annotations
 
@@ -22,69 +22,77 @@ from engine.config.kohya.other_trainings import (
 from engine.config.kohya.rules import ARGUMENTS, Rule
 from engine.config.lines import json_lines, toml_lines
 from engine.config.local_paths import PATH_OPTIONS, is_windows_path, windows_path_hint
+from engine.config.moved import MOVED
 from engine.config.problems import ConfigError, keys, limit_problem
 from engine.errors import UsageError
 from engine.reading import parse_json, parse_toml
 from engine.text import printable
 
 FEWEST = 3
-"""Arguments that a training TOML has at least; with fewer it is rather a preset gone wrong."""
+"""Fewest arguments of a training TOML; with fewer it is more likely a preset with errors."""
 _SIGNS = ("network_module", "pretrained_model_name_or_path")
 """Arguments that nearly every training TOML has."""
-_ONLY_LORAS = "Only LoRAs are trained here: choose a preset (`lorasmith presets`), and name model and images beside it."
+_ONLY_LORAS = "Only LoRAs are trained here: choose a preset (`lorasmith presets`), and name model and images with it."
 
 
 def conversion_of(path: Path, text: str, *, exact: bool = False) -> Conversion | None:
-    """What a file of Kohya's amounts to; None when it is a configuration of this program, or no file of Kohya's.
+    """The conversion of a file of Kohya's; None when it is a configuration of this program, or another file.
 
-    Every problem is inside, with the file and line as its place.
+    It contains every problem, with file and line.
 
     Args:
-        exact: taken at its word, as with `training.kohya_exact`.
+        exact: taken literally, as with `training.kohya_exact`.
 
     Raises:
-        UsageError: it is a dataset configuration, which needs a preset beside it, or is for another training than a
-            LoRA's.
-        ConfigError: it is meant as JSON, and is not valid.
+        UsageError: it is a dataset configuration, which needs a preset, or is for another training than that of a
+            LoRA.
+        ConfigError: it is invalid JSON.
     """
     content, lines = _parsed(text), dict[str, int]()
     other = training_of_script(text) if content is None else None
     if content is None and is_command_line(text) and not (other and calls_no_lora_script(text)):
-        found: Conversion | None = convert_command_line(
+        conversion: Conversion | None = convert_command_line(
             text, suffix=path.suffix, own_folder=str(path.absolute().parent), exact=exact
         )
         lines = option_lines(text)
     elif content is None:
         _require_json(path, text)
         if other:
-            raise UsageError(f"{printable(path)} calls {other[0]}, the script of {other[1]}.", _ONLY_LORAS)
-        found = None
+            raise UsageError(
+                f"{printable(path)} calls {other[0]}, the script of {other[1]}.",
+                _ONLY_LORAS,
+                code="kohya-trains-no-lora",
+            )
+        conversion = None
     elif is_dataset_config(content):
         raise UsageError(
-            f"{printable(path)} is a dataset configuration: it says which pictures, not how to train.",
-            f"Name a preset, and this file beside it: --preset sdxl --dataset_config {printable(path)}",
+            f"{printable(path)} is a dataset configuration: it has the images, not how to train.",
+            f"Name a preset, and this file with it: --preset sdxl --dataset_config {printable(path)}",
+            code="kohya-dataset-config",
         )
     elif is_gui_configuration(content):
         if not trains_a_lora(content):
             what = training_of_keys(content) or "DreamBooth, which trains the whole model"
-            raise UsageError(f"{printable(path)} is a configuration of the GUI for {what}.", _ONLY_LORAS)
-        found = convert_gui(content, exact=exact)
+            raise UsageError(
+                f"{printable(path)} is a configuration of the GUI for {what}.", _ONLY_LORAS, code="kohya-trains-no-lora"
+            )
+        conversion = convert_gui(content, exact=exact)
         lines = {str(key[0]): line for key, line in json_lines(text).items() if len(key) == 1}
     elif _is_training_toml(content):
-        found = _training_toml(path, content, exact=exact)
+        conversion = _training_toml(path, content, exact=exact)
         lines = _argument_lines(text, content)
     else:
-        found = None
-    if found is not None:
-        _place(found, printable(path), lines)
-        _mark_windows_paths(found)
-        found.values.setdefault("saving", {}).setdefault("output_name", path.stem)
-    return found
+        conversion = None
+    if conversion is not None:
+        _place(conversion, printable(path), lines)
+        _mark_windows_paths(conversion)
+        conversion.values.setdefault("saving", {}).setdefault("output_name", path.stem)
+    return conversion
 
 
 def read_as_preset(path: Path, text: str) -> str:
-    """A sentence where a file is read as a preset though every key of it is an argument of Kohya's too, and its
-    `network_module` is what such files have; "" for any other file."""
+    """A remark on a file that is read as a preset, although all its keys, with `network_module`, are also arguments of
+    Kohya's; "" for any other file."""
     content = _parsed(text) or {}
     flat = flattened(content)
     if "network_module" not in flat or len(flat) < FEWEST or not all(key in ARGUMENTS for key in flat):
@@ -96,52 +104,52 @@ def read_as_preset(path: Path, text: str) -> str:
 
 
 def _training_toml(path: Path, content: Mapping[str, Any], *, exact: bool) -> Conversion:
-    given = flattened(content)
-    if not trains_a_lora(given):
-        what = training_of_keys(given)
+    arguments = flattened(content)
+    if not trains_a_lora(arguments):
+        what = training_of_keys(arguments)
         message = f"is for {what}" if what else "has no network_module: it trains no LoRA, but the whole model"
         hint = 'For a LoRA add network_module = "networks.lora".'
-        raise UsageError(f"{printable(path)} {message}.", f"{_ONLY_LORAS} {hint}")
-    found = convert_arguments(given, "training TOML", CLI_DEFAULTS, exact=exact, from_file=given)
+        raise UsageError(f"{printable(path)} {message}.", f"{_ONLY_LORAS} {hint}", code="kohya-trains-no-lora")
+    conversion = convert_arguments(arguments, "training TOML", CLI_DEFAULTS, exact=exact, from_file=arguments)
     if ours := [name for name in content if name in keys()]:
-        unlike = next(key for key in given if key in ARGUMENTS and not _has_place(content, key))
+        unlike = next(key for key in arguments if key in ARGUMENTS and not _has_place(content, key))
         text = f"read as a training TOML of Kohya's, where tables mean nothing: {unlike} has no such place in a preset"
-        found.tell("tables", ", ".join(ours), Rule("no effect", "", text))
-    return found
+        conversion.record("tables", ", ".join(ours), Rule("no effect", "", text))
+    return conversion
 
 
-def _place(found: Conversion, path: str, lines: Mapping[str, int]) -> None:
-    """Name file and line of every problem, and of every key that the file sets."""
+def _place(conversion: Conversion, path: str, lines: Mapping[str, int]) -> None:
+    """Add file and line to every problem, and to every key that the file sets."""
 
     def where(key: str) -> str:
         names = (key, key.removeprefix("--"), *key.split())
         line = next((lines[name] for name in names if name in lines), lines.get("additional_parameters"))
         return f"{path}, line {line}" if line else path
 
-    found.problems = [
-        replace(one, where=f"{path}, {one.where}" if one.where else where(one.key)) for one in found.problems
+    conversion.problems = [
+        replace(item, where=f"{path}, {item.where}" if item.where else where(item.key)) for item in conversion.problems
     ]
-    for dotted, source in found.sources.items():
-        named = "" if source == dotted.partition(".")[2] else f" ({source})"
-        found.places[dotted] = f"{where(source)}{named}"
+    for dotted, source in conversion.sources.items():
+        suffix = "" if source == dotted.partition(".")[2] else f" ({source})"
+        conversion.places[dotted] = f"{where(source)}{suffix}"
 
 
-def _mark_windows_paths(found: Conversion) -> None:
-    """Say at each path of Windows, on another system, how another one is given."""
-    for place, entry in enumerate(found.entries):
+def _mark_windows_paths(conversion: Conversion) -> None:
+    """Add a hint to each Windows path, on another system, on how to give another one."""
+    for place, entry in enumerate(conversion.entries):
         table, _, key = entry.target.partition(".")
-        value = found.values.get(table, {}).get(key)
+        value = conversion.values.get(table, {}).get(key)
         if entry.target in PATH_OPTIONS and isinstance(value, str) and is_windows_path(entry.target, value):
-            found.entries[place] = replace(entry, text=windows_path_hint(entry.target))
+            conversion.entries[place] = replace(entry, text=windows_path_hint(entry.target))
 
 
 def _argument_lines(text: str, content: Mapping[str, Any]) -> dict[str, int]:
     """Line of each argument of a training TOML, in whichever table it is."""
-    found: dict[str, int] = {}
+    lines: dict[str, int] = {}
     for key, line in toml_lines(text).items():
         if len(key) == 2 or (len(key) == 1 and not isinstance(content.get(str(key[0])), dict)):
-            found[str(key[-1])] = line
-    return found
+            lines[str(key[-1])] = line
+    return lines
 
 
 def _parsed(text: str) -> dict[str, Any] | None:
@@ -155,7 +163,7 @@ def _parsed(text: str) -> dict[str, Any] | None:
 
 
 def _require_json(path: Path, text: str) -> None:
-    """Report where a file that is meant as JSON stops being it."""
+    """Report the error in a file that is meant as JSON."""
     if path.suffix.lower() != ".json" and not text.lstrip().startswith("{"):
         return
     try:
@@ -165,9 +173,9 @@ def _require_json(path: Path, text: str) -> None:
 
 
 def _has_place(content: Mapping[str, Any], key: str) -> bool:
-    """Whether a key stands where a preset of this program has it."""
+    """Whether a key is where a preset of this program has it."""
     return any(
-        isinstance(members, dict) and key in members and key in keys().get(name, ())
+        isinstance(members, dict) and key in members and (key in keys().get(name, ()) or f"{name}.{key}" in MOVED)
         for name, members in content.items()
     )
 
@@ -175,20 +183,20 @@ def _has_place(content: Mapping[str, Any], key: str) -> bool:
 def _is_training_toml(content: Mapping[str, Any]) -> bool:
     """Whether a TOML file is Kohya's, decided by its keys, as its tables may have any name.
 
-    A file that has a key of ours alone, in its place, and most others in theirs, is a preset. One whose tables have
-    names of ours is Kohya's where it has arguments that no preset has.
+    A file with a key that only presets have, and most keys in the right tables, is a preset. A file whose tables have
+    the names of ours is Kohya's where it has arguments that no preset has.
     """
     flat = flattened(content)
     arguments = [key for key in flat if key in ARGUMENTS or key in MARKS]
     ours = {key for members in keys().values() for key in members}
     placed = [key for key in flat if _has_place(content, key)]
-    apart = [key for key in arguments if key not in placed]
+    misplaced = [key for key in arguments if key not in placed]
     signs = [key for key in _SIGNS if key in flat]
     if len(arguments) < FEWEST:
         return False
     if 2 * len(placed) < len(flat):
-        return 2 * len(arguments) >= len(flat) or any(key in apart for key in signs)
+        return 2 * len(arguments) >= len(flat) or any(key in misplaced for key in signs)
     if any(key not in ARGUMENTS for key in placed):
         return False
-    foreign = [key for key in apart if key not in ours]
-    return bool(foreign and "network_module" in flat) or (len(apart) > 1 and any(key in apart for key in signs))
+    foreign = [key for key in misplaced if key not in ours]
+    return bool(foreign and "network_module" in flat) or (len(misplaced) > 1 and any(key in misplaced for key in signs))

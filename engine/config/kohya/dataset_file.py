@@ -1,7 +1,7 @@
 """Kohya's dataset configuration (`--dataset_config`): several datasets of several subsets, in TOML or JSON.
 
-Facts: sd-scripts `library/config_util.py`. For each setting the first of these counts that has it: subset, dataset,
-`[general]`, and what the run says itself.
+Facts: sd-scripts `library/config_util.py`. Precedence of a setting: subset, dataset, `[general]`, the run's own
+settings.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     ),
     "custom_attributes": ((dict,), "a table"),
 }  # fmt: skip
-"""As strict as the schema of Kohya's, in which no text stands for a number or a switch; it refuses more: whole numbers
-for some rates."""
+"""As strict as Kohya's schema, in which a text is no number or switch, except that Kohya refuses whole numbers for some
+rates."""
 _OF_THE_TABLE = (DATASET_KEYS | SHARED_KEYS | {"alpha_mask"}) & frozenset(DatasetTable.model_fields)
 _WITHOUT_EFFECT = {
-    "cache_info": "headers of pictures are read anew each time, in parallel",
+    "cache_info": "headers of images are read each time, in parallel",
     "custom_attributes": "of all attributes the LoRA scripts read diff_output_preservation only",
 }
 _MASK = "masked loss is on: dataset.masked_loss"
@@ -76,7 +76,7 @@ _MASK = "masked loss is on: dataset.masked_loss"
 
 @dataclass(frozen=True)
 class SubsetSpec:
-    """One subset with everything that holds for it."""
+    """One subset with all its settings."""
 
     table: DatasetTable
     dataset: int
@@ -100,17 +100,17 @@ class _Reading:
     _reported: set[tuple[KeyPath, str]] = field(default_factory=set)
 
     def problem(self, place: str, key: str, message: str, hint: str = "") -> None:
-        """Note a problem at a place like `datasets[0].subsets[1]`."""
+        """Add a problem at a place like `datasets[0].subsets[1]`."""
         path = self._path(place, key)
-        written = path[-1:] == (key.rpartition(".")[2],)
-        if written and (path, message) in self._reported:  # once for all subsets that inherit it
+        is_key = path[-1:] == (key.rpartition(".")[2],)
+        if is_key and (path, message) in self._reported:  # once for all subsets that inherit it
             return
         self._reported.add((path, message))
         where = f"{printable(self.path)}, line {self.lines[path]}" if path in self.lines else printable(self.path)
         self.problems.append(Problem(where, f"{place}.{key}".strip("."), message, hint))
 
     def _path(self, place: str, key: str) -> KeyPath:
-        """Where the key is written, if need be on the level that it is inherited from; else where its table begins."""
+        """The place of the key, also on the level from which it is inherited; else of its table."""
         table: KeyPath = tuple(int(part) if part.isdecimal() else part for part in re.findall(r"[^.\[\]]+", place))
         levels = [table, table[:2], ("general",)] if key else []
         paths = [*((*level, *key.split(".")) for level in levels), table, table[:-1]]
@@ -127,9 +127,13 @@ def read_text(path: Path) -> str:
         return read_script(path)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UsageError(f"{printable(path)} cannot be read: {reason}.", "Check the path.") from None
+        raise UsageError(
+            f"{printable(path)} cannot be read: {reason}.", "Check the path.", code="kohya-file-unreadable"
+        ) from None
     except UnicodeDecodeError:
-        raise UsageError(f"{printable(path)} cannot be read: it is not UTF-8.", SAVE_AS_UTF8) from None
+        raise UsageError(
+            f"{printable(path)} cannot be read: it is not UTF-8.", SAVE_AS_UTF8, code="kohya-file-not-utf8"
+        ) from None
 
 
 def read_content(path: Path) -> dict[str, Any]:
@@ -137,7 +141,7 @@ def read_content(path: Path) -> dict[str, Any]:
 
     Raises:
         UsageError: it cannot be read.
-        ConfigError: it is not valid, or no table.
+        ConfigError: it is invalid, or not a table.
     """
     return _content_and_lines(path)[0]
 
@@ -160,13 +164,13 @@ def _content_and_lines(path: Path) -> tuple[dict[str, Any], Mapping[KeyPath, int
 
 
 def kohya_path(text: str) -> Path:
-    """A path as Kohya's files have it, where Windows' backslashes occur."""
+    """A path in a file of Kohya's, possibly with the backslashes of Windows."""
     slashed = "\\" in text and not os.path.exists(text)  # noqa: PTH110 - Path's own raises for an impossible name
     return Path(os.path.expanduser(text.replace("\\", "/") if slashed else text))  # noqa: PTH111 - as above
 
 
 def frozen_text(path: Path) -> str:
-    """A dataset configuration as JSON with absolute paths: what a run keeps of it.
+    """A dataset configuration as JSON with absolute paths: the copy that a run keeps.
 
     Raises:
         UsageError: it cannot be read.
@@ -182,7 +186,7 @@ def frozen_text(path: Path) -> str:
 
 
 def _tables(value: object) -> list[dict[str, Any]]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def is_dataset_config(content: Mapping[str, Any]) -> bool:
@@ -191,13 +195,13 @@ def is_dataset_config(content: Mapping[str, Any]) -> bool:
 
 
 def read_dataset_config(path: Path, config: RunConfig) -> tuple[list[SubsetSpec], list[str]]:
-    """All subsets of a dataset configuration, and notes about what is not used.
+    """All subsets of a dataset configuration, and notes on unused keys.
 
     Args:
-        config: of the run; what the file does not say.
+        config: of the run, for settings that the file does not have.
 
     Raises:
-        ConfigError: every problem of the file at once, each with its place.
+        ConfigError: with every problem of the file and its place.
         UsageError: it cannot be read, or is another file of Kohya's.
     """
     content, lines = _content_and_lines(path)
@@ -205,6 +209,7 @@ def read_dataset_config(path: Path, config: RunConfig) -> tuple[list[SubsetSpec]
         raise UsageError(
             f"{printable(path)} is no dataset configuration: it has no [[datasets]].",
             "A training TOML or a configuration of the GUI is given by --preset, and names the dataset configuration.",
+            code="no-dataset-config",
         )
     reading = _Reading(path, config, lines)
     for key in content.keys() - {"general", "datasets"}:
@@ -231,14 +236,14 @@ def _table(value: object, place: str, reading: _Reading) -> dict[str, Any]:
 
 
 def _checked(table: Mapping[str, Any], place: str, allowed: frozenset[str], reading: _Reading) -> dict[str, Any]:
-    """The keys of a table that may be there and have values of their types; every other one is a problem."""
-    found = {}
+    """The allowed keys of a table with valid values; every other one is a problem."""
+    valid = {}
     for key, value in table.items():
         if key in allowed:
             if key in _WITHOUT_EFFECT:
                 reading.notes.append(f"{place}.{key} has no effect: {_WITHOUT_EFFECT[key]}.")
             if value is not None and _has_type(place, key, value, reading):
-                found[key] = value
+                valid[key] = value
             continue
         if key in DATASET_KEYS | SHARED_KEYS | SUBSET_KEYS:
             level = "a subset" if key in SUBSET_KEYS else "[general] or a dataset"
@@ -247,7 +252,7 @@ def _checked(table: Mapping[str, Any], place: str, allowed: frozenset[str], read
         near = difflib.get_close_matches(key, allowed, n=1)
         hint = f"Did you mean {near[0]}?" if near else "It is no key of a dataset configuration."
         reading.problem(place, key, "unknown key.", hint)
-    return found
+    return valid
 
 
 def _is_resolution(value: Any) -> bool:
@@ -300,7 +305,7 @@ def _dataset(raw: Mapping[str, Any], number: int, general: Mapping[str, Any], re
 def _kind(subset: Mapping[str, Any]) -> str:
     if "conditioning_data_dir" in subset:
         return "with masks (conditioning_data_dir)"
-    return "with metadata_file" if "metadata_file" in subset else "with captions beside the pictures"
+    return "with metadata_file" if "metadata_file" in subset else "with captions next to the images"
 
 
 def _subset(
@@ -317,21 +322,21 @@ def _subset(
             hint = "Write the path that it has on this system."
             reading.problem(place, key, f"{printable(own[key])} is a path of Windows.", hint)
     if "image_dir" not in own and "metadata_file" not in own:
-        reading.problem(place, "image_dir", "required, and missing.", "Name the folder of the pictures.")
+        reading.problem(place, "image_dir", "required, and missing.", "Name the folder of the images.")
     if "conditioning_data_dir" in own and not config.dataset.masked_loss:
         reading.problem(place, "conditioning_data_dir", f"allowed only where {_MASK}.", "Set masked_loss = true.")
     if merged.get("face_crop_aug_range"):
         reading.problem(place, "face_crop_aug_range", "not supported.", "Crop the faces beforehand, or use buckets.")
     attributes = merged.get("custom_attributes")
     if isinstance(attributes, Mapping) and attributes.get("diff_output_preservation"):
-        hint = "Use regularization pictures (is_reg), which keep the class as well."
+        hint = "Use regularization images (is_reg), which keep the class as well."
         reading.problem(place, "custom_attributes.diff_output_preservation", "not supported.", hint)
     if merged.get("network_multiplier", 1) != 1:
         reading.problem(place, "network_multiplier", "only 1.0 is supported.", "Use num_repeats to weigh a dataset.")
     values = {key: value for key, value in merged.items() if key in _OF_THE_TABLE and key != "class_tokens"}
     if not _is_resolution(size := values.get("resolution", 512)):
-        given = "text" if isinstance(size, str) else repr(size)
-        reading.problem(place, "resolution", f"{given} is given, allowed is a number or [width, height].")
+        text = "text" if isinstance(size, str) else repr(size)
+        reading.problem(place, "resolution", f"{text} is given, allowed is a number or [width, height].")
         values.pop("resolution")
     batch = merged.get("batch_size", config.training.train_batch_size)
     repeats = merged.get("num_repeats", config.dataset.num_repeats or 1)

@@ -14,14 +14,11 @@ import tomlkit
 from engine.config.kohya.dataset_file import DATASET_KEYS, SHARED_KEYS, frozen_text
 from engine.config.kohya.export_fit import Fitted, fitted, is_a_run
 from engine.config.kohya.rules import SCRIPT_ARGUMENTS
+from engine.config.kohya.trainers import KohyaTrainer
+from engine.config.resolve import ResolvedConfig
 from engine.config.schema import RunConfig
 
-SCRIPTS = {"sd15": "train_network.py", "sdxl": "sdxl_train_network.py", "flux": "flux_train_network.py"}
-_SECTIONS = {
-    "model": "model_arguments", "dataset": "dataset_arguments", "network": "network_arguments",
-    "training": "training_arguments", "memory": "memory_arguments", "sampling": "sample_arguments",
-    "saving": "saving_arguments",
-}  # fmt: skip
+_SECTIONS = {name: f"{name}_arguments" for name in RunConfig.model_fields} | {"sampling": "sample_arguments"}
 _NOT_COPIED = frozenset({
     "train_data_dir", "reg_data_dir", "dataset_config", "conditioning_data_dir", "sample_prompts", "network_module",
     "text_encoder_lr", "mixed_precision", "save_precision", "max_token_length", "split_mode", "blocks_to_swap",
@@ -29,16 +26,10 @@ _NOT_COPIED = frozenset({
     "validate_every_n_epochs", "validate_every_n_steps", "validation_split", "validation_seed", "min_timestep",
     "max_timestep", "max_train_steps", "output_dir",
 })  # fmt: skip
-"""Written by hand below, where they need more than their value."""
-_FLUX_ONLY = frozenset({
-    "clip_l", "t5xxl", "ae", "t5xxl_max_token_length", "apply_t5_attn_mask", "timestep_sampling", "sigmoid_scale",
-    "discrete_flow_shift", "guidance_scale", "model_prediction_type", "weighting_scheme", "logit_mean", "logit_std",
-    "mode_scale", "cpu_offload_checkpointing", "blocks_to_swap", "split_mode",
-})  # fmt: skip
-_NOT_SD15 = frozenset({"cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk"})
+"""Handled in `_by_hand`, where they need more than a copy."""
 _OF_THE_TABLE = DATASET_KEYS | SHARED_KEYS
 _MISREAD = re.compile(r"(?:[wdhs] \d|l [\d.]|g [\d.]|(?:n|ss|cn) .|#)", re.IGNORECASE)
-"""What the scripts take for a flag or a comment at the beginning of a prompt."""
+"""A beginning of a prompt that the scripts misread as a flag or a comment."""
 _ELSEWHERE = frozenset({
     "model.family", "dataset.train_data_dir", "dataset.reg_data_dir", "dataset.dataset_config", "dataset.num_repeats",
     "dataset.alpha_mask", "dataset.conditioning_data_dir", "network.conv_dim", "network.conv_alpha",
@@ -48,12 +39,12 @@ _ELSEWHERE = frozenset({
     "network.network_module", "training.max_train_steps",
     "training.validate_every_n_epochs",
 })  # fmt: skip
-"""What dataset.toml, network_args, the prompts or the launcher have, or the choice of the script."""
+"""Settings in dataset.toml, network_args, the prompts or the launcher, or in the choice of the script."""
 
 
 @dataclass(frozen=True)
 class ExportedSubset:
-    """One folder of pictures."""
+    """One folder of images."""
 
     image_dir: str
     num_repeats: int
@@ -68,43 +59,48 @@ class KohyaExport:
     files: dict[str, str]
     """By name."""
     notes: list[str]
-    """What is otherwise than in the run or left out, one sentence each; training.toml has them too."""
+    """Differences from the run and omissions, one sentence each; training.toml has them too."""
 
 
 def kohya_export(
-    config: RunConfig, family: str, subsets: Sequence[ExportedSubset], prompts: Sequence[str]
+    config: ResolvedConfig,
+    trainer: KohyaTrainer,
+    subsets: Sequence[ExportedSubset],
+    prompts: Sequence[str],
+    notes: Sequence[str] = (),
 ) -> KohyaExport:
-    """The run as files that the scripts take.
+    """The run as files for the scripts.
 
     Args:
-        family: "sd15", "sdxl" or "flux".
-        subsets: the folders, as a scan found them; not used where the run has a dataset configuration.
+        trainer: the script for the run's family.
+        subsets: the folders from a scan; unused where the run has a dataset configuration.
         prompts: one line each, in Kohya's syntax.
+        notes: `ResolvedRun.rule_notes`.
 
     Raises:
-        UsageError: the run contradicts itself, or its dataset configuration cannot be read.
+        UsageError: its dataset configuration cannot be read.
         ConfigError: the dataset configuration is not valid.
     """
-    given = None
+    datasets = None
     if config.dataset.dataset_config:
-        given = _present(json.loads(frozen_text(Path(config.dataset.dataset_config))))
-    made = fitted(config, family, given)
-    files = {"dataset.toml": _dataset_toml(made, subsets)}
-    files["training.toml"] = _training_toml(made, family, bool(prompts))
-    script, launch = SCRIPTS[family], _launch(made.config)
+        datasets = _present(json.loads(frozen_text(Path(config.dataset.dataset_config))))
+    fit = fitted(config, trainer, datasets, notes)
+    files = {"dataset.toml": _dataset_toml(fit, subsets)}
+    files["training.toml"] = _training_toml(fit, trainer, bool(prompts))
+    script, launch = trainer.script, _launch(fit.config)
     files |= {"train.sh": _shell(script, launch), "train.py": _python(script, launch)}
     if prompts:
         files["prompts.txt"] = "\n".join(prompts) + "\n"
-        made.notes += [
+        fit.notes += [
             f"Prompt {number} begins like a flag ({text[:20]!r}), and the scripts misread it: reword it."
             for number, text in enumerate(prompts, 1) if _MISREAD.match(text)
         ]  # fmt: skip
-    return KohyaExport(files, made.notes)
+    return KohyaExport(files, fit.notes)
 
 
-def _dataset_toml(made: Fitted, subsets: Sequence[ExportedSubset]) -> str:
-    """The dataset configuration: that of the run, if it has one, filled up with what the run says itself."""
-    config = made.config
+def _dataset_toml(fit: Fitted, subsets: Sequence[ExportedSubset]) -> str:
+    """The dataset configuration: that of the run, if it has one, completed with the run's own settings."""
+    config = fit.config
     document = tomlkit.document()
     document.add(tomlkit.comment("Images and captions, for --dataset_config."))
     general = {
@@ -112,23 +108,24 @@ def _dataset_toml(made: Fitted, subsets: Sequence[ExportedSubset]) -> str:
         for key, value in config.dataset.model_dump().items()
         if key in _OF_THE_TABLE and key not in ("num_repeats", "class_tokens") and value is not None
     }
+    general["validation_split"] = config.dataset.validation_split or 0.0
     general["batch_size"] = config.training.train_batch_size
-    if made.datasets is not None:
-        given = made.datasets
+    if fit.datasets is not None:
+        own = fit.datasets
         if config.dataset.num_repeats is not None:
             general["num_repeats"] = config.dataset.num_repeats
         if config.dataset.alpha_mask:
-            for subset in (subset for dataset in given["datasets"] for subset in dataset["subsets"]):
+            for subset in (subset for dataset in own["datasets"] for subset in dataset["subsets"]):
                 if "conditioning_data_dir" not in subset:
                     subset.setdefault("alpha_mask", True)
-        document.add("general", tomlkit.item(general | given.get("general", {})))
-        document.add("datasets", tomlkit.item(given["datasets"]))
+        document.add("general", tomlkit.item(general | own.get("general", {})))
+        document.add("datasets", tomlkit.item(own["datasets"]))
         return tomlkit.dumps(document)
     document.add("general", tomlkit.item(general))
     dataset, inner = tomlkit.table(), tomlkit.aot()
     masks = config.dataset.conditioning_data_dir if config.dataset.masked_loss else None
     if masks:
-        _note_masks(made, subsets)
+        _note_masks(fit, subsets)
     for subset in [subset for subset in subsets if not (masks and subset.is_reg)]:
         inner.append(_subset(subset, masks, config.dataset.alpha_mask))
     dataset.add("subsets", inner)
@@ -139,7 +136,7 @@ def _dataset_toml(made: Fitted, subsets: Sequence[ExportedSubset]) -> str:
 
 
 def _subset(subset: ExportedSubset, masks: str | None, alpha_mask: bool) -> Any:
-    """A subset with images and captions; with masks it is of a kind that knows fewer keys."""
+    """A subset with images and captions; with masks it is of a kind with fewer keys."""
     entry = tomlkit.table()
     entry.add("image_dir", subset.image_dir)
     entry.add("num_repeats", subset.num_repeats)
@@ -148,68 +145,67 @@ def _subset(subset: ExportedSubset, masks: str | None, alpha_mask: bool) -> Any:
         return entry
     if subset.class_tokens:
         entry.add("class_tokens", subset.class_tokens)
-    for key, wanted in (("is_reg", subset.is_reg), ("alpha_mask", alpha_mask)):
-        if wanted:
+    for key, is_set in (("is_reg", subset.is_reg), ("alpha_mask", alpha_mask)):
+        if is_set:
             entry.add(key, True)
     return entry
 
 
-def _note_masks(made: Fitted, subsets: Sequence[ExportedSubset]) -> None:
-    """What a dataset with masks cannot have in the scripts."""
+def _note_masks(fit: Fitted, subsets: Sequence[ExportedSubset]) -> None:
+    """Note what a dataset with masks cannot have in the scripts."""
     if any(subset.is_reg for subset in subsets):
-        made.notes.append("Regularization images are left out: the scripts have no masks for them.")
+        fit.notes.append("Regularization images are left out: the scripts have no masks for them.")
     if any(subset.class_tokens for subset in subsets):
         text = "class_tokens are left out: a dataset with masks has none, and"
-        made.notes.append(f"{text} images without a caption get an empty one.")
-    if made.config.dataset.alpha_mask:
-        made.notes.append("alpha_mask is left out: a dataset with masks has none.")
-    if made.config.dataset.validation_split:
-        made.notes.append("validation_split has no effect in the scripts: a dataset with masks is not split.")
+        fit.notes.append(f"{text} images without a caption get an empty one.")
+    if fit.config.dataset.alpha_mask:
+        fit.notes.append("alpha_mask is left out: a dataset with masks has none.")
+    if fit.config.dataset.validation_split:
+        fit.notes.append("validation_split has no effect in the scripts: a dataset with masks is not split.")
 
 
 def _present(value: Any) -> Any:
-    """JSON without its nulls, which TOML lacks."""
+    """JSON without nulls, which TOML does not have."""
     if isinstance(value, dict):
         return {key: _present(inner) for key, inner in value.items() if inner is not None}
     return [_present(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _training_toml(made: Fitted, family: str, has_prompts: bool) -> str:
-    """The arguments of the training script, each with what it does; also notes what is left out."""
-    config = made.config
+def _training_toml(fit: Fitted, trainer: KohyaTrainer, has_prompts: bool) -> str:
+    """The arguments of the training script, each with a comment; also adds a note on what is left out."""
+    config = fit.config
     sections: dict[str, Any] = {}
     left_out: list[str] = []
     for name, section in _SECTIONS.items():
         model = getattr(config, name)
         table = tomlkit.table()
-        for key, value in _plain(model.model_dump(), family).items():
+        for key, value in _plain(model.model_dump(), trainer).items():
             _add(table, key, value, type(model).model_fields[key].description or "")
-        for key, value, why in _by_hand(config, name, family, has_prompts):
+        for key, value, why in _by_hand(config, name, trainer, has_prompts):
             _add(table, key, value, why)
         if name != "sampling" or has_prompts:
-            left_out += [f"{name}.{key}" for key in _missing(model, name, table, family)]
-        sections[section] = table
+            left_out += [f"{name}.{key}" for key in _missing(model, name, table, trainer)]
+        if table:
+            sections[section] = table
     if left_out:
-        made.notes.append(f"Left out, {SCRIPTS[family]} has no such argument: {', '.join(left_out)}.")
+        fit.notes.append(f"Left out, {trainer.script} has no such argument: {', '.join(left_out)}.")
     if is_a_run(config.saving.output_dir):
-        made.notes.append("output_dir is output, beside these files: the run's own folder is not written into.")
+        fit.notes.append("output_dir is output, next to these files: nothing is written into the run's own folder.")
     document = tomlkit.document()
-    document.add(tomlkit.comment(f"Run it from this folder: bash train.sh ({SCRIPTS[family]} --config_file)."))
-    for note in made.notes:
+    document.add(tomlkit.comment(f"Run it from this folder: bash train.sh ({trainer.script} --config_file)."))
+    for note in fit.notes:
         document.add(tomlkit.comment(" ".join(note.split())))
     for section, table in sections.items():
         document.add(section, table)
     return tomlkit.dumps(document)
 
 
-def _missing(model: Any, name: str, written: Any, family: str) -> list[str]:
-    """Keys of a table whose value is not the default, and which neither file nor launcher has."""
-    elsewhere = set(_ELSEWHERE)
+def _missing(model: Any, name: str, written: Any, trainer: KohyaTrainer) -> list[str]:
+    """Keys of a table with a value other than the default that neither files nor launcher have."""
+    elsewhere = _ELSEWHERE | trainer.other_sample_keys
     if name == "memory":
         elsewhere |= {"memory.device"} if model.device == "cpu" else set()
         elsewhere |= {"memory.base_precision"} if "fp8_base" in written else set()
-    if family == "flux":
-        elsewhere |= {"sampling.sample_guidance", "sampling.sample_sampler"}
     return [
         key for key, value in model.model_dump().items()
         if value != type(model).model_fields[key].default and (value or key not in SCRIPT_ARGUMENTS)
@@ -218,16 +214,15 @@ def _missing(model: Any, name: str, written: Any, family: str) -> list[str]:
     ]  # fmt: skip
 
 
-def _plain(values: dict[str, Any], family: str) -> dict[str, Any]:
-    """Arguments whose value is simply copied; flags that are off and unset ones are left away."""
-    foreign = {"flux": frozenset[str](), "sdxl": _FLUX_ONLY, "sd15": _FLUX_ONLY | _NOT_SD15}[family]
+def _plain(values: dict[str, Any], trainer: KohyaTrainer) -> dict[str, Any]:
+    """Arguments whose value is simply copied, without unset ones and flags that are off."""
     return {
         key: value
         for key, value in values.items()
         if key in SCRIPT_ARGUMENTS
         and key not in _NOT_COPIED
         and (key not in _OF_THE_TABLE or key in ("masked_loss",))
-        and key not in foreign
+        and key not in trainer.foreign
         and value is not None
         and value is not False
         and value != []
@@ -237,14 +232,14 @@ def _plain(values: dict[str, Any], family: str) -> dict[str, Any]:
 
 def _add(table: Any, key: str, value: Any, why: str) -> None:
     if key in ("lr_warmup_steps", "lr_decay_steps") and value >= 1:
-        value = int(value)  # Kohya takes any number with a point for a share of all steps
+        value = int(value)  # Kohya reads any number with a decimal point as a share of all steps
     item = tomlkit.item(value)
     if why:
         item.comment(why)
     table.add(key, item)
 
 
-def _by_hand(config: RunConfig, table: str, family: str, has_prompts: bool) -> list[tuple[str, Any, str]]:
+def _by_hand(config: RunConfig, table: str, trainer: KohyaTrainer, has_prompts: bool) -> list[tuple[str, Any, str]]:
     """Arguments of a section that need more than their value: (name, value, why)."""
     network, training, memory = config.network, config.training, config.memory
     rows: list[tuple[str, Any, str]] = []
@@ -252,34 +247,33 @@ def _by_hand(config: RunConfig, table: str, family: str, has_prompts: bool) -> l
         if config.model.max_token_length != 75:
             rows.append(("max_token_length", config.model.max_token_length, "Captions in chunks of 75 tokens."))
     elif table == "dataset":
-        rows.append(("dataset_config", "dataset.toml", "Pictures, buckets and captions."))
+        rows.append(("dataset_config", "dataset.toml", "Images, buckets and captions."))
     elif table == "network":
-        module = "networks.lora_flux" if family == "flux" else "networks.lora"
-        rows.append(("network_module", module, "The kind of LoRA."))
+        rows.append(("network_module", trainer.network_module, "The kind of LoRA."))
         args = {
             "conv_dim": network.conv_dim,
             "conv_alpha": network.conv_alpha if network.conv_dim else None,
             "rank_dropout": network.rank_dropout or None,
             "module_dropout": network.module_dropout or None,
         }
-        given = [f"{key}={value:g}" for key, value in args.items() if value is not None]
-        if given:
-            rows.append(("network_args", given, "What the LoRA has besides."))
+        texts = [f"{key}={value:g}" for key, value in args.items() if value is not None]
+        if texts:
+            rows.append(("network_args", texts, "Further settings of the LoRA."))
     elif table == "training":
         if training.max_train_epochs is None:
             rows.append(("max_train_steps", training.max_train_steps, "Optimizer updates."))
         if training.text_encoder_lr is not None:
-            rates = [training.text_encoder_lr] * (2 if family == "flux" else 1)
+            rates = [training.text_encoder_lr] * trainer.num_text_rates
             rows.append(("text_encoder_lr", rates, "Of the text encoders."))
         rows += _validation(config)
         for key, usual in (("min_timestep", 0), ("max_timestep", 1000)):
             if getattr(training, key) != usual:
                 rows.append((key, getattr(training, key), "The range of timesteps that is trained."))
     elif table == "memory":
-        rows.append(("mixed_precision", _precision(config), "What is computed in."))
+        rows.append(("mixed_precision", _precision(config), "Number format of the computation."))
         if memory.base_precision == "fp8":
             rows.append(("fp8_base", True, "The frozen weights in 8 bits."))
-        if memory.split_mode and family == "flux":
+        if memory.split_mode and trainer.most_swapped_blocks is not None:
             rows.append(("blocks_to_swap", memory.blocks_to_swap, "Blocks that wait in host memory."))
         rows.append(("sdpa", True, "PyTorch's attention."))
     elif table == "sampling":
@@ -297,7 +291,7 @@ def _by_hand(config: RunConfig, table: str, family: str, has_prompts: bool) -> l
 
 
 def _validation(config: RunConfig) -> list[tuple[str, Any, str]]:
-    """How often is validated; the share that is set aside is in dataset.toml."""
+    """The validation interval; the share that is set aside is in dataset.toml."""
     training = config.training
     if training.validate_every_n_steps is not None:
         return [("validate_every_n_steps", training.validate_every_n_steps, "Validation every so many steps.")]
@@ -307,7 +301,7 @@ def _validation(config: RunConfig) -> list[tuple[str, Any, str]]:
 
 
 def _samples(config: RunConfig) -> list[tuple[str, Any, str]]:
-    """When samples are made; without prompts the scripts stop at the first one."""
+    """When samples are generated; without prompts the scripts stop at the first one."""
     sampling = config.sampling
     rows: list[tuple[str, Any, str]] = []
     if sampling.sample_at_first:
@@ -326,7 +320,7 @@ def _precision(config: RunConfig) -> str:
 
 
 def _launch(config: RunConfig) -> list[str]:
-    """What accelerate is told: how the run is spread, which the training script itself cannot be told."""
+    """The call of accelerate, with the settings that the training script has no argument for."""
     threads = str(config.memory.num_cpu_threads_per_process or 1)
     words = ["accelerate", "launch", "--num_cpu_threads_per_process", threads, "--mixed_precision", _precision(config)]
     if config.memory.device == "cpu":

@@ -43,7 +43,7 @@ def convert_gui(content: Mapping[str, Any], *, exact: bool = False) -> Conversio
     """A configuration for the GUI's JSON of any version.
 
     Args:
-        exact: taken at its word, as with `training.kohya_exact`.
+        exact: taken literally, as with `training.kohya_exact`.
     """
     reading = GuiReading(content, exact)
     unset = [key for key, value in content.items() if is_nothing(value, key)]
@@ -58,35 +58,40 @@ def convert_gui(content: Mapping[str, Any], *, exact: bool = False) -> Conversio
     _rest(reading)
     extra = _additional(reading)
     defaults, family = _defaults(content), reading.family
-    made = convert_arguments(reading.arguments | extra, "GUI configuration", defaults, exact=exact, family=family)
+    conversion = convert_arguments(reading.arguments | extra, "GUI configuration", defaults, exact=exact, family=family)
     own = {argument: key for argument, key in reading.origin.items() if argument not in extra}
-    made.entries = [*reading.found.entries, *_renamed(made.entries, own)]
-    known = [problem.key for problem in reading.found.problems]
-    made.problems = [_own_name(problem, own) for problem in made.problems]
-    made.problems = [*reading.found.problems, *(problem for problem in made.problems if problem.key not in known)]
-    made.sources = {
+    conversion.entries = [*reading.conversion.entries, *_renamed(conversion.entries, own)]
+    reported = [problem.key for problem in reading.conversion.problems]
+    conversion.problems = [_own_name(problem, own) for problem in conversion.problems]
+    conversion.problems = [
+        *reading.conversion.problems,
+        *(problem for problem in conversion.problems if problem.key not in reported),
+    ]
+    conversion.sources = {
         dotted: "additional_parameters" if source in extra
         else dotted.partition(".")[2] if source == "network_args" else reading.sources.get(source) or source
-        for dotted, source in made.sources.items()
+        for dotted, source in conversion.sources.items()
     }  # fmt: skip
     if reading.flux or reading.sdxl:
-        made.set("model.family", "flux" if reading.flux else "sdxl")
-    told = {entry.key for entry in made.entries}
-    made.unset = [key for key in unset if key not in told and not _tell_default(key, content[key], made)]
-    return made
+        conversion.set("model.family", "flux" if reading.flux else "sdxl")
+    recorded = {entry.key for entry in conversion.entries}
+    conversion.unset = [
+        key for key in unset if key not in recorded and not _record_default(key, content[key], conversion)
+    ]
+    return conversion
 
 
 def _defaults(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What holds for arguments that the GUI does not pass on: the scripts' default for a key that the file has, the
-    GUI's for one that it lacks."""
+    """The values of arguments that the GUI does not pass on: the scripts' default for a key that the file has, the
+    GUI's default for a missing one."""
     names = {argument: key for key, argument in RENAMED.items()}
-    found = {}
+    defaults = {}
     for argument, value in GUI_DEFAULTS.items():
         if names.get(argument, argument) not in content:
-            found[argument] = value
+            defaults[argument] = value
         elif argument in EMPTY_DEFAULTS:
-            found[argument] = EMPTY_DEFAULTS[argument]
-    return found
+            defaults[argument] = EMPTY_DEFAULTS[argument]
+    return defaults
 
 
 def _own_name(problem: Problem, origin: Mapping[str, str]) -> Problem:
@@ -94,7 +99,7 @@ def _own_name(problem: Problem, origin: Mapping[str, str]) -> Problem:
 
 
 def _renamed(entries: list[Any], origin: Mapping[str, str]) -> list[Any]:
-    """Entries under the GUI's own names, without those that merely repeat what was told."""
+    """Entries under the GUI's own names, without those that are recorded already."""
     kept = []
     for entry in entries:
         key = origin.get(entry.key, entry.key.removeprefix("network_args "))
@@ -103,59 +108,62 @@ def _renamed(entries: list[Any], origin: Mapping[str, str]) -> list[Any]:
     return kept
 
 
-def _tell_default(key: str, value: Any, made: Conversion) -> bool:
-    """Report a key that the GUI drops because it is empty, off or 0, where the default that then holds is something
-    else."""
+def _record_default(key: str, value: Any, conversion: Conversion) -> bool:
+    """Report a key that the GUI drops because it is empty, off or 0, where the default then is another value."""
     from engine.config.schema import RunConfig
 
     rule = rule_of(RENAMED.get(key, key))
     if key in TOGETHER or key in OFF_AT_ZERO or rule is None or rule.status not in ("honoured", "better"):
         return False
     table, _, name = rule.target.partition(".")
-    held = made.values.get(table, {}).get(name, getattr(getattr(RunConfig(), table, None), name, None))
-    if not held or isinstance(held, list) or (value is False and held is not True) or key in FLAGS:
+    default = conversion.values.get(table, {}).get(name, getattr(getattr(RunConfig(), table, None), name, None))
+    if not default or isinstance(default, list) or (value is False and default is not True) or key in FLAGS:
         return False
     what = "a 0" if is_zero(value) else "an empty value"
-    shown = f"{held:g}" if isinstance(held, float) else str(held)
-    made.tell(key, value, Rule("no effect", "", f"the GUI leaves {what} away, so that {shown} holds"))
+    text = f"{default:g}" if isinstance(default, float) else str(default)
+    conversion.record(key, value, Rule("no effect", "", f"the GUI drops {what}, so that {text} is used"))
     return True
 
 
 def _sort(key: str, value: Any, reading: GuiReading) -> None:
-    """One key that stands for itself."""
+    """One key that does not depend on others."""
     other = key.startswith(OTHER_FAMILIES)
     if key in RENAMED:
         switch = "sdxl" if key.startswith("sdxl_") else "flux1_checkbox" if key.startswith("flux1_") else ""
         if switch and not (reading.sdxl if switch == "sdxl" else reading.flux):
-            reading.tell(key, "no effect", f"{switch} is off")
+            reading.record(key, "no effect", f"{switch} is off")
         else:
             reading.take(RENAMED[key], value, key)
     elif key in NETWORK:
         return
     elif key in SILENT:
-        reading.tell(key, "no effect", SILENT[key])
+        reading.record(key, "no effect", SILENT[key])
     elif key in REFUSED or (other and key.endswith("checkbox")):
-        reading.tell(key, "not supported", REFUSED.get(key, "only Stable Diffusion 1.5, SDXL and FLUX can be trained"))
+        reading.record(
+            key, "not supported", REFUSED.get(key, "only Stable Diffusion 1.5, SDXL and FLUX can be trained")
+        )
     elif other:
-        reading.tell(key, "no effect", "for another family of models")
+        reading.record(key, "no effect", "for another family of models")
     elif key in LYCORIS or key in SD3_ONLY:
-        reading.tell(key, "no effect", GUI_RULES[key].text)
+        reading.record(key, "no effect", GUI_RULES[key].text)
     elif key in ARGUMENTS:
         reading.arguments[key] = value
     else:
-        reading.tell(key, "no effect", "no LoRA script of Kohya's reads this key")
+        reading.record(key, "no effect", "no LoRA script of Kohya's reads this key")
 
 
 def _rates(reading: GuiReading) -> None:
-    """Learning rates. With one of the two rates at 0 its part is not trained; with both, learning_rate is for both."""
+    """Learning rates. A part with rate 0 is not trained; if both are 0, learning_rate is used for both."""
     main = reading.number("learning_rate", DEFAULT_RATE)
     unet = reading.number("unet_lr", DEFAULT_RATE)
     text = reading.number("text_encoder_lr", 0.0 if reading.flux else DEFAULT_RATE)
-    untold = reading.flux and "text_encoder_lr" not in reading.content
+    unset = reading.flux and "text_encoder_lr" not in reading.content
     if reading.number("t5xxl_lr"):
-        reading.tell("t5xxl_lr", "no effect", "T5 is never trained")
+        reading.record("t5xxl_lr", "no effect", "T5 is never trained")
     if not (unet or text or main):
-        reading.tell("learning_rate", "no effect", "all rates are 0: the GUI refuses that, as nothing would be trained")
+        reading.record(
+            "learning_rate", "no effect", "all rates are 0: the GUI refuses that, as nothing would be trained"
+        )
         reading.take("unet_lr", 0.0, "unet_lr")
         reading.take("text_encoder_lr", 0.0, "text_encoder_lr")
         return
@@ -165,19 +173,19 @@ def _rates(reading: GuiReading) -> None:
     ):
         if rate:
             reading.take(key, rate, key)
-        elif other or (untold and key == "text_encoder_lr"):
+        elif other or (unset and key == "text_encoder_lr"):
             reading.take(only, True)
             if key in reading.content:
-                reading.tell(key, "honoured", f"0: {part}", f"network.{only}")
+                reading.record(key, "honoured", f"0: {part}", f"network.{only}")
         elif main and key in reading.content:
-            reading.tell(key, "honoured", "0 for both rates: learning_rate is its rate", f"training.{key}")
+            reading.record(key, "honoured", "0 for both rates: learning_rate is its rate", f"training.{key}")
 
 
 def _noise(reading: GuiReading) -> None:
-    """Offset noise or multires noise, whichever the GUI's switch says."""
+    """Offset noise or multires noise, as set by the GUI's switch."""
     chosen = "Multires" if str(reading.content.get("noise_offset_type", "Original")) == "Multires" else "Original"
     if not reading.off("noise_offset_type"):
-        reading.tell("noise_offset_type", "honoured", GUI_RULES["noise_offset_type"].text)
+        reading.record("noise_offset_type", "honoured", GUI_RULES["noise_offset_type"].text)
     for kind, (first, *others) in NOISE.items():
         leads = not reading.off(first)
         for key in (first, *others):
@@ -186,13 +194,13 @@ def _noise(reading: GuiReading) -> None:
             if kind == chosen and leads:
                 reading.take(key, reading.content[key], key)
             elif leads:
-                reading.tell(key, "no effect", f"noise_offset_type is {chosen}")
+                reading.record(key, "no effect", f"noise_offset_type is {chosen}")
             else:
-                reading.tell(key, "no effect", f"{first} is off")
+                reading.record(key, "no effect", f"{first} is off")
 
 
 def _network(reading: GuiReading) -> None:
-    """The LoRA type, and what goes into network_args with it."""
+    """The LoRA type, and its network_args."""
     content = reading.content
     kind = str(content.get("LoRA_type") or "Standard")
     kind = {"LoCon": "LyCORIS/LoCon"}.get(kind, kind)
@@ -200,29 +208,29 @@ def _network(reading: GuiReading) -> None:
     target = "network.network_module"
     if kind == "LyCORIS/LoCon" and special:
         text = f"not with {', '.join(special)}: switch that off, or choose Kohya LoCon"
-        reading.tell("LoRA_type", "not supported", text, value=kind)
+        reading.record("LoRA_type", "not supported", text, value=kind)
     elif kind == "LyCORIS/LoCon":
-        text = "as networks.lora with conv_dim: the same layers but for the few that only LyCORIS trains"
-        reading.tell("LoRA_type", "better", text, target, kind)
+        text = "as networks.lora with conv_dim: the same layers except the few that only LyCORIS trains"
+        reading.record("LoRA_type", "better", text, target, kind)
     elif kind not in LORA_TYPES:
         text = "choose Standard, or Kohya LoCon for convolutions"
-        reading.tell("LoRA_type", "not supported", text, value=kind)
+        reading.record("LoRA_type", "not supported", text, value=kind)
     else:
-        reading.tell("LoRA_type", "honoured", "", target, kind)
+        reading.record("LoRA_type", "honoured", "", target, kind)
     args = [
         f"{key}={content[key]}" for key in NETWORK
         if key not in ("ggpo_beta", "ggpo_sigma") and not reading.off(key)
     ]  # fmt: skip
     for key in ("ggpo_beta", "ggpo_sigma"):
         if not reading.off(key) and not reading.on("train_lora_ggpo"):
-            reading.tell(key, "no effect", "train_lora_ggpo is off")
+            reading.record(key, "no effect", "train_lora_ggpo is off")
     for key in ("conv_dim", "conv_alpha"):
         if reading.off(key):
             continue
         if kind in ("Kohya LoCon", "LyCORIS/LoCon"):
             args.append(f"{key}={content[key]}")
         else:
-            reading.tell(key, "no effect", "only with the LoCon types, as in the GUI")
+            reading.record(key, "no effect", "only with the LoCon types, as in the GUI")
     reading.take("network_args", args)
     reading.take("network_module", "networks.lora_flux" if reading.flux else "networks.lora")
     if reading.on("split_mode"):
@@ -235,7 +243,7 @@ def _optimizer(reading: GuiReading) -> None:
         name = "AdamW8bit" if eight_bits else "AdamW"
         reading.take("optimizer_type", name, "use_8bit_adam" if eight_bits else "")
     elif eight_bits:
-        reading.tell("use_8bit_adam", "no effect", "optimizer decides")
+        reading.record("use_8bit_adam", "no effect", "optimizer decides")
     for key in ("optimizer_args", "lr_scheduler_args"):
         value = reading.content.get(key)
         if not reading.off(key):
@@ -243,20 +251,20 @@ def _optimizer(reading: GuiReading) -> None:
 
 
 def _rest(reading: GuiReading) -> None:
-    """Prompts, processes, and what only needs to be told."""
+    """Prompts, processes, and keys that are only reported."""
     content = reading.content
     for key in ("sdxl", "sdxl_checkbox", "flux1_checkbox"):
         if reading.on(key):
             rule = GUI_RULES[key]
-            reading.tell(key, rule.status, rule.text, rule.target)
+            reading.record(key, rule.status, rule.text, rule.target)
     lines = [line for line in str(content.get("sample_prompts") or "").splitlines() if line.strip()]
     if lines:
         reading.take("sample_prompts", [line for line in lines if not line.lstrip().startswith("#")], "sample_prompts")
     if not reading.off("xformers"):
-        reading.tell("xformers", "no effect", "attention is PyTorch's own")
+        reading.record("xformers", "no effect", "attention is PyTorch's own")
     if reading.on("use_wandb"):
-        reading.tell("use_wandb", "no effect", GUI_RULES["use_wandb"].text)
-    if processes := reading.whole("num_processes"):
+        reading.record("use_wandb", "no effect", GUI_RULES["use_wandb"].text)
+    if processes := reading.integer("num_processes"):
         reading.take("num_processes", processes, "num_processes")
 
 
@@ -266,19 +274,19 @@ def _additional(reading: GuiReading) -> dict[str, Any]:
     text = str(reading.content.get("additional_parameters") or "").strip()
     if not text:
         return {}
-    given = read_arguments(_words(text, reading.found), reading.found, reading.family)
-    named = ", ".join(given)
-    reading.tell("additional_parameters", "honoured", GUI_RULES["additional_parameters"].text, value=named)
-    return given
+    arguments = read_arguments(_words(text, reading.conversion), reading.conversion, reading.family)
+    names = ", ".join(arguments)
+    reading.record("additional_parameters", "honoured", GUI_RULES["additional_parameters"].text, value=names)
+    return arguments
 
 
-def _words(text: str, found: Conversion) -> list[str]:
-    """`text` as a shell would part it, but for the backslash, which Windows' paths are full of."""
+def _words(text: str, conversion: Conversion) -> list[str]:
+    """`text` split like in a shell, except that a backslash, as in Windows paths, is no escape."""
     lexer = shlex.shlex(text, posix=True)
     lexer.whitespace_split, lexer.commenters, lexer.escape = True, "", ""
     try:
         return list(lexer)
     except ValueError:
-        hint = "Close it, or take it out."
-        found.problems.append(Problem("", "additional_parameters", "a quotation mark is not closed.", hint))
+        hint = "Close it, or remove it."
+        conversion.problems.append(Problem("", "additional_parameters", "a quotation mark is not closed.", hint))
         return []

@@ -13,11 +13,11 @@ GUI_DEFAULTS: dict[str, Any] = {
     "max_bucket_reso": 2048, "caption_extension": ".txt", "cache_latents": True, "mixed_precision": "fp16",
     "save_precision": "fp16", "sample_sampler": "euler_a", "resolution": 512, "output_name": "last",
 }  # fmt: skip
-"""What the GUI shows, and passes on, where a file has no such key."""
+"""Values that the GUI shows and passes on for missing keys."""
 DEFAULT_RATE = 1e-4
-"""Of unet_lr and text_encoder_lr in the GUI."""
+"""The GUI's default of unet_lr and text_encoder_lr."""
 EMPTY_DEFAULTS: dict[str, Any] = {**CLI_DEFAULTS, "bucket_no_upscale": False}
-"""What the scripts do where the GUI passes nothing on because a key is empty or off."""
+"""The scripts' values where the GUI passes nothing on because a key is empty or off."""
 LORA_TYPES = {"Standard": "networks.lora", "Kohya LoCon": "networks.lora", "Flux1": "networks.lora_flux"}
 RENAMED: dict[str, str] = {
     "optimizer": "optimizer_type", "max_resolution": "resolution", "sdxl_no_half_vae": "no_half_vae",
@@ -25,7 +25,7 @@ RENAMED: dict[str, str] = {
     "flux1_cache_text_encoder_outputs": "cache_text_encoder_outputs", "flux1_clip_l": "clip_l",
     "flux1_cache_text_encoder_outputs_to_disk": "cache_text_encoder_outputs_to_disk", "flux1_t5xxl": "t5xxl",
 }  # fmt: skip
-"""Keys of the GUI that are an argument of another name."""
+"""Keys of the GUI that have another name as an argument."""
 LYCORIS = ("factor", "bypass_mode", "dora_wd", "use_cp", "use_tucker", "use_scalar", "rank_dropout_scale", "rescaled",
            "train_norm", "decompose_both", "train_on_input", "unit", "enable_all_linear", "LyCORIS_preset",
            "constrain")  # fmt: skip
@@ -36,12 +36,12 @@ NETWORK = tuple(
     if name not in LYCORIS and name not in ("conv_dim", "conv_alpha", "dropout", "verbose", "train_blocks", "algo",
                                             "preset")
 )  # fmt: skip
-"""Keys of the GUI that go into network_args."""
+"""Keys of the GUI that are passed in network_args."""
 NOISE = {
     "Original": ("noise_offset", "adaptive_noise_scale", "noise_offset_random_strength"),
     "Multires": ("multires_noise_iterations", "multires_noise_discount"),
 }
-"""What is passed on for each noise_offset_type."""
+"""Keys that are passed on for each noise_offset_type."""
 SD3_ONLY = ("weighting_scheme", "logit_mean", "logit_std", "mode_scale", "sigmoid_scale")
 """Arguments that the GUI passes on to the script of Stable Diffusion 3 only."""
 TOGETHER = frozenset({
@@ -51,7 +51,7 @@ TOGETHER = frozenset({
     "optimizer_args", "lr_scheduler_args", "use_wandb", "sdxl_checkbox", "num_processes", "ggpo_beta", "ggpo_sigma",
     *(name for names in NOISE.values() for name in names),
 })  # fmt: skip
-"""Keys that are looked at together."""
+"""Keys that are converted together with others."""
 _FINE_TUNING, _INVERSION, _OLD = "of full fine-tuning", "of textual inversion", "an old key that nothing reads"
 _NOT_READ, _INDUCTOR = "no LoRA script reads it", "the compiler is inductor"
 SILENT: dict[str, str] = {
@@ -74,10 +74,10 @@ REFUSED: dict[str, str] = {
     "train_inpainting": "inpainting models cannot be trained",
     "train_lora_ggpo": "GGPO is not built in: switch it off",
 }
-"""Keys that change what is trained, and that nothing here does."""
+"""Keys that change what is trained, and are not supported here."""
 OTHER_FAMILIES = ("sd3", "hunyuan", "anima", "lumina", "clip_g", "clip_l_dropout", "t5_dropout", "qwen", "chroma")
 COUNTED = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-"""What the GUI counts as a picture."""
+"""Extensions that the GUI counts as images."""
 _ANOTHER = "for another family of models"
 
 GUI_RULES: dict[str, Rule] = {

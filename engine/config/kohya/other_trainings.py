@@ -1,4 +1,4 @@
-"""Files of Kohya's that are for another kind of training than a LoRA's: recognised, to be refused by their name."""
+"""Recognises files of Kohya's for other trainings than a LoRA's, to refuse them by name."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MARKS = (
     ),
     (("stop_text_encoder_training", "no_token_padding", "learning_rate_te", "learning_rate_te1"), _DREAMBOOTH),
 )  # fmt: skip
-"""Keys that only the files of one training have, among those that have none of a LoRA's."""
+"""Keys that identify one training, in files without any key of a LoRA."""
 MARKS = frozenset(key for keys, _ in _MARKS for key in keys)
 _OF_A_LORA = re.compile(
     r"LoRA_type|network_\w+|unet_lr|text_encoder_lr|dim_from_weights|scale_weight_norms|base_weights\w*"
@@ -42,23 +42,23 @@ _OF_A_LORA = re.compile(
 
 
 def trains_a_lora(content: Mapping[str, Any]) -> bool:
-    """Whether flat arguments or a configuration of the GUI have any key that only the training of a LoRA has."""
+    """Whether flat arguments or a configuration of the GUI have any key that only LoRA training has."""
     return any(_OF_A_LORA.fullmatch(key) for key in content)
 
 
 def training_of_keys(content: Mapping[str, Any]) -> str:
-    """What a file without any key of a LoRA trains, as far as its keys tell; "" where they do not."""
+    """What a file without any key of a LoRA trains, according to its keys; "" if unknown."""
     return next((what for keys, what in _MARKS if any(key in content for key in keys)), "")
 
 
 def calls_no_lora_script(text: str) -> bool:
-    """Whether the name of no script that trains a LoRA of a family that is known is in a text."""
+    """Whether a text names none of the supported LoRA scripts."""
     return re.search(r"(?<!\w)(?:sdxl_|flux_)?train_network(?!\w)", text) is None
 
 
 def training_of_script(text: str) -> tuple[str, str] | None:
-    """The first script of Kohya's that a shell or batch file calls, and what that trains; None where it calls none but
-    those that train a LoRA."""
+    """The first script of Kohya's for another training that a shell or batch file calls, and what it trains; None where
+    there is none."""
     for line in text.splitlines():
         for call in _CALL.finditer("" if is_comment(line) else line):
             for pattern, what in _SCRIPTS:

@@ -1,4 +1,4 @@
-"""What becomes of each argument of Kohya's LoRA scripts, and of each key of the kohya_ss GUI.
+"""How each argument of Kohya's LoRA scripts, and each key of the kohya_ss GUI, is converted.
 
 An argument that has a key of the same name here is honoured; the tables below hold all others. Facts: sd-scripts'
 `train_network.py`, `sdxl_train_network.py`, `flux_train_network.py`; kohya_ss `lora_gui.py`.
@@ -17,11 +17,11 @@ Status = Literal["honoured", "better", "no effect", "not supported"]
 
 @dataclass(frozen=True)
 class Rule:
-    """The class of a key."""
+    """How a key is converted."""
 
     status: Status
     target: str = ""
-    """The dotted key that it becomes, where it becomes one."""
+    """The dotted key of ours, where there is one."""
     text: str = ""
     """Why, and what to do instead."""
 
@@ -47,17 +47,17 @@ HONOURED: dict[str, Rule] = {
     "use_8bit_adam": Rule("honoured", "training.optimizer_type", "AdamW8bit"),
     "use_lion_optimizer": Rule("honoured", "training.optimizer_type", "Lion"),
     "network_args": Rule("honoured", "network", "conv_dim, conv_alpha, dropout, rank_dropout, module_dropout"),
-    "config_file": Rule("honoured", "", "in a call of a script; what the call says itself goes before it"),
+    "config_file": Rule("honoured", "", "in a call of a script; arguments of the call have precedence"),
     "save_n_epoch_ratio": Rule("honoured", "saving.save_every_n_epochs", "with max_train_epochs"),
 }
 NO_EFFECT: dict[str, Rule] = {
     **_all("no effect", "attention is PyTorch's own, as fast and as small", "xformers sdpa mem_eff_attn"),
-    **_all("no effect", "pictures are read ahead in threads, latents come from the cache", "max_data_loader_n_workers "
+    **_all("no effect", "images are read ahead in threads, latents come from the cache", "max_data_loader_n_workers "
            "persistent_data_loader_workers text_encoder_batch_size"),
     **_all("no effect", "weights stay mapped from the file until they are needed", "lowram highvram "
            "disable_mmap_load_safetensors"),
     **_all("no effect", "tokenizers come with the program or from the cache of the hub", "tokenizer_cache_dir"),
-    **_all("no effect", "headers of pictures are read anew, in parallel", "cache_info"),
+    **_all("no effect", "headers of images are read each time, in parallel", "cache_info"),
     **_all("no effect", "--dry-run shows the same without training", "debug_dataset"),
     **_all("no effect", "the events of the run and the dashboard show it", "logging_dir log_with log_prefix "
            "log_tracker_name wandb_run_name log_tracker_config wandb_api_key log_config"),
@@ -65,7 +65,7 @@ NO_EFFECT: dict[str, Rule] = {
            "huggingface_repo_type huggingface_path_in_repo huggingface_token huggingface_repo_visibility "
            "save_state_to_huggingface resume_from_huggingface async_upload"),
     **_all("no effect", "the two newest states are kept", "save_last_n_epochs_state save_last_n_steps_state"),
-    **_all("no effect", "`lorasmith resume RUN` goes on at the exact place by itself", "skip_until_initial_step "
+    **_all("no effect", "`lorasmith resume RUN` continues at the exact place by itself", "skip_until_initial_step "
            "initial_epoch initial_step"),
     **_all("no effect", "the compiler is inductor", "dynamo_backend"),
     **_all("no effect", "gradients of several processes are averaged in one message", "ddp_timeout "
@@ -74,7 +74,7 @@ NO_EFFECT: dict[str, Rule] = {
            "offload_param_device offload_param_nvme_path zero3_init_flag zero3_save_16bit_model "
            "fp16_master_weights_and_gradients"),
     **_all("no effect", "it is for full fine-tuning", "fused_backward_pass"),
-    **_all("no effect", "all held-out pictures are used, at four fixed timesteps", "max_validation_steps"),
+    **_all("no effect", "all validation images are used, at four fixed timesteps", "max_validation_steps"),
     **_all("no effect", "no LoRA script reads it", "controlnet_model_name_or_path"),
     **_all("no effect", "the file itself is read", "output_config"),
     **_all("no effect", "the log is in the folder of the run", "console_log_level console_log_file console_log_simple"),
@@ -83,13 +83,11 @@ NO_EFFECT: dict[str, Rule] = {
 NOT_SUPPORTED: dict[str, Rule] = {
     "v2": Rule("not supported", "", "Stable Diffusion 2 cannot be trained: use 1.5, SDXL or FLUX"),
     "in_json": Rule("not supported", "", "name the metadata as metadata_file in a --dataset_config"),
-    "dataset_class": Rule("not supported", "", "describe the pictures in a --dataset_config"),
-    "face_crop_aug_range": Rule(
-        "not supported", "", "crop the faces beforehand, or leave it away: buckets keep shapes"
-    ),
-    "resume": Rule("not supported", "", "a state of Kohya's cannot be read: begin with network_weights, its last LoRA"),
+    "dataset_class": Rule("not supported", "", "describe the images in a --dataset_config"),
+    "face_crop_aug_range": Rule("not supported", "", "crop the faces beforehand, or leave it out: buckets keep shapes"),
+    "resume": Rule("not supported", "", "a state of Kohya's cannot be read: start with network_weights, its last LoRA"),
     "deepspeed": Rule("not supported", "", "use training.num_processes, or split_mode where memory is short"),
-    "weighted_captions": Rule("not supported", "", "take the weights out of the captions"),
+    "weighted_captions": Rule("not supported", "", "remove the weights from the captions"),
     "base_weights": Rule("not supported", "", "merge the LoRA into the checkpoint first"),
     "base_weights_multiplier": Rule("not supported", "", "merge the LoRA into the checkpoint first"),
     "lr_scheduler_type": Rule("not supported", "", "choose one of the schedules of training.lr_scheduler"),
@@ -102,12 +100,12 @@ NETWORK_ARGS: dict[str, Rule] = {
         for name in ("conv_dim", "conv_alpha", "rank_dropout", "module_dropout")
     },
     "dropout": Rule("honoured", "network.network_dropout"),
-    "verbose": Rule("no effect", "", "every module is counted and told at the start"),
+    "verbose": Rule("no effect", "", "every module is counted and reported at the start"),
     "train_blocks": Rule("not supported", "", "all blocks are trained; split_mode needs no fewer"),
     **_all("not supported", "one rank for all linear layers: network_dim", "block_dims block_alphas conv_block_dims "
            "conv_block_alphas img_attn_dim txt_attn_dim img_mlp_dim txt_mlp_dim img_mod_dim txt_mod_dim single_dim "
            "single_mod_dim in_dims network_reg_dims"),
-    **_all("not supported", "one rate for the whole denoiser: unet_lr", "down_lr_weight mid_lr_weight up_lr_weight "
+    **_all("not supported", "one rate for the complete denoiser: unet_lr", "down_lr_weight mid_lr_weight up_lr_weight "
            "block_lr_zero_threshold loraplus_lr_ratio loraplus_unet_lr_ratio loraplus_text_encoder_lr_ratio "
            "network_reg_lrs"),
     **_all("not supported", "all blocks are trained", "train_double_block_indices train_single_block_indices"),
@@ -123,14 +121,14 @@ UNREAD = frozenset({
     "epoch", "noise_offset_type", "stop_text_encoder_training", "lowvram", "mem_eff_save", "no_token_padding",
     "loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio",
 })  # fmt: skip
-"""What the GUI writes into the training TOML of each run (`config_lora-….toml`), and no LoRA script reads there."""
+"""Keys that the GUI writes into the training TOML of each run (`config_lora-….toml`), and that no LoRA script reads."""
 SUPPORTED_MODULES = ("networks.lora", "networks.lora_flux")
 SECRETS = frozenset({"wandb_api_key", "huggingface_token"})
 """Never shown."""
 
 
 def rule_of(argument: str) -> Rule | None:
-    """The class of an argument of the scripts; None when there is no such argument."""
+    """The rule of an argument of the scripts; None when there is no such argument."""
     for table in (BETTER, HONOURED, NO_EFFECT, NOT_SUPPORTED):
         if argument in table:
             return table[argument]
@@ -191,10 +189,10 @@ skip_until_initial_step cache_text_encoder_outputs cache_text_encoder_outputs_to
 apply_t5_attn_mask split_mode
 """.split()  # noqa: SIM905
 )
-"""Those of them that are followed by no value."""
+"""Those of them without a value."""
 NEWER_FLAGS = frozenset({"console_log_simple", "train_inpainting"})
 ALSO_ARGUMENTS = NEWER_FLAGS | {"console_log_level", "console_log_file", "show_timesteps", "show_timesteps_resolution"}
-"""Arguments of the scripts that come from their logging, or are newer than the list."""
+"""Arguments of the scripts' logging, or newer than the list."""
 ARGUMENTS = frozenset(SCRIPT_ARGUMENTS) | ALSO_ARGUMENTS
 FLUX_ONLY = frozenset(
     """
@@ -216,14 +214,14 @@ multires_noise_discount clip_skip max_token_length
 """.split()  # noqa: SIM905
 )
 """Read by flux_train_network, which does nothing with them."""
-MEANT = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats", "image_dir": "train_data_dir",
+RENAMED_ARGUMENTS = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats", "image_dir": "train_data_dir",
          "max_resolution": "resolution", "optimizer": "optimizer_type"}  # fmt: skip
-"""Names that other files of Kohya's have for an argument."""
+"""Names of an argument in other files of Kohya's."""
 
 
 def unread_by(argument: str, family: str) -> str:
-    """Why an argument has no effect on a training of this family ("sd15", "sdxl", "flux", "sd" where it is one of the
-    first two, "" where it is not known); "" where it has one."""
+    """Why an argument has no effect on a training of this family ("sd15", "sdxl", "flux", "sd" for one of the
+    first two, "" where unknown); "" where it has one."""
     if argument in FLUX_ONLY and family in ("sd15", "sdxl", "sd"):
         return "only flux_train_network reads it, and this is no training of FLUX"
     if argument in NOT_SD15 and family == "sd15":
@@ -234,6 +232,6 @@ def unread_by(argument: str, family: str) -> str:
 
 
 def nearest(name: str) -> str:
-    """The argument that was probably meant by a name that is none; "" where there is no such one."""
+    """The argument that was probably meant by an unknown name; "" where there is none."""
     near = difflib.get_close_matches(name, sorted(ARGUMENTS), n=1, cutoff=0.7)
-    return MEANT.get(name) or (near[0] if near else "")
+    return RENAMED_ARGUMENTS.get(name) or (near[0] if near else "")

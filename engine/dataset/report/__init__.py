@@ -1,6 +1,6 @@
-"""The dataset report: what is wrong with a folder of pictures, told before an hour of training is spent on it.
+"""The dataset report: problems of a folder of images, reported before training.
 
-`checking.check` goes through everything: `measures` takes from each picture once what the checks need (in processes,
-kept in `shelf`), and each module named after a group of findings looks at the whole. `python -m engine.dataset.report`
-is the process in which it runs; `process` starts it. None of it loads torch.
+`checking.check` runs it: `measuring` measures each image once (in processes, cached by `measure_cache`), and each
+module named after a group of findings checks the complete dataset. `python -m engine.dataset.report` is its process;
+`process` starts it. Nothing here loads torch.
 """

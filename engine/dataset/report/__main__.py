@@ -1,72 +1,37 @@
-"""The report's process: `python -m engine.dataset.report` reads a wish on stdin and answers on stdout, one JSON object
-a line: `told` as it goes, at the end `report`, or `error` with `message` and `hint`."""
+"""The report's process: `python -m engine.dataset.report` answers one request (`engine.worker`) with `report` and
+`repaired`."""
 
 from __future__ import annotations
 
-import json
-import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from engine.config import RunConfig
 from engine.dataset.report.checking import check
 from engine.dataset.report.pages import require_page, write_page
-from engine.dataset.report.repair import repair, require_place
-from engine.errors import LoraSmithError
-from engine.exit_codes import ExitCode
-from engine.processes import end_with_parent
-
-_SELDOM = 0.1
-"""Seconds between two words about how far it is."""
+from engine.dataset.report.repair import repair, require_new_folder
+from engine.worker import OnProgress, serve
 
 
-class _Teller:
-    def __init__(self) -> None:
-        self._last = 0.0
-        self._what = ""
+def answer(request: dict[str, Any], progress: OnProgress) -> dict[str, Any]:
+    """Create one report.
 
-    def __call__(self, what: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if what != self._what or done == total or now - self._last >= _SELDOM:
-            self._last, self._what = now, what
-            _say({"told": [what, done, total]})
-
-
-def _say(message: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(message) + "\n")
-    sys.stdout.flush()
-
-
-def _stop(*_: object) -> None:
-    sys.exit(ExitCode.STOPPED)  # through every `finally`, so that what was measured is kept
-
-
-def main() -> int:
-    """Make one report."""
-    end_with_parent()
-    signal.signal(signal.SIGTERM, _stop)
-    try:
-        wish = json.load(sys.stdin)
-        config, told = RunConfig.model_validate(wish["config"]), _Teller()
-        out = Path(wish["repair"]) if wish["repair"] else None
-        if out is not None:
-            require_place([], out)  # before the long work
-        if wish["html"]:
-            require_page(Path(wish["html"]))
-        report, found = check(config, told)
-        if wish["html"]:
-            write_page(report, found, Path(wish["html"]), told)
-        repaired = repair(report, found, out, told).line() if out is not None else ""
-        _say({"report": report.as_json(), "repaired": repaired})
-    except LoraSmithError as error:
-        _say({"error": type(error).__name__, "message": error.message, "hint": error.hint})
-        return error.exit_code
-    except BrokenPipeError:
-        return ExitCode.STOPPED  # nobody listens any more
-    return ExitCode.DONE
+    Args:
+        request: from `CheckRequest.as_json`.
+    """
+    config = RunConfig.model_validate(request["config"])
+    out = Path(request["repair"]) if request["repair"] else None
+    if out is not None:
+        require_new_folder([], out)  # before the long work
+    if request["html"]:
+        require_page(Path(request["html"]))
+    report, survey = check(config, progress)
+    if request["html"]:
+        write_page(report, survey, Path(request["html"]), progress)
+    repaired = repair(report, survey, out, progress).line() if out is not None else ""
+    return {"report": report.as_json(), "repaired": repaired}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve(answer))

@@ -1,4 +1,4 @@
-"""Regularization pictures against training pictures."""
+"""Regularization images against training images."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ BALANCE = Kind(
     "reg-balance",
     "warning",
     "Regularization out of balance",
-    "Of one dataset, pictures × repeats for regularization are fewer than half or more than one and a half times "
-    "those trained on.",
-    "An epoch takes as many of them as training items: too few are repeated and learnt by heart, of too many the "
-    "last are never used.",
+    "In a dataset, the regularization items (images × repeats) are fewer than half or more than one and a half times "
+    "the training items.",
+    "An epoch uses as many of them as training items: too few are repeated and memorized, of too many the last are "
+    "never used.",
     "Have about as many regularization items as training items; the repeats in the folders' names balance them.",
 )
 TRIGGERED = Kind(
     "reg-trigger",
     "warning",
     "Regularization with the trigger word",
-    "The caption of a regularization picture, or its class word, has the trigger word.",
-    "It teaches that the trigger word means any of the class: the opposite of what is wanted.",
-    "Take the trigger word out of these captions, and name the folder by the class alone.",
+    "The caption of a regularization image, or its class word, has the trigger word.",
+    "It teaches that the trigger word means the whole class: the opposite of the goal.",
+    "Remove the trigger word from these captions, and name the folder after the class only.",
 )
 KINDS = (BALANCE, TRIGGERED)
 
 
 def find(survey: Survey) -> Iterator[Finding]:
-    """The findings of this group."""
+    """Yield the findings of this group."""
     scan = survey.scan
-    said = []
+    imbalances = []
     for number in sorted({subset.dataset for subset in scan.reg_subsets}):
         training, regularizing = (
-            sum(len(one.pictures) * one.num_repeats for one in subsets if one.dataset == number)
+            sum(len(subset.images) * subset.num_repeats for subset in subsets if subset.dataset == number)
             for subsets in (scan.train_subsets, scan.reg_subsets)
         )
         if training and not training / 2 <= regularizing <= training * 1.5:
-            said.append(f"{plural(training, 'training item')}, {plural(regularizing, 'regularization item')}.")
-    if said:
-        yield Finding(BALANCE, said=" ".join(said))
+            imbalances.append(f"{plural(training, 'training item')}, {plural(regularizing, 'regularization item')}.")
+    if imbalances:
+        yield Finding(BALANCE, text=" ".join(imbalances))
     trigger = survey.config.dataset.class_tokens
     if trigger:
         cases = [
-            Case((picture.path,))
+            Case((image.path,))
             for subset in scan.reg_subsets
-            for picture in subset.pictures
-            if has_word(subset.text(picture), trigger)
+            for image in subset.images
+            if has_word(subset.text(image), trigger)
         ]
         if cases:
             yield Finding(TRIGGERED, tuple(cases))

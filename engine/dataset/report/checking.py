@@ -1,15 +1,14 @@
-"""The whole check: find the pictures, take their measures, and ask each group of findings."""
+"""The complete check: find the images, measure them, and run each group of findings."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 from engine.config.schema import RunConfig
 from engine.dataset.buckets import BucketGrid
-from engine.dataset.pictures import Picture, Rejected
+from engine.dataset.images import ImageInfo, Rejected
 from engine.dataset.report import (
     balance,
     borders,
@@ -24,107 +23,109 @@ from engine.dataset.report import (
     watermarks,
 )
 from engine.dataset.report.findings import LEVELS, Finding, Kind, Report
-from engine.dataset.report.measuring import Job, take_all
-from engine.dataset.report.shelf import Shelf
+from engine.dataset.report.measure_cache import MeasureCache
+from engine.dataset.report.measuring import Job, measure_all
 from engine.dataset.report.survey import Survey
-from engine.dataset.scan import survey as find_pictures
+from engine.dataset.scan import survey as scan_images
 from engine.errors import ModelError, UsageError
-from engine.models.base import Recognition
-from engine.models.registry import families, recognise
+from engine.families.registry import families, recognise
+from engine.types import Recognition
+from engine.worker import OnProgress
 
 GROUPS = (files, masks, duplicates, texts, facing, quality, borders, watermarks, crops, variety, balance)
 KINDS: tuple[Kind, ...] = tuple(kind for group in GROUPS for kind in group.KINDS)
-Told = Callable[[str, int, int], None]
-"""Told (what is done, so many, of so many)."""
 
 
-def look(config: RunConfig, shelf: Shelf, told: Told) -> Survey:
-    """Find the pictures of a configuration and take the measures of each.
+def measure_images(config: RunConfig, cache: MeasureCache, progress: OnProgress) -> Survey:
+    """Find the images of a configuration and measure each.
 
     Raises:
-        UsageError: no folder is named, or one folder has two roles.
-        DataError: a folder is missing, unreadable, or without any picture file.
+        UsageError: no folder is set, or one folder has two roles.
+        DataError: a folder is missing, unreadable, or without any image file.
     """
-    scan, bad = find_pictures(config, lambda done, total: told("finding pictures", done, total))
-    recognition, trouble = _recognised(config)
+    if config.sets_aside:  # they are checked like the rest
+        config = config.changed(dataset={"validation_split": 0.0})
+    scan, bad = scan_images(config, lambda done, total: progress("finding images", done, total))
+    recognition, trouble = _recognise(config)
     grid = None
     try:
-        grid = BucketGrid.from_config(config) if recognition is None else BucketGrid.from_config(
-            config, multiple=recognition.multiple, downscale=recognition.downscale
-        )  # fmt: skip
+        table = config.dataset
+        grid = BucketGrid.from_table(table) if recognition is None else BucketGrid.of_model(table, recognition)
     except UsageError as error:
         trouble = f"{trouble} Buckets are not checked. {error}".strip()
-    found = Survey(config, scan, bad, recognition, grid, shelf, trouble=trouble)
-    _take_measures(found, told)
-    return found
+    survey = Survey(config, scan, bad, recognition, grid, cache, trouble=trouble)
+    _measure(survey, progress)
+    return survey
 
 
-def _recognised(config: RunConfig) -> tuple[Recognition | None, str]:
-    """What the pictures are for: the model that is named, else one of the named family; and why it is not known."""
+def _recognise(config: RunConfig) -> tuple[Recognition | None, str]:
+    """The model of the configuration, else the reference model of its family; and an error text."""
     if config.model.pretrained_model_name_or_path:
         try:
             return recognise(config.model.pretrained_model_name_or_path), ""
         except ModelError as error:
             return None, f"The model is not used for this report. {error}"
-    named = [family for family in families() if family.name == config.model.family]
-    return (named[0].of_real_size() if named else None), ""
+    matches = [family for family in families() if family.name == config.model.family]
+    return (matches[0].reference_model() if matches else None), ""
 
 
-def _take_measures(found: Survey, told: Told) -> None:
+def _measure(survey: Survey, progress: OnProgress) -> None:
     jobs: dict[Path, Job] = {}
-    for subset in found.scan.subsets:
-        table = found.table(subset)
+    for subset in survey.scan.subsets:
+        table = survey.table(subset)
         side = round(math.sqrt(table.size[0] * table.size[1]))
-        for picture in subset.pictures:
-            jobs.setdefault(picture.path, Job(picture, side, table.alpha_background, table.max_image_megapixels))
+        for image in subset.images:
+            jobs.setdefault(image.path, Job(image, side, table.alpha_background, table.max_image_megapixels))
     done = 0
 
-    def tell() -> None:
+    def count_done() -> None:
         nonlocal done
         done += 1
-        told("looking at pictures", done, len(jobs))
+        progress("looking at images", done, len(jobs))
 
-    for job, key, taken in take_all(jobs.values(), found.shelf, tell):
-        path = job.picture.path
-        if taken.measures is None:
-            found.broken.append(Rejected(path, taken.reason))
+    for job, key, result in measure_all(jobs.values(), survey.cache, count_done):
+        path = job.image.path
+        if result.measures is None:
+            survey.broken.append(Rejected(path, result.reason))
         else:
-            found.measures[path], found.keys[path], found.thumbs[path] = taken.measures, key, taken.thumb
-    found.broken.sort(key=lambda one: str(one.path))
+            survey.measures[path], survey.keys[path], survey.thumbs[path] = result.measures, key, result.thumb
+    survey.broken.sort(key=lambda rejected: str(rejected.path))
 
 
-def judge(found: Survey, told: Told) -> Report:
-    """What the measures and captions come to."""
+def build_report(survey: Survey, progress: OnProgress) -> Report:
+    """Run all groups of findings on the measures and captions."""
     findings: list[Finding] = []
     for index, group in enumerate(GROUPS):
-        told("comparing", index, len(GROUPS))
-        findings += group.find(found)
-    told("comparing", len(GROUPS), len(GROUPS))
+        progress("comparing", index, len(GROUPS))
+        findings += group.find(survey)
+    progress("comparing", len(GROUPS), len(GROUPS))
     findings.sort(key=lambda finding: LEVELS.index(finding.kind.level))
-    counts = Counter(cut.placement.bucket for cut in crops.cuts(found))
-    notes = [*found.scan.notes]
-    notes += [text for text in (found.trouble, found.shelf.note) if text]
-    return Report(tuple(findings), len(found.training), tuple(notes), dict(sorted(counts.items())))
+    counts = Counter(cut.placement.bucket for cut in crops.cuts(survey))
+    notes = [*survey.scan.notes]
+    notes += [text for text in (survey.trouble, survey.cache.note) if text]
+    return Report(tuple(findings), len(survey.training), tuple(notes), dict(sorted(counts.items())))
 
 
-def check(config: RunConfig, told: Told = lambda *_: None, shelf: Shelf | None = None) -> tuple[Report, Survey]:
-    """Check the pictures of a configuration; an exception of `told` ends it, and what was measured stays on the shelf.
+def check(
+    config: RunConfig, progress: OnProgress = lambda *_: None, cache: MeasureCache | None = None
+) -> tuple[Report, Survey]:
+    """Check the images of a configuration; an exception of `progress` ends it, measures stay in the cache.
 
     Returns:
-        the report, and what it was made from; its shelf is closed, so that only `marks` can no longer be asked.
+        the report and its survey, whose cache is closed, so that `marks` is no longer available.
 
     Raises:
-        UsageError: no folder is named, or one folder has two roles.
-        DataError: a folder is missing, unreadable, or without any picture file.
+        UsageError: no folder is set, or one folder has two roles.
+        DataError: a folder is missing, unreadable, or without any image file.
     """
-    shelf = shelf or Shelf()
+    cache = cache or MeasureCache()
     try:
-        found = look(config, shelf, told)
-        return judge(found, told), found
+        survey = measure_images(config, cache, progress)
+        return build_report(survey, progress), survey
     finally:
-        shelf.close()
+        cache.close()
 
 
-def pictures_of(found: Survey) -> dict[Path, Picture]:
-    """All pictures by path."""
-    return {picture.path: picture for subset in found.scan.subsets for picture in subset.pictures}
+def images_of(survey: Survey) -> dict[Path, ImageInfo]:
+    """All images by path."""
+    return {image.path: image for subset in survey.scan.subsets for image in subset.images}

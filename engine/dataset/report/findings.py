@@ -1,4 +1,4 @@
-"""What the report says: a kind of finding with its reason and remedy, and the pictures that it is about."""
+"""The content of the report: kinds of findings with reason and advice, and the affected images."""
 
 from __future__ import annotations
 
@@ -9,39 +9,38 @@ from typing import Any, Literal
 from engine.text import plural
 
 Level = Literal["error", "warning", "note"]
-"""error: the training stops, or goes without these pictures. warning: it will show in the result. note: good to
-know."""
+"""error: training stops, or ignores these images. warning: the result gets worse. note: for information."""
 
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of finding; the documentation is made from these."""
+    """One kind of finding; the documentation is generated from these."""
 
     code: str
     level: Level
     title: str
-    """What is the case, as a heading: "Blurred"."""
+    """The heading: "Blurred"."""
     limit: str
-    """When it is found, with the threshold, for the documentation."""
+    """The condition with its threshold, for the documentation."""
     why: str
     """Why it matters."""
     advice: str
     """What to do."""
     repair: str = ""
-    """What `--repair` does about it in the copy; empty: nothing can be done safely."""
-    noun: str = "picture"
-    """What is counted."""
+    """What `--repair` does in the copy; empty: there is no safe repair."""
+    noun: str = "image"
+    """Noun for counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One picture, or pictures that belong together."""
+    """One image, or images that belong together."""
 
-    pictures: tuple[Path, ...]
-    said: str = ""
-    """What is known of these: "28 % is cut off"."""
+    images: tuple[Path, ...]
+    text: str = ""
+    """Details of this case: "28 % is cut off"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,38 +49,38 @@ class Finding:
 
     kind: Kind
     cases: tuple[Case, ...] = ()
-    said: str = ""
-    """What is known of all together."""
+    text: str = ""
+    """Details of all cases together."""
 
     @property
-    def pictures(self) -> list[Path]:
-        """Every picture that it is about, once."""
-        return list(dict.fromkeys(picture for case in self.cases for picture in case.pictures))
+    def images(self) -> list[Path]:
+        """Every affected image, once."""
+        return list(dict.fromkeys(image for case in self.cases for image in case.images))
 
     @property
     def heading(self) -> str:
-        """ "Blurred: 3 pictures"."""
-        count = len(self.pictures)
-        grouped = any(len(case.pictures) > 1 for case in self.cases)
+        """ "Blurred: 3 images"."""
+        count = len(self.images)
+        grouped = any(len(case.images) > 1 for case in self.cases)
         counted = plural(count, self.kind.noun)
         if grouped and len(self.cases) > 1:
             return f"{self.kind.title}: {counted} in {plural(len(self.cases), 'group')}"
         return f"{self.kind.title}: {counted}" if count else self.kind.title
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, with the kind's words."""
+        """All fields, with the texts of the kind."""
         kind = self.kind
         return {
             "code": kind.code,
             "level": kind.level,
             "title": kind.title,
             "heading": self.heading,
-            "said": self.said,
+            "text": self.text,
             "why": kind.why,
             "advice": kind.advice,
             "repair": kind.repair,
             "noun": kind.noun,
-            "cases": [{"pictures": [str(path) for path in case.pictures], "said": case.said} for case in self.cases],
+            "cases": [{"images": [str(path) for path in case.images], "text": case.text} for case in self.cases],
         }
 
     @classmethod
@@ -89,21 +88,21 @@ class Finding:
         """From `as_json`."""
         names = ("code", "level", "title", "why", "advice", "repair", "noun")
         kind = Kind(limit="", **{name: stored[name] for name in names})
-        cases = tuple(Case(tuple(map(Path, case["pictures"])), case["said"]) for case in stored["cases"])
-        return cls(kind, cases, stored["said"])
+        cases = tuple(Case(tuple(map(Path, case["images"])), case["text"]) for case in stored["cases"])
+        return cls(kind, cases, stored["text"])
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was found, the worst first."""
+    """The findings, the most severe first."""
 
     findings: tuple[Finding, ...]
-    pictures: int
-    """That are trained on."""
+    images: int
+    """Number of training images."""
     notes: tuple[str, ...] = ()
-    """What the scan decided or left out."""
+    """Notes of the scan."""
     buckets: dict[tuple[int, int], int] = field(default_factory=dict)
-    """(width, height) in px to pictures."""
+    """(width, height) in px to images."""
 
     def count(self, level: Level) -> int:
         """Findings of a level."""
@@ -111,20 +110,20 @@ class Report:
 
     @property
     def failed(self) -> bool:
-        """Whether something is an error, or there is nothing to train on."""
-        return self.count("error") > 0 or not self.pictures
+        """Whether there is an error, or no training image."""
+        return self.count("error") > 0 or not self.images
 
     @property
     def verdict(self) -> str:
-        """All in one line."""
+        """A one-line summary."""
         counts = [plural(self.count(level), level) for level in LEVELS if self.count(level)]
-        return f"{plural(self.pictures, 'picture')}: {', '.join(counts) if counts else 'nothing found'}"
+        return f"{plural(self.images, 'image')}: {', '.join(counts) if counts else 'no findings'}"
 
     def as_json(self) -> dict[str, Any]:
-        """Everything."""
+        """All fields."""
         return {
-            "version": 1,
-            "pictures": self.pictures,
+            "version": 2,
+            "images": self.images,
             "verdict": self.verdict,
             "levels": {level: self.count(level) for level in LEVELS},
             "findings": [finding.as_json() for finding in self.findings],
@@ -136,8 +135,8 @@ class Report:
     def restored(cls, stored: dict[str, Any]) -> Report:
         """From `as_json`."""
         return cls(
-            tuple(Finding.restored(one) for one in stored["findings"]),
-            stored["pictures"],
+            tuple(Finding.restored(entry) for entry in stored["findings"]),
+            stored["images"],
             tuple(stored["notes"]),
             {(width, height): count for width, height, count in stored["buckets"]},
         )

@@ -1,5 +1,4 @@
-"""Taking the measures of many pictures: from the shelf where they are there, else in processes, with a bound on
-memory."""
+"""Measuring many images: from the cache if possible, else in processes, with bounded memory."""
 
 from __future__ import annotations
 
@@ -10,77 +9,80 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 
-from engine.dataset.pictures import Picture
-from engine.dataset.report.measures import Taken, measure
-from engine.dataset.report.shelf import Key, Shelf
-from engine.processes import end_with_parent, parent_word
+from engine.dataset.images import ImageInfo
+from engine.dataset.report.measure import measure
+from engine.dataset.report.measure_cache import Key, MeasureCache
+from engine.dataset.report.measures import MeasureResult
+from engine.processes import end_with_parent, parent_token
 
 _FEW = 40
-"""Pictures for which starting processes takes longer than it saves."""
+"""For fewer images, starting processes takes longer than it saves."""
 _LARGE_PIXELS = 32_000_000
-"""Larger pictures are decoded one after the other, so that memory has a bound."""
+"""Larger images are decoded one at a time, to bound memory."""
 _CRASHED = "broken: its decoder crashed, or ran out of memory"
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One picture, and how it is measured."""
+    """One image and how to measure it."""
 
-    picture: Picture
+    image: ImageInfo
     side: int
     background: str
     max_megapixels: int
 
     @property
     def key(self) -> Key:
-        """Its place on the shelf."""
-        return Key.of(self.picture.path, f"{self.side} {self.background}{'' if self._turn else ' as it lies'}")
+        """Its key in the cache."""
+        return Key.of(self.image.path, f"{self.side} {self.background}{'' if self._turn else ' as it lies'}")
 
     @property
     def _turn(self) -> bool:
-        return not self.picture.kohya_exact
+        return not self.image.kohya_exact
 
     @property
     def large(self) -> bool:
-        """Whether it must be decoded alone."""
-        return self.picture.width * self.picture.height > _LARGE_PIXELS
+        """Whether it must be decoded on its own."""
+        return self.image.width * self.image.height > _LARGE_PIXELS
 
-    def done(self) -> Taken:
-        """Measure it, here."""
-        return measure(self.picture.path, self.side, self.background, self.max_megapixels, turn=self._turn)
+    def run(self) -> MeasureResult:
+        """Measure it in this process."""
+        return measure(self.image.path, self.side, self.background, self.max_megapixels, turn=self._turn)
 
 
-def take_all(jobs: Iterable[Job], shelf: Shelf, told: Callable[[], None]) -> Iterator[tuple[Job, Key, Taken]]:
-    """Measure pictures, in whatever order they come; what is new is kept on the shelf.
+def measure_all(
+    jobs: Iterable[Job], cache: MeasureCache, on_done: Callable[[], None]
+) -> Iterator[tuple[Job, Key, MeasureResult]]:
+    """Measure images, yielding results in any order; new results are cached.
 
     Args:
-        told: called after each picture; an exception of it ends the work, and what was done stays on the shelf.
+        on_done: called after each image; its exception ends the work, finished results stay in the cache.
     """
     waiting: list[tuple[Job, Key]] = []
     for job in jobs:
         key = job.key
-        known = shelf.find(key)
-        if known is None:
+        cached = cache.find(key)
+        if cached is None:
             waiting.append((job, key))
         else:
-            told()
-            yield job, key, known
+            on_done()
+            yield job, key, cached
     try:
-        for index, taken in _measured([job for job, _ in waiting]):
+        for index, result in _measured([job for job, _ in waiting]):
             job, key = waiting[index]
-            if taken.reason != _CRASHED:
-                shelf.keep(key, taken)
-            told()
-            yield job, key, taken
+            if result.reason != _CRASHED:
+                cache.add(key, result)
+            on_done()
+            yield job, key, result
     finally:
-        shelf.save()
+        cache.save()
 
 
-def _measured(jobs: list[Job]) -> Iterator[tuple[int, Taken]]:
-    """(place in `jobs`, what was taken)."""
+def _measured(jobs: list[Job]) -> Iterator[tuple[int, MeasureResult]]:
+    """Yield (index in `jobs`, result)."""
     if len(jobs) < _FEW:
         for index, job in enumerate(jobs):
-            yield index, job.done()
+            yield index, job.run()
         return
     count = max(1, min(os.cpu_count() or 1, 8))
     usual = [index for index, job in enumerate(jobs) if not job.large]
@@ -88,42 +90,42 @@ def _measured(jobs: list[Job]) -> Iterator[tuple[int, Taken]]:
     yield from _in_processes(jobs, [index for index, job in enumerate(jobs) if job.large], 1)
 
 
-def _in_processes(jobs: list[Job], places: list[int], count: int) -> Iterator[tuple[int, Taken]]:
-    """The jobs at `places` in so many processes. When a picture kills its process, those that were in work are done
-    again one by one, to find out which it was."""
+def _in_processes(jobs: list[Job], places: list[int], count: int) -> Iterator[tuple[int, MeasureResult]]:
+    """Run the jobs at `places` in `count` processes. When a process dies, the running jobs are repeated one by one, to
+    find the image that crashed it."""
     left = iter(places)
     while True:
         lost: list[int] = []
         yield from _until_crash(jobs, left, count, 4 * count, lost)
         if not lost:
             return
-        again = iter(lost)
+        retries = iter(lost)
         while True:
-            guilty: list[int] = []
-            yield from _until_crash(jobs, again, 1, 1, guilty)
-            if not guilty:
+            crashed: list[int] = []
+            yield from _until_crash(jobs, retries, 1, 1, crashed)
+            if not crashed:
                 break
-            yield guilty[0], Taken(None, reason=_CRASHED)
+            yield crashed[0], MeasureResult(None, reason=_CRASHED)
 
 
 def _until_crash(
     jobs: list[Job], places: Iterator[int], count: int, ahead: int, lost: list[int]
-) -> Iterator[tuple[int, Taken]]:
-    """The same until a process dies; then the places of the at most `ahead` jobs in work are put into `lost`."""
-    pending: dict[Future[Taken], int] = {}
+) -> Iterator[tuple[int, MeasureResult]]:
+    """Run jobs until a process dies; then append the places of the running jobs (at most `ahead`) to `lost`."""
+    pending: dict[Future[MeasureResult], int] = {}
     pool: ProcessPoolExecutor | None = None
     try:
         while True:
             while len(pending) < ahead and (place := next(places, None)) is not None:
                 pool = pool or _pool(count)
-                pending[pool.submit(jobs[place].done)] = place
+                pending[pool.submit(jobs[place].run)] = place
             if not pending:
                 return
             for future in wait(pending, return_when="FIRST_COMPLETED").done:
                 place = pending[future]
-                taken = future.result()
+                result = future.result()
                 del pending[future]
-                yield place, taken
+                yield place, result
     except BrokenProcessPool:
         lost += sorted(pending.values())
     finally:
@@ -132,7 +134,7 @@ def _until_crash(
 
 
 def _pool(count: int) -> ProcessPoolExecutor:
-    # A process of the pool must not outlive the report, however that ends.
+    # Pool processes must end with the report process, however that ends.
     return ProcessPoolExecutor(
-        count, mp_context=get_context("spawn"), initializer=end_with_parent, initargs=(parent_word(),)
+        count, mp_context=get_context("spawn"), initializer=end_with_parent, initargs=(parent_token(),)
     )

@@ -1,4 +1,4 @@
-"""Blurred, too bright, too dark, or nearly one colour: what is measured of a picture, and what is found."""
+"""Blurred, too bright, too dark, or nearly one colour: measures and findings."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from engine.dataset.report.survey import Survey
 
 MAX_BLUR = 0.5
-"""Of the sharpest quarter of a picture, see `blur_of`; measured by `benchmarks/dataset_report.py`."""
+"""Of the sharpest quarter of an image, as from `blur_of`; measured by `benchmarks/dataset_report.py`."""
 MIN_RANGE = 24
 """Levels between the darkest and the lightest 2 %."""
 _TILES = 4
 _REBLUR = 9
 """Pixels of the box of the second blur."""
 _TILE_CONTRAST = 6.0
-"""Standard deviation in levels below which a tile is flat, and tells nothing about sharpness."""
+"""Standard deviation in levels; a tile below it is flat and has no sharpness."""
 _WHITE, _CLIPPED, _BRIGHT = 250, 0.25, 185
 
 BLURRED = Kind(
@@ -31,43 +31,43 @@ BLURRED = Kind(
     "Blurred",
     f"Blurring it once more changes little: {MAX_BLUR:.2f} or more of the steps between neighbouring pixels stay, in "
     "the sharpest quarter of its textured parts, at the training resolution (the blur metric of Crété et al. 2007).",
-    "The LoRA learns the blur as part of the subject, and draws it.",
-    "Leave these out, unless blur is wanted; a sharper original is better than a sharpened copy.",
+    "The LoRA learns the blur as part of the subject, and generates it.",
+    "Remove these unless you want blur; a sharper original is better than a sharpened copy.",
 )
 OVEREXPOSED = Kind(
     "overexposed",
     "warning",
     "Overexposed",
     "At least 35 % of the pixels are white (250 or more) and the mean is 190 or more, or nothing is darker than 150 "
-    "(2 % of the pixels apart). A picture whose edge is all white counts as drawn on white.",
-    "What is white has no structure to learn from; skin and colours come out washed out.",
-    "Develop them darker from the original, or leave them out.",
+    "(ignoring 2 % of the pixels). An image with an all white edge counts as drawn on white.",
+    "White areas have no structure to learn; skin and colours look washed out.",
+    "Develop them darker from the original, or remove them.",
 )
 UNDEREXPOSED = Kind(
     "underexposed",
     "warning",
     "Underexposed",
-    "Nothing is lighter than 80 of 255 (2 % of the pixels apart).",
-    "Shapes and colours drown in black, and the LoRA darkens what it draws.",
-    "Develop them lighter from the original, or leave them out.",
+    "Nothing is lighter than 80 of 255 (ignoring 2 % of the pixels).",
+    "Shapes and colours drown in black, and the LoRA generates darker images.",
+    "Develop them lighter from the original, or remove them.",
 )
 BLANK = Kind(
     "blank",
     "warning",
     "Nearly one colour",
-    f"Less than {MIN_RANGE} levels lie between the darkest and the lightest 2 % of the pixels.",
-    "There is nothing in it to learn; it pulls every picture towards that colour.",
-    "Leave it out.",
+    f"Less than {MIN_RANGE} levels are between the darkest and the lightest 2 % of the pixels.",
+    "There is nothing to learn from it; it pulls every image towards that colour.",
+    "Remove it.",
 )
 KINDS = (BLURRED, OVEREXPOSED, UNDEREXPOSED, BLANK)
 
 
 def blur_of(grey: np.ndarray) -> float:
-    """How blurred a picture is, 0 to 1; -1 where it is too flat to tell.
+    """The blur of an image, 0 to 1; -1 if it is too flat to measure.
 
     The share of the differences between neighbouring pixels that survives another blur (Crété, Dolmiere, Ladret,
     Nicolas 2007, "The blur effect: perception and estimation with a new no-reference perceptual blur metric"), by
-    tiles: the sharpest quarter counts, so that a soft background is no fault.
+    tiles: only the sharpest quarter counts, so that a soft background is fine.
 
     Args:
         grey: [H, W] float32, levels 0 to 255.
@@ -79,20 +79,20 @@ def blur_of(grey: np.ndarray) -> float:
     columns = np.linspace(0, grey.shape[1], _TILES + 1).astype(int)
     if min(np.diff(rows).min(), np.diff(columns).min()) < 2 * _REBLUR:
         rows, columns = rows[[0, -1]], columns[[0, -1]]
-    kept = []
+    remaining = []
     for axis in (0, 1):
         before = np.abs(np.diff(grey, axis=axis))
         after = np.abs(np.diff(uniform_filter1d(grey, _REBLUR, axis=axis, mode="nearest"), axis=axis))
         lost = np.maximum(before - after, 0)
         sums = [[_block(part, rows, columns) for part in (before, lost)]]
         total, gone = sums[0]
-        kept.append(np.where(total > 0, (total - gone) / np.maximum(total, 1e-6), 1.0))
+        remaining.append(np.where(total > 0, (total - gone) / np.maximum(total, 1e-6), 1.0))
     count = _block(np.ones_like(grey), rows, columns)
     mean, square = _block(grey, rows, columns) / count, _block(grey**2, rows, columns) / count
     textured = np.sqrt(np.maximum(square - mean**2, 0)) >= _TILE_CONTRAST
     if not textured.any():
         return -1.0
-    return float(np.quantile(np.maximum(*kept)[textured], 0.25))
+    return float(np.quantile(np.maximum(*remaining)[textured], 0.25))
 
 
 def _block(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -104,7 +104,7 @@ def _block(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndar
 
 def exposure_of(grey: Image.Image) -> tuple[int, int, int, float, bool]:
     """(darkest, mean, lightest level without 2 % at either end, share of white, whether the edge is all white) of an
-    8-bit picture."""
+    8-bit image."""
     import numpy as np
 
     counts = np.array(grey.histogram())
@@ -119,20 +119,20 @@ def exposure_of(grey: Image.Image) -> tuple[int, int, int, float, bool]:
 
 
 def find(survey: Survey) -> Iterator[Finding]:
-    """The findings of this group."""
+    """Yield the findings of this group."""
     cases: dict[str, list[Case]] = {kind.code: [] for kind in KINDS}
-    for picture, measures in survey.measured():
+    for image, measures in survey.measured():
         low, mean, high, white, white_edge = measures.exposure
-        one = (picture.path,)
+        paths = (image.path,)
         if high - low < MIN_RANGE:
-            cases[BLANK.code].append(Case(one, f"{high - low} levels"))
+            cases[BLANK.code].append(Case(paths, f"{high - low} levels"))
         elif high < 80:
-            cases[UNDEREXPOSED.code].append(Case(one, f"nothing lighter than {high}"))
+            cases[UNDEREXPOSED.code].append(Case(paths, f"nothing lighter than {high}"))
         elif not white_edge and ((white >= _CLIPPED and mean >= _BRIGHT) or low > 150):
-            said = f"{white:.0%} white" if white >= _CLIPPED else f"nothing darker than {low}"
-            cases[OVEREXPOSED.code].append(Case(one, said))
+            text = f"{white:.0%} white" if white >= _CLIPPED else f"nothing darker than {low}"
+            cases[OVEREXPOSED.code].append(Case(paths, text))
         if measures.blur >= MAX_BLUR and high - low >= MIN_RANGE:
-            cases[BLURRED.code].append(Case(one, f"blur {measures.blur:.2f}"))
+            cases[BLURRED.code].append(Case(paths, f"blur {measures.blur:.2f}"))
     for kind in KINDS:
         if cases[kind.code]:
             yield Finding(kind, tuple(cases[kind.code]))

@@ -1,4 +1,4 @@
-"""Everything that the checks look at: the scan, the measures of its pictures, and what follows from several of them."""
+"""The input of the checks: the scan, the measures of its images, and results derived from several images."""
 
 from __future__ import annotations
 
@@ -11,70 +11,70 @@ from typing import TYPE_CHECKING
 from engine.config.dataset import DatasetTable
 from engine.config.schema import RunConfig
 from engine.dataset.buckets import BucketGrid
-from engine.dataset.pictures import Picture, Rejected, Scan, Subset
+from engine.dataset.images import ImageInfo, Rejected, Scan, Subset
 from engine.dataset.report.copies import Copies, find_copies
+from engine.dataset.report.measure_cache import Key, MeasureCache
 from engine.dataset.report.measures import Measures
-from engine.dataset.report.shelf import Key, Shelf
 from engine.errors import DataError
 
 if TYPE_CHECKING:
-    from engine.models.base import Recognition
+    from engine.types import Recognition
 
 
 @dataclass
 class Survey:
-    """A dataset and what was measured of it."""
+    """A dataset with its measures."""
 
     config: RunConfig
     scan: Scan
     bad_captions: dict[Path, DataError]
     recognition: Recognition | None
-    """Of the model that is named, or of one of the named family; None: neither is."""
+    """Of the model, else of the reference model of the family; None: neither is set."""
     grid: BucketGrid | None
-    """None where the settings make no buckets."""
-    shelf: Shelf
+    """None if the settings are invalid."""
+    cache: MeasureCache
     measures: dict[Path, Measures] = field(default_factory=dict)
     keys: dict[Path, Key] = field(default_factory=dict)
     thumbs: dict[Path, bytes] = field(default_factory=dict)
     broken: list[Rejected] = field(default_factory=list)
-    """Pictures whose header is intact and whose pixels are not."""
+    """Images with an intact header and broken pixels."""
     trouble: str = ""
-    """Why there are no buckets."""
+    """Why there is no model or no grid."""
 
     def table(self, subset: Subset) -> DatasetTable:
-        """The settings that hold for a subset."""
+        """The settings of a subset."""
         return subset.table or self.config.dataset
 
-    def measured(self, subsets: Sequence[Subset] | None = None) -> Iterator[tuple[Picture, Measures]]:
-        """Every picture that can be read, of all subsets or of these; once, where two subsets share it."""
-        told: set[Path] = set()
+    def measured(self, subsets: Sequence[Subset] | None = None) -> Iterator[tuple[ImageInfo, Measures]]:
+        """Yield every readable image, of all subsets or of these, once."""
+        seen: set[Path] = set()
         for subset in self.scan.subsets if subsets is None else subsets:
-            for picture in subset.pictures:
-                measures = self.measures.get(picture.path)
-                if measures is not None and picture.path not in told:
-                    told.add(picture.path)
-                    yield picture, measures
+            for image in subset.images:
+                measures = self.measures.get(image.path)
+                if measures is not None and image.path not in seen:
+                    seen.add(image.path)
+                    yield image, measures
 
     @cached_property
-    def training(self) -> list[Picture]:
-        """Readable pictures that are trained on."""
-        return [picture for picture, _ in self.measured(self.scan.train_subsets)]
+    def training(self) -> list[ImageInfo]:
+        """Readable training images."""
+        return [image for image, _ in self.measured(self.scan.train_subsets)]
 
     @cached_property
     def copies(self) -> Copies:
-        """Pictures that are the same picture."""
+        """Duplicate images."""
         pairs = list(self.measured())
         return find_copies(
-            [picture for picture, _ in pairs], [measures for _, measures in pairs],
-            [self.thumbs[picture.path] for picture, _ in pairs],
+            [image for image, _ in pairs], [measures for _, measures in pairs],
+            [self.thumbs[image.path] for image, _ in pairs],
         )  # fmt: skip
 
-    def distinct(self) -> list[Picture]:
-        """Training pictures, of each group of copies only the first."""
-        extra = {picture.path for group in (*self.copies.exact, *self.copies.near) for picture in group[1:]}
-        return [picture for picture in self.training if picture.path not in extra]
+    def distinct(self) -> list[ImageInfo]:
+        """Training images, with only the first of each group of copies."""
+        extra = {image.path for group in (*self.copies.exact, *self.copies.near) for image in group[1:]}
+        return [image for image in self.training if image.path not in extra]
 
-    def marks(self, pictures: Sequence[Picture]) -> Iterator[tuple[Picture, bytes]]:
-        """Each picture's map of edges, read from the shelf one by one."""
-        maps = self.shelf.marks([self.keys[picture.path] for picture in pictures])
-        return zip(pictures, maps, strict=True)
+    def marks(self, images: Sequence[ImageInfo]) -> Iterator[tuple[ImageInfo, bytes]]:
+        """Yield each image with its map of edges, read from the cache one by one."""
+        maps = self.cache.marks([self.keys[image.path] for image in images])
+        return zip(images, maps, strict=True)

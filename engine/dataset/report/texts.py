@@ -1,4 +1,4 @@
-"""Captions: missing, too long, without the trigger word, or too much alike."""
+"""Captions: missing, too long, without the trigger word, or too similar."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 from engine.dataset.caption_check import length
 from engine.dataset.caption_files import has_word
 from engine.dataset.captions import CaptionRules, deterministic
-from engine.dataset.pictures import ONLY_FIRST_LINE
+from engine.dataset.images import ONLY_FIRST_LINE
 from engine.dataset.report.findings import Case, Finding, Kind
-from engine.dataset.report.tokens import TokenCounter
+from engine.dataset.report.tokens import token_counter
 from engine.text import listing, plural, printable
 
 if TYPE_CHECKING:
-    from engine.dataset.pictures import Picture, Subset
+    from engine.dataset.images import ImageInfo, Subset
     from engine.dataset.report.survey import Survey
 
 ALIKE = 0.9
-"""Words in common of all words of two captions."""
+"""Share of common words in all words of two captions."""
 _FEWEST_WORDS = 8
 _FEWEST_CAPTIONS = 5
 _WORD = re.compile(r"\w+")
@@ -32,57 +32,57 @@ UNREADABLE = Kind(
     "error",
     "Unreadable captions",
     "The caption file is not UTF-8, is above 1 MiB, or cannot be opened.",
-    "The training does not start.",
+    "Training does not start.",
     "Save it as UTF-8.",
 )
 MISSING = Kind(
     "caption-missing",
     "warning",
     "Without a caption",
-    "There is no caption file beside the picture, while other pictures have one.",
-    "It is trained on the class tokens alone: all that others name goes into the trigger word.",
+    "The image has no caption file, while other images have one.",
+    "It is trained with the class tokens only: its whole content is learned by the trigger word.",
     "Caption them: `lorasmith caption`, the wizard's step Captions, or by hand.",
 )
 NONE = Kind(
     "no-captions",
     "note",
     "No captions",
-    "No picture that is trained on has a caption.",
-    "All are trained on the class tokens alone. That works; what is in every picture cannot be told from the subject.",
-    "Caption them to keep clothes, places and poses apart from the subject.",
+    "No training image has a caption.",
+    "All are trained with the class tokens only. That works, but anything in every image becomes part of the subject.",
+    "Caption them to separate clothes, places and poses from the subject.",
 )
 EMPTY = Kind(
     "caption-empty",
     "warning",
     "Empty caption",
-    "The caption file holds no text.",
-    "It is trained on the class tokens alone, as if it had no caption.",
+    "The caption file has no text.",
+    "It is trained with the class tokens only, as without a caption.",
     "Write one, or delete the file.",
 )
 LONG = Kind(
     "caption-long",
     "warning",
     "Caption too long",
-    "It has more tokens than the text encoder is given: model.max_token_length (75), for FLUX "
-    "model.t5xxl_max_token_length; counted with the model's own tokenizer, prefix and suffix included.",
-    "What stands behind the limit is cut off and not learnt.",
-    "Shorten it, put what matters first, or raise the limit (150 or 225; costs memory).",
+    "It has more tokens than the text encoder uses: model.max_token_length (75), for FLUX "
+    "flux.t5xxl_max_token_length; counted with the model's own tokenizer, prefix and suffix included.",
+    "Text after the limit is cut off and not learned.",
+    "Shorten it, put the important words first, or raise the limit (150 or 225; costs memory).",
 )
 UNCOUNTED = Kind(
     "tokens-unknown",
     "note",
     "Tokens were not counted",
     "FLUX is trained, and T5's tokenizer is not on this machine.",
-    "Captions above model.t5xxl_max_token_length would be cut off without being told here.",
-    "lorasmith fetch t5-tokenizer brings it.",
+    "Captions above flux.t5xxl_max_token_length are cut off without a finding here.",
+    "Run lorasmith fetch t5-tokenizer.",
 )
 NO_TRIGGER = Kind(
     "trigger-missing",
     "warning",
     "Without the trigger word",
-    "A caption does not have the trigger word (--trigger, or dataset.class_tokens) as a word of its own.",
-    "What the picture shows is not tied to the word that is to call it.",
-    "Put it first in each caption: the wizard's step Captions does it for all.",
+    "A caption does not have the trigger word (--trigger, or dataset.class_tokens) as a separate word.",
+    "The content of the image is not associated with the trigger word.",
+    "Put it first in each caption: the wizard's step Captions does this for all.",
     "Puts it first in each caption.",
 )
 EVERYWHERE = Kind(
@@ -90,65 +90,65 @@ EVERYWHERE = Kind(
     "note",
     "Tags in every caption",
     f"A tag other than the trigger word is in each of {_FEWEST_CAPTIONS} or more captions.",
-    "It cannot be told from the trigger word: both learn the same, each a half.",
-    "Remove it if it belongs to the subject; keep it if you want to take it away by leaving the tag out of a prompt.",
+    "It is indistinguishable from the trigger word: both learn the same, half each.",
+    "Remove it if it belongs to the subject; keep it if you want to leave it out in prompts.",
 )
 SAME = Kind(
     "caption-same",
     "warning",
     "The same caption",
-    "Two captions are equal but for case and blanks; short ones included. Copies of a picture count as one.",
-    "What is different in the pictures is named by nothing, so all of it goes into the trigger word.",
-    "Name what differs: pose, clothes, place, light.",
+    "Two captions are equal except for case and spaces, including short ones. Copies of an image count once.",
+    "No word describes the differences of the images, so the trigger word learns all of them.",
+    "Describe the differences: pose, clothes, place, light.",
 )
 SIMILAR = Kind(
     "caption-alike",
     "note",
     "Captions nearly the same",
     f"Two captions of at least {_FEWEST_WORDS} words have {ALIKE:.0%} of all their words in common.",
-    "Little tells the pictures apart.",
-    "Name what differs, and look for captions that were copied from another picture.",
+    "Few words distinguish the images.",
+    "Describe the differences, and look for captions copied from another image.",
 )
 LINES = Kind(
     "caption-lines",
     "warning",
     "Captions of several lines",
-    "The caption file has more than one line that is not blank, and dataset.enable_wildcard is off.",
+    "The caption file has more than one non-blank line, and dataset.enable_wildcard is off.",
     "Only the first line is used, as in Kohya's scripts; the rest is never read.",
-    "Join the lines, or set dataset.enable_wildcard, which takes one of them at random each time.",
+    "Join the lines, or set dataset.enable_wildcard, which picks one at random each time.",
 )
 ORPHAN = Kind(
     "caption-orphan",
     "warning",
     "Captions without an image",
-    "A caption file has the name of no image in its folder.",
-    "It is not read; the image that it was written for may be trained without a caption.",
-    "Give it the image's name with the extension exchanged: foo.txt for foo.png, not foo.png.txt.",
+    "A caption file does not match the name of any image in its folder.",
+    "It is not read; the image it was written for may be trained without a caption.",
+    "Rename it to the image's name with its own extension: foo.txt for foo.png, not foo.png.txt.",
     noun="caption",
 )
 KINDS = (UNREADABLE, MISSING, NONE, EMPTY, LINES, ORPHAN, LONG, UNCOUNTED, NO_TRIGGER, EVERYWHERE, SAME, SIMILAR)
 
 
 def find(survey: Survey) -> Iterator[Finding]:
-    """The findings of this group."""
+    """Yield the findings of this group."""
     if survey.bad_captions:
         yield Finding(UNREADABLE, tuple(Case((path,), str(error)) for path, error in survey.bad_captions.items()))
     yield from _without(survey)
     yield from _lines_and_orphans(survey)
     captioned = [
-        (picture, deterministic(picture.caption, _rules(survey, subset)), subset)
+        (image, deterministic(image.caption, _rules(survey, subset)), subset)
         for subset in survey.scan.train_subsets
-        for picture in subset.pictures
-        if picture.caption is not None
+        for image in subset.images
+        if image.caption is not None
     ]
     yield from _long(survey)
     trigger = survey.config.dataset.class_tokens
     if trigger:
-        lacking = [Case((picture.path,)) for picture, text, _ in captioned if not has_word(text, trigger)]
-        if lacking:
-            yield Finding(NO_TRIGGER, tuple(lacking), f"The trigger word is {printable(trigger)}.")
+        without_trigger = [Case((image.path,)) for image, text, _ in captioned if not has_word(text, trigger)]
+        if without_trigger:
+            yield Finding(NO_TRIGGER, tuple(without_trigger), f"The trigger word is {printable(trigger)}.")
     yield from _everywhere(survey, [(text, subset) for _, text, subset in captioned])
-    yield from _alike(survey, [(picture, text) for picture, text, _ in captioned])
+    yield from _alike(survey, [(image, text) for image, text, _ in captioned])
 
 
 def _rules(survey: Survey, subset: Subset) -> CaptionRules:
@@ -156,46 +156,46 @@ def _rules(survey: Survey, subset: Subset) -> CaptionRules:
 
 
 def _without(survey: Survey) -> Iterator[Finding]:
-    pictures = [picture for subset in survey.scan.train_subsets for picture in subset.pictures]
-    bare = [one for one in pictures if one.caption is None and one.path not in survey.bad_captions]
-    empty = [one for one in bare if one.caption_path is not None]
-    missing = [one for one in bare if one.caption_path is None]
-    if missing and len(missing) == len(pictures):
+    images = [image for subset in survey.scan.train_subsets for image in subset.images]
+    bare = [image for image in images if image.caption is None and image.path not in survey.bad_captions]
+    empty = [image for image in bare if image.caption_path is not None]
+    missing = [image for image in bare if image.caption_path is None]
+    if missing and len(missing) == len(images):
         yield Finding(NONE)
     elif missing:
-        yield Finding(MISSING, tuple(Case((one.path,)) for one in missing))
+        yield Finding(MISSING, tuple(Case((image.path,)) for image in missing))
     if empty:
-        yield Finding(EMPTY, tuple(Case((one.path,)) for one in empty))
+        yield Finding(EMPTY, tuple(Case((image.path,)) for image in empty))
 
 
 def _lines_and_orphans(survey: Survey) -> Iterator[Finding]:
-    pictures = [picture for subset in survey.scan.subsets for picture in subset.pictures]
-    several = [Case((one.path,)) for one in pictures if ONLY_FIRST_LINE in one.notes]
-    if several:
-        yield Finding(LINES, tuple(several))
-    names = {(picture.path.parent, name): picture.path for picture in pictures for name in
-             (picture.path.name.lower(), picture.path.stem.lower())}  # fmt: skip
+    images = [image for subset in survey.scan.subsets for image in subset.images]
+    multiline = [Case((image.path,)) for image in images if ONLY_FIRST_LINE in image.notes]
+    if multiline:
+        yield Finding(LINES, tuple(multiline))
+    names = {(image.path.parent, name): image.path for image in images for name in
+             (image.path.name.lower(), image.path.stem.lower())}  # fmt: skip
     if survey.scan.orphans:
-        yield Finding(ORPHAN, tuple(Case((path,), _meant(path, names)) for path in survey.scan.orphans))
+        yield Finding(ORPHAN, tuple(Case((path,), _suggestion(path, names)) for path in survey.scan.orphans))
 
 
-def _meant(caption: Path, names: dict[tuple[Path, str], Path]) -> str:
-    """For which image it may be: one of the same name but for case or an extension too many."""
-    meant = names.get((caption.parent, caption.stem.lower()))
-    return f"for {printable(meant.name)}?" if meant is not None else ""
+def _suggestion(caption: Path, names: dict[tuple[Path, str], Path]) -> str:
+    """The likely image: one whose name only differs in case or an extra extension."""
+    match = names.get((caption.parent, caption.stem.lower()))
+    return f"for {printable(match.name)}?" if match is not None else ""
 
 
 def _long(survey: Survey) -> Iterator[Finding]:
-    counter = TokenCounter.of(survey.config, survey.recognition)
+    counter = token_counter(survey.config, survey.recognition)
     if counter is None:
         yield Finding(UNCOUNTED)
         return
     cases = []
     for subset in survey.scan.subsets:
-        for picture in subset.pictures:
-            count = length(counter, survey.config, subset, picture)
+        for image in subset.images:
+            count = length(counter, survey.config, subset, image)
             if count > counter.limit:
-                cases.append(Case((picture.path,), f"{count} tokens, {counter.limit} are used"))
+                cases.append(Case((image.path,), f"{count} tokens, {counter.limit} are used"))
     if cases:
         yield Finding(LONG, tuple(cases))
 
@@ -213,39 +213,39 @@ def _everywhere(survey: Survey, captioned: Sequence[tuple[str, Subset]]) -> Iter
     common = sorted(tag for tag, count in counts.items() if count == len(captioned) and tag != trigger)
     if not common or not several:
         return
-    said = f"In all {plural(len(captioned), 'caption')}: {listing([printable(tag) for tag in common], 20)}."
+    summary = f"In all {plural(len(captioned), 'caption')}: {listing([printable(tag) for tag in common], 20)}."
     if not trigger:
-        said += " One of them may be the trigger word; name it with --trigger."
-    yield Finding(EVERYWHERE, said=said)
+        summary += " One of them may be the trigger word; name it with --trigger."
+    yield Finding(EVERYWHERE, text=summary)
 
 
-def _alike(survey: Survey, captioned: Sequence[tuple[Picture, str]]) -> Iterator[Finding]:
-    """Equal captions, then nearly equal ones; of copies of a picture the first counts."""
-    distinct = {picture.path for picture in survey.distinct()}
-    by_text: dict[str, list[Picture]] = defaultdict(list)
-    for picture, text in captioned:
-        if picture.path in distinct:
-            by_text[" ".join(text.lower().split())].append(picture)
+def _alike(survey: Survey, captioned: Sequence[tuple[ImageInfo, str]]) -> Iterator[Finding]:
+    """Equal captions, then nearly equal ones; copies of an image count once."""
+    distinct = {image.path for image in survey.distinct()}
+    by_text: dict[str, list[ImageInfo]] = defaultdict(list)
+    for image, text in captioned:
+        if image.path in distinct:
+            by_text[" ".join(text.lower().split())].append(image)
     equal = [
-        Case(tuple(picture.path for picture in group), printable(text)[:120])
+        Case(tuple(image.path for image in group), printable(text)[:120])
         for text, group in by_text.items()
         if len(group) > 1
     ]
     if equal:
         yield Finding(SAME, tuple(equal))
     texts = list(by_text)
-    near = alike_sets([frozenset(_WORD.findall(text)) for text in texts])
+    near = similar_sets([frozenset(_WORD.findall(text)) for text in texts])
     if near:
         yield Finding(
             SIMILAR,
-            tuple(Case((by_text[texts[one]][0].path, by_text[texts[other]][0].path), f"{share:.0%}")
-                  for one, other, share in near),
+            tuple(Case((by_text[texts[first]][0].path, by_text[texts[second]][0].path), f"{share:.0%}")
+                  for first, second, share in near),
         )  # fmt: skip
 
 
-def alike_sets(sets: Sequence[frozenset[str]]) -> list[tuple[int, int, float]]:
-    """Pairs of sets whose intersection is at least `ALIKE` of their union, with that share; each set in one pair at
-    most.
+def similar_sets(sets: Sequence[frozenset[str]]) -> list[tuple[int, int, float]]:
+    """Pairs of sets whose intersection is at least `ALIKE` of their union, with that share; each set is in at
+    most one pair.
 
     Two such sets share one of their rarest words, so only those are looked up (Bayardo, Ma, Srikant 2007, "Scaling Up
     All Pairs Similarity Search").
@@ -267,5 +267,5 @@ def alike_sets(sets: Sequence[frozenset[str]]) -> list[tuple[int, int, float]]:
     return pairs
 
 
-def _share(one: frozenset[str], other: frozenset[str]) -> float:
-    return len(one & other) / len(one | other)
+def _share(first: frozenset[str], second: frozenset[str]) -> float:
+    return len(first & second) / len(first | second)

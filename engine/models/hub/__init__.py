@@ -1,1 +1,1 @@
-"""Models on the Hugging Face hub: which of their files are needed, and how they come into the local cache."""
+"""Models on the Hugging Face hub: which of their files are needed, and their download into the local cache."""

@@ -1,4 +1,4 @@
-"""Where things are in the local Hugging Face cache. Never asks the network."""
+"""Paths in the local Hugging Face cache. Never uses the network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def is_hub_id(text: str) -> bool:
 
 
 def cache_root() -> Path:
-    """The cache itself: HF_HUB_CACHE, or below HF_HOME."""
+    """The cache's folder: HF_HUB_CACHE, or below HF_HOME."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE).expanduser()
@@ -29,7 +29,7 @@ def repository_folder(repository: str) -> Path:
 
 
 def cached_folder(repository: str) -> Path | None:
-    """The files of its main branch as they were downloaded, whole or in part; None where there are none."""
+    """The downloaded files of its main branch, all or some; None where there are none."""
     folder = repository_folder(repository)
     try:
         commit = read_bytes(folder / "refs" / "main", 1024).decode("ascii").strip()

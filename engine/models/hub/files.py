@@ -1,4 +1,4 @@
-"""Which files of a repository are needed: no pickles, no second number format, nothing for other programs."""
+"""Chooses the files of a repository to fetch: no pickles, no second number format, nothing for other programs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from engine.errors import ModelError
 from engine.models.files import weight_stem
 from engine.text import listing, printable
 
-DENOISERS = ("unet", "transformer")
 OTHER_WEIGHTS = ("vae", "text_encoder", "text_encoder_2")
 _WITHOUT_WEIGHTS = ("tokenizer", "tokenizer_2", "scheduler")
 TOKENIZER_FILES = (
@@ -38,25 +37,28 @@ class RemoteFile:
     blob: str
     """Its name in the cache: the SHA-256 of a large file, git's id of a small one."""
     sha256: str | None = None
-    """Known for large files only."""
+    """For large files only."""
 
 
-def needed(repository: str, files: Sequence[RemoteFile], name: str | None = None) -> list[RemoteFile]:
+def needed_files(
+    repository: str, files: Sequence[RemoteFile], denoisers: Sequence[str], name: str | None = None
+) -> list[RemoteFile]:
     """The files to fetch.
 
     Args:
-        repository: "owner/name", for the sentences.
-        files: all that it holds.
-        name: the one file that was asked for; None for what the whole model takes.
+        repository: "owner/name", for messages.
+        files: all files in it.
+        denoisers: possible names of a denoiser's folder.
+        name: the only file to fetch; None for all files of the model.
 
     Raises:
-        ModelError: it holds no model that could be used here; the sentence says what it holds.
+        ModelError: it holds no usable model; the message lists what it holds.
     """
     names = {file.name for file in files}
     if name is not None:
         chosen = [_named(repository, names, name)]
     elif "model_index.json" in names:
-        chosen = _diffusers(repository, names)
+        chosen = _diffusers(repository, names, denoisers)
     elif set(TAGGER_FILES) <= names:
         chosen = list(TAGGER_FILES)
     elif "config.json" in names and names & {"preprocessor_config.json", "processor_config.json"}:
@@ -74,21 +76,25 @@ def tokenizer_only(repository: str, files: Sequence[RemoteFile]) -> list[RemoteF
     """
     chosen = [file for file in files if file.name in TOKENIZER_FILES]
     if not any(file.name in ("tokenizer.json", "spiece.model", "vocab.json") for file in chosen):
-        raise ModelError(f"{repository} holds no tokenizer.")
+        raise ModelError(f"{repository} holds no tokenizer.", code="hub-without-tokenizer")
     return chosen
 
 
 def _named(repository: str, names: set[str], name: str) -> str:
     if name not in names:
-        held = listing(sorted(one for one in names if one.endswith(".safetensors"))) or "no .safetensors file"
-        raise ModelError(f"{repository} has no file {printable(name)}.", f"It holds {printable(held)}.")
+        contents = listing(sorted(file for file in names if file.endswith(".safetensors"))) or "no .safetensors file"
+        raise ModelError(
+            f"{repository} has no file {printable(name)}.", f"It holds {printable(contents)}.", code="hub-file-unknown"
+        )
     return name
 
 
-def _diffusers(repository: str, names: set[str]) -> list[str]:
-    denoiser = next((part for part in DENOISERS if f"{part}/config.json" in names), None)
+def _diffusers(repository: str, names: set[str], denoisers: Sequence[str]) -> list[str]:
+    denoiser = next((part for part in denoisers if f"{part}/config.json" in names), None)
     if denoiser is None:
-        raise ModelError(f"{repository} has a model_index.json, but neither a unet nor a transformer.")
+        raise ModelError(
+            f"{repository} has a model_index.json, but neither a unet nor a transformer.", code="hub-without-denoiser"
+        )
     chosen = ["model_index.json"]
     for part in (denoiser, *OTHER_WEIGHTS):
         if f"{part}/config.json" in names:
@@ -99,7 +105,7 @@ def _diffusers(repository: str, names: set[str]) -> list[str]:
 
 
 def _weights(repository: str, names: set[str], part: str) -> list[str]:
-    """Half the size where a variant in fp16 exists; a part in several files comes with its index."""
+    """The fp16 variant where one exists, half the size; a part in several files comes with its index."""
     stem = f"{part}/{weight_stem(part)}"
     for single in (f"{stem}.fp16.safetensors", f"{stem}.safetensors"):
         if single in names:
@@ -119,13 +125,14 @@ def _transformers(repository: str, names: set[str]) -> list[str]:
 
 
 def _checkpoint(repository: str, names: set[str]) -> str:
-    found = sorted(name for name in names if name.endswith(".safetensors"))
-    if len(found) == 1:
-        return found[0]
-    if found:
+    files = sorted(name for name in names if name.endswith(".safetensors"))
+    if len(files) == 1:
+        return files[0]
+    if files:
         raise ModelError(
-            f"{repository} holds {len(found)} .safetensors files and no model_index.json.",
-            f"Name one of them, as {repository}/{printable(found[0])}. It holds {printable(listing(found))}.",
+            f"{repository} holds {len(files)} .safetensors files and no model_index.json.",
+            f"Name one of them, as {repository}/{printable(files[0])}. It holds {printable(listing(files))}.",
+            code="hub-file-ambiguous",
         )
     raise _no_safetensors(f"{repository} has what it holds", names, "")
 
@@ -133,6 +140,10 @@ def _checkpoint(repository: str, names: set[str]) -> str:
 def _no_safetensors(what: str, names: set[str], inside: str) -> ModelError:
     if any(name.startswith(inside) and name.endswith((".bin", ".ckpt", ".pt", ".pth")) for name in names):
         return ModelError(
-            f"{what} as Python pickles only, which are never opened.", "Look for the same model as .safetensors."
+            f"{what} as Python pickles only, which are never opened.",
+            "Look for the same model as .safetensors.",
+            code="hub-pickles-only",
         )
-    return ModelError(f"{what} in no .safetensors file.", "Look for the same model as .safetensors.")
+    return ModelError(
+        f"{what} in no .safetensors file.", "Look for the same model as .safetensors.", code="hub-without-safetensors"
+    )

@@ -1,4 +1,4 @@
-"""One large file from the hub into the cache: goes on where it broke off, and is compared with its SHA-256."""
+"""Downloads one large file from the hub into the cache: resumes after an interruption and checks its SHA-256."""
 
 from __future__ import annotations
 
@@ -20,35 +20,34 @@ CHUNK = 2**20
 TIMEOUT = 10.0
 """Seconds without a byte after which the connection counts as broken."""
 ATTEMPTS = 5
-"""As often in a row it may break without a new byte."""
+"""Consecutive failures without a new byte before giving up."""
 PAUSE = 1.0
-"""Seconds before the first new attempt; doubled with each."""
+"""Seconds before the first retry; doubled with each."""
 
-Tell = Callable[[int], None]
+OnBytes = Callable[[int], None]
 Stop = Callable[[], bool]
 
 
 def partial_path(blob: Path) -> Path:
-    """What has arrived of a blob; the hub's own library gave it this name while it went on with such files."""
+    """The downloaded part of a blob; the hub's library used this name while it still resumed downloads."""
     return blob.with_name(blob.name + ".incomplete")
 
 
-def transfer(url: str, file: RemoteFile, blob: Path, tell: Tell, stop: Stop) -> None:
+def transfer(url: str, file: RemoteFile, blob: Path, on_bytes: OnBytes, stop: Stop) -> None:
     """Download `file` to `blob`.
 
-    The hub's library begins a file anew after an interruption, and compares no checksum; weights of several GiB need
-    both.
+    The hub's library restarts a file after an interruption and checks no checksum; weights of several GiB need both.
 
     Args:
-        url: where it is; redirects are followed, and the token goes to the hub's own host only.
+        url: the file's address; redirects are followed, and the token goes to the hub's own host only.
         file: its size and SHA-256.
-        blob: where it goes in the cache; the folder exists.
-        tell: called with the bytes of this file that are here.
-        stop: asked after each piece.
+        blob: its path in the cache; the folder exists.
+        on_bytes: called with the number of bytes of this file that have arrived.
+        stop: called after each piece; True cancels.
 
     Raises:
-        Cancelled: `stop` said so; the part stays.
-        DownloadError: no connection, or another content than the hub states.
+        Cancelled: `stop` returned True; the downloaded part is kept.
+        DownloadError: no connection, or the content differs from the hub's SHA-256.
         HfHubHTTPError: the hub refuses.
         OSError: it cannot be written.
     """
@@ -58,12 +57,12 @@ def transfer(url: str, file: RemoteFile, blob: Path, tell: Tell, stop: Stop) -> 
         if blob.exists():  # another process has finished it meanwhile
             return
         part = _Part(opened, file.size, stop)
-        tell(part.held)
+        on_bytes(part.received)
         failures = 0
-        while part.held < file.size:
-            before = part.held
-            failure = _receive(url, part, tell, stop)
-            failures = 1 if part.held > before else failures + 1
+        while part.received < file.size:
+            before = part.received
+            failure = _receive(url, part, on_bytes, stop)
+            failures = 1 if part.received > before else failures + 1
             if failure is not None and failures >= ATTEMPTS:
                 raise unreachable(failure) from failure
             if failure is not None:
@@ -72,7 +71,8 @@ def transfer(url: str, file: RemoteFile, blob: Path, tell: Tell, stop: Stop) -> 
             part.restart()
             raise DownloadError(
                 f"{printable(file.name)} has arrived damaged: its SHA-256 is not the one that the hub states.",
-                "Begin again.",
+                "Start over.",
+                code="download-damaged",
             )
         opened.flush()
         os.fsync(opened.fileno())
@@ -80,15 +80,15 @@ def transfer(url: str, file: RemoteFile, blob: Path, tell: Tell, stop: Stop) -> 
 
 
 class _Part:
-    """What has arrived, with its SHA-256 so far."""
+    """The downloaded part, with its SHA-256 so far."""
 
     def __init__(self, opened: BinaryIO, size: int, stop: Stop) -> None:
         self._opened = opened
         self._size = size
-        self.held = opened.seek(0, os.SEEK_END)
+        self.received = opened.seek(0, os.SEEK_END)
         """Bytes."""
         self.digest = hashlib.sha256()
-        if self.held > size:
+        if self.received > size:
             self.restart()
         opened.seek(0)
         while piece := opened.read(CHUNK):
@@ -97,18 +97,18 @@ class _Part:
                 raise Cancelled
 
     def append(self, piece: bytes) -> None:
-        """Write on."""
-        if self.held + len(piece) > self._size:
+        """Write the next piece."""
+        if self.received + len(piece) > self._size:
             self.restart()
-            raise DownloadError("The hub sends more than it has stated.", "Begin again.")
+            raise DownloadError("The hub sends more bytes than it has stated.", "Start over.", code="download-too-long")
         self._opened.write(piece)
         self.digest.update(piece)
-        self.held += len(piece)
+        self.received += len(piece)
 
     def restart(self) -> None:
-        """Nothing has arrived."""
+        """Discard everything received."""
         self._opened.truncate(0)
-        self.held = 0
+        self.received = 0
         self.digest = hashlib.sha256()
 
 
@@ -117,35 +117,37 @@ def _lock(opened: BinaryIO, file: RemoteFile) -> None:
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise DownloadError(
-            f"Another process is downloading {printable(file.name)}.", "Wait for it, or end it; then begin again."
+            f"Another process is downloading {printable(file.name)}.",
+            "Wait for it, or end it; then start over.",
+            code="download-running-elsewhere",
         ) from error
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):  # a file system without locks
             raise
 
 
-def _receive(url: str, part: _Part, tell: Tell, stop: Stop) -> BaseException | None:
-    """Read on; what broke the connection, None when it ended well."""
+def _receive(url: str, part: _Part, on_bytes: OnBytes, stop: Stop) -> BaseException | None:
+    """Receive the rest of the file. Returns the error that broke the connection; None when it ended well."""
     from httpx2 import TransportError
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status  # type: ignore[attr-defined]
 
-    begin = part.held
+    begin = part.received
     headers = {**build_hf_headers(), "Accept-Encoding": "identity", "Range": f"bytes={begin}-"}
     try:
         with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT, follow_redirects=True) as response:
             if response.status_code in (408, 429, 500, 502, 503, 504):
                 return ConnectionError(f"it answers {response.status_code}")
             hf_raise_for_status(response)
-            if begin and response.status_code != 206:  # it sends the whole file
+            if begin and response.status_code != 206:  # it sends the full file
                 part.restart()
             for piece in response.iter_bytes():
                 part.append(piece)
-                tell(part.held)
+                on_bytes(part.received)
                 if stop():
                     raise Cancelled
     except TransportError as error:
         return error
-    return None if part.held > begin else ConnectionError("it sends nothing")
+    return None if part.received > begin else ConnectionError("it sends nothing")
 
 
 def _wait(seconds: float, stop: Stop) -> None:

@@ -13,25 +13,27 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from engine.adapters.lora import LoraNetwork
-from engine.config.schema import NetworkTable
-from engine.models.base import LoraTarget
+from engine.adapters.kinds.lora import Lora
+from engine.adapters.network import AdapterNetwork
+from engine.config.schema import NetworkTable, RunConfig
+from engine.training.groups import trained_targets
+from engine.types import LoraTarget
 
 
 def targets_of(unet: nn.Module, text_encoder: nn.Module, *, conv: bool = False) -> list[LoraTarget]:
     """The layers that Kohya gives a LoRA, found by the class of the module around them (facts §5.3)."""
-    found = []
+    targets = []
     for name, layer in text_encoder.named_modules():
         if isinstance(layer, nn.Linear):
             kohya = "text_model." + name.removeprefix("text_model.")
-            found.append(LoraTarget("text_encoder", name, "lora_te_" + kohya.replace(".", "_"), "linear"))
+            targets.append(LoraTarget("text_encoder", name, "lora_te_" + kohya.replace(".", "_"), "linear"))
     for name, layer in unet.named_modules():
         if not isinstance(layer, nn.Linear | nn.Conv2d):
             continue
         if ".attentions." in name or (conv and any(part in name for part in (".resnets.", "samplers."))):
             kind = "linear" if isinstance(layer, nn.Linear) else f"conv{layer.kernel_size[0]}x{layer.kernel_size[0]}"
-            found.append(LoraTarget("unet", name, "lora_unet_" + name.replace(".", "_"), kind))
-    return found
+            targets.append(LoraTarget("unet", name, "lora_unet_" + name.replace(".", "_"), kind))
+    return targets
 
 
 @dataclass
@@ -40,7 +42,7 @@ class Tiny:
 
     unet: UNet2DConditionModel
     text_encoder: CLIPTextModel
-    said: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
     @property
     def components(self) -> dict[str, nn.Module]:
@@ -55,17 +57,19 @@ class Tiny:
         seed: int = 0,
         targets: Sequence[LoraTarget] | None = None,
         **network: object,
-    ) -> LoraNetwork:
+    ) -> AdapterNetwork:
         table = NetworkTable.model_validate({"network_dim": 4, "network_alpha": 2.0, **network})
         chosen = targets_of(self.unet, self.text_encoder, conv=conv) if targets is None else targets
-        return LoraNetwork.attach(
+        config = RunConfig().changed(training={"unet_lr": rates[0], "text_encoder_lr": rates[1]})
+        config = config.model_copy(update={"network": table})
+        return AdapterNetwork.attach(
+            Lora(),
             self.components,
-            chosen,
+            trained_targets(chosen, config, self.messages.append),
             network=table,
-            rates=rates,
             weights=weights,
             generator_seed=seed,
-            say=self.said.append,
+            log=self.messages.append,
         )
 
     def forward(self) -> torch.Tensor:
@@ -112,7 +116,7 @@ def _built(dtype: torch.dtype) -> Tiny:
     return Tiny(unet.requires_grad_(False).eval(), text_encoder.to(dtype).requires_grad_(False).eval())
 
 
-def fill(network: LoraNetwork, size: float = 0.1, seed: int = 5) -> None:
+def fill(network: AdapterNetwork, size: float = 0.1, seed: int = 5) -> None:
     """Values as after a training: the up matrices are no longer zero."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from engine.adapters.dataset_metadata import BucketFacts, SubsetFacts, bucket_limits, configured_values
+from engine.adapters.dataset_metadata import BucketMetadata, SubsetMetadata, bucket_limits, configured_values
 from engine.config import RunConfig
 from engine.config.kohya.dataset_file import SubsetSpec, read_dataset_config
 
@@ -41,19 +41,19 @@ resolution = 768
 CAPTIONS = {"cats": ["Cat, red", "cat,, "], "animals": ["animal"], "dogs": ["a dog, tall", "cat"]}
 
 
-def facts(spec: SubsetSpec) -> SubsetFacts:
+def metadata_of(spec: SubsetSpec) -> SubsetMetadata:
     folder = Path(spec.image_dir or "/q/dogs")
     tags = ["Tall, wet"] if spec.metadata_file else []
     captions = CAPTIONS[folder.name]
-    return SubsetFacts(folder, spec.num_repeats, captions, spec.is_reg, spec.dataset, spec, tags)
+    return SubsetMetadata(folder, spec.num_repeats, captions, spec.is_reg, spec.dataset, spec, tags)
 
 
 def values(tmp_path: Path) -> dict[str, str]:
     path = tmp_path / "d.toml"
     path.write_text(TEXT)
     specs, _ = read_dataset_config(path, RunConfig())
-    one = BucketFacts([((512, 640), 20), ((448, 704), 1)], 0.25)
-    return configured_values([facts(spec) for spec in specs], [one, None, one])
+    bucket = BucketMetadata([((512, 640), 20), ((448, 704), 1)], 0.25)
+    return configured_values([metadata_of(spec) for spec in specs], [bucket, None, bucket])
 
 
 def test_a_dataset_of_folders(tmp_path: Path) -> None:
@@ -100,16 +100,16 @@ def test_a_dataset_of_metadata_files(tmp_path: Path) -> None:
 
 
 def test_what_all_datasets_have_together(tmp_path: Path) -> None:
-    """No regularization pictures among the directories; a folder of two datasets has its tags once, and two names."""
-    found = values(tmp_path)
-    assert set(found) == {"ss_datasets", "ss_tag_frequency", "ss_dataset_dirs"}
-    assert json.loads(found["ss_dataset_dirs"]) == {
+    """No regularization images among the directories; a folder of two datasets has its tags once, and two names."""
+    metadata = values(tmp_path)
+    assert set(metadata) == {"ss_datasets", "ss_tag_frequency", "ss_dataset_dirs"}
+    assert json.loads(metadata["ss_dataset_dirs"]) == {
         "cats": {"n_repeats": 10, "img_count": 2},
         "cats (2)": {"n_repeats": 1, "img_count": 2},
         "meta.json": {"n_repeats": 1, "img_count": 2},
         "other.json": {"n_repeats": 1, "img_count": 2},
     }
-    assert list(json.loads(found["ss_tag_frequency"])) == ["cats", "animals", "meta.json", "other.json"]
+    assert list(json.loads(metadata["ss_tag_frequency"])) == ["cats", "animals", "meta.json", "other.json"]
 
 
 def test_limits_are_rounded_to_the_step() -> None:

@@ -23,15 +23,16 @@ FLUX = "transformer.single_transformer_blocks.0.attn.to_q"
 PEFT = {f"{FLUX}.lora_A.weight": torch.ones(4, 64), f"{FLUX}.lora_B.weight": torch.ones(8, 4)}
 
 
-def made(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
+def write(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
     save_file(tensors, path / "x.safetensors")
     return path / "x.safetensors"
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn])
-@pytest.mark.parametrize(("tensors", "wanted"), [(SOUND, "SD 1.5"), (PEFT, "FLUX")])
-def test_sound_files(tmp_path: Path, dtype: torch.dtype, tensors: dict[str, torch.Tensor], wanted: str) -> None:
-    check_file(made(tmp_path, {key: value.to(dtype) for key, value in tensors.items()}), wanted)
+@pytest.mark.parametrize(("tensors", "base"), [(SOUND, "SD 1.5"), (PEFT, "FLUX")])
+def test_sound_files(tmp_path: Path, dtype: torch.dtype, tensors: dict[str, torch.Tensor], base: str) -> None:
+    lora = check_file(write(tmp_path, {key: value.to(dtype) for key, value in tensors.items()}), base)
+    assert lora.kind == "LoRA"
 
 
 @pytest.mark.parametrize(
@@ -44,11 +45,12 @@ def test_sound_files(tmp_path: Path, dtype: torch.dtype, tensors: dict[str, torc
     ],
 )
 def test_odd_alphas_that_are_one_number(tmp_path: Path, more: dict[str, torch.Tensor]) -> None:
-    check_file(made(tmp_path, SOUND | more), "SD 1.5")
+    assert check_file(write(tmp_path, SOUND | more), "SD 1.5").kind == "LoRA"
 
 
 def test_without_alpha(tmp_path: Path) -> None:
-    check_file(made(tmp_path, {key: value for key, value in SOUND.items() if "alpha" not in key}), "SD 1.5")
+    tensors = {key: value for key, value in SOUND.items() if "alpha" not in key}
+    assert check_file(write(tmp_path, tensors), "SD 1.5").kind == "LoRA"
 
 
 DOWN, UP, ALPHA = (f"{NAME}.{end}" for end in ("lora_down.weight", "lora_up.weight", "alpha"))
@@ -82,7 +84,7 @@ NAN, INF = float("nan"), float("inf")
 def test_what_is_refused(tmp_path: Path, change: dict[str, torch.Tensor | None], sentence: str) -> None:
     tensors = {key: value for key, value in (SOUND | change).items() if value is not None}
     with pytest.raises(ModelError, match=sentence) as error:
-        check_file(made(tmp_path, tensors), "SD 1.5")
+        check_file(write(tmp_path, tensors), "SD 1.5")
     assert "x.safetensors" in error.value.message and error.value.hint
 
 
@@ -98,9 +100,10 @@ def test_what_is_refused(tmp_path: Path, change: dict[str, torch.Tensor | None],
 def test_peft_files(tmp_path: Path, change: dict[str, torch.Tensor | None], sentence: str) -> None:
     tensors = {key: value for key, value in (PEFT | change).items() if value is not None}
     with pytest.raises(ModelError, match=sentence):
-        check_file(made(tmp_path, tensors), "FLUX")
-    with pytest.raises(ModelError, match="is a LoRA for FLUX, and the model is SDXL"):
-        check_file(made(tmp_path, PEFT), "SDXL")
+        check_file(write(tmp_path, tensors), "FLUX")
+    with pytest.raises(ModelError) as error:
+        check_file(write(tmp_path, PEFT), "SDXL")
+    assert error.value.code == "lora-for-other-model"
 
 
 def test_no_torch_is_loaded(tmp_path: Path) -> None:
@@ -108,4 +111,4 @@ def test_no_torch_is_loaded(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from engine.adapters.defects import check_file; "
         "check_file(Path(sys.argv[1]), 'SD 1.5'); assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", program, made(tmp_path, SOUND)], check=True)
+    subprocess.run([sys.executable, "-c", program, write(tmp_path, SOUND)], check=True)

@@ -13,17 +13,18 @@ import pytest
 import torch
 from safetensors.torch import save, save_file
 
-from engine.adapters.formats import in_kohya_names, recognised
+from engine.adapters.formats import in_kohya_names, recognise_format
 from engine.adapters.inspect import LoraReport, inspect_lora
-from engine.adapters.tables import TABLES
-from engine.adapters.tables.base import as_original
 from engine.errors import ModelError
-from engine.models.base import LoraTarget
-from engine.models.registry import recognise
+from engine.families.registry import module_tables, recognise
+from engine.families.unet.table import SDXL_TABLE, as_original
+from engine.types import LoraTarget
 from tui.main import run
 
+TABLES = module_tables()
+
 Tensors = dict[str, torch.Tensor]
-NO_ONE = "no program that is known"
+NO_READER = "no program that is known"
 
 
 def zeros(**shapes: tuple[int, ...]) -> Tensors:
@@ -73,6 +74,7 @@ KINDS: dict[str, Tensors] = {
     "LoKr": named(SDXL, zeros(lokr_w1=(4, 32), lokr_w2=(2, 64), alpha=())),
     "LoKr with DoRA": named(SDXL, zeros(lokr_w1=(4, 32), lokr_w2=(2, 64), alpha=(), dora_scale=(1, 2048))),
     "full difference": named(SDXL, zeros(diff=(8, 2048), diff_b=(8,))),
+    "full difference with DoRA": named(SDXL, zeros(diff=(8, 2048), dora_scale=(1, 2048))),
     "GLoRA": named(
         SDXL, zeros(a1__weight=(2048, 4), a2__weight=(4, 2048), b1__weight=(8, 4), b2__weight=(4, 2048), alpha=())
     ),
@@ -93,6 +95,7 @@ READERS = {
     "LoKr": "ComfyUI, Forge, A1111, sd-scripts, LyCORIS",
     "LoKr with DoRA": "ComfyUI, Forge, A1111, LyCORIS",
     "full difference": "ComfyUI, Forge, A1111, LyCORIS",
+    "full difference with DoRA": "ComfyUI, Forge, A1111, LyCORIS",
     "GLoRA": "ComfyUI, Forge, A1111, LyCORIS",
     "(IA)³": "A1111, LyCORIS",
     "OFT": "ComfyUI, A1111, LyCORIS",
@@ -111,17 +114,17 @@ def report(directory: Path, tensors: Tensors, metadata: dict[str, str] | None = 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_kind_and_its_readers(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     tensors = KINDS[kind] if kind != "(IA)³" else {k: v for k, v in KINDS[kind].items() if not k.startswith(f"{SDXL}x")}
-    found = report(tmp_path, tensors)
-    assert found.kind == kind and found.base == "SDXL"
-    assert ", ".join(found.readers) == READERS[kind]
-    assert (found.no_start is None) == (kind == "LoRA")
+    result = report(tmp_path, tensors)
+    assert result.kind == kind and result.base == "SDXL"
+    assert ", ".join(result.readers) == READERS[kind]
+    assert (result.no_start is None) == (kind == "LoRA")
     if kind not in ("OFT of peft",):
-        assert found.problems == []
-    assert run(["inspect", str(tmp_path / "x.safetensors")]) == (3 if found.problems else 0)
+        assert result.problems == []
+    assert run(["inspect", str(tmp_path / "x.safetensors")]) == (3 if result.problems else 0)
     out = capsys.readouterr().out
     article = "an" if kind[0] in "O(" else "a"
     assert f"x.safetensors: {article} {kind} for SDXL" in out
-    assert f"read by: {READERS[kind] or NO_ONE}" in out
+    assert f"read by: {READERS[kind] or NO_READER}" in out
     start = "can start" if kind == "LoRA" else f"cannot start from it: it is {article} {kind}"
     assert f"training: {start}" in out
 
@@ -138,8 +141,8 @@ def test_the_kind_and_its_readers(tmp_path: Path, kind: str, capsys: pytest.Capt
     ],
 )
 def test_what_a_kind_lacks(tmp_path: Path, kind: str, drop: str, problem: str) -> None:
-    found = report(tmp_path, {key: value for key, value in KINDS[kind].items() if key != f"{SDXL}.{drop}"})
-    assert problem in " ".join(found.problems) and found.kind == kind
+    result = report(tmp_path, {key: value for key, value in KINDS[kind].items() if key != f"{SDXL}.{drop}"})
+    assert problem in " ".join(result.problems) and result.kind == kind
 
 
 def test_factored_lokr_and_its_rank(tmp_path: Path) -> None:
@@ -150,10 +153,10 @@ def test_factored_lokr_and_its_rank(tmp_path: Path) -> None:
 
 
 def test_several_kinds_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = report(
+    result = report(
         tmp_path, KINDS["norm"] | KINDS["LoKr"] | named(SDXL.replace("0_attn", "1_attn"), zeros(diff=(2, 2048)))
     )
-    assert found.kind == "LoKr, full difference and norm" and found.problems == []
+    assert result.kind == "LoKr, full difference and norm" and result.problems == []
     assert run(["inspect", str(tmp_path / "x.safetensors")]) == 0
     assert "kinds: LoKr (1), full difference (1), norm (1)" in capsys.readouterr().out
 
@@ -441,16 +444,16 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
 def test_the_naming_and_its_readers(
     tmp_path: Path, tensors: Tensors, naming: str, base: str, readers: str, starts: bool
 ) -> None:
-    found = report(tmp_path, tensors)
-    assert (found.naming, found.base, ", ".join(found.readers)) == (naming, base, readers)
-    assert (found.no_start is None) == starts, found.no_start
-    assert found.problems == []
-    assert json.loads(json.dumps(found.as_json()))["naming"] == naming
+    result = report(tmp_path, tensors)
+    assert (result.naming, result.base, ", ".join(result.readers)) == (naming, base, readers)
+    assert (result.no_start is None) == starts, result.no_start
+    assert result.problems == []
+    assert json.loads(json.dumps(result.as_json()))["naming"] == naming
 
 
-def test_sdxl_in_diffusers_names_is_whole(tmp_path: Path) -> None:
+def test_sdxl_in_diffusers_names_is_complete(tmp_path: Path) -> None:
     """560 attention layers, which diffusers, ComfyUI and the others take whatever the blocks are called."""
-    attending = TABLES["SDXL"].attending
+    attending = SDXL_TABLE.attending
     places = [("down_blocks_1", 2, 2), ("down_blocks_2", 2, 10), ("mid_block", 1, 10), ("up_blocks_0", 3, 10)]
     names = [
         f"lora_unet_{block}_attentions_{number}_transformer_blocks_{depth}_attn{which}_to_{letter}"
@@ -467,21 +470,22 @@ def test_sdxl_in_diffusers_names_is_whole(tmp_path: Path) -> None:
             f"{name}.lora_down.weight": torch.ones(1, 2048 if "attn2_to_k" in name or "attn2_to_v" in name else 64)
         }
         tensors |= {f"{name}.lora_up.weight": torch.ones(4, 1), f"{name}.alpha": torch.tensor(1.0)}
-    found = report(tmp_path, tensors)
-    assert found.problems == [] and found.base == "SDXL" and found.modules == {"UNet": 560}
-    assert found.known_modules == {"UNet": 722} and "diffusers" in found.readers
-    assert found.no_start is None
+    result = report(tmp_path, tensors)
+    assert result.problems == [] and result.base == "SDXL" and result.modules == {"UNet": 560}
+    assert result.known_modules == {"UNet": 722} and "diffusers" in result.readers
+    assert result.no_start is None
 
 
 @pytest.mark.parametrize("base", ["SD 1.5", "SDXL"])
 def test_every_name_has_its_other_form(base: str) -> None:
     table = TABLES[base]
-    assert all(table.place(as_original(name, table.attending)) == name for name in table.names)
+    assert all(table.resolve(as_original(name, table.attending)) == name for name in table.names)
     assert len({as_original(name, table.attending) for name in table.names}) == len(table.names)
     for name in ("conv_in", "time_embedding_linear_2", "input_blocks_0_0", "time_embed_0", "out_2"):
-        assert table.place(f"lora_unet_{name}") is not None
+        assert table.resolve(f"lora_unet_{name}") is not None
     assert (
-        table.place("lora_unet_nowhere") is None and table.place("lora_unet_down_blocks_9_attentions_0_proj_in") is None
+        table.resolve("lora_unet_nowhere") is None
+        and table.resolve("lora_unet_down_blocks_9_attentions_0_proj_in") is None
     )
 
 
@@ -514,14 +518,14 @@ MIXED = {key: value.half() if "w2" in key else value for key, value in MANY.item
         ("0x" + "0" * 64, "LyCORIS'", None),
         ("a hash", "is not checked", None),
         ("", None, None),
-        ("0" * 64, None, "are not those that were saved"),
-        ("0" * 12, None, "are not those that were saved"),
+        ("0" * 64, None, "have changed since they were saved"),
+        ("0" * 12, None, "have changed since they were saved"),
     ],
 )
 def test_hashes(tmp_path: Path, stated: str, note: str | None, problem: str | None) -> None:
-    found = report(tmp_path, MIXED, {"sshs_model_hash": stated})
-    assert len(found.notes) == (note is not None) and (note or "") in " ".join(found.notes)
-    assert len(found.problems) == (problem is not None) and (problem or "") in " ".join(found.problems)
+    result = report(tmp_path, MIXED, {"sshs_model_hash": stated})
+    assert len(result.notes) == (note is not None) and (note or "") in " ".join(result.notes)
+    assert len(result.problems) == (problem is not None) and (problem or "") in " ".join(result.problems)
 
 
 def test_a_hash_of_tensors_in_another_order(tmp_path: Path) -> None:
@@ -553,15 +557,15 @@ def test_a_start_with_the_blocks_named_the_other_way(base: str) -> None:
     originals = {f"{as_original(name, table.attending)}.alpha": name for name in own}
     paths = {f"lora_unet_{target.path.replace('.', '_')}.alpha": target.kohya_name for target in targets}
     for names in (originals, paths, {f"{name}.alpha": name for name in own}):
-        found = recognised({key.replace("alpha", "lora_down.weight"): (4, 64) for key in names})
-        assert found is not None
-        found = replace(found, kohya_names={key.split(".")[0]: table.place(key.split(".")[0]) for key in names})
-        assert in_kohya_names(names, found, targets) == {f"{name}.alpha": name for name in own}
-    assert found is not None and in_kohya_names({"lora_te1_x.alpha": 1}, found, targets) == {"lora_te1_x.alpha": 1}
+        result = recognise_format({key.replace("alpha", "lora_down.weight"): (4, 64) for key in names})
+        assert result is not None
+        result = replace(result, kohya_names={key.split(".")[0]: table.resolve(key.split(".")[0]) for key in names})
+        assert in_kohya_names(names, result, targets) == {f"{name}.alpha": name for name in own}
+    assert result is not None and in_kohya_names({"lora_te1_x.alpha": 1}, result, targets) == {"lora_te1_x.alpha": 1}
 
 
 def diffusers_path(base: str, name: str) -> str:
-    """A path that stands for diffusers' one of the layer: its underscored form is what files have."""
+    """A path for diffusers' one of the layer: its underscored form is what files have."""
     if base == "SD 1.5":
         return name.removeprefix("lora_unet_")
     table = TABLES[base]
@@ -573,18 +577,18 @@ def diffusers_path(base: str, name: str) -> str:
         "middle": "mid_block_attentions_0",
         "output": f"up_blocks_{row // 3}_attentions_{row % 3}",
     }[match[1]]
-    assert table.place(f"lora_unet_{front}_{match[3]}") == name
+    assert table.resolve(f"lora_unet_{front}_{match[3]}") == name
     return f"{front}.{match[3]}"
 
 
 def test_embeddings_and_dora_scales_are_noted(tmp_path: Path) -> None:
     tensors = lora(SDXL, 2048) | {"bundle_emb.cat.clip_l": torch.ones(2, 8), f"{SDXL}.dora_scale": torch.ones(32, 1)}
-    found = report(tmp_path, tensors)
-    assert found.problems == [] and "cat" in found.notes[0] and "one for each output" in found.notes[1]
+    result = report(tmp_path, tensors)
+    assert result.problems == [] and "cat" in result.notes[0] and "one for each output" in result.notes[1]
 
 
 @pytest.mark.parametrize("tensors", [*KINDS.values(), *(case[1] for case in CASES)])
-def test_none_is_taken_for_a_base_model(tmp_path: Path, tensors: Tensors) -> None:
+def test_none_is_mistaken_for_a_base_model(tmp_path: Path, tensors: Tensors) -> None:
     save_file(tensors, tmp_path / "x.safetensors")
     with pytest.raises(ModelError, match="is a LoRA, not a base model"):
         recognise(tmp_path / "x.safetensors")
@@ -609,5 +613,5 @@ ATTENTION = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_
         (lora(SD15, 768), "sdxl_base_v1-0", "SD 1.5"),
     ],
 )
-def test_the_base_where_shapes_do_not_tell_it(tmp_path: Path, tensors: Tensors, version: str, base: str) -> None:
+def test_the_base_where_shapes_do_not_give_it(tmp_path: Path, tensors: Tensors, version: str, base: str) -> None:
     assert report(tmp_path, tensors, {"ss_base_model_version": version}).base == base

@@ -42,9 +42,9 @@ def both(make, filled, dtype):
 
 
 def test_same_output_and_gradients_as_peft(make, filled):
-    (output, gradients), (wanted, wanted_gradients) = both(make, filled, torch.float32)
-    assert (output - wanted).norm() <= 1e-5 * wanted.norm()
-    for mine, theirs in zip(gradients, wanted_gradients, strict=True):
+    (output, gradients), (expected, expected_gradients) = both(make, filled, torch.float32)
+    assert (output - expected).norm() <= 1e-5 * expected.norm()
+    for mine, theirs in zip(gradients, expected_gradients, strict=True):
         assert theirs.norm() > 0
         assert (mine - theirs).norm() <= 1e-5 * theirs.norm()
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from engine.adapters.header_room import fitted
+from engine.adapters.header_room import fit_metadata
 from engine.adapters.kohya_format import write_lora
 from engine.models import header
 from engine.models.header import read_header
@@ -36,17 +36,17 @@ def size(metadata: dict[str, str]) -> int:
 @pytest.mark.parametrize("room", [500, 5_000, LIMIT, 10**6])
 def test_the_rarest_tags_go_first(tables: dict[str, str], room: int) -> None:
     metadata = {**BASE, **tables}
-    kept, notes = fitted(metadata, room)
+    kept, notes = fit_metadata(metadata, room)
     assert size(kept) <= room and {key: kept[key] for key in BASE} == BASE and kept.keys() == metadata.keys()
     if size(metadata) <= room:
         assert kept == metadata and notes == []
         return
     assert len(notes) == 1 and "tags, the rarest, are left out" in notes[0]
     assert size(kept) > room - 600, "no more than necessary"
-    for key, whole in (("ss_tag_frequency", FREQUENCY), ("ss_datasets", DATASETS)):
+    for key, table in (("ss_tag_frequency", FREQUENCY), ("ss_datasets", DATASETS)):
         if key not in kept:
             continue
-        left, all_tags = counts(json.loads(kept[key])), counts(whole)
+        left, all_tags = counts(json.loads(kept[key])), counts(table)
         gone = all_tags - left
         assert gone and left < all_tags and (not left or max(c for c, _ in gone) <= min(c for c, _ in left))
 
@@ -58,32 +58,32 @@ def counts(value: object) -> set[tuple[int, str]]:
 
 def test_what_is_left_out_after_the_tags_is_the_largest(room: int = 1000) -> None:
     metadata = {**BASE, "modelspec.thumbnail": "data:" + "x" * 5000, "ss_training_comment": "é" * 2000}
-    kept, notes = fitted({**metadata, "ss_tag_frequency": json.dumps(FREQUENCY)}, room)
+    kept, notes = fit_metadata({**metadata, "ss_tag_frequency": json.dumps(FREQUENCY)}, room)
     assert kept.keys() == {*BASE, "ss_tag_frequency"} and json.loads(kept["ss_tag_frequency"])["10_zed"] == {}
     assert notes[1] == "modelspec.thumbnail, ss_training_comment of its metadata are left out"
 
 
 def test_the_file_is_written_and_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(header, "MAX_HEADER", LIMIT)
-    said: list[str] = []
+    messages: list[str] = []
     path = tmp_path / "zed.safetensors"
     metadata = {**BASE, "ss_tag_frequency": json.dumps(FREQUENCY)}
     tensors = {f"lora_unet_{number}.alpha": torch.tensor(4.0) for number in range(40)}
-    write_lora(path, tensors, metadata, "fp16", said.append)
+    write_lora(path, tensors, metadata, "fp16", messages.append)
     assert int.from_bytes(path.read_bytes()[:8], "little") <= LIMIT
-    assert len(said) == 1 and said[0].startswith(f"{path}: ") and "20,000 bytes" in said[0]
+    assert len(messages) == 1 and messages[0].startswith(f"{path}: ") and "20,000 bytes" in messages[0]
     assert read_header(path).metadata.keys() == {*metadata, "sshs_model_hash", "sshs_legacy_hash"}
 
 
 @pytest.mark.slow  # writes 100 MB
 def test_at_the_limit_of_a_header(tmp_path: Path) -> None:
     """More tags than any header holds: 44 MB of them."""
-    said: list[str] = []
+    messages: list[str] = []
     path = tmp_path / "zed.safetensors"
     tags = {f"{number} {'t' * 5000}": number for number in range(8_800)}
     metadata = {**BASE, "ss_tag_frequency": json.dumps({"10_zed": tags})}
-    write_lora(path, {"lora_unet_a.alpha": torch.tensor(4.0)}, metadata, "fp16", said.append)
+    write_lora(path, {"lora_unet_a.alpha": torch.tensor(4.0)}, metadata, "fp16", messages.append)
     with safe_open(path, "pt") as file:
         kept = json.loads(file.metadata()["ss_tag_frequency"])["10_zed"]
         assert file.get_tensor("lora_unet_a.alpha").item() == 4.0
-    assert 6_000 < len(kept) < 7_000 and min(kept.values()) == 8_800 - len(kept) and len(said) == 1
+    assert 6_000 < len(kept) < 7_000 and min(kept.values()) == 8_800 - len(kept) and len(messages) == 1

@@ -12,13 +12,16 @@ from safetensors.torch import load_file, save_file
 
 from engine.adapters.inspect import inspect_lora
 from engine.adapters.kohya_format import write_lora
-from engine.adapters.tables import TABLES
-from engine.adapters.tables.sd15 import convolution_names, text_names, unet_names
 from engine.errors import ModelError
+from engine.families.module_table import clip_names
+from engine.families.registry import module_tables
+from engine.families.unet.table import sd15_convolutions, sd15_names
+
+TABLES = module_tables()
 
 PROJ_IN = "lora_unet_down_blocks_0_attentions_0_proj_in"
 FIXTURES = Path(__file__).parent / "fixtures"
-FLUX_TABLE = Path(__file__).parent.parent / "models" / "fixtures" / "keys_flux_dit.tsv"
+FLUX_TABLE = Path(__file__).parent.parent / "families" / "fixtures" / "keys_flux_dit.tsv"
 
 
 def _table(name):
@@ -26,9 +29,9 @@ def _table(name):
 
 
 def test_names_by_rule_are_those_of_sd_scripts():
-    assert sorted(text_names()) == sorted(_table("keys_sd15_te.tsv"))
-    assert sorted(unet_names()) == sorted(_table("keys_sd15_unet.tsv"))
-    assert sorted([*unet_names(), *convolution_names()]) == sorted(_table("keys_sd15_unet_conv.tsv"))
+    assert sorted(clip_names("lora_te_", 12)) == sorted(_table("keys_sd15_te.tsv"))
+    assert sorted(sd15_names()) == sorted(_table("keys_sd15_unet.tsv"))
+    assert sorted([*sd15_names(), *sd15_convolutions()]) == sorted(_table("keys_sd15_unet_conv.tsv"))
 
 
 def _sd15_file(path, *tables, rank=2, precision="fp16", metadata=None):
@@ -74,7 +77,7 @@ def small(tmp_path):
     """A sound file of one block; returns a function that writes it changed."""
     path = tmp_path / "x.safetensors"
     tensors = {}
-    for name in unet_names()[:12]:
+    for name in sd15_names()[:12]:
         tensors |= {
             f"{name}.lora_down.weight": torch.ones(2, 768),
             f"{name}.lora_up.weight": torch.ones(320, 2),
@@ -104,10 +107,10 @@ def small(tmp_path):
             ),
             "ranks of down and up differ",
         ),
-        (lambda tensors: tensors.update({"whatever": torch.ones(1)}), "1 tensors have names of no LoRA"),
+        (lambda tensors: tensors.update({"whatever": torch.ones(1)}), "1 tensors have names of no known LoRA"),
         (
             lambda tensors: tensors.update({"lora_unet_mid_block.alpha": torch.tensor(1.0)}),
-            "1 tensors have names of no LoRA",
+            "1 tensors have names of no known LoRA",
         ),
         (
             lambda tensors: tensors.update({"lora_unet_nowhere.lora_up.weight": torch.ones(3, 2)}),
@@ -127,7 +130,7 @@ def small(tmp_path):
         ),
     ],
 )
-def test_what_is_wrong_is_told(small, change, problem):
+def test_what_is_wrong_is_reported(small, change, problem):
     assert inspect_lora(small()).problems == []
     assert problem in " ".join(inspect_lora(small(change)).problems)
 
@@ -153,7 +156,7 @@ def test_changed_tensors_are_found(tmp_path):
 
 def test_metadata_of_another_base(small):
     report = inspect_lora(small(metadata={"ss_base_model_version": "sdxl_base_v1-0"}))
-    assert report.problems == ["The metadata say sdxl_base_v1-0, the modules are those of SD 1.5."]
+    assert report.problems == ["The metadata name sdxl_base_v1-0, the modules are those of SD 1.5."]
 
 
 @pytest.mark.parametrize(
@@ -209,8 +212,9 @@ def test_fluxs_table_is_kohyas():
 def test_a_file_cut_short_is_refused(small):
     path = small()
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(ModelError, match="cut short"):
+    with pytest.raises(ModelError) as error:
         inspect_lora(path)
+    assert error.value.code == "model-file-cut-short"
 
 
 def test_import_and_use_load_no_torch(small):

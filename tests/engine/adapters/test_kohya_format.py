@@ -83,13 +83,15 @@ def test_header_is_aligned_and_json(tmp_path):
     assert json.loads(data[8 : 8 + length])["lora_te_a.alpha"] == {"dtype": "F16", "shape": [], "data_offsets": [0, 2]}
 
 
-def test_values_beyond_fp16_are_written_in_fp32_and_that_is_said(tmp_path):
-    said = []
+def test_values_beyond_fp16_are_written_in_fp32_with_a_message(tmp_path):
+    messages = []
     tensors = {**TENSORS, "lora_unet_b.lora_up.weight": torch.full((2, 3), 1e5)}
-    write_lora(tmp_path / "x.safetensors", tensors, {}, "fp16", said.append)
+    write_lora(tmp_path / "x.safetensors", tensors, {}, "fp16", messages.append)
     assert load_file(tmp_path / "x.safetensors")["lora_unet_b.lora_up.weight"].dtype == torch.float32
-    assert len(said) == 1
-    assert "is written in fp32: 1 tensors hold values beyond the range of fp16 (lora_unet_b.lora_up.weight)" in said[0]
+    assert len(messages) == 1
+    assert (
+        "is written in fp32: 1 tensors hold values beyond the range of fp16 (lora_unet_b.lora_up.weight)" in messages[0]
+    )
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

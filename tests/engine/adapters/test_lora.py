@@ -11,9 +11,12 @@ from diffusers import UNet2DConditionModel
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from engine.adapters.lora import LoraNetwork
+from engine.adapters.kinds.lora import Lora
+from engine.adapters.network import AdapterNetwork
 from engine.config.schema import NetworkTable
+from engine.config.training import TrainingTable
 from engine.errors import ModelError, UsageError
+from engine.training.groups import parameter_groups
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -68,11 +71,11 @@ def test_effect_is_up_down_alpha_over_rank(tiny, filled):
     base = linear.layers[0].get_base_layer()(inputs)
     torch.testing.assert_close(linear.layers[0](inputs) - base, inputs @ (linear.up @ linear.down).T * (3 / 4))
     convolution = _module(network, "down_blocks_0_downsamplers_0_conv")
-    picture = torch.randn(1, convolution.down.shape[1], 6, 6, generator=generator)
-    base = convolution.layers[0].get_base_layer()(picture)
+    image = torch.randn(1, convolution.down.shape[1], 6, 6, generator=generator)
+    base = convolution.layers[0].get_base_layer()(image)
     kernel = torch.einsum("or,rikl->oikl", convolution.up[:, :, 0, 0], convolution.down) * (5 / 2)
-    wanted = functional.conv2d(picture, kernel, stride=2, padding=1)
-    torch.testing.assert_close(convolution.layers[0](picture) - base, wanted, rtol=1e-4, atol=1e-5)
+    expected = functional.conv2d(image, kernel, stride=2, padding=1)
+    torch.testing.assert_close(convolution.layers[0](image) - base, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_convolution_ranks(tiny):
@@ -89,7 +92,7 @@ def test_convolutions_without_conv_dim_get_none(tiny):
 
 
 @pytest.mark.parametrize(
-    ("rates", "switches", "parts", "said"),
+    ("rates", "switches", "parts", "message"),
     [
         ((1e-3, 1e-4), {}, {"text_encoder", "unet"}, ""),
         ((1e-3, 0.0), {}, {"unet"}, "No LoRA in the text encoder: its learning rate is 0."),
@@ -98,22 +101,23 @@ def test_convolutions_without_conv_dim_get_none(tiny):
         ((1e-3, 1e-4), {"network_train_text_encoder_only": True}, {"text_encoder"}, "network_train_text_encoder_only"),
     ],
 )
-def test_parts_that_are_not_trained_get_none(tiny, rates, switches, parts, said):
+def test_parts_that_are_not_trained_get_none(tiny, rates, switches, parts, message):
     network = tiny.attach(rates=rates, **switches)
     assert set(network.module_counts()) == parts
-    assert said in " ".join(tiny.said)
+    assert message in " ".join(tiny.messages)
     for part in {"text_encoder", "unet"} - parts:
         assert not any("lora" in name for name, _ in tiny.components[part].named_modules())
 
 
 def test_nothing_to_train_is_refused(tiny):
-    with pytest.raises(UsageError, match="Nothing would be trained"):
+    with pytest.raises(UsageError) as error:
         tiny.attach(rates=(0.0, 1e-4), network_train_unet_only=True)
+    assert error.value.code == "nothing-trained"
 
 
 def test_parameter_groups(tiny):
     network = tiny.attach()
-    groups = network.parameter_groups()
+    groups = parameter_groups(network, TrainingTable(unet_lr=1e-3, text_encoder_lr=1e-4))
     assert [(group["name"], group["lr"]) for group in groups] == [("text_encoder", 1e-4), ("unet", 1e-3)]
     assert [len(group["params"]) for group in groups] == [24, 96]
     trained = {id(parameter) for group in groups for parameter in group["params"]}
@@ -139,7 +143,7 @@ def test_state_comes_back_exactly(make, filled, alpha):
     other = second.attach(conv=True, conv_dim=3, network_dim=12, network_alpha=alpha, seed=8, weights=network.state())
     assert torch.equal(first.forward(), second.forward())
     assert [module.scale for module in other.modules] == [module.scale for module in network.modules]
-    assert second.said == []
+    assert second.messages == []
     assert all(torch.equal(value, other.state()[key]) for key, value in network.state().items())
 
 
@@ -167,16 +171,16 @@ def test_ranks_and_modules_from_a_file(make, filled):
                 weights[f"{target.kohya_name}.alpha"] = torch.tensor(float(index))
     tiny = make()
     network = tiny.attach(conv=True, weights=weights, dim_from_weights=True)
-    wanted = {target.kohya_name: 1 + index % 5 for index, target in enumerate(targets) if index % 3}
-    assert {module.target.kohya_name: module.rank for module in network.modules} == wanted
+    expected = {target.kohya_name: 1 + index % 5 for index, target in enumerate(targets) if index % 3}
+    assert {module.target.kohya_name: module.rank for module in network.modules} == expected
     for index, target in enumerate(targets):
         if index % 3:
-            alpha = float(index) if index % 2 else wanted[target.kohya_name]
-            assert _module(network, target.kohya_name).scale == pytest.approx(alpha / wanted[target.kohya_name])
+            alpha = float(index) if index % 2 else expected[target.kohya_name]
+            assert _module(network, target.kohya_name).scale == pytest.approx(alpha / expected[target.kohya_name])
     assert all(torch.equal(value, network.state()[key]) for key, value in weights.items())
 
 
-def test_a_partly_fitting_file_is_told_about(make):
+def test_a_partly_fitting_file_is_reported(make):
     state = make().attach().state()
     weights = {key: value for key, value in state.items() if "attn2" not in key}
     weights |= {key.replace("lora_unet_", "lora_unet_other_"): value for key, value in state.items() if "attn2" in key}
@@ -185,10 +189,10 @@ def test_a_partly_fitting_file_is_told_about(make):
             weights[key] = torch.tensor(4.0)
     tiny = make()
     network = tiny.attach(weights=weights)
-    text = "\n".join(tiny.said)
+    text = "\n".join(tiny.messages)
     assert "lacks 16 modules" in text
-    assert "16 modules of the LoRA to start from have no place here" in text
-    assert "Alpha 4 in place of 2 in 44 modules" in text
+    assert "16 modules of the LoRA to start from do not exist in this run" in text
+    assert "Alpha 4 instead of 2 in 44 modules" in text
     assert Counter(module.scale for module in network.modules) == {1.0: 44, 0.5: 16}
 
 
@@ -222,8 +226,9 @@ def test_files_that_do_not_fit_are_refused(make, change, sentence):
 
 
 def test_dim_from_weights_needs_a_file(tiny):
-    with pytest.raises(UsageError, match="needs network_weights"):
+    with pytest.raises(UsageError) as error:
         tiny.attach(dim_from_weights=True)
+    assert error.value.code == "dim-from-weights-without-file"
 
 
 def test_linear_weights_load_into_a_convolution_of_one_cell(make, filled):
@@ -238,18 +243,18 @@ def test_linear_weights_load_into_a_convolution_of_one_cell(make, filled):
 def test_max_norm(tiny, filled):
     network = tiny.attach(conv=True, conv_dim=2)
     filled(network)
-    wanted = {}
+    expected = {}
     for module in network.modules:
-        wanted[module.target.path] = ((module.up.flatten(1) @ module.down.flatten(1)) * module.scale).norm().item()
-    limit = sorted(wanted.values())[len(wanted) // 2]
-    over = sum(norm > limit for norm in wanted.values())
+        expected[module.target.path] = ((module.up.flatten(1) @ module.down.flatten(1)) * module.scale).norm().item()
+    limit = sorted(expected.values())[len(expected) // 2]
+    over = sum(norm > limit for norm in expected.values())
     scaled, mean, largest = network.apply_max_norm(limit * 1.0001)
     assert abs(scaled - over) <= 1
     assert largest == pytest.approx(limit, rel=1e-3)
-    assert mean == pytest.approx(sum(min(norm, limit) for norm in wanted.values()) / len(wanted), rel=1e-3)
+    assert mean == pytest.approx(sum(min(norm, limit) for norm in expected.values()) / len(expected), rel=1e-3)
     for module in network.modules:
         now = ((module.up.flatten(1) @ module.down.flatten(1)) * module.scale).norm().item()
-        assert now == pytest.approx(min(wanted[module.target.path], limit), rel=1e-3)
+        assert now == pytest.approx(min(expected[module.target.path], limit), rel=1e-3)
     assert network.apply_max_norm(limit * 1.001)[0] == 0
 
 
@@ -291,7 +296,7 @@ def test_network_dropout_drops_values_of_the_down_projection(tiny, filled):
 
 
 @pytest.mark.parametrize("shape", [(512, 16), (512, 3, 16), (512, 16, 2, 2)])
-def test_rank_dropout_drops_whole_ranks_of_a_sample(tiny, filled, shape):
+def test_rank_dropout_drops_complete_ranks_of_a_sample(tiny, filled, shape):
     name = "to_q" if len(shape) < 4 else "proj_in"
     network = tiny.attach(network_dim=8, rank_dropout=0.4)
     filled(network)
@@ -380,9 +385,9 @@ def _kohya_shapes(name):
     ("conv", "unet_table", "per_rank"),
     [(False, "keys_sd15_unet.tsv", 423_936), (True, "keys_sd15_unet_conv.tsv", 1_050_816)],
 )
-def test_sd15_of_real_size_has_kohyas_modules_and_shapes(conv, unet_table, per_rank):
-    from engine.models.ldm.targets import text_targets, unet_targets
-    from engine.models.sd15.model import kohya_name
+def test_full_size_sd15_has_kohyas_modules_and_shapes(conv, unet_table, per_rank):
+    from engine.families.unet.model import kohya_name
+    from engine.families.unet.targets import text_targets, unet_targets
 
     with torch.device("meta"):
         unet = UNet2DConditionModel(cross_attention_dim=768, sample_size=64)
@@ -394,25 +399,23 @@ def test_sd15_of_real_size_has_kohyas_modules_and_shapes(conv, unet_table, per_r
                 num_attention_heads=12,
             )
         )
-    network = LoraNetwork.attach(
+    network = AdapterNetwork.attach(
+        Lora(),
         {"text_encoder": text_encoder, "unet": unet},
         [
             *text_targets(text_encoder, "text_encoder", "lora_te_"),
             *unet_targets(unet, kohya_name, conv=conv),
         ],
         network=NetworkTable(network_dim=16, conv_dim=16 if conv else None),
-        rates=(1e-4, 1e-5),
-        say=print,
+        log=print,
     )
     unet_rows, text_rows = _kohya_shapes(unet_table), _kohya_shapes("keys_sd15_te.tsv")
     assert network.module_counts() == {"text_encoder": 72, "unet": len(unet_rows)}
     shapes = {module.target.kohya_name: (module.down.shape, module.up.shape) for module in network.modules}
-    wanted = {}
+    expected = {}
     for name, (kind, inside, outside) in (unet_rows | text_rows).items():
         kernel = {"lin": (), "conv1x1": (1, 1), "conv3x3": (3, 3)}[kind]
-        wanted[name] = ((16, inside, *kernel), (outside, 16, *(1 for _ in kernel)))
-    assert shapes == wanted
-    groups = {
-        group["name"]: sum(parameter.numel() for parameter in group["params"]) for group in network.parameter_groups()
-    }
+        expected[name] = ((16, inside, *kernel), (outside, 16, *(1 for _ in kernel)))
+    assert shapes == expected
+    groups = {name: sum(map(torch.numel, parameters)) for name, parameters in network.groups().items()}
     assert groups == {"text_encoder": 165_888 * 16, "unet": per_rank * 16}

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from engine.adapters.dataset_metadata import BucketFacts, SubsetFacts, tag_frequency
-from engine.adapters.metadata import TrainingFacts, model_hashes, training_metadata
+from engine.adapters.dataset_metadata import BucketMetadata, SubsetMetadata, tag_frequency
+from engine.adapters.metadata import TrainingMetadata, model_hashes, training_metadata
 from engine.config.schema import RunConfig
 from engine.dataset.thumbnail import thumbnail
-from engine.models.base import Recognition
+from engine.types import Recognition
 
 CORE = [
     "session_id",
@@ -116,8 +116,8 @@ MODELSPEC = [
 
 
 @pytest.fixture
-def facts():
-    return TrainingFacts(
+def stats():
+    return TrainingMetadata(
         recognition=Recognition(
             family="sd15",
             path=Path("/models/v1-5.safetensors"),
@@ -143,10 +143,10 @@ def facts():
         mixed_precision="bf16",
         optimizer="torch.optim.adamw.AdamW(weight_decay=0.01)",
         subsets=[
-            SubsetFacts(Path("/p/20_cat"), 20, ["Cat, sitting", "cat,  red hat ,", ""]),
-            SubsetFacts(Path("/r/1_animal"), 1, ["animal"], is_reg=True),
+            SubsetMetadata(Path("/p/20_cat"), 20, ["Cat, sitting", "cat,  red hat ,", ""]),
+            SubsetMetadata(Path("/r/1_animal"), 1, ["animal"], is_reg=True),
         ],
-        bucket_info=BucketFacts([((512, 512), 40), ((448, 576), 20)], 0.01),
+        bucket_info=BucketMetadata([((512, 512), 40), ((448, 576), 20)], 0.01),
         model_hashes=("abcd", "ef01"),
     )
 
@@ -155,12 +155,12 @@ def _config(**tables):
     return RunConfig().changed(**{"saving": {"output_name": "cat"}, **tables})
 
 
-def test_keys_are_those_of_sd_scripts(facts):
-    keys = training_metadata(_config(), facts).keys()
+def test_keys_are_those_of_sd_scripts(stats):
+    keys = training_metadata(_config(), stats).keys()
     assert keys == {f"ss_{key}" for key in CORE + FOLDERS} | {f"modelspec.{key}" for key in MODELSPEC}
 
 
-def test_optional_keys(facts):
+def test_optional_keys(stats):
     config = _config(
         network={"conv_dim": 4, "conv_alpha": 1.0, "rank_dropout": 0.1, "network_dropout": 0.2},
         model={"vae": "/v/x.vae", "clip_skip": 2, "max_token_length": 225},
@@ -174,7 +174,7 @@ def test_optional_keys(facts):
             "metadata_tags": "t",
         },
     )
-    metadata = training_metadata(config, replace(facts, vae_hashes=("12", "34")))
+    metadata = training_metadata(config, replace(stats, vae_hashes=("12", "34")))
     assert json.loads(metadata["ss_network_args"]) == {
         "conv_dim": "4", "conv_alpha": "1", "rank_dropout": "0.1", "dropout": 0.2,
     }  # fmt: skip
@@ -192,9 +192,9 @@ def test_optional_keys(facts):
     ]
 
 
-def test_values_are_spelt_as_sd_scripts_spells_them(facts):
-    metadata = training_metadata(_config(training={"text_encoder_lr": 5e-5}), facts)
-    wanted = {
+def test_values_are_spelt_as_sd_scripts_spells_them(stats):
+    metadata = training_metadata(_config(training={"text_encoder_lr": 5e-5}), stats)
+    expected = {
         "ss_session_id": "123",
         "ss_training_started_at": "1.5",
         "ss_training_finished_at": "1700000000.25",
@@ -221,7 +221,7 @@ def test_values_are_spelt_as_sd_scripts_spells_them(facts):
         "modelspec.prediction_type": "epsilon",
         "modelspec.sai_model_spec": "1.0.1",
     }
-    assert {key: metadata[key] for key in wanted} == wanted
+    assert {key: metadata[key] for key in expected} == expected
     assert json.loads(metadata["ss_bucket_info"]) == {
         "buckets": {"0": {"resolution": [512, 512], "count": 40}, "1": {"resolution": [448, 576], "count": 20}},
         "mean_img_ar_error": 0.01,
@@ -234,66 +234,66 @@ def test_values_are_spelt_as_sd_scripts_spells_them(facts):
     }
 
 
-@pytest.mark.parametrize(("steps", "told"), [(0, "0"), (50, "50"), (0.05, "0.05")])
-def test_a_warm_up_is_told_in_steps_or_as_a_share(facts, steps, told):
+@pytest.mark.parametrize(("steps", "expected_value"), [(0, "0"), (50, "50"), (0.05, "0.05")])
+def test_a_warm_up_is_written_in_steps_or_as_a_share(stats, steps, expected_value):
     config = _config(training={"lr_warmup_steps": steps, "lr_scheduler": "cosine"})
-    assert training_metadata(config, facts)["ss_lr_warmup_steps"] == told
+    assert training_metadata(config, stats)["ss_lr_warmup_steps"] == expected_value
 
 
-def test_what_a_person_says_of_the_file(facts, tmp_path):
-    picture = tmp_path / "small.png"
-    Image.new("RGB", (40, 30), "teal").save(picture)
-    said = {"usage_hint": "u", "merged_from": "m", "trigger_phrase": "zed", "preprocessor": "p",
+def test_the_fields_that_a_person_sets(stats, tmp_path):
+    image = tmp_path / "small.png"
+    Image.new("RGB", (40, 30), "teal").save(image)
+    fields = {"usage_hint": "u", "merged_from": "m", "trigger_phrase": "zed", "preprocessor": "p",
             "is_negative_embedding": "false"}  # fmt: skip
-    saving = {"output_name": "cat", "metadata_thumbnail": str(picture)}
+    saving = {"output_name": "cat", "metadata_thumbnail": str(image)}
     metadata = training_metadata(
-        _config(saving={**saving, **{f"metadata_{key}": value for key, value in said.items()}}), facts
+        _config(saving={**saving, **{f"metadata_{key}": value for key, value in fields.items()}}), stats
     )
-    assert {key: metadata[f"modelspec.{key}"] for key in said} == said
-    assert metadata["modelspec.thumbnail"] == thumbnail(str(picture))
-    picture.unlink()
-    assert "modelspec.thumbnail" not in training_metadata(_config(saving=saving), facts)
+    assert {key: metadata[f"modelspec.{key}"] for key in fields} == fields
+    assert metadata["modelspec.thumbnail"] == thumbnail(str(image))
+    image.unlink()
+    assert "modelspec.thumbnail" not in training_metadata(_config(saving=saving), stats)
 
 
-def test_an_fp8_base_is_told_in_kohyas_words(facts):
-    for precision, told in (("auto", "False"), ("int8", "False"), ("fp8", "True")):
-        metadata = training_metadata(_config(memory={"base_precision": precision}), facts)
-        assert (metadata["ss_fp8_base"], metadata["ss_fp8_base_unet"]) == (told, told)
+def test_an_fp8_base_is_written_in_kohyas_words(stats):
+    for precision, expected_value in (("auto", "False"), ("int8", "False"), ("fp8", "True")):
+        metadata = training_metadata(_config(memory={"base_precision": precision}), stats)
+        assert (metadata["ss_fp8_base"], metadata["ss_fp8_base_unet"]) == (expected_value, expected_value)
 
 
-def test_v_prediction(facts):
-    recognition = replace(facts.recognition, prediction_type="v_prediction", zero_terminal_snr=True)
-    metadata = training_metadata(_config(), replace(facts, recognition=recognition))
+def test_v_prediction(stats):
+    recognition = replace(stats.recognition, prediction_type="v_prediction", zero_terminal_snr=True)
+    metadata = training_metadata(_config(), replace(stats, recognition=recognition))
     assert metadata["ss_base_model_version"] == "sd_v1_v"
     assert metadata["modelspec.prediction_type"] == "v"
     assert metadata["ss_zero_terminal_snr"] == "True"
 
 
-def test_without_metadata_nothing_tells_about_the_pictures(facts):
+def test_without_metadata_no_key_is_about_the_images(stats):
     metadata = training_metadata(
-        _config(saving={"no_metadata": True, "output_name": "cat"}, network={"conv_dim": 2}), facts
+        _config(saving={"no_metadata": True, "output_name": "cat"}, network={"conv_dim": 2}), stats
     )
     kept = {"v2", "base_model_version", "network_module", "network_dim", "network_alpha", "network_args"}
     assert {key for key in metadata if key.startswith("ss_")} == {f"ss_{key}" for key in kept}
     assert {key for key in metadata if key.startswith("modelspec.")} == {f"modelspec.{key}" for key in MODELSPEC}
 
 
-def test_bucketing_off(facts):
-    metadata = training_metadata(_config(dataset={"enable_bucket": False}), replace(facts, bucket_info=None))
+def test_bucketing_off(stats):
+    metadata = training_metadata(_config(dataset={"enable_bucket": False}), replace(stats, bucket_info=None))
     assert metadata["ss_bucket_info"] == "null"
     assert metadata["ss_min_bucket_reso"] == "None" and metadata["ss_bucket_no_upscale"] == "False"
 
 
-def test_bucket_limits_are_those_that_are_used(facts):
-    metadata = training_metadata(_config(dataset={"min_bucket_reso": 300, "max_bucket_reso": 1000}), facts)
+def test_bucket_limits_are_those_that_are_used(stats):
+    metadata = training_metadata(_config(dataset={"min_bucket_reso": 300, "max_bucket_reso": 1000}), stats)
     assert (metadata["ss_min_bucket_reso"], metadata["ss_max_bucket_reso"]) == ("256", "1024")
 
 
-def test_folders_of_one_name_and_bytes_that_are_no_utf8(facts):
+def test_folders_of_one_name_and_bytes_that_are_no_utf8(stats):
     name = b"3_caf\xe9".decode(errors="surrogateescape")
-    subsets = [SubsetFacts(Path("/a") / name, 3, ["A"]), SubsetFacts(Path("/b") / name, 4, ["a", "b"])]
-    recognition = replace(facts.recognition, path=Path("/m") / f"{name}.safetensors")
-    metadata = training_metadata(_config(), replace(facts, subsets=subsets, recognition=recognition))
+    subsets = [SubsetMetadata(Path("/a") / name, 3, ["A"]), SubsetMetadata(Path("/b") / name, 4, ["a", "b"])]
+    recognition = replace(stats.recognition, path=Path("/m") / f"{name}.safetensors")
+    metadata = training_metadata(_config(), replace(stats, subsets=subsets, recognition=recognition))
     assert metadata["ss_sd_model_name"] == "3_caf\ufffd.safetensors"
     assert [entry["n_repeats"] for entry in json.loads(metadata["ss_dataset_dirs"]).values()] == [3, 4]
     assert list(tag_frequency(subsets).values()) == [{"a": 2, "b": 1}]

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from engine.adapters.kohya_format import write_lora
 from engine.adapters.verify import verify_file
 from engine.errors import TrainingError
-from engine.models.sd15 import reader
-from engine.models.sd15.reader import SD15Reader
+from engine.families.unet import reader
+from engine.families.unet.reader import SD15Reader
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_different_ranks_and_alphas_pass(make, filled, tmp_path):
         weights[f"{name}.alpha"] = torch.tensor(float(1 + index % 3))
     tiny = make()
     network = tiny.attach(conv=True, weights=weights, dim_from_weights=True)
-    assert "Alpha differs from module to module" in " ".join(tiny.said)
+    assert "Alpha differs from module to module" in " ".join(tiny.messages)
     write_lora(tmp_path / "x.safetensors", network.state(), {}, "fp16", print)
     assert verify_file(tmp_path / "x.safetensors", network, tiny.components, SD15Reader()) < 1e-2
 
@@ -143,7 +143,7 @@ def test_training_steps_are_the_same_with_and_without_checks(make, filled, tmp_p
         tiny = make()
         network = tiny.attach(network_dropout=0.2)
         network.train()
-        optimizer = torch.optim.AdamW(network.parameter_groups())
+        optimizer = torch.optim.AdamW(network.parameters())
         torch.manual_seed(4)
         for _ in range(3):
             tiny.forward().square().mean().backward()
@@ -167,10 +167,10 @@ def _rewritten(path, change):
     ("change", "sentence"),
     [
         (lambda tensors: tensors.pop("lora_unet_mid_block_attentions_0_proj_in.alpha"), "it lacks 1 of"),
-        (lambda tensors: tensors.update({"lora_unet_nowhere.alpha": torch.tensor(1.0)}), "it has besides 1 of"),
+        (lambda tensors: tensors.update({"lora_unet_nowhere.alpha": torch.tensor(1.0)}), "it also has 1 of"),
         (
             lambda tensors: tensors.update({"lora_unet_mid_block_attentions_0_proj_in.alpha": torch.ones(1)}),
-            "it has of another shape 1 of",
+            "it has, in another shape, 1 of",
         ),
         (
             lambda tensors: tensors["lora_unet_mid_block_attentions_0_proj_in.lora_up.weight"].add_(0.1),
@@ -202,13 +202,15 @@ def test_a_module_that_diffusers_does_not_find_fails(tiny, filled, tmp_path, mon
     network = tiny.attach()
     filled(network)
     write_lora(tmp_path / "x.safetensors", network.state(), {}, "fp16", print)
-    usual = reader._Loader.load_lora_weights
+    usual = reader._SD15Loader.load_lora_weights
 
     def forgetful(self, tensors, **named):
         usual(self, {key: value for key, value in tensors.items() if "mid_block" not in key}, **named)
 
-    monkeypatch.setattr(reader._Loader, "load_lora_weights", forgetful)
-    with pytest.raises(TrainingError, match=r"loaded by diffusers, it misses unet\.mid_block.* and changes nothing"):
+    monkeypatch.setattr(reader._SD15Loader, "load_lora_weights", forgetful)
+    with pytest.raises(
+        TrainingError, match=r"loaded by diffusers, it lacks unet\.mid_block.* and also changes nothing"
+    ):
         verify_file(tmp_path / "x.safetensors", network, tiny.components, SD15Reader())
 
 
@@ -261,19 +263,19 @@ def test_a_diverged_adapter_fails_and_the_good_file_stays(tiny, saved):
         for module in network.modules:  # some attention kernels hide what is infinite in queries and keys
             module.up.fill_(1e30)
             module.down.fill_(1e30)
-    said = []
+    messages = []
     with pytest.raises(TrainingError, match="NaN or infinity"):
         write_lora(
             path,
             network.state(),
             {},
             "fp16",
-            said.append,
+            messages.append,
             check=lambda temporary: verify_file(temporary, network, tiny.components, SD15Reader()),
         )
     assert path.read_bytes() == good
     assert [file.name for file in path.parent.iterdir()] == [path.name]
-    assert "is written in fp32" in said[0]
+    assert "is written in fp32" in messages[0]
 
 
 @pytest.mark.parametrize("conv", [False, True])

@@ -1,4 +1,4 @@
-"""A tiny model, pictures, and the captioning process."""
+"""A tiny model, images, and the captioning process."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def pictures(place: Path) -> Path:
-    """A folder of six small pictures without captions."""
-    folder = place / "pictures"
+def images(place: Path) -> Path:
+    """A folder of six small images without captions."""
+    folder = place / "images"
     folder.mkdir()
     for colour in COLOURS:
         Image.new("RGB", (48, 40), colour).save(folder / f"{colour}.png")

@@ -1,4 +1,4 @@
-"""Pictures on their way to a captioner: fewer at once when memory runs out, the unreadable ones set aside."""
+"""Images for a captioner: smaller batches when memory runs out, unreadable ones skipped."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from engine.captioning.describing import Describer, batches_of
 from engine.config.form import facts_of
 from engine.dataset.caption_files import CaptionFile
 from engine.errors import MemoryLimitError
-from engine.models.fetch import ALIASES
+from engine.families.fetch import aliases
 
 
 class Narrow(Captioner):
-    """Has memory for so many pictures at once."""
+    """Has memory for so many images at once."""
 
     name = "narrow"
 
@@ -29,14 +29,14 @@ class Narrow(Captioner):
         self.sizes: list[int] = []
         self.freed = 0
 
-    def load(self, options: Any, say: Any) -> None:
+    def load(self, options: Any, log: Any) -> None:
         """Nothing."""
 
-    def describe(self, pictures: Sequence[Subject]) -> list[Answer]:
-        self.sizes.append(len(pictures))
-        if len(pictures) > self.room:
+    def describe(self, subjects: Sequence[Subject]) -> list[Answer]:
+        self.sizes.append(len(subjects))
+        if len(subjects) > self.room:
             raise self.error
-        return [picture.path.stem for picture in pictures]
+        return [subject.path.stem for subject in subjects]
 
     def free(self) -> None:
         self.freed += 1
@@ -48,31 +48,32 @@ ONNX = RuntimeError("Failed to allocate memory for requested buffer of size 1024
 
 @pytest.mark.parametrize("error", [CUDA, MemoryError(), ONNX])
 def test_memory_that_runs_out_halves_the_batch_and_nothing_is_left_out(error: Exception) -> None:
-    said: list[str] = []
+    log: list[str] = []
     captioner = Narrow(2, error)
-    describer = Describer(captioner, said.append)
-    pictures = [Subject(Path(f"{number}.png")) for number in range(8)]
-    assert describer.describe(pictures) == [str(number) for number in range(8)]
+    describer = Describer(captioner, log.append)
+    images = [Subject(Path(f"{number}.png")) for number in range(8)]
+    assert describer.describe(images) == [str(number) for number in range(8)]
     assert captioner.sizes == [8, 4, 2, 2, 2, 2] and captioner.freed == 2
-    assert said == [
-        "Out of memory with 8 pictures at once: from now on 4 pictures at once.",
-        "Out of memory with 4 pictures at once: from now on 2 pictures at once.",
+    assert log == [
+        "Out of memory with 8 images at once; reduced to 4 images.",
+        "Out of memory with 4 images at once; reduced to 2 images.",
     ]
-    assert describer.describe(pictures[:3]) == ["0", "1", "2"]
+    assert describer.describe(images[:3]) == ["0", "1", "2"]
     assert captioner.sizes[6:] == [2, 1], "it stays so"
 
 
-def test_a_single_picture_that_does_not_fit_is_the_end() -> None:
-    with pytest.raises(MemoryLimitError, match=r"single picture: CUDA out of memory\. Tried"):
+def test_a_single_image_that_does_not_fit_is_the_end() -> None:
+    with pytest.raises(MemoryLimitError) as caught:
         Describer(Narrow(0, CUDA), print).describe([Subject(Path("a.png"))])
+    assert caught.value.code == "memory-for-captioning"
 
 
-def test_other_errors_are_not_taken_for_it() -> None:
+def test_other_errors_are_raised() -> None:
     with pytest.raises(RuntimeError, match="shapes"):
         Describer(Narrow(0, RuntimeError("shapes")), print).describe([Subject(Path("a.png"))] * 2)
 
 
-def test_pictures_come_upright_on_white_in_batches_and_broken_ones_with_a_reason(tmp_path: Path) -> None:
+def test_images_come_upright_on_white_in_batches_and_broken_ones_with_a_reason(tmp_path: Path) -> None:
     Image.new("RGBA", (20, 30), (0, 0, 0, 0)).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"\x89PNG no more")
     turned = Image.Exif()
@@ -89,10 +90,10 @@ def test_pictures_come_upright_on_white_in_batches_and_broken_ones_with_a_reason
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
-def test_each_captioner_can_be_made_and_its_options_shown(kind: Any) -> None:
-    captioner = kind.make()
+def test_each_captioner_can_be_created_and_its_options_listed(kind: Any) -> None:
+    captioner = kind.create()
     assert isinstance(captioner, Captioner) and captioner.name == kind.name
-    facts = {one.key: one for one in facts_of(kind.options)}
-    assert {"existing", "trigger_word"} <= facts.keys() and all(one.title for one in facts.values())
-    if kind.name in ALIASES:
-        assert facts["model"].default == ALIASES[kind.name], "`lorasmith fetch` fetches what it asks for"
+    facts = {fact.key: fact for fact in facts_of(kind.options)}
+    assert {"existing", "trigger_word"} <= facts.keys() and all(fact.title for fact in facts.values())
+    if kind.name in aliases():
+        assert facts["model"].default == aliases()[kind.name], "`lorasmith fetch` fetches what it asks for"

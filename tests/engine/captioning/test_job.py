@@ -14,7 +14,7 @@ from engine.captioning.job import CaptionJob, JobHistory, start, try_out
 from engine.dataset.folders import read_folder
 from engine.errors import StorageError, UsageError
 from engine.processes import PARENT
-from engine.runs.events import Event
+from engine.runs.events import event_of
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -26,36 +26,36 @@ def test_screens_may_import_it() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_its_files_are_no_pictures(pictures: Path) -> None:
-    job = CaptionJob.of(pictures)
+def test_its_files_are_no_images(images: Path) -> None:
+    job = CaptionJob.of(images)
     job.path.mkdir()
     (job.path / "a.png").write_bytes(b"")
-    folder = read_folder(pictures, "Pictures")
-    assert len(folder.pictures) == 6
+    folder = read_folder(images, "Images")
+    assert len(folder.images) == 6
     assert not folder.subfolders and not folder.rejected
 
 
 def test_time_left_counts_from_the_beginning_of_this_process() -> None:
     history = JobHistory()
 
-    def tell(seq: int, time: float, kind: str, **data: object) -> None:
-        history.add(Event(kind, seq, time, data))
+    def emit(seq: int, time: float, kind: str, **data: object) -> None:
+        history.add(event_of(kind, data, seq, time))
 
-    tell(0, 0, "run_started")
-    tell(1, 5, "progress", done=0, total=10, written=[])
+    emit(0, 0, "run_started")
+    emit(1, 5, "progress", done=0, total=10, written=[])
     assert history.seconds_left is None
-    tell(2, 9, "progress", done=2, total=10, written=["a.png", "b.png"])
+    emit(2, 9, "progress", done=2, total=10, written=["a.png", "b.png"])
     assert history.seconds_left == pytest.approx(16)
-    tell(3, 1000, "run_started")
-    tell(4, 1010, "progress", done=2, total=10, written=[])
+    emit(3, 1000, "run_started")
+    emit(4, 1010, "progress", done=2, total=10, written=[])
     assert history.seconds_left is None
-    tell(5, 1011, "progress", done=4, total=10, written=["c.png", "d.png"])
+    emit(5, 1011, "progress", done=4, total=10, written=["c.png", "d.png"])
     assert history.seconds_left == pytest.approx(3)
     assert history.written == ["a.png", "b.png", "c.png", "d.png"]
 
 
 def test_a_trial_ends_with_whoever_started_it_and_a_job_does_not(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[object] = []
 
@@ -64,16 +64,16 @@ def test_a_trial_ends_with_whoever_started_it_and_a_job_does_not(
         return SimpleNamespace(wait=lambda: 0)
 
     monkeypatch.setattr("engine.captioning.job.launch", launch)
-    start(pictures, "blip", {})
+    start(images, "blip", {})
     (tmp_path / "trial").mkdir()
-    try_out(pictures, "blip", {}, 2, tmp_path / "trial")
+    try_out(images, "blip", {}, 2, tmp_path / "trial")
     assert started == [None, {PARENT: f"{os.getpid()} main"}]
 
 
-def test_what_cannot_start(pictures: Path) -> None:
+def test_what_cannot_start(images: Path) -> None:
     with pytest.raises(UsageError, match="Beams"):
-        start(pictures, "blip", {"num_beams": 0})
-    assert not CaptionJob.of(pictures).path.exists()
-    (pictures / ".captions").write_text("a file in its place")
+        start(images, "blip", {"num_beams": 0})
+    assert not CaptionJob.of(images).path.exists()
+    (images / ".captions").write_text("a file in its place")
     with pytest.raises(StorageError, match="cannot be written"):
-        start(pictures, "blip", {})
+        start(images, "blip", {})

@@ -11,13 +11,13 @@ from safetensors.torch import load_file, save_file
 
 from engine.captioning.blip import Blip
 from engine.captioning.captioner import Subject
-from engine.captioning.model_files import find_model, own_place
+from engine.captioning.model_files import find_model, models_folder
 from engine.captioning.model_options import BlipOptions
 from engine.errors import ModelError
 
 
-def found(model: str) -> Path:
-    return find_model(model, "blip", title="BLIP", allow_download=False, say=print)
+def find(model: str) -> Path:
+    return find_model(model, "blip", title="BLIP", allow_download=False, log=print)
 
 
 @pytest.fixture
@@ -26,27 +26,27 @@ def copy(model: Path, place: Path) -> Path:
     return Path(shutil.copytree(model, place / "copy"))
 
 
-def test_a_model_put_into_the_programs_place_is_found(copy: Path) -> None:
-    target = own_place("Someone/some-captions")
+def test_a_model_in_the_models_folder_is_found(copy: Path) -> None:
+    target = models_folder("Someone/some-captions")
     target.parent.mkdir(parents=True)
     copy.rename(target)
-    assert found("Someone/some-captions") == target
+    assert find("Someone/some-captions") == target
 
 
 def test_a_pickled_model_is_not_opened(copy: Path) -> None:
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
     with pytest.raises(ModelError, match=r"lacks model\.safetensors\. Its pytorch_model\.bin is pickled"):
-        found(str(copy))
+        find(str(copy))
 
 
 def test_other_things_than_a_model(copy: Path, place: Path) -> None:
     with pytest.raises(ModelError, match="does not exist"):
-        found(str(place / "nowhere" / "deep"))
+        find(str(place / "nowhere" / "deep"))
     with pytest.raises(ModelError, match="is a file"):
-        found(str(copy / "config.json"))
+        find(str(copy / "config.json"))
     (copy / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ModelError, match="a model of type llama, not blip"):
-        found(str(copy))
+        find(str(copy))
 
 
 def test_damaged_weights_are_refused(copy: Path) -> None:
@@ -63,14 +63,14 @@ def test_damaged_weights_are_refused(copy: Path) -> None:
 def captions(model: Path, seed: int, **options: object) -> list[str]:
     blip = Blip()
     blip.load(BlipOptions.model_validate({"model": str(model), "max_length": 16, "seed": seed, **options}), print)
-    pictures = [Image.new("RGB", (50, 30), "red"), Image.new("RGB", (30, 50), "blue")]
-    return [str(answer) for answer in blip.describe([Subject(Path("a.png"), picture) for picture in pictures])]
+    images = [Image.new("RGB", (50, 30), "red"), Image.new("RGB", (30, 50), "blue")]
+    return [str(answer) for answer in blip.describe([Subject(Path("a.png"), image) for image in images])]
 
 
 def test_beam_search_is_the_same_each_time_and_drawing_follows_the_seed(model: Path) -> None:
     assert captions(model, 1) == captions(model, 2)
-    drawn = [captions(model, seed, beam_search=False) for seed in (1, 1, 2)]
-    assert drawn[0] == drawn[1] != drawn[2]
+    sampled = [captions(model, seed, beam_search=False) for seed in (1, 1, 2)]
+    assert sampled[0] == sampled[1] != sampled[2]
 
 
 def test_the_words_it_begins_with_are_cut_off(model: Path) -> None:

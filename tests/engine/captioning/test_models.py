@@ -19,12 +19,12 @@ from engine.captioning.model_options import Blip2Options, Florence2Options, Imag
 from engine.errors import ModelError
 from tests.tiny_captioners import WORDS, tiny_blip2, tiny_florence2, tiny_llava
 
-PICTURES = [
+IMAGES = [
     Subject(Path("a.png"), Image.new("RGB", (50, 30), "red")),
     Subject(Path("b.png"), Image.effect_noise((30, 50), 90).convert("RGB")),
 ]
 Make = Callable[[Path], Path]
-_made: dict[Make, Path] = {}
+_cache: dict[Make, Path] = {}
 
 
 @pytest.fixture
@@ -32,9 +32,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Make], Path]:
     """model(tiny_blip2): its folder, made once."""
 
     def get(make: Make) -> Path:
-        if make not in _made:
-            _made[make] = make(tmp_path_factory.mktemp("model") / "tiny")
-        return _made[make]
+        if make not in _cache:
+            _cache[make] = make(tmp_path_factory.mktemp("model") / "tiny")
+        return _cache[make]
 
     return get
 
@@ -44,7 +44,7 @@ Model = Callable[[Make], Path]
 
 def loaded(name: str, folder: Path, **values: Any) -> Captioner:
     kind = kind_of(name)
-    captioner = kind.make()
+    captioner = kind.create()
     captioner.load(kind.options.model_validate({"model": str(folder), "device": "cpu", **values}), print)
     return captioner
 
@@ -59,19 +59,19 @@ def words_of(answer: object) -> list[str]:
 def test_blip2_keeps_to_its_lengths(model: Model) -> None:
     blip2 = loaded("blip2", model(tiny_blip2), num_beams=3, min_new_tokens=6, max_new_tokens=9)
     assert isinstance(blip2, Blip2)
-    answers = blip2.describe(PICTURES)
+    answers = blip2.describe(IMAGES)
     assert all(1 <= len(words_of(answer)) <= 9 for answer in answers)
-    assert answers == [blip2.describe([picture])[0] for picture in PICTURES], "in a batch as alone"
-    assert answers == blip2.describe(PICTURES)
+    assert answers == [blip2.describe([image])[0] for image in IMAGES], "in a batch as alone"
+    assert answers == blip2.describe(IMAGES)
 
 
-def test_blip2_draws_by_the_seed_and_goes_on_from_a_beginning(model: Model) -> None:
-    def drawn(seed: int) -> list[Any]:
-        values = {"beam_search": False, "min_new_tokens": 8, "max_new_tokens": 12, "prompt": "a picture of"}
-        return loaded("blip2", model(tiny_blip2), seed=seed, **values).describe(PICTURES)
+def test_blip2_samples_by_the_seed_and_continues_a_prompt(model: Model) -> None:
+    def generate(seed: int) -> list[Any]:
+        values = {"beam_search": False, "min_new_tokens": 8, "max_new_tokens": 12, "prompt": "an image of"}
+        return loaded("blip2", model(tiny_blip2), seed=seed, **values).describe(IMAGES)
 
-    first = drawn(1)
-    assert first == drawn(1) != drawn(2)
+    first = generate(1)
+    assert first == generate(1) != generate(2)
     assert all(len(words_of(answer)) <= 12 for answer in first)
 
 
@@ -83,23 +83,23 @@ def test_kohyas_values_for_blip2() -> None:
     assert (options.length_penalty, options.repetition_penalty, options.top_p) == (1.0, 1.5, 0.9)
 
 
-def test_florence2_is_asked_the_question_of_its_task(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_florence2_gets_the_prompt_of_its_task(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     florence = loaded("florence2", model(tiny_florence2), num_beams=2, max_new_tokens=8)
     assert isinstance(florence, Florence2)
-    asked: list[dict[str, Any]] = []
+    requests: list[dict[str, Any]] = []
     real = florence.model.generate
 
     def generate(**inputs: Any) -> torch.Tensor:
-        asked.append(inputs)
+        requests.append(inputs)
         answer: torch.Tensor = real(**inputs)
         return answer
 
     monkeypatch.setattr(florence.model, "generate", generate)
-    answers = florence.describe(PICTURES)
+    answers = florence.describe(IMAGES)
     tokenizer = florence.processor.tokenizer
     question = florence.processor.task_prompts_without_inputs["<MORE_DETAILED_CAPTION>"]
     assert question == "Describe with a paragraph what is shown in the image."
-    (inputs,) = asked
+    (inputs,) = requests
     own = tokenizer(question, add_special_tokens=False)["input_ids"]
     ids = inputs["input_ids"].tolist()
     assert len(ids) == 2 and all(row[-len(own) - 1 :] == [*own, tokenizer.eos_token_id] for row in ids)
@@ -107,27 +107,28 @@ def test_florence2_is_asked_the_question_of_its_task(model: Model, monkeypatch: 
     assert all(len(words_of(answer)) <= 8 for answer in answers)
 
 
-def test_any_model_is_asked_through_its_chat_template(model: Model) -> None:
+def test_any_model_gets_its_chat_template(model: Model) -> None:
     llava = loaded("transformers", model(tiny_llava), prompt="the robot on grass", max_new_tokens=6)
     assert isinstance(llava, ImageText)
-    inputs = llava._asked(PICTURES)
+    inputs = llava._prompt_inputs(IMAGES)
     text = llava.tokenizer.decode(inputs["input_ids"][0])
     assert text.startswith("USER: <image>") and text.endswith("the robot on grass ASSISTANT:")
-    assert all(1 <= len(words_of(answer)) <= 6 for answer in llava.describe(PICTURES))
+    assert all(1 <= len(words_of(answer)) <= 6 for answer in llava.describe(IMAGES))
 
 
 def test_other_classes_are_found_by_their_configuration(model: Model) -> None:
     for make, prompt in ((tiny_florence2, "<CAPTION>"), (tiny_blip2, "")):
         captioner = loaded("transformers", model(make), prompt=prompt, max_new_tokens=5)
-        assert all(len(words_of(answer)) <= 5 for answer in captioner.describe(PICTURES))
+        answers = captioner.describe(IMAGES)
+        assert len(answers) == len(IMAGES) and all(len(words_of(answer)) <= 5 for answer in answers)
 
 
-def test_what_cannot_be_asked_is_a_sentence(model: Model) -> None:
+def test_an_unusable_prompt_is_an_error_message(model: Model) -> None:
     llava = loaded("transformers", model(tiny_llava), prompt="a robot")
     assert isinstance(llava, ImageText)
-    llava.processor.chat_template = None  # so that nothing tells where the picture goes
-    with pytest.raises(ModelError, match=r"cannot be asked so: .* Try another prompt, or none"):
-        llava.describe(PICTURES)
+    llava.processor.chat_template = None  # without it the position of the image is unknown
+    with pytest.raises(ModelError, match=r"does not accept this prompt: .* Try another prompt, or none"):
+        llava.describe(IMAGES)
 
 
 def test_code_of_a_model_is_never_run(model: Model, tmp_path: Path) -> None:
@@ -137,16 +138,18 @@ def test_code_of_a_model_is_never_run(model: Model, tmp_path: Path) -> None:
     (folder / "config.json").write_text(
         '{"model_type": "new", "auto_map": {"AutoConfig": "own.Config", "AutoModelForImageTextToText": "own.Model"}}'
     )
-    with pytest.raises(ModelError, match="needs code of its own, which is never run"):
+    with pytest.raises(ModelError) as caught:
         loaded("transformers", folder)
+    assert caught.value.code == "captioner-needs-remote-code"
     assert not ran.exists()
 
 
 def test_each_wants_its_own_kind_of_model(model: Model) -> None:
-    with pytest.raises(ModelError, match="holds a model of type blip-2, not florence2"):
+    with pytest.raises(ModelError) as caught:
         loaded("florence2", model(tiny_blip2))
+    assert caught.value.code == "captioner-of-other-kind"
 
 
-def test_options_that_are_made_for_the_published_models() -> None:
+def test_defaults_are_for_the_published_models() -> None:
     assert Florence2Options().task == "<MORE_DETAILED_CAPTION>"
     assert ImageTextOptions(model="owner/name").num_beams == 1

@@ -38,29 +38,29 @@ def test_the_defaults_are_those_of_kohyas_gui() -> None:
     ],
 )
 def test_what_is_put_around_a_text(around: dict[str, Any], text: str, caption: str) -> None:
-    assert BlipOptions(**around).composed(text) == caption
+    assert BlipOptions(**around).compose(text) == caption
 
 
-def test_a_form_can_be_made_of_them() -> None:
-    facts = {one.key: one for one in facts_of(BlipOptions)}
+def test_a_form_can_be_generated_from_them() -> None:
+    facts = {fact.key: fact for fact in facts_of(BlipOptions)}
     assert list(facts) == list(BlipOptions.model_fields)
     assert facts["existing"].choices == ("keep", "append", "prepend", "replace")
     assert facts["max_length"].unit == "tokens" and facts["max_length"].limits == "from 1 to 512"
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"batch_size": 0}, "Batch size: 0"),
         ({"max_length": 4}, "The shortest caption is longer than the longest"),
         ({"caption_extension": "png"}, "allowed is the extension of a text file"),
-        ({"caption_extension": "../x"}, "letters and digits, as .txt"),
+        ({"caption_extension": "../x"}, "letters and digits, like .txt"),
         ({"device": "tpu"}, "auto, cpu, cuda"),
-        ({"beams": 3}, "There is no option 'beams' here. There are: existing,"),
+        ({"beams": 3}, "There is no option 'beams'. There are: existing,"),
     ],
 )
-def test_values_that_cannot_be(values: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said.replace(".", r"\.")):
+def test_values_that_cannot_be(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message.replace(".", r"\.")):
         read_options(BlipOptions, values)
 
 

@@ -15,7 +15,7 @@ from engine.captioning.options import CaptionOptions
 from engine.captioning.writing import CaptionWriter
 
 GOLDEN = [
-    # existing, what is there, what the captioner says, what is written
+    # existing, what is there, the answer of the captioner, what is written
     ("keep", None, "a robot on grass", "smithy, a robot on grass"),
     ("keep", "", "a robot on grass", "smithy, a robot on grass"),
     ("replace", "old words", "a robot", "smithy, a robot"),
@@ -32,27 +32,27 @@ GOLDEN = [
 ]
 
 
-class Told(list[str]):
-    """What is said."""
+class Messages(list[str]):
+    """Collected messages."""
 
     def __call__(self, text: str) -> None:
         self.append(text)
 
 
 @pytest.fixture
-def warned() -> Told:
-    return Told()
+def warned() -> Messages:
+    return Messages()
 
 
-def writer_on(folder: Path, warned: Told, identity: str = "", **values: Any) -> CaptionWriter:
+def writer_on(folder: Path, warned: Messages, identity: str = "", **values: Any) -> CaptionWriter:
     """A job's writer; with the same identity another life of the same job."""
     job = CaptionJob.of(folder)
     job.path.mkdir(exist_ok=True)
     job.meta_path.write_text(json.dumps({"id": identity or uuid.uuid4().hex}))
-    return CaptionWriter(job, KINDS["blip"], CaptionOptions(**values), Told(), warned)
+    return CaptionWriter(job, KINDS["blip"], CaptionOptions(**values), Messages(), warned)
 
 
-def picture(folder: Path, name: str, caption: bytes | str | None = None) -> Path:
+def image(folder: Path, name: str, caption: bytes | str | None = None) -> Path:
     path = folder / name
     path.touch()
     if caption is not None:
@@ -60,34 +60,34 @@ def picture(folder: Path, name: str, caption: bytes | str | None = None) -> Path
     return path
 
 
-@pytest.mark.parametrize(("existing", "there", "said", "written"), GOLDEN)
+@pytest.mark.parametrize(("existing", "there", "generated", "written"), GOLDEN)
 def test_trigger_and_existing_captions(
-    tmp_path: Path, warned: Told, existing: str, there: str | None, said: str, written: str
+    tmp_path: Path, warned: Messages, existing: str, there: str | None, generated: str, written: str
 ) -> None:
-    path = picture(tmp_path, "a.png", there)
+    path = image(tmp_path, "a.png", there)
     writer = writer_on(tmp_path, warned, existing=existing, trigger_word="smithy")
     (file,) = writer.todo()
-    assert writer.write([(file, said)]) == [path]
+    assert writer.write([(file, generated)]) == [path]
     assert path.with_suffix(".txt").read_text() == f"{written}\n"
     CaptionJob.of(tmp_path).journal.undo()
     text = path.with_suffix(".txt")
     assert (text.read_text() if text.exists() else None) == there
 
 
-def test_what_gets_nothing_is_named(tmp_path: Path, warned: Told) -> None:
-    picture(tmp_path, "a.png", b"caf\xe9")
-    picture(tmp_path, "b.png", "red")
+def test_what_gets_nothing_is_named(tmp_path: Path, warned: Messages) -> None:
+    image(tmp_path, "a.png", b"caf\xe9")
+    image(tmp_path, "b.png", "red")
     writer = writer_on(tmp_path, warned, existing="append", prefix="photo of")
     first, second = writer.todo()
     assert writer.write([(first, "a robot"), (second, " \n ")]) == []
-    assert "a.txt is not UTF-8" in warned[0] and "It stays as it is." in warned[0]
-    assert warned[1].endswith("b.png: the captioner said nothing. It gets no caption.")
+    assert "a.txt is not UTF-8" in warned[0] and "It is kept." in warned[0]
+    assert warned[1].endswith("b.png: the captioner returned no text. It gets no caption.")
     assert (tmp_path / "a.txt").read_bytes() == b"caf\xe9" and (tmp_path / "b.txt").read_text() == "red"
     assert not CaptionJob.of(tmp_path).journal.undoable
 
 
-def test_bytes_that_are_no_utf8_are_replaced_and_come_back(tmp_path: Path, warned: Told) -> None:
-    picture(tmp_path, "a.png", b"\xffcaf\xe9\r\n")
+def test_bytes_that_are_no_utf8_are_replaced_and_come_back(tmp_path: Path, warned: Messages) -> None:
+    image(tmp_path, "a.png", b"\xffcaf\xe9\r\n")
     writer = writer_on(tmp_path, warned, existing="replace")
     writer.write([(writer.todo()[0], "a cafe")])
     assert (tmp_path / "a.txt").read_text() == "a cafe\n"
@@ -95,27 +95,29 @@ def test_bytes_that_are_no_utf8_are_replaced_and_come_back(tmp_path: Path, warne
     assert (tmp_path / "a.txt").read_bytes() == b"\xffcaf\xe9\r\n"
 
 
-def test_two_pictures_with_one_caption_are_described_once(tmp_path: Path, warned: Told) -> None:
-    picture(tmp_path, "a.jpg")
-    picture(tmp_path, "a.png", "old")
+def test_two_images_with_one_caption_are_captioned_once(tmp_path: Path, warned: Messages) -> None:
+    image(tmp_path, "a.jpg")
+    image(tmp_path, "a.png", "old")
     files = writer_on(tmp_path, warned, existing="append").todo()
-    assert [file.picture.name for file in files] == ["a.jpg"]
-    assert warned == [f"{tmp_path}/a.png shares a.txt with a.jpg, which is described."]
+    assert [file.image.name for file in files] == ["a.jpg"]
+    assert warned == [f"{tmp_path}/a.png shares a.txt with a.jpg, which is captioned."]
 
 
-def test_a_caption_that_came_meanwhile_is_kept(tmp_path: Path, warned: Told) -> None:
-    picture(tmp_path, "a.png")
+def test_a_caption_that_came_meanwhile_is_kept(tmp_path: Path, warned: Messages) -> None:
+    image(tmp_path, "a.png")
     writer = writer_on(tmp_path, warned)
     todo = writer.todo()
     (tmp_path / "a.txt").write_text("mine")
     assert writer.write([(todo[0], "a robot")]) == []
-    assert (tmp_path / "a.txt").read_text() == "mine" and "meanwhile" in warned[0]
+    assert (tmp_path / "a.txt").read_text() == "mine" and "now has a caption" in warned[0]
 
 
-def test_a_cut_job_does_nothing_twice_and_redoes_what_was_only_noted(tmp_path: Path, warned: Told) -> None:
+def test_a_killed_job_repeats_only_captions_that_are_in_the_journal_but_not_written(
+    tmp_path: Path, warned: Messages
+) -> None:
     """Noted and written; noted and not written (the crash); edited by a person since; not reached."""
     for name in ("a", "b", "c", "d"):
-        picture(tmp_path, f"{name}.png", f"{name} old")
+        image(tmp_path, f"{name}.png", f"{name} old")
     first = writer_on(tmp_path, warned, "one", existing="append")
     files = first.todo()
     first.write([(file, "new") for file in files[:3]])
@@ -126,7 +128,7 @@ def test_a_cut_job_does_nothing_twice_and_redoes_what_was_only_noted(tmp_path: P
         file.write(b'["d.txt", "d old", "d ol')  # the line that the crash cut
     second = writer_on(tmp_path, warned, "one", existing="append")
     todo = second.todo()
-    assert [file.picture.name for file in todo] == ["b.png", "d.png"] and second.before == 2
+    assert [file.image.name for file in todo] == ["b.png", "d.png"] and second.before == 2
     second.write([(file, "new") for file in todo])
     texts = {name: (tmp_path / f"{name}.txt").read_text().strip() for name in "abcd"}
     assert texts == {"a": "a old, new", "b": "b old, new", "c": "c mine", "d": "d old, new"}
@@ -136,12 +138,12 @@ def test_a_cut_job_does_nothing_twice_and_redoes_what_was_only_noted(tmp_path: P
     assert [(tmp_path / f"{name}.txt").read_text() for name in "abcd"] == ["a old", "b old", "c mine", "d old"]
 
 
-def test_two_jobs_are_undone_one_after_the_other(tmp_path: Path, warned: Told) -> None:
-    picture(tmp_path, "a.png")
-    picture(tmp_path, "b.png")
-    for said in ("one", "two"):
+def test_two_jobs_are_undone_one_after_the_other(tmp_path: Path, warned: Messages) -> None:
+    image(tmp_path, "a.png")
+    image(tmp_path, "b.png")
+    for text in ("one", "two"):
         writer = writer_on(tmp_path, warned, existing="append")
-        writer.write([(file, said) for file in writer.todo()])
+        writer.write([(file, text) for file in writer.todo()])
     (tmp_path / "b.txt").write_text("by hand")
     journal = CaptionJob.of(tmp_path).journal
     assert (tmp_path / "a.txt").read_text() == "one, two\n"
@@ -152,10 +154,10 @@ def test_two_jobs_are_undone_one_after_the_other(tmp_path: Path, warned: Told) -
     assert not journal.undoable
 
 
-def test_the_journal_moves_with_the_folder(tmp_path: Path, warned: Told) -> None:
+def test_the_journal_moves_with_the_folder(tmp_path: Path, warned: Messages) -> None:
     here = tmp_path / "here"
     (here / "3_ann").mkdir(parents=True)
-    picture(here / "3_ann", "a.png", "old")
+    image(here / "3_ann", "a.png", "old")
     writer = writer_on(here, warned, existing="replace")
     writer.write([(file, "new") for file in writer.todo()])
     here.rename(tmp_path / "there")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from engine.config import RunConfig, list_presets, load_config
-from engine.config.form import check, fields, form, parse, shown, typed, unit
+from engine.config.form import check, fields, form, input_text, parse, unit, value_text
 from engine.config.problems import keys
 from engine.errors import UsageError
 
@@ -38,11 +38,13 @@ def test_what_the_form_shows_reads_back_as_the_same_value(name: str | None) -> N
     config = load_config(name)
     for facts in fields().values():
         value = getattr(getattr(config, facts.table), facts.name)
-        given = parse(facts, shown(facts, value) if facts.kind in ("flag", "choice") else typed(facts, value))
-        assert RunConfig().changed(**{facts.table: {facts.name: given}}) == RunConfig().changed(
+        parsed = parse(
+            facts, value_text(facts, value) if facts.kind in ("flag", "choice") else input_text(facts, value)
+        )
+        assert RunConfig().changed(**{facts.table: {facts.name: parsed}}) == RunConfig().changed(
             **{facts.table: {facts.name: value}}
         ), facts.key
-        assert "\n" not in shown(facts, value)
+        assert "\n" not in value_text(facts, value)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +91,10 @@ def test_what_cannot_be_is_one_sentence(key: str, text: str, sentence: str) -> N
 
 
 def test_what_depends_on_other_settings_is_not_the_fields_own_problem() -> None:
-    check(fields()["training.adaptive_noise_scale"], 0.1)
+    facts = fields()["training.adaptive_noise_scale"]
+    check(facts, 0.1)
+    with pytest.raises(ValueError, match="needs noise_offset"):
+        RunConfig.model_validate({facts.table: {facts.name: 0.1}})
 
 
 def test_units_follow_their_number() -> None:
@@ -99,8 +104,8 @@ def test_units_follow_their_number() -> None:
 
 
 def test_search_finds_words_of_title_key_and_help() -> None:
-    found = [key for key, facts in fields().items() if facts.fits("rate unet")]
-    assert "training.unet_lr" in found and "training.seed" not in found
+    matches = [key for key, facts in fields().items() if facts.fits("rate unet")]
+    assert "training.unet_lr" in matches and "training.seed" not in matches
 
 
 def best(search: str) -> str:

@@ -30,13 +30,13 @@ def test_false(text: str) -> None:
 def test_nothing(text: str) -> None:
     assert read_value(text, Parameter("number", optional=True)) is None and is_off(text)
     assert guess_value(text) is None
-    for wanted in (FLAG, NUMBER, INTEGER, PAIR):
+    for parameter in (FLAG, NUMBER, INTEGER, PAIR):
         with pytest.raises(ValueError):
-            read_value(text, wanted)
+            read_value(text, parameter)
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted", "value"),
+    ("text", "parameter", "value"),
     [
         ("1e-3", NUMBER, 1e-3), ("1E-3", NUMBER, 1e-3), (".5", NUMBER, 0.5), ("-2", NUMBER, -2), ('"0.1"', NUMBER, 0.1),
         ("10", INTEGER, 10), ("10.0", INTEGER, 10), ("1e2", INTEGER, 100), ("+3", INTEGER, 3),
@@ -46,13 +46,13 @@ def test_nothing(text: str) -> None:
         ("cosine", TEXT, "cosine"), ('"cosine"', TEXT, "cosine"),
     ],
 )  # fmt: skip
-def test_values(text: str, wanted: Parameter, value: object) -> None:
-    found = read_value(text, wanted)
-    assert found == value and type(found) is type(value)
+def test_values(text: str, parameter: Parameter, value: object) -> None:
+    conversion = read_value(text, parameter)
+    assert conversion == value and type(conversion) is type(value)
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "parameter"),
     [
         ("0,1", NUMBER), ("abc", NUMBER), ("", NUMBER), ("nan", NUMBER), ("inf", NUMBER),
         ("True", NUMBER), ("0.5", INTEGER), ("2", FLAG), ("maybe", FLAG), ("", FLAG), ("0.9", PAIR),
@@ -63,12 +63,12 @@ def test_values(text: str, wanted: Parameter, value: object) -> None:
         ("0.9,1", Parameter("numbers:2", each=({"lt": 1}, {"lt": 1}))),
     ],
 )  # fmt: skip
-def test_wrong_values(text: str, wanted: Parameter) -> None:
+def test_wrong_values(text: str, parameter: Parameter) -> None:
     with pytest.raises(ValueError):
-        read_value(text, wanted)
-    settings, errors = read_settings([f"key={text}"], {"key": wanted}, "training.optimizer_args", "It")
+        read_value(text, parameter)
+    settings, errors = read_settings([f"key={text}"], {"key": parameter}, "training.optimizer_args", "It")
     assert settings == {} and len(errors) == 1
-    assert "training.optimizer_args: key=" in str(errors[0]) and wanted.expected() in str(errors[0])
+    assert "training.optimizer_args: key=" in str(errors[0]) and parameter.expected() in str(errors[0])
 
 
 def test_what_is_expected_is_put_in_words() -> None:
@@ -128,8 +128,10 @@ def test_every_problem_is_reported_at_once() -> None:
     ],
 )  # fmt: skip
 def test_network_args(argument: str, status: str, values: dict[str, object]) -> None:
-    found = convert_arguments({"network_module": "networks.lora_flux", "network_args": [argument]}, "training TOML")
-    (entry,) = [entry for entry in found.entries if entry.key.startswith("network_args")]
-    assert entry.status == status and bool(found.problems) is (status == "not supported")
-    given = found.values["network"]
-    assert {key: given[key] for key in ("rank_dropout", "conv_dim", "conv_alpha") if key in given} == values
+    conversion = convert_arguments(
+        {"network_module": "networks.lora_flux", "network_args": [argument]}, "training TOML"
+    )
+    (entry,) = [entry for entry in conversion.entries if entry.key.startswith("network_args")]
+    assert entry.status == status and bool(conversion.problems) is (status == "not supported")
+    network = conversion.values["network"]
+    assert {key: network[key] for key in ("rank_dropout", "conv_dim", "conv_alpha") if key in network} == values

@@ -35,23 +35,23 @@ def write(tmp_path: Path) -> Write:
 
 
 def status(path: Path) -> dict[str, str]:
-    found = conversion_of(path, path.read_text())
-    assert found is not None
-    return {entry.key: entry.status for entry in found.entries}
+    conversion = conversion_of(path, path.read_text())
+    assert conversion is not None
+    return {entry.key: entry.status for entry in conversion.entries}
 
 
 def test_every_argument_of_the_scripts_has_its_class() -> None:
     rows = [line.split("\t") for line in (HERE / "fixtures" / "args_lora_scripts.tsv").read_text().splitlines()[1:]]
     names = [row[1].removeprefix("--") for row in rows]
     assert len(names) == 212 and names == SCRIPT_ARGUMENTS
-    known = keys()
+    tables = keys()
     for name in names:
         rule = rule_of(name)
         assert rule is not None, name
         assert rule.status in ("honoured", "better", "no effect", "not supported")
         assert rule.text or rule.status == "honoured", f"{name}: no reason"
         table, _, key = rule.target.partition(".")
-        assert not rule.target or (table in known and (not key or key in known[table])), name
+        assert not rule.target or (table in tables and (not key or key in tables[table])), name
 
 
 WORDS = {
@@ -78,7 +78,7 @@ def test_every_honoured_argument_reaches_its_setting_and_the_setting_is_read(mon
     rows = [line.split("\t") for line in (HERE / "fixtures" / "args_lora_scripts.tsv").read_text().splitlines()[1:]]
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())  # bitsandbytes is there
     plain = RunConfig.model_validate(convert_arguments({}, "").values).model_dump()
-    kept = {"kohya", "schema.py", "training.py", "dataset.py"}
+    kept = {"kohya", "schema.py", "training.py", "flow.py", "flux.py", "moved.py", "dataset.py"}
     source = "\n".join(
         path.read_text() for path in (ROOT / "engine").rglob("*.py")
         if not (path.parent.name in ("config", "kohya") and kept & set(path.parts))
@@ -102,9 +102,9 @@ def test_every_honoured_argument_reaches_its_setting_and_the_setting_is_read(mon
 
 
 def test_the_order_of_arguments_does_not_matter() -> None:
-    given = {"save_n_epoch_ratio": 3, "max_train_epochs": 10, "network_alpha": 0, "network_dim": 8}
-    for order in (list(given), list(reversed(given))):
-        values = convert_arguments({name: given[name] for name in order}, "").values
+    arguments = {"save_n_epoch_ratio": 3, "max_train_epochs": 10, "network_alpha": 0, "network_dim": 8}
+    for order in (list(arguments), list(reversed(arguments))):
+        values = convert_arguments({name: arguments[name] for name in order}, "").values
         assert values["saving"]["save_every_n_epochs"] == 3 and values["network"]["network_alpha"] == 8
 
 
@@ -166,11 +166,11 @@ def test_unsupported_and_unknown_arguments_are_errors_all_at_once(write: Write) 
                  'learning_rat = 1e-4\nnetwork_args = ["algo=loha"]\nunet_lr = 1e-4')  # fmt: skip
     with pytest.raises(ConfigError) as caught:
         load_config(path)
-    told = {problem.key: problem for problem in caught.value.problems}
-    assert "with conv_dim in network_args" in told["network_module"].hint
-    assert "Take the weights out" in told["weighted_captions"].hint
-    assert "learning_rat" not in told, "the scripts ignore a name that is no argument"
-    lines = {key: problem.where.removeprefix(f"{path}, line ") for key, problem in told.items()}
+    results = {problem.key: problem for problem in caught.value.problems}
+    assert "with conv_dim in network_args" in results["network_module"].hint
+    assert "Remove the weights" in results["weighted_captions"].hint
+    assert "learning_rat" not in results, "the scripts ignore a name that is no argument"
+    lines = {key: problem.where.removeprefix(f"{path}, line ") for key, problem in results.items()}
     assert lines == {"network_module": "1", "weighted_captions": "3", "network_args algo": "5"}
 
 
@@ -182,7 +182,7 @@ def test_what_the_scripts_ignore_has_no_effect_and_the_nearest_argument_is_named
     assert (config.training.train_batch_size, config.training.kohya_exact, config.training.seed) == (1, False, 42)
     assert config.memory.device == "auto"
     notes = {note.partition(" = ")[0]: note for note in kohya_notes(path)}
-    assert {key for key, one in status(path).items() if one == "no effect"} == set(notes) == {
+    assert {key for key, value in status(path).items() if value == "no effect"} == set(notes) == {
         "batch_size", "sdxl", "learning_rat", "kohya_exact", "device", "deep",
     }  # fmt: skip
     assert notes["batch_size"].endswith("did you mean train_batch_size?)")
@@ -191,16 +191,16 @@ def test_what_the_scripts_ignore_has_no_effect_and_the_nearest_argument_is_named
 
 def test_the_training_toml_that_the_gui_writes_beside_a_run(write: Write) -> None:
     """It has keys that only the GUI knows; the scripts pass over them, and whoever types one has made a mistake."""
-    given = (
+    arguments = (
         'adaptive_noise_scale = 0\nepoch = 10\nmax_train_steps = 400\nnoise_offset_type = "Original"\nnetwork_dim = 8\n'
         "network_args = []\ntext_encoder_lr = []\nstop_text_encoder_training = 20\nloraplus_lr_ratio = 4\n"
         'mem_eff_save = true\nwandb_run_name = "last"\nxformers = true\nlr_scheduler_args = []\n'
     )
-    path = write("config_lora-20250101-120000.toml", given)
+    path = write("config_lora-20250101-120000.toml", arguments)
     config = load_config(path)
     assert (config.training.max_train_steps, config.training.max_train_epochs) == (400, None)
     unread = {"epoch", "noise_offset_type", "stop_text_encoder_training", "loraplus_lr_ratio", "mem_eff_save"}
-    assert unread <= {name for name, one in status(path).items() if one == "no effect"}
+    assert unread <= {name for name, value in status(path).items() if value == "no effect"}
     call = write("train.sh", f"python train_network.py --config_file '{path}' --network_dim 4\n")
     assert load_config(call).network.network_dim == 4
     with pytest.raises(ConfigError, match="epoch"):
@@ -236,13 +236,16 @@ def test_a_gui_configuration(write: Write) -> None:
     # the GUI's own defaults
     assert config.dataset.max_bucket_reso == 2048
     assert config.dataset.bucket_no_upscale and config.memory.cache_latents
-    told = status(write("gui.json", json.dumps(GUI)))
-    assert told["epoch"] == "better" and told["sd3_text"] == told["train_blocks"] == told["xformers"] == "no effect"
-    assert told["use_wandb"] == "no effect"
+    results = status(write("gui.json", json.dumps(GUI)))
+    assert (
+        results["epoch"] == "better"
+        and results["sd3_text"] == results["train_blocks"] == results["xformers"] == "no effect"
+    )
+    assert results["use_wandb"] == "no effect"
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("arguments", "expected"),
     [
         ({"text_encoder_lr": 0, "unet_lr": 1e-4}, {"network_train_unet_only": True}),
         ({"text_encoder_lr": 1e-5, "unet_lr": "0"}, {"network_train_text_encoder_only": True}),
@@ -250,13 +253,13 @@ def test_a_gui_configuration(write: Write) -> None:
         ({"LoRA_type": "LoCon", "conv_dim": 8}, {"conv_dim": 8}),
     ],
 )
-def test_parts_of_the_network(write: Write, given: dict[str, object], expected: dict[str, object]) -> None:
-    network = load_config(write("g.json", json.dumps({**GUI, **given}))).network
+def test_parts_of_the_network(write: Write, arguments: dict[str, object], expected: dict[str, object]) -> None:
+    network = load_config(write("g.json", json.dumps({**GUI, **arguments}))).network
     assert {key: getattr(network, key) for key in expected} == expected
 
 
 @pytest.mark.parametrize(
-    ("given", "steps", "epochs", "warmup"),
+    ("arguments", "steps", "epochs", "warmup"),
     [
         ({"max_train_steps": 1600, "epoch": 10}, 1600, None, 0.1),
         ({"max_train_steps": "", "epoch": 3, "lr_warmup": 0}, 1600, 3, 0.0),
@@ -265,9 +268,9 @@ def test_parts_of_the_network(write: Write, given: dict[str, object], expected: 
     ],
 )
 def test_lengths_and_warm_up(
-    write: Write, given: dict[str, object], steps: int, epochs: int | None, warmup: float
+    write: Write, arguments: dict[str, object], steps: int, epochs: int | None, warmup: float
 ) -> None:
-    training = load_config(write("g.json", json.dumps({**GUI, **given}))).training
+    training = load_config(write("g.json", json.dumps({**GUI, **arguments}))).training
     assert (training.max_train_steps, training.max_train_epochs) == (steps, epochs)
     assert training.lr_warmup_steps == pytest.approx(warmup)
 
@@ -327,8 +330,8 @@ def test_our_own_presets_are_not_taken_for_kohyas(write: Write) -> None:
 
 def test_flux_without_a_prediction_type_is_raw(write: Write) -> None:
     line = "flux_train_network.py --network_module networks.lora_flux --network_dim 16 --unet_lr 1e-4"
-    assert load_config(write("a.sh", line)).training.model_prediction_type == "raw"
+    assert load_config(write("a.sh", line)).flow.model_prediction_type == "raw"
     path = write("b.sh", f"{line} --model_prediction_type sigma_scaled --split_mode --fp8_base")
     config = load_config(path)
-    assert (config.training.model_prediction_type, config.memory.base_precision) == ("raw", "fp8")
+    assert (config.flow.model_prediction_type, config.memory.base_precision) == ("raw", "fp8")
     assert config.memory.split_mode and any("mismatched target" in note for note in kohya_notes(path))

@@ -39,74 +39,76 @@ pause
 """
 
 
-def config(found: Conversion) -> RunConfig:
-    assert not found.problems, found.problems
-    return RunConfig.model_validate(found.values)
+def config(conversion: Conversion) -> RunConfig:
+    assert not conversion.problems, conversion.problems
+    return RunConfig.model_validate(conversion.values)
 
 
 def test_a_shell_script(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    found = convert_command_line(SHELL)
-    made = config(found)
-    assert made.model.pretrained_model_name_or_path == "/m/pony.safetensors" and made.model.family == "sdxl"
-    assert (made.saving.output_dir, made.saving.output_name) == ("/home/me/loras/first", "pony hero")
-    assert (made.dataset.dataset_config, made.training.num_processes) == ("./my dataset.toml", 2)
-    assert (made.network.network_dim, made.network.network_alpha, made.network.conv_dim) == (32, 32, 8)
-    assert made.training.optimizer_args == ["decouple=True", "betas=0.9,0.999"]
-    assert (made.training.lr_warmup_steps, made.training.noise_offset, made.model.clip_skip) == (0.1, None, None)
-    told = {entry.key: entry for entry in found.entries}
-    assert told["lowram"].value == "True" and told["arguments"].value == "$@"
-    assert told["cd"].value == "/opt/sd-scripts" and told["wandb_api_key"].value == "(not shown)"
-    assert "CUDA_VISIBLE_DEVICES" not in told
-    assert told["accelerate launch"].value == "--num_cpu_threads_per_process 8 --num_processes=2"
-    assert (told["network_alpha"].text, told["noise_offset"].text) == ("0 is the rank", "0 is off")
+    conversion = convert_command_line(SHELL)
+    result = config(conversion)
+    assert result.model.pretrained_model_name_or_path == "/m/pony.safetensors" and result.model.family == "sdxl"
+    assert (result.saving.output_dir, result.saving.output_name) == ("/home/me/loras/first", "pony hero")
+    assert (result.dataset.dataset_config, result.training.num_processes) == ("./my dataset.toml", 2)
+    assert (result.network.network_dim, result.network.network_alpha, result.network.conv_dim) == (32, 32, 8)
+    assert result.training.optimizer_args == ["decouple=True", "betas=0.9,0.999"]
+    assert (result.training.lr_warmup_steps, result.training.noise_offset, result.model.clip_skip) == (0.1, None, None)
+    entries = {entry.key: entry for entry in conversion.entries}
+    assert entries["lowram"].value == "True" and entries["arguments"].value == "$@"
+    assert entries["cd"].value == "/opt/sd-scripts" and entries["wandb_api_key"].value == "(not shown)"
+    assert "CUDA_VISIBLE_DEVICES" not in entries
+    assert entries["accelerate launch"].value == "--num_cpu_threads_per_process 8 --num_processes=2"
+    assert (entries["network_alpha"].text, entries["noise_offset"].text) == ("0 is the rank", "0 is off")
 
 
 def test_a_batch_file() -> None:
-    made = config(convert_command_line(BATCH.replace("\n", "\r\n")))
-    assert made.model.pretrained_model_name_or_path == "C:\\AI\\models\\v1-5.safetensors"
-    assert (made.dataset.train_data_dir, made.saving.output_dir) == ("C:\\AI\\img\\", "C:\\AI\\out dir")
-    assert made.saving.training_comment == "it's mine, v1" and made.dataset.reg_data_dir is None
-    assert (made.training.lr_warmup_steps, made.training.train_batch_size) == (160, 2)
-    assert made.dataset.enable_bucket
+    result = config(convert_command_line(BATCH.replace("\n", "\r\n")))
+    assert result.model.pretrained_model_name_or_path == "C:\\AI\\models\\v1-5.safetensors"
+    assert (result.dataset.train_data_dir, result.saving.output_dir) == ("C:\\AI\\img\\", "C:\\AI\\out dir")
+    assert result.saving.training_comment == "it's mine, v1" and result.dataset.reg_data_dir is None
+    assert (result.training.lr_warmup_steps, result.training.train_batch_size) == (160, 2)
+    assert result.dataset.enable_bucket
 
 
 @pytest.mark.parametrize(
     ("rest", "key", "message"),
     [
-        ("--seed $RANDOM", "seed", "$RANDOM: the file does not say what that is."),
-        ("--output_dir $(pwd)/out", "output_dir", "$(pwd)/out: the file does not say what that is."),
-        ('"${MORE[@]}"', "", "${MORE[@]}: the file does not say what that is."),
-        ("$EXTRA", "", "$EXTRA: the file does not say what that is."),
-        ("--xformers $EXTRA", "", "$EXTRA: the file does not say what that is."),
+        ("--seed $RANDOM", "seed", "$RANDOM: the file does not define it."),
+        ("--output_dir $(pwd)/out", "output_dir", "$(pwd)/out: the file does not define it."),
+        ('"${MORE[@]}"', "", "${MORE[@]}: the file does not define it."),
+        ("$EXTRA", "", "$EXTRA: the file does not define it."),
+        ("--xformers $EXTRA", "", "$EXTRA: the file does not define it."),
         ("--output_name my cat", "cat", "belongs to no argument."),
         ("--output_name --xformers", "output_name", "no value is given."),
         ("--network_dimm 3", "network_dimm", "unknown argument."),
     ],
 )
 def test_what_cannot_be_read_is_a_problem(rest: str, key: str, message: str) -> None:
-    found = convert_command_line(f"ARGS=(\n--network_dim 8\n)\npython train_network.py --network_dim 4 {rest}\n")
-    assert [(problem.key, problem.message) for problem in found.problems] == [(key, message)]
-    assert found.values["network"]["network_dim"] == 4
+    conversion = convert_command_line(f"ARGS=(\n--network_dim 8\n)\npython train_network.py --network_dim 4 {rest}\n")
+    assert [(problem.key, problem.message) for problem in conversion.problems] == [(key, message)]
+    assert conversion.values["network"]["network_dim"] == 4
 
 
 @pytest.mark.parametrize(
     "script", ['"/opt/sd scripts/train_network.py"', '"$HOME/sd scripts/train_network.py"', "'./a b/train_network'"]
 )
 def test_a_script_in_quotation_marks_with_blanks(script: str) -> None:
-    found = convert_command_line(f"accelerate launch --num_processes 2 {script} --output_name 'a b' --network_dim 4\n")
-    assert not found.problems
-    assert (found.values["saving"]["output_name"], found.values["training"]["num_processes"]) == ("a b", 2)
+    conversion = convert_command_line(
+        f"accelerate launch --num_processes 2 {script} --output_name 'a b' --network_dim 4\n"
+    )
+    assert not conversion.problems
+    assert (conversion.values["saving"]["output_name"], conversion.values["training"]["num_processes"]) == ("a b", 2)
 
 
 def test_a_training_toml_behind_config_file(tmp_path: Path) -> None:
     """As Kohya reads it: without its extension too, and the call's own arguments go before it."""
     (tmp_path / "my.toml").write_text("[a]\nnetwork_dim = 8\nnetwork_alpha = 2\n[b]\noutput_name = 'zed'\n")
-    found = convert_command_line(f"python train_network.py --config_file {tmp_path}/my --network_dim 16\n")
-    assert not found.problems
-    assert found.values["network"]["network_dim"] == 16 and found.values["network"]["network_alpha"] == 2
-    assert found.values["saving"]["output_name"] == "zed"
-    assert [entry.status for entry in found.entries if entry.key == "config_file"] == ["honoured"]
+    conversion = convert_command_line(f"python train_network.py --config_file {tmp_path}/my --network_dim 16\n")
+    assert not conversion.problems
+    assert conversion.values["network"]["network_dim"] == 16 and conversion.values["network"]["network_alpha"] == 2
+    assert conversion.values["saving"]["output_name"] == "zed"
+    assert [entry.status for entry in conversion.entries if entry.key == "config_file"] == ["honoured"]
     (problem,) = convert_command_line("python train_network.py --config_file nowhere.toml\n").problems
     assert problem.key == "config_file" and "nowhere.toml cannot be read" in problem.message
 
@@ -124,8 +126,8 @@ def test_flags_are_those_of_the_scripts() -> None:
 
 def named(before: str, rest: str = "--output_name $NAME") -> tuple[object, list[str]]:
     """What a file makes of the output's name, and the keys of its problems."""
-    found = convert_command_line(f"{before}\npython train_network.py --network_dim 4 {rest}\n")
-    return found.values["saving"].get("output_name"), [problem.key for problem in found.problems]
+    conversion = convert_command_line(f"{before}\npython train_network.py --network_dim 4 {rest}\n")
+    return conversion.values["saving"].get("output_name"), [problem.key for problem in conversion.problems]
 
 
 @pytest.mark.parametrize(
@@ -186,8 +188,8 @@ def test_variables_of_a_batch_file(lines: str, name: str | None) -> None:
 
 
 def test_an_unquoted_variable_is_parted_at_its_blanks() -> None:
-    found = convert_command_line('EXTRA="--network_dim 8 --flip_aug"\npython train_network.py $EXTRA\n')
-    assert (found.values["network"]["network_dim"], found.values["dataset"]["flip_aug"]) == (8, True)
+    conversion = convert_command_line('EXTRA="--network_dim 8 --flip_aug"\npython train_network.py $EXTRA\n')
+    assert (conversion.values["network"]["network_dim"], conversion.values["dataset"]["flip_aug"]) == (8, True)
 
 
 def test_lists_of_a_shell() -> None:
@@ -203,23 +205,23 @@ ARGS+=(--flip_aug)
 declare -a MORE=("--clip_skip 2")
 python train_network.py "${ARGS[@]}" ${MORE[@]}
 """
-    found = convert_command_line(lines)
-    assert not found.problems
-    assert (found.values["saving"]["output_name"], found.values["network"]["network_dim"]) == ("it's 5", 8)
-    assert found.values["saving"]["training_comment"] == "a (b) c"
-    assert found.values["dataset"]["flip_aug"] is True and found.values["model"]["clip_skip"] == 2
+    conversion = convert_command_line(lines)
+    assert not conversion.problems
+    assert (conversion.values["saving"]["output_name"], conversion.values["network"]["network_dim"]) == ("it's 5", 8)
+    assert conversion.values["saving"]["training_comment"] == "a (b) c"
+    assert conversion.values["dataset"]["flip_aug"] is True and conversion.values["model"]["clip_skip"] == 2
     doubtful = lines.replace("declare", "if [ $1 ]; then\nARGS+=(--xformers)\nfi\ndeclare")
-    assert ["depends on line 10" in one.message for one in convert_command_line(doubtful).problems] == [True]
+    assert ["depends on line 10" in problem.message for problem in convert_command_line(doubtful).problems] == [True]
 
 
 CALL = "accelerate launch train_network.py --train_data_dir=a --network_dim=4"
 
 
 @pytest.mark.parametrize("line", ["CUDA_VISIBLE_DEVICES=1,2 ", "export CUDA_VISIBLE_DEVICES='1,2'\n"])
-def test_the_cards_that_a_script_chooses_are_told(line: str) -> None:
-    found = convert_command_line(line + CALL)
-    assert config(found).network.network_dim == 4
-    (entry,) = [entry for entry in found.entries if entry.key == "CUDA_VISIBLE_DEVICES"]
+def test_the_cards_that_a_script_chooses_are_reported(line: str) -> None:
+    conversion = convert_command_line(line + CALL)
+    assert config(conversion).network.network_dim == 4
+    (entry,) = [entry for entry in conversion.entries if entry.key == "CUDA_VISIBLE_DEVICES"]
     assert (entry.value, entry.status) == ("1,2", "no effect")
     commented = convert_command_line(f"# {line.strip()}\n{CALL}")
     assert not any(entry.key == "CUDA_VISIBLE_DEVICES" for entry in commented.entries)

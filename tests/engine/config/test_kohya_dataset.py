@@ -67,14 +67,14 @@ def test_the_innermost_level_that_has_a_setting_counts(write: Write) -> None:
     assert second.is_reg and second.class_tokens == "zed dog" and not first.is_reg
 
 
-def test_json_says_the_same(write: Write) -> None:
+def test_json_gives_the_same(write: Write) -> None:
     content = read_content(write(LEVELS))
     assert read_dataset_config(write(json.dumps(content), "d.json"), RunConfig()) == read_dataset_config(
         write(LEVELS), RunConfig()
     )
 
 
-def test_every_problem_is_told_with_its_place(write: Write) -> None:
+def test_every_problem_is_reported_with_its_place(write: Write) -> None:
     path = write("""
         [general]
         suffle_caption = true
@@ -95,18 +95,18 @@ def test_every_problem_is_told_with_its_place(write: Write) -> None:
           metadata_file = "m.json"
         [extra]
     """)
-    told = problems(path)
+    reported = problems(path)
     for expected in (
         "extra: unknown key.", "general.suffle_caption: unknown key.", "general.image_dir: not allowed here.",
         "datasets[0].subsets[0].batch_size: not allowed here.",
         "datasets[0].subsets[0].image_dir: required, and missing.",
         "datasets[0].subsets[1].num_repeats: 0 is given, allowed is a whole number from 1 on.",
         "datasets[0].subsets[1].face_crop_aug_range: not supported.",
-        "datasets[1].subsets: subsets of several kinds: with captions beside the pictures, with metadata_file.",
+        "datasets[1].subsets: subsets of several kinds: with captions next to the images, with metadata_file.",
     ):  # fmt: skip
-        assert expected in told, told
-    assert any(text.startswith("datasets[0].subsets[1].flip_aug: ") for text in told)
-    assert any(text.startswith("datasets[0].subsets[0].resolution: text is given") for text in told)
+        assert expected in reported, reported
+    assert any(text.startswith("datasets[0].subsets[1].flip_aug: ") for text in reported)
+    assert any(text.startswith("datasets[0].subsets[0].resolution: text is given") for text in reported)
 
 
 def test_masks_need_masked_loss(write: Write) -> None:
@@ -117,7 +117,7 @@ def test_masks_need_masked_loss(write: Write) -> None:
     assert specs[0].conditioning_data_dir == "m"
 
 
-def test_what_has_no_effect_is_said_and_the_same_folder_comes_once(write: Write) -> None:
+def test_what_has_no_effect_is_reported_and_the_same_folder_comes_once(write: Write) -> None:
     path = write("""
         [general]
         cache_info = true
@@ -147,7 +147,7 @@ def test_back_slashes_are_explained(write: Write) -> None:
         read_content(write('[[datasets]]\n[[datasets.subsets]]\nimage_dir = "C:\\Users\\x"'))
 
 
-def test_it_is_told_from_other_files() -> None:
+def test_it_is_distinguished_from_other_files() -> None:
     assert is_dataset_config({"datasets": [], "general": {}}) and is_dataset_config({"datasets": []})
     assert not is_dataset_config({"general": {}}) and not is_dataset_config({"datasets": [], "model": {}})
 

@@ -6,15 +6,18 @@ import json
 import shutil
 import subprocess
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from engine.config import RunConfig, load_config
+from engine.config.dataset import DatasetTable
 from engine.config.kohya.dataset_file import read_dataset_config
-from engine.config.kohya.export import ExportedSubset, kohya_export
+from engine.config.kohya.export import ExportedSubset
 from engine.config.kohya.rules import SCRIPT_ARGUMENTS
 from engine.config.presets import list_presets
+from tests.engine.config.kohya_scripts import resolved_export
 
 SUBSETS = [ExportedSubset("/p/10_zed", 10, "zed dog"), ExportedSubset("/r/1_dog", 1, "dog", True)]
 PRESETS = [preset.name for preset in list_presets() if preset.name != "demo"]
@@ -25,31 +28,37 @@ def family(name: str) -> str:
 
 
 def exported(tmp_path: Path, config: RunConfig, kind: str) -> RunConfig:
-    for name, text in kohya_export(config, kind, SUBSETS, ["zed --w 64 --h 64"]).files.items():
+    for name, text in resolved_export(config, kind, SUBSETS, ["zed --w 64 --h 64"]).files.items():
         (tmp_path / name).write_text(text)
     return load_config(tmp_path / "training.toml")
+
+
+def unsplit(table: DatasetTable) -> DatasetTable:
+    """Unset and 0 are the same to a dataset configuration: nothing is set aside."""
+    return table.model_copy(update={"validation_split": table.validation_split or 0.0})
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_comes_back(tmp_path: Path, name: str) -> None:
     config = load_config(name, ["saving.output_name=zed", "model.pretrained_model_name_or_path=/m.safetensors"])
-    again = exported(tmp_path, config, family(name))
-    assert again.training == config.training.model_copy(
+    imported = exported(tmp_path, config, family(name))
+    assert imported.training == config.training.model_copy(
         update={"max_train_epochs": config.training.max_train_epochs,
-                "text_encoder_lr": again.training.text_encoder_lr, "train_batch_size": again.training.train_batch_size}
+                "text_encoder_lr": imported.training.text_encoder_lr,
+                "train_batch_size": imported.training.train_batch_size}
     ), name  # fmt: skip
     if not config.network.network_train_unet_only:
-        assert again.training.rates == config.training.rates
-    assert again.network == config.network
+        assert imported.training.rates == config.training.rates
+    assert imported.network == config.network
     assert (
-        again.saving == config.saving.model_copy(update={"output_dir": "output"})
-        and again.model.vae == config.model.vae
+        imported.saving == config.saving.model_copy(update={"output_dir": "output"})
+        and imported.model.vae == config.model.vae
     )
-    assert again.memory.gradient_checkpointing == config.memory.gradient_checkpointing
+    assert imported.memory.gradient_checkpointing == config.memory.gradient_checkpointing
     chance = config.dataset.caption_dropout_rate or config.dataset.shuffle_caption  # which the scripts cannot cache
-    assert again.memory.cache_text_encoder_outputs == (config.memory.cache_text_encoder_outputs and not chance)
-    assert again.dataset.dataset_config == "dataset.toml"
-    specs, _ = read_dataset_config(tmp_path / "dataset.toml", again)
+    assert imported.memory.cache_text_encoder_outputs == (config.memory.cache_text_encoder_outputs and not chance)
+    assert imported.dataset.dataset_config == "dataset.toml"
+    specs, _ = read_dataset_config(tmp_path / "dataset.toml", imported)
     assert [(spec.image_dir, spec.num_repeats, spec.class_tokens, spec.is_reg) for spec in specs] == [
         ("/p/10_zed", 10, "zed dog", False), ("/r/1_dog", 1, "dog", True),
     ]  # fmt: skip
@@ -58,7 +67,7 @@ def test_every_preset_comes_back(tmp_path: Path, name: str) -> None:
         same = spec.table.model_copy(
             update={key: getattr(config.dataset, key) for key in ("num_repeats", "class_tokens", "dataset_config")}
         )
-        assert same == config.dataset
+        assert unsplit(same) == unsplit(config.dataset)
 
 
 def test_conv_and_other_settings_come_back(tmp_path: Path) -> None:
@@ -67,25 +76,25 @@ def test_conv_and_other_settings_come_back(tmp_path: Path) -> None:
         "training.optimizer_args=['weight_decay=0.1']", "dataset.masked_loss=true", "training.max_train_epochs=7",
         "dataset.conditioning_data_dir=/masks", "model.max_token_length=225", "memory.base_precision=fp8",
     ])  # fmt: skip
-    again = exported(tmp_path, config, "sdxl")
-    assert again.network == config.network and again.training.optimizer_args == ["weight_decay=0.1"]
-    assert again.training.max_train_epochs == 7 and again.model.max_token_length == 225
-    assert again.memory.base_precision == "fp8" and again.dataset.masked_loss
-    specs, _ = read_dataset_config(tmp_path / "dataset.toml", again)
+    imported = exported(tmp_path, config, "sdxl")
+    assert imported.network == config.network and imported.training.optimizer_args == ["weight_decay=0.1"]
+    assert imported.training.max_train_epochs == 7 and imported.model.max_token_length == 225
+    assert imported.memory.base_precision == "fp8" and imported.dataset.masked_loss
+    specs, _ = read_dataset_config(tmp_path / "dataset.toml", imported)
     assert [spec.conditioning_data_dir for spec in specs] == ["/masks"]
 
 
 def test_steps_of_warm_up_are_whole_numbers() -> None:
-    for given, expected in (("30", 30), ("0.05", 0.05)):
-        config = load_config("sdxl", [f"training.lr_warmup_steps={given}"])
-        tables = tomllib.loads(kohya_export(config, "sdxl", SUBSETS, []).files["training.toml"])
+    for value, expected in (("30", 30), ("0.05", 0.05)):
+        config = load_config("sdxl", [f"training.lr_warmup_steps={value}"])
+        tables = tomllib.loads(resolved_export(config, "sdxl", SUBSETS, []).files["training.toml"])
         written = tables["training_arguments"]["lr_warmup_steps"]
         assert written == expected and type(written) is type(expected)
 
 
 def test_only_arguments_of_kohya_are_written_and_each_is_explained(tmp_path: Path) -> None:
     for name in PRESETS:
-        files = kohya_export(load_config(name), family(name), SUBSETS, []).files
+        files = resolved_export(load_config(name), family(name), SUBSETS, []).files
         tables = tomllib.loads(files["training.toml"])
         written = [key for table in tables.values() for key in table]
         assert set(written) <= set(SCRIPT_ARGUMENTS) and len(written) == len(set(written)), name
@@ -104,23 +113,25 @@ def test_the_scripts_are_sound(tmp_path: Path) -> None:
 
 def test_a_dataset_configuration_stays_what_it_is(tmp_path: Path) -> None:
     """Several datasets with settings of their own; what they leave open has the run's values."""
-    given = tmp_path / "given.json"
+    source = tmp_path / "given.json"
     own = {"image_dir": "/p/a", "num_repeats": 3, "class_tokens": "zed", "keep_tokens_separator": None}
     datasets = [
         {"resolution": 768, "batch_size": 4, "subsets": [own, {"image_dir": "/p/b", "alpha_mask": False}]},
         {"subsets": [{"image_dir": "/r", "is_reg": True, "caption_extension": ".tags"}]},
     ]
-    given.write_text(json.dumps({"general": {"shuffle_caption": True}, "datasets": datasets}))
+    source.write_text(json.dumps({"general": {"shuffle_caption": True}, "datasets": datasets}))
     config = load_config("sd15-anime", [
-        f"dataset.dataset_config={given}", "dataset.resolution=640", "dataset.alpha_mask=true",
+        f"dataset.dataset_config={source}", "dataset.resolution=640", "dataset.alpha_mask=true",
         "dataset.num_repeats=5", "training.train_batch_size=2", "saving.output_name=zed",
     ])  # fmt: skip
-    again = exported(tmp_path, config, "sd15")
-    before, _ = read_dataset_config(given, config)
-    after, _ = read_dataset_config(tmp_path / "dataset.toml", again)
-    assert after == before
-    found = [(spec.table.size[0], spec.batch_size, spec.num_repeats, spec.table.alpha_mask) for spec in after]
-    assert found == [(768, 4, 3, True), (768, 4, 5, False), (640, 2, 5, True)]
+    imported = exported(tmp_path, config, "sd15")
+    before, _ = read_dataset_config(source, config)
+    after, _ = read_dataset_config(tmp_path / "dataset.toml", imported)
+    assert [replace(spec, table=unsplit(spec.table)) for spec in after] == [
+        replace(spec, table=unsplit(spec.table)) for spec in before
+    ]
+    conversion = [(spec.table.size[0], spec.batch_size, spec.num_repeats, spec.table.alpha_mask) for spec in after]
+    assert conversion == [(768, 4, 3, True), (768, 4, 5, False), (640, 2, 5, True)]
 
 
 def test_the_shell_script_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,19 +139,22 @@ def test_the_shell_script_is_read_back(tmp_path: Path, monkeypatch: pytest.Monke
     config = load_config("sd15-anime", ["saving.output_name=zed", "network.network_dim=9"])
     direct = exported(tmp_path, config, "sd15")
     monkeypatch.chdir(tmp_path)
-    again = load_config(tmp_path / "train.sh")
-    assert again == direct and again.network.network_dim == 9
+    imported = load_config(tmp_path / "train.sh")
+    assert imported == direct and imported.network.network_dim == 9
 
 
 @pytest.mark.parametrize(("device", "switch"), [("auto", "--multi_gpu"), ("cpu", "--cpu")])
 def test_several_processes_are_started_by_the_scripts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, switch: str
 ) -> None:
-    wished = ["saving.output_name=zed", "training.num_processes=2", f"memory.device={device}"]
-    exported(tmp_path, load_config("sd15-anime", wished), "sd15")
+    overrides = ["saving.output_name=zed", "training.num_processes=2", f"memory.device={device}"]
+    exported(tmp_path, load_config("sd15-anime", overrides), "sd15")
     monkeypatch.chdir(tmp_path)
-    again = load_config(tmp_path / "train.sh")
-    assert (again.training.num_processes, again.memory.mixed_precision) == (2, "no" if device == "cpu" else "bf16")
+    imported = load_config(tmp_path / "train.sh")
+    assert (imported.training.num_processes, imported.memory.mixed_precision) == (
+        2,
+        "no" if device == "cpu" else "bf16",
+    )
     for name in ("train.sh", "train.py"):
         assert switch in (tmp_path / name).read_text()
     assert "num_processes" not in (tmp_path / "training.toml").read_text()

@@ -11,18 +11,19 @@ import pytest
 
 from engine.config import RunConfig, load_config, resolve
 from engine.config.kohya.dataset_file import read_dataset_config
-from engine.config.kohya.export import ExportedSubset, KohyaExport, kohya_export
+from engine.config.kohya.export import ExportedSubset, KohyaExport
 from engine.config.optimizers import is_schedule_free, optimizer_settings, schedule_settings, sets_its_own_rate
 from engine.config.presets import list_presets
 from engine.config.prompts import read_prompts
 from engine.config.training import TrainingTable
-from engine.models.registry import family_named
+from engine.config.unused import without_effect
+from engine.families.registry import family_named, foreign_settings
 from engine.training.schedules import _own_settings
-from tests.engine.config.kohya_scripts import prompt_flags, refusals
+from tests.engine.config.kohya_scripts import prompt_flags, refusals, resolved_export
 
 SUBSETS = [ExportedSubset("/p/10_zed", 10, "zed dog"), ExportedSubset("/r/1_dog", 1, "dog", True)]
 BASE = ["saving.output_name=zed", "model.pretrained_model_name_or_path=/m.safetensors", "dataset.train_data_dir=/p"]
-FLUX = ["model.clip_l=/c.safetensors", "model.t5xxl=/t.safetensors", "model.ae=/a.safetensors"]
+FLUX = ["flux.clip_l=/c.safetensors", "flux.t5xxl=/t.safetensors", "flux.ae=/a.safetensors"]
 PRESETS = [preset.name for preset in list_presets()]
 FAMILIES = ["sd15", "sdxl", "flux"]
 SETTINGS = [
@@ -85,7 +86,7 @@ SETTINGS = [
     ["network.conv_dim=4", "network.module_dropout=0.1", "network.network_dropout=0.2", "network.scale_weight_norms=1"],
     ["network.network_weights=/l.safetensors", "network.dim_from_weights=true"],
     ["sampling.sample_every_n_epochs=2", "sampling.sample_at_first=false", "sampling.sample_sampler=euler_a"],
-    ["sampling.sample_every_n_steps=0", "sampling.sample_scale=4", "sampling.sample_guidance=2",
+    ["sampling.sample_every_n_steps=0", "sampling.sample_scale=4", "flux.sample_guidance=2",
      "sampling.sample_seed=-1"],
     ["saving.save_every_n_steps=50", "saving.save_every_n_epochs=0", "saving.save_last_n_steps=3"],
     ["saving.output_dir=/o", "saving.save_precision=float", "saving.metadata_title=T", "saving.no_metadata=true"],
@@ -95,7 +96,7 @@ SETTINGS = [
 ELSEWHERE = {
     "saving.output_dir", "dataset.train_data_dir", "dataset.dataset_config", "dataset.class_tokens",
     "dataset.num_repeats", "dataset.conditioning_data_dir", "sampling.sample_prompts", "sampling.sample_scale",
-    "sampling.sample_steps", "sampling.sample_guidance", "sampling.sample_seed", "memory.mixed_precision",
+    "sampling.sample_steps", "flux.sample_guidance", "sampling.sample_seed", "memory.mixed_precision",
     "training.train_batch_size", "model.family", "memory.num_cpu_threads_per_process",
     "memory.device",
 }  # fmt: skip
@@ -106,24 +107,28 @@ def family_of(preset: str) -> str:
     return "flux" if preset.startswith("flux") else "sdxl" if preset.startswith("sdxl") else "sd15"
 
 
-def in_force(config: RunConfig, family: str) -> RunConfig:
+def own(config: RunConfig, family: str) -> RunConfig:
+    """With what means nothing for the family put back."""
+    expected = family_named(family)
+    without, _ = without_effect(config, foreign_settings(expected.spec))
+    return expected.normalize_config(without, expected.reference_model())[0]
+
+
+def effective_config(config: RunConfig, family: str) -> RunConfig:
     """As it runs: what means nothing is put back, and what contradicts itself is resolved."""
-    known = family_named(family)
-    settled, _ = known.settle(config, known.of_real_size())
-    return resolve(settled, partial_text_cache=known.partial_text_cache)[0]
+    return resolve(own(config, family), partial_text_cache=family_named(family).spec.partial_text_cache)[0]
 
 
 def export(config: RunConfig, family: str, target: Path) -> tuple[KohyaExport, RunConfig]:
     """The export as the command makes it, and the run that is read back from it."""
-    known = family_named(family)
-    settled, _ = known.settle(config, known.of_real_size())
-    sampler = settled.sampling.sample_sampler
-    prompts = [one.as_line(known.prompt_flags, sampler) for one in read_prompts(settled, print, known.prompt_flags)]
-    made = kohya_export(settled, family, SUBSETS, prompts)
-    for name, text in made.files.items():
+    flags, own_config = family_named(family).spec.prompt_flags, own(config, family)
+    sampler = own_config.sampling.sample_sampler
+    prompts = [prompt.as_line(flags, sampler) for prompt in read_prompts(own_config, print, flags)]
+    exported = resolved_export(own_config, family, SUBSETS, prompts)
+    for name, text in exported.files.items():
         (target / name).write_text(text)
     with chdir(target):
-        return made, load_config(target / "train.sh")
+        return exported, load_config(target / "train.sh")
 
 
 def differences(before: RunConfig, after: RunConfig) -> list[str]:
@@ -157,88 +162,97 @@ def scheduled(training: TrainingTable) -> dict[str, Any]:
 
 def check(config: RunConfig, family: str, target: Path) -> KohyaExport:
     """The scripts take it, and each setting that does not come back is named in the notes."""
-    made, again = export(config, family, target)
-    assert refusals(made.files, family) == []
-    notes = " ".join(made.notes)
-    assert all(" ".join(note.split()) in made.files["training.toml"] for note in made.notes if "Prompt" not in note)
-    before, after = in_force(config, family), in_force(again, family)
+    exported, second = export(config, family, target)
+    assert refusals(exported.files, family) == []
+    notes = " ".join(exported.notes)
+    assert all(
+        " ".join(note.split()) in exported.files["training.toml"] for note in exported.notes if "Prompt" not in note
+    )
+    before, after = effective_config(config, family), effective_config(second, family)
     ours = {"dataset"} if config.dataset.dataset_config else set()
     lost = [key for key in differences(before, after) if not key.startswith(("dataset.",))]
     assert [key for key in lost if key.partition(".")[2] not in notes] == []
-    specs, _ = read_dataset_config(target / "dataset.toml", again)
+    specs, _ = read_dataset_config(target / "dataset.toml", second)
     for spec in specs:
         table, old = spec.table.model_dump(), before.dataset.model_dump()
+        if not config.sets_aside:
+            old["validation_split"] = old["validation_split"] or 0.0
         changed = [key for key in table if table[key] != old[key] and f"dataset.{key}" not in ELSEWHERE]
         assert ours or [key for key in changed if key not in notes] == [], changed
         assert spec.batch_size == config.training.train_batch_size
-    return made
+    return exported
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_is_taken_by_its_script(preset: str, tmp_path: Path) -> None:
+def test_every_preset_is_accepted_by_its_script(preset: str, tmp_path: Path) -> None:
     family = family_of(preset)
-    made = check(load_config(preset, [*BASE, *(FLUX if family == "flux" else [])]), family, tmp_path)
-    assert 'output_dir = "output"' in made.files["training.toml"]
+    exported = check(load_config(preset, [*BASE, *(FLUX if family == "flux" else [])]), family, tmp_path)
+    assert 'output_dir = "output"' in exported.files["training.toml"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: " ".join(settings).replace("/", "|")[:80])
-def test_every_setting_is_taken_and_comes_back(family: str, settings: list[str], tmp_path: Path) -> None:
+def test_every_setting_is_accepted_and_comes_back(family: str, settings: list[str], tmp_path: Path) -> None:
     preset = {"sd15": "sd15-realistic", "sdxl": "sdxl", "flux": "flux-dev"}[family]
     config = load_config(preset, [*BASE, *(FLUX if family == "flux" else []), *settings])
-    made = check(config, family, tmp_path)
-    plain = kohya_export(config, family, SUBSETS, [])  # as it is written, without the family's own decisions
+    exported = check(config, family, tmp_path)
+    plain = resolved_export(config, family, SUBSETS, [])  # as it is written, without the family's own decisions
     assert refusals(plain.files, family) == []
-    assert "prompts.txt" not in plain.files and "prompts.txt" in made.files
+    assert "prompts.txt" not in plain.files and "prompts.txt" in exported.files
 
 
 def test_the_fitted_values(tmp_path: Path) -> None:
     config = load_config("flux-dev-8gb", [*BASE, *FLUX])
-    made, again = export(config, "flux", tmp_path)
-    assert again.memory.blocks_to_swap == 35 and not again.memory.cpu_offload_checkpointing
-    assert not again.memory.cache_text_encoder_outputs and "caption_dropout_rate = 0.05" in made.files["dataset.toml"]
+    exported, second = export(config, "flux", tmp_path)
+    assert second.memory.blocks_to_swap == 35 and not second.memory.cpu_offload_checkpointing
+    assert (
+        not second.memory.cache_text_encoder_outputs and "caption_dropout_rate = 0.05" in exported.files["dataset.toml"]
+    )
     for words in ("cpu_offload_checkpointing is left out", "blocks_to_swap is 35", "cache_text_encoder_outputs"):
-        assert any(words in note for note in made.notes)
-    cached, again = export(load_config("flux-dev", [*BASE, *FLUX, "dataset.caption_dropout_rate=0"]), "flux", tmp_path)
-    assert again.memory.cache_text_encoder_outputs and not any("cache_text" in note for note in cached.notes)
+        assert any(words in note for note in exported.notes)
+    cached, second = export(load_config("flux-dev", [*BASE, *FLUX, "dataset.caption_dropout_rate=0"]), "flux", tmp_path)
+    assert second.memory.cache_text_encoder_outputs and not any("cache_text" in note for note in cached.notes)
 
 
 def test_prompts_of_flux_have_guidance_and_no_true_cfg(tmp_path: Path) -> None:
     prompts = "sampling.sample_prompts=['a cat --n dog --g 2 --d 7', 'a --l 3', 'zed']"
     settings = [prompts, "sampling.sample_sampler=heun"]
-    made, _ = export(load_config("flux-dev", [*BASE, *FLUX, *settings]), "flux", tmp_path)
-    lines = [prompt_flags(line) for line in made.files["prompts.txt"].splitlines()]
+    exported, _ = export(load_config("flux-dev", [*BASE, *FLUX, *settings]), "flux", tmp_path)
+    lines = [prompt_flags(line) for line in exported.files["prompts.txt"].splitlines()]
     assert [(line[""], line["l"], line["g"], line["d"]) for line in lines] == [
         ("a cat", "1", "2", "7"), ("a", "3", "3.5", "1"), ("zed", "1", "3.5", "1"),
     ]  # fmt: skip
     assert all("ss" not in line and line["w"] == "1024" for line in lines) and lines[0]["n"] == "dog"
     prompts = "sampling.sample_prompts=['a --ss heun', 'b --ss ddim']"
-    made, _ = export(load_config("sdxl", [*BASE, prompts]), "sdxl", tmp_path)
-    lines = [prompt_flags(line) for line in made.files["prompts.txt"].splitlines()]
+    exported, _ = export(load_config("sdxl", [*BASE, prompts]), "sdxl", tmp_path)
+    lines = [prompt_flags(line) for line in exported.files["prompts.txt"].splitlines()]
     assert [(line.get("ss"), line["l"], "g" in line) for line in lines] == [("heun", "7", False), (None, "7", False)]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_prompts_come_back(family: str, tmp_path: Path) -> None:
     preset = {"sd15": "sd15-anime", "sdxl": "sdxl-pony", "flux": "flux-dev"}[family]
-    known = family_named(family)
-    config = in_force(load_config(preset, [*BASE, *FLUX] if family == "flux" else BASE), family)
-    before = [one.request for one in read_prompts(config, print, known.prompt_flags)]
-    _, again = export(config, family, tmp_path)
+    expected = family_named(family)
+    config = effective_config(load_config(preset, [*BASE, *FLUX] if family == "flux" else BASE), family)
+    before = [prompt.request for prompt in read_prompts(config, print, expected.spec.prompt_flags)]
+    _, second = export(config, family, tmp_path)
     prompts = {"sampling": {"sample_prompts": str(tmp_path / "prompts.txt")}}
-    after = [one.request for one in read_prompts(in_force(again.changed(**prompts), family), print, known.prompt_flags)]
+    resolved = effective_config(second.changed(**prompts), family)
+    after = [prompt.request for prompt in read_prompts(resolved, print, expected.spec.prompt_flags)]
     assert after == before
 
 
 def test_a_prompt_that_the_scripts_misread_is_reported() -> None:
-    made = kohya_export(load_config("sdxl", BASE), "sdxl", SUBSETS, ["s 1girl --w 64", "a photo", "n old man", "# a"])
-    assert [int(note.split()[1]) for note in made.notes if note.startswith("Prompt")] == [1, 3, 4]
+    exported = resolved_export(
+        load_config("sdxl", BASE), "sdxl", SUBSETS, ["s 1girl --w 64", "a photo", "n old man", "# a"]
+    )
+    assert [int(note.split()[1]) for note in exported.notes if note.startswith("Prompt")] == [1, 3, 4]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_dataset_configuration_decides_too(family: str, tmp_path: Path) -> None:
     """Captions by chance, moving images and bucket steps of any of its levels."""
-    given = tmp_path / "given.json"
+    dataset_file = tmp_path / "given.json"
     content: dict[str, Any] = {
         "general": {"bucket_reso_steps": 48, "enable_bucket": True, "resolution": 512},
         "datasets": [
@@ -246,29 +260,30 @@ def test_a_dataset_configuration_decides_too(family: str, tmp_path: Path) -> Non
             {"bucket_reso_steps": 16, "subsets": [{"image_dir": "/b", "color_aug": True, "num_repeats": 2}]},
         ],
     }
-    given.write_text(json.dumps(content))
+    dataset_file.write_text(json.dumps(content))
     preset = {"sd15": "sd15-realistic", "sdxl": "sdxl", "flux": "flux-dev"}[family]
-    changes = [f"dataset.dataset_config={given}", "memory.cache_text_encoder_outputs=true",
+    changes = [f"dataset.dataset_config={dataset_file}", "memory.cache_text_encoder_outputs=true",
                "dataset.caption_dropout_rate=0"]  # fmt: skip
     config = load_config(preset, [*BASE, *(FLUX if family == "flux" else []), *changes])
-    made = kohya_export(config, family, [], [])
-    assert refusals(made.files, family) == []
+    exported = resolved_export(config, family, [], [])
+    assert refusals(exported.files, family) == []
     for words in ("cache_text_encoder_outputs", "cache_latents is left out", "instead of 48", "instead of 16"):
-        assert any(words in note for note in made.notes), words
-    assert json.loads(given.read_text()) == content
+        assert any(words in note for note in exported.notes), words
+    assert json.loads(dataset_file.read_text()) == content
 
 
 def test_a_runs_own_folder_is_not_written_into(tmp_path: Path) -> None:
     (tmp_path / "results" / ".run").mkdir(parents=True)
     config = load_config("sdxl", [*BASE, f"saving.output_dir={tmp_path}/results"])
-    made = kohya_export(config, "sdxl", SUBSETS, [])
-    assert 'output_dir = "output"' in made.files["training.toml"]
-    assert any("output_dir is output" in note for note in made.notes)
+    exported = resolved_export(config, "sdxl", SUBSETS, [])
+    assert 'output_dir = "output"' in exported.files["training.toml"]
+    assert any("output_dir is output" in note for note in exported.notes)
 
 
 def test_what_has_no_argument_is_listed_and_nothing_else() -> None:
     config = load_config("sdxl", [*BASE, "memory.on_oom=stop", "memory.deterministic=false"])
-    (note,) = kohya_export(config, "sdxl", [], []).notes
+    unset, note = resolved_export(config, "sdxl", [], []).notes
+    assert unset.startswith("validation_split is unset: the scripts train on every image")
     assert note == "Left out, sdxl_train_network.py has no such argument: memory.deterministic, memory.on_oom."
 
 
@@ -292,7 +307,7 @@ WRONG = [
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_the_table_of_the_scripts_finds_what_is_wrong(wrong: tuple[str, str, str]) -> None:
-    files = dict(kohya_export(load_config("sdxl", BASE), "sdxl", SUBSETS, []).files)
+    files = dict(resolved_export(load_config("sdxl", BASE), "sdxl", SUBSETS, []).files)
     assert refusals(files, "sdxl") == []
     name, old, new = wrong
     assert old in files[name]

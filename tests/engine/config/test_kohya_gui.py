@@ -21,22 +21,22 @@ VERSIONS = ("v21", "v24", "v25")
 
 
 def content(version: str, **changes: Any) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((FIXTURES / f"kohya_gui_{version}.json").read_text())
-    return found | changes
+    conversion: dict[str, Any] = json.loads((FIXTURES / f"kohya_gui_{version}.json").read_text())
+    return conversion | changes
 
 
-def told(found: Conversion) -> dict[str, tuple[str, str]]:
-    return {entry.key: (entry.status, entry.text) for entry in found.entries}
+def results(conversion: Conversion) -> dict[str, tuple[str, str]]:
+    return {entry.key: (entry.status, entry.text) for entry in conversion.entries}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_key_is_told_under_its_own_name(version: str) -> None:
-    given = content(version)
-    found = convert_gui(given)
-    keys = [entry.key for entry in found.entries]
+def test_every_key_is_reported_under_its_own_name(version: str) -> None:
+    gui_file = content(version)
+    conversion = convert_gui(gui_file)
+    keys = [entry.key for entry in conversion.entries]
     assert len(keys) == len(set(keys)), "once"
-    assert set(keys) | set(found.unset) == set(given)
-    assert not found.problems and all(not given[key] or given[key] == "0" for key in found.unset)
+    assert set(keys) | set(conversion.unset) == set(gui_file)
+    assert not conversion.problems and all(not gui_file[key] or gui_file[key] == "0" for key in conversion.unset)
 
 
 def test_version_21() -> None:
@@ -64,21 +64,21 @@ def test_version_24() -> None:
     assert (config.dataset.shuffle_caption, config.dataset.keep_tokens, config.model.max_token_length) == (True, 1, 225)
     assert (config.training.noise_offset, config.training.multires_noise_iterations) == (0.0357, None)
     assert config.sampling.sample_prompts == ["a castle --w 1024 --h 1024", "a dog in style --d 5"]
-    assert told(convert_gui(content("v24")))["lr_warmup"] == ("honoured", "percent")
+    assert results(convert_gui(content("v24")))["lr_warmup"] == ("honoured", "percent")
 
 
 def test_version_25() -> None:
     config = load_config(FIXTURES / "kohya_gui_v25.json")
     assert (config.model.family, config.dataset.dataset_config) == ("flux", "/d/dataset.toml")
-    assert config.training.timestep_sampling == "sigmoid" and config.training.weighting_scheme == "uniform"
+    assert config.flow.timestep_sampling == "sigmoid" and config.flow.weighting_scheme == "uniform"
     assert config.network.network_train_unet_only and config.memory.cache_text_encoder_outputs_to_disk
     assert config.model.no_half_vae is False, "sdxl_no_half_vae stands there, and sdxl is off"
-    found = told(convert_gui(content("v25")))
-    assert found["weighting_scheme"] == ("no effect", "the GUI passes it on for Stable Diffusion 3 only")
-    assert found["ggpo_beta"] == ("no effect", "train_lora_ggpo is off")
-    assert found["multires_noise_iterations"] == ("no effect", "noise_offset_type is Original")
-    assert found["text_encoder_lr"] == ("honoured", "0: no text encoder is trained")
-    assert found["train_double_block_indices"][0] == "honoured"
+    conversion = results(convert_gui(content("v25")))
+    assert conversion["weighting_scheme"] == ("no effect", "the GUI passes it on for Stable Diffusion 3 only")
+    assert conversion["ggpo_beta"] == ("no effect", "train_lora_ggpo is off")
+    assert conversion["multires_noise_iterations"] == ("no effect", "noise_offset_type is Original")
+    assert conversion["text_encoder_lr"] == ("honoured", "0: no text encoder is trained")
+    assert conversion["train_double_block_indices"][0] == "honoured"
 
 
 @pytest.mark.parametrize(
@@ -101,9 +101,9 @@ def test_what_would_be_trained_otherwise_is_an_error(
 @pytest.mark.parametrize(
     ("changes", "key", "text"),
     [
-        ({"prior_loss_weight": 0.0}, "prior_loss_weight", "the GUI leaves a 0 away, so that 1 holds"),
-        ({"network_alpha": "0"}, "network_alpha", "the GUI leaves a 0 away, so that 1 holds"),
-        ({"seed": 0}, "seed", "the GUI leaves a 0 away, so that 42 holds"),
+        ({"prior_loss_weight": 0.0}, "prior_loss_weight", "the GUI drops a 0, so that 1 is used"),
+        ({"network_alpha": "0"}, "network_alpha", "the GUI drops a 0, so that 1 is used"),
+        ({"seed": 0}, "seed", "the GUI drops a 0, so that 42 is used"),
         ({"max_train_epochs": 3}, "max_train_steps", "max_train_epochs = 3 decides"),
         ({"max_train_epochs": 3}, "epoch", "max_train_epochs = 3 decides"),
         ({"lr_warmup_steps": 9}, "lr_warmup", "lr_warmup_steps decides"),
@@ -113,7 +113,7 @@ def test_what_would_be_trained_otherwise_is_an_error(
     ],
 )  # fmt: skip
 def test_nothing_is_dropped_in_silence(changes: dict[str, Any], key: str, text: str) -> None:
-    assert told(convert_gui(content("v24", **changes)))[key] == ("no effect", text)
+    assert results(convert_gui(content("v24", **changes)))[key] == ("no effect", text)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_nothing_is_dropped_in_silence(changes: dict[str, Any], key: str, text: 
         ({"lr_warmup": 0, "lr_warmup_steps": 0, "max_train_steps": 333}, None),
     ],
 )
-def test_warm_up_beside_a_dataset_configuration(changes: dict[str, Any], warmup: float | None) -> None:
+def test_warm_up_with_a_dataset_configuration(changes: dict[str, Any], warmup: float | None) -> None:
     values = convert_gui(content("v24", dataset_config="/d.toml", **changes)).values["training"]
     assert values.get("lr_warmup_steps") == (None if warmup is None else pytest.approx(warmup))
 
@@ -134,23 +134,24 @@ def test_warm_up_beside_a_dataset_configuration(changes: dict[str, Any], warmup:
     ("changes", "name"), [({}, "AdamW"), ({"use_8bit_adam": True}, "AdamW8bit"), ({"optimizer": "Lion"}, "Lion")]
 )
 def test_the_optimizer_of_old_files(changes: dict[str, Any], name: str) -> None:
-    given = {key: value for key, value in content("v21").items() if key not in ("optimizer", "use_8bit_adam")}
+    gui_file = {key: value for key, value in content("v21").items() if key not in ("optimizer", "use_8bit_adam")}
     assert (
-        convert_gui({**given, "max_train_steps": 9, **changes}, exact=True).values["training"]["optimizer_type"] == name
+        convert_gui({**gui_file, "max_train_steps": 9, **changes}, exact=True).values["training"]["optimizer_type"]
+        == name
     )
 
 
 def test_old_names_and_processes() -> None:
-    given = {key: value for key, value in content("v24").items() if key != "sdxl"}
-    found = convert_gui({**given, "sdxl_checkbox": True, "num_processes": "2"})
-    assert found.values["model"]["family"] == "sdxl" and found.values["model"]["no_half_vae"] is True
-    assert found.values["training"]["num_processes"] == 2
+    gui_file = {key: value for key, value in content("v24").items() if key != "sdxl"}
+    conversion = convert_gui({**gui_file, "sdxl_checkbox": True, "num_processes": "2"})
+    assert conversion.values["model"]["family"] == "sdxl" and conversion.values["model"]["no_half_vae"] is True
+    assert conversion.values["training"]["num_processes"] == 2
 
 
 def test_secrets_are_not_shown() -> None:
-    found = convert_gui(content("v24", wandb_api_key="abc", huggingface_token="def"))
-    shown = {entry.key: entry.value for entry in found.entries}
-    assert (shown["wandb_api_key"], shown["huggingface_token"]) == ("(not shown)", "(not shown)")
+    conversion = convert_gui(content("v24", wandb_api_key="abc", huggingface_token="def"))
+    values = {entry.key: entry.value for entry in conversion.entries}
+    assert (values["wandb_api_key"], values["huggingface_token"]) == ("(not shown)", "(not shown)")
 
 
 DEFAULTS = [
@@ -210,20 +211,20 @@ def test_a_key_that_is_off_is_the_scripts_default_and_an_absent_one_the_guis(
     assert read(**{key: value}) == taken
 
 
-def test_a_default_that_an_empty_key_brings_is_told() -> None:
-    found = convert_gui(
+def test_a_default_from_an_empty_key_is_reported() -> None:
+    conversion = convert_gui(
         {"LoRA_type": "Standard", "unet_lr": 1, "caption_extension": "", "network_dim": 0, "flip_aug": False}
     )
-    assert told(found)["caption_extension"] == (
+    assert results(conversion)["caption_extension"] == (
         "no effect",
-        "the GUI leaves an empty value away, so that .caption holds",
+        "the GUI drops an empty value, so that .caption is used",
     )
-    assert told(found)["network_dim"] == ("no effect", "the GUI leaves a 0 away, so that 4 holds")
-    assert found.unset == ["flip_aug"]
+    assert results(conversion)["network_dim"] == ("no effect", "the GUI drops a 0, so that 4 is used")
+    assert conversion.unset == ["flip_aug"]
 
 
 @pytest.mark.parametrize(
-    ("given", "rates", "only"),
+    ("changes", "rates", "only"),
     [
         ({}, (1e-4, 1e-4), ""),
         ({"learning_rate": 3e-5}, (1e-4, 1e-4), ""),
@@ -243,10 +244,10 @@ def test_a_default_that_an_empty_key_brings_is_told() -> None:
         ({"flux1_checkbox": True, "learning_rate": 3e-5, "unet_lr": 0, "text_encoder_lr": 0}, (3e-5, 3e-5), ""),
     ],
 )
-def test_rates_of_0(given: dict[str, Any], rates: tuple[float, float], only: str) -> None:
-    found = convert_gui({"LoRA_type": "Standard", "network_dim": 4, "lr_warmup": 0, **given})
-    config = RunConfig.model_validate(found.values)
-    assert not found.problems and config.training.rates == rates
+def test_rates_of_0(changes: dict[str, Any], rates: tuple[float, float], only: str) -> None:
+    conversion = convert_gui({"LoRA_type": "Standard", "network_dim": 4, "lr_warmup": 0, **changes})
+    config = RunConfig.model_validate(conversion.values)
+    assert not conversion.problems and config.training.rates == rates
     network = config.network
     flags = ("network_train_unet_only", "network_train_text_encoder_only")
     assert [name for name in flags if getattr(network, name)] == ([only] if only else [])
@@ -255,11 +256,11 @@ def test_rates_of_0(given: dict[str, Any], rates: tuple[float, float], only: str
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_value_that_cannot_be_is_one_problem_with_the_line_of_its_key(tmp_path: Path, version: str) -> None:
     path = tmp_path / "g.json"
-    given = content(version)
-    for key in given:
+    gui_file = content(version)
+    for key in gui_file:
         for value in ("x", "1e999", -1, 1.5, [[1]]):
-            path.write_text(json.dumps({**given, key: value}, indent=1))
-            line = list(given).index(key) + 2
+            path.write_text(json.dumps({**gui_file, key: value}, indent=1))
+            line = list(gui_file).index(key) + 2
             try:
                 load_config(path)
             except ConfigError as error:

@@ -206,7 +206,7 @@ REFUSED: list[tuple[str, str, int, str]] = [
     (".sh", "./other.sh\npython train_network.py --x", 1, "`./other.sh` is not understood"),
     (".sh", "source settings.sh\npython train_network.py --x", 1, "`source settings.sh` is not understood"),
     (".sh", "IFS=,\npython train_network.py --x", 1, "changes how the shell reads"),
-    (".sh", "python() { echo; }\npython train_network.py --x", 1, "gives a program another meaning"),
+    (".sh", "python() { echo; }\npython train_network.py --x", 1, "redefines a program"),
     (".sh", "$PYTHON train_network.py --x", 1, "is not understood"),
     (".sh", "accelerate launch --num_processes=$N train_network.py --x", 1, "is not understood"),
     (".sh", "python -m accelerate.commands.launch --num_processes=$N train_network.py --x", 1, "is not understood"),
@@ -226,30 +226,30 @@ REFUSED: list[tuple[str, str, int, str]] = [
         "it depends on line 2, `if [ $1 ]",
     ),
     (".sh", "N=a\n[ $1 ] && N=b\npython train_network.py --output_name=$N", 3, "it depends on line 2"),
-    (".sh", "python train_network.py --output_name=$1", 1, "$1: the file does not say"),
-    (".sh", "N=$(date)\npython train_network.py --output_name=$N", 2, "$(date): the file does not say"),
-    (".sh", "python train_network.py --output_dir `pwd`/x", 1, "`pwd`/x: the file does not say"),
-    (".sh", "python train_network.py --base_weights *.safetensors", 1, "the shell may put file names there"),
-    (".sh", "python train_network.py --output_name={a,b}", 1, "the shell may put file names there"),
-    (".sh", "N=${X%.*}\npython train_network.py --output_name ${N}", 2, "${X%.*}: the file does not say"),
+    (".sh", "python train_network.py --output_name=$1", 1, "$1: the file does not define it"),
+    (".sh", "N=$(date)\npython train_network.py --output_name=$N", 2, "$(date): the file does not define it"),
+    (".sh", "python train_network.py --output_dir `pwd`/x", 1, "`pwd`/x: the file does not define it"),
+    (".sh", "python train_network.py --base_weights *.safetensors", 1, "the shell may replace it by file names"),
+    (".sh", "python train_network.py --output_name={a,b}", 1, "the shell may replace it by file names"),
+    (".sh", "N=${X%.*}\npython train_network.py --output_name ${N}", 2, "${X%.*}: the file does not define it"),
     (".sh", "read N\nN=a\nread N\npython train_network.py --output_name $N", 4, "it depends on line 3, `read N`"),
-    (".sh", "cd x\npython train_network.py --output_dir $PWD/y", 2, "the file does not say"),
-    (".bat", "python train_network.py --output_name=%1", 1, "%1: the file does not say"),
-    (".bat", "set N=abcd\npython train_network.py --output_name=%N:~0,3%", 2, "%N:~0,3%: the file does not say"),
-    (".bat", "python train_network.py --output_dir=%~dp0out", 1, "%~dp0out: the file does not say"),
+    (".sh", "cd x\npython train_network.py --output_dir $PWD/y", 2, "the file does not define it"),
+    (".bat", "python train_network.py --output_name=%1", 1, "%1: the file does not define it"),
+    (".bat", "set N=abcd\npython train_network.py --output_name=%N:~0,3%", 2, "%N:~0,3%: the file does not define it"),
+    (".bat", "python train_network.py --output_dir=%~dp0out", 1, "%~dp0out: the file does not define it"),
     (".bat", "python train_network.py --lr_warmup_steps=10% --network_dim=4", 1, "a percent sign is written %%"),
     (".bat", "set N=a\npython train_network.py --output_name=!N!", 2, "without setlocal enabledelayedexpansion"),
     (".bat", "set A=1\nset /a A=2,B=3\npython train_network.py --seed=%B%", 3, "it depends on line 2"),
     (".bat", "setlocal\nset A=1\nendlocal\npython train_network.py --seed=%A%", 4, "it depends on line 3, `endlocal`"),
     (".bat", 'if "%1"=="x" (set A=1) else (set A=2)\npython train_network.py --seed=%A%', 2, "it depends on line 1"),
-    (".ps1", "$n = Get-Date\npython train_network.py --output_name=$n", 2, "Get-Date: the file does not say"),
-    (".ps1", "$n = 'a' + 'b'\npython train_network.py --output_name $n", 2, "'a' + 'b': the file does not say"),
+    (".ps1", "$n = Get-Date\npython train_network.py --output_name=$n", 2, "Get-Date: the file does not define it"),
+    (".ps1", "$n = 'a' + 'b'\npython train_network.py --output_name $n", 2, "'a' + 'b': the file does not define it"),
     (".ps1", "$n = 4\n$n += 1\npython train_network.py --seed=$n", 3, "it depends on line 2, `$n += 1`"),
-    (".ps1", "[int]$n = '4.6'\npython train_network.py --seed=$n", 2, "'4.6': the file does not say"),
-    (".ps1", '$n = Join-Path $b "m"\npython train_network.py --vae=$n', 2, "the file does not say"),
+    (".ps1", "[int]$n = '4.6'\npython train_network.py --seed=$n", 2, "'4.6': the file does not define it"),
+    (".ps1", '$n = Join-Path $b "m"\npython train_network.py --vae=$n', 2, "the file does not define it"),
     (".ps1", "if ($x) { $n = 'a' }\npython train_network.py --output_name $n", 2, "it depends on line 1"),
     (".ps1", "$a = @('--seed=1')\n$a.Add('--y')\npython train_network.py @a", 2, "is not understood"),
-    (".ps1", "python train_network.py --output_name $env:NAME", 1, "$env:NAME: the file does not say"),
+    (".ps1", "python train_network.py --output_name $env:NAME", 1, "$env:NAME: the file does not define it"),
     (".ps1", "param($n = 'a')\npython train_network.py --output_name $n", 2, "it depends on line 1"),
     (".ps1", "python train_network.py --resolution 512, 768", 1, "it makes a list"),
     # what has no end
@@ -285,12 +285,12 @@ OWN_FOLDER: list[tuple[str, str, str]] = [
 
 @pytest.mark.parametrize(("suffix", "text", "value"), OWN_FOLDER)
 def test_the_folder_of_the_file_itself(suffix: str, text: str, value: str) -> None:
-    found = convert_command_line(text, suffix=suffix, own_folder="/my files")
-    assert not found.problems, found.problems
-    assert found.values["model"]["vae"] == value and found.values["training"]["seed"] == 1
-    assert "/my files" in [entry.value for entry in found.entries if entry.text == "the folder of this file"]
+    conversion = convert_command_line(text, suffix=suffix, own_folder="/my files")
+    assert not conversion.problems, conversion.problems
+    assert conversion.values["model"]["vae"] == value and conversion.values["training"]["seed"] == 1
+    assert "/my files" in [entry.value for entry in conversion.entries if entry.text == "the folder of this file"]
     (problem, *_) = convert_command_line(text, suffix=suffix).problems
-    assert "the file does not say" in problem.message
+    assert "the file does not define it" in problem.message
 
 
 @pytest.mark.parametrize(("suffix", "text", "words"), UNDERSTOOD)
@@ -303,8 +303,8 @@ def test_the_arguments_of_the_call_exactly(suffix: str, text: str, words: list[s
 @pytest.mark.parametrize(("suffix", "text", "line", "message"), REFUSED)
 def test_what_is_not_certain_is_a_problem_with_its_line(suffix: str, text: str, line: int, message: str) -> None:
     problems = convert_command_line(text, suffix=suffix).problems
-    matching = [one for one in problems if message in one.message]
-    assert [one.where for one in matching] == [f"line {line}"], problems
+    matching = [problem for problem in problems if message in problem.message]
+    assert [problem.where for problem in matching] == [f"line {line}"], problems
     assert matching[0].hint.endswith(HINT)
 
 
@@ -455,13 +455,13 @@ def test_a_file_is_converted_or_refused_with_its_line(
     path, target = tmp_path / name, tmp_path / "made.toml"
     path.write_text(CASES[name][0], encoding=encoding)
     code, expected = run(["convert", str(path), "--output", str(target)]), CASES[name][1]
-    shown = capsys.readouterr().err
+    printed = capsys.readouterr().err
     if isinstance(expected, str):
-        assert code == 0, shown
+        assert code == 0, printed
         assert load_config(target).model.pretrained_model_name_or_path == expected
     else:
         assert code == 2 and not target.exists()
-        assert f"{name}, line {expected}: " in shown and HINT in shown
+        assert f"{name}, line {expected}: " in printed and HINT in printed
 
 
 def test_a_file_that_is_not_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -469,7 +469,7 @@ def test_a_file_that_is_not_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[
     path.write_bytes('python train_network.py --output_name="学習"\n'.encode("cp932"))
     for command in (["convert", str(path)], ["--preset", str(path)]):
         assert run(command) == 2
-        assert "it is not UTF-8" in (shown := capsys.readouterr().err) and "Encoding: UTF-8" in shown
+        assert "it is not UTF-8" in (printed := capsys.readouterr().err) and "Encoding: UTF-8" in printed
 
 
 @pytest.mark.parametrize(
@@ -486,19 +486,19 @@ def test_a_file_that_is_not_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[
         ("cat <<E | tee c.toml\nseed = 1\nE", 1),
     ],
 )
-def test_a_configuration_that_the_script_writes_in_another_way(lines: str, line: int) -> None:
-    found = convert_command_line(f"{lines}\npython train_network.py --config_file c.toml\n")
-    (problem,) = [one for one in found.problems if one.key == "config_file"]
+def test_a_configuration_that_the_script_writes_otherwise(lines: str, line: int) -> None:
+    conversion = convert_command_line(f"{lines}\npython train_network.py --config_file c.toml\n")
+    (problem,) = [problem for problem in conversion.problems if problem.key == "config_file"]
     assert f"c.toml is written by line {line}, `" in problem.message
     problems = convert_command_line(f"{lines}\npython train_network.py --dataset_config c.toml\n").problems
-    assert [(one.where, one.key) for one in problems] == [(f"line {line}", "dataset_config")]
+    assert [(problem.where, problem.key) for problem in problems] == [(f"line {line}", "dataset_config")]
 
 
 def test_what_is_assumed_or_not_run_is_reported() -> None:
     lines = "pip install x\npython tag.py --x\nexport OUT=${BASE_DIR_X:-$HOME/out}\n"
-    found = convert_command_line(f'{lines}python train_network.py --output_dir="$OUT" "$@"\n')
-    assert not found.problems
-    reported = {entry.key: entry.value for entry in found.entries if entry.status == "no effect"}
+    conversion = convert_command_line(f'{lines}python train_network.py --output_dir="$OUT" "$@"\n')
+    assert not conversion.problems
+    reported = {entry.key: entry.value for entry in conversion.entries if entry.status == "no effect"}
     assert reported["line 1"] == "pip install x" and reported["line 2"] == "python tag.py --x"
     assert reported["BASE_DIR_X"].endswith("/out") and reported["arguments"] == "$@"
 
@@ -507,4 +507,4 @@ def test_a_script_that_is_far_too_large_ends_early() -> None:
     assert len(script_of("what\n" * 1000).problems) == 20
     assert script_of("python train_network.py --x\n" + "#" * 70000).problems[0].where == "line 1"
     doubled = script_of("A=aa\n" + "A=$A$A\n" * 100 + "python train_network.py --x $A")
-    assert "far more than arguments" in doubled.problems[0].message
+    assert "far longer than arguments" in doubled.problems[0].message

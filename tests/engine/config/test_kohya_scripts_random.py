@@ -55,9 +55,9 @@ def quoted(word: str, suffix: str) -> str:
 
 def with_a_line(text: str, suffix: str) -> None:
     """Every problem of a script has a line, and without one there is a call."""
-    found, script = convert_command_line(text, suffix=suffix), script_of(text, suffix)
-    assert all(re.fullmatch(r"line \d+", problem.where) for problem in found.problems), found.problems
-    assert found.problems or script.call is not None
+    conversion, script = convert_command_line(text, suffix=suffix), script_of(text, suffix)
+    assert all(re.fullmatch(r"line \d+", problem.where) for problem in conversion.problems), conversion.problems
+    assert conversion.problems or script.call is not None
     assert isinstance(is_command_line(text), bool)
 
 

@@ -71,8 +71,8 @@ def test_the_types_are_those_of_the_scripts() -> None:
     kinds = {row[1].removeprefix("--"): kind_of(row) for row in ROWS}
     for kind, names in (("flag", FLAGS), ("int", INTS - {"num_processes"}), ("float", FLOATS),
                         ("int_or_float", STEPS_OR_SHARE)):  # fmt: skip
-        assert {name for name, one in kinds.items() if one == kind} == names
-    assert {name for name, one in kinds.items() if one in ("list", "rates")} == LISTS
+        assert {name for name, item in kinds.items() if item == kind} == names
+    assert {name for name, item in kinds.items() if item in ("list", "rates")} == LISTS
     assert {name for row, name in zip(ROWS, NAMES, strict=True) if row[8] == "F"} == FLUX_ONLY
     assert {name for row, name in zip(ROWS, NAMES, strict=True) if row[8] == "XF"} == NOT_SD15
 
@@ -98,9 +98,9 @@ def test_a_wrong_value_is_one_problem_with_line_and_key(write: Write, row: list[
 
 
 def entries(path: Path) -> list[Any]:
-    found = conversion_of(path, path.read_text())
-    assert found is not None
-    return found.entries
+    conversion = conversion_of(path, path.read_text())
+    assert conversion is not None
+    return conversion.entries
 
 
 @pytest.mark.parametrize(
@@ -123,8 +123,8 @@ def entries(path: Path) -> list[Any]:
     ],
 )  # fmt: skip
 def test_every_spelling_is_the_same_value(name: str, spellings: list[Any], value: Any) -> None:
-    for given in spellings:
-        assert read_value(name, given) == value, given
+    for raw in spellings:
+        assert read_value(name, raw) == value, raw
 
 
 def test_the_word_false_is_no_switch_where_text_is_meant(write: Write) -> None:
@@ -142,13 +142,13 @@ def test_the_word_false_is_no_switch_where_text_is_meant(write: Write) -> None:
 
 @pytest.mark.parametrize("value", [0, -3, "0"])
 def test_a_ratio_of_epochs_that_is_no_ratio_is_off(value: object) -> None:
-    found = convert_arguments({"save_n_epoch_ratio": value, "max_train_epochs": 12}, "")
-    assert not found.problems and found.values["saving"]["save_every_n_epochs"] == 0
-    assert [entry.status for entry in found.entries if entry.key == "save_n_epoch_ratio"] == ["honoured"]
+    conversion = convert_arguments({"save_n_epoch_ratio": value, "max_train_epochs": 12}, "")
+    assert not conversion.problems and conversion.values["saving"]["save_every_n_epochs"] == 0
+    assert [entry.status for entry in conversion.entries if entry.key == "save_n_epoch_ratio"] == ["honoured"]
 
 
 @pytest.mark.parametrize(
-    ("given", "rates"),
+    ("raw", "rates"),
     [
         ({"unet_lr": 0.0, "text_encoder_lr": [0.0]}, (0, 0)),  # the scripts stop, and so does a run here
         ({"unet_lr": 0.0}, (0, 1e-4)),
@@ -160,14 +160,14 @@ def test_a_ratio_of_epochs_that_is_no_ratio_is_off(value: object) -> None:
         ({"text_encoder_lr": [1e-5, 1e-5, 3e-5]}, (1e-4, 1e-5)),
     ],
 )
-def test_rates_of_0_in_arguments(given: dict[str, Any], rates: tuple[float, float]) -> None:
-    found = convert_arguments({"network_dim": 4, "learning_rate": 1e-4, **given}, "")
-    assert not found.problems and RunConfig.model_validate(found.values).training.rates == rates
+def test_rates_of_0_in_arguments(raw: dict[str, Any], rates: tuple[float, float]) -> None:
+    conversion = convert_arguments({"network_dim": 4, "learning_rate": 1e-4, **raw}, "")
+    assert not conversion.problems and RunConfig.model_validate(conversion.values).training.rates == rates
 
 
-def test_each_rate_of_a_list_that_is_not_used_is_told() -> None:
-    found = convert_arguments({"text_encoder_lr": ["1e-5", "1e-5", "3e-5", "4e-5"]}, "")
-    (entry,) = [entry for entry in found.entries if entry.key == "text_encoder_lr"]
+def test_each_unused_rate_of_a_list_is_reported() -> None:
+    conversion = convert_arguments({"text_encoder_lr": ["1e-5", "1e-5", "3e-5", "4e-5"]}, "")
+    (entry,) = [entry for entry in conversion.entries if entry.key == "text_encoder_lr"]
     assert entry.value == "1e-5 1e-5 3e-5 4e-5" and entry.text.endswith("without effect: 3e-05, 4e-05")
 
 
@@ -188,9 +188,9 @@ CALL = "accelerate launch train_network.py --network_module networks.lora"
 )
 def test_a_name_may_be_cut_short(write: Write, option: str, table: str, key: str, value: object) -> None:
     path = write("t.sh", f"{CALL} {option}\n")
-    found = conversion_of(path, path.read_text())
-    assert found is not None and found.values[table][key] == value
-    assert [problem.key for problem in found.problems] == (["v2_x"] if "v2_x" in option else [])
+    conversion = conversion_of(path, path.read_text())
+    assert conversion is not None and conversion.values[table][key] == value
+    assert [problem.key for problem in conversion.problems] == (["v2_x"] if "v2_x" in option else [])
 
 
 @pytest.mark.parametrize(
@@ -276,15 +276,15 @@ output_name = "x"
 )  # fmt: skip
 def test_a_training_toml_is_known_by_its_keys_and_not_by_its_tables(write: Write, text: str, kohyas: bool) -> None:
     path = write("t.toml", text)
-    found = conversion_of(path, text)
-    assert (found is not None) is kohyas
-    if found is not None and "[training]" in text:
-        (entry,) = [entry for entry in found.entries if entry.key == "tables"]
+    conversion = conversion_of(path, text)
+    assert (conversion is not None) is kohyas
+    if conversion is not None and "[training]" in text:
+        (entry,) = [entry for entry in conversion.entries if entry.key == "tables"]
         assert "read as a training TOML of Kohya's" in entry.text and "training" in entry.value
         assert load_config(path).dataset.caption_extension == ".caption", "the scripts' default"
 
 
-def test_which_reading_was_taken_is_told_where_both_are_possible(write: Write) -> None:
+def test_the_chosen_reading_is_reported_where_both_are_possible(write: Write) -> None:
     (note,) = kohya_notes(write("t.toml", KOHYA))
     assert "is read as a preset of this program" in note
     assert not kohya_notes(write("t.toml", KOHYA + "save_state_every_n_steps = 5"))
@@ -300,8 +300,8 @@ def test_what_another_script_reads_has_no_effect(name: str) -> None:
         ("sd15", "networks.lora", False), ("sdxl", "networks.lora", name in NOT_SD15),
         ("flux", "networks.lora_flux", True), ("", "networks.lora", name in NOT_SD15), ("", "networks.lora_flux", True),
     ):  # fmt: skip
-        found = convert_arguments({"network_module": module, name: value}, "", family=family)
-        (entry,) = [entry for entry in found.entries if entry.key == name]
+        conversion = convert_arguments({"network_module": module, name: value}, "", family=family)
+        (entry,) = [entry for entry in conversion.entries if entry.key == name]
         rule = rule_of(name)
         assert rule is not None
         assert (entry.status == "no effect") is (not read or rule.status == "no effect"), (family, module)
@@ -310,9 +310,9 @@ def test_what_another_script_reads_has_no_effect(name: str) -> None:
 
 def test_flux_ignores_what_is_of_noise_prediction(write: Write) -> None:
     gui = {"LoRA_type": "Flux1", "flux1_checkbox": True, "min_snr_gamma": 7, "noise_offset": 0.05, "guidance_scale": 1}
-    found = {entry.key: entry for entry in entries(write("g.json", json.dumps(gui)))}
-    assert found["min_snr_gamma"].status == found["noise_offset"].status == "no effect"
-    assert found["guidance_scale"].status == "honoured"
+    conversion = {entry.key: entry for entry in entries(write("g.json", json.dumps(gui)))}
+    assert conversion["min_snr_gamma"].status == conversion["noise_offset"].status == "no effect"
+    assert conversion["guidance_scale"].status == "honoured"
     off = {entry.key: entry for entry in entries(write("o.json", json.dumps({**gui, "flux1_checkbox": False})))}
     assert off["guidance_scale"].status == "no effect" and off["noise_offset"].status == "honoured"
 
@@ -331,26 +331,26 @@ def test_flux_ignores_what_is_of_noise_prediction(write: Write) -> None:
     ],
 )
 def test_each_launcher_has_its_number_of_processes(launcher: str, processes: int) -> None:
-    found = convert_command_line(f"{launcher} train_network.py --network_dim=4", suffix=".sh")
-    assert not found.problems, found.problems
-    assert found.values["training"].get("num_processes", 1) == processes
-    assert ("accelerate launch" in [entry.key for entry in found.entries]) == ("-" in launcher)
+    conversion = convert_command_line(f"{launcher} train_network.py --network_dim=4", suffix=".sh")
+    assert not conversion.problems, conversion.problems
+    assert conversion.values["training"].get("num_processes", 1) == processes
+    assert ("accelerate launch" in [entry.key for entry in conversion.entries]) == ("-" in launcher)
 
 
-@pytest.mark.parametrize(("given", "used"), [(75, 75), (150, 150), (225, 225), (255, 225), (100, 75), (299, 225)])
-def test_a_token_length_is_that_of_its_whole_chunks(given: int, used: int) -> None:
-    found = convert_arguments({"max_token_length": given}, "")
-    assert found.values["model"]["max_token_length"] == used
-    status = [entry.status for entry in found.entries if entry.key == "max_token_length"]
-    assert status == ["honoured" if given == used else "better"]
+@pytest.mark.parametrize(("raw", "used"), [(75, 75), (150, 150), (225, 225), (255, 225), (100, 75), (299, 225)])
+def test_a_token_length_is_that_of_its_whole_chunks(raw: int, used: int) -> None:
+    conversion = convert_arguments({"max_token_length": raw}, "")
+    assert conversion.values["model"]["max_token_length"] == used
+    status = [entry.status for entry in conversion.entries if entry.key == "max_token_length"]
+    assert status == ["honoured" if raw == used else "better"]
 
 
 @pytest.mark.parametrize(("key", "path"), [("train_data_dir", r"C:\train\new"), ("vae", r"D:\bin")])
 @pytest.mark.parametrize("suffix", ["toml", "json"])
 def test_a_path_whose_backslashes_became_other_characters(write: Write, key: str, path: str, suffix: str) -> None:
-    given = {**REQUIRED, key: "SHOWN"}
+    raw = {**REQUIRED, key: "SHOWN"}
     quote = "{%s}" if suffix == "json" else "%s"
-    lines = [f'"{name}": "{value}"' if suffix == "json" else f'{name} = "{value}"' for name, value in given.items()]
+    lines = [f'"{name}": "{value}"' if suffix == "json" else f'{name} = "{value}"' for name, value in raw.items()]
     text = quote % (",\n" if suffix == "json" else "\n").join(lines)
     file = write(f"t.{suffix}", text.replace("SHOWN", path))
     with pytest.raises(ConfigError) as caught:
@@ -372,5 +372,5 @@ def test_a_path_whose_backslashes_became_other_characters(write: Write, key: str
     ],
 )
 def test_an_argument_that_is_given_twice_is_reported(options: str, left_out: dict[str, str]) -> None:
-    found = convert_command_line(f"python train_network.py {options}", suffix=".sh")
-    assert {one.key: one.value for one in found.entries if "given again" in one.text} == left_out
+    conversion = convert_command_line(f"python train_network.py {options}", suffix=".sh")
+    assert {item.key: item.value for item in conversion.entries if "given again" in item.text} == left_out

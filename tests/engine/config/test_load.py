@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.config import ConfigError, RunConfig, dump_toml, find_preset, list_presets, load_config, update_toml
-from engine.config.load import parse_value
+from engine.config.literals import parse_value
 from engine.config.problems import keys
 from engine.errors import UsageError
 from engine.exit_codes import ExitCode
@@ -15,7 +15,7 @@ from engine.exit_codes import ExitCode
 
 @pytest.mark.parametrize("preset", [preset.name for preset in list_presets()])
 def test_every_shipped_preset_is_valid_and_described(preset: str) -> None:
-    info = next(one for one in list_presets() if one.name == preset)
+    info = next(item for item in list_presets() if item.name == preset)
     assert isinstance(load_config(preset), RunConfig)
     assert len(info.title) > 10
     assert info.description
@@ -28,7 +28,7 @@ def test_the_shipped_presets_are_these() -> None:
     }  # fmt: skip
 
 
-def test_all_problems_are_told_at_once_with_file_line_and_nearest_key(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once_with_file_line_and_nearest_key(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(
         "[model]\nclip_skp = 2\n\n[training]\nunet_lr = 'fast'\nseed = -1\nloss_type = 'l3'\n\n[trainig]\na = 1\n"
@@ -56,9 +56,9 @@ def test_no_such_preset_names_the_nearest() -> None:
         load_config("sd15-anim")
 
 
-def test_broken_toml_says_where_and_helps_with_backslashes(tmp_path: Path) -> None:
+def test_broken_toml_is_reported_with_its_line_and_a_hint_on_backslashes(tmp_path: Path) -> None:
     file = tmp_path / "windows.toml"
-    file.write_text('[dataset]\ntrain_data_dir = "C:\\pictures\\new"\n')
+    file.write_text('[dataset]\ntrain_data_dir = "C:\\images\\new"\n')
     with pytest.raises(ConfigError, match=r"(?s)windows\.toml: not valid TOML.*line 2.*single quotes"):
         load_config(file)
 
@@ -104,7 +104,7 @@ def test_options_win_over_overrides_and_overrides_over_the_preset() -> None:
     assert config.model.clip_skip == 2
 
 
-def test_a_wrong_option_is_told_by_its_name() -> None:
+def test_a_wrong_option_is_reported_by_its_name() -> None:
     with pytest.raises(ConfigError, match=r"^--device: memory\.device: 'tpu' is given"):
         load_config(None, options={"memory.device": ("--device", "tpu")})
 

@@ -53,16 +53,16 @@ def test_a_run_of_an_older_version_keeps_its_folder(tmp_path: Path, monkeypatch:
 def test_a_conversion_reports_them_and_options_replace_them(tmp_path: Path) -> None:
     path = tmp_path / "t.bat"
     path.write_text(BATCH)
-    found = conversion_of(path, BATCH)
-    assert found is not None
-    told = {entry.key: entry.text for entry in found.entries}
-    assert told["output_dir"] == "a path of Windows: give one of this system with --output_dir DIR"
-    assert told["train_data_dir"].endswith("--images DIR")
+    conversion = conversion_of(path, BATCH)
+    assert conversion is not None
+    entries = {entry.key: entry.text for entry in conversion.entries}
+    assert entries["output_dir"] == "a path of Windows: give one of this system with --output_dir DIR"
+    assert entries["train_data_dir"].endswith("--images DIR")
     with pytest.raises(UsageError) as caught:
         require_paths(load_config(path))
     assert caught.value.hint == "Add --model PATH --images DIR --output_dir DIR."
-    given = {
+    overrides = {
         "model.pretrained_model_name_or_path": ("--model", "m"), "dataset.train_data_dir": ("--images", "d"),
         "saving.output_dir": ("--output_dir", "o"),
     }  # fmt: skip
-    require_paths(load_config(path, (), given))
+    require_paths(load_config(path, (), overrides))

@@ -19,10 +19,10 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("base", [preset.name for preset in list_presets()])
-def test_it_says_the_same_as_the_configuration_but_for_what_is_personal(base: str) -> None:
+def test_it_equals_the_configuration_except_personal_settings(base: str) -> None:
     config = load_config(base).changed(
         model={"pretrained_model_name_or_path": "m.safetensors", "vae": "v.safetensors"},
-        dataset={"train_data_dir": "pictures", "class_tokens": "ohwx", "num_repeats": 3},
+        dataset={"train_data_dir": "images", "class_tokens": "ohwx", "num_repeats": 3},
         network={"network_dim": 12, "conv_dim": None},
         training={"unet_lr": None, "seed": 7},
         memory={"cache_latents": False, "cache_dir": "cache"},
@@ -40,7 +40,7 @@ def test_it_says_the_same_as_the_configuration_but_for_what_is_personal(base: st
 
 def test_comments_of_the_base_are_kept() -> None:
     text = preset_text("sd15-realistic", load_config("sd15-realistic").changed(training={"seed": 7}), "t")
-    assert "# ends softly, so that the last epochs differ little" in text and "seed = 7" in text
+    assert "# ends slowly, so that the last epochs differ little" in text and "seed = 7" in text
     assert text.startswith("# t\n# For 15-40 photographs")
 
 
@@ -55,7 +55,7 @@ def test_names_that_cannot_be(name: str) -> None:
         save_preset(name, "sd15-anime", load_config("sd15-anime"), "t")
 
 
-def test_an_own_preset_is_only_overwritten_when_asked(own_home: Path) -> None:
+def test_an_own_preset_is_only_overwritten_on_request(own_home: Path) -> None:
     config = load_config("sd15-anime")
     path = save_preset("mine", "sd15-anime", config, "first")
     with pytest.raises(UsageError, match="already"):

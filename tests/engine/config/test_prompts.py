@@ -14,11 +14,11 @@ from engine.errors import UsageError
 LINE = "a cat --n blurry, dark --w 640 --h 384 --d 7 --s 12 --l 5.5 --ss euler_a"
 
 
-def read(prompts: object, said: list[str] | None = None) -> list[Prompt]:
+def read(prompts: object, logged: list[str] | None = None) -> list[Prompt]:
     config = RunConfig().changed(
         sampling={"sample_prompts": prompts}, saving={"output_name": "zed"}, dataset={"resolution": [512, 768]}
     )
-    return read_prompts(config, (said if said is not None else []).append)
+    return read_prompts(config, (logged if logged is not None else []).append)
 
 
 def test_a_line_with_every_flag() -> None:
@@ -86,10 +86,10 @@ def test_a_key_that_does_nothing_is_reported(kind: str, tmp_path: Path) -> None:
     ]
 
 
-def test_flags_of_other_families_are_said() -> None:
-    said: list[str] = []
-    read(["a --g 3.5"], said)
-    assert "--g (guidance_scale) has no effect" in said[0]
+def test_flags_of_other_families_are_reported() -> None:
+    logged: list[str] = []
+    read(["a --g 3.5"], logged)
+    assert "--g (guidance_scale) has no effect" in logged[0]
 
 
 def test_text_toml_and_json_files_agree(tmp_path: Path) -> None:
@@ -132,10 +132,10 @@ def test_bad_prompt_files_are_refused_before_the_start(
         read(str(tmp_path / name))
 
 
-def test_no_prompts_is_said() -> None:
-    said: list[str] = []
-    assert read([], said) == []
-    assert "no samples" in said[0]
+def test_missing_prompts_are_reported() -> None:
+    logged: list[str] = []
+    assert read([], logged) == []
+    assert "no samples" in logged[0]
 
 
 def test_the_size_of_a_dataset_configuration(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ def resolved(*overrides: str) -> tuple[RunConfig, str]:
     return config, " ".join(notes)
 
 
-def test_cached_text_outputs_leave_the_text_encoder_untrained_and_say_so() -> None:
+def test_cached_text_outputs_leave_the_text_encoder_untrained_with_a_note() -> None:
     config, notes = resolved("memory.cache_text_encoder_outputs=true")
     assert config.network.network_train_unet_only
     assert "The text encoder is not trained" in notes
@@ -47,7 +48,7 @@ def test_caches_on_disk_imply_caches() -> None:
         (["memory.checkpointed_blocks=3"], "checkpointed_blocks has no effect"),
     ],
 )
-def test_what_has_no_effect_is_said(overrides: list[str], sentence: str) -> None:
+def test_what_has_no_effect_is_reported(overrides: list[str], sentence: str) -> None:
     assert sentence in resolved(*overrides)[1]
 
 
@@ -59,7 +60,7 @@ def test_a_rung_of_the_ladder_implies_those_below_it() -> None:
     assert "has no effect" not in notes
 
 
-def test_nothing_to_say_about_the_defaults() -> None:
+def test_no_notes_on_the_defaults() -> None:
     assert resolved() == (RunConfig(), "")
 
 
@@ -94,10 +95,10 @@ def test_settings_that_the_checkpoint_cannot_have_are_refused(
         check_model(load_config(None, overrides), recognition)  # type: ignore[arg-type]
 
 
-def test_a_run_needs_model_pictures_and_name() -> None:
+def test_a_run_needs_model_images_and_name() -> None:
     with pytest.raises(UsageError) as caught:
         require_paths(RunConfig())
-    assert str(caught.value) == "Missing: model, pictures, name. Add --model PATH --images DIR --name NAME."
+    assert str(caught.value) == "Missing: model, images, name. Add --model PATH --images DIR --name NAME."
     paths = {"model": {"pretrained_model_name_or_path": "m"}, "dataset": {"train_data_dir": "p"}}
     with pytest.raises(UsageError, match="cannot be a file name"):
         require_paths(RunConfig().changed(**paths, saving={"output_name": "a/b"}))
@@ -115,7 +116,22 @@ def test_the_committed_schema_is_fresh() -> None:
     assert "training" in json.loads(schema_json())["properties"]
 
 
-def test_a_largest_batch_without_a_dataset_configuration_is_told() -> None:
+def test_a_largest_batch_without_a_dataset_configuration_is_reported() -> None:
     assert "memory.max_batch_size has no effect" in resolved("memory.max_batch_size=2")[1]
     both = resolved("memory.max_batch_size=2", "dataset.dataset_config=d.toml")[1]
     assert "max_batch_size" not in both
+
+
+@pytest.mark.parametrize(
+    ("tables", "golden"),
+    [
+        ({}, "1f1a09e8e3794030"),
+        ({"training": {"unet_lr": 1e-4, "max_train_steps": 77}, "saving": {"output_name": "zed"}}, "213c8b375f220dfe"),
+    ],
+)
+def test_states_of_earlier_versions_match_their_settings(tables: dict[str, Any], golden: str) -> None:
+    """As 76f72fe computed them, whose configurations had `validation_split = 0` written out."""
+    config = RunConfig().changed(**{"dataset": {"validation_split": 0.0}, **tables})
+    assert digest(config) == golden
+    assert digest(config.changed(training={"max_check_share": 0.5})) == golden, "measuring decides no weight"
+    assert digest(config.changed(training={"early_stop": True})) != golden

@@ -14,7 +14,7 @@ Draw = Callable[..., Path]
 
 @pytest.fixture
 def draw() -> Draw:
-    """Write a small picture with a gradient: draw(path, size=(40, 30), mode="RGB", **save options)."""
+    """Write a small image with a gradient: draw(path, size=(40, 30), mode="RGB", **save options)."""
 
     def write(path: Path, size: tuple[int, int] = (40, 30), mode: str = "RGB", **options: Any) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)

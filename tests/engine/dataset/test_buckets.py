@@ -20,7 +20,7 @@ KOHYA = {
 
 def grid(*, multiple: int = 64, downscale: int = 8, **dataset: Any) -> BucketGrid:
     config = RunConfig.model_validate({"dataset": dataset})
-    return BucketGrid.from_config(config, multiple=multiple, downscale=downscale)
+    return BucketGrid.from_table(config.dataset, multiple=multiple, downscale=downscale)
 
 
 @pytest.mark.parametrize(("name", "buckets"), GOLDEN["bucket_lists"].items())
@@ -46,13 +46,13 @@ def test_the_demos_small_sizes() -> None:
     assert all(side % 16 == 0 for size in small.buckets for side in size)
 
 
-def test_without_buckets_every_picture_is_cropped_to_one_size() -> None:
+def test_without_buckets_every_image_is_cropped_to_one_size() -> None:
     single = grid(resolution=[512, 768], enable_bucket=False)
     assert single.place(1000, 1000) == Placement((512, 768), (768, 768), (128, 0))
     assert single.place(100, 400) == Placement((512, 768), (512, 2048), (0, 640))
 
 
-def test_limits_are_rounded_to_the_step_and_said() -> None:
+def test_limits_are_rounded_to_the_step_and_noted() -> None:
     rounded = grid(resolution=512, min_bucket_reso=300, max_bucket_reso=1000)
     assert (rounded.minimum, rounded.maximum) == (256, 1024)
     assert rounded.notes == (
@@ -71,7 +71,7 @@ def test_slivers_get_a_bucket_without_upscaling_too(size: tuple[int, int]) -> No
 
 @pytest.mark.parametrize("no_upscale", [False, True])
 @pytest.mark.parametrize("size", [(16, 16), (17, 4000), (513, 511), (5000, 17), (1, 1)])
-def test_the_scaled_picture_always_covers_its_bucket(size: tuple[int, int], no_upscale: bool) -> None:
+def test_the_scaled_image_always_covers_its_bucket(size: tuple[int, int], no_upscale: bool) -> None:
     placement = grid(resolution=768, bucket_no_upscale=no_upscale).place(*size)
     assert all(a >= b > 0 for a, b in zip(placement.resized, placement.bucket, strict=True))
     assert min(placement.crop) >= 0

@@ -68,9 +68,9 @@ def many(caption: str | None, count: int = 12) -> dict[str, str | None]:
 def test_what_is_wrong_is_counted(
     tmp_path: Path, captions: dict[str, str | None], dataset: dict[str, Any], sentences: list[str]
 ) -> None:
-    found = [sentence for sentence, _step in checked(tmp_path / "photos", captions, **dataset).warnings()]
-    assert len(found) == len(sentences), found
-    assert all(part in sentence for part, sentence in zip(sentences, found, strict=True)), found
+    messages = [sentence for sentence, _step in checked(tmp_path / "photos", captions, **dataset).warnings()]
+    assert len(messages) == len(sentences), messages
+    assert all(part in sentence for part, sentence in zip(sentences, messages, strict=True)), messages
 
 
 def test_each_is_fixed_in_a_step(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_no_trigger_is_expected_where_none_is_meant(tmp_path: Path) -> None:
 def test_the_trigger_word_is_named(
     tmp_path: Path, captions: dict[str, str | None], dataset: dict[str, Any], line: str
 ) -> None:
-    assert checked(tmp_path / "photos", captions, **dataset).about_trigger() == line
+    assert checked(tmp_path / "photos", captions, **dataset).trigger_line() == line
 
 
 def test_it_is_cheap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,20 +106,20 @@ def test_it_is_cheap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "photos"
     checked(folder, many("fox, red sky"))
     config = configured(folder, "fox")
-    found = scan(config)
-    subset = found.subsets[0]
-    one = subset.pictures[0]
+    dataset = scan(config)
+    subset = dataset.subsets[0]
+    image = subset.images[0]
     from dataclasses import replace
 
-    pictures = tuple(replace(one, caption=f"fox, red sky, number {number}") for number in range(10_000))
-    wide = replace(found, subsets=(replace(subset, pictures=pictures),))
+    images = tuple(replace(image, caption=f"fox, red sky, number {number}") for number in range(10_000))
+    wide = replace(dataset, subsets=(replace(subset, images=images),))
 
     def decoded(*_: object) -> None:
         raise AssertionError("an image was decoded")
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", decoded)
     begun = time.process_time()
-    assert check_captions(config, wide, None).lacking == 0
+    assert check_captions(config, wide, None).without_trigger == 0
     assert time.process_time() - begun < 10
 
 
@@ -148,16 +148,16 @@ def test_a_copy_keeps_trigger_prompts_and_stand_ins(
         table, _, key = dotted.partition(".")
         copy = copy.changed(**{table: {key: value}})
 
-    def prompts(one: RunConfig) -> list[str]:
-        return [prompt.replace("{trigger}", one.trigger) for prompt in one.sampling.sample_prompts]
+    def prompts(config: RunConfig) -> list[str]:
+        return [prompt.replace("{trigger}", config.trigger) for prompt in config.sampling.sample_prompts]
 
-    def stand_ins(one: RunConfig) -> list[str]:
-        return [subset.class_tokens for subset in scan(one).subsets]
+    def fallbacks(config: RunConfig) -> list[str]:
+        return [subset.class_tokens for subset in scan(config).subsets]
 
     assert prompts(copy) == prompts(config)
-    assert stand_ins(copy) == stand_ins(config)
+    assert fallbacks(copy) == fallbacks(config)
 
 
-def test_without_a_name_or_pictures_there_is_little_to_keep(tmp_path: Path) -> None:
+def test_without_a_name_or_images_there_is_little_to_keep(tmp_path: Path) -> None:
     assert kept_trigger(RunConfig()) == {}
     assert kept_trigger(configured(tmp_path / "gone", "ann")) == {"dataset.class_tokens": "ann"}

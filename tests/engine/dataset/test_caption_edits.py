@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.dataset.caption_edits import Change, Edited, make, plan_frame, plan_replace
+from engine.dataset.caption_edits import Change, EditResult, apply, plan_frame, plan_replace
 from engine.dataset.caption_files import CaptionFile, list_captions
-from engine.dataset.caption_journal import Journal, Undone
+from engine.dataset.caption_journal import Journal, UndoResult
 
 
 def files_of(place: Path, *texts: str | None) -> list[CaptionFile]:
@@ -33,8 +33,8 @@ def test_find_and_replace(tmp_path: Path) -> None:
     plain = plan_replace(files, "red", "blue")
     assert afters(plain) == {"0.txt": "blue robot, blue sky", "1.txt": "Red hat, blueder", "4.txt": "infrablue"}
     assert sum(change.times for change in plain) == 4
-    whole = plan_replace(files, "red", "blue", whole_words=True, match_case=False)
-    assert afters(whole) == {"0.txt": "blue robot, blue sky", "1.txt": "blue hat, redder"}
+    changes = plan_replace(files, "red", "blue", whole_words=True, match_case=False)
+    assert afters(changes) == {"0.txt": "blue robot, blue sky", "1.txt": "blue hat, redder"}
     assert plan_replace(files, "", "x") == [] and plan_replace(files, "red", "red") == []
     assert afters(plan_replace(files, "robot, ", r"\1 ")) == {"0.txt": r"red \1 red sky"}, "no pattern on either side"
 
@@ -49,7 +49,7 @@ def test_prefix_and_suffix_are_not_doubled(tmp_path: Path) -> None:
         "5.txt": "smithy, a robot, at noon",
     }
     assert afters(plan_frame(files[:1], suffix="outside")) == {"0.txt": "a robot outside"}
-    make(plan_frame(files, "smithy,", ", at noon"), journal(tmp_path), "edit")
+    apply(plan_frame(files, "smithy,", ", at noon"), journal(tmp_path), "edit")
     assert plan_frame(list_captions(tmp_path), "smithy,", ", at noon") == []
 
 
@@ -58,24 +58,26 @@ def test_undone_to_the_byte(tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*.txt")}
     edits = journal(tmp_path)
     assert not edits.undoable
-    told: list[tuple[int, int]] = []
-    assert make(plan_replace(files, "red", "green"), edits, "edit", lambda *step: told.append(step)) == Edited(2)
-    assert told[-1] == (2, 2)
+    progress: list[tuple[int, int]] = []
+    assert apply(plan_replace(files, "red", "green"), edits, "edit", lambda *step: progress.append(step)) == EditResult(
+        2
+    )
+    assert progress[-1] == (2, 2)
     assert (tmp_path / "0.txt").read_bytes() == b"green\nrobot\n" and (tmp_path / "1.txt").read_bytes() == b"green\n"
     assert edits.undoable
-    assert edits.undo() == Undone("edit", 2)
+    assert edits.undo() == UndoResult("edit", 2)
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.txt")} == before
-    assert not edits.undoable and edits.undo() == Undone()
+    assert not edits.undoable and edits.undo() == UndoResult()
 
 
 def test_what_somebody_else_has_changed_stays(tmp_path: Path) -> None:
     files = files_of(tmp_path, "red one", "red two", "red three")
     changes = plan_replace(files, "red", "blue")
     (tmp_path / "0.txt").write_text("new words")
-    edited = make(changes, journal(tmp_path), "edit")
-    assert edited == Edited(2, (tmp_path / "0.txt",))
+    edited = apply(changes, journal(tmp_path), "edit")
+    assert edited == EditResult(2, (tmp_path / "0.txt",))
     (tmp_path / "1.txt").write_text("newer words")
-    assert journal(tmp_path).undo() == Undone("edit", 1, (tmp_path / "1.txt",))
+    assert journal(tmp_path).undo() == UndoResult("edit", 1, (tmp_path / "1.txt",))
     texts = [(tmp_path / f"{number}.txt").read_text() for number in range(3)]
     assert texts == ["new words", "newer words", "red three"]
 
@@ -88,7 +90,7 @@ def test_cut_in_the_middle_it_can_be_undone(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make(plan_replace(files, "red", "blue"), journal(tmp_path), "edit", cut)
+        apply(plan_replace(files, "red", "blue"), journal(tmp_path), "edit", cut)
     assert (tmp_path / "0.txt").read_text() == "blue\n"
     journal(tmp_path).undo()
     assert {path.read_text() for path in tmp_path.glob("*.txt")} == {"red"}
@@ -98,7 +100,7 @@ def test_a_shared_caption_is_edited_for_each_crop_and_restored(tmp_path: Path) -
     for name in ("p_1_2_3_4.png", "p_5_6_7_8.png"):
         (tmp_path / name).touch()
     (tmp_path / "p.txt").write_text("red")
-    make(plan_replace(list_captions(tmp_path), "red", "blue"), journal(tmp_path), "edit")
+    apply(plan_replace(list_captions(tmp_path), "red", "blue"), journal(tmp_path), "edit")
     assert [file.text for file in list_captions(tmp_path)] == ["blue", "blue"]
     assert (tmp_path / "p.txt").read_text() == "red"
     journal(tmp_path).undo()
@@ -131,4 +133,4 @@ def test_lines_that_are_no_changes_are_passed_over(tmp_path: Path) -> None:
     edit = edits.begin("x")
     with edit.file.open("a") as stream:
         stream.write("\n".join(['[1, "a", "b"]', '["a.txt", 1, "b"]', '["a.txt", "a", null]', "{}", "[" * 5000]) + "\n")
-    assert list(edit.changes()) == [] and edits.undo() == Undone("x")
+    assert list(edit.changes()) == [] and edits.undo() == UndoResult("x")

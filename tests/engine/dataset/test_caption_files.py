@@ -21,25 +21,25 @@ from engine.errors import DataError, StorageError
 
 
 def folder_of(place: Path, captions: dict[str, str | bytes | None]) -> Path:
-    """Pictures by name (empty files will do), each with its caption."""
+    """Images by name (empty files will do), each with its caption."""
     for name, text in captions.items():
-        picture, _, extension = name.partition(">")
-        (place / picture).parent.mkdir(parents=True, exist_ok=True)
-        (place / picture).touch()
+        image, _, extension = name.partition(">")
+        (place / image).parent.mkdir(parents=True, exist_ok=True)
+        (place / image).touch()
         if text is not None:
             data = text if isinstance(text, bytes) else text.encode()
-            (place / picture).with_suffix(extension or ".txt").write_bytes(data)
+            (place / image).with_suffix(extension or ".txt").write_bytes(data)
     return place
 
 
-def test_pictures_with_their_captions(tmp_path: Path) -> None:
+def test_images_with_their_captions(tmp_path: Path) -> None:
     folder = folder_of(
         tmp_path,
         {"a.png": " one \n\n two\n", "b.jpg>.caption": b"\xef\xbb\xbfmarked", "c.png": "\n", "d.png": None,
          "e.webp": b"caf\xe9", "f.png>.TXT": "loud"},
     )  # fmt: skip
     files = list_captions(folder)
-    assert [(file.picture.name, file.path.name, file.text) for file in files] == [
+    assert [(file.image.name, file.path.name, file.text) for file in files] == [
         ("a.png", "a.txt", "one\ntwo"),
         ("b.jpg", "b.caption", "marked"),
         ("c.png", "c.txt", ""),
@@ -47,15 +47,15 @@ def test_pictures_with_their_captions(tmp_path: Path) -> None:
         ("e.webp", "e.txt", None),
         ("f.png", "f.TXT", "loud"),
     ]
-    assert "not UTF-8" in files[4].problem and not any(file.problem for file in files if file.picture.stem != "e")
-    found = coverage(files)
-    assert (found.pictures, found.captioned, found.empty, found.missing, found.unreadable) == (6, 3, 1, 1, 1)
-    assert found.without == 2
+    assert "not UTF-8" in files[4].problem and not any(file.problem for file in files if file.image.stem != "e")
+    count = coverage(files)
+    assert (count.images, count.captioned, count.empty, count.missing, count.unreadable) == (6, 3, 1, 1, 1)
+    assert count.without == 2
 
 
 def test_numbered_folders_are_read_as_a_run_reads_them(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, {"10_smithy/a.png": "one", "2_other/b.png": None, "notes/c.png": "no", "d.png": "no"})
-    assert [file.picture.name for file in list_captions(folder)] == ["a.png", "b.png"]
+    assert [file.image.name for file in list_captions(folder)] == ["a.png", "b.png"]
     with pytest.raises(DataError, match="does not exist"):
         list_captions(tmp_path / "nowhere")
 
@@ -121,7 +121,7 @@ def test_a_word_of_its_own(text: str, word: str, there: bool) -> None:
     assert has_word(text, word) is there
 
 
-def test_the_trigger_stands_once_and_first() -> None:
+def test_the_trigger_is_once_and_first() -> None:
     assert with_trigger("a robot", "smithy") == "smithy, a robot"
     assert with_trigger("red sky, smithy, grass", "smithy") == "smithy, red sky, grass"
     assert with_trigger("smithy, red sky, smithy", "smithy") == "smithy, red sky"
@@ -131,7 +131,7 @@ def test_the_trigger_stands_once_and_first() -> None:
 
 def test_a_folder_that_is_gone_is_a_sentence(tmp_path: Path) -> None:
     (file,) = list_captions(folder_of(tmp_path / "gone", {"a.png": None}))
-    file.picture.unlink()
+    file.image.unlink()
     (tmp_path / "gone").rmdir()
     with pytest.raises(StorageError, match=r"a\.txt failed: No such file") as caught:
         write_caption(file, "new")

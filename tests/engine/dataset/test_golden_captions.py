@@ -1,4 +1,4 @@
-"""200 captions with rules drawn by chance are what Kohya's pipeline makes of them, draw by draw.
+"""200 captions with random rules are equal to those of Kohya's pipeline, with the same random numbers.
 
 tools/golden_captions.py has that pipeline a second time, and wrote the file.
 """

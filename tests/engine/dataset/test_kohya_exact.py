@@ -1,4 +1,4 @@
-"""`kohya_exact`: pictures, captions and the held-out share as Kohya's scripts have them (facts: sd-scripts)."""
+"""`kohya_exact`: images, captions and the validation share as Kohya's scripts have them (facts: sd-scripts)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from engine.dataset.arithmetic import make_items, plan_steps
 from engine.dataset.batches import item_caption, run_captions
 from engine.dataset.buckets import BucketGrid, Placement
 from engine.dataset.captions import CaptionRules
+from engine.dataset.images import ImageInfo, Scan
 from engine.dataset.latents import LatentCache
-from engine.dataset.pictures import Picture, Scan
 from engine.dataset.pixels import load_pixels
 from engine.dataset.resampling import resize
 from engine.dataset.scan import scan, split, verify_pixels
@@ -27,17 +27,17 @@ def scanned(folder: Path, *, exact: bool, **dataset: object) -> Scan:
     return verify_pixels(scan(RunConfig().changed(dataset=values, training={"kohya_exact": exact})))
 
 
-def only(found: Scan) -> Picture:
-    ((picture,),) = (subset.pictures for subset in found.subsets)
-    return picture
+def only(dataset: Scan) -> ImageInfo:
+    ((image,),) = (subset.images for subset in dataset.subsets)
+    return image
 
 
-def pixels_of(picture: Picture) -> torch.Tensor:
-    size = (picture.width, picture.height)
-    return load_pixels(picture, Placement(size, size, (0, 0)), RunConfig().dataset)[0]
+def pixels_of(image: ImageInfo) -> torch.Tensor:
+    size = (image.width, image.height)
+    return load_pixels(image, Placement(size, size, (0, 0)), RunConfig().dataset)[0]
 
 
-def test_a_picture_is_not_turned(tmp_path: Path) -> None:
+def test_a_image_is_not_turned(tmp_path: Path) -> None:
     sensor = Image.new("RGB", (60, 40), "black")
     sensor.paste("white", (0, 0, 30, 40))
     exif = Image.Exif()
@@ -49,7 +49,7 @@ def test_a_picture_is_not_turned(tmp_path: Path) -> None:
     assert pixels_of(plain)[:, :, :20].mean() > 0.9 and pixels_of(plain)[:, :, 40:].mean() < -0.9
 
 
-def test_what_lies_under_transparency_is_shown(tmp_path: Path) -> None:
+def test_colours_under_transparency_are_kept(tmp_path: Path) -> None:
     Image.new("RGBA", (32, 32), (255, 0, 0, 0)).save(tmp_path / "a.png")
     flat, plain = (pixels_of(only(scanned(tmp_path, exact=exact))) for exact in (False, True))
     assert torch.equal(flat, torch.ones(3, 32, 32))
@@ -60,11 +60,11 @@ def test_only_files_that_the_scripts_look_for(tmp_path: Path) -> None:
     for name in ("a.png", "b.JPG", "c.Jpg", "d.tiff"):
         with (tmp_path / name).open("wb") as file:
             Image.new("RGB", (32, 32)).save(file, {".png": "PNG", ".tiff": "TIFF"}.get(Path(name).suffix, "JPEG"))
-    assert len(scanned(tmp_path, exact=False).subsets[0].pictures) == 4
-    found = scanned(tmp_path, exact=True)
-    assert [picture.path.name for picture in found.subsets[0].pictures] == ["a.png", "b.JPG"]
-    assert {entry.path.name for entry in found.rejected} == {"c.Jpg", "d.tiff"}
-    assert all("do not read this kind of file" in entry.reason for entry in found.rejected)
+    assert len(scanned(tmp_path, exact=False).subsets[0].images) == 4
+    dataset = scanned(tmp_path, exact=True)
+    assert [image.path.name for image in dataset.subsets[0].images] == ["a.png", "b.JPG"]
+    assert {entry.path.name for entry in dataset.rejected} == {"c.Jpg", "d.tiff"}
+    assert all("do not read this kind of file" in entry.reason for entry in dataset.rejected)
 
 
 def test_captions_as_the_scripts_read_them(tmp_path: Path) -> None:
@@ -74,31 +74,30 @@ def test_captions_as_the_scripts_read_them(tmp_path: Path) -> None:
     (tmp_path / "b.caption").write_text("other file")
     (tmp_path / "c.txt").write_bytes("a\u2028b".encode("utf-8-sig"))
     read = {
-        exact: [picture.caption for picture in scanned(tmp_path, exact=exact).subsets[0].pictures]
-        for exact in (False, True)
+        exact: [image.caption for image in scanned(tmp_path, exact=exact).subsets[0].images] for exact in (False, True)
     }
     assert read[False] == ["second", "other file", "a\u2028b"]
     assert read[True] == ["", None, "\ufeffa\u2028b"]
 
 
-def paths(count: int) -> list[Picture]:
-    return [Picture(Path(f"path{number}"), 1, 1, "PNG") for number in range(1, count + 1)]
+def paths(count: int) -> list[ImageInfo]:
+    return [ImageInfo(Path(f"path{number}"), 1, 1, "PNG") for number in range(1, count + 1)]
 
 
-def test_the_held_out_share_has_kohyas_rounding() -> None:
-    train, held_out = split(paths(7), 0.2, 1234, kohya_exact=True)
-    assert [str(picture.path) for picture in train] == ["path2", "path3", "path6", "path5", "path1", "path4"]
-    assert [str(picture.path) for picture in held_out] == ["path7"]
-    train, held_out = split(paths(3), 0.5, 1, kohya_exact=True)
-    assert (len(train), len(held_out)) == (2, 2) and train[1] == held_out[0]
+def test_the_validation_share_has_kohyas_rounding() -> None:
+    train, validation = split(paths(7), 0.2, 1234, kohya_exact=True)
+    assert [str(image.path) for image in train] == ["path2", "path3", "path6", "path5", "path1", "path4"]
+    assert [str(image.path) for image in validation] == ["path7"]
+    train, validation = split(paths(3), 0.5, 1, kohya_exact=True)
+    assert (len(train), len(validation)) == (2, 2) and train[1] == validation[0]
     assert [len(half) for half in split(paths(3), 0.5, 1)] == [2, 1]
 
 
-def test_an_overlap_is_said(tmp_path: Path) -> None:
+def test_an_overlap_is_noted(tmp_path: Path) -> None:
     for name in "abc":
         Image.new("RGB", (32, 32)).save(tmp_path / f"{name}.png")
     notes = scanned(tmp_path, exact=True, validation_split=0.5).notes
-    assert any(note.endswith("of 3; 1 of them trained on as well, as Kohya does (kohya_exact)") for note in notes)
+    assert any(note.endswith("of 3; 1 of them also trained on, as in Kohya (kohya_exact)") for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -133,39 +132,39 @@ def test_an_overlap_is_said(tmp_path: Path) -> None:
 def test_kernels_of_opencv(kernel: str, old: tuple[int, int], new: tuple[int, int], expected: str) -> None:
     """Golden: SHA-256 of what cv2.resize (OpenCV 4.12) has with INTER_NEAREST_EXACT, INTER_LINEAR and INTER_AREA."""
     numbers = np.arange(old[0] * old[1] * 3, dtype=np.int64) ** 2 * 37 // 11 % 256
-    picture = Image.fromarray(numbers.astype(np.uint8).reshape(old[1], old[0], 3))
-    found = np.asarray(resize(picture, new, kernel, opencv=True))
-    assert hashlib.sha256(found.tobytes()).hexdigest()[:16] == expected
-    grey = np.asarray(resize(picture.getchannel("G"), new, kernel, opencv=True))
-    assert np.array_equal(grey, found[..., 1])
+    image = Image.fromarray(numbers.astype(np.uint8).reshape(old[1], old[0], 3))
+    resized = np.asarray(resize(image, new, kernel, opencv=True))
+    assert hashlib.sha256(resized.tobytes()).hexdigest()[:16] == expected
+    grey = np.asarray(resize(image.getchannel("G"), new, kernel, opencv=True))
+    assert np.array_equal(grey, resized[..., 1])
 
 
 def test_bicubic_of_opencv() -> None:
     """Golden: cv2.resize of OpenCV 4, INTER_CUBIC, on a 9 x 7 image; one level may differ."""
-    picture = Image.fromarray((np.arange(7 * 9 * 3).reshape(7, 9, 3) * 37 % 256).astype(np.uint8))
+    image = Image.fromarray((np.arange(7 * 9 * 3).reshape(7, 9, 3) * 37 % 256).astype(np.uint8))
     small = [[108, 71, 2, 150], [76, 10, 216, 150], [229, 194, 155, 192]]
     large = [194, 131, 128, 227, 126, 94, 183, 73, 60, 158, 198, 164, 108]
-    shrunk = np.asarray(resize(picture, (4, 3), "cubic", opencv=True)).astype(int)
-    grown = np.asarray(resize(picture, (13, 11), "bicubic", opencv=True)).astype(int)
+    shrunk = np.asarray(resize(image, (4, 3), "cubic", opencv=True)).astype(int)
+    grown = np.asarray(resize(image, (13, 11), "bicubic", opencv=True)).astype(int)
     assert np.abs(shrunk[..., 0] - small).max() <= 1 and np.abs(grown[3, :, 1] - large).max() <= 1
 
 
 @pytest.mark.parametrize("kernel", ["bilinear", "cubic"])
 def test_without_it_every_pixel_counts_when_shrinking(kernel: str) -> None:
-    picture = Image.fromarray((np.arange(7 * 9 * 3).reshape(7, 9, 3) * 37 % 256).astype(np.uint8))
-    ours, theirs = (np.asarray(resize(picture, (4, 3), kernel, opencv=exact)).astype(int) for exact in (False, True))
+    image = Image.fromarray((np.arange(7 * 9 * 3).reshape(7, 9, 3) * 37 % 256).astype(np.uint8))
+    ours, theirs = (np.asarray(resize(image, (4, 3), kernel, opencv=exact)).astype(int) for exact in (False, True))
     assert np.abs(ours - theirs).max() > 20
 
 
 def test_halves_are_rounded_up_where_an_image_shrinks_by_two() -> None:
-    picture = Image.fromarray(np.array([[0, 1, 2, 2], [0, 1, 2, 4]], np.uint8))
-    assert np.asarray(resize(picture, (2, 1), None)).tolist() == [[0, 2]]
-    assert np.asarray(resize(picture, (2, 1), None, opencv=True)).tolist() == [[1, 3]]
+    image = Image.fromarray(np.array([[0, 1, 2, 2], [0, 1, 2, 4]], np.uint8))
+    assert np.asarray(resize(image, (2, 1), None)).tolist() == [[0, 2]]
+    assert np.asarray(resize(image, (2, 1), None, opencv=True)).tolist() == [[1, 3]]
 
 
-def test_latents_of_both_ways_are_kept_apart(tmp_path: Path) -> None:
+def test_latents_of_both_modes_have_different_keys(tmp_path: Path) -> None:
     """The file and its placement are the same, the pixels are not."""
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     Image.new("RGBA", (64, 64), (0, 0, 0, 0)).save(folder / "a.png")
     values = {}
@@ -188,8 +187,8 @@ def test_cached_captions_are_those_that_were_read(tmp_path: Path) -> None:
         dataset={"train_data_dir": str(tmp_path), "caption_prefix": "zed", "secondary_separator": ";;",
                  "caption_dropout_every_n_epochs": 1, "num_repeats": 1},
     )  # fmt: skip
-    found, grid = scan(config), BucketGrid.from_config(config)
-    items, plan, rules = make_items(found, grid), plan_steps(found, grid, config), CaptionRules.from_config(config)
+    dataset, grid = scan(config), BucketGrid.from_table(config.dataset)
+    items, plan, rules = make_items(dataset, grid), plan_steps(dataset, grid, config), CaptionRules.from_config(config)
     assert set(run_captions(items, rules, plan, 1, raw=True)) == {"a;;x", "b;;x"}
     assert item_caption(items[0], 0, rules, plan, seed=1, epoch=1, step=0) == "", "the live captions of FLUX's CLIP-L"
     shuffled = CaptionRules(caption_prefix="zed", shuffle_caption=True)

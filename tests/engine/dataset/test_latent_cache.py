@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from engine.config import RunConfig
 from engine.config.dataset import DatasetTable
 from engine.dataset.arithmetic import make_items
-from engine.dataset.batches import Item
 from engine.dataset.buckets import BucketGrid
+from engine.dataset.items import Item
 from engine.dataset.latents import BuildReport, LatentCache
 from engine.dataset.scan import scan
 from engine.errors import DataError, StorageError
@@ -30,7 +30,7 @@ TABLE = {
 
 
 class Encoder:
-    """A VAE that halves the size eight times over; remembers the batches it was given."""
+    """A VAE that halves the size eight times over; records its batches."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -43,22 +43,22 @@ class Encoder:
 
 def items_in(folder: Path, **dataset: Any) -> tuple[list[Item], DatasetTable]:
     config = RunConfig.model_validate({"dataset": {"train_data_dir": str(folder), **TABLE, **dataset}})
-    return make_items(scan(config), BucketGrid.from_config(config, multiple=16, downscale=8)), config.dataset
+    return make_items(scan(config), BucketGrid.from_table(config.dataset, multiple=16, downscale=8)), config.dataset
 
 
 @pytest.fixture
 def folder(tmp_path: Path, draw: Draw) -> Path:
     for number, size in enumerate([(100, 100), (120, 80), (90, 90), (80, 120), (110, 110)]):
-        draw(tmp_path / f"pictures/{number}.png", size=size)
-    return tmp_path / "pictures"
+        draw(tmp_path / f"images/{number}.png", size=size)
+    return tmp_path / "images"
 
 
 def counts(report: BuildReport) -> tuple[int, int]:
-    return report.made, report.reused
+    return report.encoded, report.reused
 
 
 @pytest.mark.parametrize("on_disk", [True, False])
-def test_made_once_then_reused(tmp_path: Path, folder: Path, on_disk: bool) -> None:
+def test_encoded_once_then_reused(tmp_path: Path, folder: Path, on_disk: bool) -> None:
     items, table = items_in(folder)
     cache = LatentCache(tmp_path / "cache" if on_disk else None, "vae", table)
     encoder, calls = Encoder(), []
@@ -67,12 +67,12 @@ def test_made_once_then_reused(tmp_path: Path, folder: Path, on_disk: bool) -> N
     moments, mask = cache.get(items[0])
     assert moments.shape == (6, 8, 8) and moments.dtype == torch.float32 and mask is None
     assert counts(cache.build(items, encoder, 2)) == (0, 5)
-    again = LatentCache(tmp_path / "cache" if on_disk else None, "vae", table)
-    assert counts(again.build(items, encoder, 2)) == ((0, 5) if on_disk else (5, 0))
-    assert torch.equal(again.get(items[0])[0], moments)
+    second = LatentCache(tmp_path / "cache" if on_disk else None, "vae", table)
+    assert counts(second.build(items, encoder, 2)) == ((0, 5) if on_disk else (5, 0))
+    assert torch.equal(second.get(items[0])[0], moments)
 
 
-def test_nothing_is_written_beside_the_pictures(tmp_path: Path, folder: Path) -> None:
+def test_nothing_is_written_next_to_the_images(tmp_path: Path, folder: Path) -> None:
     before = sorted(folder.iterdir())
     items, table = items_in(folder)
     LatentCache(tmp_path / "cache", "vae", table).build(items, Encoder())
@@ -80,7 +80,7 @@ def test_nothing_is_written_beside_the_pictures(tmp_path: Path, folder: Path) ->
     assert all(path.suffix == ".safetensors" for path in (tmp_path / "cache").iterdir())
 
 
-def test_what_changes_a_latent_makes_a_new_one(tmp_path: Path, folder: Path, draw: Draw) -> None:
+def test_whatever_changes_a_latent_changes_its_key(tmp_path: Path, folder: Path, draw: Draw) -> None:
     items, table = items_in(folder)
     directory = tmp_path / "cache"
     LatentCache(directory, "vae", table).build(items, Encoder())
@@ -109,7 +109,7 @@ def test_an_edit_within_one_process_is_seen(tmp_path: Path, folder: Path) -> Non
     assert cache.get(items[0])[0][0].min() > 0.99
 
 
-def test_a_renamed_picture_keeps_its_latent(tmp_path: Path, folder: Path) -> None:
+def test_a_renamed_image_keeps_its_latent(tmp_path: Path, folder: Path) -> None:
     items, table = items_in(folder)
     LatentCache(tmp_path / "cache", "vae", table).build(items, Encoder())
     (folder / "0.png").rename(folder / "new.png")
@@ -141,13 +141,13 @@ def test_masks_are_kept_at_the_latents_size(tmp_path: Path, draw: Draw) -> None:
     assert cache.get(items[-1])[1] is None
 
 
-def test_stopping_keeps_what_is_made(tmp_path: Path, folder: Path) -> None:
+def test_stopping_keeps_finished_latents(tmp_path: Path, folder: Path) -> None:
     items, table = items_in(folder)
     encoder = Encoder()
     report = LatentCache(tmp_path / "cache", "vae", table).build(
         items, encoder, should_stop=lambda: len(encoder.batches) >= 2
     )
-    assert report.stopped and report.made == 2
+    assert report.stopped and report.encoded == 2
     report = LatentCache(tmp_path / "cache", "vae", table).build(items, encoder)
     assert counts(report) == (3, 2) and not report.stopped
 
@@ -186,7 +186,7 @@ def test_a_killed_caching_run_goes_on_where_it_was(tmp_path: Path, folder: Path)
     assert {name: files[name] for name in kept} == kept
 
 
-def test_a_batch_with_one_missing_is_encoded_whole(tmp_path: Path, folder: Path) -> None:
+def test_a_batch_with_one_missing_is_encoded_completely(tmp_path: Path, folder: Path) -> None:
     items, table = items_in(folder)
     LatentCache(tmp_path / "cache", "vae", table).build(items, Encoder(), 3)
     files = (tmp_path / "cache").iterdir()
@@ -199,7 +199,7 @@ def test_a_batch_with_one_missing_is_encoded_whole(tmp_path: Path, folder: Path)
 
 
 @pytest.mark.parametrize("harm", ["cut", "empty", "bit", "text"])
-def test_a_damaged_cache_file_is_made_anew_and_said(tmp_path: Path, folder: Path, harm: str) -> None:
+def test_a_damaged_cache_file_is_replaced_and_reported(tmp_path: Path, folder: Path, harm: str) -> None:
     items, table = items_in(folder)
     LatentCache(tmp_path / "cache", "vae", table).build(items, Encoder())
     victim = next(iter((tmp_path / "cache").iterdir()))
@@ -211,7 +211,7 @@ def test_a_damaged_cache_file_is_made_anew_and_said(tmp_path: Path, folder: Path
     assert counts(report) == (1, 4)
     assert len(report.notes) == 1 and victim.name in report.notes[0] and "damaged" in report.notes[0]
     victim.write_bytes(b"")
-    with pytest.raises(DataError, match=r"is gone or damaged\. Start or resume again"):
+    with pytest.raises(DataError, match=r"is missing or damaged\. Start or resume again"):
         for item in items:
             cache.get(item)
 
@@ -229,19 +229,19 @@ def test_a_latent_that_is_not_finite_is_refused_by_name(tmp_path: Path, folder: 
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_pictures_that_break_or_vanish_are_collected(tmp_path: Path, folder: Path, draw: Draw) -> None:
+def test_images_that_break_or_vanish_are_collected(tmp_path: Path, folder: Path, draw: Draw) -> None:
     items, table = items_in(folder, flip_aug=True)
     big = draw(folder / "2.png", size=(90, 90), mode="RGBA")
     big.write_bytes(big.read_bytes()[:-60])
     (folder / "4.png").unlink()
     report = LatentCache(tmp_path / "cache", "vae", table).build(items, Encoder(), 2)
-    assert report.made == 6
+    assert report.encoded == 6
     assert {entry.path.name: entry.reason.split(":")[0] for entry in report.rejected} == {
         "2.png": "truncated", "4.png": "No such file or directory",
     }  # fmt: skip
 
 
-def test_of_equal_pictures_the_first_is_encoded_and_kept(tmp_path: Path, folder: Path) -> None:
+def test_of_equal_images_the_first_is_encoded_and_kept(tmp_path: Path, folder: Path) -> None:
     """Else a latent would depend on whether a kill came between the two."""
     shutil.copy(folder / "0.png", folder / "copy.png")
     items, table = items_in(folder)
@@ -249,12 +249,12 @@ def test_of_equal_pictures_the_first_is_encoded_and_kept(tmp_path: Path, folder:
     cache = LatentCache(tmp_path / "cache", "vae", table)
     cache.build(items, lambda pixels: encoder(pixels) + len(encoder.batches))
     assert len(list((tmp_path / "cache").iterdir())) == 5
-    first, copy = (next(item for item in items if item.picture.path.name == name) for name in ("0.png", "copy.png"))
+    first, copy = (next(item for item in items if item.image.path.name == name) for name in ("0.png", "copy.png"))
     assert torch.equal(cache.get(copy)[0], cache.get(first)[0])
-    squares = list(dict.fromkeys(item.picture.path for item in items if item.placement.bucket == (64, 64)))
+    squares = list(dict.fromkeys(item.image.path for item in items if item.placement.bucket == (64, 64)))
     kept = cache.get(first)[0][3:].min().item()  # the second half of the channels is never negative
-    others = {path: cache.get(next(i for i in items if i.picture.path == path))[0][3:].min().item() for path in squares}
-    assert kept == min(others.values()) and squares[0] == first.picture.path
+    others = {path: cache.get(next(i for i in items if i.image.path == path))[0][3:].min().item() for path in squares}
+    assert kept == min(others.values()) and squares[0] == first.image.path
 
 
 def test_a_full_device_is_one_sentence(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,7 +270,7 @@ def test_a_full_device_is_one_sentence(tmp_path: Path, folder: Path, monkeypatch
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_latents_of_another_picture_are_not_taken(tmp_path: Path, folder: Path) -> None:
+def test_latents_of_another_image_are_not_used(tmp_path: Path, folder: Path) -> None:
     items, table = items_in(folder)
     LatentCache(tmp_path / "cache", "vae", table).build(items, Encoder())
     first, second, *_ = sorted((tmp_path / "cache").iterdir())

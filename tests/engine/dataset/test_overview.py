@@ -1,4 +1,4 @@
-"""What stands out among pictures before they are trained on."""
+"""The overview of images before training."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ Configured = Callable[..., RunConfig]
 def test_buckets_and_sizes(tmp_path: Path, draw: Draw, configured: Configured) -> None:
     for name, size in {"a": (512, 512), "b": (600, 600), "c": (255, 400), "wide": (2049, 1000)}.items():
         draw(tmp_path / f"{name}.png", size=size)
-    told: list[tuple[int, int]] = []
-    seen = overview(configured(tmp_path), lambda *numbers: told.append(numbers))
+    progress: list[tuple[int, int]] = []
+    seen = overview(configured(tmp_path), lambda *numbers: progress.append(numbers))
     assert sum(seen.buckets.values()) == 4
     assert seen.buckets[512, 512] == 2
-    assert [picture.path.name for picture in seen.small] == ["c.png"]
-    assert [picture.path.name for picture in seen.large] == ["wide.png"]
+    assert [image.path.name for image in seen.small] == ["c.png"]
+    assert [image.path.name for image in seen.large] == ["wide.png"]
     assert seen.lines()[:2] == [
-        "1 picture with a side below 256 px, enlarged: c.png (255×400 px)",
-        "1 picture with a side above 2048 px, shrunk: wide.png (2049×1000 px)",
+        "1 image with a side below 256 px, enlarged: c.png (255×400 px)",
+        "1 image with a side above 2048 px, shrunk: wide.png (2049×1000 px)",
     ]
-    assert told[-1] == (4, 4)
+    assert progress[-1] == (4, 4)
     assert not seen.numbered
 
 
 def test_the_model_decides_the_grid(tmp_path: Path) -> None:
-    """The demo base has cells of 4 px and no buckets; its pictures are as large as it trains them, so not small."""
+    """The demo base has cells of 4 px and no buckets; its images are as large as it trains them, so not small."""
     values: dict[str, dict[str, object]] = {
         "model": {"pretrained_model_name_or_path": str(ASSETS / "demo_base")},
         "dataset": {"train_data_dir": str(ASSETS / "demo_pictures"), "resolution": 68, "enable_bucket": False},
@@ -64,6 +64,6 @@ def test_numbered_folders(tmp_path: Path, draw: Draw, configured: Configured) ->
     assert not overview(configured(tmp_path / "10_fox")).numbered
 
 
-def test_no_pictures(tmp_path: Path, configured: Configured) -> None:
+def test_no_images(tmp_path: Path, configured: Configured) -> None:
     with pytest.raises(DataError):
         overview(configured(tmp_path))

@@ -13,7 +13,7 @@ from PIL import Image
 from engine.config.dataset import DatasetTable
 from engine.dataset.buckets import Placement
 from engine.dataset.decoding import read_header
-from engine.dataset.pictures import Picture
+from engine.dataset.images import ImageInfo
 from engine.dataset.pixels import latent_mask, load_pixels
 from engine.dataset.resampling import resize
 from engine.errors import DataError
@@ -26,10 +26,10 @@ def loaded(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     header = read_header(path, 178)
     size = (header.width, header.height)
-    picture = Picture(path, *size, header.format)
+    image = ImageInfo(path, *size, header.format)
     placement = placement or Placement(size, size, (0, 0))
     rng = None if seed is None else random.Random(seed)
-    return load_pixels(picture, placement, DatasetTable(**table), flip=flip, rng=rng)
+    return load_pixels(image, placement, DatasetTable(**table), flip=flip, rng=rng)
 
 
 def levels(pixels: torch.Tensor) -> np.ndarray:
@@ -49,7 +49,7 @@ def test_range_shape_and_type(tmp_path: Path) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("extension", ["jpg", "png", "webp", "tif", "avif"])
 def test_exif_rotation_turns_the_pixels(tmp_path: Path, orientation: int, extension: str) -> None:
-    """The red corner is top left once the picture is upright; where it is stored follows from the EXIF standard."""
+    """The red corner is top left once the image is upright; where it is stored follows from the EXIF standard."""
     upright = Image.new("RGB", (40, 24), "white")
     upright.paste("red", (0, 0, 16, 8))
     stored = {
@@ -191,20 +191,20 @@ def test_enlarging_is_lanczos_and_names_are_kohyas() -> None:
     assert resize(image, (5, 20), None).tobytes() == image.resize((5, 20), Image.Resampling.LANCZOS).tobytes()
 
 
-def test_a_broken_picture_names_the_file(tmp_path: Path, draw: Draw) -> None:
+def test_a_broken_image_names_the_file(tmp_path: Path, draw: Draw) -> None:
     path = draw(tmp_path / "a.jpg", size=(300, 300))
     header = read_header(path, 178)
     path.write_bytes(path.read_bytes()[:-600])
-    with pytest.raises(DataError, match=r"a\.jpg: truncated: .*\. Replace or remove this picture\."):
+    with pytest.raises(DataError, match=r"a\.jpg: truncated: .*\. Replace or remove this image\."):
         placement = Placement((64, 64), (64, 64), (0, 0))
-        load_pixels(Picture(path, header.width, header.height, "JPEG"), placement, DatasetTable())
+        load_pixels(ImageInfo(path, header.width, header.height, "JPEG"), placement, DatasetTable())
 
 
-def test_a_picture_replaced_after_the_scan_is_not_decoded(
+def test_a_image_replaced_after_the_scan_is_not_decoded(
     tmp_path: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = draw(tmp_path / "a.png")
     draw(path, size=(900, 900))
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
     with pytest.raises(DataError, match=r"a\.png: it has changed: now 900×900 px, 40×30 when found"):
-        load_pixels(Picture(path, 40, 30, "PNG"), Placement((40, 30), (40, 30), (0, 0)), DatasetTable())
+        load_pixels(ImageInfo(path, 40, 30, "PNG"), Placement((40, 30), (40, 30), (0, 0)), DatasetTable())

@@ -1,4 +1,4 @@
-"""The project folder: what is made, what is taken in, and what stays whatever is done twice."""
+"""The project folder: what is created, what is imported, and what stays when it is done twice."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import Any
 
 import pytest
 
-from engine.dataset.project import Made, Project, Regularization, make
 from engine.dataset.scan import scan
 from engine.errors import DataError, StorageError, UsageError
 from engine.reading import open_file
 from engine.runs import RunDir, prepare_run
+from engine.runs.project import CreatedProject, Project, Regularization, make
 
 Draw = Callable[..., Path]
 
 
 @pytest.fixture
 def source(tmp_path: Path, draw: Draw) -> Path:
-    """Four pictures, three captions, one file that is neither."""
+    """Four images, three captions, one file that is neither."""
     folder = tmp_path / "photos"
     for index in range(4):
         draw(folder / f"fox_{index}.png", size=(40 + index, 30))
     for index in range(3):
         (folder / f"fox_{index}.txt").write_text(f"a fox, number {index}")
-    (folder / "notes.pdf").write_text("no picture")
+    (folder / "notes.pdf").write_text("no image")
     return folder
 
 
@@ -54,43 +54,43 @@ def files(path: Path) -> dict[str, bytes]:
 FOUR = [f"fox_{index}.{kind}" for index in range(4) for kind in ("png", "txt") if (index, kind) != (3, "txt")]
 
 
-def test_pictures_and_captions_are_copied(project: Callable[..., Project], source: Path) -> None:
-    one = project()
-    made = make(one)
-    folder = one.training / "100_fox"
+def test_images_and_captions_are_copied(project: Callable[..., Project], source: Path) -> None:
+    layout = project()
+    result = make(layout)
+    folder = layout.training / "100_fox"
     assert tree(folder) == FOUR
     assert all((folder / name).read_bytes() == (source / name).read_bytes() for name in FOUR)
-    assert one.results.is_dir()
-    assert not one.regularizing.exists()
-    assert not (one.path / "txt2img-images").exists()
-    assert (made.pictures, made.added, made.others, made.lines()) == (4, 7, 0, [])
-    assert made.values == {
-        "dataset.train_data_dir": str(one.training),
+    assert layout.results.is_dir()
+    assert not layout.regularizing.exists()
+    assert not (layout.path / "txt2img-images").exists()
+    assert (result.images, result.added, result.others, result.lines()) == (4, 7, 0, [])
+    assert result.values == {
+        "dataset.train_data_dir": str(layout.training),
         "dataset.num_repeats": None,
         "dataset.reg_data_dir": None,
         "saving.output_name": "fox",
-        "saving.output_dir": str(one.results),
+        "saving.output_dir": str(layout.results),
     }
 
 
-def test_a_run_reads_what_was_made(project: Callable[..., Project], configured: Callable[..., Any]) -> None:
-    made = make(project(num_repeats=7))
-    found = scan(configured(made.values["dataset.train_data_dir"]))
-    assert [(subset.num_repeats, subset.class_tokens, len(subset.pictures)) for subset in found.subsets] == [
+def test_a_run_reads_the_project(project: Callable[..., Project], configured: Callable[..., Any]) -> None:
+    result = make(project(num_repeats=7))
+    dataset = scan(configured(result.values["dataset.train_data_dir"]))
+    assert [(subset.num_repeats, subset.class_tokens, len(subset.images)) for subset in dataset.subsets] == [
         (7, "fox", 4)
     ]
-    assert not found.rejected
+    assert not dataset.rejected
 
 
-def test_again_nothing_is_added(project: Callable[..., Project]) -> None:
+def test_the_second_time_nothing_is_added(project: Callable[..., Project]) -> None:
     make(project())
     before = files(project().path)
     assert make(project()).added == 0
     assert files(project().path) == before
 
 
-@pytest.mark.parametrize("way", ["copy", "link"])
-def test_a_cut_intake_goes_on(project: Callable[..., Project], source: Path, way: str) -> None:
+@pytest.mark.parametrize("method", ["copy", "link"])
+def test_a_cut_intake_goes_on(project: Callable[..., Project], source: Path, method: str) -> None:
     class Cut(Exception):
         pass
 
@@ -101,14 +101,14 @@ def test_a_cut_intake_goes_on(project: Callable[..., Project], source: Path, way
     for index in range(4, 60):
         shutil.copy(source / "fox_0.png", source / f"fox_{index}.png")
     with pytest.raises(Cut):
-        make(project(take_in=way), progress=cut)
+        make(project(take_in=method), progress=cut)
     half = tree(project().training)
     assert 2 <= len(half) < 63
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     rest = 63 - len(half)
-    assert make(project(take_in=way), progress=lambda *numbers: told.append(numbers)).added == rest
+    assert make(project(take_in=method), progress=lambda *numbers: progress.append(numbers)).added == rest
     assert len(tree(project().training / "7_fox")) == 63
-    assert told[-1] == (rest, rest)
+    assert progress[-1] == (rest, rest)
 
 
 def test_the_rest_of_a_killed_process_is_swept(project: Callable[..., Project]) -> None:
@@ -125,18 +125,18 @@ def test_the_rest_of_a_killed_process_is_swept(project: Callable[..., Project]) 
     assert tree(folder) == [living.name, *FOUR]
 
 
-def test_another_picture_of_the_same_name_is_kept(project: Callable[..., Project], draw: Draw) -> None:
+def test_another_image_of_the_same_name_is_kept(project: Callable[..., Project], draw: Draw) -> None:
     folder = project().training / "100_fox"
     mine = draw(folder / "fox_1.png", size=(99, 99)).read_bytes()
     (folder / "fox_1.txt").write_text("mine")
-    made = make(project())
+    result = make(project())
     assert (folder / "fox_1.png").read_bytes() == mine
     assert (folder / "fox_1.txt").read_text() == "mine"
     assert (folder / "fox_1-2.png").read_bytes() == (project().source / "fox_1.png").read_bytes()
     assert (folder / "fox_1-2.txt").read_text() == "a fox, number 1"
-    assert made.renamed == (("fox_1.png", "fox_1-2.png"),)
-    assert made.others == 1
-    assert "fox_1.png → fox_1-2.png" in made.lines()[0]
+    assert result.renamed == (("fox_1.png", "fox_1-2.png"),)
+    assert result.others == 1
+    assert "fox_1.png → fox_1-2.png" in result.lines()[0]
     assert make(project()).added == 0
 
 
@@ -168,32 +168,32 @@ def test_another_name_renames_the_project(project: Callable[..., Project]) -> No
     assert (renamed.training / "100_vixen" / "fox_0.txt").read_text() == "edited"
 
 
-def test_a_project_with_runs_stays_and_its_captions_are_taken_over(
+def test_a_project_with_runs_stays_and_its_captions_are_reused(
     project: Callable[..., Project], configured: Callable[..., Any]
 ) -> None:
-    made = make(project())
+    result = make(project())
     prepare_run(
-        configured(made.values["dataset.train_data_dir"]).changed(saving={"output_dir": str(project().results)})
+        configured(result.values["dataset.train_data_dir"]).changed(saving={"output_dir": str(project().results)})
     )
     (project().training / "100_fox" / "fox_0.txt").write_text("edited")
     before = files(project().path)
     renamed = project(name="vixen")
-    told = make(renamed, earlier=project().path)
+    second = make(renamed, earlier=project().path)
     assert files(project().path) == before
     assert tree(renamed.training / "100_vixen") == FOUR
     assert (renamed.training / "100_vixen" / "fox_0.txt").read_text() == "edited"
-    assert told.others == 0
-    assert "stays" in told.lines()[-1]
+    assert second.others == 0
+    assert "stays" in second.lines()[-1]
 
 
 def test_no_rename_under_a_run(project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine.dataset import project as module
+    from engine.runs import project as module
 
     make(project())
     monkeypatch.setattr(
         module, "true_state", lambda run_dir: type("State", (), {"live": run_dir == RunDir(run_dir.path)})
     )
-    with pytest.raises(UsageError, match="A run is going on"):
+    with pytest.raises(UsageError, match="A training is running"):
         make(project(num_repeats=3))
     assert (project().training / "100_fox").is_dir()
 
@@ -201,8 +201,9 @@ def test_no_rename_under_a_run(project: Callable[..., Project], monkeypatch: pyt
 def test_two_folders_of_one_name_are_refused(project: Callable[..., Project], draw: Draw) -> None:
     make(project())
     draw(project().training / "3_fox" / "other.png")
-    with pytest.raises(UsageError, match="several folders of this name: 100_fox, 3_fox"):
+    with pytest.raises(UsageError) as caught:
         make(project())
+    assert caught.value.code == "several-image-folders"
 
 
 def test_links(project: Callable[..., Project], source: Path) -> None:
@@ -227,7 +228,7 @@ def test_symbolic_links_where_no_hard_ones_go(
     assert link.samefile(source / "fox_0.png")
     moved = source.with_name("moved")
     source.rename(moved)
-    assert make(project(take_in="link", source=moved)).added == 4, "broken links are made anew"
+    assert make(project(take_in="link", source=moved)).added == 4, "broken links are created again"
     assert make(project(take_in="copy", source=moved)).added == 4, "a copy takes the place of a link"
     shutil.rmtree(moved)
     assert link.read_bytes().startswith(b"\x89PNG")
@@ -239,15 +240,16 @@ def test_no_links_at_all_is_a_sentence(project: Callable[..., Project], monkeypa
 
     monkeypatch.setattr(os, "link", refuse)
     monkeypatch.setattr(Path, "symlink_to", refuse)
-    with pytest.raises(StorageError, match=r"without links\. Take the pictures in by copy"):
+    with pytest.raises(StorageError) as caught:
         make(project(take_in="link"))
+    assert caught.value.code == "links-not-possible"
 
 
 def test_left_where_they_are(project: Callable[..., Project], source: Path) -> None:
-    made = make(project(take_in="leave", num_repeats=9))
+    result = make(project(take_in="leave", num_repeats=9))
     assert tree(project().path) == []
-    assert made.values["dataset.train_data_dir"] == str(source)
-    assert made.values["dataset.num_repeats"] == 9
+    assert result.values["dataset.train_data_dir"] == str(source)
+    assert result.values["dataset.num_repeats"] == 9
 
 
 def test_numbered_folders_keep_their_names(
@@ -257,27 +259,27 @@ def test_numbered_folders_keep_their_names(
     draw(kohya / "10_fox" / "a.png")
     draw(kohya / "5_den" / "a.png", size=(50, 20))
     draw(kohya / "plain" / "b.png")
-    made = make(project(source=kohya))
+    result = make(project(source=kohya))
     assert tree(project().training) == ["10_fox/a.png", "5_den/a.png"]
-    assert made.values["dataset.num_repeats"] is None
+    assert result.values["dataset.num_repeats"] is None
     assert {subset.num_repeats for subset in scan(configured(project().training)).subsets} == {10, 5}
     assert make(project(source=kohya, num_repeats=3)).values["dataset.num_repeats"] == 3
 
 
-def test_regularization_and_txt2img_only_when_asked_for(
+def test_regularization_and_txt2img_only_on_request(
     project: Callable[..., Project], tmp_path: Path, draw: Draw, configured: Callable[..., Any]
 ) -> None:
     draw(tmp_path / "animals" / "wolf.png")
-    made = make(project(regularization=Regularization(tmp_path / "animals", "animal"), txt2img=True))
+    result = make(project(regularization=Regularization(tmp_path / "animals", "animal"), txt2img=True))
     assert tree(project().regularizing) == ["1_animal/wolf.png"]
     assert (project().path / "txt2img-images").is_dir()
-    config = configured(made.values["dataset.train_data_dir"], reg_data_dir=made.values["dataset.reg_data_dir"])
+    config = configured(result.values["dataset.train_data_dir"], reg_data_dir=result.values["dataset.reg_data_dir"])
     assert [subset.class_tokens for subset in scan(config).reg_subsets] == ["animal"]
     make(project(regularization=Regularization(tmp_path / "animals", "beast")))
     assert tree(project().regularizing) == ["1_beast/wolf.png"]
 
 
-def test_regularization_of_left_pictures(project: Callable[..., Project], tmp_path: Path, draw: Draw) -> None:
+def test_regularization_of_left_images(project: Callable[..., Project], tmp_path: Path, draw: Draw) -> None:
     """The class word is a folder's name: a plain folder is linked into one, a numbered one is left."""
     draw(tmp_path / "animals" / "wolf.png")
     plain = make(project(take_in="leave", regularization=Regularization(tmp_path / "animals", "animal")))
@@ -300,7 +302,7 @@ def test_any_file_name(project: Callable[..., Project], source: Path, name: byte
 
 
 @pytest.mark.parametrize("inside", ["fox", "fox/training_images/100_fox", "fox/raw"])
-def test_pictures_inside_the_project_are_refused(project: Callable[..., Project], tmp_path: Path, inside: str) -> None:
+def test_images_inside_the_project_are_refused(project: Callable[..., Project], tmp_path: Path, inside: str) -> None:
     with pytest.raises(UsageError, match="in the project's own folder"):
         make(project(source=tmp_path / "place" / inside))
     linked = tmp_path / "linked"
@@ -321,16 +323,16 @@ def test_a_place_that_is_not_utf8_is_refused(project: Callable[..., Project], tm
         make(project(place=tmp_path / os.fsdecode(b"caf\xe9")))
 
 
-def test_no_pictures(project: Callable[..., Project], tmp_path: Path) -> None:
+def test_no_images(project: Callable[..., Project], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="Pictures: no pictures in"):
+    with pytest.raises(DataError, match="Images: no images in"):
         make(project(source=tmp_path / "empty"))
     with pytest.raises(DataError, match="does not exist"):
         make(project(source=tmp_path / "nowhere"))
     assert not project().path.exists()
 
 
-def test_a_picture_that_cannot_be_read_is_set_aside(
+def test_a_image_that_cannot_be_read_is_set_aside(
     project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: Path) -> Any:
@@ -338,15 +340,15 @@ def test_a_picture_that_cannot_be_read_is_set_aside(
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return open_file(path)
 
-    monkeypatch.setattr("engine.dataset.intake.open_file", refuse)
-    made = make(project())
-    assert made.added == 6
-    assert made.lines() == ["1 file not taken in: fox_1.png: Permission denied."]
+    monkeypatch.setattr("engine.dataset.image_import.open_file", refuse)
+    result = make(project())
+    assert result.added == 6
+    assert result.lines() == ["1 file not imported: fox_1.png: Permission denied."]
 
 
 def test_space_is_checked_first(project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100}))
-    with pytest.raises(StorageError, match=r"the pictures need 0\.0 MiB"):
+    with pytest.raises(StorageError, match=r"the images need 0\.0 MiB"):
         make(project())
     assert tree(project().path) == []
     make(project(take_in="link", source=project().source))
@@ -371,13 +373,14 @@ def test_a_disk_that_refuses_is_a_sentence(
 
 def test_a_file_in_the_way_is_a_sentence(project: Callable[..., Project], tmp_path: Path) -> None:
     (tmp_path / "place").write_text("a file")
-    with pytest.raises(StorageError, match="is a file, where a folder is needed"):
+    with pytest.raises(StorageError) as caught:
         make(project())
+    assert caught.value.code == "file-in-the-way"
 
 
-def test_pictures_of_an_earlier_source_are_told(project: Callable[..., Project], tmp_path: Path, draw: Draw) -> None:
+def test_images_of_an_earlier_source_are_reported(project: Callable[..., Project], tmp_path: Path, draw: Draw) -> None:
     make(project())
     draw(tmp_path / "more" / "new.png", size=(64, 64))
-    made: Made = make(project(source=tmp_path / "more", num_repeats=100))
-    assert made.others == 4
-    assert made.lines() == ["4 pictures in the project are not from this source, but used too."]
+    result: CreatedProject = make(project(source=tmp_path / "more", num_repeats=100))
+    assert result.others == 4
+    assert result.lines() == ["4 images in the project are not from this source, but used too."]

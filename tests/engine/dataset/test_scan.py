@@ -15,7 +15,10 @@ from PIL import Image
 
 from engine.config import RunConfig
 from engine.dataset import decoding
-from engine.dataset.pictures import Picture, Rejected, Scan
+from engine.dataset import scan as scan_module
+from engine.dataset.checked import FILE_NAME, CheckedImages
+from engine.dataset.digests import FileDigests
+from engine.dataset.images import ImageInfo, Rejected, Scan
 from engine.dataset.scan import scan, split, verify_pixels
 from engine.errors import DataError, UsageError
 
@@ -24,14 +27,14 @@ Draw = Callable[..., Path]
 Configured = Callable[..., RunConfig]
 
 
-def only(found: Scan) -> dict[str, Picture]:
-    """Pictures of the single subset by name."""
-    (subset,) = found.subsets
-    return {picture.path.name: picture for picture in subset.pictures}
+def only(dataset: Scan) -> dict[str, ImageInfo]:
+    """Images of the single subset by name."""
+    (subset,) = dataset.subsets
+    return {image.path.name: image for image in subset.images}
 
 
-def reasons(found: Scan) -> dict[str, str]:
-    return {entry.path.name: entry.reason for entry in found.rejected}
+def reasons(dataset: Scan) -> dict[str, str]:
+    return {entry.path.name: entry.reason for entry in dataset.rejected}
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
@@ -51,11 +54,11 @@ def test_every_format_in_any_case(tmp_path: Path, draw: Draw, configured: Config
         draw(tmp_path / name)
     shutil.copy(FIXTURES / "small.heic", tmp_path / "i.HEIC")
     shutil.copy(tmp_path / "a.png", tmp_path / "j.jpg")
-    found = only(verify_pixels(scan(configured(tmp_path))))
-    assert [(p.width, p.height) for name, p in found.items() if name != "i.HEIC"] == [(40, 30)] * 9
-    assert (found["i.HEIC"].width, found["i.HEIC"].height, found["i.HEIC"].format) == (96, 64, "HEIF")
-    assert found["j.jpg"].format == "PNG"
-    assert list(found) == [*names, "i.HEIC", "j.jpg"]
+    dataset = only(verify_pixels(scan(configured(tmp_path))))
+    assert [(p.width, p.height) for name, p in dataset.items() if name != "i.HEIC"] == [(40, 30)] * 9
+    assert (dataset["i.HEIC"].width, dataset["i.HEIC"].height, dataset["i.HEIC"].format) == (96, 64, "HEIF")
+    assert dataset["j.jpg"].format == "PNG"
+    assert list(dataset) == [*names, "i.HEIC", "j.jpg"]
 
 
 def test_heic_without_its_package_is_set_aside(
@@ -75,9 +78,9 @@ def test_exif_rotation_counts_in_the_size(
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = draw(tmp_path / f"a{extension}", exif=exif)
-    picture = only(verify_pixels(scan(configured(tmp_path))))[path.name]
+    image = only(verify_pixels(scan(configured(tmp_path))))[path.name]
     size = (30, 40) if orientation in (6, 8) else (40, 30)
-    assert (picture.width, picture.height) == size
+    assert (image.width, image.height) == size
     assert decoding.decode(path, size).size == size
 
 
@@ -91,14 +94,14 @@ def test_exif_behind_the_pixels_of_a_png_is_found_without_decoding(
     path.write_bytes(data[:-12] + png_chunk(b"eXIf", exif.tobytes()[6:]) + data[-12:])
     with monkeypatch.context() as patch:
         patch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
-        picture = only(scan(configured(tmp_path)))["a.png"]
-    assert (picture.width, picture.height) == decoding.decode(path, (30, 40)).size == (30, 40)
+        image = only(scan(configured(tmp_path)))["a.png"]
+    assert (image.width, image.height) == decoding.decode(path, (30, 40)).size == (30, 40)
 
 
 def test_bad_files_are_set_aside_with_the_reason(tmp_path: Path, draw: Draw, configured: Configured) -> None:
     good = draw(tmp_path / "good.png")
     (tmp_path / "zero.jpg").touch()
-    (tmp_path / "text.png").write_text("not a picture at all")
+    (tmp_path / "text.png").write_text("not an image at all")
     (tmp_path / "film.mp4").write_bytes(b"x")
     (tmp_path / "bomb.png").write_bytes(bomb(60_000, 60_000))
     draw(tmp_path / "tiny.png", size=(15, 200))
@@ -108,21 +111,21 @@ def test_bad_files_are_set_aside_with_the_reason(tmp_path: Path, draw: Draw, con
     (tmp_path / "head.png").write_bytes(good.read_bytes()[:20])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = scan(configured(tmp_path))
-    assert list(only(found)) == ["good.png"]
-    said = reasons(found)
-    assert said.pop("head.png") == "truncated: Truncated File Read"
-    assert said == {
+        dataset = scan(configured(tmp_path))
+    assert list(only(dataset)) == ["good.png"]
+    reason_by_name = reasons(dataset)
+    assert reason_by_name.pop("head.png") == "truncated: Truncated File Read"
+    assert reason_by_name == {
         "zero.jpg": "empty: 0 bytes",
-        "text.png": "broken, or not a picture of a known format",
-        "film.mp4": "not a picture",
+        "text.png": "broken, or not an image of a known format",
+        "film.mp4": "not an image",
         "bomb.png": "too large: 60000×60000 is 3600 megapixels, the limit dataset.max_image_megapixels is 178",
         "tiny.png": "too small: 15×200 px; the smallest side allowed is 16 px",
         "pipe.png": "not a regular file",
         "link.png": "broken link",
-        "float.tif": "F samples are not read: save it as RGB with 8 or 16 bits a channel",
+        "float.tif": "F samples are not supported: save it as RGB with 8 or 16 bits a channel",
     }
-    assert "film.mp4: not a picture" in "\n".join(found.lines())
+    assert "film.mp4: not an image" in "\n".join(dataset.lines())
 
 
 def test_the_size_limit_is_configurable(tmp_path: Path, draw: Draw, configured: Configured) -> None:
@@ -136,8 +139,8 @@ def test_the_size_limit_is_configurable(tmp_path: Path, draw: Draw, configured: 
 def test_truncation_is_found_by_decoding(tmp_path: Path, draw: Draw, configured: Configured, extension: str) -> None:
     draw(tmp_path / "good.png")
     cut = tmp_path / f"cut{extension}"
-    whole = FIXTURES / "small.heic" if extension == ".heic" else draw(cut, size=(400, 300))
-    data = whole.read_bytes()
+    complete = FIXTURES / "small.heic" if extension == ".heic" else draw(cut, size=(400, 300))
+    data = complete.read_bytes()
     cut.write_bytes(data[: len(data) * 9 // 10])
     calls: list[tuple[int, int]] = []
     checked = verify_pixels(scan(configured(tmp_path)), lambda done, total: calls.append((done, total)))
@@ -145,36 +148,53 @@ def test_truncation_is_found_by_decoding(tmp_path: Path, draw: Draw, configured:
     assert calls[-1][0] == calls[-1][1]
 
 
-def test_too_few_pictures_after_decoding_is_an_error(tmp_path: Path, draw: Draw, configured: Configured) -> None:
+def test_too_few_images_after_decoding_is_an_error(tmp_path: Path, draw: Draw, configured: Configured) -> None:
     draw(tmp_path / "good.png")
     cut = draw(tmp_path / "cut.jpg", size=(400, 300))
     cut.write_bytes(cut.read_bytes()[:-400])
-    found = scan(configured(tmp_path, min_images=2))
-    with pytest.raises(DataError, match=r"Only 1 usable picture in .* asks for 2\. Set aside: cut\.jpg: trunc"):
-        verify_pixels(found)
+    dataset = scan(configured(tmp_path, min_images=2))
+    with pytest.raises(DataError, match=r"Only 1 usable image in .* asks for 2\. Set aside: cut\.jpg: trunc"):
+        verify_pixels(dataset)
 
 
-def test_a_picture_replaced_after_the_scan_is_not_decoded(tmp_path: Path, draw: Draw, configured: Configured) -> None:
+def test_what_decoded_is_kept_before_the_last_image_is_reached(
+    tmp_path: Path, draw: Draw, configured: Configured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan_module, "SAVED_EVERY", 2)
+    for number in range(6):
+        draw(tmp_path / f"images/{number}.png", size=(40 + number, 30))
+    record, lines = tmp_path / "cache" / FILE_NAME, []
+
+    def seen(done: int, _: int) -> None:
+        lines.append(len(record.read_bytes().splitlines()) if record.exists() else 0)
+
+    dataset = scan(configured(tmp_path / "images"))
+    verify_pixels(dataset, seen, CheckedImages(record.parent, FileDigests()))
+    assert lines[1] == 0 and lines[2] >= 2 and lines[4] >= 4
+    assert len(record.read_bytes().splitlines()) == 6
+
+
+def test_a_image_replaced_after_the_scan_is_not_decoded(tmp_path: Path, draw: Draw, configured: Configured) -> None:
     draw(tmp_path / "a.png")
     draw(tmp_path / "b.png")
-    found = scan(configured(tmp_path))
+    dataset = scan(configured(tmp_path))
     (tmp_path / "b.png").write_bytes(bomb(60_000, 60_000))
-    assert reasons(verify_pixels(found)) == {"b.png": "it has changed: now 60000×60000 px, 40×30 when found"}
+    assert reasons(verify_pixels(dataset)) == {"b.png": "it has changed: now 60000×60000 px, 40×30 when found"}
 
 
-def test_peculiar_pictures_are_used_and_said(tmp_path: Path, draw: Draw, configured: Configured) -> None:
+def test_peculiar_images_are_used_and_noted(tmp_path: Path, draw: Draw, configured: Configured) -> None:
     frames = [Image.new("RGB", (32, 32), color) for color in ("red", "blue")]
     for name in ("film.webp", "film.png", "pages.tif"):
         frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
     draw(tmp_path / "print.jpg", mode="CMYK")
-    found = scan(configured(tmp_path))
-    assert {name: picture.notes for name, picture in only(found).items()} == {
+    dataset = scan(configured(tmp_path))
+    assert {name: image.notes for name, image in only(dataset).items()} == {
         "film.png": ("animated: only the first frame is used",),
         "film.webp": ("animated: only the first frame is used",),
         "pages.tif": ("several pages: only the first is used",),
         "print.jpg": ("CMYK converted to RGB, without its colour profile",),
     }
-    assert "2 pictures: animated: only the first frame is used (film.png, film.webp)" in found.lines()
+    assert "2 images: animated: only the first frame is used (film.png, film.webp)" in dataset.lines()
 
 
 def test_names_in_any_script_and_undecodable_bytes(tmp_path: Path, draw: Draw, configured: Configured) -> None:
@@ -186,29 +206,49 @@ def test_names_in_any_script_and_undecodable_bytes(tmp_path: Path, draw: Draw, c
         path.with_suffix(".txt").write_text("a cat", encoding="utf-8")
     broken = tmp_path / os.fsdecode(b"zero\xff.png")
     broken.touch()
-    found = scan(configured(tmp_path))
-    assert [os.fsencode(name) for name in only(found)] == sorted(raw)
-    assert all(picture.caption == "a cat" for picture in only(found).values())
-    assert "zero\ufffd.png: empty: 0 bytes" in "\n".join(found.lines()).encode().decode()
+    dataset = scan(configured(tmp_path))
+    assert [os.fsencode(name) for name in only(dataset)] == sorted(raw)
+    assert all(image.caption == "a cat" for image in only(dataset).values())
+    assert "zero\ufffd.png: empty: 0 bytes" in "\n".join(dataset.lines()).encode().decode()
 
 
 def test_sidecars_and_hidden_files_are_passed_over(tmp_path: Path, draw: Draw, configured: Configured) -> None:
     draw(tmp_path / "a.png")
     for name in ("a.txt", "a.caption", "a.npz", "metadata.json", ".DS_Store", "._a.png", "Thumbs.db", "notes.md"):
         (tmp_path / name).write_text("x")
-    found = scan(configured(tmp_path))
-    assert list(only(found)) == ["a.png"] and not found.rejected
+    dataset = scan(configured(tmp_path))
+    assert list(only(dataset)) == ["a.png"] and not dataset.rejected
 
 
 def test_a_plain_folder_gets_repeats_and_the_runs_name(tmp_path: Path, draw: Draw, configured: Configured) -> None:
     for number in range(23):
         draw(tmp_path / f"{number:02}.png")
-    (subset,) = scan(configured(tmp_path)).subsets
+    (subset,) = scan(configured(tmp_path, validation_split=0)).subsets
     assert (subset.num_repeats, subset.class_tokens) == (17, "fox")
-    assert subset.text(subset.pictures[0]) == "fox"
-    found = scan(configured(tmp_path, num_repeats=3, class_tokens="sks fox"))
-    assert (found.subsets[0].num_repeats, found.subsets[0].class_tokens) == (3, "sks fox")
-    assert "17 repeats (400 / 23 pictures, rounded, at least 1)" in scan(configured(tmp_path)).notes[0]
+    assert subset.text(subset.images[0]) == "fox"
+    dataset = scan(configured(tmp_path, num_repeats=3, class_tokens="sks fox"))
+    assert (dataset.subsets[0].num_repeats, dataset.subsets[0].class_tokens) == (3, "sks fox")
+    (note, *_) = scan(configured(tmp_path, validation_split=0)).notes
+    assert "17 repeats (400 / 23 images, rounded, at least 1)" in note
+
+
+def test_from_twenty_images_on_a_tenth_is_set_aside_over_all_folders(
+    tmp_path: Path, draw: Draw, configured: Configured
+) -> None:
+    for number in range(19):
+        draw(tmp_path / f"img/2_{'a' if number < 10 else 'b'}/{number:02}.png")
+    assert scan(configured(tmp_path / "img")).validation_subsets == []
+    draw(tmp_path / "img/2_b/19.png")
+    dataset = scan(configured(tmp_path / "img"))
+    aside = [image.path.name for subset in dataset.validation_subsets for image in subset.images]
+    assert (len(aside), dataset.num_images) == (2, 18)
+    (note, *_) = [note for note in dataset.notes if "used for validation" in note]
+    assert aside[0] in note and "dataset.validation_split = 0 trains on them too" in note
+    for chosen in ({"validation_split": 0}, {"validation_split": 0.5}, {"validation_data_dir": str(tmp_path / "own")}):
+        draw(tmp_path / "own/v.png")
+        number = {0: 0, 0.5: 10}.get(chosen.get("validation_split"), 1)  # type: ignore[call-overload]
+        subsets = scan(configured(tmp_path / "img", **chosen)).validation_subsets
+        assert sum(len(subset.images) for subset in subsets) == number
 
 
 def test_kohyas_folders(tmp_path: Path, draw: Draw, configured: Configured) -> None:
@@ -218,52 +258,54 @@ def test_kohyas_folders(tmp_path: Path, draw: Draw, configured: Configured) -> N
     draw(tmp_path / "img/0_never/d.png")
     draw(tmp_path / "img/loose.png")
     (tmp_path / "img/7_empty").mkdir()
-    found = scan(configured(tmp_path / "img"))
-    assert [(s.path.name, s.num_repeats, s.class_tokens) for s in found.subsets] == [
+    dataset = scan(configured(tmp_path / "img"))
+    assert [(s.path.name, s.num_repeats, s.class_tokens) for s in dataset.subsets] == [
         ("10_red fox", 10, "red fox"),
         ("3_den_small", 3, "den_small"),
     ]
-    said = "\n".join(found.notes)
-    assert "2 subfolders" in said and "0_never, old" in said
-    assert "1 picture beside" in said and "loose.png" in said and "without pictures: 7_empty" in said
-    told = scan(configured(tmp_path / "img", num_repeats=5, class_tokens="t"))
-    assert [(s.num_repeats, s.class_tokens) for s in told.subsets] == [(5, "t"), (5, "t")]
-    assert any("5 repeats from dataset.num_repeats, not 10 as in its name" in note for note in told.notes)
+    notes = "\n".join(dataset.notes)
+    assert "2 subfolders" in notes and "0_never, old" in notes
+    assert "1 image next to" in notes and "loose.png" in notes and "without images: 7_empty" in notes
+    explicit = scan(configured(tmp_path / "img", num_repeats=5, class_tokens="t"))
+    assert [(s.num_repeats, s.class_tokens) for s in explicit.subsets] == [(5, "t"), (5, "t")]
+    assert any("5 repeats from dataset.num_repeats, not 10 from its name" in note for note in explicit.notes)
 
 
-def test_regularization_and_held_out_folders(tmp_path: Path, draw: Draw, configured: Configured) -> None:
+def test_regularization_and_validation_folders(tmp_path: Path, draw: Draw, configured: Configured) -> None:
     draw(tmp_path / "img/10_fox/a.png")
     draw(tmp_path / "reg/2_dog/b.png")
     draw(tmp_path / "val/c.png")
     others = {"reg_data_dir": str(tmp_path / "reg"), "validation_data_dir": str(tmp_path / "val")}
-    found = scan(configured(tmp_path / "img", class_tokens="sks", **others))
-    assert [(s.num_repeats, s.class_tokens, s.is_reg, s.is_validation) for s in found.subsets] == [
+    dataset = scan(configured(tmp_path / "img", class_tokens="sks", **others))
+    assert [(s.num_repeats, s.class_tokens, s.is_reg, s.is_validation) for s in dataset.subsets] == [
         (10, "sks", False, False),
         (2, "dog", True, False),
         (1, "sks", False, True),
     ]
-    assert found.num_pictures == 1 and len(found.missing_captions) == 3
-    with pytest.raises(UsageError, match=r"dataset\.reg_data_dir and dataset\.train_data_dir both use the folder"):
+    assert dataset.num_images == 1 and len(dataset.missing_captions) == 3
+    with pytest.raises(UsageError) as caught:
         scan(configured(tmp_path / "img", reg_data_dir=str(tmp_path / "img")))
+    assert caught.value.code == "folder-used-twice"
 
 
 def test_the_split_is_kohyas_without_overlap() -> None:
-    pictures = [Picture(Path(f"path{n}"), 64, 64, "PNG") for n in range(1, 8)]
-    train, held_out = split(pictures, 0.2, 1234)
-    assert [picture.path.name for picture in train] == ["path2", "path3", "path6", "path5", "path1", "path4"]
-    assert [picture.path.name for picture in held_out] == ["path7"]
-    train, held_out = split(pictures[:3], 0.5, 1)
-    assert len(train) == 2 and len(held_out) == 1 and not {*train} & {*held_out}
+    images = [ImageInfo(Path(f"path{n}"), 64, 64, "PNG") for n in range(1, 8)]
+    train, validation = split(images, 0.2, 1234)
+    assert [image.path.name for image in train] == ["path2", "path3", "path6", "path5", "path1", "path4"]
+    assert [image.path.name for image in validation] == ["path7"]
+    train, validation = split(images[:3], 0.5, 1)
+    assert len(train) == 2 and len(validation) == 1 and not {*train} & {*validation}
 
 
-def test_a_share_is_held_out(tmp_path: Path, draw: Draw, configured: Configured) -> None:
+def test_a_share_is_for_validation(tmp_path: Path, draw: Draw, configured: Configured) -> None:
     for number in range(10):
         draw(tmp_path / f"{number}.png")
-    found = scan(configured(tmp_path, validation_split=0.2, num_repeats=4))
-    assert [(len(s.pictures), s.num_repeats, s.is_validation) for s in found.subsets] == [(8, 4, False), (2, 1, True)]
-    assert any(note.startswith("2 pictures of") for note in found.notes)
-    with pytest.raises(DataError, match="is left to train with: 10 pictures held out"):
+    dataset = scan(configured(tmp_path, validation_split=0.2, num_repeats=4))
+    assert [(len(s.images), s.num_repeats, s.is_validation) for s in dataset.subsets] == [(8, 4, False), (2, 1, True)]
+    assert any(note.startswith("2 images of") for note in dataset.notes)
+    with pytest.raises(DataError) as caught:
         scan(configured(tmp_path, validation_split=1.0))
+    assert caught.value.code == "no-images-left-to-train"
 
 
 @pytest.mark.parametrize(
@@ -289,15 +331,15 @@ def test_captions(
     assert only(scan(configured(tmp_path, enable_wildcard=wildcard)))["a.b.png"].caption == caption
 
 
-def test_the_caption_extension_asked_for_comes_first(tmp_path: Path, draw: Draw, configured: Configured) -> None:
+def test_the_configured_caption_extension_comes_first(tmp_path: Path, draw: Draw, configured: Configured) -> None:
     for name in ("a", "b", "c", "face_1_2_3_4"):
         draw(tmp_path / f"{name}.png")
     for name in ("a.txt", "a.tags", "b.txt", "face.txt"):
         (tmp_path / name).write_text(name)
-    found = scan(configured(tmp_path, caption_extension="tags"))
-    captions = {name: picture.caption for name, picture in only(found).items()}
+    dataset = scan(configured(tmp_path, caption_extension="tags"))
+    captions = {name: image.caption for name, image in only(dataset).items()}
     assert captions == {"a.png": "a.tags", "b.png": "b.txt", "c.png": None, "face_1_2_3_4.png": "face.txt"}
-    assert '1 of 4 pictures without a caption: "fox" is used (c.png)' in found.lines()
+    assert '1 of 4 images without a caption: "fox" is used (c.png)' in dataset.lines()
 
 
 def test_an_extension_in_lower_case_goes_before_one_in_upper_case(
@@ -307,14 +349,14 @@ def test_an_extension_in_lower_case_goes_before_one_in_upper_case(
     draw(tmp_path / "b.png")
     for name in ("a.TXT", "b.TXT", "b.txt"):
         (tmp_path / name).write_text(name)
-    found = only(scan(configured(tmp_path)))
-    assert {name: picture.caption for name, picture in found.items()} == {"a.png": "a.TXT", "b.png": "b.txt"}
+    dataset = only(scan(configured(tmp_path)))
+    assert {name: image.caption for name, image in dataset.items()} == {"a.png": "a.TXT", "b.png": "b.txt"}
 
 
-def test_lines_beyond_the_first_are_said(tmp_path: Path, draw: Draw, configured: Configured) -> None:
+def test_lines_beyond_the_first_are_noted(tmp_path: Path, draw: Draw, configured: Configured) -> None:
     draw(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("one\ntwo")
-    assert "1 picture: only the first line of its caption is used (a.png)" in scan(configured(tmp_path)).lines()
+    assert "1 image: only the first line of its caption is used (a.png)" in scan(configured(tmp_path)).lines()
 
 
 def test_a_caption_in_another_encoding_names_file_and_byte(tmp_path: Path, draw: Draw, configured: Configured) -> None:
@@ -330,50 +372,53 @@ def test_a_caption_in_another_encoding_names_file_and_byte(tmp_path: Path, draw:
 
 
 def test_missing_empty_and_wrong_folders(tmp_path: Path, draw: Draw, configured: Configured) -> None:
-    with pytest.raises(UsageError, match=r"train_data_dir is not set\. Name the folder .* --images"):
+    with pytest.raises(UsageError) as caught:
         scan(configured(""))
-    with pytest.raises(DataError, match=r"the folder .*nowhere does not exist\. What exists is"):
+    assert caught.value.code == "no-folder-of-images"
+    with pytest.raises(DataError, match=r"the folder .*nowhere does not exist\. The nearest existing folder is"):
         scan(configured(tmp_path / "nowhere"))
     with pytest.raises(DataError, match=r"a\.png is a file, not a folder"):
         scan(configured(draw(tmp_path / "x/a.png")))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"no pictures in .*empty, the folder is empty"):
+    with pytest.raises(DataError, match=r"no images in .*empty, the folder is empty"):
         scan(configured(tmp_path / "empty"))
     (tmp_path / "empty/a.mp4").touch()
     (tmp_path / "empty/a.txt").touch()
-    with pytest.raises(DataError, match=r"no pictures in .*; 2 files seen; set aside: a\.mp4: not a picture"):
+    with pytest.raises(DataError, match=r"no images in .*; 2 files seen; set aside: a\.mp4: not an image"):
         scan(configured(tmp_path / "empty"))
     (tmp_path / "zero").mkdir()
     (tmp_path / "zero/a.png").touch()
-    with pytest.raises(DataError, match=r"No usable pictures in .*zero\. Set aside: a\.png: empty: 0 bytes"):
+    with pytest.raises(DataError, match=r"No usable images in .*zero\. Set aside: a\.png: empty: 0 bytes"):
         scan(configured(tmp_path / "zero"))
 
 
-def test_the_wrong_level_is_said(tmp_path: Path, draw: Draw, configured: Configured) -> None:
+def test_the_wrong_level_is_reported(tmp_path: Path, draw: Draw, configured: Configured) -> None:
     draw(tmp_path / "up/here/a.png")
-    with pytest.raises(DataError, match=r"Pictures lie deeper, in .*here: give that folder, or call such folders <rep"):
+    with pytest.raises(
+        DataError, match=r"Images are in subfolders .*here.*: give that folder, or name such folders <rep"
+    ):
         scan(configured(tmp_path / "up"))
     draw(tmp_path / "two/img/10_fox/a.png")
-    with pytest.raises(DataError, match=r"Pictures lie deeper, in .*10_fox"):
+    with pytest.raises(DataError, match=r"Images are in subfolders .*10_fox"):
         scan(configured(tmp_path / "two"))
     (tmp_path / "up/here/sub").mkdir()
-    with pytest.raises(DataError, match=r"Pictures lie one level higher, in .*here: give that folder"):
+    with pytest.raises(DataError, match=r"Images are one level up, in .*here: give that folder"):
         scan(configured(tmp_path / "up/here/sub"))
-    assert any("given itself" in note for note in scan(configured(tmp_path / "two/img/10_fox")).notes)
+    assert any("given directly" in note for note in scan(configured(tmp_path / "two/img/10_fox")).notes)
 
 
 def test_without_sets_aside_and_keeps_repeats(tmp_path: Path, draw: Draw, configured: Configured) -> None:
     for number in range(3):
         draw(tmp_path / f"{number}.png")
-    found = scan(configured(tmp_path, min_images=2))
-    fewer = found.without([Rejected(tmp_path / "1.png", "x")])
+    dataset = scan(configured(tmp_path, min_images=2))
+    fewer = dataset.without([Rejected(tmp_path / "1.png", "x")])
     assert list(only(fewer)) == ["0.png", "2.png"]
-    assert fewer.subsets[0].num_repeats == found.subsets[0].num_repeats == 133
-    with pytest.raises(DataError, match="Only 1 usable picture"):
+    assert fewer.subsets[0].num_repeats == dataset.subsets[0].num_repeats == 133
+    with pytest.raises(DataError, match="Only 1 usable image"):
         fewer.without([Rejected(tmp_path / "0.png", "y")])
 
 
-def test_no_permission_is_said(tmp_path: Path, draw: Draw) -> None:
+def test_no_permission_is_reported(tmp_path: Path, draw: Draw) -> None:
     """In a process of its own: root reads everything, so a root gives its rights away there."""
     code = """
 import os, sys
@@ -416,7 +461,7 @@ for name in ("caption", "closed"):
     assert "closed cannot be read: permission denied. Give yourself read permission there." in closed
 
 
-def test_ten_thousand_pictures_in_little_memory(tmp_path: Path, draw: Draw) -> None:
+def test_ten_thousand_images_in_little_memory(tmp_path: Path, draw: Draw) -> None:
     """Slow (about 4 s): the number is the point. Links to one file, in a process of its own for its peak memory."""
     code = """
 import resource, sys
@@ -426,19 +471,19 @@ config = lambda path: RunConfig.model_validate({"dataset": {"train_data_dir": pa
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 scan(config(sys.argv[1]))
 before, calls = peak(), []
-found = scan(config(sys.argv[2]), lambda *call: calls.append(call))
-print(found.num_pictures, len(calls), calls[-1], peak() - before)
+dataset = scan(config(sys.argv[2]), lambda *call: calls.append(call))
+print(dataset.num_images, len(calls), calls[-1], peak() - before)
 """
-    whole = draw(tmp_path / "one/0.bmp", size=(1000, 800))  # 2.3 MiB each, decoded or not
+    complete = draw(tmp_path / "one/0.bmp", size=(1000, 800))  # 2.3 MiB each, decoded or not
     many = tmp_path / "many"
     many.mkdir()
     for number in range(10_000):
-        os.link(whole, many / f"{number:05}.bmp")
-    command = [sys.executable, "-c", code, whole.parent, many]
+        os.link(complete, many / f"{number:05}.bmp")
+    command = [sys.executable, "-c", code, complete.parent, many]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
-    told, grown = result.stdout.rsplit(maxsplit=1)
-    assert told == "10000 10000 (10000, 10000)"
-    assert float(grown) < 40  # MiB: its records and directory entries, about 2 KiB a picture
+    counts, grown = result.stdout.rsplit(maxsplit=1)
+    assert counts == "9996 10000 (10000, 10000)"
+    assert float(grown) < 40  # MiB: its records and directory entries, about 2 KiB an image
 
 
 def test_scanning_loads_neither_torch_nor_numpy() -> None:

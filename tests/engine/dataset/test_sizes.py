@@ -17,5 +17,5 @@ from engine.dataset.sizes import size_conditioning
         ((1000, 2001), (832, 1216), True, (2001, 1000, 0, 112, 1216, 832)),
     ],
 )
-def test_margins_are_those_of_the_whole_picture_inside_the_bucket(original, bucket, flip, expected):
+def test_margins_are_those_of_the_full_image_inside_the_bucket(original, bucket, flip, expected):
     assert size_conditioning(original, Placement(bucket, bucket, (0, 0)), flip=flip) == expected

@@ -10,7 +10,7 @@ from engine.dataset.arithmetic import StepPlan, balance, make_items, plan_steps,
 from engine.dataset.batches import epoch_batches, is_flipped, item_caption, run_captions, updates_before
 from engine.dataset.buckets import BucketGrid
 from engine.dataset.captions import CaptionRules
-from engine.dataset.pictures import Picture, Scan, Subset
+from engine.dataset.images import ImageInfo, Scan, Subset
 from engine.errors import DataError, UsageError
 
 SIZES = [(512, 512), (768, 512), (512, 768), (1024, 512), (512, 1024)]
@@ -19,18 +19,20 @@ SIZES = [(512, 512), (768, 512), (512, 768), (1024, 512), (512, 1024)]
 def subset(
     counts: list[int], repeats: int, *, is_reg: bool = False, is_validation: bool = False, name: str = "s"
 ) -> Subset:
-    """`counts[i]` pictures of the i-th size: each size has a bucket of its own."""
-    pictures = [
-        Picture(Path(f"/{name}/{bucket}-{number}.png"), *SIZES[bucket], "PNG", caption=f"{name}, b{bucket}, n{number}")
+    """`counts[i]` images of the i-th size: each size has a bucket of its own."""
+    images = [
+        ImageInfo(
+            Path(f"/{name}/{bucket}-{number}.png"), *SIZES[bucket], "PNG", caption=f"{name}, b{bucket}, n{number}"
+        )
         for bucket, count in enumerate(counts)
         for number in range(count)
     ]
-    return Subset(Path(f"/{name}"), repeats, name, is_reg, is_validation, tuple(pictures))
+    return Subset(Path(f"/{name}"), repeats, name, is_reg, is_validation, tuple(images))
 
 
 def planned(*subsets: Subset, **training: Any) -> StepPlan:
     config = RunConfig.model_validate({"training": training})
-    return plan_steps(Scan(subsets, (), []), BucketGrid.from_config(config), config)
+    return plan_steps(Scan(subsets, (), []), BucketGrid.from_table(config.dataset), config)
 
 
 @pytest.mark.parametrize(
@@ -87,14 +89,14 @@ def test_counts_that_go_into_the_metadata() -> None:
     assert (plan.num_train_images, plan.num_reg_images, plan.items) == (20, 6, 40)
     assert plan.buckets == ((512, 512, 32), (640, 384, 8))
     assert plan.batches_per_epoch == 11 + 3
-    # 3 and 2 square pictures without error, two of 768x512 in 640x384
+    # 3 and 2 square images without error, two of 768x512 in 640x384
     assert plan.mean_img_ar_error == pytest.approx(2 * (640 / 384 - 1.5) / 7)
 
 
 def test_the_arithmetic_in_words() -> None:
     plan = planned(subset([10, 7, 3, 2, 1], 17), train_batch_size=2, max_train_steps=1600)
     assert plan.lines() == [
-        "23 pictures × 17 repeats = 391 items",
+        "23 images × 17 repeats = 391 items",
         "391 items in 5 buckets → 197 batches of 2 (3 not full) → 197 steps an epoch",
         "1600 steps = 9 epochs (the last one ends after 24 steps)",
     ]
@@ -103,41 +105,44 @@ def test_the_arithmetic_in_words() -> None:
         train_batch_size=2, max_train_epochs=1, num_processes=2, gradient_accumulation_steps=2,
     )  # fmt: skip
     assert plan.lines() == [
-        "fox: 20 pictures × 10 repeats = 200 items",
-        "dog: 50 regularization pictures × 1 repeat = 50",
-        "regularization: 50 taken in turn to match 200 training items",
+        "fox: 20 images × 10 repeats = 200 items",
+        "dog: 50 regularization images × 1 repeat = 50",
+        "regularization: 50 cycled to match 200 training items",
         "200 + 200 = 400 items",
         "400 items in 1 bucket → 200 batches of 2 → 50 steps an epoch (2 processes, 2 batches a step)",
         "1 epoch × 50 steps = 50 steps",
     ]
 
 
-def test_surplus_and_enlargement_are_said() -> None:
+def test_surplus_and_enlargement_are_reported() -> None:
     plan = planned(subset([20], 10), subset([500], 1, is_reg=True, name="r"))
     assert "regularization: the first 200 of 500 used, to match the training items" in plan.lines()
     config = RunConfig.model_validate({"dataset": {"bucket_no_upscale": True}})
-    sliver = Subset(Path("/x"), 1, "", False, False, (Picture(Path("/x/a.png"), 600, 40, "PNG"),))
-    plan = plan_steps(Scan((sliver, subset([3], 1)), (), []), BucketGrid.from_config(config), config)
-    assert plan.lines()[-1] == "1 picture narrower than one bucket step enlarged, in spite of dataset.bucket_no_upscale"
+    sliver = Subset(Path("/x"), 1, "", False, False, (ImageInfo(Path("/x/a.png"), 600, 40, "PNG"),))
+    plan = plan_steps(Scan((sliver, subset([3], 1)), (), []), BucketGrid.from_table(config.dataset), config)
+    assert plan.lines()[-1] == "1 image narrower than one bucket step enlarged, in spite of dataset.bucket_no_upscale"
 
 
-def test_nothing_to_train_on_is_said() -> None:
-    with pytest.raises(DataError, match="There are no pictures to train on"):
+def test_nothing_to_train_on_is_reported() -> None:
+    with pytest.raises(DataError, match="There are no images to train on"):
         planned(subset([], 1))
 
 
 def items_of(*subsets: Subset) -> list[Any]:
-    return make_items(Scan(subsets, (), []), BucketGrid.from_config(RunConfig()))
+    return make_items(Scan(subsets, (), []), BucketGrid.from_table(RunConfig().dataset))
 
 
 def test_items_carry_subset_and_caption() -> None:
-    bare = Subset(Path("/x"), 2, "tokens", False, False, (Picture(Path("/x/a.png"), 512, 512, "PNG"),))
+    bare = Subset(Path("/x"), 2, "tokens", False, False, (ImageInfo(Path("/x/a.png"), 512, 512, "PNG"),))
     items = items_of(subset([1], 2), bare, subset([1], 1, is_reg=True, name="r"))
     assert [item.text for item in items] == ["s, b0, n0"] * 2 + ["tokens"] * 2 + ["r, b0, n0"] * 4
     assert [item.subset_index for item in items] == [0, 0, 1, 1, 2, 2, 2, 2]
     assert [item.is_reg for item in items] == [False] * 4 + [True] * 4
-    held_out = subset([2], 1, is_validation=True)
-    assert len(validation_items(Scan((subset([1], 5), held_out), (), []), BucketGrid.from_config(RunConfig()))) == 2
+    validation = subset([2], 1, is_validation=True)
+    assert (
+        len(validation_items(Scan((subset([1], 5), validation), (), []), BucketGrid.from_table(RunConfig().dataset)))
+        == 2
+    )
 
 
 def test_an_epoch_has_every_item_once_in_batches_of_one_bucket() -> None:
@@ -151,7 +156,7 @@ def test_an_epoch_has_every_item_once_in_batches_of_one_bucket() -> None:
 
 
 def test_the_order_is_pinned() -> None:
-    # golden: a resume on another machine must go on in the same order
+    # golden: a resume on another machine must continue in the same order
     assert epoch_batches(items_of(subset([3, 3], 1)), 2, seed=42, epoch=1) == [[1], [4], [3, 5], [2, 0]]
     assert [is_flipped(42, 1, index) for index in range(8)] == [True, True, False, False, False, True, False, True]
 
@@ -169,18 +174,19 @@ def test_all_captions_of_a_run_are_known_before_it() -> None:
     plan = planned(*subsets, train_batch_size=2, max_train_steps=19)
     assert len(run_captions(items, CaptionRules(), plan, seed=1)) == 7
     rules = CaptionRules(shuffle_caption=True, caption_dropout_rate=0.1, token_warmup_step=0.5)
-    known = run_captions(items, rules, plan, seed=1)
-    assert len(known) == len(set(known)) and "" in known
-    used, step = set(), 0
+    expected = run_captions(items, rules, plan, seed=1)
+    assert len(expected) == len(set(expected)) and "" in expected
+    captions, step = set(), 0
     for epoch in range(1, plan.epochs + 1):
         for batch in epoch_batches(items, 2, seed=1, epoch=epoch):
             if step == plan.max_train_steps:
                 break
-            used |= {item_caption(items[i], i, rules, plan, seed=1, epoch=epoch, step=step) for i in batch}
+            captions |= {item_caption(items[i], i, rules, plan, seed=1, epoch=epoch, step=step) for i in batch}
             step += 1
-    assert step == 19 and used == set(known)
+    assert step == 19 and captions == set(expected)
 
 
 def test_epochs_that_make_more_steps_than_a_run_can_have_are_refused() -> None:
-    with pytest.raises(UsageError, match="200000 epochs of 100 steps are 20000000 steps; a run can"):
+    with pytest.raises(UsageError) as caught:
         planned(subset([100], 1), max_train_epochs=200_000)
+    assert caught.value.code == "length-too-long"

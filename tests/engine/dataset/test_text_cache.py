@@ -14,13 +14,13 @@ CAPTIONS = ["a fox", "", "лиса", "a fox", "a dog"]
 
 
 class Encoder:
-    """Outputs that depend on the caption alone; remembers what it was asked."""
+    """Outputs that depend on the caption alone; records its batches."""
 
     def __init__(self) -> None:
-        self.asked: list[list[str]] = []
+        self.batches: list[list[str]] = []
 
     def __call__(self, captions: list[str]) -> dict[str, torch.Tensor]:
-        self.asked.append(captions)
+        self.batches.append(captions)
         rows = [[float(len(caption)), float(sum(map(ord, caption)))] for caption in captions]
         return {"hidden": torch.tensor(rows)[:, None].expand(-1, 4, -1), "pooled": torch.tensor(rows).half()}
 
@@ -30,55 +30,55 @@ def test_each_caption_is_encoded_once(tmp_path: Path, on_disk: bool) -> None:
     encoder, calls = Encoder(), []
     cache = TextCache(tmp_path / "cache" if on_disk else None, "clip")
     report = cache.build(CAPTIONS, encoder, 3, lambda done, total: calls.append((done, total)))
-    assert (report.made, report.reused, report.stopped) == (4, 0, False)
-    assert encoder.asked == [["a fox", "", "лиса"], ["a dog"]] and calls == [(3, 4), (4, 4)]
+    assert (report.encoded, report.reused, report.stopped) == (4, 0, False)
+    assert encoder.batches == [["a fox", "", "лиса"], ["a dog"]] and calls == [(3, 4), (4, 4)]
     outputs = cache.get(["a dog", "a fox", "a dog"])
     expected = Encoder()(["a dog", "a fox", "a dog"])
     assert outputs.keys() == expected.keys()
     for name, tensor in expected.items():
         assert torch.equal(outputs[name], tensor) and outputs[name].dtype == tensor.dtype
     report = cache.build([*CAPTIONS, "new"], encoder, 3)
-    assert (report.made, report.reused) == (1, 4) and encoder.asked[-1] == ["a dog", "new"]
+    assert (report.encoded, report.reused) == (1, 4) and encoder.batches[-1] == ["a dog", "new"]
 
 
 def test_another_encoder_is_another_cache(tmp_path: Path) -> None:
     TextCache(tmp_path, "clip").build(CAPTIONS, Encoder())
     assert TextCache(tmp_path, "clip").build(CAPTIONS, Encoder()).reused == 4
-    assert TextCache(tmp_path, "clip skip 2").build(CAPTIONS, Encoder()).made == 4
+    assert TextCache(tmp_path, "clip skip 2").build(CAPTIONS, Encoder()).encoded == 4
 
 
 def test_stopping_and_going_on(tmp_path: Path) -> None:
     encoder = Encoder()
-    report = TextCache(tmp_path, "clip").build(CAPTIONS, encoder, should_stop=lambda: len(encoder.asked) == 2)
-    assert report.stopped and report.made == 2
+    report = TextCache(tmp_path, "clip").build(CAPTIONS, encoder, should_stop=lambda: len(encoder.batches) == 2)
+    assert report.stopped and report.encoded == 2
     report = TextCache(tmp_path, "clip").build(CAPTIONS, encoder)
-    assert (report.made, report.reused) == (2, 2)
+    assert (report.encoded, report.reused) == (2, 2)
 
 
-def test_a_damaged_file_is_made_anew_and_said(tmp_path: Path) -> None:
+def test_a_damaged_file_is_replaced_and_reported(tmp_path: Path) -> None:
     TextCache(tmp_path, "clip").build(CAPTIONS, Encoder())
     victim = next(iter(tmp_path.iterdir()))
     victim.write_bytes(victim.read_bytes()[:-3])
     report = TextCache(tmp_path, "clip").build(CAPTIONS, Encoder())
-    assert (report.made, report.reused) == (1, 3) and victim.name in report.notes[0]
+    assert (report.encoded, report.reused) == (1, 3) and victim.name in report.notes[0]
 
 
-def test_a_file_of_another_caption_is_not_taken(tmp_path: Path) -> None:
+def test_a_file_of_another_caption_is_not_used(tmp_path: Path) -> None:
     """Two files that were exchanged, and one that was copied over another."""
     TextCache(tmp_path, "clip").build(CAPTIONS, Encoder())
     first, second, third, *_ = sorted(tmp_path.iterdir())
-    one, other = first.read_bytes(), second.read_bytes()
+    first_bytes, other = first.read_bytes(), second.read_bytes()
     first.write_bytes(other)
-    second.write_bytes(one)
-    third.write_bytes(one)
+    second.write_bytes(first_bytes)
+    third.write_bytes(first_bytes)
     with pytest.raises(DataError, match="missing or damaged"):
         TextCache(tmp_path, "clip").get(CAPTIONS)
     report = TextCache(tmp_path, "clip").build(CAPTIONS, Encoder())
-    assert (report.made, report.reused, len(report.notes)) == (3, 1, 3)
+    assert (report.encoded, report.reused, len(report.notes)) == (3, 1, 3)
     assert all("renamed" in note for note in report.notes)
 
 
-def test_files_of_earlier_versions_are_taken(tmp_path: Path) -> None:
+def test_files_of_earlier_versions_are_used(tmp_path: Path) -> None:
     """Their digest leaves the key out."""
     TextCache(tmp_path, "clip").build(CAPTIONS, Encoder())
     for path in tmp_path.iterdir():
@@ -91,8 +91,9 @@ def test_outputs_that_are_not_finite_name_the_caption(tmp_path: Path) -> None:
     def broken(captions: list[str]) -> dict[str, torch.Tensor]:
         return {"hidden": torch.tensor([[float("nan") if caption == "лиса" else 0.0] for caption in captions])}
 
-    with pytest.raises(ModelError, match='output for "лиса" is not finite'):
+    with pytest.raises(ModelError) as caught:
         TextCache(tmp_path, "clip").build(CAPTIONS, broken, 4)
+    assert caught.value.code == "text-output-not-finite"
 
 
 def test_a_caption_that_was_never_built(tmp_path: Path) -> None:

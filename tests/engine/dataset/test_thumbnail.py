@@ -23,7 +23,7 @@ def decoded(url: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP"])
-def test_an_image_is_made_small_and_encoded_again(tmp_path: Path, kind: str) -> None:
+def test_an_image_is_shrunk_and_reencoded(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "image"
     Image.new("RGB", (1200, 600), "teal").save(path, kind)
     with path.open("ab") as file:

@@ -1,4 +1,4 @@
-"""The list of GPUs against a stand-in driver: what is told, and what is missing, broken or forbidden."""
+"""The list of GPUs against a stand-in driver: what is reported, and what is missing, broken or forbidden."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pynvml
 import pytest
 
 from engine.hardware import gpu as module
+from engine.hardware import gpu_number, gpu_of
 from engine.hardware.gpu import Gpu, GpuReport, list_gpus
 from engine.hardware.nvml import driver_version
 
@@ -18,10 +19,10 @@ def _no_container(monkeypatch):
     monkeypatch.setattr(module, "in_container", lambda: False)
 
 
-def test_everything_that_a_sound_card_tells(fake_nvml, make_card, make_process):
+def test_everything_that_a_working_card_reports(fake_nvml, make_card, make_process):
     programs = [make_process(11, 2**30), make_process(12, 3 * 2**30)]
-    shown = [make_process(2**30, None)]
-    nvml = fake_nvml([make_card(ComputeRunningProcesses=programs, GraphicsRunningProcesses=shown)],
+    graphics = [make_process(2**30, None)]
+    nvml = fake_nvml([make_card(ComputeRunningProcesses=programs, GraphicsRunningProcesses=graphics)],
                      names={11: "/usr/bin/firefox -x", 12: "C:\\My Games\\game.exe"})  # fmt: skip
     report = list_gpus()
     assert (report.problem, report.driver, report.cuda) == (None, "580.65.06", "13.0")
@@ -63,9 +64,9 @@ def test_without_the_package(monkeypatch):
 
 def test_a_driver_without_a_gpu(fake_nvml, code):
     fake_nvml()
-    assert "shows no GPU" in list_gpus().problem
+    assert "reports no GPU" in list_gpus().problem
     fake_nvml(count=code(pynvml.NVML_ERROR_UNKNOWN))
-    assert "shows no GPU" in list_gpus().problem
+    assert "reports no GPU" in list_gpus().problem
 
 
 def test_one_lost_gpu_hides_no_other(fake_nvml, make_card, code):
@@ -77,7 +78,7 @@ def test_one_lost_gpu_hides_no_other(fake_nvml, make_card, code):
 
 @pytest.mark.parametrize("error", [pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_NO_PERMISSION,
                                    pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, pynvml.NVML_ERROR_UNKNOWN])  # fmt: skip
-def test_a_card_that_tells_nothing(fake_nvml, make_card, code, error):
+def test_a_card_that_reports_nothing(fake_nvml, make_card, code, error):
     fake_nvml([{question: code(error) for question in make_card()}])
     (card,) = list_gpus().gpus
     assert card.name == "GPU 0"
@@ -124,3 +125,12 @@ def test_what_cuda_will_see(value, indices):
     report = GpuReport([Gpu(index, "x", uuid=f"GPU-{letter * 4}") for index, letter in enumerate("abc")])
     environment = {} if value is None else {"CUDA_VISIBLE_DEVICES": value}
     assert [card.index for card in report.visible(environment)] == indices
+
+
+@pytest.mark.parametrize(
+    ("device", "number"), [("cpu", None), ("auto", 0), ("cuda", 0), ("cuda:0", 0), ("cuda:1", 1), ("cuda:12", 12)]
+)
+def test_the_gpu_that_a_device_means(device: str, number: int | None) -> None:
+    cards = [Gpu(4, "first that CUDA counts"), Gpu(2, "second")]
+    assert gpu_number(device) == number
+    assert gpu_of(device, cards) == (cards[number] if number is not None and number < 2 else None)

@@ -33,7 +33,7 @@ def test_a_desktop_card(nvml: Play) -> None:
     )  # fmt: skip
     assert (gpu.temperature, gpu.power, gpu.power_limit, gpu.utilization) == (44, 18.4, 160.0, 4)
     assert (gpu.cores, gpu.clock_max, gpu.mig, gpu.unified) == (1920, 2100, False, False)
-    assert [(one.name, one.bytes) for one in gpu.programs] == [
+    assert [(program.name, program.bytes) for program in gpu.programs] == [
         ("blender", 512 * 2**20), ("firefox", 403 * 2**20), ("Xorg", 322 * 2**20),
     ]  # fmt: skip
     report = list_gpus()
@@ -57,7 +57,7 @@ def test_two_cards_and_one_that_is_lost(nvml: Play) -> None:
     assert report.problem == "GPU 0 does not answer: GPU is lost."
 
 
-def test_what_is_not_told_is_none(nvml: Play) -> None:
+def test_what_is_not_reported_is_none(nvml: Play) -> None:
     old = only(nvml, "unsupported")
     assert (old.temperature, old.power, old.power_limit, old.utilization, old.programs) == (None,) * 4 + ((),)
     assert old.total == 4041 * 2**20
@@ -73,7 +73,7 @@ def test_what_is_not_told_is_none(nvml: Play) -> None:
         ("no_driver", "installed but not loaded"),
         ("mismatch", "was updated while it was running"),
         ("no_permission", "This user may not use"),
-        ("no_gpu", "shows no GPU"),
+        ("no_gpu", "reports no GPU"),
     ],
 )
 def test_no_card(nvml: Play, machine: str, sentence: str) -> None:

@@ -1,4 +1,4 @@
-"""Versions are told without importing what they are of."""
+"""Versions are reported without importing what they are of."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from engine.hardware.packages import torch_cuda, versions
 
 def test_versions(fake_nvml):
     fake_nvml()
-    told = versions()
-    assert list(told) == ["lorasmith", "python", "torch", "diffusers", "peft", "transformers", "accelerate", "cuda",
+    table = versions()
+    assert list(table) == ["lorasmith", "python", "torch", "diffusers", "peft", "transformers", "accelerate", "cuda",
                           "driver"]  # fmt: skip
-    assert (told["lorasmith"], told["python"], told["driver"]) == (__version__, platform.python_version(), "580.65.06")
-    assert told["peft"] == importlib.metadata.version("peft")
+    assert (table["lorasmith"], table["python"], table["driver"]) == (
+        __version__,
+        platform.python_version(),
+        "580.65.06",
+    )
+    assert table["peft"] == importlib.metadata.version("peft")
 
 
 def test_a_package_that_is_missing(monkeypatch):
@@ -48,8 +52,8 @@ def test_cuda_of_a_folder_without_torch(tmp_path):
 
 def test_hardware_imports_nothing_heavy():
     program = (
-        "import sys, engine.hardware; from engine.hardware.system import look; from engine.hardware "
-        "import versions; engine.hardware.list_gpus(); look(); versions(); "
+        "import sys, engine.hardware; from engine.hardware.system import read_system; from engine.hardware "
+        "import versions; engine.hardware.list_gpus(); read_system(); versions(); "
         "print(*({'torch', 'numpy', 'textual', 'transformers', 'pydantic'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""The choice of the precision: each card, each wish, each reason."""
+"""The choice of the precision: each card, each requested value, each reason."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _card(capability):
 
 
 @pytest.mark.parametrize(
-    ("wish", "capability", "value", "reason"),
+    ("requested", "capability", "value", "reason"),
     [
         ("auto", (8, 6), "bf16", "compute capability 8.6"),
         ("auto", (8, 0), "bf16", "compute capability 8.0"),
@@ -29,26 +29,26 @@ def _card(capability):
         ("bf16", None, "bf16", "as configured"),
     ],
 )
-def test_on_a_gpu(wish, capability, value, reason):
-    choice = choose_precision(wish, _card(capability))
+def test_on_a_gpu(requested, capability, value, reason):
+    choice = choose_precision(requested, _card(capability))
     assert (choice.value, choice.reason) == (value, reason)
 
 
 @pytest.mark.parametrize(
-    ("wish", "value", "reason"),
+    ("requested", "value", "reason"),
     [
         ("auto", "no", "fp32, because bf16 gains nothing on the CPU"),
         ("no", "no", "fp32, as configured"),
         ("bf16", "bf16", "as configured"),
     ],
 )
-def test_on_the_cpu(wish, value, reason):
-    choice = choose_precision(wish, None)
+def test_on_the_cpu(requested, value, reason):
+    choice = choose_precision(requested, None)
     assert (choice.value, choice.reason) == (value, reason)
 
 
 @pytest.mark.parametrize(
-    ("wish", "card", "sentence", "hint"),
+    ("requested", "card", "sentence", "hint"),
     [
         (
             "bf16",
@@ -61,8 +61,8 @@ def test_on_the_cpu(wish, value, reason):
         ("fp16", None, "the run computes on the CPU", "to no or auto"),
     ],
 )
-def test_what_cannot_be_is_refused(wish, card, sentence, hint):
+def test_what_cannot_be_is_refused(requested, card, sentence, hint):
     with pytest.raises(UsageError) as caught:
-        choose_precision(wish, card)
+        choose_precision(requested, card)
     assert sentence in caught.value.message
     assert hint in caught.value.hint

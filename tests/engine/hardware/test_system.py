@@ -17,7 +17,7 @@ def _write(root, path, text):
 
 
 def test_this_machine():
-    seen = system.look()
+    seen = system.read_system()
     assert seen.cpu
     assert seen.os
     assert 1 <= seen.threads <= (os.cpu_count() or 1)
@@ -46,7 +46,7 @@ def test_container(tmp_path, path, text, container):
 
 
 @pytest.mark.parametrize(
-    ("files", "wanted"),
+    ("files", "expected"),
     [
         ({"memory.max": "1000\n", "memory.current": "400\n"}, (1000, 400)),
         ({"memory.max": "max\n", "memory.current": "400\n"}, (None, None)),
@@ -55,15 +55,15 @@ def test_container(tmp_path, path, text, container):
         ({}, (None, None)),
     ],
 )
-def test_memory_limit(tmp_path, files, wanted):
+def test_memory_limit(tmp_path, files, expected):
     for path, text in files.items():
         _write(tmp_path, f"sys/fs/cgroup/{path}", text)
-    assert system._container_memory(tmp_path) == wanted
+    assert system._container_memory(tmp_path) == expected
 
 
 def test_a_container_has_its_own_memory(monkeypatch):
     monkeypatch.setattr(system, "_container_memory", lambda: (2**20, 2**19))
-    seen = system.look()
+    seen = system.read_system()
     assert (seen.memory_total, seen.memory_free) == (2**20, 2**19)
 
 

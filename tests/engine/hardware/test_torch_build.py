@@ -22,12 +22,12 @@ from engine.hardware.torch_build import TorchBuild, torch_build
         (TorchBuild(None, None), "13.0", "not installed"),
     ],
 )
-def test_what_stands_between_torch_and_a_gpu(build: TorchBuild, driver: str | None, sentence: str | None) -> None:
-    found = build.obstacle(GpuReport(cuda=driver))
+def test_what_keeps_torch_from_a_gpu(build: TorchBuild, driver: str | None, sentence: str | None) -> None:
+    problem = build.obstacle(GpuReport(cuda=driver))
     if sentence is None:
-        assert found is None
+        assert problem is None
     else:
-        assert found is not None and sentence in found[0] and found[1]
+        assert problem is not None and sentence in problem[0] and problem[1]
 
 
 @pytest.mark.parametrize(
@@ -41,10 +41,10 @@ def test_what_stands_between_torch_and_a_gpu(build: TorchBuild, driver: str | No
     ],
 )
 def test_an_old_gpu_and_a_new_torch(cuda: str | None, capability: tuple[int, int] | None, dropped: bool) -> None:
-    found = TorchBuild("2.13.0", cuda).too_new_for(Gpu(0, "GTX 1060", compute_capability=capability))
-    assert (found is not None) == dropped
-    if found is not None:
-        assert "no code for compute capability 6.1" in found[0] and "cu126" in found[1]
+    problem = TorchBuild("2.13.0", cuda).too_new_for(Gpu(0, "GTX 1060", compute_capability=capability))
+    assert (problem is not None) == dropped
+    if problem is not None:
+        assert "no code for compute capability 6.1" in problem[0] and "cu126" in problem[1]
 
 
 def test_the_one_that_is_installed() -> None:

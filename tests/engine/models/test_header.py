@@ -1,4 +1,4 @@
-"""Reading a safetensors header: what it says, and every way in which a file can be broken."""
+"""Reading a safetensors header: its contents, and every kind of broken file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def written(path: Path, header: bytes, body: bytes = b"") -> Path:
     return path
 
 
-def test_says_names_formats_shapes_metadata(tmp_path: Path) -> None:
+def test_names_formats_shapes_and_metadata_are_read(tmp_path: Path) -> None:
     path = tmp_path / "a[1].safetensors"
     save_file({"x": torch.zeros(2, 3, dtype=torch.bfloat16), "y": torch.zeros(())}, path, {"who": "me"})
     header = read_header(path)
@@ -40,8 +40,9 @@ def test_cut_short(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "cut.safetensors"
     save_file({"x": torch.zeros(100)}, path)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ModelError, match="cut short") as error:
+    with pytest.raises(ModelError) as error:
         read_header(path)
+    assert error.value.code == "model-file-cut-short"
     assert error.value.exit_code == ExitCode.BAD_DATA
 
 
@@ -59,31 +60,36 @@ def test_cut_short(tmp_path: Path, keep: int) -> None:
 )
 def test_a_header_that_makes_no_sense(tmp_path: Path, header: bytes) -> None:
     path = written(tmp_path / "odd.safetensors", header, bytes(8))
-    with pytest.raises(ModelError, match="not a safetensors file: its header cannot be understood"):
+    with pytest.raises(ModelError) as error:
         read_header(path)
+    assert error.value.code == "not-safetensors"
 
 
-def test_a_web_page_is_told(tmp_path: Path) -> None:
+def test_a_git_lfs_pointer_and_a_web_page_are_named(tmp_path: Path) -> None:
     path = tmp_path / "page.safetensors"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 23802932552\n")
-    with pytest.raises(ModelError, match="Git LFS is not installed"):
+    with pytest.raises(ModelError) as error:
         read_header(path)
+    assert error.value.code == "git-lfs-pointer"
     path.write_bytes(b"<!DOCTYPE html><html>Sign in</html>")
-    with pytest.raises(ModelError, match="web page"):
+    with pytest.raises(ModelError) as error:
         read_header(path)
+    assert error.value.code == "not-safetensors"
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="There is no file"):
+    with pytest.raises(ModelError) as error:
         read_header(tmp_path / "none.safetensors")
+    assert error.value.code == "model-file-missing"
 
 
 def test_an_undecodable_name(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.safetensors"))
     save_file({"x": torch.zeros(1)}, tmp_path / "good")
     (tmp_path / "good").rename(path)
-    with pytest.raises(ModelError, match="not UTF-8") as error:
+    with pytest.raises(ModelError) as error:
         read_header(path)
+    assert error.value.code == "model-path-not-utf8"
     error.value.message.encode()
 
 
@@ -101,15 +107,17 @@ class Trap:
 def test_a_pickle_is_refused_and_never_opened(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
-    with pytest.raises(ModelError, match=r"is a Python pickle.*Convert it once"):
+    with pytest.raises(ModelError) as error:
         read_header(path)
+    assert error.value.code == "model-is-pickle"
     assert not (tmp_path / "sprung").exists()
 
 
 def test_a_zipped_pickle_under_a_wrong_name(tmp_path: Path) -> None:
     torch.save({"x": torch.zeros(1)}, tmp_path / "m.safetensors")
-    with pytest.raises(ModelError, match="pickle"):
+    with pytest.raises(ModelError) as error:
         read_header(tmp_path / "m.safetensors")
+    assert error.value.code == "model-is-pickle"
 
 
 @pytest.mark.parametrize("length", [640, 896, 1152, 1408, 65536 + 640])
@@ -122,8 +130,9 @@ def test_a_header_whose_length_begins_like_a_pickle(tmp_path: Path, length: int)
 @pytest.mark.parametrize("value", [{}, [1], {"a": list(range(1000))}, "x" * 70000])
 def test_pickles_of_every_protocol(tmp_path: Path, protocol: int, value: object) -> None:
     (tmp_path / "m.safetensors").write_bytes(pickle.dumps(value, protocol))
-    with pytest.raises(ModelError, match="pickle"):
+    with pytest.raises(ModelError) as error:
         read_header(tmp_path / "m.safetensors")
+    assert error.value.code == "model-is-pickle"
 
 
 @pytest.mark.parametrize(
@@ -144,5 +153,6 @@ def test_the_line_that_converts_works_for_every_name(
 
 def test_gguf_is_named(tmp_path: Path) -> None:
     (tmp_path / "m.safetensors").write_bytes(b"GGUF" + bytes(20))
-    with pytest.raises(ModelError, match="GGUF"):
+    with pytest.raises(ModelError) as error:
         read_header(tmp_path / "m.safetensors")
+    assert error.value.code == "model-is-gguf"

@@ -112,8 +112,9 @@ def test_number_formats_are_the_librarys(tmp_path: Path, kind: str) -> None:
     path = written(tmp_path / "x.safetensors", {"a": entry(kind, [8], 0, size)}, size)
     assert accepted(path) == opens(path) == (kind in BITS)
     if kind in KINDS:
-        with pytest.raises(ModelError, match=r"number format .* which safetensors does not know"):
+        with pytest.raises(ModelError) as error:
             read_header(path)
+        assert error.value.code == "number-format-not-supported"
 
 
 def test_the_longest_header(tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ HEADERS: st.SearchStrategy[dict[str, Any]] = st.dictionaries(
 
 
 @st.composite
-def sound_but_for_one(draw: st.DrawFn) -> tuple[dict[str, Any], int]:
+def sound_but_for_a_number(draw: st.DrawFn) -> tuple[dict[str, Any], int]:
     """Tensors one behind the other, one number of which may be changed, and the bytes of the file."""
     header: dict[str, Any] = {}
     reached = 0
@@ -159,7 +160,7 @@ def sound_but_for_one(draw: st.DrawFn) -> tuple[dict[str, Any], int]:
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(case=sound_but_for_one() | st.tuples(HEADERS, st.integers(0, 20)))
+@given(case=sound_but_for_a_number() | st.tuples(HEADERS, st.integers(0, 20)))
 def test_any_header_as_the_library(tmp_path: Path, case: tuple[dict[str, Any], int]) -> None:
     path = written(tmp_path / "x.safetensors", *case)
     assert accepted(path) == opens(path)

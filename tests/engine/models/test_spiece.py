@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from engine.models.flux.tokenizers import read_t5_tokenizer
+from engine.families.flux.tokenizers import read_t5_tokenizer
 from engine.models.spiece import read_spiece
 from tests.tiny_flux import PIECES, tiny_t5_tokenizer
 
 
 def varint(number: int) -> bytes:
-    found = b""
+    data = b""
     while number > 0x7F:
-        found += bytes([number & 0x7F | 0x80])
+        data += bytes([number & 0x7F | 0x80])
         number >>= 7
-    return found + bytes([number])
+    return data + bytes([number])
 
 
 def field(number: int, value: bytes) -> bytes:
@@ -26,11 +26,11 @@ def field(number: int, value: bytes) -> bytes:
 
 def spiece(pieces: list[tuple[str, float]], table: bytes) -> bytes:
     """As sentencepiece writes it: pieces with type, a trainer specification, the normaliser."""
-    found = b""
+    data = b""
     for text, score in pieces:
         piece = field(1, text.encode()) + varint(2 << 3 | 5) + struct.pack("<f", score) + varint(3 << 3) + varint(1)
-        found += field(1, piece)
-    return found + field(2, varint(3 << 3) + varint(300)) + field(3, field(1, b"nmt_nfkc") + field(2, table))
+        data += field(1, piece)
+    return data + field(2, varint(3 << 3) + varint(300)) + field(3, field(1, b"nmt_nfkc") + field(2, table))
 
 
 def test_pieces_scores_and_table(tmp_path: Path) -> None:
@@ -44,13 +44,13 @@ def test_it_makes_the_tokenizer_that_tokenizer_json_makes(tmp_path: Path) -> Non
     (tmp_path / "one" / "spiece.model").write_bytes(spiece(PIECES, b""))
     other = tiny_t5_tokenizer(tmp_path / "other")
     for text in ("a zed, blue", "zed 7", ""):
-        one, same = (read_t5_tokenizer(folder)(text).input_ids for folder in (tmp_path / "one", other))
-        assert one == same
-        assert one[-1] == 1
+        first, same = (read_t5_tokenizer(folder)(text).input_ids for folder in (tmp_path / "one", other))
+        assert first == same
+        assert first[-1] == 1
 
 
 @pytest.mark.parametrize("data", [b"", b"\x0a", b"\x0a\xff\xff\x01ab", b"\x0b\x00", b"\x12\x01\x00"])
-def test_what_is_no_model_is_told(tmp_path: Path, data: bytes) -> None:
+def test_what_is_no_model_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "spiece.model").write_bytes(data)
     with pytest.raises(ValueError, match="it"):
         read_spiece(tmp_path / "spiece.model")

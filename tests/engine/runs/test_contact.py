@@ -8,29 +8,31 @@ import pytest
 from PIL import Image
 
 from engine.runs import Event, RunDir
-from engine.runs.contact import GAP, HEAD, LABELS, TILE, Samples, collect, sheet_path, write_sheet
+from engine.runs.contact import Samples, collect, sheet_path, write_sheet
+from engine.runs.events import event_of
+from engine.runs.grid import GAP, HEAD, LABELS, TILE
 
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> RunDir:
-    found = RunDir(tmp_path / "run")
-    found.samples.mkdir(parents=True)
-    return found
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.samples.mkdir(parents=True)
+    return run_dir
 
 
 @pytest.fixture
 def events(run_dir: RunDir) -> list[Event]:
     colours = {(0, 0): "red", (0, 50): "lime", (1, 0): "blue", (1, 50): "white"}
-    found = []
+    events = []
     for number, ((index, step), colour) in enumerate(colours.items()):
         path = run_dir.samples / f"{index}-{step}.png"
         Image.new("RGB", (64, 32), colour).save(path)
         data = {"path": str(path), "prompt": f"prompt {index} ロボット [x]", "index": index, "step": step}
-        found.append(Event("sample", number, 0.0, data))
-    return found
+        events.append(event_of("sample", data, number, 0.0))
+    return events
 
 
-def test_every_picture_has_its_place(events: list[Event], run_dir: RunDir, tmp_path: Path) -> None:
+def test_every_image_has_its_place(events: list[Event], run_dir: RunDir, tmp_path: Path) -> None:
     path = write_sheet(collect(events, run_dir), tmp_path / "new" / "sheet.png")
     assert path is not None
     sheet = Image.open(path)
@@ -40,18 +42,18 @@ def test_every_picture_has_its_place(events: list[Event], run_dir: RunDir, tmp_p
     assert [sheet.getpixel(at) for at in centres] == [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)]
 
 
-def test_missing_pictures_leave_a_gap(events: list[Event], run_dir: RunDir, tmp_path: Path) -> None:
+def test_missing_images_leave_a_gap(events: list[Event], run_dir: RunDir, tmp_path: Path) -> None:
     Path(events[1].data["path"]).unlink()
     samples = collect(events, run_dir)
-    assert sorted(samples.pictures) == [(0, 0), (1, 0), (1, 50)]
+    assert sorted(samples.images) == [(0, 0), (1, 0), (1, 50)]
     assert write_sheet(samples, tmp_path / "sheet.png") is not None
     assert write_sheet(collect([], run_dir), tmp_path / "none.png") is None and not (tmp_path / "none.png").exists()
 
 
 def test_a_long_run_shows_first_and_last_and_some_between() -> None:
     samples = Samples({0: ""}, {(0, step): Path() for step in range(0, 2000, 100)})
-    shown = samples.shown_steps(5)
-    assert len(shown) == 5 and shown[0] == 0 and shown[-1] == 1900
+    steps = samples.sheet_steps(5)
+    assert len(steps) == 5 and steps[0] == 0 and steps[-1] == 1900
 
 
 def test_the_sheet_belongs_to_the_runs_files(prepared: RunDir) -> None:

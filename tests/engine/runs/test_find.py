@@ -9,7 +9,7 @@ import pytest
 from engine.config import RunConfig
 from engine.errors import UsageError
 from engine.paths import user_state
-from engine.runs import RunDir, find_runs, prepare_run, remember, resolve, write_exit
+from engine.runs import RunDir, find_runs, prepare_run, record_run, resolve, write_exit
 from engine.runs.identity import boot_id, host
 from engine.runs.state import mark_starting
 
@@ -24,30 +24,30 @@ def finish(run_dir: RunDir) -> None:
     write_exit(run_dir, "finished", 0, 1)
 
 
-def test_runs_below_the_directory_and_remembered_ones(tmp_path: Path) -> None:
+def test_runs_below_the_directory_and_recorded_ones(tmp_path: Path) -> None:
     inside, outside = make(tmp_path / "here", "cat"), make(tmp_path / "there", "dog [1]")
     assert [run.name for run in find_runs([tmp_path / "here"])] == ["cat"]
-    assert remember(outside) is None
+    assert record_run(outside) is None
     with (user_state() / "runs.jsonl").open("ab") as file:
         file.write(b'{"path": "/gone"}\nnonsense\n{"pa')
     assert {run.run_dir for run in find_runs([tmp_path / "here"])} == {inside, outside}
     assert [run.name for run in find_runs()] == ["dog [1]"]
 
 
-def test_an_unwritable_list_is_said(prepared: RunDir, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unwritable_list_is_reported(prepared: RunDir, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
-    assert "name it by its path" in (remember(prepared) or "")
+    assert "name it by its path" in (record_run(prepared) or "")
 
 
 def test_a_run_is_meant_by_path_or_part_of_a_name(tmp_path: Path) -> None:
     cat, category = make(tmp_path, "cat"), make(tmp_path, "category")
-    for given, meant in (
+    for text, meant in (
         (str(cat.path), cat), (str(cat.path.parent), cat), (str(cat.config_path), cat), ("cat", cat),
         ("egory", category),
     ):  # fmt: skip
-        assert resolve(given, [tmp_path]) == meant
-    with pytest.raises(UsageError, match="2 runs fit 'at'") as caught:
+        assert resolve(text, [tmp_path]) == meant
+    with pytest.raises(UsageError, match="2 runs match 'at'") as caught:
         resolve("at", [tmp_path])
     assert str(cat.path) in caught.value.hint and str(category.path) in caught.value.hint
     with pytest.raises(UsageError, match="There is no run 'dog'") as caught:

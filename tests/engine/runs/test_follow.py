@@ -17,10 +17,11 @@ import pytest
 from engine.atomic import write_text
 from engine.errors import UsageError
 from engine.exit_codes import ExitCode
+from engine.processes import trainer_environment
 from engine.runs import Event, RunDir, is_locked, prepare_resume, request, true_state
-from engine.runs.events import EventLog, read_events
+from engine.runs.events import EventLog, StepEvent, read_events
 from engine.runs.follow import explain, follow, skip_history
-from engine.runs.launch import log_tail, logout_warning, trainer_command, trainer_environment
+from engine.runs.launch import log_tail, logout_warning, trainer_command
 from engine.runs.state import StateWriter, write_record
 
 FAKE = Path(__file__).with_name("fake_trainer.py")
@@ -56,7 +57,7 @@ def test_two_viewers_and_a_late_one_see_the_same(prepared: RunDir, start: Start)
     assert first[-1].type == "step" and history + second == read_events(prepared.events_path)
 
 
-def test_a_wish_stops_it(prepared: RunDir, start: Start, eventually: Eventually) -> None:
+def test_a_command_stops_it(prepared: RunDir, start: Start, eventually: Eventually) -> None:
     process = start(prepared, 10_000)
     request(prepared, "stop")
     assert follow(prepared, lambda _: None, process=process).exit_code == ExitCode.STOPPED
@@ -79,8 +80,8 @@ def test_a_killed_trainer_is_lost_and_explained(prepared: RunDir, start: Start, 
     process = start(prepared, 10_000)
     eventually(lambda: true_state(prepared).step > 2)
     process.kill()
-    for known in (process, None):  # seen by the one who started it, and by a viewer
-        ending = follow(prepared, lambda _: None, process=known)
+    for own in (process, None):  # seen by the process that started it, and by a viewer
+        ending = follow(prepared, lambda _: None, process=own)
         assert ending.state.state == "lost" and ending.exit_code == ExitCode.TRAINING_FAILED
         text = "\n".join(ending.explanation)
         assert "lost at step" in text and "fake trainer" in text and "Last event" in text and "dmesg" in text
@@ -95,14 +96,14 @@ def test_a_killed_trainer_is_lost_and_explained(prepared: RunDir, start: Start, 
     assert steps[-2:] == [step + 1, step + 2]
 
 
-def test_a_lost_run_stands_where_its_events_say(prepared: RunDir) -> None:
-    """A step is told at once, state.json is written once a second; after a resume the log may be the older one."""
+def test_a_lost_run_has_the_step_of_its_events(prepared: RunDir) -> None:
+    """A step is reported at once, state.json is written once a second; after a resume the log may be the older one."""
     log = EventLog(prepared.events_path)
     for step in (54, 55):
-        log.emit("step", step=step, epoch=3)
+        log.emit(StepEvent(step=step, epoch=3))
     log.close()
-    told = read_events(prepared.events_path)[-1].time
-    for updated, step in ((told - 0.5, 55), (told + 1, 54)):
+    moment = read_events(prepared.events_path)[-1].time
+    for updated, step in ((moment - 0.5, 55), (moment + 1, 54)):
         write_text(prepared.state_path, json.dumps({"state": "running", "step": 54, "epoch": 3, "updated": updated}))
         state = true_state(prepared)
         assert (state.state, state.step) == ("lost", step)
@@ -134,12 +135,12 @@ def test_a_second_trainer_on_one_directory_refuses(prepared: RunDir, start: Star
     second = subprocess.run(command, capture_output=True, text=True, check=False, env=trainer_environment())
     assert second.returncode != 0 and "two runs on one directory" in second.stderr
     assert true_state(prepared).live
-    with pytest.raises(UsageError, match="is going on"):
+    with pytest.raises(UsageError, match="is running"):
         prepare_resume(prepared)
 
 
 def test_it_survives_the_terminal_that_started_it(prepared: RunDir, eventually: Eventually) -> None:
-    """A starter on a pty of its own; the pty hangs up; the starter dies of it, the trainer goes on."""
+    """A starter on a pty of its own; the pty hangs up; the starter dies of it, the trainer continues."""
     code = (
         "import sys, time; from pathlib import Path; from engine.runs import RunDir;"
         "from engine.runs.launch import launch;"
@@ -147,6 +148,7 @@ def test_it_survives_the_terminal_that_started_it(prepared: RunDir, eventually: 
     )
     child, terminal = pty.fork()
     if child == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever a test before it has set
         os.chdir(ROOT)
         arguments = [str(prepared.path), str(FAKE), str(prepared.path), "9999", "0.01"]
         os.execv(sys.executable, [sys.executable, "-c", code, *arguments])
@@ -169,7 +171,7 @@ def test_a_run_of_another_machine_is_unknown(prepared: RunDir) -> None:
     assert ending.exit_code == ExitCode.TRAINING_FAILED and "gpu-server" in ending.explanation[0]
 
 
-def test_the_state_says_what_scripts_read(prepared: RunDir) -> None:
+def test_the_state_has_the_fields_that_scripts_read(prepared: RunDir) -> None:
     from engine.atomic import read_json
 
     writer = StateWriter(prepared)

@@ -17,7 +17,6 @@ from engine.config import RunConfig
 from engine.errors import LoraSmithError, UsageError
 from engine.runs import (
     ControlBox,
-    Event,
     EventFollower,
     EventLog,
     RunDir,
@@ -33,6 +32,7 @@ from engine.runs import (
     write_exit,
 )
 from engine.runs.contact import collect
+from engine.runs.events import RunStartedEvent, StepEvent, event_of
 from engine.runs.history import RunHistory
 from engine.runs.integrity import fault_of
 from engine.runs.launch import launch, log_tail
@@ -51,8 +51,8 @@ PLACES = (*(f".run/{name}" for name in (*FILES, *FOLDERS)), ".run", "sample", "r
 def ended(prepared: RunDir) -> RunDir:
     """A stopped run."""
     log = EventLog(prepared.events_path)
-    log.emit("run_started", name="robot", step=0, pid=1)
-    log.emit("step", step=3, epoch=1, loss=0.5)
+    log.emit(RunStartedEvent(name="robot", step=0, pid=1))
+    log.emit(StepEvent(step=3, epoch=1, loss=0.5))
     log.close()
     prepared.checkpoints.mkdir()
     prepared.samples.mkdir()
@@ -175,11 +175,11 @@ def test_files_that_events_name_are_those_of_the_run(ended: RunDir, path: str) -
     victim = ended.path.parent / "victim.png"
     Image.new("RGB", (8, 8)).save(victim)
     (ended.samples / "link.png").symlink_to(victim)
-    events = [Event("sample", 0, 0.0, {"path": path, "index": 0, "step": 1, "prompt": "x"}),
-              Event("saved", 1, 0.0, {"path": path, "step": 1})]  # fmt: skip
+    events = [event_of("sample", {"path": path, "index": 0, "step": 1, "prompt": "x"}),
+              event_of("saved", {"path": path, "step": 1}, 1, 0.0)]  # fmt: skip
     history = RunHistory()
     history.feed(events)
-    assert not history.samples(ended).pictures and not collect(events, ended).pictures
+    assert not history.samples(ended).images and not collect(events, ended).images
     assert history.files(ended) == [] and own_file(ended.samples, path) is None
 
 
@@ -210,16 +210,16 @@ def test_a_new_run_puts_linked_folders_away_and_writes_through_none(ended: RunDi
     assert list(outside.iterdir()) == [outside / "robot_x.png"]
 
 
-def test_wishes_that_are_links_or_pipes_are_refused_and_taken_away(ended: RunDir, tmp_path: Path) -> None:
-    (tmp_path / "wish").write_text('{"command": "stop"}')
-    (ended.control / "1.json").symlink_to(tmp_path / "wish")
+def test_commands_that_are_links_or_pipes_are_refused_and_removed(ended: RunDir, tmp_path: Path) -> None:
+    (tmp_path / "stop.json").write_text('{"command": "stop"}')
+    (ended.control / "1.json").symlink_to(tmp_path / "stop.json")
     os.mkfifo(ended.control / "2.json")
     (ended.control / "3.json").mkdir()
     (ended.control / "4.json").write_text('{"command": "stop"}')
     log = EventLog(ended.events_path)
     assert [command.id for command in ControlBox(ended, log).take()] == ["4"]
     assert [command.id for command in ControlBox(ended, log).take()] == []
-    assert (tmp_path / "wish").exists() and not os.path.lexists(ended.control / "1.json")
+    assert (tmp_path / "stop.json").exists() and not os.path.lexists(ended.control / "1.json")
     log.close()
 
 
@@ -252,15 +252,15 @@ def test_a_captioning_job_names_no_other_folder(tmp_path: Path) -> None:
 
 
 def test_one_long_line_is_no_event_and_takes_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.runs.events.MAX_LINE", 1000)
+    monkeypatch.setattr("engine.runs.events.follower.MAX_LINE", 1000)
     monkeypatch.setattr(EventFollower, "CHUNK", 300)
     line = '{"v":1,"seq":%d,"time":1.0,"type":"note","text":"%s"}\n'
     path = tmp_path / "events.jsonl"
     path.write_text(line % (0, "a") + line % (1, "x" * 5000) + line % (2, "b") + "y" * 3000)
     follower = EventFollower(path)
     events = []
-    while found := follower.poll():
-        events += found
+    while new := follower.poll():
+        events += new
         assert len(follower._rest) <= 1300
     assert [event.seq for event in events] == [0, 2] and follower.bad_lines == 2 and follower.partial
     with path.open("a") as file:

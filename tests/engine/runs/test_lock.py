@@ -72,7 +72,7 @@ def test_a_forked_child_does_not_keep_it(tmp_path: Path) -> None:
         os.kill(process.child, signal.SIGKILL)  # type: ignore[attr-defined]
 
 
-def test_the_holder_may_ask_without_losing_it(tmp_path: Path) -> None:
+def test_the_holder_may_query_without_losing_it(tmp_path: Path) -> None:
     with RunLock(tmp_path / "lock") as lock:
         first = is_locked(lock.path)
         assert first is not None and first.pid == os.getpid()

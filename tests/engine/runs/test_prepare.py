@@ -43,7 +43,7 @@ def test_names_are_kohyas(prepared: RunDir) -> None:
     assert prepared.samples == prepared.path / "sample"
 
 
-def test_the_directory_tells_the_whole_run(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_directory_describes_the_complete_run(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000")
     run_dir = prepare_run(config, command_line=["lorasmith", "--preset", "\udcff"], versions={"torch": "2.13.0"})
     meta = run_dir.meta
@@ -56,9 +56,9 @@ def test_the_directory_tells_the_whole_run(config: RunConfig, monkeypatch: pytes
 
 def test_the_session_is_that_of_the_configuration(config: RunConfig) -> None:
     first = prepare_run(config).meta["session_id"]
-    again = prepare_run(config.changed(saving={"output_dir": config.saving.output_dir + "2"})).meta["session_id"]
+    second = prepare_run(config.changed(saving={"output_dir": config.saving.output_dir + "2"})).meta["session_id"]
     other = prepare_run(config.changed(training={"seed": 1}, saving={"output_dir": config.saving.output_dir + "3"}))
-    assert first == again != other.meta["session_id"]
+    assert first == second != other.meta["session_id"]
     assert session_id(1, "a", "b") != session_id(1, "ab", "")
 
 
@@ -71,34 +71,35 @@ def test_the_default_place_is_the_projects(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_paths_become_absolute_and_prompts_do_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     config = RunConfig().changed(
-        dataset={"train_data_dir": "pictures"},
+        dataset={"train_data_dir": "images"},
         model={"pretrained_model_name_or_path": "runwayml/stable-diffusion-v1-5"},
         sampling={"sample_prompts": "a red robot"},
         saving={"output_dir": "out"},
     )
     changed = absolute_paths(config)
-    assert changed.dataset.train_data_dir == str(tmp_path / "pictures")
+    assert changed.dataset.train_data_dir == str(tmp_path / "images")
     assert changed.saving.output_dir == str(tmp_path / "out")
     assert changed.model == config.model and changed.sampling == config.sampling
 
 
 def test_a_path_that_toml_cannot_hold(config: RunConfig) -> None:
-    with pytest.raises(UsageError, match=r"dataset\.train_data_dir has bytes that are not UTF-8"):
-        prepare_run(config.changed(dataset={"train_data_dir": "/pictures \udcff"}))
+    with pytest.raises(UsageError) as caught:
+        prepare_run(config.changed(dataset={"train_data_dir": "/images \udcff"}))
+    assert caught.value.code == "path-not-utf8"
     assert not Path(config.saving.output_dir).exists()
 
 
 def test_a_finished_run_is_renamed(config: RunConfig, prepared: RunDir) -> None:
     prepared.lora_path().write_bytes(b"first")
     end(prepared)
-    said: list[str] = []
-    prepare_run(config, say=said.append)
+    logged: list[str] = []
+    prepare_run(config, log=logged.append)
     (archive,) = archives(prepared.path.parent)
     assert (archive / "robot.safetensors").read_bytes() == b"first"
     assert RunDir(archive).name == "robot" and true_state(RunDir(archive)).state == "finished"
-    assert not prepared.lora_path().exists() and str(archive) in said[0]
+    assert not prepared.lora_path().exists() and str(archive) in logged[0]
 
 
 def test_twice_in_one_second_gives_two_names(config: RunConfig, prepared: RunDir) -> None:
@@ -132,11 +133,11 @@ def test_files_of_others_are_not_overwritten(config: RunConfig) -> None:
     output = Path(config.saving.output_dir)
     output.mkdir(parents=True)
     (output / "robot.safetensors").write_bytes(b"made by another program")
-    said: list[str] = []
-    prepare_run(config, say=said.append)
+    logged: list[str] = []
+    prepare_run(config, log=logged.append)
     (archive,) = archives(output)
     assert (archive / "robot.safetensors").read_bytes() == b"made by another program"
-    assert str(archive) in said[0]
+    assert str(archive) in logged[0]
 
 
 @pytest.mark.parametrize(("state", "code"), [("lost", None), ("stopped", 6), ("failed", 1)])
@@ -173,10 +174,8 @@ ENDS: dict[str, tuple[str, int, tuple[str, ...], bool]] = {
 
 
 @pytest.mark.parametrize("name", ENDS)
-def test_a_run_that_trained_nothing_makes_way_and_is_kept_beside(
-    name: str, config: RunConfig, prepared: RunDir
-) -> None:
-    state, step, files, makes_way = ENDS[name]
+def test_a_run_that_trained_nothing_is_replaced_and_archived(name: str, config: RunConfig, prepared: RunDir) -> None:
+    state, step, files, is_replaced = ENDS[name]
     prepared.checkpoints.mkdir()
     prepared.samples.mkdir()
     places = {
@@ -192,7 +191,7 @@ def test_a_run_that_trained_nothing_makes_way_and_is_kept_beside(
         write_exit(prepared, state, 1, step)
     assert (true_state(prepared).state, true_state(prepared).step) == (state, step)
     before = sorted(path.name for path in prepared.path.rglob("*"))
-    if not makes_way:
+    if not is_replaced:
         with pytest.raises(UsageError, match="unfinished run"):
             prepare_run(config)
         return
@@ -203,12 +202,13 @@ def test_a_run_that_trained_nothing_makes_way_and_is_kept_beside(
 
 def test_two_runs_on_one_directory(config: RunConfig, prepared: RunDir) -> None:
     for restart in (False, True):
-        with pytest.raises(UsageError, match="two runs on one directory") as caught:
+        with pytest.raises(UsageError) as caught:
             prepare_run(config, restart=restart)
+        assert caught.value.code == "run-is-live"
         assert str(os.getpid()) in caught.value.message and "lorasmith attach" in caught.value.hint
 
 
-def test_of_many_starters_one_wins(config: RunConfig, prepared: RunDir) -> None:
+def test_of_many_concurrent_starts_one_wins(config: RunConfig, prepared: RunDir) -> None:
     end(prepared)
     results: list[object] = []
 
@@ -229,8 +229,9 @@ def test_of_many_starters_one_wins(config: RunConfig, prepared: RunDir) -> None:
 
 def test_a_file_in_the_way(config: RunConfig, tmp_path: Path) -> None:
     (tmp_path / "robot").write_text("a file")
-    with pytest.raises(UsageError, match="is a file, where a folder is needed"):
+    with pytest.raises(UsageError) as caught:
         prepare_run(config)
+    assert caught.value.code == "place-is-a-file"
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS])

@@ -1,4 +1,4 @@
-"""Deleting a run takes its own files and nothing else, and never a run that may go on."""
+"""Deleting a run takes its own files and nothing else, and never a run that may continue."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_what_is_the_persons_stays(ended: RunDir) -> None:
 def test_a_live_run_is_refused(prepared: RunDir, start: Start, eventually: Callable[..., None]) -> None:
     start(prepared, 999, 0.05)
     eventually(lambda: true_state(prepared).state == "running")
-    with pytest.raises(UsageError, match="is going on"):
+    with pytest.raises(UsageError, match="is running"):
         remove_run(prepared)
     assert prepared.is_run and prepared.config_path.is_file()
 

@@ -1,8 +1,7 @@
-"""Making an ended run ready to go on, with and without changed settings."""
+"""Making an ended run ready to continue, with and without changed settings."""
 
 from __future__ import annotations
 
-import itertools
 import os
 import shlex
 from pathlib import Path
@@ -37,15 +36,15 @@ def notes(run_dir: RunDir) -> list[str]:
 def test_an_unfinished_run_is_made_ready(prepared: RunDir) -> None:
     end(prepared, "stopped", 6)
     request(prepared, "stop")
-    said: list[str] = []
-    assert prepare_resume(prepared, say=said.append).state == "stopped"
+    logged: list[str] = []
+    assert prepare_resume(prepared, log=logged.append).state == "stopped"
     assert not prepared.exit_path.exists() and list(prepared.control.iterdir()) == []
-    assert said == ["Unanswered wishes of the earlier part are dropped: 1."]
+    assert logged == ["Unanswered commands from before are dropped: 1."]
     assert true_state(prepared).state == "starting"
 
 
 def test_a_finished_and_a_live_run_are_refused(prepared: RunDir) -> None:
-    with pytest.raises(UsageError, match="is going on"):
+    with pytest.raises(UsageError, match="is running"):
         prepare_resume(prepared, changes=REMEDY)
     end(prepared)
     with pytest.raises(UsageError, match="nothing to resume"):
@@ -55,24 +54,24 @@ def test_a_finished_and_a_live_run_are_refused(prepared: RunDir) -> None:
 
 def test_changes_are_written_with_the_comments_and_noted(failed: RunDir) -> None:
     before = failed.config_path.read_text()
-    said: list[str] = []
-    prepare_resume(failed, changes=REMEDY, say=said.append)
+    logged: list[str] = []
+    prepare_resume(failed, changes=REMEDY, log=logged.append)
     after = failed.config_path.read_text()
     assert "train_batch_size = 1 # as large as it goes" in after and after.splitlines()[0] == before.splitlines()[0]
     config = load_config(failed.config_path)
     assert (config.training.train_batch_size, config.training.gradient_accumulation_steps) == (1, 4)
-    assert notes(failed) == said == [
+    assert notes(failed) == logged == [
         "training.train_batch_size was 4 and is now 1.",
         "training.gradient_accumulation_steps was 1 and is now 4.",
-        "From step 101 on pictures come in another order, 1 at a time; a step still takes 4.",
+        "From step 101 on images come in another order, 1 at a time; a step still takes 4.",
     ]  # fmt: skip
     assert true_state(failed).state == "starting"
 
 
-def test_another_effective_batch_is_said(failed: RunDir) -> None:
+def test_another_effective_batch_is_reported(failed: RunDir) -> None:
     prepare_resume(failed, changes={"training.train_batch_size": 2})
     assert notes(failed)[-1] == (
-        "From step 101 on pictures come in another order, 2 at a time; a step takes 2 in place of 4."
+        "From step 101 on images come in another order, 2 at a time; a step takes 2 instead of 4."
     )
 
 
@@ -102,9 +101,12 @@ def test_a_value_that_is_there_already_changes_nothing(failed: RunDir) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"network.network_dim": 4}, UsageError, "another LoRA"),
-        ({"saving.output_name": "other"}, UsageError, "saving.output_name: it would"),
-        ({"model.pretrained_model_name_or_path": "x"}, UsageError, "another LoRA"),
+        ({"network.network_dim": 4}, UsageError, "the weights so far have that form"),
+        ({"saving.output_name": "other"}, UsageError, "saving.output_name: the files so far have it"),
+        ({"model.pretrained_model_name_or_path": "x"}, UsageError, "belong to the model that they were trained on"),
+        ({"dataset.train_data_dir": "x"}, UsageError, "dataset.train_data_dir: the weights so far"),
+        ({"training.lr_scheduler": "linear"}, UsageError, "training.lr_scheduler: the weights so far"),
+        ({"training.changes": []}, UsageError, "training.changes: the weights so far"),
         ({"training.seed": 1, **REMEDY}, UsageError, "training.seed"),
         ({"memory.cache_text_encoder_outputs": True}, UsageError, "trains the text encoder"),
         ({"training.train_batch_size": 0}, ConfigError, "training.train_batch_size"),
@@ -127,34 +129,20 @@ def test_what_a_resume_cannot_change(
     assert failed.exit_path.exists() and len(list(failed.control.iterdir())) == 1, "the run is as it was"
 
 
-@pytest.mark.parametrize("place", ["robot/results_current", "robot/results_20260101T000000Z", "my loras"])
-@pytest.mark.parametrize("changes", [None, {"training.max_train_epochs": 20}, {"training.max_train_steps": 20}])
-@pytest.mark.parametrize("state", ["finished", "stopped"])
-def test_who_wants_to_train_longer_is_given_the_command(
-    config: RunConfig, tmp_path: Path, place: str, changes: dict[str, object] | None, state: str
-) -> None:
+@pytest.mark.parametrize("place", ["robot/results_current", "my loras"])
+def test_a_resume_of_a_finished_run_hints_at_both_commands(config: RunConfig, tmp_path: Path, place: str) -> None:
     run_dir = prepare_run(config.changed(saving={"output_dir": str(tmp_path / place)}))
-    for step, path in enumerate((run_dir.lora_path(epoch=1), run_dir.lora_path(step=7), run_dir.lora_path())):
-        if state == "finished" or path != run_dir.lora_path():
-            path.touch()
-            os.utime(path, (step, step))
-    end(run_dir, state, 0 if state == "finished" else 6)
-    if state == "stopped" and changes is None:
-        prepare_resume(run_dir)
-        return
+    for step, path in enumerate((run_dir.lora_path(epoch=1), run_dir.lora_path())):
+        path.touch()
+        os.utime(path, (step, step))
+    run_dir.checkpoints.mkdir()
+    write_state(run_dir.checkpoints, 7, 7)
+    end(run_dir)
     with pytest.raises(UsageError) as caught:
-        prepare_resume(run_dir, changes=changes)
-    newest = run_dir.lora_path() if state == "finished" else run_dir.lora_path(step=7)
-    words = shlex.split(caught.value.hint.splitlines()[-1])
-    assert words[:3] == ["lorasmith", "--preset", str(run_dir.config_path)]
-    assert f"network.network_weights={newest}" in words and "training.max_train_epochs=N" in words
-    settings = [word.replace("=N", "=3") for before, word in itertools.pairwise(words) if before == "--set"]
-    output = words[words.index("--output_dir") + 1]
-    new = prepare_run(load_config(str(run_dir.config_path), [*settings, f"saving.output_dir={output}"]))
-    assert new.path != run_dir.path and newest.exists(), "the old run, and the file with it, stay where they are"
-    made = load_config(new.config_path)
-    assert (made.training.max_train_epochs, made.network.network_weights) == (3, str(newest))
-    assert made.saving.output_name == "robot", "and so the trigger stays"
+        prepare_resume(run_dir)
+    longer, new_run = (shlex.split(line) for line in caught.value.hint.splitlines()[1::2])
+    assert longer == ["lorasmith", "resume", str(run_dir.path), "--set", "training.max_train_epochs=N"]
+    assert new_run == [*longer[:3], "--from", "robot.safetensors", *longer[3:]]
 
 
 def test_without_a_file_there_is_nothing_to_start_from(prepared: RunDir) -> None:
@@ -162,14 +150,6 @@ def test_without_a_file_there_is_nothing_to_start_from(prepared: RunDir) -> None
     with pytest.raises(UsageError) as caught:
         prepare_resume(prepared)
     assert caught.value.hint == ""
-
-
-def test_a_free_place_is_named(config: RunConfig, prepared: RunDir) -> None:
-    (prepared.path.parent.parent / "robot-2").mkdir()
-    prepared.lora_path().touch()
-    end(prepared)
-    with pytest.raises(UsageError, match="robot-3/results_current"):
-        prepare_resume(prepared)
 
 
 def test_what_a_resume_may_change(failed: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

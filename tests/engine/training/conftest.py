@@ -1,10 +1,10 @@
-"""Tiny runs: a real-class model made on the fly, six small pictures, a dozen steps."""
+"""Tiny runs: a real-class model made on the fly, six small images, a dozen steps."""
 
 from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,8 +44,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
     folder.mkdir()
     for index in range(6):
         size = (64 + 16 * (index % 3), 64)
@@ -58,7 +58,7 @@ MakeRun = Callable[..., RunDir]
 
 
 @pytest.fixture
-def make_run(tiny_model: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
+def make_run(tiny_model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
     """Prepare a run in `<tmp>/<place>`; keyword arguments are overrides with `__` for the dot."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
@@ -67,7 +67,7 @@ def make_run(tiny_model: Path, pictures: Path, tmp_path: Path, monkeypatch: pyte
     def make(place: str = "out", **overrides: object) -> RunDir:
         settings = {
             "model.pretrained_model_name_or_path": tiny_model,
-            "dataset.train_data_dir": pictures,
+            "dataset.train_data_dir": images,
             "saving.output_dir": tmp_path / place,
             **SETTINGS,
             **{key.replace("__", "."): value for key, value in overrides.items()},
@@ -77,13 +77,20 @@ def make_run(tiny_model: Path, pictures: Path, tmp_path: Path, monkeypatch: pyte
     return make
 
 
-@pytest.fixture
-def train_here() -> Iterator[Callable[[RunDir], int]]:
+def train_in_process(run: RunDir) -> int:
     """Train in this process; signal handlers are put back."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    yield lambda run: main([str(run.path)])
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    try:
+        return main([str(run.path)])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.fixture
+def train_here() -> Callable[[RunDir], int]:
+    """Train in this process."""
+    return train_in_process
 
 
 Process = ForkedTrainer | subprocess.Popen[bytes]
@@ -94,6 +101,6 @@ def start(run: RunDir) -> ForkedTrainer:
     return ForkedTrainer(run)
 
 
-def start_anew(run: RunDir) -> subprocess.Popen[bytes]:
+def start_process(run: RunDir) -> subprocess.Popen[bytes]:
     """Train in a process of its own, as the shell command starts it."""
     return start_limited(run, None)

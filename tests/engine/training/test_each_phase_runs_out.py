@@ -18,10 +18,10 @@ from PIL import Image
 from engine.adapters.inspect import inspect_lora
 from engine.config import load_config
 from engine.exit_codes import ExitCode
-from engine.models.base import SampleRequest
 from engine.runs import RunDir, read_events
 from engine.training.outputs import Outputs
 from engine.training.session import Session
+from engine.types import SampleRequest
 from tests.engine.training.conftest import MakeRun
 from tests.forked import ForkedTrainer
 
@@ -30,8 +30,8 @@ MIB = 2**20
 
 def address_space(name: str) -> int:
     """VmSize or VmPeak of this process, in bytes."""
-    (told,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:")]
-    return int(told.split()[1]) * 1024
+    (expected,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:")]
+    return int(expected.split()[1]) * 1024
 
 
 def limit_to(size: int) -> None:
@@ -55,21 +55,21 @@ def limit_a_phase(name: str, headroom: int, held: int = 0) -> None:
 
 
 def limit_samples(between: int) -> None:
-    """The limit is half-way between what a picture takes in less memory and as a whole, measured just before. The two
+    """The limit is half-way between what an image takes in less memory and as a whole, measured just before. The two
     must differ by `between`."""
-    picture, drawn = Outputs._picture, []
+    image, drawn = Outputs._image, []
 
     def measured(self: Outputs, request: SampleRequest) -> Image.Image:
         if not drawn:
-            drawn.append(self.trainer.model.draw(request, frugal=True))
-            frugal = address_space("VmPeak")
-            drawn.append(self.trainer.model.draw(request))
+            drawn.append(self.model.generate(request, low_memory=True))
+            low_memory = address_space("VmPeak")
+            drawn.append(self.model.generate(request))
             whole = address_space("VmPeak")
-            assert whole - frugal > between, (frugal, whole)
-            limit_to((frugal + whole) // 2)
-        return picture(self, request)
+            assert whole - low_memory > between, (low_memory, whole)
+            limit_to((low_memory + whole) // 2)
+        return image(self, request)
 
-    Outputs._picture = measured  # type: ignore[method-assign]
+    Outputs._image = measured  # type: ignore[method-assign]
 
 
 def story(run: RunDir, *kinds: str) -> list[str]:
@@ -81,10 +81,10 @@ def story(run: RunDir, *kinds: str) -> list[str]:
     ]
 
 
-def require_a_whole_end(run: RunDir, code: int, *told: str) -> None:
+def require_finished(run: RunDir, code: int, *expected: str) -> None:
     assert code == ExitCode.DONE, run.log_path.read_text()[-3000:]
-    story_told = story(run, "oom", "retry", "saved", "error", "run_finished")
-    assert story_told[: len(told)] == list(told), run.log_path.read_text()[-3000:]
+    reported = story(run, "oom", "retry", "saved", "error", "run_finished")
+    assert reported[: len(expected)] == list(expected), run.log_path.read_text()[-3000:]
     (oom,) = [event for event in read_events(run.events_path) if event.type == "oom"]
     assert "allocate" in str(oom.get("message")) and oom.get("total"), oom
     assert inspect_lora(run.lora_path()).modules
@@ -98,10 +98,10 @@ QUIET = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # test_again.py has the remedy of this phase in a run whose process is not replaced
 @pytest.mark.timeout(300)
 def test_caching(make_run: MakeRun, tmp_path: Path) -> None:
-    """24 pictures encoded at once do not fit: their first layer's output is 108 MiB, and its normalization wants two
+    """24 images encoded at once do not fit: their first layer's output is 108 MiB, and its normalization wants two
     more of that size. One by one they do, and so does the training, in half of the headroom."""
     folder = tmp_path / "large"
     folder.mkdir()
@@ -109,14 +109,14 @@ def test_caching(make_run: MakeRun, tmp_path: Path) -> None:
         Image.new("RGB", (192, 192), (number * 10, 90, 60)).save(folder / f"{number}.png")
     run = make_run(**QUIET, dataset__train_data_dir=folder, dataset__resolution=192, memory__vae_batch_size=24)
     code = ForkedTrainer(run, partial(limit_a_phase, "cache", 192 * MIB)).wait(300)
-    require_a_whole_end(run, code, "oom cache", "retry encode_singly", "saved", "run_finished finished")
+    require_finished(run, code, "oom cache", "retry encode_singly", "saved", "run_finished finished")
     assert load_config(run.config_path).memory.vae_batch_size == 1
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_sampling(make_run: MakeRun, tmp_path: Path) -> None:
-    """A picture of 192 px does not fit as a whole; in tiles and without guidance beside it does, and nothing begins
+    """An image of 192 px does not fit as a whole; in tiles and without guidance beside it does, and nothing begins
     anew. The VAE is wide at its end, where tiles spare most."""
     kind: Any = AutoencoderKL
     kind(
@@ -127,16 +127,16 @@ def test_sampling(make_run: MakeRun, tmp_path: Path) -> None:
     sampling = {"sampling__sample_every_n_steps": 1, "sampling__sample_prompts": prompts}
     run = make_run(**{**QUIET, **sampling}, sampling__sample_at_first="false", model__vae=tmp_path / "vae")
     code = ForkedTrainer(run, partial(limit_samples, 48 * MIB)).wait(300)
-    require_a_whole_end(run, code, "saved", "oom sample", "retry frugal_samples", "run_finished finished")
+    require_finished(run, code, "saved", "oom sample", "retry frugal_samples", "run_finished finished")
     assert not story(run, "warning"), run.log_path.read_text()[-3000:]
-    (picture,) = run.samples.glob("*.png")
-    assert Image.open(picture).size == (192, 192)
+    (image,) = run.samples.glob("*.png")
+    assert Image.open(image).size == (192, 192)
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # as for caching
 @pytest.mark.timeout(300)
 def test_saving(make_run: MakeRun) -> None:
     """What is held takes the room of the 24 MiB of the LoRA's tensors; a new start has it."""
     run = make_run(**QUIET, network__network_dim=1024)
     code = ForkedTrainer(run, partial(limit_a_phase, "save", 4 * MIB, 2**32)).wait(300)
-    require_a_whole_end(run, code, "oom save", "retry restart", "saved", "run_finished finished")
+    require_finished(run, code, "oom save", "retry restart", "saved", "run_finished finished")

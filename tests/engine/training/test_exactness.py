@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from engine.training.exactness import Exactly
+from engine.training.exactness import DeterministicStep
 
 GPU = torch.device("cuda")
 REFUSED = (
@@ -43,45 +43,45 @@ def never() -> None:
 
 
 def test_a_gpu_is_strict_in_the_step_only() -> None:
-    step, said = Step(), list[str]()
-    exactly = Exactly(GPU, True, True, said.append)
-    assert [exactly(step, never), exactly(step, never)] == [5, 5]
-    assert step.strict == [True, True] and not said
+    step, messages = Step(), list[str]()
+    deterministic = DeterministicStep(GPU, True, True, messages.append)
+    assert [deterministic(step, never), deterministic(step, never)] == [5, 5]
+    assert step.strict == [True, True] and not messages
     assert torch.is_deterministic_algorithms_warn_only_enabled()
 
 
-def test_a_refused_step_is_made_again_and_said_once() -> None:
-    step, said, undone = Step(REFUSED), list[str](), list[str]()
-    exactly = Exactly(GPU, True, True, said.append)
-    assert [exactly(step, lambda: undone.append("undone")), exactly(step, never)] == [5, 5]
+def test_a_refused_step_is_made_again_and_reported_once() -> None:
+    step, messages, undone = Step(REFUSED), list[str](), list[str]()
+    deterministic = DeterministicStep(GPU, True, True, messages.append)
+    assert [deterministic(step, lambda: undone.append("undone")), deterministic(step, never)] == [5, 5]
     assert step.strict == [True, False, False] and undone == ["undone"]
-    (sentence,) = said
+    (sentence,) = messages
     assert "not be exact" in sentence and "blur_backward_cuda" in sentence
 
 
 def test_other_errors_pass() -> None:
     with pytest.raises(RuntimeError, match="out of memory"):
-        Exactly(GPU, True, True, print)(Step("CUDA out of memory"), never)
+        DeterministicStep(GPU, True, True, print)(Step("CUDA out of memory"), never)
     assert torch.is_deterministic_algorithms_warn_only_enabled()
 
 
 @pytest.mark.parametrize(("capability", "flash"), [((7, 5), True), ((8, 6), False)])
-def test_without_flash_attention_it_is_said_and_left(
+def test_without_flash_attention_it_is_reported_and_left(
     capability: tuple[int, int], flash: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    step, said = Step(), list[str]()
-    Exactly(GPU, True, flash, said.append)(step, never)
-    assert step.strict == [False] and "not be exact" in said[0]
+    step, messages = Step(), list[str]()
+    DeterministicStep(GPU, True, flash, messages.append)(step, never)
+    assert step.strict == [False] and "not be exact" in messages[0]
 
 
-def test_who_does_not_want_it_is_not_told() -> None:
-    step, said = Step(), list[str]()
-    Exactly(GPU, False, True, said.append)(step, never)
-    assert step.strict == [False] and not said
+def test_who_does_not_want_it_gets_no_message() -> None:
+    step, messages = Step(), list[str]()
+    DeterministicStep(GPU, False, True, messages.append)(step, never)
+    assert step.strict == [False] and not messages
 
 
 def test_the_cpu_is_left_alone() -> None:
     step = Step()
-    Exactly(torch.device("cpu"), True, True, print)(step, never)
+    DeterministicStep(torch.device("cpu"), True, True, print)(step, never)
     assert step.strict == [False]

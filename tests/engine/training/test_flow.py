@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from engine.config.flow import FlowTable
 from engine.config.training import TrainingTable
 from engine.training.flow import FlowObjective, flux_mu, shifted
 from engine.training.seeds import generator
@@ -15,7 +16,8 @@ LATENTS = torch.Size((20_000, 1, 2, 2))
 
 
 def flow(**settings: object) -> FlowObjective:
-    return FlowObjective(TrainingTable.model_validate(settings))
+    own = {key: settings.pop(key) for key in [*settings] if key in FlowTable.model_fields}
+    return FlowObjective(TrainingTable.model_validate(settings), FlowTable.model_validate(own))
 
 
 def sigmas(shape: tuple[int, ...] = LATENTS, **settings: object) -> torch.Tensor:
@@ -37,9 +39,9 @@ def test_the_shift_by_three(sigma: float, golden: float) -> None:
     ],
 )
 def test_the_shift_of_flux_by_the_size(width: int, height: int, mu: float, middle: float) -> None:
-    found = flux_mu(width // 16 * (height // 16))
-    assert found == pytest.approx(mu, abs=5e-6)
-    assert shifted(torch.tensor(0.5), math.exp(found)).item() == pytest.approx(middle, abs=5e-6)
+    exponent = flux_mu(width // 16 * (height // 16))
+    assert exponent == pytest.approx(mu, abs=5e-6)
+    assert shifted(torch.tensor(0.5), math.exp(exponent)).item() == pytest.approx(middle, abs=5e-6)
 
 
 @pytest.mark.parametrize(
@@ -59,13 +61,13 @@ def test_the_shift_of_flux_by_the_size(width: int, height: int, mu: float, middl
     ],
 )
 def test_where_sigma_is_drawn(settings: dict[str, object], median: float) -> None:
-    found = sigmas(**settings)
-    assert found.median().item() == pytest.approx(median, abs=0.015)
-    assert found.min() >= 0
-    assert found.max() <= 1
+    drawn = sigmas(**settings)
+    assert drawn.median().item() == pytest.approx(median, abs=0.015)
+    assert drawn.min() >= 0
+    assert drawn.max() <= 1
 
 
-def test_flux_shift_follows_the_size_of_the_picture() -> None:
+def test_flux_shift_follows_the_size_of_the_image() -> None:
     small, large = (sigmas((20_000, 1, side, side), timestep_sampling="flux_shift") for side in (64, 128))
     assert small.median().item() == pytest.approx(0.65249, abs=0.015)
     assert large.median().item() == pytest.approx(0.75951, abs=0.015)
@@ -84,35 +86,35 @@ def test_mode_prefers_the_middle() -> None:
 
 
 def test_the_timestep_limits_count() -> None:
-    found = sigmas(min_timestep=200, max_timestep=600)
-    assert 0.2 <= found.min() < 0.25
-    assert 0.58 < found.max() <= 0.6
+    drawn = sigmas(min_timestep=200, max_timestep=600)
+    assert 0.2 <= drawn.min() < 0.25
+    assert 0.58 < drawn.max() <= 0.6
 
 
 def test_the_question() -> None:
     latents, noise = torch.randn(2, 16, 4, 4), torch.randn(2, 16, 4, 4)
-    question = flow().noised(latents, noise, torch.tensor([250, 1000]))
-    torch.testing.assert_close(question.noisy[0], 0.75 * latents[0] + 0.25 * noise[0])
-    torch.testing.assert_close(question.noisy[1], noise[1])
-    assert torch.equal(question.target, noise - latents)
-    assert question.timesteps.tolist() == [250.0, 1000.0]
-    # From the noisy latents along the velocity one comes back to the picture.
-    torch.testing.assert_close(question.noisy[0] - 0.25 * question.target[0], latents[0])
+    noised = flow().add_noise(latents, noise, torch.tensor([250, 1000]))
+    torch.testing.assert_close(noised.noisy[0], 0.75 * latents[0] + 0.25 * noise[0])
+    torch.testing.assert_close(noised.noisy[1], noise[1])
+    assert torch.equal(noised.target, noise - latents)
+    assert noised.timesteps.tolist() == [250.0, 1000.0]
+    # From the noisy latents along the velocity one comes back to the image.
+    torch.testing.assert_close(noised.noisy[0] - 0.25 * noised.target[0], latents[0])
 
 
 def test_what_is_asked_follows_from_the_generator() -> None:
     latents = torch.randn(3, 16, 8, 8)
-    one, same, other = (flow().ask(latents, generator(7, number)) for number in (1, 1, 2))
-    assert torch.equal(one.noisy, same.noisy)
-    assert torch.equal(one.timesteps, same.timesteps)
-    assert not torch.equal(one.timesteps, other.timesteps)
-    sigma = (one.timesteps / 1000).view(-1, 1, 1, 1)
-    torch.testing.assert_close(one.noisy, latents + sigma * one.target)
+    noised, same, other = (flow().sample_noise(latents, generator(7, number)) for number in (1, 1, 2))
+    assert torch.equal(noised.noisy, same.noisy)
+    assert torch.equal(noised.timesteps, same.timesteps)
+    assert not torch.equal(noised.timesteps, other.timesteps)
+    sigma = (noised.timesteps / 1000).view(-1, 1, 1, 1)
+    torch.testing.assert_close(noised.noisy, latents + sigma * noised.target)
 
 
 def test_input_perturbation_changes_the_input_only() -> None:
     latents = torch.randn(1, 16, 8, 8)
-    plain, moved = (flow(ip_noise_gamma=gamma).ask(latents, generator(3)) for gamma in (None, 0.1))
+    plain, moved = (flow(ip_noise_gamma=gamma).sample_noise(latents, generator(3)) for gamma in (None, 0.1))
     assert torch.equal(plain.target, moved.target)
     assert not torch.equal(plain.noisy, moved.noisy)
 
@@ -128,6 +130,6 @@ def test_input_perturbation_changes_the_input_only() -> None:
 )
 def test_losses(settings: dict[str, object], expected: float) -> None:
     objective = flow(**settings)
-    question = objective.noised(torch.zeros(1, 16, 4, 4), torch.zeros(1, 16, 4, 4), torch.tensor([500]))
-    loss = objective.losses(torch.full((1, 16, 4, 4), 0.5), question)
+    noised = objective.add_noise(torch.zeros(1, 16, 4, 4), torch.zeros(1, 16, 4, 4), torch.tensor([500]))
+    loss = objective.losses(torch.full((1, 16, 4, 4), 0.5), noised)
     assert loss.item() == pytest.approx(expected, rel=1e-5)

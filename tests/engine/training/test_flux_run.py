@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from engine.exit_codes import ExitCode
 from engine.models.header import read_header
 from engine.runs.events import read_events
 from engine.runs.layout import RunDir
+from engine.training.step import TrainStep
 from engine.training.trainer import Trainer
 from tests.tiny_flux import FluxFiles, tiny_files
 
@@ -47,16 +49,39 @@ def counts(path: Path) -> tuple[int, int]:
     return sum(name.startswith("lora_unet_") for name in names), sum(name.startswith("lora_te1_") for name in names)
 
 
+def test_memory_that_runs_out_while_clip_l_is_trained_alone(
+    flux_run: Any, train_here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The presets cache T5's outputs, which is no contradiction here: the end is reported with what can be done."""
+
+    def refused(_: object) -> None:
+        raise RuntimeError("can't allocate memory: you tried to allocate 99999999999999 bytes")
+
+    monkeypatch.setattr(TrainStep, "__call__", refused)
+    run = flux_run(
+        network__network_train_text_encoder_only=True, training__text_encoder_lr=1e-5,
+        memory__cache_text_encoder_outputs=True, sampling__sample_every_n_steps=0,
+    )  # fmt: skip
+    assert train_here(run) == ExitCode.OUT_OF_MEMORY
+    ending = json.loads(run.exit_path.read_text())
+    assert ending["exit_code"] == ExitCode.OUT_OF_MEMORY and "--set training.train_batch_size=1" in ending["hint"]
+    assert [event.type for event in read_events(run.events_path)][-3:] == ["oom", "error", "run_finished"]
+
+
 def test_the_whole_path(flux_run: Any, train_here: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    run = flux_run(training__loss_type="huber", training__min_snr_gamma=5, dataset__validation_split=0.3)
+    run = flux_run(
+        training__loss_type="huber", training__min_snr_gamma=5, dataset__validation_split=0.3,
+        training__max_check_share=1,
+    )  # fmt: skip
     assert train_here(run) == 0
     events = list(read_events(run.events_path))
     saved = next(event for event in events if event.type == "saved" and event.get("path") == str(run.lora_path()))
     assert saved.get("difference") < 1e-2
     assert counts(run.lora_path()) == (10 + 2 * 3, 0)
     assert any(event.type == "validation" and event.get("loss") > 0 for event in events)
-    pictures = list(run.samples.glob("*.png"))
-    assert len(pictures) == 1
+    assert any(event.type == "measures" and 0 < event.get("bleed") < 1 for event in events)
+    images = list(run.samples.glob("*.png"))
+    assert len(images) == 1
     metadata = read_header(run.lora_path()).metadata
     assert metadata["ss_base_model_version"] == "flux1"
     assert metadata["ss_network_module"] == "networks.lora_flux"
@@ -69,7 +94,7 @@ def test_the_whole_path(flux_run: Any, train_here: Any, capsys: pytest.CaptureFi
         "training.min_snr_gamma has no effect",
         "The text encoders are not trained",
         "huber_schedule is constant",
-        "T5's outputs are cached and T5 is let go",
+        "T5's outputs are cached and T5 is freed",
     ):
         assert sum(line.startswith(start) for line in lines) == 1, start
 
@@ -113,9 +138,9 @@ def test_on_a_base_of_four_bits_in_split_mode(
     assert train_here(run) == 0
     saved = [event for event in read_events(run.events_path) if event.type == "saved"]
     assert saved and saved[-1].get("difference") < 1e-2
-    said = capsys.readouterr().out
-    assert "transformer, base_precision nf4: 4 in int8, 22 in nf4; " in said
-    assert "Split mode: 3 of 3 blocks" in said
+    output = capsys.readouterr().out
+    assert "transformer, base_precision nf4: 4 in int8, 22 in nf4; " in output
+    assert "Split mode: 3 of 3 blocks" in output
 
 
 def test_a_run_goes_on_from_a_file_of_another_run(flux_run: Any, train_here: Any) -> None:
@@ -131,7 +156,7 @@ def test_a_run_goes_on_from_a_file_of_another_run(flux_run: Any, train_here: Any
         **quiet,
     )
     assert train_here(second) == ExitCode.DONE
-    one, other = (load_file(run.lora_path()) for run in (first, second))
-    assert one.keys() == other.keys()
-    for key, tensor in one.items():
+    expected, other = (load_file(run.lora_path()) for run in (first, second))
+    assert expected.keys() == other.keys()
+    for key, tensor in expected.items():
         assert other[key].sub(tensor.float()).abs().max() < 1e-6, key

@@ -24,9 +24,9 @@ from engine.runs.events import read_events
 from engine.runs.prepare import prepare_run
 from tests.engine.training.conftest import start
 
-BASE, PICTURES = paths.ASSETS / "demo_base", paths.ASSETS / "demo_pictures"
+BASE, IMAGES = paths.ASSETS / "demo_base", paths.ASSETS / "demo_pictures"
 GOLDEN = Path(__file__).parent / "fixtures" / "demo_losses.json"
-STEPS, BATCH, RATE, SEED, RANK = 20, 4, 1e-3, 42, 8
+STEPS, BATCH, RATE, SEED, RANK = 10, 4, 1e-3, 42, 8
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def our_losses(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
     place = tmp_path_factory.mktemp("golden")
     settings = {
         "model.pretrained_model_name_or_path": BASE,
-        "dataset.train_data_dir": PICTURES,
+        "dataset.train_data_dir": IMAGES,
         "dataset.resolution": 64,
         "dataset.enable_bucket": "false",
         "dataset.num_repeats": 1,
@@ -66,7 +66,7 @@ def seeded(*parts: object) -> torch.Generator:
 
 
 def plain_losses() -> list[float]:
-    """A training loop as a person writes it with diffusers and peft, on the same pictures, order and noise."""
+    """A training loop as a person writes it with diffusers and peft, on the same images, order and noise."""
     pipe = StableDiffusionPipeline.from_pretrained(
         BASE, dtype=torch.float32, safety_checker=None, local_files_only=True
     )
@@ -88,7 +88,7 @@ def plain_losses() -> list[float]:
     parameters = [p for model in (text_encoder, unet) for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=RATE)
 
-    files = sorted(PICTURES.glob("*.png"))
+    files = sorted(IMAGES.glob("*.png"))
     moments, captions = [], []
     for file in files:
         pixels = torch.from_numpy(np.array(Image.open(file).convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1
@@ -150,7 +150,7 @@ def test_our_losses_are_those_of_a_plain_loop(our_losses: list[float]) -> None:
     plain = plain_losses()
     torch.set_num_threads(threads)
     assert len(our_losses) == STEPS
-    worst = max(abs(one - other) for one, other in zip(our_losses, plain, strict=True))
+    worst = max(abs(ours - theirs) for ours, theirs in zip(our_losses, plain, strict=True))
     assert worst <= 1e-5, f"largest difference {worst}"
 
 

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from engine.config import RunConfig, load_config
 from engine.dataset.digests import FileDigests
-from engine.dataset.inputs import accept, compare
 from engine.exit_codes import ExitCode
 from engine.runs import read_events, true_state
-from engine.runs.events import EventLog
+from engine.runs.compare_inputs import accept, compare
+from engine.runs.events import EventLog, RetryEvent
 from engine.runs.inputs import read_inputs, write_inputs
 from engine.runs.layout import RunDir
 from engine.runs.prepare import prepare_run
@@ -32,7 +32,7 @@ Train = Callable[[RunDir], int]
 COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200), (90, 90, 20))
 
 
-def draw(path: Path, colour: tuple[int, int, int] = (9, 9, 9)) -> None:
+def write_image(path: Path, colour: tuple[int, int, int] = (9, 9, 9)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (64, 64), colour).save(path)
 
@@ -48,7 +48,7 @@ def nudge(path: Path) -> None:
 def replace_keeping_time(path: Path) -> None:
     """Another image of the same number of bytes with the old time of change."""
     before, data = path.stat(), path.read_bytes()
-    draw(path, COLOURS[3])
+    write_image(path, COLOURS[3])
     path.write_bytes(path.read_bytes()[: len(data)].ljust(len(data), b"\0"))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
@@ -62,12 +62,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             patch.setenv(variable, str(root / "home"))
         patch.setenv("SOURCE_DATE_EPOCH", "1700000000")
         place = root / "world"
-        for folder in ("pictures", "reg", "validation"):
+        for folder in ("images", "reg", "validation"):
             for name, colour in zip("abc", COLOURS, strict=False):
-                draw(place / folder / f"{name}.png", colour)
+                write_image(place / folder / f"{name}.png", colour)
                 (place / folder / f"{name}.txt").write_text(f"zed, {name}, {folder}")
         for name in "abc":
-            draw(place / "masks" / f"{name}.png", (128, 0, 0))
+            write_image(place / "masks" / f"{name}.png", (128, 0, 0))
         tiny_sd15(place / "model")
         vae = shutil.copytree(place / "model/tiny/vae", place / "other/vae")
         settings = {
@@ -77,7 +77,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             "sampling.sample_at_first": "false",
             "saving.save_every_n_epochs": 0,
             "model.pretrained_model_name_or_path": place / "model/tiny",
-            "dataset.train_data_dir": place / "pictures",
+            "dataset.train_data_dir": place / "images",
         }
         start = prepare_run(load(settings, place / "start", **{"training.max_train_steps": 1}))
         assert train(start) == ExitCode.DONE
@@ -109,9 +109,9 @@ def load(settings: dict[str, object], output: Path, **more: object) -> RunConfig
 
 
 def train(run: RunDir) -> int:
-    from engine.training.__main__ import main
+    from tests.engine.training.conftest import train_in_process
 
-    return main([str(run.path)])
+    return train_in_process(run)
 
 
 @pytest.fixture
@@ -135,35 +135,35 @@ def texts(run: RunDir, kind: str) -> list[str]:
 
 Change = Callable[[Path], object]
 CHANGES: dict[str, tuple[Change, str]] = {
-    "caption edited": (lambda w: (w / "pictures/a.txt").write_text("other"), "1 caption changed: a.txt"),
+    "caption edited": (lambda w: (w / "images/a.txt").write_text("other"), "1 caption changed: a.txt"),
     "two captions edited": (
-        lambda w: [(w / "pictures" / name).write_text("other") for name in ("a.txt", "b.txt")],
+        lambda w: [(w / "images" / name).write_text("other") for name in ("a.txt", "b.txt")],
         "2 captions changed: a.txt, b.txt",
     ),
-    "caption removed": (lambda w: (w / "pictures/a.txt").unlink(), "1 caption changed: a.txt"),
+    "caption removed": (lambda w: (w / "images/a.txt").unlink(), "1 caption changed: a.txt"),
     "caption of another kind": (
-        lambda w: [(w / "pictures/a.txt").unlink(), (w / "pictures/a.caption").write_text("other")],
+        lambda w: [(w / "images/a.txt").unlink(), (w / "images/a.caption").write_text("other")],
         "1 caption changed: a.caption",
     ),
-    "image replaced": (lambda w: draw(w / "pictures/a.png"), "1 image changed: a.png"),
+    "image replaced": (lambda w: write_image(w / "images/a.png"), "1 image changed: a.png"),
     "image replaced with its old time": (
-        lambda w: replace_keeping_time(w / "pictures/a.png"), "1 image changed: a.png",
+        lambda w: replace_keeping_time(w / "images/a.png"), "1 image changed: a.png",
     ),
-    "image deleted": (lambda w: (w / "pictures/a.png").unlink(), "1 image is missing: a.png"),
-    "image added": (lambda w: draw(w / "pictures/d.png"), "1 image is new: d.png"),
+    "image deleted": (lambda w: (w / "images/a.png").unlink(), "1 image is missing: a.png"),
+    "image added": (lambda w: write_image(w / "images/d.png"), "1 image is new: d.png"),
     "image renamed": (
-        lambda w: [(w / "pictures" / f"c.{end}").rename(w / "pictures" / f"e.{end}") for end in ("png", "txt")],
+        lambda w: [(w / "images" / f"c.{end}").rename(w / "images" / f"e.{end}") for end in ("png", "txt")],
         "1 image is missing: c.png; 1 image is new: e.png",
     ),
-    "mask replaced": (lambda w: draw(w / "masks/a.png", (250, 0, 0)), "1 mask changed: a.png"),
+    "mask replaced": (lambda w: write_image(w / "masks/a.png", (250, 0, 0)), "1 mask changed: a.png"),
     "mask removed": (lambda w: (w / "masks/a.png").unlink(), "1 mask changed: a.png"),
-    "regularization image replaced": (lambda w: draw(w / "reg/b.png"), "1 regularization image changed: b.png"),
+    "regularization image replaced": (lambda w: write_image(w / "reg/b.png"), "1 regularization image changed: b.png"),
     "regularization image deleted": (lambda w: (w / "reg/b.png").unlink(), "1 regularization image is missing: b.png"),
     "regularization caption edited": (
         lambda w: (w / "reg/b.txt").write_text("other"), "1 caption of regularization images changed: b.txt",
     ),
-    "validation image replaced": (lambda w: draw(w / "validation/b.png"), "1 validation image changed: b.png"),
-    "validation image added": (lambda w: draw(w / "validation/d.png"), "1 validation image is new: d.png"),
+    "validation image replaced": (lambda w: write_image(w / "validation/b.png"), "1 validation image changed: b.png"),
+    "validation image added": (lambda w: write_image(w / "validation/d.png"), "1 validation image is new: d.png"),
     "base model": (lambda w: nudge(unet(w)), "the base model tiny changed (unet/diffusion_pytorch_model.safetensors)"),
     "text encoder of the base": (
         lambda w: nudge(w / "model/tiny/text_encoder/model.safetensors"),
@@ -174,6 +174,9 @@ CHANGES: dict[str, tuple[Change, str]] = {
         lambda w: nudge(w / "start/zed.safetensors"), "the LoRA to start from zed.safetensors changed",
     ),
 }  # fmt: skip
+
+
+MORE = ("image replaced", "VAE")
 
 
 def unet(world: Path) -> Path:
@@ -193,11 +196,14 @@ def test_a_change_is_named_refused_and_can_be_accepted(name: str, run: RunDir, w
     compared = compare(run)
     assert compared is not None and words in "; ".join(compared.changes), "a resume knows it before it launches"
     accept(run, compared)
-    again = compare(run)
-    assert again is not None and again.changes == ()
+    second = compare(run)
+    assert second is not None and second.changes == ()
 
 
-@pytest.mark.parametrize("name", ["caption edited", "image replaced", "image deleted", "base model", "VAE"])
+@pytest.mark.parametrize(
+    "name",
+    ["caption edited", "image deleted", "base model", *(pytest.param(case, marks=pytest.mark.soak) for case in MORE)],
+)
 def test_an_accepted_change_trains_to_the_end_and_is_noted(name: str, run: RunDir, world: Path) -> None:
     CHANGES[name][0](world)
     compared = compare(run)
@@ -206,7 +212,7 @@ def test_an_accepted_change_trains_to_the_end_and_is_noted(name: str, run: RunDi
     assert train(run) == ExitCode.DONE
     assert [text for text in texts(run, "warning") if "changed since the state was saved" in text]
     state = newest_state(run.checkpoints)
-    assert state is not None and state.value("inputs") == compared.now.digest
+    assert state is not None and state.value("inputs") == compared.current.digest
 
 
 def same_bytes(world: Path) -> None:
@@ -221,10 +227,14 @@ NO_CHANGES: dict[str, Change] = {
     "nothing": lambda _: None,
     "all files touched": lambda w: [os.utime(path) for path in w.rglob("*") if path.is_file()],
     "the same bytes under the same names": same_bytes,
-    "a caption with another line end": lambda w: (w / "pictures/a.txt").write_text("zed, a, pictures\n"),
-    "files that are no images": lambda w: (w / "pictures/notes.md").write_text("notes"),
-    "a mask for no image": lambda w: draw(w / "masks/z.png"),
+    "a caption with another line end": lambda w: (w / "images/a.txt").write_text("zed, a, images\n"),
+    "files that are no images": lambda w: (w / "images/notes.md").write_text("notes"),
+    "a mask for no image": lambda w: write_image(w / "masks/z.png"),
 }
+
+
+TRAINED = ("nothing", "the same bytes under the same names")
+"""Of these the run is also resumed; of the others in `make soak`."""
 
 
 @pytest.fixture(scope="module")
@@ -234,12 +244,17 @@ def unchanged(world: Path) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("name", NO_CHANGES)
-def test_no_change_is_no_question_and_gives_the_same_bytes(
-    name: str, run: RunDir, world: Path, unchanged: list[str]
-) -> None:
+def test_no_change_is_no_question(name: str, run: RunDir, world: Path) -> None:
     NO_CHANGES[name](world)
     compared = compare(run)
     assert compared is not None and compared.changes == ()
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in TRAINED else pytest.param(name, marks=pytest.mark.soak) for name in NO_CHANGES]
+)
+def test_no_change_gives_the_same_bytes(name: str, run: RunDir, world: Path, unchanged: list[str]) -> None:
+    NO_CHANGES[name](world)
     assert train(run) == ExitCode.DONE
     assert texts(run, "warning") == []
     assert not [text for text in texts(run, "note") if "last start" in text or "record of what" in text]
@@ -263,32 +278,45 @@ def test_files_are_read_again_only_where_size_or_time_differ(
     monkeypatch.setattr(FileDigests, "of", noted)
     compare(run)
     assert read == []
-    os.utime(world / "pictures/a.png")
+    os.utime(world / "images/a.png")
     compare(run)
     assert read == ["a.png"]
 
 
 def test_a_start_of_its_own_after_an_out_of_memory_asks_nobody(run: RunDir, world: Path) -> None:
     log = EventLog(run.events_path, run.reserve_path)
-    log.emit("retry", step=2, remedy="restart", text="Starting anew.", changes={})
+    log.emit(RetryEvent(step=2, remedy="restart", text="Starting anew.", changes={}))
     log.close()
-    (world / "pictures/a.txt").write_text("other")
+    (world / "images/a.txt").write_text("other")
     assert train(run) == ExitCode.DONE
-    assert texts(run, "warning") == ["Changed while the run was going on: 1 caption changed: a.txt."]
+    assert texts(run, "warning") == ["Changed during the run: 1 caption changed: a.txt."]
 
 
-@pytest.mark.parametrize(
-    "broken", [None, "", "{", "[]", '{"schema": 1}', '{"schema": 99}', '{"schema": 1, "images": 3}']
-)
-def test_a_run_without_a_readable_record_resumes_with_one_note(broken: str | None, run: RunDir, world: Path) -> None:
+BROKEN = (None, "", "{", "[]", '{"schema": 1}', '{"schema": 99}', '{"schema": 1, "images": 3}')
+
+
+def break_record(run: RunDir, broken: str | None) -> None:
     run.inputs_path.unlink()
     if broken is not None:
         run.inputs_path.write_text(broken)
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_broken_record_is_none(broken: str | None, run: RunDir) -> None:
+    break_record(run, broken)
+    assert read_inputs(run) is None and compare(run) is None
+
+
+@pytest.mark.parametrize(
+    "broken", [case if case in (None, "{") else pytest.param(case, marks=pytest.mark.soak) for case in BROKEN]
+)
+def test_a_run_without_a_readable_record_resumes_with_one_note(broken: str | None, run: RunDir, world: Path) -> None:
+    break_record(run, broken)
     for path in saved_states(run.checkpoints):  # as an earlier version wrote it
         tree = load_tree(path)
         tree.pop("inputs")
         save_tree(path, tree)
-    (world / "pictures/a.txt").write_text("other")
+    (world / "images/a.txt").write_text("other")
     assert compare(run) is None
     assert train(run) == ExitCode.DONE
     assert len([text for text in texts(run, "note") if "no record of what it was trained on" in text]) == 1
@@ -297,7 +325,7 @@ def test_a_run_without_a_readable_record_resumes_with_one_note(broken: str | Non
 
 def test_before_the_first_state_a_change_is_nobodys_business(run: RunDir, world: Path) -> None:
     shutil.rmtree(run.checkpoints)
-    (world / "pictures/a.txt").write_text("other")
+    (world / "images/a.txt").write_text("other")
     assert compare(run) is None
     assert train(run) == ExitCode.DONE
     assert texts(run, "warning") == []
@@ -316,8 +344,8 @@ def test_another_version_or_device_is_a_note_and_no_question(run: RunDir) -> Non
 
 
 def test_the_record_survives_what_file_names_can_be(run: RunDir, world: Path) -> None:
-    odd = Path(os.fsdecode(os.fsencode(world / "pictures") + b"/odd\xff\n.png"))
-    draw(odd)
+    odd = Path(os.fsdecode(os.fsencode(world / "images") + b"/odd\xff\n.png"))
+    write_image(odd)
     compared = compare(run)
     assert compared is not None and compared.changes == ("1 image is new: odd\ufffd\\n.png",)
     accept(run, compared)

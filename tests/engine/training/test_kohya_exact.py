@@ -11,17 +11,17 @@ import torch
 from accelerate import Accelerator
 
 from engine.config import RunConfig, load_config
+from engine.config.flow import FlowTable
 from engine.config.training import TrainingTable
 from engine.exit_codes import ExitCode
-from engine.models.ldm.schedule import alphas_cumprod
+from engine.families.unet.schedule import alphas_cumprod
 from engine.runs import RunDir
-from engine.training.feed import Feed
+from engine.training.batch_source import BatchSource
 from engine.training.flow import FlowObjective
-from engine.training.objective import Question
-from engine.training.objectives import objective_for
+from engine.training.objective import NoisedBatch
 from engine.training.optimizers import build_optimizer
 from engine.training.schedules import build_schedule, steps_per_update
-from engine.training.trainer import Trainer
+from engine.training.step import TrainStep, objective_for
 from tests.engine.training.conftest import MakeRun
 
 SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -33,13 +33,13 @@ def weight(at: int, *, exact: bool, prediction: str = "v_prediction", **settings
         training_alphas_cumprod=alphas_cumprod({**SCHEDULE, "rescale_betas_zero_snr": True}),
         plain_alphas_cumprod=alphas_cumprod(SCHEDULE),
     )
-    training = TrainingTable.model_validate({"kohya_exact": exact, **settings})
-    objective = objective_for(training, model, torch.device("cpu"))  # type: ignore[arg-type]
+    config = RunConfig().changed(training={"kohya_exact": exact, **settings})
+    objective = objective_for(config, model, torch.device("cpu"))  # type: ignore[arg-type]
     assert float(objective.alphas_cumprod[500]) == pytest.approx(0.241019, abs=1e-5), "what is noised is rescaled"  # type: ignore[attr-defined]
     return float(objective.weights(torch.tensor([at])))
 
 
-def test_with_zero_terminal_snr_losses_are_weighed_by_the_plain_schedule() -> None:
+def test_with_zero_terminal_snr_losses_are_weighted_by_the_plain_schedule() -> None:
     assert weight(100, exact=True, min_snr_gamma=5.0) == pytest.approx(0.52888, abs=2e-5)
     assert weight(500, exact=True, debiased_estimation_loss=True) == pytest.approx(0.72367, abs=2e-5)
     rescaled = 0.241019 / (1 - 0.241019)
@@ -47,26 +47,26 @@ def test_with_zero_terminal_snr_losses_are_weighed_by_the_plain_schedule() -> No
 
 
 @pytest.mark.parametrize(
-    ("kind", "compared"),
+    ("kind", "model_output"),
     [("raw", [2.0, 2.0]), ("additive", [2 + 3.0, 2 + 5.0]), ("sigma_scaled", [3 - 0.25 * 2, 5 - 0.75 * 2])],
 )
-def test_what_flux_answers_are_compared_as(kind: str, compared: list[float]) -> None:
-    objective = FlowObjective(TrainingTable.model_validate({"model_prediction_type": kind}))
+def test_what_flux_answers_are_compared_as(kind: str, model_output: list[float]) -> None:
+    objective = FlowObjective(TrainingTable(), FlowTable.model_validate({"model_prediction_type": kind}))
     noisy = torch.tensor([3.0, 5.0]).view(2, 1, 1, 1).expand(2, 1, 2, 2)
-    question = Question(noisy, torch.zeros_like(noisy), torch.tensor([250.0, 750.0]))
+    noised = NoisedBatch(noisy, torch.zeros_like(noisy), torch.tensor([250.0, 750.0]))
     prediction = torch.full((2, 1, 2, 2), 2.0)
-    assert objective.compared(prediction, question)[:, 0, 0, 0].tolist() == compared
-    assert objective.losses(prediction, question).tolist() == [value**2 for value in compared]
+    assert objective.model_output(prediction, noised)[:, 0, 0, 0].tolist() == model_output
+    assert objective.losses(prediction, noised).tolist() == [value**2 for value in model_output]
 
 
 @pytest.mark.parametrize(
     ("scheme", "at_quarter"),
     [("uniform", 1.0), ("none", 1.0), ("sigma_sqrt", 16.0), ("cosmap", 2 / (math.pi * (1 - 0.5 + 2 / 16)))],
 )
-def test_schemes_weigh_sigma_scaled_predictions_only(scheme: str, at_quarter: float) -> None:
+def test_schemes_weight_sigma_scaled_predictions_only(scheme: str, at_quarter: float) -> None:
     for kind, expected in (("sigma_scaled", at_quarter), ("raw", 1.0)):
-        training = TrainingTable.model_validate({"model_prediction_type": kind, "weighting_scheme": scheme})
-        assert float(FlowObjective(training).weights(torch.tensor([250.0]))) == pytest.approx(expected)
+        flow = FlowTable.model_validate({"model_prediction_type": kind, "weighting_scheme": scheme})
+        assert float(FlowObjective(TrainingTable(), flow).weights(torch.tensor([250.0]))) == pytest.approx(expected)
 
 
 def test_nothing_decays_where_no_decay_is_asked_for() -> None:
@@ -118,42 +118,42 @@ def test_the_last_update_of_an_epoch_is_divided_by_the_full_number(
     monkeypatch: pytest.MonkeyPatch,
     exact: bool,
 ) -> None:
-    """Twelve pictures in three buckets make six batches: an update of four, then one of two."""
-    given: list[float] = []
-    told: list[float] = []
+    """Twelve images in three buckets make six batches: an update of four, then one of two."""
+    divided: list[float] = []
+    losses: list[float] = []
     drawn: list[torch.Tensor] = []
-    loss_of, backward, load = Trainer._loss, Accelerator.backward, Feed.load
+    loss_of, backward, load = TrainStep.loss, Accelerator.backward, BatchSource.load
 
-    def loss(self: Trainer, micro: int, indices: list[int]) -> torch.Tensor:
+    def loss(self: TrainStep, micro: int, indices: list[int]) -> torch.Tensor:
         value = loss_of(self, micro, indices)
-        told.append(value.item())
+        losses.append(value.item())
         return value
 
     def back(self: Accelerator, value: torch.Tensor) -> None:
-        given.append(value.item())
+        divided.append(value.item())
         backward(self, value)
 
-    def loaded(self: Feed, indices: list[int], step: int, generator: torch.Generator) -> object:
+    def loaded(self: BatchSource, indices: list[int], step: int, generator: torch.Generator) -> object:
         for again in (step, step + 50):
             drawn.append(load(self, [0], again, generator).latents)
         return load(self, indices, step, generator)
 
-    monkeypatch.setattr(Trainer, "_loss", loss)
+    monkeypatch.setattr(TrainStep, "loss", loss)
     monkeypatch.setattr(Accelerator, "backward", back)
-    monkeypatch.setattr(Feed, "load", loaded)
+    monkeypatch.setattr(BatchSource, "load", loaded)
     run = make_run(
         training__gradient_accumulation_steps=4, training__max_train_epochs=1, training__kohya_exact=exact,
         sampling__sample_every_n_steps=0,
     )  # fmt: skip
     assert load_config(run.config_path).training.kohya_exact is exact, "kept by the run"
     assert train_here(run) == ExitCode.DONE
-    shares = [a / b for a, b in zip(given, told, strict=True)]
+    shares = [a / b for a, b in zip(divided, losses, strict=True)]
     assert shares == pytest.approx([0.25] * 4 + [0.5 if not exact else 0.25] * 2)
     same = all(torch.equal(drawn[0], other) for other in drawn)
-    assert same is exact, "the latent of a picture is drawn once"
+    assert same is exact, "the latent of an image is drawn once"
 
 
-def test_the_switch_is_said() -> None:
+def test_the_switch_is_reported() -> None:
     from engine.config import resolve
 
     notes = resolve(RunConfig().changed(training={"kohya_exact": True}))[1]

@@ -12,8 +12,9 @@ from PIL import Image
 from engine.adapters.inspect import inspect_lora
 from engine.config import load_config
 from engine.exit_codes import ExitCode
-from engine.memory.remedies import remedies
+from engine.families.resolved import resolve_run
 from engine.models.header import read_header
+from engine.oom.remedies import remedies
 from engine.runs import RunDir, prepare_resume, prepare_run, read_events
 from engine.training.trainer import Trainer
 from tests.engine.training.conftest import MakeRun
@@ -22,12 +23,12 @@ Train = Callable[[RunDir], int]
 
 
 @pytest.fixture
-def dataset(tmp_path: Path, pictures: Path) -> Path:
+def dataset(tmp_path: Path, images: Path) -> Path:
     """Two datasets of other sizes and batches over one folder, with masks in the second."""
     masks = tmp_path / "masks"
     masks.mkdir()
-    for picture in sorted(pictures.glob("*.png")):
-        Image.new("RGB", (16, 16), (255, 0, 0)).save(masks / picture.name)
+    for image in sorted(images.glob("*.png")):
+        Image.new("RGB", (16, 16), (255, 0, 0)).save(masks / image.name)
     path = tmp_path / "dataset.toml"
     path.write_text(f"""
         [general]
@@ -40,21 +41,21 @@ def dataset(tmp_path: Path, pictures: Path) -> Path:
         resolution = 64
         batch_size = 3
           [[datasets.subsets]]
-          image_dir = "{pictures}"
+          image_dir = "{images}"
           num_repeats = 1
           flip_aug = true
         [[datasets]]
         resolution = [64, 96]
         batch_size = 2
           [[datasets.subsets]]
-          image_dir = "{pictures}"
+          image_dir = "{images}"
           conditioning_data_dir = "{masks}"
           caption_prefix = "small"
     """)
     return path
 
 
-def told(run: RunDir, kind: str) -> list[dict[str, object]]:
+def events_of(run: RunDir, kind: str) -> list[dict[str, object]]:
     return [dict(event.data) for event in read_events(run.events_path) if event.type == kind]
 
 
@@ -63,7 +64,7 @@ def stop_at_two(monkeypatch: pytest.MonkeyPatch, run: RunDir) -> None:
     advance = Trainer.advance
 
     def stopping(self: Trainer) -> bool:
-        self.session.stop_reason = "test" if self.step == 2 and not told(run, "run_finished") else ""
+        self.session.stop_reason = "test" if self.step == 2 and not events_of(run, "run_finished") else ""
         return advance(self)
 
     monkeypatch.setattr(Trainer, "advance", stopping)
@@ -79,16 +80,16 @@ def test_a_dataset_configuration_beside_a_preset(
     }  # fmt: skip
     straight, halted = make_run("straight", **settings), make_run("halted", **settings)
     assert train_here(straight) == ExitCode.DONE
-    notes = [str(note["text"]) for note in told(straight, "note")]
+    notes = [str(note["text"]) for note in events_of(straight, "note")]
     assert any("dataset.train_data_dir not read: dataset.dataset_config is set" in note for note in notes)
     assert any("batches of 2, 3" in note for note in notes), notes
-    steps = told(straight, "step")
+    steps = events_of(straight, "step")
     dataset.unlink()
     stop_at_two(monkeypatch, halted)
     assert train_here(halted) == ExitCode.STOPPED
     prepare_resume(halted)
     assert train_here(halted) == ExitCode.DONE
-    assert len(told(halted, "step")) == len(steps)
+    assert len(events_of(halted, "step")) == len(steps)
     assert halted.lora_path().read_bytes() == straight.lora_path().read_bytes()
 
 
@@ -104,15 +105,15 @@ def test_it_goes_on_with_smaller_batches(
     dataset.unlink()
     stop_at_two(monkeypatch, run)
     assert train_here(run) == ExitCode.STOPPED
-    found = remedies(run.with_own_datasets(load_config(run.config_path)), None, "train")
-    remedy = next(one for one in found if one.name == "smaller_batch")
+    offered = remedies(resolve_run(run.with_own_datasets(load_config(run.config_path))), None, "train")
+    remedy = next(remedy for remedy in offered if remedy.name == "smaller_batch")
     prepare_resume(run, changes=remedy.changes)
     assert train_here(run) == ExitCode.DONE
-    notes = [str(note["text"]) for note in told(run, "note")]
-    assert "From step 3 on pictures come in another order, 1 at a time; a step still takes 3." in notes
+    notes = [str(note["text"]) for note in events_of(run, "note")]
+    assert "From step 3 on images come in another order, 1 at a time; a step still takes 3." in notes
     assert any("batch_size 3 is cut to 1 (memory.max_batch_size)" in note for note in notes), notes
     assert any("batches of 1 " in note or "batches of 1," in note for note in notes), notes
-    assert [step["step"] for step in told(run, "step")] == [1, 2, 3, 4, 5, 6]
+    assert [step["step"] for step in events_of(run, "step")] == [1, 2, 3, 4, 5, 6]
 
 
 def check_metadata(metadata: dict[str, str]) -> None:
@@ -125,15 +126,15 @@ def check_metadata(metadata: dict[str, str]) -> None:
             6,
             size,
         )
-        assert dataset["tag_frequency"] == {"pictures": tags}
+        assert dataset["tag_frequency"] == {"images": tags}
         buckets = dataset["bucket_info"]["buckets"]
         assert list(buckets) == [str(number) for number in range(len(buckets))]
         assert sum(bucket["count"] for bucket in buckets.values()) == 6
     assert first["bucket_info"]["buckets"] != second["bucket_info"]["buckets"]
     assert (first["subsets"][0]["flip_aug"], second["subsets"][0]["caption_prefix"]) == (True, "small")
-    assert json.loads(metadata["ss_tag_frequency"]) == {"pictures": tags}
+    assert json.loads(metadata["ss_tag_frequency"]) == {"images": tags}
     assert json.loads(metadata["ss_dataset_dirs"]) == {
-        name: {"n_repeats": 1, "img_count": 6} for name in ("pictures", "pictures (2)")
+        name: {"n_repeats": 1, "img_count": 6} for name in ("images", "images (2)")
     }
     assert not {"ss_bucket_info", "ss_resolution", "ss_batch_size_per_device", "ss_reg_dataset_dirs"} & set(metadata)
 

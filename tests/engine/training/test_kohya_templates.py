@@ -1,4 +1,4 @@
-"""The two templates of a Kohya user train on the demo's base and pictures, from a fresh folder with relative paths."""
+"""The two templates of a Kohya user train on the demo's base and images, from a fresh folder with relative paths."""
 
 from __future__ import annotations
 

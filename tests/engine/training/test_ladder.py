@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from engine.exit_codes import ExitCode
-from engine.memory import block_swap
+from engine.lowmem import block_swap
 from engine.runs.events import read_events
 from engine.runs.layout import RunDir
 
@@ -32,11 +32,11 @@ def test_split_mode_and_offloaded_checkpoints_change_not_a_bit(
     files = [load_file(run.path / "zed.safetensors") for run in (plain, split)]
     assert files[0].keys() == files[1].keys()
     assert all(torch.equal(files[0][name], files[1][name]) for name in files[0])
-    pictures = [[path.read_bytes() for path in sorted((run.path / "sample").glob("*.png"))] for run in (plain, split)]
-    assert len(pictures[0]) == 3 and pictures[0] == pictures[1]
-    said = notes(split)
-    assert "Split mode is on, because blocks_to_swap is set." in said
-    assert "Split mode: 3 of 5 blocks" in said and "4 slots" in said
+    images = [[path.read_bytes() for path in sorted((run.path / "sample").glob("*.png"))] for run in (plain, split)]
+    assert len(images[0]) == 3 and images[0] == images[1]
+    messages = notes(split)
+    assert "Split mode is on, because blocks_to_swap is set." in messages
+    assert "Split mode: 3 of 5 blocks" in messages and "4 slots" in messages
 
 
 @pytest.mark.parametrize("precision", ["int8", "nf4"])
@@ -44,8 +44,8 @@ def test_a_run_on_a_quantised_base(make_run: MakeRun, train_here: Train, precisi
     """The saved file passes its check: loaded by diffusers on the quantised base it does what the adapter does."""
     run = make_run(memory__base_precision=precision, memory__split_mode=True, **SHORT)
     assert train_here(run) == ExitCode.DONE
-    said = notes(run)
-    assert f"unet, base_precision {precision}: " in said
-    assert "A UNet with a quantised base is slower" in said
+    messages = notes(run)
+    assert f"unet, base_precision {precision}: " in messages
+    assert "A UNet with a quantised base is slower" in messages
     losses = [event.data["loss"] for event in read_events(run.events_path) if event.type == "step"]
     assert len(losses) == 4 and all(loss is not None for loss in losses)

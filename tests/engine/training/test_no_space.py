@@ -56,11 +56,11 @@ def require_a_sentence(run: RunDir, disk: Path) -> None:
 
 
 def test_the_latent_cache_fills_the_disk(
-    make_run: MakeRun, train_here: Train, small_disk: Path, pictures: Path, tmp_path: Path
+    make_run: MakeRun, train_here: Train, small_disk: Path, images: Path, tmp_path: Path
 ) -> None:
-    """Forty pictures of 256 px are 5 MiB of latents: more than fits, and no file is left that is not whole."""
+    """Forty images of 256 px are 5 MiB of latents: more than fits, and no file is left that is not whole."""
     for index in range(40):
-        Image.new("RGB", (256, 256), (index * 6, 90, 30)).save(pictures / f"large{index}.png")
+        Image.new("RGB", (256, 256), (index * 6, 90, 30)).save(images / f"large{index}.png")
     run = make_run(
         memory__cache_latents_to_disk=True,
         memory__cache_dir=small_disk / "cache",
@@ -90,8 +90,8 @@ def test_saving_fills_the_disk(make_run: MakeRun, train_here: Train, small_disk:
     require_a_sentence(run, small_disk)
     saved = sorted(run.path.glob("*.safetensors"))
     assert saved and not run.lora_path().exists()
-    told = [json.loads(line) for line in run.events_path.read_text().splitlines()]
-    assert sorted(Path(event["path"]) for event in told if event["type"] == "saved") == saved
+    events = [json.loads(line) for line in run.events_path.read_text().splitlines()]
+    assert sorted(Path(event["path"]) for event in events if event["type"] == "saved") == saved
     for path in saved:
         report = inspect_lora(path)
         assert report.modules and not [problem for problem in report.problems if "NaN" in problem or "hash" in problem]

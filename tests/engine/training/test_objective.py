@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine.config.training import TrainingTable
-from engine.training.objective import DiffusionObjective, Question, pyramid
+from engine.training.objective import DiffusionObjective, NoisedBatch, pyramid
 from engine.training.seeds import generator
 
 
@@ -24,9 +24,9 @@ def weight(at: int, prediction: str = "epsilon", **settings: object) -> float:
 
 
 def test_the_schedule_is_that_of_stable_diffusion() -> None:
-    one = objective()
-    assert one.alphas_cumprod[[0, 500, 999]].tolist() == pytest.approx([0.999150, 0.276333, 0.004660], abs=5e-7)
-    assert one.snr[[0, 100, 500, 999]].tolist() == pytest.approx([1175.47, 8.45389, 0.38185, 0.00468], rel=1e-3)
+    diffusion = objective()
+    assert diffusion.alphas_cumprod[[0, 500, 999]].tolist() == pytest.approx([0.999150, 0.276333, 0.004660], abs=5e-7)
+    assert diffusion.snr[[0, 100, 500, 999]].tolist() == pytest.approx([1175.47, 8.45389, 0.38185, 0.00468], rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -46,15 +46,15 @@ def test_loss_weights(at: int, prediction: str, settings: dict[str, object], gol
 
 
 def test_a_terminal_snr_of_zero_gives_finite_weights() -> None:
-    one = DiffusionObjective(
+    diffusion = DiffusionObjective(
         TrainingTable(min_snr_gamma=5, debiased_estimation_loss=True), torch.tensor([0.5, 0.0]), "v_prediction"
     )
-    assert one.weights(torch.tensor([0, 1])).isfinite().all()
+    assert diffusion.weights(torch.tensor([0, 1])).isfinite().all()
 
 
 def test_targets_of_both_predictions() -> None:
     latents, noise, at = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([10, 900])
-    epsilon, v = objective().noised(latents, noise, at), objective("v_prediction").noised(latents, noise, at)
+    epsilon, v = objective().add_noise(latents, noise, at), objective("v_prediction").add_noise(latents, noise, at)
     a = alphas_cumprod()[at].view(-1, 1, 1, 1)
     torch.testing.assert_close(epsilon.noisy, a.sqrt() * latents + (1 - a).sqrt() * noise)
     assert torch.equal(epsilon.target, noise)
@@ -71,8 +71,8 @@ def test_targets_of_both_predictions() -> None:
     ],
 )
 def test_distances(settings: dict[str, object], golden: float) -> None:
-    question = Question(torch.zeros(1), torch.zeros(1, 4, 2, 2), torch.tensor([500]))
-    assert float(objective(**settings).losses(torch.full((1, 4, 2, 2), 0.5), question)) == pytest.approx(golden)
+    noised = NoisedBatch(torch.zeros(1), torch.zeros(1, 4, 2, 2), torch.tensor([500]))
+    assert float(objective(**settings).losses(torch.full((1, 4, 2, 2), 0.5), noised)) == pytest.approx(golden)
 
 
 def test_huber_c_moves_with_the_timestep() -> None:
@@ -86,18 +86,18 @@ def test_huber_c_moves_with_the_timestep() -> None:
 
 
 def test_a_mask_counts_in_the_mean_over_all_cells() -> None:
-    question = Question(torch.zeros(1), torch.zeros(1, 4, 2, 2), torch.tensor([500]))
+    noised = NoisedBatch(torch.zeros(1), torch.zeros(1, 4, 2, 2), torch.tensor([500]))
     mask = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
-    assert float(objective().losses(torch.ones(1, 4, 2, 2), question, mask)) == pytest.approx(0.25)
+    assert float(objective().losses(torch.ones(1, 4, 2, 2), noised, mask)) == pytest.approx(0.25)
 
 
 def test_timesteps_stay_in_their_range_and_follow_the_generator() -> None:
-    one = objective(min_timestep=200, max_timestep=300)
+    diffusion = objective(min_timestep=200, max_timestep=300)
     latents = torch.zeros(500, 1, 1, 1)
-    first, second = (one.ask(latents, generator(1, "t")) for _ in range(2))
+    first, second = (diffusion.sample_noise(latents, generator(1, "t")) for _ in range(2))
     assert (int(first.timesteps.min()), int(first.timesteps.max())) == (200, 299)
     assert torch.equal(first.noisy, second.noisy)
-    assert not torch.equal(first.noisy, one.ask(latents, generator(2, "t")).noisy)
+    assert not torch.equal(first.noisy, diffusion.sample_noise(latents, generator(2, "t")).noisy)
 
 
 def test_noise_offset_shifts_whole_channels() -> None:
@@ -122,7 +122,10 @@ def test_pyramid_noise_is_coarser_and_has_unit_variance() -> None:
 
 def test_input_perturbation_leaves_the_target_alone() -> None:
     latents = torch.zeros(4, 4, 8, 8)
-    plain, extra = objective().ask(latents, generator(3)), objective(ip_noise_gamma=0.1).ask(latents, generator(3))
+    plain, extra = (
+        objective().sample_noise(latents, generator(3)),
+        objective(ip_noise_gamma=0.1).sample_noise(latents, generator(3)),
+    )
     assert torch.equal(plain.target, extra.target)
     assert torch.equal(plain.timesteps, extra.timesteps)
     assert not torch.equal(plain.noisy, extra.noisy)

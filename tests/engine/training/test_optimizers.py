@@ -82,7 +82,7 @@ def test_descriptions_for_the_metadata() -> None:
     assert built.optimizer.param_groups[0]["fused"]
 
 
-def test_adafactor_sets_its_own_rate_unless_told_otherwise() -> None:
+def test_adafactor_sets_its_own_rate_unless_configured_otherwise() -> None:
     built = build_optimizer("Adafactor", [], problem()[1])
     assert built.relative_step
     assert build_schedule(TrainingTable(), built, 10) is None
@@ -178,8 +178,8 @@ def test_settings_that_a_schedule_does_not_take() -> None:
 
 
 def all_classes() -> dict[str, dict[str, Parameter]]:
-    found, _ = _table()
-    return {name: dict(taken) for name, taken in found.items() if find_spec(name.partition(".")[0])}
+    classes, _ = _table()
+    return {name: dict(taken) for name, taken in classes.items() if find_spec(name.partition(".")[0])}
 
 
 def allowed(name: str, settings: list[str]) -> bool:
@@ -222,7 +222,7 @@ def test_the_check_takes_what_the_class_takes(name: str, tool: ModuleType) -> No
     base = tool.base_settings(built)
     for key, parameter in all_classes()[name].items():
         for text in VALUES[parameter.kind.partition(":")[0]]:
-            setting = [*(f"{one}={value}" for one, value in base.items() if one != key), f"{key}={text}"]
+            setting = [*(f"{other}={value}" for other, value in base.items() if other != key), f"{key}={text}"]
             if allowed(name, setting):
                 if key != "use_triton":  # which needs a GPU
                     assert tool.steps(built, optimizer_settings(name, setting)), f"{setting} is allowed and fails"

@@ -17,6 +17,7 @@ from engine.exit_codes import ExitCode
 from engine.runs import RunDir, prepare_resume, read_events
 from engine.training import trainer as trainer_module
 from engine.training.statefile import load_tree
+from engine.training.step import TrainStep
 from engine.training.trainer import Trainer
 from tests.engine.training.conftest import MakeRun, start
 from tests.forked import ForkedTrainer
@@ -41,15 +42,15 @@ def state_steps(run: RunDir) -> list[int]:
 
 @pytest.fixture
 def two_shapes(tmp_path: Path) -> Path:
-    """One wide picture that comes twice an epoch and one square that comes 32 times: two batches an epoch."""
+    """One wide image that comes twice an epoch and one square that comes 32 times: two batches an epoch."""
     for repeats, size in ((2, (192, 64)), (32, (128, 128))):
         folder = tmp_path / "shapes" / f"{repeats}_zed"
         folder.mkdir(parents=True)
-        Image.new("RGB", size, (90, 120, 60)).save(folder / "picture.png")
+        Image.new("RGB", size, (90, 120, 60)).save(folder / "image.png")
     return tmp_path / "shapes"
 
 
-@pytest.mark.slow  # a trainer that begins anew
+@pytest.mark.slow  # a trainer that starts over
 @pytest.mark.timeout(600)
 def test_it_runs_out_and_goes_on_by_itself(make_run: MakeRun, two_shapes: Path) -> None:
     settings = {
@@ -78,12 +79,12 @@ def test_it_runs_out_and_goes_on_by_itself(make_run: MakeRun, two_shapes: Path) 
     (retry,) = events(run, "retry")
     assert retry["remedy"] == "smaller_batch" and retry["step"] == 1
     assert [start["pid"] for start in events(run, "run_started")] == [process.pid, process.pid]
-    told = [event.type for event in read_events(run.events_path)]
-    order = [told.index(kind) for kind in ("oom", "retry", "saved", "run_finished")]
-    assert order == sorted(order) and "error" not in told
+    kinds = [event.type for event in read_events(run.events_path)]
+    order = [kinds.index(kind) for kind in ("oom", "retry", "saved", "run_finished")]
+    assert order == sorted(order) and "error" not in kinds
     assert "Resumed at step 1 from state-00000001.safetensors." in [note["text"] for note in events(run, "note")]
     assert [step["step"] for step in events(run, "step")] == [1, 2]
-    assert "From step 2 on pictures come in another order, 1 at a time; a step still takes 32." in [
+    assert "From step 2 on images come in another order, 1 at a time; a step still takes 32." in [
         note["text"] for note in events(run, "note")
     ]
     assert inspect_lora(run.lora_path()).modules
@@ -97,17 +98,17 @@ def no_memory(*_: object, **__: object) -> None:
 @pytest.mark.parametrize(
     ("phase", "where"),
     [
-        ("load", "engine.training.prepare.apply_ladder"),
+        ("load", "engine.training.prepare.apply_memory_settings"),
         ("cache", "engine.training.prepare._latents"),
         ("save", "engine.training.outputs.write_lora"),
-        ("validate", "engine.training.outputs.held_out_loss"),
+        ("validate", "engine.training.measuring.Meter.losses"),
     ],
 )
-def test_every_phase_is_told(
+def test_every_phase_is_reported(
     make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch, phase: str, where: str
 ) -> None:
     """And an out-of-memory before the first state is as good a start for a resume as any."""
-    run = make_run(**NO_SAMPLES, training__max_train_steps=2, dataset__validation_split=0.2)
+    run = make_run(**NO_SAMPLES, training__max_train_steps=1, dataset__validation_split=0.2)
     with monkeypatch.context() as broken:
         broken.setattr(where, no_memory)
         assert train_here(run) == ExitCode.OUT_OF_MEMORY
@@ -160,16 +161,16 @@ def test_the_saved_step_is_the_same_as_without_running_out(
     """Memory runs out between two saved states, and the resumed run ends with the bytes of an uninterrupted one."""
     straight, halted = (make_run(place, **NO_SAMPLES, training__max_train_steps=6) for place in ("straight", "halted"))
     assert train_here(straight) == ExitCode.DONE
-    loss, calls = Trainer._loss, []
+    loss, calls = TrainStep.loss, []
 
-    def failing(self: Trainer, micro: int, indices: list[int]) -> torch.Tensor:
+    def failing(self: TrainStep, micro: int, indices: list[int]) -> torch.Tensor:
         calls.append(micro)
         if len(calls) == 4:
             no_memory()
         return loss(self, micro, indices)
 
     with monkeypatch.context() as broken:
-        broken.setattr(Trainer, "_loss", failing)
+        broken.setattr(TrainStep, "loss", failing)
         assert train_here(halted) == ExitCode.OUT_OF_MEMORY
     assert state_steps(halted) == [0, 3]
     prepare_resume(halted)
@@ -216,23 +217,23 @@ def test_a_batch_size_changed_inside_an_epoch(
     steps = [(step["step"], step["epoch"]) for step in events(run, "step")]
     assert steps == [*((step, 1) for step in range(1, 6)), *((step, 2) for step in range(6, 11))]
     assert any(
-        "goes on at step 2 of 4 in epoch 2, and ends after step 10" in str(n["text"]) for n in events(run, "note")
+        "continues at step 2 of 4 in epoch 2, and ends after step 10" in str(n["text"]) for n in events(run, "note")
     )
     assert (run.path / "zed-000001.safetensors").read_bytes() == first_epoch, "the first epoch ended once"
     assert run.lora_path().is_file()
 
 
-def test_what_the_file_says_later_counts_more_than_what_was_set_before(
+def test_a_later_value_of_the_file_counts_more_than_what_was_set_before(
     make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rate that was set while the run went on stays through a change of other settings; an interval gives way."""
+    """A rate that was set while the run continued stays through a change of other settings; an interval gives way."""
     run = make_run(**NO_SAMPLES, training__max_train_steps=6, training__lr_scheduler="constant")
     advance = Trainer.advance
 
     def setting(self: Trainer) -> bool:
-        if self.step == 1 and not self.progress.changes:
-            self._set("training.unet_lr", 2e-3)
-            self._set("saving.save_state_every_n_steps", 50)
+        if self.step == 1 and not self.state.progress.applied:
+            self.changes.request("training.unet_lr", 2e-3)
+            self.changes.request("saving.save_state_every_n_steps", 50)
         self.session.stop_reason = "test" if self.step == 3 else ""
         return advance(self)
 
@@ -242,5 +243,5 @@ def test_what_the_file_says_later_counts_more_than_what_was_set_before(
     prepare_resume(run, changes={"memory.gradient_checkpointing": True, "saving.save_state_every_n_steps": 5})
     assert train_here(run) == ExitCode.DONE
     assert events(run, "step")[-1]["lr"] == {"text_encoder": 1e-3, "unet": 2e-3}
-    assert any("gives way to the .toml's 5" in str(note["text"]) for note in events(run, "note"))
+    assert any("set while the run trained, gives way" in str(note["text"]) for note in events(run, "note"))
     assert state_steps(run) == [5, 6]

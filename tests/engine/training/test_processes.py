@@ -11,14 +11,14 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from engine.config import RunConfig
+from engine.config import RunConfig, load_config
 from engine.errors import UsageError
 from engine.exit_codes import ExitCode
-from engine.runs import prepare_resume
+from engine.runs import prepare_resume, request
 from engine.runs.events import read_events
 from engine.runs.layout import RunDir
 from engine.training import processes
-from tests.engine.training.conftest import MakeRun, start, start_anew
+from tests.engine.training.conftest import MakeRun, start
 from tests.engine.training.test_kills import until_step
 
 TWO = {
@@ -75,14 +75,14 @@ def test_a_run_with_too_many_processes_ends_before_it_starts_any(
     run = make_run(training__num_processes=64, memory__device="cpu")
     assert train_here(run) == ExitCode.USAGE
     assert "this machine has 2 CPU cores" in json.loads(run.exit_path.read_text())["message"]
-    assert not [one for one in psutil.Process().children() if "engine.training" in one.cmdline()]
+    assert not [process for process in psutil.Process().children() if "engine.training" in process.cmdline()]
 
 
-@pytest.mark.slow  # four processes import torch
+@pytest.mark.slow  # three processes import torch
 @pytest.mark.timeout(600)
 def test_two_processes_are_deterministic_and_resume_exactly(make_run: MakeRun) -> None:
     straight, halted = make_run("straight", **TWO), make_run("halted", **TWO)
-    assert start_anew(straight).wait(timeout=300) == ExitCode.DONE, straight.log_path.read_text()[-3000:]
+    assert start(straight).wait(timeout=300) == ExitCode.DONE, straight.log_path.read_text()[-3000:]
     steps = [event.data["step"] for event in read_events(straight.events_path) if event.type == "step"]
     assert steps == [1, 2, 3, 4, 5, 6]
     notes = " ".join(e.data["text"] for e in read_events(straight.events_path) if e.type == "note")
@@ -101,3 +101,31 @@ def test_two_processes_are_deterministic_and_resume_exactly(make_run: MakeRun) -
     prepare_resume(halted)
     assert start(halted).wait(timeout=300) == ExitCode.DONE, halted.log_path.read_text()[-3000:]
     assert digest(straight) == digest(halted)
+
+
+@pytest.mark.slow  # three times two processes
+@pytest.mark.timeout(600)
+def test_a_rate_set_while_two_processes_train_then_a_kill_is_the_same_change_without_the_kill(
+    make_run: MakeRun,
+) -> None:
+    long = {**TWO, "training__max_train_steps": 16, "saving__save_state_every_n_steps": 3}
+    broken = make_run("broken", **long)
+    process = start(broken)
+    until_step(broken, process, 2)
+    request(broken, "set", {"key": "training.unet_lr", "value": 2e-4})
+    deadline = time.monotonic() + 120
+    while not (changed := [event for event in read_events(broken.events_path) if event.type == "changed"]):
+        assert process.poll() is None and time.monotonic() < deadline, broken.log_path.read_text()[-3000:]
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (change,) = load_config(broken.config_path).training.changes
+    assert change == f"{changed[0].data['step']}: training.unet_lr=0.0002"
+    prepare_resume(broken)
+    assert start(broken).wait(timeout=300) == ExitCode.DONE, broken.log_path.read_text()[-3000:]
+
+    straight = make_run("straight", **long, training__changes=[change])
+    assert start(straight).wait(timeout=300) == ExitCode.DONE, straight.log_path.read_text()[-3000:]
+    assert digest(straight) == digest(broken)
+    rates = [event.data["lr"]["unet"] for event in read_events(straight.events_path) if event.type == "step"]
+    assert len(rates) == 16 and rates[-1] < 2e-4 < rates[0]

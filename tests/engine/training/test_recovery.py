@@ -11,15 +11,15 @@ from engine.training.recovery import Recovery
 
 def test_three_in_a_row_go_back_once_and_then_stop() -> None:
     recovery = Recovery()
-    assert [recovery.bad(), recovery.bad()] == [False, False]
-    recovery.good()
-    assert [recovery.bad(), recovery.bad(), recovery.bad()] == [False, False, True]
-    recovery.go_back("fp16", {"unet": 1e-4})
+    assert [recovery.count_bad(), recovery.count_bad()] == [False, False]
+    recovery.count_good()
+    assert [recovery.count_bad(), recovery.count_bad(), recovery.count_bad()] == [False, False, True]
+    recovery.roll_back("fp16", {"unet": 1e-4})
     assert (recovery.in_a_row, recovery.halvings) == (0, 1)
     with pytest.raises(
         TrainingError, match=r"again after going back with half the learning rate \(unet 0\.0001\).*fp16 overflows"
     ) as caught:
-        recovery.go_back("fp16", {"unet": 1e-4})
+        recovery.roll_back("fp16", {"unet": 1e-4})
     assert caught.value.exit_code == ExitCode.TRAINING_FAILED
 
 

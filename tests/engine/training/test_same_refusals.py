@@ -59,6 +59,7 @@ OTHERS = [
     ({"min_bucket_reso": 128}, "has a side below dataset.min_bucket_reso"),
     ({"network_train_unet_only": True, "network_train_text_encoder_only": True}, "are both set"),
     ({"dim_from_weights": True}, "without network.network_weights"),
+    ({"unet_lr": 0.0, "cache_text_encoder_outputs": True}, "contradicts training.unet_lr = 0: nothing would be"),
     ({"sample_prompts": "prompts.txt"}, "there is no sampler 'nosuch'"),
     ({"network_weights": "garbage.safetensors"}, "is cut short"),
     ({"network_weights": "short.safetensors"}, "is cut short"),
@@ -121,7 +122,7 @@ def edited(run_dir: RunDir, settings: dict[str, object]) -> None:
 @pytest.mark.parametrize(("settings", "sentence"), [*OPTIMIZERS, *SCHEDULES, *OTHERS])
 def test_all_three_refuse_with_one_sentence(
     settings: dict[str, object], sentence: str, make_run: MakeRun, train_here: Callable[[RunDir], int], tmp_path: Path,
-    weights: Path, tiny_model: Path, pictures: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    weights: Path, tiny_model: Path, images: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     for variable in ("XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(variable, str(tmp_path / "home"))
@@ -129,7 +130,7 @@ def test_all_three_refuse_with_one_sentence(
     paths_in = {"network_weights", "sample_prompts"} & settings.keys()
     settings = {**settings, **{key: str(weights / str(settings[key])) for key in paths_in}}
     file = tmp_path / "kohya.toml"
-    paths = {"pretrained_model_name_or_path": str(tiny_model), "train_data_dir": str(pictures)}
+    paths = {"pretrained_model_name_or_path": str(tiny_model), "train_data_dir": str(images)}
     file.write_text(written({**paths, **settings}))
 
     converted = run(["convert", str(file), "--output", "made.toml"])
@@ -143,8 +144,8 @@ def test_all_three_refuse_with_one_sentence(
     by_trainer = f"{exit_record['message']} {exit_record['hint']}"
 
     assert (converted, tried, trained) == (trained,) * 3 and trained in (2, 3)
-    for told in (by_convert.err.replace("\nhint: ", " "), by_dry_run.replace("\nhint: ", " "), by_trainer):
-        assert re.search(sentence, told), told
+    for message in (by_convert.err.replace("\nhint: ", " "), by_dry_run.replace("\nhint: ", " "), by_trainer):
+        assert re.search(sentence, message), message
     refusal = by_convert.err.partition(": ")[2].replace(str(file), "").strip()
     assert refusal in by_dry_run.replace(str(file), "")
     own = re.sub(r"\S+toml, line \d+(?: and |: )", "", exit_record["message"])
@@ -158,9 +159,9 @@ def test_json_has_the_refusal(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     file = tmp_path / "kohya.toml"
     file.write_text(written({"optimizer_type": "NoSuch", "optimizer_args": ["a"]}))
     assert run(["convert", str(file), "--json"]) == 2
-    told = json.loads(capfd.readouterr().out)
-    assert any("there is no optimizer 'NoSuch'" in problem for problem in told["problems"])
-    (entry,) = [entry for entry in told["entries"] if entry["key"] == "optimizer_type"]
+    answer = json.loads(capfd.readouterr().out)
+    assert any("there is no optimizer 'NoSuch'" in problem for problem in answer["problems"])
+    (entry,) = [entry for entry in answer["entries"] if entry["key"] == "optimizer_type"]
     assert entry["status"] == "not supported"
 
 
@@ -182,6 +183,6 @@ def test_what_trains_is_converted(
     file = tmp_path / "kohya.toml"
     file.write_text(written({"bucket_reso_steps": 64, "resolution": "512", "train_data_dir": "/p", **settings}))
     assert run(["convert", str(file), "--output", str(tmp_path / "made.toml")]) == 0
-    told = capfd.readouterr().err
-    assert "Not on this machine, and needed by a run: dataset.train_data_dir = /p" in told
-    assert ("network.network_weights = nowhere.safetensors" in told) is ("network_weights" in settings)
+    errors = capfd.readouterr().err
+    assert "Not on this machine, and needed by a run: dataset.train_data_dir = /p" in errors
+    assert ("network.network_weights = nowhere.safetensors" in errors) is ("network_weights" in settings)

@@ -24,7 +24,7 @@ def tiny_xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_sdxl(tmp_path_factory.mktemp("xl"), file=True)
 
 
-def told(run: RunDir, kind: str) -> list[dict[str, object]]:
+def events_of(run: RunDir, kind: str) -> list[dict[str, object]]:
     return [dict(event.data) for event in read_events(run.events_path) if event.type == kind]
 
 
@@ -38,7 +38,7 @@ def test_the_whole_path_and_a_resume_to_the_byte(
     }  # fmt: skip
     straight, halted = make_run("straight", **settings), make_run("halted", **settings)
     assert train_here(straight) == ExitCode.DONE, straight.log_path
-    saved = told(straight, "saved")[-1]
+    saved = events_of(straight, "saved")[-1]
     assert saved["difference"] is not None and float(str(saved["difference"])) < 2e-3
     report = inspect_lora(straight.lora_path())
     assert report.base == "SDXL" and set(report.modules) == {"text encoder 1", "text encoder 2", "UNet"}
@@ -52,15 +52,15 @@ def test_the_whole_path_and_a_resume_to_the_byte(
         "lora_unet_output_blocks_8_0_in_layers_2",
     ):
         assert float(names[f"{name}.lora_up.weight"].abs().max()) > 0, f"{name} was not trained"
-    assert told(straight, "sample") and not told(straight, "warning")
-    assert {key for step in told(straight, "step") for key in step["lr"]} == {
+    assert events_of(straight, "sample") and not events_of(straight, "warning")
+    assert {key for step in events_of(straight, "step") for key in step["lr"]} == {
         "text_encoder", "text_encoder_2", "unet",
     }  # fmt: skip
 
     advance = Trainer.advance
 
     def stop_at_two(self: Trainer) -> bool:
-        self.session.stop_reason = "test" if self.step == 2 and not told(halted, "run_finished") else ""
+        self.session.stop_reason = "test" if self.step == 2 and not events_of(halted, "run_finished") else ""
         return advance(self)
 
     monkeypatch.setattr(Trainer, "advance", stop_at_two)
@@ -76,8 +76,11 @@ def test_cached_texts_and_a_lora_to_start_from(make_run: MakeRun, train_here: Tr
         "model__pretrained_model_name_or_path": tiny_xl, "sampling__sample_every_n_steps": 0,
         "memory__cache_text_encoder_outputs": True, "training__max_train_steps": 2, "saving__save_precision": "float",
     }  # fmt: skip
-    first = make_run("first", **settings)
+    first = make_run("first", **settings, training__max_check_share=1)
     assert train_here(first) == ExitCode.DONE
+    assert all(0 < float(str(event["bleed"])) < 1 for event in events_of(first, "measures")) and events_of(
+        first, "measures"
+    )
     assert inspect_lora(first.lora_path()).modules == {"UNet": len(load_file(first.lora_path())) // 3}
     before = load_file(first.lora_path())
     renamed = first.path / "renamed.safetensors"
@@ -93,8 +96,8 @@ def test_cached_texts_and_a_lora_to_start_from(make_run: MakeRun, train_here: Tr
 
 def in_diffusers_names(key: str) -> str:
     """A layer of the UNet as ComfyUI and diffusers know it too, with the blocks numbered by level."""
-    key = re.sub(r"input_blocks_(\d)_1_", lambda found: f"down_blocks_{(int(found[1]) - 1) // 3}_attentions_"
-                 f"{(int(found[1]) - 1) % 3}_", key)  # fmt: skip
-    key = re.sub(r"output_blocks_(\d)_1_", lambda found: f"up_blocks_{int(found[1]) // 3}_attentions_"
-                 f"{int(found[1]) % 3}_", key)  # fmt: skip
+    key = re.sub(r"input_blocks_(\d)_1_", lambda match: f"down_blocks_{(int(match[1]) - 1) // 3}_attentions_"
+                 f"{(int(match[1]) - 1) % 3}_", key)  # fmt: skip
+    key = re.sub(r"output_blocks_(\d)_1_", lambda match: f"up_blocks_{int(match[1]) // 3}_attentions_"
+                 f"{int(match[1]) % 3}_", key)  # fmt: skip
     return key.replace("middle_block_1_", "mid_block_attentions_0_")

@@ -36,14 +36,14 @@ TREE = {
 }
 
 
-def same(one: object, other: object) -> bool:
-    if isinstance(one, torch.Tensor):
-        return isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, dict):
-        return isinstance(other, dict) and list(one) == list(other) and all(same(one[k], other[k]) for k in one)
-    if isinstance(one, list | tuple):
-        return type(one) is type(other) and len(one) == len(other) and all(map(same, one, other))  # type: ignore[arg-type]
-    return type(one) is type(other) and one == other
+def same(mine: object, other: object) -> bool:
+    if isinstance(mine, torch.Tensor):
+        return isinstance(other, torch.Tensor) and mine.dtype == other.dtype and torch.equal(mine, other)
+    if isinstance(mine, dict):
+        return isinstance(other, dict) and list(mine) == list(other) and all(same(mine[k], other[k]) for k in mine)
+    if isinstance(mine, list | tuple):
+        return type(mine) is type(other) and len(mine) == len(other) and all(map(same, mine, other))  # type: ignore[arg-type]
+    return type(mine) is type(other) and mine == other
 
 
 def test_a_tree_comes_back_exactly(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_what_is_no_state_is_none(content: bytes, tmp_path: Path) -> None:
     assert newest_state(tmp_path) is None
 
 
-def test_no_space_is_said_and_the_old_state_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_space_is_reported_and_the_old_state_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.safetensors"
     save_tree(path, TREE)
     monkeypatch.setattr("engine.atomic.require_space.__defaults__", (lambda _: type("U", (), {"free": 10})(),))

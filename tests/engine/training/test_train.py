@@ -16,15 +16,16 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from engine.exit_codes import ExitCode
-from engine.models.base import SampleRequest
-from engine.models.ldm.model import LatentDiffusionModel
+from engine.families.unet.model import UNetModel
 from engine.runs.control import request
 from engine.runs.events import Event, read_events
 from engine.runs.layout import RunDir
 from engine.runs.resume import last_saved_step
 from engine.training import trainer as trainer_module
 from engine.training.statefile import load_tree
+from engine.training.step import TrainStep
 from engine.training.trainer import Trainer
+from engine.types import SampleRequest
 from tests.engine.training.conftest import MakeRun
 
 Train = Callable[[RunDir], int]
@@ -62,7 +63,7 @@ def test_a_run_gives_files_samples_events_and_an_end(make_run: MakeRun, train_he
     assert json.loads(run.exit_path.read_text())["state"] == "finished"
     assert events(run, "run_finished")[-1].data["exit_code"] == 0
     notes = " ".join(event.data["text"] for event in events(run, "note"))
-    assert "6 pictures × 2 repeats = 12 items" in notes
+    assert "6 images × 2 repeats = 12 items" in notes
     assert "12 steps = 2 epochs" in notes
 
 
@@ -75,16 +76,16 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(make_run: 
 
 
 def test_sampling_validating_and_saving_change_nothing_in_training(
-    make_run: MakeRun, train_here: Train, pictures: Path, tmp_path: Path
+    make_run: MakeRun, train_here: Train, images: Path, tmp_path: Path
 ) -> None:
-    held_out = tmp_path / "held out"
-    shutil.copytree(pictures, held_out)
+    validation = tmp_path / "set aside"
+    shutil.copytree(images, validation)
     busy = make_run(
         "busy",
         sampling__sample_every_n_steps=1,
         saving__save_every_n_steps=2,
         training__max_train_steps=4,
-        dataset__validation_data_dir=held_out,
+        dataset__validation_data_dir=validation,
         training__validate_every_n_steps=1,
         network__network_dropout=0.3,
     )
@@ -97,8 +98,8 @@ def test_sampling_validating_and_saving_change_nothing_in_training(
     )
     assert (train_here(busy), train_here(quiet)) == (ExitCode.DONE, ExitCode.DONE)
     assert losses(busy) == losses(quiet)
-    one, other = (load_file(run.path / "zed.safetensors") for run in (busy, quiet))
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    with_outputs, without = (load_file(run.path / "zed.safetensors") for run in (busy, quiet))
+    assert all(torch.equal(with_outputs[name], without[name]) for name in with_outputs)
     assert [event.data["step"] for event in events(busy, "validation")] == [0, 1, 2, 3, 4]
 
 
@@ -113,7 +114,11 @@ VARIANTS: dict[str, dict[str, object]] = {
         "training__gradient_accumulation_steps": 2,
         "dataset__flip_aug": "true",
     },
-    "schedule-free": {"training__optimizer_type": "AdamWScheduleFree", "training__lr_scheduler": "constant"},
+    "schedule-free, samples": {
+        "training__optimizer_type": "AdamWScheduleFree",
+        "training__lr_scheduler": "constant",
+        "sampling__sample_every_n_steps": 2,
+    },
     "Prodigy, LoCon, checkpointing": {
         "training__optimizer_type": "Prodigy",
         "training__learning_rate": 1.0,
@@ -130,7 +135,11 @@ VARIANTS: dict[str, dict[str, object]] = {
         "training__loss_type": "huber",
         "training__min_snr_gamma": 5,
     },
-    "uncached latents": {"dataset__random_crop": "true", "dataset__color_aug": "true"},
+    "uncached latents, samples": {
+        "dataset__random_crop": "true",
+        "dataset__color_aug": "true",
+        "sampling__sample_every_n_steps": 2,
+    },
 }
 
 
@@ -141,7 +150,7 @@ def test_stopped_and_resumed_is_the_same_as_straight(
     settings = {
         "training__max_train_steps": 6,
         "saving__save_state_every_n_steps": 2,
-        "sampling__sample_every_n_steps": 2,
+        "sampling__sample_every_n_steps": 0,
         "saving__save_every_n_epochs": 0,
         **VARIANTS[variant],
     }
@@ -163,12 +172,12 @@ def test_stopped_and_resumed_is_the_same_as_straight(
     assert digest(straight) == digest(halted)
 
 
-def test_regularization_pictures_count_with_their_weight(
-    make_run: MakeRun, train_here: Train, pictures: Path, tmp_path: Path
+def test_regularization_images_count_with_their_weight(
+    make_run: MakeRun, train_here: Train, images: Path, tmp_path: Path
 ) -> None:
     reg = tmp_path / "reg"
     reg.mkdir()
-    for path in sorted(pictures.glob("*.png"))[:2]:
+    for path in sorted(images.glob("*.png"))[:2]:
         (reg / path.name).write_bytes(path.read_bytes())
     run = make_run(
         dataset__reg_data_dir=reg,
@@ -184,26 +193,26 @@ def test_regularization_pictures_count_with_their_weight(
 def nan_at(steps: set[int], monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     """Make the loss of these 0-based updates NaN, `times` times each."""
     left = dict.fromkeys(steps, times)
-    loss = Trainer._loss
+    loss = TrainStep.loss
 
-    def spoiled(self: Trainer, micro: int, indices: list[int]) -> torch.Tensor:
+    def nan_loss(self: TrainStep, micro: int, indices: list[int]) -> torch.Tensor:
         value = loss(self, micro, indices)
-        if left.get(self.step, 0):
-            left[self.step] -= 1
+        if left.get(self.state.step, 0):
+            left[self.state.step] -= 1
             return value * float("nan")
         return value
 
-    monkeypatch.setattr(Trainer, "_loss", spoiled)
+    monkeypatch.setattr(TrainStep, "loss", nan_loss)
 
 
-def test_a_single_bad_step_is_skipped_and_said(
+def test_a_single_bad_step_is_skipped_and_reported(
     make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nan_at({2}, monkeypatch, 1)
     run = make_run(training__max_train_steps=5, sampling__sample_every_n_steps=0)
     assert train_here(run) == ExitCode.DONE
     (warning,) = events(run, "warning")
-    assert warning.data["text"].startswith("Step 3 is skipped: loss nan (1 of 3 in a row). Pictures: p")
+    assert warning.data["text"].startswith("Step 3 is skipped: loss nan (1 of 3 in a row). Images: p")
     assert losses(run)[2] is None
 
 
@@ -232,21 +241,27 @@ def test_bad_steps_after_going_back_end_the_run_with_a_diagnosis(
 
 
 def test_damaged_states_are_reported_and_the_one_before_is_used(make_run: MakeRun, train_here: Train) -> None:
-    run = make_run(training__max_train_steps=6, sampling__sample_every_n_steps=0, saving__save_state_every_n_steps=3)
+    run = make_run(
+        training__max_train_steps=4,
+        sampling__sample_every_n_steps=0,
+        saving__save_state_every_n_steps=2,
+        saving__save_every_n_epochs=0,
+    )
     assert train_here(run) == ExitCode.DONE
     first = digest(run)
-    newest, older = run.checkpoints / "state-00000006.safetensors", run.checkpoints / "state-00000003.safetensors"
+    newest, older = run.checkpoints / "state-00000004.safetensors", run.checkpoints / "state-00000002.safetensors"
     kept = newest.read_bytes(), older.read_bytes()
-    as_six = kept[1].replace(b'[\\"step\\", 3]', b'[\\"step\\", 6]')
-    assert as_six != kept[1]
-    for data in (kept[0][:-100], kept[0].replace(b'[\\"step\\", 6]', b'[\\"step\\", 4]'), kept[1], as_six):
+    as_four = kept[1].replace(b'[\\"step\\", 2]', b'[\\"step\\", 4]')
+    assert as_four != kept[1]
+    for data in (kept[0][:-100], kept[0].replace(b'[\\"step\\", 4]', b'[\\"step\\", 3]'), kept[1], as_four):
         newest.write_bytes(data)
         assert train_here(run) == ExitCode.DONE
-        assert "state-00000006.safetensors is damaged" in events(run, "warning")[-1].data["text"]
-        assert events(run, "note")[-1].data["text"] == "Resumed at step 3 from state-00000003.safetensors."
+        assert "state-00000004.safetensors is damaged" in events(run, "warning")[-1].data["text"]
+        resumed = [text for event in events(run, "note") if (text := event.data["text"]).startswith("Resumed at")]
+        assert resumed[-1] == "Resumed at step 2 from state-00000002.safetensors."
         assert digest(run) == first
         assert newest.read_bytes() != data and load_tree(newest) is not None, "the run has saved it again"
-    assert newest.with_suffix(".damaged").read_bytes() == as_six, "what cannot be used is put aside"
+    assert newest.with_suffix(".damaged").read_bytes() == as_four, "what cannot be used is put aside"
     for path in (newest, older):
         path.write_bytes(path.read_bytes()[:-1])
     assert train_here(run) == ExitCode.DONE
@@ -282,9 +297,9 @@ def old_name(step: int) -> str:
     return f"state-{step:08d}.safetensors"
 
 
-def test_wishes_are_obeyed_and_answered(make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = make_run(training__max_train_steps=20, sampling__sample_every_n_steps=0, training__lr_scheduler="constant")
-    wishes = {
+def test_commands_are_acknowledged(make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(training__max_train_steps=9, sampling__sample_every_n_steps=0, training__lr_scheduler="constant")
+    commands = {
         2: ("save_now", None),
         3: ("sample_now", None),
         4: ("set", {"key": "training.unet_lr", "value": 2e-3}),
@@ -293,12 +308,12 @@ def test_wishes_are_obeyed_and_answered(make_run: MakeRun, train_here: Train, mo
     }
     advance = Trainer.advance
 
-    def wishing(self: Trainer) -> bool:
-        if wish := wishes.pop(self.step, None):
-            request(run, *wish)
+    def requesting(self: Trainer) -> bool:
+        if command := commands.pop(self.step, None):
+            request(run, *command)
         return advance(self)
 
-    monkeypatch.setattr(Trainer, "advance", wishing)
+    monkeypatch.setattr(Trainer, "advance", requesting)
     assert train_here(run) == ExitCode.STOPPED
     answers = {event.data["command"]: event.data["result"] for event in events(run, "control_ack")}
     assert answers["save_now"] == answers["sample_now"] == "done"
@@ -314,12 +329,12 @@ def test_wishes_are_obeyed_and_answered(make_run: MakeRun, train_here: Train, mo
 def test_sampling_out_of_memory_does_not_end_the_run(
     make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_memory(*_: object, frugal: bool = False) -> None:
+    def no_memory(*_: object, low_memory: bool = False) -> None:
         raise RuntimeError(
             "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
         )
 
-    monkeypatch.setattr("engine.models.ldm.model.LatentDiffusionModel.draw", no_memory)
+    monkeypatch.setattr("engine.families.unet.model.UNetModel.generate", no_memory)
     run = make_run(training__max_train_steps=2)
     assert train_here(run) == ExitCode.DONE
     assert [event.data["remedy"] for event in events(run, "retry")] == ["frugal_samples"], "tried once"
@@ -330,25 +345,25 @@ def test_sampling_out_of_memory_does_not_end_the_run(
 def test_samples_that_do_not_fit_are_drawn_in_less_memory(
     make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pictures are nearly those that would have been drawn, and the training is the same to the byte."""
-    usual = LatentDiffusionModel.draw
+    """The images are nearly those that would have been drawn, and the training is the same to the byte."""
+    usual = UNetModel.generate
     runs = [make_run(place, training__max_train_steps=2, sampling__sample_prompts='["zed --d 1"]') for place in "ab"]
     assert train_here(runs[0]) == ExitCode.DONE
 
-    def short(self: LatentDiffusionModel, request: SampleRequest, *, frugal: bool = False) -> Image.Image:
-        if not frugal:
+    def short(self: UNetModel, request: SampleRequest, *, low_memory: bool = False) -> Image.Image:
+        if not low_memory:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-        return usual(self, request, frugal=True)
+        return usual(self, request, low_memory=True)
 
-    monkeypatch.setattr(LatentDiffusionModel, "draw", short)
+    monkeypatch.setattr(UNetModel, "generate", short)
     assert train_here(runs[1]) == ExitCode.DONE
     kinds = [event.type for event in read_events(runs[1].events_path) if event.type in ("oom", "retry", "sample")]
     assert kinds[:3] == ["oom", "retry", "sample"] and kinds.count("oom") == 1 and not events(runs[1], "warning")
     assert events(runs[1], "oom")[0].data["phase"] == "sample"
-    pictures = [
+    images = [
         np.asarray(Image.open(str(events(run, "sample")[-1].data["path"])).convert("RGB"), np.float32) for run in runs
     ]
-    assert np.abs(pictures[0] - pictures[1]).mean() < 8
+    assert np.abs(images[0] - images[1]).mean() < 8
     assert runs[0].lora_path().read_bytes() == runs[1].lora_path().read_bytes()
 
 
@@ -358,7 +373,7 @@ def test_out_of_memory_in_a_step_has_its_code_and_hint(
     def no_memory(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(Trainer, "_loss", no_memory)
+    monkeypatch.setattr(TrainStep, "loss", no_memory)
     run = make_run(sampling__sample_every_n_steps=0)
     assert train_here(run) == ExitCode.OUT_OF_MEMORY
     ending = json.loads(run.exit_path.read_text())
@@ -368,7 +383,7 @@ def test_out_of_memory_in_a_step_has_its_code_and_hint(
     )
 
 
-def test_an_unexpected_error_is_told_with_its_place(
+def test_an_unexpected_error_is_reported_with_its_place(
     make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
@@ -394,8 +409,8 @@ def test_a_lora_can_be_the_start(make_run: MakeRun, train_here: Train) -> None:
         network__network_dim=99,
     )
     assert train_here(second) == ExitCode.DONE
-    one, other = (load_file(run.path / "zed.safetensors") for run in (first, second))
-    assert {name: tensor.shape for name, tensor in one.items()} == {
+    expected, other = (load_file(run.path / "zed.safetensors") for run in (first, second))
+    assert {name: tensor.shape for name, tensor in expected.items()} == {
         name: tensor.shape for name, tensor in other.items()
     }
     assert digest(first) != digest(second)
@@ -403,7 +418,7 @@ def test_a_lora_can_be_the_start(make_run: MakeRun, train_here: Train) -> None:
 
 def test_old_files_are_pruned_as_kohya_does(make_run: MakeRun, train_here: Train) -> None:
     run = make_run(
-        training__max_train_steps=12,
+        training__max_train_steps=8,
         saving__save_every_n_steps=2,
         saving__save_last_n_steps=3,
         saving__save_every_n_epochs=0,
@@ -411,7 +426,7 @@ def test_old_files_are_pruned_as_kohya_does(make_run: MakeRun, train_here: Train
     )
     assert train_here(run) == ExitCode.DONE
     names = [path.name for path in sorted(run.path.glob("*step*.safetensors"))]
-    assert names == ["zed-step00000008.safetensors", "zed-step00000010.safetensors"]
+    assert names == ["zed-step00000004.safetensors", "zed-step00000006.safetensors"]
 
 
 def test_changed_settings_count_after_a_resume_and_another_optimizer_is_refused(
@@ -443,13 +458,13 @@ def test_pause_twice_then_continue_goes_on(
     run = make_run(training__max_train_steps=3, sampling__sample_every_n_steps=0)
     advance = Trainer.advance
 
-    def wishing(self: Trainer) -> bool:
+    def requesting(self: Trainer) -> bool:
         if self.step == 1 and not events(run, "control_ack"):
-            for wish in ("pause", "pause", "continue"):
-                request(run, wish)
+            for command in ("pause", "pause", "continue"):
+                request(run, command)
         return advance(self)
 
-    monkeypatch.setattr(Trainer, "advance", wishing)
+    monkeypatch.setattr(Trainer, "advance", requesting)
     assert train_here(run) == ExitCode.DONE
     answers = [event.data["result"] for event in events(run, "control_ack")]
     assert answers == ["done", "done: it is paused already", "done"]
@@ -494,7 +509,7 @@ def test_a_gpu_that_torch_sees_is_used_without_a_process_group(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "pretended")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     monkeypatch.setattr(prepare_module, "Accelerator", Recorder)
-    monkeypatch.setattr(prepare_module, "choose_kernels", lambda _: None)
+    monkeypatch.setattr(prepare_module, "set_determinism", lambda _: None)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     run = make_run()
     with RunLock(run.lock_path):

@@ -14,14 +14,14 @@ from textual.widgets import Input, TextArea
 
 from tests.tui.ready import READY
 from tui.app import Appearance, LoraSmithApp
-from tui.draft import Draft, forget_presets
+from tui.setup.draft import Draft, forget_presets
 
 NARROW, WIDE = (80, 24), (120, 36)
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory; the user's own files are beside it."""
+    """An empty working directory; the user's own files are next to it."""
     for variable in ("XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(variable, str(tmp_path / "home"))
     for variable in ("NO_COLOR", "LORASMITH_THEME", "CUDA_VISIBLE_DEVICES"):
@@ -88,5 +88,5 @@ def shown(app: App[Any]) -> str:
 
 @pytest.fixture
 def text() -> Callable[[App[Any]], str]:
-    """text(app): what stands on the screen."""
+    """text(app): the text on the screen."""
     return shown

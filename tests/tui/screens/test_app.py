@@ -1,4 +1,4 @@
-"""The app: leaving, interrupting, ending by a signal, the palette, help, pictures on and off, colours."""
+"""The app: leaving, interrupting, ending by a signal, the palette, help, images on and off, colours."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from engine.runs import RunDir, prepare_run, true_state
 from engine.runs.launch import launch
 from engine.text import attach_line
 from tui.app import Appearance, LoraSmithApp
-from tui.draft import Draft, draft_path
+from tui.display.themes import first_theme
 from tui.screens.help import HelpScreen
 from tui.screens.home import HomeScreen
 from tui.screens.leave import LeaveScreen
-from tui.themes import first_theme
+from tui.setup.draft import Draft, draft_path
 
 FAKE = Path(__file__).resolve().parents[2] / "engine" / "runs" / "fake_trainer.py"
 NARROW = (80, 24)
@@ -88,7 +88,7 @@ async def test_leaving_with_stop_and_save(smith: Smith, live: RunDir, until: Unt
     assert app.return_code == 0
 
 
-async def test_ctrl_c_twice_leaves_at_once_and_the_training_goes_on(smith: Smith, live: RunDir, until: Until) -> None:
+async def test_ctrl_c_twice_leaves_at_once_and_the_training_continues(smith: Smith, live: RunDir, until: Until) -> None:
     app = smith()
     app.watched = live
     async with app.run_test(size=NARROW) as pilot:
@@ -121,7 +121,7 @@ async def test_the_palette_offers_every_key_and_the_themes(smith: Smith, until: 
     async with app.run_test(size=NARROW) as pilot:
         await until(pilot, lambda: "n begins" in text(app))
         offered = {command.title: command.help for command in app.get_system_commands(app.screen)}
-        for title in ("Theme", "Help", "New run", "Quit", "Repaint", "Pictures"):
+        for title in ("Theme", "Help", "New run", "Quit", "Repaint", "Images"):
             assert offered[title]
         await pilot.press("ctrl+p")
         await until(pilot, lambda: isinstance(app.screen, CommandPalette))
@@ -138,7 +138,7 @@ async def test_a_theme_from_the_palette(smith: Smith, until: Until) -> None:
         await until(pilot, lambda: app.theme == "high-contrast")
 
 
-async def test_help_tells_the_keys_that_work_here(smith: Smith, until: Until, text: Shown) -> None:
+async def test_help_shows_the_keys_that_work_here(smith: Smith, until: Until, text: Shown) -> None:
     app = smith()
     async with app.run_test(size=(120, 36)) as pilot:
         await pilot.press("question_mark")
@@ -158,7 +158,7 @@ async def test_a_number_goes_to_a_step(smith: Smith, until: Until, text: Shown) 
         await until(pilot, lambda: app.draft.step == "hardware" and "▸Hardware" in text(app))
 
 
-async def test_f2_switches_pictures(smith: Smith) -> None:
+async def test_f2_switches_images(smith: Smith) -> None:
     app = smith(images="halfblock")
     async with app.run_test(size=NARROW) as pilot:
         await pilot.press("f2")
@@ -180,8 +180,8 @@ async def test_f2_switches_pictures(smith: Smith) -> None:
         ("off", False, "truecolor", False, "off"),
     ],
 )
-def test_how_pictures_are_drawn(images: str, low_bandwidth: bool, colours: str, no_colour: bool, mode: str) -> None:
-    assert Appearance(images, low_bandwidth=low_bandwidth).picture_mode(colours, no_colour) == mode
+def test_how_images_are_drawn(images: str, low_bandwidth: bool, colours: str, no_colour: bool, mode: str) -> None:
+    assert Appearance(images, low_bandwidth=low_bandwidth).image_mode(colours, no_colour) == mode
 
 
 @pytest.mark.parametrize(

@@ -15,32 +15,32 @@ from tui.app import LoraSmithApp
 from tui.screens.base import BaseScreen
 
 
-class Told(Message):
+class Reported(Message):
     """What a thread found out."""
 
 
 class Late(BaseScreen):
-    """Writes into a widget when it is told."""
+    """Writes into a widget when it gets a message."""
 
     def compose_content(self) -> ComposeResult:
         yield Static(id="words")
 
-    @on(Told)
+    @on(Reported)
     def _write(self) -> None:
-        self.query_one("#words", Static).update("told")
+        self.query_one("#words", Static).update("reported")
 
 
-async def test_what_is_told_after_the_screen_was_left_is_dropped(smith: Callable[..., LoraSmithApp]) -> None:
+async def test_what_is_reported_after_the_screen_was_left_is_dropped(smith: Callable[..., LoraSmithApp]) -> None:
     app, late = smith(), Late()
     async with app.run_test() as pilot:
         await app.push_screen(late)
-        await late._dispatch_message(Told())
+        await late._dispatch_message(Reported())
         words = late.query_one("#words", Static)
-        assert str(words.render()) == "told"
+        assert str(words.render()) == "reported"
         await words.remove()
         with pytest.raises(NoMatches):
-            await late._dispatch_message(Told())
+            await late._dispatch_message(Reported())
         app.pop_screen()
         await pilot.pause()
-        await late._dispatch_message(Told())
+        await late._dispatch_message(Reported())
         assert late not in app.screen_stack

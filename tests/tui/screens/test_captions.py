@@ -17,10 +17,9 @@ from engine.captioning.job import CaptionJob
 from engine.dataset import caption_files
 from engine.errors import StorageError
 from engine.paths import ASSETS
-from engine.runs.events import EventLog
+from engine.runs.events import EventLog, PhaseEvent, ProgressEvent, RunStartedEvent
 from engine.runs.identity import own_identity
 from engine.runs.lock import RunLock
-from tui import caption_book
 from tui.app import LoraSmithApp
 from tui.screens.ask import AskScreen
 from tui.screens.caption_edits import FrameScreen, ReplaceScreen
@@ -28,9 +27,10 @@ from tui.screens.caption_tags import TagsScreen
 from tui.screens.captioner import CaptionerScreen, CaptioningScreen
 from tui.screens.captions import CaptionsScreen
 from tui.screens.problem import ProblemScreen
+from tui.setup import caption_book
 from tui.widgets.caption_editor import CaptionEditor
 from tui.widgets.caption_list import CaptionList
-from tui.widgets.picture import Picture
+from tui.widgets.image_view import ImageView
 
 Smith = Callable[..., LoraSmithApp]
 Until = Callable[..., Awaitable[None]]
@@ -40,7 +40,7 @@ CAPTIONS = {"a": "fox, red sky", "b": "red hat", "c": None, "d": "", "e": "fox, 
 
 @pytest.fixture
 def photos(home: Path) -> Path:
-    """Five pictures: with a caption, without the trigger, without a caption, with an empty one, with a long one."""
+    """Five images: with a caption, without the trigger, without a caption, with an empty one, with a long one."""
     folder = home / "photos [1]"
     folder.mkdir()
     for name, caption in CAPTIONS.items():
@@ -65,7 +65,7 @@ async def opened(app: LoraSmithApp, pilot: Pilot[Any], until: Until) -> Captions
     return app.screen
 
 
-def said(app: LoraSmithApp, id: str = "message") -> str:
+def line_text(app: LoraSmithApp, id: str = "message") -> str:
     step = next(screen for screen in app.screen_stack if isinstance(screen, CaptionsScreen))
     return str(step.query_one(f"#{id}", Static).render())
 
@@ -77,35 +77,35 @@ async def test_what_is_there_and_what_is_wrong_with_it(
         await opened(app, pilot, until)
         await pilot.pause()
         screen = text(app)
-        assert "3 of 5 pictures with a caption, ✗ 1 without, ✗ 1 empty, ! 1 without fox," in screen
+        assert "3 of 5 images with a caption, ✗ 1 without, ✗ 1 empty, ! 1 without fox," in screen
         assert "! 1 over 75 tokens" in screen
         assert "Without a caption a run uses “fox”." in screen
         for row in ("✓ a.png", "! b.png", "✗ c.png", "✗ d.png", "! e.png"):
             assert row in screen
         assert "4 of 75 tokens" in screen and "✓ trigger fox" in screen and "✓ saved in a.txt" in screen
         await pilot.press("down")
-        await until(pilot, lambda: "! without the trigger fox" in said(app, "about"))
+        await until(pilot, lambda: "! without the trigger fox" in line_text(app, "about"))
         await pilot.press("down")
-        await until(pilot, lambda: "✗ no caption: “fox” is used" in said(app, "about"))
+        await until(pilot, lambda: "✗ no caption: “fox” is used" in line_text(app, "about"))
         await pilot.press("end")
-        await until(pilot, lambda: "! 82 of 75 tokens: the end is cut off" in said(app, "about"))
+        await until(pilot, lambda: "! 82 of 75 tokens: the end is cut off" in line_text(app, "about"))
         await pilot.press("home", "m")
-        await until(pilot, lambda: "b.png" in said(app, "about"))
+        await until(pilot, lambda: "b.png" in line_text(app, "about"))
         await pilot.press("m", "m", "m", "m")
-        await until(pilot, lambda: "b.png" in said(app, "about"))
+        await until(pilot, lambda: "b.png" in line_text(app, "about"))
     assert (photos / "b.txt").read_text() == "red hat"
     assert not (photos / "c.txt").exists()
 
 
-async def test_in_the_smallest_terminal_the_words_go_before_the_picture(
+async def test_in_the_smallest_terminal_the_words_go_before_the_image(
     app: LoraSmithApp, until: Until, text: Shown
 ) -> None:
     async with app.run_test(size=(60, 16)) as pilot:
         screen = await opened(app, pilot, until)
         assert "✓ saved in a.txt" in text(app) and "4 of 75 tokens" in text(app)
-        assert not screen.query_one(Picture).display
+        assert not screen.query_one(ImageView).display
         await pilot.resize_terminal(80, 24)
-        await until(pilot, lambda: screen.query_one(Picture).display)
+        await until(pilot, lambda: screen.query_one(ImageView).display)
 
 
 async def test_a_caption_is_saved_as_one_moves_on(app: LoraSmithApp, until: Until, text: Shown, photos: Path) -> None:
@@ -114,16 +114,16 @@ async def test_a_caption_is_saved_as_one_moves_on(app: LoraSmithApp, until: Unti
         await pilot.press("down", "down", "enter")
         await until(pilot, lambda: isinstance(app.focused, CaptionEditor))
         await pilot.press(*"fox ubft")
-        assert "not saved yet" in said(app, "about")
+        assert "not saved yet" in line_text(app, "about")
         assert not (photos / "c.txt").exists()
         await pilot.press("escape")
         assert isinstance(app.screen, CaptionsScreen), "Escape in the editor leaves the editor, not the step"
         await until(pilot, lambda: isinstance(app.focused, CaptionList))
         assert (photos / "c.txt").read_text() == "fox ubft\n"
-        assert said(app) == "✓ c.png: caption saved." and "4 of 5 pictures" in text(app)
+        assert line_text(app) == "✓ c.png: caption saved." and "4 of 5 images" in text(app)
         await pilot.press("enter", *", on", "enter", *"fox here", "enter")
-        await until(pilot, lambda: "e.png" in said(app, "about"))
-        assert isinstance(app.focused, CaptionEditor), "Enter goes on to the next caption"
+        await until(pilot, lambda: "e.png" in line_text(app, "about"))
+        assert isinstance(app.focused, CaptionEditor), "Enter moves to the next caption"
         assert (photos / "c.txt").read_text() == "fox ubft, on\n"
         assert (photos / "d.txt").read_text() == "fox here\n"
         await pilot.press("escape", "up", "enter", "end", "backspace", "up", "ctrl+n")
@@ -137,12 +137,12 @@ async def test_several_lines_where_they_are_used(app: LoraSmithApp, until: Until
     (photos / "a.txt").write_text("one\n\ntwo")
     async with app.run_test(size=(80, 24)) as pilot:
         await opened(app, pilot, until)
-        assert "first line" not in said(app, "about")
+        assert "first line" not in line_text(app, "about")
         await pilot.press("enter", "enter", *"fox", "escape")
         await until(pilot, lambda: (photos / "a.txt").read_text() == "one\ntwo\nfox\n")
         app.draft.set("dataset.enable_wildcard", False)
         await opened(app, pilot, until)
-        await until(pilot, lambda: "! only the first line is used" in said(app, "about"))
+        await until(pilot, lambda: "! only the first line is used" in line_text(app, "about"))
 
 
 async def test_find_and_replace_and_undo(app: LoraSmithApp, until: Until, text: Shown, photos: Path) -> None:
@@ -167,11 +167,11 @@ async def test_find_and_replace_and_undo(app: LoraSmithApp, until: Until, text: 
         await until(pilot, lambda: isinstance(app.screen, CaptionsScreen))
         assert {path.name: path.read_bytes() for path in photos.glob("*.txt")} == before
         await pilot.press("f", *"red", "tab", *"blue", "ctrl+n")
-        await until(pilot, lambda: said(app) == "3 captions changed. u undoes it.")
+        await until(pilot, lambda: line_text(app) == "3 captions changed. u undoes it.")
         assert (photos / "b.txt").read_text() == "blue hat\n"
         await until(pilot, lambda: "fox, blue sky" in app.screen.query_one(CaptionEditor).text)
         await pilot.press("u")
-        await until(pilot, lambda: said(app) == "3 captions as before.")
+        await until(pilot, lambda: line_text(app) == "3 captions as before.")
         await until(pilot, lambda: app.screen.query_one(CaptionEditor).text == "fox, red sky")
     assert {path.name: path.read_bytes() for path in photos.glob("*.txt")} == before
 
@@ -184,15 +184,15 @@ async def test_an_edit_can_be_undone_after_a_restart(
         await pilot.press("a")
         await until(pilot, lambda: isinstance(app.screen, FrameScreen))
         await pilot.press(*"fox,", "tab", *"outside", "ctrl+n")
-        await until(pilot, lambda: said(app) == "3 captions changed. u undoes it.")
+        await until(pilot, lambda: line_text(app) == "3 captions changed. u undoes it.")
         assert (photos / "a.txt").read_text() == "fox, red sky outside\n"
         assert (photos / "b.txt").read_text() == "fox, red hat outside\n"
         assert not (photos / "c.txt").exists() and (photos / "d.txt").read_text() == ""
-    again = smith("captions", app.draft.values, extras=app.draft.extras)
-    async with again.run_test(size=(80, 24)) as pilot:
-        await opened(again, pilot, until)
+    second = smith("captions", app.draft.values, extras=app.draft.extras)
+    async with second.run_test(size=(80, 24)) as pilot:
+        await opened(second, pilot, until)
         await pilot.press("u")
-        await until(pilot, lambda: said(again) == "3 captions as before.")
+        await until(pilot, lambda: line_text(second) == "3 captions as before.")
     assert (photos / "b.txt").read_text() == "red hat"
 
 
@@ -238,23 +238,23 @@ async def test_back_and_forth_keeps_place_and_text(
     assert (photos / "c.txt").read_text() == "kept not\n"
 
 
-async def test_no_folder_and_no_pictures(smith: Smith, until: Until, text: Shown, home: Path) -> None:
+async def test_no_folder_and_no_images(smith: Smith, until: Until, text: Shown, home: Path) -> None:
     app = smith("captions", {"dataset.train_data_dir": str(home / "nowhere")})
     async with app.run_test(size=(80, 24)) as pilot:
         app.go_to("captions")
-        await until(pilot, lambda: "✗ Pictures: the folder" in text(app))
+        await until(pilot, lambda: "✗ Images: the folder" in text(app))
         await pilot.press("ctrl+n")
-        assert app.draft.step == "captions" and "does not exist" in said(app)
+        assert app.draft.step == "captions" and "does not exist" in line_text(app)
         await pilot.press("f", "a", "t", "u", "c", "m")
         assert isinstance(app.screen, CaptionsScreen)
         app.draft.set("dataset.train_data_dir", "")
         app.go_to("captions")
-        await until(pilot, lambda: "No folder of pictures is chosen yet." in text(app))
+        await until(pilot, lambda: "No folder of images is chosen yet." in text(app))
         await pilot.press("escape")
         assert app.draft.step == "folders"
 
 
-async def test_a_caption_that_is_no_utf8_stops_the_way_until_it_is_written_anew(
+async def test_a_caption_that_is_no_utf8_stops_the_way_until_it_is_rewritten(
     app: LoraSmithApp, until: Until, text: Shown, photos: Path
 ) -> None:
     (photos / "a.txt").write_bytes(b"caf\xe9")
@@ -262,7 +262,7 @@ async def test_a_caption_that_is_no_utf8_stops_the_way_until_it_is_written_anew(
         await opened(app, pilot, until)
         await until(pilot, lambda: "✗ 1 unreadable" in text(app) and "encoding:" in text(app))
         await pilot.press("ctrl+n")
-        assert said(app) == "✗ 1 caption cannot be read: a.txt"
+        assert line_text(app) == "✗ 1 caption cannot be read: a.txt"
         await pilot.press("enter", *"fox cafe", "escape", "ctrl+n")
         await until(pilot, lambda: app.draft.step == "parameters")
     assert (photos / "a.txt").read_text() == "fox cafe\n"
@@ -272,14 +272,14 @@ async def test_where_the_captions_are(app: LoraSmithApp, smith: Smith, until: Un
     own = smith("captions", app.draft.values, extras={"folders.take_in": "leave"})
     async with own.run_test(size=(120, 36)) as pilot:
         await opened(own, pilot, until)
-        assert f"in your own folder {photos}." in said(own, "notes")
+        assert f"in your own folder {photos}." in line_text(own, "notes")
     demo = smith("captions", {"dataset.train_data_dir": str(ASSETS / "demo_pictures")})
     async with demo.run_test(size=(80, 24)) as pilot:
         await opened(demo, pilot, until)
-        assert "come with the program" in said(demo, "notes")
+        assert "come with the program" in line_text(demo, "notes")
         await pilot.press("enter", "f", "a", "c", "x")
         assert isinstance(demo.screen, CaptionsScreen) and isinstance(demo.focused, CaptionList)
-        assert "cannot be edited here" in said(demo)
+        assert "cannot be edited here" in line_text(demo)
         await pilot.press("ctrl+n")
         await until(pilot, lambda: demo.draft.step == "parameters")
     assert not (ASSETS / "demo_pictures" / ".captions").exists()
@@ -301,10 +301,10 @@ async def test_the_list_stays_quick_with_ten_thousand(
     monkeypatch.setattr(caption_book.Book, "mark", mark)
     async with app.run_test(size=(80, 24)) as pilot:
         app.go_to("captions")
-        await until(pilot, lambda: "of 10005 pictures" in text(app), 60)
+        await until(pilot, lambda: "of 10005 images" in text(app), 60)
         marked.clear()
         await pilot.press("end")
-        await until(pilot, lambda: "p09999.png" in said(app, "about"))
+        await until(pilot, lambda: "p09999.png" in line_text(app, "about"))
         await until(pilot, lambda: "✗ p09999.png" in text(app))
         assert 0 < len(marked) < 500
 
@@ -317,7 +317,7 @@ async def test_the_options_of_the_model(app: LoraSmithApp, until: Until, text: S
         await opened(app, pilot, until)
         await pilot.press("c", "enter")
         await until(pilot, lambda: isinstance(app.screen, CaptionerScreen))
-        await until(pilot, lambda: "2 of 5 pictures without a caption" in text(app))
+        await until(pilot, lambda: "2 of 5 images without a caption" in text(app))
         assert "Salesforce/blip-image-captioning-large" in text(app)
         assert app.screen.query_one("#trigger_word", Input).value == "fox"
         while not (isinstance(app.focused, Input) and app.focused.id == "batch_size"):
@@ -330,7 +330,7 @@ async def test_the_options_of_the_model(app: LoraSmithApp, until: Until, text: S
     assert not CaptionJob.of(photos).path.exists()
 
 
-async def test_without_the_model_it_says_what_to_fetch(
+async def test_without_the_model_it_shows_what_to_fetch(
     app: LoraSmithApp, until: Until, text: Shown, photos: Path, monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
     monkeypatch.setenv("HF_HOME", str(home / "hub"))
@@ -339,18 +339,18 @@ async def test_without_the_model_it_says_what_to_fetch(
         await pilot.press("c", "enter", "ctrl+n")
         await until(pilot, lambda: isinstance(app.screen, CaptioningScreen))
         await until(pilot, lambda: "✗ BLIP: The captioning model" in text(app).replace("│", ""), 120)
-        told = " ".join(text(app).replace("│", " ").split())
-        assert "model.safetensors" in told and "give that folder as the model" in told
+        shown_text = " ".join(text(app).replace("│", " ").split())
+        assert "model.safetensors" in shown_text and "set it as the model" in shown_text
         await pilot.press("c", "enter")
         await until(pilot, lambda: isinstance(app.screen, CaptionerScreen))
         await pilot.press("escape")
-        assert "is not on this machine" in said(app, "job")
+        assert "is not on this machine" in line_text(app, "job")
     assert app.draft.extras["captions.options"]["blip"]["existing"] == "keep"
 
 
 @pytest.fixture
 def job(photos: Path) -> CaptionJob:
-    """A job that is going on, in this process: two of three are done."""
+    """A job that is running, in this process: two of three are done."""
     job = CaptionJob.of(photos)
     job.control.mkdir(parents=True)
     job.meta_path.write_text(json.dumps({"version": 1, "captioner": "blip", "options": {}}))
@@ -362,44 +362,44 @@ async def test_a_job_is_found_again_followed_and_stopped(
     app: LoraSmithApp, until: Until, text: Shown, photos: Path, job: CaptionJob
 ) -> None:
     events = EventLog(job.events_path)
-    events.emit("run_started", name="x", pid=1)
-    events.emit("phase", name="caption", state="start")
-    events.emit("progress", phase="caption", done=0, total=2, unit="picture", written=[])
+    events.emit(RunStartedEvent(name="x", pid=1))
+    events.emit(PhaseEvent(name="caption", state="start"))
+    events.emit(ProgressEvent(phase="caption", done=0, total=2, unit="image", written=[]))
     with RunLock(job.lock_path):
         async with app.run_test(size=(80, 24)) as pilot:
             step = await opened(app, pilot, until)
-            await until(pilot, lambda: "BLIP: 0 of 2 pictures" in said(app, "job"))
+            await until(pilot, lambda: "BLIP: 0 of 2 images" in line_text(app, "job"))
             await pilot.press("down", "down")
             (photos / "c.txt").write_text("fox, a hat")
-            events.emit("progress", phase="caption", done=1, total=2, unit="picture", written=["c.png"])
+            events.emit(ProgressEvent(phase="caption", done=1, total=2, unit="image", written=["c.png"]))
             await until(pilot, lambda: step.query_one(CaptionEditor).text == "fox, a hat")
-            assert "4 of 5 pictures" in text(app)
+            assert "4 of 5 images" in text(app)
             await pilot.press("escape")
             await until(pilot, lambda: app.draft.step == "folders")
             await opened(app, pilot, until)
-            await until(pilot, lambda: "BLIP: 1 of 2 pictures" in said(app, "job"))
+            await until(pilot, lambda: "BLIP: 1 of 2 images" in line_text(app, "job"))
             await pilot.press("down", "enter", *"mine")
             (photos / "d.txt").write_text("fox, a cat")
-            events.emit("progress", phase="caption", done=2, total=2, unit="picture", written=["d.png"])
-            await until(pilot, lambda: "5 of 5 pictures" in text(app))
+            events.emit(ProgressEvent(phase="caption", done=2, total=2, unit="image", written=["d.png"]))
+            await until(pilot, lambda: "5 of 5 images" in text(app))
             assert app.screen.query_one(CaptionEditor).text == "mine", "what is being typed stays"
             await pilot.press("escape", "c")
             await until(pilot, lambda: isinstance(app.screen, CaptioningScreen))
-            assert "2 of 2 pictures" in text(app)
+            assert "2 of 2 images" in text(app)
             await pilot.press("s")
             await until(pilot, lambda: list(job.control.glob("*.json")))
-        (wish,) = job.control.glob("*.json")
-        assert json.loads(wish.read_text())["command"] == "stop"
+        (command,) = job.control.glob("*.json")
+        assert json.loads(command.read_text())["command"] == "stop"
     assert (photos / "d.txt").read_text() == "mine\n"
 
 
 async def test_a_job_that_was_killed_explains_itself(app: LoraSmithApp, until: Until, job: CaptionJob) -> None:
     job.state_path.write_text(json.dumps({**own_identity(), "pid": 2**22 - 3, "state": "running"}))
     events = EventLog(job.events_path)
-    events.emit("progress", phase="caption", done=1, total=3, unit="picture", written=[])
+    events.emit(ProgressEvent(phase="caption", done=1, total=3, unit="image", written=[]))
     async with app.run_test(size=(80, 24)) as pilot:
         await opened(app, pilot, until)
-        await until(pilot, lambda: "! BLIP ended without a word at 1 of 3 pictures." in said(app, "job"))
+        await until(pilot, lambda: "! BLIP ended unexpectedly at 1 of 3 images." in line_text(app, "job"))
         await pilot.press("c", "enter")
         await until(pilot, lambda: isinstance(app.screen, CaptionerScreen))
 
@@ -419,13 +419,13 @@ async def test_captions_by_a_model_from_the_keys(
         await until(pilot, lambda: isinstance(app.screen, CaptioningScreen))
         await until(pilot, lambda: "✓ BLIP: 2 captions written." in text(app), 120)
         await pilot.press("escape")
-        await until(pilot, lambda: "5 of 5 pictures" in text(app))
+        await until(pilot, lambda: "5 of 5 images" in text(app))
         assert (photos / "b.txt").read_text() == "red hat"
     for name in ("c", "d"):
         assert (photos / f"{name}.txt").read_text().startswith("fox, ")
 
 
-async def test_a_job_that_cannot_start_says_why(app: LoraSmithApp, until: Until, text: Shown, photos: Path) -> None:
+async def test_a_job_that_cannot_start_shows_why(app: LoraSmithApp, until: Until, text: Shown, photos: Path) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         await opened(app, pilot, until)
         (photos / ".captions").write_text("a file in its place")
@@ -449,18 +449,18 @@ async def test_a_template_from_the_keys_and_back_again(
         await pilot.press("end", "enter")
         await until(pilot, lambda: isinstance(app.screen, CaptionerScreen))
         await until(pilot, lambda: "Captions by Template" in text(app))
-        assert "2 of 5 pictures without a caption" in text(app)
+        assert "2 of 5 images without a caption" in text(app)
         await pilot.press("ctrl+u", *"a {trigger} in {where}", "ctrl+n")
-        await until(pilot, lambda: "and not {where}" in text(app))
+        await until(pilot, lambda: "not {where}" in text(app))
         await pilot.press("ctrl+u", *"a {trigger}, {name}", "ctrl+n")
         await until(pilot, lambda: "✓ Template: 2 captions written." in text(app), 60)
         await pilot.press("escape")
-        await until(pilot, lambda: "5 of 5 pictures" in text(app))
-        assert "u undoes it." in said(app, "job")
+        await until(pilot, lambda: "5 of 5 images" in text(app))
+        assert "u undoes it." in line_text(app, "job")
         assert (photos / "c.txt").read_text() == "a fox, c\n"
         (photos / "d.txt").write_text("mine")
         await pilot.press("u")
-        await until(pilot, lambda: "Changed meanwhile and left alone: d.txt." in said(app))
+        await until(pilot, lambda: "Changed since and not touched: d.txt." in line_text(app))
     assert app.draft.extras["captions.captioner"] == "template"
     after = {path.name: path.read_bytes() for path in photos.glob("*.txt")}
     assert after == {**before, "d.txt": b"mine"}

@@ -1,4 +1,4 @@
-"""The dashboard: every state of a run shown for what it is, every wish answered, driven by keys."""
+"""The dashboard: every state of a run shown for what it is, every command answered, driven by keys."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import pytest
 
 from engine.config import load_config
 from engine.errors import TrainingError
-from engine.memory.remedy import Remedy
+from engine.oom.remedy import Remedy
 from engine.runs import RunDir, read_events, true_state
+from engine.runs.events import NoteEvent, OomEvent, PhaseEvent, ProgressEvent
 from engine.runs.layout import write_record
-from tests.fake_run import PlayedTrainer, made_run, trained_on_copies
+from tests.fake_run import PlayedTrainer, prepared_run, trained_on_copies
 from tui.app import LoraSmithApp
 from tui.screens.ask import AskScreen
 from tui.screens.dashboard import DashboardScreen
@@ -36,7 +37,7 @@ Open = Callable[[RunDir], LoraSmithApp]
 @pytest.fixture
 def run_dir(home: Path) -> RunDir:
     """A prepared run called robot."""
-    return made_run(home)
+    return prepared_run(home)
 
 
 @pytest.fixture
@@ -81,28 +82,28 @@ async def test_a_live_run_in_numbers(
     watching: Open, trainer: PlayedTrainer, until: Until, text: Text, size: tuple[int, int]
 ) -> None:
     trainer.train(25)
-    trainer.save(held_out=0.21)
+    trainer.save(validation_loss=0.21)
     async with watching(trainer.run_dir).run_test(size=size) as pilot:
         await until(pilot, lambda: "25 of 100 (25 %)" in text(pilot.app))
         await until(pilot, lambda: "memory used" in text(pilot.app) and "s Sample" in text(pilot.app))
         shown = text(pilot.app)
         for expected in (
             "robot", "running · training", "1:05 left", "3 of 10", "2.31 img/s", "0.87 s/step", "smoothed 0.2080",
-            "raw 0.2040", "held-out 0.2100", "U-Net 1.00e-04", "text encoder 5.00e-05", "3.1 GiB allocated",
+            "raw 0.2040", "validation 0.2100", "U-Net 1.00e-04", "text encoder 5.00e-05", "3.1 GiB allocated",
             "4.0 GiB reserved", "4.2 GiB peak", "robot-step00000025.safetensors at step 25", "state at step 0",
-            "s Sample", "w Save", "p Pause", "x Stop", "d Detach", "esc Runs", "^q Quit",
+            "s Sample", "w Save", "c Set", "p Pause", "x Stop", "d Detach", "esc Runs", "^q Quit",
         ):  # fmt: skip
             assert expected in shown, expected
         assert ("1 Overview" in shown) is (size == NARROW)
         if size == WIDE:
-            for expected in ("2 Samples", "3 Events", "4 Log", "Full state saved, step 0", "Held-out loss 0.2100"):
+            for expected in ("2 Samples", "3 Events", "4 Log", "Full state saved, step 0", "Validation loss 0.2100"):
                 assert expected in shown, expected
         trainer.train(1)
         await until(pilot, lambda: "26 of 100" in text(pilot.app))
 
 
 async def test_panes_by_number(watching: Open, trainer: PlayedTrainer, until: Until, text: Text) -> None:
-    trainer.events.emit("note", text="Precision fp32: as [configured].")
+    trainer.events.emit(NoteEvent(text="Precision fp32: as [configured]."))
     trainer.run_dir.log_path.write_text("a line of the log\n")
     trainer.train(10)
     trainer.sample()
@@ -147,22 +148,24 @@ async def test_samples_walk_through_time_and_follow_the_newest(
         assert gallery.step == 8
 
 
-@pytest.mark.parametrize(("key", "wish", "words"), [("s", "sample_now", "Sample now"), ("w", "save_now", "Save now")])
-async def test_a_wish_shows_the_trainers_answer(
-    watching: Open, trainer: PlayedTrainer, until: Until, text: Text, key: str, wish: str, words: str
+@pytest.mark.parametrize(
+    ("key", "command", "words"), [("s", "sample_now", "Sample now"), ("w", "save_now", "Save now")]
+)
+async def test_a_command_shows_the_trainers_answer(
+    watching: Open, trainer: PlayedTrainer, until: Until, text: Text, key: str, command: str, words: str
 ) -> None:
     trainer.train(1)
     async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
         await until(pilot, lambda: "running" in text(pilot.app))
         await pilot.press(key)
-        await until(pilot, lambda: f"{words}: asked" in text(pilot.app))
+        await until(pilot, lambda: f"{words}: sent" in text(pilot.app))
         answered: list[str] = []
         await until(pilot, lambda: answered.extend(trainer.answer("done")) or answered)
-        assert answered == [wish]
+        assert answered == [command]
         await until(pilot, lambda: f"{words}: done" in text(pilot.app))
 
 
-async def test_pause_and_go_on(watching: Open, trainer: PlayedTrainer, until: Until, text: Text) -> None:
+async def test_pause_and_continue(watching: Open, trainer: PlayedTrainer, until: Until, text: Text) -> None:
     trainer.train(3)
     async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
         await until(pilot, lambda: "running" in text(pilot.app))
@@ -171,7 +174,7 @@ async def test_pause_and_go_on(watching: Open, trainer: PlayedTrainer, until: Un
         assert trainer.answer() == ["pause"]
         trainer.state.update(state="paused")
         await until(pilot, lambda: "‖ paused" in text(pilot.app))
-        await until(pilot, lambda: "Paused after step 3; p lets it go on." in text(pilot.app))
+        await until(pilot, lambda: "Paused after step 3; p continues." in text(pilot.app))
         await pilot.press("p")
         await until(pilot, lambda: list(trainer.run_dir.control.iterdir()))
         assert trainer.answer() == ["continue"]
@@ -197,10 +200,10 @@ async def test_stopping_asks_and_its_default_is_no(
         await until(pilot, lambda: "■ stopping" in text(pilot.app))
         trainer.end("stopped", 6)
         await until(pilot, lambda: "□ stopped" in text(pilot.app))
-        await until(pilot, lambda: "r goes on" in text(pilot.app) and "x Stop" not in text(pilot.app))
+        await until(pilot, lambda: "r continues" in text(pilot.app) and "x Stop" not in text(pilot.app))
 
 
-async def test_a_wish_that_nobody_answers_is_told(
+async def test_a_command_without_an_answer_is_reported(
     watching: Open, trainer: PlayedTrainer, until: Until, text: Text
 ) -> None:
     trainer.train(3)
@@ -212,15 +215,15 @@ async def test_a_wish_that_nobody_answers_is_told(
         await until(pilot, lambda: "Save now: no answer, the run has ended" in text(pilot.app))
 
 
-async def test_caching_tells_when_the_time_left_is_known(
+async def test_caching_shows_when_the_time_left_is_known(
     watching: Open, trainer: PlayedTrainer, until: Until, text: Text
 ) -> None:
-    trainer.events.emit("phase", name="cache", state="start", step=0)
-    trainer.events.emit("progress", phase="cache", done=3, total=16, unit="pictures")
+    trainer.events.emit(PhaseEvent(name="cache", state="start", step=0))
+    trainer.events.emit(ProgressEvent(phase="cache", done=3, total=16, unit="images"))
     trainer.state.update(state="starting", phase="cache")
     async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
-        await until(pilot, lambda: "3 of 16 pictures · time left: known after caching" in text(pilot.app))
-        assert "No loss on record" in text(pilot.app) and "starting · caching" in text(pilot.app)
+        await until(pilot, lambda: "3 of 16 images · time left: known after caching" in text(pilot.app))
+        assert "No loss yet" in text(pilot.app) and "starting · caching" in text(pilot.app)
 
 
 async def test_a_finished_run_leads_to_its_results(
@@ -250,7 +253,7 @@ async def test_a_lost_run_explains_itself_and_resumes(
         assert "! lost" in text(pilot.app)
         assert "The run was lost at step 3: its process ended without a word" in flat(text(pilot.app))
         await pilot.press("3")
-        await until(pilot, lambda: "look with dmesg" in flat(text(pilot.app)))
+        await until(pilot, lambda: "check dmesg" in flat(text(pilot.app)))
         await pilot.press("r")
         await until(pilot, lambda: "✓ finished" in text(pilot.app))
         assert "resumed once" in text(pilot.app) and "5 of 5 (100 %)" in text(pilot.app)
@@ -271,29 +274,29 @@ async def test_a_run_of_another_machine_asks_before_it_resumes(
         assert true_state(run_dir).state == "unknown"
 
 
-async def test_without_permission_it_is_only_shown(
+async def test_without_permission_it_is_read_only(
     watching: Open, trainer: PlayedTrainer, until: Until, text: Text, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer.train(2)
     monkeypatch.setattr("tui.watching.run.os.access", lambda path, mode: not mode & os.W_OK)  # root may write anywhere
     async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
-        await until(pilot, lambda: "You may not write here: this run is only shown" in text(pilot.app))
+        await until(pilot, lambda: "No permission to write: this run is read-only" in text(pilot.app))
         await pilot.press("s")
         await until(pilot, lambda: "✗ You may not write into" in text(pilot.app))
         assert not list(trainer.run_dir.control.iterdir()) and "2 of 100" in text(pilot.app)
 
 
-async def test_without_its_event_log_a_run_stands_where_its_state_says(
+async def test_without_its_event_log_a_run_has_the_progress_of_its_state(
     watching: Open, trainer: PlayedTrainer, until: Until, text: Text
 ) -> None:
     trainer.train(25)
     trainer.run_dir.events_path.unlink()
     async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
         await until(pilot, lambda: "25 of 100 (25 %)" in text(pilot.app))
-        assert "No loss on record" in text(pilot.app)
+        assert "No loss yet" in text(pilot.app)
 
 
-async def test_a_partial_last_line_and_bad_lines_are_told(
+async def test_a_partial_last_line_and_bad_lines_are_reported(
     watching: Open, run_dir: RunDir, until: Until, text: Text
 ) -> None:
     trainer = PlayedTrainer(run_dir)
@@ -320,7 +323,7 @@ async def test_a_directory_that_vanishes(watching: Open, trainer: PlayedTrainer,
         await until(pilot, lambda: isinstance(pilot.app.screen, HomeScreen))
 
 
-async def test_a_failed_run_says_why(watching: Open, trainer: PlayedTrainer, until: Until, text: Text) -> None:
+async def test_a_failed_run_shows_why(watching: Open, trainer: PlayedTrainer, until: Until, text: Text) -> None:
     trainer.train(2)
     trainer.end("failed", 5, title="Storage", message="No space left in [there].", hint="Free some space.")
     async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
@@ -332,23 +335,23 @@ def run_out(trainer: PlayedTrainer) -> None:
     """The memory runs out in step 3."""
     trainer.train(2)
     trainer.events.emit(
-        "oom", phase="train", step=2, message="CUDA out of memory.", device="cuda:0", requested=512 * 2**20,
+        OomEvent(phase="train", step=2, message="CUDA out of memory.", device="cuda:0", requested=512 * 2**20,
         free=210 * 2**20, total=16 * 2**30, allocated=int(14.5 * 2**30), reserved=15 * 2**30,
-    )  # fmt: skip
+    ))  # fmt: skip
     trainer.end("failed", 4, title="Out of memory", message="Out of memory.", hint="")
 
 
-async def test_out_of_memory_shows_numbers_and_one_key_goes_on(
+async def test_out_of_memory_shows_numbers_and_one_key_continues(
     home: Path, watching: Open, fake_trainer: None, until: Until, text: Text
 ) -> None:
-    run_dir = made_run(home, "big", training={"train_batch_size": 4})
+    run_dir = prepared_run(home, "big", training={"train_batch_size": 4})
     trainer = PlayedTrainer(run_dir, total=5)
     run_out(trainer)
     async with watching(run_dir).run_test(size=NARROW) as pilot:
         await until(pilot, lambda: isinstance(pilot.app.screen, RemediesScreen) and "Costs:" in text(pilot.app))
         shown = flat(text(pilot.app))
         for expected in (
-            "Out of memory", "While training, at step 2, the memory of cuda:0 was used up", "512.0 MiB requested",
+            "Out of memory", "While training, at step 2, cuda:0 ran out of memory", "512.0 MiB requested",
             "210.0 MiB free", "16.0 GiB in all", "14.5 GiB allocated by the training", "15.0 GiB reserved by it",
             "Batch", "Saves:", "Costs:",
         ):  # fmt: skip
@@ -360,7 +363,7 @@ async def test_out_of_memory_shows_numbers_and_one_key_goes_on(
         await until(pilot, lambda: isinstance(pilot.app.screen, RemediesScreen))
         screen = pilot.app.screen
         assert isinstance(screen, RemediesScreen)
-        number = next(n for n, one in enumerate(screen.remedies, 1) if "training.train_batch_size" in one.changes)
+        number = next(n for n, remedy in enumerate(screen.remedies, 1) if "training.train_batch_size" in remedy.changes)
         await pilot.press(str(number))
         await until(pilot, lambda: "✓ finished" in text(pilot.app))
         training = load_config(run_dir.config_path).training
@@ -369,12 +372,12 @@ async def test_out_of_memory_shows_numbers_and_one_key_goes_on(
         assert "resumed once" in text(pilot.app)
 
 
-async def test_the_plan_says_what_each_remedy_saves(
+async def test_the_plan_shows_what_each_remedy_saves(
     smith: Callable[..., LoraSmithApp], until: Until, text: Text, home: Path
 ) -> None:
     asked = threading.Event()
 
-    def weigh(cancelled: Callable[[], bool]) -> Iterator[tuple[str, str]]:
+    def estimate(cancelled: Callable[[], bool]) -> Iterator[tuple[str, str]]:
         assert asked.wait(20)
         yield "one", "1.5 GiB, which alone is not enough."
         raise TrainingError("The memory plan failed.", "")
@@ -382,15 +385,15 @@ async def test_the_plan_says_what_each_remedy_saves(
     remedies = [Remedy(name, f"Title {name}.", "Why.", "something", "a little", {"a": 1}) for name in ("one", "two")]
     app = smith()
     async with app.run_test(size=NARROW) as pilot:
-        app.push_screen(RemediesScreen(["It ran out."], remedies, weigh=weigh))
+        app.push_screen(RemediesScreen(["It ran out."], remedies, estimate=estimate))
         await until(pilot, lambda: "By plan: being computed" in text(app))
         asked.set()
         await until(pilot, lambda: "By plan: 1.5 GiB, which alone is not enough." in text(app))
         await pilot.press("down")
-        await until(pilot, lambda: "By plan: not known. The memory plan failed." in text(app))
+        await until(pilot, lambda: "By plan: unknown. The memory plan failed." in text(app))
 
 
-async def test_a_resume_that_cannot_be_says_why(
+async def test_a_resume_that_cannot_be_shows_why(
     watching: Open, trainer: PlayedTrainer, until: Until, text: Text, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from engine.errors import StorageError
@@ -401,7 +404,7 @@ async def test_a_resume_that_cannot_be_says_why(
     def refuse(*_: Any, **__: Any) -> None:
         raise StorageError("Writing it failed: the file system is read-only.", "Choose another place.")
 
-    monkeypatch.setattr("tui.begin.prepare_resume", refuse)
+    monkeypatch.setattr("tui.shell.begin.prepare_resume", refuse)
     async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
         await until(pilot, lambda: "□ stopped" in text(pilot.app))
         await pilot.press("r")
@@ -437,7 +440,7 @@ async def test_what_changed_since_the_last_state_is_named_and_asked_for(
     assert notes == [f"Accepted: 1 caption changed: {caption.name}."]
 
 
-async def test_detaching_leaves_and_says_how_to_come_back(
+async def test_detaching_leaves_and_shows_how_to_come_back(
     watching: Open, trainer: PlayedTrainer, until: Until, text: Text
 ) -> None:
     trainer.train(2)
@@ -480,5 +483,5 @@ async def test_help_names_every_key(watching: Open, trainer: PlayedTrainer, unti
         await until(pilot, lambda: "running" in text(pilot.app))
         await pilot.press("question_mark")
         await until(pilot, lambda: "This screen only watches it" in flat(text(pilot.app)))
-        for expected in ("Draw the sample prompts now.", "Finish the step", "Overview", "Samples", "Events", "Log"):
+        for expected in ("Generate samples now.", "Finish the step", "Overview", "Samples", "Events", "Log"):
             assert expected in text(pilot.app), expected

@@ -52,13 +52,13 @@ async def asked(pilot: Pilot[None], until: Until, text: Shown) -> FetchScreen:
     return app.screen
 
 
-async def test_the_size_is_told_first_and_then_the_model_is_recognised(
+async def test_the_size_is_shown_first_and_then_the_model_is_recognised(
     app: LoraSmithApp, hub: FakeHub, until: Until, text: Shown
 ) -> None:
     async with app.run_test(size=NARROW) as pilot:
         await asked(pilot, until, text)
-        for said in (f"{DEMO}: ", " files, ", "To download: ", "Free: ", "Licence, as its page says: openrail"):
-            assert said in text(app)
+        for sentence in (f"{DEMO}: ", " files, ", "To download: ", "Free: ", "Licence, as on its page: openrail"):
+            assert sentence in text(app)
         assert hub.downloads() == []
         await pilot.press("enter")
         await until(pilot, lambda: "✓ Stable Diffusion 1.5" in text(app))
@@ -71,7 +71,7 @@ async def test_the_size_is_told_first_and_then_the_model_is_recognised(
 async def test_escape_before_and_during_the_download(
     app: LoraSmithApp, hub: FakeHub, until: Until, text: Shown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.models.fetch.TELL_SECONDS", 0)  # the half that is sent at first comes at once
+    monkeypatch.setattr("engine.families.fetch.REPORT_SECONDS", 0)  # the half that is sent at first comes at once
     hub.hold = threading.Event()
     async with app.run_test(size=NARROW) as pilot:
         await asked(pilot, until, text)
@@ -86,7 +86,7 @@ async def test_escape_before_and_during_the_download(
         await until(pilot, lambda: isinstance(app.screen, ModelScreen))
         assert cached_folder(DEMO) is None
         await asked(pilot, until, text)
-        assert "MiB have come before)" in text(app)
+        assert "MiB of it are there already)" in text(app)
         await pilot.press("enter")
         await until(pilot, lambda: "✓ Stable Diffusion 1.5" in text(app))
 

@@ -13,13 +13,13 @@ from PIL import Image
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
-from engine.dataset.project import make
 from engine.paths import ASSETS
-from tests.fake_run import made_run
+from engine.runs.project import make
+from tests.fake_run import prepared_run
 from tui.app import LoraSmithApp
-from tui.review_report import missing
 from tui.screens import folders
 from tui.screens.folders import FoldersScreen
+from tui.setup.review_report import missing
 from tui.widgets.buckets import BucketChart
 from tui.widgets.thumbnails import Thumbnails
 
@@ -30,14 +30,14 @@ Shown = Callable[[LoraSmithApp], str]
 
 @pytest.fixture
 def photos(home: Path) -> Path:
-    """Six pictures of three shapes, four captions, a broken file."""
+    """Six images of three shapes, four captions, a broken file."""
     folder = home / "photos"
     folder.mkdir()
     for index, size in enumerate([(512, 512), (512, 512), (384, 640), (640, 384), (200, 200), (2100, 1500)]):
         Image.new("RGB", size, "red").save(folder / f"fox [{index}].png")
     for index in range(4):
         (folder / f"fox [{index}].txt").write_text("a fox")
-    (folder / "broken.png").write_text("no picture")
+    (folder / "broken.png").write_text("no image")
     return folder
 
 
@@ -45,7 +45,7 @@ def entered(photos: Path, **more: Any) -> dict[str, Any]:
     return {f"folders.{key}": value for key, value in {"name": "anna", "source": str(photos), **more}.items()}
 
 
-def said(app: LoraSmithApp, id: str = "message") -> str:
+def line_text(app: LoraSmithApp, id: str = "message") -> str:
     return str(app.screen.query_one(f"#{id}", Static).render())
 
 
@@ -64,18 +64,18 @@ async def fill(pilot: Pilot[Any], id: str, text: str) -> None:
 async def test_a_file_of_kohyas_that_points_to_a_dataset_configuration(
     smith: Smith, until: Until, text: Shown, home: Path, photos: Path
 ) -> None:
-    """Its pictures are taken, unless a folder is named: then what is shown is what is trained."""
+    """Its images are taken, unless a folder is named: then what is shown is what is trained."""
     other = home / "other"
     other.mkdir()
     Image.new("RGB", (512, 512), "blue").save(other / "one.png")
     (home / "dataset.toml").write_text(f"[[datasets]]\nresolution = 768\n[[datasets.subsets]]\nimage_dir = '{other}'\n")
-    given = "[a]\nnetwork_dim = 8\nmax_train_steps = 4\noutput_name = 'ann'\nresolution = 512\n"
+    settings = "[a]\nnetwork_dim = 8\nmax_train_steps = 4\noutput_name = 'ann'\nresolution = 512\n"
     model = f"pretrained_model_name_or_path = '{ASSETS / 'demo_base'}'\n"
-    (home / "full.toml").write_text(f"{given}{model}dataset_config = '{home / 'dataset.toml'}'\n")
+    (home / "full.toml").write_text(f"{settings}{model}dataset_config = '{home / 'dataset.toml'}'\n")
     app = smith("folders", preset=str(home / "full.toml"))
     async with app.run_test(size=(80, 24)) as pilot:
         app.go_to("folders")
-        await until(pilot, lambda: "The pictures are those of" in text(app) and "768×768 px" in text(app))
+        await until(pilot, lambda: "The images are those of" in text(app) and "768×768 px" in text(app))
         await pilot.press("ctrl+n")
         await until(pilot, lambda: "The captions are read as" in text(app))
         await pilot.press("ctrl+n")
@@ -84,11 +84,11 @@ async def test_a_file_of_kohyas_that_points_to_a_dataset_configuration(
         config = app.draft.config()
         assert config.dataset.dataset_config == str(home / "dataset.toml") and not config.dataset.train_data_dir
         app.go_to("folders")
-        await until(pilot, lambda: "The pictures are those of" in text(app))
+        await until(pilot, lambda: "The images are those of" in text(app))
         step = app.screen
         assert isinstance(step, FoldersScreen)
         step.query_one("#source", Input).value = str(photos)
-        await until(pilot, lambda: "6 pictures" in text(app))
+        await until(pilot, lambda: "6 images" in text(app))
         step.store()
         assert app.draft.config().dataset.dataset_config is None
         step.query_one("#source", Input).value = ""
@@ -96,11 +96,11 @@ async def test_a_file_of_kohyas_that_points_to_a_dataset_configuration(
         assert app.draft.config().dataset.dataset_config == str(home / "dataset.toml")
 
 
-async def test_the_demo_is_filled_in_and_goes_on(smith: Smith, until: Until, text: Shown, home: Path) -> None:
+async def test_the_demo_is_filled_in_and_continues(smith: Smith, until: Until, text: Shown, home: Path) -> None:
     app = smith("folders", {"model.pretrained_model_name_or_path": str(ASSETS / "demo_base")}, preset="demo")
     async with app.run_test(size=(80, 24)) as pilot:
         app.go_to("folders")
-        await until(pilot, lambda: "16 pictures, all with captions, 1 bucket, 4 held out" in text(app))
+        await until(pilot, lambda: "16 images, all with captions, 1 bucket, 4 validation" in text(app))
         await until(pilot, lambda: "64×64 px" in text(app))
         await until(pilot, lambda: "✓ smithy: split into 4 tokens (sm, it, h, y), no known word." in text(app))
         await pilot.press("ctrl+n")
@@ -112,19 +112,19 @@ async def test_the_demo_is_filled_in_and_goes_on(smith: Smith, until: Until, tex
     assert (app.draft.config().trigger, app.draft.config().dataset.num_repeats) == ("smithy", 8)
 
 
-async def test_own_pictures_leave_what_belongs_to_the_demos(smith: Smith, until: Until, home: Path) -> None:
+async def test_own_images_leave_what_belongs_to_the_demos(smith: Smith, until: Until, home: Path) -> None:
     app = smith("folders", {"model.pretrained_model_name_or_path": str(ASSETS / "demo_base")}, preset="demo")
     async with app.run_test(size=(80, 24)) as pilot:
         app.go_to("folders")
-        await until(pilot, lambda: bool(app.screen.query("#held-out")))
-        fields = {name: app.screen.query_one(f"#{name}", Input) for name in ("source", "held-out", "repeats")}
-        assert (fields["held-out"].value, fields["repeats"].value) == (str(ASSETS / "demo_heldout"), "8")
+        await until(pilot, lambda: bool(app.screen.query("#validation")))
+        fields = {name: app.screen.query_one(f"#{name}", Input) for name in ("source", "validation", "repeats")}
+        assert (fields["validation"].value, fields["repeats"].value) == (str(ASSETS / "demo_heldout"), "8")
         fields["source"].focus()
         await pilot.press("ctrl+u", *"mine")
-        await until(pilot, lambda: (fields["held-out"].value, fields["repeats"].value) == ("", ""))
+        await until(pilot, lambda: (fields["validation"].value, fields["repeats"].value) == ("", ""))
 
 
-async def test_typed_pictures_are_copied_into_a_project(
+async def test_typed_images_are_copied_into_a_project(
     smith: Smith, until: Until, text: Shown, home: Path, photos: Path
 ) -> None:
     app = smith("folders")
@@ -136,9 +136,9 @@ async def test_typed_pictures_are_copied_into_a_project(
         await until(pilot, lambda: "photos/" in text(app))
         await pilot.press("tab", "tab")
         assert app.screen.query_one("#source", Input).value == "photos/"
-        await until(pilot, lambda: "6 pictures, 2 without a caption" in text(app))
+        await until(pilot, lambda: "6 images, 2 without a caption" in text(app))
         await until(pilot, lambda: "training_images/67_anna, results_current" in text(app))
-        await until(pilot, lambda: "67 = 400 / 6 pictures" in text(app))
+        await until(pilot, lambda: "67 = 400 / 6 images" in text(app))
         await pilot.press("ctrl+n")
         await until(pilot, lambda: app.draft.step == "captions")
     taken = home / "anna" / "training_images" / "67_anna"
@@ -149,15 +149,15 @@ async def test_typed_pictures_are_copied_into_a_project(
     assert (config.saving.output_name, config.trigger) == ("anna", "anna")
 
 
-async def test_what_is_found_is_told(smith: Smith, until: Until, text: Shown, photos: Path) -> None:
+async def test_what_is_found_is_reported(smith: Smith, until: Until, text: Shown, photos: Path) -> None:
     app = smith("folders", extras=entered(photos))
     async with app.run_test(size=(120, 36)) as pilot:
         app.go_to("folders")
         await until(pilot, lambda: "broken.png: broken" in text(app))
         shown = text(app)
-        assert "6 pictures, 2 without a caption, 4 buckets, 1 set aside, 1 below 256 px, 1 above 2048 px" in shown
-        assert "1 picture with a side below 256 px, enlarged: fox [4].png (200×200 px)" in shown
-        assert "1 picture with a side above 2048 px, shrunk: fox [5].png (2100×1500 px)" in shown
+        assert "6 images, 2 without a caption, 4 buckets, 1 set aside, 1 below 256 px, 1 above 2048 px" in shown
+        assert "1 image with a side below 256 px, enlarged: fox [4].png (200×200 px)" in shown
+        assert "1 image with a side above 2048 px, shrunk: fox [5].png (2100×1500 px)" in shown
         assert app.screen.query_one(BucketChart).counts[512, 512] == 3
         strip = app.screen.query_one(Thumbnails)
         strip.focus()
@@ -186,12 +186,12 @@ async def test_trigger_word_and_suggestion(smith: Smith, until: Until, text: Sho
     ("changed", "sentence"),
     [
         ({"name": ""}, "Give the project a name."),
-        ({"source": ""}, "Name the folder of the pictures."),
+        ({"source": ""}, "Name the folder of the images."),
         ({"name": "a/b"}, "cannot be a folder's name"),
         ({"source": "nowhere"}, "does not exist"),
-        ({"source": "."}, "no pictures in"),
+        ({"source": "."}, "no images in"),
         ({"repeats": "0"}, "Repeats are a number"),
-        ({"held_out": "100 %"}, "The share of held-out pictures"),
+        ({"held_out": "100 %"}, "The share of validation images"),
         ({"regularize": True}, "need a class word and a folder"),
         ({"place": "photos", "name": ".."}, "cannot be a folder's name"),
         ({"source": "anna"}, "in the project's own folder"),
@@ -206,8 +206,8 @@ async def test_bad_input_stays_with_a_sentence(
         live = "make a project" if "" in changed.values() else sentence
         await until(pilot, lambda: live in " ".join(text(app).split()))
         await pilot.press("ctrl+n")
-        await until(pilot, lambda: said(app).startswith("✗"))
-        assert sentence in said(app)
+        await until(pilot, lambda: line_text(app).startswith("✗"))
+        assert sentence in line_text(app)
         assert app.draft.step == "folders"
         assert app.draft.done == []
         kept = {f"folders.{key}": value for key, value in changed.items()}
@@ -221,7 +221,7 @@ async def test_back_and_return_keep_what_was_typed(smith: Smith, until: Until, p
         await until(pilot, lambda: isinstance(app.screen, FoldersScreen) and app.focused is not None)
         await fill(pilot, "trigger", "zorlax")
         await fill(pilot, "repeats", "12")
-        await fill(pilot, "held-out", "10 %")
+        await fill(pilot, "validation", "10 %")
         await pilot.press("escape")
         await until(pilot, lambda: app.draft.step == "model")
         assert app.draft.get("dataset.validation_split") == pytest.approx(0.1)
@@ -229,8 +229,8 @@ async def test_back_and_return_keep_what_was_typed(smith: Smith, until: Until, p
         assert app.draft.get("dataset.num_repeats") == 12
         app.go_to("folders")
         await until(pilot, lambda: isinstance(app.screen, FoldersScreen) and app.focused is not None)
-        values = {id: app.screen.query_one(f"#{id}", Input).value for id in ("trigger", "repeats", "held-out")}
-        assert values == {"trigger": "zorlax", "repeats": "12", "held-out": "10 %"}
+        values = {id: app.screen.query_one(f"#{id}", Input).value for id in ("trigger", "repeats", "validation")}
+        assert values == {"trigger": "zorlax", "repeats": "12", "validation": "10 %"}
 
 
 async def test_another_name_and_repeats_rename_and_keep_captions(
@@ -272,12 +272,12 @@ async def test_regularization_is_opened_and_made(
     app = smith("folders", extras=entered(photos))
     async with app.run_test(size=(80, 24)) as pilot:
         app.go_to("folders")
-        await until(pilot, lambda: "6 pictures" in text(app))
+        await until(pilot, lambda: "6 images" in text(app))
         assert not app.screen.query_one("#regularization").display
         app.screen.query_one("#regularize").focus()
         await pilot.press("space")
         await until(pilot, lambda: app.screen.query_one("#regularization").display)
-        await until(pilot, lambda: "[x] Regularization pictures" in text(app))
+        await until(pilot, lambda: "[x] Regularization images" in text(app))
         await fill(pilot, "class-word", "person")
         await fill(pilot, "reg-source", "people")
         await until(pilot, lambda: "1 regularization" in text(app))
@@ -287,14 +287,14 @@ async def test_regularization_is_opened_and_made(
     assert app.draft.get("dataset.reg_data_dir") == str(home / "anna" / "regularization_images")
 
 
-async def test_a_place_that_refuses_is_told_and_the_step_stays(
+async def test_a_place_that_refuses_is_shown_and_the_step_stays(
     smith: Smith, until: Until, text: Shown, home: Path, photos: Path
 ) -> None:
     (home / "file").write_text("in the way")
     app = smith("folders", extras=entered(photos, place=str(home / "file")))
     async with app.run_test(size=(80, 24)) as pilot:
         app.go_to("folders")
-        await until(pilot, lambda: "6 pictures" in text(app))
+        await until(pilot, lambda: "6 images" in text(app))
         await pilot.press("ctrl+n")
         await until(pilot, lambda: "is a file, where a folder" in text(app))
         await pilot.press("escape")
@@ -302,7 +302,7 @@ async def test_a_place_that_refuses_is_told_and_the_step_stays(
         assert (app.draft.step, app.draft.done) == ("folders", [])
 
 
-async def test_escape_stops_and_next_goes_on(
+async def test_escape_stops_and_next_continues(
     smith: Smith, until: Until, text: Shown, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = threading.Event()
@@ -317,18 +317,18 @@ async def test_escape_stops_and_next_goes_on(
     app = smith("folders", extras=entered(photos))
     async with app.run_test(size=(80, 24)) as pilot:
         app.go_to("folders")
-        await until(pilot, lambda: "6 pictures" in text(app))
+        await until(pilot, lambda: "6 images" in text(app))
         await pilot.press("ctrl+n")
-        await until(pilot, lambda: begun.is_set() and "1 of 12 files are in" in said(app))
+        await until(pilot, lambda: begun.is_set() and "1 of 12 files are in" in line_text(app))
         await pilot.press("escape")
-        await until(pilot, lambda: said(app).startswith("! Stopped."))
+        await until(pilot, lambda: line_text(app).startswith("! Stopped."))
         assert (app.draft.step, app.draft.done) == ("folders", [])
         monkeypatch.setattr(folders, "make", make)
         await pilot.press("ctrl+n")
         await until(pilot, lambda: app.draft.step == "captions")
 
 
-async def test_leaving_while_pictures_are_taken_in_stops_it(
+async def test_leaving_while_images_are_taken_in_stops_it(
     smith: Smith, until: Until, text: Shown, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended = threading.Event()
@@ -345,15 +345,15 @@ async def test_leaving_while_pictures_are_taken_in_stops_it(
     app = smith("folders", extras=entered(photos))
     async with app.run_test(size=(80, 24)) as pilot:
         app.go_to("folders")
-        await until(pilot, lambda: "6 pictures" in text(app))
+        await until(pilot, lambda: "6 images" in text(app))
         await pilot.press("ctrl+n")
-        await until(pilot, lambda: "1 of 12 files" in said(app))
+        await until(pilot, lambda: "1 of 12 files" in line_text(app))
         app.go_to("model")
         await until(pilot, ended.is_set)
         assert app.draft.step == "model"
 
 
-async def test_pictures_of_another_source_are_told_once(
+async def test_images_of_another_source_are_shown_once(
     smith: Smith, until: Until, text: Shown, home: Path, photos: Path
 ) -> None:
     there = home / "anna" / "training_images" / "67_anna"
@@ -362,10 +362,10 @@ async def test_pictures_of_another_source_are_told_once(
     app = smith("folders", extras=entered(photos))
     async with app.run_test(size=(80, 24)) as pilot:
         app.go_to("folders")
-        await until(pilot, lambda: "6 pictures" in text(app))
+        await until(pilot, lambda: "6 images" in text(app))
         await pilot.press("ctrl+n")
-        await until(pilot, lambda: said(app).startswith("! Other pictures are there"))
-        assert "1 picture in the project is not from this source, but used too." in said(app, "plan")
+        await until(pilot, lambda: line_text(app).startswith("! Other images are there"))
+        assert "1 image in the project is not from this source, but used too." in line_text(app, "plan")
         assert app.draft.step == "folders"
         await pilot.press("ctrl+n")
         await until(pilot, lambda: app.draft.step == "captions")
@@ -375,13 +375,13 @@ async def test_the_folder_is_read_again_on_demand(smith: Smith, until: Until, te
     app = smith("folders", extras=entered(photos))
     async with app.run_test(size=(80, 24)) as pilot:
         app.go_to("folders")
-        await until(pilot, lambda: "6 pictures" in text(app))
+        await until(pilot, lambda: "6 images" in text(app))
         Image.new("RGB", (512, 512)).save(photos / "new.png")
         await pilot.press("ctrl+r")
-        await until(pilot, lambda: "7 pictures" in text(app))
+        await until(pilot, lambda: "7 images" in text(app))
 
 
-async def test_help_tells_about_the_field(smith: Smith, until: Until, text: Shown, photos: Path) -> None:
+async def test_help_is_about_the_field(smith: Smith, until: Until, text: Shown, photos: Path) -> None:
     app = smith("folders", extras=entered(photos))
     async with app.run_test(size=(120, 36)) as pilot:
         app.go_to("folders")
@@ -396,8 +396,8 @@ async def test_help_tells_about_the_field(smith: Smith, until: Until, text: Show
 
 
 def captioned(photos: Path, word: str) -> None:
-    for picture in photos.glob("fox*.png"):
-        picture.with_suffix(".txt").write_text(f"{word}, a fox on grass")
+    for image in photos.glob("fox*.png"):
+        image.with_suffix(".txt").write_text(f"{word}, a fox on grass")
 
 
 async def test_a_copied_run_under_a_new_name_keeps_its_trigger_word(
@@ -405,7 +405,7 @@ async def test_a_copied_run_under_a_new_name_keeps_its_trigger_word(
 ) -> None:
     """From the copied run to Review: the new name never becomes the trigger word, and every step shows it."""
     captioned(photos, "ann")
-    run_dir = made_run(
+    run_dir = prepared_run(
         home, "ann", dataset={"train_data_dir": str(photos)},
         model={"pretrained_model_name_or_path": str(ASSETS / "demo_base")}, memory={"device": "cpu"},
     )  # fmt: skip
@@ -416,7 +416,7 @@ async def test_a_copied_run_under_a_new_name_keeps_its_trigger_word(
         await until(pilot, lambda: app.draft.step == "folders" and "Trigger ann" in " ".join(text(app).split()))
         await fill(pilot, "name", "ann 2")
         await until(pilot, lambda: "ann: split into 2 tokens" in text(app))
-        await until(pilot, lambda: "6 pictures, all with captions" in text(app))
+        await until(pilot, lambda: "6 images, all with captions" in text(app))
         assert "without the trigger word" not in text(app)
         await pilot.press("ctrl+g", "5")
         await until(pilot, lambda: app.draft.step == "parameters" and app.screen.query("FieldList"))
@@ -424,8 +424,8 @@ async def test_a_copied_run_under_a_new_name_keeps_its_trigger_word(
         row = next(line for line in text(app).splitlines() if "Trigger word" in line)
         assert row.split("step")[0].split()[-1] == "ann"
         await pilot.press("ctrl+g", "6")
-        await until(pilot, lambda: "Trigger word: ann, in 6 of 6 captions" in str(said(app, "text")))
-        assert "do not have the trigger word" not in said(app, "text")
+        await until(pilot, lambda: "Trigger word: ann, in 6 of 6 captions" in str(line_text(app, "text")))
+        assert "do not have the trigger word" not in line_text(app, "text")
         config = app.draft.config()
         assert (config.saving.output_name, config.trigger) == ("ann 2", "ann")
     assert run_dir.name == "ann"
@@ -438,10 +438,10 @@ async def test_a_renamed_project_keeps_the_word_of_its_captions(
     app = smith("folders", extras=entered(photos))
     async with app.run_test(size=(80, 24)) as pilot:
         app.go_to("folders")
-        await until(pilot, lambda: "6 pictures, all with captions" in text(app))
+        await until(pilot, lambda: "6 images, all with captions" in text(app))
         await fill(pilot, "name", "berta")
         assert app.screen.query_one("#trigger", Input).value == "anna"
-        assert "6 of 6 captions have the word anna: it stays the trigger word." in said(app)
+        assert "6 of 6 captions have the word anna: it stays the trigger word." in line_text(app)
         await fill(pilot, "trigger", "")  # whoever empties it means the name
         await until(pilot, lambda: "! 6 of 6 captions without the trigger word berta" in " ".join(text(app).split()))
         await pilot.press("ctrl+z")
@@ -454,7 +454,7 @@ async def test_a_trigger_word_that_is_deleted_to_type_another_stays_deleted(
     app = smith("folders", extras=entered(photos))
     async with app.run_test(size=(80, 24)) as pilot:
         app.go_to("folders")
-        await until(pilot, lambda: "6 pictures, all with captions" in text(app))
+        await until(pilot, lambda: "6 images, all with captions" in text(app))
         await fill(pilot, "trigger", "fox")
         await fill(pilot, "name", "berta")
         await fill(pilot, "trigger", "")
@@ -474,7 +474,7 @@ async def test_captions_without_the_trigger_word_are_counted_at_once(
         await until(pilot, lambda: "fox: 1 token" in text(app) and "without the trigger word" not in text(app))
 
 
-async def test_the_demo_under_another_name_is_called_as_its_captions_say(smith: Smith, until: Until) -> None:
+async def test_the_demo_under_another_name_is_called_as_in_its_captions(smith: Smith, until: Until) -> None:
     app = smith("folders", {"model.pretrained_model_name_or_path": str(ASSETS / "demo_base")}, preset="demo")
     async with app.run_test(size=(80, 24)) as pilot:
         app.go_to("folders")

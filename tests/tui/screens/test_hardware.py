@@ -1,4 +1,4 @@
-"""The step of the hardware: choosing, looking again, going on."""
+"""The step of the hardware: choosing, looking again, continuing."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ async def test_everything_of_a_machine(
     nvml("two", torch=CUDA_TORCH)
     app = begin()
     async with app.run_test(size=size) as pilot:
-        wanted = (
+        lines = (
             "driver 580.95.05", "RTX 4060 Ti, 16.0 GiB, 15.3 GiB free", "38 °C", "11 of 165 W", "firefox 403.0 MiB",
             "yes: compute capability 8.9", "bf16: compute capability 8.9", "Disk", "built for CUDA 13.0",
             "RAM", "Automatic: GPU 0",
         )  # fmt: skip
-        await until(pilot, lambda: all(said in text(app) for said in wanted))
+        await until(pilot, lambda: all(line in text(app) for line in lines))
 
 
-async def test_choosing_going_on_and_coming_back(begin: Smith, nvml: Play, until: Until, text: Shown) -> None:
+async def test_choosing_continuing_and_coming_back(begin: Smith, nvml: Play, until: Until, text: Shown) -> None:
     nvml("two", torch=CUDA_TORCH)
     app = begin()
     async with app.run_test(size=NARROW) as pilot:
@@ -80,7 +80,9 @@ async def test_it_keeps_looking_and_the_cursor_stays(
         await until(pilot, lambda: "4 % in use" in text(app))
         drawn: list[object] = []
         with monkeypatch.context() as patch:
-            patch.setattr(app.screen.query_one("#driver", Lines), "refresh", lambda *said, **_: drawn.append(said))
+            patch.setattr(
+                app.screen.query_one("#driver", Lines), "refresh", lambda *content, **_: drawn.append(content)
+            )
             nvml("two", torch=CUDA_TORCH, load=96)
             await until(pilot, lambda: "67 °C, 18 of 160 W, 96 % in use" in text(app))
         assert app.screen.query_one(OptionList).highlighted == 2 and not drawn

@@ -31,7 +31,7 @@ Shown = Callable[[LoraSmithApp], str]
 
 
 def make(name: str, state: str = "", **record: Any) -> RunDir:
-    """A run in ./<name>; with a `state` it has ended so, with a `record` its state.json says that."""
+    """A run in ./<name>; with a `state` it has ended so, with a `record` its state.json has that."""
     run_dir = prepare_run(RunConfig().changed(saving={"output_name": name}))
     write_record(run_dir.state_path, {"state": "running", "step": 5, "max_train_steps": 20, "pid": 2**22 + 1, **record})
     if state:
@@ -67,7 +67,7 @@ async def point_at(pilot: Pilot[Any], until: Until, name: str) -> None:
     raise AssertionError(f"no run {name}")
 
 
-async def test_without_a_run_it_says_what_to_press(smith: Smith, until: Until, text: Shown) -> None:
+async def test_without_a_run_it_shows_what_to_press(smith: Smith, until: Until, text: Shown) -> None:
     app = smith()
     async with app.run_test(size=NARROW) as pilot:
         await until(pilot, lambda: "There is no run yet" in text(app))
@@ -143,7 +143,7 @@ async def test_it_looks_only_while_it_is_shown(
         await until(pilot, lambda: app.screen is not screen)
         await pilot.pause()
         del looks[:]
-        screen.post_message(HomeScreen.Found([]))
+        screen.post_message(HomeScreen.RunsRead([]))
         await pilot.pause()
         assert not looks
         await pilot.press("escape")
@@ -191,7 +191,7 @@ async def test_resume_starts_the_trainer(
     smith: Smith, home: Path, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[RunDir] = []
-    monkeypatch.setattr("tui.begin.begin_again", lambda run_dir, **_: begun.append(run_dir))
+    monkeypatch.setattr("tui.shell.begin.resume", lambda run_dir, **_: begun.append(run_dir))
     opened: list[RunDir] = []
     run_dir, far = make("halted", "stopped"), make("far", host="gpu-server-7")
     app = smith()
@@ -219,7 +219,7 @@ async def test_a_resume_asks_where_something_changed_since(
     opened: list[RunDir] = []
     app = smith()
     monkeypatch.setattr(app, "open_run", opened.append)
-    monkeypatch.setattr("tui.begin.start", lambda *_: subprocess.Popen(["true"]))
+    monkeypatch.setattr("tui.shell.begin.start", lambda *_: subprocess.Popen(["true"]))
     async with app.run_test(size=NARROW) as pilot:
         await point_at(pilot, until, "halted")
         await pilot.press("r")
@@ -271,15 +271,15 @@ async def test_a_broken_configuration_is_not_copied(smith: Smith, home: Path, un
         assert app.draft.preset == "sd15-realistic"
 
 
-async def test_n_goes_on_or_begins_anew(
+async def test_n_continues_or_starts_over(
     smith: Smith, home: Path, until: Until, text: Shown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app, steps = smith("captions", values={"saving.output_name": "dog"}, done=("hardware",)), []
     monkeypatch.setattr(app, "go_to", steps.append)
     async with app.run_test(size=NARROW) as pilot:
-        await until(pilot, lambda: "n goes on with dog at step Captions" in text(app))
+        await until(pilot, lambda: "n continues dog at step Captions" in text(app))
         await pilot.press("n")
-        await until(pilot, lambda: "A run is in the making: dog" in text(app))
+        await until(pilot, lambda: "There is an unfinished setup: dog" in text(app))
         await pilot.press("enter")
         assert steps == ["captions"] and app.draft.values
         await pilot.press("n")
@@ -297,7 +297,7 @@ async def test_a_run_that_may_only_be_read(smith: Smith, home: Path, until: Unti
     try:
         app = smith()
         async with app.run_test(size=NARROW) as pilot:
-            await until(pilot, lambda: "You may only look" in text(app))
+            await until(pilot, lambda: "No permission to write" in text(app))
     finally:
         run_dir.private.chmod(0o755)
 
@@ -310,7 +310,7 @@ async def test_the_status_panel_of_a_small_terminal(smith: Smith, live: RunDir, 
 
 
 async def test_a_file_of_kohyas_begins_a_run(smith: Smith, home: Path, until: Until, text: Shown) -> None:
-    """Its settings are the draft's, what it says in vain is told, and a file that is none stays a question."""
+    """Its settings are the draft's, a note names what is not used, and a file that is none stays a question."""
     (home / "train.toml").write_text(
         'network_dim = 24\nunet_lr = 2e-4\nxformers = true\noutput_name = "cat"\n'
         'output_dir = "there"\ntrain_data_dir = "img"\n'
@@ -320,7 +320,7 @@ async def test_a_file_of_kohyas_begins_a_run(smith: Smith, home: Path, until: Un
     async with app.run_test(size=NARROW) as pilot:
         await until(pilot, ready(app))
         await pilot.press("f")
-        await until(pilot, lambda: "Begin from a file" in text(app))
+        await until(pilot, lambda: "Start from a file" in text(app))
         await pilot.press(*"bad.toml", "enter")
         await until(pilot, lambda: "network_dim" in text(app))
         await pilot.press("ctrl+u", *"train.toml", "enter")

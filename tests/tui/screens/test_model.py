@@ -13,11 +13,11 @@ from textual.widgets import OptionList
 
 from tests.tiny_flux import tiny_files
 from tui.app import LoraSmithApp
-from tui.draft import Draft
-from tui.recent import recent_models, remember_model
 from tui.screens.folders import FoldersScreen
 from tui.screens.hardware import HardwareScreen
 from tui.screens.model import BEFORE_DEMO, DEMO_BASE, KEY, ModelScreen, follow_demo
+from tui.setup.draft import Draft
+from tui.setup.recent import recent_models, record_model
 from tui.widgets.path_input import PathInput
 
 NARROW = (80, 24)
@@ -56,21 +56,21 @@ async def test_the_demo_model_by_keys(begin: Smith, until: Until, text: Shown) -
         assert "stable-diffusion-v1-5/stable-diffusion-v1-5" in text(app)
         await pilot.press("tab", "tab", "enter")
         await until(pilot, lambda: "✓ Stable Diffusion 1.5" in text(app))
-        for said in (
+        for sentence in (
             "diffusers' layout",
             "fp16",
             "MiB on disk",
             "v_prediction, no zero terminal SNR",
             "scheduler_config.json",
         ):
-            assert said in text(app)
+            assert sentence in text(app)
         await pilot.press("ctrl+n")
         await until(pilot, lambda: isinstance(app.screen, FoldersScreen))
         assert (app.draft.preset, app.draft.values) == ("demo", {KEY: DEMO_BASE})
         assert app.draft.get("memory.device") == "cpu" and recent_models() == []
 
 
-async def test_typing_recognises_and_enter_goes_on(begin: Smith, home: Path, until: Until, text: Shown) -> None:
+async def test_typing_recognises_and_enter_continues(begin: Smith, home: Path, until: Until, text: Shown) -> None:
     (home / "base").symlink_to(DEMO_BASE)
     app = begin()
     async with app.run_test(size=NARROW) as pilot:
@@ -111,7 +111,7 @@ async def test_next_waits_for_what_is_still_looked_at(begin: Smith, until: Until
         (lambda path: path.mkdir(), "is not a diffusers model"),
     ],
 )  # fmt: skip
-async def test_what_is_no_model_is_said_at_once(
+async def test_what_is_no_model_is_reported_at_once(
     begin: Smith, home: Path, until: Until, text: Shown, make: Callable[[Path], object], sentence: str
 ) -> None:
     make(home / "m.safetensors")
@@ -136,7 +136,7 @@ async def test_no_model(begin: Smith, until: Until, text: Shown) -> None:
     async with app.run_test(size=NARROW) as pilot:
         await until(pilot, lambda: "Demo model" in text(app))
         await pilot.press("ctrl+n")
-        await until(pilot, lambda: "✗ Name a model, or take one of the list." in text(app))
+        await until(pilot, lambda: "✗ Name a model, or choose one from the list." in text(app))
 
 
 async def test_another_vae(begin: Smith, home: Path, until: Until, text: Shown) -> None:
@@ -163,21 +163,21 @@ async def test_another_vae(begin: Smith, home: Path, until: Until, text: Shown) 
 
 async def test_the_files_of_flux(begin: Smith, home: Path, until: Until, text: Shown) -> None:
     files = tiny_files(home / "flux dev")
-    app = begin({KEY: str(files.transformer), "model.clip_l": str(files.clip_l)})
+    app = begin({KEY: str(files.transformer), "flux.clip_l": str(files.clip_l)})
     async with app.run_test(size=NARROW) as pilot:
-        missing = "T5-XXL (model.t5xxl) and the autoencoder (model.ae) are not set."
+        missing = "T5-XXL (flux.t5xxl) and the autoencoder (flux.ae) are not set."
         await until(pilot, lambda: missing in " ".join(text(app).split()))
         assert "CLIP-L (" not in text(app)
         for key in ("t5xxl", "ae", "t5_tokenizer"):
-            app.screen.query_one(f"#{key}", PathInput).value = str(getattr(files, key))
+            app.screen.query_one(f"#flux-{key}", PathInput).value = str(getattr(files, key))
         await until(pilot, lambda: "✗" not in text(app) and "✓ FLUX.1" in text(app))
         await pilot.press("ctrl+n")
         await until(pilot, lambda: isinstance(app.screen, FoldersScreen))
-        model = app.draft.config().model
-        assert {key: getattr(model, key) for key in files.settings} == files.settings
+        config = app.draft.config()
+        assert {key: config.value(f"model.{key}") for key in files.settings} == files.settings
         await pilot.press("escape")
         await until(pilot, lambda: "✓ FLUX.1" in text(app) and "T5-XXL" in text(app))
-        assert app.screen.query_one("#ae", PathInput).value == str(files.ae)
+        assert app.screen.query_one("#flux-ae", PathInput).value == str(files.ae)
         app.screen.query_one("#model", PathInput).value = DEMO_BASE
         await until(pilot, lambda: "✓ Stable Diffusion 1.5" in text(app) and "T5-XXL" not in text(app))
 
@@ -192,8 +192,8 @@ async def test_a_prediction_type_that_contradicts_the_model(begin: Smith, until:
 
 async def test_known_models_and_the_ones_that_are_gone(begin: Smith, home: Path, until: Until, text: Shown) -> None:
     (home / "my [base]").symlink_to(DEMO_BASE)
-    remember_model(str(home / "my [base]"))
-    remember_model("/nowhere/old.safetensors")
+    record_model(str(home / "my [base]"))
+    record_model("/nowhere/old.safetensors")
     app = begin()
     async with app.run_test(size=NARROW) as pilot:
         await until(pilot, lambda: "✗ not there: /nowhere/old.safetensors" in text(app) and "my [base]" in text(app))
@@ -237,6 +237,6 @@ def test_the_demo_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     chosen = Draft(preset="sd15-anime")
     follow_demo(chosen, DEMO_BASE)
     assert chosen.preset == "sd15-anime"
-    wished = Draft(preset="demo")
-    follow_demo(wished, "/a/real/one")
-    assert wished.preset == "demo"
+    demo = Draft(preset="demo")
+    follow_demo(demo, "/a/real/one")
+    assert demo.preset == "demo"

@@ -1,4 +1,4 @@
-"""The step of the parameters, by keys: presets, editing in the row, search, bad input, coming back, the outlook."""
+"""The step of the parameters, by keys: presets, editing in the row, search, bad input, coming back, the forecast."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def stand_on(pilot: Pilot[Any], key: str) -> None:
     assert rows(pilot.app).key == key  # type: ignore[arg-type]
 
 
-async def test_the_outlook_follows_each_edit(opened: Smith, until: Until, text: Shown) -> None:
+async def test_the_forecast_follows_each_edit(opened: Smith, until: Until, text: Shown) -> None:
     app = opened(preset="demo")
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: "140 steps = 9 epochs" in text(app))
@@ -55,7 +55,7 @@ async def test_the_outlook_follows_each_edit(opened: Smith, until: Until, text: 
         assert "0 changed" in text(app) and "training.max_train_epochs" not in app.draft.values
 
 
-async def test_a_wrong_value_is_told_under_its_row_and_stops_next(opened: Smith, until: Until, text: Shown) -> None:
+async def test_a_wrong_value_is_shown_under_its_row_and_stops_next(opened: Smith, until: Until, text: Shown) -> None:
     app = opened(preset="demo")
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: "140 steps" in text(app))
@@ -64,7 +64,7 @@ async def test_a_wrong_value_is_told_under_its_row_and_stops_next(opened: Smith,
         await until(pilot, lambda: "✗ 0 is given, allowed is a whole number, from 1 to 1024." in text(app))
         await pilot.press("enter", "escape", "home")  # keep it, leave the search, go elsewhere
         assert "network.network_dim" not in app.draft.values and rows(app).key != "network.network_dim"
-        await until(pilot, lambda: "computed when the fields marked ✗ are mended" in text(app))
+        await until(pilot, lambda: "computed once the fields marked ✗ are fixed" in text(app))
         await pilot.press("ctrl+n")
         await until(pilot, lambda: rows(app).key == "network.network_dim" and "✗ Rank: 0 is given" in text(app))
         assert app.draft.step == "parameters"
@@ -120,7 +120,7 @@ async def test_a_list_is_edited_line_by_line(opened: Smith, until: Until, text: 
     async with app.run_test(size=(80, 24)) as pilot:
         await stand_on(pilot, "sampling.sample_prompts")
         await pilot.press("enter")
-        await until(pilot, lambda: "One entry a line" in text(app))
+        await until(pilot, lambda: "One entry per line" in text(app))
         await pilot.press("enter", *"a cat, [red]", "ctrl+n")
         await until(pilot, lambda: isinstance(app.screen, ParametersScreen))
         assert app.draft.get("sampling.sample_prompts")[-1] == "a cat, [red]"
@@ -141,7 +141,7 @@ async def test_fields_of_other_steps_are_shown_and_not_edited(opened: Smith, unt
         assert app.draft.values == READY
 
 
-async def test_another_preset_keeps_what_was_changed_and_says_so(opened: Smith, until: Until, text: Shown) -> None:
+async def test_another_preset_keeps_what_was_changed_and_reports_it(opened: Smith, until: Until, text: Shown) -> None:
     app = opened({"training.seed": 7})
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
         await until(pilot, lambda: "sd15-realistic: Stable Diffusion" in text(app))
@@ -154,7 +154,7 @@ async def test_another_preset_keeps_what_was_changed_and_says_so(opened: Smith, 
         assert rows(app).has_focus
 
 
-async def test_a_broken_preset_is_told_and_the_old_one_stays(opened: Smith, until: Until, text: Shown) -> None:
+async def test_a_broken_preset_is_shown_and_the_old_one_stays(opened: Smith, until: Until, text: Shown) -> None:
     broken = user_config() / "presets" / "a-broken.toml"
     broken.parent.mkdir(parents=True)
     broken.write_text("# [bold]Broken\n[training]\nseed = 'x'\n")
@@ -169,7 +169,7 @@ async def test_a_broken_preset_is_told_and_the_old_one_stays(opened: Smith, unti
         assert app.draft.preset == app.screen.query_one("#preset", Select).value == "sd15-realistic"
 
 
-async def test_a_preset_that_is_gone_is_said(opened: Smith, until: Until, text: Shown) -> None:
+async def test_a_preset_that_is_gone_is_reported(opened: Smith, until: Until, text: Shown) -> None:
     app = opened(preset="gone")
     async with app.run_test(size=(120, 36)) as pilot:
         await until(pilot, lambda: "! The preset gone cannot be used" in text(app))
@@ -203,7 +203,7 @@ async def test_search_advanced_and_back(opened: Smith, until: Until, text: Shown
 
 
 async def test_a_search_for_a_key_goes_to_its_field(opened: Smith, until: Until, text: Shown) -> None:
-    """Others that only tell of it stand above."""
+    """Others that only mention it are above."""
     app = opened()
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: "fields, basic" in text(app))
@@ -224,7 +224,7 @@ async def test_pages_and_ends(opened: Smith, until: Until, text: Shown) -> None:
         assert rows(app).key == "model.pretrained_model_name_or_path"
 
 
-async def test_a_click_stands_on_a_row_and_a_second_one_edits_it(opened: Smith, until: Until) -> None:
+async def test_a_click_highlights_a_row_and_a_second_one_edits_it(opened: Smith, until: Until) -> None:
     app = opened()
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: rows(app).key == "model.family")
@@ -232,7 +232,7 @@ async def test_a_click_stands_on_a_row_and_a_second_one_edits_it(opened: Smith, 
         await until(pilot, lambda: rows(app).key == "model.clip_skip")
         await pilot.click(FieldList, offset=(5, 3))
         await until(pilot, lambda: app.screen.query_one(FieldEdit).has_focus)
-        await pilot.press("2", "down")  # keeps it and goes on to the next field
+        await pilot.press("2", "down")  # keeps it and moves to the next field
         await until(pilot, lambda: rows(app).key == "model.max_token_length" and rows(app).has_focus)
         assert app.draft.get("model.clip_skip") == 2
 
@@ -245,11 +245,11 @@ async def test_help_is_that_of_the_field(opened: Smith, until: Until, text: Show
         await until(pilot, lambda: "Faces 16-32" in text(app) and "VRAM when raised: more" in text(app))
 
 
-async def test_without_pictures_it_says_what_is_missing(smith: Smith, until: Until, text: Shown) -> None:
+async def test_without_images_it_shows_what_is_missing(smith: Smith, until: Until, text: Shown) -> None:
     app = smith("parameters", {"model.pretrained_model_name_or_path": str(ASSETS / "demo_base")})
     app.first_step = "parameters"
     async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: "! No outlook: dataset.train_data_dir is not set." in text(app))
+        await until(pilot, lambda: "! No forecast: dataset.train_data_dir is not set." in text(app))
 
 
 async def test_a_value_of_another_step_that_cannot_be(opened: Smith, until: Until, text: Shown) -> None:
@@ -257,7 +257,7 @@ async def test_a_value_of_another_step_that_cannot_be(opened: Smith, until: Unti
     async with app.run_test(size=(120, 36)) as pilot:
         await until(pilot, lambda: "✗ Repeats" in text(app))
         await pilot.press("ctrl+n")
-        await until(pilot, lambda: "Repeats: mend it in the step Folders." in text(app))
+        await until(pilot, lambda: "Repeats: fix it in the step Folders." in text(app))
         assert app.draft.step == "parameters"
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from textual.widgets import OptionList
 
-from engine.dataset.report import process
+from engine import worker
 from engine.errors import DataError
-from tests.drawn_pictures import save, scene
+from tests.drawn_images import save, scene
 from tui.app import LoraSmithApp
 from tui.screens.folders import FoldersScreen
 from tui.widgets.thumbnails import Thumbnails
@@ -25,7 +25,7 @@ NARROW = (80, 24)
 
 @pytest.fixture
 def photos(home: Path) -> Path:
-    """Three pictures, two of them equal; one caption without the trigger word."""
+    """Three images, two of them equal; one caption without the trigger word."""
     folder = home / "photos"
     save(folder, "one.png", scene(1, (128, 128)), "4nn4, by a lake")
     save(folder, "copy.png", scene(1, (128, 128)), "4nn4, by the sea")
@@ -41,22 +41,22 @@ async def test_the_report_of_the_folder(smith: Smith, until: Until, text: Shown,
     app = smith("folders", extras=entered(photos))
     async with app.run_test(size=NARROW) as pilot:
         app.go_to("folders")
-        await until(pilot, lambda: "3 pictures, all with captions" in text(app) and "^o Check" in text(app))
+        await until(pilot, lambda: "3 images, all with captions" in text(app) and "^o Check" in text(app))
         await pilot.press("ctrl+o")
-        await until(pilot, lambda: "3 pictures: 4 warnings, 1 note" in text(app), 40)
+        await until(pilot, lambda: "3 images: 4 warnings, 1 note" in text(app), 40)
         listed = app.screen.query_one("#findings", OptionList)
         assert app.focused is listed
         assert "! Copies (2)" in text(app)
         await until(pilot, lambda: "Each copy counts" in text(app))
-        assert [path.name for path, _ in app.screen.query_one(Thumbnails).pictures] == ["copy.png", "one.png"]
+        assert [path.name for path, _ in app.screen.query_one(Thumbnails).images] == ["copy.png", "one.png"]
         await pilot.press("down")
         await until(pilot, lambda: "The trigger word is 4nn4." in text(app))
-        assert [path.name for path, _ in app.screen.query_one(Thumbnails).pictures] == ["two.png"]
+        assert [path.name for path, _ in app.screen.query_one(Thumbnails).images] == ["two.png"]
         await pilot.press("escape")
         assert isinstance(app.screen, FoldersScreen)
 
 
-async def test_the_page_is_written_where_one_says(
+async def test_the_page_is_written_where_one_chooses(
     smith: Smith, until: Until, text: Shown, photos: Path, home: Path
 ) -> None:
     app = smith("folders", extras=entered(photos))
@@ -77,27 +77,27 @@ async def test_the_page_is_written_where_one_says(
 async def test_leaving_ends_the_process(
     smith: Smith, until: Until, text: Shown, photos: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that says how far it is and then works for ever."""
+    """A process that reports progress and then works forever."""
     slow, number = home / "slow.py", home / "number"
     slow.write_text(
         "import json, os, time\n"
         f"open({str(number)!r}, 'w').write(str(os.getpid()))\n"
-        "print(json.dumps({'told': ['looking at pictures', 1, 3]}), flush=True)\n"
+        "print(json.dumps({'progress': ['looking at images', 1, 3]}), flush=True)\n"
         "time.sleep(600)\n"
     )
-    real = process.subprocess.Popen
+    real = worker.subprocess.Popen
 
     def start(command: list[str], **options: Any) -> Any:
         slowly = [command[0], str(slow)] if "engine.dataset.report" in command else command
         return real(slowly, **options)
 
-    monkeypatch.setattr(process.subprocess, "Popen", start)
+    monkeypatch.setattr(worker.subprocess, "Popen", start)
     app = smith("folders", extras=entered(photos))
     async with app.run_test(size=NARROW) as pilot:
         app.go_to("folders")
         await until(pilot, lambda: isinstance(app.screen, FoldersScreen))
         await pilot.press("ctrl+o")
-        await until(pilot, lambda: "Looking at pictures: 1 of 3. Escape stops" in text(app))
+        await until(pilot, lambda: "Looking at images: 1 of 3. Escape stops" in text(app))
         pid = int(number.read_text())
         assert _lives(pid)
         await pilot.press("escape")
@@ -113,13 +113,13 @@ def _lives(pid: int) -> bool:
     return True
 
 
-async def test_what_cannot_be_checked_is_said(
+async def test_what_cannot_be_checked_is_reported(
     smith: Smith, until: Until, text: Shown, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise DataError("The folder is gone.", "Look for it.")
 
-    monkeypatch.setattr(process, "ask", fail)
+    monkeypatch.setattr(worker, "ask", fail)
     app = smith("folders", extras=entered(photos))
     async with app.run_test(size=NARROW) as pilot:
         app.go_to("folders")
@@ -130,10 +130,10 @@ async def test_what_cannot_be_checked_is_said(
         assert isinstance(app.screen, FoldersScreen)
 
 
-async def test_without_pictures_named_there_is_no_report(smith: Smith, until: Until, text: Shown) -> None:
+async def test_without_images_named_there_is_no_report(smith: Smith, until: Until, text: Shown) -> None:
     app = smith("folders")
     async with app.run_test(size=NARROW) as pilot:
         app.go_to("folders")
         await until(pilot, lambda: isinstance(app.screen, FoldersScreen))
         await pilot.press("ctrl+o")
-        await until(pilot, lambda: "Name the folder of the pictures first." in text(app))
+        await until(pilot, lambda: "Name the folder of the images first." in text(app))

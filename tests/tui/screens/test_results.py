@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+from textual.widgets import Input
 
 from engine.errors import StorageError
+from engine.models.header import read_header
 from engine.runs import RunDir
-from tests.fake_run import PlayedTrainer, made_run
+from engine.runs.events import ValidationEvent
+from tests.fake_run import PROMPTS, PlayedTrainer, prepared_run
 from tui.app import LoraSmithApp
 from tui.screens.ask import AskScreen
+from tui.screens.ask_text import AskTextScreen
 from tui.screens.dashboard import DashboardScreen
 from tui.screens.parameters import ParametersScreen
 from tui.screens.results import ResultsScreen, next_name, opener
@@ -27,15 +35,39 @@ Open = Callable[[RunDir], LoraSmithApp]
 
 @pytest.fixture
 def run_dir(home: Path) -> RunDir:
-    """A finished run with three files; the second has the lowest held-out loss."""
-    made = made_run(home)
+    """A finished run with three files; the second learned most."""
+    made = prepared_run(home)
     trainer = PlayedTrainer(made)
-    for held_out in (0.2, 0.15, 0.18):
+    trainer.events.emit(ValidationEvent(step=0, loss=0.3))
+    for loss in (0.2, 0.15, 0.18):
         trainer.train(10)
-        trainer.save(held_out=held_out)
+        trainer.save(validation_loss=loss)
         trainer.sample()
     trainer.end()
     return made
+
+
+def write_small_lora(path: Path) -> None:
+    """One layer of a LoRA for SD1.5."""
+    module = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    tensors = {
+        f"{module}.lora_down.weight": np.ones((4, 320), np.float32),
+        f"{module}.lora_up.weight": np.ones((320, 4), np.float32),
+        f"{module}.alpha": np.array(4, np.float32),
+    }
+    save_file(tensors, path)
+
+
+def draw_base(run_dir: RunDir) -> None:
+    """Samples of step 0, reported by an event as if they had come first."""
+    samples = []
+    for index, prompt in enumerate(PROMPTS):
+        path = run_dir.samples / f"robot_000000_{index:02d}.png"
+        Image.new("RGB", (16, 16), (9, 100 * index, 50)).save(path)
+        samples.append({"v": 1, "seq": 900 + index, "time": 0, "type": "sample", "path": str(path), "prompt": prompt,
+                        "index": index, "step": 0})  # fmt: skip
+    with run_dir.events_path.open("a") as log:
+        log.writelines(json.dumps(sample) + "\n" for sample in samples)
 
 
 @pytest.fixture
@@ -51,26 +83,93 @@ def showing(smith: Callable[..., LoraSmithApp]) -> Open:
 
 
 @pytest.mark.parametrize("size", [NARROW, WIDE])
-async def test_files_with_the_lowest_held_out_loss_marked(
+async def test_files_with_their_verdicts_and_the_best_marked(
     showing: Open, run_dir: RunDir, until: Until, text: Text, size: tuple[int, int]
 ) -> None:
     async with showing(run_dir).run_test(size=size) as pilot:
         await until(pilot, lambda: "finished" in text(pilot.app))
         await pilot.press("v")
-        await until(pilot, lambda: "0.1500 ● lowest" in text(pilot.app))
+        await until(pilot, lambda: "✓ good ● best" in text(pilot.app))
         shown = text(pilot.app)
-        for expected in ("3 files · 6 samples", "robot-step00000010.safetensors", "1.0 MiB", "0.2000", "0.1800",
-                         "t Train on", "g Sheet", "o Folder", "c Copy", "^q Quit"):  # fmt: skip
+        for expected in ("3 files · 6 samples", "robot-step00000010.safetensors", "↓ undertrained", "↑ overtrained",
+                         "33 %", "40 %", "50 % of the base model's loss on validation images is gone.",
+                         "u Use", "t Train on", "p Try", "w What now", "g Sheet", "o Folder", "c Copy"):  # fmt: skip
             assert expected in shown, expected
-        assert shown.count("● lowest") == 1
+        assert shown.count("● best") == 1
+        await pilot.press("down")
+        await until(pilot, lambda: "since then it unlearned" in text(pilot.app))
+        await pilot.press("up", "up")
+        await until(pilot, lambda: "67 % of what" in text(pilot.app))
+
+
+async def test_one_key_takes_the_file_into_use(
+    showing: Open, run_dir: RunDir, until: Until, text: Text, tmp_path: Path
+) -> None:
+    """The folder is remembered, and a file that is there already is replaced only when that is wanted."""
+    write_small_lora(run_dir.lora_path(step=20))
+    folder = tmp_path / "loras"
+    folder.mkdir()
+    async with showing(run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "finished" in text(pilot.app))
+        await pilot.press("v")
+        await until(pilot, lambda: "● best" in text(pilot.app))
+        await pilot.press("u")
+        await until(pilot, lambda: isinstance(pilot.app.screen, AskTextScreen))
+        await pilot.press(*"nowhere", "enter")
+        await until(pilot, lambda: "nowhere is no folder." in text(pilot.app))
+        pilot.app.screen.query_one(Input).value = str(folder)
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, AskScreen))
+        assert "Move the 2 other files away?" in text(pilot.app)
+        await pilot.press("enter")
+        await until(pilot, lambda: "Ready for use: " in text(pilot.app))
+        assert run_dir.lora_path(step=10).is_file()
+        metadata = read_header(folder / "robot.safetensors").metadata
+        assert metadata["modelspec.trigger_phrase"] == "robot" and metadata["lorasmith.strength"] == "0.8"
+        await pilot.press("u")
+        await until(pilot, lambda: isinstance(pilot.app.screen, AskTextScreen))
+        assert pilot.app.screen.query_one(Input).value == str(folder)
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, AskScreen))
+        await until(pilot, lambda: "A file of that name exists already" in text(pilot.app))
+        await pilot.press("escape")
+        assert read_header(folder / "robot.safetensors").metadata == metadata
+        await pilot.press("u")
+        await until(pilot, lambda: isinstance(pilot.app.screen, AskTextScreen))
+        await pilot.press("enter")
+        await until(pilot, lambda: "A file of that name exists already" in text(pilot.app))
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: "Move the 2 other files away?" in text(pilot.app))
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: "The other files are in" in text(pilot.app) and "1 file" in text(pilot.app))
+        away = sorted(path.name for path in (run_dir.path / "other_files").iterdir())
+        assert away == [run_dir.lora_path(step=step).name for step in (10, 30)]
+        assert run_dir.lora_path(step=20).is_file()
+
+
+async def test_b_flips_to_the_base_and_enter_shows_one_alone(
+    showing: Open, run_dir: RunDir, until: Until, text: Text
+) -> None:
+    draw_base(run_dir)
+    async with showing(run_dir).run_test(size=WIDE) as pilot:
+        await until(pilot, lambda: "finished" in text(pilot.app))
+        await pilot.press("v")
+        await until(pilot, lambda: "▸ step 20" in text(pilot.app) and "base" in text(pilot.app))
+        gallery = pilot.app.screen.query_one(Gallery)
+        await pilot.press("tab", "b")
+        await until(pilot, lambda: "▸ base" in text(pilot.app))
+        await pilot.press("b", "enter")
+        await until(pilot, lambda: gallery.step == 20 and sum(tile.display for tile in gallery.query(".tile")) == 1)
+        await pilot.press("enter")
+        await until(pilot, lambda: sum(tile.display for tile in gallery.query(".tile")) > 1)
 
 
 async def test_a_file_brings_its_samples_into_view(showing: Open, run_dir: RunDir, until: Until, text: Text) -> None:
     async with showing(run_dir).run_test(size=NARROW) as pilot:
         await until(pilot, lambda: "finished" in text(pilot.app))
         await pilot.press("v")
-        await until(pilot, lambda: "▸ step 30" in text(pilot.app))
-        await pilot.press("up", "up")
+        await until(pilot, lambda: "▸ step 20" in text(pilot.app))
+        await pilot.press("up")
         await until(pilot, lambda: "▸ step 10" in text(pilot.app))
         gallery = pilot.app.screen.query_one(Gallery)
         await pilot.press("tab", "right", "down")
@@ -88,8 +187,8 @@ async def test_paths_are_shown_and_copied(
     async with showing(run_dir).run_test(size=WIDE) as pilot:
         await until(pilot, lambda: "finished" in text(pilot.app))
         await pilot.press("v")
-        await until(pilot, lambda: "lowest" in text(pilot.app))
-        await pilot.press("up", "c")
+        await until(pilot, lambda: "● best" in text(pilot.app))
+        await pilot.press("c")
         assert pilot.app.clipboard == str(run_dir.lora_path(step=20))
         await pilot.press("o")
         assert pilot.app.clipboard == str(run_dir.path)
@@ -112,7 +211,7 @@ async def test_a_contact_sheet(showing: Open, run_dir: RunDir, until: Until, tex
     async with showing(run_dir).run_test(size=WIDE) as pilot:
         await until(pilot, lambda: "finished" in text(pilot.app))
         await pilot.press("v")
-        await until(pilot, lambda: "lowest" in text(pilot.app))
+        await until(pilot, lambda: "● best" in text(pilot.app))
         await pilot.press("g")
         await until(pilot, lambda: "Contact sheet: " in text(pilot.app))
         assert (run_dir.samples / "robot_sheet.png").is_file()
@@ -143,13 +242,13 @@ async def test_training_on_takes_settings_and_file_into_the_wizard(
     async with app.run_test(size=NARROW) as pilot:
         await until(pilot, lambda: "finished" in text(app))
         await pilot.press("v")
-        await until(pilot, lambda: "lowest" in text(app))
-        await pilot.press("up", "t")
+        await until(pilot, lambda: "● best" in text(app))
+        await pilot.press("t")
         await until(pilot, lambda: isinstance(app.screen, ParametersScreen))
         assert app.draft.get("network.network_weights") == str(run_dir.lora_path(step=20))
         config = app.draft.config()
         assert config.saving.output_name == "robot-2" and config.saving.output_dir == ""
-        assert config.trigger == "robot"
+        assert config.trigger == "robot" and config.training.max_train_epochs == 3
         await until(pilot, lambda: isinstance(app.focused, FieldList))
         await pilot.press("slash", *"trigger")
         await until(
@@ -165,7 +264,7 @@ async def test_training_on_asks_before_it_forgets_another_draft(
     async with app.run_test(size=NARROW) as pilot:
         await until(pilot, lambda: "finished" in text(app))
         await pilot.press("v")
-        await until(pilot, lambda: "lowest" in text(app))
+        await until(pilot, lambda: "● best" in text(app))
         await pilot.press("t")
         await until(pilot, lambda: isinstance(app.screen, AskScreen))
         await pilot.press("enter")
@@ -178,8 +277,8 @@ async def test_training_on_asks_before_it_forgets_another_draft(
         assert app.draft.get("saving.output_name") == "robot-2"
 
 
-async def test_a_run_without_files_says_what_to_press(showing: Open, home: Path, until: Until, text: Text) -> None:
-    made = made_run(home)
+async def test_a_run_without_files_shows_what_to_press(showing: Open, home: Path, until: Until, text: Text) -> None:
+    made = prepared_run(home)
     trainer = PlayedTrainer(made)
     trainer.train(1)
     trainer.end("stopped", 6)

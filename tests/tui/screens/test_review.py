@@ -15,36 +15,37 @@ import pytest
 from PIL import Image, ImageFile
 from textual.widgets import Static
 
-from engine.config import RunConfig, load_config
+from engine.config import ConfigError, RunConfig, load_config
+from engine.config.problems import Problem
 from engine.errors import DataError, LoraSmithError, ModelError, StorageError, UsageError
-from engine.memory.plan import GIB, Need
-from engine.memory.planner_process import PlannerProcess
+from engine.estimate.plan import GIB, Need
+from engine.estimate.process import PlannerProcess
 from engine.paths import ASSETS, user_config
 from engine.runs import RunDir, is_locked, launch, prepare_run, request, true_state
 from engine.runs.state import write_exit
 from tests.nvml.fake import CUDA_TORCH
 from tests.tui.ready import READY
-from tests.tui.test_draft import parsed
+from tests.tui.setup.test_draft import parsed
 from tui.app import LoraSmithApp
-from tui.review_report import step_to_mend
 from tui.screens import review
 from tui.screens.dashboard import DashboardScreen
 from tui.screens.home import HomeScreen
 from tui.screens.review import ReviewScreen
+from tui.setup.review_report import step_to_fix
 
 Smith = Callable[..., LoraSmithApp]
 Until = Callable[..., Awaitable[None]]
 Shown = Callable[[LoraSmithApp], str]
 
 ROOT = Path(__file__).resolve().parents[3]
-HELD_OUT = {"dataset.validation_data_dir": str(ASSETS / "demo_heldout")}
+VALIDATION = {"dataset.validation_data_dir": str(ASSETS / "demo_heldout")}
 """What the preset's interval of the validation is for."""
 
 
 @pytest.fixture
 def opened(ready: Smith) -> Smith:
     """opened(values, ...): the app that begins with the review of a run on what ships with the program."""
-    return lambda values=None, **more: ready("review", {**HELD_OUT, **(values or {})}, **{"preset": "demo", **more})
+    return lambda values=None, **more: ready("review", {**VALIDATION, **(values or {})}, **{"preset": "demo", **more})
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch, place: RunDir) -> Iterator[None]:
         time.sleep(0.05)
 
 
-def told(app: LoraSmithApp) -> str:
+def report_text(app: LoraSmithApp) -> str:
     """All of the review's text, also what is scrolled away."""
     for screen in app.screen_stack:
         if isinstance(screen, ReviewScreen):
@@ -89,13 +90,13 @@ async def test_it_shows_everything_before_the_start(opened: Smith, until: Until,
     app = opened({"training.unet_lr": 1e-3})
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: "Ready to start." in text(app))
-        words = told(app)
+        words = report_text(app)
         await pilot.press("pagedown", "end")
         await until(pilot, lambda: "lorasmith --preset demo" in text(app))
     for part in (
-        "Run robot", f"{home}/robot/results_current/robot.safetensors", "16 pictures × 8 repeats = 128 items",
+        "Run robot", f"{home}/robot/results_current/robot.safetensors", "16 images × 8 repeats = 128 items",
         "140 steps = 9 epochs", "Time: unknown until the first steps", "Disk: about", "are free", "prediction type",
-        "16 training pictures", "Precision no: fp32", "VRAM: none is used",
+        "16 training images", "Precision no: fp32", "VRAM: none is used",
         "• training.unet_lr = 0.001 (preset: 0.002)",
         "network.network_dim = 8", app.draft.command(),
     ):  # fmt: skip
@@ -106,7 +107,7 @@ async def test_it_shows_everything_before_the_start(opened: Smith, until: Until,
 async def test_the_memory_plan_comes_when_it_is_made(
     opened: Smith, until: Until, text: Shown, nvml: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until then the review stands, and can be started from."""
+    """Until then the review is shown, and the run can be started."""
     made = threading.Event()
 
     def answer(_: PlannerProcess, request: object) -> tuple[Need, ...]:
@@ -118,38 +119,36 @@ async def test_the_memory_plan_comes_when_it_is_made(
     app = opened({"memory.device": "auto"})
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: "Ready to start." in text(app))
-        assert "what the run needs is being planned" in told(app)
+        assert "what the run needs is being planned" in report_text(app)
         made.set()
-        await until(pilot, lambda: "VRAM: about 5.5 GiB at the training step, fits NVIDIA H200" in told(app))
-        assert "weights 5.0 GiB, context 512.0 MiB" in told(app)
+        await until(pilot, lambda: "VRAM: about 5.5 GiB while training, fits NVIDIA H200" in report_text(app))
+        assert "weights 5.0 GiB, context 512.0 MiB" in report_text(app)
 
 
 async def test_warnings_stand_first(opened: Smith, until: Until, text: Shown, home: Path) -> None:
-    pictures = home / "pictures [x]"
-    pictures.mkdir()
+    images = home / "images [x]"
+    images.mkdir()
     for file in sorted((ASSETS / "demo_pictures").glob("*.png"))[:3]:
-        (pictures / file.name).write_bytes(file.read_bytes())
-    (pictures / "broken.png").write_bytes(b"")
-    app = opened({"dataset.train_data_dir": str(pictures), "memory.cache_text_encoder_outputs": True})
+        (images / file.name).write_bytes(file.read_bytes())
+    (images / "broken.png").write_bytes(b"")
+    app = opened({"dataset.train_data_dir": str(images), "memory.cache_text_encoder_outputs": True})
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: "Ready. Look at the lines with ! first." in text(app))
-        lines = told(app).split("\n")
+        lines = report_text(app).split("\n")
     assert lines[1].startswith("! The text encoder is not trained")
     assert lines[2:4] == [
-        "! 1 file cannot be used and set aside, see below.",
+        "! 1 file left out as unusable, see below.",
         "! 3 images without a caption: “smithy” is used instead. Fix it in the step Captions.",
     ]
 
 
 @pytest.mark.parametrize("key", ["", "training.lr_scheduler_power"])
-async def test_only_what_the_person_set_in_vain_is_a_warning(
-    ready: Smith, until: Until, text: Shown, key: str
-) -> None:
+async def test_only_what_the_person_set_in_vain_is_a_warning(ready: Smith, until: Until, text: Shown, key: str) -> None:
     """The preset sets an interval of the validation, and no validation images are chosen."""
     app = ready("review", {key: 2.0} if key else {}, preset="demo")
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: "Ready" in text(app))
-        lines = told(app).splitlines()
+        lines = report_text(app).splitlines()
     assert [line.split()[1] for line in lines if line.startswith("! ")] == ([key] if key else [])
     assert lines[lines.index("Notes") + 1].startswith("  training.validate_every_n_steps has no effect")
 
@@ -170,7 +169,7 @@ async def test_the_command_is_copied_and_means_the_same(
     ("values", "sentence", "step"),
     [
         ({"dataset.train_data_dir": "/nowhere"}, "does not exist", "folders"),
-        ({"dataset.train_data_dir": ""}, "No pictures are chosen.", "folders"),
+        ({"dataset.train_data_dir": ""}, "No images are chosen.", "folders"),
         ({"model.pretrained_model_name_or_path": "x.safetensors"}, "There is no file or folder", "model"),
         ({"saving.output_name": "a\x01b"}, "cannot be a file name", "folders"),
         ({"memory.device": "cuda:7"}, "memory.device=cuda:7", "hardware"),
@@ -178,19 +177,19 @@ async def test_the_command_is_copied_and_means_the_same(
         ({"training.unet_lr": 0, "training.text_encoder_lr": 0}, "Nothing would be trained", "parameters"),
     ],
 )
-async def test_what_stops_a_run_is_told_with_the_way_to_mend_it(
+async def test_what_stops_a_run_is_shown_with_its_fix(
     opened: Smith, until: Until, text: Shown, values: dict[str, Any], sentence: str, step: str
 ) -> None:
     app = opened(values)
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: "e goes to" in text(app))
-        assert sentence in told(app) and "✗" in text(app)
+        assert sentence in report_text(app) and "✗" in text(app)
         await pilot.press("ctrl+n")
         assert isinstance(app.screen, ReviewScreen) and "review" not in app.draft.done
         assert app.screen.obstacle is not None and app.screen.obstacle[1] == step
 
 
-async def test_one_key_goes_where_it_is_mended(opened: Smith, until: Until, text: Shown) -> None:
+async def test_one_key_goes_where_it_is_fixed(opened: Smith, until: Until, text: Shown) -> None:
     app = opened({"training.seed": -1})
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: "e goes to Parameters" in text(app))
@@ -198,7 +197,7 @@ async def test_one_key_goes_where_it_is_mended(opened: Smith, until: Until, text
         await until(pilot, lambda: app.draft.step == "parameters" and "✗ Seed" in text(app))
 
 
-async def test_after_mending_it_is_checked_again(opened: Smith, until: Until, text: Shown, home: Path) -> None:
+async def test_after_fixing_it_is_checked_again(opened: Smith, until: Until, text: Shown, home: Path) -> None:
     app = opened({"dataset.train_data_dir": str(home / "late")})
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: "e goes to Folders" in text(app))
@@ -210,17 +209,21 @@ async def test_after_mending_it_is_checked_again(opened: Smith, until: Until, te
 @pytest.mark.parametrize(
     ("error", "step"),
     [
-        (ModelError("It is broken.", ""), "model"),
-        (DataError("A caption is not UTF-8.", ""), "captions"),
-        (DataError("No usable pictures.", ""), "folders"),
-        (StorageError("Writing failed: permission denied.", "Choose another --output_dir."), "folders"),
-        (UsageError("Nothing.", "Set training.unet_lr or training.text_encoder_lr."), "parameters"),
-        (UsageError("saving.output_dir has bytes that are not UTF-8.", "Rename it."), "folders"),
-        (UsageError("There is no sampler.", "Samplers: ddim."), "parameters"),
+        (ModelError("It is broken."), "model"),
+        (DataError("A caption is not UTF-8.", code="caption-not-utf8"), "captions"),
+        (DataError("No usable images.", code="no-usable-images"), "folders"),
+        (StorageError("Writing failed.", code="not-writable"), "folders"),
+        (UsageError("Nothing.", code="nothing-trained"), "parameters"),
+        (UsageError("There is no GPU.", code="no-gpu"), "hardware"),
+        (UsageError("It is too long.", code="name-too-long"), "folders"),
+        (UsageError("saving.output_dir has bytes that are not UTF-8.", code="path-not-utf8"), "folders"),
+        (ConfigError([Problem("x.toml", "dataset.num_repeats", "0 is given.")]), "folders"),
+        (ConfigError([Problem("x.toml", "training.seed", "0.5 is given.")]), "parameters"),
+        (UsageError("There is no sampler.", code="no-such-sampler"), "parameters"),
     ],
 )
-def test_errors_name_the_step_that_mends_them(error: LoraSmithError, step: str) -> None:
-    assert step_to_mend(error) == step
+def test_errors_name_the_step_that_fixes_them(error: LoraSmithError, step: str) -> None:
+    assert step_to_fix(error) == step
 
 
 async def test_a_preset_of_ones_own(opened: Smith, until: Until, text: Shown) -> None:
@@ -237,12 +240,12 @@ async def test_a_preset_of_ones_own(opened: Smith, until: Until, text: Shown) ->
         assert app.draft.preset == "mine" and app.draft.config() == before
         path.write_text("# Edited by hand\n" + path.read_text())
         await pilot.press("p", *"mine", "enter")
-        await until(pilot, lambda: "There is a preset mine already" in text(app))
+        await until(pilot, lambda: "The preset mine exists already" in text(app))
         await pilot.press("enter")  # keep the old one
         await until(pilot, lambda: isinstance(app.screen, ReviewScreen))
         assert path.read_text().startswith("# Edited by hand")
         await pilot.press("p", *"mine", "enter")
-        await until(pilot, lambda: "There is a preset mine already" in text(app))
+        await until(pilot, lambda: "The preset mine exists already" in text(app))
         await pilot.press("down", "enter")
         await until(pilot, lambda: not path.read_text().startswith("# Edited by hand"))
         await pilot.press("p", "escape")
@@ -261,8 +264,8 @@ async def test_the_start_leads_to_the_dashboard_and_keeps_the_draft(
         await until(pilot, lambda: true_state(place).step > 0)
         assert [type(screen) for screen in app.screen_stack] == [HomeScreen, DashboardScreen]
     assert json.loads(place.meta_path.read_text())["command_line"] == shlex.split(command)
-    assert app.draft.step == "hardware" and app.draft.done == [] and app.draft.values == {**READY, **HELD_OUT}
-    assert not app.draft.in_the_making
+    assert app.draft.step == "hardware" and app.draft.done == [] and app.draft.values == {**READY, **VALIDATION}
+    assert not app.draft.unfinished
 
 
 async def test_an_unfinished_run_is_put_away_when_asked(
@@ -271,9 +274,9 @@ async def test_an_unfinished_run_is_put_away_when_asked(
     unfinished(place)
     app = opened()
     async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: "! " in told(app) and "unfinished run (stopped, step 40)" in told(app))
+        await until(pilot, lambda: "! " in report_text(app) and "unfinished run (stopped, step 40)" in report_text(app))
         await pilot.press("ctrl+n")
-        await until(pilot, lambda: "Go on with it from step 40" in text(app))
+        await until(pilot, lambda: "Continue it from step 40" in text(app))
         await pilot.press("escape")
         await until(pilot, lambda: isinstance(app.screen, ReviewScreen))
         await pilot.press("ctrl+n", "down", "enter")
@@ -283,13 +286,13 @@ async def test_an_unfinished_run_is_put_away_when_asked(
     assert [true_state(run_dir).step for run_dir in kept] == [40]
 
 
-async def test_an_unfinished_run_is_gone_on_with_when_asked(
+async def test_an_unfinished_run_is_continued_when_asked(
     opened: Smith, until: Until, text: Shown, trainer: None, place: RunDir
 ) -> None:
     unfinished(place)
     app = opened()
     async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: "unfinished run" in told(app))
+        await until(pilot, lambda: "unfinished run" in report_text(app))
         await pilot.press("ctrl+n", "enter")
         await until(pilot, lambda: isinstance(app.screen, DashboardScreen))
         await until(pilot, lambda: true_state(place).live)
@@ -305,14 +308,14 @@ async def test_a_live_run_in_the_place_can_be_watched(
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: true_state(place).step > 0)
         await pilot.press("r")
-        await until(pilot, lambda: "A run goes on there: Ctrl+N watches it." in text(app))
+        await until(pilot, lambda: "A run trains there: Ctrl+N watches it." in text(app))
         await pilot.press("ctrl+n")
         await until(pilot, lambda: isinstance(app.screen, DashboardScreen))
     request(place, "stop")
     process.wait(timeout=20)
 
 
-async def test_a_start_that_fails_is_told_and_nothing_is_lost(
+async def test_a_start_that_fails_is_shown_and_nothing_is_lost(
     opened: Smith, until: Until, text: Shown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -331,7 +334,7 @@ async def test_a_start_that_fails_is_told_and_nothing_is_lost(
         await until(pilot, lambda: app.draft.step == "parameters")
 
 
-async def test_a_preset_that_is_gone_is_said(opened: Smith, until: Until, text: Shown) -> None:
+async def test_a_preset_that_is_gone_is_reported(opened: Smith, until: Until, text: Shown) -> None:
     app = opened({"dataset.resolution": 64, "dataset.enable_bucket": False}, preset="gone")
     async with app.run_test(size=(120, 36)) as pilot:
         await until(pilot, lambda: "The preset gone cannot be used" in text(app) and "Ready to start." in text(app))
@@ -349,7 +352,7 @@ async def test_a_preset_that_is_gone_is_said(opened: Smith, until: Until, text: 
         ({"1": "smithy"}, {}, ["2 images without a caption: “smithy” is used", "Only 3 images"]),
     ],
 )
-async def test_what_the_captions_lack_is_said_before_the_start(
+async def test_what_the_captions_lack_is_reported_before_the_start(
     opened: Smith,
     until: Until,
     text: Shown,
@@ -374,12 +377,12 @@ async def test_what_the_captions_lack_is_said_before_the_start(
     app = opened({"dataset.train_data_dir": str(folder), **values})
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: "Ready. Look at the lines with ! first." in text(app))
-        lines = [line for line in told(app).splitlines() if line.startswith("! ")]
+        lines = [line for line in report_text(app).splitlines() if line.startswith("! ")]
         assert len(lines) == len(sentences), lines
         for line, sentence in zip(lines, sentences, strict=True):
             assert sentence in line and "Fix it in the step " in line
         assert lines[-1].endswith("Fix it in the step Folders.")
-        assert "Trigger word: " in told(app)
+        assert "Trigger word: " in report_text(app)
 
 
 async def test_after_a_start_the_next_run_under_another_name_keeps_the_trigger(
@@ -393,6 +396,6 @@ async def test_after_a_start_the_next_run_under_another_name_keeps_the_trigger(
         await until(pilot, lambda: "Ready" in text(app))
         await pilot.press("ctrl+n")
         await until(pilot, lambda: "started" in app.draft.extras)
-        assert not app.draft.in_the_making
+        assert not app.draft.unfinished
         app.draft.set("saving.output_name", "another")
         assert app.draft.config().trigger == "robot"

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from tui.app import LoraSmithApp
+from tui.display.themes import first_theme
 from tui.screens.hardware import HardwareScreen
-from tui.themes import first_theme
 
 
 @pytest.mark.parametrize(("theme", "marked"), [("no-colour", True), ("textual-dark", False)])

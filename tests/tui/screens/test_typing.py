@@ -176,18 +176,18 @@ async def test_the_first_field_has_the_keys_while_it_is_empty(smith: Smith, unti
             assert app.focused is not None and app.focused.id == field
 
 
-async def test_the_first_step_says_that_escape_leaves_the_wizard(app: LoraSmithApp, until: Until, text: Shown) -> None:
+async def test_the_first_step_shows_that_escape_leaves_the_wizard(app: LoraSmithApp, until: Until, text: Shown) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         await opened(app, pilot, until, "model")
         await until(pilot, lambda: "esc Back" in text(app).splitlines()[-1])
         await pilot.press("escape")
         await until(pilot, lambda: isinstance(app.focused, OptionList) and "esc Runs" in text(app).splitlines()[-1])
         await pilot.press("escape")
-        await until(pilot, lambda: "n goes on with anna at step Hardware" in text(app))
+        await until(pilot, lambda: "n continues anna at step Hardware" in text(app))
 
 
 async def test_a_caption_comes_back_after_it_was_saved(app: LoraSmithApp, until: Until, photos: Path) -> None:
-    """What was typed or pasted over is given back while one edits, after Escape, and on coming back to the picture."""
+    """What was typed or pasted over is given back while one edits, after Escape, and on coming back to the image."""
     async with app.run_test(size=(120, 36)) as pilot:
         await opened(app, pilot, until, "captions")
         await until(pilot, lambda: isinstance(app.focused, CaptionList))
@@ -200,7 +200,7 @@ async def test_a_caption_comes_back_after_it_was_saved(app: LoraSmithApp, until:
         assert (photos / "a.txt").read_text() == "x\n"
         await pilot.press("enter", "ctrl+z")
         assert editor.text == "anna, a"
-        await pilot.press("y", "enter")  # saved, and on to the next picture
+        await pilot.press("y", "enter")  # saved, and on to the next image
         assert (photos / "a.txt").read_text() == "anna, ay\n" and editor.text == "anna, b"
         await pilot.press("ctrl+z")
         assert editor.text == "anna, b"

@@ -9,8 +9,8 @@ import pytest
 
 from engine.hardware import Gpu, GpuReport
 from tests.nvml.fake import NoCompiler, library, playing
+from tui.text.run import card_words
 from tui.watching.machine import Machine, MachineWatch
-from tui.words.run import card_words
 
 try:
     library()
@@ -27,31 +27,31 @@ def looked(watch: MachineWatch, condition: Callable[[Machine], object] = bool) -
 
 
 @pytest.mark.parametrize(
-    ("machine", "words"),
+    ("driver", "words"),
     [
         ("rtx4060ti", ["RTX 4060 Ti", "of 16.0 GiB used", "busy", "°C"]),
         ("unsupported", []),
     ],
 )
-def test_the_card_in_numbers(machine: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_card_in_numbers(driver: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     watch = MachineWatch(0.02)
-    with playing(machine):
+    with playing(driver):
         watch.start()
-        found = looked(watch)
+        machine = looked(watch)
         watch.stop()
-    told = card_words(found.cards("auto")[0])
-    assert all(word in told for word in words) and "None" not in told
-    assert 0 < found.memory_free <= found.memory_total
+    text = card_words(machine.cards("auto")[0])
+    assert all(word in text for word in words) and "None" not in text
+    assert 0 < machine.memory_free <= machine.memory_total
 
 
 def test_without_a_driver_the_memory_is_still_seen() -> None:
     watch = MachineWatch(0.02)
     with playing("no_driver"):
         watch.start()
-        found = looked(watch)
+        machine = looked(watch)
         watch.stop()
-    assert found.report.gpus == [] and found.report.problem and found.memory_total > 0
+    assert machine.report.gpus == [] and machine.report.problem and machine.memory_total > 0
 
 
 def test_the_cards_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ def test_bars_are_in_proportion_and_tall_shapes_come_first() -> None:
     assert lines[1].count("█") == 2 * lines[2].count("█")
 
 
-def test_one_picture_among_many_has_a_bar_too() -> None:
+def test_one_image_among_many_has_a_bar_too() -> None:
     lines = bars({(512, 512): 10_000, (384, 640): 1}, 30)
     assert lines[0].split()[2] == "▏"
 
@@ -30,10 +30,10 @@ def test_small_buckets_are_summed_up() -> None:
     counts = {(64 * index, 512): index for index in range(1, ROWS + 4)}
     lines = bars(counts, 60)
     assert len(lines) == ROWS + 1
-    assert lines[-1] == "and 3 more sizes: 6 pictures"
+    assert lines[-1] == "and 3 more sizes: 6 images"
 
 
-def test_no_pictures_no_bars() -> None:
+def test_no_images_no_bars() -> None:
     assert bars({}, 40) == []
 
 

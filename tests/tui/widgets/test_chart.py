@@ -5,7 +5,8 @@ from __future__ import annotations
 from textual.app import App, ComposeResult
 
 from engine.runs.curve import Curve
-from tui.widgets.chart import MARK, Canvas, LossChart, Row, chart_rows, loss_scale, nice, number, step_scale
+from engine.runs.scales import loss_scale, nice, step_scale, tick_text
+from tui.widgets.chart import MARK, Canvas, LossChart, Row, chart_rows
 
 
 def curve(*values: float) -> Curve:
@@ -38,22 +39,22 @@ def test_it_shows_numbers_axes_and_marks() -> None:
     rows = chart_rows(curve(0.5, 0.4, 0.3), curve(0.5, 0.45, 0.4), {3: 0.42}, 10, 76, 10)
     lines = plain(rows)
     assert len(lines) == 10 and all(len(line) <= 76 for line in lines)
-    assert "smoothed 0.4000" in lines[0] and "raw 0.3000" in lines[0] and "held-out 0.4200 (step 3)" in lines[0]
+    assert "smoothed 0.4000" in lines[0] and "raw 0.3000" in lines[0] and "validation 0.4200 (step 3)" in lines[0]
     assert any(line.startswith(" 0.500 ┤") for line in lines) and any(line.startswith(" 0.300 ┤") for line in lines)
     assert lines[-1].startswith("  step └0") and lines[-1].rstrip().endswith("10")
     marked = [line for line in lines[1:] if MARK in line]
     assert len(marked) == 1 and marked[0].index(MARK) in range(26, 32)  # step 3 of 10 in 68 columns, behind 8
     kinds = {kind for row in rows[1:] for _, kind in row}
     assert {"raw", "smoothed", "mark", "axis"} <= kinds
-    narrow = plain(chart_rows(curve(0.5), curve(0.5), {3: 0.42}, 10, 60, 10))[0]
-    assert "held-out 0.4200" in narrow and "step" not in narrow
+    narrow = plain(chart_rows(curve(0.5), curve(0.5), {3: 0.42}, 10, 62, 10))[0]
+    assert "validation 0.4200" in narrow and "step" not in narrow
 
 
-def test_before_the_first_step_it_says_so() -> None:
+def test_before_the_first_step_it_is_reported() -> None:
     assert plain(chart_rows(Curve(), Curve(), {}, 100, 60, 10)) == [
-        "No loss on record; the chart begins with the first step."
+        "No loss yet; the chart begins with the first step."
     ]
-    assert "held-out 0.5000" in plain(chart_rows(Curve(), Curve(), {0: 0.5}, 100, 60, 10))[0]
+    assert "validation 0.5000" in plain(chart_rows(Curve(), Curve(), {0: 0.5}, 100, 60, 10))[0]
     assert chart_rows(curve(1.0), Curve(), {}, None, 10, 3) == []
 
 
@@ -78,7 +79,11 @@ def test_the_step_axis_grows_in_leaps_and_ends_with_the_run() -> None:
 
 def test_round_numbers() -> None:
     assert [nice(value) for value in (0.03, 0.2, 7.0, 100.0)] == [0.05, 0.2, 10.0, 100.0]
-    assert [number(0.25, 0.05), number(20000.0, 10000.0), number(1234567.0, 1e6)] == ["0.250", "20000", "1.2e+06"]
+    assert [tick_text(0.25, 0.05), tick_text(20000.0, 10000.0), tick_text(1234567.0, 1e6)] == [
+        "0.250",
+        "20000",
+        "1.2e+06",
+    ]
 
 
 class Shown(App[None]):

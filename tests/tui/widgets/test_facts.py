@@ -17,8 +17,8 @@ async def test_drawn_only_when_something_changed() -> None:
     async with app.run_test(size=(30, 6)):
         facts, drawn = app.query_one(Facts), []
         facts.update = drawn.append  # type: ignore[method-assign,assignment]
-        facts.say([("RAM", "16.0 GiB"), ("", "[more]")])
-        facts.say([("RAM", "16.0 GiB"), ("", "[more]")])
+        facts.set_facts([("RAM", "16.0 GiB"), ("", "[more]")])
+        facts.set_facts([("RAM", "16.0 GiB"), ("", "[more]")])
         assert len(drawn) == 1
-        facts.say([("RAM", "15.9 GiB")])
+        facts.set_facts([("RAM", "15.9 GiB")])
         assert len(drawn) == 2

@@ -8,7 +8,7 @@ import pytest
 from rich.cells import cell_len
 
 from engine.config.form import fields
-from tui.draft import Draft, forget_presets
+from tui.setup.draft import Draft, forget_presets
 from tui.widgets.field import cut, explain, hint, vram_text
 from tui.widgets.form import Form
 
@@ -41,7 +41,7 @@ def test_advanced_fields_show_when_asked_for_changed_or_searched(form: Form) -> 
 def test_every_table_has_its_title_once(form: Form) -> None:
     form.advanced = True
     titles = [row.text for row in form.rows() if row.kind == "table"]
-    assert titles == ["Model", "Pictures", "Network", "Training", "Memory", "Samples", "Saving"]
+    assert titles == ["Model", "Images", "Network", "Training", "Flow", "FLUX", "Memory", "Samples", "Saving"]
 
 
 def test_a_wrong_text_is_kept_with_its_sentence_and_does_not_reach_the_draft(form: Form) -> None:
@@ -50,20 +50,20 @@ def test_a_wrong_text_is_kept_with_its_sentence_and_does_not_reach_the_draft(for
     assert form.wrong == {"training.unet_lr": "fast is given, allowed is a number, 0 or more."}
     assert form.draft.values == {} and form.changed() == ["training.unet_lr"]
     form.store()
-    again = Form(form.draft)
-    assert again.typed("training.unet_lr") == "fast" and again.wrong == form.wrong
-    again.enter("training.unet_lr", "5e-5")
-    assert again.wrong == {} and again.draft.values == {"training.unet_lr": 5e-5}
+    second = Form(form.draft)
+    assert second.typed("training.unet_lr") == "fast" and second.wrong == form.wrong
+    second.enter("training.unet_lr", "5e-5")
+    assert second.wrong == {} and second.draft.values == {"training.unet_lr": 5e-5}
 
 
-def test_settings_that_contradict_each_other_are_told_at_one_of_them(form: Form) -> None:
+def test_settings_that_contradict_each_other_are_shown_at_one_of_them(form: Form) -> None:
     form.enter("training.lr_scheduler", "constant")
     assert list(form.wrong) == ["training.lr_scheduler"] and "no warm-up" in form.wrong["training.lr_scheduler"]
     form.enter("training.lr_warmup_steps", "0")
     assert form.wrong == {}
 
 
-def test_trying_out_says_whether_the_sentence_changed(form: Form) -> None:
+def test_trying_out_returns_whether_the_sentence_changed(form: Form) -> None:
     assert form.try_out("training.seed", "x") and not form.try_out("training.seed", "x")
     assert form.try_out("training.seed", "1") and form.wrong == {} and form.draft.values == {}
 
@@ -94,7 +94,7 @@ def test_texts_are_cut_to_cells(text: str, width: int, end: bool, result: str) -
     assert cut(text, width, keep_end=end) == result and cell_len(result) == width
 
 
-def test_what_a_field_says_about_itself(form: Form) -> None:
+def test_what_a_field_shows_about_itself(form: Form) -> None:
     dim = explain(form, "network.network_dim")
     for part in (
         "## Rank",

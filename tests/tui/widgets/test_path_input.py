@@ -23,7 +23,7 @@ Until = Callable[..., Awaitable[None]]
 
 
 class Form(App[None]):
-    """A field, another one, and what a screen has beside them."""
+    """Two fields, and what else a screen has."""
 
     BINDINGS = [Binding("escape", "back", "Back")]  # noqa: RUF012
 
@@ -117,7 +117,7 @@ async def test_right_takes_the_grey_rest(until: Until) -> None:
         assert app.field.value == "pics [1] new/"
 
 
-async def test_tab_goes_on_from_a_new_name_after_escape(until: Until) -> None:
+async def test_tab_continues_from_a_new_name_after_escape(until: Until) -> None:
     app = Form()
     async with app.run_test() as pilot:
         await until(pilot, lambda: app.field._listing)

@@ -28,7 +28,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 _LEADING = " \t@,;="
 _REDIRECTION = re.compile(r"\d?(?:>>|>|<)(?:&\d)?")
 _FIRST = re.compile(r"\"[^\"]*\"|[^\s(]+")
-_SPOKEN = re.compile(r"(?:echo|title|rem|prompt)\b|::", re.IGNORECASE)
+_PRINTING = re.compile(r"(?:echo|title|rem|prompt)\b|::", re.IGNORECASE)
 _CERTAIN = re.compile(r"(?:echo|title|rem|set|cls)\b", re.IGNORECASE)
 
 
@@ -39,7 +39,7 @@ class _Statement:
     targets: list[str]
     condition: str
     sure: bool
-    """Nothing before it on its line decides whether it runs."""
+    """It does not depend on anything before it on its line."""
 
 
 class BatchScript(Script):
@@ -76,11 +76,11 @@ class BatchScript(Script):
                 number += 1
             self._logical_line(first, text)
         if self._blocks:
-            self.refuse(self._blocks[-1][0], f"{self.shown(self._blocks[-1][0])} is not closed.")
+            self.refuse(self._blocks[-1][0], f"{self.quoted(self._blocks[-1][0])} is not closed.")
         self._check_jumps()
 
     def _filled(self, line: str) -> str:
-        """A line with `%NAME%` put in, as cmd does before it looks at anything else."""
+        """A line with `%NAME%` expanded, which cmd does first of all."""
 
         def put(use: re.Match[str]) -> str:
             if use[0] == "%%":
@@ -89,24 +89,24 @@ class BatchScript(Script):
                 return REST
             if use[0].lower() == "%~dp0":
                 return self.own_folder(use[0], os.sep)
-            known = self.value_of(use[1]) if use[1] else None
-            if isinstance(known, str):
-                return known
+            value = self.value_of(use[1]) if use[1] else None
+            if isinstance(value, str):
+                return value
             return self.unsure(use[0], "a percent sign is written %%" if use[0] == "%" else "", name=use[1] or "")
 
         return _USE.sub(put, line)
 
     def _logical_line(self, number: int, text: str) -> None:
-        """Part a line at its operators and brackets, and take each statement."""
+        """Split a line at operators and brackets, and handle each statement."""
         piece: list[str] = []
         targets: list[str] = []
         self._chain, self._line_condition = "", ""
         place, quoted = 0, False
         while place < len(text):
             sign = text[place]
-            if found := UNSURE.match(text, place):
-                piece.append(found[0])
-                place = found.end()
+            if match := UNSURE.match(text, place):
+                piece.append(match[0])
+                place = match.end()
                 continue
             if sign == '"':
                 quoted = not quoted
@@ -119,8 +119,8 @@ class BatchScript(Script):
                 piece, targets = [], []
                 place += length
                 continue
-            elif not quoted and (found := _REDIRECTION.match(text, place)) and (sign in "<>" or _at_blank(text, place)):
-                place = self._redirection(text, found, targets)
+            elif not quoted and (match := _REDIRECTION.match(text, place)) and (sign in "<>" or _at_blank(text, place)):
+                place = self._redirection(text, match, targets)
                 continue
             elif not quoted and sign == "(" and _HEAD.match("".join(piece[:99])):
                 place = self._bracket(number, text, place, piece)
@@ -129,7 +129,7 @@ class BatchScript(Script):
                 self._statement(number, "".join(piece), targets, "&")
                 piece, targets = [], []
                 opened = self._blocks.pop()[0]
-                self._line_condition = self._line_condition or f"line {opened}, {self.shown(opened)}"
+                self._line_condition = self._line_condition or f"line {opened}, {self.quoted(opened)}"
                 place += 1
                 continue
             piece.append(sign)
@@ -137,7 +137,7 @@ class BatchScript(Script):
         self._statement(number, "".join(piece), targets, "\n")
 
     def _bracket(self, number: int, text: str, place: int, piece: list[str]) -> int:
-        """Take an opening bracket: the set of a `for`, which is text, or a block."""
+        """Handle an opening bracket: the set of a `for`, which is text, or a block."""
         head = "".join(piece)
         if _FOR.fullmatch(head):
             end = text.find(")", place)
@@ -150,18 +150,18 @@ class BatchScript(Script):
         piece.clear()
         return place + 1
 
-    def _redirection(self, text: str, found: re.Match[str], targets: list[str]) -> int:
-        place = found.end()
-        if "&" not in found[0]:
+    def _redirection(self, text: str, match: re.Match[str], targets: list[str]) -> int:
+        place = match.end()
+        if "&" not in match[0]:
             target = re.compile(r"\s*(\"[^\"]*\"|(?:[^\s&|<>()\"\0]|\0[^\0]*\0)+)").match(text, place)
             if target is not None:
                 place = target.end()
-                if ">" in found[0]:
+                if ">" in match[0]:
                     targets.append(target[1].strip('"'))
         return place
 
     def _statement(self, number: int, text: str, targets: list[str], following: str) -> None:
-        """Take one statement; `following` is the operator behind it."""
+        """Handle one statement; `following` is the operator after it."""
         text = text.lstrip(_LEADING)
         if head := _ELSE.match(text):
             text = self._conditional(number, text, head)
@@ -176,33 +176,33 @@ class BatchScript(Script):
             self._chain = ""
 
     def _conditional(self, number: int, text: str, head: re.Match[str]) -> str:
-        """The statement behind an `if`, `for` or `else`, and note that the line is one."""
-        self._line_condition = self._line_condition or f"line {number}, {self.shown(number)}"
+        """The statement after an `if`, `for` or `else`; marks the line as conditional."""
+        self._line_condition = self._line_condition or f"line {number}, {self.quoted(number)}"
         return text[head.end() :].lstrip(_LEADING)
 
     def _condition(self, number: int) -> str:
         if self._blocks:
-            return f"line {self._blocks[0][0]}, {self.shown(self._blocks[0][0])}"
+            return f"line {self._blocks[0][0]}, {self.quoted(self._blocks[0][0])}"
         return self._line_condition or (f"a test in line {number}" if self._chain == "||" else "")
 
     def _command(self, statement: _Statement) -> None:
         number, text = statement.line, statement.text
-        if found := _SET.fullmatch(text):
-            name, value = (found[1], found[2]) if found[1] else (found[3], found[4])
+        if assignment := _SET.fullmatch(text):
+            name, value = (assignment[1], assignment[2]) if assignment[1] else (assignment[3], assignment[4])
             self.assign(name, self._late(value), number, sure=statement.sure)
             return
         first = _FIRST.match(text)
         name = program(first[0].strip('"')) if first is not None else ""
         if name == "set":
             self.doubt(number, *(_IDENTIFIER.findall(text) if "/a" in text.lower() else _SET_ANY.findall(text)))
-        if name == "set" or _SPOKEN.match(text):
+        if name == "set" or _PRINTING.match(text):
             self.run(Command(number, [], statement.condition, statement.targets))
             return
         words = self._words(number, text)
         if name == "setlocal":
-            given = [word.lower() for word in words]
-            self._delayed = "enabledelayedexpansion" in given or (
-                self._delayed and "disabledelayedexpansion" not in given
+            options = [word.lower() for word in words]
+            self._delayed = "enabledelayedexpansion" in options or (
+                self._delayed and "disabledelayedexpansion" not in options
             )
         elif name == "endlocal":
             self._delayed = False
@@ -211,35 +211,35 @@ class BatchScript(Script):
             label = words[1].lstrip(":").lower() if words[1:] else ""
             self._jumps.append((number, label, bool(statement.condition) and name == "goto"))
         elif name in ("if", "for"):
-            self.refuse(number, f"{self.shown(number)} is not understood.")
+            self.refuse(number, f"{self.quoted(number)} is not understood.")
         else:
             self.run(Command(number, words, statement.condition, statement.targets))
 
     def _late(self, text: str) -> str:
-        """`text` with `!NAME!` put in, where the file switches that on."""
+        """`text` with `!NAME!` expanded, where the file enables that."""
 
         def put(use: re.Match[str]) -> str:
-            known = self.value_of(use[1])
+            value = self.value_of(use[1])
             if self._delayed:
-                return known if isinstance(known, str) else self.unsure(use[0], name=use[1])
-            if known is None and not self.doubted(use[1]):
+                return value if isinstance(value, str) else self.unsure(use[0], name=use[1])
+            if value is None and not self.doubted(use[1]):
                 return use[0]
             return self.unsure(use[0], "without setlocal enabledelayedexpansion it is not a variable")
 
         filled = _DELAYED.sub(put, text)
         if self._delayed and "!" in _DELAYED.sub("", text):
-            return self.unsure(plain(filled), "with enabledelayedexpansion a single ! is taken away")
+            return self.unsure(plain(filled), "with enabledelayedexpansion a single ! is removed")
         return filled
 
     def _words(self, number: int, text: str) -> list[str]:
-        """Words as a Windows program parts its command line: a backslash is an escape before a quotation mark only."""
+        """Words as a Windows program splits its command line: a backslash is an escape before a quotation mark only."""
         words: list[str] = []
         word, begun, quoted, escaped, place = "", False, False, False, 0
         text = self._late(text)
         while place < len(text):
             sign = text[place]
-            if found := UNSURE.match(text, place):
-                word, begun, place = word + found[0], True, found.end()
+            if match := UNSURE.match(text, place):
+                word, begun, place = word + match[0], True, match.end()
                 continue
             if sign in " \t" and not quoted:
                 if begun:
@@ -261,24 +261,24 @@ class BatchScript(Script):
                 word, begun = word + sign, True
             place += 1
         if quoted:
-            self.refuse(number, f"{self.shown(number)}: a quotation mark is not closed.")
+            self.refuse(number, f"{self.quoted(number)}: a quotation mark is not closed.")
         return [*words, word] if begun else words
 
     def _check_jumps(self) -> None:
-        """A jump may leave the script or the part behind the call; any other one makes the order uncertain."""
+        """A jump may leave the script or go to a label after the call; any other one makes the order uncertain."""
         called = self.call.line if self.call is not None else 0
         for number, label, conditional in self._jumps:
             target = len(self.lines) + 1 if label == "eof" else self._labels.get(label, 0)
             if target <= called or (number < called and not conditional):
-                self.refuse(number, f"{self.shown(number)} jumps, so that it is not certain what runs.")
+                self.refuse(number, f"{self.quoted(number)} jumps, so that it is not certain what runs.")
 
 
 def _continues(text: str) -> bool:
     """Whether a line ends with a `^` that joins the next one: outside quotation marks, and not escaped itself."""
     quoted, place = False, 0
     while place < len(text):
-        if found := UNSURE.match(text, place):
-            place = found.end()
+        if match := UNSURE.match(text, place):
+            place = match.end()
             continue
         if text[place] == '"':
             quoted = not quoted

@@ -8,7 +8,7 @@ from itertools import takewhile
 
 from engine.config.kohya.scripts.posix_words import Part, Scanner, Sign, Word
 from engine.config.kohya.scripts.programs import RUNNERS, SOURCED, WRAPPERS
-from engine.config.kohya.scripts.script import REST, Command, Script, parted, plain, program, runs_script
+from engine.config.kohya.scripts.script import REST, Command, Script, plain, program, runs_script, split_words
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(\[[^]=]*\])?(\+?)=")
 _USE = re.compile(r"\$(?:\{(\w+)(\[[@*]\])?(?:(:?[-=+?])(.*))?\}|(\w+))", re.DOTALL)
@@ -19,14 +19,14 @@ _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 _OPENING = {"if": "fi", "while": "done", "until": "done", "for": "done", "select": "done", "case": "esac", "{": "}"}
 _DECLARING = frozenset(["export", "local", "readonly", "declare", "typeset"])
 _SETTING = frozenset(["read", "mapfile", "readarray", "getopts", "let", "unset", "printf", "(("])
-"""They change the variables that they name."""
+"""They change the variables in their arguments."""
 _ALL = frozenset(["$@", "$*", "${@}", "${*}"])
 _CERTAIN = frozenset(["echo", "true", ":", "export", "set", "shift", "local"])
-"""They always succeed, so that what is behind their `&&` runs."""
+"""They always succeed, so that the command after their `&&` runs."""
 _TESTS = frozenset(["[", "[[", "test", "(("])
 _OPTIONS = re.compile(r"(?:[-+]\w+|pipefail|errexit|nounset|xtrace|posix|verbose|noglob)")
 _HOOK = re.compile(r"\$\((?:\S*/)?(?:conda|mamba|micromamba)(?:\.exe)? [\w. -]*\bhook\b[^)]*\)")
-"""What makes `conda activate` work; it changes no variable of the script."""
+"""Sets up `conda activate`; changes no variable of the script."""
 _THIS = r"(?:\$0|\$\{0\}|\$\{?BASH_SOURCE(?:\[0\])?\}?)"
 _FOLDER = rf"\$\( ?dirname (?:{_THIS}|\$\( ?(?:readlink -f|realpath) {_THIS} ?\)) ?\)"
 _OWN_FOLDER = re.compile(rf"{_FOLDER}|\$\( ?cd (?:-P )?{_FOLDER} (?:&?> ?/dev/null (?:2>&1 )?)?&& pwd(?: -P)? ?\)")
@@ -43,22 +43,22 @@ class _Block:
     pattern: bool = False
     """In a `case`, before the bracket that ends a pattern."""
     runs: bool = False
-    """Everything in it surely runs: a group in brackets, and what is between an `if` and its `then`."""
+    """Everything in it certainly runs: a group in brackets, and the part between `if` and `then`."""
 
 
 @dataclass
-class _Gathered:
+class _Pending:
     """A command while it is read."""
 
     words: list[Word] = field(default_factory=list)
     targets: list[Word] = field(default_factory=list)
     body: str | None = None
     appended: bool = False
-    """Its output goes behind what a file holds."""
+    """Its output is appended to a file."""
 
 
 class PosixScript(Script):
-    """A script for bash and its like."""
+    """A script for bash and similar shells."""
 
     def __init__(self, text: str, own_folder: str = "") -> None:
         super().__init__(text, own_folder)
@@ -69,11 +69,11 @@ class PosixScript(Script):
         self._line = 1
         self._named = ""
         """The function whose body comes next."""
-        self._gathered = _Gathered()
+        self._pending = _Pending()
         self._before = ""
-        """The operator before the command, where one joins it to the last one."""
+        """The operator that joins the command to the previous one."""
         self._doubtful = self._tested = False
-        """Whether what is before the command in its chain may keep it from running; whether that is a test."""
+        """Whether the previous commands of the chain may keep it from running; whether that is a test."""
 
     def read(self) -> None:
         """Read all statements."""
@@ -81,17 +81,17 @@ class PosixScript(Script):
             if isinstance(token, Sign):
                 self._sign(token)
             elif not self._blocks or not self._blocks[-1].pattern:
-                if self._gathered.words or not self._keyword(token):
-                    self._gathered.words.append(token)
+                if self._pending.words or not self._keyword(token):
+                    self._pending.words.append(token)
             elif token.keyword() == "esac":
                 self._close(token)
         self._end("\n")
         if self._blocks:
             number = self._blocks[-1].line
-            self.refuse(number, f"{self.shown(number)} is not closed.")
+            self.refuse(number, f"{self.quoted(number)} is not closed.")
 
     def _sign(self, sign: Sign) -> None:
-        block, words = self._blocks[-1] if self._blocks else None, self._gathered.words
+        block, words = self._blocks[-1] if self._blocks else None, self._pending.words
         if block is not None and block.pattern:
             block.pattern = sign.text != ")"
         elif _REDIRECTION.match(sign.text):
@@ -106,7 +106,7 @@ class PosixScript(Script):
         elif sign.text == "(" and not words:
             self._open(")", sign.start, runs=True)
         elif sign.text == "(":
-            self.refuse(self.line_at(sign.start), f"{self.shown(self.line_at(sign.start))} is not understood.")
+            self.refuse(self.line_at(sign.start), f"{self.quoted(self.line_at(sign.start))} is not understood.")
         elif sign.text == ")":
             self._end(";")
             self._close(Word(sign.start, [Part(")", quoted=False)]))
@@ -118,17 +118,17 @@ class PosixScript(Script):
     def _redirection(self, sign: Sign) -> None:
         word = self._scanner.next()
         if not isinstance(word, Word):
-            self.refuse(self.line_at(sign.start), f"{self.shown(self.line_at(sign.start))}: a file name is missing.")
+            self.refuse(self.line_at(sign.start), f"{self.quoted(self.line_at(sign.start))}: a file name is missing.")
         elif sign.text.lstrip("0123456789") in ("<<", "<<-"):
             text = self._scanner.body("".join(part.text for part in word.parts), tabs=sign.text.endswith("-"))
             literal = any(part.quoted for part in word.parts)
-            self._gathered.body = text if literal else self._joined(Scanner(text).inside())
+            self._pending.body = text if literal else self._joined(Scanner(text).inside())
         elif ">" in sign.text and not sign.text.endswith("&"):
-            self._gathered.targets.append(word)
-            self._gathered.appended = ">>" in sign.text
+            self._pending.targets.append(word)
+            self._pending.appended = ">>" in sign.text
 
     def _keyword(self, word: Word) -> bool:
-        """Take a word at the place of a command that is part of a block, or `[[`."""
+        """Handle a word at the position of a command, that belongs to a block, or is `[[`."""
         text, scanner = word.keyword(), self._scanner
         if text in ("then", "do", "else", "elif", "!", "time", "coproc"):
             if text == "then" and self._blocks:
@@ -154,7 +154,7 @@ class PosixScript(Script):
         return True
 
     def _head(self, kind: str) -> None:
-        """What is between `for` or `case` and the commands: a variable, values, or `((…))`."""
+        """Read the part between `for` or `case` and the commands: a variable, values, or `((…))`."""
         last = "in" if kind == "case" else "do"
         first = True
         while (token := self._scanner.next()) is not None:
@@ -175,21 +175,21 @@ class PosixScript(Script):
         if self._named:
             self._functions.setdefault(self._named, set())
             if self._named.lower() in RUNNERS | WRAPPERS:
-                self.refuse(self.line_at(start), f"{self.shown(self.line_at(start))} gives a program another meaning.")
+                self.refuse(self.line_at(start), f"{self.quoted(self.line_at(start))} redefines a program.")
         self._named = ""
 
     def _close(self, word: Word) -> None:
         if self._blocks and self._blocks[-1].end == word.keyword():
             self._blocks.pop()
         else:
-            self.refuse(self.line_at(word.start), f"{self.shown(self.line_at(word.start))} closes nothing.")
+            self.refuse(self.line_at(word.start), f"{self.quoted(self.line_at(word.start))} closes nothing.")
 
     def _end(self, sign: str) -> None:
-        """A command is complete, and `sign` follows."""
-        gathered, self._gathered = self._gathered, _Gathered()
+        """Handle a complete command, followed by `sign`."""
+        pending, self._pending = self._pending, _Pending()
         name = ""
-        if gathered.words or gathered.targets:
-            name = self._command(gathered)
+        if pending.words or pending.targets:
+            name = self._command(pending)
         elif sign == "\n" and self._before:
             return  # the chain continues in the next line
         self._before = sign if sign in ("&&", "||", "|", "|&") else ""
@@ -197,27 +197,27 @@ class PosixScript(Script):
         self._tested = bool(self._before) and (self._tested or sign == "||" or (sign == "&&" and name in _TESTS))
 
     def _condition(self, line: int) -> str:
-        """What decides whether the present command runs, for a call."""
+        """The condition of the present command, in words."""
         if block := next((block for block in self._blocks if not block.runs), None):
-            what = f"the function {block.function}" if block.function else self.shown(block.line)
+            what = f"the function {block.function}" if block.function else self.quoted(block.line)
             return f"line {block.line}, {what}"
         if self._tested:
             return f"a test in line {line}"
         return ""
 
-    def _command(self, gathered: _Gathered) -> str:
-        """Take a whole command; its name, or "" if it only sets variables."""
-        words, line = gathered.words, self.line_at((gathered.words or gathered.targets)[0].start)
+    def _command(self, pending: _Pending) -> str:
+        """Handle a complete command; returns its name, or "" if it only sets variables."""
+        words, line = pending.words, self.line_at((pending.words or pending.targets)[0].start)
         self._line = line
         assigned = list(takewhile(lambda pair: pair[0], ((_assignment(word), word) for word in words)))
         words = words[len(assigned) :]
-        for found, word in assigned:
-            if found and words:  # for this command only
-                self.note_cards(found[1], self._joined(_without(word, found.end())))
-            elif found:
-                self._set(found, word, line)
+        for assignment, word in assigned:
+            if assignment and words:  # for this command only
+                self.note_cards(assignment[1], self._joined(_without(word, assignment.end())))
+            elif assignment:
+                self._set(assignment, word, line)
         if not words:
-            for target in gathered.targets:
+            for target in pending.targets:
                 self.run(Command(line, [], targets=[self._joined(target)]))
             return "true"
         name = program(words[0].keyword())
@@ -226,11 +226,11 @@ class PosixScript(Script):
         if name in _DECLARING:
             self._declare(words[1:], line)
             return name
-        fields = [one for word in words for one in self._fields(word)]
+        fields = [field for word in words for field in self._fields(word)]
         if words[0].keyword() in ("[", "[["):
             fields = [words[0].keyword()]
-        targets = [self._joined(target) for target in gathered.targets]
-        command = Command(line, fields, self._condition(line), targets, None if gathered.appended else gathered.body)
+        targets = [self._joined(target) for target in pending.targets]
+        command = Command(line, fields, self._condition(line), targets, None if pending.appended else pending.body)
         if name in self._functions:
             self._doubt(line, *self._functions[name])
         elif (name == "set" and all(_OPTIONS.fullmatch(word) for word in fields[1:])) or (
@@ -248,21 +248,21 @@ class PosixScript(Script):
 
     def _declare(self, words: list[Word], line: int) -> None:
         for word in words:
-            if found := _assignment(word):
-                self._set(found, word, line)
+            if assignment := _assignment(word):
+                self._set(assignment, word, line)
 
-    def _set(self, found: re.Match[str], word: Word, line: int) -> None:
-        name, index, added = found.groups()
+    def _set(self, assignment: re.Match[str], word: Word, line: int) -> None:
+        name, index, added = assignment.groups()
         if name in _TOO_POWERFUL:
-            self.refuse(line, f"{self.shown(line)} changes how the shell reads everything below it.")
+            self.refuse(line, f"{self.quoted(line)} changes how the shell reads everything below it.")
             return
         sure = not self._blocks and not self._doubtful and not index
         value: str | list[str]
         if word.items is not None:
-            value = [one for item in word.items for one in self._fields(item)]
+            value = [field for item in word.items for field in self._fields(item)]
             sure = sure and not any(item.keyword().startswith("[") for item in word.items)
         else:
-            value = self._joined(_without(word, found.end()))
+            value = self._joined(_without(word, assignment.end()))
         if added:
             before = self.value_of(name)
             if isinstance(value, list) and isinstance(before, list):
@@ -283,7 +283,7 @@ class PosixScript(Script):
         self.doubt(line, *names)
 
     def _fields(self, word: Word) -> list[str]:
-        """What becomes of a word in a call: none, one or several words."""
+        """Expand a word in a call to none, one or several words."""
         if len(word.parts) == 1 and word.parts[0].use and word.parts[0].text in _ALL:
             return [REST]
         fields, begun = [""], bool(word.parts and word.parts[0].quoted)
@@ -291,7 +291,7 @@ class PosixScript(Script):
         for place, part in enumerate(word.parts):
             if not part.use:
                 text = self._tilde(part) if not place else part.text
-                reason = "the shell may put file names there; quotation marks keep it as it is"
+                reason = "the shell may replace it by file names; quotation marks prevent that"
                 fields[-1] += self.unsure(text, reason) if pattern and not part.quoted else text
                 begun = True
                 continue
@@ -313,7 +313,7 @@ class PosixScript(Script):
                 text = self.unsure(part.text, "quotation marks in it keep words together")
             if _PATTERN_IN_VALUE.search(text) and "\0" not in text:
                 text = self.unsure(part.text, "its value is a pattern of file names")
-            pieces = parted(text)
+            pieces = split_words(text)
             if begun and text[:1].isspace() and pieces:
                 fields.append("")
             fields[-1:] = [fields[-1] + (pieces or [""])[0], *pieces[1:]]
@@ -323,12 +323,12 @@ class PosixScript(Script):
         return fields if begun else []
 
     def _joined(self, word: Word) -> str:
-        """What a word is as the value of a variable, where nothing is parted."""
-        made = []
+        """Expand a word as the value of a variable, without splitting."""
+        texts = []
         for place, part in enumerate(word.parts):
             value = self._value(part) if part.use else part.text if place else self._tilde(part)
-            made.append(value if isinstance(value, str) else " ".join(value))
-        return "".join(made)
+            texts.append(value if isinstance(value, str) else " ".join(value))
+        return "".join(texts)
 
     def _tilde(self, part: Part) -> str:
         home = self.value_of("HOME")
@@ -336,36 +336,36 @@ class PosixScript(Script):
         return f"{home}{part.text[1:]}" if at_home and isinstance(home, str) else part.text
 
     def _value(self, part: Part) -> str | list[str]:
-        """What the use of a variable stands for."""
-        found = _USE.fullmatch(part.text)
-        if found is None:
+        """The value of the use of a variable."""
+        use = _USE.fullmatch(part.text)
+        if use is None:
             if runs_script(part.text):
-                self.refuse(self._line, f"{self.shown(self._line)} is not understood.")
+                self.refuse(self._line, f"{self.quoted(self._line)} is not understood.")
             own = _OWN_FOLDER.fullmatch(" ".join(re.sub(r"\"|(?<= )-- ", "", part.text).split()))
             return self.own_folder(part.text) if own else self.unsure(part.text)
-        name, sign, default = found[1] or found[5], found[3] or "", found[4] or ""
-        known = self.value_of(name)
-        if isinstance(known, list) and not found[2]:
-            return self.unsure(part.text, "bash takes the first of a list, zsh all of it")
-        if known is not None and sign in ("", "?", ":?"):
-            return known
-        if known is not None:
-            empty = not known and ":" in sign
-            return self._default(part, default) if empty != sign.endswith("+") else "" if sign.endswith("+") else known
-        if sign.endswith(("-", "=")) and not self.doubted(name):
-            value = self._default(part, default)
-            remark = "the file does not set it: its default is taken"
-            if (name, plain(value), remark) not in self.notes:
-                self.notes.append((name, plain(value), remark))
-            if sign.endswith("="):
-                self.assign(name, value, self._line, sure=not self._blocks)
+        name, sign, default = use[1] or use[5], use[3] or "", use[4] or ""
+        value = self.value_of(name)
+        if isinstance(value, list) and not use[2]:
+            return self.unsure(part.text, "bash uses the first of a list, zsh all of it")
+        if value is not None and sign in ("", "?", ":?"):
             return value
+        if value is not None:
+            empty = not value and ":" in sign
+            return self._default(part, default) if empty != sign.endswith("+") else "" if sign.endswith("+") else value
+        if sign.endswith(("-", "=")) and not self.doubted(name):
+            fallback = self._default(part, default)
+            remark = "the file does not set it: its default is used"
+            if (name, plain(fallback), remark) not in self.notes:
+                self.notes.append((name, plain(fallback), remark))
+            if sign.endswith("="):
+                self.assign(name, fallback, self._line, sure=not self._blocks)
+            return fallback
         return self.unsure(part.text, name=name)
 
     def _default(self, part: Part, text: str) -> str:
         if part.quoted and "'" in text:
             return self.unsure(part.text)
-        return self._joined(Scanner(text).word(whole=True))
+        return self._joined(Scanner(text).word(to_end=True))
 
 
 def _assignment(word: Word) -> re.Match[str] | None:

@@ -1,4 +1,4 @@
-"""The text of a POSIX shell script (bash, zsh, dash) as words and operators; quotation marks are taken into account."""
+"""The text of a POSIX shell script (bash, zsh, dash) as words and operators, with quotation marks handled."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Word:
     items: list[Word] | None = None
 
     def keyword(self) -> str:
-        """The word if it is written without quotation marks and variables, else ""."""
+        """The word if it has no quotation marks and variables, else ""."""
         return "".join(part.text for part in self.parts) if all(not p.quoted and not p.use for p in self.parts) else ""
 
 
@@ -55,7 +55,7 @@ class Scanner:
     def __init__(self, text: str, place: int = 0) -> None:
         self.text, self.place = text, place
         self._after_bodies = 0
-        """Where reading continues behind the texts of `<<`, at the end of the line."""
+        """Where to continue after the texts of `<<`, at the end of the line."""
 
     def next(self) -> Word | Sign | None:
         """The next word or sign; None at the end."""
@@ -63,16 +63,16 @@ class Scanner:
             self.place = blanks.end()
         if self.place >= len(self.text):
             return None
-        start, found = self.place, _SIGN.match(self.text, self.place)
-        if found is None:
+        start, match = self.place, _SIGN.match(self.text, self.place)
+        if match is None:
             return self.word()
-        self.place = found.end()
-        if found[0] == "\n" and self._after_bodies:
+        self.place = match.end()
+        if match[0] == "\n" and self._after_bodies:
             self.place, self._after_bodies = max(self.place, self._after_bodies), 0
-        return Sign(start, found[0])
+        return Sign(start, match[0])
 
     def body(self, delimiter: str, *, tabs: bool) -> str:
-        """The lines up to `delimiter`, from the end of this line or behind the last such text."""
+        """The lines up to `delimiter`, from the end of this line or after the last such text."""
         end = self.text.find("\n", self.place)
         lines: list[str] = []
         place = self._after_bodies or (end + 1 if end >= 0 else len(self.text))
@@ -87,8 +87,8 @@ class Scanner:
             lines.append(line)
         raise UnclosedError(max(0, self.place - 1), f"<<{delimiter}")
 
-    def word(self, *, whole: bool = False) -> Word:
-        """The word at this place; with `whole` everything up to the end is one, as in `${NAME:-…}`."""
+    def word(self, *, to_end: bool = False) -> Word:
+        """The word at this place; with `to_end` everything up to the end, as in `${NAME:-…}`."""
         word, text = Word(self.place), self.text
         while self.place < len(text):
             sign = text[self.place]
@@ -109,7 +109,7 @@ class Scanner:
                 self._use(word, quoted=False)
             elif sign in "<>" and text.startswith("(", self.place + 1):
                 word.parts.append(self._bracketed(self.place + 1, ")", quoted=False))
-            elif whole:
+            elif to_end:
                 word.parts.append(Part(sign, quoted=False))
                 self.place += 1
             elif sign == "(" and _LIST.fullmatch(word.keyword()):
@@ -126,7 +126,7 @@ class Scanner:
         return word
 
     def skip_arithmetic(self, start: int) -> None:
-        """Pass over `((…))` from its first bracket."""
+        """Skip `((…))` from its first bracket."""
         self._bracketed(start, ")", quoted=False)
 
     def _double(self, word: Word) -> None:
@@ -148,8 +148,8 @@ class Scanner:
         elif sign == "\\":
             following = text[self.place + 1 : self.place + 2]
             if following != "\n":
-                kept = following if following in ('"', "\\", "$", "`") else f"\\{following}"
-                word.parts.append(Part(kept, quoted=True))
+                escaped = following if following in ('"', "\\", "$", "`") else f"\\{following}"
+                word.parts.append(Part(escaped, quoted=True))
             self.place += 1 + len(following)
         elif sign in "$`":
             self._use(word, quoted=True)
@@ -158,7 +158,7 @@ class Scanner:
             self.place += 1
 
     def _use(self, word: Word, *, quoted: bool) -> None:
-        """What begins with `$` or a backtick."""
+        """Read a part that begins with `$` or a backtick."""
         text, start = self.text, self.place
         following = text[start + 1 : start + 2]
         if text[start] == "`":
@@ -175,15 +175,15 @@ class Scanner:
                 escapes = "\\" in text[start:end]
                 word.parts.append(Part(text[start : end + 1] if escapes else text[start + 2 : end], True, use=escapes))
                 self.place = end + 1
-        elif found := _USE.match(text, start):
-            word.parts.append(Part(found[0], quoted, use=True))
-            self.place = found.end()
+        elif match := _USE.match(text, start):
+            word.parts.append(Part(match[0], quoted, use=True))
+            self.place = match.end()
         else:
             word.parts.append(Part("$", quoted))
             self.place += 1
 
     def _bracketed(self, begin: int, last: str, *, quoted: bool) -> Part:
-        """The use that the bracket at `begin` belongs to, up to the bracket that closes it."""
+        """The use with the bracket at `begin`, up to its closing bracket."""
         text, start, first = self.text, self.place, self.text[begin]
         depth, place = 0, begin
         while place < len(text):

@@ -39,7 +39,7 @@ class PowerShellScript(Script):
         super().__init__(text, own_folder)
         self._place = 0
         self._blocks: list[tuple[int, bool]] = []
-        """The line of each, and whether it is an argument of a command, which may continue behind it."""
+        """The line of each, and whether it is an argument of a command, which may continue after it."""
         self._chain = ""
         self.values |= {"TRUE": "True", "FALSE": "False"}
 
@@ -65,37 +65,37 @@ class PowerShellScript(Script):
                 self._statement()
         if self._blocks:
             number = self._blocks[-1][0]
-            self.refuse(number, f"{self.shown(number)} is not closed.")
+            self.refuse(number, f"{self.quoted(number)} is not closed.")
 
     def _blanks(self) -> None:
-        found = _BLANKS.match(self.text, self._place)
-        self._place = found.end() if found is not None else self._place
+        match = _BLANKS.match(self.text, self._place)
+        self._place = match.end() if match is not None else self._place
 
     def _space(self, place: int) -> int:
-        """Behind blanks, comments and ends of lines."""
-        found = _SPACE.match(self.text, place)
-        return found.end() if found is not None else place
+        """The place after blanks, comments and ends of lines."""
+        match = _SPACE.match(self.text, place)
+        return match.end() if match is not None else place
 
     def _refuse_here(self, start: int) -> None:
-        """Refuse the statement at `start`, and pass over it."""
+        """Refuse the statement at `start`, and skip it."""
         number = self.line_at(start)
-        self.refuse(number, f"{self.shown(number)} is not understood.")
+        self.refuse(number, f"{self.quoted(number)} is not understood.")
         self._place = max(self._end_of_statement(start), start + 1)
 
     def _statement(self) -> None:
         start = self._place
-        if found := _ASSIGNED.match(self.text, start):
-            self._assignment(found)
-        elif found := _PARAMETERS.match(self.text, start):
-            self._place = self._behind(found.end())
-            names = [one[1] or one[2] for one in _VARIABLE.finditer(self.text[start : self._place])]
+        if match := _ASSIGNED.match(self.text, start):
+            self._assignment(match)
+        elif match := _PARAMETERS.match(self.text, start):
+            self._place = self._behind(match.end())
+            names = [use[1] or use[2] for use in _VARIABLE.finditer(self.text[start : self._place])]
             self.doubt(self.line_at(start), *map(self.key, names))
-        elif found := _LEAVING.match(self.text, start):
+        elif match := _LEAVING.match(self.text, start):
             self._place = self._end_of_statement(start)
             self._check_mention(start)
-            self.run(Command(self.line_at(start), [found[1].lower()], self._condition()))
-        elif found := _KEYWORD.match(self.text, start):
-            self._head(found)
+            self.run(Command(self.line_at(start), [match[1].lower()], self._condition()))
+        elif match := _KEYWORD.match(self.text, start):
+            self._head(match)
         elif self.text[start] == "{":
             self._open(start, command=False)
         elif self.text[start] in "&." and self.text[start + 1 : start + 2] in (" ", "\t", "'", '"', "$"):
@@ -107,26 +107,26 @@ class PowerShellScript(Script):
         else:
             self._command(start)
 
-    def _head(self, found: re.Match[str]) -> None:
-        """Pass over what is between a keyword and its block."""
-        start, place = found.start(), found.end()
+    def _head(self, keyword: re.Match[str]) -> None:
+        """Skip the part between a keyword and its block."""
+        start, place = keyword.start(), keyword.end()
         while place < len(self.text) and self.text[place] != "{":
             if self.text[place] in "\n;" and not _BRACE.match(self.text, place):
                 break
             place = self._behind(place)
         head = self.text[start:place]
-        if found[1].lower() == "foreach":
-            self.doubt(self.line_at(start), *(self.key(one[1] or one[2]) for one in _VARIABLE.finditer(head)))
+        if keyword[1].lower() == "foreach":
+            self.doubt(self.line_at(start), *(self.key(use[1] or use[2]) for use in _VARIABLE.finditer(head)))
         self._place = place
         self._check_mention(start)
         if place < len(self.text) and self.text[place] == "{":
             self._open(start, command=False)
 
     def _check_mention(self, start: int) -> None:
-        """Refuse a part that is passed over where it runs one of the scripts."""
+        """Refuse a skipped part that runs one of the scripts."""
         if runs_script(self.text[start : self._place]):
             number = self.line_at(start)
-            self.refuse(number, f"{self.shown(number)} is not understood.")
+            self.refuse(number, f"{self.quoted(number)} is not understood.")
 
     def _open(self, start: int, *, command: bool) -> None:
         self._blocks.append((self.line_at(start), command))
@@ -141,22 +141,22 @@ class PowerShellScript(Script):
 
     def _condition(self) -> str:
         if self._blocks:
-            return f"line {self._blocks[0][0]}, {self.shown(self._blocks[0][0])}"
+            return f"line {self._blocks[0][0]}, {self.quoted(self._blocks[0][0])}"
         return "the command before its ||" if self._chain == "||" else ""
 
-    def _assignment(self, found: re.Match[str]) -> None:
+    def _assignment(self, match: re.Match[str]) -> None:
         start, line = self._place, self.line_at(self._place)
-        name = self.key(_SCOPES.sub("", found[2] or found[3]))
-        self._place = found.end()
+        name = self.key(_SCOPES.sub("", match[2] or match[3]))
+        self._place = match.end()
         value = self._value()
         end = self._place
         self._blanks()
         ends = self.text[self._place : self._place + 1] in ("", "\n", ";", "}")
-        if value is None or not ends or not _keeps(found[1] or "", value):
-            self._place = self._end_of_statement(found.end())
+        if value is None or not ends or not _keeps(match[1] or "", value):
+            self._place = self._end_of_statement(match.end())
             self._check_mention(start)
-            value = self.unsure(self.text[found.end() : max(end, self._place)].strip()[:80])
-        if found[4] == "+=":
+            value = self.unsure(self.text[match.end() : max(end, self._place)].strip()[:80])
+        if match[4] == "+=":
             before = self.value_of(name)
             if isinstance(before, list):
                 value = before + (value if isinstance(value, list) else [value])
@@ -168,15 +168,15 @@ class PowerShellScript(Script):
         self.assign(name, value, line, sure=not self._blocks and not self._chain)
 
     def _value(self) -> str | list[str] | None:
-        """A literal, a variable, or a list of them; None if it is anything else."""
+        """A literal, a variable, or a list of them; None for anything else."""
         if self.text.startswith("@(", self._place):
             start, items = self._place, []
             self._place = self._space(start + 2)
             while not self.text.startswith(")", self._place):
-                one = self._single_value()
-                if one is None or self._place >= len(self.text):
+                value = self._single_value()
+                if value is None or self._place >= len(self.text):
                     return None
-                items += one if isinstance(one, list) else [one]
+                items += value if isinstance(value, list) else [value]
                 self._place = self._space(self._place)
                 if self.text.startswith(",", self._place):
                     self._place = self._space(self._place + 1)
@@ -208,20 +208,20 @@ class PowerShellScript(Script):
             self._place = number.end()
             value = float(number[0])
             return f"{int(number[0])}" if re.fullmatch(r"[-+]?\d+", number[0]) else f"{value:.15G}"
-        if found := _VARIABLE.match(text, place):
-            self._place = found.end()
+        if use := _VARIABLE.match(text, place):
+            self._place = use.end()
             if text[self._place : self._place + 1] in (".", "[", ":"):
                 return None
-            return self._known(found)
+            return self._variable(use)
         return None
 
-    def _known(self, found: re.Match[str]) -> str | list[str]:
-        name = _SCOPES.sub("", found[1] or found[2])
-        known = self.own_folder(found[0]) if name.lower() == "psscriptroot" else self.value_of(name)
-        return known if known is not None else self.unsure(found[0], name=name)
+    def _variable(self, use: re.Match[str]) -> str | list[str]:
+        name = _SCOPES.sub("", use[1] or use[2])
+        value = self.own_folder(use[0]) if name.lower() == "psscriptroot" else self.value_of(name)
+        return value if value is not None else self.unsure(use[0], name=name)
 
     def _expression_statement(self, start: int) -> None:
-        """A value that is printed, or the change of an object: only what surely changes nothing is passed over."""
+        """A value that is printed, or a change of an object: skipped only if it certainly has no effect."""
         value = self._value()
         self._blanks()
         ends = self._place >= len(self.text) or self.text[self._place] in "\n;|}"
@@ -244,14 +244,14 @@ class PowerShellScript(Script):
             self.run(Command(number, [] if mentioned else words, self._condition(), targets))
             self._open(start, command=True)
             if mentioned:
-                self.refuse(number, f"{self.shown(number)} is not understood.")
+                self.refuse(number, f"{self.quoted(number)} is not understood.")
         elif sourced and (not words or program(words[0]) not in SOURCED):
-            self.refuse(number, f"{self.shown(number)} is not understood.")
+            self.refuse(number, f"{self.quoted(number)} is not understood.")
         else:
             self.run(Command(number, words, self._condition(), targets))
 
     def _words(self) -> tuple[list[str], list[str]]:
-        """The words of a command, and the files that its output goes to."""
+        """The words of a command, and the files of its output."""
         words: list[str] = []
         targets: list[str] = []
         while True:
@@ -259,10 +259,10 @@ class PowerShellScript(Script):
             place = self._place
             if place >= len(self.text) or self.text[place] in "\n;|{})" or self.text[place] == "&":
                 return words, targets
-            if found := _REDIRECTION.match(self.text, place):
-                self._place = found.end()
+            if match := _REDIRECTION.match(self.text, place):
+                self._place = match.end()
                 self._blanks()
-                if "&" not in found[0]:
+                if "&" not in match[0]:
                     targets += self._word()
                 continue
             for word in self._word():
@@ -273,90 +273,90 @@ class PowerShellScript(Script):
                 words.append(word)
 
     def _word(self) -> list[str]:
-        """What becomes of the word at this place."""
-        start, text, made = self._place, self.text, ""
+        """Expand the word at this place."""
+        start, text, expanded = self._place, self.text, ""
         while self._place < len(text):
             place, sign = self._place, text[self._place]
             if sign in " \t\n;|{})&" or (sign == "`" and text.startswith("`\n", place)) or sign == ">":
                 break
             if sign == "`":
-                made += _ESCAPES.get(text[place + 1 : place + 2], text[place + 1 : place + 2])
+                expanded += _ESCAPES.get(text[place + 1 : place + 2], text[place + 1 : place + 2])
                 self._place += 2
             elif sign == "'":
-                made += self._single()
+                expanded += self._single()
             elif sign == '"':
-                made += self._double()
+                expanded += self._double()
             elif sign == "@" and place == start and (splat := re.compile(r"@(\w+)").match(text, place)):
                 self._place = splat.end()
                 return self._spread(splat[1], splat[0])
             elif sign == "(" or text.startswith(("$(", "@(", "@{"), place):
                 self._place = self._behind(place + (sign != "("))
-                made += self.unsure(text[place : self._place])
-            elif found := _VARIABLE.match(text, place):
-                self._place = found.end()
+                expanded += self.unsure(text[place : self._place])
+            elif use := _VARIABLE.match(text, place):
+                self._place = use.end()
                 following = text[self._place : self._place + 1]
                 if place == start and following in ("", *" \t\n;|{})&"):
-                    return self._spread(found[1] or found[2], found[0])
+                    return self._spread(use[1] or use[2], use[0])
                 if following in ("[", ":") or (following == "." and place == start):
                     self._place = self._behind(self._place)
-                    made += self.unsure(text[place : self._place])
+                    expanded += self.unsure(text[place : self._place])
                 else:
-                    known = self._known(found)
-                    made += known if isinstance(known, str) else " ".join(known)
+                    value = self._variable(use)
+                    expanded += value if isinstance(value, str) else " ".join(value)
             elif sign == "," and (place == start or text[place + 1 : place + 2] in ("", *" \t\n`")):
-                made += self.unsure(",", "it makes a list: write it in quotation marks")
+                expanded += self.unsure(",", "it makes a list: write it in quotation marks")
                 self._place += 1
             else:
-                made += sign
+                expanded += sign
                 self._place += 1
-        return [made]
+        return [expanded]
 
     def _spread(self, name: str, source: str) -> list[str]:
-        """The words of a variable that is a word by itself."""
-        known = self.value_of(_SCOPES.sub("", name))
-        if known is None and name.lower() == "args" and not self.doubted(name):
+        """The words of a variable that is a complete word."""
+        value = self.value_of(_SCOPES.sub("", name))
+        if value is None and name.lower() == "args" and not self.doubted(name):
             return [REST]
-        if known is None:
+        if value is None:
             return [self.unsure(source, name=_SCOPES.sub("", name))]
-        return known if isinstance(known, list) else [known]
+        return value if isinstance(value, list) else [value]
 
     def _single(self) -> str:
-        found = re.compile(r"'((?:[^']|'')*)'").match(self.text, self._place)
-        if found is None:
+        match = re.compile(r"'((?:[^']|'')*)'").match(self.text, self._place)
+        if match is None:
             raise UnclosedError(self._place, "'")
-        self._place = found.end()
-        return found[1].replace("''", "'")
+        self._place = match.end()
+        return match[1].replace("''", "'")
 
     def _double(self) -> str:
-        start, text, made = self._place, self.text, ""
+        start, text, expanded = self._place, self.text, ""
         self._place += 1
         while self._place < len(text):
             place, sign = self._place, text[self._place]
             if sign == '"' and not text.startswith('""', place):
                 self._place += 1
-                return made
+                return expanded
             if sign in '"`':
                 following = text[place + 1 : place + 2]
-                made += _ESCAPES.get(following, following) if sign == "`" else '"'
+                expanded += _ESCAPES.get(following, following) if sign == "`" else '"'
                 self._place += 2
             elif text.startswith("$(", place):
                 self._place = self._behind(place + 1)
-                made += self.unsure(text[place : self._place])
-            elif found := _VARIABLE.match(text, place):
-                self._place = found.end()
+                expanded += self.unsure(text[place : self._place])
+            elif use := _VARIABLE.match(text, place):
+                self._place = use.end()
                 if text.startswith(":", self._place):
-                    made += self.unsure(f"{found[0]}:")
+                    expanded += self.unsure(f"{use[0]}:")
                     self._place += 1
                 else:
-                    known = self._known(found)
-                    made += known if isinstance(known, str) else " ".join(known)
+                    value = self._variable(use)
+                    expanded += value if isinstance(value, str) else " ".join(value)
             else:
-                made += sign
+                expanded += sign
                 self._place += 1
         raise UnclosedError(start, '"')
 
     def _behind(self, place: int) -> int:
-        """Behind the bracket, quotation mark, comment or sign at `place`."""
+        """The place after the bracket, quotation mark, comment or sign at `place`."""
         text, waiting, start = self.text, [], place
         while place < len(text):
             sign = text[place]
@@ -392,7 +392,7 @@ class PowerShellScript(Script):
 
 
 def _keeps(kind: str, value: str | list[str]) -> bool:
-    """Whether a value surely stays as it is in a variable of a type, `[int]`."""
+    """Whether a value is certainly unchanged in a variable of a type, `[int]`."""
     kind = kind.strip().lower()
     if isinstance(value, list):
         return kind in ("", "[string[]]", "[object[]]", "[array]")

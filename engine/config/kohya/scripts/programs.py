@@ -1,4 +1,4 @@
-"""What the commands of a script do to the call of Kohya's script, by name, in lower case."""
+"""The commands in scripts by their effect on the call of Kohya's script, in lower case."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INERT = _names("""
     foreach-object where-object sort-object group-object format-table format-list out-host out-string split-path
     resolve-path get-variable
 """)
-"""They print, wait, look or prepare: no file that training reads, and no variable that the call names."""
+"""They print, wait, read or prepare: they change no file of the training, and no variable of the call."""
 
 FOLDER = _names("""
     cd chdir pushd popd set-location push-location pop-location sl
@@ -33,14 +33,14 @@ LAUNCHERS = _names("""
     launch accelerate-launch accelerate.commands.launch torchrun deepspeed torch.distributed.run
     torch.distributed.launch
 """)
-"""The last word of what starts several processes, before its own options."""
+"""The last word of a launcher, before its options."""
 
 WRAPPERS = _names("""
     nohup env time nice ionice chrt taskset numactl sudo exec command stdbuf setsid unbuffer xvfb-run srun
     timeout docker podman nerdctl singularity apptainer conda mamba micromamba poetry uv pipenv pdm hatch rye
     pixi call start screen powershell pwsh
 """)
-"""They run the command that their last words are."""
+"""They run the command in their last words."""
 
 OTHER = _names("""
     pip pip3 git wget curl aria2c unzip zip tar 7z gzip gunzip rm rmdir rd del erase cp copy xcopy robocopy mv
@@ -53,10 +53,10 @@ OTHER = _names("""
     move-item rename-item invoke-webrequest set-content add-content out-file tee-object explorer setx virtualenv
     get-process stop-process stop-computer get-filehash expand-archive
 """)
-"""They do work of their own; none can change a variable of the script."""
+"""Other work; none can change a variable of the script."""
 
 SHELLS = frozenset(["cmd", "bash", "sh", "zsh"])
-"""A shell that waits for commands, where no command is given to it."""
+"""Interactive shells, where they have no command."""
 
 LEAVING = frozenset(["exit", "return", "throw"])
 
@@ -65,4 +65,4 @@ SOURCED = _names("""
     .zshrc profile conda.sh mamba.sh setvars.sh vcvars64.bat vcvarsall.bat deactivate deactivate.bat conda
     conda.bat bashrc modules.sh conda-hook.ps1
 """)
-"""Files that make an environment ready."""
+"""Files that set up an environment."""

@@ -1,7 +1,7 @@
-"""A script of a shell, statement by statement, until it is certain which arguments it calls Kohya's script with.
+"""Reads a shell script statement by statement, to find the arguments of its call of Kohya's script.
 
-Each statement is an assignment, the call, or a command that cannot change the call. Anything else is a problem that
-shows its line: nothing is guessed, and nothing is left out without a word. Nothing is run.
+Each statement is an assignment, the call, or a command that cannot change the call. Anything else is a problem with its
+line: nothing is guessed or silently ignored. Nothing is run.
 """
 
 from __future__ import annotations
@@ -31,46 +31,46 @@ SCRIPTS = {"sdxl_train_network": "sdxl", "flux_train_network": "flux", "train_ne
 HINT = "Write the arguments as one command, or give the TOML."
 CARDS = "CUDA_VISIBLE_DEVICES"
 NOTEBOOK = "!%"
-"""Before a command in the cell of a notebook."""
+"""Prefixes of a command in a notebook cell."""
 REST = "\0$@\0"
-"""What is typed after the file's name, as a word."""
+"""The arguments of the script itself, as a word."""
 MENTION = re.compile(r"train_network")
 UNSURE = re.compile("\0([^\0]*)\0")
-"""A part of a word that the file does not settle, as it is written."""
+"""An uncertain part of a word, as it is written."""
 _WORDS = re.compile("(?:[^ \t\n\0]|\0[^\0]*\0)+")
-_FROM_OUTSIDE = ("HOME", "USERPROFILE", "PWD")
-"""Variables of the machine that may be used: they name a folder, and never hold a secret."""
+_ENVIRONMENT = ("HOME", "USERPROFILE", "PWD")
+"""Environment variables that are used: they name a folder, and never contain a secret."""
 _WAITING = frozenset(["/k", "/d", "-i", "-l"])
-"""Options of a shell that is given no command."""
+"""Options of a shell without a command."""
 OWN_FOLDER = "the folder of this file"
 _LONGEST = 100
 _LARGEST = 2**16
-"""Characters of a script; one that a person wrote is far below it."""
+"""Characters of a script; one written by a person is far below it."""
 _MOST_PROBLEMS = 20
 _MOST = 2**22
-"""Characters that its variables put in altogether: a value may be twice the last one on each line."""
+"""Characters from expanded variables in all: a value may double on each line."""
 
 
 _COMMENT = re.compile(r"\s*(#|@?rem\b|::|@?echo\b)", re.IGNORECASE)
 
 
 def is_comment(line: str) -> bool:
-    """Whether a line says nothing to the shell, or only prints."""
+    """Whether a line is a comment or only prints."""
     return bool(_COMMENT.match(line))
 
 
 @dataclass(frozen=True)
 class Command:
-    """A simple command with its variables put in."""
+    """A simple command with expanded variables."""
 
     line: int
     words: list[str]
     condition: str = ""
-    """The loop, test or function that decides whether it runs, in words; empty if it surely runs."""
+    """The loop, test or function on which its execution depends, in words; empty if it certainly runs."""
     targets: list[str] = field(default_factory=list)
-    """Files that its output goes to."""
+    """Files of its output."""
     body: str | None = None
-    """The text that the file gives it as input."""
+    """Its input, where that is in the file."""
 
 
 @dataclass(frozen=True)
@@ -80,17 +80,17 @@ class Call:
     line: int
     script: str
     before: list[str]
-    """What starts it: `accelerate launch --num_processes 2`."""
+    """The launcher: `accelerate launch --num_processes 2`."""
     words: list[str]
     """Its arguments."""
 
 
 class TooLargeError(Exception):
-    """The variables put in more than any script needs."""
+    """The expanded variables are longer than any script needs."""
 
 
 class TooManyError(Exception):
-    """So many lines are not understood that the rest would help nobody."""
+    """Too many lines are not understood to report them all."""
 
 
 class UnclosedError(Exception):
@@ -102,25 +102,25 @@ class UnclosedError(Exception):
 
 
 class Script:
-    """What all languages have in common; `read` of each one calls `run`, `assign` and `doubt`.
+    """Base of all languages, whose `read` calls `run`, `assign` and `doubt`.
 
     Attributes:
         problems: with the line as their place.
-        notes: key, value and remark of what a person should know.
-        written: the text of each file that the script writes before the call, None if it is not certain, and the line.
-        reasons: why a part of a word is not certain.
+        notes: key, value and remark, for the person.
+        written: line and text of each file that the script writes before the call; the text is None if uncertain.
+        reasons: why a part of a word is uncertain.
     """
 
     joiner: ClassVar[str] = "\\"
     comment: ClassVar[tuple[str, ...]] = ("#",)
     windows: ClassVar[bool] = False
-    """Names of variables are the same in upper and lower case."""
+    """Names of variables are case-insensitive."""
 
     def __init__(self, text: str, own_folder: str = "") -> None:
         self._own_folder = own_folder
         self.text = re.sub(r"\r\n?", "\n", text)
         self.lines = self.text.split("\n")
-        self._starts = [0, *(found.end() for found in re.finditer("\n", self.text))]
+        self._starts = [0, *(match.end() for match in re.finditer("\n", self.text))]
         self.call: Call | None = None
         self.problems: list[Problem] = []
         self.notes: list[tuple[str, str, str]] = []
@@ -129,9 +129,9 @@ class Script:
         self.folder = ""
         self.values: dict[str, str | list[str]] = {}
         self._doubts: dict[str, int] = {}
-        self._ended = self._put_in = 0
+        self._ended = self._expanded = 0
         self._read = False
-        for name in _FROM_OUTSIDE:
+        for name in _ENVIRONMENT:
             if name in os.environ:
                 self.values[self.key(name)] = os.environ[name]
 
@@ -140,12 +140,12 @@ class Script:
         raise NotImplementedError
 
     def finish(self) -> None:
-        """Read the file, and note a problem where no call is found; never raises."""
+        """Read the file; a missing call is a problem. Never raises."""
         if "\0" in self.text:
             self.refuse(1, "it holds a zero byte, so it is not a text file.", "Save it as UTF-8 text.")
             return
         if len(self.text) > _LARGEST:
-            self.refuse(1, f"it has more than {_LARGEST} characters, which no script of this kind needs.")
+            self.refuse(1, f"it has more than {_LARGEST} characters, more than any such script needs.")
             return
         try:
             self.read()
@@ -154,14 +154,14 @@ class Script:
             return
         except UnclosedError as error:
             self._read, number = True, self.line_at(error.place)
-            self.refuse(number, f"{self.shown(number)}: {_what(error.sign)} is not closed.", f"Close it. {HINT}")
+            self.refuse(number, f"{self.quoted(number)}: {_what(error.sign)} is not closed.", f"Close it. {HINT}")
         except (RecursionError, TooLargeError):
             self._read = True
-            self.refuse(1, "it is nested too deep, or its variables hold far more than arguments can be.")
+            self.refuse(1, "it is nested too deep, or its variables are far longer than arguments can be.")
         self._read = True
         if self.call is None and not self.problems:
             number = next((n for n, line in enumerate(self.lines, 1) if MENTION.search(line)), 1)
-            self.refuse(number, f"{self.shown(number)}: no call of a LoRA script is found that surely runs.")
+            self.refuse(number, f"{self.quoted(number)}: no call of a LoRA script is found that certainly runs.")
 
     def key(self, name: str) -> str:
         """The name of a variable as the language compares it."""
@@ -171,23 +171,23 @@ class Script:
         """The number of the line at an offset of the text."""
         return bisect_right(self._starts, place)
 
-    def shown(self, number: int) -> str:
-        """A line as a message shows it."""
+    def quoted(self, number: int) -> str:
+        """A line as quoted in messages."""
         line = self.lines[number - 1].strip() if number <= len(self.lines) else ""
         return f"`{printable(line[:_LONGEST])}{'…' if len(line) > _LONGEST else ''}`"
 
     def problem(self, number: int, key: str, message: str, hint: str) -> None:
-        """Note a problem at a line."""
+        """Add a problem at a line."""
         self.problems.append(Problem(f"line {number}", key, message, hint))
         if len(self.problems) >= _MOST_PROBLEMS and not self._read:
             raise TooManyError
 
     def refuse(self, number: int, message: str, hint: str = HINT) -> None:
-        """Note that a line is not understood."""
+        """Add a problem for a line that is not understood."""
         self.problem(number, "", message, hint)
 
     def assign(self, name: str, value: str | list[str], line: int, *, sure: bool) -> None:
-        """A variable gets a value; without `sure` it may have another one."""
+        """Set a variable; without `sure` its value is uncertain."""
         name = self.key(name)
         self.note_cards(name, value)
         if sure:
@@ -197,46 +197,46 @@ class Script:
             self.doubt(line, name)
 
     def note_cards(self, name: str, value: str | list[str]) -> None:
-        """Note which cards a variable chooses, if that is what it does."""
+        """Add a note if the variable chooses cards."""
         if name.removeprefix("ENV:") == CARDS and self.call is None:
-            remark = "say it to lorasmith itself: CUDA_VISIBLE_DEVICES=... lorasmith ..., or memory.device = cuda:N"
+            remark = "set it for lorasmith itself: CUDA_VISIBLE_DEVICES=... lorasmith ..., or memory.device = cuda:N"
             self.notes.append((CARDS, plain(value if isinstance(value, str) else " ".join(value)), remark))
 
     def doubt(self, line: int, *names: str) -> None:
-        """From this line on it is not certain what these variables hold."""
+        """From this line on the values of these variables are uncertain."""
         for name in names:
             self.values.pop(self.key(name), None)
             self._doubts[self.key(name)] = line
 
     def value_of(self, name: str) -> str | list[str] | None:
-        """What a variable surely holds.
+        """The value of a variable, if certain.
 
         Raises:
-            TooLargeError: all that was asked for is too much together.
+            TooLargeError: all values so far are too long together.
         """
         value = self.values.get(self.key(name))
         if value is not None:
-            self._put_in += sum(map(len, value)) + len(value)
-            if self._put_in > _MOST:
+            self._expanded += sum(map(len, value)) + len(value)
+            if self._expanded > _MOST:
                 raise TooLargeError
         return value
 
     def doubted(self, name: str) -> bool:
-        """Whether the file changes a variable in a way that is not certain."""
+        """Whether the value of a variable is uncertain."""
         return self.key(name) in self._doubts
 
     def unsure(self, source: str, reason: str = "", *, name: str = "") -> str:
-        """A part of a word that is not certain, as it is written."""
+        """Mark a part of a word as uncertain."""
         source = source.replace("\0", "")
         number = self._doubts.get(self.key(name)) if name else None
         if number is not None:
-            reason = f"it depends on line {number}, {self.shown(number)}"
+            reason = f"it depends on line {number}, {self.quoted(number)}"
         if reason:
             self.reasons[source] = reason
         return f"\0{source}\0"
 
     def own_folder(self, source: str, ending: str = "") -> str:
-        """The folder that the file is in, which a part of it stands for, as it is written."""
+        """The folder of the file, for an expression `source` that means it."""
         if not self._own_folder:
             return self.unsure(source)
         note = (plain(source), self._own_folder, OWN_FOLDER)
@@ -245,7 +245,7 @@ class Script:
         return f"{self._own_folder}{ending}"
 
     def run(self, command: Command) -> None:
-        """Take a command for what it is."""
+        """Handle a command."""
         for target in command.targets:
             self._write(target, command, None)
         if not command.words:
@@ -273,19 +273,19 @@ class Script:
 
     def _change_folder(self, command: Command) -> None:
         if self.call is None:
-            given = [word for word in command.words[1:] if word.lower() != "/d" and not word.startswith("-")]
-            self.folder = plain(given[0]) if given else ".."
+            folders = [word for word in command.words[1:] if word.lower() != "/d" and not word.startswith("-")]
+            self.folder = plain(folders[0]) if folders else ".."
             self.written = {path: (line, None) for path, (line, _) in self.written.items()}
         self.values.pop(self.key("PWD"), None)
         self.values.pop(self.key("CD"), None)
 
     def _stays_open(self, command: Command) -> bool:
-        """Whether a shell only keeps the window open, after the call."""
+        """Whether a shell only keeps the window open after the call."""
         fed = command.body is not None or MENTION.search(self.lines[command.line - 1])
         return self.call is not None and not fed and all(word.lower() in _WAITING for word in command.words[1:])
 
     def _unknown(self, command: Command) -> None:
-        self.refuse(command.line, f"{self.shown(command.line)} is not understood.")
+        self.refuse(command.line, f"{self.quoted(command.line)} is not understood.")
 
     def _inert(self, command: Command, name: str) -> None:
         if name == "cat" and command.body is not None and len(command.words) == 1 and len(command.targets) == 1:
@@ -317,7 +317,7 @@ class Script:
         self.notes.append((f"line {command.line}", plain(" ".join(command.words))[:_LONGEST], remark))
 
     def _write(self, target: str, command: Command, text: str | None) -> None:
-        """The file `target` is, or may be, written by a command."""
+        """Record that a command writes, or may write, the file `target`."""
         if self.call is None:
             sure = text is not None and not command.condition and "\0" not in text
             self.written[path_key(plain(target))] = command.line, text if sure else None
@@ -328,23 +328,25 @@ class Script:
         if not before.strip():
             why = f"line {number} is empty, which ends the command before it" if number else "no command is before it"
         elif before.lstrip().lower().startswith(self.comment):
-            why = f"line {number}, {self.shown(number)}, is a comment, which ends the command before it"
+            why = f"line {number}, {self.quoted(number)}, is a comment, which ends the command before it"
         elif before.rstrip().endswith(self.joiner):
-            why = f"line {number}, {self.shown(number)}, has blanks after its {self.joiner}"
+            why = f"line {number}, {self.quoted(number)}, has blanks after its {self.joiner}"
         else:
-            why = f"line {number}, {self.shown(number)}, ends without {self.joiner}"
-        self.refuse(command.line, f"{self.shown(command.line)} belongs to no command: {why}.")
+            why = f"line {number}, {self.quoted(number)}, ends without {self.joiner}"
+        self.refuse(command.line, f"{self.quoted(command.line)} belongs to no command: {why}.")
 
     def _call(self, command: Command, place: int) -> None:
         before, name = command.words[:place], script_of(command.words[place]) or ""
         if command.condition:
-            self.refuse(command.line, f"{self.shown(command.line)}: the call depends on {command.condition}.")
+            self.refuse(command.line, f"{self.quoted(command.line)}: the call depends on {command.condition}.")
         elif self._ended:
-            end = f"line {self._ended}, {self.shown(self._ended)}, ends the script before it"
-            self.refuse(command.line, f"{self.shown(command.line)}: the call is never reached: {end}.")
+            end = f"line {self._ended}, {self.quoted(self._ended)}, ends the script before it"
+            self.refuse(command.line, f"{self.quoted(command.line)}: the call is never reached: {end}.")
         elif self.call is not None:
-            first = f"line {self.call.line}, {self.shown(self.call.line)}"
-            self.refuse(command.line, f"{self.shown(command.line)} is another call, after {first}: a file has one run.")
+            first = f"line {self.call.line}, {self.quoted(self.call.line)}"
+            self.refuse(
+                command.line, f"{self.quoted(command.line)} is another call, after {first}: a file has one run."
+            )
         elif any(word.lower().endswith(".py") for word in before) or any("\0" in word for word in launcher(before)):
             self._unknown(command)
         else:
@@ -352,14 +354,14 @@ class Script:
 
 
 def script_of(word: str) -> str | None:
-    """Which of Kohya's scripts a word names, if any."""
+    """The script of Kohya's that a word names, if any."""
     name = ntpath.basename(word).lower().removesuffix(".py")
     inner = any(program(part) in RUNNERS for part in word.split()[:-1])  # bash -c "python train_network.py"
     return name if name in SCRIPTS and not inner else None
 
 
 def launcher(before: list[str]) -> list[str]:
-    """What a program that starts several processes is given before the script."""
+    """The options of a launcher before the script."""
     place = next((index for index, word in enumerate(before) if program(word) in LAUNCHERS), len(before))
     return before[place + 1 :]
 
@@ -374,17 +376,17 @@ def program(word: str) -> str:
 
 
 def runs_script(source: str) -> bool:
-    """Whether a part of a file that is not read in detail may call one of Kohya's scripts."""
+    """Whether a part of a file that is not parsed may call one of Kohya's scripts."""
     return bool(MENTION.search(source)) and any(program(word.strip("('\"&$`{")) in RUNNERS for word in source.split())
 
 
 def plain(word: str) -> str:
-    """A word as it is written, without the marks of what is not certain."""
+    """A word without the marks of uncertain parts."""
     return word.replace("\0", "")
 
 
-def parted(value: str) -> list[str]:
-    """The words of a value, parted at its blanks."""
+def split_words(value: str) -> list[str]:
+    """The words of a value, split at blanks."""
     return _WORDS.findall(value)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.drawn_pictures import (
+from tests.drawn_images import (
     blurred,
     caption,
     exposed,
@@ -50,11 +50,11 @@ EXPECTED = {
     "stray-file": {"film.mp4"},
     "mirror-hint": {"selfie.jpg"},
 }
-"""Code to the names of the pictures; nothing else may be found of these."""
+"""Code to the names of the images; nothing else may be found of these."""
 
 
 def draw_bad_set(folder: Path) -> Path:
-    """Draw it: 35 pictures, of which one is broken."""
+    """Draw it: 35 images, of which one is broken."""
     seeds = iter(range(1, 100))
 
     def put(name: str, image: Image.Image, words: str | None = "", **options: object) -> Path:
@@ -95,7 +95,7 @@ def draw_bad_set(folder: Path) -> Path:
     latin.with_suffix(".txt").write_bytes("f0x, a café".encode("latin-1"))
     broken = put("broken.jpg", scene(27))
     broken.write_bytes(broken.read_bytes()[:20000])
-    (folder / "film.mp4").write_bytes(b"no picture")
+    (folder / "film.mp4").write_bytes(b"no image")
     return folder
 
 

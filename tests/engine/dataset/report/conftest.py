@@ -9,25 +9,25 @@ import pytest
 from engine.config import RunConfig
 from engine.dataset.report.checking import check
 from engine.dataset.report.findings import Report
-from engine.dataset.report.shelf import Shelf
+from engine.dataset.report.measure_cache import MeasureCache
 
 Checked = Callable[..., Report]
 
 
 @pytest.fixture
 def checked(tmp_path: Path) -> Checked:
-    """The report on a folder, with a shelf of its own: checked(folder, **keys of [dataset])."""
+    """The report on a folder, with a cache of its own: checked(folder, **keys of [dataset])."""
 
     def run(folder: Path, **dataset: Any) -> Report:
         values = {"dataset": {"train_data_dir": str(folder), **dataset}, "saving": {"output_name": "fox"}}
-        return check(RunConfig.model_validate(values), shelf=Shelf(tmp_path / "shelf.sqlite"))[0]
+        return check(RunConfig.model_validate(values), cache=MeasureCache(tmp_path / "cache.sqlite"))[0]
 
     return run
 
 
-def found(report: Report, code: str) -> set[str]:
-    """Names of the pictures of one kind of finding."""
-    return {path.name for finding in report.findings if finding.kind.code == code for path in finding.pictures}
+def image_names(report: Report, code: str) -> set[str]:
+    """Names of the images of one kind of finding."""
+    return {path.name for finding in report.findings if finding.kind.code == code for path in finding.images}
 
 
 def codes(report: Report) -> set[str]:

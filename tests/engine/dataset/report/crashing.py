@@ -1,17 +1,17 @@
-"""A picture that kills the process that decodes it; importable in that process."""
+"""An image that kills the process that decodes it; importable in that process."""
 
 from __future__ import annotations
 
 import os
 
-from engine.dataset.report.measures import Taken
+from engine.dataset.report.measures import MeasureResult
 from engine.dataset.report.measuring import Job
 
 
 class CrashingJob(Job):
     """Dies over bars.jpg."""
 
-    def done(self) -> Taken:
-        if self.picture.path.name == "bars.jpg":
+    def run(self) -> MeasureResult:
+        if self.image.path.name == "bars.jpg":
             os._exit(9)
-        return super().done()
+        return super().run()

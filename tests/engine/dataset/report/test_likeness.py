@@ -14,17 +14,17 @@ from engine.dataset.report.likeness import (
     as_words,
     close_pairs,
     hashes_of,
-    same_picture,
+    same_image,
     thumb_of,
 )
-from tests.drawn_pictures import scene, trimmed
+from tests.drawn_images import scene, trimmed
 
 
 def pairs(queries: np.ndarray, targets: np.ndarray, distance: int) -> set[tuple[int, int]]:
     return {
         (int(a), int(b))
-        for one, other in close_pairs(queries, targets, distance)
-        for a, b in zip(one, other, strict=True)
+        for query, other in close_pairs(queries, targets, distance)
+        for a, b in zip(query, other, strict=True)
     }
 
 
@@ -35,7 +35,10 @@ def test_the_search_finds_all_close_hashes_and_no_others(distance: int) -> None:
     words = [rng.getrandbits(64) for _ in range(120)]
     words += [word ^ sum(1 << bit for bit in rng.sample(range(64), place % 17)) for place, word in enumerate(words)]
     every = {
-        (a, b) for a, one in enumerate(words) for b, other in enumerate(words) if (one ^ other).bit_count() <= distance
+        (a, b)
+        for a, query in enumerate(words)
+        for b, other in enumerate(words)
+        if (query ^ other).bit_count() <= distance
     }
     assert pairs(as_words(words), as_words(words), distance) == every
     assert len(every) > 240
@@ -47,21 +50,21 @@ def test_no_more_bits_than_the_bands_can_find() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_versions_are_one_picture(seed: int) -> None:
-    whole = scene(seed)
-    for version in (trimmed(whole), ImageEnhance.Brightness(whole).enhance(1.15), whole.resize((200, 160))):
-        assert same_picture(thumb_of(whole), thumb_of(version))
-        asked, parts = hashes_of(whole.convert("L")), hashes_of(version.convert("L"))
-        near = min((one ^ other).bit_count() for one in asked[:3] for other in parts[:3])
+def test_versions_are_one_image(seed: int) -> None:
+    image = scene(seed)
+    for version in (trimmed(image), ImageEnhance.Brightness(image).enhance(1.15), image.resize((200, 160))):
+        assert same_image(thumb_of(image), thumb_of(version))
+        first, parts = hashes_of(image.convert("L")), hashes_of(version.convert("L"))
+        near = min((query ^ other).bit_count() for query in first[:3] for other in parts[:3])
         assert near <= MAX_DISTANCE
 
 
-def test_another_colour_is_another_picture() -> None:
-    whole = scene(4)
-    red, green, blue = whole.split()
+def test_another_colour_is_another_image() -> None:
+    image = scene(4)
+    red, green, blue = image.split()
     repainted = Image.merge("RGB", (green, blue, red))
-    assert not same_picture(thumb_of(whole), thumb_of(repainted))
-    assert not same_picture(thumb_of(whole), thumb_of(scene(5)))
+    assert not same_image(thumb_of(image), thumb_of(repainted))
+    assert not same_image(thumb_of(image), thumb_of(scene(5)))
 
 
 def test_groups_grow_together() -> None:

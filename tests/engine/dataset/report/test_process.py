@@ -19,12 +19,13 @@ from PIL import Image
 from engine.config import RunConfig
 from engine.dataset.report import checking, measuring
 from engine.dataset.report.checking import check
-from engine.dataset.report.process import ReportCancelled, Wish, ask
-from engine.dataset.report.repair import repair, require_place
-from engine.dataset.report.shelf import Shelf
+from engine.dataset.report.measure_cache import MeasureCache
+from engine.dataset.report.process import CheckRequest, ask
+from engine.dataset.report.repair import repair, require_new_folder
 from engine.errors import DataError, LoraSmithError, UsageError
-from tests.drawn_pictures import letterboxed, save, scene
-from tests.engine.dataset.report.conftest import found
+from engine.worker import Cancelled
+from tests.drawn_images import letterboxed, save, scene
+from tests.engine.dataset.report.conftest import image_names
 from tests.engine.dataset.report.crashing import CrashingJob
 from tests.gone import still_there
 
@@ -38,18 +39,18 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     """Two folders of Kohya's with a copy, bars, a wrong name, a rotated one, a broken one."""
-    one, two = tmp_path / "set" / "3_f0x fox", tmp_path / "set" / "5_f0x cub"
-    save(one, "a.png", scene(1, SIZE), None)
-    save(one, "b.bmp", scene(1, SIZE), "f0x, twice")
-    save(one, "bars.jpg", letterboxed(scene(2, (256, 256)), 0.125), "f0x, with bars")
-    save(one, "bars.png", scene(3, SIZE), "f0x, with bars")
-    save(two, "named.jpg", scene(4, SIZE), "a fox, f0x0", format="PNG")
+    first, second = tmp_path / "set" / "3_f0x fox", tmp_path / "set" / "5_f0x cub"
+    save(first, "a.png", scene(1, SIZE), None)
+    save(first, "b.bmp", scene(1, SIZE), "f0x, twice")
+    save(first, "bars.jpg", letterboxed(scene(2, (256, 256)), 0.125), "f0x, with bars")
+    save(first, "bars.png", scene(3, SIZE), "f0x, with bars")
+    save(second, "named.jpg", scene(4, SIZE), "a fox, f0x0", format="PNG")
     exif = Image.Exif()
     exif[0x0112] = 6
-    save(two, "lying.jpg", scene(5, (128, 96)), "f0x, lying", exif=exif)
-    (two / "broken.webp").write_bytes(b"RIFF no picture")
+    save(second, "lying.jpg", scene(5, (128, 96)), "f0x, lying", exif=exif)
+    (second / "broken.webp").write_bytes(b"RIFF no image")
     return tmp_path / "set"
 
 
@@ -61,16 +62,16 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_process_answers_with_report_page_and_copy(pictures: Path, tmp_path: Path) -> None:
-    before, told = contents(pictures), []
-    wish = Wish(config(pictures), tmp_path / "page.html", tmp_path / "copy")
-    report, repaired = ask(wish, lambda *words: told.append(words))
-    assert found(report, "duplicate") == {"a.png", "b.bmp"}
-    assert found(report, "broken") == {"broken.webp"}
-    assert ("looking at pictures", 6, 6) in told
-    assert contents(pictures) == before
+def test_the_process_answers_with_report_page_and_copy(images: Path, tmp_path: Path) -> None:
+    before, calls = contents(images), []
+    request = CheckRequest(config(images), tmp_path / "page.html", tmp_path / "copy")
+    report, repaired = ask(request, lambda *words: calls.append(words))
+    assert image_names(report, "duplicate") == {"a.png", "b.bmp"}
+    assert image_names(report, "broken") == {"broken.webp"}
+    assert ("looking at images", 6, 6) in calls
+    assert contents(images) == before
     assert repaired == (
-        f"Repaired copy in {tmp_path / 'copy'}: 5 pictures, 2 of them redrawn, 4 renamed, 1 caption changed, "
+        f"Repaired copy in {tmp_path / 'copy'}: 5 images, 2 of them re-encoded, 4 renamed, 1 caption changed, "
         "2 files left out."
     )
     page = (tmp_path / "page.html").read_text()
@@ -80,9 +81,9 @@ def test_the_process_answers_with_report_page_and_copy(pictures: Path, tmp_path:
     assert "id=buckets" in page
 
 
-def test_the_copy_is_mended(pictures: Path, tmp_path: Path) -> None:
+def test_the_copy_is_repaired(images: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    report, survey = check(config(pictures), shelf=Shelf(tmp_path / "shelf"))
+    report, survey = check(config(images), cache=MeasureCache(tmp_path / "cache"))
     repair(report, survey, copy)
     names = {str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file()}
     assert names == {
@@ -95,76 +96,76 @@ def test_the_copy_is_mended(pictures: Path, tmp_path: Path) -> None:
     assert Image.open(copy / "3_f0x fox/bars.png").size in [(256, 190), (256, 191)]
     assert Image.open(copy / "5_f0x cub/lying.png").size == (96, 128)
     assert (copy / "5_f0x cub/named.txt").read_text() == "f0x, a fox, f0x0\n"
-    again = check(config(copy), shelf=Shelf(tmp_path / "shelf"))[0]
-    codes = {finding.kind.code for finding in again.findings}
+    repaired_report = check(config(copy), cache=MeasureCache(tmp_path / "cache"))[0]
+    codes = {finding.kind.code for finding in repaired_report.findings}
     assert codes & {"duplicate", "broken", "borders", "rotated", "wrong-extension", "trigger-missing"} == set()
 
 
-def test_a_dataset_configuration_is_checked_and_copied(pictures: Path, tmp_path: Path) -> None:
+def test_a_dataset_configuration_is_checked_and_copied(images: Path, tmp_path: Path) -> None:
     file = tmp_path / "dataset.toml"
     file.write_text(
         "[[datasets]]\nresolution = 256\n"
-        f"[[datasets.subsets]]\nimage_dir = {str(pictures / '3_f0x fox')!r}\nnum_repeats = 2\nflip_aug = true\n"
-        f"[[datasets.subsets]]\nimage_dir = {str(pictures / '5_f0x cub')!r}\nis_reg = true\n"
+        f"[[datasets.subsets]]\nimage_dir = {str(images / '3_f0x fox')!r}\nnum_repeats = 2\nflip_aug = true\n"
+        f"[[datasets.subsets]]\nimage_dir = {str(images / '5_f0x cub')!r}\nis_reg = true\n"
     )
-    report, survey = check(config(Path(), dataset_config=str(file)), shelf=Shelf(tmp_path / "shelf"))
+    report, survey = check(config(Path(), dataset_config=str(file)), cache=MeasureCache(tmp_path / "cache"))
     assert "flip-aug" in {finding.kind.code for finding in report.findings}
     repair(report, survey, tmp_path / "copy")
     assert (tmp_path / "copy" / "2_3_f0x fox" / "b.bmp").is_file()
     assert (tmp_path / "copy" / "regularization_images" / "1_5_f0x cub" / "lying.png").is_file()
 
 
-def test_a_copy_never_goes_where_something_is(pictures: Path, tmp_path: Path) -> None:
+def test_a_copy_never_goes_where_something_is(images: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="inside"):
-        require_place([pictures], pictures / "new")
-    with pytest.raises(UsageError, match="there already"):
-        require_place([], pictures)
+        require_new_folder([images], images / "new")
+    with pytest.raises(UsageError, match="already exists"):
+        require_new_folder([], images)
     with pytest.raises(UsageError, match="inside"):
-        ask(Wish(config(pictures), repair=pictures / "new"))
-    assert not (pictures / "new").exists()
+        ask(CheckRequest(config(images), repair=images / "new"))
+    assert not (images / "new").exists()
     (tmp_path / "empty").mkdir()
-    require_place([pictures], tmp_path / "empty")
+    require_new_folder([images], tmp_path / "empty")
 
 
-def test_no_pictures_is_an_error_of_the_data(tmp_path: Path) -> None:
+def test_no_images_is_an_error_of_the_data(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no pictures"):
-        ask(Wish(config(tmp_path / "empty")))
+    with pytest.raises(DataError, match="no images"):
+        ask(CheckRequest(config(tmp_path / "empty")))
 
 
-def test_a_second_report_measures_nothing(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = check(config(pictures), shelf=Shelf(tmp_path / "shelf"))[0]
+def test_a_second_report_measures_nothing(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = check(config(images), cache=MeasureCache(tmp_path / "cache"))[0]
     measured: list[Path] = []
     real = measuring.measure
     monkeypatch.setattr(
         measuring, "measure", lambda path, *rest, **more: (measured.append(path), real(path, *rest, **more))[1]
     )
-    assert check(config(pictures), shelf=Shelf(tmp_path / "shelf"))[0] == first
+    assert check(config(images), cache=MeasureCache(tmp_path / "cache"))[0] == first
     assert measured == []
-    changed = save(pictures / "5_f0x cub", "named.jpg", scene(8, SIZE), "f0x")
-    check(config(pictures), shelf=Shelf(tmp_path / "shelf"))
+    changed = save(images / "5_f0x cub", "named.jpg", scene(8, SIZE), "f0x")
+    check(config(images), cache=MeasureCache(tmp_path / "cache"))
     assert measured == [changed]
 
 
-def test_what_was_measured_before_a_cut_is_kept(pictures: Path, tmp_path: Path) -> None:
+def test_what_was_measured_before_a_cut_is_kept(images: Path, tmp_path: Path) -> None:
     def cut(what: str, done: int, _total: int) -> None:
-        if what == "looking at pictures" and done == 3:
+        if what == "looking at images" and done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        check(config(pictures), cut, Shelf(tmp_path / "shelf"))
-    with sqlite3.connect(tmp_path / "shelf") as database:
+        check(config(images), cut, MeasureCache(tmp_path / "cache"))
+    with sqlite3.connect(tmp_path / "cache") as database:
         assert database.execute("SELECT count(*) FROM taken").fetchone() == (3,)
 
 
-def test_a_report_that_is_not_wanted_any_more_ends(pictures: Path) -> None:
+def test_a_cancelled_report_ends(images: Path) -> None:
     begun = time.monotonic()
-    with pytest.raises(ReportCancelled):
-        ask(Wish(config(pictures)), cancelled=lambda: True)
+    with pytest.raises(Cancelled):
+        ask(CheckRequest(config(images)), cancelled=lambda: True)
     assert time.monotonic() - begun < 5
 
 
-def test_a_process_that_is_killed_is_told(pictures: Path) -> None:
+def test_a_killed_process_is_reported(images: Path) -> None:
     def kill(_what: str, _done: int, _total: int) -> None:
         for child in psutil.Process().children():
             with suppress(psutil.Error):  # one that has just ended
@@ -172,7 +173,7 @@ def test_a_process_that_is_killed_is_told(pictures: Path) -> None:
                     child.kill()
 
     with pytest.raises(LoraSmithError, match="ended by SIGKILL"):
-        ask(Wish(config(pictures)), kill)
+        ask(CheckRequest(config(images)), kill)
 
 
 ASKING = """
@@ -180,13 +181,14 @@ import os, signal, sys, time
 from pathlib import Path
 import psutil
 from engine.config import RunConfig
-from engine.dataset.report.process import Wish, ask
-def told(*_):
+from engine.dataset.report.process import CheckRequest, ask
+def on_progress(*_):
     child, = psutil.Process().children()
     child.send_signal(signal.SIGSTOP)
     print(child.pid, flush=True)
     time.sleep(600)
-ask(Wish(RunConfig.model_validate({"dataset": {"train_data_dir": sys.argv[1], "class_tokens": "f0x"}})), told)
+dataset = {"train_data_dir": sys.argv[1], "class_tokens": "f0x"}
+ask(CheckRequest(RunConfig.model_validate({"dataset": dataset})), on_progress)
 """
 POOLING = """
 import time
@@ -202,11 +204,11 @@ if __name__ == "__main__":
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("code", [ASKING, POOLING])
-def test_no_process_of_it_outlives_whoever_asked(code: str, pictures: Path, tmp_path: Path) -> None:
+def test_no_process_of_it_outlives_the_caller(code: str, images: Path, tmp_path: Path) -> None:
     """Not even one that is stopped, or busy for ten minutes."""
     script = tmp_path / "asking.py"  # a pool's processes read the main module again
     script.write_text(code)
-    command = [sys.executable, str(script), str(pictures)]
+    command = [sys.executable, str(script), str(images)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
         assert parent.stdout is not None
@@ -216,20 +218,18 @@ def test_no_process_of_it_outlives_whoever_asked(code: str, pictures: Path, tmp_
     assert children and still_there(children) == []
 
 
-def test_a_damaged_or_missing_cache_is_no_obstacle(pictures: Path, tmp_path: Path) -> None:
-    (tmp_path / "shelf").write_bytes(b"no database" * 1000)
-    assert check(config(pictures), shelf=Shelf(tmp_path / "shelf"))[0].pictures == 6
+def test_a_damaged_or_missing_cache_is_no_obstacle(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_bytes(b"no database" * 1000)
+    assert check(config(images), cache=MeasureCache(tmp_path / "cache"))[0].images == 6
     (tmp_path / "file").write_text("")
-    report = check(config(pictures), shelf=Shelf(tmp_path / "file" / "shelf"))[0]
+    report = check(config(images), cache=MeasureCache(tmp_path / "file" / "cache"))[0]
     assert any("cannot be used" in note for note in report.notes)
 
 
-def test_a_picture_that_kills_its_process_is_named(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_image_that_kills_its_process_is_named(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others are measured all the same."""
     monkeypatch.setattr(measuring, "_FEW", 0)
     monkeypatch.setattr(checking, "Job", CrashingJob)
-    report = check(config(pictures), shelf=Shelf(tmp_path / "shelf"))[0]
-    assert found(report, "broken") == {"broken.webp", "bars.jpg"}
-    assert report.pictures == 5
+    report = check(config(images), cache=MeasureCache(tmp_path / "cache"))[0]
+    assert image_names(report, "broken") == {"broken.webp", "bars.jpg"}
+    assert report.images == 5

@@ -1,4 +1,4 @@
-"""Whole sets: each fault is found where it is and nowhere else, and nothing is found in a clean set."""
+"""Complete sets: each fault is found where it is and nowhere else, and nothing is found in a clean set."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ import pytest
 from engine.config import RunConfig
 from engine.dataset.report.checking import KINDS, check
 from engine.dataset.report.findings import Report
-from engine.dataset.report.shelf import Shelf
-from tests.drawn_pictures import clean_set
+from engine.dataset.report.measure_cache import MeasureCache
+from tests.drawn_images import clean_set
 from tests.engine.dataset.report.bad_set import EXPECTED, TRIGGER, draw_bad_set
-from tests.engine.dataset.report.conftest import Checked, codes, found
+from tests.engine.dataset.report.conftest import Checked, codes, image_names
 
 
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory: pytest.TempPathFactory) -> Report:
     place = tmp_path_factory.mktemp("bad")
-    folder = draw_bad_set(place / "pictures")
+    folder = draw_bad_set(place / "images")
     values = {"dataset": {"train_data_dir": str(folder), "class_tokens": TRIGGER, "flip_aug": True}}
-    return check(RunConfig.model_validate(values), shelf=Shelf(place / "shelf.sqlite"))[0]
+    return check(RunConfig.model_validate(values), cache=MeasureCache(place / "cache.sqlite"))[0]
 
 
 @pytest.mark.parametrize("code", EXPECTED)
 def test_a_fault_is_found_where_it_is_and_nowhere_else(bad: Report, code: str) -> None:
-    assert found(bad, code) == EXPECTED[code]
+    assert image_names(bad, code) == EXPECTED[code]
 
 
 def test_nothing_else_is_found_in_the_bad_set(bad: Report) -> None:
     assert codes(bad) == {*EXPECTED, "flip-aug", "facing"}
 
 
-def test_a_report_with_broken_pictures_has_failed(bad: Report) -> None:
+def test_a_report_with_broken_images_has_failed(bad: Report) -> None:
     assert bad.failed
-    assert bad.pictures == 34
+    assert bad.images == 34
     assert bad.findings[0].kind.level == "error"
     assert Report.restored(bad.as_json()) == Report.restored(Report.restored(bad.as_json()).as_json())
 
@@ -45,7 +45,7 @@ def test_a_clean_set_gets_at_most_notes(tmp_path: Path, checked: Checked) -> Non
     report = checked(tmp_path / "clean")
     assert codes(report) == {"facing"}
     assert not report.failed
-    assert report.verdict == "20 pictures: 1 note"
+    assert report.verdict == "20 images: 1 note"
 
 
 def test_codes_are_unique() -> None:

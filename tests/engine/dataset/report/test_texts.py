@@ -1,4 +1,4 @@
-"""Captions, left and right, regularization: findings that need no picture to be looked at closely."""
+"""Captions, left and right, regularization: findings that need no image to be looked at closely."""
 
 from __future__ import annotations
 
@@ -12,57 +12,60 @@ from engine.config import RunConfig
 from engine.dataset.report import texts
 from engine.dataset.report.checking import check
 from engine.dataset.report.findings import Finding, Report
-from engine.dataset.report.shelf import Shelf
+from engine.dataset.report.measure_cache import MeasureCache
 from engine.dataset.scan import scan
-from tests.drawn_pictures import save, scene
-from tests.engine.dataset.report.conftest import Checked, codes, found
+from tests.drawn_images import save, scene
+from tests.engine.dataset.report.conftest import Checked, codes, image_names
 
 SIZE = (96, 96)
 
 
-def drawn(folder: Path, captions: list[str | None], first: int = 0) -> Path:
+def captioned_set(folder: Path, captions: list[str | None], first: int = 0) -> Path:
     for number, words in enumerate(captions, first):
         save(folder, f"{number}.png", scene(number, SIZE), words)
     return folder
 
 
 def finding(report: Report, code: str) -> Finding:
-    return next(one for one in report.findings if one.kind.code == code)
+    return next(entry for entry in report.findings if entry.kind.code == code)
 
 
 def test_tokens_are_counted_with_the_real_tokenizer(tmp_path: Path, checked: Checked) -> None:
-    """ "a fox" is two tokens; 38 times and the start apart are 76, one more than are used."""
-    folder = drawn(tmp_path / "p", ["a fox " * 37 + "a", "a fox " * 38])
-    assert [case.said for case in finding(checked(folder), "caption-long").cases] == ["76 tokens, 75 are used"]
-    assert found(checked(folder), "caption-long") == {"1.png"}
+    """ "a fox" is two tokens; 38 times, without the start token, are 76, one more than are used."""
+    folder = captioned_set(tmp_path / "p", ["a fox " * 37 + "a", "a fox " * 38])
+    assert [case.text for case in finding(checked(folder), "caption-long").cases] == ["76 tokens, 75 are used"]
+    assert image_names(checked(folder), "caption-long") == {"1.png"}
 
 
 def test_prefix_and_suffix_count_as_tokens(tmp_path: Path, checked: Checked) -> None:
-    folder = drawn(tmp_path / "p", ["a fox " * 37 + "a", "a fox"])
-    assert found(checked(folder, caption_suffix="b"), "caption-long") == {"0.png"}
+    folder = captioned_set(tmp_path / "p", ["a fox " * 37 + "a", "a fox"])
+    assert image_names(checked(folder, caption_suffix="b"), "caption-long") == {"0.png"}
 
 
-def test_flux_without_its_tokenizer_says_that_nothing_was_counted(
+def test_flux_without_its_tokenizer_reports_that_tokens_are_not_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
-    values = {"dataset": {"train_data_dir": str(drawn(tmp_path / "p", ["a fox " * 400]))}, "model": {"family": "flux"}}
-    report = check(RunConfig.model_validate(values), shelf=Shelf(tmp_path / "shelf"))[0]
+    values = {
+        "dataset": {"train_data_dir": str(captioned_set(tmp_path / "p", ["a fox " * 400]))},
+        "model": {"family": "flux"},
+    }
+    report = check(RunConfig.model_validate(values), cache=MeasureCache(tmp_path / "cache"))[0]
     assert "tokens-unknown" in codes(report)
     assert "caption-long" not in codes(report)
 
 
 def test_no_caption_at_all_is_a_note(tmp_path: Path, checked: Checked) -> None:
-    report = checked(drawn(tmp_path / "p", [None, None]))
+    report = checked(captioned_set(tmp_path / "p", [None, None]))
     assert "no-captions" in codes(report)
     assert "caption-missing" not in codes(report)
 
 
 def test_tags_in_every_caption(tmp_path: Path, checked: Checked) -> None:
     captions = [f"f0x, 1girl, Red Hat, tag {number}" for number in range(5)]
-    folder = drawn(tmp_path / "p", captions)
-    assert finding(checked(folder, class_tokens="f0x"), "tag-everywhere").said == "In all 5 captions: 1girl, red hat."
-    assert "--trigger" in finding(checked(folder), "tag-everywhere").said
+    folder = captioned_set(tmp_path / "p", captions)
+    assert finding(checked(folder, class_tokens="f0x"), "tag-everywhere").text == "In all 5 captions: 1girl, red hat."
+    assert "--trigger" in finding(checked(folder), "tag-everywhere").text
 
 
 def test_nearly_equal_captions_are_found_without_comparing_all() -> None:
@@ -74,42 +77,42 @@ def test_nearly_equal_captions_are_found_without_comparing_all() -> None:
         frozenset(["short", "one"]),
         frozenset(["short", "one"]),
     ]
-    assert [(one, other) for one, other, _ in texts.alike_sets(sets)] == [(0, 2)]
-    assert texts.alike_sets(sets)[0][2] == pytest.approx(len(sets[0]) / len(sets[2]))
+    assert [(first, second) for first, second, _ in texts.similar_sets(sets)] == [(0, 2)]
+    assert texts.similar_sets(sets)[0][2] == pytest.approx(len(sets[0]) / len(sets[2]))
 
 
-def test_what_captions_say_about_left_and_right(tmp_path: Path, checked: Checked) -> None:
+def test_left_and_right_in_captions(tmp_path: Path, checked: Checked) -> None:
     captions = ["a fox facing left", "fox, looking to the right", "fox, profile", "a fox", "left-facing fox"]
-    said = finding(checked(drawn(tmp_path / "p", captions)), "facing").said
-    by_captions = "By their captions 2 to the left, 1 to the right, 1 from a side that is not named."
-    assert said == f"{by_captions} Of 1 picture it is not known."
+    text = finding(checked(captioned_set(tmp_path / "p", captions)), "facing").text
+    by_captions = "According to captions: 2 to the left, 1 to the right, 1 from an unnamed side."
+    assert text == f"{by_captions} Unknown for 1 image."
 
 
-def test_nothing_is_claimed_where_nothing_is_known(tmp_path: Path, checked: Checked) -> None:
-    assert "not known" in finding(checked(drawn(tmp_path / "p", ["a fox"])), "facing").said
+def test_an_unknown_direction_is_reported_as_unknown(tmp_path: Path, checked: Checked) -> None:
+    assert "Unknown" in finding(checked(captioned_set(tmp_path / "p", ["a fox"])), "facing").text
 
 
 @pytest.mark.parametrize(("repeats", "expected"), [(1, True), (4, False), (7, True)])
 def test_regularization_that_is_out_of_balance(tmp_path: Path, checked: Checked, repeats: int, expected: bool) -> None:
     """Four training items; regularization is in balance from two to six."""
-    drawn(tmp_path / "train" / "4_f0x fox", ["f0x, a"])
-    drawn(tmp_path / "reg" / f"{repeats}_fox", ["a f0x"], first=50)
+    captioned_set(tmp_path / "train" / "4_f0x fox", ["f0x, a"])
+    captioned_set(tmp_path / "reg" / f"{repeats}_fox", ["a f0x"], first=50)
     report = checked(tmp_path / "train", reg_data_dir=str(tmp_path / "reg"), class_tokens="f0x")
     assert ("reg-balance" in codes(report)) == expected
-    assert found(report, "reg-trigger") == {"50.png"}
+    assert image_names(report, "reg-trigger") == {"50.png"}
 
 
-def test_a_picture_in_two_roles(tmp_path: Path, checked: Checked) -> None:
-    drawn(tmp_path / "train", ["a", "b"])
-    drawn(tmp_path / "held", ["a"])
+def test_a_image_in_two_roles(tmp_path: Path, checked: Checked) -> None:
+    captioned_set(tmp_path / "train", ["a", "b"])
+    captioned_set(tmp_path / "held", ["a"])
     report = checked(tmp_path / "train", validation_data_dir=str(tmp_path / "held"))
-    assert finding(report, "in-two-roles").cases[0].said == "trained on and held out"
+    assert finding(report, "in-two-roles").cases[0].text == "training and validation"
 
 
 def test_captions_of_several_lines(tmp_path: Path, checked: Checked) -> None:
     for number, text in enumerate(("one line\n\n", "one\ntwo", "one\r\n\r\ntwo", "one\rtwo")):
         save(tmp_path / "p", f"{number}.png", scene(number, (128, 128)), text)
-    assert found(checked(tmp_path / "p"), "caption-lines") == {"1.png", "2.png", "3.png"}
+    assert image_names(checked(tmp_path / "p"), "caption-lines") == {"1.png", "2.png", "3.png"}
     assert "caption-lines" not in codes(checked(tmp_path / "p", enable_wildcard=True))
 
 
@@ -123,12 +126,12 @@ def test_captions_without_an_image(tmp_path: Path, checked: Checked) -> None:
     ):  # fmt: skip
         (folder / name).write_text("a caption")
     report = checked(folder)
-    assert found(report, "caption-orphan") == {"foo.png.txt", "smithy_2.txt", "SMITHY_1.caption"}
-    (finding,) = (one for one in report.findings if one.kind.code == "caption-orphan")
-    assert {case.pictures[0].name: case.said for case in finding.cases} == {
+    assert image_names(report, "caption-orphan") == {"foo.png.txt", "smithy_2.txt", "SMITHY_1.caption"}
+    (finding,) = (entry for entry in report.findings if entry.kind.code == "caption-orphan")
+    assert {case.images[0].name: case.text for case in finding.cases} == {
         "foo.png.txt": "for foo.png?", "smithy_2.txt": "", "SMITHY_1.caption": "for smithy_1.png?",
     }  # fmt: skip
-    assert found(report, "caption-missing") == {"foo.png", "smithy_1.png"}
+    assert image_names(report, "caption-missing") == {"foo.png", "smithy_1.png"}
 
 
 @pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC"), ("NFC", "NFC"), ("NFD", "NFD")])
@@ -152,8 +155,8 @@ def test_masks_that_leave_nothing(tmp_path: Path, checked: Checked) -> None:
     save(masks, "2.png", Image.new("L", (64, 64), 1), None)
     (masks / "3.png").write_bytes(b"broken")
     report = checked(folder, masked_loss=True, conditioning_data_dir=str(masks))
-    assert found(report, "mask-empty") == {"0.png", "1.png"}
-    assert found(report, "mask-unreadable") == {"3.png"} and report.failed
+    assert image_names(report, "mask-empty") == {"0.png", "1.png"}
+    assert image_names(report, "mask-unreadable") == {"3.png"} and report.failed
     assert not codes(checked(folder)) & {"mask-empty", "mask-unreadable"}
 
 
@@ -162,5 +165,5 @@ def test_an_image_that_is_wholly_transparent(tmp_path: Path, checked: Checked) -
         image = scene(number, (128, 128))
         image.putalpha(alpha)
         save(tmp_path / "p", f"{number}.png", image, f"number {number}")
-    assert found(checked(tmp_path / "p", alpha_mask=True), "mask-empty") == {"0.png"}
+    assert image_names(checked(tmp_path / "p", alpha_mask=True), "mask-empty") == {"0.png"}
     assert "mask-empty" not in codes(checked(tmp_path / "p"))

@@ -8,12 +8,12 @@ import pytest
 
 from engine.config import RunConfig
 from engine.dataset.report.checking import check
-from engine.dataset.report.shelf import Shelf
-from engine.dataset.report.tokens import read_t5
+from engine.dataset.report.measure_cache import MeasureCache
 from engine.errors import ModelError
-from engine.models.flux.tokenizers import read_t5_tokenizer
-from tests.drawn_pictures import save, scene
-from tests.engine.dataset.report.conftest import found
+from engine.families.flux.t5_tokenizer import read_t5
+from engine.families.flux.tokenizers import read_t5_tokenizer
+from tests.drawn_images import save, scene
+from tests.engine.dataset.report.conftest import image_names
 from tests.engine.models.test_spiece import spiece
 from tests.tiny_flux import PIECES, tiny_t5_tokenizer
 
@@ -35,10 +35,10 @@ def test_a_caption_too_long_for_t5(tmp_path: Path) -> None:
     save(tmp_path / "p", "long.png", scene(2, (96, 96)), " ".join(["a"] * (fits + 1)))
     model = {"family": "flux", "t5_tokenizer": str(tmp_path / "t5"), "t5xxl_max_token_length": 15 // count * count + 1}
     config = RunConfig.model_validate({"dataset": {"train_data_dir": str(tmp_path / "p")}, "model": model})
-    assert found(check(config, shelf=Shelf(tmp_path / "shelf"))[0], "caption-long") == {"long.png"}
+    assert image_names(check(config, cache=MeasureCache(tmp_path / "cache"))[0], "caption-long") == {"long.png"}
 
 
-def test_a_broken_tokenizer_is_told(tmp_path: Path) -> None:
+def test_a_broken_tokenizer_is_reported(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelError, match="cannot be read"):
         read_t5(tmp_path)

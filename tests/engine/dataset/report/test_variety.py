@@ -1,4 +1,4 @@
-"""Few pictures, one background, one colour; marks, bars and blur where they are not."""
+"""Few images, one background, one colour; marks, bars and blur where they are not."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw
 from engine.dataset.report.borders import margins_of
 from engine.dataset.report.quality import MAX_BLUR, blur_of, exposure_of
 from engine.paths import ASSETS
-from tests.drawn_pictures import blurred, framed, letterboxed, save, scene
-from tests.engine.dataset.report.conftest import Checked, codes, found
+from tests.drawn_images import blurred, framed, letterboxed, save, scene
+from tests.engine.dataset.report.conftest import Checked, codes, image_names
 
 SIZE = (128, 128)
 
@@ -26,11 +26,11 @@ def on_ground(seed: int, colour: str | tuple[int, int, int]) -> Image.Image:
     return image
 
 
-def test_few_pictures(tmp_path: Path, checked: Checked) -> None:
+def test_few_images(tmp_path: Path, checked: Checked) -> None:
     for number in range(11):
         save(tmp_path / "p", f"{number}.png", scene(number, SIZE), f"number {number}")
     assert "few" not in codes(checked(tmp_path / "p"))
-    for number in range(2):  # a copy is no other picture
+    for number in range(2):  # a copy is no other image
         save(tmp_path / "p", f"{number}.png", scene(5, SIZE), f"number {number}")
     assert "few" in codes(checked(tmp_path / "p"))
 
@@ -39,7 +39,7 @@ def test_one_background(tmp_path: Path, checked: Checked) -> None:
     for number in range(6):
         save(tmp_path / "p", f"{number}.png", on_ground(number, "#e8e8e8"), f"number {number}")
     save(tmp_path / "p", "other.png", scene(9, SIZE), "another")
-    assert found(checked(tmp_path / "p"), "one-background") == {f"{number}.png" for number in range(6)}
+    assert image_names(checked(tmp_path / "p"), "one-background") == {f"{number}.png" for number in range(6)}
 
 
 def test_backgrounds_that_differ(tmp_path: Path, checked: Checked) -> None:
@@ -48,7 +48,7 @@ def test_backgrounds_that_differ(tmp_path: Path, checked: Checked) -> None:
     assert "one-background" not in codes(checked(tmp_path / "p"))
 
 
-def test_one_place_in_all_pictures(tmp_path: Path, checked: Checked) -> None:
+def test_one_place_in_all_images(tmp_path: Path, checked: Checked) -> None:
     """The same room behind different subjects."""
     room = scene(77, SIZE)
     for number in range(6):
@@ -117,7 +117,7 @@ def test_a_soft_background_is_not_blur() -> None:
     assert blur_of(_grey(image)) < MAX_BLUR
 
 
-def test_a_flat_picture_has_no_blur() -> None:
+def test_a_flat_image_has_no_blur() -> None:
     assert blur_of(np.full((64, 64), 128, np.float32)) == -1
 
 

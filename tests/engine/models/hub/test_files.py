@@ -1,11 +1,11 @@
-"""Which files of a repository are taken."""
+"""Which files of a repository are fetched."""
 
 from __future__ import annotations
 
 import pytest
 
 from engine.errors import ModelError
-from engine.models.hub.files import RemoteFile, needed, tokenizer_only
+from engine.models.hub.files import RemoteFile, needed_files, tokenizer_only
 
 SD15 = [
     "README.md", "model_index.json", "v1-5-pruned.ckpt", "v1-5-pruned.safetensors", "v1-5-pruned-emaonly.safetensors",
@@ -33,12 +33,15 @@ FLUX = [
 ]  # fmt: skip
 
 
-def taken(names: list[str], name: str | None = None) -> set[str]:
-    return {file.name for file in needed("a/b", [RemoteFile(one, 1, one) for one in names], name)}
+def chosen(names: list[str], name: str | None = None) -> set[str]:
+    return {
+        file.name
+        for file in needed_files("a/b", [RemoteFile(file, 1, file) for file in names], ["unet", "transformer"], name)
+    }
 
 
 def test_half_the_size_where_there_is_a_variant() -> None:
-    assert taken(SD15) == {
+    assert chosen(SD15) == {
         "model_index.json", "scheduler/scheduler_config.json", "text_encoder/config.json",
         "text_encoder/model.fp16.safetensors", "tokenizer/merges.txt", "tokenizer/special_tokens_map.json",
         "tokenizer/tokenizer_config.json", "tokenizer/vocab.json", "unet/config.json",
@@ -47,8 +50,8 @@ def test_half_the_size_where_there_is_a_variant() -> None:
     }  # fmt: skip
 
 
-def test_the_whole_weights_where_there_is_none() -> None:
-    plain = taken([name for name in SD15 if "fp16" not in name])
+def test_the_full_weights_where_there_is_none() -> None:
+    plain = chosen([name for name in SD15 if "fp16" not in name])
     assert {name for name in plain if name.endswith(".safetensors")} == {
         "text_encoder/model.safetensors", "unet/diffusion_pytorch_model.safetensors",
         "vae/diffusion_pytorch_model.safetensors",
@@ -56,14 +59,14 @@ def test_the_whole_weights_where_there_is_none() -> None:
 
 
 def test_weights_in_several_files_come_with_their_index() -> None:
-    assert taken(FLUX) == set(FLUX) - {"flux1-dev.safetensors", "ae.safetensors"}
+    assert chosen(FLUX) == set(FLUX) - {"flux1-dev.safetensors", "ae.safetensors"}
 
 
 def test_a_captioner_and_a_single_checkpoint() -> None:
     blip = ["config.json", "preprocessor_config.json", "tokenizer.json", "vocab.txt", "model.safetensors"]
-    assert taken([*blip, "pytorch_model.bin", "tf_model.h5", "README.md"]) == set(blip)
-    assert taken(["README.md", "pony.safetensors", "pony.ckpt"]) == {"pony.safetensors"}
-    assert taken([*SD15], "v1-5-pruned-emaonly.safetensors") == {"v1-5-pruned-emaonly.safetensors"}
+    assert chosen([*blip, "pytorch_model.bin", "tf_model.h5", "README.md"]) == set(blip)
+    assert chosen(["README.md", "pony.safetensors", "pony.ckpt"]) == {"pony.safetensors"}
+    assert chosen([*SD15], "v1-5-pruned-emaonly.safetensors") == {"v1-5-pruned-emaonly.safetensors"}
 
 
 @pytest.mark.parametrize(
@@ -81,18 +84,19 @@ def test_a_captioner_and_a_single_checkpoint() -> None:
 )  # fmt: skip
 def test_what_cannot_be_used(names: list[str], name: str | None, sentence: str) -> None:
     with pytest.raises(ModelError, match=sentence) as refusal:
-        taken(names, name)
+        chosen(names, name)
     assert "  " not in str(refusal.value)
 
 
 def test_no_tokenizer() -> None:
-    with pytest.raises(ModelError, match="holds no tokenizer"):
+    with pytest.raises(ModelError) as error:
         tokenizer_only("a/b", [RemoteFile("tokenizer_config.json", 1, "x")])
+    assert error.value.code == "hub-without-tokenizer"
 
 
 def test_a_captioner_with_a_chat_template_and_a_tagger() -> None:
     chat = ["config.json", "processor_config.json", "chat_template.jinja", "tokenizer.json", "tokenizer.model"]
     weights = ["model.safetensors.index.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
-    assert taken([*chat, *weights, "pytorch_model.bin", "README.md", "flax_model.msgpack"]) == {*chat, *weights}
+    assert chosen([*chat, *weights, "pytorch_model.bin", "README.md", "flax_model.msgpack"]) == {*chat, *weights}
     tagger = {"model.onnx", "selected_tags.csv"}
-    assert taken([*tagger, "config.json", "model.safetensors", "model.msgpack", "sw_jax_cv_config.json"]) == tagger
+    assert chosen([*tagger, "config.json", "model.safetensors", "model.msgpack", "sw_jax_cv_config.json"]) == tagger

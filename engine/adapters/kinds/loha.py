@@ -1,0 +1,57 @@
+"""LoHa: the element-wise product of two matrices of low rank (LyCORIS 4.1 `modules/loha.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from engine.adapters.kinds.base import SD_SCRIPTS, UIS, AdapterKind, Parts, RoleShapes, Weight, first_shape, first_side
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_ENDS = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")
+
+
+class Loha(AdapterKind):
+    """ΔW = (w1_a · w1_b) ⊙ (w2_a · w2_b) · alpha / r; with Tucker cores t [r, r, k, k] w_a is [r, out], w_b [r, in]."""
+
+    name = "LoHa"
+    ends: ClassVar[Mapping[str, str]] = {end: end for end in _ENDS}
+    marks = frozenset(_ENDS)
+    needed = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+    scaled = True
+    off_at_zero = True
+    readers = (*UIS, SD_SCRIPTS, "LyCORIS", "OneTrainer", "SimpleTuner")
+    factors = frozenset(_ENDS)
+
+    def rank(self, parts: RoleShapes) -> str | None:
+        return first_side(first_shape(parts, "hada_w1_b"))
+
+    def inputs(self, parts: RoleShapes) -> int | None:
+        shape = first_shape(parts, "hada_w1_b")
+        return shape[1] if len(shape) > 1 else None
+
+    def outputs(self, parts: RoleShapes) -> int | None:
+        shape = first_shape(parts, "hada_w1_a")
+        return shape[0] if shape else None
+
+    def pairs(self, parts: RoleShapes) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        if "hada_t1" in parts or not {"hada_w1_a", "hada_w1_b"} <= parts.keys():
+            return []
+        return [(parts["hada_w1_b"], parts["hada_w1_a"])]
+
+    def effective_rank(self, parts: Parts) -> int | None:
+        return int(parts["hada_w1_b"].shape[0])
+
+    def delta(self, parts: Parts, weight: Weight) -> Tensor:
+        halves = [_half(parts, number) for number in "12"]
+        return halves[0] * halves[1] * self.scale(parts)
+
+
+def _half(parts: Parts, number: str) -> Tensor:
+    import torch
+
+    a, b = parts[f"hada_w{number}_a"].float(), parts[f"hada_w{number}_b"].float()
+    core = parts.get(f"hada_t{number}")
+    return a @ b.flatten(1) if core is None else torch.einsum("ijhw,jn,im->mnhw", core.float(), b, a)

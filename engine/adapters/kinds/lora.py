@@ -1,0 +1,213 @@
+"""LoRA, with convolutions LoCon: ΔW = up · down · alpha / r (Hu et al. 2021; LyCORIS 4.1 for convolutions)."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
+
+from engine.adapters.kinds.base import OTHERS, POPULAR, UIS, AdapterKind, Parts, RoleShapes, first_shape, first_side
+from engine.adapters.kinds.formula import Size
+from engine.adapters.kinds.trainable import TrainableKind
+from engine.config.schema import NetworkTable
+from engine.config.values import LoraModule
+from engine.errors import ModelError
+from engine.models.lora_names import ALPHA, DOWN, UP, misread_by_diffusers
+from engine.types import LoraTarget
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from engine.adapters.modules import AdapterModule
+    from engine.families.base import LoraReader
+
+_BEFORE_DOWN = re.compile(r"[._]lora(?:_linear_layer|\d)?$")
+"""Required before `.down.weight`, else the key is a base model's; a digit belongs to the module."""
+_SPELLINGS = {"lora_A": ("lora_A.weight", "lora_B.weight"), "down": ("down.weight", "up")}
+"""Ends of keys of down and up by style, for the message where one is missing."""
+
+
+class _DownAndUp(AdapterKind):
+    """Base of LoRA and its Tucker form: an inner matrix `down` and an outer one `up`."""
+
+    needed: tuple[str, ...] = ("down", "up")
+
+    def lacking(self, parts: RoleShapes, style: str) -> list[str]:
+        """The required tensors that a module lacks, in the spelling of its style."""
+        down, up = _SPELLINGS.get(style, (DOWN, UP))
+        names = {"down": down, "up": up}
+        return [names.get(part, part) for part in self.needed if part not in parts]
+
+    def rank(self, parts: RoleShapes) -> str | None:
+        return first_side(first_shape(parts, "down"))
+
+    def inputs(self, parts: RoleShapes) -> int | None:
+        down = first_shape(parts, "down")
+        return down[1] if len(down) > 1 else None
+
+    def outputs(self, parts: RoleShapes) -> int | None:
+        up = first_shape(parts, "up")
+        return up[0] if up else None
+
+    def pairs(self, parts: RoleShapes) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        return [(parts["down"], parts["up"])] if {"down", "up"} <= parts.keys() else []
+
+    def effective_rank(self, parts: Parts) -> int | None:
+        return int(parts["down"].shape[0])
+
+
+class Lora(_DownAndUp, TrainableKind):
+    """Two matrices of low rank. In training they are peft's layers, with a faster step (`engine.adapters.fused`) and
+    Kohya's dropouts."""
+
+    name = "LoRA"
+    ends: ClassVar[Mapping[str, str]] = {
+        **{"lora_down.weight": "down", "lora_up.weight": "up"},
+        **{"lora_A.weight": "down", "lora_B.weight": "up", "lora_A.default.weight": "down"},
+        **{"lora_B.default.weight": "up", "lora_A.bias": "bias", "lora_B.bias": "bias", "lora_up.bias": "bias"},
+        **{"down.weight": "down", "up.weight": "up"},
+    }
+    styles: tuple[tuple[str, str], ...] = (
+        ("lora_down.", "lora_down"),
+        ("lora_up.", "lora_down"),
+        ("lora_A.", "lora_A"),
+        ("lora_B.", "lora_A"),
+        (".down.weight", "down"),
+        (".up.weight", "down"),
+    )
+    marks = frozenset({"down", "up"})
+    scaled = True
+    off_at_zero = True
+    readers: tuple[str, ...] = (*POPULAR, *OTHERS)
+    diffusers_in_peft_names = True
+    factors = frozenset({"down", "up"})
+    written: ClassVar[Mapping[str, str]] = {"down": DOWN, "up": UP, "alpha": ALPHA}
+    outer = frozenset({"up"})
+
+    def recognises(self, parts: RoleShapes) -> bool:
+        return super().recognises(parts) and "mid" not in parts
+
+    def module_of(self, end: str, name: str) -> str | None:
+        if end not in ("down.weight", "up.weight"):
+            return name
+        match = _BEFORE_DOWN.search(name)
+        if match is None:
+            return None
+        return name if name[-1].isdigit() else name[: match.start()]
+
+    def low_rank(self, parts: Parts) -> tuple[Tensor, Tensor] | None:
+        return parts["down"].float(), parts["up"].float()
+
+    def is_chosen(self, network: NetworkTable) -> bool:
+        return network.network_module in get_args(LoraModule)
+
+    def shapes(self, shape: tuple[int, ...], size: Size) -> dict[str, tuple[int, ...]]:
+        out, *rest = shape
+        return {"down": (size.rank, *rest), "up": (out, size.rank, *(1 for _ in rest[1:]))}
+
+    def size_in_file(self, parts: Mapping[str, Tensor]) -> Size | None:
+        if DOWN not in parts:
+            return None
+        rank = int(parts[DOWN].shape[0])
+        return Size(rank, float(parts[ALPHA]) if ALPHA in parts else float(rank))
+
+    def initial(self, shape: tuple[int, ...], size: Size, generator: torch.Generator) -> dict[str, Tensor]:
+        """Down Kaiming uniform with a = √5, up zeros, as in Kohya's scripts."""
+        import torch
+
+        shapes = self.shapes(shape, size)
+        down = torch.empty(shapes["down"], dtype=torch.float32)
+        torch.nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)
+        return {"down": down, "up": torch.zeros(shapes["up"], dtype=torch.float32)}
+
+    def inject(
+        self, component: nn.Module, targets: Sequence[LoraTarget], sizes: Mapping[str, Size], network: NetworkTable
+    ) -> list[AdapterModule]:
+        from engine.adapters.lora_layers import inject
+
+        return list(inject(self, component, targets, sizes, network))
+
+    def initialise(self, modules: Sequence[AdapterModule], devices: Mapping[str, torch.device], seed: int) -> None:
+        """All from one generator, in their order, so that seeds give the same values as in earlier versions."""
+        import torch
+
+        generator = torch.Generator().manual_seed(seed)
+        for module in modules:
+            module.initialise(generator, devices[module.target.component])
+
+    def check_start(self, name: str, shapes: Mapping[str, tuple[int, ...]], network: NetworkTable) -> None:
+        super().check_start(name, shapes, network)
+        down, up = shapes[DOWN], shapes[UP]
+        rank = network.conv_dim if down[2:] not in ((), (1, 1)) else network.network_dim
+        rank = down[0] if network.dim_from_weights or rank is None else rank
+        for part, actual, expected in ((DOWN, down, (rank, *down[1:])), (UP, up, (*up[:1], rank, *up[2:]))):
+            if actual != expected:
+                raise ModelError(
+                    f"{name}.{part} of the LoRA to start from has the shape {list(actual)}, here it is "
+                    f"{list(expected)}.",
+                    "Set network_dim and conv_dim to that file's ranks, or set dim_from_weights; another kind of model "
+                    "does not fit at all.",
+                    code="lora-wrong-shape",
+                )
+
+    def misread_by_diffusers(self, modules: Sequence[AdapterModule]) -> list[AdapterModule]:
+        misread: list[AdapterModule] = []
+        for component in dict.fromkeys(module.target.component for module in modules):
+            here = {module.target.kohya_name: module for module in modules if module.target.component == component}
+            alphas = {name: module.alpha for name, module in here.items()}
+            denoiser = next(iter(here.values())).target.is_denoiser
+            misread += [here[name] for name in misread_by_diffusers(alphas, denoiser=denoiser)]
+        return misread
+
+    def network_args(self, network: NetworkTable) -> dict[str, Any]:
+        arguments = {
+            "conv_dim": network.conv_dim,
+            "conv_alpha": network.conv_alpha if network.conv_dim else None,
+            "rank_dropout": network.rank_dropout or None,
+            "module_dropout": network.module_dropout or None,
+        }
+        values: dict[str, Any] = {key: f"{value:g}" for key, value in arguments.items() if value is not None}
+        if values and not network.dim_from_weights:
+            # Kohya's scripts pass network_dropout on inside network_args, and so write it here too
+            values["dropout"] = network.network_dropout or None
+        return values
+
+    def read_back(
+        self,
+        twins: Mapping[str, nn.Module],
+        tensors: Mapping[str, Tensor],
+        modules: Sequence[AdapterModule],
+        reader: LoraReader,
+    ) -> None:
+        """Read it with diffusers' own loader."""
+        from engine.adapters.lora_check import read_back
+
+        misread = [] if reader.folds_alpha else self.misread_by_diffusers(modules)
+        read_back(twins, tensors, modules, misread, reader)
+
+    def round_to(self, layer: Any, dtype: torch.dtype) -> None:
+        from engine.adapters.lora_layers import round_to
+
+        round_to(layer, dtype)
+
+
+class Tucker(_DownAndUp):
+    """A convolution's LoRA in three matrices: ΔW[o, i, h, w] = Σ up[o, a] · mid[a, b, h, w] · down[b, i]."""
+
+    name = "LoRA with Tucker decomposition"
+    ends: ClassVar[Mapping[str, str]] = {"lora_mid.weight": "mid"}
+    marks = frozenset({"mid"})
+    needed = ("down", "up", "mid")
+    scaled = True
+    off_at_zero = True
+    readers = (*UIS, "LyCORIS")
+    factors = frozenset(needed)
+
+    def low_rank(self, parts: Parts) -> tuple[Tensor, Tensor] | None:
+        """The core is multiplied into down, which changes only the size."""
+        import torch
+
+        down = torch.einsum("abhw,bi->aihw", parts["mid"].float(), parts["down"].float().flatten(1))
+        return down, parts["up"].float()

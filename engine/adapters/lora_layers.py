@@ -1,0 +1,180 @@
+"""LoRAs in a model: peft's layers, fused, with Kohya's dropouts. Several layers may be one in Kohya's files."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
+
+from engine.adapters.dropout import add_dropouts
+from engine.adapters.fused import fuse
+from engine.adapters.kinds.formula import Formula, Size
+from engine.adapters.modules import AdapterModule, checked_tensors
+from engine.config.schema import NetworkTable
+from engine.models.lora_names import ALPHA, DOWN, UP
+from engine.types import LoraTarget
+
+ADAPTER = "default"
+"""The adapter's name inside peft."""
+
+
+@dataclass(frozen=True, eq=False)
+class LoraModule(AdapterModule):
+    """One LoRA: of a layer, or of several that are one layer in Kohya's files.
+
+    Layers of a group share the down projection, one parameter, and each has its own rows of the up projection:
+    together they are the LoRA of the fused layer.
+    """
+
+    kind: Formula
+    target: LoraTarget
+    layers: tuple[Any, ...]
+    """peft's layers in the order of `target.paths`; the base layers are inside."""
+
+    @property
+    def down(self) -> nn.Parameter:
+        """[r, in] or [r, in, k, k] float32."""
+        return self.layers[0].lora_A[ADAPTER].weight  # type: ignore[no-any-return]
+
+    @property
+    def ups(self) -> list[nn.Parameter]:
+        """Each layer's [out, r] or [out, r, 1, 1] float32."""
+        return [layer.lora_B[ADAPTER].weight for layer in self.layers]
+
+    @property
+    def up(self) -> torch.Tensor:
+        """All rows: [sum of out, r] or [out, r, 1, 1] float32."""
+        ups = self.ups
+        return ups[0] if len(ups) == 1 else torch.cat(tuple(ups))
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The trained parameters: down, then each layer's up."""
+        return [self.down, *self.ups]
+
+    @property
+    def outer(self) -> list[nn.Parameter]:
+        """Each layer's up."""
+        return self.ups
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        ups = self.ups
+        up = (sum(len(up) for up in ups), *ups[0].shape[1:])
+        return {DOWN: tuple(self.down.shape), UP: up, ALPHA: ()}
+
+    @property
+    def rank(self) -> int:
+        return int(self.down.shape[0])
+
+    @property
+    def alpha(self) -> float:
+        return float(self.layers[0].lora_alpha[ADAPTER])
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank: the factor on up · down."""
+        return float(self.layers[0].scaling[ADAPTER])
+
+    def set_alpha(self, alpha: float) -> None:
+        for layer in self.layers:
+            layer.lora_alpha[ADAPTER] = alpha
+            layer.scaling[ADAPTER] = alpha / self.rank
+
+    def initialise(self, generator: torch.Generator, device: torch.device) -> None:
+        down, ups = self.down, self.ups
+        shape = (sum(len(up) for up in ups), *down.shape[1:])
+        values = self.kind.initial(shape, Size(self.rank, self.alpha), generator)
+        shared = nn.Parameter(values["down"].to(device))
+        rows = torch.split(values["up"], [len(up) for up in ups])
+        for layer, up in zip(self.layers, rows, strict=True):
+            layer.lora_A[ADAPTER].weight = shared
+            layer.lora_B[ADAPTER].weight = nn.Parameter(up.to(device, copy=True))
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Down, up and alpha, which is 0-dimensional."""
+        return {DOWN: self.down.detach(), UP: self.up.detach(), ALPHA: torch.tensor(self.alpha, dtype=torch.float32)}
+
+    @torch.no_grad()
+    def load(self, parts: Mapping[str, torch.Tensor]) -> None:
+        """Load from a file's module; without an alpha it is the rank."""
+        shapes = self.shapes
+        values = checked_tensors(self.target.kohya_name, parts, {end: shapes[end] for end in (DOWN, UP)})
+        self.down.copy_(values[DOWN])
+        for parameter, rows in zip(self.ups, torch.split(values[UP], [len(up) for up in self.ups]), strict=True):
+            parameter.copy_(rows)
+        alpha = parts.get(ALPHA)
+        if alpha is None:
+            self.set_alpha(float(self.rank))
+        elif alpha != torch.tensor(self.alpha, dtype=alpha.dtype):  # else they differ only by the file's rounding
+            self.set_alpha(float(alpha))
+
+    def squared_norm(self) -> torch.Tensor:
+        """‖U·D‖² is the trace of (UᵀU)(DDᵀ): only rank × rank matrices are made."""
+        down, ups = self.down.flatten(1), [up.flatten(1) for up in self.ups]
+        products = sum((up.T @ up for up in ups[1:]), ups[0].T @ ups[0])
+        return (products * (down @ down.T)).sum() * self.scale**2
+
+    def shrink(self, factor: float) -> None:
+        """Each of the two matrices gets the square root of the factor."""
+        root = math.sqrt(factor)
+        for parameter in self.parameters:
+            parameter.mul_(root)
+
+
+def inject(
+    kind: Formula,
+    component: nn.Module,
+    targets: Sequence[LoraTarget],
+    sizes: Mapping[str, Size],
+    network: NetworkTable,
+) -> Iterator[LoraModule]:
+    """Let peft wrap the layers; new weights stay on the meta device, so that no random number is used."""
+    component.requires_grad_(False)
+    training = component.training
+    ranks: dict[int, list[str]] = {}
+    alphas: dict[float, list[str]] = {}
+    for target in targets:
+        size = sizes[target.kohya_name]
+        ranks.setdefault(size.rank, []).extend(target.paths)
+        alphas.setdefault(size.alpha, []).extend(target.paths)
+    config = LoraConfig(
+        r=next(iter(ranks)),
+        lora_alpha=next(iter(alphas)),  # type: ignore[arg-type]
+        rank_pattern={_pattern_of(paths): rank for rank, paths in list(ranks.items())[1:]},
+        alpha_pattern={_pattern_of(paths): alpha for alpha, paths in list(alphas.items())[1:]},
+        target_modules=_pattern_of([path for target in targets for path in target.paths]),
+        lora_dropout=0.0,
+        bias="none",
+        init_lora_weights=False,
+    )
+    inject_adapter_in_model(config, component, adapter_name=ADAPTER, low_cpu_mem_usage=True)
+    wrapped = {name: module for name, module in component.named_modules() if hasattr(module, "lora_A")}
+    expected = {path for target in targets for path in target.paths}
+    assert wrapped.keys() == expected, "peft wrapped other layers than the targets"
+    for layer in wrapped.values():
+        layer.train(training)
+        fuse(layer)
+    for target in targets:
+        module = LoraModule(kind, target, tuple(wrapped[path] for path in target.paths))
+        add_dropouts(module.layers, ADAPTER, network)
+        yield module
+
+
+def _pattern_of(paths: Sequence[str]) -> str:
+    """A regular expression for exactly these module paths."""
+    return "(?:" + "|".join(re.escape(path) for path in paths) + ")"
+
+
+def round_to(layer: Any, dtype: torch.dtype) -> None:
+    """Round the adapter in a layer to what a file of this number format holds."""
+    for half in (layer.lora_A, layer.lora_B):
+        half[ADAPTER].weight.data = half[ADAPTER].weight.data.to(dtype).float()
+    alpha = torch.tensor(layer.lora_alpha[ADAPTER], dtype=dtype).item()
+    layer.scaling = {ADAPTER: alpha / layer.r[ADAPTER]}  # a new dictionary: the twin shares the old one

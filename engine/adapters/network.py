@@ -1,0 +1,179 @@
+"""The adapters of a run: attached to the model, saved and loaded in Kohya's names. Independent of the kind."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine.adapters.kinds.trainable import TrainableKind
+from engine.adapters.modules import AdapterModule
+from engine.config.schema import NetworkTable
+from engine.errors import ModelError, UsageError
+from engine.models.lora_names import by_module
+from engine.text import listing
+from engine.types import Log, LoraTarget
+
+
+class AdapterNetwork:
+    """All adapters of a run. Their parameters are float32; the base stays frozen in its own dtype."""
+
+    def __init__(self, kind: TrainableKind, modules: Sequence[AdapterModule], *, folds_alpha: bool = False) -> None:
+        self.kind = kind
+        self.modules = list(modules)
+        self._folds_alpha = folds_alpha
+
+    @classmethod
+    def attach(
+        cls,
+        kind: TrainableKind,
+        components: Mapping[str, nn.Module],
+        targets: Sequence[LoraTarget],
+        *,
+        network: NetworkTable,
+        weights: Mapping[str, torch.Tensor] | None = None,
+        generator_seed: int = 0,
+        folds_alpha: bool = False,
+        log: Log,
+    ) -> AdapterNetwork:
+        """Attach adapters to the components, in place.
+
+        Args:
+            components: the model's trainable parts by name.
+            targets: layers to be trained, in Kohya's order; with convolutions where
+                `TrainableKind.takes_convolutions`.
+            network: ranks, alphas, dropouts.
+            weights: a file to start from (`network_weights`), in Kohya's names.
+            generator_seed: seed of the initial values; the global generators are not used.
+            folds_alpha: see `LoraReader.folds_alpha`.
+            log: called for everything that is left out.
+
+        Raises:
+            ModelError: `weights` do not fit.
+        """
+        if network.dim_from_weights and weights is None:
+            raise UsageError(
+                "dim_from_weights needs network_weights.",
+                "Name the LoRA whose ranks are used.",
+                code="dim-from-weights-without-file",
+            )
+        start = None if weights is None else by_module(weights, tuple(kind.written.values()))
+        sizes = kind.sizes(targets, network, start)
+        chosen = [target for target in targets if target.kohya_name in sizes]
+        modules: dict[str, AdapterModule] = {}
+        for name in dict.fromkeys(target.component for target in chosen):
+            here = [target for target in chosen if target.component == name]
+            for module in kind.inject(components[name], here, sizes, network):
+                modules[module.target.kohya_name] = module
+        ordered = [modules[target.kohya_name] for target in chosen]
+        # A component computes on its first layer's device; the weights of its blocks may be elsewhere (split mode).
+        devices = {name: next(component.parameters()).device for name, component in components.items()}
+        kind.initialise(ordered, devices, generator_seed)
+        result = cls(kind, ordered, folds_alpha=folds_alpha)
+        if weights is not None:
+            result.load(weights, log)
+        return result
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by the optimizer's group, in the order of the modules."""
+        groups: dict[str, list[nn.Parameter]] = {}
+        for module in self.modules:
+            groups.setdefault(module.group, []).extend(module.parameters)
+        return groups
+
+    def parameters(self) -> list[nn.Parameter]:
+        """All trained parameters, in the order of the groups."""
+        return [parameter for group in self.groups().values() for parameter in group]
+
+    def module_counts(self) -> dict[str, int]:
+        """Number of modules by component."""
+        return dict(Counter(module.target.component for module in self.modules))
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Copies on the CPU, float32, in Kohya's names."""
+        return {
+            f"{module.target.kohya_name}.{end}": tensor.to("cpu", torch.float32, copy=True).contiguous()
+            for module in self.modules
+            for end, tensor in module.state().items()
+        }
+
+    def load(self, tensors: Mapping[str, torch.Tensor], log: Log) -> None:
+        """Load values and alphas from a LoRA in Kohya's names; restores the result of `state` exactly.
+
+        A module's alpha is the file's, so that the LoRA starts with its old effect.
+
+        Raises:
+            ModelError: another format, or a shape that does not fit.
+        """
+        in_file = by_module(tensors, tuple(self.kind.written.values()))
+        modules = {module.target.kohya_name: module for module in self.modules}
+        missing, unexpected = modules.keys() - in_file.keys(), in_file.keys() - modules.keys()
+        if not modules.keys() & in_file.keys():
+            raise ModelError(
+                f"The LoRA to start from has none of the {len(modules)} modules of this run; it has "
+                f"{listing(sorted(unexpected), 3)}.",
+                "It was made for another kind of model, or only for parts that are not trained here.",
+                code="lora-without-modules",
+            )
+        if missing:
+            log(f"The LoRA to start from lacks {len(missing)} modules; they start new: {listing(sorted(missing), 3)}.")
+        if unexpected:
+            log(
+                f"{len(unexpected)} modules of the LoRA to start from do not exist in this run and are skipped: "
+                f"{listing(sorted(unexpected), 3)}."
+            )
+        changed: Counter[tuple[float, float]] = Counter()
+        for name, module in modules.items():
+            if name in in_file:
+                old = module.alpha
+                module.load(in_file[name])
+                if module.alpha != old:
+                    changed[old, module.alpha] += 1
+        for (old, new), count in sorted(changed.items()):
+            log(f"Alpha {new:g} instead of {old:g} in {count} modules: it is that of the LoRA to start from.")
+        misread = self.misread_by_diffusers()
+        if misread:
+            log(
+                f"Alpha differs from module to module: ComfyUI, A1111 and Forge read that, diffusers uses the most "
+                f"frequent one for {len(misread)} of them."
+            )
+
+    def misread_by_diffusers(self) -> list[AdapterModule]:
+        """Modules for which diffusers ignores the file's alpha; none where the loader folds alpha."""
+        return [] if self._folds_alpha else self.kind.misread_by_diffusers(self.modules)
+
+    @torch.no_grad()
+    def apply_max_norm(self, limit: float) -> tuple[int, float, float]:
+        """Scale down each module whose norm ‖ΔW‖ is above `limit` (`scale_weight_norms`).
+
+        Returns:
+            How many were scaled, and the mean and the largest norm afterwards.
+        """
+        squares = [module.squared_norm() for module in self.modules]
+        norms = torch.stack([square.to(squares[0].device) for square in squares]).clamp(min=0).sqrt().tolist()
+        scaled = 0
+        for index, module in enumerate(self.modules):
+            if norms[index] > limit:
+                module.shrink(limit / norms[index])
+                norms[index] = limit
+                scaled += 1
+        return scaled, sum(norms) / len(norms), max(norms)
+
+    def train(self, mode: bool = True) -> None:
+        """Switch the dropouts on or off; a component's own `train` and `eval` do the same."""
+        for layer in self._layers():
+            layer.train(mode)
+
+    def rely_on_autocast(self, under_autocast: bool) -> None:
+        """Under autocast, skip each layer's cast of its input to float32 and back.
+
+        Outside autocast a base in half precision needs that cast: call it with False there.
+        """
+        for layer in self._layers():
+            layer.cast_input_dtype_enabled = not under_autocast
+
+    def _layers(self) -> Iterator[Any]:
+        return (layer for module in self.modules for layer in module.layers)

@@ -1,0 +1,182 @@
+"""The layers of a checkpoint under Kohya's names, and their weights' sources in its files, in every layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import ModelError
+from engine.families.base import Family
+from engine.families.layer_names import DENOISER
+from engine.families.registry import family_named, recognise
+from engine.models.fp8 import dequantize_fp8, scale_of
+from engine.models.header import read_header
+from engine.models.loading import PartSource, TensorSource, meta_module
+from engine.paths import expanded
+from engine.text import printable
+from engine.types import Recognition
+
+
+@dataclass(frozen=True)
+class Spot:
+    """The source of one weight of diffusers' model."""
+
+    file: Path
+    source: TensorSource
+    shape: tuple[int, ...]
+    """The shape in diffusers."""
+
+
+@dataclass(frozen=True)
+class WeightLayer:
+    """A layer with a name in Kohya's format."""
+
+    name: str
+    component: str
+    spots: tuple[Spot, ...]
+    """One source, or several where Kohya's layer is several in diffusers, in the order of the rows."""
+    usual: bool
+    """Whether a LoRA covers it by default: the layers of attention blocks."""
+    convolutional: bool
+    """Whether a LoRA with `conv_dim` covers it."""
+    trainable: bool
+    """Whether its component can be trained."""
+    swapped: bool
+    """See `LayerNames.halves_swapped`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the full weight."""
+        return sum(spot.shape[0] for spot in self.spots), *self.spots[0].shape[1:]
+
+    def pieces(self, change: Tensor) -> list[Tensor]:
+        """Split a change of Kohya's weight into changes of diffusers' weights."""
+        ordered = torch.cat(change.chunk(2)[::-1]) if self.swapped else change
+        return list(torch.split(ordered, [spot.shape[0] for spot in self.spots]))
+
+    def joined(self, pieces: list[Tensor]) -> Tensor:
+        """The inverse of `pieces`."""
+        weight = torch.cat(pieces)
+        return torch.cat(weight.chunk(2)[::-1]) if self.swapped else weight
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A recognised checkpoint."""
+
+    recognition: Recognition
+    base: str
+    """The kind of model: "SD 1.5", "SDXL", "FLUX"."""
+    layers: dict[str, WeightLayer]
+    """By Kohya's name."""
+    files: dict[str, list[Path]]
+    """Component to the files of its weights."""
+
+
+def read_checkpoint(name: str) -> Checkpoint:
+    """Recognise a checkpoint from its headers and configurations; no weight is read.
+
+    Raises:
+        ModelError: missing, broken, or of an unsupported family.
+    """
+    recognition = recognise(expanded(name))
+    family = family_named(recognition.family)
+    sources = family.sources(recognition)
+    layers: dict[str, WeightLayer] = {}
+    for component, source in sources.items():
+        layers |= {layer.name: layer for layer in _layers(family, component, source)}
+    files = {component: list(source.files) for component, source in sources.items()}
+    return Checkpoint(recognition, family.spec.lora_base, layers, files)
+
+
+def _layers(family: Family, component: str, source: PartSource) -> Iterator[WeightLayer]:
+    module = meta_module(source.build, source.config)
+    kinds = dict(_kinds(family, module))
+    untrained = {encoder.component for encoder in family.spec.encoders if not encoder.is_trainable}
+    modules = {f"{path}.weight": layer for path, layer in module.named_modules() if _takes_lora(layer)}
+    candidates = source.key_candidates(list(modules))
+    file_of = {name: file for file in source.files for name in read_header(file).tensors}
+    name_of = _namer(family, component, source.config)
+    spots_by_name: dict[str, list[tuple[int, Spot, str]]] = {}
+    for key, layer in modules.items():
+        tensor = next((candidate for candidate in candidates[key] if candidate.name in file_of), None)
+        if tensor is None:
+            raise ModelError(
+                f"{printable(source.files[0])} lacks {printable(candidates[key][0].name)} of its {component}.",
+                "Fetch it again, or use another copy of the checkpoint.",
+                code="checkpoint-incomplete",
+            )
+        name, row = name_of(key)
+        spot = Spot(file_of[tensor.name], tensor, tuple(layer.weight.shape))
+        spots_by_name.setdefault(name, []).append((row, spot, key.removesuffix(".weight")))
+    for name, spots in spots_by_name.items():
+        spots.sort(key=lambda entry: entry[0])
+        path = spots[0][2]
+        kind = kinds.get(path, "")
+        yield WeightLayer(
+            name,
+            component,
+            tuple(spot for _, spot, _ in spots),
+            usual=kind == "attention",
+            convolutional=kind == "convolution",
+            trainable=component not in untrained,
+            swapped=family.spec.layers.halves_swapped(name),
+        )
+
+
+def _takes_lora(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Linear | nn.Conv2d)
+
+
+def _kinds(family: Family, module: nn.Module) -> Iterator[tuple[str, str]]:
+    """Module paths inside the classes that Kohya trains."""
+    for kind, classes in (("convolution", family.spec.conv_classes), ("attention", family.spec.lora_classes)):
+        for parent_path, parent in module.named_modules():
+            if type(parent).__name__ in classes:
+                yield from ((f"{parent_path}.{path}", kind) for path, _ in parent.named_modules() if path)
+
+
+def _namer(family: Family, component: str, config: Mapping[str, Any]) -> Callable[[str], tuple[str, int]]:
+    """A function from the key of a weight to (Kohya's name, its first row there)."""
+    encoder = next((encoder for encoder in family.spec.encoders if encoder.component == component), None)
+
+    def of_text(key: str) -> tuple[str, int]:
+        assert encoder is not None
+        path = key.removesuffix(".weight").removeprefix("text_model.").replace(".", "_")
+        return encoder.prefix + encoder.level + path, 0
+
+    def of_denoiser(key: str) -> tuple[str, int]:
+        path, row = family.kohya_row(key, config)
+        return DENOISER + path, row
+
+    return of_denoiser if encoder is None else of_text
+
+
+def add_to(tensor: Tensor, source: TensorSource, change: Tensor) -> None:
+    """Add a change of one of diffusers' weights to the file's tensor that contains it, in place."""
+    number, count = source.chunk
+    piece = tensor if count == 1 else tensor.chunk(count)[number]
+    if source.rows is not None:
+        piece = piece[source.rows]
+    if source.swapped:
+        change = torch.cat(change.chunk(2)[::-1])
+    if source.transposed:
+        piece = piece.T
+    piece += change.reshape(piece.shape)
+
+
+def weight_of(spot: Spot, handles: Mapping[str, Any]) -> Tensor:
+    """One of diffusers' weights in float32; fp8 is dequantised.
+
+    Args:
+        handles: tensor names of the checkpoint's files to the open file.
+    """
+    tensor: Tensor = handles[spot.source.name].get_tensor(spot.source.name)
+    name = scale_of(spot.source.name, handles)
+    values = tensor.float() if name is None else dequantize_fp8(tensor, handles[name].get_tensor(name))
+    return spot.source.of(values).reshape(spot.shape)

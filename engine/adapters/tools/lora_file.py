@@ -1,0 +1,255 @@
+"""Reads a LoRA file of any supported naming into layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from engine.adapters.defects import defects
+from engine.adapters.formats import BARE, PEFT, Format, recognise_format
+from engine.adapters.keys import Module
+from engine.adapters.kinds.registry import kind_named
+from engine.adapters.payload import read_payload
+from engine.adapters.peft_format import merge_pairs
+from engine.adapters.stated_alphas import components, stated_alphas
+from engine.adapters.tools.layers import LORA, Layer, from_file_alone
+from engine.adapters.tools.naming import addresses, base_for, layer_names
+from engine.errors import ModelError
+from engine.families.layer_names import Address, LayerNames
+from engine.families.registry import family_of_lora
+from engine.models.header import Header, read_header, readable
+from engine.models.kinds import looks_like
+from engine.reading import require_regular
+from engine.text import listing, printable
+
+WEIGHTS = "adapter_model.safetensors"
+"""peft's name of the file in its folder."""
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """The contents of a LoRA file."""
+
+    path: Path
+    base: str
+    """"SD 1.5", "SDXL", "FLUX", … or "unknown"."""
+    naming: str
+    layers: dict[str, Layer]
+    """By name, in the file's order."""
+    metadata: dict[str, str]
+    dtype: torch.dtype
+    """The number format of most matrices."""
+    unmapped: list[str] = field(default_factory=list)
+    """Modules that are not in the family's table; they keep their own names."""
+    rest: dict[str, Tensor] = field(default_factory=dict)
+    """Tensors that belong to no layer, such as embeddings, which A1111 reads from a LoRA file."""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        return printable(self.path.name)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A file, or one of several in a peft folder."""
+
+    file: Path
+    component: str
+    """Name of the folder of a peft file, whose keys do not name the component; else empty."""
+    header: Header
+
+    def key(self, key: str) -> str:
+        """The key with the component."""
+        return f"{self.component}.{key.removeprefix('base_model.model.')}" if self.component else key
+
+
+def read_lora(path: Path) -> LoraFile:
+    """Read a LoRA file, or a peft folder with or without one subfolder for each component.
+
+    Raises:
+        ModelError: missing, unreadable, no adapter, damaged (NaN, half of a pair, ranks that differ), or of a kind
+            whose change cannot be computed from the file alone.
+    """
+    parts = _parts(path)
+    for part in parts:
+        _check_sound(part)
+    shapes = {part.key(key): shape for part in parts for key, shape in part.header.shapes.items()}
+    metadata = dict(parts[0].header.metadata)
+    lora = recognise_format(shapes, metadata)
+    assert lora is not None, "each file is an adapter"
+    tensors = {part.key(key): tensor for part in parts for key, tensor in read_tensors(part.file).items()}
+    base, notes = base_for(lora, metadata), list[str]()
+    placed = addresses(lora, base)
+    files = {part.component: (part.header.metadata, part.file) for part in parts}
+    alphas = stated_alphas(path, lora, shapes, files)
+    bare = [name for name, module in lora.modules.items() if "alpha" not in module.parts and "down" in module.parts]
+    if len(alphas) < len(bare) and lora.naming in (PEFT, BARE):
+        notes.append(
+            f"{printable(path.name)} has no alphas, and its folder no adapter_config.json: the ranks are used."
+        )
+    layers = _layers(path, lora, tensors, placed, alphas, base)
+    unmapped = [name for name, address in placed.items() if address is None and layer_names(base) is not None]
+    if unmapped:
+        notes.append(
+            f"{len(unmapped)} modules of {printable(path.name)} are not in {base}'s table of names; they keep their "
+            f"names: {listing([printable(name) for name in unmapped], 3)}."
+        )
+    inside = {key for module in lora.modules.values() for key in module.parts.values()}
+    matrices = [tensors[key].dtype for key in inside if tensors[key].dim() > 1]
+    dtype = max(set(matrices), key=lambda kind: (matrices.count(kind), str(kind)))
+    rest = {key: tensor for key, tensor in tensors.items() if key not in inside}
+    return LoraFile(path, base, lora.naming, layers, metadata, dtype, unmapped, rest, notes)
+
+
+def _parts(path: Path) -> list[_Part]:
+    files = [path]
+    if path.is_dir():
+        files = [path / name / WEIGHTS for name in ("", *components()) if (path / name / WEIGHTS).is_file()]
+        if not files:
+            raise ModelError(
+                f"{printable(path)} is a folder without {WEIGHTS}.",
+                "Name a .safetensors file, or a peft folder.",
+                code="peft-folder-without-weights",
+            )
+    parts = []
+    for file in files:
+        folder = file.absolute().parent.name
+        is_component = file.name == WEIGHTS and folder in components()
+        parts.append(_Part(file, folder if is_component else "", read_header(file)))
+    return parts
+
+
+def _check_sound(part: _Part) -> None:
+    path, header = part.file, part.header
+    lora = recognise_format(header.shapes, header.metadata)
+    if lora is None:
+        other = looks_like(header) or "a file whose tensors have names of no known LoRA format"
+        raise ModelError(f"{printable(path)} is no LoRA: it is {other}.", "Name a LoRA file.", code="not-a-lora")
+    _check_kinds(path, lora)
+    faults = defects(lora, header, read_payload(path, header), start=True)
+    if faults:
+        raise ModelError(
+            f"{printable(path)}: {faults[0]}",
+            "The file is damaged or was written wrongly: use another copy.",
+            code="lora-damaged",
+        )
+
+
+def _check_kinds(path: Path, lora: Format) -> None:
+    for kind in lora.kinds:
+        if not from_file_alone(kind_named(kind)):
+            raise ModelError(
+                f"{printable(path)} is of the kind {kind}, whose change of the weights cannot be computed from the "
+                "file alone, so this tool cannot use it.",
+                "Use a LoRA, LoHa, LoKr or full difference.",
+                code="lora-kind-not-computable",
+            )
+    biases = [name for name, module in lora.modules.items() if "diff_b" in module.parts or "bias" in module.parts]
+    if biases:
+        raise ModelError(
+            f"{printable(path)} also changes {len(biases)} biases, which no LoRA can hold: "
+            f"{listing([printable(name) for name in biases], 2)}.",
+            "Use a file that changes weights only.",
+            code="lora-changes-biases",
+        )
+
+
+def read_tensors(path: Path, keys: Sequence[str] | None = None) -> dict[str, Tensor]:
+    """The tensors of a safetensors file in the host's memory.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    with readable(path):
+        require_regular(path)
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                return {key: file.get_tensor(key) for key in (file.keys() if keys is None else keys)}
+        except SafetensorError as error:
+            raise ModelError(
+                f"{printable(path)} cannot be read: {error}.", "Use another copy.", code="model-file-unreadable"
+            ) from error
+
+
+def _layers(
+    path: Path,
+    lora: Format,
+    tensors: Mapping[str, Tensor],
+    placed: Mapping[str, Address | None],
+    alphas: Mapping[str, float],
+    base: str,
+) -> dict[str, Layer]:
+    names = layer_names(base)
+    layers: dict[str, Layer] = {}
+    fused: dict[str, dict[int, Layer]] = {}
+    sizes: dict[str, int] = {}
+    for name, module in lora.modules.items():
+        address = placed[name]
+        layer = _layer(address.layer if address else name, module, tensors, alphas.get(name), names)
+        if address is not None and address.members > 1:
+            if layer.kind != LORA:
+                raise ModelError(
+                    f"{printable(path)}: {printable(name)} is a {layer.kind} of a part of {address.layer}; only LoRAs "
+                    "of parts can be joined.",
+                    "Use a file in Kohya's names.",
+                    code="lora-part-not-joinable",
+                )
+            fused.setdefault(address.layer, {})[address.member] = layer
+            sizes[address.layer] = address.members
+            layers.setdefault(address.layer, layer)  # its place in the order
+        elif layer.name in layers:
+            raise ModelError(
+                f"{printable(path)} has {printable(layer.name)} twice, in two namings.",
+                "Use another copy.",
+                code="lora-layer-twice",
+            )
+        else:
+            layers[layer.name] = layer
+    return layers | {name: _fused(name, parts, sizes[name], base) for name, parts in fused.items()}
+
+
+def _layer(
+    name: str, module: Module, tensors: Mapping[str, Tensor], alpha: float | None, names: LayerNames | None
+) -> Layer:
+    parts = {part: tensors[key] for part, key in module.parts.items() if part not in ("alpha", "reshape_weight")}
+    if "alpha" in module.parts:
+        alpha = float(tensors[module.parts["alpha"]])
+    kind = module.kind({key: tuple(tensors[key].shape) for key in module.parts.values()})
+    scale, rank = parts.pop("scale", None), kind_named(kind).effective_rank(parts)
+    if scale is not None and rank is not None:
+        alpha = float(scale) * rank  # A1111 uses it instead of alpha / rank
+    swapped = names is not None and names.halves_swapped(name)
+    if swapped and "norm_out" in module.name and kind == LORA:
+        parts["up"] = torch.cat(parts["up"].chunk(2)[::-1])
+    return Layer(name, kind, parts, alpha, module.style or "lora_down")
+
+
+def _fused(name: str, parts: Mapping[int, Layer], members: int, base: str) -> Layer:
+    """Join the LoRAs of query, key and value into one of Kohya's layer."""
+    family = family_of_lora(base)
+    assert family is not None, "a layer in parts has an address"
+    widths = family.spec.layers.usual_widths(members, next(iter(parts.values())).shape[1])
+    for number, layer in parts.items():
+        if layer.shape[0] != widths[number]:
+            raise ModelError(
+                f"A part of {name} has {layer.shape[0]} outputs instead of {widths[number]}: it is not "
+                f"{family.spec.title}'s.",
+                "Use another file.",
+                code="lora-wrong-shape",
+            )
+    same_scale = len({layer.scale for layer in parts.values()}) == 1
+    pairs = [_pair(parts[number], same_scale) if number in parts else None for number in range(members)]
+    down, up, scale = merge_pairs(pairs, widths)
+    return Layer(name, LORA, {"down": down, "up": up}, scale * len(down))
+
+
+def _pair(layer: Layer, same_scale: bool) -> tuple[Tensor, Tensor, float]:
+    """Down, up and factor; in float32 where factors differ, which are then multiplied into up."""
+    down, up = layer.factors["down"], layer.factors["up"]
+    return (down, up, layer.scale) if same_scale else (down.float(), up.float(), layer.scale)

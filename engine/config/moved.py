@@ -1,0 +1,78 @@
+"""Settings that moved into a table of their own: their former names are accepted wherever a key is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+MOVED: Mapping[str, str] = {
+    **{f"model.{key}": f"flux.{key}" for key in (
+        "clip_l", "t5xxl", "ae", "t5_tokenizer", "t5xxl_max_token_length", "apply_t5_attn_mask",
+    )},
+    **{f"training.{key}": f"flow.{key}" for key in (
+        "timestep_sampling", "sigmoid_scale", "discrete_flow_shift", "model_prediction_type", "weighting_scheme",
+        "logit_mean", "logit_std", "mode_scale",
+    )},
+    "training.guidance_scale": "flux.guidance_scale",
+    "sampling.sample_guidance": "flux.sample_guidance",
+}  # fmt: skip
+"""Former dotted key to the present one."""
+_FORMER = {now: before for before, now in MOVED.items()}
+
+
+def present_key(dotted: str) -> str:
+    """The present name of a setting; any other text as it is."""
+    return MOVED.get(dotted, dotted)
+
+
+def former_key(dotted: str) -> str:
+    """The name by which digests, caches and records know a setting: the former one, if it moved."""
+    return _FORMER.get(dotted, dotted)
+
+
+def split(dotted: str) -> tuple[str, str]:
+    """(table, key) of the present name."""
+    table, _, key = present_key(dotted).partition(".")
+    return table, key
+
+
+def present_tables(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables with moved settings in their present places; `values` stays as it is.
+
+    Raises:
+        ValueError: a setting is there under both names.
+    """
+    tables = dict(values)
+    for table, members in values.items():
+        old = [key for key in members if f"{table}.{key}" in MOVED] if isinstance(members, Mapping) else []
+        if old:
+            tables[table] = {key: value for key, value in tables[table].items() if key not in old}
+        for key in old:
+            home, name = split(f"{table}.{key}")
+            present = tables.get(home, {})
+            if not isinstance(present, Mapping) or name in present:
+                raise ValueError(both_names(f"{table}.{key}"))
+            tables[home] = {**present, name: members[key]}
+    return tables
+
+
+def former_tables(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The same settings in their former places, for digests that must not change; without tables that are empty then.
+
+    `values` has every table, or those with settings other than their defaults.
+    """
+    tables: dict[str, dict[str, Any]] = {table: {} for table in values if not _is_new(table)}
+    for table, members in values.items():
+        for key, value in members.items():
+            home, _, name = former_key(f"{table}.{key}").partition(".")
+            tables.setdefault(home, {})[name] = value
+    return tables
+
+
+def both_names(former: str) -> str:
+    """The problem of a setting that is there under both names."""
+    return f"{former} and {MOVED[former]} are the same setting, and both are set"
+
+
+def _is_new(table: str) -> bool:
+    return any(now.startswith(f"{table}.") for now in _FORMER)

@@ -1,0 +1,140 @@
+"""Estimate of the disk space of a run, from the checkpoint's headers, before the start."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.atomic import require_space
+from engine.config.training_size import training_size
+from engine.dataset.reach import most_latents
+from engine.text import size_text
+
+if TYPE_CHECKING:
+    from engine.config import RunConfig
+    from engine.dataset.arithmetic import StepPlan
+    from engine.families.resolved import ResolvedRun
+
+_STATE_COPIES = 3
+"""The adapter in fp32 and Adam's two moments."""
+_STATES_KEPT = 3
+"""Two, and the one being written."""
+_BYTES_A_NUMBER = 2 * 4
+"""Mean and deviation, fp32."""
+
+
+@dataclass(frozen=True)
+class DiskNeed:
+    """Bytes that a run writes, by purpose."""
+
+    loras: int
+    states: int
+    samples: int
+    latents: int
+    texts: int
+    least: int
+    """For the first state and one LoRA."""
+
+    @property
+    def total(self) -> int:
+        """The sum."""
+        return self.loras + self.states + self.samples + self.latents + self.texts
+
+    def lines(self, directory: Path) -> list[str]:
+        """The estimate in words, with the free space at `directory`, which need not exist yet."""
+        purposes = {
+            "LoRA files": self.loras,
+            "states": self.states,
+            "samples": self.samples,
+            "latents": self.latents,
+            "encoded captions": self.texts,
+        }
+        parts = [f"{name} {size_text(size)}" for name, size in purposes.items() if size]
+        place = next(path for path in (directory, *directory.parents) if path.exists())
+        free = size_text(shutil.disk_usage(place).free)
+        return [f"Disk: about {size_text(self.total)} ({', '.join(parts)}); {free} are free."]
+
+    def check(self, directory: Path) -> str | None:
+        """A warning if the estimate does not fit at `directory`, else None.
+
+        Raises:
+            StorageError: not even the first state and one LoRA fit.
+        """
+        require_space(directory, self.least, "one state and one LoRA")
+        free = shutil.disk_usage(directory).free
+        if free >= self.total:
+            return None
+        total = size_text(self.total)
+        return f"The disk may become full: about {total} will be written, {size_text(free)} are free in {directory}."
+
+
+def estimate(run: ResolvedRun, plan: StepPlan, num_prompts: int) -> DiskNeed:
+    """The disk space of a complete run, estimated on the safe side."""
+    config, recognition, parameters = run.config, run.recognition, lora_parameters(run)
+    lora = parameters * (4 if config.saving.save_precision == "float" else 2)
+    sampling, size = config.sampling, training_size(config)
+    interval = (sampling.sample_every_n_epochs or 0) * plan.updates_per_epoch or sampling.sample_every_n_steps
+    rounds = plan.max_train_steps // interval + 2 if interval else 0
+    cells = size[0] * size[1] // recognition.downscale**2
+    images = sum(subset.images for subset in plan.subsets) * (2 if config.dataset.flip_aug else 1)
+    return DiskNeed(
+        least=lora + parameters * 4 * _STATE_COPIES,
+        loras=lora * _files(config, plan),
+        states=parameters * 4 * _STATE_COPIES * _STATES_KEPT,
+        samples=rounds * num_prompts * size[0] * size[1] * 2,
+        texts=_captions(config, plan, images) * recognition.caption_bytes
+        if config.memory.cache_text_encoder_outputs_to_disk
+        else 0,
+        latents=most_latents(config, plan) * cells * recognition.latent_channels * _BYTES_A_NUMBER
+        if config.memory.cache_latents_to_disk
+        else 0,
+    )
+
+
+def _captions(config: RunConfig, plan: StepPlan, images: int) -> int:
+    """Upper limit of the run's different captions: one per image, or, if they vary, one per image of every batch."""
+    dataset, training = config.dataset, config.training
+    changed = (
+        dataset.shuffle_caption
+        or dataset.enable_wildcard
+        or dataset.caption_tag_dropout_rate > 0
+        or dataset.token_warmup_step > 0
+    )
+    if not changed:
+        return images + 1
+    return plan.max_train_steps * training.train_batch_size * training.gradient_accumulation_steps
+
+
+def _files(config: RunConfig, plan: StepPlan) -> int:
+    """Number of LoRA files at the end."""
+    saving = config.saving
+    by_epoch = plan.epochs // saving.save_every_n_epochs if saving.save_every_n_epochs else 0
+    by_step = plan.max_train_steps // saving.save_every_n_steps if saving.save_every_n_steps else 0
+    return 1 + min(by_epoch, saving.save_last_n_epochs or by_epoch) + by_step
+
+
+def lora_parameters(run: ResolvedRun) -> int:
+    """Number of the adapters' parameters, from the shapes of the layers that get one."""
+    from engine.adapters.kinds.registry import trained_kind
+    from engine.config.trained import is_trained
+    from engine.models.header import read_header
+
+    config, path, patterns = run.config, run.recognition.path, run.family.spec.patterns
+    files = sorted(path.glob("*/*.safetensors")) if path.is_dir() else [path]
+    wants_unet, wants_text = is_trained(config, denoiser=True), is_trained(config, denoiser=False)
+    kind, network = trained_kind(config.network), config.network
+    total = 0
+    for file in files:
+        inside = f"{file.parent.name}." if path.is_dir() else ""
+        for name, shape in read_header(file).shapes.items():
+            text = inside == "text_encoder." or re.search(patterns.text, name) is not None
+            is_trained_part = wants_text if text else wants_unet
+            if len(shape) < 2 or re.search(patterns.elsewhere, inside + name) or not is_trained_part:
+                continue
+            attention = re.search(patterns.attention, name) is not None
+            if attention or (kind.size_of("conv3x3", network) and re.search(patterns.convolution, name)):
+                total += kind.count(shape, "conv3x3" if shape[2:] == (3, 3) else "linear", network)
+    return total

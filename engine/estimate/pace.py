@@ -1,0 +1,159 @@
+"""How long a run will take: from earlier runs on this machine, else roughly from the GPU's speed, else unknown."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.config.training_size import largest_batch, training_size
+from engine.errors import LoraSmithError
+from engine.runs.events import StepEvent
+from engine.runs.find import KnownRun
+from engine.runs.identity import host
+from engine.runs.tail import latest_events
+from engine.text import printable
+
+if TYPE_CHECKING:
+    from engine.config.resolve import ResolvedConfig
+    from engine.dataset.arithmetic import StepPlan
+    from engine.families.resolved import ResolvedRun
+    from engine.hardware import Gpu
+    from engine.types import Recognition
+
+NEWEST = 20
+"""Number of runs that are read."""
+FEWEST_STEPS = 5
+_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+_SAME_SIZE = 1.5
+"""Runs whose checkpoints' parameter counts differ by more than this factor are not compared."""
+_CHECKPOINTING = 4 / 3
+"""Two forward passes and a backward pass instead of one and a backward pass."""
+_TRAIN_FORWARDS = 3
+"""A training step of a LoRA costs about as much as three forward passes: the backward pass counts two."""
+_SAMPLE_FORWARDS = 2
+"""A sampling step: with and without the prompt."""
+_SHARE_OF_PEAK = 0.3
+"""Share of a GPU's fp32 peak that a small batch in half precision reaches: between 0.2 and 0.5 on the measured
+cards."""
+
+
+@dataclass(frozen=True)
+class MeasuredRun:
+    """The pace of an earlier run, with what decides whether it applies to a new one."""
+
+    name: str
+    created: float
+    seconds_per_step: float
+    config: ResolvedConfig
+    """The resolved settings."""
+    family: str
+    parameters: float
+    on_gpu: bool
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds per step, and where the figure comes from."""
+
+    seconds_per_step: float | None
+    source: str
+    """For the user: "from run smithy of 12 Nov: 0.42 s a step", "rough, ...", "unknown until the first steps"."""
+
+    def total(self, config: ResolvedConfig, plan: StepPlan, num_prompts: int) -> float | None:
+        """Seconds for the steps and the samples; None while the pace is unknown."""
+        if self.seconds_per_step is None:
+            return None
+        seconds_per_image = self.seconds_per_step / (plan.batch_size * plan.gradient_accumulation_steps)
+        seconds_per_sample = seconds_per_image * config.sampling.sample_steps * _SAMPLE_FORWARDS / _TRAIN_FORWARDS
+        return self.seconds_per_step * plan.max_train_steps + seconds_per_sample * num_prompts * _rounds(config, plan)
+
+
+def measured_runs(runs: Iterable[KnownRun]) -> list[MeasuredRun]:
+    """The pace of the newest runs on this machine, the newest first. Reads little of each."""
+    newest = [run for run in list(runs)[:NEWEST] if run.state.state != "damaged"]
+    measured = (_measure(run) for run in newest if run.run_dir.meta.get("host") == host())
+    return [run for run in measured if run is not None]
+
+
+def pace(run: ResolvedRun, gpu: Gpu | None, measured: Sequence[MeasuredRun]) -> Pace:
+    """The pace of a run.
+
+    Args:
+        gpu: the run's GPU; None is the CPU.
+        measured: from `measured_runs`.
+    """
+    config, recognition = run.config, run.recognition
+    work, size = _work(config), _parameters(recognition)
+    near = [
+        other
+        for other in measured
+        if other.family == recognition.family
+        and other.on_gpu == (gpu is not None)
+        and max(size, other.parameters) < _SAME_SIZE * min(size, other.parameters)
+    ]
+    if near:
+        best = min(near, key=lambda other: (*_distance(config, other.config), -other.created))
+        factor = work / _work(best.config)
+        seconds = best.seconds_per_step * factor
+        day = time.strftime("%d %b", time.localtime(best.created)).lstrip("0")
+        scaled = "" if 0.99 < factor < 1.01 else f", scaled by {factor:.2g} for the other size or batch"
+        return Pace(seconds, f"from run {printable(best.name)} of {day}: {seconds:.2g} s a step{scaled}")
+    peak = gpu.peak_flops if gpu is not None else None
+    cost = run.family.spec.cost
+    if gpu is not None and peak and cost is not None:
+        flops = cost.flops * _TRAIN_FORWARDS * size / cost.parameters * work
+        seconds = flops / (peak * _SHARE_OF_PEAK)
+        return Pace(seconds, f"rough, by arithmetic for {printable(gpu.name)}: {seconds:.2g} s a step")
+    return Pace(None, "unknown until the first steps")
+
+
+def _work(config: ResolvedConfig) -> float:
+    """Images of 512 x 512 in a step of one process, weighted by what a step does with them."""
+    width, height = training_size(config)
+    images = largest_batch(config) * config.training.gradient_accumulation_steps
+    return width * height / 512**2 * images * (_CHECKPOINTING if config.memory.gradient_checkpointing else 1)
+
+
+def _distance(config: ResolvedConfig, other: ResolvedConfig) -> tuple[bool, float]:
+    """How little another run's pace applies to this one: another number of processes, then the ratio of their work."""
+    other_processes = config.training.num_processes != other.training.num_processes
+    return other_processes, abs(math.log(_work(config) / _work(other)))
+
+
+def _rounds(config: ResolvedConfig, plan: StepPlan) -> int:
+    """How often samples are generated."""
+    sampling = config.sampling
+    interval = (sampling.sample_every_n_epochs or 0) * plan.updates_per_epoch or sampling.sample_every_n_steps
+    return plan.max_train_steps // interval + sampling.sample_at_first if interval else 0
+
+
+def _parameters(recognition: Recognition) -> float:
+    return recognition.size / _BYTES.get(recognition.dtype, 2)
+
+
+def _measure(run: KnownRun) -> MeasuredRun | None:
+    """The pace of a run; None if it is unknown: too few steps, moved files, settings of another version."""
+    from engine.config import load_config
+    from engine.families.resolved import resolve_run
+
+    steps = [event for event in latest_events(run.run_dir.events_path) if isinstance(event, StepEvent)]
+    seconds = [pace for event in steps if (pace := event.seconds_per_step) is not None and pace > 0]
+    if len(seconds) < FEWEST_STEPS:
+        return None
+    try:
+        resolved = resolve_run(run.run_dir.with_own_datasets(load_config(run.run_dir.config_path)))
+    except (LoraSmithError, OSError):
+        return None
+    return MeasuredRun(
+        run.name,
+        run.created,
+        statistics.median(seconds),
+        resolved.config,
+        resolved.recognition.family,
+        _parameters(resolved.recognition),
+        on_gpu="allocated_gib" in steps[0].memory,
+    )

@@ -1,0 +1,1 @@
+"""Model families, one folder each with everything specific to it."""

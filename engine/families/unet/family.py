@@ -1,0 +1,99 @@
+"""Stable Diffusion 1.x and SDXL as families: recognise and load. Imports torch only when it loads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import override
+
+from engine.families.base import Family, Model
+from engine.families.unet.detect import recognise_sd15, recognise_sdxl
+from engine.families.unet.names import unet_name
+from engine.families.unet.noise import choose_prediction_type, effective_recognition
+from engine.families.unet.spec import SD15_SPEC, SDXL_SPEC
+from engine.families.unet.vae import check_vae
+from engine.paths import ASSETS, expanded
+from engine.types import Log, Recognition
+
+if TYPE_CHECKING:
+    from engine.config import RunConfig
+    from engine.models.loading import PartSource
+
+
+class _UNetFamily(Family):
+    """What both share: CLIP text encoders, a UNet, a VAE, in diffusers' or the original layout, of any size."""
+
+    @override
+    def check(self, config: RunConfig, recognition: Recognition) -> None:
+        choose_prediction_type(config.model, recognition, lambda _: None)
+        if config.model.vae is not None:
+            check_vae(expanded(config.model.vae))
+
+    @override
+    def effective_recognition(self, config: RunConfig, recognition: Recognition) -> Recognition:
+        return effective_recognition(config.model, recognition)
+
+    @override
+    def load(
+        self, config: RunConfig, recognition: Recognition, device: str, dtype: str, log: Log, *, empty: bool = False
+    ) -> Model:
+        """Load it, offline.
+
+        Raises:
+            ModelError: a part is missing or does not fit, or the configuration contradicts the checkpoint.
+        """
+        from engine.families.unet.load import load_model
+
+        return load_model(self.spec, config, recognition, device, dtype, log, empty=empty)
+
+    @override
+    def sources(self, recognition: Recognition) -> dict[str, PartSource]:
+        from engine.families.unet.load import sources
+
+        return {part: source for part, source in sources(self.spec, recognition).items() if part != "vae"}
+
+    @override
+    def metadata(self, config: RunConfig, recognition: Recognition) -> dict[str, str]:
+        is_v = recognition.prediction_type == "v_prediction"
+        return {**self.spec.file_facts(recognition), "modelspec.prediction_type": "v" if is_v else "epsilon"}
+
+
+class SD15(_UNetFamily):
+    """Every model with the classes of Stable Diffusion 1.5: one CLIP text encoder."""
+
+    spec = SD15_SPEC
+
+    @override
+    def recognise(self, path: Path) -> Recognition | None:
+        return recognise_sd15(path)
+
+    @override
+    def reference_model(self) -> Recognition:
+        return Recognition("sd15", ASSETS / "sd15", "configurations", "epsilon", False, "fp16", 0)
+
+    @override
+    def metadata(self, config: RunConfig, recognition: Recognition) -> dict[str, str]:
+        """Kohya has another `ss_base_model_version` for v-prediction models of this family."""
+        is_v = recognition.prediction_type == "v_prediction"
+        return super().metadata(config, recognition) | ({"ss_base_model_version": "sd_v1_v"} if is_v else {})
+
+
+class SDXL(_UNetFamily):
+    """Every model with the classes of SDXL: base, Pony, Illustrious, NoobAI and their descendants."""
+
+    spec = SDXL_SPEC
+
+    @override
+    def recognise(self, path: Path) -> Recognition | None:
+        return recognise_sdxl(path)
+
+    @override
+    def reference_model(self) -> Recognition:
+        return Recognition("sdxl", ASSETS / "sdxl", "configurations", "epsilon", False, "fp16", 0, multiple=32)
+
+    @override
+    def kohya_row(self, key: str, config: Mapping[str, Any]) -> tuple[str, int]:
+        """Kohya has the names of the original files."""
+        return super().kohya_row(unet_name(key, config), config)

@@ -1,0 +1,1 @@
+"""Torch mechanics that reduce the memory of a training step, for every family."""

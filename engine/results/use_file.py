@@ -1,0 +1,100 @@
+"""Copies a run's file into a models folder under the plain name, with trigger, strength and thumbnail."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine.adapters.tools.edit import EditRequest, edit
+from engine.errors import UsageError, storing
+from engine.results.record import RunRecord
+from engine.results.verdict import JudgedFile
+from engine.results.what_now import STRENGTH
+from engine.runs import RunDir, is_locked
+from engine.text import printable
+
+AWAY = "other_files"
+"""Folder in a run for the files that were not chosen."""
+
+
+def strength_of(judged: JudgedFile) -> float:
+    """The recommended strength: lower for an overtrained file, which weakens what it learned by heart."""
+    return 0.6 if judged.verdict.kind == "overtrained" else STRENGTH
+
+
+def place_in(run: RunRecord, folder: Path) -> Path:
+    """The path of the run's file in a models folder."""
+    return folder / f"{run.name}.safetensors"
+
+
+def require_folder(folder: Path) -> None:
+    """Raises:
+    UsageError: `folder` is not a folder.
+    """
+    if not folder.is_dir():
+        raise UsageError(
+            f"{printable(folder)} is no folder.",
+            "Name the folder where your program looks for LoRA files.",
+            code="not-a-folder",
+        )
+
+
+def use(run: RunRecord, judged: JudgedFile, folder: Path, *, overwrite: bool = False) -> Path:
+    """Copy the file into `folder` as `<name>.safetensors`, with trigger, strength and a sample as its thumbnail.
+
+    The tensors are the same to the byte, and the run's own file stays as it is.
+
+    Args:
+        folder: models folder of another program, such as ComfyUI's models/loras; must exist.
+
+    Raises:
+        UsageError: `folder` is not a folder, or has another file of that name and `overwrite` is off.
+        ModelError: the file cannot be read.
+        StorageError: no space, or no permission.
+    """
+    require_folder(folder)
+    place = place_in(run, folder)
+    if place.exists() and place.samefile(judged.file.path):
+        raise UsageError(
+            f"{printable(place)} is that file itself.", "Name another folder.", code="destination-is-the-file"
+        )
+    samples = sorted((index, path) for (index, step), path in run.samples.images.items() if step == judged.file.step)
+    own = run.config is not None and run.config.saving.metadata_thumbnail
+    request = EditRequest(
+        file=str(judged.file.path),
+        trigger=run.trigger or None,
+        strength=strength_of(judged),
+        thumbnail=str(samples[0][1]) if samples and not own else None,
+        out=str(place),
+        overwrite=overwrite,
+    )
+    edit(request)
+    return place
+
+
+def put_away(run_dir: RunDir, others: Sequence[Path]) -> Path:
+    """Move files of the run into its folder `other_files`, and return the folder; nothing is deleted.
+
+    Raises:
+        UsageError: the run is still running, or a file of that name exists already.
+        StorageError: no permission.
+    """
+    if is_locked(run_dir.lock_path):
+        raise UsageError(
+            "The run is still running: its files stay where they are.",
+            "Move them when it has ended.",
+            code="run-still-running",
+        )
+    folder = run_dir.path / AWAY
+    with storing(folder):
+        folder.mkdir(exist_ok=True)
+    for path in others:
+        place = folder / path.name
+        if os.path.lexists(place):
+            raise UsageError(
+                f"{printable(place)} exists already.", "Remove or rename it first.", code="destination-exists"
+            )
+        with storing(place):
+            path.rename(place)
+    return folder

@@ -1,0 +1,132 @@
+"""How to use a finished LoRA: where its file goes, and what to enter in other programs.
+
+Folders, tags and nodes are those of ComfyUI, of AUTOMATIC1111's and Forge's web UI, and of diffusers. Loads no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.families.registry import find_family
+from engine.families.spec import InferenceSpec
+from engine.text import printable
+
+if TYPE_CHECKING:
+    from engine.families.resolved import ResolvedRun
+
+STRENGTH = 0.8
+"""The recommended start: a LoRA at full strength often reproduces its training images."""
+_ANY = InferenceSpec("DiffusionPipeline")
+"""For an unknown base."""
+_NOT_IN_A_TAG = frozenset(":<>")
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A file, and what is needed to use it."""
+
+    path: Path
+    trigger: str
+    family: str
+    """`FamilySpec.name`; another name if the base is unknown."""
+    base: str
+    """The checkpoint, folder or hub id that it was trained on."""
+    prompt: str
+    """An example prompt, on one line."""
+    text_encoder: bool = True
+    """Whether a text encoder was trained too."""
+    strength: float = STRENGTH
+
+
+@dataclass(frozen=True)
+class Use:
+    """One program: where the file goes, and what to enter there."""
+
+    program: str
+    folder: str
+    """Relative to the program's own; empty if the file is used where it is."""
+    lines: tuple[str, ...]
+
+
+def lora_of(run: ResolvedRun, path: Path, family: str) -> Lora:
+    """The LoRA of a run's file."""
+    config = run.config
+    prompts = config.sampling.sample_prompts
+    first = prompts[0] if isinstance(prompts, list) and prompts else "{trigger}"
+    words = first.partition(" --")[0].replace("{trigger}", config.trigger)
+    rate, network = config.training.rates[1], config.network
+    return Lora(
+        path,
+        config.trigger,
+        family,
+        config.model.pretrained_model_name_or_path,
+        " ".join(words.split()),
+        text_encoder=rate > 0 and not network.network_train_unet_only,
+    )
+
+
+def uses(lora: Lora) -> list[Use]:
+    """How to use the file in each program."""
+    return [_comfyui(lora), _a1111(lora), Use("diffusers", "", tuple(snippet(lora).splitlines()))]
+
+
+def _comfyui(lora: Lora) -> Use:
+    name, strength = printable(lora.path.name), f"{lora.strength:g}"
+    clip = f"strength_clip {strength}"
+    if not lora.text_encoder:
+        clip = "strength_clip has no effect (no text encoder was trained)"
+    return Use(
+        "ComfyUI",
+        "models/loras",
+        (
+            f"Node Load LoRA (LoraLoader) between the checkpoint and the rest: lora_name {name}, strength_model "
+            f"{strength}, {clip}.",
+            f"Prompt: {printable(lora.prompt)}",
+        ),
+    )
+
+
+def _a1111(lora: Lora) -> Use:
+    stem = lora.path.name.removesuffix(".safetensors")
+    lines = [f"Prompt: {printable(lora.prompt)} <lora:{printable(stem)}:{lora.strength:g}>"]
+    if _NOT_IN_A_TAG & set(stem):
+        lines.append("The name has a character that the tag cannot hold (: < >): rename the file first.")
+    return Use("A1111 / Forge", "models/Lora", tuple(lines))
+
+
+def snippet(lora: Lora) -> str:
+    """A Python program that generates one image with diffusers."""
+    family = find_family(lora.family)
+    drawing = _ANY if family is None else family.spec.inference
+    base, loader, pipeline = lora.base, "from_pretrained", drawing.pipeline
+    if base.endswith(".safetensors"):
+        if drawing.hub_base:  # a file of the denoiser alone: text encoders and VAE come from the hub's folder
+            base = drawing.hub_base
+        elif family is not None:
+            loader = "from_single_file"
+    return "\n".join(
+        (
+            "import torch",
+            f"from diffusers import {pipeline}",
+            "",
+            f"pipe = {pipeline}.{loader}({base!r}, torch_dtype=torch.{drawing.dtype}).to('cuda')",
+            f"pipe.load_lora_weights({str(lora.path.parent)!r}, weight_name={lora.path.name!r}, adapter_name='lora')",
+            f"pipe.set_adapters(['lora'], [{lora.strength:g}])",
+            f"image = pipe({lora.prompt!r}, num_inference_steps=28, guidance_scale={drawing.guidance:g}).images[0]",
+            "image.save('image.png')",
+        )
+    )
+
+
+def in_short(lora: Lora) -> list[str]:
+    """A short form in three lines, for the end of a run in a terminal."""
+    name = printable(lora.path.name)
+    comfyui, a1111, _ = uses(lora)
+    return [
+        f"Trigger word: {printable(lora.trigger)}. A prompt: {printable(lora.prompt)}",
+        f"{comfyui.program}: copy {name} into {comfyui.folder}, node Load LoRA, strength {lora.strength:g}.",
+        f"{a1111.program}: copy it into {a1111.folder}; in the prompt: "
+        f"<lora:{printable(lora.path.name.removesuffix('.safetensors'))}:{lora.strength:g}>",
+    ]

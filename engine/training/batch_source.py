@@ -1,0 +1,236 @@
+"""The batches of each step. Images, captions and mirroring are functions of the seed and the step's number, so that a
+resume needs nothing but the step."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from engine.config import RunConfig
+from engine.config.changes import stages
+from engine.config.dataset import DatasetTable
+from engine.dataset.arithmetic import StepPlan
+from engine.dataset.batches import epoch_batches, is_flipped, item_caption, run_captions
+from engine.dataset.captions import CaptionRules
+from engine.dataset.items import Item
+from engine.dataset.latents import LatentCache
+from engine.dataset.pixels import latent_mask, load_pixels
+from engine.dataset.reach import Direction, reached
+from engine.dataset.sizes import size_conditioning
+from engine.dataset.text_cache import TextCache
+from engine.families.base import Model
+from engine.training import seeds
+from engine.training.seeds import derive
+
+Augmented = tuple[Item, bool, int]
+"""An image, whether it is mirrored, and the seed of its other changes."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch on the training device."""
+
+    latents: Tensor
+    """[B, C, h, w] float32, sampled from the VAE posterior."""
+    captions: list[str]
+    text: Mapping[str, Tensor]
+    """The cached outputs of the text encoders."""
+    weights: Tensor
+    """[B] float32: prior_loss_weight for regularization images, else 1."""
+    mask: Tensor | None
+    """[B, 1, h, w] float32 in 0-1."""
+    sizes: Tensor
+    """[B, 6] float32, as `Model.predict` takes them."""
+
+
+class BatchSource:
+    """The batches of a run.
+
+    Args:
+        items: all items of an epoch, repeats included.
+        latents: the cache, or None to encode images in each step.
+        texts: the cache of encoded captions, or None to encode them in each step.
+        uncached_encoders: names of the text encoders that run in each step.
+        raw: captions are cached as they were read, without dropout and shuffling: see `item_caption`.
+        rank, num_processes: this process's share of the batches.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        items: Sequence[Item],
+        plan: StepPlan,
+        model: Model,
+        device: torch.device,
+        latents: LatentCache | None,
+        texts: TextCache | None,
+        rank: int = 0,
+        num_processes: int = 1,
+        uncached_encoders: Sequence[str] = (),
+        raw: bool = False,
+    ) -> None:
+        self.config = config
+        self.items = items
+        self.model = model
+        self.device = device
+        self.latents = latents
+        self.texts = texts
+        self.uncached_encoders = tuple(uncached_encoders)
+        self.raw = raw
+        self.rank = rank
+        self.num_processes = num_processes
+        self.use(config, plan)
+        self._batches = lru_cache(maxsize=2)(self._shuffle)
+
+    def use(self, config: RunConfig, plan: StepPlan) -> None:
+        """Use this length and these caption rules from the next update on; all else stays as at the start."""
+        self.plan, self.rules = plan, CaptionRules.from_config(config)
+
+    def epoch(self, step: int) -> int:
+        """The epoch, from 1, of the update with 0-based number `step`."""
+        return self.plan.place(step)[0]
+
+    def micro_batches(self, step: int) -> list[list[int]]:
+        """Item indices of each batch of update `step`; the last update of an epoch may have fewer batches."""
+        epoch, inside = self.plan.place(step)
+        batches = self._batches(epoch)
+        accumulation = self.config.training.gradient_accumulation_steps
+        first = inside * accumulation
+        return batches[first : first + accumulation]
+
+    def _shuffle(self, epoch: int) -> list[list[int]]:
+        batches = epoch_batches(self.items, self.config.training.train_batch_size, self.config.training.seed, epoch)
+        if self.num_processes == 1:
+            return batches
+        # Every process gets the same number of batches: if they do not divide evenly, the first ones are repeated.
+        padded_length = -(-len(batches) // self.num_processes) * self.num_processes
+        return [batches[number % len(batches)] for number in range(self.rank, padded_length, self.num_processes)]
+
+    def caption(self, index: int, step: int, *, raw: bool = False) -> str:
+        """The caption of item `index` in update `step`, after dropout, shuffling and the like; with `raw` as it was
+        read."""
+        return item_caption(
+            self.items[index],
+            index,
+            self.rules,
+            self.plan,
+            seed=self.config.training.seed,
+            epoch=self.epoch(step),
+            step=step,
+            raw=raw,
+        )
+
+    def all_captions(self) -> list[str]:
+        """Every caption of the run that is to be cached, each once; the listed changes of settings included."""
+        captions: dict[str, None] = {}
+        parts = list(stages(self.config))
+        for (first, config), following in zip(parts, [*(begin for begin, _ in parts[1:]), None], strict=True):
+            plan, rules = self.plan.of_length(config.training), CaptionRules.from_config(config)
+            if following is not None:
+                plan = replace(plan, max_train_steps=min(following, plan.max_train_steps))
+            seed = config.training.seed
+            captions.update(dict.fromkeys(run_captions(self.items, rules, plan, seed, first=first, raw=self.raw)))
+        return list(captions)
+
+    def directions(self, step: int) -> list[Direction]:
+        """The items that this process trains on in update `step`, each with whether it is mirrored."""
+        return [
+            (self.items[index], self._is_flipped(index, step)) for batch in self.micro_batches(step) for index in batch
+        ]
+
+    def reached(self, step: int) -> list[Direction] | None:
+        """The items that all processes train on from update `step` to the end; None if that is all of them."""
+        return reached(self.items, self.config, self.plan, step, self.plan.max_train_steps)
+
+    def load(self, indices: Sequence[int], step: int, generator: torch.Generator) -> Batch:
+        """One micro-batch; sampling from the posterior is the first use of `generator`."""
+        seed, epoch = self.config.training.seed, self.epoch(step)
+        items = tuple(self.items[index] for index in indices)
+        augmented = [
+            (item, self._is_flipped(index, step), derive(seed, "augment", epoch, index))
+            for index, item in zip(indices, items, strict=True)
+        ]
+        moments, masks = self._encoded(augmented) if self.latents is None else self._cached(self.latents, augmented)
+        latents = self._sample_latents(augmented, moments, generator)
+        captions = [self.caption(index, step) for index in indices]
+        cached = [self.caption(index, step, raw=True) for index in indices] if self.raw else captions
+        weight = self.config.training.prior_loss_weight
+        return Batch(
+            latents=latents.to(self.device),
+            captions=captions,
+            text=self.cached_text(cached),
+            weights=torch.tensor([weight if item.is_reg else 1.0 for item in items], device=self.device),
+            mask=self._mask(masks, latents.shape[-2:]),
+            sizes=sizes_of([(item, flip) for item, flip, _ in augmented]).to(self.device),
+        )
+
+    def cached_text(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """The cached text-encoder outputs of the captions, on the training device."""
+        outputs = {} if self.texts is None else self.texts.get(captions)
+        return {name: tensor.to(self.device) for name, tensor in outputs.items()}
+
+    def latents_of(self, item: Item) -> list[Tensor]:
+        """The mean of an item's latents [C, h, w], without colour and crop augmentation; with `flip_aug` also that of
+        the mirrored image."""
+        latents = []
+        for flip in (False, True) if self._table(item).flip_aug else (False,):
+            if self.latents is not None:
+                moments = self.latents.get(item, flip)[0]
+            else:
+                pixels, _ = load_pixels(item.image, item.placement, self._table(item), flip=flip)
+                moments = self.model.encode_pixels(pixels[None].to(self.device))[0].cpu()
+            latents.append(moments.chunk(2)[0])
+        return latents
+
+    def _sample_latents(self, entries: Sequence[Augmented], moments: Tensor, generator: torch.Generator) -> Tensor:
+        """Sample latents from moments [B, 2C, h, w]: new ones in each step; with kohya_exact and a cache always the
+        same ones for an image."""
+        mean, deviation = moments.chunk(2, dim=1)
+        training = self.config.training
+        if not training.kohya_exact or self.latents is None:
+            return mean + deviation * torch.randn(mean.shape, generator=generator)
+        names = [(item.dataset, item.subset_index, item.image.path.name, int(flip)) for item, flip, _ in entries]
+        noise = [
+            torch.randn(mean.shape[1:], generator=seeds.generator(training.seed, "latent", *name)) for name in names
+        ]
+        return mean + deviation * torch.stack(noise)
+
+    def _cached(self, cache: LatentCache, entries: Sequence[Augmented]) -> tuple[Tensor, list[Tensor | None]]:
+        cached = [cache.get(item, flip) for item, flip, _ in entries]
+        return torch.stack([moments for moments, _ in cached]), [mask for _, mask in cached]
+
+    def _encoded(self, entries: Sequence[Augmented]) -> tuple[Tensor, list[Tensor | None]]:
+        """Decode and encode the images now: without a cache, or where augmentation changes the pixels in each step."""
+        decoded = [
+            load_pixels(item.image, item.placement, self._table(item), flip=flip, rng=random.Random(seed))
+            for item, flip, seed in entries
+        ]
+        pixels = torch.stack([image for image, _ in decoded]).to(self.device)
+        moments = self.model.encode_pixels(pixels).cpu()
+        size = (moments.shape[-2], moments.shape[-1])
+        return moments, [None if mask is None else latent_mask(mask, size) for _, mask in decoded]
+
+    def _is_flipped(self, index: int, step: int) -> bool:
+        flips = self._table(self.items[index]).flip_aug
+        return flips and is_flipped(self.config.training.seed, self.epoch(step), index)
+
+    def _table(self, item: Item) -> DatasetTable:
+        return item.table or self.config.dataset
+
+    def _mask(self, masks: list[Tensor | None], size: torch.Size) -> Tensor | None:
+        if all(mask is None for mask in masks):
+            return None
+        return torch.stack([torch.ones(1, *size) if mask is None else mask[None] for mask in masks]).to(self.device)
+
+
+def sizes_of(entries: Sequence[tuple[Item, bool]]) -> Tensor:
+    """Size conditioning [B, 6] float32 of items, each with whether it is mirrored."""
+    rows = [
+        size_conditioning((item.image.width, item.image.height), item.placement, flip=flip) for item, flip in entries
+    ]
+    return torch.tensor(rows, dtype=torch.float32)

@@ -1,0 +1,64 @@
+"""Compares the memory that each phase of a run took with the memory plan. GPU only."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from engine.config import RunConfig
+from engine.errors import LoraSmithError
+from engine.estimate.plan import Plan, gib
+from engine.estimate.planner import plan
+from engine.families.resolved import resolve_run
+from engine.runs.events import MemoryPlanEvent
+from engine.training.prepare import Prepared
+from engine.training.session import PhasePeaks, Session
+
+PATIENCE = 60.0
+"""Seconds to wait for the plan at the end of a run."""
+
+
+class PlanCheck:
+    """Makes the run's memory plan during the training, and compares it at the end with the measured peaks."""
+
+    def __init__(self, session: Session, peaks: PhasePeaks, make: Callable[[], Plan]) -> None:
+        self._session, self._peaks, self._make = session, peaks, make
+        self._plan: Plan | None = None
+        self._problem = ""
+        self._thread = threading.Thread(target=self._work, name="plan", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def of(cls, session: Session, prepared: Prepared, config: RunConfig) -> PlanCheck | None:
+        """For a run on a GPU; `config` are the current settings."""
+        if session.peaks is None:
+            return None
+        from engine.models.device import torch_gpu
+
+        gpu = torch_gpu(prepared.accelerator.device.index or 0)
+        run, steps = resolve_run(config, prepared.recognition), prepared.plan
+        return cls(session, session.peaks, lambda: plan(run, steps, gpu))
+
+    def _work(self) -> None:
+        try:
+            self._plan = self._make()
+        except LoraSmithError as error:
+            self._problem = str(error)
+
+    def report(self) -> None:
+        """Wait for the plan and emit the event `memory_plan`."""
+        self._thread.join(PATIENCE)
+        if self._plan is None:
+            self._session.log(f"There is no memory plan to compare with. {self._problem}".strip())
+            return
+        facts: dict[str, Any] = {"planned": {}, "measured": {}, "difference": {}}
+        for need in self._plan.needs:
+            measured = self._peaks.bytes.get(need.phase)
+            if measured:
+                facts["planned"][need.phase] = gib(need.allocated)
+                facts["measured"][need.phase] = gib(measured)
+                facts["difference"][need.phase] = round(need.allocated / measured - 1, 4)
+        self._session.events.emit(MemoryPlanEvent(step=self._session.step, **facts))
+        parts = [f"{phase} {share:+.1%}" for phase, share in facts["difference"].items()]
+        self._session.log(f"Memory, planned against measured: {', '.join(parts) or 'nothing was measured'}.")

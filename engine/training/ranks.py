@@ -1,0 +1,38 @@
+"""Communication between the ranks of one run: losses and gradients are averaged, rank 0 makes the decisions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+
+class Ranks:
+    """All ranks of one run, through accelerate; with one process nothing is exchanged."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self.size = accelerator.num_processes
+
+    def mean(self, value: torch.Tensor) -> float:
+        """The mean over all ranks; not finite if it is not on one of them."""
+        return float(self.accelerator.reduce(value, "mean")) if self.size > 1 else float(value)
+
+    def average_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
+        """Replace every gradient by the mean over all ranks, in one message."""
+        if self.size == 1:
+            return
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        flat = self.accelerator.reduce(torch.cat([gradient.reshape(-1) for gradient in gradients]), "mean")
+        start = 0
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = flat[start : start + gradient.numel()].view_as(gradient)
+            start += gradient.numel()
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value, on every rank."""
+        if self.size == 1:
+            return value
+        return broadcast_object_list([value])[0]

@@ -1,0 +1,138 @@
+"""One optimizer update: forward and backward passes of its batches, clipping, the optimizer's step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from engine.config import RunConfig
+from engine.families.base import Model
+from engine.training.batch_source import Batch
+from engine.training.flow import FlowObjective
+from engine.training.objective import DiffusionObjective, Objective
+from engine.training.prepare import Prepared
+from engine.training.ranks import Ranks
+from engine.training.seeds import derive, generator
+from engine.training.train_state import TrainState
+
+
+class TrainStep:
+    """Makes the update that follows `state.step`; the caller advances the step.
+
+    Args:
+        prepared: the batches and the model.
+    """
+
+    def __init__(self, prepared: Prepared, state: TrainState, ranks: Ranks, objective: Objective) -> None:
+        self.batches, self.model, self.accelerator = prepared.batches, prepared.model, prepared.accelerator
+        self.state, self.ranks, self.objective = state, ranks, objective
+        self.grad_norm = math.nan
+        """Of the last update whose loss was finite, before clipping."""
+        self.used_rates: dict[str, float] = {}
+        """Learning rate of each group in the last applied update."""
+
+    def __call__(self) -> tuple[float, str]:
+        """Make the update; returns the mean loss, and which value was not finite if the update is skipped, else ""."""
+        batches = self.batches.micro_batches(self.state.step)
+        training = self.state.config.training
+        # Kohya divides by the full number of batches also in an epoch's last update, which may have fewer.
+        accumulation = training.gradient_accumulation_steps if training.kohya_exact else len(batches)
+        total = torch.zeros((), device=self.accelerator.device)
+        for micro, indices in enumerate(batches):
+            loss = self.loss(micro, indices)
+            self.accelerator.backward(loss / accumulation)
+            total += loss.detach() / len(batches)
+        mean = self.ranks.mean(total)
+        if not math.isfinite(mean):
+            return mean, f"loss {mean}"
+        self.ranks.average_gradients(self.state.parameters)
+        self._clip()
+        return mean, "" if self._apply() else f"gradient norm {self.grad_norm}"
+
+    def loss(self, micro: int, indices: list[int]) -> Tensor:
+        """Mean weighted loss of one micro-batch; its random numbers depend on the step's number only."""
+        seed, step, rank = self.state.config.training.seed, self.state.step, self.batches.rank
+        noise_generator = generator(seed, "step", step, micro, rank)
+        torch.manual_seed(derive(seed, "dropout", step, micro, rank))
+        return batch_loss(
+            self.model,
+            self.objective,
+            self.batches.load(indices, step, noise_generator),
+            noise_generator,
+            uncached_encoders=self.batches.uncached_encoders,
+            trained=self.state.groups,
+            autocast=self.accelerator.autocast(),
+        )
+
+    def _clip(self) -> None:
+        limit, parameters = self.state.config.training.max_grad_norm, self.state.parameters
+        if limit > 0:
+            norm = self.accelerator.clip_grad_norm_(parameters, limit)
+            self.grad_norm = float(norm) if norm is not None else math.nan
+        else:
+            self.accelerator.unscale_gradients(self.state.optimizer)
+            self.grad_norm = float(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+
+    def _apply(self) -> bool:
+        """Step the optimizer if the gradients are finite; False if the step is skipped as an error.
+
+        With a gradient scaler some overflows are normal: it skips the step itself and halves its scale.
+        """
+        state, finite = self.state, math.isfinite(self.grad_norm)
+        if finite or state.scaler is not None:
+            self.used_rates = state.rates()
+            state.weights_consistent = False
+            state.optimizer.step()
+        if finite:
+            if state.schedule is not None:
+                for _ in range(state.steps_per_update):
+                    state.schedule.step()
+            if (limit := state.config.network.scale_weight_norms) is not None:
+                state.network.apply_max_norm(limit)
+        good = finite if state.scaler is None else state.recovery.overflow(finite)
+        if good:
+            state.recovery.count_good()
+        return good
+
+
+def objective_for(config: RunConfig, model: Model, device: torch.device) -> Objective:
+    """The objective for the model's prediction type, with its tables on `device`."""
+    if model.prediction_type == "flow":
+        return FlowObjective(config.training, config.flow)
+    training = config.training
+    table = model.training_alphas_cumprod.to(device)
+    # Kohya computes the SNR table before rescaling the schedule to a zero terminal SNR.
+    snr_alphas_cumprod = model.plain_alphas_cumprod.to(device) if training.kohya_exact else None
+    return DiffusionObjective(training, table, model.prediction_type, snr_alphas_cumprod)
+
+
+def batch_loss(
+    model: Model,
+    objective: Objective,
+    batch: Batch,
+    generator: torch.Generator,
+    *,
+    uncached_encoders: Sequence[str],
+    trained: Collection[str],
+    autocast: AbstractContextManager[None],
+) -> Tensor:
+    """Mean weighted loss of a batch, a scalar with its graph.
+
+    Args:
+        generator: for noise and timesteps.
+        uncached_encoders: text encoders that run in this step.
+        trained: components that have a LoRA.
+        autocast: the context in which the model computes.
+    """
+    noised = objective.sample_noise(batch.latents, generator)
+    with autocast:
+        text = dict(batch.text)
+        if uncached_encoders:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not set(trained).isdisjoint(uncached_encoders)):
+                text |= model.encode_text(batch.captions, uncached_encoders)
+        prediction = model.predict(noised.noisy, noised.timesteps, text, batch.sizes)
+    return (objective.losses(prediction.float(), noised, batch.mask) * batch.weights).mean()

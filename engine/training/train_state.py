@@ -1,0 +1,128 @@
+"""The state that training changes, and its form in a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from engine.training.groups import parameter_groups
+from engine.training.optimizers import build_optimizer
+from engine.training.prepare import Prepared
+from engine.training.recovery import Recovery
+from engine.training.schedules import build_schedule, steps_per_update
+
+_DECAY = 0.98
+
+
+@dataclass
+class Progress:
+    """The progress of a run. Data order and random numbers follow from the seed and `step`."""
+
+    step: int = 0
+    """Updates made."""
+    loss_sum: float = 0.0
+    loss_weight: float = 0.0
+    applied: list[str] = field(default_factory=list)
+    """The entries of `training.changes` that took effect."""
+
+    @classmethod
+    def read(cls, tree: dict[str, Any]) -> Progress:
+        """From a saved state; keys of earlier versions are ignored."""
+        return cls(**{key: tree[key] for key in cls.__dataclass_fields__ if key in tree})
+
+    @property
+    def loss_average(self) -> float | None:
+        """Exponential average of the loss over about 50 steps, without start-up bias."""
+        return self.loss_sum / self.loss_weight if self.loss_weight else None
+
+    def average(self, loss: float) -> None:
+        """Add the loss of a step."""
+        self.loss_sum = _DECAY * self.loss_sum + (1 - _DECAY) * loss
+        self.loss_weight = _DECAY * self.loss_weight + (1 - _DECAY)
+
+
+class TrainState:
+    """Everything that changes while a run trains, in its state before the first step.
+
+    Raises:
+        UsageError: the optimizer or the schedule does not take its settings.
+    """
+
+    def __init__(self, prepared: Prepared) -> None:
+        training, accelerator = prepared.config.training, prepared.accelerator
+        self.config = prepared.config
+        """The current settings: `Changes` replaces them."""
+        self.plan = prepared.plan
+        """The current length: `Changes` replaces it."""
+        self.progress, self.recovery = Progress(), Recovery()
+        self.network, self._components = prepared.network, prepared.model.trainable
+        self._autocast = prepared.precision != "no"
+        self.parameters = self.network.parameters()
+        groups = parameter_groups(self.network, training)
+        self.groups = [str(group["name"]) for group in groups]
+        """Names of the optimizer's groups: components that have a LoRA."""
+        self.built = build_optimizer(training.optimizer_type, training.optimizer_args, groups)
+        self.steps_per_update = steps_per_update(training)
+        self.schedule = build_schedule(training, self.built, self.plan.max_train_steps * self.steps_per_update)
+        self.optimizer = accelerator.prepare_optimizer(self.built.optimizer)
+        self.scaler = accelerator.scaler
+        self.weights_consistent = False
+        """Whether the weights match `step`: not during a restore and during the optimizer's step."""
+
+    @property
+    def step(self) -> int:
+        """Updates made."""
+        return self.progress.step
+
+    @property
+    def optimizer_kind(self) -> str:
+        """The optimizer's class with its module."""
+        return self.built.description.partition("(")[0]
+
+    def tree(self) -> dict[str, Any]:
+        """The contents of a checkpoint."""
+        return {
+            "place": {"updates_per_epoch": self.plan.updates_per_epoch, "shift": self.plan.shift},
+            "progress": asdict(self.progress),
+            "recovery": asdict(self.recovery),
+            "optimizer_kind": self.optimizer_kind,
+            "adapter": [parameter.detach() for parameter in self.parameters],
+            "optimizer": self.built.optimizer.state_dict(),
+            "schedule": None if self.schedule is None else self.schedule.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+        }
+
+    def train(self, mode: bool = True) -> None:
+        """Switch dropouts on or off, and schedule-free weights between training and inference."""
+        for component in self._components.values():
+            component.train(mode)
+        self.network.train(mode)
+        # Outside autocast a layer must cast its own input if the base is in half precision.
+        self.network.rely_on_autocast(mode and self._autocast)
+        if self.built.schedule_free:
+            (self.built.optimizer.train if mode else self.built.optimizer.eval)()  # type: ignore[attr-defined]
+
+    def zero_grad(self) -> None:
+        """Drop the gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def rates(self) -> dict[str, float]:
+        """Current learning rate of each group, including Prodigy's own factor."""
+        return {
+            name: float(group["lr"] or 0.0) * float(group.get("d", 1.0))
+            for name, group in zip(self.groups, self.built.optimizer.param_groups, strict=True)
+        }
+
+    def rates_text(self) -> str:
+        """The rates in words."""
+        return ", ".join(f"{name} {rate:.3g}" for name, rate in self.rates().items())
+
+    def scale_rate(self, name: str, factor: float) -> None:
+        """Multiply a group's learning rate, now and in the rest of the schedule."""
+        index = self.groups.index(name)
+        group = self.built.optimizer.param_groups[index]
+        for key in ("lr", "initial_lr"):
+            if group.get(key) is not None:
+                group[key] *= factor
+        if self.schedule is not None:
+            self.schedule.base_lrs[index] *= factor

@@ -1,0 +1,102 @@
+"""The planner's process on models: what grows a plan, and what shrinks it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.config import RunConfig
+from engine.errors import ModelError
+from engine.estimate import planner
+from engine.estimate.plan import PHASES, Need
+from engine.estimate.process import PlannerProcess
+from engine.families.registry import recognise
+from engine.families.resolved import resolve_run
+from tests.tiny_models import tiny_sd15
+
+TINY: dict[str, dict[str, Any]] = {
+    "base": {},
+    "batch": {"training": {"train_batch_size": 4}},
+    "checkpointing": {"training": {"train_batch_size": 4}, "memory": {"gradient_checkpointing": True}},
+    "split": {
+        "dataset": {"resolution": 128},
+        "memory": {"split_mode": True, "cache_text_encoder_outputs": True, "cache_latents": False},
+        "network": {"network_train_unet_only": True},
+        "training": {"optimizer_type": "AdamW8bit", "gradient_accumulation_steps": 2},
+    },
+}
+
+
+@dataclass
+class Answers:
+    """What one planner's process answered."""
+
+    needs: dict[str, tuple[Need, ...]]
+    broken: str
+    """What it answered about a model that is not there, between two others."""
+
+    def need(self, name: str, phase: str = "train") -> Need:
+        return next(need for need in self.needs[name] if need.phase == phase)
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    recognition = recognise(tiny_sd15(tmp_path_factory.mktemp("model")))
+    small = {"resolution": 64, "enable_bucket": False, "validation_split": 0.1}
+    needs, broken = {}, ""
+    with PlannerProcess() as process:
+        for name, tables in TINY.items():
+            dataset = {**small, **tables.get("dataset", {})}
+            config = RunConfig().changed(**{**tables, "dataset": dataset})
+            request = planner.request_for(
+                resolve_run(config, recognition), phases=PHASES if name == "base" else ("train",)
+            )
+            assert request is not None
+            needs[name] = process.ask(request)
+            if not broken:
+                with pytest.raises(ModelError) as caught:
+                    process.ask(replace(request, recognition=replace(recognition, path=Path("nowhere"))))
+                broken = str(caught.value)
+    return Answers(needs, broken)
+
+
+def test_every_phase_of_a_run(answers: Answers) -> None:
+    needs = answers.needs["base"]
+    assert [need.phase for need in needs] == ["load", "cache", "train", "sample", "frugal", "validate", "save"]
+    for need in needs:
+        assert sum(need.breakdown.values()) == need.allocated <= need.reserved
+
+
+def test_the_weights_are_those_of_unet_and_text_encoder(answers: Answers) -> None:
+    from tests.tiny_models import tiny_parts
+
+    parts = tiny_parts()
+    sizes = [parameter.numel() * 2 for name in ("unet", "text_encoder") for parameter in parts[name].parameters()]
+    assert answers.need("base").breakdown["weights"] == pytest.approx(sum(sizes), rel=0.05)  # and buffers, rounded
+
+
+def test_adam_keeps_two_numbers_for_each_of_the_adapter(answers: Answers) -> None:
+    """And for each of its 120 tensors the number of the step, in a block of 512 bytes."""
+    save = answers.need("base", "save").breakdown
+    assert save["optimizer"] == 2 * save["adapter"] + 120 * 512
+
+
+def test_it_grows_with_the_batch_and_falls_with_checkpointing(answers: Answers) -> None:
+    base, four, recomputed = (
+        answers.need(name).breakdown["activations"] for name in ("base", "batch", "checkpointing")
+    )
+    assert 3 * base < four < 4.2 * base
+    assert recomputed < 0.6 * four
+
+
+def test_split_mode_and_eight_bits_at_a_higher_resolution(answers: Answers) -> None:
+    base, split = answers.need("base").breakdown, answers.need("split").breakdown
+    assert split["activations"] > 3 * base["activations"]
+    assert split["slots"] > 0 and split["optimizer"] < base["optimizer"]
+
+
+def test_a_model_that_is_not_there(answers: Answers) -> None:
+    assert "nowhere" in answers.broken

@@ -1,0 +1,100 @@
+"""Compiled blocks: traced blocks compute what the plain ones do, and whatever cannot be compiled runs as it is.
+
+The graphs run through the backends "eager" and a broken one: what Inductor makes of them takes minutes here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from engine.adapters.twins import twin_of
+from engine.lowmem import compiled
+from tests.small_denoisers import Small, small_flux, small_unet
+
+
+@pytest.fixture(autouse=True)
+def no_inductor(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    compile_module = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **how: compile_module(self, backend=BACKEND, **how))
+    monkeypatch.setattr(compiled, "_works", lambda *_: True)
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+BACKEND: Any = "eager"
+
+
+def flux() -> Small:
+    return small_flux(num_layers=1, num_single_layers=1)
+
+
+def test_traced_blocks_compute_the_same() -> None:
+    plain, traced = (
+        flux().climb(gradient_checkpointing=True),
+        flux().climb(gradient_checkpointing=True, torch_compile=True),
+    )
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert traced.steps(2) == plain.steps(2)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs + 2
+    assert not torch._dynamo.utils.counters["graph_break"]
+    assert "2 blocks are compiled in their first step, once for each bucket; those steps take long." in traced.messages
+
+
+def test_a_block_that_cannot_be_compiled_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError("no such instruction\nand more")
+
+    monkeypatch.setitem(globals(), "BACKEND", broken)
+    small = flux().climb(torch_compile=True)
+    assert small.steps(2) == flux().climb().steps(2)
+    (sentence,) = [text for text in small.messages if "no longer" in text]
+    assert "no such instruction" in sentence and "\n" not in sentence
+
+
+def test_a_compiler_out_of_memory_is_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(graph: Any, inputs: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setitem(globals(), "BACKEND", full)
+    small = flux()
+    small.blocks = small.blocks[1:]
+    small.climb(torch_compile=True)
+    with pytest.raises(Exception, match="out of memory"):
+        small.steps(1)
+
+
+def test_without_a_compiler_it_is_logged_and_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+
+    def missing(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("Failed to find a working C++ compiler.\nTried g++")
+
+    monkeypatch.setattr(torch, "compile", missing)
+    small = flux().climb(torch_compile=True)
+    expected = "Blocks are not compiled: torch.compile does not work here (Failed to find a working C++ compiler)."
+    assert expected in small.messages
+    assert not any(block._compiled_call_impl for block in small.blocks)
+
+
+def test_what_split_mode_moves_is_left_out() -> None:
+    small = small_unet().climb(torch_compile=True, split_mode=True, blocks_to_swap=2)
+    units = [unit for block in small.blocks for unit in compiled._units(block)]
+    left = [unit for unit in units if not unit._compiled_call_impl]
+    assert 0 < len(left) < len(units)
+    assert f"{len(left)} of {len(units)} blocks are not compiled: split mode moves their weights." in small.messages
+
+
+def test_the_twin_of_a_compiled_block_does_not_run_the_block() -> None:
+    """The check of a saved file would otherwise look at the adapter in memory twice."""
+    small = flux().climb(torch_compile=True)
+    compiled_block = small.denoiser.single_transformer_blocks[0]
+    twin: Any = twin_of(small.denoiser, keep_adapter=False)
+    assert compiled_block._compiled_call_impl is not None
+    assert not any(module._compiled_call_impl for module in twin.modules())
+    assert twin.single_transformer_blocks[0].proj_out is not compiled_block.proj_out

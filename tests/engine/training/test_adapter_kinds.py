@@ -1,0 +1,109 @@
+"""What every kind of adapter that is trained must pass: train, save, check, inspect, resume, merge.
+
+A kind that no module of the program knows passes the same test as LoRA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from math import prod
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from engine.adapters.inspect import inspect_lora
+from engine.adapters.kinds import registry
+from engine.adapters.tools.lora_file import read_lora
+from engine.adapters.tools.merge import merge
+from engine.adapters.tools.requests import MergeRequest
+from engine.config import load_config
+from engine.estimate.disk import lora_parameters
+from engine.exit_codes import ExitCode
+from engine.families.resolved import resolve_run
+from engine.runs.layout import RunDir
+from engine.training.statefile import load_tree
+from engine.training.trainer import Trainer
+from tests.engine.training.conftest import MakeRun
+from tests.engine.training.test_train import Train, digest, events, losses
+
+SETTINGS = {
+    "training__max_train_steps": 4,
+    "training__text_encoder_lr": 1e-3,
+    "network__scale_weight_norms": 0.2,
+    "saving__save_state_every_n_steps": 2,
+    "saving__save_every_n_epochs": 0,
+    "saving__save_precision": "float",
+    "sampling__sample_every_n_steps": 0,
+    "training__max_check_share": 0,
+}
+KINDS = {"LoRA": None, "cross": EntryPoint("cross", "tests.toy_kind:Cross", registry.PLUGINS)}
+"""Names of kinds, and where one is found that is not ours."""
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The kind that runs train, installed."""
+    points = [point for name, point in KINDS.items() if name == request.param and point is not None]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    registry.kinds.cache_clear()
+    yield request.param
+    registry.kinds.cache_clear()
+
+
+def test_a_kind_trains_is_saved_checked_read_resumed_and_merged(
+    kind: str, make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    straight, halted = make_run("straight", **SETTINGS), make_run("halted", **SETTINGS)
+    assert train_here(straight) == ExitCode.DONE
+    path = straight.path / "zed.safetensors"
+
+    (saved,) = events(straight, "saved")
+    assert saved.data["difference"] < 1e-4, "an independent reader gives the same output"
+    _is_counted(straight, path, kind)
+
+    report = inspect_lora(path)
+    assert (report.kind, report.problems) == (kind, [])
+    assert report.no_start is None and report.metadata["ss_network_module"] == "networks.lora"
+
+    advance = Trainer.advance
+
+    def stop_at_three(self: Trainer) -> bool:
+        if self.step == 3:
+            self.session.stop_reason = "test"
+        return advance(self)
+
+    monkeypatch.setattr(Trainer, "advance", stop_at_three)
+    assert train_here(halted) == ExitCode.STOPPED
+    monkeypatch.setattr(Trainer, "advance", advance)
+    assert train_here(halted) == ExitCode.DONE
+    assert losses(straight) == losses(halted) and digest(straight) == digest(halted)
+    first, second = (load_tree(run.checkpoints / "state-00000004.safetensors") for run in (straight, halted))
+    assert all(torch.equal(mine, again) for mine, again in zip(first["adapter"], second["adapter"], strict=True))
+    torch.testing.assert_close(first["optimizer"]["state"], second["optimizer"]["state"], rtol=0, atol=0)
+
+    _is_merged(path, tmp_path / "merged.safetensors")
+
+
+def _is_counted(run: RunDir, path: Path, kind: str) -> None:
+    """The parameters that are estimated before the start are those of the file, and what is reported."""
+    numbers = sum(tensor.numel() for key, tensor in load_file(path).items() if not key.endswith(".alpha"))
+    assert lora_parameters(resolve_run(load_config(run.config_path))) == numbers
+    notes = " ".join(event.data["text"] for event in events(run, "note"))
+    assert f"{kind} modules: text_encoder" in notes and f"{numbers:,} parameters in fp32" in notes
+
+
+def _is_merged(path: Path, merged: Path) -> None:
+    """The change that the file makes is, halved, that of the LoRA that `merge` makes of it."""
+    report = merge(MergeRequest(files=[(str(path), 0.5)], rank=4, out=str(merged)), lambda *_: None)
+    before, after = read_lora(path).layers, read_lora(merged).layers
+    assert after.keys() == before.keys() and {layer.kind for layer in after.values()} == {"LoRA"}
+    changed = 0
+    for name, layer in before.items():
+        delta = layer.delta().flatten(1)
+        changed += bool(delta.any())
+        torch.testing.assert_close(after[name].delta().flatten(1), delta / 2, atol=1e-6, rtol=1e-4)
+        assert delta.norm() <= 0.2001 and prod(layer.matrix_shape) == delta.numel(), "scale_weight_norms is kept"
+    assert changed == len(before) and report.layers

@@ -1,0 +1,78 @@
+"""What a configuration amounts to, and that images are read again only when they changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import engine.dataset.scan
+from engine.config import RunConfig
+from engine.errors import DataError, UsageError
+from engine.paths import ASSETS
+from engine.runs import EventLog, prepare_run
+from engine.runs.events import StepEvent
+from tui.setup.forecast import Forecaster
+
+
+@pytest.fixture
+def config(place: Path) -> RunConfig:
+    """Three images and the demo base."""
+    images = place / "images"
+    images.mkdir()
+    for file in sorted((ASSETS / "demo_pictures").glob("*.png"))[:3]:
+        (images / file.name).write_bytes(file.read_bytes())
+    return RunConfig().changed(
+        model={"pretrained_model_name_or_path": str(ASSETS / "demo_base")},
+        dataset={"train_data_dir": "images", "resolution": 64, "enable_bucket": False, "num_repeats": 10},
+        training={"max_train_epochs": 2},
+        memory={"device": "cpu"},
+        saving={"output_name": "robot"},
+    )
+
+
+def test_steps_epochs_time_and_disk_in_two_lines(place: Path, config: RunConfig) -> None:
+    forecast = Forecaster().forecast(config)
+    assert forecast.line().startswith("60 steps = 2 epochs · time unknown · disk about ") and "MiB" in forecast.line()
+    assert forecast.source() == forecast.time() == "Time: unknown until the first steps"
+
+
+def test_the_time_comes_from_an_earlier_run(place: Path, config: RunConfig) -> None:
+    log = EventLog(prepare_run(config).events_path)
+    for step in range(6):
+        log.emit(StepEvent(step=step, seconds_per_step=2.0, memory={}))
+    log.close()
+    forecast = Forecaster().forecast(config.changed(sampling={"sample_every_n_steps": 0}))
+    assert forecast.line().startswith("60 steps = 2 epochs · about 2:00 · disk about ")
+    assert forecast.time().startswith("Time: about 2:00 for steps and samples, from run robot of ")
+
+
+def test_images_are_read_again_only_when_they_or_their_settings_changed(
+    place: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, scan = [], engine.dataset.scan.scan
+
+    def counted(*arguments: Any) -> Any:
+        read.append(1)
+        return scan(*arguments)
+
+    monkeypatch.setattr(engine.dataset.scan, "scan", counted)
+    forecaster = Forecaster()
+    for rate in (1e-4, 2e-4):
+        forecaster.forecast(config.changed(training={"unet_lr": rate, "max_train_epochs": 3}))
+    assert len(read) == 1
+    forecaster.forecast(config.changed(dataset={"num_repeats": 5}))
+    assert len(read) == 2
+    file = next((place / "images").glob("*.png"))
+    (place / "images" / "one-more.png").write_bytes(file.read_bytes())
+    assert forecaster.forecast(config).plan.num_train_images == 40
+
+
+def test_what_keeps_it_from_being_shown(place: Path, config: RunConfig) -> None:
+    with pytest.raises(DataError) as caught:
+        Forecaster().forecast(config.changed(dataset={"train_data_dir": "nowhere"}))
+    assert caught.value.code == "folder-missing"
+    with pytest.raises(UsageError) as refused:
+        Forecaster().forecast(config.changed(training={"unet_lr": 0, "text_encoder_lr": 0}))
+    assert refused.value.code == "nothing-trained"

@@ -1,0 +1,155 @@
+"""`lorasmith best RUN`: which of a run's files to take, why, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from engine.errors import UsageError
+from engine.exit_codes import ExitCode
+from engine.paths import expanded
+from engine.results.record import RunRecord, read_run
+from engine.results.similarity import TITLES, Similarity, compute
+from engine.results.use_file import use
+from engine.results.verdict import Assessment, JudgedFile
+from engine.runs import RunDir, resolve
+from engine.text import printable
+from tui.shell import output
+from tui.texts import _
+
+_COLUMNS = ("file", "step", "epoch", "learned", "gap", "bleed", "response", "verdict")
+
+
+@click.command("best", short_help="Name the best file of a run, and why.")
+@click.argument("run")
+@click.option("--use", "folder", metavar="DIR", help="Copy it into this models folder, ready for use.")
+@click.option("--overwrite", is_flag=True, help="With --use: replace a file of that name.")
+@click.option("--with-clip", metavar="DIR", help="Compute CLIP-I and CLIP-T by the CLIP model in this folder.")
+@click.option("--with-dino", metavar="DIR", help="Compute DINO by the vision transformer in this folder.")
+@click.option("--with-face", metavar="FILE", help="Compare faces by this ONNX embedder.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def command(
+    run: str,
+    folder: str | None,
+    overwrite: bool,
+    with_clip: str | None,
+    with_dino: str | None,
+    with_face: str | None,
+    as_json: bool,
+) -> int:
+    """Judge the files of RUN, a directory or a part of its name, and recommend one.
+
+    learned is the share of the base model's validation loss that is gone, gap what training images gained beyond that;
+    bleed is how far predictions for everyday prompts moved, relative to what those prompts still change (above 55 %
+    other subjects suffer), response how much the rest of a prompt still counts (100 %: as in the base model).
+    docs/results.md explains them.
+
+    --with-clip, --with-dino and --with-face compare the samples with training images and prompts by models that are on
+    this machine. The figures are kept with the run and shown next to the verdicts, which do not depend on them.
+
+    --use writes NAME.safetensors into DIR, with the trigger, the recommended strength and a sample in its metadata.
+    """
+    record = read_run(resolve(run))
+    assessment, used = record.assessment, None
+    similarity = _similarity(record, with_clip, with_dino, with_face)
+    if folder is not None:
+        if assessment.best is None:
+            raise UsageError(
+                assessment.why[0] if assessment.files else _("The run has saved no file yet."), code="no-best-file"
+            )
+        used = use(record, assessment.best, expanded(folder), overwrite=overwrite)
+    if as_json:
+        output.json_result({**_record(record.run_dir, assessment, similarity), "used": str(used) if used else None})
+        return ExitCode.DONE
+    if not assessment.files:
+        output.message(_("{0} has saved no file yet.").format(printable(record.name)))
+        return ExitCode.DONE
+    for line in _table(assessment):
+        output.result(line)
+    for line in _similarities(assessment, similarity):
+        output.result(line)
+    output.result("")
+    if assessment.best is not None:
+        output.result(_("Take {0}.").format(printable(assessment.best.file.path)))
+    for sentence in (*assessment.why, *(f"{_('next:')} {sentence}" for sentence in assessment.advice)):
+        for line in output.wrapped(printable(sentence), output.width_of_result(), "  "):
+            output.result(line)
+    if used is not None:
+        output.result(_("Copied to {0}").format(printable(used)))
+    return ExitCode.DONE
+
+
+def _similarity(record: RunRecord, clip: str | None, dino: str | None, face: str | None) -> Similarity:
+    """The figures of other models; those named on the command line are computed first."""
+    named = {"clip": clip, "dino": dino, "face": face}
+    paths = {kind: expanded(path) for kind, path in named.items() if path is not None}
+    if not paths:
+        return record.similarity
+    steps = [judged.file.step for judged in record.assessment.files]
+    return compute(record.run_dir, steps, record.trigger, progress=output.counters(), **paths)
+
+
+def _similarities(assessment: Assessment, similarity: Similarity) -> Iterator[str]:
+    """The figures of other models, one line per file, the base model first."""
+    figures = similarity.figures()
+    if not figures:
+        return
+    named = [
+        (_("base model"), 0),
+        *((printable(judged.file.path.name), judged.file.step) for judged in assessment.files),
+    ]
+    rows = [(_("by other models"), *(TITLES[key] for key in figures))]
+    for name, step in named:
+        values = similarity.steps.get(-1 if step is None else step, {})
+        rows.append((name, *(f"{values[key]:.3f}" if key in values else "–" for key in figures)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(figures) + 1)]
+    yield ""
+    for name, *cells in rows:
+        right = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        yield "  ".join((name.ljust(widths[0]), *right))
+    yield _("These figures are no part of the verdicts.")
+
+
+def _table(assessment: Assessment) -> Iterator[str]:
+    rows = [_COLUMNS, *(_cells(judged, judged is assessment.best) for judged in assessment.files)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    for file, *figures, verdict in rows:
+        right = [figure.rjust(width) for figure, width in zip(figures, widths[1:-1], strict=True)]
+        yield "  ".join((file.ljust(widths[0]), *right, verdict))
+
+
+def _cells(judged: JudgedFile, best: bool) -> tuple[str, ...]:
+    file, measures = judged.file, judged.measures
+    shares = (measures.learned, measures.gap, measures.bleed, measures.response)
+    return (
+        printable(file.path.name),
+        "–" if file.step is None else str(file.step),
+        "–" if file.epoch is None else str(file.epoch),
+        *("–" if share is None else f"{share * 100:.0f} %" for share in shares),
+        f"{judged.verdict.kind} ● best" if best else judged.verdict.kind,
+    )
+
+
+def _record(run_dir: RunDir, assessment: Assessment, similarity: Similarity) -> dict[str, Any]:
+    return {
+        "run": str(run_dir.path),
+        "best": str(assessment.best.file.path) if assessment.best else None,
+        "why": list(assessment.why),
+        "advice": list(assessment.advice),
+        "files": [_file(judged, similarity) for judged in assessment.files],
+        "similarity": {"models": dict(similarity.models), "base": dict(similarity.steps.get(0, {}))},
+    }
+
+
+def _file(judged: JudgedFile, similarity: Similarity) -> dict[str, Any]:
+    file, measures = judged.file, judged.measures
+    derived = {"learned": measures.learned, "train_gain": measures.train_gain, "gap": measures.gap}
+    return {
+        "path": str(file.path), "step": file.step, "epoch": file.epoch, "verdict": judged.verdict.kind,
+        "reasons": list(judged.verdict.reasons), "missing": list(judged.verdict.missing),
+        "measures": {**asdict(measures), **derived},
+        "similarity": dict(similarity.steps.get(-1 if file.step is None else file.step, {})),
+    }  # fmt: skip

@@ -1,0 +1,161 @@
+"""Runs side by side: what differs, their validation losses in one chart, samples of the same prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from rich.text import Text
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Vertical
+from textual.content import Content
+from textual.message import Message
+from textual.widget import Widget
+from textual.widgets import DataTable
+
+from engine.runs import RunDir
+from engine.text import printable
+from tui.screens.base import BaseScreen
+from tui.texts import _
+from tui.widgets.lines import Lines
+from tui.widgets.overlay_chart import OverlayChart
+from tui.widgets.run_samples import RunSamples
+
+if TYPE_CHECKING:
+    from engine.results.comparison import Comparison
+
+PANES = {"differences": _("Differences"), "curves": _("Curves"), "samples": _("Samples")}
+LABEL_CELLS = 20
+"""Of the first column; the runs share the rest. A setting that is cut is shown in full below when its row is chosen."""
+LEAST_CELLS = 10
+
+
+class CompareScreen(BaseScreen):
+    """Reads the runs once; a live run is shown as it was at that moment."""
+
+    CSS_PATH = "compare.tcss"
+    HELP = _("""
+## Compare
+
+Two or more runs, each with its letter. **1** shows their best files, measures and the settings that differ, **2** the
+validation losses in one chart, **3** the samples of the same prompts and seeds. On a large terminal all three are
+shown; the number then moves the focus to a part.
+
+`lorasmith compare RUN RUN --html FILE` writes the same as one web page.
+""")
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(
+            Binding(str(place), f"pane('{name}')", title, tooltip=_("Show this part."))
+            for place, (name, title) in enumerate(PANES.items(), 1)
+        ),
+        Binding("escape", "back", _("Back"), tooltip=_("Back to the list of runs.")),
+    ]
+
+    @dataclass
+    class RunsRead(Message):
+        """The runs were read."""
+
+        comparison: Comparison
+
+    def __init__(self, run_dirs: Sequence[RunDir]) -> None:
+        super().__init__()
+        self.run_dirs = tuple(run_dirs)
+        self.comparison: Comparison | None = None
+        self.pane = "differences"
+
+    def compose_content(self) -> ComposeResult:
+        """Heading, three panes, and the chosen row in full."""
+        yield Lines(id="heading")
+        yield Lines(id="tabs")
+        with Container(id="panes"):
+            with Vertical(id="differences", classes="pane"):
+                yield DataTable(cursor_type="row")
+            with Vertical(id="curves", classes="pane"):
+                yield OverlayChart(id="overlay")
+            with Vertical(id="samples", classes="pane"):
+                yield RunSamples()
+        yield Lines(id="message")
+
+    def on_mount(self) -> None:
+        """Read the runs."""
+        self.query_one("#heading", Lines).set_text(_("Reading the runs …"))
+        self.action_pane(self.pane)
+        self._read()
+
+    @work(thread=True, exclusive=True, exit_on_error=False, group="read")
+    def _read(self) -> None:
+        from engine.results.comparison import compare
+        from engine.results.record import read_run
+
+        self.post_message(self.RunsRead(compare([read_run(run_dir) for run_dir in self.run_dirs])))
+
+    @on(RunsRead)
+    def _show(self, event: RunsRead) -> None:
+        comparison = self.comparison = event.comparison
+        labels = [Content.styled(label, "bold") for label in comparison.labels]
+        self.query_one("#heading", Lines).set_text(Content(" · ").join(labels))
+        self._fill(comparison)
+        losses = [run.history.validation_losses for run in comparison.runs]
+        self.query_one(OverlayChart).show(list(zip(comparison.labels, losses, strict=True)))
+        self.query_one(RunSamples).show(comparison)
+        self.refresh_status()
+
+    def _fill(self, comparison: Comparison) -> None:
+        """Rewrite the table, as wide as its pane."""
+        from tui.text.compare import overview_rows, setting_rows
+
+        table: DataTable[Text] = self.query_one(DataTable)
+        runs = len(comparison.runs)
+        room = (table.size.width - LABEL_CELLS - 2) // runs - 2  # a cell has a space on each side
+        widths = [LABEL_CELLS, *[max(LEAST_CELLS, room)] * runs]
+        table.clear(columns=True)
+        for label, width in zip(("", *comparison.labels), widths, strict=True):
+            table.add_column(_cell(label, width), width=width)
+        heading = _("Settings that differ") if comparison.settings else _("No setting differs")
+        rows: list[tuple[str | None, tuple[str, ...]]] = [(None, row) for row in overview_rows(comparison)]
+        rows.append((None, (heading, *[""] * runs)))
+        settings = zip(comparison.settings, setting_rows(comparison), strict=True)
+        for key, row in (*rows, *((setting.key, row) for setting, row in settings)):
+            table.add_row(*(_cell(text, width) for text, width in zip(row, widths, strict=True)), key=key)
+
+    def on_resize(self) -> None:
+        """Fit the table to the new width."""
+        super().on_resize()
+        if self.comparison is not None:
+            self.call_after_refresh(self._fill, self.comparison)
+
+    @on(DataTable.RowHighlighted)
+    def _chosen(self, event: DataTable.RowHighlighted) -> None:
+        rows = {row.key: row for row in self.comparison.settings} if self.comparison else {}
+        row = rows.get(event.row_key.value or "")
+        words = f"{row.key}: {' | '.join(row.values)}. {row.help}" if row else ""
+        self.query_one("#message", Lines).set_text(printable(words))
+
+    def status_text(self) -> str:
+        """Which runs are compared."""
+        return " · ".join(self.comparison.labels) if self.comparison else _("Reading the runs …")
+
+    def action_pane(self, name: str) -> None:
+        """Show a part, and focus it."""
+        self.pane = name
+        for pane in self.query(".pane"):
+            pane.set_class(pane.id == name, "-active")
+        tabs: list[tuple[str, str]] = []
+        for place, (pane_name, title) in enumerate(PANES.items(), 1):
+            tabs += [(f" {place} {title} ", "bold reverse" if pane_name == name else ""), (" ", "")]
+        self.query_one("#tabs", Lines).set_text(Content.assemble(*tabs))
+        keys: dict[str, type[Widget]] = {"differences": DataTable, "samples": RunSamples}
+        self.set_focus(self.query_one(keys[name]) if name in keys else None)
+
+    def action_back(self) -> None:
+        """Back to the list of runs."""
+        self.dismiss()
+
+
+def _cell(text: str, width: int) -> Text:
+    from tui.text.cells import clipped
+
+    return Text(clipped(printable(text), width))

@@ -1,0 +1,1 @@
+"""Setting up a run, for the shell and the wizard: entries, configuration, forecast, checks. Draws nothing."""

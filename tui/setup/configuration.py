@@ -1,0 +1,138 @@
+"""The configuration of a run from options on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.paths import ASSETS
+
+if TYPE_CHECKING:
+    from engine.config import RunConfig
+    from engine.families.base import Family
+
+DEMO = "demo"
+OPTIONS = {
+    "images": ("--images", "dataset.train_data_dir"),
+    "dataset_config": ("--dataset_config", "dataset.dataset_config"),
+    "model": ("--model", "model.pretrained_model_name_or_path"),
+    "name": ("--name", "saving.output_name"),
+    "output_dir": ("--output_dir", "saving.output_dir"),
+}
+"""Parameter to (the option as typed, the key that it sets)."""
+
+
+def read(preset: str, overrides: Sequence[str] = (), **typed: str | None) -> RunConfig:
+    """The configuration of a preset with the typed options; an option that was not typed changes nothing.
+
+    Raises:
+        UsageError: something in it is wrong, or a model, images or a name are missing.
+    """
+    from engine.config import load_config, require_paths
+
+    options = {OPTIONS[key][1]: (OPTIONS[key][0], value) for key, value in typed.items() if value is not None}
+    config = load_config(preset, overrides, options)
+    if preset == DEMO:
+        config = _with_demo_paths(config)
+    require_paths(config)
+    return keep_trigger(preset, overrides, config)
+
+
+def keep_trigger(preset: str, overrides: Sequence[str], config: RunConfig) -> RunConfig:
+    """Keep the trigger word where a run's file is used under another name, and the captions hold the old name."""
+    from engine.config import load_config
+    from engine.dataset.caption_files import has_word, list_captions
+    from engine.dataset.trigger import kept_trigger
+    from engine.errors import DataError
+
+    old, new, folder = load_config(preset).saving.output_name, config.saving.output_name, config.dataset.train_data_dir
+    chosen = {text.partition("=")[0].strip() for text in overrides}
+    if old in ("", new) or not folder or config.dataset.class_tokens or "dataset.class_tokens" in chosen:
+        return config
+    try:
+        files = list_captions(Path(folder), config.dataset.caption_extension)
+    except DataError:  # the check of the images reports it
+        return config
+    if sum(has_word(file.text or "", old) - has_word(file.text or "", new) for file in files) <= 0:
+        return config
+    for dotted, value in kept_trigger(config.changed(saving={"output_name": old})).items():
+        table, _dot, key = dotted.partition(".")
+        config = config.changed(**{table: {key: value}})
+    return config
+
+
+def another_trigger(config: RunConfig, name: str | None) -> str | None:
+    """A sentence where --name is not the trigger word as well."""
+    from engine.text import printable
+
+    if name is None or config.trigger == name:
+        return None
+    return (
+        f"The trigger word is {printable(config.trigger)}, as in the preset or file; --name names the output only. For "
+        "another word: --set dataset.class_tokens=WORD"
+    )
+
+
+def _with_demo_paths(config: RunConfig) -> RunConfig:
+    """The preset demo needs nothing else: the model and the images that come with the program."""
+    defaults = {
+        ("model", "pretrained_model_name_or_path"): str(ASSETS / "demo_base"),
+        ("dataset", "train_data_dir"): str(ASSETS / "demo_pictures"),
+        ("saving", "output_name"): DEMO,
+    }
+    if not config.dataset.train_data_dir:
+        defaults["dataset", "validation_data_dir"] = str(ASSETS / "demo_heldout")
+    changes: dict[str, dict[str, str]] = {}
+    for (table, key), value in defaults.items():
+        if not getattr(getattr(config, table), key):
+            changes.setdefault(table, {})[key] = value
+    return config.changed(**changes)
+
+
+def read_partly(preset: str | None, overrides: Sequence[str] = (), **typed: str | None) -> RunConfig:
+    """Like `read`, but model, images and name may be missing; a shipped preset's name sets its family.
+
+    Raises:
+        UsageError: something in it is wrong.
+    """
+    from engine.config import load_config
+
+    options = {OPTIONS[key][1]: (OPTIONS[key][0], value) for key, value in typed.items() if value is not None}
+    config = load_config(preset, overrides, options)
+    if preset == DEMO:
+        return _with_demo_paths(config)
+    family = _named_family(preset or "")
+    if family is not None and config.model.family == "auto" and not config.model.pretrained_model_name_or_path:
+        return config.changed(model={"family": family.name})
+    return config
+
+
+def _named_family(preset: str) -> Family | None:
+    from engine.families.registry import families
+
+    return next((family for family in families() if preset.startswith(family.name)), None)
+
+
+def of_another_family(preset: str, config: RunConfig) -> str | None:
+    """A sentence where a shipped preset is made for another family than the model's; None also where the model cannot
+    be read, which is reported later."""
+    from engine.config import list_presets
+    from engine.errors import LoraSmithError
+    from engine.families.registry import family_named, recognise
+
+    shipped = [entry.name for entry in list_presets() if entry.shipped]
+    intended = _named_family(preset) if preset in shipped else None
+    if intended is None:
+        return None
+    try:
+        real = family_named(recognise(config.model.pretrained_model_name_or_path).family)
+    except LoraSmithError:
+        return None
+    if real.name == intended.name:
+        return None
+    suitable = ", ".join(name for name in shipped if name.startswith(real.name))
+    return (
+        f"The preset {preset} is made for {intended.spec.title}, and this model is {real.spec.title}: learning rate, "
+        f"resolution and steps are not meant for it. Presets for it: {suitable}."
+    )

@@ -1,0 +1,34 @@
+"""Which preset goes with a model: proposed unless the person chose another one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tui.setup.draft import FIRST_PRESET
+from tui.texts import _
+
+if TYPE_CHECKING:
+    from engine.hardware import Gpu
+    from engine.types import Recognition
+    from tui.setup.draft import Draft
+
+
+def preset_for(recognition: Recognition, gpus: Sequence[Gpu]) -> str:
+    """The preset of a model's family, for the largest card here."""
+    from engine.families.registry import family_named
+
+    largest = max((gpu.total or 0 for gpu in gpus), default=0)
+    proposals = family_named(recognition.family).spec.proposals
+    return next((proposal.preset for proposal in proposals if proposal.suits(recognition, largest)), FIRST_PRESET)
+
+
+def propose(draft: Draft, preset: str) -> None:
+    """Choose the preset of the model's family, with a notice, where the current one was only proposed too; any other is
+    the person's choice and stays."""
+    from engine.families.registry import specs
+
+    proposed = {FIRST_PRESET, *(proposal.preset for spec in specs() for proposal in spec.proposals)}
+    if draft.preset in proposed and draft.preset != preset:
+        draft.choose_preset(preset)
+        draft.note(_("The preset is {0} now: it is made for this model.").format(preset))

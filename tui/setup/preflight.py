@@ -1,0 +1,224 @@
+"""Checks before a run, before anything is written: the same for `--dry-run` and for the start itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.errors import UsageError
+from engine.text import printable
+
+if TYPE_CHECKING:
+    from engine.config import RunConfig
+    from engine.config.resolve import ResolvedConfig
+    from engine.dataset.arithmetic import StepPlan
+    from engine.dataset.caption_check import CaptionCheck
+    from engine.dataset.images import Scan
+    from engine.estimate.disk import DiskNeed
+    from engine.families.resolved import ResolvedRun
+    from engine.types import Progress, Recognition
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """A run that can start, and what is known about it."""
+
+    run: ResolvedRun
+    """With absolute paths."""
+    images: Scan
+    plan: StepPlan
+    directory: Path
+    changes: tuple[str, ...]
+    """Settings that the run changes, each with the reason."""
+    precision: str
+    """What it computes in, with the reason."""
+    need: DiskNeed
+    num_prompts: int
+    disk_warning: str | None
+    captions: CaptionCheck
+
+    @property
+    def config(self) -> ResolvedConfig:
+        """As it will really run."""
+        return self.run.config
+
+    @property
+    def recognition(self) -> Recognition:
+        """Of its checkpoint, with what `[model]` decides."""
+        return self.run.recognition
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """What was decided, with the reasons, and what it needs of the disk."""
+        warning = (self.disk_warning,) if self.disk_warning else ()
+        measuring = (self.measuring,) if self.measuring else ()
+        return (*self.changes, self.precision, *measuring, *self.need.lines(self.directory), *warning)
+
+    @property
+    def num_validation(self) -> int:
+        """Images that are set aside."""
+        return sum(len(subset.images) for subset in self.images.validation_subsets)
+
+    @property
+    def measuring(self) -> str:
+        """How often and on what the weights are measured, and what that takes; empty where they are not."""
+        from engine.dataset.reach import PROBED
+        from engine.results.check_plan import plan_checks
+
+        training = min(PROBED, self.images.num_images)
+        checks = plan_checks(self.config, self.plan, validation=self.num_validation, training=training)
+        return checks.text if checks and checks.steps else ""
+
+
+def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | None = None) -> Preflight:
+    """Check everything that can be checked without torch; writes nothing, neither to the disk nor to a stream.
+
+    Args:
+        config: of the shell or the draft.
+        restart: an unfinished run in its place is no obstacle.
+        progress: called with (read, total) images.
+
+    Raises:
+        LoraSmithError: what the person must fix.
+    """
+    from engine import clock
+    from engine.adapters.start import check_start
+    from engine.config.optimizers import check_training
+    from engine.dataset.caption_check import check_captions
+    from engine.dataset.thumbnail import thumbnail
+    from engine.estimate.disk import estimate
+    from engine.families.registry import recognise
+    from engine.families.resolved import resolve_run
+    from engine.runs.prepare import absolute_paths, check_place, require_utf8
+
+    clock.now()
+    written = absolute_paths(config)
+    require_utf8(written)
+    run = resolve_run(written, recognise(written.model.pretrained_model_name_or_path))
+    config, notes = run.config, list(run.notes)
+    run.family.check(config, run.recognition)
+    check_training(config.training)
+    if config.saving.metadata_thumbnail:
+        thumbnail(config.saving.metadata_thumbnail)
+        source = printable(config.saving.metadata_thumbnail)[:200]
+        notes.append(f"A small copy of {source} is embedded in the LoRA file, as its thumbnail.")
+    check_start(config, run.family.spec.lora_base)
+    directory = check_place(config, restart=restart)
+    _check_cache(config)
+    prompts = run.prompts(notes.append)
+    precision = _precision(config, notes)
+    images, plan = _images(run, progress)
+    captions = check_captions(config, images, run.recognition)
+    need = estimate(run, plan, len(prompts))
+    place = next(path for path in (directory, *directory.parents) if path.exists())
+    return Preflight(
+        run, images, plan, directory, tuple(notes), precision, need, len(prompts), need.check(place), captions
+    )
+
+
+def check_settings(config: RunConfig) -> None:
+    """Check the settings of a converted file, independent of its images.
+
+    Its paths may be those of another machine: only existing ones are checked. Where the model does not exist, the
+    checks of its family need `model.family`.
+
+    Raises:
+        LoraSmithError: what a run would refuse.
+    """
+    from engine.adapters.start import check_start
+    from engine.config.form import PROMPT_FILES
+    from engine.config.optimizers import check_training
+    from engine.dataset.buckets import BucketGrid
+    from engine.families.registry import recognise
+    from engine.families.resolved import family_of_settings, reference_model, resolve_run
+    from engine.paths import expanded
+
+    check_training(config.training)
+    model = config.model.pretrained_model_name_or_path
+    is_here = model and expanded(model).exists()
+    run = resolve_run(config, recognise(expanded(model)) if is_here else reference_model(config))
+    config = run.config
+    if config.network.network_weights and expanded(config.network.network_weights).exists():
+        is_known = is_here or family_of_settings(config) is not None
+        check_start(config, run.family.spec.lora_base if is_known else None)
+    BucketGrid.of_run(run)
+    prompts = config.sampling.sample_prompts
+    if not isinstance(prompts, str) or not prompts.lower().endswith(PROMPT_FILES) or expanded(prompts).exists():
+        run.prompts()
+
+
+def missing_paths(config: RunConfig) -> list[str]:
+    """Paths of the configuration that do not exist here: "network.network_weights = /a/b"; hub ids and
+    prompts are no paths."""
+    import os
+
+    from engine.config.form import PROMPT_FILES
+    from engine.models.hub.cache import is_hub_id
+    from engine.paths import expanded
+    from engine.runs.prepare import NEW_PATHS, path_keys
+    from engine.text import printable
+
+    missing = []
+    for table, key in path_keys():
+        value = getattr(getattr(config, table), key)
+        if not isinstance(value, str) or not value or key in NEW_PATHS or is_hub_id(value):
+            continue
+        no_path = value.startswith("data:") if key == "metadata_thumbnail" else False
+        if key == "sample_prompts":
+            no_path = not value.lower().endswith(PROMPT_FILES)
+        if not no_path and not os.path.lexists(expanded(value)):
+            missing.append(f"{table}.{key} = {printable(value)}")
+    return missing
+
+
+def _check_cache(config: RunConfig) -> None:
+    """Check that the cache folder exists or can be made."""
+    from engine.paths import expanded
+    from engine.runs.prepare import check_folder
+
+    memory = config.memory
+    if memory.cache_dir and (memory.cache_latents_to_disk or memory.cache_text_encoder_outputs_to_disk):
+        check_folder(expanded(memory.cache_dir), "memory.cache_dir")
+
+
+def _images(run: ResolvedRun, progress: Progress | None) -> tuple[Scan, StepPlan]:
+    from engine.config.changes import at_the_end
+    from engine.dataset.arithmetic import plan_steps
+    from engine.dataset.buckets import BucketGrid
+    from engine.dataset.scan import scan
+
+    grid, images = BucketGrid.of_run(run), scan(run.config, progress)
+    return images, plan_steps(images, grid, at_the_end(run.config))
+
+
+def _precision(config: RunConfig, notes: list[str]) -> str:
+    """What it computes in, and why; a GPU that the installed PyTorch cannot use goes to `notes`."""
+    from engine.hardware import choose_precision, gpu_of, list_gpus, versions
+    from engine.hardware.torch_build import torch_build
+
+    device, report = config.memory.device, list_gpus()
+    visible = report.visible()
+    gpu = gpu_of(device, visible)
+    if not visible and "rocm" in str(versions().get("torch")):
+        return "Precision: decided at the start, this torch is for AMD GPUs."
+    if device.startswith("cuda") and gpu is None:
+        have = f"only {len(visible)} GPU{'s are' if len(visible) > 1 else ' is'}" if visible else "no GPU is"
+        why = f": {report.problem.rstrip('.')}" if report.problem else ""
+        raise UsageError(
+            f"memory.device={device}, but {have} found here{why}.",
+            "Set memory.device=cpu, or fix the driver.",
+            code="no-gpu",
+        )
+    trouble = torch_build().trouble(report, gpu) if gpu is not None else None
+    if trouble is not None and device.startswith("cuda"):
+        raise UsageError(
+            f"memory.device={device}, but {trouble[0]}",
+            f"Set memory.device=cpu. {trouble[1]}",
+            code="device-not-usable",
+        )
+    if trouble is not None:
+        notes.append(" ".join(trouble))
+        gpu = None
+    choice = choose_precision(config.memory.mixed_precision, gpu)
+    return f"Precision {choice.value}: {choice.reason}."

@@ -1,0 +1,250 @@
+"""What the review shows: all checks of a run before its start, and their results in words."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.config.form import fields, unit, value_text
+from engine.errors import LoraSmithError, ModelError, UsageError
+from engine.text import plural, printable, size_text
+from tui.screens.steps import STEPS, position
+from tui.setup.draft import STEP_OF, Draft
+from tui.text.vram_text import lines, used_card
+from tui.texts import _
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from engine.config import RunConfig
+    from engine.hardware import Gpu
+    from engine.runs import RunDir, RunState
+    from engine.types import Progress, Recognition
+    from tui.setup.forecast import Forecast, Forecaster
+    from tui.setup.preflight import Preflight
+
+_STEP_OF_CODE = {
+    "caption-not-utf8": "captions",
+    "caption-too-long": "captions",
+    "caption-unreadable": "captions",
+    "captions-unusable": "captions",
+    "device-not-usable": "hardware",
+    "folder-used-twice": "folders",
+    "metadata-entry-empty": "captions",
+    "name-not-possible": "folders",
+    "name-too-long": "folders",
+    "no-folder-of-images": "folders",
+    "no-gpu": "hardware",
+    "place-is-a-file": "folders",
+    "run-damaged": "folders",
+    "run-is-live": "folders",
+    "run-unfinished": "folders",
+    "settings-missing": "folders",
+}
+"""The step that fixes an error, where its class does not decide."""
+_ABOUT_KEYS = ("config-invalid", "path-not-utf8", "path-of-windows")
+"""Errors of any setting, which their messages name."""
+_KEY = re.compile(r"\b(?:model|dataset|network|training|memory|sampling|saving)\.[a-z_]+")
+_REQUIRED = {
+    "model.pretrained_model_name_or_path": _("No model is chosen."),
+    "dataset.train_data_dir": _("No images are chosen."),
+    "saving.output_name": _("The run has no name."),
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """A run that can start."""
+
+    preflight: Preflight
+    forecast: Forecast
+    gpu: Gpu | None
+    """Where it computes; None on the CPU."""
+    logout: str | None
+    """Why the training would end with the session; None where it would not."""
+    unfinished: tuple[RunDir, RunState] | None
+    """An unfinished run in its directory, which is resumed or moved away first."""
+    usual: frozenset[str] = frozenset()
+    """Those of `preflight.changes` that come from the preset alone: no mistake of the person."""
+
+
+class LiveRunError(UsageError):
+    """A live run is in the directory of the new one."""
+
+    def __init__(self, error: LoraSmithError, run_dir: RunDir) -> None:
+        super().__init__(error.message, _("Watch it, or choose another name."), code="run-is-live")
+        self.run_dir = run_dir
+
+
+def gather(config: RunConfig, forecaster: Forecaster, progress: Progress, preset: RunConfig | None = None) -> Report:
+    """Make all checks before the start. Blocks: call it in a worker.
+
+    Args:
+        config: of the draft.
+        forecaster: caches what was read before.
+        progress: called with (read, total) images.
+        preset: the same run without changed parameters.
+
+    Raises:
+        LiveRunError: a live run is in its directory.
+        LoraSmithError: what the person must fix.
+    """
+    from engine.runs import RunDir, true_state
+    from engine.runs.launch import logout_warning
+    from engine.runs.layout import default_output_dir
+    from engine.runs.prepare import absolute_paths
+    from tui.setup.preflight import preflight
+
+    run_dir = RunDir(default_output_dir(absolute_paths(config)))
+    state = true_state(run_dir) if run_dir.is_run else None
+    unfinished = None
+    try:
+        checked = preflight(config, progress=progress)
+    except UsageError as error:
+        if state is None:
+            raise
+        if state.live:
+            raise LiveRunError(error, run_dir) from error
+        checked = preflight(config, restart=True, progress=progress)
+        unfinished = (run_dir, state)
+    forecast = forecaster.forecast_of(checked.run, checked.plan, checked.need, checked.num_prompts)
+    usual = frozenset(_changes(preset, checked.recognition) if preset is not None else ())
+    return Report(checked, forecast, used_card(checked.config), logout_warning(), unfinished, usual)
+
+
+def _changes(preset: RunConfig, recognition: Recognition) -> tuple[str, ...]:
+    from engine.families.resolved import resolve_run
+
+    try:
+        return resolve_run(preset, recognition).notes
+    except UsageError:  # a contradiction that the person's own values resolve
+        return ()
+
+
+def missing(draft: Draft) -> tuple[str, str] | None:
+    """(sentence, step) of the first thing that every run needs and this draft lacks."""
+    for key, sentence in _REQUIRED.items():
+        value = draft.get(key) or (key == "dataset.train_data_dir" and draft.get("dataset.dataset_config"))
+        if not value:
+            return sentence, STEP_OF[key]
+    return None
+
+
+def step_to_fix(error: LoraSmithError) -> str:
+    """The step where the error can be fixed."""
+    if error.code in _STEP_OF_CODE:
+        return _STEP_OF_CODE[error.code]
+    if error.code in _ABOUT_KEYS and (match := _KEY.search(error.message)):
+        return STEP_OF.get(match[0], "parameters")
+    if isinstance(error, ModelError):
+        return "model"
+    return "parameters" if isinstance(error, UsageError) else "folders"
+
+
+def warnings(report: Report) -> list[str]:
+    """Warnings before the start, the most important first."""
+    checked, sentences = report.preflight, []
+    if report.unfinished is not None:
+        run_dir, state = report.unfinished
+        sentences.append(
+            _("{0} has an unfinished run ({1}, step {2}): the start asks what to do with it.").format(
+                printable(run_dir.path), state.state, state.step
+            )
+        )
+    if checked.disk_warning:
+        sentences.append(checked.disk_warning)
+    sentences += [change for change in checked.changes if change not in report.usual]
+    if checked.images.rejected:
+        count = len(checked.images.rejected)
+        sentences.append(_("{0} left out as unusable, see below.").format(plural(count, "file")))
+    for sentence, step in checked.captions.warnings():
+        sentences.append(_("{0} Fix it in the step {1}.").format(sentence, STEPS[position(step)].title))
+    if report.logout:
+        sentences.append(report.logout)
+    return sentences
+
+
+def plan_vram(report: Report, cancelled: Callable[[], bool]) -> list[str]:
+    """What the run needs of its card, in words. Blocks, the first time up to some minutes: call it in a worker.
+
+    Raises:
+        Cancelled: `cancelled` returned True.
+    """
+    from engine.estimate.planner import plan
+
+    checked = report.preflight
+    try:
+        memory_plan = plan(checked.run, checked.plan, report.gpu, cancelled=cancelled)
+    except LoraSmithError as error:
+        return [_("VRAM: unknown. {0}").format(error.message)]
+    return lines(memory_plan, report.gpu)
+
+
+def _vram(report: Report) -> list[str]:
+    """The card's memory, while the plan is not made yet."""
+    if report.gpu is None:
+        return [_("VRAM: none is used, the training computes on the CPU.")]
+    gpu = report.gpu
+    has = _("{0} has {1}, of which {2} are free").format(printable(gpu.name), size_text(gpu.total), size_text(gpu.free))
+    return [_("VRAM: {0}; what the run needs is being planned.").format(has)]
+
+
+def sections(report: Report, draft: Draft, vram: Sequence[str] = ()) -> list[tuple[str, list[str]]]:
+    """Titles with their lines; `vram` from `plan_vram`, once it is made."""
+    checked, forecast = report.preflight, report.forecast
+    recognition = checked.recognition
+    model = f"{recognition.family}, {recognition.dtype}, {size_text(recognition.size)}: {recognition.path}"
+    length = [
+        *checked.plan.lines(),
+        forecast.time(),
+        *checked.need.lines(checked.directory),
+        *filter(None, [checked.measuring]),
+    ]
+    usual = [change for change in checked.changes if change in report.usual]
+    result = checked.directory / f"{checked.config.saving.output_name}.safetensors"
+    return [
+        (_("Result"), [str(result), checked.captions.trigger_line()]),
+        (_("Length"), length),
+        (_("Model"), [model, *recognition.reasons]),
+        (_("Images"), [*checked.images.lines(), *_set_aside(report)]),
+        (_("Memory"), [checked.precision, *(vram or _vram(report))]),
+        *([(_("Notes"), usual)] if usual else []),
+        (_("Settings that differ from the defaults (• from the preset {0} too)").format(draft.preset),
+         list(settings(checked.config, draft))),
+    ]  # fmt: skip
+
+
+def set_aside_automatically(report: Report) -> bool:
+    """Whether the program set images aside for validation automatically."""
+    return report.preflight.config.sets_aside and bool(report.preflight.num_validation)
+
+
+def could_set_aside(report: Report) -> bool:
+    """Whether the program would set images aside, if the share of validation images were not 0."""
+    from engine.dataset.auto_validation import FEWEST_IMAGES
+
+    unset = report.preflight.config.changed(dataset={"validation_split": None})
+    trained = report.preflight.images.num_images >= FEWEST_IMAGES
+    return report.preflight.config.dataset.validation_split == 0 and unset.sets_aside and trained
+
+
+def _set_aside(report: Report) -> list[str]:
+    if set_aside_automatically(report):
+        return [_("v: train on these as well; then no validation loss is measured.")]
+    return [_("v: set a few images aside for validation.")] if could_set_aside(report) else []
+
+
+def settings(config: RunConfig, draft: Draft) -> list[str]:
+    """Every setting that is not the default, with the preset's value where that was changed."""
+    lines, base = [], draft.base()
+    for key, facts in fields().items():
+        value = getattr(getattr(config, facts.table), facts.name)
+        if value == facts.default and key not in draft.values:
+            continue
+        line = f"{key} = {value_text(facts, value)} {unit(facts, value)}".rstrip()
+        if key in draft.values and key not in STEP_OF:
+            preset = value_text(facts, getattr(getattr(base, facts.table), facts.name))
+            line = "• " + line + _(" (preset: {0})").format(preset)
+        lines.append(line)
+    return lines

@@ -1,0 +1,1 @@
+"""Starting runs, following them in the foreground, and printing in the shell."""

@@ -1,0 +1,149 @@
+"""Starting a run: check, prepare, add to the list of runs, launch. Shared by the shell and the screens."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from engine.runs import RunDir, RunState, prepare_resume, prepare_run, record_run
+from engine.runs.inputs import ChangedInputsError
+from engine.runs.launch import launch, logout_warning
+from engine.runs.on_end import variables_of
+from engine.runs.resume import note, plan_resume
+from engine.types import Log
+
+if TYPE_CHECKING:
+    from engine.config import RunConfig
+    from engine.types import Progress
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+def prepare(
+    config: RunConfig,
+    *,
+    command_line: Sequence[str] = (),
+    restart: bool = False,
+    checked: bool = False,
+    log: Log = _silent,
+    progress: Progress | None = None,
+) -> RunDir:
+    """Check what can be checked without loading anything, then make the run directory.
+
+    Args:
+        config: of the shell or the draft.
+        command_line: what starts the same run from a shell, for meta.json.
+        restart: move an unfinished run away as well.
+        checked: `preflight` was just called and found no problem.
+        log: called with what was moved, and what is wrong with the captions.
+        progress: called with (read, total) images while they are checked.
+
+    Raises:
+        LoraSmithError: what the person must fix; no directory was made.
+    """
+    from engine.hardware import versions
+    from tui.setup.preflight import preflight
+
+    if not checked:
+        for sentence, _step in preflight(config, restart=restart, progress=progress).captions.warnings():
+            log(f"warning: {sentence}")
+    return prepare_run(config, command_line=command_line, versions=versions(), restart=restart, log=log)
+
+
+def start(run_dir: RunDir, log: Log = _silent, *, on_end: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    """Launch a prepared run and add it to the list of runs.
+
+    Args:
+        on_end: the words of a command that the trainer runs when it has ended.
+
+    Raises:
+        StorageError: its log cannot be written.
+    """
+    for sentence in (record_run(run_dir), logout_warning()):
+        if sentence:
+            log(sentence)
+    return launch(run_dir, variables=variables_of(on_end))
+
+
+def begin(
+    config: RunConfig,
+    *,
+    command_line: Sequence[str] = (),
+    restart: bool = False,
+    checked: bool = False,
+    log: Log = _silent,
+    progress: Progress | None = None,
+) -> tuple[RunDir, subprocess.Popen[bytes]]:
+    """Start a new run from a screen; the arguments are those of `prepare`. Blocks: call it in a worker.
+
+    With memory.on_oom = "auto", the screen asks when memory runs out.
+
+    Raises:
+        LoraSmithError: what the person must fix; nothing was started.
+    """
+    if config.memory.on_oom == "auto":
+        config = config.changed(memory={"on_oom": "ask"})
+    run_dir = prepare(config, command_line=command_line, restart=restart, checked=checked, log=log, progress=progress)
+    return run_dir, _reaped(start(run_dir, log))
+
+
+def prepare_to_resume(
+    run_dir: RunDir,
+    changes: Mapping[str, object] | None = None,
+    *,
+    accept_changes: bool = False,
+    log: Log = _silent,
+    progress: Progress | None = None,
+) -> RunState:
+    """Prepare an ended run to be launched again, if its inputs are unchanged; returns the state it was in.
+
+    Args:
+        run_dir: an ended run; a finished one needs a longer length among `changes`.
+        changes: dotted key to the new value, written into the run's configuration.
+        accept_changes: the person accepts changed images, captions or model files.
+        log: called with a sentence for what was dropped, changed or accepted.
+        progress: called with (read, total) images while they are compared.
+
+    Raises:
+        ChangedInputsError: something that it was trained on changed; nothing was written.
+        LoraSmithError: it cannot be resumed.
+    """
+    from engine.runs.compare_inputs import accept, compare
+
+    plan_resume(run_dir, changes)
+    compared = compare(run_dir, progress)
+    changed_inputs = compared.changes if compared is not None else ()
+    if changed_inputs and not accept_changes:
+        raise ChangedInputsError(run_dir, changed_inputs)
+    state = prepare_resume(run_dir, changes=changes, log=log)
+    if compared is not None and changed_inputs:
+        note(run_dir, [f"Accepted: {'; '.join(changed_inputs)}."], log)
+        accept(run_dir, compared)
+    return state
+
+
+def resume(
+    run_dir: RunDir,
+    changes: Mapping[str, object] | None = None,
+    *,
+    accept_changes: bool = False,
+    log: Log = _silent,
+) -> subprocess.Popen[bytes]:
+    """Continue an ended run from its last saved state; arguments of `prepare_to_resume`. Blocks: for a worker.
+
+    Raises:
+        ChangedInputsError: something that it was trained on changed; nothing was started.
+        LoraSmithError: it cannot be resumed; nothing was started.
+    """
+    prepare_to_resume(run_dir, changes, accept_changes=accept_changes, log=log)
+    return _reaped(start(run_dir, log))
+
+
+def _reaped(process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+    """Wait for the trainer's end in the background, so that it leaves no zombie process."""
+    threading.Thread(target=process.wait, name=f"trainer {process.pid}", daemon=True).start()
+    return process

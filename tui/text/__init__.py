@@ -1,0 +1,1 @@
+"""The texts of the screens, as functions that draw nothing."""

@@ -1,0 +1,160 @@
+"""A run in the list of runs: its row, and its details."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from engine.runs.tail import last_lines, latest_step
+from engine.runs.values import local_time
+from engine.text import printable
+from tui.text.cells import clipped
+from tui.texts import _
+
+if TYPE_CHECKING:
+    from engine.runs import KnownRun, RunDir
+
+SIGNS = {
+    "starting": ("▷", _("starting"), "cyan"),
+    "running": ("▶", _("running"), "green"),
+    "paused": ("‖", _("paused"), "yellow"),
+    "stopping": ("■", _("stopping"), "yellow"),
+    "finished": ("✓", _("finished"), "green"),
+    "stopped": ("□", _("stopped"), ""),
+    "failed": ("✗", _("failed"), "red"),
+    "lost": ("!", _("lost"), "red"),
+    "unknown": ("?", _("unknown"), "yellow"),
+    "damaged": ("✗", _("damaged"), "red"),
+}
+"""State to sign, word and colour; each is enough without the others."""
+
+
+MARK = "◆"
+"""Before the name of a run that is marked for comparison."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table; `width` in cells."""
+
+    name: str
+    title: str
+    width: int
+
+
+COLUMNS = (
+    Column("name", _("Name"), 20),
+    Column("state", _("State"), 10),
+    Column("step", _("Step"), 17),
+    Column("when", _("Last seen"), 12),
+    Column("where", _("Where"), 11),
+)
+
+
+def where_width(columns: int) -> int:
+    """Cells for the place, in a terminal of so many columns."""
+    return max(COLUMNS[-1].width, columns - sum(column.width for column in COLUMNS[:-1]) - 2 * len(COLUMNS))
+
+
+def sign(state: str) -> str:
+    """Sign and word of a state."""
+    mark, word, _colour = SIGNS.get(state, ("?", state, ""))
+    return f"{mark} {word}"
+
+
+def row(run: KnownRun, columns: int, *, marked: bool = False) -> tuple[Text, ...]:
+    """The cells of a run in a terminal of so many columns."""
+    state, mark = run.state, f"{MARK} " if marked else ""
+    colour = SIGNS.get(state.state, ("", "", ""))[2]
+    return (
+        Text(clipped(f"{mark}{printable(run.name)}", COLUMNS[0].width), "bold" if marked else ""),
+        Text(sign(state.state), colour),
+        Text(progress(state.step, state.max_train_steps), justify="right"),
+        Text(short_moment(state.updated)),
+        Text(clipped(_place(run.run_dir), where_width(columns), keep_end=True)),
+    )
+
+
+def progress(step: int, steps: int | None) -> str:
+    """ "120/2000  6 %", or the step alone."""
+    return f"{step}/{steps} {100 * step // steps:3d} %" if steps else str(step)
+
+
+def short_moment(seconds: float | None) -> str:
+    """Today's time, else the day."""
+    then, now = local_time(seconds), time.localtime()
+    if then is None:
+        return _("unknown")
+    if then[:3] == now[:3]:
+        return time.strftime(_("today %H:%M"), then)
+    return time.strftime(_("%d %b %H:%M") if then.tm_year == now.tm_year else "%Y-%m-%d", then)
+
+
+def about_place(run: KnownRun) -> str:
+    """A run as an answer in a list: name, state, place."""
+    return f"{printable(run.name)}  {sign(run.state.state)}  {_place(run.run_dir)}"
+
+
+def _place(run_dir: RunDir) -> str:
+    """The run's directory; of a project's current results the project's."""
+    from engine.runs.layout import CURRENT
+
+    path = run_dir.path.parent if run_dir.path.name == CURRENT else run_dir.path
+    text, home = printable(path), printable(Path.home())
+    return f"~{text[len(home) :]}" if text.startswith(f"{home}/") else text
+
+
+def about(run: KnownRun) -> Text:
+    """The details of a run, one per line. Reads files: call it in a worker."""
+    from engine.runs.state import moment
+
+    state, detail = run.state, printable(run.state.detail).rstrip(".")
+    text = Text()
+    text.append(f"{printable(run.name)}: {sign(state.state)}", "bold").append(f". {detail[:1].upper()}{detail[1:]}.\n")
+    facts = [_("Step {0} of {1}").format(state.step, state.max_train_steps or "?"), _("epoch {0}").format(state.epoch)]
+    loss, unfinished = last_loss(run.run_dir)
+    if loss is not None:
+        facts.append(_("last loss {0:.4f}").format(loss))
+    text.append(", ".join(facts) + ".")
+    if state.state not in ("lost", "unknown", "damaged"):  # the detail has it
+        text.append(_(" Last seen {0}.").format(moment(state.updated)))
+    for sentence in _notes(run, unfinished):
+        text.append(f"\n! {sentence}", "yellow")
+    return text.append(f"\n{printable(run.run_dir.path)}")
+
+
+def _notes(run: KnownRun, unfinished: bool) -> Iterator[str]:
+    from engine.runs.state import read_exit
+
+    run_dir, state = run.run_dir, run.state.state
+    if run.archived:
+        yield _("An earlier run, kept when a newer one started.")
+    if not run_dir.meta:
+        yield _("Its record (.run/meta.json) cannot be read.")
+    elif not run_dir.config_path.is_file():
+        yield _("Its configuration {0} is missing: it cannot be resumed.").format(printable(run_dir.config_path.name))
+    if state == "failed":
+        hint = str((read_exit(run_dir) or {}).get("hint") or "")
+        if hint:
+            yield "\n".join(map(printable, hint.split("\n")))
+    if unfinished and not run.state.live:
+        yield _("The last line of its events is unfinished; all before it is good.")
+    if state == "lost":
+        yield _("Press r to continue from the last saved state.")
+    if not os.access(run_dir.private, os.W_OK):
+        yield _("No permission to write: this run is read-only.")
+
+
+def last_loss(run_dir: RunDir) -> tuple[float | None, bool]:
+    """The loss of the last step in the log, smoothed, and whether the log's last line is unfinished."""
+    event = latest_step(run_dir.events_path)
+    if event is None:
+        return None, last_lines(run_dir.events_path)[1]
+    loss = event.loss if event.loss_average is None else event.loss_average
+    return loss, last_lines(run_dir.events_path)[1]

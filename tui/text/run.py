@@ -1,0 +1,257 @@
+"""A run in words: its state, progress, numbers and events, as the dashboard shows it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.cells import set_cell_size
+from textual.content import Content
+
+from engine.hardware import Gpu
+from engine.runs import Event, RunState
+from engine.runs.events import (
+    ChangedEvent,
+    ControlAckEvent,
+    ErrorEvent,
+    NoteEvent,
+    OomEvent,
+    RetryEvent,
+    RunFinishedEvent,
+    RunStartedEvent,
+    SampleEvent,
+    SavedEvent,
+    StateSavedEvent,
+    ValidationEvent,
+    WarningEvent,
+)
+from engine.runs.history import RunHistory
+from engine.runs.phase import Phase
+from engine.runs.shortage import Shortage
+from engine.runs.values import local_time
+from engine.text import duration, printable, size_text
+from tui.text.rows import SIGNS
+from tui.texts import _
+from tui.watching.machine import Machine
+
+SIGN_OF_GONE = ("✗", _("the directory is gone"), "red")
+_COLOURS = {"green": "$text-success", "yellow": "$text-warning", "red": "$text-error"}
+COMMANDS = {
+    "sample_now": _("Sample now"),
+    "save_now": _("Save now"),
+    "pause": _("Pause"),
+    "continue": _("Continue"),
+    "stop": _("Stop and save"),
+}
+_GROUPS = {"unet": "U-Net", "transformer": _("transformer"), "text_encoder": _("text encoder")}
+_GROUPS["text_encoder_2"] = _("text encoder 2")
+
+
+def phase_text(name: str) -> str:
+    """The label of a phase, also of one of another version."""
+    return _(printable(Phase.label_of(name)))
+
+
+def heading(name: str, state: str, history: RunHistory, *, complete: bool = True) -> Content:
+    """One line: name, state, phase."""
+    symbol, word, colour = SIGNS.get(state, SIGN_OF_GONE)
+    parts = []
+    if not complete:
+        parts.append(_("reading its history: step {0}").format(history.step))
+    elif state in ("starting", "running", "stopping") and history.phase:
+        parts.append(phase_text(history.phase))
+    if history.start_count > 1:
+        parts.append(
+            _("resumed {0} times").format(history.start_count - 1) if history.start_count > 2 else _("resumed once")
+        )
+    return Content.assemble(
+        (printable(name), "bold"),
+        "  ",
+        (f"{symbol} {word}", f"bold {_COLOURS.get(colour, '')}"),
+        *(f" · {part}" for part in parts),
+    )
+
+
+def bar(share: float, cells: int) -> Content:
+    """A bar that can be read without colour."""
+    full = round(min(1.0, max(0.0, share)) * cells)
+    return Content.assemble(("█" * full, "$primary"), ("░" * (cells - full), "dim"))
+
+
+def progress_lines(history: RunHistory, state: RunState, width: int) -> Content:
+    """Two lines: progress of the run or its phase, with the time left; progress of the epoch, with the speed."""
+    cells = max(8, min(40, width - 62))
+    total = history.max_train_steps or state.max_train_steps
+    part = history.progress if history.phase in (Phase.LOAD, Phase.CACHE) else None
+    if part is not None:
+        label, share = phase_text(history.phase).capitalize(), part.done / max(1, part.total)
+        words = f"{part.done} of {part.total} {printable(part.unit)}"
+    else:
+        step = reached(history, state)
+        label, share, words = _("Step"), step / total if total else 0, step_words(step, total)
+    epoch = history.epoch if history.start_count else state.epoch
+    epochs = _("{0} of {1}").format(epoch, history.epochs) if history.epochs else str(epoch)
+    speeds = [
+        words.format(number)
+        for words, number in (
+            (_("{0:.2f} img/s"), history.images_per_second),
+            (_("{0:.2f} s/step"), history.seconds_per_step),
+        )
+        if number is not None
+    ]
+    return Content.assemble(
+        set_cell_size(label, 8), bar(share, cells), f" {words} · {time_left(history, state)}\n",
+        set_cell_size(_("Epoch"), 8), bar(_epoch_share(history), cells), " ", " · ".join([epochs, *speeds]),
+    )  # fmt: skip
+
+
+def reached(history: RunHistory, state: RunState) -> int:
+    """The newest step; where the event log is missing or empty, that of the state."""
+    return history.step if history.start_count else state.step
+
+
+def step_words(step: int, total: int | None) -> str:
+    """ "300 of 1200 (25 %)"."""
+    return _("{0} of {1} ({2} %)").format(step, total, 100 * step // total) if total else str(step)
+
+
+def _epoch_share(history: RunHistory) -> float:
+    if not history.updates_per_epoch or not history.epoch:
+        return 0.0
+    return (history.step - (history.epoch - 1) * history.updates_per_epoch) / history.updates_per_epoch
+
+
+def time_left(history: RunHistory, state: RunState) -> str:
+    """The estimate, including samples, saves and measuring; or when there will be one."""
+    if not state.live:
+        return _("ended")
+    if state.state == "paused":
+        return _("paused")
+    if history.eta_seconds is not None:
+        return _("{0} left").format(duration(history.eta_seconds))
+    if history.phase == Phase.CACHE:
+        return _("time left: known after caching")
+    return _("time left: known after the first step")
+
+
+def facts(history: RunHistory, machine: Machine | None, device: str, processes: int) -> list[Content]:
+    """Lines of learning rates, memory and saved files."""
+    lines = [
+        (
+            _("Rates"),
+            " · ".join(f"{_GROUPS.get(name, printable(name))} {rate:.2e}" for name, rate in history.rates.items()),
+        )
+    ]
+    lines.append((_("Trainer"), _trainer_memory(history.memory)))
+    cards = machine.cards(device, processes) if machine else []
+    lines += [(_("Card"), card_words(card)) for card in cards]
+    if machine is not None and not cards:
+        used = machine.memory_total - machine.memory_free
+        lines.append(
+            (_("Machine"), _("{0} of {1} memory used").format(size_text(used), size_text(machine.memory_total)))
+        )
+    lines.append((_("Saved"), _saved(history)))
+    return [Content.assemble((set_cell_size(label, 8), "dim"), words) for label, words in lines if words]
+
+
+def _trainer_memory(memory: Mapping[str, float]) -> str:
+    words = {"allocated_gib": _("allocated"), "reserved_gib": _("reserved"), "peak_gib": _("peak"),
+             "resident_gib": _("of memory")}  # fmt: skip
+    parts = [f"{memory[key]:.1f} GiB {word}" for key, word in words.items() if key in memory]
+    if memory.get("alloc_retries"):
+        parts.append(_("{0:.0f} allocation retries").format(memory["alloc_retries"]))
+    return " · ".join(parts)
+
+
+def card_words(card: Gpu) -> str:
+    """Memory, use and temperature of a card; what the driver does not report is left out."""
+    parts = [printable(card.name).removeprefix("NVIDIA ").removeprefix("GeForce ")]
+    if card.used is not None and card.total is not None:
+        parts.append(_("{0:.1f} of {1:.1f} GiB used").format(card.used / 2**30, card.total / 2**30))
+    if card.utilization is not None:
+        parts.append(_("busy {0} %").format(card.utilization))
+    if card.temperature is not None:
+        parts.append(f"{card.temperature} °C")
+    return " · ".join(parts)
+
+
+def _saved(history: RunHistory) -> str:
+    parts = []
+    if history.saved:
+        event = next(reversed(history.saved.values()))
+        name = printable(Path(event.path).name)
+        parts.append(_("{0} at step {1}").format(name, "?" if event.step is None else event.step))
+    if history.state_step is not None:
+        parts.append(_("state at step {0}").format(history.state_step))
+    return " · ".join(parts)
+
+
+def event_text(event: Event) -> Content | None:
+    """One event as a line with its time; None for events that are not shown."""
+    sign, words, style = _event_words(event)
+    if not words:
+        return None
+    then = local_time(event.time)
+    moment = time.strftime("%H:%M:%S", then) if then else "--:--:--"
+    return Content.assemble((f"{moment} ", "dim"), (f"{sign} {printable(words)}", style))
+
+
+def _event_words(event: Event) -> tuple[str, str, str]:
+    match event:
+        case NoteEvent():
+            return "·", event.text, ""
+        case WarningEvent():
+            return "!", event.text, "$text-warning"
+        case OomEvent():
+            return "✗", _("Out of memory at {0}").format(_at(event.step)) + f": {event.message}", "$text-error"
+        case RetryEvent():
+            return "▸", _("Continues: {0}").format(event.text), ""
+        case ErrorEvent():
+            hint = " ".join(event.hint.split("\n"))
+            return "✗", f"{event.title}: {event.message} {hint}", "$text-error"
+        case SavedEvent():
+            return "✓", _("Saved {0} ({1}), {2}, read back and checked").format(
+                Path(event.path).name, size_text(event.bytes), _at(event.step)
+            ), "$text-success"  # fmt: skip
+        case StateSavedEvent():
+            return "·", _("Full state saved, {0}").format(_at(event.step)), "dim"
+        case SampleEvent():
+            return "·", _("Sample of prompt {0}, {1}").format((event.index or 0) + 1, _at(event.step)), "dim"
+        case ValidationEvent():
+            words = _("not a number") if event.loss is None else f"{event.loss:.4f}"
+            return "●", _("Validation loss {0}, {1}").format(words, _at(event.step)), ""
+        case ChangedEvent():
+            return "▸", event.text, ""
+        case ControlAckEvent():
+            return "▸", f"{COMMANDS.get(event.command, event.command)}: {event.result}", ""
+        case RunStartedEvent():
+            return "○", _("The trainer started: process {0}").format(event.pid or 0), ""
+        case RunFinishedEvent():
+            state = SIGNS.get(event.state, ("", event.state, ""))[1]
+            return "■", _("{0} at {1}").format(state, _at(event.step)), ""
+    return "", "", ""
+
+
+def _at(step: int | None) -> str:
+    return _("step {0}").format(step or 0)
+
+
+def oom_lines(oom: Shortage) -> list[str]:
+    """What happened, where, and the numbers."""
+    phase = phase_text(oom.phase or Phase.START)
+    lines = [_("While {0}, at step {1}, {2} ran out of memory.").format(
+        phase, oom.step, printable(oom.device) or _("this machine"))]  # fmt: skip
+    numbers = [
+        (_("requested"), oom.requested),
+        (_("free"), oom.free),
+        (_("in all"), oom.total),
+        (_("allocated by the training"), oom.allocated),
+        (_("reserved by it"), oom.reserved),
+    ]
+    parts = [f"{size_text(value)} {word}" for word, value in numbers if value is not None]
+    if parts:
+        lines.append(" · ".join(parts))
+    if oom.message:
+        lines.append(printable(oom.message))
+    return lines
