@@ -41,7 +41,7 @@ come in the same read to the field before it looks for the binding."""
 def take_into_use(terminal: Any, place: Path) -> None:
     """From the verdict: a prompt at two strengths, and the file in a models folder."""
     terminal.send("p")
-    terminal.until_shown("Try smithy.safetensors", "smithy on a green background", seconds=60)
+    terminal.until_shown("Try smithy.safetensors", "Enter generates.", "smithy on a green background", seconds=60)
     for keys in (TAB, CLEAR, "0.6,1.0", ENTER):
         terminal.send(keys)
     terminal.until_shown("grid", seconds=120)

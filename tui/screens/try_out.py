@@ -91,6 +91,8 @@ and a grid of them are kept in the folder `try` next to the file.
         self._prompts: tuple[SampleRequest, ...] = ()
         self._process: TryProcess | None = None
         self._drawing: Worker[None] | None = None
+        self._asked = False
+        """Whether Enter was pressed before the base was chosen."""
 
     def compose_content(self) -> ComposeResult:
         """Fields above, images below."""
@@ -153,10 +155,13 @@ and a grid of them are kept in the folder `try` next to the file.
             seed.begin(str(event.prompts[0].seed if event.prompts else 1))
         self._show_message(_("Enter generates."))
         self.refresh_bindings()
+        if self._asked:
+            self.action_draw()
 
     @on(Input.Submitted)
     def action_draw(self) -> None:
-        """Generate what the fields describe."""
+        """Generate what the fields describe; before the base is chosen, as soon as it is."""
+        self._asked = self._base is None
         if self._base is None or self._drawing is not None:
             return
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 
 from engine.paths import ASSETS
 from engine.processes import process_start
+from engine.results import base_choice
 from engine.results.trying import TryProcess
 from engine.runs import RunDir
 from tests.engine.results.test_trying import FAKE
@@ -76,6 +78,28 @@ def showing(smith: Callable[..., LoraSmithApp], run_dir: RunDir) -> LoraSmithApp
 def play(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     init = TryProcess.__init__
     monkeypatch.setattr(TryProcess, "__init__", lambda self: init(self, [sys.executable, str(FAKE), how]))
+
+
+async def test_enter_while_the_file_is_read_is_not_lost(
+    showing: LoraSmithApp, run_dir: RunDir, until: Until, text: Text, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play(monkeypatch, "draw")
+    is_read, choose = threading.Event(), base_choice.choose_base
+
+    def choose_late(*arguments: Any, **options: Any) -> Any:
+        assert is_read.wait(30)
+        return choose(*arguments, **options)
+
+    monkeypatch.setattr(base_choice, "choose_base", choose_late)
+    async with showing.run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "finished" in text(pilot.app))
+        await pilot.press("v")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ResultsScreen) and pilot.app.screen.files)
+        await pilot.press("p")
+        await until(pilot, lambda: "Reading the file" in text(pilot.app))
+        await pilot.press("enter")
+        is_read.set()
+        await until(pilot, lambda: "Grid: try/" in text(pilot.app))
 
 
 @pytest.mark.parametrize("size", [NARROW, WIDE])
