@@ -17,12 +17,12 @@ from engine.text import percent
 Kind = Literal["undertrained", "good", "overtrained", "undecidable"]
 
 NEARLY_ALL = 0.7
-"""Share of what the best file learned from which a file has learned enough: likeness comes early, the last third of
+"""Share of the run's highest gain from which a file has learned enough: likeness comes early, the last third of
 the gain is detail."""
 ALL = 0.95
-"""Share of what the best file learned that counts as all of it: the measure is no more exact than that."""
+"""Share of the run's highest gain that counts as all of it: the measure is no more exact than that."""
 LOST = 0.1
-"""Share of what the best file learned that a later file may lose."""
+"""Share of the run's highest gain that a later file may lose."""
 LOST_UNSEEN = 0.2
 """The same on validation images alone, which are few, relative to an earlier file."""
 STILL_LEARNING = 0.25
@@ -141,7 +141,7 @@ def _verdict(run: Sequence[Measures], index: int, top: int, most: float) -> Verd
         return Verdict("overtrained" if index else "undertrained", (text,), score=-1.0)
     share, against = gain / most, faults(measures)
     score = (1 - OTHERS) * min(1.0, share / ALL) + OTHERS * others_kept(measures) - sum(weight for weight, _ in against)
-    reasons = [f"{learned}{'' if index == top else f', {percent(share)} of what the best file learned'}."]
+    reasons = [learned + ("." if index == top else f", {percent(share)} of this run's maximum.")]
     reasons += [text for _, text in against]
     if index > top and share < 1 - LOST:
         reasons.append(f"At step {run[top].step} it was {percent(most)}: since then it unlearned.")

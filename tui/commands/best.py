@@ -12,7 +12,7 @@ from engine.errors import UsageError
 from engine.exit_codes import ExitCode
 from engine.paths import expanded
 from engine.runs import RunDir, resolve
-from engine.text import printable
+from engine.text import percent, printable
 from tui.shell import output
 from tui.texts import _
 
@@ -136,7 +136,7 @@ def _cells(judged: JudgedFile, best: bool) -> tuple[str, ...]:
         printable(file.path.name),
         "–" if file.step is None else str(file.step),
         "–" if file.epoch is None else str(file.epoch),
-        *("–" if share is None else f"{share * 100:.0f} %" for share in shares),
+        *("–" if share is None else percent(share) for share in shares),
         f"{judged.verdict.kind} ● best" if best else judged.verdict.kind,
     )
 
