@@ -21,6 +21,9 @@ NEARLY_ALL = 0.7
 the gain is detail."""
 ALL = 0.95
 """Share of the run's highest gain that counts as all of it: the measure is no more exact than that."""
+REPEATED = 0.5
+"""Share of training images that are versions of others from which `NEARLY_ALL` counts as all: the rest of the gain is
+learned by heart, and validation images, which are versions too, do not show it."""
 LOST = 0.1
 """Share of the run's highest gain that a later file may lose."""
 LOST_UNSEEN = 0.2
@@ -140,7 +143,10 @@ def _verdict(run: Sequence[Measures], index: int, top: int, most: float) -> Verd
         text = f"The loss on {where} is no lower than the base model's ({percent(-gain)} higher)."
         return Verdict("overtrained" if index else "undertrained", (text,), score=-1.0)
     share, against = gain / most, faults(measures)
-    score = (1 - OTHERS) * min(1.0, share / ALL) + OTHERS * others_kept(measures) - sum(weight for weight, _ in against)
+    full = NEARLY_ALL if is_repetitive(run) else ALL
+    score = (
+        (1 - OTHERS) * min(1.0, share / full) + OTHERS * others_kept(measures) - sum(weight for weight, _ in against)
+    )
     reasons = [learned + ("." if index == top else f", {percent(share)} of this run's maximum.")]
     reasons += [text for _, text in against]
     if index > top and share < 1 - LOST:
@@ -158,6 +164,11 @@ def _verdict(run: Sequence[Measures], index: int, top: int, most: float) -> Verd
         reasons.append(f"The run was still learning at its end, at {percent(speed)} of its average speed.")
         return Verdict("undertrained", tuple(reasons), score=score)
     return Verdict("good", tuple(reasons), _missing(measures), score)
+
+
+def is_repetitive(run: Sequence[Measures]) -> bool:
+    """Whether most training images of a run are versions of others."""
+    return any(measures.repeated is not None and measures.repeated >= REPEATED for measures in run)
 
 
 def _unlearned(run: Sequence[Measures], index: int) -> str:
@@ -269,6 +280,8 @@ def _advice(judged: Sequence[JudgedFile], best: JudgedFile) -> list[str]:
             advice.append(f"Lower the learning rates by half, and start from the file of step {step}.")
     if best.measures.response is not None and best.measures.response < WEAK_RESPONSE:
         advice.append("Use more varied images, and describe in the captions what should stay changeable.")
+    if is_repetitive([file.measures for file in judged]):
+        advice.append("Use more varied images: most of these are versions of others, and so are validation images.")
     gap, trained = best.measures.gap, best.measures.train_gain
     if gap is not None and trained and gap > WIDE_GAP * trained:
         advice.append("Use more, and more varied, images: most of the gain is on the training images themselves.")
