@@ -22,8 +22,10 @@ the gain is detail."""
 ALL = 0.95
 """Share of the run's highest gain that counts as all of it: the measure is no more exact than that."""
 REPEATED = 0.5
-"""Share of training images that are versions of others from which `NEARLY_ALL` counts as all: the rest of the gain is
+"""Share of training images that are versions of others from which a run counts as repetitive: part of its gain is
 learned by heart, and validation images, which are versions too, do not show it."""
+ALL_REPEATED = 0.825
+"""`ALL` in a repetitive run."""
 LOST = 0.1
 """Share of the run's highest gain that a later file may lose."""
 LOST_UNSEEN = 0.2
@@ -143,10 +145,10 @@ def _verdict(run: Sequence[Measures], index: int, top: int, most: float) -> Verd
         text = f"The loss on {where} is no lower than the base model's ({percent(-gain)} higher)."
         return Verdict("overtrained" if index else "undertrained", (text,), score=-1.0)
     share, against = gain / most, faults(measures)
-    full = NEARLY_ALL if is_repetitive(run) else ALL
-    score = (
-        (1 - OTHERS) * min(1.0, share / full) + OTHERS * others_kept(measures) - sum(weight for weight, _ in against)
-    )
+    repetitive = is_repetitive(run)
+    kept = others_kept(measures, strict=repetitive)
+    score = (1 - OTHERS) * min(1.0, share / (ALL_REPEATED if repetitive else ALL)) + OTHERS * kept
+    score -= sum(weight for weight, _ in against)
     reasons = [learned + ("." if index == top else f", {percent(share)} of this run's maximum.")]
     reasons += [text for _, text in against]
     if index > top and share < 1 - LOST:
@@ -183,10 +185,17 @@ def _unlearned(run: Sequence[Measures], index: int) -> str:
     return f"On validation images {percent(now)} are gone, after {percent(gain)} at step {step}: it learns by heart."
 
 
-def others_kept(measures: Measures) -> float:
-    """How well other subjects are kept, 1 to 0, from the bleed, else from the drift; 1 if neither is known."""
-    moved, (low, _, high) = (measures.bleed, BLEED) if measures.bleed is not None else (measures.drift, DRIFT)
-    return 1.0 if moved is None else min(1.0, max(0.0, (high - moved) / (high - low)))
+def others_kept(measures: Measures, *, strict: bool = False) -> float:
+    """How well other subjects are kept, 1 to 0, from the bleed, else from the drift; 1 if neither is known.
+
+    Args:
+        strict: from the worse of the two.
+    """
+    known = [
+        (moved, limits) for moved, limits in ((measures.bleed, BLEED), (measures.drift, DRIFT)) if moved is not None
+    ]
+    kept = [min(1.0, max(0.0, (high - moved) / (high - low))) for moved, (low, _, high) in known]
+    return min(kept if strict else kept[:1], default=1.0)
 
 
 def faults(measures: Measures) -> list[tuple[float, str]]:
