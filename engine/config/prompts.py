@@ -124,7 +124,7 @@ def _read_file(path: Path, log: Callable[[str], None]) -> list[Any]:
         raise UsageError(
             f"The prompt file {path} lacks {error}.",
             "It needs [prompt] and [[prompt.subset]].",
-            code="prompt-file-malformed",
+            code="prompt-file-incomplete",
         ) from None
     except ValueError as error:
         raise UsageError(
@@ -166,7 +166,7 @@ def parse_line(line: str, log: Callable[[str], None], flags: frozenset[str] = fr
                 raise UsageError(
                     f"Sample prompt {line.strip()!r}: --{flag} {value!r} is not a number.",
                     "Correct it in sampling.sample_prompts.",
-                    code="prompt-value-not-possible",
+                    code="prompt-value-not-a-number",
                 ) from None
     return values
 
@@ -227,7 +227,7 @@ def _request(settings: Mapping[str, Any], config: RunConfig, size: tuple[int, in
         raise UsageError(
             f"Sample prompt {settings['prompt']!r}: a side may have up to {MAX_SIDE} px, a seed be up to {MAX_SEED}.",
             "Correct it in sampling.sample_prompts.",
-            code="prompt-value-not-possible",
+            code="prompt-value-too-large",
         )
     request = SampleRequest(
         prompt=settings["prompt"].replace("{trigger}", config.trigger),
