@@ -33,7 +33,9 @@ def require_page_place(path: Path, begin: str, *, overwrite: bool = False, hint:
             with open_file(path) as file:
                 if file.read(len(begin)) != begin.encode() and not overwrite:
                     raise UsageError(
-                        f"--html: {printable(path)} is there already, and no earlier report.", hint, code="output-exists"
+                        f"--html: {printable(path)} is there already, and no earlier report.",
+                        hint,
+                        code="output-exists",
                     )
     except OSError as error:
         reason = error.strerror or error

@@ -136,7 +136,9 @@ def _numbers(lora: Format, payload: Payload, *, start: bool) -> list[ModelError]
         problems.append(ModelError(f"{len(empty)} tensors hold no numbers: {listing(empty, 3)}.", code="weights-empty"))
     if payload.vectors:
         names = listing([printable(key) for key in payload.vectors], 3)
-        problems.append(ModelError(f"{len(payload.vectors)} alphas are not one number: {names}.", code="lora-alpha-wrong"))
+        problems.append(
+            ModelError(f"{len(payload.vectors)} alphas are not one number: {names}.", code="lora-alpha-wrong")
+        )
     if payload.broken:
         names = listing(payload.broken, 3)
         problems.append(

@@ -82,10 +82,11 @@ def split_arguments(arguments: Sequence[str], where: str) -> dict[str, str]:
     texts: dict[str, str] = {}
     for text in arguments:
         key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            lacks = "key" if equals else "value"
-            hint = 'Write "key=value", and several numbers without blanks: "betas=0.9,0.99".'
-            raise UsageError(f"{where}: {printable(text)!r} has no {lacks}.", hint, code="argument-without-value")
+        hint = 'Write "key=value", and several numbers without blanks: "betas=0.9,0.99".'
+        if not equals:
+            raise UsageError(f"{where}: {printable(text)!r} has no value.", hint, code="argument-without-value")
+        if not key.strip():
+            raise UsageError(f"{where}: {printable(text)!r} has no key.", hint, code="argument-without-key")
         texts[key.strip()] = value.strip()
     return texts
 

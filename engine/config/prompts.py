@@ -96,6 +96,10 @@ def _blank(line: str) -> bool:
     return not line.strip() or line.startswith("#")
 
 
+class _NoPrompts(ValueError):
+    """A prompt file that can be read and has something else in it."""
+
+
 def _read_file(path: Path, log: Callable[[str], None]) -> list[Any]:
     try:
         text = read_text(path, MAX_CONFIG)
@@ -104,7 +108,7 @@ def _read_file(path: Path, log: Callable[[str], None]) -> list[Any]:
         if path.suffix.lower() == ".json":
             entries = parse_json(text, surrogates=False)
             if not isinstance(entries, list):
-                raise ValueError("a list of prompts is expected")
+                raise _NoPrompts("a list of prompts is expected")
             return entries
         content = parse_toml(text)
         table = content.pop("prompt")
@@ -112,7 +116,7 @@ def _read_file(path: Path, log: Callable[[str], None]) -> list[Any]:
             log(f"The prompt file {path}: {key} has no effect; what counts is [prompt] and [[prompt.subset]].")
         subsets = table.pop("subset") if isinstance(table, dict) else None
         if not isinstance(subsets, list) or not all(isinstance(subset, dict) for subset in subsets):
-            raise ValueError("prompt is no table, or prompt.subset no list of tables")
+            raise _NoPrompts("prompt is no table, or prompt.subset no list of tables")
         return [{**table, **subset} for subset in subsets]
     except OSError as error:
         raise UsageError(
@@ -124,7 +128,13 @@ def _read_file(path: Path, log: Callable[[str], None]) -> list[Any]:
         raise UsageError(
             f"The prompt file {path} lacks {error}.",
             "It needs [prompt] and [[prompt.subset]].",
-            code="prompt-file-incomplete",
+            code="prompt-file-without-prompts",
+        ) from None
+    except _NoPrompts as error:
+        raise UsageError(
+            f"The prompt file {path} holds no prompts: {error}.",
+            "A list of prompts (.json), or [prompt] and [[prompt.subset]] (.toml).",
+            code="prompt-file-without-prompts",
         ) from None
     except ValueError as error:
         raise UsageError(

@@ -17,7 +17,7 @@ from engine.config.kohya.command_line import convert_command_line
 from engine.config.kohya.convert import conversion_of
 from engine.config.kohya.rules import FLAGS, FLUX_ONLY, NOT_SD15, rule_of
 from engine.config.load import kohya_notes
-from engine.errors import UsageError
+from tests.refusals import refused
 
 ROWS = [
     line.split("\t")
@@ -238,9 +238,8 @@ GENERAL_JSON = '"pretrained_model_name_or_path": "m", "max_resolution": "512,512
 )
 def test_another_training_is_refused_by_its_name(write: Write, name: str, text: str, what: str) -> None:
     path = write(name, text)
-    with pytest.raises(UsageError) as caught:
+    with refused("kohya-trains-no-lora", path, what):
         load_config(path)
-    assert what in caught.value.message and "Only LoRAs" in caught.value.hint
 
 
 KOHYA = """
