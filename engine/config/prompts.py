@@ -213,6 +213,8 @@ def _prompt(
     settings = {key: value for key, value in values.items() if value is not None}
     try:
         return _request(settings, config, size)
+    except UsageError:
+        raise
     except (ValueError, TypeError, OverflowError) as error:
         raise UsageError(
             f"A sample prompt has a value that is no number, or out of range: {entry!r} ({error}).",

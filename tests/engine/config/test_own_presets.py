@@ -9,6 +9,7 @@ import pytest
 from engine.config import find_preset, list_presets, load_config
 from engine.config.own_presets import PERSONAL, preset_text, save_preset
 from engine.paths import user_config
+from engine.text import printable
 from tests.refusals import refused
 
 
@@ -51,7 +52,7 @@ def test_a_file_of_prompts_is_a_path_and_stays_out() -> None:
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", "-x", "x" * 101, "a b", "a\n"])
 def test_names_that_cannot_be(name: str) -> None:
-    with refused("preset-name-not-possible", repr(name)):
+    with refused("preset-name-not-possible", repr(printable(name))):
         save_preset(name, "sd15-anime", load_config("sd15-anime"), "t")
 
 
