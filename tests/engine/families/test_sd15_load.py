@@ -21,6 +21,7 @@ from engine.families.unet.schedule import alphas_cumprod, scheduler_config
 from engine.families.unet.spec import SD15_SPEC
 from engine.models.loading import DTYPES, meta_module
 from engine.paths import ASSETS
+from tests.refusals import refused
 from tests.tiny_models import LDM_CHANNELS, tiny_parts, tiny_sd15
 
 
@@ -156,13 +157,11 @@ def test_another_vae(tmp_path: Path, folder: Path, single_file: Path, load: Any)
         load(folder, vae=str(tmp_path / "none"))
     assert error.value.code == "model-file-missing" and "model.vae" in error.value.message
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(ModelError) as error:
+    with refused("model-file-cut-short"):
         load(folder, vae=str(tmp_path / "vae"))
-    assert error.value.code == "model-file-cut-short"
-    with pytest.raises(ModelError) as error:
+    with refused("not-a-vae"):
         save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
         load(folder, vae=str(tmp_path / "x.safetensors"))
-    assert error.value.code == "not-a-vae"
 
 
 def test_prediction_type_set_and_contradicted(folder: Path, single_file: Path, load: Any) -> None:
@@ -204,9 +203,8 @@ def test_missing_misshapen_and_unused_tensors(tmp_path: Path, single_file: Path,
     load(path, messages=messages)
     assert messages[0].startswith("1 tensors of the unet")
     save_file({name: tensor for name, tensor in tensors.items() if ".op." not in name}, path)
-    with pytest.raises(ModelError) as error:
+    with refused("component-wrong-layout"):
         load(path)
-    assert error.value.code == "component-wrong-layout"
 
 
 def test_a_broken_tokenizer(tmp_path: Path, folder: Path, load: Any) -> None:

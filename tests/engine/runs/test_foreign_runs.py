@@ -143,7 +143,8 @@ def test_what_is_no_file_or_no_folder_is_one_bad_row(ended: RunDir, place: str, 
     assert [run.run_dir for run in runs] == [ended]
     assert (runs[0].state.state == "damaged") is not rightful
     if not rightful:
-        with refused("run-damaged", path, "a folder belongs" if path.name in FOLDERS else "a file belongs"):
+        what = "folder" if path.name in (*FOLDERS, "sample") else "file"
+        with refused("run-damaged", path, f"a {what} belongs"):
             prepare_resume(ended)
 
 
@@ -165,7 +166,7 @@ def test_a_name_that_is_no_file_name_writes_nowhere(ended: RunDir, name: object)
     for path in (ended.config_path, ended.lora_path(), ended.lora_path(epoch=1)):
         assert path.parent == ended.path
     assert true_state(ended).state == "damaged"
-    with refused("run-damaged", repr(name)):
+    with refused("run-damaged", ended.meta_path):
         prepare_resume(ended)
 
 
