@@ -14,7 +14,6 @@ from engine.dataset.buckets import BucketGrid
 from engine.dataset.captions import CaptionRules
 from engine.dataset.pixels import load_pixels
 from engine.dataset.scan import scan
-from engine.errors import DataError
 from tests.refusals import refused
 
 
@@ -138,7 +137,7 @@ def test_masks_that_fit_no_image_are_an_error(tmp_path, draw):
         dataset={"train_data_dir": str(tmp_path / "images"), "conditioning_data_dir": str(tmp_path / "masks"),
                  "masked_loss": True},
     )  # fmt: skip
-    with pytest.raises(DataError, match="None of the 1 image"):
+    with refused("no-mask", "1 image", tmp_path / "masks"):
         scan(config)
 
 
@@ -149,7 +148,7 @@ def test_missing_folders_and_only_regularization_are_errors(tmp_path, draw):
         scan(run(path))
     draw(tmp_path / "r" / "a.png")
     path.write_text(f'[[datasets]]\n[[datasets.subsets]]\nimage_dir = "{tmp_path}/r"\nis_reg = true')
-    with pytest.raises(DataError, match="no subset to train on"):
+    with refused("no-subset-to-train", path):
         scan(run(path))
 
 

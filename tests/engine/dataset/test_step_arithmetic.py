@@ -11,7 +11,6 @@ from engine.dataset.batches import epoch_batches, is_flipped, item_caption, run_
 from engine.dataset.buckets import BucketGrid
 from engine.dataset.captions import CaptionRules
 from engine.dataset.images import ImageInfo, Scan, Subset
-from engine.errors import DataError
 from tests.refusals import refused
 
 SIZES = [(512, 512), (768, 512), (512, 768), (1024, 512), (512, 1024)]
@@ -125,7 +124,7 @@ def test_surplus_and_enlargement_are_reported() -> None:
 
 
 def test_nothing_to_train_on_is_reported() -> None:
-    with pytest.raises(DataError, match="There are no images to train on"):
+    with refused("no-images"):
         planned(subset([], 1))
 
 

@@ -167,7 +167,7 @@ def test_a_loha_in_a_merge_is_approximated_with_a_note(saved: Saved, tmp_path: P
             {PROJ: (32, 32)},
             {PROJ: (64, 32)},
             "loras-of-different-sizes",
-            (PROJ, "[32, 32]", "b.safetensors", "[64, 32]"),
+            (PROJ, "[32, 32]", "b.safetensors", "[32, 64]"),
         ),
     ],
 )
