@@ -21,7 +21,7 @@ from engine.estimate.request import Request
 from engine.families.resolved import resolve_run
 from engine.hardware import Gpu
 from engine.worker import Cancelled
-from tests.refusals import refused
+from tests.refusals import refused, require
 from tools.plans import runs
 
 TRAIN = Need("train", 5 * GIB, 6 * GIB, {"weights": 3 * GIB, "activations": 2 * GIB})
@@ -192,8 +192,9 @@ def test_a_process_that_dies_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(cache, "_shipped", dict)
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(TrainingError, match="The memory plan failed: exit code 1"):
+    with pytest.raises(TrainingError) as caught:
         plan(config())
+    require(caught.value, "worker-failed", "The memory plan", "exit code 1")
 
 
 def test_the_sources_that_a_plan_comes_from_are_there() -> None:
