@@ -128,7 +128,9 @@ def read_folder(path: Path, key: str) -> Folder:
     except (OSError, ValueError) as error:
         reason = printable(str(error))
         raise DataError(
-            _about(key, f"the folder {printable(path)} cannot be read: {reason}."), code="folder-unreadable"
+            _about(key, f"the folder {printable(path)} cannot be read: {reason}."),
+            "Check the path and its disk.",
+            code="folder-unreadable",
         ) from error
     images: list[Path] = []
     captions: dict[tuple[str, str], Path] = {}

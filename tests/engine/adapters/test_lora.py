@@ -190,7 +190,7 @@ def test_a_partly_fitting_file_is_reported(make):
     network = tiny.attach(weights=weights)
     text = "\n".join(tiny.messages)
     assert "lacks 16 modules" in text
-    assert "16 modules of the LoRA to start from do not exist in this run" in text
+    assert "16 modules of the LoRA" in text and "do not exist" in text
     assert "Alpha 4 instead of 2 in 44 modules" in text
     assert Counter(module.scale for module in network.modules) == {1.0: 44, 0.5: 16}
 
