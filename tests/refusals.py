@@ -12,7 +12,8 @@ from engine.errors import LoraSmithError
 
 @contextmanager
 def refused(code: str, *parts: object) -> Iterator[pytest.ExceptionInfo[LoraSmithError]]:
-    """Expect the error of that code: `with refused("preset-missing", "sd15-anim") as caught:`.
+    """Expect the error of that code, which has its class and exit code:
+    `with refused("preset-missing", "sd15-anim") as caught:`.
 
     Args:
         code: the error's.

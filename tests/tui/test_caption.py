@@ -158,29 +158,34 @@ def test_a_captioner_that_is_killed_is_reported(slow: tuple[Path, subprocess.Pop
 
 
 @pytest.mark.parametrize(
-    ("arguments", "exit_code", "code", "parts"),
+    ("arguments", "code", "parts"),
     [
-        (["--with", "blob"], 2, "captioner-unknown", ("'blob'", "blip, blip2")),
-        ([], 2, "captioning-missing", ()),
-        (["--trigger", "x"], 2, "captioner-not-set", ("--with",)),
-        (["--with", "blip", "--url", "http://x"], 2, "caption-option-unknown", ("'url'", "existing, ")),
-        (["--with", "blip", "--set", "num_beams"], 2, "assignment-without-value", ("--set num_beams",)),
+        (["--with", "blob"], "captioner-unknown", ("'blob'", "blip, blip2")),
+        ([], "captioning-missing", ()),
+        (["--trigger", "x"], "captioner-not-set", ("--with",)),
+        (["--with", "blip", "--url", "http://x"], "caption-option-unknown", ("'url'", "existing, ")),
+        (["--with", "blip", "--set", "num_beams"], "assignment-without-value", ("--set num_beams",)),
         (
             ["--with", "wd14", "--set", "general_threshold=2"],
-            2,
             "caption-option-not-possible",
             ("Tag threshold: '2'",),
         ),
-        (["--with", "template", "--template", "{trigger}"], 2, "caption-option-not-possible", ("{trigger}",)),
-        (["--undo", "--with", "blip"], 2, "options-not-together", ("--undo", "--json")),
-        (["--with", "wd14", "--model", "nowhere"], 3, "captioner-folder-missing", ("nowhere",)),
+        (["--with", "template", "--template", "{trigger}"], "caption-option-not-possible", ("{trigger}",)),
+        (["--undo", "--with", "blip"], "options-not-together", ("--undo", "--json")),
     ],
 )
 def test_wrong_use(
-    project: Path, arguments: list[str], exit_code: int, code: str, parts: tuple[str, ...], shown: list[Exception]
+    project: Path, arguments: list[str], code: str, parts: tuple[str, ...], shown: list[Exception]
 ) -> None:
-    assert run(["caption", str(project), *arguments]) == exit_code
+    assert run(["caption", str(project), *arguments]) == 2
     require(shown[-1], code, *parts)
+
+
+def test_a_model_that_is_not_there(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The process that would describe the images refuses it."""
+    assert run(["caption", str(project), "--with", "wd14", "--model", "nowhere", "--dry-run", "--json"]) == 3
+    answer = json.loads(capfd.readouterr().out)
+    assert answer["error_code"] == "captioner-folder-missing" and "nowhere" in answer["error"]
 
 
 def test_without_a_folder_it_shows_what_there_is(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
