@@ -82,7 +82,7 @@ class AppliedLoras:
                 raise ModelError(
                     f"{printable(file)}: the shapes of {printable(name)} are not those of the layer in this model.",
                     "It was made for another model: name the one that it was trained on with --model.",
-                    code="lora-wrong-shape",
+                    code="lora-of-other-size",
                 )
             for path, layer, change in zip(place.paths, layers, changes, strict=True):
                 key = (place.component, path)

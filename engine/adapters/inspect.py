@@ -106,7 +106,8 @@ def inspect_lora(path: Path) -> LoraReport:
         )
     payload = read_payload(path, header)
     hash_note, hash_problem = _hash(payload)
-    faults, serious = defects(lora, header, payload), defects(lora, header, payload, start=True)
+    faults = [defect.message for defect in defects(lora, header, payload)]
+    serious = [defect.message for defect in defects(lora, header, payload, start=True)]
     ranks = Counter(rank for module in lora.modules.values() if (rank := module.rank(header.shapes)) is not None)
     return LoraReport(
         path=printable(path),

@@ -20,6 +20,7 @@ from engine.training.trainer import Trainer
 from tests.engine.training.conftest import MakeRun, images, make_run, train_in_process
 from tests.families.conformance import CHECKS, Case
 from tests.families.conftest import PLUGIN
+from tests.refusals import refused
 
 __all__ = ["images", "make_run"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,7 +103,6 @@ def test_the_toy_is_planned_and_exported_by_other_processes(tiny_model: Path, im
 
 
 def test_a_family_that_cannot_be_loaded_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine.errors import UsageError
     from engine.families.registry import families
 
     place = tmp_path / "broken-1.0.dist-info"
@@ -111,7 +111,7 @@ def test_a_family_that_cannot_be_loaded_is_named(tmp_path: Path, monkeypatch: py
     (place / "entry_points.txt").write_text("[lorasmith.families]\nbroken = broken.family:Broken\n")
     monkeypatch.syspath_prepend(tmp_path)
     families.cache_clear()
-    with pytest.raises(UsageError, match=r"The plugin family broken \(broken\.family:Broken\) cannot be loaded"):
+    with refused("plugin-not-loadable", "broken (broken.family:Broken)"):
         families()
     monkeypatch.undo()
     families.cache_clear()

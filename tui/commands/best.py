@@ -60,10 +60,10 @@ def command(
     assessment, used = record.assessment, None
     similarity = _similarity(record, with_clip, with_dino, with_face)
     if folder is not None:
+        if not assessment.files:
+            raise UsageError(_("The run has saved no file yet."), code="no-saved-file")
         if assessment.best is None:
-            raise UsageError(
-                assessment.why[0] if assessment.files else _("The run has saved no file yet."), code="no-best-file"
-            )
+            raise UsageError(assessment.why[0], code="no-best-file")
         used = use(record, assessment.best, expanded(folder), overwrite=overwrite)
     if as_json:
         output.json_result({**_record(record.run_dir, assessment, similarity), "used": str(used) if used else None})

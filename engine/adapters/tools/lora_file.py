@@ -135,9 +135,9 @@ def _check_sound(part: _Part) -> None:
     faults = defects(lora, header, read_payload(path, header), start=True)
     if faults:
         raise ModelError(
-            f"{printable(path)}: {faults[0]}",
+            f"{printable(path)}: {faults[0].message}",
             "The file is damaged or was written wrongly: use another copy.",
-            code="lora-damaged",
+            code=faults[0].code,
         )
 
 
@@ -241,7 +241,7 @@ def _fused(name: str, parts: Mapping[int, Layer], members: int, base: str) -> La
                 f"A part of {name} has {layer.shape[0]} outputs instead of {widths[number]}: it is not "
                 f"{family.spec.title}'s.",
                 "Use another file.",
-                code="lora-wrong-shape",
+                code="lora-part-wrong-size",
             )
     same_scale = len({layer.scale for layer in parts.values()}) == 1
     pairs = [_pair(parts[number], same_scale) if number in parts else None for number in range(members)]

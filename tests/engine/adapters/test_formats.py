@@ -15,10 +15,10 @@ from safetensors.torch import save, save_file
 
 from engine.adapters.formats import in_kohya_names, recognise_format
 from engine.adapters.inspect import LoraReport, inspect_lora
-from engine.errors import ModelError
 from engine.families.registry import module_tables, recognise
 from engine.families.unet.table import SDXL_TABLE, as_original
 from engine.types import LoraTarget
+from tests.refusals import refused
 from tui.main import run
 
 TABLES = module_tables()
@@ -590,7 +590,7 @@ def test_embeddings_and_dora_scales_are_noted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tensors", [*KINDS.values(), *(case[1] for case in CASES)])
 def test_none_is_mistaken_for_a_base_model(tmp_path: Path, tensors: Tensors) -> None:
     save_file(tensors, tmp_path / "x.safetensors")
-    with pytest.raises(ModelError, match="is a LoRA, not a base model"):
+    with refused("model-is-lora", "x.safetensors"):
         recognise(tmp_path / "x.safetensors")
 
 
