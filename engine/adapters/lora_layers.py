@@ -14,9 +14,10 @@ from torch import nn
 
 from engine.adapters.dropout import add_dropouts
 from engine.adapters.fused import fuse
-from engine.adapters.kinds.formula import Formula, Size
+from engine.adapters.kinds.formula import Size
+from engine.adapters.kinds.trainable import TrainableKind
 from engine.adapters.modules import AdapterModule, checked_tensors
-from engine.config.schema import NetworkTable
+from engine.config.network import NetworkTable
 from engine.models.lora_names import ALPHA, DOWN, UP
 from engine.types import LoraTarget
 
@@ -32,7 +33,7 @@ class LoraModule(AdapterModule):
     together they are the LoRA of the fused layer.
     """
 
-    kind: Formula
+    kind: TrainableKind
     target: LoraTarget
     layers: tuple[Any, ...]
     """peft's layers in the order of `target.paths`; the base layers are inside."""
@@ -129,7 +130,7 @@ class LoraModule(AdapterModule):
 
 
 def inject(
-    kind: Formula,
+    kind: TrainableKind,
     component: nn.Module,
     targets: Sequence[LoraTarget],
     sizes: Mapping[str, Size],

@@ -9,14 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from engine.adapters.defects import check_file
-from engine.adapters.kinds.registry import trained_kind
+from engine.adapters.formats import with_article
+from engine.adapters.kinds.registry import kind_named, trained_kind
 from engine.config.schema import RunConfig
 from engine.config.trained import is_trained
 from engine.errors import ModelError
 from engine.families.registry import specs
 from engine.models.header import Header, read_header
 from engine.models.lora_names import by_module, is_peft
-from engine.text import listing
+from engine.text import listing, printable
 
 _TEXT_ENCODERS = ("lora_te_", "lora_te1_", "lora_te2_")
 """The trainable text encoders; T5's modules (`lora_te3_`) are in no run."""
@@ -35,10 +36,18 @@ def check_start(config: RunConfig, base: str | None) -> None:
     if config.network.network_weights is None:
         return
     path = Path(config.network.network_weights).expanduser()
-    check_file(path, base)
+    lora, kind = check_file(path, base), trained_kind(config.network)
+    other = [name for name in lora.kinds if name not in (kind.name, *kind.also) and not kind_named(name).is_companion]
+    if other:
+        raise ModelError(
+            f"network.network_weights: {printable(path)} is {with_article(lora.kind)}, and this run trains "
+            f"{kind.trained_name(config.network)}.",
+            "Set network.algo to the kind of the file, or start from another file.",
+            code="lora-of-other-kind",
+        )
     header = read_header(path)
     if not is_peft(header.tensors):
-        ends = tuple(trained_kind(config.network).written.values())
+        ends = [*kind.written.values(), *kind.for_layer("norm").written.values()]
         _check_modules(config, by_module(header.tensors, ends), header)
 
 
@@ -53,8 +62,10 @@ def _check_modules(config: RunConfig, modules: Mapping[str, Mapping[str, object]
             "It was made for parts that are not trained here: change the learning rates or network_train_unet_only.",
             code="lora-without-trained-modules",
         )
+    norm = kind.for_layer("norm")
     always = {mark for spec in specs() for mark in spec.always_adapted}
     for name in trained:
-        if network.conv_dim is None and not any(mark in name for mark in always):
+        if network.conv_rank is None and not any(mark in name for mark in always):
             continue  # only the loaded model shows whether it exists in this run
-        kind.check_start(name, {end: header.shapes[f"{name}.{end}"] for end in modules[name]}, network)
+        own = norm if norm.marks & modules[name].keys() else kind
+        own.check_start(name, {end: header.shapes[f"{name}.{end}"] for end in modules[name]}, network)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from engine.config import RunConfig
     from engine.dataset.arithmetic import StepPlan
     from engine.families.resolved import ResolvedRun
+    from engine.families.spec import LayerPatterns
 
 _STATE_COPIES = 3
 """The adapter in fp32 and Adam's two moments."""
@@ -126,15 +127,27 @@ def lora_parameters(run: ResolvedRun) -> int:
     files = sorted(path.glob("*/*.safetensors")) if path.is_dir() else [path]
     wants_unet, wants_text = is_trained(config, denoiser=True), is_trained(config, denoiser=False)
     kind, network = trained_kind(config.network), config.network
+    conv = kind.takes_convolutions(network) and bool(kind.size_of("conv3x3", network))
     total = 0
     for file in files:
         inside = f"{file.parent.name}." if path.is_dir() else ""
-        for name, shape in read_header(file).shapes.items():
+        shapes = read_header(file).shapes
+        for name, shape in shapes.items():
             text = inside == "text_encoder." or re.search(patterns.text, name) is not None
             is_trained_part = wants_text if text else wants_unet
-            if len(shape) < 2 or re.search(patterns.elsewhere, inside + name) or not is_trained_part:
+            if re.search(patterns.elsewhere, inside + name) or not is_trained_part:
+                continue
+            if len(shape) < 2:
+                total += shape[0] if shape and not text and network.train_norm and _is_norm(name, patterns, conv) else 0
                 continue
             attention = re.search(patterns.attention, name) is not None
-            if attention or (kind.size_of("conv3x3", network) and re.search(patterns.convolution, name)):
-                total += kind.count(shape, "conv3x3" if shape[2:] == (3, 3) else "linear", network)
+            if attention or (conv and re.search(patterns.convolution, name)):
+                layer, bias = name.removesuffix(".weight"), name.removesuffix("weight") + "bias" in shapes
+                form = "conv3x3" if shape[2:] == (3, 3) else "linear"
+                total += kind.count(layer.replace(".", "_"), shape, form, network, bias=bias)
     return total
+
+
+def _is_norm(name: str, patterns: LayerPatterns, conv: bool) -> bool:
+    """Whether it is the weight or the bias of a norm layer that is trained."""
+    return bool(re.search(patterns.norms, name) or (conv and re.search(patterns.conv_norms, name)))

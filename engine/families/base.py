@@ -134,6 +134,14 @@ class Model(ABC):
     def lora_targets(self, *, conv: bool) -> list[LoraTarget]:
         """Layers that get a LoRA, in Kohya's order (text encoder first)."""
 
+    def norm_targets(self, *, conv: bool) -> list[LoraTarget]:
+        """Norm layers whose weights an adapter can change, in Kohya's order; by default none.
+
+        Args:
+            conv: those of convolution blocks too.
+        """
+        return []
+
     @property
     @abstractmethod
     def blocks(self) -> Sequence[nn.Module]:

@@ -45,6 +45,10 @@ class LayerPatterns:
     """Layers that get one with `conv_dim`."""
     text: str = r"text_model\.|cond_stage_model\."
     """All layers of the text encoders in a single file."""
+    norms: str = r"attentions\.\d+\.(.*\.)?norm\d?\.|\.1\.(.*\.)?norm\d?\."
+    """Norm layers of the denoiser that can be trained with every layer of `attention`."""
+    conv_norms: str = r"resnets\.\d+\.norm\d\.|(input_blocks|middle_block|output_blocks)\..*_layers\.0\."
+    """The same of the blocks of `convolution`."""
     elsewhere: str = r"first_stage_model|vae|safety_checker"
     """Parts without LoRA."""
 

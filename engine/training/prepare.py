@@ -285,7 +285,10 @@ def build_network(config: RunConfig, model: Model, log: Log) -> AdapterNetwork:
     """Attach the adapters, with the weights that the run starts from."""
     weights = None
     kind = trained_kind(config.network)
-    targets = model.lora_targets(conv=kind.takes_convolutions(config.network))
+    conv = kind.takes_convolutions(config.network)
+    targets = model.lora_targets(conv=conv)
+    if config.network.train_norm:
+        targets += model.norm_targets(conv=conv)
     if config.network.network_weights:
         path = Path(config.network.network_weights)
         header = read_header(path)
@@ -305,5 +308,6 @@ def build_network(config: RunConfig, model: Model, log: Log) -> AdapterNetwork:
         log=log,
     )
     counts = ", ".join(f"{name} {count}" for name, count in network.module_counts().items())
-    log(f"{kind.name} modules: {counts}; {sum(p.numel() for p in network.parameters()):,} parameters in fp32.")
+    name = kind.trained_name(config.network)
+    log(f"{name} modules: {counts}; {sum(p.numel() for p in network.parameters()):,} parameters in fp32.")
     return network

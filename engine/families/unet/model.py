@@ -18,7 +18,7 @@ from engine.families.unet import sampling
 from engine.families.unet.names import sdxl_kohya_name, sdxl_place
 from engine.families.unet.reader import SD15Reader, SDXLReader
 from engine.families.unet.schedule import alphas_cumprod
-from engine.families.unet.targets import text_targets, unet_targets
+from engine.families.unet.targets import norm_targets, text_targets, unet_targets
 from engine.families.unet.text import context_length, joined, tokenise
 from engine.models.drawing import in_tiles, sample_image
 from engine.models.placement import DevicePlacement, evaluating
@@ -211,6 +211,11 @@ class SD15Model(UNetModel):
             *unet_targets(self.unet, kohya_name, conv=conv),
         ]
 
+    @override
+    def norm_targets(self, *, conv: bool) -> list[LoraTarget]:
+        """To be called before adapters are attached."""
+        return norm_targets(self.unet, kohya_name, conv=conv)
+
 
 class SDXLModel(UNetModel):
     """Two text encoders, the pooled output of the second, and the sizes of the image."""
@@ -264,6 +269,12 @@ class SDXLModel(UNetModel):
         config = self.unet.config
         unet = unet_targets(self.unet, lambda path: sdxl_kohya_name(path, config), conv=conv)
         return [*text, *sorted(unet, key=lambda target: sdxl_place(target.path, config))]
+
+    @override
+    def norm_targets(self, *, conv: bool) -> list[LoraTarget]:
+        """To be called before adapters are attached."""
+        config = self.unet.config
+        return norm_targets(self.unet, lambda path: sdxl_kohya_name(path, config), conv=conv)
 
 
 def kohya_name(path: str) -> str:

@@ -76,7 +76,6 @@ NAN, INF = float("nan"), float("inf")
         ({UP: torch.ones(8, 4).to(torch.complex64)}, "number format C64"),
         ({UP: None}, "1 modules have no lora_up.weight"),
         ({f"{NAME}.dora_scale": torch.ones(8, 1)}, "it is a DoRA"),
-        ({f"{NAME}.lora_mid.weight": torch.ones(4, 4)}, "it is a LoRA with Tucker decomposition"),
         ({"whatever": torch.ones(1)}, "1 of its tensors belong to no plain LoRA"),
         ({f"{FLUX}.lora_A.weight": torch.ones(4, 8), f"{FLUX}.lora_B.weight": torch.ones(8, 4)}, "FLUX"),
     ],
