@@ -1,7 +1,7 @@
 """What an adapter adds to the output of a layer, without keeping what it is computed from for the backward pass.
 
-Autograd would keep ΔW of each layer, in float32: together they are as large as the model, and larger in a half-precision
-or quantised one. Here only the layer's input is kept, and ΔW, or its factors, are computed a second time.
+Autograd would keep ΔW of each layer, in float32: together they are as large as the model, or larger where that is in
+half precision or quantised. Here only the layer's input is kept, and ΔW, or its factors, are computed a second time.
 """
 
 from __future__ import annotations

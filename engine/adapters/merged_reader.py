@@ -1,4 +1,4 @@
-"""Reads a saved adapter as other programs do: by the ends of its keys alone, each module merged into its layer's weight.
+"""Reads a saved adapter as other programs do: by the ends of its keys, each module merged into its layer's weight.
 
 It shares no formula with the training (`engine.adapters.kinds`), so that a file in which the two differ is noticed.
 Formulas: ComfyUI's `comfy/weight_adapter`; for what it does not read, (IA)³ and the factors of an OFT, A1111's
@@ -7,7 +7,7 @@ Formulas: ComfyUI's `comfy/weight_adapter`; for what it does not read, (IA)³ an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,6 +43,15 @@ def read_back(components: Mapping[str, nn.Module], tensors: Parts, targets: Sequ
             rows = slice(start, start + shape_of(layer)[0])
             start = rows.stop
             layer.register_forward_hook(_Merged(target.kohya_name, layers, rows, parts))
+
+
+def knows(keys: Iterable[str]) -> bool:
+    """Whether the modules of a file with these keys are of kinds that are read here."""
+    ends: dict[str, set[str]] = {}
+    for key in keys:
+        name, _, end = key.partition(".")
+        ends.setdefault(name, set()).add(end)
+    return all(own & (_MERGES.keys() | {"diff_b", "w_norm"}) for own in ends.values())
 
 
 class _Merged:

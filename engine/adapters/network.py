@@ -64,7 +64,8 @@ class AdapterNetwork:
             )
         kinds = {layer: kind.for_layer(layer) for layer in dict.fromkeys(target.kind for target in targets)}
         every = list(dict.fromkeys([kind, *kinds.values()]))
-        start = None if weights is None else by_module(weights, [end for each in every for end in each.written.values()])
+        ends = [end for each in every for end in each.written.values()]
+        start = None if weights is None else by_module(weights, ends)
         sizes: dict[str, Size] = {}
         for each in every:
             sizes |= each.sizes([target for target in targets if kinds[target.kind] is each], network, start)

@@ -8,6 +8,8 @@ from engine.config.fields import Table, setting
 from engine.config.values import Algo, NetworkModule
 
 LYCORIS, KOHYA = "lycoris.kohya", "networks.lora"
+OWN_OF_KOHYA = (KOHYA, "networks.lora_flux")
+"""Kohya's modules for plain LoRAs."""
 IMPLIED: Mapping[str, Algo] = {"networks.loha": "loha", "networks.lokr": "lokr", "locon.locon_kohya": "lora"}
 """Modules that train one kind of adapter, by LyCORIS' name of the kind."""
 _CONVOLUTIONAL = (LYCORIS, "locon.locon_kohya")
@@ -178,7 +180,7 @@ class NetworkTable(Table):
 
     @property
     def conv_scale(self) -> float:
-        """The alpha of those convolutions: where it is not set, LyCORIS takes `network_alpha`, Kohya's own modules 1."""
+        """The alpha of those convolutions; where it is not set, LyCORIS takes `network_alpha`, Kohya's modules 1."""
         if self.conv_alpha is not None:
             return self.conv_alpha
         return self.network_alpha if self.network_module in _CONVOLUTIONAL else 1.0

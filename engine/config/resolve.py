@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NewType
 
 from engine.config.local_paths import require_local_paths
+from engine.config.network import IMPLIED, LYCORIS, OWN_OF_KOHYA
 from engine.config.optimizers import is_schedule_free, sets_its_own_rate
 from engine.config.schema import RunConfig
 from engine.config.trained import is_trained
@@ -46,6 +47,7 @@ def resolve(config: RunConfig, *, partial_text_cache: bool = False) -> tuple[Res
         now, more = rule(now, partial_text_cache)
         notes += more
     notes += _without_effect(config.training)
+    notes += _rounded_weights(now)
     notes += idle_settings(config, texts_on_disk=partial_text_cache)
     if config.training.kohya_exact:
         notes.append("Numbers are Kohya's (kohya_exact): docs/kohya.md lists the differences.")
@@ -122,6 +124,27 @@ def _ranks_of_weights(config: RunConfig, _: bool) -> Resolution:
     return config, []
 
 
+def _kind_of_adapter(config: RunConfig, _: bool) -> Resolution:
+    """Kohya's own modules train one kind each, and LyCORIS' module all of them."""
+    network = config.network
+    implied = IMPLIED.get(network.network_module)
+    if implied is not None and network.algo not in ("lora", implied, *(["locon"] if implied == "lora" else [])):
+        raise UsageError(
+            f"network.network_module = {network.network_module} contradicts network.algo = {network.algo}.",
+            f"Unset network_module, or set network.algo={implied}.",
+            code="module-of-other-kind",
+        )
+    if implied is not None and network.algo == "lora" != implied:
+        return config.changed(network={"algo": implied}), []
+    if network.network_module in OWN_OF_KOHYA and not (network.is_lora and not network.train_norm):
+        why = f"algo is {network.algo}"
+        if network.algo in ("lora", "locon"):
+            why = f"{next(key for key in ('use_tucker', 'use_scalar', 'train_norm') if getattr(network, key))} is set"
+        note = f"network_module is {LYCORIS}, because {why}: Kohya's own module trains plain LoRAs only."
+        return config.changed(network={"network_module": LYCORIS}), [note]
+    return config, []
+
+
 def _cached_latents(config: RunConfig, _: bool) -> Resolution:
     """Pixels that change in each step cannot be cached; a place for latents means that they are cached."""
     memory = config.memory
@@ -156,6 +179,7 @@ RULES: tuple[Rule, ...] = (
     _cached_text_encoder,
     _something_is_trained,
     _ranks_of_weights,
+    _kind_of_adapter,
     _cached_latents,
     _offloaded_checkpoints,
     _swapped_blocks,
@@ -181,6 +205,17 @@ def _without_effect(training: TrainingTable) -> list[str]:
             'set optimizer_args = ["scale_parameter=False", "relative_step=False", "warmup_init=False"].'
         )
     return notes
+
+
+def _rounded_weights(config: RunConfig) -> list[str]:
+    """A note on kinds that are computed from the base's own weights where these are quantised."""
+    precision = config.memory.base_precision
+    if config.network.algo not in ("glora", "diag-oft", "boft", "ia3") or precision == "auto":
+        return []
+    return [
+        f"{config.network.algo} changes the base's own weights, which are rounded to {precision} here: with exact "
+        "weights, as in other programs, its effect differs slightly."
+    ]
 
 
 def _schedule_keys(training: TrainingTable) -> list[str]:

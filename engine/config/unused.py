@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from engine.config.network import NetworkTable
 from engine.config.optimizers import is_schedule_free, sets_its_own_rate
 from engine.config.schema import RunConfig
 
@@ -119,12 +120,27 @@ def _loss_and_noise(config: RunConfig) -> Iterator[_Reason]:
 def _network(config: RunConfig) -> Iterator[_Reason]:
     network = config.network
     if network.dim_from_weights:
-        keys = ("network.network_dim", "network.network_alpha", "network.conv_dim", "network.conv_alpha")
+        names = ("network_dim", "network_alpha", "conv_dim", "conv_alpha", "factor", "full_matrix", "decompose_both")
+        more = ("unbalanced_factorization", "use_tucker", "use_scalar", "rescaled")
+        keys = tuple(f"network.{name}" for name in (*names, *more))
         yield keys, "dim_from_weights takes ranks and alphas from network_weights"
-    elif network.conv_dim is None:
+    elif network.conv_rank is None:
         yield ("network.conv_alpha",), "conv_dim is not set"
+    for key in network.idle_settings:
+        yield (f"network.{key}",), _why_idle(network, key)
     if config.flux.ae is not None:
         yield ("model.vae",), "flux.ae is set"
+
+
+def _why_idle(network: NetworkTable, key: str) -> str:
+    """Why the kind of adapter does not read a setting."""
+    if key == "decompose_both" and network.full_matrix:
+        return "full_matrix is set"
+    if key == "rank_dropout_scale" and network.is_lora:
+        return "rank dropout of a LoRA always scales the other ranks up, as in Kohya"
+    if key == "network_dropout" and network.algo in ("lora", "locon"):
+        return "use_tucker or use_scalar is set"
+    return f"algo is {network.algo}, which does not read it"
 
 
 def _dataset(config: RunConfig) -> Iterator[_Reason]:

@@ -8,6 +8,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
+from engine.config import RunConfig
 from engine.errors import ModelError, UsageError
 from engine.families.base import Family
 from engine.families.flux.family import FLUX
@@ -87,6 +88,15 @@ def foreign_settings(spec: FamilySpec) -> dict[str, str]:
                 verb = "has" if len(owners) == 1 else "have"
                 reasons[key] = f"only {' and '.join(owners)} {verb} such a setting"
     return reasons
+
+
+def foreign_values(spec: FamilySpec, config: RunConfig) -> dict[str, str]:
+    """Settings whose value is for other families, with the reason in words."""
+    module = config.network.network_module
+    if module in (spec.network_module, RunConfig().network.network_module):
+        return {}
+    owners = [other.lora_base for other in specs() if other.network_module == module]
+    return {"network.network_module": f"{module} is for {' and '.join(owners)}"} if owners else {}
 
 
 def recognise(path: str | Path) -> Recognition:

@@ -11,7 +11,7 @@ from engine.config.resolve import ResolvedConfig, check_model
 from engine.config.unused import without_effect
 from engine.errors import ModelError, UsageError
 from engine.families.base import Family
-from engine.families.registry import families, family_named, foreign_settings, recognise, specs
+from engine.families.registry import families, family_named, foreign_settings, foreign_values, recognise, specs
 from engine.types import Recognition
 
 
@@ -65,7 +65,7 @@ def resolve_run(config: RunConfig, recognition: Recognition | None = None) -> Re
     recognition = recognition or recognition_of(config)
     family = family_named(recognition.family)
     recognition = family.effective_recognition(config, recognition)
-    own, foreign_notes = without_effect(config, foreign_settings(family.spec))
+    own, foreign_notes = without_effect(config, foreign_settings(family.spec) | foreign_values(family.spec, config))
     normalized, family_notes = family.normalize_config(own, recognition)
     resolved, rule_notes = resolve(normalized, partial_text_cache=family.spec.partial_text_cache)
     if recognition.layout != "configurations":  # a reference model does not have a checkpoint's properties

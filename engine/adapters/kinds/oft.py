@@ -142,7 +142,7 @@ class Boft(Oft):
         if split is None:
             least = next((side for side in range(2, shape[0] + 1) if butterfly_factorization(shape[0], side)), None)
             raise UsageError(
-                f"BOFT with blocks of {size.rank} at most cannot divide the {shape[0]} outputs of a layer of this model.",
+                f"BOFT with blocks of {size.rank} at most cannot divide the {shape[0]} outputs of a layer.",
                 f"Set network_dim and conv_dim to {least} or more, or choose another algo."
                 if least
                 else "Choose another algo.",

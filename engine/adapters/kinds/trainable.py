@@ -28,8 +28,8 @@ _ARGUMENTS = (
 )
 """LyCORIS' arguments beside the ranks."""
 _FIT = (
-    "Set network_dim, conv_dim and the other settings of the kind to that file's, or set dim_from_weights; another kind "
-    "of model does not fit at all."
+    "Set network_dim, conv_dim and the other settings of the kind to that file's, or set dim_from_weights; another "
+    "kind of model does not fit at all."
 )
 
 
@@ -200,8 +200,8 @@ class TrainableKind(Formula):
         modules: Sequence[AdapterModule],
         reader: LoraReader,
     ) -> None:
-        """Apply a saved file to `twins`, in place, with a reader that is independent of the training: by default that
-        of ComfyUI's formulas, which merges each module into its layer's weight.
+        """Apply a saved file to `twins`, in place, with a reader that is independent of the training: by default
+        `engine.adapters.merged_reader`, and for kinds that it does not know by ΔW.
 
         Args:
             twins: the components without the adapter; they share its tensors with the model.
@@ -211,9 +211,16 @@ class TrainableKind(Formula):
         Raises:
             TrainingError: the reader refuses the file or a part of it.
         """
-        from engine.adapters.merged_reader import read_back
+        from engine.adapters.changes import apply_module
+        from engine.adapters.merged_reader import knows, read_back
 
-        read_back(twins, tensors, [module.target for module in modules])
+        if knows(tensors):
+            return read_back(twins, tensors, [module.target for module in modules])
+        for module in modules:
+            own = {role: f"{module.target.kohya_name}.{end}" for role, end in self.written.items()}
+            parts = {role: tensors[key].float() for role, key in own.items() if key in tensors}
+            component = twins[module.target.component]
+            apply_module(self, parts, [component.get_submodule(path) for path in module.target.paths])
 
     def round_to(self, layer: Any, dtype: torch.dtype) -> None:
         """Round the adapter in a layer, or in its twin, as a file of this number format does; shared tensors are not

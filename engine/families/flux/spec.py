@@ -52,7 +52,6 @@ FLUX_SPEC = FamilySpec(
     implementation="https://github.com/black-forest-labs/flux",
     kohya=trainers.FLUX,
     own_settings=(
-        "network.network_module",
         *(f"flux.{key}" for key in FluxTable.model_fields),
         *(f"flow.{key}" for key in FlowTable.model_fields),
     ),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from engine.adapters.applied import AppliedLoras
 from engine.adapters.usable import check_usable
 from engine.errors import ModelError
+from engine.families.unet.model import kohya_name
 from engine.families.unet.targets import norm_targets
 from engine.types import LoraTarget
 from tests.engine.adapters.conftest import Tiny, make_tiny, targets_of
@@ -39,7 +40,7 @@ def as_model(tiny: Tiny) -> Any:
     return SimpleNamespace(
         trainable={"text_encoder": tiny.text_encoder, "unet": tiny.unet},
         lora_targets=lambda conv: targets_of(tiny.unet, tiny.text_encoder, conv=conv),
-        norm_targets=lambda conv: norm_targets(tiny.unet, lambda path: "lora_unet_" + path.replace(".", "_"), conv=conv),
+        norm_targets=lambda conv: norm_targets(tiny.unet, kohya_name, conv=conv),
     )
 
 

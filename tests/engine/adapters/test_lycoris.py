@@ -1,11 +1,12 @@
-"""Every kind of LyCORIS' compared with LyCORIS 4.1.3: from the same values its modules give the same outputs and gradients,
-and it reads what is saved here.
+"""The kinds of LyCORIS compared with LyCORIS 4.1.3: from the same values its modules give the same outputs and
+gradients, and it reads what is saved here.
 
 Both compute in float32; the tolerances are those of sums in another order.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -153,13 +154,11 @@ def test_lycoris_reads_what_is_saved(case: str, layer: str) -> None:
 
 @pytest.mark.parametrize("layer", [nn.GroupNorm(4, 24), nn.LayerNorm(24)])
 def test_a_norm_layer_is_that_of_lycoris(layer: nn.Module) -> None:
-    import copy
-
     nn.init.normal_(layer.weight)
     theirs = NormModule("x", copy.deepcopy(layer))
     root, module = adapted(layer, {"train_norm": True})
     values_of(module)
-    theirs.load_state_dict({key: value for key, value in module.state().items()}, strict=False)
+    theirs.load_state_dict(module.state(), strict=False)
     x = torch.randn(2, 24, 24)
     torch.testing.assert_close(root["layer"](x), theirs(x), **OUTPUTS)
 
