@@ -57,6 +57,8 @@ class LoraTarget:
     more: tuple[str, ...] = ()
     """Where one layer of Kohya's is several here, all with the same input: the paths of the others. The outputs
     of `path` and of these, concatenated, are the rows of Kohya's layer."""
+    is_split: bool = False
+    """Whether each of these layers has an adapter of its own in training; in a file they are one."""
 
     @property
     def is_denoiser(self) -> bool:

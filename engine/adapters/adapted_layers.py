@@ -183,6 +183,11 @@ class LayeredModule(AdapterModule):
         return [parameter for role, parameter in self._adapter.items() if role in self.kind.outer]
 
     @property
+    def plus(self) -> list[nn.Parameter]:
+        roles = self.kind.outer if self.kind.plus is None else self.kind.plus
+        return [parameter for role, parameter in self._adapter.items() if role in roles]
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         shapes = self.kind.file_shapes(self._group.shape, self._size)
         return {self.kind.written[role]: sides for role, sides in shapes.items()}

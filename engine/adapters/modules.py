@@ -38,9 +38,9 @@ class AdapterModule(ABC):
         """Shapes of its tensors in a file, by the ends of their keys."""
 
     @property
-    def group(self) -> str:
-        """The optimizer's group that it belongs to, named by its component."""
-        return self.target.component
+    def plus(self) -> list[nn.Parameter]:
+        """The parameters that train faster with LoRA+ (Hayou et al. 2024)."""
+        return self.outer
 
     @property
     @abstractmethod

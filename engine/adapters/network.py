@@ -12,7 +12,9 @@ from torch import nn
 from engine.adapters.kinds.formula import Size
 from engine.adapters.kinds.trainable import TrainableKind
 from engine.adapters.modules import AdapterModule
+from engine.adapters.selection import Selection
 from engine.config.network import NetworkTable
+from engine.config.rates import RateGroup
 from engine.errors import ModelError, UsageError
 from engine.models.lora_names import by_module
 from engine.text import listing
@@ -22,10 +24,18 @@ from engine.types import Log, LoraTarget
 class AdapterNetwork:
     """All adapters of a run. Their parameters are float32; the base stays frozen in its own dtype."""
 
-    def __init__(self, kind: TrainableKind, modules: Sequence[AdapterModule], *, folds_alpha: bool = False) -> None:
+    def __init__(
+        self,
+        kind: TrainableKind,
+        modules: Sequence[AdapterModule],
+        selection: Selection,
+        *,
+        folds_alpha: bool = False,
+    ) -> None:
         self.kind = kind
         """Of the modules on linear layers and convolutions."""
         self.modules = list(modules)
+        self.selection = selection
         self._folds_alpha = folds_alpha
 
     @classmethod
@@ -36,6 +46,7 @@ class AdapterNetwork:
         targets: Sequence[LoraTarget],
         *,
         network: NetworkTable,
+        selection: Selection | None = None,
         weights: Mapping[str, torch.Tensor] | None = None,
         generator_seed: int = 0,
         folds_alpha: bool = False,
@@ -48,6 +59,7 @@ class AdapterNetwork:
             targets: layers to be trained, in Kohya's order; with convolutions where
                 `TrainableKind.takes_convolutions`.
             network: the kind's settings, dropouts.
+            selection: the choice of the targets, with ranks and groups of their own.
             weights: a file to start from (`network_weights`), in Kohya's names.
             generator_seed: seed of the initial values; the global generators are not used.
             folds_alpha: see `LoraReader.folds_alpha`.
@@ -67,8 +79,11 @@ class AdapterNetwork:
         ends = [end for each in every for end in each.written.values()]
         start = None if weights is None else by_module(weights, ends)
         sizes: dict[str, Size] = {}
+        selection = selection or Selection()
+        tables = {name: choice.table(network) for name, choice in selection.by_name.items()}
         for each in every:
-            sizes |= each.sizes([target for target in targets if kinds[target.kind] is each], network, start)
+            own = [target for target in targets if kinds[target.kind] is each]
+            sizes |= each.sizes(own, network, start, tables)
         if start is not None and not sizes:
             raise ModelError(
                 "The LoRA of dim_from_weights has no module of this model.",
@@ -87,7 +102,7 @@ class AdapterNetwork:
         devices = {name: next(component.parameters()).device for name, component in components.items()}
         for each in every:
             each.initialise([module for module in ordered if module.kind is each], devices, generator_seed)
-        result = cls(kind, ordered, folds_alpha=folds_alpha)
+        result = cls(kind, ordered, selection, folds_alpha=folds_alpha)
         if weights is not None:
             result.load(weights, log)
         return result
@@ -97,16 +112,17 @@ class AdapterNetwork:
         """The kinds of its modules, each once."""
         return list(dict.fromkeys([self.kind, *(module.kind for module in self.modules)]))
 
-    def groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by the optimizer's group, in the order of the modules."""
-        groups: dict[str, list[nn.Parameter]] = {}
-        for module in self.modules:
-            groups.setdefault(module.group, []).extend(module.parameters)
-        return groups
+    def group_of(self, module: AdapterModule) -> RateGroup:
+        """The group of a module's learning rate, without LoRA+."""
+        choice = self.selection.by_name.get(module.target.kohya_name)
+        return RateGroup(module.target.component) if choice is None else choice.group
 
     def parameters(self) -> list[nn.Parameter]:
-        """All trained parameters, in the order of the groups."""
-        return [parameter for group in self.groups().values() for parameter in group]
+        """All trained parameters: component by component, each in the order of its modules."""
+        by_component: dict[str, list[nn.Parameter]] = {}
+        for module in self.modules:
+            by_component.setdefault(module.target.component, []).extend(module.parameters)
+        return [parameter for parameters in by_component.values() for parameter in parameters]
 
     def module_counts(self) -> dict[str, int]:
         """Number of modules by component."""

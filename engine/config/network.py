@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from typing_extensions import override
+
 from engine.config.fields import Table, setting
+from engine.config.layers import WITH_CONVOLUTIONS, LayersTable
 from engine.config.values import Algo, NetworkModule
 
 LYCORIS, KOHYA = "lycoris.kohya", "networks.lora"
@@ -33,8 +36,8 @@ _READ_BY: Mapping[Algo, tuple[str, ...]] = {
 _OF_KINDS = frozenset(key for keys in _READ_BY.values() for key in keys)
 
 
-class NetworkTable(Table):
-    """`[network]`: the LoRA."""
+class AdapterTable(Table):
+    """The kind of adapter, its size, and what it starts from."""
 
     network_module: NetworkModule = setting(
         "networks.lora",
@@ -196,3 +199,28 @@ class NetworkTable(Table):
         if self.full_matrix:
             read.discard("decompose_both")
         return tuple(key for key in type(self).model_fields if key in _OF_KINDS and key not in read)
+
+
+class NetworkTable(LayersTable, AdapterTable):
+    """`[network]`: the LoRA."""
+
+    @property
+    @override
+    def conv_rank(self) -> int | None:
+        """The same; a preset of LyCORIS decides whether it trains convolutions, with `network_dim` by default."""
+        if self.preset is None:
+            return super().conv_rank
+        return (self.conv_dim or self.network_dim) if self.preset in WITH_CONVOLUTIONS else None
+
+    @property
+    @override
+    def conv_scale(self) -> float:
+        """The same; with a preset it is `network_alpha` by default."""
+        by_preset = self.preset is not None and self.conv_alpha is None
+        return self.network_alpha if by_preset else super().conv_scale
+
+    def of_size(self, rank: int | None, alpha: float | None) -> NetworkTable:
+        """This table for one layer that has a rank or an alpha of its own; None: as in the others."""
+        given = {"dim": rank, "alpha": alpha}
+        values = {f"{front}_{key}": value for key, value in given.items() if value for front in ("network", "conv")}
+        return self.model_copy(update=values)

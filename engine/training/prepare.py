@@ -16,6 +16,7 @@ from engine.adapters.formats import in_kohya_names, recognise_format
 from engine.adapters.kinds.registry import trained_kind
 from engine.adapters.network import AdapterNetwork
 from engine.adapters.peft_format import to_kohya
+from engine.adapters.selection import Selector, require_layers
 from engine.adapters.start import check_start
 from engine.config import RunConfig, load_config, require_paths
 from engine.config.changes import at_the_end, stages
@@ -285,8 +286,9 @@ def build_network(config: RunConfig, model: Model, log: Log) -> AdapterNetwork:
     """Attach the adapters, with the weights that the run starts from."""
     weights = None
     kind = trained_kind(config.network)
-    conv = kind.takes_convolutions(config.network)
-    targets = model.lora_targets(conv=conv)
+    selector = Selector(config, family_named(model.recognition.family))
+    conv = selector.wants_convolutions
+    targets = [*model.lora_targets(conv=conv), *model.outer_targets()]
     if config.network.train_norm:
         targets += model.norm_targets(conv=conv)
     if config.network.network_weights:
@@ -297,11 +299,16 @@ def build_network(config: RunConfig, model: Model, log: Log) -> AdapterNetwork:
             weights = to_kohya(weights, header.metadata, model.trainable, targets, log)
         elif lora_format := recognise_format(header.shapes):
             weights = in_kohya_names(weights, lora_format, targets)
+    selection = selector.select(trained_targets(targets, config, log))
+    for note in selection.notes():
+        log(note)
+    require_layers(selection)
     network = AdapterNetwork.attach(
         kind,
         model.trainable,
-        trained_targets(targets, config, log),
+        [choice.target for choice in selection.choices],
         network=config.network,
+        selection=selection,
         weights=weights,
         generator_seed=derive(config.training.seed, "lora"),
         folds_alpha=model.reader.folds_alpha,

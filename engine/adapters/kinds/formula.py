@@ -55,6 +55,8 @@ class Formula(AdapterKind):
     are written and not trained ("alpha")."""
     outer: frozenset[str] = frozenset()
     """Roles of the trained tensors that are zero while the layer is unchanged; ΔW is linear in them."""
+    plus: frozenset[str] | None = None
+    """Roles of the tensors that train faster with LoRA+; None: the `outer` ones."""
     scaled_by_scalar: frozenset[str] = frozenset()
     """Roles that `use_scalar` multiplies a trained number with, in the file; empty: the kind has no such number."""
 

@@ -55,9 +55,13 @@ class Ia3(TrainableKind):
         return bool(_ON_OUTPUTS.search(name) or _ON_INPUTS.search(name))
 
     def sizes(
-        self, targets: Iterable[LoraTarget], network: NetworkTable, modules: Mapping[str, Mapping[str, Tensor]] | None
+        self,
+        targets: Iterable[LoraTarget],
+        network: NetworkTable,
+        modules: Mapping[str, Mapping[str, Tensor]] | None,
+        tables: Mapping[str, NetworkTable],
     ) -> dict[str, Size]:
-        sizes = super().sizes(targets, network, modules)
+        sizes = super().sizes(targets, network, modules, tables)
         return {name: _placed(name, size) for name, size in sizes.items()}
 
     def count(

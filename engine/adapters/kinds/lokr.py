@@ -30,6 +30,7 @@ class Lokr(TrainableKind):
     factors = frozenset(_FACTORS)
     written: ClassVar[Mapping[str, str]] = {role: role for role in (*_FACTORS, "alpha")}
     outer = frozenset({"lokr_w2", "lokr_w2_b"})
+    plus = frozenset({"lokr_w1", "lokr_w1_a", "lokr_w1_b"})
     scaled_by_scalar = frozenset({"lokr_w1", "lokr_w1_a"})
 
     def lacking(self, parts: RoleShapes, style: str) -> list[str]:

@@ -88,19 +88,25 @@ class TrainableKind(Formula):
         return Size(rank, alpha, given=tuple((role, sides) for role, sides in shapes.items() if sides))
 
     def sizes(
-        self, targets: Iterable[LoraTarget], network: NetworkTable, modules: Mapping[str, Mapping[str, Tensor]] | None
+        self,
+        targets: Iterable[LoraTarget],
+        network: NetworkTable,
+        modules: Mapping[str, Mapping[str, Tensor]] | None,
+        tables: Mapping[str, NetworkTable],
     ) -> dict[str, Size]:
         """Sizes by Kohya's name; a layer without an adapter is absent.
 
         Args:
             modules: of the file to start from, whose sizes are used with `dim_from_weights`.
+            tables: `network` for layers with a rank of their own, by Kohya's name.
         """
         sizes = {}
         for target in targets:
             if network.dim_from_weights and modules is not None:
                 size = self.size_in_file(modules.get(target.kohya_name, {}))
             else:
-                size = self.size_of(target.kind, network) if self.takes(target.kohya_name) else None
+                table = tables.get(target.kohya_name, network)
+                size = self.size_of(target.kind, table) if self.takes(target.kohya_name) else None
             if size is not None:
                 sizes[target.kohya_name] = size
         return sizes

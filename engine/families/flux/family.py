@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,9 @@ from typing_extensions import override
 
 from engine.errors import ModelError
 from engine.families.base import CaptionTokens, Family, Model
-from engine.families.flux.detect import LENGTHS, recognise_file, recognise_folder
+from engine.families.flux.detect import INSIDE, LENGTHS, recognise_file, recognise_folder
 from engine.families.flux.names import bfl_place
+from engine.families.flux.ranks import excludes_layer, layer_rank
 from engine.families.flux.settings import normalize_config
 from engine.families.flux.spec import FLUX_SPEC
 from engine.families.flux.t5_tokenizer import find_t5_tokenizer, read_t5
@@ -97,6 +98,29 @@ class FLUX(Family):
         t5 = read_t5(place)
         limit = config.flux.t5xxl_max_token_length or LENGTHS[recognition.details.get("variant", "dev")]
         return CaptionTokens(lambda text: len(t5.encode(text, add_special_tokens=False).ids), limit - 1)  # the end
+
+    @override
+    def weights(self, recognition: Recognition) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+        prefixes = {recognition.details["prefix"]: "transformer", INSIDE["text_encoder"]: "text_encoder"}
+        for component, name, shape in super().weights(recognition):
+            if recognition.layout != "single_file":
+                yield component, name, shape
+                continue
+            for prefix, part in prefixes.items():
+                if name.startswith(prefix):
+                    yield part, name.removeprefix(prefix), shape
+
+    @override
+    def excludes_layer(self, config: RunConfig, layer: str) -> bool:
+        return excludes_layer(config.flux, layer)
+
+    @override
+    def layer_rank(self, config: RunConfig, layer: str) -> int | None:
+        return layer_rank(config.flux, layer)
+
+    @override
+    def splits_layers(self, config: RunConfig) -> bool:
+        return config.flux.split_qkv
 
     @override
     def sources(self, recognition: Recognition) -> dict[str, PartSource]:

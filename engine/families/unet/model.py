@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from engine.families.base import Model
 from engine.families.unet import sampling
+from engine.families.unet.blocks import OUTSIDE
 from engine.families.unet.names import sdxl_kohya_name, sdxl_place
 from engine.families.unet.reader import SD15Reader, SDXLReader
 from engine.families.unet.schedule import alphas_cumprod
@@ -209,6 +210,14 @@ class SD15Model(UNetModel):
         return [
             *text_targets(self.text_encoders["text_encoder"], "text_encoder", "lora_te_"),
             *unet_targets(self.unet, kohya_name, conv=conv),
+        ]
+
+    @override
+    def outer_targets(self) -> list[LoraTarget]:
+        """To be called before adapters are attached."""
+        kinds: dict[bool, Literal["linear", "conv3x3"]] = {True: "linear", False: "conv3x3"}
+        return [
+            LoraTarget("unet", path, kohya_name(path), kinds[path.startswith("time_embedding.")]) for path in OUTSIDE
         ]
 
     @override
