@@ -11,18 +11,25 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from engine.adapters.presets import CONVOLUTIONAL, PRESETS
 from engine.config import RunConfig, block_values
+from engine.config.layers import LayersTable
 from engine.config.network import NetworkTable
 from engine.config.patterns import compiled
 from engine.config.rates import RateGroup
+from engine.config.trained import why_untrained
 from engine.families.base import Family
 from engine.families.block_lists import read_block_lists
 from engine.errors import UsageError
+from engine.families.listing import listed_layers
 from engine.families.spec import TEXT_PARTS
 from engine.text import plural
 from engine.types import LoraTarget
+
+if TYPE_CHECKING:
+    from engine.families.resolved import ResolvedRun
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,13 @@ class Selector:
         """Modules and ranks are those of a file, and the settings only decide rates."""
 
     @property
+    def is_plain(self) -> bool:
+        """Whether no setting chooses layers, or gives some of them a rank or a rate of their own."""
+        plain, network = NetworkTable(), self.network
+        changed = any(getattr(network, key) != getattr(plain, key) for key in LayersTable.model_fields)
+        return not (changed or self.family.chooses_layers(self.config) or len(self.config.training.text_rates) > 1)
+
+    @cached_property
     def wants_convolutions(self) -> bool:
         """Whether layers of convolution blocks are asked for."""
         network = self.network
@@ -118,6 +132,8 @@ class Selector:
             rank, alpha, source = self._size(target)
             if rank == 0:
                 return f"their rank is 0 ({source})"
+            if target.kind == "conv3x3" and rank is None and self.network.conv_rank is None:
+                return ""
         group, reason = self._group(target)
         if group is None:
             return reason
@@ -131,10 +147,12 @@ class Selector:
         outside = target.is_denoiser and not target.path.startswith(self.family.spec.blocks.get(target.component, ("",)))
         if outside and self.family.layer_rank(self.config, target.kohya_name):
             return None
+        parts = self.family.spec.parts if target.is_denoiser else TEXT_PARTS
+        inside = [name for name, pattern in parts.items() if re.search(pattern, target.path)]
         if preset is None:
-            return "" if outside else None
-        parts, names = (self.family.spec.parts, preset.denoiser) if target.is_denoiser else (TEXT_PARTS, preset.text)
-        if any(name in parts and re.search(parts[name], target.path) for name in names):
+            convolutional = not CONVOLUTIONAL.isdisjoint(inside) and not self.wants_convolutions
+            return "" if outside or convolutional else None
+        if set(inside) & set(preset.denoiser if target.is_denoiser else preset.text):
             return None
         return "" if outside else f"the preset {self.network.preset} does not select them"
 
@@ -187,6 +205,45 @@ class Selector:
             return None, None
         block = table.lists.index(target.kohya_name)
         return (1.0, None) if block is None else (table.weights[block], block)
+
+
+def select_of_run(run: ResolvedRun) -> Selection:
+    """The choice of a run's layers before the model is loaded.
+
+    Raises:
+        UsageError: a pattern that no layer has, or nothing is left to be trained.
+        ModelError: the checkpoint cannot be read.
+    """
+    selector, config = Selector(run.config, run.family), run.config
+    targets = [layer.target for layer in listed_layers(run.family, run.recognition)]
+    _require_matches(config.network, [target.kohya_name for target in targets])
+    trained = [
+        target
+        for target in targets
+        if why_untrained(config, denoiser=target.is_denoiser, component=target.component) is None
+    ]
+    selection = selector.select(trained)
+    if not selector.is_plain:
+        require_layers(selection)
+    return selection
+
+
+def _require_matches(network: NetworkTable, names: Sequence[str]) -> None:
+    """Refuse a pattern that matches none of the model's layers."""
+    by_name = {key: getattr(network, key) for key in ("network_reg_dims", "network_reg_lrs")}
+    lists = {
+        **{key: getattr(network, key) for key in ("include_patterns", "exclude_patterns")},
+        **{key: [*block_values.pairs(text, float)] for key, text in by_name.items() if text},
+    }
+    for key, patterns in lists.items():
+        for pattern in () if network.dim_from_weights and key != "network_reg_lrs" else patterns:
+            if not any(compiled(pattern).is_in(name) for name in names):
+                raise UsageError(
+                    f"network.{key}: no layer of this model has a name in which {pattern!r} is found.",
+                    f"The names are Kohya's, as {names[0]}: `lorasmith inspect` of a LoRA for this kind of model shows "
+                    "some of them.",
+                    code="pattern-without-layers",
+                )
 
 
 def require_layers(selection: Selection) -> None:

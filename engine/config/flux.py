@@ -13,6 +13,15 @@ DOUBLE_BLOCKS, SINGLE_BLOCKS = 19, 38
 IN_LAYERS = ("img_in", "time_in", "vector_in", "guidance_in", "txt_in")
 """The layers before the blocks, by the names of Black Forest Labs, in the order of `in_dims`."""
 
+RANKS = (
+    *("img_attn_dim", "txt_attn_dim", "img_mlp_dim", "txt_mlp_dim", "img_mod_dim", "txt_mod_dim", "single_dim"),
+    "single_mod_dim",
+)
+LAYER_SETTINGS = (
+    *("train_blocks", "train_double_block_indices", "train_single_block_indices", *RANKS, "in_dims", "split_qkv"),
+)
+"""The settings that choose layers and their ranks."""
+
 
 def _rank(title: str, layers: str) -> Any:
     """The setting of the rank of one kind of layers."""

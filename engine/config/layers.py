@@ -15,6 +15,8 @@ Preset = Literal[
 ]
 WITH_CONVOLUTIONS = ("full", "unet-only", "unet-convblock-only")
 """The presets that train convolutions wider than 1x1."""
+WITHOUT_TEXT = ("unet-only", "unet-transformer-only", "unet-convblock-only")
+"""The presets that train no text encoder."""
 MOST_PATTERNS = 50
 RANK_LISTS = ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas")
 ROWS_OF_WEIGHTS = ("down_lr_weight", "mid_lr_weight", "up_lr_weight")
@@ -54,7 +56,7 @@ class LayersTable(Table):
     block_dims: str | None = setting(
         None,
         "Rank by block",
-        "The rank of each block of a UNet, separated by commas: 25 numbers for SD 1.5, 23 for SDXL; 0: none.",
+        "UNet: the rank of each block in Kohya's order, separated by commas; 0: none. docs/layers.md has the order.",
         vram="more",
         advanced=True,
     )
@@ -71,25 +73,25 @@ class LayersTable(Table):
     )
     down_lr_weight: str | None = setting(
         None,
-        "Rate of the down blocks",
-        "Factors on unet_lr for the 12 down blocks of SD 1.5 (9 of SDXL): numbers separated by commas, or a curve "
-        "(cosine, sine, linear, reverse_linear, zeros), as in sine+0.25. 0: the block is not trained.",
+        "Factors of down blocks",
+        "UNet: factors on unet_lr for the down blocks: numbers separated by commas, or a curve (cosine, sine, linear, "
+        "reverse_linear, zeros), as in sine+0.25. 0: the block is not trained.",
         advanced=True,
     )
     mid_lr_weight: str | None = setting(
-        None, "Rate of the middle", "The factor of the middle block; SDXL has 3.", advanced=True
+        None, "Factors of the middle", "The same for the middle, without curves.", advanced=True
     )
     up_lr_weight: str | None = setting(
-        None, "Rate of the up blocks", "The same as down_lr_weight for the up blocks.", advanced=True
+        None, "Factors of up blocks", "The same for the up blocks.", advanced=True
     )
     block_lr_weight: str | None = setting(
         None,
-        "Rate by block",
-        "The factors of all blocks in one list, 25 for SD 1.5 and 23 for SDXL, instead of the three others.",
+        "Factors of all blocks",
+        "The factors of all blocks in one list of numbers, instead of the three others.",
         advanced=True,
     )
     block_lr_zero_threshold: float = setting(
-        0.0, "Rate that is none", "Blocks with a factor up to this are not trained.", ge=0, advanced=True
+        0.0, "Zero factor", "Blocks with a factor up to this are not trained.", ge=0, advanced=True
     )
     network_reg_dims: str | None = setting(
         None,
@@ -99,7 +101,7 @@ class LayersTable(Table):
         advanced=True,
     )
     network_reg_lrs: str | None = setting(
-        None, "Rate by name", "pattern=rate in the same form: the learning rate of these layers.", advanced=True
+        None, "Learning rate by name", "pattern=rate in the same form: the learning rate of these layers.", advanced=True
     )
     loraplus_lr_ratio: float | None = setting(
         None,

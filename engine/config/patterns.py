@@ -11,23 +11,25 @@ import re
 import string
 import warnings
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 
 LONGEST = 200
 """Characters of a pattern."""
-_MOST_STATES = 4000
+_MOST_STATES, _MOST_KNOWN = 4000, 20_000
 _UNLIMITED = 10**9
 _COUNT = re.compile(r"\{(\d*)(,?)(\d*)\}")
 _WORD = frozenset(string.ascii_letters + string.digits + "_")
-_ASSERTIONS = {"^": "start", "$": "end", r"\A": "start", r"\Z": "end", r"\b": "edge"}
+START, END, EDGE = 1, 2, 4
+"""Places in a name: before the first character, behind the last, at an end of a word."""
+_ASSERTIONS = {"^": START, "$": END, r"\A": START, r"\Z": END, r"\b": EDGE}
 _ALPHABET = tuple(map(chr, range(32, 127)))
 """The characters of names of layers."""
 
 _Node = tuple[str, object]
-"""("set", characters), ("assert", name), ("all", nodes), ("any", nodes) or ("repeat", (node, least, most))."""
+"""("set", characters), ("assert", place), ("all", nodes), ("any", nodes) or ("repeat", (node, least, most))."""
 
 
-@cache
+@lru_cache(1000)
 def compiled(text: str) -> Pattern:
     """The pattern that `text` describes.
 
@@ -52,28 +54,40 @@ class Pattern:
         self._states: list[_State] = []
         self._end = self._state()
         self._start = self._built(node, self._end)
+        self._has_edges = any(condition == EDGE for state in self._states for condition, _ in state.free)
+        self._known: dict[tuple[frozenset[int], int, str], frozenset[int] | None] = {}
+        self.is_in = lru_cache(_MOST_KNOWN)(self._is_in)
+        """Whether a part of a name matches, as `re.search`."""
 
-    def is_in(self, name: str) -> bool:
-        """Whether a part of `name` matches, as `re.search`."""
-        active: set[int] = set()
-        for place in range(len(name) + 1):
-            active = self._followed({*active, self._start}, name, place)
-            if self._end in active:
+    def _is_in(self, name: str) -> bool:
+        active: frozenset[int] | None = frozenset()
+        before = ""
+        for place, here in enumerate((*name, "")):
+            conditions = (START if place == 0 else 0) | (END if not here else 0)
+            if self._has_edges and (before in _WORD) != (here in _WORD):
+                conditions |= EDGE
+            assert active is not None
+            key = (active, conditions, here)
+            active = self._known[key] if key in self._known else self._step(*key)
+            if active is None:
                 return True
-            if place < len(name):
-                here = name[place]
-                active = {self._states[state].after for state in active if here in self._states[state].characters}
+            before = here
         return False
 
-    def _followed(self, active: set[int], name: str, place: int) -> set[int]:
-        """These states, with all that are reached without a character."""
-        reached, waiting = set(active), list(active)
+    def _step(self, active: frozenset[int], conditions: int, here: str) -> frozenset[int] | None:
+        """The states behind the character `here`; None where the pattern ends before it."""
+        reached = {*active, self._start}
+        waiting = list(reached)
         while waiting:
             for condition, state in self._states[waiting.pop()].free:
-                if state not in reached and _holds(condition, name, place):
+                if state not in reached and condition & conditions == condition:
                     reached.add(state)
                     waiting.append(state)
-        return reached
+        after = frozenset(self._states[state].after for state in reached if here in self._states[state].characters)
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        self._known[active, conditions, here] = None if self._end in reached else after
+        return self._known[active, conditions, here]
 
     def _state(self) -> int:
         if len(self._states) >= _MOST_STATES:
@@ -94,20 +108,20 @@ class Pattern:
         if kind == "set":
             self._states[state].characters, self._states[state].after = value, after  # type: ignore[assignment]
         elif kind == "assert":
-            self._states[state].free.append((str(value), after))
+            self._states[state].free.append((int(value), after))  # type: ignore[call-overload]
         else:
             starts = [self._built(part, after) for part in value]  # type: ignore[attr-defined]
-            self._states[state].free += [("", start) for start in starts]
+            self._states[state].free += [(0, start) for start in starts]
         return state
 
     def _repeated(self, node: _Node, least: int, most: int, after: int) -> int:
         if most == _UNLIMITED:
             loop = self._state()
-            self._states[loop].free += [("", self._built(node, loop)), ("", after)]
+            self._states[loop].free += [(0, self._built(node, loop)), (0, after)]
             after = loop
         for _ in range(0 if most == _UNLIMITED else most - least):
             choice = self._state()
-            self._states[choice].free += [("", self._built(node, after)), ("", after)]
+            self._states[choice].free += [(0, self._built(node, after)), (0, after)]
             after = choice
         for _ in range(least):
             after = self._built(node, after)
@@ -119,14 +133,8 @@ class _State:
     characters: frozenset[str] = frozenset()
     after: int = -1
     """The next state behind one of them."""
-    free: list[tuple[str, int]] = field(default_factory=list)
-    """Further next states, without a character: (condition, state)."""
-
-
-def _holds(condition: str, name: str, place: int) -> bool:
-    if condition == "edge":
-        return (name[max(place - 1, 0) : place] in _WORD) != (name[place : place + 1] in _WORD)
-    return not condition or place == {"start": 0, "end": len(name)}[condition]
+    free: list[tuple[int, int]] = field(default_factory=list)
+    """Further next states, without a character: (what must hold, state)."""
 
 
 class _Parser:

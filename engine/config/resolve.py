@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NewType
 
+from engine.config.layers import RATIOS, WEIGHT_LISTS, WITHOUT_TEXT
 from engine.config.local_paths import require_local_paths
 from engine.config.network import IMPLIED, LYCORIS, OWN_OF_KOHYA
 from engine.config.optimizers import is_schedule_free, sets_its_own_rate
@@ -64,6 +65,36 @@ def _not_both_parts_only(config: RunConfig, _: bool) -> Resolution:
             "network.network_train_unet_only and network.network_train_text_encoder_only are both set.",
             "Nothing would be trained: switch one off.",
             code="nothing-trained",
+        )
+    return config, []
+
+
+def _preset_of_one_part(config: RunConfig, _: bool) -> Resolution:
+    """A preset without layers of text encoders trains none of them. Must come before the rules about what is trained."""
+    network = config.network
+    if network.preset not in WITHOUT_TEXT or network.network_train_unet_only or network.dim_from_weights:
+        return config, []
+    if network.network_train_text_encoder_only:
+        raise UsageError(
+            f"network.preset = {network.preset} contradicts network.network_train_text_encoder_only.",
+            "Nothing would be trained: the preset selects layers of the denoiser only. Unset one of them.",
+            code="nothing-trained",
+        )
+    note = f"No text encoder is trained: the preset {network.preset} selects layers of the denoiser only."
+    return config.changed(network={"network_train_unet_only": True}), [note]
+
+
+def _one_rate(config: RunConfig, _: bool) -> Resolution:
+    """Prodigy adapts one rate for everything that it trains, and refuses several at its first step."""
+    training, network = config.training, config.network
+    if training.optimizer_type.lower() != "prodigy":
+        return config, []
+    several = [key for key in (*WEIGHT_LISTS, "network_reg_lrs", *RATIOS) if getattr(network, key) is not None]
+    if several:
+        raise UsageError(
+            f"network.{several[0]} gives parts of the LoRA another learning rate, and Prodigy adapts a single one.",
+            f"Unset it, or choose another optimizer, as AdamW.",
+            code="optimizer-takes-one-rate",
         )
     return config, []
 
@@ -175,6 +206,8 @@ def _swapped_blocks(config: RunConfig, _: bool) -> Resolution:
 
 RULES: tuple[Rule, ...] = (
     _not_both_parts_only,
+    _preset_of_one_part,
+    _one_rate,
     _text_outputs_on_disk,
     _cached_text_encoder,
     _something_is_trained,

@@ -42,8 +42,8 @@ class TrainingTable(Table):
     text_encoder_lr: Rate | Annotated[list[Rate], Field(min_length=1, max_length=4)] | None = setting(
         None,
         "Text encoder learning rate",
-        "Usually a fifth to a tenth of the UNet's; 0 leaves it untrained. Two, as 5e-5,1e-5, are those of SDXL's two "
-        "text encoders.",
+        "Usually a fifth to a tenth of the UNet's; 0 leaves it untrained. Two, as 5e-5,1e-5, are those of the "
+        "first and the second one.",
     )
     optimizer_type: str = setting(
         "AdamW",

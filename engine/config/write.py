@@ -9,6 +9,8 @@ from typing import Any, cast
 import tomlkit
 from tomlkit.items import Table as TomlTable
 
+from engine.config.flux import LAYER_SETTINGS
+from engine.config.layers import LayersTable
 from engine.config.moved import MOVED, former_tables, split
 from engine.config.schema import RunConfig
 
@@ -61,7 +63,9 @@ def _move_settings(document: tomlkit.TOMLDocument) -> None:
         cast(TomlTable, document[table]).append(name, cast(TomlTable, document[old]).pop(key))
 
 
-_ADDED = {"training": ("early_stop",)}
+_ADDED = {
+    "training": ("early_stop",), "network": (*LayersTable.model_fields,), "flux": LAYER_SETTINGS,
+}  # fmt: skip
 """Settings that earlier versions lacked: at their default they are not part of a digest, so that states of older runs
 still match."""
 

@@ -16,6 +16,7 @@ from engine.text import size_text
 if TYPE_CHECKING:
     from engine.config import RunConfig
     from engine.dataset.arithmetic import StepPlan
+    from engine.adapters.selection import Selector
     from engine.families.resolved import ResolvedRun
     from engine.families.spec import LayerPatterns
 
@@ -123,6 +124,11 @@ def lora_parameters(run: ResolvedRun) -> int:
     from engine.config.trained import is_trained
     from engine.models.header import read_header
 
+    from engine.adapters.selection import Selector
+
+    selector = Selector(run.config, run.family)
+    if not selector.is_plain:
+        return _chosen_parameters(run, selector)
     config, path, patterns = run.config, run.recognition.path, run.family.spec.patterns
     files = sorted(path.glob("*/*.safetensors")) if path.is_dir() else [path]
     wants_unet, wants_text = is_trained(config, denoiser=True), is_trained(config, denoiser=False)
@@ -145,6 +151,30 @@ def lora_parameters(run: ResolvedRun) -> int:
                 layer, bias = name.removesuffix(".weight"), name.removesuffix("weight") + "bias" in shapes
                 form = "conv3x3" if shape[2:] == (3, 3) else "linear"
                 total += kind.count(layer.replace(".", "_"), shape, form, network, bias=bias)
+    return total
+
+
+def _chosen_parameters(run: ResolvedRun, selector: Selector) -> int:
+    """The same where settings choose layers or ranks."""
+    from engine.adapters.kinds.registry import trained_kind
+    from engine.config.trained import why_untrained
+    from engine.families.listing import listed_layers
+
+    network, shapes = run.config.network, {}
+    kind, trained = trained_kind(network), []
+    for layer in listed_layers(run.family, run.recognition):
+        target = layer.target
+        why = why_untrained(run.config, denoiser=target.is_denoiser, component=target.component)
+        if layer.shape and why is None:
+            shapes[target.kohya_name] = layer.shape
+            trained.append(target)
+    total = 0
+    for choice in selector.select(trained).choices:
+        name, target, table = choice.target.kohya_name, choice.target, choice.table(network)
+        shape = shapes[name]
+        total += kind.count(name, shape, target.kind, table)
+        if target.is_split:
+            total += (len(target.paths) - 1) * table.network_dim * shape[1]
     return total
 
 

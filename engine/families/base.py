@@ -267,6 +267,10 @@ class Family(ABC):
                 if name.endswith("weight") and len(shape) > 1:
                     yield component, name.removesuffix(".weight"), shape
 
+    def chooses_layers(self, config: RunConfig) -> bool:
+        """Whether the family's own settings choose layers, or give them ranks."""
+        return False
+
     def excludes_layer(self, config: RunConfig, layer: str) -> bool:
         """Whether the family's own settings leave out a layer of the denoiser, whatever other settings say of it.
 

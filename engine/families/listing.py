@@ -41,7 +41,7 @@ def listed_layers(family: Family, recognition: Recognition) -> list[ListedLayer]
     for prefix in prefixes:  # a part in no file of the checkpoint
         if not any(name.startswith(prefix) for name in shapes):
             shapes |= dict.fromkeys((name for name in _table(spec) if name.startswith(prefix)), ())
-    return [layer for name, shape in shapes.items() if (layer := _layer(spec, encoders, name, shape)) is not None]
+    return [layer for name, shape in shapes.items() if (layer := layer_named(spec, name, shape)) is not None]
 
 
 def _table(spec: FamilySpec) -> Iterator[str]:
@@ -66,13 +66,20 @@ def _name(spec: FamilySpec, encoders: dict[str, TextEncoder], component: str, pa
     return name if name in spec.layers.table.names else None
 
 
-def _layer(
-    spec: FamilySpec, encoders: dict[str, TextEncoder], name: str, shape: tuple[int, ...]
-) -> ListedLayer | None:
+def layer_named(spec: FamilySpec, name: str, shape: tuple[int, ...] = ()) -> ListedLayer | None:
+    """The layer with one of the names that files have for it; None where the family has none.
+
+    Args:
+        shape: of its weight, or of a matrix with the same kernel.
+    """
     if name.startswith(DENOISER):
+        address = spec.layers.address(name.removeprefix(DENOISER))
+        name = name if address is None else address.layer
         component, paths = spec.denoiser, spec.layers.paths(name)
     else:
-        encoder = next(encoder for encoder in encoders.values() if name.startswith(encoder.prefix))
+        encoder = next((encoder for encoder in spec.encoders if name.startswith(encoder.prefix)), None)
+        if encoder is None:
+            return None
         path = dotted(name.removeprefix(encoder.prefix).removeprefix(encoder.level), encoder.words)
         component, paths = encoder.component, None if path is None else (path,)
     if paths is None:

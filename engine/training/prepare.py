@@ -16,7 +16,7 @@ from engine.adapters.formats import in_kohya_names, recognise_format
 from engine.adapters.kinds.registry import trained_kind
 from engine.adapters.network import AdapterNetwork
 from engine.adapters.peft_format import to_kohya
-from engine.adapters.selection import Selector, require_layers
+from engine.adapters.selection import Selector, require_layers, select_of_run
 from engine.adapters.start import check_start
 from engine.config import RunConfig, load_config, require_paths
 from engine.config.changes import at_the_end, stages
@@ -147,7 +147,8 @@ def _check_settings(run: ResolvedRun) -> None:
     check_schedule(config.training)
     if config.saving.metadata_thumbnail:
         thumbnail(config.saving.metadata_thumbnail)
-    check_start(config, run.family.spec.lora_base)
+    check_start(config, run.family)
+    select_of_run(run)
 
 
 def place_for_training(model: Model, *, texts: bool, latents: bool) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
+from engine.config.flux import LAYER_SETTINGS, FluxTable
 from engine.errors import ModelError
 from engine.families.base import CaptionTokens, Family, Model
 from engine.families.flux.detect import INSIDE, LENGTHS, recognise_file, recognise_folder
@@ -75,7 +76,7 @@ class FLUX(Family):
             **super().metadata(config, recognition),
             "ss_model_type": "flux",
             # flux_train_network.py keeps a list here, of CLIP-L and T5
-            "ss_text_encoder_lr": str(None if training.text_encoder_lr is None else [training.text_encoder_lr]),
+            "ss_text_encoder_lr": str(None if training.text_encoder_lr is None else [*training.text_rates]),
             "ss_apply_t5_attn_mask": str(config.flux.apply_t5_attn_mask),
             "ss_weighting_scheme": flow.weighting_scheme,
             "ss_logit_mean": str(flow.logit_mean),
@@ -109,6 +110,11 @@ class FLUX(Family):
             for prefix, part in prefixes.items():
                 if name.startswith(prefix):
                     yield part, name.removeprefix(prefix), shape
+
+    @override
+    def chooses_layers(self, config: RunConfig) -> bool:
+        plain = FluxTable()
+        return any(getattr(config.flux, key) != getattr(plain, key) for key in LAYER_SETTINGS)
 
     @override
     def excludes_layer(self, config: RunConfig, layer: str) -> bool:

@@ -42,8 +42,14 @@ def normalize_config(config: RunConfig, recognition: Recognition) -> tuple[RunCo
     """The configuration that FLUX really uses, and a sentence for each change.
 
     Raises:
-        UsageError: nothing would be trained.
+        UsageError: nothing would be trained, or query, key and value cannot be separate.
     """
+    if config.flux.split_qkv and not config.network.is_lora:
+        raise UsageError(
+            f"flux.split_qkv is for plain LoRAs, and network.algo is {config.network.algo}.",
+            "Switch flux.split_qkv off, or set network.algo = lora.",
+            code="split-needs-lora",
+        )
     config, notes = without_effect(config, {**_NO_EFFECT, **_unused_timesteps(config, recognition)})
     changes: dict[str, dict[str, Any]] = {
         "sampling": {"sample_sampler": "euler"},
@@ -87,7 +93,7 @@ def _unused_timesteps(config: RunConfig, recognition: Recognition) -> dict[str, 
 
 def _text_encoders(config: RunConfig, notes: list[str]) -> dict[str, Any]:
     """Changes of `[network]`: CLIP-L is trained only where its learning rate is set."""
-    network, rate = config.network, config.training.text_encoder_lr
+    network, rate = config.network, config.training.text_encoder_lr and config.training.text_rates[0]
     if network.network_train_unet_only:
         return {}
     if network.network_train_text_encoder_only or rate:
