@@ -61,7 +61,13 @@ def _move_settings(document: tomlkit.TOMLDocument) -> None:
         cast(TomlTable, document[table]).append(name, cast(TomlTable, document[old]).pop(key))
 
 
-_ADDED = {"training": ("early_stop",)}
+_ADDED = {
+    "training": ("early_stop",),
+    "network": (
+        *("algo", "factor", "full_matrix", "decompose_both", "unbalanced_factorization", "use_tucker", "use_scalar"),
+        *("constraint", "rescaled", "train_norm", "rank_dropout_scale"),
+    ),
+}
 """Settings that earlier versions lacked: at their default they are not part of a digest, so that states of older runs
 still match."""
 
