@@ -10,7 +10,7 @@ from engine.config.key_values import guess_value, is_off
 from engine.config.kohya.argument_values import integer_of, number_of
 from engine.config.kohya.conversion import Conversion
 from engine.config.kohya.rules import LYCORIS_SETTINGS, NETWORK_ARGS, SUPPORTED_MODULES, Rule
-from engine.config.network import IMPLIED, LYCORIS, NetworkTable
+from engine.config.network import IMPLIED, LYCORIS, READ_BY_SCRIPTS, NetworkTable
 from engine.config.problems import Problem, sentence
 from engine.text import printable
 
@@ -19,8 +19,6 @@ ON_BY_TEXT = frozenset({"split_qkv", "train_t5xxl"})
 ON_BY_ANY_TEXT = frozenset({"decompose_both"})
 """Keys that LyCORIS takes for on whatever their text is, "False" too."""
 _LYCORIS_TARGETS = frozenset(f"network.{name}" for name in LYCORIS_SETTINGS)
-_OF_SCRIPTS = frozenset({"network.use_tucker", "network.factor"})
-"""Those of them that networks.loha and networks.lokr read too."""
 _LARGEST_RANK = 1024
 _RANKS = ("conv_dim", "conv_alpha")
 
@@ -99,7 +97,9 @@ def module_of(conversion: Conversion, key: str, value: Any, rule: Rule) -> None:
 def _reads(conversion: Conversion, target: str) -> bool:
     """Whether the module of the training reads an argument of LyCORIS."""
     module = conversion.arguments.get("network_module")
-    return module in ("locon.locon_kohya", LYCORIS) or (module in IMPLIED and target in _OF_SCRIPTS)
+    return module in ("locon.locon_kohya", LYCORIS) or (
+        module in IMPLIED and target.partition(".")[2] in READ_BY_SCRIPTS
+    )
 
 
 def _is_lycoris(conversion: Conversion) -> bool:
