@@ -15,6 +15,8 @@ OWN_OF_KOHYA = (KOHYA, "networks.lora_flux")
 """Kohya's modules for plain LoRAs."""
 IMPLIED: Mapping[str, Algo] = {"networks.loha": "loha", "networks.lokr": "lokr", "locon.locon_kohya": "lora"}
 """Modules that train one kind of adapter, by LyCORIS' name of the kind."""
+READ_BY_SCRIPTS = frozenset({"conv_dim", "conv_alpha", "rank_dropout", "module_dropout", "factor", "use_tucker"})
+"""The settings that networks.loha and networks.lokr of sd-scripts read in `network_args`."""
 _CONVOLUTIONAL = (LYCORIS, "locon.locon_kohya")
 """Modules that train convolutions where `conv_dim` is not set."""
 _PRODUCT = ("network_dim", "network_alpha", "conv_alpha", "use_scalar")
@@ -33,6 +35,8 @@ _READ_BY: Mapping[Algo, tuple[str, ...]] = {
     "ia3": (),
 }
 """The settings that a kind of adapter reads, among those that not every kind does."""
+_ARGUMENTS = (*_LOKR, "use_tucker", "use_scalar", "constraint", "rescaled", "train_norm", *_ROWS, "module_dropout")
+"""LyCORIS' arguments beside the ranks."""
 _OF_KINDS = frozenset(key for keys in _READ_BY.values() for key in keys)
 
 
@@ -187,6 +191,15 @@ class AdapterTable(Table):
         if self.conv_alpha is not None:
             return self.conv_alpha
         return self.network_alpha if self.network_module in _CONVOLUTIONAL else 1.0
+
+    @property
+    def lycoris_arguments(self) -> dict[str, str]:
+        """The settings as LyCORIS' arguments, as text: the kind, and what differs from its defaults."""
+        plain = type(self)()
+        keys = [key for key in ("conv_dim", "conv_alpha", *_ARGUMENTS) if key not in self.idle_settings]
+        values = {key: getattr(self, key) for key in keys if getattr(self, key) != getattr(plain, key)}
+        texts = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in values.items()}
+        return {"algo": self.algo, **texts}
 
     @property
     def idle_settings(self) -> tuple[str, ...]:

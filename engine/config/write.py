@@ -64,8 +64,15 @@ def _move_settings(document: tomlkit.TOMLDocument) -> None:
 
 
 _ADDED = {
-    "training": ("early_stop",), "network": (*LayersTable.model_fields,), "flux": LAYER_SETTINGS,
-}  # fmt: skip
+_ADDED = {
+    "training": ("early_stop",),
+    "network": (
+        *("algo", "factor", "full_matrix", "decompose_both", "unbalanced_factorization", "use_tucker", "use_scalar"),
+        *("constraint", "rescaled", "train_norm", "rank_dropout_scale"),
+        *LayersTable.model_fields,
+    ),
+    "flux": LAYER_SETTINGS,
+}
 """Settings that earlier versions lacked: at their default they are not part of a digest, so that states of older runs
 still match."""
 

@@ -22,11 +22,6 @@ if TYPE_CHECKING:
 
 LayerKind = str
 """`LoraTarget.kind`."""
-_ARGUMENTS = (
-    *("factor", "full_matrix", "decompose_both", "unbalanced_factorization", "use_tucker", "use_scalar", "constraint"),
-    *("rescaled", "train_norm", "rank_dropout", "rank_dropout_scale", "module_dropout"),
-)
-"""LyCORIS' arguments beside the ranks."""
 _FIT = (
     "Set network_dim, conv_dim and the other settings of the kind to that file's, or set dim_from_weights; another "
     "kind of model does not fit at all."
@@ -188,12 +183,8 @@ class TrainableKind(Formula):
         return []
 
     def network_args(self, network: NetworkTable) -> dict[str, Any]:
-        """The values of `ss_network_args`, as text: LyCORIS' arguments; empty: the file has none."""
-        plain = type(network)()
-        keys = [key for key in ("conv_dim", "conv_alpha", *_ARGUMENTS) if key not in network.idle_settings]
-        set_keys = [key for key in keys if getattr(network, key) != getattr(plain, key)]
-        arguments = {"algo": network.algo, **{key: getattr(network, key) for key in set_keys}}
-        return {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in arguments.items()}
+        """The values of `ss_network_args`; empty: the file has none."""
+        return dict(network.lycoris_arguments)
 
     def trained_name(self, network: NetworkTable) -> str:
         """The name of what a run with these settings trains, in messages."""

@@ -15,6 +15,7 @@ from engine.config.kohya.dataset_file import DATASET_KEYS, SHARED_KEYS, frozen_t
 from engine.config.kohya.export_fit import Fitted, fitted, is_a_run
 from engine.config.kohya.rules import SCRIPT_ARGUMENTS
 from engine.config.kohya.trainers import KohyaTrainer
+from engine.config.network import LYCORIS, OWN_OF_KOHYA, READ_BY_SCRIPTS, NetworkTable
 from engine.config.resolve import ResolvedConfig
 from engine.config.schema import RunConfig
 
@@ -36,7 +37,7 @@ _ELSEWHERE = frozenset({
     "network.rank_dropout", "network.module_dropout", "training.num_processes", "training.train_batch_size",
     "training.kohya_exact", "memory.split_mode", "memory.num_cpu_threads_per_process", "sampling.sample_prompts",
     "sampling.sample_steps", "sampling.sample_scale", "sampling.sample_seed", "saving.output_dir",
-    "network.network_module", "training.max_train_steps",
+    "network.network_module", "training.max_train_steps", "network.algo",
     "training.validate_every_n_epochs",
 })  # fmt: skip
 """Settings in dataset.toml, network_args, the prompts or the launcher, or in the choice of the script."""
@@ -206,6 +207,9 @@ def _missing(model: Any, name: str, written: Any, trainer: KohyaTrainer) -> list
     if name == "memory":
         elsewhere |= {"memory.device"} if model.device == "cpu" else set()
         elsewhere |= {"memory.base_precision"} if "fp8_base" in written else set()
+    if name == "network":
+        given = READ_BY_SCRIPTS if model.network_module != LYCORIS else model.lycoris_arguments.keys()
+        elsewhere |= {f"network.{key}" for key in (*given, *model.idle_settings)}
     return [
         key for key, value in model.model_dump().items()
         if value != type(model).model_fields[key].default and (value or key not in SCRIPT_ARGUMENTS)
@@ -249,15 +253,9 @@ def _by_hand(config: RunConfig, table: str, trainer: KohyaTrainer, has_prompts: 
     elif table == "dataset":
         rows.append(("dataset_config", "dataset.toml", "Images, buckets and captions."))
     elif table == "network":
-        rows.append(("network_module", trainer.network_module, "The kind of LoRA."))
-        args = {
-            "conv_dim": network.conv_dim,
-            "conv_alpha": network.conv_alpha if network.conv_dim else None,
-            "rank_dropout": network.rank_dropout or None,
-            "module_dropout": network.module_dropout or None,
-        }
-        texts = [f"{key}={value:g}" for key, value in args.items() if value is not None]
-        if texts:
+        own = trainer.network_module if network.network_module in OWN_OF_KOHYA else network.network_module
+        rows.append(("network_module", own, "The kind of LoRA."))
+        if texts := _network_args(network):
             rows.append(("network_args", texts, "Further settings of the LoRA."))
     elif table == "training":
         if training.max_train_epochs is None:
@@ -288,6 +286,24 @@ def _by_hand(config: RunConfig, table: str, trainer: KohyaTrainer, has_prompts: 
         if config.saving.save_every_n_epochs:
             rows.append(("save_every_n_epochs", config.saving.save_every_n_epochs, "A file every so many epochs."))
     return rows
+
+
+def _network_args(network: NetworkTable) -> list[str]:
+    """The settings that the scripts pass on to the module of the adapter."""
+    if network.network_module in OWN_OF_KOHYA:
+        args = {
+            "conv_dim": network.conv_dim,
+            "conv_alpha": network.conv_alpha if network.conv_dim else None,
+            "rank_dropout": network.rank_dropout or None,
+            "module_dropout": network.module_dropout or None,
+        }
+        return [f"{key}={value:g}" for key, value in args.items() if value is not None]
+    arguments = dict(network.lycoris_arguments)
+    if network.network_module != LYCORIS:
+        arguments = {key: text for key, text in arguments.items() if key in READ_BY_SCRIPTS}
+    if network.algo == "ia3":
+        arguments["preset"] = "ia3"
+    return [f"{key}={text}" for key, text in arguments.items()]
 
 
 def _validation(config: RunConfig) -> list[tuple[str, Any, str]]:
