@@ -23,7 +23,8 @@ ROWS_OF_WEIGHTS = ("down_lr_weight", "mid_lr_weight", "up_lr_weight")
 WEIGHT_LISTS = (*ROWS_OF_WEIGHTS, "block_lr_weight")
 BLOCK_SETTINGS = (*RANK_LISTS, *WEIGHT_LISTS, "block_lr_zero_threshold")
 """Settings with a value for each block, for families with Kohya's lists (`FamilySpec.block_lists`)."""
-CHOOSING = ("preset", "include_patterns", "exclude_patterns")
+PATTERN_LISTS = ("include_patterns", "exclude_patterns")
+CHOOSING = ("preset", *PATTERN_LISTS)
 RATIOS = ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio")
 
 

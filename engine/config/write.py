@@ -64,7 +64,6 @@ def _move_settings(document: tomlkit.TOMLDocument) -> None:
 
 
 _ADDED = {
-_ADDED = {
     "training": ("early_stop",),
     "network": (
         *("algo", "factor", "full_matrix", "decompose_both", "unbalanced_factorization", "use_tucker", "use_scalar"),
@@ -88,6 +87,7 @@ def digest(config: RunConfig) -> str:
         for key in keys:
             if values[table][key] == defaults[table][key]:
                 del values[table][key]
+    values = {table: members for table, members in values.items() if members}  # earlier versions lacked the others
     values["saving"].pop("output_dir")
     values["memory"].pop("cache_dir")
     canonical = json.dumps(values, sort_keys=True)

@@ -62,8 +62,8 @@ def convert_arguments(
         exact: taken literally, as with `training.kohya_exact`.
         family: "sd15", "sdxl" or "flux" where it is known otherwise than from the arguments.
     """
-    conversion = Conversion(kind, arguments=arguments, exact=exact)
     family = family or _family(arguments)
+    conversion = Conversion(kind, arguments=arguments, exact=exact, family=family)
     flux = EXACT_FLUX_DEFAULTS if exact else FLUX_DEFAULTS
     own = flux if family == "flux" else EXACT_DEFAULTS if exact else {}
     for key, value in {**defaults, **own}.items():
@@ -156,6 +156,11 @@ def _learning_rate(conversion: Conversion, key: str, value: float, rule: Rule) -
 
 
 def _text_encoder_lr(conversion: Conversion, key: str, value: list[float], rule: Rule) -> None:
+    if len(set(value[:2])) > 1 and not conversion.exact and conversion.family in ("sdxl", "sd", ""):
+        text = "each text encoder has its own rate; Kohya's script for SDXL takes the first for both"
+        conversion.record(key, value, Rule("better", rule.target, text))
+        conversion.set(rule.target, value[:2], key)
+        return
     if unlike := [f"{rate:g}" for rate in value if rate != value[0]]:
         text = "the first rate is used for every text encoder, as Kohya does; T5 is never trained"
         conversion.record(key, value, Rule("better", rule.target, f"{text}; without effect: {', '.join(unlike)}"))

@@ -45,6 +45,8 @@ class Conversion:
     """Keys that are empty, off or, in a GUI file, 0, and change nothing."""
     exact: bool = False
     """Taken literally, as with `training.kohya_exact`."""
+    family: str = ""
+    """"sd15", "sdxl", "flux", "sd" for one of the first two; "" where the file leaves it open."""
     entries: list[Entry] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 

@@ -15,6 +15,7 @@ from engine.config.kohya.conversion import Conversion
 from engine.config.kohya.gui_keys import (
     DEFAULT_RATE,
     EMPTY_DEFAULTS,
+    ENCODER_RATES,
     GUI_DEFAULTS,
     GUI_RULES,
     LORA_TYPES,
@@ -170,10 +171,17 @@ def _rates(reading: GuiReading) -> None:
         reading.take("unet_lr", 0.0, "unet_lr")
         reading.take("text_encoder_lr", 0.0, "text_encoder_lr")
         return
+    own = [reading.number(key, text) for key in ENCODER_RATES]
+    if any(not reading.off(key) for key in ENCODER_RATES) and not reading.flux:
+        named = next(key for key in ENCODER_RATES if not reading.off(key))
+        reading.take("text_encoder_lr", own, named)
+        text = max(own)
     for key, rate, other, only, part in (
         ("unet_lr", unet, text, "network_train_text_encoder_only", "only the text encoder is trained"),
         ("text_encoder_lr", text, unet, "network_train_unet_only", "no text encoder is trained"),
     ):
+        if key in reading.arguments:
+            continue
         if rate:
             reading.take(key, rate, key)
         elif other or (unset and key == "text_encoder_lr"):

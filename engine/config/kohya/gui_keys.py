@@ -78,9 +78,10 @@ NOISE = {
 """Keys that are passed on for each noise_offset_type."""
 SD3_ONLY = ("weighting_scheme", "logit_mean", "logit_std", "mode_scale", "sigmoid_scale")
 """Arguments that the GUI passes on to the script of Stable Diffusion 3 only."""
+ENCODER_RATES = ("text_encoder_lr1", "text_encoder_lr2")
 TOGETHER = frozenset({
     "LoRA_type", "conv_dim", "conv_alpha", "lr_warmup", "lr_warmup_steps", "epoch", "noise_offset_type",
-    "text_encoder_lr", "t5xxl_lr", "unet_lr", "xformers", "sample_prompts", "additional_parameters", "sdxl",
+    "text_encoder_lr", *ENCODER_RATES, "t5xxl_lr", "unet_lr", "xformers", "sample_prompts", "additional_parameters", "sdxl",
     "flux1_checkbox", "max_train_steps", "max_train_epochs", "lr_scheduler_num_cycles", "split_mode", "use_8bit_adam",
     "optimizer_args", "lr_scheduler_args", "use_wandb", "sdxl_checkbox", "num_processes", "ggpo_beta", "ggpo_sigma",
     *(name for names in NOISE.values() for name in names),
@@ -120,6 +121,7 @@ GUI_RULES: dict[str, Rule] = {
     **{key: NETWORK_ARGS[key] for key in NETWORK},
     **{key: Rule("no effect", "", text) for key, text in SILENT.items()},
     **{key: Rule("not supported", "", text) for key, text in REFUSED.items()},
+    **dict.fromkeys(ENCODER_RATES, Rule("honoured", "training.text_encoder_lr", "the rates of SDXL's two encoders")),
     **{key: replace(NETWORK_ARGS[key], text=_BY_TYPE) for key in LYCORIS if key in NETWORK_ARGS},
     "enable_all_linear": Rule("no effect", "", "of Flux1 OFT"),
     "LyCORIS_preset": replace(NETWORK_ARGS["preset"], text=f"{NETWORK_ARGS['preset'].text}; {_BY_TYPE}"),

@@ -9,12 +9,13 @@ from pydantic import ValidationError
 from engine.config.key_values import guess_value, is_off
 from engine.config.kohya.argument_values import integer_of, number_of
 from engine.config.kohya.conversion import Conversion
-from engine.config.kohya.rules import LYCORIS_SETTINGS, NETWORK_ARGS, SUPPORTED_MODULES, Rule
+from engine.config.kohya.layer_args import read_layer_arg
+from engine.config.kohya.rules import LAYER_ARGS, LYCORIS_SETTINGS, NETWORK_ARGS, SUPPORTED_MODULES, Rule
 from engine.config.network import IMPLIED, LYCORIS, READ_BY_SCRIPTS, NetworkTable
 from engine.config.problems import Problem, sentence
 from engine.text import printable
 
-ON_BY_TEXT = frozenset({"split_qkv", "train_t5xxl"})
+ON_BY_TEXT = frozenset({"train_t5xxl"})
 """Keys of network_args that the scripts compare with the text True."""
 ON_BY_ANY_TEXT = frozenset({"decompose_both"})
 """Keys that LyCORIS takes for on whatever their text is, "False" too."""
@@ -30,6 +31,9 @@ def network_args(conversion: Conversion, key: str, value: list[str], rule: Rule)
         own = NETWORK_ARGS.get(name)
         if own is None:
             conversion.problems.append(Problem("", f"network_args {printable(name)}", "unknown.", "Remove it."))
+            continue
+        if name in LAYER_ARGS:
+            read_layer_arg(conversion, name, raw)
             continue
         raw = raw.strip().strip("'\"") if own.target else raw
         if own.status == "not supported" and (is_off(raw) or raw.strip().lower() in ("full", "all")):
@@ -92,6 +96,8 @@ def module_of(conversion: Conversion, key: str, value: Any, rule: Rule) -> None:
     conversion.record(key, value, rule)
     if value == LYCORIS or value in IMPLIED:
         conversion.set(rule.target, value, key)
+    if value == LYCORIS:
+        conversion.values["network"].setdefault("preset", "full")  # LyCORIS' own default
 
 
 def _reads(conversion: Conversion, target: str) -> bool:
