@@ -105,8 +105,8 @@ class Selector:
     def wants_convolutions(self) -> bool:
         """Whether layers of convolution blocks are asked for."""
         network = self.network
-        if network.preset is not None and not self._from_file:
-            return not CONVOLUTIONAL.isdisjoint(PRESETS[network.preset].denoiser)
+        if network.layer_preset is not None and not self._from_file:
+            return not CONVOLUTIONAL.isdisjoint(PRESETS[network.layer_preset].denoiser)
         by_block = self._blocks is not None and self._blocks.conv_ranks is not None
         return network.conv_rank is not None or self._from_file or by_block
 
@@ -143,8 +143,8 @@ class Selector:
 
     def _not_asked_for(self, target: LoraTarget) -> str | None:
         """Why the preset or the module does not choose a layer; None where it does."""
-        preset = None if self.network.preset is None else PRESETS[self.network.preset]
-        outside = target.is_denoiser and not target.path.startswith(self.family.spec.blocks.get(target.component, ("",)))
+        name = self.network.layer_preset
+        preset, outside = None if name is None else PRESETS[name], self.is_outside(target)
         if outside and self.family.layer_rank(self.config, target.kohya_name):
             return None
         parts = self.family.spec.parts if target.is_denoiser else TEXT_PARTS
@@ -154,7 +154,12 @@ class Selector:
             return "" if outside or convolutional else None
         if set(inside) & set(preset.denoiser if target.is_denoiser else preset.text):
             return None
-        return "" if outside else f"the preset {self.network.preset} does not select them"
+        return "" if outside else f"the preset {name} does not select them"
+
+    def is_outside(self, target: LoraTarget) -> bool:
+        """Whether a layer is in none of the denoiser's blocks."""
+        blocks = self.family.spec.blocks.get(target.component, ("",))
+        return target.is_denoiser and not target.path.startswith(blocks)
 
     def _excluded(self, target: LoraTarget) -> str:
         """Why patterns or the family's own settings leave a layer out; "" where they do not."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing_extensions import override
 
 from engine.config.fields import Table, setting
-from engine.config.layers import WITH_CONVOLUTIONS, LayersTable
+from engine.config.layers import WITH_CONVOLUTIONS, LayersTable, Preset
 from engine.config.values import Algo, NetworkModule
 
 LYCORIS, KOHYA = "lycoris.kohya", "networks.lora"
@@ -231,6 +231,11 @@ class NetworkTable(LayersTable, AdapterTable):
         """The same; with a preset it is `network_alpha` by default."""
         by_preset = self.preset is not None and self.conv_alpha is None
         return self.network_alpha if by_preset else super().conv_scale
+
+    @property
+    def layer_preset(self) -> Preset | None:
+        """The preset that chooses the layers; None: those of Kohya's own modules. LyCORIS' own default is full."""
+        return self.preset or ("full" if self.network_module == LYCORIS else None)
 
     def of_size(self, rank: int | None, alpha: float | None) -> NetworkTable:
         """This table for one layer that has a rank or an alpha of its own; None: as in the others."""

@@ -151,11 +151,15 @@ def lora_parameters(run: ResolvedRun) -> int:
                 layer, bias = name.removesuffix(".weight"), name.removesuffix("weight") + "bias" in shapes
                 form = "conv3x3" if shape[2:] == (3, 3) else "linear"
                 total += kind.count(layer.replace(".", "_"), shape, form, network, bias=bias)
-    return total
+    return total + (_chosen_parameters(run, selector, outside=True) if network.layer_preset else 0)
 
 
-def _chosen_parameters(run: ResolvedRun, selector: Selector) -> int:
-    """The same where settings choose layers or ranks."""
+def _chosen_parameters(run: ResolvedRun, selector: Selector, *, outside: bool = False) -> int:
+    """The same where settings choose layers or ranks; norm layers and biases are not counted.
+
+    Args:
+        outside: only of layers outside the blocks.
+    """
     from engine.adapters.kinds.registry import trained_kind
     from engine.config.trained import why_untrained
     from engine.families.listing import listed_layers
@@ -165,7 +169,7 @@ def _chosen_parameters(run: ResolvedRun, selector: Selector) -> int:
     for layer in listed_layers(run.family, run.recognition):
         target = layer.target
         why = why_untrained(run.config, denoiser=target.is_denoiser, component=target.component)
-        if layer.shape and why is None:
+        if layer.shape and why is None and (not outside or selector.is_outside(target)):
             shapes[target.kohya_name] = layer.shape
             trained.append(target)
     total = 0

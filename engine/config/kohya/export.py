@@ -13,6 +13,7 @@ import tomlkit
 
 from engine.config.kohya.dataset_file import DATASET_KEYS, SHARED_KEYS, frozen_text
 from engine.config.kohya.export_fit import Fitted, fitted, is_a_run
+from engine.config.kohya.layer_args import exported_by, layer_args
 from engine.config.kohya.rules import SCRIPT_ARGUMENTS
 from engine.config.kohya.trainers import KohyaTrainer
 from engine.config.network import LYCORIS, OWN_OF_KOHYA, READ_BY_SCRIPTS, NetworkTable
@@ -185,7 +186,7 @@ def _training_toml(fit: Fitted, trainer: KohyaTrainer, has_prompts: bool) -> str
         for key, value, why in _by_hand(config, name, trainer, has_prompts):
             _add(table, key, value, why)
         if name != "sampling" or has_prompts:
-            left_out += [f"{name}.{key}" for key in _missing(model, name, table, trainer)]
+            left_out += [f"{name}.{key}" for key in _missing(model, name, table, trainer, _module(config, trainer))]
         if table:
             sections[section] = table
     if left_out:
@@ -201,7 +202,13 @@ def _training_toml(fit: Fitted, trainer: KohyaTrainer, has_prompts: bool) -> str
     return tomlkit.dumps(document)
 
 
-def _missing(model: Any, name: str, written: Any, trainer: KohyaTrainer) -> list[str]:
+def _module(config: RunConfig, trainer: KohyaTrainer) -> str:
+    """`network_module`: the script's own for plain LoRAs."""
+    module = config.network.network_module
+    return trainer.network_module if module in OWN_OF_KOHYA else module
+
+
+def _missing(model: Any, name: str, written: Any, trainer: KohyaTrainer, module: str) -> list[str]:
     """Keys of a table with a value other than the default that neither files nor launcher have."""
     elsewhere = _ELSEWHERE | trainer.other_sample_keys
     if name == "memory":
@@ -210,6 +217,9 @@ def _missing(model: Any, name: str, written: Any, trainer: KohyaTrainer) -> list
     if name == "network":
         given = READ_BY_SCRIPTS if model.network_module != LYCORIS else model.lycoris_arguments.keys()
         elsewhere |= {f"network.{key}" for key in (*given, *model.idle_settings)}
+    elsewhere |= {f"{name}.{key}" for key in exported_by(module)}
+    if "down_lr_weight" in exported_by(module):
+        elsewhere |= {"network.block_lr_weight"}
     return [
         key for key, value in model.model_dump().items()
         if value != type(model).model_fields[key].default and (value or key not in SCRIPT_ARGUMENTS)
@@ -253,15 +263,15 @@ def _by_hand(config: RunConfig, table: str, trainer: KohyaTrainer, has_prompts: 
     elif table == "dataset":
         rows.append(("dataset_config", "dataset.toml", "Images, buckets and captions."))
     elif table == "network":
-        own = trainer.network_module if network.network_module in OWN_OF_KOHYA else network.network_module
+        own = _module(config, trainer)
         rows.append(("network_module", own, "The kind of LoRA."))
-        if texts := _network_args(network):
+        if texts := _network_args(config, own):
             rows.append(("network_args", texts, "Further settings of the LoRA."))
     elif table == "training":
         if training.max_train_epochs is None:
             rows.append(("max_train_steps", training.max_train_steps, "Optimizer updates."))
         if training.text_encoder_lr is not None:
-            rates = [training.text_encoder_lr] * trainer.num_text_rates
+            rates = [training.text_rates[0]] * trainer.num_text_rates
             rows.append(("text_encoder_lr", rates, "Of the text encoders."))
         rows += _validation(config)
         for key, usual in (("min_timestep", 0), ("max_timestep", 1000)):
@@ -288,8 +298,14 @@ def _by_hand(config: RunConfig, table: str, trainer: KohyaTrainer, has_prompts: 
     return rows
 
 
-def _network_args(network: NetworkTable) -> list[str]:
+def _network_args(config: RunConfig, module: str) -> list[str]:
     """The settings that the scripts pass on to the module of the adapter."""
+    layers = [f"{key}={text}" for key, text in layer_args(config).items() if key in exported_by(module)]
+    return [*_adapter_args(config.network), *layers]
+
+
+def _adapter_args(network: NetworkTable) -> list[str]:
+    """The arguments of the kind of adapter."""
     if network.network_module in OWN_OF_KOHYA:
         args = {
             "conv_dim": network.conv_dim,
@@ -301,7 +317,7 @@ def _network_args(network: NetworkTable) -> list[str]:
     arguments = dict(network.lycoris_arguments)
     if network.network_module != LYCORIS:
         arguments = {key: text for key, text in arguments.items() if key in READ_BY_SCRIPTS}
-    if network.algo == "ia3":
+    if network.algo == "ia3" and network.preset is None:
         arguments["preset"] = "ia3"
     return [f"{key}={text}" for key, text in arguments.items()]
 

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from engine.config.key_values import split_arguments
 from engine.config.kohya.trainers import KohyaTrainer
-from engine.config.network import IMPLIED, LYCORIS
+from engine.config.network import IMPLIED, LYCORIS, OWN_OF_KOHYA
 from engine.config.optimizers import is_schedule_free, optimizer_settings, schedule_settings, sets_its_own_rate
 from engine.config.resolve import ResolvedConfig
 from engine.config.schema import RunConfig
@@ -265,7 +265,17 @@ def _validation(fit: Fitted) -> None:
 
 
 def _adapter(fit: Fitted) -> None:
-    """Modules of the adapter that are no part of every version of the scripts."""
+    """Modules of the adapter that are no part of every version of the scripts, and settings that they take otherwise."""
+    network, training = fit.config.network, fit.config.training
+    if network.preset is not None and network.network_module in OWN_OF_KOHYA:
+        note = f"network_module is {LYCORIS}: only it has presets of layers."
+        fit.change(note, network={"network_module": LYCORIS})
+    if len(set(training.text_rates)) > 1:
+        fit.notes.append("text_encoder_lr: the script takes the first rate for every text encoder.")
+    if fit.config.flux.split_qkv:
+        fit.notes.append(
+            "split_qkv: the scripts save the alpha of one layer, so that their file is three to four times too weak."
+        )
     module = fit.config.network.network_module
     if module == LYCORIS:
         fit.notes.append(f"network_module is {module}: install LyCORIS beside the scripts (pip install lycoris-lora).")

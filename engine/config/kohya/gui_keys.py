@@ -66,7 +66,7 @@ LYCORIS = ("factor", "bypass_mode", "dora_wd", "use_cp", "use_tucker", "use_scal
 """Keys of the GUI that only some types of LoRA have."""
 _NO_KEY = frozenset({
     "dropout", "verbose", "train_blocks", "preset", "algo", "full_matrix", "unbalanced_factorization", "constraint",
-    "rs_lora", "wd_on_output", "block_size", "use_conv_cp",
+    "rs_lora", "wd_on_output", "block_size", "use_conv_cp", "include_patterns", "exclude_patterns",
 })  # fmt: skip
 """Arguments inside network_args that are no key of the GUI."""
 NETWORK = tuple(name for name in NETWORK_ARGS if name not in (*LYCORIS, *_CONV, *_NO_KEY))

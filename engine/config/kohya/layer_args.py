@@ -97,9 +97,11 @@ def layer_args(config: RunConfig) -> dict[str, str]:
     return {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in set_values.items()}
 
 
-def read_by(module: str) -> tuple[str, ...]:
-    """The arguments of this kind that one of Kohya's modules reads."""
-    return _READ_BY.get(module, ())
+def exported_by(module: str) -> tuple[str, ...]:
+    """The arguments of this kind that an export for one of Kohya's modules has: those that it reads, except patterns of
+    whole paths, which patterns of names cannot be turned into."""
+    read = _READ_BY.get(module, ())
+    return read if module in (KOHYA, LYCORIS) or PATTERN_LISTS[0] not in read else RATIOS
 
 
 def _rows(text: str) -> dict[str, str]:

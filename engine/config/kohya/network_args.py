@@ -96,8 +96,6 @@ def module_of(conversion: Conversion, key: str, value: Any, rule: Rule) -> None:
     conversion.record(key, value, rule)
     if value == LYCORIS or value in IMPLIED:
         conversion.set(rule.target, value, key)
-    if value == LYCORIS:
-        conversion.values["network"].setdefault("preset", "full")  # LyCORIS' own default
 
 
 def _reads(conversion: Conversion, target: str) -> bool:
