@@ -1,4 +1,4 @@
-"""LyCORIS' presets of layers by name, in terms of `FamilySpec.parts` (facts: LyCORIS 4.1 `config.py`). Loads no torch."""
+"""LyCORIS' presets of layers, in terms of `FamilySpec.parts` (facts: LyCORIS 4.1 `config.py`). Loads no torch."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ from engine.config.network import NetworkTable
 from engine.config.patterns import compiled
 from engine.config.rates import RateGroup
 from engine.config.trained import why_untrained
+from engine.errors import UsageError
 from engine.families.base import Family
 from engine.families.block_lists import read_block_lists
-from engine.errors import UsageError
 from engine.families.listing import listed_layers
 from engine.families.spec import TEXT_PARTS
 from engine.text import plural
@@ -55,6 +55,8 @@ class Selection:
     choices: list[Choice] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     """Kohya's name of each layer that settings leave out, to the reason."""
+    paths_left_out: dict[str, str] = field(default_factory=dict)
+    """The same to its path in diffusers."""
     by_preset: bool = False
     """Whether a preset chose them."""
 
@@ -119,6 +121,7 @@ class Selector:
                 selection.choices.append(chosen)
             elif chosen:
                 selection.left_out[target.kohya_name] = chosen
+                selection.paths_left_out[target.kohya_name] = target.path
         return selection
 
     def _choice(self, target: LoraTarget) -> Choice | str:
@@ -182,7 +185,7 @@ class Selector:
             return None, None, ""
         own = self.family.layer_rank(self.config, name)
         if own is not None:
-            return own, None, "the family's own settings"
+            return own, None, f"[{self.family.name}]"
         table = self._blocks
         block = None if table is None else table.lists.index(name)
         if table is None or block is None:

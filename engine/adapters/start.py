@@ -83,8 +83,7 @@ def _check_modules(
 
 
 def _own_tables(config: RunConfig, names: Sequence[str], header: Header, family: Family) -> dict[str, NetworkTable]:
-    """`[network]` for each of these modules that the run trains, where settings choose layers or ranks; empty where they
-    do not.
+    """`[network]` for each of these modules that the run trains; empty where no setting chooses layers or ranks.
 
     A module of layers that are trained separately may have the rank of one, or that of all together.
     """

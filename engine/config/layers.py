@@ -1,4 +1,4 @@
-"""The part of `[network]` that chooses layers and gives each its rank and learning rate (names: sd-scripts, LyCORIS)."""
+"""The part of `[network]` that chooses layers, and gives them ranks and rates (names: sd-scripts, LyCORIS)."""
 
 from __future__ import annotations
 
@@ -82,9 +82,7 @@ class LayersTable(Table):
     mid_lr_weight: str | None = setting(
         None, "Factors of the middle", "The same for the middle, without curves.", advanced=True
     )
-    up_lr_weight: str | None = setting(
-        None, "Factors of up blocks", "The same for the up blocks.", advanced=True
-    )
+    up_lr_weight: str | None = setting(None, "Factors of up blocks", "The same for the up blocks.", advanced=True)
     block_lr_weight: str | None = setting(
         None,
         "Factors of all blocks",
@@ -102,7 +100,10 @@ class LayersTable(Table):
         advanced=True,
     )
     network_reg_lrs: str | None = setting(
-        None, "Learning rate by name", "pattern=rate in the same form: the learning rate of these layers.", advanced=True
+        None,
+        "Learning rate by name",
+        "pattern=rate in the same form: the learning rate of these layers.",
+        advanced=True,
     )
     loraplus_lr_ratio: float | None = setting(
         None,

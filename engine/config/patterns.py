@@ -162,7 +162,9 @@ class _Parser:
     def _atom(self) -> _Node:
         if self._take("("):
             if self._take("?") and not self._take(":"):
-                raise ValueError("a regular expression without look-around, flags and named groups, which begin with (?")
+                raise ValueError(
+                    "a regular expression without look-around, flags and named groups, which begin with (?"
+                )
             inner = self._alternatives()
             self._take(")")
             return inner

@@ -6,9 +6,12 @@ The groups and their order are those of Kohya's scripts (facts: `prepare_optimiz
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from engine.config.training import TrainingTable
+
+_NAME = re.compile(r"(\S+?)(_block\d+)?( reg_lr_\d+)?( plus)?")
 
 
 @dataclass(frozen=True)
@@ -66,3 +69,9 @@ class RateGroup:
         blocks in their order, each before its faster matrices."""
         named = (0, str(self.pattern)) if self.pattern is not None else (1, "")
         return (*named, -1 if self.block is None else self.block, self.ratio is not None)
+
+
+def component_of(name: str) -> str:
+    """The component in a group's name; of a name of another form the name itself."""
+    match = _NAME.fullmatch(name)
+    return name if match is None else match[1]

@@ -70,7 +70,7 @@ def _not_both_parts_only(config: RunConfig, _: bool) -> Resolution:
 
 
 def _preset_of_one_part(config: RunConfig, _: bool) -> Resolution:
-    """A preset without layers of text encoders trains none of them. Must come before the rules about what is trained."""
+    """A preset without layers of text encoders trains none of them. Comes before the rules about what is trained."""
     network = config.network
     if network.preset not in WITHOUT_TEXT or network.network_train_unet_only or network.dim_from_weights:
         return config, []
@@ -93,7 +93,7 @@ def _one_rate(config: RunConfig, _: bool) -> Resolution:
     if several:
         raise UsageError(
             f"network.{several[0]} gives parts of the LoRA another learning rate, and Prodigy adapts a single one.",
-            f"Unset it, or choose another optimizer, as AdamW.",
+            "Unset it, or choose another optimizer, as AdamW.",
             code="optimizer-takes-one-rate",
         )
     return config, []

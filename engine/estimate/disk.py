@@ -14,9 +14,9 @@ from engine.dataset.reach import most_latents
 from engine.text import size_text
 
 if TYPE_CHECKING:
+    from engine.adapters.selection import Selector
     from engine.config import RunConfig
     from engine.dataset.arithmetic import StepPlan
-    from engine.adapters.selection import Selector
     from engine.families.resolved import ResolvedRun
     from engine.families.spec import LayerPatterns
 
@@ -121,10 +121,9 @@ def _files(config: RunConfig, plan: StepPlan) -> int:
 def lora_parameters(run: ResolvedRun) -> int:
     """Number of the adapters' parameters, from the shapes of the layers that get one."""
     from engine.adapters.kinds.registry import trained_kind
+    from engine.adapters.selection import Selector
     from engine.config.trained import is_trained
     from engine.models.header import read_header
-
-    from engine.adapters.selection import Selector
 
     selector = Selector(run.config, run.family)
     if not selector.is_plain:

@@ -253,8 +253,9 @@ class Family(ABC):
         return clip
 
     def weights(self, recognition: Recognition) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-        """(component, path of the module, shape) of each weight with two or more sides in the checkpoint's files; paths
-        as in diffusers or in the original files, without ".weight". Reads headers only; by default a file is a denoiser.
+        """(component, path of the module, shape) of each weight with two or more sides in the checkpoint's files. Paths
+        are diffusers' or those of the original files, without ".weight". Reads headers only; by default a file is a
+        denoiser.
 
         Raises:
             ModelError: a file cannot be read.

@@ -96,7 +96,9 @@ def _layer_notes(config: ResolvedConfig, family: Family) -> list[str]:
     encoders, rates = [encoder for encoder in family.spec.encoders if encoder.is_trainable], config.training.text_rates
     if len(rates) > len(encoders):
         count = plural(len(encoders), "text encoder")
-        notes.append(f"training.text_encoder_lr has {len(rates)} rates, and {count} can be trained: the rest is unused.")
+        notes.append(
+            f"training.text_encoder_lr has {len(rates)} rates, and {count} can be trained: the rest is unused."
+        )
     return notes
 
 

@@ -118,7 +118,17 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     need = estimate(run, plan, len(prompts))
     place = next(path for path in (directory, *directory.parents) if path.exists())
     return Preflight(
-        run, images, plan, directory, tuple(notes), precision, need, len(prompts), need.check(place), captions, selection
+        run,
+        images,
+        plan,
+        directory,
+        tuple(notes),
+        precision,
+        need,
+        len(prompts),
+        need.check(place),
+        captions,
+        selection,
     )
 
 

@@ -64,9 +64,7 @@ class Ia3(TrainableKind):
         sizes = super().sizes(targets, network, modules, tables)
         return {name: _placed(name, size) for name, size in sizes.items()}
 
-    def count(
-        self, name: str, shape: tuple[int, ...], layer: str, network: NetworkTable, *, bias: bool = False
-    ) -> int:
+    def count(self, name: str, shape: tuple[int, ...], layer: str, network: NetworkTable, *, bias: bool = False) -> int:
         return shape[1 if _ON_INPUTS.search(name) else 0] if self.takes(name) else 0
 
     def shapes(self, shape: tuple[int, ...], size: Size) -> dict[str, tuple[int, ...]]:

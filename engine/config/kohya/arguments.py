@@ -45,6 +45,7 @@ OFF_AT_ZERO = frozenset({
 })  # fmt: skip
 """Arguments for which the scripts take 0 as unset."""
 
+
 def convert_arguments(
     arguments: Mapping[str, Any],
     kind: str,

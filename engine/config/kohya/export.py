@@ -255,7 +255,7 @@ def _add(table: Any, key: str, value: Any, why: str) -> None:
 
 def _by_hand(config: RunConfig, table: str, trainer: KohyaTrainer, has_prompts: bool) -> list[tuple[str, Any, str]]:
     """Arguments of a section that need more than their value: (name, value, why)."""
-    network, training, memory = config.network, config.training, config.memory
+    training, memory = config.training, config.memory
     rows: list[tuple[str, Any, str]] = []
     if table == "model":
         if config.model.max_token_length != 75:

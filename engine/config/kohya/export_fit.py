@@ -265,7 +265,7 @@ def _validation(fit: Fitted) -> None:
 
 
 def _adapter(fit: Fitted) -> None:
-    """Modules of the adapter that are no part of every version of the scripts, and settings that they take otherwise."""
+    """Modules of the adapter that are no part of every version of the scripts; settings that they take otherwise."""
     network, training = fit.config.network, fit.config.training
     if network.preset is not None and network.network_module in OWN_OF_KOHYA:
         note = f"network_module is {LYCORIS}: only it has presets of layers."

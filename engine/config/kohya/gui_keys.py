@@ -81,7 +81,8 @@ SD3_ONLY = ("weighting_scheme", "logit_mean", "logit_std", "mode_scale", "sigmoi
 ENCODER_RATES = ("text_encoder_lr1", "text_encoder_lr2")
 TOGETHER = frozenset({
     "LoRA_type", "conv_dim", "conv_alpha", "lr_warmup", "lr_warmup_steps", "epoch", "noise_offset_type",
-    "text_encoder_lr", *ENCODER_RATES, "t5xxl_lr", "unet_lr", "xformers", "sample_prompts", "additional_parameters", "sdxl",
+    "text_encoder_lr", *ENCODER_RATES, "t5xxl_lr", "unet_lr", "xformers", "sample_prompts", "additional_parameters",
+    "sdxl",
     "flux1_checkbox", "max_train_steps", "max_train_epochs", "lr_scheduler_num_cycles", "split_mode", "use_8bit_adam",
     "optimizer_args", "lr_scheduler_args", "use_wandb", "sdxl_checkbox", "num_processes", "ggpo_beta", "ggpo_sigma",
     *(name for names in NOISE.values() for name in names),

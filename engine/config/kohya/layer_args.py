@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from itertools import pairwise
 from typing import Any
 
 from pydantic import ValidationError
@@ -110,7 +111,5 @@ def _rows(text: str) -> dict[str, str]:
     ends = _ROWS.get(len(factors))
     if ends is None:
         return {}
-    parts = [factors[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    parts = [factors[start:end] for start, end in pairwise(ends)]
     return {key: ",".join(f"{factor:g}" for factor in part) for key, part in zip(ROWS_OF_WEIGHTS, parts, strict=True)}
-
-

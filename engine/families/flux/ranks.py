@@ -38,11 +38,7 @@ def layer_rank(table: FluxTable, layer: str) -> int | None:
     if match is None:
         return _before_blocks(table, layer)
     rank = next(
-        (
-            rank
-            for key, pattern in _KINDS
-            if (rank := getattr(table, key)) is not None and re.search(pattern, layer)
-        ),
+        (rank for key, pattern in _KINDS if (rank := getattr(table, key)) is not None and re.search(pattern, layer)),
         None,
     )
     text, count = table.train_double_block_indices, DOUBLE_BLOCKS

@@ -62,7 +62,7 @@ FLUX_SPEC = FamilySpec(
             "image MLP": r"\.ff\.",
             "text MLP": r"\.ff_context\.",
             "modulation": r"\.norm(1|1_context)?\.linear$",
-            "linear1, linear2": r"^single_transformer_blocks\.",
+            "linear 1 and 2": r"^single_transformer_blocks\.",
             "before the blocks": r"embedder",
         },
     ),

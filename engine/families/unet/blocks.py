@@ -57,8 +57,9 @@ LAYER_MAP = LayerMap(
     rows={
         "attention": r"attentions\..*(\.attn\d\.|\.proj_(in|out)$)",
         "MLP": r"attentions\..*\.ff\.",
-        "convolutions": r"resnets\.|samplers\.|^conv_(in|out)$",
         "norms": r"norm",
+        "convolutions": r"resnets\.\d+\.conv\d$|samplers\.|^conv_(in|out)$",
+        "rest of resnets": r"resnets\.",
         "embeddings": r"embedding\.",
     },
 )

@@ -63,7 +63,6 @@ class _UNetFamily(Family):
         is_v = recognition.prediction_type == "v_prediction"
         return {**self.spec.file_facts(recognition), "modelspec.prediction_type": "v" if is_v else "epsilon"}
 
-
     @override
     def weights(self, recognition: Recognition) -> Iterator[tuple[str, str, tuple[int, ...]]]:
         for component, name, shape in super().weights(recognition):
