@@ -225,9 +225,10 @@ def _kohya_names(
 
 def why_no_start(lora: Format) -> str | None:
     """Why a training cannot start from the file; None where it can, judged by its keys."""
-    kinds = [kind_named(name) for name in lora.kinds]
-    if len(kinds) > 1 or not isinstance(kinds[0], TrainableKind):
-        return f"it is {with_article(lora.kind)}, and only a plain LoRA can be trained here"
+    kinds = [kind_named(name) for name in lora.kinds if not kind_named(name).is_companion]
+    chief = next((kind for kind in kinds if all(other is kind or other.name in kind.also for other in kinds)), None)
+    if not isinstance(chief, TrainableKind):
+        return f"it is {with_article(lora.kind)}, which cannot be trained here"
     if len(lora.namings) > 1:
         return f"its modules have several namings ({', '.join(lora.namings)})"
     styles = {KOHYA: "lora_down", DIFFUSERS: "lora_A"}
@@ -235,15 +236,12 @@ def why_no_start(lora: Format) -> str | None:
     readable = lora.naming == KOHYA or (lora.naming == DIFFUSERS and family is not None and family.spec.reads_peft)
     if not readable or any(module.style not in ("", styles[lora.naming]) for module in lora.modules.values()):
         return f"its names are {lora.naming}"
-    extra = [
-        key
-        for module in lora.modules.values()
-        for part, key in module.parts.items()
-        if part not in kinds[0].factors | {"alpha"}
-    ]
+    known = {role for name in lora.kinds for role in getattr(kind_named(name), "written", {})}
+    extra = [key for module in lora.modules.values() for part, key in module.parts.items() if part not in known]
     if extra or lora.strange:
         rest = extra + lora.strange
-        return f"{len(rest)} of its tensors belong to no plain LoRA ({listing([printable(key) for key in rest], 1)})"
+        names = listing([printable(key) for key in rest], 1)
+        return f"{len(rest)} of its tensors belong to no plain {chief.name} ({names})"
     return None
 
 

@@ -27,7 +27,7 @@ def places(lora: Format, targets: Iterable[LoraTarget], components: Mapping[str,
 
     Args:
         lora: the file's format.
-        targets: `Model.lora_targets(conv=True)`, with Kohya's names.
+        targets: `Model.lora_targets` and `Model.norm_targets` with `conv=True`, with Kohya's names.
         components: `Model.trainable`: other layers of the denoiser are matched by their path.
     """
     index = _index(targets, components)

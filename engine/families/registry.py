@@ -8,6 +8,8 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
+from engine.config import RunConfig
+from engine.config.layers import BLOCK_SETTINGS
 from engine.errors import ModelError, UsageError
 from engine.families.base import Family
 from engine.families.flux.family import FLUX
@@ -87,6 +89,23 @@ def foreign_settings(spec: FamilySpec) -> dict[str, str]:
                 verb = "has" if len(owners) == 1 else "have"
                 reasons[key] = f"only {' and '.join(owners)} {verb} such a setting"
     return reasons
+
+
+def foreign_values(spec: FamilySpec, config: RunConfig) -> dict[str, str]:
+    """Settings whose value is for other families, with the reason in words."""
+    module = config.network.network_module
+    if module in (spec.network_module, RunConfig().network.network_module):
+        return {}
+    owners = [other.lora_base for other in specs() if other.network_module == module]
+    return {"network.network_module": f"{module} is for {' and '.join(owners)}"} if owners else {}
+
+
+def foreign_lists(spec: FamilySpec) -> dict[str, str]:
+    """Settings with a value for each block, where a family has no such lists, with the reason in words."""
+    if spec.block_lists is not None:
+        return {}
+    reason = f"Kohya's lists of blocks are for UNets, and {spec.lora_base} has none"
+    return {f"network.{key}": reason for key in BLOCK_SETTINGS}
 
 
 def recognise(path: str | Path) -> Recognition:

@@ -16,6 +16,7 @@ from engine.adapters.formats import in_kohya_names, recognise_format
 from engine.adapters.kinds.registry import trained_kind
 from engine.adapters.network import AdapterNetwork
 from engine.adapters.peft_format import to_kohya
+from engine.adapters.selection import Selector, require_layers, select_of_run
 from engine.adapters.start import check_start
 from engine.config import RunConfig, load_config, require_paths
 from engine.config.changes import at_the_end, stages
@@ -146,7 +147,8 @@ def _check_settings(run: ResolvedRun) -> None:
     check_schedule(config.training)
     if config.saving.metadata_thumbnail:
         thumbnail(config.saving.metadata_thumbnail)
-    check_start(config, run.family.spec.lora_base)
+    check_start(config, run.family)
+    select_of_run(run)
 
 
 def place_for_training(model: Model, *, texts: bool, latents: bool) -> None:
@@ -285,7 +287,11 @@ def build_network(config: RunConfig, model: Model, log: Log) -> AdapterNetwork:
     """Attach the adapters, with the weights that the run starts from."""
     weights = None
     kind = trained_kind(config.network)
-    targets = model.lora_targets(conv=kind.takes_convolutions(config.network))
+    selector = Selector(config, family_named(model.recognition.family))
+    conv = selector.wants_convolutions
+    targets = [*model.lora_targets(conv=conv), *model.outer_targets()]
+    if config.network.train_norm:
+        targets += model.norm_targets(conv=conv)
     if config.network.network_weights:
         path = Path(config.network.network_weights)
         header = read_header(path)
@@ -294,16 +300,22 @@ def build_network(config: RunConfig, model: Model, log: Log) -> AdapterNetwork:
             weights = to_kohya(weights, header.metadata, model.trainable, targets, log)
         elif lora_format := recognise_format(header.shapes):
             weights = in_kohya_names(weights, lora_format, targets)
+    selection = selector.select(trained_targets(targets, config, log))
+    for note in selection.notes():
+        log(note)
+    require_layers(selection)
     network = AdapterNetwork.attach(
         kind,
         model.trainable,
-        trained_targets(targets, config, log),
+        [choice.target for choice in selection.choices],
         network=config.network,
+        selection=selection,
         weights=weights,
         generator_seed=derive(config.training.seed, "lora"),
         folds_alpha=model.reader.folds_alpha,
         log=log,
     )
     counts = ", ".join(f"{name} {count}" for name, count in network.module_counts().items())
-    log(f"{kind.name} modules: {counts}; {sum(p.numel() for p in network.parameters()):,} parameters in fp32.")
+    name = kind.trained_name(config.network)
+    log(f"{name} modules: {counts}; {sum(p.numel() for p in network.parameters()):,} parameters in fp32.")
     return network

@@ -45,6 +45,10 @@ class AdapterKind(ABC):
     """Roles of tensors that make their module one of this kind."""
     is_secondary: bool = False
     """Whether its tensors may accompany those of another kind, which then is the module's kind."""
+    is_companion: bool = False
+    """Whether its modules are trained beside those of another kind."""
+    also: frozenset[str] = frozenset()
+    """Names of other kinds that the same training writes."""
     needed: tuple[str, ...] = ()
     """Roles that each module must have."""
     scaled: bool = False

@@ -121,8 +121,8 @@ class Layer:
 
 
 def from_file_alone(kind: AdapterKind) -> bool:
-    """Whether ΔW of the kind can be computed from a file, without the model."""
-    return bool(kind.factors) and not kind.needs_weight
+    """Whether ΔW of the kind can be computed from a file, without the model, and is that of a matrix."""
+    return bool(kind.factors) and not kind.needs_weight and not kind.is_companion
 
 
 def _no_weight() -> Tensor:

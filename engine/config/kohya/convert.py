@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engine.config.kohya.arguments import CLI_DEFAULTS, Conversion, convert_arguments, flattened
+from engine.config.kohya.arguments import CLI_DEFAULTS, convert_arguments, flattened
 from engine.config.kohya.command_line import convert_command_line, is_command_line, option_lines
+from engine.config.kohya.conversion import Conversion
 from engine.config.kohya.dataset_file import is_dataset_config
 from engine.config.kohya.gui import convert_gui, is_gui_configuration
 from engine.config.kohya.other_trainings import (

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.config.kohya.argument_values import integer_of, number_of
-from engine.config.kohya.arguments import Conversion
+from engine.config.kohya.conversion import Conversion
 from engine.config.kohya.rules import Rule, Status
 from engine.config.problems import Problem
 

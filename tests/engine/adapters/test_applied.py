@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from engine.adapters.applied import AppliedLoras
 from engine.adapters.usable import check_usable
+from engine.families.unet.model import kohya_name
+from engine.families.unet.targets import norm_targets
 from engine.types import LoraTarget
 from tests.engine.adapters.conftest import Tiny, make_tiny, targets_of
 from tests.refusals import refused
@@ -38,6 +40,7 @@ def as_model(tiny: Tiny) -> Any:
     return SimpleNamespace(
         trainable={"text_encoder": tiny.text_encoder, "unet": tiny.unet},
         lora_targets=lambda conv: targets_of(tiny.unet, tiny.text_encoder, conv=conv),
+        norm_targets=lambda conv: norm_targets(tiny.unet, kohya_name, conv=conv),
     )
 
 
@@ -170,7 +173,9 @@ def test_rows_of_a_fused_layer_go_to_its_parts(saved: Saved) -> None:
 
     layers, x = Attention(), torch.randn(3, 8)
     target = LoraTarget("transformer", "to_q", "lora_unet_double_blocks_0_img_attn_qkv", "linear", ("to_k", "to_v"))
-    model: Any = SimpleNamespace(trainable={"transformer": layers}, lora_targets=lambda conv: [target])
+    model: Any = SimpleNamespace(
+        trainable={"transformer": layers}, lora_targets=lambda conv: [target], norm_targets=lambda conv: []
+    )
     matrix, lengths = torch.randn(24, 8), torch.rand(24) + 0.5
     weight = torch.cat([layer.weight for layer in (layers.to_q, layers.to_k, layers.to_v)]).detach()
     name = target.kohya_name
@@ -220,8 +225,8 @@ def test_a_file_of_another_size_is_refused(saved: Saved) -> None:
 @pytest.mark.parametrize(
     ("tensors", "code", "part"),
     [
-        ({"lora_unet_x.oft_blocks": torch.ones(4, 4, 4)}, "lora-not-for-sampling", "1 modules of the kind OFT"),
-        ({"lora_unet_x.w_norm": torch.ones(4)}, "lora-not-for-sampling", "of the kind norm"),
+        ({"lora_unet_x.oft_R.weight": torch.ones(4, 6)}, "lora-not-for-sampling", "1 modules of the kind OFT of peft"),
+        ({"lora_unet_x.oft_diag": torch.ones(4, 4, 4)}, "lora-not-for-sampling", "oft_diag"),
         ({"lora_unet_x.set_weight": torch.ones(4, 4)}, "lora-not-for-sampling", "of the kind whole weight"),
         (
             {"lora_unet_x.lora_down.weight": torch.ones(2, 4), "lora_unet_x.lora_up.weight": torch.ones(4, 2),

@@ -13,9 +13,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from engine.adapters.kinds.lora import Lora
 from engine.adapters.network import AdapterNetwork
-from engine.config.schema import NetworkTable
-from engine.config.training import TrainingTable
-from engine.training.groups import parameter_groups
+from engine.config.schema import NetworkTable, RunConfig
+from engine.training.groups import parameter_groups, rate_groups
 from tests.refusals import refused
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -116,7 +115,7 @@ def test_nothing_to_train_is_refused(tiny):
 
 def test_parameter_groups(tiny):
     network = tiny.attach()
-    groups = parameter_groups(network, TrainingTable(unet_lr=1e-3, text_encoder_lr=1e-4))
+    groups = parameter_groups(network, RunConfig().changed(training={"unet_lr": 1e-3, "text_encoder_lr": 1e-4}))
     assert [(group["name"], group["lr"]) for group in groups] == [("text_encoder", 1e-4), ("unet", 1e-3)]
     assert [len(group["params"]) for group in groups] == [24, 96]
     trained = {id(parameter) for group in groups for parameter in group["params"]}
@@ -426,5 +425,7 @@ def test_full_size_sd15_has_kohyas_modules_and_shapes(conv, unet_table, per_rank
         kernel = {"lin": (), "conv1x1": (1, 1), "conv3x3": (3, 3)}[kind]
         expected[name] = ((16, inside, *kernel), (outside, 16, *(1 for _ in kernel)))
     assert shapes == expected
-    groups = {name: sum(map(torch.numel, parameters)) for name, parameters in network.groups().items()}
+    groups = {
+        group.name: sum(map(torch.numel, parameters)) for group, parameters in rate_groups(network, RunConfig()).items()
+    }
     assert groups == {"text_encoder": 165_888 * 16, "unet": per_rank * 16}
