@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from engine.adapters.kinds.base import A1111, COMFY, AdapterKind, Parts, RoleShapes, Weight
+from engine.adapters.kinds.base import A1111, COMFY, FORGE, AdapterKind, Parts, RoleShapes, Weight
 from engine.adapters.kinds.factorization import butterfly_factorization, factorization
 from engine.adapters.kinds.formula import Size
 from engine.adapters.kinds.trainable import TrainableKind
@@ -31,7 +31,10 @@ class Oft(TrainableKind):
     marks = frozenset({"oft_blocks", "oft_diag"})
     needed = ("oft_blocks",)
     readers = (COMFY, A1111, "LyCORIS")
-    caution = "ComfyUI is right for it only at strength 1."
+    remarks: ClassVar[Mapping[str, str]] = {
+        COMFY: "right only at strength 1, and without rescaled",
+        FORGE: "only forks with ComfyUI's newer adapters read it",
+    }
     factors = frozenset(_ENDS)
     needs_weight = True
     written: ClassVar[Mapping[str, str]] = {role: role for role in (*_ENDS, "alpha")}
@@ -119,6 +122,7 @@ class Boft(Oft):
 
     name = "BOFT"
     ends: ClassVar[Mapping[str, str]] = {}
+    remarks: ClassVar[Mapping[str, str]] = {**Oft.remarks, COMFY: "right only at strength 1"}
 
     def recognises(self, parts: RoleShapes) -> bool:
         return len(parts.get("oft_blocks", ())) == 4
