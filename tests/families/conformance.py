@@ -226,8 +226,8 @@ def check_other_kinds(case: Case, folder: Path) -> None:
 
 
 def _check_kinds(case: Case, folder: Path, kinds: Sequence[str]) -> None:
-    """With norm layers where the family has some: a new adapter changes nothing, it gets gradients, a trained file passes
-    the trainer's check, and `inspect` finds no fault in it."""
+    """With norm layers where the family has some: a new adapter changes nothing, it gets gradients, a trained file
+    passes the trainer's check, and `inspect` finds no fault in it."""
     model = case.family.load(case.run.config, case.run.recognition, "cpu", "fp32", lambda _: None)
     for algo in kinds:
         settings = KINDS[algo]
