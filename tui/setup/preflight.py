@@ -86,6 +86,7 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
         LoraSmithError: what the person must fix.
     """
     from engine import clock
+    from engine.adapters.formats import readers_of_run
     from engine.adapters.selection import select_of_run
     from engine.adapters.start import check_start
     from engine.config.optimizers import check_training
@@ -108,6 +109,8 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
         source = printable(config.saving.metadata_thumbnail)[:200]
         notes.append(f"A small copy of {source} is embedded in the LoRA file, as its thumbnail.")
     check_start(config, run.family)
+    if readers := readers_of_run(config.network, run.family.spec.lora_base):
+        notes.append(readers)
     selection = select_of_run(run)
     directory = check_place(config, restart=restart)
     _check_cache(config)
