@@ -18,7 +18,7 @@ from tui.shell import output
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
-    from engine.config.kohya.arguments import Conversion, Entry
+    from engine.config.conversion import Conversion, Entry
     from engine.errors import LoraSmithError
 
 ORDER = ("not supported", "better", "no effect", "honoured")

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
+from engine.config.conversion import Conversion, Rule, is_secret, shown
 from engine.config.key_values import guess_value, is_off
 from engine.config.kohya.argument_values import integer_of, number_of, read_value
 from engine.config.kohya.rules import (
     ARGUMENTS,
     NETWORK_ARGS,
-    SECRETS,
     SUPPORTED_MODULES,
     UNREAD,
-    Rule,
-    Status,
     nearest,
     rule_of,
     unread_by,
@@ -47,71 +45,6 @@ OFF_AT_ZERO = frozenset({
 """Arguments for which the scripts take 0 as unset."""
 ON_BY_TEXT = frozenset({"split_qkv", "train_t5xxl"})
 """Keys of network_args that the scripts compare with the text True."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """The result for one key."""
-
-    key: str
-    value: str
-    status: Status
-    target: str
-    text: str
-
-    def line(self) -> str:
-        """One sentence."""
-        to = f" → {self.target}" if self.target else ""
-        return f"{self.key} = {self.value}: {self.status}{to}{f' ({self.text})' if self.text else ''}"
-
-
-@dataclass
-class Conversion:
-    """A file of Kohya's as a configuration."""
-
-    kind: str
-    """"training TOML", "GUI configuration", "command line"."""
-    values: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By table and key, as a preset has them."""
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    """The arguments of the scripts, unconverted."""
-    sources: dict[str, str] = field(default_factory=dict)
-    """Key of the configuration to the key of the file that sets it."""
-    places: dict[str, str] = field(default_factory=dict)
-    """Key of the configuration to the file and line that set it."""
-    unset: list[str] = field(default_factory=list)
-    """Keys that are empty, off or, in a GUI file, 0, and change nothing."""
-    exact: bool = False
-    """Taken literally, as with `training.kohya_exact`."""
-    entries: list[Entry] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-
-    def set(self, dotted: str, value: Any, source: str = "") -> None:
-        """Put a value into the configuration.
-
-        Args:
-            source: the key of the file that it comes from.
-        """
-        table, _, key = dotted.partition(".")
-        self.values.setdefault(table, {})[key] = value
-        if source:
-            self.sources[dotted] = source
-
-    def record(self, key: str, value: Any, rule: Rule) -> None:
-        """Record the result for a key; an unsupported one is a problem."""
-        text = "(not shown)" if key in SECRETS else printable(_as_text(value))
-        self.entries.append(Entry(key, text, rule.status, rule.target, rule.text))
-        if rule.status == "not supported":
-            hint = f"{rule.text[:1].upper()}{rule.text[1:]}."
-            self.problems.append(Problem("", key, f"{text} is given, which is not supported.", hint))
-
-    def notes(self) -> list[str]:
-        """Notes for the person: on everything that is not simply honoured."""
-        return [entry.line() for entry in self.entries if entry.status != "honoured"]
-
-
-def _as_text(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def convert_arguments(
@@ -184,8 +117,8 @@ def _argument(conversion: Conversion, key: str, raw: Any, rule: Rule) -> None:
         if rule.target and rule.status in ("honoured", "better"):
             conversion.set(rule.target, value, key)
     for place, entry in enumerate(conversion.entries[before:], before):
-        if entry.key == key and key not in SECRETS:
-            conversion.entries[place] = replace(entry, value=printable(_as_text(raw)))
+        if entry.key == key and not is_secret(key):
+            conversion.entries[place] = replace(entry, value=shown(key, raw))
 
 
 def flattened(content: Mapping[str, Any]) -> dict[str, Any]:

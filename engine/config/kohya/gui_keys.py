@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from engine.config.conversion import Rule
 from engine.config.kohya.arguments import CLI_DEFAULTS
-from engine.config.kohya.rules import NETWORK_ARGS, Rule
+from engine.config.kohya.rules import NETWORK_ARGS
 
 GUI_DEFAULTS: dict[str, Any] = {
     **CLI_DEFAULTS, "learning_rate": 1e-4, "lr_scheduler": "cosine", "network_dim": 8,

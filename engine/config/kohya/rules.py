@@ -7,24 +7,9 @@ An argument that has a key of the same name here is honoured; the tables below h
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
-from typing import Literal
 
+from engine.config.conversion import Rule, Status
 from engine.config.problems import keys
-
-Status = Literal["honoured", "better", "no effect", "not supported"]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How a key is converted."""
-
-    status: Status
-    target: str = ""
-    """The dotted key of ours, where there is one."""
-    text: str = ""
-    """Why, and what to do instead."""
-
 
 def _all(status: Status, text: str, names: str, target: str = "") -> dict[str, Rule]:
     return {name: Rule(status, target, text) for name in names.split()}
@@ -123,8 +108,6 @@ UNREAD = frozenset({
 })  # fmt: skip
 """Keys that the GUI writes into the training TOML of each run (`config_lora-….toml`), and that no LoRA script reads."""
 SUPPORTED_MODULES = ("networks.lora", "networks.lora_flux")
-SECRETS = frozenset({"wandb_api_key", "huggingface_token"})
-"""Never shown."""
 
 
 def rule_of(argument: str) -> Rule | None:
