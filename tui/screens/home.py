@@ -21,7 +21,7 @@ from tui.screens.ask_text import AskTextScreen
 from tui.screens.base import BaseScreen
 from tui.screens.compare_choice import begin_comparison, comparable
 from tui.screens.steps import STEPS, position
-from tui.setup.preset_file import kohya_notes, own_trigger, read_file
+from tui.setup.preset_file import conversion_notes, own_trigger, read_file
 from tui.text.rows import about, progress, sign
 from tui.texts import _
 
@@ -294,7 +294,7 @@ shown as running has a live process.
             return
         draft, path = self.smith.draft, read_file(answer)
         draft.start_over(own_trigger(path), preset=str(path))
-        notes = kohya_notes(path)
+        notes = conversion_notes(path)
         if notes:
             sentence = _("{0} of Kohya's keys mean something else or nothing here: {1}; lorasmith convert shows all.")
             draft.note(sentence.format(len(notes), listing([note.split(" = ")[0] for note in notes], 6)))

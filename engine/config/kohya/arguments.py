@@ -285,16 +285,20 @@ def _prediction(conversion: Conversion, key: str, value: Any, rule: Rule) -> Non
     conversion.set(rule.target, value, key)
 
 
-def _optimizer(conversion: Conversion, key: str, value: Any, rule: Rule) -> None:
+def installed_optimizer(name: str) -> tuple[str, str]:
+    """The optimizer to use for one of another trainer, and why it is another: 8-bit AdamW needs a package that may be
+    missing, and saves little for a LoRA."""
     from importlib.util import find_spec
 
-    if value.lower() == "adamw8bit" and not conversion.exact and find_spec("bitsandbytes") is None:
-        text = "AdamW, fused: bitsandbytes is not installed, and eight bits save little for a LoRA"
-        conversion.record(key, value, Rule("better", rule.target, text))
-        conversion.set(rule.target, "AdamW", key)
-        return
-    conversion.record(key, value, rule)
-    conversion.set(rule.target, value, key)
+    if name.lower() == "adamw8bit" and find_spec("bitsandbytes") is None:
+        return "AdamW", "AdamW, fused: bitsandbytes is not installed, and eight bits save little for a LoRA"
+    return name, ""
+
+
+def _optimizer(conversion: Conversion, key: str, value: Any, rule: Rule) -> None:
+    name, text = (value, "") if conversion.exact else installed_optimizer(value)
+    conversion.record(key, value, Rule("better", rule.target, text) if text else rule)
+    conversion.set(rule.target, name, key)
 
 
 def _eight_bits(conversion: Conversion, key: str, value: Any, rule: Rule) -> None:

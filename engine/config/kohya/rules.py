@@ -11,6 +11,7 @@ import difflib
 from engine.config.conversion import Rule, Status
 from engine.config.problems import keys
 
+
 def _all(status: Status, text: str, names: str, target: str = "") -> dict[str, Rule]:
     return {name: Rule(status, target, text) for name in names.split()}
 
