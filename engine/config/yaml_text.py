@@ -1,7 +1,7 @@
 """YAML with limits: one document of tables, lists, text, numbers and switches, as JSON could hold it.
 
-Anchors, aliases, tags and merge keys are refused: no trainer's configuration needs them, and a few lines with aliases can
-stand for a value of any size. Numbers are read as in JSON, so that `1e-4` is one and `12:30` is text.
+Anchors, aliases, tags and merge keys are refused: no trainer's configuration needs them, and a few lines with aliases
+can stand for a value of any size. Numbers are read as in JSON, so that `1e-4` is one and `12:30` is text.
 """
 
 from __future__ import annotations

@@ -59,7 +59,8 @@ def command(file: str, target: str | None, as_json: bool) -> int:
     conversion.entries = _marked(conversion.entries, refusal)
     if as_json:
         output.json_result(
-            {"program": conversion.program, "kind": conversion.kind, "entries": [asdict(entry) for entry in conversion.entries],
+            {"program": conversion.program, "kind": conversion.kind,
+             "entries": [asdict(entry) for entry in conversion.entries],
              "problems": [] if refusal is None else str(refusal).splitlines(), "values": conversion.values}
         )  # fmt: skip
         return ExitCode.DONE if refusal is None else refusal.exit_code

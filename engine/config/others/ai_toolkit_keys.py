@@ -5,6 +5,7 @@ from __future__ import annotations
 from engine.config.conversion import Rule
 from engine.config.others.table import Key, all_of, choice, honoured, ignored, refused, together
 
+NAME = "ai-toolkit"
 FLUX = ("flux",)
 UNET = ("sd15", "sdxl")
 _OWN_LOG = ignored("the events of the run and the dashboard show it")
@@ -19,8 +20,9 @@ ARCHS = {"sd1": "sd15", "sd15": "sd15", "sdxl": "sdxl", "flux": "flux", "flux_sc
 SWITCHES = {"is_xl": "sdxl", "is_flux": "flux"}
 """The older switches of a model."""
 OTHER_SWITCHES = {
-    "is_v2": "Stable Diffusion 2", "is_v3": "Stable Diffusion 3", "is_pixart": "PixArt", "is_pixart_sigma": "PixArt Sigma",
-    "is_auraflow": "AuraFlow", "is_lumina2": "Lumina 2", "is_ssd": "SSD-1B", "is_vega": "Segmind Vega",
+    "is_v2": "Stable Diffusion 2", "is_v3": "Stable Diffusion 3", "is_pixart": "PixArt",
+    "is_pixart_sigma": "PixArt Sigma", "is_auraflow": "AuraFlow", "is_lumina2": "Lumina 2", "is_ssd": "SSD-1B",
+    "is_vega": "Segmind Vega",
 }  # fmt: skip
 OTHER_ARCHS = {
     "sd2": "Stable Diffusion 2", "sd3": "Stable Diffusion 3", "pixart": "PixArt", "pixart_sigma": "PixArt Sigma",
@@ -98,8 +100,8 @@ SAMPLERS = {
 KEYS: dict[str, Key] = {
     "type": together("", "text", "sd_trainer, ui_trainer and diffusion_trainer"),
     "training_folder": together("saving.output_dir", "path", "with the name as a folder in it"),
-    "trigger_word": honoured("dataset.class_tokens", "text", "the caption of images without one; [trigger] in prompts. A "
-                             "caption that lacks it is not changed: `lorasmith caption DIR --trigger WORD` adds it"),
+    "trigger_word": honoured("dataset.class_tokens", "text", "the caption of images without one; [trigger] in prompts. "
+                             "A caption that lacks it is not changed: `lorasmith caption DIR --trigger WORD` adds it"),
     "device": honoured("memory.device", "text"),
     "performance_log_every": _OWN_LOG,
     "log_dir": _OWN_LOG,
@@ -120,7 +122,8 @@ KEYS: dict[str, Key] = {
     "network.split_multistage_loras": ignored("for models of several stages"),
     **all_of(ignored("for lokr"), "network.lokr_full_rank network.lokr_factor"),
     "network.network_kwargs": refused(_ALL_LAYERS, {}),
-    **all_of(refused(_ALL_LAYERS, []), "network.network_kwargs.ignore_if_contains network.network_kwargs.only_if_contains"),
+    **all_of(refused(_ALL_LAYERS, []), "network.network_kwargs.ignore_if_contains "
+             "network.network_kwargs.only_if_contains"),
     "network.lorm.*": ignored("for lorm"),
     "save.dtype": choice("saving.save_precision", _FILE_PRECISIONS, default="float16"),
     "save.save_every": together("saving.save_every_n_steps", "integer", default=1000),
@@ -161,7 +164,7 @@ KEYS: dict[str, Key] = {
     "train.disable_sampling": together("sampling.sample_every_n_steps", "flag", "true: 0", default=False),
     "train.cache_text_embeddings": honoured("memory.cache_text_encoder_outputs", "flag"),
     "train.unload_text_encoder": refused("captions are used: leave it out", False),
-    "train.ema_config.*": ignored("there is no average of the weights here; `lorasmith best` finds the best of the files"),
+    "train.ema_config.*": ignored("there is no average of the weights here; `lorasmith best` finds the best file"),
     **all_of(ignored("attention is PyTorch's own, as fast and as small"), "train.xformers train.sdp"),
     **all_of(ignored("it changes nothing for a LoRA"), "train.do_paramiter_swapping train.paramiter_swapping_factor "
              "train.train_refiner train.refiner_lr train.embedding_lr train.adapter_lr train.switch_boundary_every "
@@ -198,8 +201,8 @@ KEYS: dict[str, Key] = {
     "model.is_v_pred": together("model.v_parameterization", "flag", "true; false is read from the checkpoint"),
     "model.vae_path": together("model.vae", "path", "FLUX: flux.ae"),
     "model.quantize": together("memory.base_precision", "flag", "with qtype", default=False),
-    "model.qtype": together("memory.base_precision", "text", "qfloat8, int8, uint4 and the like", choices=BASE_PRECISIONS,
-                            default="qfloat8"),
+    "model.qtype": together("memory.base_precision", "text", "qfloat8, int8, uint4 and the like",
+                            choices=BASE_PRECISIONS, default="qfloat8"),
     **all_of(_TEXTS, "model.quantize_te model.qtype_te model.text_encoder_bits model.te_device model.te_dtype"),
     **all_of(ignored("mixed_precision decides: train.dtype"), "model.dtype model.vae_dtype model.vae_device"),
     "model.low_vram": ignored("weights are read and quantised one after the other in any case"),
@@ -231,7 +234,7 @@ KEYS: dict[str, Key] = {
     "sample.samples": together("sampling.sample_prompts", "list", "the newer form of prompts"),
     "sample.width": together("sampling.sample_prompts", "integer", "--w", default=512),
     "sample.height": together("sampling.sample_prompts", "integer", "--h", default=512),
-    "sample.neg": together("sampling.sample_prompts", "", "--n", default=""),
+    "sample.neg": together("sampling.sample_prompts", "optional text", "--n", default="", families=UNET),
     "sample.seed": together("sampling.sample_prompts", "integer", "--d", default=0),
     "sample.walk_seed": together("sampling.sample_prompts", "flag", "one seed more for each prompt", default=False),
     "sample.guidance_scale": together("sampling.sample_prompts", "number", "--l; FLUX: --g", default=7.0),
@@ -281,8 +284,8 @@ DATASET_KEYS: dict[str, Key] = {
              "unconditional_path clip_image_path"),
     "num_frames": refused("videos are not trained", 1),
     **all_of(refused("leave it out"), "poi"),
-    **all_of(ignored("for videos, control images or the loading of files"), "shrink_video_to_frames fps do_i2v do_audio "
-             "control_transparent_color full_size_control_images cache_clip_vision_to_disk "
+    **all_of(ignored("for videos, control images or the loading of files"), "shrink_video_to_frames fps do_i2v "
+             "do_audio control_transparent_color full_size_control_images cache_clip_vision_to_disk "
              "clip_image_from_same_folder clip_image_shuffle_augmentations guidance_type num_workers prefetch_factor "
              "replay_transforms debug fast_image_size shuffle_augmentations random_triggers_max"),
 }  # fmt: skip

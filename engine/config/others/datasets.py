@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.config.others.one_trainer import dataset_of_concepts
+from engine.config.others.onetrainer import dataset_of_concepts
 from engine.config.others.registry import conversion_of
 from engine.config.others.source import read_source
 from engine.config.problems import ConfigError

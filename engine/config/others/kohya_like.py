@@ -57,8 +57,8 @@ def converted(
 def drop_empty(
     arguments: dict[str, Any], names: Mapping[str, str], program: str
 ) -> tuple[dict[str, Any], list[str], list[Entry]]:
-    """The arguments without those that are empty, off or 0, which the program does not pass on; the keys of these; and an
-    entry for each whose default is another value.
+    """The arguments without those that are empty, off or 0, which the program does not pass on; the keys of these; and
+    an entry for each whose default is another value.
 
     Args:
         names: argument to the key of the file, where it is another.

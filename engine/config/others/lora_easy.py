@@ -54,7 +54,7 @@ SUBSET: dict[str, Key] = {
         for key in names.split()
     },
     "masks_dir": refused("name the folder of the masks as dataset.conditioning_data_dir in a preset"),
-    **all_of(refused("validation images are a folder of their own: dataset.validation_data_dir in a preset", False), "is_val"),
+    "is_val": refused("validation images are a folder of their own: dataset.validation_data_dir in a preset", False),
 }  # fmt: skip
 GENERAL: dict[str, Key] = {
     "resolution": together("dataset.resolution", ""),

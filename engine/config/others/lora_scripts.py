@@ -119,7 +119,8 @@ def convert(source: Source) -> Conversion:
     arguments = _arguments(content, family, report)
     defaults = UI_DEFAULTS if template else CLI_DEFAULTS
     remark = f"not in the file: what the window of {NAME} shows" if template else SCRIPTS_DEFAULT
-    conversion = converted(arguments, NAME, family, defaults, remark=remark)
+    names = {*content, *(["sample_scale"] if "sample_cfg" in content else [])}
+    conversion = converted(arguments, NAME, family, defaults, remark=remark, elsewhere=names)
     conversion.kind = report.kind
     conversion.entries = [*report.entries, *conversion.entries]
     conversion.problems = [*report.problems, *conversion.problems]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.config.conversion import Conversion
-from engine.config.others import ai_toolkit, lora_easy, lora_scripts, one_trainer, refused
+from engine.config.others import ai_toolkit, lora_easy, lora_scripts, onetrainer, refused
 from engine.config.others.source import YAML, Source, read_source
 from engine.errors import UsageError
 
@@ -25,13 +25,13 @@ PROGRAMS = (
     Program(ai_toolkit.recognise, ai_toolkit.convert),
     Program(lora_easy.recognise, lora_easy.convert),
     Program(lora_scripts.recognise, lora_scripts.convert),
-    Program(one_trainer.recognise, one_trainer.convert),
+    Program(onetrainer.recognise, onetrainer.convert),
 )
 REFUSED: tuple[Callable[[Source], UsageError | None], ...] = (
     refused.musubi_tuner,
     refused.simple_tuner,
     refused.diffusion_pipe,
-    one_trainer.refuse_part,
+    onetrainer.refuse_part,
 )
 """The refusals of files that are not converted; None: another file."""
 

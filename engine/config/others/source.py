@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,6 @@ def not_converted(source: Source, program: str, what: str, hint: str) -> UsageEr
     return UsageError(message, hint, code="other-trainer-not-converted")
 
 
-def replaced(source: Source, content: Any) -> Source:
-    """The same file with another content."""
-    return replace(source, content=content)
+def dotted(path: KeyPath) -> str:
+    """A place in a file as the reports name it: datasets[0].caption_ext."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")

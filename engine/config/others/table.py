@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from engine.config.conversion import Conversion, Rule, Status, is_secret
+from engine.config.conversion import Conversion, Entry, Rule, Status, is_secret
 from engine.config.kohya.argument_values import integer_of, number_of
 from engine.config.local_paths import CONTROLS_HINT, CONTROLS_MESSAGE, has_controls
 from engine.config.problems import Problem
@@ -116,6 +116,7 @@ KINDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "integer": (integer_of, "a whole number"),
     "flag": (_flag, "true or false"),
     "text": (_text, "text"),
+    "optional text": (lambda raw: "" if raw is False else _text(raw), "text, or false for none"),
     "path": (_text, "a path"),
     "texts": (_texts, "text, or a list of texts"),
     "table": (_table, "a table"),
@@ -164,8 +165,8 @@ class Reading:
         return self.content.get(key) not in (None, "")
 
     def get(self, key: str) -> Any:
-        """The value of a key in its kind; the program's default where it is absent, None where there is none. A value of
-        another kind is a problem, reported once, and counts as absent."""
+        """The value of a key in its kind; the program's default where it is absent, None where there is none. A value
+        of another kind is a problem, reported once, and counts as absent."""
         row = self.table[key]
         if self.has(key) and key not in self._invalid:
             read, allowed = KINDS[row.kind]
@@ -178,9 +179,19 @@ class Reading:
             self._problem(key, f"{brief(repr(self.content[key]))} is given, allowed is {allowed}.")
         return None if row.default is ABSENT else row.default
 
+    def is_open(self, key: str) -> bool:
+        """Whether the file has the key, and nothing is reported of it so far."""
+        return self.has(key) and key not in self._recorded
+
     def fail(self, key: str, text: str, value: Any = None) -> None:
-        """Report a value that is not supported, with what can be done."""
-        self.record(key, "not supported", text, value=value)
+        """Report a value that is not supported, with what can be done; where the file lacks the key, the default."""
+        if self.has(key) or value is not None:
+            self.record(key, "not supported", text, value=value)
+            return
+        name, default = f"{self.prefix}{key}", str(brief(self.table[key].default))
+        self.conversion.entries.append(Entry(name, default, "not supported", "", self.absent(text)))
+        message = f"absent, and {self.program}'s default {default} is not supported."
+        self.conversion.problems.append(Problem("", name, message, f"{text[:1].upper()}{text[1:]}."))
 
     def _problem(self, key: str, message: str, hint: str = "") -> None:
         self._invalid.add(key)

@@ -1,10 +1,11 @@
-"""The keys of a OneTrainer configuration (facts: Nerogar/OneTrainer `modules/util/config`, its migrations, its presets)."""
+"""The keys of a OneTrainer configuration (facts: Nerogar/OneTrainer `modules/util/config` with its migrations)."""
 
 from __future__ import annotations
 
 from engine.config.conversion import Rule
 from engine.config.others.table import Key, all_of, choice, honoured, ignored, refused, together
 
+NAME = "OneTrainer"
 FLUX = ("flux",)
 UNET = ("sd15", "sdxl")
 MODELS = {"STABLE_DIFFUSION_15": "sd15", "STABLE_DIFFUSION_XL_10_BASE": "sdxl", "FLUX_DEV_1": "flux"}
@@ -37,7 +38,8 @@ PEFT_TYPES = {
 """peft_type to our adapter kinds."""
 _PRECISIONS = {"float_16": "fp16", "bfloat_16": "bf16", "float_32": "no", "tfloat_32": "no"}
 _FILE_PRECISIONS = {**{word: "float" if value == "no" else value for word, value in _PRECISIONS.items()},
-                    **dict.fromkeys(("float_8", "nfloat_4"), Rule("not supported", "", "use FLOAT_16 or BFLOAT_16"))}  # fmt: skip
+                    **dict.fromkeys(("float_8", "nfloat_4"),
+                                    Rule("not supported", "", "use FLOAT_16 or BFLOAT_16"))}  # fmt: skip
 _PLAIN = Rule("no effect", "", "train_dtype decides")
 BASE_PRECISIONS = {
     **dict.fromkeys(("none", "float_16", "bfloat_16", "float_32", "tfloat_32"), _PLAIN),
@@ -64,10 +66,12 @@ OPTIMIZERS = {
 }  # fmt: skip
 _DECAY, _EPS = {"weight_decay": "weight_decay"}, {"eps": "eps"}
 _BETAS = {"beta1": "betas", "beta2": "betas"}
+_ADAM = {**_BETAS, **_EPS, **_DECAY, "amsgrad": "amsgrad"}
+_LION = {**_BETAS, **_DECAY}
 SETTINGS: dict[str, dict[str, str]] = {
-    **dict.fromkeys(("AdamW", "Adam"), {**_BETAS, **_EPS, **_DECAY, "amsgrad": "amsgrad"}),
+    "AdamW": _ADAM, "Adam": _ADAM,
     "AdamW8bit": {**_BETAS, **_EPS, **_DECAY, "min_8bit_size": "min_8bit_size"},
-    **dict.fromkeys(("Lion", "Lion8bit"), {**_BETAS, **_DECAY}),
+    "Lion": _LION, "Lion8bit": _LION,
     "Prodigy": {**_BETAS, **_EPS, **_DECAY, **{key: key for key in (
         "beta3", "decouple", "use_bias_correction", "safeguard_warmup", "d0", "d_coef", "slice_p")}},
     "Adafactor": {**_DECAY, **{key: key for key in (
@@ -94,7 +98,8 @@ SCHEDULES = {
     "custom": Rule("not supported", "", "a class of your own: use one of the schedules"),
 }  # fmt: skip
 LOSS_WEIGHTS = {
-    "constant": "", "min_snr_gamma": "training.min_snr_gamma", "debiased_estimation": "training.debiased_estimation_loss",
+    "constant": "", "min_snr_gamma": "training.min_snr_gamma",
+    "debiased_estimation": "training.debiased_estimation_loss",
     **dict.fromkeys(("p2", "sigma"), Rule("not supported", "", "use CONSTANT, MIN_SNR_GAMMA or DEBIASED_ESTIMATION")),
 }  # fmt: skip
 DISTRIBUTIONS = {
@@ -145,7 +150,8 @@ def _encoder(name: str) -> dict[str, Key]:
     return {
         f"{name}.train": together("network.network_train_unet_only", "flag", "false", default=True),
         f"{name}.learning_rate": together("training.text_encoder_lr", "number", "the first one; absent: learning_rate"),
-        f"{name}.dropout_probability": together("dataset.caption_dropout_rate", "number", "the same for each text encoder"),
+        f"{name}.dropout_probability": together("dataset.caption_dropout_rate", "number",
+                                                "the same for each text encoder"),
         f"{name}.weight_dtype": _TEXTS,
         f"{name}.model_name": refused("name a complete model as base_model_name"),
         f"{name}.include": refused("every part is needed", True),
@@ -203,8 +209,8 @@ KEYS: dict[str, Key] = {
     **all_of(ignored("images are read ahead in threads"), "dataloader_threads caching_threads prefetch_next_batch"),
     "train_device": honoured("memory.device", "text"),
     "train_dtype": choice("memory.mixed_precision", _PRECISIONS, default="FLOAT_16"),
-    **all_of(ignored("train_dtype decides"), "weight_dtype fallback_train_dtype enable_autocast_cache lora_weight_dtype "
-             "embedding_weight_dtype"),
+    **all_of(ignored("train_dtype decides"), "weight_dtype fallback_train_dtype enable_autocast_cache "
+             "lora_weight_dtype embedding_weight_dtype"),
     **all_of(_TEXTS, "text_encoder_weight_dtype text_encoder_2_weight_dtype"),
     "only_cache": refused("it trains nothing", False),
     "resolution": together("dataset.resolution", "", "one: a side, or 768x1024", default="512"),
@@ -219,11 +225,12 @@ KEYS: dict[str, Key] = {
     "loss_weight_strength": together("training.min_snr_gamma", "number", "with MIN_SNR_GAMMA", default=5.0),
     "min_snr_gamma": together("training.min_snr_gamma", "number", "in older files"),
     "dropout_probability": honoured("network.network_dropout", "number"),
-    **all_of(refused("the loss and the rate are as they are: set it to NONE", "NONE"), "loss_scaler learning_rate_scaler"),
+    **all_of(refused("neither loss nor rate is scaled: set it to NONE", "NONE"), "loss_scaler learning_rate_scaler"),
     "clip_grad_norm": honoured("training.max_grad_norm", "number"),
     **all_of(together("network.conv_dim", "text", "attn-mlp and full; FLUX: blocks and full"), "layer_filter_preset "
              "lora_layer_preset"),
-    **all_of(together("", "", "only with the preset custom"), "layer_filter lora_layers layer_filter_regex lora_layers_regex"),
+    **all_of(together("", "", "only with the preset custom"), "layer_filter lora_layers layer_filter_regex "
+             "lora_layers_regex"),
     "offset_noise_weight": together("training.noise_offset", "number", "SD 1.5 and SDXL"),
     **all_of(refused("leave it out", False), "generalized_offset_noise"),
     **all_of(refused("leave it out", 0), "perturbation_noise_weight cep_gamma"),
@@ -242,7 +249,8 @@ KEYS: dict[str, Key] = {
     **{key: row for name in _ENCODERS for key, row in _encoder(name).items()},
     **{f"{name}.*": ignored("this model has no such part") for name in _ABSENT_PARTS},
     "quantization.*": ignored("each layer in the blocks is quantised"),
-    "gradient_checkpointing": together("memory.gradient_checkpointing", "text", "OFF, ON or CPU_OFFLOADED, in older files"),
+    "gradient_checkpointing": together("memory.gradient_checkpointing", "text",
+                                       "OFF, ON or CPU_OFFLOADED, in older files"),
     "layer_offload_fraction": together("memory.split_mode", "number", "above 0, in older files"),
     "train_unet": together("network.network_train_text_encoder_only", "flag", "in older files"),
     "train_prior": ignored("this model has no such part"),

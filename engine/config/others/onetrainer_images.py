@@ -10,16 +10,14 @@ from typing import Any
 from engine.config.conversion import Conversion
 from engine.config.kohya.argument_values import integer_of
 from engine.config.others.folders import Folder
-from engine.config.others.one_trainer_keys import CONCEPT
+from engine.config.others.onetrainer_keys import CONCEPT, NAME
 from engine.config.others.table import Reading, brief, flat
 from engine.config.problems import Problem
 from engine.reading import read_json
 
-_NAME = "OneTrainer"
-
 
 def read_list(name: str | None, beside: Path) -> list[Any] | None:
-    """The list in a file that a configuration names, relative to this folder, to the configuration's or to one above it,
+    """The list in a file that a configuration names, relative to this folder, to the configuration's or to one above,
     as OneTrainer's own are; None where there is none that can be read."""
     if not name:
         return None
@@ -42,9 +40,9 @@ def folders_of(items: Sequence[Any], prefix: str, reading: Reading) -> list[Fold
             message = f"{brief(repr(item))} is given, allowed is a table."
             reading.conversion.problems.append(Problem("", f"{prefix}[{place}]", message))
             continue
-        own = Conversion("", _NAME)
+        own = Conversion("", NAME)
         key = f"{prefix}[{place}]."
-        inner = Reading(_NAME, CONCEPT, flat(item, CONCEPT, own, key), own, reading.family, key)
+        inner = Reading(NAME, CONCEPT, flat(item, CONCEPT, own, key), own, reading.family, key)
         folder = _folder(inner, reading)
         if folder is not None:
             folders.append(folder)
@@ -122,7 +120,7 @@ def _size(reading: Reading, key: str) -> int | list[int] | None:
     pair = re.fullmatch(r"\s*(\d{1,5})\s*[xX]\s*(\d{1,5})\s*", text)
     if pair or re.fullmatch(r"\s*\d{1,5}\s*", text):
         size = [int(pair[1]), int(pair[2])] if pair else int(text)
-        if reading.has(key) and not any(entry.key == f"{reading.prefix}{key}" for entry in reading.conversion.entries):
+        if reading.is_open(key):
             reading.record(key, "honoured", "", "dataset.resolution")
         return size
     if all(problem.key != f"{reading.prefix}{key}" for problem in reading.conversion.problems):
