@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -100,7 +100,7 @@ class Conversion:
         """
 
         def where(key: str) -> str:
-            names = (key, key.removeprefix("--"), *key.split())
+            names = (key, key.removeprefix("--"), *key.split(), *_holders(key))
             line = next((lines[name] for name in names if name in lines), lines.get(fallback))
             return f"{path}, line {line}" if line else path
 
@@ -118,6 +118,13 @@ class Conversion:
             value = self.values.get(table, {}).get(key)
             if entry.target in PATH_OPTIONS and isinstance(value, str) and is_windows_path(entry.target, value):
                 self.entries[place] = replace(entry, text=windows_path_hint(entry.target))
+
+
+def _holders(key: str) -> Iterator[str]:
+    """The tables and lists in which a key is: of datasets[0].resolution datasets[0] and datasets."""
+    while (shorter := re.sub(r"(\.[^.\[\]]*|\[\d*\])$", "", key)) != key:
+        key = shorter
+        yield key
 
 
 def is_secret(key: str) -> bool:

@@ -100,10 +100,12 @@ def convert(source: Source) -> Conversion:
     for key in [key for key in OWN_KEYS if key in arguments]:
         _own_key(key, arguments.pop(key), report)
     kept, unset, entries = drop_empty(arguments, {}, NAME)
+    elsewhere = _elsewhere(source)
     if "lr_scheduler_type" in kept and "lr_scheduler" in kept:
         text = "lr_scheduler_type decides"
         report.record("lr_scheduler", kept.pop("lr_scheduler"), Rule("no effect", "", text))
-    conversion = converted({**kept, **network}, NAME, family, elsewhere=_elsewhere(source))
+        elsewhere.add("lr_scheduler")
+    conversion = converted({**kept, **network}, NAME, family, elsewhere=elsewhere)
     made = {
         "network_module",
         *(["lr_warmup_steps"] if "warmup_ratio" in {entry.key for entry in report.entries} else []),

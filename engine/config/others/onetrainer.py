@@ -41,7 +41,7 @@ _SAMPLE_MARKS = frozenset({"negative_prompt", "diffusion_steps", "cfg_scale", "n
 def recognise(source: Source) -> bool:
     """Whether a file is a configuration or preset of OneTrainer."""
     table = source.table
-    if table.get("model_type") in {**MODELS, **OTHER_MODELS} and "training_method" in table:
+    if table.get("training_method") in ("LORA", *OTHER_METHODS):
         return True
     return source.form == "JSON" and len(_MARKS & table.keys()) >= _FEWEST
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from engine.config.conversion import Rule
 from engine.config.others.table import Key, all_of, choice, honoured, ignored, refused, together
 
@@ -83,7 +85,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     "Adagrad": {"lr_decay": "lr_decay", **_EPS, **_DECAY},
 }  # fmt: skip
 """By optimizer: OneTrainer's settings to those of the class; two that are one list have the same name."""
-SETTINGS_DEFAULTS = {
+SETTINGS_DEFAULTS: dict[str, dict[str, Any]] = {
     "Adafactor": {"scale_parameter": False, "relative_step": False, "warmup_init": False},
     "Lion8bit": {"beta2": 0.999}, "Prodigy": {"slice_p": 11},
 }  # fmt: skip

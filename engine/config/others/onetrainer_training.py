@@ -174,6 +174,8 @@ def _schedule(reading: Reading) -> None:
         text = "the rate falls to 0; newer versions of OneTrainer end at half of it"
     elif lowest:
         reading.fail("learning_rate_min_factor", "only with COSINE: set it to 0")
+    if not lowest and reading.is_open("learning_rate_min_factor"):
+        reading.record("learning_rate_min_factor", "honoured", "0 is off")
     reading.use("learning_rate_scheduler", "training.lr_scheduler", schedule, text)
     if schedule == "cosine_with_restarts" and cycles is not None:
         whole = integer_of(cycles)
@@ -186,9 +188,9 @@ def _schedule(reading: Reading) -> None:
         if warmup > 1:
             steps = int(warmup / max(1, accumulated))
         elif warmup == 1:
-            reading.fail(
-                "learning_rate_warmup_steps", "the whole training as a warm-up: give steps, or a share below 1"
-            )
+            text = "the whole training as a warm-up: give steps, or a share below 1"
+            reading.fail("learning_rate_warmup_steps", text)
+            return
         reading.use("learning_rate_warmup_steps", "training.lr_warmup_steps", steps)
     elif reading.has("learning_rate_warmup_steps"):
         reading.record("learning_rate_warmup_steps", "honoured" if not warmup else "no effect", "no warm-up")
