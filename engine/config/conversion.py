@@ -63,7 +63,7 @@ class Conversion:
     exact: bool = False
     """Taken literally, as with `training.kohya_exact`."""
     datasets: Mapping[str, Any] | None = None
-    """The file's images as the content of a dataset configuration, where one folder alone cannot hold them."""
+    """The folders of images in the file as the content of a dataset configuration; None where it has none."""
     entries: list[Entry] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
@@ -81,7 +81,7 @@ class Conversion:
     def record(self, key: str, value: Any, rule: Rule) -> None:
         """Record the result for a key; an unsupported one is a problem."""
         text = shown(key, value)
-        self.entries.append(Entry(key, text, rule.status, rule.target, rule.text))
+        self.entries.append(Entry(printable(key), text, rule.status, rule.target, rule.text))
         if rule.status == "not supported":
             hint = f"{rule.text[:1].upper()}{rule.text[1:]}."
             self.problems.append(Problem("", key, f"{text} is given, which is not supported.", hint))
@@ -105,8 +105,10 @@ class Conversion:
             return f"{path}, line {line}" if line else path
 
         self.problems = [
-            replace(item, where=f"{path}, {item.where}" if item.where else where(item.key)) for item in self.problems
+            replace(item, where=f"{path}, {item.where}" if item.where else where(item.key), key=printable(item.key))
+            for item in self.problems
         ]
+        self.unset = [printable(key) for key in self.unset]
         for dotted, source in self.sources.items():
             suffix = "" if source == dotted.partition(".")[2] else f" ({source})"
             self.places[dotted] = f"{where(source)}{suffix}"

@@ -42,7 +42,7 @@ def converted(
     """
     conversion = convert_arguments(arguments, "configuration", defaults, from_file=arguments, family=family)
     conversion.program = program
-    conversion.entries = [replace(entry, value=str(brief(entry.value))) for entry in conversion.entries]
+    conversion.entries = [replace(entry, value=brief(entry.value)) for entry in conversion.entries]
     applied = {**defaults, **(FLUX_DEFAULTS if family == "flux" else {})}
     for argument, value in applied.items():
         rule = rule_of(argument)

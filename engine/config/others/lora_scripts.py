@@ -38,10 +38,10 @@ MARKS = frozenset({
 _PREVIEW = ("positive_prompts", "negative_prompts", "sample_width", "sample_height", "sample_cfg", "sample_seed")
 _SAMPLES = (*_PREVIEW, "prompt_file", "sample_prompts", "sample_sampler", "sample_steps", "sample_every_n_epochs",
             "sample_every_n_steps", "sample_at_first", "randomly_choice_prompt")  # fmt: skip
-_LYCORIS = {"lycoris_algo": "algo", "conv_dim": "conv_dim", "conv_alpha": "conv_alpha", "dropout": "dropout",
+LYCORIS = {"lycoris_algo": "algo", "conv_dim": "conv_dim", "conv_alpha": "conv_alpha", "dropout": "dropout",
             "lokr_factor": "factor", "train_norm": "train_norm"}  # fmt: skip
 """Keys of the window to those in network_args, with lycoris.kohya."""
-_BLOCKS = ("down_lr_weight", "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold")
+BLOCKS = ("down_lr_weight", "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold")
 _OPTIONAL = ("vae", "reg_data_dir", "network_weights", "noise_offset", "multires_noise_iterations",
              "multires_noise_discount", "caption_dropout_rate", "network_dropout", "scale_weight_norms")  # fmt: skip
 """Keys that are left out where they are 0 or empty."""
@@ -58,9 +58,9 @@ OWN_KEYS: dict[str, Key] = {
     "model_train_type": together("model.family", "text", "sd-lora, sdxl-lora and flux-lora"),
     "optimizer_args_custom": together("training.optimizer_args", "texts"),
     "network_args_custom": together("network", "texts", "as Kohya's network_args"),
-    **all_of(together("network", "", "as Kohya's network_args, with lycoris.kohya"), " ".join(_LYCORIS)),
+    **all_of(together("network", "", "as Kohya's network_args, with lycoris.kohya"), " ".join(LYCORIS)),
     "dylora_unit": refused("DyLoRA is not supported: choose networks.lora"),
-    **all_of(together("network", "text", "as Kohya's network_args, with enable_block_weights"), " ".join(_BLOCKS)),
+    **all_of(together("network", "text", "as Kohya's network_args, with enable_block_weights"), " ".join(BLOCKS)),
     "enable_block_weights": together("network", "flag"),
     "enable_base_weight": together("", "flag", "base_weights"),
     **all_of(together("training.optimizer_args", "number", "with Prodigy"), "prodigy_d0 prodigy_d_coef"),
@@ -131,8 +131,9 @@ def convert(source: Source) -> Conversion:
 
 def _custom(content: dict[str, Any], report: Conversion) -> dict[str, Any]:
     """ui_custom_params: TOML whose values replace the others."""
-    text = content.pop("ui_custom_params", None)
-    if text in (None, ""):
+    text = content.pop("ui_custom_params", "absent")
+    if text in (None, "", "absent"):
+        report.unset += ["ui_custom_params"] if text != "absent" else []
         return content
     try:
         table = flattened(parse_toml(str(text)))
@@ -198,6 +199,16 @@ def _is_on(value: Any) -> bool:
     return KINDS["flag"][0](value) is True
 
 
+def _switch(key: str, arguments: dict[str, Any], report: Conversion) -> bool | None:
+    """A switch of the window, which is no argument; None where the file lacks it."""
+    if key not in arguments:
+        return None
+    value = arguments.pop(key)
+    on = _is_on(value)
+    report.record(key, brief(value), Rule("honoured", "", "" if on else "off"))
+    return on
+
+
 def _texts(key: str, value: Any, report: Conversion) -> list[str]:
     """A list of texts, or the lines of one."""
     if value in (None, "", []):
@@ -213,17 +224,17 @@ def _network(arguments: dict[str, Any], report: Conversion) -> None:
     """network_args from the keys of the window."""
     lines: list[str] = []
     module = str(arguments.get("network_module") or "")
-    keys = {**_LYCORIS, **dict.fromkeys(_BLOCKS, "")}
-    on = _is_on(arguments.pop("enable_block_weights", None))
+    keys = {**LYCORIS, **dict.fromkeys(BLOCKS, "")}
+    on = _switch("enable_block_weights", arguments, report)
     for key, name in keys.items():
         if key not in arguments:
             continue
         value = arguments.pop(key)
         if value in (None, "", False) or (key in ("dropout", "lokr_factor") and value in (0, -1)):
             report.unset.append(key)
-        elif key in _BLOCKS and not on:
+        elif key in BLOCKS and not on:
             report.record(key, brief(value), Rule("no effect", "", "enable_block_weights is off"))
-        elif key in _LYCORIS and module != "lycoris.kohya":
+        elif key in LYCORIS and module != "lycoris.kohya":
             report.record(key, brief(value), Rule("no effect", "", "only with network_module = lycoris.kohya"))
         else:
             lines.append(f"{name or key}={value}")
@@ -264,12 +275,12 @@ def _optimizer(arguments: dict[str, Any], report: Conversion) -> None:
 
 def _base_weights(arguments: dict[str, Any], report: Conversion) -> None:
     """base_weights, one a line, only with enable_base_weight."""
-    on = arguments.pop("enable_base_weight", None)
+    on = _switch("enable_base_weight", arguments, report)
     for key in ("base_weights", "base_weights_multiplier"):
         if key not in arguments:
             continue
         value = arguments.pop(key)
-        if on is not None and not _is_on(on):
+        if on is False:
             if value not in (None, "", []):
                 report.record(key, brief(value), Rule("no effect", "", "enable_base_weight is off"))
         elif lines := _texts(key, value, report):

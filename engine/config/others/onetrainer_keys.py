@@ -345,7 +345,7 @@ CONCEPT: dict[str, Key] = {
     "text.enable_tag_shuffling": honoured("dataset.shuffle_caption", "flag"),
     "text.tag_delimiter": honoured("dataset.caption_separator", "text"),
     "text.keep_tags_count": honoured("dataset.keep_tokens", "integer", default=1),
-    "text.tag_dropout_enable": together("", "flag", default=False),
+    "text.tag_dropout_enable": together("", "flag", "off: nothing is dropped", default=False),
     "text.tag_dropout_mode": together("dataset.caption_dropout_rate", "text", "FULL, and RANDOM for single tags",
                                       default="FULL"),
     "text.tag_dropout_probability": together("dataset.caption_dropout_rate", "number", default=0.0),

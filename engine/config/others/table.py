@@ -16,6 +16,7 @@ from engine.config.kohya.argument_values import integer_of, number_of
 from engine.config.local_paths import CONTROLS_HINT, CONTROLS_MESSAGE, has_controls
 from engine.config.problems import Problem
 from engine.config.schema import RunConfig
+from engine.text import printable
 
 ABSENT = object()
 """No default: the key changes nothing where it is absent."""
@@ -125,7 +126,7 @@ KINDS: dict[str, tuple[Callable[[Any], Any], str]] = {
 """By name: how a value is read (None: not of this kind), and what is allowed in words."""
 
 
-def brief(value: Any) -> Any:
+def brief(value: Any) -> str:
     """A value as a report shows it: tables and long texts are not written out."""
     if isinstance(value, dict):
         return "a table"
@@ -133,7 +134,7 @@ def brief(value: Any) -> Any:
         if any(isinstance(item, (dict, list)) for item in value):
             return f"a list of {len(value)}"
         value = ", ".join(map(str, value))
-    text = str(value)
+    text = printable(str(value))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
@@ -188,7 +189,7 @@ class Reading:
         if self.has(key) or value is not None:
             self.record(key, "not supported", text, value=value)
             return
-        name, default = f"{self.prefix}{key}", str(brief(self.table[key].default))
+        name, default = f"{self.prefix}{key}", brief(self.table[key].default)
         self.conversion.entries.append(Entry(name, default, "not supported", "", self.absent(text)))
         message = f"absent, and {self.program}'s default {default} is not supported."
         self.conversion.problems.append(Problem("", name, message, f"{text[:1].upper()}{text[1:]}."))
