@@ -9,19 +9,9 @@ from typing import Any
 from engine.config.conversion import Conversion, Entry, Rule
 from engine.config.kohya.arguments import CLI_DEFAULTS, FLUX_DEFAULTS, OFF_AT_ZERO, convert_arguments
 from engine.config.kohya.rules import FLAGS, rule_of
-from engine.config.others.table import Key, brief, our_default
+from engine.config.others.table import brief, our_default
 
 SCRIPTS_DEFAULT = "not in the file: the default of Kohya's scripts"
-
-
-def rows_of(arguments: Collection[str], more: Mapping[str, Key]) -> dict[str, Key]:
-    """A table for the documentation: the rows of a program, and of Kohya's arguments that it passes on."""
-    rows = {}
-    for name in arguments:
-        rule = rule_of(name)
-        if rule is not None:
-            rows[name] = Key(rule.status, rule.target, rule.text)
-    return {**rows, **more}
 
 
 def converted(

@@ -79,20 +79,27 @@ def _json(text: str) -> Any:
 
 def other_model(source: Source, program: str, model: str) -> UsageError:
     """The refusal of a file for a model that cannot be trained."""
-    message = f"{source.name} is a configuration of {program} for {model}, which cannot be trained here."
-    return UsageError(message, f"{TRAINED}.", code="other-trainer-model")
+    return UsageError(
+        f"{source.name} is a configuration of {program} for {model}, which cannot be trained here.",
+        f"{TRAINED}.",
+        code="other-trainer-model",
+    )
 
 
 def other_training(source: Source, program: str, training: str, hint: str = "") -> UsageError:
     """The refusal of a file for another training than a LoRA's."""
-    message = f"{source.name} is a configuration of {program} for {training}."
-    return UsageError(message, hint or f"{TRAINED}: {PRESETS}.", code="other-trainer-no-lora")
+    return UsageError(
+        f"{source.name} is a configuration of {program} for {training}.",
+        hint or f"{TRAINED}: {PRESETS}.",
+        code="other-trainer-no-lora",
+    )
 
 
 def not_converted(source: Source, program: str, what: str, hint: str) -> UsageError:
     """The refusal of a file that has no conversion."""
-    message = f"{source.name} is {what} of {program}, which is not converted."
-    return UsageError(message, hint, code="other-trainer-not-converted")
+    return UsageError(
+        f"{source.name} is {what} of {program}, which is not converted.", hint, code="other-trainer-not-converted"
+    )
 
 
 def dotted(path: KeyPath) -> str:

@@ -30,7 +30,7 @@ def test_the_example(tmp_path: Path) -> None:
     assert config.dataset.flip_aug and config.dataset.resolution == 768
 
 
-def test_what_counts_where_the_file_says_nothing(tmp_path: Path) -> None:
+def test_the_defaults_of_the_program(tmp_path: Path) -> None:
     result = conversion(written(tmp_path, "a.json", MINIMAL))
     assert not result.problems
     assert not differs(result, {

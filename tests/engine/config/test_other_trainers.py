@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tomlkit
 
 from engine.config import ConfigError, RunConfig, load_config
 from engine.config.foreign import conversion_of
 from engine.config.kohya.dataset_file import read_dataset_config
 from engine.config.load import conversion_notes
 from engine.config.others import ai_toolkit_keys, lora_easy, lora_scripts, onetrainer_keys, registry
-from engine.config.others.table import KINDS, Key, Reading
+from engine.config.others.table import KINDS, Key
 from engine.config.presets import find_preset, list_presets
 from engine.config.problems import keys as settings
 from engine.errors import LoraSmithError, UsageError
@@ -50,6 +51,14 @@ def test_every_row_has_a_target_that_exists_or_a_reason(name: str) -> None:
         assert row.text or row.status == "honoured", f"{key}: no reason"
         assert row.target or row.text or row.choices, f"{key}: it says nothing"
         assert row.kind in KINDS, key
+
+
+def test_the_page_of_the_documentation_is_fresh() -> None:
+    code = "import sys; sys.path.insert(0, 'tools'); import other_trainers_table as made; print(made.page())"
+    root = FIXTURES.parents[3]
+    made = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    fresh = (root / "docs" / "other-trainers.md").read_text().rstrip()
+    assert made.stdout.rstrip() == fresh, "run tools/other_trainers_table.py"
 
 
 SIMPLE_TUNER = {
@@ -147,8 +156,8 @@ OFF = {f"model.{switch}": False for switch in ai_toolkit_keys.OTHER_SWITCHES}
 
 def reported(path: Path) -> set[str]:
     result = conversion(path)
-    said = [*(entry.key for entry in result.entries), *result.unset, *(problem.key for problem in result.problems)]
-    return set(said)
+    lines = [*(entry.key for entry in result.entries), *result.unset, *(problem.key for problem in result.problems)]
+    return set(lines)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -231,4 +240,3 @@ def test_a_file_without_images_is_no_dataset_configuration(tmp_path: Path) -> No
     path = written(tmp_path, "b.yaml", changed(AI_TOOLKIT, {"config.process.0.datasets": [{"resolution": 512}]}))
     with pytest.raises(ConfigError):
         read_dataset_config(path, RunConfig())
-    assert tomlkit.parse(tomlkit.dumps(LORA_EASY)) and isinstance(Reading, type)
