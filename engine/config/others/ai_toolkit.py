@@ -100,7 +100,9 @@ def _process(source: Source, conversion: Conversion) -> tuple[dict[str, Any], in
 def _other(kinds: list[str]) -> str:
     if not kinds:
         return "no process: it trains nothing"
-    return next((OTHER_JOBS[kind] for kind in kinds if kind in OTHER_JOBS), f"a process of type {brief(kinds[0])}")
+    return next(
+        (OTHER_JOBS[kind] for kind in kinds if kind in OTHER_JOBS), f"a process of type {brief(kinds[0]) or 'none'}"
+    )
 
 
 def _job(source: Source, conversion: Conversion, config: Mapping[str, Any]) -> str:

@@ -184,6 +184,8 @@ def _samples(reading: Reading) -> None:
     """How often samples are drawn."""
     _interval(reading, "sample_after", "sample_after_unit", "sampling.sample_every_n_epochs",
               "sampling.sample_every_n_steps", 0)  # fmt: skip
+    if str(reading.get("sample_after_unit")).upper() == "NEVER":
+        reading.conversion.set("sampling.sample_at_first", False, "sample_after_unit")
 
 
 def _sample_file(reading: Reading, source: Source) -> None:

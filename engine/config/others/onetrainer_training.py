@@ -41,16 +41,14 @@ def _network(reading: Reading) -> None:
         allowed = " or ".join(LAYERS[reading.family])
         reading.fail(key, f"for {title(reading.family)} the layers of {allowed} are trained: choose one of these")
         return
-    if reading.family != "flux" and preset == "full" and rank is not None and alpha is not None:
-        text = "all layers: with conv_dim the convolutions too; the few layers outside of the blocks are not trained"
-        reading.conversion.set("network.conv_dim", rank, "lora_rank")
-        reading.conversion.set("network.conv_alpha", alpha, "lora_alpha")
-        shown = preset if reading.has(key) else None
-        if shown is None:
-            text = reading.absent(text)
-        reading.record(key, "honoured", text, "network.conv_dim", value=preset)
-    elif reading.has(key):
-        reading.record(key, "honoured", "the same layers as here")
+    text, target = "the same layers as here", ""
+    if preset == "full":
+        text = "the few layers outside of the blocks are not trained"
+        if reading.family != "flux":
+            text, target = f"with conv_dim for the convolutions; {text}", "network.conv_dim"
+            reading.conversion.set("network.conv_dim", rank, "lora_rank")
+            reading.conversion.set("network.conv_alpha", alpha, "lora_alpha")
+    reading.record(key, "honoured", text if reading.has(key) else reading.absent(text), target, value=preset)
 
 
 def _parts(reading: Reading) -> None:
@@ -64,7 +62,9 @@ def _parts(reading: Reading) -> None:
         else:
             reading.use(key, "network.network_train_text_encoder_only", True)
     trained = False
-    for name in ("text_encoder", "text_encoder_2"):
+    older = reading.has("train_text_encoder") and not reading.has("train_text_encoder_2")
+    both = older and not reading.has("text_encoder_2.train")  # files of its first versions have one switch
+    for name in ("text_encoder",) if both else ("text_encoder", "text_encoder_2"):
         key = f"train_{name}" if reading.has(f"train_{name}") else f"{name}.train"
         if name == "text_encoder_2" and reading.family != "sdxl":
             _second_encoder(reading, key)
