@@ -6,22 +6,19 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
+from engine.config.conversion import Conversion, Rule, is_secret, shown
 from engine.config.kohya.argument_values import integer_of, read_value
-from engine.config.kohya.conversion import Conversion, as_text
 from engine.config.kohya.network_args import module_of, network_args, within_limits
 from engine.config.kohya.rules import (
     ARGUMENTS,
     OF_EVERY_FAMILY,
-    SECRETS,
     UNREAD,
-    Rule,
     nearest,
     rule_of,
     unread_by,
 )
 from engine.config.local_paths import CONTROLS_HINT, CONTROLS_MESSAGE, PATH_OPTIONS, has_controls
 from engine.config.problems import Problem
-from engine.text import printable
 
 CLI_DEFAULTS: dict[str, Any] = {
     "network_dim": 4, "network_alpha": 1.0, "learning_rate": 2e-6, "lr_scheduler": "constant",
@@ -117,8 +114,8 @@ def _argument(conversion: Conversion, key: str, raw: Any, rule: Rule) -> None:
         if rule.target and rule.status in ("honoured", "better"):
             conversion.set(rule.target, value, key)
     for place, entry in enumerate(conversion.entries[before:], before):
-        if entry.key == key and key not in SECRETS:
-            conversion.entries[place] = replace(entry, value=printable(as_text(raw)))
+        if entry.key == key and not is_secret(key):
+            conversion.entries[place] = replace(entry, value=shown(key, raw))
 
 
 def flattened(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -257,16 +254,20 @@ def _prediction(conversion: Conversion, key: str, value: Any, rule: Rule) -> Non
     conversion.set(rule.target, value, key)
 
 
-def _optimizer(conversion: Conversion, key: str, value: Any, rule: Rule) -> None:
+def installed_optimizer(name: str) -> tuple[str, str]:
+    """The optimizer to use for one of another trainer, and why it is another: 8-bit AdamW needs a package that may be
+    missing, and saves little for a LoRA."""
     from importlib.util import find_spec
 
-    if value.lower() == "adamw8bit" and not conversion.exact and find_spec("bitsandbytes") is None:
-        text = "AdamW, fused: bitsandbytes is not installed, and eight bits save little for a LoRA"
-        conversion.record(key, value, Rule("better", rule.target, text))
-        conversion.set(rule.target, "AdamW", key)
-        return
-    conversion.record(key, value, rule)
-    conversion.set(rule.target, value, key)
+    if name.lower() == "adamw8bit" and find_spec("bitsandbytes") is None:
+        return "AdamW", "AdamW, fused: bitsandbytes is not installed, and eight bits save little for a LoRA"
+    return name, ""
+
+
+def _optimizer(conversion: Conversion, key: str, value: Any, rule: Rule) -> None:
+    name, text = (value, "") if conversion.exact else installed_optimizer(value)
+    conversion.record(key, value, Rule("better", rule.target, text) if text else rule)
+    conversion.set(rule.target, name, key)
 
 
 def _eight_bits(conversion: Conversion, key: str, value: Any, rule: Rule) -> None:

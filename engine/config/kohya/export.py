@@ -11,7 +11,8 @@ from typing import Any
 
 import tomlkit
 
-from engine.config.kohya.dataset_file import DATASET_KEYS, SHARED_KEYS, frozen_text
+from engine.config.kohya.dataset_file import frozen_text
+from engine.config.kohya.dataset_keys import DATASET_KEYS, SHARED_KEYS
 from engine.config.kohya.export_fit import Fitted, fitted, is_a_run
 from engine.config.kohya.layer_args import exported_by, layer_args
 from engine.config.kohya.rules import SCRIPT_ARGUMENTS

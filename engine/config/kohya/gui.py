@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from engine.config.conversion import Conversion, Rule
 from engine.config.kohya.arguments import OFF_AT_ZERO, convert_arguments
-from engine.config.kohya.conversion import Conversion
 from engine.config.kohya.gui_keys import (
     DEFAULT_RATE,
     EMPTY_DEFAULTS,
@@ -32,7 +32,7 @@ from engine.config.kohya.gui_keys import (
 )
 from engine.config.kohya.gui_length import read_length
 from engine.config.kohya.gui_reading import GuiReading, is_nothing, is_zero
-from engine.config.kohya.rules import ARGUMENTS, FLAGS, Rule, rule_of
+from engine.config.kohya.rules import ARGUMENTS, FLAGS, rule_of
 from engine.config.problems import Problem
 
 

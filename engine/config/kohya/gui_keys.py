@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from engine.config.conversion import Rule
 from engine.config.kohya.arguments import CLI_DEFAULTS
-from engine.config.kohya.rules import NETWORK_ARGS, Rule
+from engine.config.kohya.rules import NETWORK_ARGS
 
 GUI_DEFAULTS: dict[str, Any] = {
     **CLI_DEFAULTS, "learning_rate": 1e-4, "lr_scheduler": "cosine", "network_dim": 8,

@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from engine.config import block_values
+from engine.config.conversion import Conversion, Rule
 from engine.config.flux import LAYER_SETTINGS, FluxTable
 from engine.config.kohya.argument_values import number_of
-from engine.config.kohya.conversion import Conversion
-from engine.config.kohya.rules import LAYER_ARGS, Rule
+from engine.config.kohya.rules import LAYER_ARGS
 from engine.config.layers import BLOCK_SETTINGS, PATTERN_LISTS, RATIOS, ROWS_OF_WEIGHTS, LayersTable
 from engine.config.network import KOHYA, LYCORIS, NetworkTable
 from engine.config.problems import Problem, sentence

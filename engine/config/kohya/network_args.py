@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from engine.config.conversion import Conversion, Rule
 from engine.config.key_values import guess_value, is_off
 from engine.config.kohya.argument_values import integer_of, number_of
-from engine.config.kohya.conversion import Conversion
 from engine.config.kohya.layer_args import read_layer_arg
-from engine.config.kohya.rules import LAYER_ARGS, LYCORIS_SETTINGS, NETWORK_ARGS, SUPPORTED_MODULES, Rule
+from engine.config.kohya.rules import LAYER_ARGS, LYCORIS_SETTINGS, NETWORK_ARGS, SUPPORTED_MODULES
 from engine.config.network import IMPLIED, LYCORIS, READ_BY_SCRIPTS, NetworkTable
 from engine.config.problems import Problem, sentence
 from engine.text import printable

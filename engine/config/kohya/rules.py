@@ -7,23 +7,9 @@ An argument that has a key of the same name here is honoured; the tables below h
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
-from typing import Literal
 
+from engine.config.conversion import Rule, Status
 from engine.config.problems import keys
-
-Status = Literal["honoured", "better", "no effect", "not supported"]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How a key is converted."""
-
-    status: Status
-    target: str = ""
-    """The dotted key of ours, where there is one."""
-    text: str = ""
-    """Why, and what to do instead."""
 
 
 def _all(status: Status, text: str, names: str, target: str = "") -> dict[str, Rule]:
@@ -147,8 +133,6 @@ UNREAD = frozenset({
 OF_EVERY_FAMILY = ("lycoris.kohya", "locon.locon_kohya", "networks.loha", "networks.lokr")
 """Modules that do not show the family of a training."""
 SUPPORTED_MODULES = ("networks.lora", "networks.lora_flux", *OF_EVERY_FAMILY)
-SECRETS = frozenset({"wandb_api_key", "huggingface_token"})
-"""Never shown."""
 
 
 def rule_of(argument: str) -> Rule | None:

@@ -17,7 +17,7 @@ from engine.config import ConfigError, RunConfig, load_config
 from engine.config.kohya.arguments import convert_arguments
 from engine.config.kohya.convert import conversion_of
 from engine.config.kohya.rules import SCRIPT_ARGUMENTS, rule_of
-from engine.config.load import kohya_notes
+from engine.config.load import conversion_notes
 from engine.config.problems import keys
 from tests.refusals import refused
 
@@ -156,7 +156,7 @@ def test_a_training_toml(write: Write) -> None:
     # what the file does not say is as the scripts do it
     assert (config.dataset.caption_extension, config.dataset.enable_bucket) == (".caption", False)
     assert (config.saving.save_precision, config.memory.cache_latents) == ("float", False)
-    notes = kohya_notes(path)
+    notes = conversion_notes(path)
     assert any(note.startswith("xformers = True: no effect") for note in notes)
     assert any(note.startswith("max_data_loader_n_workers = 4: no effect") for note in notes)
     assert not any(note.startswith("network_dim") for note in notes)
@@ -182,7 +182,7 @@ def test_what_the_scripts_ignore_has_no_effect_and_the_nearest_argument_is_named
     config = load_config(path)
     assert (config.training.train_batch_size, config.training.kohya_exact, config.training.seed) == (1, False, 42)
     assert config.memory.device == "auto"
-    notes = {note.partition(" = ")[0]: note for note in kohya_notes(path)}
+    notes = {note.partition(" = ")[0]: note for note in conversion_notes(path)}
     assert {key for key, value in status(path).items() if value == "no effect"} == set(notes) == {
         "batch_size", "sdxl", "learning_rat", "kohya_exact", "device", "deep",
     }  # fmt: skip
@@ -388,7 +388,7 @@ def test_a_dataset_configuration_alone_is_no_preset(write: Write) -> None:
 
 
 def test_our_own_presets_are_not_taken_for_kohyas(write: Write) -> None:
-    assert load_config("sd15-realistic").training.max_train_steps == 1800 and not kohya_notes("sd15-realistic")
+    assert load_config("sd15-realistic").training.max_train_steps == 1800 and not conversion_notes("sd15-realistic")
     path = write("mine.toml", "[training]\nunet_lr = 1e-4\nmax_train_steps = 5")
     assert conversion_of(path, path.read_text()) is None and load_config(path).training.max_train_steps == 5
     assert isinstance(load_config(path), RunConfig)
@@ -400,4 +400,4 @@ def test_flux_without_a_prediction_type_is_raw(write: Write) -> None:
     path = write("b.sh", f"{line} --model_prediction_type sigma_scaled --split_mode --fp8_base")
     config = load_config(path)
     assert (config.flow.model_prediction_type, config.memory.base_precision) == ("raw", "fp8")
-    assert config.memory.split_mode and any("mismatched target" in note for note in kohya_notes(path))
+    assert config.memory.split_mode and any("mismatched target" in note for note in conversion_notes(path))

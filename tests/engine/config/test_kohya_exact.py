@@ -13,7 +13,7 @@ import pytest
 from engine.config import load_config
 from engine.config.kohya.differences import DIFFERENCES
 from engine.config.kohya.gui_length import gui_steps
-from engine.config.load import kohya_notes
+from engine.config.load import conversion_notes
 from tests.refusals import refused
 
 Write = Callable[[str, str], Path]
@@ -39,8 +39,8 @@ def test_the_prediction_type_of_flux(write: Write, arguments: str, usual: str, e
     path = write("a.sh", line)
     assert load_config(path).flow.model_prediction_type == usual
     assert load_config(path, EXACT).flow.model_prediction_type == exact
-    assert any("mismatched target" in note for note in kohya_notes(path)) is ("sigma" in arguments)
-    assert not any("mismatched target" in note for note in kohya_notes(path, exact=True))
+    assert any("mismatched target" in note for note in conversion_notes(path)) is ("sigma" in arguments)
+    assert not any("mismatched target" in note for note in conversion_notes(path, exact=True))
 
 
 def test_nothing_is_read_from_the_checkpoint(write: Write) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from engine.config import ConfigError, RunConfig, load_config
-from engine.config.kohya.conversion import Conversion
+from engine.config.conversion import Conversion
 from engine.config.kohya.gui import convert_gui
 
 FIXTURES = Path(__file__).parent / "fixtures"

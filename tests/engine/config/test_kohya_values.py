@@ -16,7 +16,7 @@ from engine.config.kohya.arguments import convert_arguments
 from engine.config.kohya.command_line import convert_command_line
 from engine.config.kohya.convert import conversion_of
 from engine.config.kohya.rules import FLAGS, FLUX_ONLY, NOT_SD15, rule_of
-from engine.config.load import kohya_notes
+from engine.config.load import conversion_notes
 from tests.refusals import refused
 
 ROWS = [
@@ -284,9 +284,9 @@ def test_a_training_toml_is_known_by_its_keys_and_not_by_its_tables(write: Write
 
 
 def test_the_chosen_reading_is_reported_where_both_are_possible(write: Write) -> None:
-    (note,) = kohya_notes(write("t.toml", KOHYA))
+    (note,) = conversion_notes(write("t.toml", KOHYA))
     assert "is read as a preset of this program" in note
-    assert not kohya_notes(write("t.toml", KOHYA + "save_state_every_n_steps = 5"))
+    assert not conversion_notes(write("t.toml", KOHYA + "save_state_every_n_steps = 5"))
 
 
 FLUX_VALUES = {"guidance_scale": 2.0, "timestep_sampling": "sigmoid", "t5xxl": "t", "model_type": "chroma"}
