@@ -91,6 +91,7 @@ def fitted(
     _training(fit, trainer)
     _schedule(fit)
     _validation(fit)
+    _loggers(fit)
     if trainer.files:
         _files(fit, trainer)
     return fit
@@ -260,6 +261,14 @@ def _validation(fit: Fitted) -> None:
     if training.validate_every_n_epochs == 0 and training.validate_every_n_steps is None:
         note = "validate_every_n_epochs = 0 is left out: the scripts validate after each epoch."
         fit.change(note, training={"validate_every_n_epochs": 1})
+
+
+def _loggers(fit: Fitted) -> None:
+    if fit.config.logging.log_with == "trackio":
+        fit.change("log_with is left out: the scripts have no trackio.", logging={"log_with": None})
+    if fit.config.logging.log_with in ("tensorboard", "all") and not fit.config.logging.logging_dir:
+        note = "logging_dir is logs, next to these files: the scripts need one for TensorBoard."
+        fit.change(note, logging={"logging_dir": "logs"})
 
 
 def _files(fit: Fitted, trainer: KohyaTrainer) -> None:
