@@ -52,7 +52,7 @@ class LoggingTable(Table):
 
     log_with: LogWith | None = setting(
         None,
-        "Loggers",
+        "Log with",
         "tensorboard, wandb, trackio, or all that are installed. Unset: TensorBoard where logging_dir is set.",
         advanced=True,
     )

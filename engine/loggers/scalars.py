@@ -114,18 +114,18 @@ class Scalars:
     def _rates(self, rates: Mapping[str, float], factors: Mapping[str, float]) -> dict[str, float]:
         """Rates by the scripts' names. They list each group but a first text encoder twice, by part and by number."""
         values: dict[str, float] = {}
-        for number, (group, found) in enumerate(rates.items()):
+        for number, (group, used) in enumerate(rates.items()):
             factor = factors.get(group)
-            rate, part = (found / factor if factor else found), _part(group)
+            rate, part = (used / factor if factor else used), _part(group)
             names = [part] if part == "textencoder" and number == 0 else [part, f"group{number}"]
             values |= {f"lr/{name}": rate for name in names}
             if factor is None:
                 continue
             if self._finds_rate:
-                values |= {f"lr/d*lr/{name}": found for name in names}
+                values |= {f"lr/d*lr/{name}": used for name in names}
             elif self._is_plus:
-                values |= {f"lr/d*lr/{name}": found for name in names if name.startswith("group")}
-                values.setdefault("lr/d*lr", found)
+                values |= {f"lr/d*lr/{name}": used for name in names if name.startswith("group")}
+                values.setdefault("lr/d*lr", used)
         return values
 
     def _of_validation(self, event: ValidationEvent) -> Iterator[Entry]:

@@ -55,8 +55,8 @@ class TensorBoard:
         content = read_bytes(path, _MOST_BYTES)
         with Image.open(path, formats=["PNG"]) as opened:
             width, height = opened.size
-        picture = self._summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
-        value = self._summary.Value(tag=f"sample_{image.index}", image=picture)
+        encoded = self._summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
+        value = self._summary.Value(tag=f"sample_{image.index}", image=encoded)
         self._write(image.time, step=image.step, summary=self._summary(value=[value]))
 
     def _write(self, moment: float, **content: Any) -> None:
