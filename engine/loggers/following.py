@@ -163,7 +163,12 @@ class Following:
         try:
             with Image.open(path, formats=["PNG"]) as opened:
                 opened.verify()
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # deleted or replaced: the other samples are shown all the same
+        except (
+            OSError,
+            ValueError,
+            SyntaxError,
+            Image.DecompressionBombError,
+        ):  # deleted or replaced: the other samples are shown all the same
             return
         with suppress(FileNotFoundError):
             self._logger.show(image, path)
