@@ -90,9 +90,9 @@ _INNER = {"prodigyplus.prodigy_plus_schedulefree": "prodigyplus"}
 """Modules inside a package that Kohya users name, and where their classes are in the table."""
 _IN_PART = ("pytorch_optimizer",)
 """Modules with more classes than the table."""
-_ONE_RATE = ("prodigyopt.", "dadaptation.", "pytorch_optimizer.DAdapt")
+_SHARED_RATE = ("prodigyopt.", "dadaptation.", "pytorch_optimizer.DAdapt")
 """Beginnings of names in the table: these optimizers find one factor for all groups, whose rates must be equal."""
-_FIND_RATE = (*_ONE_RATE, "prodigyplus.", "pytorch_optimizer.Prodigy")
+_FIND_RATE = (*_SHARED_RATE, "prodigyplus.", "pytorch_optimizer.Prodigy")
 """These find the rate: the one that is set is a factor on it."""
 _LOW_RATE = 0.1
 """As in Kohya's warning (`train_util.get_optimizer`)."""
@@ -223,8 +223,8 @@ def check_rates(name: str, rates: Mapping[str, float]) -> None:
     Raises:
         UsageError: with the rates.
     """
-    source = source_of(name)
-    if source is None or not source.dotted.startswith(_ONE_RATE) or len({rate for rate in rates.values() if rate}) < 2:
+    source, different = source_of(name), {rate for rate in rates.values() if rate}
+    if source is None or not source.dotted.startswith(_SHARED_RATE) or len(different) < 2:
         return
     raise UsageError(
         f"training.optimizer_type: {name} has one learning rate for all parts, and here they differ: "

@@ -112,7 +112,7 @@ def _something_is_trained(config: RunConfig, _: bool) -> Resolution:
     return config, []
 
 
-def _one_rate(config: RunConfig, _: bool) -> Resolution:
+def _shared_rate(config: RunConfig, _: bool) -> Resolution:
     """Optimizers that find one factor for all parts need equal rates. Must come after `_cached_text_encoder`."""
     parts = {"UNet": is_trained(config, denoiser=True), "text encoder": is_trained(config, denoiser=False)}
     rates = dict(zip(parts, config.training.rates, strict=True))
@@ -164,7 +164,7 @@ RULES: tuple[Rule, ...] = (
     _text_outputs_on_disk,
     _cached_text_encoder,
     _something_is_trained,
-    _one_rate,
+    _shared_rate,
     _ranks_of_weights,
     _cached_latents,
     _offloaded_checkpoints,

@@ -46,12 +46,12 @@ def resumes_exactly(build: Build) -> bool:
         TypeError: its state cannot be saved.
     """
     with torch.random.fork_rng(devices=[]):
-        straight, one = _trained(build, None, range(_STEPS))
+        straight, uninterrupted = _trained(build, None, range(_STEPS))
         half, optimizer = _trained(build, None, range(_STEPS // 2))
         saved = _as_read({"weights": half, "optimizer": optimizer.state_dict()})
-        resumed, other = _trained(build, saved, range(_STEPS // 2, _STEPS))
+        resumed, continued = _trained(build, saved, range(_STEPS // 2, _STEPS))
     same = all(torch.equal(first, second) for first, second in zip(straight, resumed, strict=True))
-    return same and _outside(one) == _outside(other)
+    return same and _outside(uninterrupted) == _outside(continued)
 
 
 def _outside(optimizer: torch.optim.Optimizer) -> dict[str, str]:

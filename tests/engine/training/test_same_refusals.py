@@ -29,7 +29,8 @@ output_name = "zed"
 OPTIMIZERS = [
     ({"optimizer_type": "NoSuch"}, "there is no optimizer 'NoSuch'"),
     ({"optimizer_type": "LBFGS"}, "there is no optimizer 'LBFGS'"),
-    ({"optimizer_type": "DAdaptAdam"}, "DAdaptAdam is not supported"),
+    ({"optimizer_type": "pytorch_optimizer.CAME", "optimizer_args": ["eps=1"]}, "not take these settings: eps"),
+    ({"optimizer_type": "Prodigy", "unet_lr": 1.0}, "one learning rate for all parts, and here they differ: UNet 1"),
     ({"optimizer_type": "Lion8bit"}, 'needs the package bitsandbytes .* pip install "lorasmith\\[cuda\\]"'),
     ({"optimizer_args": ["nosuch=3"]}, "AdamW does not take these settings: nosuch"),
     ({"optimizer_args": ["weight_decay=0,1"]}, "weight_decay=0,1 is given, allowed is a number from 0 on"),
@@ -39,7 +40,10 @@ OPTIMIZERS = [
     ({"optimizer_args": ["amsgrad=maybe"]}, "amsgrad=maybe is given, allowed is True or False"),
     ({"optimizer_args": ["fused=True", "foreach=True"]}, "set one of them"),
     ({"optimizer_args": ["lr=1"]}, "AdamW does not take these settings: lr"),
-    ({"optimizer_type": "Prodigy", "optimizer_args": ["d0=x"]}, "d0=x is given, allowed is a number above 0"),
+    (
+        {"optimizer_type": "Prodigy", "unet_lr": 1e-3, "optimizer_args": ["d0=x"]},
+        "d0=x is given, allowed is a number above 0",
+    ),
     ({"optimizer_type": "Adafactor", "optimizer_args": ["relative_step=no", "warmup_init=yes"]}, "set both or neither"),
 ]
 SCHEDULES = [
@@ -168,7 +172,11 @@ def test_json_has_the_refusal(tmp_path: Path, capfd: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     "settings",
     [
-        {"optimizer_type": "Prodigy", "optimizer_args": ["use_bias_correction=false", "betas=(0.9, 0.99)", "d_coef=2"]},
+        {
+            "optimizer_type": "Prodigy",
+            "unet_lr": 1e-3,
+            "optimizer_args": ["use_bias_correction=false", "betas=(0.9, 0.99)", "d_coef=2"],
+        },
         {"optimizer_type": "AdamWScheduleFree", "lr_scheduler": "constant", "lr_warmup_steps": 10},
         {"optimizer_type": "Adafactor", "optimizer_args": ['relative_step="False"', "scale_parameter=FALSE"]},
         {"optimizer_args": ["amsgrad=true", "foreach=true", "betas=[0.9, 0.99]", "weight_decay = 1e-3"]},
