@@ -18,6 +18,7 @@ PATH_OPTIONS = {
     "network.network_weights": "",
     "memory.cache_dir": "",
     "saving.output_dir": "--output_dir DIR",
+    "logging.logging_dir": "", "logging.log_tracker_config": "",
 }  # fmt: skip
 """Keys of paths with their options; `--set KEY=PATH` sets those without."""
 _OF_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\|[^/]*\\[^/]*$")

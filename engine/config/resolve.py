@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NewType
 from engine.config.layers import RATIOS, WEIGHT_LISTS, WITHOUT_TEXT
 from engine.config.local_paths import require_local_paths
 from engine.config.network import IMPLIED, LYCORIS, OWN_OF_KOHYA
-from engine.config.optimizers import is_schedule_free, sets_its_own_rate
+from engine.config.optimizers import check_rates, is_schedule_free, optimizer_notes, sets_its_own_rate
 from engine.config.schema import RunConfig
 from engine.config.trained import is_trained
 from engine.config.training import TrainingTable
@@ -47,6 +47,7 @@ def resolve(config: RunConfig, *, partial_text_cache: bool = False) -> tuple[Res
     for rule in RULES:
         now, more = rule(now, partial_text_cache)
         notes += more
+    notes += optimizer_notes(config.training)
     notes += _without_effect(config.training)
     notes += _rounded_weights(now)
     notes += idle_settings(config, texts_on_disk=partial_text_cache)
@@ -144,6 +145,14 @@ def _something_is_trained(config: RunConfig, _: bool) -> Resolution:
     return config, []
 
 
+def _shared_rate(config: RunConfig, _: bool) -> Resolution:
+    """Optimizers that find one factor for all parts need equal rates. Must come after `_cached_text_encoder`."""
+    parts = {"UNet": is_trained(config, denoiser=True), "text encoder": is_trained(config, denoiser=False)}
+    rates = dict(zip(parts, config.training.rates, strict=True))
+    check_rates(config.training.optimizer_type, {part: rates[part] for part, trained in parts.items() if trained})
+    return config, []
+
+
 def _ranks_of_weights(config: RunConfig, _: bool) -> Resolution:
     """Ranks can be read from a file only if one is set."""
     if config.network.dim_from_weights and config.network.network_weights is None:
@@ -211,6 +220,7 @@ RULES: tuple[Rule, ...] = (
     _text_outputs_on_disk,
     _cached_text_encoder,
     _something_is_trained,
+    _shared_rate,
     _ranks_of_weights,
     _kind_of_adapter,
     _cached_latents,

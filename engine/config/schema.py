@@ -16,6 +16,7 @@ from engine.config.dataset import DatasetTable
 from engine.config.fields import Table, setting
 from engine.config.flow import FlowTable
 from engine.config.flux import FluxTable
+from engine.config.loggers import LoggingTable
 from engine.config.moved import present_tables, split
 from engine.config.network import NetworkTable
 from engine.config.training import TrainingTable
@@ -288,6 +289,7 @@ class RunConfig(Table):
     memory: MemoryTable = setting(MemoryTable(), "Memory", "Precision, caches, checkpointing.")
     sampling: SamplingTable = setting(SamplingTable(), "Samples", "Images while training.")
     saving: SavingTable = setting(SavingTable(), "Saving", "Files and intervals.")
+    logging: LoggingTable = setting(LoggingTable(), "Loggers", "TensorBoard, Weights & Biases, trackio.")
 
     @model_validator(mode="before")
     @classmethod

@@ -14,6 +14,13 @@ MAX_STEPS = 10_000_000
 Rate = Annotated[float, Field(ge=0)]
 
 
+def needs_no_schedule(optimizer_type: str) -> bool:
+    """Whether the optimizer needs and gets no schedule, by its name: as in Kohya's scripts, and the classes of
+    pytorch_optimizer too."""
+    name = optimizer_type.lower().rpartition(".")[2]
+    return name.startswith("schedulefree") or name.endswith("schedulefree")
+
+
 class TrainingTable(Table):
     """`[training]`: the training step, and the number of steps."""
 
@@ -181,7 +188,7 @@ class TrainingTable(Table):
             raise ValueError("min_timestep must be below max_timestep")
         if self.adaptive_noise_scale is not None and self.noise_offset is None:
             raise ValueError("adaptive_noise_scale needs noise_offset")
-        needs_schedule = not self.optimizer_type.lower().endswith("schedulefree")  # else the scripts ignore it as well
+        needs_schedule = not needs_no_schedule(self.optimizer_type)  # else the scripts ignore it as well
         if self.lr_scheduler == "constant" and self.lr_warmup_steps and needs_schedule:
             raise ValueError("lr_scheduler constant has no warm-up: use constant_with_warmup, or lr_warmup_steps = 0")
         return self

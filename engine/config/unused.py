@@ -51,7 +51,9 @@ def idle_settings(config: RunConfig, *, texts_on_disk: bool = False) -> list[str
         texts_on_disk: the family may write encoded captions to disk on its own.
     """
     reasons: dict[str, str] = {}
-    groups = (_length_and_rates, _schedule, _loss_and_noise, _network, _dataset, _captions, _samples, _files)
+    groups = (
+        _length_and_rates, _schedule, _loss_and_noise, _network, _dataset, _captions, _samples, _files, _loggers,
+    )  # fmt: skip
     for keys, reason in (entry for group in groups for entry in group(config)):
         for key in keys:
             reasons.setdefault(key, reason)
@@ -229,6 +231,15 @@ def _files(config: RunConfig) -> Iterator[_Reason]:
         yield ("saving.save_last_n_steps",), "save_every_n_steps is not set"
     if saving.no_metadata:
         yield ("saving.training_comment",), "no_metadata leaves it out"
+
+
+def _loggers(config: RunConfig) -> Iterator[_Reason]:
+    logging = config.logging
+    if logging.log_with is None and logging.logging_dir is None:
+        keys = ("log_prefix", "log_tracker_name", "wandb_run_name", "log_tracker_config", "log_config")
+        yield tuple(f"logging.{key}" for key in keys), "log_with and logging_dir are not set"
+    elif logging.log_with in (None, "tensorboard"):
+        yield ("logging.wandb_run_name",), "TensorBoard has no names of runs"
 
 
 def _memory(config: RunConfig, texts_on_disk: bool) -> Iterator[_Reason]:

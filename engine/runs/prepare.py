@@ -36,9 +36,9 @@ _PATHS = (
     ("dataset", "train_data_dir"), ("dataset", "reg_data_dir"), ("dataset", "validation_data_dir"),
     ("dataset", "dataset_config"), ("dataset", "conditioning_data_dir"), ("network", "network_weights"),
     ("sampling", "sample_prompts"), ("memory", "cache_dir"), ("saving", "output_dir"),
-    ("saving", "metadata_thumbnail"),
+    ("saving", "metadata_thumbnail"), ("logging", "logging_dir"), ("logging", "log_tracker_config"),
 )  # fmt: skip
-NEW_PATHS = {"cache_dir", "output_dir"}
+NEW_PATHS = {"cache_dir", "output_dir", "logging_dir"}
 """Paths that need not exist yet; another value that is no existing path (a hub id, a prompt) is kept."""
 
 

@@ -13,6 +13,7 @@ from engine.errors import UsageError, storing
 from engine.runs.events import StateSavedEvent
 from engine.runs.states import saved_states, state_path
 from engine.training.changes import Changes
+from engine.training.optimizer_probe import load_optimizer
 from engine.training.recovery import Recovery
 from engine.training.session import Session
 from engine.training.statefile import load_tree, save_tree
@@ -108,7 +109,7 @@ class CheckpointStore:
         if new_moments:
             self.session.log("AdamW's moments start over in eight bits.")
         else:
-            state.built.optimizer.load_state_dict(tree["optimizer"])
+            load_optimizer(state.built.optimizer, tree["optimizer"])
         if state.schedule is not None and tree["schedule"] is not None:
             state.schedule.load_state_dict(tree["schedule"])
             if new_moments:

@@ -95,7 +95,8 @@ def prepare(session: Session) -> Prepared:
     session.recognition = recognition
     for note in [*recognition.reasons, *run.notes]:
         session.log(note)
-    _check_settings(run)
+    if warning := _check_settings(run):
+        session.warn("optimizer", warning)
     if readers := readers_of_run(config.network, run.family.spec.lora_base):
         session.log(readers)
     flags = run.family.spec.prompt_flags
@@ -142,15 +143,16 @@ def prepare(session: Session) -> Prepared:
     )
 
 
-def _check_settings(run: ResolvedRun) -> None:
-    """Refuse wrong settings before anything large is read."""
+def _check_settings(run: ResolvedRun) -> str:
+    """Refuse wrong settings before anything large is read; returns what may be wrong with the optimizer."""
     config = run.config
-    check_optimizer(config.training)
+    warning = check_optimizer(config.training)
     check_schedule(config.training)
     if config.saving.metadata_thumbnail:
         thumbnail(config.saving.metadata_thumbnail)
     check_start(config, run.family)
     select_of_run(run)
+    return warning
 
 
 def place_for_training(model: Model, *, texts: bool, latents: bool) -> None:

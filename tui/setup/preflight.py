@@ -89,6 +89,7 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     from engine.adapters.formats import readers_of_run
     from engine.adapters.selection import select_of_run
     from engine.adapters.start import check_start
+    from engine.config.loggers import used_loggers
     from engine.config.optimizers import check_training
     from engine.dataset.caption_check import check_captions
     from engine.dataset.thumbnail import thumbnail
@@ -104,6 +105,7 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     config, notes = run.config, list(run.notes)
     run.family.check(config, run.recognition)
     check_training(config.training)
+    notes += used_loggers(config.logging).notes
     if config.saving.metadata_thumbnail:
         thumbnail(config.saving.metadata_thumbnail)
         source = printable(config.saving.metadata_thumbnail)[:200]
@@ -113,7 +115,7 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
         notes.append(readers)
     selection = select_of_run(run)
     directory = check_place(config, restart=restart)
-    _check_cache(config)
+    _check_folders(config)
     prompts = run.prompts(notes.append)
     precision = _precision(config, notes)
     images, plan = _images(run, progress)
@@ -192,14 +194,16 @@ def missing_paths(config: RunConfig) -> list[str]:
     return missing
 
 
-def _check_cache(config: RunConfig) -> None:
-    """Check that the cache folder exists or can be made."""
+def _check_folders(config: RunConfig) -> None:
+    """Check that the folders of caches and logs exist or can be made."""
     from engine.paths import expanded
     from engine.runs.prepare import check_folder
 
     memory = config.memory
     if memory.cache_dir and (memory.cache_latents_to_disk or memory.cache_text_encoder_outputs_to_disk):
         check_folder(expanded(memory.cache_dir), "memory.cache_dir")
+    if config.logging.logging_dir:
+        check_folder(expanded(config.logging.logging_dir), "logging.logging_dir")
 
 
 def _images(run: ResolvedRun, progress: Progress | None) -> tuple[Scan, StepPlan]:

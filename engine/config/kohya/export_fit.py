@@ -93,6 +93,7 @@ def fitted(
     _schedule(fit)
     _validation(fit)
     _adapter(fit)
+    _loggers(fit)
     if trainer.files:
         _files(fit, trainer)
     return fit
@@ -281,6 +282,14 @@ def _adapter(fit: Fitted) -> None:
         fit.notes.append(f"network_module is {module}: install LyCORIS beside the scripts (pip install lycoris-lora).")
     elif module in IMPLIED:
         fit.notes.append(f"network_module is {module}: sd-scripts has it from version 0.11 on.")
+
+
+def _loggers(fit: Fitted) -> None:
+    if fit.config.logging.log_with == "trackio":
+        fit.change("log_with is left out: the scripts have no trackio.", logging={"log_with": None})
+    if fit.config.logging.log_with in ("tensorboard", "all") and not fit.config.logging.logging_dir:
+        note = "logging_dir is logs, next to these files: the scripts need one for TensorBoard."
+        fit.change(note, logging={"logging_dir": "logs"})
 
 
 def _files(fit: Fitted, trainer: KohyaTrainer) -> None:

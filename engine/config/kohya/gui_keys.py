@@ -142,7 +142,7 @@ GUI_RULES: dict[str, Rule] = {
     "flux1_checkbox": Rule("honoured", "model.family"),
     "sample_prompts": Rule("honoured", "sampling.sample_prompts", "the text itself, one prompt a line"),
     "additional_parameters": Rule("honoured", "", "read as a command line"),
-    "use_wandb": Rule("no effect", "", "the events of the run and the dashboard show it"),
+    "use_wandb": Rule("honoured", "logging.log_with", "an old key: wandb"),
     **{key: Rule("no effect", "", "the GUI passes it on for Stable Diffusion 3 only") for key in SD3_ONLY},
 }  # fmt: skip
 """The GUI's keys that are no argument of the same name, or have another meaning, for the documentation."""

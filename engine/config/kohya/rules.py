@@ -45,8 +45,7 @@ NO_EFFECT: dict[str, Rule] = {
     **_all("no effect", "tokenizers come with the program or from the cache of the hub", "tokenizer_cache_dir"),
     **_all("no effect", "headers of images are read each time, in parallel", "cache_info"),
     **_all("no effect", "--dry-run shows the same without training", "debug_dataset"),
-    **_all("no effect", "the events of the run and the dashboard show it", "logging_dir log_with log_prefix "
-           "log_tracker_name wandb_run_name log_tracker_config wandb_api_key log_config"),
+    **_all("no effect", "keys are taken from the environment only: set WANDB_API_KEY", "wandb_api_key"),
     **_all("no effect", "nothing is uploaded; `hf upload` does it afterwards", "huggingface_repo_id "
            "huggingface_repo_type huggingface_path_in_repo huggingface_token huggingface_repo_visibility "
            "save_state_to_huggingface resume_from_huggingface async_upload"),

@@ -64,7 +64,7 @@ WORDS = {
     "multires_noise_discount": 0.5, "network_dropout": 0.25, "min_timestep": 3, "max_timestep": 900,
     "lr_scheduler_min_lr_ratio": 0.25, "network_args": ["conv_dim=3"], "optimizer_args": ["weight_decay=0.5"],
     "lr_scheduler_args": ["lr_end=0.5"], "text_encoder_lr": [0.5], "noise_offset": 0.25, "max_bucket_reso": 4032,
-    "min_bucket_reso": 32, "bucket_reso_steps": 32, "seed": 3, "adaptive_noise_scale": 0.25,
+    "min_bucket_reso": 32, "bucket_reso_steps": 32, "seed": 3, "adaptive_noise_scale": 0.25, "log_with": "wandb",
 }  # fmt: skip
 TOGETHER = {
     "adaptive_noise_scale": {"noise_offset": 0.5},
@@ -242,7 +242,8 @@ def test_a_gui_configuration(write: Write) -> None:
         results["epoch"] == "better"
         and results["sd3_text"] == results["train_blocks"] == results["xformers"] == "no effect"
     )
-    assert results["use_wandb"] == "no effect"
+    assert results["use_wandb"] == "honoured"
+    assert (config.logging.log_with, config.logging.log_prefix) == ("wandb", "xl")
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ def test_digests_and_caches_know_the_settings_by_their_former_names() -> None:
     }
     assert digest(RunConfig().changed(**tables(some))) == "59f81e1ea3d9e799"
     former = former_tables(RunConfig().model_dump())
-    assert list(former) == ["model", "dataset", "network", "training", "memory", "sampling", "saving"]
+    assert list(former) == ["model", "dataset", "network", "training", "memory", "sampling", "saving", "logging"]
     assert all(key in former[table] for table, key in (old.split(".") for old in MOVED))
 
 

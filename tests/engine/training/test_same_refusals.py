@@ -30,7 +30,8 @@ output_name = "zed"
 OPTIMIZERS = [
     ({"optimizer_type": "NoSuch"}, "optimizer-unknown", "'NoSuch'"),
     ({"optimizer_type": "LBFGS"}, "optimizer-unknown", "'LBFGS'"),
-    ({"optimizer_type": "DAdaptAdam"}, "optimizer-not-supported", "DAdaptAdam"),
+    ({"optimizer_type": "pytorch_optimizer.CAME", "optimizer_args": ["eps=1"]}, "argument-unknown", "eps"),
+    ({"optimizer_type": "Prodigy", "unet_lr": 1.0}, "optimizer-needs-one-rate", "UNet 1"),
     ({"optimizer_type": "Lion8bit"}, "optimizer-package-missing", 'pip install "lorasmith[cuda]"'),
     ({"optimizer_args": ["nosuch=3"]}, "argument-unknown", "nosuch"),
     ({"optimizer_args": ["weight_decay=0,1"]}, "argument-wrong-type", "weight_decay=0,1"),
@@ -40,7 +41,7 @@ OPTIMIZERS = [
     ({"optimizer_args": ["amsgrad=maybe"]}, "argument-wrong-type", "amsgrad=maybe"),
     ({"optimizer_args": ["fused=True", "foreach=True"]}, "optimizer-arguments-clash", "foreach"),
     ({"optimizer_args": ["lr=1"]}, "argument-unknown", "lr"),
-    ({"optimizer_type": "Prodigy", "optimizer_args": ["d0=x"]}, "argument-wrong-type", "d0=x"),
+    ({"optimizer_type": "Prodigy", "unet_lr": 1e-3, "optimizer_args": ["d0=x"]}, "argument-wrong-type", "d0=x"),
     (
         {"optimizer_type": "Adafactor", "optimizer_args": ["relative_step=no", "warmup_init=yes"]},
         "optimizer-arguments-clash",
@@ -191,7 +192,11 @@ def test_json_has_the_refusal(tmp_path: Path, capfd: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     "settings",
     [
-        {"optimizer_type": "Prodigy", "optimizer_args": ["use_bias_correction=false", "betas=(0.9, 0.99)", "d_coef=2"]},
+        {
+            "optimizer_type": "Prodigy",
+            "unet_lr": 1e-3,
+            "optimizer_args": ["use_bias_correction=false", "betas=(0.9, 0.99)", "d_coef=2"],
+        },
         {"optimizer_type": "AdamWScheduleFree", "lr_scheduler": "constant", "lr_warmup_steps": 10},
         {"optimizer_type": "Adafactor", "optimizer_args": ['relative_step="False"', "scale_parameter=FALSE"]},
         {"optimizer_args": ["amsgrad=true", "foreach=true", "betas=[0.9, 0.99]", "weight_decay = 1e-3"]},

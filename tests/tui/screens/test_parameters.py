@@ -216,7 +216,7 @@ async def test_pages_and_ends(opened: Smith, until: Until, text: Shown) -> None:
     app = opened()
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.press("f3", "end")
-        last = "saving.metadata_is_negative_embedding"
+        last = "logging.log_config"
         await until(pilot, lambda: rows(app).key == rows(app).keys[-1] == last and last in text(app))
         await pilot.press("pageup")
         assert rows(app).keys.index(rows(app).key) == len(rows(app).keys) - 11
