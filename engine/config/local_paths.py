@@ -25,6 +25,7 @@ _OF_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\|[^/]*\\[^/]*$")
 """A drive, a share, or a relative path that has only backslashes as separators."""
 
 CONTROLS_MESSAGE = "holds control characters, which \\t, \\n or \\b in double quotes stand for."
+ESCAPES_HINT = "In double quotes a backslash starts an escape: write paths in single quotes."
 CONTROLS_HINT = "Write / or \\\\ for each backslash of a path."
 
 
