@@ -26,8 +26,8 @@ class ListedLayer:
 
 
 def listed_layers(family: Family, recognition: Recognition) -> list[ListedLayer]:
-    """Every layer that Kohya's table of the family knows, in each part that can be trained; those of convolution blocks
-    and outside the blocks too."""
+    """Every layer that Kohya's table of the family knows, in each part that can be trained, the text encoders first; those
+    of convolution blocks and outside the blocks too."""
     spec = family.spec
     shapes: dict[str, tuple[int, ...]] = {}
     encoders = {encoder.component: encoder for encoder in spec.encoders if encoder.is_trainable}
@@ -37,11 +37,13 @@ def listed_layers(family: Family, recognition: Recognition) -> list[ListedLayer]
             if name is not None:
                 rows = shapes[name][0] if name in shapes else 0
                 shapes[name] = (rows + shape[0], *shape[1:])
-    prefixes = [DENOISER, *(encoder.prefix for encoder in encoders.values())]
+    prefixes = [*(encoder.prefix for encoder in encoders.values()), DENOISER]
     for prefix in prefixes:  # a part in no file of the checkpoint
         if not any(name.startswith(prefix) for name in shapes):
             shapes |= dict.fromkeys((name for name in _table(spec) if name.startswith(prefix)), ())
-    return [layer for name, shape in shapes.items() if (layer := layer_named(spec, name, shape)) is not None]
+    order = {prefix: place for place, prefix in enumerate(prefixes)}
+    names = sorted(shapes, key=lambda name: next(order[prefix] for prefix in prefixes if name.startswith(prefix)))
+    return [layer for name in names if (layer := layer_named(spec, name, shapes[name])) is not None]
 
 
 def _table(spec: FamilySpec) -> Iterator[str]:
