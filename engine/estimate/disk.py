@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.atomic import require_space
 from engine.config.training_size import training_size
 from engine.dataset.reach import most_latents
+from engine.paths import expanded
 from engine.text import size_text
 
 if TYPE_CHECKING:
@@ -118,12 +120,16 @@ def _files(config: RunConfig, plan: StepPlan) -> int:
 
 
 def lora_parameters(run: ResolvedRun) -> int:
-    """Number of the adapters' parameters, from the shapes of the layers that get one."""
+    """Number of the adapters' parameters, from the shapes of the layers that get one, or with `dim_from_weights` from
+    those of the file."""
     from engine.adapters.kinds.registry import trained_kind
     from engine.config.trained import is_trained
     from engine.models.header import read_header
 
     config, path, patterns = run.config, run.recognition.path, run.family.spec.patterns
+    if config.network.dim_from_weights and config.network.network_weights:
+        start = read_header(expanded(config.network.network_weights))
+        return sum(prod(shape) for shape in start.shapes.values() if shape)
     files = sorted(path.glob("*/*.safetensors")) if path.is_dir() else [path]
     wants_unet, wants_text = is_trained(config, denoiser=True), is_trained(config, denoiser=False)
     kind, network = trained_kind(config.network), config.network
