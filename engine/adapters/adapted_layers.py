@@ -197,9 +197,10 @@ class LayeredModule(AdapterModule):
         return self._group.constants.get("alpha", 1.0)
 
     def initialise(self, generator: torch.Generator, device: torch.device) -> None:
-        values = self.kind.initial(self._group.shape, self._size, generator)
         if self._size.given:
             values = {role: torch.zeros(sides) for role, sides in self._size.given}
+        else:
+            values = self.kind.initial(self._group.shape, self._size, generator)
         adapter = nn.ParameterDict({role: nn.Parameter(value.to(device)) for role, value in values.items()})
         for layer in self.layers:
             layer.adapter = adapter
@@ -226,7 +227,8 @@ class LayeredModule(AdapterModule):
                 constants[role] = float(stored)
 
     def squared_norm(self) -> Tensor:
-        return self.kind.squared_norm(self._group.parts(self._adapter.items()), self._group.delta)
+        parts = self._group.parts
+        return self.kind.squared_norm(self._adapter, lambda: self._group.delta(parts(self._adapter.items())))
 
     def shrink(self, factor: float) -> None:
         for parameter in self.outer:

@@ -67,11 +67,11 @@ class _Added(torch.autograd.Function):
                 return (to_x, None, *others) if needs_x else (None, None, to_x, *others)
             delta = change.delta(trained)
             to_delta = _weight_gradient(change.base_layer, x, gradient, delta.shape).to(delta.dtype)
-            others = torch.autograd.grad(delta, trained, to_delta, allow_unused=True)
-            to_x = None
-            if needs_x:
-                to_x = _input_gradient(change.base_layer, x, gradient, delta.detach().to(gradient.dtype))
-            return (to_x, None, *others)
+            to_trained = torch.autograd.grad(delta, trained, to_delta, allow_unused=True)
+            if not needs_x:
+                return (None, None, *to_trained)
+            weight = delta.detach().to(gradient.dtype)
+            return (_input_gradient(change.base_layer, x, gradient, weight), None, *to_trained)
 
 
 def _weight_gradient(layer: nn.Module, x: Tensor, gradient: Tensor, shape: torch.Size) -> Tensor:

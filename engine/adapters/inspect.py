@@ -161,7 +161,12 @@ def _notes(lora: Format, header: Header) -> list[str]:
             f"The DoRA scale of {len(rows)} modules is one for each output: ComfyUI, Forge and A1111 apply it "
             "differently from LyCORIS and peft."
         )
-    notes += dict.fromkeys(caution for kind in lora.kinds if (caution := kind_named(kind).caution))
+    notes += [
+        f"{program} and {name}: {remark}."
+        for name in lora.kinds
+        for program, remark in kind_named(name).remarks.items()
+        if program in lora.readers
+    ]
     return notes
 
 

@@ -185,9 +185,10 @@ def _butterfly(weight: Tensor, rotations: Tensor) -> Tensor:
     size = rotations.shape[-1]
     for number, rotation in enumerate(rotations):
         stride = 2**number * (size // 2)
-        mixed = weight.unflatten(0, (-1, 2, stride)).transpose(1, 2).flatten(0, 2).unflatten(0, (-1, size))
+        rest = weight.shape[1:]
+        mixed = weight.reshape(-1, 2, stride, *rest).transpose(1, 2).reshape(-1, size, *rest)
         mixed = torch.einsum("bij,bj...->bi...", rotation, mixed)
-        weight = mixed.flatten(0, 1).unflatten(0, (-1, stride, 2)).transpose(1, 2).flatten(0, 2)
+        weight = mixed.reshape(-1, stride, 2, *rest).transpose(1, 2).flatten(0, 2)
     return weight
 
 

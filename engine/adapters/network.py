@@ -91,6 +91,12 @@ class AdapterNetwork:
                 code="lora-without-modules",
             )
         chosen = [target for target in targets if target.kohya_name in sizes]
+        if not chosen:
+            raise UsageError(
+                f"Nothing would be trained: no layer of this model takes the kind {kind.name}.",
+                "Choose another network.algo.",
+                code="nothing-trained",
+            )
         modules: dict[str, AdapterModule] = {}
         for name in dict.fromkeys(target.component for target in chosen):
             for each in every:

@@ -69,8 +69,9 @@ def apply_factors(
         return functional.conv2d(hidden, up.reshape(*up.shape[:2], 1, 1)) * scale
     assert kronecker is not None
     first, second = (half.to(x.dtype) for half in kronecker)
-    blocks = x.unflatten(-1, (first.shape[1], second.shape[1])) @ second.T
-    return (blocks.transpose(-1, -2) @ first.T).transpose(-1, -2).flatten(-2) * scale
+    blocks = x.reshape(*x.shape[:-1], first.shape[1], second.shape[1]) @ second.T
+    product: Tensor = (blocks.transpose(-1, -2) @ first.T).transpose(-1, -2).flatten(-2)
+    return product * scale
 
 
 def joined_weight(layers: Sequence[nn.Module]) -> Tensor:

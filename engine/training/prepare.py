@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from safetensors.torch import load_file
 
-from engine.adapters.formats import in_kohya_names, recognise_format
+from engine.adapters.formats import in_kohya_names, readers_of_run, recognise_format
 from engine.adapters.kinds.registry import trained_kind
 from engine.adapters.network import AdapterNetwork
 from engine.adapters.peft_format import to_kohya
@@ -96,6 +96,8 @@ def prepare(session: Session) -> Prepared:
     for note in [*recognition.reasons, *run.notes]:
         session.log(note)
     _check_settings(run)
+    if readers := readers_of_run(config.network, run.family.spec.lora_base):
+        session.log(readers)
     flags = run.family.spec.prompt_flags
     prompts = [prompt for _, stage in stages(config) for prompt in read_prompts(stage, lambda _: None, flags)]
     accelerator, precision = _accelerator(config, session)

@@ -18,7 +18,7 @@ from engine.exit_codes import ExitCode
 from engine.runs.events import read_events
 from engine.training.trainer import Trainer
 from tests.engine.training.conftest import MakeRun, images, make_run, train_in_process
-from tests.families.conformance import CHECKS, Case
+from tests.families.conformance import CHECKS, MORE_CHECKS, Case
 from tests.families.conftest import PLUGIN
 
 __all__ = ["images", "make_run"]
@@ -33,7 +33,11 @@ def tiny_model(toy_installed: None, tmp_path_factory: pytest.TempPathFactory) ->
     return write_checkpoint(tmp_path_factory.mktemp("toy") / "toy.safetensors")
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize(
+    "check",
+    [*CHECKS, *(pytest.param(check, marks=pytest.mark.soak) for check in MORE_CHECKS)],
+    ids=lambda check: check.__name__,
+)
 def test_every_family(case: Case, check: Callable[..., None], tmp_path: Path) -> None:
     check(case, tmp_path) if "folder" in inspect.signature(check).parameters else check(case)
 

@@ -86,6 +86,7 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
         LoraSmithError: what the person must fix.
     """
     from engine import clock
+    from engine.adapters.formats import readers_of_run
     from engine.adapters.selection import select_of_run
     from engine.adapters.start import check_start
     from engine.config.optimizers import check_training
@@ -109,6 +110,8 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
         notes.append(f"A small copy of {source} is embedded in the LoRA file, as its thumbnail.")
     check_start(config, run.family)
     selection = select_of_run(run)
+    if readers := readers_of_run(config.network, run.family.spec.lora_base):
+        notes.append(readers)
     directory = check_place(config, restart=restart)
     _check_cache(config)
     prompts = run.prompts(notes.append)

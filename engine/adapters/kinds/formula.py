@@ -104,14 +104,14 @@ class Formula(AdapterKind):
         """The trained tensors that stand for those of a file, but for the scalar, which then is 1."""
         return dict(parts)
 
-    def squared_norm(self, parts: Parts, delta: Callable[[Parts], Tensor]) -> Tensor:
-        """The square of the norm that `scale_weight_norms` limits, a scalar: that of ΔW.
+    def squared_norm(self, trained: Parts, delta: Callable[[], Tensor]) -> Tensor:
+        """The square of the norm that `scale_weight_norms` limits, a scalar: that of ΔW. It is linear in the `outer`
+        tensors, or in the scalar.
 
         Args:
-            parts: of a file, with the constants.
             delta: gives ΔW.
         """
-        return delta(parts).square().sum()
+        return delta().square().sum()
 
     def rows(self, parts: Parts, rows: slice) -> Parts | None:
         """The tensors for these rows of ΔW alone, of a linear layer; None where they cannot be separated.

@@ -32,6 +32,7 @@ class Ia3(TrainableKind):
     marks = frozenset({"on_input"})
     needed = ("weight", "on_input")
     readers = (A1111, "LyCORIS")
+    remarks: ClassVar[Mapping[str, str]] = {A1111: "linear layers only"}
     factors = frozenset({"weight", "on_input"})
     needs_weight = True
     written: ClassVar[Mapping[str, str]] = {"weight": "weight", "on_input": "on_input"}

@@ -28,6 +28,7 @@ class Loha(TrainableKind):
     scaled = True
     off_at_zero = True
     readers = (*UIS, SD_SCRIPTS, "LyCORIS", "OneTrainer", "SimpleTuner")
+    remarks: ClassVar[Mapping[str, str]] = {SD_SCRIPTS: "networks.loha, from version 0.11 on"}
     factors = frozenset(_ENDS)
     written: ClassVar[Mapping[str, str]] = {role: role for role in (*_ENDS, "alpha")}
     outer = frozenset({"hada_w2_a"})

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import prod
 from typing import TYPE_CHECKING, ClassVar
 
-from engine.adapters.kinds.base import SD_SCRIPTS, UIS, Parts, RoleShapes, Weight, first_shape, first_side
+from engine.adapters.kinds.base import DIFFUSERS, SD_SCRIPTS, UIS, Parts, RoleShapes, Weight, first_shape, first_side
 from engine.adapters.kinds.factorization import factorization
 from engine.adapters.kinds.formula import SCALAR, Size, has_kernel, kaiming
 from engine.adapters.kinds.trainable import TrainableKind
@@ -27,6 +27,10 @@ class Lokr(TrainableKind):
     marks = frozenset({*_FACTORS, "lokr_t1"})
     readers = (*UIS, SD_SCRIPTS, "LyCORIS", "OneTrainer", "SimpleTuner")
     diffusers_bases = frozenset({"FLUX.2", "Z-Image"})
+    remarks: ClassVar[Mapping[str, str]] = {
+        SD_SCRIPTS: "networks.lokr, from version 0.11 on",
+        DIFFUSERS: "it loads this kind for FLUX.2 and Z-Image only",
+    }
     factors = frozenset(_FACTORS)
     written: ClassVar[Mapping[str, str]] = {role: role for role in (*_FACTORS, "alpha")}
     outer = frozenset({"lokr_w2", "lokr_w2_b"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from engine.adapters.kinds.base import UIS, Parts, RoleShapes, Weight, first_shape
+from engine.adapters.kinds.base import A1111, UIS, Parts, RoleShapes, Weight, first_shape
 from engine.adapters.kinds.formula import Size
 from engine.adapters.kinds.trainable import LayerKind, TrainableKind
 from engine.config.network import NetworkTable
@@ -25,6 +25,7 @@ class Norm(TrainableKind):
     in_tables = False
     is_companion = True
     readers = (*UIS, "LyCORIS")
+    remarks: ClassVar[Mapping[str, str]] = {A1111: "where both weight and bias are in the file, as here"}
     factors = frozenset(ends)
     written: ClassVar[Mapping[str, str]] = ends
     outer = frozenset(ends)

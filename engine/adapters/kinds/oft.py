@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from engine.adapters.kinds.base import A1111, COMFY, AdapterKind, Parts, RoleShapes, Weight
+from engine.adapters.kinds.base import A1111, COMFY, FORGE, AdapterKind, Parts, RoleShapes, Weight
 from engine.adapters.kinds.factorization import butterfly_factorization, factorization
 from engine.adapters.kinds.formula import Size
 from engine.adapters.kinds.trainable import TrainableKind
@@ -31,7 +31,10 @@ class Oft(TrainableKind):
     marks = frozenset({"oft_blocks", "oft_diag"})
     needed = ("oft_blocks",)
     readers = (COMFY, A1111, "LyCORIS")
-    caution = "ComfyUI is right for it only at strength 1."
+    remarks: ClassVar[Mapping[str, str]] = {
+        COMFY: "right only at strength 1, and without rescaled",
+        FORGE: "only forks with ComfyUI's newer adapters read it",
+    }
     factors = frozenset(_ENDS)
     needs_weight = True
     written: ClassVar[Mapping[str, str]] = {role: role for role in (*_ENDS, "alpha")}
@@ -101,9 +104,9 @@ class Oft(TrainableKind):
             trained["rescale"] = trained["rescale"] - 1
         return trained
 
-    def squared_norm(self, parts: Parts, delta: Callable[[Parts], Tensor]) -> Tensor:
-        """Of the blocks, as in LyCORIS: ΔW is not linear in them."""
-        return parts["oft_blocks"].square().sum()
+    def squared_norm(self, trained: Parts, delta: Callable[[], Tensor]) -> Tensor:
+        """Of the blocks, as in LyCORIS: ΔW is not linear in them; and of what the factors differ from 1."""
+        return sum((tensor.square().sum() for tensor in trained.values()), start=trained["oft_blocks"].new_zeros(()))
 
     def rows(self, parts: Parts, rows: slice) -> Parts | None:
         block = parts["oft_blocks"].shape[-1]
@@ -119,6 +122,7 @@ class Boft(Oft):
 
     name = "BOFT"
     ends: ClassVar[Mapping[str, str]] = {}
+    remarks: ClassVar[Mapping[str, str]] = {**Oft.remarks, COMFY: "right only at strength 1"}
 
     def recognises(self, parts: RoleShapes) -> bool:
         return len(parts.get("oft_blocks", ())) == 4
@@ -126,12 +130,12 @@ class Boft(Oft):
     def _rotate(self, changes: Tensor, weight: Tensor) -> Tensor:
         import torch
 
-        size, turned = changes.shape[-1], weight
+        size, rest, turned = changes.shape[-1], weight.shape[1:], weight
         for number, change in enumerate(changes):
             stride = 2**number * (size // 2)
-            mixed = turned.unflatten(0, (-1, 2, stride)).transpose(1, 2).flatten(0, 2).unflatten(0, (-1, size))
+            mixed = turned.reshape(-1, 2, stride, *rest).transpose(1, 2).reshape(-1, size, *rest)
             mixed = mixed + torch.einsum("bij,bj...->bi...", change, mixed)
-            turned = mixed.flatten(0, 1).unflatten(0, (-1, stride, 2)).transpose(1, 2).flatten(0, 2)
+            turned = mixed.reshape(-1, stride, 2, *rest).transpose(1, 2).flatten(0, 2)
         return turned - weight
 
     def is_chosen(self, network: NetworkTable) -> bool:
@@ -176,10 +180,11 @@ def _rotations(parts: Parts, outputs: int) -> Tensor:
         skew = skew * _limited(skew, constraint)
     eye = torch.eye(blocks.shape[-1], device=blocks.device)
     # 1 − Q is never singular; `inv` would wait for the GPU to see that
-    rotations = (eye + skew) @ torch.linalg.inv_ex(eye - skew).inverse
+    rotations: Tensor = (eye + skew) @ torch.linalg.inv_ex(eye - skew).inverse
     return rotations - eye
 
 
 def _limited(skew: Tensor, limit: float) -> Tensor:
     """The factor, at most 1, by which the norm over all blocks is at most `limit`."""
-    return (limit / (skew.norm() + 1e-8)).clamp(max=1.0)
+    factor: Tensor = limit / (skew.norm() + 1e-8)
+    return factor.clamp(max=1.0)
