@@ -169,7 +169,7 @@ class SplitLoraModule(LoraModule):
 
     def state(self) -> dict[str, torch.Tensor]:
         down = torch.cat([down.detach() for down in self.downs])
-        up = torch.block_diag(*(up.detach() for up in self.ups))
+        up = torch.block_diag(*(up.detach() for up in self.ups))  # type: ignore[no-untyped-call]
         return {DOWN: down, UP: up, ALPHA: torch.tensor(self.alpha, dtype=torch.float32)}
 
     @torch.no_grad()

@@ -124,6 +124,10 @@ class Selector:
                 selection.paths_left_out[target.kohya_name] = target.path
         return selection
 
+    def asks_for(self, target: LoraTarget) -> bool:
+        """Whether a preset, a rank or the file to start from may choose a layer outside the blocks."""
+        return self._from_file or self._not_asked_for(target) is None
+
     def _choice(self, target: LoraTarget) -> Choice | str:
         """The layer with its size and group, or why it gets no adapter; "" where nothing asks for it."""
         rank, alpha = None, None

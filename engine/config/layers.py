@@ -11,7 +11,14 @@ from engine.config.fields import Table, setting
 from engine.config.patterns import compiled
 
 Preset = Literal[
-    *("full", "full-lin", "attn-mlp", "attn-only", "unet-only", "unet-transformer-only", "unet-convblock-only", "ia3"),
+    "full",
+    "full-lin",
+    "attn-mlp",
+    "attn-only",
+    "unet-only",
+    "unet-transformer-only",
+    "unet-convblock-only",
+    "ia3",
 ]
 WITH_CONVOLUTIONS = ("full", "unet-only", "unet-convblock-only")
 """The presets that train convolutions wider than 1x1."""

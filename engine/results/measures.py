@@ -150,7 +150,9 @@ _NO_SAMPLES = SampleMeasuresEvent(
     copied=None,
     latent_copying=None,
     latent_base=None,
-    latent_copied=None, training_images=None, repeated=None,
+    latent_copied=None,
+    training_images=None,
+    repeated=None,
     seconds=None,
 )
 

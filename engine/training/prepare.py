@@ -293,7 +293,7 @@ def build_network(config: RunConfig, model: Model, log: Log) -> AdapterNetwork:
     kind = trained_kind(config.network)
     selector = Selector(config, family_named(model.recognition.family))
     conv = selector.wants_convolutions
-    targets = [*model.lora_targets(conv=conv), *model.outer_targets()]
+    targets = [*model.lora_targets(conv=conv), *filter(selector.asks_for, model.outer_targets())]
     if config.network.train_norm:
         targets += model.norm_targets(conv=conv)
     if config.network.network_weights:

@@ -111,9 +111,9 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
         source = printable(config.saving.metadata_thumbnail)[:200]
         notes.append(f"A small copy of {source} is embedded in the LoRA file, as its thumbnail.")
     check_start(config, run.family)
+    selection = select_of_run(run)
     if readers := readers_of_run(config.network, run.family.spec.lora_base):
         notes.append(readers)
-    selection = select_of_run(run)
     directory = check_place(config, restart=restart)
     _check_folders(config)
     prompts = run.prompts(notes.append)

@@ -52,7 +52,7 @@ def layer_lines(run: ResolvedRun, selection: Selection, encoding: str | None = N
     by_component: dict[str, list[str]] = {}
     for choice in selection.choices:
         by_component.setdefault(choice.target.component, []).append(choice.target.kohya_name)
-    lines = []
+    lines: list[str] = []
     for component, names in by_component.items():
         if component == run.family.spec.denoiser:
             lines += _Grid(run.family.spec, selection, marks, _none_sign(encoding)).lines()

@@ -41,6 +41,7 @@ def as_model(tiny: Tiny) -> Any:
         trainable={"text_encoder": tiny.text_encoder, "unet": tiny.unet},
         lora_targets=lambda conv: targets_of(tiny.unet, tiny.text_encoder, conv=conv),
         norm_targets=lambda conv: norm_targets(tiny.unet, kohya_name, conv=conv),
+        outer_targets=list,
     )
 
 
@@ -174,7 +175,10 @@ def test_rows_of_a_fused_layer_go_to_its_parts(saved: Saved) -> None:
     layers, x = Attention(), torch.randn(3, 8)
     target = LoraTarget("transformer", "to_q", "lora_unet_double_blocks_0_img_attn_qkv", "linear", ("to_k", "to_v"))
     model: Any = SimpleNamespace(
-        trainable={"transformer": layers}, lora_targets=lambda conv: [target], norm_targets=lambda conv: []
+        trainable={"transformer": layers},
+        lora_targets=lambda conv: [target],
+        norm_targets=lambda conv: [],
+        outer_targets=list,
     )
     matrix, lengths = torch.randn(24, 8), torch.rand(24) + 0.5
     weight = torch.cat([layer.weight for layer in (layers.to_q, layers.to_k, layers.to_v)]).detach()
