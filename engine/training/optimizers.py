@@ -135,7 +135,7 @@ def _require_shapes(optimizer_class: type, groups: list[dict[str, Any]]) -> None
         raise UsageError(
             "training.optimizer_type: Muon is for matrices only, and here it would train tensors of "
             f"{' and '.join(map(str, sorted(others)))} dimensions, as convolutions have.",
-            "Choose AdamW; or unset network.conv_dim, where the model's other layers are all linear (SDXL, FLUX).",
+            "Choose AdamW; or unset network.conv_dim, where the model's other layers are all linear.",
             code="optimizer-needs-matrices",
         )
 
