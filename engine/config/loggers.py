@@ -114,9 +114,8 @@ def used_loggers(logging: LoggingTable, environment: Mapping[str, str] = os.envi
     if not names and logging.log_with is not None:
         raise next(iter(problems.values()))
     options = tracker_options(logging)
-    left_out = [f"{problem.message} {problem.hint}" for problem in problems.values()]
-    if logging.log_with is None and problems:
-        left_out = [f"logging.logging_dir has no effect. {text}" for text in left_out]
+    subject = "logging.logging_dir has no effect." if logging.log_with is None else "A logger is left out."
+    left_out = [f"{subject} {problem.message} {problem.hint}" for problem in problems.values()]
     places = [_place(name, logging, options.get(name, {}), environment) for name in names]
     return UsedLoggers(names, (*places, *left_out))
 
@@ -175,7 +174,7 @@ def _problem(name: str, environment: Mapping[str, str]) -> UsageError | None:
 def _place(name: str, logging: LoggingTable, options: Mapping[str, Any], environment: Mapping[str, str]) -> str:
     """A sentence on where a logger's data go."""
     what = "The loss, the learning rates and the samples go to"
-    folder = printable(logging.logging_dir) if logging.logging_dir else "the output folder's logs"
+    folder = printable(logging.logging_dir) if logging.logging_dir else "logs in the output folder"
     project = printable(str(options.get("project", logging.project)))
     if name == "tensorboard":
         return f"{what} TensorBoard's files in {folder}."

@@ -19,7 +19,7 @@ MODULE = "engine.loggers"
 WAIT_SECONDS = 30.0
 """How long an ended run waits for its loggers."""
 _STAMP = re.compile(r"\d{14}(-\d{1,3})?")
-_LOOK_SECONDS = 0.2
+_LOOK_SECONDS, _MOMENT = 0.2, 1.5
 
 
 def record_path(run_dir: RunDir, name: str) -> Path:
@@ -59,11 +59,12 @@ def wait_for_loggers(run_dir: RunDir, waits: Callable[[list[str]], None] = lambd
     """Let the loggers of an ended run write what is left, for at most `WAIT_SECONDS`.
 
     Args:
-        waits: called once with their names if there are any.
+        waits: called once with their names if that takes longer than a moment.
     """
-    names, end = running_loggers(run_dir), time.monotonic() + WAIT_SECONDS
-    if names:
-        waits(names)
-    while names and time.monotonic() < end:
+    names, begin, reported = running_loggers(run_dir), time.monotonic(), False
+    while names and (waited := time.monotonic() - begin) < WAIT_SECONDS:
+        if waited > _MOMENT and not reported:
+            waits(names)
+            reported = True
         time.sleep(_LOOK_SECONDS)
         names = running_loggers(run_dir)

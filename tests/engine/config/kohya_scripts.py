@@ -163,6 +163,8 @@ def _training_problems(arguments: Mapping[str, Any], family: str) -> Iterator[st
         yield "NotImplementedError: huber schedule snr"
     if arguments.get("validate_every_n_epochs") == 0 or arguments.get("validate_every_n_steps") == 0:
         yield "ZeroDivisionError: validation"
+    if arguments.get("log_with") in ("tensorboard", "all") and not arguments.get("logging_dir"):
+        yield "logging_dir is required when log_with is tensorboard"
     name = arguments["optimizer_type"].lower()
     relative = name == "adafactor" and "relative_step=False" not in arguments.get("optimizer_args", [])
     needless = arguments["lr_scheduler"] in ("constant", "adafactor") or relative

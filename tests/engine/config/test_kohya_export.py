@@ -17,7 +17,7 @@ from engine.config.kohya.dataset_file import read_dataset_config
 from engine.config.kohya.export import ExportedSubset
 from engine.config.kohya.rules import SCRIPT_ARGUMENTS
 from engine.config.presets import list_presets
-from tests.engine.config.kohya_scripts import resolved_export
+from tests.engine.config.kohya_scripts import refusals, resolved_export
 
 SUBSETS = [ExportedSubset("/p/10_zed", 10, "zed dog"), ExportedSubset("/r/1_dog", 1, "dog", True)]
 PRESETS = [preset.name for preset in list_presets() if preset.name != "demo"]
@@ -159,3 +159,25 @@ def test_several_processes_are_started_by_the_scripts(
         assert switch in (tmp_path / name).read_text()
     assert "num_processes" not in (tmp_path / "training.toml").read_text()
     compile((tmp_path / "train.py").read_text(), "train.py", "exec")
+
+
+@pytest.mark.parametrize(
+    ("logging", "expected", "note"),
+    [
+        ({"log_with": "trackio", "logging_dir": "/l"}, {"logging_dir": "/l"}, "log_with is left out"),
+        ({"log_with": "tensorboard"}, {"log_with": "tensorboard", "logging_dir": "logs"}, "logging_dir is logs"),
+        ({"log_with": "wandb", "log_config": True}, {"log_with": "wandb", "log_config": True}, ""),
+    ],
+)
+def test_loggers_are_those_that_the_scripts_have(
+    logging: dict[str, object], expected: dict[str, object], note: str
+) -> None:
+    config = RunConfig().changed(
+        saving={"output_name": "zed"}, model={"pretrained_model_name_or_path": "/m"}, logging=logging
+    )
+    made = resolved_export(config, "sd15", SUBSETS, [])
+    assert tomllib.loads(made.files["training.toml"])["logging_arguments"] == expected
+    assert refusals(made.files, "sd15") == []
+    assert [text for text in made.notes if "log" in text.split()[0]] == [
+        text for text in made.notes if note and note in text
+    ]

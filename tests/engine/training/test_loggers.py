@@ -85,6 +85,7 @@ def test_an_ended_run_waits_a_while_for_a_slow_logger(make_run: MakeRun, monkeyp
     from engine.runs import loggers
 
     monkeypatch.setattr(loggers, "WAIT_SECONDS", 0.3)
+    monkeypatch.setattr(loggers, "_MOMENT", 0.0)
     monkeypatch.setattr(loggers, "running_loggers", lambda _: ["wandb"])
     waits: list[list[str]] = []
     wait_for_loggers(make_run(), waits.append)
