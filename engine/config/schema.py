@@ -66,6 +66,13 @@ class ModelTable(Table):
         unit="tokens",
         vram="more",
     )
+    weighted_captions: bool = setting(
+        False,
+        "Weights in captions",
+        "(word:1.3), (word) and [word] strengthen or weaken words, in captions and prompts, as in A1111; \\( is a "
+        "plain bracket.",
+        advanced=True,
+    )
     no_half_vae: bool = setting(
         False,
         "VAE in fp32",

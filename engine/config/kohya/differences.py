@@ -106,6 +106,8 @@ DIFFERENCES = (
            "the same effect in a larger file"),
     _kept("a file of steps due at the last one", "not written: the last file is the same", "written as well",
            _NO_NUMBER),
+    _kept("weights in the prompts of samples, `(word:1.3)`", "with weighted_captions; without it brackets are text",
+           "always", _NO_NUMBER),
     _kept("sample images", "at the training's resolution, with seed 1", "at 512 px, with another seed each time",
            _NO_NUMBER),
 )  # fmt: skip

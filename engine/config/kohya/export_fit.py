@@ -109,6 +109,9 @@ def _caches(fit: Fitted, trainer: KohyaTrainer) -> None:
                 f"{names}: the scripts refuse it with {_and(chance)}.{cost} to cache, "
                 f"remove {_and(chance)} from dataset.toml and add cache_text_encoder_outputs = true.", memory=off,
             )  # fmt: skip
+        elif fit.config.model.weighted_captions:
+            note = f"{names}: with it, the scripts ignore the weights of captions (weighted_captions).{cost}"
+            fit.change(f"{note} to cache, remove weighted_captions and the weights.", memory=off)
         elif unread:
             fit.change(
                 f"{names}: with it, the scripts ignore {_and(unread)}.{cost} to cache, "

@@ -87,7 +87,6 @@ NOT_SUPPORTED: dict[str, Rule] = {
     "face_crop_aug_range": Rule("not supported", "", "crop the faces beforehand, or leave it out: buckets keep shapes"),
     "resume": Rule("not supported", "", "a state of Kohya's cannot be read: start with network_weights, its last LoRA"),
     "deepspeed": Rule("not supported", "", "use training.num_processes, or split_mode where memory is short"),
-    "weighted_captions": Rule("not supported", "", "remove the weights from the captions"),
     "base_weights": Rule("not supported", "", "merge the LoRA into the checkpoint first"),
     "base_weights_multiplier": Rule("not supported", "", "merge the LoRA into the checkpoint first"),
     "lr_scheduler_type": Rule("not supported", "", "choose one of the schedules of training.lr_scheduler"),
@@ -226,6 +225,8 @@ def unread_by(argument: str, family: str) -> str:
         return "only flux_train_network reads it, and this is no training of FLUX"
     if argument in NOT_SD15 and family == "sd15":
         return "only sdxl_train_network and flux_train_network read it"
+    if argument == "weighted_captions" and family == "flux":
+        return "flux_train_network has none and stops at its first step: brackets in captions are text"
     if argument in UNUSED_BY_FLUX and family == "flux":
         return "flux_train_network does nothing with it"
     return ""
