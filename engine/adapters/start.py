@@ -1,4 +1,5 @@
-"""Checks the header and values of the LoRA that a run starts from (`network_weights`). Loads no torch.
+"""Checks header and values of the LoRA that a run starts from (`network_weights`), and of those that are merged into
+its base (`base_weights`). Loads no torch.
 
 The commands that check a run and the trainer use it, so that they refuse the same files with the same messages.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from engine.adapters.defects import check_file
+from engine.adapters.defects import check_file, check_merged_file
 from engine.adapters.kinds.registry import trained_kind
 from engine.config.schema import RunConfig
 from engine.config.trained import is_trained
@@ -16,7 +17,8 @@ from engine.errors import ModelError
 from engine.families.registry import specs
 from engine.models.header import Header, read_header
 from engine.models.lora_names import by_module, is_peft
-from engine.text import listing
+from engine.paths import expanded
+from engine.text import listing, printable
 
 _TEXT_ENCODERS = ("lora_te_", "lora_te1_", "lora_te2_")
 """The trainable text encoders; T5's modules (`lora_te3_`) are in no run."""
@@ -40,6 +42,24 @@ def check_start(config: RunConfig, base: str | None) -> None:
     if not is_peft(header.tensors):
         ends = tuple(trained_kind(config.network).written.values())
         _check_modules(config, by_module(header.tensors, ends), header)
+
+
+def check_base_weights(config: RunConfig, base: str | None) -> None:
+    """Refuse a file that cannot be merged into the base (`model.base_weights`).
+
+    Args:
+        base: as for `check_start`.
+
+    Raises:
+        ModelError: missing, unreadable, no LoRA, for another model, damaged, or of a kind that cannot be merged.
+    """
+    for name, _ in config.model.merged:
+        path = expanded(name)
+        if not path.exists():
+            raise ModelError(
+                f"model.base_weights: there is no file {printable(path)}.", "Check the path.", code="lora-file-missing"
+            )
+        check_merged_file(path, base)
 
 
 def _check_modules(config: RunConfig, modules: Mapping[str, Mapping[str, object]], header: Header) -> None:

@@ -16,6 +16,7 @@ from engine.config.trained import is_trained
 from engine.config.training import TrainingTable
 from engine.config.unused import idle_settings
 from engine.errors import UsageError
+from engine.text import plural
 
 if TYPE_CHECKING:
     from engine.types import Recognition
@@ -150,7 +151,18 @@ def _swapped_blocks(config: RunConfig, _: bool) -> Resolution:
     return config.changed(memory={"split_mode": True}), ["Split mode is on, because blocks_to_swap is set."]
 
 
+def _merged_strengths(config: RunConfig, _: bool) -> Resolution:
+    """A strength without a file has no effect, as in Kohya."""
+    files, strengths = config.model.base_weights, config.model.base_weights_multiplier
+    if len(strengths) <= len(files):
+        return config, []
+    note = f"model.base_weights_multiplier has {len(strengths)} strengths for {plural(len(files), 'file')}"
+    kept = strengths[: len(files)]
+    return config.changed(model={"base_weights_multiplier": kept}), [f"{note}: the others have no effect."]
+
+
 RULES: tuple[Rule, ...] = (
+    _merged_strengths,
     _not_both_parts_only,
     _text_outputs_on_disk,
     _cached_text_encoder,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, ValidationError, model_validator
+from pydantic import ConfigDict, ValidationError, field_validator, model_validator
 
 from engine import paths
 from engine.config.change import read_change
@@ -80,6 +80,26 @@ class ModelTable(Table):
         vram="more",
         advanced=True,
     )
+    base_weights: list[str] = setting(
+        [],
+        "Merged into the base",
+        "LoRA files that become part of the model before the training; the new LoRA is used together with them.",
+        advanced=True,
+    )
+    base_weights_multiplier: list[float] = setting(
+        [], "Their strengths", "One for each of those files, in their order; 1 where there is none.", advanced=True
+    )
+
+    @field_validator("base_weights", "base_weights_multiplier", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: object) -> object:
+        return value if isinstance(value, list | tuple) else [value]
+
+    @property
+    def merged(self) -> list[tuple[str, float]]:
+        """The LoRA files that are merged into the base, with their strengths; none at strength 0."""
+        strengths = [*self.base_weights_multiplier, *[1.0] * len(self.base_weights)]
+        return [pair for pair in zip(self.base_weights, strengths, strict=False) if pair[1]]
 
 
 class NetworkTable(Table):

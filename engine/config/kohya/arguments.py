@@ -20,7 +20,7 @@ from engine.config.kohya.rules import (
     rule_of,
     unread_by,
 )
-from engine.config.local_paths import CONTROLS_HINT, CONTROLS_MESSAGE, PATH_OPTIONS, has_controls
+from engine.config.local_paths import CONTROLS_HINT, CONTROLS_MESSAGE, PATH_LISTS, PATH_OPTIONS, has_controls
 from engine.config.problems import Problem
 from engine.text import printable
 
@@ -171,8 +171,10 @@ def _argument(conversion: Conversion, key: str, raw: Any, rule: Rule) -> None:
     if value is None:
         conversion.unset.append(key)
         return
-    if rule.target in PATH_OPTIONS and isinstance(value, str) and has_controls(value):
-        conversion.problems.append(Problem("", key, f"{value!r} {CONTROLS_MESSAGE}", CONTROLS_HINT))
+    paths = value if rule.target in PATH_LISTS else [value] if rule.target in PATH_OPTIONS else []
+    broken = next((path for path in paths if isinstance(path, str) and has_controls(path)), None)
+    if broken is not None:
+        conversion.problems.append(Problem("", key, f"{broken!r} {CONTROLS_MESSAGE}", CONTROLS_HINT))
         return
     before = len(conversion.entries)
     if key in OFF_AT_ZERO and value == 0 and rule.target:

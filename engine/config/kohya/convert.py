@@ -21,7 +21,7 @@ from engine.config.kohya.other_trainings import (
 )
 from engine.config.kohya.rules import ARGUMENTS, Rule
 from engine.config.lines import json_lines, toml_lines
-from engine.config.local_paths import PATH_OPTIONS, is_windows_path, windows_path_hint
+from engine.config.local_paths import PATH_LISTS, PATH_OPTIONS, is_windows_path, windows_path_hint
 from engine.config.moved import MOVED
 from engine.config.problems import ConfigError, keys, limit_problem
 from engine.errors import UsageError
@@ -139,7 +139,8 @@ def _mark_windows_paths(conversion: Conversion) -> None:
     for place, entry in enumerate(conversion.entries):
         table, _, key = entry.target.partition(".")
         value = conversion.values.get(table, {}).get(key)
-        if entry.target in PATH_OPTIONS and isinstance(value, str) and is_windows_path(entry.target, value):
+        paths = value if entry.target in PATH_LISTS else [value] if entry.target in PATH_OPTIONS else []
+        if any(isinstance(path, str) and is_windows_path(entry.target, path) for path in paths or []):
             conversion.entries[place] = replace(entry, text=windows_path_hint(entry.target))
 
 

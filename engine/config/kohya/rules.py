@@ -87,8 +87,6 @@ NOT_SUPPORTED: dict[str, Rule] = {
     "face_crop_aug_range": Rule("not supported", "", "crop the faces beforehand, or leave it out: buckets keep shapes"),
     "resume": Rule("not supported", "", "a state of Kohya's cannot be read: start with network_weights, its last LoRA"),
     "deepspeed": Rule("not supported", "", "use training.num_processes, or split_mode where memory is short"),
-    "base_weights": Rule("not supported", "", "merge the LoRA into the checkpoint first"),
-    "base_weights_multiplier": Rule("not supported", "", "merge the LoRA into the checkpoint first"),
     "lr_scheduler_type": Rule("not supported", "", "choose one of the schedules of training.lr_scheduler"),
     "train_inpainting": Rule("not supported", "", "inpainting models cannot be trained"),
     "model_type": Rule("not supported", "", "only FLUX.1 dev and schnell can be trained, not Chroma"),

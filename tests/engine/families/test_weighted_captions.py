@@ -1,4 +1,4 @@
-"""`weighted_captions`: the syntax, and hidden states against a second computation that follows sd-scripts step by step."""
+"""`weighted_captions`: the syntax, and hidden states against a second computation, step by step as in sd-scripts."""
 
 from __future__ import annotations
 
@@ -70,8 +70,9 @@ def by_hand(model: UNetModel, caption: str, encoder: int, length: int) -> tuple[
     ids, weights = [tokenizer.bos_token_id], [1.0]
     for part, weight in weighted_parts(caption):
         own = tokenizer(part).input_ids[1:-1]
-        ids, weights = ids + own, weights + [weight] * len(own)
-    ids, weights = ids[: length + 1] + [tokenizer.eos_token_id], weights[: length + 1] + [1.0]
+        ids += own
+        weights += [weight] * len(own)
+    ids, weights = [*ids[: length + 1], tokenizer.eos_token_id], [*weights[: length + 1], 1.0]
     ids += [tokenizer.pad_token_id] * (length + 2 - len(ids))
     weights += [1.0] * (length + 2 - len(weights))
     pieces = []
