@@ -220,7 +220,7 @@ def _caption_values(config: RunConfig) -> dict[str, Any]:
         "ss_caption_dropout_rate": dataset.caption_dropout_rate,
         "ss_caption_dropout_every_n_epochs": dataset.caption_dropout_every_n_epochs,
         "ss_caption_tag_dropout_rate": dataset.caption_tag_dropout_rate,
-        "ss_face_crop_aug_range": None,
+        "ss_face_crop_aug_range": None if dataset.face_crop_aug_range is None else tuple(dataset.face_crop_aug_range),
         "ss_resize_interpolation": dataset.resize_interpolation,
     }
 

@@ -57,7 +57,9 @@ def check_base_weights(config: RunConfig, base: str | None) -> None:
         path = expanded(name)
         if not path.exists():
             raise ModelError(
-                f"model.base_weights: there is no file {printable(path)}.", "Check the path.", code="lora-file-missing"
+                f"model.base_weights: there is no file {printable(path)}.",
+                "Check the path.",
+                code="merged-file-missing",
             )
         check_merged_file(path, base)
 

@@ -13,6 +13,7 @@ PATH_OPTIONS = {
     "model.pretrained_model_name_or_path": "--model PATH",
     "model.vae": "", "flux.clip_l": "", "flux.t5xxl": "", "flux.ae": "", "flux.t5_tokenizer": "",
     "dataset.train_data_dir": "--images DIR",
+    "dataset.in_json": "",
     "dataset.reg_data_dir": "", "dataset.conditioning_data_dir": "", "dataset.validation_data_dir": "",
     "dataset.dataset_config": "--dataset_config FILE",
     "network.network_weights": "",

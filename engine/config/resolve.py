@@ -127,6 +127,8 @@ def _cached_latents(config: RunConfig, _: bool) -> Resolution:
     """Pixels that change in each step cannot be cached; a place for latents means that they are cached."""
     memory = config.memory
     uncacheable = [name for name in ("color_aug", "random_crop") if getattr(config.dataset, name)]
+    if config.dataset.crops_faces and not config.training.kohya_exact:
+        uncacheable.append("face_crop_aug_range")
     if uncacheable and (memory.cache_latents or memory.cache_latents_to_disk):
         note = f"Latents are not cached: {' and '.join(uncacheable)} gives each image new pixels in every step."
         return config.changed(memory={"cache_latents": False, "cache_latents_to_disk": False}), [note]

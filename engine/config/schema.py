@@ -92,7 +92,7 @@ class ModelTable(Table):
 
     @field_validator("base_weights", "base_weights_multiplier", mode="before")
     @classmethod
-    def _one_is_a_list(cls, value: object) -> object:
+    def _as_list(cls, value: object) -> object:
         return value if isinstance(value, list | tuple) else [value]
 
     @property
@@ -188,7 +188,7 @@ class MemoryTable(Table):
     )
     base_precision: BasePrecision = setting(
         "auto",
-        "Base weights",
+        "Base number format",
         "Number format of the frozen model's weights: auto is that of the computation; int8 and fp8 need half of it, "
         "nf4 a quarter.",
         vram="int8, fp8, nf4: much less",

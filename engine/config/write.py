@@ -61,7 +61,11 @@ def _move_settings(document: tomlkit.TOMLDocument) -> None:
         cast(TomlTable, document[table]).append(name, cast(TomlTable, document[old]).pop(key))
 
 
-_ADDED = {"training": ("early_stop",), "model": ("weighted_captions", "base_weights", "base_weights_multiplier")}
+_ADDED = {
+    "training": ("early_stop",),
+    "dataset": ("in_json", "face_crop_aug_range"),
+    "model": ("weighted_captions", "base_weights", "base_weights_multiplier"),
+}
 """Settings that earlier versions lacked: at their default they are not part of a digest, so that states of older runs
 still match."""
 

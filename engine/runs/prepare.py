@@ -34,8 +34,8 @@ _FIRST_STATE = "state-00000000.safetensors"
 """The state that every run saves before its first step."""
 _PATHS = (
     ("dataset", "train_data_dir"), ("dataset", "reg_data_dir"), ("dataset", "validation_data_dir"),
-    ("dataset", "dataset_config"), ("dataset", "conditioning_data_dir"), ("network", "network_weights"),
-    ("sampling", "sample_prompts"), ("memory", "cache_dir"), ("saving", "output_dir"),
+    ("dataset", "dataset_config"), ("dataset", "in_json"), ("dataset", "conditioning_data_dir"),
+    ("network", "network_weights"), ("sampling", "sample_prompts"), ("memory", "cache_dir"), ("saving", "output_dir"),
     ("saving", "metadata_thumbnail"),
 )  # fmt: skip
 NEW_PATHS = {"cache_dir", "output_dir"}
@@ -59,7 +59,8 @@ def path_values(config: RunConfig) -> Iterator[tuple[str, str, str]]:
     for table, key in (*path_keys(), *map(split, PATH_LISTS)):
         value = getattr(getattr(config, table), key)
         is_path_list = f"{table}.{key}" in PATH_LISTS
-        yield from ((table, key, one) for one in (value if is_path_list else [value]) if isinstance(one, str))
+        paths = value if is_path_list else [value]
+        yield from ((table, key, path) for path in paths if isinstance(path, str))
 
 
 def absolute_paths(config: RunConfig) -> RunConfig:

@@ -324,7 +324,8 @@ def _token_length(conversion: Conversion, key: str, value: int, rule: Rule) -> N
 
 
 def _repeats(conversion: Conversion, key: str, value: Any, rule: Rule) -> None:
-    if conversion.arguments.get("train_data_dir") and not conversion.arguments.get("dataset_config"):
+    given = conversion.arguments.get
+    if given("train_data_dir") and not given("dataset_config") and not given("in_json"):
         conversion.record(key, value, Rule("no effect", "", "the names of the folders have the repeats, as in Kohya"))
         return
     conversion.record(key, value, rule)

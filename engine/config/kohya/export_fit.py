@@ -123,8 +123,10 @@ def _caches(fit: Fitted, trainer: KohyaTrainer) -> None:
         fit.change(f"cache_latents is left out: the scripts refuse it with {_and(moving)}.", memory=off)
     unscaled = [table for table in fit.tables() if not table["enable_bucket"] and not table["random_crop"]]
     if unscaled and not fit.config.memory.cache_latents:
-        if moving:
-            fit.notes.append("Without buckets the scripts take only images of exactly the resolution, or random_crop.")
+        if moving or fit.set_in("face_crop_aug_range"):
+            note = "Without buckets the scripts take only images of exactly the resolution, or random_crop"
+            faces = any(table.get("face_crop_aug_range") for table in unscaled)
+            fit.notes.append(f"{note}, or those with the place of a face in their name." if faces else f"{note}.")
         else:
             note = "cache_latents is set: without it and without buckets the scripts scale no images."
             fit.change(note, memory={"cache_latents": True})

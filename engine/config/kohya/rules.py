@@ -82,9 +82,7 @@ NO_EFFECT: dict[str, Rule] = {
 }  # fmt: skip
 NOT_SUPPORTED: dict[str, Rule] = {
     "v2": Rule("not supported", "", "Stable Diffusion 2 cannot be trained: use 1.5, SDXL or FLUX"),
-    "in_json": Rule("not supported", "", "name the metadata as metadata_file in a --dataset_config"),
     "dataset_class": Rule("not supported", "", "describe the images in a --dataset_config"),
-    "face_crop_aug_range": Rule("not supported", "", "crop the faces beforehand, or leave it out: buckets keep shapes"),
     "resume": Rule("not supported", "", "a state of Kohya's cannot be read: start with network_weights, its last LoRA"),
     "deepspeed": Rule("not supported", "", "use training.num_processes, or split_mode where memory is short"),
     "lr_scheduler_type": Rule("not supported", "", "choose one of the schedules of training.lr_scheduler"),

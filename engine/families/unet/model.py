@@ -19,7 +19,7 @@ from engine.families.unet.names import sdxl_kohya_name, sdxl_place
 from engine.families.unet.reader import SD15Reader, SDXLReader
 from engine.families.unet.schedule import alphas_cumprod
 from engine.families.unet.targets import text_targets, unet_targets
-from engine.families.unet.text import Tokens, context_length, joined, tokenise, tokenise_weighted, weighed
+from engine.families.unet.text import Tokens, context_length, joined, tokenise, tokenise_weighted, weighted
 from engine.models.drawing import in_tiles, sample_image
 from engine.models.placement import DevicePlacement, evaluating
 from engine.types import LoraTarget, Recognition, SampleRequest
@@ -114,7 +114,7 @@ class UNetModel(Model):
         """See `Model.encode_text`.
 
         Args:
-            keep_mean: see `weighed`; for the prompts of samples.
+            keep_mean: see `weighted`; for the prompts of samples.
         """
         raise NotImplementedError
 
@@ -211,7 +211,7 @@ class SD15Model(UNetModel):
         states = output.last_hidden_state
         if deep:
             states = self._final_norm(output.hidden_states[-(self.clip_skip or 1)])
-        return {"hidden_states": weighed(joined(states, len(captions)), weights, keep_mean=keep_mean)}
+        return {"hidden_states": weighted(joined(states, len(captions)), weights, keep_mean=keep_mean)}
 
     @cached_property
     def _final_norm(self) -> nn.Module:
@@ -263,7 +263,7 @@ class SDXLModel(UNetModel):
         for number, name in enumerate(self.text_encoders):
             ids, weights = self._batch(captions, number)
             output = self.trainable[name](ids.flatten(0, 1), output_hidden_states=True)
-            states.append(weighed(joined(output.hidden_states[-2], len(captions)), weights, keep_mean=keep_mean))
+            states.append(weighted(joined(output.hidden_states[-2], len(captions)), weights, keep_mean=keep_mean))
             if number == 1:
                 pooled = output.text_embeds.unflatten(0, (len(captions), -1))[:, 0]
         return {"hidden_states": torch.cat(states, dim=-1), "pooled": pooled}

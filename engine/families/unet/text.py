@@ -84,7 +84,7 @@ def tokenise_weighted(tokenizer: Any, caption: str, context: int, max_token_leng
     return Tokens(chunks, torch.tensor([[1.0, *weights, 1.0, *[1.0] * padding]]))
 
 
-def weighed(states: Tensor, weights: Tensor | None, *, keep_mean: bool) -> Tensor:
+def weighted(states: Tensor, weights: Tensor | None, *, keep_mean: bool) -> Tensor:
     """Hidden states [B, tokens, width] multiplied by the weights [B, tokens] of their tokens.
 
     Args:

@@ -41,9 +41,9 @@ CAPTIONS = ["a (photo:1.4) of a [cat], ((very)) big", "no weights at all", "(dog
 
 @pytest.mark.parametrize(("text", "parts"), PARTS.items())
 def test_the_syntax(text: str, parts: list[tuple[str, float]]) -> None:
-    found = weighted_parts(text)
-    assert [part for part, _ in found] == [part for part, _ in parts]
-    assert [weight for _, weight in found] == pytest.approx([weight for _, weight in parts])
+    actual = weighted_parts(text)
+    assert [part for part, _ in actual] == [part for part, _ in parts]
+    assert [weight for _, weight in actual] == pytest.approx([weight for _, weight in parts])
 
 
 @pytest.fixture(scope="module")

@@ -77,7 +77,7 @@ def test_a_run_and_its_base(
     assert "pipe.set_adapters(['base1', 'lora'], [0.5, 0.8])" in snippet(lora)
     assert "load that file too" in in_short(lora)[-1]
 
-    assert (found := compare(ours)) is not None and not found.changes
+    assert (same := compare(ours)) is not None and not same.changes
     save_file(lora_tensors(TINY, seed=9), style)
-    assert (found := compare(ours)) is not None
-    assert found.changes == ("the LoRA in the base style.safetensors changed",)
+    assert (after := compare(ours)) is not None
+    assert after.changes == ("the LoRA in the base style.safetensors changed",)
