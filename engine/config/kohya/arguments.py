@@ -324,8 +324,8 @@ def _token_length(conversion: Conversion, key: str, value: int, rule: Rule) -> N
 
 
 def _repeats(conversion: Conversion, key: str, value: Any, rule: Rule) -> None:
-    given = conversion.arguments.get
-    if given("train_data_dir") and not given("dataset_config") and not given("in_json"):
+    arguments = conversion.arguments
+    if arguments.get("train_data_dir") and not (arguments.get("dataset_config") or arguments.get("in_json")):
         conversion.record(key, value, Rule("no effect", "", "the names of the folders have the repeats, as in Kohya"))
         return
     conversion.record(key, value, rule)
@@ -371,7 +371,21 @@ def _eight_bits(conversion: Conversion, key: str, value: Any, rule: Rule) -> Non
     _optimizer(conversion, key, "AdamW8bit", rule)
 
 
+_NEAREST = {
+    "CosineAnnealingLR": "cosine", "CosineAnnealingWarmRestarts": "cosine_with_restarts", "LinearLR": "linear",
+    "PolynomialLR": "polynomial", "StepLR": "piecewise_constant", "MultiStepLR": "piecewise_constant",
+    "ConstantLR": "constant_with_warmup", "ExponentialLR": "polynomial", "OneCycleLR": "cosine",
+}  # fmt: skip
+"""Schedules of PyTorch, and those of ours that are nearest."""
+
+
+def _schedule_class(conversion: Conversion, key: str, value: str, rule: Rule) -> None:
+    near = _NEAREST.get(value.rpartition(".")[2])
+    conversion.record(key, value, replace(rule, text=f"{rule.text}: {near}") if near else rule)
+
+
 _SPECIAL: dict[str, Any] = {
+    "lr_scheduler_type": _schedule_class,
     "optimizer_type": _optimizer,
     "network_args": _network_args,
     "learning_rate": _learning_rate,

@@ -328,7 +328,7 @@ def _subset(
         reading.problem(place, "conditioning_data_dir", f"allowed only where {_MASK}.", "Set masked_loss = true.")
     attributes = merged.get("custom_attributes")
     if isinstance(attributes, Mapping) and attributes.get("diff_output_preservation"):
-        hint = "Use regularization images (is_reg), which keep the class as well."
+        hint = "It needs a second pass without the LoRA: use regularization images (is_reg), which keep the class too."
         reading.problem(place, "custom_attributes.diff_output_preservation", "not supported.", hint)
     if merged.get("network_multiplier", 1) != 1:
         reading.problem(place, "network_multiplier", "only 1.0 is supported.", "Use num_repeats to weigh a dataset.")

@@ -118,7 +118,8 @@ def _dataset_problems(dataset: Mapping[str, Any], family: str, arguments: Mappin
     for table in _merged(dataset):
         size = table["resolution"] if isinstance(table["resolution"], list) else [table["resolution"]]
         if not table.get("enable_bucket"):
-            still = not arguments.get("cache_latents") and not table.get("random_crop")
+            crops = table.get("random_crop") or table.get("face_crop_aug_range")
+            still = not arguments.get("cache_latents") and not crops
             yield from ["without buckets and cached latents no image is scaled"] if still else []
             continue
         step = table.get("bucket_reso_steps", 64)
