@@ -71,6 +71,7 @@ OTHERS = [
     ({"network_weights": "sdxl.safetensors"}, "is a LoRA for SDXL, and the model is SD 1.5"),
     ({"network_weights": "text.safetensors", "network_train_unet_only": True}, "no module of a part that is trained"),
     ({"network_weights": "nan.safetensors"}, "hold NaN or infinity"),
+    ({"base_weights": ["rank.safetensors", "sdxl.safetensors"]}, "is a LoRA for SDXL, and the model is SD 1.5"),
 ]
 ATTENTION = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 TEXT = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
@@ -129,6 +130,8 @@ def test_all_three_refuse_with_one_sentence(
     monkeypatch.chdir(tmp_path)
     paths_in = {"network_weights", "sample_prompts"} & settings.keys()
     settings = {**settings, **{key: str(weights / str(settings[key])) for key in paths_in}}
+    if isinstance(merged := settings.get("base_weights"), list):
+        settings = {"base_weights": [str(weights / name) for name in merged]}
     file = tmp_path / "kohya.toml"
     paths = {"pretrained_model_name_or_path": str(tiny_model), "train_data_dir": str(images)}
     file.write_text(written({**paths, **settings}))
