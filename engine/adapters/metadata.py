@@ -75,6 +75,8 @@ class TrainingMetadata:
     model_hashes: tuple[str | None, str | None] = (None, None)
     """The result of `model_hashes` for the checkpoint."""
     vae_hashes: tuple[str | None, str | None] = (None, None)
+    merged_hashes: Sequence[str | None] = ()
+    """The new hash of each file of `ModelTable.merged`."""
 
 
 def training_metadata(config: RunConfig, stats: TrainingMetadata) -> dict[str, str]:
@@ -229,7 +231,7 @@ def _caption_values(config: RunConfig) -> dict[str, Any]:
         "ss_caption_dropout_rate": dataset.caption_dropout_rate,
         "ss_caption_dropout_every_n_epochs": dataset.caption_dropout_every_n_epochs,
         "ss_caption_tag_dropout_rate": dataset.caption_tag_dropout_rate,
-        "ss_face_crop_aug_range": None,
+        "ss_face_crop_aug_range": None if dataset.face_crop_aug_range is None else tuple(dataset.face_crop_aug_range),
         "ss_resize_interpolation": dataset.resize_interpolation,
     }
 
@@ -274,6 +276,11 @@ def _model_values(config: RunConfig, stats: TrainingMetadata) -> dict[str, Any]:
             "ss_vae_hash": stats.vae_hashes[0],
             "ss_new_vae_hash": stats.vae_hashes[1],
         }
+    if model.merged:  # Kohya's scripts write nothing about them
+        pairs = zip(model.merged, stats.merged_hashes or [None] * len(model.merged), strict=True)
+        merged = [{"name": Path(name).name, "multiplier": strength, "hash": digest}
+                  for (name, strength), digest in pairs]  # fmt: skip
+        values["ss_base_weights"] = json.dumps(merged)
     return {key: value for key, value in values.items() if value is not None or not key.endswith("_hash")}
 
 

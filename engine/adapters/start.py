@@ -1,4 +1,5 @@
-"""Checks the header and values of the LoRA that a run starts from (`network_weights`). Loads no torch.
+"""Checks header and values of the LoRA that a run starts from (`network_weights`), and of those that are merged into
+its base (`base_weights`). Loads no torch.
 
 The commands that check a run and the trainer use it, so that they refuse the same files with the same messages.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from engine.adapters.defects import check_file
+from engine.adapters.defects import check_file, check_merged_file
 from engine.adapters.formats import with_article
 from engine.adapters.kinds.registry import kind_named, trained_kind
 from engine.adapters.selection import Selector
@@ -21,6 +22,7 @@ from engine.families.listing import layer_named
 from engine.families.registry import specs
 from engine.models.header import Header, read_header
 from engine.models.lora_names import DOWN, by_module, is_peft
+from engine.paths import expanded
 from engine.text import listing, printable
 
 _TEXT_ENCODERS = ("lora_te_", "lora_te1_", "lora_te2_")
@@ -54,6 +56,26 @@ def check_start(config: RunConfig, family: Family | None) -> None:
     if not is_peft(header.tensors):
         ends = [*kind.written.values(), *kind.for_layer("norm").written.values()]
         _check_modules(config, by_module(header.tensors, ends), header, family)
+
+
+def check_base_weights(config: RunConfig, base: str | None) -> None:
+    """Refuse a file that cannot be merged into the base (`model.base_weights`).
+
+    Args:
+        base: the kind of model (`FamilySpec.lora_base`); None where it is unknown.
+
+    Raises:
+        ModelError: missing, unreadable, no LoRA, for another model, damaged, or of a kind that cannot be merged.
+    """
+    for name, _ in config.model.merged:
+        path = expanded(name)
+        if not path.exists():
+            raise ModelError(
+                f"model.base_weights: there is no file {printable(path)}.",
+                "Check the path.",
+                code="merged-file-missing",
+            )
+        check_merged_file(path, base)
 
 
 def _check_modules(

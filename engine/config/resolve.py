@@ -18,6 +18,7 @@ from engine.config.trained import is_trained
 from engine.config.training import TrainingTable
 from engine.config.unused import idle_settings
 from engine.errors import UsageError
+from engine.text import plural
 
 if TYPE_CHECKING:
     from engine.types import Recognition
@@ -189,6 +190,8 @@ def _cached_latents(config: RunConfig, _: bool) -> Resolution:
     """Pixels that change in each step cannot be cached; a place for latents means that they are cached."""
     memory = config.memory
     uncacheable = [name for name in ("color_aug", "random_crop") if getattr(config.dataset, name)]
+    if config.dataset.crops_faces and not config.training.kohya_exact:
+        uncacheable.append("face_crop_aug_range")
     if uncacheable and (memory.cache_latents or memory.cache_latents_to_disk):
         note = f"Latents are not cached: {' and '.join(uncacheable)} gives each image new pixels in every step."
         return config.changed(memory={"cache_latents": False, "cache_latents_to_disk": False}), [note]
@@ -213,7 +216,18 @@ def _swapped_blocks(config: RunConfig, _: bool) -> Resolution:
     return config.changed(memory={"split_mode": True}), ["Split mode is on, because blocks_to_swap is set."]
 
 
+def _merged_strengths(config: RunConfig, _: bool) -> Resolution:
+    """A strength without a file has no effect, as in Kohya."""
+    files, strengths = config.model.base_weights, config.model.base_weights_multiplier
+    if len(strengths) <= len(files):
+        return config, []
+    note = f"model.base_weights_multiplier has {len(strengths)} strengths for {plural(len(files), 'file')}"
+    kept = strengths[: len(files)]
+    return config.changed(model={"base_weights_multiplier": kept}), [f"{note}: the others have no effect."]
+
+
 RULES: tuple[Rule, ...] = (
+    _merged_strengths,
     _not_both_parts_only,
     _preset_of_one_part,
     _one_rate,

@@ -187,11 +187,18 @@ def _dataset(config: RunConfig) -> Iterator[_Reason]:
     if config.training.kohya_exact:
         yield ("dataset.alpha_background",), "Kohya's scripts show what is under transparency (kohya_exact)"
     if table.dataset_config:
+        yield ("dataset.in_json",), "dataset.dataset_config is set"
         return  # a subset may set what another setting needs
+    if table.in_json:
+        yield ("dataset.caption_extension", "dataset.reg_data_dir"), "captions are in dataset.in_json"
     if table.validation_split == 0:
         yield ("dataset.validation_seed",), "validation_split is 0"
     elif table.validation_data_dir and table.validation_split is None:
         yield ("dataset.validation_seed",), "validation_data_dir names the images"
+    if table.enable_bucket:
+        yield ("dataset.face_crop_aug_range",), "enable_bucket is on, which keeps each image's shape"
+    elif config.training.kohya_exact and config.memory.cache_latents:
+        yield ("dataset.face_crop_aug_range",), "Kohya's scripts crop no faces where latents are cached (kohya_exact)"
     if not table.enable_bucket:
         names = ("min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale")
         yield tuple(f"dataset.{name}" for name in names), "enable_bucket is off"

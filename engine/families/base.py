@@ -52,6 +52,8 @@ class Model(ABC):
     """The text encoders by name, trainable or not."""
     cached_only_encoders: tuple[str, ...] = ()
     """Text encoders that are never on the device together with the denoiser: their outputs are always cached."""
+    merged_key: str = ""
+    """A hash of the LoRA files that were merged into it (`model.base_weights`), for caches; "" for none."""
     masks_attention: bool = False
     """Whether its attention ignores padding, by a mask."""
     reader: LoraReader

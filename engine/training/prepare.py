@@ -12,12 +12,13 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from safetensors.torch import load_file
 
+from engine.adapters.base_weights import load_base
 from engine.adapters.formats import in_kohya_names, readers_of_run, recognise_format
 from engine.adapters.kinds.registry import trained_kind
 from engine.adapters.network import AdapterNetwork
 from engine.adapters.peft_format import to_kohya
 from engine.adapters.selection import Selector, require_layers, select_of_run
-from engine.adapters.start import check_start
+from engine.adapters.start import check_base_weights, check_start
 from engine.config import RunConfig, load_config, require_paths
 from engine.config.changes import at_the_end, stages
 from engine.config.prompts import read_prompts
@@ -150,6 +151,7 @@ def _check_settings(run: ResolvedRun) -> str:
     check_schedule(config.training)
     if config.saving.metadata_thumbnail:
         thumbnail(config.saving.metadata_thumbnail)
+    check_base_weights(config, run.family.spec.lora_base)
     check_start(config, run.family)
     select_of_run(run)
     return warning
@@ -173,7 +175,8 @@ def place_for_training(model: Model, *, texts: bool, latents: bool) -> None:
 
 def _load(session: Session, config: RunConfig, recognition: Recognition, device: str, precision: str) -> Model:
     """The model in the host's memory, its weights in the compute dtype."""
-    model = family_named(recognition.family).load(config, recognition, device, compute_dtype(precision), session.log)
+    family = family_named(recognition.family)
+    model = load_base(family, config, recognition, device, compute_dtype(precision), session.log)
     apply_memory_settings(model, config.memory, session.log)
     session.raise_if_stopped()
     return model

@@ -88,7 +88,7 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     from engine import clock
     from engine.adapters.formats import readers_of_run
     from engine.adapters.selection import select_of_run
-    from engine.adapters.start import check_start
+    from engine.adapters.start import check_base_weights, check_start
     from engine.config.loggers import used_loggers
     from engine.config.optimizers import check_training
     from engine.dataset.caption_check import check_captions
@@ -110,6 +110,7 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
         thumbnail(config.saving.metadata_thumbnail)
         source = printable(config.saving.metadata_thumbnail)[:200]
         notes.append(f"A small copy of {source} is embedded in the LoRA file, as its thumbnail.")
+    check_base_weights(config, run.family.spec.lora_base)
     check_start(config, run.family)
     selection = select_of_run(run)
     if readers := readers_of_run(config.network, run.family.spec.lora_base):
@@ -147,7 +148,7 @@ def check_settings(config: RunConfig) -> None:
         LoraSmithError: what a run would refuse.
     """
     from engine.adapters.selection import select_of_run
-    from engine.adapters.start import check_start
+    from engine.adapters.start import check_base_weights, check_start
     from engine.config.form import PROMPT_FILES
     from engine.config.optimizers import check_training
     from engine.dataset.buckets import BucketGrid
@@ -160,9 +161,11 @@ def check_settings(config: RunConfig) -> None:
     is_here = model and expanded(model).exists()
     run = resolve_run(config, recognise(expanded(model)) if is_here else reference_model(config))
     config = run.config
+    is_known = is_here or family_of_settings(config) is not None
     if config.network.network_weights and expanded(config.network.network_weights).exists():
-        is_known = is_here or family_of_settings(config) is not None
         check_start(config, run.family if is_known else None)
+    if all(expanded(name).exists() for name in config.model.base_weights):
+        check_base_weights(config, run.family.spec.lora_base if is_known else None)
     select_of_run(run)
     BucketGrid.of_run(run)
     prompts = config.sampling.sample_prompts
@@ -178,13 +181,12 @@ def missing_paths(config: RunConfig) -> list[str]:
     from engine.config.form import PROMPT_FILES
     from engine.models.hub.cache import is_hub_id
     from engine.paths import expanded
-    from engine.runs.prepare import NEW_PATHS, path_keys
+    from engine.runs.prepare import NEW_PATHS, path_values
     from engine.text import printable
 
     missing = []
-    for table, key in path_keys():
-        value = getattr(getattr(config, table), key)
-        if not isinstance(value, str) or not value or key in NEW_PATHS or is_hub_id(value):
+    for table, key, value in path_values(config):
+        if not value or key in NEW_PATHS or is_hub_id(value):
             continue
         no_path = value.startswith("data:") if key == "metadata_thumbnail" else False
         if key == "sample_prompts":

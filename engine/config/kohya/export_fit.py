@@ -112,6 +112,9 @@ def _caches(fit: Fitted, trainer: KohyaTrainer) -> None:
                 f"{names}: the scripts refuse it with {_and(chance)}.{cost} to cache, "
                 f"remove {_and(chance)} from dataset.toml and add cache_text_encoder_outputs = true.", memory=off,
             )  # fmt: skip
+        elif fit.config.model.weighted_captions:
+            note = f"{names}: with it, the scripts ignore the weights of captions (weighted_captions).{cost}"
+            fit.change(f"{note} to cache, remove weighted_captions and the weights.", memory=off)
         elif unread:
             fit.change(
                 f"{names}: with it, the scripts ignore {_and(unread)}.{cost} to cache, "
@@ -123,8 +126,10 @@ def _caches(fit: Fitted, trainer: KohyaTrainer) -> None:
         fit.change(f"cache_latents is left out: the scripts refuse it with {_and(moving)}.", memory=off)
     unscaled = [table for table in fit.tables() if not table["enable_bucket"] and not table["random_crop"]]
     if unscaled and not fit.config.memory.cache_latents:
-        if moving:
-            fit.notes.append("Without buckets the scripts take only images of exactly the resolution, or random_crop.")
+        if moving or fit.set_in("face_crop_aug_range"):
+            note = "Without buckets the scripts take only images of exactly the resolution, or random_crop"
+            faces = any(table.get("face_crop_aug_range") for table in unscaled)
+            fit.notes.append(f"{note}, or those with the place of a face in their name." if faces else f"{note}.")
         else:
             note = "cache_latents is set: without it and without buckets the scripts scale no images."
             fit.change(note, memory={"cache_latents": True})

@@ -84,6 +84,22 @@ def test_conv_and_other_settings_come_back(tmp_path: Path) -> None:
     assert [spec.conditioning_data_dir for spec in specs] == ["/masks"]
 
 
+def test_captions_of_a_file_and_merged_files_come_back(tmp_path: Path) -> None:
+    config = load_config("sd15-anime", [
+        "saving.output_name=zed", "dataset.train_data_dir=/p", "dataset.in_json=/m.json", "dataset.num_repeats=3",
+        "model.base_weights=['/b.safetensors']", "model.base_weights_multiplier=[0.5]", "model.weighted_captions=true",
+        "dataset.face_crop_aug_range=[2, 4]", "dataset.enable_bucket=false",
+    ])  # fmt: skip
+    subsets = [ExportedSubset("/p", 3, metadata_file="/m.json")]
+    for name, text in resolved_export(config, "sd15", subsets, []).files.items():
+        (tmp_path / name).write_text(text)
+    imported = load_config(tmp_path / "training.toml")
+    assert imported.model == config.model
+    specs, _ = read_dataset_config(tmp_path / "dataset.toml", imported)
+    assert [(spec.image_dir, spec.metadata_file, spec.num_repeats) for spec in specs] == [("/p", "/m.json", 3)]
+    assert specs[0].table.face_crop_aug_range == [2.0, 4.0] and not imported.memory.cache_latents
+
+
 def test_steps_of_warm_up_are_whole_numbers() -> None:
     for value, expected in (("30", 30), ("0.05", 0.05)):
         config = load_config("sdxl", [f"training.lr_warmup_steps={value}"])

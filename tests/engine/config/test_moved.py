@@ -203,7 +203,17 @@ def test_digests_and_caches_know_the_settings_by_their_former_names() -> None:
     }
     assert digest(RunConfig().changed(**tables(some))) == "59f81e1ea3d9e799"
     former = former_tables(RunConfig().model_dump())
-    assert list(former) == ["model", "dataset", "network", "training", "memory", "sampling", "saving", "logging", "flux"]
+    assert list(former) == [
+        "model",
+        "dataset",
+        "network",
+        "training",
+        "memory",
+        "sampling",
+        "saving",
+        "logging",
+        "flux",
+    ]
     assert former["flux"].keys() == set(ADDED["flux"])
     assert all(key in former[table] for table, key in (old.split(".") for old in MOVED))
 

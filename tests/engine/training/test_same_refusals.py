@@ -82,7 +82,7 @@ OTHERS = [
     ({"network_weights": "garbage.safetensors"}, "model-file-cut-short", "garbage.safetensors"),
     ({"network_weights": "short.safetensors"}, "model-file-cut-short", "short.safetensors"),
     ({"network_weights": "pickle.safetensors"}, "model-is-pickle", "pickle.safetensors"),
-    ({"network_weights": "loha.safetensors"}, "lora-not-for-start", "a LoHa"),
+    ({"network_weights": "loha.safetensors"}, "lora-incomplete", "hada_w1_b"),
     ({"network_weights": "model.safetensors"}, "not-a-lora", "model.safetensors"),
     ({"network_weights": "half.safetensors"}, "lora-incomplete", "lora_up.weight: lora_unet_"),
     ({"network_weights": "rank.safetensors"}, "lora-wrong-shape", "[8, 32], here it is [4, 32]"),
@@ -93,6 +93,7 @@ OTHERS = [
         "lora_te_text_model",
     ),
     ({"network_weights": "nan.safetensors"}, "weights-not-finite", "lora_unet_"),
+    ({"base_weights": ["rank.safetensors", "sdxl.safetensors"]}, "lora-for-other-model", "SDXL"),
 ]
 ATTENTION = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 TEXT = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
@@ -152,6 +153,8 @@ def test_all_three_refuse_with_one_sentence(
     monkeypatch.chdir(tmp_path)
     paths_in = {"network_weights", "sample_prompts"} & settings.keys()
     settings = {**settings, **{key: str(weights / str(settings[key])) for key in paths_in}}
+    if isinstance(merged := settings.get("base_weights"), list):
+        settings = {"base_weights": [str(weights / name) for name in merged]}
     file = tmp_path / "kohya.toml"
     paths = {"pretrained_model_name_or_path": str(tiny_model), "train_data_dir": str(images)}
     file.write_text(written({**paths, **settings}))
