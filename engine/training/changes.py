@@ -195,7 +195,7 @@ class Changes:
         old, new = _rates(state.config, state.groups), _rates(config, state.groups)
         if not all(old.values()) or not all(new.values()):
             return f"{key} cannot become 0 while the run continues"
-        check_rates(config.training.optimizer_type, new)
+        check_rates(config.training.optimizer_type, {group.name: rate for group, rate in new.items()})
         if state.built.relative_step:
             return f"{change.text} changes nothing here, the optimizer sets its own rate"
         if old == new:

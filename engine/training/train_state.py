@@ -141,7 +141,7 @@ class TrainState:
     def rate_factors(self) -> dict[str, float]:
         """Factor in the rate of each group that the optimizer found; empty where it finds none."""
         groups = zip(self.groups, self.built.optimizer.param_groups, strict=True)
-        return {name: float(group["d"]) for name, group in groups if "d" in group}
+        return {own.name: float(group["d"]) for own, group in groups if "d" in group}
 
     def rates_text(self) -> str:
         """The rates in words."""
