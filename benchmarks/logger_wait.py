@@ -76,6 +76,7 @@ def run(place: Path, name: str, logging: Mapping[str, str], steps: int) -> tuple
         "saving.output_dir": place / name,
         "saving.save_state_every_n_steps": 0,
         "dataset.resolution": 64,
+        "dataset.enable_bucket": "false",
         "training.max_train_steps": steps,
         "training.train_batch_size": 4,
         "training.max_check_share": 0,

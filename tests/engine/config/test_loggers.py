@@ -42,7 +42,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -
         (ALL, {"log_with": "trackio"}, {"TRACKIO_SPACE_ID": "me/dogs"}, ("trackio",), "network_train, at me/dogs."),
         (ALL, {"log_with": "all"}, KEY, ALL, "TensorBoard's files"),
         (("tensorboard",), {"log_with": "all"}, KEY, ("tensorboard",),
-         "A logger is left out. logging.log_with: Weights & Biases needs the pack"),
+         "A logger is left out. logging.log_with: Weights & Biases needs the package wandb"),
         (ALL, {"log_with": "all"}, {}, ("tensorboard", "trackio"), "needs a key in the environment variable"),
         # an old file with a log folder still trains
         ((), {"logging_dir": "/l"}, {}, (),
