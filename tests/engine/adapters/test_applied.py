@@ -175,7 +175,10 @@ def test_rows_of_a_fused_layer_go_to_its_parts(saved: Saved) -> None:
     layers, x = Attention(), torch.randn(3, 8)
     target = LoraTarget("transformer", "to_q", "lora_unet_double_blocks_0_img_attn_qkv", "linear", ("to_k", "to_v"))
     model: Any = SimpleNamespace(
-        trainable={"transformer": layers}, lora_targets=lambda conv: [target], norm_targets=lambda conv: [], outer_targets=list
+        trainable={"transformer": layers},
+        lora_targets=lambda conv: [target],
+        norm_targets=lambda conv: [],
+        outer_targets=list,
     )
     matrix, lengths = torch.randn(24, 8), torch.rand(24) + 0.5
     weight = torch.cat([layer.weight for layer in (layers.to_q, layers.to_k, layers.to_v)]).detach()

@@ -86,7 +86,8 @@ DIMS = ",".join(str(number) for number in range(23))
         ("sdxl", {"network": {"exclude_patterns": ["attn2"], "include_patterns": ["blocks_4"]}}, ATTN2, (None, None)),
         ("sdxl", {"network": {"include_patterns": ["attn"]}}, FF, "no entry of include_patterns matches them"),
         ("sdxl", {"network": {"preset": "attn-only"}}, FF, "the preset attn-only does not select them"),
-        ("sdxl", {"network": {"down_lr_weight": "zeros"}}, ATTN2, "the factor on the learning rate of their blocks is 0"),
+        ("sdxl", {"network": {"down_lr_weight": "zeros"}}, ATTN2,
+         "the factor on the learning rate of their blocks is 0"),
         ("sdxl", {"network": {"network_reg_lrs": "attn2=0"}}, ATTN2, "their learning rate is 0 (network_reg_lrs)"),
         ("flux", {"flux": {"img_attn_dim": 3}}, QKV, (3, None)),
         ("flux", {"flux": {"train_double_block_indices": "0-4"}}, QKV, "their rank is 0 ([flux])"),
@@ -219,8 +220,8 @@ SINE = {4: 0.5406408174555976, 5: 0.654860733945285, 7: 0.8412535328311812, 8: 0
 def test_the_groups_are_those_of_kohyas_scripts(
     family: str, tables: dict[str, Any], expected: list[tuple[str, float, int]]
 ) -> None:
-    """(description, learning rate, tensors) of each group in the order of the scripts' `prepare_optimizer_params`, which
-    has one tensor for each of down and up."""
+    """(description, learning rate, tensors) of each group in the order of the scripts' `prepare_optimizer_params`,
+    which has one tensor for each of down and up."""
     run = resolved(family, tables)
     selection = select_of_run(run)
     modules: Any = [_Module(choice.target) for choice in selection.choices]
