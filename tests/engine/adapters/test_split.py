@@ -53,7 +53,7 @@ def test_the_file_has_the_effect_of_the_training() -> None:
     filled(network)
     x = torch.randn(5, 8)
     plain = Split()
-    plain.load_state_dict(dict(_base_weights(module).items()))
+    plain.load_state_dict(_base_weights(module))
     change = module(x) - plain(x)
     state = network.state()
     down, up = state[f"{NAME}.lora_down.weight"], state[f"{NAME}.lora_up.weight"]

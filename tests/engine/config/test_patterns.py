@@ -9,8 +9,8 @@ import pytest
 
 from engine.config.patterns import LONGEST, compiled
 
-ATOMS = ["a", "b", "_", "1", ".", "[ab]", "[^a]", "[]a]", r"\d", r"\w", r"\.", "^", "$", r"\b", "(a|b)", "(?:ab|_)", "(a|)",
-         "(a*)"]  # fmt: skip
+ATOMS = ["a", "b", "_", "1", ".", "[ab]", "[^a]", "[]a]", r"\d", r"\w", r"\.", "^", "$", r"\b", "(a|b)", "(?:ab|_)",
+         "(a|)", "(a*)"]  # fmt: skip
 ENDS = ["", "", "", "*", "+", "?", "{2}", "{1,2}", "{,2}", "{2,}", "*?", "+?", "{", "{}"]
 
 

@@ -1,4 +1,4 @@
-"""Rates by block and by name, LoRA+ and chosen layers in a training: events, live changes, exact resume, what is refused."""
+"""Rates by block and by name, LoRA+ and chosen layers in a training: events, live changes, resume, refusals."""
 
 from __future__ import annotations
 
