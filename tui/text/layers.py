@@ -96,8 +96,10 @@ def _rate(run: ResolvedRun, choice: Choice) -> str:
 
 def _none_sign(encoding: str | None) -> str:
     """The sign for a place without adapter: a dot in the middle, where the terminal has it."""
+    outputs = (sys.stdout, sys.__stdout__)  # the first one of a screen is Textual's, which has no encoding
+    known = (encoding, *(getattr(output, "encoding", None) for output in outputs))
     try:
-        "·".encode(encoding or sys.stdout.encoding or "ascii")
+        "·".encode(next((name for name in known if name), "ascii"))
     except (UnicodeEncodeError, LookupError):
         return "."
     return "·"

@@ -40,7 +40,7 @@ OPTIMIZERS = [
     ({"optimizer_args": ["betas=0.9,1"]}, "argument-not-allowed", "betas=0.9,1"),
     ({"optimizer_args": ["amsgrad=maybe"]}, "argument-wrong-type", "amsgrad=maybe"),
     ({"optimizer_args": ["fused=True", "foreach=True"]}, "optimizer-arguments-clash", "foreach"),
-    ({"optimizer_args": ["lr=1"]}, "argument-unknown", "lr"),
+    ({"optimizer_args": ["lr=1"]}, "argument-unknown", ": lr."),
     ({"optimizer_type": "Prodigy", "unet_lr": 1e-3, "optimizer_args": ["d0=x"]}, "argument-wrong-type", "d0=x"),
     (
         {"optimizer_type": "Adafactor", "optimizer_args": ["relative_step=no", "warmup_init=yes"]},
