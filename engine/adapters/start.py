@@ -10,7 +10,7 @@ from pathlib import Path
 
 from engine.adapters.defects import check_file
 from engine.adapters.formats import with_article
-from engine.adapters.kinds.registry import kind_named, trained_kind
+from engine.adapters.kinds.registry import companion, kind_named, trained_kind
 from engine.config.schema import RunConfig
 from engine.config.trained import is_trained
 from engine.errors import ModelError
@@ -47,7 +47,7 @@ def check_start(config: RunConfig, base: str | None) -> None:
         )
     header = read_header(path)
     if not is_peft(header.tensors):
-        ends = [*kind.written.values(), *kind.for_layer("norm").written.values()]
+        ends = [*kind.written.values(), *companion().written.values()]
         _check_modules(config, by_module(header.tensors, ends), header)
 
 
@@ -62,7 +62,7 @@ def _check_modules(config: RunConfig, modules: Mapping[str, Mapping[str, object]
             "It was made for parts that are not trained here: change the learning rates or network_train_unet_only.",
             code="lora-without-trained-modules",
         )
-    norm = kind.for_layer("norm")
+    norm = companion()
     always = {mark for spec in specs() for mark in spec.always_adapted}
     for name in trained:
         if network.conv_rank is None and not any(mark in name for mark in always):

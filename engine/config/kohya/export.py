@@ -15,7 +15,7 @@ from engine.config.kohya.dataset_file import DATASET_KEYS, SHARED_KEYS, frozen_t
 from engine.config.kohya.export_fit import Fitted, fitted, is_a_run
 from engine.config.kohya.rules import SCRIPT_ARGUMENTS
 from engine.config.kohya.trainers import KohyaTrainer
-from engine.config.network import LYCORIS, OWN_OF_KOHYA, READ_BY_SCRIPTS, NetworkTable
+from engine.config.network import LYCORIS, READ_BY_SCRIPTS, NetworkTable
 from engine.config.resolve import ResolvedConfig
 from engine.config.schema import RunConfig
 
@@ -208,8 +208,8 @@ def _missing(model: Any, name: str, written: Any, trainer: KohyaTrainer) -> list
         elsewhere |= {"memory.device"} if model.device == "cpu" else set()
         elsewhere |= {"memory.base_precision"} if "fp8_base" in written else set()
     if name == "network":
-        given = READ_BY_SCRIPTS if model.network_module != LYCORIS else model.lycoris_arguments.keys()
-        elsewhere |= {f"network.{key}" for key in (*given, *model.idle_settings)}
+        passed = READ_BY_SCRIPTS if model.network_module != LYCORIS else model.lycoris_arguments.keys()
+        elsewhere |= {f"network.{key}" for key in (*passed, *model.idle_settings)}
     return [
         key for key, value in model.model_dump().items()
         if value != type(model).model_fields[key].default and (value or key not in SCRIPT_ARGUMENTS)
@@ -253,7 +253,7 @@ def _by_hand(config: RunConfig, table: str, trainer: KohyaTrainer, has_prompts: 
     elif table == "dataset":
         rows.append(("dataset_config", "dataset.toml", "Images, buckets and captions."))
     elif table == "network":
-        own = trainer.network_module if network.network_module in OWN_OF_KOHYA else network.network_module
+        own = trainer.network_module if network.is_kohyas else network.network_module
         rows.append(("network_module", own, "The kind of LoRA."))
         if texts := _network_args(network):
             rows.append(("network_args", texts, "Further settings of the LoRA."))
@@ -290,7 +290,7 @@ def _by_hand(config: RunConfig, table: str, trainer: KohyaTrainer, has_prompts: 
 
 def _network_args(network: NetworkTable) -> list[str]:
     """The settings that the scripts pass on to the module of the adapter."""
-    if network.network_module in OWN_OF_KOHYA:
+    if network.is_kohyas:
         args = {
             "conv_dim": network.conv_dim,
             "conv_alpha": network.conv_alpha if network.conv_dim else None,
