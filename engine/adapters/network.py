@@ -196,7 +196,7 @@ class AdapterNetwork:
         return scaled, sum(norms) / len(norms), max(norms)
 
     def round_to(self, components: Mapping[str, nn.Module], dtype: torch.dtype) -> None:
-        """Round the adapters in twins of the components that it is attached to, as a file of this number format does."""
+        """Round the adapters in twins of the components that it is in, as a file of this number format does."""
         for kind in self.kinds:
             for module in self.modules_of(kind):
                 for path in module.target.paths:
