@@ -26,7 +26,6 @@ from engine.adapters.dataset_metadata import (
 )
 from engine.adapters.kinds.registry import trained_kind
 from engine.config.kohya.layer_args import layer_args
-from engine.config.network import OWN_OF_KOHYA
 from engine.config.schema import RunConfig
 from engine.config.training_size import training_size
 from engine.dataset.thumbnail import thumbnail
@@ -173,7 +172,7 @@ def _network_args(config: RunConfig) -> dict[str, Any]:
     """The arguments of the kind and those that choose layers; Kohya's scripts add the dropout behind them."""
     network = config.network
     arguments = {**trained_kind(network).network_args(network), **layer_args(config)}
-    if arguments and network.network_module in OWN_OF_KOHYA and not network.dim_from_weights:
+    if arguments and network.is_kohyas and not network.dim_from_weights:
         arguments |= {"dropout": arguments.pop("dropout", network.network_dropout or None)}
     return arguments
 

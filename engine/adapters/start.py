@@ -11,7 +11,7 @@ from pathlib import Path
 
 from engine.adapters.defects import check_file, check_merged_file
 from engine.adapters.formats import with_article
-from engine.adapters.kinds.registry import kind_named, trained_kind
+from engine.adapters.kinds.registry import companion, kind_named, trained_kind
 from engine.adapters.selection import Selector
 from engine.config.network import NetworkTable
 from engine.config.schema import RunConfig
@@ -54,7 +54,7 @@ def check_start(config: RunConfig, family: Family | None) -> None:
         )
     header = read_header(path)
     if not is_peft(header.tensors):
-        ends = [*kind.written.values(), *kind.for_layer("norm").written.values()]
+        ends = [*kind.written.values(), *companion().written.values()]
         _check_modules(config, by_module(header.tensors, ends), header, family)
 
 
@@ -91,7 +91,7 @@ def _check_modules(
             "It was made for parts that are not trained here: change the learning rates or network_train_unet_only.",
             code="lora-without-trained-modules",
         )
-    norm = kind.for_layer("norm")
+    norm = companion()
     always = {mark for spec in specs() for mark in spec.always_adapted}
     tables = {} if family is None else _own_tables(config, trained, header, family)
     for name in trained:

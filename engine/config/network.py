@@ -11,8 +11,6 @@ from engine.config.layers import WITH_CONVOLUTIONS, LayersTable, Preset
 from engine.config.values import Algo, NetworkModule
 
 LYCORIS, KOHYA = "lycoris.kohya", "networks.lora"
-OWN_OF_KOHYA = (KOHYA, "networks.lora_flux")
-"""Kohya's modules for plain LoRAs."""
 IMPLIED: Mapping[str, Algo] = {"networks.loha": "loha", "networks.lokr": "lokr", "locon.locon_kohya": "lora"}
 """Modules that train one kind of adapter, by LyCORIS' name of the kind."""
 READ_BY_SCRIPTS = frozenset({"conv_dim", "conv_alpha", "rank_dropout", "module_dropout", "factor", "use_tucker"})
@@ -171,6 +169,11 @@ class AdapterTable(Table):
         gt=0,
         advanced=True,
     )
+
+    @property
+    def is_kohyas(self) -> bool:
+        """Whether the module is one of Kohya's for plain LoRAs, of any family."""
+        return self.network_module.startswith(KOHYA)
 
     @property
     def is_lora(self) -> bool:

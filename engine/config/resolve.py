@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NewType
 
 from engine.config.layers import RATIOS, WEIGHT_LISTS, WITHOUT_TEXT
 from engine.config.local_paths import require_local_paths
-from engine.config.network import IMPLIED, LYCORIS, OWN_OF_KOHYA
+from engine.config.network import IMPLIED, LYCORIS
 from engine.config.optimizers import check_rates, is_schedule_free, optimizer_notes, sets_its_own_rate
 from engine.config.schema import RunConfig
 from engine.config.trained import is_trained
@@ -177,7 +177,7 @@ def _kind_of_adapter(config: RunConfig, _: bool) -> Resolution:
         )
     if implied is not None and network.algo == "lora" != implied:
         return config.changed(network={"algo": implied}), []
-    if network.network_module in OWN_OF_KOHYA and not (network.is_lora and not network.train_norm):
+    if network.is_kohyas and not (network.is_lora and not network.train_norm):
         why = f"algo is {network.algo}"
         if network.algo in ("lora", "locon"):
             why = f"{next(key for key in ('use_tucker', 'use_scalar', 'train_norm') if getattr(network, key))} is set"

@@ -17,7 +17,7 @@ from engine.config.kohya.export_fit import Fitted, fitted, is_a_run
 from engine.config.kohya.layer_args import exported_by, layer_args
 from engine.config.kohya.rules import SCRIPT_ARGUMENTS
 from engine.config.kohya.trainers import KohyaTrainer
-from engine.config.network import LYCORIS, OWN_OF_KOHYA, READ_BY_SCRIPTS, NetworkTable
+from engine.config.network import LYCORIS, READ_BY_SCRIPTS, NetworkTable
 from engine.config.resolve import ResolvedConfig
 from engine.config.schema import RunConfig
 
@@ -215,7 +215,7 @@ def _training_toml(fit: Fitted, trainer: KohyaTrainer, has_prompts: bool) -> str
 def _module(config: RunConfig, trainer: KohyaTrainer) -> str:
     """`network_module`: the script's own for plain LoRAs."""
     module = config.network.network_module
-    return trainer.network_module if module in OWN_OF_KOHYA else module
+    return trainer.network_module if config.network.is_kohyas else module
 
 
 def _missing(model: Any, name: str, written: Any, trainer: KohyaTrainer, module: str) -> list[str]:
@@ -225,8 +225,8 @@ def _missing(model: Any, name: str, written: Any, trainer: KohyaTrainer, module:
         elsewhere |= {"memory.device"} if model.device == "cpu" else set()
         elsewhere |= {"memory.base_precision"} if "fp8_base" in written else set()
     if name == "network":
-        given = READ_BY_SCRIPTS if model.network_module != LYCORIS else model.lycoris_arguments.keys()
-        elsewhere |= {f"network.{key}" for key in (*given, *model.idle_settings)}
+        passed = READ_BY_SCRIPTS if model.network_module != LYCORIS else model.lycoris_arguments.keys()
+        elsewhere |= {f"network.{key}" for key in (*passed, *model.idle_settings)}
     elsewhere |= {f"{name}.{key}" for key in exported_by(module)}
     if "down_lr_weight" in exported_by(module):
         elsewhere |= {"network.block_lr_weight"}
@@ -316,7 +316,7 @@ def _network_args(config: RunConfig, module: str) -> list[str]:
 
 def _adapter_args(network: NetworkTable) -> list[str]:
     """The arguments of the kind of adapter."""
-    if network.network_module in OWN_OF_KOHYA:
+    if network.is_kohyas:
         args = {
             "conv_dim": network.conv_dim,
             "conv_alpha": network.conv_alpha if network.conv_dim else None,

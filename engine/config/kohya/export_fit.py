@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from engine.config.key_values import split_arguments
 from engine.config.kohya.trainers import KohyaTrainer
-from engine.config.network import IMPLIED, LYCORIS, OWN_OF_KOHYA
+from engine.config.network import IMPLIED, LYCORIS
 from engine.config.optimizers import is_schedule_free, optimizer_settings, schedule_settings, sets_its_own_rate
 from engine.config.resolve import ResolvedConfig
 from engine.config.schema import RunConfig
@@ -273,7 +273,7 @@ def _validation(fit: Fitted) -> None:
 def _adapter(fit: Fitted) -> None:
     """Modules of the adapter that are no part of every version of the scripts; settings that they take otherwise."""
     network, training = fit.config.network, fit.config.training
-    if network.preset is not None and network.network_module in OWN_OF_KOHYA:
+    if network.preset is not None and network.is_kohyas:
         note = f"network_module is {LYCORIS}: only it has presets of layers."
         fit.change(note, network={"network_module": LYCORIS})
     if len(set(training.text_rates)) > 1:

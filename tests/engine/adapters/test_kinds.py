@@ -54,7 +54,7 @@ def trained() -> dict[str, TrainableKind]:
     return {algo: trained_kind(NetworkTable(algo=algo)) for algo in get_args(Algo)}
 
 
-def test_every_algo_has_a_kind_that_reads_the_settings_it_is_said_to_read() -> None:
+def test_every_algo_has_a_kind_that_reads_the_settings_of_the_table() -> None:
     kinds_of_lycoris = trained()
     assert len({kind.name for kind in kinds_of_lycoris.values()}) == len(kinds_of_lycoris) - 1, "locon is lora"
     assert trained_kind(NetworkTable(use_tucker=True)).name == "LoRA with Tucker decomposition"
