@@ -197,7 +197,12 @@ class Selector:
         wide = target.kind == "conv3x3"
         ranks, alphas = (table.conv_ranks, table.conv_alphas) if wide else (table.ranks, table.alphas)
         key = "conv_block_dims" if wide else "block_dims"
-        return None if ranks is None else ranks[block], None if alphas is None else alphas[block], key
+        rank = None if ranks is None else ranks[block]
+        alpha = None if alphas is None else alphas[block] or rank or self._usual_rank(wide=wide)
+        return rank, alpha, key
+
+    def _usual_rank(self, *, wide: bool) -> int | None:
+        return self.network.conv_rank if wide else self.network.network_dim
 
     def _group(self, target: LoraTarget) -> tuple[RateGroup | None, str]:
         """The group of a layer's learning rate, or why it has none."""

@@ -42,14 +42,14 @@ def ranks(text: str) -> tuple[int, ...]:
 
 
 def alphas(text: str) -> tuple[float, ...]:
-    """ "1,4,0.5": the alpha of each block.
+    """ "1,4,0.5": the alpha of each block; 0 is its rank.
 
     Raises:
         ValueError: another form.
     """
     numbers = _numbers(text, float)
-    if any(alpha <= 0 for alpha in numbers):
-        raise ValueError("numbers above 0, separated by commas")
+    if any(alpha < 0 for alpha in numbers):
+        raise ValueError("numbers from 0 on, separated by commas")
     return numbers
 
 

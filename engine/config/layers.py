@@ -68,7 +68,9 @@ class LayersTable(Table):
         vram="more",
         advanced=True,
     )
-    block_alphas: str | None = setting(None, "Alpha by block", "With block_dims: the alpha of each.", advanced=True)
+    block_alphas: str | None = setting(
+        None, "Alpha by block", "With block_dims: the alpha of each; 0: its rank.", advanced=True
+    )
     conv_block_dims: str | None = setting(
         None,
         "Convolution rank by block",

@@ -74,6 +74,8 @@ DIMS = ",".join(str(number) for number in range(23))
     [
         ("sdxl", {"network": {"block_dims": DIMS}}, ATTN2, (5, None)),
         ("sdxl", {"network": {"block_dims": DIMS, "block_alphas": DIMS.replace("0", "9")}}, FF, (13, 13.0)),
+        ("sdxl", {"network": {"block_dims": DIMS, "block_alphas": ",".join("0" * 23)}}, FF, (13, 13.0)),
+        ("sdxl", {"network": {"down_lr_weight": "sine", "block_alphas": ",".join("0" * 23)}}, FF, (None, 16)),
         ("sdxl", {"network": {"block_dims": DIMS}}, TEXT, (None, None)),
         ("sdxl", {"network": {"block_dims": DIMS}}, CONV, None),
         ("sdxl", {"network": {"block_dims": DIMS, "conv_dim": 4}}, CONV, (None, None)),

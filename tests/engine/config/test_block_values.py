@@ -114,7 +114,7 @@ def test_wrong_numbers_of_blocks(text: str) -> None:
     [
         ({"block_dims": "4,x"}, "whole numbers, not 'x'"),
         ({"block_dims": "4,-1"}, "whole numbers from 0 to 1024"),
-        ({"block_alphas": "1,0"}, "numbers above 0"),
+        ({"block_alphas": "1,-1"}, "numbers from 0 on"),
         ({"down_lr_weight": "0.5"}, "a curve (cosine, sine, linear, reverse_linear, zeros)"),
         ({"up_lr_weight": "sine+x"}, "numbers, not 'x'"),
         ({"mid_lr_weight": "-1"}, "numbers from 0 on"),
