@@ -5,45 +5,80 @@ The commands that check a run and the trainer use it, so that they refuse the sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from engine.adapters.defects import check_file
+from engine.adapters.formats import KOHYA, Format, with_article
+from engine.adapters.keys import Module, Shapes
 from engine.adapters.kinds.registry import trained_kind
+from engine.adapters.kinds.trainable import TrainableKind
+from engine.adapters.naming import addresses
+from engine.adapters.startable import EMBEDDINGS
 from engine.config.schema import RunConfig
 from engine.config.trained import is_trained
 from engine.errors import ModelError
+from engine.families.layer_names import Address
 from engine.families.registry import specs
-from engine.models.header import Header, read_header
-from engine.models.lora_names import by_module, is_peft
-from engine.text import listing
+from engine.models.header import Header, read_header, readable
+from engine.models.lora_names import by_module
+from engine.reading import open_file
+from engine.text import listing, plural, printable
 
 _TEXT_ENCODERS = ("lora_te_", "lora_te1_", "lora_te2_")
 """The trainable text encoders; T5's modules (`lora_te3_`) are in no run."""
 
 
-def check_start(config: RunConfig, base: str | None) -> None:
+def check_start(config: RunConfig, base: str | None) -> list[str]:
     """Refuse a file that the run cannot start from.
 
     Args:
         config: as it will run, after `resolve`; without `network_weights` there is nothing to check.
         base: the kind of model (`FamilySpec.lora_base`); None where it is unknown.
 
+    Returns:
+        Sentences about a file in other names than Kohya's, or with more than a LoRA.
+
     Raises:
         ModelError: unreadable, of another format or family, incomplete, of other ranks, or with NaN or infinity.
     """
     if config.network.network_weights is None:
-        return
-    path = Path(config.network.network_weights).expanduser()
-    check_file(path, base)
+        return []
+    path, kind = Path(config.network.network_weights).expanduser(), trained_kind(config.network)
+    lora = check_file(path, base)
+    if kind.name not in lora.kinds:
+        raise ModelError(
+            f"network.network_weights: {printable(path)} is {with_article(lora.kind)}, and the run trains "
+            f"{with_article(kind.name)}.",
+            "Start from a file of the kind that is trained.",
+            code="lora-of-other-kind",
+        )
     header = read_header(path)
-    if not is_peft(header.tensors):
-        ends = tuple(trained_kind(config.network).written.values())
-        _check_modules(config, by_module(header.tensors, ends), header)
+    if is_in_kohyas_format(lora, kind):
+        ends = tuple(kind.written.values())
+        _check_modules(config, kind, by_module(header.shapes, ends))
+        return []
+    placed = addresses(lora, base or lora.base)
+    modules = _in_kohyas_names(lora, kind, placed, header, path)
+    if modules:  # else only the loaded model shows what they are
+        _check_modules(config, kind, modules)
+    return _notes(lora, placed, modules)
 
 
-def _check_modules(config: RunConfig, modules: Mapping[str, Mapping[str, object]], header: Header) -> None:
-    network, kind = config.network, trained_kind(config.network)
+def is_in_kohyas_format(lora: Format, kind: TrainableKind) -> bool:
+    """Whether a file of this kind has Kohya's names throughout, and nothing else."""
+    ends = {f".{end}" for end in kind.written.values()}
+    keys = [key.removeprefix(name) for name, module in lora.modules.items() for key in module.parts.values()]
+    return list(lora.namings) == [KOHYA] and not lora.strange and ends.issuperset(keys)
+
+
+def _check_modules(config: RunConfig, kind: TrainableKind, modules: Mapping[str, Shapes]) -> None:
+    """Refuse a file without a trained module, or with one that does not fit the settings.
+
+    Args:
+        modules: Kohya's names to the shapes of the tensors, by the ends of their keys.
+    """
+    network = config.network
     unet, text = is_trained(config, denoiser=True), is_trained(config, denoiser=False)
     prefixes = (*(("lora_unet_",) if unet else ()), *(_TEXT_ENCODERS if text else ()))
     trained = [name for name in modules if name.startswith(prefixes)]
@@ -57,4 +92,60 @@ def _check_modules(config: RunConfig, modules: Mapping[str, Mapping[str, object]
     for name in trained:
         if network.conv_dim is None and not any(mark in name for mark in always):
             continue  # only the loaded model shows whether it exists in this run
-        kind.check_start(name, {end: header.shapes[f"{name}.{end}"] for end in modules[name]}, network)
+        kind.check_start(name, modules[name], network)
+
+
+def _in_kohyas_names(
+    lora: Format, kind: TrainableKind, placed: Mapping[str, Address | None], header: Header, path: Path
+) -> dict[str, Shapes]:
+    """The modules as `_check_modules` takes them; those that are no layer of the family are left out."""
+    parts: dict[str, list[Module]] = {}
+    modules: dict[str, Shapes] = {}
+    for name, address in placed.items():
+        module = lora.modules[name]
+        if address is None:
+            continue
+        if address.members > 1:
+            parts.setdefault(address.layer, []).append(module)
+        shapes = module.shapes(header.shapes)
+        modules[address.layer] = {end: shapes[role] for role, end in kind.written.items() if role in shapes}
+    down, up = kind.written.get("down", ""), kind.written.get("up", "")
+    for layer, members in parts.items():  # only LoRAs have parts
+        shapes = {"down": members[0].shape("down", header.shapes), "up": members[0].shape("up", header.shapes)}
+        rank = _joined_rank(members, header, path)
+        rows = sum(member.shape("up", header.shapes)[0] for member in members)
+        modules[layer] = {down: (rank, *shapes["down"][1:]), up: (rows, rank, *shapes["up"][2:])}
+    return modules
+
+
+def _joined_rank(members: Sequence[Module], header: Header, path: Path) -> int:
+    """The rank of LoRAs that become one: that of each where they share their down matrix, else the sum."""
+    ranks = [member.shape("down", header.shapes)[0] for member in members]
+    with readable(path), open_file(path) as file:
+        matrices = set()
+        for member in members:
+            first, last = header.places[member.parts["down"]]
+            file.seek(first)
+            matrices.add(file.read(last - first))
+    return ranks[0] if len(matrices) == 1 else sum(ranks)
+
+
+def _notes(lora: Format, placed: Mapping[str, Address | None], modules: Mapping[str, Shapes]) -> list[str]:
+    notes = []
+    if lora.naming != KOHYA and modules:
+        here = sum(address is not None for address in placed.values())
+        joined = f", which are {plural(len(modules), 'layer')} here" if len(modules) != here else ""
+        notes.append(f"The LoRA to start from is in {lora.naming} names: {plural(here, 'module')}{joined}.")
+    unknown = [printable(name) for name, address in placed.items() if address is None]
+    if unknown and modules:
+        notes.append(
+            f"{plural(len(unknown), 'module')} of the LoRA to start from, not in this family's table of names: "
+            f"{listing(unknown, 3)}."
+        )
+    embeddings = sorted({key.split(".")[1] for key in lora.strange if key.startswith(EMBEDDINGS)})
+    if embeddings:
+        notes.append(
+            f"Embeddings in the LoRA to start from are left out, only its modules are trained on: "
+            f"{listing([printable(name) for name in embeddings], 3)}."
+        )
+    return notes

@@ -61,7 +61,7 @@ def _move_settings(document: tomlkit.TOMLDocument) -> None:
         cast(TomlTable, document[table]).append(name, cast(TomlTable, document[old]).pop(key))
 
 
-_ADDED = {"training": ("early_stop",)}
+_ADDED = {"training": ("early_stop",), "saving": ("key_format",)}
 """Settings that earlier versions lacked: at their default they are not part of a digest, so that states of older runs
 still match."""
 

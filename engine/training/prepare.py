@@ -10,13 +10,12 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
-from safetensors.torch import load_file
 
-from engine.adapters.formats import in_kohya_names, recognise_format
 from engine.adapters.kinds.registry import trained_kind
 from engine.adapters.network import AdapterNetwork
-from engine.adapters.peft_format import to_kohya
 from engine.adapters.start import check_start
+from engine.adapters.start_tensors import start_tensors
+from engine.adapters.written_names import check_key_format
 from engine.config import RunConfig, load_config, require_paths
 from engine.config.changes import at_the_end, stages
 from engine.config.prompts import read_prompts
@@ -38,8 +37,6 @@ from engine.families.resolved import ResolvedRun, resolve_run
 from engine.hardware import choose_precision, compute_dtype
 from engine.lowmem.settings import apply_memory_settings
 from engine.models.device import chosen_gpu
-from engine.models.header import read_header
-from engine.models.lora_names import is_peft
 from engine.runs.states import SavedState, newest_state
 from engine.training.batch_source import BatchSource
 from engine.training.exactness import set_determinism
@@ -94,7 +91,8 @@ def prepare(session: Session) -> Prepared:
     session.recognition = recognition
     for note in [*recognition.reasons, *run.notes]:
         session.log(note)
-    _check_settings(run)
+    for note in _check_settings(run):
+        session.log(note)
     flags = run.family.spec.prompt_flags
     prompts = [prompt for _, stage in stages(config) for prompt in read_prompts(stage, lambda _: None, flags)]
     accelerator, precision = _accelerator(config, session)
@@ -139,14 +137,14 @@ def prepare(session: Session) -> Prepared:
     )
 
 
-def _check_settings(run: ResolvedRun) -> None:
-    """Refuse wrong settings before anything large is read."""
+def _check_settings(run: ResolvedRun) -> list[str]:
+    """Refuse wrong settings before anything large is read; returns sentences about the LoRA files read and written."""
     config = run.config
     check_optimizer(config.training)
     check_schedule(config.training)
     if config.saving.metadata_thumbnail:
         thumbnail(config.saving.metadata_thumbnail)
-    check_start(config, run.family.spec.lora_base)
+    return [*check_key_format(config, run.family.spec), *check_start(config, run.family.spec.lora_base)]
 
 
 def place_for_training(model: Model, *, texts: bool, latents: bool) -> None:
@@ -287,13 +285,9 @@ def build_network(config: RunConfig, model: Model, log: Log) -> AdapterNetwork:
     kind = trained_kind(config.network)
     targets = model.lora_targets(conv=kind.takes_convolutions(config.network))
     if config.network.network_weights:
-        path = Path(config.network.network_weights)
-        header = read_header(path)
-        weights = load_file(path)  # checked by `check_start`
-        if is_peft(weights):
-            weights = to_kohya(weights, header.metadata, model.trainable, targets, log)
-        elif lora_format := recognise_format(header.shapes):
-            weights = in_kohya_names(weights, lora_format, targets)
+        path = Path(config.network.network_weights).expanduser()
+        base = family_named(model.recognition.family).spec.lora_base
+        weights = start_tensors(path, kind, base, targets, model.trainable, log)
     network = AdapterNetwork.attach(
         kind,
         model.trainable,
@@ -301,7 +295,7 @@ def build_network(config: RunConfig, model: Model, log: Log) -> AdapterNetwork:
         network=config.network,
         weights=weights,
         generator_seed=derive(config.training.seed, "lora"),
-        folds_alpha=model.reader.folds_alpha,
+        folds_alpha=model.reader.folds_alpha or config.saving.key_format == "diffusers",
         log=log,
     )
     counts = ", ".join(f"{name} {count}" for name, count in network.module_counts().items())

@@ -84,6 +84,7 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     """
     from engine import clock
     from engine.adapters.start import check_start
+    from engine.adapters.written_names import check_key_format
     from engine.config.optimizers import check_training
     from engine.dataset.caption_check import check_captions
     from engine.dataset.thumbnail import thumbnail
@@ -103,7 +104,8 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
         thumbnail(config.saving.metadata_thumbnail)
         source = printable(config.saving.metadata_thumbnail)[:200]
         notes.append(f"A small copy of {source} is embedded in the LoRA file, as its thumbnail.")
-    check_start(config, run.family.spec.lora_base)
+    notes += check_key_format(config, run.family.spec)
+    notes += check_start(config, run.family.spec.lora_base)
     directory = check_place(config, restart=restart)
     _check_cache(config)
     prompts = run.prompts(notes.append)
@@ -127,6 +129,7 @@ def check_settings(config: RunConfig) -> None:
         LoraSmithError: what a run would refuse.
     """
     from engine.adapters.start import check_start
+    from engine.adapters.written_names import check_key_format
     from engine.config.form import PROMPT_FILES
     from engine.config.optimizers import check_training
     from engine.dataset.buckets import BucketGrid
@@ -139,6 +142,7 @@ def check_settings(config: RunConfig) -> None:
     is_here = model and expanded(model).exists()
     run = resolve_run(config, recognise(expanded(model)) if is_here else reference_model(config))
     config = run.config
+    check_key_format(config, run.family.spec)
     if config.network.network_weights and expanded(config.network.network_weights).exists():
         is_known = is_here or family_of_settings(config) is not None
         check_start(config, run.family.spec.lora_base if is_known else None)

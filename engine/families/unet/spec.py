@@ -37,7 +37,7 @@ SDXL_SPEC = FamilySpec(
     inference=InferenceSpec("StableDiffusionXLPipeline"),
     encoders=(
         TextEncoder("text_encoder", "lora_te1_", ("te1",)),
-        TextEncoder("text_encoder_2", "lora_te2_", ("te2",)),
+        TextEncoder("text_encoder_2", "lora_te2_", ("te2",), comfy="clip_g"),
     ),
     native_size=1024,
     blocks=_BLOCKS,

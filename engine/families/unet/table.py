@@ -182,5 +182,6 @@ SDXL_TABLE = UNetTable(
         "text encoder 2": tuple(clip_names("lora_te2_", 32)),
     },
     tuple(sdxl_convolutions()),
+    outside=("lora_te2_text_projection",),
     attending=(True, True, False),
 )

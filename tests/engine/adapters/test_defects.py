@@ -93,7 +93,7 @@ def test_what_is_refused(tmp_path: Path, change: dict[str, torch.Tensor | None],
     [
         ({f"{FLUX}.lora_B.weight": torch.full((8, 4), NAN)}, "NaN or infinity"),
         ({f"{FLUX}.lora_B.weight": None}, "1 modules have no lora_B.weight"),
-        ({f"{FLUX}.lora_B.bias": torch.ones(8)}, "belong to no plain LoRA"),
+        ({f"{FLUX}.lora_B.bias": torch.ones(8)}, "changes biases, of 1 layer"),
         ({f"{FLUX}.lora_magnitude_vector": torch.ones(8)}, "it is a DoRA"),
     ],
 )

@@ -165,9 +165,9 @@ KOHYA = "ComfyUI, Forge, A1111, diffusers, sd-scripts, LyCORIS"
 CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
     # id, tensors, naming, base, readers, whether training starts from it
     ("kohya sd15", lora(SD15, 768), "Kohya's", "SD 1.5", KOHYA, True),
-    ("kohya sd2", lora(SD15, 1024), "Kohya's", "SD 2", KOHYA, True),
+    ("kohya sd2", lora(SD15, 1024), "Kohya's", "SD 2", KOHYA, False),
     ("kohya sdxl", lora(SDXL, 2048), "Kohya's", "SDXL", KOHYA, True),
-    ("refiner", lora(SDXL, 1280), "Kohya's", "SDXL refiner", "ComfyUI, Forge, A1111, diffusers", True),
+    ("refiner", lora(SDXL, 1280), "Kohya's", "SDXL refiner", "ComfyUI, Forge, A1111, diffusers", False),
     (
         "sdxl, diffusers' blocks",
         lora(SDXL_DIFFUSERS, 2048),
@@ -191,7 +191,7 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         "Kohya's",
         "SD 3",
         "ComfyUI, Forge, diffusers, sd-scripts, LyCORIS",
-        True,
+        False,
     ),
     (
         "kohya anima",
@@ -199,7 +199,7 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         "Kohya's",
         "Anima",
         "ComfyUI, Forge, diffusers, sd-scripts, LyCORIS",
-        True,
+        False,
     ),
     (
         "kohya's oft",
@@ -215,7 +215,7 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         "diffusers' and peft's (ai-toolkit's for FLUX)",
         "SD 1.5",
         "diffusers",
-        False,
+        True,
     ),
     (
         "peft sdxl",
@@ -223,14 +223,14 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         "diffusers' and peft's (ai-toolkit's for FLUX)",
         "SDXL",
         "diffusers",
-        False,
+        True,
     ),
     (
         "ai-toolkit flux",
         lora("transformer.single_transformer_blocks.0.attn.to_q", style="lora_A", alpha=False),
         "diffusers' and peft's (ai-toolkit's for FLUX)",
         "FLUX",
-        "ComfyUI, diffusers, peft",
+        "ComfyUI, Forge, diffusers, peft",
         True,
     ),
     (
@@ -278,8 +278,8 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         lora("diffusion_model.double_blocks.0.img_attn.qkv", 3072),
         "ComfyUI's (ai-toolkit's but for FLUX)",
         "FLUX",
-        "ComfyUI, diffusers",
-        False,
+        "ComfyUI, Forge, diffusers",
+        True,
     ),
     (
         "comfyui text",
@@ -288,7 +288,7 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         "ComfyUI's (ai-toolkit's but for FLUX)",
         "FLUX",
         "ComfyUI, diffusers",
-        False,
+        True,
     ),
     (
         "qwen",
@@ -312,7 +312,7 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         "OneTrainer's",
         "FLUX",
         "ComfyUI, diffusers, OneTrainer",
-        False,
+        True,
     ),
     (
         "onetrainer sd3",
@@ -338,7 +338,7 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         "OMI's (Open Model Initiative; OneTrainer)",
         "SDXL",
         "OneTrainer, InvokeAI",
-        False,
+        True,
     ),
     (
         "omi flux",
@@ -346,7 +346,7 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         "OMI's (Open Model Initiative; OneTrainer)",
         "FLUX",
         "OneTrainer, InvokeAI",
-        False,
+        True,
     ),
     (
         "xlabs",
@@ -355,7 +355,7 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         "XLabs'",
         "FLUX",
         "diffusers, x-flux",
-        False,
+        True,
     ),
     (
         "bfl",
@@ -375,16 +375,16 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         ),
         "diffusers' old (before peft)",
         "SD 1.5",
-        "ComfyUI, diffusers",
-        False,
+        "ComfyUI, Forge, diffusers",
+        True,
     ),
     (
         "old diffusers, no prefix",
         lora("mid_block.attentions.0.transformer_blocks.0.attn2.processor.to_k", 768, style="_lora", alpha=False),
         "diffusers' old (before peft)",
         "SD 1.5",
-        "ComfyUI, diffusers",
-        False,
+        "ComfyUI, Forge, diffusers",
+        True,
     ),
     (
         "old diffusers, layers",
@@ -393,7 +393,7 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         "diffusers' old (before peft)",
         "SD 1.5",
         "diffusers",
-        False,
+        True,
     ),
     (
         "simpletuner",
@@ -409,7 +409,7 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         "peft's, without the name of the part",
         "FLUX",
         "diffusers, peft",
-        False,
+        True,
     ),
     (
         "diffsynth",
@@ -417,7 +417,7 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         "a model's own, without a prefix",
         "FLUX",
         "ComfyUI",
-        False,
+        True,
     ),
     (
         "hunyuan video",

@@ -1,0 +1,68 @@
+"""The naming of the files that a run writes (`saving.key_format`): who reads it. Loads no torch.
+
+`engine.adapters.key_formats` has the tensors.
+"""
+
+from __future__ import annotations
+
+from engine.adapters.formats import COMFYUI, DIFFUSERS, KOHYA, readers
+from engine.adapters.keys import Module
+from engine.adapters.kinds.registry import trained_kind
+from engine.adapters.naming import comfy_name, diffusers_paths
+from engine.config.schema import RunConfig
+from engine.config.trained import is_trained
+from engine.config.values import KeyFormat
+from engine.errors import UsageError
+from engine.families.spec import FamilySpec
+from engine.text import listing
+
+_NAMINGS: dict[KeyFormat, tuple[str, str]] = {
+    "kohya": (KOHYA, "lora_down"),
+    "diffusers": (DIFFUSERS, "lora_A"),
+    "comfy": (COMFYUI, "lora_down"),
+}
+"""Naming of the modules, and of a LoRA's matrices."""
+_TITLES: dict[KeyFormat, str] = {"kohya": "Kohya's", "diffusers": "diffusers'", "comfy": "ComfyUI's"}
+
+
+def check_key_format(config: RunConfig, spec: FamilySpec) -> list[str]:
+    """Refuse a naming that the run's kind of adapter does not have.
+
+    Returns:
+        A sentence that names the programs which read Kohya's names and not these.
+
+    Raises:
+        UsageError: diffusers' names for another kind than a plain LoRA.
+    """
+    chosen, kind = config.saving.key_format, trained_kind(config.network)
+    if chosen == "kohya":
+        return []
+    if chosen == "diffusers" and kind.written.keys() != {"down", "up", "alpha"}:
+        raise UsageError(
+            f"saving.key_format = diffusers is for plain LoRAs, and this run trains {kind.name}.",
+            "Set saving.key_format to comfy or kohya.",
+            code="naming-for-lora-only",
+        )
+    usual, these = (programs_for(name, config, spec) for name in ("kohya", chosen))
+    lost = [program for program in usual if program not in these]
+    text = f"The files get {_TITLES[chosen]} names (saving.key_format)"
+    return [f"{text}: {listing(lost, 9)} {'does' if len(lost) == 1 else 'do'} not read them." if lost else f"{text}."]
+
+
+def programs_for(key_format: KeyFormat, config: RunConfig, spec: FamilySpec) -> tuple[str, ...]:
+    """The programs that read the run's files in this naming."""
+    naming, style = _NAMINGS[key_format]
+    denoiser = next(iter(next(iter(spec.layers.table.attention.values()))))
+    layers = [denoiser] if is_trained(config, denoiser=True) else []
+    if is_trained(config, denoiser=False):
+        starts = tuple(encoder.prefix for encoder in spec.encoders if encoder.is_trainable)
+        layers += [name for name in spec.layers.table.names if starts and name.startswith(starts)][:1]
+    modules = [Module(_name(layer, key_format, spec), style=style) for layer in layers]
+    return readers(naming, spec.lora_base, [trained_kind(config.network).name], modules)
+
+
+def _name(layer: str, key_format: KeyFormat, spec: FamilySpec) -> str:
+    if key_format == "comfy":
+        return comfy_name(layer, spec.lora_base) or layer
+    paths = diffusers_paths(layer, spec.lora_base) if key_format == "diffusers" else None
+    return layer if paths is None else f"{spec.denoiser}.{paths[0]}"
