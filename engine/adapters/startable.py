@@ -73,7 +73,7 @@ def _overlap(parts: list[Address]) -> bool:
 
 
 def other_way(lora: Format) -> str | None:
-    """The command that makes a LoRA to start from of a file that a training cannot start from; None if there is none."""
+    """The command that makes a LoRA of a file that a training cannot start from; None if there is none."""
     kinds = [kind_named(name) for name in lora.kinds]
     if not all(kind.factors and not kind.needs_weight for kind in kinds) or family_of_lora(lora.base) is None:
         return None

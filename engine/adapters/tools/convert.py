@@ -196,8 +196,8 @@ def _with_alphas(source: LoraFile, tensors: dict[str, Tensor]) -> dict[str, Tens
     kind = _FORMATS.get(source.metadata.get(ALPHA_FORMAT, ""))
     if kind is None:
         return tensors
-    alphas = [key for key in tensors if key.endswith(".alpha")]
-    return tensors | {key: tensors[key].to(kind) for key in alphas if bool((tensors[key].to(kind) == tensors[key]).all())}
+    alphas = {key: tensor.to(kind) for key, tensor in tensors.items() if key.endswith(".alpha")}
+    return tensors | {key: alpha for key, alpha in alphas.items() if bool((alpha == tensors[key]).all())}
 
 
 def _metadata(source: LoraFile) -> dict[str, str]:

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from engine.adapters.defects import defects
 from engine.adapters.formats import BARE, PEFT, Format, recognise_format
+from engine.adapters.joined import merge_parts
 from engine.adapters.keys import Module
 from engine.adapters.kinds.registry import kind_named
+from engine.adapters.naming import addresses, base_for, layer_names
 from engine.adapters.payload import read_payload
-from engine.adapters.joined import merge_parts
 from engine.adapters.stated_alphas import components, stated_alphas
 from engine.adapters.tools.layers import LORA, Layer, StackedLayer, from_file_alone
-from engine.adapters.naming import addresses, base_for, layer_names
 from engine.errors import ModelError
 from engine.families.layer_names import Address, LayerNames
 from engine.families.registry import family_of_lora

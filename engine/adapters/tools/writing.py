@@ -13,13 +13,13 @@ from torch import Tensor
 from engine.adapters.bases import is_unet
 from engine.adapters.header_room import fit_metadata
 from engine.adapters.inspect import inspect_lora
+from engine.adapters.key_formats import alpha_tensor
 from engine.adapters.layout import HASHES, LEGACY, Entry, header_bytes, legacy_hash, shared_header
+from engine.adapters.naming import component_of, prefix_of
 from engine.adapters.payload import ORDER, read_payload
 from engine.adapters.tools.layers import LORA, Layer
 from engine.adapters.tools.lora_file import read_tensors
 from engine.adapters.tools.lowrank import pair_distance, pair_norm
-from engine.adapters.key_formats import alpha_tensor
-from engine.adapters.naming import component_of, prefix_of
 from engine.adapters.tools.report import LayerLoss
 from engine.adapters.tools.requests import Precision
 from engine.atomic import replacing, require_space
