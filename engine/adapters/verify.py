@@ -21,6 +21,7 @@ from engine.adapters.precision import EPSILON
 from engine.adapters.start_tensors import start_tensors
 from engine.adapters.twins import failure, no_trace, twin_of
 from engine.config.values import KeyFormat
+from engine.errors import ModelError
 from engine.families.base import LoraReader
 from engine.models.header import read_header
 from engine.text import listing
@@ -98,11 +99,14 @@ def _in_kohyas_names(
     path: Path, network: AdapterNetwork, components: Mapping[str, nn.Module], naming: Naming
 ) -> dict[str, torch.Tensor]:
     """The tensors as a run that starts from the file would get them."""
-    messages: list[str] = []
+    foreign: list[str] = []
     targets = [module.target for module in network.modules]
-    tensors = start_tensors(path, network.kind, naming.base, targets, components, messages.append)
-    if messages:
-        raise failure(messages[0].rstrip("."))
+    try:
+        tensors = start_tensors(path, network.kind, naming.base, targets, components, foreign.append)
+    except ModelError as error:
+        raise failure(f"its names cannot be read back ({error.message.rstrip('.')})") from error
+    if foreign:
+        raise failure("it has modules of layers that are not trained in this run")
     return tensors
 
 

@@ -46,7 +46,8 @@ def check_key_format(config: RunConfig, spec: FamilySpec) -> list[str]:
     usual, these = (programs_for(name, config, spec) for name in ("kohya", chosen))
     lost = [program for program in usual if program not in these]
     text = f"The files get {_TITLES[chosen]} names (saving.key_format)"
-    return [f"{text}: {listing(lost, 9)} {'does' if len(lost) == 1 else 'do'} not read them." if lost else f"{text}."]
+    unread = f", which these programs do not read, or only in part: {listing(lost, 9)}" if lost else ""
+    return [f"{text}{unread}."]
 
 
 def programs_for(key_format: KeyFormat, config: RunConfig, spec: FamilySpec) -> tuple[str, ...]:

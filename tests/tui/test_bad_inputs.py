@@ -292,9 +292,9 @@ def lokr(path: Path) -> None:
     weights(path, lora_unet_x__lokr_w1=(4, 4), lora_unet_x__lokr_w2=(2, 2), lora_unet_x__alpha=())
 
 
-def omi(path: Path) -> None:
+def control(path: Path) -> None:
     name = "unet.input_blocks.1.1.transformer_blocks.0.attn2.to_k"
-    weights(path, **{f"{name}.lora_down.weight": (4, 768), f"{name}.lora_up.weight": (8, 4)})
+    weights(path, **{f"{name}.lora_A.weight": (4, 768), f"{name}.lora_B.weight": (8, 4), f"{name}.lora_B.bias": (8,)})
 
 
 def vae(path: Path) -> None:
@@ -415,11 +415,11 @@ def test_broken_diffusers_folders(refused: Refused, here: Path, tmp_path: Path, 
         ("network.network_weights", None, 3, ("There is no file", "hint: Check the path")),
         ("network.network_weights", cut, 3, ("is cut short",)),
         ("network.network_weights", pickled, 3, ("is a Python pickle",)),
-        ("network.network_weights", vae, 3, ("is no LoRA, but a VAE", "keys lora_unet_... and lora_te_")),
+        ("network.network_weights", vae, 3, ("is no LoRA, but a VAE", "any naming that `lorasmith inspect`")),
         ("network.network_weights", sdxl_lora, 3, ("is a LoRA for SDXL, and the model is SD 1.5", "hint: Start from")),
         ("network.network_weights", appended, 3, ("is broken: 4 bytes follow its last tensor", "hint: ")),
         ("network.network_weights", lokr, 3, ("cannot start from it: it is a LoKr", "hint: ")),
-        ("network.network_weights", omi, 3, ("cannot start from it: its names are OMI's", "hint: ")),
+        ("network.network_weights", control, 3, ("cannot start from it: it also changes biases", "hint: ")),
         (
             "network.network_weights",
             lora_with("lora_up.weight", torch.full((8, 4), float("nan"))),

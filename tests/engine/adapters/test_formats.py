@@ -307,6 +307,22 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         False,
     ),
     (
+        "flux, blocks of image and text alone",
+        lora("transformer.transformer_blocks.18.attn.add_q_proj", 3072, style="lora_A", alpha=False),
+        "diffusers' and peft's (ai-toolkit's for FLUX)",
+        "FLUX",
+        "ComfyUI, Forge, diffusers, peft",
+        True,
+    ),
+    (
+        "qwen, attention alone",
+        lora("transformer.transformer_blocks.59.attn.add_q_proj", 3072, style="lora_A", alpha=False),
+        "diffusers' and peft's (ai-toolkit's for FLUX)",
+        "Qwen-Image",
+        "ComfyUI, diffusers, peft",
+        False,
+    ),
+    (
         "onetrainer flux",
         lora("lora_transformer_single_transformer_blocks_0_attn_to_k"),
         "OneTrainer's",
