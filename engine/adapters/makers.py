@@ -9,17 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from engine.adapters.bases import UNKNOWN, is_unet
 from engine.adapters.formats import BFL, OMI, ONETRAINER, SIMPLETUNER, XLABS, Format
+from engine.families.registry import specs
 from engine.reading import parse_json
 from engine.text import printable
 
 _LONGEST = 60
-_MUSUBI_BASES = ("FLUX.2", "HunyuanVideo", "Krea 2", "Qwen-Image", "Wan", "Z-Image")
-"""Kinds of model that musubi-tuner trains and sd-scripts does not."""
+_OF_SD_SCRIPTS = ("SD 3", "Anima", "Lumina 2", "Chroma", UNKNOWN)
+"""Kinds of model that sd-scripts trains, beside UNets and those that are trained here; musubi-tuner trains others."""
 _BY_NAMES = {
     ONETRAINER: "OneTrainer",
     OMI: "OneTrainer",
-    XLABS: "XLabs' x-flux",
+    XLABS: "XLabs",
     SIMPLETUNER: "SimpleTuner or ai-toolkit, with LyCORIS' names",
     BFL: "Black Forest Labs",
 }
@@ -43,7 +45,8 @@ def _by_metadata(lora: Format, metadata: Mapping[str, str]) -> str:
     module = metadata.get("ss_network_module", "")
     if module.startswith("lycoris"):
         return "LyCORIS"
-    if module and lora.base in _MUSUBI_BASES:
+    bases = (*_OF_SD_SCRIPTS, *(spec.lora_base for spec in specs()))
+    if module and lora.base not in bases and not is_unet(lora.base):
         return "musubi-tuner"
     if module or "ss_sd_scripts_commit_hash" in metadata:
         return "sd-scripts (Kohya)"

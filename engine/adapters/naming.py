@@ -107,8 +107,10 @@ def comfy_name(layer: str, base: str) -> str | None:
         path = layers.original(layer)
         return None if path is None else f"diffusion_model.{path}"
     encoder = next((encoder for encoder in _encoders(base) if encoder.prefix == prefix), None)
-    path = None if encoder is None else dotted(layer.removeprefix(prefix), encoder.words)
-    return None if encoder is None or path is None else f"text_encoders.{encoder.comfy}.transformer.{path}"
+    if encoder is None or not encoder.comfy:
+        return None
+    path = dotted(layer.removeprefix(prefix), encoder.words)
+    return None if path is None else f"text_encoders.{encoder.comfy}.transformer.{path}"
 
 
 def diffusers_paths(layer: str, base: str) -> tuple[str, ...] | None:

@@ -28,7 +28,7 @@ def why_no_start(lora: Format) -> str | None:
         return f"it is for {lora.base}, and only LoRAs for {trained} are trained here"
     biases = [module for module in lora.modules.values() if {"bias", "diff_b"} & module.parts.keys()]
     if biases:
-        control = " (it is for one of FLUX's Control models)" if lora.naming == BFL else ""
+        control = f" (as LoRAs for {lora.base}'s Control models do)" if lora.naming == BFL else ""
         return f"it also changes biases, of {plural(len(biases), 'layer')}, which no LoRA here can hold{control}"
     extra = [
         key

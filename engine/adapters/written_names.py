@@ -43,11 +43,16 @@ def check_key_format(config: RunConfig, spec: FamilySpec) -> list[str]:
             "Set saving.key_format to comfy or kohya.",
             code="naming-for-lora-only",
         )
-    usual, these = (programs_for(name, config, spec) for name in ("kohya", chosen))
-    lost = [program for program in usual if program not in these]
+    lost = list(unread_by(config, spec))
     text = f"The files get {_TITLES[chosen]} names (saving.key_format)"
     unread = f", which these programs do not read, or only in part: {listing(lost, 9)}" if lost else ""
     return [f"{text}{unread}."]
+
+
+def unread_by(config: RunConfig, spec: FamilySpec) -> tuple[str, ...]:
+    """The programs that read Kohya's names, and the run's not, or only in part."""
+    usual, these = (programs_for(name, config, spec) for name in ("kohya", config.saving.key_format))
+    return tuple(program for program in usual if program not in these)
 
 
 def programs_for(key_format: KeyFormat, config: RunConfig, spec: FamilySpec) -> tuple[str, ...]:

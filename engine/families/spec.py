@@ -30,8 +30,8 @@ class TextEncoder:
     level: str = "text_model_"
     """What Kohya's names have before the module's path in recent versions of transformers."""
     is_trainable: bool = True
-    comfy: str = "clip_l"
-    """ComfyUI's name of it."""
+    comfy: str = ""
+    """ComfyUI's name of it; empty: unknown."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.adapters.kinds.base import A1111, COMFY, DIFFUSERS, FORGE
+from engine.adapters.written_names import unread_by
 from engine.families.registry import find_family
 from engine.families.spec import InferenceSpec
 from engine.text import printable
@@ -38,6 +40,8 @@ class Lora:
     text_encoder: bool = True
     """Whether a text encoder was trained too."""
     strength: float = STRENGTH
+    unread_by: tuple[str, ...] = ()
+    """Programs that do not read the names in the file, or only in part (`saving.key_format`)."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ def lora_of(run: ResolvedRun, path: Path, family: str) -> Lora:
     first = prompts[0] if isinstance(prompts, list) and prompts else "{trigger}"
     words = first.partition(" --")[0].replace("{trigger}", config.trigger)
     rate, network = config.training.rates[1], config.network
+    known = find_family(family)
     return Lora(
         path,
         config.trigger,
@@ -64,12 +69,24 @@ def lora_of(run: ResolvedRun, path: Path, family: str) -> Lora:
         config.model.pretrained_model_name_or_path,
         " ".join(words.split()),
         text_encoder=rate > 0 and not network.network_train_unet_only,
+        unread_by=() if known is None else unread_by(config, known.spec),
     )
 
 
 def uses(lora: Lora) -> list[Use]:
     """How to use the file in each program."""
-    return [_comfyui(lora), _a1111(lora), Use("diffusers", "", tuple(snippet(lora).splitlines()))]
+    unread = [f"# {line}" for line in _unread(lora, DIFFUSERS)]
+    return [_comfyui(lora), _a1111(lora), Use("diffusers", "", (*unread, *snippet(lora).splitlines()))]
+
+
+def _unread(lora: Lora, *programs: str) -> tuple[str, ...]:
+    """A line for programs that do not read the file as it is."""
+    names = [program for program in programs if program in lora.unread_by]
+    if not names:
+        return ()
+    verb = "do" if len(names) > 1 else "does"
+    command = f"lorasmith lora convert {printable(lora.path.name)} --to kohya -o NEW.safetensors"
+    return (f"{' and '.join(names)} {verb} not read all of the names in this file; {command} makes one with Kohya's.",)
 
 
 def _comfyui(lora: Lora) -> Use:
@@ -81,6 +98,7 @@ def _comfyui(lora: Lora) -> Use:
         "ComfyUI",
         "models/loras",
         (
+            *_unread(lora, COMFY),
             f"Node Load LoRA (LoraLoader) between the checkpoint and the rest: lora_name {name}, strength_model "
             f"{strength}, {clip}.",
             f"Prompt: {printable(lora.prompt)}",
@@ -90,7 +108,8 @@ def _comfyui(lora: Lora) -> Use:
 
 def _a1111(lora: Lora) -> Use:
     stem = lora.path.name.removesuffix(".safetensors")
-    lines = [f"Prompt: {printable(lora.prompt)} <lora:{printable(stem)}:{lora.strength:g}>"]
+    prompt = f"Prompt: {printable(lora.prompt)} <lora:{printable(stem)}:{lora.strength:g}>"
+    lines = [*_unread(lora, A1111, FORGE), prompt]
     if _NOT_IN_A_TAG & set(stem):
         lines.append("The name has a character that the tag cannot hold (: < >): rename the file first.")
     return Use("A1111 / Forge", "models/Lora", tuple(lines))
@@ -121,7 +140,7 @@ def snippet(lora: Lora) -> str:
 
 
 def in_short(lora: Lora) -> list[str]:
-    """A short form in three lines, for the end of a run in a terminal."""
+    """A short form in three lines, or four, for the end of a run in a terminal."""
     name = printable(lora.path.name)
     comfyui, a1111, _ = uses(lora)
     return [
@@ -129,4 +148,5 @@ def in_short(lora: Lora) -> list[str]:
         f"{comfyui.program}: copy {name} into {comfyui.folder}, node Load LoRA, strength {lora.strength:g}.",
         f"{a1111.program}: copy it into {a1111.folder}; in the prompt: "
         f"<lora:{printable(lora.path.name.removesuffix('.safetensors'))}:{lora.strength:g}>",
+        *_unread(lora, COMFY, A1111, FORGE),
     ]

@@ -31,9 +31,8 @@ FLUX_SPEC = FamilySpec(
     ),
     denoiser="transformer",
     encoders=(
-        TextEncoder("text_encoder", "lora_te1_", ("te1",)),
-        TextEncoder("text_encoder_2", "lora_te3_", ("te2", "te3"), T5_WORDS, level="", is_trainable=False,
-                    comfy="t5xxl"),
+        TextEncoder("text_encoder", "lora_te1_", ("te1",), comfy="clip_l"),
+        TextEncoder("text_encoder_2", "lora_te3_", ("te2", "te3"), T5_WORDS, "", is_trainable=False, comfy="t5xxl"),
     ),
     native_size=1024,
     blocks={

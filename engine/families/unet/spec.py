@@ -17,7 +17,7 @@ SD15_SPEC = FamilySpec(
     lora_base="SD 1.5",
     layers=SD15_LAYERS,
     inference=InferenceSpec("StableDiffusionPipeline"),
-    encoders=(TextEncoder("text_encoder", "lora_te_", ("te", "te1")),),
+    encoders=(TextEncoder("text_encoder", "lora_te_", ("te", "te1"), comfy="clip_l"),),
     blocks=_BLOCKS,
     lora_classes=_ATTENTION,
     conv_classes=_CONVOLUTION,
@@ -36,7 +36,7 @@ SDXL_SPEC = FamilySpec(
     layers=SDXL_LAYERS,
     inference=InferenceSpec("StableDiffusionXLPipeline"),
     encoders=(
-        TextEncoder("text_encoder", "lora_te1_", ("te1",)),
+        TextEncoder("text_encoder", "lora_te1_", ("te1",), comfy="clip_l"),
         TextEncoder("text_encoder_2", "lora_te2_", ("te2",), comfy="clip_g"),
     ),
     native_size=1024,

@@ -253,7 +253,7 @@ FLUX = {
     "comfy": Written(COMFYUI, fused("diffusion_model.") | {"text": ((f"text_encoders.clip_l.transformer.{Q}", 0),)}),
     "comfy in peft's style": Written(COMFYUI, fused("diffusion_model."), "lora_A", alpha=False),
     "Black Forest Labs": Written(BFL, fused(""), "lora_A", alpha=False, maker="Black Forest Labs"),
-    "XLabs": Written(XLABS, X_FLUX, "numbered", alpha=False, maker="XLabs' x-flux"),
+    "XLabs": Written(XLABS, X_FLUX, "numbered", alpha=False, maker="XLabs"),
     "musubi-tuner": Written(
         KOHYA, fused("lora_unet_", "_") | KOHYA_TEXT,
         metadata={"modelspec.implementation_version": "musubi-tuner/unknown"}, maker="musubi-tuner",

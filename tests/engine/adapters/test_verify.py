@@ -116,7 +116,7 @@ def drop_first(tensors, metadata):
         del tensors[key]
 
 
-def add_one(tensors, metadata):
+def add_module(tensors, metadata):
     first = next(key for key in tensors if "attn1" in key).partition(".lora_")[0]
     for key in [key for key in tensors if key.startswith(first)]:
         tensors[key.replace("blocks.0", "blocks.7", 1)] = tensors[key].clone()
@@ -130,7 +130,7 @@ def add_one(tensors, metadata):
         ("comfy", swap_first, "2 modules differ"),
         ("diffusers", drop_first, "lacks 3 of"),
         ("comfy", drop_first, "lacks 3 of"),
-        ("diffusers", add_one, "modules of layers that are not trained"),
+        ("diffusers", add_module, "modules of layers that are not trained"),
     ],
 )
 def test_a_wrong_file_in_other_names_is_refused(tiny, filled, tmp_path, key_format, change, message):

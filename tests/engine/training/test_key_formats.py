@@ -50,7 +50,7 @@ def test_a_run_writes_the_same_numbers_in_other_names(
     for key_format in NAMES:
         capsys.readouterr()
         run = make_run(key_format, saving__save_every_n_steps=1, saving__key_format=key_format, **QUICK)
-        with stopped_after_one_step():
+        with stopped_after_the_first_step():
             assert train_here(run) == ExitCode.STOPPED
         assert train_here(run) == ExitCode.DONE
         assert "names (saving.key_format), which these programs do not read" in capsys.readouterr().out
@@ -71,7 +71,7 @@ def check_file(path: Path, expected: dict[str, torch.Tensor], key_format: str, f
 
 
 @contextmanager
-def stopped_after_one_step() -> Iterator[None]:
+def stopped_after_the_first_step() -> Iterator[None]:
     advance = Trainer.advance
 
     def stopping(self: Trainer) -> bool:
