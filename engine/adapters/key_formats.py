@@ -51,8 +51,8 @@ def file_tensors(
     if key_format == "kohya":
         return state, {}
     if key_format == "comfy":
-        names = {module.target.kohya_name: module.target.kohya_name for module in network.modules}
-        names = {name: comfy_name(name, spec.lora_base) or name for name in names}
+        kohya = [module.target.kohya_name for module in network.modules]
+        names = {name: comfy_name(name, spec.lora_base) or name for name in kohya}
         return {f"{names[key.partition('.')[0]]}.{key.partition('.')[2]}": value for key, value in state.items()}, {}
     pieces: list[Piece] = []
     for module in network.modules:

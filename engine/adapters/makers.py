@@ -45,11 +45,9 @@ def _by_metadata(lora: Format, metadata: Mapping[str, str]) -> str:
     module = metadata.get("ss_network_module", "")
     if module.startswith("lycoris"):
         return "LyCORIS"
-    bases = (*_OF_SD_SCRIPTS, *(spec.lora_base for spec in specs()))
-    if module and lora.base not in bases and not is_unet(lora.base):
-        return "musubi-tuner"
-    if module or "ss_sd_scripts_commit_hash" in metadata:
-        return "sd-scripts (Kohya)"
+    if "ss_session_id" in metadata or "ss_sd_scripts_commit_hash" in metadata:
+        bases = (*_OF_SD_SCRIPTS, *(spec.lora_base for spec in specs()))
+        return "sd-scripts (Kohya)" if lora.base in bases or is_unet(lora.base) else "musubi-tuner"
     return "diffusers" if "lora_adapter_metadata" in metadata else ""
 
 

@@ -139,7 +139,7 @@ def _notes(lora: Format, placed: Mapping[str, Address | None], modules: Mapping[
     unknown = [printable(name) for name, address in placed.items() if address is None]
     if unknown and modules:
         notes.append(
-            f"{plural(len(unknown), 'module')} of the LoRA to start from, not in this family's table of names: "
+            f"{plural(len(unknown), 'module')} of the LoRA to start from: none of this family's layers, skipped: "
             f"{listing(unknown, 3)}."
         )
     embeddings = sorted({key.split(".")[1] for key in lora.strange if key.startswith(EMBEDDINGS)})

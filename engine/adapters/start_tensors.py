@@ -70,7 +70,7 @@ def start_tensors(
         )
     if unknown:
         log(
-            f"{len(unknown)} modules of the LoRA to start from do not exist in this model and are skipped: "
+            f"{len(unknown)} modules of the LoRA to start from do not exist in this run and are skipped: "
             f"{listing(sorted(unknown), 3)}."
         )
     return result.tensors(components)

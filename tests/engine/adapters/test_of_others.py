@@ -49,6 +49,7 @@ from tests import tiny_flux
 from tests.engine.adapters.tools.conftest import deltas, silent
 from tests.tiny_models import tiny_parts
 from tests.tiny_sdxl import sdxl_parts
+from tui.main import run
 
 RANK = 2
 STYLES = {
@@ -483,13 +484,16 @@ OTHER_KINDS: dict[str, tuple[dict[str, Tensor], str, bool]] = {
 
 
 @pytest.mark.parametrize("name", OTHER_KINDS)
-def test_another_kind_is_renamed_exactly_or_becomes_a_lora_with_its_loss(name: str, tmp_path: Path) -> None:
+def test_another_kind_is_renamed_exactly_or_becomes_a_lora_with_its_loss(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tensors, layer, is_exact = OTHER_KINDS[name]
     path, out, small = (tmp_path / f"{end}.safetensors" for end in ("theirs", "kohya", "small"))
     save_file(tensors, path)
     inspected = inspect_lora(path)
     assert inspected.kind == "LoKr" and inspected.problems == [] and "it is a LoKr" in str(inspected.no_start)
-    assert str(inspected.other_way).startswith("lorasmith lora resize")
+    assert run(["inspect", str(path)]) == 0
+    assert f"with its loss: lorasmith lora resize {path} --rank" in capsys.readouterr().out
     modules = dict.fromkeys(key.rpartition(".")[0] for key in tensors if "norm_linear" not in key)
     change = torch.cat([torch.kron(tensors[f"{name}.lokr_w1"], tensors[f"{name}.lokr_w2"]) for name in modules])
     if is_exact:
