@@ -135,7 +135,7 @@ def measure(config: RunConfig, recognition: Any, device: str, steps: int = STEPS
     place_for_training(model, texts=False, latents=False)
     network = build_network(config, model, print)
     objective = objective_for(config, model, torch.device(device))
-    optimizer = build_optimizer("AdamW", [], parameter_groups(network, config.training)).optimizer
+    optimizer = build_optimizer("AdamW", [], parameter_groups(network, config)).optimizer
     for component in model.trainable.values():
         component.train()
     network.rely_on_autocast(cuda)

@@ -275,12 +275,14 @@ def main() -> None:
     """Train, score and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="1,2,3,4,5")
+    parser.add_argument("--recipes", default=",".join(RECIPES), help="Only these kinds of training.")
     parser.add_argument("--place", type=Path, required=True)
     parser.add_argument("--measure-again", action="store_true", help="Measure the files by the present code.")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    recipes = [name for name in RECIPES if name in arguments.recipes.split(",")]
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
-    runs = [(name, seed, train(arguments.place, name, seed)) for seed in seeds for name in RECIPES]
+    runs = [(name, seed, train(arguments.place, name, seed)) for seed in seeds for name in recipes]
     for line in report(runs, arguments.place, remeasure=arguments.measure_again):
         print(line, flush=True)
 

@@ -27,13 +27,15 @@ def require_page_place(path: Path, begin: str, *, overwrite: bool = False, hint:
             raise UsageError(
                 f"--html: {printable(path)} is a folder.",
                 "Name a file in it, for example report.html.",
-                code="page-is-a-folder",
+                code="output-not-a-file",
             )
         if path.exists():
             with open_file(path) as file:
                 if file.read(len(begin)) != begin.encode() and not overwrite:
                     raise UsageError(
-                        f"--html: {printable(path)} is there already, and no earlier report.", hint, code="page-exists"
+                        f"--html: {printable(path)} is there already, and no earlier report.",
+                        hint,
+                        code="output-exists",
                     )
     except OSError as error:
         reason = error.strerror or error

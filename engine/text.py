@@ -100,7 +100,7 @@ def listing(names: list[str], limit: int = 5) -> str:
 
 def percent(share: float) -> str:
     """0.123 as "12 %"."""
-    return f"{share * 100:.0f} %"
+    return f"{share * 100:z.0f} %"
 
 
 def size_text(size: float | None) -> str:

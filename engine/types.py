@@ -53,10 +53,12 @@ class LoraTarget:
     """Module path inside the component, as `named_modules()` gives it."""
     kohya_name: str
     """Its name in Kohya's file format, "lora_unet_..."."""
-    kind: Literal["linear", "conv1x1", "conv3x3"]
+    kind: Literal["linear", "conv1x1", "conv3x3", "norm"]
     more: tuple[str, ...] = ()
     """Where one layer of Kohya's is several here, all with the same input: the paths of the others. The outputs
     of `path` and of these, concatenated, are the rows of Kohya's layer."""
+    is_split: bool = False
+    """Whether each of these layers has an adapter of its own in training; in a file they are one."""
 
     @property
     def is_denoiser(self) -> bool:

@@ -131,7 +131,7 @@ class Worker:
             kind = getattr(errors, message["error"], None) if message["error"] else None
             if isinstance(kind, type) and issubclass(kind, LoraSmithError):
                 raise kind(message["message"], message["hint"], code=message.get("code", ""))
-            raise self._failure(f"{self.title} failed: {message['message']}", self._hint)
+            raise self._failure(f"{self.title} failed: {message['message']}", self._hint, code="worker-failed")
         return dict(message["answer"])
 
     def close(self) -> None:
@@ -177,7 +177,7 @@ class Worker:
             reason = f"its process was ended by {signal.Signals(-code).name}."
         else:
             reason = lines[-1] if lines else f"exit code {code}."
-        return self._failure(f"{self.title} failed: {reason}", self._hint)
+        return self._failure(f"{self.title} failed: {reason}", self._hint, code="worker-failed")
 
 
 def ask(

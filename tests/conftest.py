@@ -32,6 +32,17 @@ def _fresh_accelerate() -> Iterator[None]:
 
 
 @pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
+    """Every error that a command of this process showed, the newest last."""
+    from tui.shell import output
+
+    errors: list[Exception] = []
+    show = output.show_error
+    monkeypatch.setattr(output, "show_error", lambda error: (errors.append(error), show(error)))
+    return errors
+
+
+@pytest.fixture
 def nvml() -> Iterator[Callable[..., None]]:
     """nvml("rtx2060", load=97, torch=...): from now on this process has that machine's GPUs (tests/nvml)."""
     from tests.nvml.fake import NoCompiler, library, playing

@@ -14,6 +14,8 @@ FOLDERS = ("engine", "tui", "tests", "tools", "benchmarks")
 DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 INSTALLED = {"engine/presets"}
 """Paths in the wheel only."""
+NAME = re.compile(r"_?[A-Z][A-Za-z]{2,}|_?[A-Z]+_[A-Z_]+")
+"""A class or a constant."""
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +30,25 @@ def members() -> dict[str, set[str]]:
     return names
 
 
+@pytest.fixture(scope="module")
+def words() -> set[str]:
+    """All words of the source files but this one."""
+    files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py") if path != Path(__file__)]
+    return {word for path in files for word in re.findall(r"\w+", path.read_text("utf-8"))}
+
+
 def is_module(name: str) -> bool:
     path = ROOT / name.replace(".", "/")
     return path.is_dir() or path.with_suffix(".py").is_file()
 
 
-def missing_in(document: str, members: dict[str, set[str]]) -> list[str]:
+def missing_in(document: str, members: dict[str, set[str]], words: set[str]) -> list[str]:
     """Names in backticks that exist nowhere."""
     text = re.sub(r"```.*?```", "", (ROOT / document).read_text("utf-8"), flags=re.DOTALL)
-    missing = []
+    missing = [
+        name for part in re.findall(r"`([^`]+)`", text) for name in re.findall(r"\w+", part)
+        if NAME.fullmatch(name) and name not in words
+    ]  # fmt: skip
     for name in re.findall(r"`([\w./-]+)`", text):
         head, _, rest = name.partition(".")
         if "/" in name:
@@ -61,5 +73,5 @@ def missing_in(document: str, members: dict[str, set[str]]) -> list[str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_names_in_documents_exist(document: str, members: dict[str, set[str]]) -> None:
-    assert missing_in(document, members) == []
+def test_names_in_documents_exist(document: str, members: dict[str, set[str]], words: set[str]) -> None:
+    assert missing_in(document, members, words) == []

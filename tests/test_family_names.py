@@ -28,6 +28,7 @@ KOHYA = {
         "gui",
         "gui_keys",
         "gui_reading",
+        "layer_args",
         "other_trainings",
         "rules",
         "trainers",

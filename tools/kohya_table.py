@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engine.config.conversion import Rule
 from engine.config.kohya.differences import DIFFERENCES, Difference
 from engine.config.kohya.gui_keys import GUI_RULES
-from engine.config.kohya.rules import NETWORK_ARGS, SCRIPT_ARGUMENTS, Rule, rule_of
+from engine.config.kohya.rules import NETWORK_ARGS, SCRIPT_ARGUMENTS, rule_of
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "kohya.md"
 HEAD = """# Kohya's files

@@ -1,37 +1,42 @@
-"""Layers wrapped with an adapter of any kind, computed from the kind's ΔW."""
+"""Layers wrapped with an adapter of any kind, computed from the kind's formulas."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from engine.adapters.kinds.base import Parts
-from engine.adapters.kinds.formula import Formula, Size
+from engine.adapters.added import added
+from engine.adapters.dropout import Skip
+from engine.adapters.kinds.base import AdapterKind, Parts
+from engine.adapters.kinds.formula import SCALAR, Size
+from engine.adapters.kinds.trainable import TrainableKind
 from engine.adapters.modules import AdapterModule, checked_tensors
-from engine.adapters.weights import apply_weight, joined_weight, shape_of
+from engine.adapters.weights import apply_factors, apply_norm, joined_weight, shape_of
+from engine.config.network import NetworkTable
 from engine.types import LoraTarget
 
 
 class AdaptedLayer(nn.Module):
-    """base(x) + x · ΔWᵀ, the second term in float32; ΔW is recomputed in each pass.
+    """base(x) + x · ΔWᵀ. Outside of autocast the second term is computed in the dtype of x.
 
     Args:
         adapter: the trained tensors by role, of all layers of the module together.
-        layers: those layers; their rows, stacked, are those of ΔW.
+        group: those layers; their rows, stacked, are those of ΔW.
         rows: those of `base_layer`.
     """
 
-    def __init__(
-        self, kind: Formula, base_layer: nn.Module, adapter: nn.ParameterDict, layers: _Group, rows: slice
-    ) -> None:
+    def __init__(self, base_layer: nn.Module, adapter: nn.ParameterDict, group: _Group, rows: slice) -> None:
         super().__init__()
         self.base_layer, self.adapter = base_layer, adapter
-        self.kind, self.group, self.rows = kind, layers, rows
+        self.group, self.rows = group, rows
+        self.rounding: torch.dtype | None = None
+        """Set: the adapter counts as it is in a file of this number format."""
         self.cast_input_dtype_enabled = True
-        """For passes without autocast; see `AdapterNetwork.rely_on_autocast`. The adapter's part is always float32."""
+        """Of peft's layers (`AdapterNetwork.rely_on_autocast`); not used here."""
 
     @property
     def weight(self) -> Tensor:
@@ -46,35 +51,117 @@ class AdaptedLayer(nn.Module):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The layer's output with the adapter."""
         result: Tensor = self.base_layer(x, *args, **kwargs)
+        if self.training and self.group.skip.now():
+            return result
+        more = self.added(x)
+        if self.training and self.group.rank_dropout:
+            more = more * self.along_outputs(self.group.kept_outputs(self.rows, more), more)
+        return result + more.to(result.dtype)
+
+    def added(self, x: Tensor) -> Tensor:
+        """The adapter's part of the output."""
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        more = added(_LayerChange(self), x.to(dtype), list(self.adapter.values()))
+        if "diff_b" in self.adapter:
+            bias = self.group.parts(self.adapter.items(), self.rounding)["diff_b"]
+            more = more + self.along_outputs(bias[self.rows], more).to(dtype)
+        return more
+
+    def along_outputs(self, values: Tensor, output: Tensor) -> Tensor:
+        """One value for each output, to be combined with the layer's output."""
+        if isinstance(self.base_layer, nn.Conv2d | nn.GroupNorm):
+            return values.reshape(1, -1, *(1 for _ in output.shape[2:]))
+        return values
+
+
+class AdaptedNorm(AdaptedLayer):
+    """A norm layer whose weight and bias are changed: base(x) + norm(x) · Δw + Δb, the second term in float32."""
+
+    def added(self, x: Tensor) -> Tensor:
+        """See `AdaptedLayer.added`."""
+        parts = self.group.parts(self.adapter.items(), self.rounding)
         with torch.autocast(x.device.type, enabled=False):
-            change = self.group.delta(self.kind, dict(self.adapter.items()))[self.rows]
-            added = apply_weight(self.base_layer, x.float(), change)
-        return result + added.to(result.dtype)
+            return apply_norm(self.base_layer, x.float(), parts["w_norm"], parts["b_norm"])
+
+
+class _LayerChange:
+    """`engine.adapters.added.Change` of an `AdaptedLayer`."""
+
+    def __init__(self, layer: AdaptedLayer) -> None:
+        self.base_layer, self._group, self._rows = layer.base_layer, layer.group, layer.rows
+        self._rounding, self._roles = layer.rounding, list(layer.adapter)
+        kind = layer.group.kind
+        is_product = _overrides(kind, "low_rank") or (
+            _overrides(kind, "kronecker") and isinstance(self.base_layer, nn.Linear)
+        )
+        self.is_factored = is_product
+        if is_product and len(self._group.layers) > 1:
+            with torch.no_grad():
+                self.is_factored = self._own(layer.adapter.values()) is not None
+
+    def _all(self, trained: Any) -> Parts:
+        return self._group.parts(zip(self._roles, trained, strict=True), self._rounding)
+
+    def _own(self, trained: Any) -> Parts | None:
+        """The tensors for this layer's rows alone; None where they cannot be separated."""
+        parts = self._all(trained)
+        return parts if len(self._group.layers) == 1 else self._group.kind.rows(parts, self._rows)
+
+    def delta(self, trained: Sequence[Tensor]) -> Tensor:
+        """See `Change.delta`."""
+        kind, own = self._group.kind, self._own(trained)
+        if own is None:
+            return self._group.delta(self._all(trained))[self._rows]
+        return kind.delta(own, lambda: joined_weight([self.base_layer])).reshape(shape_of(self.base_layer))
+
+    def product(self, trained: Sequence[Tensor], x: Tensor) -> Tensor:
+        """See `Change.product`."""
+        kind, own = self._group.kind, self._own(trained)
+        assert own is not None
+        return apply_factors(self.base_layer, x, kind.low_rank(own), kind.kronecker(own), kind.scale(own))
+
+
+def _overrides(kind: AdapterKind, method: str) -> bool:
+    """Whether a kind has a method of its own."""
+    return getattr(type(kind), method) is not getattr(AdapterKind, method)
 
 
 class _Group:
     """The layers of one module, hidden from torch's tree of modules, which already contains them."""
 
-    def __init__(self, layers: Sequence[nn.Module], alpha: float) -> None:
-        self.layers, self.alpha = list(layers), alpha
+    def __init__(self, kind: TrainableKind, layers: Sequence[nn.Module], size: Size, network: NetworkTable) -> None:
+        self.kind, self.layers, self._size = kind, list(layers), size
+        self.shape = (sum(shape_of(layer)[0] for layer in layers), *shape_of(layers[0])[1:])
+        """Of the joined weight of all layers."""
+        self.constants = kind.constants(self.shape, size)
+        self.skip = Skip(network.module_dropout, len(layers))
+        self.rank_dropout = 0.0 if "rank_dropout" in network.idle_settings else network.rank_dropout
+        self._rank_dropout_scale = network.rank_dropout_scale
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the joined weight of all layers."""
-        return sum(shape_of(layer)[0] for layer in self.layers), *shape_of(self.layers[0])[1:]
+    def parts(self, trained: Any, rounding: torch.dtype | None = None) -> Parts:
+        """The tensors of a file: (role, tensor) of what is trained, with the constants."""
+        constants = {role: torch.tensor(value) for role, value in self.constants.items()}
+        parts = {**constants, **self.kind.file_parts(dict(trained), self._size)}
+        return parts if rounding is None else {role: part.to(rounding).float() for role, part in parts.items()}
 
-    def delta(self, kind: Formula, adapter: Parts) -> Tensor:
+    def delta(self, parts: Parts) -> Tensor:
         """ΔW of all layers, with its gradient."""
-        parts = {**adapter, "alpha": torch.tensor(self.alpha)}
-        return kind.delta(parts, lambda: joined_weight(self.layers)).reshape(self.shape)
+        return self.kind.delta(parts, lambda: joined_weight(self.layers)).reshape(self.shape)
+
+    def kept_outputs(self, rows: slice, like: Tensor) -> Tensor:
+        """Which outputs of a layer the adapter changes in this step: 1 and 0, scaled up by LyCORIS' rule if set."""
+        kept = (torch.rand(rows.stop - rows.start, device=like.device) > self.rank_dropout).to(like.dtype)
+        return kept / kept.mean().clamp(min=1 / len(kept)) if self._rank_dropout_scale else kept
 
 
 class LayeredModule(AdapterModule):
     """The adapter of one or several `AdaptedLayer`."""
 
-    def __init__(self, kind: Formula, target: LoraTarget, layers: tuple[AdaptedLayer, ...], size: Size) -> None:
+    def __init__(self, target: LoraTarget, layers: tuple[AdaptedLayer, ...], size: Size) -> None:
         self.target, self.layers = target, layers
-        self._kind, self._size = kind, size
+        self.kind = self._group.kind
+        self._size = size
 
     @property
     def _group(self) -> _Group:
@@ -91,39 +178,57 @@ class LayeredModule(AdapterModule):
 
     @property
     def outer(self) -> list[nn.Parameter]:
-        return [parameter for role, parameter in self._adapter.items() if role in self._kind.outer]
+        if SCALAR in self._adapter:
+            return [self._adapter[SCALAR]]
+        return [parameter for role, parameter in self._adapter.items() if role in self.kind.outer]
+
+    @property
+    def plus(self) -> list[nn.Parameter]:
+        roles = self.kind.outer if self.kind.plus is None else self.kind.plus
+        return [parameter for role, parameter in self._adapter.items() if role in roles]
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        shapes = {**self._kind.shapes(self._group.shape, self._size), "alpha": ()}
-        return {end: shapes[role] for role, end in self._kind.written.items()}
+        shapes = self.kind.file_shapes(self._group.shape, self._size)
+        return {self.kind.written[role]: sides for role, sides in shapes.items()}
 
     @property
     def alpha(self) -> float:
-        return self._group.alpha
+        return self._group.constants.get("alpha", 1.0)
 
     def initialise(self, generator: torch.Generator, device: torch.device) -> None:
-        values = self._kind.initial(self._group.shape, self._size, generator)
+        if self._size.given:
+            values = {role: torch.zeros(sides) for role, sides in self._size.given}
+        else:
+            values = self.kind.initial(self._group.shape, self._size, generator)
         adapter = nn.ParameterDict({role: nn.Parameter(value.to(device)) for role, value in values.items()})
         for layer in self.layers:
             layer.adapter = adapter
 
     def state(self) -> dict[str, Tensor]:
-        tensors = {**self._adapter, "alpha": torch.tensor(self.alpha)}
-        return {end: tensors[role].detach() for role, end in self._kind.written.items()}
+        parts = self._group.parts(self._adapter.items())
+        return {end: parts[role].detach() for role, end in self.kind.written.items() if role in parts}
 
     @torch.no_grad()
     def load(self, parts: Mapping[str, Tensor]) -> None:
-        needed = {end: shape for end, shape in self.shapes.items() if self._kind.written.get("alpha") != end}
+        """See `AdapterModule.load`. A scalar becomes 1."""
+        written, constants = self.kind.written, self._group.constants
+        needed = {end: sides for end, sides in self.shapes.items() if end not in (written[role] for role in constants)}
         values = checked_tensors(self.target.kohya_name, parts, needed)
+        roles = {role: values[end] for role, end in written.items() if end in values}
+        trained = self.kind.trained_parts({role: tensor.float() for role, tensor in roles.items()})
         for role, parameter in self._adapter.items():
-            parameter.copy_(values[self._kind.written[role]])
-        end = self._kind.written.get("alpha")
-        if end is not None:
-            self._group.alpha = float(parts[end]) if end in parts else float(self._size.rank)
+            parameter.copy_(trained[role] if role in trained else torch.ones_like(parameter))
+        for role, value in constants.items():
+            stored = parts.get(written[role])
+            if stored is None:
+                constants[role] = float(self._size.rank) if self.kind.scaled else value
+            elif stored != torch.tensor(value, dtype=stored.dtype):  # else they differ only by the file's rounding
+                constants[role] = float(stored)
 
     def squared_norm(self) -> Tensor:
-        return self._group.delta(self._kind, self._adapter).square().sum()
+        parts = self._group.parts
+        return self.kind.squared_norm(self._adapter, lambda: self._group.delta(parts(self._adapter.items())))
 
     def shrink(self, factor: float) -> None:
         for parameter in self.outer:
@@ -131,19 +236,24 @@ class LayeredModule(AdapterModule):
 
 
 def inject(
-    kind: Formula, component: nn.Module, targets: Sequence[LoraTarget], sizes: Mapping[str, Size]
+    kind: TrainableKind,
+    component: nn.Module,
+    targets: Sequence[LoraTarget],
+    sizes: Mapping[str, Size],
+    network: NetworkTable,
 ) -> Iterator[LayeredModule]:
     """Wrap the targets' layers in `AdaptedLayer`, in place; see `TrainableKind.inject`."""
     component.requires_grad_(False)
     for target in targets:
-        size = sizes[target.kohya_name]
         bases = [component.get_submodule(path) for path in target.paths]
-        group, start, layers = _Group(bases, size.alpha), 0, []
+        size = replace(sizes[target.kohya_name], bias=any(getattr(base, "bias", None) is not None for base in bases))
+        group, start, layers = _Group(kind, bases, size, network), 0, []
         for path, base in zip(target.paths, bases, strict=True):
             rows = slice(start, start + shape_of(base)[0])
             start = rows.stop
-            layer = AdaptedLayer(kind, base, nn.ParameterDict(), group, rows)
+            wrapper = AdaptedLayer if isinstance(base, nn.Linear | nn.Conv2d) else AdaptedNorm
+            layer = wrapper(base, nn.ParameterDict(), group, rows)
             layer.train(base.training)
             component.set_submodule(path, layer)
             layers.append(layer)
-        yield LayeredModule(kind, target, tuple(layers), size)
+        yield LayeredModule(target, tuple(layers), size)

@@ -40,7 +40,7 @@ class AppliedLoras:
     def __init__(self, model: Model, files: Sequence[Path], base: str, log: Log) -> None:
         self._strengths = [0.0] * len(files)
         self._layers: dict[tuple[str, str], HookedLayer] = {}
-        targets = model.lora_targets(conv=True)
+        targets = [*model.lora_targets(conv=True), *model.norm_targets(conv=True)]
         for number, file in enumerate(files):
             lora = check_usable(file, base, log)
             placed = places(lora, targets, model.trainable, base)
@@ -82,7 +82,7 @@ class AppliedLoras:
                 raise ModelError(
                     f"{printable(file)}: the shapes of {printable(name)} are not those of the layer in this model.",
                     "It was made for another model: name the one that it was trained on with --model.",
-                    code="lora-wrong-shape",
+                    code="lora-of-other-size",
                 )
             for path, layer, change in zip(place.paths, layers, changes, strict=True):
                 key = (place.component, path)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine.adapters.kinds.base import AdapterKind, Parts
-from engine.adapters.weights import apply_weight, joined_weight, shape_of
+from engine.adapters.weights import NORMS, apply_norm, apply_weight, joined_weight, shape_of
 
 
 def apply_module(kind: AdapterKind, parts: Parts, layers: Sequence[nn.Module]) -> None:
@@ -142,6 +142,30 @@ class _Matrix(Change):
         return True
 
 
+class _OfNorm(Change):
+    """Differences of the weight and the bias of a norm layer, in float32.
+
+    Args:
+        bias: None: it is not changed.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._weight, self._bias = weight, torch.zeros_like(weight) if bias is None else bias
+
+    def of(self, layer: nn.Module, x: Tensor, strength: float) -> Tensor:
+        """See `Change.of`."""
+        self._weight, self._bias = self._weight.to(x.device), self._bias.to(x.device)
+        return apply_norm(layer, x.float(), self._weight * strength, self._bias * strength)
+
+
+def _norm_change(parts: Parts, layer: nn.Module) -> list[Change] | None:
+    weight, bias = parts.get("w_norm"), parts.get("b_norm")
+    shape = shape_of(layer)
+    if weight is None or any(part is not None and tuple(part.shape) != shape for part in (weight, bias)):
+        return None
+    return [_OfNorm(weight, bias)]
+
+
 def _to_meta(role: str, tensor: Tensor) -> Tensor:
     """The tensor on the meta device; single numbers, whose values the formulas read, are kept."""
     return tensor if role in ("alpha", "scale", "on_input") else tensor.to("meta")
@@ -149,6 +173,8 @@ def _to_meta(role: str, tensor: Tensor) -> Tensor:
 
 def changes_of(kind: AdapterKind, parts: Parts, layers: Sequence[nn.Module]) -> list[Change] | None:
     """A module's change of each of its layers; None where the shapes do not fit."""
+    if isinstance(layers[0], NORMS):
+        return _norm_change(parts, layers[0])
     heights = [shape_of(layer)[0] for layer in layers]
     starts = [0, *accumulate(heights)]
     try:

@@ -54,15 +54,15 @@ def check_file(path: Path, base: str | None) -> Format:
     faults = defects(lora, header, read_payload(path, header), start=True)
     if faults:
         raise ModelError(
-            f"{where}: {faults[0]}",
+            f"{where}: {faults[0].message}",
             "The file is damaged or was written wrongly: use another copy.",
-            code="lora-damaged",
+            code=faults[0].code,
         )
     return lora
 
 
-def defects(lora: Format, header: Header, payload: Payload, *, start: bool = False) -> list[str]:
-    """One sentence for each kind of defect.
+def defects(lora: Format, header: Header, payload: Payload, *, start: bool = False) -> list[ModelError]:
+    """One error for each kind of defect, with the modules or tensors that have it; none is raised here.
 
     Args:
         start: leave out defects that do not prevent a training from starting.
@@ -77,23 +77,27 @@ def defects(lora: Format, header: Header, payload: Payload, *, start: bool = Fal
     ]
 
 
-def _incomplete(lora: Format, shapes: Shapes, *, alphas: bool) -> list[str]:
+def _incomplete(lora: Format, shapes: Shapes, *, alphas: bool) -> list[ModelError]:
     lacking: dict[str, list[str]] = {}
     for name, module in lora.modules.items():
         for part in module.lacking(shapes):
             lacking.setdefault(part, []).append(printable(name))
-    problems = [f"{len(names)} modules have no {part}: {listing(names, 3)}." for part, names in lacking.items()]
+    problems = [
+        ModelError(f"{len(names)} modules have no {part}: {listing(names, 3)}.", code="lora-incomplete")
+        for part, names in lacking.items()
+    ]
     bare = [
         printable(name)
         for name, module in lora.modules.items()
         if "alpha" not in module.parts and kind_named(module.kind(shapes)).scaled
     ]
     if bare and alphas and lora.naming == KOHYA:
-        problems.append(f"{len(bare)} modules have no alpha, readers then use the rank: {listing(bare, 3)}.")
+        sentence = f"{len(bare)} modules have no alpha, readers then use the rank: {listing(bare, 3)}."
+        problems.append(ModelError(sentence, code="lora-without-alpha"))
     return problems
 
 
-def _uneven(modules: dict[str, Module], shapes: Shapes) -> list[str]:
+def _uneven(modules: dict[str, Module], shapes: Shapes) -> list[ModelError]:
     """Modules whose factors do not fit together."""
     uneven = []
     for name, module in modules.items():
@@ -102,41 +106,52 @@ def _uneven(modules: dict[str, Module], shapes: Shapes) -> list[str]:
             uneven.append(printable(name))
     if not uneven:
         return []
-    return [f"In {len(uneven)} modules the ranks of down and up differ: {listing(uneven, 3)}."]
+    sentence = f"In {len(uneven)} modules the ranks of down and up differ: {listing(uneven, 3)}."
+    return [ModelError(sentence, code="lora-ranks-differ")]
 
 
-def _unknown(lora: Format) -> list[str]:
+def _unknown(lora: Format) -> list[ModelError]:
     ends = (".scale", ".bias") if lora.naming == BFL else ()
     unknown = [key for key in lora.strange if not key.startswith("bundle_emb.") and not key.endswith(ends or ("\0",))]
     if not unknown:
         return []
-    return [
-        f"{len(unknown)} tensors have names of no known LoRA format: {listing([printable(key) for key in unknown], 3)}."
-    ]
+    names = listing([printable(key) for key in unknown], 3)
+    return [ModelError(f"{len(unknown)} tensors have names of no known LoRA format: {names}.", code="lora-unknown-key")]
 
 
-def _formats(lora: Format, header: Header) -> list[str]:
+def _formats(lora: Format, header: Header) -> list[ModelError]:
     """Matrices in a number format that no LoRA uses."""
     matrices = [key for module in lora.modules.values() for part, key in module.parts.items() if part not in _PLAIN]
     counts = Counter(kind for key in matrices if (kind := header.tensors[key][0]) not in FORMATS)
-    return [f"{count} tensors are in the number format {kind}, which no LoRA uses." for kind, count in counts.items()]
+    return [
+        ModelError(
+            f"{count} tensors are in the number format {kind}, which no LoRA uses.", code="number-format-not-supported"
+        )
+        for kind, count in counts.items()
+    ]
 
 
 _PLAIN = ("alpha", "on_input", "reshape_weight")
 """Tensors that may hold whole numbers."""
 
 
-def _numbers(lora: Format, payload: Payload, *, start: bool) -> list[str]:
+def _numbers(lora: Format, payload: Payload, *, start: bool) -> list[ModelError]:
     problems = []
     inside = {key for module in lora.modules.values() for key in module.parts.values()}
     if empty := [printable(key) for key in payload.empty if key in inside]:
-        problems.append(f"{len(empty)} tensors hold no numbers: {listing(empty, 3)}.")
+        problems.append(ModelError(f"{len(empty)} tensors hold no numbers: {listing(empty, 3)}.", code="weights-empty"))
     if payload.vectors:
         names = listing([printable(key) for key in payload.vectors], 3)
-        problems.append(f"{len(payload.vectors)} alphas are not one number: {names}.")
+        problems.append(
+            ModelError(f"{len(payload.vectors)} alphas are not one number: {names}.", code="lora-alpha-wrong")
+        )
     if payload.broken:
-        problems.append(f"{len(payload.broken)} tensors hold NaN or infinity: {listing(payload.broken, 3)}.")
+        names = listing(payload.broken, 3)
+        problems.append(
+            ModelError(f"{len(payload.broken)} tensors hold NaN or infinity: {names}.", code="weights-not-finite")
+        )
     zero = [printable(key) for key, alpha in payload.alphas.items() if alpha == 0]
     if zero and any(kind_named(kind).off_at_zero for kind in lora.kinds):
-        problems.append(f"{len(zero)} alphas are 0, which switches their modules off: {listing(zero, 3)}.")
+        sentence = f"{len(zero)} alphas are 0, which switches their modules off: {listing(zero, 3)}."
+        problems.append(ModelError(sentence, code="lora-alpha-zero"))
     return problems

@@ -1,4 +1,5 @@
-"""Kohya's three dropouts as forward hooks on peft's layers (facts: sd-scripts `networks/lora.py`).
+"""Kohya's three dropouts as forward hooks on peft's layers (facts: sd-scripts `networks/lora.py`), and the skipping of
+modules for other kinds of layers.
 
 They act only in training mode and use torch's global generators, which the loop seeds for each step. A layer without a
 dropout gets no hook. Layers that are one in Kohya's files share their random values: the first that runs generates
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from engine.config.schema import NetworkTable
+from engine.config.network import NetworkTable
 
 T = TypeVar("T")
 
@@ -23,12 +24,12 @@ def add_dropouts(layers: Sequence[Any], adapter: str, network: NetworkTable) -> 
     """Add the configured dropouts to the peft layers of one LoRA module."""
     element, rank = network.network_dropout, network.rank_dropout
     factors: _Shared[torch.Tensor] = _Shared(len(layers))
-    skipped: _Shared[bool] = _Shared(len(layers))
+    skipped = Skip(network.module_dropout, len(layers))
     for layer in layers:
         if element or rank:
             layer.lora_A[adapter].register_forward_hook(_DownDropout(element, rank, factors))
         if network.module_dropout:
-            skip = _ModuleDropout(network.module_dropout, skipped)
+            skip = _ModuleDropout(skipped)
             layer.register_forward_pre_hook(skip.before)
             layer.register_forward_hook(skip.after, always_call=True)
 
@@ -48,6 +49,23 @@ class _Shared(Generic[T]):
         if self._left == 0:
             self._value = None
         return value
+
+
+class Skip:
+    """Module dropout of the `members` layers of one module: all of them are skipped, or none.
+
+    Args:
+        probability: 0: no random number is used.
+    """
+
+    def __init__(self, probability: float, members: int) -> None:
+        self._probability, self._shared = probability, _Shared[bool](members)
+
+    def now(self) -> bool:
+        """Whether the layer that runs now is skipped; to be asked once in each pass of each layer."""
+        if not self._probability:
+            return False
+        return self._shared.take(lambda: float(torch.rand(())) < self._probability)
 
 
 class _DownDropout:
@@ -78,14 +96,14 @@ class _DownDropout:
 class _ModuleDropout:
     """The complete module is skipped for one forward: its parameters get no gradient, as in Kohya's."""
 
-    def __init__(self, probability: float, skipped: _Shared[bool]) -> None:
-        self.probability, self.skipped = probability, skipped
+    def __init__(self, skipped: Skip) -> None:
+        self.skipped = skipped
         self.skipping = False
 
     def before(self, layer: Any, inputs: Any) -> None:
         if not layer.training or layer.disable_adapters:
             return
-        if self.skipped.take(lambda: float(torch.rand(())) < self.probability):
+        if self.skipped.now():
             layer._disable_adapters = self.skipping = True
 
     def after(self, layer: Any, inputs: Any, output: Any) -> None:

@@ -14,10 +14,13 @@ from typing import TypeVar
 
 from engine.adapters.bases import UNKNOWN, base_of, is_unet
 from engine.adapters.keys import Module, Shapes, modules_of
-from engine.adapters.kinds.base import COMFY, FORGE, OTHERS, POPULAR, SD_SCRIPTS, UIS
+from engine.adapters.kinds.base import COMFY, FORGE, OTHERS, POPULAR, SD_SCRIPTS, UIS, AdapterKind
 from engine.adapters.kinds.base import DIFFUSERS as DIFFUSERS_PROGRAM
-from engine.adapters.kinds.registry import kind_named
+from engine.adapters.kinds.lora import Lora
+from engine.adapters.kinds.registry import kind_named, trained_kind
+from engine.config.network import NetworkTable
 from engine.families.registry import family_of_lora
+from engine.text import listing
 from engine.types import LoraTarget
 
 T = TypeVar("T")
@@ -180,6 +183,39 @@ def readers(naming: str, base: str, kinds: Iterable[str], modules: Iterable[Modu
         programs.append(DIFFUSERS_PROGRAM)  # it reads DoRA in peft's names only
     order = (*POPULAR, *OTHERS)
     return tuple(sorted(dict.fromkeys(programs), key=order.index))
+
+
+def readers_of_run(network: NetworkTable, base: str, *, files: str = "Files") -> str:
+    """Which popular programs read the files of a run in Kohya's names, and why others do not: a sentence; empty for a
+    plain LoRA, which all of them read.
+
+    Args:
+        base: `FamilySpec.lora_base`.
+        files: the beginning of the sentence.
+    """
+    chief = trained_kind(network)
+    kinds = [chief, *([chief.for_layer("norm")] if network.train_norm else [])]
+    if len(kinds) == 1 and isinstance(chief, Lora):
+        return ""
+    read, unread = [], []
+    for program in POPULAR:
+        reason = _why_unread(program, base, kinds)
+        remarks = [kind.remarks[program] for kind in kinds if program in kind.remarks]
+        if reason:
+            unread.append(f"{program} ({reason})")
+        else:
+            read.append(f"{program} ({'; '.join(remarks)})" if remarks else program)
+    title = " and ".join([chief.trained_name(network), *(kind.name for kind in kinds[1:])])
+    rest = f", not by {listing(unread)}" if unread else ""
+    return f"{files} of the kind {title} are read by {listing(read) or 'no popular program'}{rest}."
+
+
+def _why_unread(program: str, base: str, kinds: Iterable[AdapterKind]) -> str:
+    """Why a program does not read a file of these kinds in Kohya's names; empty where it does."""
+    for kind in kinds:
+        if program not in kind.readers and not (program == DIFFUSERS_PROGRAM and base in kind.diffusers_bases):
+            return kind.why_not_read(program)
+    return "" if program in _by_naming(KOHYA, base, []) else f"it has no {base}"
 
 
 def _by_naming(naming: str, base: str, modules: list[Module]) -> tuple[str, ...]:

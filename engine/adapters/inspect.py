@@ -78,7 +78,7 @@ class LoraReport:
     no_start: str | None = None
     """Why a training cannot start from it (`network.network_weights`); None where it can."""
     other_way: str | None = None
-    """The command that makes a LoRA to start from of such a file; None where there is none."""
+    """The command that makes a LoRA of another kind; None where there is none."""
     known_modules: dict[str, int] = field(default_factory=dict)
     """Number of modules in Kohya's table, by component, where there is a table."""
     ranks: dict[str, int] = field(default_factory=dict)
@@ -113,7 +113,8 @@ def inspect_lora(path: Path) -> LoraReport:
         )
     payload = read_payload(path, header)
     hash_note, hash_problem = _hash(payload)
-    faults, serious = defects(lora, header, payload), defects(lora, header, payload, start=True)
+    faults = [defect.message for defect in defects(lora, header, payload)]
+    serious = [defect.message for defect in defects(lora, header, payload, start=True)]
     no_start = why_no_start(lora)
     alphas, setting_problems = _alphas(path, lora, header, payload)
     ranks = Counter(rank for module in lora.modules.values() if (rank := module.rank(header.shapes)) is not None)
@@ -128,7 +129,7 @@ def inspect_lora(path: Path) -> LoraReport:
         readers=list(lora.readers),
         maker=maker_of(lora, header.metadata),
         no_start=no_start or next((fault.rstrip(".") for fault in serious), None),
-        other_way=other_way(lora) if no_start and not serious else None,
+        other_way=None if serious else other_way(lora),
         known_modules=_known_modules(lora),
         ranks=dict(ranks.most_common()),
         alphas=dict(Counter(f"{alpha:g}" for alpha in alphas).most_common()),
@@ -181,7 +182,12 @@ def _notes(lora: Format, header: Header) -> list[str]:
             f"The DoRA scale of {len(rows)} modules is one for each output: ComfyUI, Forge and A1111 apply it "
             "differently from LyCORIS and peft."
         )
-    notes += dict.fromkeys(caution for kind in lora.kinds if (caution := kind_named(kind).caution))
+    notes += [
+        f"{program} and {name}: {remark}."
+        for name in lora.kinds
+        for program, remark in kind_named(name).remarks.items()
+        if program in lora.readers
+    ]
     return notes
 
 

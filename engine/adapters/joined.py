@@ -15,12 +15,13 @@ Pair = tuple[Tensor, Tensor, float]
 """Down [r, in], up [out, r], and the factor on their product: alpha / rank."""
 
 
-def merge_pairs(pairs: Sequence[Pair | None], widths: Sequence[int]) -> Pair:
+def merge_pairs(pairs: Sequence[Pair | None], widths: Sequence[int], *, keeps_apart: bool = False) -> Pair:
     """Merge the LoRAs of layers with the same input into one of the joined layer.
 
     Args:
         pairs: of each layer, in the order of the rows; None: no LoRA.
         widths: the outputs of each layer.
+        keeps_apart: each layer keeps a down matrix of its own, equal ones too.
 
     Returns:
         down [R, in], up [sum of out, R] and alpha / R. R is the sum of the ranks, and up a block diagonal; where all
@@ -32,7 +33,7 @@ def merge_pairs(pairs: Sequence[Pair | None], widths: Sequence[int]) -> Pair:
         pairs = [None if pair is None else (pair[0].float(), pair[1].float(), pair[2]) for pair in pairs]
         present = [pair for pair in pairs if pair is not None]
     first, _, scale = present[0]
-    shared = all(down.shape == first.shape and torch.equal(down, first) for down, _, _ in present)
+    shared = not keeps_apart and all(down.shape == first.shape and torch.equal(down, first) for down, _, _ in present)
     ups = []
     for pair, width in zip(pairs, widths, strict=True):
         if pair is None:
@@ -45,15 +46,16 @@ def merge_pairs(pairs: Sequence[Pair | None], widths: Sequence[int]) -> Pair:
     return torch.cat([down for down, _, _ in present]), diagonal, scale
 
 
-def merge_parts(parts: Mapping[int, tuple[int, Pair]], widths: Sequence[int]) -> Pair:
+def merge_parts(parts: Mapping[int, tuple[int, Pair]], widths: Sequence[int], *, keeps_apart: bool = False) -> Pair:
     """`merge_pairs` for pairs that may cover several adjacent layers each.
 
     Args:
         parts: number of the first layer to how many layers it covers, and its pair; up has the rows of all of them.
         widths: the outputs of each layer.
+        keeps_apart: as for `merge_pairs`.
     """
     pairs: list[Pair | None] = [None] * len(widths)
     for first, (count, (down, up, scale)) in parts.items():
         rows = torch.split(up, list(widths[first : first + count]))
         pairs[first : first + count] = [(down, part, scale) for part in rows]
-    return merge_pairs(pairs, widths)
+    return merge_pairs(pairs, widths, keeps_apart=keeps_apart)

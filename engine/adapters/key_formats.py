@@ -21,7 +21,7 @@ from engine.adapters.network import AdapterNetwork
 from engine.adapters.peft_settings import KEY, as_metadata, config_of
 from engine.config.values import KeyFormat
 from engine.families.spec import FamilySpec
-from engine.models.lora_names import ALPHA, DOWN, UP
+from engine.models.lora_names import ALPHA
 
 ALPHA_FORMAT = "lorasmith.alpha_format"
 """Key of the metadata with the number format of alphas, for namings without tensors for them."""
@@ -47,22 +47,21 @@ def file_tensors(
     Args:
         spec: of the model's family.
     """
-    state = network.state()
     if key_format == "kohya":
-        return state, {}
+        return network.state(), {}
     if key_format == "comfy":
+        state = network.state()
         kohya = [module.target.kohya_name for module in network.modules]
         names = {name: comfy_name(name, spec.lora_base) or name for name in kohya}
         return {f"{names[key.partition('.')[0]]}.{key.partition('.')[2]}": value for key, value in state.items()}, {}
     pieces: list[Piece] = []
     for module in network.modules:
         assert isinstance(module, LoraModule), "`check_key_format` refuses other kinds"
-        target, name = module.target, module.target.kohya_name
+        target = module.target
         has_level = any(e.component == target.component and e.level for e in spec.encoders)
-        rows = torch.split(state[f"{name}.{UP}"], [len(up) for up in module.ups])
-        for path, up in zip(target.paths, rows, strict=True):
+        for path, (down, up, alpha) in zip(target.paths, module.by_layer(), strict=True):
             full = f"text_model.{path.removeprefix('text_model.')}" if has_level else path
-            pieces.append(Piece(target.component, full, state[f"{name}.{DOWN}"], up.contiguous(), module.alpha))
+            pieces.append(Piece(target.component, full, down, up, alpha))
     return in_diffusers_names(pieces, alphas_in_file=spec.alphas_in_diffusers_files)
 
 

@@ -14,9 +14,11 @@ from torch import nn
 
 from engine.adapters.dropout import add_dropouts
 from engine.adapters.fused import fuse
-from engine.adapters.kinds.formula import Formula, Size
+from engine.adapters.kinds.formula import Size
+from engine.adapters.kinds.trainable import TrainableKind
 from engine.adapters.modules import AdapterModule, checked_tensors
-from engine.config.schema import NetworkTable
+from engine.config.network import NetworkTable
+from engine.errors import ModelError
 from engine.models.lora_names import ALPHA, DOWN, UP
 from engine.types import LoraTarget
 
@@ -32,7 +34,7 @@ class LoraModule(AdapterModule):
     together they are the LoRA of the fused layer.
     """
 
-    kind: Formula
+    kind: TrainableKind
     target: LoraTarget
     layers: tuple[Any, ...]
     """peft's layers in the order of `target.paths`; the base layers are inside."""
@@ -101,6 +103,13 @@ class LoraModule(AdapterModule):
         """Down, up and alpha, which is 0-dimensional."""
         return {DOWN: self.down.detach(), UP: self.up.detach(), ALPHA: torch.tensor(self.alpha, dtype=torch.float32)}
 
+    def by_layer(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:
+        """Each layer's down, up and alpha, in the order of `target.paths`: copies on the CPU, float32."""
+        for layer in self.layers:
+            halves = (half[ADAPTER].weight.detach() for half in (layer.lora_A, layer.lora_B))
+            down, up = (half.to("cpu", torch.float32, copy=True).contiguous() for half in halves)
+            yield down, up, float(layer.lora_alpha[ADAPTER])
+
     @torch.no_grad()
     def load(self, parts: Mapping[str, torch.Tensor]) -> None:
         """Load from a file's module; without an alpha it is the rank."""
@@ -128,8 +137,79 @@ class LoraModule(AdapterModule):
             parameter.mul_(root)
 
 
+class SplitLoraModule(LoraModule):
+    """Layers that are one in Kohya's files, each with a LoRA of its own (`split_qkv` of Kohya's scripts).
+
+    In a file they are one LoRA of n times the rank: the downs are stacked, up is block-diagonal. Its alpha is n times
+    that of a layer, so that alpha / rank, and with it the strength in every reader, is that of the training. Kohya's
+    scripts write the alpha of one layer, and their files are n times too weak.
+    """
+
+    @property
+    def downs(self) -> list[nn.Parameter]:
+        """Each layer's [r, in] float32."""
+        return [layer.lora_A[ADAPTER].weight for layer in self.layers]
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All downs, then all ups."""
+        return [*self.downs, *self.ups]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        rank = len(self.layers) * self.rank
+        return {DOWN: (rank, *self.down.shape[1:]), UP: (sum(len(up) for up in self.ups), rank), ALPHA: ()}
+
+    @property
+    def alpha(self) -> float:
+        return len(self.layers) * super().alpha
+
+    def set_alpha(self, alpha: float) -> None:
+        super().set_alpha(alpha / len(self.layers))
+
+    def initialise(self, generator: torch.Generator, device: torch.device) -> None:
+        for layer in self.layers:
+            down, up = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
+            shape, size = (len(up.weight), *down.weight.shape[1:]), Size(self.rank, layer.lora_alpha[ADAPTER])
+            values = self.kind.initial(shape, size, generator)
+            down.weight, up.weight = (nn.Parameter(values[role].to(device)) for role in ("down", "up"))
+
+    def state(self) -> dict[str, torch.Tensor]:
+        down = torch.cat([down.detach() for down in self.downs])
+        up = torch.block_diag(*(up.detach() for up in self.ups))
+        return {DOWN: down, UP: up, ALPHA: torch.tensor(self.alpha, dtype=torch.float32)}
+
+    @torch.no_grad()
+    def load(self, parts: Mapping[str, torch.Tensor]) -> None:
+        """Load a file of separate layers, or one of the layers' own rank: then each starts with the whole down."""
+        count, rank, shapes = len(self.layers), self.rank, self.shapes
+        is_shared = DOWN in parts and len(parts[DOWN]) == rank
+        if is_shared:
+            shapes = {DOWN: tuple(self.down.shape), UP: (shapes[UP][0], rank)}
+        values = checked_tensors(self.target.kohya_name, parts, {end: shapes[end] for end in (DOWN, UP)})
+        rows = torch.split(values[UP], [len(up) for up in self.ups])
+        for number, (down, up) in enumerate(zip(self.downs, self.ups, strict=True)):
+            block = slice(None) if is_shared else slice(number * rank, (number + 1) * rank)
+            if rows[number].count_nonzero() != rows[number][:, block].count_nonzero():
+                raise ModelError(
+                    f"{self.target.kohya_name} of the LoRA to start from is one LoRA for all of its {count} layers.",
+                    f"Switch split_qkv off, or set network_dim to its rank, {count * rank}.",
+                    code="lora-not-split",
+                )
+            down.copy_(values[DOWN][block])
+            up.copy_(rows[number][:, block])
+        alpha = parts.get(ALPHA)
+        stated = len(parts[DOWN]) if alpha is None else float(alpha)
+        self.set_alpha(count * stated if is_shared else float(stated))
+
+    def squared_norm(self) -> torch.Tensor:
+        """The sum of the layers' own: their rows do not overlap."""
+        norms = [((up.T @ up) * (down @ down.T)).sum() for down, up in zip(self.downs, self.ups, strict=True)]
+        return sum(norms[1:], norms[0]) * self.scale**2
+
+
 def inject(
-    kind: Formula,
+    kind: TrainableKind,
     component: nn.Module,
     targets: Sequence[LoraTarget],
     sizes: Mapping[str, Size],
@@ -162,8 +242,10 @@ def inject(
         layer.train(training)
         fuse(layer)
     for target in targets:
-        module = LoraModule(kind, target, tuple(wrapped[path] for path in target.paths))
-        add_dropouts(module.layers, ADAPTER, network)
+        layers = tuple(wrapped[path] for path in target.paths)
+        module = (SplitLoraModule if target.is_split else LoraModule)(kind, target, layers)
+        for group in [(layer,) for layer in layers] if target.is_split else [layers]:
+            add_dropouts(group, ADAPTER, network)
         yield module
 
 

@@ -25,6 +25,8 @@ from engine.adapters.dataset_metadata import (
     tag_frequency,
 )
 from engine.adapters.kinds.registry import trained_kind
+from engine.config.kohya.layer_args import layer_args
+from engine.config.network import OWN_OF_KOHYA
 from engine.config.schema import RunConfig
 from engine.config.training_size import training_size
 from engine.dataset.thumbnail import thumbnail
@@ -160,9 +162,18 @@ def _network_values(config: RunConfig, stats: TrainingMetadata) -> dict[str, Any
         "ss_network_dropout": network.network_dropout or None,
         "ss_scale_weight_norms": network.scale_weight_norms,
     }
-    if arguments := trained_kind(network).network_args(network):
+    if arguments := _network_args(config):
         values["ss_network_args"] = json.dumps(arguments)
     return values
+
+
+def _network_args(config: RunConfig) -> dict[str, Any]:
+    """The arguments of the kind and those that choose layers; Kohya's scripts add the dropout behind them."""
+    network = config.network
+    arguments = {**trained_kind(network).network_args(network), **layer_args(config)}
+    if arguments and network.network_module in OWN_OF_KOHYA and not network.dim_from_weights:
+        arguments |= {"dropout": arguments.pop("dropout", network.network_dropout or None)}
+    return arguments
 
 
 def _training_values(config: RunConfig, stats: TrainingMetadata) -> dict[str, Any]:

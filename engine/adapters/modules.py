@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.adapters.kinds.trainable import TrainableKind
 from engine.errors import ModelError
 from engine.types import LoraTarget
 
@@ -16,6 +17,7 @@ from engine.types import LoraTarget
 class AdapterModule(ABC):
     """The interface of an adapter for the network, the trainer and the check of a file."""
 
+    kind: TrainableKind
     target: LoraTarget
     layers: tuple[Any, ...]
     """The wrappers of the target's layers, in the order of `target.paths`; the layer itself is `base_layer`."""
@@ -36,9 +38,9 @@ class AdapterModule(ABC):
         """Shapes of its tensors in a file, by the ends of their keys."""
 
     @property
-    def group(self) -> str:
-        """The optimizer's group that it belongs to, named by its component."""
-        return self.target.component
+    def plus(self) -> list[nn.Parameter]:
+        """The parameters that train faster with LoRA+ (Hayou et al. 2024)."""
+        return self.outer
 
     @property
     @abstractmethod

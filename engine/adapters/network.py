@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine.adapters.kinds.formula import Size
 from engine.adapters.kinds.trainable import TrainableKind
 from engine.adapters.modules import AdapterModule
-from engine.config.schema import NetworkTable
+from engine.adapters.selection import Selection
+from engine.config.network import NetworkTable
+from engine.config.rates import RateGroup
 from engine.errors import ModelError, UsageError
 from engine.models.lora_names import by_module
 from engine.text import listing
@@ -21,9 +24,18 @@ from engine.types import Log, LoraTarget
 class AdapterNetwork:
     """All adapters of a run. Their parameters are float32; the base stays frozen in its own dtype."""
 
-    def __init__(self, kind: TrainableKind, modules: Sequence[AdapterModule], *, folds_alpha: bool = False) -> None:
+    def __init__(
+        self,
+        kind: TrainableKind,
+        modules: Sequence[AdapterModule],
+        selection: Selection,
+        *,
+        folds_alpha: bool = False,
+    ) -> None:
         self.kind = kind
+        """Of the modules on linear layers and convolutions."""
         self.modules = list(modules)
+        self.selection = selection
         self._folds_alpha = folds_alpha
 
     @classmethod
@@ -34,6 +46,7 @@ class AdapterNetwork:
         targets: Sequence[LoraTarget],
         *,
         network: NetworkTable,
+        selection: Selection | None = None,
         weights: Mapping[str, torch.Tensor] | None = None,
         generator_seed: int = 0,
         folds_alpha: bool = False,
@@ -45,7 +58,8 @@ class AdapterNetwork:
             components: the model's trainable parts by name.
             targets: layers to be trained, in Kohya's order; with convolutions where
                 `TrainableKind.takes_convolutions`.
-            network: ranks, alphas, dropouts.
+            network: the kind's settings, dropouts.
+            selection: the choice of the targets, with ranks and groups of their own.
             weights: a file to start from (`network_weights`), in Kohya's names.
             generator_seed: seed of the initial values; the global generators are not used.
             folds_alpha: see `LoraReader.folds_alpha`.
@@ -60,33 +74,61 @@ class AdapterNetwork:
                 "Name the LoRA whose ranks are used.",
                 code="dim-from-weights-without-file",
             )
-        start = None if weights is None else by_module(weights, tuple(kind.written.values()))
-        sizes = kind.sizes(targets, network, start)
+        kinds = {layer: kind.for_layer(layer) for layer in dict.fromkeys(target.kind for target in targets)}
+        every = list(dict.fromkeys([kind, *kinds.values()]))
+        ends = [end for each in every for end in each.written.values()]
+        start = None if weights is None else by_module(weights, ends)
+        sizes: dict[str, Size] = {}
+        selection = selection or Selection()
+        tables = {name: choice.table(network) for name, choice in selection.by_name.items()}
+        for each in every:
+            own = [target for target in targets if kinds[target.kind] is each]
+            sizes |= each.sizes(own, network, start, tables)
+        if start is not None and not sizes:
+            raise ModelError(
+                "The LoRA of dim_from_weights has no module of this model.",
+                f"It has {listing(list(start), 3)}.",
+                code="lora-without-modules",
+            )
         chosen = [target for target in targets if target.kohya_name in sizes]
+        if not chosen:
+            raise UsageError(
+                f"Nothing would be trained: no layer of this model takes the kind {kind.name}.",
+                "Choose another network.algo.",
+                code="nothing-trained",
+            )
         modules: dict[str, AdapterModule] = {}
         for name in dict.fromkeys(target.component for target in chosen):
-            here = [target for target in chosen if target.component == name]
-            for module in kind.inject(components[name], here, sizes, network):
-                modules[module.target.kohya_name] = module
+            for each in every:
+                here = [target for target in chosen if target.component == name and kinds[target.kind] is each]
+                for module in each.inject(components[name], here, sizes, network) if here else ():
+                    modules[module.target.kohya_name] = module
         ordered = [modules[target.kohya_name] for target in chosen]
         # A component computes on its first layer's device; the weights of its blocks may be elsewhere (split mode).
         devices = {name: next(component.parameters()).device for name, component in components.items()}
-        kind.initialise(ordered, devices, generator_seed)
-        result = cls(kind, ordered, folds_alpha=folds_alpha)
+        for each in every:
+            each.initialise([module for module in ordered if module.kind is each], devices, generator_seed)
+        result = cls(kind, ordered, selection, folds_alpha=folds_alpha)
         if weights is not None:
             result.load(weights, log)
         return result
 
-    def groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by the optimizer's group, in the order of the modules."""
-        groups: dict[str, list[nn.Parameter]] = {}
-        for module in self.modules:
-            groups.setdefault(module.group, []).extend(module.parameters)
-        return groups
+    @property
+    def kinds(self) -> list[TrainableKind]:
+        """The kinds of its modules, each once."""
+        return list(dict.fromkeys([self.kind, *(module.kind for module in self.modules)]))
+
+    def group_of(self, module: AdapterModule) -> RateGroup:
+        """The group of a module's learning rate, without LoRA+."""
+        choice = self.selection.by_name.get(module.target.kohya_name)
+        return RateGroup(module.target.component) if choice is None else choice.group
 
     def parameters(self) -> list[nn.Parameter]:
-        """All trained parameters, in the order of the groups."""
-        return [parameter for group in self.groups().values() for parameter in group]
+        """All trained parameters: component by component, each in the order of its modules."""
+        by_component: dict[str, list[nn.Parameter]] = {}
+        for module in self.modules:
+            by_component.setdefault(module.target.component, []).extend(module.parameters)
+        return [parameter for parameters in by_component.values() for parameter in parameters]
 
     def module_counts(self) -> dict[str, int]:
         """Number of modules by component."""
@@ -108,7 +150,8 @@ class AdapterNetwork:
         Raises:
             ModelError: another format, or a shape that does not fit.
         """
-        in_file = by_module(tensors, tuple(self.kind.written.values()))
+        ends = [end for kind in self.kinds for end in kind.written.values()]
+        in_file = by_module(tensors, ends)
         modules = {module.target.kohya_name: module for module in self.modules}
         missing, unexpected = modules.keys() - in_file.keys(), in_file.keys() - modules.keys()
         if not modules.keys() & in_file.keys():
@@ -143,7 +186,8 @@ class AdapterNetwork:
 
     def misread_by_diffusers(self) -> list[AdapterModule]:
         """Modules for which diffusers ignores the file's alpha; none where the loader folds alpha."""
-        return [] if self._folds_alpha else self.kind.misread_by_diffusers(self.modules)
+        own = [module for module in self.modules if module.kind is self.kind]
+        return [] if self._folds_alpha else self.kind.misread_by_diffusers(own)
 
     @torch.no_grad()
     def apply_max_norm(self, limit: float) -> tuple[int, float, float]:

@@ -30,7 +30,7 @@ def places(
 
     Args:
         lora: the file's format.
-        targets: `Model.lora_targets(conv=True)`, with Kohya's names.
+        targets: `Model.lora_targets` and `Model.norm_targets` with `conv=True`, with Kohya's names.
         components: `Model.trainable`: other layers of the denoiser are matched by their path.
         base: `FamilySpec.lora_base`, whose names count where a name is not one of the model's own.
     """

@@ -11,17 +11,22 @@ from pathlib import Path
 from engine.adapters.defects import check_file
 from engine.adapters.formats import KOHYA, Format, with_article
 from engine.adapters.keys import Module, Shapes
-from engine.adapters.kinds.registry import trained_kind
+from engine.adapters.kinds.lora import Lora
+from engine.adapters.kinds.registry import kind_named, trained_kind
 from engine.adapters.kinds.trainable import TrainableKind
 from engine.adapters.naming import addresses
-from engine.adapters.startable import EMBEDDINGS
+from engine.adapters.selection import Selector
+from engine.adapters.startable import EMBEDDINGS, other_way
+from engine.config.network import NetworkTable
 from engine.config.schema import RunConfig
 from engine.config.trained import is_trained
 from engine.errors import ModelError
+from engine.families.base import Family
 from engine.families.layer_names import Address
+from engine.families.listing import layer_named
 from engine.families.registry import specs
 from engine.models.header import Header, read_header, readable
-from engine.models.lora_names import by_module
+from engine.models.lora_names import DOWN, by_module
 from engine.reading import open_file
 from engine.text import listing, plural, printable
 
@@ -29,12 +34,12 @@ _TEXT_ENCODERS = ("lora_te_", "lora_te1_", "lora_te2_")
 """The trainable text encoders; T5's modules (`lora_te3_`) are in no run."""
 
 
-def check_start(config: RunConfig, base: str | None) -> list[str]:
+def check_start(config: RunConfig, family: Family | None) -> list[str]:
     """Refuse a file that the run cannot start from.
 
     Args:
         config: as it will run, after `resolve`; without `network_weights` there is nothing to check.
-        base: the kind of model (`FamilySpec.lora_base`); None where it is unknown.
+        family: of the model; None where it is unknown.
 
     Returns:
         Sentences about a file in other names than Kohya's, or with more than a LoRA.
@@ -45,40 +50,43 @@ def check_start(config: RunConfig, base: str | None) -> list[str]:
     if config.network.network_weights is None:
         return []
     path, kind = Path(config.network.network_weights).expanduser(), trained_kind(config.network)
+    base = None if family is None else family.spec.lora_base
     lora = check_file(path, base)
-    if kind.name not in lora.kinds:
+    foreign = [name for name in lora.kinds if name not in (kind.name, *kind.also) and not kind_named(name).is_companion]
+    if foreign:
+        way = other_way(lora) if kind.name == Lora.name else None
+        other = "another file" if way is None else f"a LoRA that {way} makes of it, with its loss"
         raise ModelError(
-            f"network.network_weights: {printable(path)} is {with_article(lora.kind)}, and the run trains "
-            f"{with_article(kind.name)}.",
-            "Start from a file of the kind that is trained.",
+            f"network.network_weights: {printable(path)} is {with_article(lora.kind)}, and this run trains "
+            f"{kind.trained_name(config.network)}.",
+            f"Set network.algo to the kind of the file, or start from {other}.",
             code="lora-of-other-kind",
         )
     header = read_header(path)
     if is_in_kohyas_format(lora, kind):
-        ends = tuple(kind.written.values())
-        _check_modules(config, kind, by_module(header.shapes, ends))
+        _check_modules(config, by_module(header.shapes, kind.all_ends), family)
         return []
     placed = addresses(lora, base or lora.base)
     modules = _in_kohyas_names(lora, kind, placed, header, path)
     if modules:  # else only the loaded model shows what they are
-        _check_modules(config, kind, modules)
+        _check_modules(config, modules, family)
     return _notes(lora, placed, modules)
 
 
 def is_in_kohyas_format(lora: Format, kind: TrainableKind) -> bool:
     """Whether a file of this kind has Kohya's names throughout, and nothing else."""
-    ends = {f".{end}" for end in kind.written.values()}
+    ends = {f".{end}" for end in kind.all_ends}
     keys = [key.removeprefix(name) for name, module in lora.modules.items() for key in module.parts.values()]
     return list(lora.namings) == [KOHYA] and not lora.strange and ends.issuperset(keys)
 
 
-def _check_modules(config: RunConfig, kind: TrainableKind, modules: Mapping[str, Shapes]) -> None:
+def _check_modules(config: RunConfig, modules: Mapping[str, Shapes], family: Family | None) -> None:
     """Refuse a file without a trained module, or with one that does not fit the settings.
 
     Args:
         modules: Kohya's names to the shapes of the tensors, by the ends of their keys.
     """
-    network = config.network
+    network, kind = config.network, trained_kind(config.network)
     unet, text = is_trained(config, denoiser=True), is_trained(config, denoiser=False)
     prefixes = (*(("lora_unet_",) if unet else ()), *(_TEXT_ENCODERS if text else ()))
     trained = [name for name in modules if name.startswith(prefixes)]
@@ -88,11 +96,37 @@ def _check_modules(config: RunConfig, kind: TrainableKind, modules: Mapping[str,
             "It was made for parts that are not trained here: change the learning rates or network_train_unet_only.",
             code="lora-without-trained-modules",
         )
+    norm = kind.for_layer("norm")
     always = {mark for spec in specs() for mark in spec.always_adapted}
+    tables = {} if family is None else _own_tables(config, trained, modules, family)
     for name in trained:
-        if network.conv_dim is None and not any(mark in name for mark in always):
+        if tables and name not in tables:
+            continue  # its layer is not trained
+        if network.conv_rank is None and not any(mark in name for mark in always):
             continue  # only the loaded model shows whether it exists in this run
-        kind.check_start(name, modules[name], network)
+        own = norm if norm.marks & modules[name].keys() else kind
+        own.check_start(name, modules[name], tables.get(name, network))
+
+
+def _own_tables(
+    config: RunConfig, names: Sequence[str], modules: Mapping[str, Shapes], family: Family
+) -> dict[str, NetworkTable]:
+    """`[network]` for each of these modules that the run trains; empty where no setting chooses layers or ranks.
+
+    A module of layers that are trained separately may have the rank of one, or that of all together.
+    """
+    selector = Selector(config, family)
+    if selector.is_plain:
+        return {}
+    named = {name: layer_named(family.spec, name, modules[name].get(DOWN, ())) for name in names}
+    in_file = {layer.target.kohya_name: name for name, layer in named.items() if layer is not None}
+    tables = {}
+    for choice in selector.select([layer.target for layer in named.values() if layer is not None]).choices:
+        table, name = choice.table(config.network), in_file[choice.target.kohya_name]
+        rank = modules[name].get(DOWN, (0,))[0]
+        together = rank == table.network_dim * len(choice.target.paths) and choice.target.is_split
+        tables[name] = table.of_size(rank, None) if together else table
+    return tables
 
 
 def _in_kohyas_names(
@@ -136,7 +170,12 @@ def _notes(lora: Format, placed: Mapping[str, Address | None], modules: Mapping[
         here = sum(address is not None for address in placed.values())
         joined = f", which are {plural(len(modules), 'layer')} here" if len(modules) != here else ""
         notes.append(f"The LoRA to start from is in {lora.naming} names: {plural(here, 'module')}{joined}.")
-    unknown = [printable(name) for name, address in placed.items() if address is None]
+    norms = {role for name in lora.kinds if not kind_named(name).in_tables for role in kind_named(name).marks}
+    unknown = [
+        printable(name)
+        for name, address in placed.items()
+        if address is None and norms.isdisjoint(lora.modules[name].parts)
+    ]
     if unknown and modules:
         notes.append(
             f"{plural(len(unknown), 'module')} of the LoRA to start from: none of this family's layers, skipped: "

@@ -40,7 +40,7 @@ def start_tensors(
 
     Args:
         path: checked by `check_start`.
-        kind: what the run trains.
+        kind: what the run trains; norm layers have theirs.
         base: `FamilySpec.lora_base`.
         targets: the layers that may have a LoRA. A layer of a group without a LoRA in the file gets rows of zeros.
         components: the model's trainable parts by name.
@@ -113,17 +113,13 @@ class _Collected:
 
     def tensors(self, components: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         """All tensors in Kohya's names."""
-        result = {
-            f"{layer}.{self._kind.written[role]}": tensor
-            for layer, parts in self._complete.items()
-            for role, tensor in parts.items()
-        }
+        result = {f"{layer}.{end}": part for layer, parts in self._complete.items() for end, part in parts.items()}
         for layer, (target, parts, alphas) in self._parts.items():
             component = components[target.component]
             layers = [component.get_submodule(path) for path in target.paths]
             widths = [shape_of(getattr(layer, "base_layer", layer))[0] for layer in layers]
             try:
-                down, up, scale = merge_parts(parts, widths)
+                down, up, scale = merge_parts(parts, widths, keeps_apart=target.is_split)
             except RuntimeError as error:
                 raise ModelError(
                     f"The parts of {layer} in the LoRA to start from do not fit this model: {error}.",
@@ -136,18 +132,21 @@ class _Collected:
         return result
 
     def _renamed(self, name: str, module: Module) -> dict[str, Tensor]:
-        """A module's tensors by role, with an alpha where the file or its settings have one."""
-        parts = {role: self._tensors[key] for role, key in module.parts.items() if role in self._kind.written}
+        """A module's tensors by the ends of keys, with an alpha where the file or its settings have one."""
+        norm = self._kind.for_layer("norm")
+        kind = self._kind if norm.marks.isdisjoint(module.parts) else norm
+        parts = {role: self._tensors[key] for role, key in module.parts.items() if role in kind.written}
         if "scale" in module.parts or (_ALPHA not in parts and name in self._alphas):
             parts[_ALPHA] = torch.tensor(self._alpha(name, module), dtype=torch.float32)
-        return parts
+        return {kind.written[role]: part for role, part in parts.items()}
 
     def _pair(self, name: str, module: Module) -> Pair:
         down, up = self._tensors[module.parts["down"]], self._tensors[module.parts["up"]]
         return down, up, self._alpha(name, module) / len(down)
 
     def _alpha(self, name: str, module: Module) -> float:
-        rank = float(len(self._tensors[module.parts["down"]]))
+        own = {role: self._tensors[key] for role, key in module.parts.items()}
+        rank = float(self._kind.effective_rank(own) or 1)
         if "scale" in module.parts:  # A1111 uses it instead of alpha / rank
             return float(self._tensors[module.parts["scale"]]) * rank
         return float(self._tensors[module.parts[_ALPHA]]) if _ALPHA in module.parts else self._alphas.get(name, rank)

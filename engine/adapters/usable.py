@@ -48,7 +48,9 @@ def check_usable(path: Path, base: str | None, log: Callable[[str], object] = la
     faults = defects(replace(lora, strange=[]), header, read_payload(path, header), start=True)
     if faults:
         raise ModelError(
-            f"{printable(path)}: {faults[0]}", "The file is damaged or was written wrongly.", code="lora-damaged"
+            f"{printable(path)}: {faults[0].message}",
+            "The file is damaged or was written wrongly.",
+            code=faults[0].code,
         )
     if lora.strange:
         log(f"{len(lora.strange)} tensors of {printable(path.name)} belong to no LoRA and are left out: "

@@ -1,6 +1,7 @@
 """Checks a saved file: read back by an independent reader, it must have the effect of the adapter in memory.
 
-The reader works on twins of the components (`engine.adapters.twins`); for a LoRA it is diffusers' own loader.
+The reader works on twins of the components (`engine.adapters.twins`). For a LoRA it is diffusers' own loader, for every
+other kind `engine.adapters.merged_reader`.
 """
 
 from __future__ import annotations
@@ -156,7 +157,11 @@ def _read_back(
 ) -> dict[str, nn.Module]:
     """Twins of the components without our adapter, to which the reader has applied the file."""
     twins = {key: twin_of(component, keep_adapter=False) for key, component in components.items()}
-    network.kind.read_back(twins, tensors, network.modules, reader)
+    for kind in network.kinds:
+        modules = [module for module in network.modules if module.kind is kind]
+        names = {module.target.kohya_name for module in modules}
+        own = {key: tensor for key, tensor in tensors.items() if key.partition(".")[0] in names}
+        kind.read_back(twins, own, modules, reader)
     return {key: twin.eval() for key, twin in twins.items()}
 
 
@@ -200,8 +205,10 @@ def _check_forward(
         return None
     allowed = 16 * max(EPSILON[next(list(components.values())[-1].parameters()).dtype], _TENSOR_FLOAT) * largest
     if difference > allowed:
-        for layer in (layer for twin in memory.values() for layer in twin.modules() if hasattr(layer, "base_layer")):
-            network.kind.round_to(layer, next(iter(tensors.values())).dtype)
+        dtype = next(iter(tensors.values())).dtype
+        for module in network.modules:
+            for path in module.target.paths:
+                module.kind.round_to(memory[module.target.component].get_submodule(path), dtype)
         unexplained = (theirs - reader.denoise(memory)).abs().max().item()
         if not unexplained <= allowed:
             raise failure(

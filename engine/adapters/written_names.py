@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from engine.adapters.formats import COMFYUI, DIFFUSERS, KOHYA, readers
+from engine.adapters.formats import COMFYUI, DIFFUSERS, KOHYA, readers, readers_of_run
 from engine.adapters.keys import Module
 from engine.adapters.kinds.registry import trained_kind
 from engine.adapters.naming import comfy_name, diffusers_paths
@@ -29,24 +29,29 @@ def check_key_format(config: RunConfig, spec: FamilySpec) -> list[str]:
     """Refuse a naming that the run's kind of adapter does not have.
 
     Returns:
-        A sentence that names the programs which read Kohya's names and not these.
+        Sentences about the programs that read the files: where the run trains another kind than a plain LoRA, and
+        where the names are not Kohya's.
 
     Raises:
         UsageError: diffusers' names for another kind than a plain LoRA.
     """
     chosen, kind = config.saving.key_format, trained_kind(config.network)
-    if chosen == "kohya":
-        return []
-    if chosen == "diffusers" and kind.written.keys() != {"down", "up", "alpha"}:
+    names = [kind.trained_name(config.network), *(["norm layers"] if config.network.train_norm else [])]
+    if chosen == "diffusers" and (kind.written.keys() != {"down", "up", "alpha"} or len(names) > 1):
         raise UsageError(
-            f"saving.key_format = diffusers is for plain LoRAs, and this run trains {kind.name}.",
+            f"saving.key_format = diffusers is for plain LoRAs, and this run trains {' and '.join(names)}.",
             "Set saving.key_format to comfy or kohya.",
             code="naming-for-lora-only",
         )
+    files = "Files" if chosen == "kohya" else "In Kohya's names, files"
+    of_kind = readers_of_run(config.network, spec.lora_base, files=files)
+    notes = [of_kind] if of_kind else []
+    if chosen == "kohya":
+        return notes
     lost = list(unread_by(config, spec))
     text = f"The files get {_TITLES[chosen]} names (saving.key_format)"
     unread = f", which these programs do not read, or only in part: {listing(lost, 9)}" if lost else ""
-    return [f"{text}{unread}."]
+    return [*notes, f"{text}{unread}."]
 
 
 def unread_by(config: RunConfig, spec: FamilySpec) -> tuple[str, ...]:
@@ -64,7 +69,9 @@ def programs_for(key_format: KeyFormat, config: RunConfig, spec: FamilySpec) -> 
         starts = tuple(encoder.prefix for encoder in spec.encoders if encoder.is_trainable)
         layers += [name for name in spec.layers.table.names if starts and name.startswith(starts)][:1]
     modules = [Module(_name(layer, key_format, spec), style=style) for layer in layers]
-    return readers(naming, spec.lora_base, [trained_kind(config.network).name], modules)
+    kind = trained_kind(config.network)
+    names = [kind.name, *([kind.for_layer("norm").name] if config.network.train_norm else [])]
+    return readers(naming, spec.lora_base, names, modules)
 
 
 def _name(layer: str, key_format: KeyFormat, spec: FamilySpec) -> str:

@@ -190,7 +190,7 @@ class Chat:
         try:
             response = self._request(method, path, body)
         except _UnusableBody as error:
-            return DataError(f"{self.url} answers with {error}.", code="answer-not-usable"), None
+            return DataError(f"{self.url} answers with {error}.", code="answer-unreadable"), None
         except httpx2.ConnectError as error:
             wait = 0.0 if self.budget.requests > 1 else None  # it was reachable before
             return self._unreachable(str(error)), wait
@@ -210,7 +210,7 @@ class Chat:
                 raise TypeError
         except (ValueError, LookupError, TypeError, AttributeError):
             excerpt = self._excerpt(response.text) or "nothing"
-            return DataError(f"{self.url} answers with no completion: {excerpt}", code="answer-not-usable"), 0.0
+            return DataError(f"{self.url} answers with no completion: {excerpt}", code="answer-without-completion"), 0.0
         return answer, None
 
     def _request(self, method: str, path: str, body: Mapping[str, Any] | None) -> _Response:

@@ -54,7 +54,7 @@ class Endpoint(Captioner):
                 self.log(f"! {url} does not list the model {printable(model)}; it is used anyway.")
             return model
         if served is None:
-            raise UsageError(f"{url} does not list its models.", "Set Model.", code="endpoint-model-not-set")
+            raise UsageError(f"{url} does not list its models.", "Set Model.", code="endpoint-models-unknown")
         if len(served) != 1:
             hint = f"Set Model to one of: {printable(listing(served))}." if served else "Load one there."
             raise UsageError(f"{url} has {plural(len(served), 'model')}.", hint, code="endpoint-model-not-set")

@@ -95,11 +95,11 @@ def read_options(model: type[Options], values: Mapping[str, Any]) -> Options:
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        raise UsageError(
-            " ".join(_sentence(model, detail) for detail in error.errors()),
-            _hint(model, error),
-            code="caption-option-not-possible",
-        ) from error
+        message = " ".join(_sentence(model, detail) for detail in error.errors())
+        if any(detail["type"] == "extra_forbidden" for detail in error.errors()):
+            there = f"There are: {', '.join(model.model_fields)}."
+            raise UsageError(message, there, code="caption-option-unknown") from error
+        raise UsageError(message, code="caption-option-not-possible") from error
 
 
 def _sentence(model: type[CaptionOptions], detail: Any) -> str:
@@ -117,8 +117,3 @@ def _sentence(model: type[CaptionOptions], detail: Any) -> str:
     if not name:
         return f"{expected[:1].upper()}{expected[1:]}."
     return f"{title}: {detail['input']!r} is given, allowed is {expected}."
-
-
-def _hint(model: type[CaptionOptions], error: ValidationError) -> str:
-    unknown = any(detail["type"] == "extra_forbidden" for detail in error.errors())
-    return f"There are: {', '.join(model.model_fields)}." if unknown else ""

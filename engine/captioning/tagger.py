@@ -174,7 +174,7 @@ def _providers(device: str, available: Sequence[str]) -> tuple[list[Any], str]:
     cuda = "CUDAExecutionProvider"
     if device.startswith("cuda") and cuda not in available:
         raise ModelError(
-            f"{device} is set, but this onnxruntime only runs on the CPU.", INSTALL, code="captioner-device-missing"
+            f"{device} is set, but this onnxruntime only runs on the CPU.", INSTALL, code="onnxruntime-without-gpu"
         )
     number = gpu_number(device)
     if number is None or cuda not in available:

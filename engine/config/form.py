@@ -16,8 +16,9 @@ from engine.config.problems import value_problems
 from engine.config.schema import RunConfig
 from engine.errors import UsageError
 
-Kind = Literal["flag", "choice", "integer", "number", "text", "list", "size"]
-"""flag: on or off. choice: one of `choices`. list: texts, one a line. size: a side in px, or width and height."""
+Kind = Literal["flag", "choice", "integer", "number", "numbers", "text", "list", "size"]
+"""flag: on or off. choice: one of `choices`. numbers: one, or several separated by commas. list: texts, one a line.
+size: a side in px, or width and height."""
 UNSET = "unset"
 PROMPT_FILES = (".txt", ".toml", ".json")
 
@@ -149,7 +150,7 @@ def _kind(forms: list[Mapping[str, Any]]) -> tuple[Kind, tuple[Any, ...]]:
     if "enum" in first or "const" in first:
         return "choice", tuple(first.get("enum", [first.get("const")]))
     if "array" in types:
-        return ("size" if "integer" in types else "list"), ()
+        return ("size" if "integer" in types else "numbers" if "number" in types else "list"), ()
     kinds: dict[Any, Kind] = {"boolean": "flag", "integer": "integer", "number": "number"}
     return kinds.get(first["type"], "text"), ()
 
@@ -192,7 +193,11 @@ def input_text(facts: FieldFacts, value: Any) -> str:
     if facts.kind == "list":
         return "\n".join(as_lines(value))
     if isinstance(value, list):
-        return ",".join(str(item) for item in value)
+        return ",".join(map(_number_text, value))
+    return _number_text(value)
+
+
+def _number_text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.12g}".replace("e-0", "e-").replace("e+0", "e+").replace("e+", "e")
     return str(value)
@@ -255,6 +260,8 @@ def _read(facts: FieldFacts, text: str) -> Any:
         return text
     if facts.kind == "size":
         return _size(stripped)
+    if facts.kind == "numbers" and "," in stripped:
+        return [parse_value(number) for number in stripped.strip("[]").split(",")]
     if facts.kind in ("choice", "flag"):
         choices = {value_text(facts, choice).lower(): choice for choice in facts.choices or (True, False)}
         return choices.get(stripped.lower(), stripped)

@@ -21,6 +21,10 @@ _LONGEST = 1000
 """Characters of a value; one number or a few need no more."""
 
 
+class _NotAllowed(ValueError):
+    """A value of the right type that is not one of the choices, or out of range."""
+
+
 @dataclass(frozen=True)
 class Parameter:
     """The values that a setting can have."""
@@ -78,10 +82,11 @@ def split_arguments(arguments: Sequence[str], where: str) -> dict[str, str]:
     texts: dict[str, str] = {}
     for text in arguments:
         key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            lacks = "key" if equals else "value"
-            hint = 'Write "key=value", and several numbers without blanks: "betas=0.9,0.99".'
-            raise UsageError(f"{where}: {printable(text)!r} has no {lacks}.", hint, code="argument-without-value")
+        hint = 'Write "key=value", and several numbers without blanks: "betas=0.9,0.99".'
+        if not equals:
+            raise UsageError(f"{where}: {printable(text)!r} has no value.", hint, code="argument-without-value")
+        if not key.strip():
+            raise UsageError(f"{where}: {printable(text)!r} has no key.", hint, code="argument-without-key")
         texts[key.strip()] = value.strip()
     return texts
 
@@ -115,17 +120,18 @@ def read_settings(
     for key in texts.keys() & parameters.keys():
         try:
             values[key] = read_value(texts[key], parameters[key])
-        except ValueError:
-            text, comma = printable(texts[key][:_LONGEST]), parameters[key].kind == "number" and "," in texts[key]
-            message = f"{where}: {key}={text} is given, allowed is {parameters[key].expected()}."
-            errors.append(
-                UsageError(
-                    message,
-                    "A point is the decimal mark." if comma else f"Change {key}, or remove it.",
-                    code="argument-not-possible",
-                )
-            )
+        except ValueError as error:
+            errors.append(_refusal(f"{where}: {key}={printable(texts[key][:_LONGEST])}", key, parameters[key], error))
     return {key: values[key] for key in texts if key in values}, errors
+
+
+def _refusal(given: str, key: str, parameter: Parameter, error: ValueError) -> UsageError:
+    hint = f"Change {key}, or remove it."
+    if isinstance(error, _NotAllowed):
+        return UsageError(f"{given} is given, allowed is {parameter.expected()}.", hint, code="argument-not-allowed")
+    if parameter.kind == "number" and "," in given:
+        hint = "A point is the decimal mark."
+    return UsageError(f"{given} is given, allowed is {parameter.expected()}.", hint, code="argument-wrong-type")
 
 
 def parse_arguments(arguments: Sequence[str], where: str) -> dict[str, Any]:
@@ -141,7 +147,7 @@ def read_value(text: str, parameter: Parameter) -> Any:
     """Parse the value of a setting.
 
     Raises:
-        ValueError: an invalid value.
+        ValueError: of another type, or not allowed.
     """
     bare = _unquoted(text)
     if len(bare) > _LONGEST:
@@ -150,13 +156,13 @@ def read_value(text: str, parameter: Parameter) -> Any:
         return None
     value = _typed(bare, parameter)
     if parameter.choices and value not in parameter.choices:
-        raise ValueError("not one of the choices")
+        raise _NotAllowed("not one of the choices")
     limits = parameter.each if parameter.kind.startswith("numbers") else (parameter.limits,)
     numbers = value if isinstance(value, tuple) else (value,)
     if parameter.kind not in ("flag", "text"):
         for number, range_ in zip(numbers, limits, strict=False):
             if not _within(number, range_):
-                raise ValueError("out of range")
+                raise _NotAllowed("out of range")
     return value
 
 

@@ -105,8 +105,8 @@ def _is_exact(overrides: Sequence[str]) -> bool:
     return typed.values.get("training", {}).get("kohya_exact") is True
 
 
-def kohya_notes(source: str | Path, *, exact: bool = False) -> list[str]:
-    """Notes on keys of a file of Kohya's that are not simply honoured; empty for a preset.
+def conversion_notes(source: str | Path, *, exact: bool = False) -> list[str]:
+    """Notes on keys of another program's file that are not simply honoured; empty for a preset.
 
     Args:
         exact: as with `training.kohya_exact`.
@@ -114,7 +114,8 @@ def kohya_notes(source: str | Path, *, exact: bool = False) -> list[str]:
     Raises:
         UsageError: no such file, or it cannot be read.
     """
-    from engine.config.kohya.convert import conversion_of, read_as_preset
+    from engine.config.foreign import conversion_of
+    from engine.config.kohya.convert import read_as_preset
 
     path = find_preset(source)
     text = _text_of(path)
@@ -141,7 +142,7 @@ def _text_of(path: Path) -> str:
 
 
 def _read_file(path: Path, read: _Settings, *, exact: bool = False) -> None:
-    from engine.config.kohya.convert import conversion_of
+    from engine.config.foreign import conversion_of
 
     text = _text_of(path)
     conversion = conversion_of(path, text, exact=exact)

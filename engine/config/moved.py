@@ -1,9 +1,13 @@
-"""Settings that moved into a table of their own: their former names are accepted wherever a key is read."""
+"""Settings that moved into a table of their own: their former names are accepted wherever a key is read. And settings
+that earlier versions lacked."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+from engine.config.flux import LAYER_SETTINGS
+from engine.config.layers import LayersTable
 
 MOVED: Mapping[str, str] = {
     **{f"model.{key}": f"flux.{key}" for key in (
@@ -17,6 +21,18 @@ MOVED: Mapping[str, str] = {
     "sampling.sample_guidance": "flux.sample_guidance",
 }  # fmt: skip
 """Former dotted key to the present one."""
+ADDED: Mapping[str, tuple[str, ...]] = {
+    "training": ("early_stop",),
+    "network": (
+        *("algo", "factor", "full_matrix", "decompose_both", "unbalanced_factorization", "use_tucker", "use_scalar"),
+        *("constraint", "rescaled", "train_norm", "rank_dropout_scale"),
+        *LayersTable.model_fields,
+    ),
+    "flux": LAYER_SETTINGS,
+    "saving": ("key_format",),
+}
+"""Table to settings that earlier versions lacked: at their default they are not part of a digest, so that states of
+older runs still match."""
 _FORMER = {now: before for before, now in MOVED.items()}
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import tomlkit
 
 from engine.atomic import write_text
+from engine.config.foreign import conversion_of
 from engine.config.form import PROMPT_FILES
-from engine.config.kohya.convert import conversion_of
 from engine.config.presets import find_preset
 from engine.config.schema import RunConfig
 from engine.config.write import update_toml

@@ -96,6 +96,10 @@ def _blank(line: str) -> bool:
     return not line.strip() or line.startswith("#")
 
 
+class _NoPrompts(ValueError):
+    """A prompt file that can be read and has something else in it."""
+
+
 def _read_file(path: Path, log: Callable[[str], None]) -> list[Any]:
     try:
         text = read_text(path, MAX_CONFIG)
@@ -104,7 +108,7 @@ def _read_file(path: Path, log: Callable[[str], None]) -> list[Any]:
         if path.suffix.lower() == ".json":
             entries = parse_json(text, surrogates=False)
             if not isinstance(entries, list):
-                raise ValueError("a list of prompts is expected")
+                raise _NoPrompts("a list of prompts is expected")
             return entries
         content = parse_toml(text)
         table = content.pop("prompt")
@@ -112,7 +116,7 @@ def _read_file(path: Path, log: Callable[[str], None]) -> list[Any]:
             log(f"The prompt file {path}: {key} has no effect; what counts is [prompt] and [[prompt.subset]].")
         subsets = table.pop("subset") if isinstance(table, dict) else None
         if not isinstance(subsets, list) or not all(isinstance(subset, dict) for subset in subsets):
-            raise ValueError("prompt is no table, or prompt.subset no list of tables")
+            raise _NoPrompts("prompt is no table, or prompt.subset no list of tables")
         return [{**table, **subset} for subset in subsets]
     except OSError as error:
         raise UsageError(
@@ -124,7 +128,13 @@ def _read_file(path: Path, log: Callable[[str], None]) -> list[Any]:
         raise UsageError(
             f"The prompt file {path} lacks {error}.",
             "It needs [prompt] and [[prompt.subset]].",
-            code="prompt-file-malformed",
+            code="prompt-file-without-prompts",
+        ) from None
+    except _NoPrompts as error:
+        raise UsageError(
+            f"The prompt file {path} holds no prompts: {error}.",
+            "A list of prompts (.json), or [prompt] and [[prompt.subset]] (.toml).",
+            code="prompt-file-without-prompts",
         ) from None
     except ValueError as error:
         raise UsageError(
@@ -166,7 +176,7 @@ def parse_line(line: str, log: Callable[[str], None], flags: frozenset[str] = fr
                 raise UsageError(
                     f"Sample prompt {line.strip()!r}: --{flag} {value!r} is not a number.",
                     "Correct it in sampling.sample_prompts.",
-                    code="prompt-value-not-possible",
+                    code="prompt-value-not-a-number",
                 ) from None
     return values
 
@@ -203,6 +213,8 @@ def _prompt(
     settings = {key: value for key, value in values.items() if value is not None}
     try:
         return _request(settings, config, size)
+    except UsageError:
+        raise
     except (ValueError, TypeError, OverflowError) as error:
         raise UsageError(
             f"A sample prompt has a value that is no number, or out of range: {entry!r} ({error}).",
@@ -227,7 +239,7 @@ def _request(settings: Mapping[str, Any], config: RunConfig, size: tuple[int, in
         raise UsageError(
             f"Sample prompt {settings['prompt']!r}: a side may have up to {MAX_SIDE} px, a seed be up to {MAX_SEED}.",
             "Correct it in sampling.sample_prompts.",
-            code="prompt-value-not-possible",
+            code="prompt-value-too-large",
         )
     request = SampleRequest(
         prompt=settings["prompt"].replace("{trigger}", config.trigger),

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NewType
 
+from engine.config.layers import RATIOS, WEIGHT_LISTS, WITHOUT_TEXT
 from engine.config.local_paths import require_local_paths
+from engine.config.network import IMPLIED, LYCORIS, OWN_OF_KOHYA
 from engine.config.optimizers import is_schedule_free, sets_its_own_rate
 from engine.config.schema import RunConfig
 from engine.config.trained import is_trained
@@ -46,6 +48,7 @@ def resolve(config: RunConfig, *, partial_text_cache: bool = False) -> tuple[Res
         now, more = rule(now, partial_text_cache)
         notes += more
     notes += _without_effect(config.training)
+    notes += _rounded_weights(now)
     notes += idle_settings(config, texts_on_disk=partial_text_cache)
     if config.training.kohya_exact:
         notes.append("Numbers are Kohya's (kohya_exact): docs/kohya.md lists the differences.")
@@ -62,6 +65,36 @@ def _not_both_parts_only(config: RunConfig, _: bool) -> Resolution:
             "network.network_train_unet_only and network.network_train_text_encoder_only are both set.",
             "Nothing would be trained: switch one off.",
             code="nothing-trained",
+        )
+    return config, []
+
+
+def _preset_of_one_part(config: RunConfig, _: bool) -> Resolution:
+    """A preset without layers of text encoders trains none of them. Comes before the rules about what is trained."""
+    network = config.network
+    if network.preset not in WITHOUT_TEXT or network.network_train_unet_only or network.dim_from_weights:
+        return config, []
+    if network.network_train_text_encoder_only:
+        raise UsageError(
+            f"network.preset = {network.preset} contradicts network.network_train_text_encoder_only.",
+            "Nothing would be trained: the preset selects layers of the denoiser only. Unset one of them.",
+            code="nothing-trained",
+        )
+    note = f"No text encoder is trained: the preset {network.preset} selects layers of the denoiser only."
+    return config.changed(network={"network_train_unet_only": True}), [note]
+
+
+def _one_rate(config: RunConfig, _: bool) -> Resolution:
+    """Prodigy adapts one rate for everything that it trains, and refuses several at its first step."""
+    training, network = config.training, config.network
+    if training.optimizer_type.lower() != "prodigy":
+        return config, []
+    several = [key for key in (*WEIGHT_LISTS, "network_reg_lrs", *RATIOS) if getattr(network, key) is not None]
+    if several:
+        raise UsageError(
+            f"network.{several[0]} gives parts of the LoRA another learning rate, and Prodigy adapts a single one.",
+            "Unset it, or choose another optimizer, as AdamW.",
+            code="optimizer-takes-one-rate",
         )
     return config, []
 
@@ -122,6 +155,27 @@ def _ranks_of_weights(config: RunConfig, _: bool) -> Resolution:
     return config, []
 
 
+def _kind_of_adapter(config: RunConfig, _: bool) -> Resolution:
+    """Kohya's own modules train one kind each, and LyCORIS' module all of them."""
+    network = config.network
+    implied = IMPLIED.get(network.network_module)
+    if implied is not None and network.algo not in ("lora", implied, *(["locon"] if implied == "lora" else [])):
+        raise UsageError(
+            f"network.network_module = {network.network_module} contradicts network.algo = {network.algo}.",
+            f"Unset network_module, or set network.algo={implied}.",
+            code="module-of-other-kind",
+        )
+    if implied is not None and network.algo == "lora" != implied:
+        return config.changed(network={"algo": implied}), []
+    if network.network_module in OWN_OF_KOHYA and not (network.is_lora and not network.train_norm):
+        why = f"algo is {network.algo}"
+        if network.algo in ("lora", "locon"):
+            why = f"{next(key for key in ('use_tucker', 'use_scalar', 'train_norm') if getattr(network, key))} is set"
+        note = f"network_module is {LYCORIS}, because {why}: Kohya's own module trains plain LoRAs only."
+        return config.changed(network={"network_module": LYCORIS}), [note]
+    return config, []
+
+
 def _cached_latents(config: RunConfig, _: bool) -> Resolution:
     """Pixels that change in each step cannot be cached; a place for latents means that they are cached."""
     memory = config.memory
@@ -152,10 +206,13 @@ def _swapped_blocks(config: RunConfig, _: bool) -> Resolution:
 
 RULES: tuple[Rule, ...] = (
     _not_both_parts_only,
+    _preset_of_one_part,
+    _one_rate,
     _text_outputs_on_disk,
     _cached_text_encoder,
     _something_is_trained,
     _ranks_of_weights,
+    _kind_of_adapter,
     _cached_latents,
     _offloaded_checkpoints,
     _swapped_blocks,
@@ -181,6 +238,17 @@ def _without_effect(training: TrainingTable) -> list[str]:
             'set optimizer_args = ["scale_parameter=False", "relative_step=False", "warmup_init=False"].'
         )
     return notes
+
+
+def _rounded_weights(config: RunConfig) -> list[str]:
+    """A note on kinds that are computed from the base's own weights where these are quantised."""
+    precision = config.memory.base_precision
+    if config.network.algo not in ("glora", "diag-oft", "boft", "ia3") or precision == "auto":
+        return []
+    return [
+        f"{config.network.algo} changes the base's own weights, which are rounded to {precision} here: with exact "
+        "weights, as in other programs, its effect differs slightly."
+    ]
 
 
 def _schedule_keys(training: TrainingTable) -> list[str]:

@@ -17,13 +17,13 @@ from engine.config.fields import Table, setting
 from engine.config.flow import FlowTable
 from engine.config.flux import FluxTable
 from engine.config.moved import present_tables, split
+from engine.config.network import NetworkTable
 from engine.config.training import TrainingTable
 from engine.config.values import (
     BasePrecision,
     Device,
     Interval,
     KeyFormat,
-    LoraModule,
     MaxTokenLength,
     OnOutOfMemory,
     Precision,
@@ -72,63 +72,6 @@ class ModelTable(Table):
         "VAE in fp32",
         "Encode and decode images in fp32 whatever the precision is.",
         vram="more",
-        advanced=True,
-    )
-
-
-class NetworkTable(Table):
-    """`[network]`: the LoRA."""
-
-    network_module: LoraModule = setting("networks.lora", "Module", "Kohya's name of the adapter kind.", advanced=True)
-    network_dim: int = setting(
-        16, "Rank", "How much the LoRA can learn. Faces 16-32, anime characters 8-16.", ge=1, le=1024, vram="more"
-    )
-    network_alpha: float = setting(
-        8.0, "Alpha", "The LoRA's effect is scaled by alpha / rank, so half the rank halves the learning rate.", gt=0
-    )
-    conv_dim: int | None = setting(
-        None,
-        "Convolution rank",
-        "Also train the 3x3 convolutions with this rank (LoCon); helps with styles.",
-        ge=1,
-        le=1024,
-        vram="more",
-    )
-    conv_alpha: float | None = setting(
-        None, "Convolution alpha", "Alpha of the convolutions; unset: 1, as Kohya.", gt=0
-    )
-    network_dropout: float = setting(
-        0.0, "Dropout", "Share of the down projection's values that is dropped in each step.", ge=0, lt=1, advanced=True
-    )
-    rank_dropout: float = setting(
-        0.0,
-        "Rank dropout",
-        "Share of ranks that is dropped in each step; the rest is scaled up.",
-        ge=0,
-        lt=1,
-        advanced=True,
-    )
-    module_dropout: float = setting(
-        0.0, "Module dropout", "Probability that a module is skipped in a step.", ge=0, lt=1, advanced=True
-    )
-    network_weights: str | None = setting(
-        None,
-        "Start from",
-        "A LoRA file to continue from; of any program whose names `lorasmith inspect` knows.",
-        advanced=True,
-    )
-    dim_from_weights: bool = setting(
-        False, "Ranks from that file", "Take modules, ranks and alphas from network_weights.", advanced=True
-    )
-    network_train_unet_only: bool = setting(False, "UNet only", "Do not train the text encoder.", vram="less")
-    network_train_text_encoder_only: bool = setting(
-        False, "Text encoder only", "Do not train the UNet.", vram="less", advanced=True
-    )
-    scale_weight_norms: float | None = setting(
-        None,
-        "Maximum norm",
-        "After each step a module whose weights have a larger norm is scaled down to it; 1 is usual.",
-        gt=0,
         advanced=True,
     )
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 from engine.config.schema import RunConfig
 
 
-def why_untrained(config: RunConfig, *, denoiser: bool) -> str | None:
+def why_untrained(config: RunConfig, *, denoiser: bool, component: str = "") -> str | None:
     """Why the denoiser, or else the text encoders, are not trained; None where they are.
 
     Args:
         config: after `resolve`.
+        component: one of the text encoders, which may have rates of their own.
     """
     network = config.network
     if network.network_train_unet_only and not denoiser:
         return "network_train_unet_only is set"
     if network.network_train_text_encoder_only and denoiser:
         return "network_train_text_encoder_only is set"
-    return None if config.training.rates[0 if denoiser else 1] else "its learning rate is 0"
+    rate = config.training.rates[0 if denoiser else 1]
+    if component and not denoiser:
+        rate = config.training.rate_of(component)
+    return None if rate else "its learning rate is 0"
 
 
 def is_trained(config: RunConfig, *, denoiser: bool) -> bool:

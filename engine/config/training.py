@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import field_validator, model_validator
+from typing import Annotated
+
+from pydantic import Field, field_validator, model_validator
 
 from engine.config.change import require_changes
 from engine.config.fields import Table, setting
 from engine.config.values import HuberSchedule, LossType, Schedule, Share
 
 MAX_STEPS = 10_000_000
+Rate = Annotated[float, Field(ge=0)]
 
 
 class TrainingTable(Table):
@@ -36,8 +39,11 @@ class TrainingTable(Table):
     )
     learning_rate: float = setting(1e-4, "Learning rate", "Where unet_lr or text_encoder_lr is unset.", gt=0)
     unet_lr: float | None = setting(None, "UNet learning rate", "0 leaves the UNet untrained.", ge=0)
-    text_encoder_lr: float | None = setting(
-        None, "Text encoder learning rate", "Usually a fifth to a tenth of the UNet's; 0 leaves it untrained.", ge=0
+    text_encoder_lr: Rate | Annotated[list[Rate], Field(min_length=1, max_length=4)] | None = setting(
+        None,
+        "Text encoder learning rate",
+        "Usually a fifth to a tenth of the UNet's; 0 leaves it untrained. Two, as 5e-5,1e-5, are those of the "
+        "first and the second one.",
     )
     optimizer_type: str = setting(
         "AdamW",
@@ -181,12 +187,20 @@ class TrainingTable(Table):
         return self
 
     @property
-    def rates(self) -> tuple[float, float]:
-        """(UNet, text encoder) learning rates after the fall-back to `learning_rate`; 0 means untrained."""
-        unet = self.learning_rate if self.unet_lr is None else self.unet_lr
+    def text_rates(self) -> tuple[float, ...]:
+        """The learning rates of the text encoders in their order, after the fall-back to `learning_rate`: one for all
+        of them, or one each, of which the last is also that of further ones."""
         text = self.learning_rate if self.text_encoder_lr is None else self.text_encoder_lr
-        return unet, text
+        return tuple(text) if isinstance(text, list) else (text,)
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """(UNet, text encoder) learning rates; of several text encoders the highest; 0 means untrained."""
+        return self.learning_rate if self.unet_lr is None else self.unet_lr, max(self.text_rates)
 
     def rate_of(self, component: str) -> float:
         """The learning rate of a trained component: unet_lr for the denoiser, text_encoder_lr for text encoders."""
-        return self.rates[1 if component.startswith("text_encoder") else 0]
+        if not component.startswith("text_encoder"):
+            return self.rates[0]
+        number = int(component.removeprefix("text_encoder_") or 1) if component != "text_encoder" else 1
+        return self.text_rates[min(number, len(self.text_rates)) - 1]

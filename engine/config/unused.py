@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from engine.config.flux import LAYER_SETTINGS
+from engine.config.layers import CHOOSING, RANK_LISTS, RATIOS, WEIGHT_LISTS
+from engine.config.network import NetworkTable
 from engine.config.optimizers import is_schedule_free, sets_its_own_rate
 from engine.config.schema import RunConfig
 
@@ -118,13 +121,57 @@ def _loss_and_noise(config: RunConfig) -> Iterator[_Reason]:
 
 def _network(config: RunConfig) -> Iterator[_Reason]:
     network = config.network
+    yield from _layers(config)
     if network.dim_from_weights:
-        keys = ("network.network_dim", "network.network_alpha", "network.conv_dim", "network.conv_alpha")
+        names = ("network_dim", "network_alpha", "conv_dim", "conv_alpha", "factor", "full_matrix", "decompose_both")
+        more = ("unbalanced_factorization", "use_tucker", "use_scalar", "rescaled")
+        keys = tuple(f"network.{name}" for name in (*names, *more))
         yield keys, "dim_from_weights takes ranks and alphas from network_weights"
-    elif network.conv_dim is None:
+    elif network.conv_rank is None:
         yield ("network.conv_alpha",), "conv_dim is not set"
+    for key in network.idle_settings:
+        yield (f"network.{key}",), _why_idle(network, key)
     if config.flux.ae is not None:
         yield ("model.vae",), "flux.ae is set"
+
+
+def _layers(config: RunConfig) -> Iterator[_Reason]:
+    """Settings that choose layers, their ranks and their rates."""
+    network, training = config.network, config.training
+    if network.dim_from_weights:
+        named = (*CHOOSING, "network_reg_dims", *RANK_LISTS)
+        own = tuple(f"flux.{key}" for key in LAYER_SETTINGS)
+        yield (*(f"network.{key}" for key in named), *own), "dim_from_weights takes its modules from network_weights"
+    elif not network.has_block_ranks:
+        keys = tuple(f"network.{key}" for key in RANK_LISTS[1:])
+        yield keys, "block_dims is not set, and no block has a factor on its learning rate"
+    elif network.conv_block_dims is None:
+        yield ("network.conv_block_alphas",), "conv_block_dims is not set"
+    if not network.has_weights:
+        yield ("network.block_lr_zero_threshold",), "no block has a factor on its learning rate"
+    if network.preset is not None and network.conv_rank is None:
+        yield ("network.conv_dim",), f"the preset {network.preset} trains no convolutions"
+    if network.loraplus_unet_lr_ratio and network.loraplus_text_encoder_lr_ratio:
+        yield ("network.loraplus_lr_ratio",), "the ratios of both parts are set"
+    if network.network_train_unet_only:
+        yield ("network.loraplus_text_encoder_lr_ratio",), "no text encoder is trained"
+    if network.network_train_text_encoder_only:
+        keys = ("network.loraplus_unet_lr_ratio", *(f"network.{key}" for key in WEIGHT_LISTS))
+        yield keys, "only the text encoder is trained"
+    if sets_its_own_rate(training.optimizer_type, training.optimizer_args):
+        keys = tuple(f"network.{key}" for key in (*RATIOS, *WEIGHT_LISTS, "network_reg_lrs"))
+        yield keys, "Adafactor sets its own rate"
+
+
+def _why_idle(network: NetworkTable, key: str) -> str:
+    """Why the kind of adapter does not read a setting."""
+    if key == "decompose_both" and network.full_matrix:
+        return "full_matrix is set"
+    if key == "rank_dropout_scale" and network.is_lora:
+        return "rank dropout of a LoRA always scales the other ranks up, as in Kohya"
+    if key == "network_dropout" and network.algo in ("lora", "locon"):
+        return "use_tucker or use_scalar is set"
+    return f"algo is {network.algo}, which does not read it"
 
 
 def _dataset(config: RunConfig) -> Iterator[_Reason]:

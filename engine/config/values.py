@@ -7,7 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 MaxTokenLength = Literal[75, 150, 225]
-LoraModule = Literal["networks.lora", "networks.lora_flux"]
+NetworkModule = Literal[
+    "networks.lora", "networks.lora_flux", "lycoris.kohya", "locon.locon_kohya", "networks.loha", "networks.lokr"
+]
+Algo = Literal["lora", "locon", "loha", "lokr", "glora", "full", "diag-oft", "boft", "ia3"]
 Precision = Literal["auto", "no", "fp16", "bf16"]
 SavePrecision = Literal["float", "fp16", "bf16"]
 KeyFormat = Literal["kohya", "diffusers", "comfy"]

@@ -9,7 +9,7 @@ from typing import Any, cast
 import tomlkit
 from tomlkit.items import Table as TomlTable
 
-from engine.config.moved import MOVED, former_tables, split
+from engine.config.moved import ADDED, MOVED, former_tables, split
 from engine.config.schema import RunConfig
 
 
@@ -61,11 +61,6 @@ def _move_settings(document: tomlkit.TOMLDocument) -> None:
         cast(TomlTable, document[table]).append(name, cast(TomlTable, document[old]).pop(key))
 
 
-_ADDED = {"training": ("early_stop",), "saving": ("key_format",)}
-"""Settings that earlier versions lacked: at their default they are not part of a digest, so that states of older runs
-still match."""
-
-
 def digest(config: RunConfig) -> str:
     """Sixteen hex digits that change with any setting that affects the computation from the start (not with its folder,
     later changes, or measuring)."""
@@ -73,10 +68,11 @@ def digest(config: RunConfig) -> str:
     values["training"].pop("changes")
     values["training"].pop("max_check_share")
     defaults = RunConfig().model_dump()
-    for table, keys in _ADDED.items():
+    for table, keys in ADDED.items():
         for key in keys:
             if values[table][key] == defaults[table][key]:
                 del values[table][key]
+    values = {table: members for table, members in values.items() if members}  # earlier versions lacked the others
     values["saving"].pop("output_dir")
     values["memory"].pop("cache_dir")
     canonical = json.dumps(values, sort_keys=True)

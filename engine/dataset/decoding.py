@@ -55,6 +55,10 @@ class UnusableImage(Exception):
     """The file can't be used; the text is the reason, without the file name."""
 
 
+class ChangedImage(UnusableImage):
+    """The file was replaced since its header was read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """Properties of an image before decoding."""
@@ -115,7 +119,8 @@ def decode(path: Path, size: tuple[int, int], *, turn: bool = True) -> Image.Ima
         size: (width, height) after rotation, as `read_header` gave it.
 
     Raises:
-        UnusableImage: it is broken, or has changed since its header was read.
+        UnusableImage: it is broken.
+        ChangedImage: it has changed since its header was read.
     """
     with _alone_if_large(size), opened(path) as (file, image):
         orientation = _orientation(file, image) if turn else 1
@@ -142,7 +147,7 @@ def check_pixels(path: Path, size: tuple[int, int], *, turn: bool = True) -> Non
 def _require_size(image: Image.Image, size: tuple[int, int]) -> None:
     """Refuse to decode a file that was replaced after the scan: its size is unchecked."""
     if image.size != size:
-        raise UnusableImage(f"it has changed: now {image.width}×{image.height} px, {size[0]}×{size[1]} when found")
+        raise ChangedImage(f"it has changed: now {image.width}×{image.height} px, {size[0]}×{size[1]} when found")
 
 
 def _alone_if_large(size: tuple[int, int]) -> threading.Lock | nullcontext[None]:

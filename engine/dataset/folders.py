@@ -128,7 +128,9 @@ def read_folder(path: Path, key: str) -> Folder:
     except (OSError, ValueError) as error:
         reason = printable(str(error))
         raise DataError(
-            _about(key, f"the folder {printable(path)} cannot be read: {reason}."), code="folder-unreadable"
+            _about(key, f"the folder {printable(path)} cannot be read: {reason}."),
+            "Check the path and its disk.",
+            code="folder-unreadable",
         ) from error
     images: list[Path] = []
     captions: dict[tuple[str, str], Path] = {}
@@ -170,7 +172,7 @@ def find_sources(path: Path, key: str) -> tuple[list[Source], list[Rejected], li
     kohya = [folder for folder in listed.values() if folder.images]
     if not kohya:
         if not root.images:
-            raise DataError(*_no_images(root, key, list(listed.values())), code="no-images")
+            raise _no_images(root, key, list(listed.values()))
         return [Source(root, None, "")], list(root.rejected), _plain_notes(root)
     notes = []
     ignored = [printable(folder.name) for folder in root.subfolders if folder not in listed]
@@ -273,8 +275,8 @@ def has_images(path: Path) -> bool:
         return False
 
 
-def _no_images(root: Folder, key: str, empty: list[Folder]) -> tuple[str, str]:
-    """Message and hint for a folder without image files."""
+def _no_images(root: Folder, key: str, empty: list[Folder]) -> DataError:
+    """The error for a folder without image files."""
     aside = [*root.rejected, *(entry for folder in empty for entry in folder.rejected)]
     seen = len({*root.captions.values(), *(entry.path for entry in aside)})
     message = _about(key, f"no images in {printable(root.path)}")
@@ -287,10 +289,12 @@ def _no_images(root: Folder, key: str, empty: list[Folder]) -> tuple[str, str]:
         ]
     if deeper:
         names = listing([printable(folder) for folder in deeper], 3)
-        return message, f"Images are in subfolders ({names}): give that folder, or name such folders <repeats>_<name>."
+        hint = f"Images are in subfolders ({names}): give that folder, or name such folders <repeats>_<name>."
+        return DataError(message, hint, code="images-in-subfolders")
     if has_images(root.path.absolute().parent):
-        return message, f"Images are one level up, in {printable(root.path.absolute().parent)}: give that folder."
-    return message, "PNG, JPEG, WebP, BMP, TIFF, AVIF and HEIC are read."
+        hint = f"Images are one level up, in {printable(root.path.absolute().parent)}: give that folder."
+        return DataError(message, hint, code="images-one-level-up")
+    return DataError(message, "PNG, JPEG, WebP, BMP, TIFF, AVIF and HEIC are read.", code="no-images")
 
 
 def _plain_notes(root: Folder) -> list[str]:

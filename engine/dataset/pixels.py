@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from engine.config.dataset import DatasetTable
 from engine.dataset.buckets import Placement
-from engine.dataset.decoding import UnusableImage, decode, read_header
+from engine.dataset.decoding import ChangedImage, UnusableImage, decode, read_header
 from engine.dataset.images import ImageInfo
 from engine.dataset.resampling import resize
 from engine.errors import DataError
@@ -44,6 +44,10 @@ def load_pixels(
 
     try:
         decoded = decode(image.path, (image.width, image.height), turn=not image.kohya_exact)
+    except ChangedImage as error:
+        raise DataError(
+            f"{printable(image.path)}: {error}.", "Replace or remove this image.", code="image-changed"
+        ) from error
     except UnusableImage as error:
         raise DataError(
             f"{printable(image.path)}: {error}.", "Replace or remove this image.", code="image-unreadable"

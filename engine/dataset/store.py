@@ -43,7 +43,7 @@ class TensorStore:
                 raise UsageError(
                     f"The cache folder {printable(directory)} cannot be created: the path is a file.",
                     "Choose another memory.cache_dir.",
-                    code="cache-folder-is-a-file",
+                    code="place-is-a-file",
                 ) from error
         sweep(directory, older=True, shared=True)
 

@@ -14,9 +14,11 @@ from engine.dataset.reach import most_latents
 from engine.text import size_text
 
 if TYPE_CHECKING:
+    from engine.adapters.selection import Selector
     from engine.config import RunConfig
     from engine.dataset.arithmetic import StepPlan
     from engine.families.resolved import ResolvedRun
+    from engine.families.spec import LayerPatterns
 
 _STATE_COPIES = 3
 """The adapter in fp32 and Adam's two moments."""
@@ -121,22 +123,66 @@ def _files(config: RunConfig, plan: StepPlan) -> int:
 def lora_parameters(run: ResolvedRun) -> int:
     """Number of the adapters' parameters, from the shapes of the layers that get one."""
     from engine.adapters.kinds.registry import trained_kind
+    from engine.adapters.selection import Selector
     from engine.config.trained import is_trained
     from engine.models.header import read_header
 
+    selector = Selector(run.config, run.family)
+    if not selector.is_plain:
+        return _chosen_parameters(run, selector)
     config, path, patterns = run.config, run.recognition.path, run.family.spec.patterns
     files = sorted(path.glob("*/*.safetensors")) if path.is_dir() else [path]
     wants_unet, wants_text = is_trained(config, denoiser=True), is_trained(config, denoiser=False)
     kind, network = trained_kind(config.network), config.network
+    conv = kind.takes_convolutions(network) and bool(kind.size_of("conv3x3", network))
     total = 0
     for file in files:
         inside = f"{file.parent.name}." if path.is_dir() else ""
-        for name, shape in read_header(file).shapes.items():
+        shapes = read_header(file).shapes
+        for name, shape in shapes.items():
             text = inside == "text_encoder." or re.search(patterns.text, name) is not None
             is_trained_part = wants_text if text else wants_unet
-            if len(shape) < 2 or re.search(patterns.elsewhere, inside + name) or not is_trained_part:
+            if re.search(patterns.elsewhere, inside + name) or not is_trained_part:
+                continue
+            if len(shape) < 2:
+                total += shape[0] if shape and not text and network.train_norm and _is_norm(name, patterns, conv) else 0
                 continue
             attention = re.search(patterns.attention, name) is not None
-            if attention or (kind.size_of("conv3x3", network) and re.search(patterns.convolution, name)):
-                total += kind.count(shape, "conv3x3" if shape[2:] == (3, 3) else "linear", network)
+            if attention or (conv and re.search(patterns.convolution, name)):
+                layer, bias = name.removesuffix(".weight"), name.removesuffix("weight") + "bias" in shapes
+                form = "conv3x3" if shape[2:] == (3, 3) else "linear"
+                total += kind.count(layer.replace(".", "_"), shape, form, network, bias=bias)
+    return total + (_chosen_parameters(run, selector, outside=True) if network.layer_preset else 0)
+
+
+def _chosen_parameters(run: ResolvedRun, selector: Selector, *, outside: bool = False) -> int:
+    """The same where settings choose layers or ranks; norm layers and biases are not counted.
+
+    Args:
+        outside: only of layers outside the blocks.
+    """
+    from engine.adapters.kinds.registry import trained_kind
+    from engine.config.trained import why_untrained
+    from engine.families.listing import listed_layers
+
+    network, shapes = run.config.network, {}
+    kind, trained = trained_kind(network), []
+    for layer in listed_layers(run.family, run.recognition):
+        target = layer.target
+        why = why_untrained(run.config, denoiser=target.is_denoiser, component=target.component)
+        if layer.shape and why is None and (not outside or selector.is_outside(target)):
+            shapes[target.kohya_name] = layer.shape
+            trained.append(target)
+    total = 0
+    for choice in selector.select(trained).choices:
+        name, target, table = choice.target.kohya_name, choice.target, choice.table(network)
+        shape = shapes[name]
+        total += kind.count(name, shape, target.kind, table)
+        if target.is_split:
+            total += (len(target.paths) - 1) * table.network_dim * shape[1]
     return total
+
+
+def _is_norm(name: str, patterns: LayerPatterns, conv: bool) -> bool:
+    """Whether it is the weight or the bias of a norm layer that is trained."""
+    return bool(re.search(patterns.norms, name) or (conv and re.search(patterns.conv_norms, name)))

@@ -37,6 +37,8 @@ _NO_MATTER = {
 """Settings that do not change any size, or that are elsewhere in the key: precision, image sizes, the batch."""
 _TRAINING = {"gradient_accumulation_steps", "optimizer_type", "optimizer_args", "max_grad_norm"}
 """Settings of `[training]` that change the memory; of learning rates only whether they are 0."""
+_IN_WORKLOAD = {"dataset", "sampling", "saving"}
+"""Tables whose settings count by the workload; those of one family that are left are in the key as they are."""
 _STORED_NAMES = {"validates": "held_out", "images": "pictures"}
 """Fields of a workload, and their names in the keys of plans."""
 SOURCES = ("adapters", "config", "estimate", "families", "lowmem", "models", "training")
@@ -95,10 +97,13 @@ def key_of(request: Request) -> str:
     set_values = former_tables(config.model_dump(mode="json", exclude_defaults=True))
     for table in (*_NO_MATTER, "training"):
         values[table] = {key: value for key, value in set_values.get(table, {}).items() if _counts(table, key)}
+    values |= {table: set_values[table] for table in set_values.keys() - values.keys() - _IN_WORKLOAD}
     values["model"] = {key: bool(value) if isinstance(value, str) else value for key, value in values["model"].items()}
+    training = config.training
+    rates = training.rates if len(training.text_rates) == 1 else (training.rates[0], *training.text_rates)
     everything = {
         "config": values,
-        "rates": [bool(rate) for rate in config.training.rates],
+        "rates": [bool(rate) for rate in rates],
         "files": [_contents(Path(path)) for path in _files(request)],
         "known": [request.recognition.family, request.recognition.layout, request.recognition.prediction_type],
         "work": _in_stored_names(asdict(request.work)),

@@ -6,13 +6,14 @@ The training loop is independent of families. Facts as data are in `FamilySpec`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.families.spec import FamilySpec
+from engine.models.header import read_header
 from engine.types import Log, LoraTarget, Part, PredictionType, Recognition, SampleRequest
 
 if TYPE_CHECKING:
@@ -138,6 +139,18 @@ class Model(ABC):
     def lora_targets(self, *, conv: bool) -> list[LoraTarget]:
         """Layers that get a LoRA, in Kohya's order (text encoder first)."""
 
+    def outer_targets(self) -> list[LoraTarget]:
+        """Layers outside the blocks that get a LoRA only where settings name them; by default none."""
+        return []
+
+    def norm_targets(self, *, conv: bool) -> list[LoraTarget]:
+        """Norm layers whose weights an adapter can change, in Kohya's order; by default none.
+
+        Args:
+            conv: those of convolution blocks too.
+        """
+        return []
+
     @property
     @abstractmethod
     def blocks(self) -> Sequence[nn.Module]:
@@ -242,6 +255,46 @@ class Family(ABC):
             ModelError: the tokenizer cannot be read.
         """
         return clip
+
+    def weights(self, recognition: Recognition) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+        """(component, path of the module, shape) of each weight with two or more sides in the checkpoint's files. Paths
+        are diffusers' or those of the original files, without ".weight". Reads headers only; by default a file is a
+        denoiser.
+
+        Raises:
+            ModelError: a file cannot be read.
+        """
+        place = recognition.path
+        files = sorted(place.glob("*/*.safetensors")) if place.is_dir() else [place]
+        for file in files:
+            component = file.parent.name if place.is_dir() else self.spec.denoiser
+            for name, shape in read_header(file).shapes.items():
+                if name.endswith("weight") and len(shape) > 1:
+                    yield component, name.removesuffix(".weight"), shape
+
+    def chooses_layers(self, config: RunConfig) -> bool:
+        """Whether the family's own settings choose layers, or give them ranks."""
+        return False
+
+    def excludes_layer(self, config: RunConfig, layer: str) -> bool:
+        """Whether the family's own settings leave out a layer of the denoiser, whatever other settings say of it.
+
+        Args:
+            layer: Kohya's name.
+        """
+        return False
+
+    def layer_rank(self, config: RunConfig, layer: str) -> int | None:
+        """The rank that the family's own settings give a layer of the denoiser; 0: none, None: they do not say.
+
+        Args:
+            layer: Kohya's name.
+        """
+        return None
+
+    def splits_layers(self, config: RunConfig) -> bool:
+        """Whether each of several layers that are one in Kohya's files gets a LoRA of its own in training."""
+        return False
 
     @abstractmethod
     def sources(self, recognition: Recognition) -> dict[str, PartSource]:

@@ -8,6 +8,8 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
+from engine.config import RunConfig
+from engine.config.layers import BLOCK_SETTINGS
 from engine.errors import ModelError, UsageError
 from engine.families.base import Family
 from engine.families.flux.family import FLUX
@@ -17,7 +19,7 @@ from engine.families.unet.family import SD15, SDXL
 from engine.models.files import read_json
 from engine.models.header import read_header, readable
 from engine.models.hub.cache import cached_folder, is_hub_id
-from engine.models.kinds import looks_like
+from engine.models.kinds import likeness_of
 from engine.text import printable, shell_word
 from engine.types import Recognition
 
@@ -89,6 +91,23 @@ def foreign_settings(spec: FamilySpec) -> dict[str, str]:
     return reasons
 
 
+def foreign_values(spec: FamilySpec, config: RunConfig) -> dict[str, str]:
+    """Settings whose value is for other families, with the reason in words."""
+    module = config.network.network_module
+    if module in (spec.network_module, RunConfig().network.network_module):
+        return {}
+    owners = [other.lora_base for other in specs() if other.network_module == module]
+    return {"network.network_module": f"{module} is for {' and '.join(owners)}"} if owners else {}
+
+
+def foreign_lists(spec: FamilySpec) -> dict[str, str]:
+    """Settings with a value for each block, where a family has no such lists, with the reason in words."""
+    if spec.block_lists is not None:
+        return {}
+    reason = f"Kohya's lists of blocks are for UNets, and {spec.lora_base} has none"
+    return {f"network.{key}": reason for key in BLOCK_SETTINGS}
+
+
 def recognise(path: str | Path) -> Recognition:
     """What the checkpoint at `path` is.
 
@@ -107,13 +126,7 @@ def recognise(path: str | Path) -> Recognition:
     titles = ", ".join(spec.title for spec in specs())
     if place.is_dir():
         raise _unknown_folder(place, titles)
-    kind = looks_like(read_header(place))
-    hint = f"Supported: {titles}."
-    if kind is None:
-        raise ModelError(
-            f"{printable(place)} is no supported model: its tensor names fit none.", hint, code="model-not-recognised"
-        )
-    raise ModelError(f"{printable(place)} is {kind}.", hint, code="model-kind-not-supported")
+    raise _unknown_file(place, titles)
 
 
 def _resolve(path: str | Path) -> Path:
@@ -143,6 +156,21 @@ def _cached(hub_id: str) -> Path:
     denoisers = {spec.denoiser for spec in specs()}
     is_folder_model = (folder / "model_index.json").exists() or any((folder / part).is_dir() for part in denoisers)
     return checkpoints[0] if len(checkpoints) == 1 and not is_folder_model else folder
+
+
+def _unknown_file(path: Path, titles: str) -> ModelError:
+    likeness, where, hint = likeness_of(read_header(path)), printable(path), f"Supported: {titles}."
+    if likeness is None:
+        return ModelError(
+            f"{where} is no supported model: its tensor names fit none.", hint, code="model-not-recognised"
+        )
+    if likeness.sort == "lora":
+        return ModelError(f"{where} is {likeness.words}.", hint, code="model-is-lora")
+    if likeness.sort == "part":
+        return ModelError(f"{where} is {likeness.words}.", hint, code="model-is-part")
+    if likeness.sort == "model":
+        return ModelError(f"{where} is {likeness.words}.", hint, code="model-of-other-family")
+    return ModelError(f"{where} is {likeness.words}.", hint, code="not-a-base-model")
 
 
 def _unknown_folder(folder: Path, titles: str) -> ModelError:

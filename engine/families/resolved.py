@@ -11,7 +11,17 @@ from engine.config.resolve import ResolvedConfig, check_model
 from engine.config.unused import without_effect
 from engine.errors import ModelError, UsageError
 from engine.families.base import Family
-from engine.families.registry import families, family_named, foreign_settings, recognise, specs
+from engine.families.block_lists import read_block_lists
+from engine.families.registry import (
+    families,
+    family_named,
+    foreign_lists,
+    foreign_settings,
+    foreign_values,
+    recognise,
+    specs,
+)
+from engine.text import plural
 from engine.types import Recognition
 
 
@@ -65,12 +75,31 @@ def resolve_run(config: RunConfig, recognition: Recognition | None = None) -> Re
     recognition = recognition or recognition_of(config)
     family = family_named(recognition.family)
     recognition = family.effective_recognition(config, recognition)
-    own, foreign_notes = without_effect(config, foreign_settings(family.spec))
+    foreign = foreign_settings(family.spec) | foreign_values(family.spec, config) | foreign_lists(family.spec)
+    own, foreign_notes = without_effect(config, foreign)
     normalized, family_notes = family.normalize_config(own, recognition)
     resolved, rule_notes = resolve(normalized, partial_text_cache=family.spec.partial_text_cache)
+    rule_notes += _layer_notes(resolved, family)
     if recognition.layout != "configurations":  # a reference model does not have a checkpoint's properties
         check_model(resolved, recognition)
     return ResolvedRun(config, resolved, recognition, (*foreign_notes, *family_notes), tuple(rule_notes))
+
+
+def _layer_notes(config: ResolvedConfig, family: Family) -> list[str]:
+    """Notes on lists with a value for each block, or for each text encoder, that do not have the usual length.
+
+    Raises:
+        UsageError: a list of ranks, alphas or all factors has another length.
+    """
+    table = read_block_lists(config.network, family.spec.block_lists)
+    notes = [] if table is None else list(table.notes)
+    encoders, rates = [encoder for encoder in family.spec.encoders if encoder.is_trainable], config.training.text_rates
+    if len(rates) > len(encoders):
+        count = plural(len(encoders), "text encoder")
+        notes.append(
+            f"training.text_encoder_lr has {len(rates)} rates, and {count} can be trained: the rest is unused."
+        )
+    return notes
 
 
 def resolve_without_model(config: RunConfig) -> ResolvedRun:

@@ -5,8 +5,9 @@ Other modules get them through `engine.families.registry`, and never name a fami
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from engine.config.kohya.trainers import KohyaTrainer
 from engine.families.layer_names import CLIP_WORDS, LayerNames
@@ -47,8 +48,48 @@ class LayerPatterns:
     """Layers that get one with `conv_dim`."""
     text: str = r"text_model\.|cond_stage_model\."
     """All layers of the text encoders in a single file."""
+    norms: str = r"attentions\.\d+\.(.*\.)?norm\d?\.|\.1\.(.*\.)?norm\d?\."
+    """Norm layers of the denoiser that can be trained with every layer of `attention`."""
+    conv_norms: str = r"resnets\.\d+\.norm\d\.|(input_blocks|middle_block|output_blocks)\..*_layers\.0\."
+    """The same of the blocks of `convolution`."""
     elsewhere: str = r"first_stage_model|vae|safety_checker"
     """Parts without LoRA."""
+
+
+TEXT_PARTS: Mapping[str, str] = MappingProxyType({
+    "attention": r"self_attn\.", "mlp": r"\.mlp\.", "values": r"\.(k_proj|v_proj|mlp\.fc2)$",
+})  # fmt: skip
+"""The parts of a CLIP text encoder, as `FamilySpec.parts`."""
+
+
+@dataclass(frozen=True)
+class BlockLists:
+    """Kohya's lists with one value for each block of the denoiser (facts: sd-scripts `networks/lora.py`)."""
+
+    down: int
+    middle: int
+    up: int
+    ends: bool
+    """Whether the lists also have a value before the down blocks and one behind the up blocks; their factor on the
+    learning rate is 1."""
+    index: Callable[[str], int | None]
+    """Kohya's name of a layer to the place of its block in the lists; None: in none of them."""
+
+    @property
+    def length(self) -> int:
+        """Values in a list of all blocks."""
+        return self.down + self.middle + self.up + (2 if self.ends else 0)
+
+
+@dataclass(frozen=True)
+class LayerMap:
+    """How the layers of the denoiser are drawn: its blocks from left to right, the kinds of layers as rows."""
+
+    columns: Mapping[str, str]
+    """Title of a row of blocks ("double") to a regular expression on Kohya's names, with the block's number in its
+    group; Kohya's lists of blocks are drawn instead where the family has them."""
+    rows: Mapping[str, str]
+    """Title of a kind of layers to a regular expression on their paths in diffusers; the first that matches counts."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +181,17 @@ class FamilySpec:
     conv_classes: tuple[str, ...] = ()
     """Those whose layers get one with `conv_dim`."""
     patterns: LayerPatterns = LayerPatterns()
+
+    parts: Mapping[str, str] = field(default_factory=lambda: {"transformer": ""})
+    """The denoiser's layers that LyCORIS' presets distinguish, as regular expressions on paths in diffusers:
+    "transformer" (its attention blocks or DiT blocks), "attention" in these, "resnet" and "sampler" of a UNet,
+    "convolution", "time" and "values" (`engine.adapters.presets`)."""
+    wide: str = r"(?!)"
+    """Paths of the convolutions wider than 1x1, for layers whose shape is unknown."""
+    block_lists: BlockLists | None = None
+    """None: Kohya has no lists by block for this family."""
+    layer_map: LayerMap | None = None
+    """None: its layers are drawn in one row."""
 
     lora_key_patterns: tuple[str, ...] = ()
     """Regular expressions for a denoiser's module in a LoRA file, with underscores for dots, that no other kind of

@@ -215,11 +215,14 @@ def read_config(path: Path, part: PartConfig, headers: Sequence[Header] = ()) ->
 
 
 def _refused(path: Path, key: str, value: Any, fault: str) -> ModelError:
-    text = printable(str(value))
-    short = text if len(text) <= 60 else f"{text[:60]}..."
     return ModelError(
-        f"{printable(path)}: {printable(key)} is {short}, and {fault}.", _FETCH, code="model-config-wrong"
+        f"{printable(path)}: {printable(key)} is {_short(value)}, and {fault}.", _FETCH, code="model-config-wrong"
     )
+
+
+def _short(value: Any) -> str:
+    text = printable(str(value))
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _absurd(value: Any) -> str | None:
@@ -252,4 +255,8 @@ def _compare(path: Path, part: PartConfig, config: Mapping[str, Any], headers: S
         stated = config.get(key, size)
         first = stated[0] if isinstance(stated, list) and not isinstance(size, list) else stated
         if first != size:
-            raise _refused(path, key, stated, f"is {size} in the weights next to it")
+            raise ModelError(
+                f"{printable(path)}: {printable(key)} is {_short(stated)}, and {size} in the weights next to it.",
+                _FETCH,
+                code="model-config-contradicts-weights",
+            )

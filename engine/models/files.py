@@ -90,7 +90,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = reading.read_json(path)
     except FileNotFoundError:
         raise ModelError(
-            f"{printable(path)} is missing.", "Fetch the complete folder.", code="model-file-missing"
+            f"{printable(path)} is missing.", "Fetch the complete folder.", code="model-config-missing"
         ) from None
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error

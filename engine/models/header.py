@@ -244,14 +244,12 @@ def _check_places(path: Path, places: Mapping[str, _Place], room: int) -> None:
     position = 0
     for name, place in sorted(places.items(), key=lambda item: (item[1].first, item[1].last)):
         if place.first != position:
-            fault = "overlaps another tensor" if place.first < position else "does not follow the tensor before it"
-            raise ModelError(
-                f"{where} is broken: the place of {printable(name)} in the file {fault}.",
-                damaged,
-                code="safetensors-broken",
-            )
+            place_of = f"{where} is broken: the place of {printable(name)} in the file"
+            if place.first < position:
+                raise ModelError(f"{place_of} overlaps another tensor.", damaged, code="safetensors-overlap")
+            raise ModelError(f"{place_of} does not follow the tensor before it.", damaged, code="safetensors-gap")
         position = place.last
     if position != room:
         raise ModelError(
-            f"{where} is broken: {room - position} bytes follow its last tensor.", damaged, code="safetensors-broken"
+            f"{where} is broken: {room - position} bytes follow its last tensor.", damaged, code="safetensors-too-long"
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, NamedTuple
+
 from engine.models.header import Header
 
 _LORA_ENDINGS = (
@@ -23,16 +25,27 @@ _LORA_ENDINGS = (
     ".b1.weight",
     ".lambda_layer",
 )
+
+
+class Likeness(NamedTuple):
+    """What a file is."""
+
+    words: str
+    """With its article ("a LoRA")."""
+    sort: Literal["lora", "model", "part", "other"]
+    """"model": of a family of its own; "part": of a base model; "other": nothing that is trained on."""
+
+
 _BY_KEY_PART = (
-    (("conditioner.embedders.",), "an SDXL checkpoint"),
-    (("joint_blocks.",), "a Stable Diffusion 3 checkpoint"),
-    (("double_blocks.", "single_transformer_blocks."), "a FLUX model"),
-    (("control_model.", "input_hint_block.", "controlnet_cond_embedding."), "a ControlNet"),
-    (("motion_modules.",), "an AnimateDiff motion module"),
-    (("cond_stage_model.model.transformer.",), "a Stable Diffusion 2 checkpoint"),
-    (("ip_adapter.", "image_proj."), "an IP-Adapter"),
-    (("emb_params", "string_to_param", "clip_l", "clip_g"), "a textual inversion embedding"),
-    (("RRDB_trunk.", "body.0.rdb1.", "model.1.sub.0.RDB1."), "an upscaler"),
+    (("conditioner.embedders.",), Likeness("an SDXL checkpoint", "model")),
+    (("joint_blocks.",), Likeness("a Stable Diffusion 3 checkpoint", "model")),
+    (("double_blocks.", "single_transformer_blocks."), Likeness("a FLUX model", "model")),
+    (("control_model.", "input_hint_block.", "controlnet_cond_embedding."), Likeness("a ControlNet", "other")),
+    (("motion_modules.",), Likeness("an AnimateDiff motion module", "other")),
+    (("cond_stage_model.model.transformer.",), Likeness("a Stable Diffusion 2 checkpoint", "model")),
+    (("ip_adapter.", "image_proj."), Likeness("an IP-Adapter", "other")),
+    (("emb_params", "string_to_param", "clip_l", "clip_g"), Likeness("a textual inversion embedding", "other")),
+    (("RRDB_trunk.", "body.0.rdb1.", "model.1.sub.0.RDB1."), Likeness("an upscaler", "other")),
 )
 
 
@@ -43,20 +56,26 @@ def is_lora(header: Header) -> bool:
 
 def looks_like(header: Header) -> str | None:
     """What the file is, with its article ("a LoRA"); None when its keys match nothing."""
+    likeness = likeness_of(header)
+    return likeness.words if likeness else None
+
+
+def likeness_of(header: Header) -> Likeness | None:
+    """What the file is; None when its keys match nothing."""
     if not header.tensors:
-        return "empty: it holds no tensors"
+        return Likeness("empty: it holds no tensors", "other")
     if is_lora(header):
-        return "a LoRA, not a base model"
+        return Likeness("a LoRA, not a base model", "lora")
     for parts, kind in _BY_KEY_PART:
         if any(part in name for name in header.tensors for part in parts):
             return kind
     unet = header.any("model.diffusion_model.input_blocks.") or header.any("down_blocks.")
     if unet:
-        return "a UNet alone, without text encoder and VAE"
+        return Likeness("a UNet alone, without text encoder and VAE", "part")
     if header.any("encoder.down") or header.any("first_stage_model.") or header.any("decoder.up"):
-        return "a VAE, not a base model (it can be set as model.vae)"
+        return Likeness("a VAE, not a base model (it can be set as model.vae)", "part")
     if header.any("encoder.block.") and header.any("shared."):
-        return "T5 alone, a text encoder (FLUX's is set as flux.t5xxl)"
+        return Likeness("T5 alone, a text encoder (FLUX's is set as flux.t5xxl)", "part")
     if header.any("text_model.") or header.any("cond_stage_model."):
-        return "a text encoder alone"
+        return Likeness("a text encoder alone", "part")
     return None

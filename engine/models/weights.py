@@ -31,7 +31,7 @@ def check_weights(path: Path, header: Header, prefix: str = "") -> None:
         raise ModelError(
             f"{printable(path)} is broken: {len(empty)} of its weights hold no numbers ({listing(empty, 1)}).",
             "It was written wrongly: fetch it again, or use another copy.",
-            code="weights-broken",
+            code="weights-empty",
         )
     unreadable = {name: kind for name in weights if (kind := header.tensors[name][0]) not in READABLE}
     if unreadable:
@@ -70,6 +70,6 @@ def side(path: Path, header: Header, name: str, axis: int, default: int = 0) -> 
         raise ModelError(
             f"{printable(path)} is broken: {printable(name)} has the shape {list(shape)}.",
             "It was written wrongly: fetch it again, or use another copy.",
-            code="weights-broken",
+            code="tensor-wrong-shape",
         )
     return shape[axis]

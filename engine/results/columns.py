@@ -33,7 +33,7 @@ class Column:
         number = value * 100 if self.unit == "%" else value
         if not abs(number) < 1e6:
             return f"{number:.1e}"
-        return f"{number:.{self.decimals}f}{' %' if self.unit == '%' else ''}"
+        return f"{number:z.{self.decimals}f}{' %' if self.unit == '%' else ''}"
 
 
 def _burn(key: str) -> Callable[[Measures], float | None]:

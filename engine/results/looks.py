@@ -106,7 +106,7 @@ def copying(samples: Sequence[Look], training: Mapping[str, Look]) -> tuple[floa
     its nearest other one (the median; versions of one image, within `SAME` bits, count as one). At least 0. None if
     fewer than two training images differ.
     """
-    usual = _usual_distance(list(training.values()))
+    usual = _usual_distance(different(list(training.values())))
     if usual is None or not samples:
         return None
     pairs = [(distance(sample, look), name) for sample in samples for name, look in training.items()]
@@ -118,13 +118,16 @@ SAME = 6
 """Bits within which two images are versions of one."""
 
 
-def _usual_distance(looks: Sequence[Look]) -> float | None:
-    different: list[Look] = []
+def different(looks: Sequence[Look]) -> list[Look]:
+    """The first of each group of versions of one image, mirrored or not."""
+    firsts: list[Look] = []
     for look in looks:
-        if all(distance(look, other) > SAME for other in different):
-            different.append(look)
-    if len(different) < 2:
+        if all(distance(look, first) > SAME for first in firsts):
+            firsts.append(look)
+    return firsts
+
+
+def _usual_distance(looks: Sequence[Look]) -> float | None:
+    if len(looks) < 2:
         return None
-    return statistics.median(
-        min(distance(look, other) for other in different if other is not look) for look in different
-    )
+    return statistics.median(min(distance(look, other) for other in looks if other is not look) for look in looks)

@@ -48,6 +48,8 @@ class Measures:
     """`latent_copying` of the base model's sample at that prompt and seed."""
     latent_copied: str = ""
     """The name of the training image that is most like a sample in latents."""
+    repeated: float | None = None
+    """Share of the training images that are versions of another one, mirrored or not."""
     seconds: float = 0.0
     """Duration of the measurement."""
     rate_sum: float = 0.0
@@ -133,6 +135,7 @@ class MeasureBook:
             latent_copying=samples.latent_copying,
             latent_base=samples.latent_base,
             latent_copied=samples.latent_copied or "",
+            repeated=_share(samples.repeated, samples.training_images),
             seconds=sum(event.seconds or 0.0 for event in (validation, model, samples)),
             rate_sum=self._rates.get(step, 0.0),
         )
@@ -150,6 +153,10 @@ _NO_SAMPLES = SampleMeasuresEvent(
     latent_copied=None,
     seconds=None,
 )
+
+
+def _share(part: int | None, whole: int | None) -> float | None:
+    return None if part is None or not whole else part / whole
 
 
 def _gain(loss: float | None, base: float | None) -> float | None:

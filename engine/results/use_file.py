@@ -36,7 +36,7 @@ def require_folder(folder: Path) -> None:
         raise UsageError(
             f"{printable(folder)} is no folder.",
             "Name the folder where your program looks for LoRA files.",
-            code="not-a-folder",
+            code="output-not-a-folder",
         )
 
 
@@ -56,9 +56,7 @@ def use(run: RunRecord, judged: JudgedFile, folder: Path, *, overwrite: bool = F
     require_folder(folder)
     place = place_in(run, folder)
     if place.exists() and place.samefile(judged.file.path):
-        raise UsageError(
-            f"{printable(place)} is that file itself.", "Name another folder.", code="destination-is-the-file"
-        )
+        raise UsageError(f"{printable(place)} is that file itself.", "Name another folder.", code="output-is-input")
     samples = sorted((index, path) for (index, step), path in run.samples.images.items() if step == judged.file.step)
     own = run.config is not None and run.config.saving.metadata_thumbnail
     request = EditRequest(
@@ -84,7 +82,7 @@ def put_away(run_dir: RunDir, others: Sequence[Path]) -> Path:
         raise UsageError(
             "The run is still running: its files stay where they are.",
             "Move them when it has ended.",
-            code="run-still-running",
+            code="run-is-live",
         )
     folder = run_dir.path / AWAY
     with storing(folder):
@@ -92,9 +90,7 @@ def put_away(run_dir: RunDir, others: Sequence[Path]) -> Path:
     for path in others:
         place = folder / path.name
         if os.path.lexists(place):
-            raise UsageError(
-                f"{printable(place)} exists already.", "Remove or rename it first.", code="destination-exists"
-            )
+            raise UsageError(f"{printable(place)} exists already.", "Remove or rename it first.", code="output-exists")
         with storing(place):
             path.rename(place)
     return folder

@@ -17,12 +17,17 @@ from engine.text import percent
 Kind = Literal["undertrained", "good", "overtrained", "undecidable"]
 
 NEARLY_ALL = 0.7
-"""Share of what the best file learned from which a file has learned enough: likeness comes early, the last third of
+"""Share of the run's highest gain from which a file has learned enough: likeness comes early, the last third of
 the gain is detail."""
 ALL = 0.95
-"""Share of what the best file learned that counts as all of it: the measure is no more exact than that."""
+"""Share of the run's highest gain that counts as all of it: the measure is no more exact than that."""
+REPEATED = 0.5
+"""Share of training images that are versions of others from which a run counts as repetitive: part of its gain is
+learned by heart, and validation images, which are versions too, do not show it."""
+ALL_REPEATED = 0.825
+"""`ALL` in a repetitive run."""
 LOST = 0.1
-"""Share of what the best file learned that a later file may lose."""
+"""Share of the run's highest gain that a later file may lose."""
 LOST_UNSEEN = 0.2
 """The same on validation images alone, which are few, relative to an earlier file."""
 STILL_LEARNING = 0.25
@@ -140,8 +145,11 @@ def _verdict(run: Sequence[Measures], index: int, top: int, most: float) -> Verd
         text = f"The loss on {where} is no lower than the base model's ({percent(-gain)} higher)."
         return Verdict("overtrained" if index else "undertrained", (text,), score=-1.0)
     share, against = gain / most, faults(measures)
-    score = (1 - OTHERS) * min(1.0, share / ALL) + OTHERS * others_kept(measures) - sum(weight for weight, _ in against)
-    reasons = [f"{learned}{'' if index == top else f', {percent(share)} of what the best file learned'}."]
+    repetitive = is_repetitive(run)
+    kept = others_kept(measures, strict=repetitive)
+    score = (1 - OTHERS) * min(1.0, share / (ALL_REPEATED if repetitive else ALL)) + OTHERS * kept
+    score -= sum(weight for weight, _ in against)
+    reasons = [learned + ("." if index == top else f", {percent(share)} of this run's maximum.")]
     reasons += [text for _, text in against]
     if index > top and share < 1 - LOST:
         reasons.append(f"At step {run[top].step} it was {percent(most)}: since then it unlearned.")
@@ -160,6 +168,11 @@ def _verdict(run: Sequence[Measures], index: int, top: int, most: float) -> Verd
     return Verdict("good", tuple(reasons), _missing(measures), score)
 
 
+def is_repetitive(run: Sequence[Measures]) -> bool:
+    """Whether most training images of a run are versions of others."""
+    return any(measures.repeated is not None and measures.repeated >= REPEATED for measures in run)
+
+
 def _unlearned(run: Sequence[Measures], index: int) -> str:
     """Whether the file lost what an earlier one learned on validation images: a sentence, or empty."""
     now = run[index].learned
@@ -172,10 +185,17 @@ def _unlearned(run: Sequence[Measures], index: int) -> str:
     return f"On validation images {percent(now)} are gone, after {percent(gain)} at step {step}: it learns by heart."
 
 
-def others_kept(measures: Measures) -> float:
-    """How well other subjects are kept, 1 to 0, from the bleed, else from the drift; 1 if neither is known."""
-    moved, (low, _, high) = (measures.bleed, BLEED) if measures.bleed is not None else (measures.drift, DRIFT)
-    return 1.0 if moved is None else min(1.0, max(0.0, (high - moved) / (high - low)))
+def others_kept(measures: Measures, *, strict: bool = False) -> float:
+    """How well other subjects are kept, 1 to 0, from the bleed, else from the drift; 1 if neither is known.
+
+    Args:
+        strict: from the worse of the two.
+    """
+    known = [
+        (moved, limits) for moved, limits in ((measures.bleed, BLEED), (measures.drift, DRIFT)) if moved is not None
+    ]
+    kept = [min(1.0, max(0.0, (high - moved) / (high - low))) for moved, (low, _, high) in known]
+    return min(kept if strict else kept[:1], default=1.0)
 
 
 def faults(measures: Measures) -> list[tuple[float, str]]:
@@ -269,6 +289,8 @@ def _advice(judged: Sequence[JudgedFile], best: JudgedFile) -> list[str]:
             advice.append(f"Lower the learning rates by half, and start from the file of step {step}.")
     if best.measures.response is not None and best.measures.response < WEAK_RESPONSE:
         advice.append("Use more varied images, and describe in the captions what should stay changeable.")
+    if is_repetitive([file.measures for file in judged]):
+        advice.append("Use more varied images: most of these are versions of others, and so are validation images.")
     gap, trained = best.measures.gap, best.measures.train_gain
     if gap is not None and trained and gap > WIDE_GAP * trained:
         advice.append("Use more, and more varied, images: most of the gain is on the training images themselves.")

@@ -351,16 +351,16 @@ def _require_plain(path: Path) -> None:
 
 @contextmanager
 def _storing(path: Path) -> Iterator[None]:
-    """Turn an OSError while writing into a StorageError."""
+    """Turn an OSError while writing into a StorageError, or a UsageError where a file is in the way."""
     try:
         yield
     except OSError as error:
         target = Path(printable(os.fsdecode(error.filename) if error.filename else path))
         if isinstance(error, FileExistsError | NotADirectoryError):
-            raise StorageError(
+            raise UsageError(
                 f"{target} is a file, where a folder is needed.",
                 "Choose another place or name.",
-                code="file-in-the-way",
+                code="place-is-a-file",
             ) from None
         converted = storage_error(error, target, "Writing")
         if converted is None:

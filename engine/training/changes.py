@@ -17,6 +17,7 @@ from engine.config import RunConfig, load_config, update_toml
 from engine.config.change import CAPTION_KEYS, LENGTH_KEYS, RATE_KEYS, WEIGHT_KEYS, Change, read_change
 from engine.config.changes import changed_by, changes_of, effective_config, unchanged, with_change
 from engine.config.prompts import read_prompts
+from engine.config.rates import RateGroup
 from engine.dataset.arithmetic import StepPlan
 from engine.dataset.captions import CaptionRules
 from engine.errors import LoraSmithError
@@ -237,5 +238,5 @@ class Changes:
         return new_length
 
 
-def _rates(config: RunConfig, groups: list[str]) -> dict[str, float]:
-    return {group: config.training.rate_of(group) for group in groups}
+def _rates(config: RunConfig, groups: list[RateGroup]) -> dict[RateGroup, float]:
+    return {group: group.rate(config.training) for group in groups}

@@ -147,6 +147,21 @@ def _require_same_kind(tree: dict[str, Any], path: Path, state: TrainState) -> N
             "Undo the change in the run's .toml, or begin a new run.",
             code="state-of-other-lora",
         )
+    saved, present = tree.get("modules"), state.modules
+    if saved is not None and present is not None and saved != present:
+        raise UsageError(
+            f"The state {path.name} belongs to a LoRA of other layers: the settings that choose them were changed "
+            "since.",
+            "Undo the change in the run's .toml, or begin a new run.",
+            code="state-of-other-lora",
+        )
+    if tree.get("groups") != state.group_names:
+        raise UsageError(
+            f"The state {path.name} has other groups of learning rates: rates by block or by name, or LoRA+, were "
+            "switched on or off since.",
+            "Undo the change in the run's .toml, or begin a new run with network.network_weights.",
+            code="state-of-other-groups",
+        )
     kinds = (tree["optimizer_kind"], state.optimizer_kind)
     if kinds[0] != kinds[1] and kinds != _FEWER_BITS:
         raise UsageError(
@@ -164,10 +179,10 @@ def _use_new_settings(state: TrainState, base: RunConfig, fresh: list[dict[str, 
         fresh: hyperparameters of each group before the checkpoint was read.
     """
     halved = 0.5**state.recovery.halvings
-    at_start, current = ({name: c.training.rate_of(name) for name in state.groups} for c in (base, state.config))
-    for name, group, new in zip(state.groups, state.built.optimizer.param_groups, fresh, strict=True):
+    for own, group, new in zip(state.groups, state.built.optimizer.param_groups, fresh, strict=True):
         group.update({key: new[key] for key in _HYPERPARAMETERS[2:] if new[key] is not None})
         before, after = (values.get("initial_lr") or values["lr"] for values in (group, new))
         if before and after:
-            changed = current[name] / at_start[name] if at_start[name] else 1.0
-            state.scale_rate(name, after * changed * halved / before)
+            at_start, current = (own.rate(config.training) for config in (base, state.config))
+            changed = current / at_start if at_start else 1.0
+            state.scale_rate(own, after * changed * halved / before)

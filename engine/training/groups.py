@@ -1,14 +1,16 @@
-"""Which layers of a model are trained, and with which learning rate."""
+"""Which parts of a model are trained, and the optimizer's groups with their learning rates."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from torch import nn
+
 from engine.adapters.network import AdapterNetwork
+from engine.config.rates import RateGroup
 from engine.config.schema import RunConfig
 from engine.config.trained import why_untrained
-from engine.config.training import TrainingTable
 from engine.errors import UsageError
 from engine.types import Log, LoraTarget
 
@@ -25,11 +27,13 @@ def trained_targets(targets: Sequence[LoraTarget], config: RunConfig, log: Log) 
     """
     trained, reasons = set(), []
     for name, denoiser in {target.component: target.is_denoiser for target in targets}.items():
-        why = why_untrained(config, denoiser=denoiser)
+        why = why_untrained(config, denoiser=denoiser, component=name)
         if why is None:
             trained.add(name)
         else:
             title = f"the {name.replace('unet', 'UNet')}" if denoiser else "the text encoder"
+            if not denoiser and len(config.training.text_rates) > 1:
+                title = f"the {name.replace('_', ' ')}"
             reasons.append(f"No LoRA in {title}: {why}.")
     reasons = list(dict.fromkeys(reasons))
     if not trained:
@@ -43,9 +47,23 @@ def trained_targets(targets: Sequence[LoraTarget], config: RunConfig, log: Log) 
     return [target for target in targets if target.component in trained]
 
 
-def parameter_groups(network: AdapterNetwork, training: TrainingTable) -> list[dict[str, Any]]:
-    """The optimizer's groups, the text encoder first (as Kohya logs them): params, lr, name."""
+def rate_groups(network: AdapterNetwork, config: RunConfig) -> dict[RateGroup, list[nn.Parameter]]:
+    """The optimizer's groups with their parameters: the text encoders first, as in Kohya; named layers before the
+    others, blocks in their order, LoRA+'s faster matrices behind the others of the same layers."""
+    groups: dict[RateGroup, list[nn.Parameter]] = {}
+    for module in network.modules:
+        group, ratio = network.group_of(module), config.network.plus_ratio(denoiser=module.target.is_denoiser)
+        faster = set() if ratio is None else set(map(id, module.plus))
+        for parameter in module.parameters:
+            key = group.plus(ratio) if ratio is not None and id(parameter) in faster else group
+            groups.setdefault(key, []).append(parameter)
+    components = list(dict.fromkeys(group.component for group in groups))
+    return dict(sorted(groups.items(), key=lambda entry: (components.index(entry[0].component), entry[0].order)))
+
+
+def parameter_groups(network: AdapterNetwork, config: RunConfig) -> list[dict[str, Any]]:
+    """The groups as the optimizer takes them: params, lr, name."""
     return [
-        {"params": parameters, "lr": training.rate_of(name), "name": name}
-        for name, parameters in network.groups().items()
+        {"params": parameters, "lr": group.rate(config.training), "name": group.name}
+        for group, parameters in rate_groups(network, config).items()
     ]

@@ -13,6 +13,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 
 from engine.adapters.kinds.registry import trained_kind
 from engine.adapters.network import AdapterNetwork
+from engine.adapters.selection import Selector, require_layers, select_of_run
 from engine.adapters.start import check_start
 from engine.adapters.start_tensors import start_tensors
 from engine.adapters.written_names import check_key_format
@@ -144,7 +145,9 @@ def _check_settings(run: ResolvedRun) -> list[str]:
     check_schedule(config.training)
     if config.saving.metadata_thumbnail:
         thumbnail(config.saving.metadata_thumbnail)
-    return [*check_key_format(config, run.family.spec), *check_start(config, run.family.spec.lora_base)]
+    notes = [*check_key_format(config, run.family.spec), *check_start(config, run.family)]
+    select_of_run(run)
+    return notes
 
 
 def place_for_training(model: Model, *, texts: bool, latents: bool) -> None:
@@ -283,21 +286,31 @@ def build_network(config: RunConfig, model: Model, log: Log) -> AdapterNetwork:
     """Attach the adapters, with the weights that the run starts from."""
     weights = None
     kind = trained_kind(config.network)
-    targets = model.lora_targets(conv=kind.takes_convolutions(config.network))
+    selector = Selector(config, family_named(model.recognition.family))
+    conv = selector.wants_convolutions
+    targets = [*model.lora_targets(conv=conv), *model.outer_targets()]
+    if config.network.train_norm:
+        targets += model.norm_targets(conv=conv)
     if config.network.network_weights:
         path = Path(config.network.network_weights).expanduser()
         base = family_named(model.recognition.family).spec.lora_base
         weights = start_tensors(path, kind, base, targets, model.trainable, log)
+    selection = selector.select(trained_targets(targets, config, log))
+    for note in selection.notes():
+        log(note)
+    require_layers(selection)
     network = AdapterNetwork.attach(
         kind,
         model.trainable,
-        trained_targets(targets, config, log),
+        [choice.target for choice in selection.choices],
         network=config.network,
+        selection=selection,
         weights=weights,
         generator_seed=derive(config.training.seed, "lora"),
         folds_alpha=model.reader.folds_alpha or config.saving.key_format == "diffusers",
         log=log,
     )
     counts = ", ".join(f"{name} {count}" for name, count in network.module_counts().items())
-    log(f"{kind.name} modules: {counts}; {sum(p.numel() for p in network.parameters()):,} parameters in fp32.")
+    name = kind.trained_name(config.network)
+    log(f"{name} modules: {counts}; {sum(p.numel() for p in network.parameters()):,} parameters in fp32.")
     return network

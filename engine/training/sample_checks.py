@@ -11,7 +11,7 @@ from PIL import Image
 
 from engine.config.prompts import Prompt
 from engine.dataset.decoding import UnusableImage, opened
-from engine.results.looks import Look, burn, copying, look_at
+from engine.results.looks import Look, burn, copying, different, look_at
 from engine.runs import RunDir, read_events
 from engine.runs.contact import collect
 from engine.runs.events import Event, SampleMeasuresEvent
@@ -67,8 +67,9 @@ class SampleChecks:
             return
         if not self._training:
             self._training = dict(self._looks(self._paths))
+        training = list(self._training.values())
         copied = copying(samples, self._training)
-        burnt = burn(samples, self._base_looks(), list(self._training.values()))
+        burnt = burn(samples, self._base_looks(), training)
         seconds = time.perf_counter() - started
         self.seconds += seconds
         self._emit(
@@ -80,6 +81,8 @@ class SampleChecks:
                 latent_copying=copy.copying if copy else None,
                 latent_base=copy.base if copy else None,
                 latent_copied=copy.name if copy else None,
+                training_images=len(training),
+                repeated=len(training) - len(different(training)),
                 seconds=seconds + comparing,
             )
         )

@@ -64,7 +64,7 @@ class TrainStep:
             self.batches.load(indices, step, noise_generator),
             noise_generator,
             uncached_encoders=self.batches.uncached_encoders,
-            trained=self.state.groups,
+            trained=self.state.components,
             autocast=self.accelerator.autocast(),
         )
 

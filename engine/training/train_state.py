@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from engine.training.groups import parameter_groups
+from engine.config.rates import RateGroup
+from engine.training.groups import parameter_groups, rate_groups
 from engine.training.optimizers import build_optimizer
 from engine.training.prepare import Prepared
 from engine.training.recovery import Recovery
@@ -58,9 +59,9 @@ class TrainState:
         self.network, self._components = prepared.network, prepared.model.trainable
         self._autocast = prepared.precision != "no"
         self.parameters = self.network.parameters()
-        groups = parameter_groups(self.network, training)
-        self.groups = [str(group["name"]) for group in groups]
-        """Names of the optimizer's groups: components that have a LoRA."""
+        groups = parameter_groups(self.network, self.config)
+        self.groups: list[RateGroup] = [*rate_groups(self.network, self.config)]
+        """The optimizer's groups."""
         self.built = build_optimizer(training.optimizer_type, training.optimizer_args, groups)
         self.steps_per_update = steps_per_update(training)
         self.schedule = build_schedule(training, self.built, self.plan.max_train_steps * self.steps_per_update)
@@ -75,6 +76,11 @@ class TrainState:
         return self.progress.step
 
     @property
+    def components(self) -> list[str]:
+        """The components that have adapters."""
+        return list(dict.fromkeys(group.component for group in self.groups))
+
+    @property
     def optimizer_kind(self) -> str:
         """The optimizer's class with its module."""
         return self.built.description.partition("(")[0]
@@ -87,10 +93,29 @@ class TrainState:
             "recovery": asdict(self.recovery),
             "optimizer_kind": self.optimizer_kind,
             "adapter": [parameter.detach() for parameter in self.parameters],
+            **self._layout(),
             "optimizer": self.built.optimizer.state_dict(),
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
         }
+
+    def _layout(self) -> dict[str, Any]:
+        """`modules` and `groups`, for a restore."""
+        layout = {"modules": self.modules, "groups": self.group_names}
+        return {key: names for key, names in layout.items() if names is not None}
+
+    @property
+    def modules(self) -> list[str] | None:
+        """Kohya's names of the modules, where settings choose them; None: those that the parts have anyway."""
+        if self.network.selection.is_usual:
+            return None
+        return [module.target.kohya_name for module in self.network.modules]
+
+    @property
+    def group_names(self) -> list[str] | None:
+        """Names of the optimizer's groups; None: one for each part."""
+        by_part = all(group == RateGroup(group.component) for group in self.groups)
+        return None if by_part else [group.name for group in self.groups]
 
     def train(self, mode: bool = True) -> None:
         """Switch dropouts on or off, and schedule-free weights between training and inference."""
@@ -109,17 +134,17 @@ class TrainState:
     def rates(self) -> dict[str, float]:
         """Current learning rate of each group, including Prodigy's own factor."""
         return {
-            name: float(group["lr"] or 0.0) * float(group.get("d", 1.0))
-            for name, group in zip(self.groups, self.built.optimizer.param_groups, strict=True)
+            own.name: float(group["lr"] or 0.0) * float(group.get("d", 1.0))
+            for own, group in zip(self.groups, self.built.optimizer.param_groups, strict=True)
         }
 
     def rates_text(self) -> str:
         """The rates in words."""
         return ", ".join(f"{name} {rate:.3g}" for name, rate in self.rates().items())
 
-    def scale_rate(self, name: str, factor: float) -> None:
+    def scale_rate(self, which: RateGroup, factor: float) -> None:
         """Multiply a group's learning rate, now and in the rest of the schedule."""
-        index = self.groups.index(name)
+        index = self.groups.index(which)
         group = self.built.optimizer.param_groups[index]
         for key in ("lr", "initial_lr"):
             if group.get(key) is not None:

@@ -181,8 +181,8 @@ class Trainer:
                 code="loss-not-finite-without-state",
             )
         state.recovery, state.weights_consistent = recovery, True
-        for name in state.groups:
-            state.scale_rate(name, 0.5)
+        for group in state.groups:
+            state.scale_rate(group, 0.5)
         self.ranks.broadcast(None)  # a barrier: every rank has read the old checkpoint before it is replaced
         self.session.warn("went_back", f"Back to step {self.step} with half the learning rate: {state.rates_text()}.")
         self.checkpoints.save(state)

@@ -18,6 +18,7 @@ from engine.errors import StorageError, causes, is_storage_limit, storage_error,
 from engine.out_of_memory import is_on_gpu, is_out_of_memory, reported_numbers
 from engine.processes import started_at
 from tests.disk_faults import OPERATIONS, Fault, failing
+from tests.refusals import refused
 
 HERE, ELSEWHERE = atomic._here(), "0badcafe"
 DEAD = 4_194_000
@@ -67,7 +68,7 @@ def test_an_out_of_memory_is_not_converted(operation: str, tmp_path: Path) -> No
 
 def test_storing_names_the_path_and_the_work(tmp_path: Path) -> None:
     with (
-        pytest.raises(StorageError, match=f"Making {tmp_path} failed: Input/output error."),
+        refused("write-failed", f"Making {tmp_path} ", "Input/output error"),
         storing(tmp_path, "Making"),
     ):
         raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 
-import pytest
-
 from engine import clock
-from engine.errors import UsageError
+from tests.refusals import refused
 
 
 def test_now_is_the_time_of_the_machine(monkeypatch):
@@ -23,5 +21,5 @@ def test_a_fixed_time(monkeypatch):
 
 def test_a_fixed_time_that_is_no_number(monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "today")
-    with pytest.raises(UsageError, match="SOURCE_DATE_EPOCH is 'today'"):
+    with refused("clock-not-possible", "SOURCE_DATE_EPOCH", "'today'"):
         clock.now()

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from engine.errors import LoraSmithError, TrainingError, UsageError
+from engine.errors import TrainingError, UsageError
 from engine.processes import process_start
 from engine.worker import Cancelled, Worker, ask
+from tests.refusals import refused
 
 MODULE = "tests.engine.worker_of_the_test"
 
@@ -60,7 +61,7 @@ def test_a_failure_has_a_reason(request_: dict[str, Any], sentence: str) -> None
 @pytest.mark.parametrize("code", ["", "import sys; sys.stdin.readline()"])
 def test_a_command_that_is_no_worker(code: str) -> None:
     worker = Worker("", "The count", command=[sys.executable, "-c", code])
-    with pytest.raises(LoraSmithError, match=r"The count failed: exit code 0\."):
+    with refused("worker-failed", "The count", "exit code 0"):
         worker.ask({})
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from engine.adapters.formats import COMFYUI, DIFFUSERS
 from engine.adapters.inspect import inspect_lora
 from engine.adapters.key_formats import file_tensors
 from engine.adapters.kinds.lora import Lora as LoraKind
+from engine.adapters.kinds.registry import trained_kind
 from engine.adapters.kohya_format import write_lora
 from engine.adapters.network import AdapterNetwork
 from engine.adapters.start_tensors import start_tensors
@@ -30,6 +31,7 @@ from engine.adapters.verify import Naming, verify_file
 from engine.adapters.written_names import check_key_format, programs_for
 from engine.config import RunConfig
 from engine.config.kohya.export import ExportedSubset, kohya_export
+from engine.config.network import NetworkTable
 from engine.config.presets import list_presets
 from engine.config.values import KeyFormat
 from engine.estimate.disk import lora_parameters
@@ -38,6 +40,7 @@ from engine.families.registry import families, foreign_settings, recognise
 from engine.families.resolved import ResolvedRun, family_of_settings, resolve_run
 from engine.results.png_info import BaseModel, parameters, workflow
 from engine.results.what_now import Lora, snippet
+from engine.training.measuring import disable_adapter
 from engine.types import LoraTarget, SampleRequest
 
 RANK = 2
@@ -224,6 +227,68 @@ def check_other_names(case: Case, folder: Path) -> None:
         assert all(torch.equal(tensor.half(), start[key].half()) for key, tensor in state.items())
 
 
+KINDS: dict[str, dict[str, Any]] = {
+    "loha": {},
+    "lokr": {"factor": 4, "use_scalar": True},
+    "lora": {"use_tucker": True, "conv_dim": RANK},
+    "glora": {},
+    "full": {},
+    "diag-oft": {"rescaled": True, "constraint": 0.01},
+    "boft": {"network_dim": 64},
+    "ia3": {},
+}
+"""Kinds of adapter by `network.algo`, with further settings."""
+FEW_KINDS = ("loha", "lokr", "ia3")
+
+
+def check_kinds(case: Case, folder: Path) -> None:
+    """A few of `KINDS`, of each form: with two matrices, a Kronecker product, and from the layer's own weight."""
+    _check_kinds(case, folder, FEW_KINDS)
+
+
+def check_other_kinds(case: Case, folder: Path) -> None:
+    """The rest of them."""
+    _check_kinds(case, folder, [kind for kind in KINDS if kind not in FEW_KINDS])
+
+
+def _check_kinds(case: Case, folder: Path, kinds: Sequence[str]) -> None:
+    """With norm layers where the family has some: a new adapter changes nothing, it gets gradients, a trained file
+    passes the trainer's check, and `inspect` finds no fault in it."""
+    model = case.family.load(case.run.config, case.run.recognition, "cpu", "fp32", lambda _: None)
+    for algo in kinds:
+        settings = KINDS[algo]
+        table = {"algo": algo, "network_dim": RANK, "network_alpha": 1.0, "train_norm": True, **settings}
+        network = NetworkTable(network_module="lycoris.kohya", **table)
+        kind = trained_kind(network)
+        conv = kind.takes_convolutions(network)
+        targets = model.lora_targets(conv=conv) + model.norm_targets(conv=conv)
+        if not any(kind.takes(target.kohya_name) for target in targets):
+            continue
+        made = AdapterNetwork.attach(kind, model.trainable, targets, network=network, log=lambda _: None)
+        new = model.reader.denoise(model.trainable)
+        new.square().mean().backward()
+        assert any(outer.grad is not None and outer.grad.any() for module in made.modules for outer in module.outer)
+        with torch.no_grad():
+            for number, parameter in enumerate(made.parameters()):
+                generator = torch.Generator().manual_seed(number)
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
+            assert not torch.allclose(model.reader.denoise(model.trainable), new), algo
+            with disable_adapter(made):
+                assert torch.equal(model.reader.denoise(model.trainable), new), algo
+        metadata = case.family.metadata(case.run.config, case.run.recognition)
+        path = folder / f"{algo}.safetensors"
+        write_lora(path, made.state(), metadata, "float", print)
+        difference = verify_file(path, made, model.trainable, model.reader)
+        assert difference is not None and difference < 1e-3, (algo, difference)
+        report = inspect_lora(path)
+        assert (report.problems, report.no_start) == ([], None), algo
+        assert report.kinds.keys() <= {kind.name, *kind.also, "norm"}
+        assert ("norm" in report.kinds) == bool(model.norm_targets(conv=conv))
+        for module in made.modules:
+            for layer_path, layer in zip(module.target.paths, module.layers, strict=True):
+                model.trainable[module.target.component].set_submodule(layer_path, layer.base_layer)
+
+
 def check_conversion(case: Case, folder: Path) -> None:
     """Into diffusers' names and back, nothing is lost."""
     path = case.saved(folder)
@@ -273,8 +338,11 @@ CHECKS: tuple[Callable[..., None], ...] = (
     check_layers,
     check_saved_file,
     check_other_names,
+    check_kinds,
     check_conversion,
     check_export,
     check_elsewhere,
 )
 """In this order: the LoRA that one puts in, the next ones use."""
+MORE_CHECKS: tuple[Callable[..., None], ...] = (check_other_kinds,)
+"""More of the same, for `make soak`."""

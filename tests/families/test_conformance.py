@@ -18,8 +18,9 @@ from engine.exit_codes import ExitCode
 from engine.runs.events import read_events
 from engine.training.trainer import Trainer
 from tests.engine.training.conftest import MakeRun, images, make_run, train_in_process
-from tests.families.conformance import CHECKS, Case
+from tests.families.conformance import CHECKS, MORE_CHECKS, Case
 from tests.families.conftest import PLUGIN
+from tests.refusals import refused
 
 __all__ = ["images", "make_run"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +34,11 @@ def tiny_model(toy_installed: None, tmp_path_factory: pytest.TempPathFactory) ->
     return write_checkpoint(tmp_path_factory.mktemp("toy") / "toy.safetensors")
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize(
+    "check",
+    [*CHECKS, *(pytest.param(check, marks=pytest.mark.soak) for check in MORE_CHECKS)],
+    ids=lambda check: check.__name__,
+)
 def test_every_family(case: Case, check: Callable[..., None], tmp_path: Path) -> None:
     check(case, tmp_path) if "folder" in inspect.signature(check).parameters else check(case)
 
@@ -102,7 +107,6 @@ def test_the_toy_is_planned_and_exported_by_other_processes(tiny_model: Path, im
 
 
 def test_a_family_that_cannot_be_loaded_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine.errors import UsageError
     from engine.families.registry import families
 
     place = tmp_path / "broken-1.0.dist-info"
@@ -111,7 +115,7 @@ def test_a_family_that_cannot_be_loaded_is_named(tmp_path: Path, monkeypatch: py
     (place / "entry_points.txt").write_text("[lorasmith.families]\nbroken = broken.family:Broken\n")
     monkeypatch.syspath_prepend(tmp_path)
     families.cache_clear()
-    with pytest.raises(UsageError, match=r"The plugin family broken \(broken\.family:Broken\) cannot be loaded"):
+    with refused("plugin-not-loadable", "broken (broken.family:Broken)"):
         families()
     monkeypatch.undo()
     families.cache_clear()

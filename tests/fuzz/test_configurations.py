@@ -14,7 +14,7 @@ from engine.config import RunConfig, load_config
 from engine.config.kohya.convert import conversion_of
 from engine.config.kohya.dataset_file import frozen_text, read_dataset_config
 from engine.config.kohya.rules import SCRIPT_ARGUMENTS
-from engine.config.load import kohya_notes
+from engine.config.load import conversion_notes
 from engine.config.problems import keys as settings
 from engine.config.prompts import read_prompts
 from engine.dataset.configured import configured_sources
@@ -73,7 +73,7 @@ def test_files_of_kohya_and_presets(tmp_path: Path, examples: int, suffix: str) 
         with suppress(LoraSmithError):
             load_config(path).model_dump_json()
         with suppress(LoraSmithError):
-            kohya_notes(path)
+            conversion_notes(path)
 
     search(TEXTS | ODD, check, examples)
 

@@ -17,6 +17,7 @@ from PIL import Image
 from engine.captioning.job import CaptionJob
 from engine.runs.state import true_state
 from tests.fake_endpoint import FakeEndpoint, running
+from tests.refusals import require
 from tui.main import run
 
 Ran = subprocess.CompletedProcess[str]
@@ -157,24 +158,34 @@ def test_a_captioner_that_is_killed_is_reported(slow: tuple[Path, subprocess.Pop
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "message"),
+    ("arguments", "code", "parts"),
     [
-        (["--with", "blob"], 2, "There is no captioner 'blob'. hint: There are: blip, blip2,"),
-        ([], 2, "There is no captioning to continue"),
-        (["--trigger", "x"], 2, "No captioner is named."),
-        (["--with", "blip", "--url", "http://x"], 2, "There is no option 'url'. hint: There are: existing,"),
-        (["--with", "blip", "--set", "num_beams"], 2, "there is no = in it"),
-        (["--with", "wd14", "--set", "general_threshold=2"], 2, "Tag threshold: '2' is given, allowed is"),
-        (["--with", "template", "--template", "{trigger}"], 2, "The text has {trigger}, but no trigger word is set."),
-        (["--undo", "--with", "blip"], 2, "--undo takes no other option"),
-        (["--with", "wd14", "--model", "nowhere"], 3, "The folder nowhere does not exist."),
+        (["--with", "blob"], "captioner-unknown", ("'blob'", "blip, blip2")),
+        ([], "captioning-missing", ()),
+        (["--trigger", "x"], "captioner-not-set", ("--with",)),
+        (["--with", "blip", "--url", "http://x"], "caption-option-unknown", ("'url'", "existing, ")),
+        (["--with", "blip", "--set", "num_beams"], "assignment-without-value", ("--set num_beams",)),
+        (
+            ["--with", "wd14", "--set", "general_threshold=2"],
+            "caption-option-not-possible",
+            ("Tag threshold: '2'",),
+        ),
+        (["--with", "template", "--template", "{trigger}"], "caption-option-not-possible", ("{trigger}",)),
+        (["--undo", "--with", "blip"], "options-not-together", ("--undo", "--json")),
     ],
 )
 def test_wrong_use(
-    project: Path, arguments: list[str], code: int, message: str, capfd: pytest.CaptureFixture[str]
+    project: Path, arguments: list[str], code: str, parts: tuple[str, ...], shown: list[Exception]
 ) -> None:
-    assert run(["caption", str(project), *arguments]) == code
-    assert message in " ".join(capfd.readouterr().err.split())
+    assert run(["caption", str(project), *arguments]) == 2
+    require(shown[-1], code, *parts)
+
+
+def test_a_model_that_is_not_there(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The process that would describe the images refuses it."""
+    assert run(["caption", str(project), "--with", "wd14", "--model", "nowhere", "--dry-run", "--json"]) == 3
+    answer = json.loads(capfd.readouterr().out)
+    assert answer["error_code"] == "captioner-folder-missing" and "nowhere" in answer["error"]
 
 
 def test_without_a_folder_it_shows_what_there_is(place: Path, capfd: pytest.CaptureFixture[str]) -> None:

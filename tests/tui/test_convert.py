@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from engine.config import load_config
+from engine.config.kohya.dataset_file import read_dataset_config
 from engine.exit_codes import ExitCode
+from tests.engine.config.other_trainers import AI_TOOLKIT, ONETRAINER, changed, written
+from tests.refusals import require
 from tui.main import run
 
 FIXTURES = Path(__file__).parents[1] / "engine" / "config" / "fixtures"
@@ -48,6 +51,37 @@ def test_json_has_the_same(capsys: pytest.CaptureFixture[str]) -> None:
             "text": "train_lora_ggpo is off"} in report["entries"]  # fmt: skip
 
 
+def test_several_folders_of_another_trainer_become_two_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [{"folder_path": str(tmp_path / "a"), "resolution": [512, 768]}]
+    source = written(tmp_path, "job.yaml", changed(AI_TOOLKIT, {"config.process.0.datasets": folders}))
+    target, images = tmp_path / "new.toml", tmp_path / "new-dataset.toml"
+    assert run(["convert", str(source), "--output", str(target)]) == 0
+    assert str(images) in capsys.readouterr().err
+    assert load_config(target).changed(dataset={"dataset_config": str(source)}) == load_config(source)
+    assert load_config(target).dataset.dataset_config == str(images)
+    got = [read_dataset_config(path, load_config(target))[0] for path in (images, source)]
+    assert got[0] == got[1] and [item.table.resolution for item in got[0]] == [512, 768]
+    target.unlink()
+    assert run(["convert", str(source), "--output", str(target)]) == 2 and not target.exists(), "the images are there"
+
+
+def test_json_names_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["convert", str(written(tmp_path, "c.json", ONETRAINER)), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["program"], report["problems"]) == ("OneTrainer", [])
+    statuses = {entry["key"]: entry["status"] for entry in report["entries"]}
+    assert statuses["lora_rank"] == "honoured" and "concepts[0].path" in statuses
+
+
+def test_another_trainer_is_refused_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path, "d.toml", {"directory": [{"path": "x"}], "resolutions": [512]})
+    for words in (["convert", str(path)], ["--preset", str(path)], ["check", "--dataset_config", str(path)]):
+        assert run(words) == 2
+        assert "diffusion-pipe" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -77,8 +111,8 @@ def test_a_batch_file_in_the_encoding_of_windows(tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="a folder that takes no files is known on Linux only")
-def test_a_folder_that_takes_no_files(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_takes_no_files(tmp_path: Path, shown: list[Exception]) -> None:
     script = tmp_path / "train.sh"
     script.write_text("accelerate launch train_network.py --train_data_dir=a --output_name=z\n")
     assert run(["convert", str(script), "--output", "/proc/x.toml"]) == ExitCode.NO_SPACE
-    assert "Writing /proc/x.toml failed: no file can be created in that folder." in capfd.readouterr().err
+    require(shown[-1], "folder-takes-no-files", "/proc/x.toml")

@@ -14,6 +14,7 @@ from engine.estimate.plan import GIB, Need
 from engine.estimate.process import PlannerProcess
 from engine.estimate.request import Request
 from tests.nvml.fake import CUDA_TORCH
+from tests.refusals import require
 from tests.tiny_models import tiny_sd15
 from tui.main import run
 
@@ -124,17 +125,18 @@ def test_the_remedies_that_are_enough_for_a_card(halving: None, capfd: pytest.Ca
 
 
 @pytest.mark.parametrize(
-    ("arguments", "text"),
+    ("arguments", "code", "part"),
     [
-        (["sdxl", "--preset", "sd15-realistic"], "The preset is named twice."),
-        (["sd15-realistc"], "Did you mean sd15-realistic?"),
-        (["sd15-realistic", "--set", "network.network_dim=-1"], "network_dim"),
-        (["--set", "training.seed=1"], "needs a model, or the family of one"),
+        (["sdxl", "--preset", "sd15-realistic"], "preset-twice", "--preset"),
+        (["sd15-realistc"], "preset-missing", "sd15-realistic"),
+        (["sd15-realistic", "--set", "network.network_dim=-1"], "config-invalid", "network.network_dim: -1"),
+        (["--set", "training.seed=1"], "plan-without-model", "--model"),
     ],
 )
-def test_wrong_use(asked: list[Request], arguments: list[str], text: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_wrong_use(asked: list[Request], arguments: list[str], code: str, part: str, shown: list[Exception]) -> None:
     assert run(["plan", *arguments]) == 2
-    assert text in capfd.readouterr().err and not asked
+    require(shown[-1], code, part)
+    assert not asked
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from engine.runs import RunDir
 from engine.runs.events import ValidationEvent
 from engine.runs.remove import remove_run
 from tests.fake_run import PlayedTrainer, prepared_run
+from tests.refusals import require
 from tui import main
 
 
@@ -42,17 +43,15 @@ def test_a_report_goes_into_the_run(run_dir: RunDir, capsys: pytest.CaptureFixtu
     assert "robot-step00000010.safetensors" in run_dir.report_path.read_text("utf-8")
 
 
-def test_a_file_of_another_is_not_overwritten(run_dir: RunDir, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_of_another_is_not_overwritten(
+    run_dir: RunDir, place: Path, capsys: pytest.CaptureFixture[str], shown: list[Exception]
+) -> None:
     page = place / "notes.html"
     page.write_text("my notes")
     for arguments in (["report", "robot", "--html", str(page)], ["compare", "robot", "robot", "--html", str(page)]):
         assert main.run(arguments) == ExitCode.USAGE
-        printed = capsys.readouterr()
-        assert (
-            "is there already, and no earlier report" in printed.err
-            and "--overwrite" in printed.err
-            and not printed.out
-        )
+        require(shown[-1], "output-exists", page, "--overwrite")
+        assert not capsys.readouterr().out
         assert page.read_text() == "my notes"
     assert main.run(["report", "robot", "--html", str(page), "--overwrite"]) == ExitCode.DONE
     assert page.read_text("utf-8").startswith("<!doctype html>")

@@ -17,6 +17,7 @@ from engine.runs import RunDir
 from engine.runs.grid import GAP, LABELS, TILE
 from tests.engine.results.test_trying import FAKE
 from tests.fake_run import prepared_run
+from tests.refusals import require
 from tui.main import run
 
 NAME = "lora_unet_down_blocks_0_attentions_0_proj_in"
@@ -115,21 +116,22 @@ def test_json(run_dir: RunDir, asked: list[dict[str, Any]], capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "sentence"),
+    ("words", "exit_code", "code", "part"),
     [
-        (["none.safetensors"], 2, "There is no LoRA file none.safetensors."),
-        (["FILE", "--strength", "much"], 2, "much is no strength."),
-        (["FILE", "--model", "none"], 3, "There is no file or folder none."),
-        (["FILE", "--prompt", " "], 2, "the prompts are empty"),
-        (["FILE", "--device", "tpu"], 2, "device"),
+        (["none.safetensors"], 2, "lora-file-missing", "none.safetensors"),
+        (["FILE", "--strength", "much"], 2, "strength-invalid", "much"),
+        (["FILE", "--model", "none"], 3, "model-file-missing", "none"),
+        (["FILE", "--prompt", " "], 2, "no-prompt", "--prompt"),
+        (["FILE", "--device", "tpu"], 2, "config-invalid", "device"),
     ],
 )
 def test_wrong_use_is_one_sentence_and_starts_nothing(
-    run_dir: RunDir, asked: list[dict[str, Any]], capsys: pytest.CaptureFixture[str], words: list[str], code: int,
-    sentence: str,
+    run_dir: RunDir, asked: list[dict[str, Any]], shown: list[Exception], words: list[str], exit_code: int,
+    code: str, part: str,
 ) -> None:  # fmt: skip
-    assert run(["try", *(str(run_dir.lora_path()) if word == "FILE" else word for word in words)]) == code
-    assert sentence in capsys.readouterr().err and asked == []
+    assert run(["try", *(str(run_dir.lora_path()) if word == "FILE" else word for word in words)]) == exit_code
+    require(shown[-1], code, part)
+    assert asked == []
 
 
 def test_a_failure_of_the_process(

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from engine.errors import UsageError
 from engine.exit_codes import ExitCode
 from engine.paths import expanded
-from engine.results.record import RunRecord, read_run
-from engine.results.similarity import TITLES, Similarity, compute
-from engine.results.use_file import use
-from engine.results.verdict import Assessment, JudgedFile
 from engine.runs import RunDir, resolve
-from engine.text import printable
+from engine.text import percent, printable
 from tui.shell import output
 from tui.texts import _
+
+if TYPE_CHECKING:
+    from engine.results.record import RunRecord
+    from engine.results.similarity import Similarity
+    from engine.results.verdict import Assessment, JudgedFile
 
 _COLUMNS = ("file", "step", "epoch", "learned", "gap", "bleed", "response", "verdict")
 
@@ -52,14 +53,17 @@ def command(
 
     --use writes NAME.safetensors into DIR, with the trigger, the recommended strength and a sample in its metadata.
     """
+    from engine.results.record import read_run
+    from engine.results.use_file import use
+
     record = read_run(resolve(run))
     assessment, used = record.assessment, None
     similarity = _similarity(record, with_clip, with_dino, with_face)
     if folder is not None:
+        if not assessment.files:
+            raise UsageError(_("The run has saved no file yet."), code="no-saved-file")
         if assessment.best is None:
-            raise UsageError(
-                assessment.why[0] if assessment.files else _("The run has saved no file yet."), code="no-best-file"
-            )
+            raise UsageError(assessment.why[0], code="no-best-file")
         used = use(record, assessment.best, expanded(folder), overwrite=overwrite)
     if as_json:
         output.json_result({**_record(record.run_dir, assessment, similarity), "used": str(used) if used else None})
@@ -84,6 +88,8 @@ def command(
 
 def _similarity(record: RunRecord, clip: str | None, dino: str | None, face: str | None) -> Similarity:
     """The figures of other models; those named on the command line are computed first."""
+    from engine.results.similarity import compute
+
     named = {"clip": clip, "dino": dino, "face": face}
     paths = {kind: expanded(path) for kind, path in named.items() if path is not None}
     if not paths:
@@ -94,6 +100,8 @@ def _similarity(record: RunRecord, clip: str | None, dino: str | None, face: str
 
 def _similarities(assessment: Assessment, similarity: Similarity) -> Iterator[str]:
     """The figures of other models, one line per file, the base model first."""
+    from engine.results.similarity import TITLES
+
     figures = similarity.figures()
     if not figures:
         return
@@ -128,7 +136,7 @@ def _cells(judged: JudgedFile, best: bool) -> tuple[str, ...]:
         printable(file.path.name),
         "–" if file.step is None else str(file.step),
         "–" if file.epoch is None else str(file.epoch),
-        *("–" if share is None else f"{share * 100:.0f} %" for share in shares),
+        *("–" if share is None else percent(share) for share in shares),
         f"{judged.verdict.kind} ● best" if best else judged.verdict.kind,
     )
 

@@ -1,13 +1,13 @@
-"""`lorasmith convert FILE`: what each key of a file of Kohya's does here, and the same as a preset."""
+"""`lorasmith convert FILE`: what each key of another trainer's file does here, and the same as a preset."""
 
 from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,7 +18,7 @@ from tui.shell import output
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
-    from engine.config.kohya.arguments import Conversion, Entry
+    from engine.config.conversion import Conversion, Entry
     from engine.errors import LoraSmithError
 
 ORDER = ("not supported", "better", "no effect", "honoured")
@@ -26,15 +26,20 @@ ORDER = ("not supported", "better", "no effect", "honoured")
 INDENT = 15
 
 
-@click.command("convert", short_help="Show what each key of a file of Kohya's does; make it a preset.")
+@click.command("convert", short_help="Show what each key of another trainer's file does; make it a preset.")
 @click.argument("file")
 @click.option("--output", "target", metavar="FILE", help="Where the preset goes. Without it: NAME-preset.toml, here.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object; no preset is written.")
 def command(file: str, target: str | None, as_json: bool) -> int:
-    """Show what each key of Kohya's FILE (training TOML, GUI JSON, train.sh, .bat) does, and write it as a preset."""
+    """Show what each key of another trainer's FILE does, and write it as a preset.
+
+    Kohya's training TOML, GUI JSON, train.sh and .bat; LoRA_Easy_Training_Scripts' and lora-scripts' TOML; ai-toolkit's
+    YAML; OneTrainer's JSON. A file with several folders of images becomes two: the preset, and a dataset configuration
+    next to it.
+    """
     from engine.atomic import write_text
     from engine.config import load_config
-    from engine.config.kohya.convert import conversion_of
+    from engine.config.foreign import conversion_of
     from engine.config.kohya.dataset_file import read_text
     from engine.config.write import dump_toml
     from engine.errors import UsageError
@@ -46,7 +51,7 @@ def command(file: str, target: str | None, as_json: bool) -> int:
         if path.suffix.lower() == ".toml":
             load_config(path)  # reports where it is no TOML
         raise UsageError(
-            f"{printable(path)} is no training TOML, GUI configuration or call of a LoRA script of Kohya's.",
+            f"{printable(path)} is no configuration of Kohya's scripts or of another trainer that is known here.",
             "A preset of this program needs no conversion.",
             code="no-kohya-file",
         )
@@ -54,7 +59,8 @@ def command(file: str, target: str | None, as_json: bool) -> int:
     conversion.entries = _marked(conversion.entries, refusal)
     if as_json:
         output.json_result(
-            {"kind": conversion.kind, "entries": [asdict(entry) for entry in conversion.entries],
+            {"program": conversion.program, "kind": conversion.kind,
+             "entries": [asdict(entry) for entry in conversion.entries],
              "problems": [] if refusal is None else str(refusal).splitlines(), "values": conversion.values}
         )  # fmt: skip
         return ExitCode.DONE if refusal is None else refusal.exit_code
@@ -64,16 +70,40 @@ def command(file: str, target: str | None, as_json: bool) -> int:
         raise refusal
     assert config is not None
     place = expanded(target) if target else Path(f"{path.stem}-preset.toml")
-    if place.exists():
-        raise UsageError(
-            f"{printable(place)} exists already.", "Name another file with --output.", code="output-exists"
-        )
-    write_text(place, dump_toml(config, f"Converted from {path.name}, a {conversion.kind} of Kohya's."))
+    _require_new(place)
+    title = f"Converted from {path.name}, a {conversion.kind} of {_of(conversion.program)}."
+    images = place.with_name(f"{place.stem}-dataset.toml")
+    if conversion.datasets is not None and config.dataset.dataset_config == str(path.absolute()):
+        _require_new(images)
+        write_text(images, dataset_toml(conversion.datasets, title))
+        config = config.changed(dataset={"dataset_config": str(images.absolute())})
+        output.message(f"The folders of images are in {printable(images)}.")
+    write_text(place, dump_toml(config, title))
     if missing := missing_paths(config):
         output.message(f"Not on this machine, and needed by a run: {', '.join(missing)}.")
     output.message(f"Train with it:\n  {shell_line(('lorasmith', '--preset', place))}")
     output.result(place)
     return ExitCode.DONE
+
+
+def _of(program: str) -> str:
+    return "Kohya's" if program == "Kohya" else program
+
+
+def _require_new(place: Path) -> None:
+    from engine.errors import UsageError
+
+    if place.exists():
+        raise UsageError(
+            f"{printable(place)} exists already.", "Name another file with --output.", code="output-exists"
+        )
+
+
+def dataset_toml(datasets: Mapping[str, Any], title: str) -> str:
+    """The text of a dataset configuration."""
+    import tomlkit
+
+    return f"# {title}\n\n{tomlkit.dumps(datasets)}"
 
 
 def _checked(path: Path) -> tuple[RunConfig | None, LoraSmithError | None]:

@@ -61,7 +61,7 @@ def command(what: str, target: str, **typed: str | None) -> int:
     files = exported.files
     if folder.exists() and not folder.is_dir():
         raise UsageError(
-            f"{printable(folder)} is a file.", "Name a folder that is new or empty.", code="output-is-a-file"
+            f"{printable(folder)} is a file.", "Name a folder that is new or empty.", code="output-not-a-folder"
         )
     existing = [name for name in files if (folder / name).exists()]
     if existing:

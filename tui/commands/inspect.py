@@ -44,7 +44,8 @@ def _lines(report: LoraReport) -> Iterator[str]:
         yield f"made by: {report.maker}"
     yield f"names: {report.naming}"
     yield f"read by: {', '.join(report.readers) or 'no program that is known'}"
-    yield "training: " + (f"cannot start from it: {report.no_start}" if report.no_start else "can start from it")
+    start = "can start from it" if report.kind == "LoRA" else "can start from it where it trains the same kind"
+    yield f"training: cannot start from it: {report.no_start}" if report.no_start else f"training: {start}"
     if report.other_way:
         command = report.other_way.replace("FILE", shlex.quote(report.path))
         yield f"a LoRA from it, with its loss: {command}"

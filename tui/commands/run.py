@@ -37,7 +37,7 @@ def run_preset(
     on_end: str | None,
 ) -> int:
     """Read, check, prepare, launch and follow; the exit code of the run."""
-    from engine.config.load import kohya_notes
+    from engine.config.load import conversion_notes
 
     words = parse_command(on_end)
     if on_oom:
@@ -49,7 +49,7 @@ def run_preset(
     config = configuration.read(
         preset, overrides, images=images, dataset_config=dataset_config, model=model, name=name, output_dir=output_dir
     )
-    for note in kohya_notes(preset, exact=config.training.kohya_exact):
+    for note in conversion_notes(preset, exact=config.training.kohya_exact):
         output.message(note)
     other = configuration.another_trigger(config, name)
     if other is not None:

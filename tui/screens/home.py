@@ -21,7 +21,7 @@ from tui.screens.ask_text import AskTextScreen
 from tui.screens.base import BaseScreen
 from tui.screens.compare_choice import begin_comparison, comparable
 from tui.screens.steps import STEPS, position
-from tui.setup.preset_file import kohya_notes, own_trigger, read_file
+from tui.setup.preset_file import conversion_notes, own_trigger, read_file
 from tui.text.rows import about, progress, sign
 from tui.texts import _
 
@@ -44,7 +44,7 @@ class HomeScreen(BaseScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "new", _("New run"), tooltip=_("The wizard: set up a new run, or continue an unfinished setup.")),
         Binding(
-            "f", "file", _("File"), tooltip=_("Start from a preset file, or from one of Kohya's: TOML, JSON, train.sh.")
+            "f", "file", _("File"), tooltip=_("Start from a preset file, or from another trainer's configuration.")
         ),
         Binding("r", "resume", _("Resume"), tooltip=_("Continue from the last saved state.")),
         Binding("x", "stop", _("Stop"), tooltip=_("Finish the step, save everything, end.")),
@@ -284,7 +284,7 @@ shown as running has a live process.
 
     def action_file(self) -> None:
         """A new run with the settings of a file."""
-        text = _("A preset, or a training TOML, GUI configuration or train.sh of Kohya's.")
+        text = _("A preset, or a configuration of Kohya's scripts, ai-toolkit, OneTrainer or another trainer.")
         if self.smith.draft.values or self.smith.draft.done:
             text += " " + _("It replaces the unfinished setup.")
         self.app.push_screen(AskTextScreen(_("Start from a file"), text, read_file), self._begin_from)
@@ -294,9 +294,11 @@ shown as running has a live process.
             return
         draft, path = self.smith.draft, read_file(answer)
         draft.start_over(own_trigger(path), preset=str(path))
-        notes = kohya_notes(path)
+        notes = conversion_notes(path)
         if notes:
-            sentence = _("{0} of Kohya's keys mean something else or nothing here: {1}; lorasmith convert shows all.")
+            sentence = _(
+                "{0} of the file's keys mean something else or nothing here: {1}; lorasmith convert shows all."
+            )
             draft.note(sentence.format(len(notes), listing([note.split(" = ")[0] for note in notes], 6)))
         if (place := draft.get("saving.output_dir")) and draft.get("dataset.train_data_dir"):
             sentence = _("The file's output_dir {0} is not used here: the step Folders sets the place.")

@@ -169,7 +169,7 @@ class Draft:
             UsageError: it cannot be read; nothing was changed.
         """
         _preset(preset)
-        if Path(self.preset).is_file():  # a run's own file, or one of Kohya's, which has the paths too
+        if Path(self.preset).is_file():  # a run's own file, or another trainer's, which has the paths too
             self.values = {**{key: value for key in STEP_OF if (value := self.get(key))}, **self.values}
         entered = {key: self.get(key) for key, step in STEP_OF.items() if step in self.done and step != "hardware"}
         self.values = {**entered, **self.values}

@@ -10,6 +10,7 @@ from engine.errors import UsageError
 from engine.text import printable
 
 if TYPE_CHECKING:
+    from engine.adapters.selection import Selection
     from engine.config import RunConfig
     from engine.config.resolve import ResolvedConfig
     from engine.dataset.arithmetic import StepPlan
@@ -37,6 +38,8 @@ class Preflight:
     num_prompts: int
     disk_warning: str | None
     captions: CaptionCheck
+    selection: Selection
+    """The layers that it trains."""
 
     @property
     def config(self) -> ResolvedConfig:
@@ -83,6 +86,7 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
         LoraSmithError: what the person must fix.
     """
     from engine import clock
+    from engine.adapters.selection import select_of_run
     from engine.adapters.start import check_start
     from engine.adapters.written_names import check_key_format
     from engine.config.optimizers import check_training
@@ -105,7 +109,8 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
         source = printable(config.saving.metadata_thumbnail)[:200]
         notes.append(f"A small copy of {source} is embedded in the LoRA file, as its thumbnail.")
     notes += check_key_format(config, run.family.spec)
-    notes += check_start(config, run.family.spec.lora_base)
+    notes += check_start(config, run.family)
+    selection = select_of_run(run)
     directory = check_place(config, restart=restart)
     _check_cache(config)
     prompts = run.prompts(notes.append)
@@ -115,7 +120,17 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     need = estimate(run, plan, len(prompts))
     place = next(path for path in (directory, *directory.parents) if path.exists())
     return Preflight(
-        run, images, plan, directory, tuple(notes), precision, need, len(prompts), need.check(place), captions
+        run,
+        images,
+        plan,
+        directory,
+        tuple(notes),
+        precision,
+        need,
+        len(prompts),
+        need.check(place),
+        captions,
+        selection,
     )
 
 
@@ -128,6 +143,7 @@ def check_settings(config: RunConfig) -> None:
     Raises:
         LoraSmithError: what a run would refuse.
     """
+    from engine.adapters.selection import select_of_run
     from engine.adapters.start import check_start
     from engine.adapters.written_names import check_key_format
     from engine.config.form import PROMPT_FILES
@@ -145,7 +161,8 @@ def check_settings(config: RunConfig) -> None:
     check_key_format(config, run.family.spec)
     if config.network.network_weights and expanded(config.network.network_weights).exists():
         is_known = is_here or family_of_settings(config) is not None
-        check_start(config, run.family.spec.lora_base if is_known else None)
+        check_start(config, run.family if is_known else None)
+    select_of_run(run)
     BucketGrid.of_run(run)
     prompts = config.sampling.sample_prompts
     if not isinstance(prompts, str) or not prompts.lower().endswith(PROMPT_FILES) or expanded(prompts).exists():

@@ -1,4 +1,4 @@
-"""A file instead of a preset: one of this program's, or one of Kohya's."""
+"""A file instead of a preset: one of this program's, or a configuration of another one."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ def read_file(typed: str) -> Path:
 
 
 def own_trigger(path: Path) -> dict[str, Any]:
-    """Settings that keep the trigger word of a run's configuration under another name; none for a file of Kohya's,
-    whose output name is no word of the captions."""
+    """Settings that keep the trigger word of a run's configuration under another name; none for a file of another
+    program, whose output name is no word of the captions."""
     from engine.config import load_config
     from engine.dataset.trigger import kept_trigger
 
-    return {} if is_kohyas(path) else kept_trigger(load_config(path))
+    return {} if is_foreign(path) else kept_trigger(load_config(path))
 
 
-def is_kohyas(path: Path) -> bool:
-    """Whether a file that can be read as a preset is one of Kohya's."""
-    from engine.config.kohya.convert import conversion_of
+def is_foreign(path: Path) -> bool:
+    """Whether a file that can be read as a preset is another program's."""
+    from engine.config.foreign import conversion_of
 
     return conversion_of(path, path.read_text(encoding="utf-8-sig", errors="replace")) is not None
 
 
-def kohya_notes(path: Path) -> list[str]:
-    """The keys of a file of Kohya's that are not simply honoured, one sentence per key."""
-    from engine.config.load import kohya_notes as notes
+def conversion_notes(path: Path) -> list[str]:
+    """The keys of another program's file that are not simply honoured, one sentence per key."""
+    from engine.config.load import conversion_notes as notes
 
     return notes(path)

@@ -11,6 +11,7 @@ from engine.errors import LoraSmithError, ModelError, UsageError
 from engine.text import plural, printable, size_text
 from tui.screens.steps import STEPS, position
 from tui.setup.draft import STEP_OF, Draft
+from tui.text.layers import layer_lines
 from tui.text.vram_text import lines, used_card
 from tui.texts import _
 
@@ -208,6 +209,7 @@ def sections(report: Report, draft: Draft, vram: Sequence[str] = ()) -> list[tup
         (_("Length"), length),
         (_("Model"), [model, *recognition.reasons]),
         (_("Images"), [*checked.images.lines(), *_set_aside(report)]),
+        (_("Layers"), layer_lines(checked.run, checked.selection)),
         (_("Memory"), [checked.precision, *(vram or _vram(report))]),
         *([(_("Notes"), usual)] if usual else []),
         (_("Settings that differ from the defaults (• from the preset {0} too)").format(draft.preset),

@@ -9,6 +9,7 @@ from engine.exit_codes import ExitCode
 from engine.text import printable, shell_line
 from tui.setup.preflight import Preflight, preflight
 from tui.shell import output
+from tui.text.layers import layer_lines
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
@@ -29,6 +30,7 @@ def dry_run(config: RunConfig, arguments: Sequence[str], *, restart: bool) -> in
     _section("Images", [*checked.images.lines(), checked.captions.trigger_line(), *warnings])
     changes = [f"{change.text} from step {change.step + 1} on" for change in changes_of(checked.config)]
     _section("Steps", [*checked.plan.lines(), *changes])
+    _section("Layers", layer_lines(checked.run, checked.selection))
     _section("Settings", checked.settings)
     _section("Memory", _memory(checked))
     _section("Result", [str(checked.directory / f"{checked.config.saving.output_name}.safetensors")])

@@ -27,7 +27,7 @@ def parse_command(typed: str | None) -> tuple[str, ...]:
         ) from None
     if not words or not words[0]:
         raise UsageError(
-            "--on-end: there is no command.", 'Give one: --on-end "notify-send done"', code="on-end-not-possible"
+            "--on-end: there is no command.", 'Give one: --on-end "notify-send done"', code="on-end-without-command"
         )
     if shutil.which(words[0]) is None:
         raise UsageError(

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.cells import set_cell_size
 from textual.content import Content
 
+from engine.config.rates import component_of
 from engine.hardware import Gpu
 from engine.runs import Event, RunState
 from engine.runs.events import (
@@ -46,6 +47,11 @@ COMMANDS = {
 }
 _GROUPS = {"unet": "U-Net", "transformer": _("transformer"), "text_encoder": _("text encoder")}
 _GROUPS["text_encoder_2"] = _("text encoder 2")
+
+
+def part_title(component: str) -> str:
+    """The title of a part of a model."""
+    return _GROUPS.get(component, printable(component))
 
 
 def phase_text(name: str) -> str:
@@ -140,7 +146,7 @@ def facts(history: RunHistory, machine: Machine | None, device: str, processes: 
     lines = [
         (
             _("Rates"),
-            " · ".join(f"{_GROUPS.get(name, printable(name))} {rate:.2e}" for name, rate in history.rates.items()),
+            rates_text(history.rates),
         )
     ]
     lines.append((_("Trainer"), _trainer_memory(history.memory)))
@@ -153,6 +159,19 @@ def facts(history: RunHistory, machine: Machine | None, device: str, processes: 
         )
     lines.append((_("Saved"), _saved(history)))
     return [Content.assemble((set_cell_size(label, 8), "dim"), words) for label, words in lines if words]
+
+
+def rates_text(rates: Mapping[str, float]) -> str:
+    """The learning rates of the optimizer's groups: of a part with several, from the lowest to the highest."""
+    by_part: dict[str, list[float]] = {}
+    for name, rate in rates.items():
+        by_part.setdefault(component_of(name), []).append(rate)
+    texts = []
+    for part, values in by_part.items():
+        low, high = f"{min(values):.2e}", f"{max(values):.2e}"
+        groups = _(" ({0} groups)").format(len(values)) if len(values) > 1 else ""
+        texts.append(f"{part_title(part)} {low if low == high else f'{low} – {high}'}{groups}")
+    return " · ".join(texts)
 
 
 def _trainer_memory(memory: Mapping[str, float]) -> str:

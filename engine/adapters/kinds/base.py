@@ -27,6 +27,9 @@ OTHERS = ("LyCORIS", "OneTrainer", "InvokeAI", "SimpleTuner", "peft", "x-flux")
 """Programs that read adapters, in the order in which they are named."""
 
 
+_UNREAD = {DIFFUSERS: "it loads plain LoRAs only", SD_SCRIPTS: "only with LyCORIS installed"}
+
+
 class AdapterKind(ABC):
     """One kind of adapter. Its properties are class attributes; methods that a kind does not support return nothing."""
 
@@ -45,6 +48,10 @@ class AdapterKind(ABC):
     """Roles of tensors that make their module one of this kind."""
     is_secondary: bool = False
     """Whether its tensors may accompany those of another kind, which then is the module's kind."""
+    is_companion: bool = False
+    """Whether its modules are trained beside those of another kind."""
+    also: frozenset[str] = frozenset()
+    """Names of other kinds that the same training writes."""
     needed: tuple[str, ...] = ()
     """Roles that each module must have."""
     scaled: bool = False
@@ -62,8 +69,8 @@ class AdapterKind(ABC):
     """Kinds of model for which diffusers also reads it, in Kohya's, ComfyUI's and its own names."""
     diffusers_in_peft_names: bool = False
     """Whether diffusers reads it in peft's names."""
-    caution: str = ""
-    """A warning for users of such a file; a sentence."""
+    remarks: ClassVar[Mapping[str, str]] = {}
+    """For programs of `POPULAR`: how far a reader reads it, or why another does not; without a full stop."""
 
     # --- what it does to a weight
 
@@ -71,6 +78,15 @@ class AdapterKind(ABC):
     """Roles of the tensors that ΔW is computed from; empty: it cannot be computed here."""
     needs_weight: bool = False
     """Whether computing ΔW needs the layer's own weight as well as the file."""
+
+    @property
+    def from_file_alone(self) -> bool:
+        """Whether ΔW can be computed from a file, without the model, and is that of a matrix."""
+        return bool(self.factors) and not self.needs_weight and not self.is_companion
+
+    def why_not_read(self, program: str) -> str:
+        """Why a program that is no reader does not read it; without a full stop."""
+        return self.remarks.get(program) or _UNREAD.get(program, "it does not know the kind")
 
     def recognises(self, parts: RoleShapes) -> bool:
         """Whether a module with these tensors is of this kind."""

@@ -36,7 +36,6 @@ class Decomposed(AdapterKind):
         self.in_tables = plain.in_tables
         self.readers = tuple(reader for reader in plain.readers if reader in _READERS)
         self.diffusers_in_peft_names = plain.diffusers_in_peft_names
-        self.caution = plain.caution
         self.factors = plain.factors | {MAGNITUDE} if plain.factors else frozenset()
         self.needs_weight = True
 

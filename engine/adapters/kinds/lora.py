@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from engine.adapters.kinds.base import OTHERS, POPULAR, UIS, AdapterKind, Parts, RoleShapes, first_shape, first_side
-from engine.adapters.kinds.formula import Size
+from engine.adapters.kinds.formula import SCALAR, Size, has_kernel, kaiming
 from engine.adapters.kinds.trainable import TrainableKind
-from engine.config.schema import NetworkTable
-from engine.config.values import LoraModule
+from engine.config.network import LYCORIS, NetworkTable
 from engine.errors import ModelError
 from engine.models.lora_names import ALPHA, DOWN, UP, misread_by_diffusers
 from engine.types import LoraTarget
@@ -101,7 +100,7 @@ class Lora(_DownAndUp, TrainableKind):
         return parts["down"].float(), parts["up"].float()
 
     def is_chosen(self, network: NetworkTable) -> bool:
-        return network.network_module in get_args(LoraModule)
+        return network.is_lora
 
     def shapes(self, shape: tuple[int, ...], size: Size) -> dict[str, tuple[int, ...]]:
         out, *rest = shape
@@ -118,8 +117,7 @@ class Lora(_DownAndUp, TrainableKind):
         import torch
 
         shapes = self.shapes(shape, size)
-        down = torch.empty(shapes["down"], dtype=torch.float32)
-        torch.nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)
+        down = kaiming(shapes["down"], generator)
         return {"down": down, "up": torch.zeros(shapes["up"], dtype=torch.float32)}
 
     def inject(
@@ -138,9 +136,9 @@ class Lora(_DownAndUp, TrainableKind):
             module.initialise(generator, devices[module.target.component])
 
     def check_start(self, name: str, shapes: Mapping[str, tuple[int, ...]], network: NetworkTable) -> None:
-        super().check_start(name, shapes, network)
+        super().check_start(name, shapes, network.model_copy(update={"dim_from_weights": True}))
         down, up = shapes[DOWN], shapes[UP]
-        rank = network.conv_dim if down[2:] not in ((), (1, 1)) else network.network_dim
+        rank = network.conv_rank if down[2:] not in ((), (1, 1)) else network.network_dim
         rank = down[0] if network.dim_from_weights or rank is None else rank
         for part, actual, expected in ((DOWN, down, (rank, *down[1:])), (UP, up, (*up[:1], rank, *up[2:]))):
             if actual != expected:
@@ -162,6 +160,8 @@ class Lora(_DownAndUp, TrainableKind):
         return misread
 
     def network_args(self, network: NetworkTable) -> dict[str, Any]:
+        if network.network_module == LYCORIS:
+            return super().network_args(network)
         arguments = {
             "conv_dim": network.conv_dim,
             "conv_alpha": network.conv_alpha if network.conv_dim else None,
@@ -193,8 +193,11 @@ class Lora(_DownAndUp, TrainableKind):
         round_to(layer, dtype)
 
 
-class Tucker(_DownAndUp):
-    """A convolution's LoRA in three matrices: ΔW[o, i, h, w] = Σ up[o, a] · mid[a, b, h, w] · down[b, i]."""
+class Tucker(_DownAndUp, TrainableKind):
+    """A convolution's LoRA in three matrices: ΔW[o, i, h, w] = Σ up[o, a] · mid[a, b, h, w] · down[b, i].
+
+    In training also a plain LoRA with a trained scalar, and on the other layers of a run with Tucker decomposition.
+    """
 
     name = "LoRA with Tucker decomposition"
     ends: ClassVar[Mapping[str, str]] = {"lora_mid.weight": "mid"}
@@ -204,10 +207,55 @@ class Tucker(_DownAndUp):
     off_at_zero = True
     readers = (*UIS, "LyCORIS")
     factors = frozenset(needed)
+    written: ClassVar[Mapping[str, str]] = {"down": DOWN, "up": UP, "mid": "lora_mid.weight", "alpha": ALPHA}
+    outer = frozenset({"up"})
+    scaled_by_scalar = outer
+    also = frozenset({Lora.name})
 
     def low_rank(self, parts: Parts) -> tuple[Tensor, Tensor] | None:
         """The core is multiplied into down, which changes only the size."""
         import torch
 
-        down = torch.einsum("abhw,bi->aihw", parts["mid"].float(), parts["down"].float().flatten(1))
-        return down, parts["up"].float()
+        down, up = parts["down"].float(), parts["up"].float()
+        if "mid" in parts:
+            down = torch.einsum("abhw,bi->aihw", parts["mid"].float(), down.flatten(1))
+        return down, up
+
+    # --- in training
+
+    def is_chosen(self, network: NetworkTable) -> bool:
+        return network.algo in ("lora", "locon") and not network.is_lora
+
+    def trained_name(self, network: NetworkTable) -> str:
+        return self.name if network.use_tucker else Lora.name
+
+    def size_in_file(self, parts: Mapping[str, Tensor]) -> Size | None:
+        size = Lora().size_in_file(parts)
+        if size is None:
+            return None
+        ends = {end: role for role, end in self.written.items() if role != "alpha"}
+        return replace(size, given=tuple((ends[end], tuple(part.shape)) for end, part in parts.items() if end in ends))
+
+    def check_start(self, name: str, shapes: Mapping[str, tuple[int, ...]], network: NetworkTable) -> None:
+        Lora().check_start(name, shapes, network.model_copy(update={"dim_from_weights": True}))
+
+    def shapes(self, shape: tuple[int, ...], size: Size) -> dict[str, tuple[int, ...]]:
+        out, *rest = shape
+        rank, ones = size.rank, [1] * len(rest[1:])
+        if not (size.form.use_tucker and has_kernel(shape)):
+            return {"down": (rank, *rest), "up": (out, rank, *ones)}
+        return {"down": (rank, rest[0], *ones), "up": (out, rank, *ones), "mid": (rank, rank, *rest[1:])}
+
+    def initial(self, shape: tuple[int, ...], size: Size, generator: torch.Generator) -> dict[str, Tensor]:
+        """Kaiming uniform, up zeros. With a scalar that is 0 instead."""
+        import torch
+
+        scalar = size.form.use_scalar
+        values = {
+            role: torch.zeros(sides) if role == "up" and not scalar else kaiming(sides, generator)
+            for role, sides in self.shapes(shape, size).items()
+        }
+        return {**values, SCALAR: torch.zeros(())} if scalar else values
+
+    def rows(self, parts: Parts, rows: slice) -> Parts | None:
+        return {**parts, "up": parts["up"][rows]}

@@ -10,16 +10,17 @@ from importlib.metadata import EntryPoint, entry_points
 from engine.adapters.kinds.base import AdapterKind, RoleShapes
 from engine.adapters.kinds.dora import ENDS as DORA_ENDS
 from engine.adapters.kinds.dora import MAGNITUDE, Decomposed
-from engine.adapters.kinds.full import Full, Norm, ReplacementWeight
+from engine.adapters.kinds.full import Full, ReplacementWeight
 from engine.adapters.kinds.glora import Glora
 from engine.adapters.kinds.ia3 import Ia3, Ia3OfPeft
 from engine.adapters.kinds.loha import Loha
 from engine.adapters.kinds.lokr import Lokr
 from engine.adapters.kinds.lora import Lora, Tucker
+from engine.adapters.kinds.norm import Norm
 from engine.adapters.kinds.oft import Boft, Oft, OftOfPeft
 from engine.adapters.kinds.tlora import Tlora
 from engine.adapters.kinds.trainable import TrainableKind
-from engine.config.schema import NetworkTable
+from engine.config.network import NetworkTable
 from engine.errors import UsageError
 from engine.text import printable
 

@@ -182,7 +182,7 @@ def _fitting_layers(
                 f"{name} changes a weight of {list(layer_parts[0][0].shape)}, and in {printable(target)} it is "
                 f"{list(checkpoint.layers[name].shape)}.",
                 "The files are for a model of another size.",
-                code="lora-wrong-shape",
+                code="lora-of-other-size",
             )
     return fitting, [printable(name) for name in parts if name not in fitting]
 
@@ -273,7 +273,7 @@ def merge_tensor(
         raise ModelError(
             f"With these weights {printable(name)} exceeds the range of its number format.",
             "Use smaller weights, or a checkpoint in fp32 or bf16.",
-            code="number-format-exceeded",
+            code="result-out-of-range",
         )
     lost = after - stored
     for layer, number in spots:

@@ -166,11 +166,6 @@ class StackedLayer(Layer):
         )
 
 
-def from_file_alone(kind: AdapterKind) -> bool:
-    """Whether ΔW of the kind can be computed from a file, without the model."""
-    return bool(kind.factors) and not kind.needs_weight
-
-
 def _no_weight() -> Tensor:
     raise AssertionError("a kind that needs the weight is refused when the file is read")
 

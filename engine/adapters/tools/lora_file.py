@@ -18,7 +18,7 @@ from engine.adapters.kinds.registry import kind_named
 from engine.adapters.naming import addresses, base_for, layer_names
 from engine.adapters.payload import read_payload
 from engine.adapters.stated_alphas import components, stated_alphas
-from engine.adapters.tools.layers import LORA, Layer, StackedLayer, from_file_alone
+from engine.adapters.tools.layers import LORA, Layer, StackedLayer
 from engine.errors import ModelError
 from engine.families.layer_names import Address, LayerNames
 from engine.families.registry import family_of_lora
@@ -135,15 +135,15 @@ def _check_sound(part: _Part) -> None:
     faults = defects(lora, header, read_payload(path, header), start=True)
     if faults:
         raise ModelError(
-            f"{printable(path)}: {faults[0]}",
+            f"{printable(path)}: {faults[0].message}",
             "The file is damaged or was written wrongly: use another copy.",
-            code="lora-damaged",
+            code=faults[0].code,
         )
 
 
 def _check_kinds(path: Path, lora: Format) -> None:
     for kind in lora.kinds:
-        if not from_file_alone(kind_named(kind)):
+        if not kind_named(kind).from_file_alone:
             raise ModelError(
                 f"{printable(path)} is of the kind {kind}, whose change of the weights cannot be computed from the "
                 "file alone, so this tool cannot use it.",
@@ -238,7 +238,7 @@ def _fused(path: Path, name: str, parts: Sequence[tuple[Address, Layer]], base: 
                 f"A part of {name} has {layer.shape[0]} outputs instead of {expected}: it is not "
                 f"{family.spec.title}'s.",
                 "Use another file.",
-                code="lora-wrong-shape",
+                code="lora-part-wrong-size",
             )
     if any(layer.kind != LORA for _, layer in parts):
         return _stacked(name, parts, widths)

@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from engine.config.kohya.rules import FLAGS, NEWER_FLAGS, SECRETS
+from engine.config.conversion import is_secret
+from engine.config.kohya.rules import FLAGS, NEWER_FLAGS
 
 INTS = frozenset(
     """
@@ -56,7 +57,7 @@ def read_value(name: str, raw: Any) -> Any:
     read, allowed = _reader(name)
     value = read(raw)
     if value is None:
-        text = "a value that is not shown" if name in SECRETS else _shortened(repr(raw))
+        text = "a value that is not shown" if is_secret(name) else _shortened(repr(raw))
         raise ValueError(f"{text} is given, allowed is {allowed}.")
     return None if value is False or value == [] else value
 

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-from engine.config.key_values import guess_value, is_off
-from engine.config.kohya.argument_values import integer_of, number_of, read_value
+from engine.config.conversion import Conversion, Rule, is_secret, shown
+from engine.config.kohya.argument_values import integer_of, read_value
+from engine.config.kohya.network_args import module_of, network_args, within_limits
 from engine.config.kohya.rules import (
     ARGUMENTS,
-    NETWORK_ARGS,
-    SECRETS,
-    SUPPORTED_MODULES,
+    OF_EVERY_FAMILY,
     UNREAD,
-    Rule,
-    Status,
     nearest,
     rule_of,
     unread_by,
 )
 from engine.config.local_paths import CONTROLS_HINT, CONTROLS_MESSAGE, PATH_OPTIONS, has_controls
 from engine.config.problems import Problem
-from engine.text import printable
 
 CLI_DEFAULTS: dict[str, Any] = {
     "network_dim": 4, "network_alpha": 1.0, "learning_rate": 2e-6, "lr_scheduler": "constant",
@@ -45,73 +41,6 @@ OFF_AT_ZERO = frozenset({
     "save_n_epoch_ratio",
 })  # fmt: skip
 """Arguments for which the scripts take 0 as unset."""
-ON_BY_TEXT = frozenset({"split_qkv", "train_t5xxl"})
-"""Keys of network_args that the scripts compare with the text True."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """The result for one key."""
-
-    key: str
-    value: str
-    status: Status
-    target: str
-    text: str
-
-    def line(self) -> str:
-        """One sentence."""
-        to = f" → {self.target}" if self.target else ""
-        return f"{self.key} = {self.value}: {self.status}{to}{f' ({self.text})' if self.text else ''}"
-
-
-@dataclass
-class Conversion:
-    """A file of Kohya's as a configuration."""
-
-    kind: str
-    """"training TOML", "GUI configuration", "command line"."""
-    values: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By table and key, as a preset has them."""
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    """The arguments of the scripts, unconverted."""
-    sources: dict[str, str] = field(default_factory=dict)
-    """Key of the configuration to the key of the file that sets it."""
-    places: dict[str, str] = field(default_factory=dict)
-    """Key of the configuration to the file and line that set it."""
-    unset: list[str] = field(default_factory=list)
-    """Keys that are empty, off or, in a GUI file, 0, and change nothing."""
-    exact: bool = False
-    """Taken literally, as with `training.kohya_exact`."""
-    entries: list[Entry] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-
-    def set(self, dotted: str, value: Any, source: str = "") -> None:
-        """Put a value into the configuration.
-
-        Args:
-            source: the key of the file that it comes from.
-        """
-        table, _, key = dotted.partition(".")
-        self.values.setdefault(table, {})[key] = value
-        if source:
-            self.sources[dotted] = source
-
-    def record(self, key: str, value: Any, rule: Rule) -> None:
-        """Record the result for a key; an unsupported one is a problem."""
-        text = "(not shown)" if key in SECRETS else printable(_as_text(value))
-        self.entries.append(Entry(key, text, rule.status, rule.target, rule.text))
-        if rule.status == "not supported":
-            hint = f"{rule.text[:1].upper()}{rule.text[1:]}."
-            self.problems.append(Problem("", key, f"{text} is given, which is not supported.", hint))
-
-    def notes(self) -> list[str]:
-        """Notes for the person: on everything that is not simply honoured."""
-        return [entry.line() for entry in self.entries if entry.status != "honoured"]
-
-
-def _as_text(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def convert_arguments(
@@ -131,8 +60,8 @@ def convert_arguments(
         exact: taken literally, as with `training.kohya_exact`.
         family: "sd15", "sdxl" or "flux" where it is known otherwise than from the arguments.
     """
-    conversion = Conversion(kind, arguments=arguments, exact=exact)
     family = family or _family(arguments)
+    conversion = Conversion(kind, arguments=arguments, exact=exact, family=family)
     flux = EXACT_FLUX_DEFAULTS if exact else FLUX_DEFAULTS
     own = flux if family == "flux" else EXACT_DEFAULTS if exact else {}
     for key, value in {**defaults, **own}.items():
@@ -147,13 +76,14 @@ def convert_arguments(
             _argument(conversion, key, raw, Rule("no effect", "", unread))
         else:
             _argument(conversion, key, raw, rule)
+    within_limits(conversion)
     return conversion
 
 
 def _family(arguments: Mapping[str, Any]) -> str:
     """The family according to the arguments: "flux", "sd" for SD1.5 or SDXL, "" where they leave it open."""
     module = arguments.get("network_module")
-    if isinstance(module, str) and module:
+    if isinstance(module, str) and module not in ("", *OF_EVERY_FAMILY):
         return "flux" if module.endswith("_flux") else "sd"
     return "flux" if any(isinstance(arguments.get(key), str) and arguments[key] for key in ("t5xxl", "ae")) else ""
 
@@ -184,8 +114,8 @@ def _argument(conversion: Conversion, key: str, raw: Any, rule: Rule) -> None:
         if rule.target and rule.status in ("honoured", "better"):
             conversion.set(rule.target, value, key)
     for place, entry in enumerate(conversion.entries[before:], before):
-        if entry.key == key and key not in SECRETS:
-            conversion.entries[place] = replace(entry, value=printable(_as_text(raw)))
+        if entry.key == key and not is_secret(key):
+            conversion.entries[place] = replace(entry, value=shown(key, raw))
 
 
 def flattened(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,31 +142,6 @@ def _unknown(conversion: Conversion, key: str, value: Any, *, in_file: bool) -> 
         conversion.problems.append(Problem("", key, "unknown argument.", hint))
 
 
-def _network_args(conversion: Conversion, key: str, value: list[str], rule: Rule) -> None:
-    for text in value:
-        name, _, raw = text.partition("=")
-        own = NETWORK_ARGS.get(name)
-        if own is None:
-            conversion.problems.append(Problem("", f"network_args {printable(name)}", "unknown.", "Remove it."))
-            continue
-        if own.status == "not supported" and (is_off(raw) or raw.strip().lower() in ("full", "all")):
-            own = Rule("honoured", "", "as it is here")
-        elif name in ON_BY_TEXT and raw != "True":
-            own = Rule("no effect", "", "the scripts switch it on by the text True only")
-        value = guess_value(raw)
-        number = integer_of(value) or number_of(value)
-        counts = own.status == "honoured" and bool(own.target)
-        if counts and value is None:
-            own, counts = Rule("honoured", "", "not set"), False
-        if counts and number is None:
-            message = f"{printable(raw)!r} is given, allowed is a number."
-            conversion.problems.append(Problem("", f"network_args {name}", message))
-            continue
-        conversion.record(f"network_args {name}", raw, own)
-        if counts:
-            conversion.set(own.target, number, key)
-
-
 def _learning_rate(conversion: Conversion, key: str, value: float, rule: Rule) -> None:
     if value != 0:
         conversion.record(key, value, rule)
@@ -249,6 +154,11 @@ def _learning_rate(conversion: Conversion, key: str, value: float, rule: Rule) -
 
 
 def _text_encoder_lr(conversion: Conversion, key: str, value: list[float], rule: Rule) -> None:
+    if len(set(value[:2])) > 1 and not conversion.exact and conversion.family in ("sdxl", "sd", ""):
+        text = "each text encoder has its own rate; Kohya's script for SDXL takes the first for both"
+        conversion.record(key, value, Rule("better", rule.target, text))
+        conversion.set(rule.target, value[:2], key)
+        return
     if unlike := [f"{rate:g}" for rate in value if rate != value[0]]:
         text = "the first rate is used for every text encoder, as Kohya does; T5 is never trained"
         conversion.record(key, value, Rule("better", rule.target, f"{text}; without effect: {', '.join(unlike)}"))
@@ -263,14 +173,6 @@ def _constant(target_value: Any) -> Any:
         conversion.set(rule.target, target_value, key)
 
     return put
-
-
-def _module(conversion: Conversion, key: str, value: Any, rule: Rule) -> None:
-    if value in SUPPORTED_MODULES:
-        conversion.record(key, value, rule)
-        return
-    text = "only LoRA: networks.lora, with conv_dim in network_args for a LoCon"
-    conversion.record(key, value, Rule("not supported", "", text))
 
 
 def _model_as(conversion: Conversion, key: str, value: Any, rule: Rule) -> None:
@@ -352,16 +254,20 @@ def _prediction(conversion: Conversion, key: str, value: Any, rule: Rule) -> Non
     conversion.set(rule.target, value, key)
 
 
-def _optimizer(conversion: Conversion, key: str, value: Any, rule: Rule) -> None:
+def installed_optimizer(name: str) -> tuple[str, str]:
+    """The optimizer to use for one of another trainer, and why it is another: 8-bit AdamW needs a package that may be
+    missing, and saves little for a LoRA."""
     from importlib.util import find_spec
 
-    if value.lower() == "adamw8bit" and not conversion.exact and find_spec("bitsandbytes") is None:
-        text = "AdamW, fused: bitsandbytes is not installed, and eight bits save little for a LoRA"
-        conversion.record(key, value, Rule("better", rule.target, text))
-        conversion.set(rule.target, "AdamW", key)
-        return
-    conversion.record(key, value, rule)
-    conversion.set(rule.target, value, key)
+    if name.lower() == "adamw8bit" and find_spec("bitsandbytes") is None:
+        return "AdamW", "AdamW, fused: bitsandbytes is not installed, and eight bits save little for a LoRA"
+    return name, ""
+
+
+def _optimizer(conversion: Conversion, key: str, value: Any, rule: Rule) -> None:
+    name, text = (value, "") if conversion.exact else installed_optimizer(value)
+    conversion.record(key, value, Rule("better", rule.target, text) if text else rule)
+    conversion.set(rule.target, name, key)
 
 
 def _eight_bits(conversion: Conversion, key: str, value: Any, rule: Rule) -> None:
@@ -370,14 +276,14 @@ def _eight_bits(conversion: Conversion, key: str, value: Any, rule: Rule) -> Non
 
 _SPECIAL: dict[str, Any] = {
     "optimizer_type": _optimizer,
-    "network_args": _network_args,
+    "network_args": network_args,
     "learning_rate": _learning_rate,
     "text_encoder_lr": _text_encoder_lr,
     "use_8bit_adam": _eight_bits,
     "use_lion_optimizer": _constant("Lion"),
     "fp8_base": _constant("fp8"),
     "fp8_base_unet": _constant("fp8"),
-    "network_module": _module,
+    "network_module": module_of,
     "save_model_as": _model_as,
     "model_type": _model_type,
     "save_n_epoch_ratio": _epoch_ratio,

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from engine.config.conversion import Conversion, Rule
 from engine.config.kohya.argument_values import LISTS
-from engine.config.kohya.arguments import CLI_DEFAULTS, Conversion, convert_arguments, flattened
+from engine.config.kohya.arguments import CLI_DEFAULTS, convert_arguments, flattened
 from engine.config.kohya.dataset_file import kohya_path, read_content
-from engine.config.kohya.rules import ARGUMENTS, FLAGS, FLUX_ONLY, HONOURED, NEWER_FLAGS, NOT_SD15, Rule, rule_of
+from engine.config.kohya.rules import ARGUMENTS, FLAGS, FLUX_ONLY, HONOURED, NEWER_FLAGS, NOT_SD15, rule_of
 from engine.config.kohya.scripts.batch import BatchScript
 from engine.config.kohya.scripts.posix import PosixScript
 from engine.config.kohya.scripts.powershell import PowerShellScript

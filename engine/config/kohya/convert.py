@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engine.config.kohya.arguments import CLI_DEFAULTS, Conversion, convert_arguments, flattened
+from engine.config.conversion import Conversion, Rule
+from engine.config.kohya.arguments import CLI_DEFAULTS, convert_arguments, flattened
 from engine.config.kohya.command_line import convert_command_line, is_command_line, option_lines
 from engine.config.kohya.dataset_file import is_dataset_config
 from engine.config.kohya.gui import convert_gui, is_gui_configuration
@@ -19,9 +19,8 @@ from engine.config.kohya.other_trainings import (
     training_of_script,
     trains_a_lora,
 )
-from engine.config.kohya.rules import ARGUMENTS, Rule
+from engine.config.kohya.rules import ARGUMENTS
 from engine.config.lines import json_lines, toml_lines
-from engine.config.local_paths import PATH_OPTIONS, is_windows_path, windows_path_hint
 from engine.config.moved import MOVED
 from engine.config.problems import ConfigError, keys, limit_problem
 from engine.errors import UsageError
@@ -84,8 +83,7 @@ def conversion_of(path: Path, text: str, *, exact: bool = False) -> Conversion |
     else:
         conversion = None
     if conversion is not None:
-        _place(conversion, printable(path), lines)
-        _mark_windows_paths(conversion)
+        conversion.place(printable(path), lines, "additional_parameters")
         conversion.values.setdefault("saving", {}).setdefault("output_name", path.stem)
     return conversion
 
@@ -116,31 +114,6 @@ def _training_toml(path: Path, content: Mapping[str, Any], *, exact: bool) -> Co
         text = f"read as a training TOML of Kohya's, where tables mean nothing: {unlike} has no such place in a preset"
         conversion.record("tables", ", ".join(ours), Rule("no effect", "", text))
     return conversion
-
-
-def _place(conversion: Conversion, path: str, lines: Mapping[str, int]) -> None:
-    """Add file and line to every problem, and to every key that the file sets."""
-
-    def where(key: str) -> str:
-        names = (key, key.removeprefix("--"), *key.split())
-        line = next((lines[name] for name in names if name in lines), lines.get("additional_parameters"))
-        return f"{path}, line {line}" if line else path
-
-    conversion.problems = [
-        replace(item, where=f"{path}, {item.where}" if item.where else where(item.key)) for item in conversion.problems
-    ]
-    for dotted, source in conversion.sources.items():
-        suffix = "" if source == dotted.partition(".")[2] else f" ({source})"
-        conversion.places[dotted] = f"{where(source)}{suffix}"
-
-
-def _mark_windows_paths(conversion: Conversion) -> None:
-    """Add a hint to each Windows path, on another system, on how to give another one."""
-    for place, entry in enumerate(conversion.entries):
-        table, _, key = entry.target.partition(".")
-        value = conversion.values.get(table, {}).get(key)
-        if entry.target in PATH_OPTIONS and isinstance(value, str) and is_windows_path(entry.target, value):
-            conversion.entries[place] = replace(entry, text=windows_path_hint(entry.target))
 
 
 def _argument_lines(text: str, content: Mapping[str, Any]) -> dict[str, int]:

@@ -18,29 +18,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from engine.config.dataset import DatasetTable
+from engine.config.kohya.dataset_keys import DATASET_KEYS, PATHS, SHARED_KEYS, SUBSET_KEYS
 from engine.config.lines import KeyPath, json_lines, toml_lines
 from engine.config.local_paths import CONTROLS_HINT, CONTROLS_MESSAGE, has_controls, is_windows_path
+from engine.config.others.datasets import dataset_content
 from engine.config.problems import ConfigError, Problem, limit_problem, sentence
 from engine.config.schema import RunConfig
 from engine.errors import UsageError
 from engine.reading import SAVE_AS_UTF8, parse_json, parse_toml, read_script
 from engine.text import printable
 
-DATASET_KEYS = frozenset({
-    "batch_size", "resolution", "enable_bucket", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps",
-    "bucket_no_upscale", "network_multiplier", "validation_split", "validation_seed",
-})  # fmt: skip
-"""Allowed in [general] and in a dataset."""
-SHARED_KEYS = frozenset({
-    "num_repeats", "color_aug", "flip_aug", "face_crop_aug_range", "random_crop", "shuffle_caption",
-    "caption_separator", "keep_tokens", "keep_tokens_separator", "secondary_separator", "enable_wildcard",
-    "caption_prefix", "caption_suffix", "token_warmup_min", "token_warmup_step", "caption_dropout_rate",
-    "caption_dropout_every_n_epochs", "caption_tag_dropout_rate", "custom_attributes", "caption_extension",
-    "class_tokens", "cache_info", "resize_interpolation",
-})  # fmt: skip
-"""Allowed on every level."""
-SUBSET_KEYS = frozenset({"image_dir", "is_reg", "alpha_mask", "metadata_file", "conditioning_data_dir"})
-PATHS = ("image_dir", "metadata_file", "conditioning_data_dir")
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     **dict.fromkeys(
         ("enable_bucket", "bucket_no_upscale", "color_aug", "flip_aug", "random_crop", "shuffle_caption",
@@ -146,8 +133,31 @@ def read_content(path: Path) -> dict[str, Any]:
     return _content_and_lines(path)[0]
 
 
-def _content_and_lines(path: Path) -> tuple[dict[str, Any], Mapping[KeyPath, int]]:
+def _dataset_and_lines(path: Path) -> tuple[dict[str, Any], Mapping[KeyPath, int]]:
+    """The content of a dataset configuration, also of one that another trainer's file has in it, which has no lines.
+
+    Raises:
+        UsageError: it cannot be read, or is a file of another trainer that is not converted.
+        ConfigError: it is invalid.
+    """
     text = read_text(path)
+    try:
+        content, lines = _parsed(path, text)
+    except ConfigError:
+        if (foreign := dataset_content(path, text)) is None:
+            raise
+        return dict(foreign), {}
+    datasets = content.get("datasets")
+    own = isinstance(datasets, list) and all(isinstance(item, dict) and "subsets" in item for item in datasets)
+    foreign = None if own else dataset_content(path, text)
+    return (content, lines) if foreign is None else (dict(foreign), {})
+
+
+def _content_and_lines(path: Path) -> tuple[dict[str, Any], Mapping[KeyPath, int]]:
+    return _parsed(path, read_text(path))
+
+
+def _parsed(path: Path, text: str) -> tuple[dict[str, Any], Mapping[KeyPath, int]]:
     is_json = path.suffix.lower() == ".json" or text.lstrip().startswith("{")
     lines = json_lines if is_json else toml_lines
     try:
@@ -176,7 +186,7 @@ def frozen_text(path: Path) -> str:
         UsageError: it cannot be read.
         ConfigError: it is not valid.
     """
-    content = read_content(path)
+    content, _ = _dataset_and_lines(path)
     for dataset in _tables(content.get("datasets")):
         for subset in _tables(dataset.get("subsets")):
             for key in PATHS:
@@ -204,7 +214,7 @@ def read_dataset_config(path: Path, config: RunConfig) -> tuple[list[SubsetSpec]
         ConfigError: with every problem of the file and its place.
         UsageError: it cannot be read, or is another file of Kohya's.
     """
-    content, lines = _content_and_lines(path)
+    content, lines = _dataset_and_lines(path)
     if content and not content.keys() & {"general", "datasets"}:
         raise UsageError(
             f"{printable(path)} is no dataset configuration: it has no [[datasets]].",

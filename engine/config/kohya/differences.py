@@ -100,8 +100,13 @@ DIFFERENCES = (
     _kept("fp8_base", "8-bit floats with a scale for each block of weights", "a plain cast",
            "it is less accurate"),
     _kept("AdamW", "torch's fused kernel", "torch's default kernel", "the same formula, rounded differently"),
-    _kept("FLUX: `train_blocks`, `train_double_block_indices`, ... in network_args", "all blocks are trained; another "
-           "value is an error", "only the blocks that are named", "there is no such choice here"),
+    _kept("FLUX: `split_qkv`", "the file has three or four times the alpha, as it has so many times the rank",
+           "the alpha of one layer, so that readers apply a third or a quarter of the change", "the file would be too "
+           "weak"),
+    _switched("SDXL: two different rates in `text_encoder_lr`", "each text encoder has its own", "the first is that of "
+          "both"),
+    _kept("patterns of layers that match none (`network_reg_dims`, `network_reg_lrs`)", "an error",
+           "are ignored", "a misspelt pattern would train something else"),
     _kept("a text encoder or UNet whose rate is 0", "gets no LoRA", "gets one of zeros that never change",
            "the same effect in a larger file"),
     _kept("a file of steps due at the last one", "not written: the last file is the same", "written as well",

@@ -11,10 +11,13 @@ from typing import Any
 
 import tomlkit
 
-from engine.config.kohya.dataset_file import DATASET_KEYS, SHARED_KEYS, frozen_text
+from engine.config.kohya.dataset_file import frozen_text
+from engine.config.kohya.dataset_keys import DATASET_KEYS, SHARED_KEYS
 from engine.config.kohya.export_fit import Fitted, fitted, is_a_run
+from engine.config.kohya.layer_args import exported_by, layer_args
 from engine.config.kohya.rules import SCRIPT_ARGUMENTS
 from engine.config.kohya.trainers import KohyaTrainer
+from engine.config.network import LYCORIS, OWN_OF_KOHYA, READ_BY_SCRIPTS, NetworkTable
 from engine.config.resolve import ResolvedConfig
 from engine.config.schema import RunConfig
 
@@ -36,7 +39,7 @@ _ELSEWHERE = frozenset({
     "network.rank_dropout", "network.module_dropout", "training.num_processes", "training.train_batch_size",
     "training.kohya_exact", "memory.split_mode", "memory.num_cpu_threads_per_process", "sampling.sample_prompts",
     "sampling.sample_steps", "sampling.sample_scale", "sampling.sample_seed", "saving.output_dir",
-    "network.network_module", "training.max_train_steps",
+    "network.network_module", "training.max_train_steps", "network.algo",
     "training.validate_every_n_epochs",
 })  # fmt: skip
 """Settings in dataset.toml, network_args, the prompts or the launcher, or in the choice of the script."""
@@ -184,7 +187,7 @@ def _training_toml(fit: Fitted, trainer: KohyaTrainer, has_prompts: bool) -> str
         for key, value, why in _by_hand(config, name, trainer, has_prompts):
             _add(table, key, value, why)
         if name != "sampling" or has_prompts:
-            left_out += [f"{name}.{key}" for key in _missing(model, name, table, trainer)]
+            left_out += [f"{name}.{key}" for key in _missing(model, name, table, trainer, _module(config, trainer))]
         if table:
             sections[section] = table
     if left_out:
@@ -200,12 +203,24 @@ def _training_toml(fit: Fitted, trainer: KohyaTrainer, has_prompts: bool) -> str
     return tomlkit.dumps(document)
 
 
-def _missing(model: Any, name: str, written: Any, trainer: KohyaTrainer) -> list[str]:
+def _module(config: RunConfig, trainer: KohyaTrainer) -> str:
+    """`network_module`: the script's own for plain LoRAs."""
+    module = config.network.network_module
+    return trainer.network_module if module in OWN_OF_KOHYA else module
+
+
+def _missing(model: Any, name: str, written: Any, trainer: KohyaTrainer, module: str) -> list[str]:
     """Keys of a table with a value other than the default that neither files nor launcher have."""
     elsewhere = _ELSEWHERE | trainer.other_sample_keys
     if name == "memory":
         elsewhere |= {"memory.device"} if model.device == "cpu" else set()
         elsewhere |= {"memory.base_precision"} if "fp8_base" in written else set()
+    if name == "network":
+        given = READ_BY_SCRIPTS if model.network_module != LYCORIS else model.lycoris_arguments.keys()
+        elsewhere |= {f"network.{key}" for key in (*given, *model.idle_settings)}
+    elsewhere |= {f"{name}.{key}" for key in exported_by(module)}
+    if "down_lr_weight" in exported_by(module):
+        elsewhere |= {"network.block_lr_weight"}
     return [
         key for key, value in model.model_dump().items()
         if value != type(model).model_fields[key].default and (value or key not in SCRIPT_ARGUMENTS)
@@ -241,7 +256,7 @@ def _add(table: Any, key: str, value: Any, why: str) -> None:
 
 def _by_hand(config: RunConfig, table: str, trainer: KohyaTrainer, has_prompts: bool) -> list[tuple[str, Any, str]]:
     """Arguments of a section that need more than their value: (name, value, why)."""
-    network, training, memory = config.network, config.training, config.memory
+    training, memory = config.training, config.memory
     rows: list[tuple[str, Any, str]] = []
     if table == "model":
         if config.model.max_token_length != 75:
@@ -249,21 +264,15 @@ def _by_hand(config: RunConfig, table: str, trainer: KohyaTrainer, has_prompts: 
     elif table == "dataset":
         rows.append(("dataset_config", "dataset.toml", "Images, buckets and captions."))
     elif table == "network":
-        rows.append(("network_module", trainer.network_module, "The kind of LoRA."))
-        args = {
-            "conv_dim": network.conv_dim,
-            "conv_alpha": network.conv_alpha if network.conv_dim else None,
-            "rank_dropout": network.rank_dropout or None,
-            "module_dropout": network.module_dropout or None,
-        }
-        texts = [f"{key}={value:g}" for key, value in args.items() if value is not None]
-        if texts:
+        own = _module(config, trainer)
+        rows.append(("network_module", own, "The kind of LoRA."))
+        if texts := _network_args(config, own):
             rows.append(("network_args", texts, "Further settings of the LoRA."))
     elif table == "training":
         if training.max_train_epochs is None:
             rows.append(("max_train_steps", training.max_train_steps, "Optimizer updates."))
         if training.text_encoder_lr is not None:
-            rates = [training.text_encoder_lr] * trainer.num_text_rates
+            rates = [training.text_rates[0]] * trainer.num_text_rates
             rows.append(("text_encoder_lr", rates, "Of the text encoders."))
         rows += _validation(config)
         for key, usual in (("min_timestep", 0), ("max_timestep", 1000)):
@@ -288,6 +297,30 @@ def _by_hand(config: RunConfig, table: str, trainer: KohyaTrainer, has_prompts: 
         if config.saving.save_every_n_epochs:
             rows.append(("save_every_n_epochs", config.saving.save_every_n_epochs, "A file every so many epochs."))
     return rows
+
+
+def _network_args(config: RunConfig, module: str) -> list[str]:
+    """The settings that the scripts pass on to the module of the adapter."""
+    layers = [f"{key}={text}" for key, text in layer_args(config).items() if key in exported_by(module)]
+    return [*_adapter_args(config.network), *layers]
+
+
+def _adapter_args(network: NetworkTable) -> list[str]:
+    """The arguments of the kind of adapter."""
+    if network.network_module in OWN_OF_KOHYA:
+        args = {
+            "conv_dim": network.conv_dim,
+            "conv_alpha": network.conv_alpha if network.conv_dim else None,
+            "rank_dropout": network.rank_dropout or None,
+            "module_dropout": network.module_dropout or None,
+        }
+        return [f"{key}={value:g}" for key, value in args.items() if value is not None]
+    arguments = dict(network.lycoris_arguments)
+    if network.network_module != LYCORIS:
+        arguments = {key: text for key, text in arguments.items() if key in READ_BY_SCRIPTS}
+    if network.algo == "ia3" and network.preset is None:
+        arguments["preset"] = "ia3"
+    return [f"{key}={text}" for key, text in arguments.items()]
 
 
 def _validation(config: RunConfig) -> list[tuple[str, Any, str]]:

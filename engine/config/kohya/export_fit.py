@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from engine.config.key_values import split_arguments
 from engine.config.kohya.trainers import KohyaTrainer
+from engine.config.network import IMPLIED, LYCORIS, OWN_OF_KOHYA
 from engine.config.optimizers import is_schedule_free, optimizer_settings, schedule_settings, sets_its_own_rate
 from engine.config.resolve import ResolvedConfig
 from engine.config.schema import RunConfig
@@ -91,6 +92,7 @@ def fitted(
     _training(fit, trainer)
     _schedule(fit)
     _validation(fit)
+    _adapter(fit)
     if trainer.files:
         _files(fit, trainer)
     return fit
@@ -260,6 +262,25 @@ def _validation(fit: Fitted) -> None:
     if training.validate_every_n_epochs == 0 and training.validate_every_n_steps is None:
         note = "validate_every_n_epochs = 0 is left out: the scripts validate after each epoch."
         fit.change(note, training={"validate_every_n_epochs": 1})
+
+
+def _adapter(fit: Fitted) -> None:
+    """Modules of the adapter that are no part of every version of the scripts; settings that they take otherwise."""
+    network, training = fit.config.network, fit.config.training
+    if network.preset is not None and network.network_module in OWN_OF_KOHYA:
+        note = f"network_module is {LYCORIS}: only it has presets of layers."
+        fit.change(note, network={"network_module": LYCORIS})
+    if len(set(training.text_rates)) > 1:
+        fit.notes.append("text_encoder_lr: the script takes the first rate for every text encoder.")
+    if fit.config.flux.split_qkv:
+        fit.notes.append(
+            "split_qkv: the scripts save the alpha of one layer, so that their file is three to four times too weak."
+        )
+    module = fit.config.network.network_module
+    if module == LYCORIS:
+        fit.notes.append(f"network_module is {module}: install LyCORIS beside the scripts (pip install lycoris-lora).")
+    elif module in IMPLIED:
+        fit.notes.append(f"network_module is {module}: sd-scripts has it from version 0.11 on.")
 
 
 def _files(fit: Fitted, trainer: KohyaTrainer) -> None:

@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from engine.config.kohya.arguments import OFF_AT_ZERO, Conversion, convert_arguments
+from engine.config.conversion import Conversion, Rule
+from engine.config.kohya.arguments import OFF_AT_ZERO, convert_arguments
 from engine.config.kohya.gui_keys import (
     DEFAULT_RATE,
     EMPTY_DEFAULTS,
+    ENCODER_RATES,
     GUI_DEFAULTS,
     GUI_RULES,
-    LOCON_NEEDS_OFF,
     LORA_TYPES,
     LYCORIS,
     NETWORK,
@@ -27,10 +28,11 @@ from engine.config.kohya.gui_keys import (
     SD3_ONLY,
     SILENT,
     TOGETHER,
+    LoraType,
 )
 from engine.config.kohya.gui_length import read_length
 from engine.config.kohya.gui_reading import GuiReading, is_nothing, is_zero
-from engine.config.kohya.rules import ARGUMENTS, FLAGS, Rule, rule_of
+from engine.config.kohya.rules import ARGUMENTS, FLAGS, rule_of
 from engine.config.problems import Problem
 
 
@@ -144,7 +146,9 @@ def _sort(key: str, value: Any, reading: GuiReading) -> None:
         )
     elif other:
         reading.record(key, "no effect", "for another family of models")
-    elif key in LYCORIS or key in SD3_ONLY:
+    elif key in LYCORIS:
+        return
+    elif key in SD3_ONLY:
         reading.record(key, "no effect", GUI_RULES[key].text)
     elif key in ARGUMENTS:
         reading.arguments[key] = value
@@ -167,10 +171,17 @@ def _rates(reading: GuiReading) -> None:
         reading.take("unet_lr", 0.0, "unet_lr")
         reading.take("text_encoder_lr", 0.0, "text_encoder_lr")
         return
+    own = [reading.number(key, text) for key in ENCODER_RATES]
+    if any(not reading.off(key) for key in ENCODER_RATES) and not reading.flux:
+        named = next(key for key in ENCODER_RATES if not reading.off(key))
+        reading.take("text_encoder_lr", own, named)
+        text = max(own)
     for key, rate, other, only, part in (
         ("unet_lr", unet, text, "network_train_text_encoder_only", "only the text encoder is trained"),
         ("text_encoder_lr", text, unet, "network_train_unet_only", "no text encoder is trained"),
     ):
+        if key in reading.arguments:
+            continue
         if rate:
             reading.take(key, rate, key)
         elif other or (unset and key == "text_encoder_lr"):
@@ -204,17 +215,11 @@ def _network(reading: GuiReading) -> None:
     content = reading.content
     kind = str(content.get("LoRA_type") or "Standard")
     kind = {"LoCon": "LyCORIS/LoCon"}.get(kind, kind)
-    special = [key for key in LOCON_NEEDS_OFF if reading.on(key)]
-    target = "network.network_module"
-    if kind == "LyCORIS/LoCon" and special:
-        text = f"not with {', '.join(special)}: switch that off, or choose Kohya LoCon"
+    chosen, target = LORA_TYPES.get(kind), "network.network_module"
+    if chosen is None:
+        text = f"choose one of {', '.join(LORA_TYPES)}"
         reading.record("LoRA_type", "not supported", text, value=kind)
-    elif kind == "LyCORIS/LoCon":
-        text = "as networks.lora with conv_dim: the same layers except the few that only LyCORIS trains"
-        reading.record("LoRA_type", "better", text, target, kind)
-    elif kind not in LORA_TYPES:
-        text = "choose Standard, or Kohya LoCon for convolutions"
-        reading.record("LoRA_type", "not supported", text, value=kind)
+        chosen = LORA_TYPES["Standard"]
     else:
         reading.record("LoRA_type", "honoured", "", target, kind)
     args = [
@@ -224,17 +229,30 @@ def _network(reading: GuiReading) -> None:
     for key in ("ggpo_beta", "ggpo_sigma"):
         if not reading.off(key) and not reading.on("train_lora_ggpo"):
             reading.record(key, "no effect", "train_lora_ggpo is off")
-    for key in ("conv_dim", "conv_alpha"):
-        if reading.off(key):
-            continue
-        if kind in ("Kohya LoCon", "LyCORIS/LoCon"):
-            args.append(f"{key}={content[key]}")
-        else:
-            reading.record(key, "no effect", "only with the LoCon types, as in the GUI")
+    args += _of_type(reading, chosen, kind)
     reading.take("network_args", args)
-    reading.take("network_module", "networks.lora_flux" if reading.flux else "networks.lora")
+    is_plain = chosen.module in ("networks.lora", "networks.lora_flux")
+    own = "networks.lora_flux" if reading.flux else "networks.lora"
+    reading.take("network_module", own if is_plain else chosen.module)
     if reading.on("split_mode"):
         reading.take("split_mode", True, "split_mode")
+
+
+def _of_type(reading: GuiReading, chosen: LoraType, kind: str) -> list[str]:
+    """The network_args of a LoRA type alone; keys of other types are reported."""
+    args = [f"algo={chosen.algo}"] if chosen.algo else []
+    reading.origin |= {"network_args algo": "", "network_args preset": "LyCORIS_preset"}
+    for key in ("conv_dim", "conv_alpha", *LYCORIS):
+        if key == "LyCORIS_preset" and chosen.algo and key in reading.content:
+            args.append(f"preset={reading.content[key]}")
+        elif reading.off(key):
+            if key == "decompose_both" and key in chosen.passed and key in reading.content:
+                reading.record(key, "better", "off, as the GUI shows it: LyCORIS takes the text False for on")
+        elif key in chosen.passed:
+            args.append(f"{key}={reading.content[key]}")
+        else:
+            reading.record(key, "no effect", f"the GUI does not pass it on for {kind}")
+    return args
 
 
 def _optimizer(reading: GuiReading) -> None:

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.config.conversion import Conversion, Rule, Status
 from engine.config.kohya.argument_values import integer_of, number_of
-from engine.config.kohya.arguments import Conversion
-from engine.config.kohya.rules import Rule, Status
 from engine.config.problems import Problem
 
 FREE_TEXT = ("output_name", "training_comment", "metadata_", "wandb_run_name", "log_", "train_double_block_indices",

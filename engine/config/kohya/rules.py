@@ -7,23 +7,9 @@ An argument that has a key of the same name here is honoured; the tables below h
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
-from typing import Literal
 
+from engine.config.conversion import Rule, Status
 from engine.config.problems import keys
-
-Status = Literal["honoured", "better", "no effect", "not supported"]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How a key is converted."""
-
-    status: Status
-    target: str = ""
-    """The dotted key of ours, where there is one."""
-    text: str = ""
-    """Why, and what to do instead."""
 
 
 def _all(status: Status, text: str, names: str, target: str = "") -> dict[str, Rule]:
@@ -46,7 +32,7 @@ HONOURED: dict[str, Rule] = {
     "dataset_repeats": Rule("honoured", "dataset.num_repeats", "for the subsets of a dataset configuration"),
     "use_8bit_adam": Rule("honoured", "training.optimizer_type", "AdamW8bit"),
     "use_lion_optimizer": Rule("honoured", "training.optimizer_type", "Lion"),
-    "network_args": Rule("honoured", "network", "conv_dim, conv_alpha, dropout, rank_dropout, module_dropout"),
+    "network_args": Rule("honoured", "network", "the table below"),
     "config_file": Rule("honoured", "", "in a call of a script; arguments of the call have precedence"),
     "save_n_epoch_ratio": Rule("honoured", "saving.save_every_n_epochs", "with max_train_epochs"),
 }
@@ -94,6 +80,32 @@ NOT_SUPPORTED: dict[str, Rule] = {
     "train_inpainting": Rule("not supported", "", "inpainting models cannot be trained"),
     "model_type": Rule("not supported", "", "only FLUX.1 dev and schnell can be trained, not Chroma"),
 }
+LYCORIS_SETTINGS = (
+    *("algo", "factor", "full_matrix", "decompose_both", "unbalanced_factorization", "use_tucker", "use_scalar"),
+    *("constraint", "rescaled", "train_norm", "rank_dropout_scale"),
+)
+"""Arguments of LyCORIS that are settings of the same name."""
+_FLUX_RANKS = "img_attn_dim txt_attn_dim img_mlp_dim txt_mlp_dim img_mod_dim txt_mod_dim single_dim single_mod_dim"
+LAYER_ARGS: dict[str, Rule] = {
+    **{
+        name: Rule("honoured", f"network.{name}")
+        for name in ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas", "down_lr_weight",
+                     "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold", "network_reg_dims", "network_reg_lrs",
+                     "loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio")
+    },
+    "preset": Rule("honoured", "network.preset", "by name; not the path of a file"),
+    **{
+        name: Rule("better", f"network.{name}", "patterns of whole paths become patterns on Kohya's names")
+        for name in ("exclude_patterns", "include_patterns")
+    },
+    **{name: Rule("honoured", f"flux.{name}", "rank") for name in _FLUX_RANKS.split()},
+    **{
+        name: Rule("honoured", f"flux.{name}")
+        for name in ("train_blocks", "train_double_block_indices", "train_single_block_indices", "in_dims")
+    },
+    "split_qkv": Rule("better", "flux.split_qkv", "saved with the alpha that gives the strength of the training"),
+}  # fmt: skip
+"""Those of them that choose layers, or give them ranks and rates."""
 NETWORK_ARGS: dict[str, Rule] = {
     **{
         name: Rule("honoured", f"network.{name}")
@@ -101,20 +113,16 @@ NETWORK_ARGS: dict[str, Rule] = {
     },
     "dropout": Rule("honoured", "network.network_dropout"),
     "verbose": Rule("no effect", "", "every module is counted and reported at the start"),
-    "train_blocks": Rule("not supported", "", "all blocks are trained; split_mode needs no fewer"),
-    **_all("not supported", "one rank for all linear layers: network_dim", "block_dims block_alphas conv_block_dims "
-           "conv_block_alphas img_attn_dim txt_attn_dim img_mlp_dim txt_mlp_dim img_mod_dim txt_mod_dim single_dim "
-           "single_mod_dim in_dims network_reg_dims"),
-    **_all("not supported", "one rate for the complete denoiser: unet_lr", "down_lr_weight mid_lr_weight up_lr_weight "
-           "block_lr_zero_threshold loraplus_lr_ratio loraplus_unet_lr_ratio loraplus_text_encoder_lr_ratio "
-           "network_reg_lrs"),
-    **_all("not supported", "all blocks are trained", "train_double_block_indices train_single_block_indices"),
+    **LAYER_ARGS,
     **_all("not supported", "T5 is never trained", "train_t5xxl"),
-    **_all("not supported", "q, k and v share one LoRA, as in most files", "split_qkv"),
     **_all("not supported", "not built in", "ggpo_beta ggpo_sigma"),
-    **_all("not supported", "a LyCORIS kind: choose networks.lora, with conv_dim for a LoCon", "algo preset factor "
-           "use_tucker use_cp dora_wd bypass_mode decompose_both train_norm rank_dropout_scale constraint rescaled "
-           "use_scalar unit full_matrix"),
+    **_all("not supported", "not built in", "dora_wd rs_lora wd_on_output"),
+    **_all("no effect", "the adapter is always added to the layer's output, as with bypass_mode", "bypass_mode"),
+    **_all("no effect", "of DyLoRA", "block_size unit"),
+    **_all("no effect", "(IA)³ acts on inputs where LyCORIS' preset ia3 does", "train_on_input"),
+    **{name: Rule("honoured", f"network.{name}") for name in LYCORIS_SETTINGS},
+    **_all("honoured", "an old name of use_tucker", "use_cp use_conv_cp", "network.use_tucker"),
+    **_all("honoured", "an old name of constraint", "constrain", "network.constraint"),
 }  # fmt: skip
 """The keys inside `network_args`."""
 UNREAD = frozenset({
@@ -122,9 +130,9 @@ UNREAD = frozenset({
     "loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio",
 })  # fmt: skip
 """Keys that the GUI writes into the training TOML of each run (`config_lora-….toml`), and that no LoRA script reads."""
-SUPPORTED_MODULES = ("networks.lora", "networks.lora_flux")
-SECRETS = frozenset({"wandb_api_key", "huggingface_token"})
-"""Never shown."""
+OF_EVERY_FAMILY = ("lycoris.kohya", "locon.locon_kohya", "networks.loha", "networks.lokr")
+"""Modules that do not show the family of a training."""
+SUPPORTED_MODULES = ("networks.lora", "networks.lora_flux", *OF_EVERY_FAMILY)
 
 
 def rule_of(argument: str) -> Rule | None:

@@ -62,7 +62,7 @@ def require_new_folder(image_folders: list[Path], out: Path) -> None:
     place = out.resolve()
     if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
         raise UsageError(
-            f"--repair: {printable(out)} already exists.", "Choose a new or empty folder.", code="repair-folder-exists"
+            f"--repair: {printable(out)} already exists.", "Choose a new or empty folder.", code="output-exists"
         )
     for folder in image_folders:
         if place.is_relative_to(folder.resolve()):

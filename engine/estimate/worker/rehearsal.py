@@ -167,7 +167,7 @@ def _train(run: _Run, network: AdapterNetwork) -> Objective:
         with counter.kind("adapter"):
             parameter.grad = torch.zeros_like(parameter)
     with counter.kind("optimizer"):
-        optimizer = optimizer_for_counting(training, parameter_groups(network, training))
+        optimizer = optimizer_for_counting(training, parameter_groups(network, run.config))
         optimizer.step()
     if training.gradient_accumulation_steps == 1:
         optimizer.zero_grad(set_to_none=True)

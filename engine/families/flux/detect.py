@@ -35,8 +35,6 @@ _PIPELINES = {
     "FluxKontext": "FLUX.1 Kontext: it edits images",
     "FluxFill": "FLUX Fill: it inpaints images",
     "FluxControl": "FLUX Depth or Canny: it is conditioned on an image",
-    "Flux2": "FLUX.2: another architecture",
-    "Chroma": "Chroma: another architecture made from FLUX.1 schnell",
 }
 _HINT = "FLUX.1 dev and schnell can be trained."
 
@@ -56,11 +54,9 @@ def recognise_file(path: Path) -> Recognition | None:
         return None
     where = printable(path)
     if header.any(prefix + "distilled_guidance_layer."):
-        raise ModelError(
-            f"{where} is Chroma: another architecture made from FLUX.1 schnell.", _HINT, code="model-is-chroma"
-        )
+        raise _is_chroma(where)
     if header.any(prefix + "double_stream_modulation_"):
-        raise ModelError(f"{where} is FLUX.2: another architecture.", _HINT, code="model-is-flux2")
+        raise _is_flux2(where)
     stem = prefix + ("img_in.weight" if bfl else "x_embedder.weight")
     needed = (stem, prefix + ("vector_in.in_layer.weight" if bfl else "time_text_embed.text_embedder.linear_1.weight"))
     if missing := [name for name in needed if name not in header.tensors]:
@@ -85,9 +81,13 @@ def recognise_folder(folder: Path) -> Recognition | None:
     """
     index = read_json(folder / "model_index.json") if (folder / "model_index.json").exists() else {}
     pipeline, where = str(index.get("_class_name", "")), printable(folder)
+    if pipeline.startswith("Chroma"):
+        raise _is_chroma(where)
+    if pipeline.startswith("Flux2"):
+        raise _is_flux2(where)
     for name, kind in _PIPELINES.items():
         if pipeline.startswith(name):
-            raise ModelError(f"{where} is {kind}.", _HINT, code="model-kind-not-supported")
+            raise ModelError(f"{where} is {kind}.", _HINT, code="not-text-to-image")
     if not (folder / "transformer" / "config.json").exists():
         if pipeline.startswith("Flux"):
             raise ModelError(
@@ -112,6 +112,16 @@ def recognise_folder(folder: Path) -> Recognition | None:
     variant, reason = _variant(bool(config.get("guidance_embeds")), "guidance_embeds in transformer/config.json")
     size = sum(header.size for files in headers.values() for header in files)
     return _recognition(folder, "diffusers", variant, headers["transformer"], "", size, reason, {"inside": ()})
+
+
+def _is_chroma(where: str) -> ModelError:
+    return ModelError(
+        f"{where} is Chroma: another architecture made from FLUX.1 schnell.", _HINT, code="model-is-chroma"
+    )
+
+
+def _is_flux2(where: str) -> ModelError:
+    return ModelError(f"{where} is FLUX.2: another architecture.", _HINT, code="model-is-flux2")
 
 
 def _variant(guided: bool, mark: str) -> tuple[str, str]:

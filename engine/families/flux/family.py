@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
+from engine.config.flux import LAYER_SETTINGS, FluxTable
 from engine.errors import ModelError
 from engine.families.base import CaptionTokens, Family, Model
-from engine.families.flux.detect import LENGTHS, recognise_file, recognise_folder
+from engine.families.flux.detect import INSIDE, LENGTHS, recognise_file, recognise_folder
 from engine.families.flux.names import bfl_place
+from engine.families.flux.ranks import excludes_layer, layer_rank
 from engine.families.flux.settings import normalize_config
 from engine.families.flux.spec import FLUX_SPEC
 from engine.families.flux.t5_tokenizer import find_t5_tokenizer, read_t5
@@ -74,7 +76,7 @@ class FLUX(Family):
             **super().metadata(config, recognition),
             "ss_model_type": "flux",
             # flux_train_network.py keeps a list here, of CLIP-L and T5
-            "ss_text_encoder_lr": str(None if training.text_encoder_lr is None else [training.text_encoder_lr]),
+            "ss_text_encoder_lr": str(None if training.text_encoder_lr is None else [*training.text_rates]),
             "ss_apply_t5_attn_mask": str(config.flux.apply_t5_attn_mask),
             "ss_weighting_scheme": flow.weighting_scheme,
             "ss_logit_mean": str(flow.logit_mean),
@@ -97,6 +99,34 @@ class FLUX(Family):
         t5 = read_t5(place)
         limit = config.flux.t5xxl_max_token_length or LENGTHS[recognition.details.get("variant", "dev")]
         return CaptionTokens(lambda text: len(t5.encode(text, add_special_tokens=False).ids), limit - 1)  # the end
+
+    @override
+    def weights(self, recognition: Recognition) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+        prefixes = {recognition.details["prefix"]: "transformer", INSIDE["text_encoder"]: "text_encoder"}
+        for component, name, shape in super().weights(recognition):
+            if recognition.layout != "single_file":
+                yield component, name, shape
+                continue
+            for prefix, part in prefixes.items():
+                if name.startswith(prefix):
+                    yield part, name.removeprefix(prefix), shape
+
+    @override
+    def chooses_layers(self, config: RunConfig) -> bool:
+        plain = FluxTable()
+        return any(getattr(config.flux, key) != getattr(plain, key) for key in LAYER_SETTINGS)
+
+    @override
+    def excludes_layer(self, config: RunConfig, layer: str) -> bool:
+        return excludes_layer(config.flux, layer)
+
+    @override
+    def layer_rank(self, config: RunConfig, layer: str) -> int | None:
+        return layer_rank(config.flux, layer)
+
+    @override
+    def splits_layers(self, config: RunConfig) -> bool:
+        return config.flux.split_qkv
 
     @override
     def sources(self, recognition: Recognition) -> dict[str, PartSource]:

@@ -17,7 +17,7 @@ from engine.families.base import Model
 from engine.families.flux import sampling
 from engine.families.flux.packing import pack, positions, unpack
 from engine.families.flux.reader import FluxReader
-from engine.families.flux.targets import lora_targets
+from engine.families.flux.targets import in_targets, lora_targets
 from engine.families.flux.text import t5_ids, t5_states
 from engine.families.unet.text import CHUNK, context_length, tokenise
 from engine.models.adapted import is_adapted
@@ -215,6 +215,10 @@ class FluxModel(Model):
     def lora_targets(self, *, conv: bool) -> list[LoraTarget]:
         """To be called before adapters are attached. There are no convolutions."""
         return lora_targets(self.text_encoder, self.transformer)
+
+    @override
+    def outer_targets(self) -> list[LoraTarget]:
+        return in_targets(self.transformer)
 
     @property
     @override

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from engine.config.network import OWN_OF_KOHYA
 from engine.config.unused import without_effect
 from engine.errors import UsageError
 from engine.types import Recognition
@@ -29,6 +30,8 @@ _NO_EFFECT: Mapping[str, str] = {
     "model.max_token_length": "the length of FLUX's captions is t5xxl_max_token_length",
     "network.conv_dim": "FLUX has no convolutions",
     "network.conv_alpha": "FLUX has no convolutions",
+    "network.use_tucker": "FLUX has no convolutions",
+    "network.train_norm": "FLUX's norm layers have no weights that a program reads from a file",
     "sampling.sample_sampler": "FLUX is sampled with Euler's method on its own schedule",
 }
 _SHIFTED = ("shift", "sigma")
@@ -39,8 +42,14 @@ def normalize_config(config: RunConfig, recognition: Recognition) -> tuple[RunCo
     """The configuration that FLUX really uses, and a sentence for each change.
 
     Raises:
-        UsageError: nothing would be trained.
+        UsageError: nothing would be trained, or query, key and value cannot be separate.
     """
+    if config.flux.split_qkv and not config.network.is_lora:
+        raise UsageError(
+            f"flux.split_qkv is for plain LoRAs, and network.algo is {config.network.algo}.",
+            "Switch flux.split_qkv off, or set network.algo = lora.",
+            code="split-needs-lora",
+        )
     config, notes = without_effect(config, {**_NO_EFFECT, **_unused_timesteps(config, recognition)})
     changes: dict[str, dict[str, Any]] = {
         "sampling": {"sample_sampler": "euler"},
@@ -49,7 +58,8 @@ def normalize_config(config: RunConfig, recognition: Recognition) -> tuple[RunCo
     if config.sampling.sample_scale is None:
         changes["sampling"]["sample_scale"] = 1.0
     changes["network"] = _text_encoders(config, notes)
-    changes["network"]["network_module"] = "networks.lora_flux"
+    if config.network.is_lora and config.network.network_module in OWN_OF_KOHYA:
+        changes["network"]["network_module"] = "networks.lora_flux"
     training = config.training
     if training.loss_type in ("huber", "smooth_l1") and training.huber_schedule == "snr":
         changes["training"] = {"huber_schedule": "constant"}
@@ -83,7 +93,7 @@ def _unused_timesteps(config: RunConfig, recognition: Recognition) -> dict[str, 
 
 def _text_encoders(config: RunConfig, notes: list[str]) -> dict[str, Any]:
     """Changes of `[network]`: CLIP-L is trained only where its learning rate is set."""
-    network, rate = config.network, config.training.text_encoder_lr
+    network, rate = config.network, config.training.text_encoder_lr and config.training.text_rates[0]
     if network.network_train_unet_only:
         return {}
     if network.network_train_text_encoder_only or rate:

@@ -6,7 +6,15 @@ from engine.config.flow import FlowTable
 from engine.config.flux import FluxTable
 from engine.config.kohya import trainers
 from engine.families.flux.layers import FLUX_LAYERS, T5_WORDS
-from engine.families.spec import ComfyFiles, FamilySpec, InferenceSpec, LayerPatterns, Proposal, TextEncoder
+from engine.families.spec import (
+    ComfyFiles,
+    FamilySpec,
+    InferenceSpec,
+    LayerMap,
+    LayerPatterns,
+    Proposal,
+    TextEncoder,
+)
 
 FLUX_SPEC = FamilySpec(
     name="flux",
@@ -41,6 +49,23 @@ FLUX_SPEC = FamilySpec(
     },
     lora_classes=("CLIPAttention", "CLIPMLP", "FluxTransformerBlock", "FluxSingleTransformerBlock"),
     patterns=LayerPatterns(attention=rf"{LayerPatterns.attention}|(double|single)_blocks\."),
+    parts={
+        "transformer": r"transformer_blocks\.",
+        "attention": r"^transformer_blocks\.\d+\.attn\.",
+        "values": r"\.(attn\.to_q|attn\.add_q_proj|ff\.net\.2|ff_context\.net\.2)$",  # with query: one layer in Kohya's
+    },
+    layer_map=LayerMap(
+        columns={"double": r"double_blocks_(\d+)_", "single": r"single_blocks_(\d+)_"},
+        rows={
+            "image attention": r"^transformer_blocks\..*attn\.to_(q|out\.0)$",
+            "text attention": r"attn\.(add_q_proj|to_add_out)$",
+            "image MLP": r"\.ff\.",
+            "text MLP": r"\.ff_context\.",
+            "modulation": r"\.norm(1|1_context)?\.linear$",
+            "linear 1 and 2": r"^single_transformer_blocks\.",
+            "before the blocks": r"embedder",
+        },
+    ),
     lora_key_patterns=(r"double_blocks_\d|(?<!\w)single_blocks_\d|single_transformer_blocks_\d",),
     always_adapted=("transformer_blocks_", "_text_model_encoder_layers_", "double_blocks_", "single_blocks_"),
     alphas_in_diffusers_files=True,
@@ -52,7 +77,6 @@ FLUX_SPEC = FamilySpec(
     implementation="https://github.com/black-forest-labs/flux",
     kohya=trainers.FLUX,
     own_settings=(
-        "network.network_module",
         *(f"flux.{key}" for key in FluxTable.model_fields),
         *(f"flow.{key}" for key in FlowTable.model_fields),
     ),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from engine.families.flux.names import DOUBLE, SINGLE
+from engine.config.flux import IN_LAYERS
+from engine.families.flux.names import DOUBLE, ENDS, SINGLE
 from engine.families.unet.targets import text_targets
 from engine.types import LoraTarget
 
@@ -27,3 +28,17 @@ def transformer_targets(transformer: nn.Module) -> list[LoraTarget]:
                 kohya = f"lora_unet_{kind}_{number}_{name.replace('.', '_')}"
                 targets.append(LoraTarget("transformer", first, kohya, "linear", tuple(more)))
     return targets
+
+
+def in_targets(transformer: nn.Module) -> list[LoraTarget]:
+    """The layers before the blocks, which `in_dims` adds; a model without guidance lacks its two."""
+    here = [
+        LoraTarget("transformer", path, f"lora_unet_{name.replace('.', '_')}", "linear")
+        for path, name in ENDS.items()
+        if name.startswith(IN_LAYERS)
+    ]
+    paths = {path for path, _ in transformer.named_modules()}
+    return sorted(
+        (target for target in here if target.path in paths),
+        key=lambda target: [target.kohya_name.startswith(f"lora_unet_{name}") for name in IN_LAYERS].index(True),
+    )

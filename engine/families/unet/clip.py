@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from engine.families.unet.names import Shapes
+from engine.families.unet.names import TEXT, TEXT_SDXL, TEXT_SDXL_2, Shapes
 
 _OPEN_LAYER = {
     "layer_norm1": "ln_1",
@@ -71,3 +71,25 @@ def open_clip_place(key: str) -> tuple[str, tuple[int, int], bool]:
             return f"{front}attn.in_proj_{rest.rpartition('.')[2]}", (position, 3), False
     layer, _, end = rest.rpartition(".")
     return f"{front}{_OPEN_LAYER[layer]}.{end}", (0, 1), False
+
+
+def text_weights(name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """(component, transformers' path of the module, shape) of a weight of a text encoder in a single file; nothing for
+    another weight.
+
+    Args:
+        name: in the file, without ".weight"; OpenCLIP's joined q, k and v do not end so and are `in_proj_weight`.
+    """
+    for prefix in (*TEXT, TEXT_SDXL):
+        if name.startswith(prefix):
+            yield "text_encoder", name.removeprefix(prefix), shape
+            return
+    front, dot, rest = name.removeprefix(TEXT_SDXL_2).removeprefix("transformer.resblocks.").partition(".")
+    if not (name.startswith(TEXT_SDXL_2) and dot and front.isdecimal()):
+        return
+    if rest == "attn.in_proj_weight":
+        for letter in "qkv":
+            yield "text_encoder_2", f"encoder.layers.{front}.self_attn.{letter}_proj", (shape[0] // 3, *shape[1:])
+    ours = {theirs: own for own, theirs in _OPEN_LAYER.items()}.get(rest)
+    if ours is not None:
+        yield "text_encoder_2", f"encoder.layers.{front}.{ours}", shape

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
 from engine.families.base import Family, Model
+from engine.families.layer_names import DENOISER
+from engine.families.unet.clip import text_weights
 from engine.families.unet.detect import recognise_sd15, recognise_sdxl
-from engine.families.unet.names import unet_name
+from engine.families.unet.names import UNET, unet_name, unet_sizes
 from engine.families.unet.noise import choose_prediction_type, effective_recognition
 from engine.families.unet.spec import SD15_SPEC, SDXL_SPEC
+from engine.families.unet.table import as_diffusers
 from engine.families.unet.vae import check_vae
+from engine.models.header import read_header
 from engine.paths import ASSETS, expanded
 from engine.types import Log, Recognition
 
@@ -59,6 +63,16 @@ class _UNetFamily(Family):
         is_v = recognition.prediction_type == "v_prediction"
         return {**self.spec.file_facts(recognition), "modelspec.prediction_type": "v" if is_v else "epsilon"}
 
+    @override
+    def weights(self, recognition: Recognition) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+        for component, name, shape in super().weights(recognition):
+            if recognition.layout != "single_file":
+                yield component, name, shape
+            elif name.startswith(UNET):
+                yield "unet", name.removeprefix(UNET), shape
+            else:
+                yield from text_weights(name, shape)
+
 
 class SD15(_UNetFamily):
     """Every model with the classes of Stable Diffusion 1.5: one CLIP text encoder."""
@@ -68,6 +82,19 @@ class SD15(_UNetFamily):
     @override
     def recognise(self, path: Path) -> Recognition | None:
         return recognise_sd15(path)
+
+    @override
+    def weights(self, recognition: Recognition) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+        """Kohya has diffusers' names of the UNet's layers."""
+        per_level = 3
+        if recognition.layout == "single_file":
+            per_level = int(unet_sizes(read_header(recognition.path).shapes)["layers_per_block"]) + 1
+        for component, path, shape in super().weights(recognition):
+            if component == "unet" and recognition.layout == "single_file":
+                name = as_diffusers(DENOISER + path.replace(".", "_"), per_level)
+                yield component, name.removeprefix(DENOISER), shape
+            else:
+                yield component, path, shape
 
     @override
     def reference_model(self) -> Recognition:

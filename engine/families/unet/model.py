@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -15,10 +15,11 @@ from typing_extensions import override
 
 from engine.families.base import Model
 from engine.families.unet import sampling
+from engine.families.unet.blocks import OUTSIDE
 from engine.families.unet.names import sdxl_kohya_name, sdxl_place
 from engine.families.unet.reader import SD15Reader, SDXLReader
 from engine.families.unet.schedule import alphas_cumprod
-from engine.families.unet.targets import text_targets, unet_targets
+from engine.families.unet.targets import norm_targets, text_targets, unet_targets
 from engine.families.unet.text import context_length, joined, tokenise
 from engine.models.drawing import in_tiles, sample_image
 from engine.models.placement import DevicePlacement, evaluating
@@ -211,6 +212,19 @@ class SD15Model(UNetModel):
             *unet_targets(self.unet, kohya_name, conv=conv),
         ]
 
+    @override
+    def outer_targets(self) -> list[LoraTarget]:
+        """To be called before adapters are attached."""
+        kinds: dict[bool, Literal["linear", "conv3x3"]] = {True: "linear", False: "conv3x3"}
+        return [
+            LoraTarget("unet", path, kohya_name(path), kinds[path.startswith("time_embedding.")]) for path in OUTSIDE
+        ]
+
+    @override
+    def norm_targets(self, *, conv: bool) -> list[LoraTarget]:
+        """To be called before adapters are attached."""
+        return norm_targets(self.unet, kohya_name, conv=conv)
+
 
 class SDXLModel(UNetModel):
     """Two text encoders, the pooled output of the second, and the sizes of the image."""
@@ -264,6 +278,12 @@ class SDXLModel(UNetModel):
         config = self.unet.config
         unet = unet_targets(self.unet, lambda path: sdxl_kohya_name(path, config), conv=conv)
         return [*text, *sorted(unet, key=lambda target: sdxl_place(target.path, config))]
+
+    @override
+    def norm_targets(self, *, conv: bool) -> list[LoraTarget]:
+        """To be called before adapters are attached."""
+        config = self.unet.config
+        return norm_targets(self.unet, lambda path: sdxl_kohya_name(path, config), conv=conv)
 
 
 def kohya_name(path: str) -> str:

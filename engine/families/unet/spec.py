@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from engine.config.kohya import trainers
 from engine.families.spec import Cost, FamilySpec, InferenceSpec, Proposal, TextEncoder
+from engine.families.unet.blocks import LAYER_MAP, SD15_BLOCKS, SD15_PARTS, SDXL_BLOCKS, SDXL_PARTS, WIDE
 from engine.families.unet.layers import SD15_LAYERS, SDXL_LAYERS
 
 _BLOCKS = {"unet": ("down_blocks.", "mid_block.", "up_blocks.")}
@@ -21,6 +22,10 @@ SD15_SPEC = FamilySpec(
     blocks=_BLOCKS,
     lora_classes=_ATTENTION,
     conv_classes=_CONVOLUTION,
+    parts=SD15_PARTS,
+    wide=WIDE,
+    block_lists=SD15_BLOCKS,
+    layer_map=LAYER_MAP,
     always_adapted=_ALWAYS,
     version="sd_v1",
     version_begins="sd_v1",
@@ -43,6 +48,10 @@ SDXL_SPEC = FamilySpec(
     blocks=_BLOCKS,
     lora_classes=_ATTENTION,
     conv_classes=_CONVOLUTION,
+    parts=SDXL_PARTS,
+    wide=WIDE,
+    block_lists=SDXL_BLOCKS,
+    layer_map=LAYER_MAP,
     always_adapted=_ALWAYS,
     version="sdxl_base_v1-0",
     version_begins="sdxl",

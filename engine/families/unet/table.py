@@ -12,6 +12,7 @@ from functools import cached_property
 from typing_extensions import override
 
 from engine.families.module_table import ModuleTable, clip_names
+from engine.families.unet.blocks import OUTSIDE
 
 _BLOCK = re.compile(r"lora_unet_(down|up)_blocks_(\d+)_(attentions|resnets)_(\d+)_(.+)")
 _MIDDLE = re.compile(r"lora_unet_mid_block_(attentions|resnets)_(\d+)_(.+)")
@@ -38,7 +39,9 @@ class UNetTable(ModuleTable):
     def _aliases(self) -> dict[str, str]:
         """Every name of a module that readers accept, to its name in this table, or to itself if it has none there."""
         own = dict.fromkeys(self.outside, "") | {name: name for name in self.names}
-        own |= {f"lora_unet_{name}": "" for pair in _ENDS.items() for name in pair}
+        for ours, original in _ENDS.items():
+            names = (f"lora_unet_{ours}", f"lora_unet_{original}")
+            own |= dict.fromkeys(names, names[0] if names[0] in self.outside else "")
         own = {as_original(name, self.attending): target for name, target in own.items()} | own
         return {name: target or name for name, target in own.items()}
 
@@ -82,11 +85,12 @@ _FROM_RESNET = {original: ours for ours, original in _RESNET.items()}
 _FROM_ENDS = {original: ours for ours, original in _ENDS.items()}
 
 
-def as_diffusers(name: str) -> str:
+def as_diffusers(name: str, per_level: int = 3) -> str:
     """The inverse of `as_original`: the layer in diffusers' names if it is in the original files'.
 
     Args:
         name: "lora_unet_input_blocks_4_1_proj_in".
+        per_level: blocks of a level in the original names: two resnets and a sampler in every released model.
     """
     path = name.removeprefix("lora_unet_")
     if path in _FROM_ENDS:
@@ -98,13 +102,15 @@ def as_diffusers(name: str) -> str:
     if match := _INPUT.fullmatch(path):
         number, rest = int(match[1]), match[3]
         if rest == "op":
-            return f"lora_unet_down_blocks_{number // 3 - 1}_downsamplers_0_conv"
-        return f"lora_unet_down_blocks_{(number - 1) // 3}_{_within(match[2], (number - 1) % 3, rest)}"
+            return f"lora_unet_down_blocks_{number // per_level - 1}_downsamplers_0_conv"
+        level, place = divmod(number - 1, per_level)
+        return f"lora_unet_down_blocks_{level}_{_within(match[2], place, rest)}"
     if match := _OUTPUT.fullmatch(path):
         number, rest = int(match[1]), match[3]
         if rest == "conv":
-            return f"lora_unet_up_blocks_{number // 3}_upsamplers_0_conv"
-        return f"lora_unet_up_blocks_{number // 3}_{_within(match[2], number % 3, rest)}"
+            return f"lora_unet_up_blocks_{number // per_level}_upsamplers_0_conv"
+        level, place = divmod(number, per_level)
+        return f"lora_unet_up_blocks_{level}_{_within(match[2], place, rest)}"
     return name
 
 
@@ -173,6 +179,7 @@ def sdxl_convolutions() -> list[str]:
 SD15_TABLE = UNetTable(
     {"UNet": tuple(sd15_names()), "text encoder": tuple(clip_names("lora_te_", 12))},
     tuple(sd15_convolutions()),
+    outside=tuple(f"lora_unet_{path.replace('.', '_')}" for path in OUTSIDE),
     attending=(False, True, True, True),
 )
 SDXL_TABLE = UNetTable(

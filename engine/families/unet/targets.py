@@ -34,6 +34,22 @@ def unet_targets(unet: nn.Module, name: Callable[[str], str], *, conv: bool) -> 
     return _inside(unet, "unet", ATTENTION | CONVOLUTION if conv else ATTENTION, name)
 
 
+def norm_targets(unet: nn.Module, name: Callable[[str], str], *, conv: bool) -> list[LoraTarget]:
+    """The UNet's norm layers in the same blocks, in diffusers' order.
+
+    Args:
+        name: module path to Kohya's name.
+    """
+    classes = ATTENTION | CONVOLUTION if conv else ATTENTION
+    return [
+        LoraTarget("unet", f"{parent_path}.{path}", name(f"{parent_path}.{path}"), "norm")
+        for parent_path, parent in unet.named_modules()
+        if type(parent).__name__ in classes
+        for path, child in parent.named_modules()
+        if isinstance(child, nn.LayerNorm | nn.GroupNorm)
+    ]
+
+
 def _inside(root: nn.Module, component: str, classes: set[str], name: Callable[[str], str]) -> list[LoraTarget]:
     """Every linear layer and convolution inside the named classes."""
     targets = []

@@ -232,6 +232,8 @@ class SampleMeasuresEvent(Event, type="sample_measures"):
     latent_copying: float | None = field(NUMBER, "The same likeness in latents of the VAE.")
     latent_base: float | None = field(NUMBER, "That of the base model's sample at the same prompt and seed.")
     latent_copied: str | None = field(TEXT_OR_NULL, "Name of the training image that it is most like in latents.")
+    training_images: int | None = field(COUNT, "Training images that samples were compared with, without latents.")
+    repeated: int | None = field(COUNT, "How many of these are versions of another one by their perceptual hashes.")
     seconds: float | None = field(NUMBER, "What measuring took.", "s")
 
 

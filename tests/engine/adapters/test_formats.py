@@ -15,10 +15,12 @@ from safetensors.torch import save, save_file
 
 from engine.adapters.formats import in_kohya_names, recognise_format
 from engine.adapters.inspect import LoraReport, inspect_lora
-from engine.errors import ModelError
+from engine.adapters.kinds.registry import kind_named
+from engine.adapters.kinds.trainable import TrainableKind
 from engine.families.registry import module_tables, recognise
 from engine.families.unet.table import SDXL_TABLE, as_original
 from engine.types import LoraTarget
+from tests.refusals import refused
 from tui.main import run
 
 TABLES = module_tables()
@@ -117,7 +119,8 @@ def test_the_kind_and_its_readers(tmp_path: Path, kind: str, capsys: pytest.Capt
     result = report(tmp_path, tensors)
     assert result.kind == kind and result.base == "SDXL"
     assert ", ".join(result.readers) == READERS[kind]
-    assert (result.no_start is None) == (kind == "LoRA")
+    starts = isinstance(kind_named(kind), TrainableKind) and kind != "norm"
+    assert (result.no_start is None) == starts
     if kind not in ("OFT of peft",):
         assert result.problems == []
     assert run(["inspect", str(tmp_path / "x.safetensors")]) == (3 if result.problems else 0)
@@ -125,7 +128,7 @@ def test_the_kind_and_its_readers(tmp_path: Path, kind: str, capsys: pytest.Capt
     article = "an" if kind[0] in "O(" else "a"
     assert f"x.safetensors: {article} {kind} for SDXL" in out
     assert f"read by: {READERS[kind] or NO_READER}" in out
-    start = "can start" if kind == "LoRA" else f"cannot start from it: it is {article} {kind}"
+    start = "can start" if starts else f"cannot start from it: it is {article} {kind}"
     assert f"training: {start}" in out
 
 
@@ -606,7 +609,7 @@ def test_embeddings_and_dora_scales_are_noted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tensors", [*KINDS.values(), *(case[1] for case in CASES)])
 def test_none_is_mistaken_for_a_base_model(tmp_path: Path, tensors: Tensors) -> None:
     save_file(tensors, tmp_path / "x.safetensors")
-    with pytest.raises(ModelError, match="is a LoRA, not a base model"):
+    with refused("model-is-lora", "x.safetensors"):
         recognise(tmp_path / "x.safetensors")
 
 

@@ -10,7 +10,7 @@ import pytest
 from engine.adapters.kinds import registry
 from engine.adapters.kinds.registry import kinds, trained_kind
 from engine.config.schema import NetworkTable
-from engine.errors import UsageError
+from tests.refusals import refused
 
 Install = Callable[[str], None]
 
@@ -36,7 +36,7 @@ def test_a_run_trains_lora_unless_a_package_brings_what_its_settings_choose(inst
 @pytest.mark.parametrize("place", ["tests.no_such_module:Kind", "tests.toy_kind:Missing"])
 def test_a_kind_that_cannot_be_loaded_is_named(install: Install, place: str) -> None:
     install(place)
-    with pytest.raises(UsageError, match=f"The adapter kind brought from {place} cannot be loaded"):
+    with refused("plugin-not-loadable", "brought", place):
         kinds()
 
 

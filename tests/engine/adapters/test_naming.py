@@ -29,7 +29,9 @@ def test_every_layer_of_the_tables_has_paths_of_its_own() -> None:
         assert paths, name
         for path in paths:
             assert places.setdefault((base, component_of(name, base), path), name) == name
-    assert len(places) == 350 + (1052 + 1) + (552 + 2) + 19 * 4 + 38 * 3  # FLUX's fused layers have two or three more
+    assert (
+        len(places) == 350 + 4 + (1052 + 1) + (552 + 2) + 19 * 4 + 38 * 3
+    )  # FLUX's fused layers have two or three more
 
 
 def test_sdxl_names_go_both_ways() -> None:
@@ -87,6 +89,7 @@ def test_the_rows_of_fused_layers() -> None:
 COMFY_PATTERNS = {
     "SD 1.5": (
         r"diffusion_model\.(input_blocks\.\d+|middle_block|output_blocks\.\d+)\.[012]\..+",
+        r"diffusion_model\.(input_blocks\.0\.0|time_embed\.[02]|out\.2)",
         r"text_encoders\.clip_l\.transformer\.text_model\.encoder\.layers\.\d+\.(self_attn\.[qkv]_proj|"
         r"self_attn\.out_proj|mlp\.fc[12])",
     ),
@@ -130,7 +133,6 @@ def test_the_names_of_comfyui_are_those_of_the_checkpoint(base: str) -> None:
     for name in (name for family, name in ALL if family == base and name.startswith("lora_unet_")):
         paths = diffusers_paths(name, base)
         assert paths is not None
-        expected = (
-            unet_name(paths[0], config) if folder else bfl_place(f"{paths[0]}.weight", 3072)[0][: -len(".weight")]
-        )
-        assert comfy_name(name, base) == f"diffusion_model.{expected}"
+        key = f"{paths[0]}.weight"
+        expected = unet_name(key, config) if folder else bfl_place(key, 3072)[0]
+        assert f"{comfy_name(name, base)}.weight" == f"diffusion_model.{expected}"

@@ -12,9 +12,9 @@ import pytest
 
 from engine.captioning.job import CaptionJob, JobHistory, start, try_out
 from engine.dataset.folders import read_folder
-from engine.errors import StorageError, UsageError
 from engine.processes import PARENT
 from engine.runs.events import event_of
+from tests.refusals import refused
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -71,9 +71,9 @@ def test_a_trial_ends_with_whoever_started_it_and_a_job_does_not(
 
 
 def test_what_cannot_start(images: Path) -> None:
-    with pytest.raises(UsageError, match="Beams"):
+    with refused("caption-option-not-possible", "Beams: 0"):
         start(images, "blip", {"num_beams": 0})
     assert not CaptionJob.of(images).path.exists()
     (images / ".captions").write_text("a file in its place")
-    with pytest.raises(StorageError, match="cannot be written"):
+    with refused("write-failed", ".captions"):
         start(images, "blip", {})

@@ -10,7 +10,7 @@ from engine.captioning.captioner import KINDS, kind_of
 from engine.captioning.model_options import BlipOptions
 from engine.captioning.options import read_options
 from engine.config.form import facts_of
-from engine.errors import UsageError
+from tests.refusals import refused
 
 
 def test_the_defaults_are_those_of_kohyas_gui() -> None:
@@ -49,22 +49,22 @@ def test_a_form_can_be_generated_from_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("values", "code", "part"),
     [
-        ({"batch_size": 0}, "Batch size: 0"),
-        ({"max_length": 4}, "The shortest caption is longer than the longest"),
-        ({"caption_extension": "png"}, "allowed is the extension of a text file"),
-        ({"caption_extension": "../x"}, "letters and digits, like .txt"),
-        ({"device": "tpu"}, "auto, cpu, cuda"),
-        ({"beams": 3}, "There is no option 'beams'. There are: existing,"),
+        ({"batch_size": 0}, "not-possible", "Batch size: 0"),
+        ({"max_length": 4}, "not-possible", "shortest caption"),
+        ({"caption_extension": "png"}, "not-possible", "'png'"),
+        ({"caption_extension": "../x"}, "not-possible", "'../x'"),
+        ({"device": "tpu"}, "not-possible", "auto, cpu, cuda"),
+        ({"beams": 3}, "unknown", "'beams'"),
     ],
 )
-def test_values_that_cannot_be(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message.replace(".", r"\.")):
+def test_values_that_cannot_be(values: dict[str, Any], code: str, part: str) -> None:
+    with refused(f"caption-option-{code}", part):
         read_options(BlipOptions, values)
 
 
 def test_captioners_by_name() -> None:
     assert kind_of("blip") is KINDS["blip"]
-    with pytest.raises(UsageError, match="no captioner 'blob'"):
+    with refused("captioner-unknown", "'blob'"):
         kind_of("blob")

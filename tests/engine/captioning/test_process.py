@@ -13,10 +13,10 @@ from PIL import Image
 
 from engine.captioning.job import CaptionJob, JobHistory, start, stop, try_out, undo
 from engine.captioning.model_files import models_folder
-from engine.errors import UsageError
 from engine.runs.events import read_events
 from engine.runs.state import RunState, true_state
 from tests.fake_endpoint import FakeEndpoint, running
+from tests.refusals import refused
 from tests.tiny_blip import WORDS
 
 EndOf = Callable[[CaptionJob], RunState]
@@ -138,7 +138,7 @@ def test_a_trial_reports_and_writes_nothing(images: Path, tmp_path: Path, end_of
 
 def test_nothing_is_undone_while_a_job_runs(images: Path, server: FakeEndpoint, end_of: EndOf) -> None:
     job = start(images, "endpoint", {"url": server.address})
-    with pytest.raises(UsageError, match="are being made"):
+    with refused("captioning-is-live", images):
         undo(job)
     stop(job)
     end_of(job)
@@ -156,7 +156,7 @@ def test_when_no_image_can_be_read_it_has_failed(images: Path, end_of: EndOf) ->
 def test_a_stop_finishes_the_batch(images: Path, server: FakeEndpoint, end_of: EndOf) -> None:
     many(images)
     job = start(images, "endpoint", {"url": server.address})
-    with pytest.raises(UsageError, match="already"):
+    with refused("captioning-is-live", images):
         start(images, "endpoint", {"url": server.address})
     wait_for(lambda: history(job).written)
     stop(job)

@@ -13,7 +13,7 @@ from PIL import Image
 from engine.captioning.captioner import Subject
 from engine.captioning.tagger import Tag, Tagger, preprocess, select_tags
 from engine.captioning.tagger_options import TaggerOptions
-from engine.errors import ModelError
+from tests.refusals import refused
 from tests.tiny_tagger import tiny_tagger
 
 BLUE = Image.new("RGB", (40, 40), (0, 0, 255))
@@ -81,29 +81,27 @@ def test_other_categories_are_never_written() -> None:
 
 
 def test_what_is_no_tagger(tmp_path: Path, model: Path) -> None:
-    with pytest.raises(ModelError) as caught:
+    with refused("tags-do-not-fit"):
         tagged(tiny_tagger(tmp_path / "short", rows=5), BLUE)
-    assert caught.value.code == "tags-do-not-fit"
-    with pytest.raises(ModelError) as caught:
+    with refused("tagger-format-unknown"):
         tagged(tiny_tagger(tmp_path / "grey", channels=1), BLUE)
-    assert caught.value.code == "tagger-format-unknown"
     (model / "selected_tags.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ModelError, match="is not a table of tags"):
+    with refused("tags-unreadable", model / "selected_tags.csv"):
         tagged(model, BLUE)
     (model / "selected_tags.csv").unlink()
-    with pytest.raises(ModelError, match=r"lacks selected_tags\.csv"):
+    with refused("captioner-incomplete", "selected_tags.csv"):
         tagged(model, BLUE)
     (tmp_path / "short" / "model.onnx").write_bytes(b"cut")
-    with pytest.raises(ModelError, match="cannot be loaded"):
+    with refused("captioner-unreadable", tmp_path / "short"):
         tagged(tmp_path / "short", BLUE)
 
 
 def test_without_onnxruntime_the_hint_is_how_to_install_it(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ModelError, match=r"need onnxruntime.*pip install 'lorasmith\[tagger\]'"):
+    with refused("onnxruntime-missing", "pip install 'lorasmith[tagger]'"):
         tagged(model, BLUE)
 
 
 def test_a_gpu_that_onnxruntime_does_not_have(model: Path) -> None:
-    with pytest.raises(ModelError, match="only runs on the CPU"):
+    with refused("onnxruntime-without-gpu", "cuda"):
         tagged(model, BLUE, device="cuda")

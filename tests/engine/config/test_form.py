@@ -93,7 +93,7 @@ def test_what_cannot_be_is_one_sentence(key: str, text: str, sentence: str) -> N
 def test_what_depends_on_other_settings_is_not_the_fields_own_problem() -> None:
     facts = fields()["training.adaptive_noise_scale"]
     check(facts, 0.1)
-    with pytest.raises(ValueError, match="needs noise_offset"):
+    with pytest.raises(ValueError, match="noise_offset"):
         RunConfig.model_validate({facts.table: {facts.name: 0.1}})
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,9 +17,9 @@ from engine.config import ConfigError, RunConfig, load_config
 from engine.config.kohya.arguments import convert_arguments
 from engine.config.kohya.convert import conversion_of
 from engine.config.kohya.rules import SCRIPT_ARGUMENTS, rule_of
-from engine.config.load import kohya_notes
+from engine.config.load import conversion_notes
 from engine.config.problems import keys
-from engine.errors import UsageError
+from tests.refusals import refused
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -155,23 +156,23 @@ def test_a_training_toml(write: Write) -> None:
     # what the file does not say is as the scripts do it
     assert (config.dataset.caption_extension, config.dataset.enable_bucket) == (".caption", False)
     assert (config.saving.save_precision, config.memory.cache_latents) == ("float", False)
-    notes = kohya_notes(path)
+    notes = conversion_notes(path)
     assert any(note.startswith("xformers = True: no effect") for note in notes)
     assert any(note.startswith("max_data_loader_n_workers = 4: no effect") for note in notes)
     assert not any(note.startswith("network_dim") for note in notes)
 
 
 def test_unsupported_and_unknown_arguments_are_errors_all_at_once(write: Write) -> None:
-    path = write("t.toml", 'network_module = "lycoris.kohya"\nnetwork_dim = 8\nweighted_captions = true\n'
-                 'learning_rat = 1e-4\nnetwork_args = ["algo=loha"]\nunet_lr = 1e-4')  # fmt: skip
+    path = write("t.toml", 'network_module = "networks.dylora"\nnetwork_dim = 8\nweighted_captions = true\n'
+                 'learning_rat = 1e-4\nnetwork_args = ["ggpo_beta=1"]\nunet_lr = 1e-4')  # fmt: skip
     with pytest.raises(ConfigError) as caught:
         load_config(path)
     results = {problem.key: problem for problem in caught.value.problems}
-    assert "with conv_dim in network_args" in results["network_module"].hint
+    assert "networks.lokr and lycoris.kohya" in results["network_module"].hint
     assert "Remove the weights" in results["weighted_captions"].hint
     assert "learning_rat" not in results, "the scripts ignore a name that is no argument"
     lines = {key: problem.where.removeprefix(f"{path}, line ") for key, problem in results.items()}
-    assert lines == {"network_module": "1", "weighted_captions": "3", "network_args algo": "5"}
+    assert lines == {"network_module": "1", "weighted_captions": "3", "network_args ggpo_beta": "5"}
 
 
 def test_what_the_scripts_ignore_has_no_effect_and_the_nearest_argument_is_named(write: Write) -> None:
@@ -181,7 +182,7 @@ def test_what_the_scripts_ignore_has_no_effect_and_the_nearest_argument_is_named
     config = load_config(path)
     assert (config.training.train_batch_size, config.training.kohya_exact, config.training.seed) == (1, False, 42)
     assert config.memory.device == "auto"
-    notes = {note.partition(" = ")[0]: note for note in kohya_notes(path)}
+    notes = {note.partition(" = ")[0]: note for note in conversion_notes(path)}
     assert {key for key, value in status(path).items() if value == "no effect"} == set(notes) == {
         "batch_size", "sdxl", "learning_rat", "kohya_exact", "device", "deep",
     }  # fmt: skip
@@ -203,7 +204,7 @@ def test_the_training_toml_that_the_gui_writes_beside_a_run(write: Write) -> Non
     assert unread <= {name for name, value in status(path).items() if value == "no effect"}
     call = write("train.sh", f"python train_network.py --config_file '{path}' --network_dim 4\n")
     assert load_config(call).network.network_dim == 4
-    with pytest.raises(ConfigError, match="epoch"):
+    with refused("config-invalid", "epoch"):
         load_config(write("typed.sh", "python train_network.py --epoch 10 --network_dim 4\n"))
 
 
@@ -250,7 +251,7 @@ def test_a_gui_configuration(write: Write) -> None:
         ({"text_encoder_lr": 0, "unet_lr": 1e-4}, {"network_train_unet_only": True}),
         ({"text_encoder_lr": 1e-5, "unet_lr": "0"}, {"network_train_text_encoder_only": True}),
         ({"LoRA_type": "Kohya LoCon", "conv_dim": "8", "conv_alpha": 4}, {"conv_dim": 8, "conv_alpha": 4}),
-        ({"LoRA_type": "LoCon", "conv_dim": 8}, {"conv_dim": 8}),
+        ({"LoRA_type": "LoCon", "conv_dim": 8}, {"conv_dim": 8, "network_module": "lycoris.kohya", "algo": "locon"}),
     ],
 )
 def test_parts_of_the_network(write: Write, arguments: dict[str, object], expected: dict[str, object]) -> None:
@@ -279,13 +280,78 @@ def test_quotation_marks_in_additional_parameters(write: Write) -> None:
     extra = r'--output_dir "C:\my loras" --network_dropout 0.1'
     quoted = load_config(write("q.json", json.dumps({**GUI, "additional_parameters": extra})))
     assert str(quoted.saving.output_dir) == r"C:\my loras" and quoted.network.network_dropout == 0.1
-    with pytest.raises(ConfigError, match="additional_parameters: a quotation mark is not closed"):
+    with refused("config-invalid", "additional_parameters"):
         load_config(write("u.json", json.dumps({**GUI, "additional_parameters": '--output_dir "C:'})))
 
 
-def test_lycoris_kinds_are_errors(write: Write) -> None:
-    with pytest.raises(ConfigError, match="LoRA_type: LyCORIS/LoHa is given, which is not supported"):
-        load_config(write("g.json", json.dumps({**GUI, "LoRA_type": "LyCORIS/LoHa"})))
+def test_dylora_is_an_error(write: Write) -> None:
+    with refused("config-invalid", "LoRA_type: LyCORIS/DyLoRA"):
+        load_config(write("g.json", json.dumps({**GUI, "LoRA_type": "LyCORIS/DyLoRA"})))
+
+
+LYCORIS_GUI: dict[str, dict[str, Any]] = {
+    "LyCORIS/LoHa": {"algo": "loha", "use_tucker": True, "use_scalar": True},
+    "LyCORIS/LoKr": {"algo": "lokr", "factor": 8, "use_scalar": True, "decompose_both": True},
+    "LyCORIS/LoCon": {"algo": "locon", "use_tucker": True, "rank_dropout": 0.1},
+    "LyCORIS/GLoRA": {"algo": "glora", "conv_dim": 4, "train_norm": True},
+    "LyCORIS/Native Fine-Tuning": {"algo": "full", "rank_dropout_scale": True},
+    "LyCORIS/Diag-OFT": {"algo": "diag-oft", "constraint": 0.001, "rescaled": True},
+    "LyCORIS/BOFT": {"algo": "boft", "constraint": 0.001, "use_scalar": False},
+    "LyCORIS/iA3": {"algo": "ia3", "train_norm": False},
+    "Kohya LoHa": {"network_module": "networks.loha", "conv_dim": 4, "use_tucker": True, "train_norm": False},
+    "Kohya LoKr": {"network_module": "networks.lokr", "conv_dim": 4, "factor": 8, "train_norm": False},
+}
+"""LoRA types of the GUI, and what of `FILLED` they pass on."""
+FILLED = {
+    "conv_dim": "4", "conv_alpha": 2, "factor": "8", "use_tucker": True, "use_cp": True, "use_scalar": "True",
+    "decompose_both": True, "constrain": 0.001, "rescaled": True, "train_norm": True, "rank_dropout": 0.1,
+    "rank_dropout_scale": True, "LyCORIS_preset": "full", "bypass_mode": True, "unit": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LYCORIS_GUI)
+def test_kinds_of_lycoris(write: Write, kind: str) -> None:
+    """Each type passes on its own keys, as in the GUI; the others are reported."""
+    expected = {"network_module": "lycoris.kohya", **LYCORIS_GUI[kind]}
+    path = write("g.json", json.dumps({**GUI, **FILLED, "LoRA_type": kind}))
+    network = load_config(path).network
+    assert {key: getattr(network, key) for key in expected} == expected
+    results = status(path)
+    assert results["LoRA_type"] == "honoured" and results["unit"] == "no effect"
+    assert all(key in results for key in FILLED), "nothing is dropped in silence"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("algo=lokr factor=8 full_matrix=True", {"algo": "lokr", "factor": 8, "full_matrix": True}),
+        ('algo="LoHa" conv_dim=0 use_cp=true', {"algo": "loha", "conv_dim": None, "conv_rank": 16, "use_tucker": True}),
+        ("algo=lokr decompose_both=False", {"decompose_both": False}),
+        ("algo=diag-oft constrain=1e-3 rescaled=true", {"constraint": 1e-3, "rescaled": True}),
+        ("algo=lokr use_scalar=None preset=full bypass_mode=True", {"use_scalar": False}),
+        ("algo=locon conv_alpha=2", {"algo": "locon", "conv_rank": 16, "conv_scale": 2.0}),
+        ("algo=lora", {"algo": "lora", "conv_rank": 16, "conv_scale": 8.0}),
+    ],
+)
+def test_arguments_of_lycoris(write: Write, arguments: str, expected: dict[str, Any]) -> None:
+    text = f'network_module = "lycoris.kohya"\nnetwork_dim = 16\nnetwork_alpha = 8\nnetwork_args = {arguments.split()}'
+    network = load_config(write("t.toml", text)).network
+    assert {key: getattr(network, key) for key in expected} == expected
+
+
+@pytest.mark.parametrize("argument", ["algo=lohaa", "factor=many", "constraint=2", "dora_wd=True"])
+def test_arguments_of_lycoris_that_cannot_be(write: Write, argument: str) -> None:
+    text = f'network_module = "lycoris.kohya"\nunet_lr = 1e-4\nnetwork_args = ["algo=lokr", "{argument}"]'
+    with pytest.raises(ConfigError) as caught:
+        load_config(write("t.toml", text))
+    (problem,) = caught.value.problems
+    assert argument.partition("=")[0] in problem.key
+
+
+def test_a_rank_above_every_layers_is_the_full_matrix_of_a_lokr(write: Write) -> None:
+    text = 'network_module = "lycoris.kohya"\nnetwork_dim = 100000\nnetwork_args = ["algo=lokr"]'
+    network = load_config(write("t.toml", text)).network
+    assert (network.network_dim, network.full_matrix) == (1024, True)
 
 
 SHELL = """#!/bin/sh
@@ -317,12 +383,12 @@ def test_a_batch_file(write: Write) -> None:
 
 def test_a_dataset_configuration_alone_is_no_preset(write: Write) -> None:
     path = write("d.toml", '[[datasets]]\n[[datasets.subsets]]\nimage_dir = "x"')
-    with pytest.raises(UsageError, match="is a dataset configuration"):
+    with refused("kohya-dataset-config", path):
         load_config(path)
 
 
 def test_our_own_presets_are_not_taken_for_kohyas(write: Write) -> None:
-    assert load_config("sd15-realistic").training.max_train_steps == 1800 and not kohya_notes("sd15-realistic")
+    assert load_config("sd15-realistic").training.max_train_steps == 1800 and not conversion_notes("sd15-realistic")
     path = write("mine.toml", "[training]\nunet_lr = 1e-4\nmax_train_steps = 5")
     assert conversion_of(path, path.read_text()) is None and load_config(path).training.max_train_steps == 5
     assert isinstance(load_config(path), RunConfig)
@@ -334,4 +400,4 @@ def test_flux_without_a_prediction_type_is_raw(write: Write) -> None:
     path = write("b.sh", f"{line} --model_prediction_type sigma_scaled --split_mode --fp8_base")
     config = load_config(path)
     assert (config.flow.model_prediction_type, config.memory.base_precision) == ("raw", "fp8")
-    assert config.memory.split_mode and any("mismatched target" in note for note in kohya_notes(path))
+    assert config.memory.split_mode and any("mismatched target" in note for note in conversion_notes(path))

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from engine.config import ConfigError, RunConfig, load_config
-from engine.config.kohya.arguments import Conversion
+from engine.config.conversion import Conversion
 from engine.config.kohya.gui import convert_gui
-from engine.config.kohya.gui_keys import LOCON_NEEDS_OFF
 
 FIXTURES = Path(__file__).parent / "fixtures"
 VERSIONS = ("v21", "v24", "v25")
@@ -88,7 +87,7 @@ def test_version_25() -> None:
         ("v25", {"train_double_block_indices": "0-3"}, "network_args train_double_block_indices", "All blocks"),
         ("v24", {"train_inpainting": True}, "train_inpainting", "Inpainting models cannot be trained"),
         ("v24", {"sd3_checkbox": True}, "sd3_checkbox", "Only Stable Diffusion 1.5, SDXL and FLUX"),
-        ("v24", {"dora_wd": True, "train_norm": True}, "LoRA_type", "Not with dora_wd, train_norm: switch that off"),
+        ("v24", {"LoRA_type": "LyCORIS/LoCon", "dora_wd": True}, "network_args dora_wd", "Not built in"),
     ],
 )  # fmt: skip
 def test_what_would_be_trained_otherwise_is_an_error(
@@ -109,7 +108,7 @@ def test_what_would_be_trained_otherwise_is_an_error(
         ({"lr_warmup_steps": 9}, "lr_warmup", "lr_warmup_steps decides"),
         ({"use_8bit_adam": True}, "use_8bit_adam", "optimizer decides"),
         ({"sdxl": False}, "sdxl_no_half_vae", "sdxl is off"),
-        ({"LoRA_type": "Standard"}, "conv_dim", "only with the LoCon types, as in the GUI"),
+        ({"LoRA_type": "Standard"}, "conv_dim", "the GUI does not pass it on for Standard"),
     ],
 )  # fmt: skip
 def test_nothing_is_dropped_in_silence(changes: dict[str, Any], key: str, text: str) -> None:
@@ -264,7 +263,7 @@ def test_a_value_that_cannot_be_is_one_problem_with_the_line_of_its_key(tmp_path
             try:
                 load_config(path)
             except ConfigError as error:
-                if key in ("additional_parameters", "LoRA_type", *LOCON_NEEDS_OFF):
-                    continue  # several words, or a problem of LoRA_type
+                if key in ("additional_parameters", "LoRA_type"):
+                    continue  # several words, or all keys of another type
                 (problem,) = error.problems
                 assert problem.where.startswith(f"{path}, line {line}"), (key, value, problem)

@@ -93,5 +93,7 @@ def test_a_value_of_the_file_is_not_charged_to_an_option(tmp_path: Path) -> None
     with pytest.raises(ConfigError) as caught:
         load_config(file, ["training.seed=3"], {"dataset.train_data_dir": ("--images", "a")})
     assert [problem.where for problem in caught.value.problems] == [f"{file}, line 2", f"{file}, line 4"]
-    with pytest.raises(ConfigError, match=r"^--set training.lr_scheduler=constant and .*, line 4: training: lr_"):
+    with pytest.raises(ConfigError) as caught:
         load_config(file, ["dataset.keep_tokens=1", "training.lr_scheduler=constant"])
+    problem = caught.value.problems[0]
+    assert (problem.where, problem.key) == (f"--set training.lr_scheduler=constant and {file}, line 4", "training")

@@ -12,9 +12,9 @@ from engine.config import ConfigError, RunConfig, digest, load_config, update_to
 from engine.config.kohya.convert import conversion_of
 from engine.config.moved import MOVED, former_key, former_tables, present_key
 from engine.config.problems import keys
-from engine.errors import UsageError
 from engine.runs import RunDir, prepare_resume, prepare_run
 from tests.engine.runs.test_prepare import end
+from tests.refusals import refused
 from tui.setup.draft import Draft, draft_path, forget_presets
 
 VALUES: dict[str, Any] = {
@@ -93,15 +93,15 @@ def test_an_option_wins_over_a_file_with_the_other_name(old_file: Path, override
 
 
 def test_both_names_are_an_error(old_file: Path) -> None:
-    same = "training.guidance_scale and flux.guidance_scale are the same setting, and both are set"
-    with pytest.raises(ValueError, match=same):
+    both = "training.guidance_scale and flux.guidance_scale"
+    with pytest.raises(ValueError, match=both):
         RunConfig.model_validate({"training": {"guidance_scale": 1.0}, "flux": {"guidance_scale": 2.0}})
-    with pytest.raises(ValueError, match=same):
+    with pytest.raises(ValueError, match=both):
         RunConfig().changed(training={"guidance_scale": 1.0}, flux={"guidance_scale": 2.0})
-    with pytest.raises(ConfigError, match=same):
+    with refused("config-invalid", both):
         load_config(None, ["training.guidance_scale=1", "flux.guidance_scale=1"])
     old_file.write_text(OLD_FILE + "\n[flux]\nguidance_scale = 2.0\n")
-    with pytest.raises(ConfigError, match=same) as caught:
+    with pytest.raises(ConfigError, match=both) as caught:
         load_config(old_file)
     assert [problem.where for problem in caught.value.problems] == [f"{old_file}, line 14"]
 
@@ -111,7 +111,7 @@ def test_a_problem_names_the_key_that_was_written(old_file: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(old_file)
     assert str(caught.value.problems[0]).startswith(f"{old_file}, line 7: training.guidance_scale: -1 is given")
-    with pytest.raises(ConfigError, match=r"--set flux.guidance_scale=-2: flux.guidance_scale: -2 is given"):
+    with refused("config-invalid", "--set flux.guidance_scale=-2: flux.guidance_scale: -2"):
         load_config(old_file, ["flux.guidance_scale=-2"])
 
 
@@ -122,7 +122,7 @@ def test_a_problem_names_the_key_that_was_written(old_file: Path) -> None:
      ("sampling.sample_guidanc", "flux.sample_guidance")],
 )  # fmt: skip
 def test_an_unknown_key_is_led_to_the_present_name(key: str, meant: str) -> None:
-    with pytest.raises(ConfigError, match=f"Did you mean {meant}?"):
+    with refused("config-invalid", key, meant):
         load_config(None, [f"{key}=1"])
 
 
@@ -164,11 +164,11 @@ def test_an_old_run_is_resumed(tmp_path: Path) -> None:
 
 def test_what_a_resume_refuses(tmp_path: Path) -> None:
     run = old_run(tmp_path)
-    with pytest.raises(UsageError, match=r"cannot change training.guidance_scale: the weights so far were trained"):
+    with refused("key-not-changeable", "training.guidance_scale"):
         prepare_resume(run, changes={"training.guidance_scale": 2.0})
-    with pytest.raises(ConfigError, match=r"the resume: sampling.sample_guidance: -1 is given"):
+    with refused("config-invalid", "the resume: sampling.sample_guidance: -1"):
         prepare_resume(run, changes={"sampling.sample_guidance": -1})
-    with pytest.raises(ConfigError, match="are the same setting"):
+    with refused("config-invalid", "sampling.sample_guidance and flux.sample_guidance"):
         prepare_resume(run, changes={"sampling.sample_guidance": 1, "flux.sample_guidance": 1})
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from engine.config import find_preset, list_presets, load_config
 from engine.config.own_presets import PERSONAL, preset_text, save_preset
-from engine.errors import StorageError, UsageError
 from engine.paths import user_config
+from engine.text import printable
+from tests.refusals import refused
 
 
 @pytest.fixture(autouse=True)
@@ -51,14 +52,14 @@ def test_a_file_of_prompts_is_a_path_and_stays_out() -> None:
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", "-x", "x" * 101, "a b", "a\n"])
 def test_names_that_cannot_be(name: str) -> None:
-    with pytest.raises(UsageError, match="cannot be a preset's"):
+    with refused("preset-name-not-possible", repr(printable(name))):
         save_preset(name, "sd15-anime", load_config("sd15-anime"), "t")
 
 
 def test_an_own_preset_is_only_overwritten_on_request(own_home: Path) -> None:
     config = load_config("sd15-anime")
     path = save_preset("mine", "sd15-anime", config, "first")
-    with pytest.raises(UsageError, match="already"):
+    with refused("preset-exists", path):
         save_preset("mine", "sd15-anime", config, "second")
     assert path.read_text().startswith("# first")
     save_preset("mine", "sd15-anime", config, "second", overwrite=True)
@@ -70,5 +71,5 @@ def test_a_place_that_cannot_be_written(own_home: Path, monkeypatch: pytest.Monk
         raise PermissionError(13, "Permission denied", str(own_home))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(StorageError, match="permission denied"):
+    with refused("not-writable"):
         save_preset("mine", "sd15-anime", load_config("sd15-anime"), "t")

@@ -9,7 +9,7 @@ import pytest
 
 from engine.config import RunConfig
 from engine.config.prompts import Prompt, read_prompts
-from engine.errors import UsageError
+from tests.refusals import refused
 
 LINE = "a cat --n blurry, dark --w 640 --h 384 --d 7 --s 12 --l 5.5 --ss euler_a"
 
@@ -103,32 +103,32 @@ def test_text_toml_and_json_files_agree(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "sentence"),
+    ("name", "text", "code", "part"),
     [
-        ("p.txt", None, "cannot be read"),
-        ("p.json", "{}", "a list of prompts is expected"),
-        ("p.json", "[1]", "neither text nor a table"),
-        ("p.toml", "[prompt]\nwidth = 1\n", "lacks 'subset'"),
-        ("p.toml", "[prompt\n", "malformed"),
-        ("p.toml", 'prompt = "a"\n', "prompt is no table"),
-        ("p.toml", "[prompt]\nsubset = 3\n", "no list of tables"),
-        ("p.toml", '[prompt]\nsubset = ["a"]\n', "no list of tables"),
-        ("p.txt", "a --w wide\n", "--w 'wide' is not a number"),
-        ("p.txt", "a --ss quick\n", "there is no sampler 'quick'"),
-        ("p.txt", "a --w 99999999 --h 64\n", "may have up to 8192 px"),
-        ("p.txt", "a --d 99999999999999999999\n", "a seed be up to"),
-        ("p.json", '[{"prompt": "a", "width": "big"}]', "has a value that is no number"),
-        ("p.txt", "a --d 18446744073709551616", "a seed be up to 9223372036854775807"),
-        ("p.txt", "a --l nan", "a scale is finite"),
-        ("p.json", '[{"prompt": "a", "seed": 1e999}]', "malformed|out of range"),
+        ("p.txt", None, "prompt-file-unreadable", "p.txt"),
+        ("p.json", "{}", "prompt-file-without-prompts", "p.json"),
+        ("p.json", "[1]", "prompt-not-possible", "1"),
+        ("p.toml", "[prompt]\nwidth = 1\n", "prompt-file-without-prompts", "'subset'"),
+        ("p.toml", "[prompt\n", "prompt-file-malformed", "p.toml"),
+        ("p.toml", 'prompt = "a"\n', "prompt-file-without-prompts", "p.toml"),
+        ("p.toml", "[prompt]\nsubset = 3\n", "prompt-file-without-prompts", "p.toml"),
+        ("p.toml", '[prompt]\nsubset = ["a"]\n', "prompt-file-without-prompts", "p.toml"),
+        ("p.txt", "a --w wide\n", "prompt-value-not-a-number", "--w 'wide'"),
+        ("p.txt", "a --ss quick\n", "no-such-sampler", "'quick'"),
+        ("p.txt", "a --w 99999999 --h 64\n", "prompt-value-too-large", "8192"),
+        ("p.txt", "a --d 99999999999999999999\n", "prompt-value-too-large", "9223372036854775807"),
+        ("p.json", '[{"prompt": "a", "width": "big"}]', "prompt-value-not-possible", "'big'"),
+        ("p.txt", "a --d 18446744073709551616", "prompt-value-too-large", "9223372036854775807"),
+        ("p.txt", "a --l nan", "prompt-value-not-possible", "--l nan"),
+        ("p.json", '[{"prompt": "a", "seed": 1e999}]', "prompt-file-malformed", "p.json"),
     ],
 )
 def test_bad_prompt_files_are_refused_before_the_start(
-    name: str, text: str | None, sentence: str, tmp_path: Path
+    name: str, text: str | None, code: str, part: str, tmp_path: Path
 ) -> None:
     if text is not None:
         (tmp_path / name).write_text(text)
-    with pytest.raises(UsageError, match=sentence):
+    with refused(code, part):
         read(str(tmp_path / name))
 
 

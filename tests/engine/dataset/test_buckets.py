@@ -9,7 +9,7 @@ import pytest
 
 from engine.config import RunConfig
 from engine.dataset.buckets import BucketGrid, Placement, make_buckets
-from engine.errors import UsageError
+from tests.refusals import refused
 
 GOLDEN = json.loads((Path(__file__).parent / "fixtures/golden_buckets.json").read_text())
 KOHYA = {
@@ -78,21 +78,27 @@ def test_the_scaled_image_always_covers_its_bucket(size: tuple[int, int], no_ups
 
 
 @pytest.mark.parametrize(
-    ("settings", "sentence"),
+    ("settings", "code", "parts"),
     [
-        ({"resolution": 128}, "dataset.resolution = 128×128 has a side below dataset.min_bucket_reso = 256."),
+        (
+            {"resolution": 128},
+            "resolution-outside-buckets",
+            ("dataset.resolution = 128×128", "dataset.min_bucket_reso = 256"),
+        ),
         (
             {"resolution": 1024, "max_bucket_reso": 768},
-            "dataset.resolution = 1024×1024 has a side above dataset.max_bucket_reso = 768.",
+            "resolution-outside-buckets",
+            ("dataset.resolution = 1024×1024", "dataset.max_bucket_reso = 768"),
         ),
-        ({"bucket_reso_steps": 32}, "dataset.bucket_reso_steps = 32 is not a multiple of 64, which this model needs."),
+        ({"bucket_reso_steps": 32}, "bucket-step-not-possible", ("dataset.bucket_reso_steps = 32", "64")),
         (
             {"resolution": 650, "enable_bucket": False},
-            "dataset.resolution = 650×650 is not a multiple of 8 px on both sides.",
+            "resolution-not-possible",
+            ("dataset.resolution = 650×650", "8 px"),
         ),
     ],
 )
-def test_contradictions_name_their_keys(settings: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(UsageError) as raised:
+def test_contradictions_name_their_keys(settings: dict[str, Any], code: str, parts: tuple[str, ...]) -> None:
+    with refused(code, *parts) as raised:
         grid(**settings)
-    assert raised.value.message == sentence and raised.value.hint and raised.value.exit_code == 2
+    assert raised.value.hint and raised.value.exit_code == 2

@@ -17,7 +17,7 @@ from engine.dataset.caption_files import (
     with_trigger,
     write_caption,
 )
-from engine.errors import DataError, StorageError
+from tests.refusals import refused
 
 
 def folder_of(place: Path, captions: dict[str, str | bytes | None]) -> Path:
@@ -56,7 +56,7 @@ def test_images_with_their_captions(tmp_path: Path) -> None:
 def test_numbered_folders_are_read_as_a_run_reads_them(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, {"10_smithy/a.png": "one", "2_other/b.png": None, "notes/c.png": "no", "d.png": "no"})
     assert [file.image.name for file in list_captions(folder)] == ["a.png", "b.png"]
-    with pytest.raises(DataError, match="does not exist"):
+    with refused("folder-missing", tmp_path / "nowhere"):
         list_captions(tmp_path / "nowhere")
 
 
@@ -75,7 +75,7 @@ def test_a_folder_without_write_permission(tmp_path: Path) -> None:
     (file,) = list_captions(folder_of(tmp_path, {"a.png": "old"}))
     tmp_path.chmod(0o500)
     try:
-        with pytest.raises(StorageError, match="permission denied"):
+        with refused("not-writable", file.path):
             write_caption(file, "new")
         assert file.path.read_text() == "old"
     finally:
@@ -133,6 +133,6 @@ def test_a_folder_that_is_gone_is_a_sentence(tmp_path: Path) -> None:
     (file,) = list_captions(folder_of(tmp_path / "gone", {"a.png": None}))
     file.image.unlink()
     (tmp_path / "gone").rmdir()
-    with pytest.raises(StorageError, match=r"a\.txt failed: No such file") as caught:
+    with refused("write-failed", file.path) as caught:
         write_caption(file, "new")
     assert caught.value.hint == "Give yourself write permission there, or free some space."

@@ -14,7 +14,7 @@ from engine.dataset.buckets import BucketGrid
 from engine.dataset.captions import CaptionRules
 from engine.dataset.pixels import load_pixels
 from engine.dataset.scan import scan
-from engine.errors import DataError, UsageError
+from tests.refusals import refused
 
 
 def run(path: Path, **tables: dict[str, object]) -> RunConfig:
@@ -103,9 +103,8 @@ def test_captions_from_metadata(tmp_path, draw):
     assert any("1 entry of" in note and "gone" in note for note in dataset.notes)
     assert subset.tags == ("red, big",), "b has no caption, so that its tags are the caption"
     (tmp_path / "m.json").write_text(json.dumps({"a": {"caption": " "}}))
-    with pytest.raises(DataError) as caught:
+    with refused("metadata-entry-empty"):
         scan(run(path))
-    assert caught.value.code == "metadata-entry-empty"
 
 
 def test_masks_scale_the_loss(tmp_path, draw):
@@ -138,19 +137,18 @@ def test_masks_that_fit_no_image_are_an_error(tmp_path, draw):
         dataset={"train_data_dir": str(tmp_path / "images"), "conditioning_data_dir": str(tmp_path / "masks"),
                  "masked_loss": True},
     )  # fmt: skip
-    with pytest.raises(DataError, match="None of the 1 image"):
+    with refused("no-mask", "1 image", tmp_path / "masks"):
         scan(config)
 
 
 def test_missing_folders_and_only_regularization_are_errors(tmp_path, draw):
     path = tmp_path / "d.toml"
     path.write_text(f'[[datasets]]\n[[datasets.subsets]]\nimage_dir = "{tmp_path}/nowhere"')
-    with pytest.raises(DataError) as caught:
+    with refused("folder-missing"):
         scan(run(path))
-    assert caught.value.code == "folder-missing"
     draw(tmp_path / "r" / "a.png")
     path.write_text(f'[[datasets]]\n[[datasets.subsets]]\nimage_dir = "{tmp_path}/r"\nis_reg = true')
-    with pytest.raises(DataError, match="no subset to train on"):
+    with refused("no-subset-to-train", path):
         scan(run(path))
 
 
@@ -174,7 +172,6 @@ def test_the_order_of_one_dataset_is_what_it_was(tmp_path, draw):
 def test_another_file_of_kohyas_is_reported_in_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "gui.json"
     path.write_text(json.dumps({"LoRA_type": "Standard", "epoch": 1, "max_resolution": "512,512"}))
-    with pytest.raises(UsageError) as caught:
+    with refused("no-dataset-config") as caught:
         scan(run(path))
-    assert caught.value.code == "no-dataset-config"
     assert "--preset" in caught.value.hint

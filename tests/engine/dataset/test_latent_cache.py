@@ -21,7 +21,7 @@ from engine.dataset.buckets import BucketGrid
 from engine.dataset.items import Item
 from engine.dataset.latents import BuildReport, LatentCache
 from engine.dataset.scan import scan
-from engine.errors import DataError, StorageError
+from tests.refusals import refused
 
 Draw = Callable[..., Path]
 TABLE = {
@@ -211,7 +211,7 @@ def test_a_damaged_cache_file_is_replaced_and_reported(tmp_path: Path, folder: P
     assert counts(report) == (1, 4)
     assert len(report.notes) == 1 and victim.name in report.notes[0] and "damaged" in report.notes[0]
     victim.write_bytes(b"")
-    with pytest.raises(DataError, match=r"is missing or damaged\. Start or resume again"):
+    with refused("cached-latent-missing"):
         for item in items:
             cache.get(item)
 
@@ -224,7 +224,7 @@ def test_a_latent_that_is_not_finite_is_refused_by_name(tmp_path: Path, folder: 
         return moments
 
     items, table = items_in(folder)
-    with pytest.raises(DataError, match=r"\d\.png is not finite \(NaN or infinite\).*no_half_vae"):
+    with refused("latent-not-finite", ".png", "model.no_half_vae"):
         LatentCache(tmp_path / "cache", "vae", table).build(items, overflow)
     assert not list((tmp_path / "cache").iterdir())
 
@@ -265,7 +265,7 @@ def test_a_full_device_is_one_sentence(tmp_path: Path, folder: Path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(StorageError, match="no space left on the device"):
+    with refused("disk-full"):
         cache.build(items, Encoder())
     assert not list((tmp_path / "cache").iterdir())
 

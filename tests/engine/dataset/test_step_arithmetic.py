@@ -11,7 +11,7 @@ from engine.dataset.batches import epoch_batches, is_flipped, item_caption, run_
 from engine.dataset.buckets import BucketGrid
 from engine.dataset.captions import CaptionRules
 from engine.dataset.images import ImageInfo, Scan, Subset
-from engine.errors import DataError, UsageError
+from tests.refusals import refused
 
 SIZES = [(512, 512), (768, 512), (512, 768), (1024, 512), (512, 1024)]
 
@@ -124,7 +124,7 @@ def test_surplus_and_enlargement_are_reported() -> None:
 
 
 def test_nothing_to_train_on_is_reported() -> None:
-    with pytest.raises(DataError, match="There are no images to train on"):
+    with refused("no-images"):
         planned(subset([], 1))
 
 
@@ -187,6 +187,5 @@ def test_all_captions_of_a_run_are_known_before_it() -> None:
 
 
 def test_epochs_that_make_more_steps_than_a_run_can_have_are_refused() -> None:
-    with pytest.raises(UsageError) as caught:
+    with refused("length-too-long"):
         planned(subset([100], 1), max_train_epochs=200_000)
-    assert caught.value.code == "length-too-long"

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from engine.dataset.thumbnail import thumbnail
-from engine.errors import UsageError
+from tests.refusals import refused
 
 SECRET = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 
@@ -64,7 +64,7 @@ def test_a_data_url_is_treated_alike(tmp_path: Path) -> None:
 def test_a_file_that_is_no_image_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "id_rsa.png"
     path.write_bytes(content)
-    with pytest.raises(UsageError, match=r"saving\.metadata_thumbnail: .*id_rsa\.png") as caught:
+    with refused("thumbnail-not-possible", "saving.metadata_thumbnail", path) as caught:
         thumbnail(str(path))
     assert "PRIVATE" not in str(caught.value)
 
@@ -83,7 +83,7 @@ def test_what_cannot_be_an_image_is_refused_at_once(tmp_path: Path, kind: str) -
             file.truncate(2**31)
     elif kind == "tiny":
         Image.new("RGB", (3, 3)).save(path)
-    with pytest.raises(UsageError, match=r"saving\.metadata_thumbnail"):
+    with refused("thumbnail-not-possible", "saving.metadata_thumbnail", path):
         thumbnail(str(path))
 
 
@@ -91,5 +91,5 @@ def test_what_cannot_be_an_image_is_refused_at_once(tmp_path: Path, kind: str) -
     "url", ["data:text/plain;base64,AAAA", "data:image/png,AAAA", "data:image/png;base64,?", "data:"]
 )
 def test_other_data_urls_are_refused(url: str) -> None:
-    with pytest.raises(UsageError, match="not an image"):
+    with refused("thumbnail-not-possible", "the data URL"):
         thumbnail(url)

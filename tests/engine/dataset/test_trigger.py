@@ -10,8 +10,8 @@ import pytest
 from transformers import CLIPTokenizer
 
 from engine.dataset.trigger import CLIP, suggest, tokenize_trigger, tokenizer_folder
-from engine.errors import ModelError
 from engine.paths import ASSETS
+from tests.refusals import refused
 
 DEMO = ASSETS / "demo_base"
 
@@ -63,7 +63,7 @@ def test_a_broken_tokenizer_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "tokenizer").mkdir()
     for name in ("vocab.json", "merges.txt"):
         (tmp_path / "tokenizer" / name).write_text("nothing of the kind")
-    with pytest.raises(ModelError, match="cannot be read"):
+    with refused("tokenizer-unreadable", tmp_path):
         tokenize_trigger("anna", tmp_path)
 
 

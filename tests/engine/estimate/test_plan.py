@@ -11,7 +11,7 @@ import pytest
 
 import engine
 from engine.config import RunConfig
-from engine.errors import TrainingError, UsageError
+from engine.errors import TrainingError
 from engine.estimate import plan_cache as cache
 from engine.estimate import planner
 from engine.estimate.plan import CARDS, CONTEXT, GIB, Need, Plan, restored
@@ -21,6 +21,7 @@ from engine.estimate.request import Request
 from engine.families.resolved import resolve_run
 from engine.hardware import Gpu
 from engine.worker import Cancelled
+from tests.refusals import refused, require
 from tools.plans import runs
 
 TRAIN = Need("train", 5 * GIB, 6 * GIB, {"weights": 3 * GIB, "activations": 2 * GIB})
@@ -152,9 +153,8 @@ def test_the_card_decides_about_the_precision(requests: list[Request]) -> None:
 
 
 def test_without_a_model_and_a_family_there_is_no_plan(requests: list[Request]) -> None:
-    with pytest.raises(UsageError) as error:
+    with refused("plan-without-model"):
         plan(RunConfig())
-    assert error.value.code == "plan-without-model"
 
 
 def test_a_process_that_is_not_wanted_any_more_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -192,8 +192,9 @@ def test_a_process_that_dies_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(cache, "_shipped", dict)
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(TrainingError, match="The memory plan failed: exit code 1"):
+    with pytest.raises(TrainingError) as caught:
         plan(config())
+    require(caught.value, "worker-failed", "The memory plan", "exit code 1")
 
 
 def test_the_sources_that_a_plan_comes_from_are_there() -> None:

@@ -12,7 +12,6 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from engine.errors import ModelError, UsageError
 from engine.families.registry import recognise
 from engine.families.unet.clip import clip_sizes
 from engine.families.unet.load import builders_of, file_names
@@ -21,6 +20,7 @@ from engine.families.unet.schedule import alphas_cumprod, scheduler_config
 from engine.families.unet.spec import SD15_SPEC
 from engine.models.loading import DTYPES, meta_module
 from engine.paths import ASSETS
+from tests.refusals import refused
 from tests.tiny_models import LDM_CHANNELS, tiny_parts, tiny_sd15
 
 
@@ -152,17 +152,14 @@ def test_another_vae(tmp_path: Path, folder: Path, single_file: Path, load: Any)
         same(load(folder, vae=str(choice), messages=messages).vae, other)
         assert len(messages) == 1 and "model.vae" in messages[0]
     same(load(folder, vae=str(tiny_sd15(tmp_path / "model", seed=7))).vae, tiny_parts(seed=7)["vae"])
-    with pytest.raises(ModelError) as error:
+    with refused("model-file-missing", "model.vae", tmp_path / "none"):
         load(folder, vae=str(tmp_path / "none"))
-    assert error.value.code == "model-file-missing" and "model.vae" in error.value.message
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(ModelError) as error:
+    with refused("model-file-cut-short"):
         load(folder, vae=str(tmp_path / "vae"))
-    assert error.value.code == "model-file-cut-short"
-    with pytest.raises(ModelError) as error:
+    with refused("not-a-vae"):
         save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
         load(folder, vae=str(tmp_path / "x.safetensors"))
-    assert error.value.code == "not-a-vae"
 
 
 def test_prediction_type_set_and_contradicted(folder: Path, single_file: Path, load: Any) -> None:
@@ -171,9 +168,8 @@ def test_prediction_type_set_and_contradicted(folder: Path, single_file: Path, l
     assert model.prediction_type == model.recognition.prediction_type == "v_prediction"
     assert "does not state it" in messages[0]
     assert load(folder, v_parameterization=False).prediction_type == "epsilon"
-    with pytest.raises(UsageError) as error:
+    with refused("v-parameterization-contradicts-model", "scheduler_config"):
         load(folder, v_parameterization=True)
-    assert error.value.code == "v-parameterization-contradicts-model" and "scheduler_config" in error.value.message
 
 
 def test_noise_schedule(folder: Path, load: Any) -> None:
@@ -194,25 +190,24 @@ def test_missing_misshapen_and_unused_tensors(tmp_path: Path, single_file: Path,
     path = tmp_path / "m.safetensors"
     key = "model.diffusion_model.middle_block.1.norm.weight"
     save_file({name: tensor for name, tensor in tensors.items() if name != key}, path)
-    with pytest.raises(ModelError, match=r"lacks 1 of the \d+ tensors of its unet: " + key):
+    with refused("checkpoint-incomplete", "1 of the", f"unet: {key}"):
         load(path)
     save_file({**tensors, key: torch.zeros(5)}, path)
-    with pytest.raises(ModelError, match=r"has the shape \[5\] instead of \[64\]"):
+    with refused("tensor-wrong-shape", "[5]", "[64]"):
         load(path)
     messages: list[str] = []
     save_file({**tensors, "model.diffusion_model.extra.weight": torch.zeros(5)}, path)
     load(path, messages=messages)
     assert messages[0].startswith("1 tensors of the unet")
     save_file({name: tensor for name, tensor in tensors.items() if ".op." not in name}, path)
-    with pytest.raises(ModelError) as error:
+    with refused("component-wrong-layout"):
         load(path)
-    assert error.value.code == "component-wrong-layout"
 
 
 def test_a_broken_tokenizer(tmp_path: Path, folder: Path, load: Any) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "m"))
     (copy / "tokenizer" / "vocab.json").write_text("{")
-    with pytest.raises(ModelError, match=r"tokenizer/vocab\.json cannot be read as JSON"):
+    with refused("tokenizer-unreadable", copy / "tokenizer/vocab.json"):
         load(copy)
     shutil.rmtree(copy / "tokenizer")
     assert load(copy).tokenizers[0]("cat").input_ids == [49406, 2368, 49407]

@@ -13,11 +13,11 @@ from peft import LoraConfig, inject_adapter_in_model
 
 from engine.config.schema import MemoryTable
 from engine.config.values import Sampler
-from engine.errors import TrainingError, UsageError
 from engine.families.unet.model import SD15Model
 from engine.families.unet.sampling import fit_size, make_scheduler
 from engine.lowmem.checkpointing import use_checkpointing
 from engine.types import SampleRequest
+from tests.refusals import refused
 from tests.tiny_models import tiny_sd15
 
 Pipeline: Any = StableDiffusionPipeline
@@ -116,9 +116,8 @@ def test_every_sampler_finds_a_known_image(sampler: str) -> None:
 def test_k_names_mean_the_same(model: SD15Model) -> None:
     images = [model.generate(SampleRequest(**{**CAT.__dict__, "sampler": name})) for name in ("euler", "k_euler")]
     assert (pixels_of(images[0]) == pixels_of(images[1])).all()
-    with pytest.raises(UsageError) as error:
+    with refused("no-such-sampler"):
         model.generate(SampleRequest(**{**CAT.__dict__, "sampler": "ddum"}))
-    assert error.value.code == "no-such-sampler"
 
 
 @pytest.mark.parametrize(("asked", "got"), [((100, 71), (96, 64)), ((8, 512), (64, 512)), ((64, 64), (64, 64))])
@@ -136,11 +135,11 @@ def test_other_shapes_and_long_prompts(folder: Path, load: Any) -> None:
 def test_an_image_that_is_not_finite_is_reported(folder: Path, load: Any) -> None:
     model = load(folder)
     model.unet.conv_out.bias.data.fill_(float("nan"))
-    with pytest.raises(TrainingError, match="is not finite: the denoiser overflowed"):
+    with refused("sample-not-finite", "the denoiser"):
         model.generate(CAT)
     model = load(folder)
     model.vae.decoder.conv_out.bias.data.fill_(float("nan"))
-    with pytest.raises(TrainingError, match="the VAE overflowed"):
+    with refused("sample-not-finite", "the VAE"):
         model.generate(CAT)
 
 

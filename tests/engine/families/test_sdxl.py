@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from engine.config import RunConfig
-from engine.errors import ModelError, UsageError
 from engine.families.registry import family_named, module_tables, recognise
 from engine.families.unet.load import builders_of, choose_vae_dtype
 from engine.families.unet.model import SDXLModel
@@ -23,6 +22,7 @@ from engine.families.unet.targets import text_targets
 from engine.models.loading import meta_module
 from engine.paths import ASSETS
 from engine.types import SampleRequest
+from tests.refusals import refused
 from tests.tiny_sdxl import sdxl_parts, tiny_sdxl
 
 TABLES = module_tables()
@@ -130,16 +130,14 @@ def test_what_the_file_states_about_its_noise(tmp_path: Path, folder: Path) -> N
     assert marked.prediction_type == "v_prediction" and marked.zero_terminal_snr
     assert "prediction type v_prediction: the file has the marker tensor v_pred" in marked.reasons
     assert float(load(marked.path).training_alphas_cumprod[-1]) == 0
-    with pytest.raises(UsageError) as error:
+    with refused("v-parameterization-contradicts-model"):
         load(marked.path, v_parameterization=False)
-    assert error.value.code == "v-parameterization-contradicts-model"
     with_clip_skip = load(folder, messages=(messages := []), clip_skip=2)
     assert with_clip_skip.prediction_type == "epsilon"
     assert any("model.clip_skip has no effect" in text for text in messages)
     stated = recognise(tiny_sdxl(tmp_path / "v", prediction_type="v_prediction"))
-    with pytest.raises(UsageError) as error:
+    with refused("v-parameterization-contradicts-model"):
         family_named("sdxl").check(RunConfig().changed(model={"v_parameterization": False}), stated)
-    assert error.value.code == "v-parameterization-contradicts-model"
 
 
 def test_a_name_with_v_prediction(tmp_path: Path) -> None:
@@ -228,22 +226,22 @@ def test_near_relatives_are_refused(tmp_path: Path, folder: Path, single_file: P
 
     stem = "model.diffusion_model.input_blocks.0.0.weight"
     refiner = without("conditioner.") | {"conditioner.embedders.0.model.text_projection": torch.zeros(2, 2)}
-    for changed, sentence in (
-        (without("conditioner.embedders.0."), "no first text encoder"),
-        (without("conditioner.embedders.1."), "no second text encoder"),
-        (without("first_stage_model."), "no VAE"),
-        (refiner, "is the SDXL refiner"),
-        (tensors | {stem: torch.zeros(32, 9, 3, 3)}, "is an inpainting model"),
+    for changed, code, lacking in (
+        (without("conditioner.embedders.0."), "checkpoint-without-parts", "first text encoder"),
+        (without("conditioner.embedders.1."), "checkpoint-without-parts", "second text encoder"),
+        (without("first_stage_model."), "checkpoint-without-parts", "VAE"),
+        (refiner, "model-is-sdxl-refiner", ""),
+        (tensors | {stem: torch.zeros(32, 9, 3, 3)}, "model-is-inpainting", ""),
     ):
         save_file(changed, tmp_path / "x.safetensors")
-        with pytest.raises(ModelError, match=sentence):
+        with refused(code, tmp_path / "x.safetensors", lacking):
             recognise(tmp_path / "x.safetensors")
-    for part, change, sentence in (
-        ("unet/config.json", {"in_channels": 9}, "is an inpainting model"),
-        ("scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "EDM's noise"),
+    for part, change, code in (
+        ("unet/config.json", {"in_channels": 9}, "model-is-inpainting"),
+        ("scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "model-is-edm"),
     ):
         copy = Path(shutil.copytree(folder, tmp_path / part.replace("/", "_")))
         settings = json.loads((copy / part).read_text()) | change
         (copy / part).write_text(json.dumps(settings))
-        with pytest.raises(ModelError, match=sentence):
+        with refused(code, copy):
             recognise(copy)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from transformers import T5Config, T5EncoderModel
 
-from engine.errors import UsageError
 from engine.families.unet.parts import build_unet
 from engine.lowmem import base_precision
 from engine.lowmem.base_precision import (
@@ -26,6 +25,7 @@ from engine.lowmem.base_precision import (
     decode_nf4_by_bitsandbytes,
 )
 from engine.models.loading import PartSource, TensorSource, load_part
+from tests.refusals import refused
 from tests.small_denoisers import BLOCKS, SMALL, _flux, small_flux, small_unet
 
 CPU = torch.device("cpu")
@@ -262,8 +262,7 @@ def test_empty_weights_have_their_sizes(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_nf4_on_a_gpu_without_bitsandbytes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UsageError) as error:
+    with refused("bitsandbytes-missing"):
         check_precision("nf4", torch.device("cuda"))
-    assert error.value.code == "bitsandbytes-missing"
     check_precision("nf4", CPU)
     check_precision("int8", torch.device("cuda"))

@@ -16,9 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine.errors import ModelError
 from engine.exit_codes import ExitCode
 from engine.models.header import read_header, refuse_pickle
+from tests.refusals import refused
 
 
 def written(path: Path, header: bytes, body: bytes = b"") -> Path:
@@ -40,9 +40,8 @@ def test_cut_short(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "cut.safetensors"
     save_file({"x": torch.zeros(100)}, path)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ModelError) as error:
+    with refused("model-file-cut-short") as error:
         read_header(path)
-    assert error.value.code == "model-file-cut-short"
     assert error.value.exit_code == ExitCode.BAD_DATA
 
 
@@ -60,36 +59,31 @@ def test_cut_short(tmp_path: Path, keep: int) -> None:
 )
 def test_a_header_that_makes_no_sense(tmp_path: Path, header: bytes) -> None:
     path = written(tmp_path / "odd.safetensors", header, bytes(8))
-    with pytest.raises(ModelError) as error:
+    with refused("not-safetensors"):
         read_header(path)
-    assert error.value.code == "not-safetensors"
 
 
 def test_a_git_lfs_pointer_and_a_web_page_are_named(tmp_path: Path) -> None:
     path = tmp_path / "page.safetensors"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 23802932552\n")
-    with pytest.raises(ModelError) as error:
+    with refused("git-lfs-pointer"):
         read_header(path)
-    assert error.value.code == "git-lfs-pointer"
     path.write_bytes(b"<!DOCTYPE html><html>Sign in</html>")
-    with pytest.raises(ModelError) as error:
+    with refused("not-safetensors"):
         read_header(path)
-    assert error.value.code == "not-safetensors"
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(ModelError) as error:
+    with refused("model-file-missing"):
         read_header(tmp_path / "none.safetensors")
-    assert error.value.code == "model-file-missing"
 
 
 def test_an_undecodable_name(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.safetensors"))
     save_file({"x": torch.zeros(1)}, tmp_path / "good")
     (tmp_path / "good").rename(path)
-    with pytest.raises(ModelError) as error:
+    with refused("model-path-not-utf8") as error:
         read_header(path)
-    assert error.value.code == "model-path-not-utf8"
     error.value.message.encode()
 
 
@@ -107,17 +101,15 @@ class Trap:
 def test_a_pickle_is_refused_and_never_opened(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
-    with pytest.raises(ModelError) as error:
+    with refused("model-is-pickle"):
         read_header(path)
-    assert error.value.code == "model-is-pickle"
     assert not (tmp_path / "sprung").exists()
 
 
 def test_a_zipped_pickle_under_a_wrong_name(tmp_path: Path) -> None:
     torch.save({"x": torch.zeros(1)}, tmp_path / "m.safetensors")
-    with pytest.raises(ModelError) as error:
+    with refused("model-is-pickle"):
         read_header(tmp_path / "m.safetensors")
-    assert error.value.code == "model-is-pickle"
 
 
 @pytest.mark.parametrize("length", [640, 896, 1152, 1408, 65536 + 640])
@@ -130,9 +122,8 @@ def test_a_header_whose_length_begins_like_a_pickle(tmp_path: Path, length: int)
 @pytest.mark.parametrize("value", [{}, [1], {"a": list(range(1000))}, "x" * 70000])
 def test_pickles_of_every_protocol(tmp_path: Path, protocol: int, value: object) -> None:
     (tmp_path / "m.safetensors").write_bytes(pickle.dumps(value, protocol))
-    with pytest.raises(ModelError) as error:
+    with refused("model-is-pickle"):
         read_header(tmp_path / "m.safetensors")
-    assert error.value.code == "model-is-pickle"
 
 
 @pytest.mark.parametrize(
@@ -153,6 +144,5 @@ def test_the_line_that_converts_works_for_every_name(
 
 def test_gguf_is_named(tmp_path: Path) -> None:
     (tmp_path / "m.safetensors").write_bytes(b"GGUF" + bytes(20))
-    with pytest.raises(ModelError) as error:
+    with refused("model-is-gguf"):
         read_header(tmp_path / "m.safetensors")
-    assert error.value.code == "model-is-gguf"

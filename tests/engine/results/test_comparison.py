@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import UsageError
 from engine.results.comparison import compare, matched_prompts
 from engine.results.record import RunRecord, read_run
 from engine.runs import RunDir
 from engine.runs.events import SampleEvent
 from tests.engine.results.conftest import Make
 from tests.fake_run import PlayedTrainer, prepared_run
+from tests.refusals import refused
 
 
 def drawn(place: Path, name: str, prompts: list[tuple[str, int | None]]) -> RunRecord:
@@ -60,8 +60,12 @@ def test_a_prompt_that_a_third_run_lacks(tmp_path: Path) -> None:
 
 def test_too_few_too_many_or_the_same_twice(trained: Make) -> None:
     run = read_run(trained())
-    for runs, words in (([run], "2 to 6 runs; 1 named"), ([run] * 7, "7 named"), ([run, run], "is named twice")):
-        with pytest.raises(UsageError, match=words):
+    for runs, code, part in (
+        ([run], "comparison-wrong-count", "2 to 6 runs; 1 named"),
+        ([run] * 7, "comparison-wrong-count", "7 named"),
+        ([run, run], "run-named-twice", run.name),
+    ):
+        with refused(code, part):
             compare(runs)
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from engine.paths import ASSETS
-from engine.results.looks import Look, burn, copying, distance, look_at
+from engine.results.looks import Look, burn, copying, different, distance, look_at
 
 IMAGES = sorted((ASSETS / "demo_pictures").glob("*.png"))
 
@@ -98,3 +98,11 @@ def test_distance_is_symmetric_and_zero_for_the_mirror_image() -> None:
     image = opened(IMAGES[10])
     here, there = look_at(image), look_at(ImageOps.mirror(image))
     assert distance(here, there) == distance(there, here) <= 2
+
+
+def test_versions_of_an_image_are_one() -> None:
+    first, second = opened(IMAGES[0]), opened(IMAGES[4])
+    versions = [first, ImageOps.mirror(first), second, first.resize((48, 48)), ImageOps.mirror(second)]
+    looks = [look_at(version) for version in versions]
+    assert different(looks) == [looks[0], looks[2]]
+    assert different([]) == []

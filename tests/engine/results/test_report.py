@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from engine.errors import UsageError
 from engine.results import page
 from engine.results.compare_page import write_comparison
 from engine.results.comparison import compare
@@ -23,6 +22,7 @@ from engine.runs.events import SampleEvent, SampleMeasuresEvent, StepEvent, Warn
 from tests.engine.results.conftest import Make
 from tests.fake_run import PlayedTrainer, prepared_run
 from tests.html_check import PageReader, read_page
+from tests.refusals import refused
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7*7 }}{% include 'page.js' %}"
 
@@ -204,11 +204,11 @@ def test_only_an_earlier_page_is_replaced(trained: Make, tmp_path: Path) -> None
     write_report(read_run(run_dir), path)
     require_place(path)
     path.write_text("<!doctype html>\n<html>my own page")
-    with pytest.raises(UsageError, match="no earlier report") as refused:
+    with refused("output-exists", path, "--overwrite"):
         require_place(path)
-    assert "--overwrite" in refused.value.hint and path.read_text().endswith("my own page")
+    assert path.read_text().endswith("my own page")
     require_place(path, overwrite=True)
-    with pytest.raises(UsageError, match="is a folder"):
+    with refused("output-not-a-file", tmp_path):
         require_place(tmp_path, overwrite=True)
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from engine.config import RunConfig
-from engine.errors import UsageError
 from engine.results.train_on import StartFile, find_file, trigger_of, values_of
 from engine.runs import prepare_run
 from engine.runs.history import SavedFile
+from tests.refusals import refused
 
 
 @pytest.mark.parametrize(
@@ -60,5 +60,5 @@ def test_a_file_is_the_runs_own_by_its_name_else_a_path(tmp_path: Path) -> None:
     assert own.path == run.lora_path(epoch=1) and own.saved is not None
     assert find_file(run, str(run.lora_path(epoch=1))).saved is not None
     assert find_file(run, str(other)) == StartFile(other)
-    with pytest.raises(UsageError, match=r"no file ann-7.*The run has ann-000001.safetensors"):
+    with refused("lora-file-missing", "ann-7", "ann-000001.safetensors"):
         find_file(run, "ann-7")

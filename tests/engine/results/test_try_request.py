@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from engine.config import RunConfig
-from engine.errors import UsageError
 from engine.results.try_request import (
     Column,
     LoraFile,
@@ -19,6 +18,7 @@ from engine.results.try_request import (
     read_strengths,
 )
 from engine.types import SampleRequest
+from tests.refusals import refused
 
 A, B = LoraFile(Path("a.safetensors")), LoraFile(Path("b.safetensors"), 0.5)
 
@@ -40,23 +40,20 @@ def test_a_file_whose_name_ends_like_a_strength_goes_first(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("word", ["none.safetensors", "none.safetensors:0.7", ":0.7", ""])
 def test_a_file_that_is_not_there(word: str) -> None:
-    with pytest.raises(UsageError) as error:
+    with refused("lora-file-missing"):
         read_file(word)
-    assert error.value.code == "lora-file-missing"
 
 
 @pytest.mark.parametrize("text", ["", "strong", "nan", "inf", "101", "-1e9"])
 def test_what_is_no_strength(text: str) -> None:
-    with pytest.raises(UsageError) as error:
+    with refused("strength-invalid"):
         read_strength(text)
-    assert error.value.code == "strength-invalid"
 
 
 def test_strengths() -> None:
     assert read_strengths("0.6, 0.8,1.0,0.8,") == (0.6, 0.8, 1.0)
-    with pytest.raises(UsageError) as error:
+    with refused("no-strength"):
         read_strengths(" , ")
-    assert error.value.code == "no-strength"
 
 
 def test_the_base_comes_first_then_each_strength() -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from engine.config import RunConfig
-from engine.errors import LoraSmithError, ModelError
+from engine.errors import ModelError
 from engine.processes import process_start
 from engine.results.try_request import LoraFile, TryRequest, columns_of
 from engine.results.trying import GeneratedImage, Note, Progress, TryProcess
 from engine.types import SampleRequest
 from engine.worker import Cancelled
+from tests.refusals import refused
 
 FAKE = Path(__file__).with_name("fake_drawing.py")
 
@@ -55,12 +56,12 @@ def test_an_error_is_the_persons_own_and_the_process_starts_again(request_: TryR
 
 
 def test_a_process_that_ends_reports_why(request_: TryRequest) -> None:
-    with fake("crash") as process, pytest.raises(LoraSmithError, match="Drawing failed: the card is gone"):
+    with fake("crash") as process, refused("worker-failed", "Drawing", "the card is gone"):
         list(process.generate(request_))
 
 
 def test_a_command_that_is_no_drawing_process(request_: TryRequest) -> None:
-    with TryProcess([sys.executable, "-c", ""]) as process, pytest.raises(LoraSmithError, match="exit code 0"):
+    with TryProcess([sys.executable, "-c", ""]) as process, refused("worker-failed", "exit code 0"):
         list(process.generate(request_))
 
 

@@ -98,6 +98,20 @@ def assessed(*run: Measures) -> Any:
         # equally good, and a plateau: the first; nearly as good, but the run still learns: the highest
         ([measures(10, 0.395), measures(20, 0.4), measures(30, 0.4)], 10, "compare their samples"),
         ([measures(10, 0.1), measures(20, 0.188), measures(30, 0.2, rate_sum=22)], 30, "Train 2 or 3 epochs more"),
+        # of what is learned of versions of a few images, the last part is those images
+        ([measures(10, 0.34, repeated=0.4), measures(20, 0.4, repeated=0.4)], 20, ""),
+        ([measures(10, 0.34, repeated=0.5), measures(20, 0.4, repeated=0.5)], 10, "versions of others"),
+        # bleed alone counts, and the worse of both
+        ([measures(10, 0.36, bleed=0.5, drift=0.3), measures(20, 0.4, bleed=0.5, drift=0.5)], 20, ""),
+        (
+            [
+                measures(10, 0.36, bleed=0.5, drift=0.3, repeated=0.8),
+                measures(20, 0.4, bleed=0.5, drift=0.5, repeated=0.8),
+            ],
+            10,
+            "versions of others",
+        ),
+        ([measures(10, 0.2, repeated=0.8), measures(20, 0.4, repeated=0.8)], 20, "versions of others"),
     ],
 )
 def test_the_recommended_file_and_what_next(run: list[Measures], step: int, advice: str) -> None:

@@ -39,7 +39,8 @@ KEYS = {
     "seconds",
     "measures": "step epoch shift response leakage drift bleed seconds",
     "sample": "path prompt index step",
-    "sample_measures": "step burn copying copied latent_copying latent_base latent_copied seconds",
+    "sample_measures": "step burn copying copied latent_copying latent_base latent_copied training_images "
+    "repeated seconds",
     "saved": "path bytes step epoch difference",
     "state_saved": "path step bytes",
     "note": "text",

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import ConfigError, RunConfig, load_config
+from engine.config import RunConfig, load_config
 from engine.config.changes import at_the_end, changes_of
-from engine.errors import UsageError
 from engine.runs import RunDir, prepare_resume, prepare_run, read_events
 from engine.runs.extend import Place, statement
 from engine.runs.resume import plan_resume
 from engine.runs.state import write_exit
 from tests.engine.runs.test_prepare import end
+from tests.refusals import refused
 from tests.state_files import write_state
 
 
@@ -82,31 +82,39 @@ def test_the_name_that_the_last_file_gets(config: RunConfig, step: int, existing
 
 
 @pytest.mark.parametrize(
-    ("state", "changes", "words"),
+    ("state", "changes", "code", "parts"),
     [
         (
             "finished",
             {"training.max_train_steps": 100},
-            "has made 100 steps, the end of epoch 5, and training.max_train_steps = 100 ends after 100",
+            "length-passed",
+            ("100 steps", "epoch 5", "training.max_train_steps = 100 ends after 100"),
         ),
-        ("finished", {"training.max_train_steps": 60}, "max_train_steps = 60 ends after 60"),
-        ("finished", {"training.max_train_epochs": 5}, "max_train_epochs = 5 ends after 100"),
-        ("finished", {"training.unet_lr": 1e-4}, "nothing to resume"),
-        ("stopped", {"training.max_train_epochs": 4}, "max_train_epochs = 4 ends after 80"),
-        ("stopped", {"training.max_train_epochs": 9, "training.train_batch_size": 2}, "in one resume"),
-        ("stopped", {"training.unet_lr": 0}, "would end the training of the UNet"),
-        ("stopped", {"training.max_train_epochs": 1_000_000}, "20000000 steps; a run can have up to"),
+        ("finished", {"training.max_train_steps": 60}, "length-passed", ("max_train_steps = 60 ends after 60",)),
+        ("finished", {"training.max_train_epochs": 5}, "length-passed", ("max_train_epochs = 5 ends after 100",)),
+        ("finished", {"training.unet_lr": 1e-4}, "run-finished", ()),
+        ("stopped", {"training.max_train_epochs": 4}, "length-passed", ("max_train_epochs = 4 ends after 80",)),
+        (
+            "stopped",
+            {"training.max_train_epochs": 9, "training.train_batch_size": 2},
+            "changes-contradict",
+            ("training.max_train_epochs", "training.train_batch_size"),
+        ),
+        ("stopped", {"training.unet_lr": 0}, "rate-not-changeable", ("training.unet_lr", "end", "UNet")),
+        ("stopped", {"training.max_train_epochs": 1_000_000}, "length-too-long", ("20000000 steps",)),
     ],
 )
-def test_what_is_refused(config: RunConfig, state: str, changes: dict[str, object], words: str) -> None:
+def test_what_is_refused(
+    config: RunConfig, state: str, changes: dict[str, object], code: str, parts: tuple[str, ...]
+) -> None:
     run_dir = ended(config, state=state)
-    with pytest.raises(UsageError, match=words):
+    with refused(code, *parts):
         prepare_resume(run_dir, changes=changes)
     assert load_config(run_dir.config_path).training.changes == [] and run_dir.exit_path.exists()
 
 
 def test_values_are_checked_by_the_schema(config: RunConfig) -> None:
-    with pytest.raises(ConfigError, match=r"training.max_train_epochs.*greater than or equal to 1"):
+    with refused("config-invalid", "training.max_train_epochs: 0"):
         plan_resume(ended(config), {"training.max_train_epochs": 0})
 
 
@@ -114,7 +122,7 @@ def test_without_a_state_a_finished_run_cannot_continue(config: RunConfig) -> No
     run_dir = ended(config)
     for path in run_dir.checkpoints.iterdir():
         path.unlink()
-    with pytest.raises(UsageError, match="has no readable state") as caught:
+    with refused("no-state-to-resume", run_dir.path) as caught:
         plan_resume(run_dir, {"training.max_train_epochs": 9})
     assert "--from robot.safetensors" in caught.value.hint and "in all" not in caught.value.hint
 
@@ -187,30 +195,29 @@ def test_halved_rates_stay_halved() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tables", "refused"),
+    ("tables", "trained"),
     [
-        ({"memory": {"cache_text_encoder_outputs": True}}, "changes nothing: no part trains with it"),
-        ({"model": {"family": "flux"}}, "changes nothing: no part trains with it"),
-        ({"model": {"family": "flux"}, "training": {"text_encoder_lr": 1e-5}}, ""),
-        ({}, ""),
+        ({"memory": {"cache_text_encoder_outputs": True}}, False),
+        ({"model": {"family": "flux"}}, False),
+        ({"model": {"family": "flux"}, "training": {"text_encoder_lr": 1e-5}}, True),
+        ({}, True),
     ],
 )
 def test_the_rate_of_a_text_encoder_that_is_not_trained(
-    config: RunConfig, tables: dict[str, dict[str, object]], refused: str
+    config: RunConfig, tables: dict[str, dict[str, object]], trained: bool
 ) -> None:
     """That is decided by what runs: by a cache, or by the family."""
     run_dir = ended(config.changed(**tables), 60, "stopped")
-    if not refused:
+    if trained:
         assert "(text encoder)" in plan_resume(run_dir, {"training.text_encoder_lr": 2e-5}).notes[-1]
         return
-    with pytest.raises(UsageError, match=refused):
+    with refused("rate-not-in-use", "training.text_encoder_lr"):
         plan_resume(run_dir, {"training.text_encoder_lr": 2e-5})
 
 
 def test_an_early_state_needs_the_length_in_steps(config: RunConfig, tmp_path: Path) -> None:
     run_dir = ended(config)
     write_state(run_dir.checkpoints, 100)
-    with pytest.raises(UsageError) as caught:
+    with refused("epochs-unknown"):
         plan_resume(run_dir, {"training.max_train_epochs": 9})
-    assert caught.value.code == "epochs-unknown"
     assert "ends after step 150, instead" in " ".join(plan_resume(run_dir, {"training.max_train_steps": 150}).notes)

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from engine.config import RunConfig
-from engine.errors import UsageError
 from engine.paths import user_state
 from engine.runs import RunDir, find_runs, prepare_run, record_run, resolve, write_exit
 from engine.runs.identity import boot_id, host
 from engine.runs.state import mark_starting
+from tests.refusals import refused
 
 
 def make(tmp_path: Path, name: str) -> RunDir:
@@ -47,12 +47,10 @@ def test_a_run_is_meant_by_path_or_part_of_a_name(tmp_path: Path) -> None:
         ("egory", category),
     ):  # fmt: skip
         assert resolve(text, [tmp_path]) == meant
-    with pytest.raises(UsageError, match="2 runs match 'at'") as caught:
+    with refused("run-ambiguous", "2 runs", "'at'", cat.path, category.path):
         resolve("at", [tmp_path])
-    assert str(cat.path) in caught.value.hint and str(category.path) in caught.value.hint
-    with pytest.raises(UsageError, match="There is no run 'dog'") as caught:
+    with refused("run-missing", "'dog'", cat.path):
         resolve("dog", [tmp_path])
-    assert str(cat.path) in caught.value.hint
 
 
 def test_the_current_run_goes_before_its_earlier_ones(tmp_path: Path) -> None:
@@ -68,6 +66,6 @@ def test_the_current_run_goes_before_its_earlier_ones(tmp_path: Path) -> None:
 
 
 def test_without_any_run(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no run 'x'") as caught:
+    with refused("run-missing", "'x'") as caught:
         resolve("x", [tmp_path])
     assert "No run is known" in caught.value.hint

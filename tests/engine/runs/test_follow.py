@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from engine.atomic import write_text
-from engine.errors import UsageError
 from engine.exit_codes import ExitCode
 from engine.processes import trainer_environment
 from engine.runs import Event, RunDir, is_locked, prepare_resume, request, true_state
@@ -23,6 +22,7 @@ from engine.runs.events import EventLog, StepEvent, read_events
 from engine.runs.follow import explain, follow, skip_history
 from engine.runs.launch import log_tail, logout_warning, trainer_command
 from engine.runs.state import StateWriter, write_record
+from tests.refusals import refused
 
 FAKE = Path(__file__).with_name("fake_trainer.py")
 ROOT = FAKE.parents[3]
@@ -133,9 +133,9 @@ def test_a_second_trainer_on_one_directory_refuses(prepared: RunDir, start: Star
     eventually(lambda: true_state(prepared).step > 0)
     command = [sys.executable, str(FAKE), str(prepared.path), "1", "0"]
     second = subprocess.run(command, capture_output=True, text=True, check=False, env=trainer_environment())
-    assert second.returncode != 0 and "two runs on one directory" in second.stderr
+    assert second.returncode != 0 and str(prepared.path) in second.stderr
     assert true_state(prepared).live
-    with pytest.raises(UsageError, match="is running"):
+    with refused("run-is-live", prepared.path):
         prepare_resume(prepared)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from engine.captioning.job import CaptionJob, start
 from engine.config import RunConfig
-from engine.errors import LoraSmithError, UsageError
+from engine.errors import LoraSmithError
 from engine.runs import (
     ControlBox,
     EventFollower,
@@ -38,6 +38,7 @@ from engine.runs.integrity import fault_of
 from engine.runs.launch import launch, log_tail
 from engine.runs.layout import own_file
 from engine.runs.remove import remove_run
+from tests.refusals import refused
 
 pytestmark = pytest.mark.timeout(60)
 FILES = ("meta.json", "state.json", "events.jsonl", "train.log", "exit.json", "lock", "reserve", "dataset.json",
@@ -94,7 +95,7 @@ def test_links_in_it_are_never_followed(ended: RunDir, tmp_path: Path, place: st
     assert {run.run_dir: run.state.state for run in find_runs([tmp_path])}[ended] == "damaged"
     assert good in [run.run_dir for run in find_runs([tmp_path])]
     for name, action in ACTIONS.items():
-        with pytest.raises(UsageError, match="symbolic link"):
+        with refused("run-damaged", "symbolic link"):
             action(ended)
         assert content(outside) == before, name
     StateWriter(ended, interval=0).update(force=True, state="running")
@@ -108,7 +109,7 @@ def test_links_in_it_are_never_followed(ended: RunDir, tmp_path: Path, place: st
 def test_a_dangling_link_makes_nothing(ended: RunDir, tmp_path: Path) -> None:
     ended.reserve_path.unlink(missing_ok=True)
     ended.reserve_path.symlink_to(tmp_path / "victim")
-    with pytest.raises(UsageError, match="symbolic link"):
+    with refused("run-damaged", "symbolic link"):
         prepare_resume(ended)
     assert not (tmp_path / "victim").exists()
 
@@ -142,7 +143,8 @@ def test_what_is_no_file_or_no_folder_is_one_bad_row(ended: RunDir, place: str, 
     assert [run.run_dir for run in runs] == [ended]
     assert (runs[0].state.state == "damaged") is not rightful
     if not rightful:
-        with pytest.raises(UsageError, match=r"where a (file|folder) belongs"):
+        what = "folder" if path.name in (*FOLDERS, "sample") else "file"
+        with refused("run-damaged", path, f"a {what} belongs"):
             prepare_resume(ended)
 
 
@@ -164,7 +166,7 @@ def test_a_name_that_is_no_file_name_writes_nowhere(ended: RunDir, name: object)
     for path in (ended.config_path, ended.lora_path(), ended.lora_path(epoch=1)):
         assert path.parent == ended.path
     assert true_state(ended).state == "damaged"
-    with pytest.raises(UsageError, match="cannot be the name"):
+    with refused("run-damaged", ended.meta_path):
         prepare_resume(ended)
 
 
@@ -237,7 +239,7 @@ def test_a_captioning_job_of_a_stranger_leads_nowhere(tmp_path: Path, place: str
     else:
         job.path.symlink_to(outside)
     before = content(outside)
-    with pytest.raises(UsageError, match="symbolic link"):
+    with refused("run-damaged", "symbolic link"):
         start(folder, "wd14", {})
     assert content(outside) == before
 
@@ -247,7 +249,7 @@ def test_a_captioning_job_names_no_other_folder(tmp_path: Path) -> None:
     job.path.mkdir()
     job.meta_path.write_text(json.dumps({"folder": "/etc", "trial": 3, "captioner": ["x"], "options": 5}))
     assert job.folder == tmp_path and job.trial == 0
-    with pytest.raises(UsageError, match="no captioner"):
+    with refused("captioner-unknown"):
         job.settings()
 
 

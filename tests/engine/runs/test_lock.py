@@ -10,11 +10,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
-from engine.errors import UsageError
 from engine.runs.identity import identity_of, is_alive, own_identity, process_start
 from engine.runs.lock import RunLock, is_locked
+from tests.refusals import refused
 
 ROOT = Path(__file__).resolve().parents[3]
 HOLD = """
@@ -51,7 +49,7 @@ def test_another_process_sees_the_holder_and_cannot_take_it(tmp_path: Path) -> N
         info = is_locked(tmp_path / "lock")
         assert info is not None and info.pid == process.pid
         assert info.process_start == process_start(process.pid)
-        with pytest.raises(UsageError, match=f"process {process.pid} already trains"):
+        with refused("run-is-live", process.pid):
             RunLock(tmp_path / "lock")
         assert is_locked(tmp_path / "lock") == info
     finally:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from engine.errors import StorageError, UsageError
 from engine.runs import RunDir, true_state
 from engine.runs.layout import write_record
 from engine.runs.remove import belongings, remove_run
+from tests.refusals import refused
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
@@ -44,7 +44,7 @@ def test_what_is_the_persons_stays(ended: RunDir) -> None:
 def test_a_live_run_is_refused(prepared: RunDir, start: Start, eventually: Callable[..., None]) -> None:
     start(prepared, 999, 0.05)
     eventually(lambda: true_state(prepared).state == "running")
-    with pytest.raises(UsageError, match="is running"):
+    with refused("run-is-live", prepared.path):
         remove_run(prepared)
     assert prepared.is_run and prepared.config_path.is_file()
 
@@ -52,7 +52,7 @@ def test_a_live_run_is_refused(prepared: RunDir, start: Start, eventually: Calla
 def test_a_run_of_another_machine_is_refused(ended: RunDir) -> None:
     ended.exit_path.unlink()
     write_record(ended.state_path, {"state": "running", "host": "elsewhere", "pid": 1, "step": 3})
-    with pytest.raises(UsageError, match="elsewhere"):
+    with refused("run-on-other-machine", "elsewhere"):
         remove_run(ended)
     assert ended.lora_path().is_file()
 
@@ -62,7 +62,7 @@ def test_a_linked_private_folder_is_refused_and_its_target_left(ended: RunDir) -
     ended.private.rename(target)
     ended.private.symlink_to(target)
     before = sorted(ended.path.parent.rglob("*"))
-    with pytest.raises(UsageError, match="symbolic link"):
+    with refused("run-damaged", "symbolic link"):
         remove_run(ended)
     assert sorted(ended.path.parent.rglob("*")) == before
 
@@ -71,7 +71,7 @@ def test_a_linked_private_folder_is_refused_and_its_target_left(ended: RunDir) -
 def test_no_permission_is_a_sentence(ended: RunDir) -> None:
     ended.path.chmod(0o555)
     try:
-        with pytest.raises(StorageError, match="permission denied"):
+        with refused("not-writable", ended.path):
             remove_run(ended)
     finally:
         ended.path.chmod(0o755)

@@ -206,6 +206,6 @@ def test_two_trainers_on_one_directory_are_refused(make_run: MakeRun) -> None:
     until_step(run, first, 1)
     second = start_process(run)
     assert second.wait(timeout=60) == ExitCode.USAGE
-    assert "two runs on one directory are not possible" in run.log_path.read_text()
+    assert f"process {first.pid} already" in run.log_path.read_text()
     first.kill()
     first.wait()

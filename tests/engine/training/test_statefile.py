@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from engine.errors import StorageError
 from engine.runs.layout import RunDir
 from engine.runs.resume import last_saved_step
 from engine.runs.states import newest_state, read_state, state_path
 from engine.training.statefile import _flatten, load_tree, save_tree
+from tests.refusals import refused
 
 TREE = {
     "step": 7,
@@ -168,6 +168,6 @@ def test_no_space_is_reported_and_the_old_state_stays(tmp_path: Path, monkeypatc
     path = tmp_path / "a.safetensors"
     save_tree(path, TREE)
     monkeypatch.setattr("engine.atomic.require_space.__defaults__", (lambda _: type("U", (), {"free": 10})(),))
-    with pytest.raises(StorageError, match="Not enough space"):
+    with refused("disk-full", tmp_path):
         save_tree(path, {"x": torch.zeros(9)})
     assert same(load_tree(path), TREE)

@@ -222,10 +222,8 @@ def test_three_bad_steps_go_back_with_half_the_rate(
     nan_at({5, 6, 7}, monkeypatch, 1)
     run = make_run(training__max_train_steps=10, sampling__sample_every_n_steps=0, training__lr_scheduler="constant")
     assert train_here(run) == ExitCode.DONE
-    assert (
-        "Back to step 4 with half the learning rate: text_encoder 0.0005, unet 0.0005."
-        in events(run, "warning")[-1].data["text"]
-    )
+    warning = events(run, "warning")[-1].data
+    assert warning["code"] == "went_back" and "text_encoder 0.0005, unet 0.0005" in warning["text"]
     assert events(run, "step")[-1].data["lr"] == {"text_encoder": 0.0005, "unet": 0.0005}
 
 
@@ -236,7 +234,7 @@ def test_bad_steps_after_going_back_end_the_run_with_a_diagnosis(
     run = make_run(training__max_train_steps=10, sampling__sample_every_n_steps=0)
     assert train_here(run) == ExitCode.TRAINING_FAILED
     ending = json.loads(run.exit_path.read_text())
-    assert "The loss is not finite 3 times in a row, again after going back" in ending["message"]
+    assert ending["code"] == "loss-not-finite" and "3 times in a row" in ending["message"]
     assert "learning rate is too high" in ending["hint"]
 
 

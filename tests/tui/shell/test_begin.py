@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from engine.config import RunConfig
-from engine.errors import UsageError
 from engine.paths import ASSETS
 from engine.runs import RunDir, find_runs, launch, true_state
+from tests.refusals import refused
 from tui.setup.preflight import preflight
 from tui.shell.begin import begin, resume
 
@@ -63,9 +63,8 @@ def test_a_run_is_checked_made_listed_and_launched(
 
 
 def test_a_run_that_cannot_be_leaves_nothing(place: Path, config: RunConfig) -> None:
-    with pytest.raises(UsageError) as caught:
+    with refused("nothing-trained"):
         begin(config.changed(training={"unet_lr": 0, "text_encoder_lr": 0}))
-    assert caught.value.code == "nothing-trained"
     assert not (place / "robot").exists()
 
 
@@ -77,9 +76,8 @@ def test_an_unfinished_run_is_resumed_or_put_away(
     eventually(lambda: true_state(run_dir).step > 0)
     os.kill(process.pid, 9)
     eventually(lambda: true_state(run_dir).state == "lost")
-    with pytest.raises(UsageError) as caught:
+    with refused("run-unfinished"):
         begin(config)
-    assert caught.value.code == "run-unfinished"
     trainer(f"{true_state(run_dir).step + 2} 0.01")
     process = resume(run_dir)
     eventually(lambda: process.returncode is not None)

@@ -17,6 +17,7 @@ from engine.estimate.disk import estimate, lora_parameters
 from engine.families.registry import family_named, recognise
 from engine.families.resolved import resolve_run
 from engine.training.groups import trained_targets
+from tests.refusals import require
 from tests.tiny_models import tiny_sd15
 from tui.main import run
 
@@ -70,19 +71,25 @@ def test_a_prediction_type_that_the_run_sets_is_the_one_reported(
 
 
 @pytest.mark.parametrize(
-    ("change", "code", "text"),
+    ("change", "exit_code", "code", "part"),
     [
-        (["--images", "nowhere"], 3, "nowhere"),
-        (["--output_dir", "robot.toml/x"], 2, "is a file, where a folder is needed"),
-        (["--set", "training.text_encoder_lr=0", "--set", "training.unet_lr=0"], 2, "Nothing would be trained"),
-        (["--set", "dataset.resolution=63"], 2, "resolution"),
+        (["--images", "nowhere"], 3, "folder-missing", "nowhere"),
+        (["--output_dir", "robot.toml/x"], 2, "place-is-a-file", "robot.toml"),
+        (
+            ["--set", "training.text_encoder_lr=0", "--set", "training.unet_lr=0"],
+            2,
+            "nothing-trained",
+            "training.unet_lr",
+        ),
+        (["--set", "dataset.resolution=63"], 2, "config-invalid", "dataset.resolution: 63"),
     ],
 )
 def test_it_ends_as_the_run_would(
-    ready: Path, capfd: pytest.CaptureFixture[str], change: list[str], code: int, text: str
+    ready: Path, shown: list[Exception], change: list[str], exit_code: int, code: str, part: str
 ) -> None:
-    assert run([*ARGUMENTS, *change]) == code
-    assert text in capfd.readouterr().err and not (ready / "robot").exists()
+    assert run([*ARGUMENTS, *change]) == exit_code
+    require(shown[-1], code, part)
+    assert not (ready / "robot").exists()
 
 
 def test_an_unwritable_place(ready: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import UsageError
 from engine.runs import RunDir
+from tests.refusals import refused
 from tui.shell import notify
 from tui.shell.on_end import parse_command
 
@@ -55,9 +55,14 @@ def test_a_command_is_split_as_a_shell_does(typed: str | None, words: tuple[str,
 
 
 @pytest.mark.parametrize(
-    ("typed", "reason"),
-    [("", "no command"), ("  ", "no command"), ("echo 'a", "cannot be split"), ("gone-x", "no program")],
+    ("typed", "code"),
+    [
+        ("", "on-end-without-command"),
+        ("  ", "on-end-without-command"),
+        ("echo 'a", "on-end-not-possible"),
+        ("gone-x", "on-end-program-missing"),
+    ],
 )
-def test_what_is_no_command(typed: str, reason: str) -> None:
-    with pytest.raises(UsageError, match=reason):
+def test_what_is_no_command(typed: str, code: str) -> None:
+    with refused(code, typed.strip()):
         parse_command(typed)

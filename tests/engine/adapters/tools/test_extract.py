@@ -13,10 +13,10 @@ from engine.adapters.inspect import inspect_lora
 from engine.adapters.tools.extract import extract, quantile
 from engine.adapters.tools.report import ToolReport
 from engine.adapters.tools.requests import ExtractRequest
-from engine.errors import ModelError, UsageError
 from engine.models.header import read_header
 from tests.engine.adapters.tools.conftest import deltas, silent
 from tests.engine.adapters.tools.test_into import merged_pair
+from tests.refusals import refused
 from tests.tiny_models import tiny_sd15
 from tests.tiny_sdxl import tiny_sdxl
 
@@ -92,24 +92,24 @@ def test_half_precision_is_the_default(pair: tuple[Path, Path, Path], tmp_path: 
 def test_checkpoints_that_cannot_be_compared(pair: tuple[Path, Path, Path], tmp_path: Path) -> None:
     tuned, base, _ = pair
     out = tmp_path / "out.safetensors"
-    with pytest.raises(ModelError) as error:
+    with refused("checkpoints-do-not-differ"):
         run(base, base, out)
-    assert error.value.code == "checkpoints-do-not-differ"
-    with pytest.raises(ModelError) as error:
+    with refused("checkpoints-of-different-kinds"):
         run(tiny_sdxl(tmp_path), base, out)
-    assert error.value.code == "checkpoints-of-different-kinds"
     wide = tiny_sd15(tmp_path / "wide", ldm=True, channels=(64, 64, 64, 64))
-    with pytest.raises(ModelError) as error:
+    with refused("checkpoints-of-different-sizes"):
         run(wide, base, out)
-    assert error.value.code == "checkpoints-of-different-sizes"
     tensors = load_file(tuned)
     tensors["model.diffusion_model.input_blocks.1.1.proj_in.weight"][0, 0] = float("nan")
     save_file(tensors, tmp_path / "nan.safetensors")
-    with pytest.raises(ModelError) as error:
+    with refused("weights-not-finite"):
         run(tmp_path / "nan.safetensors", base, out)
-    assert error.value.code == "weights-not-finite"
-    for options, words in (({"rank": 0}, "--rank 0"), ({"clamp": 1.5}, "--clamp"), ({"min_diff": -1.0}, "--min-diff")):
-        with pytest.raises(UsageError, match=words):
+    for options, code, part in (
+        ({"rank": 0}, "rank-too-small", "--rank 0"),
+        ({"clamp": 1.5}, "clamp-out-of-range", "--clamp 1.5"),
+        ({"min_diff": -1.0}, "min-diff-negative", "--min-diff -1"),
+    ):
+        with refused(code, part):
             run(tuned, base, out, **options)
     assert not out.exists()
 

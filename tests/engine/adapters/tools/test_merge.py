@@ -18,9 +18,9 @@ from engine.adapters.tools.layers import FULL, LORA, Layer
 from engine.adapters.tools.merge import merge
 from engine.adapters.tools.report import ToolReport
 from engine.adapters.tools.requests import MergeRequest
-from engine.errors import ModelError, UsageError
 from engine.models.header import read_header
 from tests.engine.adapters.tools.conftest import FAMILIES, FLUX, SD15, SDXL, deltas, lora_tensors, silent
+from tests.refusals import refused
 
 Saved = Callable[..., Path]
 PROJ = "lora_unet_down_blocks_0_attentions_0_proj_in"
@@ -160,35 +160,41 @@ def test_a_loha_in_a_merge_is_approximated_with_a_note(saved: Saved, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "words"),
+    ("first", "second", "code", "parts"),
     [
-        ({**SD15}, {**SDXL}, "different models"),
-        ({PROJ: (32, 32)}, {PROJ: (64, 32)}, r"changes a weight of \[32, 32\], and in b.safetensors"),
+        ({**SD15}, {**SDXL}, "loras-for-different-models", ("SD 1.5", "SDXL")),
+        (
+            {PROJ: (32, 32)},
+            {PROJ: (64, 32)},
+            "loras-of-different-sizes",
+            (PROJ, "[32, 32]", "b.safetensors", "[32, 64]"),
+        ),
     ],
 )
-def test_files_that_do_not_belong_together(first: Any, second: Any, words: str, saved: Saved, tmp_path: Path) -> None:
+def test_files_that_do_not_belong_together(
+    first: Any, second: Any, code: str, parts: tuple[str, ...], saved: Saved, tmp_path: Path
+) -> None:
     files = [(saved(lora_tensors(first), "a"), 1.0), (saved(lora_tensors(second), "b"), 1.0)]
-    with pytest.raises(ModelError, match=words):
+    with refused(code, *parts):
         run(files, tmp_path / "c.safetensors")
     assert not (tmp_path / "c.safetensors").exists()
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "words"),
+    ("options", "code", "part"),
     [
-        ({"method": "svd"}, UsageError, "needs a rank"),
-        ({"method": "concat", "rank": 4}, UsageError, "sum of the ranks"),
-        ({"method": "ties", "density": 0.0}, UsageError, "--density 0"),
-        ({"rank": 0}, UsageError, "--rank 0"),
-        ({"into": "x.safetensors", "rank": 4}, UsageError, "for a LoRA file"),
+        ({"method": "svd"}, "no-rank", "--method svd"),
+        ({"method": "concat", "rank": 4}, "concat-with-rank", "--rank"),
+        ({"method": "ties", "density": 0.0}, "share-out-of-range", "--density 0"),
+        ({"rank": 0}, "rank-too-small", "--rank 0"),
+        ({"into": "x.safetensors", "rank": 4}, "lora-options-with-into", "--rank"),
     ],
 )
-def test_values_that_cannot_be(options: Any, error: Any, words: str, saved: Saved, tmp_path: Path) -> None:
-    with pytest.raises(error, match=words):
+def test_values_that_cannot_be(options: Any, code: str, part: str, saved: Saved, tmp_path: Path) -> None:
+    with refused(code, part):
         run([(saved(lora_tensors(SD15)), 1.0)], tmp_path / "c.safetensors", **options)
 
 
 def test_weights_of_zero_leave_nothing(saved: Saved, tmp_path: Path) -> None:
-    with pytest.raises(ModelError) as error:
+    with refused("all-weights-zero"):
         run([(saved(lora_tensors(SD15)), 0.0)], tmp_path / "c.safetensors")
-    assert error.value.code == "all-weights-zero"

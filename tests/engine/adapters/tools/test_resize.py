@@ -15,9 +15,9 @@ from engine.adapters.tools.lora_file import read_lora
 from engine.adapters.tools.report import ToolReport
 from engine.adapters.tools.requests import ResizeRequest
 from engine.adapters.tools.resize import resize
-from engine.errors import UsageError
 from engine.models.header import read_header
 from tests.engine.adapters.tools.conftest import FAMILIES, SD15, Tensors, deltas, lora_tensors, silent
+from tests.refusals import refused
 
 Saved = Callable[..., Path]
 PROJ = "lora_unet_down_blocks_0_attentions_0_proj_in"
@@ -147,18 +147,18 @@ def test_a_dry_run_reports_the_same_and_writes_nothing(saved: Saved, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "code", "part"),
     [
-        ({}, "Which rank"),
-        ({"fro": 0.9, "ratio": 2.0}, "do not go together"),
-        ({"rank": 0}, "--rank 0"),
-        ({"rank": 2, "conv_rank": -1}, "--conv-rank -1"),
-        ({"ratio": 0.5}, "--ratio 0.5"),
-        ({"fro": 1.5}, "--fro 1.5"),
-        ({"cumulative": 0.0}, "--cumulative 0"),
-        ({"ratio": float("nan")}, "--ratio nan"),
+        ({}, "no-rank", "--rank"),
+        ({"fro": 0.9, "ratio": 2.0}, "rank-rules-together", "--ratio, --fro"),
+        ({"rank": 0}, "rank-too-small", "--rank 0"),
+        ({"rank": 2, "conv_rank": -1}, "rank-too-small", "--conv-rank -1"),
+        ({"ratio": 0.5}, "ratio-too-small", "--ratio 0.5"),
+        ({"fro": 1.5}, "share-out-of-range", "--fro 1.5"),
+        ({"cumulative": 0.0}, "share-out-of-range", "--cumulative 0"),
+        ({"ratio": float("nan")}, "ratio-too-small", "--ratio nan"),
     ],
 )
-def test_rules_that_cannot_be(options: dict[str, Any], words: str, saved: Saved, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=words):
+def test_rules_that_cannot_be(options: dict[str, Any], code: str, part: str, saved: Saved, tmp_path: Path) -> None:
+    with refused(code, part):
         run(saved(lora_tensors(SD15)), tmp_path / "out.safetensors", **options)

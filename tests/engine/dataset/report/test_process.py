@@ -22,12 +22,12 @@ from engine.dataset.report.checking import check
 from engine.dataset.report.measure_cache import MeasureCache
 from engine.dataset.report.process import CheckRequest, ask
 from engine.dataset.report.repair import repair, require_new_folder
-from engine.errors import DataError, LoraSmithError, UsageError
 from engine.worker import Cancelled
 from tests.drawn_images import letterboxed, save, scene
 from tests.engine.dataset.report.conftest import image_names
 from tests.engine.dataset.report.crashing import CrashingJob
 from tests.gone import still_there
+from tests.refusals import refused
 
 SIZE = (128, 128)
 ROOT = Path(__file__).resolve().parents[4]
@@ -116,11 +116,11 @@ def test_a_dataset_configuration_is_checked_and_copied(images: Path, tmp_path: P
 
 
 def test_a_copy_never_goes_where_something_is(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="inside"):
+    with refused("repair-folder-inside-images", images / "new"):
         require_new_folder([images], images / "new")
-    with pytest.raises(UsageError, match="already exists"):
+    with refused("output-exists", images):
         require_new_folder([], images)
-    with pytest.raises(UsageError, match="inside"):
+    with refused("repair-folder-inside-images", images / "new"):
         ask(CheckRequest(config(images), repair=images / "new"))
     assert not (images / "new").exists()
     (tmp_path / "empty").mkdir()
@@ -129,7 +129,7 @@ def test_a_copy_never_goes_where_something_is(images: Path, tmp_path: Path) -> N
 
 def test_no_images_is_an_error_of_the_data(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no images"):
+    with refused("no-images", tmp_path / "empty"):
         ask(CheckRequest(config(tmp_path / "empty")))
 
 
@@ -172,7 +172,7 @@ def test_a_killed_process_is_reported(images: Path) -> None:
                 if "engine.dataset.report" in child.cmdline():
                     child.kill()
 
-    with pytest.raises(LoraSmithError, match="ended by SIGKILL"):
+    with refused("worker-failed", "SIGKILL"):
         ask(CheckRequest(config(images)), kill)
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from engine.config import RunConfig
 from engine.dataset.report.checking import check
 from engine.dataset.report.measure_cache import MeasureCache
-from engine.errors import ModelError
 from engine.families.flux.t5_tokenizer import read_t5
 from engine.families.flux.tokenizers import read_t5_tokenizer
 from tests.drawn_images import save, scene
 from tests.engine.dataset.report.conftest import image_names
 from tests.engine.models.test_spiece import spiece
+from tests.refusals import refused
 from tests.tiny_flux import PIECES, tiny_t5_tokenizer
 
 
@@ -40,5 +38,5 @@ def test_a_caption_too_long_for_t5(tmp_path: Path) -> None:
 
 def test_a_broken_tokenizer_is_reported(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ModelError, match="cannot be read"):
+    with refused("tokenizer-unreadable", tmp_path):
         read_t5(tmp_path)

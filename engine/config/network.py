@@ -1,0 +1,247 @@
+"""`[network]`: the adapter that is trained. Names of Kohya's scripts, and of LyCORIS where only it has the argument."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from typing_extensions import override
+
+from engine.config.fields import Table, setting
+from engine.config.layers import WITH_CONVOLUTIONS, LayersTable, Preset
+from engine.config.values import Algo, NetworkModule
+
+LYCORIS, KOHYA = "lycoris.kohya", "networks.lora"
+OWN_OF_KOHYA = (KOHYA, "networks.lora_flux")
+"""Kohya's modules for plain LoRAs."""
+IMPLIED: Mapping[str, Algo] = {"networks.loha": "loha", "networks.lokr": "lokr", "locon.locon_kohya": "lora"}
+"""Modules that train one kind of adapter, by LyCORIS' name of the kind."""
+READ_BY_SCRIPTS = frozenset({"conv_dim", "conv_alpha", "rank_dropout", "module_dropout", "factor", "use_tucker"})
+"""The settings that networks.loha and networks.lokr of sd-scripts read in `network_args`."""
+_CONVOLUTIONAL = (LYCORIS, "locon.locon_kohya")
+"""Modules that train convolutions where `conv_dim` is not set."""
+_PRODUCT = ("network_dim", "network_alpha", "conv_alpha", "use_scalar")
+_ROWS = ("rank_dropout", "rank_dropout_scale")
+_OFT = ("network_dim", "constraint", "rescaled")
+_LOKR = ("factor", "full_matrix", "decompose_both", "unbalanced_factorization")
+_READ_BY: Mapping[Algo, tuple[str, ...]] = {
+    "lora": (*_PRODUCT, *_ROWS, "use_tucker", "network_dropout"),
+    "locon": (*_PRODUCT, *_ROWS, "use_tucker", "network_dropout"),
+    "loha": (*_PRODUCT, *_ROWS, "use_tucker"),
+    "lokr": (*_PRODUCT, *_ROWS, "use_tucker", *_LOKR),
+    "glora": _PRODUCT,
+    "full": _ROWS,
+    "diag-oft": _OFT,
+    "boft": _OFT,
+    "ia3": (),
+}
+"""The settings that a kind of adapter reads, among those that not every kind does."""
+_ARGUMENTS = (*_LOKR, "use_tucker", "use_scalar", "constraint", "rescaled", "train_norm", *_ROWS, "module_dropout")
+"""LyCORIS' arguments beside the ranks."""
+_OF_KINDS = frozenset(key for keys in _READ_BY.values() for key in keys)
+
+
+class AdapterTable(Table):
+    """The kind of adapter, its size, and what it starts from."""
+
+    network_module: NetworkModule = setting(
+        "networks.lora",
+        "Module",
+        "Kohya's name of the program's part that trains the adapter. lycoris.kohya also trains the convolutions of a "
+        "UNet, as LyCORIS does.",
+        advanced=True,
+    )
+    algo: Algo = setting(
+        "lora",
+        "Kind",
+        "The kind of adapter, by LyCORIS' name: lora is read everywhere, lokr and loha are smaller or learn more. "
+        "docs/adapters.md compares them.",
+        vram="full: much more",
+    )
+    network_dim: int = setting(
+        16, "Rank", "How much the LoRA can learn. Faces 16-32, anime characters 8-16.", ge=1, le=1024, vram="more"
+    )
+    network_alpha: float = setting(
+        8.0, "Alpha", "The LoRA's effect is scaled by alpha / rank, so half the rank halves the learning rate.", gt=0
+    )
+    conv_dim: int | None = setting(
+        None,
+        "Convolution rank",
+        "Also train the 3x3 convolutions with this rank (LoCon); helps with styles.",
+        ge=1,
+        le=1024,
+        vram="more",
+    )
+    conv_alpha: float | None = setting(
+        None, "Convolution alpha", "Alpha of the convolutions; unset: 1, as Kohya.", gt=0
+    )
+    factor: int = setting(
+        -1,
+        "LoKr factor",
+        "LoKr: each layer's sides are split into two numbers, the smaller up to this. A small factor is a large "
+        "adapter: 4 to 8 is large, 16 medium, -1 (as even as possible) tiny.",
+        ge=-1,
+        le=65536,
+        advanced=True,
+    )
+    full_matrix: bool = setting(
+        False,
+        "LoKr full matrices",
+        "LoKr: the larger of its two matrices is never factored, whatever the rank is.",
+        vram="more",
+        advanced=True,
+    )
+    decompose_both: bool = setting(
+        False, "LoKr factors both", "LoKr: the smaller of its two matrices is factored too.", advanced=True
+    )
+    unbalanced_factorization: bool = setting(
+        False,
+        "LoKr unbalanced",
+        "LoKr: the split of the outputs is swapped, so that the smaller matrix has the larger share of them.",
+        advanced=True,
+    )
+    use_tucker: bool = setting(
+        False,
+        "Tucker decomposition",
+        "Convolutions wider than 1x1 get three factors instead of two: far smaller at the same rank.",
+        vram="less",
+        advanced=True,
+    )
+    use_scalar: bool = setting(
+        False,
+        "Trained scalar",
+        "The adapter begins with a factor of 0 that is trained, and no matrix begins at zero.",
+        advanced=True,
+    )
+    constraint: float = setting(
+        0.0,
+        "Largest rotation",
+        "OFT and BOFT: limit of the rotation, relative to the layer's outputs; 1e-4 to 1e-3 is usual, 0 is none.",
+        ge=0,
+        le=1,
+        advanced=True,
+    )
+    rescaled: bool = setting(
+        False,
+        "Rescaled outputs",
+        "OFT and BOFT: also train a factor for each output of a layer. ComfyUI ignores it for OFT.",
+        advanced=True,
+    )
+    train_norm: bool = setting(
+        False,
+        "Norm layers",
+        "Also train the weights of a UNet's normalisation layers (w_norm, b_norm).",
+        vram="more",
+        advanced=True,
+    )
+    network_dropout: float = setting(
+        0.0, "Dropout", "Share of the down projection's values that is dropped in each step.", ge=0, lt=1, advanced=True
+    )
+    rank_dropout: float = setting(
+        0.0,
+        "Rank dropout",
+        "Share of ranks that is dropped in each step; the rest is scaled up. LoHa, LoKr, full: share of a layer's "
+        "outputs that the adapter leaves out.",
+        ge=0,
+        lt=1,
+        advanced=True,
+    )
+    rank_dropout_scale: bool = setting(
+        False,
+        "Rank dropout scaled",
+        "LoHa, LoKr, full: scale the remaining outputs up, so that the mean effect stays.",
+        advanced=True,
+    )
+    module_dropout: float = setting(
+        0.0, "Module dropout", "Probability that a module is skipped in a step.", ge=0, lt=1, advanced=True
+    )
+    network_weights: str | None = setting(
+        None,
+        "Start from",
+        "A LoRA file to continue from; of any program whose names `lorasmith inspect` knows.",
+        advanced=True,
+    )
+    dim_from_weights: bool = setting(
+        False, "Ranks from that file", "Take modules, ranks and alphas from network_weights.", advanced=True
+    )
+    network_train_unet_only: bool = setting(False, "UNet only", "Do not train the text encoder.", vram="less")
+    network_train_text_encoder_only: bool = setting(
+        False, "Text encoder only", "Do not train the UNet.", vram="less", advanced=True
+    )
+    scale_weight_norms: float | None = setting(
+        None,
+        "Maximum norm",
+        "After each step a module whose weights have a larger norm is scaled down to it; 1 is usual.",
+        gt=0,
+        advanced=True,
+    )
+
+    @property
+    def is_lora(self) -> bool:
+        """Whether it trains a plain LoRA, which every program reads."""
+        return self.algo in ("lora", "locon") and not (self.use_tucker or self.use_scalar)
+
+    @property
+    def conv_rank(self) -> int | None:
+        """The rank of convolutions wider than 1x1; None where convolution blocks get no adapter. LyCORIS takes
+        `network_dim` where `conv_dim` is not set, Kohya's own modules take none."""
+        if self.conv_dim is None and self.network_module in _CONVOLUTIONAL:
+            return self.network_dim
+        return self.conv_dim
+
+    @property
+    def conv_scale(self) -> float:
+        """The alpha of those convolutions; where it is not set, LyCORIS takes `network_alpha`, Kohya's modules 1."""
+        if self.conv_alpha is not None:
+            return self.conv_alpha
+        return self.network_alpha if self.network_module in _CONVOLUTIONAL else 1.0
+
+    @property
+    def lycoris_arguments(self) -> dict[str, str]:
+        """The settings as LyCORIS' arguments, as text: the kind, and what differs from its defaults."""
+        plain = type(self)()
+        keys = [key for key in ("conv_dim", "conv_alpha", *_ARGUMENTS) if key not in self.idle_settings]
+        values = {key: getattr(self, key) for key in keys if getattr(self, key) != getattr(plain, key)}
+        texts = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in values.items()}
+        return {"algo": self.algo, **texts}
+
+    @property
+    def idle_settings(self) -> tuple[str, ...]:
+        """The settings that this kind of adapter does not read, whatever their values are."""
+        read = set(_READ_BY[self.algo])
+        if self.is_lora:  # Kohya's dropout of ranks always scales the others up
+            read.discard("rank_dropout_scale")
+        else:
+            read.discard("network_dropout")
+        if self.full_matrix:
+            read.discard("decompose_both")
+        return tuple(key for key in type(self).model_fields if key in _OF_KINDS and key not in read)
+
+
+class NetworkTable(LayersTable, AdapterTable):
+    """`[network]`: the LoRA."""
+
+    @property
+    @override
+    def conv_rank(self) -> int | None:
+        """The same; a preset of LyCORIS decides whether it trains convolutions, with `network_dim` by default."""
+        if self.preset is None:
+            return super().conv_rank
+        return (self.conv_dim or self.network_dim) if self.preset in WITH_CONVOLUTIONS else None
+
+    @property
+    @override
+    def conv_scale(self) -> float:
+        """The same; with a preset it is `network_alpha` by default."""
+        by_preset = self.preset is not None and self.conv_alpha is None
+        return self.network_alpha if by_preset else super().conv_scale
+
+    @property
+    def layer_preset(self) -> Preset | None:
+        """The preset that chooses the layers; None: those of Kohya's own modules. LyCORIS' own default is full."""
+        return self.preset or ("full" if self.network_module == LYCORIS else None)
+
+    def of_size(self, rank: int | None, alpha: float | None) -> NetworkTable:
+        """This table for one layer that has a rank or an alpha of its own; None: as in the others."""
+        given = {"dim": rank, "alpha": alpha}
+        values = {f"{front}_{key}": value for key, value in given.items() if value for front in ("network", "conv")}
+        return self.model_copy(update=values)
