@@ -29,7 +29,7 @@ def loaded(code: str) -> set[str]:
         ("import engine.dataset.report.process, engine.dataset.report.checking", HEAVY),
         ("import engine.dataset.report.__main__", TORCH),
         ("import engine.adapters.tools.process, engine.adapters.tools.requests", HEAVY),
-        ("import engine.adapters.tools.edit, engine.adapters.tools.naming, engine.adapters.layout", TORCH),
+        ("import engine.adapters.tools.edit, engine.adapters.naming, engine.adapters.layout", TORCH),
         ("import engine.results.record, engine.results.report, engine.results.compare_page", TORCH | {"rich"}),
         ("import engine.training.session, engine.training.loggers", HEAVY),
         ("import engine.config.loggers, engine.runs.loggers", HEAVY),

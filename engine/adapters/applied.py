@@ -43,7 +43,7 @@ class AppliedLoras:
         targets = [*model.lora_targets(conv=True), *model.outer_targets(), *model.norm_targets(conv=True)]
         for number, file in enumerate(files):
             lora = check_usable(file, base, log)
-            placed = places(lora, targets, model.trainable)
+            placed = places(lora, targets, model.trainable, base)
             if not placed:
                 raise ModelError(
                     f"{printable(file)} has no module of this model; it has {listing(sorted(lora.modules), 3)}.",

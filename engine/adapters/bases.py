@@ -20,10 +20,14 @@ _MARKS = (
     (r"individual_token_refiner|(?:img|txt)_mlp_fc[12]|_mod(?:ulation)?_linear$", "HunyuanVideo"),
 )
 """Pattern of a denoiser's module path, with underscores for dots, and its model; tried before our own families'."""
+_JOINT = re.compile(r"(?<!\w)transformer_blocks_(\d+)_(?:attn_add_|ff_context)")
+"""Blocks of image and text, which SD 3, FLUX and Qwen-Image name alike in diffusers."""
+_WIDE, _DOUBLE_BLOCKS = 3072, 19
+"""Width of FLUX and of Qwen-Image, and FLUX's number of such blocks; Qwen-Image has 60."""
 _MARKS_AFTER = (
     (r"joint_blocks_\d", "SD 3"),
     (r"(?<!\w)transformer_blocks_\d+_(?:img|txt)_(?:mlp|mod)", "Qwen-Image"),
-    (r"(?<!\w)transformer_blocks_\d+_(?:attn_add_|ff_context)", "SD 3"),
+    (_JOINT.pattern, "SD 3"),
     (r"noise_refiner|(?<!\w)layers_\d+_(?:attention_|feed_forward_|adaLN)", "Z-Image"),
     (r"txtfusion|(?<!\w)blocks_\d+_(?:attn_w[qkvo]|mlp_gate)", "Krea 2"),
     (r"llm_adapter|(?<!\w)blocks_\d+_(?:self|cross)_attn_[qkv]_proj|adaln_modulation_self_attn", "Anima"),
@@ -71,6 +75,9 @@ def base_of(paths: Mapping[str, Module], texts: Mapping[str, Module], shapes: Sh
     base = next((base for mark, base in _marks() if any(re.search(mark, path) for path in paths)), None)
     if base == "FLUX" and _is_flux2(paths, shapes):
         return "FLUX.2"
+    if base == "SD 3" and _WIDE in _widths(paths, _JOINT.pattern, shapes):
+        blocks = [int(match[1]) for match in map(_JOINT.search, paths) if match]
+        return "FLUX" if max(blocks) < _DOUBLE_BLOCKS else "Qwen-Image"
     if base == "Z-Image" and _widths(paths, r"attention_(?:to_q|qkv)$|feed_forward_w1$", shapes) == {2304}:
         return "Lumina 2"
     if base is not None:

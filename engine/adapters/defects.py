@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine.adapters.bases import UNKNOWN
-from engine.adapters.formats import BFL, KOHYA, Format, recognise_format, why_no_start
+from engine.adapters.formats import BFL, KOHYA, Format, recognise_format
 from engine.adapters.keys import Module, Shapes
 from engine.adapters.kinds.registry import kind_named
 from engine.adapters.payload import FORMATS, Payload, read_payload
+from engine.adapters.startable import other_way, why_no_start
 from engine.errors import ModelError
 from engine.models.header import Header, read_header
 from engine.models.kinds import looks_like
@@ -30,11 +31,16 @@ def check_file(path: Path, base: str | None) -> Format:
     Raises:
         ModelError: names the file and the fault.
     """
-    hint = "network_weights takes a LoRA in Kohya's format (keys lora_unet_... and lora_te_...)."
+    hint = "network_weights takes a LoRA for the model, in any naming that `lorasmith inspect` knows."
 
     def refuse(lora: Format, where: str) -> None:
         if reason := why_no_start(lora):
-            raise ModelError(f"{where}: a training cannot start from it: {reason}.", hint, code="lora-not-for-start")
+            way = other_way(lora)
+            raise ModelError(
+                f"{where}: a training cannot start from it: {reason}.",
+                f"{way} makes a LoRA of it and reports what is lost." if way else hint,
+                code="lora-not-for-start",
+            )
 
     return _checked(path, base, "network.network_weights", hint, refuse)
 

@@ -18,10 +18,9 @@ from engine.adapters.kinds.base import COMFY, FORGE, OTHERS, POPULAR, SD_SCRIPTS
 from engine.adapters.kinds.base import DIFFUSERS as DIFFUSERS_PROGRAM
 from engine.adapters.kinds.lora import Lora
 from engine.adapters.kinds.registry import companion, kind_named, trained_kind
-from engine.adapters.kinds.trainable import TrainableKind
 from engine.config.network import NetworkTable
 from engine.families.registry import family_of_lora
-from engine.text import listing, printable
+from engine.text import listing
 from engine.types import LoraTarget
 
 T = TypeVar("T")
@@ -42,6 +41,9 @@ BARE = "a model's own, without a prefix"
 _KOHYA_TEXT = re.compile(r"lora_(te[123]?)_(.+)")
 _NATIVE = ("input_blocks.", "middle_block.", "output_blocks.", "time_embed.", "label_emb.", "out.")
 _FLUX_NATIVE = ("double_blocks.", "single_blocks.")
+_FLUX_BLOCKS = re.compile(r"(?:diffusion_model\.)?(?:double|single)_blocks\.")
+_LAST_OF_XLABS = ("single_blocks.37.processor.qkv", "double_blocks.18.processor.qkv_lora2")
+"""The modules by which ComfyUI recognises a file in XLabs' names (`comfy/lora_convert.py`)."""
 _TEXTS = (
     ("text_encoders.clip_l.", "te1"),
     ("text_encoders.clip_g.", "te2"),
@@ -123,6 +125,8 @@ def _naming(module: Module) -> str:
         return KOHYA_OFT
     if name.startswith("lycoris_"):
         return SIMPLETUNER
+    if ".processor." in name and _FLUX_BLOCKS.match(name):
+        return XLABS
     if name.startswith(("diffusion_model.", "model.diffusion_model.", "text_encoders.")):
         return COMFYUI
     first, _, rest = name.partition(".")
@@ -135,7 +139,7 @@ def _naming(module: Module) -> str:
     if first in ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3"):
         return OLD_DIFFUSERS if style == "down" else DIFFUSERS
     if name.startswith(_FLUX_NATIVE):
-        return XLABS if ".processor." in name else BFL
+        return BFL
     return OLD_DIFFUSERS if style == "down" else BARE
 
 
@@ -146,7 +150,7 @@ def place_of(name: str) -> tuple[str, str]:
     for prefix in ("lora_unet_", "lora_transformer_", "lycoris_", "oft_unet_"):
         if name.startswith(prefix):
             return "denoiser", name.removeprefix(prefix)
-    name = name.removeprefix("unet.base_model.model.").removeprefix("base_model.model.")
+    name = name.replace("base_model.model.", "", 1)
     for prefix, part in _TEXTS:
         if name.startswith(prefix):
             path = name.removeprefix(prefix).removeprefix("transformer.")
@@ -181,12 +185,13 @@ def readers(naming: str, base: str, kinds: Iterable[str], modules: Iterable[Modu
     return tuple(sorted(dict.fromkeys(programs), key=order.index))
 
 
-def readers_of_run(network: NetworkTable, base: str) -> str:
-    """Which popular programs read the files of a run, and why others do not: a sentence; empty for a plain LoRA, which
-    all of them read.
+def readers_of_run(network: NetworkTable, base: str, *, files: str = "Files") -> str:
+    """Which popular programs read the files of a run in Kohya's names, and why others do not: a sentence; empty for a
+    plain LoRA, which all of them read.
 
     Args:
         base: `FamilySpec.lora_base`.
+        files: the beginning of the sentence.
     """
     chief = trained_kind(network)
     kinds = [chief, *([companion()] if network.train_norm else [])]
@@ -202,7 +207,7 @@ def readers_of_run(network: NetworkTable, base: str) -> str:
             read.append(f"{program} ({'; '.join(remarks)})" if remarks else program)
     title = " and ".join([chief.trained_name(network), *(kind.name for kind in kinds[1:])])
     rest = f", not by {listing(unread)}" if unread else ""
-    return f"Files of the kind {title} are read by {listing(read) or 'no popular program'}{rest}."
+    return f"{files} of the kind {title} are read by {listing(read) or 'no popular program'}{rest}."
 
 
 def _why_unread(program: str, base: str, kinds: Iterable[AdapterKind]) -> str:
@@ -222,18 +227,26 @@ def _by_naming(naming: str, base: str, modules: list[Module]) -> tuple[str, ...]
         own = (SD_SCRIPTS, "LyCORIS") if not (diffusers if native else original) else ()
         return (*uis, DIFFUSERS_PROGRAM, *own)
     if naming == DIFFUSERS:
-        return (COMFY, DIFFUSERS_PROGRAM, "peft") if not is_unet(base) and base != UNKNOWN else (DIFFUSERS_PROGRAM,)
+        if is_unet(base) or base == UNKNOWN:
+            return (DIFFUSERS_PROGRAM,)
+        return (COMFY, *((FORGE,) if base == "FLUX" else ()), DIFFUSERS_PROGRAM, "peft")
     if naming == OLD_DIFFUSERS:
         processors = any(".processor." in module.name for module in modules)
-        return (COMFY, DIFFUSERS_PROGRAM) if processors else (DIFFUSERS_PROGRAM,)
+        return (COMFY, FORGE, DIFFUSERS_PROGRAM) if processors else (DIFFUSERS_PROGRAM,)
     if naming == COMFYUI:
         peft = all(module.style != "lora_down" for module in modules)
         converted = base in ("FLUX.2", "Z-Image", "Krea 2", "Anima", "Qwen-Image", "Wan", "Lumina 2") and peft
-        return (COMFY, DIFFUSERS_PROGRAM) if converted or (base == "FLUX" and not peft) else (COMFY,)
+        texts = any(module.name.startswith("text_encoders.") for module in modules)
+        forge = (FORGE,) if (is_unet(base) or base == "FLUX") and not texts else ()
+        is_read = converted or (base == "FLUX" and not peft)
+        return (COMFY, *forge, DIFFUSERS_PROGRAM) if is_read else (COMFY, *forge)
+    if naming == XLABS:
+        names = {module.name.removeprefix("diffusion_model.") for module in modules}
+        comfy = (COMFY,) if names.issuperset(_LAST_OF_XLABS) else ()
+        return (*comfy, DIFFUSERS_PROGRAM, "x-flux")
     return {
         ONETRAINER: (COMFY, DIFFUSERS_PROGRAM, "OneTrainer") if base == "FLUX" else (COMFY, "OneTrainer"),
         OMI: ("OneTrainer", "InvokeAI"),
-        XLABS: (DIFFUSERS_PROGRAM, "x-flux"),
         BFL: (COMFY, DIFFUSERS_PROGRAM),
         SIMPLETUNER: (COMFY, "SimpleTuner"),
         PEFT: (DIFFUSERS_PROGRAM, "peft") if base == "FLUX" else ("peft",),
@@ -248,35 +261,17 @@ def _kohya_names(
     family = family_of_lora(base)
     if family is None or (not family.spec.is_unet and naming != KOHYA):
         return {}
-    table = family.spec.layers.table
+    layers = family.spec.layers
     names: dict[str, str | None] = {}
     for name, (part, path) in places.items():
         if not kind_named(kinds[name]).in_tables or (part != "denoiser" and naming != KOHYA):
             continue
-        names[name] = table.resolve(f"lora_unet_{path}" if part == "denoiser" else f"lora_{part}_{path}")
+        if part == "denoiser":
+            address = layers.address(path)
+            names[name] = None if address is None else address.layer
+        else:
+            names[name] = layers.table.resolve(f"lora_{part}_{path}")
     return names
-
-
-def why_no_start(lora: Format) -> str | None:
-    """Why a training cannot start from the file; None where it can, judged by its keys."""
-    kinds = [kind_named(name) for name in lora.kinds if not kind_named(name).is_companion]
-    chief = next((kind for kind in kinds if all(other is kind or other.name in kind.also for other in kinds)), None)
-    if not isinstance(chief, TrainableKind):
-        return f"it is {with_article(lora.kind)}, which cannot be trained here"
-    if len(lora.namings) > 1:
-        return f"its modules have several namings ({', '.join(lora.namings)})"
-    styles = {KOHYA: "lora_down", DIFFUSERS: "lora_A"}
-    family = family_of_lora(lora.base)
-    readable = lora.naming == KOHYA or (lora.naming == DIFFUSERS and family is not None and family.spec.reads_peft)
-    if not readable or any(module.style not in ("", styles[lora.naming]) for module in lora.modules.values()):
-        return f"its names are {lora.naming}"
-    known = {role for name in lora.kinds for role in getattr(kind_named(name), "written", {})}
-    extra = [key for module in lora.modules.values() for part, key in module.parts.items() if part not in known]
-    if extra or lora.strange:
-        rest = extra + lora.strange
-        names = listing([printable(key) for key in rest], 1)
-        return f"{len(rest)} of its tensors belong to no plain {chief.name} ({names})"
-    return None
 
 
 def in_kohya_names(tensors: Mapping[str, T], lora: Format, targets: Iterable[LoraTarget]) -> dict[str, T]:

@@ -11,11 +11,14 @@ from typing import Any
 
 from engine.adapters.bases import versions
 from engine.adapters.defects import defects
-from engine.adapters.formats import Format, recognise_format, why_no_start
+from engine.adapters.formats import Format, recognise_format
 from engine.adapters.keys import Module
 from engine.adapters.kinds.dora import is_for_outputs
 from engine.adapters.kinds.registry import kind_named
+from engine.adapters.makers import maker_of
 from engine.adapters.payload import Payload, read_payload
+from engine.adapters.startable import other_way, why_no_start
+from engine.adapters.stated_alphas import stated_alphas
 from engine.errors import ModelError
 from engine.families.registry import module_tables
 from engine.models.header import Header, read_header
@@ -71,8 +74,12 @@ class LoraReport:
     """The naming of the modules: "Kohya's", "OMI's", ..."""
     readers: list[str] = field(default_factory=list)
     """The programs that read all of the file."""
+    maker: str = ""
+    """The program that wrote it; empty where metadata and names do not show it."""
     no_start: str | None = None
     """Why a training cannot start from it (`network.network_weights`); None where it can."""
+    other_way: str | None = None
+    """The command that makes a LoRA of another kind; None where there is none."""
     known_modules: dict[str, int] = field(default_factory=dict)
     """Number of modules in Kohya's table, by component, where there is a table."""
     ranks: dict[str, int] = field(default_factory=dict)
@@ -109,6 +116,8 @@ def inspect_lora(path: Path) -> LoraReport:
     hash_note, hash_problem = _hash(payload)
     faults = [defect.message for defect in defects(lora, header, payload)]
     serious = [defect.message for defect in defects(lora, header, payload, start=True)]
+    no_start = why_no_start(lora)
+    alphas, setting_problems = _alphas(path, lora, header, payload)
     ranks = Counter(rank for module in lora.modules.values() if (rank := module.rank(header.shapes)) is not None)
     return LoraReport(
         path=printable(path),
@@ -119,15 +128,26 @@ def inspect_lora(path: Path) -> LoraReport:
         kinds=lora.kinds,
         naming=lora.naming,
         readers=list(lora.readers),
-        no_start=why_no_start(lora) or next((fault.rstrip(".") for fault in serious), None),
+        maker=maker_of(lora, header.metadata),
+        no_start=no_start or next((fault.rstrip(".") for fault in serious), None),
+        other_way=None if serious else other_way(lora),
         known_modules=_known_modules(lora),
         ranks=dict(ranks.most_common()),
-        alphas=dict(Counter(f"{alpha:g}" for alpha in payload.alphas.values()).most_common()),
+        alphas=dict(Counter(f"{alpha:g}" for alpha in alphas).most_common()),
         dtypes=dict(Counter(dtype for dtype, _ in header.tensors.values()).most_common()),
         metadata={key: header.metadata[key] for key in _METADATA_KEYS if key in header.metadata},
         notes=[*_notes(lora, header), *hash_note],
-        problems=[*faults, *_name_problems(lora, header.metadata), *hash_problem],
+        problems=[*faults, *setting_problems, *_name_problems(lora, header.metadata), *hash_problem],
     )
+
+
+def _alphas(path: Path, lora: Format, header: Header, payload: Payload) -> tuple[list[float], list[str]]:
+    """The alphas in tensors and in the settings of peft and diffusers; and what is wrong with these settings."""
+    try:
+        stated = stated_alphas(path, lora, header.shapes, {"": (header.metadata, path)})
+    except ModelError as error:
+        return list(payload.alphas.values()), [error.message]
+    return [*payload.alphas.values(), *stated.values()], []
 
 
 def _known_modules(lora: Format) -> dict[str, int]:

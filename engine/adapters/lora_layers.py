@@ -102,6 +102,13 @@ class LoraModule(AdapterModule):
         """Down, up and alpha, which is 0-dimensional."""
         return {DOWN: self.down.detach(), UP: self.up.detach(), ALPHA: torch.tensor(self.alpha, dtype=torch.float32)}
 
+    def by_layer(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:
+        """Each layer's down, up and alpha, in the order of `target.paths`: copies on the CPU, float32."""
+        for layer in self.layers:
+            halves = (half[ADAPTER].weight.detach() for half in (layer.lora_A, layer.lora_B))
+            down, up = (half.to("cpu", torch.float32, copy=True).contiguous() for half in halves)
+            yield down, up, float(layer.lora_alpha[ADAPTER])
+
     @torch.no_grad()
     def load(self, parts: Mapping[str, torch.Tensor]) -> None:
         """Load from a file's module; without an alpha it is the rank."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from engine.adapters.formats import Format, place_of
+from engine.adapters.naming import addresses
 from engine.types import LoraTarget
 
 _TEXT = "text_model_"
@@ -22,23 +23,30 @@ class Place:
     paths: tuple[str, ...]
 
 
-def places(lora: Format, targets: Iterable[LoraTarget], components: Mapping[str, nn.Module]) -> dict[str, Place]:
+def places(
+    lora: Format, targets: Iterable[LoraTarget], components: Mapping[str, nn.Module], base: str
+) -> dict[str, Place]:
     """Module of the file to its layers; a module without layers here is absent.
 
     Args:
         lora: the file's format.
         targets: `Model.lora_targets` and `Model.norm_targets` with `conv=True`, with Kohya's names.
         components: `Model.trainable`: other layers of the denoiser are matched by their path.
+        base: `FamilySpec.lora_base`, whose names count where a name is not one of the model's own.
     """
-    index = _index(targets, components)
+    targets = list(targets)
+    index, by_layer = _index(targets, components), {target.kohya_name: target for target in targets}
     placed = {}
-    for name in lora.modules:
+    for name, address in addresses(lora, base).items():
         part, path = place_of(name)
-        kohya = lora.kohya_names.get(name) or ""
-        for candidate in ((part, path), (part, kohya.removeprefix("lora_unet_"))):
-            if place := index.get((_part(candidate[0]), candidate[1].removeprefix(_TEXT))):
-                placed[name] = place
-                break
+        place = index.get((_part(part), path.removeprefix(_TEXT)))
+        target = by_layer.get(address.layer) if address is not None else None
+        if place is None and address is not None and target is not None:
+            whole = address.members == 1
+            rows = slice(None) if whole else slice(address.member, address.member + address.count)
+            place = Place(target.component, target.paths[rows])
+        if place is not None:
+            placed[name] = place
     return placed
 
 

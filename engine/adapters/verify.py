@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,7 +19,10 @@ from torch import nn
 
 from engine.adapters.network import AdapterNetwork
 from engine.adapters.precision import EPSILON
+from engine.adapters.start_tensors import start_tensors
 from engine.adapters.twins import failure, no_trace, twin_of
+from engine.config.values import KeyFormat
+from engine.errors import ModelError
 from engine.families.base import LoraReader
 from engine.models.header import read_header
 from engine.text import listing
@@ -27,8 +31,24 @@ _TENSOR_FLOAT = 2.0**-14
 """Noise of fp32 on a GPU, whose convolutions may run in TF32."""
 
 
+@dataclass(frozen=True)
+class Naming:
+    """The names of a saved file."""
+
+    key_format: KeyFormat = "kohya"
+    base: str = ""
+    """`FamilySpec.lora_base`; for other names than Kohya's."""
+
+
+_KOHYAS = Naming()
+
+
 def verify_file(
-    path: Path, network: AdapterNetwork, components: Mapping[str, nn.Module], reader: LoraReader
+    path: Path,
+    network: AdapterNetwork,
+    components: Mapping[str, nn.Module],
+    reader: LoraReader,
+    naming: Naming = _KOHYAS,
 ) -> float | None:
     """Check a LoRA file against the adapter that it was saved from; the training is not affected.
 
@@ -36,6 +56,8 @@ def verify_file(
         path: a file that `write_lora` wrote from the present state of `network`.
         components: the components that `network` was attached to, by name: the denoiser and the text encoders.
         reader: of the model's family.
+        naming: of the file. Other names than Kohya's are read as those of any program's file; diffusers' own file is
+            then loaded by diffusers as it is, ComfyUI's under the names that its modules have in Kohya's files.
 
     Returns:
         The largest difference between the denoiser's output with the file and with the adapter in memory, relative
@@ -45,11 +67,48 @@ def verify_file(
         TrainingError: the file differs; the message names the difference.
     """
     tensors = _read(path)
+    if naming.key_format != "kohya":
+        tensors = _in_kohyas_names(path, network, components, naming)
+    if naming.key_format == "diffusers":
+        reader = _FileReader(reader, path)
     _check_tensors(tensors, network)
     with no_trace(components):
         loaded = _read_back(tensors, network, components, reader)
         _check_values(tensors, network)
         return _check_forward(loaded, tensors, network, components, reader)
+
+
+class _FileReader(LoraReader):
+    """Loads the file itself instead of its tensors in Kohya's names."""
+
+    folds_alpha = True  # each module's own alpha counts
+
+    def __init__(self, reader: LoraReader, path: Path) -> None:
+        self._reader, self._path = reader, path
+
+    def load(self, components: Mapping[str, nn.Module], tensors: Mapping[str, torch.Tensor], adapter_name: str) -> None:
+        self._reader.load_file(components, self._path, adapter_name)
+
+    def load_file(self, components: Mapping[str, nn.Module], path: Path, adapter_name: str) -> None:
+        self._reader.load_file(components, path, adapter_name)
+
+    def denoise(self, components: Mapping[str, nn.Module]) -> torch.Tensor:
+        return self._reader.denoise(components)
+
+
+def _in_kohyas_names(
+    path: Path, network: AdapterNetwork, components: Mapping[str, nn.Module], naming: Naming
+) -> dict[str, torch.Tensor]:
+    """The tensors as a run that starts from the file would get them."""
+    foreign: list[str] = []
+    targets = [module.target for module in network.modules]
+    try:
+        tensors = start_tensors(path, network.kind, naming.base, targets, components, foreign.append)
+    except ModelError as error:
+        raise failure(f"its names cannot be read back ({error.message.rstrip('.')})") from error
+    if foreign:
+        raise failure("it has modules of layers that are not trained in this run")
+    return tensors
 
 
 def rehearse(network: AdapterNetwork, components: Mapping[str, nn.Module], reader: LoraReader) -> None:

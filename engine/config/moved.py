@@ -31,6 +31,7 @@ ADDED: Mapping[str, tuple[str, ...]] = {
         *LayersTable.model_fields,
     ),
     "flux": LAYER_SETTINGS,
+    "saving": ("key_format",),
 }
 """Table to settings that earlier versions lacked: at their default they are not part of a digest, so that states of
 older runs still match."""

@@ -153,7 +153,10 @@ class AdapterTable(Table):
         0.0, "Module dropout", "Probability that a module is skipped in a step.", ge=0, lt=1, advanced=True
     )
     network_weights: str | None = setting(
-        None, "Start from", "A LoRA in Kohya's format to continue from.", advanced=True
+        None,
+        "Start from",
+        "A LoRA file to continue from; of any program whose names `lorasmith inspect` knows.",
+        advanced=True,
     )
     dim_from_weights: bool = setting(
         False, "Ranks from that file", "Take modules, ranks and alphas from network_weights.", advanced=True

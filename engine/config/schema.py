@@ -24,6 +24,7 @@ from engine.config.values import (
     BasePrecision,
     Device,
     Interval,
+    KeyFormat,
     MaxTokenLength,
     OnOutOfMemory,
     Precision,
@@ -276,6 +277,12 @@ class SavingTable(Table):
     )
     save_precision: SavePrecision = setting(
         "fp16", "File precision", "Number format in the file. fp16 is usual; float is exact."
+    )
+    key_format: KeyFormat = setting(
+        "kohya",
+        "Names in the file",
+        "kohya: every UI and diffusers read them. diffusers: peft's names, for diffusers; comfy: ComfyUI's own.",
+        advanced=True,
     )
     save_state_every_n_steps: Interval = setting(
         100,

@@ -13,6 +13,7 @@ NetworkModule = Literal[
 Algo = Literal["lora", "locon", "loha", "lokr", "glora", "full", "diag-oft", "boft", "ia3"]
 Precision = Literal["auto", "no", "fp16", "bf16"]
 SavePrecision = Literal["float", "fp16", "bf16"]
+KeyFormat = Literal["kohya", "diffusers", "comfy"]
 Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 Interval = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]

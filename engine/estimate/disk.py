@@ -79,6 +79,8 @@ def estimate(run: ResolvedRun, plan: StepPlan, num_prompts: int) -> DiskNeed:
     """The disk space of a complete run, estimated on the safe side."""
     config, recognition, parameters = run.config, run.recognition, lora_parameters(run)
     lora = parameters * (4 if config.saving.save_precision == "float" else 2)
+    if config.saving.key_format == "diffusers":
+        lora += int(lora * run.family.spec.layers.repeated_share)
     sampling, size = config.sampling, training_size(config)
     interval = (sampling.sample_every_n_epochs or 0) * plan.updates_per_epoch or sampling.sample_every_n_steps
     rounds = plan.max_train_steps // interval + 2 if interval else 0

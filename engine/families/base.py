@@ -37,6 +37,10 @@ class LoraReader(ABC):
         """Load a LoRA in Kohya's format into the components, in place, as diffusers' pipeline does."""
 
     @abstractmethod
+    def load_file(self, components: Mapping[str, nn.Module], path: Path, adapter_name: str) -> None:
+        """Load a LoRA file in diffusers' own names, with the alphas of its tensors or metadata, likewise."""
+
+    @abstractmethod
     def denoise(self, components: Mapping[str, nn.Module]) -> torch.Tensor:
         """The denoiser's output, float32, for fixed small inputs; it depends on every component that has a LoRA."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from engine.families.module_table import ModuleTable
 
@@ -30,6 +31,9 @@ class Address:
     member: int = 0
     """Index among the diffusers layers that this layer consists of."""
     members: int = 1
+    """How many those are; 1 also where the module is the complete layer."""
+    count: int = 1
+    """How many of them, from `member` on, the module covers."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class LayerNames:
     table: ModuleTable
     words: Sequence[str]
     """The parts of module paths of the denoiser: Kohya's names lose the dots ("attn1_to_out_0" is "attn1.to_out.0")."""
+    repeated_share: ClassVar[float] = 0.0
+    """How much larger a file in diffusers' names is at most, as a share: layers in parts repeat their down matrix."""
 
     def address(self, path: str) -> Address | None:
         """The layer of a module by its path in the denoiser, with underscores for dots; None if there is none."""
@@ -49,6 +55,10 @@ class LayerNames:
         """The diffusers modules that Kohya's `layer` consists of, in the order of its rows; None if unknown."""
         path = dotted(layer.removeprefix(DENOISER), self.words)
         return None if path is None else (path,)
+
+    def original(self, layer: str) -> str | None:
+        """The module of Kohya's `layer` in the model's original files, which ComfyUI uses too; None if unknown."""
+        return dotted(layer.removeprefix(DENOISER), self.words)
 
     def row_widths(self, members: int, inputs: int, outputs: int) -> list[int]:
         """Outputs of each member of a layer with so many inputs, and outputs of all members together."""

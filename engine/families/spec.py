@@ -31,6 +31,8 @@ class TextEncoder:
     level: str = "text_model_"
     """What Kohya's names have before the module's path in recent versions of transformers."""
     is_trainable: bool = True
+    comfy: str = ""
+    """ComfyUI's name of it; empty: unknown."""
 
 
 @dataclass(frozen=True)
@@ -196,8 +198,8 @@ class FamilySpec:
     model has; empty: recognised by sizes (`engine.adapters.bases`)."""
     always_adapted: tuple[str, ...] = ("_text_model_encoder_layers_",)
     """Substrings of Kohya's names of layers that have a LoRA in every run."""
-    reads_peft: bool = False
-    """Whether a run can start from a LoRA in peft's names, with alphas as tensors."""
+    alphas_in_diffusers_files: bool = False
+    """Whether diffusers' loader reads alphas as tensors beside lora_A and lora_B; else from the metadata only."""
 
     network_module: str = "networks.lora"
     """Kohya's, in settings and metadata."""

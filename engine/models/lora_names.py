@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from engine.errors import ModelError
@@ -16,11 +16,6 @@ PARTS = (DOWN, UP, ALPHA)
 PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lora_te3_")
 
 T = TypeVar("T")
-
-
-def is_peft(keys: Iterable[str]) -> bool:
-    """Whether a file of these keys is a LoRA for a transformer in diffusers' and peft's format."""
-    return any(key.startswith("transformer.") and ".lora_A." in key for key in keys)
 
 
 def by_module(tensors: Mapping[str, T], parts: Sequence[str] = PARTS) -> dict[str, dict[str, T]]:
@@ -38,7 +33,7 @@ def by_module(tensors: Mapping[str, T], parts: Sequence[str] = PARTS) -> dict[st
         if part not in parts or not name.startswith(PREFIXES):
             raise ModelError(
                 f"The LoRA to start from has the key {printable(key)}, which no LoRA in Kohya's format has.",
-                "network_weights takes a LoRA in Kohya's format (keys lora_unet_... and lora_te_...).",
+                "Use another copy of the file.",
                 code="lora-unknown-key",
             )
         modules.setdefault(name, {})[part] = tensor

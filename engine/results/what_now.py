@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.adapters.kinds.base import A1111, COMFY, DIFFUSERS, FORGE
+from engine.adapters.written_names import unread_by
 from engine.families.registry import find_family
 from engine.families.spec import InferenceSpec
 from engine.text import printable
@@ -40,6 +42,8 @@ class Lora:
     strength: float = STRENGTH
     merged: tuple[tuple[Path, float], ...] = ()
     """LoRA files that were in its base, with their strengths: it is used together with them."""
+    unread_by: tuple[str, ...] = ()
+    """Programs that do not read the names in the file, or only in part (`saving.key_format`)."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ def lora_of(run: ResolvedRun, path: Path, family: str) -> Lora:
     first = prompts[0] if isinstance(prompts, list) and prompts else "{trigger}"
     words = first.partition(" --")[0].replace("{trigger}", config.trigger)
     rate, network = config.training.rates[1], config.network
+    known = find_family(family)
     return Lora(
         path,
         config.trigger,
@@ -67,12 +72,24 @@ def lora_of(run: ResolvedRun, path: Path, family: str) -> Lora:
         " ".join(words.split()),
         text_encoder=rate > 0 and not network.network_train_unet_only,
         merged=tuple((Path(name), strength) for name, strength in config.model.merged),
+        unread_by=() if known is None else unread_by(config, known.spec),
     )
 
 
 def uses(lora: Lora) -> list[Use]:
     """How to use the file in each program."""
-    return [_comfyui(lora), _a1111(lora), Use("diffusers", "", tuple(snippet(lora).splitlines()))]
+    unread = [f"# {line}" for line in _unread(lora, DIFFUSERS)]
+    return [_comfyui(lora), _a1111(lora), Use("diffusers", "", (*unread, *snippet(lora).splitlines()))]
+
+
+def _unread(lora: Lora, *programs: str) -> tuple[str, ...]:
+    """A line for programs that do not read the file as it is."""
+    names = [program for program in programs if program in lora.unread_by]
+    if not names:
+        return ()
+    verb = "do" if len(names) > 1 else "does"
+    command = f"lorasmith lora convert {printable(lora.path.name)} --to kohya -o NEW.safetensors"
+    return (f"{' and '.join(names)} {verb} not read all of the names in this file; {command} makes one with Kohya's.",)
 
 
 def _comfyui(lora: Lora) -> Use:
@@ -89,6 +106,7 @@ def _comfyui(lora: Lora) -> Use:
         "ComfyUI",
         "models/loras",
         (
+            *_unread(lora, COMFY),
             *first,
             f"Node Load LoRA (LoraLoader) between the checkpoint and the rest: lora_name {name}, strength_model "
             f"{strength}, {clip}.",
@@ -99,7 +117,7 @@ def _comfyui(lora: Lora) -> Use:
 
 def _a1111(lora: Lora) -> Use:
     stems = [path.name.removesuffix(".safetensors") for path, _ in _all(lora)]
-    lines = [f"Prompt: {printable(lora.prompt)} {_tags(lora)}"]
+    lines = [*_unread(lora, A1111, FORGE), f"Prompt: {printable(lora.prompt)} {_tags(lora)}"]
     if _NOT_IN_A_TAG & set("".join(stems)):
         lines.append("The name has a character that the tag cannot hold (: < >): rename the file first.")
     return Use("A1111 / Forge", "models/Lora", tuple(lines))
@@ -156,4 +174,5 @@ def in_short(lora: Lora) -> list[str]:
             f"It belongs to its base with {printable(path.name)} at strength {strength:g} in it: load that file too."
             for path, strength in lora.merged
         ),
+        *_unread(lora, COMFY, A1111, FORGE),
     ]

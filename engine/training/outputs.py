@@ -19,12 +19,14 @@ import torch
 from PIL.Image import Image
 
 from engine import clock
+from engine.adapters.key_formats import file_tensors
 from engine.adapters.kohya_format import write_lora
 from engine.adapters.metadata import model_hashes, training_metadata
-from engine.adapters.verify import verify_file
+from engine.adapters.verify import Naming, verify_file
 from engine.atomic import replacing
 from engine.config import RunConfig
 from engine.errors import LoraSmithError
+from engine.families.registry import family_named
 from engine.out_of_memory import is_out_of_memory
 from engine.results.check_plan import CheckPlan
 from engine.results.png_info import BaseModel, LoraUse, png_info
@@ -224,15 +226,18 @@ class Outputs:
         if (thumbnail := self.config.saving.metadata_thumbnail) and "modelspec.thumbnail" not in metadata:
             text = f"The LoRA files get no thumbnail: {thumbnail} is missing, unreadable or larger than 16 MiB."
             self.session.warn("no_thumbnail", text, once=True)
+        saving, spec = self.config.saving, family_named(self.prepared.recognition.family).spec
+        naming = Naming(saving.key_format, spec.lora_base)
         with self._evaluating("save"):
+            tensors, more = file_tensors(network, spec, saving.key_format)
             size = write_lora(
                 path,
-                network.state(),
-                metadata,
-                self.config.saving.save_precision,
+                tensors,
+                metadata | more,
+                saving.save_precision,
                 self.session.log,
                 check=lambda written: difference.append(
-                    verify_file(written, network, self.model.trainable, self.model.reader)
+                    verify_file(written, network, self.model.trainable, self.model.reader, naming)
                 ),
             )
         self._saved = (state.step, path)

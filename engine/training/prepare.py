@@ -10,15 +10,14 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
-from safetensors.torch import load_file
 
 from engine.adapters.base_weights import load_base
-from engine.adapters.formats import in_kohya_names, readers_of_run, recognise_format
 from engine.adapters.kinds.registry import trained_kind
 from engine.adapters.network import AdapterNetwork
-from engine.adapters.peft_format import to_kohya
 from engine.adapters.selection import Selector, require_layers, select_of_run
 from engine.adapters.start import check_base_weights, check_start
+from engine.adapters.start_tensors import start_tensors
+from engine.adapters.written_names import check_key_format
 from engine.config import RunConfig, load_config, require_paths
 from engine.config.changes import at_the_end, stages
 from engine.config.prompts import read_prompts
@@ -40,8 +39,6 @@ from engine.families.resolved import ResolvedRun, resolve_run
 from engine.hardware import choose_precision, compute_dtype
 from engine.lowmem.settings import apply_memory_settings
 from engine.models.device import chosen_gpu
-from engine.models.header import read_header
-from engine.models.lora_names import is_peft
 from engine.runs.states import SavedState, newest_state
 from engine.training.batch_source import BatchSource
 from engine.training.exactness import set_determinism
@@ -96,10 +93,11 @@ def prepare(session: Session) -> Prepared:
     session.recognition = recognition
     for note in [*recognition.reasons, *run.notes]:
         session.log(note)
-    if warning := _check_settings(run):
+    warning, notes = _check_settings(run)
+    if warning:
         session.warn("optimizer", warning)
-    if readers := readers_of_run(config.network, run.family.spec.lora_base):
-        session.log(readers)
+    for note in notes:
+        session.log(note)
     flags = run.family.spec.prompt_flags
     prompts = [prompt for _, stage in stages(config) for prompt in read_prompts(stage, lambda _: None, flags)]
     accelerator, precision = _accelerator(config, session)
@@ -144,17 +142,22 @@ def prepare(session: Session) -> Prepared:
     )
 
 
-def _check_settings(run: ResolvedRun) -> str:
-    """Refuse wrong settings before anything large is read; returns what may be wrong with the optimizer."""
+def _check_settings(run: ResolvedRun) -> tuple[str, list[str]]:
+    """Refuse wrong settings before anything large is read.
+
+    Returns:
+        What may be wrong with the optimizer, and sentences about the LoRA files read and written.
+    """
     config = run.config
     warning = check_optimizer(config.training)
     check_schedule(config.training)
     if config.saving.metadata_thumbnail:
         thumbnail(config.saving.metadata_thumbnail)
+    notes = check_key_format(config, run.family.spec)
     check_base_weights(config, run.family.spec.lora_base)
-    check_start(config, run.family)
+    notes += check_start(config, run.family)
     select_of_run(run)
-    return warning
+    return warning, notes
 
 
 def place_for_training(model: Model, *, texts: bool, latents: bool) -> None:
@@ -300,13 +303,9 @@ def build_network(config: RunConfig, model: Model, log: Log) -> AdapterNetwork:
     if config.network.train_norm:
         targets += model.norm_targets(conv=conv)
     if config.network.network_weights:
-        path = Path(config.network.network_weights)
-        header = read_header(path)
-        weights = load_file(path)  # checked by `check_start`
-        if is_peft(weights):
-            weights = to_kohya(weights, header.metadata, model.trainable, targets, log)
-        elif lora_format := recognise_format(header.shapes):
-            weights = in_kohya_names(weights, lora_format, targets)
+        path = Path(config.network.network_weights).expanduser()
+        base = family_named(model.recognition.family).spec.lora_base
+        weights = start_tensors(path, kind, base, targets, model.trainable, log)
     selection = selector.select(trained_targets(targets, config, log))
     for note in selection.notes():
         log(note)
@@ -319,7 +318,7 @@ def build_network(config: RunConfig, model: Model, log: Log) -> AdapterNetwork:
         selection=selection,
         weights=weights,
         generator_seed=derive(config.training.seed, "lora"),
-        folds_alpha=model.reader.folds_alpha,
+        folds_alpha=model.reader.folds_alpha or config.saving.key_format == "diffusers",
         log=log,
     )
     counts = ", ".join(f"{name} {count}" for name, count in network.module_counts().items())

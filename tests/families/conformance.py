@@ -16,19 +16,24 @@ from typing import Any
 
 import torch
 
+from engine.adapters.formats import COMFYUI, DIFFUSERS
 from engine.adapters.inspect import inspect_lora
+from engine.adapters.key_formats import file_tensors
 from engine.adapters.kinds.lora import Lora as LoraKind
 from engine.adapters.kinds.registry import trained_kind
 from engine.adapters.kohya_format import write_lora
 from engine.adapters.network import AdapterNetwork
+from engine.adapters.start_tensors import start_tensors
 from engine.adapters.tools.convert import convert
 from engine.adapters.tools.lora_file import read_lora
 from engine.adapters.tools.requests import ConvertRequest
-from engine.adapters.verify import verify_file
+from engine.adapters.verify import Naming, verify_file
+from engine.adapters.written_names import check_key_format, programs_for
 from engine.config import RunConfig
 from engine.config.kohya.export import ExportedSubset, kohya_export
 from engine.config.network import NetworkTable
 from engine.config.presets import list_presets
+from engine.config.values import KeyFormat
 from engine.estimate.disk import lora_parameters
 from engine.families.base import Family, Model
 from engine.families.registry import families, foreign_settings, recognise
@@ -201,6 +206,27 @@ def check_saved_file(case: Case, folder: Path) -> None:
         assert report.metadata.get(key, facts[key]) == facts[key]
 
 
+def check_other_names(case: Case, folder: Path) -> None:
+    """Files in diffusers' and ComfyUI's names pass the same checks, and hold the same numbers."""
+    spec, facts = case.family.spec, case.family.metadata(case.run.config, case.run.recognition)
+    state, formats = case.network.state(), list[KeyFormat](["diffusers", "comfy"])
+    for key_format in formats:
+        path = folder / f"{key_format}.safetensors"
+        tensors, more = file_tensors(case.network, spec, key_format)
+        write_lora(path, tensors, {**facts, **more}, "fp16", print)
+        naming = Naming(key_format, spec.lora_base)
+        difference = verify_file(path, case.network, case.model.trainable, case.model.reader, naming)
+        assert difference is not None and difference < 5e-3
+        report = inspect_lora(path)
+        assert report.problems == [] and report.no_start is None
+        assert report.naming == {"diffusers": DIFFUSERS, "comfy": COMFYUI}[key_format]
+        config = case.run.config.changed(saving={"key_format": key_format})
+        assert set(report.readers) >= set(programs_for(key_format, config, spec)) and check_key_format(config, spec)
+        start = start_tensors(path, LoraKind(), spec.lora_base, case.targets, case.model.trainable, print)
+        assert start.keys() == state.keys()
+        assert all(torch.equal(tensor.half(), start[key].half()) for key, tensor in state.items())
+
+
 KINDS: dict[str, dict[str, Any]] = {
     "loha": {},
     "lokr": {"factor": 4, "use_scalar": True},
@@ -311,6 +337,7 @@ CHECKS: tuple[Callable[..., None], ...] = (
     check_model,
     check_layers,
     check_saved_file,
+    check_other_names,
     check_kinds,
     check_conversion,
     check_export,

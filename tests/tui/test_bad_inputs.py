@@ -299,9 +299,9 @@ def lokr(path: Path) -> None:
     weights(path, lora_unet_x__lokr_w1=(4, 4), lora_unet_x__lokr_w2=(2, 2), lora_unet_x__alpha=())
 
 
-def omi(path: Path) -> None:
+def control(path: Path) -> None:
     name = "unet.input_blocks.1.1.transformer_blocks.0.attn2.to_k"
-    weights(path, **{f"{name}.lora_down.weight": (4, 768), f"{name}.lora_up.weight": (8, 4)})
+    weights(path, **{f"{name}.lora_A.weight": (4, 768), f"{name}.lora_B.weight": (8, 4), f"{name}.lora_B.bias": (8,)})
 
 
 def vae(path: Path) -> None:
@@ -422,11 +422,11 @@ def test_broken_diffusers_folders(refused: Refused, here: Path, tmp_path: Path, 
         (START, None, "model-file-missing", ("x.safetensors",)),
         (START, cut, "model-file-cut-short", ("x.safetensors",)),
         (START, pickled, "model-is-pickle", ("x.safetensors",)),
-        (START, vae, "not-a-lora", ("a VAE", "lora_unet_... and lora_te_...")),
+        (START, vae, "not-a-lora", ("a VAE", "`lorasmith inspect`")),
         (START, sdxl_lora, "lora-for-other-model", ("SDXL", "SD 1.5")),
         (START, appended, "safetensors-too-long", ("4 bytes",)),
-        (START, lokr, "lora-not-for-start", ("a LoKr",)),
-        (START, omi, "lora-not-for-start", ("OMI's",)),
+        (START, lokr, "lora-of-other-kind", ("a LoKr", "LoRA")),
+        (START, control, "lora-not-for-start", ("biases", "1 layer")),
         (
             START,
             lora_with("lora_up.weight", torch.full((8, 4), float("nan"))),

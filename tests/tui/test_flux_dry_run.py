@@ -59,6 +59,7 @@ def test_a_transformer_alone(arguments: list[str], capfd: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("name", "code"),
     [
+        ("diffusion_model.single_blocks.0.linear1.lora_down.weight", 0),
         ("transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight", 0),
         ("transformer.joint_blocks.0.lora_A.weight", 3),
         ("lora_unet_input_blocks_4_1_proj_in.lora_down.weight", 3),
@@ -72,3 +73,17 @@ def test_loras_to_start_from(arguments: list[str], tmp_path: Path, name: str, co
     assert run([*arguments, *start]) == code
     save_file({name: torch.ones(2, 4)}, tmp_path / "start.safetensors")
     assert run([*arguments, *start]) == 3, "the half of a LoRA, which the trainer refuses"
+
+
+def test_the_names_of_files_are_reported_before_the_start(
+    arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    name = "single_blocks.0.processor.qkv_lora"
+    pair = {f"{name}.down.weight": torch.ones(2, 4), f"{name}.up.weight": torch.ones(12, 2)}
+    save_file(pair, tmp_path / "start.safetensors")
+    more = ["network.network_weights=start.safetensors", "network.dim_from_weights=true", "saving.key_format=comfy"]
+    assert run([*arguments, *(word for key in more for word in ("--set", key))]) == 0
+    out = " ".join(capfd.readouterr().out.split())
+    assert "The LoRA to start from is in XLabs' names: 1 module." in out
+    start = "The files get ComfyUI's names (saving.key_format), which these programs do not read, or only in part: "
+    assert f"{start}sd-scripts, LyCORIS." in out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -39,9 +40,15 @@ def _lines(report: LoraReport) -> Iterator[str]:
     yield f"{report.path}: {with_article(report.kind)} for {base}, {report.size / 2**20:.1f} MiB"
     if len(report.kinds) > 1:
         yield "kinds: " + ", ".join(f"{kind} ({count})" for kind, count in report.kinds.items())
+    if report.maker:
+        yield f"made by: {report.maker}"
     yield f"names: {report.naming}"
     yield f"read by: {', '.join(report.readers) or 'no program that is known'}"
-    yield "training: " + (f"cannot start from it: {report.no_start}" if report.no_start else "can start from it")
+    start = "can start from it" if report.kind == "LoRA" else "can start from it where it trains the same kind"
+    yield f"training: cannot start from it: {report.no_start}" if report.no_start else f"training: {start}"
+    if report.other_way:
+        command = report.other_way.replace("FILE", shlex.quote(report.path))
+        yield f"a LoRA from it, with its loss: {command}"
     for component, count in report.modules.items():
         total = report.known_modules.get(component)
         yield f"{component}: {count} modules" + (f" of Kohya's {total}" if total else "")

@@ -104,10 +104,12 @@ def extract(as_json: bool, **options: Any) -> int:
 
 @command.command("convert")
 @click.argument("file")
-@click.option("--to", type=click.Choice(["kohya", "diffusers", "peft"]), required=True, help=_("The naming scheme."))
+@click.option(
+    "--to", type=click.Choice(["kohya", "diffusers", "comfy", "peft"]), required=True, help=_("The naming scheme.")
+)
 @_output_options
 def convert(as_json: bool, **options: Any) -> int:
-    """Write FILE in the names of Kohya, diffusers or peft (a folder); its numbers stay as they are."""
+    """Write FILE in the names of Kohya, diffusers, ComfyUI or peft (a folder); its numbers stay as they are."""
     from engine.adapters.tools.requests import ConvertRequest
 
     return _run(ConvertRequest(**options), as_json)

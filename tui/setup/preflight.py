@@ -86,9 +86,9 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
         LoraSmithError: what the person must fix.
     """
     from engine import clock
-    from engine.adapters.formats import readers_of_run
     from engine.adapters.selection import select_of_run
     from engine.adapters.start import check_base_weights, check_start
+    from engine.adapters.written_names import check_key_format
     from engine.config.loggers import used_loggers
     from engine.config.optimizers import check_training
     from engine.dataset.caption_check import check_captions
@@ -110,11 +110,10 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
         thumbnail(config.saving.metadata_thumbnail)
         source = printable(config.saving.metadata_thumbnail)[:200]
         notes.append(f"A small copy of {source} is embedded in the LoRA file, as its thumbnail.")
+    notes += check_key_format(config, run.family.spec)
     check_base_weights(config, run.family.spec.lora_base)
-    check_start(config, run.family)
+    notes += check_start(config, run.family)
     selection = select_of_run(run)
-    if readers := readers_of_run(config.network, run.family.spec.lora_base):
-        notes.append(readers)
     directory = check_place(config, restart=restart)
     _check_folders(config)
     prompts = run.prompts(notes.append)
@@ -149,6 +148,7 @@ def check_settings(config: RunConfig) -> None:
     """
     from engine.adapters.selection import select_of_run
     from engine.adapters.start import check_base_weights, check_start
+    from engine.adapters.written_names import check_key_format
     from engine.config.form import PROMPT_FILES
     from engine.config.optimizers import check_training
     from engine.dataset.buckets import BucketGrid
@@ -162,6 +162,7 @@ def check_settings(config: RunConfig) -> None:
     run = resolve_run(config, recognise(expanded(model)) if is_here else reference_model(config))
     config = run.config
     is_known = is_here or family_of_settings(config) is not None
+    check_key_format(config, run.family.spec)
     if config.network.network_weights and expanded(config.network.network_weights).exists():
         check_start(config, run.family if is_known else None)
     if all(expanded(name).exists() for name in config.model.base_weights):

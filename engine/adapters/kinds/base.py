@@ -79,6 +79,11 @@ class AdapterKind(ABC):
     needs_weight: bool = False
     """Whether computing ΔW needs the layer's own weight as well as the file."""
 
+    @property
+    def from_file_alone(self) -> bool:
+        """Whether ΔW can be computed from a file, without the model, and is that of a matrix."""
+        return bool(self.factors) and not self.needs_weight and not self.is_companion
+
     def why_not_read(self, program: str) -> str:
         """Why a program that is no reader does not read it; without a full stop."""
         return self.remarks.get(program) or _UNREAD.get(program, "it does not know the kind")

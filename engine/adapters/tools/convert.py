@@ -1,4 +1,4 @@
-"""`lorasmith lora convert`: a LoRA in Kohya's, diffusers' or peft's names. No tensor is lost or changed."""
+"""`lorasmith lora convert`: a LoRA in Kohya's, ComfyUI's, diffusers' or peft's names. No tensor is lost or changed."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from engine.adapters.peft_settings import CONFIG, KEY, as_metadata, config_of
-from engine.adapters.tools.layers import LORA, Layer
+from engine.adapters.key_formats import ALPHA_FORMAT, Piece, in_diffusers_names, peft_configs
+from engine.adapters.naming import comfy_name, component_of, diffusers_paths, layer_names, prefix_of
+from engine.adapters.peft_settings import CONFIG, KEY
+from engine.adapters.tools.layers import LORA, Layer, StackedLayer
 from engine.adapters.tools.lora_file import WEIGHTS, LoraFile, read_lora
-from engine.adapters.tools.naming import component_of, diffusers_paths, layer_names, prefix_of
 from engine.adapters.tools.new_metadata import OF_FILE, of_base
 from engine.adapters.tools.places import place_for
 from engine.adapters.tools.report import LayerLoss, ToolReport
 from engine.adapters.tools.requests import ConvertRequest
-from engine.adapters.tools.writing import alpha_tensor, layer_loss, tensors_of, write_tensors
+from engine.adapters.tools.writing import layer_loss, tensors_of, write_tensors
 from engine.atomic import write_text
 from engine.errors import LoraSmithError, ModelError, storing
 from engine.families.layer_names import LayerNames
@@ -31,21 +31,9 @@ from engine.paths import expanded
 from engine.text import listing, printable
 from engine.worker import OnProgress
 
-_ALPHAS = "lorasmith.alpha_format"
-"""Key of the metadata with the number format of alphas, for namings without tensors for them."""
 _ROUNDING = 1e-3
 """Share of ΔW: fp16 may round the alphas of separate layers that are joined."""
 _FORMATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A layer of diffusers with its LoRA."""
-
-    component: str
-    path: str
-    """The path in the component."""
-    layer: Layer
 
 
 def convert(request: ConvertRequest, progress: OnProgress) -> ToolReport:
@@ -57,7 +45,7 @@ def convert(request: ConvertRequest, progress: OnProgress) -> ToolReport:
         ModelError: the file cannot be read, is no LoRA, or is for a model without a table of names here.
     """
     source = read_lora(expanded(request.file))
-    _check(source)
+    _check(source, request.to)
     folder = request.to == "peft"
     place = None
     if not request.dry_run:
@@ -72,6 +60,8 @@ def convert(request: ConvertRequest, progress: OnProgress) -> ToolReport:
     if request.to == "kohya":
         report.unmapped = [name for name in source.unmapped if not prefix_of(name)]
         output = _kohya(source)
+    elif request.to == "comfy":
+        output, report.unmapped = _comfy(source)
     else:
         pieces, report.unmapped = pieces_of(source)
         output = _diffusers(source, pieces, report) if request.to == "diffusers" else ({}, {})
@@ -97,7 +87,7 @@ def compare_layers(source: LoraFile, result: Mapping[str, Layer], unmapped: Sequ
         LoraSmithError: they differ.
     """
     losses = [
-        layer_loss(layer, result[name], component_of(name, source.base))
+        _loss(layer, result[name], component_of(name, source.base))
         for name, layer in source.layers.items()
         if name in result
     ]
@@ -113,19 +103,32 @@ def compare_layers(source: LoraFile, result: Mapping[str, Layer], unmapped: Sequ
     return losses
 
 
-def _check(source: LoraFile) -> None:
-    kinds = sorted({layer.kind for layer in source.layers.values()} - {LORA})
-    if kinds:
-        raise ModelError(
-            f"{source.title} is of the kind {kinds[0]}; only a plain LoRA can be converted.",
-            "lorasmith lora resize turns it into a LoRA and reports the loss.",
-            code="lora-kind-not-convertible",
-        )
+def _loss(layer: Layer, result: Layer, component: str) -> LayerLoss:
+    """The loss of a layer that was only renamed: for other kinds than LoRA nothing or everything."""
+    if layer.kind == LORA:
+        return layer_loss(layer, result, component)
+    same = layer.kind == result.kind and layer.scale == result.scale and layer.factors.keys() == result.factors.keys()
+    same = same and all(torch.equal(tensor, result.factors[role]) for role, tensor in layer.factors.items())
+    norm = float(layer.delta().double().norm())
+    return LayerLoss(layer.name, component, norm, 0.0 if same else norm)
+
+
+def _check(source: LoraFile, to: str) -> None:
     if layer_names(source.base) is None:
         raise ModelError(
             f"{source.title} is a LoRA for {source.base}, and its layer names are not supported.",
             f"Supported: {', '.join(module_tables())}.",
             code="lora-naming-not-supported",
+        )
+    kinds = sorted({layer.kind for layer in source.layers.values()} - {LORA})
+    in_parts = [layer.name for layer in source.layers.values() if isinstance(layer, StackedLayer)]
+    if in_parts or (kinds and to in ("diffusers", "peft")):
+        why = f"of parts of {listing(in_parts, 1)}" if in_parts else f"and {to}'s names are for plain LoRAs"
+        raise ModelError(
+            f"{source.title} is of the kind {kinds[0]} {why}: it cannot be converted exactly.",
+            f"lorasmith lora resize {source.title} --rank 32 -o NEW.safetensors makes a LoRA in Kohya's names of it, "
+            "and reports the loss.",
+            code="lora-kind-not-convertible",
         )
 
 
@@ -140,8 +143,9 @@ def pieces_of(source: LoraFile) -> tuple[list[Piece], list[str]]:
             unmapped.append(name)
             continue
         component = component_of(name, source.base)
-        parts = split(layer, len(paths), names)
-        pieces += [Piece(component, path, part) for path, part in zip(paths, parts, strict=True)]
+        for path, part in zip(paths, split(layer, len(paths), names), strict=True):
+            alpha = float(part.rank) if part.alpha is None else part.alpha
+            pieces.append(Piece(component, path, part.factors["down"], part.factors["up"], alpha))
     return pieces, unmapped
 
 
@@ -176,14 +180,30 @@ def _block_diagonal(rows: Sequence[Tensor]) -> bool:
 
 
 def _kohya(source: LoraFile) -> tuple[dict[str, Tensor], dict[str, str]]:
-    tensors = tensors_of(source.layers.values())
-    kind = _FORMATS.get(source.metadata.get(_ALPHAS, ""))
-    if kind is not None:
-        alphas = [key for key in tensors if key.endswith(".alpha")]
-        tensors |= {key: tensors[key].to(kind) for key in alphas if bool((tensors[key].to(kind) == tensors[key]).all())}
-    dropped = (*OF_FILE, KEY, _ALPHAS)
-    kept = {key: value for key, value in source.metadata.items() if key not in dropped}
-    return {**tensors, **source.rest}, {**of_base(source.base), **kept}
+    return {**_with_alphas(source, tensors_of(source.layers.values())), **source.rest}, _metadata(source)
+
+
+def _comfy(source: LoraFile) -> tuple[tuple[dict[str, Tensor], dict[str, str]], list[str]]:
+    """ComfyUI's file, and the layers that have no name of ComfyUI's."""
+    names = {name: comfy_name(name, source.base) for name in source.layers}
+    layers = [replace(layer, name=names[name] or name, style="lora_down") for name, layer in source.layers.items()]
+    unmapped = [name for name, comfy in names.items() if comfy is None]
+    return ({**_with_alphas(source, tensors_of(layers)), **source.rest}, _metadata(source)), unmapped
+
+
+def _with_alphas(source: LoraFile, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with alphas in the number format that they had in Kohya's names, where that is exact."""
+    kind = _FORMATS.get(source.metadata.get(ALPHA_FORMAT, ""))
+    if kind is None:
+        return tensors
+    alphas = {key: tensor.to(kind) for key, tensor in tensors.items() if key.endswith(".alpha")}
+    return tensors | {key: alpha for key, alpha in alphas.items() if bool((alpha == tensors[key]).all())}
+
+
+def _metadata(source: LoraFile) -> dict[str, str]:
+    """The metadata of a file with alphas as tensors."""
+    dropped = (*OF_FILE, KEY, ALPHA_FORMAT)
+    return {**of_base(source.base), **{key: value for key, value in source.metadata.items() if key not in dropped}}
 
 
 def _diffusers(
@@ -191,21 +211,12 @@ def _diffusers(
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """diffusers' file: alphas are tensors where its loader reads those, for UNets metadata."""
     family = family_of_lora(source.base)
-    has_alphas = family is not None and family.spec.reads_peft
-    tensors: dict[str, Tensor] = {}
-    for piece in pieces:
-        prefix = f"{piece.component}.{piece.path}"
-        tensors |= {f"{prefix}.lora_A.weight": piece.layer.factors["down"]}
-        tensors |= {f"{prefix}.lora_B.weight": piece.layer.factors["up"]}
-        if has_alphas:
-            tensors[f"{prefix}.alpha"] = alpha_tensor(piece.layer)
-    metadata = {key: value for key, value in source.metadata.items() if key not in OF_FILE} | {"format": "pt"}
-    if not has_alphas:
-        metadata[KEY] = as_metadata(_configs(pieces))
-        metadata[_ALPHAS] = _alpha_format(source)
-        if any(piece.layer.scale != 1 for piece in pieces):
-            report.notes.append("Alphas are in the metadata (lora_adapter_metadata), where diffusers reads them from "
-                                "0.35 on; other programs use the rank.")  # fmt: skip
+    has_alphas = family is not None and family.spec.alphas_in_diffusers_files
+    tensors, more = in_diffusers_names(pieces, alphas_in_file=has_alphas, alpha_format=_alpha_format(source))
+    if not has_alphas and any(piece.alpha != len(piece.down) for piece in pieces):
+        report.notes.append("Alphas are in the metadata (lora_adapter_metadata), where diffusers reads them from "
+                            "0.35 on; other programs use the rank.")  # fmt: skip
+    metadata = {key: value for key, value in source.metadata.items() if key not in (*OF_FILE, KEY)} | more
     return {**tensors, **_own_names(source, report.unmapped), **source.rest}, metadata
 
 
@@ -214,16 +225,6 @@ def _alpha_format(source: LoraFile) -> str:
     header = read_header(source.path) if source.path.is_file() else None
     kinds = [kind for name, (kind, _) in header.tensors.items() if name.endswith(".alpha")] if header else []
     return max(set(kinds), key=kinds.count) if kinds else "F32"
-
-
-def _configs(pieces: Sequence[Piece]) -> dict[str, dict[str, Any]]:
-    """`LoraConfig` of each component; without the level `text_model`, since peft compares ends of names."""
-    configs = {}
-    for component in dict.fromkeys(piece.component for piece in pieces):
-        here = {piece.path.removeprefix("text_model."): piece.layer for piece in pieces if piece.component == component}
-        alphas = {path: float(layer.rank) if layer.alpha is None else layer.alpha for path, layer in here.items()}
-        configs[component] = config_of({path: layer.rank for path, layer in here.items()}, alphas)
-    return configs
 
 
 def _own_names(source: LoraFile, unmapped: Sequence[str]) -> dict[str, Tensor]:
@@ -240,15 +241,15 @@ def _write_peft(
     try:
         with storing(place):
             temporary.mkdir()
-        for component, config in _configs(pieces).items():
+        for component, config in peft_configs(pieces).items():
             with storing(place):
                 (temporary / component).mkdir()
             tensors = {}
             for piece in pieces:
                 if piece.component == component:
                     front = f"base_model.model.{piece.path.removeprefix('text_model.')}"
-                    tensors[f"{front}.lora_A.weight"] = piece.layer.factors["down"]
-                    tensors[f"{front}.lora_B.weight"] = piece.layer.factors["up"]
+                    tensors[f"{front}.lora_A.weight"] = piece.down
+                    tensors[f"{front}.lora_B.weight"] = piece.up
             metadata = {**_without_hashes(source.metadata), "format": "pt"}
             size, notes = write_tensors(temporary / component / WEIGHTS, tensors, metadata, hashes=False)
             total += size

@@ -88,6 +88,10 @@ class Layer:
         with self._factor_errors():
             return self.adapter.low_rank(self.factors)
 
+    def kronecker(self) -> tuple[Tensor, Tensor] | None:
+        """Two factors whose Kronecker product is ΔW without the scale; None for other kinds."""
+        return self.adapter.kronecker(self.factors)
+
     def flat_pair(self) -> tuple[Tensor, Tensor] | None:
         """The same as matrices [r, in · k · k] and [out, r]."""
         pair = self.pair()
@@ -120,9 +124,46 @@ class Layer:
             ) from error
 
 
-def from_file_alone(kind: AdapterKind) -> bool:
-    """Whether ΔW of the kind can be computed from a file, without the model, and is that of a matrix."""
-    return bool(kind.factors) and not kind.needs_weight and not kind.is_companion
+@dataclass(frozen=True)
+class StackedLayer(Layer):
+    """Layers that are one in Kohya's files, of a kind that cannot be joined: only their ΔW can, by its rows. It has no
+    factors of its own."""
+
+    members: tuple[Layer | None, ...] = ()
+    """In the order of the rows; None: not in the file."""
+    widths: tuple[int, ...] = ()
+    """Rows of each."""
+
+    @property
+    def rank(self) -> int:
+        """The smaller side."""
+        return min(self.matrix_shape)
+
+    @property
+    def scale(self) -> float:
+        """That of each member is in its ΔW."""
+        return 1.0
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """The weight's shape."""
+        return sum(self.widths), *next(member for member in self.members if member is not None).shape[1:]
+
+    def pair(self) -> None:
+        """None: there are no two factors."""
+
+    def kronecker(self) -> None:
+        """None."""
+
+    def delta(self) -> Tensor:
+        """ΔW at strength 1, float32."""
+        inner = self.shape[1:]
+        return torch.cat(
+            [
+                torch.zeros(width, *inner) if member is None else member.delta().reshape(width, *inner)
+                for member, width in zip(self.members, self.widths, strict=True)
+            ]
+        )
 
 
 def _no_weight() -> Tensor:

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from engine.adapters.defects import defects
 from engine.adapters.formats import BARE, PEFT, Format, recognise_format
+from engine.adapters.joined import merge_parts
 from engine.adapters.keys import Module
 from engine.adapters.kinds.registry import kind_named
+from engine.adapters.naming import addresses, base_for, layer_names
 from engine.adapters.payload import read_payload
-from engine.adapters.peft_format import merge_pairs
 from engine.adapters.stated_alphas import components, stated_alphas
-from engine.adapters.tools.layers import LORA, Layer, from_file_alone
-from engine.adapters.tools.naming import addresses, base_for, layer_names
+from engine.adapters.tools.layers import LORA, Layer, StackedLayer
 from engine.errors import ModelError
 from engine.families.layer_names import Address, LayerNames
 from engine.families.registry import family_of_lora
@@ -143,7 +143,7 @@ def _check_sound(part: _Part) -> None:
 
 def _check_kinds(path: Path, lora: Format) -> None:
     for kind in lora.kinds:
-        if not from_file_alone(kind_named(kind)):
+        if not kind_named(kind).from_file_alone:
             raise ModelError(
                 f"{printable(path)} is of the kind {kind}, whose change of the weights cannot be computed from the "
                 "file alone, so this tool cannot use it.",
@@ -187,31 +187,23 @@ def _layers(
 ) -> dict[str, Layer]:
     names = layer_names(base)
     layers: dict[str, Layer] = {}
-    fused: dict[str, dict[int, Layer]] = {}
-    sizes: dict[str, int] = {}
+    fused: dict[str, list[tuple[Address, Layer]]] = {}
     for name, module in lora.modules.items():
         address = placed[name]
         layer = _layer(address.layer if address else name, module, tensors, alphas.get(name), names)
-        if address is not None and address.members > 1:
-            if layer.kind != LORA:
-                raise ModelError(
-                    f"{printable(path)}: {printable(name)} is a {layer.kind} of a part of {address.layer}; only LoRAs "
-                    "of parts can be joined.",
-                    "Use a file in Kohya's names.",
-                    code="lora-part-not-joinable",
-                )
-            fused.setdefault(address.layer, {})[address.member] = layer
-            sizes[address.layer] = address.members
-            layers.setdefault(address.layer, layer)  # its place in the order
-        elif layer.name in layers:
-            raise ModelError(
-                f"{printable(path)} has {printable(layer.name)} twice, in two namings.",
-                "Use another copy.",
-                code="lora-layer-twice",
-            )
-        else:
-            layers[layer.name] = layer
-    return layers | {name: _fused(name, parts, sizes[name], base) for name, parts in fused.items()}
+        is_part = address is not None and address.members > 1
+        if layer.name in (layers.keys() - fused.keys() if is_part else layers):
+            _refuse_twice(path, layer.name)
+        layers.setdefault(layer.name, layer)  # of a layer in parts: its place in the order
+        if address is not None and is_part:
+            fused.setdefault(address.layer, []).append((address, layer))
+    return layers | {name: _fused(path, name, parts, base) for name, parts in fused.items()}
+
+
+def _refuse_twice(path: Path, name: str) -> None:
+    raise ModelError(
+        f"{printable(path)} has {printable(name)} twice, in two namings.", "Use another copy.", code="lora-layer-twice"
+    )
 
 
 def _layer(
@@ -230,26 +222,41 @@ def _layer(
     return Layer(name, kind, parts, alpha, module.style or "lora_down")
 
 
-def _fused(name: str, parts: Mapping[int, Layer], members: int, base: str) -> Layer:
-    """Join the LoRAs of query, key and value into one of Kohya's layer."""
+def _fused(path: Path, name: str, parts: Sequence[tuple[Address, Layer]], base: str) -> Layer:
+    """Join the adapters of query, key and value into one of Kohya's layer: LoRAs exactly, other kinds by their ΔW."""
     family = family_of_lora(base)
     assert family is not None, "a layer in parts has an address"
-    widths = family.spec.layers.usual_widths(members, next(iter(parts.values())).shape[1])
-    for number, layer in parts.items():
-        if layer.shape[0] != widths[number]:
+    members = parts[0][0].members
+    widths = family.spec.layers.usual_widths(members, parts[0][1].shape[1])
+    covered = [number for address, _ in parts for number in range(address.member, address.member + address.count)]
+    if len(set(covered)) < len(covered):
+        _refuse_twice(path, name)
+    for address, layer in parts:
+        expected = sum(widths[address.member : address.member + address.count])
+        if layer.shape[0] != expected:
             raise ModelError(
-                f"A part of {name} has {layer.shape[0]} outputs instead of {widths[number]}: it is not "
+                f"A part of {name} has {layer.shape[0]} outputs instead of {expected}: it is not "
                 f"{family.spec.title}'s.",
                 "Use another file.",
                 code="lora-part-wrong-size",
             )
-    same_scale = len({layer.scale for layer in parts.values()}) == 1
-    pairs = [_pair(parts[number], same_scale) if number in parts else None for number in range(members)]
-    down, up, scale = merge_pairs(pairs, widths)
+    if any(layer.kind != LORA for _, layer in parts):
+        return _stacked(name, parts, widths)
+    pairs = {
+        address.member: (address.count, (layer.factors["down"], layer.factors["up"], layer.scale))
+        for address, layer in parts
+    }
+    down, up, scale = merge_parts(pairs, widths)
     return Layer(name, LORA, {"down": down, "up": up}, scale * len(down))
 
 
-def _pair(layer: Layer, same_scale: bool) -> tuple[Tensor, Tensor, float]:
-    """Down, up and factor; in float32 where factors differ, which are then multiplied into up."""
-    down, up = layer.factors["down"], layer.factors["up"]
-    return (down, up, layer.scale) if same_scale else (down.float(), up.float(), layer.scale)
+def _stacked(name: str, parts: Sequence[tuple[Address, Layer]], widths: Sequence[int]) -> StackedLayer:
+    by_member = {address.member: (address.count, layer) for address, layer in parts}
+    members: list[Layer | None] = []
+    rows, number = [], 0
+    while number < len(widths):
+        count, layer = by_member.get(number, (1, None))
+        members.append(layer)
+        rows.append(sum(widths[number : number + count]))
+        number += count
+    return StackedLayer(name, parts[0][1].kind, {}, members=tuple(members), widths=tuple(rows))

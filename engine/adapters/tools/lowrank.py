@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.adapters.tools.layers import Layer
+from engine.adapters.tools.layers import Layer, StackedLayer
 
 _OVERSAMPLING, _ITERATIONS = 16, 7
 _FEW = 8
@@ -31,16 +31,20 @@ class Spectrum:
         return self.vh[:rank].contiguous(), (self.u[:, :rank] * self.s[:rank]).contiguous()
 
 
-def spectrum_of(layer: Layer) -> Spectrum:
-    """Of a LoRA: of up · down without the scale, as in sd-scripts' resize; of other kinds: of ΔW."""
+def spectrum_of(layer: Layer, most: int | None = None) -> Spectrum:
+    """Of a LoRA: of up · down without the scale, as in sd-scripts' resize; of other kinds: of ΔW.
+
+    Args:
+        most: number of singular values that are needed; for large matrices that have no factors.
+    """
     if (pair := layer.flat_pair()) is not None:
         u, s, vh = svd_of_pair(*pair)
         return Spectrum(u, s, vh, layer.scale)
-    if (factors := layer.adapter.kronecker(layer.factors)) is not None:
+    if (factors := layer.kronecker()) is not None:
         first, second = factors
         u, s, vh = svd_of_kron(first, second.flatten(1))
         return Spectrum(u, s * layer.scale, vh)
-    return spectrum_of_matrix(layer.delta().flatten(1))
+    return spectrum_of_matrix(layer.delta().flatten(1), most if isinstance(layer, StackedLayer) else None)
 
 
 def svd_of_pair(down: Tensor, up: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 Precision = Literal["float", "fp16", "bf16"]
 MergeMethod = Literal["concat", "svd", "ties", "dare"]
-Naming = Literal["kohya", "diffusers", "peft"]
+Naming = Literal["kohya", "diffusers", "comfy", "peft"]
 
 
 @dataclass(frozen=True, kw_only=True)

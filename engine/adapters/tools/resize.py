@@ -36,7 +36,9 @@ def resize(request: ResizeRequest, progress: OnProgress) -> ToolReport:
     store = Store(DTYPES[request.precision] if request.precision else source.dtype, source.base)
     for number, layer in enumerate(source.layers.values()):
         progress("resizing", number, len(source.layers))
-        store.add(resized_layer(layer, spectrum_of(layer), wide if layer.spatial else rule), layer)
+        choice = wide if layer.spatial else rule
+        most = choice.most if choice.method == "none" else None
+        store.add(resized_layer(layer, spectrum_of(layer, most), choice), layer)
     report = ToolReport("resize", [printable(source.path)], None, source.base, source.naming, layers=store.losses)
     report.notes += [*source.notes, *_kinds(source), *store.notes]
     if place is not None:

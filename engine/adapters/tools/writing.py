@@ -13,12 +13,13 @@ from torch import Tensor
 from engine.adapters.bases import is_unet
 from engine.adapters.header_room import fit_metadata
 from engine.adapters.inspect import inspect_lora
+from engine.adapters.key_formats import alpha_tensor
 from engine.adapters.layout import HASHES, LEGACY, Entry, header_bytes, legacy_hash, shared_header
+from engine.adapters.naming import component_of, prefix_of
 from engine.adapters.payload import ORDER, read_payload
 from engine.adapters.tools.layers import LORA, Layer
 from engine.adapters.tools.lora_file import read_tensors
 from engine.adapters.tools.lowrank import pair_distance, pair_norm
-from engine.adapters.tools.naming import component_of, prefix_of
 from engine.adapters.tools.report import LayerLoss
 from engine.adapters.tools.requests import Precision
 from engine.atomic import replacing, require_space
@@ -99,22 +100,18 @@ def _cast(layer: Layer, dtype: torch.dtype) -> Layer:
 
 
 def tensors_of(layers: Iterable[Layer]) -> dict[str, Tensor]:
-    """Keys and tensors of LoRA layers in Kohya's format; layers that kept a dotted name in peft's."""
+    """Keys and tensors of layers in Kohya's format; of LoRA layers that kept a dotted name in peft's."""
     tensors: dict[str, Tensor] = {}
     for layer in layers:
-        in_peft_names = not prefix_of(layer.name) and layer.style == "lora_A"
-        down, up = ("lora_A.weight", "lora_B.weight") if in_peft_names else (DOWN, UP)
-        tensors[f"{layer.name}.{down}"] = layer.factors["down"]
-        tensors[f"{layer.name}.{up}"] = layer.factors["up"]
-        tensors[f"{layer.name}.{ALPHA}"] = alpha_tensor(layer)
+        ends = {"down": DOWN, "up": UP}
+        if not prefix_of(layer.name) and layer.style == "lora_A":
+            ends = {"down": "lora_A.weight", "up": "lora_B.weight"}
+        ends = {role: end for end, role in layer.adapter.ends.items()} | ends
+        tensors |= {f"{layer.name}.{ends.get(role, role)}": tensor for role, tensor in layer.factors.items()}
+        if layer.kind == LORA or layer.alpha is not None:
+            alpha = float(layer.rank) if layer.alpha is None else layer.alpha
+            tensors[f"{layer.name}.{ALPHA}"] = alpha_tensor(alpha, next(iter(layer.factors.values())).dtype)
     return tensors
-
-
-def alpha_tensor(layer: Layer) -> Tensor:
-    """Alpha [] in the format of the layer's matrices, or in float32 where only that is exact."""
-    alpha = float(layer.rank) if layer.alpha is None else layer.alpha
-    exact, cast = torch.tensor(alpha), torch.tensor(alpha).to(layer.factors["down"].dtype)
-    return cast if cast.float() == exact else exact
 
 
 def alphas_note(layers: Iterable[Layer], base: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,6 +56,10 @@ class FluxReader(LoraReader):
         if transformer.inner_dim != _WIDTH:
             tensors_to_load = _split_fused(transformer, tensors_to_load)
         _Loader(components).load_lora_weights(tensors_to_load, adapter_name=adapter_name)
+
+    @override
+    def load_file(self, components: Mapping[str, nn.Module], path: Path, adapter_name: str) -> None:
+        _Loader(components).load_lora_weights(str(path), adapter_name=adapter_name)
 
     def denoise(self, components: Mapping[str, nn.Module]) -> Tensor:
         """Fixed patches, timestep 500, fixed text; through CLIP only when that has a LoRA."""

@@ -39,8 +39,8 @@ FLUX_SPEC = FamilySpec(
     ),
     denoiser="transformer",
     encoders=(
-        TextEncoder("text_encoder", "lora_te1_", ("te1",)),
-        TextEncoder("text_encoder_2", "lora_te3_", ("te2", "te3"), T5_WORDS, level="", is_trainable=False),
+        TextEncoder("text_encoder", "lora_te1_", ("te1",), comfy="clip_l"),
+        TextEncoder("text_encoder_2", "lora_te3_", ("te2", "te3"), T5_WORDS, "", is_trainable=False, comfy="t5xxl"),
     ),
     native_size=1024,
     blocks={
@@ -68,7 +68,7 @@ FLUX_SPEC = FamilySpec(
     ),
     lora_key_patterns=(r"double_blocks_\d|(?<!\w)single_blocks_\d|single_transformer_blocks_\d",),
     always_adapted=("transformer_blocks_", "_text_model_encoder_layers_", "double_blocks_", "single_blocks_"),
-    reads_peft=True,
+    alphas_in_diffusers_files=True,
     network_module="networks.lora_flux",
     version="flux1",
     version_begins="flux",

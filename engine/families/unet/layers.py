@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing_extensions import override
 
 from engine.families.layer_names import DENOISER, Address, LayerNames, dotted
-from engine.families.unet.table import SD15_TABLE, SDXL_TABLE, as_diffusers
+from engine.families.unet.table import SD15_TABLE, SDXL_TABLE, UNetTable, as_diffusers, as_original
 
 WORDS = (
     *("down_blocks", "up_blocks", "mid_block", "attentions", "resnets", "downsamplers", "upsamplers"),
@@ -14,6 +14,11 @@ WORDS = (
     *("time_embedding", "add_embedding", "linear_1", "linear_2"),
 )
 """The parts of module paths of diffusers' `UNet2DConditionModel`."""
+_ORIGINAL_WORDS = (
+    *("input_blocks", "middle_block", "output_blocks", "time_embed", "label_emb", "out"),
+    *("in_layers", "out_layers", "emb_layers", "skip_connection", "op", *WORDS),
+)
+"""The parts of module paths in the original files."""
 
 
 class UNetNames(LayerNames):
@@ -28,6 +33,11 @@ class UNetNames(LayerNames):
     def paths(self, layer: str) -> tuple[str, ...] | None:
         path = dotted(as_diffusers(layer).removeprefix(DENOISER), self.words)
         return None if path is None else (path,)
+
+    @override
+    def original(self, layer: str) -> str | None:
+        assert isinstance(self.table, UNetTable)
+        return dotted(as_original(layer, self.table.attending).removeprefix(DENOISER), _ORIGINAL_WORDS)
 
 
 SD15_LAYERS, SDXL_LAYERS = UNetNames(SD15_TABLE, WORDS), UNetNames(SDXL_TABLE, WORDS)

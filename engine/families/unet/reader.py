@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,9 +39,15 @@ class _SDXLLoader(_Loader, StableDiffusionXLLoraLoaderMixin):
 class SD15Reader(LoraReader):
     """Reads LoRAs for SD 1.x."""
 
+    loader: type[_SD15Loader | _SDXLLoader] = _SD15Loader
+
     @override
     def load(self, components: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], adapter_name: str) -> None:
-        _SD15Loader(components).load_lora_weights(dict(tensors), adapter_name=adapter_name)
+        self.loader(components).load_lora_weights(dict(tensors), adapter_name=adapter_name)
+
+    @override
+    def load_file(self, components: Mapping[str, nn.Module], path: Path, adapter_name: str) -> None:
+        self.loader(components).load_lora_weights(str(path), adapter_name=adapter_name)
 
     def denoise(self, components: Mapping[str, nn.Module]) -> Tensor:
         """Fixed latents, timestep 500, and fixed text, which goes through the encoders that have a LoRA."""
@@ -79,9 +86,7 @@ class SD15Reader(LoraReader):
 class SDXLReader(SD15Reader):
     """Reads LoRAs for SDXL."""
 
-    @override
-    def load(self, components: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], adapter_name: str) -> None:
-        _SDXLLoader(components).load_lora_weights(dict(tensors), adapter_name=adapter_name)
+    loader = _SDXLLoader
 
     def conditions(self, unet: Any, pooled: Tensor | None, generator: torch.Generator) -> dict[str, Any]:
         """Pooled text and sizes."""

@@ -39,7 +39,9 @@ class UNetTable(ModuleTable):
     def _aliases(self) -> dict[str, str]:
         """Every name of a module that readers accept, to its name in this table, or to itself if it has none there."""
         own = dict.fromkeys(self.outside, "") | {name: name for name in self.names}
-        own |= {f"lora_unet_{name}": "" for pair in _ENDS.items() for name in pair}
+        for ours, original in _ENDS.items():
+            names = (f"lora_unet_{ours}", f"lora_unet_{original}")
+            own |= dict.fromkeys(names, names[0] if names[0] in self.outside else "")
         own = {as_original(name, self.attending): target for name, target in own.items()} | own
         return {name: target or name for name, target in own.items()}
 
@@ -187,5 +189,6 @@ SDXL_TABLE = UNetTable(
         "text encoder 2": tuple(clip_names("lora_te2_", 32)),
     },
     tuple(sdxl_convolutions()),
+    outside=("lora_te2_text_projection",),
     attending=(True, True, False),
 )

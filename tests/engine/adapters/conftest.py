@@ -56,6 +56,7 @@ class Tiny:
         weights: dict[str, torch.Tensor] | None = None,
         seed: int = 0,
         targets: Sequence[LoraTarget] | None = None,
+        folds_alpha: bool = False,
         **network: object,
     ) -> AdapterNetwork:
         table = NetworkTable.model_validate({"network_dim": 4, "network_alpha": 2.0, **network})
@@ -69,6 +70,7 @@ class Tiny:
             network=table,
             weights=weights,
             generator_seed=seed,
+            folds_alpha=folds_alpha,
             log=self.messages.append,
         )
 

@@ -102,7 +102,7 @@ def test_what_is_refused(
     [
         ({f"{FLUX}.lora_B.weight": torch.full((8, 4), NAN)}, "weights-not-finite", f"{FLUX}.lora_B.weight"),
         ({f"{FLUX}.lora_B.weight": None}, "lora-incomplete", "lora_B.weight"),
-        ({f"{FLUX}.lora_B.bias": torch.ones(8)}, "lora-not-for-start", f"{FLUX}.lora_B.bias"),
+        ({f"{FLUX}.lora_B.bias": torch.ones(8)}, "lora-not-for-start", "1 layer"),
         ({f"{FLUX}.lora_magnitude_vector": torch.ones(8)}, "lora-not-for-start", "a DoRA"),
     ],
 )

@@ -168,9 +168,9 @@ KOHYA = "ComfyUI, Forge, A1111, diffusers, sd-scripts, LyCORIS"
 CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
     # id, tensors, naming, base, readers, whether training starts from it
     ("kohya sd15", lora(SD15, 768), "Kohya's", "SD 1.5", KOHYA, True),
-    ("kohya sd2", lora(SD15, 1024), "Kohya's", "SD 2", KOHYA, True),
+    ("kohya sd2", lora(SD15, 1024), "Kohya's", "SD 2", KOHYA, False),
     ("kohya sdxl", lora(SDXL, 2048), "Kohya's", "SDXL", KOHYA, True),
-    ("refiner", lora(SDXL, 1280), "Kohya's", "SDXL refiner", "ComfyUI, Forge, A1111, diffusers", True),
+    ("refiner", lora(SDXL, 1280), "Kohya's", "SDXL refiner", "ComfyUI, Forge, A1111, diffusers", False),
     (
         "sdxl, diffusers' blocks",
         lora(SDXL_DIFFUSERS, 2048),
@@ -194,7 +194,7 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         "Kohya's",
         "SD 3",
         "ComfyUI, Forge, diffusers, sd-scripts, LyCORIS",
-        True,
+        False,
     ),
     (
         "kohya anima",
@@ -202,7 +202,7 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         "Kohya's",
         "Anima",
         "ComfyUI, Forge, diffusers, sd-scripts, LyCORIS",
-        True,
+        False,
     ),
     (
         "kohya's oft",
@@ -218,7 +218,7 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         "diffusers' and peft's (ai-toolkit's for FLUX)",
         "SD 1.5",
         "diffusers",
-        False,
+        True,
     ),
     (
         "peft sdxl",
@@ -226,14 +226,14 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         "diffusers' and peft's (ai-toolkit's for FLUX)",
         "SDXL",
         "diffusers",
-        False,
+        True,
     ),
     (
         "ai-toolkit flux",
         lora("transformer.single_transformer_blocks.0.attn.to_q", style="lora_A", alpha=False),
         "diffusers' and peft's (ai-toolkit's for FLUX)",
         "FLUX",
-        "ComfyUI, diffusers, peft",
+        "ComfyUI, Forge, diffusers, peft",
         True,
     ),
     (
@@ -281,8 +281,8 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         lora("diffusion_model.double_blocks.0.img_attn.qkv", 3072),
         "ComfyUI's (ai-toolkit's but for FLUX)",
         "FLUX",
-        "ComfyUI, diffusers",
-        False,
+        "ComfyUI, Forge, diffusers",
+        True,
     ),
     (
         "comfyui text",
@@ -291,7 +291,7 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         "ComfyUI's (ai-toolkit's but for FLUX)",
         "FLUX",
         "ComfyUI, diffusers",
-        False,
+        True,
     ),
     (
         "qwen",
@@ -310,12 +310,28 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         False,
     ),
     (
+        "flux, blocks of image and text alone",
+        lora("transformer.transformer_blocks.18.attn.add_q_proj", 3072, style="lora_A", alpha=False),
+        "diffusers' and peft's (ai-toolkit's for FLUX)",
+        "FLUX",
+        "ComfyUI, Forge, diffusers, peft",
+        True,
+    ),
+    (
+        "qwen, attention alone",
+        lora("transformer.transformer_blocks.59.attn.add_q_proj", 3072, style="lora_A", alpha=False),
+        "diffusers' and peft's (ai-toolkit's for FLUX)",
+        "Qwen-Image",
+        "ComfyUI, diffusers, peft",
+        False,
+    ),
+    (
         "onetrainer flux",
         lora("lora_transformer_single_transformer_blocks_0_attn_to_k"),
         "OneTrainer's",
         "FLUX",
         "ComfyUI, diffusers, OneTrainer",
-        False,
+        True,
     ),
     (
         "onetrainer sd3",
@@ -341,7 +357,7 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         "OMI's (Open Model Initiative; OneTrainer)",
         "SDXL",
         "OneTrainer, InvokeAI",
-        False,
+        True,
     ),
     (
         "omi flux",
@@ -349,7 +365,7 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         "OMI's (Open Model Initiative; OneTrainer)",
         "FLUX",
         "OneTrainer, InvokeAI",
-        False,
+        True,
     ),
     (
         "xlabs",
@@ -358,7 +374,7 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         "XLabs'",
         "FLUX",
         "diffusers, x-flux",
-        False,
+        True,
     ),
     (
         "bfl",
@@ -378,16 +394,16 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         ),
         "diffusers' old (before peft)",
         "SD 1.5",
-        "ComfyUI, diffusers",
-        False,
+        "ComfyUI, Forge, diffusers",
+        True,
     ),
     (
         "old diffusers, no prefix",
         lora("mid_block.attentions.0.transformer_blocks.0.attn2.processor.to_k", 768, style="_lora", alpha=False),
         "diffusers' old (before peft)",
         "SD 1.5",
-        "ComfyUI, diffusers",
-        False,
+        "ComfyUI, Forge, diffusers",
+        True,
     ),
     (
         "old diffusers, layers",
@@ -396,7 +412,7 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         "diffusers' old (before peft)",
         "SD 1.5",
         "diffusers",
-        False,
+        True,
     ),
     (
         "simpletuner",
@@ -412,7 +428,7 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         "peft's, without the name of the part",
         "FLUX",
         "diffusers, peft",
-        False,
+        True,
     ),
     (
         "diffsynth",
@@ -420,7 +436,7 @@ CASES: list[tuple[str, Tensors, str, str, str, bool]] = [
         "a model's own, without a prefix",
         "FLUX",
         "ComfyUI",
-        False,
+        True,
     ),
     (
         "hunyuan video",

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from safetensors.torch import save_file
 from torch import nn
 
+from engine.adapters.joined import merge_pairs, merge_parts
 from engine.adapters.kinds.lora import Lora
 from engine.adapters.kohya_format import write_lora
 from engine.adapters.network import AdapterNetwork
-from engine.adapters.peft_format import merge_pairs, to_kohya
+from engine.adapters.start_tensors import start_tensors
 from engine.adapters.verify import verify_file
 from engine.config.schema import NetworkTable
 from engine.families.flux.reader import FluxReader
@@ -227,14 +230,15 @@ def velocity(transformer: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("leave_out", ["", "proj_mlp"])
-def test_a_peft_lora_begins_with_its_effect(leave_out: str) -> None:
+def test_a_peft_lora_begins_with_its_effect(leave_out: str, tmp_path: Path) -> None:
     theirs, mine = tiny_parts(blocks=(1, 1))["transformer"], tiny_parts(blocks=(1, 1))
     torch.manual_seed(2)
     tensors = peft_file(theirs, rank=4, alpha=2, leave_out=leave_out)
     targets = lora_targets(mine["text_encoder"], mine["transformer"])
     metadata = {"lora_adapter_metadata": json.dumps({"transformer.r": 4, "transformer.lora_alpha": 2})}
     messages: list[str] = []
-    weights = to_kohya(tensors, metadata, mine, targets, messages.append)
+    save_file({key: value.contiguous() for key, value in tensors.items()}, tmp_path / "x.safetensors", metadata)
+    weights = start_tensors(tmp_path / "x.safetensors", Lora(), "FLUX", targets, mine, messages.append)
     assert messages == []
     assert weights["lora_unet_double_blocks_0_img_attn_qkv.alpha"] == 3 * 2
     assert weights["lora_unet_single_blocks_0_linear1.alpha"] == (3 if leave_out else 4) * 2
@@ -252,15 +256,32 @@ def test_a_peft_lora_begins_with_its_effect(leave_out: str) -> None:
     assert not torch.allclose(velocity(mine["transformer"]), before, atol=1e-3)
 
 
-def test_other_peft_files_are_named(parts: dict[str, Any]) -> None:
+def test_a_lora_of_layers_that_the_model_lacks_is_refused(parts: dict[str, Any], tmp_path: Path) -> None:
     targets = lora_targets(parts["text_encoder"], parts["transformer"])
-    pair = {
-        "transformer.blocks.9.lora_A.weight": torch.ones(1, 2),
-        "transformer.blocks.9.lora_B.weight": torch.ones(2, 1),
-    }
-    with refused("lora-without-modules", "transformer.blocks.9"):
-        to_kohya(pair, {}, parts, targets, lambda _: None)
-    with refused("lora-incomplete", "transformer.blocks.9"):
-        to_kohya(dict([*pair.items()][:1]), {}, parts, targets, lambda _: None)
-    with refused("lora-unknown-key", "unet.x"):
-        to_kohya({"unet.x": torch.ones(1)}, {}, parts, targets, lambda _: None)
+    name = "transformer.transformer_blocks.9.attn.to_out.0"
+    pair = {f"{name}.lora_A.weight": torch.ones(1, 2), f"{name}.lora_B.weight": torch.ones(2, 1)}
+    save_file(pair, tmp_path / "x.safetensors")
+    with refused("lora-without-modules", name):
+        start_tensors(tmp_path / "x.safetensors", Lora(), "FLUX", targets, parts, lambda _: None)
+
+
+def test_a_part_of_another_width_is_refused(parts: dict[str, Any], tmp_path: Path) -> None:
+    targets = lora_targets(parts["text_encoder"], parts["transformer"])
+    name = "transformer.transformer_blocks.0.attn"
+    tensors = {f"{name}.{end}.lora_A.weight": torch.rand(1, 64) for end in ("to_q", "to_k")}
+    tensors |= {f"{name}.{end}.lora_B.weight": torch.ones(32, 1) for end in ("to_q", "to_k")}
+    save_file(tensors, tmp_path / "x.safetensors")
+    with refused("lora-wrong-shape", "lora_unet_double_blocks_0_img_attn_qkv"):
+        start_tensors(tmp_path / "x.safetensors", Lora(), "FLUX", targets, parts, lambda _: None)
+
+
+def test_a_lora_of_several_layers_is_joined_with_one_of_the_last() -> None:
+    """As in XLabs' single blocks, whose LoRA of query, key and value has no rows for the MLP."""
+    generator = torch.Generator().manual_seed(0)
+    first = (torch.randn(2, 8, generator=generator), torch.randn(18, 2, generator=generator), 0.5)
+    last = (torch.randn(3, 8, generator=generator), torch.randn(4, 3, generator=generator), 1.0)
+    down, up, scale = merge_parts({0: (3, first)}, (6, 6, 6, 4))
+    assert torch.equal(down, first[0]) and torch.equal(up[:18], first[1]) and not up[18:].any() and scale == 0.5
+    down, up, scale = merge_parts({0: (3, first), 3: (1, last)}, (6, 6, 6, 4))
+    expected = torch.cat([first[1] @ first[0] * 0.5, last[1] @ last[0]])
+    torch.testing.assert_close(up @ down * scale, expected, rtol=1e-5, atol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 
 import pytest
 import torch
@@ -10,10 +11,12 @@ from accelerate import Accelerator
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file
 
+from engine.adapters.key_formats import file_tensors
 from engine.adapters.kohya_format import write_lora
-from engine.adapters.verify import verify_file
+from engine.adapters.verify import Naming, verify_file
 from engine.families.unet import reader
 from engine.families.unet.reader import SD15Reader
+from engine.families.unet.spec import SD15_SPEC
 from tests.refusals import refused
 
 
@@ -68,6 +71,74 @@ def test_different_ranks_and_alphas_pass(make, filled, tmp_path):
     assert "Alpha differs from module to module" in " ".join(tiny.messages)
     write_lora(tmp_path / "x.safetensors", network.state(), {}, "fp16", print)
     assert verify_file(tmp_path / "x.safetensors", network, tiny.components, SD15Reader()) < 1e-2
+
+
+def named(network, path, key_format, change=lambda tensors, metadata: None):
+    """A file in other names, with a change."""
+    tensors, metadata = file_tensors(network, SD15_SPEC, key_format)
+    change(tensors, metadata)
+    write_lora(path, tensors, metadata, "fp16", print)
+    return path, Naming(key_format, "SD 1.5")
+
+
+@pytest.mark.parametrize("key_format", ["diffusers", "comfy"])
+def test_other_names_with_ranks_and_alphas_of_their_own_pass(make, filled, tmp_path, key_format):
+    """The alphas are no numbers of fp16."""
+    weights = {}
+    for index, module in enumerate(make().attach(conv=True, conv_dim=1).modules):
+        rank, name = 1 + index % 4, module.target.kohya_name
+        weights[f"{name}.lora_down.weight"] = torch.randn(rank, *module.down.shape[1:])
+        weights[f"{name}.lora_up.weight"] = torch.randn(len(module.up), rank, *module.up.shape[2:]) * 0.1
+        weights[f"{name}.alpha"] = torch.tensor(1.7) if index % 3 else torch.tensor(3.0)
+    tiny = make()
+    # diffusers reads the alphas of Kohya's names wrongly, of its own rightly
+    folds = key_format == "diffusers"
+    network = tiny.attach(conv=True, weights=weights, dim_from_weights=True, folds_alpha=folds)
+    path, naming = named(network, tmp_path / "x.safetensors", key_format)
+    assert verify_file(path, network, tiny.components, SD15Reader(), naming) < 1e-2
+    assert ("diffusers uses the most frequent" in " ".join(tiny.messages)) != folds
+
+
+def halve_alphas(tensors, metadata):
+    table = json.loads(metadata["lora_adapter_metadata"])
+    alphas = {key: value / 2 for key, value in table.items() if key.endswith("lora_alpha")}
+    metadata["lora_adapter_metadata"] = json.dumps(table | alphas)
+
+
+def swap_first(tensors, metadata):
+    first, second = [key for key in tensors if "attn1" in key and key.endswith(("lora_B.weight", "lora_up.weight"))][:2]
+    tensors[first], tensors[second] = tensors[second], tensors[first]
+
+
+def drop_first(tensors, metadata):
+    name = next(key for key in tensors if "attn1" in key).partition(".lora_")[0]
+    for key in [key for key in tensors if key.startswith(name)]:
+        del tensors[key]
+
+
+def add_module(tensors, metadata):
+    first = next(key for key in tensors if "attn1" in key).partition(".lora_")[0]
+    for key in [key for key in tensors if key.startswith(first)]:
+        tensors[key.replace("blocks.0", "blocks.7", 1)] = tensors[key].clone()
+
+
+@pytest.mark.parametrize(
+    ("key_format", "change", "parts"),
+    [
+        ("diffusers", halve_alphas, ("60 modules", "text_encoder.encoder.layers.0.self_attn.k_proj")),
+        ("diffusers", swap_first, ("2 modules", ".attn1.")),
+        ("comfy", swap_first, ("2 modules", ".attn1.")),
+        ("diffusers", drop_first, ("3 of", "attn1_to_q")),
+        ("comfy", drop_first, ("3 of", "attn1_to_q")),
+        ("diffusers", add_module, ("layers that are not trained",)),
+    ],
+)
+def test_a_wrong_file_in_other_names_is_refused(tiny, filled, tmp_path, key_format, change, parts):
+    network = tiny.attach()
+    filled(network)
+    path, naming = named(network, tmp_path / "x.safetensors", key_format, change)
+    with refused("written-lora-wrong", *parts):
+        verify_file(path, network, tiny.components, SD15Reader(), naming)
 
 
 def _snapshot(tiny):

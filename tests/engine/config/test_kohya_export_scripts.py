@@ -302,10 +302,12 @@ def test_a_runs_own_folder_is_not_written_into(tmp_path: Path) -> None:
 
 
 def test_what_has_no_argument_is_listed_and_nothing_else() -> None:
-    config = load_config("sdxl", [*BASE, "memory.on_oom=stop", "memory.deterministic=false"])
+    without = ("memory.deterministic=false", "memory.on_oom=stop", "saving.key_format=comfy")
+    config = load_config("sdxl", [*BASE, *without])
     unset, note = resolved_export(config, "sdxl", [], []).notes
     assert unset.startswith("validation_split is unset: the scripts train on every image")
-    assert note == "Left out, sdxl_train_network.py has no such argument: memory.deterministic, memory.on_oom."
+    names = ", ".join(assignment.partition("=")[0] for assignment in without)
+    assert note == f"Left out, sdxl_train_network.py has no such argument: {names}."
 
 
 WRONG = [

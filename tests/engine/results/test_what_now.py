@@ -89,3 +89,15 @@ def test_what_the_run_knows(settings: dict[str, dict[str, object]], prompt: str,
     config = RunConfig().changed(saving={"output_name": "ann"}, **settings)
     used = lora_of(resolve_without_model(config), Path("/x/ann.safetensors"), "sd15")
     assert (used.trigger, used.prompt, used.text_encoder) == ("ann", prompt, text_encoder)
+
+
+@pytest.mark.parametrize(
+    ("key_format", "unread"),
+    [("kohya", [False] * 3), ("diffusers", [True, True, False]), ("comfy", [False, True, True])],
+)
+def test_a_program_that_does_not_read_the_names_is_reported(key_format: str, unread: list[bool]) -> None:
+    config = RunConfig().changed(saving={"output_name": "ann", "key_format": key_format})
+    used = lora_of(resolve_without_model(config), Path("/x/ann.safetensors"), "sd15")
+    lines = [use.lines[0] for use in uses(used)]
+    assert ["lora convert ann.safetensors --to kohya" in line for line in lines] == unread
+    assert ("lora convert" in " ".join(in_short(used))) == any(unread[:2])

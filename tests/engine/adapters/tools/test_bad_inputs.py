@@ -115,10 +115,11 @@ def test_what_is_no_file_of_tensors(write: Callable[[Path], None], code: str, tm
     assert (caught.value.code, caught.value.exit_code) == (code, ExitCode.BAD_DATA)
 
 
-def test_a_loha_cannot_be_renamed(saved: Saved, tmp_path: Path) -> None:
+def test_a_loha_has_no_names_of_diffusers(saved: Saved, tmp_path: Path) -> None:
     loha = saved(of_kind(hada_w1_a=(8, 4), hada_w1_b=(4, 8), hada_w2_a=(8, 4), hada_w2_b=(4, 8), alpha=()), "bad")
+    request = ConvertRequest(file=str(loha), to="diffusers", out=str(tmp_path / "o.safetensors"))
     with refused("lora-kind-not-convertible") as caught:
-        run_request(ConvertRequest(file=str(loha), to="kohya", out=str(tmp_path / "o.safetensors")).as_json(), silent)
+        run_request(request.as_json(), silent)
     assert caught.value.exit_code == ExitCode.BAD_DATA
 
 

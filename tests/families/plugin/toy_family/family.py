@@ -46,7 +46,7 @@ class Toy(Family):
         patterns=LayerPatterns(attention=r"toy_blocks\.\d+\.fc", text=r"^toy\.text\.", elsewhere=r"^toy\.vae\."),
         lora_key_patterns=(r"(?<!\w)toy_blocks_\d",),
         always_adapted=("toy_blocks_",),
-        reads_peft=True,
+        alphas_in_diffusers_files=True,
         version="toy1",
         version_begins="toy",
         architecture="toy",

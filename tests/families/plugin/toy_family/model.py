@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from engine.config.values import BasePrecision
@@ -140,6 +140,17 @@ def load_model(
     return ToyModel(recognition, torch.device(device), **parts)
 
 
+def _inject(modules: Mapping[str, Mapping[str, Tensor]], components: Mapping[str, nn.Module], adapter: str) -> None:
+    """Put LoRAs, by the paths of their layers, into the denoiser."""
+    rank = len(next(iter(modules.values()))[DOWN])
+    inject_adapter_in_model(LoraConfig(r=rank, target_modules=list(modules)), components["transformer"], adapter)
+    for path, parts in modules.items():
+        layer: Any = components["transformer"].get_submodule(path)
+        layer.lora_A[adapter].weight.data = parts[DOWN].float()
+        layer.lora_B[adapter].weight.data = parts[UP].float()
+        layer.scaling[adapter] = float(parts[ALPHA]) / rank
+
+
 class ToyReader(LoraReader):
     """See `LoraReader`: peft alone, since diffusers knows no such model."""
 
@@ -147,14 +158,16 @@ class ToyReader(LoraReader):
         """See `LoraReader.load`."""
         modules = by_module(tensors)
         paths = {name: name.removeprefix("lora_unet_toy_blocks_").replace("_", ".") for name in modules}
-        rank = len(next(iter(modules.values()))[DOWN])
-        names = [f"toy_blocks.{path}" for path in paths.values()]
-        inject_adapter_in_model(LoraConfig(r=rank, target_modules=names), components["transformer"], adapter_name)
-        for name, parts in modules.items():
-            layer: Any = components["transformer"].get_submodule(f"toy_blocks.{paths[name]}")
-            layer.lora_A[adapter_name].weight.data = parts[DOWN].float()
-            layer.lora_B[adapter_name].weight.data = parts[UP].float()
-            layer.scaling[adapter_name] = float(parts[ALPHA]) / rank
+        _inject({f"toy_blocks.{paths[name]}": parts for name, parts in modules.items()}, components, adapter_name)
+
+    def load_file(self, components: Mapping[str, nn.Module], path: Path, adapter_name: str) -> None:
+        """See `LoraReader.load_file`."""
+        tensors = load_file(path)
+        ends = {DOWN: "lora_A.weight", UP: "lora_B.weight", ALPHA: ALPHA}
+        names = [key.removesuffix(f".{ALPHA}") for key in tensors if key.endswith(ALPHA)]
+        modules = {name: {end: tensors[f"{name}.{ours}"] for end, ours in ends.items()} for name in names}
+        paths = {name: name.removeprefix("transformer.") for name in names}
+        _inject({paths[name]: parts for name, parts in modules.items()}, components, adapter_name)
 
     def denoise(self, components: Mapping[str, nn.Module]) -> Tensor:
         """See `LoraReader.denoise`."""

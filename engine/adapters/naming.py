@@ -22,6 +22,8 @@ _USUAL = {
 """Kohya's prefixes to components, for models without a table here."""
 _NO_NUMBER = "lora_te_"
 """Kohya's prefix of the text encoder of a model with only one."""
+_OLD_ATTENTION = re.compile(r"_self_attn_to_(q|k|v|out)$")
+"""The end of a text encoder's layer in diffusers' names of before 0.18."""
 
 
 def base_for(lora: Format, metadata: Mapping[str, str]) -> str:
@@ -75,6 +77,7 @@ def _address(name: str, base: str) -> Address | None:
     if encoder is None:
         return None
     path = f"text_model_{path}" if path.startswith("encoder_layers_") else path
+    path = _OLD_ATTENTION.sub(r"_self_attn_\1_proj", path)
     place = layers.table.resolve(encoder.prefix + path)
     return None if place is None else Address(place)
 
@@ -92,6 +95,22 @@ def component_of(layer: str, base: str) -> str:
     if prefix == DENOISER:
         return spec.denoiser
     return next((encoder.component for encoder in spec.encoders if encoder.prefix == prefix), "other")
+
+
+def comfy_name(layer: str, base: str) -> str | None:
+    """ComfyUI's own name of Kohya's `layer`: "diffusion_model.input_blocks.4.1.proj_in",
+    "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1". None for no layer of this family."""
+    layers, prefix = layer_names(base), prefix_of(layer)
+    if layers is None or layers.table.resolve(layer) is None:
+        return None
+    if prefix == DENOISER:
+        path = layers.original(layer)
+        return None if path is None else f"diffusion_model.{path}"
+    encoder = next((encoder for encoder in _encoders(base) if encoder.prefix == prefix), None)
+    if encoder is None or not encoder.comfy:
+        return None
+    path = dotted(layer.removeprefix(prefix), encoder.words)
+    return None if path is None else f"text_encoders.{encoder.comfy}.transformer.{path}"
 
 
 def diffusers_paths(layer: str, base: str) -> tuple[str, ...] | None:
