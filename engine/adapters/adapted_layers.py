@@ -182,7 +182,7 @@ class LayeredModule(AdapterModule):
 
     @property
     def plus(self) -> list[nn.Parameter]:
-        roles = self.kind.outer if self.kind.plus is None else self.kind.plus
+        roles = self._kind.outer if self._kind.plus is None else self._kind.plus
         return [parameter for role, parameter in self._adapter.items() if role in roles]
 
     @property

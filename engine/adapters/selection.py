@@ -182,9 +182,9 @@ class Selector:
     def _size(self, target: LoraTarget) -> tuple[int | None, float | None, str]:
         """(rank, alpha, the setting that gives the rank) of a layer; None: as in the others."""
         name = target.kohya_name
-        for pattern, rank in self._ranks.items():
+        for pattern, own_rank in self._ranks.items():
             if compiled(pattern).is_in(name):
-                return rank, None, "network_reg_dims"
+                return own_rank, None, "network_reg_dims"
         if not target.is_denoiser:
             return None, None, ""
         own = self.family.layer_rank(self.config, name)

@@ -77,12 +77,12 @@ def _row_of(names: Iterable[str], marks: Mapping[str, tuple[str, str]]) -> str:
 
 def _size(run: ResolvedRun, choice: Choice) -> str:
     """Rank and alpha of a layer in words."""
-    from engine.adapters.kinds.registry import trained_kind
+    from engine.adapters.kinds.registry import companion, trained_kind
 
     network = run.config.network
     if network.dim_from_weights:
         return _("rank of the file")
-    kind = trained_kind(network).for_layer(choice.target.kind)
+    kind = companion() if choice.target.kind == "norm" else trained_kind(network)
     size = kind.size_of(choice.target.kind, choice.table(network))
     if size is None or choice.target.kind == "norm" or "network_dim" in network.idle_settings:
         return kind.name
