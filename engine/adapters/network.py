@@ -111,6 +111,8 @@ class AdapterNetwork:
         result = cls(kind, ordered, selection, folds_alpha=folds_alpha)
         if weights is not None:
             result.load(weights, log)
+        if weights is not None or not result.selection.is_usual:
+            result.note_misread(log)
         return result
 
     @property
@@ -177,6 +179,9 @@ class AdapterNetwork:
                     changed[old, module.alpha] += 1
         for (old, new), count in sorted(changed.items()):
             log(f"Alpha {new:g} instead of {old:g} in {count} modules: it is that of the LoRA to start from.")
+
+    def note_misread(self, log: Log) -> None:
+        """Say where diffusers gives modules another strength than other readers do."""
         misread = self.misread_by_diffusers()
         if misread:
             log(
