@@ -112,6 +112,8 @@ class AdapterNetwork:
             each.initialise(result.modules_of(each), devices, generator_seed)
         if weights is not None:
             result.load(weights, log)
+        if weights is not None or not result.selection.is_usual:
+            result.note_misread(log)
         return result
 
     @property
@@ -182,6 +184,9 @@ class AdapterNetwork:
                     changed[old, module.alpha] += 1
         for (old, new), count in sorted(changed.items()):
             log(f"Alpha {new:g} instead of {old:g} in {count} modules: it is that of the LoRA to start from.")
+
+    def note_misread(self, log: Log) -> None:
+        """Say where diffusers gives modules another strength than other readers do."""
         misread = self.misread_by_diffusers()
         if misread:
             log(

@@ -91,10 +91,13 @@ def _one_rate(config: RunConfig, _: bool) -> Resolution:
     training, network = config.training, config.network
     if training.optimizer_type.lower() != "prodigy":
         return config, []
-    several = [key for key in (*WEIGHT_LISTS, "network_reg_lrs", *RATIOS) if getattr(network, key) is not None]
+    keys = [key for key in (*WEIGHT_LISTS, "network_reg_lrs", *RATIOS) if getattr(network, key) is not None]
+    several = [f"network.{key}" for key in keys]
+    if len({rate for rate in training.text_rates if rate}) > 1 and not network.network_train_unet_only:
+        several.append("training.text_encoder_lr")
     if several:
         raise UsageError(
-            f"network.{several[0]} gives parts of the LoRA another learning rate, and Prodigy adapts a single one.",
+            f"{several[0]} gives parts of the LoRA another learning rate, and Prodigy adapts a single one.",
             "Unset it, or choose another optimizer, as AdamW.",
             code="optimizer-takes-one-rate",
         )

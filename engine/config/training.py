@@ -186,7 +186,7 @@ class TrainingTable(Table):
         if not isinstance(value, list):
             return value
         try:
-            rates = [float(rate) for rate in value]
+            rates = [] if any(isinstance(rate, bool) for rate in value) else [float(rate) for rate in value]
         except (TypeError, ValueError):
             rates = []
         if not 0 < len(rates) <= MOST_ENCODERS or not all(isfinite(rate) and rate >= 0 for rate in rates):

@@ -148,8 +148,7 @@ def _require_same_kind(tree: dict[str, Any], path: Path, state: TrainState) -> N
             "Undo the change in the run's .toml, or begin a new run.",
             code="state-of-other-lora",
         )
-    saved, present = tree.get("modules"), state.modules
-    if saved is not None and present is not None and saved != present:
+    if tree.get("modules") not in (None, [module.target.kohya_name for module in state.network.modules]):
         raise UsageError(
             f"The state {path.name} belongs to a LoRA of other layers: the settings that choose them were changed "
             "since.",

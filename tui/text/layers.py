@@ -124,12 +124,12 @@ class _Grid:
         """A heading, the kinds of layers, the rates."""
         heading = " ".join(f"{title[:width]:{width}}" for title, width in self.sections.items())
         yield f"{part_title(self.spec.denoiser):{_LABEL}}{heading}".rstrip()
-        partly = False
+        texts: list[str] = []
         for row in dict.fromkeys(place.row for place in self.places.values()):
             text = self._row([name for name, place in self.places.items() if place.row == row], 0)
             if text.strip(f"{self.none} "):
                 yield f"  {row[: _LABEL - 3]:{_LABEL - 2}}{text}"
-                partly = partly or text != text.upper()
+                texts.append(text)
         rates = self._row([name for name in self.places if name in self.marks], 1)
         if rates.strip(f"{self.none} "):
             title = _("learning rate")
@@ -138,8 +138,10 @@ class _Grid:
         if outside:
             title = _("outside blocks")
             yield f"  {title:{_LABEL - 2}}{_row_of(outside, self.marks)}"
-        if partly:
+        if any(text != text.upper() for text in texts):
             yield "  " + _("a small letter in place of a large one: some of these layers only")
+        if any(_MIXED in text for text in (*texts, rates)):
+            yield "  " + _("{0}: several in one block").format(_MIXED)
 
     def _row(self, names: Iterable[str], part: int) -> str:
         """One sign for each block: of the sizes (0) or the rates (1) of these layers."""

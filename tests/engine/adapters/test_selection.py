@@ -137,6 +137,8 @@ def test_with_plain_settings_nothing_is_chosen() -> None:
          "contradicts network.network_train_text_encoder_only"),
         ("sd15", {"network": {"loraplus_lr_ratio": 16}, "training": {"optimizer_type": "Prodigy"}},
          "optimizer-takes-one-rate", "network.loraplus_lr_ratio gives parts"),
+        ("sdxl", {"training": {"text_encoder_lr": [1.0, 0.5], "optimizer_type": "Prodigy"}},
+         "optimizer-takes-one-rate", "training.text_encoder_lr gives parts"),
         ("flux", {"flux": {"split_qkv": True}, "network": {"algo": "lokr"}}, "split-needs-lora", "for plain LoRAs"),
     ],
 )  # fmt: skip
@@ -158,6 +160,7 @@ def test_what_cannot_be_is_one_sentence_before_the_start(
         ("sd15", {"network": {"preset": "unet-only"}}, "No text encoder is trained: the preset unet-only"),
         ("sd15", {"network": {"down_lr_weight": "1,1"}}, "the others are 1, as in Kohya"),
         ("sd15", {"training": {"text_encoder_lr": [1e-5, 1e-6]}}, "has 2 rates, and 1 text encoder can be trained"),
+        ("flux", {"training": {"text_encoder_lr": [0, 1e-5]}}, "The text encoders are not trained"),
         ("sdxl", {"flux": {"train_blocks": "single"}}, "flux.train_blocks has no effect: only FLUX has such a setting"),
     ],
 )
