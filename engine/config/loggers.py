@@ -96,6 +96,8 @@ class UsedLoggers:
     names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     """A sentence on each of them, and on each that is left out."""
+    on_hub: bool = False
+    """trackio writes to a Space of the Hugging Face hub."""
 
 
 def used_loggers(logging: LoggingTable, environment: Mapping[str, str] = os.environ) -> UsedLoggers:
@@ -117,7 +119,8 @@ def used_loggers(logging: LoggingTable, environment: Mapping[str, str] = os.envi
     subject = "logging.logging_dir has no effect." if logging.log_with is None else "A logger is left out."
     left_out = [f"{subject} {problem.message} {problem.hint}" for problem in problems.values()]
     places = [_place(name, logging, options.get(name, {}), environment) for name in names]
-    return UsedLoggers(names, (*places, *left_out))
+    space = options.get("trackio", {}).get("space_id") or environment.get("TRACKIO_SPACE_ID")
+    return UsedLoggers(names, (*places, *left_out), "trackio" in names and bool(space))
 
 
 def tracker_options(logging: LoggingTable) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ import threading
 from engine.config import RunConfig
 from engine.config.loggers import LOGGERS, used_loggers
 from engine.errors import LoraSmithError
-from engine.runs.loggers import MODULE
+from engine.runs.loggers import MODULE, log_folder
 from engine.training.session import Session
 
 
@@ -22,20 +22,22 @@ def start_loggers(session: Session, config: RunConfig, started: int) -> None:
     """
     try:
         used = used_loggers(config.logging)
+        if used.names:
+            log_folder(session.run, config.logging)  # its name, once for all of them
     except LoraSmithError as error:
         session.warn("logger", f"{error.message} {error.hint} The training continues without it.")
         return
     for note in used.notes:
         session.log(note)
     for name in used.names:
-        _start(session, name, started)
+        _start(session, name, started, on_hub=used.on_hub)
 
 
-def _start(session: Session, name: str, started: int) -> None:
+def _start(session: Session, name: str, started: int, *, on_hub: bool) -> None:
     command = [sys.executable, "-P", "-m", MODULE, str(session.run.path), name, str(started)]
     environment = dict(os.environ)
-    if name == "trackio" and environment.get("TRACKIO_SPACE_ID"):
-        environment.pop("HF_HUB_OFFLINE", None)  # set for the trainer (`trainer_environment`); a Space is on the hub
+    if on_hub:
+        environment.pop("HF_HUB_OFFLINE", None)  # set for the trainer (`trainer_environment`)
     try:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment)
     except OSError as error:
