@@ -40,7 +40,6 @@ SETTINGS = {
     "engine/config/flux.py",
     "engine/config/local_paths.py",
     "engine/config/moved.py",
-    "engine/config/network.py",
     "engine/config/prompts.py",
     "engine/config/schema.py",
     "engine/config/unused.py",

@@ -185,10 +185,10 @@ class LayersTable(Table):
         return text
 
     @model_validator(mode="after")
-    def _check_one_form(self) -> LayersTable:
-        given = [key for key in ROWS_OF_WEIGHTS if getattr(self, key) is not None]
-        if self.block_lr_weight is not None and given:
-            raise ValueError(f"block_lr_weight and {given[0]} say the same twice: keep one of them")
+    def _check_forms(self) -> LayersTable:
+        rows = [key for key in ROWS_OF_WEIGHTS if getattr(self, key) is not None]
+        if self.block_lr_weight is not None and rows:
+            raise ValueError(f"block_lr_weight and {rows[0]} say the same twice: keep one of them")
         return self
 
     @property

@@ -245,6 +245,6 @@ class NetworkTable(LayersTable, AdapterTable):
 
     def of_size(self, rank: int | None, alpha: float | None) -> NetworkTable:
         """This table for one layer that has a rank or an alpha of its own; None: as in the others."""
-        given = {"dim": rank, "alpha": alpha}
-        values = {f"{front}_{key}": value for key, value in given.items() if value for front in ("network", "conv")}
+        own = {"dim": rank, "alpha": alpha}
+        values = {f"{front}_{key}": value for key, value in own.items() if value for front in ("network", "conv")}
         return self.model_copy(update=values)

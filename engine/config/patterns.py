@@ -245,6 +245,6 @@ class _Parser:
         return least, most
 
     def _take(self, sign: str) -> bool:
-        found = self.text.startswith(sign, self.place)
-        self.place += len(sign) if found else 0
-        return found
+        follows = self.text.startswith(sign, self.place)
+        self.place += len(sign) if follows else 0
+        return follows

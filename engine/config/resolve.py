@@ -71,7 +71,7 @@ def _not_both_parts_only(config: RunConfig, _: bool) -> Resolution:
     return config, []
 
 
-def _preset_of_one_part(config: RunConfig, _: bool) -> Resolution:
+def _preset_by_part(config: RunConfig, _: bool) -> Resolution:
     """A preset without layers of text encoders trains none of them. Comes before the rules about what is trained."""
     network = config.network
     if network.preset not in WITHOUT_TEXT or network.network_train_unet_only or network.dim_from_weights:
@@ -86,7 +86,7 @@ def _preset_of_one_part(config: RunConfig, _: bool) -> Resolution:
     return config.changed(network={"network_train_unet_only": True}), [note]
 
 
-def _one_rate(config: RunConfig, _: bool) -> Resolution:
+def _single_rate(config: RunConfig, _: bool) -> Resolution:
     """Prodigy adapts one rate for everything that it trains, and refuses several at its first step."""
     training, network = config.training, config.network
     if training.optimizer_type.lower() != "prodigy":
@@ -232,8 +232,8 @@ def _merged_strengths(config: RunConfig, _: bool) -> Resolution:
 RULES: tuple[Rule, ...] = (
     _merged_strengths,
     _not_both_parts_only,
-    _preset_of_one_part,
-    _one_rate,
+    _preset_by_part,
+    _single_rate,
     _text_outputs_on_disk,
     _cached_text_encoder,
     _something_is_trained,

@@ -36,7 +36,7 @@ def listed_layers(family: Family, recognition: Recognition) -> list[ListedLayer]
     if recognition.layout != "configurations":
         for component, path, shape, bias in family.weights(recognition):
             name = _name(spec, encoders, component, path)
-            if name is not None:
+            if name is not None and _is_listed(spec, name):
                 rows = shapes[name][0] if name in shapes else 0
                 shapes[name] = (rows + shape[0], *shape[1:])
                 biases |= {name} if bias else set()
@@ -53,7 +53,12 @@ def listed_layers(family: Family, recognition: Recognition) -> list[ListedLayer]
 def _table(spec: FamilySpec) -> Iterator[str]:
     table = spec.layers.table
     yield from (name for names in table.attention.values() for name in names)
-    yield from (*table.convolutions, *table.outside)
+    yield from (name for name in (*table.convolutions, *table.outside) if _is_listed(spec, name))
+
+
+def _is_listed(spec: FamilySpec, name: str) -> bool:
+    """Whether a layer can be trained: outside the blocks those of the denoiser only."""
+    return name.startswith(DENOISER) or name not in spec.layers.table.outside
 
 
 def _name(spec: FamilySpec, encoders: dict[str, TextEncoder], component: str, path: str) -> str | None:

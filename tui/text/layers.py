@@ -14,7 +14,7 @@ from string import ascii_lowercase, ascii_uppercase
 from typing import TYPE_CHECKING
 
 from engine.text import plural
-from tui.text.run import part_title
+from tui.text.parts import part_title
 from tui.texts import _
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class _Grid:
             title = _("outside blocks")
             yield f"  {title:{_LABEL - 2}}{_row_of(outside, self.marks)}"
         if any(text != text.upper() for text in texts):
-            yield "  " + _("a small letter in place of a large one: some of these layers only")
+            yield "  " + _("a small letter instead of a large one: some of these layers only")
         if any(_MIXED in text for text in (*texts, rates)):
             yield "  " + _("{0}: several in one block").format(_MIXED)
 

@@ -18,12 +18,13 @@ from engine.adapters.start import check_start
 from engine.adapters.verify import verify_file
 from engine.config import RunConfig
 from engine.config.network import NetworkTable
-from engine.errors import LoraSmithError, ModelError
+from engine.errors import LoraSmithError
 from engine.families.flux.reader import FluxReader
 from engine.families.flux.targets import in_targets, lora_targets
 from engine.families.registry import family_named
 from engine.types import LoraTarget
 from tests.engine.adapters.test_groups import GROUP, ROWS, Split
+from tests.refusals import refused
 from tests.tiny_flux import tiny_parts
 
 RANK, NAME = 3, "lora_unet_linear1"
@@ -93,9 +94,8 @@ def test_a_lora_of_the_fused_layer_is_continued_by_each_layer() -> None:
     x = torch.randn(5, 8)
     torch.testing.assert_close(split_module(x), fused_module(x))
     _, wide = attach(GROUP, network_dim=4 * RANK)
-    with pytest.raises(ModelError, match="is one LoRA for all of its 4 layers") as error:
+    with refused("lora-not-split", "4 layers"):
         split.load(filled(wide).state(), lambda _: None)
-    assert error.value.code == "lora-not-split"
 
 
 def test_the_norm_is_that_of_the_file() -> None:
@@ -135,7 +135,7 @@ def test_a_file_with_every_setting_of_the_family_passes_the_check(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("flux", "network", "refused"),
+    ("flux", "network", "sentence"),
     [
         ({"split_qkv": True}, {"network_dim": 4}, ""),
         ({}, {"network_dim": 4}, "has the shape"),
@@ -145,7 +145,7 @@ def test_a_file_with_every_setting_of_the_family_passes_the_check(tmp_path: Path
     ],
 )
 def test_the_file_to_start_from_must_fit_the_rank_of_each_layer(
-    tmp_path: Path, flux: dict[str, Any], network: dict[str, Any], refused: str
+    tmp_path: Path, flux: dict[str, Any], network: dict[str, Any], sentence: str
 ) -> None:
     parts = tiny_parts(blocks=(1, 1))
     config = RunConfig().changed(flux={"split_qkv": True}, network={"network_dim": 4})
@@ -161,8 +161,8 @@ def test_the_file_to_start_from_must_fit_the_rank_of_each_layer(
     run = RunConfig().changed(
         flux=flux, network={**network, "network_weights": str(path), "network_train_unet_only": True}
     )
-    if not refused:
+    if not sentence:
         check_start(run, family_named("flux"))
         return
-    with pytest.raises(LoraSmithError, match=refused):
+    with pytest.raises(LoraSmithError, match=sentence):
         check_start(run, family_named("flux"))

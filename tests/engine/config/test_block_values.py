@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from engine.config import RunConfig, block_values
 from engine.config.network import NetworkTable
-from engine.errors import UsageError
 from engine.families.block_lists import read_block_lists
 from engine.families.unet.blocks import SD15_BLOCKS, SDXL_BLOCKS, sd15_block, sdxl_block
+from tests.refusals import refused
 
 ONES = [1.0] * 12
 
@@ -58,11 +58,8 @@ def test_the_lists_of_a_model_with_ends() -> None:
 
 @pytest.mark.parametrize("key", ["block_dims", "conv_block_alphas", "block_lr_weight"])
 def test_a_list_of_all_blocks_has_one_value_for_each(key: str) -> None:
-    with pytest.raises(
-        UsageError, match=rf"network\.{key} has 3 values, and this kind of model has 23 blocks"
-    ) as error:
+    with refused("block-list-wrong-length", f"network.{key}", "3 values", "23 blocks"):
         read_block_lists(NetworkTable(**{"block_dims": ",".join("1" * 23), key: "1,2,3"}), SDXL_BLOCKS)
-    assert error.value.code == "block-list-wrong-length"
 
 
 @pytest.mark.parametrize(

@@ -86,8 +86,11 @@ def test_typed_text_becomes_a_value(key: str, text: str, value: Any) -> None:
             "1e-5,fast",
             "[1e-05, 'fast'] is given, allowed is a number from 0 on, or up to 4, separated by commas.",
         ),
-        ("training.text_encoder_lr", "1e-5,true",
-         "[1e-05, True] is given, allowed is a number from 0 on, or up to 4, separated by commas."),
+        (
+            "training.text_encoder_lr",
+            "1e-5,true",
+            "[1e-05, True] is given, allowed is a number from 0 on, or up to 4, separated by commas.",
+        ),
         ("training.seed", "true", "True is given, allowed is a whole number, from 0 to 4294967295."),
         ("training.seed", "1.5", "1.5 is given, allowed is a whole number, from 0 to 4294967295."),
         ("network.network_dim", "0", "0 is given, allowed is a whole number, from 1 to 1024."),

@@ -43,7 +43,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -
         (ALL, {"log_with": "all"}, KEY, ALL, "TensorBoard's files"),
         (("tensorboard",), {"log_with": "all"}, KEY, ("tensorboard",),
          "A logger is left out. logging.log_with: Weights & Biases needs the package wandb"),
-        (ALL, {"log_with": "all"}, {}, ("tensorboard", "trackio"), "needs a key in the environment variable"),
+        (ALL, {"log_with": "all"}, {}, ("tensorboard", "trackio"), "WANDB_API_KEY"),
         # an old file with a log folder still trains
         ((), {"logging_dir": "/l"}, {}, (),
          "logging.logging_dir has no effect. logging.log_with: TensorBoard needs the "
@@ -75,7 +75,7 @@ def test_loggers_of_a_run(
             "all",
             'the package tensorboard, which is not installed. Install it: pip install "lorasmith[tensorboard]"',
         ),
-        (("wandb",), "wandb", "needs a key in the environment variable WANDB_API_KEY. Set it, or WANDB_MODE=offline"),
+        (("wandb",), "wandb", "WANDB_API_KEY. Set it, or WANDB_MODE=offline"),
     ],
     indirect=["installed"],
 )

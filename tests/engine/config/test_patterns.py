@@ -15,7 +15,7 @@ ENDS = ["", "", "", "*", "+", "?", "{2}", "{1,2}", "{,2}", "{2,}", "*?", "+?", "
 
 
 @pytest.mark.parametrize(
-    ("pattern", "name", "found"),
+    ("pattern", "name", "matches"),
     [
         ("attn2", "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_q", True),
         ("attn2.to_k", "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_q", False),
@@ -25,8 +25,8 @@ ENDS = ["", "", "", "*", "+", "?", "{2}", "{1,2}", "{,2}", "{2,}", "*?", "+?", "
         ("", "x", True),
     ],
 )
-def test_a_pattern_is_searched_in_a_name(pattern: str, name: str, found: bool) -> None:
-    assert compiled(pattern).is_in(name) is found is bool(re.search(pattern, name))
+def test_a_pattern_is_searched_in_a_name(pattern: str, name: str, matches: bool) -> None:
+    assert compiled(pattern).is_in(name) is matches is bool(re.search(pattern, name))
 
 
 def test_it_means_what_it_means_in_python() -> None:

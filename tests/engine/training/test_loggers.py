@@ -58,8 +58,8 @@ def test_a_killed_and_resumed_run_is_shown_once_and_has_the_same_bytes(make_run:
         ({"log_with": "wandb"}, {"MODE": "exit", "WANDB_API_KEY": "0123456789"},
          "Weights & Biases failed: its process ended with code 3. The training continues without it."),
         ({"log_with": "wandb"}, {},
-         "logging.log_with: Weights & Biases needs a key in the environment variable WANDB_API_KEY. Set it, or "
-         "WANDB_MODE=offline: `wandb sync` then sends the run later. The training continues without it."),
+         "WANDB_API_KEY. Set it, or WANDB_MODE=offline: `wandb sync` then sends the run later. The training continues "
+         "without it."),
     ],
 )  # fmt: skip
 def test_a_failing_logger_is_one_warning(

@@ -28,7 +28,7 @@ U-Net             down         m up
   rest of resnets .AA.AA.AA.AA A AAAAAAAAAAAA
   learning rate   .aaaaaaaaaaa a aaaaaaaaaaaa
   outside blocks  A a  4 layers
-  a small letter in place of a large one: some of these layers only
+  a small letter instead of a large one: some of these layers only
 A  rank 16, alpha 8: 290 layers
 a  rate 1e-4: 290 layers
 No adapter in 64 layers: an entry of exclude_patterns matches them."""
