@@ -14,6 +14,8 @@ FOLDERS = ("engine", "tui", "tests", "tools", "benchmarks")
 DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 INSTALLED = {"engine/presets"}
 """Paths in the wheel only."""
+OF_OTHERS = {"WANDB_BASE_URL", "YYYYmmddHHMMSS"}
+"""Names of other programs, and a form of dates."""
 NAME = re.compile(r"_?[A-Z][A-Za-z]{2,}|_?[A-Z]+_[A-Z_]+")
 """A class or a constant."""
 
@@ -48,7 +50,7 @@ def missing_in(document: str, members: dict[str, set[str]], words: set[str]) -> 
     text = re.sub(r"```.*?```", "", (ROOT / document).read_text("utf-8"), flags=re.DOTALL)
     missing = [
         name for part in re.findall(r"`([^`]+)`", text) for name in re.findall(r"\w+", part)
-        if NAME.fullmatch(name) and name not in words
+        if NAME.fullmatch(name) and name not in words | OF_OTHERS
     ]  # fmt: skip
     for name in re.findall(r"`([\w./-]+)`", text):
         head, _, rest = name.partition(".")

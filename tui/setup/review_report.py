@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engine.config import RunConfig
 from engine.config.form import fields, unit, value_text
 from engine.errors import LoraSmithError, ModelError, UsageError
 from engine.text import plural, printable, size_text
@@ -18,7 +19,6 @@ from tui.texts import _
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from engine.config import RunConfig
     from engine.hardware import Gpu
     from engine.runs import RunDir, RunState
     from engine.types import Progress, Recognition
@@ -46,7 +46,7 @@ _STEP_OF_CODE = {
 """The step that fixes an error, where its class does not decide."""
 _ABOUT_KEYS = ("config-invalid", "path-not-utf8", "path-of-windows")
 """Errors of any setting, which their messages name."""
-_KEY = re.compile(r"\b(?:model|dataset|network|training|flow|flux|memory|sampling|saving|logging)\.[a-z_]+")
+_KEY = re.compile(rf"\b(?:{'|'.join(RunConfig.model_fields)})\.[a-z_]+")
 _REQUIRED = {
     "model.pretrained_model_name_or_path": _("No model is chosen."),
     "dataset.train_data_dir": _("No images are chosen."),

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from engine.config import load_config
 from engine.exit_codes import ExitCode
-from engine.runs.events import StepEvent, WarningEvent, read_events
+from engine.runs.events import StepEvent, read_events
 from engine.runs.layout import RunDir
 from engine.runs.lock import is_locked
 from engine.runs.loggers import wait_for_loggers
+from engine.training.loggers import start_loggers
 from tests.engine.loggers.fakes import fake_package
 from tests.engine.loggers.test_following import points, read_back, tensorboard_runs
-from tests.engine.training.conftest import MakeRun, start
+from tests.engine.training.conftest import ROOT, MakeRun, start
 from tests.engine.training.test_kills import until_step
 
 Train = Callable[[RunDir], int]
@@ -63,22 +68,27 @@ def test_a_killed_and_resumed_run_is_shown_once_and_has_the_same_bytes(make_run:
     ],
 )  # fmt: skip
 def test_a_failing_logger_is_one_warning(
-    make_run: MakeRun, train_here: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     settings: dict[str, str], variables: dict[str, str], text: str,
 ) -> None:  # fmt: skip
-    fake_package(tmp_path / "packages", "wandb")
-    monkeypatch.syspath_prepend(tmp_path / "packages")
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join([str(tmp_path / "packages"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
-    )
+    packages = tmp_path / "packages"
+    fake_package(packages, "wandb")
+    monkeypatch.syspath_prepend(packages)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(packages), os.environ.get("PYTHONPATH", str(ROOT))]))
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    overrides = {f"logging__{key}": value for key, value in settings.items()}
-    run = make_run(**{**SHORT, "training__max_train_steps": 4, "sampling__sample_every_n_steps": 0}, **overrides)
-    assert train_here(run) == ExitCode.DONE
-    assert [event.text for event in read_events(run.events_path) if isinstance(event, WarningEvent)] == [text]
+    run = make_run(**{f"logging__{key}": value for key, value in settings.items()})
+    warnings: list[str] = []
+    session = SimpleNamespace(
+        run=run, log=lambda _: None, warn=lambda code, text: warnings.append(text), has_ended=False
+    )
+    start_loggers(cast("Any", session), load_config(run.config_path), 0)
+    for thread in [each for each in threading.enumerate() if each.name == "logger wandb"]:
+        thread.join(60)
+    (warning,) = warnings
+    assert text in warning
 
 
 def test_an_ended_run_waits_a_while_for_a_slow_logger(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
