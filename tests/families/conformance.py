@@ -253,7 +253,7 @@ def check_other_kinds(case: Case, folder: Path) -> None:
 
 def _check_kinds(case: Case, folder: Path, kinds: Sequence[str]) -> None:
     """With norm layers where the family has some: a new adapter changes nothing, it gets gradients, a trained file
-    passes the trainer's check, and `inspect` finds no fault in it."""
+    passes the trainer's check in Kohya's and in ComfyUI's names, and `inspect` finds no fault in it."""
     model = case.family.load(case.run.config, case.run.recognition, "cpu", "fp32", lambda _: None)
     for algo in kinds:
         settings = KINDS[algo]
@@ -276,14 +276,16 @@ def _check_kinds(case: Case, folder: Path, kinds: Sequence[str]) -> None:
             with disable_adapter(made):
                 assert torch.equal(model.reader.denoise(model.trainable), new), algo
         metadata = case.family.metadata(case.run.config, case.run.recognition)
-        path = folder / f"{algo}.safetensors"
-        write_lora(path, made.state(), metadata, "float", print)
-        difference = verify_file(path, made, model.trainable, model.reader)
-        assert difference is not None and difference < 1e-3, (algo, difference)
-        report = inspect_lora(path)
-        assert (report.problems, report.no_start) == ([], None), algo
-        assert report.kinds.keys() <= {kind.name, *kind.also, "norm"}
-        assert ("norm" in report.kinds) == bool(model.norm_targets(conv=conv))
+        for key_format in list[KeyFormat](["kohya", "comfy"]):
+            path, spec = folder / f"{algo}-{key_format}.safetensors", case.family.spec
+            write_lora(path, file_tensors(made, spec, key_format)[0], metadata, "float", print)
+            naming = Naming(key_format, spec.lora_base)
+            difference = verify_file(path, made, model.trainable, model.reader, naming)
+            assert difference is not None and difference < 1e-3, (algo, difference)
+            report = inspect_lora(path)
+            assert (report.problems, report.no_start) == ([], None), algo
+            assert report.kinds.keys() <= {kind.name, *kind.also, "norm"}
+            assert ("norm" in report.kinds) == bool(model.norm_targets(conv=conv))
         for module in made.modules:
             for layer_path, layer in zip(module.target.paths, module.layers, strict=True):
                 model.trainable[module.target.component].set_submodule(layer_path, layer.base_layer)

@@ -509,7 +509,7 @@ def test_everything_wrong_is_reported_at_once(refused: Refused, here: Path) -> N
         ("training.lr_scheduler=cosin", INVALID, ("training.lr_scheduler: 'cosin'", "'constant'")),
         ("memory.device=gpu", INVALID, ("memory.device: 'gpu'",)),
         ("dataset.resolution=63", INVALID, ("dataset.resolution: 63", "4096 px")),
-        ("network.network_module=networks.loha", INVALID, ("'networks.loha'", "'networks.lora'")),
+        ("network.network_module=networks.dylora", INVALID, ("'networks.dylora'", "'networks.lora'")),
         ("saving.output_name=a/b", "name-not-possible", ("'a/b'",)),
         (
             "network.network_train_unet_only=true network.network_train_text_encoder_only=true",

@@ -84,6 +84,5 @@ def test_the_names_of_files_are_reported_before_the_start(
     more = ["network.network_weights=start.safetensors", "network.dim_from_weights=true", "saving.key_format=comfy"]
     assert run([*arguments, *(word for key in more for word in ("--set", key))]) == 0
     out = " ".join(capfd.readouterr().out.split())
-    assert "The LoRA to start from is in XLabs' names: 1 module." in out
-    start = "The files get ComfyUI's names (saving.key_format), which these programs do not read, or only in part: "
-    assert f"{start}sd-scripts, LyCORIS." in out
+    assert "XLabs' names: 1 module." in out
+    assert "saving.key_format" in out and out.count("sd-scripts, LyCORIS.") == 1

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -558,3 +559,57 @@ def test_embeddings_stay_behind_and_ranks_are_checked_before_the_start(tmp_path:
     assert "13 modules, which are 6 layers here" in notes[0] and "cat" in notes[1]
     with refused("lora-wrong-shape", [2, 32], [6, 32]):
         check_start(config, family_of_lora("FLUX"))
+
+
+def keys(name: str, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{name}.{end}": tensor for end, tensor in parts.items()}
+
+
+NORM = {"w_norm": torch.ones(32), "b_norm": torch.ones(32)}
+LOHA = {
+    f"hada_w{number}_{side}": torch.ones(*sides) for number in "12" for side, sides in (("a", (8, 2)), ("b", (2, 768)))
+}
+KEY = "transformer_blocks.0.attn2.to_k"
+STARTS: dict[str, tuple[dict[str, Tensor], dict[str, Any], str | None]] = {
+    # tensors, settings of the run, the error's code
+    "ComfyUI's": (keys(f"diffusion_model.input_blocks.1.1.{KEY}", LOHA), {"algo": "loha"}, None),
+    "SimpleTuner's": (
+        keys("lycoris_down_blocks_0_attentions_0_" + KEY.replace(".", "_"), LOHA),
+        {"algo": "loha"},
+        None,
+    ),
+    "with norm layers": (
+        keys("lora_unet_down_blocks_0_attentions_0_" + KEY.replace(".", "_"), LOHA)
+        | keys("lora_unet_down_blocks_0_attentions_0_norm", NORM),
+        {"algo": "loha", "train_norm": True},
+        None,
+    ),
+    "another rank": (
+        keys(f"diffusion_model.input_blocks.1.1.{KEY}", LOHA),
+        {"algo": "loha", "network_dim": 4},
+        "lora-wrong-rank",
+    ),
+    "a LoRA is trained": (keys(f"diffusion_model.input_blocks.1.1.{KEY}", LOHA), {}, "lora-of-other-kind"),
+    "a LoKr is trained": (
+        keys(f"diffusion_model.input_blocks.1.1.{KEY}", LOHA),
+        {"algo": "lokr"},
+        "lora-of-other-kind",
+    ),
+    "DoRA": (
+        keys(f"diffusion_model.input_blocks.1.1.{KEY}", LOHA | {"dora_scale": torch.ones(8, 1)}),
+        {"algo": "loha"},
+        "lora-not-for-start",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_a_start_of_another_kind_needs_that_kind(name: str, tmp_path: Path) -> None:
+    tensors, settings, code = STARTS[name]
+    path = tmp_path / "x.safetensors"
+    save_file(tensors, path)
+    network = {"network_weights": str(path), "network_dim": 2, "network_module": "lycoris.kohya", **settings}
+    config = RunConfig().changed(network=network)
+    with nullcontext() if code is None else refused(code):
+        notes = check_start(config, family_of_lora("SD 1.5"))
+        assert [note.endswith(": 1 module.") for note in notes] == ([] if name == "with norm layers" else [True])
