@@ -8,7 +8,9 @@ import os
 from collections.abc import Iterator, Mapping
 from urllib.parse import quote, quote_plus
 
-SECRETS = ("LORASMITH_API_KEY", "OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+SECRETS = (
+    "LORASMITH_API_KEY", "OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "TRACKIO_WRITE_TOKEN",
+)  # fmt: skip
 """Environment variables whose values are masked."""
 SHORTEST = 4
 """Characters; a shorter value is a placeholder, and masking it would hide unrelated text."""

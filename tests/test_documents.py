@@ -32,8 +32,9 @@ def members() -> dict[str, set[str]]:
 
 @pytest.fixture(scope="module")
 def words() -> set[str]:
-    """All words of the source files but this one."""
+    """All words of the source files but this one, and of the table of optimizers."""
     files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py") if path != Path(__file__)]
+    files.append(ROOT / "engine/assets/optimizers.json")
     return {word for path in files for word in re.findall(r"\w+", path.read_text("utf-8"))}
 
 

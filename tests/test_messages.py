@@ -50,15 +50,15 @@ def errors() -> Iterator[tuple[Path, ast.Call, Values]]:
 
 def _values(tree: ast.Module) -> dict[ast.AST, Values]:
     """For each node in a function the expressions that are assigned there, by name."""
-    found: dict[ast.AST, Values] = {}
+    by_node: dict[ast.AST, Values] = {}
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             assigned: dict[str, list[ast.expr]] = defaultdict(list)
             for node in ast.walk(function):
                 if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
                     assigned[node.targets[0].id].append(node.value)
-            found |= dict.fromkeys(ast.walk(function), assigned)
-    return found
+            by_node |= dict.fromkeys(ast.walk(function), assigned)
+    return by_node
 
 
 def _subclasses(kind: type) -> Iterator[type]:
@@ -124,11 +124,13 @@ def test_codes_are_words_and_mean_one_kind_of_error() -> None:
 
 def pinned() -> Iterator[tuple[str, str]]:
     """(Test file, text) of each text in a test that has a longer piece of one of our sentences than `LONGEST`."""
-    pieces = [piece for line in GOLDEN.read_text("utf-8").splitlines() for piece in re.split("…| / ", line)]
-    windows = {text for piece in pieces for text in _windows(piece.partition(": ")[2] or piece)}
+    sentences = [line.partition(": ")[2] for line in GOLDEN.read_text("utf-8").splitlines()]
+    windows = {text for each in sentences for piece in re.split("…| / ", each) for text in _windows(piece)}
     for path in sorted((ROOT / "tests").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.count(" ") > 1:
+        nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+        documentation = {node.value for node in nodes if isinstance(node, ast.Expr)}
+        for node in nodes:
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in documentation:
                 text = node.value.replace("\\", "")  # of a regular expression
                 if not windows.isdisjoint(_windows(text)):
                     yield path.relative_to(ROOT).as_posix(), node.value
@@ -142,9 +144,9 @@ def _windows(text: str) -> Iterator[str]:
 
 def test_no_test_pins_a_sentence() -> None:
     """A test asserts an error's code, and what varies in its sentence (`tests.refusals.refused`)."""
-    found = list(pinned())
-    assert not [place for place in found if not place[0].startswith(tuple(SUBJECTS))]
-    assert [start for start in SUBJECTS if not any(path.startswith(start) for path, _ in found)] == [], "not needed"
+    places = list(pinned())
+    assert not [place for place in places if not place[0].startswith(tuple(SUBJECTS))]
+    assert [start for start in SUBJECTS if not any(path.startswith(start) for path, _ in places)] == [], "not needed"
 
 
 def test_the_sentences_are_those_of_the_file() -> None:

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from engine.adapters.added import added
 from engine.adapters.dropout import Skip
 from engine.adapters.kinds.base import AdapterKind, Parts
-from engine.adapters.kinds.formula import SCALAR, Size
-from engine.adapters.kinds.trainable import TrainableKind
+from engine.adapters.kinds.formula import SCALAR, Formula, Size
 from engine.adapters.modules import AdapterModule, checked_tensors
 from engine.adapters.weights import apply_factors, apply_norm, joined_weight, shape_of
 from engine.config.network import NetworkTable
@@ -130,7 +129,7 @@ def _overrides(kind: AdapterKind, method: str) -> bool:
 class _Group:
     """The layers of one module, hidden from torch's tree of modules, which already contains them."""
 
-    def __init__(self, kind: TrainableKind, layers: Sequence[nn.Module], size: Size, network: NetworkTable) -> None:
+    def __init__(self, kind: Formula, layers: Sequence[nn.Module], size: Size, network: NetworkTable) -> None:
         self.kind, self.layers, self._size = kind, list(layers), size
         self.shape = (sum(shape_of(layer)[0] for layer in layers), *shape_of(layers[0])[1:])
         """Of the joined weight of all layers."""
@@ -160,8 +159,7 @@ class LayeredModule(AdapterModule):
 
     def __init__(self, target: LoraTarget, layers: tuple[AdaptedLayer, ...], size: Size) -> None:
         self.target, self.layers = target, layers
-        self.kind = self._group.kind
-        self._size = size
+        self._kind, self._size = self._group.kind, size
 
     @property
     def _group(self) -> _Group:
@@ -180,55 +178,55 @@ class LayeredModule(AdapterModule):
     def outer(self) -> list[nn.Parameter]:
         if SCALAR in self._adapter:
             return [self._adapter[SCALAR]]
-        return [parameter for role, parameter in self._adapter.items() if role in self.kind.outer]
+        return [parameter for role, parameter in self._adapter.items() if role in self._kind.outer]
 
     @property
     def plus(self) -> list[nn.Parameter]:
-        roles = self.kind.outer if self.kind.plus is None else self.kind.plus
+        roles = self._kind.outer if self._kind.plus is None else self._kind.plus
         return [parameter for role, parameter in self._adapter.items() if role in roles]
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        shapes = self.kind.file_shapes(self._group.shape, self._size)
-        return {self.kind.written[role]: sides for role, sides in shapes.items()}
+        shapes = self._kind.written_shapes(self._group.shape, self._size)
+        return {self._kind.written[role]: sides for role, sides in shapes.items()}
 
     @property
     def alpha(self) -> float:
         return self._group.constants.get("alpha", 1.0)
 
     def initialise(self, generator: torch.Generator, device: torch.device) -> None:
-        if self._size.given:
-            values = {role: torch.zeros(sides) for role, sides in self._size.given}
+        if self._size.file_shapes:
+            values = {role: torch.zeros(sides) for role, sides in self._size.file_shapes}
         else:
-            values = self.kind.initial(self._group.shape, self._size, generator)
+            values = self._kind.initial(self._group.shape, self._size, generator)
         adapter = nn.ParameterDict({role: nn.Parameter(value.to(device)) for role, value in values.items()})
         for layer in self.layers:
             layer.adapter = adapter
 
     def state(self) -> dict[str, Tensor]:
         parts = self._group.parts(self._adapter.items())
-        return {end: parts[role].detach() for role, end in self.kind.written.items() if role in parts}
+        return {end: parts[role].detach() for role, end in self._kind.written.items() if role in parts}
 
     @torch.no_grad()
     def load(self, parts: Mapping[str, Tensor]) -> None:
         """See `AdapterModule.load`. A scalar becomes 1."""
-        written, constants = self.kind.written, self._group.constants
+        written, constants = self._kind.written, self._group.constants
         needed = {end: sides for end, sides in self.shapes.items() if end not in (written[role] for role in constants)}
         values = checked_tensors(self.target.kohya_name, parts, needed)
         roles = {role: values[end] for role, end in written.items() if end in values}
-        trained = self.kind.trained_parts({role: tensor.float() for role, tensor in roles.items()})
+        trained = self._kind.trained_parts({role: tensor.float() for role, tensor in roles.items()})
         for role, parameter in self._adapter.items():
             parameter.copy_(trained[role] if role in trained else torch.ones_like(parameter))
         for role, value in constants.items():
             stored = parts.get(written[role])
             if stored is None:
-                constants[role] = float(self._size.rank) if self.kind.scaled else value
+                constants[role] = float(self._size.rank) if self._kind.scaled else value
             elif stored != torch.tensor(value, dtype=stored.dtype):  # else they differ only by the file's rounding
                 constants[role] = float(stored)
 
     def squared_norm(self) -> Tensor:
         parts = self._group.parts
-        return self.kind.squared_norm(self._adapter, lambda: self._group.delta(parts(self._adapter.items())))
+        return self._kind.squared_norm(self._adapter, lambda: self._group.delta(parts(self._adapter.items())))
 
     def shrink(self, factor: float) -> None:
         for parameter in self.outer:
@@ -236,7 +234,7 @@ class LayeredModule(AdapterModule):
 
 
 def inject(
-    kind: TrainableKind,
+    kind: Formula,
     component: nn.Module,
     targets: Sequence[LoraTarget],
     sizes: Mapping[str, Size],

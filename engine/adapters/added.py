@@ -28,11 +28,11 @@ class Change(Protocol):
         """ΔW in the shape of the layer's weight, float32."""
 
     def product(self, trained: Sequence[Tensor], x: Tensor) -> Tensor:
-        """The layer's output with ΔW in place of its weight, and without a bias, from factors of ΔW, in x's dtype."""
+        """The layer's output with ΔW instead of its weight, and without a bias, from factors of ΔW, in x's dtype."""
 
 
 def added(change: Change, x: Tensor, trained: Sequence[Tensor]) -> Tensor:
-    """The layer's output with ΔW in place of its weight, and without a bias.
+    """The layer's output with ΔW instead of its weight, and without a bias.
 
     Args:
         x: the layer's input; the result has its dtype.

@@ -40,7 +40,7 @@ class AppliedLoras:
     def __init__(self, model: Model, files: Sequence[Path], base: str, log: Log) -> None:
         self._strengths = [0.0] * len(files)
         self._layers: dict[tuple[str, str], HookedLayer] = {}
-        targets = [*model.lora_targets(conv=True), *model.norm_targets(conv=True)]
+        targets = [*model.lora_targets(conv=True), *model.outer_targets(), *model.norm_targets(conv=True)]
         for number, file in enumerate(files):
             lora = check_usable(file, base, log)
             placed = places(lora, targets, model.trainable, base)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from engine.adapters.bases import UNKNOWN
@@ -30,10 +31,51 @@ def check_file(path: Path, base: str | None) -> Format:
     Raises:
         ModelError: names the file and the fault.
     """
+    hint = "network_weights takes a LoRA for the model, in any naming that `lorasmith inspect` knows."
+
+    def refuse(lora: Format, where: str) -> None:
+        if reason := why_no_start(lora):
+            way = other_way(lora)
+            raise ModelError(
+                f"{where}: a training cannot start from it: {reason}.",
+                f"{way} makes a LoRA of it and reports what is lost." if way else hint,
+                code="lora-not-for-start",
+            )
+
+    return _checked(path, base, "network.network_weights", hint, refuse)
+
+
+def check_merged_file(path: Path, base: str | None) -> Format:
+    """Refuse a file that is unusable in `model.base_weights`; otherwise as `check_file`."""
+    return _checked(path, base, "model.base_weights", "It takes LoRA files of any naming.", _require_mergeable)
+
+
+def _require_mergeable(lora: Format, where: str) -> None:
+    """Refuse what `engine.adapters.tools.lora_file` cannot read as changes of weights."""
+    kinds = [kind for kind in lora.kinds if not kind_named(kind).factors or kind_named(kind).needs_weight]
+    biases = [name for name, module in lora.modules.items() if {"diff_b", "bias"} & module.parts.keys()]
+    reason = ""
+    if kinds:
+        reason = f"the change of a {listing(sorted(kinds))} cannot be computed from the file alone"
+    elif biases:
+        reason = f"it also changes biases ({listing([printable(name) for name in biases], 2)})"
+    if reason:
+        raise ModelError(
+            f"{where} cannot be merged into the base: {reason}.",
+            "Merge it into the checkpoint with the program that made it, and train on that.",
+            code="lora-not-mergeable",
+        )
+
+
+def _checked(path: Path, base: str | None, key: str, hint: str, refuse: Callable[[Format, str], None]) -> Format:
+    """What a file is, if it is a sound LoRA for models of the kind `base`.
+
+    Args:
+        refuse: raises for another reason not to use it; the second argument is how messages name it.
+    """
     header = read_header(path)
     lora = recognise_format(header.shapes, header.metadata)
-    where = f"network.network_weights: {printable(path)}"
-    hint = "network_weights takes a LoRA for the model, in any naming that `lorasmith inspect` knows."
+    where = f"{key}: {printable(path)}"
     if lora is None:
         raise ModelError(
             f"{where} is no LoRA, but {looks_like(header) or 'a file of an unknown kind'}.", hint, code="not-a-lora"
@@ -41,16 +83,10 @@ def check_file(path: Path, base: str | None) -> Format:
     if base is not None and lora.base not in (UNKNOWN, base):
         raise ModelError(
             f"{where} is a LoRA for {lora.base}, and the model is {base}.",
-            "Start from a LoRA that was trained on a model of this family.",
+            "Name a LoRA that was trained on a model of this family.",
             code="lora-for-other-model",
         )
-    if reason := why_no_start(lora):
-        way = other_way(lora)
-        raise ModelError(
-            f"{where}: a training cannot start from it: {reason}.",
-            f"{way} makes a LoRA of it and reports what is lost." if way else hint,
-            code="lora-not-for-start",
-        )
+    refuse(lora, where)
     faults = defects(lora, header, read_payload(path, header), start=True)
     if faults:
         raise ModelError(

@@ -17,7 +17,7 @@ from engine.adapters.keys import Module, Shapes, modules_of
 from engine.adapters.kinds.base import COMFY, FORGE, OTHERS, POPULAR, SD_SCRIPTS, UIS, AdapterKind
 from engine.adapters.kinds.base import DIFFUSERS as DIFFUSERS_PROGRAM
 from engine.adapters.kinds.lora import Lora
-from engine.adapters.kinds.registry import kind_named, trained_kind
+from engine.adapters.kinds.registry import companion, kind_named, trained_kind
 from engine.config.network import NetworkTable
 from engine.families.registry import family_of_lora
 from engine.text import listing
@@ -194,7 +194,7 @@ def readers_of_run(network: NetworkTable, base: str, *, files: str = "Files") ->
         files: the beginning of the sentence.
     """
     chief = trained_kind(network)
-    kinds = [chief, *([chief.for_layer("norm")] if network.train_norm else [])]
+    kinds = [chief, *([companion()] if network.train_norm else [])]
     if len(kinds) == 1 and isinstance(chief, Lora):
         return ""
     read, unread = [], []

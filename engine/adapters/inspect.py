@@ -29,6 +29,7 @@ _METADATA_KEYS = (
     "ss_output_name",
     "ss_base_model_version",
     "ss_sd_model_name",
+    "ss_base_weights",
     "ss_network_module",
     "ss_network_dim",
     "ss_network_alpha",

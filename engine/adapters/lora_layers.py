@@ -14,8 +14,7 @@ from torch import nn
 
 from engine.adapters.dropout import add_dropouts
 from engine.adapters.fused import fuse
-from engine.adapters.kinds.formula import Size
-from engine.adapters.kinds.trainable import TrainableKind
+from engine.adapters.kinds.formula import Formula, Size
 from engine.adapters.modules import AdapterModule, checked_tensors
 from engine.config.network import NetworkTable
 from engine.errors import ModelError
@@ -34,7 +33,7 @@ class LoraModule(AdapterModule):
     together they are the LoRA of the fused layer.
     """
 
-    kind: TrainableKind
+    kind: Formula
     target: LoraTarget
     layers: tuple[Any, ...]
     """peft's layers in the order of `target.paths`; the base layers are inside."""
@@ -176,7 +175,7 @@ class SplitLoraModule(LoraModule):
 
     def state(self) -> dict[str, torch.Tensor]:
         down = torch.cat([down.detach() for down in self.downs])
-        up = torch.block_diag(*(up.detach() for up in self.ups))
+        up = torch.block_diag(*(up.detach() for up in self.ups))  # type: ignore[no-untyped-call]
         return {DOWN: down, UP: up, ALPHA: torch.tensor(self.alpha, dtype=torch.float32)}
 
     @torch.no_grad()
@@ -209,7 +208,7 @@ class SplitLoraModule(LoraModule):
 
 
 def inject(
-    kind: TrainableKind,
+    kind: Formula,
     component: nn.Module,
     targets: Sequence[LoraTarget],
     sizes: Mapping[str, Size],

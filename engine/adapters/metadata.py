@@ -26,7 +26,6 @@ from engine.adapters.dataset_metadata import (
 )
 from engine.adapters.kinds.registry import trained_kind
 from engine.config.kohya.layer_args import layer_args
-from engine.config.network import OWN_OF_KOHYA
 from engine.config.schema import RunConfig
 from engine.config.training_size import training_size
 from engine.dataset.thumbnail import thumbnail
@@ -75,6 +74,8 @@ class TrainingMetadata:
     model_hashes: tuple[str | None, str | None] = (None, None)
     """The result of `model_hashes` for the checkpoint."""
     vae_hashes: tuple[str | None, str | None] = (None, None)
+    merged_hashes: Sequence[str | None] = ()
+    """The new hash of each file of `ModelTable.merged`."""
 
 
 def training_metadata(config: RunConfig, stats: TrainingMetadata) -> dict[str, str]:
@@ -171,7 +172,7 @@ def _network_args(config: RunConfig) -> dict[str, Any]:
     """The arguments of the kind and those that choose layers; Kohya's scripts add the dropout behind them."""
     network = config.network
     arguments = {**trained_kind(network).network_args(network), **layer_args(config)}
-    if arguments and network.network_module in OWN_OF_KOHYA and not network.dim_from_weights:
+    if arguments and network.is_kohyas and not network.dim_from_weights:
         arguments |= {"dropout": arguments.pop("dropout", network.network_dropout or None)}
     return arguments
 
@@ -229,7 +230,7 @@ def _caption_values(config: RunConfig) -> dict[str, Any]:
         "ss_caption_dropout_rate": dataset.caption_dropout_rate,
         "ss_caption_dropout_every_n_epochs": dataset.caption_dropout_every_n_epochs,
         "ss_caption_tag_dropout_rate": dataset.caption_tag_dropout_rate,
-        "ss_face_crop_aug_range": None,
+        "ss_face_crop_aug_range": None if dataset.face_crop_aug_range is None else tuple(dataset.face_crop_aug_range),
         "ss_resize_interpolation": dataset.resize_interpolation,
     }
 
@@ -274,6 +275,11 @@ def _model_values(config: RunConfig, stats: TrainingMetadata) -> dict[str, Any]:
             "ss_vae_hash": stats.vae_hashes[0],
             "ss_new_vae_hash": stats.vae_hashes[1],
         }
+    if model.merged:  # Kohya's scripts write nothing about them
+        pairs = zip(model.merged, stats.merged_hashes or [None] * len(model.merged), strict=True)
+        merged = [{"name": Path(name).name, "multiplier": strength, "hash": digest}
+                  for (name, strength), digest in pairs]  # fmt: skip
+        values["ss_base_weights"] = json.dumps(merged)
     return {key: value for key, value in values.items() if value is not None or not key.endswith("_hash")}
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.adapters.kinds.trainable import TrainableKind
 from engine.errors import ModelError
 from engine.types import LoraTarget
 
@@ -17,7 +16,6 @@ from engine.types import LoraTarget
 class AdapterModule(ABC):
     """The interface of an adapter for the network, the trainer and the check of a file."""
 
-    kind: TrainableKind
     target: LoraTarget
     layers: tuple[Any, ...]
     """The wrappers of the target's layers, in the order of `target.paths`; the layer itself is `base_layer`."""

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from engine.adapters.kinds.formula import Size
+from engine.adapters.kinds.registry import companion
 from engine.adapters.kinds.trainable import TrainableKind
 from engine.adapters.modules import AdapterModule
 from engine.adapters.selection import Selection
@@ -74,15 +75,15 @@ class AdapterNetwork:
                 "Name the LoRA whose ranks are used.",
                 code="dim-from-weights-without-file",
             )
-        kinds = {layer: kind.for_layer(layer) for layer in dict.fromkeys(target.kind for target in targets)}
-        every = list(dict.fromkeys([kind, *kinds.values()]))
+        norms = [target for target in targets if target.kind == "norm"]
+        others = [target for target in targets if target.kind != "norm"]
+        every = {kind: others, **({companion(): norms} if norms else {})}
         ends = [end for each in every for end in each.written.values()]
         start = None if weights is None else by_module(weights, ends)
         sizes: dict[str, Size] = {}
         selection = selection or Selection()
         tables = {name: choice.table(network) for name, choice in selection.by_name.items()}
-        for each in every:
-            own = [target for target in targets if kinds[target.kind] is each]
+        for each, own in every.items():
             sizes |= each.sizes(own, network, start, tables)
         if start is not None and not sizes:
             raise ModelError(
@@ -99,24 +100,30 @@ class AdapterNetwork:
             )
         modules: dict[str, AdapterModule] = {}
         for name in dict.fromkeys(target.component for target in chosen):
-            for each in every:
-                here = [target for target in chosen if target.component == name and kinds[target.kind] is each]
+            for each, own in every.items():
+                here = [target for target in own if target.component == name and target.kohya_name in sizes]
                 for module in each.inject(components[name], here, sizes, network) if here else ():
                     modules[module.target.kohya_name] = module
         ordered = [modules[target.kohya_name] for target in chosen]
         # A component computes on its first layer's device; the weights of its blocks may be elsewhere (split mode).
         devices = {name: next(component.parameters()).device for name, component in components.items()}
-        for each in every:
-            each.initialise([module for module in ordered if module.kind is each], devices, generator_seed)
         result = cls(kind, ordered, selection, folds_alpha=folds_alpha)
+        for each in every:
+            each.initialise(result.modules_of(each), devices, generator_seed)
         if weights is not None:
             result.load(weights, log)
+        if weights is not None or not result.selection.is_usual:
+            result.note_misread(log)
         return result
 
     @property
     def kinds(self) -> list[TrainableKind]:
         """The kinds of its modules, each once."""
-        return list(dict.fromkeys([self.kind, *(module.kind for module in self.modules)]))
+        return [self.kind, *([companion()] if any(_is_norm(module) for module in self.modules) else [])]
+
+    def modules_of(self, kind: TrainableKind) -> list[AdapterModule]:
+        """Its modules of a kind."""
+        return [module for module in self.modules if _is_norm(module) == kind.is_companion]
 
     def group_of(self, module: AdapterModule) -> RateGroup:
         """The group of a module's learning rate, without LoRA+."""
@@ -177,6 +184,9 @@ class AdapterNetwork:
                     changed[old, module.alpha] += 1
         for (old, new), count in sorted(changed.items()):
             log(f"Alpha {new:g} instead of {old:g} in {count} modules: it is that of the LoRA to start from.")
+
+    def note_misread(self, log: Log) -> None:
+        """Say where diffusers gives modules another strength than other readers do."""
         misread = self.misread_by_diffusers()
         if misread:
             log(
@@ -186,8 +196,7 @@ class AdapterNetwork:
 
     def misread_by_diffusers(self) -> list[AdapterModule]:
         """Modules for which diffusers ignores the file's alpha; none where the loader folds alpha."""
-        own = [module for module in self.modules if module.kind is self.kind]
-        return [] if self._folds_alpha else self.kind.misread_by_diffusers(own)
+        return [] if self._folds_alpha else self.kind.misread_by_diffusers(self.modules_of(self.kind))
 
     @torch.no_grad()
     def apply_max_norm(self, limit: float) -> tuple[int, float, float]:
@@ -206,6 +215,13 @@ class AdapterNetwork:
                 scaled += 1
         return scaled, sum(norms) / len(norms), max(norms)
 
+    def round_to(self, components: Mapping[str, nn.Module], dtype: torch.dtype) -> None:
+        """Round the adapters in twins of the components that it is in, as a file of this number format does."""
+        for kind in self.kinds:
+            for module in self.modules_of(kind):
+                for path in module.target.paths:
+                    kind.round_to(components[module.target.component].get_submodule(path), dtype)
+
     def train(self, mode: bool = True) -> None:
         """Switch the dropouts on or off; a component's own `train` and `eval` do the same."""
         for layer in self._layers():
@@ -221,3 +237,7 @@ class AdapterNetwork:
 
     def _layers(self) -> Iterator[Any]:
         return (layer for module in self.modules for layer in module.layers)
+
+
+def _is_norm(module: AdapterModule) -> bool:
+    return module.target.kind == "norm"

@@ -124,6 +124,10 @@ class Selector:
                 selection.paths_left_out[target.kohya_name] = target.path
         return selection
 
+    def asks_for(self, target: LoraTarget) -> bool:
+        """Whether a preset, a rank or the file to start from may choose a layer outside the blocks."""
+        return self._from_file or self._not_asked_for(target) is None
+
     def _choice(self, target: LoraTarget) -> Choice | str:
         """The layer with its size and group, or why it gets no adapter; "" where nothing asks for it."""
         rank, alpha = None, None
@@ -178,9 +182,9 @@ class Selector:
     def _size(self, target: LoraTarget) -> tuple[int | None, float | None, str]:
         """(rank, alpha, the setting that gives the rank) of a layer; None: as in the others."""
         name = target.kohya_name
-        for pattern, rank in self._ranks.items():
+        for pattern, own_rank in self._ranks.items():
             if compiled(pattern).is_in(name):
-                return rank, None, "network_reg_dims"
+                return own_rank, None, "network_reg_dims"
         if not target.is_denoiser:
             return None, None, ""
         own = self.family.layer_rank(self.config, name)
@@ -193,7 +197,12 @@ class Selector:
         wide = target.kind == "conv3x3"
         ranks, alphas = (table.conv_ranks, table.conv_alphas) if wide else (table.ranks, table.alphas)
         key = "conv_block_dims" if wide else "block_dims"
-        return None if ranks is None else ranks[block], None if alphas is None else alphas[block], key
+        rank = None if ranks is None else ranks[block]
+        alpha = None if alphas is None else alphas[block] or rank or self._usual_rank(wide=wide)
+        return rank, alpha, key
+
+    def _usual_rank(self, *, wide: bool) -> int | None:
+        return self.network.conv_rank if wide else self.network.network_dim
 
     def _group(self, target: LoraTarget) -> tuple[RateGroup | None, str]:
         """The group of a layer's learning rate, or why it has none."""

@@ -1,4 +1,5 @@
-"""Checks the header and values of the LoRA that a run starts from (`network_weights`). Loads no torch.
+"""Checks header and values of the LoRA that a run starts from (`network_weights`), and of those that are merged into
+its base (`base_weights`). Loads no torch.
 
 The commands that check a run and the trainer use it, so that they refuse the same files with the same messages.
 """
@@ -8,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from engine.adapters.defects import check_file
+from engine.adapters.defects import check_file, check_merged_file
 from engine.adapters.formats import KOHYA, Format, with_article
 from engine.adapters.keys import Module, Shapes
 from engine.adapters.kinds.lora import Lora
-from engine.adapters.kinds.registry import kind_named, trained_kind
+from engine.adapters.kinds.registry import companion, kind_named, trained_kind
 from engine.adapters.kinds.trainable import TrainableKind
 from engine.adapters.naming import addresses
 from engine.adapters.selection import Selector
@@ -27,6 +28,7 @@ from engine.families.listing import layer_named
 from engine.families.registry import specs
 from engine.models.header import Header, read_header, readable
 from engine.models.lora_names import DOWN, by_module
+from engine.paths import expanded
 from engine.reading import open_file
 from engine.text import listing, plural, printable
 
@@ -64,7 +66,7 @@ def check_start(config: RunConfig, family: Family | None) -> list[str]:
         )
     header = read_header(path)
     if is_in_kohyas_format(lora, kind):
-        _check_modules(config, by_module(header.shapes, kind.all_ends), family)
+        _check_modules(config, by_module(header.shapes, _ends(kind)), family)
         return []
     placed = addresses(lora, base or lora.base)
     modules = _in_kohyas_names(lora, kind, placed, header, path)
@@ -73,11 +75,36 @@ def check_start(config: RunConfig, family: Family | None) -> list[str]:
     return _notes(lora, placed, modules)
 
 
+def check_base_weights(config: RunConfig, base: str | None) -> None:
+    """Refuse a file that cannot be merged into the base (`model.base_weights`).
+
+    Args:
+        base: the kind of model (`FamilySpec.lora_base`); None where it is unknown.
+
+    Raises:
+        ModelError: missing, unreadable, no LoRA, for another model, damaged, or of a kind that cannot be merged.
+    """
+    for name, _ in config.model.merged:
+        path = expanded(name)
+        if not path.exists():
+            raise ModelError(
+                f"model.base_weights: there is no file {printable(path)}.",
+                "Check the path.",
+                code="merged-file-missing",
+            )
+        check_merged_file(path, base)
+
+
 def is_in_kohyas_format(lora: Format, kind: TrainableKind) -> bool:
     """Whether a file of this kind has Kohya's names throughout, and nothing else."""
-    ends = {f".{end}" for end in kind.all_ends}
+    ends = {f".{end}" for end in _ends(kind)}
     keys = [key.removeprefix(name) for name, module in lora.modules.items() for key in module.parts.values()]
     return list(lora.namings) == [KOHYA] and not lora.strange and ends.issuperset(keys)
+
+
+def _ends(kind: TrainableKind) -> tuple[str, ...]:
+    """Ends of the keys of a file that a run of this kind writes, with those of norm layers."""
+    return (*kind.written.values(), *companion().written.values())
 
 
 def _check_modules(config: RunConfig, modules: Mapping[str, Shapes], family: Family | None) -> None:
@@ -96,7 +123,7 @@ def _check_modules(config: RunConfig, modules: Mapping[str, Shapes], family: Fam
             "It was made for parts that are not trained here: change the learning rates or network_train_unet_only.",
             code="lora-without-trained-modules",
         )
-    norm = kind.for_layer("norm")
+    norm = companion()
     always = {mark for spec in specs() for mark in spec.always_adapted}
     tables = {} if family is None else _own_tables(config, trained, modules, family)
     for name in trained:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from engine.adapters.formats import Format, in_kohya_names, recognise_format
 from engine.adapters.joined import Pair, merge_parts
 from engine.adapters.keys import Module
+from engine.adapters.kinds.registry import companion
 from engine.adapters.kinds.trainable import TrainableKind
 from engine.adapters.places import Place, places
 from engine.adapters.start import is_in_kohyas_format
@@ -133,7 +134,7 @@ class _Collected:
 
     def _renamed(self, name: str, module: Module) -> dict[str, Tensor]:
         """A module's tensors by the ends of keys, with an alpha where the file or its settings have one."""
-        norm = self._kind.for_layer("norm")
+        norm = companion()
         kind = self._kind if norm.marks.isdisjoint(module.parts) else norm
         parts = {role: self._tensors[key] for role, key in module.parts.items() if role in kind.written}
         if "scale" in module.parts or (_ALPHA not in parts and name in self._alphas):

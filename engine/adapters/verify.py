@@ -158,7 +158,7 @@ def _read_back(
     """Twins of the components without our adapter, to which the reader has applied the file."""
     twins = {key: twin_of(component, keep_adapter=False) for key, component in components.items()}
     for kind in network.kinds:
-        modules = [module for module in network.modules if module.kind is kind]
+        modules = network.modules_of(kind)
         names = {module.target.kohya_name for module in modules}
         own = {key: tensor for key, tensor in tensors.items() if key.partition(".")[0] in names}
         kind.read_back(twins, own, modules, reader)
@@ -205,10 +205,7 @@ def _check_forward(
         return None
     allowed = 16 * max(EPSILON[next(list(components.values())[-1].parameters()).dtype], _TENSOR_FLOAT) * largest
     if difference > allowed:
-        dtype = next(iter(tensors.values())).dtype
-        for module in network.modules:
-            for path in module.target.paths:
-                module.kind.round_to(memory[module.target.component].get_submodule(path), dtype)
+        network.round_to(memory, next(iter(tensors.values())).dtype)
         unexplained = (theirs - reader.denoise(memory)).abs().max().item()
         if not unexplained <= allowed:
             raise failure(

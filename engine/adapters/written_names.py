@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from engine.adapters.formats import COMFYUI, DIFFUSERS, KOHYA, readers, readers_of_run
 from engine.adapters.keys import Module
-from engine.adapters.kinds.registry import trained_kind
+from engine.adapters.kinds.registry import companion, trained_kind
 from engine.adapters.naming import comfy_name, diffusers_paths
 from engine.config.schema import RunConfig
 from engine.config.trained import is_trained
@@ -70,7 +70,7 @@ def programs_for(key_format: KeyFormat, config: RunConfig, spec: FamilySpec) -> 
         layers += [name for name in spec.layers.table.names if starts and name.startswith(starts)][:1]
     modules = [Module(_name(layer, key_format, spec), style=style) for layer in layers]
     kind = trained_kind(config.network)
-    names = [kind.name, *([kind.for_layer("norm").name] if config.network.train_norm else [])]
+    names = [kind.name, *([companion().name] if config.network.train_norm else [])]
     return readers(naming, spec.lora_base, names, modules)
 
 

@@ -42,23 +42,23 @@ def ranks(text: str) -> tuple[int, ...]:
 
 
 def alphas(text: str) -> tuple[float, ...]:
-    """ "1,4,0.5": the alpha of each block.
+    """ "1,4,0.5": the alpha of each block; 0 is its rank.
 
     Raises:
         ValueError: another form.
     """
     numbers = _numbers(text, float)
-    if any(alpha <= 0 for alpha in numbers):
-        raise ValueError("numbers above 0, separated by commas")
+    if any(alpha < 0 for alpha in numbers):
+        raise ValueError("numbers from 0 on, separated by commas")
     return numbers
 
 
-def weights(text: str, length: int | None = None) -> tuple[float, ...]:
+def weights(text: str, length: int = 0) -> tuple[float, ...]:
     """The factors on the learning rate of a row of blocks: numbers, where an empty one is 0, or a curve.
 
     Args:
         text: "0,0.5,1", "cosine" or "sine+0.25", whose last number is added to each value.
-        length: of the curve; None: only the form is checked.
+        length: of the curve.
 
     Raises:
         ValueError: another form.
@@ -66,7 +66,7 @@ def weights(text: str, length: int | None = None) -> tuple[float, ...]:
     name, plus, base = text.strip().partition("+")
     if name.strip() in CURVES:
         added = _number(base, float) if plus else 0.0
-        return tuple(CURVES[name.strip()](place, length) + added for place in range(length or 0))
+        return tuple(CURVES[name.strip()](place, length) + added for place in range(length))
     if "," not in text:
         names = ", ".join(CURVES)
         raise ValueError(f"numbers separated by commas, or a curve ({names}), also with a number as in sine+0.25")

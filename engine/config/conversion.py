@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from engine.config.local_paths import PATH_OPTIONS, is_windows_path, windows_path_hint
+from engine.config.local_paths import PATH_LISTS, PATH_OPTIONS, is_windows_path, windows_path_hint
 from engine.config.problems import Problem
 from engine.text import printable
 
@@ -120,7 +120,8 @@ class Conversion:
         for place, entry in enumerate(self.entries):
             table, _, key = entry.target.partition(".")
             value = self.values.get(table, {}).get(key)
-            if entry.target in PATH_OPTIONS and isinstance(value, str) and is_windows_path(entry.target, value):
+            paths = value if entry.target in PATH_LISTS else [value] if entry.target in PATH_OPTIONS else []
+            if any(isinstance(path, str) and is_windows_path(entry.target, path) for path in paths or []):
                 self.entries[place] = replace(entry, text=windows_path_hint(entry.target))
 
 

@@ -26,6 +26,13 @@ class DatasetTable(Table):
         "A TOML or JSON file with [[datasets]] and subsets, as Kohya's --dataset_config; it replaces the folders.",
         advanced=True,
     )
+    in_json: str | None = setting(
+        None,
+        "Captions in one file",
+        "A .json or .jsonl file with caption and tags of each image, as Kohya's metadata for fine-tuning; "
+        "train_data_dir is their folder.",
+        advanced=True,
+    )
     conditioning_data_dir: str | None = setting(
         None,
         "Masks",
@@ -127,6 +134,13 @@ class DatasetTable(Table):
     random_crop: bool = setting(
         False, "Random crop", "Crop anywhere, not at the centre; needs uncached latents.", advanced=True
     )
+    face_crop_aug_range: list[float] | None = setting(
+        None,
+        "Face crops",
+        "Crop around faces whose place is in the file's name (name_x_y_width_height): the crop is [2, 4] times the "
+        "face, for example. Without buckets only; needs uncached latents.",
+        advanced=True,
+    )
     alpha_mask: bool = setting(
         False, "Alpha as mask", "Transparent parts of an image do not count in the loss.", advanced=True
     )
@@ -159,6 +173,25 @@ class DatasetTable(Table):
         if len(sides) not in (1, 2) or not all(64 <= side <= 4096 for side in sides):
             raise ValueError("a side between 64 and 4096 px, or [width, height]")
         return value if isinstance(value, int) else list(value)
+
+    @field_validator("face_crop_aug_range", mode="before")
+    @classmethod
+    def _read_range(cls, value: object) -> object:
+        """Also accept the format of Kohya's command line, "2.0,4.0"; empty is unset."""
+        parts = value.split(",") if isinstance(value, str) else value
+        return parts or None
+
+    @field_validator("face_crop_aug_range")
+    @classmethod
+    def _check_range(cls, value: list[float] | None) -> list[float] | None:
+        if value is not None and not (len(value) == 2 and 0 < value[0] <= value[1]):
+            raise ValueError("two numbers above 0, the smaller one first")
+        return value
+
+    @property
+    def crops_faces(self) -> bool:
+        """Whether images are cropped around faces; with buckets they keep their shape."""
+        return self.face_crop_aug_range is not None and not self.enable_bucket
 
     @property
     def size(self) -> tuple[int, int]:

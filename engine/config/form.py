@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -203,9 +203,11 @@ def _number_text(value: Any) -> str:
     return str(value)
 
 
-def as_lines(value: str | list[str]) -> list[str]:
+def as_lines(value: str | Sequence[str | float]) -> list[str]:
     """The entries of a list; a file's path is a single one."""
-    return value.splitlines() if isinstance(value, str) else list(value)
+    if isinstance(value, str):
+        return value.splitlines()
+    return [entry if isinstance(entry, str) else f"{entry:g}" for entry in value]
 
 
 def parse(facts: FieldFacts, text: str) -> Any:

@@ -125,13 +125,13 @@ def read_settings(
     return {key: values[key] for key in texts if key in values}, errors
 
 
-def _refusal(given: str, key: str, parameter: Parameter, error: ValueError) -> UsageError:
+def _refusal(setting: str, key: str, parameter: Parameter, error: ValueError) -> UsageError:
     hint = f"Change {key}, or remove it."
     if isinstance(error, _NotAllowed):
-        return UsageError(f"{given} is given, allowed is {parameter.expected()}.", hint, code="argument-not-allowed")
-    if parameter.kind == "number" and "," in given:
+        return UsageError(f"{setting} is given, allowed is {parameter.expected()}.", hint, code="argument-not-allowed")
+    if parameter.kind == "number" and "," in setting:
         hint = "A point is the decimal mark."
-    return UsageError(f"{given} is given, allowed is {parameter.expected()}.", hint, code="argument-wrong-type")
+    return UsageError(f"{setting} is given, allowed is {parameter.expected()}.", hint, code="argument-wrong-type")
 
 
 def parse_arguments(arguments: Sequence[str], where: str) -> dict[str, Any]:

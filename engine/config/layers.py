@@ -11,7 +11,14 @@ from engine.config.fields import Table, setting
 from engine.config.patterns import compiled
 
 Preset = Literal[
-    *("full", "full-lin", "attn-mlp", "attn-only", "unet-only", "unet-transformer-only", "unet-convblock-only", "ia3"),
+    "full",
+    "full-lin",
+    "attn-mlp",
+    "attn-only",
+    "unet-only",
+    "unet-transformer-only",
+    "unet-convblock-only",
+    "ia3",
 ]
 WITH_CONVOLUTIONS = ("full", "unet-only", "unet-convblock-only")
 """The presets that train convolutions wider than 1x1."""
@@ -61,7 +68,9 @@ class LayersTable(Table):
         vram="more",
         advanced=True,
     )
-    block_alphas: str | None = setting(None, "Alpha by block", "With block_dims: the alpha of each.", advanced=True)
+    block_alphas: str | None = setting(
+        None, "Alpha by block", "With block_dims: the alpha of each; 0: its rank.", advanced=True
+    )
     conv_block_dims: str | None = setting(
         None,
         "Convolution rank by block",
@@ -176,10 +185,10 @@ class LayersTable(Table):
         return text
 
     @model_validator(mode="after")
-    def _check_one_form(self) -> LayersTable:
-        given = [key for key in ROWS_OF_WEIGHTS if getattr(self, key) is not None]
-        if self.block_lr_weight is not None and given:
-            raise ValueError(f"block_lr_weight and {given[0]} say the same twice: keep one of them")
+    def _check_forms(self) -> LayersTable:
+        rows = [key for key in ROWS_OF_WEIGHTS if getattr(self, key) is not None]
+        if self.block_lr_weight is not None and rows:
+            raise ValueError(f"block_lr_weight and {rows[0]} say the same twice: keep one of them")
         return self
 
     @property

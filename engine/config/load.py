@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from engine.config.change import without_changes_of
 from engine.config.lines import toml_lines
 from engine.config.literals import parse_value
+from engine.config.local_paths import ESCAPES_HINT
 from engine.config.moved import MOVED, both_names, present_key, split
 from engine.config.presets import find_preset
 from engine.config.problems import ConfigError, Problem, keys, limit_problem, unknown_key, value_problems
@@ -157,7 +158,7 @@ def _read_file(path: Path, read: _Settings, *, exact: bool = False) -> None:
         content = parse_toml(text)
     except ValueError as error:
         problem = limit_problem(str(path), "TOML", error, lambda: toml_lines(text))
-        hint = "In double quotes a backslash starts an escape: write paths in single quotes." if "\\" in text else ""
+        hint = ESCAPES_HINT if "\\" in text else ""
         raise ConfigError([problem if problem.key else replace(problem, hint=hint)]) from None
     lines = toml_lines(text)
     tables = keys()

@@ -23,6 +23,8 @@ MOVED: Mapping[str, str] = {
 """Former dotted key to the present one."""
 ADDED: Mapping[str, tuple[str, ...]] = {
     "training": ("early_stop",),
+    "dataset": ("in_json", "face_crop_aug_range"),
+    "model": ("weighted_captions", "base_weights", "base_weights_multiplier"),
     "network": (
         *("algo", "factor", "full_matrix", "decompose_both", "unbalanced_factorization", "use_tucker", "use_scalar"),
         *("constraint", "rescaled", "train_norm", "rank_dropout_scale"),

@@ -11,8 +11,6 @@ from engine.config.layers import WITH_CONVOLUTIONS, LayersTable, Preset
 from engine.config.values import Algo, NetworkModule
 
 LYCORIS, KOHYA = "lycoris.kohya", "networks.lora"
-OWN_OF_KOHYA = (KOHYA, "networks.lora_flux")
-"""Kohya's modules for plain LoRAs."""
 IMPLIED: Mapping[str, Algo] = {"networks.loha": "loha", "networks.lokr": "lokr", "locon.locon_kohya": "lora"}
 """Modules that train one kind of adapter, by LyCORIS' name of the kind."""
 READ_BY_SCRIPTS = frozenset({"conv_dim", "conv_alpha", "rank_dropout", "module_dropout", "factor", "use_tucker"})
@@ -176,6 +174,11 @@ class AdapterTable(Table):
     )
 
     @property
+    def is_kohyas(self) -> bool:
+        """Whether the module is one of Kohya's for plain LoRAs, of any family."""
+        return self.network_module.startswith(KOHYA)
+
+    @property
     def is_lora(self) -> bool:
         """Whether it trains a plain LoRA, which every program reads."""
         return self.algo in ("lora", "locon") and not (self.use_tucker or self.use_scalar)
@@ -242,6 +245,6 @@ class NetworkTable(LayersTable, AdapterTable):
 
     def of_size(self, rank: int | None, alpha: float | None) -> NetworkTable:
         """This table for one layer that has a rank or an alpha of its own; None: as in the others."""
-        given = {"dim": rank, "alpha": alpha}
-        values = {f"{front}_{key}": value for key, value in given.items() if value for front in ("network", "conv")}
+        own = {"dim": rank, "alpha": alpha}
+        values = {f"{front}_{key}": value for key, value in own.items() if value for front in ("network", "conv")}
         return self.model_copy(update=values)

@@ -14,12 +14,13 @@ from functools import cache
 from typing import Any
 
 from engine.config.key_values import Parameter, parse_arguments, read_settings
-from engine.config.training import TrainingTable
+from engine.config.training import TrainingTable, needs_no_schedule
 from engine.errors import UsageError
 from engine.paths import ASSETS
 from engine.text import printable, shell_word
 
 TABLE = ASSETS / "optimizers.json"
+is_schedule_free = needs_no_schedule
 ADAFACTOR = "transformers.optimization.Adafactor"
 
 
@@ -38,9 +39,18 @@ class Source:
         """Its name in the table."""
         return f"{self.module}.{self.class_name}"
 
+    @property
+    def install(self) -> str:
+        """The command that installs the package."""
+        return f'pip install "lorasmith[{self.extra}]"' if self.extra else f"pip install {self.package}"
+
 
 def _bitsandbytes(class_name: str) -> Source:
     return Source(class_name, "bitsandbytes.optim", "bitsandbytes", "cuda")
+
+
+def _dadaptation(class_name: str, module: str = "dadaptation") -> Source:
+    return Source(class_name, module, "dadaptation", "optimizers")
 
 
 SOURCES = {
@@ -59,9 +69,33 @@ SOURCES = {
     "adamwschedulefree": Source("AdamWScheduleFree", "schedulefree", "schedulefree", "optimizers"),
     "radamschedulefree": Source("RAdamScheduleFree", "schedulefree", "schedulefree", "optimizers"),
     "sgdschedulefree": Source("SGDScheduleFree", "schedulefree", "schedulefree", "optimizers"),
-}
+    "dadaptation": _dadaptation("DAdaptAdamPreprint", "dadaptation.experimental"),
+    "dadaptadampreprint": _dadaptation("DAdaptAdamPreprint", "dadaptation.experimental"),
+    "dadaptadanip": _dadaptation("DAdaptAdanIP", "dadaptation.experimental"),
+    **{name.lower(): _dadaptation(name) for name in (
+        "DAdaptAdaGrad", "DAdaptAdam", "DAdaptAdan", "DAdaptLion", "DAdaptSGD",
+    )},
+}  # fmt: skip
 """By lower-case name; any other name is a class of torch.optim, or a dotted path."""
-_PACKAGES = {source.module: (source.package, source.extra) for source in SOURCES.values()}
+_PACKAGES = {
+    **{source.module: (source.package, source.extra) for source in SOURCES.values()},
+    "prodigyplus": ("prodigy-plus-schedule-free", "optimizers"),
+    "pytorch_optimizer": ("pytorch-optimizer", "optimizers"),
+    "came_pytorch": ("came-pytorch", ""),
+}
+"""By module: the package, and its extra. All their classes that can train are in the table."""
+_OTHERS = {"torchao": "torchao", "adabelief_pytorch": "adabelief-pytorch", "heavyball": "heavyball"}
+"""Packages of which no class is in the table."""
+_INNER = {"prodigyplus.prodigy_plus_schedulefree": "prodigyplus"}
+"""Modules inside a package that Kohya users name, and where their classes are in the table."""
+_IN_PART = ("pytorch_optimizer",)
+"""Modules with more classes than the table."""
+_SHARED_RATE = ("prodigyopt.", "dadaptation.", "pytorch_optimizer.DAdapt")
+"""Beginnings of names in the table: these optimizers find one factor for all groups, whose rates must be equal."""
+_FIND_RATE = (*_SHARED_RATE, "prodigyplus.", "pytorch_optimizer.Prodigy")
+"""These find the rate: the one that is set is a factor on it."""
+_LOW_RATE = 0.1
+"""As in Kohya's warning (`train_util.get_optimizer`)."""
 _HINT = "AdamW, AdamW8bit, Lion, Prodigy, Adafactor, AdamWScheduleFree, or a class of torch.optim."
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "sgdnesterov": {"momentum": 0.9, "nesterov": True},
@@ -77,7 +111,7 @@ def source_of(name: str) -> Source | None:
     if name.lower() in SOURCES:
         return SOURCES[name.lower()]
     module, dot, class_name = name.rpartition(".")
-    module = module if dot else "torch.optim"
+    module = _INNER.get(module, module) if dot else "torch.optim"
     if f"{module}.{class_name}" not in _table()[0]:
         return None
     package, extra = _PACKAGES[module]
@@ -143,7 +177,7 @@ def missing_package(name: str, source: Source, why: str) -> UsageError:
     """The error for an optimizer whose library is not installed."""
     return UsageError(
         f"training.optimizer_type: {name} needs the package {source.package} ({why}).",
-        f'Install it: pip install "lorasmith[{source.extra}]", or choose AdamW.',
+        f"Install it: {source.install}, or choose AdamW.",
         code="optimizer-package-missing",
     )
 
@@ -174,9 +208,43 @@ def defaults_of(name: str) -> Mapping[str, Any]:
     return _DEFAULTS.get(name.lower(), {})
 
 
-def is_schedule_free(name: str) -> bool:
-    """Whether the optimizer needs and gets no schedule (by its name, as in Kohya's scripts)."""
-    return name.lower().endswith("schedulefree")
+def finds_rate(name: str) -> bool:
+    """Whether the optimizer finds the learning rate itself, and the one that is set is a factor on it."""
+    source = source_of(name)
+    return source is not None and source.dotted.startswith(_FIND_RATE)
+
+
+def check_rates(name: str, rates: Mapping[str, float]) -> None:
+    """Refuse different learning rates of an optimizer that has one for all groups.
+
+    Args:
+        rates: of the trained parts, by name.
+
+    Raises:
+        UsageError: with the rates.
+    """
+    source, different = source_of(name), {rate for rate in rates.values() if rate}
+    if source is None or not source.dotted.startswith(_SHARED_RATE) or len(different) < 2:
+        return
+    raise UsageError(
+        f"training.optimizer_type: {name} has one learning rate for all parts, and here they differ: "
+        f"{', '.join(f'{part} {rate:g}' for part, rate in rates.items())}.",
+        "Set training.unet_lr and training.text_encoder_lr to the same number, 1 for example.",
+        code="optimizer-needs-one-rate",
+    )
+
+
+def optimizer_notes(training: TrainingTable) -> list[str]:
+    """What a person should know about the chosen optimizer, one sentence each."""
+    name, rate = training.optimizer_type, max(training.rates)
+    if source_of(name) is None:
+        return [
+            f"{name} is not in this program's table of optimizers: it is tried out when the training starts, and its "
+            "settings are checked there."
+        ]
+    if finds_rate(name) and rate <= _LOW_RATE:
+        return [f"{name} finds the learning rate itself, times the one that is set: {rate:g} is low, 1 is usual."]
+    return []
 
 
 def sets_its_own_rate(name: str, arguments: Sequence[str]) -> bool:
@@ -200,9 +268,6 @@ def _read_settings(name: str, arguments: Sequence[str]) -> tuple[dict[str, Any],
 
 def _optimizer_errors(training: TrainingTable) -> list[UsageError]:
     name = training.optimizer_type
-    if name.lower().startswith("dadapt"):
-        hint = "Prodigy is its successor: set Prodigy and rate 1."
-        return [UsageError(f"training.optimizer_type: {name} is not supported.", hint, code="optimizer-not-supported")]
     source = source_of(name)
     settings, errors = _read_settings(name, training.optimizer_args)
     if source is None and not _is_of_another_library(name):
@@ -212,8 +277,9 @@ def _optimizer_errors(training: TrainingTable) -> list[UsageError]:
             require_allowed_module(name)
         except UsageError as error:
             return [error, *errors]
-        return errors
-    if importlib.util.find_spec(source.module.partition(".")[0]) is None:
+        source = _untabled(name)
+        return [missing_package(name, source, "it is not installed"), *errors] if not is_installed(source) else errors
+    if not is_installed(source):
         errors = [missing_package(name, source, "it is not installed"), *errors]
     if not errors:
         clash = _clash({**defaults_of(name), **settings}, source)
@@ -221,10 +287,23 @@ def _optimizer_errors(training: TrainingTable) -> list[UsageError]:
     return errors
 
 
+def is_installed(source: Source) -> bool:
+    """Whether the package of an optimizer is there; it is not imported."""
+    return importlib.util.find_spec(source.module.partition(".")[0]) is not None
+
+
+def _untabled(name: str) -> Source:
+    """The source of a dotted path that is not in the table."""
+    module, _, class_name = name.rpartition(".")
+    top = module.partition(".")[0]
+    package, extra = _PACKAGES.get(top, (_OTHERS.get(top, top), ""))
+    return Source(class_name, module, package, extra)
+
+
 def _is_of_another_library(name: str) -> bool:
     """Whether it is a dotted path that is not in the table: only the trainer, which imports it, can check it."""
     module, dot, _ = name.rpartition(".")
-    return bool(dot) and module not in _PACKAGES
+    return bool(dot) and (module not in (*_PACKAGES, *_INNER) or module in _IN_PART)
 
 
 def _clash(settings: Mapping[str, Any], source: Source) -> str:

@@ -20,10 +20,11 @@ from engine.reading import read_script
 from engine.text import printable
 
 PERSONAL = (
-    "model.pretrained_model_name_or_path", "model.vae", "dataset.train_data_dir", "dataset.reg_data_dir",
-    "dataset.validation_data_dir", "dataset.dataset_config",
-    "dataset.conditioning_data_dir", "dataset.class_tokens", "dataset.num_repeats", "network.network_weights",
-    "network.dim_from_weights", "training.changes", "memory.cache_dir", "saving.output_dir", "saving.output_name",
+    "model.pretrained_model_name_or_path", "model.vae", "model.base_weights", "model.base_weights_multiplier",
+    "dataset.train_data_dir", "dataset.in_json", "dataset.reg_data_dir", "dataset.validation_data_dir",
+    "dataset.dataset_config", "dataset.conditioning_data_dir", "dataset.class_tokens", "dataset.num_repeats",
+    "network.network_weights", "network.dim_from_weights", "training.changes", "memory.cache_dir", "saving.output_dir",
+    "saving.output_name",
 )  # fmt: skip
 """Paths, and settings of one folder of images or one run: not in a preset."""
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import string
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -24,9 +25,6 @@ START, END, EDGE = 1, 2, 4
 _ASSERTIONS = {"^": START, "$": END, r"\A": START, r"\Z": END, r"\b": EDGE}
 _ALPHABET = tuple(map(chr, range(32, 127)))
 """The characters of names of layers."""
-
-_Node = tuple[str, object]
-"""("set", characters), ("assert", place), ("all", nodes), ("any", nodes) or ("repeat", (node, least, most))."""
 
 
 @lru_cache(1000)
@@ -47,6 +45,46 @@ def compiled(text: str) -> Pattern:
     return Pattern(_Parser(text).parsed())
 
 
+@dataclass(frozen=True)
+class _Set:
+    """One of these characters."""
+
+    characters: frozenset[str]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """No character, but a place in the name."""
+
+    condition: int
+
+
+@dataclass(frozen=True)
+class _All:
+    """These, one after the other."""
+
+    parts: Sequence[_Node]
+
+
+@dataclass(frozen=True)
+class _Any:
+    """One of these."""
+
+    parts: Sequence[_Node]
+
+
+@dataclass(frozen=True)
+class _Repeat:
+    """A node several times."""
+
+    node: _Node
+    least: int
+    most: int
+
+
+_Node = _Set | _Place | _All | _Any | _Repeat
+
+
 class Pattern:
     """A pattern that is searched in names."""
 
@@ -63,7 +101,7 @@ class Pattern:
         active: frozenset[int] | None = frozenset()
         before = ""
         for place, here in enumerate((*name, "")):
-            conditions = (START if place == 0 else 0) | (END if not here else 0)
+            conditions = (START if place == 0 else 0) | (0 if here else END)
             if self._has_edges and (before in _WORD) != (here in _WORD):
                 conditions |= EDGE
             assert active is not None
@@ -89,42 +127,40 @@ class Pattern:
         self._known[active, conditions, here] = None if self._end in reached else after
         return self._known[active, conditions, here]
 
-    def _state(self) -> int:
+    def _state(self, *free: tuple[int, int]) -> int:
         if len(self._states) >= _MOST_STATES:
             raise ValueError("a regular expression with fewer repetitions")
-        self._states.append(_State())
+        self._states.append(_State(free=list(free)))
         return len(self._states) - 1
 
     def _built(self, node: _Node, after: int) -> int:
         """The first state of `node`, which continues at the state `after`."""
-        kind, value = node
-        if kind == "all":
-            for part in reversed(value):  # type: ignore[call-overload]
-                after = self._built(part, after)
-            return after
-        if kind == "repeat":
-            return self._repeated(*value, after)  # type: ignore[misc]
-        state = self._state()
-        if kind == "set":
-            self._states[state].characters, self._states[state].after = value, after  # type: ignore[assignment]
-        elif kind == "assert":
-            self._states[state].free.append((int(value), after))  # type: ignore[call-overload]
-        else:
-            starts = [self._built(part, after) for part in value]  # type: ignore[attr-defined]
-            self._states[state].free += [(0, start) for start in starts]
-        return state
+        match node:
+            case _Set():
+                state = self._state()
+                self._states[state].characters, self._states[state].after = node.characters, after
+                return state
+            case _Place():
+                return self._state((node.condition, after))
+            case _All():
+                for part in reversed(node.parts):
+                    after = self._built(part, after)
+                return after
+            case _Any():
+                return self._state(*[(0, self._built(part, after)) for part in node.parts])
+            case _Repeat():
+                return self._repeated(node, after)
 
-    def _repeated(self, node: _Node, least: int, most: int, after: int) -> int:
-        if most == _UNLIMITED:
+    def _repeated(self, repeat: _Repeat, after: int) -> int:
+        if repeat.most == _UNLIMITED:
             loop = self._state()
-            self._states[loop].free += [(0, self._built(node, loop)), (0, after)]
+            self._states[loop].free += [(0, self._built(repeat.node, loop)), (0, after)]
             after = loop
-        for _ in range(0 if most == _UNLIMITED else most - least):
-            choice = self._state()
-            self._states[choice].free += [(0, self._built(node, after)), (0, after)]
-            after = choice
-        for _ in range(least):
-            after = self._built(node, after)
+        else:
+            for _ in range(repeat.most - repeat.least):
+                after = self._state((0, self._built(repeat.node, after)), (0, after))
+        for _ in range(repeat.least):
+            after = self._built(repeat.node, after)
         return after
 
 
@@ -151,31 +187,31 @@ class _Parser:
         parts = [self._sequence()]
         while self._take("|"):
             parts.append(self._sequence())
-        return parts[0] if len(parts) == 1 else ("any", parts)
+        return parts[0] if len(parts) == 1 else _Any(parts)
 
     def _sequence(self) -> _Node:
-        parts = []
+        parts: list[_Node] = []
         while self.place < len(self.text) and self.text[self.place] not in "|)":
             parts.append(self._quantified(self._atom()))
-        return ("all", parts)
+        return _All(parts)
 
     def _atom(self) -> _Node:
         if self._take("("):
             if self._take("?") and not self._take(":"):
                 raise ValueError(
-                    "a regular expression without look-around, flags and named groups, which begin with (?"
+                    "a regular expression without look-around, flags and named groups, all of the form (?…"
                 )
             inner = self._alternatives()
             self._take(")")
             return inner
         token = self._token()
         if token in _ASSERTIONS:
-            return ("assert", _ASSERTIONS[token])
+            return _Place(_ASSERTIONS[token])
         if re.match(r"\\[B0-9xuUN]", token):
             raise ValueError(f"a regular expression without {token[:2]}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return ("set", frozenset(filter(re.compile(token).fullmatch, _ALPHABET)))
+            return _Set(frozenset(filter(re.compile(token).fullmatch, _ALPHABET)))
 
     def _token(self) -> str:
         """What stands for one character, or for a place."""
@@ -193,7 +229,7 @@ class _Parser:
             if self._take("+"):
                 raise ValueError("a regular expression without possessive repetitions")
             self._take("?")
-            node = ("repeat", (node, *counts))
+            node = _Repeat(node, *counts)
         return node
 
     def _counts(self) -> tuple[int, int] | None:
@@ -209,6 +245,6 @@ class _Parser:
         return least, most
 
     def _take(self, sign: str) -> bool:
-        found = self.text.startswith(sign, self.place)
-        self.place += len(sign) if found else 0
-        return found
+        follows = self.text.startswith(sign, self.place)
+        self.place += len(sign) if follows else 0
+        return follows

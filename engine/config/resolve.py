@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, NewType
 
 from engine.config.layers import RATIOS, WEIGHT_LISTS, WITHOUT_TEXT
 from engine.config.local_paths import require_local_paths
-from engine.config.network import IMPLIED, LYCORIS, OWN_OF_KOHYA
-from engine.config.optimizers import is_schedule_free, sets_its_own_rate
+from engine.config.network import IMPLIED, LYCORIS
+from engine.config.optimizers import check_rates, is_schedule_free, optimizer_notes, sets_its_own_rate
 from engine.config.schema import RunConfig
 from engine.config.trained import is_trained
 from engine.config.training import TrainingTable
 from engine.config.unused import idle_settings
 from engine.errors import UsageError
+from engine.text import plural
 
 if TYPE_CHECKING:
     from engine.types import Recognition
@@ -47,6 +48,7 @@ def resolve(config: RunConfig, *, partial_text_cache: bool = False) -> tuple[Res
     for rule in RULES:
         now, more = rule(now, partial_text_cache)
         notes += more
+    notes += optimizer_notes(config.training)
     notes += _without_effect(config.training)
     notes += _rounded_weights(now)
     notes += idle_settings(config, texts_on_disk=partial_text_cache)
@@ -69,7 +71,7 @@ def _not_both_parts_only(config: RunConfig, _: bool) -> Resolution:
     return config, []
 
 
-def _preset_of_one_part(config: RunConfig, _: bool) -> Resolution:
+def _preset_by_part(config: RunConfig, _: bool) -> Resolution:
     """A preset without layers of text encoders trains none of them. Comes before the rules about what is trained."""
     network = config.network
     if network.preset not in WITHOUT_TEXT or network.network_train_unet_only or network.dim_from_weights:
@@ -84,15 +86,18 @@ def _preset_of_one_part(config: RunConfig, _: bool) -> Resolution:
     return config.changed(network={"network_train_unet_only": True}), [note]
 
 
-def _one_rate(config: RunConfig, _: bool) -> Resolution:
+def _single_rate(config: RunConfig, _: bool) -> Resolution:
     """Prodigy adapts one rate for everything that it trains, and refuses several at its first step."""
     training, network = config.training, config.network
     if training.optimizer_type.lower() != "prodigy":
         return config, []
-    several = [key for key in (*WEIGHT_LISTS, "network_reg_lrs", *RATIOS) if getattr(network, key) is not None]
+    keys = [key for key in (*WEIGHT_LISTS, "network_reg_lrs", *RATIOS) if getattr(network, key) is not None]
+    several = [f"network.{key}" for key in keys]
+    if len({rate for rate in training.text_rates if rate}) > 1 and not network.network_train_unet_only:
+        several.append("training.text_encoder_lr")
     if several:
         raise UsageError(
-            f"network.{several[0]} gives parts of the LoRA another learning rate, and Prodigy adapts a single one.",
+            f"{several[0]} gives parts of the LoRA another learning rate, and Prodigy adapts a single one.",
             "Unset it, or choose another optimizer, as AdamW.",
             code="optimizer-takes-one-rate",
         )
@@ -144,6 +149,14 @@ def _something_is_trained(config: RunConfig, _: bool) -> Resolution:
     return config, []
 
 
+def _shared_rate(config: RunConfig, _: bool) -> Resolution:
+    """Optimizers that find one factor for all parts need equal rates. Must come after `_cached_text_encoder`."""
+    parts = {"UNet": is_trained(config, denoiser=True), "text encoder": is_trained(config, denoiser=False)}
+    rates = dict(zip(parts, config.training.rates, strict=True))
+    check_rates(config.training.optimizer_type, {part: rates[part] for part, trained in parts.items() if trained})
+    return config, []
+
+
 def _ranks_of_weights(config: RunConfig, _: bool) -> Resolution:
     """Ranks can be read from a file only if one is set."""
     if config.network.dim_from_weights and config.network.network_weights is None:
@@ -167,7 +180,7 @@ def _kind_of_adapter(config: RunConfig, _: bool) -> Resolution:
         )
     if implied is not None and network.algo == "lora" != implied:
         return config.changed(network={"algo": implied}), []
-    if network.network_module in OWN_OF_KOHYA and not (network.is_lora and not network.train_norm):
+    if network.is_kohyas and not (network.is_lora and not network.train_norm):
         why = f"algo is {network.algo}"
         if network.algo in ("lora", "locon"):
             why = f"{next(key for key in ('use_tucker', 'use_scalar', 'train_norm') if getattr(network, key))} is set"
@@ -180,6 +193,8 @@ def _cached_latents(config: RunConfig, _: bool) -> Resolution:
     """Pixels that change in each step cannot be cached; a place for latents means that they are cached."""
     memory = config.memory
     uncacheable = [name for name in ("color_aug", "random_crop") if getattr(config.dataset, name)]
+    if config.dataset.crops_faces and not config.training.kohya_exact:
+        uncacheable.append("face_crop_aug_range")
     if uncacheable and (memory.cache_latents or memory.cache_latents_to_disk):
         note = f"Latents are not cached: {' and '.join(uncacheable)} gives each image new pixels in every step."
         return config.changed(memory={"cache_latents": False, "cache_latents_to_disk": False}), [note]
@@ -204,13 +219,25 @@ def _swapped_blocks(config: RunConfig, _: bool) -> Resolution:
     return config.changed(memory={"split_mode": True}), ["Split mode is on, because blocks_to_swap is set."]
 
 
+def _merged_strengths(config: RunConfig, _: bool) -> Resolution:
+    """A strength without a file has no effect, as in Kohya."""
+    files, strengths = config.model.base_weights, config.model.base_weights_multiplier
+    if len(strengths) <= len(files):
+        return config, []
+    note = f"model.base_weights_multiplier has {len(strengths)} strengths for {plural(len(files), 'file')}"
+    kept = strengths[: len(files)]
+    return config.changed(model={"base_weights_multiplier": kept}), [f"{note}: the others have no effect."]
+
+
 RULES: tuple[Rule, ...] = (
+    _merged_strengths,
     _not_both_parts_only,
-    _preset_of_one_part,
-    _one_rate,
+    _preset_by_part,
+    _single_rate,
     _text_outputs_on_disk,
     _cached_text_encoder,
     _something_is_trained,
+    _shared_rate,
     _ranks_of_weights,
     _kind_of_adapter,
     _cached_latents,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, ValidationError, model_validator
+from pydantic import ConfigDict, ValidationError, field_validator, model_validator
 
 from engine import paths
 from engine.config.change import read_change
@@ -16,6 +16,7 @@ from engine.config.dataset import DatasetTable
 from engine.config.fields import Table, setting
 from engine.config.flow import FlowTable
 from engine.config.flux import FluxTable
+from engine.config.loggers import LoggingTable
 from engine.config.moved import present_tables, split
 from engine.config.network import NetworkTable
 from engine.config.training import TrainingTable
@@ -67,6 +68,13 @@ class ModelTable(Table):
         unit="tokens",
         vram="more",
     )
+    weighted_captions: bool = setting(
+        False,
+        "Weights in captions",
+        "(word:1.3), (word) and [word] strengthen or weaken words, in captions and prompts, as in A1111; \\( is a "
+        "plain bracket.",
+        advanced=True,
+    )
     no_half_vae: bool = setting(
         False,
         "VAE in fp32",
@@ -74,6 +82,26 @@ class ModelTable(Table):
         vram="more",
         advanced=True,
     )
+    base_weights: list[str] = setting(
+        [],
+        "Merged into the base",
+        "LoRA files that become part of the model before the training; the new LoRA is used together with them.",
+        advanced=True,
+    )
+    base_weights_multiplier: list[float] = setting(
+        [], "Their strengths", "One for each of those files, in their order; 1 where there is none.", advanced=True
+    )
+
+    @field_validator("base_weights", "base_weights_multiplier", mode="before")
+    @classmethod
+    def _as_list(cls, value: object) -> object:
+        return value if isinstance(value, list | tuple) else [value]
+
+    @property
+    def merged(self) -> list[tuple[str, float]]:
+        """The LoRA files that are merged into the base, with their strengths; none at strength 0."""
+        strengths = [*self.base_weights_multiplier, *[1.0] * len(self.base_weights)]
+        return [pair for pair in zip(self.base_weights, strengths, strict=False) if pair[1]]
 
 
 class MemoryTable(Table):
@@ -108,7 +136,7 @@ class MemoryTable(Table):
     )
     base_precision: BasePrecision = setting(
         "auto",
-        "Base weights",
+        "Base number format",
         "Number format of the frozen model's weights: auto is that of the computation; int8 and fp8 need half of it, "
         "nf4 a quarter.",
         vram="int8, fp8, nf4: much less",
@@ -295,6 +323,7 @@ class RunConfig(Table):
     memory: MemoryTable = setting(MemoryTable(), "Memory", "Precision, caches, checkpointing.")
     sampling: SamplingTable = setting(SamplingTable(), "Samples", "Images while training.")
     saving: SavingTable = setting(SavingTable(), "Saving", "Files and intervals.")
+    logging: LoggingTable = setting(LoggingTable(), "Loggers", "TensorBoard, Weights & Biases, trackio.")
 
     @model_validator(mode="before")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
@@ -11,7 +12,15 @@ from engine.config.fields import Table, setting
 from engine.config.values import HuberSchedule, LossType, Schedule, Share
 
 MAX_STEPS = 10_000_000
+MOST_ENCODERS = 4
 Rate = Annotated[float, Field(ge=0)]
+
+
+def needs_no_schedule(optimizer_type: str) -> bool:
+    """Whether the optimizer needs and gets no schedule, by its name: as in Kohya's scripts, and the classes of
+    pytorch_optimizer too."""
+    name = optimizer_type.lower().rpartition(".")[2]
+    return name.startswith("schedulefree") or name.endswith("schedulefree")
 
 
 class TrainingTable(Table):
@@ -39,7 +48,7 @@ class TrainingTable(Table):
     )
     learning_rate: float = setting(1e-4, "Learning rate", "Where unet_lr or text_encoder_lr is unset.", gt=0)
     unet_lr: float | None = setting(None, "UNet learning rate", "0 leaves the UNet untrained.", ge=0)
-    text_encoder_lr: Rate | Annotated[list[Rate], Field(min_length=1, max_length=4)] | None = setting(
+    text_encoder_lr: Rate | list[Rate] | None = setting(
         None,
         "Text encoder learning rate",
         "Usually a fifth to a tenth of the UNet's; 0 leaves it untrained. Two, as 5e-5,1e-5, are those of the "
@@ -169,6 +178,21 @@ class TrainingTable(Table):
         advanced=True,
     )
 
+    @field_validator("text_encoder_lr", mode="before")
+    @classmethod
+    def _read_rates(cls, value: object) -> object:
+        if isinstance(value, str) and "," in value:
+            value = value.strip("[] ").split(",")
+        if not isinstance(value, list):
+            return value
+        try:
+            rates = [] if any(isinstance(rate, bool) for rate in value) else [float(rate) for rate in value]
+        except (TypeError, ValueError):
+            rates = []
+        if not 0 < len(rates) <= MOST_ENCODERS or not all(isfinite(rate) and rate >= 0 for rate in rates):
+            raise ValueError(f"a number from 0 on, or up to {MOST_ENCODERS}, separated by commas")
+        return rates
+
     @field_validator("changes")
     @classmethod
     def _check_changes(cls, texts: list[str]) -> list[str]:
@@ -181,7 +205,7 @@ class TrainingTable(Table):
             raise ValueError("min_timestep must be below max_timestep")
         if self.adaptive_noise_scale is not None and self.noise_offset is None:
             raise ValueError("adaptive_noise_scale needs noise_offset")
-        needs_schedule = not self.optimizer_type.lower().endswith("schedulefree")  # else the scripts ignore it as well
+        needs_schedule = not needs_no_schedule(self.optimizer_type)  # else the scripts ignore it as well
         if self.lr_scheduler == "constant" and self.lr_warmup_steps and needs_schedule:
             raise ValueError("lr_scheduler constant has no warm-up: use constant_with_warmup, or lr_warmup_steps = 0")
         return self

@@ -51,7 +51,9 @@ def idle_settings(config: RunConfig, *, texts_on_disk: bool = False) -> list[str
         texts_on_disk: the family may write encoded captions to disk on its own.
     """
     reasons: dict[str, str] = {}
-    groups = (_length_and_rates, _schedule, _loss_and_noise, _network, _dataset, _captions, _samples, _files)
+    groups = (
+        _length_and_rates, _schedule, _loss_and_noise, _network, _dataset, _captions, _samples, _files, _loggers,
+    )  # fmt: skip
     for keys, reason in (entry for group in groups for entry in group(config)):
         for key in keys:
             reasons.setdefault(key, reason)
@@ -185,11 +187,18 @@ def _dataset(config: RunConfig) -> Iterator[_Reason]:
     if config.training.kohya_exact:
         yield ("dataset.alpha_background",), "Kohya's scripts show what is under transparency (kohya_exact)"
     if table.dataset_config:
+        yield ("dataset.in_json",), "dataset.dataset_config is set"
         return  # a subset may set what another setting needs
+    if table.in_json:
+        yield ("dataset.caption_extension", "dataset.reg_data_dir"), "captions are in dataset.in_json"
     if table.validation_split == 0:
         yield ("dataset.validation_seed",), "validation_split is 0"
     elif table.validation_data_dir and table.validation_split is None:
         yield ("dataset.validation_seed",), "validation_data_dir names the images"
+    if table.enable_bucket:
+        yield ("dataset.face_crop_aug_range",), "enable_bucket is on, which keeps each image's shape"
+    elif config.training.kohya_exact and config.memory.cache_latents:
+        yield ("dataset.face_crop_aug_range",), "Kohya's scripts crop no faces where latents are cached (kohya_exact)"
     if not table.enable_bucket:
         names = ("min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale")
         yield tuple(f"dataset.{name}" for name in names), "enable_bucket is off"
@@ -229,6 +238,15 @@ def _files(config: RunConfig) -> Iterator[_Reason]:
         yield ("saving.save_last_n_steps",), "save_every_n_steps is not set"
     if saving.no_metadata:
         yield ("saving.training_comment",), "no_metadata leaves it out"
+
+
+def _loggers(config: RunConfig) -> Iterator[_Reason]:
+    logging = config.logging
+    if logging.log_with is None and logging.logging_dir is None:
+        keys = ("log_prefix", "log_tracker_name", "wandb_run_name", "log_tracker_config", "log_config")
+        yield tuple(f"logging.{key}" for key in keys), "log_with and logging_dir are not set"
+    elif logging.log_with in (None, "tensorboard"):
+        yield ("logging.wandb_run_name",), "TensorBoard has no names of runs"
 
 
 def _memory(config: RunConfig, texts_on_disk: bool) -> Iterator[_Reason]:

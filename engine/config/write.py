@@ -63,8 +63,9 @@ def _move_settings(document: tomlkit.TOMLDocument) -> None:
 
 def digest(config: RunConfig) -> str:
     """Sixteen hex digits that change with any setting that affects the computation from the start (not with its folder,
-    later changes, or measuring)."""
+    later changes, measuring, or loggers)."""
     values = former_tables(config.model_dump())
+    values.pop("logging")
     values["training"].pop("changes")
     values["training"].pop("max_check_share")
     defaults = RunConfig().model_dump()

@@ -53,52 +53,108 @@ def configured_sources(path: Path, config: RunConfig) -> tuple[list[ConfiguredSo
                 )
             sources.append(ConfiguredSource(Source(folder, spec.num_repeats, ""), spec, None))
             continue
-        captions, tags, missing = read_metadata(kohya_path(spec.metadata_file), spec)
-        if missing:
-            notes.append(
-                f"{plural(len(missing), 'entry')} of {printable(spec.metadata_file)} without an image file left out: "
-                f"{listing([printable(name) for name in missing])}"
-            )
-        if not captions:
-            raise DataError(
-                f"metadata_file: no image of {printable(spec.metadata_file)} exists.",
-                "Its keys are paths or names inside image_dir; the images are needed, not their .npz files.",
-                code="metadata-without-images",
-            )
-        first = next(iter(captions)).parent
-        folder = Folder(kohya_path(spec.image_dir) if spec.image_dir else first, tuple(captions), {}, (), ())
-        sources.append(ConfiguredSource(Source(folder, spec.num_repeats, ""), spec, captions, tags))
+        source, more = _with_captions(spec, "metadata_file")
+        sources.append(source)
+        notes += more
     return sources, notes
 
 
-def read_metadata(path: Path, spec: SubsetSpec) -> tuple[dict[Path, str], tuple[str, ...], list[str]]:
-    """Captions by image from Kohya's metadata (.json, or .jsonl with image_path), tags of entries that also have a
-    caption (none with wildcards, as Kohya counts them), and keys without an image.
+def metadata_source(config: RunConfig) -> tuple[ConfiguredSource, list[str]]:
+    """The images of `dataset.in_json` in `dataset.train_data_dir`, as one folder; and notes about unused entries.
+
+    Raises:
+        DataError: the file is missing or unreadable, or names no image.
+    """
+    dataset = config.dataset
+    assert dataset.in_json
+    table = dataset.model_copy(update={"num_repeats": dataset.num_repeats or 1})
+    spec = SubsetSpec(
+        table,
+        0,
+        config.training.train_batch_size,
+        dataset.train_data_dir,
+        dataset.in_json,
+        dataset.conditioning_data_dir,
+        num_repeats=dataset.num_repeats or 1,
+    )
+    return _with_captions(spec, "dataset.in_json")
+
+
+def _with_captions(spec: SubsetSpec, key: str) -> tuple[ConfiguredSource, list[str]]:
+    """A subset whose captions are in a metadata file.
+
+    Args:
+        key: the setting that names the file.
+    """
+    assert spec.metadata_file is not None
+    content = read_metadata(kohya_path(spec.metadata_file), spec, key)
+    file, notes = printable(spec.metadata_file), []
+    if content.missing:
+        notes.append(
+            f"{plural(len(content.missing), 'entry')} of {file} without an image file left out: "
+            f"{listing([printable(name) for name in content.missing])}"
+        )
+    if content.sized:
+        notes.append(
+            f"{file}: train_resolution of {plural(content.sized, 'entry')} has no effect: the buckets follow from "
+            "dataset.resolution, as in Kohya's present scripts"
+        )
+    if not content.captions:
+        raise DataError(
+            f"{key}: no image of {file} exists.",
+            "Its keys are paths or names inside the folder of the images; these are needed, not their .npz files.",
+            code="metadata-without-images",
+        )
+    first = next(iter(content.captions)).parent
+    folder = Folder(kohya_path(spec.image_dir) if spec.image_dir else first, tuple(content.captions), {}, (), ())
+    return ConfiguredSource(Source(folder, spec.num_repeats, ""), spec, content.captions, content.tags), notes
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """The content of a metadata file."""
+
+    captions: dict[Path, str]
+    """By image, sorted."""
+    tags: tuple[str, ...]
+    """Tags of entries that also have a caption; none with wildcards, as Kohya counts them."""
+    missing: list[str]
+    """Keys without an image."""
+    sized: int
+    """Entries with `train_resolution`, which earlier scripts took as the image's bucket."""
+
+
+def read_metadata(path: Path, spec: SubsetSpec, key: str = "metadata_file") -> Metadata:
+    """Read Kohya's metadata (.json, or .jsonl with image_path).
 
     The text is the caption and the tags, joined by the separator; with wildcards the tags follow each line.
+
+    Args:
+        key: the setting that names the file, for messages.
 
     Raises:
         DataError: the file is missing, not JSON, or has an entry without caption and tags.
     """
-    entries = _entries(path)
+    entries = _entries(path, key)
     captions: dict[Path, str] = {}
     tags, missing = [], []
-    for key, entry in entries.items():
+    for name, entry in entries.items():
         text = _text(entry, spec)
         if not text:
             raise DataError(
-                f"metadata_file: {printable(key)} in {printable(path)} has neither caption nor tags.",
+                f"{key}: {printable(name)} in {printable(path)} has neither caption nor tags.",
                 "Add one, or remove the entry.",
                 code="metadata-entry-empty",
             )
-        image = _image(key.replace("\\", "/"), spec.image_dir)
+        image = _image(name.replace("\\", "/"), spec.image_dir)
         if image is None:
-            missing.append(key)
+            missing.append(name)
         else:
             captions[image] = text
             if entry.get("caption") and entry.get("tags") and not spec.table.enable_wildcard:
                 tags.append(str(entry["tags"]))
-    return dict(sorted(captions.items())), tuple(tags), missing
+    sized = sum("train_resolution" in entry for entry in entries.values())
+    return Metadata(dict(sorted(captions.items())), tuple(tags), missing, sized)
 
 
 def masks_by_name(conditioning_data_dir: str, source: Source) -> dict[str, Path]:
@@ -114,7 +170,7 @@ def masks_by_name(conditioning_data_dir: str, source: Source) -> dict[str, Path]
     return {nfc_name(mask.stem): mask for folder in folders for mask in folder.images}
 
 
-def _entries(path: Path) -> dict[str, dict[str, Any]]:
+def _entries(path: Path, key: str) -> dict[str, dict[str, Any]]:
     try:
         text = read_text(path, MAX_METADATA)
         if path.suffix.lower() == ".jsonl":
@@ -124,17 +180,17 @@ def _entries(path: Path) -> dict[str, dict[str, Any]]:
             content = parse_json(text)
     except FileNotFoundError:
         raise DataError(
-            f"metadata_file: there is no file {printable(path)}.", "Check the path.", code="metadata-missing"
+            f"{key}: there is no file {printable(path)}.", "Check the path.", code="metadata-missing"
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"metadata_file: {printable(path)} cannot be read: {printable(str(error))}.",
+            f"{key}: {printable(path)} cannot be read: {printable(str(error))}.",
             "It must be JSON {image: {caption, tags}}, or .jsonl with image_path in each line.",
             code="metadata-unreadable",
         ) from error
     if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
         raise DataError(
-            f"metadata_file: {printable(path)} does not map images to entries.",
+            f"{key}: {printable(path)} does not map images to entries.",
             "Create it again.",
             code="metadata-unreadable",
         )

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from engine.config.dataset import DatasetTable
 from engine.dataset.buckets import Placement
 from engine.dataset.decoding import ChangedImage, UnusableImage, decode, read_header
+from engine.dataset.face_crop import face_of, place_face
 from engine.dataset.images import ImageInfo
 from engine.dataset.resampling import resize
 from engine.errors import DataError
@@ -30,7 +31,7 @@ def load_pixels(
 
     Args:
         flip: mirror left and right.
-        rng: for `color_aug` and `random_crop`; None: neither, whatever the table has.
+        rng: for `color_aug`, `random_crop` and `face_crop_aug_range`; None: none of them, whatever the table has.
 
     Returns:
         pixels [3, H, W] float32 in [-1, 1], and the loss weights, [H, W] float32 in [0, 1]: the red channel of the
@@ -53,8 +54,12 @@ def load_pixels(
             f"{printable(image.path)}: {error}.", "Replace or remove this image.", code="image-unreadable"
         ) from error
     flat, alpha = flatten(decoded, None if image.kohya_exact else table.alpha_background)
+    face = None if rng is None else face_of(image.path, table)
+    if rng is not None and face is not None and table.face_crop_aug_range is not None:
+        sizes, size = table.face_crop_aug_range, (image.width, image.height)
+        placement = place_face(size, placement.bucket, face, sizes, rng, random_crop=table.random_crop)
     left, top = placement.crop
-    if rng is not None and table.random_crop:
+    if rng is not None and face is None and table.random_crop:
         left = rng.randint(0, placement.resized[0] - placement.bucket[0])
         top = rng.randint(0, placement.resized[1] - placement.bucket[1])
     box = (left, top, left + placement.bucket[0], top + placement.bucket[1])

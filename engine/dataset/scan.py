@@ -15,7 +15,7 @@ from engine.config.dataset import DatasetTable
 from engine.config.schema import RunConfig
 from engine.dataset import auto_validation
 from engine.dataset.checked import CheckedImages
-from engine.dataset.configured import ConfiguredSource, configured_sources, masks_by_name
+from engine.dataset.configured import ConfiguredSource, configured_sources, masks_by_name, metadata_source
 from engine.dataset.decoding import KOHYA_EXTENSIONS, UnusableImage, check_pixels, read_header
 from engine.dataset.folders import Source, caption_extensions, find_sources, nfc_name, read_caption
 from engine.dataset.images import ONLY_FIRST_LINE, ImageInfo, Rejected, Scan, Subset
@@ -200,9 +200,12 @@ def _find_parts(config: RunConfig) -> tuple[list[_Part], list[Rejected], list[st
             "Name the folder of the images with --images DIR.",
             code="no-folder-of-images",
         )
+    if config.dataset.in_json:
+        metadata, notes = metadata_source(config)
+        more, rejected, more_notes = _validation_parts(config)
+        return [_Part(metadata.source, "train", metadata), *more], rejected, [*notes, *more_notes]
     parts: list[_Part] = []
-    rejected: list[Rejected] = []
-    notes: list[str] = []
+    rejected, notes = [], []
     roles: dict[Path, str] = {}
     for role, name in _KEYS.items():
         value = getattr(config.dataset, name)
@@ -240,13 +243,17 @@ def _configured_parts(config: RunConfig) -> tuple[list[_Part], list[Rejected], l
             code="no-subset-to-train",
         )
     rejected = [file for entry in configured for file in entry.source.folder.rejected]
-    if table.validation_data_dir:
-        sources, source_rejected, source_notes = find_sources(
-            _expanded(table.validation_data_dir), "dataset.validation_data_dir"
-        )
-        parts += [_Part(source, "validation") for source in sources]
-        rejected, notes = [*rejected, *source_rejected], [*notes, *source_notes]
-    return parts, rejected, notes
+    more, more_rejected, more_notes = _validation_parts(config)
+    return [*parts, *more], [*rejected, *more_rejected], [*notes, *more_notes]
+
+
+def _validation_parts(config: RunConfig) -> tuple[list[_Part], list[Rejected], list[str]]:
+    """The folders of `dataset.validation_data_dir`."""
+    place = config.dataset.validation_data_dir
+    if not place:
+        return [], [], []
+    sources, rejected, notes = find_sources(_expanded(place), "dataset.validation_data_dir")
+    return [_Part(source, "validation") for source in sources], rejected, notes
 
 
 def _as_kohya(part: _Part, rejected: list[Rejected]) -> _Part:
@@ -348,8 +355,9 @@ def _subsets(
     own: dict[str, Any] = {}
     if part.configured is not None:
         spec = part.configured.spec
-        own = {"table": spec.table, "dataset": spec.dataset, "batch_size": spec.batch_size, "spec": spec,
-               "tags": part.configured.tags}  # fmt: skip
+        own = {"spec": spec, "tags": part.configured.tags}
+        if config.dataset.dataset_config:
+            own |= {"table": spec.table, "dataset": spec.dataset, "batch_size": spec.batch_size}
     if part.role == "reg":
         return [Subset(folder, part.source.num_repeats or 1, tokens, True, False, tuple(images), **own)]
     validation = [image for image in images if image.path in auto_validation_paths]

@@ -10,6 +10,7 @@ import torch
 from diffusers.utils import logging
 
 from engine.adapters.applied import AppliedLoras
+from engine.adapters.base_weights import load_base
 from engine.atomic import replacing
 from engine.families.registry import family_named
 from engine.families.resolved import resolve_run
@@ -87,7 +88,7 @@ class ImageGenerator:
         run = resolve_run(config)
         memory = run.config.memory
         device, dtype = choose_device(memory, self._log)
-        model = run.family.load(run.config, run.recognition, device, dtype, self._log)
+        model = load_base(run.family, run.config, run.recognition, device, dtype, self._log)
         apply_memory_settings(model, memory.model_copy(update={"torch_compile": False}), self._log)
         self._base = BaseModel.of(model.recognition, hash_of(run.recognition.path), run.config)
         self._model, self._loaded_for = model, settings_key

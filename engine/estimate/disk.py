@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.atomic import require_space
 from engine.config.training_size import training_size
 from engine.dataset.reach import most_latents
+from engine.paths import expanded
 from engine.text import size_text
 
 if TYPE_CHECKING:
@@ -121,16 +123,20 @@ def _files(config: RunConfig, plan: StepPlan) -> int:
 
 
 def lora_parameters(run: ResolvedRun) -> int:
-    """Number of the adapters' parameters, from the shapes of the layers that get one."""
+    """Number of the adapters' parameters, from the shapes of the layers that get one, or with `dim_from_weights` from
+    those of the file."""
     from engine.adapters.kinds.registry import trained_kind
     from engine.adapters.selection import Selector
     from engine.config.trained import is_trained
     from engine.models.header import read_header
 
-    selector = Selector(run.config, run.family)
+    config, path, patterns = run.config, run.recognition.path, run.family.spec.patterns
+    if config.network.dim_from_weights and config.network.network_weights:
+        start = read_header(expanded(config.network.network_weights))
+        return sum(prod(shape) for shape in start.shapes.values() if shape)
+    selector = Selector(config, run.family)
     if not selector.is_plain:
         return _chosen_parameters(run, selector)
-    config, path, patterns = run.config, run.recognition.path, run.family.spec.patterns
     files = sorted(path.glob("*/*.safetensors")) if path.is_dir() else [path]
     wants_unet, wants_text = is_trained(config, denoiser=True), is_trained(config, denoiser=False)
     kind, network = trained_kind(config.network), config.network
@@ -156,7 +162,7 @@ def lora_parameters(run: ResolvedRun) -> int:
 
 
 def _chosen_parameters(run: ResolvedRun, selector: Selector, *, outside: bool = False) -> int:
-    """The same where settings choose layers or ranks; norm layers and biases are not counted.
+    """The same where settings choose layers or ranks; norm layers are not counted.
 
     Args:
         outside: only of layers outside the blocks.
@@ -165,21 +171,21 @@ def _chosen_parameters(run: ResolvedRun, selector: Selector, *, outside: bool = 
     from engine.config.trained import why_untrained
     from engine.families.listing import listed_layers
 
-    network, shapes = run.config.network, {}
+    network, layers = run.config.network, {}
     kind, trained = trained_kind(network), []
     for layer in listed_layers(run.family, run.recognition):
         target = layer.target
         why = why_untrained(run.config, denoiser=target.is_denoiser, component=target.component)
         if layer.shape and why is None and (not outside or selector.is_outside(target)):
-            shapes[target.kohya_name] = layer.shape
+            layers[target.kohya_name] = layer
             trained.append(target)
     total = 0
     for choice in selector.select(trained).choices:
         name, target, table = choice.target.kohya_name, choice.target, choice.table(network)
-        shape = shapes[name]
-        total += kind.count(name, shape, target.kind, table)
+        layer = layers[name]
+        total += kind.count(name, layer.shape, target.kind, table, bias=layer.bias)
         if target.is_split:
-            total += (len(target.paths) - 1) * table.network_dim * shape[1]
+            total += (len(target.paths) - 1) * table.network_dim * layer.shape[1]
     return total
 
 

@@ -30,7 +30,15 @@ if TYPE_CHECKING:
 
 SHIPPED = paths.ASSETS / "plans.json"
 _NO_MATTER = {
-    "model": {"pretrained_model_name_or_path", "family", "v_parameterization", "zero_terminal_snr"},
+    "model": {
+        "pretrained_model_name_or_path",
+        "family",
+        "v_parameterization",
+        "zero_terminal_snr",
+        "weighted_captions",
+        "base_weights",
+        "base_weights_multiplier",
+    },
     "network": {"network_alpha", "conv_alpha", "network_weights"},
     "memory": {"device", "mixed_precision", "on_oom", "cache_dir", "num_cpu_threads_per_process", "torch_compile"},
 }

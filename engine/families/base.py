@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.families.spec import FamilySpec
 from engine.models.header import read_header
@@ -56,6 +56,8 @@ class Model(ABC):
     """The text encoders by name, trainable or not."""
     cached_only_encoders: tuple[str, ...] = ()
     """Text encoders that are never on the device together with the denoiser: their outputs are always cached."""
+    merged_key: str = ""
+    """A hash of the LoRA files that were merged into it (`model.base_weights`), for caches; "" for none."""
     masks_attention: bool = False
     """Whether its attention ignores padding, by a mask."""
     reader: LoraReader
@@ -180,6 +182,17 @@ class CaptionTokens:
     """Tokens that are used, without start and end."""
 
 
+class WeightShape(NamedTuple):
+    """The weight of a layer, as a header shows it."""
+
+    component: str
+    path: str
+    """Of its module, in diffusers' or in the original names."""
+    shape: tuple[int, ...]
+    bias: bool
+    """Whether the layer has a bias."""
+
+
 class Family(ABC):
     """One family: its facts, how to recognise it and how to load it."""
 
@@ -256,9 +269,8 @@ class Family(ABC):
         """
         return clip
 
-    def weights(self, recognition: Recognition) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-        """(component, path of the module, shape) of each weight with two or more sides in the checkpoint's files. Paths
-        are diffusers' or those of the original files, without ".weight". Reads headers only; by default a file is a
+    def weights(self, recognition: Recognition) -> Iterator[WeightShape]:
+        """Each weight with two or more sides in the checkpoint's files. Reads headers only; by default a file is a
         denoiser.
 
         Raises:
@@ -268,9 +280,11 @@ class Family(ABC):
         files = sorted(place.glob("*/*.safetensors")) if place.is_dir() else [place]
         for file in files:
             component = file.parent.name if place.is_dir() else self.spec.denoiser
-            for name, shape in read_header(file).shapes.items():
+            shapes = read_header(file).shapes
+            for name, shape in shapes.items():
                 if name.endswith("weight") and len(shape) > 1:
-                    yield component, name.removesuffix(".weight"), shape
+                    bias = f"{name.removesuffix('weight')}bias" in shapes
+                    yield WeightShape(component, name.removesuffix(".weight"), shape, bias)
 
     def chooses_layers(self, config: RunConfig) -> bool:
         """Whether the family's own settings choose layers, or give them ranks."""

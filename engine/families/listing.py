@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from engine.families.base import Family
@@ -23,31 +23,42 @@ class ListedLayer:
     target: LoraTarget
     shape: tuple[int, ...]
     """Of its weight, [out, in] or [out, in, k, k]; empty where no file has it."""
+    bias: bool = False
 
 
 def listed_layers(family: Family, recognition: Recognition) -> list[ListedLayer]:
-    """Every layer that Kohya's table of the family knows, in each part that can be trained; those of convolution blocks
-    and outside the blocks too."""
+    """Every layer that Kohya's table of the family knows, in each part that can be trained, the text encoders first;
+    those of convolution blocks and outside the blocks too."""
     spec = family.spec
     shapes: dict[str, tuple[int, ...]] = {}
+    biases: set[str] = set()
     encoders = {encoder.component: encoder for encoder in spec.encoders if encoder.is_trainable}
     if recognition.layout != "configurations":
-        for component, path, shape in family.weights(recognition):
+        for component, path, shape, bias in family.weights(recognition):
             name = _name(spec, encoders, component, path)
-            if name is not None:
+            if name is not None and _is_listed(spec, name):
                 rows = shapes[name][0] if name in shapes else 0
                 shapes[name] = (rows + shape[0], *shape[1:])
-    prefixes = [DENOISER, *(encoder.prefix for encoder in encoders.values())]
+                biases |= {name} if bias else set()
+    prefixes = [*(encoder.prefix for encoder in encoders.values()), DENOISER]
     for prefix in prefixes:  # a part in no file of the checkpoint
         if not any(name.startswith(prefix) for name in shapes):
             shapes |= dict.fromkeys((name for name in _table(spec) if name.startswith(prefix)), ())
-    return [layer for name, shape in shapes.items() if (layer := layer_named(spec, name, shape)) is not None]
+    order = {prefix: place for place, prefix in enumerate(prefixes)}
+    names = sorted(shapes, key=lambda name: next(order[prefix] for prefix in prefixes if name.startswith(prefix)))
+    layers = (layer_named(spec, name, shapes[name]) for name in names)
+    return [replace(layer, bias=layer.target.kohya_name in biases) for layer in layers if layer is not None]
 
 
 def _table(spec: FamilySpec) -> Iterator[str]:
     table = spec.layers.table
     yield from (name for names in table.attention.values() for name in names)
-    yield from (*table.convolutions, *table.outside)
+    yield from (name for name in (*table.convolutions, *table.outside) if _is_listed(spec, name))
+
+
+def _is_listed(spec: FamilySpec, name: str) -> bool:
+    """Whether a layer can be trained: outside the blocks those of the denoiser only."""
+    return name.startswith(DENOISER) or name not in spec.layers.table.outside
 
 
 def _name(spec: FamilySpec, encoders: dict[str, TextEncoder], component: str, path: str) -> str | None:

@@ -77,29 +77,26 @@ def resolve_run(config: RunConfig, recognition: Recognition | None = None) -> Re
     recognition = family.effective_recognition(config, recognition)
     foreign = foreign_settings(family.spec) | foreign_values(family.spec, config) | foreign_lists(family.spec)
     own, foreign_notes = without_effect(config, foreign)
+    own, rate_notes = _rates_of_encoders(own, family)
     normalized, family_notes = family.normalize_config(own, recognition)
     resolved, rule_notes = resolve(normalized, partial_text_cache=family.spec.partial_text_cache)
-    rule_notes += _layer_notes(resolved, family)
+    blocks = read_block_lists(resolved.network, family.spec.block_lists)
+    rule_notes += [] if blocks is None else blocks.notes
     if recognition.layout != "configurations":  # a reference model does not have a checkpoint's properties
         check_model(resolved, recognition)
-    return ResolvedRun(config, resolved, recognition, (*foreign_notes, *family_notes), tuple(rule_notes))
+    return ResolvedRun(config, resolved, recognition, (*foreign_notes, *rate_notes, *family_notes), tuple(rule_notes))
 
 
-def _layer_notes(config: ResolvedConfig, family: Family) -> list[str]:
-    """Notes on lists with a value for each block, or for each text encoder, that do not have the usual length.
-
-    Raises:
-        UsageError: a list of ranks, alphas or all factors has another length.
-    """
-    table = read_block_lists(config.network, family.spec.block_lists)
-    notes = [] if table is None else list(table.notes)
-    encoders, rates = [encoder for encoder in family.spec.encoders if encoder.is_trainable], config.training.text_rates
-    if len(rates) > len(encoders):
-        count = plural(len(encoders), "text encoder")
-        notes.append(
-            f"training.text_encoder_lr has {len(rates)} rates, and {count} can be trained: the rest is unused."
-        )
-    return notes
+def _rates_of_encoders(config: RunConfig, family: Family) -> tuple[RunConfig, list[str]]:
+    """At most one learning rate for each text encoder that can be trained, and a note where there were more."""
+    rates, count = config.training.text_rates, sum(encoder.is_trainable for encoder in family.spec.encoders)
+    if not 0 < count < len(rates):
+        return config, []
+    note = (
+        f"training.text_encoder_lr has {len(rates)} rates, and {plural(count, 'text encoder')} can be trained: the "
+        "rest is unused."
+    )
+    return config.changed(training={"text_encoder_lr": list(rates[:count]) if count > 1 else rates[0]}), [note]
 
 
 def resolve_without_model(config: RunConfig) -> ResolvedRun:

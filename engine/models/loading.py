@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import init_empty_weights
@@ -52,6 +53,31 @@ class TensorSource:
         return piece.T.contiguous() if self.transposed else piece
 
 
+class WeightChanges(Protocol):
+    """Changes that are added to weights while they are read."""
+
+    def of_part(self, part: str, module: Any, config: Mapping[str, Any]) -> Mapping[str, Callable[[], Tensor]]:
+        """The keys of the weights of a part that change, each with what gives ΔW, float32, in the weight's shape.
+
+        Args:
+            module: the part on the meta device.
+            config: what it was built from.
+        """
+
+
+_CHANGES: ContextVar[WeightChanges | None] = ContextVar("changes of weights", default=None)
+
+
+@contextmanager
+def changing_weights(changes: WeightChanges) -> Iterator[None]:
+    """Context in which `load_part` adds these changes to the weights that it reads, whatever family calls it."""
+    token = _CHANGES.set(changes)
+    try:
+        yield
+    finally:
+        _CHANGES.reset(token)
+
+
 KeyCandidates = Mapping[str, Sequence[TensorSource]]
 """A module's tensor names to their possible sources in the files."""
 
@@ -94,6 +120,7 @@ def load_part(
     """Build the part and fill it, tensor by tensor, in `dtype`, in the host's memory; frozen, in eval mode.
 
     Weights that have `dtype` in the file stay mapped from it (privately); fp8 weights are multiplied with their scales.
+    Inside `changing_weights` changes are added in float32, one weight at a time, before it is converted or quantized.
 
     Args:
         empty: allocate the weights and read none.
@@ -111,6 +138,8 @@ def load_part(
         module = module.to_empty(device="cpu").to(dtype).requires_grad_(False).eval()
         quantizer.quantize_all()
         return module
+    changes = _CHANGES.get()
+    added = {} if changes is None else changes.of_part(part, module, source.config)
     kinds = {name: kind for file in source.files for name, (kind, _) in read_header(file).tensors.items()}
     shapes = {key: tensor.shape for key, tensor in module.state_dict().items()}
     candidates = source.key_candidates(list(shapes))
@@ -132,6 +161,8 @@ def load_part(
                     code="number-format-not-supported",
                 )
             tensor = _reshape(_read(handles, entry), shapes[key], what)
+            if key in added:
+                tensor = tensor.float() + added[key]()
             converted = tensor if key in quantizer else tensor.to(dtype)
             _check_finite(converted, tensor, what)
             state |= quantizer.quantize(key, tensor) if key in quantizer else {key: converted}

@@ -54,4 +54,5 @@ class OomContext:
     @property
     def new_pixels(self) -> bool:
         """Whether augmentation gives images new pixels in every step, so that latents cannot be cached."""
-        return self.config.dataset.color_aug or self.config.dataset.random_crop
+        table = self.config.dataset
+        return table.color_aug or table.random_crop or table.crops_faces

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.adapters.metadata import old_model_hash
+from engine.adapters.start import check_base_weights
 from engine.adapters.usable import check_usable
 from engine.config import RunConfig, load_config
 from engine.config.resolve import ResolvedConfig
@@ -84,12 +85,18 @@ def choose_base(
     model_table = {"pretrained_model_name_or_path": chosen, "family": "auto"}
     if model is not None and run_dir is not None:  # the run's own parts, and its loss, belong to its own model
         model_table |= dict.fromkeys(("vae", "v_parameterization", "zero_terminal_snr"))  # type: ignore[arg-type]
+        if config.model.merged:
+            reason += " The LoRA files that the run merged into its own base (base_weights) are not in it."
+        config = config.changed(model={"base_weights": [], "base_weights_multiplier": []})
         config = config.changed(training={"scale_v_pred_loss_like_noise_pred": False, "v_pred_like_loss": None})
     config = config.changed(model=model_table, memory={"torch_compile": False, **(memory or {})})
     if run_dir is None and not _RESOLUTION.fullmatch(metadata.get("ss_resolution", "")):
         config = config.changed(dataset={"resolution": family.spec.native_size})
+    if run_dir is None and metadata.get("ss_base_weights", "") not in _NONE:
+        reason += " In training other LoRA files were in it (ss_base_weights in `lorasmith inspect`), not here."
     run = resolve_run(config, recognition)
     family.check(run.config, run.recognition)
+    check_base_weights(run.config, family.spec.lora_base)
     return Base(run.config, run.recognition, reason, run_dir)
 
 

@@ -151,6 +151,8 @@ _NO_SAMPLES = SampleMeasuresEvent(
     latent_copying=None,
     latent_base=None,
     latent_copied=None,
+    training_images=None,
+    repeated=None,
     seconds=None,
 )
 

@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from engine import __version__
 from engine.adapters.metadata import model_hashes
 from engine.config import RunConfig
+from engine.errors import ModelError
 from engine.families.registry import family_named
 from engine.models.header import read_header
 from engine.types import Recognition, SampleRequest
@@ -95,6 +96,8 @@ class BaseModel:
     zero_snr: bool = False
     companions: Mapping[str, str] = field(default_factory=dict)
     """Dotted key -> name of the file (`FamilySpec.companions`)."""
+    merged: Sequence[LoraUse] = ()
+    """The LoRA files that were merged into it (`model.base_weights`)."""
 
     @classmethod
     def of(cls, recognition: Recognition, digest: str | None, config: RunConfig) -> BaseModel:
@@ -108,7 +111,16 @@ class BaseModel:
             recognition.prediction_type == "v_prediction",
             recognition.zero_terminal_snr,
             {key: Path(path).name for key in spec.companions if (path := config.value(key))},
+            [_use(Path(name), strength) for name, strength in config.model.merged],
         )
+
+
+def _use(path: Path, strength: float) -> LoraUse:
+    """A file that was read before; without its hash if it is gone."""
+    try:
+        return LoraUse.of(path, strength)
+    except ModelError:
+        return LoraUse(path.name, strength)
 
 
 def hash_of(model: Path) -> str | None:
@@ -133,6 +145,7 @@ def png_info(request: SampleRequest, size: tuple[int, int], base: BaseModel, lor
 
 def parameters(request: SampleRequest, size: tuple[int, int], base: BaseModel, loras: Sequence[LoraUse]) -> str:
     """A1111's text: the prompt with `<lora:NAME:STRENGTH>`, the negative prompt, and the settings on the last line."""
+    loras = [*base.merged, *loras]
     tags = "".join(f" <lora:{lora.name}:{lora.strength:g}>" for lora in loras)
     drawing = family_named(base.family).spec.inference
     sampler, schedule = drawing.a1111_sampler or (A1111_SAMPLERS.get(_plain(request.sampler), request.sampler), None)
@@ -186,7 +199,7 @@ def workflow(
     so the same seed gives another image there."""
     graph = _Workflow()
     model, clip, vae = _loaded(graph, base)
-    for lora in loras:
+    for lora in (*base.merged, *loras):
         number = graph.add("LoraLoader", lora_name=lora.file, strength_model=lora.strength,
                            strength_clip=lora.strength, model=model, clip=clip)  # fmt: skip
         model, clip = [number, 0], [number, 1]

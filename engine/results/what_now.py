@@ -40,6 +40,8 @@ class Lora:
     text_encoder: bool = True
     """Whether a text encoder was trained too."""
     strength: float = STRENGTH
+    merged: tuple[tuple[Path, float], ...] = ()
+    """LoRA files that were in its base, with their strengths: it is used together with them."""
     unread_by: tuple[str, ...] = ()
     """Programs that do not read the names in the file, or only in part (`saving.key_format`)."""
 
@@ -69,6 +71,7 @@ def lora_of(run: ResolvedRun, path: Path, family: str) -> Lora:
         config.model.pretrained_model_name_or_path,
         " ".join(words.split()),
         text_encoder=rate > 0 and not network.network_train_unet_only,
+        merged=tuple((Path(name), strength) for name, strength in config.model.merged),
         unread_by=() if known is None else unread_by(config, known.spec),
     )
 
@@ -94,11 +97,17 @@ def _comfyui(lora: Lora) -> Use:
     clip = f"strength_clip {strength}"
     if not lora.text_encoder:
         clip = "strength_clip has no effect (no text encoder was trained)"
+    first = [
+        f"First a node Load LoRA with what was in its base: lora_name {printable(path.name)}, strength_model and "
+        f"strength_clip {strength:g}."
+        for path, strength in lora.merged
+    ]  # fmt: skip
     return Use(
         "ComfyUI",
         "models/loras",
         (
             *_unread(lora, COMFY),
+            *first,
             f"Node Load LoRA (LoraLoader) between the checkpoint and the rest: lora_name {name}, strength_model "
             f"{strength}, {clip}.",
             f"Prompt: {printable(lora.prompt)}",
@@ -107,12 +116,23 @@ def _comfyui(lora: Lora) -> Use:
 
 
 def _a1111(lora: Lora) -> Use:
-    stem = lora.path.name.removesuffix(".safetensors")
-    prompt = f"Prompt: {printable(lora.prompt)} <lora:{printable(stem)}:{lora.strength:g}>"
-    lines = [*_unread(lora, A1111, FORGE), prompt]
-    if _NOT_IN_A_TAG & set(stem):
+    stems = [path.name.removesuffix(".safetensors") for path, _ in _all(lora)]
+    lines = [*_unread(lora, A1111, FORGE), f"Prompt: {printable(lora.prompt)} {_tags(lora)}"]
+    if _NOT_IN_A_TAG & set("".join(stems)):
         lines.append("The name has a character that the tag cannot hold (: < >): rename the file first.")
     return Use("A1111 / Forge", "models/Lora", tuple(lines))
+
+
+def _all(lora: Lora) -> list[tuple[Path, float]]:
+    """The files to load, with their strengths."""
+    return [*lora.merged, (lora.path, lora.strength)]
+
+
+def _tags(lora: Lora) -> str:
+    """A1111's tags of all files."""
+    return " ".join(
+        f"<lora:{printable(path.name.removesuffix('.safetensors'))}:{strength:g}>" for path, strength in _all(lora)
+    )
 
 
 def snippet(lora: Lora) -> str:
@@ -125,28 +145,34 @@ def snippet(lora: Lora) -> str:
             base = drawing.hub_base
         elif family is not None:
             loader = "from_single_file"
+    files = _all(lora)
+    names = [f"base{number}" for number in range(1, len(files))] + ["lora"]
     return "\n".join(
         (
             "import torch",
             f"from diffusers import {pipeline}",
             "",
             f"pipe = {pipeline}.{loader}({base!r}, torch_dtype=torch.{drawing.dtype}).to('cuda')",
-            f"pipe.load_lora_weights({str(lora.path.parent)!r}, weight_name={lora.path.name!r}, adapter_name='lora')",
-            f"pipe.set_adapters(['lora'], [{lora.strength:g}])",
+            *(f"pipe.load_lora_weights({str(path.parent)!r}, weight_name={path.name!r}, adapter_name={name!r})"
+              for name, (path, _) in zip(names, files, strict=True)),
+            f"pipe.set_adapters({names!r}, [{', '.join(f'{strength:g}' for _, strength in files)}])",
             f"image = pipe({lora.prompt!r}, num_inference_steps=28, guidance_scale={drawing.guidance:g}).images[0]",
             "image.save('image.png')",
         )
-    )
+    )  # fmt: skip
 
 
 def in_short(lora: Lora) -> list[str]:
-    """A short form in three lines, or four, for the end of a run in a terminal."""
+    """A short form in a few lines, for the end of a run in a terminal."""
     name = printable(lora.path.name)
     comfyui, a1111, _ = uses(lora)
     return [
         f"Trigger word: {printable(lora.trigger)}. A prompt: {printable(lora.prompt)}",
         f"{comfyui.program}: copy {name} into {comfyui.folder}, node Load LoRA, strength {lora.strength:g}.",
-        f"{a1111.program}: copy it into {a1111.folder}; in the prompt: "
-        f"<lora:{printable(lora.path.name.removesuffix('.safetensors'))}:{lora.strength:g}>",
+        f"{a1111.program}: copy it into {a1111.folder}; in the prompt: {_tags(lora)}",
+        *(
+            f"It belongs to its base with {printable(path.name)} at strength {strength:g} in it: load that file too."
+            for path, strength in lora.merged
+        ),
         *_unread(lora, COMFY, A1111, FORGE),
     ]

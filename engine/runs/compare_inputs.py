@@ -19,6 +19,7 @@ from engine.models.files import weight_files
 from engine.models.hub.cache import cached_folder, is_hub_id
 from engine.paths import expanded
 from engine.runs.inputs import (
+    MERGED,
     FileRecord,
     ImageRecord,
     Inputs,
@@ -162,6 +163,8 @@ def _places(config: ResolvedConfig, model: Path) -> dict[str, Path]:
             place = cached_folder(value) or place
         if place.exists():
             places[key] = place
+    for number, (name, _) in enumerate(config.model.merged, 1):
+        places[f"{MERGED} {number}"] = expanded(name)
     return places
 
 

@@ -228,12 +228,11 @@ def _rates(config: RunConfig) -> dict[str, float]:
     """The learning rates of the trained parts."""
     from engine.config.trained import is_trained
 
-    names = (("UNet", True), ("text encoder", False))
-    return {
-        name: rate
-        for (name, denoiser), rate in zip(names, config.training.rates, strict=True)
-        if is_trained(config, denoiser=denoiser)
-    }
+    text = config.training.text_rates
+    titles = [f"text encoder {number}" for number in range(1, len(text) + 1)] if len(text) > 1 else ["text encoder"]
+    rates = {"UNet": (config.training.rates[0], True)}
+    rates |= {title: (rate, False) for title, rate in zip(titles, text, strict=True)}
+    return {name: rate for name, (rate, denoiser) in rates.items() if rate and is_trained(config, denoiser=denoiser)}
 
 
 def _figures(rates: Mapping[str, float], factor: float) -> str:

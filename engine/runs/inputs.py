@@ -42,6 +42,14 @@ def model_titles() -> dict[str, str]:
     }
 
 
+MERGED = "model.base_weights"
+"""Records have its files one by one, as "model.base_weights 1"."""
+
+
+def _title(key: str) -> str:
+    return "the LoRA in the base" if key.startswith(f"{MERGED} ") else model_titles().get(key, "")
+
+
 def stamp_of(path: Path) -> Stamp:
     """The stamp of a file.
 
@@ -144,9 +152,9 @@ def changes(old: Inputs, new: Inputs) -> list[str]:
         phrases.append(_counted(moved, "image", "is used in another role", "are used in another role"))
     if not phrases and list(old.images) != list(new.images):
         phrases.append("the images come in another order")
-    for key, title in model_titles().items():
-        before, after = old.models.get(key), new.models.get(key)
-        if before is None or after is None or _digests(before) == _digests(after):
+    for key, before in old.models.items():
+        after, title = new.models.get(key), _title(key)
+        if after is None or not title or _digests(before) == _digests(after):
             continue  # another value of the setting is a change of the configuration, which is reported as that
         differing = sorted(name for name in {*before, *after} if _digest(before, name) != _digest(after, name))
         where = f" ({listing([printable(name) for name in differing])})" if len(before) > 1 or len(after) > 1 else ""

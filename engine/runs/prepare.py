@@ -34,11 +34,11 @@ _FIRST_STATE = "state-00000000.safetensors"
 """The state that every run saves before its first step."""
 _PATHS = (
     ("dataset", "train_data_dir"), ("dataset", "reg_data_dir"), ("dataset", "validation_data_dir"),
-    ("dataset", "dataset_config"), ("dataset", "conditioning_data_dir"), ("network", "network_weights"),
-    ("sampling", "sample_prompts"), ("memory", "cache_dir"), ("saving", "output_dir"),
-    ("saving", "metadata_thumbnail"),
+    ("dataset", "dataset_config"), ("dataset", "in_json"), ("dataset", "conditioning_data_dir"),
+    ("network", "network_weights"), ("sampling", "sample_prompts"), ("memory", "cache_dir"), ("saving", "output_dir"),
+    ("saving", "metadata_thumbnail"), ("logging", "logging_dir"), ("logging", "log_tracker_config"),
 )  # fmt: skip
-NEW_PATHS = {"cache_dir", "output_dir"}
+NEW_PATHS = {"cache_dir", "output_dir", "logging_dir"}
 """Paths that need not exist yet; another value that is no existing path (a hub id, a prompt) is kept."""
 
 
@@ -51,16 +51,29 @@ def path_keys() -> list[tuple[str, str]]:
     return [*map(split, ("model.pretrained_model_name_or_path", "model.vae", *companions)), *_PATHS]
 
 
+def path_values(config: RunConfig) -> Iterator[tuple[str, str, str]]:
+    """Table, key and value of every setting that may hold a path; of a list, each of its values."""
+    from engine.config.local_paths import PATH_LISTS
+    from engine.config.moved import split
+
+    for table, key in (*path_keys(), *map(split, PATH_LISTS)):
+        value = getattr(getattr(config, table), key)
+        is_path_list = f"{table}.{key}" in PATH_LISTS
+        paths = value if is_path_list else [value]
+        yield from ((table, key, path) for path in paths if isinstance(path, str))
+
+
 def absolute_paths(config: RunConfig) -> RunConfig:
     """A copy in which every path is absolute, so that a resume from another directory finds the same files."""
     changes: dict[str, dict[str, Any]] = {}
-    for table, key in path_keys():
-        value = getattr(getattr(config, table), key)
-        if not isinstance(value, str) or not value:
-            continue
+    for table, key, value in path_values(config):
         path = expanded(value)
-        if key in NEW_PATHS or (len(value) < 4096 and os.path.lexists(path)):
-            changes.setdefault(table, {})[key] = os.path.abspath(path)  # noqa: PTH100 - resolve() follows links
+        is_path = bool(value) and (key in NEW_PATHS or (len(value) < 4096 and os.path.lexists(path)))
+        made = os.path.abspath(path) if is_path else value  # noqa: PTH100 - resolve() follows links
+        if isinstance(getattr(getattr(config, table), key), list):
+            changes.setdefault(table, {}).setdefault(key, []).append(made)
+        elif is_path:
+            changes.setdefault(table, {})[key] = made
     return config.changed(**changes)
 
 
@@ -72,7 +85,7 @@ def require_utf8(config: RunConfig) -> None:
     """
     for table, values in config.model_dump().items():
         for key, value in values.items():
-            text = "".join(value) if isinstance(value, list) and key == "sample_prompts" else value
+            text = "".join(value) if isinstance(value, list) and key in ("sample_prompts", "base_weights") else value
             if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
                 raise UsageError(
                     f"{table}.{key} has bytes that are not UTF-8, which a configuration cannot hold: {printable(text)}",

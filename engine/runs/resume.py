@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from engine.families.resolved import ResolvedRun
     from engine.types import Recognition
 
-CHANGEABLE_TABLES = ("memory", "sampling")
+CHANGEABLE_TABLES = ("memory", "sampling", "logging")
 CHANGEABLE_KEYS = (
     "training.train_batch_size", "training.gradient_accumulation_steps", "saving.save_every_n_epochs",
     "saving.save_every_n_steps", "saving.save_last_n_epochs", "saving.save_last_n_steps",
@@ -283,7 +283,8 @@ def _not_changeable(keys: Sequence[str]) -> UsageError:
     moved = [now for before, now in MOVED.items() if before.partition(".")[0] in CHANGEABLE_TABLES]
     tables = [former_key(present_key(key)).partition(".")[0] for key in keys]
     reasons = dict.fromkeys(_WHY_NOT.get(table, "the weights so far depend on it") for table in tables)
-    allowed = f"It can change memory.*, sampling.*, {', '.join((*moved, *CHANGEABLE_KEYS, *WEIGHT_KEYS))}"
+    complete = [f"{table}.*" for table in CHANGEABLE_TABLES]
+    allowed = f"It can change {', '.join((*complete, *moved, *CHANGEABLE_KEYS, *WEIGHT_KEYS))}"
     return UsageError(
         f"A resume cannot change {', '.join(keys)}: {'; '.join(reasons)}.",
         f"{allowed}; for others start a new run.",

@@ -17,6 +17,7 @@ from engine.config.dataset import DatasetTable
 from engine.dataset.arithmetic import StepPlan
 from engine.dataset.batches import epoch_batches, is_flipped, item_caption, run_captions
 from engine.dataset.captions import CaptionRules
+from engine.dataset.face_crop import face_of
 from engine.dataset.items import Item
 from engine.dataset.latents import LatentCache
 from engine.dataset.pixels import latent_mask, load_pixels
@@ -166,7 +167,7 @@ class BatchSource:
             text=self.cached_text(cached),
             weights=torch.tensor([weight if item.is_reg else 1.0 for item in items], device=self.device),
             mask=self._mask(masks, latents.shape[-2:]),
-            sizes=sizes_of([(item, flip) for item, flip, _ in augmented]).to(self.device),
+            sizes=self._sizes(augmented).to(self.device),
         )
 
     def cached_text(self, captions: Sequence[str]) -> dict[str, Tensor]:
@@ -214,6 +215,15 @@ class BatchSource:
         moments = self.model.encode_pixels(pixels).cpu()
         size = (moments.shape[-2], moments.shape[-1])
         return moments, [None if mask is None else latent_mask(mask, size) for _, mask in decoded]
+
+    def _sizes(self, entries: Sequence[Augmented]) -> Tensor:
+        """As `sizes_of`; what is cropped around a face counts as an image of that size, as in Kohya."""
+        sizes = sizes_of([(item, flip) for item, flip, _ in entries])
+        for row, (item, _, _) in enumerate(entries):
+            if self.latents is None and face_of(item.image.path, self._table(item)) is not None:
+                width, height = item.placement.bucket
+                sizes[row] = torch.tensor([height, width, 0, 0, height, width])
+        return sizes
 
     def _is_flipped(self, index: int, step: int) -> bool:
         flips = self._table(self.items[index]).flip_aug

@@ -16,6 +16,7 @@ from engine.atomic import write_text
 from engine.config import RunConfig, load_config, update_toml
 from engine.config.change import CAPTION_KEYS, LENGTH_KEYS, RATE_KEYS, WEIGHT_KEYS, Change, read_change
 from engine.config.changes import changed_by, changes_of, effective_config, unchanged, with_change
+from engine.config.optimizers import check_rates
 from engine.config.prompts import read_prompts
 from engine.config.rates import RateGroup
 from engine.dataset.arithmetic import StepPlan
@@ -194,6 +195,7 @@ class Changes:
         old, new = _rates(state.config, state.groups), _rates(config, state.groups)
         if not all(old.values()) or not all(new.values()):
             return f"{key} cannot become 0 while the run continues"
+        check_rates(config.training.optimizer_type, {group.name: rate for group, rate in new.items()})
         if state.built.relative_step:
             return f"{change.text} changes nothing here, the optimizer sets its own rate"
         if old == new:

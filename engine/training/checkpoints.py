@@ -13,6 +13,7 @@ from engine.errors import UsageError, storing
 from engine.runs.events import StateSavedEvent
 from engine.runs.states import saved_states, state_path
 from engine.training.changes import Changes
+from engine.training.optimizer_probe import load_optimizer
 from engine.training.recovery import Recovery
 from engine.training.session import Session
 from engine.training.statefile import load_tree, save_tree
@@ -108,7 +109,7 @@ class CheckpointStore:
         if new_moments:
             self.session.log("AdamW's moments start over in eight bits.")
         else:
-            state.built.optimizer.load_state_dict(tree["optimizer"])
+            load_optimizer(state.built.optimizer, tree["optimizer"])
         if state.schedule is not None and tree["schedule"] is not None:
             state.schedule.load_state_dict(tree["schedule"])
             if new_moments:
@@ -147,8 +148,7 @@ def _require_same_kind(tree: dict[str, Any], path: Path, state: TrainState) -> N
             "Undo the change in the run's .toml, or begin a new run.",
             code="state-of-other-lora",
         )
-    saved, present = tree.get("modules"), state.modules
-    if saved is not None and present is not None and saved != present:
+    if tree.get("modules") not in (None, [module.target.kohya_name for module in state.network.modules]):
         raise UsageError(
             f"The state {path.name} belongs to a LoRA of other layers: the settings that choose them were changed "
             "since.",

@@ -19,13 +19,13 @@ Hashes = tuple[str | None, str | None]
 
 
 def training_facts(
-    prepared: Prepared, state: TrainState, meta: Mapping[str, Any], hashes: tuple[Hashes, Hashes], epoch: int
+    prepared: Prepared, state: TrainState, meta: Mapping[str, Any], hashes: tuple[Hashes, ...], epoch: int
 ) -> TrainingMetadata:
     """The facts of the current step.
 
     Args:
         meta: meta.json of the run.
-        hashes: of the checkpoint and of a replaced VAE, as `model_hashes` gives them.
+        hashes: of the checkpoint, of a replaced VAE and of `ModelTable.merged`, as `model_hashes` gives them.
         epoch: 1-based.
     """
     plan, scan = state.plan, prepared.scan
@@ -56,6 +56,7 @@ def training_facts(
         datasets=[_buckets_of_dataset([item for item in items if item.dataset == number]) for number in numbers],
         model_hashes=hashes[0],
         vae_hashes=hashes[1],
+        merged_hashes=[new for _, new in hashes[2:]],
     )
 
 

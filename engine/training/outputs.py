@@ -106,14 +106,16 @@ class Outputs:
         """Samples are generated in less memory, since it ran out once."""
 
     @cached_property
-    def hashes(self) -> tuple[Hashes, Hashes]:
-        """Kohya's hashes of the checkpoint and of `model.vae`; reading the files takes seconds, once."""
-        vae = self.config.model.vae
+    def hashes(self) -> tuple[Hashes, ...]:
+        """Kohya's hashes of the checkpoint, of `model.vae` and of the files merged into the base; reading the files
+        takes seconds, once."""
+        vae, merged = self.config.model.vae, [Path(name) for name, _ in self.config.model.merged]
         try:
-            return model_hashes(self.prepared.recognition.path), model_hashes(Path(vae)) if vae else (None, None)
+            of_vae: Hashes = model_hashes(Path(vae)) if vae else (None, None)
+            return model_hashes(self.prepared.recognition.path), of_vae, *map(model_hashes, merged)
         except OSError as error:
             self.session.warn("no_hashes", f"The LoRA files get no hashes of the model, which cannot be read: {error}.")
-            return (None, None), (None, None)
+            return ((None, None),) * (2 + len(merged))
 
     @property
     def config(self) -> RunConfig:

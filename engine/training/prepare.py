@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 
+from engine.adapters.base_weights import load_base
 from engine.adapters.kinds.registry import trained_kind
 from engine.adapters.network import AdapterNetwork
 from engine.adapters.selection import Selector, require_layers, select_of_run
-from engine.adapters.start import check_start
+from engine.adapters.start import check_base_weights, check_start
 from engine.adapters.start_tensors import start_tensors
 from engine.adapters.written_names import check_key_format
 from engine.config import RunConfig, load_config, require_paths
@@ -92,7 +93,10 @@ def prepare(session: Session) -> Prepared:
     session.recognition = recognition
     for note in [*recognition.reasons, *run.notes]:
         session.log(note)
-    for note in _check_settings(run):
+    warning, notes = _check_settings(run)
+    if warning:
+        session.warn("optimizer", warning)
+    for note in notes:
         session.log(note)
     flags = run.family.spec.prompt_flags
     prompts = [prompt for _, stage in stages(config) for prompt in read_prompts(stage, lambda _: None, flags)]
@@ -138,16 +142,22 @@ def prepare(session: Session) -> Prepared:
     )
 
 
-def _check_settings(run: ResolvedRun) -> list[str]:
-    """Refuse wrong settings before anything large is read; returns sentences about the LoRA files read and written."""
+def _check_settings(run: ResolvedRun) -> tuple[str, list[str]]:
+    """Refuse wrong settings before anything large is read.
+
+    Returns:
+        What may be wrong with the optimizer, and sentences about the LoRA files read and written.
+    """
     config = run.config
-    check_optimizer(config.training)
+    warning = check_optimizer(config.training)
     check_schedule(config.training)
     if config.saving.metadata_thumbnail:
         thumbnail(config.saving.metadata_thumbnail)
-    notes = [*check_key_format(config, run.family.spec), *check_start(config, run.family)]
+    notes = check_key_format(config, run.family.spec)
+    check_base_weights(config, run.family.spec.lora_base)
+    notes += check_start(config, run.family)
     select_of_run(run)
-    return notes
+    return warning, notes
 
 
 def place_for_training(model: Model, *, texts: bool, latents: bool) -> None:
@@ -168,7 +178,8 @@ def place_for_training(model: Model, *, texts: bool, latents: bool) -> None:
 
 def _load(session: Session, config: RunConfig, recognition: Recognition, device: str, precision: str) -> Model:
     """The model in the host's memory, its weights in the compute dtype."""
-    model = family_named(recognition.family).load(config, recognition, device, compute_dtype(precision), session.log)
+    family = family_named(recognition.family)
+    model = load_base(family, config, recognition, device, compute_dtype(precision), session.log)
     apply_memory_settings(model, config.memory, session.log)
     session.raise_if_stopped()
     return model
@@ -288,7 +299,7 @@ def build_network(config: RunConfig, model: Model, log: Log) -> AdapterNetwork:
     kind = trained_kind(config.network)
     selector = Selector(config, family_named(model.recognition.family))
     conv = selector.wants_convolutions
-    targets = [*model.lora_targets(conv=conv), *model.outer_targets()]
+    targets = [*model.lora_targets(conv=conv), *filter(selector.asks_for, model.outer_targets())]
     if config.network.train_norm:
         targets += model.norm_targets(conv=conv)
     if config.network.network_weights:

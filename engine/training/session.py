@@ -134,6 +134,11 @@ class Session:
         self._ended.set()
         self._heartbeat_thread.join()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is no longer the run's trainer."""
+        return self._ended.is_set()
+
     def _heartbeat(self) -> None:
         while not self._ended.wait(HEARTBEAT_SECONDS):
             self.state.update(force=True)

@@ -22,7 +22,7 @@ def save_tree(path: Path, tree: Any) -> int:
         StorageError: no space or no permission; an older file at `path` is untouched.
     """
     tensors: dict[str, torch.Tensor] = {}
-    structure = _flatten(tree, tensors)
+    structure = flatten(tree, tensors)
     size = sum(tensor.nbytes for tensor in tensors.values())
     atomic.require_space(path.parent, size + 2**20, "the training state")
     metadata = {"format": FORMAT, "tree": json.dumps(structure), "sha256": UNSEALED}
@@ -40,7 +40,8 @@ def load_tree(path: Path) -> Any | None:
         return None
     try:
         with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            # Copies: a tensor inside the file is not aligned as a new one, and a dot product depends on that.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
         return unflatten(state.structure, tensors)
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         if is_out_of_memory(error):
@@ -48,14 +49,20 @@ def load_tree(path: Path) -> Any | None:
         return None
 
 
-def _flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+def flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """The structure of a tree as JSON holds it; copies of its tensors go into `tensors` by name.
+
+    Raises:
+        TypeError: a value of another type.
+    """
     if isinstance(value, torch.Tensor):
         name = f"t{len(tensors)}"
         tensors[name] = value.detach().to("cpu", copy=True).contiguous()
         return {"tensor": name}
     if isinstance(value, dict):
-        return {"dict": [[_flatten(key, tensors), _flatten(item, tensors)] for key, item in value.items()]}
+        return {"dict": [[flatten(key, tensors), flatten(item, tensors)] for key, item in value.items()]}
     if isinstance(value, list | tuple):
-        return {type(value).__name__: [_flatten(item, tensors) for item in value]}
-    assert value is None or isinstance(value, bool | int | float | str), f"a state cannot hold {type(value)}"
-    return value
+        return {type(value).__name__: [flatten(item, tensors) for item in value]}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"a state cannot hold {type(value)}")

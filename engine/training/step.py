@@ -34,6 +34,10 @@ class TrainStep:
         """Of the last update whose loss was finite, before clipping."""
         self.used_rates: dict[str, float] = {}
         """Learning rate of each group in the last applied update."""
+        self.used_factors: dict[str, float] = {}
+        """The part of it that the optimizer found, where it finds one."""
+        self.norms: dict[str, float] = {}
+        """With `scale_weight_norms`: the norms of the modules after the last update (`StepEvent.norms`)."""
 
     def __call__(self) -> tuple[float, str]:
         """Make the update; returns the mean loss, and which value was not finite if the update is skipped, else ""."""
@@ -84,7 +88,7 @@ class TrainStep:
         """
         state, finite = self.state, math.isfinite(self.grad_norm)
         if finite or state.scaler is not None:
-            self.used_rates = state.rates()
+            self.used_rates, self.used_factors = state.rates(), state.rate_factors()
             state.weights_consistent = False
             state.optimizer.step()
         if finite:
@@ -92,7 +96,8 @@ class TrainStep:
                 for _ in range(state.steps_per_update):
                     state.schedule.step()
             if (limit := state.config.network.scale_weight_norms) is not None:
-                state.network.apply_max_norm(limit)
+                scaled, mean, largest = state.network.apply_max_norm(limit)
+                self.norms = {"keys_scaled": scaled, "max_key_norm": largest, "avg_key_norm": mean}
         good = finite if state.scaler is None else state.recovery.overflow(finite)
         if good:
             state.recovery.count_good()

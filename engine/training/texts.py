@@ -55,7 +55,9 @@ def cache_texts(
                 return
             on_disk = True
             session.log(f"Text outputs are cached on disk: the {number} take {size / 2**30:.1f} GiB.")
-        cache = TextCache(memory.cache_root / "texts" if on_disk else None, f"{model.text_key} {cached}")
+        # A family may read only parts of the weights for its key.
+        key = f"{model.text_key} {cached}{model.merged_key}"
+        cache = TextCache(memory.cache_root / "texts" if on_disk else None, key)
         encode = partial(model.encode_text, encoders=cached)
         progress = session.progress("cache", "captions")
         report = cache.build(captions, encode, captions_at_once(model), progress, session.should_stop)

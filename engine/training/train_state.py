@@ -138,6 +138,11 @@ class TrainState:
             for own, group in zip(self.groups, self.built.optimizer.param_groups, strict=True)
         }
 
+    def rate_factors(self) -> dict[str, float]:
+        """Factor in the rate of each group that the optimizer found; empty where it finds none."""
+        groups = zip(self.groups, self.built.optimizer.param_groups, strict=True)
+        return {own.name: float(group["d"]) for own, group in groups if "d" in group}
+
     def rates_text(self) -> str:
         """The rates in words."""
         return ", ".join(f"{name} {rate:.3g}" for name, rate in self.rates().items())

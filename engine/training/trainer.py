@@ -22,6 +22,7 @@ from engine.runs.resume import last_saved_step
 from engine.training.changes import Changes
 from engine.training.checkpoints import CheckpointStore
 from engine.training.exactness import DeterministicStep
+from engine.training.loggers import start_loggers
 from engine.training.oom import free_memory, shortage_of
 from engine.training.outputs import Outputs
 from engine.training.plan_check import PlanCheck
@@ -48,6 +49,8 @@ def train(session: Session) -> bool:
         require_processors(config)
         start_workers(session, config.training.num_processes)
     session.events.emit(RunStartedEvent(name=session.run.name, pid=os.getpid(), step=session.step))
+    if session.is_main:
+        start_loggers(session, config, session.events.last_seq)
     try:
         prepared = prepare(session)
     except Stopped:
@@ -193,6 +196,8 @@ class Trainer:
             progress.average(loss)
         seconds = statistics.median(self.durations)
         epoch = self.batches.epoch(self.step - 1)
+        used = self.train_step
+        optional = {key: value for key, value in (("d", used.used_factors), ("norms", used.norms)) if value}
         images = sum(len(batch) for batch in self.batches.micro_batches(self.step - 1)) * self.batches.num_processes
         self.session.events.emit(
             StepEvent(
@@ -200,12 +205,13 @@ class Trainer:
                 epoch=epoch,
                 loss=loss,
                 loss_average=progress.loss_average,
-                lr=self.train_step.used_rates,
-                grad_norm=self.train_step.grad_norm,
+                lr=used.used_rates,
+                grad_norm=used.grad_norm,
                 images_per_second=images / seconds,
                 seconds_per_step=seconds,
                 eta_seconds=seconds * (self.state.plan.max_train_steps - self.step) + self.outputs.seconds_left(),
                 memory=_memory(self.device, self.session.peaks),
+                **optional,
             )
         )
         self.session.state.update(step=self.step, epoch=epoch)

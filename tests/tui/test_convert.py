@@ -35,11 +35,11 @@ def test_what_is_not_supported_comes_first_and_no_preset_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "train.sh"
-    path.write_text("train_network.py --network_dim 8 --unet_lr 1e-4 --weighted_captions --wandb_api_key secret\n")
+    path.write_text("train_network.py --network_dim 8 --unet_lr 1e-4 --deepspeed --wandb_api_key secret\n")
     assert run(["convert", str(path), "--output", str(tmp_path / "x.toml")]) == 2
     message = capsys.readouterr()
-    assert message.out.startswith("not supported  weighted_captions = True\n               remove the weights from the")
-    assert "Remove the weights from the captions." in message.err and "secret" not in message.out + message.err
+    assert message.out.startswith("not supported  deepspeed = True\n               it is not built in: use training")
+    assert "It is not built in: use training.num_processes" in message.err and "secret" not in message.out + message.err
     assert not (tmp_path / "x.toml").exists()
 
 

@@ -43,7 +43,7 @@ def command(what: str, target: str, **typed: str | None) -> int:
     config = run.config
     check_training(config.training)
     subsets = [
-        ExportedSubset(str(subset.path), subset.num_repeats, subset.class_tokens, subset.is_reg)
+        ExportedSubset(str(subset.path), subset.num_repeats, subset.class_tokens, subset.is_reg, config.dataset.in_json)
         for subset in scan(config).subsets
         if not subset.is_validation
     ]

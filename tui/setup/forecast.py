@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from engine.types import Recognition
 
 _SCAN_KEYS = (
-    "train_data_dir", "reg_data_dir", "validation_data_dir", "conditioning_data_dir", "masked_loss", "validation_split",
-    "validation_seed", "class_tokens",
+    "train_data_dir", "in_json", "reg_data_dir", "validation_data_dir", "conditioning_data_dir", "masked_loss",
+    "validation_split", "validation_seed", "class_tokens",
     "num_repeats", "caption_extension", "enable_wildcard", "max_image_megapixels", "min_images",
 )  # fmt: skip
 """Of [dataset]: what the scan of the folders depends on."""
@@ -115,7 +115,9 @@ class Forecaster:
 
         dataset = config.dataset
         folders = [dataset.train_data_dir, dataset.reg_data_dir, dataset.validation_data_dir]
-        times = [_folder_state(Path(folder)) for folder in folders if folder]
+        times: list[object] = [_folder_state(Path(folder)) for folder in folders if folder]
+        if dataset.in_json:
+            times.append(_modified(Path(dataset.in_json)))
         state: object = ([getattr(dataset, key) for key in _SCAN_KEYS], config.saving.output_name, times)
         if dataset.dataset_config:  # every setting is a fall-back for what that file does not set
             batch = config.training.train_batch_size

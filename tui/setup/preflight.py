@@ -87,8 +87,9 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     """
     from engine import clock
     from engine.adapters.selection import select_of_run
-    from engine.adapters.start import check_start
+    from engine.adapters.start import check_base_weights, check_start
     from engine.adapters.written_names import check_key_format
+    from engine.config.loggers import used_loggers
     from engine.config.optimizers import check_training
     from engine.dataset.caption_check import check_captions
     from engine.dataset.thumbnail import thumbnail
@@ -104,15 +105,17 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     config, notes = run.config, list(run.notes)
     run.family.check(config, run.recognition)
     check_training(config.training)
+    notes += used_loggers(config.logging).notes
     if config.saving.metadata_thumbnail:
         thumbnail(config.saving.metadata_thumbnail)
         source = printable(config.saving.metadata_thumbnail)[:200]
         notes.append(f"A small copy of {source} is embedded in the LoRA file, as its thumbnail.")
     notes += check_key_format(config, run.family.spec)
+    check_base_weights(config, run.family.spec.lora_base)
     notes += check_start(config, run.family)
     selection = select_of_run(run)
     directory = check_place(config, restart=restart)
-    _check_cache(config)
+    _check_folders(config)
     prompts = run.prompts(notes.append)
     precision = _precision(config, notes)
     images, plan = _images(run, progress)
@@ -144,7 +147,7 @@ def check_settings(config: RunConfig) -> None:
         LoraSmithError: what a run would refuse.
     """
     from engine.adapters.selection import select_of_run
-    from engine.adapters.start import check_start
+    from engine.adapters.start import check_base_weights, check_start
     from engine.adapters.written_names import check_key_format
     from engine.config.form import PROMPT_FILES
     from engine.config.optimizers import check_training
@@ -158,10 +161,12 @@ def check_settings(config: RunConfig) -> None:
     is_here = model and expanded(model).exists()
     run = resolve_run(config, recognise(expanded(model)) if is_here else reference_model(config))
     config = run.config
+    is_known = is_here or family_of_settings(config) is not None
     check_key_format(config, run.family.spec)
     if config.network.network_weights and expanded(config.network.network_weights).exists():
-        is_known = is_here or family_of_settings(config) is not None
         check_start(config, run.family if is_known else None)
+    if all(expanded(name).exists() for name in config.model.base_weights):
+        check_base_weights(config, run.family.spec.lora_base if is_known else None)
     select_of_run(run)
     BucketGrid.of_run(run)
     prompts = config.sampling.sample_prompts
@@ -177,13 +182,12 @@ def missing_paths(config: RunConfig) -> list[str]:
     from engine.config.form import PROMPT_FILES
     from engine.models.hub.cache import is_hub_id
     from engine.paths import expanded
-    from engine.runs.prepare import NEW_PATHS, path_keys
+    from engine.runs.prepare import NEW_PATHS, path_values
     from engine.text import printable
 
     missing = []
-    for table, key in path_keys():
-        value = getattr(getattr(config, table), key)
-        if not isinstance(value, str) or not value or key in NEW_PATHS or is_hub_id(value):
+    for table, key, value in path_values(config):
+        if not value or key in NEW_PATHS or is_hub_id(value):
             continue
         no_path = value.startswith("data:") if key == "metadata_thumbnail" else False
         if key == "sample_prompts":
@@ -193,14 +197,16 @@ def missing_paths(config: RunConfig) -> list[str]:
     return missing
 
 
-def _check_cache(config: RunConfig) -> None:
-    """Check that the cache folder exists or can be made."""
+def _check_folders(config: RunConfig) -> None:
+    """Check that the folders of caches and logs exist or can be made."""
     from engine.paths import expanded
     from engine.runs.prepare import check_folder
 
     memory = config.memory
     if memory.cache_dir and (memory.cache_latents_to_disk or memory.cache_text_encoder_outputs_to_disk):
         check_folder(expanded(memory.cache_dir), "memory.cache_dir")
+    if config.logging.logging_dir:
+        check_folder(expanded(config.logging.logging_dir), "logging.logging_dir")
 
 
 def _images(run: ResolvedRun, progress: Progress | None) -> tuple[Scan, StepPlan]:

@@ -46,7 +46,7 @@ _STEP_OF_CODE = {
 """The step that fixes an error, where its class does not decide."""
 _ABOUT_KEYS = ("config-invalid", "path-not-utf8", "path-of-windows")
 """Errors of any setting, which their messages name."""
-_KEY = re.compile(r"\b(?:model|dataset|network|training|memory|sampling|saving)\.[a-z_]+")
+_KEY = re.compile(r"\b(?:model|dataset|network|training|flow|flux|memory|sampling|saving|logging)\.[a-z_]+")
 _REQUIRED = {
     "model.pretrained_model_name_or_path": _("No model is chosen."),
     "dataset.train_data_dir": _("No images are chosen."),

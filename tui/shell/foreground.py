@@ -15,6 +15,7 @@ from engine.exit_codes import ExitCode
 from engine.runs import Ending, Event, EventFollower, RunDir, is_locked, prepare_resume, request
 from engine.runs.events import RunStartedEvent
 from engine.runs.follow import follow, skip_history
+from engine.runs.loggers import wait_for_loggers
 from engine.text import attach_line, printable, resume_line
 from tui.shell import notify, output
 from tui.shell.ask_remedy import ask_for_remedy
@@ -130,7 +131,13 @@ def _train(run_dir: RunDir, printer: EventPrinter, on_end: Sequence[str], *, det
             output.message(f"The training continues. Watch it with:\n  {attach_line(run_dir.path)}")
             raise
     printer.close()
+    with suppress(KeyboardInterrupt):
+        wait_for_loggers(run_dir, _report_wait)
     return conclude(run_dir, ending, stopper)
+
+
+def _report_wait(names: list[str]) -> None:
+    output.message(f"Waiting for {' and '.join(names)} to write the rest; Ctrl-C ends the wait.")
 
 
 def _until_started(

@@ -14,7 +14,7 @@ from string import ascii_lowercase, ascii_uppercase
 from typing import TYPE_CHECKING
 
 from engine.text import plural
-from tui.text.run import part_title
+from tui.text.parts import part_title
 from tui.texts import _
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def layer_lines(run: ResolvedRun, selection: Selection, encoding: str | None = N
     by_component: dict[str, list[str]] = {}
     for choice in selection.choices:
         by_component.setdefault(choice.target.component, []).append(choice.target.kohya_name)
-    lines = []
+    lines: list[str] = []
     for component, names in by_component.items():
         if component == run.family.spec.denoiser:
             lines += _Grid(run.family.spec, selection, marks, _none_sign(encoding)).lines()
@@ -77,12 +77,12 @@ def _row_of(names: Iterable[str], marks: Mapping[str, tuple[str, str]]) -> str:
 
 def _size(run: ResolvedRun, choice: Choice) -> str:
     """Rank and alpha of a layer in words."""
-    from engine.adapters.kinds.registry import trained_kind
+    from engine.adapters.kinds.registry import companion, trained_kind
 
     network = run.config.network
     if network.dim_from_weights:
         return _("rank of the file")
-    kind = trained_kind(network).for_layer(choice.target.kind)
+    kind = companion() if choice.target.kind == "norm" else trained_kind(network)
     size = kind.size_of(choice.target.kind, choice.table(network))
     if size is None or choice.target.kind == "norm" or "network_dim" in network.idle_settings:
         return kind.name
@@ -96,8 +96,10 @@ def _rate(run: ResolvedRun, choice: Choice) -> str:
 
 def _none_sign(encoding: str | None) -> str:
     """The sign for a place without adapter: a dot in the middle, where the terminal has it."""
+    outputs = (sys.stdout, sys.__stdout__)  # the first one of a screen is Textual's, which has no encoding
+    known = (encoding, *(getattr(output, "encoding", None) for output in outputs))
     try:
-        "·".encode(encoding or sys.stdout.encoding or "ascii")
+        "·".encode(next((name for name in known if name), "ascii"))
     except (UnicodeEncodeError, LookupError):
         return "."
     return "·"
@@ -122,12 +124,12 @@ class _Grid:
         """A heading, the kinds of layers, the rates."""
         heading = " ".join(f"{title[:width]:{width}}" for title, width in self.sections.items())
         yield f"{part_title(self.spec.denoiser):{_LABEL}}{heading}".rstrip()
-        partly = False
+        texts: list[str] = []
         for row in dict.fromkeys(place.row for place in self.places.values()):
             text = self._row([name for name, place in self.places.items() if place.row == row], 0)
             if text.strip(f"{self.none} "):
                 yield f"  {row[: _LABEL - 3]:{_LABEL - 2}}{text}"
-                partly = partly or text != text.upper()
+                texts.append(text)
         rates = self._row([name for name in self.places if name in self.marks], 1)
         if rates.strip(f"{self.none} "):
             title = _("learning rate")
@@ -136,8 +138,10 @@ class _Grid:
         if outside:
             title = _("outside blocks")
             yield f"  {title:{_LABEL - 2}}{_row_of(outside, self.marks)}"
-        if partly:
-            yield "  " + _("a small letter in place of a large one: some of these layers only")
+        if any(text != text.upper() for text in texts):
+            yield "  " + _("a small letter instead of a large one: some of these layers only")
+        if any(_MIXED in text for text in (*texts, rates)):
+            yield "  " + _("{0}: several in one block").format(_MIXED)
 
     def _row(self, names: Iterable[str], part: int) -> str:
         """One sign for each block: of the sizes (0) or the rates (1) of these layers."""

@@ -32,6 +32,7 @@ from engine.runs.phase import Phase
 from engine.runs.shortage import Shortage
 from engine.runs.values import local_time
 from engine.text import duration, printable, size_text
+from tui.text.parts import part_title
 from tui.text.rows import SIGNS
 from tui.texts import _
 from tui.watching.machine import Machine
@@ -45,13 +46,6 @@ COMMANDS = {
     "continue": _("Continue"),
     "stop": _("Stop and save"),
 }
-_GROUPS = {"unet": "U-Net", "transformer": _("transformer"), "text_encoder": _("text encoder")}
-_GROUPS["text_encoder_2"] = _("text encoder 2")
-
-
-def part_title(component: str) -> str:
-    """The title of a part of a model."""
-    return _GROUPS.get(component, printable(component))
 
 
 def phase_text(name: str) -> str:

@@ -43,7 +43,7 @@ class Size:
     """Whether the layer has a bias."""
     on_input: bool = False
     """(IA)³: the factors are of inputs."""
-    given: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    file_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
     """Roles and shapes of the tensors in a file, which then decide instead of rank and form."""
 
 
@@ -83,9 +83,9 @@ class Formula(AdapterKind):
         """The numbers in a file that are not trained, by role."""
         return {"alpha": size.alpha} if "alpha" in self.written else {}
 
-    def file_shapes(self, shape: tuple[int, ...], size: Size) -> dict[str, tuple[int, ...]]:
+    def written_shapes(self, shape: tuple[int, ...], size: Size) -> dict[str, tuple[int, ...]]:
         """The shapes of all tensors of a module in a file, by role, in the order of `written`."""
-        trained = dict(size.given) or self.shapes(shape, size)
+        trained = dict(size.file_shapes) or self.shapes(shape, size)
         every = {**trained, **dict.fromkeys(self.constants(shape, size), ())}
         return {role: every[role] for role in self.written if role in every}
 

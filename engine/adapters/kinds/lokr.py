@@ -101,7 +101,7 @@ class Lokr(TrainableKind):
 
     def constants(self, shape: tuple[int, ...], size: Size) -> dict[str, float]:
         """Two full matrices have no scale: LyCORIS writes the rank, so that a reader that divides gets 1."""
-        full = {"lokr_w1", "lokr_w2"} <= (dict(size.given) or self.shapes(shape, size)).keys()
+        full = {"lokr_w1", "lokr_w2"} <= (dict(size.file_shapes) or self.shapes(shape, size)).keys()
         return {"alpha": float(size.rank) if full else size.alpha}
 
     def initial(self, shape: tuple[int, ...], size: Size, generator: torch.Generator) -> dict[str, Tensor]:

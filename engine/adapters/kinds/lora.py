@@ -234,7 +234,8 @@ class Tucker(_DownAndUp, TrainableKind):
         if size is None:
             return None
         ends = {end: role for role, end in self.written.items() if role != "alpha"}
-        return replace(size, given=tuple((ends[end], tuple(part.shape)) for end, part in parts.items() if end in ends))
+        shapes = tuple((ends[end], tuple(part.shape)) for end, part in parts.items() if end in ends)
+        return replace(size, file_shapes=shapes)
 
     def check_start(self, name: str, shapes: Mapping[str, tuple[int, ...]], network: NetworkTable) -> None:
         Lora().check_start(name, shapes, network.model_copy(update={"dim_from_weights": True}))

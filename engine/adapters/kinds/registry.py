@@ -99,6 +99,11 @@ def kind_named(name: str) -> AdapterKind:
     return kinds().named(name)
 
 
+def companion() -> TrainableKind:
+    """The kind of norm layers, which are trained beside another kind."""
+    return next(kind for kind in kinds().all if isinstance(kind, TrainableKind) and kind.is_companion)
+
+
 def trained_kind(network: NetworkTable) -> TrainableKind:
     """The kind that a run with these settings trains; kinds of installed packages come before ours."""
     return next(kind for kind in reversed(kinds().all) if isinstance(kind, TrainableKind) and kind.is_chosen(network))

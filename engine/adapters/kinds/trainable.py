@@ -40,19 +40,6 @@ class TrainableKind(Formula):
     def is_chosen(self, network: NetworkTable) -> bool:
         """Whether a run with these settings trains this kind."""
 
-    def for_layer(self, layer: LayerKind) -> TrainableKind:
-        """The kind that trains layers of that kind in runs of this one: norm layers have their own."""
-        if layer != "norm":
-            return self
-        from engine.adapters.kinds.norm import Norm
-
-        return Norm()
-
-    @property
-    def all_ends(self) -> tuple[str, ...]:
-        """Ends of the keys of a file that a run of this kind writes, with those of norm layers."""
-        return (*self.written.values(), *self.for_layer("norm").written.values())
-
     # --- which layers, and how large
 
     def takes_convolutions(self, network: NetworkTable) -> bool:
@@ -85,7 +72,7 @@ class TrainableKind(Formula):
             return None
         rank = self.effective_rank(tensors) or 1
         alpha = float(tensors["alpha"]) if "alpha" in tensors else float(rank)
-        return Size(rank, alpha, given=tuple((role, sides) for role, sides in shapes.items() if sides))
+        return Size(rank, alpha, file_shapes=tuple((role, sides) for role, sides in shapes.items() if sides))
 
     def sizes(
         self,

@@ -101,8 +101,7 @@ def _layers(family: Family, component: str, source: PartSource) -> Iterator[Weig
     modules = {f"{path}.weight": layer for path, layer in module.named_modules() if _takes_lora(layer)}
     candidates = source.key_candidates(list(modules))
     file_of = {name: file for file in source.files for name in read_header(file).tensors}
-    name_of = _namer(family, component, source.config)
-    spots_by_name: dict[str, list[tuple[int, Spot, str]]] = {}
+    spots: dict[str, Spot] = {}
     for key, layer in modules.items():
         tensor = next((candidate for candidate in candidates[key] if candidate.name in file_of), None)
         if tensor is None:
@@ -111,22 +110,36 @@ def _layers(family: Family, component: str, source: PartSource) -> Iterator[Weig
                 "Fetch it again, or use another copy of the checkpoint.",
                 code="checkpoint-incomplete",
             )
-        name, row = name_of(key)
-        spot = Spot(file_of[tensor.name], tensor, tuple(layer.weight.shape))
-        spots_by_name.setdefault(name, []).append((row, spot, key.removesuffix(".weight")))
-    for name, spots in spots_by_name.items():
-        spots.sort(key=lambda entry: entry[0])
-        path = spots[0][2]
-        kind = kinds.get(path, "")
+        spots[key] = Spot(file_of[tensor.name], tensor, tuple(layer.weight.shape))
+    for name, keys in kohya_layers(family, component, module, source.config).items():
+        kind = kinds.get(keys[0].removesuffix(".weight"), "")
         yield WeightLayer(
             name,
             component,
-            tuple(spot for _, spot, _ in spots),
+            tuple(spots[key] for key in keys),
             usual=kind == "attention",
             convolutional=kind == "convolution",
             trainable=component not in untrained,
             swapped=family.spec.layers.halves_swapped(name),
         )
+
+
+def kohya_layers(
+    family: Family, component: str, module: nn.Module, config: Mapping[str, Any]
+) -> dict[str, tuple[str, ...]]:
+    """Kohya's names of the layers of a component, each with the keys of its weights in the order of its rows.
+
+    Args:
+        component: the denoiser, or a text encoder of the family.
+        config: what the module was built from.
+    """
+    name_of = _namer(family, component, config)
+    rows: dict[str, list[tuple[int, str]]] = {}
+    for path, layer in module.named_modules():
+        if _takes_lora(layer):
+            name, row = name_of(f"{path}.weight")
+            rows.setdefault(name, []).append((row, f"{path}.weight"))
+    return {name: tuple(key for _, key in sorted(keys, key=lambda entry: entry[0])) for name, keys in rows.items()}
 
 
 def _takes_lora(layer: nn.Module) -> bool:

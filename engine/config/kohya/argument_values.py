@@ -99,6 +99,8 @@ def _reader(name: str) -> tuple[Callable[[Any], Any], str]:
         return _texts, 'a list: ["...", "..."]'
     if name == "resolution":
         return _resolution, "a side, or width and height: 512, or 512,768"
+    if name == "face_crop_aug_range":
+        return _pair, "two numbers: 2.0,4.0"
     if name == "sample_prompts":
         return _prompts, "the path of a file"
     return _text, "text"
@@ -152,6 +154,14 @@ def _resolution(raw: Any) -> str | None:
     if len(sides) not in (1, 2) or not all(side is not None and side > 0 for side in sides):
         return None
     return ",".join(map(str, sides))
+
+
+def _pair(raw: Any) -> str | None:
+    parts = raw.split(",") if isinstance(raw, str) else raw if isinstance(raw, list) else []
+    numbers = [number_of(part) for part in parts]
+    if len(numbers) != 2 or any(number is None for number in numbers):
+        return None
+    return ",".join(f"{number:g}" for number in numbers)
 
 
 def _shortened(text: str) -> str:

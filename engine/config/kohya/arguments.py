@@ -17,7 +17,7 @@ from engine.config.kohya.rules import (
     rule_of,
     unread_by,
 )
-from engine.config.local_paths import CONTROLS_HINT, CONTROLS_MESSAGE, PATH_OPTIONS, has_controls
+from engine.config.local_paths import CONTROLS_HINT, CONTROLS_MESSAGE, PATH_LISTS, PATH_OPTIONS, has_controls
 from engine.config.problems import Problem
 
 CLI_DEFAULTS: dict[str, Any] = {
@@ -101,8 +101,10 @@ def _argument(conversion: Conversion, key: str, raw: Any, rule: Rule) -> None:
     if value is None:
         conversion.unset.append(key)
         return
-    if rule.target in PATH_OPTIONS and isinstance(value, str) and has_controls(value):
-        conversion.problems.append(Problem("", key, f"{value!r} {CONTROLS_MESSAGE}", CONTROLS_HINT))
+    paths = value if rule.target in PATH_LISTS else [value] if rule.target in PATH_OPTIONS else []
+    broken = next((path for path in paths if isinstance(path, str) and has_controls(path)), None)
+    if broken is not None:
+        conversion.problems.append(Problem("", key, f"{broken!r} {CONTROLS_MESSAGE}", CONTROLS_HINT))
         return
     before = len(conversion.entries)
     if key in OFF_AT_ZERO and value == 0 and rule.target:
@@ -224,7 +226,8 @@ def _token_length(conversion: Conversion, key: str, value: int, rule: Rule) -> N
 
 
 def _repeats(conversion: Conversion, key: str, value: Any, rule: Rule) -> None:
-    if conversion.arguments.get("train_data_dir") and not conversion.arguments.get("dataset_config"):
+    arguments = conversion.arguments
+    if arguments.get("train_data_dir") and not (arguments.get("dataset_config") or arguments.get("in_json")):
         conversion.record(key, value, Rule("no effect", "", "the names of the folders have the repeats, as in Kohya"))
         return
     conversion.record(key, value, rule)
@@ -274,7 +277,21 @@ def _eight_bits(conversion: Conversion, key: str, value: Any, rule: Rule) -> Non
     _optimizer(conversion, key, "AdamW8bit", rule)
 
 
+_NEAREST = {
+    "CosineAnnealingLR": "cosine", "CosineAnnealingWarmRestarts": "cosine_with_restarts", "LinearLR": "linear",
+    "PolynomialLR": "polynomial", "StepLR": "piecewise_constant", "MultiStepLR": "piecewise_constant",
+    "ConstantLR": "constant_with_warmup", "ExponentialLR": "polynomial", "OneCycleLR": "cosine",
+}  # fmt: skip
+"""Schedules of PyTorch, and those of ours that are nearest."""
+
+
+def _schedule_class(conversion: Conversion, key: str, value: str, rule: Rule) -> None:
+    near = _NEAREST.get(value.rpartition(".")[2])
+    conversion.record(key, value, replace(rule, text=f"{rule.text}: {near}") if near else rule)
+
+
 _SPECIAL: dict[str, Any] = {
+    "lr_scheduler_type": _schedule_class,
     "optimizer_type": _optimizer,
     "network_args": network_args,
     "learning_rate": _learning_rate,

@@ -50,6 +50,7 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
         ((str,), "text"),
     ),
     "custom_attributes": ((dict,), "a table"),
+    "face_crop_aug_range": ((list,), "two numbers: [2.0, 4.0]"),
 }  # fmt: skip
 """As strict as Kohya's schema, in which a text is no number or switch, except that Kohya refuses whole numbers for some
 rates."""
@@ -335,11 +336,9 @@ def _subset(
         reading.problem(place, "image_dir", "required, and missing.", "Name the folder of the images.")
     if "conditioning_data_dir" in own and not config.dataset.masked_loss:
         reading.problem(place, "conditioning_data_dir", f"allowed only where {_MASK}.", "Set masked_loss = true.")
-    if merged.get("face_crop_aug_range"):
-        reading.problem(place, "face_crop_aug_range", "not supported.", "Crop the faces beforehand, or use buckets.")
     attributes = merged.get("custom_attributes")
     if isinstance(attributes, Mapping) and attributes.get("diff_output_preservation"):
-        hint = "Use regularization images (is_reg), which keep the class as well."
+        hint = "It needs a second pass without the LoRA: use regularization images (is_reg), which keep the class too."
         reading.problem(place, "custom_attributes.diff_output_preservation", "not supported.", hint)
     if merged.get("network_multiplier", 1) != 1:
         reading.problem(place, "network_multiplier", "only 1.0 is supported.", "Use num_repeats to weigh a dataset.")
@@ -354,7 +353,7 @@ def _subset(
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             reading.problem(place, key, f"{value!r} is given, allowed is a whole number from 1 on.")
     tokens = merged.get("class_tokens", "")
-    base = {key: value for key, value in config.dataset.model_dump().items() if key != "dataset_config"}
+    base = config.dataset.model_dump(exclude={"dataset_config", "in_json"})
     try:
         table = DatasetTable.model_validate({**base, **values, "num_repeats": None, "class_tokens": None})
     except ValidationError as error:
@@ -363,6 +362,12 @@ def _subset(
         return None
     if len(reading.problems) > before:
         return None
+    moving = [name for name in ("color_aug", "random_crop") if getattr(table, name)]
+    moving += ["face_crop_aug_range"] if table.crops_faces else []
+    if moving and config.memory.cache_latents:
+        verb = "has" if len(moving) == 1 else "have"
+        reason = "no effect, because latents are cached: set memory.cache_latents = false"
+        reading.notes.append(f"datasets[{number}]: {' and '.join(moving)} {verb} {reason}")
     largest = config.memory.max_batch_size
     if largest is not None and batch > largest:
         reading.notes.append(f"datasets[{number}]: batch_size {batch} is cut to {largest} (memory.max_batch_size)")

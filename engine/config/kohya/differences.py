@@ -95,6 +95,7 @@ DIFFERENCES = (
            "an assertion", _THEY_STOP),
     _kept("neither buckets nor cached latents", "images are scaled to cover the size, then cropped",
            "they are only cropped, and a smaller one is an error", "it needs `random_crop` and large images"),
+    _switched("`face_crop_aug_range` with cached latents", "latents are not cached", "no effect"),
     _kept("full_fp16, full_bf16", "the LoRA stays in fp32", "the LoRA is in half precision too",
            "small updates are rounded to nothing"),
     _kept("fp8_base", "8-bit floats with a scale for each block of weights", "a plain cast",
@@ -111,6 +112,8 @@ DIFFERENCES = (
            "the same effect in a larger file"),
     _kept("a file of steps due at the last one", "not written: the last file is the same", "written as well",
            _NO_NUMBER),
+    _kept("weights in the prompts of samples, `(word:1.3)`", "with weighted_captions; without it brackets are text",
+           "always", _NO_NUMBER),
     _kept("sample images", "at the training's resolution, with seed 1", "at 512 px, with another seed each time",
            _NO_NUMBER),
 )  # fmt: skip

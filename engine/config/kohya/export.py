@@ -17,15 +17,15 @@ from engine.config.kohya.export_fit import Fitted, fitted, is_a_run
 from engine.config.kohya.layer_args import exported_by, layer_args
 from engine.config.kohya.rules import SCRIPT_ARGUMENTS
 from engine.config.kohya.trainers import KohyaTrainer
-from engine.config.network import LYCORIS, OWN_OF_KOHYA, READ_BY_SCRIPTS, NetworkTable
+from engine.config.network import LYCORIS, READ_BY_SCRIPTS, NetworkTable
 from engine.config.resolve import ResolvedConfig
 from engine.config.schema import RunConfig
 
 _SECTIONS = {name: f"{name}_arguments" for name in RunConfig.model_fields} | {"sampling": "sample_arguments"}
 _NOT_COPIED = frozenset({
-    "train_data_dir", "reg_data_dir", "dataset_config", "conditioning_data_dir", "sample_prompts", "network_module",
-    "text_encoder_lr", "mixed_precision", "save_precision", "max_token_length", "split_mode", "blocks_to_swap",
-    "sample_at_first", "sample_every_n_steps", "sample_every_n_epochs", "save_every_n_epochs",
+    "train_data_dir", "in_json", "reg_data_dir", "dataset_config", "conditioning_data_dir", "sample_prompts",
+    "network_module", "text_encoder_lr", "mixed_precision", "save_precision", "max_token_length", "split_mode",
+    "blocks_to_swap", "sample_at_first", "sample_every_n_steps", "sample_every_n_epochs", "save_every_n_epochs",
     "validate_every_n_epochs", "validate_every_n_steps", "validation_split", "validation_seed", "min_timestep",
     "max_timestep", "max_train_steps", "output_dir",
 })  # fmt: skip
@@ -34,7 +34,8 @@ _OF_THE_TABLE = DATASET_KEYS | SHARED_KEYS
 _MISREAD = re.compile(r"(?:[wdhs] \d|l [\d.]|g [\d.]|(?:n|ss|cn) .|#)", re.IGNORECASE)
 """A beginning of a prompt that the scripts misread as a flag or a comment."""
 _ELSEWHERE = frozenset({
-    "model.family", "dataset.train_data_dir", "dataset.reg_data_dir", "dataset.dataset_config", "dataset.num_repeats",
+    "model.family", "dataset.train_data_dir", "dataset.in_json",
+    "dataset.reg_data_dir", "dataset.dataset_config", "dataset.num_repeats",
     "dataset.alpha_mask", "dataset.conditioning_data_dir", "network.conv_dim", "network.conv_alpha",
     "network.rank_dropout", "network.module_dropout", "training.num_processes", "training.train_batch_size",
     "training.kohya_exact", "memory.split_mode", "memory.num_cpu_threads_per_process", "sampling.sample_prompts",
@@ -53,6 +54,8 @@ class ExportedSubset:
     num_repeats: int
     class_tokens: str = ""
     is_reg: bool = False
+    metadata_file: str | None = None
+    """Where its captions are; None: next to the images."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,8 @@ def _dataset_toml(fit: Fitted, subsets: Sequence[ExportedSubset]) -> str:
     masks = config.dataset.conditioning_data_dir if config.dataset.masked_loss else None
     if masks:
         _note_masks(fit, subsets)
+    elif config.dataset.in_json and config.dataset.validation_split:
+        fit.notes.append("validation_split has no effect in the scripts: a dataset of in_json is not split.")
     for subset in [subset for subset in subsets if not (masks and subset.is_reg)]:
         inner.append(_subset(subset, masks, config.dataset.alpha_mask))
     dataset.add("subsets", inner)
@@ -146,7 +151,9 @@ def _subset(subset: ExportedSubset, masks: str | None, alpha_mask: bool) -> Any:
     if masks:
         entry.add("conditioning_data_dir", masks)
         return entry
-    if subset.class_tokens:
+    if subset.metadata_file:
+        entry.add("metadata_file", subset.metadata_file)
+    elif subset.class_tokens:
         entry.add("class_tokens", subset.class_tokens)
     for key, is_set in (("is_reg", subset.is_reg), ("alpha_mask", alpha_mask)):
         if is_set:
@@ -161,6 +168,8 @@ def _note_masks(fit: Fitted, subsets: Sequence[ExportedSubset]) -> None:
     if any(subset.class_tokens for subset in subsets):
         text = "class_tokens are left out: a dataset with masks has none, and"
         fit.notes.append(f"{text} images without a caption get an empty one.")
+    if fit.config.dataset.in_json:
+        fit.notes.append("in_json is left out: a dataset with masks reads its captions next to the images.")
     if fit.config.dataset.alpha_mask:
         fit.notes.append("alpha_mask is left out: a dataset with masks has none.")
     if fit.config.dataset.validation_split:
@@ -206,7 +215,7 @@ def _training_toml(fit: Fitted, trainer: KohyaTrainer, has_prompts: bool) -> str
 def _module(config: RunConfig, trainer: KohyaTrainer) -> str:
     """`network_module`: the script's own for plain LoRAs."""
     module = config.network.network_module
-    return trainer.network_module if module in OWN_OF_KOHYA else module
+    return trainer.network_module if config.network.is_kohyas else module
 
 
 def _missing(model: Any, name: str, written: Any, trainer: KohyaTrainer, module: str) -> list[str]:
@@ -216,8 +225,8 @@ def _missing(model: Any, name: str, written: Any, trainer: KohyaTrainer, module:
         elsewhere |= {"memory.device"} if model.device == "cpu" else set()
         elsewhere |= {"memory.base_precision"} if "fp8_base" in written else set()
     if name == "network":
-        given = READ_BY_SCRIPTS if model.network_module != LYCORIS else model.lycoris_arguments.keys()
-        elsewhere |= {f"network.{key}" for key in (*given, *model.idle_settings)}
+        passed = READ_BY_SCRIPTS if model.network_module != LYCORIS else model.lycoris_arguments.keys()
+        elsewhere |= {f"network.{key}" for key in (*passed, *model.idle_settings)}
     elsewhere |= {f"{name}.{key}" for key in exported_by(module)}
     if "down_lr_weight" in exported_by(module):
         elsewhere |= {"network.block_lr_weight"}
@@ -307,7 +316,7 @@ def _network_args(config: RunConfig, module: str) -> list[str]:
 
 def _adapter_args(network: NetworkTable) -> list[str]:
     """The arguments of the kind of adapter."""
-    if network.network_module in OWN_OF_KOHYA:
+    if network.is_kohyas:
         args = {
             "conv_dim": network.conv_dim,
             "conv_alpha": network.conv_alpha if network.conv_dim else None,

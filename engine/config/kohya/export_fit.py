@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from engine.config.key_values import split_arguments
 from engine.config.kohya.trainers import KohyaTrainer
-from engine.config.network import IMPLIED, LYCORIS, OWN_OF_KOHYA
+from engine.config.network import IMPLIED, LYCORIS
 from engine.config.optimizers import is_schedule_free, optimizer_settings, schedule_settings, sets_its_own_rate
 from engine.config.resolve import ResolvedConfig
 from engine.config.schema import RunConfig
@@ -93,6 +93,7 @@ def fitted(
     _schedule(fit)
     _validation(fit)
     _adapter(fit)
+    _loggers(fit)
     if trainer.files:
         _files(fit, trainer)
     return fit
@@ -111,6 +112,9 @@ def _caches(fit: Fitted, trainer: KohyaTrainer) -> None:
                 f"{names}: the scripts refuse it with {_and(chance)}.{cost} to cache, "
                 f"remove {_and(chance)} from dataset.toml and add cache_text_encoder_outputs = true.", memory=off,
             )  # fmt: skip
+        elif fit.config.model.weighted_captions:
+            note = f"{names}: with it, the scripts ignore the weights of captions (weighted_captions).{cost}"
+            fit.change(f"{note} to cache, remove weighted_captions and the weights.", memory=off)
         elif unread:
             fit.change(
                 f"{names}: with it, the scripts ignore {_and(unread)}.{cost} to cache, "
@@ -122,8 +126,10 @@ def _caches(fit: Fitted, trainer: KohyaTrainer) -> None:
         fit.change(f"cache_latents is left out: the scripts refuse it with {_and(moving)}.", memory=off)
     unscaled = [table for table in fit.tables() if not table["enable_bucket"] and not table["random_crop"]]
     if unscaled and not fit.config.memory.cache_latents:
-        if moving:
-            fit.notes.append("Without buckets the scripts take only images of exactly the resolution, or random_crop.")
+        if moving or fit.set_in("face_crop_aug_range"):
+            note = "Without buckets the scripts take only images of exactly the resolution, or random_crop"
+            faces = any(table.get("face_crop_aug_range") for table in unscaled)
+            fit.notes.append(f"{note}, or those with the place of a face in their name." if faces else f"{note}.")
         else:
             note = "cache_latents is set: without it and without buckets the scripts scale no images."
             fit.change(note, memory={"cache_latents": True})
@@ -267,7 +273,7 @@ def _validation(fit: Fitted) -> None:
 def _adapter(fit: Fitted) -> None:
     """Modules of the adapter that are no part of every version of the scripts; settings that they take otherwise."""
     network, training = fit.config.network, fit.config.training
-    if network.preset is not None and network.network_module in OWN_OF_KOHYA:
+    if network.preset is not None and network.is_kohyas:
         note = f"network_module is {LYCORIS}: only it has presets of layers."
         fit.change(note, network={"network_module": LYCORIS})
     if len(set(training.text_rates)) > 1:
@@ -281,6 +287,14 @@ def _adapter(fit: Fitted) -> None:
         fit.notes.append(f"network_module is {module}: install LyCORIS beside the scripts (pip install lycoris-lora).")
     elif module in IMPLIED:
         fit.notes.append(f"network_module is {module}: sd-scripts has it from version 0.11 on.")
+
+
+def _loggers(fit: Fitted) -> None:
+    if fit.config.logging.log_with == "trackio":
+        fit.change("log_with is left out: the scripts have no trackio.", logging={"log_with": None})
+    if fit.config.logging.log_with in ("tensorboard", "all") and not fit.config.logging.logging_dir:
+        note = "logging_dir is logs, next to these files: the scripts need one for TensorBoard."
+        fit.change(note, logging={"logging_dir": "logs"})
 
 
 def _files(fit: Fitted, trainer: KohyaTrainer) -> None:

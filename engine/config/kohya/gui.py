@@ -281,7 +281,7 @@ def _rest(reading: GuiReading) -> None:
     if not reading.off("xformers"):
         reading.record("xformers", "no effect", "attention is PyTorch's own")
     if reading.on("use_wandb"):
-        reading.record("use_wandb", "no effect", GUI_RULES["use_wandb"].text)
+        reading.take("log_with", "wandb", "use_wandb")
     if processes := reading.integer("num_processes"):
         reading.take("num_processes", processes, "num_processes")
 

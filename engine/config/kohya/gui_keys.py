@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.config.conversion import Rule
 from engine.config.kohya.arguments import CLI_DEFAULTS
-from engine.config.kohya.rules import NETWORK_ARGS
+from engine.config.kohya.rules import NETWORK_ARGS, NOT_SUPPORTED
 
 GUI_DEFAULTS: dict[str, Any] = {
     **CLI_DEFAULTS, "learning_rate": 1e-4, "lr_scheduler": "cosine", "network_dim": 8,
@@ -108,8 +108,8 @@ SILENT: dict[str, str] = {
     **dict.fromkeys(("dynamo_mode", "dynamo_use_dynamic", "dynamo_use_fullgraph"), _INDUCTOR),
 }  # fmt: skip
 REFUSED: dict[str, str] = {
-    "train_inpainting": "inpainting models cannot be trained",
-    "train_lora_ggpo": "GGPO is not built in: switch it off",
+    "train_inpainting": NOT_SUPPORTED["train_inpainting"].text,
+    "train_lora_ggpo": NETWORK_ARGS["ggpo_sigma"].text,
 }
 """Keys that change what is trained, and are not supported here."""
 OTHER_FAMILIES = ("sd3", "hunyuan", "anima", "lumina", "clip_g", "clip_l_dropout", "t5_dropout", "qwen", "chroma")
@@ -142,7 +142,7 @@ GUI_RULES: dict[str, Rule] = {
     "flux1_checkbox": Rule("honoured", "model.family"),
     "sample_prompts": Rule("honoured", "sampling.sample_prompts", "the text itself, one prompt a line"),
     "additional_parameters": Rule("honoured", "", "read as a command line"),
-    "use_wandb": Rule("no effect", "", "the events of the run and the dashboard show it"),
+    "use_wandb": Rule("honoured", "logging.log_with", "an old key: wandb"),
     **{key: Rule("no effect", "", "the GUI passes it on for Stable Diffusion 3 only") for key in SD3_ONLY},
 }  # fmt: skip
 """The GUI's keys that are no argument of the same name, or have another meaning, for the documentation."""

@@ -16,6 +16,8 @@ def _all(status: Status, text: str, names: str, target: str = "") -> dict[str, R
     return {name: Rule(status, target, text) for name in names.split()}
 
 
+_NO_GGPO = "GGPO is not built in: leave it out; against overfitting there are network_dropout and rank_dropout"
+
 BETTER: dict[str, Rule] = {
     **_all("better", "the full state is always saved, every save_state_every_n_steps and at each stop", "save_state "
            "save_state_on_train_end", "saving.save_state_every_n_steps"),
@@ -33,6 +35,12 @@ HONOURED: dict[str, Rule] = {
     "use_8bit_adam": Rule("honoured", "training.optimizer_type", "AdamW8bit"),
     "use_lion_optimizer": Rule("honoured", "training.optimizer_type", "Lion"),
     "network_args": Rule("honoured", "network", "the table below"),
+    "weighted_captions": Rule(
+        "honoured", "model.weighted_captions", "SD 1.5 and SDXL, with cached text outputs too; FLUX's script has none"
+    ),
+    "base_weights": Rule("honoured", "model.base_weights", "any LoRA, LoHa, LoKr or full difference, in any naming"),
+    "in_json": Rule("honoured", "dataset.in_json", "needs the images, not only their .npz files"),
+    "face_crop_aug_range": Rule("honoured", "dataset.face_crop_aug_range", "without buckets, as in Kohya"),
     "config_file": Rule("honoured", "", "in a call of a script; arguments of the call have precedence"),
     "save_n_epoch_ratio": Rule("honoured", "saving.save_every_n_epochs", "with max_train_epochs"),
 }
@@ -45,8 +53,7 @@ NO_EFFECT: dict[str, Rule] = {
     **_all("no effect", "tokenizers come with the program or from the cache of the hub", "tokenizer_cache_dir"),
     **_all("no effect", "headers of images are read each time, in parallel", "cache_info"),
     **_all("no effect", "--dry-run shows the same without training", "debug_dataset"),
-    **_all("no effect", "the events of the run and the dashboard show it", "logging_dir log_with log_prefix "
-           "log_tracker_name wandb_run_name log_tracker_config wandb_api_key log_config"),
+    **_all("no effect", "keys are taken from the environment only: set WANDB_API_KEY", "wandb_api_key"),
     **_all("no effect", "nothing is uploaded; `hf upload` does it afterwards", "huggingface_repo_id "
            "huggingface_repo_type huggingface_path_in_repo huggingface_token huggingface_repo_visibility "
            "save_state_to_huggingface resume_from_huggingface async_upload"),
@@ -68,16 +75,28 @@ NO_EFFECT: dict[str, Rule] = {
 }  # fmt: skip
 NOT_SUPPORTED: dict[str, Rule] = {
     "v2": Rule("not supported", "", "Stable Diffusion 2 cannot be trained: use 1.5, SDXL or FLUX"),
-    "in_json": Rule("not supported", "", "name the metadata as metadata_file in a --dataset_config"),
-    "dataset_class": Rule("not supported", "", "describe the images in a --dataset_config"),
-    "face_crop_aug_range": Rule("not supported", "", "crop the faces beforehand, or leave it out: buckets keep shapes"),
-    "resume": Rule("not supported", "", "a state of Kohya's cannot be read: start with network_weights, its last LoRA"),
-    "deepspeed": Rule("not supported", "", "use training.num_processes, or split_mode where memory is short"),
-    "weighted_captions": Rule("not supported", "", "remove the weights from the captions"),
-    "base_weights": Rule("not supported", "", "merge the LoRA into the checkpoint first"),
-    "base_weights_multiplier": Rule("not supported", "", "merge the LoRA into the checkpoint first"),
-    "lr_scheduler_type": Rule("not supported", "", "choose one of the schedules of training.lr_scheduler"),
-    "train_inpainting": Rule("not supported", "", "inpainting models cannot be trained"),
+    "dataset_class": Rule("not supported", "", "its Python code would run: describe the images in a --dataset_config"),
+    "resume": Rule(
+        "not supported",
+        "",
+        "a state of Kohya's is not read, as its optimizer is pickled code: set "
+        "network_weights to the model.safetensors in its folder, the LoRA; the optimizer starts over",
+    ),
+    "deepspeed": Rule(
+        "not supported",
+        "",
+        "it is not built in: use training.num_processes for several GPUs, "
+        "split_mode or base_precision where memory is short",
+    ),
+    "lr_scheduler_type": Rule(
+        "not supported", "", "its Python code would run: choose the schedule of training.lr_scheduler that is nearest"
+    ),
+    "train_inpainting": Rule(
+        "not supported",
+        "",
+        "inpainting models cannot be trained: train on the plain model that "
+        "yours was made from, and use the LoRA with yours",
+    ),
     "model_type": Rule("not supported", "", "only FLUX.1 dev and schnell can be trained, not Chroma"),
 }
 LYCORIS_SETTINGS = (
@@ -114,8 +133,9 @@ NETWORK_ARGS: dict[str, Rule] = {
     "dropout": Rule("honoured", "network.network_dropout"),
     "verbose": Rule("no effect", "", "every module is counted and reported at the start"),
     **LAYER_ARGS,
-    **_all("not supported", "T5 is never trained", "train_t5xxl"),
-    **_all("not supported", "not built in", "ggpo_beta ggpo_sigma"),
+    **_all("not supported", "T5 is never trained, and freed once the captions are encoded: text_encoder_lr trains "
+           "CLIP-L", "train_t5xxl"),
+    **_all("not supported", _NO_GGPO, "ggpo_beta ggpo_sigma"),
     **_all("not supported", "not built in", "dora_wd rs_lora wd_on_output"),
     **_all("no effect", "the adapter is always added to the layer's output, as with bypass_mode", "bypass_mode"),
     **_all("no effect", "of DyLoRA", "block_size unit"),
@@ -234,6 +254,8 @@ def unread_by(argument: str, family: str) -> str:
         return "only flux_train_network reads it, and this is no training of FLUX"
     if argument in NOT_SD15 and family == "sd15":
         return "only sdxl_train_network and flux_train_network read it"
+    if argument == "weighted_captions" and family == "flux":
+        return "flux_train_network has none and stops at its first step: brackets in captions are text"
     if argument in UNUSED_BY_FLUX and family == "flux":
         return "flux_train_network does nothing with it"
     return ""

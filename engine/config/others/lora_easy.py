@@ -93,7 +93,9 @@ def convert(source: Source) -> Conversion:
     """
     _require_lora(source)
     report = Conversion("configuration", NAME)
-    arguments = dict(_arguments(source, report, "args"))
+    arguments = _merged(source, report, "args")
+    if (mode := source.table.get("train_mode")) not in (None, "", {}):
+        report.record("train_mode", "lora" if isinstance(mode, dict) else brief(mode), Rule("honoured", "", "a LoRA"))
     family = _family(source, arguments)
     network = _network(arguments, report, family)
     _warmup(arguments, report)
@@ -115,7 +117,7 @@ def convert(source: Source) -> Conversion:
         *(entry for entry in conversion.entries if entry.key not in made or entry.status == "not supported"),
     ]  # fmt: skip
     conversion.problems = [*report.problems, *conversion.problems]
-    conversion.unset = unset
+    conversion.unset = [*report.unset, *unset]
     _images(source, conversion)
     conversion.place(source.name, _lines(source))
     return conversion
@@ -129,6 +131,16 @@ def _require_lora(source: Source) -> None:
     mode = mode.get("train_mode") if isinstance(mode, dict) else mode
     if mode not in (None, "", "lora"):
         raise other_training(source, NAME, _MODES.get(str(mode), f"the mode {brief(mode)}"))
+
+
+def _merged(source: Source, report: Conversion, part: str) -> dict[str, Any]:
+    """The keys of one part of all tabs; the last tab counts, as in the program."""
+    merged: dict[str, Any] = {}
+    for key, value in _arguments(source, report, part):
+        if merged.get(key, value) != value:
+            report.record(key, brief(merged[key]), Rule("no effect", "", "another tab has this key too"))
+        merged[key] = value
+    return merged
 
 
 def _arguments(source: Source, report: Conversion, part: str) -> Iterator[tuple[str, Any]]:
@@ -182,6 +194,7 @@ def _network(arguments: dict[str, Any], report: Conversion, family: str) -> dict
     module = "networks.lora_flux" if family == "flux" else "networks.lora"
     if isinstance(table, dict):
         settings = {key: value for key, value in table.items() if value not in (None, "", False, [])}
+        report.unset += [f"network_args {key}" for key in table if key not in settings]
         module = "lycoris.kohya" if "algo" in settings else "networks.dylora" if "unit" in settings else module
         network["network_args"] = settings_list(settings)
     else:
@@ -235,7 +248,7 @@ def _own_key(key: str, value: Any, report: Conversion) -> None:
 def _images(source: Source, conversion: Conversion) -> None:
     """The subsets, with the settings of dataset_args for all of them."""
     level = Conversion("", NAME)
-    content = dict(_arguments(source, level, "dataset_args"))
+    content = _merged(source, level, "dataset_args")
     general = Reading(NAME, GENERAL, flat(content, GENERAL, level), level)
     general.convert()
     _resolution(general)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config.lines import KeyPath, json_lines, toml_lines
+from engine.config.local_paths import ESCAPES_HINT
 from engine.config.problems import ConfigError, Problem
 from engine.config.yaml_text import YamlError, read_yaml
 from engine.errors import UsageError
@@ -16,6 +18,8 @@ from engine.reading import parse_json, parse_toml
 from engine.text import printable
 
 YAML = frozenset({".yaml", ".yml"})
+_JOB, _CONFIG = (re.compile(rf"^{key}:(\s|$)", re.MULTILINE) for key in ("job", "config"))
+"""A job of ai-toolkit in a file of another name."""
 TRAINED = "Here LoRAs are trained for Stable Diffusion 1.5, SDXL and FLUX.1"
 PRESETS = "choose a preset (`lorasmith presets`), and name model and images with it"
 
@@ -54,14 +58,15 @@ def read_source(path: Path, text: str) -> Source:
     """The file with its content.
 
     Raises:
-        ConfigError: a file named .yaml or .yml that is no YAML.
+        ConfigError: a file named .yaml or .yml, or one with the keys of a job, that is no YAML.
     """
-    if path.suffix.lower() in YAML:
+    if path.suffix.lower() in YAML or (_JOB.search(text) and _CONFIG.search(text)):
         try:
             content, lines = read_yaml(text)
         except YamlError as error:
             where = f"{printable(path)}, line {error.line}" if error.line else printable(path)
-            raise ConfigError([Problem(where, "", f"not valid YAML: {error}.")]) from None
+            hint = ESCAPES_HINT if "escape" in str(error) else ""
+            raise ConfigError([Problem(where, "", f"not valid YAML: {error}.", hint)]) from None
         return Source(path, text, content, "YAML", lines)
     for form, parse in (("JSON", _json), ("TOML", parse_toml)):
         try:

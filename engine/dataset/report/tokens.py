@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine.config.caption_weights import weighted_parts
 from engine.dataset.trigger import count_tokens
 from engine.families.base import CaptionTokens
 from engine.families.registry import family_named
@@ -21,7 +22,13 @@ def token_counter(config: RunConfig, recognition: Recognition | None) -> Caption
         ModelError: a tokenizer cannot be read.
     """
     folder = config.model.pretrained_model_name_or_path
-    clip = CaptionTokens(lambda text: count_tokens(text, folder), config.model.max_token_length)
+    weighted = config.model.weighted_captions
+
+    def count(text: str) -> int:
+        parts = [part for part, _ in weighted_parts(text)] if weighted else [text]
+        return sum(count_tokens(part, folder) for part in parts)
+
+    clip = CaptionTokens(count, config.model.max_token_length)
     if recognition is None:
         return clip
     return family_named(recognition.family).caption_tokens(config, recognition, clip)

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from engine.config.flux import LAYER_SETTINGS, FluxTable
 from engine.errors import ModelError
-from engine.families.base import CaptionTokens, Family, Model
+from engine.families.base import CaptionTokens, Family, Model, WeightShape
 from engine.families.flux.detect import INSIDE, LENGTHS, recognise_file, recognise_folder
 from engine.families.flux.names import bfl_place
 from engine.families.flux.ranks import excludes_layer, layer_rank
@@ -101,15 +101,15 @@ class FLUX(Family):
         return CaptionTokens(lambda text: len(t5.encode(text, add_special_tokens=False).ids), limit - 1)  # the end
 
     @override
-    def weights(self, recognition: Recognition) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    def weights(self, recognition: Recognition) -> Iterator[WeightShape]:
         prefixes = {recognition.details["prefix"]: "transformer", INSIDE["text_encoder"]: "text_encoder"}
-        for component, name, shape in super().weights(recognition):
+        for weight in super().weights(recognition):
             if recognition.layout != "single_file":
-                yield component, name, shape
+                yield weight
                 continue
             for prefix, part in prefixes.items():
-                if name.startswith(prefix):
-                    yield part, name.removeprefix(prefix), shape
+                if weight.path.startswith(prefix):
+                    yield weight._replace(component=part, path=weight.path.removeprefix(prefix))
 
     @override
     def chooses_layers(self, config: RunConfig) -> bool:

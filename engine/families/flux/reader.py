@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from engine.families.base import LoraReader
 from engine.families.flux.packing import positions
-from engine.families.flux.targets import transformer_targets
+from engine.families.flux.targets import in_targets, transformer_targets
 from engine.models.adapted import is_adapted
 from engine.models.lora_names import ALPHA, DOWN, UP, by_module
 
@@ -91,7 +91,8 @@ class FluxReader(LoraReader):
 def _split_fused(transformer: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The file as diffusers' converter would give it, for a transformer of any width: alpha / rank in the down
     matrices, each layer with its rows of the up matrices."""
-    targets = {target.kohya_name: target for target in transformer_targets(transformer)}
+    every = [*transformer_targets(transformer), *in_targets(transformer)]
+    targets = {target.kohya_name: target for target in every}
     split: dict[str, Tensor] = {}
     for name, parts in by_module(tensors).items():
         target = targets.get(name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from engine.config.network import OWN_OF_KOHYA
 from engine.config.unused import without_effect
 from engine.errors import UsageError
 from engine.types import Recognition
@@ -58,7 +57,7 @@ def normalize_config(config: RunConfig, recognition: Recognition) -> tuple[RunCo
     if config.sampling.sample_scale is None:
         changes["sampling"]["sample_scale"] = 1.0
     changes["network"] = _text_encoders(config, notes)
-    if config.network.is_lora and config.network.network_module in OWN_OF_KOHYA:
+    if config.network.is_lora and config.network.is_kohyas:
         changes["network"]["network_module"] = "networks.lora_flux"
     training = config.training
     if training.loss_type in ("huber", "smooth_l1") and training.huber_schedule == "snr":

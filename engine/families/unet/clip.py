@@ -73,8 +73,8 @@ def open_clip_place(key: str) -> tuple[str, tuple[int, int], bool]:
     return f"{front}{_OPEN_LAYER[layer]}.{end}", (0, 1), False
 
 
-def text_weights(name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """(component, transformers' path of the module, shape) of a weight of a text encoder in a single file; nothing for
+def text_places(name: str, shape: tuple[int, ...]) -> Iterator[dict[str, Any]]:
+    """`component`, `path` in transformers and `shape` of a weight of a text encoder in a single file; nothing for
     another weight.
 
     Args:
@@ -82,14 +82,16 @@ def text_weights(name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, str, 
     """
     for prefix in (*TEXT, TEXT_SDXL):
         if name.startswith(prefix):
-            yield "text_encoder", name.removeprefix(prefix), shape
+            yield {"component": "text_encoder", "path": name.removeprefix(prefix)}
             return
     front, dot, rest = name.removeprefix(TEXT_SDXL_2).removeprefix("transformer.resblocks.").partition(".")
     if not (name.startswith(TEXT_SDXL_2) and dot and front.isdecimal()):
         return
+    layer = {"component": "text_encoder_2", "shape": shape}
     if rest == "attn.in_proj_weight":
         for letter in "qkv":
-            yield "text_encoder_2", f"encoder.layers.{front}.self_attn.{letter}_proj", (shape[0] // 3, *shape[1:])
+            path = f"encoder.layers.{front}.self_attn.{letter}_proj"
+            yield {**layer, "path": path, "shape": (shape[0] // 3, *shape[1:]), "bias": True}
     ours = {theirs: own for own, theirs in _OPEN_LAYER.items()}.get(rest)
     if ours is not None:
-        yield "text_encoder_2", f"encoder.layers.{front}.{ours}", shape
+        yield {**layer, "path": f"encoder.layers.{front}.{ours}"}

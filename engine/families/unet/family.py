@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from engine.families.base import Family, Model
+from engine.families.base import Family, Model, WeightShape
 from engine.families.layer_names import DENOISER
-from engine.families.unet.clip import text_weights
+from engine.families.unet.clip import text_places
 from engine.families.unet.detect import recognise_sd15, recognise_sdxl
 from engine.families.unet.names import UNET, unet_name, unet_sizes
 from engine.families.unet.noise import choose_prediction_type, effective_recognition
@@ -64,14 +64,14 @@ class _UNetFamily(Family):
         return {**self.spec.file_facts(recognition), "modelspec.prediction_type": "v" if is_v else "epsilon"}
 
     @override
-    def weights(self, recognition: Recognition) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-        for component, name, shape in super().weights(recognition):
+    def weights(self, recognition: Recognition) -> Iterator[WeightShape]:
+        for weight in super().weights(recognition):
             if recognition.layout != "single_file":
-                yield component, name, shape
-            elif name.startswith(UNET):
-                yield "unet", name.removeprefix(UNET), shape
+                yield weight
+            elif weight.path.startswith(UNET):
+                yield weight._replace(path=weight.path.removeprefix(UNET))
             else:
-                yield from text_weights(name, shape)
+                yield from (weight._replace(**place) for place in text_places(weight.path, weight.shape))
 
 
 class SD15(_UNetFamily):
@@ -84,17 +84,17 @@ class SD15(_UNetFamily):
         return recognise_sd15(path)
 
     @override
-    def weights(self, recognition: Recognition) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    def weights(self, recognition: Recognition) -> Iterator[WeightShape]:
         """Kohya has diffusers' names of the UNet's layers."""
         per_level = 3
         if recognition.layout == "single_file":
             per_level = int(unet_sizes(read_header(recognition.path).shapes)["layers_per_block"]) + 1
-        for component, path, shape in super().weights(recognition):
-            if component == "unet" and recognition.layout == "single_file":
-                name = as_diffusers(DENOISER + path.replace(".", "_"), per_level)
-                yield component, name.removeprefix(DENOISER), shape
+        for weight in super().weights(recognition):
+            if weight.component == "unet" and recognition.layout == "single_file":
+                name = as_diffusers(DENOISER + weight.path.replace(".", "_"), per_level)
+                yield weight._replace(path=name.removeprefix(DENOISER))
             else:
-                yield component, path, shape
+                yield weight
 
     @override
     def reference_model(self) -> Recognition:

@@ -153,6 +153,7 @@ def load_model(
         training_alphas_cumprod=alphas_cumprod(schedule),
         clip_skip=table.clip_skip,
         max_token_length=table.max_token_length,
+        weighted_captions=table.weighted_captions,
     )
 
 

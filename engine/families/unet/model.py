@@ -20,7 +20,7 @@ from engine.families.unet.names import sdxl_kohya_name, sdxl_place
 from engine.families.unet.reader import SD15Reader, SDXLReader
 from engine.families.unet.schedule import alphas_cumprod
 from engine.families.unet.targets import norm_targets, text_targets, unet_targets
-from engine.families.unet.text import context_length, joined, tokenise
+from engine.families.unet.text import Tokens, context_length, joined, tokenise, tokenise_weighted, weighted
 from engine.models.drawing import in_tiles, sample_image
 from engine.models.placement import DevicePlacement, evaluating
 from engine.types import LoraTarget, Recognition, SampleRequest
@@ -48,6 +48,7 @@ class UNetModel(Model):
         training_alphas_cumprod: Tensor,
         clip_skip: int | None,
         max_token_length: int,
+        weighted_captions: bool = False,
     ) -> None:
         self.recognition, self.device = recognition, device
         self.prediction_type = recognition.prediction_type
@@ -57,10 +58,11 @@ class UNetModel(Model):
         self.training_alphas_cumprod = training_alphas_cumprod
         self.plain_alphas_cumprod = alphas_cumprod({**scheduler_config, "rescale_betas_zero_snr": False})
         self.clip_skip, self.max_token_length = clip_skip, max_token_length
+        self.weighted_captions = weighted_captions
         self.tokenizers = list(tokenizers)
         pairs = zip(self.tokenizers, self.text_encoders.values(), strict=True)
         self.contexts = [context_length(*pair) for pair in pairs]
-        self._token_ids = lru_cache(maxsize=4096)(self._tokenise)
+        self._tokens = lru_cache(maxsize=4096)(self._tokenise)
         self.latent_channels = int(vae.config.latent_channels)
         self.downscale = 2 ** (len(vae.config.block_out_channels) - 1)
         self.scaling_factor = float(vae.config.scaling_factor)
@@ -77,12 +79,19 @@ class UNetModel(Model):
             for key, weight in encoder.named_parameters()
         }
 
-    def _tokenise(self, caption: str) -> list[Tensor]:
-        """The ids of each tokenizer, [1, chunks, context]."""
-        return [
-            tokenise(tokenizer, [caption], context, self.max_token_length)
-            for tokenizer, context in zip(self.tokenizers, self.contexts, strict=True)
-        ]
+    def _tokenise(self, caption: str) -> list[Tokens]:
+        """The tokens for each text encoder."""
+        pairs, length = zip(self.tokenizers, self.contexts, strict=True), self.max_token_length
+        if self.weighted_captions:
+            return [tokenise_weighted(tokenizer, caption, context, length) for tokenizer, context in pairs]
+        return [Tokens(tokenise(tokenizer, [caption], context, length)) for tokenizer, context in pairs]
+
+    def _batch(self, captions: Sequence[str], encoder: int) -> tuple[Tensor, Tensor | None]:
+        """The ids [B, chunks, context] for a text encoder, on the device, and the weights as `Tokens` has them."""
+        tokens = [self._tokens(caption)[encoder] for caption in captions]
+        ids = torch.cat([own.ids for own in tokens]).to(self.device)
+        weights = [own.weights for own in tokens if own.weights is not None]
+        return ids, torch.cat(weights) if weights else None
 
     @cached_property
     @override
@@ -92,10 +101,22 @@ class UNetModel(Model):
     @cached_property
     @override
     def text_key(self) -> str:
-        return _digest(self._text_weights, self.text_settings())
+        weighted = ["weighted captions"] if self.weighted_captions else []
+        return _digest(self._text_weights, [*self.text_settings(), *weighted])
 
     def text_settings(self) -> list[object]:
-        """Everything that `encode_text` depends on besides captions and weights."""
+        """Everything that `encode_text` depends on besides captions, their weights and the encoders."""
+        raise NotImplementedError
+
+    @override
+    def encode_text(
+        self, captions: Sequence[str], encoders: Sequence[str] | None = None, *, keep_mean: bool = False
+    ) -> dict[str, Tensor]:
+        """See `Model.encode_text`.
+
+        Args:
+            keep_mean: see `weighted`; for the prompts of samples.
+        """
         raise NotImplementedError
 
     @torch.no_grad()
@@ -120,7 +141,7 @@ class UNetModel(Model):
         """Only for encoders that are not trained; samples then need no text encoder."""
         with self.on_device("text_encoder"):
             for prompt in dict.fromkeys(prompts):
-                outputs = self.encode_text([prompt])
+                outputs = self.encode_text([prompt], keep_mean=True)
                 self._cached_prompts[prompt] = {name: tensor.cpu() for name, tensor in outputs.items()}
 
     def texts_of(self, prompts: Sequence[str]) -> list[Mapping[str, Tensor]]:
@@ -128,7 +149,7 @@ class UNetModel(Model):
         if all(prompt in self._cached_prompts for prompt in prompts):
             return [self._cached_prompts[prompt] for prompt in prompts]
         with self.on_device("text_encoder"):
-            encoded = self.encode_text(prompts)
+            encoded = self.encode_text(prompts, keep_mean=True)
         return [{name: tensor[n : n + 1] for name, tensor in encoded.items()} for n in range(len(prompts))]
 
     @override
@@ -176,19 +197,22 @@ class SD15Model(UNetModel):
         words = sorted(tokenizer.get_vocab().items())
         return [words, tokenizer.pad_token_id, context, self.clip_skip, self.max_token_length]
 
-    def encode_text(self, captions: Sequence[str], encoders: Sequence[str] | None = None) -> dict[str, Tensor]:
+    @override
+    def encode_text(
+        self, captions: Sequence[str], encoders: Sequence[str] | None = None, *, keep_mean: bool = False
+    ) -> dict[str, Tensor]:
         """Captions to {"hidden_states": [B, tokens, width]} in the compute dtype. Gradients flow.
 
         clip_skip None or 1 is the last hidden state; n is the n-th layer from the end, through the final norm.
         """
         encoder = self.trainable["text_encoder"]
-        ids = torch.cat([self._token_ids(caption)[0] for caption in captions]).to(self.device)
+        ids, weights = self._batch(captions, 0)
         deep = self.clip_skip is not None and self.clip_skip > 1
         output = encoder(ids.flatten(0, 1), output_hidden_states=deep)
         states = output.last_hidden_state
         if deep:
             states = self._final_norm(output.hidden_states[-(self.clip_skip or 1)])
-        return {"hidden_states": joined(states, len(captions))}
+        return {"hidden_states": weighted(joined(states, len(captions)), weights, keep_mean=keep_mean)}
 
     @cached_property
     def _final_norm(self) -> nn.Module:
@@ -238,19 +262,22 @@ class SDXLModel(UNetModel):
             settings += [sorted(tokenizer.get_vocab().items()), tokenizer.pad_token_id]
         return settings
 
-    def encode_text(self, captions: Sequence[str], encoders: Sequence[str] | None = None) -> dict[str, Tensor]:
+    @override
+    def encode_text(
+        self, captions: Sequence[str], encoders: Sequence[str] | None = None, *, keep_mean: bool = False
+    ) -> dict[str, Tensor]:
         """Captions to {"hidden_states": [B, tokens, width of both], "pooled": [B, width]} in the compute dtype.
         Gradients flow.
 
         Of both encoders the last layer but one, without the final norm; pooled is the second one's projected output at
-        the end of the first chunk (Podell et al. 2023; facts: sd-scripts `sdxl_train_util.py`).
+        the end of the first chunk (Podell et al. 2023; facts: sd-scripts `sdxl_train_util.py`). Weights of captions do
+        not change it.
         """
-        ids = [self._token_ids(caption) for caption in captions]
         states, pooled = [], torch.empty(0)
         for number, name in enumerate(self.text_encoders):
-            own = torch.cat([pair[number] for pair in ids]).to(self.device)
-            output = self.trainable[name](own.flatten(0, 1), output_hidden_states=True)
-            states.append(joined(output.hidden_states[-2], len(captions)))
+            ids, weights = self._batch(captions, number)
+            output = self.trainable[name](ids.flatten(0, 1), output_hidden_states=True)
+            states.append(weighted(joined(output.hidden_states[-2], len(captions)), weights, keep_mean=keep_mean))
             if number == 1:
                 pooled = output.text_embeds.unflatten(0, (len(captions), -1))[:, 0]
         return {"hidden_states": torch.cat(states, dim=-1), "pooled": pooled}

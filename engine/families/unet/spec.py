@@ -11,6 +11,7 @@ _BLOCKS = {"unet": ("down_blocks.", "mid_block.", "up_blocks.")}
 _ATTENTION = ("Transformer2DModel", "CLIPAttention", "CLIPMLP")
 _CONVOLUTION = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
 _ALWAYS = ("transformer_blocks_", "_proj_in", "_proj_out", "_text_model_encoder_layers_")
+_CAPTIONS = ("model.weighted_captions",)
 
 SD15_SPEC = FamilySpec(
     name="sd15",
@@ -31,6 +32,7 @@ SD15_SPEC = FamilySpec(
     version_begins="sd_v1",
     architecture="stable-diffusion-v1",
     kohya=trainers.SD,
+    own_settings=_CAPTIONS,
     proposals=(Proposal("sd15-realistic"),),
     cost=Cost(flops=0.7e12, parameters=1.07e9),
 )
@@ -58,5 +60,6 @@ SDXL_SPEC = FamilySpec(
     architecture="stable-diffusion-xl-v1-base",
     implementation="https://github.com/Stability-AI/generative-models",
     kohya=trainers.SDXL,
+    own_settings=_CAPTIONS,
     proposals=(Proposal("sdxl-noobai-vpred", prediction_type="v_prediction"), Proposal("sdxl")),
 )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from engine.config.caption_weights import weighted_parts
 
 CHUNK = 75
 """Tokens of a caption that one pass of CLIP takes; max_token_length counts in these."""
@@ -24,11 +27,22 @@ def tokenise(tokenizer: Any, captions: Sequence[str], context: int, max_token_le
     long row. With a padding id other than the end id, a chunk that is full ends in the end id, and one that is
     empty begins with it.
     """
-    chunks = max(1, max_token_length // CHUNK)
-    inside = context - 2
+    length = row_length(context, max_token_length)
     rows: Tensor = tokenizer(
-        list(captions), padding="max_length", truncation=True, max_length=chunks * inside + 2, return_tensors="pt"
+        list(captions), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
     ).input_ids
+    return _chunked(tokenizer, rows, context)
+
+
+def row_length(context: int, max_token_length: int) -> int:
+    """Ids of a caption in all its chunks, with one start and one end."""
+    return max(1, max_token_length // CHUNK) * (context - 2) + 2
+
+
+def _chunked(tokenizer: Any, rows: Tensor, context: int) -> Tensor:
+    """Rows [B, chunks * (context - 2) + 2] as chunks [B, chunks, context]."""
+    inside = context - 2
+    chunks = (rows.shape[1] - 2) // inside
     if chunks == 1:
         return rows[:, None]
     start, end = rows[:, :1], rows[:, -1:]
@@ -39,6 +53,51 @@ def tokenise(tokenizer: Any, captions: Sequence[str], context: int, max_token_le
         ids[..., -1][full] = tokenizer.eos_token_id
         ids[..., 1][ids[..., 1] == tokenizer.pad_token_id] = tokenizer.eos_token_id
     return ids
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One caption for one text encoder."""
+
+    ids: Tensor
+    """[1, chunks, context] int64."""
+    weights: Tensor | None = None
+    """[1, chunks * (context - 2) + 2] float32, of each token; None: captions have no weights."""
+
+
+def tokenise_weighted(tokenizer: Any, caption: str, context: int, max_token_length: int) -> Tokens:
+    """A caption with weights (`weighted_parts`); start, end and padding weigh 1.
+
+    Each part is tokenised by itself, as in sd-scripts' `_get_weighted_input_ids`.
+    """
+    length = row_length(context, max_token_length)
+    ids: list[int] = []
+    weights: list[float] = []
+    for part, weight in weighted_parts(caption):
+        own = tokenizer(part, add_special_tokens=False).input_ids
+        ids += own
+        weights += [weight] * len(own)
+    ids, weights = ids[: length - 2], weights[: length - 2]
+    padding = length - 2 - len(ids)
+    row = [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id, *[tokenizer.pad_token_id] * padding]
+    chunks = _chunked(tokenizer, torch.tensor([row]), context)
+    return Tokens(chunks, torch.tensor([[1.0, *weights, 1.0, *[1.0] * padding]]))
+
+
+def weighted(states: Tensor, weights: Tensor | None, *, keep_mean: bool) -> Tensor:
+    """Hidden states [B, tokens, width] multiplied by the weights [B, tokens] of their tokens.
+
+    Args:
+        weights: None: nothing is changed.
+        keep_mean: scale each caption's states back to their mean: so A1111 and the samples of Kohya's scripts, not
+            their training.
+    """
+    if weights is None:
+        return states
+    result = states.float() * weights.to(states.device)[..., None]
+    if keep_mean:
+        result = result * (states.float().mean((1, 2), keepdim=True) / result.mean((1, 2), keepdim=True))
+    return result.to(states.dtype)
 
 
 def joined(states: Tensor, batch: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -26,6 +27,8 @@ class EventLog:
 
     def __init__(self, path: Path, reserve: Path | None = None) -> None:
         self.dropped = 0
+        self._lock = threading.Lock()
+        """A thread that waits for a logger emits events too."""
         self._reserve = reserve
         self._seq, self._broken = _continuation(path)
         self._path, self._file = path, -1
@@ -34,6 +37,15 @@ class EventLog:
 
     def emit(self, event: Event) -> None:
         """Append one event. Non-finite numbers become null."""
+        with self._lock:
+            self._emit(event)
+
+    @property
+    def last_seq(self) -> int:
+        """Number of the newest event; -1 in an empty log."""
+        return self._seq - 1
+
+    def _emit(self, event: Event) -> None:
         stamped = event_of(event.type, _finite(event.data), self._seq, round(time.time(), 3))
         line = stamped.as_json().encode("ascii") + b"\n"
         self._seq += 1

@@ -151,7 +151,18 @@ class StepEvent(Event, type="step"):
     loss: float | None = field(NUMBER, "Loss of the step; null where it is not finite.")
     loss_average: float | None = field(NUMBER, "The same, smoothed over the last steps.")
     lr: Mapping[str, float] = field(NUMBERS, "Learning rate of the step, by group of parameters.")
+    d: Mapping[str, float] = field(
+        NUMBERS, "The factor in `lr` that the optimizer found, by group.", default=None,
+        when="with Prodigy and D-Adaptation",
+    )  # fmt: skip
     grad_norm: float | None = field(NUMBER, "Norm of the gradients, before they are clipped.")
+    norms: Mapping[str, float] = field(
+        NUMBERS,
+        "Norms of the modules after the step: how many were scaled down (`keys_scaled`), the largest (`max_key_norm`) "
+        "and the mean (`avg_key_norm`).",
+        default=None,
+        when="with `scale_weight_norms`",
+    )
     images_per_second: float | None = field(NUMBER, "Speed, by `seconds_per_step`.", "images/s")
     seconds_per_step: float | None = field(NUMBER, "Median duration of the last steps.", "s")
     eta_seconds: float | None = field(NUMBER, "To the end of the run, with samples, saves and measuring.", "s")

@@ -14,7 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from engine.adapters.applied import AppliedLoras
+from engine.adapters.kinds.registry import trained_kind
+from engine.adapters.network import AdapterNetwork
 from engine.adapters.usable import check_usable
+from engine.config.network import NetworkTable
 from engine.families.unet.model import kohya_name
 from engine.families.unet.targets import norm_targets
 from engine.types import LoraTarget
@@ -41,6 +44,7 @@ def as_model(tiny: Tiny) -> Any:
         trainable={"text_encoder": tiny.text_encoder, "unet": tiny.unet},
         lora_targets=lambda conv: targets_of(tiny.unet, tiny.text_encoder, conv=conv),
         norm_targets=lambda conv: norm_targets(tiny.unet, kohya_name, conv=conv),
+        outer_targets=list,
     )
 
 
@@ -155,6 +159,29 @@ def test_other_kinds_work_by_their_difference(saved: Saved) -> None:
     assert not torch.equal(output, untouched())
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"algo": "loha"}, {"algo": "lokr", "factor": 4}, {"use_tucker": True}, {"algo": "glora"}, {"algo": "full"},
+     {"algo": "diag-oft", "rescaled": True, "constraint": 0.05}, {"algo": "boft", "network_dim": 8}, {"algo": "ia3"}],
+)  # fmt: skip
+def test_a_trained_file_of_any_kind_draws_as_its_run_does(settings: dict[str, Any], saved: Saved) -> None:
+    """With norm layers; at strength 0 it is the base."""
+    network = NetworkTable(**{"network_module": "lycoris.kohya", "network_dim": 4, "train_norm": True, **settings})
+    tiny, kind = make_tiny(), trained_kind(network)
+    targets = [*targets_of(tiny.unet, tiny.text_encoder, conv=True), *norm_targets(tiny.unet, kohya_name, conv=True)]
+    made = AdapterNetwork.attach(kind, tiny.components, targets, network=network, log=lambda _: None)
+    with torch.no_grad():
+        for number, parameter in enumerate(made.parameters()):
+            values = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+            parameter.add_(values * 0.05)
+        expected = tiny.forward()
+    messages: list[str] = []
+    file = saved(made.state())
+    torch.testing.assert_close(drawn([file], 1.0, messages=messages), expected, rtol=1e-3, atol=1e-4)
+    assert messages == [] and (expected - untouched()).abs().max() > 1e-2
+    assert torch.equal(drawn([file], 0.0), untouched())
+
+
 def test_a_bias_is_added_too(saved: Saved) -> None:
     tiny, bias = make_tiny(), torch.randn(4)
     file = saved({"lora_unet_conv_out.diff": torch.zeros(4, 16, 3, 3), "lora_unet_conv_out.diff_b": bias})
@@ -174,7 +201,10 @@ def test_rows_of_a_fused_layer_go_to_its_parts(saved: Saved) -> None:
     layers, x = Attention(), torch.randn(3, 8)
     target = LoraTarget("transformer", "to_q", "lora_unet_double_blocks_0_img_attn_qkv", "linear", ("to_k", "to_v"))
     model: Any = SimpleNamespace(
-        trainable={"transformer": layers}, lora_targets=lambda conv: [target], norm_targets=lambda conv: []
+        trainable={"transformer": layers},
+        lora_targets=lambda conv: [target],
+        norm_targets=lambda conv: [],
+        outer_targets=list,
     )
     matrix, lengths = torch.randn(24, 8), torch.rand(24) + 0.5
     weight = torch.cat([layer.weight for layer in (layers.to_q, layers.to_k, layers.to_v)]).detach()

@@ -425,7 +425,10 @@ def test_it_is_applied_to_the_layers(family: str, name: str, tmp_path: Path) -> 
     path, changes = file_of(family, name, tmp_path)
     place, messages = world(family), list[str]()
     model: Any = SimpleNamespace(
-        trainable=place.components, lora_targets=lambda conv: place.targets, norm_targets=lambda conv: []
+        trainable=place.components,
+        lora_targets=lambda conv: place.targets,
+        norm_targets=lambda conv: [],
+        outer_targets=list,
     )
     applied = AppliedLoras(model, [path], BASES[family], messages.append)
     applied.set_strengths([1.0])

@@ -27,7 +27,8 @@ SHARED: dict[str, Any] = {
     "caption_separator": str, "keep_tokens": int, "keep_tokens_separator": str, "secondary_separator": str,
     "enable_wildcard": bool, "caption_prefix": str, "caption_suffix": str, "token_warmup_min": int,
     "token_warmup_step": NUMBER, "caption_dropout_rate": NUMBER, "caption_dropout_every_n_epochs": int,
-    "caption_tag_dropout_rate": NUMBER, "custom_attributes": dict, "resize_interpolation": str,
+    "caption_tag_dropout_rate": NUMBER, "custom_attributes": dict, "face_crop_aug_range": list,
+    "resize_interpolation": str,
 }  # fmt: skip
 DATASET: dict[str, Any] = {
     "batch_size": int, "resolution": (int, list), "enable_bucket": bool, "min_bucket_reso": int, "max_bucket_reso": int,
@@ -117,7 +118,8 @@ def _dataset_problems(dataset: Mapping[str, Any], family: str, arguments: Mappin
     for table in _merged(dataset):
         size = table["resolution"] if isinstance(table["resolution"], list) else [table["resolution"]]
         if not table.get("enable_bucket"):
-            still = not arguments.get("cache_latents") and not table.get("random_crop")
+            crops = table.get("random_crop") or table.get("face_crop_aug_range")
+            still = not arguments.get("cache_latents") and not crops
             yield from ["without buckets and cached latents no image is scaled"] if still else []
             continue
         step = table.get("bucket_reso_steps", 64)
@@ -163,6 +165,8 @@ def _training_problems(arguments: Mapping[str, Any], family: str) -> Iterator[st
         yield "NotImplementedError: huber schedule snr"
     if arguments.get("validate_every_n_epochs") == 0 or arguments.get("validate_every_n_steps") == 0:
         yield "ZeroDivisionError: validation"
+    if arguments.get("log_with") in ("tensorboard", "all") and not arguments.get("logging_dir"):
+        yield "logging_dir is required when log_with is tensorboard"
     name = arguments["optimizer_type"].lower()
     relative = name == "adafactor" and "relative_step=False" not in arguments.get("optimizer_args", [])
     needless = arguments["lr_scheduler"] in ("constant", "adafactor") or relative

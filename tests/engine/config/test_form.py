@@ -53,6 +53,11 @@ def test_what_the_form_shows_reads_back_as_the_same_value(name: str | None) -> N
         ("training.unet_lr", " 5e-5 ", 5e-5),
         ("training.unet_lr", "", None),
         ("training.unet_lr", "Unset", None),
+        ("training.text_encoder_lr", "5e-5", 5e-5),
+        ("training.text_encoder_lr", "1e-5, 2e-5", [1e-5, 2e-5]),
+        ("training.text_encoder_lr", "[0, 2e-5]", [0, 2e-5]),
+        ("training.text_encoder_lr", "", None),
+        ("network.block_dims", "4,8", "4,8"),
         ("training.seed", "7", 7),
         ("dataset.resolution", "512", 512),
         ("dataset.resolution", "512 x 768", [512, 768]),
@@ -76,6 +81,16 @@ def test_typed_text_becomes_a_value(key: str, text: str, value: Any) -> None:
     [
         ("training.unet_lr", "fast", "fast is given, allowed is a number, 0 or more."),
         ("training.unet_lr", "nan", "nan is given, allowed is a number, 0 or more."),
+        (
+            "training.text_encoder_lr",
+            "1e-5,fast",
+            "[1e-05, 'fast'] is given, allowed is a number from 0 on, or up to 4, separated by commas.",
+        ),
+        (
+            "training.text_encoder_lr",
+            "1e-5,true",
+            "[1e-05, True] is given, allowed is a number from 0 on, or up to 4, separated by commas.",
+        ),
         ("training.seed", "true", "True is given, allowed is a whole number, from 0 to 4294967295."),
         ("training.seed", "1.5", "1.5 is given, allowed is a whole number, from 0 to 4294967295."),
         ("network.network_dim", "0", "0 is given, allowed is a whole number, from 1 to 1024."),

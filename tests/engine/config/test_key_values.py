@@ -117,11 +117,11 @@ def test_every_problem_is_reported_at_once() -> None:
 @pytest.mark.parametrize(
     ("argument", "status", "values"),
     [
-        ("split_qkv=True", "not supported", {}), ("split_qkv=true", "no effect", {}), ("split_qkv=1", "no effect", {}),
-        ("split_qkv=False", "honoured", {}), ("split_qkv=false", "honoured", {}), ("split_qkv=none", "honoured", {}),
+        ("split_qkv=True", "better", {}), ("split_qkv=true", "no effect", {}), ("split_qkv=1", "no effect", {}),
+        ("split_qkv=False", "no effect", {}), ("split_qkv=false", "no effect", {}), ("split_qkv=none", "no effect", {}),
         ("train_t5xxl=True", "not supported", {}), ("train_t5xxl=TRUE", "no effect", {}),
         ("use_tucker=false", "no effect", {}), ("algo=lokr", "no effect", {}),
-        ("train_blocks=ALL", "honoured", {}), ("train_blocks=single", "not supported", {}),
+        ("train_blocks=all", "honoured", {}), ("train_blocks=single", "honoured", {}),
         ("rank_dropout=0.1", "honoured", {"rank_dropout": 0.1}), ("rank_dropout=none", "honoured", {}),
         ("rank_dropout=None", "honoured", {}), ('conv_dim="8"', "honoured", {"conv_dim": 8}),
         ("conv_dim= 8", "honoured", {"conv_dim": 8}), ("conv_alpha=1e0", "honoured", {"conv_alpha": 1.0}),

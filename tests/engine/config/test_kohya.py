@@ -59,12 +59,12 @@ WORDS = {
     "loss_type": "huber", "huber_schedule": "constant", "lr_scheduler": "linear", "optimizer_type": "Lion",
     "mixed_precision": "bf16", "save_precision": "bf16", "resolution": "640,768", "max_token_length": 150,
     "timestep_sampling": "sigmoid", "weighting_scheme": "cosmap", "model_prediction_type": "additive",
-    "resize_interpolation": "box", "sample_sampler": "euler", 
+    "resize_interpolation": "box", "sample_sampler": "euler", "face_crop_aug_range": "2.0,4.0",
     "lr_warmup_steps": "25%", "caption_dropout_rate": 0.25, "caption_tag_dropout_rate": 0.25, "validation_split": 0.25,
     "multires_noise_discount": 0.5, "network_dropout": 0.25, "min_timestep": 3, "max_timestep": 900,
     "lr_scheduler_min_lr_ratio": 0.25, "network_args": ["conv_dim=3"], "optimizer_args": ["weight_decay=0.5"],
     "lr_scheduler_args": ["lr_end=0.5"], "text_encoder_lr": [0.5], "noise_offset": 0.25, "max_bucket_reso": 4032,
-    "min_bucket_reso": 32, "bucket_reso_steps": 32, "seed": 3, "adaptive_noise_scale": 0.25,
+    "min_bucket_reso": 32, "bucket_reso_steps": 32, "seed": 3, "adaptive_noise_scale": 0.25, "log_with": "wandb",
 }  # fmt: skip
 TOGETHER = {
     "adaptive_noise_scale": {"noise_offset": 0.5},
@@ -163,16 +163,16 @@ def test_a_training_toml(write: Write) -> None:
 
 
 def test_unsupported_and_unknown_arguments_are_errors_all_at_once(write: Write) -> None:
-    path = write("t.toml", 'network_module = "networks.dylora"\nnetwork_dim = 8\nweighted_captions = true\n'
+    path = write("t.toml", 'network_module = "networks.dylora"\nnetwork_dim = 8\nv2 = true\n'
                  'learning_rat = 1e-4\nnetwork_args = ["ggpo_beta=1"]\nunet_lr = 1e-4')  # fmt: skip
     with pytest.raises(ConfigError) as caught:
         load_config(path)
     results = {problem.key: problem for problem in caught.value.problems}
     assert "networks.lokr and lycoris.kohya" in results["network_module"].hint
-    assert "Remove the weights" in results["weighted_captions"].hint
+    assert "use 1.5, SDXL or FLUX" in results["v2"].hint
     assert "learning_rat" not in results, "the scripts ignore a name that is no argument"
     lines = {key: problem.where.removeprefix(f"{path}, line ") for key, problem in results.items()}
-    assert lines == {"network_module": "1", "weighted_captions": "3", "network_args ggpo_beta": "5"}
+    assert lines == {"network_module": "1", "v2": "3", "network_args ggpo_beta": "5"}
 
 
 def test_what_the_scripts_ignore_has_no_effect_and_the_nearest_argument_is_named(write: Write) -> None:
@@ -242,7 +242,8 @@ def test_a_gui_configuration(write: Write) -> None:
         results["epoch"] == "better"
         and results["sd3_text"] == results["train_blocks"] == results["xformers"] == "no effect"
     )
-    assert results["use_wandb"] == "no effect"
+    assert results["use_wandb"] == "honoured"
+    assert (config.logging.log_with, config.logging.log_prefix) == ("wandb", "xl")
 
 
 @pytest.mark.parametrize(

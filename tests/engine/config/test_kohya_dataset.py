@@ -88,7 +88,7 @@ def test_every_problem_is_reported_with_its_place(write: Write) -> None:
           image_dir = "a"
           num_repeats = 0
           flip_aug = 1.5
-          face_crop_aug_range = [2.0, 4.0]
+          face_crop_aug_range = 2.0
         [[datasets]]
           [[datasets.subsets]]
           image_dir = "b"
@@ -102,7 +102,7 @@ def test_every_problem_is_reported_with_its_place(write: Write) -> None:
         "datasets[0].subsets[0].batch_size: not allowed here.",
         "datasets[0].subsets[0].image_dir: required, and missing.",
         "datasets[0].subsets[1].num_repeats: 0 is given, allowed is a whole number from 1 on.",
-        "datasets[0].subsets[1].face_crop_aug_range: not supported.",
+        "datasets[0].subsets[1].face_crop_aug_range: 2.0 is given, allowed is two numbers: [2.0, 4.0].",
         "datasets[1].subsets: subsets of several kinds: with captions next to the images, with metadata_file.",
     ):  # fmt: skip
         assert expected in reported, reported

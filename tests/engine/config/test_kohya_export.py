@@ -17,7 +17,7 @@ from engine.config.kohya.dataset_file import read_dataset_config
 from engine.config.kohya.export import ExportedSubset
 from engine.config.kohya.rules import SCRIPT_ARGUMENTS
 from engine.config.presets import list_presets
-from tests.engine.config.kohya_scripts import resolved_export
+from tests.engine.config.kohya_scripts import refusals, resolved_export
 
 SUBSETS = [ExportedSubset("/p/10_zed", 10, "zed dog"), ExportedSubset("/r/1_dog", 1, "dog", True)]
 PRESETS = [preset.name for preset in list_presets() if preset.name != "demo"]
@@ -82,6 +82,22 @@ def test_conv_and_other_settings_come_back(tmp_path: Path) -> None:
     assert imported.memory.base_precision == "fp8" and imported.dataset.masked_loss
     specs, _ = read_dataset_config(tmp_path / "dataset.toml", imported)
     assert [spec.conditioning_data_dir for spec in specs] == ["/masks"]
+
+
+def test_captions_of_a_file_and_merged_files_come_back(tmp_path: Path) -> None:
+    config = load_config("sd15-anime", [
+        "saving.output_name=zed", "dataset.train_data_dir=/p", "dataset.in_json=/m.json", "dataset.num_repeats=3",
+        "model.base_weights=['/b.safetensors']", "model.base_weights_multiplier=[0.5]", "model.weighted_captions=true",
+        "dataset.face_crop_aug_range=[2, 4]", "dataset.enable_bucket=false",
+    ])  # fmt: skip
+    subsets = [ExportedSubset("/p", 3, metadata_file="/m.json")]
+    for name, text in resolved_export(config, "sd15", subsets, []).files.items():
+        (tmp_path / name).write_text(text)
+    imported = load_config(tmp_path / "training.toml")
+    assert imported.model == config.model
+    specs, _ = read_dataset_config(tmp_path / "dataset.toml", imported)
+    assert [(spec.image_dir, spec.metadata_file, spec.num_repeats) for spec in specs] == [("/p", "/m.json", 3)]
+    assert specs[0].table.face_crop_aug_range == [2.0, 4.0] and not imported.memory.cache_latents
 
 
 def test_steps_of_warm_up_are_whole_numbers() -> None:
@@ -159,3 +175,25 @@ def test_several_processes_are_started_by_the_scripts(
         assert switch in (tmp_path / name).read_text()
     assert "num_processes" not in (tmp_path / "training.toml").read_text()
     compile((tmp_path / "train.py").read_text(), "train.py", "exec")
+
+
+@pytest.mark.parametrize(
+    ("logging", "expected", "note"),
+    [
+        ({"log_with": "trackio", "logging_dir": "/l"}, {"logging_dir": "/l"}, "log_with is left out"),
+        ({"log_with": "tensorboard"}, {"log_with": "tensorboard", "logging_dir": "logs"}, "logging_dir is logs"),
+        ({"log_with": "wandb", "log_config": True}, {"log_with": "wandb", "log_config": True}, ""),
+    ],
+)
+def test_loggers_are_those_that_the_scripts_have(
+    logging: dict[str, object], expected: dict[str, object], note: str
+) -> None:
+    config = RunConfig().changed(
+        saving={"output_name": "zed"}, model={"pretrained_model_name_or_path": "/m"}, logging=logging
+    )
+    made = resolved_export(config, "sd15", SUBSETS, [])
+    assert tomllib.loads(made.files["training.toml"])["logging_arguments"] == expected
+    assert refusals(made.files, "sd15") == []
+    assert [text for text in made.notes if "log" in text.split()[0]] == [
+        text for text in made.notes if note and note in text
+    ]

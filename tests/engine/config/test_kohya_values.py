@@ -117,6 +117,9 @@ def entries(path: Path) -> list[Any]:
         ("text_encoder_lr", [[1e-5], "1e-5", 1e-5, ["1e-5"]], [1e-5]),
         ("text_encoder_lr", [[], "", " ", None], None),
         ("optimizer_args", [["a=1", "b=2"], "a=1 b=2", " a=1  b=2"], ["a=1", "b=2"]),
+        ("face_crop_aug_range", ["2.0,4.0", "2, 4", [2.0, 4], ["2", 4.0]], "2,4"),
+        ("face_crop_aug_range", [[], "", None], None),
+        ("base_weights_multiplier", [0.5, "0.5", [0.5], ["0.5"]], [0.5]),
         ("output_name", ["False"], "False"),
         ("output_name", [5, "5"], "5"),
         ("training_comment", ["None"], "None"),
@@ -334,6 +337,42 @@ def test_each_launcher_has_its_number_of_processes(launcher: str, processes: int
     assert not conversion.problems, conversion.problems
     assert conversion.values["training"].get("num_processes", 1) == processes
     assert ("accelerate launch" in [entry.key for entry in conversion.entries]) == ("-" in launcher)
+
+
+SET: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"weighted_captions": True}, {"model.weighted_captions": True}),
+    ({"weighted_captions": True, "network_module": "networks.lora_flux"}, {"model.weighted_captions": False}),
+    (
+        {"base_weights": ["a", "b c"], "base_weights_multiplier": [0.5]},
+        {"model.base_weights": ["a", "b c"], "model.base_weights_multiplier": [0.5]},
+    ),
+    ({"face_crop_aug_range": [2.0, 4.0]}, {"dataset.face_crop_aug_range": [2.0, 4.0]}),
+    (
+        {"in_json": "m.json", "train_data_dir": "d", "dataset_repeats": 3},
+        {"dataset.in_json": "m.json", "dataset.train_data_dir": "d", "dataset.num_repeats": 3},
+    ),
+    ({"train_data_dir": "d", "dataset_repeats": 3}, {"dataset.num_repeats": None}),
+]
+
+
+@pytest.mark.parametrize(("arguments", "expected"), SET)
+def test_arguments_and_settings(arguments: dict[str, Any], expected: dict[str, Any]) -> None:
+    conversion = convert_arguments(arguments, "")
+    assert not conversion.problems
+    config = RunConfig.model_validate(conversion.values)
+    assert {key: config.value(key) for key in expected} == expected
+
+
+HINTS = {
+    "torch.optim.lr_scheduler.CosineAnnealingLR": "that is nearest: cosine.", "StepLR": "nearest: piecewise_constant.",
+    "a.b.Rex": "choose the schedule of training.lr_scheduler that is nearest.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "hint"), HINTS.items())
+def test_a_class_of_schedules_names_the_nearest(name: str, hint: str) -> None:
+    (problem,) = convert_arguments({"lr_scheduler_type": name}, "").problems
+    assert problem.message == f"{name} is given, which is not supported." and problem.hint.endswith(hint)
 
 
 @pytest.mark.parametrize(("raw", "used"), [(75, 75), (150, 150), (225, 225), (255, 225), (100, 75), (299, 225)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from engine.config import ConfigError, RunConfig, digest, load_config, update_toml
 from engine.config.kohya.convert import conversion_of
-from engine.config.moved import MOVED, former_key, former_tables, present_key
+from engine.config.moved import ADDED, MOVED, former_key, former_tables, present_key
 from engine.config.problems import keys
 from engine.runs import RunDir, prepare_resume, prepare_run
 from tests.engine.runs.test_prepare import end
@@ -147,7 +148,8 @@ def old_run(tmp_path: Path) -> RunDir:
     text = run.config_path.read_text()
     for table in ("flow", "flux"):
         text = text.replace(f"[{table}]\n", "")
-    run.config_path.write_text(text.replace("sample_guidance = 3.5\n", "").replace("apply_t5_attn_mask = false\n", ""))
+    newer = ("sample_guidance", "apply_t5_attn_mask", *ADDED["flux"])
+    run.config_path.write_text(re.sub(rf"^({'|'.join(newer)}) = .*\n", "", text, flags=re.MULTILINE))
     end(run, "failed", 0)
     return run
 
@@ -201,7 +203,18 @@ def test_digests_and_caches_know_the_settings_by_their_former_names() -> None:
     }
     assert digest(RunConfig().changed(**tables(some))) == "59f81e1ea3d9e799"
     former = former_tables(RunConfig().model_dump())
-    assert list(former) == ["model", "dataset", "network", "training", "memory", "sampling", "saving"]
+    assert list(former) == [
+        "model",
+        "dataset",
+        "network",
+        "training",
+        "memory",
+        "sampling",
+        "saving",
+        "logging",
+        "flux",
+    ]
+    assert former["flux"].keys() == set(ADDED["flux"])
     assert all(key in former[table] for table, key in (old.split(".") for old in MOVED))
 
 

@@ -103,6 +103,8 @@ OTHER_FILES = [
     ("a.yaml", "services:\n  web:\n    image: x\n", "yaml-of-no-trainer"),
     ("a.yml", "", "yaml-of-no-trainer"),
     ("a.yaml", "a: [1,\n", "config-invalid"),
+    ("a.txt", 'job: extension\nconfig:\n  name: "C:\\Users"\n', "config-invalid"),
+    ("a.txt", "job: extension\nconfig:\n  process:\n  - type: generate\n", "other-trainer-no-lora"),
     ("a.yaml", "a: &x 1\nb: *x\n", "config-invalid"),
     ("a.yaml", "a: !!python/object:os.system x\n", "config-invalid"),
     ("a.yaml", "job: train\n---\njob: train\n", "config-invalid"),

@@ -107,7 +107,7 @@ def test_text_toml_and_json_files_agree(tmp_path: Path) -> None:
     [
         ("p.txt", None, "prompt-file-unreadable", "p.txt"),
         ("p.json", "{}", "prompt-file-without-prompts", "p.json"),
-        ("p.json", "[1]", "prompt-not-possible", "1"),
+        ("p.json", "[1]", "prompt-not-possible", ": 1."),
         ("p.toml", "[prompt]\nwidth = 1\n", "prompt-file-without-prompts", "'subset'"),
         ("p.toml", "[prompt\n", "prompt-file-malformed", "p.toml"),
         ("p.toml", 'prompt = "a"\n', "prompt-file-without-prompts", "p.toml"),

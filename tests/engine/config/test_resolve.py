@@ -60,6 +60,27 @@ def test_a_rung_of_the_ladder_implies_those_below_it() -> None:
     assert "has no effect" not in notes
 
 
+@pytest.mark.parametrize(
+    ("overrides", "module", "algo", "sentence"),
+    [
+        (["network.algo=locon"], "networks.lora", "locon", ""),
+        (["network.algo=lokr"], "lycoris.kohya", "lokr", "because algo is lokr"),
+        (["network.use_tucker=true"], "lycoris.kohya", "lora", "because use_tucker is set"),
+        (["network.train_norm=true"], "lycoris.kohya", "lora", "because train_norm is set"),
+        (["network.network_module=lycoris.kohya"], "lycoris.kohya", "lora", ""),
+        (["network.network_module=networks.lokr"], "networks.lokr", "lokr", ""),
+        (["network.network_module=networks.loha", "network.algo=loha"], "networks.loha", "loha", ""),
+        (["network.network_module=locon.locon_kohya", "network.algo=locon"], "locon.locon_kohya", "locon", ""),
+        (["network.algo=boft", "memory.base_precision=nf4"], "lycoris.kohya", "boft", "rounded to nf4 here"),
+    ],
+)
+def test_the_module_of_a_kind(overrides: list[str], module: str, algo: str, sentence: str) -> None:
+    config, notes = resolved(*overrides)
+    assert (config.network.network_module, config.network.algo) == (module, algo)
+    assert sentence in notes and bool(notes) == bool(sentence)
+    assert resolve(config)[0] == config
+
+
 def test_no_notes_on_the_defaults() -> None:
     assert resolved() == (RunConfig(), "")
 
@@ -80,6 +101,7 @@ def test_no_notes_on_the_defaults() -> None:
             "text-cache-needs-fixed-encoder",
             "network.network_train_text_encoder_only",
         ),
+        (["network.network_module=networks.loha", "network.algo=lokr"], "module-of-other-kind", "network.algo = lokr"),
     ],
 )
 def test_what_only_the_person_can_resolve_is_refused(overrides: list[str], code: str, key: str) -> None:

@@ -107,6 +107,35 @@ def test_captions_from_metadata(tmp_path, draw):
         scan(run(path))
 
 
+def test_in_json_is_one_folder_with_captions_of_a_file(tmp_path, draw):
+    """As the same file in a dataset configuration, with the settings and the repeats of `[dataset]`."""
+    for name in ("a.png", "b.jpg"):
+        draw(tmp_path / "10_images" / name, (64, 64))
+    (tmp_path / "10_images" / "a.txt").write_text("not read")
+    entries = {"a": {"caption": "a dog", "tags": "red, big", "train_resolution": [64, 64]}, "b": {"tags": "cat"}}
+    (tmp_path / "m.json").write_text(json.dumps({**entries, "gone": {"caption": "x"}}))
+    lines = [json.dumps({"image_path": name, **entry}) for name, entry in entries.items()]
+    (tmp_path / "m.jsonl").write_text("\n".join(lines))
+    folder = {"train_data_dir": str(tmp_path / "10_images"), "resolution": 64, "min_bucket_reso": 64}
+    results = []
+    for name in ("m.json", "m.jsonl"):
+        config = RunConfig().changed(dataset={**folder, "in_json": str(tmp_path / name), "num_repeats": 3})
+        dataset = scan(config)
+        (subset,) = dataset.subsets
+        results.append([(image.path.name, image.caption) for image in subset.images])
+        assert (subset.num_repeats, subset.tags, subset.table, subset.batch_size) == (3, ("red, big",), None, None)
+        assert any("train_resolution of 1 entry has no effect" in note for note in dataset.notes)
+        assert any("gone" in note for note in dataset.notes) is (name == "m.json")
+        assert plan_steps(dataset, BucketGrid.from_table(config.dataset), config).items == 6
+    assert results == [[("a.png", "a dog,red, big"), ("b.jpg", "cat")]] * 2
+    assert (
+        scan(RunConfig().changed(dataset={**folder, "in_json": str(tmp_path / "m.json")})).subsets[0].num_repeats == 1
+    )
+    for name, code in (("none.json", "metadata-missing"), ("10_images/a.txt", "metadata-unreadable")):
+        with refused(code, "dataset.in_json"):
+            scan(RunConfig().changed(dataset={**folder, "in_json": str(tmp_path / name)}))
+
+
 def test_masks_scale_the_loss(tmp_path, draw):
     from PIL import Image
 

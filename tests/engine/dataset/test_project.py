@@ -373,7 +373,7 @@ def test_a_disk_that_refuses_is_a_sentence(
 
 def test_a_file_in_the_way_is_a_sentence(project: Callable[..., Project], tmp_path: Path) -> None:
     (tmp_path / "place").write_text("a file")
-    with refused("file-in-the-way"):
+    with refused("place-is-a-file"):
         make(project())
 
 

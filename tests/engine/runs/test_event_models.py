@@ -34,7 +34,7 @@ KEYS = {
     "run_started": "name pid step",
     "phase": "name state step max_train_steps epochs updates_per_epoch",
     "progress": "phase done total unit written proposed",
-    "step": "step epoch loss loss_average lr grad_norm images_per_second seconds_per_step eta_seconds memory",
+    "step": "step epoch loss loss_average lr d grad_norm norms images_per_second seconds_per_step eta_seconds memory",
     "validation": "step epoch loss loss_t<timestep> train_loss train_loss_t<timestep> base_loss base_train_loss "
     "seconds",
     "measures": "step epoch shift response leakage drift bleed seconds",

@@ -100,7 +100,7 @@ def test_the_name_that_the_last_file_gets(config: RunConfig, step: int, existing
             "changes-contradict",
             ("training.max_train_epochs", "training.train_batch_size"),
         ),
-        ("stopped", {"training.unet_lr": 0}, "rate-not-changeable", ("training.unet_lr", "end", "UNet")),
+        ("stopped", {"training.unet_lr": 0}, "rate-not-changeable", ("training.unet_lr", "end the training", "UNet")),
         ("stopped", {"training.max_train_epochs": 1_000_000}, "length-too-long", ("20000000 steps",)),
     ],
 )

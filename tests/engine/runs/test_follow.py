@@ -133,7 +133,7 @@ def test_a_second_trainer_on_one_directory_refuses(prepared: RunDir, start: Star
     eventually(lambda: true_state(prepared).step > 0)
     command = [sys.executable, str(FAKE), str(prepared.path), "1", "0"]
     second = subprocess.run(command, capture_output=True, text=True, check=False, env=trainer_environment())
-    assert second.returncode != 0 and str(prepared.path) in second.stderr
+    assert second.returncode != 0 and "already trains in" in second.stderr
     assert true_state(prepared).live
     with refused("run-is-live", prepared.path):
         prepare_resume(prepared)

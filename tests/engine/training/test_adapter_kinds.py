@@ -1,11 +1,12 @@
-"""What every kind of adapter that is trained must pass: train, save, check, inspect, resume, merge.
+"""What every kind of adapter that is trained must pass: train, save, check, inspect, merge, resume.
 
 A kind that no module of the program knows passes the same test as LoRA.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 from math import prod
@@ -69,6 +70,9 @@ KINDS = {
     "cross": Case("cross", installed=TOY),
     "LoHa": Case("LoHa", {"algo": "loha"}),
     "LoKr": Case("LoKr", {"algo": "lokr", "factor": 4, "network_dim": 2}),
+    "LoKr with a scalar": Case(
+        "LoKr", {"algo": "lokr", "use_scalar": True, "module_dropout": 0.1, "rank_dropout": 0.1}, merged=False
+    ),
     "LoCon with Tucker": Case(
         "LoRA with Tucker decomposition", {"use_tucker": True}, inspected="LoRA and LoRA with Tucker decomposition"
     ),
@@ -81,32 +85,63 @@ KINDS = {
 }
 
 
-@pytest.fixture(params=KINDS)
-def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
-    """A kind that runs train, installed."""
-    chosen = KINDS[request.param]
-    monkeypatch.setattr(registry, "entry_points", lambda group: [chosen.installed] if chosen.installed else [])
-    registry.kinds.cache_clear()
-    yield chosen
+RESUMED = ("LoRA", "cross", "LoKr with a scalar")
+"""Those whose resume is tested always; it is the same for all of them."""
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Case]]:
+    """Install the kind of a case."""
+
+    def install(name: str) -> Case:
+        chosen = KINDS[name]
+        monkeypatch.setattr(registry, "entry_points", lambda group: [chosen.installed] if chosen.installed else [])
+        registry.kinds.cache_clear()
+        return chosen
+
+    yield install
     registry.kinds.cache_clear()
 
 
-def test_a_kind_trains_is_saved_checked_read_resumed_and_merged(
-    case: Case, make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("name", KINDS)
+def test_a_kind_trains_is_saved_checked_read_and_merged(
+    name: str, installed: Callable[[str], Case], make_run: MakeRun, train_here: Train, tmp_path: Path
 ) -> None:
-    straight, halted = (make_run(place, **SETTINGS, **case.keys) for place in ("straight", "halted"))
-    assert train_here(straight) == ExitCode.DONE
-    path = straight.path / "zed.safetensors"
+    case = installed(name)
+    run = make_run(**{**SETTINGS, **case.keys, "training__max_train_steps": 2})
+    assert train_here(run) == ExitCode.DONE
+    path = run.path / "zed.safetensors"
 
-    (saved,) = events(straight, "saved")
+    (saved,) = events(run, "saved")
     assert saved.data["difference"] < 1e-4, "an independent reader gives the same output"
-    _is_counted(straight, path, case)
+    _is_counted(run, path, case)
+    notes = [event.data["text"] for event in events(run, "note")]
+    assert sum(note.startswith("Files of the kind") for note in notes) == (name != "LoRA"), "who reads it is reported"
 
     report = inspect_lora(path)
     assert (report.kind, report.problems) == (case.inspected or case.name, [])
     module = "lycoris.kohya" if case.settings else "networks.lora"
     assert report.no_start is None and report.metadata["ss_network_module"] == module
+    arguments = json.loads(report.metadata.get("ss_network_args", "{}"))
+    expected = {key: str(value) for key, value in case.settings.items() if key != "network_dim"}
+    assert expected.items() <= arguments.items()
+    if case.merged:
+        _is_merged(path, tmp_path / "merged.safetensors")
 
+
+@pytest.mark.parametrize(
+    "name", [name if name in RESUMED else pytest.param(name, marks=pytest.mark.soak) for name in KINDS]
+)
+def test_a_resume_gives_the_same_bytes(
+    name: str,
+    installed: Callable[[str], Case],
+    make_run: MakeRun,
+    train_here: Train,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = installed(name)
+    straight, halted = (make_run(place, **SETTINGS, **case.keys) for place in ("straight", "halted"))
+    assert train_here(straight) == ExitCode.DONE
     advance = Trainer.advance
 
     def stop_at_three(self: Trainer) -> bool:
@@ -123,9 +158,6 @@ def test_a_kind_trains_is_saved_checked_read_resumed_and_merged(
     assert all(torch.equal(mine, again) for mine, again in zip(first["adapter"], second["adapter"], strict=True))
     torch.testing.assert_close(first["optimizer"]["state"], second["optimizer"]["state"], rtol=0, atol=0)
 
-    if case.merged:
-        _is_merged(path, tmp_path / "merged.safetensors")
-
 
 def _is_counted(run: RunDir, path: Path, case: Case) -> None:
     """The parameters that are estimated before the start are those of the file, and what is reported."""
@@ -133,7 +165,8 @@ def _is_counted(run: RunDir, path: Path, case: Case) -> None:
     numbers = sum(tensor.numel() for key, tensor in load_file(path).items() if not key.endswith(ends))
     assert lora_parameters(resolve_run(load_config(run.config_path))) == numbers
     notes = " ".join(event.data["text"] for event in events(run, "note"))
-    assert f"{case.name} modules: text_encoder" in notes and f"{numbers:,} parameters in fp32" in notes
+    scalars = sum(inspect_lora(path).modules.values()) if case.settings.get("use_scalar") else 0
+    assert f"{case.name} modules: text_encoder" in notes and f"{numbers + scalars:,} parameters in fp32" in notes
 
 
 def _is_merged(path: Path, merged: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from engine.adapters.inspect import inspect_lora
 from engine.exit_codes import ExitCode
 from engine.models.header import read_header
 from engine.runs.events import read_events
@@ -141,6 +142,43 @@ def test_on_a_base_of_four_bits_in_split_mode(
     output = capsys.readouterr().out
     assert "transformer, base_precision nf4: 4 in int8, 22 in nf4; " in output
     assert "Split mode: 3 of 3 blocks" in output
+
+
+OTHER_KINDS: dict[str, dict[str, object]] = {
+    "lokr": {"factor": 4}, "loha": {}, "glora": {}, "full": {}, "diag-oft": {"constraint": 0.01},
+    "boft": {"network_dim": 64}, "ia3": {}, "lora": {"use_scalar": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "algo", [algo if algo == "lokr" else pytest.param(algo, marks=pytest.mark.soak) for algo in OTHER_KINDS]
+)
+def test_other_kinds_on_a_quantised_base_in_split_mode(
+    algo: str, flux_run: Any, train_here: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With checkpointing and CLIP-L; a file starts another run, which has the layers and sizes of it."""
+    settings = {f"network__{key}": value for key, value in OTHER_KINDS[algo].items()}
+    small = {"sampling__sample_every_n_steps": 0, "training__max_train_steps": 2, "saving__save_precision": "float"}
+    run = flux_run(
+        network__algo=algo, memory__base_precision="int8", memory__split_mode=True, memory__gradient_checkpointing=True,
+        training__text_encoder_lr=1e-4, **settings, **small,
+    )  # fmt: skip
+    assert train_here(run) == 0
+    (saved,) = [event for event in read_events(run.events_path) if event.type == "saved"]
+    assert saved.get("difference") < 1e-2
+    report = inspect_lora(run.lora_path())
+    assert report.base == "FLUX" and report.problems == [] and report.no_start is None
+    output = capsys.readouterr().out
+    assert report.metadata["ss_network_module"] == "lycoris.kohya" and "A1111 (it has no FLUX)" in output
+    assert ("rounded to int8 here" in output) == (algo in ("glora", "diag-oft", "boft", "ia3"))
+    again = flux_run(
+        "again", network__algo=algo, network__network_weights=run.lora_path(), network__dim_from_weights=True,
+        training__learning_rate=1e-12, training__text_encoder_lr=1e-12, **small,
+    )  # fmt: skip
+    assert train_here(again) == 0
+    before, after = load_file(run.lora_path()), load_file(again.lora_path())
+    assert before.keys() == after.keys()
+    assert all((after[key] - before[key]).abs().max() < 1e-6 for key in before)
 
 
 def test_a_run_goes_on_from_a_file_of_another_run(flux_run: Any, train_here: Any) -> None:

@@ -100,6 +100,27 @@ def test_kills_at_random_moments_change_no_byte(
     require_no_leftovers(run)
 
 
+@pytest.mark.slow  # four trainings, two of them in processes of their own
+def test_a_kill_changes_no_byte_of_other_kinds(make_run: MakeRun, train_here: Callable[[RunDir], int]) -> None:
+    """Of adapters whose state has more than the tensors of a file, and of one with modules of two kinds."""
+    for place, network in (
+        ("lokr", {"algo": "lokr", "use_scalar": True, "module_dropout": 0.2}),
+        ("loha", {"algo": "loha", "train_norm": True, "rank_dropout": 0.2}),
+    ):
+        settings = {
+            **LONG, "training__max_train_steps": 7, "saving__save_every_n_steps": "none",
+            "saving__save_state_every_n_steps": 2, "sampling__sample_every_n_steps": 0,
+            **{f"network__{key}": value for key, value in network.items()},
+        }  # fmt: skip
+        straight, run = make_run(f"straight-{place}", **settings), make_run(place, **settings)
+        assert train_here(straight) == ExitCode.DONE
+        process = ForkedTrainer(run, partial(killed_inside, "state-00000006"))
+        assert process.wait(120) == -signal.SIGKILL and true_state(run).state == "lost"
+        prepare_resume(run)
+        assert start(run).wait(timeout=120) == ExitCode.DONE, run.log_path.read_text()[-2000:]
+        assert "Resumed at step 4" in run.log_path.read_text() and digest(run) == digest(straight)
+
+
 def require_no_leftovers(run: RunDir) -> None:
     """Nothing half written, in the run or its cache, and no process that works on it."""
     left = [path for path in run.path.parent.rglob("*") if path.suffix in (".tmp", ".damaged")]

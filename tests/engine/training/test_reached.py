@@ -200,7 +200,7 @@ def test_a_stop_while_images_are_encoded_later_saves_everything(
     ("harm", "exit_code", "code"),
     [
         (Path.unlink, ExitCode.BAD_DATA, "training-images-unreadable"),
-        (lambda path: Image.new("RGB", (64, 64), "red").save(path), ExitCode.USAGE, "images-changed"),
+        (lambda path: Image.new("RGB", (64, 64), "red").save(path), ExitCode.USAGE, "inputs-changed"),
     ],
 )
 def test_an_image_that_was_lost_or_changed_meanwhile_ends_the_run_with_its_name(

@@ -30,7 +30,8 @@ output_name = "zed"
 OPTIMIZERS = [
     ({"optimizer_type": "NoSuch"}, "optimizer-unknown", "'NoSuch'"),
     ({"optimizer_type": "LBFGS"}, "optimizer-unknown", "'LBFGS'"),
-    ({"optimizer_type": "DAdaptAdam"}, "optimizer-not-supported", "DAdaptAdam"),
+    ({"optimizer_type": "pytorch_optimizer.CAME", "optimizer_args": ["eps=1"]}, "argument-unknown", "eps"),
+    ({"optimizer_type": "Prodigy", "unet_lr": 1.0}, "optimizer-needs-one-rate", "UNet 1"),
     ({"optimizer_type": "Lion8bit"}, "optimizer-package-missing", 'pip install "lorasmith[cuda]"'),
     ({"optimizer_args": ["nosuch=3"]}, "argument-unknown", "nosuch"),
     ({"optimizer_args": ["weight_decay=0,1"]}, "argument-wrong-type", "weight_decay=0,1"),
@@ -39,8 +40,8 @@ OPTIMIZERS = [
     ({"optimizer_args": ["betas=0.9,1"]}, "argument-not-allowed", "betas=0.9,1"),
     ({"optimizer_args": ["amsgrad=maybe"]}, "argument-wrong-type", "amsgrad=maybe"),
     ({"optimizer_args": ["fused=True", "foreach=True"]}, "optimizer-arguments-clash", "foreach"),
-    ({"optimizer_args": ["lr=1"]}, "argument-unknown", "lr"),
-    ({"optimizer_type": "Prodigy", "optimizer_args": ["d0=x"]}, "argument-wrong-type", "d0=x"),
+    ({"optimizer_args": ["lr=1"]}, "argument-unknown", ": lr."),
+    ({"optimizer_type": "Prodigy", "unet_lr": 1e-3, "optimizer_args": ["d0=x"]}, "argument-wrong-type", "d0=x"),
     (
         {"optimizer_type": "Adafactor", "optimizer_args": ["relative_step=no", "warmup_init=yes"]},
         "optimizer-arguments-clash",
@@ -93,6 +94,7 @@ OTHERS = [
         "lora_te_text_model",
     ),
     ({"network_weights": "nan.safetensors"}, "weights-not-finite", "lora_unet_"),
+    ({"base_weights": ["rank.safetensors", "sdxl.safetensors"]}, "lora-for-other-model", "SDXL"),
 ]
 ATTENTION = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 TEXT = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
@@ -114,7 +116,8 @@ def weights(tmp_path: Path) -> Path:
     (folder / "pickle.safetensors").write_bytes(b"\x80\x04" + b"x" * 40)
     files = {
         "loha": {f"lora_unet_x.hada_w{end}": torch.ones(4, 4) for end in ("1_a", "1_b", "2_a", "2_b")},
-        "dora": {**lora(ATTENTION), f"{ATTENTION}.dora_scale": torch.ones(32, 1)}, "model": {"unet.weight": torch.ones(2)},
+        "dora": {**lora(ATTENTION), f"{ATTENTION}.dora_scale": torch.ones(32, 1)},
+        "model": {"unet.weight": torch.ones(2)},
         "half": lora(ATTENTION, up=False), "rank": lora(ATTENTION, 8), "sdxl": lora(SDXL), "text": lora(TEXT),
         "nan": lora(ATTENTION, value=float("nan")),
     }  # fmt: skip
@@ -153,6 +156,8 @@ def test_all_three_refuse_with_one_sentence(
     monkeypatch.chdir(tmp_path)
     paths_in = {"network_weights", "sample_prompts"} & settings.keys()
     settings = {**settings, **{key: str(weights / str(settings[key])) for key in paths_in}}
+    if isinstance(merged := settings.get("base_weights"), list):
+        settings = {"base_weights": [str(weights / name) for name in merged]}
     file = tmp_path / "kohya.toml"
     paths = {"pretrained_model_name_or_path": str(tiny_model), "train_data_dir": str(images)}
     file.write_text(written({**paths, **settings}))
@@ -193,7 +198,11 @@ def test_json_has_the_refusal(tmp_path: Path, capfd: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     "settings",
     [
-        {"optimizer_type": "Prodigy", "optimizer_args": ["use_bias_correction=false", "betas=(0.9, 0.99)", "d_coef=2"]},
+        {
+            "optimizer_type": "Prodigy",
+            "unet_lr": 1e-3,
+            "optimizer_args": ["use_bias_correction=false", "betas=(0.9, 0.99)", "d_coef=2"],
+        },
         {"optimizer_type": "AdamWScheduleFree", "lr_scheduler": "constant", "lr_warmup_steps": 10},
         {"optimizer_type": "Adafactor", "optimizer_args": ['relative_step="False"', "scale_parameter=FALSE"]},
         {"optimizer_args": ["amsgrad=true", "foreach=true", "betas=[0.9, 0.99]", "weight_decay = 1e-3"]},

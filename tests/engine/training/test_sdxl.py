@@ -94,6 +94,35 @@ def test_cached_texts_and_a_lora_to_start_from(make_run: MakeRun, train_here: Tr
         assert all((after[key] - before[key]).abs().max() < 1e-6 for key in before)
 
 
+OTHER_KINDS: dict[str, dict[str, object]] = {
+    "loha": {"train_norm": True, "rank_dropout": 0.1}, "lokr": {"use_tucker": True, "factor": 4, "network_dim": 1},
+    "locon": {"use_tucker": True}, "glora": {}, "full": {}, "diag-oft": {"rescaled": True}, "boft": {"network_dim": 16},
+    "ia3": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "algo", [algo if algo == "loha" else pytest.param(algo, marks=pytest.mark.soak) for algo in OTHER_KINDS]
+)
+def test_other_kinds(algo: str, make_run: MakeRun, train_here: Train, tiny_xl: Path) -> None:
+    """In half precision, with checkpointing, and with a sample."""
+    run = make_run(
+        model__pretrained_model_name_or_path=tiny_xl, training__max_train_steps=2, training__text_encoder_lr=1e-3,
+        sampling__sample_every_n_steps=2, sampling__sample_at_first=False, memory__mixed_precision="bf16",
+        memory__gradient_checkpointing=True, network__algo=algo,
+        **{f"network__{key}": value for key, value in OTHER_KINDS[algo].items()},
+    )  # fmt: skip
+    assert train_here(run) == ExitCode.DONE
+    assert float(str(events_of(run, "saved")[-1]["difference"])) < 0.05
+    report = inspect_lora(run.lora_path())
+    assert report.base == "SDXL" and report.problems == [] and ("norm" in report.kinds) == (algo == "loha")
+    names = load_file(run.lora_path())
+    assert any(key.startswith("lora_unet_output_blocks_8_0_in_layers_2.") for key in names) == (algo != "ia3")
+    assert ("lora_unet_input_blocks_4_1_transformer_blocks_0_norm1.w_norm" in names) == (algo == "loha")
+    assert ("lora_unet_input_blocks_4_0_out_layers_0.b_norm" in names) == (algo == "loha")
+    assert events_of(run, "sample")
+
+
 def in_diffusers_names(key: str) -> str:
     """A layer of the UNet as ComfyUI and diffusers know it too, with the blocks numbered by level."""
     key = re.sub(r"input_blocks_(\d)_1_", lambda match: f"down_blocks_{(int(match[1]) - 1) // 3}_attentions_"

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from engine.runs.layout import RunDir
 from engine.runs.resume import last_saved_step
 from engine.runs.states import newest_state, read_state, state_path
-from engine.training.statefile import _flatten, load_tree, save_tree
+from engine.training.statefile import flatten, load_tree, save_tree
 from tests.refusals import refused
 
 TREE = {
@@ -123,7 +123,7 @@ def test_a_renamed_state_is_not_taken(old: bool, tmp_path: Path) -> None:
 def write_first_format(path: Path, tree: dict[str, object]) -> None:
     """As earlier versions wrote it: the digest is of the tensors only."""
     tensors: dict[str, torch.Tensor] = {}
-    structure = _flatten(tree, tensors)
+    structure = flatten(tree, tensors)
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())

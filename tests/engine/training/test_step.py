@@ -35,7 +35,7 @@ def step_on(batches: list[int], *, scaler: object = None, **training: Any) -> tu
     config = RunConfig().changed(training={"gradient_accumulation_steps": 4, **training})
     state = SimpleNamespace(
         step=0, config=config, parameters=[weight], optimizer=optimizer, schedule=None, scaler=scaler,
-        recovery=Recovery(), rates=lambda: {"unet": RATE}, weights_consistent=True,
+        recovery=Recovery(), rates=lambda: {"unet": RATE}, rate_factors=dict, weights_consistent=True,
     )  # fmt: skip
     prepared = SimpleNamespace(batches=source, model=None, accelerator=accelerator)
     return Times(cast("Any", prepared), cast("Any", state), Ranks(accelerator), cast("Any", None)), weight

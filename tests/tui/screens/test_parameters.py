@@ -209,14 +209,14 @@ async def test_a_search_for_a_key_goes_to_its_field(opened: Smith, until: Until,
         await until(pilot, lambda: "fields, basic" in text(app))
         await pilot.press("slash", *"unet_lr", "enter")
         await until(pilot, lambda: rows(app).key == "training.unet_lr")
-        assert rows(app).keys[0] == "training.learning_rate"
+        assert "training.learning_rate" in rows(app).keys[: rows(app).keys.index("training.unet_lr")]
 
 
 async def test_pages_and_ends(opened: Smith, until: Until, text: Shown) -> None:
     app = opened()
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.press("f3", "end")
-        last = "saving.metadata_is_negative_embedding"
+        last = "logging.log_config"
         await until(pilot, lambda: rows(app).key == rows(app).keys[-1] == last and last in text(app))
         await pilot.press("pageup")
         assert rows(app).keys.index(rows(app).key) == len(rows(app).keys) - 11

@@ -41,7 +41,18 @@ def test_advanced_fields_show_when_asked_for_changed_or_searched(form: Form) -> 
 def test_every_table_has_its_title_once(form: Form) -> None:
     form.advanced = True
     titles = [row.text for row in form.rows() if row.kind == "table"]
-    assert titles == ["Model", "Images", "Network", "Training", "Flow", "FLUX", "Memory", "Samples", "Saving"]
+    assert titles == [
+        "Model",
+        "Images",
+        "Network",
+        "Training",
+        "Flow",
+        "FLUX",
+        "Memory",
+        "Samples",
+        "Saving",
+        "Loggers",
+    ]
 
 
 def test_a_wrong_text_is_kept_with_its_sentence_and_does_not_reach_the_draft(form: Form) -> None:

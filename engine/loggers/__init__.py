@@ -1,0 +1,1 @@
+"""The processes that pass a run's events on to TensorBoard, Weights & Biases and trackio. None loads torch."""
