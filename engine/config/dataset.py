@@ -178,8 +178,7 @@ class DatasetTable(Table):
     @classmethod
     def _read_range(cls, value: object) -> object:
         """Also accept the format of Kohya's command line, "2.0,4.0"; empty is unset."""
-        parts = value.split(",") if isinstance(value, str) else value
-        return parts or None
+        return (value.split(",") if isinstance(value, str) else value) if value else None
 
     @field_validator("face_crop_aug_range")
     @classmethod

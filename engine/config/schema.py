@@ -71,8 +71,8 @@ class ModelTable(Table):
     weighted_captions: bool = setting(
         False,
         "Weights in captions",
-        "(word:1.3), (word) and [word] strengthen or weaken words, in captions and prompts, as in A1111; \\( is a "
-        "plain bracket.",
+        "(word:1.3), (word) and [word] strengthen or weaken words in captions and prompts, as in A1111; \\( is a plain "
+        "bracket. No comma inside brackets where tags are shuffled.",
         advanced=True,
     )
     no_half_vae: bool = setting(

@@ -82,7 +82,8 @@ OTHERS = [
     ({"network_weights": "garbage.safetensors"}, "model-file-cut-short", "garbage.safetensors"),
     ({"network_weights": "short.safetensors"}, "model-file-cut-short", "short.safetensors"),
     ({"network_weights": "pickle.safetensors"}, "model-is-pickle", "pickle.safetensors"),
-    ({"network_weights": "loha.safetensors"}, "lora-incomplete", "hada_w1_b"),
+    ({"network_weights": "loha.safetensors"}, "lora-of-other-kind", "a LoHa"),
+    ({"network_weights": "dora.safetensors"}, "lora-not-for-start", "a DoRA"),
     ({"network_weights": "model.safetensors"}, "not-a-lora", "model.safetensors"),
     ({"network_weights": "half.safetensors"}, "lora-incomplete", "lora_up.weight: lora_unet_"),
     ({"network_weights": "rank.safetensors"}, "lora-wrong-shape", "[8, 32], here it is [4, 32]"),
@@ -114,7 +115,9 @@ def weights(tmp_path: Path) -> Path:
     (folder / "prompts.txt").write_text("a cat --ss nosuch\n")
     (folder / "pickle.safetensors").write_bytes(b"\x80\x04" + b"x" * 40)
     files = {
-        "loha": {"lora_unet_x.hada_w1_a": torch.ones(2)}, "model": {"unet.weight": torch.ones(2)},
+        "loha": {f"lora_unet_x.hada_w{end}": torch.ones(4, 4) for end in ("1_a", "1_b", "2_a", "2_b")},
+        "dora": {**lora(ATTENTION), f"{ATTENTION}.dora_scale": torch.ones(32, 1)},
+        "model": {"unet.weight": torch.ones(2)},
         "half": lora(ATTENTION, up=False), "rank": lora(ATTENTION, 8), "sdxl": lora(SDXL), "text": lora(TEXT),
         "nan": lora(ATTENTION, value=float("nan")),
     }  # fmt: skip
