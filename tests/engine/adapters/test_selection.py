@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,9 @@ from engine.families.registry import family_named
 from engine.families.resolved import ResolvedRun, resolve_run
 from engine.training.groups import rate_groups
 from engine.types import LoraTarget
+
+
+PAGE = Path(__file__).parents[3] / "docs" / "layers.md"
 
 
 @cache
@@ -58,6 +62,9 @@ def test_the_layers_of_each_preset(
         chosen = Selector(config, family_named(family)).select(layers(family)).choices
         counts = Counter(choice.target.is_denoiser for choice in chosen)
         assert (counts[True], counts[False]) == expected, family
+    title = "unset" if preset is None else f"`{preset}`"
+    cells = [f"{unet} + {text}" for unet, text in (sd15, sdxl, flux)]
+    assert f"| {title} | {' | '.join(cells)} |" in PAGE.read_text(), "and so the documentation says"
 
 
 ATTN2 = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_q"
