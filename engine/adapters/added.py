@@ -31,8 +31,9 @@ class Change(Protocol):
         """The layer's output with ΔW instead of its weight, and without a bias, from factors of ΔW, in x's dtype."""
 
 
+@torch.compiler.disable
 def added(change: Change, x: Tensor, trained: Sequence[Tensor]) -> Tensor:
-    """The layer's output with ΔW instead of its weight, and without a bias.
+    """The layer's output with ΔW instead of its weight, and without a bias. Not compiled: the formulas read single numbers.
 
     Args:
         x: the layer's input; the result has its dtype.

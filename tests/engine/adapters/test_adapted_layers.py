@@ -148,6 +148,25 @@ def test_a_quantised_base_keeps_its_codes_and_gets_no_gradient(kind: str) -> Non
     torch.testing.assert_close(outputs[1], outputs[0], rtol=0.1, atol=0.1)
 
 
+@pytest.mark.parametrize("kind", ["lokr", "glora"])
+def test_a_compiled_block_computes_the_same(kind: str) -> None:
+    model = stack(1)
+    network = attach(model, table(kind), stack_targets(1))
+    fill(network)
+    x, outputs, gradients = torch.randn(3, SIDE), [], []
+    for compiled in (False, True):
+        if compiled:
+            model[0].compile(backend="eager", dynamic=False)
+        outputs.append(model(x))
+        outputs[-1].square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in network.parameters()])
+        for parameter in network.parameters():
+            parameter.grad = None
+    torch._dynamo.reset()
+    torch.testing.assert_close(*outputs)
+    torch.testing.assert_close(*gradients)
+
+
 def measured(step: Callable[[], object]) -> int:
     """The most bytes that torch's allocator had given out at once, by the events of its profiler."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
