@@ -33,7 +33,9 @@ class Change(Protocol):
 
 @torch.compiler.disable
 def added(change: Change, x: Tensor, trained: Sequence[Tensor]) -> Tensor:
-    """The layer's output with ΔW instead of its weight, and without a bias. Not compiled: the formulas read single numbers.
+    """The layer's output with ΔW instead of its weight, and without a bias.
+
+    Not compiled: the formulas read single numbers.
 
     Args:
         x: the layer's input; the result has its dtype.

@@ -23,7 +23,6 @@ from engine.families.resolved import ResolvedRun, resolve_run
 from engine.training.groups import rate_groups
 from engine.types import LoraTarget
 
-
 PAGE = Path(__file__).parents[3] / "docs" / "layers.md"
 
 
