@@ -25,6 +25,8 @@ class FakeHub:
         self.facts: dict[str, dict[str, Any]] = {}
         """Other data of a repository: tags, config."""
         self.gated: set[str] = set()
+        self.is_xet = False
+        """Large files are marked as kept in Xet storage."""
         self.cuts: list[int] = []
         """Each answer with a large file takes one: the bytes after which its connection breaks."""
         self.ignores_ranges = False
@@ -112,6 +114,8 @@ class _Answers(BaseHTTPRequestHandler):
             return self._refuse(401, "GatedRepo")
         etag = digest(data) if large(name) else _git_id(data)
         headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        if self.hub.is_xet and large(name):
+            headers |= {"X-Xet-Hash": etag, "X-Xet-Refresh-Route": f"{self.hub.address}/xet-read-token"}
         begin = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
         if not body or self.hub.ignores_ranges or not self.headers.get("Range"):
             return self._send(200, data, body, headers, cut=large(name))

@@ -36,7 +36,8 @@ def partial_path(blob: Path) -> Path:
 def transfer(url: str, file: RemoteFile, blob: Path, on_bytes: OnBytes, stop: Stop) -> None:
     """Download `file` to `blob`.
 
-    The hub's library restarts a file after an interruption and checks no checksum; weights of several GiB need both.
+    The hub's library restarts a file after an interruption, in Xet storage too, and compares no SHA-256; weights of
+    several GiB need both.
 
     Args:
         url: the file's address; redirects are followed, and the token goes to the hub's own host only.

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+from huggingface_hub.utils._runtime import is_xet_available
 
 from engine.families import fetch as fetch_module
 from engine.families.fetch import Progress, fetch, make_plan
@@ -67,6 +69,19 @@ def test_it_goes_on_where_it_broke_off(hub: FakeHub) -> None:
     hub.cuts = [1_500_000, 2_000_000]
     assert fetch(make_plan(TINY), silently).read_bytes() == WEIGHTS
     assert hub.downloads() == [f"tiny.safetensors bytes={begin}-" for begin in (0, 1_500_000, 3_500_000)]
+
+
+def test_files_in_xet_storage_are_continued_too(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come over plain HTTP, which the hub's library would not use for them."""
+    monkeypatch.delenv("HF_HUB_DISABLE_XET")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    hub.is_xet, hub.cuts = True, [1_500_000]
+    plan = make_plan(TINY)
+    url = hf_hub_url(TINY, "tiny.safetensors", revision=COMMIT)
+    assert is_xet_available() and get_hf_file_metadata(url).xet_file_data is not None
+    assert fetch(plan, silently).read_bytes() == WEIGHTS
+    assert hub.downloads() == [f"tiny.safetensors bytes={begin}-" for begin in (0, 1_500_000)]
+    assert not [path for _, path, _ in hub.requests if "xet" in path]
 
 
 def test_a_cancelled_download_is_gone_on_with_and_nothing_is_found_before_it_is_whole(hub: FakeHub) -> None:
