@@ -10,6 +10,7 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from engine.errors import UsageError
@@ -231,3 +232,10 @@ def is_off(text: str) -> bool:
     """Whether a text means nothing, None, False or 0, in any spelling."""
     bare = _unquoted(text).lower()
     return not bare or bare in _NOTHING or _FLAGS.get(bare) is False or bare == "0.0"
+
+
+def number_text(number: float) -> str:
+    """A number that reads back as the same, without an exponent, which Kohya's scripts do not read in a prompt, and
+    without needless zeros: 8, 0.00001."""
+    text = format(Decimal(repr(number)), "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text

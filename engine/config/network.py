@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing_extensions import override
 
 from engine.config.fields import Table, setting
+from engine.config.key_values import number_text
 from engine.config.layers import WITH_CONVOLUTIONS, LayersTable, Preset
 from engine.config.values import Algo, NetworkModule
 
@@ -204,7 +205,7 @@ class AdapterTable(Table):
         plain = type(self)()
         keys = [key for key in ("conv_dim", "conv_alpha", *_ARGUMENTS) if key not in self.idle_settings]
         values = {key: getattr(self, key) for key in keys if getattr(self, key) != getattr(plain, key)}
-        texts = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in values.items()}
+        texts = {key: number_text(value) if isinstance(value, float) else str(value) for key, value in values.items()}
         return {"algo": self.algo, **texts}
 
     @property

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from engine.config import RunConfig
+from engine.config.key_values import number_text
 from engine.config.schema import SamplingTable
 from engine.config.training_size import training_size
 from engine.config.values import Sampler
@@ -64,8 +65,8 @@ class Prompt:
         request = self.request
         parts = [request.prompt, f"--n {request.negative_prompt}" if request.negative_prompt else ""]
         parts += [f"--w {request.width}", f"--h {request.height}", "" if self.random_seed else f"--d {request.seed}"]
-        parts += [f"--s {request.steps}", f"--l {request.scale:g}"]
-        parts += [f"--g {request.guidance:g}" if "g" in flags else ""]
+        parts += [f"--s {request.steps}", f"--l {number_text(request.scale)}"]
+        parts += [f"--g {number_text(request.guidance)}" if "g" in flags else ""]
         parts += [f"--ss {request.sampler}" if sampler not in (None, request.sampler) and "g" not in flags else ""]
         return " ".join(" ".join(part.split()) for part in parts if part)
 

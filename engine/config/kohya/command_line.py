@@ -104,6 +104,8 @@ def convert_command_line(text: str, *, suffix: str = "", own_folder: str = "", e
     conversion.problems = [*script.problems, *placed]
     if family != "sd15":
         conversion.set("model.family", family)
+    if "--cpu" in launcher(call.before):
+        conversion.set("memory.device", "cpu", "cpu")
     return conversion
 
 
@@ -194,11 +196,14 @@ def _config_file(arguments: dict[str, Any], conversion: Conversion, script: Scri
 
 
 def _launcher(words: list[str], conversion: Conversion) -> dict[str, Any]:
-    """The options of `accelerate launch` or a similar launcher: only the number of processes is used."""
+    """The options of `accelerate launch` or a similar launcher: the number of processes and `--cpu` are used."""
     options = " ".join(launcher(words))
     match = _PROCESSES.search(options)
     if options:
-        text = "the trainer starts its own processes" + ("; num_processes is taken" if match else "")
+        used = ["num_processes"] if match else []
+        used += ["cpu"] if "--cpu" in launcher(words) else []
+        verb = "is" if len(used) == 1 else "are"
+        text = "the trainer starts its own processes" + (f"; {' and '.join(used)} {verb} taken" if used else "")
         conversion.record("accelerate launch", options, Rule("no effect", "", text))
     return {"num_processes": int(match[1])} if match and int(match[1]) > 1 else {}
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import tomlkit
 
+from engine.config.key_values import number_text
 from engine.config.kohya.dataset_file import frozen_text
 from engine.config.kohya.dataset_keys import DATASET_KEYS, SHARED_KEYS
 from engine.config.kohya.export_fit import Fitted, fitted, is_a_run
@@ -201,6 +202,8 @@ def _training_toml(fit: Fitted, trainer: KohyaTrainer, has_prompts: bool) -> str
             sections[section] = table
     if left_out:
         fit.notes.append(f"Left out, {trainer.script} has no such argument: {', '.join(left_out)}.")
+    if not has_prompts and (intervals := [key for key, _, _ in _samples(config)]):
+        fit.notes.append(f"Left out, as there are no prompts for samples: {', '.join(intervals)}.")
     if is_a_run(config.saving.output_dir):
         fit.notes.append("output_dir is output, next to these files: nothing is written into the run's own folder.")
     document = tomlkit.document()
@@ -323,7 +326,7 @@ def _adapter_args(network: NetworkTable) -> list[str]:
             "rank_dropout": network.rank_dropout or None,
             "module_dropout": network.module_dropout or None,
         }
-        return [f"{key}={value:g}" for key, value in args.items() if value is not None]
+        return [f"{key}={number_text(value)}" for key, value in args.items() if value is not None]
     arguments = dict(network.lycoris_arguments)
     if network.network_module != LYCORIS:
         arguments = {key: text for key, text in arguments.items() if key in READ_BY_SCRIPTS}

@@ -24,6 +24,7 @@ from engine.config.network import IMPLIED, LYCORIS
 from engine.config.optimizers import is_schedule_free, optimizer_settings, schedule_settings, sets_its_own_rate
 from engine.config.resolve import ResolvedConfig
 from engine.config.schema import RunConfig
+from engine.config.trained import is_trained
 
 _CHANCE = ("shuffle_caption", "token_warmup_step", "caption_dropout_rate", "caption_tag_dropout_rate")
 """The scripts refuse these where text outputs are cached."""
@@ -120,6 +121,9 @@ def _caches(fit: Fitted, trainer: KohyaTrainer) -> None:
                 f"{names}: with it, the scripts ignore {_and(unread)}.{cost} to cache, "
                 f"remove them from dataset.toml and add cache_text_encoder_outputs = true.", memory=off,
             )  # fmt: skip
+        elif not (fit.config.network.network_train_unet_only or is_trained(fit.config, denoiser=False)):
+            note = "network_train_unet_only is set: the scripts need it with cached text outputs; text_encoder_lr is 0."
+            fit.change(note, network={"network_train_unet_only": True})
     moving = fit.set_in("color_aug", "random_crop")
     if fit.config.memory.cache_latents and moving:
         off = {"cache_latents": False, "cache_latents_to_disk": False}

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from engine.config import block_values
 from engine.config.conversion import Conversion, Rule
 from engine.config.flux import LAYER_SETTINGS, FluxTable
+from engine.config.key_values import number_text
 from engine.config.kohya.argument_values import number_of
 from engine.config.kohya.rules import LAYER_ARGS
 from engine.config.layers import BLOCK_SETTINGS, PATTERN_LISTS, RATIOS, ROWS_OF_WEIGHTS, LayersTable
@@ -95,7 +96,7 @@ def layer_args(config: RunConfig) -> dict[str, str]:
     table = FluxTable()
     own = {key: getattr(config.flux, key) for key in LAYER_SETTINGS}
     set_values |= {key: value for key, value in own.items() if value != getattr(table, key)}
-    return {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in set_values.items()}
+    return {key: number_text(value) if isinstance(value, float) else str(value) for key, value in set_values.items()}
 
 
 def exported_by(module: str) -> tuple[str, ...]:
@@ -112,4 +113,4 @@ def _rows(text: str) -> dict[str, str]:
     if ends is None:
         return {}
     parts = [factors[start:end] for start, end in pairwise(ends)]
-    return {key: ",".join(f"{factor:g}" for factor in part) for key, part in zip(ROWS_OF_WEIGHTS, parts, strict=True)}
+    return {key: ",".join(map(number_text, part)) for key, part in zip(ROWS_OF_WEIGHTS, parts, strict=True)}

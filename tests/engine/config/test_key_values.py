@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from engine.config.key_values import Parameter, guess_value, is_off, parse_arguments, read_settings, read_value
+from engine.config.key_values import (
+    Parameter,
+    guess_value,
+    is_off,
+    number_text,
+    parse_arguments,
+    read_settings,
+    read_value,
+)
 from engine.config.kohya.arguments import convert_arguments
 from engine.config.optimizers import check_training, optimizer_settings, sets_its_own_rate
 from engine.config.training import TrainingTable
@@ -135,3 +143,11 @@ def test_network_args(argument: str, status: str, values: dict[str, object]) -> 
     assert entry.status == status and bool(conversion.problems) is (status == "not supported")
     network = conversion.values["network"]
     assert {key: network[key] for key in ("rank_dropout", "conv_dim", "conv_alpha") if key in network} == values
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(8.0, "8"), (8, "8"), (0.5, "0.5"), (1 / 3, "0.3333333333333333"), (1e-5, "0.00001"), (1e20, "1" + "0" * 20)],
+)
+def test_a_number_as_text_reads_back_as_the_same(number: float, text: str) -> None:
+    assert number_text(number) == text and float(text) == number

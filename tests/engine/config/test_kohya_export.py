@@ -171,6 +171,7 @@ def test_several_processes_are_started_by_the_scripts(
         2,
         "no" if device == "cpu" else "bf16",
     )
+    assert imported.memory.device == device
     for name in ("train.sh", "train.py"):
         assert switch in (tmp_path / name).read_text()
     assert "num_processes" not in (tmp_path / "training.toml").read_text()

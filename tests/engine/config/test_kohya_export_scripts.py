@@ -12,13 +12,11 @@ import pytest
 from engine.config import RunConfig, load_config, resolve
 from engine.config.kohya.dataset_file import read_dataset_config
 from engine.config.kohya.export import ExportedSubset, KohyaExport
-from engine.config.optimizers import is_schedule_free, optimizer_settings, schedule_settings, sets_its_own_rate
 from engine.config.presets import list_presets
 from engine.config.prompts import read_prompts
-from engine.config.training import TrainingTable
 from engine.config.unused import without_effect
 from engine.families.registry import family_named, foreign_settings
-from engine.training.schedules import _own_settings
+from tests.engine.config.kohya_round_trip import ELSEWHERE, differences
 from tests.engine.config.kohya_scripts import prompt_flags, refusals, resolved_export
 
 SUBSETS = [ExportedSubset("/p/10_zed", 10, "zed dog"), ExportedSubset("/r/1_dog", 1, "dog", True)]
@@ -90,9 +88,12 @@ SETTINGS = [
     ["training.unet_lr=0", "training.text_encoder_lr=1e-5", "network.network_train_unet_only=false",
      "memory.cache_text_encoder_outputs=false"],
     ["training.text_encoder_lr=0", "training.unet_lr=1e-4"],
+    ["training.text_encoder_lr=0", "network.network_train_unet_only=false", "memory.cache_text_encoder_outputs=true",
+     "dataset.caption_dropout_rate=0"],
     ["training.text_encoder_lr=none", "network.network_train_unet_only=false"],
     ["network.network_train_unet_only=true"],
     ["network.conv_dim=4", "network.module_dropout=0.1", "network.network_dropout=0.2", "network.scale_weight_norms=1"],
+    ["network.rank_dropout=0.123456789", "network.module_dropout=0.00000012345678"],
     ["network.network_weights=/l.safetensors", "network.dim_from_weights=true"],
     ["network.algo=lokr", "network.factor=4", "network.full_matrix=true", "network.rank_dropout=0.1",
      "network.conv_dim=4"],
@@ -114,14 +115,6 @@ SETTINGS = [
     ["training.max_train_epochs=3", "training.num_processes=2", "training.gradient_accumulation_steps=2"],
     ["model.max_token_length=225", "model.clip_skip=2", "model.no_half_vae=true", "model.vae=/v.safetensors"],
 ]  # fmt: skip
-ELSEWHERE = {
-    "saving.output_dir", "dataset.train_data_dir", "dataset.dataset_config", "dataset.class_tokens",
-    "dataset.num_repeats", "dataset.conditioning_data_dir", "sampling.sample_prompts", "sampling.sample_scale",
-    "sampling.sample_steps", "flux.sample_guidance", "sampling.sample_seed", "memory.mixed_precision",
-    "training.train_batch_size", "model.family", "memory.num_cpu_threads_per_process",
-    "memory.device",
-}  # fmt: skip
-"""What the other files have, the launcher, or the choice of the script."""
 
 
 def family_of(preset: str) -> str:
@@ -152,35 +145,6 @@ def export(config: RunConfig, family: str, target: Path) -> tuple[KohyaExport, R
         return exported, load_config(target / "train.sh")
 
 
-def differences(before: RunConfig, after: RunConfig) -> list[str]:
-    old, new = before.model_dump(), after.model_dump()
-    for config, values in ((before, old), (after, new)):
-        training = config.training
-        values["training"]["optimizer_args"] = optimizer_settings(training.optimizer_type, training.optimizer_args)
-        if not sets_its_own_rate(training.optimizer_type, training.optimizer_args):
-            values["training"]["lr_scheduler_args"] = scheduled(training)
-            for key in SCHEDULE:
-                values["training"].pop(key)
-        if config.sampling.sample_every_n_epochs is not None:
-            values["sampling"].pop("sample_every_n_steps")
-        if training.max_train_epochs is not None:
-            values["training"].pop("max_train_steps")
-    return [f"{table}.{key}" for table, keys in old.items() for key in keys
-            if keys[key] != new[table].get(key) and f"{table}.{key}" not in ELSEWHERE]  # fmt: skip
-
-
-SCHEDULE = ("lr_decay_steps", "lr_scheduler_num_cycles", "lr_scheduler_power", "lr_scheduler_timescale",
-            "lr_scheduler_min_lr_ratio")  # fmt: skip
-
-
-def scheduled(training: TrainingTable) -> dict[str, Any]:
-    """What the schedule is built with, whichever setting says it."""
-    if training.lr_scheduler == "constant" or is_schedule_free(training.optimizer_type):
-        return {}
-    settings = {**_own_settings(training, 1000), **schedule_settings(training)}
-    return {key: value for key, value in settings.items() if value is not None}
-
-
 def check(config: RunConfig, family: str, target: Path) -> KohyaExport:
     """The scripts take it, and each setting that does not come back is named in the notes."""
     exported, second = export(config, family, target)
@@ -191,8 +155,7 @@ def check(config: RunConfig, family: str, target: Path) -> KohyaExport:
     )
     before, after = effective_config(config, family), effective_config(second, family)
     ours = {"dataset"} if config.dataset.dataset_config else set()
-    lost = [key for key in differences(before, after) if not key.startswith(("dataset.",))]
-    assert [key for key in lost if key.partition(".")[2] not in notes] == []
+    assert [key for key in differences(before, after) if key.partition(".")[2] not in notes] == []
     specs, _ = read_dataset_config(target / "dataset.toml", second)
     for spec in specs:
         table, old = spec.table.model_dump(), before.dataset.model_dump()
@@ -304,10 +267,12 @@ def test_a_runs_own_folder_is_not_written_into(tmp_path: Path) -> None:
 def test_what_has_no_argument_is_listed_and_nothing_else() -> None:
     without = ("memory.deterministic=false", "memory.on_oom=stop", "saving.key_format=comfy")
     config = load_config("sdxl", [*BASE, *without])
-    unset, note = resolved_export(config, "sdxl", [], []).notes
+    unset, note = resolved_export(config, "sdxl", [], ["zed"]).notes
     assert unset.startswith("validation_split is unset: the scripts train on every image")
     names = ", ".join(assignment.partition("=")[0] for assignment in without)
     assert note == f"Left out, sdxl_train_network.py has no such argument: {names}."
+    *_, note = resolved_export(config, "sdxl", [], []).notes
+    assert note == "Left out, as there are no prompts for samples: sample_at_first, sample_every_n_steps."
 
 
 WRONG = [
