@@ -31,7 +31,6 @@ class Change(Protocol):
         """The layer's output with ΔW instead of its weight, and without a bias, from factors of ΔW, in x's dtype."""
 
 
-@torch.compiler.disable
 def added(change: Change, x: Tensor, trained: Sequence[Tensor]) -> Tensor:
     """The layer's output with ΔW instead of its weight, and without a bias.
 
@@ -41,6 +40,12 @@ def added(change: Change, x: Tensor, trained: Sequence[Tensor]) -> Tensor:
         x: the layer's input; the result has its dtype.
         trained: what gets gradients.
     """
+    result: Tensor = _apply(change, x, *trained)
+    return result
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _apply(change: Change, x: Tensor, *trained: Tensor) -> Tensor:
     result: Tensor = _Added.apply(x, change, *trained)  # type: ignore[no-untyped-call]
     return result
 
