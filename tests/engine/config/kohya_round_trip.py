@@ -27,6 +27,8 @@ def differences(before: RunConfig, after: RunConfig) -> list[str]:
     for config, values in ((before, old), (after, new)):
         training = config.training
         values["network"]["algo"] = "lora" if config.network.algo == "locon" else config.network.algo
+        if config.network.algo == "ia3":  # without a preset it is that of its name
+            values["network"]["preset"] = config.network.preset or "ia3"
         values["training"]["optimizer_args"] = optimizer_settings(training.optimizer_type, training.optimizer_args)
         if not sets_its_own_rate(training.optimizer_type, training.optimizer_args):
             values["training"]["lr_scheduler_args"] = _scheduled(training)
