@@ -104,7 +104,8 @@ OWN: dict[str, st.SearchStrategy[Any]] = {
 """Settings with fewer values than their type has. Two are listed in docs/kohya.md as read with another meaning: the
 prediction `sigma_scaled`, and a prompt without a seed."""
 FIXED = {
-    "dataset.dataset_config", "dataset.in_json", "model.base_weights", "training.optimizer_args", "training.lr_scheduler_args",
+    "dataset.dataset_config", "dataset.in_json", "model.base_weights",
+    "training.optimizer_args", "training.lr_scheduler_args",
     "model.family", "network.network_module", *(f"{table}.{key}" for table, keys in BASE.items() for key in keys),
 }  # fmt: skip
 """Settings without random values of their own: of the base, of a pair, or chosen by the family."""
