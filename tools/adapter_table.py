@@ -41,7 +41,8 @@ SETTINGS = """
 `network.network_module` is set accordingly: `lycoris.kohya`, where it is not one of Kohya's modules that train the kind
 (`networks.loha`, `networks.lokr`). With `lycoris.kohya` the convolutions of a UNet are trained too, as in LyCORIS:
 where `conv_dim` is not set it is `network_dim`, and `conv_alpha` is `network_alpha`. (IA)³ is trained on keys, values
-and the second feed-forward layer, as with LyCORIS' preset `ia3`.
+and the second feed-forward layer, as with LyCORIS' preset `ia3`. Presets, patterns, and ranks and rates by block work
+with every kind: [docs/layers.md](layers.md).
 
 `use_scalar` begins with a trained factor of 0 instead of a matrix of zeros. `rank_dropout` leaves out ranks of a LoRA,
 and outputs of a layer for LoHa, LoKr and full; `module_dropout` works with every kind, `network_dropout` with plain

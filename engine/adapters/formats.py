@@ -18,6 +18,7 @@ from engine.adapters.kinds.base import COMFY, FORGE, OTHERS, POPULAR, SD_SCRIPTS
 from engine.adapters.kinds.base import DIFFUSERS as DIFFUSERS_PROGRAM
 from engine.adapters.kinds.lora import Lora
 from engine.adapters.kinds.registry import companion, kind_named, trained_kind
+from engine.adapters.kinds.trainable import TrainableKind
 from engine.config.network import NetworkTable
 from engine.families.registry import family_of_lora
 from engine.text import listing
@@ -193,21 +194,32 @@ def readers_of_run(network: NetworkTable, base: str, *, files: str = "Files") ->
         base: `FamilySpec.lora_base`.
         files: the beginning of the sentence.
     """
-    chief = trained_kind(network)
-    kinds = [chief, *([companion()] if network.train_norm else [])]
-    if len(kinds) == 1 and isinstance(chief, Lora):
+    kinds = _kinds_of_run(network)
+    if len(kinds) == 1 and isinstance(kinds[0], Lora):
         return ""
-    read, unread = [], []
-    for program in POPULAR:
-        reason = _why_unread(program, base, kinds)
+    reasons = programs_without(network, base)
+    read = []
+    for program in (program for program in POPULAR if program not in reasons):
         remarks = [kind.remarks[program] for kind in kinds if program in kind.remarks]
-        if reason:
-            unread.append(f"{program} ({reason})")
-        else:
-            read.append(f"{program} ({'; '.join(remarks)})" if remarks else program)
-    title = " and ".join([chief.trained_name(network), *(kind.name for kind in kinds[1:])])
+        read.append(f"{program} ({'; '.join(remarks)})" if remarks else program)
+    title = " and ".join([kinds[0].trained_name(network), *(kind.name for kind in kinds[1:])])
+    unread = [f"{program} ({reason})" for program, reason in reasons.items()]
     rest = f", not by {listing(unread)}" if unread else ""
     return f"{files} of the kind {title} are read by {listing(read) or 'no popular program'}{rest}."
+
+
+def programs_without(network: NetworkTable, base: str) -> dict[str, str]:
+    """The popular programs that do not read the kinds of a run's files, with the reason, without a full stop.
+
+    Args:
+        base: `FamilySpec.lora_base`.
+    """
+    reasons = {program: _why_unread(program, base, _kinds_of_run(network)) for program in POPULAR}
+    return {program: reason for program, reason in reasons.items() if reason}
+
+
+def _kinds_of_run(network: NetworkTable) -> list[TrainableKind]:
+    return [trained_kind(network), *([companion()] if network.train_norm else [])]
 
 
 def _why_unread(program: str, base: str, kinds: Iterable[AdapterKind]) -> str:

@@ -214,6 +214,12 @@ def finds_rate(name: str) -> bool:
     return source is not None and source.dotted.startswith(_FIND_RATE)
 
 
+def has_one_rate(name: str) -> bool:
+    """Whether the optimizer finds one factor for all groups, whose rates must be equal."""
+    source = source_of(name)
+    return source is not None and source.dotted.startswith(_SHARED_RATE)
+
+
 def check_rates(name: str, rates: Mapping[str, float]) -> None:
     """Refuse different learning rates of an optimizer that has one for all groups.
 
@@ -223,8 +229,7 @@ def check_rates(name: str, rates: Mapping[str, float]) -> None:
     Raises:
         UsageError: with the rates.
     """
-    source, different = source_of(name), {rate for rate in rates.values() if rate}
-    if source is None or not source.dotted.startswith(_SHARED_RATE) or len(different) < 2:
+    if not has_one_rate(name) or len({rate for rate in rates.values() if rate}) < 2:
         return
     raise UsageError(
         f"training.optimizer_type: {name} has one learning rate for all parts, and here they differ: "

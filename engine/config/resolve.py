@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NewType
 from engine.config.layers import RATIOS, WEIGHT_LISTS, WITHOUT_TEXT
 from engine.config.local_paths import require_local_paths
 from engine.config.network import IMPLIED, LYCORIS
-from engine.config.optimizers import check_rates, is_schedule_free, optimizer_notes, sets_its_own_rate
+from engine.config.optimizers import check_rates, has_one_rate, is_schedule_free, optimizer_notes, sets_its_own_rate
 from engine.config.schema import RunConfig
 from engine.config.trained import is_trained
 from engine.config.training import TrainingTable
@@ -86,24 +86,6 @@ def _preset_by_part(config: RunConfig, _: bool) -> Resolution:
     return config.changed(network={"network_train_unet_only": True}), [note]
 
 
-def _single_rate(config: RunConfig, _: bool) -> Resolution:
-    """Prodigy adapts one rate for everything that it trains, and refuses several at its first step."""
-    training, network = config.training, config.network
-    if training.optimizer_type.lower() != "prodigy":
-        return config, []
-    keys = [key for key in (*WEIGHT_LISTS, "network_reg_lrs", *RATIOS) if getattr(network, key) is not None]
-    several = [f"network.{key}" for key in keys]
-    if len({rate for rate in training.text_rates if rate}) > 1 and not network.network_train_unet_only:
-        several.append("training.text_encoder_lr")
-    if several:
-        raise UsageError(
-            f"{several[0]} gives parts of the LoRA another learning rate, and Prodigy adapts a single one.",
-            "Unset it, or choose another optimizer, as AdamW.",
-            code="optimizer-takes-one-rate",
-        )
-    return config, []
-
-
 def _text_outputs_on_disk(config: RunConfig, _: bool) -> Resolution:
     """A place for cached outputs means that they are cached."""
     memory = config.memory
@@ -151,9 +133,20 @@ def _something_is_trained(config: RunConfig, _: bool) -> Resolution:
 
 def _shared_rate(config: RunConfig, _: bool) -> Resolution:
     """Optimizers that find one factor for all parts need equal rates. Must come after `_cached_text_encoder`."""
-    parts = {"UNet": is_trained(config, denoiser=True), "text encoder": is_trained(config, denoiser=False)}
-    rates = dict(zip(parts, config.training.rates, strict=True))
-    check_rates(config.training.optimizer_type, {part: rates[part] for part, trained in parts.items() if trained})
+    name, training = config.training.optimizer_type, config.training
+    keys = [key for key in (*WEIGHT_LISTS, "network_reg_lrs", *RATIOS) if getattr(config.network, key) is not None]
+    if keys and has_one_rate(name):
+        raise UsageError(
+            f"network.{keys[0]} gives parts of the LoRA another learning rate, and {name} has one for all.",
+            "Unset it, or choose another optimizer, as AdamW.",
+            code="optimizer-needs-one-rate",
+        )
+    rates = {"UNet": training.rates[0]} if is_trained(config, denoiser=True) else {}
+    if is_trained(config, denoiser=False):
+        several = training.text_rates
+        titles = ["text encoder"] if len(several) == 1 else [f"text encoder {n + 1}" for n in range(len(several))]
+        rates |= dict(zip(titles, several, strict=True))
+    check_rates(name, rates)
     return config, []
 
 
@@ -233,7 +226,6 @@ RULES: tuple[Rule, ...] = (
     _merged_strengths,
     _not_both_parts_only,
     _preset_by_part,
-    _single_rate,
     _text_outputs_on_disk,
     _cached_text_encoder,
     _something_is_trained,

@@ -5,10 +5,12 @@ Folders, tags and nodes are those of ComfyUI, of AUTOMATIC1111's and Forge's web
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.adapters.formats import programs_without
 from engine.adapters.kinds.base import A1111, COMFY, DIFFUSERS, FORGE
 from engine.adapters.written_names import unread_by
 from engine.families.registry import find_family
@@ -44,6 +46,8 @@ class Lora:
     """LoRA files that were in its base, with their strengths: it is used together with them."""
     unread_by: tuple[str, ...] = ()
     """Programs that do not read the names in the file, or only in part (`saving.key_format`)."""
+    not_loaded_by: Mapping[str, str] = field(default_factory=dict)
+    """Programs that do not read this kind of adapter at all, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -73,26 +77,41 @@ def lora_of(run: ResolvedRun, path: Path, family: str) -> Lora:
         text_encoder=rate > 0 and not network.network_train_unet_only,
         merged=tuple((Path(name), strength) for name, strength in config.model.merged),
         unread_by=() if known is None else unread_by(config, known.spec),
+        not_loaded_by={} if known is None else programs_without(network, known.spec.lora_base),
     )
 
 
 def uses(lora: Lora) -> list[Use]:
     """How to use the file in each program."""
-    unread = [f"# {line}" for line in _unread(lora, DIFFUSERS)]
-    return [_comfyui(lora), _a1111(lora), Use("diffusers", "", (*unread, *snippet(lora).splitlines()))]
+    return [_comfyui(lora), _a1111(lora), Use("diffusers", "", tuple(snippet(lora).splitlines()))]
 
 
 def _unread(lora: Lora, *programs: str) -> tuple[str, ...]:
-    """A line for programs that do not read the file as it is."""
+    """A line for programs that do not read the file as it is, and one for each that does not read its kind."""
+    lines = [
+        f"{program} does not load this file: {reason}."
+        for program, reason in lora.not_loaded_by.items()
+        if program in programs
+    ]
     names = [program for program in programs if program in lora.unread_by]
     if not names:
-        return ()
+        return tuple(lines)
     verb = "do" if len(names) > 1 else "does"
     command = f"lorasmith lora convert {printable(lora.path.name)} --to kohya -o NEW.safetensors"
-    return (f"{' and '.join(names)} {verb} not read all of the names in this file; {command} makes one with Kohya's.",)
+    lines.append(
+        f"{' and '.join(names)} {verb} not read all of the names in this file; {command} makes one with Kohya's."
+    )
+    return tuple(lines)
+
+
+def _is_loaded(lora: Lora, *programs: str) -> bool:
+    """Whether one of these programs reads the kind of the file."""
+    return any(program not in lora.not_loaded_by for program in programs)
 
 
 def _comfyui(lora: Lora) -> Use:
+    if not _is_loaded(lora, COMFY):
+        return Use("ComfyUI", "models/loras", _unread(lora, COMFY))
     name, strength = printable(lora.path.name), f"{lora.strength:g}"
     clip = f"strength_clip {strength}"
     if not lora.text_encoder:
@@ -116,11 +135,19 @@ def _comfyui(lora: Lora) -> Use:
 
 
 def _a1111(lora: Lora) -> Use:
+    lines = list(_unread(lora, A1111, FORGE))
+    if not _is_loaded(lora, A1111, FORGE):
+        return Use("A1111 / Forge", "models/Lora", tuple(lines))
     stems = [path.name.removesuffix(".safetensors") for path, _ in _all(lora)]
-    lines = [*_unread(lora, A1111, FORGE), f"Prompt: {printable(lora.prompt)} {_tags(lora)}"]
+    lines.append(f"Prompt: {a1111_prompt(lora)}")
     if _NOT_IN_A_TAG & set("".join(stems)):
         lines.append("The name has a character that the tag cannot hold (: < >): rename the file first.")
     return Use("A1111 / Forge", "models/Lora", tuple(lines))
+
+
+def a1111_prompt(lora: Lora) -> str:
+    """The prompt with the tags of all files, for A1111 and Forge."""
+    return f"{printable(lora.prompt)} {_tags(lora)}"
 
 
 def _all(lora: Lora) -> list[tuple[Path, float]]:
@@ -136,7 +163,10 @@ def _tags(lora: Lora) -> str:
 
 
 def snippet(lora: Lora) -> str:
-    """A Python program that generates one image with diffusers."""
+    """A Python program that generates one image with diffusers; a comment where it does not load the file."""
+    remarks = [f"# {line}" for line in _unread(lora, DIFFUSERS)]
+    if not _is_loaded(lora, DIFFUSERS):
+        return "\n".join(remarks)
     family = find_family(lora.family)
     drawing = _ANY if family is None else family.spec.inference
     base, loader, pipeline = lora.base, "from_pretrained", drawing.pipeline
@@ -149,6 +179,7 @@ def snippet(lora: Lora) -> str:
     names = [f"base{number}" for number in range(1, len(files))] + ["lora"]
     return "\n".join(
         (
+            *remarks,
             "import torch",
             f"from diffusers import {pipeline}",
             "",
@@ -168,11 +199,13 @@ def in_short(lora: Lora) -> list[str]:
     comfyui, a1111, _ = uses(lora)
     return [
         f"Trigger word: {printable(lora.trigger)}. A prompt: {printable(lora.prompt)}",
-        f"{comfyui.program}: copy {name} into {comfyui.folder}, node Load LoRA, strength {lora.strength:g}.",
-        f"{a1111.program}: copy it into {a1111.folder}; in the prompt: {_tags(lora)}",
+        *((f"{comfyui.program}: copy {name} into {comfyui.folder}, node Load LoRA, strength {lora.strength:g}.",)
+          if _is_loaded(lora, COMFY) else ()),
+        *((f"{a1111.program}: copy {name} into {a1111.folder}; in the prompt: {_tags(lora)}",)
+          if _is_loaded(lora, A1111, FORGE) else ()),
         *(
             f"It belongs to its base with {printable(path.name)} at strength {strength:g} in it: load that file too."
             for path, strength in lora.merged
         ),
         *_unread(lora, COMFY, A1111, FORGE),
-    ]
+    ]  # fmt: skip

@@ -18,7 +18,6 @@ from engine.runs.inputs import ChangedInputsError
 from engine.runs.integrity import require_sound
 from engine.runs.layout import RunDir, sweep_run
 from engine.runs.lock import RunLock
-from engine.runs.loggers import wait_for_loggers
 from engine.runs.on_end import command_from, run_on_end
 from engine.runs.state import true_state, write_exit
 from engine.text import plural
@@ -38,7 +37,9 @@ def main(arguments: list[str]) -> int:
         if LEADER in os.environ:
             _worker(run)
         code = _main_rank(run)
-        wait_for_loggers(run)
+        from engine.training.loggers import end_loggers  # loads pydantic: not before the lock is taken
+
+        end_loggers()
         if words := command_from():
             run_on_end(run, words, code)
         return code

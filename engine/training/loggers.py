@@ -6,12 +6,16 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 from engine.config import RunConfig
 from engine.config.loggers import LOGGERS, used_loggers
 from engine.errors import LoraSmithError
-from engine.runs.loggers import MODULE, log_folder
+from engine.runs.loggers import MODULE, WAIT_SECONDS, log_folder
 from engine.training.session import Session
+
+_relays: list[threading.Thread] = []
+"""A thread for each logger of this process; it ends with the logger."""
 
 
 def start_loggers(session: Session, config: RunConfig, started: int) -> None:
@@ -43,7 +47,16 @@ def _start(session: Session, name: str, started: int, *, on_hub: bool) -> None:
     except OSError as error:
         _warn(session, name, f"it cannot be started: {error}")
         return
-    threading.Thread(target=_relay, args=(session, name, process), name=f"logger {name}", daemon=True).start()
+    relay = threading.Thread(target=_relay, args=(session, name, process), name=f"logger {name}", daemon=True)
+    relay.start()
+    _relays.append(relay)
+
+
+def end_loggers() -> None:
+    """Let the loggers of an ended run write what is left and report a failure, for at most `WAIT_SECONDS` in all."""
+    end = time.monotonic() + WAIT_SECONDS
+    while _relays:
+        _relays.pop().join(max(0.0, end - time.monotonic()))
 
 
 def _relay(session: Session, name: str, process: subprocess.Popen[bytes]) -> None:

@@ -13,7 +13,7 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Static
 
-from engine.results.what_now import Lora, snippet, uses
+from engine.results.what_now import Lora, a1111_prompt, snippet, uses
 from engine.runs import RunDir
 from engine.runs.history import SavedFile
 from engine.text import printable
@@ -81,7 +81,7 @@ Start with a strength of 0.8: at full strength a LoRA often reproduces its train
     def action_copy_prompt(self) -> None:
         """Copy the prompt for A1111 and Forge."""
         if self.lora is not None:
-            self._copy(uses(self.lora)[1].lines[0].partition(": ")[2])
+            self._copy(a1111_prompt(self.lora))
 
     def action_copy_snippet(self) -> None:
         """Copy the program for diffusers."""

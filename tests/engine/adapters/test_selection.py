@@ -142,9 +142,11 @@ def test_with_plain_settings_nothing_is_chosen() -> None:
         ("sd15", {"network": {"preset": "unet-only", "network_train_text_encoder_only": True}}, "nothing-trained",
          "contradicts network.network_train_text_encoder_only"),
         ("sd15", {"network": {"loraplus_lr_ratio": 16}, "training": {"optimizer_type": "Prodigy"}},
-         "optimizer-takes-one-rate", "network.loraplus_lr_ratio gives parts"),
+         "optimizer-needs-one-rate", "network.loraplus_lr_ratio gives parts"),
+        ("sd15", {"network": {"network_reg_lrs": "attn1=1e-4"}, "training": {"optimizer_type": "DAdaptAdam"}},
+         "optimizer-needs-one-rate", "network.network_reg_lrs gives parts"),
         ("sdxl", {"training": {"text_encoder_lr": [1.0, 0.5], "optimizer_type": "Prodigy"}},
-         "optimizer-takes-one-rate", "training.text_encoder_lr gives parts"),
+         "optimizer-needs-one-rate", "text encoder 1 1, text encoder 2 0.5"),
         ("flux", {"flux": {"split_qkv": True}, "network": {"algo": "lokr"}}, "split-needs-lora", "for plain LoRAs"),
     ],
 )  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 
 from engine.config import RunConfig
 from engine.families.resolved import resolve_without_model
-from engine.results.what_now import Lora, in_short, lora_of, snippet, uses
+from engine.results.what_now import Lora, a1111_prompt, in_short, lora_of, snippet, uses
 
 
 def lora(**known: object) -> Lora:
@@ -101,3 +101,20 @@ def test_a_program_that_does_not_read_the_names_is_reported(key_format: str, unr
     lines = [use.lines[0] for use in uses(used)]
     assert ["lora convert ann.safetensors --to kohya" in line for line in lines] == unread
     assert ("lora convert" in " ".join(in_short(used))) == any(unread[:2])
+
+
+@pytest.mark.parametrize(
+    ("algo", "loaded"),
+    [("lora", [True] * 3), ("lokr", [True, True, False]), ("ia3", [False, True, False])],
+)
+def test_a_program_that_does_not_read_the_kind_gets_no_recipe(algo: str, loaded: list[bool]) -> None:
+    config = RunConfig().changed(saving={"output_name": "ann"}, network={"algo": algo})
+    used = lora_of(resolve_without_model(config), Path("/x/ann.safetensors"), "sd15")
+    recipes = ("Node Load LoRA", "Prompt: ", "load_lora_weights")
+    for use, recipe, is_loaded in zip(uses(used), recipes, loaded, strict=True):
+        text = "\n".join(use.lines)
+        assert (recipe in text) == is_loaded and (is_loaded or "does not load this file" in text), use.program
+    ast.parse(snippet(used))
+    assert a1111_prompt(used).endswith(" <lora:ann:0.8>")
+    short = "\n".join(in_short(used))
+    assert ("copy ann.safetensors into models/loras" in short) == loaded[0]

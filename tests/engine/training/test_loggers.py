@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +17,7 @@ from engine.runs.events import StepEvent, read_events
 from engine.runs.layout import RunDir
 from engine.runs.lock import is_locked
 from engine.runs.loggers import wait_for_loggers
-from engine.training.loggers import start_loggers
+from engine.training.loggers import end_loggers, start_loggers
 from tests.engine.loggers.fakes import fake_package
 from tests.engine.loggers.test_following import points, read_back, tensorboard_runs
 from tests.engine.training.conftest import ROOT, MakeRun, start
@@ -85,8 +84,7 @@ def test_a_failing_logger_is_one_warning(
         run=run, log=lambda _: None, warn=lambda code, text: warnings.append(text), has_ended=False
     )
     start_loggers(cast("Any", session), load_config(run.config_path), 0)
-    for thread in [each for each in threading.enumerate() if each.name == "logger wandb"]:
-        thread.join(60)
+    end_loggers()
     (warning,) = warnings
     assert text in warning
 
