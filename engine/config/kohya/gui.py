@@ -33,7 +33,10 @@ from engine.config.kohya.gui_keys import (
 from engine.config.kohya.gui_length import read_length
 from engine.config.kohya.gui_reading import GuiReading, is_nothing, is_zero
 from engine.config.kohya.rules import ARGUMENTS, FLAGS, rule_of
+from engine.config.layers import RATIOS
 from engine.config.problems import Problem
+
+_GGPO = ("ggpo_beta", "ggpo_sigma")
 
 
 def is_gui_configuration(content: Mapping[str, Any]) -> bool:
@@ -222,16 +225,18 @@ def _network(reading: GuiReading) -> None:
         chosen = LORA_TYPES["Standard"]
     else:
         reading.record("LoRA_type", "honoured", "", target, kind)
-    args = [
-        f"{key}={content[key]}" for key in NETWORK
-        if key not in ("ggpo_beta", "ggpo_sigma") and not reading.off(key)
-    ]  # fmt: skip
-    for key in ("ggpo_beta", "ggpo_sigma"):
+    is_plain = chosen.module in ("networks.lora", "networks.lora_flux")
+    args = []
+    for key in (key for key in NETWORK if key not in _GGPO and not reading.off(key)):
+        if is_plain or key in chosen.passed or key in RATIOS:
+            args.append(f"{key}={content[key]}")
+        else:
+            reading.record(key, "no effect", f"the GUI does not pass it on for {kind}")
+    for key in _GGPO:
         if not reading.off(key) and not reading.on("train_lora_ggpo"):
             reading.record(key, "no effect", "train_lora_ggpo is off")
     args += _of_type(reading, chosen, kind)
     reading.take("network_args", args)
-    is_plain = chosen.module in ("networks.lora", "networks.lora_flux")
     own = "networks.lora_flux" if reading.flux else "networks.lora"
     reading.take("network_module", own if is_plain else chosen.module)
     if reading.on("split_mode"):

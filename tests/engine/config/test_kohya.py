@@ -323,6 +323,19 @@ def test_kinds_of_lycoris(write: Write, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "is_passed"),
+    [("Standard", True), ("Kohya LoCon", True), ("Kohya LoHa", False), ("LyCORIS/LoKr", False), ("LyCORIS/iA3", False)],
+)
+def test_block_lists_of_the_gui_are_for_plain_loras(write: Write, kind: str, is_passed: bool) -> None:
+    lists = {"down_lr_weight": "1,1,1,1,1,1,1,1,1,1,1,1", "block_dims": ",".join("8" * 25), "loraplus_lr_ratio": 4.0}
+    path = write("g.json", json.dumps({**GUI, **lists, "LoRA_type": kind}))
+    network = load_config(path).network
+    assert (network.down_lr_weight is not None) is (network.block_dims is not None) is is_passed
+    assert network.loraplus_lr_ratio == 4.0
+    assert status(path)["block_dims"] == ("honoured" if is_passed else "no effect")
+
+
+@pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         ("algo=lokr factor=8 full_matrix=True", {"algo": "lokr", "factor": 8, "full_matrix": True}),
