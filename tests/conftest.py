@@ -6,9 +6,16 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
+
+with suppress(ImportError):  # the tests on a GPU run without it
+    from hypothesis import settings
+
+    # A busy machine is no failure, and the same examples are tried each time.
+    settings.register_profile("tests", deadline=None, derandomize=True)
+    settings.load_profile("tests")
 
 # Where this is set, as in many containers, every process that a test starts would compile all its modules anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -214,7 +214,7 @@ def finds_rate(name: str) -> bool:
     return source is not None and source.dotted.startswith(_FIND_RATE)
 
 
-def has_one_rate(name: str) -> bool:
+def shares_rate(name: str) -> bool:
     """Whether the optimizer finds one factor for all groups, whose rates must be equal."""
     source = source_of(name)
     return source is not None and source.dotted.startswith(_SHARED_RATE)
@@ -229,7 +229,7 @@ def check_rates(name: str, rates: Mapping[str, float]) -> None:
     Raises:
         UsageError: with the rates.
     """
-    if not has_one_rate(name) or len({rate for rate in rates.values() if rate}) < 2:
+    if not shares_rate(name) or len({rate for rate in rates.values() if rate}) < 2:
         return
     raise UsageError(
         f"training.optimizer_type: {name} has one learning rate for all parts, and here they differ: "

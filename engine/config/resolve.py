@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NewType
 from engine.config.layers import RATIOS, WEIGHT_LISTS, WITHOUT_TEXT
 from engine.config.local_paths import require_local_paths
 from engine.config.network import IMPLIED, LYCORIS
-from engine.config.optimizers import check_rates, has_one_rate, is_schedule_free, optimizer_notes, sets_its_own_rate
+from engine.config.optimizers import check_rates, is_schedule_free, optimizer_notes, sets_its_own_rate, shares_rate
 from engine.config.schema import RunConfig
 from engine.config.trained import is_trained
 from engine.config.training import TrainingTable
@@ -135,7 +135,7 @@ def _shared_rate(config: RunConfig, _: bool) -> Resolution:
     """Optimizers that find one factor for all parts need equal rates. Must come after `_cached_text_encoder`."""
     name, training = config.training.optimizer_type, config.training
     keys = [key for key in (*WEIGHT_LISTS, "network_reg_lrs", *RATIOS) if getattr(config.network, key) is not None]
-    if keys and has_one_rate(name):
+    if keys and shares_rate(name):
         raise UsageError(
             f"network.{keys[0]} gives parts of the LoRA another learning rate, and {name} has one for all.",
             "Unset it, or choose another optimizer, as AdamW.",

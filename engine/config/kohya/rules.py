@@ -136,7 +136,8 @@ NETWORK_ARGS: dict[str, Rule] = {
     **_all("not supported", "T5 is never trained, and freed once the captions are encoded: text_encoder_lr trains "
            "CLIP-L", "train_t5xxl"),
     **_all("not supported", _NO_GGPO, "ggpo_beta ggpo_sigma"),
-    **_all("not supported", "not built in", "dora_wd rs_lora wd_on_output"),
+    **_all("not supported", "DoRA is not trained here: leave it out", "dora_wd wd_on_output"),
+    "rs_lora": Rule("not supported", "", "leave it out: network_alpha times the root of network_dim is the same"),
     **_all("no effect", "the adapter is always added to the layer's output, as with bypass_mode", "bypass_mode"),
     **_all("no effect", "of DyLoRA", "block_size unit"),
     **_all("no effect", "(IA)³ acts on inputs where LyCORIS' preset ia3 does", "train_on_input"),

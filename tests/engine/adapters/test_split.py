@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+from engine.adapters.key_formats import file_tensors
 from engine.adapters.kinds.lora import Lora
 from engine.adapters.kohya_format import write_lora
 from engine.adapters.network import AdapterNetwork
 from engine.adapters.selection import Selector
 from engine.adapters.start import check_start
-from engine.adapters.verify import verify_file
+from engine.adapters.verify import Naming, verify_file
 from engine.config import RunConfig
 from engine.config.network import NetworkTable
 from engine.errors import LoraSmithError
@@ -107,8 +108,12 @@ def test_the_norm_is_that_of_the_file() -> None:
     assert network.modules[0].squared_norm().item() == pytest.approx(0.25, rel=1e-5)
 
 
-@pytest.mark.parametrize("precision", ["float", "fp16"])
-def test_a_file_with_every_setting_of_the_family_passes_the_check(tmp_path: Path, precision: Any) -> None:
+@pytest.mark.parametrize(
+    ("precision", "key_format"), [("float", "kohya"), ("fp16", "kohya"), ("fp16", "diffusers"), ("fp16", "comfy")]
+)
+def test_a_file_with_every_setting_of_the_family_passes_the_check(
+    tmp_path: Path, precision: Any, key_format: Any
+) -> None:
     parts = tiny_parts(blocks=(2, 3))
     settings = {"split_qkv": True, "single_dim": 3, "train_double_block_indices": "1", "in_dims": "2,0,2,0,4"}
     config = RunConfig().changed(flux=settings, network={"network_dim": 4, "network_alpha": 1.7})
@@ -129,11 +134,16 @@ def test_a_file_with_every_setting_of_the_family_passes_the_check(tmp_path: Path
     assert ranks["lora_unet_single_blocks_0_linear2"] == 3 and ranks["lora_unet_txt_in"] == 4
     assert "lora_unet_double_blocks_0_img_attn_qkv" not in ranks and "lora_unet_time_in_in_layer" not in ranks
     path = tmp_path / "x.safetensors"
-    write_lora(path, network.state(), {}, precision, lambda _: None)
-    difference = verify_file(path, network, components, FluxReader())
+    tensors, metadata = file_tensors(network, family_named("flux").spec, key_format)
+    write_lora(path, tensors, metadata, precision, lambda _: None)
+    difference = verify_file(path, network, components, FluxReader(), Naming(key_format, "FLUX"))
     assert difference is not None and difference < 0.02
+    if key_format == "diffusers":
+        key = "transformer.transformer_blocks.1.attn.to_k"
+        assert len(tensors[f"{key}.lora_A.weight"]) == 4, "each layer has its own LoRA, not that of all together"
 
 
+@pytest.mark.parametrize("key_format", ["kohya", "diffusers"])
 @pytest.mark.parametrize(
     ("flux", "network", "sentence"),
     [
@@ -145,7 +155,7 @@ def test_a_file_with_every_setting_of_the_family_passes_the_check(tmp_path: Path
     ],
 )
 def test_the_file_to_start_from_must_fit_the_rank_of_each_layer(
-    tmp_path: Path, flux: dict[str, Any], network: dict[str, Any], sentence: str
+    tmp_path: Path, flux: dict[str, Any], network: dict[str, Any], sentence: str, key_format: Any
 ) -> None:
     parts = tiny_parts(blocks=(1, 1))
     config = RunConfig().changed(flux={"split_qkv": True}, network={"network_dim": 4})
@@ -157,7 +167,7 @@ def test_the_file_to_start_from_must_fit_the_rank_of_each_layer(
         network=config.network, selection=selection, log=lambda _: None,
     )  # fmt: skip
     path = tmp_path / "start.safetensors"
-    write_lora(path, made.state(), {}, "float", lambda _: None)
+    write_lora(path, file_tensors(made, family_named("flux").spec, key_format)[0], {}, "float", lambda _: None)
     run = RunConfig().changed(
         flux=flux, network={**network, "network_weights": str(path), "network_train_unet_only": True}
     )

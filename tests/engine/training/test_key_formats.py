@@ -14,11 +14,15 @@ from safetensors.torch import load_file
 from engine.adapters.inspect import inspect_lora
 from engine.adapters.tools.convert import convert
 from engine.adapters.tools.requests import ConvertRequest
+from engine.adapters.written_names import check_key_format
+from engine.config import RunConfig
 from engine.exit_codes import ExitCode
+from engine.families.registry import family_named
 from engine.results.record import read_run
 from engine.results.use_file import use
 from engine.runs.layout import RunDir
 from engine.training.trainer import Trainer
+from tests.refusals import refused
 
 QUICK = {
     "training__max_train_steps": 2,
@@ -91,6 +95,24 @@ def check_use(run: RunDir, folder: Path) -> None:
     copied = load_file(use(record, judged, folder / "models", overwrite=True))
     original = load_file(run.lora_path())
     assert copied.keys() == original.keys() and all(torch.equal(copied[key], original[key]) for key in original)
+
+
+@pytest.mark.parametrize(
+    ("network", "parts"),
+    [
+        ({"algo": "loha"}, ("LoHa",)),
+        ({"use_scalar": True}, ("LoRA",)),
+        ({"train_norm": True}, ("norm layers",)),
+        ({"algo": "lokr", "train_norm": True}, ("LoKr and norm layers",)),
+    ],
+)
+def test_only_plain_loras_have_names_of_diffusers(network: dict[str, Any], parts: tuple[str, ...]) -> None:
+    spec = family_named("sd15").spec
+    config = RunConfig().changed(network={"network_module": "lycoris.kohya", **network})
+    with refused("naming-for-lora-only", *parts):
+        check_key_format(config.changed(saving={"key_format": "diffusers"}), spec)
+    notes = check_key_format(config.changed(saving={"key_format": "comfy"}), spec)
+    assert len(notes) == 2 and "LyCORIS" in notes[1] and "diffusers" not in notes[1], "which does not read the kind"
 
 
 def test_a_run_starts_from_such_a_file(make_run: Any, train_here: Train) -> None:
