@@ -23,6 +23,8 @@ CHOICES = (
     ("LoRA", "`lora` (or `locon`)", "anything; start here", "rank 8-32, alpha half of it"),
     ("LoCon", "`lora` with `network.conv_dim`", "styles and textures: a UNet's 3×3 convolutions are trained too",
      "`conv_dim` 4-16"),
+    ("DoRA", "also `network.dora_wd`, with `lora`, `loha` or `lokr`",
+     "closer to a fine-tune at the same rank; a slower step", "rank 8-16, a slightly lower learning rate"),
     ("LoCon with Tucker", "also `network.use_tucker`", "the same in a smaller file", "`conv_dim` 8-32"),
     ("LoHa", "`loha`", "several subjects or styles in one file; less of the images' composition",
      "rank 4-16, alpha 1 to rank; above 32 it tends to diverge"),
@@ -44,6 +46,16 @@ where `conv_dim` is not set it is `network_dim`, and `conv_alpha` is `network_al
 and the second feed-forward layer, as with LyCORIS' preset `ia3`. Presets, patterns, and ranks and rates by block work
 with every kind: [docs/layers.md](layers.md).
 
+DoRA trains the sizes of a layer's weights apart from their direction: W' = m · (W + ΔW) / ‖W + ΔW‖. `m` has a number
+for each input of a layer, which ComfyUI, Forge and A1111 compute alike. `wd_on_output`, LyCORIS' own default, has
+a number for each output: LyCORIS and OneTrainer read that; ComfyUI and Forge divide by ‖W‖ instead, and A1111 cannot
+read it. A file of Kohya's with `dora_wd=True` keeps LyCORIS' default. `dora_scale` is saved in float32 whatever
+`save_precision` is, because in bf16 its rounding would be as large as what a DoRA learns. ΔW and the norms are
+computed anew in each pass, so a step takes longer than a LoRA's.
+
+`rs_lora` scales by alpha / √rank. The file has the alpha that gives this strength in every reader. Two full matrices
+of a LoKr have no scale, so `rs_lora` has no effect on them. (LyCORIS trains them with √rank and reads them without.)
+
 `use_scalar` begins with a trained factor of 0 instead of a matrix of zeros. `rank_dropout` leaves out ranks of a LoRA,
 and outputs of a layer for LoHa, LoKr and full; `module_dropout` works with every kind, `network_dropout` with plain
 LoRAs only. `scale_weight_norms` limits ‖ΔW‖; for OFT and BOFT, as in LyCORIS, the norm of the blocks. A setting that a
@@ -59,6 +71,7 @@ Numbers that are trained on one layer; a file in fp16 has two bytes for each.
 """
 SIZES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("LoRA, rank 16", {"network_dim": 16}),
+    ("DoRA, rank 16", {"network_dim": 16, "dora_wd": True}),
     ("LoHa, rank 8", {"algo": "loha", "network_dim": 8}),
     ("LoKr, full_matrix, factor -1", {"algo": "lokr", "full_matrix": True}),
     ("LoKr, full_matrix, factor 16", {"algo": "lokr", "full_matrix": True, "factor": 16}),
@@ -71,8 +84,8 @@ SIZES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("(IA)³", {"algo": "ia3"}),
 )
 LAYERS = {"1280 × 1280 (SDXL)": (1280, 1280), "3072 × 3072 (FLUX)": (3072, 3072)}
-KINDS = ("LoRA", "LoRA with Tucker decomposition", "LoHa", "LoKr", "GLoRA", "full difference", "OFT", "BOFT", "(IA)³",
-         "norm")  # fmt: skip
+KINDS = ("LoRA", "DoRA", "LoRA with Tucker decomposition", "LoHa", "LoKr", "GLoRA", "full difference", "OFT", "BOFT",
+         "(IA)³", "norm")  # fmt: skip
 READERS = """
 ## Programs that read them
 

@@ -137,16 +137,27 @@ class _Group:
         self.skip = Skip(network.module_dropout, len(layers))
         self.rank_dropout = 0.0 if "rank_dropout" in network.idle_settings else network.rank_dropout
         self._rank_dropout_scale = network.rank_dropout_scale
+        self.offsets: dict[str, Tensor] = {}
+        """See `Formula.offsets`; computed with the initial values."""
 
     def parts(self, trained: Any, rounding: torch.dtype | None = None) -> Parts:
         """The tensors of a file: (role, tensor) of what is trained, with the constants."""
         constants = {role: torch.tensor(value) for role, value in self.constants.items()}
-        parts = {**constants, **self.kind.file_parts(dict(trained), self._size)}
-        return parts if rounding is None else {role: part.to(rounding).float() for role, part in parts.items()}
+        values = {role: tensor + self.offsets[role] if role in self.offsets else tensor for role, tensor in trained}
+        parts = {**constants, **self.kind.file_parts(values, self._size)}
+        if rounding is None:
+            return parts
+        return {
+            role: part if role in self.kind.kept_exact else part.to(rounding).float() for role, part in parts.items()
+        }
 
     def delta(self, parts: Parts) -> Tensor:
         """ΔW of all layers, with its gradient."""
-        return self.kind.delta(parts, lambda: joined_weight(self.layers)).reshape(self.shape)
+        return self.kind.delta(parts, self.weight).reshape(self.shape)
+
+    def weight(self) -> Tensor:
+        """The stacked rows of the layers' own weights, float32."""
+        return joined_weight(self.layers)
 
     def kept_outputs(self, rows: slice, like: Tensor) -> Tensor:
         """Which outputs of a layer the adapter changes in this step: 1 and 0, scaled up by LyCORIS' rule if set."""
@@ -176,6 +187,11 @@ class LayeredModule(AdapterModule):
 
     @property
     def outer(self) -> list[nn.Parameter]:
+        return [*self._linear, *(self._adapter[role] for role in self._group.offsets)]
+
+    @property
+    def _linear(self) -> list[nn.Parameter]:
+        """The parameters that the norm is linear in."""
         if SCALAR in self._adapter:
             return [self._adapter[SCALAR]]
         return [parameter for role, parameter in self._adapter.items() if role in self._kind.outer]
@@ -199,6 +215,8 @@ class LayeredModule(AdapterModule):
             values = {role: torch.zeros(sides) for role, sides in self._size.file_shapes}
         else:
             values = self._kind.initial(self._group.shape, self._size, generator)
+        offsets = self._kind.offsets(self._group.weight, self._size)
+        self._group.offsets = {role: offset.to(device) for role, offset in offsets.items()}
         adapter = nn.ParameterDict({role: nn.Parameter(value.to(device)) for role, value in values.items()})
         for layer in self.layers:
             layer.adapter = adapter
@@ -217,6 +235,8 @@ class LayeredModule(AdapterModule):
         trained = self._kind.trained_parts({role: tensor.float() for role, tensor in roles.items()})
         for role, parameter in self._adapter.items():
             parameter.copy_(trained[role] if role in trained else torch.ones_like(parameter))
+            if role in self._group.offsets:
+                parameter.sub_(self._group.offsets[role])
         for role, value in constants.items():
             stored = parts.get(written[role])
             if stored is None:
@@ -225,11 +245,11 @@ class LayeredModule(AdapterModule):
                 constants[role] = float(stored)
 
     def squared_norm(self) -> Tensor:
-        parts = self._group.parts
-        return self._kind.squared_norm(self._adapter, lambda: self._group.delta(parts(self._adapter.items())))
+        parts = self._group.parts(self._adapter.items())
+        return self._kind.squared_norm(self._adapter, parts, self._group.weight)
 
     def shrink(self, factor: float) -> None:
-        for parameter in self.outer:
+        for parameter in self._linear:
             parameter.mul_(factor)
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from engine.adapters.header_room import fit_metadata
+from engine.adapters.kinds.registry import exact_ends
 from engine.adapters.layout import HASHES, Entry, header_bytes, legacy_hash, shared_header
 from engine.atomic import replacing, require_space
 from engine.errors import TrainingError
@@ -34,7 +35,7 @@ def write_lora(
     Args:
         tensors: what `AdapterNetwork.state` gives.
         metadata: what `training_metadata` gives.
-        precision: number format of all tensors; "float" is fp32.
+        precision: number format of the tensors; "float" is fp32. Those of `exact_ends` are in fp32 whatever it is.
         log: called when values do not fit into fp16 and the file is written in fp32, and when metadata do not fit into
             the header: then the rarest tags are left out, and after them the largest values.
         check: called with the complete temporary file; when it raises, `path` stays as it was.
@@ -67,7 +68,7 @@ def lora_bytes(
 ) -> tuple[bytes, bytes]:
     """Header (with its length in front) and payload of the file; see `write_lora`."""
     cast = _cast(tensors, precision, log, name)
-    order = sorted(cast)  # all of one dtype: safetensors' own order is by alignment, then by name
+    order = sorted(cast, key=lambda key: (-cast[key].element_size(), key))  # safetensors' own: by alignment, by name
     payload = b"".join(cast[key].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for key in order)
     entries = {key: _entry(cast[key]) for key in order}
     metadata, notes = fit_metadata(metadata, header.MAX_HEADER - len(header_bytes(entries, {})) - HASHES)
@@ -91,7 +92,11 @@ def _cast(
             "The training diverged: lower the learning rate, and continue from an earlier state.",
             code="lora-not-finite",
         )
-    cast = {key: tensor.detach().to("cpu", _DTYPES[precision]) for key, tensor in tensors.items()}
+    exact = exact_ends()
+    cast = {
+        key: tensor.detach().to("cpu", torch.float32 if key.endswith(exact) else _DTYPES[precision])
+        for key, tensor in tensors.items()
+    }
     overflowed = [key for key, tensor in cast.items() if not torch.isfinite(tensor).all()]
     if overflowed:
         log(

@@ -108,10 +108,21 @@ def merged(weight: Tensor, parts: Parts) -> Tensor:
     """
     for end, merge in _MERGES.items():
         if end in parts:
-            return merge(weight, parts)
+            result = merge(weight, parts)
+            return _decomposed(result, parts["dora_scale"]) if "dora_scale" in parts else result
     if "diff_b" in parts:
         return weight
     raise KeyError(f"none of {', '.join(parts) or 'no tensors'} is known")
+
+
+def _decomposed(weight: Tensor, norms: Tensor) -> Tensor:
+    """ComfyUI's formula for norms of inputs; of outputs LyCORIS', as ComfyUI divides by the norms of the base."""
+    ones = [1] * (weight.ndim - 2)
+    by_outputs = norms.shape[0] == weight.shape[0] != 1
+    rows = weight if by_outputs else weight.transpose(0, 1)
+    actual: Tensor = rows.reshape(len(rows), -1).norm(dim=1)
+    shape = (-1, 1, *ones) if by_outputs else (1, -1, *ones)
+    return weight * norms.reshape(shape) / actual.reshape(shape)
 
 
 def _lora(weight: Tensor, parts: Parts) -> Tensor:

@@ -74,7 +74,7 @@ def checked_tensors(name: str, parts: Mapping[str, Tensor], shapes: Mapping[str,
     """The tensors of a module of a file, in this model's shapes.
 
     Raises:
-        ModelError: one is missing, or has another shape; a trailing 1×1 kernel is ignored.
+        ModelError: one is missing, or has another shape; trailing sides of 1 are ignored.
     """
     absent = [end for end in shapes if end not in parts]
     if absent:
@@ -94,5 +94,9 @@ def checked_tensors(name: str, parts: Mapping[str, Tensor], shapes: Mapping[str,
 
 
 def _without_kernel(shape: Sequence[int]) -> tuple[int, ...]:
-    """The shape without a trailing 1x1 kernel: linear and 1x1 convolution hold the same matrix."""
-    return tuple(shape[:2]) if tuple(shape[2:]) == (1, 1) else tuple(shape)
+    """The shape without trailing sides of 1: linear and 1x1 convolution hold the same matrix, and peft's scales of
+    outputs are vectors."""
+    sides = list(shape)
+    while len(sides) > 1 and sides[-1] == 1:
+        del sides[-1]
+    return tuple(sides)

@@ -61,7 +61,7 @@ def check_start(config: RunConfig, family: Family | None) -> list[str]:
         raise ModelError(
             f"network.network_weights: {printable(path)} is {with_article(lora.kind)}, and this run trains "
             f"{kind.trained_name(config.network)}.",
-            f"Set network.algo to the kind of the file, or start from {other}.",
+            f"Set network.algo and network.dora_wd to the kind of the file, or start from {other}.",
             code="lora-of-other-kind",
         )
     header = read_header(path)

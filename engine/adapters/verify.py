@@ -205,7 +205,7 @@ def _check_forward(
         return None
     allowed = 16 * max(EPSILON[next(list(components.values())[-1].parameters()).dtype], _TENSOR_FLOAT) * largest
     if difference > allowed:
-        network.round_to(memory, next(iter(tensors.values())).dtype)
+        network.round_to(memory, min((tensor.dtype for tensor in tensors.values()), key=lambda kind: kind.itemsize))
         unexplained = (theirs - reader.denoise(memory)).abs().max().item()
         if not unexplained <= allowed:
             raise failure(

@@ -27,7 +27,7 @@ ADDED: Mapping[str, tuple[str, ...]] = {
     "model": ("weighted_captions", "base_weights", "base_weights_multiplier"),
     "network": (
         *("algo", "factor", "full_matrix", "decompose_both", "unbalanced_factorization", "use_tucker", "use_scalar"),
-        *("constraint", "rescaled", "train_norm", "rank_dropout_scale"),
+        *("constraint", "rescaled", "train_norm", "rank_dropout_scale", "dora_wd", "wd_on_output", "rs_lora"),
         *LayersTable.model_fields,
     ),
     "flux": LAYER_SETTINGS,

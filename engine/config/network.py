@@ -18,15 +18,16 @@ READ_BY_SCRIPTS = frozenset({"conv_dim", "conv_alpha", "rank_dropout", "module_d
 """The settings that networks.loha and networks.lokr of sd-scripts read in `network_args`."""
 _CONVOLUTIONAL = (LYCORIS, "locon.locon_kohya")
 """Modules that train convolutions where `conv_dim` is not set."""
-_PRODUCT = ("network_dim", "network_alpha", "conv_alpha", "use_scalar")
+_PRODUCT = ("network_dim", "network_alpha", "conv_alpha", "use_scalar", "rs_lora")
+_DORA = ("dora_wd", "wd_on_output")
 _ROWS = ("rank_dropout", "rank_dropout_scale")
 _OFT = ("network_dim", "constraint", "rescaled")
 _LOKR = ("factor", "full_matrix", "decompose_both", "unbalanced_factorization")
 _READ_BY: Mapping[Algo, tuple[str, ...]] = {
-    "lora": (*_PRODUCT, *_ROWS, "use_tucker", "network_dropout"),
-    "locon": (*_PRODUCT, *_ROWS, "use_tucker", "network_dropout"),
-    "loha": (*_PRODUCT, *_ROWS, "use_tucker"),
-    "lokr": (*_PRODUCT, *_ROWS, "use_tucker", *_LOKR),
+    "lora": (*_PRODUCT, *_ROWS, *_DORA, "use_tucker", "network_dropout"),
+    "locon": (*_PRODUCT, *_ROWS, *_DORA, "use_tucker", "network_dropout"),
+    "loha": (*_PRODUCT, *_ROWS, *_DORA, "use_tucker"),
+    "lokr": (*_PRODUCT, *_ROWS, *_DORA, "use_tucker", *_LOKR),
     "glora": _PRODUCT,
     "full": _ROWS,
     "diag-oft": _OFT,
@@ -34,7 +35,10 @@ _READ_BY: Mapping[Algo, tuple[str, ...]] = {
     "ia3": (),
 }
 """The settings that a kind of adapter reads, among those that not every kind does."""
-_ARGUMENTS = (*_LOKR, "use_tucker", "use_scalar", "constraint", "rescaled", "train_norm", *_ROWS, "module_dropout")
+_ARGUMENTS = (
+    *(*_LOKR, "use_tucker", "use_scalar", "dora_wd", "rs_lora", "constraint", "rescaled", "train_norm"),
+    *(*_ROWS, "module_dropout"),
+)
 """LyCORIS' arguments beside the ranks."""
 _OF_KINDS = frozenset(key for keys in _READ_BY.values() for key in keys)
 
@@ -111,6 +115,27 @@ class AdapterTable(Table):
         "The adapter begins with a factor of 0 that is trained, and no matrix begins at zero.",
         advanced=True,
     )
+    dora_wd: bool = setting(
+        False,
+        "DoRA",
+        "Direction and size of each layer's weights are trained apart: closer to a full fine-tune at the same rank; "
+        "a step takes longer. For LoRA, LoHa and LoKr.",
+        vram="more",
+    )
+    wd_on_output: bool = setting(
+        False,
+        "DoRA by outputs",
+        "One size for each output of a layer, as LyCORIS and peft by default. ComfyUI, Forge and A1111 read only one "
+        "for each input (off) rightly.",
+        advanced=True,
+    )
+    rs_lora: bool = setting(
+        False,
+        "Rank-stabilised",
+        "The effect is scaled by alpha / √rank instead of alpha / rank (rsLoRA), so that large ranks learn as fast as "
+        "small ones; the file's alpha is the one that gives every reader this strength.",
+        advanced=True,
+    )
     constraint: float = setting(
         0.0,
         "Largest rotation",
@@ -180,9 +205,19 @@ class AdapterTable(Table):
         return self.network_module.startswith(KOHYA)
 
     @property
+    def is_low_rank(self) -> bool:
+        """Whether it trains two matrices of low rank, with weight decomposition or without."""
+        return self.algo in ("lora", "locon") and not (self.use_tucker or self.use_scalar)
+
+    @property
     def is_lora(self) -> bool:
         """Whether it trains a plain LoRA, which every program reads."""
-        return self.algo in ("lora", "locon") and not (self.use_tucker or self.use_scalar)
+        return self.is_low_rank and not self.dora_wd
+
+    @property
+    def is_decomposed(self) -> bool:
+        """Whether it trains a DoRA."""
+        return self.dora_wd and "dora_wd" in _READ_BY[self.algo]
 
     @property
     def conv_rank(self) -> int | None:
@@ -205,6 +240,8 @@ class AdapterTable(Table):
         plain = type(self)()
         keys = [key for key in ("conv_dim", "conv_alpha", *_ARGUMENTS) if key not in self.idle_settings]
         values = {key: getattr(self, key) for key in keys if getattr(self, key) != getattr(plain, key)}
+        if self.is_decomposed:  # LyCORIS' own default is by outputs
+            values["wd_on_output"] = self.wd_on_output
         texts = {key: number_text(value) if isinstance(value, float) else str(value) for key, value in values.items()}
         return {"algo": self.algo, **texts}
 
@@ -217,7 +254,9 @@ class AdapterTable(Table):
         else:
             read.discard("network_dropout")
         if self.full_matrix:
-            read.discard("decompose_both")
+            read -= {"decompose_both", "rs_lora"}
+        if not self.dora_wd:
+            read.discard("wd_on_output")
         return tuple(key for key in type(self).model_fields if key in _OF_KINDS and key not in read)
 
 

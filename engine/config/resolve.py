@@ -161,6 +161,10 @@ def _ranks_of_weights(config: RunConfig, _: bool) -> Resolution:
     return config, []
 
 
+_NOT_OF_KOHYA = ("use_tucker", "use_scalar", "dora_wd", "train_norm")
+"""Settings that the scripts' own module for LoRAs does not have."""
+
+
 def _kind_of_adapter(config: RunConfig, _: bool) -> Resolution:
     """Kohya's own modules train one kind each, and LyCORIS' module all of them."""
     network = config.network
@@ -172,11 +176,15 @@ def _kind_of_adapter(config: RunConfig, _: bool) -> Resolution:
             code="module-of-other-kind",
         )
     if implied is not None and network.algo == "lora" != implied:
-        return config.changed(network={"algo": implied}), []
+        network = network.model_copy(update={"algo": implied})
+        config = config.changed(network={"algo": implied})
+    if implied is not None and network.is_decomposed:
+        note = f"network_module is {LYCORIS}, because dora_wd is set: {network.network_module} has no DoRA."
+        return config.changed(network={"network_module": LYCORIS}), [note]
     if network.is_kohyas and not (network.is_lora and not network.train_norm):
         why = f"algo is {network.algo}"
         if network.algo in ("lora", "locon"):
-            why = f"{next(key for key in ('use_tucker', 'use_scalar', 'train_norm') if getattr(network, key))} is set"
+            why = f"{next(key for key in _NOT_OF_KOHYA if getattr(network, key))} is set"
         note = f"network_module is {LYCORIS}, because {why}: Kohya's own module trains plain LoRAs only."
         return config.changed(network={"network_module": LYCORIS}), [note]
     return config, []

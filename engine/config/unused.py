@@ -126,7 +126,7 @@ def _network(config: RunConfig) -> Iterator[_Reason]:
     yield from _layers(config)
     if network.dim_from_weights:
         names = ("network_dim", "network_alpha", "conv_dim", "conv_alpha", "factor", "full_matrix", "decompose_both")
-        more = ("unbalanced_factorization", "use_tucker", "use_scalar", "rescaled")
+        more = ("unbalanced_factorization", "use_tucker", "use_scalar", "rescaled", "rs_lora")
         keys = tuple(f"network.{name}" for name in (*names, *more))
         yield keys, "dim_from_weights takes ranks and alphas from network_weights"
     elif network.conv_rank is None:
@@ -167,12 +167,14 @@ def _layers(config: RunConfig) -> Iterator[_Reason]:
 
 def _why_idle(network: NetworkTable, key: str) -> str:
     """Why the kind of adapter does not read a setting."""
-    if key == "decompose_both" and network.full_matrix:
+    if key in ("decompose_both", "rs_lora") and network.full_matrix:
         return "full_matrix is set"
+    if key == "wd_on_output" and not network.dora_wd:
+        return "dora_wd is not set"
     if key == "rank_dropout_scale" and network.is_lora:
         return "rank dropout of a LoRA always scales the other ranks up, as in Kohya"
     if key == "network_dropout" and network.algo in ("lora", "locon"):
-        return "use_tucker or use_scalar is set"
+        return "use_tucker, use_scalar or dora_wd is set"
     return f"algo is {network.algo}, which does not read it"
 
 

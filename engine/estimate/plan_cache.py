@@ -39,7 +39,7 @@ _NO_MATTER = {
         "base_weights",
         "base_weights_multiplier",
     },
-    "network": {"network_alpha", "conv_alpha", "network_weights"},
+    "network": {"network_alpha", "conv_alpha", "network_weights", "rs_lora"},
     "memory": {"device", "mixed_precision", "on_oom", "cache_dir", "num_cpu_threads_per_process", "torch_compile"},
 }
 """Settings that do not change any size, or that are elsewhere in the key: precision, image sizes, the batch."""

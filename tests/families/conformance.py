@@ -231,18 +231,21 @@ KINDS: dict[str, dict[str, Any]] = {
     "loha": {},
     "lokr": {"factor": 4, "use_scalar": True},
     "lora": {"use_tucker": True, "conv_dim": RANK},
+    "dora": {"algo": "lora", "dora_wd": True, "rs_lora": True},
+    "dora of a lokr": {"algo": "lokr", "dora_wd": True, "wd_on_output": True, "conv_dim": RANK},
     "glora": {},
     "full": {},
     "diag-oft": {"rescaled": True, "constraint": 0.01},
     "boft": {"network_dim": 64},
     "ia3": {},
 }
-"""Kinds of adapter by `network.algo`, with further settings."""
-FEW_KINDS = ("loha", "lokr", "ia3")
+"""Kinds of adapter by `network.algo`, or a name, with further settings."""
+FEW_KINDS = ("loha", "lokr", "ia3", "dora")
 
 
 def check_kinds(case: Case, folder: Path) -> None:
-    """A few of `KINDS`, of each form: with two matrices, a Kronecker product, and from the layer's own weight."""
+    """A few of `KINDS`, of each form: with two matrices, a Kronecker product, from the layer's own weight, and with an
+    offset that is computed from it."""
     _check_kinds(case, folder, FEW_KINDS)
 
 

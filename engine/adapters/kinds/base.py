@@ -58,6 +58,8 @@ class AdapterKind(ABC):
     """Whether it is scaled by alpha / rank, so that a module without alpha is reported."""
     off_at_zero: bool = False
     """Whether an alpha of 0 switches it off."""
+    kept_exact: frozenset[str] = frozenset()
+    """Roles of the tensors that a file has in float32 whatever its number format is."""
     in_tables: bool = True
     """Whether its layers are in a family's table of modules."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
 from typing import TYPE_CHECKING, ClassVar
 
-from engine.adapters.kinds.base import AdapterKind, Parts
+from engine.adapters.kinds.base import AdapterKind, Parts, Weight
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +54,8 @@ class Formula(AdapterKind):
     """Role of each tensor that a module may have to the end of its key in saved files, in this order; with those that
     are written and not trained ("alpha")."""
     outer: frozenset[str] = frozenset()
-    """Roles of the trained tensors that are zero while the layer is unchanged; ΔW is linear in them."""
+    """Roles of the trained tensors that are zero while the layer is unchanged; ΔW, or what `squared_norm` is the norm
+    of, is linear in them."""
     plus: frozenset[str] | None = None
     """Roles of the tensors that train faster with LoRA+; None: the `outer` ones."""
     scaled_by_scalar: frozenset[str] = frozenset()
@@ -83,6 +84,14 @@ class Formula(AdapterKind):
         """The numbers in a file that are not trained, by role."""
         return {"alpha": size.alpha} if "alpha" in self.written else {}
 
+    def offsets(self, weight: Weight, size: Size) -> dict[str, Tensor]:
+        """Constants, by role, that are added to trained tensors, which begin at zero, to get those of a file; float32.
+
+        Args:
+            weight: called only where there are any.
+        """
+        return {}
+
     def written_shapes(self, shape: tuple[int, ...], size: Size) -> dict[str, tuple[int, ...]]:
         """The shapes of all tensors of a module in a file, by role, in the order of `written`."""
         trained = dict(size.file_shapes) or self.shapes(shape, size)
@@ -104,14 +113,15 @@ class Formula(AdapterKind):
         """The trained tensors that stand for those of a file, but for the scalar, which then is 1."""
         return dict(parts)
 
-    def squared_norm(self, trained: Parts, delta: Callable[[], Tensor]) -> Tensor:
-        """The square of the norm that `scale_weight_norms` limits, a scalar: that of ΔW. It is linear in the `outer`
-        tensors, or in the scalar.
+    def squared_norm(self, trained: Parts, parts: Parts, weight: Weight) -> Tensor:
+        """The square of the norm that `scale_weight_norms` limits, a scalar: that of ΔW. The norm is linear in the
+        `outer` tensors, or in the scalar.
 
         Args:
-            delta: gives ΔW.
+            parts: those of a file that the trained ones stand for, with the constants.
+            weight: of the layer.
         """
-        return delta().square().sum()
+        return self.delta(parts, weight).square().sum()
 
     def rows(self, parts: Parts, rows: slice) -> Parts | None:
         """The tensors for these rows of ΔW alone, of a linear layer; None where they cannot be separated.

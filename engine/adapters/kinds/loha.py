@@ -33,6 +33,7 @@ class Loha(TrainableKind):
     written: ClassVar[Mapping[str, str]] = {role: role for role in (*_ENDS, "alpha")}
     outer = frozenset({"hada_w2_a"})
     scaled_by_scalar = frozenset({"hada_w1_a"})
+    can_be_decomposed = True
 
     def rank(self, parts: RoleShapes) -> str | None:
         return first_side(first_shape(parts, "hada_w1_b"))

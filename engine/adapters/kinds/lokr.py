@@ -36,6 +36,7 @@ class Lokr(TrainableKind):
     outer = frozenset({"lokr_w2", "lokr_w2_b"})
     plus = frozenset({"lokr_w1", "lokr_w1_a", "lokr_w1_b"})
     scaled_by_scalar = frozenset({"lokr_w1", "lokr_w1_a"})
+    can_be_decomposed = True
 
     def lacking(self, parts: RoleShapes, style: str) -> list[str]:
         factors = ("lokr_w1", "lokr_w2")

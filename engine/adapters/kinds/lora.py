@@ -56,6 +56,10 @@ class _DownAndUp(AdapterKind):
     def effective_rank(self, parts: Parts) -> int | None:
         return int(parts["down"].shape[0])
 
+    def rows(self, parts: Parts, rows: slice) -> Parts | None:
+        """The tensors for these rows of ΔW alone (`Formula.rows`)."""
+        return {**parts, "up": parts["up"][rows]}
+
 
 class Lora(_DownAndUp, TrainableKind):
     """Two matrices of low rank. In training they are peft's layers, with a faster step (`engine.adapters.fused`) and
@@ -84,6 +88,7 @@ class Lora(_DownAndUp, TrainableKind):
     factors = frozenset({"down", "up"})
     written: ClassVar[Mapping[str, str]] = {"down": DOWN, "up": UP, "alpha": ALPHA}
     outer = frozenset({"up"})
+    can_be_decomposed = True
 
     def recognises(self, parts: RoleShapes) -> bool:
         return super().recognises(parts) and "mid" not in parts
@@ -100,7 +105,7 @@ class Lora(_DownAndUp, TrainableKind):
         return parts["down"].float(), parts["up"].float()
 
     def is_chosen(self, network: NetworkTable) -> bool:
-        return network.is_lora
+        return network.is_low_rank
 
     def shapes(self, shape: tuple[int, ...], size: Size) -> dict[str, tuple[int, ...]]:
         out, *rest = shape
@@ -210,6 +215,7 @@ class Tucker(_DownAndUp, TrainableKind):
     written: ClassVar[Mapping[str, str]] = {"down": DOWN, "up": UP, "mid": "lora_mid.weight", "alpha": ALPHA}
     outer = frozenset({"up"})
     scaled_by_scalar = outer
+    can_be_decomposed = True
     also = frozenset({Lora.name})
 
     def low_rank(self, parts: Parts) -> tuple[Tensor, Tensor] | None:
@@ -224,7 +230,7 @@ class Tucker(_DownAndUp, TrainableKind):
     # --- in training
 
     def is_chosen(self, network: NetworkTable) -> bool:
-        return network.algo in ("lora", "locon") and not network.is_lora
+        return network.algo in ("lora", "locon") and not network.is_low_rank
 
     def trained_name(self, network: NetworkTable) -> str:
         return self.name if network.use_tucker else Lora.name
@@ -257,6 +263,3 @@ class Tucker(_DownAndUp, TrainableKind):
             for role, sides in self.shapes(shape, size).items()
         }
         return {**values, SCALAR: torch.zeros(())} if scalar else values
-
-    def rows(self, parts: Parts, rows: slice) -> Parts | None:
-        return {**parts, "up": parts["up"][rows]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from engine.adapters.kinds.base import A1111, COMFY, FORGE, AdapterKind, Parts, RoleShapes, Weight
@@ -104,7 +104,7 @@ class Oft(TrainableKind):
             trained["rescale"] = trained["rescale"] - 1
         return trained
 
-    def squared_norm(self, trained: Parts, delta: Callable[[], Tensor]) -> Tensor:
+    def squared_norm(self, trained: Parts, parts: Parts, weight: Weight) -> Tensor:
         """Of the blocks, as in LyCORIS: ΔW is not linear in them; and of what the factors differ from 1."""
         return sum((tensor.square().sum() for tensor in trained.values()), start=trained["oft_blocks"].new_zeros(()))
 

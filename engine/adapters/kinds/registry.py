@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from engine.adapters.kinds.base import AdapterKind, RoleShapes
 from engine.adapters.kinds.dora import ENDS as DORA_ENDS
-from engine.adapters.kinds.dora import MAGNITUDE, Decomposed
+from engine.adapters.kinds.dora import MAGNITUDE, Decomposed, TrainedDecomposed
 from engine.adapters.kinds.full import Full, ReplacementWeight
 from engine.adapters.kinds.glora import Glora
 from engine.adapters.kinds.ia3 import Ia3, Ia3OfPeft
@@ -56,7 +56,7 @@ class Kinds:
         paired = {end: pair for kind in self.all for end, pair in kind.paired_ends.items()}
         object.__setattr__(self, "paired_ends", paired)
         object.__setattr__(self, "styles", tuple(style for kind in self.all for style in kind.styles))
-        object.__setattr__(self, "decomposed", {kind.name: Decomposed(kind) for kind in self.all})
+        object.__setattr__(self, "decomposed", {kind.name: _decomposed(kind) for kind in self.all})
 
     def recognise(self, parts: RoleShapes) -> AdapterKind | None:
         """The kind of a module with these tensors; None where they are no adapter."""
@@ -94,9 +94,21 @@ def _load_plugin(point: EntryPoint) -> AdapterKind:
     return kind
 
 
+def _decomposed(kind: AdapterKind) -> Decomposed:
+    if isinstance(kind, TrainableKind) and kind.can_be_decomposed:
+        return TrainedDecomposed(kind)
+    return Decomposed(kind)
+
+
 def kind_named(name: str) -> AdapterKind:
     """The kind with this name."""
     return kinds().named(name)
+
+
+def exact_ends() -> tuple[str, ...]:
+    """Ends of the keys of tensors that a file has in float32 whatever its number format is. (Norms of weights: in bf16
+    their rounding would be as large as what a DoRA learns.)"""
+    return tuple(f".{end}" for end in DORA_ENDS)
 
 
 def companion() -> TrainableKind:
@@ -106,4 +118,8 @@ def companion() -> TrainableKind:
 
 def trained_kind(network: NetworkTable) -> TrainableKind:
     """The kind that a run with these settings trains; kinds of installed packages come before ours."""
-    return next(kind for kind in reversed(kinds().all) if isinstance(kind, TrainableKind) and kind.is_chosen(network))
+    trainable = [kind for kind in reversed(kinds().all) if isinstance(kind, TrainableKind)]
+    kind = next(kind for kind in trainable if kind.is_chosen(network))
+    if network.is_decomposed and kind.can_be_decomposed:
+        return TrainedDecomposed(kind, by_outputs=network.wd_on_output)
+    return kind

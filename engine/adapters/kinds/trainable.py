@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from math import prod
+from math import prod, sqrt
 from typing import TYPE_CHECKING, Any
 
 from engine.adapters.kinds.formula import Form, Formula, Size
@@ -36,9 +36,12 @@ class TrainableKind(Formula):
     `round_to`).
     """
 
+    can_be_decomposed: bool = False
+    """Whether it can be trained with DoRA's weight decomposition (`dora_wd`)."""
+
     @abstractmethod
     def is_chosen(self, network: NetworkTable) -> bool:
-        """Whether a run with these settings trains this kind."""
+        """Whether a run with these settings trains this kind, with weight decomposition or without."""
 
     # --- which layers, and how large
 
@@ -53,11 +56,13 @@ class TrainableKind(Formula):
     def size_of(self, layer: LayerKind, network: NetworkTable) -> Size | None:
         """The adapter's size on a layer of that kind; None where it gets none."""
         form = Form(**{key: getattr(network, key) for key in Form.__dataclass_fields__})
-        if layer != "conv3x3":
-            return Size(network.network_dim, network.network_alpha, form)
-        if not network.conv_rank:
-            return None
-        return Size(network.conv_rank, network.conv_scale, form)
+        rank, alpha = network.network_dim, network.network_alpha
+        if layer == "conv3x3":
+            if not network.conv_rank:
+                return None
+            rank, alpha = network.conv_rank, network.conv_scale
+        # rsLoRA's scale is alpha / √rank (Kalajdzievski 2023); readers divide a file's alpha by the rank
+        return Size(rank, alpha * sqrt(rank) if network.rs_lora else alpha, form)
 
     def size_in_file(self, parts: Mapping[str, Tensor]) -> Size | None:
         """The size of a module of a file, for `dim_from_weights`; None where the parts do not give it.

@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.config.conversion import Conversion, Rule, is_secret, shown
 from engine.config.kohya.argument_values import integer_of, read_value
-from engine.config.kohya.network_args import module_of, network_args, within_limits
+from engine.config.kohya.network_args import add_defaults, module_of, network_args, within_limits
 from engine.config.kohya.rules import (
     ARGUMENTS,
     OF_EVERY_FAMILY,
@@ -76,6 +76,7 @@ def convert_arguments(
             _argument(conversion, key, raw, Rule("no effect", "", unread))
         else:
             _argument(conversion, key, raw, rule)
+    add_defaults(conversion)
     within_limits(conversion)
     return conversion
 

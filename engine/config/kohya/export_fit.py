@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from engine.config.flux import RANKS
 from engine.config.key_values import split_arguments
 from engine.config.kohya.trainers import KohyaTrainer
 from engine.config.network import IMPLIED, LYCORIS
@@ -280,6 +281,7 @@ def _adapter(fit: Fitted) -> None:
     if network.preset is not None and network.is_kohyas:
         note = f"network_module is {LYCORIS}: only it has presets of layers."
         fit.change(note, network={"network_module": LYCORIS})
+    _rank_stabilised(fit)
     if len(set(training.text_rates)) > 1:
         fit.notes.append("text_encoder_lr: the script takes the first rate for every text encoder.")
     if fit.config.flux.split_qkv:
@@ -291,6 +293,24 @@ def _adapter(fit: Fitted) -> None:
         fit.notes.append(f"network_module is {module}: install LyCORIS beside the scripts (pip install lycoris-lora).")
     elif module in IMPLIED:
         fit.notes.append(f"network_module is {module}: sd-scripts has it from version 0.11 on.")
+
+
+def _rank_stabilised(fit: Fitted) -> None:
+    """Modules of the scripts divide alpha by the rank: the alpha of the same strength is passed."""
+    network = fit.config.network
+    if not network.rs_lora or network.network_module == LYCORIS:
+        return
+    changes: dict[str, Any] = {
+        "rs_lora": False,
+        "network_alpha": network.network_alpha * math.sqrt(network.network_dim),
+    }
+    if network.conv_rank:
+        changes["conv_alpha"] = network.conv_scale * math.sqrt(network.conv_rank)
+    note = "network_alpha and conv_alpha are multiplied by the root of the rank: the scripts have no rs_lora."
+    own_ranks = [key for key in RANKS if getattr(fit.config.flux, key) is not None]
+    if network.has_block_ranks or network.network_reg_dims or own_ranks:
+        note += " Layers with a rank of their own get another strength."
+    fit.change(note, network=changes)
 
 
 def _loggers(fit: Fitted) -> None:

@@ -110,6 +110,13 @@ def _is_lycoris(conversion: Conversion) -> bool:
     return conversion.arguments.get("network_module") == LYCORIS
 
 
+def add_defaults(conversion: Conversion) -> None:
+    """LyCORIS' DoRA has the norms of outputs where wd_on_output is not given, ours those of inputs."""
+    network = conversion.values.get("network", {})
+    if network.get("dora_wd") and "wd_on_output" not in network:
+        conversion.set("network.wd_on_output", True, "network_args")
+
+
 def within_limits(conversion: Conversion) -> None:
     """A rank above every layer's, as in the GUI's presets for LoKr, means that LoKr's matrices are not factored."""
     network = conversion.values.get("network", {})

@@ -101,7 +101,7 @@ NOT_SUPPORTED: dict[str, Rule] = {
 }
 LYCORIS_SETTINGS = (
     *("algo", "factor", "full_matrix", "decompose_both", "unbalanced_factorization", "use_tucker", "use_scalar"),
-    *("constraint", "rescaled", "train_norm", "rank_dropout_scale"),
+    *("dora_wd", "wd_on_output", "rs_lora", "constraint", "rescaled", "train_norm", "rank_dropout_scale"),
 )
 """Arguments of LyCORIS that are settings of the same name."""
 _FLUX_RANKS = "img_attn_dim txt_attn_dim img_mlp_dim txt_mlp_dim img_mod_dim txt_mod_dim single_dim single_mod_dim"
@@ -136,8 +136,6 @@ NETWORK_ARGS: dict[str, Rule] = {
     **_all("not supported", "T5 is never trained, and freed once the captions are encoded: text_encoder_lr trains "
            "CLIP-L", "train_t5xxl"),
     **_all("not supported", _NO_GGPO, "ggpo_beta ggpo_sigma"),
-    **_all("not supported", "DoRA is not trained here: leave it out", "dora_wd wd_on_output"),
-    "rs_lora": Rule("not supported", "", "leave it out: network_alpha times the root of network_dim is the same"),
     **_all("no effect", "the adapter is always added to the layer's output, as with bypass_mode", "bypass_mode"),
     **_all("no effect", "of DyLoRA", "block_size unit"),
     **_all("no effect", "(IA)³ acts on inputs where LyCORIS' preset ia3 does", "train_on_input"),

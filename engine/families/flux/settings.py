@@ -45,8 +45,8 @@ def normalize_config(config: RunConfig, recognition: Recognition) -> tuple[RunCo
     """
     if config.flux.split_qkv and not config.network.is_lora:
         raise UsageError(
-            f"flux.split_qkv is for plain LoRAs, and network.algo is {config.network.algo}.",
-            "Switch flux.split_qkv off, or set network.algo = lora.",
+            "flux.split_qkv is for plain LoRAs, and this run trains another kind of adapter.",
+            "Switch flux.split_qkv off, or set network.algo = lora without use_tucker, use_scalar and dora_wd.",
             code="split-needs-lora",
         )
     config, notes = without_effect(config, {**_NO_EFFECT, **_unused_timesteps(config, recognition)})

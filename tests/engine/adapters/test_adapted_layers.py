@@ -28,6 +28,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "lokr of uneven rows": {"algo": "lokr", "factor": 3, "full_matrix": True},
     "lokr with a scalar": {"algo": "lokr", "use_scalar": True},
     "lora with a scalar": {"algo": "lora", "use_scalar": True},
+    "dora": {"algo": "lora", "dora_wd": True},
+    "dora by outputs": {"algo": "lora", "dora_wd": True, "wd_on_output": True},
+    "dora of a loha with a scalar": {"algo": "loha", "dora_wd": True, "use_scalar": True},
+    "dora of a lokr": {"algo": "lokr", "factor": 4, "dora_wd": True},
     "glora": {},
     "full": {},
     "diag-oft": {"constraint": 0.05, "rescaled": True},
@@ -266,7 +270,8 @@ def test_sizes_can_be_those_of_a_file(kind: str) -> None:
     fill(source)
     name = "lora_unet_0_to_k"
     weights = {key: tensor for key, tensor in source.state().items() if key.startswith(name)}
-    settings = {"algo": table(kind).algo, "use_scalar": table(kind).use_scalar, "dim_from_weights": True}
+    same = {key: getattr(table(kind), key) for key in ("algo", "use_scalar", "dora_wd", "wd_on_output")}
+    settings = {**same, "dim_from_weights": True}
     network = NetworkTable.model_validate({"network_module": "lycoris.kohya", "network_dim": 2, **settings})
     made = attach(stack(2), network, stack_targets(2), weights=weights)
     assert [module.target.kohya_name for module in made.modules] == [name]

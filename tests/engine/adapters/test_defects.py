@@ -79,7 +79,6 @@ NAN, INF = float("nan"), float("inf")
         ({UP: torch.ones(8, 4).to(torch.int8)}, "number-format-not-supported", ("I8",)),
         ({UP: torch.ones(8, 4).to(torch.complex64)}, "number-format-not-supported", ("C64",)),
         ({UP: None}, "lora-incomplete", ("1 modules", "lora_up.weight", NAME)),
-        ({f"{NAME}.dora_scale": torch.ones(8, 1)}, "lora-not-for-start", ("a DoRA",)),
         ({"whatever": torch.ones(1)}, "lora-not-for-start", ("1 of its tensors", "whatever")),
         (
             {f"{FLUX}.lora_A.weight": torch.ones(4, 8), f"{FLUX}.lora_B.weight": torch.ones(8, 4)},

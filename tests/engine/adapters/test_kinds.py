@@ -105,6 +105,9 @@ def test_a_remark_is_about_a_popular_program_and_every_refusal_has_a_reason() ->
         ({"algo": "diag-oft"}, "SD 1.5", "by ComfyUI (right only at strength 1, and without rescaled), A1111, not by "
          "Forge"),
         ({"algo": "ia3"}, "SD 1.5", "read by A1111 (linear layers only), not by ComfyUI (it does not know the kind)"),
+        ({"dora_wd": True}, "SD 1.5", "of the kind DoRA are read by ComfyUI, Forge, A1111, not by diffusers"),
+        ({"dora_wd": True, "wd_on_output": True}, "SD 1.5", "not by A1111 (it reads norms of inputs only"),
+        ({"rs_lora": True}, "SD 1.5", ""),
         ({"train_norm": True}, "SD 1.5", "the kind LoRA and norm are read by ComfyUI, Forge, A1111 (where both"),
     ],
 )  # fmt: skip

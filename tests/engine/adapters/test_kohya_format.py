@@ -48,10 +48,12 @@ def test_tensors_and_metadata_come_back(tmp_path, precision, dtype):
 def test_hashes_are_those_of_sd_scripts(tmp_path):
     path = tmp_path / "x.safetensors"
     tensors = {**TENSORS, "lora_unet_large.lora_down.weight": torch.randn(700, 1024)}  # past 1 MiB in fp16
+    tensors["lora_unet_large.dora_scale"] = torch.rand(1, 1024)
     write_lora(path, tensors, METADATA, "fp16", print)
     # as sd-scripts: serialised by the safetensors library with the ss_ keys only
     reference = save(
-        {key: value.half() for key, value in tensors.items()}, {"ss_epoch": "3", "ss_output_name": "Mäuse 鼠"}
+        {key: value if "dora" in key else value.half() for key, value in tensors.items()},
+        {"ss_epoch": "3", "ss_output_name": "Mäuse 鼠"},
     )
     start = 8 + int.from_bytes(reference[:8], "little")
     with safe_open(path, "pt") as file:

@@ -51,6 +51,16 @@ CASES: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "lokr scalar": (LokrModule, "lokr", {"use_scalar": True, "factor": 2}),
     "locon tucker": (LoConModule, "lora", {"use_tucker": True}),
     "locon scalar": (LoConModule, "lora", {"use_scalar": True}),
+    "dora": (LoConModule, "lora", {"dora_wd": True}),
+    "dora by outputs": (LoConModule, "lora", {"dora_wd": True, "wd_on_output": True}),
+    "dora tucker": (LoConModule, "lora", {"dora_wd": True, "use_tucker": True}),
+    "dora scalar": (LoConModule, "lora", {"dora_wd": True, "use_scalar": True, "rs_lora": True}),
+    "dora loha": (LohaModule, "loha", {"dora_wd": True}),
+    "dora lokr": (LokrModule, "lokr", {"dora_wd": True, "factor": 4}),
+    "dora lokr full by outputs": (LokrModule, "lokr", {"dora_wd": True, "wd_on_output": True, "full_matrix": True}),
+    "rslora loha": (LohaModule, "loha", {"rs_lora": True}),
+    "rslora lokr": (LokrModule, "lokr", {"rs_lora": True, "factor": 4}),
+    "rslora glora": (GLoRAModule, "glora", {"rs_lora": True}),
     "glora": (GLoRAModule, "glora", {}),
     "glora scalar": (GLoRAModule, "glora", {"use_scalar": True}),
     "full": (FullModule, "full", {}),
@@ -62,8 +72,8 @@ CASES: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "ia3": (IA3Module, "ia3", {}),
 }
 THEIRS = {"weight": "weight", **{f"glora_{end}": f"{end}.weight" for end in ("a1", "a2", "b1", "b2")},
-          "down": "lora_down.weight", "mid": "lora_mid.weight", "up": "lora_up.weight", "diff": "weight",
-          "diff_b": "bias"}  # fmt: skip
+          "magnitude": "dora_scale", "down": "lora_down.weight", "mid": "lora_mid.weight", "up": "lora_up.weight",
+          "diff": "weight", "diff_b": "bias"}  # fmt: skip
 """Roles of tensors to the names of their parameters, where these differ."""
 
 
@@ -79,6 +89,14 @@ def adapted(layer: nn.Module, settings: dict[str, Any], name: str = "lora_unet_x
     made = AdapterNetwork.attach(trained_kind(network), {"unet": root}, [target], network=network, log=lambda _: None)
     (module,) = made.modules
     return root, module
+
+
+def theirs_of(settings: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of their modules."""
+    own = {key: value for key, value in settings.items() if key not in ("network_dim", "dora_wd", "wd_on_output")}
+    if "dora_wd" in settings:
+        own |= {"weight_decompose": True, "wd_on_out": "wd_on_output" in settings}
+    return own
 
 
 def values_of(module: LayeredModule, seed: int = 0) -> None:
@@ -107,15 +125,17 @@ def test_outputs_and_gradients_are_those_of_lycoris(case: str, layer: str) -> No
     base, ours = LAYERS[layer](), LAYERS[layer]()
     ours.load_state_dict(base.state_dict())
     base.requires_grad_(False)
-    own = {key: value for key, value in settings.items() if key != "network_dim"}
+    own = theirs_of(settings)
     rank = settings.get("network_dim", 4)
     theirs = build("x", base, lora_dim=rank, alpha=2.0, **own)
     root, module = adapted(ours, {"algo": algo, **settings})
     values_of(module)
-    adapter: Any = module.layers[0].adapter
+    layer_of_ours = module.layers[0]
+    adapter, offsets = layer_of_ours.adapter, layer_of_ours.group.offsets
     with torch.no_grad():
         for role, parameter in adapter.items():
             value = parameter if role != "rescale" else 1 + parameter
+            value = value + offsets[role] if role in offsets else value
             their_parameter(theirs, role).copy_(value.reshape(their_parameter(theirs, role).shape))
     x, y = inputs(base), inputs(base)
     mine, their = root["layer"](x), theirs(y)
@@ -142,7 +162,8 @@ def test_lycoris_reads_what_is_saved(case: str, layer: str) -> None:
     root, module = adapted(ours, {"algo": algo, **settings})
     values_of(module)
     tensors = module.state()
-    shown = {key: value for key, value in settings.items() if key not in ("network_dim", "use_scalar", "constraint")}
+    hidden = ("network_dim", "use_scalar", "constraint", "rs_lora")
+    shown = {key: value for key, value in theirs_of(settings).items() if key not in hidden}
     alpha = float(tensors.get("alpha", torch.ones(())))
     theirs = build("x", base, lora_dim=settings.get("network_dim", 4), alpha=alpha,
                    constraint=alpha if "oft" in case else 0, **shown)  # fmt: skip

@@ -601,7 +601,17 @@ STARTS: dict[str, tuple[dict[str, Tensor], dict[str, Any], str | None]] = {
     "DoRA": (
         keys(f"diffusion_model.input_blocks.1.1.{KEY}", LOHA | {"dora_scale": torch.ones(8, 1)}),
         {"algo": "loha"},
-        "lora-not-for-start",
+        "lora-of-other-kind",
+    ),
+    "a DoRA is trained": (
+        keys(f"diffusion_model.input_blocks.1.1.{KEY}", LOHA | {"dora_scale": torch.ones(1, 8)}),
+        {"algo": "loha", "dora_wd": True},
+        None,
+    ),
+    "a DoRA by inputs is trained": (
+        keys(f"diffusion_model.input_blocks.1.1.{KEY}", LOHA | {"dora_scale": torch.ones(8, 1)}),
+        {"algo": "loha", "dora_wd": True},
+        "lora-of-other-norms",
     ),
 }
 

@@ -291,10 +291,10 @@ def test_dylora_is_an_error(write: Write) -> None:
 
 
 LYCORIS_GUI: dict[str, dict[str, Any]] = {
-    "LyCORIS/LoHa": {"algo": "loha", "use_tucker": True, "use_scalar": True},
-    "LyCORIS/LoKr": {"algo": "lokr", "factor": 8, "use_scalar": True, "decompose_both": True},
+    "LyCORIS/LoHa": {"algo": "loha", "use_tucker": True, "use_scalar": True, "dora_wd": True, "wd_on_output": True},
+    "LyCORIS/LoKr": {"algo": "lokr", "factor": 8, "use_scalar": True, "decompose_both": True, "is_decomposed": True},
     "LyCORIS/LoCon": {"algo": "locon", "use_tucker": True, "rank_dropout": 0.1},
-    "LyCORIS/GLoRA": {"algo": "glora", "conv_dim": 4, "train_norm": True},
+    "LyCORIS/GLoRA": {"algo": "glora", "conv_dim": 4, "train_norm": True, "dora_wd": False},
     "LyCORIS/Native Fine-Tuning": {"algo": "full", "rank_dropout_scale": True},
     "LyCORIS/Diag-OFT": {"algo": "diag-oft", "constraint": 0.001, "rescaled": True},
     "LyCORIS/BOFT": {"algo": "boft", "constraint": 0.001, "use_scalar": False},
@@ -306,7 +306,7 @@ LYCORIS_GUI: dict[str, dict[str, Any]] = {
 FILLED = {
     "conv_dim": "4", "conv_alpha": 2, "factor": "8", "use_tucker": True, "use_cp": True, "use_scalar": "True",
     "decompose_both": True, "constrain": 0.001, "rescaled": True, "train_norm": True, "rank_dropout": 0.1,
-    "rank_dropout_scale": True, "LyCORIS_preset": "full", "bypass_mode": True, "unit": 1,
+    "rank_dropout_scale": True, "LyCORIS_preset": "full", "bypass_mode": True, "unit": 1, "dora_wd": True,
 }  # fmt: skip
 
 
@@ -345,6 +345,10 @@ def test_block_lists_of_the_gui_are_for_plain_loras(write: Write, kind: str, is_
         ("algo=lokr use_scalar=None preset=full bypass_mode=True", {"use_scalar": False}),
         ("algo=locon conv_alpha=2", {"algo": "locon", "conv_rank": 16, "conv_scale": 2.0}),
         ("algo=lora", {"algo": "lora", "conv_rank": 16, "conv_scale": 8.0}),
+        ("algo=lora dora_wd=True", {"dora_wd": True, "wd_on_output": True, "is_decomposed": True}),
+        ("algo=loha dora_wd=True wd_on_output=False", {"dora_wd": True, "wd_on_output": False}),
+        ("algo=lokr dora_wd=False wd_on_output=True rs_lora=True", {"is_decomposed": False, "rs_lora": True}),
+        ("algo=glora dora_wd=True", {"is_decomposed": False}),
     ],
 )
 def test_arguments_of_lycoris(write: Write, arguments: str, expected: dict[str, Any]) -> None:
@@ -353,7 +357,7 @@ def test_arguments_of_lycoris(write: Write, arguments: str, expected: dict[str, 
     assert {key: getattr(network, key) for key in expected} == expected
 
 
-@pytest.mark.parametrize("argument", ["algo=lohaa", "factor=many", "constraint=2", "dora_wd=True"])
+@pytest.mark.parametrize("argument", ["algo=lohaa", "factor=many", "constraint=2"])
 def test_arguments_of_lycoris_that_cannot_be(write: Write, argument: str) -> None:
     text = f'network_module = "lycoris.kohya"\nunet_lr = 1e-4\nnetwork_args = ["algo=lokr", "{argument}"]'
     with pytest.raises(ConfigError) as caught:

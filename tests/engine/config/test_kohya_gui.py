@@ -86,7 +86,6 @@ def test_version_25() -> None:
         ("v25", {"train_lora_ggpo": True}, "train_lora_ggpo", "GGPO is not built in"),
         ("v24", {"train_inpainting": True}, "train_inpainting", "Inpainting models cannot be trained"),
         ("v24", {"sd3_checkbox": True}, "sd3_checkbox", "Only Stable Diffusion 1.5, SDXL and FLUX"),
-        ("v24", {"LoRA_type": "LyCORIS/LoCon", "dora_wd": True}, "network_args dora_wd", "Not built in"),
     ],
 )  # fmt: skip
 def test_what_would_be_trained_otherwise_is_an_error(

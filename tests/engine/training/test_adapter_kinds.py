@@ -76,6 +76,10 @@ KINDS = {
     "LoCon with Tucker": Case(
         "LoRA with Tucker decomposition", {"use_tucker": True}, inspected="LoRA and LoRA with Tucker decomposition"
     ),
+    "DoRA": Case("DoRA", {"dora_wd": True}, merged=False),
+    "DoRA of a LoHa": Case("LoHa with DoRA", {"algo": "loha", "dora_wd": True, "wd_on_output": True}, merged=False),
+    "DoRA of a LoKr": Case("LoKr with DoRA", {"algo": "lokr", "dora_wd": True, "rs_lora": True}, merged=False),
+    "rsLoRA": Case("LoRA", {"network_module": "lycoris.kohya", "rs_lora": True}),
     "GLoRA": Case("GLoRA", {"algo": "glora"}, merged=False),
     "full": Case("full difference", {"algo": "full"}, merged=False),
     "OFT": Case("OFT", {"algo": "diag-oft", "rescaled": True, "constraint": 0.1}, merged=False),
@@ -85,7 +89,7 @@ KINDS = {
 }
 
 
-RESUMED = ("LoRA", "cross", "LoKr with a scalar")
+RESUMED = ("LoRA", "cross", "LoKr with a scalar", "DoRA")
 """Those whose resume is tested always; it is the same for all of them."""
 
 
@@ -116,7 +120,9 @@ def test_a_kind_trains_is_saved_checked_read_and_merged(
     assert saved.data["difference"] < 1e-4, "an independent reader gives the same output"
     _is_counted(run, path, case)
     notes = [event.data["text"] for event in events(run, "note")]
-    assert sum(note.startswith("Files of the kind") for note in notes) == (name != "LoRA"), "who reads it is reported"
+    assert sum(note.startswith("Files of the kind") for note in notes) == (case.name != "LoRA"), (
+        "who reads it is reported"
+    )
 
     report = inspect_lora(path)
     assert (report.kind, report.problems) == (case.inspected or case.name, [])

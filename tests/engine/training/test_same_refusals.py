@@ -83,7 +83,26 @@ OTHERS = [
     ({"network_weights": "short.safetensors"}, "model-file-cut-short", "short.safetensors"),
     ({"network_weights": "pickle.safetensors"}, "model-is-pickle", "pickle.safetensors"),
     ({"network_weights": "loha.safetensors"}, "lora-of-other-kind", "a LoHa"),
-    ({"network_weights": "dora.safetensors"}, "lora-not-for-start", "a DoRA"),
+    ({"network_weights": "dora.safetensors"}, "lora-of-other-kind", "a DoRA"),
+    (
+        {
+            "network_weights": "dora.safetensors",
+            "network_module": "lycoris.kohya",
+            "network_args": ["dora_wd=True", "wd_on_output=False"],
+        },
+        "lora-of-other-norms",
+        "network.wd_on_output=true",
+    ),
+    (
+        {"network_weights": "rank.safetensors", "network_module": "networks.lokr"},
+        "lora-of-other-kind",
+        "this run trains LoKr",
+    ),
+    (
+        {"network_weights": "loha.safetensors", "network_module": "networks.loha", "network_dim": 3},
+        "lora-without-trained-modules",
+        "lora_unet_x",
+    ),
     ({"network_weights": "model.safetensors"}, "not-a-lora", "model.safetensors"),
     ({"network_weights": "half.safetensors"}, "lora-incomplete", "lora_up.weight: lora_unet_"),
     ({"network_weights": "rank.safetensors"}, "lora-wrong-shape", "[8, 32], here it is [4, 32]"),
