@@ -40,8 +40,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from verdict_judge import GROUNDS, KINDS, PAINTS, ROOT, Judge, pixels_of, random_shot, smithy, train_judge
 
-from engine.adapters.kinds.lora import Lora
-from engine.adapters.network import AdapterNetwork
+from engine.adapters.applied import AppliedLoras
 from engine.config import load_config
 from engine.families.registry import family_named, recognise
 from engine.paths import ASSETS
@@ -134,14 +133,10 @@ class Truth:
         base = ASSETS / "demo_base"
         recognition = recognise(str(base))
         config = load_config(str(run.config_path))
-        self.model = family_named(recognition.family).load(config, recognition, "cpu", "fp32", lambda _: None)
+        family = family_named(recognition.family)
+        self.spec, self.model = family.spec, family.load(config, recognition, "cpu", "fp32", lambda _: None)
         for part in ("vae", "text_encoder", "denoiser"):
             self.model.acquire(part)  # type: ignore[arg-type]
-        self.network = AdapterNetwork.attach(
-            Lora(), self.model.trainable, self.model.lora_targets(conv=True), network=config.network,
-            log=lambda _: None,
-        )  # fmt: skip
-        self.network.train(False)
         self.judge: Judge = train_judge(self._through_vae, place / "judge.pt")
 
     @torch.no_grad()
@@ -150,16 +145,15 @@ class Truth:
 
     def base(self) -> dict[str, float]:
         """Of the untouched base model."""
-        with torch.no_grad():
-            for module in self.network.modules:
-                for up in module.ups:
-                    up.zero_()
         return self._score()
 
     def of_file(self, path: Path) -> dict[str, float]:
-        """Of a LoRA file."""
-        self.network.load(load_file(path), lambda _: None)
-        return self._score()
+        """Of the base model with a file of any kind, at strength 1."""
+        applied = AppliedLoras(self.model, [path], self.spec.lora_base, lambda _: None)
+        applied.set_strengths([1.0])
+        scores = self._score()
+        applied.remove()
+        return scores
 
     def _score(self) -> dict[str, float]:
         own = [f"smithy on a {ground} background" for ground in GROUND_PROMPTS]
