@@ -211,12 +211,13 @@ class LayeredModule(AdapterModule):
         return self._group.constants.get("alpha", 1.0)
 
     def initialise(self, generator: torch.Generator, device: torch.device) -> None:
-        if self._size.file_shapes:
-            values = {role: torch.zeros(sides) for role, sides in self._size.file_shapes}
-        else:
-            values = self._kind.initial(self._group.shape, self._size, generator)
         offsets = self._kind.offsets(self._group.weight, self._size)
         self._group.offsets = {role: offset.to(device) for role, offset in offsets.items()}
+        if self._size.file_shapes:
+            values = {role: torch.zeros(sides) for role, sides in self._size.file_shapes}
+            values |= {role: torch.zeros(offset.shape) for role, offset in offsets.items()}
+        else:
+            values = self._kind.initial(self._group.shape, self._size, generator)
         adapter = nn.ParameterDict({role: nn.Parameter(value.to(device)) for role, value in values.items()})
         for layer in self.layers:
             layer.adapter = adapter

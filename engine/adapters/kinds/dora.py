@@ -124,6 +124,10 @@ class TrainedDecomposed(Decomposed, TrainableKind):
         sides = (out, 1) if self._by_outputs else (1, inputs)
         return (*sides, *(1 for _ in kernel))
 
+    def written_shapes(self, shape: tuple[int, ...], size: Size) -> dict[str, tuple[int, ...]]:
+        """Norms as they are written here: a file's may be a vector."""
+        return {**super().written_shapes(shape, size), MAGNITUDE: self._norm_shape(shape)}
+
     def constants(self, shape: tuple[int, ...], size: Size) -> dict[str, float]:
         shapes = tuple((role, sides) for role, sides in size.file_shapes if role != MAGNITUDE)
         return self.plain.constants(shape, replace(size, file_shapes=shapes))

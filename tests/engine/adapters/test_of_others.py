@@ -33,6 +33,7 @@ from engine.adapters.formats import (
 )
 from engine.adapters.inspect import inspect_lora
 from engine.adapters.kinds.lora import Lora
+from engine.adapters.kinds.registry import trained_kind
 from engine.adapters.network import AdapterNetwork
 from engine.adapters.start import check_start
 from engine.adapters.start_tensors import start_tensors
@@ -387,8 +388,36 @@ def attached(place: World, table: NetworkTable, tensors: Mapping[str, Tensor]) -
 
     components = {name: copy.deepcopy(part) for name, part in place.components.items()}
     return AdapterNetwork.attach(
-        Lora(), components, place.targets, network=table, weights=dict(tensors), log=lambda _: None
+        trained_kind(table), components, place.targets, network=table, weights=dict(tensors), log=lambda _: None
     )
+
+
+def test_a_training_starts_from_a_dora_in_pefts_names(tmp_path: Path) -> None:
+    """Whose norms are those of outputs, as vectors."""
+    path, place = tmp_path / "dora.safetensors", world("sd15")
+    tensors, _, changes = made("sd15", "diffusers")
+    ups = {key: tensor for key, tensor in tensors.items() if key.endswith("lora_B.weight") and tensor.ndim == 2}
+    norms = {key.replace("lora_B.weight", "lora_magnitude_vector"): torch.rand(len(up)) for key, up in ups.items()}
+    whole = tensors.keys() & {key.replace("lora_B", end) for key in ups for end in ("lora_A", "lora_B")}
+    save_file({**{key: tensors[key] for key in whole}, **norms}, path)
+    table = NetworkTable(
+        **{"network_weights": str(path), "dim_from_weights": True, "dora_wd": True, "wd_on_output": True}
+    )
+    config = RunConfig().model_copy(update={"network": table}).changed(training={"text_encoder_lr": 1e-4})
+    check_start(config, family_of_lora(BASES["sd15"]))
+    loaded = start_tensors(path, trained_kind(table), BASES["sd15"], place.targets, place.components, pytest.fail)
+    network = attached(place, table, loaded)
+    assert len(network.modules) == len(norms) > 2
+    for module in network.modules:
+        name = module.target.kohya_name
+        weight = place.components[module.target.component].get_submodule(module.target.path).weight
+        merged = weight + changes[name]
+        (norm,) = [tensor for key, tensor in loaded.items() if key == f"{name}.dora_scale"]
+        expected = merged * (norm.reshape(-1) / merged.norm(dim=1)).reshape(-1, 1)
+        layer = module.layers[0]
+        x = torch.eye(weight.shape[1])
+        bias = 0 if layer.bias is None else layer.bias
+        close((layer(x) - bias).T, expected)
 
 
 @pytest.mark.parametrize(("family", "name"), CASES)
