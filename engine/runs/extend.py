@@ -125,7 +125,7 @@ def changes_from_here(
     from engine.config.changes import effective_config, with_change
 
     written, notes, before = run.written, [], effective_config(run.config, place.step)
-    now = before
+    now: RunConfig = before
     for key, value in listed.items():
         change = Change(place.step, key, value)
         after = _applied(now, change)

@@ -195,14 +195,13 @@ class Trainer:
         if math.isfinite(loss):
             progress.average(loss)
         seconds = statistics.median(self.durations)
-        epoch = self.batches.epoch(self.step - 1)
         used = self.train_step
         optional = {key: value for key, value in (("d", used.used_factors), ("norms", used.norms)) if value}
         images = sum(len(batch) for batch in self.batches.micro_batches(self.step - 1)) * self.batches.num_processes
         self.session.events.emit(
             StepEvent(
                 step=self.step,
-                epoch=epoch,
+                epoch=self.state.epoch,
                 loss=loss,
                 loss_average=progress.loss_average,
                 lr=used.used_rates,
@@ -214,7 +213,7 @@ class Trainer:
                 **optional,
             )
         )
-        self.session.state.update(step=self.step, epoch=epoch)
+        self.session.state.update(step=self.step, epoch=self.state.epoch)
 
     def _end_early(self) -> None:
         """End the run, by a change of its length, if its newest files are no better than an older one."""
@@ -261,7 +260,7 @@ class Trainer:
             self.outputs.save_now()
             session.control.acknowledge(command, "done")
         elif command.name == "sample_now":
-            self.outputs.sample()
+            self.outputs.sample_now()
             session.control.acknowledge(command, "done")
         elif command.name == "pause":
             session.control.acknowledge(command, "done")
