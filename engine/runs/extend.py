@@ -218,7 +218,7 @@ def _rate_line(
 
 
 def _name(training: TrainingTable) -> str:
-    from engine.config.optimizers import is_schedule_free
+    from engine.config.training import is_schedule_free
 
     free = is_schedule_free(training.optimizer_type)
     return f"{training.optimizer_type} has no schedule" if free else f"schedule {training.lr_scheduler}"
