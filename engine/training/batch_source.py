@@ -55,8 +55,6 @@ class BatchSource:
     Args:
         items: all items of an epoch, repeats included.
         latents: the cache, or None to encode images in each step.
-        texts: the cache of encoded captions, or None to encode them in each step.
-        uncached_encoders: names of the text encoders that run in each step.
         caches_raw_captions: the cached captions are those that were read: see `raw` of `item_caption`.
         rank, num_processes: this process's share of the batches.
     """
@@ -69,10 +67,8 @@ class BatchSource:
         model: Model,
         device: torch.device,
         latents: LatentCache | None,
-        texts: TextCache | None,
         rank: int = 0,
         num_processes: int = 1,
-        uncached_encoders: Sequence[str] = (),
         caches_raw_captions: bool = False,
     ) -> None:
         self.config = config
@@ -80,8 +76,10 @@ class BatchSource:
         self.model = model
         self.device = device
         self.latents = latents
-        self.texts = texts
-        self.uncached_encoders = tuple(uncached_encoders)
+        self.texts: TextCache | None = None
+        """The cache of encoded captions, which `cache_texts` fills before the first step; None: there is none."""
+        self.uncached_encoders: tuple[str, ...] = ()
+        """Names of the text encoders that run in each step; `cache_texts` decides them."""
         self.caches_raw_captions = caches_raw_captions
         self.rank = rank
         self.num_processes = num_processes

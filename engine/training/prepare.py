@@ -271,7 +271,7 @@ def _latents(
 
 
 def _batches(run: ResolvedRun, images: _Images, plan: StepPlan, model: Model, accelerator: Accelerator) -> BatchSource:
-    """This process's share of the batches; `cache_texts` adds the cache of captions later."""
+    """This process's share of the batches; `cache_texts` adds the captions later."""
     latents = None if images.latents is None else images.latents.cache
     return BatchSource(
         run.config,
@@ -280,7 +280,6 @@ def _batches(run: ResolvedRun, images: _Images, plan: StepPlan, model: Model, ac
         model,
         accelerator.device,
         latents,
-        None,
         rank=accelerator.process_index,
         num_processes=accelerator.num_processes,
         caches_raw_captions=_caches_raw_captions(run.written),

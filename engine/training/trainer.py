@@ -97,7 +97,8 @@ class Trainer:
             raise
 
     def _loop(self) -> bool:
-        self.load_checkpoint()
+        self._restore()
+        self.outputs.resume()
         check = PlanCheck.of(self.session, self.prepared, self.state.config) if self.session.is_main else None
         self.changes.apply_due()
         while self.step < self.state.plan.max_train_steps:
@@ -111,15 +112,14 @@ class Trainer:
             check.report()
         return True
 
-    def load_checkpoint(self) -> None:
-        """Load the last checkpoint, and write the outputs that are due at its step."""
+    def _restore(self) -> None:
+        """Continue from the last checkpoint; without one from the settings at the start."""
         if not self.checkpoints.load(self.state, self.changes):
             self.changes.restore_settings()
         self.state.weights_consistent = True
         self.state.train()
         last = self.changes.last_step()
         self.session.state.update(state="running", step=self.step, max_train_steps=last, force=True)
-        self.outputs.resume()
 
     def advance(self) -> bool:
         """Execute pending commands, make one update, report it, write due outputs; False when a stop was requested."""
