@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NewType
 from engine.config.layers import RATIOS, WEIGHT_LISTS, WITHOUT_TEXT
 from engine.config.local_paths import require_local_paths
 from engine.config.network import IMPLIED, LYCORIS
-from engine.config.optimizers import check_rates, is_schedule_free, optimizer_notes, sets_its_own_rate, shares_rate
+from engine.config.optimizers import check_rates, optimizer_notes, sets_its_own_rate, shares_rate
 from engine.config.schema import RunConfig
 from engine.config.trained import is_trained
-from engine.config.training import TrainingTable
+from engine.config.training import TrainingTable, is_schedule_free
 from engine.config.unused import idle_settings
 from engine.errors import UsageError
 from engine.text import plural

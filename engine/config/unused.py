@@ -11,8 +11,9 @@ from typing import Any
 from engine.config.flux import LAYER_SETTINGS
 from engine.config.layers import CHOOSING, RANK_LISTS, RATIOS, WEIGHT_LISTS
 from engine.config.network import NetworkTable
-from engine.config.optimizers import is_schedule_free, sets_its_own_rate
+from engine.config.optimizers import sets_its_own_rate
 from engine.config.schema import RunConfig
+from engine.config.training import is_schedule_free
 
 _Reason = tuple[tuple[str, ...], str]
 """Dotted keys, and why they have no effect."""

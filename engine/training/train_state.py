@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from engine.config.changes import EffectiveConfig, unchanged
 from engine.config.rates import RateGroup
 from engine.training.groups import parameter_groups, rate_groups
 from engine.training.optimizers import build_optimizer
@@ -51,7 +52,7 @@ class TrainState:
 
     def __init__(self, prepared: Prepared) -> None:
         training, accelerator = prepared.config.training, prepared.accelerator
-        self.config = prepared.config
+        self.config: EffectiveConfig = unchanged(prepared.config)
         """The current settings: `Changes` replaces them."""
         self.plan = prepared.plan
         """The current length: `Changes` replaces it."""
@@ -74,6 +75,11 @@ class TrainState:
     def step(self) -> int:
         """Updates made."""
         return self.progress.step
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the last update, from 1; before the first update 1."""
+        return self.plan.place(max(0, self.step - 1))[0]
 
     @property
     def components(self) -> list[str]:

@@ -97,7 +97,8 @@ class Trainer:
             raise
 
     def _loop(self) -> bool:
-        self.load_checkpoint()
+        self._restore()
+        self.outputs.resume()
         check = PlanCheck.of(self.session, self.prepared, self.state.config) if self.session.is_main else None
         self.changes.apply_due()
         while self.step < self.state.plan.max_train_steps:
@@ -111,15 +112,14 @@ class Trainer:
             check.report()
         return True
 
-    def load_checkpoint(self) -> None:
-        """Load the last checkpoint, and write the outputs that are due at its step."""
+    def _restore(self) -> None:
+        """Continue from the last checkpoint; without one from the settings at the start."""
         if not self.checkpoints.load(self.state, self.changes):
             self.changes.restore_settings()
         self.state.weights_consistent = True
         self.state.train()
         last = self.changes.last_step()
         self.session.state.update(state="running", step=self.step, max_train_steps=last, force=True)
-        self.outputs.resume()
 
     def advance(self) -> bool:
         """Execute pending commands, make one update, report it, write due outputs; False when a stop was requested."""
@@ -195,14 +195,13 @@ class Trainer:
         if math.isfinite(loss):
             progress.average(loss)
         seconds = statistics.median(self.durations)
-        epoch = self.batches.epoch(self.step - 1)
         used = self.train_step
         optional = {key: value for key, value in (("d", used.used_factors), ("norms", used.norms)) if value}
         images = sum(len(batch) for batch in self.batches.micro_batches(self.step - 1)) * self.batches.num_processes
         self.session.events.emit(
             StepEvent(
                 step=self.step,
-                epoch=epoch,
+                epoch=self.state.epoch,
                 loss=loss,
                 loss_average=progress.loss_average,
                 lr=used.used_rates,
@@ -214,7 +213,7 @@ class Trainer:
                 **optional,
             )
         )
-        self.session.state.update(step=self.step, epoch=epoch)
+        self.session.state.update(step=self.step, epoch=self.state.epoch)
 
     def _end_early(self) -> None:
         """End the run, by a change of its length, if its newest files are no better than an older one."""
@@ -261,7 +260,7 @@ class Trainer:
             self.outputs.save_now()
             session.control.acknowledge(command, "done")
         elif command.name == "sample_now":
-            self.outputs.sample()
+            self.outputs.sample_now()
             session.control.acknowledge(command, "done")
         elif command.name == "pause":
             session.control.acknowledge(command, "done")

@@ -22,10 +22,11 @@ from engine.config.flux import RANKS
 from engine.config.key_values import split_arguments
 from engine.config.kohya.trainers import KohyaTrainer
 from engine.config.network import IMPLIED, LYCORIS
-from engine.config.optimizers import is_schedule_free, optimizer_settings, schedule_settings, sets_its_own_rate
+from engine.config.optimizers import optimizer_settings, schedule_settings, sets_its_own_rate
 from engine.config.resolve import ResolvedConfig
 from engine.config.schema import RunConfig
 from engine.config.trained import is_trained
+from engine.config.training import is_schedule_free
 
 _CHANCE = ("shuffle_caption", "token_warmup_step", "caption_dropout_rate", "caption_tag_dropout_rate")
 """The scripts refuse these where text outputs are cached."""

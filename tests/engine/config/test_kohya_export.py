@@ -14,7 +14,7 @@ import pytest
 from engine.config import RunConfig, load_config
 from engine.config.dataset import DatasetTable
 from engine.config.kohya.dataset_file import read_dataset_config
-from engine.config.kohya.export import ExportedSubset
+from engine.config.kohya.export_dataset import ExportedSubset
 from engine.config.kohya.rules import SCRIPT_ARGUMENTS
 from engine.config.presets import list_presets
 from tests.engine.config.kohya_scripts import refusals, resolved_export

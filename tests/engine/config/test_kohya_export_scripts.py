@@ -11,7 +11,8 @@ import pytest
 
 from engine.config import RunConfig, load_config, resolve
 from engine.config.kohya.dataset_file import read_dataset_config
-from engine.config.kohya.export import ExportedSubset, KohyaExport
+from engine.config.kohya.export import KohyaExport
+from engine.config.kohya.export_dataset import ExportedSubset
 from engine.config.presets import list_presets
 from engine.config.prompts import read_prompts
 from engine.config.unused import without_effect

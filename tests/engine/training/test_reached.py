@@ -259,7 +259,7 @@ def test_samples_are_compared_with_the_same_images(
     for place in ("cold", "warm"):
         run = make_run(place, **settings)
         with monkeypatch.context() as patch:
-            asked(patch, {2: lambda trainer: trainer.outputs.sample()})
+            asked(patch, {2: lambda trainer: trainer.outputs.sample_now()})
             assert train_here(run) == ExitCode.DONE
         assert not [event.get("text") for event in events(run, "warning") if "compared" in event.get("text", "")]
         results.append((compared(run), losses(run)))
