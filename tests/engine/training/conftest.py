@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from engine.config import load_config
+from engine.results import check_plan
 from engine.runs.layout import RunDir
 from engine.runs.prepare import prepare_run
 from engine.training.__main__ import main
@@ -34,6 +35,14 @@ SETTINGS = {
     "sampling.sample_every_n_steps": 5,
     "sampling.sample_steps": 2,
 }
+
+
+@pytest.fixture(autouse=True)
+def small_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest scope of a check has two images of each role and two samples by the base model, instead of four and
+    sixteen: a check would take longer than the training."""
+    points = check_plan._LADDER[0][1]
+    monkeypatch.setattr(check_plan, "_LADDER", ((2, points, 2, 2), *check_plan._LADDER[1:]))
 
 
 @pytest.fixture(scope="session")
