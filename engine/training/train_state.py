@@ -124,10 +124,9 @@ class TrainState:
         return None if by_part else [group.name for group in self.groups]
 
     def train(self, mode: bool = True) -> None:
-        """Switch dropouts on or off, and schedule-free weights between training and inference."""
+        """Switch dropouts on or off, the adapter's too, and schedule-free weights between training and inference."""
         for component in self._components.values():
             component.train(mode)
-        self.network.train(mode)
         # Outside autocast a layer must cast its own input if the base is in half precision.
         self.network.rely_on_autocast(mode and self._autocast)
         if self.built.schedule_free:
