@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from engine.config.kohya.argument_values import integer_of, number_of
-from engine.config.kohya.arguments import installed_optimizer
-from engine.config.others.onetrainer_keys import BETAS, LAYERS, SETTINGS, SETTINGS_DEFAULTS
+from engine.config.kohya.argument_values import integer_of
+from engine.config.others.kinds import kronecker
+from engine.config.others.onetrainer_keys import LAYERS
+from engine.config.others.onetrainer_optimizers import optimizer
 from engine.config.others.table import Reading, brief, title
-from engine.config.problems import Problem
 
 
 def training(reading: Reading) -> None:
     """Convert what the loss, the noise and the optimizer's step depend on."""
-    for part in (_network, _parts, _rates, _optimizer, _schedule, _loss, _noise, _timesteps):
+    for part in (_network, _parts, _rates, optimizer, _schedule, _loss, _noise, _timesteps):
         part(reading)
 
 
@@ -27,14 +24,39 @@ def denoiser(reading: Reading, name: str, older: str) -> str:
 
 def _network(reading: Reading) -> None:
     """The kind of adapter, rank and alpha, and which layers get one."""
-    module = reading.chosen("peft_type")
-    if module is not None:
-        reading.use("peft_type", "network.network_module", module)
-    rank, alpha = reading.get("lora_rank"), reading.get("lora_alpha")
+    algo = reading.chosen("peft_type")
+    if algo is not None:
+        reading.use("peft_type", "network.algo", algo)
+    rank_key = "lokr_dim" if algo == "lokr" else "lora_rank"
+    rank, alpha = reading.get(rank_key), reading.get("lora_alpha")
     if rank is not None:
-        reading.use("lora_rank", "network.network_dim", rank)
+        reading.use(rank_key, "network.network_dim", rank)
     if alpha is not None:
         reading.use("lora_alpha", "network.network_alpha", alpha)
+    _layers(reading, rank_key, rank, alpha)
+    if algo == "lokr":
+        _lokr(reading)
+    dropout = reading.get("dropout_probability")
+    if dropout and algo not in (None, "lora"):
+        reading.fail("dropout_probability", "only with LORA: set it to 0")
+    elif dropout is not None:
+        reading.use("dropout_probability", "network.network_dropout", dropout)
+
+
+def _lokr(reading: Reading) -> None:
+    """What only LoKr has."""
+    for key in ("decompose_both", "use_tucker", "full_matrix"):
+        if reading.has(f"lokr_{key}") and (value := reading.get(f"lokr_{key}")) is not None:
+            reading.use(f"lokr_{key}", f"network.{key}", value)
+    if reading.get("lokr_weight_decompose"):
+        reading.fail("lokr_weight_decompose", "DoRA is not trained: switch it off")
+    elif reading.has("lokr_weight_decompose"):
+        reading.record("lokr_weight_decompose", "honoured", "off, as it is here")
+    kronecker(reading, "lokr_decompose_factor")
+
+
+def _layers(reading: Reading, rank_key: str, rank: int | None, alpha: float | None) -> None:
+    """Which layers get an adapter."""
     key = "lora_layer_preset" if reading.has("lora_layer_preset") else "layer_filter_preset"
     preset = str(reading.get(key) or "full")
     if preset not in LAYERS[reading.family]:
@@ -46,7 +68,7 @@ def _network(reading: Reading) -> None:
         text = "the few layers outside of the blocks are not trained"
         if reading.family != "flux":
             text, target = f"with conv_dim for the convolutions; {text}", "network.conv_dim"
-            reading.conversion.set("network.conv_dim", rank, "lora_rank")
+            reading.conversion.set("network.conv_dim", rank, rank_key)
             reading.conversion.set("network.conv_alpha", alpha, "lora_alpha")
     reading.record(key, "honoured", text if reading.has(key) else reading.absent(text), target, value=preset)
 
@@ -112,49 +134,6 @@ def _rates(reading: Reading) -> None:
     elif reading.has("text_encoder.dropout_probability"):
         key = "text_encoder.dropout_probability"
         reading.use(key, "dataset.caption_dropout_rate", dropouts["text_encoder"], "for all text encoders at once")
-
-
-def _optimizer(reading: Reading) -> None:
-    """The optimizer and its settings."""
-    if reading.has("optimizer"):
-        message = f"{brief(repr(reading.content['optimizer']))} is given, allowed is a table."
-        reading.conversion.problems.append(Problem("", "optimizer", message))
-        return
-    chosen = reading.chosen("optimizer.optimizer")
-    if chosen is None:
-        return
-    name, text = installed_optimizer(chosen)
-    reading.use("optimizer.optimizer", "training.optimizer_type", name, text, "better" if text else "honoured")
-    rows = SETTINGS.get(chosen, {})
-    values: dict[str, Any] = {**SETTINGS_DEFAULTS.get(chosen, {})}
-    own = {key: key.removeprefix("optimizer.") for key in reading.content if key.startswith("optimizer.")}
-    own.update({"weight_decay": "weight_decay"} if reading.has("weight_decay") else {})
-    for key, setting in own.items():
-        if setting == "optimizer":
-            continue
-        value = reading.content[key]
-        if value is None:
-            reading.conversion.unset.append(key)
-        elif setting == "__version" or setting not in rows:
-            reading.record(key, "no effect", f"no setting of {chosen} here")
-        elif isinstance(value, bool) or number_of(value) is not None:
-            values[setting] = value
-            reading.record(key, "honoured", "", "training.optimizer_args")
-        else:
-            message = f"{brief(repr(value))} is given, allowed is a number, or true or false."
-            reading.conversion.problems.append(Problem("", key, message))
-    lines = _settings(chosen, rows, values)
-    if lines:
-        reading.conversion.set("training.optimizer_args", lines, "optimizer.optimizer")
-
-
-def _settings(optimizer: str, rows: Mapping[str, str], values: Mapping[str, Any]) -> list[str]:
-    """optimizer_args: those that are one list, as betas, together."""
-    lines = [f"{rows[key]}={value}" for key, value in values.items() if rows.get(key) not in (None, "betas")]
-    if any(rows.get(key) == "betas" for key in values):
-        first, second = BETAS.get(optimizer, (0.9, 0.999))
-        lines.append(f"betas={values.get('beta1', first)},{values.get('beta2', second)}")
-    return lines
 
 
 def _schedule(reading: Reading) -> None:
