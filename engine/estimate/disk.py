@@ -162,7 +162,7 @@ def lora_parameters(run: ResolvedRun) -> int:
 
 
 def _chosen_parameters(run: ResolvedRun, selector: Selector, *, outside: bool = False) -> int:
-    """The same where settings choose layers or ranks; norm layers are not counted.
+    """The same where settings choose layers or ranks.
 
     Args:
         outside: only of layers outside the blocks.
@@ -179,7 +179,7 @@ def _chosen_parameters(run: ResolvedRun, selector: Selector, *, outside: bool = 
         if layer.shape and why is None and (not outside or selector.is_outside(target)):
             layers[target.kohya_name] = layer
             trained.append(target)
-    total = 0
+    total = 0 if outside else _chosen_norms(run, selector)
     for choice in selector.select(trained).choices:
         name, target, table = choice.target.kohya_name, choice.target, choice.table(network)
         layer = layers[name]
@@ -187,6 +187,22 @@ def _chosen_parameters(run: ResolvedRun, selector: Selector, *, outside: bool = 
         if target.is_split:
             total += (len(target.paths) - 1) * table.network_dim * layer.shape[1]
     return total
+
+
+def _chosen_norms(run: ResolvedRun, selector: Selector) -> int:
+    """Weights and biases of the norm layers that are chosen."""
+    from engine.config.trained import why_untrained
+
+    if not run.config.network.train_norm:
+        return 0
+    patterns, conv = run.family.spec.patterns, selector.wants_convolutions
+    channels = {
+        target: count
+        for target, count in run.family.norm_layers(run.recognition)
+        if _is_norm(f"{target.path}.", patterns, conv)
+        and why_untrained(run.config, denoiser=True, component=target.component) is None
+    }
+    return sum(2 * channels[choice.target] for choice in selector.select(list(channels)).choices)
 
 
 def _is_norm(name: str, patterns: LayerPatterns, conv: bool) -> bool:

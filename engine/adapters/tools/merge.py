@@ -13,7 +13,7 @@ from torch import Tensor
 from engine.adapters.bases import UNKNOWN
 from engine.adapters.tools.combine import Weighted, can_concatenate, concatenate, dare, ties, weighted_sum
 from engine.adapters.tools.layers import FULL, Layer
-from engine.adapters.tools.lora_file import LoraFile, read_lora
+from engine.adapters.tools.lora_file import WITH_BASE, LoraFile, read_lora
 from engine.adapters.tools.lowrank import Spectrum, spectrum_of, spectrum_of_matrix
 from engine.adapters.tools.new_metadata import comment, derived_metadata, network_sizes
 from engine.adapters.tools.places import place_for
@@ -38,13 +38,14 @@ def merge(request: MergeRequest, progress: OnProgress) -> ToolReport:
         ModelError: a file cannot be merged, or the files do not fit together.
     """
     _check(request)
-    sources = [read_lora(expanded(name)) for name, _ in request.files]
+    into = request.into is not None
+    sources = [read_lora(expanded(name), any_kind=into, hint=WITH_BASE) for name, _ in request.files]
     base = common_base(sources)
-    parts = parts_by_layer(sources, [weight for _, weight in request.files])
-    if request.into is not None:
+    if into:
         from engine.adapters.tools.into import merge_into
 
-        return merge_into(request, sources, base, parts, changes_of(request), progress)
+        return merge_into(request, sources, base, changes_of(request), progress)
+    parts = parts_by_layer([source.layers for source in sources], sources, [weight for _, weight in request.files])
     inputs = [source.path for source in sources]
     place = None if request.dry_run else place_for(request.out, inputs, overwrite=request.overwrite)
     report = ToolReport("merge", [printable(path) for path in inputs], None, base, sources[0].naming)
@@ -113,15 +114,20 @@ def common_base(sources: Sequence[LoraFile]) -> str:
     return next(iter(by_base), UNKNOWN)
 
 
-def parts_by_layer(sources: Sequence[LoraFile], weights: Sequence[float]) -> dict[str, list[Weighted]]:
+def parts_by_layer(
+    layers: Sequence[Mapping[str, Layer]], sources: Sequence[LoraFile], weights: Sequence[float]
+) -> dict[str, list[Weighted]]:
     """Each layer to its parts, in the order of the files; files of weight 0 have none.
+
+    Args:
+        layers: of each file.
 
     Raises:
         ModelError: a layer has another shape in another file, or there are no parts.
     """
     parts: dict[str, list[Weighted]] = {}
-    for source, weight in zip(sources, weights, strict=True):
-        for name, layer in source.layers.items() if weight else ():
+    for own, source, weight in zip(layers, sources, weights, strict=True):
+        for name, layer in own.items() if weight else ():
             layer_parts = parts.setdefault(name, [])
             if layer_parts and layer_parts[0][0].matrix_shape != layer.matrix_shape:
                 raise ModelError(
@@ -131,7 +137,7 @@ def parts_by_layer(sources: Sequence[LoraFile], weights: Sequence[float]) -> dic
                     code="loras-of-different-sizes",
                 )
             layer_parts.append((layer, weight))
-    if not parts:
+    if not any(weights):
         raise ModelError(
             "All weights are 0, so there is nothing to merge.", "Give other weights: FILE=0.8.", code="all-weights-zero"
         )

@@ -64,7 +64,7 @@ OPTIMIZERS = {
     "dadaptationadam": "DAdaptAdam", "dadaptationlion": "DAdaptLion",
     **dict.fromkeys(
         ("automagic", "automagic2", "automagic3", "automagicexperiment"),
-        Rule("not supported", "", "its rate for each number is not built in: prodigy finds one rate itself; or adamw8bit"),
+        Rule("not supported", "", "its rates are not built in: use prodigy, which finds its rate too, or adamw8bit"),
     ),
 }  # fmt: skip
 """train.optimizer to training.optimizer_type."""

@@ -14,8 +14,8 @@ _LARGEST_FACTOR = 17
 def kronecker(reading: Reading, factor_key: str) -> None:
     """Convert the factor of LoKr, once rank and matrices are converted.
 
-    Where the square of a factor is above a side, ai-toolkit has the larger number first and LyCORIS the smaller: another
-    adapter, which is refused.
+    Where the square of a factor is above a side, ai-toolkit has the larger number first and LyCORIS the smaller: that
+    is another adapter, which is refused.
     """
     factor, largest = reading.get(factor_key), _LARGEST_FACTORS.get(reading.family, _LARGEST_FACTOR)
     if factor is not None and factor > largest:
