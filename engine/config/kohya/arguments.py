@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.config.conversion import Conversion, Rule, is_secret, shown
 from engine.config.kohya.argument_values import integer_of, read_value
-from engine.config.kohya.network_args import module_of, network_args, within_limits
+from engine.config.kohya.network_args import module_of, network_args, stabilise, within_limits
 from engine.config.kohya.rules import (
     ARGUMENTS,
     OF_EVERY_FAMILY,
@@ -77,6 +77,7 @@ def convert_arguments(
         else:
             _argument(conversion, key, raw, rule)
     within_limits(conversion)
+    stabilise(conversion)
     return conversion
 
 

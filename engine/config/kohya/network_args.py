@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from pydantic import ValidationError
@@ -22,6 +23,11 @@ ON_BY_ANY_TEXT = frozenset({"decompose_both"})
 _LYCORIS_TARGETS = frozenset(f"network.{name}" for name in LYCORIS_SETTINGS)
 _LARGEST_RANK = 1024
 _RANKS = ("conv_dim", "conv_alpha")
+RANK_STABILISED = "rs_lora"
+_STABILISED = ("lora", "locon", "loha", "glora")
+"""Kinds that LyCORIS scales by alpha / √rank with `rs_lora`, as we can."""
+_OWN_RANKS = ("block_dims", "conv_block_dims", "network_reg_dims")
+"""Arguments that give some layers a rank of their own."""
 
 
 def network_args(conversion: Conversion, key: str, value: list[str], rule: Rule) -> None:
@@ -36,6 +42,9 @@ def network_args(conversion: Conversion, key: str, value: list[str], rule: Rule)
             read_layer_arg(conversion, name, raw)
             continue
         raw = raw.strip().strip("'\"") if own.target else raw
+        if name == RANK_STABILISED:
+            _stabilised(conversion, value, raw, own)
+            continue
         if own.status == "not supported" and (is_off(raw) or raw.strip().lower() in ("full", "all")):
             own = Rule("honoured", "", "as it is here")
         elif own.target in _LYCORIS_TARGETS and not _reads(conversion, own.target):
@@ -52,6 +61,41 @@ def network_args(conversion: Conversion, key: str, value: list[str], rule: Rule)
             conversion.record(f"network_args {name}", raw, Rule("honoured", "", "not set"))
         else:
             _set(conversion, name, raw, own)
+
+
+def _stabilised(conversion: Conversion, value: list[str], raw: str, rule: Rule) -> None:
+    """Report `rs_lora`; where it is on and can be honoured, `stabilise` sets the alphas once all ranks are known."""
+    arguments = {name: text.strip().lower() for name, _, text in (item.partition("=") for item in value)}
+    algo = arguments.get("algo", "lora")
+    own = next((key for key in _OWN_RANKS if arguments.get(key)), "")
+    if is_off(raw):
+        rule = Rule("honoured", "", "off, as it is here")
+    elif not _is_lycoris(conversion):
+        rule = Rule("no effect", "", f"{conversion.arguments.get('network_module')} does not read it")
+    elif algo == "lokr":
+        text = "LyCORIS trains full matrices with another scale than programs read them with: leave it out"
+        rule = Rule("not supported", "", text)
+    elif algo not in _STABILISED:
+        rule = Rule("no effect", "", f"{algo} is not divided by a rank")
+    elif own:
+        text = f"each rank of {own} needs its own alpha: leave it out, and multiply alphas by the roots of the ranks"
+        rule = Rule("not supported", "", text)
+    conversion.record(f"network_args {RANK_STABILISED}", raw, rule)
+
+
+def stabilise(conversion: Conversion) -> None:
+    """LyCORIS' `rs_lora`, once all ranks are known: the layers are scaled by alpha / √rank. Alpha times √rank gives the
+    same, and is what LyCORIS saves, so that every reader has the right strength."""
+    if not any(entry.key == f"network_args {RANK_STABILISED}" and entry.target for entry in conversion.entries):
+        return
+    network = conversion.values["network"]
+    rank, alpha = network.get("network_dim"), network.get("network_alpha")
+    scaled = [("network_alpha", rank, alpha)]
+    if {"conv_dim", "conv_alpha"} & network.keys():
+        scaled.append(("conv_alpha", network.get("conv_dim", rank), network.get("conv_alpha", alpha)))
+    for key, size, number in scaled:
+        if isinstance(size, int) and size > 0 and isinstance(number, int | float):
+            conversion.set(f"network.{key}", number * math.sqrt(size), "network_args")
 
 
 def _set(conversion: Conversion, name: str, raw: str, rule: Rule) -> None:

@@ -137,7 +137,7 @@ NETWORK_ARGS: dict[str, Rule] = {
            "CLIP-L", "train_t5xxl"),
     **_all("not supported", _NO_GGPO, "ggpo_beta ggpo_sigma"),
     **_all("not supported", "DoRA is not trained here: leave it out", "dora_wd wd_on_output"),
-    "rs_lora": Rule("not supported", "", "leave it out: network_alpha times the root of network_dim is the same"),
+    "rs_lora": Rule("honoured", "network.network_alpha", "alpha times the root of the rank; not LoKr, nor own ranks"),
     **_all("no effect", "the adapter is always added to the layer's output, as with bypass_mode", "bypass_mode"),
     **_all("no effect", "of DyLoRA", "block_size unit"),
     **_all("no effect", "(IA)³ acts on inputs where LyCORIS' preset ia3 does", "train_on_input"),

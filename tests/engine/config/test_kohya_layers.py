@@ -125,6 +125,35 @@ def test_a_value_that_cannot_be_is_one_error(write: Write, module: str, argument
     assert problem.key == f"network_args {argument.partition('=')[0]}" and text in str(problem)
 
 
+@pytest.mark.parametrize(
+    ("module", "arguments", "status", "alphas"),
+    [
+        (LYCORIS, "rs_lora=True", ("honoured", "network.network_alpha"), (8.0, None)),
+        (LYCORIS, "algo=loha conv_dim=9 conv_alpha=2 rs_lora=True", ("honoured", "network.network_alpha"), (8.0, 6.0)),
+        (LYCORIS, "conv_dim=9 rs_lora=True", ("honoured", "network.network_alpha"), (8.0, 6.0)),
+        (LYCORIS, "rs_lora=False", ("honoured", ""), (2.0, None)),
+        (LYCORIS, "algo=ia3 rs_lora=True", ("no effect", ""), (2.0, None)),
+        (KOHYA, "rs_lora=True", ("no effect", ""), (2.0, None)),
+        (LYCORIS, "algo=lokr rs_lora=True", ("not supported", ""), None),
+        (LYCORIS, f"block_dims={DIMS} rs_lora=True", ("not supported", ""), None),
+    ],
+)
+def test_rslora_is_alpha_times_the_root_of_the_rank(
+    write: Write, module: str, arguments: str, status: tuple[str, str], alphas: tuple[float, float | None] | None
+) -> None:
+    """LyCORIS trains with alpha / √rank, and saves alpha · √rank: 2 · √16 = 8."""
+    sizes = "unet_lr = 1e-4\nnetwork_dim = 16\nnetwork_alpha = 2"
+    path = write("t.toml", f'{sizes}\nnetwork_module = "{module}"\nnetwork_args = {arguments.split()}\n')
+    result = conversion_of(path, path.read_text())
+    assert result is not None
+    (entry,) = (entry for entry in result.entries if entry.key == "network_args rs_lora")
+    assert (entry.status, entry.target) == status
+    assert [problem.key for problem in result.problems] == ["network_args rs_lora"] * (alphas is None)
+    if alphas is not None:
+        network = load_config(path).network
+        assert (network.network_alpha, network.conv_alpha) == alphas
+
+
 GUI = {"LoRA_type": "Standard", "unet_lr": 1e-4, "sdxl": True, "network_dim": 8, "network_alpha": 8}
 
 
