@@ -11,7 +11,9 @@ UNET = ("sd15", "sdxl")
 _OWN_LOG = ignored("the events of the run and the dashboard show it")
 _UPLOAD = ignored("nothing is uploaded; `hf upload` does it afterwards")
 _TEXTS = ignored("text encoders leave the card before the training")
-_ALL_LAYERS = "every layer that a LoRA of this kind has is trained: leave it out"
+_ALL_LAYERS = (
+    "names of diffusers' layers: leave it out, and set network.include_patterns or exclude_patterns in the preset"
+)
 _NOT_HERE = "there is no such method here: leave it out"
 _CONTROL = "training with control images is not supported: leave it out"
 

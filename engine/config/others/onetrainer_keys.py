@@ -114,7 +114,7 @@ def _part(name: str) -> dict[str, Key]:
 def _encoder(name: str) -> dict[str, Key]:
     return {
         f"{name}.train": together("network.network_train_unet_only", "flag", "false", default=True),
-        f"{name}.learning_rate": together("training.text_encoder_lr", "number", "the first one; absent: learning_rate"),
+        f"{name}.learning_rate": together("training.text_encoder_lr", "number", "of each; absent: learning_rate"),
         f"{name}.dropout_probability": together("dataset.caption_dropout_rate", "number",
                                                 "the same for each text encoder"),
         f"{name}.weight_dtype": _TEXTS,

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from engine.config.kohya.argument_values import integer_of
 from engine.config.others.kinds import kronecker
 from engine.config.others.onetrainer_keys import LAYERS
 from engine.config.others.onetrainer_optimizers import optimizer
 from engine.config.others.table import Reading, brief, title
 
+_ENCODERS = ("text_encoder", "text_encoder_2")
+
 
 def training(reading: Reading) -> None:
     """Convert what the loss, the noise and the optimizer's step depend on."""
-    for part in (_network, _parts, _rates, optimizer, _schedule, _loss, _noise, _timesteps):
+    _network(reading)
+    _rates(reading, _parts(reading))
+    for part in (optimizer, _schedule, _loss, _noise, _timesteps):
         part(reading)
 
 
@@ -73,8 +79,8 @@ def _layers(reading: Reading, rank_key: str, rank: int | None, alpha: float | No
     reading.record(key, "honoured", text if reading.has(key) else reading.absent(text), target, value=preset)
 
 
-def _parts(reading: Reading) -> None:
-    """Which parts are trained."""
+def _parts(reading: Reading) -> list[str]:
+    """Which parts are trained; returns the text encoders among them."""
     key = denoiser(reading, "train", "train_unet")
     if key:
         if reading.get(key):
@@ -83,7 +89,7 @@ def _parts(reading: Reading) -> None:
             reading.record(key, "no effect", "the transformer is what a LoRA trains")
         else:
             reading.use(key, "network.network_train_text_encoder_only", True)
-    trained = False
+    trained = []
     older = reading.has("train_text_encoder") and not reading.has("train_text_encoder_2")
     both = older and not reading.has("text_encoder_2.train")  # files of its first versions have one switch
     for name in ("text_encoder",) if both else ("text_encoder", "text_encoder_2"):
@@ -94,12 +100,13 @@ def _parts(reading: Reading) -> None:
         value = bool(reading.get(key))
         if reading.has(key):
             reading.record(key, "honoured", "trained" if value else "not trained")
-        if name == "text_encoder_2" and value != trained:
-            reading.fail(key, "both text encoders are trained, or neither: give both the same")
-        trained = trained or value
+        trained += [name] if value else []
+    if both and trained:
+        trained = [*_ENCODERS]
     if not trained:
         source = next((key for key in ("text_encoder.train", "train_text_encoder") if reading.has(key)), "")
         reading.conversion.set("network.network_train_unet_only", True, source)
+    return trained
 
 
 def _second_encoder(reading: Reading, key: str) -> None:
@@ -115,18 +122,18 @@ def _second_encoder(reading: Reading, key: str) -> None:
         reading.record(key, "honoured", "not trained")
 
 
-def _rates(reading: Reading) -> None:
-    """Learning rates of their own, and the dropout of captions."""
+def _rates(reading: Reading, trained: Sequence[str]) -> None:
+    """Learning rates of their own, and the dropout of captions.
+
+    Args:
+        trained: the text encoders that are trained.
+    """
     key = denoiser(reading, "learning_rate", "unet_learning_rate")
     if key and (value := reading.get(key)) is not None:
         reading.use(key, "training.unet_lr", value)
-    encoders = ("text_encoder", "text_encoder_2")[: 2 if reading.family == "sdxl" else 1]
-    rates = [key for name in encoders for key in (f"{name}.learning_rate", f"{name}_learning_rate") if reading.has(key)]
-    values = [reading.get(key) for key in rates]
-    if rates and values[0] is not None:
-        other = any(value != values[0] for value in values)
-        text = "the first rate is used for every text encoder" if other else ""
-        reading.use(rates[0], "training.text_encoder_lr", values[0], text, "better" if other else "honoured")
+    encoders = _ENCODERS[: 2 if reading.family == "sdxl" else 1]
+    if trained:
+        _encoder_rates(reading, encoders, trained)
     dropouts = {name: reading.get(f"{name}.dropout_probability") or 0 for name in encoders}
     if len(set(dropouts.values())) > 1:
         key = next(f"{name}.dropout_probability" for name, value in dropouts.items() if value)
@@ -134,6 +141,22 @@ def _rates(reading: Reading) -> None:
     elif reading.has("text_encoder.dropout_probability"):
         key = "text_encoder.dropout_probability"
         reading.use(key, "dataset.caption_dropout_rate", dropouts["text_encoder"], "for all text encoders at once")
+
+
+def _encoder_rates(reading: Reading, encoders: Sequence[str], trained: Sequence[str]) -> None:
+    """The rate of each text encoder; 0 leaves it untrained."""
+    names = {name: (f"{name}.learning_rate", f"{name}_learning_rate") for name in encoders}
+    keys = {name: next((key for key in own if reading.has(key)), "") for name, own in names.items()}
+    usual = reading.get("learning_rate")
+    rates = [(reading.get(keys[name]) if keys[name] else usual) if name in trained else 0.0 for name in encoders]
+    source = next((key for key in keys.values() if key), "")
+    if len(set(rates)) > 1 and None not in rates:
+        reading.conversion.set("training.text_encoder_lr", rates, source)
+    elif source and rates[0] is not None:
+        reading.conversion.set("training.text_encoder_lr", rates[0], source)
+    for name, key in keys.items():
+        if key and name in trained and reading.get(key) is not None:
+            reading.record(key, "honoured", "", "training.text_encoder_lr")
 
 
 def _schedule(reading: Reading) -> None:
