@@ -136,8 +136,11 @@ def lora_parameters(run: ResolvedRun) -> int:
         start = read_header(expanded(config.network.network_weights))
         return sum(prod(shape) for shape in start.shapes.values() if shape)
     selector, kind, network = Selector(config, run.family), trained_kind(config.network), config.network
+    listed = listed_layers(run.family, run.recognition)
+    if not any(layer.shape for layer in listed):
+        return _by_patterns(run)
     layers, trained = {}, []
-    for layer in listed_layers(run.family, run.recognition):
+    for layer in listed:
         target = layer.target
         why = why_untrained(config, denoiser=target.is_denoiser, component=target.component)
         if layer.shape and why is None:
@@ -150,6 +153,33 @@ def lora_parameters(run: ResolvedRun) -> int:
         total += kind.count(name, layer.shape, target.kind, table, bias=layer.bias)
         if target.is_split:
             total += (len(target.paths) - 1) * table.network_dim * layer.shape[1]
+    return total
+
+
+def _by_patterns(run: ResolvedRun) -> int:
+    """The same by the names of the weights, for a family without a table of Kohya's names."""
+    from engine.adapters.kinds.registry import trained_kind
+    from engine.config.trained import is_trained
+    from engine.models.header import read_header
+
+    config, path, patterns = run.config, run.recognition.path, run.family.spec.patterns
+    files = sorted(path.glob("*/*.safetensors")) if path.is_dir() else [path]
+    wants_denoiser, wants_text = is_trained(config, denoiser=True), is_trained(config, denoiser=False)
+    kind, network = trained_kind(config.network), config.network
+    conv = kind.takes_convolutions(network) and bool(kind.size_of("conv3x3", network))
+    total = 0
+    for file in files:
+        inside = f"{file.parent.name}." if path.is_dir() else ""
+        shapes = read_header(file).shapes
+        for name, shape in shapes.items():
+            text = inside == "text_encoder." or re.search(patterns.text, name) is not None
+            wanted = wants_text if text else wants_denoiser
+            if not wanted or len(shape) < 2 or re.search(patterns.elsewhere, inside + name):
+                continue
+            if re.search(patterns.attention, name) or (conv and re.search(patterns.convolution, name)):
+                layer, bias = name.removesuffix(".weight"), name.removesuffix("weight") + "bias" in shapes
+                form = "conv3x3" if shape[2:] == (3, 3) else "linear"
+                total += kind.count(layer.replace(".", "_"), shape, form, network, bias=bias)
     return total
 
 
