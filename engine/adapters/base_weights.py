@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from engine.adapters.bases import UNKNOWN
 from engine.adapters.tools.checkpoint import kohya_layers
-from engine.adapters.tools.combine import weighted_sum
+from engine.adapters.tools.combine import parts_by_layer, weighted_sum
 from engine.adapters.tools.lora_file import read_lora
-from engine.adapters.tools.merge import parts_by_layer
 from engine.config.schema import RunConfig
 from engine.errors import ModelError
 from engine.families.base import Family, Model

@@ -90,9 +90,16 @@ def _rows(read: Callable[[], Tensor], rows: slice) -> Tensor:
 
 
 def fitting_layers(
-    layers: Mapping[str, WeightLayer], parts: Mapping[str, Sequence[Weighted]], only: str | None, target: Path
+    layers: Mapping[str, WeightLayer],
+    parts: Mapping[str, Sequence[Weighted]],
+    only: str | None,
+    target: Path,
+    missing: Sequence[str],
 ) -> tuple[dict[str, Sequence[Weighted]], list[str]]:
     """The layers that the target has, and the names of the others.
+
+    Args:
+        missing: layers that are not in the checkpoint, and have no part therefore.
 
     Raises:
         ModelError: it has none, or one in another shape.
@@ -104,7 +111,7 @@ def fitting_layers(
     }
     if not fitting:
         raise ModelError(
-            f"No layer of the files is in {printable(target)}; they have {listing(list(parts), 2)}.",
+            f"No layer of the files is in {printable(target)}; they have {listing([*parts, *missing], 2)}.",
             "Merge into the kind of model that the files were trained on.",
             code="lora-without-modules",
         )
@@ -120,4 +127,4 @@ def fitting_layers(
                 "The files are for a model of another size.",
                 code="lora-of-other-size",
             )
-    return fitting, [printable(name) for name in parts if name not in fitting]
+    return fitting, [printable(name) for name in (*parts, *missing) if name not in fitting]

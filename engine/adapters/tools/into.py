@@ -22,9 +22,8 @@ from engine.adapters.layout import Entry, header_bytes
 from engine.adapters.payload import read_payload
 from engine.adapters.tools.based import BasedFile, based, fitting_layers
 from engine.adapters.tools.checkpoint import Checkpoint, WeightLayer, add_to, opened, read_checkpoint
-from engine.adapters.tools.combine import Weighted
+from engine.adapters.tools.combine import Weighted, parts_by_layer
 from engine.adapters.tools.lora_file import LoraFile
-from engine.adapters.tools.merge import parts_by_layer
 from engine.adapters.tools.new_metadata import OF_FILE
 from engine.adapters.tools.places import place_for
 from engine.adapters.tools.report import LayerLoss, ToolReport
@@ -140,9 +139,9 @@ def _merger(
     weights = [weight for _, weight in request.files]
     parts = parts_by_layer([{**file.weights, **file.vectors} for file in files], sources, weights)
     layers = {**checkpoint.layers, **checkpoint.vectors}
-    fitting, left_out = fitting_layers(layers, parts, only, checkpoint.recognition.path)
-    missing = dict.fromkeys(printable(name) for file in files for name in file.missing)
-    return Merger(layers, fitting, change_of), [*left_out, *missing]
+    missing = list(dict.fromkeys(name for file in files for name in file.missing))
+    fitting, left_out = fitting_layers(layers, parts, only, checkpoint.recognition.path, missing)
+    return Merger(layers, fitting, change_of), left_out
 
 
 def _write(

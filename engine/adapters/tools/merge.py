@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from engine.adapters.bases import UNKNOWN
-from engine.adapters.tools.combine import Weighted, can_concatenate, concatenate, dare, ties, weighted_sum
+from engine.adapters.tools.combine import (
+    Weighted,
+    can_concatenate,
+    concatenate,
+    dare,
+    parts_by_layer,
+    ties,
+    weighted_sum,
+)
 from engine.adapters.tools.layers import FULL, Layer
 from engine.adapters.tools.lora_file import WITH_BASE, LoraFile, read_lora
 from engine.adapters.tools.lowrank import Spectrum, spectrum_of, spectrum_of_matrix
@@ -112,36 +120,6 @@ def common_base(sources: Sequence[LoraFile]) -> str:
             code="loras-for-different-models",
         )
     return next(iter(by_base), UNKNOWN)
-
-
-def parts_by_layer(
-    layers: Sequence[Mapping[str, Layer]], sources: Sequence[LoraFile], weights: Sequence[float]
-) -> dict[str, list[Weighted]]:
-    """Each layer to its parts, in the order of the files; files of weight 0 have none.
-
-    Args:
-        layers: of each file.
-
-    Raises:
-        ModelError: a layer has another shape in another file, or there are no parts.
-    """
-    parts: dict[str, list[Weighted]] = {}
-    for own, source, weight in zip(layers, sources, weights, strict=True):
-        for name, layer in own.items() if weight else ():
-            layer_parts = parts.setdefault(name, [])
-            if layer_parts and layer_parts[0][0].matrix_shape != layer.matrix_shape:
-                raise ModelError(
-                    f"{printable(name)} changes a weight of {list(layer_parts[0][0].shape)}, and in {source.title} "
-                    f"one of {list(layer.shape)}.",
-                    "The files are for models of different sizes: merge files for one model.",
-                    code="loras-of-different-sizes",
-                )
-            layer_parts.append((layer, weight))
-    if not any(weights):
-        raise ModelError(
-            "All weights are 0, so there is nothing to merge.", "Give other weights: FILE=0.8.", code="all-weights-zero"
-        )
-    return parts
 
 
 def changes_of(request: MergeRequest) -> Callable[[Sequence[Weighted]], Tensor]:
