@@ -29,8 +29,8 @@ from engine.text import listing, printable
 
 _ANY = frozenset({"alpha", "scale", "diff_b", "reshape_weight"})
 """Roles that any kind may have."""
-BIAS = "diff_b"
-"""The role of a change of a layer's bias."""
+BIAS, OWN_BIAS = "diff_b", "bias"
+"""The roles of a change of a layer's bias, and of a bias that a LoRA's up matrix has."""
 WITH_BASE = (
     "lorasmith lora merge FILE --into CHECKPOINT adds any kind to the model; "
     "lorasmith lora resize FILE --base CHECKPOINT --rank 32 -o NEW.safetensors makes a LoRA of it."
@@ -177,26 +177,30 @@ def _check_kinds(path: Path, lora: Format, hint: str) -> None:
                 hint if needs_base else "Use a LoRA, LoHa, LoKr or full difference.",
                 code="lora-kind-not-computable",
             )
-    biases = [name for name, module in lora.modules.items() if {BIAS, "bias"} & module.parts.keys()]
+    _refuse_biases(path, lora, {BIAS, OWN_BIAS}, hint or "Use a file that changes weights only.")
+
+
+def _refuse_biases(path: Path, lora: Format, roles: set[str], hint: str) -> None:
+    biases = [name for name, module in lora.modules.items() if roles & module.parts.keys()]
     if biases:
         raise ModelError(
             f"{printable(path)} also changes {len(biases)} biases, which no LoRA can hold: "
             f"{listing([printable(name) for name in biases], 2)}.",
-            hint or "Use a file that changes weights only.",
+            hint,
             code="lora-changes-biases",
         )
 
 
 def _check_computable(path: Path, lora: Format, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse kinds that have no formula here, and tensors that no formula reads."""
+    _refuse_biases(path, lora, {OWN_BIAS}, "Use a file without biases.")
     for module in lora.modules.values():
         kind = kind_named(module.kind(shapes))
         strange = sorted(module.parts.keys() - (kind.factors | _ANY)) if kind.needs_weight else []
-        if not kind.factors or strange or "bias" in module.parts:
+        if not kind.factors or strange:
             what = f"the tensor {printable(module.parts[strange[0]])} in a {kind.name}" if strange else kind.name
             raise ModelError(
-                f"{printable(path)} has what no formula is built in for: "
-                f"{'biases of a LoRA itself' if 'bias' in module.parts else what}.",
+                f"{printable(path)} has what no formula is built in for: {what}.",
                 "Use a LoRA, LoHa, LoKr, GLoRA, OFT, BOFT, (IA)³ of LyCORIS, DoRA, full difference or norm layers.",
                 code="lora-kind-not-computable",
             )
