@@ -49,7 +49,7 @@ def small_checks(monkeypatch: pytest.MonkeyPatch) -> None:
 def unread_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Saved LoRAs are not read back by diffusers and compared, a quarter of a tiny run's time: for tests of something
     else. The check itself is tested in tests/engine/adapters/test_verify.py, and in every run without this."""
-    monkeypatch.setattr("engine.training.outputs.verify_file", lambda *_: 0.0)
+    monkeypatch.setattr("engine.training.lora_files.verify_file", lambda *_: 0.0)
 
 
 @pytest.fixture(scope="session")
