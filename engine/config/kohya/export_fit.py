@@ -282,8 +282,13 @@ def _adapter(fit: Fitted) -> None:
     plain = type(network)()
     lost = [key for key in _OWN_ADAPTER_KEYS if getattr(network, key) != getattr(plain, key)]
     if lost:
+        changes = {key: getattr(plain, key) for key in lost}
         note = f"{_left(lost)}: the scripts have no such argument."
-        fit.change(note, network={key: getattr(plain, key) for key in lost})
+        if network.rank_factor > 1 and network.network_weights is not None:
+            ranks = {"network_dim", "network_alpha"} | ({"conv_dim", "conv_alpha"} if network.conv_rank else set())
+            changes |= {key: getattr(network.in_file, key) for key in ranks}
+            note += f" network_dim is {changes['network_dim']}, the rank of the file to start from."
+        fit.change(note, network=changes)
     if network.preset is not None and network.is_kohyas:
         note = f"network_module is {LYCORIS}: only it has presets of layers."
         fit.change(note, network={"network_module": LYCORIS})
