@@ -61,19 +61,19 @@ The constraint of an OFT is applied to the blocks in the file, with an alpha of 
 | `default` | down random (Kaiming), up zeros, as Kohya's | rank `network_dim` |
 | `pissa` | the part of each layer's weight with the largest singular values | twice the rank |
 | `olora` | the first columns of the weight's QR decomposition | twice the rank |
-| `eva` | down: the main directions of what the layer sees of the run's first 16 batches; up zeros | rank `network_dim` |
+| `eva` | down: the main directions of the layer's inputs in the run's first 16 batches; up zeros | rank `network_dim` |
 | `gaussian` | down normal with deviation 1 / rank, up zeros | rank `network_dim` |
 | `orthogonal` | both random, in orthogonal halves of the ranks | rank `network_dim` |
 
-With `pissa` and `olora` the base is not changed: what is trained is the difference from the first values A₀, B₀, so that
-before the first step the output is exactly the base's, and weight decay pulls towards the base. The change
-s · (BA - B₀A₀) is saved as an ordinary LoRA of twice the rank and twice the alpha, with the downs [A; A - A₀] and the ups
-[B - B₀, B₀], which every program reads. In this form the rounding of fp16 and bf16 is relative to the change; that of
-[B, -B₀] and [A; A₀] would be relative to the weight, and often larger than the change. A file is continued by the same
-setting with the same `network_dim`, or by `default` with twice that, or by `dim_from_weights`. A step costs what one of
-twice the rank costs; the optimizer keeps its numbers for `network_dim` only. Dropouts drop a rank in both halves.
-`scale_weight_norms` limits the norm of the whole change. The decompositions take place once, before the first step, on
-the training device (randomised for large layers, in float32); FLUX on a CPU takes minutes. A quantised base
+With `pissa` and `olora` the base is not changed: what is trained is the difference from the first values A₀, B₀, so
+that before the first step the output is exactly the base's, and weight decay pulls towards the base. The change
+s · (BA - B₀A₀) is saved as an ordinary LoRA of twice the rank and twice the alpha, with the downs [A; A - A₀] and the
+ups [B - B₀, B₀], which every program reads. In this form the rounding of fp16 and bf16 is relative to the change; that
+of [B, -B₀] and [A; A₀] would be relative to the weight, and often larger than the change. A file is continued by the
+same setting with the same `network_dim`, or by `default` with twice that, or by `dim_from_weights`. A step costs what
+one of twice the rank costs; the optimizer keeps its numbers for `network_dim` only. Dropouts drop a rank in both
+halves. `scale_weight_norms` limits the norm of the whole change. The decompositions take place once, before the first
+step, on the training device (randomised for large layers, in float32); FLUX on a CPU takes minutes. A quantised base
 (`memory.base_precision`) is refused, since the values must be those of the exact weights.
 
 EVA reads the run's own images, captions, noise levels and buckets, with seeds of its own: the steps that follow get the

@@ -124,8 +124,10 @@ def test_a_file_is_continued_by_the_same_setting_and_by_a_usual_lora(
     settings = {**SETTINGS, "training__max_train_steps": 3, "network__scale_weight_norms": "none"}
     first = make_run("first", **settings, **HOW["pissa"], saving__key_format=key_format)
     assert train_here(first) == ExitCode.DONE
-    quick = {**SETTINGS, "network__network_weights": first.lora_path(), "training__unet_lr": 1e-9,
-             "training__text_encoder_lr": 1e-9, "network__scale_weight_norms": "none", "training__max_train_steps": 1}  # fmt: skip
+    quick = {
+        **settings, "training__max_train_steps": 1, "network__network_weights": first.lora_path(),
+        "training__unet_lr": 1e-9, "training__text_encoder_lr": 1e-9,
+    }  # fmt: skip
     changed = deltas(first.lora_path()) if key_format == "kohya" else None
     for place, keys in {
         "same": HOW["pissa"],
