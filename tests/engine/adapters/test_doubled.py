@@ -235,7 +235,7 @@ def test_dropouts_drop_a_rank_in_both_halves(dropout: dict[str, float]) -> None:
         layers, network = attach(target, **dropout)
         layer = layers.get_submodule(target.path)
         seen = []
-        layer.lora_B["default"].register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0]))
+        layer.lora_B["default"].register_forward_pre_hook(lambda _, values, seen=seen: seen.append(values[0]))
         with torch.no_grad():
             for parameter in network.modules[0].parameters:
                 parameter.fill_(0.5)

@@ -128,8 +128,8 @@ def test_only_arguments_of_kohya_are_written_and_each_is_explained(tmp_path: Pat
     ],
 )
 def test_first_values_and_masks_of_ranks_are_reported_as_lost(settings: list[str], rank: int, conv: str | None) -> None:
-    given = [f"network.{text}" for text in ("network_dim=8", *settings)]
-    export = resolved_export(load_config("sdxl", given), "sdxl", SUBSETS, [])
+    keys = [f"network.{text}" for text in ("network_dim=8", *settings)]
+    export = resolved_export(load_config("sdxl", keys), "sdxl", SUBSETS, [])
     notes = " ".join(export.notes)
     own = [text.partition("=")[0] for text in settings if text.startswith(("init", "tlora"))]
     assert all(notes.count(f"{key}") == 1 for key in own), notes

@@ -20,7 +20,6 @@ from engine.families.resolved import resolve_run
 from engine.runs.layout import RunDir
 from engine.training import first_values
 from engine.training.first_values import InputSketch
-from engine.training.step import TrainStep
 from engine.training.trainer import Trainer
 from tests.engine.adapters.test_doubled import TARGETS, attach
 from tests.engine.training.conftest import MakeRun
@@ -79,45 +78,32 @@ def test_a_run_is_saved_checked_and_resumed_to_the_byte(
     factor = 2 if name in DOUBLED else 1
     assert (report.kind, report.problems, report.no_start) == ("LoRA", [], None)
     assert report.ranks.keys() == {str(4 * factor), str(2 * factor)} and report.readers
-    metadata, given = report.metadata, {key.removeprefix("network__"): str(value) for key, value in HOW[name].items()}
+    metadata, chosen = report.metadata, {key.removeprefix("network__"): str(value) for key, value in HOW[name].items()}
     assert (metadata["ss_network_dim"], metadata["ss_network_alpha"]) == (str(4 * factor), f"{4.0 * factor}")
     arguments = json.loads(metadata["ss_network_args"])
-    assert given.items() <= arguments.items() and arguments["conv_dim"] == str(2 * factor)
+    assert chosen.items() <= arguments.items() and arguments["conv_dim"] == str(2 * factor)
     numbers = sum(tensor.numel() for key, tensor in load_file(run.lora_path()).items() if tensor.dim())
     assert lora_parameters(resolve_run(load_config(run.config_path))) == numbers
     halted_at(1, monkeypatch, train_here, halted)
     assert losses(run) == losses(halted) and digest(run) == digest(halted)
 
 
-def test_all_first_values_give_other_files_and_the_default_stays(make_run: MakeRun, train_here: Train) -> None:
+def test_each_gives_another_file_from_the_same_first_step(make_run: MakeRun, train_here: Train) -> None:
+    """The first loss is the base's to the bit: nothing is changed yet, and no random number of the run is used. Of
+    "orthogonal" the product is 0 up to rounding."""
     quick = {**SETTINGS, "training__max_train_steps": 1}
-    digests = {}
-    for name, keys in {"default": {}, "again": {}, **HOW}.items():
+    digests, first = set(), {}
+    for name, keys in {"default": {}, **HOW}.items():
         run = make_run(name.replace("-", ""), **quick, **keys)
         assert train_here(run) == ExitCode.DONE
-        digests[name] = digest(run)
-        if name == "again":
-            assert digests.pop("again") == digests["default"]
-    assert len({*digests.values()}) == len(digests)
+        digests.add(digest(run))
+        first[name] = losses(run)[0]
+    assert len(digests) == 1 + len(HOW)
+    assert first.pop("orthogonal") == pytest.approx(first["default"], rel=1e-5)
+    assert len({*first.values()}) == 1, first
 
 
-def first_loss(run: RunDir) -> float:
-    return float(next(event.data["train_loss"] for event in events(run, "validation") if event.data["step"] == 0))
-
-
-def test_the_first_step_begins_with_the_base(make_run: MakeRun, train_here: Train) -> None:
-    """Losses before the first step: the base's to the bit, with matrices whose product is 0 up to rounding nearly."""
-    quick = {**SETTINGS, "training__max_train_steps": 1, "training__max_check_share": 1}
-    runs = {name: make_run(name, **quick, **HOW.get(name, {})) for name in ("default", "pissa", "eva", "orthogonal")}
-    for run in runs.values():
-        assert train_here(run) == ExitCode.DONE
-    base = first_loss(runs["default"])
-    assert first_loss(runs["pissa"]) == first_loss(runs["eva"]) == base
-    assert first_loss(runs["orthogonal"]) == pytest.approx(base, rel=1e-5)
-    assert {losses(run)[0] for run in (runs["pissa"], runs["eva"])} == {losses(runs["default"])[0]}, "nothing is drawn"
-
-
-@pytest.mark.parametrize("key_format", ["kohya", "diffusers", "comfy"])
+@pytest.mark.parametrize("key_format", ["kohya", "diffusers", pytest.param("comfy", marks=pytest.mark.soak)])
 def test_a_file_is_continued_by_the_same_setting_and_by_a_usual_lora(
     key_format: str, make_run: MakeRun, train_here: Train
 ) -> None:
@@ -134,6 +120,8 @@ def test_a_file_is_continued_by_the_same_setting_and_by_a_usual_lora(
         "usual": {"network__network_dim": 8, "network__conv_dim": 4},
         "from the file": {**HOW["pissa"], "network__dim_from_weights": True},
     }.items():
+        if key_format != "kohya" and place != "same":
+            continue
         run = make_run(place, **{**quick, **keys})
         assert train_here(run) == ExitCode.DONE, place
         after = deltas(run.lora_path())
@@ -167,7 +155,7 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, obje
 
 
 @pytest.mark.parametrize("family", ["SDXL", "FLUX"])
-@pytest.mark.parametrize("name", ["pissa", "eva", "T-LoRA", "both"])
+@pytest.mark.parametrize("name", ["eva", "both"])
 def test_other_families(
     family: str, name: str, others: dict[str, dict[str, object]], make_run: MakeRun, train_here: Train
 ) -> None:
@@ -176,7 +164,7 @@ def test_other_families(
     assert events(run, "saved")[-1].data["difference"] < 2e-3
 
 
-@pytest.mark.parametrize("name", ["pissa", "eva", "T-LoRA"])
+@pytest.mark.parametrize("name", ["both", pytest.param("eva", marks=pytest.mark.soak)])
 def test_separate_layers_of_flux_and_split_mode(
     name: str, others: dict[str, dict[str, object]], make_run: MakeRun, train_here: Train, monkeypatch: Any
 ) -> None:
@@ -186,7 +174,7 @@ def test_separate_layers_of_flux_and_split_mode(
     halted_at(3, monkeypatch, train_here, runs[1])
     assert digest(runs[0]) == digest(runs[1])
     ranks = inspect_lora(runs[0].lora_path()).ranks
-    assert {"24" if name == "pissa" else "12"} <= ranks.keys()
+    assert {"24" if name == "both" else "12"} <= ranks.keys()
 
 
 def test_eva_finds_the_directions_of_all_inputs() -> None:
@@ -257,20 +245,15 @@ def test_a_stop_before_the_first_step_leaves_nothing_half_done(
         sessions[-1].request_stop("test")
 
     sessions: list[Any] = []
-    init = TrainStep.__init__
-
-    def spy(self: Any, prepared: Any, state: Any, ranks: Any, objective: Any) -> None:
-        init(self, prepared, state, ranks, objective)
-
     set_values = first_values.set_first_values
 
-    def remembered(session: Any, *args: Any) -> None:
+    def recorded(session: Any, *args: Any) -> None:
         sessions.append(session)
         set_values(session, *args)
 
     with monkeypatch.context() as patch:
         patch.setattr(first_values, "begin_with_base", stopping)
-        patch.setattr("engine.training.trainer.set_first_values", remembered)
+        patch.setattr("engine.training.trainer.set_first_values", recorded)
         assert train_here(halted) == ExitCode.STOPPED
     assert not list(halted.checkpoints.glob("*"))
     assert train_here(halted) == ExitCode.DONE and digest(halted) == digest(straight)
@@ -288,9 +271,8 @@ def test_a_state_of_another_start_is_refused(make_run: MakeRun, train_here: Trai
     assert events(run, "error")[-1].data["code"] == "state-of-other-lora"
 
 
-@pytest.mark.parametrize("name", ["pissa", "T-LoRA"])
-def test_gradient_checkpointing_changes_nothing(name: str, make_run: MakeRun, train_here: Train) -> None:
-    keys = {**SETTINGS, **HOW[name], "network__rank_dropout": 0}
+def test_gradient_checkpointing_changes_nothing(make_run: MakeRun, train_here: Train) -> None:
+    keys = {**SETTINGS, **HOW["both"], "training__max_train_steps": 2}
     runs = [make_run(str(on), **keys, memory__gradient_checkpointing=on) for on in (False, True)]
     for run in runs:
         assert train_here(run) == ExitCode.DONE
