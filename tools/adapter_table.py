@@ -63,7 +63,7 @@ The constraint of an OFT is applied to the blocks in the file, with an alpha of 
 | `olora` | the first columns of the weight's QR decomposition | twice the rank |
 | `eva` | down: the main directions of the layer's inputs in the run's first 16 batches; up zeros | rank `network_dim` |
 | `gaussian` | down normal with deviation 1 / rank, up zeros | rank `network_dim` |
-| `orthogonal` | both random, in orthogonal halves of the ranks | rank `network_dim` |
+| `orthogonal` | both random, in orthogonal halves of the ranks, so that their product is 0 | rank `network_dim` |
 
 With `pissa` and `olora` the base is not changed: what is trained is the difference from the first values A₀, B₀, so
 that before the first step the output is exactly the base's, and weight decay pulls towards the base. The change
@@ -82,7 +82,8 @@ nothing of this, and `network_weights` makes it superfluous.
 
 `network.tlora_min_rank` (T-LoRA) masks ranks in training: at the timestep t of a sample the denoiser's LoRAs use the
 first int((1 - t / 1000)^`tlora_alpha` · (rank - least)) + least ranks, so that few ranks learn composition and poses,
-which are decided at high noise. Measures, samples and the programs that read the file use all ranks. LyCORIS'
+which are decided at high noise. With `orthogonal`, as with `rank_dropout`, the ranks that are left have a product other
+than 0 in the first steps. Measures, samples and the programs that read the file use all ranks. LyCORIS'
 `algo=tlora` is another kind, which only LyCORIS reads, and is not trained here.
 
 All of these are in the metadata (`ss_network_args`); Kohya's scripts have none of them, so an export leaves them out.
