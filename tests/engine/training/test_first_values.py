@@ -82,6 +82,8 @@ def test_a_run_is_saved_checked_and_resumed_to_the_byte(
     assert (metadata["ss_network_dim"], metadata["ss_network_alpha"]) == (str(4 * factor), f"{4.0 * factor}")
     arguments = json.loads(metadata["ss_network_args"])
     assert chosen.items() <= arguments.items() and arguments["conv_dim"] == str(2 * factor)
+    unseen = [key for key in chosen if (name in DOUBLED and key.startswith("init")) or key == "tlora_min_rank"]
+    assert all(f"{key} = {chosen[key]}" in " ".join(report.notes) for key in unseen), "what no tensor shows"
     numbers = sum(tensor.numel() for key, tensor in load_file(run.lora_path()).items() if tensor.dim())
     assert lora_parameters(resolve_run(load_config(run.config_path))) == numbers
     halted_at(1, monkeypatch, train_here, halted)
