@@ -131,12 +131,7 @@ class InputSketch:
     def add(self, x: Tensor) -> None:
         """Add a batch of inputs [..., in] or [B, in, h, w]."""
         down = self.layer.lora_A[ADAPTER]
-        if isinstance(down, nn.Conv2d):
-            assert not isinstance(down.padding, str)
-            patches = functional.unfold(x.float(), down.kernel_size, down.dilation, down.padding, down.stride)
-            rows = patches.transpose(1, 2).flatten(0, 1)
-        else:
-            rows = x.reshape(-1, x.shape[-1])
+        rows = _patches(x, down) if isinstance(down, nn.Conv2d) else x.reshape(-1, x.shape[-1])
         rows = rows[:: -(-len(rows) // _ROWS)].float()
         rows = rows[rows.isfinite().all(dim=1)]
         self._rows = rows if self._rows is None else torch.cat((self._rows, rows))
@@ -160,6 +155,21 @@ class InputSketch:
             weight = layer.lora_A[ADAPTER].weight
             weight[: len(directions)] = directions.view(-1, *weight.shape[1:]).to(weight)
         return len(directions)
+
+
+def _patches(x: Tensor, layer: nn.Conv2d) -> Tensor:
+    """Inputs [number, in · k · k] float32 of a convolution at evenly spaced places of all images, not many more than
+    `_ROWS`: all of them would take k · k times the memory of `x`.
+
+    Args:
+        x: [B, in, h, w].
+    """
+    assert not isinstance(layer.padding, str)
+    places = len(x) * x.shape[-2] * x.shape[-1] / (layer.stride[0] * layer.stride[1])
+    apart = max(1, int((places / _ROWS) ** 0.5))
+    stride = (layer.stride[0] * apart, layer.stride[1] * apart)
+    patches = functional.unfold(x.float(), layer.kernel_size, layer.dilation, layer.padding, stride)
+    return patches.transpose(1, 2).flatten(0, 1)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from engine.exit_codes import ExitCode
 from engine.families.resolved import resolve_run
 from engine.runs.layout import RunDir
 from engine.training import first_values
-from engine.training.first_values import InputSketch
+from engine.training.first_values import InputSketch, _patches
 from engine.training.trainer import Trainer
 from tests.engine.adapters.test_doubled import TARGETS, attach
 from tests.engine.training.conftest import MakeRun
@@ -209,6 +209,10 @@ def test_eva_reads_patches_of_convolutions_and_keeps_values_where_there_are_few_
         assert sketch.set_down() == 3
     rows = module.parameters[0].detach().flatten(1)
     assert not rows.view(3, 4, 9)[:, [0, 1, 3]].any() and rows.norm(dim=1).allclose(torch.ones(3))
+    large = torch.rand(3, 4, 64, 64)
+    seen = _patches(large, module.layers[0].lora_A["default"])
+    assert 256 <= len(seen) < 4 * 256 and seen.shape[1] == 36
+    assert torch.equal(seen[1].view(4, 3, 3)[:, 1:], large[0, :, :2, 5:8]), "the second place, 6 to the right"
     _, network = attach(TARGETS["linear"], how="default", begin=False)
     (module,) = network.modules
     before = module.parameters[0].detach().clone()
