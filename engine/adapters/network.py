@@ -118,6 +118,16 @@ class AdapterNetwork:
             by_component.setdefault(module.target.component, []).extend(module.parameters)
         return [parameter for parameters in by_component.values() for parameter in parameters]
 
+    def constants(self) -> list[nn.Parameter]:
+        """`AdapterModule.constants` of all modules."""
+        return [constant for module in self.modules for constant in module.constants]
+
+    def follow(self, timesteps: torch.Tensor) -> None:
+        """Set the timesteps [B] of the batch that is trained next, 0 to 1000, for T-LoRA's masks."""
+        for mask in dict.fromkeys(module.rank_mask for module in self.modules):
+            if mask is not None:
+                mask.follow(timesteps)
+
     def module_counts(self) -> dict[str, int]:
         """Number of modules by component."""
         return dict(Counter(module.target.component for module in self.modules))

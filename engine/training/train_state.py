@@ -60,6 +60,7 @@ class TrainState:
         self.network, self._components = prepared.network, prepared.model.trainable
         self._autocast = prepared.precision != "no"
         self.parameters = self.network.parameters()
+        self.constants = self.network.constants()
         groups = parameter_groups(self.network, self.config)
         self.groups: list[RateGroup] = [*rate_groups(self.network, self.config)]
         """The optimizer's groups."""
@@ -99,6 +100,7 @@ class TrainState:
             "recovery": asdict(self.recovery),
             "optimizer_kind": self.optimizer_kind,
             "adapter": [parameter.detach() for parameter in self.parameters],
+            **({"constants": [constant.detach() for constant in self.constants]} if self.constants else {}),
             **self._layout(),
             "optimizer": self.built.optimizer.state_dict(),
             "schedule": None if self.schedule is None else self.schedule.state_dict(),

@@ -22,6 +22,7 @@ from engine.runs.resume import last_saved_step
 from engine.training.changes import Changes
 from engine.training.checkpoints import CheckpointStore
 from engine.training.exactness import DeterministicStep
+from engine.training.first_values import set_first_values
 from engine.training.loggers import start_loggers
 from engine.training.oom import free_memory, shortage_of
 from engine.training.outputs import Outputs
@@ -66,7 +67,7 @@ class Trainer:
         config, batches, self.device = prepared.config, prepared.batches, prepared.accelerator.device
         self.session, self.prepared, self.batches = session, prepared, batches
         self.ranks = Ranks(prepared.accelerator)
-        objective = objective_for(config, prepared.model, self.device)
+        self.objective = objective = objective_for(config, prepared.model, self.device)
         self.state = TrainState(prepared)
         flags = family_named(prepared.recognition.family).spec.prompt_flags
         self.changes = Changes(session, self.state, batches, self.ranks, flags)
@@ -97,7 +98,11 @@ class Trainer:
             raise
 
     def _loop(self) -> bool:
-        self._restore()
+        try:
+            self._restore()
+        except Stopped:
+            self.session.log(f"Stopped before the first step ({self.session.stop_reason}).")
+            return False
         self.outputs.resume()
         check = PlanCheck.of(self.session, self.prepared, self.state.config) if self.session.is_main else None
         self.changes.apply_due()
@@ -116,6 +121,7 @@ class Trainer:
         """Continue from the last checkpoint; without one from the settings at the start."""
         if not self.checkpoints.load(self.state, self.changes):
             self.changes.restore_settings()
+            set_first_values(self.session, self.prepared, self.state, self.ranks, self.objective)
         self.state.weights_consistent = True
         self.state.train()
         last = self.changes.last_step()
