@@ -144,7 +144,7 @@ def measure(config: RunConfig, recognition: Any, device: str, steps: int = STEPS
         deterministic(partial(update, number), lambda: optimizer.zero_grad(set_to_none=True))
 
     def update(number: int) -> None:
-        loss = loss_of(model, objective, batch, number, cuda)
+        loss = loss_of(model, network, objective, batch, number, cuda)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
@@ -165,7 +165,7 @@ def measure(config: RunConfig, recognition: Any, device: str, steps: int = STEPS
     return Row(statistics.median(seconds[warm_up - 1 :]), counted.get_total_flops(), allocated, reserved)
 
 
-def loss_of(model: Any, objective: Any, batch: Any, number: int, cuda: bool) -> Any:
+def loss_of(model: Any, network: Any, objective: Any, batch: Any, number: int, cuda: bool) -> Any:
     """The loss of step `number`."""
     import torch
 
@@ -173,7 +173,9 @@ def loss_of(model: Any, objective: Any, batch: Any, number: int, cuda: bool) -> 
 
     draws = torch.Generator().manual_seed(number)
     region = torch.autocast("cuda", torch.bfloat16, enabled=cuda)
-    return batch_loss(model, objective, batch, draws, uncached_encoders=(), trained=("unet",), autocast=region)
+    return batch_loss(
+        model, objective, batch, draws, network=network, uncached_encoders=(), trained=("unet",), autocast=region
+    )
 
 
 def empty_batch(model: Any, config: RunConfig) -> Any:

@@ -249,22 +249,26 @@ def check_limits(value: Any, *, surrogates: bool = True) -> None:
         where, item, depth = waiting.pop()
         if depth > MAX_DEPTH:
             raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
-        for place, inner in _members(where, item):
-            if isinstance(inner, (dict, list)):
-                waiting.append((place, inner, depth + 1))
-            else:
-                _check(inner, place, surrogates)
+        for key, inner in item.items() if isinstance(item, dict) else _numbered(item):
+            if not _is_plain(key, surrogates):
+                _check(key, where, surrogates)
+            if not _is_plain(inner, surrogates):  # a place in words for few: a vocabulary has tens of thousands
+                place = where if isinstance(item, list) else f"{where}.{key}" if where else str(key)
+                if isinstance(inner, (dict, list)):
+                    waiting.append((place, inner, depth + 1))
+                else:
+                    _check(inner, place, surrogates)
 
 
-def _members(where: str, item: Any) -> Iterator[tuple[str, Any]]:
-    """The members of a list or table, keys included, each with its dotted path."""
-    if isinstance(item, dict):
-        for key, inner in item.items():
-            yield where, key
-            yield (f"{where}.{key}" if where else str(key)), inner
-    elif isinstance(item, list):
-        for inner in item:
-            yield where, inner
+def _numbered(item: Any) -> Iterator[tuple[int, Any]]:
+    """The members of a list; none of another value."""
+    return enumerate(item) if isinstance(item, list) else iter(())
+
+
+def _is_plain(item: Any, surrogates: bool) -> bool:
+    """Whether it is a text or a number in the limits; other values need a closer look."""
+    kind = type(item)
+    return (kind is str and (surrogates or item.isascii())) or (kind is int and -MAX_INT < item < MAX_INT)
 
 
 def _check(item: Any, where: str, surrogates: bool) -> None:

@@ -64,6 +64,42 @@ kind does not read is reported.
 GLoRA, OFT, BOFT and (IA)³ change a layer's own weights: on a quantised base they are computed from the rounded ones.
 The constraint of an OFT is applied to the blocks in the file, with an alpha of 0, because programs read it differently.
 
+## First values of a LoRA
+
+`network.init_lora_weights`, with peft's names, for plain LoRAs and LoCons:
+
+| value | the matrices begin as | file |
+|---|---|---|
+| `default` | down random (Kaiming), up zeros, as Kohya's | rank `network_dim` |
+| `pissa` | the part of each layer's weight with the largest singular values | twice the rank |
+| `olora` | the first columns of the weight's QR decomposition | twice the rank |
+| `eva` | down: the main directions of the layer's inputs in the run's first 16 batches; up zeros | rank `network_dim` |
+| `gaussian` | down normal with deviation 1 / rank, up zeros | rank `network_dim` |
+| `orthogonal` | both random, in orthogonal halves of the ranks, so that their product is 0 | rank `network_dim` |
+
+With `pissa` and `olora` the base is not changed: what is trained is the difference from the first values A₀, B₀, so
+that before the first step the output is exactly the base's, and weight decay pulls towards the base. The change
+s · (BA - B₀A₀) is saved as an ordinary LoRA of twice the rank and twice the alpha, with the downs [A; A - A₀] and the
+ups [B - B₀, B₀], which every program reads. In this form the rounding of fp16 and bf16 is relative to the change; that
+of [B, -B₀] and [A; A₀] would be relative to the weight, and often larger than the change. A file is continued by the
+same setting with the same `network_dim`, or by `default` with twice that, or by `dim_from_weights`. A step costs what
+one of twice the rank costs; the optimizer keeps its numbers for `network_dim` only. Dropouts drop a rank in both
+halves. `scale_weight_norms` limits the norm of the whole change. The decompositions take place once, before the first
+step, on the training device (randomised for large layers, in float32); FLUX on a CPU takes minutes. A quantised base
+(`memory.base_precision`) is refused, since the values must be those of the exact weights.
+
+EVA reads the run's own images, captions, noise levels and buckets, with seeds of its own: the steps that follow get the
+same random numbers as without it. Layers that are one in Kohya's files share their down matrix. A resume repeats
+nothing of this, and `network_weights` makes it superfluous.
+
+`network.tlora_min_rank` (T-LoRA) masks ranks in training: at the timestep t of a sample the denoiser's LoRAs use the
+first int((1 - t / 1000)^`tlora_alpha` · (rank - least)) + least ranks, so that few ranks learn composition and poses,
+which are decided at high noise. With `orthogonal`, as with `rank_dropout`, the ranks that are left have a product other
+than 0 in the first steps. Measures, samples and the programs that read the file use all ranks. LyCORIS'
+`algo=tlora` is another kind, which only LyCORIS reads, and is not trained here.
+
+All of these are in the metadata (`ss_network_args`); Kohya's scripts have none of them, so an export leaves them out.
+
 ## Sizes
 
 Numbers that are trained on one layer; a file in fp16 has two bytes for each.

@@ -22,7 +22,8 @@ import torch
 from diffusers.optimization import get_piecewise_constant_schedule
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
-from engine.config.optimizers import SOURCES, finds_rate, is_schedule_free, source_of
+from engine.config.optimizers import SOURCES, finds_rate, source_of
+from engine.config.training import is_schedule_free
 from engine.paths import ASSETS
 from engine.training.optimizer_probe import resumes_exactly
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import IO, Any
 from unittest import mock
 
 from PIL import Image, ImageFilter
@@ -63,10 +63,15 @@ def world() -> Iterator[dict[str, RunDir]]:
         FileExistsError: somebody else's files are at PLACE.
     """
     with ExitStack() as stack:
-        lock = stack.enter_context(Path(f"{PLACE}.lock").open("w"))
+        lock = stack.enter_context(Path(f"{PLACE}.lock").open("a+"))
         fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.seek(0)
+        if lock.read():  # what is there was left by a process that was killed, or by a thread that wrote once more
+            shutil.rmtree(PLACE, ignore_errors=True)
         PLACE.mkdir()
-        stack.callback(shutil.rmtree, PLACE)
+        lock.write("made\n")
+        lock.flush()
+        stack.callback(_remove, lock)
         for manager in _frozen():
             stack.enter_context(manager)
         stack.callback(os.chdir, Path.cwd())
@@ -77,6 +82,13 @@ def world() -> Iterator[dict[str, RunDir]]:
         shutil.copytree(ASSETS / "demo_pictures", PLACE / "images")
         shutil.copytree(ASSETS / "demo_heldout", PLACE / "heldout")
         yield _runs(stack)
+
+
+def _remove(lock: IO[str]) -> None:
+    """Remove everything; the lock keeps the record of what was made until it is gone."""
+    shutil.rmtree(PLACE, ignore_errors=True)
+    if not PLACE.exists():
+        lock.truncate(0)
 
 
 def _frozen() -> Iterator[Any]:

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from engine.adapters.bases import UNKNOWN
 from engine.adapters.tools.checkpoint import kohya_layers
-from engine.adapters.tools.combine import weighted_sum
+from engine.adapters.tools.combine import parts_by_layer, weighted_sum
 from engine.adapters.tools.lora_file import read_lora
-from engine.adapters.tools.merge import parts_by_layer
 from engine.config.schema import RunConfig
 from engine.errors import ModelError
 from engine.families.base import Family, Model
@@ -28,6 +27,7 @@ from engine.reading import open_file
 from engine.text import listing, plural, printable
 from engine.types import Log, Recognition
 
+_INTO = "Merge it into a checkpoint, and train on that: lorasmith lora merge FILE --into CHECKPOINT -o NEW.safetensors."
 _REST = 2
 """Layers whose ΔW is remembered: the weights of a fused layer follow each other closely."""
 
@@ -44,7 +44,7 @@ class BaseWeights:
 
     def __init__(self, merged: list[tuple[str, float]], family: Family) -> None:
         self._family = family
-        self._files = [read_lora(expanded(name)) for name, _ in merged]
+        self._files = [read_lora(expanded(name), hint=_INTO) for name, _ in merged]
         self._strengths = [strength for _, strength in merged]
         for file in self._files:
             if file.base not in (UNKNOWN, family.spec.lora_base):
@@ -54,7 +54,7 @@ class BaseWeights:
                     "Name LoRA files that were trained on a model of this family.",
                     code="lora-for-other-model",
                 )
-        self._parts = parts_by_layer(self._files, self._strengths)
+        self._parts = parts_by_layer([file.layers for file in self._files], self._files, self._strengths)
         self._used: set[str] = set()
         self._change = lru_cache(maxsize=_REST)(self._compute)
 

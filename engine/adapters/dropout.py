@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from engine.adapters.doubled_layers import DoubledHalf
 from engine.config.network import NetworkTable
 
 T = TypeVar("T")
@@ -78,7 +79,11 @@ class _DownDropout:
         """Output [B, r], [B, N, r] or [B, r, h, w]; the same shape comes back."""
         if not down.training:
             return output
-        return output * self.factors.take(lambda: self._factors(output))
+        halves = 2 if isinstance(down, DoubledHalf) else 1
+        axis = 1 if output.dim() == 4 else -1
+        ranks = output.narrow(axis, 0, output.shape[axis] // halves)
+        # A rank of a doubled LoRA is in both halves: dropped in one of them only, it would leave a part of the base.
+        return output * self.factors.take(lambda: torch.cat([self._factors(ranks)] * halves, axis))
 
     def _factors(self, output: torch.Tensor) -> torch.Tensor:
         """The factors that `output` is multiplied with."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from engine.adapters.doubled_layers import matrix_of
 from engine.lowmem.frozen import FrozenLayer, weight_of
 
 
@@ -46,7 +47,7 @@ class FusedLinear(Linear):
         needs_peft = not isinstance(base, FrozenLayer) and (base.weight.dtype != dtype or base.weight.requires_grad)
         if name is None or needs_peft:
             return super().forward(x, *args, **kwargs)
-        down, up = self.lora_A[name].weight.to(dtype), self.lora_B[name].weight.to(dtype)
+        down, up = matrix_of(self.lora_A[name]).to(dtype), matrix_of(self.lora_B[name]).to(dtype)
         result: Tensor = _LinearWithLora.apply(x.to(dtype), base, down, up, self.scaling[name])  # type: ignore[no-untyped-call]
         return result
 

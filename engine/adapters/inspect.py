@@ -19,10 +19,12 @@ from engine.adapters.makers import maker_of
 from engine.adapters.payload import Payload, read_payload
 from engine.adapters.startable import other_way, why_no_start
 from engine.adapters.stated_alphas import stated_alphas
+from engine.config.network import FROM_BASE
 from engine.errors import ModelError
 from engine.families.registry import module_tables
 from engine.models.header import Header, read_header
 from engine.models.kinds import looks_like
+from engine.reading import parse_json
 from engine.text import listing, printable
 
 _METADATA_KEYS = (
@@ -136,7 +138,7 @@ def inspect_lora(path: Path) -> LoraReport:
         alphas=dict(Counter(f"{alpha:g}" for alpha in alphas).most_common()),
         dtypes=dict(Counter(dtype for dtype, _ in header.tensors.values()).most_common()),
         metadata={key: header.metadata[key] for key in _METADATA_KEYS if key in header.metadata},
-        notes=[*_notes(lora, header), *hash_note],
+        notes=[*_notes(lora, header), *_training_notes(header.metadata), *hash_note],
         problems=[*faults, *setting_problems, *_name_problems(lora, header.metadata), *hash_problem],
     )
 
@@ -189,6 +191,25 @@ def _notes(lora: Format, header: Header) -> list[str]:
         for program, remark in kind_named(name).remarks.items()
         if program in lora.readers
     ]
+    return notes
+
+
+def _training_notes(metadata: Mapping[str, str]) -> list[str]:
+    """How the LoRA was trained, where its tensors do not show it."""
+    try:
+        arguments = parse_json(metadata.get("ss_network_args", "{}"))
+    except ValueError:
+        return []
+    values = arguments if isinstance(arguments, dict) else {}
+    start, least = (values.get(key) for key in ("init_lora_weights", "tlora_min_rank"))
+    notes = []
+    if start in FROM_BASE:
+        notes.append(
+            f"Trained with init_lora_weights = {start}: the rank is twice that of the training, which the same setting "
+            "continues with half of it, and the default with all of it."
+        )
+    if isinstance(least, str) and least.isdecimal():
+        notes.append(f"Trained with tlora_min_rank = {least}; programs that read it use all ranks at all timesteps.")
     return notes
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
+from engine.adapters.doubled_layers import DoubledHalf
 from engine.adapters.dropout import add_dropouts
 from engine.adapters.fused import fuse
-from engine.adapters.kinds.formula import Formula, Size
+from engine.adapters.kinds.formula import Form, Formula, Size
 from engine.adapters.modules import AdapterModule, checked_tensors
+from engine.adapters.rank_mask import RankMask
 from engine.config.network import NetworkTable
 from engine.errors import ModelError
 from engine.models.lora_names import ALPHA, DOWN, UP
@@ -37,6 +39,13 @@ class LoraModule(AdapterModule):
     target: LoraTarget
     layers: tuple[Any, ...]
     """peft's layers in the order of `target.paths`; the base layers are inside."""
+    form: Form = field(default_factory=Form)
+    rank_mask: RankMask | None = None
+
+    @staticmethod
+    def convert(layer: Any) -> None:
+        """Convert a layer of peft's to the form that is trained, in place."""
+        fuse(layer)
 
     @property
     def down(self) -> nn.Parameter:
@@ -91,7 +100,7 @@ class LoraModule(AdapterModule):
     def initialise(self, generator: torch.Generator, device: torch.device) -> None:
         down, ups = self.down, self.ups
         shape = (sum(len(up) for up in ups), *down.shape[1:])
-        values = self.kind.initial(shape, Size(self.rank, self.alpha), generator)
+        values = self.kind.initial(shape, Size(self.rank, self.alpha, self.form), generator)
         shared = nn.Parameter(values["down"].to(device))
         rows = torch.split(values["up"], [len(up) for up in ups])
         for layer, up in zip(self.layers, rows, strict=True):
@@ -169,7 +178,8 @@ class SplitLoraModule(LoraModule):
     def initialise(self, generator: torch.Generator, device: torch.device) -> None:
         for layer in self.layers:
             down, up = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
-            shape, size = (len(up.weight), *down.weight.shape[1:]), Size(self.rank, layer.lora_alpha[ADAPTER])
+            shape = (len(up.weight), *down.weight.shape[1:])
+            size = Size(self.rank, layer.lora_alpha[ADAPTER], self.form)
             values = self.kind.initial(shape, size, generator)
             down.weight, up.weight = (nn.Parameter(values[role].to(device)) for role in ("down", "up"))
 
@@ -213,8 +223,13 @@ def inject(
     targets: Sequence[LoraTarget],
     sizes: Mapping[str, Size],
     network: NetworkTable,
+    of_base: type[LoraModule] | None = None,
 ) -> Iterator[LoraModule]:
-    """Let peft wrap the layers; new weights stay on the meta device, so that no random number is used."""
+    """Let peft wrap the layers; new weights stay on the meta device, so that no random number is used.
+
+    Args:
+        of_base: the class of modules that begin with a part of the base's weight, where they do.
+    """
     component.requires_grad_(False)
     training = component.training
     ranks: dict[int, list[str]] = {}
@@ -239,12 +254,18 @@ def inject(
     assert wrapped.keys() == expected, "peft wrapped other layers than the targets"
     for layer in wrapped.values():
         layer.train(training)
-        fuse(layer)
+        (of_base or LoraModule).convert(layer)
+    masks = None if network.tlora_min_rank is None else RankMask(network.tlora_min_rank, network.tlora_alpha)
     for target in targets:
         layers = tuple(wrapped[path] for path in target.paths)
-        module = (SplitLoraModule if target.is_split else LoraModule)(kind, target, layers)
+        made = of_base or (SplitLoraModule if target.is_split else LoraModule)
+        mask = masks if target.is_denoiser else None  # texts are the same at each timestep
+        module = made(kind, target, layers, sizes[target.kohya_name].form, mask)
         for group in [(layer,) for layer in layers] if target.is_split else [layers]:
             add_dropouts(group, ADAPTER, network)
+        if mask is not None:
+            for layer in layers:
+                mask.add(layer.lora_A[ADAPTER], module.rank)
         yield module
 
 
@@ -256,6 +277,9 @@ def _pattern_of(paths: Sequence[str]) -> str:
 def round_to(layer: Any, dtype: torch.dtype) -> None:
     """Round the adapter in a layer to what a file of this number format holds."""
     for half in (layer.lora_A, layer.lora_B):
+        if isinstance(half[ADAPTER], DoubledHalf):
+            half[ADAPTER].file_dtype = dtype
+            continue
         half[ADAPTER].weight.data = half[ADAPTER].weight.data.to(dtype).float()
     alpha = torch.tensor(layer.lora_alpha[ADAPTER], dtype=dtype).item()
     layer.scaling = {ADAPTER: alpha / layer.r[ADAPTER]}  # a new dictionary: the twin shares the old one

@@ -155,7 +155,7 @@ def _run_values(config: RunConfig, stats: TrainingMetadata) -> dict[str, Any]:
 
 
 def _network_values(config: RunConfig, stats: TrainingMetadata) -> dict[str, Any]:
-    network = config.network
+    network = config.network.in_file
     values: dict[str, Any] = {
         "ss_network_module": network.network_module,
         "ss_network_dim": network.network_dim,

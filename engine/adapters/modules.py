@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.adapters.rank_mask import RankMask
 from engine.errors import ModelError
 from engine.types import LoraTarget
 
@@ -17,6 +18,8 @@ class AdapterModule(ABC):
     """The interface of an adapter for the network, the trainer and the check of a file."""
 
     target: LoraTarget
+    rank_mask: RankMask | None = None
+    """T-LoRA's, which follows the timesteps."""
     layers: tuple[Any, ...]
     """The wrappers of the target's layers, in the order of `target.paths`; the layer itself is `base_layer`."""
 
@@ -39,6 +42,11 @@ class AdapterModule(ABC):
     def plus(self) -> list[nn.Parameter]:
         """The parameters that train faster with LoRA+ (Hayou et al. 2024)."""
         return self.outer
+
+    @property
+    def constants(self) -> list[nn.Parameter]:
+        """Float32 tensors beside the trained ones that neither seed nor base determine to the bit: a state has them."""
+        return []
 
     @property
     @abstractmethod

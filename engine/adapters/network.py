@@ -75,22 +75,9 @@ class AdapterNetwork:
                 "Name the LoRA whose ranks are used.",
                 code="dim-from-weights-without-file",
             )
-        norms = [target for target in targets if target.kind == "norm"]
-        others = [target for target in targets if target.kind != "norm"]
-        every = {kind: others, **({companion(): norms} if norms else {})}
-        ends = [end for each in every for end in each.written.values()]
-        start = None if weights is None else by_module(weights, ends)
-        sizes: dict[str, Size] = {}
+        by_kind = _by_kind(kind, targets)
         selection = selection or Selection()
-        tables = {name: choice.table(network) for name, choice in selection.by_name.items()}
-        for each, own in every.items():
-            sizes |= each.sizes(own, network, start, tables)
-        if start is not None and not sizes:
-            raise ModelError(
-                "The LoRA of dim_from_weights has no module of this model.",
-                f"It has {listing(list(start), 3)}.",
-                code="lora-without-modules",
-            )
+        sizes = _sizes(by_kind, network, selection, weights)
         chosen = [target for target in targets if target.kohya_name in sizes]
         if not chosen:
             raise UsageError(
@@ -98,17 +85,11 @@ class AdapterNetwork:
                 "Choose another network.algo.",
                 code="nothing-trained",
             )
-        modules: dict[str, AdapterModule] = {}
-        for name in dict.fromkeys(target.component for target in chosen):
-            for each, own in every.items():
-                here = [target for target in own if target.component == name and target.kohya_name in sizes]
-                for module in each.inject(components[name], here, sizes, network) if here else ():
-                    modules[module.target.kohya_name] = module
-        ordered = [modules[target.kohya_name] for target in chosen]
+        modules = _inject(by_kind, components, chosen, sizes, network)
         # A component computes on its first layer's device; the weights of its blocks may be elsewhere (split mode).
         devices = {name: next(component.parameters()).device for name, component in components.items()}
-        result = cls(kind, ordered, selection, folds_alpha=folds_alpha)
-        for each in every:
+        result = cls(kind, modules, selection, folds_alpha=folds_alpha)
+        for each in by_kind:
             each.initialise(result.modules_of(each), devices, generator_seed)
         if weights is not None:
             result.load(weights, log)
@@ -136,6 +117,16 @@ class AdapterNetwork:
         for module in self.modules:
             by_component.setdefault(module.target.component, []).extend(module.parameters)
         return [parameter for parameters in by_component.values() for parameter in parameters]
+
+    def constants(self) -> list[nn.Parameter]:
+        """`AdapterModule.constants` of all modules."""
+        return [constant for module in self.modules for constant in module.constants]
+
+    def follow(self, timesteps: torch.Tensor) -> None:
+        """Set the timesteps [B] of the batch that is trained next, 0 to 1000, for T-LoRA's masks."""
+        for mask in dict.fromkeys(module.rank_mask for module in self.modules):
+            if mask is not None:
+                mask.follow(timesteps)
 
     def module_counts(self) -> dict[str, int]:
         """Number of modules by component."""
@@ -237,6 +228,56 @@ class AdapterNetwork:
 
     def _layers(self) -> Iterator[Any]:
         return (layer for module in self.modules for layer in module.layers)
+
+
+def _by_kind(kind: TrainableKind, targets: Sequence[LoraTarget]) -> dict[TrainableKind, list[LoraTarget]]:
+    """The targets of `kind`, and of its companion where norm layers are among them."""
+    norms = [target for target in targets if target.kind == "norm"]
+    others = [target for target in targets if target.kind != "norm"]
+    return {kind: others, **({companion(): norms} if norms else {})}
+
+
+def _sizes(
+    by_kind: Mapping[TrainableKind, Sequence[LoraTarget]],
+    network: NetworkTable,
+    selection: Selection,
+    weights: Mapping[str, torch.Tensor] | None,
+) -> dict[str, Size]:
+    """Sizes of the modules to be attached, by Kohya's names.
+
+    Raises:
+        ModelError: `weights` decide the sizes, and have no module of this model.
+    """
+    ends = [end for kind in by_kind for end in kind.written.values()]
+    start = None if weights is None else by_module(weights, ends)
+    tables = {name: choice.table(network) for name, choice in selection.by_name.items()}
+    sizes: dict[str, Size] = {}
+    for kind, targets in by_kind.items():
+        sizes |= kind.sizes(targets, network, start, tables)
+    if start is not None and not sizes:
+        raise ModelError(
+            "The LoRA of dim_from_weights has no module of this model.",
+            f"It has {listing(list(start), 3)}.",
+            code="lora-without-modules",
+        )
+    return sizes
+
+
+def _inject(
+    by_kind: Mapping[TrainableKind, Sequence[LoraTarget]],
+    components: Mapping[str, nn.Module],
+    chosen: Sequence[LoraTarget],
+    sizes: Mapping[str, Size],
+    network: NetworkTable,
+) -> list[AdapterModule]:
+    """Put modules without values into the components, in place; in the order of `chosen`."""
+    modules: dict[str, AdapterModule] = {}
+    for name in dict.fromkeys(target.component for target in chosen):
+        for kind, targets in by_kind.items():
+            here = [target for target in targets if target.component == name and target.kohya_name in sizes]
+            for module in kind.inject(components[name], here, sizes, network) if here else ():
+                modules[module.target.kohya_name] = module
+    return [modules[target.kohya_name] for target in chosen]
 
 
 def _is_norm(module: AdapterModule) -> bool:

@@ -151,8 +151,9 @@ def _own_tables(
     for choice in selector.select([layer.target for layer in named.values() if layer is not None]).choices:
         table, name = choice.table(config.network), in_file[choice.target.kohya_name]
         rank = modules[name].get(DOWN, (0,))[0]
-        together = rank == table.network_dim * len(choice.target.paths) and choice.target.is_split
-        tables[name] = table.of_size(rank, None) if together else table
+        factor = table.rank_factor
+        together = rank == factor * table.network_dim * len(choice.target.paths) and choice.target.is_split
+        tables[name] = table.of_size(rank // factor, None) if together else table
     return tables
 
 

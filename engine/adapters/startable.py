@@ -85,9 +85,10 @@ def _overlap(parts: list[Address]) -> bool:
 def other_way(lora: Format) -> str | None:
     """The command that makes a LoRA of a file of another kind; None if there is none."""
     kinds = [kind_named(name) for name in lora.kinds]
-    if not all(kind.from_file_alone for kind in kinds) or family_of_lora(lora.base) is None:
+    if not all(kind.factors and not kind.is_companion for kind in kinds) or family_of_lora(lora.base) is None:
         return None
     if any(_BIASES & module.parts.keys() for module in lora.modules.values()):
         return None
     plain = len(kinds) == 1 and kinds[0].name == Lora.name
-    return None if plain else "lorasmith lora resize FILE --rank 32 -o NEW.safetensors"
+    base = "" if all(kind.from_file_alone for kind in kinds) else "--base MODEL "
+    return None if plain else f"lorasmith lora resize FILE {base}--rank 32 -o NEW.safetensors"

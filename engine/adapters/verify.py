@@ -114,7 +114,8 @@ def _in_kohyas_names(
 def rehearse(network: AdapterNetwork, components: Mapping[str, nn.Module], reader: LoraReader) -> None:
     """The device memory of `verify_file`, without a file and without comparing: a second adapter in float32 and the
     small forward. For plans, under fake tensors."""
-    second = [torch.empty_like(parameter, dtype=torch.float32) for parameter in network.parameters()]
+    tensors = [*network.parameters(), *network.constants()]
+    second = [torch.empty_like(tensor, dtype=torch.float32) for tensor in tensors]
     with no_trace(components):
         reader.denoise({key: twin_of(component, keep_adapter=True) for key, component in components.items()})
     del second

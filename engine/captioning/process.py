@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar
@@ -15,21 +14,20 @@ from engine.captioning.describing import Describer, batches_of
 from engine.captioning.job import CaptionJob
 from engine.captioning.writing import CaptionWriter, Proposal
 from engine.dataset.caption_files import CaptionFile
-from engine.errors import DataError, LoraSmithError, StorageError
+from engine.errors import DataError, LoraSmithError
 from engine.exit_codes import ExitCode
 from engine.runs.control import ControlBox
+from engine.runs.ending import print_line, report_end
 from engine.runs.events import (
-    ErrorEvent,
     EventLog,
     NoteEvent,
     PhaseEvent,
     ProgressEvent,
-    RunFinishedEvent,
     RunStartedEvent,
     WarningEvent,
 )
 from engine.runs.phase import Phase
-from engine.runs.state import StateWriter, write_exit
+from engine.runs.state import StateWriter
 from engine.text import plural, printable
 
 MOST_FAILURES = 5
@@ -188,12 +186,12 @@ class Work:
     def log(self, text: str) -> None:
         """Log a decision and its reason."""
         self.events.emit(NoteEvent(text=text))
-        _print(text)
+        print_line(text)
 
     def warn(self, text: str) -> None:
         """Report a problem that the user may want to fix."""
         self.events.emit(WarningEvent(code="caption", text=text))
-        _print(f"warning: {text}")
+        print_line(f"warning: {text}")
 
     def fail(self, error: LoraSmithError) -> ExitCode:
         """Report an error that the user has to fix, and finish."""
@@ -201,21 +199,7 @@ class Work:
         return self.finish(state, error.exit_code, **error.details)
 
     def finish(self, state: str, exit_code: ExitCode, **details: str) -> ExitCode:
-        """Report usage and the final state: first in exit.json, then in the events."""
+        """Report usage and the final state."""
         if usage := self._usage():
             self.log(usage)
-        with suppress(StorageError):  # it is also in the events
-            write_exit(self.job, state, exit_code, self.done, **details)
-        if details:
-            self.events.emit(ErrorEvent(**details))
-            _print(f"{details['title']}: {details['message']} {details['hint']}".strip())
-        self.state.update(force=True, state=state, phase="")
-        self.events.emit(RunFinishedEvent(state=state, exit_code=int(exit_code), step=self.done))
-        self.events.sync()
-        return exit_code
-
-
-def _print(text: str) -> None:
-    """Print a log line; a full disk must not end the job."""
-    with suppress(OSError):
-        print(text, flush=True)
+        return report_end(self.job, self.events, self.state, state, exit_code, self.done, **details)

@@ -7,9 +7,13 @@ configuration alone determines each step: a resume and a repeat apply the same c
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NewType
 
 from engine.config.change import LENGTH_KEYS, Change, read_change
 from engine.config.schema import RunConfig
+
+EffectiveConfig = NewType("EffectiveConfig", RunConfig)
+"""The settings in force at a step: with the changes until then, without their list."""
 
 
 def changes_of(config: RunConfig) -> tuple[Change, ...]:
@@ -26,28 +30,28 @@ def changed_by(config: RunConfig, change: Change) -> RunConfig:
     return config.changed(**change.tables)
 
 
-def unchanged(config: RunConfig) -> RunConfig:
+def unchanged(config: RunConfig) -> EffectiveConfig:
     """`config` as it is at the start, without its list of changes."""
-    return config.changed(training={"changes": []}) if config.training.changes else config
+    return EffectiveConfig(config.changed(training={"changes": []}) if config.training.changes else config)
 
 
-def stages(config: RunConfig) -> Iterator[tuple[int, RunConfig]]:
+def stages(config: RunConfig) -> Iterator[tuple[int, EffectiveConfig]]:
     """(first step, settings in force from there on), from step 0; the changes of one step are one stage."""
     now, begin = unchanged(config), 0
     for change in changes_of(config):
         if change.step > begin:
             yield begin, now
             begin = change.step
-        now = changed_by(now, change)
+        now = EffectiveConfig(changed_by(now, change))
     yield begin, now
 
 
-def effective_config(config: RunConfig, step: int) -> RunConfig:
+def effective_config(config: RunConfig, step: int) -> EffectiveConfig:
     """The settings in force after `step` updates, with the changes of that moment; without the list."""
     return [now for begin, now in stages(config) if begin <= step][-1]
 
 
-def at_the_end(config: RunConfig) -> RunConfig:
+def at_the_end(config: RunConfig) -> EffectiveConfig:
     """The settings in force after all changes."""
     return [now for _, now in stages(config)][-1]
 

@@ -28,6 +28,7 @@ ADDED: Mapping[str, tuple[str, ...]] = {
     "network": (
         *("algo", "factor", "full_matrix", "decompose_both", "unbalanced_factorization", "use_tucker", "use_scalar"),
         *("constraint", "rescaled", "train_norm", "rank_dropout_scale", "dora_wd", "wd_on_output", "rs_lora"),
+        *("init_lora_weights", "tlora_min_rank", "tlora_alpha"),
         *LayersTable.model_fields,
     ),
     "flux": LAYER_SETTINGS,

@@ -9,7 +9,7 @@ from typing_extensions import override
 from engine.config.fields import Table, setting
 from engine.config.key_values import number_text
 from engine.config.layers import WITH_CONVOLUTIONS, LayersTable, Preset
-from engine.config.values import Algo, NetworkModule
+from engine.config.values import Algo, InitLora, NetworkModule
 
 LYCORIS, KOHYA = "lycoris.kohya", "networks.lora"
 IMPLIED: Mapping[str, Algo] = {"networks.loha": "loha", "networks.lokr": "lokr", "locon.locon_kohya": "lora"}
@@ -40,6 +40,8 @@ _ARGUMENTS = (
     *(*_ROWS, "module_dropout"),
 )
 """LyCORIS' arguments beside the ranks."""
+FROM_BASE = frozenset({"pissa", "olora"})
+"""Values of `init_lora_weights` with matrices of the base's weights: a file has twice the rank of the training."""
 _OF_KINDS = frozenset(key for keys in _READ_BY.values() for key in keys)
 
 
@@ -157,6 +159,33 @@ class AdapterTable(Table):
         vram="more",
         advanced=True,
     )
+    init_lora_weights: InitLora = setting(
+        "default",
+        "First values",
+        "How the matrices of a plain LoRA begin. pissa and olora: with the main part of each layer's own weight (files "
+        "of twice the rank; minutes before the first step for large models); eva: by what the layers see of the "
+        "training images, seconds to minutes; gaussian, orthogonal: random. pissa, olora and eva often learn faster.",
+        vram="pissa, olora: more",
+        advanced=True,
+    )
+    tlora_min_rank: int | None = setting(
+        None,
+        "T-LoRA least rank",
+        "A plain LoRA trains only so many of its ranks at the noisiest timestep, and more the less noise there is: it "
+        "learns less of the background and the poses of few images. 1 to half the rank is usual; unset: all ranks.",
+        ge=1,
+        le=1024,
+        unit="ranks",
+        advanced=True,
+    )
+    tlora_alpha: float = setting(
+        1.0,
+        "T-LoRA exponent",
+        "With tlora_min_rank: 1 adds ranks evenly as the noise falls, above 1 later, below 1 earlier.",
+        gt=0,
+        le=10,
+        advanced=True,
+    )
     network_dropout: float = setting(
         0.0, "Dropout", "Share of the down projection's values that is dropped in each step.", ge=0, lt=1, advanced=True
     )
@@ -218,6 +247,16 @@ class AdapterTable(Table):
     def is_decomposed(self) -> bool:
         """Whether it trains a DoRA."""
         return self.dora_wd and "dora_wd" in _READ_BY[self.algo]
+
+    @property
+    def initialisation(self) -> InitLora:
+        """The first values of a plain LoRA; with `dim_from_weights` all of them are a file's."""
+        return self.init_lora_weights if self.is_lora and not self.dim_from_weights else "default"
+
+    @property
+    def rank_factor(self) -> int:
+        """The rank in a file over that of the training."""
+        return 2 if self.initialisation in FROM_BASE else 1
 
     @property
     def conv_rank(self) -> int | None:
@@ -288,3 +327,13 @@ class NetworkTable(LayersTable, AdapterTable):
         own = {"dim": rank, "alpha": alpha}
         values = {f"{front}_{key}": value for key, value in own.items() if value for front in ("network", "conv")}
         return self.model_copy(update=values)
+
+    @property
+    def in_file(self) -> NetworkTable:
+        """This table with the ranks and alphas that a file has."""
+        factor, conv = self.rank_factor, self.conv_rank
+        if factor == 1:
+            return self
+        ranks = {"network_dim": factor * self.network_dim, "conv_dim": conv and factor * conv}
+        alphas = {"network_alpha": factor * self.network_alpha, "conv_alpha": factor * self.conv_scale}
+        return self.model_copy(update={**ranks, **alphas})

@@ -14,13 +14,12 @@ from functools import cache
 from typing import Any
 
 from engine.config.key_values import Parameter, parse_arguments, read_settings
-from engine.config.training import TrainingTable, needs_no_schedule
+from engine.config.training import TrainingTable, is_schedule_free
 from engine.errors import UsageError
 from engine.paths import ASSETS
 from engine.text import printable, shell_word
 
 TABLE = ASSETS / "optimizers.json"
-is_schedule_free = needs_no_schedule
 ADAFACTOR = "transformers.optimization.Adafactor"
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from engine.config.optimizers import is_schedule_free, schedule_settings, sets_its_own_rate, step_rules
+from engine.config.optimizers import schedule_settings, sets_its_own_rate, step_rules
+from engine.config.training import is_schedule_free
 
 if TYPE_CHECKING:
     from engine.config.training import TrainingTable

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, NewType
 
 from engine.config.layers import RATIOS, WEIGHT_LISTS, WITHOUT_TEXT
 from engine.config.local_paths import require_local_paths
-from engine.config.network import IMPLIED, LYCORIS
-from engine.config.optimizers import check_rates, is_schedule_free, optimizer_notes, sets_its_own_rate, shares_rate
+from engine.config.network import FROM_BASE, IMPLIED, LYCORIS
+from engine.config.optimizers import check_rates, optimizer_notes, sets_its_own_rate, shares_rate
 from engine.config.schema import RunConfig
 from engine.config.trained import is_trained
-from engine.config.training import TrainingTable
+from engine.config.training import TrainingTable, is_schedule_free
 from engine.config.unused import idle_settings
 from engine.errors import UsageError
 from engine.text import plural
@@ -190,6 +190,28 @@ def _kind_of_adapter(config: RunConfig, _: bool) -> Resolution:
     return config, []
 
 
+def _plain_loras_only(config: RunConfig, _: bool) -> Resolution:
+    """First values and T-LoRA's mask are those of two matrices; PiSSA and OLoRA need the base's exact weights."""
+    network, memory = config.network, config.memory
+    chosen = ["init_lora_weights"] if network.init_lora_weights != "default" else []
+    chosen += ["tlora_min_rank"] if network.tlora_min_rank is not None else []
+    if chosen and not network.is_lora:
+        raise UsageError(
+            f"network.{chosen[0]} is for plain LoRAs, and network.algo = {network.algo} with its settings trains "
+            "another kind.",
+            f"Unset {chosen[0]}, or set network.algo = lora without its variants.",
+            code="setting-of-plain-lora",
+        )
+    if network.initialisation in FROM_BASE and memory.base_precision != "auto":
+        raise UsageError(
+            f"network.init_lora_weights = {network.init_lora_weights} is computed from the base's weights, which "
+            f"memory.base_precision = {memory.base_precision} rounds.",
+            "Set memory.base_precision = auto (memory.split_mode needs less memory too), or init_lora_weights = eva.",
+            code="first-values-need-exact-base",
+        )
+    return config, []
+
+
 def _cached_latents(config: RunConfig, _: bool) -> Resolution:
     """Pixels that change in each step cannot be cached; a place for latents means that they are cached."""
     memory = config.memory
@@ -240,6 +262,7 @@ RULES: tuple[Rule, ...] = (
     _shared_rate,
     _ranks_of_weights,
     _kind_of_adapter,
+    _plain_loras_only,
     _cached_latents,
     _offloaded_checkpoints,
     _swapped_blocks,

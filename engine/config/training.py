@@ -16,7 +16,7 @@ MOST_ENCODERS = 4
 Rate = Annotated[float, Field(ge=0)]
 
 
-def needs_no_schedule(optimizer_type: str) -> bool:
+def is_schedule_free(optimizer_type: str) -> bool:
     """Whether the optimizer needs and gets no schedule, by its name: as in Kohya's scripts, and the classes of
     pytorch_optimizer too."""
     name = optimizer_type.lower().rpartition(".")[2]
@@ -205,7 +205,7 @@ class TrainingTable(Table):
             raise ValueError("min_timestep must be below max_timestep")
         if self.adaptive_noise_scale is not None and self.noise_offset is None:
             raise ValueError("adaptive_noise_scale needs noise_offset")
-        needs_schedule = not needs_no_schedule(self.optimizer_type)  # else the scripts ignore it as well
+        needs_schedule = not is_schedule_free(self.optimizer_type)  # else the scripts ignore it as well
         if self.lr_scheduler == "constant" and self.lr_warmup_steps and needs_schedule:
             raise ValueError("lr_scheduler constant has no warm-up: use constant_with_warmup, or lr_warmup_steps = 0")
         return self

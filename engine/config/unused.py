@@ -11,8 +11,9 @@ from typing import Any
 from engine.config.flux import LAYER_SETTINGS
 from engine.config.layers import CHOOSING, RANK_LISTS, RATIOS, WEIGHT_LISTS
 from engine.config.network import NetworkTable
-from engine.config.optimizers import is_schedule_free, sets_its_own_rate
+from engine.config.optimizers import sets_its_own_rate
 from engine.config.schema import RunConfig
+from engine.config.training import is_schedule_free
 
 _Reason = tuple[tuple[str, ...], str]
 """Dotted keys, and why they have no effect."""
@@ -131,6 +132,7 @@ def _network(config: RunConfig) -> Iterator[_Reason]:
         yield keys, "dim_from_weights takes ranks and alphas from network_weights"
     elif network.conv_rank is None:
         yield ("network.conv_alpha",), "conv_dim is not set"
+    yield from _first_values(network)
     for key in network.idle_settings:
         yield (f"network.{key}",), _why_idle(network, key)
     if config.flux.ae is not None:
@@ -163,6 +165,20 @@ def _layers(config: RunConfig) -> Iterator[_Reason]:
     if sets_its_own_rate(training.optimizer_type, training.optimizer_args):
         keys = tuple(f"network.{key}" for key in (*RATIOS, *WEIGHT_LISTS, "network_reg_lrs"))
         yield keys, "Adafactor sets its own rate"
+
+
+def _first_values(network: NetworkTable) -> Iterator[_Reason]:
+    """Settings of the first values and of T-LoRA's mask."""
+    if network.dim_from_weights:
+        yield ("network.init_lora_weights",), "dim_from_weights takes the matrices from network_weights"
+    elif network.init_lora_weights == "eva" and network.network_weights is not None:
+        yield ("network.init_lora_weights",), "network_weights has the first values"
+    if network.network_train_text_encoder_only:
+        yield ("network.tlora_min_rank", "network.tlora_alpha"), "only ranks of the denoiser depend on the timestep"
+    elif network.tlora_min_rank is None:
+        yield ("network.tlora_alpha",), "tlora_min_rank is not set"
+    elif network.tlora_min_rank >= network.network_dim and not network.dim_from_weights:
+        yield ("network.tlora_min_rank", "network.tlora_alpha"), "tlora_min_rank is not below network_dim"
 
 
 def _why_idle(network: NetworkTable, key: str) -> str:

@@ -11,6 +11,7 @@ NetworkModule = Literal[
     "networks.lora", "networks.lora_flux", "lycoris.kohya", "locon.locon_kohya", "networks.loha", "networks.lokr"
 ]
 Algo = Literal["lora", "locon", "loha", "lokr", "glora", "full", "diag-oft", "boft", "ia3"]
+InitLora = Literal["default", "gaussian", "orthogonal", "pissa", "olora", "eva"]
 Precision = Literal["auto", "no", "fp16", "bf16"]
 SavePrecision = Literal["float", "fp16", "bf16"]
 KeyFormat = Literal["kohya", "diffusers", "comfy"]

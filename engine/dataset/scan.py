@@ -7,44 +7,27 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from engine.config.dataset import DatasetTable
 from engine.config.schema import RunConfig
 from engine.dataset import auto_validation
 from engine.dataset.checked import CheckedImages
-from engine.dataset.configured import ConfiguredSource, configured_sources, masks_by_name, metadata_source
-from engine.dataset.decoding import KOHYA_EXTENSIONS, UnusableImage, check_pixels, read_header
-from engine.dataset.folders import Source, caption_extensions, find_sources, nfc_name, read_caption
+from engine.dataset.configured import masks_by_name
+from engine.dataset.decoding import UnusableImage, check_pixels, read_header
+from engine.dataset.folders import caption_extensions, nfc_name, read_caption
 from engine.dataset.images import ONLY_FIRST_LINE, ImageInfo, Rejected, Scan, Subset
+from engine.dataset.parts import Part, as_kohya, find_parts
 from engine.dataset.pool import ordered_map, workers
-from engine.errors import DataError, UsageError
+from engine.errors import DataError
 from engine.text import listing, plural, printable
 from engine.types import Progress
 
-Role = Literal["train", "reg", "validation"]
-
-_KEYS: dict[Role, str] = {"train": "train_data_dir", "reg": "reg_data_dir", "validation": "validation_data_dir"}
 SAVED_EVERY = 1000
 """Images between two saves: at most so many are checked again after a kill."""
 _DEFAULT_EXPOSURES = 400
 """Repeats x images of a plain folder: usual for short LoRA runs."""
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A future subset with its role."""
-
-    source: Source
-    role: Role
-    configured: ConfiguredSource | None = None
-    """Its source in a dataset configuration, if it has one."""
-
-    def table(self, config: RunConfig) -> DatasetTable:
-        """The settings of this part."""
-        return config.dataset if self.configured is None else self.configured.spec.table
 
 
 def scan(config: RunConfig, progress: Progress | None = None) -> Scan:
@@ -71,10 +54,10 @@ def survey(config: RunConfig, progress: Progress | None = None) -> tuple[Scan, d
         UsageError: no folder is set, or one folder has two roles.
         DataError: a folder is missing, unreadable, or without any image file.
     """
-    parts, rejected, notes = _find_parts(config)
+    parts, rejected, notes = find_parts(config)
     all_parts = parts
     if config.training.kohya_exact:
-        parts = [_as_kohya(part, rejected) for part in parts]
+        parts = [as_kohya(part, rejected) for part in parts]
     jobs = [(part, path) for part in parts for path in part.source.folder.images]
     read = _reader(config)
     results: list[ImageInfo | Rejected] = []
@@ -88,7 +71,7 @@ def survey(config: RunConfig, progress: Progress | None = None) -> tuple[Scan, d
                 progress(len(results), len(jobs))
     rejected += [result for result in results if isinstance(result, Rejected)]
     subsets: list[Subset] = []
-    owners: list[_Part] = []
+    owners: list[Part] = []
     images_by_part = _by_part(parts, results)
     validation = _auto_validation(parts, images_by_part, config)
     for part, images in zip(parts, images_by_part, strict=True):
@@ -102,7 +85,7 @@ def survey(config: RunConfig, progress: Progress | None = None) -> tuple[Scan, d
     return Scan(tuple(subsets), tuple(rejected), notes, config.dataset.min_images, orphans), bad
 
 
-def _by_part(parts: Sequence[_Part], results: Sequence[ImageInfo | Rejected]) -> list[list[ImageInfo]]:
+def _by_part(parts: Sequence[Part], results: Sequence[ImageInfo | Rejected]) -> list[list[ImageInfo]]:
     """The usable images of each part, from the results of all parts in order."""
     images_by_part, position = [], 0
     for part in parts:
@@ -114,7 +97,7 @@ def _by_part(parts: Sequence[_Part], results: Sequence[ImageInfo | Rejected]) ->
     return images_by_part
 
 
-def _auto_validation(parts: Sequence[_Part], images_by_part: Sequence[list[ImageInfo]], config: RunConfig) -> set[Path]:
+def _auto_validation(parts: Sequence[Part], images_by_part: Sequence[list[ImageInfo]], config: RunConfig) -> set[Path]:
     """Training images that `engine.dataset.auto_validation` uses for validation instead."""
     if not config.sets_aside:
         return set()
@@ -123,7 +106,7 @@ def _auto_validation(parts: Sequence[_Part], images_by_part: Sequence[list[Image
     return {image.path for image in auto_validation.choose(training, config.dataset.validation_seed)}
 
 
-def _orphans(part: _Part, config: RunConfig, used: set[Path | None]) -> list[Path]:
+def _orphans(part: Part, config: RunConfig, used: set[Path | None]) -> list[Path]:
     """Caption files of a folder that belong to no image in it; none if captions are from metadata."""
     if part.configured is not None and part.configured.captions is not None:
         return []
@@ -191,85 +174,7 @@ def default_repeats(images: int) -> int:
     return max(1, round(_DEFAULT_EXPOSURES / max(1, images)))
 
 
-def _find_parts(config: RunConfig) -> tuple[list[_Part], list[Rejected], list[str]]:
-    if config.dataset.dataset_config:
-        return _configured_parts(config)
-    if not config.dataset.train_data_dir:
-        raise UsageError(
-            "dataset.train_data_dir is not set.",
-            "Name the folder of the images with --images DIR.",
-            code="no-folder-of-images",
-        )
-    if config.dataset.in_json:
-        metadata, notes = metadata_source(config)
-        more, rejected, more_notes = _validation_parts(config)
-        return [_Part(metadata.source, "train", metadata), *more], rejected, [*notes, *more_notes]
-    parts: list[_Part] = []
-    rejected, notes = [], []
-    roles: dict[Path, str] = {}
-    for role, name in _KEYS.items():
-        value = getattr(config.dataset, name)
-        if not value:
-            continue
-        sources, source_rejected, source_notes = find_sources(_expanded(value), f"dataset.{name}")
-        for source in sources:
-            place = source.folder.path.resolve()
-            if place in roles:
-                raise UsageError(
-                    f"dataset.{name} and dataset.{roles[place]} both use the folder {printable(place)}.",
-                    "Use it for one of training, regularization and validation.",
-                    code="folder-used-twice",
-                )
-            roles[place] = name
-        parts += [_Part(source, role) for source in sources]
-        rejected += source_rejected
-        notes += source_notes
-    return parts, rejected, notes
-
-
-def _configured_parts(config: RunConfig) -> tuple[list[_Part], list[Rejected], list[str]]:
-    """The subsets of a dataset configuration; the folders of `[dataset]` are then not read."""
-    table = config.dataset
-    assert table.dataset_config
-    configured, notes = configured_sources(_expanded(table.dataset_config), config)
-    ignored = [f"dataset.{name}" for name in ("train_data_dir", "reg_data_dir") if getattr(table, name)]
-    if ignored:
-        notes.insert(0, f"{' and '.join(ignored)} not read: dataset.dataset_config is set")
-    parts = [_Part(entry.source, "reg" if entry.spec.is_reg else "train", entry) for entry in configured]
-    if not any(part.role == "train" for part in parts):
-        raise DataError(
-            f"{printable(table.dataset_config)} has no subset to train on: all are is_reg.",
-            "Add one.",
-            code="no-subset-to-train",
-        )
-    rejected = [file for entry in configured for file in entry.source.folder.rejected]
-    more, more_rejected, more_notes = _validation_parts(config)
-    return [*parts, *more], [*rejected, *more_rejected], [*notes, *more_notes]
-
-
-def _validation_parts(config: RunConfig) -> tuple[list[_Part], list[Rejected], list[str]]:
-    """The folders of `dataset.validation_data_dir`."""
-    place = config.dataset.validation_data_dir
-    if not place:
-        return [], [], []
-    sources, rejected, notes = find_sources(_expanded(place), "dataset.validation_data_dir")
-    return [_Part(source, "validation") for source in sources], rejected, notes
-
-
-def _as_kohya(part: _Part, rejected: list[Rejected]) -> _Part:
-    """The part without images that Kohya's scripts ignore; those go to `rejected`."""
-    folder = part.source.folder
-    supported = tuple(
-        path for path in folder.images
-        if path.suffix.lower() in KOHYA_EXTENSIONS and path.suffix in (path.suffix.lower(), path.suffix.upper())
-    )  # fmt: skip
-    reason = "Kohya's scripts do not read this kind of file (kohya_exact)"
-    left_out = set(folder.images).difference(supported)
-    rejected += [Rejected(path, reason) for path in folder.images if path in left_out]
-    return replace(part, source=replace(part.source, folder=replace(folder, images=supported)))
-
-
-def _masked(subset: Subset, part: _Part, config: RunConfig, notes: list[str]) -> Subset:
+def _masked(subset: Subset, part: Part, config: RunConfig, notes: list[str]) -> Subset:
     """The subset with the mask of each image, if masks are configured for it."""
     own = None if part.configured is None else part.configured.spec.conditioning_data_dir
     masks = own or (config.dataset.conditioning_data_dir if part.configured is None else None)
@@ -289,22 +194,15 @@ def _masked(subset: Subset, part: _Part, config: RunConfig, notes: list[str]) ->
     return replace(subset, images=images)
 
 
-def _expanded(value: str) -> Path:
-    try:
-        return Path(value).expanduser()
-    except RuntimeError:
-        return Path(value)  # no such user: a folder may be called ~name
-
-
 _Read = tuple[ImageInfo | Rejected, DataError | None]
 """A file, and the error of its caption."""
 
 
-def _reader(config: RunConfig) -> Callable[[tuple[_Part, Path]], _Read]:
+def _reader(config: RunConfig) -> Callable[[tuple[Part, Path]], _Read]:
     """A function that reads one file; it runs in threads and returns errors instead of raising."""
     limit, exact = config.dataset.max_image_megapixels, config.training.kohya_exact
 
-    def read(job: tuple[_Part, Path]) -> _Read:
+    def read(job: tuple[Part, Path]) -> _Read:
         part, path = job
         table = part.table(config)
         all_lines = table.enable_wildcard
@@ -340,7 +238,7 @@ def _raise_bad_captions(errors: list[DataError]) -> None:
 
 
 def _subsets(
-    part: _Part, images: list[ImageInfo], auto_validation_paths: set[Path], config: RunConfig, notes: list[str]
+    part: Part, images: list[ImageInfo], auto_validation_paths: set[Path], config: RunConfig, notes: list[str]
 ) -> list[Subset]:
     """The subset of a folder, or two if it has validation images; decisions go to `notes`.
 
@@ -349,7 +247,7 @@ def _subsets(
     """
     table = part.table(config)
     folder = part.source.folder.path
-    tokens = _class_tokens(part, config)
+    tokens = part.class_tokens(config)
     if part.role == "validation":
         return [Subset(folder, 1, tokens, False, True, tuple(images))]
     own: dict[str, Any] = {}
@@ -398,15 +296,6 @@ def _subsets(
     if validation:
         subsets.append(Subset(folder, 1, tokens, False, True, tuple(validation), **own))
     return subsets
-
-
-def _class_tokens(part: _Part, config: RunConfig) -> str:
-    """The caption of images without one; regularization images never get the trigger."""
-    if part.configured is not None:
-        return part.configured.spec.class_tokens
-    if part.role == "reg":
-        return part.source.name
-    return config.dataset.class_tokens or part.source.name or config.saving.output_name
 
 
 @contextmanager

@@ -127,18 +127,44 @@ def lora_parameters(run: ResolvedRun) -> int:
     those of the file."""
     from engine.adapters.kinds.registry import trained_kind
     from engine.adapters.selection import Selector
+    from engine.config.trained import why_untrained
+    from engine.families.listing import listed_layers
+    from engine.models.header import read_header
+
+    config = run.config
+    if config.network.dim_from_weights and config.network.network_weights:
+        start = read_header(expanded(config.network.network_weights))
+        return sum(prod(shape) for shape in start.shapes.values() if shape)
+    selector, kind, network = Selector(config, run.family), trained_kind(config.network), config.network
+    listed = listed_layers(run.family, run.recognition)
+    if not any(layer.shape for layer in listed):
+        return _by_patterns(run)
+    layers, trained = {}, []
+    for layer in listed:
+        target = layer.target
+        why = why_untrained(config, denoiser=target.is_denoiser, component=target.component)
+        if layer.shape and why is None:
+            layers[target.kohya_name] = layer
+            trained.append(target)
+    total = _chosen_norms(run, selector)
+    for choice in selector.select(trained).choices:
+        name, target, table = choice.target.kohya_name, choice.target, choice.table(network)
+        layer = layers[name]
+        total += kind.count(name, layer.shape, target.kind, table, bias=layer.bias)
+        if target.is_split:
+            total += (len(target.paths) - 1) * table.network_dim * layer.shape[1]
+    return total
+
+
+def _by_patterns(run: ResolvedRun) -> int:
+    """The same by the names of the weights, for a family without a table of Kohya's names."""
+    from engine.adapters.kinds.registry import trained_kind
     from engine.config.trained import is_trained
     from engine.models.header import read_header
 
     config, path, patterns = run.config, run.recognition.path, run.family.spec.patterns
-    if config.network.dim_from_weights and config.network.network_weights:
-        start = read_header(expanded(config.network.network_weights))
-        return sum(prod(shape) for shape in start.shapes.values() if shape)
-    selector = Selector(config, run.family)
-    if not selector.is_plain:
-        return _chosen_parameters(run, selector)
     files = sorted(path.glob("*/*.safetensors")) if path.is_dir() else [path]
-    wants_unet, wants_text = is_trained(config, denoiser=True), is_trained(config, denoiser=False)
+    wants_denoiser, wants_text = is_trained(config, denoiser=True), is_trained(config, denoiser=False)
     kind, network = trained_kind(config.network), config.network
     conv = kind.takes_convolutions(network) and bool(kind.size_of("conv3x3", network))
     total = 0
@@ -147,46 +173,30 @@ def lora_parameters(run: ResolvedRun) -> int:
         shapes = read_header(file).shapes
         for name, shape in shapes.items():
             text = inside == "text_encoder." or re.search(patterns.text, name) is not None
-            is_trained_part = wants_text if text else wants_unet
-            if re.search(patterns.elsewhere, inside + name) or not is_trained_part:
+            wanted = wants_text if text else wants_denoiser
+            if not wanted or len(shape) < 2 or re.search(patterns.elsewhere, inside + name):
                 continue
-            if len(shape) < 2:
-                total += shape[0] if shape and not text and network.train_norm and _is_norm(name, patterns, conv) else 0
-                continue
-            attention = re.search(patterns.attention, name) is not None
-            if attention or (conv and re.search(patterns.convolution, name)):
+            if re.search(patterns.attention, name) or (conv and re.search(patterns.convolution, name)):
                 layer, bias = name.removesuffix(".weight"), name.removesuffix("weight") + "bias" in shapes
                 form = "conv3x3" if shape[2:] == (3, 3) else "linear"
                 total += kind.count(layer.replace(".", "_"), shape, form, network, bias=bias)
-    return total + (_chosen_parameters(run, selector, outside=True) if network.layer_preset else 0)
-
-
-def _chosen_parameters(run: ResolvedRun, selector: Selector, *, outside: bool = False) -> int:
-    """The same where settings choose layers or ranks; norm layers are not counted.
-
-    Args:
-        outside: only of layers outside the blocks.
-    """
-    from engine.adapters.kinds.registry import trained_kind
-    from engine.config.trained import why_untrained
-    from engine.families.listing import listed_layers
-
-    network, layers = run.config.network, {}
-    kind, trained = trained_kind(network), []
-    for layer in listed_layers(run.family, run.recognition):
-        target = layer.target
-        why = why_untrained(run.config, denoiser=target.is_denoiser, component=target.component)
-        if layer.shape and why is None and (not outside or selector.is_outside(target)):
-            layers[target.kohya_name] = layer
-            trained.append(target)
-    total = 0
-    for choice in selector.select(trained).choices:
-        name, target, table = choice.target.kohya_name, choice.target, choice.table(network)
-        layer = layers[name]
-        total += kind.count(name, layer.shape, target.kind, table, bias=layer.bias)
-        if target.is_split:
-            total += (len(target.paths) - 1) * table.network_dim * layer.shape[1]
     return total
+
+
+def _chosen_norms(run: ResolvedRun, selector: Selector) -> int:
+    """Weights and biases of the norm layers that are chosen."""
+    from engine.config.trained import why_untrained
+
+    if not run.config.network.train_norm:
+        return 0
+    patterns, conv = run.family.spec.patterns, selector.wants_convolutions
+    channels = {
+        target: count
+        for target, count in run.family.norm_layers(run.recognition)
+        if _is_norm(f"{target.path}.", patterns, conv)
+        and why_untrained(run.config, denoiser=True, component=target.component) is None
+    }
+    return sum(2 * channels[choice.target] for choice in selector.select(list(channels)).choices)
 
 
 def _is_norm(name: str, patterns: LayerPatterns, conv: bool) -> bool:

@@ -286,6 +286,15 @@ class Family(ABC):
                     bias = f"{name.removesuffix('weight')}bias" in shapes
                     yield WeightShape(component, name.removesuffix(".weight"), shape, bias)
 
+    def norm_layers(self, recognition: Recognition) -> Iterator[tuple[LoraTarget, int]]:
+        """The norm layers of the denoiser's blocks that can be trained, with Kohya's names, each with its channels.
+        Reads headers only; by default there are none.
+
+        Raises:
+            ModelError: a file cannot be read.
+        """
+        return iter(())
+
     def chooses_layers(self, config: RunConfig) -> bool:
         """Whether the family's own settings choose layers, or give them ranks."""
         return False

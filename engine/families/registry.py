@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from engine.config import RunConfig
 from engine.config.layers import BLOCK_SETTINGS
-from engine.errors import ModelError, UsageError
+from engine.errors import ModelError
 from engine.families.base import Family
 from engine.families.flux.family import FLUX
 from engine.families.module_table import ModuleTable
@@ -20,6 +19,7 @@ from engine.models.files import read_json
 from engine.models.header import read_header, readable
 from engine.models.hub.cache import cached_folder, is_hub_id
 from engine.models.kinds import likeness_of
+from engine.plugins import load_plugins
 from engine.text import printable, shell_word
 from engine.types import Recognition
 
@@ -35,21 +35,7 @@ def families() -> tuple[Family, ...]:
     Raises:
         UsageError: a plugin family cannot be loaded.
     """
-    return (*(own() for own in _OWN), *(_load_plugin(point) for point in sorted(entry_points(group=PLUGINS))))
-
-
-def _load_plugin(point: EntryPoint) -> Family:
-    try:
-        family = point.load()()
-    except Exception as error:
-        raise UsageError(
-            f"The plugin family {printable(point.name)} ({printable(point.value)}) cannot be loaded: "
-            f"{printable(str(error))}.",
-            "Uninstall that package, or install the version that belongs to this one.",
-            code="plugin-not-loadable",
-        ) from error
-    assert isinstance(family, Family), f"{point.value} is no family"
-    return family
+    return (*(own() for own in _OWN), *load_plugins(PLUGINS, Family, "plugin family"))
 
 
 def specs() -> tuple[FamilySpec, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from engine.config.rates import component_of
 from engine.runs.events import Event, RunFinishedEvent, SampleEvent, StepEvent, ValidationEvent
 
 _NORMS = {
@@ -148,8 +149,8 @@ class Scalars:
 
 
 def _part(group: str) -> str:
-    """The scripts' name of an optimizer's group: "text_encoder" → "textencoder", "unet plus" stays."""
-    component, blank, rest = group.partition(" ")
+    """The scripts' name of an optimizer's group: "text_encoder" → "textencoder", "unet_block5 plus" stays."""
+    component = component_of(group)
     number = component.removeprefix("text_encoder")
     name = f"textencoder{number.replace('_', ' ')}" if number != component else "unet"
-    return f"{name}{blank}{rest}"
+    return f"{name}{group.removeprefix(component)}"

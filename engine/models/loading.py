@@ -140,6 +140,26 @@ def load_part(
         return module
     changes = _CHANGES.get()
     added = {} if changes is None else changes.of_part(part, module, source.config)
+    state = _read_weights(part, source, module, dtype, quantizer, added, log)
+    module.load_state_dict(state, strict=True, assign=True)
+    quantizer.log_summary(part, dtype, log)
+    return module.requires_grad_(False).eval()
+
+
+def _read_weights(
+    part: str,
+    source: PartSource,
+    module: Any,
+    dtype: torch.dtype,
+    quantizer: Quantizer,
+    added: Mapping[str, Callable[[], Tensor]],
+    log: Log,
+) -> dict[str, Tensor]:
+    """The module's tensors from the part's files: in `dtype`, or quantized.
+
+    Args:
+        added: what gives the change of a weight, by its name in the module.
+    """
     kinds = {name: kind for file in source.files for name, (kind, _) in read_header(file).tensors.items()}
     shapes = {key: tensor.shape for key, tensor in module.state_dict().items()}
     candidates = source.key_candidates(list(shapes))
@@ -167,9 +187,7 @@ def load_part(
             _check_finite(converted, tensor, what)
             state |= quantizer.quantize(key, tensor) if key in quantizer else {key: converted}
         _log_unused(handles, {entry.name for entry in used.values()}, source.prefixes, f"{part} in {where}", log)
-    module.load_state_dict(state, strict=True, assign=True)
-    quantizer.log_summary(part, dtype, log)
-    return module.requires_grad_(False).eval()
+    return state
 
 
 def _missing_tensors(missing: Sequence[str], count: int, part: str, where: str) -> ModelError:

@@ -71,9 +71,10 @@ def _check_length(path: Path, value: Any) -> None:
 
 
 def _check_ids(path: Path, vocabulary: Any, vocab_size: int | None) -> None:
-    if not isinstance(vocabulary, dict) or any(type(each) is not int or each < 0 for each in vocabulary.values()):
+    numbers = vocabulary.values() if isinstance(vocabulary, dict) else ("none",)
+    if not set(map(type, numbers)) <= {int} or min(numbers, default=0) < 0:
         raise ModelError(f"{printable(path)} is no table of tokens and their numbers.", _FETCH, code="tokenizer-wrong")
-    largest = max(vocabulary.values(), default=0)
+    largest = max(numbers, default=0)
     if vocab_size is not None and largest >= vocab_size:
         raise ModelError(
             f"{printable(path)} has the token number {largest}, and the text encoder knows {vocab_size} tokens.",

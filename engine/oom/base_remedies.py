@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
+from engine.config.network import FROM_BASE
 from engine.config.optimizers import optimizer_settings
 from engine.errors import UsageError
 from engine.oom.remedy import OomContext, Remedy
@@ -35,6 +36,8 @@ def eight_bit_optimizer(context: OomContext) -> Remedy | None:
 def eight_bit_base(context: OomContext) -> Remedy | None:
     """The frozen weights in int8."""
     if context.gpu is None or context.config.memory.base_precision != "auto":
+        return None
+    if context.config.network.initialisation in FROM_BASE:  # their constants are of the exact weights
         return None
     return Remedy(
         name="eight_bit_base",

@@ -133,11 +133,20 @@ def run_charts(run: RunRecord) -> list[Chart]:
         make_chart("bands", "Validation loss by timestep", "High timesteps are mostly noise and decide the composition,"
                    " low ones the detail.", _bands(measures), rule=rule, last_step=last),
         *_measure_charts(measures, rule, last),
-        make_chart("rates", "Learning rate", "By parameter group.",
+        make_chart("rates", "Learning rate", _rates_note(run),
                    [Line(name, _thinned(curve, width), marked=False, style=place)
                     for place, (name, curve) in enumerate(run.rates.items())], rule=rule, last_step=last),
     ]  # fmt: skip
     return [chart for chart in charts if chart is not None]
+
+
+def _rates_note(run: RunRecord) -> str:
+    if not run.other_groups:
+        return "By parameter group."
+    return (
+        f"By parameter group; {run.other_groups} more groups are not drawn. The rates of all are in events.jsonl (lr) "
+        "and in the loggers."
+    )
 
 
 def _measure_charts(measures: Sequence[Measures], rule: int | None, last: int) -> list[Chart | None]:

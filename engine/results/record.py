@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from engine.runs.contact import Samples
 
 MOST_GROUPS = 8
-"""Parameter groups whose learning rate is kept."""
+"""Parameter groups whose learning rate is kept for a chart."""
 MOST_MESSAGES = 50
 LONGEST_TROUBLE = 300
 """Characters."""
+_LONGEST_GROUP, _MOST_COUNTED = 60, 1000
+"""Characters of a group's name, and names of groups without a chart that are counted."""
 _SEED = re.compile(r"_\d{2,}_\d{14}_(\d{1,20})\.png")
 """The end of the name of a sample with a fixed seed (`RunDir.sample_path`)."""
 
@@ -53,6 +55,7 @@ class _Collector:
     def __init__(self) -> None:
         self.history, self.book, self.warnings = RunHistory(), MeasureBook(), Warnings()
         self.rates: dict[str, Curve] = {}
+        self.other_groups: dict[str, None] = {}
         self.memory: dict[str, float] = {}
         self._seconds = self._last_event_at = 0.0
         self._started_at: float | None = None
@@ -80,8 +83,11 @@ class _Collector:
     def _take_step(self, event: StepEvent) -> None:
         if (step := event.step) is not None:
             for group, rate in event.lr.items():
-                if group in self.rates or len(self.rates) < MOST_GROUPS:
-                    self.rates.setdefault(group[:60], Curve()).add(step, rate)
+                name = group[:_LONGEST_GROUP]
+                if name in self.rates or len(self.rates) < MOST_GROUPS:
+                    self.rates.setdefault(name, Curve()).add(step, rate)
+                elif len(self.other_groups) < _MOST_COUNTED:
+                    self.other_groups[name] = None
         for key, value in event.memory.items():
             if key in ("peak_gib", "resident_gib"):
                 self.memory[key] = max(value, self.memory.get(key, 0.0))
@@ -110,7 +116,9 @@ class RunRecord:
     """By step; also of steps without a file."""
     samples: Samples
     rates: Mapping[str, Curve]
-    """Learning rate by parameter group."""
+    """Learning rate by parameter group, of `MOST_GROUPS` at most."""
+    other_groups: int
+    """How many groups more there are."""
     warnings: Warnings
     seconds: float
     """The run's duration, all starts together."""
@@ -159,6 +167,7 @@ def read_run(run_dir: RunDir) -> RunRecord:
         measures=tuple(collector.book.at(step) for step in collector.book.steps()),
         samples=history.samples(run_dir),
         rates=collector.rates,
+        other_groups=len(collector.other_groups),
         warnings=collector.warnings,
         seconds=collector.total_seconds(),
         memory=collector.memory,

@@ -125,7 +125,7 @@ def changes_from_here(
     from engine.config.changes import effective_config, with_change
 
     written, notes, before = run.written, [], effective_config(run.config, place.step)
-    now = before
+    now: RunConfig = before
     for key, value in listed.items():
         change = Change(place.step, key, value)
         after = _applied(now, change)
@@ -218,7 +218,7 @@ def _rate_line(
 
 
 def _name(training: TrainingTable) -> str:
-    from engine.config.optimizers import is_schedule_free
+    from engine.config.training import is_schedule_free
 
     free = is_schedule_free(training.optimizer_type)
     return f"{training.optimizer_type} has no schedule" if free else f"schedule {training.lr_scheduler}"

@@ -55,9 +55,7 @@ class BatchSource:
     Args:
         items: all items of an epoch, repeats included.
         latents: the cache, or None to encode images in each step.
-        texts: the cache of encoded captions, or None to encode them in each step.
-        uncached_encoders: names of the text encoders that run in each step.
-        raw: captions are cached as they were read, without dropout and shuffling: see `item_caption`.
+        caches_raw_captions: the cached captions are those that were read: see `raw` of `item_caption`.
         rank, num_processes: this process's share of the batches.
     """
 
@@ -69,20 +67,20 @@ class BatchSource:
         model: Model,
         device: torch.device,
         latents: LatentCache | None,
-        texts: TextCache | None,
         rank: int = 0,
         num_processes: int = 1,
-        uncached_encoders: Sequence[str] = (),
-        raw: bool = False,
+        caches_raw_captions: bool = False,
     ) -> None:
         self.config = config
         self.items = items
         self.model = model
         self.device = device
         self.latents = latents
-        self.texts = texts
-        self.uncached_encoders = tuple(uncached_encoders)
-        self.raw = raw
+        self.texts: TextCache | None = None
+        """The cache of encoded captions, which `cache_texts` fills before the first step; None: there is none."""
+        self.uncached_encoders: tuple[str, ...] = ()
+        """Names of the text encoders that run in each step; `cache_texts` decides them."""
+        self.caches_raw_captions = caches_raw_captions
         self.rank = rank
         self.num_processes = num_processes
         self.use(config, plan)
@@ -135,7 +133,8 @@ class BatchSource:
             if following is not None:
                 plan = replace(plan, max_train_steps=min(following, plan.max_train_steps))
             seed = config.training.seed
-            captions.update(dict.fromkeys(run_captions(self.items, rules, plan, seed, first=first, raw=self.raw)))
+            raw = self.caches_raw_captions
+            captions.update(dict.fromkeys(run_captions(self.items, rules, plan, seed, first=first, raw=raw)))
         return list(captions)
 
     def directions(self, step: int) -> list[Direction]:
@@ -159,7 +158,7 @@ class BatchSource:
         moments, masks = self._encoded(augmented) if self.latents is None else self._cached(self.latents, augmented)
         latents = self._sample_latents(augmented, moments, generator)
         captions = [self.caption(index, step) for index in indices]
-        cached = [self.caption(index, step, raw=True) for index in indices] if self.raw else captions
+        cached = [self.caption(index, step, raw=True) for index in indices] if self.caches_raw_captions else captions
         weight = self.config.training.prior_loss_weight
         return Batch(
             latents=latents.to(self.device),

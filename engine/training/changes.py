@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from engine.atomic import write_text
 from engine.config import RunConfig, load_config, update_toml
 from engine.config.change import CAPTION_KEYS, LENGTH_KEYS, RATE_KEYS, WEIGHT_KEYS, Change, read_change
-from engine.config.changes import changed_by, changes_of, effective_config, unchanged, with_change
+from engine.config.changes import EffectiveConfig, changed_by, changes_of, effective_config, with_change
 from engine.config.optimizers import check_rates
 from engine.config.prompts import read_prompts
 from engine.config.rates import RateGroup
@@ -44,9 +44,9 @@ class Changes:
         self, session: Session, state: TrainState, batches: BatchSource, ranks: Ranks, flags: frozenset[str]
     ) -> None:
         self.session, self.state, self.batches, self.ranks, self._flags = session, state, batches, ranks, flags
-        self.base = unchanged(state.config)
+        self.base = state.config
         """The settings at the start of the run."""
-        self._listed = list(changes_of(state.config))
+        self._listed = list(changes_of(batches.config))
         self.prompts = read_prompts(state.config, session.log, flags)
         """The current prompts."""
         self._initial_plan: StepPlan = state.plan
@@ -80,7 +80,7 @@ class Changes:
 
     def restore_settings(self) -> None:
         """Apply the settings of the restored state; the learning rates come from the state itself."""
-        config = self.base
+        config: RunConfig = self.base
         listed, edited = {str(change) for change in self._listed}, []
         for text in self.applied:
             change = read_change(text)
@@ -98,7 +98,7 @@ class Changes:
                 "that of a run that had them from the start.",
                 once=True,
             )
-        self._apply_config(config)
+        self._apply_config(EffectiveConfig(config))
 
     def adopt_earlier(self, earlier: Mapping[str, Any], replaced: Mapping[str, Any]) -> None:
         """Add the changes of a state by an earlier version, which has them without their step, to the list, at the
@@ -132,7 +132,7 @@ class Changes:
         """Change a setting from the next step on, by a command; returns the reply to it."""
         change = Change(self.state.step, key, value)
         try:
-            config = changed_by(self.state.config, change)
+            config = EffectiveConfig(changed_by(self.state.config, change))
             if config == self.state.config:
                 return f"done: {change.text} is so already"
             refusal = self._refusal(change, config)
@@ -165,7 +165,7 @@ class Changes:
             return f"it cannot be noted in {path.name}: {error}"
         return ""
 
-    def _refusal(self, change: Change, config: RunConfig) -> str:
+    def _refusal(self, change: Change, config: EffectiveConfig) -> str:
         """Why a change cannot be made now; empty if it can."""
         state, key = self.state, change.key
         if key in RATE_KEYS:
@@ -190,7 +190,7 @@ class Changes:
                 return "the text encoder that new prompts need was freed; stop the run and resume it with --set"
         return ""
 
-    def _rate_refusal(self, change: Change, config: RunConfig) -> str:
+    def _rate_refusal(self, change: Change, config: EffectiveConfig) -> str:
         state, key = self.state, change.key
         old, new = _rates(state.config, state.groups), _rates(config, state.groups)
         if not all(old.values()) or not all(new.values()):
@@ -205,7 +205,7 @@ class Changes:
     def _apply(self, change: Change) -> str:
         """Make a change, report it, and return the reported text."""
         state = self.state
-        before, config = state.config, changed_by(state.config, change)
+        before, config = state.config, EffectiveConfig(changed_by(state.config, change))
         old, new = _rates(before, state.groups), _rates(config, state.groups)
         for group in state.groups:
             if old[group] and old[group] != new[group]:
@@ -225,7 +225,7 @@ class Changes:
         self.session.state.update(max_train_steps=plan.max_train_steps)
         return text
 
-    def _apply_config(self, config: RunConfig) -> bool:
+    def _apply_config(self, config: EffectiveConfig) -> bool:
         """Use these settings everywhere from now on; True if the run's length changed."""
         state = self.state
         plan = self._initial_plan.of_length(config.training)
@@ -240,5 +240,5 @@ class Changes:
         return new_length
 
 
-def _rates(config: RunConfig, groups: list[RateGroup]) -> dict[RateGroup, float]:
+def _rates(config: EffectiveConfig, groups: list[RateGroup]) -> dict[RateGroup, float]:
     return {group: group.rate(config.training) for group in groups}

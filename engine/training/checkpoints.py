@@ -98,6 +98,8 @@ class CheckpointStore:
         with torch.no_grad():
             for parameter, value in zip(state.parameters, adapter, strict=True):
                 parameter.copy_(value)
+            for constant, value in zip(state.constants, tree.get("constants", []), strict=True):
+                constant.copy_(value)
         state.recovery = Recovery(**tree["recovery"])
         state.progress = Progress.read(tree["progress"])
         if earlier := tree["progress"].get("changes"):
@@ -142,9 +144,11 @@ class CheckpointStore:
 
 def _require_same_kind(tree: dict[str, Any], path: Path, state: TrainState) -> None:
     """Refuse a checkpoint of another LoRA or another optimizer; AdamW may become the eight-bit one."""
-    if [tuple(old.shape) for old in tree["adapter"]] != [tuple(new.shape) for new in state.parameters]:
+    saved = [tuple(old.shape) for key in ("adapter", "constants") for old in tree.get(key, [])]
+    if saved != [tuple(new.shape) for new in (*state.parameters, *state.constants)]:
         raise UsageError(
-            f"The state {path.name} belongs to a LoRA of another shape: ranks or modules were changed since.",
+            f"The state {path.name} belongs to a LoRA of another shape: ranks, modules or init_lora_weights were "
+            "changed since.",
             "Undo the change in the run's .toml, or begin a new run.",
             code="state-of-other-lora",
         )

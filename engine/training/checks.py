@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from engine.config import RunConfig
+from engine.config.changes import EffectiveConfig
 from engine.dataset.arithmetic import StepPlan
 from engine.results.check_plan import CheckPlan, plan_checks
 from engine.runs.events import Event, MeasuresEvent, ValidationEvent
@@ -30,9 +30,9 @@ class Checks:
         self._prepared, self._objective, self._emit = prepared, objective, emit
         self._plan: CheckPlan | None = None
         self._meter: Meter | None = None
-        self._of: tuple[RunConfig, StepPlan] | None = None
+        self._of: tuple[EffectiveConfig, StepPlan] | None = None
 
-    def follow(self, config: RunConfig, length: StepPlan) -> CheckPlan | None:
+    def follow(self, config: EffectiveConfig, length: StepPlan) -> CheckPlan | None:
         """Update the plan of checks to these settings and this length, and return it."""
         if self._of is None or config is not self._of[0] or length is not self._of[1]:
             probes = self._prepared.probes
@@ -45,7 +45,7 @@ class Checks:
             self._of, self._plan = (config, length), plan
         return self._plan
 
-    def loss_due(self, config: RunConfig, step: int, epoch: int) -> bool:
+    def loss_due(self, config: EffectiveConfig, step: int, epoch: int) -> bool:
         """Whether the losses are due: at the start, at every check, and, if the user chose the validation images, at
         the configured interval.
 

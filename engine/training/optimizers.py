@@ -14,7 +14,6 @@ from engine.config.optimizers import (
     check_rates,
     check_training,
     defaults_of,
-    is_schedule_free,
     missing_package,
     no_such_optimizer,
     optimizer_settings,
@@ -22,7 +21,7 @@ from engine.config.optimizers import (
     sets_its_own_rate,
     source_of,
 )
-from engine.config.training import TrainingTable
+from engine.config.training import TrainingTable, is_schedule_free
 from engine.errors import UsageError
 from engine.text import listing, printable
 from engine.training.optimizer_probe import resumes_exactly

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from engine.config import RunConfig
+from engine.config.changes import EffectiveConfig
 from engine.errors import LoraSmithError
 from engine.estimate.plan import Plan, gib
 from engine.estimate.planner import plan
@@ -30,8 +30,8 @@ class PlanCheck:
         self._thread.start()
 
     @classmethod
-    def of(cls, session: Session, prepared: Prepared, config: RunConfig) -> PlanCheck | None:
-        """For a run on a GPU; `config` are the current settings."""
+    def of(cls, session: Session, prepared: Prepared, config: EffectiveConfig) -> PlanCheck | None:
+        """For a run on a GPU; None elsewhere."""
         if session.peaks is None:
             return None
         from engine.models.device import torch_gpu

@@ -83,21 +83,8 @@ def prepare(session: Session) -> Prepared:
         LoraSmithError: an error that the user has to fix.
         Stopped: a stop was requested meanwhile.
     """
-    written = session.run.with_own_datasets(load_config(session.run.config_path))
-    require_paths(written)
-    memory = written.memory
-    cached = memory.cache_text_encoder_outputs or memory.cache_text_encoder_outputs_to_disk
-    raw = written.training.kohya_exact and cached
-    run = resolve_run(written)
+    run = _resolve(session)
     config, recognition = run.config, run.recognition
-    session.recognition = recognition
-    for note in [*recognition.reasons, *run.notes]:
-        session.log(note)
-    warning, notes = _check_settings(run)
-    if warning:
-        session.warn("optimizer", warning)
-    for note in notes:
-        session.log(note)
     flags = run.family.spec.prompt_flags
     prompts = [prompt for _, stage in stages(config) for prompt in read_prompts(stage, lambda _: None, flags)]
     accelerator, precision = _accelerator(config, session)
@@ -120,7 +107,7 @@ def prepare(session: Session) -> Prepared:
     plan = _continued(images.plan, state)
     _report_place(plan, state, session.log)
     _check_disk(session, run, plan.of_length(at_the_end(config).training))
-    batches = _batches(config, images, plan, model, accelerator, raw=raw)
+    batches = _batches(run, images, plan, model, accelerator)
     with session.phase("cache"):
         cache_texts(session, config, batches, model, images.probes, [prompt.request for prompt in prompts])
         place_for_training(model, texts=bool(batches.uncached_encoders), latents=images.latents is None)
@@ -142,8 +129,24 @@ def prepare(session: Session) -> Prepared:
     )
 
 
+def _resolve(session: Session) -> ResolvedRun:
+    """Read, resolve and check the settings, before anything large is read."""
+    written = session.run.with_own_datasets(load_config(session.run.config_path))
+    require_paths(written)
+    run = resolve_run(written)
+    session.recognition = run.recognition
+    for note in [*run.recognition.reasons, *run.notes]:
+        session.log(note)
+    warning, notes = _check_settings(run)
+    if warning:
+        session.warn("optimizer", warning)
+    for note in notes:
+        session.log(note)
+    return run
+
+
 def _check_settings(run: ResolvedRun) -> tuple[str, list[str]]:
-    """Refuse wrong settings before anything large is read.
+    """Refuse wrong settings.
 
     Returns:
         What may be wrong with the optimizer, and sentences about the LoRA files read and written.
@@ -267,15 +270,28 @@ def _latents(
         images = images.without(rejected)
 
 
-def _batches(
-    config: RunConfig, images: _Images, plan: StepPlan, model: Model, accelerator: Accelerator, *, raw: bool
-) -> BatchSource:
-    """This process's share of the batches; `cache_texts` adds the cache of captions later."""
+def _batches(run: ResolvedRun, images: _Images, plan: StepPlan, model: Model, accelerator: Accelerator) -> BatchSource:
+    """This process's share of the batches; `cache_texts` adds the captions later."""
     latents = None if images.latents is None else images.latents.cache
-    rank, number = accelerator.process_index, accelerator.num_processes
     return BatchSource(
-        config, images.items, plan, model, accelerator.device, latents, None, rank=rank, num_processes=number, raw=raw
+        run.config,
+        images.items,
+        plan,
+        model,
+        accelerator.device,
+        latents,
+        rank=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+        caches_raw_captions=_caches_raw_captions(run.written),
     )
+
+
+def _caches_raw_captions(written: RunConfig) -> bool:
+    """Whether captions are cached as Kohya's scripts do, which is as they were read. It takes the settings as written,
+    as the scripts would: a family may cache texts that the scripts encode in each step."""
+    memory = written.memory
+    cached = memory.cache_text_encoder_outputs or memory.cache_text_encoder_outputs_to_disk
+    return written.training.kohya_exact and cached
 
 
 def _needed_latents(

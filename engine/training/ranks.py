@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast, broadcast_object_list
 
 
 class Ranks:
@@ -30,6 +31,14 @@ class Ranks:
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = flat[start : start + gradient.numel()].view_as(gradient)
             start += gradient.numel()
+
+    @torch.no_grad()
+    def copy_from_first(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Replace the values of these tensors by those of rank 0."""
+        if self.size == 1:
+            return
+        for tensor in tensors:
+            tensor.copy_(broadcast(tensor.detach().contiguous(), from_process=0))
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""

@@ -9,9 +9,9 @@ from diffusers.optimization import get_piecewise_constant_schedule
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers.optimization import get_scheduler
 
-from engine.config.optimizers import check_training, is_schedule_free, schedule_settings, sets_its_own_rate, step_rules
+from engine.config.optimizers import check_training, schedule_settings, sets_its_own_rate, step_rules
 from engine.config.rate_shape import decay_steps, steps_of
-from engine.config.training import TrainingTable
+from engine.config.training import TrainingTable, is_schedule_free
 from engine.errors import UsageError
 from engine.training.optimizers import BuiltOptimizer
 

@@ -14,16 +14,14 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from engine.errors import StorageError
 from engine.exit_codes import ExitCode
 from engine.runs.control import Command, ControlBox
+from engine.runs.ending import print_line, report_end
 from engine.runs.events import (
-    ErrorEvent,
     EventLog,
     NoteEvent,
     PhaseEvent,
     ProgressEvent,
-    RunFinishedEvent,
     WarningEvent,
 )
 from engine.runs.layout import RunDir
@@ -146,7 +144,7 @@ class Session:
     def log(self, text: str) -> None:
         """Report a decision and its reason."""
         self.events.emit(NoteEvent(text=text))
-        _print(text)
+        print_line(text)
 
     def warn(self, code: str, text: str, *, once: bool = False, **facts: Any) -> None:
         """Report something that the user may want to change; `facts` go into the event."""
@@ -154,7 +152,7 @@ class Session:
             return
         self._warned.add(code)
         self.events.emit(WarningEvent(code=code, text=text, **facts))
-        _print(f"warning: {text}")
+        print_line(f"warning: {text}")
 
     @contextmanager
     def phase(self, name: str, **facts: Any) -> Iterator[None]:
@@ -262,26 +260,12 @@ class Session:
     def finish(self, state: str, exit_code: ExitCode, **details: str) -> ExitCode:
         """Report how the run ended: first in exit.json, then in events, state.json and the log."""
         self.claim_end()
-        with suppress(StorageError):  # the events and the exit code have it too
-            write_exit(self.run, state, exit_code, self.step, **details)
-        if details:
-            self.events.emit(ErrorEvent(**details))
-            _print(f"{details['title']}: {details['message']} {details['hint']}".strip())
-        self.state.update(force=True, state=state, phase="")
-        self.events.emit(RunFinishedEvent(state=state, exit_code=int(exit_code), step=self.step))
-        self.events.sync()
-        return exit_code
+        return report_end(self.run, self.events, self.state, state, exit_code, self.step, **details)
 
 
 def phase_of(error: BaseException) -> str:
     """The innermost phase in which `error` was raised; "start" before the first one."""
     return str(getattr(error, "phase", "start"))
-
-
-def _print(text: str) -> None:
-    """Print a line to train.log; a full disk must not end the run."""
-    with suppress(OSError):  # outside `unfailing_output` too
-        print(text, flush=True)
 
 
 class _UnfailingStream:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+from engine.adapters.network import AdapterNetwork
 from engine.config import RunConfig
 from engine.families.base import Model
 from engine.training.batch_source import Batch
@@ -67,6 +68,7 @@ class TrainStep:
             self.objective,
             self.batches.load(indices, step, noise_generator),
             noise_generator,
+            network=self.state.network,
             uncached_encoders=self.batches.uncached_encoders,
             trained=self.state.components,
             autocast=self.accelerator.autocast(),
@@ -121,6 +123,7 @@ def batch_loss(
     batch: Batch,
     generator: torch.Generator,
     *,
+    network: AdapterNetwork,
     uncached_encoders: Sequence[str],
     trained: Collection[str],
     autocast: AbstractContextManager[None],
@@ -129,11 +132,13 @@ def batch_loss(
 
     Args:
         generator: for noise and timesteps.
+        network: in the model; its masks follow the timesteps.
         uncached_encoders: text encoders that run in this step.
         trained: components that have a LoRA.
         autocast: the context in which the model computes.
     """
     noised = objective.sample_noise(batch.latents, generator)
+    network.follow(noised.timesteps)
     with autocast:
         text = dict(batch.text)
         if uncached_encoders:

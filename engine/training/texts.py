@@ -73,7 +73,8 @@ def missing_captions(batches: BatchSource, rules: CaptionRules, plan: StepPlan, 
     """How many captions of the updates after `step` are not cached, with changed rules or a changed length."""
     if batches.texts is None:
         return 0
-    captions = run_captions(batches.items, rules, plan, batches.config.training.seed, first=step, raw=batches.raw)
+    seed, raw = batches.config.training.seed, batches.caches_raw_captions
+    captions = run_captions(batches.items, rules, plan, seed, first=step, raw=raw)
     return sum(not batches.texts.has(caption) for caption in captions)
 
 

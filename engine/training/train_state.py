@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from engine.config.changes import EffectiveConfig, unchanged
 from engine.config.rates import RateGroup
 from engine.training.groups import parameter_groups, rate_groups
 from engine.training.optimizers import build_optimizer
@@ -51,7 +52,7 @@ class TrainState:
 
     def __init__(self, prepared: Prepared) -> None:
         training, accelerator = prepared.config.training, prepared.accelerator
-        self.config = prepared.config
+        self.config: EffectiveConfig = unchanged(prepared.config)
         """The current settings: `Changes` replaces them."""
         self.plan = prepared.plan
         """The current length: `Changes` replaces it."""
@@ -59,6 +60,7 @@ class TrainState:
         self.network, self._components = prepared.network, prepared.model.trainable
         self._autocast = prepared.precision != "no"
         self.parameters = self.network.parameters()
+        self.constants = self.network.constants()
         groups = parameter_groups(self.network, self.config)
         self.groups: list[RateGroup] = [*rate_groups(self.network, self.config)]
         """The optimizer's groups."""
@@ -74,6 +76,11 @@ class TrainState:
     def step(self) -> int:
         """Updates made."""
         return self.progress.step
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the last update, from 1; before the first update 1."""
+        return self.plan.place(max(0, self.step - 1))[0]
 
     @property
     def components(self) -> list[str]:
@@ -93,6 +100,7 @@ class TrainState:
             "recovery": asdict(self.recovery),
             "optimizer_kind": self.optimizer_kind,
             "adapter": [parameter.detach() for parameter in self.parameters],
+            **({"constants": [constant.detach() for constant in self.constants]} if self.constants else {}),
             **self._layout(),
             "optimizer": self.built.optimizer.state_dict(),
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
@@ -118,10 +126,9 @@ class TrainState:
         return None if by_part else [group.name for group in self.groups]
 
     def train(self, mode: bool = True) -> None:
-        """Switch dropouts on or off, and schedule-free weights between training and inference."""
+        """Switch dropouts on or off, the adapter's too, and schedule-free weights between training and inference."""
         for component in self._components.values():
             component.train(mode)
-        self.network.train(mode)
         # Outside autocast a layer must cast its own input if the base is in half precision.
         self.network.rely_on_autocast(mode and self._autocast)
         if self.built.schedule_free:

@@ -22,6 +22,7 @@ from engine.runs.resume import last_saved_step
 from engine.training.changes import Changes
 from engine.training.checkpoints import CheckpointStore
 from engine.training.exactness import DeterministicStep
+from engine.training.first_values import set_first_values
 from engine.training.loggers import start_loggers
 from engine.training.oom import free_memory, shortage_of
 from engine.training.outputs import Outputs
@@ -66,7 +67,7 @@ class Trainer:
         config, batches, self.device = prepared.config, prepared.batches, prepared.accelerator.device
         self.session, self.prepared, self.batches = session, prepared, batches
         self.ranks = Ranks(prepared.accelerator)
-        objective = objective_for(config, prepared.model, self.device)
+        self.objective = objective = objective_for(config, prepared.model, self.device)
         self.state = TrainState(prepared)
         flags = family_named(prepared.recognition.family).spec.prompt_flags
         self.changes = Changes(session, self.state, batches, self.ranks, flags)
@@ -97,7 +98,12 @@ class Trainer:
             raise
 
     def _loop(self) -> bool:
-        self.load_checkpoint()
+        try:
+            self._restore()
+        except Stopped:
+            self.session.log(f"Stopped before the first step ({self.session.stop_reason}).")
+            return False
+        self.outputs.resume()
         check = PlanCheck.of(self.session, self.prepared, self.state.config) if self.session.is_main else None
         self.changes.apply_due()
         while self.step < self.state.plan.max_train_steps:
@@ -111,15 +117,15 @@ class Trainer:
             check.report()
         return True
 
-    def load_checkpoint(self) -> None:
-        """Load the last checkpoint, and write the outputs that are due at its step."""
+    def _restore(self) -> None:
+        """Continue from the last checkpoint; without one from the settings at the start."""
         if not self.checkpoints.load(self.state, self.changes):
             self.changes.restore_settings()
+            set_first_values(self.session, self.prepared, self.state, self.ranks, self.objective)
         self.state.weights_consistent = True
         self.state.train()
         last = self.changes.last_step()
         self.session.state.update(state="running", step=self.step, max_train_steps=last, force=True)
-        self.outputs.resume()
 
     def advance(self) -> bool:
         """Execute pending commands, make one update, report it, write due outputs; False when a stop was requested."""
@@ -195,14 +201,13 @@ class Trainer:
         if math.isfinite(loss):
             progress.average(loss)
         seconds = statistics.median(self.durations)
-        epoch = self.batches.epoch(self.step - 1)
         used = self.train_step
         optional = {key: value for key, value in (("d", used.used_factors), ("norms", used.norms)) if value}
         images = sum(len(batch) for batch in self.batches.micro_batches(self.step - 1)) * self.batches.num_processes
         self.session.events.emit(
             StepEvent(
                 step=self.step,
-                epoch=epoch,
+                epoch=self.state.epoch,
                 loss=loss,
                 loss_average=progress.loss_average,
                 lr=used.used_rates,
@@ -214,7 +219,7 @@ class Trainer:
                 **optional,
             )
         )
-        self.session.state.update(step=self.step, epoch=epoch)
+        self.session.state.update(step=self.step, epoch=self.state.epoch)
 
     def _end_early(self) -> None:
         """End the run, by a change of its length, if its newest files are no better than an older one."""
@@ -261,7 +266,7 @@ class Trainer:
             self.outputs.save_now()
             session.control.acknowledge(command, "done")
         elif command.name == "sample_now":
-            self.outputs.sample()
+            self.outputs.sample_now()
             session.control.acknowledge(command, "done")
         elif command.name == "pause":
             session.control.acknowledge(command, "done")

@@ -30,7 +30,8 @@ from engine.adapters.tools.requests import ConvertRequest
 from engine.adapters.verify import Naming, verify_file
 from engine.adapters.written_names import check_key_format, programs_for
 from engine.config import RunConfig
-from engine.config.kohya.export import ExportedSubset, kohya_export
+from engine.config.kohya.export import kohya_export
+from engine.config.kohya.export_dataset import ExportedSubset
 from engine.config.network import NetworkTable
 from engine.config.presets import list_presets
 from engine.config.values import KeyFormat

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from engine.config import RunConfig, load_config, require_paths
 from engine.config.kohya.dataset_file import SubsetSpec, read_dataset_config
-from engine.config.kohya.export import ExportedSubset, KohyaExport, kohya_export
+from engine.config.kohya.export import KohyaExport, kohya_export
+from engine.config.kohya.export_dataset import ExportedSubset
 from engine.config.optimizers import check_training
 from engine.config.prompts import Prompt
 from engine.config.resolve import check_model

@@ -49,7 +49,7 @@ def until_step(run: RunDir, process: subprocess.Popen[bytes], step: int) -> None
 def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
     finals = []
     for place, kill_at in (("straight", None), ("killed", 15)):
-        run = prepare_run(configuration.read(configuration.DEMO, SETTINGS, output_dir=str(tmp_path / place)))
+        run = prepare_run(configuration.read("demo", SETTINGS, output_dir=str(tmp_path / place)))
         process = start(run)
         if kill_at is not None:
             until_step(run, process, kill_at)

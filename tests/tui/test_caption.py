@@ -152,7 +152,9 @@ def test_a_follower_that_is_killed_kills_nothing_and_the_folder_alone_follows(
 
 def test_a_captioner_that_is_killed_is_reported(slow: tuple[Path, subprocess.Popen[str]]) -> None:
     project, process = slow
-    os.kill(true_state(CaptionJob.of(project / "training_images")).pid or 0, signal.SIGKILL)
+    pid = true_state(CaptionJob.of(project / "training_images")).pid
+    assert pid, "0 would be this whole group of processes"
+    os.kill(pid, signal.SIGKILL)
     _out, err = process.communicate(timeout=60)
     assert process.returncode == 1 and "The captioner was lost:" in err and "Continue with:" in err
 

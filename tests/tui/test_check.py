@@ -7,16 +7,36 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from engine.config import RunConfig
+from engine.dataset.report.__main__ import answer
 from engine.runs.find import record_run
 from engine.runs.prepare import prepare_run
 from tests.drawn_images import save, scene
 from tui.commands.check import project_folders
+from tui.main import run
 
 Lorasmith = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def here(place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Lorasmith:
+    """here(*arguments): `lorasmith` and the report in this process; the first test has both as processes."""
+
+    def ask(module: str, request: Any, title: str, progress: Callable[..., object], cancelled: object) -> Any:
+        assert module == "engine.dataset.report"
+        return json.loads(json.dumps(answer(json.loads(json.dumps(request)), progress)))
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, run([*arguments]), *capsys.readouterr())
+
+    monkeypatch.setattr("engine.dataset.report.process.worker", SimpleNamespace(ask=ask))
+    return call
 
 
 @pytest.fixture
@@ -42,9 +62,9 @@ def test_the_report_in_words(lorasmith: Lorasmith, photos: Path) -> None:
     assert "i Other files: 1 file [stray-file]" in lines
 
 
-def test_json_and_a_image_that_is_broken(lorasmith: Lorasmith, photos: Path) -> None:
+def test_json_and_a_image_that_is_broken(here: Lorasmith, photos: Path) -> None:
     (photos / "c.png").write_bytes(b"no image")
-    done = lorasmith("check", str(photos), "--json", "--set", "dataset.resolution=128")
+    done = here("check", str(photos), "--json", "--set", "dataset.resolution=128")
     report = json.loads(done.stdout)
     assert done.returncode == 3
     assert report["levels"]["error"] == 1
@@ -54,34 +74,34 @@ def test_json_and_a_image_that_is_broken(lorasmith: Lorasmith, photos: Path) -> 
     assert report["buckets"] == [[128, 128, 2]] or report["buckets"] == []
 
 
-def test_flip_aug_of_a_preset_is_reported(lorasmith: Lorasmith, photos: Path, place: Path) -> None:
+def test_flip_aug_of_a_preset_is_reported(here: Lorasmith, photos: Path, place: Path) -> None:
     (place / "mine.toml").write_text("[dataset]\nflip_aug = true\nmin_bucket_reso = 64\nresolution = 128\n")
-    done = lorasmith("check", str(photos), "--preset", "mine.toml")
+    done = here("check", str(photos), "--preset", "mine.toml")
     assert "! Mirroring is on (flip_aug) [flip-aug]" in done.stdout
 
 
-def test_no_images_is_exit_code_3(lorasmith: Lorasmith, place: Path) -> None:
+def test_no_images_is_exit_code_3(here: Lorasmith, place: Path) -> None:
     (place / "empty").mkdir()
-    done = lorasmith("check", str(place / "empty"))
+    done = here("check", str(place / "empty"))
     assert (done.returncode, done.stdout) == (3, "")
     assert "no images" in done.stderr
 
 
-def test_wrong_use(lorasmith: Lorasmith, photos: Path) -> None:
-    assert lorasmith("check").returncode == 2
-    done = lorasmith("check", str(photos), "--repair", str(photos / "inside"))
+def test_wrong_use(here: Lorasmith, photos: Path) -> None:
+    assert here("check").returncode == 2
+    done = here("check", str(photos), "--repair", str(photos / "inside"))
     assert done.returncode == 2
     assert "inside the image folder" in done.stderr
     assert not (photos / "inside").exists()
 
 
-def test_a_page_replaces_only_an_earlier_one(lorasmith: Lorasmith, photos: Path, place: Path) -> None:
+def test_a_page_replaces_only_an_earlier_one(here: Lorasmith, photos: Path, place: Path) -> None:
     (place / "notes.html").write_text("mine")
     for target, code, message in (
         ("notes.html", 2, "and no earlier report"), (str(photos), 2, "is a folder"), ("notes.html/r.html", 5, "cannot"),
         ("new/r.html", 0, "The report with images is in"), ("new/r.html", 0, "The report with images is in"),
     ):  # fmt: skip
-        done = lorasmith("check", str(photos), "--html", target)
+        done = here("check", str(photos), "--html", target)
         assert (done.returncode, message in done.stderr) == (code, True), done.stderr
     assert (place / "notes.html").read_text() == "mine"
 
@@ -99,9 +119,9 @@ def test_projects_of_both_programs(tmp_path: Path) -> None:
     assert project_folders(tmp_path) == (tmp_path, None), "a folder that has images itself is meant itself"
 
 
-def test_the_settings_of_the_newest_run_on_the_folder(lorasmith: Lorasmith, photos: Path, place: Path) -> None:
+def test_the_settings_of_the_newest_run_on_the_folder(here: Lorasmith, photos: Path, place: Path) -> None:
     """Small images that a run trains at their own size are not called small."""
-    assert "[small]" in (alone := lorasmith("check", str(photos))).stdout
+    assert "[small]" in (alone := here("check", str(photos))).stdout
     assert "Checked for 512×512 px, the default resolution" in alone.stderr
     for name, side in (("old", 512), ("new", 128)):
         config = RunConfig().changed(
@@ -112,9 +132,9 @@ def test_the_settings_of_the_newest_run_on_the_folder(lorasmith: Lorasmith, phot
         time.sleep(0.01)
     elsewhere = {"dataset": {"train_data_dir": str(place)}, "saving": {"output_dir": str(place / "x")}}
     record_run(prepare_run(config.changed(**elsewhere)))
-    done = lorasmith("check", str(photos))
+    done = here("check", str(photos))
     assert "[small]" not in done.stdout and "Buckets: 128×128" in done.stdout
     assert "Checked for the run new, with its settings" in done.stderr
-    assert "Buckets: 512×512" in lorasmith("check", str(photos), "--preset", "sd15-realistic").stdout
+    assert "Buckets: 512×512" in here("check", str(photos), "--preset", "sd15-realistic").stdout
     (place / "new" / "new.toml").write_text("[[[")
-    assert "Checked for the run old" in lorasmith("check", str(photos)).stderr
+    assert "Checked for the run old" in here("check", str(photos)).stderr

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
 
+from engine.adapters.tools.__main__ import run_request
 from tests.engine.adapters.tools.conftest import SD15, lora_tensors
 from tests.refusals import refused
 from tui.commands.lora import share, weighted
@@ -23,6 +27,18 @@ def lora(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def tool_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tool works in this process, which has imported torch already; requests and replies are JSON all the same."""
+
+    def ask(module: str, request: Any, title: str, progress: Callable[[str, int, int], object]) -> Any:
+        assert module == "engine.adapters.tools"
+        return json.loads(json.dumps(run_request(json.loads(json.dumps(request)), progress)))
+
+    monkeypatch.setattr("engine.adapters.tools.process.worker", SimpleNamespace(ask=ask))
+
+
+@pytest.mark.usefixtures("tool_here")
 def test_resize_prints_ranks_losses_and_the_file(lora: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = lora.with_name("b.safetensors")
     assert run(["lora", "resize", str(lora), "--rank", "4", "-o", str(out)]) == 0
@@ -35,6 +51,7 @@ def test_resize_prints_ranks_losses_and_the_file(lora: Path, capsys: pytest.Capt
     assert "Written and checked" in printed.err and len(load_file(out)) == 15
 
 
+@pytest.mark.usefixtures("tool_here")
 def test_json_is_one_object_with_the_sums(lora: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = run(["lora", "merge", f"{lora}=0.5", str(lora), "-o", str(lora.with_name("c.safetensors")), "--json"])
     report = json.loads(capsys.readouterr().out)
@@ -43,12 +60,14 @@ def test_json_is_one_object_with_the_sums(lora: Path, capsys: pytest.CaptureFixt
     assert {layer["name"] for layer in report["layers"]} == SD15.keys()
 
 
+@pytest.mark.usefixtures("tool_here")
 def test_a_dry_run_is_reported_and_writes_nothing(lora: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["lora", "convert", str(lora), "--to", "peft", "--dry-run"]) == 0
     assert "nothing is written" in capsys.readouterr().err
     assert [path.name for path in lora.parent.iterdir()] == ["a.safetensors"]
 
 
+@pytest.mark.usefixtures("tool_here")
 def test_an_error_of_the_tool_is_one_sentence_with_its_exit_code(
     lora: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,6 +93,7 @@ def test_edit_shows_what_changes(lora: Path, capsys: pytest.CaptureFixture[str])
     assert changes["lorasmith.strength"] == {"old": None, "new": "0.8"}
 
 
+@pytest.mark.usefixtures("tool_here")
 @pytest.mark.parametrize(
     "arguments",
     [

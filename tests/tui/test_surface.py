@@ -31,7 +31,7 @@ SURFACE = {
     "inspect": {"FILE", "--json"},
     "lora": set(),
     "lora resize": {
-        "FILE", "--rank", "--ratio", "--fro", "--cumulative", "--conv-rank", "--precision", *LORA,
+        "FILE", "--rank", "--ratio", "--fro", "--cumulative", "--base", "--conv-rank", "--precision", *LORA,
     },
     "lora merge": {"FILE[=WEIGHT]...", "--method", "--rank", "--density", "--seed", "--into", "--precision", *LORA},
     "lora extract": {"TUNED", "BASE", "--rank", "--conv-rank", "--clamp", "--min-diff", "--precision", *LORA},

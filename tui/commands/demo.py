@@ -14,6 +14,7 @@ from engine.text import duration, printable
 from tui.commands.run import prepare, print_what_now, show_results
 from tui.display import halfblocks
 from tui.setup import configuration
+from tui.setup.demo import DEMO
 from tui.shell import event_printer as printers
 from tui.shell import foreground, output
 from tui.shell.event_printer import EventPrinter
@@ -27,7 +28,7 @@ DIRECTORY = "demo/results_current"
 @click.option("--set", "overrides", metavar="TABLE.KEY=VALUE", multiple=True, help="Change a setting; repeatable.")
 def command(output_dir: str | None, overrides: tuple[str, ...]) -> int:
     """Train a character on the tiny shipped model, and show its samples before and after."""
-    config = configuration.read(configuration.DEMO, overrides, output_dir=output_dir or DIRECTORY)
+    config = configuration.read(DEMO, overrides, output_dir=output_dir or DIRECTORY)
     run_dir = prepare(config, restart=True)
     printer = printers.printer(run_dir)
     started = time.monotonic()

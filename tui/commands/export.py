@@ -30,7 +30,8 @@ def command(what: str, target: str, **typed: str | None) -> int:
     RUN is a path or part of a name; PRESET a preset's name or file.
     """
     from engine.atomic import write_text
-    from engine.config.kohya.export import ExportedSubset, kohya_export
+    from engine.config.kohya.export import kohya_export
+    from engine.config.kohya.export_dataset import ExportedSubset
     from engine.config.optimizers import check_training
     from engine.dataset.scan import scan
     from engine.errors import UsageError

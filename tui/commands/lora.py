@@ -54,11 +54,12 @@ def command() -> None:
 @click.option("--fro", type=float, metavar="SHARE", help=_("Keep this share of the Frobenius norm."))
 @click.option("--cumulative", type=float, metavar="SHARE", help=_("Keep this share of the sum of singular values."))
 @click.option("--conv-rank", type=int, metavar="N", help=_("As --rank, for convolutions wider than 1×1."))
+@click.option("--base", metavar="CHECKPOINT", help=_("The model, for kinds that change its weights by themselves."))
 @_precision
 @_output_options
 def resize(as_json: bool, **options: Any) -> int:
     """Give the layers of FILE other ranks by SVD, at the same strength; a LoHa, LoKr or full difference becomes a
-    LoRA."""
+    LoRA, and with --base an OFT, BOFT, GLoRA, (IA)³ or DoRA too."""
     from engine.adapters.tools.requests import ResizeRequest
 
     return _run(ResizeRequest(**options), as_json)

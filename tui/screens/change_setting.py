@@ -21,7 +21,7 @@ from tui.texts import _
 from tui.widgets.lines import Lines
 
 if TYPE_CHECKING:
-    from engine.config import RunConfig
+    from engine.config.changes import EffectiveConfig
     from engine.config.form import FieldFacts
     from engine.runs.history import RunHistory
 
@@ -57,7 +57,7 @@ A new length recomputes the learning rate schedule; the answer shows the rate of
     class Read(Message):
         """The run's configuration was read."""
 
-        config: RunConfig
+        config: EffectiveConfig
 
     @dataclass
     class Sent(Message):
@@ -69,7 +69,7 @@ A new length recomputes the learning rate schedule; the answer shows the rate of
     def __init__(self, run_dir: RunDir, history: RunHistory, live: Callable[[], bool]) -> None:
         super().__init__()
         self.run_dir, self.history, self.live = run_dir, history, live
-        self.config: RunConfig | None = None
+        self.config: EffectiveConfig | None = None
         self.facts: list[FieldFacts] = []
         self._pending = ""
         """Id of the request that is not answered yet; empty without one."""

@@ -22,6 +22,7 @@ from tui.screens.base import BaseScreen
 from tui.texts import _
 from tui.widgets.lines import Lines
 from tui.widgets.overlay_chart import OverlayChart
+from tui.widgets.panes import show_pane
 from tui.widgets.run_samples import RunSamples
 
 if TYPE_CHECKING:
@@ -141,12 +142,7 @@ shown; the number then moves the focus to a part.
     def action_pane(self, name: str) -> None:
         """Show a part, and focus it."""
         self.pane = name
-        for pane in self.query(".pane"):
-            pane.set_class(pane.id == name, "-active")
-        tabs: list[tuple[str, str]] = []
-        for place, (pane_name, title) in enumerate(PANES.items(), 1):
-            tabs += [(f" {place} {title} ", "bold reverse" if pane_name == name else ""), (" ", "")]
-        self.query_one("#tabs", Lines).set_text(Content.assemble(*tabs))
+        show_pane(self, PANES, name)
         keys: dict[str, type[Widget]] = {"differences": DataTable, "samples": RunSamples}
         self.set_focus(self.query_one(keys[name]) if name in keys else None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,15 +22,14 @@ from textual.widgets.option_list import Option
 from engine.errors import LoraSmithError
 from engine.families.fetch import fetchable
 from engine.models.hub.cache import is_hub_id
-from engine.paths import ASSETS
-from engine.text import printable, size_text
+from engine.text import printable
 from tui.screens.fetch import FetchScreen
 from tui.screens.step import StepScreen
-from tui.setup.configuration import DEMO
-from tui.setup.draft import FIRST_PRESET, Draft
+from tui.setup.demo import DEMO_BASE, follow_demo
 from tui.setup.family_presets import preset_for, propose
 from tui.setup.recent import gone, recent_models, record_model
 from tui.text.cells import clipped
+from tui.text.model import error_text, model_facts, model_title
 from tui.texts import _
 from tui.widgets.facts import Fact, Facts
 from tui.widgets.lines import Lines
@@ -42,12 +41,9 @@ if TYPE_CHECKING:
 
 PAUSE = 0.3
 """Seconds without a key before the model is recognised."""
-DEMO_BASE = str(ASSETS / "demo_base")
 KEY = "model.pretrained_model_name_or_path"
 VAE = "model.vae"
 EXAMPLE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-BEFORE_DEMO = "model.before_demo"
-"""In the draft's extras: the settings that the demo replaced."""
 
 
 @dataclass(frozen=True)
@@ -365,14 +361,14 @@ class ModelScreen(StepScreen):
         elif isinstance(result, LoraSmithError):
             half_typed = self.query_one("#model", PathInput).list_open
             offer = "\n" + _("Ctrl+O looks for it on the hub, and downloads it if you agree.") if self._on_hub else ""
-            verdict.set_text("" if half_typed else "✗ " + _error_text(result) + offer)
+            verdict.set_text("" if half_typed else "✗ " + error_text(result) + offer)
         else:
-            verdict.set_text("✓ " + _title(result))
-            facts = list(_facts(result))
+            verdict.set_text("✓ " + model_title(result))
+            facts = list(model_facts(result))
         self.query_one("#facts", Facts).set_facts(facts)
         problem = finding.objection if finding is not None else None
         objection.display = problem is not None
-        objection.set_text("✗ " + _error_text(problem) if problem is not None else "")
+        objection.set_text("✗ " + error_text(problem) if problem is not None else "")
         self.set_message("")
         self.refresh_bindings()
 
@@ -394,38 +390,3 @@ class ModelScreen(StepScreen):
 def _field(key: str) -> str:
     """The id of a key's input."""
     return key.removeprefix("model.").replace(".", "-")
-
-
-def follow_demo(draft: Draft, model: str) -> None:
-    """Choose the demo's preset, which also sets the device, for the demo model; restore the settings for others."""
-    before = draft.extras.get(BEFORE_DEMO)
-    if model == DEMO_BASE and draft.preset == FIRST_PRESET:
-        draft.extras[BEFORE_DEMO] = {"memory.device": draft.values.pop("memory.device", None)}
-        draft.choose_preset(DEMO)
-    elif model and model != DEMO_BASE and before is not None:
-        del draft.extras[BEFORE_DEMO]
-        if draft.preset == DEMO:
-            draft.choose_preset(FIRST_PRESET)
-            if before["memory.device"] is not None and "memory.device" not in draft.values:
-                draft.set("memory.device", before["memory.device"])
-
-
-def _error_text(error: LoraSmithError) -> str:
-    return "\n".join(printable(line) for line in f"{error.message}\n{error.hint}".strip().split("\n"))
-
-
-def _title(recognition: Recognition) -> str:
-    from engine.families.registry import family_named
-
-    return family_named(recognition.family).spec.title
-
-
-def _facts(recognition: Recognition) -> Iterator[Fact]:
-    """What was recognised of a model, and how."""
-    layouts = {"single_file": _("one file"), "diffusers": _("folder in diffusers' layout")}
-    yield _("Kind"), layouts[recognition.layout]
-    yield _("Weights"), _("{0}, {1} on disk").format(recognition.dtype, size_text(recognition.size))
-    snr = _("zero terminal SNR") if recognition.zero_terminal_snr else _("no zero terminal SNR")
-    yield _("Predicts"), f"{recognition.prediction_type}, {snr}"
-    yield _("Path"), printable(recognition.path)
-    yield _("Why"), "\n".join(printable(reason) for reason in recognition.reasons)

@@ -20,9 +20,9 @@ from textual.widgets import Input, Select, Static
 from engine.config import list_presets
 from engine.config.form import fields, form, value_text
 from engine.errors import LoraSmithError
-from engine.paths import ASSETS
 from engine.text import listing, printable
 from tui.screens.step import StepScreen
+from tui.setup.demo import DEMO, is_demo
 from tui.setup.draft import STEP_OF
 from tui.setup.forecast import Forecaster
 from tui.texts import _, ngettext
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 PAUSE_SECONDS = 0.3
 """After the last edit, before steps, time and disk are recomputed."""
-DEMO = "demo"
 
 
 class Search(TextInput):
@@ -132,11 +131,10 @@ marked *rough* when it is only computed from the GPU's speed.
     def _presets(self) -> list[tuple[Content, str]]:
         """Presets by title; the demo's only with the demo base; a configuration file that was chosen."""
         self.draft.base()
-        demo = self.draft.get("model.pretrained_model_name_or_path") == str(ASSETS / "demo_base")
         options = [
             (Content(printable(f"{preset.name}: {preset.title}")), preset.name)
             for preset in list_presets()
-            if preset.name != DEMO or demo or self.draft.preset == DEMO
+            if preset.name != DEMO or is_demo(self.draft)
         ]
         if self.draft.preset not in [name for _title, name in options]:
             path = Path(self.draft.preset)

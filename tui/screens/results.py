@@ -6,12 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -22,16 +21,15 @@ from textual.worker import Worker, WorkerState
 
 from engine.errors import LoraSmithError
 from engine.paths import expanded
-from engine.results.columns import SIGNS
 from engine.results.record import RunRecord, read_run
-from engine.results.similarity import Similarity
-from engine.results.verdict import Assessment, JudgedFile
+from engine.results.verdict import JudgedFile
 from engine.runs import RunDir, is_locked
 from engine.runs.history import SavedFile
-from engine.text import percent, plural, printable
+from engine.text import plural, printable
 from tui.screens.base import BaseScreen
 from tui.screens.steps import RUN_STEPS, STEPS
 from tui.setup.recent import models_folder, record_models_folder
+from tui.text.results import reasons, rows
 from tui.texts import _
 from tui.widgets.gallery import Gallery
 from tui.widgets.lines import Lines
@@ -344,47 +342,6 @@ through the prompts, and **b** flips between an image and the base model's.
     def action_back(self) -> None:
         """Back to the run."""
         self.dismiss()
-
-
-def rows(files: Sequence[JudgedFile], best: JudgedFile | None) -> list[tuple[Text, ...]]:
-    """The table's cells."""
-    return [
-        (
-            Text(printable(judged.file.path.name)),
-            Text("–" if judged.file.epoch is None else str(judged.file.epoch)),
-            Text("–" if judged.file.step is None else str(judged.file.step)),
-            Text(
-                _share(judged.measures.learned if judged.measures.learned is not None else judged.measures.train_gain)
-            ),
-            Text(_share(judged.measures.response)),
-            Text(f"{SIGNS[judged.verdict.kind]} {judged.verdict.kind}").append(
-                " ● " + _("best") if judged is best else "", "bold"
-            ),
-        )
-        for judged in files
-    ]
-
-
-def _verdict(judged: JudgedFile) -> str:
-    kinds = {"undertrained": _("undertrained"), "good": _("good"), "overtrained": _("overtrained")}
-    return f"{SIGNS[judged.verdict.kind]} {kinds.get(judged.verdict.kind, _('undecidable'))}"
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else percent(value)
-
-
-def reasons(judged: JudgedFile, assessment: Assessment, similarity: Similarity | None = None) -> str:
-    """The reasons for and against a file, advice for the recommended one, and what other models measure on its samples;
-    one sentence per line."""
-    lines = [*judged.verdict.reasons]
-    if judged.verdict.missing:
-        lines.append(_("Not measured: {0}.").format(", ".join(judged.verdict.missing)))
-    if judged is assessment.best:
-        lines += assessment.advice
-    if similarity is not None and (line := similarity.line(judged.file.step)):
-        lines.append(line)
-    return "\n".join(printable(line) for line in lines)
 
 
 def opener(environment: Mapping[str, str] = os.environ) -> str | None:

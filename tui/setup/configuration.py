@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.paths import ASSETS
+from tui.setup.demo import DEMO, with_demo_paths
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
     from engine.families.base import Family
 
-DEMO = "demo"
 OPTIONS = {
     "images": ("--images", "dataset.train_data_dir"),
     "dataset_config": ("--dataset_config", "dataset.dataset_config"),
@@ -34,7 +33,7 @@ def read(preset: str, overrides: Sequence[str] = (), **typed: str | None) -> Run
     options = {OPTIONS[key][1]: (OPTIONS[key][0], value) for key, value in typed.items() if value is not None}
     config = load_config(preset, overrides, options)
     if preset == DEMO:
-        config = _with_demo_paths(config)
+        config = with_demo_paths(config)
     require_paths(config)
     return keep_trigger(preset, overrides, config)
 
@@ -74,22 +73,6 @@ def another_trigger(config: RunConfig, name: str | None) -> str | None:
     )
 
 
-def _with_demo_paths(config: RunConfig) -> RunConfig:
-    """The preset demo needs nothing else: the model and the images that come with the program."""
-    defaults = {
-        ("model", "pretrained_model_name_or_path"): str(ASSETS / "demo_base"),
-        ("dataset", "train_data_dir"): str(ASSETS / "demo_pictures"),
-        ("saving", "output_name"): DEMO,
-    }
-    if not config.dataset.train_data_dir:
-        defaults["dataset", "validation_data_dir"] = str(ASSETS / "demo_heldout")
-    changes: dict[str, dict[str, str]] = {}
-    for (table, key), value in defaults.items():
-        if not getattr(getattr(config, table), key):
-            changes.setdefault(table, {})[key] = value
-    return config.changed(**changes)
-
-
 def read_partly(preset: str | None, overrides: Sequence[str] = (), **typed: str | None) -> RunConfig:
     """Like `read`, but model, images and name may be missing; a shipped preset's name sets its family.
 
@@ -101,7 +84,7 @@ def read_partly(preset: str | None, overrides: Sequence[str] = (), **typed: str 
     options = {OPTIONS[key][1]: (OPTIONS[key][0], value) for key, value in typed.items() if value is not None}
     config = load_config(preset, overrides, options)
     if preset == DEMO:
-        return _with_demo_paths(config)
+        return with_demo_paths(config)
     family = _named_family(preset or "")
     if family is not None and config.model.family == "auto" and not config.model.pretrained_model_name_or_path:
         return config.changed(model={"family": family.name})

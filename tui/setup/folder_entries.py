@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from engine.errors import LoraSmithError
-from engine.paths import ASSETS
 from engine.runs.project import CreatedProject, Project, Regularization, TakeIn, values
-from tui.setup.configuration import DEMO
+from tui.setup.demo import DEMO, DEMO_IMAGES, DEMO_VALIDATION, is_demo
 from tui.texts import _
 
 if TYPE_CHECKING:
@@ -22,9 +21,6 @@ _MADE = "folders.made"
 """In the draft's extras: what `make` has made, from which entries."""
 _STORED = {"validation": "held_out"}
 """Field to its key in the draft's extras, where that is not the field's name: earlier versions wrote it."""
-
-
-DEMO_IMAGES, DEMO_VALIDATION = str(ASSETS / "demo_pictures"), str(ASSETS / "demo_heldout")
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ class Entries:
             regularize=bool(draft.get("dataset.reg_data_dir")),
             reg_source=draft.get("dataset.reg_data_dir") or "",
         )
-        if source or configured(draft) or not _is_demo(draft):
+        if source or configured(draft) or not is_demo(draft):
             return entries
         return entries.with_demo()
 
@@ -222,8 +218,3 @@ def _share(text: str) -> float | None:
     """ "10 %" as 0.1; None for anything else."""
     match = _SHARE.fullmatch(text.strip())
     return float(match[1].replace(",", ".")) / 100 if match else None
-
-
-def _is_demo(draft: Draft) -> bool:
-    model = draft.get("model.pretrained_model_name_or_path")
-    return draft.preset == DEMO or bool(model and Path(model) == ASSETS / "demo_base")

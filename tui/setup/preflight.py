@@ -92,7 +92,6 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     from engine.config.loggers import used_loggers
     from engine.config.optimizers import check_training
     from engine.dataset.caption_check import check_captions
-    from engine.dataset.thumbnail import thumbnail
     from engine.estimate.disk import estimate
     from engine.families.registry import recognise
     from engine.families.resolved import resolve_run
@@ -106,10 +105,7 @@ def preflight(config: RunConfig, *, restart: bool = False, progress: Progress | 
     run.family.check(config, run.recognition)
     check_training(config.training)
     notes += used_loggers(config.logging).notes
-    if config.saving.metadata_thumbnail:
-        thumbnail(config.saving.metadata_thumbnail)
-        source = printable(config.saving.metadata_thumbnail)[:200]
-        notes.append(f"A small copy of {source} is embedded in the LoRA file, as its thumbnail.")
+    notes += _check_thumbnail(config)
     notes += check_key_format(config, run.family.spec)
     check_base_weights(config, run.family.spec.lora_base)
     notes += check_start(config, run.family)
@@ -195,6 +191,17 @@ def missing_paths(config: RunConfig) -> list[str]:
         if not no_path and not os.path.lexists(expanded(value)):
             missing.append(f"{table}.{key} = {printable(value)}")
     return missing
+
+
+def _check_thumbnail(config: RunConfig) -> list[str]:
+    """Refuse a thumbnail that cannot be read; returns a note about one that can."""
+    from engine.dataset.thumbnail import thumbnail
+
+    if not config.saving.metadata_thumbnail:
+        return []
+    thumbnail(config.saving.metadata_thumbnail)
+    source = printable(config.saving.metadata_thumbnail)[:200]
+    return [f"A small copy of {source} is embedded in the LoRA file, as its thumbnail."]
 
 
 def _check_folders(config: RunConfig) -> None:

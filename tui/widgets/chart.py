@@ -59,7 +59,8 @@ class LossChart(Widget):
             return
         self._replace([legend_row(raw, smoothed, marks, width), *self._rows[1:]])
         if self._due is None:
-            self._due = self.set_timer(max(0.0, self._drawn + SECONDS - time.monotonic()), self._draw)
+            # On a busy machine Textual divides by the interval: not 0.
+            self._due = self.set_timer(max(0.001, self._drawn + SECONDS - time.monotonic()), self._draw)
 
     def on_resize(self) -> None:
         """Another size."""

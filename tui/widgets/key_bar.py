@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len
 from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Footer
 from textual.widgets._footer import FooterKey, FooterLabel
@@ -15,6 +17,9 @@ ALWAYS = ("help", "leave")
 
 MORE = "… "
 
+Keys = list[tuple[Binding, bool, str]]
+"""The keys that the footer shows: with each, whether it works now, and its tooltip."""
+
 
 class KeyBar(Footer):
     """Textual's footer cuts at the right end, where the key to quit is."""
@@ -22,16 +27,32 @@ class KeyBar(Footer):
     def __init__(self) -> None:
         super().__init__(show_command_palette=False, compact=True)
         self._room = 0
+        self._composed: Keys | None = None
 
     def compose(self) -> ComposeResult:
         """The keys that fit; "…" for the rest."""
         self._room = self.app.size.width
-        yield from fitting(list(super().compose()), self._room)
+        self._composed = _keys_of(self.screen) if self._bindings_ready else None
+        keys = list(super().compose())
+        for key in keys:
+            if isinstance(key, FooterKey):  # it would add the class when it is mounted, and be styled a second time
+                key.set_class(True, "-compact", update=False)
+        yield from fitting(keys, self._room)
+
+    def bindings_changed(self, screen: Screen[object]) -> None:
+        """Draw again where a key differs: each move of the focus comes here."""
+        if self._composed is None or self._composed != _keys_of(screen):
+            super().bindings_changed(screen)
 
     def on_resize(self) -> None:
         """More or fewer fit."""
         if self._room not in (0, self.app.size.width):
             self.call_after_refresh(self.recompose)
+
+
+def _keys_of(screen: Screen[object]) -> Keys:
+    """All that `Footer.compose` reads of the keys that work now."""
+    return [(each.binding, each.enabled, each.tooltip) for each in screen.active_bindings.values() if each.binding.show]
 
 
 def fitting(keys: Sequence[Widget], room: int) -> list[Widget]:

@@ -7,7 +7,8 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalGroup
 from textual.widgets import Checkbox, Input, Select, Static
 
-from tui.setup.folder_entries import DEMO_IMAGES, DEMO_VALIDATION, Entries
+from tui.setup.demo import DEMO_IMAGES, DEMO_VALIDATION
+from tui.setup.folder_entries import Entries
 from tui.texts import _
 from tui.widgets.path_input import PathInput
 from tui.widgets.text_input import TextInput

@@ -17,6 +17,7 @@ from tui.watching.run import Look
 from tui.widgets.chart import LossChart
 from tui.widgets.gallery import Gallery
 from tui.widgets.lines import Lines, Tail
+from tui.widgets.panes import show_pane
 
 PANES = {"overview": _("Overview"), "samples": _("Samples"), "events": _("Events"), "log": _("Log")}
 SHOWN_EVENTS = 200
@@ -57,12 +58,7 @@ class RunPanes(Vertical):
     def choose(self, name: str) -> None:
         """Show a pane, and focus it."""
         self.pane = name
-        for pane in self.query(".pane"):
-            pane.set_class(pane.id == name, "-active")
-        tabs: list[tuple[str, str]] = []
-        for place, (pane_name, title) in enumerate(PANES.items(), 1):
-            tabs += [(f" {place} {title} ", "bold reverse" if pane_name == name else ""), (" ", "")]
-        self.query_one("#tabs", Lines).set_text(Content.assemble(*tabs))
+        show_pane(self, PANES, name)
         self.screen.set_focus(self.query_one(_FOCUS[name]) if name in _FOCUS else None)
 
     def draw(self, history: RunHistory, look: Look, config: RunConfig | None) -> None:

@@ -9,6 +9,7 @@ from math import sqrt
 from typing import TYPE_CHECKING, ClassVar
 
 from engine.adapters.kinds.base import AdapterKind, Parts, Weight
+from engine.config.values import InitLora
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +31,7 @@ class Form:
     use_scalar: bool = False
     constraint: float = 0.0
     rescaled: bool = False
+    init_lora_weights: InitLora = "default"
 
 
 @dataclass(frozen=True)

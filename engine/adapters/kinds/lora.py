@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from engine.adapters.kinds.base import OTHERS, POPULAR, UIS, AdapterKind, Parts, RoleShapes, first_shape, first_side
-from engine.adapters.kinds.formula import SCALAR, Size, has_kernel, kaiming
-from engine.adapters.kinds.trainable import TrainableKind
-from engine.config.network import LYCORIS, NetworkTable
+from engine.adapters.kinds.formula import SCALAR, Size, has_kernel, kaiming, normal
+from engine.adapters.kinds.trainable import LayerKind, TrainableKind
+from engine.config.network import FROM_BASE, LYCORIS, NetworkTable
 from engine.errors import ModelError
 from engine.models.lora_names import ALPHA, DOWN, UP, misread_by_diffusers
 from engine.types import LoraTarget
@@ -26,6 +27,16 @@ _BEFORE_DOWN = re.compile(r"[._]lora(?:_linear_layer|\d)?$")
 """Required before `.down.weight`, else the key is a base model's; a digit belongs to the module."""
 _SPELLINGS = {"lora_A": ("lora_A.weight", "lora_B.weight"), "down": ("down.weight", "up")}
 """Ends of keys of down and up by style, for the message where one is missing."""
+
+
+_FIT_RANKS = (
+    "Set network_dim and conv_dim to that file's ranks, or set dim_from_weights; another kind of model does not fit at "
+    "all."
+)
+_FIT_DOUBLED = (
+    "With init_lora_weights = pissa or olora a file has twice network_dim and conv_dim: set half of its ranks, or "
+    "init_lora_weights = default with its ranks; another kind of model does not fit at all."
+)
 
 
 class _DownAndUp(AdapterKind):
@@ -118,19 +129,30 @@ class Lora(_DownAndUp, TrainableKind):
         return Size(rank, float(parts[ALPHA]) if ALPHA in parts else float(rank))
 
     def initial(self, shape: tuple[int, ...], size: Size, generator: torch.Generator) -> dict[str, Tensor]:
-        """Down Kaiming uniform with a = √5, up zeros, as in Kohya's scripts."""
+        """Down Kaiming uniform with a = √5, up zeros, as in Kohya's scripts, until other values take their place; with
+        "gaussian" and "orthogonal" as in peft."""
         import torch
 
-        shapes = self.shapes(shape, size)
-        down = kaiming(shapes["down"], generator)
+        shapes, start = self.shapes(shape, size), size.form.init_lora_weights
+        if start == "orthogonal":
+            return _orthogonal(shapes, generator)
+        is_normal = start == "gaussian"
+        down = normal(shapes["down"], 1 / size.rank, generator) if is_normal else kaiming(shapes["down"], generator)
         return {"down": down, "up": torch.zeros(shapes["up"], dtype=torch.float32)}
 
     def inject(
         self, component: nn.Module, targets: Sequence[LoraTarget], sizes: Mapping[str, Size], network: NetworkTable
     ) -> list[AdapterModule]:
+        from engine.adapters.doubled import DoubledLoraModule
         from engine.adapters.lora_layers import inject
 
-        return list(inject(self, component, targets, sizes, network))
+        of_base = DoubledLoraModule if network.initialisation in FROM_BASE else None
+        return list(inject(self, component, targets, sizes, network, of_base))
+
+    def count(
+        self, name: str, shape: tuple[int, ...], layer: LayerKind, network: NetworkTable, *, bias: bool = False
+    ) -> int:
+        return super().count(name, shape, layer, network, bias=bias) * network.rank_factor
 
     def initialise(self, modules: Sequence[AdapterModule], devices: Mapping[str, torch.device], seed: int) -> None:
         """All from one generator, in their order, so that seeds give the same values as in earlier versions."""
@@ -144,14 +166,13 @@ class Lora(_DownAndUp, TrainableKind):
         super().check_start(name, shapes, network.model_copy(update={"dim_from_weights": True}))
         down, up = shapes[DOWN], shapes[UP]
         rank = network.conv_rank if down[2:] not in ((), (1, 1)) else network.network_dim
-        rank = down[0] if network.dim_from_weights or rank is None else rank
+        rank = down[0] if network.dim_from_weights or rank is None else rank * network.rank_factor
         for part, actual, expected in ((DOWN, down, (rank, *down[1:])), (UP, up, (*up[:1], rank, *up[2:]))):
             if actual != expected:
                 raise ModelError(
                     f"{name}.{part} of the LoRA to start from has the shape {list(actual)}, here it is "
                     f"{list(expected)}.",
-                    "Set network_dim and conv_dim to that file's ranks, or set dim_from_weights; another kind of model "
-                    "does not fit at all.",
+                    _FIT_RANKS if network.rank_factor == 1 else _FIT_DOUBLED,
                     code="lora-wrong-shape",
                 )
 
@@ -165,8 +186,10 @@ class Lora(_DownAndUp, TrainableKind):
         return misread
 
     def network_args(self, network: NetworkTable) -> dict[str, Any]:
+        more = _first_values(network)
+        network = network.in_file
         if network.network_module == LYCORIS:
-            return super().network_args(network)
+            return {**super().network_args(network), **more}
         arguments = {
             "conv_dim": network.conv_dim,
             "conv_alpha": network.conv_alpha if network.conv_dim else None,
@@ -177,7 +200,7 @@ class Lora(_DownAndUp, TrainableKind):
         if values and not network.dim_from_weights:
             # Kohya's scripts pass network_dropout on inside network_args, and so write it here too
             values["dropout"] = network.network_dropout or None
-        return values
+        return {**values, **more}
 
     def read_back(
         self,
@@ -196,6 +219,30 @@ class Lora(_DownAndUp, TrainableKind):
         from engine.adapters.lora_layers import round_to
 
         round_to(layer, dtype)
+
+
+def _orthogonal(shapes: Mapping[str, tuple[int, ...]], generator: torch.Generator) -> dict[str, Tensor]:
+    """Down and up random in two halves of the ranks that are orthogonal to each other, so that their product is 0 up to
+    rounding and none of them is; a rank without a partner has the usual values."""
+    import torch
+
+    (rank, *rest), (outputs, *_) = shapes["down"], shapes["up"]
+    half, inputs = rank // 2, prod(rest)
+    mixed, _ = torch.linalg.qr(torch.randn(2 * half, 2 * half, generator=generator))
+    down = torch.randn(inputs, half, generator=generator) @ mixed[0::2] / 10
+    up = torch.randn(outputs, half, generator=generator) @ mixed[1::2] / 10
+    values = {"down": kaiming(shapes["down"], generator), "up": torch.zeros(shapes["up"])}
+    values["down"][: 2 * half] = down.T.reshape(2 * half, *rest)
+    values["up"].flatten(1)[:, : 2 * half] = up
+    return values
+
+
+def _first_values(network: NetworkTable) -> dict[str, str]:
+    """Settings of the training that a file does not show, for `ss_network_args`."""
+    values = {} if network.initialisation == "default" else {"init_lora_weights": network.initialisation}
+    if network.tlora_min_rank is None:
+        return {**values}
+    return {**values, "tlora_min_rank": str(network.tlora_min_rank), "tlora_alpha": f"{network.tlora_alpha:g}"}
 
 
 class Tucker(_DownAndUp, TrainableKind):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 
 from engine.adapters.kinds.base import AdapterKind, RoleShapes
 from engine.adapters.kinds.dora import ENDS as DORA_ENDS
@@ -21,8 +20,7 @@ from engine.adapters.kinds.oft import Boft, Oft, OftOfPeft
 from engine.adapters.kinds.tlora import Tlora
 from engine.adapters.kinds.trainable import TrainableKind
 from engine.config.network import NetworkTable
-from engine.errors import UsageError
-from engine.text import printable
+from engine.plugins import load_plugins
 
 PLUGINS = "lorasmith.adapters"
 """The entry points of installed packages that provide a kind: each names a subclass of `AdapterKind`."""
@@ -76,22 +74,7 @@ def kinds() -> Kinds:
     Raises:
         UsageError: an installed package provides one that cannot be loaded.
     """
-    plugins = (_load_plugin(point) for point in sorted(entry_points(group=PLUGINS)))
-    return Kinds((*(own() for own in _OWN), *plugins))
-
-
-def _load_plugin(point: EntryPoint) -> AdapterKind:
-    try:
-        kind = point.load()()
-    except Exception as error:
-        raise UsageError(
-            f"The adapter kind {printable(point.name)} from {printable(point.value)} cannot be loaded: "
-            f"{printable(str(error))}.",
-            "Uninstall that package, or install a version that fits this one.",
-            code="plugin-not-loadable",
-        ) from error
-    assert isinstance(kind, AdapterKind), f"{point.value} is no adapter kind"
-    return kind
+    return Kinds((*(own() for own in _OWN), *load_plugins(PLUGINS, AdapterKind, "adapter kind")))
 
 
 def _decomposed(kind: AdapterKind) -> Decomposed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.adapters.weights import NORMS
 from engine.errors import ModelError
 from engine.families.base import Family
 from engine.families.layer_names import DENOISER
 from engine.families.registry import family_named, recognise
 from engine.models.fp8 import dequantize_fp8, scale_of
 from engine.models.header import read_header
-from engine.models.loading import PartSource, TensorSource, meta_module
+from engine.models.loading import PartSource, TensorSource, meta_module, open_tensors
 from engine.paths import expanded
 from engine.text import printable
 from engine.types import Recognition
@@ -74,6 +76,8 @@ class Checkpoint:
     """The kind of model: "SD 1.5", "SDXL", "FLUX"."""
     layers: dict[str, WeightLayer]
     """By Kohya's name."""
+    vectors: dict[str, WeightLayer]
+    """Biases of layers, and weights and biases of norm layers: "lora_unet_..._norm1.weight"."""
     files: dict[str, list[Path]]
     """Component to the files of its weights."""
 
@@ -88,14 +92,16 @@ def read_checkpoint(name: str) -> Checkpoint:
     family = family_named(recognition.family)
     sources = family.sources(recognition)
     layers: dict[str, WeightLayer] = {}
+    vectors: dict[str, WeightLayer] = {}
     for component, source in sources.items():
-        layers |= {layer.name: layer for layer in _layers(family, component, source)}
+        module = meta_module(source.build, source.config)
+        layers |= {layer.name: layer for layer in _layers(family, component, source, module)}
+        vectors |= {vector.name: vector for vector in _vectors(family, component, source, module)}
     files = {component: list(source.files) for component, source in sources.items()}
-    return Checkpoint(recognition, family.spec.lora_base, layers, files)
+    return Checkpoint(recognition, family.spec.lora_base, layers, vectors, files)
 
 
-def _layers(family: Family, component: str, source: PartSource) -> Iterator[WeightLayer]:
-    module = meta_module(source.build, source.config)
+def _layers(family: Family, component: str, source: PartSource, module: nn.Module) -> Iterator[WeightLayer]:
     kinds = dict(_kinds(family, module))
     untrained = {encoder.component for encoder in family.spec.encoders if not encoder.is_trainable}
     modules = {f"{path}.weight": layer for path, layer in module.named_modules() if _takes_lora(layer)}
@@ -122,6 +128,30 @@ def _layers(family: Family, component: str, source: PartSource) -> Iterator[Weig
             trainable=component not in untrained,
             swapped=family.spec.layers.halves_swapped(name),
         )
+
+
+def _vectors(family: Family, component: str, source: PartSource, module: nn.Module) -> Iterator[WeightLayer]:
+    """The biases of the layers of a component, and its norm layers; those that the files have."""
+    paths = kohya_layers(family, component, module, source.config)
+    name_of = _namer(family, component, source.config)
+    norms = [path for path, layer in module.named_modules() if isinstance(layer, NORMS) and layer.weight is not None]
+    keys = {f"{name}.bias": [f"{key.removesuffix('.weight')}.bias" for key in own] for name, own in paths.items()}
+    for path in norms:
+        keys |= {f"{name_of(f'{path}.weight')[0]}.{end}": [f"{path}.{end}"] for end in ("weight", "bias")}
+    parameters = dict(module.named_parameters())
+    keys = {name: own for name, own in keys.items() if all(key in parameters for key in own)}
+    candidates = source.key_candidates([key for own in keys.values() for key in own])
+    file_of = {name: file for file in source.files for name in read_header(file).tensors}
+    for name, own in keys.items():
+        tensors = [next((tensor for tensor in candidates[key] if tensor.name in file_of), None) for key in own]
+        spots = [
+            Spot(file_of[tensor.name], tensor, tuple(parameters[key].shape))
+            for key, tensor in zip(own, tensors, strict=True)
+            if tensor is not None
+        ]
+        if len(spots) == len(own):
+            swapped = family.spec.layers.halves_swapped(name.rpartition(".")[0])
+            yield WeightLayer(name, component, tuple(spots), False, False, False, swapped)
 
 
 def kohya_layers(
@@ -193,3 +223,23 @@ def weight_of(spot: Spot, handles: Mapping[str, Any]) -> Tensor:
     name = scale_of(spot.source.name, handles)
     values = tensor.float() if name is None else dequantize_fp8(tensor, handles[name].get_tensor(name))
     return spot.source.of(values).reshape(spot.shape)
+
+
+@contextmanager
+def opened(checkpoint: Checkpoint) -> Iterator[dict[str, dict[str, Any]]]:
+    """The open files of a checkpoint: tensor names to handles, by component."""
+    with ExitStack() as stack:
+        handles = {}
+        for component, files in checkpoint.files.items():
+            inside = stack.enter_context(open_tensors(files))
+            handles[component] = {name: handle for name, (handle, _) in inside.items()}
+        yield handles
+
+
+def layer_weight(layer: WeightLayer, handles: Mapping[str, Mapping[str, Any]]) -> Tensor:
+    """The weight of one of Kohya's layers, float32.
+
+    Args:
+        handles: as `opened` gives them.
+    """
+    return layer.joined([weight_of(spot, handles[layer.component]) for spot in layer.spots])

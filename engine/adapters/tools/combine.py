@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from engine.adapters.tools.layers import LORA, Layer
+from engine.adapters.tools.lora_file import LoraFile
+from engine.errors import ModelError
+from engine.text import printable
 
 Weighted = tuple[Layer, float]
 """A layer of a file, and the file's weight."""
@@ -85,3 +88,33 @@ def dare(parts: Sequence[Weighted], density: float, seed: int) -> Tensor:
         kept = torch.rand(shape, generator=generator) < density
         total += weight * layer.delta().reshape(shape) * kept / density
     return total
+
+
+def parts_by_layer(
+    layers: Sequence[Mapping[str, Layer]], sources: Sequence[LoraFile], weights: Sequence[float]
+) -> dict[str, list[Weighted]]:
+    """Each layer to its parts, in the order of the files; files of weight 0 have none.
+
+    Args:
+        layers: of each file.
+
+    Raises:
+        ModelError: a layer has another shape in another file, or there are no parts.
+    """
+    parts: dict[str, list[Weighted]] = {}
+    for own, source, weight in zip(layers, sources, weights, strict=True):
+        for name, layer in own.items() if weight else ():
+            layer_parts = parts.setdefault(name, [])
+            if layer_parts and layer_parts[0][0].matrix_shape != layer.matrix_shape:
+                raise ModelError(
+                    f"{printable(name)} changes a weight of {list(layer_parts[0][0].shape)}, and in {source.title} "
+                    f"one of {list(layer.shape)}.",
+                    "The files are for models of different sizes: merge files for one model.",
+                    code="loras-of-different-sizes",
+                )
+            layer_parts.append((layer, weight))
+    if not any(weights):
+        raise ModelError(
+            "All weights are 0, so there is nothing to merge.", "Give other weights: FILE=0.8.", code="all-weights-zero"
+        )
+    return parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from engine.adapters.key_formats import ALPHA_FORMAT, Piece, in_diffusers_names,
 from engine.adapters.naming import comfy_name, component_of, diffusers_paths, layer_names, prefix_of
 from engine.adapters.peft_settings import CONFIG, KEY
 from engine.adapters.tools.layers import LORA, Layer, StackedLayer
-from engine.adapters.tools.lora_file import WEIGHTS, LoraFile, read_lora
+from engine.adapters.tools.lora_file import BIAS, WEIGHTS, LoraFile, read_lora
 from engine.adapters.tools.new_metadata import OF_FILE, of_base
 from engine.adapters.tools.places import place_for
 from engine.adapters.tools.report import LayerLoss, ToolReport
@@ -33,6 +34,7 @@ from engine.worker import OnProgress
 
 _ROUNDING = 1e-3
 """Share of ΔW: fp16 may round the alphas of separate layers that are joined."""
+_BASED = "; this kind also needs --base CHECKPOINT"
 _FORMATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 
 
@@ -44,7 +46,7 @@ def convert(request: ConvertRequest, progress: OnProgress) -> ToolReport:
     Raises:
         ModelError: the file cannot be read, is no LoRA, or is for a model without a table of names here.
     """
-    source = read_lora(expanded(request.file))
+    source = read_lora(expanded(request.file), any_kind=True)
     _check(source, request.to)
     folder = request.to == "peft"
     place = None
@@ -55,7 +57,7 @@ def convert(request: ConvertRequest, progress: OnProgress) -> ToolReport:
     progress("converting", 0, 1)
 
     def check(written: Path) -> None:
-        report.layers = compare_layers(source, read_lora(written).layers, report.unmapped)
+        report.layers = compare_layers(source, read_lora(written, any_kind=True).layers, report.unmapped)
 
     if request.to == "kohya":
         report.unmapped = [name for name in source.unmapped if not prefix_of(name)]
@@ -109,8 +111,13 @@ def _loss(layer: Layer, result: Layer, component: str) -> LayerLoss:
         return layer_loss(layer, result, component)
     same = layer.kind == result.kind and layer.scale == result.scale and layer.factors.keys() == result.factors.keys()
     same = same and all(torch.equal(tensor, result.factors[role]) for role, tensor in layer.factors.items())
-    norm = float(layer.delta().double().norm())
+    norm = float(layer.delta().double().norm()) if layer.adapter.from_file_alone else _size(layer)
     return LayerLoss(layer.name, component, norm, 0.0 if same else norm)
+
+
+def _size(layer: Layer) -> float:
+    """The norm of all factors, for kinds whose ΔW is unknown without the base."""
+    return math.hypot(*(float(tensor.double().norm()) for tensor in layer.factors.values()))
 
 
 def _check(source: LoraFile, to: str) -> None:
@@ -121,15 +128,26 @@ def _check(source: LoraFile, to: str) -> None:
             code="lora-naming-not-supported",
         )
     kinds = sorted({layer.kind for layer in source.layers.values()} - {LORA})
+    biases = [layer.name for layer in source.layers.values() if BIAS in layer.factors]
     in_parts = [layer.name for layer in source.layers.values() if isinstance(layer, StackedLayer)]
     if in_parts or (kinds and to in ("diffusers", "peft")):
         why = f"of parts of {listing(in_parts, 1)}" if in_parts else f"and {to}'s names are for plain LoRAs"
         raise ModelError(
             f"{source.title} is of the kind {kinds[0]} {why}: it cannot be converted exactly.",
             f"lorasmith lora resize {source.title} --rank 32 -o NEW.safetensors makes a LoRA in Kohya's names of it, "
-            "and reports the loss.",
+            f"and reports the loss{_BASED if _needs_base(source) else ''}.",
             code="lora-kind-not-convertible",
         )
+    if biases and to in ("diffusers", "peft"):
+        raise ModelError(
+            f"{source.title} also changes {len(biases)} biases, for which {to} has no names: {listing(biases, 2)}.",
+            "lorasmith lora merge FILE --into CHECKPOINT adds all of it to the model.",
+            code="lora-changes-biases",
+        )
+
+
+def _needs_base(source: LoraFile) -> bool:
+    return any(layer.adapter.needs_weight for layer in source.layers.values())
 
 
 def pieces_of(source: LoraFile) -> tuple[list[Piece], list[str]]:

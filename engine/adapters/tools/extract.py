@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from engine.adapters.tools.checkpoint import Checkpoint, WeightLayer, read_checkpoint, weight_of
+from engine.adapters.tools.checkpoint import Checkpoint, WeightLayer, opened, read_checkpoint, weight_of
 from engine.adapters.tools.layers import LORA, Layer
 from engine.adapters.tools.lowrank import spectrum_of_matrix
 from engine.adapters.tools.new_metadata import comment, derived_metadata, network_sizes
@@ -20,7 +19,6 @@ from engine.adapters.tools.report import ToolReport
 from engine.adapters.tools.requests import ExtractRequest
 from engine.adapters.tools.writing import DTYPES, Store, tensors_of, write_tensors
 from engine.errors import ModelError, UsageError
-from engine.models.loading import open_tensors
 from engine.text import listing, printable
 from engine.worker import OnProgress
 
@@ -44,7 +42,7 @@ def extract(request: ExtractRequest, progress: OnProgress) -> ToolReport:
     store = Store(DTYPES[request.precision or "fp16"], tuned.base)
     chosen = _chosen(request, tuned, base)
     outside, inside = 0.0, 0.0
-    with _both(tuned, base) as (ours, theirs):
+    with opened(tuned) as ours, opened(base) as theirs:
         skipped = _skipped(request, chosen, tuned, base, ours, theirs, progress)
         for number, layer in enumerate(tuned.layers.values()):
             progress("extracting", number, len(tuned.layers))
@@ -126,20 +124,6 @@ def _chosen(request: ExtractRequest, tuned: Checkpoint, base: Checkpoint) -> dic
         if covered and rank and name in base.layers and layer.trainable:
             ranks[name] = rank
     return ranks
-
-
-@contextmanager
-def _both(tuned: Checkpoint, base: Checkpoint) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Tensor names to open files, of both checkpoints, by component."""
-    with ExitStack() as stack:
-        both = []
-        for checkpoint in (tuned, base):
-            handles = {}
-            for component, files in checkpoint.files.items():
-                inside = stack.enter_context(open_tensors(files))
-                handles[component] = {name: handle for name, (handle, _) in inside.items()}
-            both.append(handles)
-        yield both[0], both[1]
 
 
 def _difference(layer: WeightLayer, base: Checkpoint, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Tensor:

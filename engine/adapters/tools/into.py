@@ -20,8 +20,9 @@ from engine import __version__
 from engine.adapters.bases import UNKNOWN
 from engine.adapters.layout import Entry, header_bytes
 from engine.adapters.payload import read_payload
-from engine.adapters.tools.checkpoint import Checkpoint, WeightLayer, add_to, read_checkpoint
-from engine.adapters.tools.combine import Weighted
+from engine.adapters.tools.based import BasedFile, based, fitting_layers
+from engine.adapters.tools.checkpoint import Checkpoint, WeightLayer, add_to, opened, read_checkpoint
+from engine.adapters.tools.combine import Weighted, parts_by_layer
 from engine.adapters.tools.lora_file import LoraFile
 from engine.adapters.tools.new_metadata import OF_FILE
 from engine.adapters.tools.places import place_for
@@ -50,9 +51,10 @@ _HASH = "modelspec.hash_sha256"
 class Merger:
     """The changes of each weight, and the rounding losses so far."""
 
-    checkpoint: Checkpoint
+    layers: Mapping[str, WeightLayer]
+    """Weights and vectors of the checkpoint that change."""
     parts: Mapping[str, Sequence[Weighted]]
-    """The parts of each layer that the checkpoint has."""
+    """The parts of each of them."""
     change_of: ChangeOf
     norms: dict[str, list[float]] = field(default_factory=dict)
     """Layer to the squares of [‖ΔW‖, ‖the lost part‖]."""
@@ -69,7 +71,7 @@ class Merger:
         """The tensors of a file that change, each with the layers and the numbers of their weights in it."""
         spots: dict[str, list[tuple[WeightLayer, int]]] = {}
         for name in self.parts:
-            layer = self.checkpoint.layers[name]
+            layer = self.layers[name]
             for number, spot in enumerate(layer.spots):
                 if spot.file == file:
                     spots.setdefault(spot.source.name, []).append((layer, number))
@@ -83,22 +85,19 @@ class Merger:
 
     def losses(self) -> list[LayerLoss]:
         """For the report."""
-        components = {name: self.checkpoint.layers[name].component for name in self.norms}
         return [
-            LayerLoss(name, components[name], squares[0] ** 0.5, squares[1] ** 0.5)
+            LayerLoss(name, self.layers[name].component, squares[0] ** 0.5, squares[1] ** 0.5)
             for name, squares in self.norms.items()
         ]
 
 
 def merge_into(
-    request: MergeRequest,
-    sources: Sequence[LoraFile],
-    base: str,
-    parts: Mapping[str, Sequence[Weighted]],
-    change_of: ChangeOf,
-    progress: OnProgress,
+    request: MergeRequest, sources: Sequence[LoraFile], base: str, change_of: ChangeOf, progress: OnProgress
 ) -> ToolReport:
     """Add the changes to a checkpoint: a single file, a diffusers folder, or one component of such a folder.
+
+    Args:
+        sources: read with `any_kind`.
 
     Raises:
         UsageError: the output path is invalid.
@@ -114,28 +113,59 @@ def merge_into(
             "Merge into a checkpoint of the same kind.",
             code="lora-for-other-model",
         )
-    fitting, left_out = _fitting_layers(checkpoint, parts, only, target)
     inputs = [source.path for source in sources]
     report = ToolReport("merge", [printable(path) for path in (*inputs, target)], None, checkpoint.base)
     report.notes += [note for source in sources for note in source.notes]
-    if left_out:
-        report.left_out = left_out
-        report.notes.append(f"{len(left_out)} layers do not exist there and are left out: {listing(left_out, 3)}.")
-    merger = Merger(checkpoint, fitting, change_of)
-    folder = target.is_dir()
-    out = None
+    with opened(checkpoint) as handles:
+        files = [based(source, checkpoint, handles) for source in sources]
+        merger, left_out = _merger(checkpoint, files, request, sources, only, change_of)
+        if left_out:
+            report.left_out = left_out
+            report.notes.append(f"{len(left_out)} layers do not exist there and are left out: {listing(left_out, 3)}.")
+        _write(request, merger, checkpoint, target, only, report, progress)
+    report.layers = merger.losses()
+    return report
+
+
+def _merger(
+    checkpoint: Checkpoint,
+    files: Sequence[BasedFile],
+    request: MergeRequest,
+    sources: Sequence[LoraFile],
+    only: str | None,
+    change_of: ChangeOf,
+) -> tuple[Merger, list[str]]:
+    """The changes of the weights and vectors that the target has, and the names of the other layers."""
+    weights = [weight for _, weight in request.files]
+    parts = parts_by_layer([{**file.weights, **file.vectors} for file in files], sources, weights)
+    layers = {**checkpoint.layers, **checkpoint.vectors}
+    missing = list(dict.fromkeys(name for file in files for name in file.missing))
+    fitting, left_out = fitting_layers(layers, parts, only, checkpoint.recognition.path, missing)
+    return Merger(layers, fitting, change_of), left_out
+
+
+def _write(
+    request: MergeRequest,
+    merger: Merger,
+    checkpoint: Checkpoint,
+    target: Path,
+    only: str | None,
+    report: ToolReport,
+    progress: OnProgress,
+) -> None:
+    """Write the checkpoint with the changes, or only compute the losses."""
+    inputs = [expanded(name) for name, _ in request.files]
+    folder, out = target.is_dir(), None
     if not request.dry_run:
         out = place_for(request.out, [*inputs, target], overwrite=request.overwrite, folder=folder)
-    origin = _origin(request, sources, target)
+    origin = _origin(request, target)
     if folder:
-        names = [only] if only else sorted({checkpoint.layers[name].component for name in fitting})
-        report.size = _merge_folder(merger, target, out, names, only, origin, progress)
+        names = [only] if only else sorted({merger.layers[name].component for name in merger.parts})
+        report.size = _merge_folder(merger, checkpoint, target, out, names, only, origin, progress)
     else:
         _note_ema(report, read_header(target))
-        report.size = _merge_file(merger, target, out, origin, progress)
-    report.layers = merger.losses()
+        report.size = _merge_file(merger, checkpoint, target, out, origin, progress)
     report.output = printable(out) if out else None
-    return report
 
 
 def _component(target: Path) -> str | None:
@@ -153,42 +183,8 @@ def _component(target: Path) -> str | None:
     return name
 
 
-def _fitting_layers(
-    checkpoint: Checkpoint, parts: Mapping[str, Sequence[Weighted]], only: str | None, target: Path
-) -> tuple[dict[str, Sequence[Weighted]], list[str]]:
-    """The layers that the target has, and the names of the others.
-
-    Raises:
-        ModelError: it has none, or one in another shape.
-    """
-    fitting = {
-        name: layer_parts
-        for name, layer_parts in parts.items()
-        if name in checkpoint.layers and only in (None, checkpoint.layers[name].component)
-    }
-    if not fitting:
-        raise ModelError(
-            f"No layer of the files is in {printable(target)}; they have {listing(list(parts), 2)}.",
-            "Merge into the kind of model that the files were trained on.",
-            code="lora-without-modules",
-        )
-    for name, layer_parts in fitting.items():
-        out, *rest = checkpoint.layers[name].shape
-        flat = 1
-        for side in rest:
-            flat *= side
-        if layer_parts[0][0].matrix_shape != (out, flat):
-            raise ModelError(
-                f"{name} changes a weight of {list(layer_parts[0][0].shape)}, and in {printable(target)} it is "
-                f"{list(checkpoint.layers[name].shape)}.",
-                "The files are for a model of another size.",
-                code="lora-of-other-size",
-            )
-    return fitting, [printable(name) for name in parts if name not in fitting]
-
-
-def _origin(request: MergeRequest, sources: Sequence[LoraFile], target: Path) -> str:
-    names = [f"{source.title}={weight:g}" for source, (_, weight) in zip(sources, request.files, strict=True)]
+def _origin(request: MergeRequest, target: Path) -> str:
+    names = [f"{printable(expanded(name).name)}={weight:g}" for name, weight in request.files]
     return ", ".join([printable(target.name), *names])
 
 
@@ -197,12 +193,14 @@ def _note_ema(report: ToolReport, header: Header) -> None:
         report.notes.append("The EMA weights in the file are not changed; readers use the plain weights.")
 
 
-def _merge_file(merger: Merger, source: Path, out: Path | None, origin: str, progress: OnProgress) -> int:
+def _merge_file(
+    merger: Merger, checkpoint: Checkpoint, source: Path, out: Path | None, origin: str, progress: OnProgress
+) -> int:
     """Write one file of weights with the changes, or only compute the loss; returns the size of the result in bytes."""
     header = read_header(source)
     places = sorted(header.places.items(), key=lambda item: item[1])
     entries: dict[str, Entry] = {name: (*header.tensors[name], last - first) for name, (first, last) in places}
-    metadata = _metadata(merger.checkpoint, header, origin, out or source)
+    metadata = _metadata(checkpoint, header, origin, out or source)
     start = header_bytes(entries, metadata)
     size = len(start) + sum(count for _, _, count in entries.values())
     spots = merger.spots(source)
@@ -322,6 +320,7 @@ def _check(path: Path, entries: Mapping[str, Entry], digest: str) -> None:
 
 def _merge_folder(
     merger: Merger,
+    checkpoint: Checkpoint,
     source: Path,
     out: Path | None,
     components: Sequence[str],
@@ -330,10 +329,10 @@ def _merge_folder(
     progress: OnProgress,
 ) -> int:
     """Write a new diffusers folder: the components with changes merged, everything else copied."""
-    files = [(name, file) for name in components for file in merger.checkpoint.files[name]]
+    files = [(name, file) for name in components for file in checkpoint.files[name]]
     if out is None:
         for _, file in files:
-            _merge_file(merger, file, None, origin, progress)
+            _merge_file(merger, checkpoint, file, None, origin, progress)
         return 0
     temporary = out.with_name(f".{out.name}.{os.getpid()}.unfinished")
     try:
@@ -343,7 +342,7 @@ def _merge_folder(
         total = 0
         for name, file in files:
             place = temporary / file.name if only else temporary / name / file.name
-            total += _merge_file(merger, file, place, origin, progress)
+            total += _merge_file(merger, checkpoint, file, place, origin, progress)
         with storing(out):
             temporary.rename(out)
     finally:

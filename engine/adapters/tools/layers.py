@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from engine.adapters.kinds.base import AdapterKind, Parts
+from engine.adapters.kinds.base import AdapterKind, Parts, Weight
 from engine.adapters.kinds.full import Full
 from engine.adapters.kinds.lora import Lora
 from engine.adapters.kinds.registry import kind_named
@@ -31,13 +31,15 @@ class Layer:
     name: str
     """Kohya's name; the file's own name where the family has no table here."""
     kind: str
-    """Name of a kind whose ΔW can be computed from the file alone."""
+    """Name of a kind whose ΔW can be computed, from the file alone or with `weight`."""
     factors: Mapping[str, Tensor]
     """By role ("down", "up", "hada_w1_a", …), as in the file."""
     alpha: float | None = None
     """None: the file has none, so it is the rank."""
     style: str = "lora_down"
     """The file's names of a LoRA's matrices: "lora_down", "lora_A" or "down"."""
+    weight: Weight | None = field(default=None, compare=False)
+    """The base's weight at this layer, for kinds whose ΔW depends on it; None where no base is there."""
 
     @property
     def adapter(self) -> AdapterKind:
@@ -66,6 +68,8 @@ class Layer:
         pair = self.pair()
         if pair is not None:
             return int(pair[1].shape[0]), *map(int, pair[0].shape[1:])
+        if self.weight is not None and self.adapter.needs_weight:
+            return tuple(self.weight().shape)
         return tuple(self.delta().shape)
 
     @property
@@ -104,6 +108,10 @@ class Layer:
             ModelError: the factors do not fit together.
         """
         with self._factor_errors():
+            if self.adapter.needs_weight:
+                parts = {role: tensor.float() for role, tensor in self._parts.items()}
+                weight = self.weight or _no_weight
+                return self.adapter.delta(parts, weight).reshape(weight().shape)
             change = self.adapter.delta(self._parts, _no_weight)
             if self.adapter.low_rank(self.factors) is not None:
                 return change.reshape(self.shape)
@@ -116,9 +124,15 @@ class Layer:
         try:
             yield
         except (RuntimeError, IndexError) as error:
+            shapes = ", ".join(f"{part} {list(tensor.shape)}" for part, tensor in self.factors.items())
+            if self.weight is not None:
+                raise ModelError(
+                    f"{printable(self.name)} does not fit the base's weight of {list(self.weight().shape)}: {shapes}.",
+                    "The file is for a model of another size.",
+                    code="lora-of-other-size",
+                ) from error
             raise ModelError(
-                f"The factors of {printable(self.name)} do not fit together: "
-                f"{', '.join(f'{part} {list(tensor.shape)}' for part, tensor in self.factors.items())}.",
+                f"The factors of {printable(self.name)} do not fit together: {shapes}.",
                 "The file is damaged or was written wrongly: use another copy.",
                 code="lora-factors-do-not-fit",
             ) from error
@@ -167,7 +181,7 @@ class StackedLayer(Layer):
 
 
 def _no_weight() -> Tensor:
-    raise AssertionError("a kind that needs the weight is refused when the file is read")
+    raise AssertionError("a kind that needs the weight is refused when the file is read, or gets it from a base")
 
 
 def _flat(shape: tuple[int, ...]) -> int:

@@ -27,6 +27,15 @@ from engine.models.kinds import looks_like
 from engine.reading import require_regular
 from engine.text import listing, printable
 
+_ANY = frozenset({"alpha", "scale", "diff_b", "reshape_weight"})
+"""Roles that any kind may have."""
+BIAS, OWN_BIAS = "diff_b", "bias"
+"""The roles of a change of a layer's bias, and of a bias that a LoRA's up matrix has."""
+WITH_BASE = (
+    "lorasmith lora merge FILE --into CHECKPOINT adds any kind to the model; "
+    "lorasmith lora resize FILE --base CHECKPOINT --rank 32 -o NEW.safetensors makes a LoRA of it."
+)
+"""What can be done with a kind whose change depends on the base model's weights."""
 WEIGHTS = "adapter_model.safetensors"
 """peft's name of the file in its folder."""
 
@@ -69,16 +78,21 @@ class _Part:
         return f"{self.component}.{key.removeprefix('base_model.model.')}" if self.component else key
 
 
-def read_lora(path: Path) -> LoraFile:
+def read_lora(path: Path, *, any_kind: bool = False, hint: str = "") -> LoraFile:
     """Read a LoRA file, or a peft folder with or without one subfolder for each component.
+
+    Args:
+        any_kind: also take kinds whose change depends on the base model's weights, norm layers and biases. The layers
+            of the former have no ΔW before they have a weight (`based`).
+        hint: what can be done with these where they are not taken.
 
     Raises:
         ModelError: missing, unreadable, no adapter, damaged (NaN, half of a pair, ranks that differ), or of a kind
-            whose change cannot be computed from the file alone.
+            whose change cannot be computed here.
     """
     parts = _parts(path)
     for part in parts:
-        _check_sound(part)
+        _check_sound(part, any_kind=any_kind, hint=hint)
     shapes = {part.key(key): shape for part in parts for key, shape in part.header.shapes.items()}
     metadata = dict(parts[0].header.metadata)
     lora = recognise_format(shapes, metadata)
@@ -94,17 +108,26 @@ def read_lora(path: Path) -> LoraFile:
             f"{printable(path.name)} has no alphas, and its folder no adapter_config.json: the ranks are used."
         )
     layers = _layers(path, lora, tensors, placed, alphas, base)
-    unmapped = [name for name, address in placed.items() if address is None and layer_names(base) is not None]
+    known = layer_names(base) is not None
+    unmapped = [
+        name for name, address in placed.items() if address is None and known and _in_tables(lora, name, shapes)
+    ]
     if unmapped:
         notes.append(
             f"{len(unmapped)} modules of {printable(path.name)} are not in {base}'s table of names; they keep their "
             f"names: {listing([printable(name) for name in unmapped], 3)}."
         )
     inside = {key for module in lora.modules.values() for key in module.parts.values()}
-    matrices = [tensors[key].dtype for key in inside if tensors[key].dim() > 1]
+    floats = [tensors[key] for key in inside if tensors[key].is_floating_point()]
+    matrices = [tensor.dtype for tensor in floats if tensor.dim() > 1] or [tensor.dtype for tensor in floats]
     dtype = max(set(matrices), key=lambda kind: (matrices.count(kind), str(kind)))
     rest = {key: tensor for key, tensor in tensors.items() if key not in inside}
     return LoraFile(path, base, lora.naming, layers, metadata, dtype, unmapped, rest, notes)
+
+
+def _in_tables(lora: Format, name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a family's table of modules has the layers of a module's kind."""
+    return kind_named(lora.modules[name].kind(shapes)).in_tables
 
 
 def _parts(path: Path) -> list[_Part]:
@@ -125,13 +148,16 @@ def _parts(path: Path) -> list[_Part]:
     return parts
 
 
-def _check_sound(part: _Part) -> None:
+def _check_sound(part: _Part, *, any_kind: bool, hint: str) -> None:
     path, header = part.file, part.header
     lora = recognise_format(header.shapes, header.metadata)
     if lora is None:
         other = looks_like(header) or "a file whose tensors have names of no known LoRA format"
         raise ModelError(f"{printable(path)} is no LoRA: it is {other}.", "Name a LoRA file.", code="not-a-lora")
-    _check_kinds(path, lora)
+    if any_kind:
+        _check_computable(path, lora, header.shapes)
+    else:
+        _check_kinds(path, lora, hint)
     faults = defects(lora, header, read_payload(path, header), start=True)
     if faults:
         raise ModelError(
@@ -141,23 +167,43 @@ def _check_sound(part: _Part) -> None:
         )
 
 
-def _check_kinds(path: Path, lora: Format) -> None:
+def _check_kinds(path: Path, lora: Format, hint: str) -> None:
     for kind in lora.kinds:
         if not kind_named(kind).from_file_alone:
+            needs_base = kind_named(kind).factors and hint
             raise ModelError(
                 f"{printable(path)} is of the kind {kind}, whose change of the weights cannot be computed from the "
                 "file alone, so this tool cannot use it.",
-                "Use a LoRA, LoHa, LoKr or full difference.",
+                hint if needs_base else "Use a LoRA, LoHa, LoKr or full difference.",
                 code="lora-kind-not-computable",
             )
-    biases = [name for name, module in lora.modules.items() if "diff_b" in module.parts or "bias" in module.parts]
+    _refuse_biases(path, lora, {BIAS, OWN_BIAS}, hint or "Use a file that changes weights only.")
+
+
+def _refuse_biases(path: Path, lora: Format, roles: set[str], hint: str) -> None:
+    biases = [name for name, module in lora.modules.items() if roles & module.parts.keys()]
     if biases:
         raise ModelError(
             f"{printable(path)} also changes {len(biases)} biases, which no LoRA can hold: "
             f"{listing([printable(name) for name in biases], 2)}.",
-            "Use a file that changes weights only.",
+            hint,
             code="lora-changes-biases",
         )
+
+
+def _check_computable(path: Path, lora: Format, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse kinds that have no formula here, and tensors that no formula reads."""
+    _refuse_biases(path, lora, {OWN_BIAS}, "Use a file without biases.")
+    for module in lora.modules.values():
+        kind = kind_named(module.kind(shapes))
+        strange = sorted(module.parts.keys() - (kind.factors | _ANY)) if kind.needs_weight else []
+        if not kind.factors or strange:
+            what = f"the tensor {printable(module.parts[strange[0]])} in a {kind.name}" if strange else kind.name
+            raise ModelError(
+                f"{printable(path)} has what no formula is built in for: {what}.",
+                "Use a LoRA, LoHa, LoKr, GLoRA, OFT, BOFT, (IA)³ of LyCORIS, DoRA, full difference or norm layers.",
+                code="lora-kind-not-computable",
+            )
 
 
 def read_tensors(path: Path, keys: Sequence[str] | None = None) -> dict[str, Tensor]:
@@ -226,17 +272,17 @@ def _fused(path: Path, name: str, parts: Sequence[tuple[Address, Layer]], base: 
     """Join the adapters of query, key and value into one of Kohya's layer: LoRAs exactly, other kinds by their ΔW."""
     family = family_of_lora(base)
     assert family is not None, "a layer in parts has an address"
-    members = parts[0][0].members
-    widths = family.spec.layers.usual_widths(members, parts[0][1].shape[1])
+    members, (_, inputs) = parts[0][0].members, _sides(path, parts[0][1])
+    widths = family.spec.layers.usual_widths(members, inputs)
     covered = [number for address, _ in parts for number in range(address.member, address.member + address.count)]
     if len(set(covered)) < len(covered):
         _refuse_twice(path, name)
     for address, layer in parts:
         expected = sum(widths[address.member : address.member + address.count])
-        if layer.shape[0] != expected:
+        outputs = _sides(path, layer)[0]
+        if outputs != expected:
             raise ModelError(
-                f"A part of {name} has {layer.shape[0]} outputs instead of {expected}: it is not "
-                f"{family.spec.title}'s.",
+                f"A part of {name} has {outputs} outputs instead of {expected}: it is not {family.spec.title}'s.",
                 "Use another file.",
                 code="lora-part-wrong-size",
             )
@@ -248,6 +294,25 @@ def _fused(path: Path, name: str, parts: Sequence[tuple[Address, Layer]], base: 
     }
     down, up, scale = merge_parts(pairs, widths)
     return Layer(name, LORA, {"down": down, "up": up}, scale * len(down))
+
+
+def _sides(path: Path, layer: Layer) -> tuple[int, int]:
+    """Outputs and inputs of a part of a layer.
+
+    Raises:
+        ModelError: its tensors do not show them, or they have a change of the bias, which is not joined.
+    """
+    shapes = {role: tuple(tensor.shape) for role, tensor in layer.factors.items()}
+    outputs, inputs = layer.adapter.outputs(shapes), layer.adapter.inputs(shapes)
+    if not layer.adapter.needs_weight and BIAS not in layer.factors:
+        return layer.shape[0], layer.shape[1]
+    if outputs is None or inputs is None or BIAS in layer.factors:
+        raise ModelError(
+            f"{printable(path)} has a {layer.kind} for a part of {printable(layer.name)}: such parts cannot be joined.",
+            "Use it in the program that made it.",
+            code="lora-kind-not-computable",
+        )
+    return outputs, inputs
 
 
 def _stacked(name: str, parts: Sequence[tuple[Address, Layer]], widths: Sequence[int]) -> StackedLayer:

@@ -11,9 +11,17 @@ import torch
 from torch import Tensor
 
 from engine.adapters.bases import UNKNOWN
-from engine.adapters.tools.combine import Weighted, can_concatenate, concatenate, dare, ties, weighted_sum
+from engine.adapters.tools.combine import (
+    Weighted,
+    can_concatenate,
+    concatenate,
+    dare,
+    parts_by_layer,
+    ties,
+    weighted_sum,
+)
 from engine.adapters.tools.layers import FULL, Layer
-from engine.adapters.tools.lora_file import LoraFile, read_lora
+from engine.adapters.tools.lora_file import WITH_BASE, LoraFile, read_lora
 from engine.adapters.tools.lowrank import Spectrum, spectrum_of, spectrum_of_matrix
 from engine.adapters.tools.new_metadata import comment, derived_metadata, network_sizes
 from engine.adapters.tools.places import place_for
@@ -38,13 +46,14 @@ def merge(request: MergeRequest, progress: OnProgress) -> ToolReport:
         ModelError: a file cannot be merged, or the files do not fit together.
     """
     _check(request)
-    sources = [read_lora(expanded(name)) for name, _ in request.files]
+    into = request.into is not None
+    sources = [read_lora(expanded(name), any_kind=into, hint=WITH_BASE) for name, _ in request.files]
     base = common_base(sources)
-    parts = parts_by_layer(sources, [weight for _, weight in request.files])
-    if request.into is not None:
+    if into:
         from engine.adapters.tools.into import merge_into
 
-        return merge_into(request, sources, base, parts, changes_of(request), progress)
+        return merge_into(request, sources, base, changes_of(request), progress)
+    parts = parts_by_layer([source.layers for source in sources], sources, [weight for _, weight in request.files])
     inputs = [source.path for source in sources]
     place = None if request.dry_run else place_for(request.out, inputs, overwrite=request.overwrite)
     report = ToolReport("merge", [printable(path) for path in inputs], None, base, sources[0].naming)
@@ -111,31 +120,6 @@ def common_base(sources: Sequence[LoraFile]) -> str:
             code="loras-for-different-models",
         )
     return next(iter(by_base), UNKNOWN)
-
-
-def parts_by_layer(sources: Sequence[LoraFile], weights: Sequence[float]) -> dict[str, list[Weighted]]:
-    """Each layer to its parts, in the order of the files; files of weight 0 have none.
-
-    Raises:
-        ModelError: a layer has another shape in another file, or there are no parts.
-    """
-    parts: dict[str, list[Weighted]] = {}
-    for source, weight in zip(sources, weights, strict=True):
-        for name, layer in source.layers.items() if weight else ():
-            layer_parts = parts.setdefault(name, [])
-            if layer_parts and layer_parts[0][0].matrix_shape != layer.matrix_shape:
-                raise ModelError(
-                    f"{printable(name)} changes a weight of {list(layer_parts[0][0].shape)}, and in {source.title} "
-                    f"one of {list(layer.shape)}.",
-                    "The files are for models of different sizes: merge files for one model.",
-                    code="loras-of-different-sizes",
-                )
-            layer_parts.append((layer, weight))
-    if not parts:
-        raise ModelError(
-            "All weights are 0, so there is nothing to merge.", "Give other weights: FILE=0.8.", code="all-weights-zero"
-        )
-    return parts
 
 
 def changes_of(request: MergeRequest) -> Callable[[Sequence[Weighted]], Tensor]:

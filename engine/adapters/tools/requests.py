@@ -39,6 +39,8 @@ class ResizeRequest(Request):
     cumulative: float | None = None
     conv_rank: int | None = None
     """The same as `rank` for convolutions wider than 1×1; None: `rank`."""
+    base: str | None = None
+    """A checkpoint, for kinds whose change depends on its weights."""
     precision: Precision | None = None
     """None: the file's."""
 

@@ -14,6 +14,7 @@ from engine.adapters.bases import is_unet
 from engine.adapters.header_room import fit_metadata
 from engine.adapters.inspect import inspect_lora
 from engine.adapters.key_formats import alpha_tensor
+from engine.adapters.kinds.dora import MAGNITUDE, Decomposed
 from engine.adapters.layout import HASHES, LEGACY, Entry, header_bytes, legacy_hash, shared_header
 from engine.adapters.naming import component_of, prefix_of
 from engine.adapters.payload import ORDER, read_payload
@@ -106,7 +107,10 @@ def tensors_of(layers: Iterable[Layer]) -> dict[str, Tensor]:
         ends = {"down": DOWN, "up": UP}
         if not prefix_of(layer.name) and layer.style == "lora_A":
             ends = {"down": "lora_A.weight", "up": "lora_B.weight"}
-        ends = {role: end for end, role in layer.adapter.ends.items()} | ends
+        adapter = layer.adapter
+        if isinstance(adapter, Decomposed):
+            adapter, ends = adapter.plain, ends | {MAGNITUDE: "dora_scale"}
+        ends = {role: end for end, role in adapter.ends.items()} | ends
         tensors |= {f"{layer.name}.{ends.get(role, role)}": tensor for role, tensor in layer.factors.items()}
         if layer.kind == LORA or layer.alpha is not None:
             alpha = float(layer.rank) if layer.alpha is None else layer.alpha

@@ -22,11 +22,14 @@ from engine.config.flux import RANKS
 from engine.config.key_values import split_arguments
 from engine.config.kohya.trainers import KohyaTrainer
 from engine.config.network import IMPLIED, LYCORIS
-from engine.config.optimizers import is_schedule_free, optimizer_settings, schedule_settings, sets_its_own_rate
+from engine.config.optimizers import optimizer_settings, schedule_settings, sets_its_own_rate
 from engine.config.resolve import ResolvedConfig
 from engine.config.schema import RunConfig
 from engine.config.trained import is_trained
+from engine.config.training import is_schedule_free
 
+_OWN_ADAPTER_KEYS = ("init_lora_weights", "tlora_min_rank", "tlora_alpha")
+"""Settings of the adapter that no script has."""
 _CHANCE = ("shuffle_caption", "token_warmup_step", "caption_dropout_rate", "caption_tag_dropout_rate")
 """The scripts refuse these where text outputs are cached."""
 _UNREAD = ("caption_dropout_every_n_epochs", "enable_wildcard", "caption_prefix", "caption_suffix",
@@ -278,6 +281,16 @@ def _validation(fit: Fitted) -> None:
 def _adapter(fit: Fitted) -> None:
     """Modules of the adapter that are no part of every version of the scripts; settings that they take otherwise."""
     network, training = fit.config.network, fit.config.training
+    plain = type(network)()
+    lost = [key for key in _OWN_ADAPTER_KEYS if getattr(network, key) != getattr(plain, key)]
+    if lost:
+        changes = {key: getattr(plain, key) for key in lost}
+        note = f"{_left(lost)}: the scripts have no such argument."
+        if network.rank_factor > 1 and network.network_weights is not None:
+            ranks = {"network_dim", "network_alpha"} | ({"conv_dim", "conv_alpha"} if network.conv_rank else set())
+            changes |= {key: getattr(network.in_file, key) for key in ranks}
+            note += f" network_dim is {changes['network_dim']}, the rank of the file to start from."
+        fit.change(note, network=changes)
     if network.preset is not None and network.is_kohyas:
         note = f"network_module is {LYCORIS}: only it has presets of layers."
         fit.change(note, network={"network_module": LYCORIS})

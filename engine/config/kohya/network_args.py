@@ -83,7 +83,7 @@ def _set(conversion: Conversion, name: str, raw: str, rule: Rule) -> None:
 
 _OTHER_KINDS = {
     "dylora": "DyLoRA is not built in: choose lora",
-    "tlora": "T-LoRA is not built in: choose lora",
+    "tlora": "LyCORIS' T-LoRA, which only LyCORIS reads, is not built in: choose lora with network.tlora_min_rank",
 }
 
 

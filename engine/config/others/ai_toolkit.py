@@ -57,6 +57,7 @@ def convert(source: Source) -> Conversion:
     _model(reading)
     _saving(reading, name)
     _samples(reading)
+    _logger(reading)
     _datasets(reading, source)
     reading.rest()
     conversion.set("dataset.validation_split", 0.0)
@@ -224,6 +225,20 @@ def _saving(reading: Reading, name: str) -> None:
         steps = max(1, (kept - 1) * every)
         text = f"files of the last {steps} steps are kept, that is {kept}"
         reading.use("save.max_step_saves_to_keep", "saving.save_last_n_steps", steps, text)
+
+
+def _logger(reading: Reading) -> None:
+    """Weights & Biases; TensorBoard follows from log_dir."""
+    on = reading.get("logging.use_wandb")
+    if not on:
+        if reading.has("logging.use_wandb") and on is not None:
+            reading.record("logging.use_wandb", "honoured", "off")
+        return
+    reading.use("logging.use_wandb", "logging.log_with", "wandb")
+    if (project := reading.get("logging.project_name")) is not None:
+        reading.use("logging.project_name", "logging.log_tracker_name", project)
+    if (name := reading.get("logging.run_name")) is not None:
+        reading.use("logging.run_name", "logging.wandb_run_name", name)
 
 
 def _samples(reading: Reading) -> None:

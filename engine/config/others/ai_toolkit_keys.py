@@ -11,7 +11,9 @@ UNET = ("sd15", "sdxl")
 _OWN_LOG = ignored("the events of the run and the dashboard show it")
 _UPLOAD = ignored("nothing is uploaded; `hf upload` does it afterwards")
 _TEXTS = ignored("text encoders leave the card before the training")
-_ALL_LAYERS = "every layer that a LoRA of this kind has is trained: leave it out"
+_ALL_LAYERS = (
+    "names of diffusers' layers: leave it out, and set network.include_patterns or exclude_patterns in the preset"
+)
 _NOT_HERE = "there is no such method here: leave it out"
 _CONTROL = "training with control images is not supported: leave it out"
 
@@ -43,33 +45,39 @@ OTHER_JOBS = {
 }  # fmt: skip
 """Jobs and processes for another purpose."""
 NETWORK_TYPES = {
-    "lora": "networks.lora",
-    "locon": "networks.lora",
-    "lierla": "networks.lora",
-    **dict.fromkeys(
-        ("lokr", "lorm", "dora", "loha", "fullrank"),
-        Rule("not supported", "", "only LoRA: lora, with conv for the convolutions"),
-    ),
+    **dict.fromkeys(("lora", "locon", "lierla"), "lora"),
+    "lokr": "lokr",
+    "dora": Rule("not supported", "", "DoRA is not trained: use lora"),
+    "lorm": Rule("not supported", "", "it reduces the layers of the model itself: use lora"),
+    **dict.fromkeys(("loha", "fullrank"), Rule("not supported", "", "use lora, or lokr with lokr_full_rank: true")),
 }
-"""network.type to our adapter kinds. For FLUX the module follows from the model."""
+"""network.type to our kinds of adapter."""
 _PRECISIONS = {
     **dict.fromkeys(("bf16", "bfloat16"), "bf16"),
     **dict.fromkeys(("fp16", "float16", "half"), "fp16"),
     **dict.fromkeys(("fp32", "float32", "float", "no"), "no"),
 }
 _FILE_PRECISIONS = {word: "float" if value == "no" else value for word, value in _PRECISIONS.items()}
+_ADAM8, _ADEMAMIX8 = "bitsandbytes.optim.Adam8bit", "bitsandbytes.optim.AdEMAMix8bit"
 OPTIMIZERS = {
-    "adam": "Adam", "adamw": "AdamW", "adam8bit": Rule("not supported", "", "use adamw8bit"), "adamw8bit": "AdamW8bit",
-    "adamw8": "AdamW8bit", "lion": "Lion", "lion8bit": "Lion8bit", "adagrad": "Adagrad", "adafactor": "Adafactor",
-    "prodigy": "Prodigy",
+    "adam": "Adam", "adamw": "AdamW", "adam8bit": _ADAM8, "adam8": _ADAM8, "adamw8bit": "AdamW8bit",
+    "adamw8": "AdamW8bit", "ademamix8bit": _ADEMAMIX8, "lion": "Lion", "lion8bit": "Lion8bit", "adagrad": "Adagrad",
+    "adafactor": "Adafactor", "prodigy": "Prodigy", "prodigy8bit": "Prodigy", "dadaptation": "DAdaptAdam",
+    "dadaptationadam": "DAdaptAdam", "dadaptationlion": "DAdaptLion",
     **dict.fromkeys(
-        ("adam8", "prodigy8bit", "ademamix8bit", "automagic", "automagic2", "automagic3", "automagicexperiment",
-         "dadaptation", "dadaptationadam", "dadaptationlion"),
-        Rule("not supported", "", "use adamw8bit, adafactor or prodigy"),
+        ("automagic", "automagic2", "automagic3", "automagicexperiment"),
+        Rule("not supported", "", "its rates are not built in: use prodigy, which finds its rate too, or adamw8bit"),
     ),
 }  # fmt: skip
+"""train.optimizer to training.optimizer_type."""
+REMARKS = {
+    "adam8": "bitsandbytes' instead of its own states of 8 bits",
+    "adamw8": "bitsandbytes' instead of its own states of 8 bits",
+    "prodigy8bit": "with states of 32 bits, which for a LoRA are small",
+}
+"""By word: what becomes of it, where something better or nearly the same is used."""
 SETTINGS = {
-    **dict.fromkeys(("AdamW", "Adam", "AdamW8bit", "Prodigy"), ("eps=1e-06",)),
+    **dict.fromkeys(("AdamW", "Adam", "AdamW8bit", "Prodigy", "DAdaptAdam", _ADAM8, _ADEMAMIX8), ("eps=1e-06",)),
     "Adafactor": ("scale_parameter=False", "relative_step=False", "warmup_init=False"),
 }
 """Settings that ai-toolkit gives an optimizer where the file does not."""
@@ -104,23 +112,28 @@ KEYS: dict[str, Key] = {
                              "A caption that lacks it is not changed: `lorasmith caption DIR --trigger WORD` adds it"),
     "device": honoured("memory.device", "text"),
     "performance_log_every": _OWN_LOG,
-    "log_dir": _OWN_LOG,
+    "log_dir": honoured("logging.logging_dir", "path", "for TensorBoard"),
+    "logging.use_wandb": together("logging.log_with", "flag", "wandb", default=False),
+    "logging.project_name": together("logging.log_tracker_name", "text", "with use_wandb", default="ai-toolkit"),
+    "logging.run_name": together("logging.wandb_run_name", "text", "with use_wandb"),
     "logging.*": _OWN_LOG,
     "monitoring.*": _OWN_LOG,
     "sqlite_db_path": ignored("runs are directories, without a database"),
     "first_sample.*": ignored("the samples before the start are like all others"),
-    "network.type": together("network.network_module", "text", choices=NETWORK_TYPES, default="lora"),
+    "network.type": together("network.algo", "text", choices=NETWORK_TYPES, default="lora"),
     "network.linear": together("network.network_dim", "integer"),
     "network.rank": together("network.network_dim", "integer", "the older name of linear"),
-    "network.linear_alpha": together("network.network_alpha", "number", "FLUX: without effect, alpha is the rank"),
+    "network.linear_alpha": together("network.network_alpha", "number", "FLUX: of lokr only, else alpha is the rank"),
     "network.alpha": together("network.network_alpha", "number", "where linear_alpha is absent", default=1.0),
-    "network.conv": honoured("network.conv_dim", "integer", families=UNET),
+    "network.conv": together("network.conv_dim", "integer", families=UNET),
     "network.conv_alpha": together("network.conv_alpha", "number", "absent: conv"),
-    "network.dropout": honoured("network.network_dropout", "number"),
+    "network.dropout": together("network.network_dropout", "number", "lokr has none there either"),
     "network.pretrained_lora_path": honoured("network.network_weights", "path"),
     "network.transformer_only": ignored("FLUX: only the blocks of the transformer are trained"),
     "network.split_multistage_loras": ignored("for models of several stages"),
-    **all_of(ignored("for lokr"), "network.lokr_full_rank network.lokr_factor"),
+    "network.lokr_full_rank": together("network.full_matrix", "flag", "of lokr; convolutions are trained with it"),
+    "network.lokr_factor": together("network.factor", "integer", "of lokr", default=-1),
+    "network.old_lokr_format": ignored("files have LyCORIS' names; `lorasmith lora convert` writes others"),
     "network.network_kwargs": refused(_ALL_LAYERS, {}),
     **all_of(refused(_ALL_LAYERS, []), "network.network_kwargs.ignore_if_contains "
              "network.network_kwargs.only_if_contains"),

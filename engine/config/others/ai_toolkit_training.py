@@ -7,8 +7,9 @@ from typing import Any
 
 from engine.config.kohya.argument_values import number_of
 from engine.config.kohya.arguments import installed_optimizer
-from engine.config.others.ai_toolkit_keys import NAME, SETTINGS
-from engine.config.others.table import Reading, brief
+from engine.config.others.ai_toolkit_keys import NAME, REMARKS, SETTINGS
+from engine.config.others.kinds import kronecker
+from engine.config.others.table import Reading, brief, our_default
 from engine.config.problems import Problem
 
 _SCHEDULE_LENGTHS = frozenset({"total_iters", "T_max", "T_0", "steps", "factor", "max_iterations"})
@@ -25,9 +26,41 @@ def training(reading: Reading) -> None:
 
 def _network(reading: Reading) -> None:
     """The kind of adapter, its ranks and alphas."""
-    module = reading.chosen("network.type")
-    if module is not None:
-        reading.use("network.type", "network.network_module", module)
+    algo = reading.chosen("network.type")
+    if algo is not None:
+        reading.use("network.type", "network.algo", algo)
+    if algo == "lokr":
+        _lokr(reading)
+    else:
+        _ranks(reading, algo_has_alpha=reading.family != "flux")
+        if (value := reading.get("network.dropout")) is not None:
+            reading.use("network.dropout", "network.network_dropout", value)
+
+
+def _lokr(reading: Reading) -> None:
+    """LoKr: with full matrices, or with ranks as a LoRA. Its file has alphas for FLUX too."""
+    if reading.has("network.dropout"):
+        reading.record("network.dropout", "no effect", f"lokr has none in {NAME} either")
+    full = reading.get("network.lokr_full_rank")
+    if full is None and not reading.has("network.lokr_full_rank"):
+        message = f"required for lokr, and missing: its default is not the same in all versions of {NAME}."
+        reading.conversion.problems.append(Problem("", "network.lokr_full_rank", message, "Write true or false."))
+    elif full:
+        reading.use("network.lokr_full_rank", "network.full_matrix", True)
+        for name in ("rank", "linear", "linear_alpha", "alpha", "conv", "conv_alpha"):
+            if reading.has(f"network.{name}"):
+                reading.record(f"network.{name}", "no effect", "lokr_full_rank: the matrices have no rank")
+        if reading.family != "flux":
+            dim = reading.conversion.values.get("network", {}).get("network_dim") or our_default("network.network_dim")
+            reading.conversion.set("network.conv_dim", dim, "network.lokr_full_rank")
+    elif full is False:
+        reading.record("network.lokr_full_rank", "honoured", "with ranks")
+        _ranks(reading, algo_has_alpha=True)
+    kronecker(reading, "network.lokr_factor")
+
+
+def _ranks(reading: Reading, *, algo_has_alpha: bool) -> None:
+    """Ranks and alphas; without an alpha of its own it is the rank."""
     key = "network.rank" if reading.has("network.rank") else "network.linear"
     rank = reading.get(key)
     if rank is None and not reading.has(key):
@@ -35,7 +68,8 @@ def _network(reading: Reading) -> None:
         reading.conversion.problems.append(Problem("", "network.linear", message))
     elif rank is not None:
         reading.use(key, "network.network_dim", rank)
-    if reading.family == "flux":
+    conv = _convolutions(reading)
+    if not algo_has_alpha:
         for name in ("network.linear_alpha", "network.alpha"):
             if reading.has(name):
                 reading.record(name, "no effect", f"for FLUX alpha is the rank, as {NAME} trains and saves it")
@@ -45,7 +79,6 @@ def _network(reading: Reading) -> None:
     alpha = "network.linear_alpha" if reading.has("network.linear_alpha") else "network.alpha"
     if (value := reading.get(alpha)) is not None:
         reading.use(alpha, "network.network_alpha", value)
-    conv = reading.get("network.conv")
     if conv and reading.has("network.conv_alpha"):
         if (value := reading.get("network.conv_alpha")) is not None:
             reading.use("network.conv_alpha", "network.conv_alpha", value)
@@ -53,13 +86,26 @@ def _network(reading: Reading) -> None:
         reading.conversion.set("network.conv_alpha", float(conv))
 
 
+def _convolutions(reading: Reading) -> int | None:
+    """The rank of convolutions; None where none are trained, or the model has none."""
+    if not reading.has("network.conv"):
+        return None
+    if reading.family == "flux":
+        reading.record("network.conv", "no effect", "for Stable Diffusion 1.5 and SDXL only")
+        return None
+    conv: int | None = reading.get("network.conv")
+    if conv is not None:
+        reading.use("network.conv", "network.conv_dim", conv)
+    return conv
+
+
 def _rates(reading: Reading) -> None:
     """Which parts are trained, and their learning rates."""
     rate = reading.get("train.lr")
-    prodigy = str(reading.get("train.optimizer")).lower() == "prodigy"
-    low = prodigy and rate is not None and rate < 0.1
+    finds = str(reading.get("train.optimizer")).lower().startswith(("prodigy", "dadaptation"))
+    low = finds and rate is not None and rate < 0.1
     if rate is not None:
-        text = f"1 for Prodigy: {NAME} takes 1 instead of a rate below 0.1" if low else ""
+        text = f"1, as the optimizer finds the rate: {NAME} takes 1 instead of a rate below 0.1" if low else ""
         reading.use("train.lr", "training.learning_rate", 1.0 if low else rate, text)
     unet, texts = reading.get("train.train_unet"), reading.get("train.train_text_encoder")
     if unet is False:
@@ -87,6 +133,7 @@ def _optimizer(reading: Reading) -> None:
     lines += own
     if chosen is not None:
         name, other = installed_optimizer(chosen)
+        other = other or REMARKS.get(str(reading.get("train.optimizer")).lower(), "")
         text = "; ".join(part for part in (other, f"with {NAME}'s {', '.join(own)}" if own else "") if part)
         reading.use("train.optimizer", "training.optimizer_type", name, text, "better" if other else "honoured")
     if reading.has("train.optimizer_params"):

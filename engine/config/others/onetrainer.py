@@ -3,11 +3,13 @@ Nerogar/OneTrainer)."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from engine.config.conversion import Conversion, Rule
 from engine.config.kohya.argument_values import integer_of
+from engine.config.loggers import LOGGERS
 from engine.config.others.folders import put_folders
 from engine.config.others.onetrainer_images import folders_of, read_list, resolution
 from engine.config.others.onetrainer_keys import (
@@ -82,7 +84,7 @@ def convert(source: Source) -> Conversion:
     reading.record("training_method", "honoured")
     reading.convert()
     training(reading)
-    for part in (_memory, _saving, _samples):
+    for part in (_memory, _saving, _samples, _logger):
         part(reading)
     _sample_file(reading, source)
     _images(reading, source)
@@ -186,6 +188,18 @@ def _samples(reading: Reading) -> None:
               "sampling.sample_every_n_steps", 0)  # fmt: skip
     if str(reading.get("sample_after_unit")).upper() == "NEVER":
         reading.conversion.set("sampling.sample_at_first", False, "sample_after_unit")
+
+
+def _logger(reading: Reading) -> None:
+    """TensorBoard, which OneTrainer has in every installation and this program as an extra."""
+    on = reading.get("tensorboard") if reading.has("tensorboard") else None
+    if on and find_spec("tensorboard") is None:
+        text = f"TensorBoard is not installed: {LOGGERS['tensorboard'].install}, then logging.log_with = tensorboard"
+        reading.record("tensorboard", "no effect", text)
+    elif on:
+        reading.use("tensorboard", "logging.log_with", "tensorboard", "in the folder logs of the output folder")
+    elif on is not None:
+        reading.record("tensorboard", "honoured", "off")
 
 
 def _sample_file(reading: Reading, source: Source) -> None:

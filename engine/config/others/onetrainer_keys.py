@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from engine.config.conversion import Rule
+from engine.config.others.onetrainer_optimizers import OPTIMIZERS
 from engine.config.others.table import Key, all_of, choice, honoured, ignored, refused, together
 
 NAME = "OneTrainer"
@@ -32,12 +31,14 @@ OTHER_METHODS = {
     "EMBEDDING": "textual inversion, which trains an embedding",
     "FINE_TUNE_VAE": "training of the VAE",
 }
+_FEW_KINDS = "use LORA, LOHA or LOKR"
+_INPUTS = Rule("not supported", "", f"it rotates the inputs of layers, which only OneTrainer reads: {_FEW_KINDS}")
 PEFT_TYPES = {
-    "lora": "networks.lora",
-    **dict.fromkeys(("loha", "lokr", "oft_2", "oft", "locon", "ia3", "boft", "glora", "dylora"),
-                    Rule("not supported", "", "only LoRA: LORA")),
+    "lora": "lora", "loha": "loha", "lokr": "lokr", "oft_2": _INPUTS, "oft": _INPUTS,
+    **dict.fromkeys(("locon", "ia3", "boft", "glora", "dylora"),
+                    Rule("not supported", "", f"no kind of OneTrainer's: {_FEW_KINDS}")),
 }  # fmt: skip
-"""peft_type to our adapter kinds."""
+"""peft_type to our kinds of adapter."""
 _PRECISIONS = {"float_16": "fp16", "bfloat_16": "bf16", "float_32": "no", "tfloat_32": "no"}
 _FILE_PRECISIONS = {**{word: "float" if value == "no" else value for word, value in _PRECISIONS.items()},
                     **dict.fromkeys(("float_8", "nfloat_4"),
@@ -53,45 +54,6 @@ _VAE = {
     "float_32": True,
     **dict.fromkeys(("none", "float_16", "bfloat_16", "tfloat_32", "float_8", "nfloat_4"), _PLAIN),
 }
-OPTIMIZERS = {
-    "adamw": "AdamW", "adamw_8bit": "AdamW8bit", "adam": "Adam", "adagrad": "Adagrad", "adafactor": "Adafactor",
-    "lion": "Lion", "lion_8bit": "Lion8bit", "prodigy": "Prodigy", "rmsprop": "RMSprop", "sgd": "SGD",
-    "schedule_free_adamw": "AdamWScheduleFree", "schedule_free_sgd": "SGDScheduleFree",
-    **dict.fromkeys(
-        ("adam_8bit", "adagrad_8bit", "lamb", "lamb_8bit", "lars", "lars_8bit", "rmsprop_8bit", "sgd_8bit", "ademamix",
-         "ademamix_8bit", "simplified_ademamix", "adopt", "adopt_adv", "adamw_adv", "lion_adv", "prodigy_adv",
-         "lion_prodigy_adv", "prodigy_plus_schedule_free", "came", "came_8bit", "muon", "muon_adv", "adamuon_adv",
-         "signsgd_adv", "sinksgd_adv", "dadapt_ada_grad", "dadapt_adam", "dadapt_adan", "dadapt_lion", "dadapt_sgd",
-         "adabelief", "tiger", "aida", "yogi"),
-        Rule("not supported", "", "use ADAMW, ADAMW_8BIT, ADAFACTOR or PRODIGY"),
-    ),
-}  # fmt: skip
-_DECAY, _EPS = {"weight_decay": "weight_decay"}, {"eps": "eps"}
-_BETAS = {"beta1": "betas", "beta2": "betas"}
-_ADAM = {**_BETAS, **_EPS, **_DECAY, "amsgrad": "amsgrad"}
-_LION = {**_BETAS, **_DECAY}
-SETTINGS: dict[str, dict[str, str]] = {
-    "AdamW": _ADAM, "Adam": _ADAM,
-    "AdamW8bit": {**_BETAS, **_EPS, **_DECAY, "min_8bit_size": "min_8bit_size"},
-    "Lion": _LION, "Lion8bit": _LION,
-    "Prodigy": {**_BETAS, **_EPS, **_DECAY, **{key: key for key in (
-        "beta3", "decouple", "use_bias_correction", "safeguard_warmup", "d0", "d_coef", "slice_p")}},
-    "Adafactor": {**_DECAY, **{key: key for key in (
-        "clip_threshold", "decay_rate", "scale_parameter", "relative_step", "warmup_init")}},
-    "AdamWScheduleFree": {**_BETAS, **_EPS, **_DECAY, "r": "r", "weight_lr_power": "weight_lr_power"},
-    "SGDScheduleFree": {"momentum": "momentum", **_DECAY, "r": "r", "weight_lr_power": "weight_lr_power"},
-    "SGD": {"momentum": "momentum", "dampening": "dampening", "nesterov": "nesterov", **_DECAY},
-    "RMSprop": {"alpha": "alpha", "momentum": "momentum", "centered": "centered", **_EPS, **_DECAY},
-    "Adagrad": {"lr_decay": "lr_decay", **_EPS, **_DECAY},
-}  # fmt: skip
-"""By optimizer: OneTrainer's settings to those of the class; two that are one list have the same name."""
-SETTINGS_DEFAULTS: dict[str, dict[str, Any]] = {
-    "Adafactor": {"scale_parameter": False, "relative_step": False, "warmup_init": False},
-    "Lion8bit": {"beta2": 0.999}, "Prodigy": {"slice_p": 11},
-}  # fmt: skip
-"""OneTrainer's defaults that differ from those of the class."""
-BETAS = {"Lion": (0.9, 0.99), "Lion8bit": (0.9, 0.999)}
-"""Betas where the file has only one of them; for all others 0.9 and 0.999."""
 SCHEDULES = {
     "constant": "constant", "linear": "linear", "cosine": "cosine", "cosine_with_hard_restarts": "cosine_with_restarts",
     "adafactor": "adafactor",
@@ -116,6 +78,7 @@ SAMPLERS = {
 LAYERS = {"sd15": ("attn-mlp", "full"), "sdxl": ("attn-mlp", "full"), "flux": ("blocks", "full")}
 """layer_filter_preset with which the same layers are trained here."""
 _OWN_LOG = ignored("the events of the run and the dashboard show it")
+_TENSORBOARD = ignored("`tensorboard --logdir` shows the files")
 _STATE = ignored("the full state is saved every saving.save_state_every_n_steps, and at each stop")
 _CARD = ignored("memory.split_mode and memory.cpu_offload_checkpointing decide what leaves the card")
 _TEXTS = ignored("text encoders are not quantised: their outputs can be cached (memory.cache_text_encoder_outputs)")
@@ -151,7 +114,7 @@ def _part(name: str) -> dict[str, Key]:
 def _encoder(name: str) -> dict[str, Key]:
     return {
         f"{name}.train": together("network.network_train_unet_only", "flag", "false", default=True),
-        f"{name}.learning_rate": together("training.text_encoder_lr", "number", "the first one; absent: learning_rate"),
+        f"{name}.learning_rate": together("training.text_encoder_lr", "number", "of each; absent: learning_rate"),
         f"{name}.dropout_probability": together("dataset.caption_dropout_rate", "number",
                                                 "the same for each text encoder"),
         f"{name}.weight_dtype": _TEXTS,
@@ -177,8 +140,10 @@ KEYS: dict[str, Key] = {
     "output_dtype": choice("saving.save_precision", _FILE_PRECISIONS, default="FLOAT_32"),
     "output_model_format": ignored("files are safetensors in Kohya's names; `lorasmith lora convert` writes others"),
     **all_of(ignored("runs and caches have places of their own"), "workspace_dir cache_dir debug_dir"),
-    **all_of(_OWN_LOG, "debug_mode tensorboard tensorboard_expose tensorboard_always_on tensorboard_port "
-             "samples_to_tensorboard"),
+    "debug_mode": _OWN_LOG,
+    "tensorboard": together("logging.log_with", "flag", "tensorboard, where it is installed"),
+    **all_of(_TENSORBOARD, "tensorboard_expose tensorboard_always_on tensorboard_port"),
+    "samples_to_tensorboard": ignored("a logger gets the samples too"),
     **all_of(ignored("with validation concepts only"), "validation validate_after validate_after_unit"),
     "continue_last_backup": refused("a state of OneTrainer's cannot be read: start with lora_model_name", False),
     **all_of(ignored("a new run never overwrites an old one, and keeps its configuration"), "prevent_overwrites "
@@ -226,7 +191,7 @@ KEYS: dict[str, Key] = {
     "loss_weight_fn": together("training.min_snr_gamma", "text", choices=LOSS_WEIGHTS, default="CONSTANT"),
     "loss_weight_strength": together("training.min_snr_gamma", "number", "with MIN_SNR_GAMMA", default=5.0),
     "min_snr_gamma": together("training.min_snr_gamma", "number", "in older files"),
-    "dropout_probability": honoured("network.network_dropout", "number"),
+    "dropout_probability": together("network.network_dropout", "number", "of LORA"),
     **all_of(refused("neither loss nor rate is scaled: set it to NONE", "NONE"), "loss_scaler learning_rate_scaler"),
     "clip_grad_norm": honoured("training.max_grad_norm", "number"),
     **all_of(together("network.conv_dim", "text", "attn-mlp and full; FLUX: blocks and full"), "layer_filter_preset "
@@ -282,15 +247,22 @@ KEYS: dict[str, Key] = {
              "initial_embedding_text embedding_model_names bundle_additional_embeddings"),
     "embedding.*": ignored("no embedding is trained"),
     **all_of(refused("train the embedding for itself, and leave it out", []), "additional_embeddings embeddings"),
-    "peft_type": together("network.network_module", "text", choices=PEFT_TYPES, default="LORA"),
+    "peft_type": together("network.algo", "text", choices=PEFT_TYPES, default="LORA"),
     "lora_model_name": honoured("network.network_weights", "path"),
-    "lora_rank": together("network.network_dim", "integer", default=16),
+    "lora_rank": together("network.network_dim", "integer", "of LORA and LOHA", default=16),
     "lora_alpha": together("network.network_alpha", "number", default=1.0),
-    "lora_decompose": refused("DoRA is not trained: switch it off", False),
-    **all_of(ignored("lora_decompose is off"), "lora_decompose_norm_epsilon lora_decompose_output_axis"),
-    **all_of(_OTHER_KIND, "oft_block_size oft_block_share dora_oft oft_scaled oft_clipped_norm oft_cans lokr_dim "
-             "lokr_decompose_both lokr_decompose_factor lokr_use_tucker lokr_weight_decompose lokr_dora_on_output "
-             "lokr_full_matrix lokr_vec_trick"),
+    "lora_decompose": together("network.dora_wd", "flag", "of LORA"),
+    "lora_decompose_output_axis": together("network.wd_on_output", "flag", "with lora_decompose"),
+    "lora_decompose_norm_epsilon": ignored("against a division by 0, which cannot happen here"),
+    "lokr_dim": together("network.network_dim", "integer", "of LOKR", default=16),
+    "lokr_decompose_factor": together("network.factor", "integer", "of LOKR", default=-1),
+    "lokr_decompose_both": together("network.decompose_both", "flag", "of LOKR"),
+    "lokr_use_tucker": together("network.use_tucker", "flag", "of LOKR"),
+    "lokr_full_matrix": together("network.full_matrix", "flag", "of LOKR"),
+    "lokr_weight_decompose": together("network.dora_wd", "flag", "of LOKR"),
+    "lokr_vec_trick": ignored("it changes how LOKR is computed, not what"),
+    "lokr_dora_on_output": together("network.wd_on_output", "flag", "with lokr_weight_decompose"),
+    **all_of(_OTHER_KIND, "oft_block_size oft_block_share dora_oft oft_scaled oft_clipped_norm oft_cans"),
     "optimizer": together("training.optimizer_type", "", "in older files"),
     "optimizer.optimizer": together("training.optimizer_type", "text", choices=OPTIMIZERS, default="ADAMW"),
     "optimizer.*": together("training.optimizer_args", "", "settings of the chosen optimizer"),

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
-from engine.config.kohya.argument_values import integer_of, number_of
-from engine.config.kohya.arguments import installed_optimizer
-from engine.config.others.onetrainer_keys import BETAS, LAYERS, SETTINGS, SETTINGS_DEFAULTS
+from engine.config.kohya.argument_values import integer_of
+from engine.config.others.kinds import kronecker
+from engine.config.others.onetrainer_keys import LAYERS
+from engine.config.others.onetrainer_optimizers import optimizer
 from engine.config.others.table import Reading, brief, title
-from engine.config.problems import Problem
+
+_DORA = (("lora_decompose", "lora_decompose_output_axis"), ("lokr_weight_decompose", "lokr_dora_on_output"))
+"""The switch of DoRA and that of its axis, of LORA and of LOKR."""
+_ENCODERS = ("text_encoder", "text_encoder_2")
 
 
 def training(reading: Reading) -> None:
     """Convert what the loss, the noise and the optimizer's step depend on."""
-    for part in (_network, _parts, _rates, _optimizer, _schedule, _loss, _noise, _timesteps):
+    _network(reading)
+    _rates(reading, _parts(reading))
+    for part in (optimizer, _schedule, _loss, _noise, _timesteps):
         part(reading)
 
 
@@ -27,14 +32,55 @@ def denoiser(reading: Reading, name: str, older: str) -> str:
 
 def _network(reading: Reading) -> None:
     """The kind of adapter, rank and alpha, and which layers get one."""
-    module = reading.chosen("peft_type")
-    if module is not None:
-        reading.use("peft_type", "network.network_module", module)
-    rank, alpha = reading.get("lora_rank"), reading.get("lora_alpha")
+    algo = reading.chosen("peft_type")
+    if algo is not None:
+        reading.use("peft_type", "network.algo", algo)
+    rank_key = "lokr_dim" if algo == "lokr" else "lora_rank"
+    rank, alpha = reading.get(rank_key), reading.get("lora_alpha")
     if rank is not None:
-        reading.use("lora_rank", "network.network_dim", rank)
+        reading.use(rank_key, "network.network_dim", rank)
     if alpha is not None:
         reading.use("lora_alpha", "network.network_alpha", alpha)
+    _layers(reading, rank_key, rank, alpha)
+    if algo == "lokr":
+        _lokr(reading)
+    _decomposed(reading, algo)
+    dropout = reading.get("dropout_probability")
+    if dropout and algo not in (None, "lora"):
+        reading.fail("dropout_probability", "only with LORA: set it to 0")
+    elif dropout is not None:
+        reading.use("dropout_probability", "network.network_dropout", dropout)
+
+
+def _lokr(reading: Reading) -> None:
+    """What only LoKr has."""
+    for key in ("decompose_both", "use_tucker", "full_matrix"):
+        if reading.has(f"lokr_{key}") and (value := reading.get(f"lokr_{key}")) is not None:
+            reading.use(f"lokr_{key}", f"network.{key}", value)
+    kronecker(reading, "lokr_decompose_factor")
+
+
+def _decomposed(reading: Reading, algo: str | None) -> None:
+    """DoRA; each kind has keys of its own."""
+    keys = {"lora": _DORA[0], "lokr": _DORA[1]}.get(algo or "", ("", ""))
+    for switch, axis in _DORA:
+        if (switch, axis) != keys:
+            for key in (switch, axis):
+                if reading.has(key):
+                    reading.record(key, "no effect", "peft_type is another one")
+        elif reading.get(switch):
+            text = "with a gradient through the norm, which OneTrainer takes for a constant"
+            reading.use(switch, "network.dora_wd", True, text, "better")
+            reading.use(axis, "network.wd_on_output", bool(reading.get(axis)))
+        else:
+            if reading.has(switch):
+                reading.record(switch, "honoured", "off, as it is here")
+            if reading.has(axis):
+                reading.record(axis, "no effect", f"{switch} is off")
+
+
+def _layers(reading: Reading, rank_key: str, rank: int | None, alpha: float | None) -> None:
+    """Which layers get an adapter."""
     key = "lora_layer_preset" if reading.has("lora_layer_preset") else "layer_filter_preset"
     preset = str(reading.get(key) or "full")
     if preset not in LAYERS[reading.family]:
@@ -46,13 +92,13 @@ def _network(reading: Reading) -> None:
         text = "the few layers outside of the blocks are not trained"
         if reading.family != "flux":
             text, target = f"with conv_dim for the convolutions; {text}", "network.conv_dim"
-            reading.conversion.set("network.conv_dim", rank, "lora_rank")
+            reading.conversion.set("network.conv_dim", rank, rank_key)
             reading.conversion.set("network.conv_alpha", alpha, "lora_alpha")
     reading.record(key, "honoured", text if reading.has(key) else reading.absent(text), target, value=preset)
 
 
-def _parts(reading: Reading) -> None:
-    """Which parts are trained."""
+def _parts(reading: Reading) -> list[str]:
+    """Which parts are trained; returns the text encoders among them."""
     key = denoiser(reading, "train", "train_unet")
     if key:
         if reading.get(key):
@@ -61,7 +107,7 @@ def _parts(reading: Reading) -> None:
             reading.record(key, "no effect", "the transformer is what a LoRA trains")
         else:
             reading.use(key, "network.network_train_text_encoder_only", True)
-    trained = False
+    trained = []
     older = reading.has("train_text_encoder") and not reading.has("train_text_encoder_2")
     both = older and not reading.has("text_encoder_2.train")  # files of its first versions have one switch
     for name in ("text_encoder",) if both else ("text_encoder", "text_encoder_2"):
@@ -72,12 +118,13 @@ def _parts(reading: Reading) -> None:
         value = bool(reading.get(key))
         if reading.has(key):
             reading.record(key, "honoured", "trained" if value else "not trained")
-        if name == "text_encoder_2" and value != trained:
-            reading.fail(key, "both text encoders are trained, or neither: give both the same")
-        trained = trained or value
+        trained += [name] if value else []
+    if both and trained:
+        trained = [*_ENCODERS]
     if not trained:
         source = next((key for key in ("text_encoder.train", "train_text_encoder") if reading.has(key)), "")
         reading.conversion.set("network.network_train_unet_only", True, source)
+    return trained
 
 
 def _second_encoder(reading: Reading, key: str) -> None:
@@ -93,18 +140,18 @@ def _second_encoder(reading: Reading, key: str) -> None:
         reading.record(key, "honoured", "not trained")
 
 
-def _rates(reading: Reading) -> None:
-    """Learning rates of their own, and the dropout of captions."""
+def _rates(reading: Reading, trained: Sequence[str]) -> None:
+    """Learning rates of their own, and the dropout of captions.
+
+    Args:
+        trained: the text encoders that are trained.
+    """
     key = denoiser(reading, "learning_rate", "unet_learning_rate")
     if key and (value := reading.get(key)) is not None:
         reading.use(key, "training.unet_lr", value)
-    encoders = ("text_encoder", "text_encoder_2")[: 2 if reading.family == "sdxl" else 1]
-    rates = [key for name in encoders for key in (f"{name}.learning_rate", f"{name}_learning_rate") if reading.has(key)]
-    values = [reading.get(key) for key in rates]
-    if rates and values[0] is not None:
-        other = any(value != values[0] for value in values)
-        text = "the first rate is used for every text encoder" if other else ""
-        reading.use(rates[0], "training.text_encoder_lr", values[0], text, "better" if other else "honoured")
+    encoders = _ENCODERS[: 2 if reading.family == "sdxl" else 1]
+    if trained:
+        _encoder_rates(reading, encoders, trained)
     dropouts = {name: reading.get(f"{name}.dropout_probability") or 0 for name in encoders}
     if len(set(dropouts.values())) > 1:
         key = next(f"{name}.dropout_probability" for name, value in dropouts.items() if value)
@@ -114,47 +161,20 @@ def _rates(reading: Reading) -> None:
         reading.use(key, "dataset.caption_dropout_rate", dropouts["text_encoder"], "for all text encoders at once")
 
 
-def _optimizer(reading: Reading) -> None:
-    """The optimizer and its settings."""
-    if reading.has("optimizer"):
-        message = f"{brief(repr(reading.content['optimizer']))} is given, allowed is a table."
-        reading.conversion.problems.append(Problem("", "optimizer", message))
-        return
-    chosen = reading.chosen("optimizer.optimizer")
-    if chosen is None:
-        return
-    name, text = installed_optimizer(chosen)
-    reading.use("optimizer.optimizer", "training.optimizer_type", name, text, "better" if text else "honoured")
-    rows = SETTINGS.get(chosen, {})
-    values: dict[str, Any] = {**SETTINGS_DEFAULTS.get(chosen, {})}
-    own = {key: key.removeprefix("optimizer.") for key in reading.content if key.startswith("optimizer.")}
-    own.update({"weight_decay": "weight_decay"} if reading.has("weight_decay") else {})
-    for key, setting in own.items():
-        if setting == "optimizer":
-            continue
-        value = reading.content[key]
-        if value is None:
-            reading.conversion.unset.append(key)
-        elif setting == "__version" or setting not in rows:
-            reading.record(key, "no effect", f"no setting of {chosen} here")
-        elif isinstance(value, bool) or number_of(value) is not None:
-            values[setting] = value
-            reading.record(key, "honoured", "", "training.optimizer_args")
-        else:
-            message = f"{brief(repr(value))} is given, allowed is a number, or true or false."
-            reading.conversion.problems.append(Problem("", key, message))
-    lines = _settings(chosen, rows, values)
-    if lines:
-        reading.conversion.set("training.optimizer_args", lines, "optimizer.optimizer")
-
-
-def _settings(optimizer: str, rows: Mapping[str, str], values: Mapping[str, Any]) -> list[str]:
-    """optimizer_args: those that are one list, as betas, together."""
-    lines = [f"{rows[key]}={value}" for key, value in values.items() if rows.get(key) not in (None, "betas")]
-    if any(rows.get(key) == "betas" for key in values):
-        first, second = BETAS.get(optimizer, (0.9, 0.999))
-        lines.append(f"betas={values.get('beta1', first)},{values.get('beta2', second)}")
-    return lines
+def _encoder_rates(reading: Reading, encoders: Sequence[str], trained: Sequence[str]) -> None:
+    """The rate of each text encoder; 0 leaves it untrained."""
+    names = {name: (f"{name}.learning_rate", f"{name}_learning_rate") for name in encoders}
+    keys = {name: next((key for key in own if reading.has(key)), "") for name, own in names.items()}
+    usual = reading.get("learning_rate")
+    rates = [(reading.get(keys[name]) if keys[name] else usual) if name in trained else 0.0 for name in encoders]
+    source = next((key for key in keys.values() if key), "")
+    if len(set(rates)) > 1 and None not in rates:
+        reading.conversion.set("training.text_encoder_lr", rates, source)
+    elif source and rates[0] is not None:
+        reading.conversion.set("training.text_encoder_lr", rates[0], source)
+    for name, key in keys.items():
+        if key and name in trained and reading.get(key) is not None:
+            reading.record(key, "honoured", "", "training.text_encoder_lr")
 
 
 def _schedule(reading: Reading) -> None:

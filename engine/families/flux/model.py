@@ -23,6 +23,7 @@ from engine.families.unet.text import CHUNK, context_length, tokenise
 from engine.models.adapted import is_adapted
 from engine.models.drawing import in_tiles, sample_image
 from engine.models.placement import DevicePlacement, evaluating
+from engine.models.vae import posterior
 from engine.types import LoraTarget, Recognition, SampleRequest
 
 _ENCODERS = ("text_encoder", "text_encoder_2")
@@ -90,10 +91,7 @@ class FluxModel(Model):
     @override
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """The mean is shifted before it is scaled."""
-        weight = next(self.vae.parameters())
-        posterior = self.vae.encode(pixels.to(weight.device, weight.dtype)).latent_dist
-        mean, log_variance = posterior.parameters.float().chunk(2, dim=1)
-        deviation = (0.5 * log_variance.clamp(-30.0, 20.0)).exp()
+        mean, deviation = posterior(self.vae, pixels)
         return torch.cat([mean - self.shift_factor, deviation], dim=1) * self.scaling_factor
 
     @torch.no_grad()

@@ -10,12 +10,10 @@ import torch
 from transformers import BatchEncoding, T5Tokenizer
 
 from engine.config.flux import FluxTable
-from engine.errors import ModelError
 from engine.families.flux.t5_tokenizer import find_t5_tokenizer
-from engine.families.unet.parts import load_tokenizer
+from engine.families.unet.parts import load_tokenizer, unreadable_tokenizer
 from engine.models.files import require_regular_files
 from engine.models.spiece import read_spiece
-from engine.text import printable
 from engine.types import Recognition
 
 
@@ -31,11 +29,7 @@ def load_tokenizers(table: FluxTable, recognition: Recognition) -> tuple[Any, An
     try:
         t5 = read_t5_tokenizer(folder)
     except Exception as error:  # the Rust tokenizer raises bare Exception
-        raise ModelError(
-            f"The tokenizer in {printable(folder)} cannot be read: {error}.",
-            "Fetch it again.",
-            code="tokenizer-unreadable",
-        ) from error
+        raise unreadable_tokenizer(folder, error) from error
     return load_tokenizer(recognition), t5
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from engine.families.base import Family, Model, WeightShape
-from engine.families.layer_names import DENOISER
+from engine.families.layer_names import DENOISER, dotted
 from engine.families.unet.clip import text_places
 from engine.families.unet.detect import recognise_sd15, recognise_sdxl
+from engine.families.unet.layers import NORM_WORDS
 from engine.families.unet.names import UNET, unet_name, unet_sizes
 from engine.families.unet.noise import choose_prediction_type, effective_recognition
 from engine.families.unet.spec import SD15_SPEC, SDXL_SPEC
-from engine.families.unet.table import as_diffusers
+from engine.families.unet.table import SDXL_TABLE, as_diffusers, as_original
 from engine.families.unet.vae import check_vae
 from engine.models.header import read_header
 from engine.paths import ASSETS, expanded
-from engine.types import Log, Recognition
+from engine.types import Log, LoraTarget, Recognition
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
@@ -73,6 +75,35 @@ class _UNetFamily(Family):
             else:
                 yield from (weight._replace(**place) for place in text_places(weight.path, weight.shape))
 
+    @override
+    def norm_layers(self, recognition: Recognition) -> Iterator[tuple[LoraTarget, int]]:
+        if recognition.layout == "configurations":
+            return
+        place, patterns = recognition.path, self.spec.patterns
+        single = recognition.layout == "single_file"
+        files = [place] if single else sorted(place.glob("unet/*.safetensors"))
+        in_blocks = re.compile(f"{patterns.norms}|{patterns.conv_norms}")
+        shapes = {name: shape for file in files for name, shape in read_header(file).shapes.items()}
+        per_level = int(unet_sizes(shapes)["layers_per_block"]) + 1 if single else 3
+        for name, shape in shapes.items():
+            if len(shape) == 1 and name.endswith(".weight") and in_blocks.search(name):
+                if single and not name.startswith(UNET):
+                    continue
+                flat = DENOISER + name.removeprefix(UNET).removesuffix(".weight").replace(".", "_")
+                ours = as_diffusers(flat, per_level) if single else flat
+                path = dotted(ours.removeprefix(DENOISER), NORM_WORDS)
+                if path is not None:
+                    yield LoraTarget("unet", path, self._kohya_norm(flat, ours), "norm"), shape[0]
+
+    def _kohya_norm(self, name: str, ours: str) -> str:
+        """Kohya's name of a norm layer.
+
+        Args:
+            name: with the numbers of the checkpoint's own layout.
+            ours: in diffusers' names.
+        """
+        return ours
+
 
 class SD15(_UNetFamily):
     """Every model with the classes of Stable Diffusion 1.5: one CLIP text encoder."""
@@ -111,6 +142,11 @@ class SDXL(_UNetFamily):
     """Every model with the classes of SDXL: base, Pony, Illustrious, NoobAI and their descendants."""
 
     spec = SDXL_SPEC
+
+    @override
+    def _kohya_norm(self, name: str, ours: str) -> str:
+        """Kohya has the names of the original files."""
+        return name if name != ours else as_original(ours, SDXL_TABLE.attending)
 
     @override
     def recognise(self, path: Path) -> Recognition | None:

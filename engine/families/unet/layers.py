@@ -14,6 +14,8 @@ WORDS = (
     *("time_embedding", "add_embedding", "linear_1", "linear_2"),
 )
 """The parts of module paths of diffusers' `UNet2DConditionModel`."""
+NORM_WORDS = (*WORDS, "norm", "norm1", "norm2", "norm3")
+"""The same with those of norm layers."""
 _ORIGINAL_WORDS = (
     *("input_blocks", "middle_block", "output_blocks", "time_embed", "label_emb", "out"),
     *("in_layers", "out_layers", "emb_layers", "skip_connection", "op", *WORDS),

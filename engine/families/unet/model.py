@@ -23,6 +23,7 @@ from engine.families.unet.targets import norm_targets, text_targets, unet_target
 from engine.families.unet.text import Tokens, context_length, joined, tokenise, tokenise_weighted, weighted
 from engine.models.drawing import in_tiles, sample_image
 from engine.models.placement import DevicePlacement, evaluating
+from engine.models.vae import posterior
 from engine.types import LoraTarget, Recognition, SampleRequest
 
 
@@ -122,10 +123,7 @@ class UNetModel(Model):
     @torch.no_grad()
     @override
     def encode_pixels(self, pixels: Tensor) -> Tensor:
-        weight = next(self.vae.parameters())
-        posterior = self.vae.encode(pixels.to(weight.device, weight.dtype)).latent_dist
-        mean, log_variance = posterior.parameters.float().chunk(2, dim=1)
-        deviation = (0.5 * log_variance.clamp(-30.0, 20.0)).exp()
+        mean, deviation = posterior(self.vae, pixels)
         return torch.cat([mean, deviation], dim=1) * self.scaling_factor
 
     @torch.no_grad()

@@ -212,8 +212,11 @@ def load_tokenizer(recognition: Recognition, name: str = "tokenizer", **usual: A
     try:
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True, **({} if has_own else usual))
     except Exception as error:  # the Rust tokenizer raises bare Exception
-        raise ModelError(
-            f"The tokenizer in {printable(folder)} cannot be read: {error}.",
-            "Fetch it again.",
-            code="tokenizer-unreadable",
-        ) from error
+        raise unreadable_tokenizer(folder, error) from error
+
+
+def unreadable_tokenizer(folder: Path, error: Exception) -> ModelError:
+    """The error for a tokenizer that its library refuses."""
+    return ModelError(
+        f"The tokenizer in {printable(folder)} cannot be read: {error}.", "Fetch it again.", code="tokenizer-unreadable"
+    )

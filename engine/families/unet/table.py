@@ -18,7 +18,7 @@ _BLOCK = re.compile(r"lora_unet_(down|up)_blocks_(\d+)_(attentions|resnets)_(\d+
 _MIDDLE = re.compile(r"lora_unet_mid_block_(attentions|resnets)_(\d+)_(.+)")
 _SAMPLER = re.compile(r"lora_unet_(down|up)_blocks_(\d+)_(?:down|up)samplers_0_conv")
 _RESNET = {"conv1": "in_layers_2", "conv2": "out_layers_3", "time_emb_proj": "emb_layers_1"}
-_RESNET |= {"conv_shortcut": "skip_connection"}
+_RESNET |= {"conv_shortcut": "skip_connection", "norm1": "in_layers_0", "norm2": "out_layers_0"}
 _ENDS = {
     "conv_in": "input_blocks_0_0",
     "conv_out": "out_2",

@@ -98,6 +98,16 @@ class Fused(nn.Module):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_components_mode_is_that_of_its_adapters(kind: str) -> None:
+    """`TrainState.train` sets only the components' mode."""
+    model = stack()
+    network = attach(model, table(kind, rank_dropout=0.0 if kind == "ia3" else 0.1), stack_targets())
+    for mode in (False, True):
+        model.train(mode)
+        assert {part.training for layer in network._layers() for part in layer.modules()} == {mode}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_fused_layer_in_parts_is_the_fused_layer(kind: str) -> None:
     split = Split()
     fused, network = Fused(split), table(kind)

@@ -10,11 +10,11 @@ from typing import Any, get_args
 
 import pytest
 
+from engine import plugins
 from engine.adapters.formats import readers_of_run
-from engine.adapters.kinds import registry
 from engine.adapters.kinds.base import POPULAR
 from engine.adapters.kinds.formula import Form, Size
-from engine.adapters.kinds.registry import kinds, trained_kind
+from engine.adapters.kinds.registry import PLUGINS, kinds, trained_kind
 from engine.adapters.kinds.trainable import TrainableKind
 from engine.config.network import NetworkTable
 from engine.config.values import Algo
@@ -29,7 +29,8 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Let a package bring the class at this place."""
 
     def installed(place: str) -> None:
-        monkeypatch.setattr(registry, "entry_points", lambda group: [EntryPoint("brought", place, group)])
+        point = EntryPoint("brought", place, PLUGINS)
+        monkeypatch.setattr(plugins, "entry_points", lambda group: [point] if group == PLUGINS else [])
         kinds.cache_clear()
 
     yield installed

@@ -84,7 +84,9 @@ def test_killed_in_the_middle_it_goes_on_and_all_can_be_undone(
     values = {"url": server.address, "existing": "append", "prefix": "new:"}
     job = start(images, "endpoint", values)
     wait_for(lambda: len(history(job).written) >= 2)
-    os.kill(true_state(job).pid or 0, signal.SIGKILL)
+    pid = true_state(job).pid
+    assert pid, "0 would be this whole group of processes"
+    os.kill(pid, signal.SIGKILL)
     wait_for(lambda: not true_state(job).live)
     assert true_state(job).state == "lost"
     before = {name: (images / name).with_suffix(".txt").stat().st_mtime_ns for name in history(job).written}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from engine.config import RunConfig
-from engine.config.optimizers import is_schedule_free, optimizer_settings, schedule_settings, sets_its_own_rate
-from engine.config.training import TrainingTable
+from engine.config.optimizers import optimizer_settings, schedule_settings, sets_its_own_rate
+from engine.config.training import TrainingTable, is_schedule_free
 from engine.training.schedules import _own_settings
 
 ELSEWHERE = {

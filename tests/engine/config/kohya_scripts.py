@@ -16,7 +16,8 @@ from typing import Any
 
 from engine.config import RunConfig, resolve
 from engine.config.kohya import trainers
-from engine.config.kohya.export import ExportedSubset, KohyaExport, kohya_export
+from engine.config.kohya.export import KohyaExport, kohya_export
+from engine.config.kohya.export_dataset import ExportedSubset
 
 ARGUMENTS = Path(__file__).parent / "fixtures" / "args_lora_scripts.tsv"
 SCRIPT = {"sd15": "1", "sdxl": "X", "flux": "F"}

@@ -285,6 +285,13 @@ def test_quotation_marks_in_additional_parameters(write: Write) -> None:
         load_config(write("u.json", json.dumps({**GUI, "additional_parameters": '--output_dir "C:'})))
 
 
+@pytest.mark.parametrize(("kind", "instead"), [("tlora", "network.tlora_min_rank"), ("dylora", "choose lora")])
+def test_other_kinds_of_lycoris_are_errors_with_what_to_use(write: Write, kind: str, instead: str) -> None:
+    text = f'network_module = "lycoris.kohya"\nnetwork_dim = 8\nv2 = false\nnetwork_args = ["algo={kind}"]\n'
+    with refused("config-invalid", instead):
+        load_config(write("t.toml", text))
+
+
 def test_dylora_is_an_error(write: Write) -> None:
     with refused("config-invalid", "LoRA_type: LyCORIS/DyLoRA"):
         load_config(write("g.json", json.dumps({**GUI, "LoRA_type": "LyCORIS/DyLoRA"})))

@@ -14,7 +14,7 @@ import pytest
 from engine.config import RunConfig, load_config
 from engine.config.dataset import DatasetTable
 from engine.config.kohya.dataset_file import read_dataset_config
-from engine.config.kohya.export import ExportedSubset
+from engine.config.kohya.export_dataset import ExportedSubset
 from engine.config.kohya.rules import SCRIPT_ARGUMENTS
 from engine.config.presets import list_presets
 from tests.engine.config.kohya_scripts import refusals, resolved_export
@@ -116,6 +116,26 @@ def test_only_arguments_of_kohya_are_written_and_each_is_explained(tmp_path: Pat
         assert set(written) <= set(SCRIPT_ARGUMENTS) and len(written) == len(set(written)), name
         lines = [line for line in files["training.toml"].splitlines() if " = " in line]
         assert all("#" in line for line in lines), [line for line in lines if "#" not in line]
+
+
+@pytest.mark.parametrize(
+    ("settings", "rank", "conv"),
+    [
+        (["init_lora_weights=pissa", "tlora_min_rank=2", "tlora_alpha=2", "conv_dim=4"], 8, "conv_dim=4"),
+        (["init_lora_weights=eva"], 8, None),
+        (["init_lora_weights=pissa", "network_weights=/l.safetensors", "conv_dim=4", "conv_alpha=2"], 16, "conv_dim=8"),
+        (["tlora_min_rank=2", "network_weights=/l.safetensors"], 8, None),
+    ],
+)
+def test_first_values_and_masks_of_ranks_are_reported_as_lost(settings: list[str], rank: int, conv: str | None) -> None:
+    keys = [f"network.{text}" for text in ("network_dim=8", *settings)]
+    export = resolved_export(load_config("sdxl", keys), "sdxl", SUBSETS, [])
+    notes = " ".join(export.notes)
+    own = [text.partition("=")[0] for text in settings if text.startswith(("init", "tlora"))]
+    assert all(notes.count(f"{key}") == 1 for key in own), notes
+    table = tomllib.loads(export.files["training.toml"])["network_arguments"]
+    assert table["network_dim"] == rank and (conv is None or conv in table["network_args"])
+    assert not set(own) & table.keys()
 
 
 def test_the_scripts_are_sound(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from engine.config import RunConfig, load_config, resolve
 from engine.config.kohya.dataset_file import read_dataset_config
-from engine.config.kohya.export import ExportedSubset, KohyaExport
+from engine.config.kohya.export import KohyaExport
+from engine.config.kohya.export_dataset import ExportedSubset
 from engine.config.presets import list_presets
 from engine.config.prompts import read_prompts
 from engine.config.unused import without_effect
@@ -92,6 +93,8 @@ SETTINGS = [
      "dataset.caption_dropout_rate=0"],
     ["training.text_encoder_lr=none", "network.network_train_unet_only=false"],
     ["network.network_train_unet_only=true"],
+    ["network.init_lora_weights=pissa", "network.tlora_min_rank=2", "network.tlora_alpha=2", "network.conv_dim=4",
+     "memory.base_precision=auto"],
     ["network.conv_dim=4", "network.module_dropout=0.1", "network.network_dropout=0.2", "network.scale_weight_norms=1"],
     ["network.rank_dropout=0.123456789", "network.module_dropout=0.00000012345678"],
     ["network.network_weights=/l.safetensors", "network.dim_from_weights=true"],

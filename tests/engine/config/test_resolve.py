@@ -102,6 +102,23 @@ def test_no_notes_on_the_defaults() -> None:
             "network.network_train_text_encoder_only",
         ),
         (["network.network_module=networks.loha", "network.algo=lokr"], "module-of-other-kind", "network.algo = lokr"),
+        (["network.init_lora_weights=eva", "network.algo=lokr"], "setting-of-plain-lora", "network.init_lora_weights"),
+        (
+            ["network.init_lora_weights=pissa", "network.use_tucker=true"],
+            "setting-of-plain-lora",
+            "network.algo = lora",
+        ),
+        (["network.tlora_min_rank=1", "network.algo=boft"], "setting-of-plain-lora", "network.tlora_min_rank"),
+        (
+            ["network.init_lora_weights=pissa", "memory.base_precision=nf4"],
+            "first-values-need-exact-base",
+            "memory.base_precision = nf4",
+        ),
+        (
+            ["network.init_lora_weights=olora", "memory.base_precision=fp8"],
+            "first-values-need-exact-base",
+            "network.init_lora_weights = olora",
+        ),
     ],
 )
 def test_what_only_the_person_can_resolve_is_refused(overrides: list[str], code: str, key: str) -> None:

@@ -60,7 +60,7 @@ def test_what_is_reached_is_what_the_steps_take(
     plan = plan_steps(dataset, grid, config)
     plan = plan.continued(2, plan.updates_per_epoch, shift) if shift else plan
     sources = [
-        BatchSource(config, items, plan, None, torch.device("cpu"), None, None, rank=rank, num_processes=processes)  # type: ignore[arg-type]
+        BatchSource(config, items, plan, None, torch.device("cpu"), None, rank=rank, num_processes=processes)  # type: ignore[arg-type]
         for rank in range(processes)
     ]
     begin = max(0, -plan.shift)

@@ -100,6 +100,11 @@ BOTH = {"text_encoder": 1e-5, "unet": 1e-4}
           "lr/d*lr/group1": 0.5}),
         ("prodigyplus.ProdigyPlusScheduleFree", {"text_encoder": 0.25, "unet": 0.5}, {"text_encoder": 0.5, "unet": 0.5},
          {"lr/textencoder": 0.5, "lr/unet": 1.0, "lr/group1": 1.0, "lr/d*lr": 0.25, "lr/d*lr/group1": 0.5}),
+        ("AdamW", {"unet_block5": 1.0, "unet_block5 plus": 2.0, "unet reg_lr_0": 3.0}, {},
+         {"lr/unet_block5": 1.0, "lr/group0": 1.0, "lr/unet_block5 plus": 2.0, "lr/group1": 2.0,
+          "lr/unet reg_lr_0": 3.0, "lr/group2": 3.0}),
+        ("AdamW", {f"unet_block{number}": float(number) for number in range(40)}, {},
+         {f"lr/{name}{number}": float(number) for name in ("unet_block", "group") for number in range(40)}),
         ("AdamW", {"unet": 0.0}, {"unet": 0.0}, {"lr/unet": 0.0, "lr/group0": 0.0}),
     ],
 )  # fmt: skip

@@ -70,6 +70,12 @@ def test_all_in_order_from_the_cheapest() -> None:
     ]  # fmt: skip
 
 
+def test_first_values_from_the_base_keep_its_weights_exact() -> None:
+    for how, applies in (("pissa", False), ("olora", False), ("eva", True), ("default", True)):
+        changed = config(**OPEN).changed(network={"init_lora_weights": how})
+        assert ("eight_bit_base" in names(remedies(changed, AMPERE, "train"))) == applies
+
+
 def test_none_is_left() -> None:
     best = config(
         memory={"cache_latents": True, "mixed_precision": "bf16", "gradient_checkpointing": True,

@@ -18,7 +18,7 @@ from engine.results.columns import COLUMNS, measured_columns
 from engine.results.dataset_summary import summarise
 from engine.results.embedded import Embedder, pick_evenly
 from engine.results.measures import Measures
-from engine.results.record import Warnings, read_run, sample_seed
+from engine.results.record import MOST_GROUPS, Warnings, read_run, sample_seed
 from engine.results.settings import all_settings, base_config, changed_settings, differing_settings, homeless
 from engine.runs.curve import Bin
 from engine.runs.history import SavedFile
@@ -135,6 +135,20 @@ def test_the_charts_of_a_run(trained: Make) -> None:
     assert [line.name for line in made["validation"].lines] == ["validation images", "training images"]
     assert made["training"].band and len(made["burn"].lines) == 4
     assert [line.name for line in made["rates"].lines] == ["unet", "text_encoder"]
+    assert "not drawn" not in made["rates"].note
+
+
+def test_the_chart_of_the_rates_counts_the_groups_that_it_does_not_draw(trained: Make) -> None:
+    run_dir = trained()
+    groups = {f"unet_block{number}": number / 1e5 for number in range(1, 24)} | {"unet " + "x" * 90: 1.0}
+    with run_dir.events_path.open("a") as log:
+        for step in (1000, 1001):
+            line = {"v": 1, "seq": 10**6 + step, "time": 1e9, "type": "step", "step": step, "epoch": 9, "lr": groups}
+            log.write(json.dumps(line) + "\n")
+    run = read_run(run_dir)
+    chart = next(chart for chart in run_charts(run) if chart.id == "rates")
+    assert len(chart.lines) == MOST_GROUPS and run.other_groups == len(groups) + 2 - MOST_GROUPS
+    assert str(run.other_groups) in chart.note and all(len(curve) for curve in run.rates.values())
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from engine.runs.events import ValidationEvent
 from tests.fake_run import PlayedTrainer, prepared_run, trained_on_copies
 from tests.refusals import refused
 from tui import main
-from tui.screens.results import reasons
+from tui.text.results import reasons
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +10,12 @@ import pytest
 from PIL import Image
 
 from engine.config import load_config
+from engine.results import check_plan
 from engine.runs.layout import RunDir
 from engine.runs.prepare import prepare_run
 from engine.training.__main__ import main
-from tests.forked import ForkedTrainer
+from engine.training.session import Signals
+from tests.forked import ForkedTrainer, fork_ranks
 from tests.memory_limit import start_limited
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -34,6 +35,21 @@ SETTINGS = {
     "sampling.sample_every_n_steps": 5,
     "sampling.sample_steps": 2,
 }
+
+
+@pytest.fixture(autouse=True)
+def small_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest scope of a check has two images of each role and two samples by the base model, instead of four and
+    sixteen: a check would take longer than the training."""
+    points = check_plan._LADDER[0][1]
+    monkeypatch.setattr(check_plan, "_LADDER", ((2, points, 2, 2), *check_plan._LADDER[1:]))
+
+
+@pytest.fixture
+def unread_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saved LoRAs are not read back by diffusers and compared, a quarter of a tiny run's time: for tests of something
+    else. The check itself is tested in tests/engine/adapters/test_verify.py, and in every run without this."""
+    monkeypatch.setattr("engine.training.lora_files.verify_file", lambda *_: 0.0)
 
 
 @pytest.fixture(scope="session")
@@ -78,13 +94,11 @@ def make_run(tiny_model: Path, images: Path, tmp_path: Path, monkeypatch: pytest
 
 
 def train_in_process(run: RunDir) -> int:
-    """Train in this process; signal handlers are put back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
+    """Train in this process, which keeps its signals: to whoever ends the tests the run would only stop, and its test
+    fail without a reason. Signals to trainers are tested on processes of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Signals, "install", lambda self: None)
         return main([str(run.path)])
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -99,6 +113,11 @@ Process = ForkedTrainer | subprocess.Popen[bytes]
 def start(run: RunDir) -> ForkedTrainer:
     """Train in a process of its own, without the time of its imports."""
     return ForkedTrainer(run)
+
+
+def start_ranks(run: RunDir) -> ForkedTrainer:
+    """As `start`, for a run with several processes: none of them imports anything anew."""
+    return ForkedTrainer(run, fork_ranks)
 
 
 def start_process(run: RunDir) -> subprocess.Popen[bytes]:

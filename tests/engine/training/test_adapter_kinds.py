@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from engine import plugins
 from engine.adapters.inspect import inspect_lora
 from engine.adapters.kinds import registry
 from engine.adapters.tools.lora_file import read_lora
@@ -99,7 +100,8 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Case]
 
     def install(name: str) -> Case:
         chosen = KINDS[name]
-        monkeypatch.setattr(registry, "entry_points", lambda group: [chosen.installed] if chosen.installed else [])
+        points = [chosen.installed] if chosen.installed else []
+        monkeypatch.setattr(plugins, "entry_points", lambda group: points if group == registry.PLUGINS else [])
         registry.kinds.cache_clear()
         return chosen
 
@@ -129,7 +131,7 @@ def test_a_kind_trains_is_saved_checked_read_and_merged(
     module = "lycoris.kohya" if case.settings else "networks.lora"
     assert report.no_start is None and report.metadata["ss_network_module"] == module
     arguments = json.loads(report.metadata.get("ss_network_args", "{}"))
-    expected = {key: str(value) for key, value in case.settings.items() if key != "network_dim"}
+    expected = {key: str(value) for key, value in case.settings.items() if not key.startswith("network_")}
     assert expected.items() <= arguments.items()
     if case.merged:
         _is_merged(path, tmp_path / "merged.safetensors")

@@ -18,6 +18,7 @@ from engine.training import outputs as outputs_module
 from engine.training.measuring import disable_adapter
 from engine.training.outputs import Outputs
 
+pytestmark = pytest.mark.usefixtures("unread_files")
 Train = Callable[[RunDir], int]
 MakeRun = Callable[..., RunDir]
 MEASURED = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from engine.runs.events import read_events
 from engine.runs.layout import RunDir
 from tests.engine.training.conftest import MakeRun
 
+pytestmark = pytest.mark.usefixtures("unread_files")
 Train = Callable[[RunDir], int]
 IMAGES = {f"p{index}.png" for index in range(6)}
 PROBES = 4
@@ -123,16 +125,32 @@ STARTS: dict[str, tuple[dict[str, object], Callable[[Path], None], int]] = {
 }
 
 
+SETTINGS = {**SHORT, "memory__cache_latents_to_disk": "true", "dataset__num_repeats": 1}
+_caches: list[Path] = []
+
+
+@pytest.fixture
+def first_run(
+    make_run: MakeRun, train_here: Train, counts: Counts, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """What a first run leaves in the cache folder: it is trained by the first test that asks, the others get a copy,
+    since everything in there is found by the content of the images."""
+    cache = tmp_path / "cache"
+    if _caches:
+        shutil.copytree(_caches[0], cache)
+        return
+    assert train_here(make_run("first", **SETTINGS)) == ExitCode.DONE
+    assert counts.take_counts() == dict.fromkeys(IMAGES, 2), "each is checked, and then encoded"
+    _caches.append(shutil.copytree(cache, tmp_path_factory.mktemp("first") / "cache"))
+
+
 @pytest.mark.parametrize("name", STARTS)
 def test_a_second_run_decodes_what_is_missing(
-    name: str, make_run: MakeRun, train_here: Train, images: Path, counts: Counts
+    name: str, first_run: None, make_run: MakeRun, train_here: Train, images: Path, counts: Counts
 ) -> None:
     overrides, change, expected = STARTS[name]
-    settings = {**SHORT, "memory__cache_latents_to_disk": "true", "dataset__num_repeats": 1}
-    assert train_here(make_run("first", **settings)) == ExitCode.DONE
-    assert counts.take_counts() == dict.fromkeys(IMAGES, 2), "each is checked, and then encoded"
     change(images)
-    assert train_here(make_run("second", **{**settings, **overrides})) == ExitCode.DONE
+    assert train_here(make_run("second", **{**SETTINGS, **overrides})) == ExitCode.DONE
     assert counts.take_counts().total() == expected
 
 

@@ -20,6 +20,7 @@ from engine.training.trainer import Trainer
 from tests.disk_faults import OPERATIONS, Fault, failing
 from tests.engine.training.conftest import MakeRun
 
+pytestmark = pytest.mark.usefixtures("unread_files")
 Train = Callable[[RunDir], int]
 SETTINGS: dict[str, object] = {
     "training__max_train_steps": 4,

@@ -19,7 +19,7 @@ from engine.adapters.inspect import inspect_lora
 from engine.config import load_config
 from engine.exit_codes import ExitCode
 from engine.runs import RunDir, read_events
-from engine.training.outputs import Outputs
+from engine.training.samples import Samples
 from engine.training.session import Session
 from engine.types import SampleRequest
 from tests.engine.training.conftest import MakeRun
@@ -57,19 +57,19 @@ def limit_a_phase(name: str, headroom: int, held: int = 0) -> None:
 def limit_samples(between: int) -> None:
     """The limit is half-way between what an image takes in less memory and as a whole, measured just before. The two
     must differ by `between`."""
-    image, drawn = Outputs._image, []
+    image, drawn = Samples._image, []
 
-    def measured(self: Outputs, request: SampleRequest) -> Image.Image:
+    def measured(self: Samples, request: SampleRequest) -> Image.Image:
         if not drawn:
-            drawn.append(self.model.generate(request, low_memory=True))
+            drawn.append(self._model.generate(request, low_memory=True))
             low_memory = address_space("VmPeak")
-            drawn.append(self.model.generate(request))
+            drawn.append(self._model.generate(request))
             whole = address_space("VmPeak")
             assert whole - low_memory > between, (low_memory, whole)
             limit_to((low_memory + whole) // 2)
         return image(self, request)
 
-    Outputs._image = measured  # type: ignore[method-assign]
+    Samples._image = measured  # type: ignore[method-assign]
 
 
 def story(run: RunDir, *kinds: str) -> list[str]:

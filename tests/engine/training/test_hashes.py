@@ -13,6 +13,7 @@ from engine.exit_codes import ExitCode
 from engine.runs.layout import RunDir
 from tests.engine.training.conftest import MakeRun
 
+pytestmark = pytest.mark.usefixtures("unread_files")
 CACHED = {
     "memory__cache_latents_to_disk": "true",
     "memory__cache_text_encoder_outputs": "true",

@@ -28,6 +28,7 @@ from engine.training.trainer import Trainer
 from tests.engine.training.conftest import SETTINGS
 from tests.tiny_models import tiny_sd15
 
+pytestmark = pytest.mark.usefixtures("unread_files")
 Train = Callable[[RunDir], int]
 COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200), (90, 90, 20))
 

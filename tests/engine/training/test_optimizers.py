@@ -23,11 +23,10 @@ from engine.config.optimizers import (
     check_training,
     finds_rate,
     is_installed,
-    is_schedule_free,
     optimizer_settings,
     source_of,
 )
-from engine.config.training import TrainingTable
+from engine.config.training import TrainingTable, is_schedule_free
 from engine.errors import UsageError
 from engine.training import optimizers
 from engine.training.optimizer_probe import load_optimizer

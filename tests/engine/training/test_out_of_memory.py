@@ -100,7 +100,7 @@ def no_memory(*_: object, **__: object) -> None:
     [
         ("load", "engine.training.prepare.apply_memory_settings"),
         ("cache", "engine.training.prepare._latents"),
-        ("save", "engine.training.outputs.write_lora"),
+        ("save", "engine.training.lora_files.write_lora"),
         ("validate", "engine.training.measuring.Meter.losses"),
     ],
 )

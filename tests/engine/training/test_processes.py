@@ -17,7 +17,7 @@ from engine.runs import prepare_resume, request
 from engine.runs.events import read_events
 from engine.runs.layout import RunDir
 from engine.training import processes
-from tests.engine.training.conftest import MakeRun, start
+from tests.engine.training.conftest import MakeRun, start, start_ranks
 from tests.engine.training.test_kills import until_step
 from tests.refusals import refused
 
@@ -75,11 +75,11 @@ def test_a_run_with_too_many_processes_ends_before_it_starts_any(
     assert not [process for process in psutil.Process().children() if "engine.training" in process.cmdline()]
 
 
-@pytest.mark.slow  # three processes import torch
+@pytest.mark.slow  # three times two processes, of which one imports torch
 @pytest.mark.timeout(600)
 def test_two_processes_are_deterministic_and_resume_exactly(make_run: MakeRun) -> None:
     straight, halted = make_run("straight", **TWO), make_run("halted", **TWO)
-    assert start(straight).wait(timeout=300) == ExitCode.DONE, straight.log_path.read_text()[-3000:]
+    assert start_ranks(straight).wait(timeout=300) == ExitCode.DONE, straight.log_path.read_text()[-3000:]
     steps = [event.data["step"] for event in read_events(straight.events_path) if event.type == "step"]
     assert steps == [1, 2, 3, 4, 5, 6]
     notes = " ".join(e.data["text"] for e in read_events(straight.events_path) if e.type == "note")
@@ -96,7 +96,7 @@ def test_two_processes_are_deterministic_and_resume_exactly(make_run: MakeRun) -
         time.sleep(0.1)
     assert not helpers[0].is_running() or helpers[0].status() == psutil.STATUS_ZOMBIE, "the helper outlived its leader"
     prepare_resume(halted)
-    assert start(halted).wait(timeout=300) == ExitCode.DONE, halted.log_path.read_text()[-3000:]
+    assert start_ranks(halted).wait(timeout=300) == ExitCode.DONE, halted.log_path.read_text()[-3000:]
     assert digest(straight) == digest(halted)
 
 
@@ -107,7 +107,7 @@ def test_a_rate_set_while_two_processes_train_then_a_kill_is_the_same_change_wit
 ) -> None:
     long = {**TWO, "training__max_train_steps": 16, "saving__save_state_every_n_steps": 3}
     broken = make_run("broken", **long)
-    process = start(broken)
+    process = start_ranks(broken)
     until_step(broken, process, 2)
     request(broken, "set", {"key": "training.unet_lr", "value": 2e-4})
     deadline = time.monotonic() + 120
@@ -119,10 +119,10 @@ def test_a_rate_set_while_two_processes_train_then_a_kill_is_the_same_change_wit
     (change,) = load_config(broken.config_path).training.changes
     assert change == f"{changed[0].data['step']}: training.unet_lr=0.0002"
     prepare_resume(broken)
-    assert start(broken).wait(timeout=300) == ExitCode.DONE, broken.log_path.read_text()[-3000:]
+    assert start_ranks(broken).wait(timeout=300) == ExitCode.DONE, broken.log_path.read_text()[-3000:]
 
     straight = make_run("straight", **long, training__changes=[change])
-    assert start(straight).wait(timeout=300) == ExitCode.DONE, straight.log_path.read_text()[-3000:]
+    assert start_ranks(straight).wait(timeout=300) == ExitCode.DONE, straight.log_path.read_text()[-3000:]
     assert digest(straight) == digest(broken)
     rates = [event.data["lr"]["unet"] for event in read_events(straight.events_path) if event.type == "step"]
     assert len(rates) == 16 and rates[-1] < 2e-4 < rates[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from engine.families.unet.model import UNetModel
 from engine.runs import RunDir, prepare_resume, read_events
 from engine.training.sample_copies import SampleCopies
 from engine.training.trainer import Trainer
-from tests.engine.training.conftest import MakeRun, start
+from tests.engine.training.conftest import MakeRun, start_ranks
 from tests.engine.training.test_changes import during, setting
 from tests.engine.training.test_train import Train, events, losses
 
+pytestmark = pytest.mark.usefixtures("unread_files")
 IMAGES = 20
 SHORT = {
     "dataset__resolution": 64,
@@ -83,10 +85,27 @@ def progress(run: RunDir, phase: str) -> list[tuple[int, int]]:
     return [(event.get("done"), event.get("total")) for event in reports if event.get("unit") == "images"]
 
 
-def all_encoded(make_run: MakeRun, train_here: Train, **overrides: object) -> None:
-    """Fill the cache on the disk with every image."""
-    settings = {**SHORT, "memory__cache_latents_to_disk": True, **overrides, "training__max_train_epochs": 1}
-    assert train_here(make_run("whole", **settings)) == ExitCode.DONE
+Fill = Callable[[bool], None]
+_filled: dict[bool, Path] = {}
+"""Caches with every image, unmirrored or in both directions."""
+
+
+@pytest.fixture
+def all_encoded(make_run: MakeRun, train_here: Train, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Fill:
+    """all_encoded(flip): fill the cache on the disk with every image. One run fills it; the other tests get a copy,
+    since latents are found by the content of the images, which is the same in all of them."""
+    cache = tmp_path / "cache" / "lorasmith" / "latents"
+
+    def fill(flip: bool) -> None:
+        if flip not in _filled:
+            settings = {**SHORT, "memory__cache_latents_to_disk": True, "dataset__flip_aug": flip}
+            shutil.rmtree(cache, ignore_errors=True)
+            assert train_here(make_run("whole", **settings, **{"training__max_train_epochs": 1})) == ExitCode.DONE
+            _filled[flip] = tmp_path_factory.mktemp("filled") / "latents"
+            shutil.copytree(cache, _filled[flip])
+        shutil.copytree(_filled[flip], cache, dirs_exist_ok=True)
+
+    return fill
 
 
 COUNTS: dict[str, tuple[dict[str, object], int, int]] = {
@@ -104,7 +123,7 @@ COUNTS: dict[str, tuple[dict[str, object], int, int]] = {
 @pytest.mark.parametrize("on_disk", [True, False])
 @pytest.mark.parametrize("name", COUNTS)
 def test_what_the_steps_use_is_encoded_and_gives_the_same_file(
-    name: str, on_disk: bool, make_run: MakeRun, train_here: Train, encodes: Encodes
+    name: str, on_disk: bool, make_run: MakeRun, train_here: Train, encodes: Encodes, all_encoded: Fill
 ) -> None:
     settings, *expected = COUNTS[name]
     settings = {**SHORT, "memory__cache_latents_to_disk": on_disk, **settings}
@@ -114,7 +133,7 @@ def test_what_the_steps_use_is_encoded_and_gives_the_same_file(
     # the images that the weights would be measured on too: on the disk they may be among those that are trained on
     assert number == used + PROBES if not on_disk else used <= number <= used + PROBES
     assert max(total for _, total in progress(some, "cache")) <= number
-    all_encoded(make_run, train_here, **({"dataset__flip_aug": True} if "mirrored" in name else {}))
+    all_encoded("mirrored" in name)
     encodes.take_count()
     other = make_run("other", **{**settings, "memory__cache_latents_to_disk": True})
     assert train_here(other) == ExitCode.DONE
@@ -237,8 +256,9 @@ def compared(run: RunDir) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("planned", [True, False])
 def test_samples_are_compared_with_the_same_images(
-    planned: bool, flip: bool, make_run: MakeRun, train_here: Train, encodes: Encodes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    planned: bool, flip: bool, make_run: MakeRun, train_here: Train, encodes: Encodes, all_encoded: Fill,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     """Where samples are planned their images are encoded before the first step, else when somebody asks for one."""
     settings = {
         **SHORT, "training__max_check_share": 1, "dataset__flip_aug": flip, "memory__cache_latents_to_disk": True,
@@ -259,18 +279,18 @@ def test_samples_are_compared_with_the_same_images(
     for place in ("cold", "warm"):
         run = make_run(place, **settings)
         with monkeypatch.context() as patch:
-            asked(patch, {2: lambda trainer: trainer.outputs.sample()})
+            asked(patch, {2: lambda trainer: trainer.outputs.sample_now()})
             assert train_here(run) == ExitCode.DONE
         assert not [event.get("text") for event in events(run, "warning") if "compared" in event.get("text", "")]
         results.append((compared(run), losses(run)))
         if place == "cold":
-            all_encoded(make_run, train_here, dataset__flip_aug=flip)
+            all_encoded(flip)
             late[1:] = []
     assert results[0] == results[1] and results[0][0]
     assert late[0] == (not planned), "when the images were encoded"
 
 
-@pytest.mark.slow  # three processes import torch
+@pytest.mark.slow  # three times two processes
 @pytest.mark.timeout(600)
 def test_two_processes_encode_what_both_use(make_run: MakeRun) -> None:
     settings = {**SHORT, "training__num_processes": 2, "training__max_train_steps": 2}
@@ -281,6 +301,6 @@ def test_two_processes_encode_what_both_use(make_run: MakeRun) -> None:
         ("longer", False, {"training__changes": '["1: training.max_train_steps=4"]'}),
     ):
         run = make_run(place, **{**settings, "memory__cache_latents_to_disk": on_disk, **overrides})
-        assert start(run).wait(timeout=300) == ExitCode.DONE, run.log_path.read_text()[-3000:]
+        assert start_ranks(run).wait(timeout=300) == ExitCode.DONE, run.log_path.read_text()[-3000:]
         losses_of.append(losses(run))
     assert losses_of[0] == losses_of[1] == losses_of[2][:2] and len(losses_of[2]) == 4

@@ -148,7 +148,7 @@ def test_settings_are_changed_and_reported_before_the_new_start(
     ("phase", "where", "remedy"),
     [
         ("cache", "engine.training.prepare._latents", "encode_singly"),
-        ("save", "engine.training.outputs.write_lora", "restart"),
+        ("save", "engine.training.lora_files.write_lora", "restart"),
     ],
 )
 def test_caching_and_saving_have_a_remedy_of_their_own(

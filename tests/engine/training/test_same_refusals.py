@@ -85,23 +85,14 @@ OTHERS = [
     ({"network_weights": "loha.safetensors"}, "lora-of-other-kind", "a LoHa"),
     ({"network_weights": "dora.safetensors"}, "lora-of-other-kind", "a DoRA"),
     (
-        {
-            "network_weights": "dora.safetensors",
-            "network_module": "lycoris.kohya",
-            "network_args": ["dora_wd=True", "wd_on_output=False"],
-        },
-        "lora-of-other-norms",
-        "network.wd_on_output=true",
-    ),
-    (
         {"network_weights": "rank.safetensors", "network_module": "networks.lokr"},
         "lora-of-other-kind",
         "this run trains LoKr",
     ),
     (
-        {"network_weights": "loha.safetensors", "network_module": "networks.loha", "network_dim": 3},
-        "lora-without-trained-modules",
-        "lora_unet_x",
+        {"network_weights": "loha of rank 4.safetensors", "network_module": "networks.loha", "network_dim": 3},
+        "lora-wrong-rank",
+        "has the rank 4, here it is 3",
     ),
     ({"network_weights": "model.safetensors"}, "not-a-lora", "model.safetensors"),
     ({"network_weights": "half.safetensors"}, "lora-incomplete", "lora_up.weight: lora_unet_"),
@@ -117,6 +108,7 @@ OTHERS = [
 ]
 ATTENTION = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 TEXT = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
+ENDS = ("1_a", "1_b", "2_a", "2_b")
 SDXL = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
 
 
@@ -134,7 +126,10 @@ def weights(tmp_path: Path) -> Path:
     (folder / "prompts.txt").write_text("a cat --ss nosuch\n")
     (folder / "pickle.safetensors").write_bytes(b"\x80\x04" + b"x" * 40)
     files = {
-        "loha": {f"lora_unet_x.hada_w{end}": torch.ones(4, 4) for end in ("1_a", "1_b", "2_a", "2_b")},
+        "loha": {f"lora_unet_x.hada_w{end}": torch.ones(4, 4) for end in ENDS},
+        "loha of rank 4": {
+            f"{ATTENTION}.hada_w{end}": torch.ones(*((32, 4) if end[-1] == "a" else (4, 32))) for end in ENDS
+        },
         "dora": {**lora(ATTENTION), f"{ATTENTION}.dora_scale": torch.ones(32, 1)},
         "model": {"unet.weight": torch.ones(2)},
         "half": lora(ATTENTION, up=False), "rank": lora(ATTENTION, 8), "sdxl": lora(SDXL), "text": lora(TEXT),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -74,7 +75,9 @@ def until() -> Callable[..., Awaitable[None]]:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, "did not come true in time; the screen:\n" + shown(pilot.app)
-            await pilot.pause(0.02)
+            await asyncio.sleep(0.02)  # the app works by itself; a pause would ask each of its widgets, every time
+            if pilot.app._exception_event.is_set():
+                await pilot.pause()  # raises it
         await pilot.pause()  # what belongs to the same change is laid out too
 
     return wait

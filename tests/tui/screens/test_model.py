@@ -15,7 +15,8 @@ from tests.tiny_flux import tiny_files
 from tui.app import LoraSmithApp
 from tui.screens.folders import FoldersScreen
 from tui.screens.hardware import HardwareScreen
-from tui.screens.model import BEFORE_DEMO, DEMO_BASE, KEY, ModelScreen, follow_demo
+from tui.screens.model import KEY, ModelScreen
+from tui.setup.demo import DEMO_BASE, follow_demo
 from tui.setup.draft import Draft
 from tui.setup.recent import recent_models, record_model
 from tui.widgets.path_input import PathInput
@@ -233,7 +234,7 @@ def test_the_demo_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert draft.preset == "demo"
     follow_demo(draft, "/a/real/one")
     assert (draft.preset, draft.values) == ("sd15-realistic", {"training.seed": 5, "memory.device": "cuda:1"})
-    assert BEFORE_DEMO not in draft.extras
+    assert "model.before_demo" not in draft.extras
     chosen = Draft(preset="sd15-anime")
     follow_demo(chosen, DEMO_BASE)
     assert chosen.preset == "sd15-anime"

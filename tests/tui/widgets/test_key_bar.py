@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
+from textual.widgets import Static
+from textual.widgets._footer import FooterKey
 
 from tests.tui.screens.conftest import shown
+from tests.tui.screens.conftest import until as until
 from tui.widgets.key_bar import KeyBar
+
+Until = Callable[..., Awaitable[None]]
 
 
 class Many(Screen[None]):
@@ -35,16 +42,62 @@ class Wrapped(App[None]):
         self.exit()
 
 
-async def test_help_and_quit_stay() -> None:
+def footer(app: App[None]) -> str:
+    return shown(app).splitlines()[-1]
+
+
+async def test_help_and_quit_stay(until: Until) -> None:
     app = Wrapped()
     async with app.run_test(size=(60, 4)) as pilot:
-        await pilot.pause()
-        assert shown(app).splitlines()[-1] == "? Help a 漢字 a b Something b c Something c … ^q Quit"
+        await until(pilot, lambda: footer(app) == "? Help a 漢字 a b Something b c Something c … ^q Quit")
         await pilot.resize_terminal(100, 4)
-        await pilot.pause()
-        await pilot.pause()
-        assert shown(app).splitlines()[-1].endswith("e Something e f Something f ^q Quit")
+        await until(pilot, lambda: footer(app).endswith("e Something e f Something f ^q Quit"))
         await pilot.resize_terminal(16, 4)
+        await until(pilot, lambda: footer(app) == "? Help … ^q Quit")
+
+
+class Plain(Static, can_focus=True):
+    """Has no keys."""
+
+
+class WithKey(Plain):
+    """Has a key."""
+
+    BINDINGS = [Binding("t", "turn", "Turn")]  # noqa: RUF012
+
+
+class Fields(Screen[None]):
+    """Two things without keys, and a thing with a key."""
+
+    BINDINGS = [Binding("s", "start", "Start")]  # noqa: RUF012
+    can_start: bool | None = True
+
+    def compose(self) -> ComposeResult:
+        yield Plain("one")
+        yield Plain("two")
+        yield WithKey("three")
+        yield KeyBar()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return self.can_start if action == "start" else True
+
+
+async def test_keys_are_composed_again_only_where_one_differs(until: Until) -> None:
+    app, screen = Wrapped(), Fields()
+    async with app.run_test(size=(60, 6)) as pilot:
+        await app.push_screen(screen)
+        await until(pilot, lambda: footer(app) == "s Start ^q Quit")
+        bar = screen.query_one(KeyBar)
+        keys = list(bar.query(FooterKey))
+        assert [key.description for key in keys] == ["Start", "Quit"] and all(key.has_class("-compact") for key in keys)
+        await pilot.press("tab")
         await pilot.pause()
-        await pilot.pause()
-        assert shown(app).splitlines()[-1] == "? Help … ^q Quit"
+        assert str(app.focused.render()) == "two" and list(bar.query(FooterKey)) == keys  # type: ignore[union-attr]
+        await pilot.press("tab")
+        await until(pilot, lambda: footer(app) == "t Turn s Start ^q Quit")
+        screen.can_start = None
+        screen.refresh_bindings()
+        await until(pilot, lambda: [key.description for key in bar.query(".-disabled").results(FooterKey)] == ["Start"])
+        screen.can_start = False
+        screen.refresh_bindings()
+        await until(pilot, lambda: footer(app) == "t Turn ^q Quit")

@@ -21,6 +21,7 @@ TINY: dict[str, dict[str, Any]] = {
     "base": {},
     "batch": {"training": {"train_batch_size": 4}},
     "checkpointing": {"training": {"train_batch_size": 4}, "memory": {"gradient_checkpointing": True}},
+    "pissa": {"network": {"init_lora_weights": "pissa", "tlora_min_rank": 1}},
     "split": {
         "dataset": {"resolution": 128},
         "memory": {"split_mode": True, "cache_text_encoder_outputs": True, "cache_latents": False},
@@ -82,6 +83,13 @@ def test_adam_keeps_two_numbers_for_each_of_the_adapter(answers: Answers) -> Non
     """And for each of its 120 tensors the number of the step, in a block of 512 bytes."""
     save = answers.need("base", "save").breakdown
     assert save["optimizer"] == 2 * save["adapter"] + 120 * 512
+
+
+def test_first_values_from_the_base_are_kept_beside_the_adapter(answers: Answers) -> None:
+    """As many numbers again, without moments and gradients."""
+    base, doubled = answers.need("base").breakdown, answers.need("pissa").breakdown
+    assert doubled["optimizer"] == base["optimizer"]
+    assert doubled["adapter"] - base["adapter"] == answers.need("base", "save").breakdown["adapter"]
 
 
 def test_it_grows_with_the_batch_and_falls_with_checkpointing(answers: Answers) -> None:

@@ -1,0 +1,49 @@
+"""The texts of the screen Results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.text import Text
+
+from engine.results.columns import SIGNS
+from engine.results.similarity import Similarity
+from engine.results.verdict import Assessment, JudgedFile
+from engine.text import percent, printable
+from tui.texts import _
+
+
+def rows(files: Sequence[JudgedFile], best: JudgedFile | None) -> list[tuple[Text, ...]]:
+    """The table's cells."""
+    return [
+        (
+            Text(printable(judged.file.path.name)),
+            Text("–" if judged.file.epoch is None else str(judged.file.epoch)),
+            Text("–" if judged.file.step is None else str(judged.file.step)),
+            Text(
+                _share(judged.measures.learned if judged.measures.learned is not None else judged.measures.train_gain)
+            ),
+            Text(_share(judged.measures.response)),
+            Text(f"{SIGNS[judged.verdict.kind]} {judged.verdict.kind}").append(
+                " ● " + _("best") if judged is best else "", "bold"
+            ),
+        )
+        for judged in files
+    ]
+
+
+def reasons(judged: JudgedFile, assessment: Assessment, similarity: Similarity | None = None) -> str:
+    """The reasons for and against a file, advice for the recommended one, and what other models measure on its samples;
+    one sentence per line."""
+    lines = [*judged.verdict.reasons]
+    if judged.verdict.missing:
+        lines.append(_("Not measured: {0}.").format(", ".join(judged.verdict.missing)))
+    if judged is assessment.best:
+        lines += assessment.advice
+    if similarity is not None and (line := similarity.line(judged.file.step)):
+        lines.append(line)
+    return "\n".join(printable(line) for line in lines)
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else percent(value)

@@ -1,0 +1,25 @@
+"""Panes of which one is shown, with a line of tabs above them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from textual.content import Content
+from textual.dom import DOMNode
+
+from tui.widgets.lines import Lines
+
+
+def show_pane(parent: DOMNode, titles: Mapping[str, str], name: str) -> None:
+    """Show one of the parent's `.pane`s, and mark its tab in `#tabs`.
+
+    Args:
+        titles: of all panes, by id, in the order of their tabs.
+        name: the id of the pane.
+    """
+    for pane in parent.query(".pane"):
+        pane.set_class(pane.id == name, "-active")
+    tabs: list[tuple[str, str]] = []
+    for place, (pane_name, title) in enumerate(titles.items(), 1):
+        tabs += [(f" {place} {title} ", "bold reverse" if pane_name == name else ""), (" ", "")]
+    parent.query_one("#tabs", Lines).set_text(Content.assemble(*tabs))
