@@ -2,7 +2,8 @@
 
 Counted on the planner's device, whose tensors have sizes and no memory, with autocast by CUDA's rules: batch 1, rank
 16, bf16, the denoiser trained, encoded captions. An operation counts when it computes on the device; views and empty
-tensors do not. Three sides, each in its own process: the trainer's own step, a plain loop of diffusers and peft
+tensors do not. Counted is what lies between the batch and the changed weights; the trainer then reads loss and norm,
+which waits twice. Three sides, each in its own process: the trainer's own step, a plain loop of diffusers and peft
 (autocast, clipped gradients, fused AdamW), and the base model alone (forward, and backward to its input).
 
     python benchmarks/launches.py [--cases sd15,sdxl,sdxl-checkpointed,flux-checkpointed] [--sides ours,plain,base]
@@ -40,12 +41,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--sides", default=",".join(SIDES))
+    parser.add_argument("--model", default="", help="a checkpoint; else one of the family's real size")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        print(json.dumps(counts_of(options.cases, options.side)))
+        print(json.dumps(counts_of(options.cases, options.side, options.model)))
         return
-    rows = {(case, side): counted(case, side) for case in options.cases.split(",") for side in options.sides.split(",")}
+    rows = {
+        (case, side): counted(case, side, options.model)
+        for case in options.cases.split(",")
+        for side in options.sides.split(",")
+    }
     print(f"| step | all | {' | '.join(STAGES)} | host copies | waits |")
     print("|---|---" + "|---" * (len(STAGES) + 2) + "|")
     for (case, side), kinds in rows.items():
@@ -58,9 +64,9 @@ def main() -> None:
         print(f"| {name} | {' | '.join(map(str, cells))} |")
 
 
-def counted(case: str, side: str) -> dict[str, int]:
+def counted(case: str, side: str, model: str) -> dict[str, int]:
     """`counts_of` in a process of its own: the device is registered once in a process."""
-    command = [sys.executable, __file__, "--cases", case, "--side", side]
+    command = [sys.executable, __file__, "--cases", case, "--side", side, "--model", model]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{case}, {side}: {done.stderr[-2000:]}")
@@ -79,7 +85,7 @@ def summary(kinds: Mapping[str, int]) -> list[int]:
     return [sum(by_stage), *by_stage, *own]
 
 
-def counts_of(case: str, side: str) -> dict[str, int]:
+def counts_of(case: str, side: str, model: str) -> dict[str, int]:
     """Operations of a step by "stage kind"."""
     from diffusers.utils import logging
 
@@ -100,6 +106,8 @@ def counts_of(case: str, side: str) -> dict[str, int]:
         "training.gradient_accumulation_steps": 1, "training.optimizer_type": "AdamW", "dataset.color_aug": False,
         "network.network_dropout": 0, "memory.device": "cuda:0", "network.conv_dim": "none",
     }  # fmt: skip
+    if model:
+        settings |= {"model.pretrained_model_name_or_path": model, "dataset.resolution": 64}
     config = load_config(preset, [f"{key}={str(value).lower() if isinstance(value, bool) else value}"
                                   for key, value in settings.items()])  # fmt: skip
     request = request_for(resolve_without_model(config), None, Gpu(0, "a card", compute_capability=(9, 0)))
