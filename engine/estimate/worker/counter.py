@@ -44,6 +44,8 @@ class StorageCounter:
         self.peak = 0
         """Most bytes since `restart`."""
         self.kinds_at_peak: Mapping[str, int] = {}
+        self.stage = ""
+        """What a training step does now: "forward", "backward", "update"; empty outside of one."""
 
     def count(self, operation: Any, args: Sequence[Any], result: Any) -> None:
         """Count the results of an operation."""

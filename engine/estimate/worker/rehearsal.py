@@ -69,6 +69,7 @@ def rehearse(
     work: Workload,
     precision: str,
     phases: Collection[str] = PHASES,
+    counter: StorageCounter | None = None,
 ) -> list[Need]:
     """The need of each phase of the run on the card.
 
@@ -77,12 +78,13 @@ def rehearse(
         recognition: of the checkpoint, or of a reference model.
         precision: "no", "fp16" or "bf16".
         phases: selects among the phases after the training.
+        counter: sees every operation; None: one of its own.
 
     Raises:
         LoraSmithError: an error that would stop the run too.
     """
     needs: list[Need] = []
-    counter = StorageCounter(device.NAME, partial(workspace, deterministic=config.memory.deterministic))
+    counter = counter or StorageCounter(device.NAME, partial(workspace, deterministic=config.memory.deterministic))
     with device.pretending(counter):
 
         @contextmanager
@@ -174,15 +176,19 @@ def _train(run: _Run, network: AdapterNetwork) -> Objective:
     if model.placement.ring is not None:
         with counter.kind("slots"):
             model.placement.ring.fetch(0)
+    counter.stage = "forward"
     loss = _loss(run, network, objective, run.work.batch, run.work.images)
     with counter.kind("workspace"):
         run.kept.append(torch.empty(CUBLAS, dtype=torch.uint8, device=device.DEVICE))
+    counter.stage = "backward"
     loss.backward()  # type: ignore[no-untyped-call]
+    counter.stage = "update"
     if training.max_grad_norm > 0:
         torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
     with counter.kind("optimizer"):
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+    counter.stage = ""
     run.kept.append(optimizer)
     return objective
 
