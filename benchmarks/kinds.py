@@ -41,14 +41,14 @@ class Entry:
 
 
 ENTRIES = {
-    "LoRA 8 (the demo)": Entry({}, (1e-3, 2e-3, 4e-3)),
-    "LoRA 16": Entry({"network_dim": 16, "network_alpha": 16, "conv_dim": 16, "conv_alpha": 16}, (1e-3, 2e-3, 4e-3)),
+    "LoRA 8 (the demo)": Entry({}, (2e-3, 4e-3)),
+    "LoRA 16": Entry({"network_dim": 16, "network_alpha": 16, "conv_dim": 16, "conv_alpha": 16}, (2e-3, 4e-3)),
     "DoRA 16": Entry(
-        {"network_dim": 16, "network_alpha": 16, "conv_dim": 16, "conv_alpha": 16, "dora_wd": True}, (1e-3, 2e-3, 4e-3)
+        {"network_dim": 16, "network_alpha": 16, "conv_dim": 16, "conv_alpha": 16, "dora_wd": True}, (2e-3, 4e-3)
     ),
-    "LoHa 8": Entry({"algo": "loha"}, (1e-3, 2e-3, 4e-3)),
+    "LoHa 8": Entry({"algo": "loha"}, (2e-3, 4e-3)),
     "LoKr 10000, factor 8": Entry(  # the rank of Kohya's presets for full matrices, as their files are converted
-        {"algo": "lokr", "network_dim": 1024, "conv_dim": 1024, "full_matrix": True, "factor": 8}, (1e-3, 2e-3, 4e-3)
+        {"algo": "lokr", "network_dim": 1024, "conv_dim": 1024, "full_matrix": True, "factor": 8}, (2e-3, 4e-3)
     ),
 }
 
