@@ -224,7 +224,7 @@ def share(value: float) -> str:
     """ "12.3 %", "0.0049 %", "none"."""
     if not value:
         return _("none")
-    return f"{value:.1%}" if value >= 0.01 else f"{100 * value:.2g} %" if value >= 1e-7 else "< 0.00001 %"
+    return f"{100 * value:.1f} %" if value >= 0.01 else f"{100 * value:.2g} %" if value >= 1e-7 else "< 0.00001 %"
 
 
 def _end(report: ToolReport) -> None:

@@ -198,6 +198,6 @@ def _note_outside(report: ToolReport, skipped: list[str], outside: float, inside
     if report.left_out:
         share = math.sqrt(outside / (outside + inside))
         report.notes.append(
-            f"{len(report.left_out)} layers differ that the LoRA does not cover (‖ΔW‖ {share:.1%} of all): "
+            f"{len(report.left_out)} layers differ that the LoRA does not cover (‖ΔW‖ {100 * share:.1f} % of all): "
             f"{listing(report.left_out, 3)}."
         )
