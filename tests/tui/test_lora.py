@@ -126,7 +126,14 @@ def test_weights_behind_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(0.0, "none"), (0.1234, "12.3 %"), (0.01, "1.0 %"), (0.000489, "0.049 %"), (1e-9, "< 0.00001 %"), (1.5, "150.0 %")],
+    [
+        (0.0, "none"),
+        (0.1234, "12.3 %"),
+        (0.01, "1.0 %"),
+        (0.000489, "0.049 %"),
+        (1e-9, "< 0.00001 %"),
+        (1.5, "150.0 %"),
+    ],
 )
 def test_shares_in_words(value: float, shown: str) -> None:
     assert share(value) == shown
