@@ -54,9 +54,12 @@ class Side:
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     def run(self, kind: str, settings: Mapping[str, object]) -> Path:
-        """A new run directory, created by this side's own code."""
+        """A new run directory, created by this side's own code; settings that it does not know are left out."""
         values = {**settings, "saving.output_dir": self.place / kind, "memory.cache_dir": self.place / "cache"}
-        text = json.dumps({key: str(value) for key, value in values.items()})
+        known = (self.checkout / "presets" / "schema.json").read_text()
+        text = json.dumps({
+            key: str(value) for key, value in values.items() if f'"{key.partition(".")[2]}"' in known
+        })  # fmt: skip
         done = subprocess.run(
             [sys.executable, "-c", _MAKE_RUN, text], cwd=self.checkout, env=self._environment(), capture_output=True,
             text=True, check=False,

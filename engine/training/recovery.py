@@ -24,8 +24,8 @@ class Recovery:
         """Count a step with finite loss and gradients."""
         self.in_a_row = 0
 
-    def overflow(self, finite: bool) -> bool:
-        """Count steps in a row whose scaled fp16 gradients overflowed; whether they still are normal for the scaler."""
+    def count_overflow(self, finite: bool) -> bool:
+        """Count steps in a row whose scaled fp16 gradients overflowed; whether so many still are normal."""
         self.overflows = 0 if finite else self.overflows + 1
         return self.overflows <= OVERFLOW_LIMIT
 

@@ -100,7 +100,7 @@ class TrainStep:
             if (limit := state.config.network.scale_weight_norms) is not None:
                 scaled, mean, largest = state.network.apply_max_norm(limit)
                 self.norms = {"keys_scaled": scaled, "max_key_norm": largest, "avg_key_norm": mean}
-        good = finite if state.scaler is None else state.recovery.overflow(finite)
+        good = finite if state.scaler is None else state.recovery.count_overflow(finite)
         if good:
             state.recovery.count_good()
         return good

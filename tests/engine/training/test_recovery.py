@@ -21,7 +21,7 @@ def test_three_in_a_row_go_back_once_and_then_stop() -> None:
 
 def test_the_scaler_may_search_for_a_while_but_not_for_ever() -> None:
     recovery = Recovery()
-    assert all(recovery.overflow(False) for _ in range(20))
-    assert not recovery.overflow(False)
-    assert recovery.overflow(True)
-    assert recovery.overflow(False)
+    assert all(recovery.count_overflow(False) for _ in range(20))
+    assert not recovery.count_overflow(False)
+    assert recovery.count_overflow(True)
+    assert recovery.count_overflow(False)
