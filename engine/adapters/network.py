@@ -38,6 +38,7 @@ class AdapterNetwork:
         self.modules = list(modules)
         self.selection = selection
         self._folds_alpha = folds_alpha
+        self._masks = [mask for mask in dict.fromkeys(module.rank_mask for module in modules) if mask is not None]
 
     @classmethod
     def attach(
@@ -124,9 +125,8 @@ class AdapterNetwork:
 
     def follow(self, timesteps: torch.Tensor) -> None:
         """Set the timesteps [B] of the batch that is trained next, 0 to 1000, for T-LoRA's masks."""
-        for mask in dict.fromkeys(module.rank_mask for module in self.modules):
-            if mask is not None:
-                mask.follow(timesteps)
+        for mask in self._masks:
+            mask.follow(timesteps)
 
     def module_counts(self) -> dict[str, int]:
         """Number of modules by component."""

@@ -140,6 +140,7 @@ NETWORK_ARGS: dict[str, Rule] = {
     **_all("no effect", "of DyLoRA", "block_size unit"),
     **_all("no effect", "(IA)³ acts on inputs where LyCORIS' preset ia3 does", "train_on_input"),
     **{name: Rule("honoured", f"network.{name}") for name in LYCORIS_SETTINGS},
+    "dora_wd": Rule("honoured", "network.dora_wd", "by outputs, as LyCORIS, unless wd_on_output is off"),
     "rs_lora": Rule("honoured", "network.rs_lora", "not for two full matrices of a LoKr: programs read them unscaled"),
     **_all("honoured", "an old name of use_tucker", "use_cp use_conv_cp", "network.use_tucker"),
     **_all("honoured", "an old name of constraint", "constrain", "network.constraint"),

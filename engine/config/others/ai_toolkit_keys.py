@@ -47,7 +47,9 @@ OTHER_JOBS = {
 NETWORK_TYPES = {
     **dict.fromkeys(("lora", "locon", "lierla"), "lora"),
     "lokr": "lokr",
-    "dora": Rule("not supported", "", "DoRA is not trained: use lora"),
+    "dora": Rule(
+        "not supported", "", "no other program reads its form: use lora, and set network.dora_wd in the preset"
+    ),
     "lorm": Rule("not supported", "", "it reduces the layers of the model itself: use lora"),
     **dict.fromkeys(("loha", "fullrank"), Rule("not supported", "", "use lora, or lokr with lokr_full_rank: true")),
 }
