@@ -179,6 +179,8 @@ def test_what_has_no_effect_is_reported(family: str, tables: dict[str, Any], not
 class _Module:
     """A module of the network with a down and an up matrix, for `rate_groups`."""
 
+    rank_mask = None
+
     def __init__(self, target: LoraTarget) -> None:
         self.target = target
         self.parameters = [nn.Parameter(torch.empty(1)) for _ in range(2)]
