@@ -163,7 +163,7 @@ def launches(widths: tuple[int, ...]) -> Any:
 def _kind(name: str, adapters: bool) -> str:
     if name in ("_to_copy", "copy_", "clone", "contiguous"):
         return "casts and copies of adapters" if adapters else "casts and copies"
-    if name in _PRODUCTS:
+    if name.removesuffix("_") in _PRODUCTS:
         return "products of adapters" if adapters else "products"
     if "convolution" in name:
         return "convolutions"

@@ -14,7 +14,8 @@ from torch import nn
 
 from engine.adapters.doubled_layers import DoubledHalf
 from engine.adapters.dropout import add_dropouts
-from engine.adapters.fused import fuse
+from engine.adapters.flat import FlatParameters
+from engine.adapters.fused import fuse, use_flat
 from engine.adapters.kinds.formula import Form, Formula, Size
 from engine.adapters.modules import AdapterModule, checked_tensors
 from engine.adapters.rank_mask import RankMask
@@ -72,6 +73,10 @@ class LoraModule(AdapterModule):
     def outer(self) -> list[nn.Parameter]:
         """Each layer's up."""
         return self.ups
+
+    def use_flat(self, flat: FlatParameters) -> list[nn.Parameter]:
+        with_slot = [use_flat(layer, flat) for layer in self.layers]
+        return self.parameters if all(with_slot) else []
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.adapters.flat import FlatParameters
 from engine.adapters.rank_mask import RankMask
 from engine.errors import ModelError
 from engine.types import LoraTarget
@@ -52,6 +53,11 @@ class AdapterModule(ABC):
     @abstractmethod
     def alpha(self) -> float:
         """The effect is scaled by alpha / rank."""
+
+    def use_flat(self, flat: FlatParameters) -> list[nn.Parameter]:
+        """Let the layers compute from the flat parameters where they can; returns those of which only slots are used,
+        which autograd gives no gradients then."""
+        return []
 
     @abstractmethod
     def initialise(self, generator: torch.Generator, device: torch.device) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine.adapters.flat import FlatParameters
 from engine.adapters.kinds.formula import Size
 from engine.adapters.kinds.registry import companion
 from engine.adapters.kinds.trainable import TrainableKind
@@ -122,6 +123,12 @@ class AdapterNetwork:
     def constants(self) -> list[nn.Parameter]:
         """`AdapterModule.constants` of all modules."""
         return [constant for module in self.modules for constant in module.constants]
+
+    def use_flat(self, flat: FlatParameters) -> list[nn.Parameter]:
+        """Let the layers compute from the flat parameters where they can; returns the parameters of which only slots
+        are used."""
+        own = [module for module in self.modules if all(parameter in flat for parameter in module.parameters)]
+        return [parameter for module in own for parameter in module.use_flat(flat)]
 
     def follow(self, timesteps: torch.Tensor) -> None:
         """Set the timesteps [B] of the batch that is trained next, 0 to 1000, for T-LoRA's masks."""

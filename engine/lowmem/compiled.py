@@ -50,7 +50,7 @@ def _units(block: nn.Module) -> Iterator[nn.Module]:
         yield block
         return
     for module in block.modules():
-        if type(module).__name__ in ("ResnetBlock2D", "BasicTransformerBlock"):
+        if any(own.__name__ in ("ResnetBlock2D", "BasicTransformerBlock") for own in type(module).__mro__):
             yield module
 
 

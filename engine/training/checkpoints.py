@@ -111,7 +111,7 @@ class CheckpointStore:
         if new_moments:
             self.session.log("AdamW's moments start over in eight bits.")
         else:
-            load_optimizer(state.built.optimizer, tree["optimizer"])
+            load_optimizer(state.built.optimizer, state.layout.as_joined(tree["optimizer"]))
         if state.schedule is not None and tree["schedule"] is not None:
             state.schedule.load_state_dict(tree["schedule"])
             if new_moments:

@@ -90,7 +90,7 @@ def _from_inputs(session: Session, prepared: Prepared, state: TrainState, object
                     network=state.network,
                     uncached_encoders=batches.uncached_encoders,
                     trained=state.components,
-                    autocast=prepared.accelerator.autocast(),
+                    autocast=prepared.autocast(),
                 )
                 number += 1
                 report(number, _BATCHES)

@@ -167,7 +167,7 @@ class Meter:
     def _predict(self, probe: Probe, caption: str, noised: NoisedBatch) -> Tensor:
         """The denoiser's output [1, C, h, w] float32, on the device."""
         batches, model = self._prepared.batches, self._prepared.model
-        with self._prepared.accelerator.autocast():
+        with self._prepared.autocast():
             text = batches.cached_text([caption])
             if batches.uncached_encoders:
                 text |= model.encode_text([caption], batches.uncached_encoders)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -39,6 +40,7 @@ from engine.families.resolved import ResolvedRun, resolve_run
 from engine.hardware import choose_precision, compute_dtype
 from engine.lowmem.settings import apply_memory_settings
 from engine.models.device import chosen_gpu
+from engine.models.loading import DTYPES
 from engine.runs.states import SavedState, newest_state
 from engine.training.batch_source import BatchSource
 from engine.training.exactness import set_determinism
@@ -74,6 +76,20 @@ class Prepared:
     precision: str
     inputs: str
     """Digest of the run's inputs: see `engine.training.inputs`."""
+
+    @property
+    def uses_autocast(self) -> bool:
+        """See `uses_autocast`."""
+        return uses_autocast(self.config, self.precision)
+
+    @property
+    def layer_dtype(self) -> torch.dtype | None:
+        """What the layers compute in; None: autocast decides."""
+        return None if self.uses_autocast else DTYPES[compute_dtype(self.precision)]
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The context in which the model computes."""
+        return self.accelerator.autocast() if self.uses_autocast else nullcontext()  # type: ignore[no-any-return]
 
 
 def prepare(session: Session) -> Prepared:
@@ -161,6 +177,16 @@ def _check_settings(run: ResolvedRun) -> tuple[str, list[str]]:
     notes += check_start(config, run.family)
     select_of_run(run)
     return warning, notes
+
+
+def uses_autocast(config: RunConfig, precision: str) -> bool:
+    """Whether the training computes under autocast. A base in half precision needs it only to round where Kohya's
+    scripts do: normalisation in float32, its weights cast each time.
+
+    Args:
+        precision: "no", "fp16" or "bf16".
+    """
+    return precision != "no" and config.training.kohya_exact
 
 
 def place_for_training(model: Model, *, texts: bool, latents: bool) -> None:

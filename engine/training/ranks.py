@@ -22,14 +22,17 @@ class Ranks:
         return float(self.accelerator.reduce(value, "mean")) if self.size > 1 else float(value)
 
     def average_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
-        """Replace every gradient by the mean over all ranks, in one message."""
+        """Replace every gradient by the mean over all ranks, in place, in one message."""
         if self.size == 1:
             return
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         flat = self.accelerator.reduce(torch.cat([gradient.reshape(-1) for gradient in gradients]), "mean")
         start = 0
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = flat[start : start + gradient.numel()].view_as(gradient)
+        for gradient in gradients:
+            gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
             start += gradient.numel()
 
     @torch.no_grad()

@@ -29,6 +29,7 @@ class TrainStep:
     """
 
     def __init__(self, prepared: Prepared, state: TrainState, ranks: Ranks, objective: Objective) -> None:
+        self.prepared = prepared
         self.batches, self.model, self.accelerator = prepared.batches, prepared.model, prepared.accelerator
         self.state, self.ranks, self.objective = state, ranks, objective
         self.grad_norm = math.nan
@@ -47,14 +48,16 @@ class TrainStep:
         # Kohya divides by the full number of batches also in an epoch's last update, which may have fewer.
         accumulation = training.gradient_accumulation_steps if training.kohya_exact else len(batches)
         total = torch.zeros((), device=self.accelerator.device)
-        for micro, indices in enumerate(batches):
-            loss = self.loss(micro, indices)
-            self.accelerator.backward(loss / accumulation)
-            total += loss.detach() / len(batches)
+        with self.state.layout.step:
+            for micro, indices in enumerate(batches):
+                loss = self.loss(micro, indices)
+                self.accelerator.backward(loss / accumulation)
+                self.state.layout.collect()
+                total += loss.detach() / len(batches)
         mean = self.ranks.mean(total)
         if not math.isfinite(mean):
             return mean, f"loss {mean}"
-        self.ranks.average_gradients(self.state.parameters)
+        self.ranks.average_gradients(self.state.layout.holders)
         self._clip()
         return mean, "" if self._apply() else f"gradient norm {self.grad_norm}"
 
@@ -71,11 +74,11 @@ class TrainStep:
             network=self.state.network,
             uncached_encoders=self.batches.uncached_encoders,
             trained=self.state.components,
-            autocast=self.accelerator.autocast(),
+            autocast=self.prepared.autocast(),
         )
 
     def _clip(self) -> None:
-        limit, parameters = self.state.config.training.max_grad_norm, self.state.parameters
+        limit, parameters = self.state.config.training.max_grad_norm, self.state.layout.holders
         if limit > 0:
             norm = self.accelerator.clip_grad_norm_(parameters, limit)
             self.grad_norm = float(norm) if norm is not None else math.nan

@@ -7,7 +7,8 @@ from typing import Any
 
 from engine.config.changes import EffectiveConfig, unchanged
 from engine.config.rates import RateGroup
-from engine.training.groups import parameter_groups, rate_groups
+from engine.training.flat_update import update_layout
+from engine.training.groups import rate_groups
 from engine.training.optimizers import build_optimizer
 from engine.training.prepare import Prepared
 from engine.training.recovery import Recovery
@@ -58,13 +59,13 @@ class TrainState:
         """The current length: `Changes` replaces it."""
         self.progress, self.recovery = Progress(), Recovery()
         self.network, self._components = prepared.network, prepared.model.trainable
-        self._autocast = prepared.precision != "no"
+        self._autocast = prepared.uses_autocast
         self.parameters = self.network.parameters()
         self.constants = self.network.constants()
-        groups = parameter_groups(self.network, self.config)
         self.groups: list[RateGroup] = [*rate_groups(self.network, self.config)]
         """The optimizer's groups."""
-        self.built = build_optimizer(training.optimizer_type, training.optimizer_args, groups)
+        self.layout = update_layout(self.network, self.config, prepared.layer_dtype)
+        self.built = build_optimizer(training.optimizer_type, training.optimizer_args, self.layout.groups)
         self.steps_per_update = steps_per_update(training)
         self.schedule = build_schedule(training, self.built, self.plan.max_train_steps * self.steps_per_update)
         self.optimizer = accelerator.prepare_optimizer(self.built.optimizer)
@@ -102,7 +103,7 @@ class TrainState:
             "adapter": [parameter.detach() for parameter in self.parameters],
             **({"constants": [constant.detach() for constant in self.constants]} if self.constants else {}),
             **self._layout(),
-            "optimizer": self.built.optimizer.state_dict(),
+            "optimizer": self.layout.by_parameter(self.built.optimizer.state_dict()),
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
         }
@@ -136,7 +137,7 @@ class TrainState:
 
     def zero_grad(self) -> None:
         """Drop the gradients."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.layout.clear()
 
     def rates(self) -> dict[str, float]:
         """Current learning rate of each group, including Prodigy's own factor."""

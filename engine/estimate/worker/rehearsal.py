@@ -29,11 +29,12 @@ from engine.families.registry import family_named
 from engine.hardware import compute_dtype
 from engine.lowmem.settings import apply_memory_settings
 from engine.models.drawing import in_tiles
+from engine.models.loading import DTYPES
 from engine.runs.phase import Phase
 from engine.training.batch_source import Batch
-from engine.training.groups import parameter_groups
+from engine.training.flat_update import update_layout
 from engine.training.objective import Objective
-from engine.training.prepare import build_network, place_for_training
+from engine.training.prepare import build_network, place_for_training, uses_autocast
 from engine.training.step import batch_loss, objective_for
 from engine.training.texts import cached_encoders, captions_at_once
 from engine.types import Recognition
@@ -53,8 +54,9 @@ class _Run:
     work: Workload
     model: Model
     counter: StorageCounter
-    dtype: torch.dtype | None
-    """Autocast's dtype; None: no autocast."""
+    dtype: torch.dtype
+    """What the layers compute in."""
+    uses_autocast: bool
     uncached_encoders: tuple[str, ...] = ()
     """Text encoders that run in each step."""
     text: dict[str, Tensor] = field(default_factory=dict)
@@ -120,10 +122,10 @@ def _load(config: RunConfig, recognition: Recognition, work: Workload, precision
     model = load(config, recognition, device.DEVICE, compute, _ignore, empty=True)
     vars(model).update(vae_key="", text_key="")  # they are hashes of the weights, which are fake here
     apply_memory_settings(model, config.memory.model_copy(update={"torch_compile": False}), _ignore)
-    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
     with counter.kind("workspace"):
         products = torch.empty(CUBLAS + CUBLASLT, dtype=torch.uint8, device=device.DEVICE)
-    return _Run(config, work, model, counter, dtype, kept=[products])
+    dtype, autocast = DTYPES[compute], uses_autocast(config, precision)
+    return _Run(config, work, model, counter, dtype, autocast, kept=[products])
 
 
 def _cache(run: _Run) -> None:
@@ -154,8 +156,6 @@ def _network(run: _Run) -> AdapterNetwork:
     counter = run.counter
     with counter.kind("adapter"):
         network = build_network(run.config, run.model, _ignore)
-    for parameter in network.parameters():
-        parameter.register_post_accumulate_grad_hook(lambda of: counter.rename(of.grad, "adapter"))  # type: ignore[no-untyped-call]
     return network
 
 
@@ -164,32 +164,37 @@ def _train(run: _Run, network: AdapterNetwork) -> Objective:
     training, model, counter = run.config.training, run.model, run.counter
     objective = objective_for(run.config, model, torch.device(device.DEVICE))
     _training_mode(run, network, True)
-    parameters = network.parameters()
-    for parameter in parameters:
-        with counter.kind("adapter"):
-            parameter.grad = torch.zeros_like(parameter)
+    with counter.kind("adapter"):
+        layout = update_layout(network, run.config, None if run.uses_autocast else run.dtype)
+        for holder in layout.holders:
+            holder.grad = torch.zeros_like(holder)
+    for parameter in layout.holders:
+        parameter.register_post_accumulate_grad_hook(lambda of: counter.rename(of.grad, "adapter"))  # type: ignore[no-untyped-call]
     with counter.kind("optimizer"):
-        optimizer = optimizer_for_counting(training, parameter_groups(network, run.config))
+        optimizer = optimizer_for_counting(training, layout.groups)
         optimizer.step()
     if training.gradient_accumulation_steps == 1:
-        optimizer.zero_grad(set_to_none=True)
+        layout.clear()
     if model.placement.ring is not None:
         with counter.kind("slots"):
             model.placement.ring.fetch(0)
     counter.stage = "forward"
-    loss = _loss(run, network, objective, run.work.batch, run.work.images)
-    with counter.kind("workspace"):
-        run.kept.append(torch.empty(CUBLAS, dtype=torch.uint8, device=device.DEVICE))
-    counter.stage = "backward"
-    loss.backward()  # type: ignore[no-untyped-call]
+    with layout.step:
+        loss = _loss(run, network, objective, run.work.batch, run.work.images)
+        with counter.kind("workspace"):
+            run.kept.append(torch.empty(CUBLAS, dtype=torch.uint8, device=device.DEVICE))
+        counter.stage = "backward"
+        loss.backward()  # type: ignore[no-untyped-call]
+        with counter.kind("adapter"):
+            layout.collect()
     counter.stage = "update"
     if training.max_grad_norm > 0:
-        torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(layout.holders, training.max_grad_norm)
     with counter.kind("optimizer"):
         optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    layout.clear()
     counter.stage = ""
-    run.kept.append(optimizer)
+    run.kept += [optimizer, layout]
     return objective
 
 
@@ -213,7 +218,7 @@ def _loss(run: _Run, network: AdapterNetwork, objective: Objective, size: Size, 
         network=network,
         uncached_encoders=run.uncached_encoders,
         trained=tuple(network.module_counts()),
-        autocast=device.autocast(run.dtype),
+        autocast=device.autocast(run.dtype if run.uses_autocast else None),
     )
 
 
@@ -278,4 +283,4 @@ def _training_mode(run: _Run, network: AdapterNetwork, mode: bool) -> None:
     for component in run.model.trainable.values():
         component.train(mode)
     network.train(mode)
-    network.rely_on_autocast(mode and run.dtype is not None)
+    network.rely_on_autocast(mode and run.uses_autocast)

@@ -14,6 +14,7 @@ from engine.config.schema import ModelTable
 from engine.errors import ModelError
 from engine.families.unet.clip import clip_sizes, open_clip_place, open_clip_sizes
 from engine.families.unet.configs import CONFIGS
+from engine.families.unet.lean import use_lean_blocks
 from engine.families.unet.names import UNET, VAE, Shapes, fitted, unet_name, vae_name, vae_sizes
 from engine.families.unet.vae import check_vae
 from engine.models.configs import VAE as VAE_CONFIG
@@ -38,7 +39,9 @@ def plain(config: Mapping[str, Any]) -> dict[str, Any]:
 def build_unet(config: Mapping[str, Any]) -> Any:
     """diffusers' UNet."""
     module_class: Any = UNet2DConditionModel
-    return module_class.from_config(plain(config))
+    unet = module_class.from_config(plain(config))
+    use_lean_blocks(unet)
+    return unet
 
 
 def build_vae(config: Mapping[str, Any]) -> Any:

@@ -1,0 +1,149 @@
+"""The trained values of a denoiser in one tensor, so that an update is a few operations, and not some for each matrix.
+
+The float32 values of all parameters lie in one tensor, and the parameters are views of it. For a base in half precision
+a second tensor has them in its number format, rounded once an update, and a third one takes their gradients there.
+Layers with a `Slot` compute from these and write their gradients themselves; other layers go through autograd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+_ALIGNED = 64
+"""Values: each parameter starts at a multiple of it. Matrix products are fast from multiples of 16 bytes on."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where the two matrices of a layer are: their values in the base's number format, and their gradients."""
+
+    flat: FlatParameters
+    down: Tensor
+    """[r, in] or [r, in, k, k]."""
+    up: Tensor
+    """[out, r] or [out, r, 1, 1]."""
+    down_gradient: Tensor
+    up_gradient: Tensor
+
+
+class FlatParameters:
+    """Trained parameters in groups of consecutive values.
+
+    Every parameter counts as trained in every update: one that a step may leave out (by module dropout) cannot be here.
+
+    Args:
+        groups: the parameters of each of the optimizer's groups, float32 on one device. Each becomes a view of
+            `masters`; the objects stay the same.
+        dtype: of the layers with slots: float32, float16 or bfloat16.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[nn.Parameter]], dtype: torch.dtype) -> None:
+        self.members = [list(group) for group in groups]
+        self.dtype = dtype
+        self._starts: dict[int, int] = {}
+        self._bounds: list[tuple[int, int]] = []
+        self._place()
+        self.masters = torch.zeros(self._bounds[-1][1], device=self.members[0][0].device)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                view = self._part(self.masters, parameter)
+                view.copy_(parameter)
+                parameter.data = view
+        self.groups = [nn.Parameter(self.masters[first:last]) for first, last in self._bounds]
+        """The values of each group. Between `collect` and `clear` they have gradients."""
+        is_half = dtype != torch.float32
+        self.values = torch.empty_like(self.masters, dtype=dtype) if is_half else self.masters
+        self.gradients = torch.zeros_like(self.values)
+        """Of the slots."""
+        self._sums: Tensor | None = None if is_half else self.gradients
+        """The gradients of an update in float32; for a base in float32 the same tensor."""
+        self._by_parameter: set[int] = set()
+        self.is_in_step = False
+
+    def _place(self) -> None:
+        end = 0
+        for group in self.members:
+            first = end
+            for parameter in group:
+                self._starts[id(parameter)] = end
+                end += -(-parameter.numel() // _ALIGNED) * _ALIGNED
+            self._bounds.append((first, end))
+
+    def __contains__(self, parameter: nn.Parameter) -> bool:
+        return id(parameter) in self._starts
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All of them, group by group."""
+        return (parameter for group in self.members for parameter in group)
+
+    def _part(self, flat: Tensor, parameter: nn.Parameter) -> Tensor:
+        start = self._starts[id(parameter)]
+        return flat[start : start + parameter.numel()].view(parameter.shape)
+
+    def slot(self, down: nn.Parameter, up: nn.Parameter) -> Slot:
+        """The slot of a layer with these two matrices; several layers may share one of them."""
+        values, gradients = ([self._part(flat, half) for half in (down, up)] for flat in (self.values, self.gradients))
+        return Slot(self, *values, *gradients)
+
+    def give_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Give these parameters gradients of their own, which autograd adds to and an optimizer may read. They stay
+        between updates."""
+        if not parameters:
+            return
+        if self._sums is None:
+            self._sums = torch.zeros_like(self.masters)
+        self._by_parameter.update(map(id, parameters))
+        for parameter in parameters:
+            parameter.grad = self._part(self._sums, parameter)
+
+    # --- an update
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Within it layers use their slots: the forward and backward passes of an update."""
+        if self.values is not self.masters:
+            self.values.copy_(self.masters)
+        self.is_in_step = True
+        try:
+            yield
+        finally:
+            self.is_in_step = False
+
+    def collect(self) -> None:
+        """Add the gradients of a batch, whose backward pass is done, to those of the update."""
+        if self._sums is None:
+            self._sums = self.gradients.float()
+        elif self._sums is not self.gradients:
+            self._sums.add_(self.gradients)
+        if self._sums is not self.gradients:
+            self.gradients.zero_()
+        for group, (first, last) in zip(self.groups, self._bounds, strict=True):
+            group.grad = self._sums[first:last]
+
+    def clear(self) -> None:
+        """Drop the gradients."""
+        self.gradients.zero_()
+        for group in self.groups:
+            group.grad = None
+        if self._sums is None or self._sums is self.gradients:
+            return
+        if self._by_parameter:
+            self._sums.zero_()
+        else:
+            self._sums = None
+
+    # --- a state's file, which has each parameter by itself
+
+    def by_parameter(self, group: int, values: Tensor) -> list[Tensor]:
+        """Values of a group, one for each of its own, as views in the shapes of its parameters."""
+        first = self._bounds[group][0]
+        views = []
+        for parameter in self.members[group]:
+            start = self._starts[id(parameter)] - first
+            views.append(values[start : start + parameter.numel()].view(parameter.shape))
+        return views
