@@ -214,7 +214,7 @@ def ours(options: argparse.Namespace, folder: Path) -> Iterator[None]:
     stdout, sys.stdout = sys.stdout, sys.stderr
     lock, session = RunLock(run.lock_path), Session(run)
     trainer = Trainer(session, prepare(session))
-    trainer.load_checkpoint()
+    trainer.restore()
     sys.stdout = stdout
     with lock:
         while True:

@@ -7,7 +7,7 @@ Layers with a `Slot` compute from these and write their gradients themselves; ot
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -39,15 +39,19 @@ class FlatParameters:
     Args:
         groups: the parameters of each of the optimizer's groups, float32 on one device. Each becomes a view of
             `masters`; the objects stay the same.
+        behind: those of them that are placed behind the others of their group, so that the inner matrices of layers
+            with a common input lie side by side.
         dtype: of the layers with slots: float32, float16 or bfloat16.
     """
 
-    def __init__(self, groups: Sequence[Sequence[nn.Parameter]], dtype: torch.dtype) -> None:
+    def __init__(
+        self, groups: Sequence[Sequence[nn.Parameter]], behind: Collection[nn.Parameter], dtype: torch.dtype
+    ) -> None:
         self.members = [list(group) for group in groups]
         self.dtype = dtype
         self._starts: dict[int, int] = {}
         self._bounds: list[tuple[int, int]] = []
-        self._place()
+        self._place(set(map(id, behind)))
         self.masters = torch.zeros(self._bounds[-1][1], device=self.members[0][0].device)
         with torch.no_grad():
             for parameter in self.parameters():
@@ -65,11 +69,11 @@ class FlatParameters:
         self._by_parameter: set[int] = set()
         self.is_in_step = False
 
-    def _place(self) -> None:
+    def _place(self, behind: Collection[int]) -> None:
         end = 0
         for group in self.members:
             first = end
-            for parameter in group:
+            for parameter in sorted(group, key=lambda own: id(own) in behind):
                 self._starts[id(parameter)] = end
                 end += -(-parameter.numel() // _ALIGNED) * _ALIGNED
             self._bounds.append((first, end))

@@ -9,7 +9,7 @@ gradients itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners.lora.layer import Conv2d, Linear
@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from engine.adapters.doubled_layers import DoubledHalf, matrix_of
 from engine.adapters.flat import FlatParameters, Slot
+from engine.adapters.joint import Joint, join
 from engine.lowmem.frozen import FrozenLayer, weight_of
 
 _ANCHOR = torch.zeros((), requires_grad=True)
@@ -35,7 +36,13 @@ def fuse(layer: Any) -> None:
 
 def _adapter(layer: Any, arguments: object) -> str | None:
     """The only, plain adapter; None where peft's own forward is needed: no training, a dropout."""
-    if not torch.is_grad_enabled() or arguments or layer.disable_adapters or layer.merged or layer.lora_variant:
+    if (
+        not (torch.is_grad_enabled() or layer.training)
+        or arguments
+        or layer.disable_adapters
+        or layer.merged
+        or layer.lora_variant
+    ):
         return None
     (name, *others) = layer.active_adapters
     if others or name not in layer.lora_A or layer.lora_A[name]._forward_hooks:
@@ -49,7 +56,7 @@ def use_flat(layer: Any, flat: FlatParameters) -> bool:
     if not isinstance(layer, FusedLinear | FusedConv2d):
         return False
     (name,) = layer.active_adapters
-    down, up, base = layer.lora_A[name], layer.lora_B[name], layer.base_layer
+    down, up, base = (cast("Any", part) for part in (layer.lora_A[name], layer.lora_B[name], layer.base_layer))
     if isinstance(down, DoubledHalf) or down._forward_hooks or not isinstance(layer.lora_dropout[name], nn.Identity):
         return False
     if not isinstance(base, FrozenLayer) and base.weight.dtype != flat.dtype:
@@ -67,10 +74,29 @@ def _with_slot(function: type[torch.autograd.Function], layer: Any, x: Tensor) -
     return result
 
 
+def _joined(layers: Sequence[Any]) -> Joint | None:
+    slots = [layer.slot for layer in layers if isinstance(layer, FusedLinear) and layer.slot is not None]
+    if len(slots) < len(layers):
+        return None
+    scales = [scale for layer in layers for scale in layer.scaling.values()]
+    return join([layer.base_layer for layer in layers], slots, scales)
+
+
 class FusedLinear(Linear):
     """A linear layer with its LoRA."""
 
     slot: Slot | None = None
+    _joint: Joint | bool = True
+    """With the layers that it was asked to compute together with; True: not asked before; False: it cannot."""
+
+    def together(self, layers: Sequence[Any], x: Tensor) -> Sequence[Tensor] | None:
+        """See `engine.models.adapted.outputs_of`; always called with the same layers, of which it is the first."""
+        if self.slot is None or not self.slot.flat.is_in_step or self._joint is False:
+            return None
+        if self._joint is True:
+            self._joint = _joined(layers) or False
+            return self.together(layers, x)
+        return self._joint.outputs(x, None if x.requires_grad else _ANCHOR)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[..., in] to [..., out], in autocast's dtype where it is on."""

@@ -234,6 +234,11 @@ class AdapterTable(Table):
         return self.network_module.startswith(KOHYA)
 
     @property
+    def draws(self) -> bool:
+        """Whether its layers use random numbers in training."""
+        return bool(self.network_dropout or self.rank_dropout or self.module_dropout)
+
+    @property
     def is_low_rank(self) -> bool:
         """Whether it trains two matrices of low rank, with weight decomposition or without."""
         return self.algo in ("lora", "locon") and not (self.use_tucker or self.use_scalar)

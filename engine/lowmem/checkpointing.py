@@ -6,8 +6,9 @@ text encoders each block. This module decides which of them are recomputed, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import cache, partial
 from typing import Any, Protocol
 
 import torch
@@ -31,16 +32,19 @@ class AdjustableModel(Protocol):
         """The denoiser's blocks, in the order of its forward pass."""
 
 
-def use_checkpointing(model: AdjustableModel, memory: MemoryTable, log: Log) -> None:
+def use_checkpointing(model: AdjustableModel, memory: MemoryTable, log: Log, *, draws: bool = True) -> None:
     """Switch it on or off in every trainable component, by `memory`; transformers uses it in training mode only.
 
     `checkpointed_blocks` and `cpu_offload_checkpointing` are for the denoiser; text encoders are small.
+
+    Args:
+        draws: whether its blocks use random numbers, which a recomputation must repeat.
     """
     *encoders, denoiser = model.trainable.values()
     enabled = memory.gradient_checkpointing
     # transformers' public method also hooks the embeddings so that a frozen encoder requires gradients.
     for encoder in encoders:
-        encoder._set_gradient_checkpointing(enabled, _plain)  # type: ignore[operator]
+        encoder._set_gradient_checkpointing(enabled, partial(checkpoint, use_reentrant=False))  # type: ignore[operator]
     blocks = _checkpointed(model.blocks, memory.checkpointed_blocks)
     if enabled and len(blocks) < len(model.blocks):
         log(f"Gradient checkpointing in {len(blocks)} of {len(model.blocks)} blocks (checkpointed_blocks).")
@@ -49,7 +53,12 @@ def use_checkpointing(model: AdjustableModel, memory: MemoryTable, log: Log) -> 
     if memory.cpu_offload_checkpointing and model.placement.device.type == "cpu":
         log("cpu_offload_checkpointing on the CPU saves nothing: host and device are the same memory.")
     inside = {module for block in blocks for module in block.modules()}
-    keep = _offloaded if memory.cpu_offload_checkpointing else _plain
+    if memory.torch_compile:  # its graphs are made for a forward pass that autograd watches
+        keep: Callable[..., Any] = (
+            _hooked if memory.cpu_offload_checkpointing else partial(checkpoint, use_reentrant=False)
+        )
+    else:
+        keep = partial(recompute, on_host=memory.cpu_offload_checkpointing, draws=draws)
 
     def run(module: Callable[..., Any], *args: Any) -> Any:
         return keep(module, *args) if module in inside else module(*args)
@@ -76,11 +85,89 @@ def _checkpointed(blocks: Sequence[nn.Module], count: int | None) -> Sequence[nn
     return [blocks[index] for index in sorted(order[:count])]
 
 
-def _plain(module: Callable[..., Any], *args: Any) -> Any:
-    return checkpoint(module, *args, use_reentrant=False)
+def recompute(module: nn.Module, *args: Any, on_host: bool = False, draws: bool = False) -> Any:
+    """The module's output; what its backward pass needs is computed again there, from its inputs.
+
+    Nothing watches the tensors that operations save: torch's own checkpoint has a Python hook for each of them.
+
+    Args:
+        args: of the module; only tensors that are no part of another argument get gradients.
+        on_host: see `_hooked`.
+        draws: see `use_checkpointing`.
+    """
+    if not torch.is_grad_enabled():
+        return module(*args)
+    anchor = None
+    if not any(isinstance(arg, Tensor) and arg.requires_grad for arg in args):
+        anchor = next((parameter for parameter in module.parameters() if parameter.requires_grad), None)
+        if anchor is None:  # nothing in it is trained, and nothing before it
+            return module(*args)
+    return _Recomputed.apply(module, (on_host, draws), anchor, *args)  # type: ignore[no-untyped-call]
 
 
-def _offloaded(module: Callable[..., Any], *args: Any) -> Any:
+class _Recomputed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, module: nn.Module, how: tuple[bool, bool], anchor: Tensor | None, *args: Any) -> Any:
+        on_host, draws = how
+        needed = ctx.needs_input_grad[3:]
+        ctx.module, ctx.random = module, _RandomStates(args) if draws else None
+        ctx.autocast = _autocast_of(args)
+        tensors = [isinstance(arg, Tensor) for arg in args]
+        away = [on_host and tensor and needs for tensor, needs in zip(tensors, needed, strict=True)]
+        ctx.here = [tensor and not moved for tensor, moved in zip(tensors, away, strict=True)]
+        ctx.save_for_backward(*(arg for arg, here in zip(args, ctx.here, strict=True) if here))
+        ctx.others = [
+            None if here else _OnHost(arg) if moved else arg
+            for arg, here, moved in zip(args, ctx.here, away, strict=True)
+        ]
+        return module(*args)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        saved, others, needed = iter(ctx.saved_tensors), ctx.others, ctx.needs_input_grad[3:]
+        ctx.others = None  # this object lives as long as the loss
+        args = [next(saved) if here else other for here, other in zip(ctx.here, others, strict=True)]
+        args = [arg.back() if isinstance(arg, _OnHost) else arg for arg in args]
+        args = [arg.detach().requires_grad_(needs) if isinstance(arg, Tensor) else arg
+                for arg, needs in zip(args, needed, strict=True)]  # fmt: skip
+        with torch.enable_grad(), ctx.autocast(), nullcontext() if ctx.random is None else ctx.random.again():
+            outputs = ctx.module(*args)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        pairs = [(output, gradient) for output, gradient in zip(outputs, gradients, strict=True)
+                 if output.requires_grad]  # fmt: skip
+        torch.autograd.backward(*zip(*pairs, strict=True))  # type: ignore[arg-type]
+        return None, None, None, *(arg.grad if needs else None for arg, needs in zip(args, needed, strict=True))
+
+
+def _autocast_of(args: Sequence[Any]) -> Callable[[], Any]:
+    """Makes contexts with autocast as it is here, for the device of the arguments."""
+    kind = _device_of(args).type
+    enabled = torch.is_autocast_enabled(kind)
+    return partial(torch.autocast, kind, torch.get_autocast_dtype(kind)) if enabled else nullcontext
+
+
+def _device_of(args: Sequence[Any]) -> torch.device:
+    return next(arg.device for arg in args if isinstance(arg, Tensor))
+
+
+class _RandomStates:
+    """The states of torch's generators, on the CPU and on the device of the arguments, to be used again."""
+
+    def __init__(self, args: Sequence[Any]) -> None:
+        self._device, self._cpu = _device_of(args), torch.get_rng_state()
+        self._gpu = torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Within it the same random numbers come; afterwards the generators are as they were before."""
+        with torch.random.fork_rng([] if self._gpu is None else [self._device]):
+            torch.set_rng_state(self._cpu)
+            if self._gpu is not None:
+                torch.cuda.set_rng_state(self._gpu, self._device)
+            yield
+
+
+def _hooked(module: Callable[..., Any], *args: Any) -> Any:
     """A checkpoint whose inputs are kept on the host.
 
     Outside the checkpoint's own hooks only its inputs are saved. Those without a gradient are shared by all blocks

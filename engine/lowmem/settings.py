@@ -9,16 +9,19 @@ from engine.lowmem.compiled import compile_blocks
 from engine.types import Log
 
 
-def apply_memory_settings(model: AdjustableModel, memory: MemoryTable, log: Log) -> None:
+def apply_memory_settings(model: AdjustableModel, memory: MemoryTable, log: Log, *, draws: bool = True) -> None:
     """Set up gradient checkpointing, split mode and compiled blocks, in place; before LoRA layers are injected.
 
     The base is already quantised: that happens while the weights are read (`load_part`).
+
+    Args:
+        draws: see `use_checkpointing`.
 
     Raises:
         MemoryLimitError: split mode, and the system refuses to pin more memory.
     """
     device = model.placement.device
-    use_checkpointing(model, memory, log)
+    use_checkpointing(model, memory, log, draws=draws)
     if memory.split_mode:
         model.placement.ring = swap_blocks(model.blocks, memory.blocks_to_swap, device, log)
     if memory.torch_compile:

@@ -18,7 +18,14 @@ from engine.training.groups import parameter_groups, rate_groups
 
 _BY_VALUE = ("torch.optim.AdamW", "torch.optim.Adam", "torch.optim.SGD")
 """Optimizers that treat each value by itself, so that tensors may be joined."""
-_IN_PLACE = ("torch.optim", "bitsandbytes.optim", "transformers.optimization", "lion_pytorch", "prodigyopt", "schedulefree")
+_IN_PLACE = (
+    "torch.optim",
+    "bitsandbytes.optim",
+    "transformers.optimization",
+    "lion_pytorch",
+    "prodigyopt",
+    "schedulefree",
+)
 """Modules whose optimizers change parameters in place; others may give them new memory."""
 
 
@@ -121,7 +128,8 @@ def update_layout(network: AdapterNetwork, config: RunConfig, dtype: torch.dtype
     in_place = source is not None and source.module in _IN_PLACE
     if dtype is None or not places or config.network.module_dropout or not in_place:
         return UpdateLayout(groups, [parameter for group in groups for parameter in group["params"]])
-    flat = FlatParameters([groups[index]["params"] for index in places], dtype)
+    outer = [parameter for module in network.modules for parameter in module.outer]
+    flat = FlatParameters([groups[index]["params"] for index in places], outer, dtype)
     others = [parameter for index, group in enumerate(groups) if index not in places for parameter in group["params"]]
     with_slot = set() if config.memory.torch_compile else {id(parameter) for parameter in network.use_flat(flat)}
     joins = source is not None and source.dotted in _BY_VALUE

@@ -89,7 +89,7 @@ class Prepared:
 
     def autocast(self) -> AbstractContextManager[None]:
         """The context in which the model computes."""
-        return self.accelerator.autocast() if self.uses_autocast else nullcontext()  # type: ignore[no-any-return]
+        return self.accelerator.autocast() if self.uses_autocast else nullcontext()
 
 
 def prepare(session: Session) -> Prepared:
@@ -209,7 +209,7 @@ def _load(session: Session, config: RunConfig, recognition: Recognition, device:
     """The model in the host's memory, its weights in the compute dtype."""
     family = family_named(recognition.family)
     model = load_base(family, config, recognition, device, compute_dtype(precision), session.log)
-    apply_memory_settings(model, config.memory, session.log)
+    apply_memory_settings(model, config.memory, session.log, draws=config.network.draws)
     session.raise_if_stopped()
     return model
 

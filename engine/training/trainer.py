@@ -99,7 +99,7 @@ class Trainer:
 
     def _loop(self) -> bool:
         try:
-            self._restore()
+            self.restore()
         except Stopped:
             self.session.log(f"Stopped before the first step ({self.session.stop_reason}).")
             return False
@@ -117,7 +117,7 @@ class Trainer:
             check.report()
         return True
 
-    def _restore(self) -> None:
+    def restore(self) -> None:
         """Continue from the last checkpoint; without one from the settings at the start."""
         if not self.checkpoints.load(self.state, self.changes):
             self.changes.restore_settings()

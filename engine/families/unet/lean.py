@@ -16,6 +16,8 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.nn import functional
 
+from engine.models.adapted import outputs_of
+
 
 def use_lean_blocks(unet: nn.Module) -> None:
     """Convert the blocks of a UNet, in place; those with other options stay."""
@@ -27,7 +29,7 @@ def use_lean_blocks(unet: nn.Module) -> None:
         elif type(module) is GEGLU:
             module.__class__ = LeanGEGLU
         elif type(module) is Attention and _is_plain_attention(module):
-            module.set_processor(LeanAttention())
+            module.set_processor(LeanAttention())  # type: ignore[arg-type, no-untyped-call]
 
 
 def _is_plain_resnet(block: Any) -> bool:
@@ -72,7 +74,7 @@ def _sum(made: Tensor, x: Tensor) -> Tensor:
     return made.add_(x)
 
 
-class LeanResnet(ResnetBlock2D):  # type: ignore[misc]
+class LeanResnet(ResnetBlock2D):
     """x + conv2(silu(norm2(conv1(silu(norm1(x))) + time)))."""
 
     def forward(self, input_tensor: Tensor, temb: Tensor, *_: Any) -> Tensor:
@@ -85,7 +87,7 @@ class LeanResnet(ResnetBlock2D):  # type: ignore[misc]
         return _sum(hidden, input_tensor)
 
 
-class LeanTransformerBlock(BasicTransformerBlock):  # type: ignore[misc]
+class LeanTransformerBlock(BasicTransformerBlock):
     """Attention to itself, to the text, and two linear layers; each is added to its input."""
 
     def forward(
@@ -100,13 +102,13 @@ class LeanTransformerBlock(BasicTransformerBlock):  # type: ignore[misc]
         """[B, tokens, width] and the text [B, length, width] to [B, tokens, width]."""
         if attention_mask is not None or encoder_attention_mask is not None or self._chunk_size is not None:
             masks = (attention_mask, encoder_hidden_states, encoder_attention_mask)
-            return super().forward(hidden_states, *masks, *others, **named)  # type: ignore[no-any-return]
+            return super().forward(hidden_states, *masks, *others, **named)
         hidden = _sum(self.attn1(self.norm1(hidden_states)), hidden_states)
         hidden = _sum(self.attn2(self.norm2(hidden), encoder_hidden_states), hidden)
         return _sum(self.ff(self.norm3(hidden)), hidden)
 
 
-class LeanAttention(AttnProcessor2_0):  # type: ignore[misc]
+class LeanAttention(AttnProcessor2_0):
     """Attention without norms, on tokens; a mask is left to diffusers."""
 
     def __call__(
@@ -121,17 +123,19 @@ class LeanAttention(AttnProcessor2_0):  # type: ignore[misc]
         """[B, tokens, width], and [B, length, width] of the text or None, to [B, tokens, width]."""
         if attention_mask is not None or hidden_states.dim() != 3:
             inputs = (hidden_states, encoder_hidden_states, attention_mask)
-            return super().__call__(attn, *inputs, *others, **named)  # type: ignore[no-any-return]
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+            return super().__call__(attn, *inputs, *others, **named)
         batch, heads = len(hidden_states), attn.heads
-        parts = (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context))
+        if encoder_hidden_states is None:
+            parts = outputs_of((attn.to_q, attn.to_k, attn.to_v), hidden_states)
+        else:
+            parts = [attn.to_q(hidden_states), *outputs_of((attn.to_k, attn.to_v), encoder_hidden_states)]
         query, key, value = (part.view(batch, -1, heads, part.shape[-1] // heads).transpose(1, 2) for part in parts)
         mixed = functional.scaled_dot_product_attention(query, key, value)
         result: Tensor = attn.to_out[0](mixed.transpose(1, 2).flatten(2))
         return result
 
 
-class LeanGEGLU(GEGLU):  # type: ignore[misc]
+class LeanGEGLU(GEGLU):
     """One half of a linear layer's output times the GELU of the other (Shazeer 2020)."""
 
     def forward(self, hidden_states: Tensor, *_: Any) -> Tensor:
