@@ -16,6 +16,7 @@ from engine.adapters.kinds.lora import Lora
 from engine.adapters.network import AdapterNetwork
 from engine.config.schema import MemoryTable, NetworkTable
 from engine.config.values import BasePrecision
+from engine.families.unet.lean import use_lean_blocks
 from engine.lowmem.base_precision import Quantizer
 from engine.lowmem.settings import apply_memory_settings
 from engine.models.placement import DevicePlacement
@@ -153,6 +154,7 @@ def _unet(dtype: torch.dtype) -> Any:
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     )
+    use_lean_blocks(unet)
     return nn.Module.to(unet, dtype).requires_grad_(False)
 
 

@@ -53,15 +53,14 @@ def use_checkpointing(model: AdjustableModel, memory: MemoryTable, log: Log, *, 
     if memory.cpu_offload_checkpointing and model.placement.device.type == "cpu":
         log("cpu_offload_checkpointing on the CPU saves nothing: host and device are the same memory.")
     inside = {module for block in blocks for module in block.modules()}
-    if memory.torch_compile:  # its graphs are made for a forward pass that autograd watches
-        keep: Callable[..., Any] = (
-            _hooked if memory.cpu_offload_checkpointing else partial(checkpoint, use_reentrant=False)
-        )
-    else:
-        keep = partial(recompute, on_host=memory.cpu_offload_checkpointing, draws=draws)
+    on_host = memory.cpu_offload_checkpointing
 
-    def run(module: Callable[..., Any], *args: Any) -> Any:
-        return keep(module, *args) if module in inside else module(*args)
+    def run(module: Any, *args: Any) -> Any:
+        if module not in inside:
+            return module(*args)
+        if memory.torch_compile or not (getattr(module, "enters_once", False) or _only_first_have_gradients(args)):
+            return _hooked(module, *args) if on_host else checkpoint(module, *args, use_reentrant=False)
+        return recompute(module, *args, on_host=on_host, draws=draws)
 
     if enabled:
         denoiser.enable_gradient_checkpointing(run)  # type: ignore[operator]
@@ -85,10 +84,18 @@ def _checkpointed(blocks: Sequence[nn.Module], count: int | None) -> Sequence[nn
     return [blocks[index] for index in sorted(order[:count])]
 
 
+def _only_first_have_gradients(args: Sequence[Any]) -> bool:
+    """Whether only the first two inputs have gradients, and not what all blocks get: the text, if its encoder is
+    trained. What a block adds to that would be summed inside of the block first, and so rounded in another way than
+    without a checkpoint. Blocks that say `enters_once` do that always."""
+    return not any(isinstance(arg, Tensor) and arg.requires_grad for arg in args[2:])
+
+
 def recompute(module: nn.Module, *args: Any, on_host: bool = False, draws: bool = False) -> Any:
     """The module's output; what its backward pass needs is computed again there, from its inputs.
 
-    Nothing watches the tensors that operations save: torch's own checkpoint has a Python hook for each of them.
+    Nothing watches the tensors that operations save: torch's own checkpoint has a Python hook for each of them. It is
+    used with torch.compile, whose graphs are made for a forward pass that autograd watches.
 
     Args:
         args: of the module; only tensors that are no part of another argument get gradients.

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine.lowmem.classes import is_one_of
 from engine.lowmem.frozen import FrozenLayer
 from engine.out_of_memory import is_out_of_memory
 from engine.types import Log
@@ -50,7 +51,7 @@ def _units(block: nn.Module) -> Iterator[nn.Module]:
         yield block
         return
     for module in block.modules():
-        if any(own.__name__ in ("ResnetBlock2D", "BasicTransformerBlock") for own in type(module).__mro__):
+        if is_one_of(module, ("ResnetBlock2D", "BasicTransformerBlock")):
             yield module
 
 

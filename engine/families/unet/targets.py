@@ -8,6 +8,7 @@ from itertools import groupby
 
 from torch import nn
 
+from engine.lowmem.classes import is_one_of
 from engine.types import LoraTarget
 
 ATTENTION = {"Transformer2DModel"}
@@ -44,7 +45,7 @@ def norm_targets(unet: nn.Module, name: Callable[[str], str], *, conv: bool) -> 
     return [
         LoraTarget("unet", f"{parent_path}.{path}", name(f"{parent_path}.{path}"), "norm")
         for parent_path, parent in unet.named_modules()
-        if _is_one_of(parent, classes)
+        if is_one_of(parent, classes)
         for path, child in parent.named_modules()
         if isinstance(child, nn.LayerNorm | nn.GroupNorm)
     ]
@@ -54,7 +55,7 @@ def _inside(root: nn.Module, component: str, classes: set[str], name: Callable[[
     """Every linear layer and convolution inside the named classes."""
     targets = []
     for parent_path, parent in root.named_modules():
-        if not _is_one_of(parent, classes):
+        if not is_one_of(parent, classes):
             continue
         for child_path, child in parent.named_modules():
             path = f"{parent_path}.{child_path}"
@@ -64,11 +65,6 @@ def _inside(root: nn.Module, component: str, classes: set[str], name: Callable[[
                 is_pointwise = child.kernel_size == (1, 1)
                 targets.append(LoraTarget(component, path, name(path), "conv1x1" if is_pointwise else "conv3x3"))
     return [target for _, block in groupby(targets, _transformer_block) for target in sorted(block, key=_is_attn2)]
-
-
-def _is_one_of(module: nn.Module, classes: set[str]) -> bool:
-    """Whether it is of a class with such a name, or of one derived from it."""
-    return any(own.__name__ in classes for own in type(module).__mro__)
 
 
 def _transformer_block(target: LoraTarget) -> str:
