@@ -60,12 +60,12 @@ class FlatParameters:
                 parameter.data = view
         self.groups = [nn.Parameter(self.masters[first:last]) for first, last in self._bounds]
         """The values of each group. Between `collect` and `clear` they have gradients."""
-        is_half = dtype != torch.float32
-        self.values = torch.empty_like(self.masters, dtype=dtype) if is_half else self.masters
-        self.gradients = torch.zeros_like(self.values)
-        """Of the slots."""
-        self._sums: Tensor | None = None if is_half else self.gradients
-        """The gradients of an update in float32; for a base in float32 the same tensor."""
+        self.values = self.masters
+        """What slots compute from; for a base in half precision another tensor, as soon as there is a slot."""
+        self._sums: Tensor | None = None if dtype != torch.float32 else torch.zeros_like(self.masters)
+        """The gradients of an update, float32."""
+        self.gradients = self._sums
+        """Of the slots, in the number format of `values`; float32: the same tensor."""
         self._by_parameter: set[int] = set()
         self.is_in_step = False
 
@@ -91,6 +91,9 @@ class FlatParameters:
 
     def slot(self, down: nn.Parameter, up: nn.Parameter) -> Slot:
         """The slot of a layer with these two matrices; several layers may share one of them."""
+        if self.gradients is None:
+            self.values = torch.empty_like(self.masters, dtype=self.dtype)
+            self.gradients = torch.zeros_like(self.values)
         values, gradients = ([self._part(flat, half) for half in (down, up)] for flat in (self.values, self.gradients))
         return Slot(self, *values, *gradients)
 
@@ -120,23 +123,22 @@ class FlatParameters:
 
     def collect(self) -> None:
         """Add the gradients of a batch, whose backward pass is done, to those of the update."""
-        if self._sums is None:
-            self._sums = self.gradients.float()
-        elif self._sums is not self.gradients:
-            self._sums.add_(self.gradients)
-        if self._sums is not self.gradients:
+        if self.gradients is not None and self.gradients is not self._sums:
+            self._sums = self.gradients.float() if self._sums is None else self._sums.add_(self.gradients)
             self.gradients.zero_()
+        assert self._sums is not None, "no parameter has a gradient"
         for group, (first, last) in zip(self.groups, self._bounds, strict=True):
             group.grad = self._sums[first:last]
 
     def clear(self) -> None:
         """Drop the gradients."""
-        self.gradients.zero_()
         for group in self.groups:
             group.grad = None
-        if self._sums is None or self._sums is self.gradients:
+        if self.gradients is not None:
+            self.gradients.zero_()
+        if self._sums is self.gradients:
             return
-        if self._by_parameter:
+        if self._by_parameter and self._sums is not None:
             self._sums.zero_()
         else:
             self._sums = None

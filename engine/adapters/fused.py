@@ -9,6 +9,7 @@ gradients itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -48,6 +49,14 @@ def _adapter(layer: Any, arguments: object) -> str | None:
     if others or name not in layer.lora_A or layer.lora_A[name]._forward_hooks:
         return None
     return str(name) if isinstance(layer.lora_dropout[name], torch.nn.Identity) else None
+
+
+def _autocast_of(layer: Any, x: Tensor) -> AbstractContextManager[None]:
+    """Autocast for peft's own forward, where the layer relies on it and the run does not use it."""
+    kind = x.device.type
+    if layer.cast_input_dtype_enabled or x.dtype == torch.float32 or torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return torch.autocast(kind, x.dtype)
 
 
 def use_flat(layer: Any, flat: FlatParameters) -> bool:
@@ -107,7 +116,8 @@ class FusedLinear(Linear):
         base = self.base_layer
         needs_peft = not isinstance(base, FrozenLayer) and (base.weight.dtype != dtype or base.weight.requires_grad)
         if name is None or needs_peft:
-            return super().forward(x, *args, **kwargs)
+            with _autocast_of(self, x):
+                return super().forward(x, *args, **kwargs)
         down, up = matrix_of(self.lora_A[name]).to(dtype), matrix_of(self.lora_B[name]).to(dtype)
         result: Tensor = _LinearWithLora.apply(x.to(dtype), base, down, up, self.scaling[name])  # type: ignore[no-untyped-call]
         return result
@@ -177,7 +187,8 @@ class FusedConv2d(Conv2d):
             return _with_slot(_Conv2dWithSlot, self, x)
         name = _adapter(self, args or kwargs)
         if name is None or (not torch.is_autocast_enabled(x.device.type) and x.dtype != self.lora_A[name].weight.dtype):
-            return super().forward(x, *args, **kwargs)
+            with _autocast_of(self, x):
+                return super().forward(x, *args, **kwargs)
         result: Tensor = self.base_layer(x)
         return result.add_(self.lora_B[name](self.lora_A[name](x)), alpha=self.scaling[name])
 

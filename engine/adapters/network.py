@@ -226,10 +226,7 @@ class AdapterNetwork:
             layer.train(mode)
 
     def rely_on_autocast(self, under_autocast: bool) -> None:
-        """Under autocast, skip each layer's cast of its input to float32 and back.
-
-        Outside autocast a base in half precision needs that cast: call it with False there.
-        """
+        """Let LoRAs on a base in half precision compute in its number format, by autocast, and not in float32."""
         for layer in self._layers():
             layer.cast_input_dtype_enabled = not under_autocast
 

@@ -59,8 +59,7 @@ class UpdateLayout:
             self.flat.clear()
 
     def by_parameter(self, saved: Mapping[str, Any]) -> dict[str, Any]:
-        """An optimizer's `state_dict`, with an entry for each parameter of the network in place of joined ones; its
-        tensors share memory."""
+        """An optimizer's `state_dict`, with an entry for each parameter of the network in place of joined ones."""
         return self._renumbered(saved, self._split)
 
     def as_joined(self, saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,8 +87,11 @@ class UpdateLayout:
         parts: list[dict[str, Any]] = [dict(entry) for _ in members]
         for key, value in entry.items():
             if _is_per_value(value):
-                for part, own in zip(parts, self.flat.by_parameter(group, value), strict=True):
-                    part[key] = own
+                values = self.flat.by_parameter(group, value)
+            else:  # the number of the step: each parameter counts its own
+                values = [value.clone() if isinstance(value, Tensor) else value for _ in members]
+            for part, own in zip(parts, values, strict=True):
+                part[key] = own
         return parts
 
     def _join(self, group: int, entries: Sequence[Any]) -> list[Any]:

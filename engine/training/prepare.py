@@ -45,6 +45,7 @@ from engine.runs.states import SavedState, newest_state
 from engine.training.batch_source import BatchSource
 from engine.training.exactness import set_determinism
 from engine.training.groups import trained_targets
+from engine.training.host_memory import keep_freed_memory
 from engine.training.inputs import check_inputs
 from engine.training.latents import LatentEncoder
 from engine.training.optimizers import check_optimizer
@@ -128,6 +129,8 @@ def prepare(session: Session) -> Prepared:
         cache_texts(session, config, batches, model, images.probes, [prompt.request for prompt in prompts])
         place_for_training(model, texts=bool(batches.uncached_encoders), latents=images.latents is None)
     network = build_network(config, model, session.log)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     return Prepared(
         config=config,
         recognition=model.recognition,

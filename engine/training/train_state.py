@@ -59,7 +59,7 @@ class TrainState:
         """The current length: `Changes` replaces it."""
         self.progress, self.recovery = Progress(), Recovery()
         self.network, self._components = prepared.network, prepared.model.trainable
-        self._autocast = prepared.uses_autocast
+        self._is_half = prepared.precision != "no"
         self.parameters = self.network.parameters()
         self.constants = self.network.constants()
         self.groups: list[RateGroup] = [*rate_groups(self.network, self.config)]
@@ -130,8 +130,8 @@ class TrainState:
         """Switch dropouts on or off, the adapter's too, and schedule-free weights between training and inference."""
         for component in self._components.values():
             component.train(mode)
-        # Outside autocast a layer must cast its own input if the base is in half precision.
-        self.network.rely_on_autocast(mode and self._autocast)
+        # In training a LoRA computes in the base's number format, else in float32.
+        self.network.rely_on_autocast(mode and self._is_half)
         if self.built.schedule_free:
             (self.built.optimizer.train if mode else self.built.optimizer.eval)()  # type: ignore[attr-defined]
 

@@ -1,4 +1,4 @@
-"""benchmarks/launches.py on a tiny model: what it counts."""
+"""benchmarks/launches.py: what it counts on a tiny model, and how many operations a step of real size may start."""
 
 from __future__ import annotations
 
@@ -7,22 +7,38 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.tiny_models import tiny_sd15
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "launches.py"
 
 
 def test_a_step_starts_fewer_operations_than_a_plain_one_and_waits_for_nothing(tmp_path: Path) -> None:
-    model = tiny_sd15(tmp_path)
-    counts = {}
-    for side in ("ours", "plain"):
-        command = [sys.executable, str(SCRIPT), "--cases", "sd15", "--side", side, "--model", str(model)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        counts[side] = json.loads(done.stdout.splitlines()[-1])
+    model = str(tiny_sd15(tmp_path))
+    counts = {side: counted("sd15", side, "--model", model) for side in ("ours", "plain")}
     ours, plain = ({stage: total(kinds, stage) for stage in ("forward", "backward")} for kinds in counts.values())
     assert 0 < ours["forward"] < plain["forward"] and 0 < ours["backward"] < plain["backward"]
     assert counts["ours"]["forward attention"] == counts["plain"]["forward attention"] > 0
     assert not [kind for kind in counts["ours"] if kind.endswith("read by the host")]
+
+
+@pytest.mark.parametrize(
+    ("case", "ceiling"), [("sd15", 2500), ("sdxl", 7700), ("sdxl-checkpointed", 10500), ("flux", 9100)]
+)
+def test_a_step_of_real_size_starts_at_most_so_many_operations(case: str, ceiling: int) -> None:
+    kinds = counted(case, "ours")
+    aside = ("host copy", "read by the host")
+    assert 0 < sum(number for kind, number in kinds.items() if not kind.endswith(aside)) <= ceiling
+    assert not [kind for kind in kinds if kind.endswith("read by the host")]
+
+
+def counted(case: str, side: str, *options: str) -> dict[str, int]:
+    """Operations of a step by "stage kind"."""
+    command = [sys.executable, str(SCRIPT), "--cases", case, "--side", side, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    kinds: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    return kinds
 
 
 def total(kinds: dict[str, int], stage: str) -> int:

@@ -284,4 +284,4 @@ def _training_mode(run: _Run, network: AdapterNetwork, mode: bool) -> None:
     for component in run.model.trainable.values():
         component.train(mode)
     network.train(mode)
-    network.rely_on_autocast(mode and run.uses_autocast)
+    network.rely_on_autocast(mode and run.dtype != torch.float32)
