@@ -58,6 +58,8 @@ DIFFERENCES = (
           "their sum, divided by the full number of batches: a smaller step"),
     _switched("zero terminal SNR with min-SNR or another weight by SNR", "weighed by the rescaled schedule",
           "weighed by the schedule before it was rescaled"),
+    _switched("fp16, bf16", "the base computes in it throughout; its norm layers sum in fp32 inside of their kernels",
+          "by autocast: outputs of norm layers are fp32 and rounded by the next layer"),
     _switched("warmup_stable_decay without `lr_decay_steps`", "the last tenth decays", "nothing decays"),
     _switched("a warm-up in steps, with several processes", "takes so many updates",
           "the schedule moves once for each process, so that it takes fewer"),

@@ -20,6 +20,7 @@ from engine.training.batch_source import BatchSource
 from engine.training.flow import FlowObjective
 from engine.training.objective import NoisedBatch
 from engine.training.optimizers import build_optimizer
+from engine.training.prepare import uses_autocast
 from engine.training.schedules import build_schedule, steps_per_update
 from engine.training.step import TrainStep, objective_for
 from tests.engine.training.conftest import MakeRun
@@ -158,3 +159,12 @@ def test_the_switch_is_reported() -> None:
 
     notes = resolve(RunConfig().changed(training={"kohya_exact": True}))[1]
     assert any(note.startswith("Numbers are Kohya's (kohya_exact)") for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("precision", "exact", "autocast"),
+    [("no", False, False), ("no", True, False), ("bf16", False, False), ("bf16", True, True), ("fp16", True, True)],
+)
+def test_autocast_is_kohyas_rounding_of_half_precision(precision: str, exact: bool, autocast: bool) -> None:
+    config = RunConfig().changed(training={"kohya_exact": exact})
+    assert uses_autocast(config, precision) is autocast

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from engine.config import RunConfig
+from engine.training.flat_update import UpdateLayout
 from engine.training.ranks import Ranks
 from engine.training.recovery import Recovery
 from engine.training.step import TrainStep
@@ -35,7 +36,7 @@ def step_on(batches: list[int], *, scaler: object = None, **training: Any) -> tu
     config = RunConfig().changed(training={"gradient_accumulation_steps": 4, **training})
     state = SimpleNamespace(
         step=0, config=config, parameters=[weight], optimizer=optimizer, schedule=None, scaler=scaler,
-        recovery=Recovery(), rates=lambda: {"unet": RATE}, rate_factors=dict, weights_consistent=True,
+        layout=UpdateLayout([{"params": [weight]}], [weight]), recovery=Recovery(), rates=lambda: {"unet": RATE}, rate_factors=dict, weights_consistent=True,
     )  # fmt: skip
     prepared = SimpleNamespace(batches=source, model=None, accelerator=accelerator)
     return Times(cast("Any", prepared), cast("Any", state), Ranks(accelerator), cast("Any", None)), weight
