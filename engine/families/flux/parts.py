@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
 
 from engine.families.flux.files import PartFiles
+from engine.families.flux.lean import use_lean_attention
 from engine.families.flux.names import bfl_place
 from engine.families.flux.sizes import fitted
 from engine.families.unet.names import vae_name
@@ -40,6 +41,7 @@ def build_transformer(config: Mapping[str, Any]) -> Any:
     for module in transformer.modules():
         if type(module) is nn.RMSNorm:
             module.__class__ = HeadNorm
+    use_lean_attention(transformer)
     return transformer
 
 
