@@ -90,7 +90,7 @@ class Trainer:
         plan = self.changes.plan_at(last_saved_step(self.session.run))
         lengths = {key: getattr(plan, key) for key in ("max_train_steps", "epochs", "updates_per_epoch")}
         try:
-            with self.session.phase("train", **lengths):
+            with self.session.phase("train", **lengths), self.train_step.loader:
                 return self._loop()
         except Exception as error:
             if is_out_of_memory(error):
@@ -253,8 +253,8 @@ class Trainer:
         return bool(self.session.stop_reason)
 
     def _take_commands(self) -> None:
-        """Get rank 0's commands and its reason to stop, on every rank."""
-        from_rank_0 = (self.session.control.take(), self.session.stop_reason)
+        """Get rank 0's new commands, at most five times a second, and its reason to stop, on every rank."""
+        from_rank_0 = (self.session.control.poll(), self.session.stop_reason)
         commands, self.session.stop_reason = self.ranks.broadcast(from_rank_0)
         self.commands.extend(commands)
 

@@ -108,7 +108,7 @@ def rehearse(
                 _sample_low_memory(run, work.sample)
         if work.validates and Phase.VALIDATE in phases:
             with phase(Phase.VALIDATE), _evaluating(run, network):
-                _loss(run, network, objective, work.encoded, 1)
+                _loss(run, network, objective, _batch(run, objective, work.encoded, 1))
         if Phase.SAVE in phases:
             with phase(Phase.SAVE), _evaluating(run, network):
                 verify.rehearse(network, run.model.trainable, run.model.reader)
@@ -160,7 +160,7 @@ def _network(run: _Run) -> AdapterNetwork:
 
 
 def _train(run: _Run, network: AdapterNetwork) -> Objective:
-    """The second update of a run: the optimizer has its states already."""
+    """The second update of a run: the optimizer has its states already. The batch of the next one is there too."""
     training, model, counter = run.config.training, run.model, run.counter
     objective = objective_for(run.config, model, torch.device(device.DEVICE))
     _training_mode(run, network, True)
@@ -176,8 +176,11 @@ def _train(run: _Run, network: AdapterNetwork) -> Objective:
     if model.placement.ring is not None:
         with counter.kind("slots"):
             model.placement.ring.fetch(0)
+    if not run.config.memory.cache_latents:
+        model.encode_pixels(_pixels(run.work.images, run.work.batch))
+    batch, following = (_batch(run, objective, run.work.batch, run.work.images) for _ in range(2))
     counter.stage = "forward"
-    loss = _loss(run, network, objective, run.work.batch, run.work.images)
+    loss = _loss(run, network, objective, batch)
     with counter.kind("workspace"):
         run.kept.append(torch.empty(CUBLAS, dtype=torch.uint8, device=device.DEVICE))
     counter.stage = "backward"
@@ -189,27 +192,33 @@ def _train(run: _Run, network: AdapterNetwork) -> Objective:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     counter.stage = ""
+    del batch, following
     run.kept.append(optimizer)
     return objective
 
 
-def _loss(run: _Run, network: AdapterNetwork, objective: Objective, size: Size, images: int) -> Tensor:
-    model = run.model
-    if not run.config.memory.cache_latents and torch.is_grad_enabled():
-        model.encode_pixels(_pixels(images, size))
+def _batch(run: _Run, objective: Objective, size: Size, images: int) -> Batch:
+    """On the device, like one of the trainer's loader."""
+    model, captions = run.model, [CAPTION] * images
+    latents = _latents(model, images, size, "cpu")
     batch = Batch(
-        latents=_latents(model, images, size),
-        captions=[CAPTION] * images,
+        latents=latents,
+        noise=objective.sample_noise(latents, torch.Generator().manual_seed(0)),
+        captions=captions,
+        tokens=model.tokens(captions, run.uncached_encoders) if run.uncached_encoders else {},
         text=_text(run, images),
-        weights=torch.ones(images, device=device.DEVICE),
+        weights=torch.ones(images),
         mask=None,
-        sizes=torch.zeros(images, 6, device=device.DEVICE),
+        sizes=torch.zeros(images, 6),
     )
+    return batch.each(lambda tensor: tensor.to(device.DEVICE))
+
+
+def _loss(run: _Run, network: AdapterNetwork, objective: Objective, batch: Batch) -> Tensor:
     return batch_loss(
-        model,
+        run.model,
         objective,
         batch,
-        torch.Generator().manual_seed(0),
         network=network,
         uncached_encoders=run.uncached_encoders,
         trained=tuple(network.module_counts()),
@@ -258,9 +267,9 @@ def _pixels(images: int, size: Size) -> Tensor:
     return torch.empty(images, 3, size[1], size[0], device=device.DEVICE)
 
 
-def _latents(model: Model, images: int, size: Size) -> Tensor:
+def _latents(model: Model, images: int, size: Size, where: str = device.DEVICE) -> Tensor:
     width, height = (side // model.downscale for side in size)
-    return torch.empty(images, model.latent_channels, height, width, device=device.DEVICE)
+    return torch.empty(images, model.latent_channels, height, width, device=where)
 
 
 def _text(run: _Run, images: int) -> dict[str, Tensor]:
