@@ -23,6 +23,7 @@ from engine.training.changes import Changes
 from engine.training.checkpoints import CheckpointStore
 from engine.training.exactness import DeterministicStep
 from engine.training.first_values import set_first_values
+from engine.training.kept_caches import keep_small_caches
 from engine.training.loggers import start_loggers
 from engine.training.oom import free_memory, shortage_of
 from engine.training.outputs import Outputs
@@ -104,7 +105,9 @@ class Trainer:
             self.session.log(f"Stopped before the first step ({self.session.stop_reason}).")
             return False
         self.outputs.resume()
-        check = PlanCheck.of(self.session, self.prepared, self.state.config) if self.session.is_main else None
+        config = self.state.config
+        kept = keep_small_caches(self.prepared, config, self.session.log)
+        check = PlanCheck.of(self.session, self.prepared, config, kept) if self.session.is_main else None
         self.changes.apply_due()
         while self.step < self.state.plan.max_train_steps:
             if not self.advance():

@@ -32,7 +32,7 @@ from engine.models.drawing import in_tiles
 from engine.runs.phase import Phase
 from engine.training.batch_source import Batch
 from engine.training.groups import parameter_groups
-from engine.training.objective import Objective
+from engine.training.objective import Noise, Objective
 from engine.training.prepare import build_network, place_for_training
 from engine.training.step import batch_loss, objective_for
 from engine.training.texts import cached_encoders, captions_at_once
@@ -108,7 +108,7 @@ def rehearse(
                 _sample_low_memory(run, work.sample)
         if work.validates and Phase.VALIDATE in phases:
             with phase(Phase.VALIDATE), _evaluating(run, network):
-                _loss(run, network, objective, _batch(run, objective, work.encoded, 1))
+                _loss(run, network, objective, _batch(run, work.encoded, 1))
         if Phase.SAVE in phases:
             with phase(Phase.SAVE), _evaluating(run, network):
                 verify.rehearse(network, run.model.trainable, run.model.reader)
@@ -178,7 +178,7 @@ def _train(run: _Run, network: AdapterNetwork) -> Objective:
             model.placement.ring.fetch(0)
     if not run.config.memory.cache_latents:
         model.encode_pixels(_pixels(run.work.images, run.work.batch))
-    batch, following = (_batch(run, objective, run.work.batch, run.work.images) for _ in range(2))
+    batch, following = (_batch(run, run.work.batch, run.work.images) for _ in range(2))
     counter.stage = "forward"
     loss = _loss(run, network, objective, batch)
     with counter.kind("workspace"):
@@ -197,13 +197,13 @@ def _train(run: _Run, network: AdapterNetwork) -> Objective:
     return objective
 
 
-def _batch(run: _Run, objective: Objective, size: Size, images: int) -> Batch:
+def _batch(run: _Run, size: Size, images: int) -> Batch:
     """On the device, like one of the trainer's loader."""
     model, captions = run.model, [CAPTION] * images
     latents = _latents(model, images, size, "cpu")
     batch = Batch(
         latents=latents,
-        noise=objective.sample_noise(latents, torch.Generator().manual_seed(0)),
+        noise=_noise(run, latents),
         captions=captions,
         tokens=model.tokens(captions, run.uncached_encoders) if run.uncached_encoders else {},
         text=_text(run, images),
@@ -212,6 +212,13 @@ def _batch(run: _Run, objective: Objective, size: Size, images: int) -> Batch:
         sizes=torch.zeros(images, 6),
     )
     return batch.each(lambda tensor: tensor.to(device.DEVICE))
+
+
+def _noise(run: _Run, latents: Tensor) -> Noise:
+    """As `Objective.sample_noise`, whose draws may need values."""
+    timesteps = torch.full((len(latents),), 500.0 if run.model.prediction_type == "flow" else 500)
+    perturbed = None if run.config.training.ip_noise_gamma is None else torch.empty_like(latents)
+    return Noise(torch.empty_like(latents), timesteps, perturbed)
 
 
 def _loss(run: _Run, network: AdapterNetwork, objective: Objective, batch: Batch) -> Tensor:
