@@ -78,11 +78,16 @@ class Batch:
 
     def tensors(self) -> Iterator[Tensor]:
         """Every tensor."""
-        for value in (self.latents, *self.noise, *self.tokens.values(), *self.text.values(), self.weights, self.sizes):
-            if value is not None:
-                yield value
-        if self.mask is not None:
-            yield self.mask
+        parts = (
+            self.latents,
+            *self.noise,
+            *self.tokens.values(),
+            *self.text.values(),
+            self.weights,
+            self.mask,
+            self.sizes,
+        )
+        return (part for part in parts if part is not None)
 
 
 def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

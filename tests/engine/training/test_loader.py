@@ -67,7 +67,7 @@ class Source:
         content = inputs.pixels if inputs.moments is None else inputs.moments
         assert content is not None
         noise = Noise(torch.rand(1, 1, 1, 2, generator=numbers), torch.tensor([5]))
-        return Batch(content, noise, inputs.captions, {}, {}, inputs.weights, None, inputs.sizes)
+        return Batch(content, noise, inputs.captions, {}, inputs.text, inputs.weights, None, inputs.sizes)
 
 
 def loader_of(source: Source) -> BatchLoader:
