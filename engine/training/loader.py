@@ -37,7 +37,10 @@ class BatchLoader:
     """
 
     def __init__(self, batches: BatchSource, objective: Objective, device: torch.device) -> None:
-        self._batches, self._objective, self._device = batches, objective, device
+        self._batches, self._objective = batches, objective
+        # Each thread has a current GPU of its own.
+        no_index = device.type == "cuda" and device.index is None
+        self._device = torch.device("cuda", torch.cuda.current_device()) if no_index else device
         self._next: tuple[_Place, Future[Callable[[], Batch] | None]] | None = None
 
     def __enter__(self) -> Self:

@@ -189,7 +189,8 @@ class Card:
         self.inside = threading.local()
         cuda = torch.cuda
         monkeypatch.setattr(cuda, "Stream", lambda device: SimpleNamespace(record_event=self.record))
-        monkeypatch.setattr(cuda, "device", lambda device: self.within("device"))
+        monkeypatch.setattr(cuda, "current_device", lambda: 1)
+        monkeypatch.setattr(cuda, "device", lambda device: self.within("device", device.index == 1))
         monkeypatch.setattr(cuda, "stream", lambda stream: self.within("stream"))
         monkeypatch.setattr(cuda, "current_stream", lambda device: SimpleNamespace(wait_event=self.wait, name="step's"))
         monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: self.pin(tensor))
@@ -197,8 +198,8 @@ class Card:
         monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: self.use(stream))
 
     @contextmanager
-    def within(self, name: str) -> Iterator[None]:
-        setattr(self.inside, name, True)
+    def within(self, name: str, value: bool = True) -> Iterator[None]:
+        setattr(self.inside, name, value)
         yield
         setattr(self.inside, name, False)
 
@@ -216,7 +217,7 @@ class Card:
         return tensor
 
     def to(self, tensor: torch.Tensor, device: torch.device, *, non_blocking: bool = False) -> torch.Tensor:
-        assert device.type == "cuda" and non_blocking and self.calls[-1] == "pinned"
+        assert device == torch.device("cuda", 1) and non_blocking and self.calls[-1] == "pinned"
         self.calls.append(f"copied on the {'own' if getattr(self.inside, 'stream', False) else 'step'}'s stream")
         return tensor
 
@@ -231,7 +232,7 @@ def test_on_a_gpu_batches_are_pinned_and_copied_on_a_stream_of_their_own(
 ) -> None:
     card = Card(monkeypatch)
     source = Source(pixels_only=pixels_only)
-    with BatchLoader(cast("Any", source), cast("Any", None), torch.device("cuda", 0)) as loader:
+    with BatchLoader(cast("Any", source), cast("Any", None), torch.device("cuda")) as loader:
         loader.load(2, 0)
         ahead(loader)
         card.calls.clear()
