@@ -27,7 +27,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,20 +130,20 @@ def measure(config: RunConfig, recognition: Any, device: str, steps: int = STEPS
     apply_memory_settings(model, config.memory, print)
     turn = (Path(tempfile.gettempdir()) / "lorasmith-gpu.lock").open("w")
     fcntl.flock(turn, fcntl.LOCK_EX)  # until the process ends
-    batch = empty_batch(model, config)
+    objective = objective_for(config, model, torch.device(device))
+    batch = empty_batch(model, config, objective)
     place_for_training(model, texts=False, latents=False)
     network = build_network(config, model, print)
-    objective = objective_for(config, model, torch.device(device))
     optimizer = build_optimizer("AdamW", [], parameter_groups(network, config)).optimizer
     for component in model.trainable.values():
         component.train()
     network.rely_on_autocast(cuda)
 
-    def step(number: int) -> None:
-        deterministic(partial(update, number), lambda: optimizer.zero_grad(set_to_none=True))
+    def step() -> None:
+        deterministic(update, lambda: optimizer.zero_grad(set_to_none=True))
 
-    def update(number: int) -> None:
-        loss = loss_of(model, network, objective, batch, number, cuda)
+    def update() -> None:
+        loss = loss_of(model, network, objective, batch, cuda)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
@@ -152,34 +151,33 @@ def measure(config: RunConfig, recognition: Any, device: str, steps: int = STEPS
         loss.item()
 
     with FlopCounterMode(display=False) as counted:
-        step(0)
+        step()
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     seconds = []
-    for number in range(1, warm_up + steps):
+    for _ in range(1, warm_up + steps):
         begin = time.perf_counter()
-        step(number)
+        step()
         seconds.append(time.perf_counter() - begin)
     allocated = torch.cuda.max_memory_allocated() if cuda else 0
     reserved = torch.cuda.max_memory_reserved() if cuda else 0
     return Row(statistics.median(seconds[warm_up - 1 :]), counted.get_total_flops(), allocated, reserved)
 
 
-def loss_of(model: Any, network: Any, objective: Any, batch: Any, number: int, cuda: bool) -> Any:
-    """The loss of step `number`."""
+def loss_of(model: Any, network: Any, objective: Any, batch: Any, cuda: bool) -> Any:
+    """The loss of a step."""
     import torch
 
     from engine.training.step import batch_loss
 
-    draws = torch.Generator().manual_seed(number)
     region = torch.autocast("cuda", torch.bfloat16, enabled=cuda)
     return batch_loss(
-        model, objective, batch, draws, network=network, uncached_encoders=(), trained=("unet",), autocast=region
+        model, objective, batch, network=network, uncached_encoders=(), trained=("unet",), autocast=region
     )
 
 
-def empty_batch(model: Any, config: RunConfig) -> Any:
-    """Latents and encoded captions of the run's sizes; the text encoders run once."""
+def empty_batch(model: Any, config: RunConfig, objective: Any) -> Any:
+    """Latents, noise and encoded captions of the run's sizes; the text encoders run once."""
     import torch
 
     from engine.training.batch_source import Batch
@@ -189,14 +187,18 @@ def empty_batch(model: Any, config: RunConfig) -> Any:
     with torch.no_grad(), model.on_device("text_encoder"):
         text = {name: tensor.clone() for name, tensor in model.encode_text(["a"] * count).items()}
     model.free_encoders(tuple(model.text_encoders))
-    return Batch(
-        latents=torch.randn(count, model.latent_channels, height, width, device=device),
+    latents = torch.randn(count, model.latent_channels, height, width)
+    batch = Batch(
+        latents=latents,
+        noise=objective.sample_noise(latents, torch.Generator().manual_seed(0)),
         captions=["a"] * count,
+        tokens={},
         text=text,
-        weights=torch.ones(count, device=device),
+        weights=torch.ones(count),
         mask=None,
-        sizes=torch.full((count, 6), 1024.0, device=device),
+        sizes=torch.full((count, 6), 1024.0),
     )
+    return batch.each(lambda tensor: tensor.to(device))
 
 
 def fill(model: Any) -> None:

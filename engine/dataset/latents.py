@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -18,7 +19,7 @@ from engine.dataset.items import Item
 from engine.dataset.pixels import latent_mask, load_pixels
 from engine.dataset.pool import ordered_map, workers
 from engine.dataset.reach import Direction
-from engine.dataset.store import TensorStore
+from engine.dataset.store import DeviceStore, TensorStore
 from engine.errors import DataError
 from engine.text import printable
 from engine.types import Progress
@@ -95,6 +96,17 @@ class LatentCache:
         other = LatentCache(None, self._model_key, table, self._digests)
         if self._store.directory is not None:
             other._store = self._store
+        return other
+
+    @property
+    def nbytes(self) -> int:
+        """Of the latents that were encoded or loaded."""
+        return sum(self._store.sizes.values())
+
+    def on_device(self, device: torch.device) -> LatentCache:
+        """The same latents on a device, each copied when it is first used; only to be read."""
+        other = copy(self)
+        other._store = DeviceStore(self._store, device)
         return other
 
     def build(

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from engine.atomic import replacing, sweep
 from engine.errors import UsageError, storing
 from engine.reading import require_regular
@@ -31,6 +33,8 @@ class TensorStore:
         self.directory = directory
         self.damaged: list[str] = []
         """A message for each damaged file; whoever reports them clears the list."""
+        self.sizes: dict[str, int] = {}
+        """Bytes of the tensors under each key that was saved or loaded."""
         self._memory: dict[str, dict[str, torch.Tensor]] = {}
         self._checked: dict[str, tuple[int, ...]] = {}
         """Keys with a verified checksum and the state of their file, to verify each file only once."""
@@ -71,6 +75,7 @@ class TensorStore:
                 f"cache file {printable(path.name)} is damaged ({printable(str(error))}); it is created again"
             )
             return None
+        self.sizes[key] = _size(tensors)
         if self._checked.get(key) == after:
             return tensors
         if recorded != checksum(tensors, key) and recorded != checksum(tensors):  # earlier versions left the key out
@@ -88,6 +93,7 @@ class TensorStore:
         Raises:
             StorageError: no space, or no permission; nothing is left half-written.
         """
+        self.sizes[key] = _size(tensors)
         if self.directory is None:
             self._memory[key] = dict(tensors)
             return
@@ -100,6 +106,24 @@ class TensorStore:
     def _path(self, key: str) -> Path:
         assert self.directory is not None
         return self.directory / f"{key}.safetensors"
+
+
+class DeviceStore(TensorStore):
+    """The tensors of another store on a device, each copied when it is first loaded."""
+
+    def __init__(self, store: TensorStore, device: torch.device) -> None:
+        super().__init__(None)
+        self._store, self._device = store, device
+
+    @override
+    def load(self, key: str) -> dict[str, torch.Tensor] | None:
+        if key not in self._memory and (tensors := self._store.load(key)) is not None:
+            self.save(key, {name: tensor.to(self._device) for name, tensor in tensors.items()})
+        return self._memory.get(key)
+
+
+def _size(tensors: Mapping[str, torch.Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def _file_state(path: Path) -> tuple[int, ...]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.dataset.store import TensorStore
+from engine.dataset.store import DeviceStore, TensorStore
 from engine.errors import DataError, ModelError
 from engine.text import printable
 from engine.types import Progress
@@ -41,6 +42,17 @@ class TextCache:
     def __init__(self, directory: Path | None, model_key: str) -> None:
         self._store = TensorStore(directory)
         self._model_key = model_key
+
+    @property
+    def nbytes(self) -> int:
+        """Of the outputs that were encoded or loaded."""
+        return sum(self._store.sizes.values())
+
+    def on_device(self, device: torch.device) -> TextCache:
+        """The same outputs on a device, each copied when it is first used; only to be read."""
+        other = copy(self)
+        other._store = DeviceStore(self._store, device)
+        return other
 
     def build(
         self,

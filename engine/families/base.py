@@ -100,6 +100,22 @@ class Model(ABC):
                 `FamilySpec.partial_text_cache`.
         """
 
+    def tokens(self, captions: Sequence[str], encoders: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
+        """Captions as `encode_tokens` takes them, in host memory, so that a step neither tokenises nor copies; the
+        first axis of every tensor is the caption. Called by several threads. Empty: the family has none, and steps call
+        `encode_text`.
+
+        Args:
+            encoders: as for `encode_text`.
+        """
+        return {}
+
+    def encode_tokens(
+        self, tokens: Mapping[str, torch.Tensor], encoders: Sequence[str] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """`encode_text` of the captions whose `tokens` these are, on the device."""
+        raise NotImplementedError
+
     def free_encoders(self, encoders: Sequence[str]) -> None:  # noqa: B027 - most families keep their encoders
         """Free the memory of these text encoders, if the family supports it: their outputs are cached."""
 

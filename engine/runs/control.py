@@ -17,6 +17,8 @@ from engine.runs.integrity import require_sound
 from engine.runs.layout import MAX_RECORD, RunDir, write_record
 
 COMMANDS = ("stop", "save_now", "sample_now", "pause", "continue", "set")
+POLL_SECONDS = 0.2
+"""`ControlBox.poll` looks at most this often."""
 _count = itertools.count()
 
 
@@ -69,6 +71,15 @@ class ControlBox:
     def __init__(self, run_dir: RunDir, events: EventLog) -> None:
         self._directory = run_dir.control
         self._events = events
+        self._next_look = 0.0
+
+    def poll(self) -> list[Command]:
+        """`take`, but at most every `POLL_SECONDS`; in between there are no commands. For loops of fast steps."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return []
+        self._next_look = now + POLL_SECONDS
+        return self.take()
 
     def take(self) -> list[Command]:
         """Remove and return the commands, oldest first. Invalid ones are refused here."""

@@ -1,12 +1,13 @@
-"""The batches of each step. Images, captions and mirroring are functions of the seed and the step's number, so that a
-resume needs nothing but the step."""
+"""The batches of each step. Images, captions, mirroring and noise are functions of the seed and the step's number, so
+that a resume needs nothing but the step."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from engine.dataset.sizes import size_conditioning
 from engine.dataset.text_cache import TextCache
 from engine.families.base import Model
 from engine.training import seeds
+from engine.training.objective import Noise, Objective
 from engine.training.seeds import derive
 
 Augmented = tuple[Item, bool, int]
@@ -33,12 +35,34 @@ Augmented = tuple[Item, bool, int]
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """What a batch is made from; only images of the same bucket are in it."""
+
+    entries: Sequence[Augmented]
+    moments: Tensor | None
+    """[B, 2C, h, w] float32, cached; None: `pixels` are encoded in the step."""
+    pixels: Tensor | None
+    """[B, 3, H, W] float32 in [-1, 1]."""
+    masks: Sequence[Tensor | None]
+    """[h, w] of each image, where there is none None; [H, W] with `pixels`."""
+    captions: list[str]
+    tokens: Mapping[str, Tensor]
+    text: Mapping[str, Tensor]
+    """The cached outputs of the text encoders."""
+    weights: Tensor
+    sizes: Tensor
+
+
+@dataclass(frozen=True)
 class Batch:
-    """One micro-batch on the training device."""
+    """One micro-batch: everything that the model and the loss compute with."""
 
     latents: Tensor
     """[B, C, h, w] float32, sampled from the VAE posterior."""
+    noise: Noise
     captions: list[str]
+    tokens: Mapping[str, Tensor]
+    """The captions as `Model.encode_tokens` takes them, if text encoders run in the step."""
     text: Mapping[str, Tensor]
     """The cached outputs of the text encoders."""
     weights: Tensor
@@ -48,9 +72,34 @@ class Batch:
     sizes: Tensor
     """[B, 6] float32, as `Model.predict` takes them."""
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with every tensor changed."""
+        return Batch(**{field.name: _changed(getattr(self, field.name), change) for field in fields(self)})
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Every tensor."""
+        parts = (
+            self.latents,
+            *self.noise,
+            *self.tokens.values(),
+            *self.text.values(),
+            self.weights,
+            self.mask,
+            self.sizes,
+        )
+        return (part for part in parts if part is not None)
+
+
+def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Noise):
+        return Noise(*(_changed(part, change) for part in value))
+    return {name: change(part) for name, part in value.items()} if isinstance(value, Mapping) else value
+
 
 class BatchSource:
-    """The batches of a run.
+    """The batches of a run. `inputs` and `batch` may be called by another thread than the trainer's.
 
     Args:
         items: all items of an epoch, repeats included.
@@ -80,15 +129,22 @@ class BatchSource:
         """The cache of encoded captions, which `cache_texts` fills before the first step; None: there is none."""
         self.uncached_encoders: tuple[str, ...] = ()
         """Names of the text encoders that run in each step; `cache_texts` decides them."""
+        self.kept_latents: LatentCache | None = None
+        """The same as `latents`, on the training device; None: they are copied for each batch."""
+        self.kept_texts: TextCache | None = None
+        """Likewise."""
         self.caches_raw_captions = caches_raw_captions
         self.rank = rank
         self.num_processes = num_processes
+        self.version = 0
+        """Counts the calls of `use`."""
         self.use(config, plan)
         self._batches = lru_cache(maxsize=2)(self._shuffle)
 
     def use(self, config: RunConfig, plan: StepPlan) -> None:
         """Use this length and these caption rules from the next update on; all else stays as at the start."""
         self.plan, self.rules = plan, CaptionRules.from_config(config)
+        self.version += 1
 
     def epoch(self, step: int) -> int:
         """The epoch, from 1, of the update with 0-based number `step`."""
@@ -147,26 +203,61 @@ class BatchSource:
         """The items that all processes train on from update `step` to the end; None if that is all of them."""
         return reached(self.items, self.config, self.plan, step, self.plan.max_train_steps)
 
-    def load(self, indices: Sequence[int], step: int, generator: torch.Generator) -> Batch:
-        """One micro-batch; sampling from the posterior is the first use of `generator`."""
+    def is_cached(self, indices: Sequence[int], step: int) -> bool:
+        """Whether the latents of these items are in the cache; True without one."""
+        cache = self.latents
+        return cache is None or all(cache.has(self.items[index], self._is_flipped(index, step)) for index in indices)
+
+    def load(self, indices: Sequence[int], step: int, generator: torch.Generator, objective: Objective) -> Batch:
+        """One micro-batch, on the CPU.
+
+        Args:
+            generator: for the posterior's samples, then for the noise.
+
+        Raises:
+            DataError: an image or a cached file cannot be read.
+        """
+        return self.batch(self.inputs(indices, step), generator, objective)
+
+    def inputs(self, indices: Sequence[int], step: int) -> Inputs:
+        """Read what one micro-batch is made from; errors as of `load`."""
         seed, epoch = self.config.training.seed, self.epoch(step)
         items = tuple(self.items[index] for index in indices)
         augmented = [
             (item, self._is_flipped(index, step), derive(seed, "augment", epoch, index))
             for index, item in zip(indices, items, strict=True)
         ]
-        moments, masks = self._encoded(augmented) if self.latents is None else self._cached(self.latents, augmented)
-        latents = self._sample_latents(augmented, moments, generator)
+        moments, pixels, masks = self._decoded(augmented) if self.latents is None else self._cached(augmented)
         captions = [self.caption(index, step) for index in indices]
         cached = [self.caption(index, step, raw=True) for index in indices] if self.caches_raw_captions else captions
         weight = self.config.training.prior_loss_weight
-        return Batch(
-            latents=latents.to(self.device),
+        return Inputs(
+            entries=augmented,
+            moments=moments,
+            pixels=pixels,
+            masks=masks,
             captions=captions,
-            text=self.cached_text(cached),
-            weights=torch.tensor([weight if item.is_reg else 1.0 for item in items], device=self.device),
-            mask=self._mask(masks, latents.shape[-2:]),
-            sizes=self._sizes(augmented).to(self.device),
+            tokens=self.model.tokens(captions, self.uncached_encoders) if self.uncached_encoders else {},
+            text={} if self.texts is None else (self.kept_texts or self.texts).get(cached),
+            weights=torch.tensor([weight if item.is_reg else 1.0 for item in items]),
+            sizes=self._sizes(augmented),
+        )
+
+    def batch(self, inputs: Inputs, generator: torch.Generator, objective: Objective) -> Batch:
+        """The batch from its inputs, on the CPU but for what comes from kept caches; arguments as of `load`."""
+        moments, masks = inputs.moments, inputs.masks
+        if moments is None:
+            moments, masks = self._encoded(inputs)
+        latents = self._sample_latents(inputs.entries, moments, generator)
+        return Batch(
+            latents=latents,
+            noise=objective.sample_noise(latents, generator),
+            captions=inputs.captions,
+            tokens=inputs.tokens,
+            text=inputs.text,
+            weights=inputs.weights,
+            mask=_stacked(masks, latents),
+            sizes=inputs.sizes,
         )
 
     def cached_text(self, captions: Sequence[str]) -> dict[str, Tensor]:
@@ -193,27 +284,33 @@ class BatchSource:
         mean, deviation = moments.chunk(2, dim=1)
         training = self.config.training
         if not training.kohya_exact or self.latents is None:
-            return mean + deviation * torch.randn(mean.shape, generator=generator)
+            return mean + deviation * torch.randn(mean.shape, generator=generator).to(mean.device)
         names = [(item.dataset, item.subset_index, item.image.path.name, int(flip)) for item, flip, _ in entries]
         noise = [
             torch.randn(mean.shape[1:], generator=seeds.generator(training.seed, "latent", *name)) for name in names
         ]
-        return mean + deviation * torch.stack(noise)
+        return mean + deviation * torch.stack(noise).to(mean.device)
 
-    def _cached(self, cache: LatentCache, entries: Sequence[Augmented]) -> tuple[Tensor, list[Tensor | None]]:
+    def _cached(self, entries: Sequence[Augmented]) -> tuple[Tensor, None, list[Tensor | None]]:
+        cache = self.kept_latents or self.latents
+        assert cache is not None
         cached = [cache.get(item, flip) for item, flip, _ in entries]
-        return torch.stack([moments for moments, _ in cached]), [mask for _, mask in cached]
+        return torch.stack([moments for moments, _ in cached]), None, [mask for _, mask in cached]
 
-    def _encoded(self, entries: Sequence[Augmented]) -> tuple[Tensor, list[Tensor | None]]:
-        """Decode and encode the images now: without a cache, or where augmentation changes the pixels in each step."""
+    def _decoded(self, entries: Sequence[Augmented]) -> tuple[None, Tensor, list[Tensor | None]]:
+        """Decode the images: without a cache, or where augmentation changes the pixels in each step."""
         decoded = [
             load_pixels(item.image, item.placement, self._table(item), flip=flip, rng=random.Random(seed))
             for item, flip, seed in entries
         ]
-        pixels = torch.stack([image for image, _ in decoded]).to(self.device)
-        moments = self.model.encode_pixels(pixels).cpu()
+        return None, torch.stack([image for image, _ in decoded]), [mask for _, mask in decoded]
+
+    def _encoded(self, inputs: Inputs) -> tuple[Tensor, list[Tensor | None]]:
+        """Moments of the pixels, from the device, and masks for them."""
+        assert inputs.pixels is not None
+        moments = self.model.encode_pixels(inputs.pixels.to(self.device)).cpu()
         size = (moments.shape[-2], moments.shape[-1])
-        return moments, [None if mask is None else latent_mask(mask, size) for _, mask in decoded]
+        return moments, [None if mask is None else latent_mask(mask, size) for mask in inputs.masks]
 
     def _sizes(self, entries: Sequence[Augmented]) -> Tensor:
         """As `sizes_of`; what is cropped around a face counts as an image of that size, as in Kohya."""
@@ -231,10 +328,13 @@ class BatchSource:
     def _table(self, item: Item) -> DatasetTable:
         return item.table or self.config.dataset
 
-    def _mask(self, masks: list[Tensor | None], size: torch.Size) -> Tensor | None:
-        if all(mask is None for mask in masks):
-            return None
-        return torch.stack([torch.ones(1, *size) if mask is None else mask[None] for mask in masks]).to(self.device)
+
+def _stacked(masks: Sequence[Tensor | None], latents: Tensor) -> Tensor | None:
+    """[B, 1, h, w], with ones for an image without a mask; None if none has one."""
+    if all(mask is None for mask in masks):
+        return None
+    ones = torch.ones(latents.shape[-2:], device=latents.device)
+    return torch.stack([ones if mask is None else mask for mask in masks])[:, None]
 
 
 def sizes_of(entries: Sequence[tuple[Item, bool]]) -> Tensor:

@@ -81,12 +81,11 @@ def _from_inputs(session: Session, prepared: Prepared, state: TrainState, object
     try:
         with _watching(sketches), _eager(prepared.model.trainable.values()):
             for step, micro, indices in _first_batches(prepared, state):
-                noise = generator(seed, "eva", step, micro)
+                batch = batches.load(indices, step, generator(seed, "eva", step, micro), objective)
                 batch_loss(
                     prepared.model,
                     objective,
-                    batches.load(indices, step, noise),
-                    noise,
+                    batch.each(lambda tensor: tensor.to(batches.device)),
                     network=state.network,
                     uncached_encoders=batches.uncached_encoders,
                     trained=state.components,

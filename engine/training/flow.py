@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from engine.config.flow import FlowTable
 from engine.config.training import TrainingTable
-from engine.training.objective import NoisedBatch, Objective
+from engine.training.objective import Noise, NoisedBatch, Objective
 
 STEPS = 1000
 """Timesteps of the models' schedule."""
@@ -31,10 +31,10 @@ class FlowObjective(Objective):
         self.training, self.flow = training, flow
 
     @override
-    def sample_noise(self, latents: Tensor, generator: torch.Generator) -> NoisedBatch:
-        noise = torch.randn(latents.shape, generator=generator).to(latents.device)
-        timesteps = (self.sigmas(latents.shape, generator) * STEPS).to(latents.device)
-        return self.add_noise(latents, noise, timesteps, self.perturbed(noise, generator))
+    def sample_noise(self, latents: Tensor, generator: torch.Generator) -> Noise:
+        noise = torch.randn(latents.shape, generator=generator)
+        timesteps = self.sigmas(latents.shape, generator) * STEPS
+        return Noise(noise, timesteps, self.perturbed(noise, generator))
 
     @override
     def add_noise(
@@ -76,7 +76,8 @@ class FlowObjective(Objective):
         settings = self.training
         assert settings.huber_schedule != "snr", "normalize_config replaces it"
         if settings.huber_schedule == "exponential":
-            return torch.tensor(settings.huber_c, device=timesteps.device).pow(timesteps / STEPS) * settings.huber_scale
+            base = torch.full((), settings.huber_c, device=timesteps.device)
+            return base.pow(timesteps / STEPS) * settings.huber_scale
         return torch.full_like(timesteps, settings.huber_c * settings.huber_scale)
 
     def sigmas(self, shape: torch.Size, generator: torch.Generator) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +17,17 @@ from typing_extensions import override
 
 from engine.config.training import TrainingTable
 from engine.types import PredictionType
+
+
+class Noise(NamedTuple):
+    """The random numbers of a batch; arguments of `Objective.add_noise`."""
+
+    noise: Tensor
+    """[B, C, h, w]."""
+    timesteps: Tensor
+    """[B], from 0 to 1000: int64 for epsilon and v, float32 for flow."""
+    perturbed: Tensor | None = None
+    """[B, C, h, w]: the noise in the denoiser's input, where it differs from that of the target (`ip_noise_gamma`)."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +48,8 @@ class Objective(ABC):
     training: TrainingTable
 
     @abstractmethod
-    def sample_noise(self, latents: Tensor, generator: torch.Generator) -> NoisedBatch:
-        """Noise `latents` [B, C, h, w] at random timesteps; all random numbers come from the CPU `generator`."""
+    def sample_noise(self, latents: Tensor, generator: torch.Generator) -> Noise:
+        """Noise and timesteps for `latents` [B, C, h, w], all from `generator`, on the CPU as the latents are."""
 
     @abstractmethod
     def add_noise(
@@ -84,13 +96,13 @@ class Objective(ABC):
         bow = ((prediction - target).square() + c.square()).sqrt() - c
         return 2 * bow * (c if kind == "huber" else 1)
 
-    def perturbed(self, noise: Tensor, generator: torch.Generator) -> Tensor:
-        """The noise in the denoiser's input: with `ip_noise_gamma` it differs from that of the target."""
+    def perturbed(self, noise: Tensor, generator: torch.Generator) -> Tensor | None:
+        """The noise in the denoiser's input, with `ip_noise_gamma`; None: that of the target."""
         settings = self.training
         if settings.ip_noise_gamma is None:
-            return noise
+            return None
         strength = _strength(settings.ip_noise_gamma, settings.ip_noise_gamma_random_strength, generator)
-        return noise + strength * torch.randn(noise.shape, generator=generator).to(noise.device)
+        return noise + strength * torch.randn(noise.shape, generator=generator)
 
 
 class DiffusionObjective(Objective):
@@ -117,13 +129,11 @@ class DiffusionObjective(Objective):
         self.is_v = prediction_type == "v_prediction"
 
     @override
-    def sample_noise(self, latents: Tensor, generator: torch.Generator) -> NoisedBatch:
+    def sample_noise(self, latents: Tensor, generator: torch.Generator) -> Noise:
         settings = self.training
         noise = self.noise(latents, generator)
-        timesteps = torch.randint(
-            settings.min_timestep, settings.max_timestep, (len(latents),), generator=generator
-        ).to(latents.device)
-        return self.add_noise(latents, noise, timesteps, self.perturbed(noise, generator))
+        timesteps = torch.randint(settings.min_timestep, settings.max_timestep, (len(latents),), generator=generator)
+        return Noise(noise, timesteps, self.perturbed(noise, generator))
 
     @override
     def add_noise(
@@ -145,17 +155,17 @@ class DiffusionObjective(Objective):
 
     def noise(self, latents: Tensor, generator: torch.Generator) -> Tensor:
         """Noise like `latents`, with offset or pyramid as configured."""
-        settings, device = self.training, latents.device
+        settings = self.training
         noise = torch.randn(latents.shape, generator=generator)
         if settings.noise_offset is not None:
             offset: Tensor | float = _strength(settings.noise_offset, settings.noise_offset_random_strength, generator)
             if settings.adaptive_noise_scale is not None:
-                mean = latents.mean(dim=(2, 3), keepdim=True).abs().cpu()
+                mean = latents.mean(dim=(2, 3), keepdim=True).abs()
                 offset = (offset + settings.adaptive_noise_scale * mean).clamp_min(0)
             noise = noise + offset * torch.randn((*latents.shape[:2], 1, 1), generator=generator)
         if settings.multires_noise_iterations is not None:
             noise = pyramid(noise, settings.multires_noise_iterations, settings.multires_noise_discount, generator)
-        return noise.to(device)
+        return noise
 
     def weights(self, timesteps: Tensor) -> Tensor:
         """Loss weight of each timestep, [B]: min-SNR, debiased estimation, v-prediction scalings."""
@@ -178,7 +188,8 @@ class DiffusionObjective(Objective):
         settings = self.training
         c = settings.huber_c
         if settings.huber_schedule == "exponential":
-            return torch.tensor(c, device=timesteps.device).pow(timesteps / len(self.snr)) * settings.huber_scale
+            base = torch.full((), c, device=timesteps.device)
+            return base.pow(timesteps / len(self.snr)) * settings.huber_scale
         if settings.huber_schedule == "snr":
             alpha = self.alphas_cumprod[timesteps]
             sigma = ((1 - alpha) / alpha.clamp_min(1e-12)).sqrt()

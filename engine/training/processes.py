@@ -108,6 +108,8 @@ class _NullLog:
     def take(self) -> list[Any]:
         return []
 
+    poll = take
+
 
 class Worker(Session):
     """The session of a rank above 0, which reports nothing."""

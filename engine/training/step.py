@@ -14,10 +14,11 @@ from engine.config import RunConfig
 from engine.families.base import Model
 from engine.training.batch_source import Batch
 from engine.training.flow import FlowObjective
+from engine.training.loader import BatchLoader
 from engine.training.objective import DiffusionObjective, Objective
 from engine.training.prepare import Prepared
 from engine.training.ranks import Ranks
-from engine.training.seeds import derive, generator
+from engine.training.seeds import derive
 from engine.training.train_state import TrainState
 
 
@@ -32,6 +33,7 @@ class TrainStep:
         self.prepared = prepared
         self.batches, self.model, self.accelerator = prepared.batches, prepared.model, prepared.accelerator
         self.state, self.ranks, self.objective = state, ranks, objective
+        self.loader = BatchLoader(prepared.batches, objective, prepared.accelerator.device)
         self.grad_norm = math.nan
         """Of the last update whose loss was finite, before clipping."""
         self.used_rates: dict[str, float] = {}
@@ -64,13 +66,11 @@ class TrainStep:
     def loss(self, micro: int, indices: list[int]) -> Tensor:
         """Mean weighted loss of one micro-batch; its random numbers depend on the step's number only."""
         seed, step, rank = self.state.config.training.seed, self.state.step, self.batches.rank
-        noise_generator = generator(seed, "step", step, micro, rank)
         torch.manual_seed(derive(seed, "dropout", step, micro, rank))
         return batch_loss(
             self.model,
             self.objective,
-            self.batches.load(indices, step, noise_generator),
-            noise_generator,
+            self.loader.load(step, micro),
             network=self.state.network,
             uncached_encoders=self.batches.uncached_encoders,
             trained=self.state.components,
@@ -124,28 +124,32 @@ def batch_loss(
     model: Model,
     objective: Objective,
     batch: Batch,
-    generator: torch.Generator,
     *,
     network: AdapterNetwork,
     uncached_encoders: Sequence[str],
     trained: Collection[str],
     autocast: AbstractContextManager[None],
 ) -> Tensor:
-    """Mean weighted loss of a batch, a scalar with its graph.
+    """Mean weighted loss of a batch, a scalar with its graph. Nothing is copied from the host.
 
     Args:
-        generator: for noise and timesteps.
         network: in the model; its masks follow the timesteps.
         uncached_encoders: text encoders that run in this step.
         trained: components that have a LoRA.
         autocast: the context in which the model computes.
     """
-    noised = objective.sample_noise(batch.latents, generator)
+    noised = objective.add_noise(batch.latents, *batch.noise)
     network.follow(noised.timesteps)
     with autocast:
         text = dict(batch.text)
         if uncached_encoders:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not set(trained).isdisjoint(uncached_encoders)):
-                text |= model.encode_text(batch.captions, uncached_encoders)
+                text |= _encoded(model, batch, uncached_encoders)
         prediction = model.predict(noised.noisy, noised.timesteps, text, batch.sizes)
     return (objective.losses(prediction.float(), noised, batch.mask) * batch.weights).mean()
+
+
+def _encoded(model: Model, batch: Batch, encoders: Sequence[str]) -> dict[str, Tensor]:
+    if batch.tokens:
+        return model.encode_tokens(batch.tokens, encoders)
+    return model.encode_text(batch.captions, encoders)

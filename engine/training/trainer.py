@@ -23,6 +23,7 @@ from engine.training.changes import Changes
 from engine.training.checkpoints import CheckpointStore
 from engine.training.exactness import DeterministicStep
 from engine.training.first_values import set_first_values
+from engine.training.kept_caches import keep_small_caches
 from engine.training.loggers import start_loggers
 from engine.training.oom import free_memory, shortage_of
 from engine.training.outputs import Outputs
@@ -90,7 +91,7 @@ class Trainer:
         plan = self.changes.plan_at(last_saved_step(self.session.run))
         lengths = {key: getattr(plan, key) for key in ("max_train_steps", "epochs", "updates_per_epoch")}
         try:
-            with self.session.phase("train", **lengths):
+            with self.session.phase("train", **lengths), self.train_step.loader:
                 return self._loop()
         except Exception as error:
             if is_out_of_memory(error):
@@ -104,7 +105,9 @@ class Trainer:
             self.session.log(f"Stopped before the first step ({self.session.stop_reason}).")
             return False
         self.outputs.resume()
-        check = PlanCheck.of(self.session, self.prepared, self.state.config) if self.session.is_main else None
+        config = self.state.config
+        kept = keep_small_caches(self.prepared, config, self.session.log)
+        check = PlanCheck.of(self.session, self.prepared, config, kept) if self.session.is_main else None
         self.changes.apply_due()
         while self.step < self.state.plan.max_train_steps:
             if not self.advance():
@@ -253,8 +256,8 @@ class Trainer:
         return bool(self.session.stop_reason)
 
     def _take_commands(self) -> None:
-        """Get rank 0's commands and its reason to stop, on every rank."""
-        from_rank_0 = (self.session.control.take(), self.session.stop_reason)
+        """Get rank 0's new commands, at most five times a second, and its reason to stop, on every rank."""
+        from_rank_0 = (self.session.control.poll(), self.session.stop_reason)
         commands, self.session.stop_reason = self.ranks.broadcast(from_rank_0)
         self.commands.extend(commands)
 

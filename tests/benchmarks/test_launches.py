@@ -20,7 +20,7 @@ def test_a_step_starts_fewer_operations_than_a_plain_one_and_waits_for_nothing(t
     ours, plain = ({stage: total(kinds, stage) for stage in ("forward", "backward")} for kinds in counts.values())
     assert 0 < ours["forward"] < plain["forward"] and 0 < ours["backward"] < plain["backward"]
     assert counts["ours"]["forward attention"] == counts["plain"]["forward attention"] > 0
-    assert not [kind for kind in counts["ours"] if kind.endswith("read by the host")]
+    assert not [kind for kind in counts["ours"] if kind.endswith(("read by the host", "host copy"))]
 
 
 @pytest.mark.parametrize(

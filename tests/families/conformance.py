@@ -164,6 +164,11 @@ def check_model(case: Case) -> None:
         assert decoded.shape == pixels.shape and decoded.abs().max() <= 1
         text = model.encode_text(["a cat", "a dog on a mat"])
         assert all(len(tensor) == 2 for tensor in text.values())
+        if tokens := model.tokens(["a cat", "a dog on a mat"]):
+            assert all(len(tensor) == 2 and tensor.device.type == "cpu" for tensor in tokens.values())
+            placed = {name: tensor.to(model.placement.device) for name, tensor in tokens.items()}
+            again = model.encode_tokens(placed)
+            assert again.keys() == text.keys() and all(torch.equal(again[name], text[name]) for name in text)
         sizes = torch.tensor([[SIDE, SIDE, 0, 0, SIDE, SIDE]] * 2, dtype=torch.float32)
         state = torch.random.get_rng_state()
         output = model.predict(latents, torch.tensor([250.0, 500.0]), text, sizes)

@@ -33,7 +33,7 @@ from engine.models.loading import DTYPES
 from engine.runs.phase import Phase
 from engine.training.batch_source import Batch
 from engine.training.flat_update import update_layout
-from engine.training.objective import Objective
+from engine.training.objective import Noise, Objective
 from engine.training.prepare import build_network, place_for_training, uses_autocast
 from engine.training.step import batch_loss, objective_for
 from engine.training.texts import cached_encoders, captions_at_once
@@ -110,7 +110,7 @@ def rehearse(
                 _sample_low_memory(run, work.sample)
         if work.validates and Phase.VALIDATE in phases:
             with phase(Phase.VALIDATE), _evaluating(run, network):
-                _loss(run, network, objective, work.encoded, 1)
+                _loss(run, network, objective, _batch(run, work.encoded, 1))
         if Phase.SAVE in phases:
             with phase(Phase.SAVE), _evaluating(run, network):
                 verify.rehearse(network, run.model.trainable, run.model.reader)
@@ -161,7 +161,7 @@ def _network(run: _Run) -> AdapterNetwork:
 
 
 def _train(run: _Run, network: AdapterNetwork) -> Objective:
-    """The second update of a run: the optimizer has its states already."""
+    """The second update of a run: the optimizer has its states already. The batch of the next one is there too."""
     training, model, counter = run.config.training, run.model, run.counter
     objective = objective_for(run.config, model, torch.device(device.DEVICE))
     _training_mode(run, network, True)
@@ -179,9 +179,12 @@ def _train(run: _Run, network: AdapterNetwork) -> Objective:
     if model.placement.ring is not None:
         with counter.kind("slots"):
             model.placement.ring.fetch(0)
+    if not run.config.memory.cache_latents:
+        model.encode_pixels(_pixels(run.work.images, run.work.batch))
+    batch, following = (_batch(run, run.work.batch, run.work.images) for _ in range(2))
     counter.stage = "forward"
     with layout.step:
-        loss = _loss(run, network, objective, run.work.batch, run.work.images)
+        loss = _loss(run, network, objective, batch)
         with counter.kind("workspace"):
             run.kept.append(torch.empty(CUBLAS, dtype=torch.uint8, device=device.DEVICE))
         counter.stage = "backward"
@@ -195,27 +198,40 @@ def _train(run: _Run, network: AdapterNetwork) -> Objective:
         optimizer.step()
     layout.clear()
     counter.stage = ""
+    del batch, following
     run.kept += [optimizer, layout]
     return objective
 
 
-def _loss(run: _Run, network: AdapterNetwork, objective: Objective, size: Size, images: int) -> Tensor:
-    model = run.model
-    if not run.config.memory.cache_latents and torch.is_grad_enabled():
-        model.encode_pixels(_pixels(images, size))
+def _batch(run: _Run, size: Size, images: int) -> Batch:
+    """On the device, like one of the trainer's loader."""
+    model, captions = run.model, [CAPTION] * images
+    latents = _latents(model, images, size, "cpu")
     batch = Batch(
-        latents=_latents(model, images, size),
-        captions=[CAPTION] * images,
+        latents=latents,
+        noise=_noise(run, latents),
+        captions=captions,
+        tokens=model.tokens(captions, run.uncached_encoders) if run.uncached_encoders else {},
         text=_text(run, images),
-        weights=torch.ones(images, device=device.DEVICE),
+        weights=torch.ones(images),
         mask=None,
-        sizes=torch.zeros(images, 6, device=device.DEVICE),
+        sizes=torch.zeros(images, 6),
     )
+    return batch.each(lambda tensor: tensor.to(device.DEVICE))
+
+
+def _noise(run: _Run, latents: Tensor) -> Noise:
+    """As `Objective.sample_noise`, whose draws may need values."""
+    timesteps = torch.full((len(latents),), 500.0 if run.model.prediction_type == "flow" else 500)
+    perturbed = None if run.config.training.ip_noise_gamma is None else torch.empty_like(latents)
+    return Noise(torch.empty_like(latents), timesteps, perturbed)
+
+
+def _loss(run: _Run, network: AdapterNetwork, objective: Objective, batch: Batch) -> Tensor:
     return batch_loss(
-        model,
+        run.model,
         objective,
         batch,
-        torch.Generator().manual_seed(0),
         network=network,
         uncached_encoders=run.uncached_encoders,
         trained=tuple(network.module_counts()),
@@ -264,9 +280,9 @@ def _pixels(images: int, size: Size) -> Tensor:
     return torch.empty(images, 3, size[1], size[0], device=device.DEVICE)
 
 
-def _latents(model: Model, images: int, size: Size) -> Tensor:
+def _latents(model: Model, images: int, size: Size, where: str = device.DEVICE) -> Tensor:
     width, height = (side // model.downscale for side in size)
-    return torch.empty(images, model.latent_channels, height, width, device=device.DEVICE)
+    return torch.empty(images, model.latent_channels, height, width, device=where)
 
 
 def _text(run: _Run, images: int) -> dict[str, Tensor]:

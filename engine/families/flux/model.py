@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ _SAMPLE = 2**16
 class FluxModel(Model):
     """FLUX.1. Of the text encoders only CLIP-L can be trained; T5's outputs are always cached.
 
-    The loop may put wrapped modules (DDP) into `trainable`; `predict` and `encode_text` go through it.
+    The loop may put wrapped modules (DDP) into `trainable`; `predict` and `encode_tokens` go through it.
     """
 
     cached_only_encoders = ("text_encoder_2",)
@@ -72,6 +73,7 @@ class FluxModel(Model):
         self.placement = DevicePlacement(
             {"vae": [vae], "text_encoder": [text_encoder, text_encoder_2], "denoiser": [transformer]}, device
         )
+        self._tokenising = Lock()
         self._cached_prompts: dict[str, dict[str, Tensor]] = {}
 
     @cached_property
@@ -101,17 +103,36 @@ class FluxModel(Model):
         plain = (latents / self.scaling_factor + self.shift_factor).to(weight.device, weight.dtype)
         return torch.as_tensor(self.vae.decode(plain).sample).float().clamp(-1, 1)
 
+    @override
+    def tokens(self, captions: Sequence[str], encoders: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """For each text encoder its ids, CLIP-L's [B, 1, context] and T5's [B, tokens], and T5's mask [B, tokens], true
+        where there is text. A tokenizer serves one thread at a time: a call changes its padding."""
+        encoders_to_run = _ENCODERS if encoders is None else encoders
+        tokens: dict[str, Tensor] = {}
+        with self._tokenising:
+            if "text_encoder" in encoders_to_run:
+                tokens["text_encoder"] = tokenise(self.tokenizer, captions, self.context, CHUNK)
+            if "text_encoder_2" in encoders_to_run:
+                ids, mask = t5_ids(self.tokenizer_2, captions, self.max_length)
+                tokens |= {"text_encoder_2": ids, "mask": mask}
+        return tokens
+
+    @override
     def encode_text(self, captions: Sequence[str], encoders: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Captions to "pooled" [B, width] by CLIP-L, and "states" [B, tokens, width] by T5; with
         `apply_t5_attn_mask` also "mask" [B, tokens], true where there is text. Gradients flow through CLIP-L."""
+        tokens = self.tokens(captions, encoders)
+        return self.encode_tokens({name: tensor.to(self.device) for name, tensor in tokens.items()}, encoders)
+
+    @override
+    def encode_tokens(self, tokens: Mapping[str, Tensor], encoders: Sequence[str] | None = None) -> dict[str, Tensor]:
         encoders_to_run = _ENCODERS if encoders is None else encoders
         outputs: dict[str, Tensor] = {}
         if "text_encoder" in encoders_to_run:
-            ids = tokenise(self.tokenizer, captions, self.context, CHUNK).flatten(0, 1)
-            outputs["pooled"] = self.trainable["text_encoder"](ids.to(self.device)).pooler_output
+            outputs["pooled"] = self.trainable["text_encoder"](tokens["text_encoder"].flatten(0, 1)).pooler_output
         if "text_encoder_2" in encoders_to_run:
             assert "text_encoder_2" in self.text_encoders, "T5 is freed already"
-            ids, mask = (tensor.to(self.device) for tensor in t5_ids(self.tokenizer_2, captions, self.max_length))
+            ids, mask = tokens["text_encoder_2"], tokens["mask"]
             with torch.autocast(self.device.type, enabled=False):
                 encoder = self.text_encoders["text_encoder_2"]
                 outputs["states"] = t5_states(encoder, ids, mask if self.masks_attention else None)

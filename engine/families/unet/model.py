@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property, lru_cache
+from threading import Lock
 from typing import Any, Literal
 
 import torch
@@ -26,6 +27,9 @@ from engine.models.placement import DevicePlacement, evaluating
 from engine.models.vae import posterior
 from engine.types import LoraTarget, Recognition, SampleRequest
 
+WEIGHTS = ".weights"
+"""Behind the name of a text encoder in `tokens`: the weights of its tokens."""
+
 
 class UNetModel(Model):
     """What SD 1.x and SDXL share; the subclasses encode captions and call the UNet.
@@ -33,7 +37,7 @@ class UNetModel(Model):
     Attention is PyTorch's SDPA throughout. The UNet keeps the contiguous memory format: channels_last made no
     difference in training steps of the tiny model on the CPU (0.49 s to 0.52 s of CPU time).
 
-    The loop may put wrapped modules (DDP) into `trainable`; `predict` and `encode_text` go through it.
+    The loop may put wrapped modules (DDP) into `trainable`; `predict` and `encode_tokens` go through it.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class UNetModel(Model):
         self.tokenizers = list(tokenizers)
         pairs = zip(self.tokenizers, self.text_encoders.values(), strict=True)
         self.contexts = [context_length(*pair) for pair in pairs]
+        self._tokenising = Lock()
         self._tokens = lru_cache(maxsize=4096)(self._tokenise)
         self.latent_channels = int(vae.config.latent_channels)
         self.downscale = 2 ** (len(vae.config.block_out_channels) - 1)
@@ -81,18 +86,42 @@ class UNetModel(Model):
         }
 
     def _tokenise(self, caption: str) -> list[Tokens]:
-        """The tokens for each text encoder."""
+        """The tokens for each text encoder. A tokenizer serves one thread at a time: a call changes its padding."""
         pairs, length = zip(self.tokenizers, self.contexts, strict=True), self.max_token_length
-        if self.weighted_captions:
-            return [tokenise_weighted(tokenizer, caption, context, length) for tokenizer, context in pairs]
-        return [Tokens(tokenise(tokenizer, [caption], context, length)) for tokenizer, context in pairs]
+        with self._tokenising:
+            if self.weighted_captions:
+                return [tokenise_weighted(tokenizer, caption, context, length) for tokenizer, context in pairs]
+            return [Tokens(tokenise(tokenizer, [caption], context, length)) for tokenizer, context in pairs]
 
-    def _batch(self, captions: Sequence[str], encoder: int) -> tuple[Tensor, Tensor | None]:
-        """The ids [B, chunks, context] for a text encoder, on the device, and the weights as `Tokens` has them."""
-        tokens = [self._tokens(caption)[encoder] for caption in captions]
-        ids = torch.cat([own.ids for own in tokens]).to(self.device)
-        weights = [own.weights for own in tokens if own.weights is not None]
-        return ids, torch.cat(weights) if weights else None
+    @override
+    def tokens(self, captions: Sequence[str], encoders: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """For each text encoder its ids [B, chunks, context], and the weights that `Tokens` has, if there are any."""
+        tokens: dict[str, Tensor] = {}
+        rows = [self._tokens(caption) for caption in captions]
+        for number, name in enumerate(self.text_encoders):
+            tokens[name] = torch.cat([row[number].ids for row in rows])
+            if weights := [own for row in rows if (own := row[number].weights) is not None]:
+                tokens[name + WEIGHTS] = torch.cat(weights)
+        return tokens
+
+    @override
+    def encode_text(
+        self, captions: Sequence[str], encoders: Sequence[str] | None = None, *, keep_mean: bool = False
+    ) -> dict[str, Tensor]:
+        """See `Model.encode_text`.
+
+        Args:
+            keep_mean: see `weighted`; for the prompts of samples.
+        """
+        tokens = {name: tensor.to(self.device) for name, tensor in self.tokens(captions).items()}
+        return self.encode_tokens(tokens, keep_mean=keep_mean)
+
+    @override
+    def encode_tokens(
+        self, tokens: Mapping[str, Tensor], encoders: Sequence[str] | None = None, *, keep_mean: bool = False
+    ) -> dict[str, Tensor]:
+        """See `Model.encode_tokens`; `keep_mean` as for `encode_text`."""
+        raise NotImplementedError
 
     @cached_property
     @override
@@ -107,17 +136,6 @@ class UNetModel(Model):
 
     def text_settings(self) -> list[object]:
         """Everything that `encode_text` depends on besides captions, their weights and the encoders."""
-        raise NotImplementedError
-
-    @override
-    def encode_text(
-        self, captions: Sequence[str], encoders: Sequence[str] | None = None, *, keep_mean: bool = False
-    ) -> dict[str, Tensor]:
-        """See `Model.encode_text`.
-
-        Args:
-            keep_mean: see `weighted`; for the prompts of samples.
-        """
         raise NotImplementedError
 
     @torch.no_grad()
@@ -196,21 +214,21 @@ class SD15Model(UNetModel):
         return [words, tokenizer.pad_token_id, context, self.clip_skip, self.max_token_length]
 
     @override
-    def encode_text(
-        self, captions: Sequence[str], encoders: Sequence[str] | None = None, *, keep_mean: bool = False
+    def encode_tokens(
+        self, tokens: Mapping[str, Tensor], encoders: Sequence[str] | None = None, *, keep_mean: bool = False
     ) -> dict[str, Tensor]:
         """Captions to {"hidden_states": [B, tokens, width]} in the compute dtype. Gradients flow.
 
         clip_skip None or 1 is the last hidden state; n is the n-th layer from the end, through the final norm.
         """
         encoder = self.trainable["text_encoder"]
-        ids, weights = self._batch(captions, 0)
+        ids, weights = tokens["text_encoder"], tokens.get("text_encoder" + WEIGHTS)
         deep = self.clip_skip is not None and self.clip_skip > 1
         output = encoder(ids.flatten(0, 1), output_hidden_states=deep)
         states = output.last_hidden_state
         if deep:
             states = self._final_norm(output.hidden_states[-(self.clip_skip or 1)])
-        return {"hidden_states": weighted(joined(states, len(captions)), weights, keep_mean=keep_mean)}
+        return {"hidden_states": weighted(joined(states, len(ids)), weights, keep_mean=keep_mean)}
 
     @cached_property
     def _final_norm(self) -> nn.Module:
@@ -261,8 +279,8 @@ class SDXLModel(UNetModel):
         return settings
 
     @override
-    def encode_text(
-        self, captions: Sequence[str], encoders: Sequence[str] | None = None, *, keep_mean: bool = False
+    def encode_tokens(
+        self, tokens: Mapping[str, Tensor], encoders: Sequence[str] | None = None, *, keep_mean: bool = False
     ) -> dict[str, Tensor]:
         """Captions to {"hidden_states": [B, tokens, width of both], "pooled": [B, width]} in the compute dtype.
         Gradients flow.
@@ -273,11 +291,11 @@ class SDXLModel(UNetModel):
         """
         states, pooled = [], torch.empty(0)
         for number, name in enumerate(self.text_encoders):
-            ids, weights = self._batch(captions, number)
+            ids, weights = tokens[name], tokens.get(name + WEIGHTS)
             output = self.trainable[name](ids.flatten(0, 1), output_hidden_states=True)
-            states.append(weighted(joined(output.hidden_states[-2], len(captions)), weights, keep_mean=keep_mean))
+            states.append(weighted(joined(output.hidden_states[-2], len(ids)), weights, keep_mean=keep_mean))
             if number == 1:
-                pooled = output.text_embeds.unflatten(0, (len(captions), -1))[:, 0]
+                pooled = output.text_embeds.unflatten(0, (len(ids), -1))[:, 0]
         return {"hidden_states": torch.cat(states, dim=-1), "pooled": pooled}
 
     @override

@@ -369,7 +369,9 @@ class MemoryPlanEvent(Event, type="memory_plan"):
     """At the end of a run on a GPU: the planned and the measured memory, by phase."""
 
     step: int | None = field(COUNT, "Steps made.", "steps")
-    planned: Mapping[str, float] = field(NUMBERS, "Planned peak of the tensors.", "GiB")
+    planned: Mapping[str, float] = field(
+        NUMBERS, "Planned peak of the tensors, with caches that stay on the GPU.", "GiB"
+    )
     measured: Mapping[str, float] = field(NUMBERS, "The measured peak.", "GiB")
     difference: Mapping[str, float] = field(NUMBERS, "planned / measured - 1, a share.")
 

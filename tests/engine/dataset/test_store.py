@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from engine.dataset import store
-from engine.dataset.store import TensorStore
+from engine.dataset.store import DeviceStore, TensorStore
 
 KEY = "a" * 64
 TENSORS = {"moments": torch.arange(6.0).reshape(2, 3)}
@@ -104,3 +104,18 @@ def test_a_file_that_is_replaced_during_the_read_is_hashed_at_the_next_load(
     monkeypatch.setattr(store, "_file_state", lambda _: next(stamps))
     assert all(opened.load(KEY) for _ in range(3))
     assert hashed[KEY] == 2
+
+
+def test_a_store_on_a_device_copies_each_tensor_once(tmp_path: Path) -> None:
+    """The device without memory stands for a GPU."""
+    on_disk = TensorStore(tmp_path / "cache")
+    on_disk.save(KEY, TENSORS)
+    device_store = DeviceStore(on_disk, torch.device("meta"))
+    assert device_store.load("b" * 64) is None
+    first = device_store.load(KEY)
+    assert first is not None and first["moments"].device.type == "meta" and first["moments"].shape == (2, 3)
+    (tmp_path / "cache" / f"{KEY}.safetensors").unlink()
+    assert device_store.load(KEY) is first
+    on_disk.save("b" * 64, TENSORS)
+    assert device_store.load("b" * 64) is not None, "what comes later is there too"
+    assert on_disk.sizes == {KEY: 24, "b" * 64: 24}

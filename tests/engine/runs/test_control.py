@@ -8,7 +8,7 @@ import pytest
 
 from engine.config.change import LIVE_KEYS
 from engine.runs import ControlBox, EventLog, RunDir, read_events, request
-from engine.runs.control import clear
+from engine.runs.control import Command, clear
 from tests.refusals import refused
 
 
@@ -27,6 +27,34 @@ def test_commands_come_once_and_in_order(prepared: RunDir, box: ControlBox) -> N
     assert [command.id for command in commands] == ids
     assert commands[-1].value == change
     assert box.take() == [] and list(prepared.control.iterdir()) == []
+
+
+def test_a_poll_looks_at_most_five_times_a_second(
+    prepared: RunDir, box: ControlBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, looks, take = 1000.0, [], box.take
+
+    def counted() -> list[Command]:
+        looks.append(now)
+        return take()
+
+    monkeypatch.setattr(box, "take", counted)
+    monkeypatch.setattr("engine.runs.control.time.monotonic", lambda: now)
+    assert box.poll() == [] and looks == [1000.0], "the first one looks"
+    request(prepared, "stop")
+    for milliseconds in range(5, 1000, 5):
+        now = 1000 + milliseconds / 1000
+        if box.poll():
+            break
+    assert now == pytest.approx(1000.2), "a command waits for a fifth of a second at most"
+    for milliseconds in range(205, 2000, 5):
+        now = 1000 + milliseconds / 1000
+        box.poll()
+    assert len(looks) == 10
+    for second in (1010, 1015):
+        request(prepared, "save_now")
+        now = second
+        assert [command.name for command in box.poll()] == ["save_now"], "a slow step looks each time"
 
 
 def test_an_answer_carries_the_id(prepared: RunDir, box: ControlBox) -> None:

@@ -52,6 +52,13 @@ def unread_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.training.lora_files.verify_file", lambda *_: 0.0)
 
 
+@pytest.fixture
+def commands_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control box is looked at before every step, and not at most five times a second: for tests of a command at an
+    exact step."""
+    monkeypatch.setattr("engine.runs.control.POLL_SECONDS", 0.0)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny_models import tiny_sd15

@@ -21,7 +21,7 @@ from tests.engine.training.conftest import MakeRun
 from tests.engine.training.test_train import Train, digest, events, losses
 from tests.forked import ForkedTrainer
 
-pytestmark = pytest.mark.usefixtures("unread_files")
+pytestmark = pytest.mark.usefixtures("unread_files", "commands_at_once")
 QUICK = {
     "training__max_train_steps": 4,
     "training__train_batch_size": 6,

@@ -104,7 +104,9 @@ def test_the_question() -> None:
 
 def test_what_is_asked_follows_from_the_generator() -> None:
     latents = torch.randn(3, 16, 8, 8)
-    noised, same, other = (flow().sample_noise(latents, generator(7, number)) for number in (1, 1, 2))
+    noised, same, other = (
+        flow().add_noise(latents, *flow().sample_noise(latents, generator(7, number))) for number in (1, 1, 2)
+    )
     assert torch.equal(noised.noisy, same.noisy)
     assert torch.equal(noised.timesteps, same.timesteps)
     assert not torch.equal(noised.timesteps, other.timesteps)
@@ -114,7 +116,10 @@ def test_what_is_asked_follows_from_the_generator() -> None:
 
 def test_input_perturbation_changes_the_input_only() -> None:
     latents = torch.randn(1, 16, 8, 8)
-    plain, moved = (flow(ip_noise_gamma=gamma).sample_noise(latents, generator(3)) for gamma in (None, 0.1))
+    plain, moved = (
+        objective.add_noise(latents, *objective.sample_noise(latents, generator(3)))
+        for objective in (flow(), flow(ip_noise_gamma=0.1))
+    )
     assert torch.equal(plain.target, moved.target)
     assert not torch.equal(plain.noisy, moved.noisy)
 

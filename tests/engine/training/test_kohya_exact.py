@@ -16,9 +16,9 @@ from engine.config.training import TrainingTable
 from engine.exit_codes import ExitCode
 from engine.families.unet.schedule import alphas_cumprod
 from engine.runs import RunDir
-from engine.training.batch_source import BatchSource
+from engine.training.batch_source import Batch, BatchSource, Inputs
 from engine.training.flow import FlowObjective
-from engine.training.objective import NoisedBatch
+from engine.training.objective import NoisedBatch, Objective
 from engine.training.optimizers import build_optimizer
 from engine.training.prepare import uses_autocast
 from engine.training.schedules import build_schedule, steps_per_update
@@ -123,7 +123,7 @@ def test_the_last_update_of_an_epoch_is_divided_by_the_full_number(
     divided: list[float] = []
     losses: list[float] = []
     drawn: list[torch.Tensor] = []
-    loss_of, backward, load = TrainStep.loss, Accelerator.backward, BatchSource.load
+    loss_of, backward, batch_of = TrainStep.loss, Accelerator.backward, BatchSource.batch
 
     def loss(self: TrainStep, micro: int, indices: list[int]) -> torch.Tensor:
         value = loss_of(self, micro, indices)
@@ -134,14 +134,14 @@ def test_the_last_update_of_an_epoch_is_divided_by_the_full_number(
         divided.append(value.item())
         backward(self, value)
 
-    def loaded(self: BatchSource, indices: list[int], step: int, generator: torch.Generator) -> object:
-        for again in (step, step + 50):
-            drawn.append(load(self, [0], again, generator).latents)
-        return load(self, indices, step, generator)
+    def batch(self: BatchSource, inputs: Inputs, numbers: torch.Generator, objective: Objective) -> Batch:
+        for again in (1, 51):
+            drawn.append(batch_of(self, self.inputs([0], again), numbers, objective).latents)
+        return batch_of(self, inputs, numbers, objective)
 
     monkeypatch.setattr(TrainStep, "loss", loss)
     monkeypatch.setattr(Accelerator, "backward", back)
-    monkeypatch.setattr(BatchSource, "load", loaded)
+    monkeypatch.setattr(BatchSource, "batch", batch)
     run = make_run(
         training__gradient_accumulation_steps=4, training__max_train_epochs=1, training__kohya_exact=exact,
         sampling__sample_every_n_steps=0,

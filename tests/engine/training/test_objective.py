@@ -96,8 +96,8 @@ def test_timesteps_stay_in_their_range_and_follow_the_generator() -> None:
     latents = torch.zeros(500, 1, 1, 1)
     first, second = (diffusion.sample_noise(latents, generator(1, "t")) for _ in range(2))
     assert (int(first.timesteps.min()), int(first.timesteps.max())) == (200, 299)
-    assert torch.equal(first.noisy, second.noisy)
-    assert not torch.equal(first.noisy, diffusion.sample_noise(latents, generator(2, "t")).noisy)
+    assert torch.equal(first.noise, second.noise)
+    assert not torch.equal(first.noise, diffusion.sample_noise(latents, generator(2, "t")).noise)
 
 
 def test_noise_offset_shifts_whole_channels() -> None:
@@ -123,8 +123,8 @@ def test_pyramid_noise_is_coarser_and_has_unit_variance() -> None:
 def test_input_perturbation_leaves_the_target_alone() -> None:
     latents = torch.zeros(4, 4, 8, 8)
     plain, extra = (
-        objective().sample_noise(latents, generator(3)),
-        objective(ip_noise_gamma=0.1).sample_noise(latents, generator(3)),
+        diffusion.add_noise(latents, *diffusion.sample_noise(latents, generator(3)))
+        for diffusion in (objective(), objective(ip_noise_gamma=0.1))
     )
     assert torch.equal(plain.target, extra.target)
     assert torch.equal(plain.timesteps, extra.timesteps)

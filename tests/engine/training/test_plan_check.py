@@ -65,6 +65,19 @@ def test_the_end_reports_how_far_the_plan_was_off(card: Card, make_run: MakeRun)
     assert event.get("difference") == {"train": 0.25}
 
 
+def test_caches_that_stay_on_the_gpu_are_added_to_the_plan(card: Card, make_run: MakeRun) -> None:
+    run = make_run()
+    with Session(run) as session:
+        session.peaks = card.peaks
+        for phase, used in (("load", 2), ("train", 6)):
+            with session.phase(phase):
+                card.use(used)
+        needs = (Need("load", 2 * GIB, 2 * GIB), Need("train", 5 * GIB, 6 * GIB))
+        PlanCheck(session, session.peaks, lambda: Plan("cuda", "bf16", needs), kept=GIB).report()
+    (event,) = [event for event in read_events(run.events_path) if event.type == "memory_plan"]
+    assert event.get("planned") == {"load": 2.0, "train": 6.0} and event.get("difference") == {"load": 0, "train": 0}
+
+
 def test_a_plan_that_fails_ends_no_run(card: Card, make_run: MakeRun) -> None:
     run = make_run()
 

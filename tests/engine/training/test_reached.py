@@ -21,7 +21,7 @@ from tests.engine.training.conftest import MakeRun, start_ranks
 from tests.engine.training.test_changes import during, setting
 from tests.engine.training.test_train import Train, events, losses
 
-pytestmark = pytest.mark.usefixtures("unread_files")
+pytestmark = pytest.mark.usefixtures("unread_files", "commands_at_once")
 IMAGES = 20
 SHORT = {
     "dataset__resolution": 64,

@@ -295,6 +295,7 @@ def old_name(step: int) -> str:
     return f"state-{step:08d}.safetensors"
 
 
+@pytest.mark.usefixtures("commands_at_once")
 def test_commands_are_acknowledged(make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(training__max_train_steps=9, sampling__sample_every_n_steps=0, training__lr_scheduler="constant")
     commands = {
@@ -450,6 +451,7 @@ def test_changed_settings_count_after_a_resume_and_another_optimizer_is_refused(
     assert "settings were changed" in events(run, "warning")[0].data["text"]
 
 
+@pytest.mark.usefixtures("commands_at_once")
 def test_pause_twice_then_continue_goes_on(
     make_run: MakeRun, train_here: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:

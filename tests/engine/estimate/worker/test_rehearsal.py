@@ -21,6 +21,9 @@ TINY: dict[str, dict[str, Any]] = {
     "base": {},
     "batch": {"training": {"train_batch_size": 4}},
     "checkpointing": {"training": {"train_batch_size": 4}, "memory": {"gradient_checkpointing": True}},
+    "noise": {
+        "training": {"multires_noise_iterations": 4, "ip_noise_gamma": 0.1, "ip_noise_gamma_random_strength": True}
+    },
     "pissa": {"network": {"init_lora_weights": "pissa", "tlora_min_rank": 1}},
     "split": {
         "dataset": {"resolution": 128},
@@ -99,6 +102,12 @@ def test_first_values_from_the_base_are_kept_beside_the_adapter(answers: Answers
     base, doubled = answers.need("base").breakdown, answers.need("pissa").breakdown
     assert doubled["optimizer"] == base["optimizer"]
     assert doubled["adapter"] == (4 + 4 + 4) * UNET + (4 + 4) * TEXT
+
+
+def test_noise_that_needs_values_is_planned_by_its_size(answers: Answers) -> None:
+    """Perturbed noise is a third tensor like the latents, in this step's batch and in the next one."""
+    base, noise = answers.need("base").breakdown["activations"], answers.need("noise").breakdown["activations"]
+    assert noise - base == 2 * (4 * 16 * 16) * 4
 
 
 def test_it_grows_with_the_batch_and_falls_with_checkpointing(answers: Answers) -> None:
