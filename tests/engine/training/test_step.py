@@ -36,7 +36,8 @@ def step_on(batches: list[int], *, scaler: object = None, **training: Any) -> tu
     config = RunConfig().changed(training={"gradient_accumulation_steps": 4, **training})
     state = SimpleNamespace(
         step=0, config=config, parameters=[weight], optimizer=optimizer, schedule=None, scaler=scaler,
-        layout=UpdateLayout([{"params": [weight]}], [weight]), recovery=Recovery(), rates=lambda: {"unet": RATE}, rate_factors=dict, weights_consistent=True,
+        layout=UpdateLayout([{"params": [weight]}], [weight]), recovery=Recovery(), rates=lambda: {"unet": RATE},
+        rate_factors=dict, weights_consistent=True,
     )  # fmt: skip
     prepared = SimpleNamespace(batches=source, model=None, accelerator=accelerator)
     return Times(cast("Any", prepared), cast("Any", state), Ranks(accelerator), cast("Any", None)), weight
