@@ -12,10 +12,9 @@ import torch
 from peft.tuners.lora.layer import Conv2d, Linear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from engine.adapters.doubled_layers import matrix_of
-from engine.lowmem.frozen import FrozenLayer, weight_of
+from engine.lowmem.frozen import FrozenLayer, product, product_back
 
 
 def fuse(layer: Any) -> None:
@@ -62,7 +61,7 @@ class _LinearWithLora(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, base: nn.Linear, down: Tensor, up: Tensor, scale: float) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         hidden = rows @ down.T
-        result = functional.linear(rows, weight_of(base, x.dtype), base.bias).addmm_(hidden, up.T, alpha=scale)
+        result = product(base, rows).addmm_(hidden, up.T, alpha=scale)
         ctx.save_for_backward(x, down, up, hidden)
         ctx.base, ctx.scale = base, scale
         return result.view(*x.shape[:-1], -1)
@@ -75,7 +74,7 @@ class _LinearWithLora(torch.autograd.Function):
         inner = (out @ up).mul_(ctx.scale)
         to_x = None
         if ctx.needs_input_grad[0]:
-            to_x = (out @ weight_of(ctx.base, out.dtype)).addmm_(inner, down).view(x.shape)
+            to_x = product_back(ctx.base, out).addmm_(inner, down).view(x.shape)
         return to_x, None, inner.T @ rows, (out.T @ hidden).mul_(ctx.scale), None
 
 
