@@ -212,8 +212,8 @@ def _scaled(sums: Tensor, own: Tensor, scales: Tensor | None, bias: Tensor | Non
 
 
 def _fp8_by_rows(codes: Tensor, columns: Tensor, own: Tensor, scales: Tensor | None, bias: Tensor | None) -> Tensor:
-    """bfloat16 [M, N]: the kernel that takes scales of rows has no other result. A forward pass, which has `scales`, adds
-    with fewer bits where that is faster; a gradient with all of them."""
+    """bfloat16 [M, N]: the kernel that takes scales of rows has no other result. A forward pass, which has `scales`,
+    adds with fewer bits where that is faster; a gradient with all of them."""
     across = torch.ones(columns.shape[1], device=codes.device) if scales is None else scales
     return torch._scaled_mm(
         codes,

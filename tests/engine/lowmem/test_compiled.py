@@ -46,6 +46,15 @@ def test_traced_blocks_compute_the_same() -> None:
     assert "2 blocks are compiled in their first step, once for each bucket; those steps take long." in traced.messages
 
 
+@pytest.mark.parametrize("precision", ["int8_w8a8", "fp8_w8a8"])
+def test_products_in_8_bits_are_traced_in_one_piece(precision: str) -> None:
+    plain, traced = (flux().climb(base_precision=precision, torch_compile=compiled) for compiled in (False, True))
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert traced.steps(2) == plain.steps(2)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs + 2
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
 def test_a_block_that_cannot_be_compiled_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(graph: Any, inputs: Any) -> Any:
         raise RuntimeError("no such instruction\nand more")
