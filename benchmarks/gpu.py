@@ -50,6 +50,8 @@ RUNGS: dict[str, dict[str, Any]] = {
     "int8": {**_RECOMPUTED, "base_precision": "int8"},
     "fp8": {**_RECOMPUTED, "base_precision": "fp8"},
     "nf4": {**_RECOMPUTED, "base_precision": "nf4"},
+    "int8_w8a8": {**_RECOMPUTED, "base_precision": "int8_w8a8"},
+    "fp8_w8a8": {**_RECOMPUTED, "base_precision": "fp8_w8a8"},
     "split": {**_RECOMPUTED, "split_mode": True},
     "split fp8": {**_RECOMPUTED, "split_mode": True, "base_precision": "fp8"},
     "all": {**_RECOMPUTED, "cpu_offload_checkpointing": True, "split_mode": True, "base_precision": "nf4"},
@@ -114,7 +116,8 @@ def measure(config: RunConfig, recognition: Any, device: str, steps: int = STEPS
 
     from engine.families.registry import family_named
     from engine.lowmem.settings import apply_memory_settings
-    from engine.training.exactness import DeterministicStep, set_determinism
+    from engine.training.attention import CudnnAttention
+    from engine.training.exactness import DeterministicStep, device_abilities, set_determinism
     from engine.training.groups import parameter_groups
     from engine.training.optimizers import build_optimizer
     from engine.training.prepare import build_network, place_for_training
@@ -122,7 +125,8 @@ def measure(config: RunConfig, recognition: Any, device: str, steps: int = STEPS
 
     cuda = torch.device(device).type == "cuda"
     dtype = "bf16" if cuda else "fp32"
-    deterministic = DeterministicStep(torch.device(device), config.memory.deterministic, cuda, print)
+    strict = config.memory.deterministic
+    deterministic = DeterministicStep(torch.device(device), strict, half=cuda, masked=False, log=print)
     if cuda:
         set_determinism(config.memory.deterministic)
     model = family_named(recognition.family).load(config, recognition, device, dtype, print, empty=True)
@@ -139,9 +143,14 @@ def measure(config: RunConfig, recognition: Any, device: str, steps: int = STEPS
     for component in model.trainable.values():
         component.train()
     network.rely_on_autocast(cuda)
+    shape = (config.dataset.size, len(batch.captions))
+    able = device_abilities(torch.device(device))
+    attention = CudnnAttention(torch.device(device), able, half=cuda, in_any_order=not strict, log=print)
+    attention.probe({shape: partial(loss_of, model, network, objective, batch, 0, cuda)})
 
     def step(number: int) -> None:
-        deterministic(partial(update, number), lambda: optimizer.zero_grad(set_to_none=True))
+        with attention.allowed_for([shape]):
+            deterministic(partial(update, number), lambda: optimizer.zero_grad(set_to_none=True))
 
     def update(number: int) -> None:
         loss = loss_of(model, network, objective, batch, number, cuda)

@@ -20,7 +20,7 @@ TABLE = {
     None: (set(FIRST), set(), "flash"),
 }
 """Compute capability, unknown at the end: what it computes, the base_precisions that are refused, and the attention in
-half precision without a mask. 7.5: RTX 2060, 2080. 8.0: A100. 8.6: RTX 30. 8.9: RTX 40. 9.0: H100, H200. 12.0: RTX 50."""
+half precision without a mask. 7.5: RTX 2060 and 2080. 8.0: A100. 8.6: RTX 30. 8.9: RTX 40. 9.0: H200. 12.0: RTX 50."""
 
 
 @pytest.mark.parametrize("capability", TABLE)
