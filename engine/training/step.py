@@ -48,7 +48,7 @@ class TrainStep:
         accumulation = training.gradient_accumulation_steps if training.kohya_exact else len(batches)
         total = torch.zeros((), device=self.accelerator.device)
         for micro, indices in enumerate(batches):
-            loss = self.loss(self.state.step, micro, indices)
+            loss = self.loss(micro, indices)
             self.accelerator.backward(loss / accumulation)
             total += loss.detach() / len(batches)
         mean = self.ranks.mean(total)
@@ -58,9 +58,11 @@ class TrainStep:
         self._clip()
         return mean, "" if self._apply() else f"gradient norm {self.grad_norm}"
 
-    def loss(self, step: int, micro: int, indices: list[int]) -> Tensor:
-        """Mean weighted loss of one micro-batch; its random numbers depend on the step's number only."""
+    def loss(self, micro: int, indices: list[int], step: int | None = None) -> Tensor:
+        """Mean weighted loss of one micro-batch of update `step` (None: the next one), on which alone its random
+        numbers depend."""
         seed, rank = self.state.config.training.seed, self.batches.rank
+        step = self.state.step if step is None else step
         noise_generator = generator(seed, "step", step, micro, rank)
         torch.manual_seed(derive(seed, "dropout", step, micro, rank))
         return batch_loss(

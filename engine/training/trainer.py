@@ -163,7 +163,7 @@ class Trainer:
         for step in range(self.step, self.state.plan.max_train_steps):
             batches = zip(self.batches.shapes(step), self.batches.micro_batches(step), strict=True)
             for micro, (shape, indices) in enumerate(batches):
-                passes.setdefault(shape, partial(self.train_step.loss, step, micro, indices))
+                passes.setdefault(shape, partial(self.train_step.loss, micro, indices, step))
         return passes
 
     def _encode_missing(self) -> bool:

@@ -14,6 +14,7 @@ from torch import nn
 
 from engine.adapters.twins import twin_of
 from engine.lowmem import compiled
+from engine.training.attention import recorded_calls
 from tests.small_denoisers import Small, small_flux, small_unet
 
 
@@ -53,6 +54,16 @@ def test_products_in_8_bits_are_traced_in_one_piece(precision: str) -> None:
     assert traced.steps(2) == plain.steps(2)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs + 2
     assert not torch._dynamo.utils.counters["graph_break"]
+
+
+def test_recording_attention_compiles_nothing() -> None:
+    """It would compile graphs that no step uses."""
+    small = flux().climb(torch_compile=True)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert len(recorded_calls(small.predict)) == 1
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+    assert small.steps(1) == flux().climb().steps(1)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs + 2
 
 
 def test_a_block_that_cannot_be_compiled_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
