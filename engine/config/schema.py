@@ -137,9 +137,9 @@ class MemoryTable(Table):
     base_precision: BasePrecision = setting(
         "auto",
         "Base number format",
-        "Of the frozen weights. auto: as the computation; int8 and fp8 need half of it, nf4 a quarter, decoded for each "
-        "product. int8_w8a8 (from RTX 20 on) and fp8_w8a8 (from RTX 40 on) multiply in 8 bits, at up to twice the rate, "
-        "and round activations and gradients too.",
+        "Of the frozen weights. auto: as the computation; int8 and fp8 need half of it, nf4 a quarter, decoded for "
+        "each product. int8_w8a8 (from RTX 20 on) and fp8_w8a8 (from RTX 40 on) multiply in 8 bits, at up to twice the "
+        "rate, and round activations and gradients too.",
         vram="all but auto: much less",
     )
     split_mode: bool = setting(

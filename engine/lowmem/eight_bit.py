@@ -23,6 +23,7 @@ quantised, and the same codes serve both directions:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -196,18 +197,18 @@ def _empty(rows: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _row_scales(rows: Tensor, largest: float) -> Tensor:
     """float32 [M, 1], above zero; NaN or infinite where the row is not finite, which the product then is too."""
-    low, high = torch.aminmax(rows, dim=-1, keepdim=True)
-    scales = torch.maximum(high, low.neg_()).float()
-    return scales.div_(largest).clamp_(min=torch.finfo(torch.float32).tiny)
+    with torch.autocast(rows.device.type, enabled=False):  # it would convert all rows to float32 first
+        norms = torch.linalg.vector_norm(rows, math.inf, dim=-1, keepdim=True, dtype=torch.float32)
+    return torch.rsub(norms, torch.finfo(torch.float32).tiny, alpha=-1 / largest)  # norms / largest + tiny
 
 
 def _scaled(sums: Tensor, own: Tensor, scales: Tensor | None, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """sums [M, N] · own [M, 1] · scales [N] + bias [N] in `dtype`; no tensor is larger than the result's."""
+    """sums [M, N] · own [M, 1] · scales [N] + bias [N] in `dtype`; a bias comes with scales."""
     product = torch.mul(sums, own, out=_empty(sums, _wide(dtype)))
-    if scales is not None:
+    if scales is not None and bias is not None:
+        torch.addcmul(bias, product, scales, out=product)
+    elif scales is not None:
         product.mul_(scales)
-    if bias is not None:
-        product.add_(bias)
     return product.to(dtype)
 
 
