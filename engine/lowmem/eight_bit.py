@@ -104,8 +104,8 @@ class EightBitLinear(FrozenLinear):
         codes, columns = codes.to(_E4M3), columns.view(_E4M3)
         if self.row_scales:
             return _fp8_by_rows(codes, columns, own, scales, bias).to(dtype)
-        one = torch.ones((), device=codes.device)
-        sums = torch._scaled_mm(codes, columns, scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
+        unscaled = torch.ones((), device=codes.device)
+        sums = torch._scaled_mm(codes, columns, scale_a=unscaled, scale_b=unscaled, out_dtype=torch.bfloat16)
         return _scaled(sums, own, scales, bias, dtype)
 
 

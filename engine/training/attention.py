@@ -125,12 +125,12 @@ def error_of(call: AttentionCall, device: torch.device, kernel: Kernel) -> float
     if not all(bool(torch.isfinite(tensor).all()) for tensor in mine):
         return float("inf")
     errors = []
-    for one in ((slice(0, 1), slice(0, 1)), (slice(-1, None), slice(-1, None))):
-        parts = [tensor[one].float() for tensor in (*inputs, gradient)]
+    for head in ((slice(0, 1), slice(0, 1)), (slice(-1, None), slice(-1, None))):
+        parts = [tensor[head].float() for tensor in (*inputs, gradient)]
         # The mask excludes nothing, so that it is the same for every head.
         exact = _passes(parts[:3], parts[3], _exactly, None, options)
         errors += [
-            float((tensor[one].float() - best).norm() / best.norm()) for tensor, best in zip(mine, exact, strict=True)
+            float((tensor[head].float() - best).norm() / best.norm()) for tensor, best in zip(mine, exact, strict=True)
         ]
     return max(errors)
 

@@ -60,7 +60,7 @@ def with_gradient(change: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     return kernel
 
 
-def one_nan(gradient: Tensor) -> Tensor:
+def nan_in_last_head(gradient: Tensor) -> Tensor:
     gradient = gradient.clone()
     gradient[0, -1, 3, 0] = float("nan")
     return gradient
@@ -70,7 +70,9 @@ def refuses(*_: Any, **__: Any) -> Tensor:
     raise RuntimeError("No available kernel. Aborting execution.")
 
 
-def attends(shape: tuple[int, ...] = TOKENS, dtype: torch.dtype = torch.bfloat16, **options: Any) -> Callable[[], Any]:
+def attention_of(
+    shape: tuple[int, ...] = TOKENS, dtype: torch.dtype = torch.bfloat16, **options: Any
+) -> Callable[[], Any]:
     def compute() -> Tensor:
         query, key, value = (torch.zeros(shape, dtype=dtype) for _ in range(3))
         return scaled_dot_product_attention(query, key, value, **options)
@@ -88,7 +90,7 @@ def tried(
 ) -> tuple[CudnnAttention, list[str]]:
     messages: list[str] = []
     attention = CudnnAttention(HERE, able, half=half, in_any_order=in_any_order, log=messages.append, kernel=kernel)
-    attention.probe({SHAPE: compute or attends()})
+    attention.probe({SHAPE: compute or attention_of()})
     return attention, messages
 
 
@@ -110,7 +112,7 @@ def test_right_gradients_are_allowed_in_the_tried_steps_only() -> None:
 @pytest.mark.parametrize(
     ("kernel", "reason"),
     [
-        (with_gradient(one_nan), "not finite with 22 by 22 tokens in 2 heads of 32"),
+        (with_gradient(nan_in_last_head), "not finite with 22 by 22 tokens in 2 heads of 32"),
         (with_gradient(lambda gradient: gradient * 1.1), "off by 10.0% with 22 by 22 tokens"),
         (lambda *args, **kwargs: right(*args, **kwargs) * 1.05, "off by 5.0% with"),
         (refuses, "it takes none of this run's shapes"),
@@ -155,8 +157,8 @@ def test_a_shape_that_it_does_not_take_is_left_to_others() -> None:
         return right(*args, **kwargs) if args[0].shape[2] < 30 else refuses()
 
     def both() -> None:
-        attends()()
-        attends((1, 2, 40, 32))()
+        attention_of()()
+        attention_of((1, 2, 40, 32))()
 
     attention, messages = tried(only_short, compute=both)
     assert allowed(attention, SHAPE) and "2 shapes" in messages[0]
@@ -165,7 +167,7 @@ def test_a_shape_that_it_does_not_take_is_left_to_others() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"scale": 0.3}])
 def test_flash_attention_is_well_within_the_tolerance(dtype: torch.dtype, options: dict[str, Any]) -> None:
-    (call,) = recorded_calls(attends((2, 3, 128, 64), dtype, **options))
+    (call,) = recorded_calls(attention_of((2, 3, 128, 64), dtype, **options))
     error = error_of(call, HERE, right)
     assert error is not None and error < TOLERANCE / 3 * torch.finfo(dtype).eps
 
@@ -178,7 +180,7 @@ def test_a_mask_is_passed_to_the_kernel(kind: torch.dtype) -> None:
         masks.append((attn_mask.shape, attn_mask.dtype))
         return right(*args, attn_mask=attn_mask, **kwargs)
 
-    (call,) = recorded_calls(attends(attn_mask=torch.ones(1, 1, 22, 22, dtype=kind)))
+    (call,) = recorded_calls(attention_of(attn_mask=torch.ones(1, 1, 22, 22, dtype=kind)))
     error = error_of(call, HERE, watched)
     assert error is not None and error < 0.01 and masks == [((1, 1, 22, 22), kind)]
 
