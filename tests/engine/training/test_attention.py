@@ -172,6 +172,16 @@ def test_flash_attention_is_well_within_the_tolerance(dtype: torch.dtype, option
     assert error is not None and error < TOLERANCE / 3 * torch.finfo(dtype).eps
 
 
+def test_expanded_tensors_are_tried_too() -> None:
+    def compute() -> Tensor:
+        query, few = torch.zeros(4, 2, 22, 32, dtype=torch.bfloat16), torch.zeros(1, 2, 9, 32, dtype=torch.bfloat16)
+        return scaled_dot_product_attention(query, few.expand(4, -1, -1, -1), few.expand(4, -1, -1, -1))
+
+    (call,) = recorded_calls(compute)
+    error = error_of(call, HERE, right)
+    assert call.strides[1][0] == 0 and error is not None and error < 0.01
+
+
 @pytest.mark.parametrize("kind", [torch.bool, torch.bfloat16])
 def test_a_mask_is_passed_to_the_kernel(kind: torch.dtype) -> None:
     masks = []
