@@ -119,6 +119,9 @@ def error_of(call: AttentionCall, device: torch.device, kernel: Kernel) -> float
     mask = None if call.mask is None else torch.zeros(call.mask[0], dtype=call.mask[1], device=device)
     if mask is not None and mask.dtype == torch.bool:
         mask = mask.logical_not()
+    # The memory that is allocated next holds NaN: a kernel that reads what it has not written is found out.
+    filled = [torch.full_like(tensor, torch.nan) for tensor in (*inputs, gradient)]
+    filled.clear()
     try:
         mine = _passes(inputs, gradient, kernel, mask, options)
     except RuntimeError as error:
@@ -209,19 +212,25 @@ class CudnnAttention:
             torch.cuda.empty_cache()
             problem = "there is not enough memory to try it"
         if problem:
-            self._log(f"Attention in training steps: flash attention, in any order. cuDNN's is not used: {problem}.")
+            self._log(f"Attention in training steps: in any order, and without cuDNN's kernel: {problem}.")
             return
         self._tried = frozenset(batches)
         most = max(error for error in errors.values() if error is not None)
         self._log(
-            "Attention in training steps: cuDNN's, in any order. Its output and gradients, tried at this run's "
-            f"{plural(len(calls), 'shape')}, are within {most:.1%} of exact ones."
+            "Attention in training steps: in any order, with cuDNN's kernel. Its output and gradients, tried at this "
+            f"run's {plural(len(calls), 'shape')}, are within {most:.1%} of exact ones."
         )
+
+    def give_up(self) -> None:
+        """Do not use the kernel any more: a step was not finite, and this may be why."""
+        if self._tried:
+            self._tried = frozenset()
+            self._log("Attention in training steps: from here on without cuDNN's kernel, as a step was not finite.")
 
     @contextmanager
     def allowed_for(self, shapes: Iterable[BatchShape]) -> Iterator[None]:
         """Within it torch may take cuDNN's attention, if all batches of these shapes were tried."""
-        if not self._tried.issuperset(shapes):
+        if not self._tried or not self._tried.issuperset(shapes):
             yield
             return
         torch.backends.cuda.enable_cudnn_sdp(True)

@@ -142,6 +142,8 @@ class Trainer:
         started = time.perf_counter()
         with self.attention.allowed_for(self.batches.shapes(self.step)):
             loss, not_finite = self.deterministic(self.train_step, self.state.zero_grad)
+        if not_finite:
+            self.attention.give_up()
         if not_finite and self._skip(not_finite):
             return True
         self.state.zero_grad()
