@@ -26,7 +26,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,8 @@ RUNGS: dict[str, dict[str, Any]] = {
     "int8": {**_RECOMPUTED, "base_precision": "int8"},
     "fp8": {**_RECOMPUTED, "base_precision": "fp8"},
     "nf4": {**_RECOMPUTED, "base_precision": "nf4"},
+    "int8_w8a8": {**_RECOMPUTED, "base_precision": "int8_w8a8"},
+    "fp8_w8a8": {**_RECOMPUTED, "base_precision": "fp8_w8a8"},
     "split": {**_RECOMPUTED, "split_mode": True},
     "split fp8": {**_RECOMPUTED, "split_mode": True, "base_precision": "fp8"},
     "all": {**_RECOMPUTED, "cpu_offload_checkpointing": True, "split_mode": True, "base_precision": "nf4"},
@@ -113,41 +117,51 @@ def measure(config: RunConfig, recognition: Any, device: str, steps: int = STEPS
 
     from engine.families.registry import family_named
     from engine.lowmem.settings import apply_memory_settings
-    from engine.training.exactness import DeterministicStep, set_determinism
-    from engine.training.groups import parameter_groups
+    from engine.training.attention import CudnnAttention
+    from engine.training.exactness import DeterministicStep, device_abilities, set_determinism
+    from engine.training.flat_update import update_layout
     from engine.training.optimizers import build_optimizer
     from engine.training.prepare import build_network, place_for_training
     from engine.training.step import objective_for
 
     cuda = torch.device(device).type == "cuda"
     dtype = "bf16" if cuda else "fp32"
-    deterministic = DeterministicStep(torch.device(device), config.memory.deterministic, cuda, print)
+    strict = config.memory.deterministic
+    deterministic = DeterministicStep(torch.device(device), strict, half=cuda, masked=False, log=print)
     if cuda:
         set_determinism(config.memory.deterministic)
     model = family_named(recognition.family).load(config, recognition, device, dtype, print, empty=True)
     fill(model)
     vars(model).update(vae_key="", text_key="")  # no cache is written, and T5's tokenizer need not be there
-    apply_memory_settings(model, config.memory, print)
+    apply_memory_settings(model, config.memory, print, draws=config.network.draws)
     turn = (Path(tempfile.gettempdir()) / "lorasmith-gpu.lock").open("w")
     fcntl.flock(turn, fcntl.LOCK_EX)  # until the process ends
     objective = objective_for(config, model, torch.device(device))
     batch = empty_batch(model, config, objective)
     place_for_training(model, texts=False, latents=False)
     network = build_network(config, model, print)
-    optimizer = build_optimizer("AdamW", [], parameter_groups(network, config)).optimizer
+    layout = update_layout(network, config, torch.bfloat16 if cuda else torch.float32)
+    optimizer = build_optimizer("AdamW", [], layout.groups).optimizer
     for component in model.trainable.values():
         component.train()
     network.rely_on_autocast(cuda)
+    shape = (config.dataset.size, len(batch.captions))
+    able = device_abilities(torch.device(device))
+    attention = CudnnAttention(torch.device(device), able, half=cuda, in_any_order=not strict, log=print)
+    attention.probe({shape: partial(loss_of, model, network, objective, batch)})
 
     def step() -> None:
-        deterministic(update, lambda: optimizer.zero_grad(set_to_none=True))
+        with attention.allowed_for([shape]):
+            deterministic(update, layout.clear)
 
     def update() -> None:
-        loss = loss_of(model, network, objective, batch, cuda)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        with layout.step:
+            loss = loss_of(model, network, objective, batch)
+            loss.backward()
+            layout.collect()
+        torch.nn.utils.clip_grad_norm_(layout.holders, 1.0)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        layout.clear()
         loss.item()
 
     with FlopCounterMode(display=False) as counted:
@@ -164,15 +178,12 @@ def measure(config: RunConfig, recognition: Any, device: str, steps: int = STEPS
     return Row(statistics.median(seconds[warm_up - 1 :]), counted.get_total_flops(), allocated, reserved)
 
 
-def loss_of(model: Any, network: Any, objective: Any, batch: Any, cuda: bool) -> Any:
+def loss_of(model: Any, network: Any, objective: Any, batch: Any) -> Any:
     """The loss of a step."""
-    import torch
-
     from engine.training.step import batch_loss
 
-    region = torch.autocast("cuda", torch.bfloat16, enabled=cuda)
     return batch_loss(
-        model, objective, batch, network=network, uncached_encoders=(), trained=("unet",), autocast=region
+        model, objective, batch, network=network, uncached_encoders=(), trained=("unet",), autocast=nullcontext()
     )
 
 

@@ -21,7 +21,7 @@ from torch.nn import functional
 from engine.adapters.doubled_layers import DoubledHalf, matrix_of
 from engine.adapters.flat import FlatParameters, Slot
 from engine.adapters.joint import Joint, join
-from engine.lowmem.frozen import FrozenLayer, weight_of
+from engine.lowmem.frozen import FrozenLayer, product, product_back, weight_of
 
 _ANCHOR = torch.zeros((), requires_grad=True)
 """An input with a gradient for layers whose own has none: else autograd would leave them out."""
@@ -133,7 +133,7 @@ class _LinearWithLora(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, base: nn.Linear, down: Tensor, up: Tensor, scale: float) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         hidden = rows @ down.T
-        result = functional.linear(rows, weight_of(base, x.dtype), base.bias).addmm_(hidden, up.T, alpha=scale)
+        result = product(base, rows).addmm_(hidden, up.T, alpha=scale)
         ctx.save_for_backward(x, down, up, hidden)
         ctx.base, ctx.scale = base, scale
         return result.view(*x.shape[:-1], -1)
@@ -146,7 +146,7 @@ class _LinearWithLora(torch.autograd.Function):
         inner = (out @ up).mul_(ctx.scale)
         to_x = None
         if ctx.needs_input_grad[0]:
-            to_x = (out @ weight_of(ctx.base, out.dtype)).addmm_(inner, down).view(x.shape)
+            to_x = product_back(ctx.base, out).addmm_(inner, down).view(x.shape)
         return to_x, None, inner.T @ rows, (out.T @ hidden).mul_(ctx.scale), None
 
 
@@ -157,7 +157,7 @@ class _LinearWithSlot(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, anchor: Tensor | None, base: nn.Linear, slot: Slot, scale: float) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         hidden = rows @ slot.down.T
-        result = functional.linear(x, weight_of(base, x.dtype), base.bias)
+        result = product(base, x)
         result.view(-1, result.shape[-1]).addmm_(hidden, slot.up.T, alpha=scale)
         ctx.save_for_backward(x, hidden)
         ctx.base, ctx.slot, ctx.scale = base, slot, scale
@@ -172,7 +172,7 @@ class _LinearWithSlot(torch.autograd.Function):
         slot.up_gradient.addmm_(out.T, hidden, alpha=scale)
         to_x = None
         if ctx.needs_input_grad[0]:
-            to_x = (out @ weight_of(ctx.base, out.dtype)).addmm_(inner, slot.down, alpha=scale).view(x.shape)
+            to_x = product_back(ctx.base, out).addmm_(inner, slot.down, alpha=scale).view(x.shape)
         return to_x, None, None, None, None
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.adapters.flat import Slot
-from engine.lowmem.frozen import weight_of
+from engine.lowmem.frozen import add_product_back, product_into
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,8 @@ class _Joint(torch.autograd.Function):
         hidden = rows @ joint.down.T
         result = rows.new_empty(len(rows), joint.width)
         for member in joint.members:
-            out, base = result[:, member.outputs], member.base
-            weight = weight_of(base, x.dtype).T
-            if base.bias is None:
-                torch.mm(rows, weight, out=out)
-            else:
-                torch.addmm(base.bias, rows, weight, out=out)
+            out = result[:, member.outputs]
+            product_into(member.base, rows, out)
             out.addmm_(hidden[:, member.ranks], member.slot.up.T, alpha=joint.scale)
         ctx.save_for_backward(x, hidden)
         ctx.joint = joint
@@ -113,8 +109,7 @@ class _Joint(torch.autograd.Function):
             filled = max(filled, member.ranks.stop)
             slot.up_gradient.addmm_(out.T, hidden[:, member.ranks], alpha=scale)
             if needs_x:
-                weight = weight_of(member.base, out.dtype)
-                to_x = out @ weight if to_x is None else to_x.addmm_(out, weight)
+                to_x = add_product_back(member.base, out, to_x)
         joint.down_gradient.addmm_(inner.T, rows, alpha=scale)
         if to_x is not None:
             to_x = to_x.addmm_(inner, joint.down, alpha=scale).view(x.shape)

@@ -192,8 +192,8 @@ def _training_values(config: RunConfig, stats: TrainingMetadata) -> dict[str, An
         "ss_mixed_precision": stats.mixed_precision,
         "ss_full_fp16": False,
         "ss_lowram": False,
-        "ss_fp8_base": memory.base_precision == "fp8",
-        "ss_fp8_base_unet": memory.base_precision == "fp8",
+        "ss_fp8_base": memory.base_precision in ("fp8", "fp8_w8a8"),
+        "ss_fp8_base_unet": memory.base_precision in ("fp8", "fp8_w8a8"),
         "ss_cache_latents": memory.cache_latents,
     }
 

@@ -18,6 +18,7 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from engine.errors import TrainingError
+from engine.lowmem.eight_bit import decoded_products
 
 _HOOKS = (
     "_forward_hooks",
@@ -64,7 +65,8 @@ def twin_of(module: nn.Module, *, keep_adapter: bool) -> nn.Module:
 
 @contextmanager
 def no_trace(components: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Context without gradients and autocast; restores random states and silences the loaders' output."""
+    """Context without gradients, autocast and products in 8 bits, which would amplify differences in rounding; restores
+    random states and silences the loaders' output."""
     devices = {next(component.parameters()).device for component in components.values()}
     cuda = [device for device in devices if device.type == "cuda"]
     loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
@@ -79,6 +81,7 @@ def no_trace(components: Mapping[str, nn.Module]) -> Iterator[None]:
             torch.no_grad(),
             torch.random.fork_rng(cuda),
             torch.autocast(cuda[0].type if cuda else "cpu", enabled=False),
+            decoded_products(),
         ):
             yield
     finally:

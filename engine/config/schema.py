@@ -137,9 +137,10 @@ class MemoryTable(Table):
     base_precision: BasePrecision = setting(
         "auto",
         "Base number format",
-        "Number format of the frozen model's weights: auto is that of the computation; int8 and fp8 need half of it, "
-        "nf4 a quarter.",
-        vram="int8, fp8, nf4: much less",
+        "Of the frozen weights. auto: as the computation; int8 and fp8 need half of it, nf4 a quarter, decoded for "
+        "each product. int8_w8a8 (from RTX 20 on) and fp8_w8a8 (from RTX 40 on) multiply in 8 bits, at up to twice the "
+        "rate, and round activations and gradients too.",
+        vram="all but auto: much less",
     )
     split_mode: bool = setting(
         False,
@@ -167,7 +168,7 @@ class MemoryTable(Table):
         True,
         "Deterministic",
         "GPU: only deterministic kernels, so that a resume is exact. Off: attention takes a third less time and up to "
-        "0.3 GiB less.",
+        "0.3 GiB less, and is cuDNN's where that passes a test at the run's own sizes.",
         advanced=True,
     )
     on_oom: OnOutOfMemory = setting(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
@@ -55,5 +56,7 @@ Schedule = Literal[
     "piecewise_constant",
     "adafactor",
 ]
-BasePrecision = Literal["auto", "int8", "fp8", "nf4"]
+BasePrecision = Literal["auto", "int8", "fp8", "nf4", "int8_w8a8", "fp8_w8a8"]
+STORED_AS: Mapping[BasePrecision, BasePrecision] = {"int8_w8a8": "int8", "fp8_w8a8": "fp8"}
+"""Number formats that also multiply in 8 bits, each with the one that only stores in them."""
 OnOutOfMemory = Literal["auto", "retry", "ask", "stop"]

@@ -6,14 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.errors import UsageError
+from engine.hardware.abilities import abilities, dotted
 from engine.hardware.gpu import Gpu
 
 Precision = Literal["no", "fp16", "bf16"]
-
-_BF16 = (8, 0)
-"""First compute capability with bf16 arithmetic (Ampere)."""
-_FP16 = (5, 3)
-"""First with fp16 arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +33,15 @@ def choose_precision(requested: Literal["auto", "no", "fp16", "bf16"], gpu: Gpu 
     if gpu is None:
         return _on_cpu(requested)
     capability = gpu.compute_capability
-    reason = f"compute capability {capability[0]}.{capability[1]}" if capability else "compute capability unknown"
-    has_bf16, has_fp16 = capability is None or capability >= _BF16, capability is None or capability >= _FP16
-    if requested == "bf16" and not has_bf16:
+    reason = f"compute capability {dotted(capability)}" if capability else "compute capability unknown"
+    has = abilities(capability)
+    if requested == "bf16" and not has.bf16:
         raise UsageError(
             f"memory.mixed_precision is bf16, but {gpu.name} cannot compute in it ({reason}, 8.0 is needed).",
-            "Set memory.mixed_precision to fp16 or auto." if has_fp16 else "Set memory.mixed_precision to no or auto.",
+            "Set memory.mixed_precision to fp16 or auto." if has.fp16 else "Set memory.mixed_precision to no or auto.",
             code="precision-not-possible",
         )
-    if requested == "fp16" and not has_fp16:
+    if requested == "fp16" and not has.fp16:
         raise UsageError(
             f"memory.mixed_precision is fp16, but {gpu.name} cannot compute in it ({reason}, 5.3 is needed).",
             "Set memory.mixed_precision to no or auto.",
@@ -55,9 +51,9 @@ def choose_precision(requested: Literal["auto", "no", "fp16", "bf16"], gpu: Gpu 
         return _as_configured(requested)
     if capability is None:
         return Choice("fp16", f"{reason}, and every GPU in use has fp16")
-    if has_bf16:
+    if has.bf16:
         return Choice("bf16", reason)
-    if has_fp16:
+    if has.fp16:
         return Choice("fp16", f"{reason}, bf16 needs 8.0")
     return Choice("no", f"fp32, because of {reason}, and fp16 needs 5.3")
 

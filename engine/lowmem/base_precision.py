@@ -1,4 +1,4 @@
-"""The frozen base in fewer bits: `[memory] base_precision` int8, fp8 or nf4.
+"""The frozen base in fewer bits: `[memory] base_precision` int8, fp8, nf4, int8_w8a8 or fp8_w8a8.
 
 Linear layers inside the denoiser's blocks (and T5's) keep codes and one scale for each 64 values of a row; the weight
 exists in the compute dtype only while a product is made. Norms, biases, embeddings, convolutions and everything
@@ -11,6 +11,9 @@ outside the blocks, the first and the last projection with them, stay as they ar
   as large (2 of 66 bytes, of nf4 2 of 34). 64 divides the widths of all families; 128 does not divide SD1.5's 320.
 * Layers that turn a timestep or a prompt into scales and shifts ("norm1.linear", "time_emb_proj") affect every token.
   In nf4 they are int8.
+* int8_w8a8 and fp8_w8a8 have a scale for each row and also multiply in 8 bits (`engine.lowmem.eight_bit`). Layers that
+  do not fit their kernels, and those of the previous point, whose inputs have a row for each image only, are int8 or
+  fp8 in blocks.
 """
 
 from __future__ import annotations
@@ -25,8 +28,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 from typing_extensions import override
 
-from engine.config.values import BasePrecision
+from engine.config.values import STORED_AS, BasePrecision
 from engine.errors import UsageError
+from engine.lowmem.eight_bit import STEP, as_eight_bit, check_products, encode
 from engine.lowmem.frozen import FrozenLinear
 from engine.text import listing
 from engine.types import Log
@@ -83,15 +87,16 @@ class Quantizer:
     def __init__(
         self, module: nn.Module, precision: BasePrecision, device: torch.device, blocks: Sequence[str]
     ) -> None:
-        check_precision(precision, device)
+        self._row_scales = check_precision(precision, device)
         self._precision, self._device = precision, device
-        self._waiting: dict[str, nn.Linear] = {}
+        self._waiting: dict[str, tuple[nn.Linear, BasePrecision]] = {}
         self._counts: Counter[str] = Counter()
         self._values = self._bytes = 0
         for path, layer in module.named_modules():
             if precision != "auto" and type(layer) is nn.Linear and path.startswith(tuple(blocks)):
-                if layer.in_features % BLOCK == 0:
-                    self._waiting[f"{path}.weight"] = layer
+                own = _precision_of(layer, path, precision)
+                if own != "auto":
+                    self._waiting[f"{path}.weight"] = layer, own
                 else:
                     self._counts["not quantised"] += 1
 
@@ -105,17 +110,19 @@ class Quantizer:
         Returns:
             The tensors that replace the weight in the module's state, by name.
         """
-        layer = self._waiting.pop(name)
-        path = name.removesuffix("weight")
-        conditioning = any(part.startswith(_CONDITIONING) for part in path.split("."))
-        precision: BasePrecision = "int8" if self._precision == "nf4" and conditioning else self._precision
-        codes, scales = _ENCODERS[precision](weight.detach().to(self._device).float().view(len(weight), -1, BLOCK))
-        codes, scales = codes.flatten(1).to(weight.device), scales.to(weight.device)
-        layer.weight = nn.Parameter(codes, requires_grad=False)
-        layer.register_buffer("scales", scales)
-        layer.__class__ = QuantisedLinear
-        layer.precision = precision  # type: ignore[assignment]
-        state = {name: codes, f"{path}scales": scales}
+        layer, precision = self._waiting.pop(name)
+        exact = weight.detach().to(self._device).float()
+        if precision in STORED_AS:
+            codes, scales = (tensor.to(weight.device) for tensor in encode(exact, precision))
+            as_eight_bit(layer, codes, scales, precision, self._row_scales)
+        else:
+            codes, scales = _ENCODERS[precision](exact.view(len(weight), -1, BLOCK))
+            codes, scales = codes.flatten(1).to(weight.device), scales.to(weight.device)
+            layer.weight = nn.Parameter(codes, requires_grad=False)
+            layer.register_buffer("scales", scales)
+            layer.__class__ = QuantisedLinear
+            layer.precision = precision  # type: ignore[assignment]
+        state = {name: codes, name.removesuffix("weight") + "scales": scales}
         self._counts[f"in {precision}"] += 1
         self._values += weight.numel()
         self._bytes += sum(tensor.nbytes for tensor in state.values())
@@ -123,7 +130,7 @@ class Quantizer:
 
     def quantize_all(self) -> None:
         """Quantise every remaining layer from its own weight."""
-        for name, layer in list(self._waiting.items()):
+        for name, (layer, _) in list(self._waiting.items()):
             self.quantize(name, layer.weight)
 
     def log_summary(self, what: str, dtype: torch.dtype, log: Log) -> None:
@@ -137,15 +144,23 @@ class Quantizer:
         )
         if self._counts["not quantised"]:
             log(f"A layer is not quantised where its width is no multiple of {BLOCK}.")
-        if what == "unet":
+        if self._precision in STORED_AS:
+            log(
+                "Products are in 8 bits in both directions, which rounds activations and gradients too; "
+                f"memory.base_precision = {STORED_AS[self._precision]} rounds the weights only."
+            )
+        elif what == "unet":
             log("A UNet with a quantised base is slower, its convolutions stay unquantised: use it only to fit.")
 
 
-def check_precision(precision: BasePrecision, device: torch.device) -> None:
-    """Refuse a precision that this machine cannot decode.
+def check_precision(precision: BasePrecision, device: torch.device) -> bool:
+    """Refuse a precision that this machine cannot decode or multiply.
+
+    Returns:
+        `EightBitLinear.row_scales`, for layers that multiply in 8 bits.
 
     Raises:
-        UsageError: nf4 on a GPU without bitsandbytes.
+        UsageError: nf4 on a GPU without bitsandbytes; see also `check_products`.
     """
     if precision == "nf4" and device.type == "cuda" and importlib.util.find_spec("bitsandbytes") is None:
         raise UsageError(
@@ -153,6 +168,18 @@ def check_precision(precision: BasePrecision, device: torch.device) -> None:
             'Install it (pip install "lorasmith[cuda]"), or set memory.base_precision=int8.',
             code="bitsandbytes-missing",
         )
+    return precision in STORED_AS and check_products(precision, device)
+
+
+def _precision_of(layer: nn.Linear, path: str, precision: BasePrecision) -> BasePrecision:
+    """The precision of the layer at `path` in its module; "auto": it stays as it is."""
+    conditioning = any(part.startswith(_CONDITIONING) for part in path.split("."))
+    fits_kernels = layer.in_features % STEP == layer.out_features % STEP == 0
+    if precision in STORED_AS and fits_kernels and not conditioning:
+        return precision
+    if layer.in_features % BLOCK:
+        return "auto"
+    return "int8" if precision == "nf4" and conditioning else STORED_AS.get(precision, precision)
 
 
 def _scales(blocks: Tensor, largest: float) -> Tensor:

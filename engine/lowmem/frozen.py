@@ -61,6 +61,14 @@ class FrozenLinear(FrozenLayer, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         return _Linear.apply(_to_autocast_dtype(input), self)  # type: ignore[no-any-return, no-untyped-call]
 
+    def product(self, x: Tensor) -> Tensor:
+        """x · Wᵀ + b, [..., in] to [..., out] in the dtype of `x`, in new memory; autograd keeps nothing of it."""
+        return functional.linear(x, self.dequantize(x.dtype), self.bias)
+
+    def product_back(self, gradient: Tensor) -> Tensor:
+        """gradient · W, [..., out] to [..., in] in the dtype of `gradient`, in new memory."""
+        return gradient @ self.dequantize(gradient.dtype)
+
 
 class FrozenConv2d(FrozenLayer, nn.Conv2d):
     """[B, in, h, w] to [B, out, h', w'], in autocast's dtype where it is on; zero padding."""
@@ -71,9 +79,40 @@ class FrozenConv2d(FrozenLayer, nn.Conv2d):
         return _Conv2d.apply(_to_autocast_dtype(input), self)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def weight_of(layer: nn.Linear, dtype: torch.dtype) -> Tensor:
-    """The weight [out, in] of any linear layer, in `dtype` for a frozen one; do not keep it."""
-    return layer.dequantize(dtype) if isinstance(layer, FrozenLayer) else layer.weight
+def product(layer: nn.Linear, x: Tensor) -> Tensor:
+    """x · Wᵀ + b of any linear layer with a frozen weight, [..., in] to [..., out], in new memory."""
+    if isinstance(layer, FrozenLinear):
+        return layer.product(x)
+    return functional.linear(x, layer.weight, layer.bias)
+
+
+def product_back(layer: nn.Linear, gradient: Tensor) -> Tensor:
+    """gradient · W of any linear layer, [..., out] to [..., in], in new memory."""
+    return layer.product_back(gradient) if isinstance(layer, FrozenLinear) else gradient @ layer.weight
+
+
+def product_into(layer: nn.Linear, rows: Tensor, out: Tensor) -> None:
+    """Write `product` of rows [n, in] into `out` [n, outputs], whose rows may be part of longer ones."""
+    if isinstance(layer, FrozenLinear):
+        out.copy_(layer.product(rows))
+    elif layer.bias is None:
+        torch.mm(rows, layer.weight.T, out=out)
+    else:
+        torch.addmm(layer.bias, rows, layer.weight.T, out=out)
+
+
+def add_product_back(layer: nn.Linear, gradient: Tensor, total: Tensor | None) -> Tensor:
+    """The sum of `total` [n, in], in its memory, and `product_back` of a gradient [n, out]."""
+    if total is None:
+        return product_back(layer, gradient)
+    if isinstance(layer, FrozenLinear):
+        return total.add_(layer.product_back(gradient))
+    return total.addmm_(gradient, layer.weight)
+
+
+def weight_of(layer: nn.Module, dtype: torch.dtype) -> Tensor:
+    """The weight of any layer, in `dtype` for a frozen one; do not keep it."""
+    return layer.dequantize(dtype) if isinstance(layer, FrozenLayer) else layer.weight  # type: ignore[return-value]
 
 
 def _to_autocast_dtype(x: Tensor) -> Tensor:
@@ -87,12 +126,12 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: FrozenLinear) -> Tensor:
         ctx.layer = layer
-        return functional.linear(x, layer.dequantize(x.dtype), layer.bias)
+        return layer.product(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient @ ctx.layer.dequantize(gradient.dtype), None
+        return ctx.layer.product_back(gradient), None
 
 
 class _Conv2d(torch.autograd.Function):

@@ -52,7 +52,7 @@ def eight_bit_base(context: OomContext) -> Remedy | None:
 
 def four_bit_base(context: OomContext) -> Remedy | None:
     """The frozen weights in NF4."""
-    if context.gpu is None or context.config.memory.base_precision not in ("int8", "fp8"):
+    if context.gpu is None or context.config.memory.base_precision in ("auto", "nf4"):
         return None
     if not _has_bitsandbytes():
         return None

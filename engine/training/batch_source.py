@@ -17,6 +17,7 @@ from engine.config.changes import stages
 from engine.config.dataset import DatasetTable
 from engine.dataset.arithmetic import StepPlan
 from engine.dataset.batches import epoch_batches, is_flipped, item_caption, run_captions
+from engine.dataset.buckets import Size
 from engine.dataset.captions import CaptionRules
 from engine.dataset.face_crop import face_of
 from engine.dataset.items import Item
@@ -30,6 +31,8 @@ from engine.training import seeds
 from engine.training.objective import Noise, Objective
 from engine.training.seeds import derive
 
+BatchShape = tuple[Size, int]
+"""(width, height) of a bucket in pixels, and the number of images."""
 Augmented = tuple[Item, bool, int]
 """An image, whether it is mirrored, and the seed of its other changes."""
 
@@ -157,6 +160,10 @@ class BatchSource:
         accumulation = self.config.training.gradient_accumulation_steps
         first = inside * accumulation
         return batches[first : first + accumulation]
+
+    def shapes(self, step: int) -> list[BatchShape]:
+        """The shape of each batch of update `step`."""
+        return [(self.items[batch[0]].placement.bucket, len(batch)) for batch in self.micro_batches(step)]
 
     def _shuffle(self, epoch: int) -> list[list[int]]:
         batches = epoch_batches(self.items, self.config.training.train_batch_size, self.config.training.seed, epoch)

@@ -7,18 +7,17 @@ from typing import TypeVar
 
 import torch
 
+from engine.hardware.abilities import CPU, FIRST, Abilities, abilities, dotted
 from engine.types import Log
 
 T = TypeVar("T")
-FLASH = (8, 0)
-"""The compute capability from which on torch has flash attention."""
 
 
 def set_determinism(deterministic: bool = True) -> None:
     """Choose deterministic GPU kernels where torch has them; some others sum in varying order.
 
-    cuDNN's attention is always disabled: from torch 2.11 on it is the first choice on Hopper, is not deterministic, and
-    its gradients are NaN for some lengths (pytorch issue 196678; seen here with 22 tokens on an H200).
+    cuDNN's attention, from torch 2.11 on the first choice on Hopper, is disabled: `engine.training.attention` allows it
+    in the steps whose shapes it has tried.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
     torch.backends.cudnn.deterministic = deterministic
@@ -33,16 +32,17 @@ class DeterministicStep:
 
     Args:
         strict: memory.deterministic.
-        flash: whether the model can use flash attention: half precision, no mask.
+        half: whether the model computes in half precision.
+        masked: whether its attention has masks.
         log: called with the reason if a resume will not be exact.
     """
 
-    def __init__(self, device: torch.device, strict: bool, flash: bool, log: Log) -> None:
+    def __init__(self, device: torch.device, strict: bool, *, half: bool, masked: bool, log: Log) -> None:
         self._strict = strict and device.type == "cuda"
         self._log = log
-        if self._strict and not (flash and torch.cuda.get_device_capability(device) >= FLASH):
-            # The only other deterministic attention takes ten to thirty times as long (benchmarks/attention.py).
-            self._give_up("flash attention needs half precision, no mask and compute capability 8.0")
+        if self._strict and (reason := _why_no_flash(device, half, masked)):
+            # Strict, that kernel takes three to twelve times as long (benchmarks/attention.py).
+            self._give_up(f"attention takes the memory-efficient kernel, which adds in varying order: {reason}")
 
     def __call__(self, compute: Callable[[], T], undo: Callable[[], None]) -> T:
         """The result of `compute`; if torch refuses it for lack of a deterministic kernel, `undo` it and compute again
@@ -64,3 +64,18 @@ class DeterministicStep:
     def _give_up(self, why: str) -> None:
         self._strict = False
         self._log(f"A resume will not be exact to the byte on this GPU: {why}.")
+
+
+def device_abilities(device: torch.device) -> Abilities:
+    """What the device computes."""
+    return abilities(torch.cuda.get_device_capability(device)) if device.type == "cuda" else CPU
+
+
+def _why_no_flash(device: torch.device, half: bool, masked: bool) -> str:
+    """Why attention on this GPU does not run in flash attention; empty: it does."""
+    if device_abilities(device).attention(half, masked) == "flash":
+        return ""
+    if not device_abilities(device).flash:
+        needed, own = dotted(FIRST["flash"]), dotted(torch.cuda.get_device_capability(device))
+        return f"flash attention needs compute capability {needed}, and this GPU has {own}"
+    return "flash attention takes no mask" if masked else "flash attention needs half precision"

@@ -63,9 +63,11 @@ class TrainStep:
         self._clip()
         return mean, "" if self._apply() else f"gradient norm {self.grad_norm}"
 
-    def loss(self, micro: int, indices: list[int]) -> Tensor:
-        """Mean weighted loss of one micro-batch; its random numbers depend on the step's number only."""
-        seed, step, rank = self.state.config.training.seed, self.state.step, self.batches.rank
+    def loss(self, micro: int, indices: list[int], step: int | None = None) -> Tensor:
+        """Mean weighted loss of one micro-batch of update `step` (None: the next one), on which alone its random
+        numbers depend."""
+        seed, rank = self.state.config.training.seed, self.batches.rank
+        step = self.state.step if step is None else step
         torch.manual_seed(derive(seed, "dropout", step, micro, rank))
         return batch_loss(
             self.model,

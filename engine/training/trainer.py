@@ -8,6 +8,8 @@ import os
 import statistics
 import time
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -19,9 +21,11 @@ from engine.out_of_memory import is_out_of_memory
 from engine.runs.control import Command
 from engine.runs.events import RunStartedEvent, StepEvent
 from engine.runs.resume import last_saved_step
+from engine.training.attention import CudnnAttention
+from engine.training.batch_source import BatchShape
 from engine.training.changes import Changes
 from engine.training.checkpoints import CheckpointStore
-from engine.training.exactness import DeterministicStep
+from engine.training.exactness import DeterministicStep, device_abilities
 from engine.training.first_values import set_first_values
 from engine.training.kept_caches import keep_small_caches
 from engine.training.loggers import start_loggers
@@ -75,8 +79,10 @@ class Trainer:
         self.checkpoints = CheckpointStore(session, config, prepared.inputs)
         self.outputs = Outputs(session, prepared, self.state, self.changes, self.checkpoints, objective)
         self.train_step = TrainStep(prepared, self.state, self.ranks, objective)
-        flash = prepared.precision != "no" and not prepared.model.masks_attention
-        self.deterministic = DeterministicStep(self.device, config.memory.deterministic, flash, session.log)
+        half, strict, log = prepared.precision != "no", config.memory.deterministic, session.log
+        masked, able = prepared.model.masks_attention, device_abilities(self.device)
+        self.deterministic = DeterministicStep(self.device, strict, half=half, masked=masked, log=log)
+        self.attention = CudnnAttention(self.device, able, half=half, in_any_order=not strict, log=log)
         self.spill = SpillWatch(lambda: torch.cuda.mem_get_info(self.device))
         self.durations: deque[float] = deque(maxlen=50)
         self.commands: deque[Command] = deque()
@@ -104,6 +110,8 @@ class Trainer:
         except Stopped:
             self.session.log(f"Stopped before the first step ({self.session.stop_reason}).")
             return False
+        if self.attention.wanted:
+            self.attention.probe(self._forward_passes())
         self.outputs.resume()
         config = self.state.config
         kept = keep_small_caches(self.prepared, config, self.session.log)
@@ -135,7 +143,10 @@ class Trainer:
         if self._poll_commands() or not self._encode_missing():
             return False
         started = time.perf_counter()
-        loss, not_finite = self.deterministic(self.train_step, self.state.zero_grad)
+        with self.attention.allowed_for(self.batches.shapes(self.step)):
+            loss, not_finite = self.deterministic(self.train_step, self.state.zero_grad)
+        if not_finite:
+            self.attention.give_up()
         if not_finite and self._skip(not_finite):
             return True
         self.state.zero_grad()
@@ -150,6 +161,15 @@ class Trainer:
         if self.state.config.training.early_stop:
             self._end_early()
         return True
+
+    def _forward_passes(self) -> dict[BatchShape, Callable[[], object]]:
+        """Each shape of a batch in the rest of the run, with the forward pass of the first one."""
+        passes: dict[BatchShape, Callable[[], object]] = {}
+        for step in range(self.step, self.state.plan.max_train_steps):
+            batches = zip(self.batches.shapes(step), self.batches.micro_batches(step), strict=True)
+            for micro, (shape, indices) in enumerate(batches):
+                passes.setdefault(shape, partial(self.train_step.loss, micro, indices, step))
+        return passes
 
     def _encode_missing(self) -> bool:
         """Encode images that the run needs from this update on and that were not encoded before the first step (the run

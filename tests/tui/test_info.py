@@ -83,3 +83,26 @@ def test_a_run_that_asks_for_that_gpu_does_not_start_and_automatic_reports_it(
     automatic = preflight(demo.changed(memory={"device": "auto"}))
     assert [note for note in automatic.changes if note.startswith("PyTorch")]
     assert "on the CPU" in automatic.precision and used_card(automatic.config) is None
+
+
+@pytest.mark.parametrize(
+    ("machine", "precision", "better"),
+    [
+        ("rtx2060", "fp8_w8a8", "to int8_w8a8, or to fp8"),
+        ("rtx2060", "int8_w8a8", ""),
+        ("rtx4060ti", "fp8_w8a8", ""),
+        ("h200", "int8_w8a8", ""),
+    ],
+)
+def test_products_that_the_card_lacks_are_refused_before_the_start(
+    nvml: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: str, precision: str, better: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    nvml(machine, torch=CUDA_TORCH)
+    demo = read("demo", ["dataset.min_images=1"], images=str(ASSETS / "demo_pictures"))
+    asked = demo.changed(memory={"device": "cuda:0", "base_precision": precision})
+    if not better:
+        assert "compute capability" in preflight(asked).precision
+        return
+    with refused("products-not-possible", "memory.base_precision", precision, "7.5", better):
+        preflight(asked)

@@ -229,6 +229,7 @@ def _images(run: ResolvedRun, progress: Progress | None) -> tuple[Scan, StepPlan
 def _precision(config: RunConfig, notes: list[str]) -> str:
     """What it computes in, and why; a GPU that the installed PyTorch cannot use goes to `notes`."""
     from engine.hardware import choose_precision, gpu_of, list_gpus, versions
+    from engine.hardware.abilities import require_products
     from engine.hardware.torch_build import torch_build
 
     device, report = config.memory.device, list_gpus()
@@ -255,4 +256,6 @@ def _precision(config: RunConfig, notes: list[str]) -> str:
         notes.append(" ".join(trouble))
         gpu = None
     choice = choose_precision(config.memory.mixed_precision, gpu)
+    if gpu is not None:
+        require_products(config.memory.base_precision, gpu.name, gpu.compute_capability)
     return f"Precision {choice.value}: {choice.reason}."

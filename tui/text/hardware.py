@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import UsageError
 from engine.hardware import Gpu, GpuReport, choose_precision
+from engine.hardware.abilities import abilities
 from engine.text import printable, size_text
 from tui.texts import _
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from engine.hardware.torch_build import TorchBuild
     from tui.widgets.facts import Fact
 
-BF16 = (8, 0)
 MOST_PROGRAMS = 4
 BAR = 20
 """Cells of the bar of VRAM."""
@@ -181,7 +181,7 @@ def _programs(gpu: Gpu) -> str:
 def _precision(precision: Precision, gpu: Gpu | None) -> Iterator[Fact]:
     if gpu is not None:
         capability = gpu.compute_capability
-        supported = _("unknown") if capability is None else _("yes") if capability >= BF16 else _("no")
+        supported = _("unknown") if capability is None else _("yes") if abilities(capability).bf16 else _("no")
         why = _("compute capability {0}, bf16 begins with 8.0").format(_dotted(capability))
         yield "bf16", f"{supported}: {why}"
     try:

@@ -158,7 +158,10 @@ def _memory(fit: Fitted, trainer: KohyaTrainer) -> None:
             count = "all blocks" if memory.blocks_to_swap is None else f"{memory.blocks_to_swap} blocks"
             note = f"blocks_to_swap is {most}, the script's largest: here {count} wait in host memory."
             fit.change(note, memory={"blocks_to_swap": most})
-    if memory.base_precision in ("int8", "nf4"):
+    if memory.base_precision == "fp8_w8a8":
+        note = "memory.base_precision = fp8_w8a8 is written as fp8_base: the scripts have no products in 8 bits."
+        fit.change(note, memory={"base_precision": "fp8"})
+    elif memory.base_precision not in ("auto", "fp8"):
         note = f"memory.base_precision = {memory.base_precision} is left out: the scripts have fp8_base only."
         fit.change(note, memory={"base_precision": "auto"})
 

@@ -46,8 +46,7 @@ _FILE_PRECISIONS = {**{word: "float" if value == "no" else value for word, value
 _PLAIN = Rule("no effect", "", "train_dtype decides")
 BASE_PRECISIONS = {
     **dict.fromkeys(("none", "float_16", "bfloat_16", "float_32", "tfloat_32"), _PLAIN),
-    **dict.fromkeys(("float_8", "float_w8a8"), "fp8"), **dict.fromkeys(("int_8", "int_w8a8"), "int8"),
-    "nfloat_4": "nf4",
+    "float_8": "fp8", "float_w8a8": "fp8_w8a8", "int_8": "int8", "int_w8a8": "int8_w8a8", "nfloat_4": "nf4",
     **dict.fromkeys(("gguf", "gguf_a8_float", "gguf_a8_int"), Rule("not supported", "", "use NFLOAT_4 or INT_W8A8")),
 }  # fmt: skip
 _VAE = {

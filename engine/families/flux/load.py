@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from engine.config import RunConfig
+from engine.config.values import STORED_AS
 from engine.errors import ModelError
 from engine.families.flux.detect import LENGTHS
 from engine.families.flux.files import PartFiles, find_parts
@@ -38,7 +39,9 @@ def load_model(
         log("T5 is computed in bf16: it overflows in fp16.")
     dtypes = {"transformer": compute, "text_encoder": compute, "text_encoder_2": t5_dtype}
     dtypes["vae"] = torch.float32 if vae_in_fp32 else compute
-    base_precision = dict.fromkeys(("transformer", "text_encoder_2"), config.memory.base_precision)
+    chosen = config.memory.base_precision
+    # T5 runs once for each caption, and its activations have outliers that 8 bits round away.
+    base_precision = {"transformer": chosen, "text_encoder_2": STORED_AS.get(chosen, chosen)}
     parts: dict[str, Any] = {}
     for part, files in sources.items():
         precision = base_precision.get(part, "auto")

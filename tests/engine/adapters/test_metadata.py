@@ -256,7 +256,7 @@ def test_the_fields_that_a_person_sets(stats, tmp_path):
 
 
 def test_an_fp8_base_is_written_in_kohyas_words(stats):
-    for precision, expected_value in (("auto", "False"), ("int8", "False"), ("fp8", "True")):
+    for precision, expected_value in (("auto", "False"), ("int8_w8a8", "False"), ("fp8", "True"), ("fp8_w8a8", "True")):
         metadata = training_metadata(_config(memory={"base_precision": precision}), stats)
         assert (metadata["ss_fp8_base"], metadata["ss_fp8_base_unet"]) == (expected_value, expected_value)
 

@@ -84,6 +84,14 @@ def test_conv_and_other_settings_come_back(tmp_path: Path) -> None:
     assert [spec.conditioning_data_dir for spec in specs] == ["/masks"]
 
 
+@pytest.mark.parametrize(("precision", "kept"), [("fp8_w8a8", "fp8"), ("int8_w8a8", "auto")])
+def test_products_in_8_bits_are_not_written(tmp_path: Path, precision: str, kept: str) -> None:
+    config = load_config("sdxl", ["saving.output_name=zed", f"memory.base_precision={precision}"])
+    notes = resolved_export(config, "sdxl", SUBSETS, []).notes
+    assert sum(f"memory.base_precision = {precision}" in note for note in notes) == 1
+    assert exported(tmp_path, config, "sdxl").memory.base_precision == kept
+
+
 def test_captions_of_a_file_and_merged_files_come_back(tmp_path: Path) -> None:
     config = load_config("sd15-anime", [
         "saving.output_name=zed", "dataset.train_data_dir=/p", "dataset.in_json=/m.json", "dataset.num_repeats=3",

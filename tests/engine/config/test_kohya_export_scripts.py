@@ -49,6 +49,8 @@ SETTINGS = [
     ["memory.torch_compile=true", "memory.deterministic=false", "memory.on_oom=stop", "memory.checkpointed_blocks=3"],
     ["memory.base_precision=fp8"],
     ["memory.base_precision=nf4"],
+    ["memory.base_precision=int8_w8a8"],
+    ["memory.base_precision=fp8_w8a8"],
     ["memory.base_precision=int8", "memory.num_cpu_threads_per_process=3"],
     ["memory.mixed_precision=fp16", "memory.cache_dir=/cache"],
     ["dataset.bucket_reso_steps=32", "dataset.min_bucket_reso=32"],

@@ -104,6 +104,8 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], dict[str, str]]] = [
     ({**FLUX, "transformer": {"weight_dtype": "NFLOAT_4", "guidance_scale": 1.0}},
      {"memory.base_precision": "nf4", "flux.guidance_scale": 1.0}, {}),
     ({**FLUX, "prior": {"train": True, "weight_dtype": "FLOAT_8"}}, {"memory.base_precision": "fp8"}, {}),
+    ({**FLUX, "prior": {"train": True, "weight_dtype": "FLOAT_W8A8"}}, {"memory.base_precision": "fp8_w8a8"}, {}),
+    ({**FLUX, "prior": {"train": True, "weight_dtype": "INT_W8A8"}}, {"memory.base_precision": "int8_w8a8"}, {}),
     ({**FLUX, "offset_noise_weight": 0.1}, {}, {"offset_noise_weight": "not supported"}),
     ({"timestep_distribution": "SIGMOID"}, {}, {"timestep_distribution": "not supported"}),
     ({"timestep_distribution": "LOGIT_NORMAL"}, {}, {"timestep_distribution": "not supported"}),

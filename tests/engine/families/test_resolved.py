@@ -145,7 +145,7 @@ TABLES = st.fixed_dictionaries(
             ),
             "blocks_to_swap": st.sampled_from([None, 3]),
             "checkpointed_blocks": st.sampled_from([None, 2]),
-            "base_precision": st.sampled_from(["auto", "int8", "nf4"]),
+            "base_precision": st.sampled_from(["auto", "int8", "nf4", "fp8_w8a8"]),
             "mixed_precision": st.sampled_from(["auto", "no"]),
             "vae_batch_size": st.sampled_from([1, 4]),
         }),

@@ -14,6 +14,7 @@ from torch import nn
 
 from engine.adapters.twins import twin_of
 from engine.lowmem import compiled
+from engine.training.attention import recorded_calls
 from tests.small_denoisers import Small, small_flux, small_unet
 
 
@@ -44,6 +45,25 @@ def test_traced_blocks_compute_the_same() -> None:
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs + 2
     assert not torch._dynamo.utils.counters["graph_break"]
     assert "2 blocks are compiled in their first step, once for each bucket; those steps take long." in traced.messages
+
+
+@pytest.mark.parametrize("precision", ["int8_w8a8", "fp8_w8a8"])
+def test_products_in_8_bits_are_traced_in_one_piece(precision: str) -> None:
+    plain, traced = (flux().climb(base_precision=precision, torch_compile=compiled) for compiled in (False, True))
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert traced.steps(2) == plain.steps(2)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs + 2
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
+def test_recording_attention_compiles_nothing() -> None:
+    """It would compile graphs that no step uses."""
+    small = flux().climb(torch_compile=True)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert len(recorded_calls(small.predict)) == 1
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+    assert small.steps(1) == flux().climb().steps(1)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs + 2
 
 
 def test_a_block_that_cannot_be_compiled_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

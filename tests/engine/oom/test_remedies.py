@@ -64,10 +64,11 @@ def test_all_in_order_from_the_cheapest() -> None:
         "close_programs", "cache_latents", "cache_texts", "bf16", "smaller_batch", "gradient_checkpointing",
         "eight_bit_optimizer", "eight_bit_base", "split_mode",
     ]  # fmt: skip
-    deeper = config(**OPEN).changed(memory={"gradient_checkpointing": True, "base_precision": "int8"})
-    assert names(remedies(deeper, AMPERE, "train"))[-4:] == [
-        "offloaded_activations", "eight_bit_optimizer", "four_bit_base", "split_mode",
-    ]  # fmt: skip
+    for precision in ("int8", "fp8", "int8_w8a8", "fp8_w8a8"):
+        deeper = config(**OPEN).changed(memory={"gradient_checkpointing": True, "base_precision": precision})
+        assert names(remedies(deeper, AMPERE, "train"))[-4:] == [
+            "offloaded_activations", "eight_bit_optimizer", "four_bit_base", "split_mode",
+        ]  # fmt: skip
 
 
 def test_first_values_from_the_base_keep_its_weights_exact() -> None:

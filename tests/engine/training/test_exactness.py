@@ -44,7 +44,7 @@ def never() -> None:
 
 def test_a_gpu_is_strict_in_the_step_only() -> None:
     step, messages = Step(), list[str]()
-    deterministic = DeterministicStep(GPU, True, True, messages.append)
+    deterministic = DeterministicStep(GPU, True, half=True, masked=False, log=messages.append)
     assert [deterministic(step, never), deterministic(step, never)] == [5, 5]
     assert step.strict == [True, True] and not messages
     assert torch.is_deterministic_algorithms_warn_only_enabled()
@@ -52,7 +52,7 @@ def test_a_gpu_is_strict_in_the_step_only() -> None:
 
 def test_a_refused_step_is_made_again_and_reported_once() -> None:
     step, messages, undone = Step(REFUSED), list[str](), list[str]()
-    deterministic = DeterministicStep(GPU, True, True, messages.append)
+    deterministic = DeterministicStep(GPU, True, half=True, masked=False, log=messages.append)
     assert [deterministic(step, lambda: undone.append("undone")), deterministic(step, never)] == [5, 5]
     assert step.strict == [True, False, False] and undone == ["undone"]
     (sentence,) = messages
@@ -61,27 +61,38 @@ def test_a_refused_step_is_made_again_and_reported_once() -> None:
 
 def test_other_errors_pass() -> None:
     with pytest.raises(RuntimeError, match="out of memory"):
-        DeterministicStep(GPU, True, True, print)(Step("CUDA out of memory"), never)
+        DeterministicStep(GPU, True, half=True, masked=False, log=print)(Step("CUDA out of memory"), never)
     assert torch.is_deterministic_algorithms_warn_only_enabled()
 
 
-@pytest.mark.parametrize(("capability", "flash"), [((7, 5), True), ((8, 6), False)])
+@pytest.mark.parametrize(
+    ("capability", "half", "masked", "reason"),
+    [
+        ((7, 5), True, False, "needs compute capability 8.0, and this GPU has 7.5"),
+        ((7, 5), True, True, "needs compute capability 8.0, and this GPU has 7.5"),
+        ((8, 6), False, False, "needs half precision"),
+        ((12, 0), True, True, "takes no mask"),
+    ],
+)
 def test_without_flash_attention_it_is_reported_and_left(
-    capability: tuple[int, int], flash: bool, monkeypatch: pytest.MonkeyPatch
+    capability: tuple[int, int], half: bool, masked: bool, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """An RTX 2060 or 2080 in fp16 takes the memory-efficient kernel, as does any card in fp32 or with masks."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     step, messages = Step(), list[str]()
-    DeterministicStep(GPU, True, flash, messages.append)(step, never)
-    assert step.strict == [False] and "not be exact" in messages[0]
+    DeterministicStep(GPU, True, half=half, masked=masked, log=messages.append)(step, never)
+    (sentence,) = messages
+    assert step.strict == [False] and "not be exact" in sentence
+    assert "the memory-efficient kernel" in sentence and sentence.endswith(f"flash attention {reason}.")
 
 
 def test_who_does_not_want_it_gets_no_message() -> None:
     step, messages = Step(), list[str]()
-    DeterministicStep(GPU, False, True, messages.append)(step, never)
+    DeterministicStep(GPU, False, half=True, masked=False, log=messages.append)(step, never)
     assert step.strict == [False] and not messages
 
 
 def test_the_cpu_is_left_alone() -> None:
     step = Step()
-    DeterministicStep(torch.device("cpu"), True, True, print)(step, never)
+    DeterministicStep(torch.device("cpu"), True, half=True, masked=False, log=print)(step, never)
     assert step.strict == [False]

@@ -144,6 +144,20 @@ def test_on_a_base_of_four_bits_in_split_mode(
     assert "Split mode: 3 of 3 blocks" in output
 
 
+@pytest.mark.parametrize("precision", ["int8_w8a8", "fp8_w8a8"])
+def test_with_products_in_8_bits_in_split_mode(
+    precision: str, flux_run: Any, train_here: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trained, sampled and saved; T5 only stores 8 bits. The check of the file computes with decoded weights."""
+    run = flux_run(memory__base_precision=precision, memory__split_mode=True, memory__gradient_checkpointing=True)
+    assert train_here(run) == 0
+    saved = [event for event in read_events(run.events_path) if event.type == "saved"]
+    assert saved and saved[-1].get("difference") < 1e-2
+    output, stored = capsys.readouterr().out, precision.removesuffix("_w8a8")
+    assert f"transformer, base_precision {precision}: 4 in {stored}, 22 in {precision}; " in output
+    assert f"text_encoder_2, base_precision {stored}: " in output
+
+
 OTHER_KINDS: dict[str, dict[str, object]] = {
     "lokr": {"factor": 4}, "loha": {}, "glora": {}, "full": {}, "diag-oft": {"constraint": 0.01},
     "boft": {"network_dim": 64}, "ia3": {}, "lora": {"use_scalar": True},

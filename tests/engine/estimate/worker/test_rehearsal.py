@@ -25,6 +25,7 @@ TINY: dict[str, dict[str, Any]] = {
         "training": {"multires_noise_iterations": 4, "ip_noise_gamma": 0.1, "ip_noise_gamma_random_strength": True}
     },
     "pissa": {"network": {"init_lora_weights": "pissa", "tlora_min_rank": 1}},
+    **{name: {"memory": {"base_precision": name}} for name in ("int8", "int8_w8a8", "fp8_w8a8")},
     "split": {
         "dataset": {"resolution": 128},
         "memory": {"split_mode": True, "cache_text_encoder_outputs": True, "cache_latents": False},
@@ -122,6 +123,14 @@ def test_split_mode_and_eight_bits_at_a_higher_resolution(answers: Answers) -> N
     base, split = answers.need("base").breakdown, answers.need("split").breakdown
     assert split["activations"] > 3 * base["activations"]
     assert split["slots"] > 0 and split["optimizer"] < base["optimizer"]
+
+
+def test_products_in_eight_bits_take_no_more_than_codes_that_are_decoded(answers: Answers) -> None:
+    """A scale for each row instead of one for 64 values; what is quantised in a step is freed at once."""
+    stored = answers.need("int8").breakdown["weights"]
+    for name in ("int8_w8a8", "fp8_w8a8"):
+        assert 0.9 * stored < answers.need(name).breakdown["weights"] < stored
+        assert answers.need(name).allocated < answers.need("base").allocated
 
 
 def test_a_model_that_is_not_there(answers: Answers) -> None:
