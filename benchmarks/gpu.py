@@ -41,7 +41,7 @@ from engine.processes import trainer_environment
 MODELS = {"sd15": (512,), "sdxl": (1024,), "flux": (512, 1024)}
 """Family to resolutions."""
 BATCHES = (1, 4)
-WARM_UP, STEPS = 2, 8
+WARM_UP, STEPS = 4, 8
 _RECOMPUTED = {"gradient_checkpointing": True}
 RUNGS: dict[str, dict[str, Any]] = {
     "none": {},
@@ -57,6 +57,8 @@ RUNGS: dict[str, dict[str, Any]] = {
     "split fp8": {**_RECOMPUTED, "split_mode": True, "base_precision": "fp8"},
     "all": {**_RECOMPUTED, "cpu_offload_checkpointing": True, "split_mode": True, "base_precision": "nf4"},
     "compiled": {"torch_compile": True},
+    "graphs": {"cuda_graphs": "on"},
+    "graphs checkpointed": {**_RECOMPUTED, "cuda_graphs": "on"},
     "in any order": {**_RECOMPUTED, "deterministic": False},
 }
 """The ladder: `[memory]`; -1 blocks are half of them."""
@@ -120,6 +122,7 @@ def measure(config: RunConfig, recognition: Any, device: str, steps: int = STEPS
     from engine.training.attention import CudnnAttention
     from engine.training.exactness import DeterministicStep, device_abilities, set_determinism
     from engine.training.flat_update import update_layout
+    from engine.training.graphs import CudaCapturer, GraphedPasses
     from engine.training.optimizers import build_optimizer
     from engine.training.prepare import build_network, place_for_training
     from engine.training.step import objective_for
@@ -150,14 +153,24 @@ def measure(config: RunConfig, recognition: Any, device: str, steps: int = STEPS
     attention = CudnnAttention(torch.device(device), able, half=cuda, in_any_order=not strict, log=print)
     attention.probe({shape: partial(loss_of, model, network, objective, batch)})
 
+    def passes(batch: Any, parts: int) -> Any:
+        loss = loss_of(model, network, objective, batch)
+        (loss / parts).backward()
+        return loss.detach()
+
+    compute = passes
+    if cuda and config.memory.cuda_graphs != "off":
+        assert layout.flat is not None
+        memory = layout.flat.memory()
+        compute = GraphedPasses(passes, memory, CudaCapturer(), print, exact=strict, settle=lambda: None)
+
     def step() -> None:
         with attention.allowed_for([shape]):
             deterministic(update, layout.clear)
 
     def update() -> None:
         with layout.step:
-            loss = loss_of(model, network, objective, batch)
-            loss.backward()
+            loss = compute(batch, 1)
             layout.collect()
         torch.nn.utils.clip_grad_norm_(layout.holders, 1.0)
         optimizer.step()

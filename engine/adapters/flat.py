@@ -143,6 +143,11 @@ class FlatParameters:
         else:
             self._sums = None
 
+    def memory(self) -> list[Tensor]:
+        """What a backward pass adds to, in memory that stays in place."""
+        tensors = {id(tensor): tensor for tensor in (self.gradients, self._sums) if tensor is not None}
+        return list(tensors.values())
+
     # --- a state's file, which has each parameter by itself
 
     def by_parameter(self, group: int, values: Tensor) -> list[Tensor]:

@@ -33,6 +33,7 @@ ADDED: Mapping[str, tuple[str, ...]] = {
     ),
     "flux": LAYER_SETTINGS,
     "saving": ("key_format",),
+    "memory": ("cuda_graphs",),
 }
 """Table to settings that earlier versions lacked: at their default they are not part of a digest, so that states of
 older runs still match."""

@@ -22,6 +22,7 @@ from engine.config.network import NetworkTable
 from engine.config.training import TrainingTable
 from engine.config.values import (
     BasePrecision,
+    CudaGraphs,
     Device,
     Interval,
     KeyFormat,
@@ -162,6 +163,13 @@ class MemoryTable(Table):
         False,
         "Compile blocks",
         "Compile each block for the GPU: faster steps after some slow ones at the start.",
+        advanced=True,
+    )
+    cuda_graphs: CudaGraphs = setting(
+        "off",
+        "CUDA graphs",
+        "Start a step's operations all at once, from a recording of an earlier one: faster where the card waits for "
+        "the processor. auto: in runs of 200 steps and more. Not used where a recording gives other values.",
         advanced=True,
     )
     deterministic: bool = setting(

@@ -40,10 +40,18 @@ _NO_MATTER = {
         "base_weights_multiplier",
     },
     "network": {"network_alpha", "conv_alpha", "network_weights", "rs_lora"},
-    "memory": {"device", "mixed_precision", "on_oom", "cache_dir", "num_cpu_threads_per_process", "torch_compile"},
+    "memory": {
+        "device",
+        "mixed_precision",
+        "on_oom",
+        "cache_dir",
+        "num_cpu_threads_per_process",
+        "torch_compile",
+        "cuda_graphs",
+    },
 }
 """Settings that do not change any size, or that are elsewhere in the key: precision, image sizes, the batch."""
-_TRAINING = {"gradient_accumulation_steps", "optimizer_type", "optimizer_args", "max_grad_norm"}
+_TRAINING = {"gradient_accumulation_steps", "optimizer_type", "optimizer_args", "max_grad_norm", "kohya_exact"}
 """Settings of `[training]` that change the memory; of learning rates only whether they are 0."""
 _IN_WORKLOAD = {"dataset", "sampling", "saving"}
 """Tables whose settings count by the workload; those of one family that are left are in the key as they are."""

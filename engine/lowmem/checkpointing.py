@@ -127,7 +127,7 @@ class _Recomputed(torch.autograd.Function):
             None if here else _OnHost(arg) if moved else arg
             for arg, here, moved in zip(args, ctx.here, away, strict=True)
         ]
-        return module(*args)
+        return module(*(arg.detach() if isinstance(arg, Tensor) else arg for arg in args))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:

@@ -71,6 +71,11 @@ class BatchLoader:
             self._next = following, self._thread.submit(self._prepare_ahead, following)
         return finish()
 
+    def settle(self) -> None:
+        """Wait until the thread is done with the batch that it prepares."""
+        if self._next is not None:
+            wait([self._next[1]])
+
     def discard(self) -> None:
         """Throw away what is prepared ahead."""
         ahead, self._next = self._next, None

@@ -14,12 +14,14 @@ from engine.config import RunConfig
 from engine.families.base import Model
 from engine.training.batch_source import Batch
 from engine.training.flow import FlowObjective
+from engine.training.graphs import Capturer, GraphedPasses
 from engine.training.loader import BatchLoader
 from engine.training.objective import DiffusionObjective, Objective
 from engine.training.prepare import Prepared
 from engine.training.ranks import Ranks
 from engine.training.seeds import derive
 from engine.training.train_state import TrainState
+from engine.types import Log
 
 
 class TrainStep:
@@ -34,6 +36,7 @@ class TrainStep:
         self.batches, self.model, self.accelerator = prepared.batches, prepared.model, prepared.accelerator
         self.state, self.ranks, self.objective = state, ranks, objective
         self.loader = BatchLoader(prepared.batches, objective, prepared.accelerator.device)
+        self.graphs: GraphedPasses | None = None
         self.grad_norm = math.nan
         """Of the last update whose loss was finite, before clipping."""
         self.used_rates: dict[str, float] = {}
@@ -52,8 +55,11 @@ class TrainStep:
         total = torch.zeros((), device=self.accelerator.device)
         with self.state.layout.step:
             for micro, indices in enumerate(batches):
-                loss = self.loss(micro, indices)
-                self.accelerator.backward(loss / accumulation)
+                if self.graphs is None:
+                    loss = self.loss(micro, indices)
+                    self.accelerator.backward(loss / accumulation)
+                else:
+                    loss = self.graphs(self.loader.load(self.state.step, micro), accumulation)
                 self.state.layout.collect()
                 total += loss.detach() / len(batches)
         mean = self.ranks.mean(total)
@@ -69,15 +75,31 @@ class TrainStep:
         seed, rank = self.state.config.training.seed, self.batches.rank
         step = self.state.step if step is None else step
         torch.manual_seed(derive(seed, "dropout", step, micro, rank))
+        return self._loss_of(self.loader.load(step, micro))
+
+    def _loss_of(self, batch: Batch) -> Tensor:
         return batch_loss(
             self.model,
             self.objective,
-            self.loader.load(step, micro),
+            batch,
             network=self.state.network,
             uncached_encoders=self.batches.uncached_encoders,
             trained=self.state.components,
             autocast=self.prepared.autocast(),
         )
+
+    def use_graphs(self, capturer: Capturer, log: Log, *, exact: bool) -> None:
+        """Launch the passes of batches as graphs; see `engine.training.graphs.GraphedPasses`."""
+        flat = self.state.layout.flat
+        assert flat is not None
+
+        def compute(batch: Batch, parts: int) -> Tensor:
+            loss = self._loss_of(batch)
+            (loss / parts).backward()  # type: ignore[no-untyped-call]
+            return loss.detach()
+
+        graphs = GraphedPasses(compute, flat.memory(), capturer, log, exact=exact, settle=self.loader.settle)
+        self.graphs, self.state.before_evaluation = graphs, graphs.release
 
     def _clip(self) -> None:
         limit, parameters = self.state.config.training.max_grad_norm, self.state.layout.holders

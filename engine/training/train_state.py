@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -70,6 +71,8 @@ class TrainState:
         self.schedule = build_schedule(training, self.built, self.plan.max_train_steps * self.steps_per_update)
         self.optimizer = accelerator.prepare_optimizer(self.built.optimizer)
         self.scaler = accelerator.scaler
+        self.before_evaluation: Callable[[], None] = lambda: None
+        """Called when the training gives way to another phase, which may need its memory."""
         self.weights_consistent = False
         """Whether the weights match `step`: not during a restore and during the optimizer's step."""
 
@@ -128,6 +131,8 @@ class TrainState:
 
     def train(self, mode: bool = True) -> None:
         """Switch dropouts on or off, the adapter's too, and schedule-free weights between training and inference."""
+        if not mode:
+            self.before_evaluation()
         for component in self._components.values():
             component.train(mode)
         # In training a LoRA computes in the base's number format, else in float32.

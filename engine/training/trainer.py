@@ -27,6 +27,7 @@ from engine.training.changes import Changes
 from engine.training.checkpoints import CheckpointStore
 from engine.training.exactness import DeterministicStep, device_abilities
 from engine.training.first_values import set_first_values
+from engine.training.graphs import CudaCapturer, why_not
 from engine.training.kept_caches import keep_small_caches
 from engine.training.loggers import start_loggers
 from engine.training.oom import free_memory, shortage_of
@@ -110,6 +111,7 @@ class Trainer:
         except Stopped:
             self.session.log(f"Stopped before the first step ({self.session.stop_reason}).")
             return False
+        self._use_graphs()
         if self.attention.wanted:
             self.attention.probe(self._forward_passes())
         self.outputs.resume()
@@ -161,6 +163,25 @@ class Trainer:
         if self.state.config.training.early_stop:
             self._end_early()
         return True
+
+    def _use_graphs(self) -> None:
+        """Launch steps as CUDA graphs, if the settings say so and the run allows it."""
+        config, state = self.state.config, self.state
+        if config.memory.cuda_graphs == "off":
+            return
+        reason = why_not(
+            config,
+            state.layout,
+            device=self.device,
+            updates=state.plan.max_train_steps - self.step,
+            processes=self.ranks.size,
+            scaled=state.scaler is not None,
+            encoders=self.batches.uncached_encoders,
+        )
+        if reason:
+            self.session.log(f"Training steps are not launched as CUDA graphs: {reason}.")
+        else:
+            self.train_step.use_graphs(CudaCapturer(), self.session.log, exact=config.memory.deterministic)
 
     def _forward_passes(self) -> dict[BatchShape, Callable[[], object]]:
         """Each shape of a batch in the rest of the run, with the forward pass of the first one."""

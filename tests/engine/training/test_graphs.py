@@ -1,0 +1,200 @@
+"""Passes from a recording: what is recorded when, and that a run with recordings is the run without them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.config import RunConfig
+from engine.exit_codes import ExitCode
+from engine.runs import RunDir, read_events
+from engine.training.batch_source import Batch
+from engine.training.flat_update import update_layout
+from engine.training.graphs import LIMIT, WARM_UP, GraphedPasses, Pass, why_not
+from engine.training.objective import Noise
+from engine.training.trainer import Trainer
+from tests.engine.training.conftest import MakeRun
+from tests.small_denoisers import SMALL
+
+
+class Recorder:
+    """Stands in for CUDA graphs: a recording computes nothing, a replay gives its loss in the same memory each time."""
+
+    def __init__(self, spoil: Callable[[Tensor], Tensor] = lambda loss: loss, refuse: str = "") -> None:
+        self.recordings = self.replays = self.releases = 0
+        self._spoil, self._refuse = spoil, refuse
+
+    def capture(self, compute: Pass) -> Pass:
+        if self._refuse:
+            raise RuntimeError(self._refuse)
+        self.recordings += 1
+        memory = torch.zeros(())
+
+        def replay() -> Tensor:
+            self.replays += 1
+            return memory.copy_(self._spoil(compute()))
+
+        return replay
+
+    def release(self) -> None:
+        self.releases += 1
+
+
+class Sums:
+    """Passes that add the latents to a gradient; they note the memory of their input."""
+
+    def __init__(self, recorder: Recorder, *, exact: bool = True) -> None:
+        self.gradient, self.messages, self.inputs = torch.zeros(3), list[str](), list[int]()
+        self.passes = GraphedPasses(
+            self.compute, [self.gradient], recorder, self.messages.append, exact=exact, settle=lambda: None
+        )
+
+    def compute(self, batch: Batch, parts: int) -> Tensor:
+        self.inputs.append(batch.latents.data_ptr())
+        self.gradient += batch.latents.sum() / parts
+        return batch.latents.mean()
+
+    def run(self, values: list[float], *, width: int = 2, parts: int = 1) -> list[float]:
+        return [float(self.passes(batch(value, width), parts)) for value in values]
+
+
+def batch(value: float, width: int = 2, *, mask: bool = False) -> Batch:
+    latents = torch.full((1, 4, 2, width), value)
+    return Batch(
+        latents=latents,
+        noise=Noise(torch.zeros_like(latents), torch.tensor([5]), None),
+        captions=["a"],
+        tokens={},
+        text={"states": torch.zeros(1, 2)},
+        weights=torch.ones(1),
+        mask=torch.ones(1, 1, 2, width) if mask else None,
+        sizes=torch.zeros(1, 6),
+    )
+
+
+def test_a_shape_is_recorded_after_some_passes_and_then_replayed_on_its_own_memory() -> None:
+    recorder = Recorder()
+    sums, values = Sums(recorder), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    assert sums.run(values) == values
+    assert torch.equal(sums.gradient, torch.full((3,), sum(values) * 16))
+    assert recorder.recordings == 1 and recorder.replays == len(values) - WARM_UP
+    assert len(set(sums.inputs[WARM_UP:])) == 1
+    assert sums.messages == ["Training steps are launched as CUDA graphs, one for each shape of a batch."]
+
+
+def test_every_shape_and_every_number_of_batches_has_a_recording_of_its_own() -> None:
+    recorder = Recorder()
+    sums = Sums(recorder)
+    for _ in range(WARM_UP + 2):
+        sums.run([1.0])
+        sums.run([1.0], width=3)
+        sums.run([1.0], parts=2)
+        sums.passes(batch(1.0, mask=True), 1)
+    assert recorder.recordings == 4 and len(sums.messages) == 1
+
+
+def test_only_so_many_shapes_are_recorded() -> None:
+    recorder = Recorder()
+    sums = Sums(recorder)
+    for width in range(1, LIMIT + 4):
+        assert sums.run([2.0] * (WARM_UP + 2), width=width) == [2.0] * (WARM_UP + 2)
+    assert recorder.recordings == LIMIT
+
+
+@pytest.mark.parametrize(
+    ("recorder", "exact", "reason"),
+    [
+        (Recorder(lambda loss: loss + 1e-6), True, "a replay did not give the same bytes"),
+        (Recorder(lambda loss: loss * 1.1), False, "a replay gave other values"),
+        (Recorder(lambda loss: loss * torch.nan), False, "a replay gave other values"),
+        (Recorder(refuse="operation not permitted when stream is capturing\nmore"), True,
+         "operation not permitted when stream is capturing"),
+        (Recorder(refuse="CUDA out of memory."), True, "there is not enough memory"),
+    ],
+)  # fmt: skip
+def test_without_a_right_recording_the_run_goes_on_and_says_so_once(
+    recorder: Recorder, exact: bool, reason: str
+) -> None:
+    sums, values = Sums(recorder, exact=exact), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    assert sums.run(values) == values
+    assert sums.run(values, width=3) == values
+    assert torch.equal(sums.gradient, torch.full((3,), sum(values) * (16 + 24)))
+    assert sums.messages == [f"Training steps are not launched as CUDA graphs: {reason}."]
+    assert recorder.recordings <= 1
+
+
+def test_kernels_in_any_order_may_differ_a_little() -> None:
+    recorder = Recorder(lambda loss: loss * 1.001)
+    sums = Sums(recorder, exact=False)
+    sums.run([1.0] * (WARM_UP + 3))
+    assert recorder.replays == 3
+
+
+def test_another_phase_gets_the_memory_and_the_next_batch_is_recorded_anew() -> None:
+    recorder = Recorder()
+    sums = Sums(recorder)
+    sums.passes.release()
+    assert recorder.releases == 0
+    sums.run([1.0] * (WARM_UP + 2))
+    sums.passes.release()
+    sums.passes.release()
+    assert recorder.releases == 1
+    assert sums.run([3.0, 4.0]) == [3.0, 4.0] and recorder.recordings == 2
+
+
+REASONS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({}, {}, ""),
+    ({}, {"device": torch.device("cpu")}, "it is a run on the CPU"),
+    ({}, {"updates": 100}, "the run has fewer than 200 steps"),
+    ({"memory": {"cuda_graphs": "on"}}, {"updates": 100}, ""),
+    ({}, {"processes": 2}, "several processes train"),
+    ({"memory": {"split_mode": True}}, {}, "split mode moves the weights"),
+    ({"memory": {"cpu_offload_checkpointing": True}}, {}, "activations are in the host's memory"),
+    ({"memory": {"cache_latents": False}}, {}, "images are encoded in each step"),
+    ({}, {"encoders": ["text_encoder"]}, "text encoders run in each step"),
+    ({"network": {"rank_dropout": 0.1}}, {}, "dropouts draw random numbers in each step"),
+    ({}, {"scaled": True}, "fp16 scales the loss in each step"),
+    ({"training": {"kohya_exact": True}}, {}, "kohya_exact computes under autocast"),
+    ({"training": {"optimizer_type": "pytorch_optimizer.Lamb"}}, {},
+     "gradients have no memory that stays in place"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tables", "facts", "reason"), REASONS)
+def test_which_runs_are_recorded(tables: dict[str, Any], facts: dict[str, Any], reason: str) -> None:
+    values = {**tables, "memory": {"cuda_graphs": "auto", **tables.get("memory", {})}}
+    config = RunConfig().changed(**values)
+    layout = update_layout(SMALL["unet"]().climb().network, config, torch.bfloat16)
+    usual = {"device": torch.device("cuda"), "updates": 1000, "processes": 1, "scaled": False, "encoders": []}
+    assert why_not(config, layout, **{**usual, **facts}) == reason  # type: ignore[arg-type]
+
+
+def test_a_run_from_recordings_is_the_run_without_them(
+    make_run: MakeRun, train_here: Callable[[RunDir], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With accumulation, a shorter last update of an epoch, and samples between."""
+    settings = {
+        "network__network_train_unet_only": True,
+        "memory__cache_text_encoder_outputs": True,
+        "training__gradient_accumulation_steps": 2,
+        "training__max_train_steps": 20,
+        "sampling__sample_every_n_steps": 16,
+    }
+    recorder, results = Recorder(), []
+    plain = make_run("plain", **settings)
+    assert train_here(plain) == ExitCode.DONE
+    monkeypatch.setattr(
+        Trainer, "_use_graphs", lambda self: self.train_step.use_graphs(recorder, self.session.log, exact=True)
+    )
+    recorded = make_run("recorded", **settings)
+    assert train_here(recorded) == ExitCode.DONE
+    for run in (plain, recorded):
+        steps = [event for event in read_events(run.events_path) if event.type == "step"]
+        losses = [(event.data["step"], event.data["loss"], event.data["grad_norm"]) for event in steps]
+        results.append((losses, run.lora_path().read_bytes()))
+    assert len(results[0][0]) == 20 and results[0] == results[1]
+    assert recorder.recordings >= 2 and recorder.releases > 0 and recorder.replays > 8
