@@ -162,7 +162,7 @@ def measure(config: RunConfig, recognition: Any, device: str, steps: int = STEPS
     if cuda and config.memory.cuda_graphs != "off":
         assert layout.flat is not None
         memory = layout.flat.memory()
-        compute = GraphedPasses(passes, memory, CudaCapturer(), print, exact=strict, settle=lambda: None)
+        compute = GraphedPasses(passes, memory, CudaCapturer(), print, exact=strict, wait=lambda: None)
 
     def step() -> None:
         with attention.allowed_for([shape]):

@@ -5,6 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 
 
-def is_one_of(module: object, names: Collection[str]) -> bool:
+def has_class(module: object, names: Collection[str]) -> bool:
     """Whether it is of a class with such a name, or of one derived from it, as the lean blocks are."""
     return any(own.__name__ in names for own in type(module).__mro__)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.lowmem.classes import is_one_of
+from engine.lowmem.classes import has_class
 from engine.lowmem.frozen import FrozenLayer
 from engine.out_of_memory import is_out_of_memory
 from engine.types import Log
@@ -51,7 +51,7 @@ def _units(block: nn.Module) -> Iterator[nn.Module]:
         yield block
         return
     for module in block.modules():
-        if is_one_of(module, ("ResnetBlock2D", "BasicTransformerBlock")):
+        if has_class(module, ("ResnetBlock2D", "BasicTransformerBlock")):
             yield module
 
 

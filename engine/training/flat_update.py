@@ -59,7 +59,7 @@ class UpdateLayout:
             self.flat.clear()
 
     def by_parameter(self, saved: Mapping[str, Any]) -> dict[str, Any]:
-        """An optimizer's `state_dict`, with an entry for each parameter of the network in place of joined ones."""
+        """An optimizer's `state_dict`, with an entry for each parameter of the network instead of joined ones."""
         return self._renumbered(saved, self._split)
 
     def as_joined(self, saved: Mapping[str, Any]) -> dict[str, Any]:

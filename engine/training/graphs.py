@@ -79,12 +79,12 @@ class GraphedPasses:
     """Computes batches: the first ones of each shape one operation after the other, then from a graph.
 
     The first replay of a graph is compared with the same pass without it. If it differs, or if a pass cannot be
-    captured, the run goes on without graphs, which is logged once.
+    captured, the run continues without graphs, which is logged once.
 
     Args:
         gradients: the memory that passes add to.
         exact: whether kernels add in a fixed order, so that a replay gives the same bytes.
-        settle: waits until no other thread uses the device.
+        wait: waits until no other thread uses the device.
     """
 
     def __init__(
@@ -95,13 +95,13 @@ class GraphedPasses:
         log: Log,
         *,
         exact: bool,
-        settle: Callable[[], None],
+        wait: Callable[[], None],
     ) -> None:
         self._compute, self._gradients, self._capturer, self._log = compute, list(gradients), capturer, log
-        self._exact, self._settle = exact, settle
+        self._exact, self._wait = exact, wait
         self._passes: dict[Any, int] = {}
         self._captured: dict[Any, tuple[Batch, Pass]] = {}
-        self._is_given_up = self._is_reported = False
+        self._is_refused = self._is_reported = False
 
     def __call__(self, batch: Batch, parts: int) -> Tensor:
         """The loss of the batch, which may change at the next call; its gradients are added.
@@ -116,7 +116,7 @@ class GraphedPasses:
             for own, new in zip(static.tensors(), batch.tensors(), strict=True):
                 own.copy_(new)
             return replay()
-        if self._is_given_up or self._passes[key] <= WARM_UP or len(self._captured) == LIMIT:
+        if self._is_refused or self._passes[key] <= WARM_UP or len(self._captured) == LIMIT:
             return self._compute(batch, parts)
         return self._capture(key, batch, parts)
 
@@ -133,7 +133,7 @@ class GraphedPasses:
         after = [gradient.clone() for gradient in self._gradients]
         problem = ""
         try:
-            self._settle()
+            self._wait()
             replay = self._capturer.capture(lambda: self._compute(static, parts))
             _set(self._gradients, before)
             problem = self._difference([replay(), *self._gradients], [loss, *after])
@@ -146,7 +146,7 @@ class GraphedPasses:
                 self._log("Training steps are launched as CUDA graphs, one for each shape of a batch.")
             return loss
         _set(self._gradients, after)
-        self._is_given_up = True
+        self._is_refused = True
         self.release()
         self._log(f"Training steps are not launched as CUDA graphs: {problem}.")
         return loss

@@ -71,7 +71,7 @@ class BatchLoader:
             self._next = following, self._thread.submit(self._prepare_ahead, following)
         return finish()
 
-    def settle(self) -> None:
+    def wait(self) -> None:
         """Wait until the thread is done with the batch that it prepares."""
         if self._next is not None:
             wait([self._next[1]])

@@ -1,4 +1,4 @@
-"""benchmarks/launches.py: what it counts on a tiny model, and how many operations a step of real size may start."""
+"""benchmarks/launches.py: what it counts on a tiny model, and how many operations a full-size step may start."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_step_starts_fewer_operations_than_a_plain_one_and_waits_for_nothing(t
 @pytest.mark.parametrize(
     ("case", "ceiling"), [("sd15", 2500), ("sdxl", 7700), ("sdxl-checkpointed", 10500), ("flux", 9100)]
 )
-def test_a_step_of_real_size_starts_at_most_so_many_operations(case: str, ceiling: int) -> None:
+def test_a_full_size_step_starts_at_most_so_many_operations(case: str, ceiling: int) -> None:
     kinds = counted(case, "ours")
     aside = ("host copy", "read by the host")
     assert 0 < sum(number for kind, number in kinds.items() if not kind.endswith(aside)) <= ceiling

@@ -44,7 +44,7 @@ def trained(kind: str, *, graphs: bool, **memory: Any) -> tuple[list[float], Ten
         return loss.detach()
 
     passes = GraphedPasses(
-        compute, layout.flat.memory(), CudaCapturer(), messages.append, exact=True, settle=lambda: None
+        compute, layout.flat.memory(), CudaCapturer(), messages.append, exact=True, wait=lambda: None
     )
     losses = []
     for update in range(UPDATES):

@@ -16,7 +16,7 @@ from engine.errors import ModelError
 from engine.families.base import Family
 from engine.families.layer_names import DENOISER
 from engine.families.registry import family_named, recognise
-from engine.lowmem.classes import is_one_of
+from engine.lowmem.classes import has_class
 from engine.models.fp8 import dequantize_fp8, scale_of
 from engine.models.header import read_header
 from engine.models.loading import PartSource, TensorSource, meta_module, open_tensors
@@ -181,7 +181,7 @@ def _kinds(family: Family, module: nn.Module) -> Iterator[tuple[str, str]]:
     """Module paths inside the classes that Kohya trains."""
     for kind, classes in (("convolution", family.spec.conv_classes), ("attention", family.spec.lora_classes)):
         for parent_path, parent in module.named_modules():
-            if is_one_of(parent, classes):
+            if has_class(parent, classes):
                 yield from ((f"{parent_path}.{path}", kind) for path, _ in parent.named_modules() if path)
 
 

@@ -8,7 +8,7 @@ from itertools import groupby
 
 from torch import nn
 
-from engine.lowmem.classes import is_one_of
+from engine.lowmem.classes import has_class
 from engine.types import LoraTarget
 
 ATTENTION = {"Transformer2DModel"}
@@ -45,7 +45,7 @@ def norm_targets(unet: nn.Module, name: Callable[[str], str], *, conv: bool) -> 
     return [
         LoraTarget("unet", f"{parent_path}.{path}", name(f"{parent_path}.{path}"), "norm")
         for parent_path, parent in unet.named_modules()
-        if is_one_of(parent, classes)
+        if has_class(parent, classes)
         for path, child in parent.named_modules()
         if isinstance(child, nn.LayerNorm | nn.GroupNorm)
     ]
@@ -55,7 +55,7 @@ def _inside(root: nn.Module, component: str, classes: set[str], name: Callable[[
     """Every linear layer and convolution inside the named classes."""
     targets = []
     for parent_path, parent in root.named_modules():
-        if not is_one_of(parent, classes):
+        if not has_class(parent, classes):
             continue
         for child_path, child in parent.named_modules():
             path = f"{parent_path}.{child_path}"

@@ -137,8 +137,10 @@ LIVE = {**QUICK, "training__max_train_steps": 6, "saving__save_state_every_n_ste
 
 def act_in_the_child() -> None:
     """A rate at step 1 and captions at step 2; killed before the next state."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr("engine.runs.control.POLL_SECONDS", 0.0)  # as `commands_at_once`
     during(
-        pytest.MonkeyPatch(),
+        patch,
         {
             1: setting("training.unet_lr", 2e-4),
             2: setting("dataset.caption_dropout_rate", 0.5),

@@ -73,15 +73,15 @@ def trained(config: RunConfig, *, flat: bool, saved: dict[str, Any] | None = Non
     return parameters, state
 
 
-def same(one: Any, other: Any) -> bool:
+def same(first: Any, second: Any) -> bool:
     """Equal up to the rounding of the norm, which is summed in another order; Prodigy's rate depends on sums too."""
-    if isinstance(one, torch.Tensor):
-        return one.shape == other.shape and torch.allclose(one, other, rtol=1e-4, atol=1e-6)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == pytest.approx(other, rel=1e-4) if isinstance(one, float) else one == other)
+    if isinstance(first, torch.Tensor):
+        return first.shape == second.shape and torch.allclose(first, second, rtol=1e-4, atol=1e-6)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    return bool(first == pytest.approx(second, rel=1e-4) if isinstance(first, float) else first == second)
 
 
 @pytest.mark.parametrize("optimizer", IN_PLACE)

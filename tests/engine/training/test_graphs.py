@@ -24,9 +24,9 @@ from tests.small_denoisers import SMALL
 class Recorder:
     """Stands in for CUDA graphs: a recording computes nothing, a replay gives its loss in the same memory each time."""
 
-    def __init__(self, spoil: Callable[[Tensor], Tensor] = lambda loss: loss, refuse: str = "") -> None:
+    def __init__(self, damage: Callable[[Tensor], Tensor] = lambda loss: loss, refuse: str = "") -> None:
         self.recordings = self.replays = self.releases = 0
-        self._spoil, self._refuse = spoil, refuse
+        self._damage, self._refuse = damage, refuse
 
     def capture(self, compute: Pass) -> Pass:
         if self._refuse:
@@ -36,7 +36,7 @@ class Recorder:
 
         def replay() -> Tensor:
             self.replays += 1
-            return memory.copy_(self._spoil(compute()))
+            return memory.copy_(self._damage(compute()))
 
         return replay
 
@@ -50,7 +50,7 @@ class Sums:
     def __init__(self, recorder: Recorder, *, exact: bool = True) -> None:
         self.gradient, self.messages, self.inputs = torch.zeros(3), list[str](), list[int]()
         self.passes = GraphedPasses(
-            self.compute, [self.gradient], recorder, self.messages.append, exact=exact, settle=lambda: None
+            self.compute, [self.gradient], recorder, self.messages.append, exact=exact, wait=lambda: None
         )
 
     def compute(self, batch: Batch, parts: int) -> Tensor:
@@ -116,7 +116,7 @@ def test_only_so_many_shapes_are_recorded() -> None:
         (Recorder(refuse="CUDA out of memory."), True, "there is not enough memory"),
     ],
 )  # fmt: skip
-def test_without_a_right_recording_the_run_goes_on_and_says_so_once(
+def test_without_a_right_recording_the_run_continues_and_logs_that_once(
     recorder: Recorder, exact: bool, reason: str
 ) -> None:
     sums, values = Sums(recorder, exact=exact), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
