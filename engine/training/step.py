@@ -54,9 +54,9 @@ class TrainStep:
         accumulation = training.gradient_accumulation_steps if training.kohya_exact else len(batches)
         total = torch.zeros((), device=self.accelerator.device)
         with self.state.layout.step:
-            for micro, indices in enumerate(batches):
+            for micro in range(len(batches)):
                 if self.graphs is None:
-                    loss = self.loss(micro, indices)
+                    loss = self.loss(micro)
                     self.accelerator.backward(loss / accumulation)
                 else:
                     loss = self.graphs(self.loader.load(self.state.step, micro), accumulation)
@@ -69,7 +69,7 @@ class TrainStep:
         self._clip()
         return mean, "" if self._apply() else f"gradient norm {self.grad_norm}"
 
-    def loss(self, micro: int, indices: list[int], step: int | None = None) -> Tensor:
+    def loss(self, micro: int, step: int | None = None) -> Tensor:
         """Mean weighted loss of one micro-batch of update `step` (None: the next one), on which alone its random
         numbers depend."""
         seed, rank = self.state.config.training.seed, self.batches.rank

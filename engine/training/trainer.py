@@ -187,9 +187,8 @@ class Trainer:
         """Each shape of a batch in the rest of the run, with the forward pass of the first one."""
         passes: dict[BatchShape, Callable[[], object]] = {}
         for step in range(self.step, self.state.plan.max_train_steps):
-            batches = zip(self.batches.shapes(step), self.batches.micro_batches(step), strict=True)
-            for micro, (shape, indices) in enumerate(batches):
-                passes.setdefault(shape, partial(self.train_step.loss, micro, indices, step))
+            for micro, shape in enumerate(self.batches.shapes(step)):
+                passes.setdefault(shape, partial(self.train_step.loss, micro, step))
         return passes
 
     def _encode_missing(self) -> bool:

@@ -125,8 +125,8 @@ def test_the_last_update_of_an_epoch_is_divided_by_the_full_number(
     drawn: list[torch.Tensor] = []
     loss_of, backward, batch_of = TrainStep.loss, Accelerator.backward, BatchSource.batch
 
-    def loss(self: TrainStep, micro: int, indices: list[int]) -> torch.Tensor:
-        value = loss_of(self, micro, indices)
+    def loss(self: TrainStep, micro: int) -> torch.Tensor:
+        value = loss_of(self, micro)
         losses.append(value.item())
         return value
 

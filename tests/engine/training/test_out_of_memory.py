@@ -163,11 +163,11 @@ def test_the_saved_step_is_the_same_as_without_running_out(
     assert train_here(straight) == ExitCode.DONE
     loss, calls = TrainStep.loss, []
 
-    def failing(self: TrainStep, micro: int, indices: list[int]) -> torch.Tensor:
+    def failing(self: TrainStep, micro: int) -> torch.Tensor:
         calls.append(micro)
         if len(calls) == 4:
             no_memory()
-        return loss(self, micro, indices)
+        return loss(self, micro)
 
     with monkeypatch.context() as broken:
         broken.setattr(TrainStep, "loss", failing)

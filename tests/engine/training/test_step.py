@@ -20,8 +20,9 @@ from engine.training.step import TrainStep
 class Times(TrainStep):
     """Its loss is the one weight, 1.0, times the number of the batch; those of `FACTORS` are not finite."""
 
-    def loss(self, micro: int, indices: list[int]) -> torch.Tensor:
-        return self.state.parameters[0].sum() * indices[0] * FACTORS.get(indices[0], 1.0)
+    def loss(self, micro: int, step: int | None = None) -> torch.Tensor:
+        (number,) = self.batches.micro_batches(self.state.step)[micro]
+        return self.state.parameters[0].sum() * number * FACTORS.get(number, 1.0)
 
 
 FACTORS = {7: math.nan, 8: math.inf}
