@@ -161,8 +161,7 @@ def measure(config: RunConfig, recognition: Any, device: str, steps: int = STEPS
     compute = passes
     if cuda and config.memory.cuda_graphs != "off":
         assert layout.flat is not None
-        memory = layout.flat.memory()
-        compute = GraphedPasses(passes, memory, CudaCapturer(), print, exact=strict, wait=lambda: None)
+        compute = GraphedPasses(passes, layout.flat.memory, CudaCapturer(), print, exact=strict, wait=lambda: None)
 
     def step() -> None:
         with attention.allowed_for([shape]):

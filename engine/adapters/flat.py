@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,17 +19,18 @@ _ALIGNED = 64
 """Values: each parameter starts at a multiple of it. Matrix products are fast from multiples of 16 bytes on."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Slot:
-    """Where the two matrices of a layer are: their values in the base's number format, and their gradients."""
+    """Where the two matrices of a layer are, and their gradients; set from a step to the next `release`."""
 
     flat: FlatParameters
-    down: Tensor
-    """[r, in] or [r, in, k, k]."""
-    up: Tensor
-    """[out, r] or [out, r, 1, 1]."""
-    down_gradient: Tensor
-    up_gradient: Tensor
+    parameters: tuple[nn.Parameter, nn.Parameter]
+    """Down [r, in] or [r, in, k, k] and up [out, r] or [out, r, 1, 1]."""
+    down: Tensor = field(init=False)
+    """The values, in the base's number format."""
+    up: Tensor = field(init=False)
+    down_gradient: Tensor = field(init=False)
+    up_gradient: Tensor = field(init=False)
 
 
 class FlatParameters:
@@ -60,14 +62,18 @@ class FlatParameters:
                 parameter.data = view
         self.groups = [nn.Parameter(self.masters[first:last]) for first, last in self._bounds]
         """The values of each group. Between `collect` and `clear` they have gradients."""
-        self.values = self.masters
-        """What slots compute from; for a base in half precision another tensor, as soon as there is a slot."""
-        self._sums: Tensor | None = None if dtype != torch.float32 else torch.zeros_like(self.masters)
-        """The gradients of an update, float32."""
-        self.gradients = self._sums
-        """Of the slots, in the number format of `values`; float32: the same tensor."""
-        self._by_parameter: set[int] = set()
+        self._slots: list[Slot] = []
+        self._by_parameter: list[nn.Parameter] = []
+        self.values: Tensor | None = None
+        """What slots compute from; for a base in float32 the masters."""
+        self.gradients: Tensor | None = None
+        """Of the slots, in the same number format."""
+        self._sums: Tensor | None = None
+        """The gradients of an update, float32; for a base in float32 the same tensor."""
+        self._is_allocated = False
         self.is_in_step = False
+        self.joints: dict[int, Any] = {}
+        """Layers that are computed together (`engine.adapters.joint`), by the id of the first; None: they cannot."""
 
     def _place(self, behind: Collection[int]) -> None:
         end = 0
@@ -91,29 +97,60 @@ class FlatParameters:
 
     def slot(self, down: nn.Parameter, up: nn.Parameter) -> Slot:
         """The slot of a layer with these two matrices; several layers may share one of them."""
-        if self.gradients is None:
-            self.values = torch.empty_like(self.masters, dtype=self.dtype)
-            self.gradients = torch.zeros_like(self.values)
-        values, gradients = ([self._part(flat, half) for half in (down, up)] for flat in (self.values, self.gradients))
-        return Slot(self, *values, *gradients)
+        slot = Slot(self, (down, up))
+        self._slots.append(slot)
+        return slot
 
     def give_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Give these parameters gradients of their own, which autograd adds to and an optimizer may read. They stay
-        between updates."""
-        if not parameters:
+        """Give these parameters gradients of their own, which autograd adds to and an optimizer may read. While the
+        training steps they stay between updates."""
+        self._by_parameter = list(parameters)
+
+    # --- memory
+
+    def allocate(self) -> None:
+        """Make the slots' memory, if it is not there."""
+        if self._is_allocated:
             return
-        if self._sums is None:
+        is_half = self.dtype != torch.float32
+        if self._by_parameter or not is_half:
             self._sums = torch.zeros_like(self.masters)
-        self._by_parameter.update(map(id, parameters))
-        for parameter in parameters:
+        self.values, self.gradients = self.masters, self._sums
+        if is_half:
+            has_slots = bool(self._slots)
+            self.values = torch.empty_like(self.masters, dtype=self.dtype) if has_slots else None
+            self.gradients = torch.zeros_like(self.masters, dtype=self.dtype) if has_slots else None
+        for slot in self._slots:
+            assert self.values is not None and self.gradients is not None
+            slot.down, slot.up = (self._part(self.values, half) for half in slot.parameters)
+            slot.down_gradient, slot.up_gradient = (self._part(self.gradients, half) for half in slot.parameters)
+        for parameter in self._by_parameter:
+            assert self._sums is not None
             parameter.grad = self._part(self._sums, parameter)
+        self._is_allocated = True
+
+    def release(self) -> None:
+        """Free everything but the masters until the next step, for a phase that needs the memory."""
+        self.values = self.gradients = self._sums = None
+        self.joints.clear()
+        for slot in self._slots if self._is_allocated else ():
+            del slot.down, slot.up, slot.down_gradient, slot.up_gradient
+        for parameter in (*self._by_parameter, *self.groups):
+            parameter.grad = None
+        self._is_allocated = False
+
+    def memory(self) -> list[Tensor]:
+        """What a backward pass adds to, in memory that stays in place until `release`."""
+        tensors = {id(tensor): tensor for tensor in (self.gradients, self._sums) if tensor is not None}
+        return list(tensors.values())
 
     # --- an update
 
     @contextmanager
     def step(self) -> Iterator[None]:
         """Within it layers use their slots: the forward and backward passes of an update."""
-        if self.values is not self.masters:
+        self.allocate()
+        if self.values is not None and self.values is not self.masters:
             self.values.copy_(self.masters)
         self.is_in_step = True
         try:
@@ -142,11 +179,6 @@ class FlatParameters:
             self._sums.zero_()
         else:
             self._sums = None
-
-    def memory(self) -> list[Tensor]:
-        """What a backward pass adds to, in memory that stays in place."""
-        tensors = {id(tensor): tensor for tensor in (self.gradients, self._sums) if tensor is not None}
-        return list(tensors.values())
 
     # --- a state's file, which has each parameter by itself
 

@@ -95,17 +95,16 @@ class FusedLinear(Linear):
     """A linear layer with its LoRA."""
 
     slot: Slot | None = None
-    _joint: Joint | bool = True
-    """With the layers that it was asked to compute together with; True: not asked before; False: it cannot."""
 
     def together(self, layers: Sequence[Any], x: Tensor) -> Sequence[Tensor] | None:
         """See `engine.models.adapted.outputs_of`; always called with the same layers, of which it is the first."""
-        if self.slot is None or not self.slot.flat.is_in_step or self._joint is False:
+        if self.slot is None or not self.slot.flat.is_in_step:
             return None
-        if self._joint is True:
-            self._joint = _joined(layers) or False
-            return self.together(layers, x)
-        return self._joint.outputs(x, None if x.requires_grad else _ANCHOR)
+        joints = self.slot.flat.joints
+        if id(self) not in joints:
+            joints[id(self)] = _joined(layers)
+        joint: Joint | None = joints[id(self)]
+        return None if joint is None else joint.outputs(x, None if x.requires_grad else _ANCHOR)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[..., in] to [..., out], in autocast's dtype where it is on."""

@@ -58,6 +58,16 @@ class UpdateLayout:
         if self.flat is not None:
             self.flat.clear()
 
+    def allocate(self) -> None:
+        """Make the memory that only training steps need; the first step does it too."""
+        if self.flat is not None:
+            self.flat.allocate()
+
+    def release(self) -> None:
+        """Free the memory that only training steps need, until the next step."""
+        if self.flat is not None:
+            self.flat.release()
+
     def by_parameter(self, saved: Mapping[str, Any]) -> dict[str, Any]:
         """An optimizer's `state_dict`, with an entry for each parameter of the network instead of joined ones."""
         return self._renumbered(saved, self._split)

@@ -82,7 +82,7 @@ class GraphedPasses:
     captured, the run continues without graphs, which is logged once.
 
     Args:
-        gradients: the memory that passes add to.
+        gradients: gives the memory that passes add to.
         exact: whether kernels add in a fixed order, so that a replay gives the same bytes.
         wait: waits until no other thread uses the device.
     """
@@ -90,14 +90,14 @@ class GraphedPasses:
     def __init__(
         self,
         compute: Compute,
-        gradients: Sequence[Tensor],
+        gradients: Callable[[], Sequence[Tensor]],
         capturer: Capturer,
         log: Log,
         *,
         exact: bool,
         wait: Callable[[], None],
     ) -> None:
-        self._compute, self._gradients, self._capturer, self._log = compute, list(gradients), capturer, log
+        self._compute, self._gradients, self._capturer, self._log = compute, gradients, capturer, log
         self._exact, self._wait = exact, wait
         self._passes: dict[Any, int] = {}
         self._captured: dict[Any, tuple[Batch, Pass]] = {}
@@ -128,15 +128,16 @@ class GraphedPasses:
 
     def _capture(self, key: Any, batch: Batch, parts: int) -> Tensor:
         static = batch.each(torch.clone)
-        before = [gradient.clone() for gradient in self._gradients]
+        gradients = self._gradients()
+        before = [gradient.clone() for gradient in gradients]
         loss = self._compute(static, parts)
-        after = [gradient.clone() for gradient in self._gradients]
+        after = [gradient.clone() for gradient in gradients]
         problem = ""
         try:
             self._wait()
             replay = self._capturer.capture(lambda: self._compute(static, parts))
-            _set(self._gradients, before)
-            problem = self._difference([replay(), *self._gradients], [loss, *after])
+            _set(gradients, before)
+            problem = self._difference([replay(), *gradients], [loss, *after])
         except RuntimeError as error:
             problem = "there is not enough memory" if is_out_of_memory(error) else str(error).strip().partition("\n")[0]
         if not problem:
@@ -145,7 +146,7 @@ class GraphedPasses:
                 self._is_reported = True
                 self._log("Training steps are launched as CUDA graphs, one for each shape of a batch.")
             return loss
-        _set(self._gradients, after)
+        _set(gradients, after)
         self._is_refused = True
         self.release()
         self._log(f"Training steps are not launched as CUDA graphs: {problem}.")

@@ -98,7 +98,7 @@ class TrainStep:
             (loss / parts).backward()  # type: ignore[no-untyped-call]
             return loss.detach()
 
-        graphs = GraphedPasses(compute, flat.memory(), capturer, log, exact=exact, wait=self.loader.wait)
+        graphs = GraphedPasses(compute, flat.memory, capturer, log, exact=exact, wait=self.loader.wait)
         self.graphs, self.state.before_evaluation = graphs, graphs.release
 
     def _clip(self) -> None:

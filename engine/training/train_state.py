@@ -133,6 +133,7 @@ class TrainState:
         """Switch dropouts on or off, the adapter's too, and schedule-free weights between training and inference."""
         if not mode:
             self.before_evaluation()
+            self.layout.release()
         for component in self._components.values():
             component.train(mode)
         # In training a LoRA computes in the base's number format, else in float32.

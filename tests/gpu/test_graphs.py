@@ -43,9 +43,7 @@ def trained(kind: str, *, graphs: bool, **memory: Any) -> tuple[list[float], Ten
         (loss / parts).backward()
         return loss.detach()
 
-    passes = GraphedPasses(
-        compute, layout.flat.memory(), CudaCapturer(), messages.append, exact=True, wait=lambda: None
-    )
+    passes = GraphedPasses(compute, layout.flat.memory, CudaCapturer(), messages.append, exact=True, wait=lambda: None)
     losses = []
     for update in range(UPDATES):
         draws = torch.Generator().manual_seed(update)

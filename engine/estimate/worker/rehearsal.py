@@ -167,6 +167,7 @@ def _train(run: _Run, network: AdapterNetwork) -> Objective:
     _training_mode(run, network, True)
     with counter.kind("adapter"):
         layout = update_layout(network, run.config, None if run.uses_autocast else run.dtype)
+        layout.allocate()
         for holder in layout.holders:
             holder.grad = torch.zeros_like(holder)
     for parameter in layout.holders:
@@ -198,6 +199,7 @@ def _train(run: _Run, network: AdapterNetwork) -> Objective:
         optimizer.step()
     layout.clear()
     counter.stage = ""
+    layout.release()
     del batch, following
     run.kept += [optimizer, layout]
     return objective

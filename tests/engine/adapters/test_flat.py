@@ -107,15 +107,17 @@ def test_every_layer_has_a_slot_and_uses_it(kind: str, monkeypatch: pytest.Monke
     assert layers and all(layer.slot is not None for layer in layers)
     flat_step(small, flat)
     assert all(parameter.grad is None for parameter in small.network.parameters())
-    assert flat.gradients.count_nonzero() > 0
+    assert flat.gradients is not None and flat.gradients.count_nonzero() > 0
     flat.clear()
     assert not flat.gradients.any() and flat.groups[0].grad is None
 
 
 def test_queries_keys_and_values_are_one_pass() -> None:
     small = SMALL["unet"]().climb()
-    flat_step(small, flattened(small.network))
-    joints = [layer._joint for layer in small.denoiser.modules() if isinstance(getattr(layer, "_joint", None), Joint)]
+    flat = flattened(small.network)
+    flat_step(small, flat)
+    joints = list(flat.joints.values())
+    assert all(isinstance(joint, Joint) for joint in joints)
     assert sorted(len(joint.members) for joint in joints) == [2, 2, 2, 2, 3, 3, 3, 3]  # of text, of the image
 
 
@@ -135,6 +137,8 @@ def test_batches_add_up(dtype: torch.dtype) -> None:
 def test_outside_of_a_step_layers_compute_from_the_parameters() -> None:
     small = SMALL["unet"](torch.bfloat16).climb()
     flat = flattened(small.network, torch.bfloat16)
+    flat.allocate()
+    assert flat.values is not None
     with torch.no_grad():
         before = small.predict()
         flat.values.fill_(7)
@@ -145,6 +149,21 @@ def test_outside_of_a_step_layers_compute_from_the_parameters() -> None:
     assert torch.equal(flat.by_parameter(0, flat.masters)[0], small.network.parameters()[0])
     with flat.step():
         assert not (flat.values == 7).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_another_phase_gets_the_memory_of_the_slots(dtype: torch.dtype) -> None:
+    small = SMALL["unet"](dtype).climb()
+    flat = flattened(small.network, dtype)
+    loss, gradients = flat_step(small, flat, dtype)
+    flat.clear()
+    flat.release()
+    assert not flat.memory() and flat.values is None
+    assert all(parameter.grad is None for parameter in small.network.parameters())
+    with torch.no_grad():
+        assert torch.isfinite(small.predict()).all()
+    again, others = flat_step(small, flat, dtype)
+    assert again == loss and all(torch.equal(mine, other) for mine, other in zip(gradients, others, strict=True))
 
 
 def test_a_shared_inner_matrix_gets_the_gradient_of_all_its_layers() -> None:

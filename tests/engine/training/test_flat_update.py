@@ -33,6 +33,7 @@ def filled(layout: UpdateLayout, parameters: list[Any], update: int) -> None:
     """Gradients that follow from the number of the update."""
     draws = torch.Generator().manual_seed(update)
     if layout.flat is not None:
+        layout.allocate()
         layout.flat.collect()
     for number, parameter in enumerate(parameters):
         gradient = torch.randn(parameter.shape, generator=draws)

@@ -50,7 +50,7 @@ class Sums:
     def __init__(self, recorder: Recorder, *, exact: bool = True) -> None:
         self.gradient, self.messages, self.inputs = torch.zeros(3), list[str](), list[int]()
         self.passes = GraphedPasses(
-            self.compute, [self.gradient], recorder, self.messages.append, exact=exact, wait=lambda: None
+            self.compute, lambda: [self.gradient], recorder, self.messages.append, exact=exact, wait=lambda: None
         )
 
     def compute(self, batch: Batch, parts: int) -> Tensor:
