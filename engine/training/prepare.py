@@ -150,7 +150,7 @@ def prepare(session: Session) -> Prepared:
         probe_latents=images.probe_latents,
         accelerator=accelerator,
         precision=precision,
-        inputs=inputs,
+        inputs=inputs(),
     )
 
 
