@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import engine
@@ -36,6 +38,25 @@ _ENVIRONMENT = {
 }
 _OF_THE_ALLOCATOR = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"}
 """A person's own value is kept. Expandable segments reduce fragmentation."""
+
+
+@contextmanager
+def large_imports() -> Iterator[None]:
+    """For the imports of torch and the libraries on it: Python collects no garbage within, and none of what exists at
+    the end later.
+
+    They create a million objects that stay until the process ends. Each search among them for garbage takes a quarter
+    of a second, and there would be a few until the first step. Does nothing where torch is imported already.
+    """
+    if "torch" in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def process_start(pid: int) -> float | None:

@@ -36,13 +36,8 @@ class CheckedImages:
         self._new: dict[bytes, None] = {}
 
     def key(self, image: ImageInfo) -> bytes | None:
-        """A key for the image's content and how it is decoded; None if the file cannot be read."""
-        try:
-            content = self._digests.of(image.path)
-        except OSError:
-            return None
-        text = f"{content} {image.width} {image.height} {not image.kohya_exact}"
-        return hashlib.sha256(text.encode()).hexdigest().encode()
+        """See `content_key`."""
+        return content_key(self._digests, image)
 
     def __contains__(self, key: bytes | None) -> bool:
         return key in self._stored or key in self._new
@@ -64,3 +59,13 @@ class CheckedImages:
         with suppress(OSError), open_file(self._path) as file:
             return dict.fromkeys(_LINE.findall(file.read(MOST * 65)))
         return {}
+
+
+def content_key(digests: FileDigests, image: ImageInfo) -> bytes | None:
+    """A key for the image's content and how it is decoded; None if the file cannot be read."""
+    try:
+        content = digests.of(image.path)
+    except OSError:
+        return None
+    text = f"{content} {image.width} {image.height} {not image.kohya_exact}"
+    return hashlib.sha256(text.encode()).hexdigest().encode()

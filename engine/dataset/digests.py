@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from io import BufferedReader
 from pathlib import Path
 
 from engine.reading import open_file
+
+_PIECE = 2**23
+"""Bytes."""
 
 
 class FileDigests:
@@ -36,8 +40,28 @@ class FileDigests:
         with open_file(path) as file:
             state = _file_state(path)
             if state not in self._digests:
-                self._digests[state] = hashlib.file_digest(file, "sha256").hexdigest()
+                self._digests[state] = _sha256(file, state[1])
         return self._digests[state]
+
+    def known(self, path: Path) -> bool:
+        """Whether the digest of the file as it is does not have to be computed.
+
+        Raises:
+            OSError: the file is missing.
+        """
+        return _file_state(path) in self._digests
+
+
+def _sha256(file: BufferedReader, size: int) -> str:
+    """Of what is left of a file, in large pieces: before each, a thread waits for the interpreter.
+
+    Args:
+        size: of the file in bytes.
+    """
+    digest, piece = hashlib.sha256(), memoryview(bytearray(max(1, min(size, _PIECE))))
+    while read := file.readinto(piece):
+        digest.update(piece[:read])
+    return digest.hexdigest()
 
 
 def _file_state(path: Path) -> tuple[Path, int, int, int, int]:

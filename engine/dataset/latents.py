@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.config.dataset import DatasetTable
+from engine.dataset.checked import content_key
 from engine.dataset.digests import FileDigests
+from engine.dataset.fitted import Fitted, FittedImages
 from engine.dataset.images import Rejected
 from engine.dataset.items import Item
-from engine.dataset.pixels import latent_mask, load_pixels
+from engine.dataset.pixels import as_tensors, latent_mask, load_pixels
 from engine.dataset.pool import ordered_map, workers
 from engine.dataset.reach import Direction
 from engine.dataset.store import DeviceStore, TensorStore
@@ -77,15 +79,22 @@ class LatentCache:
         model_key: identifies the VAE and its precision.
         table: resampling, background, mask and mirroring for items without their own settings.
         digests: of image files.
+        fitted: images that were decoded already.
     """
 
     def __init__(
-        self, directory: Path | None, model_key: str, table: DatasetTable, digests: FileDigests | None = None
+        self,
+        directory: Path | None,
+        model_key: str,
+        table: DatasetTable,
+        digests: FileDigests | None = None,
+        fitted: FittedImages | None = None,
     ) -> None:
         self._store = TensorStore(directory)
         self._model_key = model_key
         self._table = table
         self._digests = digests or FileDigests()
+        self._fitted = fitted
         self._keys: dict[_Key, str] = {}
         self._present: set[str] = set()
         """Keys of available latents."""
@@ -93,7 +102,7 @@ class LatentCache:
     def unmirrored(self) -> LatentCache:
         """A cache of images that are never mirrored; on disk it shares the files and their checksum results."""
         table = self._table.model_copy(update={"flip_aug": False})
-        other = LatentCache(None, self._model_key, table, self._digests)
+        other = LatentCache(None, self._model_key, table, self._digests, self._fitted)
         if self._store.directory is not None:
             other._store = self._store
         return other
@@ -271,13 +280,22 @@ class LatentCache:
             saved.add(key)
 
     def _load(self, entry: _Entry) -> tuple[_Entry, torch.Tensor, torch.Tensor | None] | Rejected:
-        item = entry.item
+        item, table = entry.item, self._table_of(entry.item)
+        if (fitted := self._fitted_of(item)) is not None:
+            return entry, *as_tensors(*fitted, flip=entry.flip)
         try:
-            pixels, mask = load_pixels(item.image, item.placement, self._table_of(item), flip=entry.flip)
+            pixels, mask = load_pixels(item.image, item.placement, table, flip=entry.flip)
         except DataError as error:
             reason = error.message.removeprefix(f"{printable(item.image.path)}: ").removesuffix(".")
             return Rejected(item.image.path, reason)
         return entry, pixels, mask
+
+    def _fitted_of(self, item: Item) -> Fitted | None:
+        """The image as it was decoded before, if it was and has the same content since."""
+        if self._fitted is None or item.image.mask_path is not None:
+            return None
+        key = content_key(self._digests, item.image)
+        return None if key is None else self._fitted.get(key, item.placement, self._table_of(item))
 
     def _table_of(self, item: Item) -> DatasetTable:
         return item.table or self._table

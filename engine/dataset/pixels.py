@@ -40,11 +40,8 @@ def load_pixels(
     Raises:
         DataError: the image can't be decoded, or has changed since the scan.
     """
-    import numpy as np
-    import torch
-
     try:
-        decoded = decode(image.path, (image.width, image.height), turn=not image.kohya_exact)
+        flat, weights = fit(image, placement, table, flip=flip, rng=rng)
     except ChangedImage as error:
         raise DataError(
             f"{printable(image.path)}: {error}.", "Replace or remove this image.", code="image-changed"
@@ -53,6 +50,22 @@ def load_pixels(
         raise DataError(
             f"{printable(image.path)}: {error}.", "Replace or remove this image.", code="image-unreadable"
         ) from error
+    return as_tensors(flat, weights)
+
+
+def fit(
+    image: ImageInfo, placement: Placement, table: DatasetTable, *, flip: bool = False, rng: random.Random | None = None
+) -> tuple[Image.Image, Image.Image | None]:
+    """The part of `load_pixels` that needs no torch, with the same arguments.
+
+    Returns:
+        the colours as RGB and the loss weights as L, both of the size of the bucket; None without weights.
+
+    Raises:
+        UnusableImage: it is broken, or has changed since the scan.
+        DataError: its mask cannot be read.
+    """
+    decoded = decode(image.path, (image.width, image.height), turn=not image.kohya_exact)
     flat, alpha = flatten(decoded, None if image.kohya_exact else table.alpha_background)
     face = None if rng is None else face_of(image.path, table)
     if rng is not None and face is not None and table.face_crop_aug_range is not None:
@@ -72,14 +85,31 @@ def load_pixels(
     flat = fitted(flat)
     if rng is not None and table.color_aug:
         flat = _shift_colour(flat, rng)
-    # ToTensor and Normalize(0.5, 0.5) of torchvision, in their order
-    pixels = torch.from_numpy(np.asarray(flat).transpose(2, 0, 1).astype(np.float32) / 255.0).sub_(0.5).div_(0.5)
-    mask = None
     if image.mask_path is not None:
         alpha = mask_of(image, decoded.size)
-    if alpha is not None and (table.alpha_mask or image.mask_path is not None):
-        mask = torch.from_numpy(np.asarray(fitted(alpha)).astype(np.float32) / 255.0)
-    return pixels, mask
+    if alpha is None or not (table.alpha_mask or image.mask_path is not None):
+        return flat, None
+    return flat, fitted(alpha)
+
+
+def as_tensors(
+    flat: Image.Image, weights: Image.Image | None, *, flip: bool = False
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What `load_pixels` returns, from the result of `fit`.
+
+    Args:
+        flip: mirror left and right.
+    """
+    import numpy as np
+    import torch
+
+    if flip:
+        flat, weights = ImageOps.mirror(flat), None if weights is None else ImageOps.mirror(weights)
+    # ToTensor and Normalize(0.5, 0.5) of torchvision, in their order
+    pixels = torch.from_numpy(np.asarray(flat).transpose(2, 0, 1).astype(np.float32) / 255.0).sub_(0.5).div_(0.5)
+    if weights is None:
+        return pixels, None
+    return pixels, torch.from_numpy(np.asarray(weights).astype(np.float32) / 255.0)
 
 
 def mask_of(image: ImageInfo, size: tuple[int, int]) -> Image.Image:
@@ -113,12 +143,12 @@ def latent_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 def flatten(image: Image.Image, background: str | None) -> tuple[Image.Image, Image.Image | None]:
     """Any image as 8-bit RGB over `background` ("#rrggbb"), and its alpha channel if it has one.
 
-    Without a background, the colours under transparent parts are kept.
+    Without a background, the colours under transparent parts are kept. RGB without transparency is returned as it is.
     """
     if image.mode.startswith("I;16"):
         image = _to_8_bit(image)
     if not image.has_transparency_data:
-        return image.convert("RGB"), None
+        return image if image.mode == "RGB" else image.convert("RGB"), None
     rgba = image.convert("RGBA")
     if background is None:
         return image.convert("RGB"), rgba.getchannel("A")

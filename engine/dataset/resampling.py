@@ -9,6 +9,8 @@ from PIL import Image
 if TYPE_CHECKING:
     import numpy as np
 
+_STRIP = 64
+"""Rows of an image that are turned into an array at once: so few that they stay in the processor's cache."""
 _FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
     "nearest": Image.Resampling.NEAREST,
@@ -132,20 +134,34 @@ def _area(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """
     import numpy as np
 
-    pixels = np.asarray(image)
-    rows = _area_rows(pixels.reshape(pixels.shape[0], -1), size[1]).reshape(size[1], *pixels.shape[1:])
-    columns = _area_rows(np.ascontiguousarray(rows.swapaxes(0, 1)).reshape(pixels.shape[1], -1), size[0])
-    result = columns.reshape(size[0], size[1], *pixels.shape[2:]).swapaxes(0, 1)
-    return Image.fromarray(np.rint(result).astype(np.uint8))
+    width, height = size
+    bands = len(image.getbands())
+    rows = np.empty((height, image.width * bands), np.float32)
+    step = max(1, _STRIP * height // image.height)
+    for first in range(0, height, step):
+        last = min(first + step, height)
+        top, bottom = first * image.height // height, -(-last * image.height // height)
+        strip = np.asarray(image.crop((0, top, image.width, bottom))).reshape(bottom - top, -1)
+        _average_rows(strip, rows, range(first, last), image.height, top)
+    across = np.ascontiguousarray(rows.reshape(height, image.width, bands).swapaxes(0, 1)).reshape(image.width, -1)
+    columns = np.empty((width, height * bands), np.float32)
+    _average_rows(across, columns, range(width), image.width, 0)
+    result = columns.reshape(width, height, bands).swapaxes(0, 1)
+    return Image.fromarray(np.rint(result[..., 0] if bands == 1 else result).astype(np.uint8))
 
 
-def _area_rows(pixels: np.ndarray, count: int) -> np.ndarray:
-    """Average rows [N, M] into [count, M] float32, count <= N."""
+def _average_rows(pixels: np.ndarray, result: np.ndarray, chosen: range, height: int, top: int) -> None:
+    """Average rows of an image into the chosen rows of `result`, [N, M] float32.
+
+    Args:
+        pixels: rows of the image, [H, M], that the chosen rows cover.
+        height: rows of the whole image, N <= height.
+        top: the number of the first row in `pixels`.
+    """
     import numpy as np
 
-    height = pixels.shape[0]
-    result = np.empty((count, pixels.shape[1]), np.float32)
-    for row in range(count):
+    count = len(result)
+    for row in chosen:
         # in units of 1/count of a pixel, so that edges are exact
         start, end = row * height, (row + 1) * height
         first, last = start // count, -(-end // count)
@@ -153,5 +169,6 @@ def _area_rows(pixels: np.ndarray, count: int) -> np.ndarray:
             [min(end, (i + 1) * count) - max(start, i * count) for i in range(first, last)], np.float32
         ) / np.float32(height)
         # einsum without BLAS: the sum does not depend on the number of threads
-        np.einsum("i,ij->j", weights, pixels[first:last].astype(np.float32), out=result[row], optimize=False)
-    return result
+        np.einsum(
+            "i,ij->j", weights, pixels[first - top : last - top].astype(np.float32), out=result[row], optimize=False
+        )

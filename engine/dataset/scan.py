@@ -16,6 +16,7 @@ from engine.dataset import auto_validation
 from engine.dataset.checked import CheckedImages
 from engine.dataset.configured import masks_by_name
 from engine.dataset.decoding import UnusableImage, check_pixels, read_header
+from engine.dataset.fitted import FittedImages
 from engine.dataset.folders import caption_extensions, nfc_name, read_caption
 from engine.dataset.images import ONLY_FIRST_LINE, ImageInfo, Rejected, Scan, Subset
 from engine.dataset.parts import Part, as_kohya, find_parts
@@ -114,12 +115,20 @@ def _orphans(part: Part, config: RunConfig, used: set[Path | None]) -> list[Path
     return part.source.folder.without_image({path for path in used if path is not None}, extensions)
 
 
-def verify_pixels(scanned: Scan, progress: Progress | None = None, checked: CheckedImages | None = None) -> Scan:
+def verify_pixels(
+    scanned: Scan,
+    progress: Progress | None = None,
+    checked: CheckedImages | None = None,
+    fitted: FittedImages | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Scan:
     """Reject images that are broken behind an intact header, by decoding each.
 
     Args:
         progress: called with (done, total) images.
         checked: images known to decode, which are skipped.
+        fitted: keeps the decoded images that it asked for, if `checked` is given.
+        should_stop: called before each image; after True the result is incomplete.
 
     Raises:
         DataError: fewer than `min_images` training images remain.
@@ -128,14 +137,18 @@ def verify_pixels(scanned: Scan, progress: Progress | None = None, checked: Chec
 
     def check(image: ImageInfo) -> Rejected | None:
         key = None if checked is None else checked.key(image)
-        if checked is not None and key in checked:
+        if should_stop() or (checked is not None and key in checked):
             return None
+        decoded = None if fitted is None else fitted.decode(image)
         try:
-            check_pixels(image.path, (image.width, image.height), turn=not image.kohya_exact)
+            if decoded is None:
+                check_pixels(image.path, (image.width, image.height), turn=not image.kohya_exact)
         except UnusableImage as error:
             return Rejected(image.path, str(error))
         if checked is not None and key is not None and checked.key(image) == key:  # not replaced meanwhile
             checked.add(key)
+            if fitted is not None and decoded is not None:
+                fitted.keep(key, decoded)
         return None
 
     broken = []

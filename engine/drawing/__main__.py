@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import LoraSmithError, MemoryLimitError
+from engine.processes import large_imports
 from engine.results.try_request import TryRequest
 from engine.worker import Reporter, serve
 
@@ -30,7 +31,8 @@ class GenerationWorker:
 
         try:
             if self._generator is None:
-                from engine.drawing.drawer import ImageGenerator  # the import takes seconds
+                with large_imports():
+                    from engine.drawing.drawer import ImageGenerator  # the import takes seconds
 
                 self._generator = ImageGenerator(report)
             self._generator.generate(TryRequest.restored(request))

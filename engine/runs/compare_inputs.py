@@ -18,11 +18,13 @@ from engine.families.resolved import resolve_run
 from engine.models.files import weight_files
 from engine.models.hub.cache import cached_folder, is_hub_id
 from engine.paths import expanded
+from engine.reading import open_file
 from engine.runs.inputs import (
     MERGED,
     FileRecord,
     ImageRecord,
     Inputs,
+    Stamp,
     changes,
     model_titles,
     read_inputs,
@@ -36,6 +38,8 @@ from engine.types import Progress
 
 _MODEL_EXTRAS = frozenset({".json", ".txt", ".model"})
 """Configurations and tokenizers in a model's folder."""
+_CHANGED = "changed before it was read"
+"""Instead of a digest."""
 _MODEL = "model.pretrained_model_name_or_path"
 
 
@@ -81,6 +85,7 @@ def collect_inputs(
     recorded: Inputs | None = None,
     digests: FileDigests | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    largest: int | None = None,
 ) -> Inputs:
     """The present inputs.
 
@@ -89,6 +94,7 @@ def collect_inputs(
         model: file or folder of the recognised checkpoint.
         recorded: an earlier record: a file with the same size and times is not read again.
         should_stop: called before each file; after True the result is incomplete.
+        largest: larger files of the model, in bytes, get no digest yet unless it is known: see `completed`.
 
     Raises:
         DataError: a file cannot be read.
@@ -117,8 +123,34 @@ def collect_inputs(
         same = recorded is not None and recorded.places.get(key) == str(place)
         before = recorded.models.get(key, {}) if recorded is not None and same else {}
         files = [(file, _relative(file, place)) for file in model_files(place)]
-        models[key] = {name: _file(file, before.get(name), digests) for file, name in files if not should_stop()}
+        models[key] = {
+            name: _file(file, before.get(name), digests, largest) for file, name in files if not should_stop()
+        }
     return Inputs(records, models, {key: str(place) for key, place in places.items()})
+
+
+def completed(inputs: Inputs, digests: FileDigests) -> Inputs:
+    """The inputs with the digests that `collect_inputs` left out.
+
+    A file that has changed since then gets a digest that no file has: what of it was trained on is unknown.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+
+    def complete(place: Path, name: str, record: FileRecord) -> FileRecord:
+        if record.digest:
+            return record
+        path = place if place.is_file() else place / name
+        now = _file(path, None, digests)
+        same = now.stamp == record.stamp == _stamp(path)
+        return now if same else replace(record, digest=_CHANGED)
+
+    models = {
+        key: {name: complete(Path(inputs.places[key]), name, record) for name, record in files.items()}
+        for key, files in inputs.models.items()
+    }
+    return replace(inputs, models=models)
 
 
 def model_files(place: Path) -> list[Path]:
@@ -172,14 +204,28 @@ def _relative(file: Path, place: Path) -> str:
     return file.name if file == place else str(file.relative_to(place))
 
 
-def _file(path: Path, recorded: FileRecord | None, digests: FileDigests) -> FileRecord:
+def _file(path: Path, recorded: FileRecord | None, digests: FileDigests, largest: int | None = None) -> FileRecord:
+    stamp = _stamp(path)
     try:
-        stamp = stamp_of(path)
         if recorded is not None and recorded.stamp == stamp:
             digests.add(path, stamp, recorded.digest)
             return recorded
+        if largest is not None and stamp[0] > largest and not digests.known(path):
+            with open_file(path):  # an error comes now and not later
+                return FileRecord(stamp, "")
         return FileRecord(stamp, digests.of(path))
     except OSError as error:
-        raise DataError(
-            f"{printable(path)} cannot be read: {error.strerror or error}.", "Check the file.", code="file-unreadable"
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        return stamp_of(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(
+        f"{printable(path)} cannot be read: {error.strerror or error}.", "Check the file.", code="file-unreadable"
+    )

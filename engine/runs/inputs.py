@@ -96,6 +96,11 @@ class Inputs:
     """Versions and the device: they affect only the last bits."""
 
     @property
+    def is_complete(self) -> bool:
+        """Whether every file of the models has a digest."""
+        return all(file.digest for files in self.models.values() for file in files.values())
+
+    @property
     def digest(self) -> str:
         """SHA-256 over the content, in hexadecimal: files that were only touched or moved do not change it."""
         content = [

@@ -13,7 +13,7 @@ from typing import NoReturn
 from engine.errors import LoraSmithError, StorageError, UsageError, is_storage_limit, storage_error, storing
 from engine.exit_codes import ExitCode
 from engine.out_of_memory import is_out_of_memory
-from engine.processes import end_with_parent
+from engine.processes import end_with_parent, large_imports
 from engine.runs.inputs import ChangedInputsError
 from engine.runs.integrity import require_sound
 from engine.runs.layout import RunDir, sweep_run
@@ -85,7 +85,8 @@ def _worker(run: RunDir) -> NoReturn:
     end_with_parent(os.environ[LEADER])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    from engine.training.trainer import train  # the import takes seconds
+    with large_imports():
+        from engine.training.trainer import train  # the import takes seconds
 
     worker, reserve = Worker(run), Reserve()
     try:
@@ -101,7 +102,8 @@ def _worker(run: RunDir) -> NoReturn:
 def _train(session: Session, reserve: Reserve) -> ExitCode:
     """Train, and finish the session with the outcome."""
     try:
-        from engine.training.trainer import train
+        with large_imports():
+            from engine.training.trainer import train
 
         if train(session):
             oom.save_fitting_preset(session)

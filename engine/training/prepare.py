@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -27,12 +27,13 @@ from engine.dataset.buckets import BucketGrid
 from engine.dataset.captions import CaptionRules
 from engine.dataset.checked import CheckedImages
 from engine.dataset.digests import FileDigests
+from engine.dataset.fitted import FittedImages
 from engine.dataset.images import Scan
 from engine.dataset.items import Item
 from engine.dataset.latents import LatentCache
-from engine.dataset.reach import MOST_COMPARED, Direction, both_directions, compares_samples, last_update, reached
 from engine.dataset.scan import scan, verify_pixels
 from engine.dataset.thumbnail import thumbnail
+from engine.errors import LoraSmithError
 from engine.estimate.disk import estimate
 from engine.families.base import Model
 from engine.families.registry import family_named
@@ -48,8 +49,9 @@ from engine.training.groups import trained_targets
 from engine.training.host_memory import keep_freed_memory
 from engine.training.inputs import check_inputs
 from engine.training.latents import LatentEncoder
+from engine.training.needed import items_to_encode, needed_latents
 from engine.training.optimizers import check_optimizer
-from engine.training.probes import Probe, choose_probes, spread_over, training_images
+from engine.training.probes import Probe, choose_probes
 from engine.training.schedules import check_schedule
 from engine.training.seeds import derive
 from engine.training.session import PhasePeaks, Session
@@ -112,13 +114,17 @@ def prepare(session: Session) -> Prepared:
     with session.phase("load"):
         scanned, digests = scan(config, session.progress("load", "images")), FileDigests()
         inputs = check_inputs(session, config, scanned, recognition.path, accelerator.device, digests)
+        fitted = FittedImages(config.dataset)
+        with suppress(LoraSmithError):  # the plan is made again once all images are known, and raises it then
+            fitted.want(items_to_encode(run, scanned))
         checked = CheckedImages(config.memory.cache_root, digests)
-        scanned = verify_pixels(scanned, session.progress("load", "images"), checked)
+        scanned = verify_pixels(scanned, session.progress("load", "images"), checked, fitted, session.should_stop)
         session.raise_if_stopped()
         model = _load(session, config, recognition, str(accelerator.device), precision)
     state = newest_state(session.run.checkpoints)
     with session.phase("cache"):
-        images = _latents(session, run, scanned, model, digests, state)
+        images = _latents(session, run, scanned, model, digests, fitted, state)
+        fitted.free()
     for line in [*images.scan.lines(), *images.plan.lines()]:
         session.log(line)
     plan = _continued(images.plan, state)
@@ -144,7 +150,7 @@ def prepare(session: Session) -> Prepared:
         probe_latents=images.probe_latents,
         accelerator=accelerator,
         precision=precision,
-        inputs=inputs,
+        inputs=inputs(),
     )
 
 
@@ -268,7 +274,13 @@ class _Images:
 
 
 def _latents(
-    session: Session, run: ResolvedRun, images: Scan, model: Model, digests: FileDigests, state: SavedState | None
+    session: Session,
+    run: ResolvedRun,
+    images: Scan,
+    model: Model,
+    digests: FileDigests,
+    fitted: FittedImages,
+    state: SavedState | None,
 ) -> _Images:
     """Cache the latents; images that cannot be decoded are left out and the plan is made again without them.
 
@@ -278,7 +290,7 @@ def _latents(
     config, grid = run.config, BucketGrid.of_run(run)
     memory = config.memory
     directory = memory.cache_root / "latents" if memory.cache_latents_to_disk else None
-    cache = LatentCache(directory, model.vae_key, config.dataset, digests)
+    cache = LatentCache(directory, model.vae_key, config.dataset, digests, fitted)
     encoder = LatentEncoder(session, model, cache, memory.vae_batch_size)
     probe_encoder = LatentEncoder(session, model, cache.unmirrored(), memory.vae_batch_size)
     rules = CaptionRules.from_config(config)
@@ -288,7 +300,7 @@ def _latents(
         plan = plan_steps(images, grid, config)
         rejected = []
         if memory.cache_latents:
-            directions = _needed_latents(config, items, probes, _continued(plan, state), state)
+            directions = needed_latents(config, items, probes, _continued(plan, state), state)
             rejected += encoder.build(items, directions).rejected
             session.raise_if_stopped()
         if probes:
@@ -321,21 +333,6 @@ def _caches_raw_captions(written: RunConfig) -> bool:
     memory = written.memory
     cached = memory.cache_text_encoder_outputs or memory.cache_text_encoder_outputs_to_disk
     return written.training.kohya_exact and cached
-
-
-def _needed_latents(
-    config: RunConfig, items: list[Item], probes: list[Probe], plan: StepPlan, state: SavedState | None
-) -> list[Direction] | None:
-    """The items that the rest of the run needs for training and measuring; None if that is all of them."""
-    first = (state.step or 0) if state else 0
-    directions = reached(items, config, plan, first, last_update(config, plan))
-    if directions is None:
-        return None
-    if config.memory.cache_latents_to_disk:  # the probes' latents are in the same files: encode them in these batches
-        directions += [(probe.item, False) for probe in probes if not probe.is_validation]
-    if compares_samples(config):
-        directions += both_directions(spread_over(training_images(items), MOST_COMPARED), config)
-    return directions
 
 
 def build_network(config: RunConfig, model: Model, log: Log) -> AdapterNetwork:

@@ -90,3 +90,30 @@ def test_without_a_parent_nothing_happens_and_grandchildren_are_not_meant(monkey
         check=True,
     )  # fmt: skip
     assert done.stdout.strip() == "False"
+
+
+def test_large_imports_leave_no_work_for_the_garbage_collector() -> None:
+    program = """
+import gc, sys
+from engine.processes import large_imports
+for _ in range(2):
+    with large_imports():
+        print(gc.isenabled(), "torch" in sys.modules)
+        sys.modules["torch"] = sys
+    print(gc.isenabled(), gc.get_freeze_count() > 1000)
+    gc.unfreeze()
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:4] == ["False False", "True True", "True True", "True False"]
+
+
+def test_a_trainer_imports_its_libraries_without_the_garbage_collector() -> None:
+    program = """
+import gc, sys, types
+from engine.training import __main__ as trainer
+sys.modules["engine.training.trainer"] = module = types.ModuleType("trainer")
+module.__getattr__ = lambda name: print(name, gc.isenabled())
+trainer._train(None, None)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "train False" in done.stdout

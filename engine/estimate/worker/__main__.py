@@ -9,15 +9,17 @@ from typing import Any
 
 from engine.config import RunConfig
 from engine.estimate.workload import Workload
+from engine.processes import large_imports
 from engine.types import Recognition
 from engine.worker import Reporter, serve
 
 
 def handle(request: dict[str, Any], _: Reporter) -> dict[str, Any]:
     """Rehearse one run and return its needs."""
-    from diffusers.utils import logging
+    with large_imports():
+        from diffusers.utils import logging
 
-    from engine.estimate.worker.rehearsal import rehearse
+        from engine.estimate.worker.rehearsal import rehearse
 
     logging.set_verbosity_error()
     recognition = request["recognition"]

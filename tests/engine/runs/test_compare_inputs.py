@@ -7,15 +7,18 @@ import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from engine.config import RunConfig
+from engine.dataset.digests import FileDigests
 from engine.dataset.scan import scan
-from engine.runs.compare_inputs import collect_inputs, model_files
+from engine.runs.compare_inputs import collect_inputs, completed, model_files
 from engine.runs.inputs import Inputs, changes, environment_changes, read_inputs, write_inputs
 from engine.runs.layout import RunDir
+from tests.refusals import refused
 
 
 def put(path: Path, content: str = "x") -> Path:
@@ -43,7 +46,7 @@ def write_metadata(place: Path, captions: dict[str, str]) -> None:
     put(place / "captions.json", json.dumps({name: {"caption": text} for name, text in captions.items()}))
 
 
-def inputs_of(place: Path, recorded: Inputs | None = None) -> Inputs:
+def inputs_of(place: Path, recorded: Inputs | None = None, **options: Any) -> Inputs:
     config = RunConfig().changed(
         dataset={"dataset_config": str(place / "datasets.json"), "min_bucket_reso": 64, "resolution": 64},
         model={
@@ -51,7 +54,7 @@ def inputs_of(place: Path, recorded: Inputs | None = None) -> Inputs:
             "t5_tokenizer": str(place / "tokenizer"),
         },
     )
-    return collect_inputs(config, scan(config), place / "base.safetensors", recorded)
+    return collect_inputs(config, scan(config), place / "base.safetensors", recorded, **options)
 
 
 CASES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
@@ -131,3 +134,33 @@ def test_of_a_folder_only_what_is_used_counts(tmp_path: Path) -> None:
         put(tmp_path / "model" / name)
     names = [str(file.relative_to(tmp_path / "model")) for file in model_files(tmp_path / "model")]
     assert sorted(names) == used
+
+
+def test_digests_of_large_files_may_be_computed_later(place: Path) -> None:
+    put(place / "base.safetensors", "base " * 9)
+    digests = FileDigests()
+    first = inputs_of(place, digests=digests, largest=20)
+    unknown = {key: [name for name, file in files.items() if not file.digest] for key, files in first.models.items()}
+    assert unknown.pop("model.pretrained_model_name_or_path") == ["base.safetensors"]
+    assert not first.is_complete and not any(unknown.values())
+    last = completed(first, digests)
+    assert last.is_complete and last == inputs_of(place) and last.digest == inputs_of(place).digest
+    assert inputs_of(place, digests=digests, largest=20).is_complete, "a digest that is known is used"
+
+
+def test_a_large_file_that_changed_before_it_was_read_counts_as_changed_ever_after(place: Path) -> None:
+    digests = FileDigests()
+    first = inputs_of(place, digests=digests, largest=3)
+    put(place / "base.safetensors", "other")
+    last = completed(first, digests)
+    assert last.is_complete
+    assert changes(last, inputs_of(place, last)) == ["the base model base.safetensors changed"]
+    put(place / "base.safetensors", "base")
+    assert changes(last, inputs_of(place, last)) == ["the base model base.safetensors changed"]
+
+
+def test_a_large_file_that_is_gone_is_an_error(place: Path) -> None:
+    first = inputs_of(place, largest=3)
+    (place / "base.safetensors").unlink()
+    with refused("file-unreadable", "base.safetensors"):
+        completed(first, FileDigests())

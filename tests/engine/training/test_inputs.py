@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,14 +17,17 @@ from safetensors.torch import load_file, save_file
 
 from engine.config import RunConfig, load_config
 from engine.dataset.digests import FileDigests
+from engine.errors import DataError
 from engine.exit_codes import ExitCode
 from engine.runs import read_events, true_state
-from engine.runs.compare_inputs import accept, compare
+from engine.runs.compare_inputs import accept, compare, completed
+from engine.runs.control import request
 from engine.runs.events import EventLog, RetryEvent
-from engine.runs.inputs import read_inputs, write_inputs
+from engine.runs.inputs import Inputs, read_inputs, write_inputs
 from engine.runs.layout import RunDir
 from engine.runs.prepare import prepare_run
 from engine.runs.states import newest_state, saved_states
+from engine.training import inputs as inputs_module
 from engine.training.statefile import load_tree, save_tree
 from engine.training.trainer import Trainer
 from tests.engine.training.conftest import SETTINGS
@@ -330,6 +335,55 @@ def test_before_the_first_state_a_change_is_nobodys_business(run: RunDir, world:
     assert compare(run) is None
     assert train(run) == ExitCode.DONE
     assert texts(run, "warning") == []
+
+
+def test_nothing_is_saved_before_the_inputs_are_recorded(
+    run: RunDir, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(run.checkpoints)
+    run.inputs_path.unlink()
+    saved: list[bool] = []
+
+    def slow(inputs: Inputs, digests: FileDigests) -> Inputs:
+        time.sleep(0.5)
+        saved.append(run.inputs_path.exists() or run.checkpoints.exists())
+        return completed(inputs, digests)
+
+    monkeypatch.setattr(inputs_module, "completed", slow)
+    monkeypatch.setattr(inputs_module, "_LATER", 1)
+    assert train(run) == ExitCode.DONE
+    record, state = read_inputs(run), newest_state(run.checkpoints)
+    assert saved == [False] and record is not None and record.is_complete
+    assert state is not None and state.value("inputs") == record.digest
+    compared = compare(run)
+    assert compared is not None and compared.changes == ()
+
+
+def test_a_stop_or_an_error_while_files_are_hashed_ends_the_run(
+    run: RunDir, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(run.checkpoints)
+    run.inputs_path.unlink()
+    monkeypatch.setattr(inputs_module, "_LATER", 1)
+    go_on = threading.Event()
+
+    def stopping(inputs: Inputs, _: FileDigests) -> Inputs:
+        request(run, "stop")
+        go_on.wait(60)
+        return inputs
+
+    monkeypatch.setattr(inputs_module, "completed", stopping)
+    assert train(run) == ExitCode.STOPPED
+    assert not run.inputs_path.exists() and not saved_states(run.checkpoints)
+    go_on.set()
+
+    def failing(_: Inputs, __: FileDigests) -> Inputs:
+        raise DataError("base cannot be read: gone.", code="file-unreadable")
+
+    monkeypatch.setattr(inputs_module, "completed", failing)
+    assert train(run) != ExitCode.DONE
+    assert json.loads(run.exit_path.read_text())["code"] == "file-unreadable"
+    assert not run.inputs_path.exists() and not saved_states(run.checkpoints)
 
 
 def test_another_version_or_device_is_a_note_and_no_question(run: RunDir) -> None:
