@@ -126,7 +126,7 @@ def decode(path: Path, size: tuple[int, int], *, turn: bool = True) -> Image.Ima
         orientation = _orientation(file, image) if turn else 1
         _require_size(image, size[::-1] if orientation in _TURNED else size)
         image.load()
-        upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+        upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image.copy()
         _require_size(upright, size)
         return upright
 

@@ -143,12 +143,12 @@ def latent_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 def flatten(image: Image.Image, background: str | None) -> tuple[Image.Image, Image.Image | None]:
     """Any image as 8-bit RGB over `background` ("#rrggbb"), and its alpha channel if it has one.
 
-    Without a background, the colours under transparent parts are kept. RGB without transparency is returned as it is.
+    Without a background, the colours under transparent parts are kept.
     """
     if image.mode.startswith("I;16"):
         image = _to_8_bit(image)
     if not image.has_transparency_data:
-        return image if image.mode == "RGB" else image.convert("RGB"), None
+        return image.convert("RGB"), None
     rgba = image.convert("RGBA")
     if background is None:
         return image.convert("RGB"), rgba.getchannel("A")

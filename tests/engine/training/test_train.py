@@ -195,8 +195,8 @@ def nan_at(steps: set[int], monkeypatch: pytest.MonkeyPatch, times: int) -> None
     left = dict.fromkeys(steps, times)
     loss = TrainStep.loss
 
-    def nan_loss(self: TrainStep, micro: int, indices: list[int]) -> torch.Tensor:
-        value = loss(self, micro, indices)
+    def nan_loss(self: TrainStep, micro: int) -> torch.Tensor:
+        value = loss(self, micro)
         if left.get(self.state.step, 0):
             left[self.state.step] -= 1
             return value * float("nan")
