@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -119,63 +119,19 @@ def measure(config: RunConfig, recognition: Any, device: str, steps: int = STEPS
 
     from engine.families.registry import family_named
     from engine.lowmem.settings import apply_memory_settings
-    from engine.training.attention import CudnnAttention
-    from engine.training.exactness import DeterministicStep, device_abilities, set_determinism
-    from engine.training.flat_update import update_layout
-    from engine.training.graphs import CudaCapturer, GraphedPasses
-    from engine.training.optimizers import build_optimizer
-    from engine.training.prepare import build_network, place_for_training
-    from engine.training.step import objective_for
+    from engine.training.exactness import set_determinism
 
     cuda = torch.device(device).type == "cuda"
-    dtype = "bf16" if cuda else "fp32"
-    strict = config.memory.deterministic
-    deterministic = DeterministicStep(torch.device(device), strict, half=cuda, masked=False, log=print)
     if cuda:
         set_determinism(config.memory.deterministic)
+    dtype = "bf16" if cuda else "fp32"
     model = family_named(recognition.family).load(config, recognition, device, dtype, print, empty=True)
     fill(model)
     vars(model).update(vae_key="", text_key="")  # no cache is written, and T5's tokenizer need not be there
     apply_memory_settings(model, config.memory, print, draws=config.network.draws)
     turn = (Path(tempfile.gettempdir()) / "lorasmith-gpu.lock").open("w")
     fcntl.flock(turn, fcntl.LOCK_EX)  # until the process ends
-    objective = objective_for(config, model, torch.device(device))
-    batch = empty_batch(model, config, objective)
-    place_for_training(model, texts=False, latents=False)
-    network = build_network(config, model, print)
-    layout = update_layout(network, config, torch.bfloat16 if cuda else torch.float32)
-    optimizer = build_optimizer("AdamW", [], layout.groups).optimizer
-    for component in model.trainable.values():
-        component.train()
-    network.rely_on_autocast(cuda)
-    shape = (config.dataset.size, len(batch.captions))
-    able = device_abilities(torch.device(device))
-    attention = CudnnAttention(torch.device(device), able, half=cuda, in_any_order=not strict, log=print)
-    attention.probe({shape: partial(loss_of, model, network, objective, batch)})
-
-    def passes(batch: Any, parts: int) -> Any:
-        loss = loss_of(model, network, objective, batch)
-        (loss / parts).backward()
-        return loss.detach()
-
-    compute = passes
-    if cuda and config.memory.cuda_graphs != "off":
-        assert layout.flat is not None
-        compute = GraphedPasses(passes, layout.flat.memory, CudaCapturer(), print, exact=strict, wait=lambda: None)
-
-    def step() -> None:
-        with attention.allowed_for([shape]):
-            deterministic(update, layout.clear)
-
-    def update() -> None:
-        with layout.step:
-            loss = compute(batch, 1)
-            layout.collect()
-        torch.nn.utils.clip_grad_norm_(layout.holders, 1.0)
-        optimizer.step()
-        layout.clear()
-        loss.item()
-
+    step = step_of(model, config, torch.device(device))
     with FlopCounterMode(display=False) as counted:
         step()
     if cuda:
@@ -188,6 +144,60 @@ def measure(config: RunConfig, recognition: Any, device: str, steps: int = STEPS
     allocated = torch.cuda.max_memory_allocated() if cuda else 0
     reserved = torch.cuda.max_memory_reserved() if cuda else 0
     return Row(statistics.median(seconds[warm_up - 1 :]), counted.get_total_flops(), allocated, reserved)
+
+
+def step_of(model: Any, config: RunConfig, device: Any) -> Callable[[], None]:
+    """A training step of a loaded model, always of the same batch; it waits for the loss."""
+    import torch
+
+    from engine.training.attention import CudnnAttention
+    from engine.training.exactness import DeterministicStep, device_abilities
+    from engine.training.flat_update import update_layout
+    from engine.training.graphs import CudaCapturer, GraphedPasses
+    from engine.training.optimizers import build_optimizer
+    from engine.training.prepare import build_network, place_for_training
+    from engine.training.step import objective_for
+
+    cuda, strict = device.type == "cuda", config.memory.deterministic
+    deterministic = DeterministicStep(device, strict, half=cuda, masked=False, log=print)
+    objective = objective_for(config, model, device)
+    batch = empty_batch(model, config, objective)
+    place_for_training(model, texts=False, latents=False)
+    network = build_network(config, model, print)
+    layout = update_layout(network, config, torch.bfloat16 if cuda else torch.float32)
+    optimizer = build_optimizer("AdamW", [], layout.groups).optimizer
+    for component in model.trainable.values():
+        component.train()
+    network.rely_on_autocast(cuda)
+    shape = (config.dataset.size, len(batch.captions))
+    attention = CudnnAttention(device, device_abilities(device), half=cuda, in_any_order=not strict, log=print)
+    attention.probe({shape: partial(loss_of, model, network, objective, batch)})
+
+    def passes(batch: Any, parts: int) -> Any:
+        loss = loss_of(model, network, objective, batch)
+        (loss / parts).backward()
+        return loss.detach()
+
+    compute = passes
+    if cuda and config.memory.cuda_graphs != "off":
+        assert layout.flat is not None
+        exact, memory = deterministic.is_exact, layout.flat.memory
+        compute = GraphedPasses(passes, memory, CudaCapturer(), print, exact=exact, wait=lambda: None)
+
+    def update() -> None:
+        with layout.step:
+            loss = compute(batch, 1)
+            layout.collect()
+        torch.nn.utils.clip_grad_norm_(layout.holders, 1.0)
+        optimizer.step()
+        layout.clear()
+        loss.item()
+
+    def step() -> None:
+        with attention.allowed_for([shape]):
+            deterministic(update, layout.clear)
+
+    return step
 
 
 def loss_of(model: Any, network: Any, objective: Any, batch: Any) -> Any:

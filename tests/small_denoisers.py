@@ -73,7 +73,7 @@ class Small:
         return self
 
     def predict(self) -> Tensor:
-        """[2, ...] float32; under autocast where the base is in half precision, as in training."""
+        """[2, ...] float32; under autocast where the base is in half precision, as with `kohya_exact`."""
         dtype, kind = next(self.denoiser.parameters()).dtype, self.device.type
         inputs = {key: value.to(self.device) for key, value in self.inputs(dtype).items()}
         with torch.autocast(kind, dtype, enabled=dtype != torch.float32):

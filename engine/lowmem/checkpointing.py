@@ -87,7 +87,8 @@ def _checkpointed(blocks: Sequence[nn.Module], count: int | None) -> Sequence[nn
 def _only_first_have_gradients(args: Sequence[Any]) -> bool:
     """Whether only the first two inputs have gradients, and not what all blocks get: the text, if its encoder is
     trained. What a block adds to that would be summed inside of the block first, and so rounded in another way than
-    without a checkpoint. Blocks that say `enters_once` do that always."""
+    without a checkpoint. The first two are taken for the outputs of the block before, which nothing else reads; a model
+    where other blocks read them too (a UNet) has blocks with `enters_once`, whose sums are always made inside."""
     return not any(isinstance(arg, Tensor) and arg.requires_grad for arg in args[2:])
 
 

@@ -44,6 +44,11 @@ class DeterministicStep:
             # Strict, that kernel takes three to twelve times as long (benchmarks/attention.py).
             self._give_up(f"attention takes the memory-efficient kernel, which adds in varying order: {reason}")
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether steps on a GPU run with deterministic kernels only, so that the same step gives the same bytes."""
+        return self._strict
+
     def __call__(self, compute: Callable[[], T], undo: Callable[[], None]) -> T:
         """The result of `compute`; if torch refuses it for lack of a deterministic kernel, `undo` it and compute again
         with any kernels."""

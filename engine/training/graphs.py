@@ -131,6 +131,8 @@ class GraphedPasses:
         gradients = self._gradients()
         before = [gradient.clone() for gradient in gradients]
         loss = self._compute(static, parts)
+        if not torch.isfinite(loss):  # it equals nothing; the next batch is captured
+            return loss
         after = [gradient.clone() for gradient in gradients]
         problem = ""
         try:

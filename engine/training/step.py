@@ -99,7 +99,7 @@ class TrainStep:
             return loss.detach()
 
         graphs = GraphedPasses(compute, flat.memory, capturer, log, exact=exact, wait=self.loader.wait)
-        self.graphs, self.state.before_evaluation = graphs, graphs.release
+        self.graphs, self.state.forget_recordings = graphs, graphs.release
 
     def _clip(self) -> None:
         limit, parameters = self.state.config.training.max_grad_norm, self.state.layout.holders

@@ -71,8 +71,9 @@ class TrainState:
         self.schedule = build_schedule(training, self.built, self.plan.max_train_steps * self.steps_per_update)
         self.optimizer = accelerator.prepare_optimizer(self.built.optimizer)
         self.scaler = accelerator.scaler
-        self.before_evaluation: Callable[[], None] = lambda: None
-        """Called when the training gives way to another phase, which may need its memory."""
+        self.forget_recordings: Callable[[], None] = lambda: None
+        """Gives back what steps were recorded in: called before another phase, which may need its memory, and when the
+        kernels of a step are chosen anew."""
         self.weights_consistent = False
         """Whether the weights match `step`: not during a restore and during the optimizer's step."""
 
@@ -132,7 +133,7 @@ class TrainState:
     def train(self, mode: bool = True) -> None:
         """Switch dropouts on or off, the adapter's too, and schedule-free weights between training and inference."""
         if not mode:
-            self.before_evaluation()
+            self.forget_recordings()
             self.layout.release()
         for component in self._components.values():
             component.train(mode)

@@ -149,6 +149,7 @@ class Trainer:
             loss, not_finite = self.deterministic(self.train_step, self.state.zero_grad)
         if not_finite:
             self.attention.give_up()
+            self.state.forget_recordings()
         if not_finite and self._skip(not_finite):
             return True
         self.state.zero_grad()
@@ -181,7 +182,7 @@ class Trainer:
         if reason:
             self.session.log(f"Training steps are not launched as CUDA graphs: {reason}.")
         else:
-            self.train_step.use_graphs(CudaCapturer(), self.session.log, exact=config.memory.deterministic)
+            self.train_step.use_graphs(CudaCapturer(), self.session.log, exact=self.deterministic.is_exact)
 
     def _forward_passes(self) -> dict[BatchShape, Callable[[], object]]:
         """Each shape of a batch in the rest of the run, with the forward pass of the first one."""

@@ -168,8 +168,10 @@ def _train(run: _Run, network: AdapterNetwork) -> Objective:
     with counter.kind("adapter"):
         layout = update_layout(network, run.config, None if run.uses_autocast else run.dtype)
         layout.allocate()
+        layout.collect()
         for holder in layout.holders:
-            holder.grad = torch.zeros_like(holder)
+            if holder.grad is None:
+                holder.grad = torch.zeros_like(holder)
     for parameter in layout.holders:
         parameter.register_post_accumulate_grad_hook(lambda of: counter.rename(of.grad, "adapter"))  # type: ignore[no-untyped-call]
     with counter.kind("optimizer"):

@@ -16,6 +16,7 @@ from engine.training.batch_source import Batch
 from engine.training.flat_update import update_layout
 from engine.training.graphs import LIMIT, WARM_UP, GraphedPasses, Pass, why_not
 from engine.training.objective import Noise
+from engine.training.step import TrainStep
 from engine.training.trainer import Trainer
 from tests.engine.training.conftest import MakeRun
 from tests.small_denoisers import SMALL
@@ -127,6 +128,15 @@ def test_without_a_right_recording_the_run_continues_and_logs_that_once(
     assert recorder.recordings <= 1
 
 
+def test_a_pass_that_is_not_finite_is_not_what_a_recording_is_compared_with() -> None:
+    recorder = Recorder()
+    sums = Sums(recorder)
+    sums.run([1.0] * WARM_UP)
+    assert sums.run([float("inf")]) == [float("inf")] and recorder.recordings == 0
+    assert sums.run([2.0, 3.0]) == [2.0, 3.0] and recorder.recordings == 1
+    assert len(sums.messages) == 1 and "launched as" in sums.messages[0]
+
+
 def test_kernels_in_any_order_may_differ_a_little() -> None:
     recorder = Recorder(lambda loss: loss * 1.001)
     sums = Sums(recorder, exact=False)
@@ -198,3 +208,37 @@ def test_a_run_from_recordings_is_the_run_without_them(
         results.append((losses, run.lora_path().read_bytes()))
     assert len(results[0][0]) == 20 and results[0] == results[1]
     assert recorder.recordings >= 2 and recorder.releases > 0 and recorder.replays > 8
+
+
+def test_after_a_step_that_is_not_finite_nothing_is_replayed_that_was_recorded_before(
+    make_run: MakeRun, train_here: Callable[[RunDir], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernels may be other ones from there on (`CudnnAttention.give_up`)."""
+    settings = {
+        "network__network_train_unet_only": True,
+        "memory__cache_text_encoder_outputs": True,
+        "training__max_train_steps": 14,
+        "sampling__sample_every_n_steps": 0,
+    }
+    loss_of, release, releases = TrainStep._loss_of, GraphedPasses.release, []
+    for bad in (None, 12):
+        recorder, calls = Recorder(), list[GraphedPasses]()
+
+        def released(self: GraphedPasses, calls: list[GraphedPasses] = calls) -> None:
+            calls.append(self)
+            release(self)
+
+        def loss(self: TrainStep, batch: Batch, bad: int | None = bad) -> Tensor:
+            value = loss_of(self, batch)
+            return value * torch.nan if self.state.step == bad else value
+
+        def use(self: Trainer, recorder: Recorder = recorder) -> None:
+            self.train_step.use_graphs(recorder, self.session.log, exact=True)
+
+        monkeypatch.setattr(GraphedPasses, "release", released)
+        monkeypatch.setattr(TrainStep, "_loss_of", loss)
+        monkeypatch.setattr(Trainer, "_use_graphs", use)
+        assert train_here(make_run(f"bad {bad}", **settings)) == ExitCode.DONE
+        assert recorder.replays > 0
+        releases.append(len(calls))
+    assert releases[1] == releases[0] + 1
