@@ -20,7 +20,7 @@ from textual.screen import Screen, SystemModalScreen
 from engine.text import attach_line
 from tui.display.key_order import KeysInOrder
 from tui.display.terminal import driver_class
-from tui.display.themes import OWN, first_theme, is_ansi, save_theme
+from tui.display.themes import OWN, first_theme, frame_colours, is_ansi, save_theme
 from tui.setup.draft import Draft
 from tui.texts import HELP_TOOLTIP, _
 
@@ -104,6 +104,11 @@ class LoraSmithApp(KeysInOrder):
         self.farewell: tuple[str, ...] = ()
         """Lines for the shell after the screen is closed; Rich would break a command where the terminal ends."""
         self._interrupted = -CTRL_C_SECONDS
+
+    def get_css_variables(self) -> dict[str, str]:
+        """Those of the theme, with colours of frames for each."""
+        variables = super().get_css_variables()
+        return {**frame_colours(variables, ansi=is_ansi(self.theme)), **variables}
 
     def on_load(self) -> None:
         """Handle signals before the terminal is changed, so that every end restores it."""

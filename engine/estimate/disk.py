@@ -57,9 +57,13 @@ class DiskNeed:
             "encoded captions": self.texts,
         }
         parts = [f"{name} {size_text(size)}" for name, size in purposes.items() if size]
-        place = next(path for path in (directory, *directory.parents) if path.exists())
-        free = size_text(shutil.disk_usage(place).free)
+        free = size_text(self.free(directory))
         return [f"Disk: about {size_text(self.total)} ({', '.join(parts)}); {free} are free."]
+
+    @staticmethod
+    def free(directory: Path) -> int:
+        """Free bytes at `directory`, which need not exist yet."""
+        return shutil.disk_usage(next(path for path in (directory, *directory.parents) if path.exists())).free
 
     def check(self, directory: Path) -> str | None:
         """A warning if the estimate does not fit at `directory`, else None.

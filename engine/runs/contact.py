@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.reading import is_regular
 from engine.runs.events import Event, SampleEvent
 from engine.runs.grid import Grid, write_grid
 from engine.runs.layout import RunDir, own_file
@@ -46,6 +47,18 @@ def collect(events: Sequence[Event], run_dir: RunDir) -> Samples:
             prompts[index] = event.prompt
             images[index, step] = path
     return Samples(prompts, images)
+
+
+def newest_image(run_dir: RunDir) -> Path | None:
+    """The file of a run's newest sample, without its events."""
+    sheet, newest = sheet_path(run_dir), (0.0, "")
+    try:
+        for path in run_dir.samples.iterdir():
+            if path.suffix == ".png" and path != sheet and is_regular(path):
+                newest = max(newest, (path.stat().st_mtime, path.name))
+    except OSError:
+        return None
+    return run_dir.samples / newest[1] if newest[1] else None
 
 
 def sheet_path(run_dir: RunDir) -> Path:

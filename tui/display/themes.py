@@ -1,4 +1,7 @@
-"""Themes: the terminal's own colours where it has sixteen, high contrast, and no colour at all."""
+"""Themes: dark, light, the terminal's own colours where it has sixteen, high contrast, and no colour at all.
+
+In all of them the primary colour is that of the focus alone, and the accent that of progress and of the loss.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,56 @@ from engine.atomic import read_json, write_text
 from engine.errors import StorageError
 from engine.paths import user_state
 
+DARK = Theme(
+    name="smith-dark",
+    primary="#5ea8ff",
+    secondary="#7aa2b8",
+    accent="#ff9440",
+    warning="#f2c55c",
+    error="#ff6f6b",
+    success="#86c98b",
+    foreground="#e9e4dc",
+    background="#15140f",
+    surface="#1b1a16",
+    panel="#26241f",
+    luminosity_spread=0.12,
+    text_alpha=0.95,
+    variables={
+        "frame": "#4d483f",
+        "frame-focus": "#5ea8ff",
+        "footer-key-foreground": "#ff9440",
+        "scrollbar": "#4d483f",
+        "scrollbar-hover": "#6b6458",
+        "scrollbar-background": "#1b1a16",
+        "scrollbar-background-hover": "#1b1a16",
+        "scrollbar-background-active": "#1b1a16",
+    },
+)
+LIGHT = Theme(
+    name="smith-light",
+    primary="#0b62c4",
+    secondary="#4b6b7d",
+    accent="#b34d00",
+    warning="#8a5d00",
+    error="#b3261e",
+    success="#256b34",
+    foreground="#24211c",
+    background="#fbf8f2",
+    surface="#f5f1e8",
+    panel="#eae4d8",
+    dark=False,
+    luminosity_spread=0.12,
+    variables={
+        "frame": "#b8ae9d",
+        "frame-focus": "#0b62c4",
+        "footer-key-foreground": "#b34d00",
+        "scrollbar": "#b8ae9d",
+        "scrollbar-hover": "#968b78",
+        "scrollbar-background": "#f5f1e8",
+        "scrollbar-background-hover": "#f5f1e8",
+        "scrollbar-background-active": "#f5f1e8",
+    },
+)
 HIGH_CONTRAST = Theme(
     name="high-contrast",
     primary="#ffff00",
@@ -28,19 +81,42 @@ HIGH_CONTRAST = Theme(
     panel="#202020",
     text_alpha=1.0,
     luminosity_spread=0.1,
+    variables={"frame": "#b0b0b0", "frame-focus": "#ffff00"},
 )
 
+_FRAMES_16 = {"frame": "ansi_bright_black", "frame-focus": "ansi_bright_blue", "border": "ansi_bright_blue"}
 _ANSI = BUILTIN_THEMES["ansi-dark"]
+SIXTEEN = replace(
+    _ANSI,
+    name="smith-16",
+    primary="ansi_bright_blue",
+    accent="ansi_yellow",
+    warning="ansi_bright_yellow",
+    error="ansi_bright_red",
+    variables={**_ANSI.variables, **_FRAMES_16, "footer-key-foreground": "ansi_yellow"},
+)
 _CURSORS = {
     "block-cursor-text-style": "bold underline reverse",
     "block-cursor-blurred-text-style": "underline",
     "input-cursor-text-style": "reverse",
 }
-NO_COLOUR = replace(_ANSI, name="no-colour", variables={**_ANSI.variables, **_CURSORS})
+NO_COLOUR = replace(_ANSI, name="no-colour", variables={**_ANSI.variables, **_FRAMES_16, **_CURSORS})
 """The cursor is shown by the style of the text, since a background does not reach the terminal. Underlined as well as
 reversed, because Textual draws no reversed row in a list of options."""
 
-OWN = (HIGH_CONTRAST, NO_COLOUR)
+OWN = (DARK, LIGHT, HIGH_CONTRAST, SIXTEEN, NO_COLOUR)
+
+
+def frame_colours(variables: Mapping[str, str], *, ansi: bool) -> dict[str, str]:
+    """The style sheet's colours of frames for a theme that is not ours, by its other ones.
+
+    Args:
+        variables: all of the theme's.
+        ansi: whether they are the terminal's own colours.
+    """
+    if ansi:
+        return _FRAMES_16
+    return {"frame": variables["panel-lighten-2"], "frame-focus": variables["primary"]}
 
 
 def theme_names() -> list[str]:
@@ -55,8 +131,8 @@ def first_theme(colour_system: str | None, environment: Mapping[str, str] = os.e
         if name in theme_names():
             return str(name)
     if colour_system in ("truecolor", "256"):
-        return "textual-dark"
-    return "no-colour" if "NO_COLOR" in environment else "ansi-dark"
+        return DARK.name
+    return NO_COLOUR.name if "NO_COLOR" in environment else SIXTEEN.name
 
 
 def save_theme(name: str, colour_system: str | None, environment: Mapping[str, str] = os.environ) -> str | None:

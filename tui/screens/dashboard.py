@@ -24,7 +24,7 @@ from tui.screens.steps import STEPS
 from tui.shell import notify
 from tui.text import hints
 from tui.text import run as words
-from tui.text.rows import sign
+from tui.text.rows import sign, step_words
 from tui.texts import _
 from tui.watching.machine import MachineWatch
 from tui.watching.run import IDLE_SECONDS, LIVE_SECONDS, Look, RunWatch
@@ -229,7 +229,7 @@ The training is a separate process. This screen only watches it: closing it, or 
         history, state = self.history, self.look.state
         total = history.max_train_steps or state.max_train_steps
         lines = [words.heading(history.name or self.run_dir.name, self.state, history).plain]
-        lines.append(_("step {0}").format(words.step_words(words.reached(history, state), total)))
+        lines.append(_("step {0}").format(step_words(words.reached(history, state), total)))
         if history.loss is not None:
             lines.append(_("loss {0:.4f}").format(history.loss))
         return "\n".join([*lines, words.time_left(history, state)])

@@ -10,7 +10,7 @@ from typing import ClassVar
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
+from textual.containers import Container, VerticalScroll
 from textual.message import Message
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
@@ -64,10 +64,14 @@ class HardwareScreen(StepScreen):
     def compose_body(self) -> ComposeResult:
         """The driver, where to compute, facts about that place and about the machine."""
         yield Lines(id="driver", wraps=True)
-        yield OptionList(id="places", markup=False)
-        with VerticalScroll(id="facts"):
-            yield Facts(id="place")
-            yield Facts(id="machine")
+        places = OptionList(id="places", markup=False, classes="frame")
+        places.border_title = _("Train on")
+        yield places
+        with Container(id="facts"):
+            for name, title in (("place", _("This choice")), ("machine", _("This machine"))):
+                with VerticalScroll(id=f"{name}-facts", classes="frame") as frame:
+                    frame.border_title = title
+                    yield Facts(id=name)
 
     def on_mount(self) -> None:
         """Show the choices that are always there, and read the hardware."""

@@ -6,11 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
 from textual.message import Message
 from textual.timer import Timer
 from textual.widgets import Static
@@ -28,6 +26,7 @@ from tui.texts import _
 if TYPE_CHECKING:
     from engine.runs import KnownRun, RunDir
     from engine.runs.remove import Belongings
+    from tui.widgets.run_card import About
     from tui.widgets.run_table import RunTable
 
 SECONDS = 2.0
@@ -76,9 +75,9 @@ shown as running has a live process.
     class Described(Message):
         """The details of a run were read."""
 
-        def __init__(self, run: KnownRun, text: Text) -> None:
+        def __init__(self, run: KnownRun, about: About) -> None:
             super().__init__()
-            self.run, self.text = run, text
+            self.run, self.about = run, about
 
     class Counted(Message):
         """The files that deleting a run would remove were counted."""
@@ -151,6 +150,7 @@ shown as running has a live process.
 
     async def _arrange(self) -> None:
         """Mount the table and the details; without a run, the welcome text."""
+        from tui.widgets.run_card import RunCard
         from tui.widgets.run_table import RunTable
 
         await self.query("#empty, RunTable, #details").remove()
@@ -158,8 +158,7 @@ shown as running has a live process.
         if self.table is None:
             await self.mount(Static(WELCOME, id="empty"), before="#draft")
         else:
-            about = VerticalScroll(Static(id="about"), id="details", can_focus=False)
-            await self.mount(self.table, about, before="#draft")
+            await self.mount(self.table, RunCard(), before="#draft")
             self.table.focus()
 
     def _show_draft(self) -> None:
@@ -198,12 +197,17 @@ shown as running has a live process.
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="details")
     def _read_details(self, run: KnownRun) -> None:
-        self.post_message(self.Described(run, about(run)))
+        from engine.runs.contact import newest_image
+        from tui.widgets.run_card import About
+
+        self.post_message(self.Described(run, About(printable(run.name), about(run), newest_image(run.run_dir))))
 
     @on(Described)
     def _show_details(self, event: Described) -> None:
         if event.run == self.chosen():
-            self.query_one("#about", Static).update(event.text)
+            from tui.widgets.run_card import RunCard
+
+            self.query_one(RunCard).show(event.about)
 
     def status_text(self) -> str:
         """The live runs, or how many runs there are."""

@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, VerticalScroll
+from textual.containers import Container, Horizontal, VerticalScroll
 from textual.message import Message
 from textual.timer import Timer
 from textual.widgets import Input, OptionList, Static
@@ -141,19 +141,23 @@ class ModelScreen(StepScreen):
                     suffixes=() if folder else (".safetensors",),
                     placeholder=_("a folder; empty: the one in the cache") if folder else _("a file"),
                 )
-        yield OptionList(id="known", markup=False)
-        with VerticalScroll(id="recognised"):
-            yield Lines(id="verdict", wraps=True)
-            yield Lines(id="objection", wraps=True)
-            yield Facts(id="facts")
-            yield Static(
-                _("A checkpoint of Stable Diffusion 1.5, SDXL or FLUX.1: a file or folder.")
-                + "\n"
-                + _("Or an id on the hub, which Ctrl+O downloads, as:")
-                + f"\n{EXAMPLE}",
-                id="source",
-                markup=False,
-            )
+        with Container(id="models"):
+            known = OptionList(id="known", markup=False, classes="frame")
+            known.border_title = _("Models used before")
+            yield known
+            with VerticalScroll(id="recognised", classes="frame") as recognised:
+                recognised.border_title = _("This model")
+                yield Lines(id="verdict", wraps=True)
+                yield Lines(id="objection", wraps=True)
+                yield Facts(id="facts")
+                yield Static(
+                    _("A checkpoint of Stable Diffusion 1.5, SDXL or FLUX.1: a file or folder.")
+                    + "\n"
+                    + _("Or an id on the hub, which Ctrl+O downloads, as:")
+                    + f"\n{EXAMPLE}",
+                    id="source",
+                    markup=False,
+                )
 
     def on_mount(self) -> None:
         """List the models, and recognise the one that is entered."""

@@ -27,8 +27,11 @@ from tui.screens.step import StepScreen
 from tui.setup.draft import forget_presets
 from tui.setup.forecast import Forecaster
 from tui.setup.review_report import (
+    CARDS,
     LiveRunError,
+    PlannedMemory,
     Report,
+    cards,
     could_set_aside,
     gather,
     missing,
@@ -41,6 +44,7 @@ from tui.setup.review_report import (
 from tui.shell.begin import begin, resume
 from tui.texts import _
 from tui.watching.progress import throttled
+from tui.widgets.cards import Cards
 from tui.widgets.field import step_title
 
 if TYPE_CHECKING:
@@ -88,7 +92,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
         """The memory plan was made."""
 
         report: Report
-        lines: list[str]
+        vram: PlannedMemory
 
     @dataclass
     class Failed(Message):
@@ -115,8 +119,8 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
         super().__init__()
         self.forecaster = Forecaster()
         self.report: Report | None = None
-        self.vram: list[str] = []
-        """The memory plan in words; empty until it is made."""
+        self.vram: PlannedMemory | None = None
+        """None until it is planned."""
         self.obstacle: tuple[str, str] | None = None
         """(what is wrong, the step where it can be fixed)."""
         self.live: RunDir | None = None
@@ -126,8 +130,9 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
         """What replaced a preset that cannot be used."""
 
     def compose_body(self) -> ComposeResult:
-        """One text that scrolls."""
-        with VerticalScroll(id="report"):
+        """The figures, and below them one text that scrolls."""
+        yield Cards(CARDS, id="cards")
+        with VerticalScroll(id="report", classes="frame"):
             yield Static(id="text")
 
     def next_label(self) -> str:
@@ -142,7 +147,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
         """Check everything again."""
         if self.starting:
             return
-        self.report, self.obstacle, self.live, self.vram = None, None, None, []
+        self.report = self.obstacle = self.live = self.vram = None
         gap = missing(self.draft)
         if gap is not None:
             self._obstruct(*gap)
@@ -188,7 +193,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
     @on(PlanReady)
     def _show_plan(self, event: PlanReady) -> None:
         if event.report is self.report:
-            self.vram = event.lines
+            self.vram = event.vram
             self._draw()
 
     @on(Failed)
@@ -211,12 +216,15 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
         self.notice = " ".join(filter(None, (self.notice, self.draft.take_notice())))
         text = Text(overflow="fold")
         name = printable(str(self.draft.get("saving.output_name") or _("without a name")))
-        text.append(_("Run {0}").format(name) + "\n", "bold")
+        self.query_one("#report").border_title = name
         if self.obstacle is not None:
             text.append(f"✗ {_lines(self.obstacle[0])}\n", "bold")
         if self.notice:
             text.append(f"! {_lines(self.notice)}\n", "bold")
+        cards_shown = self.query_one(Cards)
+        cards_shown.display = self.report is not None
         if self.report is not None:
+            cards_shown.show(cards(self.report, self.vram))
             for warning in warnings(self.report):
                 text.append(f"! {_lines(warning)}\n", "bold")
             for title, lines in sections(self.report, self.draft, self.vram):

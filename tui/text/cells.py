@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from rich.cells import cell_len, set_cell_size
 
 
@@ -12,3 +15,14 @@ def clipped(text: str, width: int, *, keep_end: bool = False) -> str:
     if keep_end:
         return "…" + set_cell_size(text[::-1], max(0, width - 1))[::-1].lstrip()
     return set_cell_size(text, max(0, width - 1)).rstrip() + "…"
+
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """A curve of one cell a value; the highest is a full block. Values that are not finite are gaps."""
+    finite = [value for value in values if math.isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    scale = (len(BLOCKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BLOCKS[round((value - low) * scale)] if math.isfinite(value) else " " for value in values)

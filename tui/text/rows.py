@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.text import Text
+from textual.content import Content
 
-from engine.runs.tail import last_lines, latest_step
+from engine.runs.tail import last_lines, sampled_losses
 from engine.runs.values import local_time
 from engine.text import printable
-from tui.text.cells import clipped
+from tui.text.cells import clipped, sparkline
 from tui.texts import _
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ SIGNS = {
 }
 """State to sign, word and colour; each is enough without the others."""
 
+
+COLOURS = {"green": "$text-success", "yellow": "$text-warning", "red": "$text-error"}
+"""Of `SIGNS`, as the style sheet names them."""
+CURVE = 24
+"""Cells of a bar and of a curve in a run's details."""
 
 MARK = "◆"
 """Before the name of a run that is marked for comparison."""
@@ -57,9 +63,14 @@ COLUMNS = (
 )
 
 
+FRAME = 7
+"""Cells beside the table: its frame with its margins, and the scroll bar."""
+
+
 def where_width(columns: int) -> int:
     """Cells for the place, in a terminal of so many columns."""
-    return max(COLUMNS[-1].width, columns - sum(column.width for column in COLUMNS[:-1]) - 2 * len(COLUMNS))
+    inside = columns - FRAME - sum(column.width + 2 for column in COLUMNS)
+    return max(COLUMNS[-1].width, inside + COLUMNS[-1].width)
 
 
 def sign(state: str) -> str:
@@ -79,6 +90,17 @@ def row(run: KnownRun, columns: int, *, marked: bool = False) -> tuple[Text, ...
         Text(short_moment(state.updated)),
         Text(clipped(_place(run.run_dir), where_width(columns), keep_end=True)),
     )
+
+
+def bar(share: float, cells: int) -> Content:
+    """A bar that can be read without colour."""
+    full = round(min(1.0, max(0.0, share)) * cells)
+    return Content.assemble(("━" * full, "bold $accent"), ("─" * (cells - full), "dim"))
+
+
+def step_words(step: int, total: int | None) -> str:
+    """ "300 of 1200 (25 %)"."""
+    return _("{0} of {1} ({2} %)").format(step, total, 100 * step // total) if total else str(step)
 
 
 def progress(step: int, steps: int | None) -> str:
@@ -110,23 +132,35 @@ def _place(run_dir: RunDir) -> str:
     return f"~{text[len(home) :]}" if text.startswith(f"{home}/") else text
 
 
-def about(run: KnownRun) -> Text:
+def about(run: KnownRun) -> Content:
     """The details of a run, one per line. Reads files: call it in a worker."""
+    state, detail = run.state, printable(run.state.detail).rstrip(".")
+    symbol, word, colour = SIGNS.get(state.state, ("?", state.state, ""))
+    losses, unfinished = sampled_losses(run.run_dir.events_path, CURVE), last_lines(run.run_dir.events_path)[1]
+    lines = [
+        Content.assemble((f" {symbol} {word} ", f"bold reverse {COLOURS.get(colour, '')}"), f" {_sentence(detail)}"),
+        Content.assemble(bar(state.step / (state.max_train_steps or state.step or 1), CURVE), f"  {_steps(run)}"),
+    ]
+    if losses:
+        loss = _("loss {0:.4f}").format(losses[-1])
+        lines.append(Content.assemble((sparkline(losses).ljust(CURVE), "$accent"), f"  {loss}"))
+    lines += [Content.styled(f"! {sentence}", "$text-warning") for sentence in _notes(run, unfinished)]
+    return Content("\n").join([*lines, Content(printable(run.run_dir.path))])
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}."
+
+
+def _steps(run: KnownRun) -> str:
+    """Steps, epoch, and when it was last seen, where the detail does not have it."""
     from engine.runs.state import moment
 
-    state, detail = run.state, printable(run.state.detail).rstrip(".")
-    text = Text()
-    text.append(f"{printable(run.name)}: {sign(state.state)}", "bold").append(f". {detail[:1].upper()}{detail[1:]}.\n")
-    facts = [_("Step {0} of {1}").format(state.step, state.max_train_steps or "?"), _("epoch {0}").format(state.epoch)]
-    loss, unfinished = last_loss(run.run_dir)
-    if loss is not None:
-        facts.append(_("last loss {0:.4f}").format(loss))
-    text.append(", ".join(facts) + ".")
-    if state.state not in ("lost", "unknown", "damaged"):  # the detail has it
-        text.append(_(" Last seen {0}.").format(moment(state.updated)))
-    for sentence in _notes(run, unfinished):
-        text.append(f"\n! {sentence}", "yellow")
-    return text.append(f"\n{printable(run.run_dir.path)}")
+    state = run.state
+    facts = [step_words(state.step, state.max_train_steps), _("epoch {0}").format(state.epoch)]
+    if state.state not in ("lost", "unknown", "damaged"):
+        facts.append(_("last seen {0}").format(moment(state.updated)))
+    return " · ".join(facts)
 
 
 def _notes(run: KnownRun, unfinished: bool) -> Iterator[str]:
@@ -149,12 +183,3 @@ def _notes(run: KnownRun, unfinished: bool) -> Iterator[str]:
         yield _("Press r to continue from the last saved state.")
     if not os.access(run_dir.private, os.W_OK):
         yield _("No permission to write: this run is read-only.")
-
-
-def last_loss(run_dir: RunDir) -> tuple[float | None, bool]:
-    """The loss of the last step in the log, smoothed, and whether the log's last line is unfinished."""
-    event = latest_step(run_dir.events_path)
-    if event is None:
-        return None, last_lines(run_dir.events_path)[1]
-    loss = event.loss if event.loss_average is None else event.loss_average
-    return loss, last_lines(run_dir.events_path)[1]

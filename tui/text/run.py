@@ -33,12 +33,11 @@ from engine.runs.shortage import Shortage
 from engine.runs.values import local_time
 from engine.text import duration, printable, size_text
 from tui.text.parts import part_title
-from tui.text.rows import SIGNS
+from tui.text.rows import COLOURS, SIGNS, bar, step_words
 from tui.texts import _
 from tui.watching.machine import Machine
 
 SIGN_OF_GONE = ("✗", _("the directory is gone"), "red")
-_COLOURS = {"green": "$text-success", "yellow": "$text-warning", "red": "$text-error"}
 COMMANDS = {
     "sample_now": _("Sample now"),
     "save_now": _("Save now"),
@@ -68,15 +67,9 @@ def heading(name: str, state: str, history: RunHistory, *, complete: bool = True
     return Content.assemble(
         (printable(name), "bold"),
         "  ",
-        (f"{symbol} {word}", f"bold {_COLOURS.get(colour, '')}"),
+        (f" {symbol} {word} ", f"bold reverse {COLOURS.get(colour, '')}"),
         *(f" · {part}" for part in parts),
     )
-
-
-def bar(share: float, cells: int) -> Content:
-    """A bar that can be read without colour."""
-    full = round(min(1.0, max(0.0, share)) * cells)
-    return Content.assemble(("█" * full, "$primary"), ("░" * (cells - full), "dim"))
 
 
 def progress_lines(history: RunHistory, state: RunState, width: int) -> Content:
@@ -109,11 +102,6 @@ def progress_lines(history: RunHistory, state: RunState, width: int) -> Content:
 def reached(history: RunHistory, state: RunState) -> int:
     """The newest step; where the event log is missing or empty, that of the state."""
     return history.step if history.start_count else state.step
-
-
-def step_words(step: int, total: int | None) -> str:
-    """ "300 of 1200 (25 %)"."""
-    return _("{0} of {1} ({2} %)").format(step, total, 100 * step // total) if total else str(step)
 
 
 def _epoch_share(history: RunHistory) -> float:

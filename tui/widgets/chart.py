@@ -37,8 +37,8 @@ class LossChart(Widget):
     DEFAULT_CSS = """
     LossChart { height: 1fr; width: 1fr; }
     LossChart .chart--raw { text-style: dim; }
-    LossChart .chart--smoothed { color: $text-primary; text-style: bold; }
-    LossChart .chart--mark { color: $text-warning; text-style: bold; }
+    LossChart .chart--smoothed { color: $accent; text-style: bold; }
+    LossChart .chart--mark { color: $foreground; text-style: bold; }
     LossChart .chart--axis { text-style: dim; }
     """
     COMPONENT_CLASSES: ClassVar[set[str]] = {"chart--raw", "chart--smoothed", "chart--mark", "chart--axis"}

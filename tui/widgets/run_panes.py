@@ -5,7 +5,6 @@ from __future__ import annotations
 from textual.app import ComposeResult
 from textual.containers import Container, Vertical
 from textual.content import Content
-from textual.widgets import Static
 
 from engine.config import RunConfig
 from engine.runs import RunDir
@@ -38,18 +37,21 @@ class RunPanes(Vertical):
         """Tabs and panes."""
         yield Lines(id="tabs")
         with Container(id="panes"):
-            with Vertical(id="overview", classes="pane"):
+            with self._pane("overview"):
                 yield LossChart(id="chart")
                 yield Lines(id="facts")
-            with Vertical(id="events", classes="pane"):
-                yield Static(_("3 Events"), classes="pane-title")
+            with self._pane("events"):
                 yield Tail(id="happened")
-            with Vertical(id="samples", classes="pane"):
-                yield Static(_("2 Samples"), classes="pane-title")
+            with self._pane("samples"):
                 yield Gallery(_("No samples yet."), id="gallery")
-            with Vertical(id="log", classes="pane"):
-                yield Static(_("4 Log"), classes="pane-title")
+            with self._pane("log"):
                 yield Tail(id="printed")
+
+    @staticmethod
+    def _pane(name: str) -> Vertical:
+        pane = Vertical(id=name, classes="pane frame")
+        pane.border_title = f"{list(PANES).index(name) + 1} {PANES[name]}"
+        return pane
 
     def on_mount(self) -> None:
         """The overview."""

@@ -30,7 +30,8 @@ class RunTable(DataTable[Text]):
     ]
 
     def __init__(self) -> None:
-        super().__init__(cursor_type="row")
+        super().__init__(cursor_type="row", classes="frame")
+        self.border_title = _("Runs")
         self._runs: Mapping[str, KnownRun] = {}
         self._marked: frozenset[str] = frozenset()
         self._written: dict[str, tuple[Text, ...]] = {}
@@ -47,6 +48,7 @@ class RunTable(DataTable[Text]):
     def show_runs(self, runs: Mapping[str, KnownRun], marked: Collection[str] = ()) -> None:
         """Show these, by their paths and in this order, those in `marked` with a mark; the cursor stays on its run."""
         self._runs, self._marked = runs, frozenset(marked)
+        self.border_subtitle = str(len(runs))
         self._write()
 
     def on_resize(self) -> None:
