@@ -164,12 +164,16 @@ class LoraSmithApp(KeysInOrder):
         """Show the dashboard of a run, live or ended, above the list of runs."""
         from engine.runs.integrity import damaged_run_error, fault_of
         from tui.screens.dashboard import DashboardScreen
+        from tui.screens.home import HomeScreen
 
         if fault := fault_of(run_dir):
             self.show_error(damaged_run_error(run_dir, fault))
             return
         self.go_to(None)
         self.watched = run_dir
+        home = self.screen_stack[0]
+        if isinstance(home, HomeScreen):
+            home.wanted = str(run_dir.path)
         self.push_screen(DashboardScreen(run_dir))
 
     def show_error(self, error: BaseException) -> None:

@@ -19,6 +19,11 @@ class Choice:
     value: Precision
     reason: str
 
+    @property
+    def text(self) -> str:
+        """ "bf16 (compute capability 8.6)"; fp32 by its name."""
+        return f"{compute_dtype(self.value)} ({self.reason.removeprefix('fp32, ')})"
+
 
 def choose_precision(requested: Literal["auto", "no", "fp16", "bf16"], gpu: Gpu | None) -> Choice:
     """Decide on `memory.mixed_precision`.
@@ -55,7 +60,7 @@ def choose_precision(requested: Literal["auto", "no", "fp16", "bf16"], gpu: Gpu 
         return Choice("bf16", reason)
     if has.fp16:
         return Choice("fp16", f"{reason}, bf16 needs 8.0")
-    return Choice("no", f"fp32, because of {reason}, and fp16 needs 5.3")
+    return Choice("no", f"fp32, {reason}, fp16 needs 5.3")
 
 
 def compute_dtype(precision: str) -> str:
@@ -71,7 +76,7 @@ def _on_cpu(requested: Literal["auto", "no", "fp16", "bf16"]) -> Choice:
             code="precision-not-possible",
         )
     if requested == "auto":
-        return Choice("no", "fp32, because bf16 gains nothing on the CPU")
+        return Choice("no", "fp32, bf16 has no benefit on a CPU")
     return _as_configured(requested)
 
 

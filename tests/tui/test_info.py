@@ -38,7 +38,7 @@ def test_a_pytorch_that_leaves_the_gpu_unused_is_reported(
     assert obstacle is not None
     lines = info(capsys)
     assert f"! {' '.join(obstacle)}\n" in lines
-    assert "because bf16 gains nothing on the CPU" in lines and "compute capability" not in lines
+    assert "Precision: fp32 (bf16 has no benefit on a CPU)" in lines and "compute capability" not in lines
     report = json.loads(info(capsys, "--json"))
     assert report["warnings"] == [" ".join(obstacle)] and report["precision"]["value"] == "no"
 
@@ -82,7 +82,7 @@ def test_a_run_that_asks_for_that_gpu_does_not_start_and_automatic_reports_it(
         preflight(demo.changed(memory={"device": "cuda:0"}))
     automatic = preflight(demo.changed(memory={"device": "auto"}))
     assert [note for note in automatic.changes if note.startswith("PyTorch")]
-    assert "on the CPU" in automatic.precision and used_card(automatic.config) is None
+    assert "on a CPU" in automatic.precision and used_card(automatic.config) is None
 
 
 @pytest.mark.parametrize(

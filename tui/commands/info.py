@@ -39,9 +39,9 @@ def command(as_json: bool) -> int:
             {"versions": versions(), "system": asdict(system), **gpus, "warnings": warnings, "precision": precision}
         )
         return ExitCode.DONE
-    for line in (*version_lines(), *_system_lines(system), *_gpu_lines(report), *_warnings(report, build)):
+    for line in (*_warnings(report, build), *version_lines(), *_system_lines(system), *_gpu_lines(report)):
         output.result(printable(line))
-    output.result(f"Precision {choice.value}: {choice.reason}.")
+    output.result(f"Precision: {choice.text}")
     return ExitCode.DONE
 
 

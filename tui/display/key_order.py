@@ -10,6 +10,8 @@ from textual import events
 from textual.app import App
 from textual.dom import DOMNode
 
+from tui.display.list_keys import plain
+
 PATIENCE_SECONDS = 2.0
 """The longest time that the next key waits, in case a widget is removed before it has handled its key."""
 
@@ -40,7 +42,7 @@ class KeysInOrder(App[int]):
     async def _send_key(self, event: events.Key | events.Paste) -> None:
         loop = asyncio.get_running_loop()
         self._patience = loop.call_later(PATIENCE_SECONDS, self.call_later, self._arrived)
-        await super().on_event(event)
+        await super().on_event(plain(self, event) if isinstance(event, events.Key) else event)
         self._follow(self.focused or self.screen)
 
     def _follow(self, node: DOMNode) -> None:

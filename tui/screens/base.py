@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual import on
-from textual.app import ComposeResult
+from textual.app import ActiveBinding, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.css.query import NoMatches
 from textual.message import Message
 from textual.screen import Screen
+from textual.timer import Timer
 from textual.widget import MountError
 from textual.widgets import Static
 from textual.worker import Worker, WorkerState
 
 from engine.text import printable
 from tui.texts import HELP_TOOLTIP, _
+from tui.widgets.filterable import Filterable
 from tui.widgets.key_bar import KeyBar
 
 if TYPE_CHECKING:
     from engine.runs import RunDir
     from tui.app import LoraSmithApp
 
+ANSWER_SECONDS = 8.0
+"""How long an answer is shown."""
 SMALLEST = (60, 16)
 """Columns and rows below which only the status panel is shown."""
 
@@ -38,9 +44,19 @@ class BaseScreen(Screen[None]):
     VERTICAL_BREAKPOINTS = [(0, "-flat"), (SMALLEST[1], "-low"), (32, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f1,question_mark", "help", _("Help"), tooltip=HELP_TOOLTIP),
+        Binding(
+            "slash", "filter", _("Filter"), key_display="/", show=False, tooltip=_("Show only what has some words.")
+        ),
+        Binding("y", "copy_focused", _("Copy"), show=False, tooltip=_("Copy what has the focus: a path, a text.")),
+        Binding("f11", "full", _("Full"), show=False, tooltip=_("This part alone, or all parts again.")),
     ]
+    FULL: ClassVar[bool] = False
+    """The part with the focus can have the whole screen: the style of the class "-full" hides the rest."""
     HELP: ClassVar[str | None] = None
     """Markdown: what this screen is for. A widget's HELP is shown above it."""
+
+    _fading: Timer | None = None
+    """Until the answer that is shown is cleared."""
 
     @property
     def smith(self) -> LoraSmithApp:
@@ -80,6 +96,79 @@ class BaseScreen(Screen[None]):
         if width < SMALLEST[0] or height < SMALLEST[1]:
             words = _("Enlarge the terminal to {0} × {1} for the rest.").format(*SMALLEST)
             self.query_one("#too-small", Static).update(f"{self.status_text()}\n\n{words}")
+
+    # Keys and answers
+
+    @property
+    def active_bindings(self) -> dict[str, ActiveBinding]:
+        """The keys that work now, each named after what it does now."""
+        bindings = {}
+        for key, active in super().active_bindings.items():
+            binding = active.binding
+            if (binding.action == "filter" and self._list() is None) or (binding.action == "full" and not self.FULL):
+                continue
+            label = self.label_of(binding.action)
+            bindings[key] = active._replace(binding=replace(binding, description=label)) if label else active
+        return bindings
+
+    def label_of(self, action: str) -> str | None:
+        """What an action does now, where that changes; None for the label of its key."""
+        return None
+
+    def answer(self, sentence: str) -> None:
+        """Show for some seconds what a key has done."""
+        self.notify(sentence, markup=False, timeout=ANSWER_SECONDS)
+
+    def fade(self, clear: Callable[[], object]) -> None:
+        """Call `clear` when an answer has been shown long enough; a newer answer starts over."""
+        self.keep()
+        self._fading = self.set_timer(ANSWER_SECONDS, clear)
+
+    def keep(self) -> None:
+        """What is shown next stays."""
+        if self._fading is not None:
+            self._fading.stop()
+            self._fading = None
+
+    def _list(self) -> Filterable | None:
+        """The list that a filter is for: the one with the focus, else the first one that is shown."""
+        if isinstance(self.focused, Filterable):
+            return self.focused
+        return next((each for each in self.query(Filterable) if each.size and each.visible), None)
+
+    def action_filter(self) -> None:
+        """Type words that the entries must have."""
+        from tui.widgets.filter_line import FilterLine
+
+        target, lines = self._list(), list(self.query(FilterLine))
+        if lines and lines[0].target is target:
+            lines[0].begin()
+        elif target is not None:
+            for line in lines:
+                line.target.set_filter("")
+                line.remove()
+            self.mount(FilterLine(target), before=self.query_one(KeyBar))
+
+    def action_copy_focused(self) -> None:
+        """Copy the text of what has the focus, or of what it is in."""
+        for node in (self.focused or self).ancestors_with_self:
+            text = getattr(node, "copied_text", None)
+            if isinstance(text, str) and text:
+                self.copy(text)
+                return
+        self.answer(_("There is nothing to copy here."))
+
+    def copy(self, text: str) -> None:
+        """Put a text on the clipboard, and show it: not every terminal has one."""
+        self.app.copy_to_clipboard(text)
+        lines = text.strip().split("\n")
+        more = _(" … ({0} lines)").format(len(lines)) if len(lines) > 1 else ""
+        self.answer(_("Copied (if your terminal allows it): {0}").format(printable(lines[0])) + more)
+
+    def action_full(self) -> None:
+        """The part with the focus alone, or everything."""
+        self.toggle_class("-full")
+        self.refresh_bindings()
 
     def action_help(self) -> None:
         """`?` where no text is typed; F1 works everywhere."""

@@ -217,7 +217,7 @@ class CaptionsScreen(StepScreen):
             self.smith.show_error(error)
             return False
         if saved:
-            self.set_message(_("✓ {0}: caption saved.").format(name))
+            self.answer(_("✓ {0}: caption saved.").format(name))
             self.query_one(CaptionList).refresh()
             self._show_summary()
         return True
@@ -246,7 +246,7 @@ class CaptionsScreen(StepScreen):
             return
         place = self.book.next_open(self.shown)
         if place is None:
-            self.set_message(_("✓ Every image has a caption without problems."))
+            self.answer(_("✓ Every image has a caption without problems."))
         else:
             self.query_one(CaptionList).position = place
 
@@ -313,7 +313,7 @@ class CaptionsScreen(StepScreen):
                 words = _("{0} Changed since and not touched: {1}.")
                 self.set_message(words.format(sentence, listing(names, 3)), kind="warning")
             else:
-                self.set_message(sentence)
+                self.answer(sentence)
         self._read(self.rules)
 
     # A model

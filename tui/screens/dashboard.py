@@ -217,8 +217,14 @@ The training is a separate process. This screen only watches it: closing it, or 
         if self.look is not None:
             self.query_one("#message", Lines).set_text(self._sentence or hints.hint(self.history, self.look))
 
+    def answer(self, sentence: str) -> None:
+        """Show above the footer, for some seconds, what a key has done."""
+        self.set_message(sentence)
+        self.fade(lambda: self.set_message(""))
+
     def set_message(self, sentence: str) -> None:
         """Show a sentence above the footer, until the run's state changes."""
+        self.keep()
         self._sentence = sentence
         self._draw_message()
 
@@ -264,7 +270,7 @@ The training is a separate process. This screen only watches it: closing it, or 
     def action_send(self, name: str) -> None:
         """Send a command to the trainer."""
         if self.look is not None and not self.look.writable:
-            self.set_message("✗ " + _("You may not write into {0}.").format(printable(self.run_dir.control)))
+            self.answer("✗ " + _("You may not write into {0}.").format(printable(self.run_dir.control)))
             return
         self.set_message(_("{0}: sent …").format(words.COMMANDS[name]))
         self._send(name)
@@ -289,15 +295,15 @@ The training is a separate process. This screen only watches it: closing it, or 
             if name in ("pause", "continue") and answer == "done":
                 self.set_message("")  # the state shows it
                 continue
-            result = printable(answer) if answer is not None else _("no answer, the run has ended")
-            self.set_message(_("{0}: {1}").format(words.COMMANDS[name], result))
+            result = words.answer_text(answer) if answer is not None else _("no answer, the run has ended")
+            self.answer(_("{0}: {1}").format(words.COMMANDS[name], result))
 
     def action_change(self) -> None:
         """The settings that can change now."""
         from tui.screens.change_setting import ChangeSettingScreen
 
         if self.look is not None and not self.look.writable:
-            self.set_message("✗ " + _("You may not write into {0}.").format(printable(self.run_dir.control)))
+            self.answer("✗ " + _("You may not write into {0}.").format(printable(self.run_dir.control)))
             return
         self.app.push_screen(ChangeSettingScreen(self.run_dir, self.history, lambda: self.live))
 

@@ -83,6 +83,14 @@ class FoldersScreen(StepScreen):
         result: Overview | LoraSmithError
 
     @dataclass
+    class PlaceRead(Message):
+        """What is in the place of the new run already; empty: nothing."""
+
+        path: Path
+        sentence: str
+        needs_decision: bool
+
+    @dataclass
     class ImagesTakenIn(Message):
         """Taking the images in has ended; None: stopped."""
 
@@ -97,6 +105,7 @@ class FoldersScreen(StepScreen):
         self._accepted_others = 0
         self._pause: Timer | None = None
         self._verdict: FoldersScreen.Judged | None = None
+        self._occupied: FoldersScreen.PlaceRead | None = None
         self._named = ""
         """The name when the step was opened; it is the trigger word where none is set."""
 
@@ -164,10 +173,25 @@ class FoldersScreen(StepScreen):
             self._judge(entries.word, suggest(entries.word), str(self.draft.get("model.pretrained_model_name_or_path")))
         else:
             self.query_one(ProjectForm).set_verdict("")
+        if entries.name:
+            self._read_place(entries.project().path)
         self._show_plan()
         if self._pause is not None:
             self._pause.stop()
         self._pause = self.set_timer(PAUSE, self.look)
+
+    @work(thread=True, exclusive=True, exit_on_error=False, group="place")
+    def _read_place(self, path: Path) -> None:
+        from engine.runs import RunDir
+        from engine.runs.layout import CURRENT
+        from tui.setup.names import occupied_text
+
+        self.post_message(self.PlaceRead(path, *occupied_text(RunDir(path / CURRENT))))
+
+    @on(PlaceRead)
+    def _show_place(self, event: PlaceRead) -> None:
+        self._occupied = event
+        self._show_plan()
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="trigger")
     def _judge(self, word: str, rarer: str, model: str) -> None:
@@ -237,6 +261,7 @@ class FoldersScreen(StepScreen):
         self.query_one(ProjectForm).set_repeats(computed)
         problem = next(iter(entries.problems(self.configured)), None)
         plan.set_class(problem is not None and bool(entries.name and entries.source), "error")
+        plan.set_class(False, "warning")
         if entries.name and self.configured:
             words = _("The images are those of {0}. A folder that is named here replaces them.")
             plan.update(f"✗ {problem}" if problem else words.format(printable(self.configured)))
@@ -245,7 +270,12 @@ class FoldersScreen(StepScreen):
         elif problem is not None:
             plan.update(f"✗ {problem}")
         else:
-            plan.update(plan_text(entries.project(), count, overview is not None and overview.numbered))
+            project, there = entries.project(), self._occupied
+            text = plan_text(project, count, overview is not None and overview.numbered)
+            if there is not None and there.path == project.path and there.sentence:
+                text += f"\n{'! ' if there.needs_decision else ''}{there.sentence}"
+                plan.set_class(there.needs_decision, "warning")
+            plan.update(text)
 
     # The images
 

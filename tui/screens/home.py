@@ -19,6 +19,7 @@ from tui.screens.ask_text import AskTextScreen
 from tui.screens.base import BaseScreen
 from tui.screens.compare_choice import begin_comparison, comparable
 from tui.screens.steps import STEPS, position
+from tui.setup.names import free_name
 from tui.setup.preset_file import conversion_notes, own_trigger, read_file
 from tui.text.rows import about, progress, sign
 from tui.texts import _
@@ -100,6 +101,8 @@ shown as running has a live process.
         self.table: RunTable | None = None
         self.marked: list[str] = []
         """Paths of the runs to compare, in the order of their marks."""
+        self.wanted = ""
+        """Path of the run whose dashboard was left: the cursor goes there."""
         self._timer: Timer | None = None
 
     def compose_content(self) -> ComposeResult:
@@ -111,6 +114,7 @@ shown as running has a live process.
     def on_screen_resume(self) -> None:
         """Shown: read the list of runs now, and then every two seconds."""
         self._show_draft()
+        self._go_to_wanted()
         self.call_after_refresh(self._begin_to_look)
 
     def _begin_to_look(self) -> None:
@@ -139,6 +143,7 @@ shown as running has a live process.
         self.marked = [path for path in self.marked if path in self.runs]
         if self.table is not None:
             self.table.show_runs(self.runs, self.marked)
+        self._go_to_wanted()
         now = self.chosen()
         if now != chosen:
             self._describe()
@@ -147,6 +152,11 @@ shown as running has a live process.
         self.refresh_status()
         if self.is_active:
             self._timer = self.set_timer(SECONDS, self._look)
+
+    def _go_to_wanted(self) -> None:
+        """The cursor to the run that was watched, once it is in the list."""
+        if self.wanted and self.table is not None and self.table.choose(self.wanted):
+            self.wanted = ""
 
     async def _arrange(self) -> None:
         """Mount the table and the details; without a run, the welcome text."""
@@ -194,6 +204,8 @@ shown as running has a live process.
         run = self.chosen()
         if run is not None:
             self._read_details(run)
+        elif self.table is not None:
+            self.query_one("#about", Static).update(_("No run fits the filter. Escape shows all."))
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="details")
     def _read_details(self, run: KnownRun) -> None:
@@ -325,12 +337,16 @@ shown as running has a live process.
         from engine.dataset.trigger import kept_trigger
 
         try:
-            trigger = kept_trigger(load_config(run.run_dir.config_path))
+            config = load_config(run.run_dir.config_path)
+            trigger = kept_trigger(config)
         except (ValueError, OSError) as error:
             self.smith.show_error(error)
             return
         draft = self.smith.draft
-        draft.start_over({"saving.output_dir": "", **trigger}, preset=str(run.run_dir.config_path))
+        names = {known.name for known in (self.runs or {}).values()}
+        name = free_name(config.saving.output_name, lambda name: name in names or Path(name).exists())
+        values = {"saving.output_dir": "", "saving.output_name": name, **trigger}
+        draft.start_over(values, preset=str(run.run_dir.config_path))
         draft.done = [step.name for step in STEPS[:-1]]
         self.smith.go_to("folders")
 

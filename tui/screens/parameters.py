@@ -227,7 +227,7 @@ marked *rough* when it is only computed from the GPU's speed.
     def _edit_elsewhere(self, event: FieldForm.Refused) -> None:
         key, facts = event.key, fields()[event.key]
         if key in STEP_OF:
-            self.set_message(_("Set in the step {0}: Ctrl+G goes there.").format(step_title(STEP_OF[key])))
+            self.answer(_("Set in the step {0}: Ctrl+G goes there.").format(step_title(STEP_OF[key])))
             return
         from tui.screens.entries import EntriesScreen
 

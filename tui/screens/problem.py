@@ -21,7 +21,7 @@ class ProblemScreen(ModalScreen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,enter,q,space", "dismiss", _("Close")),
-        Binding("c", "copy", _("Copy")),
+        Binding("c,y", "copy", _("Copy")),
     ]
 
     def __init__(self, error: BaseException) -> None:
@@ -38,7 +38,7 @@ class ProblemScreen(ModalScreen[None]):
     def action_copy(self) -> None:
         """Copy the text to the clipboard, if the terminal allows it."""
         self.app.copy_to_clipboard(f"{self.heading}\n{self.text}")
-        self.notify(_("Copied."))
+        self.notify(_("Copied (if your terminal allows it)."))
 
 
 def describe(error: BaseException) -> tuple[str, str]:

@@ -28,6 +28,7 @@ from engine.runs.history import SavedFile
 from engine.text import plural, printable
 from tui.screens.base import BaseScreen
 from tui.screens.steps import RUN_STEPS, STEPS
+from tui.setup.names import free_name
 from tui.setup.recent import models_folder, record_models_folder
 from tui.text.results import reasons, rows
 from tui.texts import _
@@ -165,7 +166,13 @@ through the prompts, and **b** flips between an image and the base model's.
 
     def set_message(self, sentence: str) -> None:
         """Put a sentence above the footer."""
+        self.keep()
         self.query_one("#message", Lines).set_text(sentence)
+
+    def answer(self, sentence: str) -> None:
+        """Show above the footer, for some seconds, what a key has done."""
+        self.set_message(sentence)
+        self.fade(lambda: self.set_message(""))
 
     def status_text(self) -> str:
         """The run and how many files it has."""
@@ -179,7 +186,7 @@ through the prompts, and **b** flips between an image and the base model's.
         """Open the folder where there is a desktop; else show and copy its path."""
         command = opener()
         if command is None:
-            self._copy(self.run_dir.path)
+            self.copy(str(self.run_dir.path))
             return
         try:
             subprocess.Popen(
@@ -187,18 +194,14 @@ through the prompts, and **b** flips between an image and the base model's.
                 stderr=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
         except OSError as error:
-            self.set_message(_("{0} does not start: {1}.").format(command, error.strerror))
+            self.answer(_("{0} does not start: {1}.").format(command, error.strerror))
             return
-        self.set_message(_("Opened {0}.").format(printable(self.run_dir.path)))
+        self.answer(_("Opened {0}.").format(printable(self.run_dir.path)))
 
     def action_copy(self) -> None:
         """Copy the path of the chosen file."""
         if self.chosen is not None:
-            self._copy(self.chosen.path)
-
-    def _copy(self, path: Path) -> None:
-        self.app.copy_to_clipboard(str(path))
-        self.set_message(_("Copied, if the terminal allows it: {0}").format(printable(path)))
+            self.copy(str(self.chosen.path))
 
     def action_use(self) -> None:
         """Ask for a models folder, and copy the chosen file into it."""
@@ -292,7 +295,7 @@ through the prompts, and **b** flips between an image and the base model's.
     @on(Drawn)
     def _show_sheet(self, event: Drawn) -> None:
         if event.path is None:
-            self.set_message(_("This run has no samples."))
+            self.answer(_("This run has no samples."))
         else:
             self.set_message(_("Contact sheet: {0}").format(printable(event.path)))
 
@@ -318,7 +321,7 @@ through the prompts, and **b** flips between an image and the base model's.
             return
         values: dict[str, Any] = {
             **values_of(config, StartFile(file.path, file)),
-            "saving.output_name": next_name(config.saving.output_name),
+            "saving.output_name": free_name(config.saving.output_name, lambda name: Path(name).exists()),
             "saving.output_dir": "",  # its own folder: the old run and this file stay where they are
         }
         if draft.unfinished:
@@ -350,9 +353,3 @@ def opener(environment: Mapping[str, str] = os.environ) -> str | None:
         return None if "SSH_CONNECTION" in environment else "open"
     display = environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY")
     return shutil.which("xdg-open") if display else None
-
-
-def next_name(name: str) -> str:
-    """ "robot-2" after "robot", "robot-3" after "robot-2"."""
-    stem, dash, number = name.rpartition("-")
-    return f"{stem}-{int(number) + 1}" if dash and stem and number.isdecimal() else f"{name}-2"

@@ -13,7 +13,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.message import Message
-from textual.widgets import Static
+from textual.widgets import Button, Static
 from textual.worker import get_current_worker
 
 from engine.config import ConfigError
@@ -61,15 +61,17 @@ class ReviewScreen(StepScreen):
     HELP = _("""
 ## Review
 
-Everything that the run will do, with the reason for each decision. Warnings are at the top, with a `!`.
+Everything that the run will do, with the reason for each decision. Warnings are at the top, with a `!`. Up, Down, Page
+Up and Page Down scroll.
 
 **Start training** starts it as a separate process; closing the screen does not stop it. `c` copies the command that
 starts the same run from a shell, `p` keeps the settings as a preset of your own, without model, images and name.
 """)
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "next", _("Start"), show=False, tooltip=_("Start the training.")),
+        Binding("e", "fix", _("Fix"), tooltip=_("Go to the step where this can be fixed.")),
         Binding("c", "copy", _("Copy command"), tooltip=_("Copy the command that starts the same run from a shell.")),
         Binding("p", "save_preset", _("Preset"), tooltip=_("Keep these settings as a preset of your own.")),
-        Binding("e", "fix", _("Fix"), tooltip=_("Go to the step where the problem can be fixed.")),
         Binding("v", "validation", _("Validation"), tooltip=_("Train on the validation images, or set some aside.")),
         Binding("r", "check", _("Check again"), tooltip=_("Check model, images and disk again.")),
     ]
@@ -206,7 +208,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
     def _obstruct(self, sentence: str, step: str) -> None:
         self.obstacle = (sentence, step)
         if self.live is not None:
-            self.set_message(_("A run trains there: Ctrl+N watches it."), kind="error")
+            self.set_message(_("It is training already: Ctrl+N watches it."), kind="error")
         else:
             self.set_message(next(iter(self.problems())), kind="error")
         self._draw()
@@ -234,7 +236,19 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
         text.append("\n" + _("The same from a shell (c copies it)") + "\n", "bold")
         text.append(printable(self.draft.command()))
         self.query_one("#text", Static).update(text)
+        self.query_one("#next", Button).label = _("Watch it") if self.live is not None else self.next_label()
         self.refresh_bindings()
+
+    @property
+    def copied_text(self) -> str:
+        """The whole review."""
+        return str(self.query_one("#text", Static).visual)
+
+    def label_of(self, action: str) -> str | None:
+        """The last step starts the training, or shows the one that is running there."""
+        if action == "next":
+            return _("Watch it") if self.live is not None else _("Start")
+        return super().label_of(action)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """`e` is there only while there is a problem, `v` while there is a choice."""
@@ -265,8 +279,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
 
     def action_copy(self) -> None:
         """Copy the command, if the terminal allows it."""
-        self.app.copy_to_clipboard(self.draft.command())
-        self.set_message(_("Copied, if the terminal allows it."))
+        self.copy(self.draft.command())
 
     def action_save_preset(self) -> None:
         """Ask for a name and write a preset."""
@@ -300,7 +313,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
             self.smith.show_error(error)
             return
         self._draw()
-        self.set_message(_("Saved as the preset {0}.").format(name))
+        self.answer(_("Saved as the preset {0}.").format(name))
         self.notify(printable(path), title=_("Preset {0}").format(name), markup=False)
 
     def problems(self) -> Iterable[str]:

@@ -30,6 +30,8 @@ class StepScreen(BaseScreen):
     STEP: ClassVar[str]
     came_back = False
     """It was reached by Escape from the step after it."""
+    _standing = ("", "note")
+    """The sentence that stays, and its kind."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+n", "next", _("Next"), tooltip=_("Keep this and continue."), priority=True),
         Binding("escape", "back", _("Back"), tooltip=_("One step back; nothing is lost.")),
@@ -72,10 +74,20 @@ class StepScreen(BaseScreen):
 
     def set_message(self, text: str, *, kind: str = "note") -> None:
         """Put one sentence above the footer: kind note, warning or error."""
+        self.keep()
+        self._standing = text, kind
+        self._write(text, kind)
+
+    def _write(self, text: str, kind: str) -> None:
         message = self.query_one("#message", Static)
         sign = {"warning": "! ", "error": "✗ "}.get(kind, "")
         message.set_classes(f"-{kind}")
         message.update(sign + text)
+
+    def answer(self, sentence: str) -> None:
+        """Show above the footer, for some seconds, what a key has done; then the sentence before it again."""
+        self._write(sentence, "note")
+        self.fade(lambda: self._write(*self._standing))
 
     def status_text(self) -> str:
         """The step's place and title."""

@@ -81,16 +81,23 @@ Start with a strength of 0.8: at full strength a LoRA often reproduces its train
     def action_copy_prompt(self) -> None:
         """Copy the prompt for A1111 and Forge."""
         if self.lora is not None:
-            self._copy(a1111_prompt(self.lora))
+            self.copy(a1111_prompt(self.lora))
 
     def action_copy_snippet(self) -> None:
         """Copy the program for diffusers."""
         if self.lora is not None:
-            self._copy(snippet(self.lora))
+            self.copy(snippet(self.lora))
 
-    def _copy(self, words: str) -> None:
-        self.app.copy_to_clipboard(words)
-        self.query_one("#message", Lines).set_text(_("Copied, if the terminal allows it."))
+    def answer(self, sentence: str) -> None:
+        """Show above the footer, for some seconds, what a key has done."""
+        line = self.query_one("#message", Lines)
+        line.set_text(sentence)
+        self.fade(lambda: line.set_text(""))
+
+    @property
+    def copied_text(self) -> str:
+        """The whole page."""
+        return text(self.lora).plain if self.lora is not None else ""
 
     def action_back(self) -> None:
         """Back to the results."""

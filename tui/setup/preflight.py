@@ -258,4 +258,4 @@ def _precision(config: RunConfig, notes: list[str]) -> str:
     choice = choose_precision(config.memory.mixed_precision, gpu)
     if gpu is not None:
         require_products(config.memory.base_precision, gpu.name, gpu.compute_capability)
-    return f"Precision {choice.value}: {choice.reason}."
+    return f"Precision: {choice.text}."

@@ -12,6 +12,7 @@ from engine.errors import LoraSmithError, ModelError, UsageError
 from engine.text import duration, plural, printable, size_text
 from tui.screens.steps import STEPS, position
 from tui.setup.draft import STEP_OF, Draft
+from tui.setup.names import occupied_text
 from tui.text.layers import layer_lines
 from tui.text.vram_text import lines, used_card
 from tui.texts import _
@@ -67,6 +68,8 @@ class Report:
     """Why the training would end with the session; None where it would not."""
     unfinished: tuple[RunDir, RunState] | None
     """An unfinished run in its directory, which is resumed or moved away first."""
+    earlier: str = ""
+    """What happens to a run of this name that has ended; empty where none is there."""
     usual: frozenset[str] = frozenset()
     """Those of `preflight.changes` that come from the preset alone: no mistake of the person."""
 
@@ -112,7 +115,8 @@ def gather(config: RunConfig, forecaster: Forecaster, progress: Progress, preset
         unfinished = (run_dir, state)
     forecast = forecaster.forecast_of(checked.run, checked.plan, checked.need, checked.num_prompts)
     usual = frozenset(_changes(preset, checked.recognition) if preset is not None else ())
-    return Report(checked, forecast, used_card(checked.config), logout_warning(), unfinished, usual)
+    earlier = occupied_text(run_dir)[0] if unfinished is None else ""
+    return Report(checked, forecast, used_card(checked.config), logout_warning(), unfinished, earlier, usual)
 
 
 def _changes(preset: RunConfig, recognition: Recognition) -> tuple[str, ...]:
@@ -254,7 +258,7 @@ def sections(report: Report, draft: Draft, vram: PlannedMemory | None = None) ->
     usual = [change for change in checked.changes if change in report.usual]
     result = checked.directory / f"{checked.config.saving.output_name}.safetensors"
     return [
-        (_("Result"), [str(result), checked.captions.trigger_line()]),
+        (_("Result"), [str(result), checked.captions.trigger_line(), *filter(None, [report.earlier])]),
         (_("Length"), length),
         (_("Model"), [model, *recognition.reasons]),
         (_("Images"), [*checked.images.lines(), *_set_aside(report)]),
@@ -291,11 +295,11 @@ def settings(config: RunConfig, draft: Draft) -> list[str]:
     lines, base = [], draft.base()
     for key, facts in fields().items():
         value = getattr(getattr(config, facts.table), facts.name)
-        if value == facts.default and key not in draft.values:
+        in_preset = getattr(getattr(base, facts.table), facts.name)
+        if value == facts.default and (key in STEP_OF or value == in_preset):
             continue
-        line = f"{key} = {value_text(facts, value)} {unit(facts, value)}".rstrip()
-        if key in draft.values and key not in STEP_OF:
-            preset = value_text(facts, getattr(getattr(base, facts.table), facts.name))
-            line = "• " + line + _(" (preset: {0})").format(preset)
+        line = f"{_(facts.title)}: {value_text(facts, value)} {unit(facts, value)}".rstrip()
+        if value != in_preset and key not in STEP_OF:
+            line = "• " + line + _(" (preset: {0})").format(value_text(facts, in_preset))
         lines.append(line)
     return lines

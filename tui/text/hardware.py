@@ -181,15 +181,19 @@ def _programs(gpu: Gpu) -> str:
 def _precision(precision: Precision, gpu: Gpu | None) -> Iterator[Fact]:
     if gpu is not None:
         capability = gpu.compute_capability
-        supported = _("unknown") if capability is None else _("yes") if abilities(capability).bf16 else _("no")
-        why = _("compute capability {0}, bf16 begins with 8.0").format(_dotted(capability))
-        yield "bf16", f"{supported}: {why}"
+        if capability is None:
+            words = _("unknown: it needs compute capability 8.0, and the driver does not report this GPU's")
+        elif abilities(capability).bf16:
+            words = _("supported (it needs compute capability 8.0, this is {0})")
+        else:
+            words = _("not supported (it needs compute capability 8.0, this is {0})")
+        yield "bf16", words.format(_dotted(capability))
     try:
         choice = choose_precision(precision, gpu)
     except UsageError as error:
         yield _("Precision"), f"! {error}"
     else:
-        yield _("Precision"), choice.reason if choice.value == "no" else f"{choice.value}: {choice.reason}"
+        yield _("Precision"), choice.text
 
 
 def machine_facts(around: Surroundings, memory_total: int, memory_free: int) -> Iterator[Fact]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 from textual.content import Content
@@ -83,8 +83,9 @@ def row(run: KnownRun, columns: int, *, marked: bool = False) -> tuple[Text, ...
     """The cells of a run in a terminal of so many columns."""
     state, mark = run.state, f"{MARK} " if marked else ""
     colour = SIGNS.get(state.state, ("", "", ""))[2]
+    name = printable(run.name)
     return (
-        Text(clipped(f"{mark}{printable(run.name)}", COLUMNS[0].width), "bold" if marked else ""),
+        Text(clipped(f"{mark}{_earlier(name) if run.archived else name}", COLUMNS[0].width), "bold" if marked else ""),
         Text(sign(state.state), colour),
         Text(progress(state.step, state.max_train_steps), justify="right"),
         Text(short_moment(state.updated)),
@@ -103,6 +104,24 @@ def step_words(step: int, total: int | None) -> str:
     return _("{0} of {1} ({2} %)").format(step, total, 100 * step // total) if total else str(step)
 
 
+def searched(run: KnownRun) -> str:
+    """What a filter of the list looks through: name, state, place."""
+    return f"{run.name} {sign(run.state.state)} {run.run_dir.path}"
+
+
+def ranks(run: KnownRun) -> tuple[Any, ...]:
+    """What the list can be sorted by: name, state with the live ones first, progress, last seen, place."""
+    state = run.state
+    share = state.step / state.max_train_steps if state.max_train_steps else 0.0
+    return (
+        run.name.casefold(),
+        list(SIGNS).index(state.state) if state.state in SIGNS else len(SIGNS),
+        -share,
+        -(state.updated or 0.0),
+        str(run.run_dir.path),
+    )
+
+
 def progress(step: int, steps: int | None) -> str:
     """ "120/2000  6 %", or the step alone."""
     return f"{step}/{steps} {100 * step // steps:3d} %" if steps else str(step)
@@ -116,6 +135,11 @@ def short_moment(seconds: float | None) -> str:
     if then[:3] == now[:3]:
         return time.strftime(_("today %H:%M"), then)
     return time.strftime(_("%d %b %H:%M") if then.tm_year == now.tm_year else "%Y-%m-%d", then)
+
+
+def _earlier(name: str) -> str:
+    """The name of a run that was moved aside when a newer one of that name started."""
+    return clipped(_("{0} (earlier)").format(name), COLUMNS[0].width)
 
 
 def about_place(run: KnownRun) -> str:

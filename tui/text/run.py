@@ -47,6 +47,13 @@ COMMANDS = {
 }
 
 
+def answer_text(answer: str) -> str:
+    """The trainer's answer to a command, in words for a person."""
+    if answer.removeprefix("refused: ") == "not possible in this phase":
+        return _("not possible while the model is loading; try again when the training has started")
+    return printable(answer)
+
+
 def phase_text(name: str) -> str:
     """The label of a phase, also of one of another version."""
     return _(printable(Phase.label_of(name)))
@@ -225,7 +232,7 @@ def _event_words(event: Event) -> tuple[str, str, str]:
         case ChangedEvent():
             return "▸", event.text, ""
         case ControlAckEvent():
-            return "▸", f"{COMMANDS.get(event.command, event.command)}: {event.result}", ""
+            return "▸", f"{COMMANDS.get(event.command, event.command)}: {answer_text(event.result)}", ""
         case RunStartedEvent():
             return "○", _("The trainer started: process {0}").format(event.pid or 0), ""
         case RunFinishedEvent():

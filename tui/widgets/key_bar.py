@@ -12,8 +12,10 @@ from textual.widget import Widget
 from textual.widgets import Footer
 from textual.widgets._footer import FooterKey, FooterLabel
 
-ALWAYS = ("help", "leave")
+ALWAYS = ("help", "fix", "leave")
 """Actions whose keys are never left out: F1 lists all the others."""
+_PLACES = {"help": -1, "leave": 1}
+"""Help is always the first key, and the key to quit the last."""
 
 MORE = "… "
 
@@ -33,7 +35,7 @@ class KeyBar(Footer):
         """The keys that fit; "…" for the rest."""
         self._room = self.app.size.width
         self._composed = _keys_of(self.screen) if self._bindings_ready else None
-        keys = list(super().compose())
+        keys = sorted(super().compose(), key=_place)
         for key in keys:
             if isinstance(key, FooterKey):  # it would add the class when it is mounted, and be styled a second time
                 key.set_class(True, "-compact", update=False)
@@ -69,8 +71,16 @@ def fitting(keys: Sequence[Widget], room: int) -> list[Widget]:
     return fit
 
 
+def _place(key: Widget) -> int:
+    return _PLACES.get(_name(key), 0)
+
+
+def _name(key: Widget) -> str:
+    return key.action.rpartition(".")[2] if isinstance(key, FooterKey) else ""
+
+
 def _droppable(key: Widget) -> bool:
-    return isinstance(key, FooterKey) and key.action.rpartition(".")[2] not in ALWAYS
+    return isinstance(key, FooterKey) and _name(key) not in ALWAYS
 
 
 def _width(key: Widget | str) -> int:

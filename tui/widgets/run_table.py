@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from rich.text import Text
 from textual.binding import Binding, BindingType
-from textual.widgets import DataTable
 from textual.widgets.data_table import ColumnKey
 
-from tui.text.rows import COLUMNS, row, where_width
+from tui.text.rows import COLUMNS, ranks, row, searched, where_width
 from tui.texts import _
+from tui.widgets.row_table import Entry, RowTable
 
 if TYPE_CHECKING:
     from engine.runs import KnownRun
 
 
-class RunTable(DataTable[Text]):
+class RunTable(RowTable):
     """One row per run; the row's key is the run's path."""
 
+    ORDERS = (_("start, the newest first"), _("name"), _("state"), _("progress"), _("last seen"), _("place"))
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
             "enter",
@@ -30,47 +30,37 @@ class RunTable(DataTable[Text]):
     ]
 
     def __init__(self) -> None:
-        super().__init__(cursor_type="row", classes="frame")
+        super().__init__([(column.name, column.title, column.width) for column in COLUMNS])
+        self.add_class("frame")
         self.border_title = _("Runs")
         self._runs: Mapping[str, KnownRun] = {}
         self._marked: frozenset[str] = frozenset()
-        self._written: dict[str, tuple[Text, ...]] = {}
-        for column in COLUMNS:
-            self.add_column(Text(column.title), key=column.name, width=column.width)
 
     @property
     def chosen(self) -> KnownRun | None:
         """The run under the cursor."""
-        if not self.is_valid_row_index(self.cursor_row):
-            return None
-        return self._runs.get(self.coordinate_to_cell_key(self.cursor_coordinate).row_key.value or "")
+        return self._runs.get(self.chosen_key)
+
+    @property
+    def copied_text(self) -> str:
+        """The path of the run under the cursor."""
+        return self.chosen_key
 
     def show_runs(self, runs: Mapping[str, KnownRun], marked: Collection[str] = ()) -> None:
         """Show these, by their paths and in this order, those in `marked` with a mark; the cursor stays on its run."""
         self._runs, self._marked = runs, frozenset(marked)
         self.border_subtitle = str(len(runs))
-        self._write()
+        self._show()
 
     def on_resize(self) -> None:
         """Give the rest of the width to the place."""
         self.columns[ColumnKey("where")].width = where_width(self.app.size.width)
-        self._write(rewrite=True)
+        self._show(rewrite=True)
 
-    def _write(self, *, rewrite: bool = False) -> None:
-        rows = {path: row(run, self.app.size.width, marked=path in self._marked) for path, run in self._runs.items()}
-        if rewrite or list(rows) != list(self._written):
-            self._fill(rows)
-        else:
-            for path, cells in rows.items():
-                for column, old, new in zip(COLUMNS, self._written[path], cells, strict=True):
-                    if old != new:
-                        self.update_cell(path, column.name, new)
-        self._written = rows
-
-    def _fill(self, rows: Mapping[str, tuple[Text, ...]]) -> None:
-        chosen = self.chosen
-        self.clear()
-        for path, cells in rows.items():
-            self.add_row(*cells, key=path)
-        if chosen is not None and str(chosen.run_dir.path) in rows:
-            self.move_cursor(row=list(rows).index(str(chosen.run_dir.path)))
+    def _show(self, *, rewrite: bool = False) -> None:
+        width = self.app.size.width
+        entries = {
+            path: Entry(row(run, width, marked=path in self._marked), searched(run), ranks(run))
+            for path, run in self._runs.items()
+        }
+        self.put(entries, rewrite=rewrite)

@@ -21,7 +21,7 @@ def _card(capability):
         ("auto", (12, 0), "bf16", "compute capability 12.0"),
         ("auto", (7, 5), "fp16", "compute capability 7.5, bf16 needs 8.0"),
         ("auto", (6, 1), "fp16", "compute capability 6.1, bf16 needs 8.0"),
-        ("auto", (5, 2), "no", "fp32, because of compute capability 5.2, and fp16 needs 5.3"),
+        ("auto", (5, 2), "no", "fp32, compute capability 5.2, fp16 needs 5.3"),
         ("auto", None, "fp16", "compute capability unknown, and every GPU in use has fp16"),
         ("fp16", (8, 6), "fp16", "as configured"),
         ("no", (8, 6), "no", "fp32, as configured"),
@@ -37,7 +37,7 @@ def test_on_a_gpu(requested, capability, value, reason):
 @pytest.mark.parametrize(
     ("requested", "value", "reason"),
     [
-        ("auto", "no", "fp32, because bf16 gains nothing on the CPU"),
+        ("auto", "no", "fp32, bf16 has no benefit on a CPU"),
         ("no", "no", "fp32, as configured"),
         ("bf16", "bf16", "as configured"),
     ],

@@ -43,7 +43,7 @@ async def test_everything_of_a_machine(
     async with app.run_test(size=size) as pilot:
         lines = (
             "driver 580.95.05", "RTX 4060 Ti, 16.0 GiB, 15.3 GiB free", "38 °C", "11 of 165 W", "firefox 403.0 MiB",
-            "yes: compute capability 8.9", "bf16: compute capability 8.9", "Disk", "built for CUDA 13.0",
+            "this is 8.9", "bf16 (compute capability 8.9)", "Disk", "built for CUDA 13.0",
             "RAM", "Automatic: GPU 0",
         )  # fmt: skip
         await until(pilot, lambda: all(line in text(app) for line in lines))
@@ -55,7 +55,7 @@ async def test_choosing_continuing_and_coming_back(begin: Smith, nvml: Play, unt
     async with app.run_test(size=NARROW) as pilot:
         await until(pilot, lambda: "GPU 1" in text(app))
         await pilot.press("down", "down")
-        await until(pilot, lambda: "fp16: compute capability 7.5" in text(app))
+        await until(pilot, lambda: "fp16 (compute capability 7.5" in text(app))
         assert "● GPU 1" in text(app) and "○ Automatic" in text(app)
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, ModelScreen))

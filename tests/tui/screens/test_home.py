@@ -256,9 +256,8 @@ async def test_copy_takes_the_settings_and_asks_before_a_draft_is_forgotten(
         await pilot.press("down", "enter")
         await until(pilot, lambda: steps == ["folders"])
         assert app.draft.preset == str(run_dir.config_path)
-        assert app.draft.get("saving.output_name") == "good" and app.draft.config().saving.output_dir == ""
-        app.draft.set("saving.output_name", "good 2")
-        assert app.draft.config().trigger == "good"
+        assert app.draft.get("saving.output_name") == "good-2" and app.draft.config().saving.output_dir == ""
+        assert app.draft.config().trigger == "good", "the captions have that word"
 
 
 async def test_a_broken_configuration_is_not_copied(smith: Smith, home: Path, until: Until, text: Shown) -> None:

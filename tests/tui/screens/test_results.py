@@ -23,7 +23,7 @@ from tui.screens.ask import AskScreen
 from tui.screens.ask_text import AskTextScreen
 from tui.screens.dashboard import DashboardScreen
 from tui.screens.parameters import ParametersScreen
-from tui.screens.results import ResultsScreen, next_name, opener
+from tui.screens.results import ResultsScreen, opener
 from tui.widgets.field import FieldList
 from tui.widgets.gallery import Gallery
 
@@ -192,7 +192,7 @@ async def test_paths_are_shown_and_copied(
         assert pilot.app.clipboard == str(run_dir.lora_path(step=20))
         await pilot.press("o")
         assert pilot.app.clipboard == str(run_dir.path)
-        await until(pilot, lambda: "Copied, if the terminal allows it: " in text(pilot.app))
+        await until(pilot, lambda: "Copied (if your terminal allows it): " in text(pilot.app))
 
 
 def test_a_folder_opens_only_before_a_desktop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,8 +288,3 @@ async def test_a_run_without_files_shows_what_to_press(showing: Open, home: Path
         await until(pilot, lambda: "No LoRA is saved yet" in text(pilot.app))
         await pilot.press("c", "t")
         assert isinstance(pilot.app.screen, ResultsScreen) and pilot.app.clipboard == ""
-
-
-@pytest.mark.parametrize(("name", "following"), [("robot", "robot-2"), ("robot-2", "robot-3"), ("-3", "-3-2")])
-def test_the_next_name(name: str, following: str) -> None:
-    assert next_name(name) == following

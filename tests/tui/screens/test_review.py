@@ -96,9 +96,8 @@ async def test_it_shows_everything_before_the_start(opened: Smith, until: Until,
     for part in (
         "Run robot", f"{home}/robot/results_current/robot.safetensors", "16 images × 8 repeats = 128 items",
         "140 steps = 9 epochs", "Time: unknown until the first steps", "Disk: about", "are free", "prediction type",
-        "16 training images", "Precision no: fp32", "VRAM: none is used",
-        "• training.unet_lr = 0.001 (preset: 0.002)",
-        "network.network_dim = 8", app.draft.command(),
+        "16 training images", "Precision: fp32 (bf16 has no", "VRAM: none is used",
+        "• UNet learning rate: 0.001 (preset: 0.002)", "Rank: 8", app.draft.command(),
     ):  # fmt: skip
         assert part in words, part
     assert not list(home.iterdir())
@@ -308,7 +307,8 @@ async def test_a_live_run_in_the_place_can_be_watched(
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: true_state(place).step > 0)
         await pilot.press("r")
-        await until(pilot, lambda: "A run trains there: Ctrl+N watches it." in text(app))
+        await until(pilot, lambda: "It is training already: Ctrl+N watches it." in text(app))
+        assert "^n Watch it" in text(app) and "e Fix" in text(app) and "Start training" not in text(app)
         await pilot.press("ctrl+n")
         await until(pilot, lambda: isinstance(app.screen, DashboardScreen))
     request(place, "stop")

@@ -97,6 +97,6 @@ def test_an_unfinished_run_is_resumed_or_put_away(
 
 def test_preflight_writes_nothing_anywhere(place: Path, config: RunConfig, capfd: Any) -> None:
     known = preflight(config)
-    assert known.need.total > 0 and known.precision.startswith("Precision no") and known.disk_warning is None
+    assert known.need.total > 0 and known.precision.startswith("Precision: fp32") and known.disk_warning is None
     assert known.settings[-1].startswith("Disk: about")
     assert sorted(place.iterdir()) == [place / "robot.toml"] and capfd.readouterr() == ("", "")

@@ -38,8 +38,8 @@ def test_a_card_without_bf16(nvml: Play) -> None:
     assert lines["Now"] == "44 °C, 18 of 160 W, 4 % in use"
     assert lines["Programs"] == "blender 512.0 MiB, firefox 403.0 MiB, Xorg 322.0 MiB"
     assert lines["Compute"] == "compute capability 7.5, 1920 CUDA cores, up to 2100 MHz"
-    assert lines["bf16"] == "no: compute capability 7.5, bf16 begins with 8.0"
-    assert lines["Precision"] == "fp16: compute capability 7.5, bf16 needs 8.0"
+    assert lines["bf16"] == "not supported (it needs compute capability 8.0, this is 7.5)"
+    assert lines["Precision"] == "fp16 (compute capability 7.5, bf16 needs 8.0)"
     assert "PyTorch" not in lines
     assert facts("cuda:0", precision="bf16")["Precision"].startswith("! memory.mixed_precision is bf16, but")
 
@@ -48,8 +48,8 @@ def test_cards_with_bf16(nvml: Play) -> None:
     for machine, total in (("rtx4060ti", "16.0 GiB"), ("h200", "140.4 GiB")):
         nvml(machine)
         lines = facts("auto")
-        assert lines["VRAM"].startswith(total) and lines["bf16"].startswith("yes: ")
-        assert lines["Precision"].startswith("bf16: ")
+        assert lines["VRAM"].startswith(total) and lines["bf16"].startswith("supported ")
+        assert lines["Precision"].startswith("bf16 (")
     assert lines["Programs"] == "no other program is using it"
 
 
@@ -57,7 +57,7 @@ def test_what_the_driver_does_not_report(nvml: Play) -> None:
     nvml("unsupported")
     lines = facts("cuda:0")
     assert lines["Now"] == "temperature unknown, power unknown, use unknown"
-    assert lines["Precision"] == "fp32, because of compute capability 5.0, and fp16 needs 5.3"
+    assert lines["Precision"] == "fp32 (compute capability 5.0, fp16 needs 5.3)"
     assert "no code for compute capability 5.0" in lines["PyTorch"]
     nvml("mig")
     lines = facts("cuda:0")
@@ -76,7 +76,7 @@ def test_without_a_gpu_the_cpu_stays(nvml: Play, machine: str) -> None:
     assert driver_text(report) == f"! {report.problem}"
     assert [place.device for place in places(report, CUDA, "auto")] == ["auto", "cpu"]
     lines = facts("auto")
-    assert "hours to days" in lines["Speed"] and lines["Precision"].startswith("fp32, ") and "PyTorch" not in lines
+    assert "hours to days" in lines["Speed"] and lines["Precision"].startswith("fp32 (") and "PyTorch" not in lines
 
 
 def test_one_of_two_is_lost(nvml: Play) -> None:

@@ -1,0 +1,70 @@
+"""What every list has: a filter by words, and several orders."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.widget import Widget
+
+from tui.texts import _
+
+
+class Filterable(Widget):
+    """A mixin for lists, after the widget that it is mixed into: Textual takes the style of the first base.
+
+    A subclass shows its entries again in `rearrange`, those that `shows` their text, in the order
+    that `order` names; the screen asks for the words (`/`)."""
+
+    ORDERS: ClassVar[tuple[str, ...]] = ()
+    """Titles of the orders, the usual one first; without any, the list has its own order only."""
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "clear_filter", _("Show all"), tooltip=_("Clear the filter and show the whole list.")),
+        Binding("s", "sort", _("Sort"), show=False, tooltip=_("Sort the list by something else.")),
+    ]
+    filter_words = ""
+    """What the entries are filtered by; empty: nothing."""
+    order = 0
+    """Place in `ORDERS`."""
+
+    def rearrange(self) -> None:
+        """Show the entries again, after the filter or the order has changed."""
+        raise NotImplementedError
+
+    def shown_of_all(self) -> tuple[int, int]:
+        """How many entries are shown, and how many there are."""
+        raise NotImplementedError
+
+    def shows(self, text: str) -> bool:
+        """Whether an entry of this text fits the filter: it has every word, in any case of letters."""
+        text = text.casefold()
+        return all(word in text for word in self.filter_words.casefold().split())
+
+    def set_filter(self, words: str) -> None:
+        """Show the entries that have all these words."""
+        if words != self.filter_words:
+            self.filter_words = words
+            self.rearrange()
+            self.refresh_bindings()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only what makes a difference."""
+        if action == "clear_filter":
+            return bool(self.filter_words)
+        if action == "sort":
+            return len(self.ORDERS) > 1
+        return super().check_action(action, parameters)
+
+    def action_clear_filter(self) -> None:
+        """Show everything again."""
+        from tui.widgets.filter_line import FilterLine
+
+        self.set_filter("")
+        self.screen.query(FilterLine).remove()
+
+    def action_sort(self) -> None:
+        """The next order."""
+        self.order = (self.order + 1) % len(self.ORDERS)
+        self.rearrange()
+        answer = getattr(self.screen, "answer", self.notify)
+        answer(_("Sorted by {0}.").format(self.ORDERS[self.order]))
