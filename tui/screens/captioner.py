@@ -195,8 +195,8 @@ class CaptioningScreen(ModalScreen[str | None]):
 
 
 def bar(done: int, total: int) -> str:
-    """ "████░░░░ 12 of 40"."""
+    """ "━━━━──── 12 of 40"."""
     if not total:
         return ""
     filled = round(BAR_CELLS * done / total)
-    return f"{'█' * filled}{'░' * (BAR_CELLS - filled)} " + _("{0} of {1}").format(done, plural(total, _("image")))
+    return f"{'━' * filled}{'─' * (BAR_CELLS - filled)} " + _("{0} of {1}").format(done, plural(total, _("image")))

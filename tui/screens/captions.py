@@ -32,6 +32,7 @@ from tui.widgets.caption_card import CaptionCard
 from tui.widgets.caption_editor import CaptionEditor
 from tui.widgets.caption_list import CaptionList
 from tui.widgets.captioning import CaptioningLine
+from tui.widgets.frames import framed
 
 FIRST_CHOICE = "florence2"
 
@@ -113,8 +114,8 @@ class CaptionsScreen(StepScreen):
         yield CaptioningLine(id="job")
         with Horizontal(id="work") as work:
             work.display = False
-            yield CaptionList(id="list")
-            yield CaptionCard(self.rules, id="one")
+            yield framed(CaptionList(id="list"), _("Images"))
+            yield framed(CaptionCard(self.rules, id="one"), _("Caption"))
 
     def on_mount(self) -> None:
         """Read the folder."""

@@ -20,6 +20,7 @@ from engine.runs import RunDir
 from engine.text import printable
 from tui.screens.base import BaseScreen
 from tui.texts import _
+from tui.widgets.frames import framed
 from tui.widgets.lines import Lines
 from tui.widgets.overlay_chart import OverlayChart
 from tui.widgets.panes import show_pane
@@ -72,11 +73,11 @@ shown; the number then moves the focus to a part.
         yield Lines(id="heading")
         yield Lines(id="tabs")
         with Container(id="panes"):
-            with Vertical(id="differences", classes="pane"):
+            with framed(Vertical(id="differences", classes="pane"), _("Differences")):
                 yield DataTable(cursor_type="row")
-            with Vertical(id="curves", classes="pane"):
+            with framed(Vertical(id="curves", classes="pane"), _("Loss")):
                 yield OverlayChart(id="overlay")
-            with Vertical(id="samples", classes="pane"):
+            with framed(Vertical(id="samples", classes="pane"), _("Samples")):
                 yield RunSamples()
         yield Lines(id="message")
 

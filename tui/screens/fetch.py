@@ -149,7 +149,7 @@ class FetchScreen(ModalScreen[Path | None]):
             return
         progress = event.progress
         filled = BAR_CELLS * progress.done // max(1, progress.total)
-        self._set_line("#bar", "█" * filled + "░" * (BAR_CELLS - filled))
+        self._set_line("#bar", "━" * filled + "─" * (BAR_CELLS - filled))
         self._set_line("#progress", f"{progress_text(progress)}\n{printable(progress.name)}")
 
     @on(Ended)

@@ -26,6 +26,7 @@ from tui.text.folders import FIELD_HELP, caption_words, plan_text, summary_text,
 from tui.texts import _
 from tui.watching.progress import WorkerStopped, throttled
 from tui.widgets.buckets import BucketChart
+from tui.widgets.frames import framed
 from tui.widgets.project_form import ProjectForm
 from tui.widgets.thumbnails import Thumbnails
 
@@ -111,12 +112,12 @@ class FoldersScreen(StepScreen):
 
     def compose_body(self) -> ComposeResult:
         """The form above, the overview of the images below."""
-        yield ProjectForm(Entries.from_draft(self.draft))
+        yield framed(ProjectForm(Entries.from_draft(self.draft)), _("Project"))
         yield Static(id="plan", markup=False)
         yield Static(id="summary", markup=False)
         with Horizontal(id="preview"):
-            yield BucketChart(id="buckets")
-            yield Thumbnails(id="thumbnails")
+            yield framed(BucketChart(id="buckets"), _("Sizes"))
+            yield framed(Thumbnails(id="thumbnails"), _("Images"))
         with VerticalScroll(id="findings"):
             yield Static(id="lines", markup=False)
 

@@ -21,6 +21,7 @@ from tui.text.hardware import Place, Surroundings, driver_text, machine_facts, p
 from tui.texts import _
 from tui.watching.machine import Machine, MachineWatch
 from tui.widgets.facts import Facts
+from tui.widgets.frames import framed
 from tui.widgets.lines import Lines
 
 
@@ -64,13 +65,10 @@ class HardwareScreen(StepScreen):
     def compose_body(self) -> ComposeResult:
         """The driver, where to compute, facts about that place and about the machine."""
         yield Lines(id="driver", wraps=True)
-        places = OptionList(id="places", markup=False, classes="frame")
-        places.border_title = _("Train on")
-        yield places
+        yield framed(OptionList(id="places", markup=False), _("Train on"))
         with Container(id="facts"):
             for name, title in (("place", _("This choice")), ("machine", _("This machine"))):
-                with VerticalScroll(id=f"{name}-facts", classes="frame") as frame:
-                    frame.border_title = title
+                with framed(VerticalScroll(id=f"{name}-facts"), title):
                     yield Facts(id=name)
 
     def on_mount(self) -> None:

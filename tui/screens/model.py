@@ -32,6 +32,7 @@ from tui.text.cells import clipped
 from tui.text.model import error_text, model_facts, model_title
 from tui.texts import _
 from tui.widgets.facts import Fact, Facts
+from tui.widgets.frames import framed
 from tui.widgets.lines import Lines
 from tui.widgets.path_input import PathInput
 
@@ -142,11 +143,8 @@ class ModelScreen(StepScreen):
                     placeholder=_("a folder; empty: the one in the cache") if folder else _("a file"),
                 )
         with Container(id="models"):
-            known = OptionList(id="known", markup=False, classes="frame")
-            known.border_title = _("Models used before")
-            yield known
-            with VerticalScroll(id="recognised", classes="frame") as recognised:
-                recognised.border_title = _("This model")
+            yield framed(OptionList(id="known", markup=False), _("Models used before"))
+            with framed(VerticalScroll(id="recognised"), _("This model")):
                 yield Lines(id="verdict", wraps=True)
                 yield Lines(id="objection", wraps=True)
                 yield Facts(id="facts")

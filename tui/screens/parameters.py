@@ -28,6 +28,7 @@ from tui.setup.forecast import Forecaster
 from tui.texts import _, ngettext
 from tui.widgets.field import FieldForm, FieldList, step_title, vram_text
 from tui.widgets.form import Form
+from tui.widgets.frames import framed
 from tui.widgets.text_input import TextInput
 
 if TYPE_CHECKING:
@@ -102,8 +103,8 @@ marked *rough* when it is only computed from the GPU's speed.
             yield Search(placeholder=_("/ searches title, key and help"), compact=True, id="search")
             yield Static(id="counts")
         with Container(id="middle"):
-            yield FieldForm(self.form)
-            yield Static(id="about", markup=False)
+            yield framed(FieldForm(self.form), _("Settings"))
+            yield framed(Static(id="about", markup=False), _("Help"))
         yield Static(id="forecast", markup=False)
         yield Static(id="source", classes="hint", markup=False)
 

@@ -23,6 +23,7 @@ from tui.screens.ask_text import AskTextScreen
 from tui.screens.base import BaseScreen
 from tui.text.report import SIGNS, details
 from tui.texts import _
+from tui.widgets.frames import framed
 from tui.widgets.thumbnails import Thumbnails
 
 if TYPE_CHECKING:
@@ -84,8 +85,8 @@ class ReportScreen(BaseScreen):
         """One line on top, then findings and details."""
         yield Static(_("Reading the images …"), id="verdict", markup=False)
         with Horizontal(id="report"):
-            yield OptionList(id="findings", markup=False)
-            with Vertical(id="one"):
+            yield framed(OptionList(id="findings", markup=False), _("Findings"))
+            with framed(Vertical(id="one"), _("Details")):
                 with VerticalScroll(id="about"):
                     yield Static(id="details", markup=False)
                 yield Thumbnails(id="images")

@@ -32,6 +32,7 @@ from tui.setup.names import free_name
 from tui.setup.recent import models_folder, record_models_folder
 from tui.text.results import reasons, rows
 from tui.texts import _
+from tui.widgets.frames import framed
 from tui.widgets.gallery import Gallery
 from tui.widgets.lines import Lines
 from tui.widgets.step_bar import StepBar
@@ -86,9 +87,9 @@ through the prompts, and **b** flips between an image and the base model's.
         """Files above, samples below."""
         yield StepBar("results", [step.name for step in (*STEPS, *RUN_STEPS[:1])])
         yield Lines(id="heading")
-        yield DataTable(cursor_type="row")
-        yield Lines(id="reasons", wraps=True)
-        yield Gallery(_("This run has no samples."))
+        yield framed(DataTable(cursor_type="row"), _("Files"))
+        yield framed(Lines(id="reasons", wraps=True), _("Verdict"))
+        yield framed(Gallery(_("This run has no samples.")), _("Samples"))
         yield Lines(id="message")
 
     def on_mount(self) -> None:
@@ -121,7 +122,7 @@ through the prompts, and **b** flips between an image and the base model's.
         table.add_columns(_("File"), _("Epoch"), _("Step"), _("Learned"), _("Prompt"), _("Verdict"))
         for cells in rows(files, best):
             table.add_row(*cells)
-        table.styles.height = 1 + len(files)  # a height of "auto" is sometimes that before the rows were added
+        table.styles.height = 3 + len(files)  # a height of "auto" is sometimes that before the rows were added
         self.query_one(Gallery).show(samples)
         table.display = bool(files)
         if files:

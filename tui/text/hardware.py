@@ -155,7 +155,7 @@ def _vram(gpu: Gpu) -> str:
     if gpu.total is None or gpu.unified:
         return amounts
     filled = round(BAR * (gpu.used or 0) / gpu.total) if gpu.total else 0
-    return f"{amounts}  {'█' * filled}{'░' * (BAR - filled)}"
+    return f"{amounts}  {'━' * filled}{'─' * (BAR - filled)}"
 
 
 def _state(gpu: Gpu) -> str:

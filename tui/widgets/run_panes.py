@@ -14,6 +14,7 @@ from tui.text import run as words
 from tui.texts import _
 from tui.watching.run import Look
 from tui.widgets.chart import LossChart
+from tui.widgets.frames import framed
 from tui.widgets.gallery import Gallery
 from tui.widgets.lines import Lines, Tail
 from tui.widgets.panes import show_pane
@@ -49,9 +50,7 @@ class RunPanes(Vertical):
 
     @staticmethod
     def _pane(name: str) -> Vertical:
-        pane = Vertical(id=name, classes="pane frame")
-        pane.border_title = f"{list(PANES).index(name) + 1} {PANES[name]}"
-        return pane
+        return framed(Vertical(id=name, classes="pane"), f"{list(PANES).index(name) + 1} {PANES[name]}")
 
     def on_mount(self) -> None:
         """The overview."""
