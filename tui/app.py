@@ -15,12 +15,13 @@ from rich.console import Console
 from textual import constants
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.reactive import Reactive
 from textual.screen import Screen, SystemModalScreen
 
 from engine.text import attach_line
 from tui.display.key_order import KeysInOrder
 from tui.display.terminal import driver_class
-from tui.display.themes import OWN, first_theme, frame_colours, is_ansi, save_theme
+from tui.display.themes import OWN, PALETTES, first_theme, frame_colours, is_ansi, save_theme
 from tui.setup.draft import Draft
 from tui.texts import HELP_TOOLTIP, _
 
@@ -63,6 +64,8 @@ class LoraSmithApp(KeysInOrder):
     CSS_PATH = ["app.tcss", "screens/home.tcss"]  # noqa: RUF012 - Textual's own type
     """Home is the default screen, whose own CSS_PATH Textual does not read."""
     ENABLE_COMMAND_PALETTE = True
+    ansi_theme_dark = Reactive(PALETTES[0], init=False)
+    ansi_theme_light = Reactive(PALETTES[1], init=False)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+q", "leave", _("Quit"), tooltip=_("A training continues without the screen."), priority=True),
         Binding("ctrl+c", "interrupt", show=False, priority=True),

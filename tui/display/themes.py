@@ -11,11 +11,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from rich.terminal_theme import TerminalTheme
+from textual.color import Color
 from textual.theme import BUILTIN_THEMES, Theme
 
 from engine.atomic import read_json, write_text
 from engine.errors import StorageError
 from engine.paths import user_state
+
+
+def _rgb(colour: str) -> tuple[int, int, int]:
+    return Color.parse(colour).rgb
+
 
 DARK = Theme(
     name="smith-dark",
@@ -103,6 +110,15 @@ _CURSORS = {
 NO_COLOUR = replace(_ANSI, name="no-colour", variables={**_ANSI.variables, **_FRAMES_16, **_CURSORS})
 """The cursor is shown by the style of the text, since a background does not reach the terminal. Underlined as well as
 reversed, because Textual draws no reversed row in a list of options."""
+
+PALETTES = tuple(
+    TerminalTheme(_rgb(colours[0]), _rgb(colours[-1]), list(map(_rgb, colours)))
+    for colours in (
+        ("#15140f", "#ff6f6b", "#86c98b", "#f2c55c", "#5ea8ff", "#c99bdc", "#7abec8", "#e9e4dc"),
+        ("#fbf8f2", "#b3261e", "#256b34", "#8a5d00", "#0b62c4", "#783c8c", "#14646e", "#24211c"),
+    )
+)
+"""What the names of the terminal's colours are in dark and in light themes: the background first, the text last."""
 
 OWN = (DARK, LIGHT, HIGH_CONTRAST, SIXTEEN, NO_COLOUR)
 

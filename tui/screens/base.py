@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 8.0
 """How long an answer is shown."""
+SHORT = 20
+"""Rows below which screens leave out what matters less: the class `-short`."""
 SMALLEST = (60, 16)
 """Columns and rows below which only the status panel is shown."""
 
@@ -87,7 +89,8 @@ class BaseScreen(Screen[None]):
         return self.title or ""
 
     def on_resize(self) -> None:
-        """Show only the status when the terminal is too small for more."""
+        """Show only the status when the terminal is too small for more; leave out what matters less in few rows."""
+        self.set_class(self.app.size.height < SHORT, "-short")
         self.refresh_status()
 
     def refresh_status(self) -> None:

@@ -230,7 +230,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
             for warning in warnings(self.report):
                 text.append(f"! {_lines(warning)}\n", "bold")
             for title, lines in sections(self.report, self.draft, self.vram):
-                text.append(f"\n{printable(title)}\n", "bold")
+                text.append(f"\n{printable(title)}\n" if text else f"{printable(title)}\n", "bold")
                 for line in lines:
                     text.append(f"  {_lines(line)}\n")
         text.append("\n" + _("The same from a shell (c copies it)") + "\n", "bold")

@@ -210,7 +210,7 @@ def cards(report: Report, vram: PlannedMemory | None) -> list[Card]:
     seconds, free = forecast.seconds, checked.need.free(checked.directory)
     images = checked.images.num_images
     with_trigger = captions.captioned - captions.without_trigger
-    data = _("{0} in {1} of {2} captions").format(printable(captions.trigger), with_trigger, captions.captioned)
+    data = _("trigger {0} of {1}").format(with_trigger, captions.captioned)
     return [
         Card(CARDS[0], plural(plan.max_train_steps, _("step")), plural(plan.epochs, _("epoch"))),
         Card(CARDS[1], _("about {0}").format(duration(seconds)) if seconds is not None else _("unknown"),

@@ -21,7 +21,7 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 class BucketChart(Static, can_focus=True):
     """Bars with the bucket's size in px before, and the number of images after them."""
 
-    DEFAULT_CSS = "BucketChart { height: auto; } BucketChart:focus { background: $boost; }"
+    DEFAULT_CSS = "BucketChart { height: auto; color: $accent; }"
     HELP: ClassVar[str] = _(
         "**Buckets.** Images of different shapes are trained at different sizes of about the same area. Each bar "
         "is one size in px, with its number of images. Many sizes with few images each cause "

@@ -28,7 +28,7 @@ class Cards(Horizontal):
 
     DEFAULT_CSS = """
     Cards { height: 5; }
-    Cards Static { width: 1fr; height: 1fr; margin-right: 1; }
+    Cards Static { width: 1fr; height: 1fr; margin-right: 1; text-wrap: nowrap; text-overflow: ellipsis; }
     Cards Static:last-of-type { margin-right: 0; }
     """
 
