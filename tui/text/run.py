@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from rich.cells import set_cell_size
@@ -32,6 +33,7 @@ from engine.runs.phase import Phase
 from engine.runs.shortage import Shortage
 from engine.runs.values import local_time
 from engine.text import duration, printable, size_text
+from tui.display.symbols import symbols
 from tui.text.parts import part_title
 from tui.text.rows import SIGNS
 from tui.texts import _
@@ -83,7 +85,8 @@ def heading(name: str, state: str, history: RunHistory, *, complete: bool = True
 def bar(share: float, cells: int) -> Content:
     """A bar that can be read without colour."""
     full = round(min(1.0, max(0.0, share)) * cells)
-    return Content.assemble(("█" * full, "$primary"), ("░" * (cells - full), "dim"))
+    marks = symbols()
+    return Content.assemble((marks.full * full, "$primary"), (marks.empty * (cells - full), "dim"))
 
 
 def progress_lines(history: RunHistory, state: RunState, width: int) -> Content:
@@ -126,6 +129,8 @@ def step_words(step: int, total: int | None) -> str:
 def _epoch_share(history: RunHistory) -> float:
     if not history.updates_per_epoch or not history.epoch:
         return 0.0
+    if history.max_train_steps and history.step >= history.max_train_steps:
+        return 1.0
     return (history.step - (history.epoch - 1) * history.updates_per_epoch) / history.updates_per_epoch
 
 
@@ -168,7 +173,7 @@ def rates_text(rates: Mapping[str, float]) -> str:
     for name, rate in rates.items():
         by_part.setdefault(component_of(name), []).append(rate)
     texts = []
-    for part, values in by_part.items():
+    for part, values in sorted(by_part.items(), key=lambda pair: pair[0].startswith("text_encoder")):
         low, high = f"{min(values):.2e}", f"{max(values):.2e}"
         groups = _(" ({0} groups)").format(len(values)) if len(values) > 1 else ""
         texts.append(f"{part_title(part)} {low if low == high else f'{low} – {high}'}{groups}")
@@ -207,11 +212,28 @@ def _saved(history: RunHistory) -> str:
     return " · ".join(parts)
 
 
+def event_lines(events: Sequence[Event]) -> list[Content]:
+    """Events as lines; the samples of a step are one line."""
+    lines = []
+    for _step, group in groupby(events, lambda event: event.step if isinstance(event, SampleEvent) else event):
+        members = list(group)
+        if len(members) > 1 and isinstance(members[-1], SampleEvent):
+            words = _("{0} samples, {1}").format(len(members), _at(members[-1].step))
+            lines.append(_line(members[-1], "·", words, "dim"))
+        else:
+            lines += [line for event in members if (line := event_text(event)) is not None]
+    return lines
+
+
 def event_text(event: Event) -> Content | None:
     """One event as a line with its time; None for events that are not shown."""
     sign, words, style = _event_words(event)
     if not words:
         return None
+    return _line(event, sign, words, style)
+
+
+def _line(event: Event, sign: str, words: str, style: str) -> Content:
     then = local_time(event.time)
     moment = time.strftime("%H:%M:%S", then) if then else "--:--:--"
     return Content.assemble((f"{moment} ", "dim"), (f"{sign} {printable(words)}", style))
