@@ -9,15 +9,16 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Console
 from textual import constants
-from textual.app import App, SystemCommand
+from textual.app import App, SuspendNotSupported, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.reactive import Reactive
 from textual.screen import Screen, SystemModalScreen
 
+from engine.errors import LoraSmithError
 from engine.text import attach_line
 from tui.display.key_order import KeysInOrder
 from tui.display.terminal import driver_class
@@ -26,11 +27,20 @@ from tui.setup.draft import Draft
 from tui.texts import HELP_TOOLTIP, _
 
 if TYPE_CHECKING:
+    from textual.command import Provider
+
     from engine.runs import RunDir
 
 
 CTRL_C_SECONDS = 3.0
 """Within this time a second Ctrl+C leaves."""
+
+
+def _actions() -> type[Provider]:
+    """Imported when the palette opens."""
+    from tui.display.palette import Actions
+
+    return Actions
 
 
 @dataclass(frozen=True)
@@ -66,8 +76,9 @@ class LoraSmithApp(KeysInOrder):
     ENABLE_COMMAND_PALETTE = True
     ansi_theme_dark = Reactive(PALETTES[0], init=False)
     ansi_theme_light = Reactive(PALETTES[1], init=False)
+    COMMANDS = {_actions}  # noqa: RUF012 - Textual's own type
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+q", "leave", _("Quit"), tooltip=_("A training continues without the screen."), priority=True),
+        Binding("ctrl+q", "leave", _("Quit"), tooltip=_("Leave; a running training continues."), priority=True),
         Binding("ctrl+c", "interrupt", show=False, priority=True),
         Binding("ctrl+l", "repaint", _("Repaint"), show=False, tooltip=_("Redraw the screen."), priority=True),
         Binding(
@@ -75,10 +86,18 @@ class LoraSmithApp(KeysInOrder):
             "command_palette",
             _("Palette"),
             show=False,
-            tooltip=_("Find any action by its name."),
+            tooltip=_("Find any action by its name or by what it does."),
             priority=True,
         ),
         Binding("f1", "help", _("Help"), tooltip=HELP_TOOLTIP, priority=True),
+        Binding(
+            "f6",
+            "editor",
+            _("Editor"),
+            show=False,
+            tooltip=_("Edit this text or these settings in your own editor (VISUAL or EDITOR)."),
+            priority=True,
+        ),
         Binding("f2", "toggle_images", _("Images"), show=False, tooltip=_("Images on or off.")),
     ]
 
@@ -247,7 +266,7 @@ class LoraSmithApp(KeysInOrder):
         now = time.monotonic()
         if now - self._interrupted > CTRL_C_SECONDS:
             self._interrupted = now
-            self.notify(_("Ctrl+C once more leaves. A training continues."))
+            self.notify(_("Press Ctrl+C again to quit. Training continues."))
             return
         if self.watched is not None and true_state(self.watched).live:
             self.detach()
@@ -270,6 +289,27 @@ class LoraSmithApp(KeysInOrder):
         if self._driver is not None:
             self._driver.write("\x1b[2J")
         self.refresh(repaint=True, layout=True)
+
+    def action_editor(self) -> None:
+        """Open the text of what has the focus, or of what it is in, in the person's editor."""
+        from tui.shell.editor import edit, editor
+
+        nodes = (self.focused or self.screen).ancestors_with_self
+        owner: Any = next((node for node in nodes if hasattr(node, "edited")), None)
+        if owner is None:
+            self.notify(_("There is no text to edit here."), markup=False)
+            return
+        try:
+            text, suffix = owner.edited()
+            command = editor()
+            with self.suspend():
+                result = edit(text, suffix, command)
+        except (LoraSmithError, SuspendNotSupported) as error:
+            self.show_error(error)
+            return
+        self.refresh(layout=True)
+        if result != text:
+            owner.take_edited(result)
 
     def action_toggle_images(self) -> None:
         """Images on or off."""
@@ -295,7 +335,7 @@ class LoraSmithApp(KeysInOrder):
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """The palette: every action that has a key here, and the themes; no cursor movement."""
-        help_text = _("Light, dark, high contrast, 16 colours. Kept for the next start; LORASMITH_THEME overrides it.")
+        help_text = _("Light, dark, high contrast, 16 colours. Remembered for next time; LORASMITH_THEME overrides it.")
         yield SystemCommand(_("Theme"), help_text, self.search_themes)
         seen = set()
         for active in screen.active_bindings.values():

@@ -35,6 +35,8 @@ COMMANDS = (
     "locate",
     "fetch",
 )
+SCREEN_ONLY = {"no_mouse": "--no-mouse", "low_bandwidth": "--low-bandwidth", "ascii_only": "--ascii"}
+"""Options without a meaning where no screen is shown."""
 _MODULES = {"set": "set_value", "try": "try_out"}
 
 
@@ -91,7 +93,8 @@ def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 )
 @click.option("--on-end", metavar="COMMAND", help="Run this command when the training has ended, however it ended.")
 @click.option("--no-mouse", is_flag=True, help="The screen leaves the mouse to the terminal.")
-@click.option("--low-bandwidth", is_flag=True, help="The screen for slow lines: fewer frames, no images.")
+@click.option("--low-bandwidth", is_flag=True, help="The screen for slow lines: few updates, no images.")
+@click.option("--ascii", "ascii_only", is_flag=True, help="The screen draws charts and bars in ASCII.")
 @click.option(
     "--version",
     is_flag=True,
@@ -131,9 +134,8 @@ def cli(ctx: click.Context, /, preset: str | None, **options: Any) -> int | None
         return None
     if preset is None:
         return _without_preset(typed, options)
-    for name in ("no_mouse", "low_bandwidth"):
+    for name, option in SCREEN_ONLY.items():
         if options.pop(name):
-            option = f"--{name.replace('_', '-')}"
             raise UsageError(
                 f"{option} is for the screen, and --preset shows none.",
                 f"Leave {option} out.",
@@ -149,7 +151,7 @@ def _without_preset(typed: Sequence[str], options: dict[str, Any]) -> int:
     from tui import start
     from tui.setup.configuration import OPTIONS
 
-    if set(typed) - {"images", "model", "name", "no_mouse", "low_bandwidth"} or (typed and start.refusal()):
+    if set(typed) - {"images", "model", "name", *SCREEN_ONLY} or (typed and start.refusal()):
         raise UsageError(
             "A run needs a preset.", "Add --preset NAME; `lorasmith presets` lists them.", code="preset-not-set"
         )
@@ -160,5 +162,10 @@ def _without_preset(typed: Sequence[str], options: dict[str, Any]) -> int:
         if options[name] and Path(options[name]).exists():
             options[name] = str(Path(options[name]).absolute())  # the wizard may be continued from another folder
     prefill = {OPTIONS[name][1]: options[name] for name in ("images", "model", "name") if options[name]}
-    mouse, low_bandwidth = not options["no_mouse"], options["low_bandwidth"]
-    return start.show(images=images, mouse=mouse, low_bandwidth=low_bandwidth, prefill=prefill)
+    return start.show(
+        images=images,
+        mouse=not options["no_mouse"],
+        low_bandwidth=options["low_bandwidth"],
+        ascii_only=options["ascii_only"],
+        prefill=prefill,
+    )

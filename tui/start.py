@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import UsageError
 from engine.exit_codes import ExitCode
 from engine.text import attach_line
+from tui.display import symbols
 from tui.shell import output
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def show(
     images: str = "auto",
     mouse: bool = True,
     low_bandwidth: bool = False,
+    ascii_only: bool = False,
     prefill: Mapping[str, str] | None = None,
 ) -> int:
     """Run the app until it is left; the exit code for this process.
@@ -58,6 +60,7 @@ def show(
         images: one of IMAGE_MODES.
         mouse: False leaves the mouse to the terminal, for its own selecting and pasting.
         low_bandwidth: fewer frames, no images unless `images` asks for them.
+        ascii_only: charts and bars of ASCII characters, whatever TERM is.
         prefill: dotted key to value, for the wizard.
 
     Raises:
@@ -66,6 +69,8 @@ def show(
     require_terminal()
     for fixed in ("COLUMNS", "LINES"):  # they would override the terminal's real size
         os.environ.pop(fixed, None)
+    if ascii_only:
+        os.environ[symbols.VARIABLE] = "1"
     if low_bandwidth:
         # Textual reads these when it is imported.
         os.environ.update(TEXTUAL_FPS="5", TEXTUAL_ANIMATIONS="none", TEXTUAL_SMOOTH_SCROLL="0")

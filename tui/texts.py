@@ -20,4 +20,4 @@ _ = _catalogue.gettext
 ngettext = _catalogue.ngettext
 """Translate a text with a number."""
 
-HELP_TOOLTIP = _("Help for what has the focus; ? does the same where no text is typed.")
+HELP_TOOLTIP = _("Help for the selected item and this screen; ? does the same outside of fields.")

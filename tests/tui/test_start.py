@@ -121,7 +121,9 @@ def test_attach_opens_the_dashboard_and_plain_does_not(
 ) -> None:
     assert lorasmith("--preset", "robot.toml").returncode == 0
     assert run(["attach", "robot", "--images", "off", "--no-mouse"]) == 0
-    assert opened == [{"run_dir": run_dir, "images": "off", "mouse": False, "low_bandwidth": False}]
+    assert opened == [
+        {"run_dir": run_dir, "images": "off", "mouse": False, "low_bandwidth": False, "ascii_only": False}
+    ]
     assert run(["attach", "robot", "--plain"]) == 0 and len(opened) == 1
 
 

@@ -17,9 +17,10 @@ from tui.shell import foreground, output
 @click.argument("run")
 @click.option("--plain", is_flag=True, help="Plain lines instead of the screen.")
 @click.option("--no-mouse", is_flag=True, help="Leave the mouse to the terminal.")
-@click.option("--low-bandwidth", is_flag=True, help="For slow lines: fewer frames, no images.")
+@click.option("--low-bandwidth", is_flag=True, help="For slow lines: few updates, no images.")
+@click.option("--ascii", "ascii_only", is_flag=True, help="Draw charts and bars in ASCII.")
 @click.option("--images", type=click.Choice(start.IMAGE_MODES), default="auto", help="How images are drawn.")
-def command(run: str, plain: bool, no_mouse: bool, low_bandwidth: bool, images: str) -> int:
+def command(run: str, plain: bool, no_mouse: bool, low_bandwidth: bool, ascii_only: bool, images: str) -> int:
     """Show RUN: its directory, or a part of its name. Leaving or Ctrl-C does not stop it.
 
     Where no screen can be shown, and with --plain, its events are printed as lines.
@@ -27,7 +28,7 @@ def command(run: str, plain: bool, no_mouse: bool, low_bandwidth: bool, images: 
     run_dir = resolve(run)
     if plain or start.refusal() is not None:
         return _follow(run_dir, plain)
-    return start.show(run_dir, images=images, mouse=not no_mouse, low_bandwidth=low_bandwidth)
+    return start.show(run_dir, images=images, mouse=not no_mouse, low_bandwidth=low_bandwidth, ascii_only=ascii_only)
 
 
 def _follow(run_dir: RunDir, plain: bool) -> int:

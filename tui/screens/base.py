@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual import on
-from textual.app import ActiveBinding, ComposeResult
-from textual.binding import Binding, BindingType
+from textual.app import ComposeResult
+from textual.binding import ActiveBinding, Binding, BindingType
 from textual.containers import Container
 from textual.css.query import NoMatches
 from textual.message import Message
@@ -47,7 +47,7 @@ class BaseScreen(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f1,question_mark", "help", _("Help"), tooltip=HELP_TOOLTIP),
         Binding(
-            "slash", "filter", _("Filter"), key_display="/", show=False, tooltip=_("Show only what has some words.")
+            "slash", "filter", _("Filter"), key_display="/", show=False, tooltip=_("Show only what has these words.")
         ),
         Binding("y", "copy_focused", _("Copy"), show=False, tooltip=_("Copy what has the focus: a path, a text.")),
         Binding("f11", "full", _("Full"), show=False, tooltip=_("This part alone, or all parts again.")),

@@ -20,6 +20,7 @@ from engine.captioning.options import read_options
 from engine.config.form import FieldFacts
 from engine.errors import UsageError
 from engine.text import plural, printable
+from tui.display.symbols import symbols
 from tui.text.captioners import in_order
 from tui.texts import _
 from tui.watching.captioner import JobLook
@@ -199,4 +200,4 @@ def bar(done: int, total: int) -> str:
     if not total:
         return ""
     filled = round(BAR_CELLS * done / total)
-    return f"{'━' * filled}{'─' * (BAR_CELLS - filled)} " + _("{0} of {1}").format(done, plural(total, _("image")))
+    return f"{symbols().bar(filled, BAR_CELLS)} " + _("{0} of {1}").format(done, plural(total, _("image")))

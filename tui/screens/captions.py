@@ -16,7 +16,7 @@ from textual.widgets import Static
 
 from engine.captioning.captioner import Kind
 from engine.captioning.job import undo
-from engine.dataset.caption_edits import Change, EditResult, apply
+from engine.dataset.caption_edits import Change, EditResult, apply, plan_frame
 from engine.dataset.caption_files import tag_counts
 from engine.dataset.caption_journal import UndoResult
 from engine.errors import LoraSmithError
@@ -46,23 +46,24 @@ class CaptionsScreen(StepScreen):
     HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (SMALLEST[0], "-slim"), (76, "-narrow"), (100, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-flat"), (SMALLEST[1], "-squat"), (21, "-low"), (32, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("c", "captioner", _("Make"), tooltip=_("Make captions by a model; or show its progress.")),
-        Binding("f", "replace", _("Find"), tooltip=_("Find and replace in all captions.")),
-        Binding("a", "frame", _("Add"), tooltip=_("A prefix or suffix for all captions.")),
+        Binding("c", "captioner", _("By a model"), tooltip=_("Caption the images by a model; or show its progress.")),
+        Binding("w", "add_trigger", _("Add trigger"), tooltip=_("Put the trigger word before captions without it.")),
+        Binding("f", "replace", _("Replace"), tooltip=_("Find and replace in all captions.")),
+        Binding("a", "frame", _("Prefix"), tooltip=_("A prefix or suffix for all captions.")),
         Binding("t", "tags", _("Tags"), show=False, tooltip=_("List the tags, and how often each is used.")),
         Binding(
             "u",
             "undo",
             _("Undo"),
             show=False,
-            tooltip=_("Undo the last change of many captions; once more: the one before."),
+            tooltip=_("Undo the last change, of one caption or of many; once more: the one before."),
         ),
         Binding("m", "open", _("Next open"), show=False, tooltip=_("Go to the next image that is not marked ✓.")),
         Binding("ctrl+r", "read", _("Reload"), show=False, tooltip=_("Read all captions again.")),
     ]
     HELP = _(
-        "# Captions\n\nA caption names what is not part of the subject: describe what changes from image to "
-        "image, and use the trigger word for what stays the same. Captions are text files next to the images and "
+        "# Captions\n\nDescribe what varies between the images; refer to what stays the same only by the trigger "
+        "word. Captions are text files next to the images and "
         "are saved as you move on.\n\nCaptions are optional: without them a run uses the trigger word for all images."
     )
 
@@ -91,6 +92,8 @@ class CaptionsScreen(StepScreen):
         super().__init__()
         self.book: Book | None = None
         self._failure: LoraSmithError | None = None
+        self._edits: list[tuple[Path, str, str] | None] = []
+        """Changes of captions, the newest last: an image with its caption before and after; None for many at once."""
         self._busy = False
         """Many captions are being changed."""
         self._captioning = False
@@ -210,7 +213,8 @@ class CaptionsScreen(StepScreen):
         """Write what was edited; where that fails, show the error and return False."""
         if self.book is None or self.shown is None:
             return True
-        name = printable(self.book.files[self.shown].image.name)
+        file = self.book.files[self.shown]
+        name = printable(file.image.name)
         try:
             saved = self.card.save()
         except LoraSmithError as error:
@@ -218,7 +222,8 @@ class CaptionsScreen(StepScreen):
             self.smith.show_error(error)
             return False
         if saved:
-            self.answer(_("✓ {0}: caption saved.").format(name))
+            self._edits.append((file.image, file.text or "", self.book.files[self.shown].text or ""))
+            self.answer(_("✓ {0}: caption saved. u undoes it.").format(name))
             self.query_one(CaptionList).refresh()
             self._show_summary()
         return True
@@ -238,7 +243,7 @@ class CaptionsScreen(StepScreen):
     @on(CaptionEditor.Following)
     def _following(self) -> None:
         if self._save():
-            self.query_one(CaptionList).position += 1
+            self.query_one(CaptionList).action_move(1)
             self.card.edit()
 
     def action_open(self) -> None:
@@ -272,16 +277,63 @@ class CaptionsScreen(StepScreen):
 
     def _change(self, changes: list[Change] | None) -> None:
         if changes:
+            self._edits.append(None)
             self._busy = True
             self.refresh_bindings()
             self._make(changes, self.rules)
 
+    def action_add_trigger(self) -> None:
+        """Put the trigger word before every caption that lacks it."""
+        if self.book is None or not self._save():
+            return
+        lacking = [file for file in self.book.files if self.book.lacks_trigger(file)]
+        with_commas = sum("," in (file.text or "") for file in lacking) * 2 > len(lacking)
+        changes = plan_frame(lacking, f"{self.rules.trigger}," if with_commas else self.rules.trigger)
+        if changes:
+            self._change(changes)
+        else:
+            self.answer(_("✓ Every caption has the trigger word."))
+
     def action_undo(self) -> None:
-        """Undo the last edit of many captions."""
-        if self._save():
-            self._busy = True
-            self.refresh_bindings()
-            self._undo(self.rules)
+        """Undo the last edit, of one caption or of many."""
+        if not self._save() or self.book is None:
+            return
+        edit = self._edits.pop() if self._edits else None
+        if edit is not None:
+            self._undo_single(*edit)
+            return
+        self._busy = True
+        self.refresh_bindings()
+        self._undo(self.rules)
+
+    def _undo_single(self, image: Path, before: str, after: str) -> None:
+        """Write the caption that an image had before; not where it was changed elsewhere since."""
+        assert self.book is not None
+        place, name = self.book.place_of(image), printable(image.name)
+        if place is None or (self.book.files[place].text or "") != after:
+            self.answer(_("{0}: changed elsewhere since, and not touched.").format(name))
+            return
+        try:
+            self.book.write(place, before)
+        except LoraSmithError as error:
+            self.smith.show_error(error)
+            return
+        self._show(place)
+        self.query_one(CaptionList).position = place
+        self.query_one(CaptionList).refresh()
+        self._show_summary()
+        self.answer(_("{0}: the caption as before.").format(name))
+
+    def edited(self) -> tuple[str, str]:
+        """The caption for an editor of the person's own, and the extension of its file."""
+        return f"{self.card.text}\n", ".txt"
+
+    def take_edited(self, text: str) -> None:
+        """Take the edited caption, and save it."""
+        if self.rules.shipped or self.shown is None:
+            return
+        self.card.put(text.strip())
+        self._save()
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="edit")
     def _make(self, changes: list[Change], rules: Rules) -> None:
@@ -356,6 +408,8 @@ class CaptionsScreen(StepScreen):
         if not event.files or self.book is None or self.shown is None:
             return
         self.book.undoable = True
+        if not self._edits or self._edits[-1] is not None:
+            self._edits.append(None)  # the captions of the model are undone together, before earlier edits
         typing = self.card.unsaved is not None
         self.book.replace(event.files)
         self.query_one(CaptionList).refresh()
@@ -370,10 +424,13 @@ class CaptionsScreen(StepScreen):
         ready = self.book is not None and not self._busy and not self._captioning
         if action in ("replace", "frame"):
             return True if ready and not self.rules.shipped else None
+        if action == "add_trigger":
+            return True if ready and not self.rules.shipped and self.rules.trigger else None
         if action in ("tags", "open"):
             return True if self.book is not None else None
         if action == "undo":
-            return True if ready and self.book is not None and self.book.undoable else None
+            undoable = self.book is not None and (self.book.undoable or bool(self._edits))
+            return True if ready and undoable else None
         if action == "captioner":
             return True if self._captioning or (ready and not self.rules.shipped) else None
         return super().check_action(action, parameters)

@@ -24,21 +24,37 @@ from tui.widgets.frames import framed
 from tui.widgets.lines import Lines
 from tui.widgets.overlay_chart import OverlayChart
 from tui.widgets.panes import show_pane
+from tui.widgets.row_table import Entry, RowTable
 from tui.widgets.run_samples import RunSamples
 
 if TYPE_CHECKING:
     from engine.results.comparison import Comparison
 
 PANES = {"differences": _("Differences"), "curves": _("Curves"), "samples": _("Samples")}
+PANE_TOOLTIPS = {
+    "differences": _("Show the measures and the settings that differ."),
+    "curves": _("Show the validation losses in one chart."),
+    "samples": _("Show samples of the same prompts."),
+}
 LABEL_CELLS = 20
 """Of the first column; the runs share the rest. A setting that is cut is shown in full below when its row is chosen."""
 LEAST_CELLS = 10
+
+
+class SettingTable(RowTable):
+    """Measures and settings, a column for each run."""
+
+    @property
+    def copied_text(self) -> str:
+        """The row under the cursor."""
+        return "  ".join(cell.plain for cell in self.get_row(self.chosen_key)) if self.chosen_key else ""
 
 
 class CompareScreen(BaseScreen):
     """Reads the runs once; a live run is shown as it was at that moment."""
 
     CSS_PATH = "compare.tcss"
+    FULL = True
     HELP = _("""
 ## Compare
 
@@ -50,7 +66,7 @@ shown; the number then moves the focus to a part.
 """)
     BINDINGS: ClassVar[list[BindingType]] = [
         *(
-            Binding(str(place), f"pane('{name}')", title, tooltip=_("Show this part."))
+            Binding(str(place), f"pane('{name}')", title, tooltip=PANE_TOOLTIPS[name])
             for place, (name, title) in enumerate(PANES.items(), 1)
         ),
         Binding("escape", "back", _("Back"), tooltip=_("Back to the list of runs.")),
@@ -74,7 +90,7 @@ shown; the number then moves the focus to a part.
         yield Lines(id="tabs")
         with Container(id="panes"):
             with framed(Vertical(id="differences", classes="pane"), _("Differences")):
-                yield DataTable(cursor_type="row")
+                yield SettingTable()
             with framed(Vertical(id="curves", classes="pane"), _("Loss")):
                 yield OverlayChart(id="overlay")
             with framed(Vertical(id="samples", classes="pane"), _("Samples")):
@@ -109,19 +125,22 @@ shown; the number then moves the focus to a part.
         """Rewrite the table, as wide as its pane."""
         from tui.text.compare import overview_rows, setting_rows
 
-        table: DataTable[Text] = self.query_one(DataTable)
+        table = self.query_one(SettingTable)
         runs = len(comparison.runs)
         room = (table.size.width - LABEL_CELLS - 2) // runs - 2  # a cell has a space on each side
         widths = [LABEL_CELLS, *[max(LEAST_CELLS, room)] * runs]
-        table.clear(columns=True)
-        for label, width in zip(("", *comparison.labels), widths, strict=True):
-            table.add_column(_cell(label, width), width=width)
+        titles = [_cell(label, width).plain for label, width in zip(("", *comparison.labels), widths, strict=True)]
+        columns = zip(titles, widths, strict=True)
+        table.set_columns([(str(place), title, width) for place, (title, width) in enumerate(columns)])
         heading = _("Settings that differ") if comparison.settings else _("No setting differs")
-        rows: list[tuple[str | None, tuple[str, ...]]] = [(None, row) for row in overview_rows(comparison)]
-        rows.append((None, (heading, *[""] * runs)))
-        settings = zip(comparison.settings, setting_rows(comparison), strict=True)
-        for key, row in (*rows, *((setting.key, row) for setting, row in settings)):
-            table.add_row(*(_cell(text, width) for text, width in zip(row, widths, strict=True)), key=key)
+        above = (*overview_rows(comparison), (heading, *[""] * runs))
+        rows = [(str(place), row) for place, row in enumerate(above)]
+        rows += zip([setting.key for setting in comparison.settings], setting_rows(comparison), strict=True)
+
+        def entry(key: str, row: Sequence[str]) -> Entry:
+            return Entry(tuple(map(_cell, row, widths)), " ".join((key, *row)))
+
+        table.put({key: entry(key, row) for key, row in rows})
 
     def on_resize(self) -> None:
         """Fit the table to the new width."""
@@ -144,7 +163,7 @@ shown; the number then moves the focus to a part.
         """Show a part, and focus it."""
         self.pane = name
         show_pane(self, PANES, name)
-        keys: dict[str, type[Widget]] = {"differences": DataTable, "samples": RunSamples}
+        keys: dict[str, type[Widget]] = {"differences": SettingTable, "samples": RunSamples}
         self.set_focus(self.query_one(keys[name]) if name in keys else None)
 
     def action_back(self) -> None:

@@ -29,7 +29,7 @@ from tui.texts import _
 from tui.watching.machine import MachineWatch
 from tui.watching.run import IDLE_SECONDS, LIVE_SECONDS, Look, RunWatch
 from tui.widgets.lines import Lines
-from tui.widgets.run_panes import PANES, RunPanes
+from tui.widgets.run_panes import PANE_TOOLTIPS, PANES, RunPanes
 from tui.widgets.step_bar import StepBar
 
 if TYPE_CHECKING:
@@ -38,36 +38,36 @@ if TYPE_CHECKING:
     from tui.screens.remedies import EstimateSavings
 
 
+SLOWER = 6
+"""So many times fewer looks on a slow line: each repaints the numbers."""
+
+
 class DashboardScreen(BaseScreen):
     """Follows a run's directory and writes nothing but commands; closing it does not stop the run."""
 
     CSS_PATH = "dashboard.tcss"
     AUTO_FOCUS = ""
-    HELP = _("""
-## Train
-
-The training is a separate process. This screen only watches it: closing it, or losing the connection, stops nothing.
-
-* **Sample now**, **Save now**, **Pause** and **Stop** are commands; the trainer answers after its current step.
-* **Stop** finishes the step and saves everything; **Resume** continues from there, bit for bit.
-* **Set** shows the settings that can change now: rates, length, intervals, prompts, caption dropout.
-* **Detach** leaves LoRA Smith; `lorasmith attach` returns.
-""")
+    FULL = True
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "send('sample_now')", _("Sample"), tooltip=_("Generate samples now.")),
         Binding("w", "send('save_now')", _("Save"), tooltip=_("Save the LoRA and the full state of this step now.")),
-        Binding("c", "change", _("Set"), tooltip=_("Change a setting while it trains: rates, length, intervals.")),
+        Binding(
+            "c",
+            "change",
+            _("Settings"),
+            tooltip=_("Change learning rates, length, intervals while it trains."),
+        ),
         Binding("p", "pause", _("Pause"), tooltip=_("Pause the training after this step, or continue it.")),
         Binding("x", "stop", _("Stop"), tooltip=_("Finish the step, save everything, end; asks before.")),
         Binding(
             "r", "resume", _("Resume"), tooltip=_("Continue from the last saved state; a finished run to more epochs.")
         ),
-        Binding("m", "remedies", _("Remedies"), tooltip=_("Settings that avoid running out of memory.")),
-        Binding("v,enter", "results", _("Files"), tooltip=_("Results: the saved files with their samples.")),
+        Binding("m", "remedies", _("Remedies"), tooltip=_("How to fix the out-of-memory error.")),
+        Binding("v,enter", "results", _("Results"), tooltip=_("The saved files with their samples: which one to use.")),
         Binding("d", "detach", _("Detach"), tooltip=_("Leave LoRA Smith; the training continues.")),
         Binding("escape", "home", _("Runs"), tooltip=_("The list of runs; the training continues.")),
         *(
-            Binding(str(place), f"pane('{name}')", title, show=False, tooltip=_("Show this part."))
+            Binding(str(place), f"pane('{name}')", title, show=False, tooltip=PANE_TOOLTIPS[name])
             for place, (name, title) in enumerate(PANES.items(), 1)
         ),
     ]
@@ -162,8 +162,14 @@ The training is a separate process. This screen only watches it: closing it, or 
             if look is not None:
                 self.post_message(self.Looked(look))
             if look is None or look.complete:
-                self._wake.wait(LIVE_SECONDS if self.live else IDLE_SECONDS)
+                self._wake.wait(self._pace)
                 self._wake.clear()
+
+    @property
+    def _pace(self) -> float:
+        """Seconds until the next look; on a slow line more, except while a request waits for its answer."""
+        slow = self.smith.appearance.low_bandwidth and not self._pending
+        return (LIVE_SECONDS if self.live else IDLE_SECONDS) * (SLOWER if slow else 1)
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="config")
     def _read_config(self) -> None:
@@ -253,6 +259,24 @@ The training is a separate process. This screen only watches it: closing it, or 
         """Show a pane, and focus it."""
         self.query_one(RunPanes).choose(name)
         self.call_after_refresh(self._redraw)
+
+    def label_of(self, action: str) -> str | None:
+        """Pause or continue, as the state is."""
+        if action == "pause":
+            return _("Continue") if self.state == "paused" else _("Pause")
+        if action == "resume" and self.state == "finished":
+            return _("Train longer")
+        return super().label_of(action)
+
+    @property
+    def help_text(self) -> str:
+        """About the run in its state."""
+        return hints.help_text(self.state, live=self.live)
+
+    @property
+    def copied_text(self) -> str:
+        """The path of the run."""
+        return str(self.run_dir.path)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Commands while the run is live, a resume when it has ended."""

@@ -24,6 +24,13 @@ class EntriesScreen(ModalScreen[str | None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+n", "keep", _("Keep"), priority=True, tooltip=_("Keep these entries.")),
+        Binding(
+            "f6",
+            "app.editor",
+            _("Editor"),
+            priority=True,
+            tooltip=_("Edit them in your own editor (VISUAL or EDITOR)."),
+        ),
         Binding("escape", "dismiss(None)", _("Cancel"), priority=True, tooltip=_("The entries stay as they were.")),
     ]
 
@@ -37,13 +44,23 @@ class EntriesScreen(ModalScreen[str | None]):
             yield Static(self.heading, classes="dialog-title", markup=False)
             yield Static(self.help, markup=False)
             yield TextArea(self.text, id="entries", compact=True)
-            yield Static(_("One entry per line. Ctrl+N keeps them, Escape cancels."), classes="hint")
+            keys = _("One entry per line. Ctrl+N keeps them, F6 opens your own editor, Escape cancels.")
+            yield Static(keys, classes="hint")
 
     def on_mount(self) -> None:
         """Put the cursor at the end."""
         area = self.query_one(TextArea)
         area.move_cursor(area.document.end)
         area.focus()
+
+    def edited(self) -> tuple[str, str]:
+        """The entries for an editor of the person's own, and the extension of their file."""
+        return f"{self.query_one(TextArea).text}\n", ".txt"
+
+    def take_edited(self, text: str) -> None:
+        """Take the edited entries; Ctrl+Z undoes it."""
+        area = self.query_one(TextArea)
+        area.replace(text.strip("\n"), (0, 0), area.document.end)
 
     def action_keep(self) -> None:
         """Return the text."""

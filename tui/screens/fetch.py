@@ -17,6 +17,7 @@ from textual.worker import Worker, WorkerState, get_current_worker
 
 from engine.errors import LoraSmithError
 from engine.text import printable
+from tui.display.symbols import symbols
 from tui.text.download import progress_text
 from tui.texts import _
 
@@ -149,7 +150,7 @@ class FetchScreen(ModalScreen[Path | None]):
             return
         progress = event.progress
         filled = BAR_CELLS * progress.done // max(1, progress.total)
-        self._set_line("#bar", "━" * filled + "─" * (BAR_CELLS - filled))
+        self._set_line("#bar", symbols().bar(filled, BAR_CELLS))
         self._set_line("#progress", f"{progress_text(progress)}\n{printable(progress.name)}")
 
     @on(Ended)

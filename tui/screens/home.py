@@ -23,6 +23,7 @@ from tui.setup.names import free_name
 from tui.setup.preset_file import conversion_notes, own_trigger, read_file
 from tui.text.rows import about, progress, sign
 from tui.texts import _
+from tui.widgets.filterable import Filterable
 
 if TYPE_CHECKING:
     from engine.runs import KnownRun, RunDir
@@ -52,6 +53,7 @@ class HomeScreen(BaseScreen):
         Binding("d,delete", "delete", _("Delete"), tooltip=_("Remove what the run has written; asks before.")),
         Binding("m", "compare", _("Compare"), tooltip=_("Show the marked runs side by side; or this one and another.")),
         Binding("space", "mark", _("Mark"), show=False, tooltip=_("Mark a run to compare it with others.")),
+        Binding("q", "app.leave", _("Quit"), show=False, tooltip=_("Leave; a running training continues.")),
     ]
     HELP = _("""
 ## Runs
@@ -171,6 +173,11 @@ shown as running has a live process.
             await self.mount(self.table, RunCard(), before="#draft")
             self.table.focus()
 
+    def answer(self, sentence: str) -> None:
+        """Show above the footer, for some seconds, what a key has done."""
+        self.query_one("#draft", Static).update(sentence)
+        self.fade(self._show_draft)
+
     def _show_draft(self) -> None:
         self.query_one("#draft", Static).update(self._draft_sentence())
 
@@ -189,8 +196,9 @@ shown as running has a live process.
         """The highlighted run."""
         return self.table.chosen if self.table is not None else None
 
+    @on(Filterable.Filtered)
     def on_data_table_row_highlighted(self) -> None:
-        """Another run is highlighted."""
+        """Another run is highlighted, or none."""
         self._describe()
         self.refresh_bindings()
 

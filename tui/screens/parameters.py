@@ -58,7 +58,8 @@ class ParametersScreen(StepScreen):
 
 A **preset** on top, and below every setting of the run. A row that differs from the preset begins with `•`; Delete
 restores the preset's value. Enter edits, Space switches or takes the next choice, Left and Right change choices, `/`
-searches title, key and help, F3 shows the advanced settings as well.
+searches title, key and help, F3 shows the advanced settings as well. F6 opens all settings in your own
+editor.
 
 The lines at the bottom are a forecast of the run. The time comes from your earlier runs on this machine; it is
 marked *rough* when it is only computed from the GPU's speed.
@@ -179,6 +180,24 @@ marked *rough* when it is only computed from the GPU's speed.
             self.action_end_search(clear=True)
         else:
             super().action_back()
+
+    def edited(self) -> tuple[str, str]:
+        """The whole configuration for an editor of the person's own, and the extension of its file."""
+        from engine.config import dump_toml
+
+        self.query_one(FieldForm).finish()
+        return dump_toml(self.draft.config()), ".toml"
+
+    def take_edited(self, text: str) -> None:
+        """Take the settings that were changed there."""
+        try:
+            self.draft.adopt(text)
+        except LoraSmithError as error:
+            self.smith.show_error(error)
+            return
+        self.form.rejected.clear()
+        self.form.judge()
+        self._refresh_form()
 
     def action_toggle_advanced(self) -> None:
         """All settings, or the basic ones and those that were changed."""

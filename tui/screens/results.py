@@ -30,8 +30,9 @@ from tui.screens.base import BaseScreen
 from tui.screens.steps import RUN_STEPS, STEPS
 from tui.setup.names import free_name
 from tui.setup.recent import models_folder, record_models_folder
-from tui.text.results import reasons, rows
+from tui.text.results import reasons
 from tui.texts import _
+from tui.widgets.file_table import FileTable
 from tui.widgets.frames import framed
 from tui.widgets.gallery import Gallery
 from tui.widgets.lines import Lines
@@ -42,6 +43,7 @@ class ResultsScreen(BaseScreen):
     """Lists the saved files by step, each with its verdict; the recommended one is marked. The person decides."""
 
     CSS_PATH = "results.tcss"
+    FULL = True
     HELP = _("""
 ## Results
 
@@ -52,16 +54,17 @@ model). docs/results.md explains all of it.
 
 **Up** and **Down** choose a file, and its samples come into view. **u** copies it, ready for use with its trigger, into
 a folder of yours. **Tab** goes to the samples: there **Left** and **Right** go through time, **Up** and **Down**
-through the prompts, and **b** flips between an image and the base model's.
+through the prompts, and **b** flips between an image and the base model's. **F11** shows the samples
+alone.
 """)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("u", "use", _("Use"), tooltip=_("Copy the chosen file, ready for use, into a models folder.")),
-        Binding("o", "open", _("Folder"), tooltip=_("Open the run's folder, or show and copy its path.")),
-        Binding("c", "copy", _("Copy"), tooltip=_("Copy the path of the chosen file.")),
-        Binding("t", "train_on", _("Train on"), tooltip=_("A new run with these settings that starts from this file.")),
-        Binding("p", "try_out", _("Try"), tooltip=_("Generate images with the chosen file at several strengths.")),
         Binding("w", "what_now", _("What now"), tooltip=_("How to use the chosen file in other programs.")),
-        Binding("g", "sheet", _("Sheet"), tooltip=_("Write all samples into one image, next to them.")),
+        Binding("p", "try_out", _("Try"), tooltip=_("Generate images with the chosen file at several strengths.")),
+        Binding("t", "train_on", _("Train on"), tooltip=_("A new run with these settings that starts from this file.")),
+        Binding("c", "copy", _("Copy path"), tooltip=_("Copy the path of the chosen file.")),
+        Binding("o", "open", _("Open folder"), tooltip=_("Open the run's folder, or show and copy its path.")),
+        Binding("i", "sheet", _("Contact sheet"), tooltip=_("Write all samples into one image, next to them.")),
         Binding("escape", "back", _("Back"), tooltip=_("Back to the run.")),
     ]
 
@@ -87,7 +90,7 @@ through the prompts, and **b** flips between an image and the base model's.
         """Files above, samples below."""
         yield StepBar("results", [step.name for step in (*STEPS, *RUN_STEPS[:1])])
         yield Lines(id="heading")
-        yield framed(DataTable(cursor_type="row"), _("Files"))
+        yield framed(FileTable(), _("Files"))
         yield framed(Lines(id="reasons", wraps=True), _("Verdict"))
         yield framed(Gallery(_("This run has no samples.")), _("Samples"))
         yield Lines(id="message")
@@ -117,16 +120,13 @@ through the prompts, and **b** flips between an image and the base model's.
         self.query_one("#heading", Lines).set_text(
             Content.assemble((heading[0], "bold"), *(f" · {part}" for part in heading[1:]))
         )
-        table, best = self.query_one(DataTable), event.record.assessment.best
-        table.clear(columns=True)
-        table.add_columns(_("File"), _("Epoch"), _("Step"), _("Learned"), _("Prompt"), _("Verdict"))
-        for cells in rows(files, best):
-            table.add_row(*cells)
+        table, best = self.query_one(FileTable), event.record.assessment.best
+        table.show_files(files, best)
         table.styles.height = 3 + len(files)  # a height of "auto" is sometimes that before the rows were added
         self.query_one(Gallery).show(samples)
         table.display = bool(files)
         if files:
-            table.move_cursor(row=files.index(best) if best is not None else len(files) - 1)
+            table.choose(str((best or files[-1]).file.path))
             table.focus()
             self._to_centre = True
         else:
@@ -138,8 +138,8 @@ through the prompts, and **b** flips between an image and the base model's.
     @property
     def judged(self) -> JudgedFile | None:
         """The highlighted file with its verdict."""
-        row = self.query_one(DataTable).cursor_row
-        return self.files[row] if 0 <= row < len(self.files) else None
+        key = self.query_one(FileTable).chosen_key
+        return next((judged for judged in self.files if str(judged.file.path) == key), None)
 
     @property
     def chosen(self) -> SavedFile | None:
@@ -158,8 +158,8 @@ through the prompts, and **b** flips between an image and the base model's.
 
     def _centre(self) -> None:
         """Show the highlighted file with its neighbours on both sides."""
-        table = self.query_one(DataTable)
-        if table.virtual_size.height <= len(self.files):  # it has not measured its rows yet
+        table = self.query_one(FileTable)
+        if table.virtual_size.height <= table.row_count:  # it has not measured its rows yet
             self.call_after_refresh(self._centre)
             return
         rows_shown = table.scrollable_content_region.height - table.header_height

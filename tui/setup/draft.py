@@ -147,6 +147,25 @@ class Draft:
         trial = {key.replace("__", "."): value for key, value in changed.items()}
         return load_config(self.preset, (), {key: (key, value) for key, value in {**self.values, **trial}.items()})
 
+    def adopt(self, text: str) -> None:
+        """Take the settings of a configuration's text that differ from the present ones.
+
+        Raises:
+            ConfigError: it is no valid configuration.
+        """
+        import tempfile
+
+        from engine.config import load_config
+        from engine.config.form import fields as settings
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "edited.toml"
+            path.write_text(text, "utf-8")
+            edited, present = load_config(path), self.config()
+        for key in settings():
+            if edited.value(key) != present.value(key):
+                self.set(key, edited.value(key))
+
     def without_parameters(self) -> RunConfig:
         """The configuration without the changes of the step Parameters.
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len, set_cell_size
 
+from tui.display.symbols import symbols
+
 
 def clipped(text: str, width: int, *, keep_end: bool = False) -> str:
     """`text` in at most `width` cells; an ellipsis replaces what is cut off, at the end or at the beginning."""
@@ -17,12 +19,10 @@ def clipped(text: str, width: int, *, keep_end: bool = False) -> str:
     return set_cell_size(text, max(0, width - 1)).rstrip() + "…"
 
 
-BLOCKS = "▁▂▃▄▅▆▇█"
-
-
 def sparkline(values: Sequence[float]) -> str:
-    """A curve of one cell a value; the highest is a full block. Values that are not finite are gaps."""
+    """A curve of one cell a value; the highest is a full one. Values that are not finite are gaps."""
     finite = [value for value in values if math.isfinite(value)]
     low, high = min(finite, default=0.0), max(finite, default=0.0)
-    scale = (len(BLOCKS) - 1) / (high - low) if high > low else 0.0
-    return "".join(BLOCKS[round((value - low) * scale)] if math.isfinite(value) else " " for value in values)
+    levels = symbols().levels
+    scale = (len(levels) - 1) / (high - low) if high > low else 0.0
+    return "".join(levels[round((value - low) * scale)] if math.isfinite(value) else " " for value in values)

@@ -11,6 +11,7 @@ from engine.errors import UsageError
 from engine.hardware import Gpu, GpuReport, choose_precision
 from engine.hardware.abilities import abilities
 from engine.text import printable, size_text
+from tui.display.symbols import symbols
 from tui.texts import _
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def _vram(gpu: Gpu) -> str:
     if gpu.total is None or gpu.unified:
         return amounts
     filled = round(BAR * (gpu.used or 0) / gpu.total) if gpu.total else 0
-    return f"{amounts}  {'━' * filled}{'─' * (BAR - filled)}"
+    return f"{amounts}  {symbols().bar(filled, BAR)}"
 
 
 def _state(gpu: Gpu) -> str:

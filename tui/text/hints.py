@@ -30,6 +30,48 @@ def notice(run_dir: RunDir, history: RunHistory, look: Look) -> list[str]:
     return []
 
 
+def help_text(state: str, *, live: bool) -> str:
+    """Markdown about a run in its state: what can be done now."""
+    parts = [_("## Train")]
+    if live:
+        parts.append(
+            _(
+                "The training is a separate process. This screen only watches it: closing it, or losing the "
+                "connection, stops nothing.\n\n"
+                "* **Sample**, **Save**, **Pause** and **Stop** are requests; the trainer acts on them after the "
+                "current step.\n"
+                "* **Stop** finishes the step and saves everything. **Resume** continues from exactly there.\n"
+                "* **Settings** changes learning rates, length, intervals and prompts while it trains.\n"
+                "* **Detach** leaves LoRA Smith; `lorasmith attach` returns."
+            )
+        )
+    elif state == "finished":
+        parts.append(
+            _(
+                "The training is finished.\n\n"
+                "* **Results** lists the saved files, recommends one, and shows their samples next to each other. "
+                "There, **Use** copies one into a models folder, and **What now** shows how to use it in "
+                "ComfyUI, A1111 and diffusers.\n"
+                "* **Train longer** continues this run to more epochs."
+            )
+        )
+    else:
+        parts.append(
+            _(
+                "The training is not running.\n\n"
+                "* **Resume** continues from the last saved state, exactly as if it had not stopped.\n"
+                "* **Results** shows the files that were saved so far."
+            )
+        )
+    parts.append(
+        _(
+            "**1** to **4** choose a part: the loss, samples, events, the trainer's log. **F11** gives it the whole "
+            "screen, **/** filters events and log, **y** copies what is shown there."
+        )
+    )
+    return "\n\n".join(parts)
+
+
 def _refused(look: Look) -> bool:
     """Whether it stopped before the first step, because its inputs changed."""
     return look.state.state == "stopped" and look.state.exit_code == ExitCode.USAGE

@@ -32,6 +32,18 @@ def rows(files: Sequence[JudgedFile], best: JudgedFile | None) -> list[tuple[Tex
     ]
 
 
+def ranks(judged: JudgedFile, best: JudgedFile | None) -> tuple[object, ...]:
+    """What the list can be sorted by: name, how much is learned, verdict with the recommended file first."""
+    measures = judged.measures
+    learned = measures.learned if measures.learned is not None else measures.train_gain
+    kinds = list(SIGNS)
+    return (
+        judged.file.path.name,
+        -(learned if learned is not None else -1.0),
+        (judged is not best, kinds.index(judged.verdict.kind) if judged.verdict.kind in kinds else len(kinds)),
+    )
+
+
 def reasons(judged: JudgedFile, assessment: Assessment, similarity: Similarity | None = None) -> str:
     """The reasons for and against a file, advice for the recommended one, and what other models measure on its samples;
     one sentence per line."""

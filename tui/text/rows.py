@@ -15,6 +15,7 @@ from textual.content import Content
 from engine.runs.tail import last_lines, sampled_losses
 from engine.runs.values import local_time
 from engine.text import printable
+from tui.display.symbols import symbols
 from tui.text.cells import clipped, sparkline
 from tui.texts import _
 
@@ -96,7 +97,8 @@ def row(run: KnownRun, columns: int, *, marked: bool = False) -> tuple[Text, ...
 def bar(share: float, cells: int) -> Content:
     """A bar that can be read without colour."""
     full = round(min(1.0, max(0.0, share)) * cells)
-    return Content.assemble(("━" * full, "bold $accent"), ("─" * (cells - full), "dim"))
+    marks = symbols()
+    return Content.assemble((marks.full * full, "bold $accent"), (marks.empty * (cells - full), "dim"))
 
 
 def step_words(step: int, total: int | None) -> str:

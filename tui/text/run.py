@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from rich.cells import set_cell_size
@@ -114,6 +115,8 @@ def reached(history: RunHistory, state: RunState) -> int:
 def _epoch_share(history: RunHistory) -> float:
     if not history.updates_per_epoch or not history.epoch:
         return 0.0
+    if history.max_train_steps and history.step >= history.max_train_steps:
+        return 1.0
     return (history.step - (history.epoch - 1) * history.updates_per_epoch) / history.updates_per_epoch
 
 
@@ -156,7 +159,7 @@ def rates_text(rates: Mapping[str, float]) -> str:
     for name, rate in rates.items():
         by_part.setdefault(component_of(name), []).append(rate)
     texts = []
-    for part, values in by_part.items():
+    for part, values in sorted(by_part.items(), key=lambda pair: pair[0].startswith("text_encoder")):
         low, high = f"{min(values):.2e}", f"{max(values):.2e}"
         groups = _(" ({0} groups)").format(len(values)) if len(values) > 1 else ""
         texts.append(f"{part_title(part)} {low if low == high else f'{low} – {high}'}{groups}")
@@ -195,11 +198,28 @@ def _saved(history: RunHistory) -> str:
     return " · ".join(parts)
 
 
+def event_lines(events: Sequence[Event]) -> list[Content]:
+    """Events as lines; the samples of a step are one line."""
+    lines = []
+    for _step, group in groupby(events, lambda event: event.step if isinstance(event, SampleEvent) else event):
+        members = list(group)
+        if len(members) > 1 and isinstance(members[-1], SampleEvent):
+            words = _("{0} samples, {1}").format(len(members), _at(members[-1].step))
+            lines.append(_line(members[-1], "·", words, "dim"))
+        else:
+            lines += [line for event in members if (line := event_text(event)) is not None]
+    return lines
+
+
 def event_text(event: Event) -> Content | None:
     """One event as a line with its time; None for events that are not shown."""
     sign, words, style = _event_words(event)
     if not words:
         return None
+    return _line(event, sign, words, style)
+
+
+def _line(event: Event, sign: str, words: str, style: str) -> Content:
     then = local_time(event.time)
     moment = time.strftime("%H:%M:%S", then) if then else "--:--:--"
     return Content.assemble((f"{moment} ", "dim"), (f"{sign} {printable(words)}", style))

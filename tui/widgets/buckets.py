@@ -10,6 +10,7 @@ from rich.text import Text
 from textual.widgets import Static
 
 from engine.text import plural
+from tui.display.symbols import symbols
 from tui.texts import _
 
 Size = tuple[int, int]
@@ -65,4 +66,6 @@ def bars(counts: Mapping[Size, int], width: int, rows: int = ROWS) -> Sequence[s
 def _bar(cells: float) -> str:
     """A bar of so many cells, at least an eighth of one."""
     eighths = max(1, round(cells * 8))
+    if symbols().ascii:
+        return "#" * round(eighths / 8)
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()

@@ -46,6 +46,11 @@ class CaptionCard(Vertical):
         """Show no book."""
         self._book = self.place = None
 
+    @property
+    def text(self) -> str:
+        """What is in the editor."""
+        return self.query_one(CaptionEditor).text
+
     def put(self, text: str) -> None:
         """Put an unsaved text into the editor."""
         self.query_one(CaptionEditor).load_text(text)

@@ -20,13 +20,16 @@ from engine.text import printable
 from tui.setup.caption_book import Book
 from tui.text.cells import clipped
 from tui.texts import _
+from tui.widgets.filterable import Filterable
 
 NAME_CELLS = 13
 """Of the image's name, at most; the caption has the rest."""
 
 
-class CaptionList(ScrollView, can_focus=True):
-    """`position` is the highlighted image."""
+class CaptionList(ScrollView, Filterable, can_focus=True):
+    """`position` is the place in the book of the highlighted image, whatever is shown in whichever order."""
+
+    ORDERS = (_("name"), _("what is open first"), _("the shortest caption first"))
 
     HELP: ClassVar[str] = _(
         "**Images.** ✓ has a caption, ✗ has none, ! has one without the trigger word or one that is too long. "
@@ -66,19 +69,51 @@ class CaptionList(ScrollView, can_focus=True):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self.book: Book | None = None
+        self._places: list[int] = []
+        """Places in the book of the images that are shown, in their order."""
 
     @property
     def count(self) -> int:
-        """Images in the list."""
+        """Images in the book."""
         return len(self.book.files) if self.book is not None else 0
+
+    @property
+    def row(self) -> int:
+        """The row of the highlighted image; of one that the filter hides the next one's."""
+        if self.position in self._places:
+            return self._places.index(self.position)
+        return next((row for row, place in enumerate(self._places) if place > self.position), 0)
+
+    def rearrange(self) -> None:
+        """Show the captions that fit the filter, in the order that was chosen."""
+        book = self.book
+        files = list(enumerate(book.files)) if book is not None else []
+        shown = [(place, file) for place, file in files if self.shows(f"{file.image.name} {file.text or ''}")]
+        if self.order == 1 and book is not None:
+            shown.sort(key=lambda pair: "✗!✓".index(book.mark(pair[1])))
+        elif self.order == 2:
+            shown.sort(key=lambda pair: len(pair[1].text or ""))
+        self._places = [place for place, _file in shown]
+        self.virtual_size = Size(0, len(self._places))
+        if self._places and self.position not in self._places:
+            self.position = self._places[self.row]
+        self._into_view()
+        self.refresh()
+
+    def shown_of_all(self) -> tuple[int, int]:
+        """Images that fit the filter, and all of them."""
+        return len(self._places), self.count
+
+    @property
+    def copied_text(self) -> str:
+        """The caption of the highlighted image."""
+        return (self.book.files[self.position].text or "") if self.book is not None and self.count else ""
 
     def show(self, book: Book, position: int) -> None:
         """List these captions."""
         self.book = book
-        self.virtual_size = Size(0, self.count)
         self.set_reactive(CaptionList.position, max(0, min(position, self.count - 1)))
-        self._into_view()
-        self.refresh()
+        self.rearrange()
 
     def validate_position(self, position: int) -> int:
         """Keep the position inside the list."""
@@ -103,19 +138,21 @@ class CaptionList(ScrollView, can_focus=True):
         self.refresh()
 
     def _into_view(self) -> None:
-        self.scroll_to_region(Region(0, self.position, 1, 1), animate=False, force=True)
+        self.scroll_to_region(Region(0, self.row, 1, 1), animate=False, force=True)
 
     def action_move(self, by: int) -> None:
         """Up or down."""
-        self.position += by
+        if self._places:
+            self.position = self._places[max(0, min(len(self._places) - 1, self.row + by))]
 
     def action_page(self, by: int) -> None:
         """A page up or down."""
-        self.position += by * max(1, self.scrollable_content_region.height - 1)
+        self.action_move(by * max(1, self.scrollable_content_region.height - 1))
 
     def action_go(self, to: int) -> None:
         """To the first (0) or the last (-1)."""
-        self.position = to % max(1, self.count)
+        if self._places:
+            self.position = self._places[to]
 
     def action_edit(self) -> None:
         """Edit the caption."""
@@ -124,17 +161,18 @@ class CaptionList(ScrollView, can_focus=True):
 
     def on_click(self, event: Click) -> None:
         """Highlight the clicked row; edit it if it is highlighted already."""
-        clicked = event.y + round(self.scroll_y)
-        if clicked < self.count:
-            if clicked == self.position:
+        row = event.y + round(self.scroll_y)
+        if row < len(self._places):
+            if self._places[row] == self.position:
                 self.action_edit()
-            self.position = clicked
+            self.position = self._places[row]
 
     def render_line(self, y: int) -> Strip:
         """Mark, name, caption."""
-        place, width = y + round(self.scroll_y), self.scrollable_content_region.width
-        if self.book is None or place >= self.count:
+        row, width = y + round(self.scroll_y), self.scrollable_content_region.width
+        if self.book is None or row >= len(self._places):
             return Strip.blank(width, self.rich_style)
+        place = self._places[row]
         file = self.book.files[place]
         mark = self.book.mark(file)
         name = printable(file.image.name)

@@ -16,18 +16,19 @@ from textual.widget import Widget
 
 from engine.runs.curve import Bin, Curve
 from engine.runs.scales import Scale, loss_scale, step_scale, step_text, tick_text
+from tui.display.symbols import symbols
 from tui.texts import _
 
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 """Bit of a braille cell by column and row of the dot."""
-MARK = "●"
-SECONDS = 5.0
-"""The curves are redrawn at most this often: a terminal is sent whole rows, and a row has many colour changes."""
+SECONDS, SLOW_SECONDS = 5.0, 60.0
+"""The curves are redrawn at most this often, on slow lines more rarely: a terminal is sent whole rows, and a row has
+many colour changes."""
 Row = list[tuple[str, str]]
 """Text and its kind, from left to right."""
 
 
-class LossChart(Widget):
+class LossChart(Widget, can_focus=True):
     """Draws the curves of `show`; the numbers above are updated at once, the curves every few seconds."""
 
     HELP = _(
@@ -49,6 +50,12 @@ class LossChart(Widget):
         self._rows: list[Row] = []
         self._drawn = -SECONDS
         self._due: Timer | None = None
+        self._pace = SECONDS
+
+    def on_mount(self) -> None:
+        """Redraw more rarely on a slow line."""
+        appearance = getattr(self.app, "appearance", None)
+        self._pace = SLOW_SECONDS if getattr(appearance, "low_bandwidth", False) else SECONDS
 
     def show(self, raw: Curve, smoothed: Curve, marks: Mapping[int, float], total: int | None) -> None:
         """Draw these; `marks` are validation losses by step, `total` the steps of the whole run."""
@@ -60,7 +67,7 @@ class LossChart(Widget):
         self._replace([legend_row(raw, smoothed, marks, width), *self._rows[1:]])
         if self._due is None:
             # On a busy machine Textual divides by the interval: not 0.
-            self._due = self.set_timer(max(0.001, self._drawn + SECONDS - time.monotonic()), self._draw)
+            self._due = self.set_timer(max(0.001, self._drawn + self._pace - time.monotonic()), self._draw)
 
     def on_resize(self) -> None:
         """Another size."""
@@ -71,7 +78,7 @@ class LossChart(Widget):
             self._due.stop()
             self._due = None
         self._drawn = time.monotonic()
-        self._replace(chart_rows(*self._curves, *self.content_size))
+        self._replace(chart_rows(*self._curves, *self.content_size, dotted=self.app.no_color))
 
     def _replace(self, rows: list[Row]) -> None:
         before, self._rows = self._rows, rows
@@ -99,15 +106,23 @@ def legible(width: int, height: int) -> bool:
 
 
 def chart_rows(
-    raw: Curve, smoothed: Curve, marks: Mapping[int, float], total: int | None, width: int, height: int
+    raw: Curve,
+    smoothed: Curve,
+    marks: Mapping[int, float],
+    total: int | None,
+    width: int,
+    height: int,
+    *,
+    dotted: bool = False,
 ) -> list[Row]:
-    """The chart as rows of (text, kind); kinds are raw, smoothed, mark, axis and "" for plain."""
+    """The chart as rows of (text, kind); kinds are raw, smoothed, mark, axis and "" for plain. `dotted`: the raw loss
+    is told apart by its dots, where there are no colours."""
     if not legible(width, height):
         return []
     legend = legend_row(raw, smoothed, marks, width)
     newest = max([curve.last.step for curve in (raw, smoothed) if curve.last] + list(marks), default=None)
     if newest is None:
-        return [[(_("No loss yet; the chart begins with the first step."), "axis")]]
+        return [[(_("No loss yet. The chart starts with the first step."), "axis")]]
     columns, rows = width - 8, height - 2
     across = step_scale(newest, total, columns)
     width_of_dot = math.ceil(across.high / (columns * 2))  # so that new steps change the last dots only
@@ -115,10 +130,10 @@ def chart_rows(
     latest = {step // (8 * width_of_dot): (step, marks[step]) for step in sorted(marks)}  # the last in four columns
     up = loss_scale(points, smooth, (loss for _step, loss in latest.values()), rows)
     faint, bright = Canvas(columns, rows), Canvas(columns, rows)
-    _trace(faint, points, across, up, extent=True)
+    _trace(faint, points, across, up, extent=not dotted, dashes=(1, 2) if dotted else (1, 0))
     _trace(bright, smooth, across, up, extent=False)
     spots = {
-        (across.at(step, columns * 2) // 2, rows - 1 - up.at(loss, rows * 4) // 4): MARK
+        (across.at(step, columns * 2) // 2, rows - 1 - up.at(loss, rows * 4) // 4): symbols().mark
         for step, loss in latest.values()
     }
     body = [_row(y, faint, bright, spots) for y in range(rows)]
@@ -147,27 +162,36 @@ class Canvas:
             before = y
 
 
-def _trace(canvas: Canvas, points: Sequence[Bin], across: Scale, up: Scale, *, extent: bool) -> None:
+def _trace(
+    canvas: Canvas,
+    points: Sequence[Bin],
+    across: Scale,
+    up: Scale,
+    *,
+    extent: bool,
+    dashes: tuple[int, int] = (1, 0),
+) -> None:
     before: tuple[int, int] | None = None
     width, height = canvas.columns * 2, canvas.rows * 4
     for point in points:
         x, y = across.at(point.step, width), up.at(point.last, height)
         if extent:
             canvas.column(x, up.at(point.low, height), up.at(point.high, height))
-        canvas.line(*(before or (x, y)), x, y)
+        canvas.line(*(before or (x, y)), x, y, dashes)
         before = (x, y)
 
 
 def _row(y: int, faint: Canvas, bright: Canvas, spots: Mapping[tuple[int, int], str]) -> Row:
     """One row of cells, equal kinds joined. The smoothed line hides the raw one where they share a cell."""
     pieces: Row = []
+    marks = symbols()
     for x in range(faint.columns):
         if (x, y) in spots:
             text, kind = spots[x, y], "mark"
         elif bright.cells[y][x]:
-            text, kind = chr(0x2800 + bright.cells[y][x]), "smoothed"
+            text, kind = marks.cell(bright.cells[y][x]), "smoothed"
         elif faint.cells[y][x]:
-            text, kind = chr(0x2800 + faint.cells[y][x]), "raw"
+            text, kind = "." if marks.ascii else marks.cell(faint.cells[y][x]), "raw"
         else:
             text, kind = " ", ""
         if pieces and pieces[-1][1] == kind:
@@ -179,18 +203,19 @@ def _row(y: int, faint: Canvas, bright: Canvas, spots: Mapping[tuple[int, int], 
 
 def legend_row(raw: Curve, smoothed: Curve, marks: Mapping[int, float], width: int) -> Row:
     """The legend with the newest numbers; what does not fit is left out."""
+    signs = symbols()
     parts = [(_("Loss"), "")]
     if smoothed.last:
-        parts.append(("━ " + _("smoothed {0:.4f}").format(smoothed.last.last), "smoothed"))
+        parts.append((f"{signs.smoothed} " + _("smoothed {0:.4f}").format(smoothed.last.last), "smoothed"))
     if raw.last:
-        parts.append(("⣿ " + _("raw {0:.4f}").format(raw.last.last), "raw"))
+        parts.append((f"{signs.raw} " + _("raw {0:.4f}").format(raw.last.last), "raw"))
     if marks:
         step = max(marks)
         words = _("validation {0:.4f}").format(marks[step])
         where = _(" (step {0})").format(step)
         used = sum(cell_len(text) + 3 for text, _kind in parts)
-        fits = used + cell_len(MARK + " " + words + where) <= width
-        parts.append((f"{MARK} {words}{where if fits else ''}", "mark"))
+        fits = used + cell_len(f"{signs.mark} {words}{where}") <= width
+        parts.append((f"{signs.mark} {words}{where if fits else ''}", "mark"))
     row: Row = []
     used = 0
     for text, kind in parts:
@@ -203,10 +228,10 @@ def legend_row(raw: Curve, smoothed: Curve, marks: Mapping[int, float], width: i
 
 def labelled(body: list[Row], up: Scale, rows: int) -> list[Row]:
     """The rows with the labels of the upright axis before them, 8 cells wide."""
+    signs = symbols()
     labels = {rows - 1 - up.at(tick, rows * 4) // 4: tick_text(tick, up.tick) for tick in up.ticks()}
-    return [
-        [(f"{labels.get(y, ''):>6} {'┤' if y in labels else '│'}", "axis"), *pieces] for y, pieces in enumerate(body)
-    ]
+    edges = [f"{labels.get(y, ''):>6} {signs.tick if y in labels else signs.edge}" for y in range(len(body))]
+    return [[(edge, "axis"), *pieces] for edge, pieces in zip(edges, body, strict=True)]
 
 
 def step_labels(across: Scale, columns: int) -> Row:
@@ -220,4 +245,4 @@ def step_labels(across: Scale, columns: int) -> Row:
             line[start : start + len(text)] = text
             free = start + len(text) + 2
     word = _("step")
-    return [(" " * (6 - cell_len(word)) + f"{word} └" + "".join(line), "axis")]
+    return [(" " * (6 - cell_len(word)) + f"{word} {symbols().corner}" + "".join(line), "axis")]

@@ -20,7 +20,8 @@ class _Words(TextInput):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "finish(True)", _("Show all"), tooltip=_("Clear the filter and show the whole list.")),
-        Binding("enter,down", "finish(False)", _("To the list"), tooltip=_("Keep the filter and go to the list.")),
+        Binding("enter", "finish(False)", _("To the list"), tooltip=_("Keep the filter and go to the list.")),
+        Binding("down", "finish(False)", show=False),
     ]
 
     def action_finish(self, clear: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
+from textual.message import Message
 from textual.widget import Widget
 
 from tui.texts import _
@@ -27,6 +28,9 @@ class Filterable(Widget):
     order = 0
     """Place in `ORDERS`."""
 
+    class Filtered(Message):
+        """Other entries are shown, or none."""
+
     def rearrange(self) -> None:
         """Show the entries again, after the filter or the order has changed."""
         raise NotImplementedError
@@ -45,6 +49,7 @@ class Filterable(Widget):
         if words != self.filter_words:
             self.filter_words = words
             self.rearrange()
+            self.post_message(self.Filtered())
             self.refresh_bindings()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:

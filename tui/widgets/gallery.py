@@ -93,8 +93,21 @@ class Gallery(Vertical, can_focus=True):
         prompts = sorted(self._samples.prompts) if self._samples else []
         return prompts[self._prompt % len(prompts)] if prompts else 0
 
-    def show(self, samples: Samples) -> None:
-        """Show these samples; the choice stays."""
+    @property
+    def copied_text(self) -> str:
+        """The path of the sample that is chosen."""
+        step = self.step
+        path = self._samples.images.get((self.prompt, step)) if self._samples and step is not None else None
+        return str(path) if path is not None else ""
+
+    def show(self, samples: Samples, empty: str = "") -> None:
+        """Show these samples; the choice stays.
+
+        Args:
+            samples: of a run.
+            empty: what is shown where there are none.
+        """
+        self._empty = empty or self._empty
         if samples != self._samples:
             self._samples = samples
             self._arrange()

@@ -13,7 +13,7 @@ from textual.widgets import Footer
 from textual.widgets._footer import FooterKey, FooterLabel
 
 ALWAYS = ("help", "fix", "leave")
-"""Actions whose keys are never left out: F1 lists all the others."""
+"""Actions whose keys are never left out, nor is Escape, the way out: F1 lists all the others."""
 _PLACES = {"help": -1, "leave": 1}
 """Help is always the first key, and the key to quit the last."""
 
@@ -80,7 +80,7 @@ def _name(key: Widget) -> str:
 
 
 def _droppable(key: Widget) -> bool:
-    return isinstance(key, FooterKey) and _name(key) not in ALWAYS
+    return isinstance(key, FooterKey) and _name(key) not in ALWAYS and key.key != "escape"
 
 
 def _width(key: Widget | str) -> int:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.geometry import Region
 from textual.widget import Widget
+
+from tui.widgets.filterable import Filterable
 
 
 class Lines(Widget):
@@ -53,10 +57,11 @@ def _first_difference(first: Content, second: Content) -> int:
     return cell_len(first.plain[:same])
 
 
-class Tail(VerticalScroll):
+class Tail(VerticalScroll, Filterable):
     """Lines that grow at their end: the end stays in view unless the person has scrolled away."""
 
     DEFAULT_CSS = "Tail Lines { min-height: 100%; }"  # shorter anchored text would be at the bottom
+    _all: Sequence[Content] = ()
 
     def compose(self) -> ComposeResult:
         """The text."""
@@ -67,5 +72,23 @@ class Tail(VerticalScroll):
         self.anchor()
 
     def set_text(self, content: Content | str) -> None:
-        """Show this text."""
-        self.query_one(Lines).set_text(content)
+        """Show this text, or those of its lines that fit the filter."""
+        self._all = (content if isinstance(content, Content) else Content(content)).split("\n")
+        self.rearrange()
+
+    def rearrange(self) -> None:
+        """Show the lines that fit the filter."""
+        self.query_one(Lines).set_text(Content("\n").join(self._fitting))
+
+    @property
+    def _fitting(self) -> list[Content]:
+        return [line for line in self._all if self.shows(line.plain)]
+
+    def shown_of_all(self) -> tuple[int, int]:
+        """Lines that fit the filter, and all of them."""
+        return len(self._fitting), len(self._all)
+
+    @property
+    def copied_text(self) -> str:
+        """The lines that are shown."""
+        return "\n".join(line.plain for line in self._fitting)

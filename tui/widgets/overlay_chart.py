@@ -9,6 +9,7 @@ from textual.content import Content
 from textual.events import Resize
 
 from engine.runs.scales import Scale, step_scale, value_scale
+from tui.display.symbols import symbols
 from tui.text.cells import clipped
 from tui.texts import _
 from tui.widgets.chart import Canvas, Row, labelled, legible, step_labels
@@ -94,7 +95,7 @@ def _row(
         if (x, y) in letters:
             text, kind = letters[x, y]
         else:
-            text, kind = (chr(0x2800 + dot[1]), str(dot[0])) if dot else (" ", "")
+            text, kind = (symbols().cell(dot[1]), str(dot[0])) if dot else (" ", "")
         if pieces and pieces[-1][1] == kind:
             pieces[-1] = (pieces[-1][0] + text, kind)
         else:

@@ -19,9 +19,15 @@ from tui.widgets.gallery import Gallery
 from tui.widgets.lines import Lines, Tail
 from tui.widgets.panes import show_pane
 
+PANE_TOOLTIPS = {
+    "overview": _("Show the loss, the learning rates and the memory."),
+    "samples": _("Show the samples so far."),
+    "events": _("Show what has happened: files, warnings, answers."),
+    "log": _("Show what the trainer has printed."),
+}
 PANES = {"overview": _("Overview"), "samples": _("Samples"), "events": _("Events"), "log": _("Log")}
 SHOWN_EVENTS = 200
-_FOCUS = {"samples": "#gallery", "events": "#happened", "log": "#printed"}
+_FOCUS = {"overview": "#chart", "samples": "#gallery", "events": "#happened", "log": "#printed"}
 
 
 class RunPanes(Vertical):
@@ -44,7 +50,7 @@ class RunPanes(Vertical):
             with self._pane("events"):
                 yield Tail(id="happened")
             with self._pane("samples"):
-                yield Gallery(_("No samples yet."), id="gallery")
+                yield Gallery(_("Reading the samples …"), id="gallery")
             with self._pane("log"):
                 yield Tail(id="printed")
 
@@ -56,16 +62,27 @@ class RunPanes(Vertical):
         """The overview."""
         self.choose("overview")
 
+    def on_descendant_focus(self) -> None:
+        """The pane with the focus is the chosen one: Tab and the mouse move it too."""
+        pane = (
+            next((node for node in self.screen.focused.ancestors_with_self if node.id in PANES), None)
+            if (self.screen.focused)
+            else None
+        )
+        if pane is not None and pane.id and pane.id != self.pane:
+            self.pane = pane.id
+            show_pane(self, PANES, pane.id)
+
     def choose(self, name: str) -> None:
         """Show a pane, and focus it."""
         self.pane = name
         show_pane(self, PANES, name)
-        self.screen.set_focus(self.query_one(_FOCUS[name]) if name in _FOCUS else None)
+        self.screen.set_focus(self.query_one(_FOCUS[name]))
 
     def draw(self, history: RunHistory, look: Look, config: RunConfig | None) -> None:
         """Update what changed in the visible panes."""
         is_large = self.screen.has_class("-wide") and self.screen.has_class("-tall")
-        visible = set(PANES) if is_large else {self.pane}
+        visible = set(PANES) if is_large and not self.screen.has_class("-full") else {self.pane}
         if "overview" in visible:
             self._draw_overview(history, look, config)
         if "samples" in visible:
@@ -87,7 +104,7 @@ class RunPanes(Vertical):
     def _draw_samples(self, history: RunHistory) -> None:
         if history.sample_count != self._drawn_samples:
             self._drawn_samples = history.sample_count
-            self.query_one(Gallery).show(history.samples(self.run_dir))
+            self.query_one(Gallery).show(history.samples(self.run_dir), _("No samples yet."))
 
     def _draw_events(self, history: RunHistory, look: Look) -> None:
         events = history.events
@@ -96,7 +113,7 @@ class RunPanes(Vertical):
         if key == self._drawn_events:
             return
         self._drawn_events = key
-        lines = [line for event in list(events)[-SHOWN_EVENTS:] if (line := words.event_text(event)) is not None]
+        lines = words.event_lines(list(events)[-SHOWN_EVENTS:])
         lines += [Content(printable(line)) for line in look.explanation]
         if look.bad_lines:
             sentence = _("Lines of the event log that cannot be read, and are left out: {0}.").format(look.bad_lines)

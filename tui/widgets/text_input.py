@@ -88,6 +88,14 @@ class TextInput(Input):
             self._done.append(step)
             del self._done[:-MOST_STEPS]
 
+    def edited(self) -> tuple[str, str]:
+        """The text for an editor of the person's own, and the extension of its file."""
+        return f"{self.value}\n", ".txt"
+
+    def take_edited(self, text: str) -> None:
+        """Take the edited text; lines become one."""
+        self.value = " ".join(text.split("\n")).strip()
+
     def action_undo(self) -> None:
         """Undo the last change."""
         if self._done:

@@ -120,7 +120,7 @@ async def test_a_caption_is_saved_as_one_moves_on(app: LoraSmithApp, until: Unti
         assert isinstance(app.screen, CaptionsScreen), "Escape in the editor leaves the editor, not the step"
         await until(pilot, lambda: isinstance(app.focused, CaptionList))
         assert (photos / "c.txt").read_text() == "fox ubft\n"
-        assert line_text(app) == "✓ c.png: caption saved." and "4 of 5 images" in text(app)
+        assert line_text(app) == "✓ c.png: caption saved. u undoes it." and "4 of 5 images" in text(app)
         await pilot.press("enter", *", on", "enter", *"fox here", "enter")
         await until(pilot, lambda: "e.png" in line_text(app, "about"))
         assert isinstance(app.focused, CaptionEditor), "Enter moves to the next caption"

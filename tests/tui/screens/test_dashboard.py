@@ -91,10 +91,10 @@ async def test_a_live_run_in_numbers(
             "robot", "running · training", "1:05 left", "3 of 10", "2.31 img/s", "0.87 s/step", "smoothed 0.2080",
             "raw 0.2040", "validation 0.2100", "U-Net 1.00e-04", "text encoder 5.00e-05", "3.1 GiB allocated",
             "4.0 GiB reserved", "4.2 GiB peak", "robot-step00000025.safetensors at step 25", "state at step 0",
-            "s Sample", "w Save", "c Set", "p Pause", "x Stop", "d Detach", "esc Runs", "^q Quit",
+            "s Sample", "w Save", "c Set", "p Pause", "x Stop", "esc Runs", "^q Quit",
         ):  # fmt: skip
             assert expected in shown, expected
-        assert ("1 Overview" in shown) is (size == NARROW)
+        assert (" 1 Overview   2 Samples " in shown) is (size == NARROW)
         if size == WIDE:
             for expected in ("2 Samples", "3 Events", "4 Log", "Full state saved, step 0", "Validation loss 0.2100"):
                 assert expected in shown, expected

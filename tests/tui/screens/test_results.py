@@ -93,7 +93,7 @@ async def test_files_with_their_verdicts_and_the_best_marked(
         shown = text(pilot.app)
         for expected in ("3 files · 6 samples", "robot-step00000010.safetensors", "↓ undertrained", "↑ overtrained",
                          "33 %", "40 %", "50 % of the base model's loss on validation images is gone.",
-                         "u Use", "t Train on", "p Try", "w What now", "g Sheet", "o Folder", "c Copy"):  # fmt: skip
+                         "u Use", "w What now", "p Try", "t Train on", "c Copy path", "esc Back"):  # fmt: skip
             assert expected in shown, expected
         assert shown.count("● best") == 1
         await pilot.press("down")
@@ -212,7 +212,7 @@ async def test_a_contact_sheet(showing: Open, run_dir: RunDir, until: Until, tex
         await until(pilot, lambda: "finished" in text(pilot.app))
         await pilot.press("v")
         await until(pilot, lambda: "● best" in text(pilot.app))
-        await pilot.press("g")
+        await pilot.press("i")
         await until(pilot, lambda: "Contact sheet: " in text(pilot.app))
         assert (run_dir.samples / "robot_sheet.png").is_file()
 
@@ -228,7 +228,7 @@ async def test_a_contact_sheet_that_cannot_be_written(
         await until(pilot, lambda: "finished" in text(pilot.app))
         await pilot.press("v")
         await until(pilot, lambda: isinstance(pilot.app.screen, ResultsScreen))
-        await pilot.press("g")
+        await pilot.press("i")
         await until(pilot, lambda: "No space is left." in text(pilot.app))
         await pilot.press("escape")
         await until(pilot, lambda: isinstance(pilot.app.screen, ResultsScreen))

@@ -6,7 +6,8 @@ from textual.app import App, ComposeResult
 
 from engine.runs.curve import Curve
 from engine.runs.scales import loss_scale, nice, step_scale, tick_text
-from tui.widgets.chart import MARK, Canvas, LossChart, Row, chart_rows
+from tui.display.symbols import BLOCKS
+from tui.widgets.chart import Canvas, LossChart, Row, chart_rows
 
 
 def curve(*values: float) -> Curve:
@@ -42,8 +43,8 @@ def test_it_shows_numbers_axes_and_marks() -> None:
     assert "smoothed 0.4000" in lines[0] and "raw 0.3000" in lines[0] and "validation 0.4200 (step 3)" in lines[0]
     assert any(line.startswith(" 0.500 ┤") for line in lines) and any(line.startswith(" 0.300 ┤") for line in lines)
     assert lines[-1].startswith("  step └0") and lines[-1].rstrip().endswith("10")
-    marked = [line for line in lines[1:] if MARK in line]
-    assert len(marked) == 1 and marked[0].index(MARK) in range(26, 32)  # step 3 of 10 in 68 columns, behind 8
+    marked = [line for line in lines[1:] if BLOCKS.mark in line]
+    assert len(marked) == 1 and marked[0].index(BLOCKS.mark) in range(26, 32)  # step 3 of 10 in 68 columns, behind 8
     kinds = {kind for row in rows[1:] for _, kind in row}
     assert {"raw", "smoothed", "mark", "axis"} <= kinds
     narrow = plain(chart_rows(curve(0.5), curve(0.5), {3: 0.42}, 10, 62, 10))[0]
@@ -52,7 +53,7 @@ def test_it_shows_numbers_axes_and_marks() -> None:
 
 def test_before_the_first_step_it_is_reported() -> None:
     assert plain(chart_rows(Curve(), Curve(), {}, 100, 60, 10)) == [
-        "No loss yet; the chart begins with the first step."
+        "No loss yet. The chart starts with the first step."
     ]
     assert "validation 0.5000" in plain(chart_rows(Curve(), Curve(), {0: 0.5}, 100, 60, 10))[0]
     assert chart_rows(curve(1.0), Curve(), {}, None, 10, 3) == []

@@ -1,0 +1,44 @@
+"""The table of a run's files, each with its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engine.results.verdict import JudgedFile
+from tui.text.results import ranks, rows
+from tui.texts import _
+from tui.widgets.row_table import Entry, RowTable
+
+COLUMNS = (
+    ("file", _("File")),
+    ("epoch", _("Epoch")),
+    ("step", _("Step")),
+    ("learned", _("Learned")),
+    ("prompt", _("Prompt")),
+    ("verdict", _("Verdict")),
+)
+
+
+class FileTable(RowTable):
+    """One row per file; the row's key is its path."""
+
+    ORDERS = (_("step"), _("name"), _("how much is learned"), _("verdict"))
+
+    def __init__(self) -> None:
+        super().__init__([(name, title, None) for name, title in COLUMNS])
+
+    @property
+    def copied_text(self) -> str:
+        """The path of the highlighted file."""
+        return self.chosen_key
+
+    def show_files(self, files: Sequence[JudgedFile], best: JudgedFile | None) -> None:
+        """Show these, the recommended one marked."""
+        self.put(
+            {
+                str(judged.file.path): Entry(
+                    cells, f"{judged.file.path.name} {judged.verdict.kind}", ranks(judged, best)
+                )
+                for judged, cells in zip(files, rows(files, best), strict=True)
+            }
+        )
