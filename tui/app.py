@@ -6,7 +6,7 @@ import asyncio
 import re
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,12 +15,15 @@ from rich.console import Console
 from textual import constants
 from textual.app import App, SuspendNotSupported, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.filter import LineFilter
 from textual.reactive import Reactive
 from textual.screen import Screen, SystemModalScreen
 
 from engine.errors import LoraSmithError
 from engine.text import attach_line
+from tui.display.ascii_filter import AsciiFilter
 from tui.display.key_order import KeysInOrder
+from tui.display.symbols import symbols
 from tui.display.terminal import driver_class
 from tui.display.themes import OWN, PALETTES, first_theme, frame_colours, is_ansi, save_theme
 from tui.setup.draft import Draft
@@ -58,7 +61,7 @@ class Appearance:
             return self.images
         if self.low_bandwidth:
             return "off"
-        return "poor" if no_colour or colour_system not in ("truecolor", "256") else "halfblock"
+        return "poor" if symbols().ascii or no_colour or colour_system not in ("truecolor", "256") else "halfblock"
 
 
 class LoraSmithApp(KeysInOrder):
@@ -131,6 +134,11 @@ class LoraSmithApp(KeysInOrder):
         """Those of the theme, with colours of frames for each."""
         variables = super().get_css_variables()
         return {**frame_colours(variables, ansi=is_ansi(self.theme)), **variables}
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Textual's, and on a terminal without other letters one to ASCII."""
+        filters = super().get_line_filters()
+        return [*filters, AsciiFilter()] if symbols().ascii else filters
 
     def on_load(self) -> None:
         """Handle signals before the terminal is changed, so that every end restores it."""
@@ -331,6 +339,8 @@ class LoraSmithApp(KeysInOrder):
     def get_key_display(self, binding: Binding) -> str:
         """F2 and not f2; the rest as Textual writes it."""
         key = super().get_key_display(binding)
+        if symbols().ascii and not key.isascii():
+            key = binding.key
         return key.upper() if re.fullmatch(r"f\d+", key) else key
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:

@@ -179,14 +179,8 @@ def _sentence(words: str) -> str:
 
 
 def _steps(run: KnownRun) -> str:
-    """Steps, epoch, and when it was last seen, where the detail does not have it."""
-    from engine.runs.state import moment
-
     state = run.state
-    facts = [step_words(state.step, state.max_train_steps), _("epoch {0}").format(state.epoch)]
-    if state.state not in ("lost", "unknown", "damaged"):
-        facts.append(_("last seen {0}").format(moment(state.updated)))
-    return " · ".join(facts)
+    return f"{step_words(state.step, state.max_train_steps)} · " + _("epoch {0}").format(state.epoch)
 
 
 def _notes(run: KnownRun, unfinished: bool) -> Iterator[str]:
