@@ -118,7 +118,7 @@ def cli(ctx: click.Context, /, preset: str | None, **options: Any) -> int | None
     \b
     Environment variables:
     LORASMITH_NOTIFY=off    no bell and no notification when a run that is watched ends
-    LORASMITH_THEME         the colours: textual-dark, textual-light, ansi-dark, ansi-light, high-contrast, ...
+    LORASMITH_THEME         the colours: smith-dark, smith-light, smith-16, high-contrast, no-colour, ...
     NO_COLOR                no colours
     COLORTERM=truecolor     24-bit colours over SSH, where the terminal has them
     CUDA_VISIBLE_DEVICES    the GPUs that may be used

@@ -187,5 +187,5 @@ def test_a_file_of_the_program_that_is_none_counts_as_missing(
     home.mkdir(parents=True)
     KINDS[kind](home / name)
     assert run(["runs", "--json"]) == 0
-    assert Draft.load() == Draft() and recent_models() == [] and first_theme("256", {}) == "textual-dark"
+    assert Draft.load() == Draft() and recent_models() == [] and first_theme("256", {}) == "smith-dark"
     assert "Traceback" not in capfd.readouterr().err

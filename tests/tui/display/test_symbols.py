@@ -30,7 +30,7 @@ def test_a_cell_in_ascii(bits: int, character: str) -> None:
 
 
 def test_a_bar() -> None:
-    assert ASCII.bar(2, 5) == "##---" and BLOCKS.bar(2, 5) == "██░░░"
+    assert ASCII.bar(2, 5) == "##---" and BLOCKS.bar(2, 5) == "━━───"
 
 
 def falling(*values: float) -> Curve:

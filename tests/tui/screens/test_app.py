@@ -187,14 +187,14 @@ def test_how_images_are_drawn(images: str, low_bandwidth: bool, colours: str, no
 @pytest.mark.parametrize(
     ("colours", "environment", "theme"),
     [
-        ("truecolor", {}, "textual-dark"),
-        ("256", {"NO_COLOR": "1"}, "textual-dark"),
-        ("standard", {}, "ansi-dark"),
-        (None, {}, "ansi-dark"),
+        ("truecolor", {}, "smith-dark"),
+        ("256", {"NO_COLOR": "1"}, "smith-dark"),
+        ("standard", {}, "smith-16"),
+        (None, {}, "smith-16"),
         ("standard", {"NO_COLOR": ""}, "no-colour"),
         ("standard", {"LORASMITH_THEME": "textual-light"}, "textual-light"),
         ("truecolor", {"LORASMITH_THEME": "high-contrast"}, "high-contrast"),
-        ("truecolor", {"LORASMITH_THEME": "nonsense"}, "textual-dark"),
+        ("truecolor", {"LORASMITH_THEME": "nonsense"}, "smith-dark"),
     ],
 )
 def test_the_first_theme(colours: str | None, environment: dict[str, str], theme: str) -> None:
@@ -202,7 +202,7 @@ def test_the_first_theme(colours: str | None, environment: dict[str, str], theme
 
 
 @pytest.mark.parametrize(
-    "theme", ["textual-dark", "textual-light", "ansi-dark", "ansi-light", "high-contrast", "no-colour"]
+    "theme", ["smith-dark", "textual-light", "ansi-dark", "ansi-light", "high-contrast", "no-colour"]
 )
 async def test_every_theme_shows_home(
     smith: Smith, until: Until, text: Shown, theme: str, monkeypatch: pytest.MonkeyPatch

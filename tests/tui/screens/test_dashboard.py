@@ -88,7 +88,7 @@ async def test_a_live_run_in_numbers(
         await until(pilot, lambda: "memory used" in text(pilot.app) and "s Sample" in text(pilot.app))
         shown = text(pilot.app)
         for expected in (
-            "robot", "running · training", "1:05 left", "3 of 10", "2.31 img/s", "0.87 s/step", "smoothed 0.2080",
+            "robot", "running  · training", "1:05 left", "3 of 10", "2.31 img/s", "0.87 s/step", "smoothed 0.2080",
             "raw 0.2040", "validation 0.2100", "U-Net 1.00e-04", "text encoder 5.00e-05", "3.1 GiB allocated",
             "4.0 GiB reserved", "4.2 GiB peak", "robot-step00000025.safetensors at step 25", "state at step 0",
             "s Sample", "w Save", "c Set", "p Pause", "x Stop", "esc Runs", "^q Quit",
@@ -223,7 +223,7 @@ async def test_caching_shows_when_the_time_left_is_known(
     trainer.state.update(state="starting", phase="cache")
     async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
         await until(pilot, lambda: "3 of 16 images · time left: known after caching" in text(pilot.app))
-        assert "No loss yet" in text(pilot.app) and "starting · caching" in text(pilot.app)
+        assert "No loss yet" in text(pilot.app) and "starting  · caching" in text(pilot.app)
 
 
 async def test_a_finished_run_leads_to_its_results(

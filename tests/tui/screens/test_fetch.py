@@ -80,7 +80,7 @@ async def test_escape_before_and_during_the_download(
         assert hub.downloads() == []
         await asked(pilot, until, text)
         await pilot.press("d")
-        await until(pilot, lambda: "█" in text(app) and "░" in text(app) and "MiB of " in text(app))
+        await until(pilot, lambda: "━" in text(app) and "─" in text(app) and "MiB of " in text(app))
         await pilot.press("escape")
         hub.hold.set()
         await until(pilot, lambda: isinstance(app.screen, ModelScreen))

@@ -92,8 +92,8 @@ async def test_each_run_is_shown_for_what_it_is(smith: Smith, live: RunDir, unti
         for words in ("✓ finished", "□ stopped", "✗ failed", "! lost", "? unknown", "5/20  25 %", "[red]odd"):
             assert words in text(app)
         for name, words in {
-            "good": "Step 5 of 20",
-            "sad": " ! Use batch 1:\n   resume --x",
+            "good": "5 of 20 (25 %)",
+            "sad": "! Use batch 1:\n     resume --x",
             "gone": "last line of its events is unfinished",
             "far": "It ran on gpu-server-7",
             "broken": "meta.json) cannot be read",
@@ -104,7 +104,7 @@ async def test_each_run_is_shown_for_what_it_is(smith: Smith, live: RunDir, unti
             await until(pilot, lambda words=words: words in text(app))
         await pilot.press("ctrl+home")
         await point_at(pilot, until, "gone")
-        await until(pilot, lambda: "last loss 0.1250" in text(app))
+        await until(pilot, lambda: "loss 0.1250" in text(app))
 
 
 async def test_only_changed_cells_are_written(

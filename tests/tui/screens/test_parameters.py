@@ -160,9 +160,9 @@ async def test_a_broken_preset_is_shown_and_the_old_one_stays(opened: Smith, unt
     broken.write_text("# [bold]Broken\n[training]\nseed = 'x'\n")
     app = opened()
     async with app.run_test(size=(80, 24)) as pilot:
-        await pilot.press("f4")
+        await pilot.press("f4", "home")
         await until(pilot, lambda: "a-broken: [bold]Broken" in text(app))
-        await pilot.press("home", "enter")
+        await pilot.press("enter")
         await until(pilot, lambda: "✗ Configuration" in text(app) and "training.seed" in text(app))
         await pilot.press("escape")
         await until(pilot, lambda: isinstance(app.screen, ParametersScreen))

@@ -11,7 +11,7 @@ from tui.display.themes import first_theme
 from tui.screens.hardware import HardwareScreen
 
 
-@pytest.mark.parametrize(("theme", "marked"), [("no-colour", True), ("textual-dark", False)])
+@pytest.mark.parametrize(("theme", "marked"), [("no-colour", True), ("smith-dark", False)])
 async def test_the_cursor_of_a_list_shows_without_colour(
     smith: Callable[..., LoraSmithApp],
     until: Callable[..., Awaitable[None]],
@@ -37,7 +37,7 @@ async def test_a_theme_that_was_chosen_comes_back_where_there_are_as_many_colour
     text: Callable[[LoraSmithApp], str],
 ) -> None:
     app = smith("hardware")
-    assert first_theme("truecolor", {}) == "textual-dark"
+    assert first_theme("truecolor", {}) == "smith-dark"
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.press("ctrl+p", *"Theme")
         await until(pilot, lambda: "high contrast" in text(app))
