@@ -93,7 +93,7 @@ async def test_each_run_is_shown_for_what_it_is(smith: Smith, live: RunDir, unti
             assert words in text(app)
         for name, words in {
             "good": "5 of 20 (25 %)",
-            "sad": "! Use batch 1:\n     resume --x",
+            "sad": "! Use batch 1:\n    resume --x",
             "gone": "last line of its events is unfinished",
             "far": "It ran on gpu-server-7",
             "broken": "meta.json) cannot be read",
