@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ COMMANDS = (
     "info",
     "locate",
     "fetch",
+    "completion",
 )
 SCREEN_ONLY = {"no_mouse": "--no-mouse", "low_bandwidth": "--low-bandwidth", "ascii_only": "--ascii"}
 """Options without a meaning where no screen is shown."""
@@ -46,6 +48,18 @@ class LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All commands, in the order of the help."""
         return list(COMMANDS)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does it; a name that is almost a command's is answered with that."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0].lower(), COMMANDS, n=2) if args else []
+            if near and "No such command" in error.message:
+                raise click.UsageError(f"{error.message} Did you mean {' or '.join(near)}?", ctx) from None
+            raise
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of that name."""

@@ -70,6 +70,8 @@ def unknown_key(where: str, table: str | None, key: str) -> Problem:
     former = [name.partition(".")[2] for name in MOVED if name.startswith(f"{table}.")]
     if near := _nearest(key, [*tables[table], *former]):
         return Problem(where, dotted, "unknown key.", f"Did you mean {present_key(f'{table}.{near}')}?")
+    if inside := [f"{table}.{name}" for name in tables[table] if key in name.split("_")]:
+        return Problem(where, dotted, "unknown key.", f"Did you mean {' or '.join(inside[:3])}?")
     if near := _nearest(key, [name for members in tables.values() for name in members]):
         place = next(name for name, members in tables.items() if near in members)
         return Problem(where, dotted, "unknown key.", f"Did you mean {place}.{near}?")

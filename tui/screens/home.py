@@ -46,7 +46,7 @@ class HomeScreen(BaseScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "new", _("New run"), tooltip=_("The wizard: set up a new run, or continue an unfinished setup.")),
         Binding(
-            "f", "file", _("File"), tooltip=_("Start from a preset file, or from another trainer's configuration.")
+            "f", "file", _("From file"), tooltip=_("Start from a preset file, or from another trainer's configuration.")
         ),
         Binding("r", "resume", _("Resume"), tooltip=_("Continue from the last saved state.")),
         Binding("x", "stop", _("Stop"), tooltip=_("Finish the step, save everything, end.")),
@@ -118,6 +118,8 @@ shown as running has a live process.
         """Shown: read the list of runs now, and then every two seconds."""
         self._show_draft()
         self._go_to_wanted()
+        if self.wanted and self.table is None:
+            self.query_one("#empty", Static).update(_("Reading the list of runs …"))
         self.call_after_refresh(self._begin_to_look)
 
     def _begin_to_look(self) -> None:
@@ -198,6 +200,9 @@ shown as running has a live process.
         return self.table.chosen if self.table is not None else None
 
     @on(Filterable.Filtered)
+    def _filtered(self) -> None:
+        self.on_data_table_row_highlighted()
+
     def on_data_table_row_highlighted(self) -> None:
         """Another run is highlighted, or none."""
         self._describe()
@@ -307,7 +312,10 @@ shown as running has a live process.
         text = _("A preset, or a configuration of Kohya's scripts, ai-toolkit, OneTrainer or another trainer.")
         if self.smith.draft.values or self.smith.draft.done:
             text += " " + _("It replaces the unfinished setup.")
-        self.app.push_screen(AskTextScreen(_("Start from a file"), text, read_file), self._begin_from)
+        from tui.widgets.path_input import PathInput
+
+        screen = AskTextScreen(_("Start from a file"), text, read_file, path=PathInput(compact=True))
+        self.app.push_screen(screen, self._begin_from)
 
     def _begin_from(self, answer: str | None) -> None:
         if answer is None:

@@ -23,6 +23,7 @@ from tui.screens.ask_text import AskTextScreen
 from tui.screens.base import BaseScreen
 from tui.text.report import SIGNS, details
 from tui.texts import _
+from tui.widgets.path_input import PathInput
 from tui.widgets.thumbnails import Thumbnails
 
 if TYPE_CHECKING:
@@ -168,7 +169,8 @@ class ReportScreen(BaseScreen):
             return
         question = _("Write the report as a web page")
         words = _("Where to? One HTML file with everything in it, for example {0}.").format("report.html")
-        self.app.push_screen(AskTextScreen(question, words, require_page_place), self._page_named)
+        field = PathInput(suffixes=(".html",), compact=True)
+        self.app.push_screen(AskTextScreen(question, words, require_page_place, path=field), self._page_named)
 
     def _page_named(self, answer: str | None) -> None:
         if answer is not None and not self._busy:

@@ -207,6 +207,7 @@ alone.
         """Ask for a models folder, and copy the chosen file into it."""
         from engine.results.use_file import require_folder
         from tui.screens.ask_text import AskTextScreen
+        from tui.widgets.path_input import PathInput
 
         if self.judged is None or self.record is None:
             return
@@ -215,7 +216,8 @@ alone.
         )
         title = _("Use this one: in which models folder?")
         check = lambda folder: require_folder(expanded(folder))  # noqa: E731
-        self.app.push_screen(AskTextScreen(title, text, check, models_folder()), self._use)
+        field = PathInput(models_folder(), folders_only=True, compact=True)
+        self.app.push_screen(AskTextScreen(title, text, check, path=field), self._use)
 
     def _use(self, folder: str | None, *, overwrite: bool = False) -> None:
         if folder is None or self.judged is None or self.record is None:

@@ -160,9 +160,9 @@ async def test_a_broken_preset_is_shown_and_the_old_one_stays(opened: Smith, unt
     broken.write_text("# [bold]Broken\n[training]\nseed = 'x'\n")
     app = opened()
     async with app.run_test(size=(80, 24)) as pilot:
-        await pilot.press("f4")
+        await pilot.press("f4", "home")
         await until(pilot, lambda: "a-broken: [bold]Broken" in text(app))
-        await pilot.press("home", "enter")
+        await pilot.press("enter")
         await until(pilot, lambda: "✗ Configuration" in text(app) and "training.seed" in text(app))
         await pilot.press("escape")
         await until(pilot, lambda: isinstance(app.screen, ParametersScreen))
@@ -227,7 +227,9 @@ async def test_pages_and_ends(opened: Smith, until: Until, text: Shown) -> None:
 async def test_a_click_highlights_a_row_and_a_second_one_edits_it(opened: Smith, until: Until) -> None:
     app = opened()
     async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: rows(app).key == "model.family")
+        await until(pilot, lambda: rows(app).key == "network.network_dim")
+        await pilot.press("home")
+        await until(pilot, lambda: rows(app).key != "network.network_dim")
         await pilot.click(FieldList, offset=(5, 3))
         await until(pilot, lambda: rows(app).key == "model.clip_skip")
         await pilot.click(FieldList, offset=(5, 3))
