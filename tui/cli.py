@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from engine.errors import UsageError
+from engine.text import printable
 
 COMMANDS = (
     "demo",
@@ -53,13 +54,11 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does it; a name that is almost a command's is answered with that."""
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            near = difflib.get_close_matches(args[0].lower(), COMMANDS, n=2) if args else []
-            if near and "No such command" in error.message:
-                raise click.UsageError(f"{error.message} Did you mean {' or '.join(near)}?", ctx) from None
-            raise
+        near = [] if not args or args[0] in COMMANDS else difflib.get_close_matches(args[0].lower(), COMMANDS, n=2)
+        if near:
+            hint = f"Did you mean {' or '.join(near)}?"
+            raise UsageError(f"There is no command {printable(args[0])}.", hint, code="command-unknown")
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of that name."""

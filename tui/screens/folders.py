@@ -84,7 +84,7 @@ class FoldersScreen(StepScreen):
 
     @dataclass
     class PlaceRead(Message):
-        """What is in the place of the new run already; empty: nothing."""
+        """Which run is already where the new one goes; empty: none."""
 
         path: Path
         sentence: str

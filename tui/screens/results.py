@@ -334,8 +334,8 @@ alone.
     def _ask_to_discard(self, values: Mapping[str, Any]) -> None:
         from tui.screens.ask import AskScreen
 
-        answers = {"no": _("Keep the unfinished setup"), "yes": _("Discard it and train on from this file")}
-        screen = AskScreen(_("There is an unfinished setup"), answers)
+        answers = {"no": _("Keep it"), "yes": _("Discard it and train on from this file")}
+        screen = AskScreen(_("You have an unfinished setup"), answers)
         self.app.push_screen(screen, lambda answer: self._begin(values) if answer == "yes" else None)
 
     def _begin(self, values: Mapping[str, Any]) -> None:

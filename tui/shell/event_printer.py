@@ -144,7 +144,7 @@ def _line(event: Event) -> str | None:
             return f"{', '.join(parts) or 'validation loss unknown'} at step {_number(event.step)}"
         case SavedEvent():
             size = f" ({event.bytes / 2**20:.1f} MiB)" if event.bytes is not None else ""
-            return f"saved {event.path}{size}, step {_number(event.step)}, read back and checked"
+            return f"saved and verified {event.path}{size}, step {_number(event.step)}"
         case ControlAckEvent():
             return f"{event.command}: {event.result}"
         case OomEvent():

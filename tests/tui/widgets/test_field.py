@@ -58,7 +58,7 @@ def test_every_table_has_its_title_once(form: Form) -> None:
 def test_a_wrong_text_is_kept_with_its_sentence_and_does_not_reach_the_draft(form: Form) -> None:
     form.enter("training.unet_lr", "fast")
     assert form.text("training.unet_lr") == form.typed("training.unet_lr") == "fast"
-    assert form.wrong == {"training.unet_lr": "fast is given, allowed is a number, 0 or more."}
+    assert form.wrong == {"training.unet_lr": '"fast" is not valid: enter a number, 0 or more.'}
     assert form.draft.values == {} and form.changed() == ["training.unet_lr"]
     form.store()
     second = Form(form.draft)
