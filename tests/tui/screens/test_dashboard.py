@@ -20,11 +20,13 @@ from engine.runs.events import NoteEvent, OomEvent, PhaseEvent, ProgressEvent
 from engine.runs.layout import write_record
 from tests.fake_run import PlayedTrainer, prepared_run, trained_on_copies
 from tui.app import LoraSmithApp
+from tui.screens import dashboard
 from tui.screens.ask import AskScreen
 from tui.screens.dashboard import DashboardScreen
 from tui.screens.home import HomeScreen
 from tui.screens.remedies import RemediesScreen
 from tui.screens.results import ResultsScreen
+from tui.widgets.chart import SLOW_SECONDS, LossChart
 from tui.widgets.gallery import Gallery
 
 FAKE = Path(__file__).parents[2] / "engine" / "runs" / "fake_trainer.py"
@@ -560,3 +562,23 @@ async def test_leaving_it_the_list_stands_on_its_run(
         assert isinstance(screen, HomeScreen)
         await until(pilot, lambda: screen.runs and str(newer.path) in screen.runs)
         await until(pilot, lambda: screen.chosen() and screen.chosen().run_dir.path == trainer.run_dir.path)
+
+
+async def test_on_a_slow_line_it_looks_rarely_except_for_an_answer(
+    smith: Callable[..., LoraSmithApp], trainer: PlayedTrainer, until: Until, text: Text
+) -> None:
+    """How much that saves: benchmarks/tui.py."""
+    trainer.train(3)
+    app = smith(low_bandwidth=True)
+    app.first_run = trainer.run_dir
+    async with app.run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "3 of 100" in text(app))
+        screen = app.screen
+        assert isinstance(screen, DashboardScreen)
+        assert screen._pace == dashboard.SLOWER * dashboard.LIVE_SECONDS
+        assert screen.query_one(LossChart)._pace == SLOW_SECONDS
+        await pilot.press("s")
+        await until(pilot, lambda: screen._pace == dashboard.LIVE_SECONDS)
+        trainer.answer()
+        await until(pilot, lambda: "Sample now: done" in text(app))
+        assert screen._pace == dashboard.SLOWER * dashboard.LIVE_SECONDS
