@@ -131,6 +131,7 @@ def cli(ctx: click.Context, /, preset: str | None, **options: Any) -> int | None
     \b
     Environment variables:
     LORASMITH_NOTIFY=off    no bell and no notification when a run that is watched ends
+    LORASMITH_ASCII=1       charts and bars in ASCII, as on TERM=linux and vt100; 0: never
     LORASMITH_THEME         the colours: textual-dark, textual-light, ansi-dark, ansi-light, high-contrast, ...
     NO_COLOR                no colours
     COLORTERM=truecolor     24-bit colours over SSH, where the terminal has them

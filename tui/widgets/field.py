@@ -90,6 +90,12 @@ class FieldList(ScrollView, can_focus=True):
         """The fields that are shown."""
         return [row.key for row in self.rows if row.kind == "field"]
 
+    @property
+    def copied_text(self) -> str:
+        """The highlighted setting as the command line takes it."""
+        value = self.form.typed(self.key) if self.key else ""
+        return f"{self.key}={value}" if self.key else ""
+
     def line_of(self, key: str) -> int:
         """The row of a field that is shown."""
         return next(index for index, row in enumerate(self.rows) if row.kind == "field" and row.key == key)
