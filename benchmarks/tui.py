@@ -32,7 +32,7 @@ from engine.runs.launch import launch  # noqa: E402
 EMPTY = [sys.executable, "-c", "from textual.app import App; App().run()"]
 LORASMITH = [sys.executable, "-m", "tui.main"]
 FAKE_TRAINER = ROOT / "tests" / "engine" / "runs" / "fake_trainer.py"
-GOALS = {"start": 1.3, "cpu": 2.0, "bytes": 4096}
+GOALS = {"start": 1.3, "cpu": 2.0, "bytes": 4096, "low bandwidth": 25.0}
 WARM_UP = 10.0
 """Seconds after its start in which the dashboard may work: it reads the history and renders."""
 
@@ -114,7 +114,9 @@ def main() -> None:
         os.chdir(place)
         empty, own = (statistics.median(times) for times in starts(options.starts, variables))
         with trained("robot"):
-            dashboard = at_rest([*LORASMITH, "attach", "robot"], variables, "▶ running · training", options.seconds)
+            attach, sign = [*LORASMITH, "attach", "robot"], "▶ running · training"
+            dashboard = at_rest(attach, variables, sign, options.seconds)
+            slow_line = at_rest([*attach, "--low-bandwidth"], variables, sign, options.seconds)
             home = at_rest(LORASMITH, variables, "▶ running", options.seconds)
     rows = [
         ("empty Textual app, first paint", f"{empty:.2f} s", ""),
@@ -126,6 +128,8 @@ def main() -> None:
         rows.append(
             (f"{name} at rest, to the terminal", f"{rate / 1024:.2f} KiB/s", f"≤ {GOALS['bytes'] // 1024} KiB/s")
         )
+    share = 100 * slow_line[1] / dashboard[1]
+    rows.append(("dashboard with --low-bandwidth, bytes", f"{share:.0f} %", f"≤ {GOALS['low bandwidth']:.0f} %"))
     width = max(len(name) for name, _, _ in rows)
     print(f"{'':{width}}  {'measured':>12}  goal")
     for name, value, goal in rows:

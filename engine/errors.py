@@ -41,7 +41,7 @@ class LoraSmithError(ValueError):
 class UsageError(LoraSmithError):
     """The command or the configuration asks for something impossible."""
 
-    title = "Wrong use"
+    title = "Usage error"
     exit_code = ExitCode.USAGE
 
 

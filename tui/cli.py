@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import click
 
 from engine.errors import UsageError
+from engine.text import printable
 
 COMMANDS = (
     "demo",
@@ -34,6 +36,7 @@ COMMANDS = (
     "info",
     "locate",
     "fetch",
+    "completion",
 )
 SCREEN_ONLY = {"no_mouse": "--no-mouse", "low_bandwidth": "--low-bandwidth", "ascii_only": "--ascii"}
 """Options without a meaning where no screen is shown."""
@@ -46,6 +49,16 @@ class LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All commands, in the order of the help."""
         return list(COMMANDS)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does it; a name that is almost a command's is answered with that."""
+        near = [] if not args or args[0] in COMMANDS else difflib.get_close_matches(args[0].lower(), COMMANDS, n=2)
+        if near:
+            hint = f"Did you mean {' or '.join(near)}?"
+            raise UsageError(f"There is no command {printable(args[0])}.", hint, code="command-unknown")
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of that name."""
@@ -118,6 +131,7 @@ def cli(ctx: click.Context, /, preset: str | None, **options: Any) -> int | None
     \b
     Environment variables:
     LORASMITH_NOTIFY=off    no bell and no notification when a run that is watched ends
+    LORASMITH_ASCII=1       signs, lines and charts in ASCII, as on TERM=linux and vt100; 0: never
     LORASMITH_THEME         the colours: smith-dark, smith-light, smith-16, high-contrast, no-colour, ...
     NO_COLOR                no colours
     COLORTERM=truecolor     24-bit colours over SSH, where the terminal has them

@@ -14,6 +14,9 @@ from engine.exit_codes import ExitCode
 from engine.text import printable
 from tui.shell import output
 
+COMPLETION = "_LORASMITH_COMPLETE"
+"""Set by a shell that completes a command line."""
+
 
 def main() -> None:
     """`lorasmith` in the shell."""
@@ -24,7 +27,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code. Errors are printed on stderr."""
     output.prepare_streams()
     try:
-        code = _command(arguments) if arguments else _screen()
+        code = _command(arguments) if arguments or COMPLETION in os.environ else _screen()
         sys.stdout.flush()
         return code
     except LoraSmithError as error:

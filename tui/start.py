@@ -93,7 +93,7 @@ def show(
 def _exit_code(app: LoraSmithApp) -> int:
     if app.return_code is not None and app.return_code != ExitCode.TRAINING_FAILED:
         return app.return_code
-    output.message("The screen ended by a bug in LoRA Smith. A running training continues.")
+    output.message("LoRA Smith crashed. Any running training continues.")
     if app.watched is not None:
         output.message(f"Back to it with:\n  {attach_line(app.watched.path)}")
     return ExitCode.TRAINING_FAILED

@@ -41,7 +41,10 @@ class DatasetTable(Table):
     )
     masked_loss: bool = setting(False, "Masked loss", "Weight the loss by the red channel of the masks.", advanced=True)
     validation_data_dir: str | None = setting(
-        None, "Validation images", "Never trained on; their loss shows when to stop.", advanced=True
+        None,
+        "Validation images",
+        "A folder of images that are never trained on. Their loss shows which epoch is best.",
+        advanced=True,
     )
     validation_split: Share | None = setting(
         None,
@@ -50,11 +53,14 @@ class DatasetTable(Table):
         "images; 0: none.",
         advanced=True,
     )
-    validation_seed: int = setting(0, "Validation seed", "Decides which images are set aside.", ge=0, advanced=True)
+    validation_seed: int = setting(
+        0, "Validation seed", "Another number sets other images aside for validation.", ge=0, advanced=True
+    )
     class_tokens: str | None = setting(
         None,
         "Trigger word",
-        "The caption of images that have none. Unset: from the folder's name, else the run's name.",
+        "The word in your prompts that activates the LoRA; also the caption of images without one. "
+        "Without it, the folder's name or the run's name is used.",
     )
     num_repeats: int | None = setting(
         None,
@@ -73,24 +79,59 @@ class DatasetTable(Table):
     )
     enable_bucket: bool = setting(True, "Aspect buckets", "Keep each image's shape; off, all are cropped to one size.")
     min_bucket_reso: int = setting(
-        256, "Smallest bucket side", "Step is bucket_reso_steps.", ge=8, unit="px", advanced=True
+        256,
+        "Smallest bucket side",
+        "Shortest side that a bucket may have. Buckets are the shapes that images are cropped to.",
+        ge=8,
+        unit="px",
+        advanced=True,
     )
-    max_bucket_reso: int = setting(2048, "Largest bucket side", "", ge=8, le=8192, unit="px", advanced=True)
+    max_bucket_reso: int = setting(
+        2048, "Largest bucket side", "Longest side that a bucket may have.", ge=8, le=8192, unit="px", advanced=True
+    )
     bucket_reso_steps: int = setting(
-        64, "Bucket step", "Bucket sides are multiples of this.", ge=8, unit="px", advanced=True
+        64,
+        "Bucket step",
+        "Bucket sides are multiples of this. 64 is typical; 32 crops less and makes more buckets.",
+        ge=8,
+        unit="px",
+        advanced=True,
     )
     bucket_no_upscale: bool = setting(
-        False, "Never upscale", "Small images keep their size in buckets of their own.", advanced=True
+        False,
+        "Never upscale",
+        "Images smaller than the resolution keep their size instead of being enlarged.",
+        advanced=True,
     )
     resize_interpolation: Interpolation | None = setting(
-        None, "Resampling", "Unset: area when shrinking, Lanczos when enlarging, as Kohya.", advanced=True
+        None,
+        "Resampling",
+        "How images are scaled. By default area when shrinking and Lanczos when enlarging, as Kohya's scripts do.",
+        advanced=True,
     )
-    caption_extension: str = setting(".txt", "Caption files", "Searched first; then the other of .txt and .caption.")
-    caption_separator: str = setting(",", "Tag separator", "", min_length=1, advanced=True)
-    shuffle_caption: bool = setting(False, "Shuffle tags", "Another order of tags each time; for tag captions.")
-    keep_tokens: int = setting(0, "Keep first tags", "Tags that stay in front when shuffled.", ge=0, unit="tags")
+    caption_extension: str = setting(
+        ".txt",
+        "Caption files",
+        "Extension of the caption files. The other one of .txt and .caption is looked for as well.",
+    )
+    caption_separator: str = setting(
+        ",", "Tag separator", "What separates tags in a caption.", min_length=1, advanced=True
+    )
+    shuffle_caption: bool = setting(
+        False, "Shuffle tags", "Use the tags in another order each time. Useful for tags, not for sentences."
+    )
+    keep_tokens: int = setting(
+        0,
+        "Keep first tags",
+        "How many tags at the beginning keep their place when tags are shuffled; 1 for the trigger word.",
+        ge=0,
+        unit="tags",
+    )
     keep_tokens_separator: str | None = setting(
-        None, "Keep separator", "Tags before its first and after its second occurrence stay.", advanced=True
+        None,
+        "Keep separator",
+        "A text in the captions: tags before its first and after its second occurrence keep their place.",
+        advanced=True,
     )
     secondary_separator: str | None = setting(
         None, "Group separator", "Binds tags into groups that are shuffled as one.", advanced=True
@@ -98,29 +139,37 @@ class DatasetTable(Table):
     enable_wildcard: bool = setting(
         False, "Wildcards", "{a|b} picks one; of several caption lines one is picked.", advanced=True
     )
-    caption_prefix: str | None = setting(None, "Prefix", "Put before every caption, with a space.", advanced=True)
-    caption_suffix: str | None = setting(None, "Suffix", "Put behind every caption, with a space.", advanced=True)
+    caption_prefix: str | None = setting(None, "Prefix", "Added before every caption, with a space.", advanced=True)
+    caption_suffix: str | None = setting(None, "Suffix", "Added after every caption, with a space.", advanced=True)
     caption_dropout_rate: Share = setting(
         0.0, "Caption dropout", "Share of captions that is left empty; helps styles and guidance."
     )
     caption_dropout_every_n_epochs: int = setting(
         0,
         "Caption dropout epochs",
-        "Every n-th epoch is without captions; 0: none.",
+        "Train every n-th epoch without captions; 0 never does.",
         ge=0,
         unit="epochs",
         advanced=True,
     )
     caption_tag_dropout_rate: Share = setting(
-        0.0, "Tag dropout", "Share of tags that is left out each time; kept tags stay.", advanced=True
+        0.0,
+        "Tag dropout",
+        "Share of tags that is left out each time; the tags that keep their place stay. 0.1 is typical.",
+        advanced=True,
     )
     token_warmup_min: int = setting(
-        1, "Tag warm-up start", "Tags used at the first step.", ge=1, unit="tags", advanced=True
+        1,
+        "Tag warm-up start",
+        "How many tags are used at the first step of a tag warm-up.",
+        ge=1,
+        unit="tags",
+        advanced=True,
     )
     token_warmup_step: float = setting(
         0,
         "Tag warm-up",
-        "Steps until all tags are used; below 1 a share of all steps.",
+        "Steps until all tags are used; a value below 1 is a share of all steps. 0 uses all from the start.",
         ge=0,
         unit="steps",
         advanced=True,
@@ -145,7 +194,11 @@ class DatasetTable(Table):
         False, "Alpha as mask", "Transparent parts of an image do not count in the loss.", advanced=True
     )
     alpha_background: str = setting(
-        "#ffffff", "Background", "Colour under transparent parts.", pattern=r"^#[0-9a-fA-F]{6}$", advanced=True
+        "#ffffff",
+        "Background",
+        "Colour that replaces the transparent parts of images.",
+        pattern=r"^#[0-9a-fA-F]{6}$",
+        advanced=True,
     )
     max_image_megapixels: int = setting(
         178,
@@ -156,7 +209,7 @@ class DatasetTable(Table):
         advanced=True,
     )
     min_images: int = setting(
-        1, "Fewest images", "With fewer usable images the run does not start.", ge=1, advanced=True
+        1, "Fewest images", "The run does not start with fewer usable images than this.", ge=1, advanced=True
     )
 
     @field_validator("resolution", mode="before")

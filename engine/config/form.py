@@ -57,8 +57,9 @@ class FieldFacts:
         return self.key.partition(".")[2]
 
     def fits(self, words: str) -> bool:
-        """Whether every word of a search is in its title, key or help."""
-        text = f"{self.title} {self.key} {self.help}".lower()
+        """Whether every word of a search is in its title, key or help, or is the title's initials: lr."""
+        initials = "".join(word[0] for word in self.title.split())
+        text = f"{self.title} {self.key} {self.help} {initials}".lower()
         return all(word in text for word in words.lower().split())
 
     def rank(self, words: str) -> tuple[int, ...] | None:
@@ -230,7 +231,7 @@ def check(facts: FieldFacts, value: Any) -> None:
     if facts.kind in ("integer", "number") and (isinstance(value, bool | str) or not _allowed(facts, value)):
         noun = "a whole number" if facts.kind == "integer" else "a number"
         raise UsageError(
-            f"{value} is given, allowed is {noun}{', ' if facts.limits else ''}{facts.limits}.",
+            f'"{value}" is not valid: enter {noun}{", " if facts.limits else ""}{facts.limits}.',
             code="value-not-possible",
         )
     for sentence in _problems(facts, value):
@@ -277,7 +278,7 @@ def _size(text: str) -> int | list[int]:
     sides = [side.strip() for side in text.lower().replace("x", ",").replace("×", ",").split(",")]
     if not all(side.isdecimal() for side in sides):
         raise UsageError(
-            f"{text!r} is given, allowed is a side in px, or width and height: 512,768.", code="value-not-possible"
+            f'"{text}" is not valid: enter a side in px, or width and height: 512,768.', code="value-not-possible"
         )
     numbers = [int(side) for side in sides]
     return numbers[0] if len(numbers) == 1 else numbers

@@ -129,10 +129,10 @@ def read_settings(
 def _refusal(setting: str, key: str, parameter: Parameter, error: ValueError) -> UsageError:
     hint = f"Change {key}, or remove it."
     if isinstance(error, _NotAllowed):
-        return UsageError(f"{setting} is given, allowed is {parameter.expected()}.", hint, code="argument-not-allowed")
+        return UsageError(f"{setting} is not valid: enter {parameter.expected()}.", hint, code="argument-not-allowed")
     if parameter.kind == "number" and "," in setting:
         hint = "A point is the decimal mark."
-    return UsageError(f"{setting} is given, allowed is {parameter.expected()}.", hint, code="argument-wrong-type")
+    return UsageError(f"{setting} is not valid: enter {parameter.expected()}.", hint, code="argument-wrong-type")
 
 
 def parse_arguments(arguments: Sequence[str], where: str) -> dict[str, Any]:

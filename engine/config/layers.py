@@ -69,17 +69,17 @@ class LayersTable(Table):
         advanced=True,
     )
     block_alphas: str | None = setting(
-        None, "Alpha by block", "With block_dims: the alpha of each; 0: its rank.", advanced=True
+        None, "Alpha by block", "Alpha of each block in block_dims; 0 uses the block's rank.", advanced=True
     )
     conv_block_dims: str | None = setting(
         None,
         "Convolution rank by block",
-        "With block_dims: the rank of each block's 3x3 convolutions; 0: none.",
+        "Rank of the 3x3 convolutions of each block in block_dims; 0 does not train them.",
         vram="more",
         advanced=True,
     )
     conv_block_alphas: str | None = setting(
-        None, "Convolution alpha by block", "With conv_block_dims: the alpha of each.", advanced=True
+        None, "Convolution alpha by block", "Alpha of each block in conv_block_dims.", advanced=True
     )
     down_lr_weight: str | None = setting(
         None,
@@ -89,9 +89,14 @@ class LayersTable(Table):
         advanced=True,
     )
     mid_lr_weight: str | None = setting(
-        None, "Factors of the middle", "The same for the middle, without curves.", advanced=True
+        None,
+        "Factors of the middle",
+        "Factors on the learning rate of the middle block, without curves.",
+        advanced=True,
     )
-    up_lr_weight: str | None = setting(None, "Factors of up blocks", "The same for the up blocks.", advanced=True)
+    up_lr_weight: str | None = setting(
+        None, "Factors of up blocks", "Factors on the learning rate of the up blocks.", advanced=True
+    )
     block_lr_weight: str | None = setting(
         None,
         "Factors of all blocks",
@@ -122,10 +127,18 @@ class LayersTable(Table):
         advanced=True,
     )
     loraplus_unet_lr_ratio: float | None = setting(
-        None, "LoRA+ of the UNet", "Instead of loraplus_lr_ratio for the denoiser.", gt=0, advanced=True
+        None,
+        "LoRA+ of the UNet",
+        "Ratio for the UNet or transformer, used instead of loraplus_lr_ratio.",
+        gt=0,
+        advanced=True,
     )
     loraplus_text_encoder_lr_ratio: float | None = setting(
-        None, "LoRA+ of text encoders", "Instead of loraplus_lr_ratio for the text encoders.", gt=0, advanced=True
+        None,
+        "LoRA+ of text encoders",
+        "Ratio for the text encoders, used instead of loraplus_lr_ratio.",
+        gt=0,
+        advanced=True,
     )
 
     @field_validator(*RANK_LISTS, *WEIGHT_LISTS, "network_reg_dims", "network_reg_lrs", mode="before")

@@ -62,7 +62,7 @@ class LoggingTable(Table):
         "Each run gets a folder in it, named by the time of its start. Unset: logs in the output folder.",
         advanced=True,
     )
-    log_prefix: str | None = setting(None, "Log prefix", "Before the time in the folder's name.", advanced=True)
+    log_prefix: str | None = setting(None, "Log prefix", "Comes before the time in the folder's name.", advanced=True)
     log_tracker_name: str | None = setting(
         None, "Project", "Also the name of TensorBoard's folder. Unset: network_train.", advanced=True
     )

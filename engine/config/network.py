@@ -66,7 +66,7 @@ class AdapterTable(Table):
         16, "Rank", "How much the LoRA can learn. Faces 16-32, anime characters 8-16.", ge=1, le=1024, vram="more"
     )
     network_alpha: float = setting(
-        8.0, "Alpha", "The LoRA's effect is scaled by alpha / rank, so half the rank halves the learning rate.", gt=0
+        8.0, "Alpha", "Scales the LoRA by alpha / rank: alpha at half the rank halves its strength.", gt=0
     )
     conv_dim: int | None = setting(
         None,
@@ -77,7 +77,7 @@ class AdapterTable(Table):
         vram="more",
     )
     conv_alpha: float | None = setting(
-        None, "Convolution alpha", "Alpha of the convolutions; unset: 1, as Kohya.", gt=0
+        None, "Convolution alpha", "Alpha of the convolutions. By default 1, as in Kohya's scripts.", gt=0
     )
     factor: int = setting(
         -1,
@@ -214,7 +214,10 @@ class AdapterTable(Table):
         advanced=True,
     )
     dim_from_weights: bool = setting(
-        False, "Ranks from that file", "Take modules, ranks and alphas from network_weights.", advanced=True
+        False,
+        "Ranks from that file",
+        "Use the modules, ranks and alphas of the file in network_weights instead of those set here.",
+        advanced=True,
     )
     network_train_unet_only: bool = setting(False, "UNet only", "Do not train the text encoder.", vram="less")
     network_train_text_encoder_only: bool = setting(

@@ -362,7 +362,7 @@ def schedule_settings(training: TrainingTable) -> dict[str, Any]:
     elif name == "polynomial" and not training.learning_rate > settings.get("lr_end", 1e-7):
         end = settings.get("lr_end", 1e-7)
         raise UsageError(
-            f"{where}: lr_end={end:g} is given, allowed is a number below training.learning_rate"
+            f"{where}: lr_end={end:g} is not valid: enter a number below training.learning_rate"
             f" = {training.learning_rate:g}.",
             "The rate falls to lr_end: set a lower one.",
             code="schedule-end-too-high",

@@ -70,6 +70,8 @@ def unknown_key(where: str, table: str | None, key: str) -> Problem:
     former = [name.partition(".")[2] for name in MOVED if name.startswith(f"{table}.")]
     if near := _nearest(key, [*tables[table], *former]):
         return Problem(where, dotted, "unknown key.", f"Did you mean {present_key(f'{table}.{near}')}?")
+    if inside := [f"{table}.{name}" for name in tables[table] if key in name.split("_")]:
+        return Problem(where, dotted, "unknown key.", f"Did you mean {' or '.join(inside[:3])}?")
     if near := _nearest(key, [name for members in tables.values() for name in members]):
         place = next(name for name, members in tables.items() if near in members)
         return Problem(where, dotted, "unknown key.", f"Did you mean {place}.{near}?")
@@ -99,7 +101,7 @@ def value_problems(
 
 
 def sentence(detail: ErrorDetails) -> str:
-    """A sentence with what is given and what is allowed, from one entry of a pydantic error."""
+    """A sentence with what is not valid and what to enter, from one entry of a pydantic error."""
     value = detail["input"]
     message = (
         detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ").removeprefix("Input should have ")
@@ -107,9 +109,10 @@ def sentence(detail: ErrorDetails) -> str:
     message = message.replace("String should match pattern", "text of the form").replace(
         "a valid list", 'a list: ["...", "..."]'
     )
+    message = re.sub(r"^(greater|less) than", r"a number \1 than", message.replace("a valid ", "a "))
     if isinstance(value, dict) or (detail["type"] == "value_error" and not isinstance(value, str | int | float | list)):
         return f"{message}."
-    return f"{value!r} is given, allowed is {message}."
+    return f"{value!r} is not valid: enter {message}."
 
 
 def limit_problem(

@@ -45,7 +45,7 @@ class ModelTable(Table):
     v_parameterization: bool | None = setting(
         None,
         "v-prediction",
-        "Unset: read from the checkpoint. Set it only for a file without this information.",
+        "Whether the model predicts v instead of noise. Usually read from the checkpoint: set it only if that fails.",
         advanced=True,
     )
     zero_terminal_snr: bool | None = setting(
@@ -152,7 +152,7 @@ class MemoryTable(Table):
     blocks_to_swap: int | None = setting(
         None,
         "Blocks to swap",
-        "How many blocks split mode keeps off the card; unset: all.",
+        "How many blocks split mode keeps off the card. By default all; fewer is faster and needs more VRAM.",
         ge=1,
         le=1000,
         unit="blocks",
@@ -201,10 +201,13 @@ class MemoryTable(Table):
         vram="less",
     )
     cache_text_encoder_outputs_to_disk: bool = setting(
-        False, "Text outputs on disk", "Keep the encoded captions for the next run.", advanced=True
+        False,
+        "Text outputs on disk",
+        "Keep the encoded captions on disk, so that the next run does not encode them again.",
+        advanced=True,
     )
     cache_dir: str | None = setting(
-        None, "Cache folder", "Where caches on disk go; unset: next to the run's output.", advanced=True
+        None, "Cache folder", "Folder for caches on disk. By default it is next to the run's output.", advanced=True
     )
     max_batch_size: int | None = setting(
         None,
@@ -219,7 +222,7 @@ class MemoryTable(Table):
     vae_batch_size: int = setting(
         1,
         "Caching batch",
-        "Images encoded at once while caching.",
+        "Images that are encoded together while caching. Lower it if that runs out of memory.",
         ge=1,
         le=64,
         unit="images",
@@ -227,7 +230,13 @@ class MemoryTable(Table):
         advanced=True,
     )
     num_cpu_threads_per_process: int | None = setting(
-        None, "CPU threads", "Threads of the trainer; unset: all cores.", ge=1, le=1024, unit="threads", advanced=True
+        None,
+        "CPU threads",
+        "CPU threads of the trainer. By default all cores.",
+        ge=1,
+        le=1024,
+        unit="threads",
+        advanced=True,
     )
 
     @property
@@ -246,19 +255,39 @@ class SamplingTable(Table):
         ".json prompt file. {trigger} is replaced by the trigger word.",
     )
     sample_every_n_steps: int = setting(
-        100, "Samples every", "0: no samples.", ge=0, unit="steps", vram="a peak at each sample"
+        100,
+        "Samples every",
+        "Generate sample images every so many steps. 0 generates none.",
+        ge=0,
+        unit="steps",
+        vram="a peak at each sample",
     )
     sample_every_n_epochs: int | None = setting(
         None,
         "Samples every (epochs)",
-        "Set, it replaces the interval in steps, as in Kohya.",
+        "Generate samples every so many epochs. When it is set, the interval in steps is not used, as in "
+        "Kohya's scripts.",
         ge=1,
         unit="epochs",
         advanced=True,
     )
-    sample_at_first: bool = setting(True, "Samples before the start", "Generated without the LoRA.")
-    sample_sampler: Sampler = setting("ddim", "Sampler", "Kohya's sampler names.", advanced=True)
-    sample_steps: int = setting(28, "Sampler steps", "Where the prompt has no --s.", ge=1, le=1000, unit="steps")
+    sample_at_first: bool = setting(
+        True, "Samples before the start", "Generate the samples once before the first step, to compare with."
+    )
+    sample_sampler: Sampler = setting(
+        "ddim",
+        "Sampler",
+        "The sampler of the sample images, by the names of Kohya's scripts. It does not affect the training.",
+        advanced=True,
+    )
+    sample_steps: int = setting(
+        28,
+        "Sampler steps",
+        "Steps of the sampler, for prompts without --s. 20 to 30 is typical.",
+        ge=1,
+        le=1000,
+        unit="steps",
+    )
     sample_scale: float | None = setting(
         None,
         "Guidance",
@@ -267,19 +296,34 @@ class SamplingTable(Table):
         le=100,
     )
     sample_seed: int = setting(
-        1, "Sample seed", "Where the prompt has no --d; -1: another one each time.", ge=-1, le=2**32 - 1, advanced=True
+        1,
+        "Sample seed",
+        "Seed of the samples, for prompts without --d. -1 uses another one each time, which makes "
+        "samples hard to compare.",
+        ge=-1,
+        le=2**32 - 1,
+        advanced=True,
     )
 
 
 class SavingTable(Table):
     """`[saving]`: the files, and how often they are saved."""
 
-    output_dir: str = setting("", "Output folder", "Unset: ./<name>/results_current.")
+    output_dir: str = setting("", "Output folder", "Where the run's files go. By default ./<name>/results_current.")
     output_name: str = setting("", "Name", "Name of the LoRA file, and of the trigger where captions have none.")
-    save_every_n_epochs: int = setting(1, "LoRA every (epochs)", "0: only the last.", ge=0, unit="epochs")
-    save_every_n_steps: int | None = setting(None, "LoRA every", "Unset: by epochs only.", ge=1, unit="steps")
+    save_every_n_epochs: int = setting(
+        1, "LoRA every (epochs)", "Save a LoRA file every so many epochs. 0 saves only the last.", ge=0, unit="epochs"
+    )
+    save_every_n_steps: int | None = setting(
+        None, "LoRA every", "Save a LoRA file every so many steps as well.", ge=1, unit="steps"
+    )
     save_last_n_epochs: int | None = setting(
-        None, "Keep last (epochs)", "Older epoch files are removed.", ge=1, unit="epochs", advanced=True
+        None,
+        "Keep last (epochs)",
+        "Keep the files of so many epochs, and remove older ones.",
+        ge=1,
+        unit="epochs",
+        advanced=True,
     )
     save_last_n_steps: int | None = setting(
         None, "Keep last (steps)", "Step files older than this are removed.", ge=1, unit="steps", advanced=True
@@ -300,7 +344,9 @@ class SavingTable(Table):
         unit="steps",
     )
     no_metadata: bool = setting(False, "No metadata", "Leave out information about your images.", advanced=True)
-    training_comment: str | None = setting(None, "Comment", "Kept in the file's metadata.", advanced=True)
+    training_comment: str | None = setting(
+        None, "Comment", "A comment that is kept in the file's metadata.", advanced=True
+    )
     metadata_title: str | None = setting(None, "Title", "Title in the file's metadata.", advanced=True)
     metadata_author: str | None = setting(None, "Author", "Author in the file's metadata.", advanced=True)
     metadata_description: str | None = setting(None, "Description", "In the file's metadata.", advanced=True)
@@ -349,7 +395,7 @@ class RunConfig(Table):
                 now = now.changed(**change.tables)
             except ValidationError as error:
                 reason = error.errors()[0]["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-                raise ValueError(f"training.changes: {str(change)!r} is given, allowed is {reason}") from None
+                raise ValueError(f"training.changes: {str(change)!r} is not valid: it must be {reason}") from None
         return self
 
     @property

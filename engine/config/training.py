@@ -27,13 +27,29 @@ class TrainingTable(Table):
     """`[training]`: the training step, and the number of steps."""
 
     max_train_steps: int = setting(
-        1600, "Steps", "Optimizer updates. Ignored when epochs are given.", ge=1, le=MAX_STEPS, unit="steps"
+        1600,
+        "Steps",
+        "Length of the run in optimizer updates; 1500 to 2500 are typical. Not used when epochs are set.",
+        ge=1,
+        le=MAX_STEPS,
+        unit="steps",
     )
     max_train_epochs: int | None = setting(
-        None, "Epochs", "Set, it replaces the number of steps.", ge=1, le=MAX_STEPS, unit="epochs"
+        None,
+        "Epochs",
+        "Length of the run in passes over all images. When it is set, the number of steps is not used.",
+        ge=1,
+        le=MAX_STEPS,
+        unit="epochs",
     )
     train_batch_size: int = setting(
-        1, "Batch size", "Images of one size trained at once.", ge=1, le=1024, unit="images", vram="more"
+        1,
+        "Batch size",
+        "Images that are trained in one step. More is smoother and needs more VRAM; 1 to 4 is typical.",
+        ge=1,
+        le=1024,
+        unit="images",
+        vram="more",
     )
     gradient_accumulation_steps: int = setting(
         1,
@@ -46,8 +62,15 @@ class TrainingTable(Table):
     num_processes: int = setting(
         1, "Processes", "Trainers that share the work: one a GPU, or on the CPU one a core.", ge=1, le=64, advanced=True
     )
-    learning_rate: float = setting(1e-4, "Learning rate", "Where unet_lr or text_encoder_lr is unset.", gt=0)
-    unet_lr: float | None = setting(None, "UNet learning rate", "0 leaves the UNet untrained.", ge=0)
+    learning_rate: float = setting(
+        1e-4,
+        "Learning rate",
+        "Used for the UNet or text encoder when it has no rate of its own. 1e-4 is typical.",
+        gt=0,
+    )
+    unet_lr: float | None = setting(
+        None, "UNet learning rate", "Step size for the UNet. 1e-4 is typical; 0 does not train it.", ge=0
+    )
     text_encoder_lr: Rate | list[Rate] | None = setting(
         None,
         "Text encoder learning rate",
@@ -63,21 +86,41 @@ class TrainingTable(Table):
         [], "Optimizer settings", 'Kohya\'s form: ["weight_decay=0.01"].', advanced=True
     )
     max_grad_norm: float = setting(
-        1.0, "Gradient limit", "Gradients with a larger norm are scaled down; 0: never.", ge=0
+        1.0,
+        "Gradient limit",
+        "Gradients with a larger norm are scaled down, which keeps single images from doing harm. 1 is "
+        "typical; 0 turns it off.",
+        ge=0,
     )
     lr_scheduler: Schedule = setting("cosine", "Schedule", "How the learning rate changes over the steps.")
     lr_warmup_steps: float = setting(
         0, "Warm-up", "Steps in which the learning rate rises; below 1 a share of all steps.", ge=0, unit="steps"
     )
     lr_decay_steps: float = setting(
-        0, "Decay", "For warmup_stable_decay; below 1 a share of all steps.", ge=0, unit="steps", advanced=True
+        0,
+        "Decay",
+        "Steps of the decay at the end of warmup_stable_decay; a value below 1 is a share of all steps.",
+        ge=0,
+        unit="steps",
+        advanced=True,
     )
     lr_scheduler_num_cycles: int = setting(
-        1, "Restarts", "For cosine_with_restarts; waves of cosine_with_min_lr.", ge=1, unit="cycles", advanced=True
+        1,
+        "Restarts",
+        "How often cosine_with_restarts starts over, and the waves of cosine_with_min_lr.",
+        ge=1,
+        unit="cycles",
+        advanced=True,
     )
-    lr_scheduler_power: float = setting(1.0, "Power", "For polynomial.", gt=0, advanced=True)
+    lr_scheduler_power: float = setting(
+        1.0,
+        "Power",
+        "Exponent of the polynomial schedule. 1 falls evenly, 2 faster at the beginning.",
+        gt=0,
+        advanced=True,
+    )
     lr_scheduler_timescale: int | None = setting(
-        None, "Time scale", "For inverse_sqrt.", ge=1, unit="steps", advanced=True
+        None, "Time scale", "How slowly the schedule inverse_sqrt falls, in steps.", ge=1, unit="steps", advanced=True
     )
     lr_scheduler_min_lr_ratio: float | None = setting(
         None,
@@ -99,15 +142,27 @@ class TrainingTable(Table):
     seed: int = setting(42, "Seed", "The same seed, settings and machine give the same file.", ge=0, le=2**32 - 1)
     loss_type: LossType = setting("l2", "Loss", "huber and smooth_l1 are robust against outliers.", advanced=True)
     huber_schedule: HuberSchedule = setting(
-        "snr", "Huber schedule", "How huber_c changes with the timestep.", advanced=True
+        "snr",
+        "Huber schedule",
+        "How the Huber loss changes with the timestep. Matters only when loss_type is huber or smooth_l1.",
+        advanced=True,
     )
-    huber_c: float = setting(0.1, "Huber c", "Where the loss changes from quadratic to linear.", gt=0, advanced=True)
-    huber_scale: float = setting(1.0, "Huber scale", "Factor on huber_c.", gt=0, advanced=True)
+    huber_c: float = setting(
+        0.1,
+        "Huber c",
+        "The difference at which the Huber loss changes from quadratic to linear. 0.1 is typical.",
+        gt=0,
+        advanced=True,
+    )
+    huber_scale: float = setting(1.0, "Huber scale", "Multiplies huber_c.", gt=0, advanced=True)
     min_snr_gamma: float | None = setting(
         None, "min-SNR gamma", "Gives noisy steps more weight (Hang et al. 2023); 5 is usual, unset: off.", gt=0
     )
     debiased_estimation_loss: bool = setting(
-        False, "Debiased estimation", "Weight 1/sqrt(SNR) (Yu et al. 2023) instead of min-SNR.", advanced=True
+        False,
+        "Debiased estimation",
+        "Weight the loss by 1/sqrt(SNR) (Yu et al. 2023). Use either this or min-SNR.",
+        advanced=True,
     )
     scale_v_pred_loss_like_noise_pred: bool = setting(
         False, "Scale v-loss", "Weight a v-prediction loss as an epsilon loss; v models only.", advanced=True
@@ -120,41 +175,89 @@ class TrainingTable(Table):
         advanced=True,
     )
     noise_offset: float | None = setting(
-        None, "Noise offset", "Lets the model learn dark and bright images; 0.03-0.1.", gt=0, le=1
+        None,
+        "Noise offset",
+        "Lets the model learn very dark and very bright images. 0.03 to 0.1 is typical; 0 turns it off.",
+        gt=0,
+        le=1,
     )
     noise_offset_random_strength: bool = setting(
-        False, "Random noise offset", "Random strength from 0 to the offset.", advanced=True
+        False,
+        "Random noise offset",
+        "Draw the strength of the noise offset at random, from 0 to the offset.",
+        advanced=True,
     )
     adaptive_noise_scale: float | None = setting(
         None, "Adaptive noise", "Adds this times the mean latent to the noise offset.", advanced=True
     )
     multires_noise_iterations: int | None = setting(
-        None, "Multires noise", "Levels of coarser noise that are added; 6-10, unset: off.", ge=1, le=16, advanced=True
+        None,
+        "Multires noise",
+        "Levels of coarser noise that are added; 6 to 10 is typical. Without a number it is off.",
+        ge=1,
+        le=16,
+        advanced=True,
     )
     multires_noise_discount: float = setting(
-        0.3, "Multires discount", "Strength from level to level.", gt=0, lt=1, advanced=True
+        0.3,
+        "Multires discount",
+        "How much weaker each coarser level of multires noise is. 0.3 to 0.8 is typical.",
+        gt=0,
+        lt=1,
+        advanced=True,
     )
     ip_noise_gamma: float | None = setting(
-        None, "Input perturbation", "Extra noise on the model's input only; 0.1.", gt=0, advanced=True
+        None,
+        "Input perturbation",
+        "Extra noise on the model's input, not on its target. 0.1 is typical; without a number it is off.",
+        gt=0,
+        advanced=True,
     )
     ip_noise_gamma_random_strength: bool = setting(
-        False, "Random perturbation", "Random strength from 0 to gamma.", advanced=True
+        False,
+        "Random perturbation",
+        "Draw the strength of the input perturbation at random, from 0 to gamma.",
+        advanced=True,
     )
-    min_timestep: int = setting(0, "First timestep", "", ge=0, le=999, advanced=True)
-    max_timestep: int = setting(1000, "Last timestep", "Exclusive.", ge=1, le=1000, advanced=True)
+    min_timestep: int = setting(
+        0,
+        "First timestep",
+        "Timesteps below this number, the least noisy ones, are not trained.",
+        ge=0,
+        le=999,
+        advanced=True,
+    )
+    max_timestep: int = setting(
+        1000,
+        "Last timestep",
+        "Timesteps from this number on, the noisiest ones, are not trained.",
+        ge=1,
+        le=1000,
+        advanced=True,
+    )
     prior_loss_weight: float = setting(
-        1.0, "Regularization weight", "Factor on the loss of regularization images.", ge=0, advanced=True
+        1.0,
+        "Regularization weight",
+        "How much regularization images count. 1 counts them like training images; less lets the LoRA learn more.",
+        ge=0,
+        advanced=True,
     )
     validate_every_n_epochs: int = setting(
         1,
         "Validation every (epochs)",
-        "With validation images only; 0: at start and end.",
+        "How often the loss on validation images is measured; 0 measures it at the start and the end only.",
         ge=0,
         unit="epochs",
         advanced=True,
     )
     validate_every_n_steps: int | None = setting(
-        None, "Validation every", "Set, it replaces epochs.", ge=1, unit="steps", advanced=True
+        None,
+        "Validation every",
+        "How often the loss on validation images is measured, in steps. When it is set, the interval in "
+        "epochs is not used.",
+        ge=1,
+        unit="steps",
+        advanced=True,
     )
     early_stop: bool = setting(
         False,

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from engine.hardware.gpu import Gpu, GpuReport
 from engine.hardware.packages import torch_cuda, version_of
 
-_REINSTALL = "uv pip install --reinstall torch --torch-backend="
 _CUDA_13_FIRST = (7, 5)
 """Lowest compute capability that CUDA 13 compiles for."""
 
@@ -29,18 +28,18 @@ class TorchBuild:
     def obstacle(self, report: GpuReport) -> tuple[str, str] | None:
         """Why it can use none of the NVIDIA GPUs, and how to fix that; None when it can."""
         if self.version is None:
-            return "PyTorch is not installed.", "Install LoRA Smith again, with its dependencies."
+            return "PyTorch is not installed.", "Reinstall LoRA Smith with its dependencies."
         if self.rocm:
-            return f"PyTorch {self.version} is built for AMD GPUs.", f"For NVIDIA's: {_REINSTALL}auto"
+            return f"PyTorch {self.version} is built for AMD GPUs.", _install("For NVIDIA's", report.cuda)
         if self.cuda is None:
             return (
                 f"PyTorch {self.version} here is built for the CPU only and leaves the GPU unused.",
-                f"Install one for CUDA: {_REINSTALL}auto",
+                _install("Install a CUDA build", report.cuda),
             )
         if report.cuda is not None and _major(report.cuda) < _major(self.cuda):
             return (
                 f"PyTorch {self.version} is built for CUDA {self.cuda}, and the driver runs CUDA up to {report.cuda}.",
-                f"Update the NVIDIA driver, or install a PyTorch for it: {_REINSTALL}auto",
+                _install("Update the NVIDIA driver, or install a build for it", report.cuda),
             )
         return None
 
@@ -56,7 +55,7 @@ class TorchBuild:
         return (
             f"PyTorch {self.version} is built for CUDA {self.cuda}, which has no code for compute capability "
             f"{capability[0]}.{capability[1]}.",
-            f"Install a build for CUDA 12.6: {_REINSTALL}cu126",
+            _install("Install a build for CUDA 12.6", "12.6"),
         )
 
 
@@ -64,6 +63,18 @@ def torch_build() -> TorchBuild:
     """The build that is installed here."""
     version = version_of("torch")
     return TorchBuild(version, torch_cuda() if version else None)
+
+
+def _install(what: str, cuda: str | None) -> str:
+    """How to install another build, by pip and by uv.
+
+    Args:
+        what: the beginning of the sentence.
+        cuda: the newest CUDA version that the driver runs; None where it is unknown.
+    """
+    build = "cu130" if cuda is not None and _major(cuda) >= 13 else "cu126"
+    pip = f"pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/{build}"
+    return f"{what}: {pip} (with uv: uv pip install --reinstall torch --torch-backend={build})"
 
 
 def _major(version: str) -> int:

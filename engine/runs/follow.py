@@ -100,11 +100,11 @@ def explain(
     `last` is the log's last event, where the caller has it; reading a long log takes seconds.
     """
     if state.state == "unknown":
-        why = f"This run is of another machine: {state.detail}."
+        why = f"This run was started on another machine: {state.detail}."
         return (why, "Look there, or continue it here:", f"  {resume_line(run_dir.path)}")
     if state.state == "damaged":
         return (state.detail,)
-    lines = [f"The run was lost at step {state.step}: {state.detail}."]
+    lines = [f"The run stopped unexpectedly at step {state.step}: {state.detail}."]
     if returncode is not None:
         how = f"by signal {-returncode}" if returncode < 0 else f"with exit code {returncode}"
         lines.append(f"Its process ended {how}.")

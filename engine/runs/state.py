@@ -169,9 +169,9 @@ def true_state(run_dir: RunDir) -> RunState:
     record = _with_newest_step(run_dir, record)
     where = record.get("host", text(run_dir.meta.get("host")))
     if where is not None and where != host():
-        detail = f"it ran on {where}; last sign of life {moment(record.get('updated'))}"
+        detail = f"it ran on {where}; last update {moment(record.get('updated'))}"
         return _state(record, "unknown", detail)
-    detail = f"its process ended without a word; last sign of life {moment(record.get('updated'))}"
+    detail = f"the process stopped unexpectedly; last update {moment(record.get('updated'))}"
     return _state(record, "lost", detail)
 
 

@@ -52,7 +52,7 @@ def test_one_key_takes_the_remedy_and_the_run_ends_well(start: Start, place: Pat
     assert demo("smithy", BATCH).save() is None
     limited = ["sh", "-c", f'ulimit -v {limit // 1024}; exec "$0" -m tui.main "$@"', sys.executable]
     terminal = start("--no-mouse", term="xterm", command=limited, **STEADY_MALLOC)
-    terminal.until_shown("n continues smithy")
+    terminal.until_shown("n  Continue setting up smithy")
     terminal.send("n")
     terminal.until_shown("Continue at step Review")
     terminal.send(ENTER)

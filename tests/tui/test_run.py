@@ -79,7 +79,10 @@ def test_resume_continues_and_shows_only_what_is_new(lorasmith: Lorasmith, run_d
     os.kill(pid, signal.SIGKILL)
     _, errors = process.communicate(timeout=20)
     assert (
-        process.returncode == 1 and "lost at step" in errors and "lorasmith resume" in errors and "signal 9" in errors
+        process.returncode == 1
+        and "stopped unexpectedly at step" in errors
+        and "lorasmith resume" in errors
+        and "signal 9" in errors
     )
     second = lorasmith("--preset", "robot.toml")
     assert second.returncode == 2 and "unfinished run (lost" in second.stderr and "lorasmith resume" in second.stderr
@@ -201,7 +204,7 @@ def test_set_asks_waits_and_refuses(lorasmith: Lorasmith, run_dir: RunDir, event
     answered = lorasmith("set", "robot", "training.unet_lr=2e-4")
     assert (answered.returncode, answered.stdout) == (0, "done\n")
     asked = lorasmith("set", "robot", "training.unet_lr=3e-4", "--no-wait")
-    assert asked.returncode == 0 and asked.stdout == "" and "the answer will be among the events" in asked.stderr
+    assert asked.returncode == 0 and asked.stdout == "" and "The trainer answers in the run's events" in asked.stderr
     eventually(lambda: sum(event.type == "control_ack" for event in read_events(run_dir.events_path)) == 2)
     for assignment, text in (
         ("training.unet_lr=fast", "unet_lr"),

@@ -70,7 +70,7 @@ def test_every_event_that_a_person_needs_is_reported(tmp_path, capsys) -> None:
         "bf16: \ufffd\\x1b[2J",
         "warning: careful",
         "validation loss 0.2500 at step 0",
-        "saved /a.safetensors (3.0 MiB), step 5, read back and checked",
+        "saved and verified /a.safetensors (3.0 MiB), step 5",
         "Storage: full. free some.",
     ]
 

@@ -56,6 +56,7 @@ SURFACE = {
     "info": {"--json"},
     "locate": set(),
     "fetch": {"WHAT", "--yes"},
+    "completion": {"[bash|zsh|fish]", "--print"},
     "caption": {
         "[DIR]", "--with", "--model", "--url", "--prompt", "--template", "--trigger", "--existing", "--set",
         "--download", "--dry-run", "--undo", "--json",

@@ -19,10 +19,21 @@ WAIT_SECONDS = 120.0
 """The trainer reads requests between two steps; a step, a sample and a save may come before it does."""
 
 
-@click.command("set")
+class _Command(click.Command):
+    """Names the settings in its help, without loading them for the help of other commands."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The settings that can change."""
+        from engine.config.change import LIVE_KEYS
+
+        with formatter.section("Settings that can change while a run trains"):
+            formatter.write_text("\n\n".join(LIVE_KEYS))
+
+
+@click.command("set", cls=_Command)
 @click.argument("run")
 @click.argument("assignment", metavar="TABLE.KEY=VALUE")
-@click.option("--no-wait", is_flag=True, help="Return at once; the answer appears among the events.")
+@click.option("--no-wait", is_flag=True, help="Return at once instead of waiting for the trainer's answer.")
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
@@ -38,11 +49,11 @@ def command(run: str, assignment: str, no_wait: bool, timeout: float) -> int:
     if not state.live:
         ended = state.state not in ("damaged", "finished")
         hint = f"Resume it with:\n  {shell_line(('lorasmith', 'resume', run, '--set', assignment))}" if ended else ""
-        raise UsageError(f"The run {run_dir.path} is not training ({state.state}).", hint, code="run-not-live")
+        raise UsageError(f"The run {run_dir.path} is not running ({state.state}).", hint, code="run-not-live")
     follower, _ = skip_history(run_dir)
     identifier = request(run_dir, "set", {"key": key, "value": value})
     if no_wait:
-        output.message(f"Asked {run_dir.path} to set {key}; the answer will be among the events.")
+        output.message(f"Requested: {key} of {run_dir.path}. The trainer answers in the run's events.")
         return ExitCode.DONE
     answers: list[str] = []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -16,6 +16,9 @@ from engine.errors import LoraSmithError
 from tui.texts import _
 from tui.widgets.text_input import TextInput
 
+if TYPE_CHECKING:
+    from tui.widgets.path_input import PathInput
+
 
 class AskTextScreen(ModalScreen[str | None]):
     """The result is what was typed; None after Escape.
@@ -25,12 +28,22 @@ class AskTextScreen(ModalScreen[str | None]):
         text: what one should know before answering.
         check: raises a LoraSmithError for an invalid answer; the error is shown, and the question stays.
         value: the text that the line starts with.
+        path: the field for a path, with completion; None for any other text.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", _("Cancel"))]
 
-    def __init__(self, question: str, text: str, check: Callable[[str], object], value: str = "") -> None:
+    def __init__(
+        self,
+        question: str,
+        text: str,
+        check: Callable[[str], object],
+        value: str = "",
+        *,
+        path: PathInput | None = None,
+    ) -> None:
         super().__init__()
+        self.path = path
         self.question, self.text, self.check, self.value = question, text, check, value
 
     def compose(self) -> ComposeResult:
@@ -38,9 +51,10 @@ class AskTextScreen(ModalScreen[str | None]):
         with Vertical(classes="dialog"):
             yield Static(self.question, classes="dialog-title", markup=False)
             yield Static(self.text, markup=False)
-            yield TextInput(self.value, compact=True)
+            yield self.path or TextInput(self.value, compact=True)
             yield Static(id="wrong", classes="error", markup=False)
-            yield Static(_("Enter accepts, Escape cancels."), classes="hint")
+            keys = _("Enter accepts, Escape cancels.")
+            yield Static(f"{_('Tab completes.')} {keys}" if self.path else keys, classes="hint")
 
     @on(Input.Submitted)
     def _submitted(self, event: Input.Submitted) -> None:

@@ -131,7 +131,7 @@ class FrameScreen(EditScreen):
     """A prefix and a suffix for every caption."""
 
     HEADING = _("Prefix and suffix for all captions")
-    EXPLANATION = _("Joined by a space; not added where they already are. Images without a caption stay without one.")
+    EXPLANATION = _("Added with a space, skipped where already present. Images without captions are left alone.")
 
     def compose_fields(self) -> ComposeResult:
         """Two texts."""

@@ -359,7 +359,7 @@ class DashboardScreen(BaseScreen):
             self._continue()
             return
         answers = {"no": _("No, leave it"), "yes": _("Resume it here")}
-        text = _("{0}. Two machines on one run would damage it.").format(self.look.state.detail.capitalize())
+        text = _("{0}. Running it on two machines would damage it.").format(self.look.state.detail.capitalize())
         question = _("Is {0} still running there?").format(printable(self.run_dir.name))
         self.app.push_screen(AskScreen(question, answers, text), self._resume_here)
 

@@ -85,7 +85,7 @@ class FoldersScreen(StepScreen):
 
     @dataclass
     class PlaceRead(Message):
-        """What is in the place of the new run already; empty: nothing."""
+        """Which run is already where the new one goes; empty: none."""
 
         path: Path
         sentence: str
@@ -194,6 +194,10 @@ class FoldersScreen(StepScreen):
         self._occupied = event
         self._show_plan()
 
+    @on(ProjectForm.DemoLeft)
+    def _report_cleared(self) -> None:
+        self.answer(_("The demo's repeats and validation images are cleared."))
+
     @work(thread=True, exclusive=True, exit_on_error=False, group="trigger")
     def _judge(self, word: str, rarer: str, model: str) -> None:
         try:
@@ -215,7 +219,7 @@ class FoldersScreen(StepScreen):
         is_current = judged is not None and judged.verdict.word == word
         if judged is not None and is_current:
             lines.insert(0, verdict_text(judged.verdict, judged.rarer))
-        warn = bool(lines[-1]) or (judged is not None and is_current and bool(judged.verdict.common_words))
+        warn = any(line.startswith("!") for line in lines)
         self.query_one(ProjectForm).set_verdict("\n".join(filter(None, lines)), warn=warn)
 
     @property
@@ -267,7 +271,7 @@ class FoldersScreen(StepScreen):
             words = _("The images are those of {0}. A folder that is named here replaces them.")
             plan.update(f"✗ {problem}" if problem else words.format(printable(self.configured)))
         elif not (entries.name and entries.source):
-            plan.update(_("A place, a name and a folder of images make a project."))
+            plan.update(_("A folder to save in, a name and a folder of images make a project."))
         elif problem is not None:
             plan.update(f"✗ {problem}")
         else:

@@ -33,7 +33,7 @@ class HardwareScreen(StepScreen):
     AUTO_FOCUS = "#places"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", _("Runs"), tooltip=_("Leave the wizard; what was entered is kept.")),
-        Binding("r", "look", _("Look again"), tooltip=_("Read the hardware now. It is read every 2 s anyway.")),
+        Binding("r", "look", _("Refresh"), tooltip=_("Read the hardware now (automatic every 2 s).")),
     ]
     HELP = _(
         "# Hardware\n\nUp and Down choose where the training computes; Enter or Next continues.\n\n"

@@ -43,9 +43,9 @@ class HomeScreen(BaseScreen):
 
     TITLE = "LoRA Smith"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("n", "new", _("New run"), tooltip=_("The wizard: set up a new run, or continue an unfinished setup.")),
+        Binding("n", "new", _("New run"), tooltip=_("Set up a new run, or continue the unfinished setup.")),
         Binding(
-            "f", "file", _("File"), tooltip=_("Start from a preset file, or from another trainer's configuration.")
+            "f", "file", _("From file"), tooltip=_("Start from a preset file, or from another trainer's configuration.")
         ),
         Binding("r", "resume", _("Resume"), tooltip=_("Continue from the last saved state.")),
         Binding("x", "stop", _("Stop"), tooltip=_("Finish the step, save everything, end.")),
@@ -61,11 +61,13 @@ class HomeScreen(BaseScreen):
 All your runs, and those below the working directory. The states are checked continuously: a run that is
 shown as running has a live process.
 
-* **lost**: its process ended unexpectedly (killed, power cut). Resume continues from the last saved state.
-* **unknown**: it was last written on another machine. Resume continues it here.
+* **lost**: the process stopped unexpectedly (killed, power cut). Resume continues from the last saved state.
+* **unknown**: it was started on another machine. Resume continues it here.
 * **failed**, **stopped**: open it to see why; Resume continues it.
 
 **Space** marks a run (◆), **m** compares the marked ones; with none marked, the highlighted one with another.
+
+**/** filters the list by name, state and place, **s** sorts it, **y** copies the path of a run.
 """)
 
     class RunsRead(Message):
@@ -117,6 +119,8 @@ shown as running has a live process.
         """Shown: read the list of runs now, and then every two seconds."""
         self._show_draft()
         self._go_to_wanted()
+        if self.wanted and self.table is None:
+            self.query_one("#empty", Static).update(_("Reading the list of runs …"))
         self.call_after_refresh(self._begin_to_look)
 
     def _begin_to_look(self) -> None:
@@ -185,18 +189,21 @@ shown as running has a live process.
         """What the key `n` does."""
         draft = self.smith.draft
         if not (draft.values or draft.done):
-            return _("n begins a new run.")
+            return _("n  Set up a new run")
         if not draft.unfinished:
-            return _("n begins a new run, with the settings of the last one or without.")
+            return _("n  Set up a new run, optionally from the last run's settings")
         name = printable(str(draft.get("saving.output_name") or _("without a name yet")))
         step = STEPS[position(draft.step)].title
-        return _("n continues {0} at step {1}, or begins another one.").format(name, step)
+        return _("n  Continue setting up {0} at {1}, or start another run").format(name, step)
 
     def chosen(self) -> KnownRun | None:
         """The highlighted run."""
         return self.table.chosen if self.table is not None else None
 
     @on(Filterable.Filtered)
+    def _filtered(self) -> None:
+        self.on_data_table_row_highlighted()
+
     def on_data_table_row_highlighted(self) -> None:
         """Another run is highlighted, or none."""
         self._describe()
@@ -284,8 +291,8 @@ shown as running has a live process.
         name = printable(str(draft.get("saving.output_name") or _("without a name yet")))
         if draft.unfinished:
             step = STEPS[position(draft.step)].title
-            answers = {"on": _("Continue at step {0}").format(step), "start_over": _("Start over and discard it")}
-            question = _("There is an unfinished setup: {0}").format(name)
+            answers = {"on": _("Continue at {0}").format(step), "start_over": _("Discard it and start over")}
+            question = _("You have an unfinished setup: {0}").format(name)
         else:
             answers = {"on": _("With the settings of {0}").format(name), "start_over": _("Start over")}
             question = _("A new run")
@@ -311,7 +318,10 @@ shown as running has a live process.
         text = _("A preset, or a configuration of Kohya's scripts, ai-toolkit, OneTrainer or another trainer.")
         if self.smith.draft.values or self.smith.draft.done:
             text += " " + _("It replaces the unfinished setup.")
-        self.app.push_screen(AskTextScreen(_("Start from a file"), text, read_file), self._begin_from)
+        from tui.widgets.path_input import PathInput
+
+        screen = AskTextScreen(_("Start from a file"), text, read_file, path=PathInput(compact=True))
+        self.app.push_screen(screen, self._begin_from)
 
     def _begin_from(self, answer: str | None) -> None:
         if answer is None:
@@ -335,8 +345,8 @@ shown as running has a live process.
         if run is None:
             return
         if draft.unfinished:
-            answers = {"no": _("Keep the unfinished setup"), "yes": _("Discard it and copy the settings")}
-            self._ask(_("There is an unfinished setup"), answers, lambda: self._copy(run))
+            answers = {"no": _("Keep it"), "yes": _("Discard it and copy the settings")}
+            self._ask(_("You have an unfinished setup"), answers, lambda: self._copy(run))
         else:
             self._copy(run)
 
@@ -367,7 +377,7 @@ shown as running has a live process.
             self._resume(run)
             return
         answers = {"no": _("No, leave it"), "yes": _("Resume it here")}
-        text = _("{0}. Two machines on one run would damage it.").format(run.state.detail.capitalize())
+        text = _("{0}. Running it on two machines would damage it.").format(run.state.detail.capitalize())
         question = _("Is {0} still running there?").format(printable(run.name))
         self._ask(question, answers, lambda: self._resume(run), text)
 
@@ -441,7 +451,7 @@ shown as running has a live process.
 
 WELCOME = _("""[b]Welcome.[/b] From a folder of images to a LoRA in eight steps.
 
-  [b]n[/b]       begin: the wizard asks for model, images and settings
+  [b]n[/b]       start: the wizard asks for model, images and settings
   [b]F1[/b]      help for what is shown
   [b]Ctrl+P[/b]  every action by name
   [b]Ctrl+Q[/b]  quit; a training continues without the screen

@@ -369,6 +369,8 @@ class ModelScreen(StepScreen):
             facts = list(model_facts(result))
         self.query_one("#facts", Facts).set_facts(facts)
         problem = finding.objection if finding is not None else None
+        if problem is not None or isinstance(result, LoraSmithError):
+            self.not_done()
         objection.display = problem is not None
         objection.set_text("✗ " + error_text(problem) if problem is not None else "")
         self.set_message("")

@@ -25,6 +25,7 @@ from tui.screens.step import StepScreen
 from tui.setup.demo import DEMO, is_demo
 from tui.setup.draft import STEP_OF
 from tui.setup.forecast import Forecaster
+from tui.setup.preset_reasons import preset_reasons
 from tui.texts import _, ngettext
 from tui.widgets.field import FieldForm, FieldList, step_title, vram_text
 from tui.widgets.form import Form
@@ -34,6 +35,8 @@ from tui.widgets.text_input import TextInput
 if TYPE_CHECKING:
     from engine.config import RunConfig
 
+FIRST_FIELD = "network.network_dim"
+"""Highlighted at first: above it are the settings of other steps, and those that one rarely changes."""
 PAUSE_SECONDS = 0.3
 """After the last edit, before steps, time and disk are recomputed."""
 
@@ -117,8 +120,7 @@ marked *rough* when it is only computed from the GPU's speed.
         """Highlight the first wrong field, else the last one; show what was changed in the preset."""
         wrong = [key for key in self.form.wrong if key not in STEP_OF]
         key = wrong[0] if wrong else self.draft.extras.get("parameters.cursor")
-        own = [name for name in self.rows.keys if name not in STEP_OF]
-        self.rows.reload(key if key in self.rows.keys else next(iter(own), None))
+        self.rows.reload(key if key in self.rows.keys else FIRST_FIELD)
         self._show_counts()
         self._compute()
         notice = self.draft.take_notice()
@@ -295,6 +297,8 @@ marked *rough* when it is only computed from the GPU's speed.
         more = [values, *([_("Range: {0}.").format(facts.limits)] if facts.limits else []), vram_text(facts)]
         if facts.choices:
             more.insert(1, _("One of: {0}.").format(", ".join(value_text(facts, choice) for choice in facts.choices)))
+        if reason := preset_reasons(self.draft.preset).get(key):
+            more.insert(1, _("Why: {0}.").format(printable(reason).rstrip(".")))
         text.append(" ".join(part for part in more if part), "not bold")
         about.update(text, layout=False)
 

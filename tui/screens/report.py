@@ -10,10 +10,8 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.content import Content
 from textual.message import Message
 from textual.widgets import OptionList, Static
-from textual.widgets.option_list import Option
 from textual.worker import get_current_worker
 
 from engine.errors import LoraSmithError, UsageError
@@ -24,6 +22,8 @@ from tui.screens.base import BaseScreen
 from tui.text.report import SIGNS, details
 from tui.texts import _
 from tui.widgets.frames import framed
+from tui.widgets.option_rows import OptionRows
+from tui.widgets.path_input import PathInput
 from tui.widgets.thumbnails import Thumbnails
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class ReportScreen(BaseScreen):
     ]
     HELP = _(
         "# Dataset report\n\n✗ must be fixed, ! affects the result, i is for information. Up and Down go through the "
-        "findings, Tab goes to the text and the images.\n\nNothing is changed. "
+        "findings, Tab goes to the text and the images, / filters the findings.\n\nNothing is changed. "
         "`lorasmith check DIR --repair OUT_DIR` writes a copy with everything fixed that can be fixed safely."
     )
 
@@ -85,7 +85,7 @@ class ReportScreen(BaseScreen):
         """One line on top, then findings and details."""
         yield Static(_("Reading the images …"), id="verdict", markup=False)
         with Horizontal(id="report"):
-            yield framed(OptionList(id="findings", markup=False), _("Findings"))
+            yield framed(OptionRows(id="findings"), _("Findings"))
             with framed(Vertical(id="one"), _("Details")):
                 with VerticalScroll(id="about"):
                     yield Static(id="details", markup=False)
@@ -138,19 +138,18 @@ class ReportScreen(BaseScreen):
         verdict.update(self.report.verdict)
         if event.page is not None:
             self.notify(_("Written: {0}").format(printable(event.page)), markup=False)
-        options = self.query_one("#findings", OptionList)
-        highlighted = options.highlighted or 0
-        options.set_options(Option(Content(_entry(finding))) for finding in self.report.findings)
+        options = self.query_one("#findings", OptionRows)
+        options.put([_entry(finding) for finding in self.report.findings])
         self.query_one("#report").display = bool(self.report.findings)
         if self.report.findings:
-            options.highlighted = min(highlighted, len(self.report.findings) - 1)
             options.focus()
 
     @on(OptionList.OptionHighlighted, "#findings")
-    def _show_finding(self, event: OptionList.OptionHighlighted) -> None:
-        if self.report is None or event.option_index >= len(self.report.findings):
+    def _show_finding(self) -> None:
+        place = self.query_one("#findings", OptionRows).place
+        if self.report is None or place is None or place >= len(self.report.findings):
             return
-        finding = self.report.findings[event.option_index]
+        finding = self.report.findings[place]
         self.query_one("#details", Static).update(details(finding))
         self.query_one("#about").scroll_home(animate=False)
         strip = self.query_one("#images", Thumbnails)
@@ -169,7 +168,8 @@ class ReportScreen(BaseScreen):
             return
         question = _("Write the report as a web page")
         words = _("Where to? One HTML file with everything in it, for example {0}.").format("report.html")
-        self.app.push_screen(AskTextScreen(question, words, require_page_place), self._page_named)
+        field = PathInput(suffixes=(".html",), compact=True)
+        self.app.push_screen(AskTextScreen(question, words, require_page_place, path=field), self._page_named)
 
     def _page_named(self, answer: str | None) -> None:
         if answer is not None and not self._busy:

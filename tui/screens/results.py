@@ -208,6 +208,7 @@ alone.
         """Ask for a models folder, and copy the chosen file into it."""
         from engine.results.use_file import require_folder
         from tui.screens.ask_text import AskTextScreen
+        from tui.widgets.path_input import PathInput
 
         if self.judged is None or self.record is None:
             return
@@ -216,7 +217,8 @@ alone.
         )
         title = _("Use this one: in which models folder?")
         check = lambda folder: require_folder(expanded(folder))  # noqa: E731
-        self.app.push_screen(AskTextScreen(title, text, check, models_folder()), self._use)
+        field = PathInput(models_folder(), folders_only=True, compact=True)
+        self.app.push_screen(AskTextScreen(title, text, check, path=field), self._use)
 
     def _use(self, folder: str | None, *, overwrite: bool = False) -> None:
         if folder is None or self.judged is None or self.record is None:
@@ -333,8 +335,8 @@ alone.
     def _ask_to_discard(self, values: Mapping[str, Any]) -> None:
         from tui.screens.ask import AskScreen
 
-        answers = {"no": _("Keep the unfinished setup"), "yes": _("Discard it and train on from this file")}
-        screen = AskScreen(_("There is an unfinished setup"), answers)
+        answers = {"no": _("Keep it"), "yes": _("Discard it and train on from this file")}
+        screen = AskScreen(_("You have an unfinished setup"), answers)
         self.app.push_screen(screen, lambda answer: self._begin(values) if answer == "yes" else None)
 
     def _begin(self, values: Mapping[str, Any]) -> None:

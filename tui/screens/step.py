@@ -101,10 +101,17 @@ class StepScreen(BaseScreen):
         problem = next(iter(self.problems()), None)
         if problem is not None:
             self.set_message(problem, kind="error")
+            self.not_done()
             return
         if self.STEP not in self.draft.done:
             self.draft.done.append(self.STEP)
         self.leave()
+
+    def not_done(self) -> None:
+        """Take the ✓ from a step that has a problem now."""
+        if self.STEP in self.draft.done:
+            self.draft.done.remove(self.STEP)
+            self.query_one(StepBar).show(self.draft.done)
 
     def leave(self) -> None:
         """Go to the following step; the last step overrides it."""

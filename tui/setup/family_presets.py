@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from tui.setup.draft import FIRST_PRESET
@@ -21,6 +22,16 @@ def preset_for(recognition: Recognition, gpus: Sequence[Gpu]) -> str:
     largest = max((gpu.total or 0 for gpu in gpus), default=0)
     proposals = family_named(recognition.family).spec.proposals
     return next((proposal.preset for proposal in proposals if proposal.suits(recognition, largest)), FIRST_PRESET)
+
+
+@cache
+def foreign_to(preset: str) -> frozenset[str]:
+    """Settings that the models of a shipped preset do not have; empty where the preset's name does not show the
+    family."""
+    from engine.families.registry import foreign_settings, specs
+
+    spec = next((spec for spec in specs() if preset.startswith(spec.name)), None)
+    return frozenset(foreign_settings(spec)) if spec is not None else frozenset()
 
 
 def propose(draft: Draft, preset: str) -> None:

@@ -1,4 +1,4 @@
-"""Names of runs: the next free one, and what is in the place of a name already."""
+"""Names of runs: the next free one, and which run has a name already."""
 
 from __future__ import annotations
 

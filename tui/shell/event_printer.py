@@ -43,6 +43,8 @@ class EventPrinter:
         self.run_dir = run_dir
         self.saved: list[str] = []
         self.samples: list[SampleEvent] = []
+        self._sampled: int | None = -1
+        """The step whose samples were printed."""
         self.validations: list[ValidationEvent] = []
         self._total: int | None = None
         self._last_line = 0.0
@@ -117,6 +119,9 @@ class EventPrinter:
         return ", ".join(parts)
 
     def _text(self, event: Event) -> str | None:
+        if isinstance(event, SampleEvent):
+            is_first, self._sampled = event.step != self._sampled, event.step
+            return f"samples of step {_number(event.step)} in {Path(event.path).parent}" if is_first else None
         if not isinstance(event, PhaseEvent):
             return _line(event)
         name = event.name
@@ -137,11 +142,9 @@ def _line(event: Event) -> str | None:
             losses = {"validation loss": event.loss, "loss on training images": event.train_loss}
             parts = [f"{name} {value:.4f}" for name, value in losses.items() if value is not None]
             return f"{', '.join(parts) or 'validation loss unknown'} at step {_number(event.step)}"
-        case SampleEvent():
-            return f"sample {event.path}"
         case SavedEvent():
             size = f" ({event.bytes / 2**20:.1f} MiB)" if event.bytes is not None else ""
-            return f"saved {event.path}{size}, step {_number(event.step)}, read back and checked"
+            return f"saved and verified {event.path}{size}, step {_number(event.step)}"
         case ControlAckEvent():
             return f"{event.command}: {event.result}"
         case OomEvent():

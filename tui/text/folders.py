@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from engine.runs.project import Project
 
 FIELD_HELP = {
-    "place": _("**Place.** The folder in which the project's own folder is made."),
+    "place": _("**Save in.** The folder in which the project's own folder is made."),
     "name": _(
         "**Name.** Names the project's folder, the LoRA file, and the trigger word where none is set. "
         "If you change it later, the project's folder is renamed."
@@ -32,7 +32,7 @@ FIELD_HELP = {
         "parent of Kohya's `<repeats>_<name>` folders."
     ),
     "take-in": _(
-        "**Take in.** *Copy*: the project has its own images. *Link*: they take no space; a hard link where "
+        "**Import.** *Copy*: the project has its own images. *Link*: they take no space; a hard link where "
         "possible, which stays valid when the source is deleted, else a symbolic one. Captions are copied in "
         "both cases. *Leave*: the run reads the source, and captions are edited there."
     ),
@@ -56,21 +56,33 @@ FIELD_HELP = {
 """Markdown by the field's id."""
 
 
+SHORTEST = 3
+"""Letters of a trigger word, at the least."""
+MOST_TOKENS = 10
+"""Of a trigger word: each one takes the place of a word of the caption."""
+
+
 def verdict_text(verdict: TriggerTokens, rarer: TriggerTokens) -> str:
-    """How the tokenizer splits the trigger word, and whether the model knows it already."""
-    word, pieces = printable(verdict.word), ", ".join(printable(piece) for piece in verdict.pieces)
+    """Whether the trigger word is a good one: how the tokenizer splits it, and whether the model knows it already."""
+    word = printable(verdict.word)
     tokens = plural(verdict.tokens, _("token"))
     offer = ""
     if rarer.word != verdict.word and not rarer.common_words:
         offer = " " + _("Rarer: {0}, {1} (ctrl+t).").format(printable(rarer.word), plural(rarer.tokens, _("token")))
-    if verdict.common_words == (verdict.word,):
-        return _("! {0}: {1}, a known word. The model's own meaning mixes in.").format(word, tokens) + offer
-    if verdict.common_words:
-        words = ", ".join(printable(part) for part in verdict.common_words)
-        return _("! {0}: {1}, with known words ({2}). Their meaning mixes in.").format(word, tokens, words) + offer
-    if verdict.split:
-        return _("✓ {0}: split into {1} ({2}), no known word.").format(word, tokens, pieces)
-    return _("✓ {0}: {1}, no known word.").format(word, tokens)
+    known = [part for part in verdict.common_words if 2 * len(part) > len(verdict.word)]
+    if known == [verdict.word]:
+        return _("! {0}: a word that the model knows ({1}). Its own meaning mixes in.").format(word, tokens) + offer
+    if known or " " in verdict.word.strip():
+        known_words = ", ".join(printable(part) for part in known or verdict.common_words)
+        if known_words:
+            sentence = _("! {0}: has words that the model knows ({1}). Their meaning mixes in.")
+            return sentence.format(word, known_words) + offer
+        return _("! {0}: several words. Every prompt needs all of them; one word is easier.").format(word) + offer
+    if len(verdict.word) < SHORTEST:
+        return _("! {0}: so short that it is a part of many words. Take a longer one.").format(word) + offer
+    if verdict.tokens > MOST_TOKENS:
+        return _("! {0}: split into {1}. A shorter one leaves more room for captions.").format(word, tokens) + offer
+    return _("✓ {0}: not a word the model knows ({1})").format(word, tokens)
 
 
 def caption_words(captions: Sequence[str], word: str) -> str:

@@ -209,7 +209,7 @@ def machine_facts(around: Surroundings, memory_total: int, memory_free: int) -> 
         kind = f"CUDA {build.cuda}" if build.cuda else "ROCm" if build.rocm else _("the CPU only")
         yield "PyTorch", _("{0}, built for {1}").format(build.version, kind)
     else:
-        yield "PyTorch", _("! not installed: install LoRA Smith again, with its dependencies")
+        yield "PyTorch", _("! not installed: reinstall LoRA Smith with its dependencies")
     if around.logout is not None:
         yield _("Logout"), f"! {around.logout}"
 

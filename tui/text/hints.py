@@ -91,11 +91,11 @@ def hint(history: RunHistory, look: Look) -> Content:
     if look.gone:
         return Content(_("Escape goes to the list of runs."))
     if not look.writable:
-        return Content("! " + _("No permission to write: this run is read-only."))
+        return Content("! " + _("Read-only: you don't have write permission."))
     if _refused(look):
         return Content(_("r lists what changed, and asks."))
     if state == "failed" and history.oom is not None:
-        return Content(_("m shows settings that avoid running out of memory."))
+        return Content(_("m shows how to fix the out-of-memory error."))
     if state == "running" and history.warning is not None:
         return Content.styled("! " + printable(history.warning.text), "$text-warning")
     hints = {

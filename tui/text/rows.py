@@ -198,8 +198,8 @@ def _notes(run: KnownRun, unfinished: bool) -> Iterator[str]:
         if hint:
             yield "\n".join(map(printable, hint.split("\n")))
     if unfinished and not run.state.live:
-        yield _("The last line of its events is unfinished; all before it is good.")
+        yield _("The last event is incomplete; everything before it is intact.")
     if state == "lost":
         yield _("Press r to continue from the last saved state.")
     if not os.access(run_dir.private, os.W_OK):
-        yield _("No permission to write: this run is read-only.")
+        yield _("Read-only: you don't have write permission.")

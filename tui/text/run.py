@@ -239,7 +239,7 @@ def _event_words(event: Event) -> tuple[str, str, str]:
             hint = " ".join(event.hint.split("\n"))
             return "✗", f"{event.title}: {event.message} {hint}", "$text-error"
         case SavedEvent():
-            return "✓", _("Saved {0} ({1}), {2}, read back and checked").format(
+            return "✓", _("Saved and verified {0} ({1}), {2}").format(
                 Path(event.path).name, size_text(event.bytes), _at(event.step)
             ), "$text-success"  # fmt: skip
         case StateSavedEvent():
@@ -268,8 +268,8 @@ def _at(step: int | None) -> str:
 def oom_lines(oom: Shortage) -> list[str]:
     """What happened, where, and the numbers."""
     phase = phase_text(oom.phase or Phase.START)
-    lines = [_("While {0}, at step {1}, {2} ran out of memory.").format(
-        phase, oom.step, printable(oom.device) or _("this machine"))]  # fmt: skip
+    lines = [_("{0} ran out of memory at step {1}, while {2}.").format(
+        printable(oom.device) or _("This machine"), oom.step, phase)]  # fmt: skip
     numbers = [
         (_("requested"), oom.requested),
         (_("free"), oom.free),

@@ -116,7 +116,7 @@ def chart_rows(
     dotted: bool = False,
 ) -> list[Row]:
     """The chart as rows of (text, kind); kinds are raw, smoothed, mark, axis and "" for plain. `dotted`: the raw loss
-    is told apart by its dots, where there are no colours."""
+    differs by its dots, where there are no colours."""
     if not legible(width, height):
         return []
     legend = legend_row(raw, smoothed, marks, width)

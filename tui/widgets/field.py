@@ -19,6 +19,7 @@ from textual.widgets import Input
 
 from engine.config.form import FieldFacts, fields
 from tui.setup.draft import STEP_OF
+from tui.setup.preset_reasons import preset_reasons
 from tui.text.cells import clipped
 from tui.texts import _
 from tui.widgets.form import Form, Row
@@ -88,6 +89,12 @@ class FieldList(ScrollView, can_focus=True):
     def keys(self) -> list[str]:
         """The fields that are shown."""
         return [row.key for row in self.rows if row.kind == "field"]
+
+    @property
+    def copied_text(self) -> str:
+        """The highlighted setting as the command line takes it."""
+        value = self.form.typed(self.key) if self.key else ""
+        return f"{self.key}={value}" if self.key else ""
 
     def line_of(self, key: str) -> int:
         """The row of a field that is shown."""
@@ -373,6 +380,8 @@ def explain(form: Form, key: str) -> str:
 
     facts = fields()[key]
     lines = [f"## {_(facts.title)}", f"`{key}`", _(facts.help) if facts.help else "", vram_text(facts)]
+    if reason := preset_reasons(form.draft.preset).get(key):
+        lines.append(_("Why the preset has its value: {0}.").format(reason.rstrip(".")))
     if facts.limits:
         lines.append(_("Range: {0}.").format(f"{facts.limits} {facts.unit}".strip()))
     if facts.choices:

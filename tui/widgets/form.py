@@ -9,7 +9,12 @@ from engine.config.form import FieldFacts, fields, form, input_text, parse, unit
 from engine.errors import UsageError
 from engine.text import printable
 from tui.setup.draft import STEP_OF, Draft
+from tui.setup.family_presets import foreign_to
 from tui.texts import _
+
+SHARED_RATE = "training.learning_rate"
+"""For the parts of a model that have no rate of their own."""
+OWN_RATES = ("training.unet_lr", "training.text_encoder_lr")
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,13 @@ class Form:
         """A search looks through everything; without one, advanced fields are hidden unless they were changed."""
         if self.search.strip():
             return facts.fits(self.search)
+        if self.is_of_another_family(facts.key) and not self.is_changed(facts.key) and facts.key not in self.wrong:
+            return False
         return self.advanced or not facts.advanced or self.is_changed(facts.key) or facts.key in self.wrong
+
+    def is_of_another_family(self, key: str) -> bool:
+        """Whether only other families of models than the preset's have this setting."""
+        return key in foreign_to(self.draft.preset)
 
     def best(self) -> str:
         """The field that the search fits best; of equals the first in the form. Empty where it fits none."""
@@ -85,7 +96,10 @@ class Form:
         facts, value = fields()[key], self.draft.get(key)
         if key == "dataset.class_tokens" and not value and (name := self.draft.get("saving.output_name")):
             return _("{0} (the name)").format(printable(name))
-        return printable(f"{value_text(facts, value)} {unit(facts, value)}".rstrip())
+        text = printable(f"{value_text(facts, value)} {unit(facts, value)}".rstrip())
+        if key == SHARED_RATE and all(self.draft.get(rate) is not None for rate in OWN_RATES):
+            return _("{0} (not used)").format(text)
+        return text
 
     def typed(self, key: str) -> str:
         """The value as text for editing."""

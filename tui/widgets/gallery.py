@@ -31,8 +31,8 @@ class Gallery(Vertical, can_focus=True):
         "between it and the base model's. The seed is the same each time: only the training differs."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left", "walk(-1)", _("Earlier"), show=False, tooltip=_("The previous sample.")),
-        Binding("right", "walk(1)", _("Later"), show=False, tooltip=_("The next sample.")),
+        Binding("left", "walk(-1)", _("Earlier"), show=False, tooltip=_("Previous sample.")),
+        Binding("right", "walk(1)", _("Later"), show=False, tooltip=_("Next sample.")),
         Binding("up", "turn(-1)", _("Prompt before"), show=False),
         Binding("down", "turn(1)", _("Next prompt"), show=False),
         Binding("home", "walk(-100000)", _("First sample"), show=False),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from textual import on
 from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalGroup
+from textual.message import Message
 from textual.widgets import Checkbox, Input, Select, Static
 
 from tui.setup.demo import DEMO_IMAGES, DEMO_VALIDATION
@@ -32,7 +33,7 @@ class ProjectForm(VerticalGroup):
         """A row for each field; below the name how the tokenizer splits the trigger word."""
         entries = self._first
         with Horizontal(classes="row"):
-            yield Static(_("Place"), classes="label")
+            yield Static(_("Save in"), classes="label")
             yield PathInput(entries.place, id="place", folders_only=True, compact=True)
         with Horizontal(classes="row"):
             yield Static(_("Name"), classes="label")
@@ -44,7 +45,7 @@ class ProjectForm(VerticalGroup):
             yield Static(_("Images"), classes="label")
             yield PathInput(entries.source, id="source", folders_only=True, compact=True)
         with Horizontal(classes="row"):
-            yield Static(_("Take in"), classes="label")
+            yield Static(_("Import"), classes="label")
             yield Select(TAKE_IN, value=entries.take_in, allow_blank=False, id="take-in", compact=True)
             yield Static(_("Repeats"), classes="label -second")
             yield TextInput(entries.repeats, id="repeats", compact=True, restrict="[0-9]*", max_length=6)
@@ -89,12 +90,16 @@ class ProjectForm(VerticalGroup):
             txt2img=self.query_one("#txt2img", Checkbox).value,
         )
 
+    class DemoLeft(Message):
+        """Other images than the demo's were named, and its repeats and validation images were cleared."""
+
     @on(Input.Changed, "#source")
     def _leave_demo(self) -> None:
         """Clear the demo's validation images and repeats when its images are replaced."""
         validation = self.query_one("#validation", Input)
         if validation.value == DEMO_VALIDATION and self.entries.source != DEMO_IMAGES:
             validation.value = self.query_one("#repeats", Input).value = ""
+            self.post_message(self.DemoLeft())
 
     @on(Input.Changed)
     @on(Checkbox.Changed)

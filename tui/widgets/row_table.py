@@ -47,7 +47,7 @@ class RowTable(DataTable[Text], Filterable):
         self.set_columns(columns)
 
     def set_columns(self, columns: Sequence[tuple[str, str, int | None]]) -> None:
-        """Begin anew with other columns."""
+        """Start over with other columns."""
         self.clear(columns=True)
         self._written = {}
         self.names = [name for name, _title, _width in columns]

@@ -23,6 +23,11 @@ class StepBar(Static):
         super().__init__()
         self.current, self.done = current, done
 
+    def show(self, done: Collection[str]) -> None:
+        """Other steps are done."""
+        self.done = tuple(done)
+        self.refresh()
+
     def render(self) -> Text:
         """✓ done, ▸ here."""
         steps = (*STEPS, *RUN_STEPS)

@@ -58,7 +58,7 @@ def read_value(name: str, raw: Any) -> Any:
     value = read(raw)
     if value is None:
         text = "a value that is not shown" if is_secret(name) else _shortened(repr(raw))
-        raise ValueError(f"{text} is given, allowed is {allowed}.")
+        raise ValueError(f"{text} is not valid: enter {allowed}.")
     return None if value is False or value == [] else value
 
 

@@ -275,7 +275,7 @@ def _has_type(place: str, key: str, value: Any, reading: _Reading) -> bool:
     types, allowed = _TYPES.get(key, ((object,), ""))
     if isinstance(value, types) and (bool in types or not isinstance(value, bool) or object in types):
         return True
-    reading.problem(place, key, f"{value!r} is given, allowed is {allowed}.")
+    reading.problem(place, key, f"{value!r} is not valid: enter {allowed}.")
     return False
 
 
@@ -345,13 +345,13 @@ def _subset(
     values = {key: value for key, value in merged.items() if key in _OF_THE_TABLE and key != "class_tokens"}
     if not _is_resolution(size := values.get("resolution", 512)):
         text = "text" if isinstance(size, str) else repr(size)
-        reading.problem(place, "resolution", f"{text} is given, allowed is a number or [width, height].")
+        reading.problem(place, "resolution", f"{text} is not valid: enter a number or [width, height].")
         values.pop("resolution")
     batch = merged.get("batch_size", config.training.train_batch_size)
     repeats = merged.get("num_repeats", config.dataset.num_repeats or 1)
     for key, value in (("batch_size", batch), ("num_repeats", repeats)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            reading.problem(place, key, f"{value!r} is given, allowed is a whole number from 1 on.")
+            reading.problem(place, key, f"{value!r} is not valid: enter a whole number from 1 on.")
     tokens = merged.get("class_tokens", "")
     base = config.dataset.model_dump(exclude={"dataset_config", "in_json"})
     try:

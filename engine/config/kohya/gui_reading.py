@@ -72,7 +72,7 @@ class GuiReading:
         number = read(value)
         if number is None:
             if all(problem.key != key for problem in self.conversion.problems):
-                message = f"{value!r} is given, allowed is {allowed}."
+                message = f"{value!r} is not valid: enter {allowed}."
                 self.conversion.problems.append(Problem("", key, message))
             return missing
         return number

@@ -65,7 +65,7 @@ def _set(conversion: Conversion, name: str, raw: str, rule: Rule) -> None:
         number = integer_of(guess_value(raw))
         value = number_of(guess_value(raw)) if number is None else number
         if value is None:
-            message = f"{printable(raw)!r} is given, allowed is a number."
+            message = f"{printable(raw)!r} is not valid: enter a number."
             conversion.problems.append(Problem("", f"network_args {name}", message))
             return
     if field == "algo" and value in _OTHER_KINDS:

@@ -123,7 +123,7 @@ def _job(source: Source, conversion: Conversion, config: Mapping[str, Any]) -> s
     name = config.get("name")
     if not isinstance(name, (str, int, float)) or isinstance(name, bool) or name == "":
         if name not in (None, ""):
-            conversion.problems.append(Problem("", "name", f"{brief(repr(name))} is given, allowed is text."))
+            conversion.problems.append(Problem("", "name", f"{brief(repr(name))} is not valid: enter text."))
         return ""
     conversion.record("name", str(name), Rule("honoured", "saving.output_name"))
     conversion.set("saving.output_name", str(name), "name")
@@ -263,7 +263,7 @@ def _samples(reading: Reading) -> None:
                 text = "a sample is drawn from its prompt, size, seed, steps and guidance"
                 reading.record(f"{key}[{place}].{name}", "no effect", text, value=brief(value))
         if not isinstance(own.get("prompt"), str):
-            message = f"{brief(repr(own.get('prompt')))} is given, allowed is text."
+            message = f"{brief(repr(own.get('prompt')))} is not valid: enter text."
             reading.conversion.problems.append(Problem("", f"{key}[{place}]", message))
             continue
         lines.append(_line(str(own["prompt"]), used, reading.family))
@@ -281,7 +281,7 @@ def _own_value(reading: Reading, used: dict[str, Any], name: str, value: Any, pl
     """A setting of one prompt alone."""
     read, allowed = KINDS[KEYS[f"sample.{name}"].kind]
     if read(value) is None:
-        message = f"{brief(repr(value))} is given, allowed is {allowed}."
+        message = f"{brief(repr(value))} is not valid: enter {allowed}."
         reading.conversion.problems.append(Problem("", place, message))
     else:
         used[name] = value
@@ -303,7 +303,7 @@ def _datasets(reading: Reading, source: Source) -> None:
         if isinstance(item, dict):
             folders += _folders(reading, item, f"datasets[{place}].", trigger)
         else:
-            message = f"{brief(repr(item))} is given, allowed is a table."
+            message = f"{brief(repr(item))} is not valid: enter a table."
             reading.conversion.problems.append(Problem("", f"datasets[{place}]", message))
     batch = reading.get("train.batch_size")
     if batch is not None:
@@ -355,7 +355,7 @@ def _resolutions(inner: Reading) -> list[int]:
     raw = inner.get("resolution")
     sizes = [integer_of(part) for part in (raw if isinstance(raw, list) else [raw])]
     if not sizes or not all(sizes):
-        message = f"{brief(repr(raw))} is given, allowed is a side in pixels, or a list of them."
+        message = f"{brief(repr(raw))} is not valid: enter a side in pixels, or a list of them."
         inner.conversion.problems.append(Problem("", f"{inner.prefix}resolution", message))
         return []
     text = "" if len(sizes) == 1 else "each image once in each of them"

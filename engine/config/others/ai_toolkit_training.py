@@ -161,7 +161,7 @@ def _schedule(reading: Reading, schedule: str, parameters: Mapping[str, Any]) ->
         if name in _SCHEDULE_LENGTHS:
             reading.record(key, "no effect", "it follows from the number of steps", value=brief(raw))
         elif value is None:
-            message = f"{brief(repr(raw))} is given, allowed is a number."
+            message = f"{brief(repr(raw))} is not valid: enter a number."
             reading.conversion.problems.append(Problem("", key, message))
         elif name == "num_warmup_steps" and schedule != "constant":
             warmup = int(value)

@@ -165,7 +165,7 @@ def _arguments(source: Source, report: Conversion, part: str) -> Iterator[tuple[
                 continue
             yield from inner.items()
         elif inner not in (None, "", []):
-            message = f"{brief(repr(inner))} is given, allowed is a table."
+            message = f"{brief(repr(inner))} is not valid: enter a table."
             report.problems.append(Problem("", f"{tab}.{part}", message))
 
 
@@ -198,7 +198,7 @@ def _network(arguments: dict[str, Any], report: Conversion, family: str) -> dict
         module = "lycoris.kohya" if "algo" in settings else "networks.dylora" if "unit" in settings else module
         network["network_args"] = settings_list(settings)
     else:
-        message = f"{brief(repr(table))} is given, allowed is a table."
+        message = f"{brief(repr(table))} is not valid: enter a table."
         report.problems.append(Problem("", "network_args", message))
     network["network_module"] = module
     for key in ("optimizer_args", "lr_scheduler_args"):
@@ -206,7 +206,7 @@ def _network(arguments: dict[str, Any], report: Conversion, family: str) -> dict
         if isinstance(table, dict):
             network[key] = settings_list(table)
         else:
-            report.problems.append(Problem("", key, f"{brief(repr(table))} is given, allowed is a table."))
+            report.problems.append(Problem("", key, f"{brief(repr(table))} is not valid: enter a table."))
     return network
 
 
@@ -217,7 +217,7 @@ def _warmup(arguments: dict[str, Any], report: Conversion) -> None:
         return
     share = number_of(raw)
     if share is None or not 0 <= share < 1:
-        message = f"{brief(repr(raw))} is given, allowed is a share below 1."
+        message = f"{brief(repr(raw))} is not valid: enter a share below 1."
         report.problems.append(Problem("", "warmup_ratio", message))
     elif arguments.get("lr_scheduler") == "constant":
         report.record("warmup_ratio", raw, Rule("no effect", "", "the schedule constant has no warm-up"))
@@ -264,7 +264,7 @@ def _images(source: Source, conversion: Conversion) -> None:
     subsets = source.table.get("subsets")
     folders = []
     if subsets is not None and not isinstance(subsets, list):
-        conversion.problems.append(Problem("", "subsets", f"{brief(repr(subsets))} is given, allowed is a list."))
+        conversion.problems.append(Problem("", "subsets", f"{brief(repr(subsets))} is not valid: enter a list."))
     for place, item in enumerate(subsets if isinstance(subsets, list) else []):
         folder = _subset(item, place, level)
         if folder is not None:
@@ -291,7 +291,7 @@ def _resolution(general: Reading) -> None:
     sides = raw if isinstance(raw, list) else [raw]
     numbers = [KINDS["integer"][0](side) for side in sides]
     if len(sides) not in (1, 2) or not all(numbers):
-        message = f"{brief(repr(raw))} is given, allowed is a side, or [width, height]."
+        message = f"{brief(repr(raw))} is not valid: enter a side, or [width, height]."
         general.conversion.problems.append(Problem("", "resolution", message))
     else:
         general.use("resolution", "dataset.resolution", numbers if len(numbers) == 2 else numbers[0])
@@ -301,7 +301,7 @@ def _subset(item: Any, place: int, level: Conversion) -> Folder | None:
     """One subset; its keys are reported with its number."""
     prefix = f"subsets[{place}]."
     if not isinstance(item, dict):
-        level.problems.append(Problem("", prefix.rstrip("."), f"{brief(repr(item))} is given, allowed is a table."))
+        level.problems.append(Problem("", prefix.rstrip("."), f"{brief(repr(item))} is not valid: enter a table."))
         return None
     own = Conversion("", NAME)
     content = {key: value for key, value in item.items() if value not in (False, 0, [])}

@@ -215,7 +215,7 @@ def _texts(key: str, value: Any, report: Conversion) -> list[str]:
         return []
     texts = value.splitlines() if isinstance(value, str) else KINDS["texts"][0](value)
     if texts is None:
-        report.problems.append(Problem("", key, f"{brief(repr(value))} is given, allowed is a list of texts."))
+        report.problems.append(Problem("", key, f"{brief(repr(value))} is not valid: enter a list of texts."))
         return []
     return [text.strip() for text in texts if text.strip()]
 

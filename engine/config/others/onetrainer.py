@@ -130,7 +130,7 @@ def _checkpointing(reading: Reading) -> None:
     if reading.has("gradient_checkpointing"):
         word = str(older).upper()
         if word not in ("OFF", "ON", "CPU_OFFLOADED", "TRUE", "FALSE"):
-            message = f"{brief(repr(older))} is given, allowed is OFF, ON or CPU_OFFLOADED."
+            message = f"{brief(repr(older))} is not valid: enter OFF, ON or CPU_OFFLOADED."
             reading.conversion.problems.append(Problem("", "gradient_checkpointing", message))
             return
         on = word not in ("OFF", "FALSE")
@@ -217,7 +217,7 @@ def _sample_file(reading: Reading, source: Source) -> None:
     lines = []
     for place, item in enumerate(items):
         if not isinstance(item, dict) or not isinstance(item.get("prompt", ""), str):
-            message = f"{brief(repr(item))} is given, allowed is a table with a prompt."
+            message = f"{brief(repr(item))} is not valid: enter a table with a prompt."
             reading.conversion.problems.append(Problem("", f"samples[{place}]", message))
         elif item.get("enabled", True) and item.get("prompt"):
             lines.append(prompt_line(

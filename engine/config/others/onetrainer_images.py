@@ -37,7 +37,7 @@ def folders_of(items: Sequence[Any], prefix: str, reading: Reading) -> list[Fold
     folders = []
     for place, item in enumerate(items):
         if not isinstance(item, dict):
-            message = f"{brief(repr(item))} is given, allowed is a table."
+            message = f"{brief(repr(item))} is not valid: enter a table."
             reading.conversion.problems.append(Problem("", f"{prefix}[{place}]", message))
             continue
         own = Conversion("", NAME)
@@ -127,7 +127,7 @@ def _size(reading: Reading, key: str) -> int | list[int] | None:
         if "," in text:
             reading.fail(key, "one resolution for all images: give one")
         else:
-            message = f"{brief(repr(raw))} is given, allowed is a side, or width and height as 768x1024."
+            message = f"{brief(repr(raw))} is not valid: enter a side, or width and height as 768x1024."
             reading.conversion.problems.append(Problem("", f"{reading.prefix}{key}", message))
     return None
 

@@ -111,7 +111,7 @@ BETAS: dict[str, tuple[float, ...]] = {
 def optimizer(reading: Reading) -> None:
     """The optimizer and its settings."""
     if reading.has("optimizer"):
-        message = f"{brief(repr(reading.content['optimizer']))} is given, allowed is a table."
+        message = f"{brief(repr(reading.content['optimizer']))} is not valid: enter a table."
         reading.conversion.problems.append(Problem("", "optimizer", message))
         return
     chosen = reading.chosen("optimizer.optimizer")
@@ -145,7 +145,7 @@ def _read(reading: Reading, chosen: str) -> dict[str, Any]:
             values[setting] = value
             reading.record(key, "honoured", "", "training.optimizer_args")
         else:
-            message = f"{brief(repr(value))} is given, allowed is a number, or true or false."
+            message = f"{brief(repr(value))} is not valid: enter a number, or true or false."
             reading.conversion.problems.append(Problem("", key, message))
     return values
 

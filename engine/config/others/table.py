@@ -177,7 +177,7 @@ class Reading:
                     self._problem(key, f"{value!r} {CONTROLS_MESSAGE}", CONTROLS_HINT)
                     return None
                 return value
-            self._problem(key, f"{brief(repr(self.content[key]))} is given, allowed is {allowed}.")
+            self._problem(key, f"{brief(repr(self.content[key]))} is not valid: enter {allowed}.")
         return None if row.default is ABSENT else row.default
 
     def is_open(self, key: str) -> bool:
@@ -232,7 +232,7 @@ class Reading:
             near = difflib.get_close_matches(str(word).lower(), row.choices, n=1)
             hint = f"Did you mean {near[0]}?" if near else ""
             words = ", ".join(row.choices)
-            self._problem(key, f"{brief(repr(word))} is given, allowed is one of: {words}.", hint)
+            self._problem(key, f"{brief(repr(word))} is not valid: enter one of: {words}.", hint)
             return None
         if isinstance(match, Rule):
             self.record(key, match.status, match.text, match.target, value=word)
@@ -334,7 +334,7 @@ def _flat(
         if isinstance(value, dict) and (holds or _wildcard(f"{key}.x", table)):
             yield from _flat(value, table, conversion, f"{key}.", prefix)
         elif holds and key not in table and value not in (None, "", []):
-            message = f"{brief(repr(value))} is given, allowed is a table."
+            message = f"{brief(repr(value))} is not valid: enter a table."
             conversion.problems.append(Problem("", f"{prefix}{key}", message))
         else:
             yield key, value

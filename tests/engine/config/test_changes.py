@@ -47,8 +47,8 @@ def test_each_key_goes_through_its_text_and_a_file(key: str, tmp_path: Path) -> 
         (["5: training.seed=1"], "training.seed cannot change during a run"),
         (["9: training.unet_lr=1", "5: training.unet_lr=1"], "in the order of their steps"),
         (["5: training.unet_lr=1"] * (MOST + 1), f"up to {MOST} changes"),
-        (["5: training.unet_lr=-1"], "'5: training.unet_lr=-1' is given, allowed is greater than or equal to 0"),
-        (["5: training.unet_lr=fast"], "'5: training.unet_lr=fast' is given, allowed is a valid number"),
+        (["5: training.unet_lr=-1"], "'5: training.unet_lr=-1' is not valid: it must be greater than or equal to 0"),
+        (["5: training.unet_lr=fast"], "'5: training.unet_lr=fast' is not valid: it must be a valid number"),
         (["5: training.max_train_epochs=0"], "greater than or equal to 1"),
     ],
 )

@@ -79,24 +79,24 @@ def test_typed_text_becomes_a_value(key: str, text: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("key", "text", "sentence"),
     [
-        ("training.unet_lr", "fast", "fast is given, allowed is a number, 0 or more."),
-        ("training.unet_lr", "nan", "nan is given, allowed is a number, 0 or more."),
+        ("training.unet_lr", "fast", '"fast" is not valid: enter a number, 0 or more.'),
+        ("training.unet_lr", "nan", '"nan" is not valid: enter a number, 0 or more.'),
         (
             "training.text_encoder_lr",
             "1e-5,fast",
-            "[1e-05, 'fast'] is given, allowed is a number from 0 on, or up to 4, separated by commas.",
+            "[1e-05, 'fast'] is not valid: enter a number from 0 on, or up to 4, separated by commas.",
         ),
         (
             "training.text_encoder_lr",
             "1e-5,true",
-            "[1e-05, True] is given, allowed is a number from 0 on, or up to 4, separated by commas.",
+            "[1e-05, True] is not valid: enter a number from 0 on, or up to 4, separated by commas.",
         ),
-        ("training.seed", "true", "True is given, allowed is a whole number, from 0 to 4294967295."),
-        ("training.seed", "1.5", "1.5 is given, allowed is a whole number, from 0 to 4294967295."),
-        ("network.network_dim", "0", "0 is given, allowed is a whole number, from 1 to 1024."),
+        ("training.seed", "true", '"True" is not valid: enter a whole number, from 0 to 4294967295.'),
+        ("training.seed", "1.5", '"1.5" is not valid: enter a whole number, from 0 to 4294967295.'),
+        ("network.network_dim", "0", '"0" is not valid: enter a whole number, from 1 to 1024.'),
         ("network.network_dim", "", "A number is needed here."),
-        ("dataset.resolution", "12", "12 is given, allowed is a side between 64 and 4096 px, or [width, height]."),
-        ("dataset.resolution", "big", "'big' is given, allowed is a side in px, or width and height: 512,768."),
+        ("dataset.resolution", "12", "12 is not valid: enter a side between 64 and 4096 px, or [width, height]."),
+        ("dataset.resolution", "big", '"big" is not valid: enter a side in px, or width and height: 512,768.'),
     ],
 )
 def test_what_cannot_be_is_one_sentence(key: str, text: str, sentence: str) -> None:

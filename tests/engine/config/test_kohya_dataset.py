@@ -101,13 +101,13 @@ def test_every_problem_is_reported_with_its_place(write: Write) -> None:
         "extra: unknown key.", "general.suffle_caption: unknown key.", "general.image_dir: not allowed here.",
         "datasets[0].subsets[0].batch_size: not allowed here.",
         "datasets[0].subsets[0].image_dir: required, and missing.",
-        "datasets[0].subsets[1].num_repeats: 0 is given, allowed is a whole number from 1 on.",
-        "datasets[0].subsets[1].face_crop_aug_range: 2.0 is given, allowed is two numbers: [2.0, 4.0].",
+        "datasets[0].subsets[1].num_repeats: 0 is not valid: enter a whole number from 1 on.",
+        "datasets[0].subsets[1].face_crop_aug_range: 2.0 is not valid: enter two numbers: [2.0, 4.0].",
         "datasets[1].subsets: subsets of several kinds: with captions next to the images, with metadata_file.",
     ):  # fmt: skip
         assert expected in reported, reported
     assert any(text.startswith("datasets[0].subsets[1].flip_aug: ") for text in reported)
-    assert any(text.startswith("datasets[0].subsets[0].resolution: text is given") for text in reported)
+    assert any(text.startswith("datasets[0].subsets[0].resolution: text is not valid") for text in reported)
 
 
 def test_masks_need_masked_loss(write: Write) -> None:
@@ -196,7 +196,7 @@ image_dir = "b"
         (problem,) = caught.value.problems
         number = {"general": 2, "datasets": 4, "datasets.subsets": 7}[level]
         assert problem.where == f"{path}, line {number}" and problem.key.endswith(key), value
-        assert "is given, allowed is" in problem.message
+        assert "is not valid: enter" in problem.message
 
 
 def test_a_path_of_windows_is_a_problem_with_the_line(write: Write) -> None:

@@ -113,7 +113,7 @@ def test_what_a_module_does_not_read_has_no_effect(
         (KOHYA, "loraplus_lr_ratio=-2", "greater than 0"),
         (FLUX, "train_double_block_indices=3-1", "train_double_block_indices"),
         (FLUX, "network_reg_dims=img_attn", "pattern=value"),
-        (LYCORIS, "preset=/presets/mine.toml", "'/presets/mine.toml' is given"),
+        (LYCORIS, "preset=/presets/mine.toml", "'/presets/mine.toml' is not valid"),
         (LOHA, "exclude_patterns=['(a']", "(a"),
         (LOHA, "exclude_patterns=['(?=a)b']", "look"),
     ],

@@ -202,11 +202,11 @@ def test_a_name_may_be_cut_short(write: Write, option: str, table: str, key: str
         ("--res 512", "line 1: --res: may be resize_interpolation or resolution or resume or resume_from_huggingface."),
         ("--network_d 4", "line 1: --network_d: may be network_dim or network_dropout."),
         ("--xformers=False", "line 1: xformers: 'False' is given, but it takes no value."),
-        ("--learn x", "line 1: learning_rate: 'x' is given, allowed is a number."),
-        ("--text_encoder_lr a,b", "line 1: text_encoder_lr: ['a,b'] is given, allowed is a number, or a list"),
-        ("--network_dim nan", "line 1: network_dim: 'nan' is given, allowed is a whole number."),
-        ("--network_args conv_dim=x", "line 1: network_args conv_dim: 'x' is given, allowed is a number."),
-        ("--seed -1", "line 1: training.seed: -1 is given, allowed is greater than or equal to 0."),
+        ("--learn x", "line 1: learning_rate: 'x' is not valid: enter a number."),
+        ("--text_encoder_lr a,b", "line 1: text_encoder_lr: ['a,b'] is not valid: enter a number, or a list"),
+        ("--network_dim nan", "line 1: network_dim: 'nan' is not valid: enter a whole number."),
+        ("--network_args conv_dim=x", "line 1: network_args conv_dim: 'x' is not valid: enter a number."),
+        ("--seed -1", "line 1: training.seed: -1 is not valid: enter a number greater than or equal to 0."),
     ],
 )  # fmt: skip
 def test_problems_of_a_command_line(write: Write, option: str, message: str) -> None:

@@ -60,10 +60,10 @@ def test_json() -> None:
     [
         ("[model]\nclip_skip = 1\n\n[training.extra]\na = 1\n", "line 4: training.extra: unknown key."),
         ("[model]\nclip_skip = 1\n\ntraining.extra.a = 1\n", "line 4: model.training: unknown key."),
-        ("training.unet_lr = 1e-4\ntraining.seed = -1\n", "line 2: training.seed: -1 is given"),
-        ("[training]\n\n'seed' = -1\n", "line 3: training.seed: -1 is given"),
-        ('[ training ]\n\n"seed" = -1\n', "line 3: training.seed: -1 is given"),
-        ("training = {unet_lr = 1e-4, seed = -1}\n", "line 1: training.seed: -1 is given"),
+        ("training.unet_lr = 1e-4\ntraining.seed = -1\n", "line 2: training.seed: -1 is not valid"),
+        ("[training]\n\n'seed' = -1\n", "line 3: training.seed: -1 is not valid"),
+        ('[ training ]\n\n"seed" = -1\n', "line 3: training.seed: -1 is not valid"),
+        ("training = {unet_lr = 1e-4, seed = -1}\n", "line 1: training.seed: -1 is not valid"),
         ("\n[[training]]\nseed = 1\n", "line 2: training: unknown table or key."),
         (
             '[saving]\ntraining_comment = """\n[training]\nseed = 5\n"""\n[training]\nseed = -1\n',

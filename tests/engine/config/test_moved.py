@@ -111,7 +111,7 @@ def test_a_problem_names_the_key_that_was_written(old_file: Path) -> None:
     old_file.write_text(OLD_FILE.replace("guidance_scale = 3.5", "guidance_scale = -1"))
     with pytest.raises(ConfigError) as caught:
         load_config(old_file)
-    assert str(caught.value.problems[0]).startswith(f"{old_file}, line 7: training.guidance_scale: -1 is given")
+    assert str(caught.value.problems[0]).startswith(f"{old_file}, line 7: training.guidance_scale: -1 is not valid")
     with refused("config-invalid", "--set flux.guidance_scale=-2: flux.guidance_scale: -2"):
         load_config(old_file, ["flux.guidance_scale=-2"])
 

@@ -84,7 +84,12 @@ def test_a_killed_trainer_is_lost_and_explained(prepared: RunDir, start: Start, 
         ending = follow(prepared, lambda _: None, process=own)
         assert ending.state.state == "lost" and ending.exit_code == ExitCode.TRAINING_FAILED
         text = "\n".join(ending.explanation)
-        assert "lost at step" in text and "fake trainer" in text and "Last event" in text and "dmesg" in text
+        assert (
+            "stopped unexpectedly at step" in text
+            and "fake trainer" in text
+            and "Last event" in text
+            and "dmesg" in text
+        )
         assert ending.explanation[-1].endswith(f"lorasmith resume {prepared.path}")
     with prepared.events_path.open("ab") as file:
         file.write(b'{"v": 1, "seq"')
@@ -107,7 +112,7 @@ def test_a_lost_run_has_the_step_of_its_events(prepared: RunDir) -> None:
         write_text(prepared.state_path, json.dumps({"state": "running", "step": 54, "epoch": 3, "updated": updated}))
         state = true_state(prepared)
         assert (state.state, state.step) == ("lost", step)
-        assert explain(prepared, state)[0].startswith(f"The run was lost at step {step}:")
+        assert explain(prepared, state)[0].startswith(f"The run stopped unexpectedly at step {step}:")
 
 
 def test_a_trainer_that_dies_at_once_shows_its_log(prepared: RunDir, start: Start) -> None:

@@ -119,7 +119,7 @@ async def test_a_signal_ends_it_cleanly(smith: Smith, until: Until, number: sign
 async def test_the_palette_offers_every_key_and_the_themes(smith: Smith, until: Until, text: Shown) -> None:
     app = smith()
     async with app.run_test(size=NARROW) as pilot:
-        await until(pilot, lambda: "n begins" in text(app))
+        await until(pilot, lambda: "Set up a new run" in text(app))
         offered = {command.title: command.help for command in app.get_system_commands(app.screen)}
         for title in ("Theme", "Help", "New run", "Quit", "Repaint", "Images"):
             assert offered[title]
@@ -143,7 +143,7 @@ async def test_help_shows_the_keys_that_work_here(smith: Smith, until: Until, te
     async with app.run_test(size=(120, 36)) as pilot:
         await pilot.press("question_mark")
         await until(pilot, lambda: isinstance(app.screen, HelpScreen))
-        await until(pilot, lambda: "New run: The wizard" in text(app) and "lost:" in text(app))
+        await until(pilot, lambda: "New run: Set up a new run" in text(app) and "lost:" in text(app))
         await pilot.press("q")
         await until(pilot, lambda: isinstance(app.screen, HomeScreen))
 
@@ -212,3 +212,24 @@ async def test_every_theme_shows_home(
     async with app.run_test(size=NARROW) as pilot:
         await until(pilot, lambda: "There is no run yet" in text(app))
         assert app.theme == theme
+
+
+async def test_help_fits_and_names_our_keys_only(smith: Smith, until: Until, text: Shown) -> None:
+    app = smith("captions")
+    app.first_step = "captions"
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: getattr(app.screen, "STEP", "") == "captions")
+        await pilot.press("f1")
+        await until(pilot, lambda: isinstance(app.screen, HelpScreen))
+        await until(pilot, lambda: "Up and Down scroll, Escape closes." in text(app))
+        assert isinstance(app.screen, HelpScreen)
+        words = [words for _key, words in app.screen._keys]
+        assert not [line for line in words if "Page Left" in line or "Copy selected text" in line]
+        assert [line for line in words if line.startswith("Replace: ")]
+
+
+async def test_the_palette_finds_an_action_by_what_it_does(smith: Smith, until: Until, text: Shown) -> None:
+    app = smith()
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("ctrl+p", *"trainer's configuration".replace("\\", ""))
+        await until(pilot, lambda: "From file" in text(app))

@@ -60,7 +60,7 @@ async def test_a_setting_is_changed_and_the_answer_shown(
         await pilot.press("down", "enter")
         await until(pilot, lambda: isinstance(app.screen, AskTextScreen))
         await pilot.press(*"fast", "enter")
-        await until(pilot, lambda: "allowed is a number" in text(app))
+        await until(pilot, lambda: "enter a number" in text(app))
         await pilot.press("ctrl+a", "ctrl+k", *"5e-5", "enter")
         await until(pilot, lambda: "the trainer answers between two steps" in text(app))
         await until(pilot, lambda: [change.key for change in execute(trainer)] == ["training.unet_lr"])

@@ -20,11 +20,13 @@ from engine.runs.events import NoteEvent, OomEvent, PhaseEvent, ProgressEvent
 from engine.runs.layout import write_record
 from tests.fake_run import PlayedTrainer, prepared_run, trained_on_copies
 from tui.app import LoraSmithApp
+from tui.screens import dashboard
 from tui.screens.ask import AskScreen
 from tui.screens.dashboard import DashboardScreen
 from tui.screens.home import HomeScreen
 from tui.screens.remedies import RemediesScreen
 from tui.screens.results import ResultsScreen
+from tui.widgets.chart import SLOW_SECONDS, LossChart
 from tui.widgets.gallery import Gallery
 
 FAKE = Path(__file__).parents[2] / "engine" / "runs" / "fake_trainer.py"
@@ -251,7 +253,7 @@ async def test_a_lost_run_explains_itself_and_resumes(
     async with watching(run_dir).run_test(size=NARROW) as pilot:
         await until(pilot, lambda: "r resumes it from the saved state of step 0." in text(pilot.app))
         assert "! lost" in text(pilot.app)
-        assert "The run was lost at step 3: its process ended without a word" in flat(text(pilot.app))
+        assert "The run stopped unexpectedly at step 3: the process stopped unexpectedly" in flat(text(pilot.app))
         await pilot.press("3")
         await until(pilot, lambda: "check dmesg" in flat(text(pilot.app)))
         await pilot.press("r")
@@ -265,7 +267,7 @@ async def test_a_run_of_another_machine_asks_before_it_resumes(
     write_record(run_dir.state_path, {"state": "running", "pid": 1, "step": 5, "host": "gpu-server", "updated": 1000.0})
     async with watching(run_dir).run_test(size=NARROW) as pilot:
         await until(pilot, lambda: "? unknown" in text(pilot.app))
-        assert "of another machine: it ran on gpu-server" in flat(text(pilot.app))
+        assert "on another machine: it ran on gpu-server" in flat(text(pilot.app))
         assert "x Stop" not in text(pilot.app)
         await pilot.press("r")
         await until(pilot, lambda: isinstance(pilot.app.screen, AskScreen))
@@ -280,7 +282,7 @@ async def test_without_permission_it_is_read_only(
     trainer.train(2)
     monkeypatch.setattr("tui.watching.run.os.access", lambda path, mode: not mode & os.W_OK)  # root may write anywhere
     async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
-        await until(pilot, lambda: "No permission to write: this run is read-only" in text(pilot.app))
+        await until(pilot, lambda: "Read-only: you don't have write permission" in text(pilot.app))
         await pilot.press("s")
         await until(pilot, lambda: "✗ You may not write into" in text(pilot.app))
         assert not list(trainer.run_dir.control.iterdir()) and "2 of 100" in text(pilot.app)
@@ -351,7 +353,7 @@ async def test_out_of_memory_shows_numbers_and_one_key_continues(
         await until(pilot, lambda: isinstance(pilot.app.screen, RemediesScreen) and "Costs:" in text(pilot.app))
         shown = flat(text(pilot.app))
         for expected in (
-            "Out of memory", "While training, at step 2, cuda:0 ran out of memory", "512.0 MiB requested",
+            "Out of memory", "cuda:0 ran out of memory at step 2, while training", "512.0 MiB requested",
             "210.0 MiB free", "16.0 GiB in all", "14.5 GiB allocated by the training", "15.0 GiB reserved by it",
             "Batch", "Saves:", "Costs:",
         ):  # fmt: skip
@@ -485,3 +487,98 @@ async def test_help_names_every_key(watching: Open, trainer: PlayedTrainer, unti
         await until(pilot, lambda: "This screen only watches it" in flat(text(pilot.app)))
         for expected in ("Generate samples now.", "Finish the step", "Overview", "Samples", "Events", "Log"):
             assert expected in text(pilot.app), expected
+
+
+async def test_the_answer_to_a_request_fades(
+    watching: Open, trainer: PlayedTrainer, until: Until, text: Text, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tui.screens.base.ANSWER_SECONDS", 0.3)
+    trainer.train(3)
+    async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "3 of 100" in text(pilot.app))
+        await pilot.press("s")
+        await until(pilot, lambda: trainer.answer("refused: not possible in this phase") == ["sample_now"])
+        await until(pilot, lambda: "not possible while the model is loading" in text(pilot.app))
+        await until(pilot, lambda: "not possible while the model is loading" not in text(pilot.app))
+
+
+async def test_the_part_with_the_focus_is_seen_and_can_have_the_whole_screen(
+    watching: Open, trainer: PlayedTrainer, until: Until, text: Text
+) -> None:
+    trainer.train(3)
+    async with watching(trainer.run_dir).run_test(size=WIDE) as pilot:
+        app = pilot.app
+        await until(pilot, lambda: "3 of 100" in text(app))
+        for key, name in (("3", "events"), ("4", "log"), ("2", "samples"), ("1", "overview")):
+            await pilot.press(key)
+            await until(pilot, lambda name=name: app.focused and name in [n.id for n in app.focused.ancestors])
+            titles = {pane.id: pane.query_one(".pane-title").styles for pane in app.screen.query(".pane")}
+            assert [id for id, styles in titles.items() if styles.text_style.reverse] == [name]
+        await pilot.press("3", "f11")
+        await until(pilot, lambda: "The trainer started" in text(app) and "smoothed" not in text(app))
+        await pilot.press("2")
+        await until(pilot, lambda: "No samples yet." in text(app) and "The trainer started" not in text(app))
+        await pilot.press("f11")
+        await until(pilot, lambda: "The trainer started" in text(app) and "smoothed" in text(app))
+
+
+async def test_keys_and_help_are_those_of_the_state(
+    watching: Open, trainer: PlayedTrainer, until: Until, text: Text
+) -> None:
+    trainer.train(3)
+    async with watching(trainer.run_dir).run_test(size=(120, 50)) as pilot:
+        await until(pilot, lambda: "p Pause" in text(pilot.app))
+        await pilot.press("f1")
+        await until(pilot, lambda: "Pause and Stop are requests" in flat(text(pilot.app)))
+        await pilot.press("escape")
+        trainer.state.update(force=True, state="paused")
+        await until(pilot, lambda: "p Continue" in text(pilot.app) and "p Pause" not in text(pilot.app))
+        trainer.end()
+        await until(pilot, lambda: "r Train longer" in text(pilot.app) and "v Results" in text(pilot.app))
+        await pilot.press("f1")
+        await until(pilot, lambda: "The training is finished." in text(pilot.app))
+        assert "are requests" not in text(pilot.app)
+
+
+async def test_the_bar_of_the_epoch_is_full_at_the_end(
+    watching: Open, trainer: PlayedTrainer, until: Until, text: Text
+) -> None:
+    trainer.total = 25  # two and a half epochs
+    trainer.train(25)
+    trainer.end()
+    async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "25 of 25" in text(pilot.app))
+        assert "░" not in text(pilot.app)
+
+
+async def test_leaving_it_the_list_stands_on_its_run(
+    watching: Open, trainer: PlayedTrainer, until: Until, home: Path, text: Text
+) -> None:
+    newer = prepared_run(home, "newer")
+    async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "robot" in text(pilot.app))
+        await pilot.press("escape")
+        screen = pilot.app.screen
+        assert isinstance(screen, HomeScreen)
+        await until(pilot, lambda: screen.runs and str(newer.path) in screen.runs)
+        await until(pilot, lambda: screen.chosen() and screen.chosen().run_dir.path == trainer.run_dir.path)
+
+
+async def test_on_a_slow_line_it_looks_rarely_except_for_an_answer(
+    smith: Callable[..., LoraSmithApp], trainer: PlayedTrainer, until: Until, text: Text
+) -> None:
+    """How much that saves: benchmarks/tui.py."""
+    trainer.train(3)
+    app = smith(low_bandwidth=True)
+    app.first_run = trainer.run_dir
+    async with app.run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "3 of 100" in text(app))
+        screen = app.screen
+        assert isinstance(screen, DashboardScreen)
+        assert screen._pace == dashboard.SLOWER * dashboard.LIVE_SECONDS
+        assert screen.query_one(LossChart)._pace == SLOW_SECONDS
+        await pilot.press("s")
+        await until(pilot, lambda: screen._pace == dashboard.LIVE_SECONDS)
+        trainer.answer()
+        await until(pilot, lambda: "Sample now: done" in text(app))
+        assert screen._pace == dashboard.SLOWER * dashboard.LIVE_SECONDS

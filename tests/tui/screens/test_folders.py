@@ -102,7 +102,7 @@ async def test_the_demo_is_filled_in_and_continues(smith: Smith, until: Until, t
         app.go_to("folders")
         await until(pilot, lambda: "16 images, all with captions, 1 bucket, 4 validation" in text(app))
         await until(pilot, lambda: "64×64 px" in text(app))
-        await until(pilot, lambda: "✓ smithy: split into 4 tokens (sm, it, h, y), no known word." in text(app))
+        await until(pilot, lambda: "✓ smithy: not a word the model knows (4 tokens)" in text(app))
         await pilot.press("ctrl+n")
         await until(pilot, lambda: app.draft.step == "captions")
     assert app.draft.done == ["folders"]
@@ -172,10 +172,10 @@ async def test_trigger_word_and_suggestion(smith: Smith, until: Until, text: Sho
     app = smith("folders", extras=entered(photos))
     async with app.run_test(size=(80, 24)) as pilot:
         app.go_to("folders")
-        await until(pilot, lambda: "anna: 1 token, a known word" in text(app))
+        await until(pilot, lambda: "anna: a word that the model knows (1 token)" in text(app))
         await until(pilot, lambda: "Rarer: 4nn4, 3 tokens (ctrl+t)" in text(app))
         await pilot.press("ctrl+t")
-        await until(pilot, lambda: "✓ 4nn4: split into 3 tokens (4, nn, 4), no known word." in text(app))
+        await until(pilot, lambda: "✓ 4nn4: not a word the model knows (3 tokens)" in text(app))
         await pilot.press("ctrl+n")
         await until(pilot, lambda: app.draft.step == "captions")
         assert app.draft.config().trigger == "4nn4"
@@ -415,7 +415,7 @@ async def test_a_copied_run_under_a_new_name_keeps_its_trigger_word(
         await pilot.press("c")
         await until(pilot, lambda: app.draft.step == "folders" and "Trigger ann" in " ".join(text(app).split()))
         await fill(pilot, "name", "ann 2")
-        await until(pilot, lambda: "ann: split into 2 tokens" in text(app))
+        await until(pilot, lambda: "ann: not a word the model knows (2 tokens)" in text(app))
         await until(pilot, lambda: "6 images, all with captions" in text(app))
         assert "without the trigger word" not in text(app)
         await pilot.press("ctrl+g", "5")
@@ -471,7 +471,13 @@ async def test_captions_without_the_trigger_word_are_counted_at_once(
         app.go_to("folders")
         await until(pilot, lambda: "! 4 of 4 captions without the trigger word anna" in " ".join(text(app).split()))
         await fill(pilot, "trigger", "fox")
-        await until(pilot, lambda: "fox: 1 token" in text(app) and "without the trigger word" not in text(app))
+        await until(
+            pilot,
+            lambda: (
+                "fox: a word that the model knows (1 token)" in text(app)
+                and "without the trigger word" not in text(app)
+            ),
+        )
 
 
 async def test_the_demo_under_another_name_is_called_as_in_its_captions(smith: Smith, until: Until) -> None:

@@ -71,7 +71,7 @@ async def test_without_a_run_it_shows_what_to_press(smith: Smith, until: Until, 
     app = smith()
     async with app.run_test(size=NARROW) as pilot:
         await until(pilot, lambda: "There is no run yet" in text(app))
-        assert "n begins a new run" in text(app) and "lorasmith demo" in text(app)
+        assert "n  Set up a new run" in text(app) and "lorasmith demo" in text(app)
         assert text(app).startswith(" LoRA Smith"), "its own style sheet is in force"
         assert not app.screen.query(DataTable)
 
@@ -94,7 +94,7 @@ async def test_each_run_is_shown_for_what_it_is(smith: Smith, live: RunDir, unti
         for name, words in {
             "good": "5 of 20 (25 %)",
             "sad": "! Use batch 1:\n    resume --x",
-            "gone": "last line of its events is unfinished",
+            "gone": "The last event is incomplete",
             "far": "It ran on gpu-server-7",
             "broken": "meta.json) cannot be read",
             "alive": "Trains in process",
@@ -276,9 +276,9 @@ async def test_n_continues_or_starts_over(
     app, steps = smith("captions", values={"saving.output_name": "dog"}, done=("hardware",)), []
     monkeypatch.setattr(app, "go_to", steps.append)
     async with app.run_test(size=NARROW) as pilot:
-        await until(pilot, lambda: "n continues dog at step Captions" in text(app))
+        await until(pilot, lambda: "n  Continue setting up dog at Captions" in text(app))
         await pilot.press("n")
-        await until(pilot, lambda: "There is an unfinished setup: dog" in text(app))
+        await until(pilot, lambda: "You have an unfinished setup: dog" in text(app))
         await pilot.press("enter")
         assert steps == ["captions"] and app.draft.values
         await pilot.press("n")
@@ -296,7 +296,7 @@ async def test_a_run_that_may_only_be_read(smith: Smith, home: Path, until: Unti
     try:
         app = smith()
         async with app.run_test(size=NARROW) as pilot:
-            await until(pilot, lambda: "No permission to write" in text(app))
+            await until(pilot, lambda: "write permission" in text(app))
     finally:
         run_dir.private.chmod(0o755)
 

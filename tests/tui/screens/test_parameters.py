@@ -61,12 +61,12 @@ async def test_a_wrong_value_is_shown_under_its_row_and_stops_next(opened: Smith
         await until(pilot, lambda: "140 steps" in text(app))
         await stand_on(pilot, "network.network_dim")
         await pilot.press("enter", "0")
-        await until(pilot, lambda: "✗ 0 is given, allowed is a whole number, from 1 to 1024." in text(app))
+        await until(pilot, lambda: '✗ "0" is not valid: enter a whole number, from 1 to 1024.' in text(app))
         await pilot.press("enter", "escape", "home")  # keep it, leave the search, go elsewhere
         assert "network.network_dim" not in app.draft.values and rows(app).key != "network.network_dim"
         await until(pilot, lambda: "computed once the fields marked ✗ are fixed" in text(app))
         await pilot.press("ctrl+n")
-        await until(pilot, lambda: rows(app).key == "network.network_dim" and "✗ Rank: 0 is given" in text(app))
+        await until(pilot, lambda: rows(app).key == "network.network_dim" and '✗ Rank: "0" is not valid' in text(app))
         assert app.draft.step == "parameters"
         await pilot.press("enter", "8", "enter", "ctrl+n")
         await until(pilot, lambda: "Ready" in text(app) and "Start training" in text(app))
@@ -95,7 +95,7 @@ async def test_what_is_typed_survives_leaving_and_coming_back(opened: Smith, unt
         await until(pilot, lambda: "Ready to start." in text(app))
         await pilot.press("escape")
         await until(pilot, lambda: isinstance(app.screen, ParametersScreen) and rows(app).key == "training.seed")
-        await until(pilot, lambda: "12x is given" in text(app) and "advanced" in text(app))
+        await until(pilot, lambda: '"12x" is not valid' in text(app) and "advanced" in text(app))
 
 
 async def test_switches_and_choices_by_keys(opened: Smith) -> None:
@@ -227,7 +227,9 @@ async def test_pages_and_ends(opened: Smith, until: Until, text: Shown) -> None:
 async def test_a_click_highlights_a_row_and_a_second_one_edits_it(opened: Smith, until: Until) -> None:
     app = opened()
     async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: rows(app).key == "model.family")
+        await until(pilot, lambda: rows(app).key == "network.network_dim")
+        await pilot.press("home")
+        await until(pilot, lambda: rows(app).key != "network.network_dim")
         await pilot.click(FieldList, offset=(5, 3))
         await until(pilot, lambda: rows(app).key == "model.clip_skip")
         await pilot.click(FieldList, offset=(5, 3))

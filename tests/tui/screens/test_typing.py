@@ -183,7 +183,7 @@ async def test_the_first_step_shows_that_escape_leaves_the_wizard(app: LoraSmith
         await pilot.press("escape")
         await until(pilot, lambda: isinstance(app.focused, OptionList) and "esc Runs" in text(app).splitlines()[-1])
         await pilot.press("escape")
-        await until(pilot, lambda: "n continues anna at step Hardware" in text(app))
+        await until(pilot, lambda: "n  Continue setting up anna at Hardware" in text(app))
 
 
 async def test_a_caption_comes_back_after_it_was_saved(app: LoraSmithApp, until: Until, photos: Path) -> None:

@@ -1,4 +1,4 @@
-"""Names of runs: the next free one, and what is in a name's place."""
+"""Names of runs: the next free one, and which run has a name already."""
 
 from __future__ import annotations
 

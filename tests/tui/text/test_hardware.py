@@ -89,7 +89,7 @@ def test_a_torch_for_the_cpu_next_to_a_gpu(nvml: Play) -> None:
     assert places(list_gpus(), CPU_ONLY, "auto")[0].title == "Automatic: the CPU"
     assert places(list_gpus(), CUDA, "auto")[0].title == "Automatic: GPU 0"
     for device in ("auto", "cuda:0", "cpu"):
-        assert "--torch-backend=auto" in facts(device, CPU_ONLY)["PyTorch"]
+        assert "pip install --force-reinstall torch --index-url" in facts(device, CPU_ONLY)["PyTorch"]
 
 
 def test_what_is_hidden_or_chosen(nvml: Play, monkeypatch: pytest.MonkeyPatch) -> None:
