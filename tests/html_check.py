@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from html.parser import HTMLParser
 
+from engine.html_page import page
+
 VOID = frozenset({"meta", "link", "img", "br", "hr", "input"})
 REFERENCES = ("aria-labelledby", "aria-describedby")
 
@@ -22,6 +24,9 @@ class PageReader(HTMLParser):
         self.policy = ""
         self.text: list[str] = []
         self.images: list[str] = []
+        self.links: list[str] = []
+        """Where the navigation leads."""
+        self.sections: list[str] = []
         self._open: list[str] = []
         self._targets: set[str] = set()
 
@@ -57,8 +62,11 @@ class PageReader(HTMLParser):
                 self.problems.append(f"<{tag} {name}={value}> leads out of the page")
             if name == "href" and (value or "").startswith("#"):
                 self._targets.add((value or "")[1:])
+                self.links += [(value or "")[1:]] if "nav" in self._open else []
             if name in REFERENCES:
                 self._targets.update((value or "").split())
+        if tag == "section":
+            self.sections.append(attributes.get("id") or "")
         if tag == "img":
             self.images.append(attributes.get("src") or "")
             if not attributes.get("alt"):
@@ -79,4 +87,17 @@ def read_page(text: str) -> PageReader:
     reader.feed(text)
     reader.close()
     reader.finish()
+    return reader
+
+
+def sound(text: str) -> PageReader:
+    """A page that is as every page must be: its navigation names its sections, and it asks for nothing."""
+    reader = read_page(text)
+    assert reader.problems == []
+    assert reader.scripts == [page.asset("page.js")] and reader.styles == [page.asset("page.css")]
+    for part in ("default-src 'none'", f"script-src '{page.digest(page.asset('page.js'))}'", "img-src data:"):
+        assert part in reader.policy
+    assert "unsafe" not in reader.policy and "http" not in reader.policy
+    assert reader.tags["main"] == reader.tags["h1"] == reader.tags["nav"] == 1
+    assert len(reader.sections) > 1 and reader.links == reader.sections
     return reader

@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.results import page
+from engine.html_page import page
+from engine.html_page.page import WrittenPage
+from engine.html_page.place import RESULTS
 from engine.results.charts import validation_chart
 from engine.results.columns import COLUMNS, SIGNS, measured_columns
 from engine.results.comparison import Comparison
 from engine.results.embedded import Embedder
 from engine.results.grid import MOST_PROMPTS, GridColumn, GridRow, SampleGrid, column
-from engine.results.page import WrittenPage
 from engine.results.record import RunRecord
 from engine.results.report import heading_facts, image_notes
 from engine.results.settings import homeless
+
+_TEMPLATE = Path(__file__).parent / "assets" / "compare.html"
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ def write_comparison(comparison: Comparison, path: Path) -> WrittenPage:
     notes = image_notes([grid], embedder)
     best = [run.assessment.best.measures for run in comparison.runs if run.assessment.best]
     text = page.render(
-        "compare.html",
+        _TEMPLATE,
+        RESULTS,
         title=" and ".join(dict.fromkeys(comparison.labels)),
         runs=[_run(comparison, place, run) for place, run in enumerate(comparison.runs)],
         labels=comparison.labels,

@@ -5,7 +5,6 @@ Only pixels get into the page: no metadata, and no bytes that a browser might in
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from PIL import Image
 
 from engine.dataset.decoding import UnusableImage, opened
 from engine.dataset.pixels import flatten
+from engine.html_page.page import EmbeddedImage, data_url
 
 MOST_BYTES = 16 * 2**20
 """Of all images of a page together, as WebP; base64 adds a third."""
@@ -24,19 +24,6 @@ SMALL = 160
 """Images up to this side are kept as they are, without loss."""
 _LADDER = ((768, 82), (512, 80), (384, 74), (256, 70), (160, 60), (96, 50))
 """(longest side in px, WebP quality), tried until an image fits into its share."""
-
-
-@dataclass(frozen=True)
-class EmbeddedImage:
-    """An image as a page shows it."""
-
-    url: str
-    """A data URL."""
-    width: int
-    """Pixels, like `height`."""
-    height: int
-    small: bool
-    """Enlarge it without smoothing."""
 
 
 @dataclass
@@ -85,8 +72,7 @@ class Embedder:
             self.left_out += 1
             return None
         self.bytes += len(data)
-        url = f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}"
-        return EmbeddedImage(url, *embedded.size, small=max(embedded.size) <= SMALL)
+        return EmbeddedImage(data_url("webp", data), *embedded.size, small=max(embedded.size) <= SMALL)
 
 
 def _decoded(path: Path) -> Image.Image:

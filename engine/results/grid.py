@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from engine.html_page.page import EmbeddedImage
 from engine.results.columns import SIGNS
-from engine.results.embedded import EmbeddedImage, Embedder, pick_evenly
+from engine.results.embedded import Embedder, pick_evenly
 from engine.results.record import RunRecord, sample_seed
 from engine.results.verdict import JudgedFile
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from engine.results import page
+from engine.html_page import page
+from engine.html_page.page import WrittenPage
+from engine.html_page.place import RESULTS
 from engine.results.charts import run_charts
 from engine.results.columns import COLUMNS, SIGNS, measured_columns
 from engine.results.dataset_summary import summarise
 from engine.results.embedded import Embedder
 from engine.results.grid import SampleGrid, image_count, run_grid
 from engine.results.of_run import lora_of_run
-from engine.results.page import WrittenPage
 from engine.results.record import RunRecord
 from engine.results.settings import all_settings, base_config, changed_settings
 from engine.results.similarity import TITLES
@@ -22,6 +23,8 @@ from engine.runs.state import moment
 from engine.text import duration, plural, printable
 
 MOST_FILES = 400
+
+_TEMPLATE = Path(__file__).parent / "assets" / "report.html"
 
 
 def write_report(run: RunRecord, path: Path) -> WrittenPage:
@@ -56,7 +59,8 @@ def _render(run: RunRecord, grid: SampleGrid, notes: list[str]) -> str:
     base = base_config(run.preset)
     files = assessment.files[-MOST_FILES:]
     return page.render(
-        "report.html",
+        _TEMPLATE,
+        RESULTS,
         run=run,
         facts=heading_facts(run),
         files=files,

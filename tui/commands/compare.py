@@ -19,9 +19,9 @@ def command(runs: tuple[str, ...], html: str | None, overwrite: bool, as_json: b
     """Show two to six runs side by side: the settings that differ, the best file of each with its measures, the
     validation losses by step, time and memory. With --html also the samples of equal prompts and seeds.
     """
+    from engine.html_page.place import RESULTS, require_place
     from engine.results.compare_page import write_comparison
     from engine.results.comparison import compare, require_number
-    from engine.results.page import require_place
     from engine.results.record import read_run
     from engine.runs import resolve
     from tui.text.compare import shell_lines
@@ -30,7 +30,7 @@ def command(runs: tuple[str, ...], html: str | None, overwrite: bool, as_json: b
     run_dirs = [resolve(run) for run in runs]
     path = expanded(html) if html else None
     if path is not None:
-        require_place(path, overwrite=overwrite)
+        require_place(path, RESULTS, overwrite=overwrite)
     comparison = compare([read_run(run_dir) for run_dir in run_dirs])
     if as_json:
         output.json_result(comparison.as_json())

@@ -24,14 +24,14 @@ def command(run: str, html: str, overwrite: bool) -> int:
     The page needs no network and no other file, and can be sent to others: it holds the samples, and no training
     image.
     """
-    from engine.results.page import require_place
+    from engine.html_page.place import RESULTS, require_place
     from engine.results.record import read_run
     from engine.results.report import write_report
     from engine.runs import resolve
 
     run_dir = resolve(run)
     path = expanded(html) if html else run_dir.report_path
-    require_place(path, overwrite=overwrite)
+    require_place(path, RESULTS, overwrite=overwrite)
     page = write_report(read_run(run_dir), path)
     output.message(printable(page.sentence()))
     output.result(path)

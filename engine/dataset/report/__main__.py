@@ -9,8 +9,9 @@ from typing import Any
 
 from engine.config import RunConfig
 from engine.dataset.report.checking import check
-from engine.dataset.report.pages import require_page, write_page
+from engine.dataset.report.pages import write_page
 from engine.dataset.report.repair import repair, require_new_folder
+from engine.html_page.place import IMAGES, require_place
 from engine.worker import OnProgress, serve
 
 
@@ -25,7 +26,7 @@ def answer(request: dict[str, Any], progress: OnProgress) -> dict[str, Any]:
     if out is not None:
         require_new_folder([], out)  # before the long work
     if request["html"]:
-        require_page(Path(request["html"]))
+        require_place(Path(request["html"]), IMAGES)
     report, survey = check(config, progress)
     if request["html"]:
         write_page(report, survey, Path(request["html"]), progress)

@@ -9,11 +9,16 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageStat
 
+from engine.config import RunConfig
+from engine.dataset.report.checking import check
+from engine.dataset.report.measure_cache import MeasureCache
+from engine.dataset.report.pages import write_page
 from engine.results.compare_page import write_comparison
 from engine.results.comparison import compare
 from engine.results.record import read_run
 from engine.results.report import write_report
 from tests.chromium import Browser, browser, find
+from tests.drawn_images import save, scene
 from tests.engine.results.conftest import Make
 
 pytestmark = pytest.mark.skipif(find() is None, reason="no Chromium here (Debian: apt-get install chromium)")
@@ -130,9 +135,39 @@ def test_the_contrast_of_text(report: Browser, scheme: str) -> None:
     assert report.run(script) == []
 
 
-def test_a_narrow_window_scrolls_the_tables_and_not_the_page(report: Browser) -> None:
-    report.resize(400, 800)
-    assert report.run("document.documentElement.scrollWidth <= window.innerWidth")
+def test_a_phone_scrolls_the_tables_and_not_the_page(report: Browser) -> None:
+    report.resize(360, 800)
+    assert report.run("document.documentElement.scrollWidth") == 360
+
+
+def test_the_switch_of_colours_overrides_the_system(report: Browser) -> None:
+    ground = "getComputedStyle(document.body).backgroundColor"
+    report.prefer("light")
+    light = report.run(ground)
+    report.run("document.getElementById('colours-dark').click()")
+    dark = report.run(ground)
+    report.prefer("dark")
+    report.run("document.getElementById('colours-auto').click()")
+    assert report.run(ground) == dark != light
+    report.run("document.getElementById('colours-light').click()")
+    assert report.run(ground) == light
+    assert report.complaints == []
+
+
+def test_a_dataset_report_on_a_phone(tmp_path: Path, chromium: Browser) -> None:
+    save(tmp_path / "set", f"{'wide' * 20}.png", scene(1, (640, 128)), None)
+    report, survey = check(
+        RunConfig.model_validate({"dataset": {"train_data_dir": str(tmp_path / "set")}}),
+        cache=MeasureCache(tmp_path / "cache"),
+    )
+    write_page(report, survey, tmp_path / "check.html")
+    chromium.complaints.clear()
+    chromium.prefer("light")
+    chromium.resize(360, 800)
+    chromium.open(tmp_path / "check.html")
+    assert chromium.run("document.documentElement.scrollWidth") == 360
+    assert chromium.run("document.querySelector('.thumb svg').getBoundingClientRect().width") > 90, "the crop is shaded"
+    assert chromium.complaints == []
 
 
 def test_a_comparison(trained: Make, tmp_path: Path, chromium: Browser) -> None:

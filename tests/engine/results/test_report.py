@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from engine.results import page
+from engine.html_page import page
+from engine.html_page.place import RESULTS, begin, require_place
 from engine.results.compare_page import write_comparison
 from engine.results.comparison import compare
-from engine.results.page import require_place
 from engine.results.record import read_run
 from engine.results.report import write_report
 from engine.runs import EventLog, RunDir
 from engine.runs.events import SampleEvent, SampleMeasuresEvent, StepEvent, WarningEvent
 from tests.engine.results.conftest import Make
 from tests.fake_run import PlayedTrainer, prepared_run
-from tests.html_check import PageReader, read_page
+from tests.html_check import PageReader, sound
 from tests.refusals import refused
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7*7 }}{% include 'page.js' %}"
@@ -33,18 +33,6 @@ def report_of(run_dir: RunDir, tmp_path: Path) -> tuple[str, PageReader]:
     text = path.read_text("utf-8")
     assert written.bytes == path.stat().st_size <= page.MOST_BYTES
     return text, sound(text)
-
-
-def sound(text: str) -> PageReader:
-    """A page that is as every page must be."""
-    reader = read_page(text)
-    assert reader.problems == []
-    assert reader.scripts == [page.asset("page.js")] and reader.styles == [page.asset("page.css")]
-    for part in ("default-src 'none'", f"script-src '{page.digest(page.asset('page.js'))}'", "img-src data:"):
-        assert part in reader.policy
-    assert "unsafe" not in reader.policy and "http" not in reader.policy
-    assert reader.tags["main"] == reader.tags["h1"] == 1
-    return reader
 
 
 def words(reader: PageReader) -> str:
@@ -66,7 +54,7 @@ def test_a_report_has_everything(trained: Make, tmp_path: Path) -> None:
         assert expected in page_text, expected
     assert len(reader.images) == 2 * 4 + 2, "two prompts at four steps, and the pair beside the recommendation"
     assert all(image.startswith("data:image/webp;base64,") for image in reader.images)
-    assert html.startswith(page.BEGIN)
+    assert html.startswith(begin(RESULTS))
 
 
 def test_a_run_of_a_stranger_is_text_only(tmp_path: Path) -> None:
@@ -200,16 +188,16 @@ def test_a_hundred_thousand_events_give_a_bounded_page(trained: Make, tmp_path: 
 
 def test_only_an_earlier_page_is_replaced(trained: Make, tmp_path: Path) -> None:
     run_dir, path = trained(), tmp_path / "page.html"
-    require_place(path)
+    require_place(path, RESULTS)
     write_report(read_run(run_dir), path)
-    require_place(path)
+    require_place(path, RESULTS)
     path.write_text("<!doctype html>\n<html>my own page")
     with refused("output-exists", path, "--overwrite"):
-        require_place(path)
+        require_place(path, RESULTS)
     assert path.read_text().endswith("my own page")
-    require_place(path, overwrite=True)
+    require_place(path, RESULTS, overwrite=True)
     with refused("output-not-a-file", tmp_path):
-        require_place(tmp_path, overwrite=True)
+        require_place(tmp_path, RESULTS, overwrite=True)
 
 
 def test_a_comparison_as_a_page(trained: Make, tmp_path: Path) -> None:

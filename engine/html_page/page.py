@@ -1,7 +1,8 @@
-"""Shared parts of the pages of results: template engine, style, script, and the policy that allows only these.
+"""What all pages share: template engine, style, script, and the policy that allows only these.
 
-A run may come from a stranger. Every value is escaped by the template engine; the page's Content-Security-Policy lets
-a browser run our own script and style, known by their digests, show images that are in the page, and nothing else.
+A run or a folder of images may come from a stranger. Every value is escaped by the template engine; the page's
+Content-Security-Policy lets a browser run our own script and style, known by their digests, show images that are in
+the page, and nothing else.
 """
 
 from __future__ import annotations
@@ -17,17 +18,28 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from engine import atomic
-from engine.html_page import require_page_place
+from engine.html_page.place import begin
 from engine.text import duration, plural, size_text, without_controls
 
 ASSETS = Path(__file__).parent / "assets"
-BEGIN = '<!doctype html>\n<html lang="en" data-lorasmith="results">'
-"""How an earlier page is recognised."""
 MOST_BYTES = 32 * 2**20
 """Of a page: 16 MiB of images, a third more for base64, and the rest, which has bounds of its own."""
 
 LONGEST_TEXT = 3000
 """Characters of a prompt, a name or any other value in a page."""
+
+
+@dataclass(frozen=True)
+class EmbeddedImage:
+    """An image as a page shows it."""
+
+    url: str
+    """A data URL."""
+    width: int
+    """Pixels, like `height`."""
+    height: int
+    small: bool = False
+    """Enlarge it without smoothing."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +59,9 @@ class WrittenPage:
         return " ".join((words, *self.notes))
 
 
-def require_place(path: Path, *, overwrite: bool = False) -> None:
-    """Refuse a path where another file would be overwritten.
-
-    Raises:
-        UsageError, StorageError: as `engine.html_page.require_page_place` raises them.
-    """
-    hint = "Name another file, or replace it with --overwrite."
-    require_page_place(path, BEGIN, overwrite=overwrite, hint=hint)
+def data_url(kind: str, data: bytes) -> str:
+    """An encoded image ("webp", "jpeg") as a data URL."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def write(path: Path, text: str) -> int:
@@ -64,20 +71,25 @@ def write(path: Path, text: str) -> int:
         StorageError: no space or no permission.
     """
     data = text.encode()
-    assert data.startswith(BEGIN.encode()) and len(data) <= MOST_BYTES, len(data)
+    assert len(data) <= MOST_BYTES, len(data)
     atomic.write_bytes(path, data)
     return len(data)
 
 
-def render(template: str, **values: Any) -> str:
-    """Render a template of `assets`."""
+def render(template: Path, kind: str, **values: Any) -> str:
+    """Render a template, which extends page.html and may import parts.html.
+
+    Args:
+        kind: of `engine.html_page.place`.
+    """
     style, script = asset("page.css"), asset("page.js")
     policy = (
         f"default-src 'none'; img-src data:; style-src '{digest(style)}'; script-src '{digest(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    page = _environment().get_template(template)
-    return page.render(begin=Markup(BEGIN), policy=policy, style=Markup(style), script=Markup(script), **values)
+    shared = {"begin": begin(kind), "style": style, "script": script}
+    page = _environment(template.parent).get_template(template.name)
+    return page.render(policy=policy, **{name: Markup(text) for name, text in shared.items()}, **values)
 
 
 @cache
@@ -92,9 +104,9 @@ def digest(text: str) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def _environment(folder: Path) -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(ASSETS),
+        loader=FileSystemLoader([folder, ASSETS]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

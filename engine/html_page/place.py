@@ -1,4 +1,4 @@
-"""Pages for a browser: one file each, without other files and without network access."""
+"""Which file a page may replace: an earlier page of its kind."""
 
 from __future__ import annotations
 
@@ -8,19 +8,29 @@ from engine.errors import StorageError, UsageError
 from engine.reading import open_file
 from engine.text import printable
 
+RESULTS, IMAGES = "results", "images"
+"""The kinds of pages: of runs, and of a dataset."""
+_EARLIER = {IMAGES: ("<!doctype html><html lang=en><meta charset=utf-8><title>Images: ",)}
+"""How pages of former versions begin, by kind."""
+_HINTS = {RESULTS: "Name another file, or replace it with --overwrite.", IMAGES: "Name another file."}
 
-def require_page_place(path: Path, begin: str, *, overwrite: bool = False, hint: str = "Name another file.") -> None:
+
+def begin(kind: str) -> str:
+    """The first characters of every page of a kind, ASCII; they identify an earlier one."""
+    return f'<!doctype html>\n<html lang="en" data-lorasmith="{kind}">'
+
+
+def require_place(path: Path, kind: str, *, overwrite: bool = False) -> None:
     """Make the folder of a page, and refuse a path where another file would be overwritten.
 
     Args:
-        begin: the first characters of every page of this kind, ASCII; they identify an earlier one.
         overwrite: replace whatever regular file is there.
-        hint: what to do about another file there.
 
     Raises:
         UsageError: a folder, or a file that is not an earlier page.
         StorageError: it cannot be read, or its folder cannot be made.
     """
+    earlier = tuple(text.encode() for text in (begin(kind), *_EARLIER.get(kind, ())))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
@@ -31,10 +41,10 @@ def require_page_place(path: Path, begin: str, *, overwrite: bool = False, hint:
             )
         if path.exists():
             with open_file(path) as file:
-                if file.read(len(begin)) != begin.encode() and not overwrite:
+                if not overwrite and not file.read(max(map(len, earlier))).startswith(earlier):
                     raise UsageError(
                         f"--html: {printable(path)} is there already, and no earlier report.",
-                        hint,
+                        _HINTS[kind],
                         code="output-exists",
                     )
     except OSError as error:
