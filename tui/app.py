@@ -48,12 +48,14 @@ def _actions() -> type[Provider]:
 
 @dataclass(frozen=True)
 class Appearance:
-    """How the app is shown, as set on the command line."""
+    """How the app is shown, as set on the command line or in the person's own file."""
 
     images: str = "auto"
     """auto, halfblock, sixel, kitty or off."""
     mouse: bool = True
     low_bandwidth: bool = False
+    theme: str | None = None
+    """The one of the person's own file of defaults."""
 
     def image_mode(self, colour_system: str | None, no_colour: bool) -> str:
         """halfblock, sixel, kitty or off; "poor" where the terminal has too few colours for half blocks."""
@@ -108,7 +110,8 @@ class LoraSmithApp(KeysInOrder):
         self, run_dir: RunDir | None = None, appearance: Appearance | None = None, draft: Draft | None = None
     ) -> None:
         colours = Console(force_terminal=True, color_system=constants.COLOR_SYSTEM).color_system  # type: ignore[arg-type]
-        theme = first_theme(colours)
+        appearance = appearance or Appearance()
+        theme = first_theme(colours, own=appearance.theme)
         self._colour_system = colours
         # With NO_COLOR the kind of the first theme decides, once, whether colours are removed or turned into greys.
         super().__init__(driver_class=driver_class(), ansi_color=is_ansi(theme))
@@ -117,7 +120,7 @@ class LoraSmithApp(KeysInOrder):
         self.set_reactive(App.ansi_color, None)
         self.set_reactive(App.theme, theme)
         self.stylesheet.set_variables(self.get_css_variables())  # made for the default theme until now
-        self.appearance = appearance or Appearance()
+        self.appearance = appearance
         self.images = self.appearance.image_mode(colours, self.no_color)
         """halfblock, sixel, kitty, poor or off."""
         self.draft = draft if draft is not None else Draft.load()

@@ -34,6 +34,7 @@ COMMANDS = (
     "export",
     "schema",
     "info",
+    "config",
     "locate",
     "fetch",
     "completion",
@@ -105,9 +106,11 @@ def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     "--kohya-exact", is_flag=True, help="Compute every number as Kohya's scripts do, also where that is worse."
 )
 @click.option("--on-end", metavar="COMMAND", help="Run this command when the training has ended, however it ended.")
-@click.option("--no-mouse", is_flag=True, help="The screen leaves the mouse to the terminal.")
-@click.option("--low-bandwidth", is_flag=True, help="The screen for slow lines: few updates, no images.")
-@click.option("--ascii", "ascii_only", is_flag=True, help="The screen draws charts and bars in ASCII.")
+@click.option("--no-mouse/--mouse", default=None, help="The screen leaves the mouse to the terminal.")
+@click.option(
+    "--low-bandwidth/--full-bandwidth", default=None, help="The screen for slow lines: few updates, no images."
+)
+@click.option("--ascii/--unicode", "ascii_only", default=None, help="The screen draws charts and bars in ASCII.")
 @click.option(
     "--version",
     is_flag=True,
@@ -138,6 +141,7 @@ def cli(ctx: click.Context, /, preset: str | None, **options: Any) -> int | None
     CUDA_VISIBLE_DEVICES    the GPUs that may be used
     """
     typed = sorted(name for name, value in {"preset": preset, **options}.items() if value)
+    typed += [name for name in SCREEN_ONLY if options[name] is False]
     if ctx.invoked_subcommand is not None:
         if typed:
             raise UsageError(
@@ -149,7 +153,7 @@ def cli(ctx: click.Context, /, preset: str | None, **options: Any) -> int | None
     if preset is None:
         return _without_preset(typed, options)
     for name, option in SCREEN_ONLY.items():
-        if options.pop(name):
+        if options.pop(name) is not None:
             raise UsageError(
                 f"{option} is for the screen, and --preset shows none.",
                 f"Leave {option} out.",
@@ -164,13 +168,14 @@ def _without_preset(typed: Sequence[str], options: dict[str, Any]) -> int:
     """The screen, with what was typed filled into the wizard."""
     from tui import start
     from tui.setup.configuration import OPTIONS
+    from tui.setup.user_config import IMAGE_MODES
 
     if set(typed) - {"images", "model", "name", *SCREEN_ONLY} or (typed and start.refusal()):
         raise UsageError(
             "A run needs a preset.", "Add --preset NAME; `lorasmith presets` lists them.", code="preset-not-set"
         )
-    images = "auto"
-    if options["images"] in start.IMAGE_MODES:
+    images = None
+    if options["images"] in IMAGE_MODES:
         images, options["images"] = options["images"], None
     for name in ("images", "model"):
         if options[name] and Path(options[name]).exists():
@@ -178,7 +183,7 @@ def _without_preset(typed: Sequence[str], options: dict[str, Any]) -> int:
     prefill = {OPTIONS[name][1]: options[name] for name in ("images", "model", "name") if options[name]}
     return start.show(
         images=images,
-        mouse=not options["no_mouse"],
+        mouse=None if options["no_mouse"] is None else not options["no_mouse"],
         low_bandwidth=options["low_bandwidth"],
         ascii_only=options["ascii_only"],
         prefill=prefill,

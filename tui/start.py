@@ -11,13 +11,13 @@ from engine.errors import UsageError
 from engine.exit_codes import ExitCode
 from engine.text import attach_line
 from tui.display import symbols
+from tui.setup.user_config import read_user_config
 from tui.shell import output
 
 if TYPE_CHECKING:
     from engine.runs import RunDir
     from tui.app import LoraSmithApp
 
-IMAGE_MODES = ("auto", "halfblock", "sixel", "kitty", "off")
 HELP_WITHOUT_SCREEN = (
     "Without a screen: lorasmith --preset NAME --images DIR --model FILE, or lorasmith attach RUN --plain."
 )
@@ -47,13 +47,13 @@ def require_terminal() -> None:
 def show(
     run_dir: RunDir | None = None,
     *,
-    images: str = "auto",
-    mouse: bool = True,
-    low_bandwidth: bool = False,
-    ascii_only: bool = False,
+    images: str | None = None,
+    mouse: bool | None = None,
+    low_bandwidth: bool | None = None,
+    ascii_only: bool | None = None,
     prefill: Mapping[str, str] | None = None,
 ) -> int:
-    """Run the app until it is left; the exit code for this process.
+    """Run the app until it is left; the exit code for this process. What is None is as in the person's own file.
 
     Args:
         run_dir: a run whose dashboard is shown at once.
@@ -64,13 +64,20 @@ def show(
         prefill: dotted key to value, for the wizard.
 
     Raises:
-        UsageError: this terminal cannot show it, or there are no such images or colours.
+        UsageError: this terminal cannot show it, there are no such images or colours, or the person's own file is
+            wrong.
     """
     require_terminal()
     for fixed in ("COLUMNS", "LINES"):  # they would override the terminal's real size
         os.environ.pop(fixed, None)
-    if ascii_only:
-        os.environ[symbols.VARIABLE] = "1"
+    own = read_user_config().screen
+    images = images or own.images or "auto"
+    mouse = mouse if mouse is not None else own.mouse is not False
+    low_bandwidth = low_bandwidth if low_bandwidth is not None else bool(own.low_bandwidth)
+    if ascii_only is None and symbols.VARIABLE not in os.environ:
+        ascii_only = own.ascii
+    if ascii_only is not None:
+        os.environ[symbols.VARIABLE] = str(int(ascii_only))
     if low_bandwidth:
         # Textual reads these when it is imported.
         os.environ.update(TEXTUAL_FPS="5", TEXTUAL_ANIMATIONS="none", TEXTUAL_SMOOTH_SCROLL="0")
@@ -79,7 +86,7 @@ def show(
     from tui.app import Appearance, LoraSmithApp
 
     _check_theme()
-    app = LoraSmithApp(run_dir, Appearance(images, mouse, low_bandwidth))
+    app = LoraSmithApp(run_dir, Appearance(images, mouse, low_bandwidth, own.theme))
     if prefill:
         for key, value in prefill.items():
             app.draft.set(key, value)

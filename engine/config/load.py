@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ def load_config(
     source: str | Path | None = None,
     overrides: Sequence[str] = (),
     options: Mapping[str, tuple[str, Any]] | None = None,
+    defaults: Mapping[str, tuple[str, Any]] | None = None,
 ) -> RunConfig:
     """The configuration of a run.
 
@@ -33,12 +34,16 @@ def load_config(
         source: a preset's name or a TOML file; None for the defaults.
         overrides: `table.key=value` strings, the value in TOML or as bare text; later ones win.
         options: separate command line options: dotted key -> (name of the option, value); with the highest precedence.
+        defaults: dotted key -> (file and line, value), with the lowest precedence: what `source` leaves open.
 
     Raises:
         ConfigError: with every problem of the file and of the overrides.
         UsageError: no such preset; the file cannot be read.
     """
     read = _Settings()
+    for dotted, (where, value) in (defaults or {}).items():
+        read.put(dotted, value, where)
+    read.begin()
     if source is not None:
         _read_file(find_preset(source), read, exact=_is_exact(overrides))
     read.begin()
@@ -161,18 +166,36 @@ def _read_file(path: Path, read: _Settings, *, exact: bool = False) -> None:
         hint = ESCAPES_HINT if "\\" in text else ""
         raise ConfigError([problem if problem.key else replace(problem, hint=hint)]) from None
     lines = toml_lines(text)
+    entries, problems = read_tables(content, lambda *key: f"{path}, line {lines.get(key, 1)}")
+    read.problems += problems
+    for dotted, (where, value) in entries.items():
+        read.put(dotted, value, where)
+
+
+def read_tables(
+    content: Mapping[str, Any], where: Callable[..., str]
+) -> tuple[dict[str, tuple[str, Any]], list[Problem]]:
+    """The settings in the tables of a file, and its keys that do not exist.
+
+    Args:
+        where: file and line of a table, or of a table's key.
+
+    Returns:
+        Dotted key, by its present or its former name, to (file and line, value); and the problems.
+    """
+    entries: dict[str, tuple[str, Any]] = {}
+    problems: list[Problem] = []
     tables = keys()
     for table, members in content.items():
-        where = f"{path}, line {lines.get((table,), 1)}"
         if table not in tables or not isinstance(members, dict):
-            read.problems.append(unknown_key(where, None, table))
+            problems.append(unknown_key(where(table), None, table))
             continue
         for key, value in members.items():
-            where = f"{path}, line {lines.get((table, key), 1)}"
             if key in tables[table] or f"{table}.{key}" in MOVED:
-                read.put(f"{table}.{key}", value, where)
+                entries[f"{table}.{key}"] = (where(table, key), value)
             else:
-                read.problems.append(unknown_key(where, table, key))
+                problems.append(unknown_key(where(table, key), table, key))
+    return entries, problems
 
 
 def _read_override(text: str, read: _Settings) -> None:

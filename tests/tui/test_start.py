@@ -14,6 +14,7 @@ import textual
 from tui import start
 from tui.display.terminal import KNOWN_TEXTUAL, InputBytes, SturdyDriver, _Output, driver_class
 from tui.main import run
+from tui.setup.user_config import IMAGE_MODES
 
 
 class Terminal(io.StringIO):
@@ -93,12 +94,12 @@ def test_what_was_typed_is_filled_into_the_wizard(opened: list[dict[str, Any]], 
     assert opened[0]["low_bandwidth"] and not opened[0]["mouse"]
 
 
-@pytest.mark.parametrize("mode", start.IMAGE_MODES)
+@pytest.mark.parametrize("mode", IMAGE_MODES)
 def test_images_is_a_mode_or_a_folder(opened: list[dict[str, Any]], place: Path, mode: str) -> None:
     (place / mode).mkdir()
     assert run(["--images", mode]) == run(["--images", f"./{mode}"]) == 0
     assert opened[0]["images"] == mode and not opened[0]["prefill"]
-    assert opened[1]["images"] == "auto"
+    assert opened[1]["images"] is None
     assert opened[1]["prefill"] == {"dataset.train_data_dir": str(place / mode)}
 
 
@@ -110,7 +111,7 @@ def test_what_needs_a_preset_is_reported(
     assert "A run needs a preset" in capfd.readouterr().err and not opened
 
 
-@pytest.mark.parametrize("option", ["--no-mouse", "--low-bandwidth"])
+@pytest.mark.parametrize("option", ["--no-mouse", "--low-bandwidth", "--ascii"])
 def test_screen_options_do_not_go_with_a_preset(place: Path, option: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["--preset", "robot.toml", option]) == 2
     assert f"{option} is for the screen" in capfd.readouterr().err
@@ -121,9 +122,7 @@ def test_attach_opens_the_dashboard_and_plain_does_not(
 ) -> None:
     assert lorasmith("--preset", "robot.toml").returncode == 0
     assert run(["attach", "robot", "--images", "off", "--no-mouse"]) == 0
-    assert opened == [
-        {"run_dir": run_dir, "images": "off", "mouse": False, "low_bandwidth": False, "ascii_only": False}
-    ]
+    assert opened == [{"run_dir": run_dir, "images": "off", "mouse": False, "low_bandwidth": None, "ascii_only": None}]
     assert run(["attach", "robot", "--plain"]) == 0 and len(opened) == 1
 
 

@@ -54,6 +54,7 @@ SURFACE = {
     "export": {"RUN|PRESET", "--kohya", "--images", "--model", "--name"},
     "schema": set(),
     "info": {"--json"},
+    "config": {"--edit"},
     "locate": set(),
     "fetch": {"WHAT", "--yes"},
     "completion": {"[bash|zsh|fish]", "--print"},

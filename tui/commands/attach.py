@@ -9,6 +9,7 @@ from engine.runs import RunDir, resolve
 from engine.runs.follow import follow, skip_history
 from tui import start
 from tui.commands.run import show_results
+from tui.setup.user_config import IMAGE_MODES
 from tui.shell import event_printer as printers
 from tui.shell import foreground, output
 
@@ -16,11 +17,18 @@ from tui.shell import foreground, output
 @click.command("attach")
 @click.argument("run")
 @click.option("--plain", is_flag=True, help="Plain lines instead of the screen.")
-@click.option("--no-mouse", is_flag=True, help="Leave the mouse to the terminal.")
-@click.option("--low-bandwidth", is_flag=True, help="For slow lines: few updates, no images.")
-@click.option("--ascii", "ascii_only", is_flag=True, help="Draw charts and bars in ASCII.")
-@click.option("--images", type=click.Choice(start.IMAGE_MODES), default="auto", help="How images are drawn.")
-def command(run: str, plain: bool, no_mouse: bool, low_bandwidth: bool, ascii_only: bool, images: str) -> int:
+@click.option("--no-mouse/--mouse", default=None, help="Leave the mouse to the terminal.")
+@click.option("--low-bandwidth/--full-bandwidth", default=None, help="For slow lines: few updates, no images.")
+@click.option("--ascii/--unicode", "ascii_only", default=None, help="Draw charts and bars in ASCII.")
+@click.option("--images", type=click.Choice(IMAGE_MODES), help="How images are drawn.")
+def command(
+    run: str,
+    plain: bool,
+    no_mouse: bool | None,
+    low_bandwidth: bool | None,
+    ascii_only: bool | None,
+    images: str | None,
+) -> int:
     """Show RUN: its directory, or a part of its name. Leaving or Ctrl-C does not stop it.
 
     Where no screen can be shown, and with --plain, its events are printed as lines.
@@ -28,7 +36,8 @@ def command(run: str, plain: bool, no_mouse: bool, low_bandwidth: bool, ascii_on
     run_dir = resolve(run)
     if plain or start.refusal() is not None:
         return _follow(run_dir, plain)
-    return start.show(run_dir, images=images, mouse=not no_mouse, low_bandwidth=low_bandwidth, ascii_only=ascii_only)
+    mouse = None if no_mouse is None else not no_mouse
+    return start.show(run_dir, images=images, mouse=mouse, low_bandwidth=low_bandwidth, ascii_only=ascii_only)
 
 
 def _follow(run_dir: RunDir, plain: bool) -> int:

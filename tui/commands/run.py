@@ -51,6 +51,9 @@ def run_preset(
     )
     for note in conversion_notes(preset, exact=config.training.kohya_exact):
         output.message(note)
+    own = configuration.defaults_note(preset, config)
+    if own is not None:
+        output.message(f"note: {own}")
     other = configuration.another_trigger(config, name)
     if other is not None:
         output.message(f"note: {other}")

@@ -140,10 +140,13 @@ def theme_names() -> list[str]:
     return sorted([*BUILTIN_THEMES, *(theme.name for theme in OWN)])
 
 
-def first_theme(colour_system: str | None, environment: Mapping[str, str] = os.environ) -> str:
-    """The theme at the start: LORASMITH_THEME, else the last one that was chosen in a terminal with as many colours,
-    else the terminal's own 16 colours where it has no more."""
-    for name in (environment.get("LORASMITH_THEME"), _chosen().get(_colours(colour_system, environment))):
+def first_theme(colour_system: str | None, environment: Mapping[str, str] = os.environ, own: str | None = None) -> str:
+    """The theme at the start: LORASMITH_THEME, else the person's own default where the terminal has its colours, else
+    the last one that was chosen in a terminal with as many colours, else the terminal's own 16 colours where it has
+    no more."""
+    has_colours = _colours(colour_system, environment) == "many"
+    usual = own if own is not None and (has_colours or is_ansi(own)) and "NO_COLOR" not in environment else None
+    for name in (environment.get("LORASMITH_THEME"), usual, _chosen().get(_colours(colour_system, environment))):
         if name in theme_names():
             return str(name)
     if colour_system in ("truecolor", "256"):

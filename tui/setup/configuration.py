@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tui.setup.demo import DEMO, with_demo_paths
+from tui.setup.user_config import effective_defaults, read_user_config, user_config_path
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
@@ -31,7 +32,7 @@ def read(preset: str, overrides: Sequence[str] = (), **typed: str | None) -> Run
     from engine.config import load_config, require_paths
 
     options = {OPTIONS[key][1]: (OPTIONS[key][0], value) for key, value in typed.items() if value is not None}
-    config = load_config(preset, overrides, options)
+    config = load_config(preset, overrides, options, read_user_config().beneath(preset))
     if preset == DEMO:
         config = with_demo_paths(config)
     require_paths(config)
@@ -61,6 +62,18 @@ def keep_trigger(preset: str, overrides: Sequence[str], config: RunConfig) -> Ru
     return config
 
 
+def defaults_note(preset: str, config: RunConfig) -> str | None:
+    """A sentence with the settings of this run that come from the person's own file; None without any."""
+    from engine.config.literals import written
+    from engine.text import printable
+
+    values = {key: value for key, value in effective_defaults(preset).items() if config.value(key) == value}
+    if not values:
+        return None
+    texts = ", ".join(f"{key}={written(value)}" for key, value in values.items())
+    return f"From {printable(user_config_path())}: {printable(texts)}"
+
+
 def another_trigger(config: RunConfig, name: str | None) -> str | None:
     """A sentence where --name is not the trigger word as well."""
     from engine.text import printable
@@ -82,7 +95,7 @@ def read_partly(preset: str | None, overrides: Sequence[str] = (), **typed: str 
     from engine.config import load_config
 
     options = {OPTIONS[key][1]: (OPTIONS[key][0], value) for key, value in typed.items() if value is not None}
-    config = load_config(preset, overrides, options)
+    config = load_config(preset, overrides, options, read_user_config().beneath(preset))
     if preset == DEMO:
         return with_demo_paths(config)
     family = _named_family(preset or "")

@@ -12,6 +12,7 @@ from engine.atomic import read_json, write_text
 from engine.errors import StorageError, UsageError
 from engine.paths import user_state
 from engine.text import shell_line
+from tui.setup.user_config import read_user_config
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
@@ -95,7 +96,8 @@ class Draft:
         return None
 
     def base(self) -> RunConfig:
-        """The preset's own configuration. A missing or broken one is replaced by the first preset, with a notice."""
+        """The preset's configuration, above the person's own defaults. A missing or broken preset is replaced by the
+        first one, with a notice."""
         from engine.config import RunConfig
 
         for name in dict.fromkeys((self.preset, FIRST_PRESET)):
@@ -145,7 +147,8 @@ class Draft:
         self.base()
         self._drop_unknown()
         trial = {key.replace("__", "."): value for key, value in changed.items()}
-        return load_config(self.preset, (), {key: (key, value) for key, value in {**self.values, **trial}.items()})
+        values = {key: (key, value) for key, value in {**self.values, **trial}.items()}
+        return load_config(self.preset, (), values, read_user_config().beneath(self.preset))
 
     def adopt(self, text: str) -> None:
         """Take the settings of a configuration's text that differ from the present ones.
@@ -176,7 +179,7 @@ class Draft:
 
         self.base()
         entered = {key: (key, value) for key, value in self.values.items() if key in STEP_OF}
-        return load_config(self.preset, (), entered)
+        return load_config(self.preset, (), entered, read_user_config().beneath(self.preset))
 
     def choose_preset(self, preset: str) -> list[str]:
         """Choose another preset; keep what was changed, and the settings of the steps that are done.
@@ -273,7 +276,7 @@ def _preset(name: str) -> RunConfig:
     from engine.config import load_config
 
     if name not in _presets:
-        _presets[name] = load_config(name)
+        _presets[name] = load_config(name, defaults=read_user_config().beneath(name))
     return _presets[name]
 
 

@@ -13,6 +13,7 @@ from engine.text import duration, plural, printable, size_text
 from tui.screens.steps import STEPS, position
 from tui.setup.draft import STEP_OF, Draft
 from tui.setup.names import occupied_text
+from tui.setup.user_config import effective_defaults
 from tui.text.layers import layer_lines
 from tui.text.vram_text import lines, used_card
 from tui.texts import _
@@ -291,8 +292,10 @@ def _set_aside(report: Report) -> list[str]:
 
 
 def settings(config: RunConfig, draft: Draft) -> list[str]:
-    """Every setting that is not the default, with the preset's value where that was changed."""
+    """Every setting that is not the default, with the preset's value where that was changed, and marked where it comes
+    from the person's own file."""
     lines, base = [], draft.base()
+    own = effective_defaults(draft.preset)
     for key, facts in fields().items():
         value = getattr(getattr(config, facts.table), facts.name)
         in_preset = getattr(getattr(base, facts.table), facts.name)
@@ -300,6 +303,9 @@ def settings(config: RunConfig, draft: Draft) -> list[str]:
             continue
         line = f"{_(facts.title)}: {value_text(facts, value)} {unit(facts, value)}".rstrip()
         if value != in_preset and key not in STEP_OF:
-            line = "• " + line + _(" (preset: {0})").format(value_text(facts, in_preset))
+            source = _(" (your default: {0})") if key in own else _(" (preset: {0})")
+            line = "• " + line + source.format(value_text(facts, in_preset))
+        elif value == in_preset and key in own:
+            line += _(" (your default)")
         lines.append(line)
     return lines

@@ -7,8 +7,10 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from engine.errors import UsageError
 from engine.exit_codes import ExitCode
 from engine.text import without_controls
+from tui.setup.user_config import read_user_config
 from tui.shell import output
 from tui.texts import _
 
@@ -22,8 +24,13 @@ _OFF = ("off", "0", "no", "false")
 
 
 def enabled(environment: Mapping[str, str] = os.environ) -> bool:
-    """False where the person switched notifications off."""
-    return environment.get(VARIABLE, "").strip().lower() not in _OFF
+    """False where the person switched notifications off: by the variable, else in the file of defaults."""
+    if VARIABLE in environment:
+        return environment[VARIABLE].strip().lower() not in _OFF
+    try:
+        return read_user_config().screen.notify is not False
+    except UsageError:  # the file was broken since the start; the end of a run is no place to say so
+        return True
 
 
 def sequence(text: str) -> str:
