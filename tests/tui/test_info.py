@@ -11,12 +11,12 @@ import pytest
 from engine.hardware import list_gpus
 from engine.hardware.torch_build import TorchBuild
 from engine.paths import ASSETS
-from tests.nvml.fake import CUDA_TORCH
+from tests.nvml.fake import CUDA_TORCH, MACHINES
 from tests.refusals import refused
 from tui.main import run
 from tui.setup.configuration import read
 from tui.setup.preflight import preflight
-from tui.text.hardware import MIG
+from tui.text.hardware import MIG, Surroundings, headline, place_facts, places, warnings
 from tui.text.vram_text import used_card
 
 CPU_ONLY, OLD_CUDA, ROCM = TorchBuild("2.13.0+cpu", None), TorchBuild("2.13.0", "14.0"), TorchBuild("2.13.0+rocm", None)
@@ -38,7 +38,7 @@ def test_a_pytorch_that_leaves_the_gpu_unused_is_reported(
     assert obstacle is not None
     lines = info(capsys)
     assert f"! {' '.join(obstacle)}\n" in lines
-    assert "Precision: fp32 (bf16 has no benefit on a CPU)" in lines and "compute capability" not in lines
+    assert "Precision: fp32 (bf16 has no benefit on a CPU)" in lines and "bf16 (compute" not in lines
     report = json.loads(info(capsys, "--json"))
     assert report["warnings"] == [" ".join(obstacle)] and report["precision"]["value"] == "no"
 
@@ -69,6 +69,24 @@ def test_instances_shared_memory_and_hidden_gpus_are_reported(
     nvml("two", torch=CUDA_TORCH)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert "hidden by CUDA_VISIBLE_DEVICES" in info(capsys)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("build", [CUDA_TORCH, CPU_ONLY, OLD_CUDA, ROCM])
+def test_info_and_the_step_hardware_report_the_same(
+    nvml: Play, capsys: pytest.CaptureFixture[str], machine: str, build: TorchBuild
+) -> None:
+    nvml(machine, torch=build)
+    report, around = list_gpus(), Surroundings.read()
+    lines = info(capsys).splitlines()
+    top = headline(report, build)
+    assert lines[0].startswith(top[0]) or not warnings(report, build), "what leaves the GPU unused comes first"
+    assert all(any(line.startswith(text) for line in lines) for text in top)
+    facts = [fact for place in places(report, build, "auto") for fact in place_facts(place, "auto", report, around)]
+    texts = [text for title, text in facts if title not in ("Speed", "bf16", "Precision")]
+    printed = "\n".join(lines)
+    assert all(text.removeprefix("! ") in printed for text in texts)
+    assert bool(warnings(report, build)) == ("pip install" in printed) == ("uv pip" in printed)
 
 
 @pytest.mark.parametrize("build", [CPU_ONLY, OLD_CUDA])

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from engine.exit_codes import ExitCode
-from engine.text import printable, size_text
+from engine.text import printable
 from tui.commands.version import version_lines
 from tui.shell import output
 
 if TYPE_CHECKING:
     from engine.hardware import GpuReport
-    from engine.hardware.system import System
-    from engine.hardware.torch_build import TorchBuild
+    from tui.text.hardware import Surroundings
 
 
 @click.command("info")
@@ -24,55 +23,39 @@ if TYPE_CHECKING:
 def command(as_json: bool) -> int:
     """Show what this machine has."""
     from engine.hardware import choose_precision, list_gpus, versions
-    from engine.hardware.system import read_system
-    from engine.hardware.torch_build import torch_build
+    from tui.text.hardware import Surroundings, warnings
 
-    report, system, build = list_gpus(), read_system(), torch_build()
+    report, around = list_gpus(), Surroundings.read()
     visible = report.visible()
-    usable = bool(visible) and build.obstacle(report) is None
+    usable = bool(visible) and around.build.obstacle(report) is None
     choice = choose_precision("auto", visible[0] if usable else None)
     if as_json:
-        gpus = asdict(report)
+        texts = [" ".join(warning) for warning in warnings(report, around.build)]
+        system, gpus = asdict(around.system), asdict(report)
         precision = {"value": choice.value, "reason": choice.reason}
-        warnings = [line.removeprefix("! ") for line in _warnings(report, build)]
         output.json_result(
-            {"versions": versions(), "system": asdict(system), **gpus, "warnings": warnings, "precision": precision}
+            {"versions": versions(), "system": system, **gpus, "warnings": texts, "precision": precision}
         )
         return ExitCode.DONE
-    for line in (*_warnings(report, build), *version_lines(), *_system_lines(system), *_gpu_lines(report)):
+    for line in lines(report, around):
         output.result(printable(line))
     output.result(f"Precision: {choice.text}")
     return ExitCode.DONE
 
 
-def _system_lines(system: System) -> Iterator[str]:
-    yield f"{system.os}, {system.cpu}, {system.cores} cores, {system.threads} threads"
-    where = "container" if system.container else "machine"
-    yield f"Memory of this {where}: {size_text(system.memory_total)}, {size_text(system.memory_free)} free"
+def lines(report: GpuReport, around: Surroundings) -> Iterator[str]:
+    """What the step Hardware shows, as lines: what leaves a GPU unused first, with its remedy."""
+    from tui.text.hardware import gpu_facts, gpu_title, headline, machine_facts, warnings
 
-
-def _gpu_lines(report: GpuReport) -> Iterator[str]:
-    from tui.text.hardware import MIG, hidden, vram_amounts
-
-    if report.problem:
-        yield f"GPU: {report.problem}"
+    troubles = warnings(report, around.build)
+    yield from (f"! {' '.join(trouble)}" for trouble in troubles)
+    yield from version_lines()
+    yield around.system.os
+    system = around.system
+    for title, text in machine_facts(around, system.memory_total, system.memory_free):
+        yield f"{title}: {text}"
+    yield from headline(report, around.build)[len(troubles) :]
     for gpu in report.gpus:
-        yield f"GPU {gpu.index}: {gpu.name}" + (f", {vram_amounts(gpu)}" if gpu.total is not None else "")
-        if gpu.mig:
-            yield f"  MIG {MIG}"
-        if gpu in hidden(report):
-            yield "  hidden by CUDA_VISIBLE_DEVICES"
-        for program in gpu.programs:
-            yield f"  in use by {program.name or 'process'} ({program.pid}): {size_text(program.bytes)}"
-
-
-def _warnings(report: GpuReport, build: TorchBuild) -> Iterator[str]:
-    """What keeps the installed PyTorch from using the GPUs, or some of them; in the words of the step Hardware."""
-    obstacle = build.obstacle(report) if report.gpus else None
-    if obstacle is not None:
-        yield f"! {' '.join(obstacle)}"
-        return
-    for gpu in report.gpus:
-        trouble = build.too_new_for(gpu)
-        if trouble is not None:
-            yield f"! GPU {gpu.index}: {' '.join(trouble)}"
+        yield gpu_title(gpu)
+        for title, text in gpu_facts(gpu):
+            yield f"  {title}: {text}"

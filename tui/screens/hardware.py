@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from textual import on, work
@@ -17,7 +16,7 @@ from textual.widgets.option_list import Option
 
 from engine.hardware import GpuReport
 from tui.screens.step import StepScreen
-from tui.text.hardware import Place, Surroundings, driver_text, machine_facts, place_facts, places
+from tui.text.hardware import Place, Surroundings, headline, machine_facts, place_facts, places
 from tui.texts import _
 from tui.watching.machine import Machine, MachineWatch
 from tui.widgets.facts import Facts
@@ -105,14 +104,7 @@ class HardwareScreen(StepScreen):
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="survey")
     def _survey(self) -> None:
-        from engine.hardware.system import disk_free, read_system
-        from engine.hardware.torch_build import torch_build
-        from engine.runs.launch import logout_warning
-
-        place = Path.cwd()
-        self.post_message(
-            self.Surveyed(Surroundings(read_system(), torch_build(), place, disk_free(place), logout_warning()))
-        )
+        self.post_message(self.Surveyed(Surroundings.read()))
 
     @on(Looked)
     def _take_look(self, event: Looked) -> None:
@@ -164,7 +156,8 @@ class HardwareScreen(StepScreen):
     def _show(self) -> None:
         self._show_places()
         if self._machine is not None:
-            self.query_one("#driver", Lines).set_text(driver_text(self.report))
+            build = self._around.build if self._around is not None else None
+            self.query_one("#driver", Lines).set_text("\n".join(headline(self.report, build)))
         place = next(place for place in self._places if place.device == self._device)
         precision = self.draft.get("memory.mixed_precision")
         if self._machine is not None:

@@ -1,4 +1,4 @@
-"""The texts of the step Hardware. Draws nothing."""
+"""The texts about a machine, of the step Hardware and of `lorasmith info`. Draws nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MIG = _("! On: a run gets one instance, with a part of this GPU's memory. nvidia
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What does not change while the step Hardware is shown. Sizes in bytes."""
+    """What does not change while the program is running. Sizes in bytes."""
 
     system: System
     build: TorchBuild
@@ -39,6 +39,16 @@ class Surroundings:
     """Where `place` is."""
     logout: str | None
     """A sentence when a logout would end the training."""
+
+    @classmethod
+    def read(cls) -> Surroundings:
+        """This machine's."""
+        from engine.hardware.system import disk_free, read_system
+        from engine.hardware.torch_build import torch_build
+        from engine.runs.launch import logout_warning
+
+        place = Path.cwd()
+        return cls(read_system(), torch_build(), place, disk_free(place), logout_warning())
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,7 @@ def places(report: GpuReport, build: TorchBuild | None, device: str) -> list[Pla
     first = visible[0] if visible and (build is None or build.obstacle(report) is None) else None
     auto = _("GPU {0}").format(first.index) if first is not None else _("the CPU")
     choices = [Place("auto", _("Automatic: {0}").format(auto), first)]
-    choices += [Place(f"cuda:{number}", _gpu_title(gpu), gpu) for number, gpu in enumerate(visible)]
+    choices += [Place(f"cuda:{number}", gpu_title(gpu), gpu) for number, gpu in enumerate(visible)]
     choices.append(Place("cpu", _("CPU"), None))
     if device not in [place.device for place in choices]:
         same = next((place for place in choices if device == "cuda" and place.device == "cuda:0"), None)
@@ -82,14 +92,28 @@ def hidden(report: GpuReport) -> list[Gpu]:
     return [gpu for gpu in report.gpus if gpu not in visible]
 
 
-def _gpu_title(gpu: Gpu) -> str:
+def gpu_title(gpu: Gpu) -> str:
+    """Its number, name and memory."""
     title = _("GPU {0}: {1}").format(gpu.index, printable(gpu.name))
     return title if gpu.total is None else _("{0}, {1}, {2} free").format(title, _size(gpu.total), _size(gpu.free))
 
 
-def driver_text(report: GpuReport) -> str:
-    """The driver and what it can run, or why there is no GPU."""
-    parts = []
+def warnings(report: GpuReport, build: TorchBuild) -> list[tuple[str, str]]:
+    """What keeps the installed PyTorch from using the GPUs, or some of them, each with its remedy."""
+    obstacle = build.obstacle(report) if report.gpus else None
+    if obstacle is not None:
+        return [obstacle]
+    troubles = [(gpu, build.too_new_for(gpu)) for gpu in report.gpus]
+    return [(_("GPU {0}: {1}").format(gpu.index, trouble[0]), trouble[1]) for gpu, trouble in troubles if trouble]
+
+
+def headline(report: GpuReport, build: TorchBuild | None) -> list[str]:
+    """The most important first: what leaves a GPU unused, why there is none, the driver and what it can run.
+
+    Args:
+        build: the PyTorch that is installed; None while that is not known yet.
+    """
+    parts = [f"! {sentence}" for sentence, _remedy in (warnings(report, build) if build is not None else ())]
     if report.problem:
         parts.append(f"! {report.problem}")
     if report.driver is not None and report.gpus:
@@ -97,7 +121,7 @@ def driver_text(report: GpuReport) -> str:
         parts.append(_("NVIDIA driver {0}, {1}").format(report.driver, cuda))
     for gpu in hidden(report):
         parts.append(_("GPU {0} is hidden by CUDA_VISIBLE_DEVICES.").format(gpu.index))
-    return "\n".join(parts)
+    return parts
 
 
 def place_facts(place: Place, precision: Precision, report: GpuReport, around: Surroundings | None) -> Iterator[Fact]:
@@ -108,14 +132,17 @@ def place_facts(place: Place, precision: Precision, report: GpuReport, around: S
     if place.gpu is None:
         yield from _cpu_facts(report, around)
     else:
-        yield from _gpu_facts(place.gpu)
         trouble = around.build.trouble(report, place.gpu) if around is not None else None
         if trouble is not None:
-            yield "PyTorch", "! " + " ".join(trouble)
+            yield "PyTorch", f"! {trouble[1]}"
+        yield from gpu_facts(place.gpu)
     yield from _precision(precision, place.gpu)
 
 
 def _cpu_facts(report: GpuReport, around: Surroundings | None) -> Iterator[Fact]:
+    obstacle = around.build.obstacle(report) if around is not None and report.gpus else None
+    if obstacle is not None:
+        yield "PyTorch", f"! {obstacle[1]}"
     yield (
         _("Speed"),
         _(
@@ -123,12 +150,10 @@ def _cpu_facts(report: GpuReport, around: Surroundings | None) -> Iterator[Fact]
             "minute, a training many hours to days. The demo takes a minute or two."
         ),
     )
-    obstacle = around.build.obstacle(report) if around is not None and report.gpus else None
-    if obstacle is not None:
-        yield "PyTorch", "! " + " ".join(obstacle)
 
 
-def _gpu_facts(gpu: Gpu) -> Iterator[Fact]:
+def gpu_facts(gpu: Gpu) -> Iterator[Fact]:
+    """Everything about a GPU."""
     yield "VRAM", _vram(gpu)
     if gpu.mig:
         yield "MIG", MIG
@@ -142,8 +167,7 @@ def _gpu_facts(gpu: Gpu) -> Iterator[Fact]:
     yield _("Compute"), ", ".join(parts)
 
 
-def vram_amounts(gpu: Gpu) -> str:
-    """How much of a GPU's memory is used and free, and whether it is shared with the machine."""
+def _vram_amounts(gpu: Gpu) -> str:
     if gpu.total is None:
         return _("unknown: the driver does not report it")
     used = "" if gpu.used is None else _("{0} used, ").format(_size(gpu.used))
@@ -152,7 +176,7 @@ def vram_amounts(gpu: Gpu) -> str:
 
 
 def _vram(gpu: Gpu) -> str:
-    amounts = vram_amounts(gpu)
+    amounts = _vram_amounts(gpu)
     if gpu.total is None or gpu.unified:
         return amounts
     filled = round(BAR * (gpu.used or 0) / gpu.total) if gpu.total else 0

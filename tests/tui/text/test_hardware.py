@@ -11,7 +11,7 @@ from engine.hardware import Gpu, GpuReport, list_gpus
 from engine.hardware.gpu import Program
 from engine.hardware.system import System
 from engine.hardware.torch_build import TorchBuild
-from tui.text.hardware import Surroundings, driver_text, machine_facts, place_facts, places
+from tui.text.hardware import Surroundings, headline, machine_facts, place_facts, places
 
 Play = Callable[..., None]
 CUDA = TorchBuild("2.13.0", "13.0")
@@ -58,7 +58,8 @@ def test_what_the_driver_does_not_report(nvml: Play) -> None:
     lines = facts("cuda:0")
     assert lines["Now"] == "temperature unknown, power unknown, use unknown"
     assert lines["Precision"] == "fp32 (compute capability 5.0, fp16 needs 5.3)"
-    assert "no code for compute capability 5.0" in lines["PyTorch"]
+    assert "Install a build for CUDA 12.6" in lines["PyTorch"]
+    assert headline(list_gpus(), CUDA)[0].startswith("! GPU 0: PyTorch") and headline(list_gpus(), None)[0][0] == "N"
     nvml("mig")
     lines = facts("cuda:0")
     assert lines["VRAM"] == "unknown: the driver does not report it" and "one instance" in lines["MIG"]
@@ -73,7 +74,7 @@ def test_what_the_driver_does_not_report(nvml: Play) -> None:
 def test_without_a_gpu_the_cpu_stays(nvml: Play, machine: str) -> None:
     nvml(machine)
     report = list_gpus()
-    assert driver_text(report) == f"! {report.problem}"
+    assert headline(report, CUDA) == [f"! {report.problem}"]
     assert [place.device for place in places(report, CUDA, "auto")] == ["auto", "cpu"]
     lines = facts("auto")
     assert "hours to days" in lines["Speed"] and lines["Precision"].startswith("fp32 (") and "PyTorch" not in lines
@@ -81,7 +82,9 @@ def test_without_a_gpu_the_cpu_stays(nvml: Play, machine: str) -> None:
 
 def test_one_of_two_is_lost(nvml: Play) -> None:
     nvml("one_lost")
-    assert driver_text(list_gpus()) == "! GPU 0 does not answer: GPU is lost.\nNVIDIA driver 580.95.05, CUDA up to 13.0"
+    assert headline(list_gpus(), CUDA) == [
+        "! GPU 0 does not answer: GPU is lost.", "NVIDIA driver 580.95.05, CUDA up to 13.0"
+    ]  # fmt: skip
 
 
 def test_a_torch_for_the_cpu_next_to_a_gpu(nvml: Play) -> None:
@@ -99,7 +102,7 @@ def test_what_is_hidden_or_chosen(nvml: Play, monkeypatch: pytest.MonkeyPatch) -
     assert [(place.device, place.title[:14]) for place in places(report, CUDA, "auto")][1:2] == [
         ("cuda:0", "GPU 1: NVIDIA ")
     ]
-    assert "GPU 0 is hidden by CUDA_VISIBLE_DEVICES." in driver_text(report)
+    assert "GPU 0 is hidden by CUDA_VISIBLE_DEVICES." in headline(report, CUDA)
     assert [place.device for place in places(report, CUDA, "cuda")] == ["auto", "cuda", "cpu"]
     gone = places(report, CUDA, "cuda:1")[-1]
     assert (gone.device, gone.here) == ("cuda:1", False)
