@@ -194,7 +194,7 @@ class BaseScreen(Screen[None]):
 
         answers = {"no": _("No, leave it"), "yes": _("Resume with what is there now")}
         text = "\n".join(printable(change[:1].upper() + change[1:]) for change in error.changes)
-        question = _("{0} was trained on something else").format(printable(error.run_dir.name))
+        question = _("The images or the model of {0} have changed").format(printable(error.run_dir.name))
         self.app.push_screen(AskScreen(question, answers, text), answered)
 
     def resume_accepted(self, run_dir: RunDir) -> None:

@@ -35,6 +35,7 @@ class CaptionsScreen(CaptionChanges):
 
     STEP = "captions"
     CSS_PATH = "captions.tcss"
+    FULL = True
     AUTO_FOCUS = "#list"
     HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (SMALLEST[0], "-slim"), (76, "-narrow"), (100, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-flat"), (SMALLEST[1], "-squat"), (21, "-low"), (32, "-tall")]  # noqa: RUF012
@@ -51,7 +52,7 @@ class CaptionsScreen(CaptionChanges):
             show=False,
             tooltip=_("Undo the last change, of one caption or of many; once more: the one before."),
         ),
-        Binding("m", "open", _("Next open"), show=False, tooltip=_("Go to the next image that is not marked ✓.")),
+        Binding("m", "open", _("Next without ✓"), show=False, tooltip=_("Go to the next image that is not marked ✓.")),
         Binding("ctrl+r", "read", _("Reload"), show=False, tooltip=_("Read all captions again.")),
     ]
     HELP = _(

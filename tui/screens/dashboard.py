@@ -258,7 +258,7 @@ class DashboardScreen(Resuming):
     def action_send(self, name: str) -> None:
         """Send a command to the trainer."""
         if self.look is not None and not self.look.writable:
-            self.answer("✗ " + _("You may not write into {0}.").format(printable(self.run_dir.control)))
+            self.answer("✗ " + _("You don't have write permission in {0}.").format(printable(self.run_dir.control)))
             return
         self.set_message(_("{0}: sent …").format(words.COMMANDS[name]))
         self._send(name)
@@ -291,7 +291,7 @@ class DashboardScreen(Resuming):
         from tui.screens.change_setting import ChangeSettingScreen
 
         if self.look is not None and not self.look.writable:
-            self.answer("✗ " + _("You may not write into {0}.").format(printable(self.run_dir.control)))
+            self.answer("✗ " + _("You don't have write permission in {0}.").format(printable(self.run_dir.control)))
             return
         self.app.push_screen(ChangeSettingScreen(self.run_dir, self.history, lambda: self.live))
 
@@ -303,7 +303,7 @@ class DashboardScreen(Resuming):
         """Ask, then stop."""
         from tui.screens.ask import AskScreen
 
-        answers = {"no": _("No, let it train"), "yes": _("Stop: finish the step, save everything, end")}
+        answers = {"no": _("No, keep training"), "yes": _("Stop: finish the step, save everything, end")}
         question = _("Stop {0}?").format(printable(self.run_dir.name))
         self.app.push_screen(AskScreen(question, answers), self._stop)
 

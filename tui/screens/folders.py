@@ -256,7 +256,7 @@ class FoldersScreen(TakingIn):
         plan.set_class(problem is not None and bool(entries.name and entries.source), "error")
         plan.set_class(False, "warning")
         if entries.name and self.configured:
-            words = _("The images are those of {0}. A folder that is named here replaces them.")
+            words = _("The images are set in {0}. A folder entered here replaces them.")
             plan.update(f"✗ {problem}" if problem else words.format(printable(self.configured)))
         elif not (entries.name and entries.source):
             plan.update(_("A folder to save in, a name and a folder of images make a project."))
@@ -308,7 +308,7 @@ class FoldersScreen(TakingIn):
         trial = {**entries.trial(), "dataset__class_tokens": entries.word or None}
         try:
             if not entries.source and not self.configured:
-                raise UsageError(_("Name the folder of the images first."), code="no-folder-of-images")
+                raise UsageError(_("Enter the folder of the images first."), code="no-folder-of-images")
             config = self.draft.config(**trial)
         except LoraSmithError as error:
             self.set_message(str(error), kind="error")
@@ -332,7 +332,7 @@ class FoldersScreen(TakingIn):
     @on(Counted)
     def _show_count(self, event: Counted) -> None:
         if event.what == "take" and self._taking is not None:
-            self.set_message(_("{0} of {1} files are in. Escape stops.").format(event.done, event.total))
+            self.set_message(_("{0} of {1} files imported. Escape stops.").format(event.done, event.total))
         elif event.what == "look":
             self.query_one("#summary", Static).update(
                 _("Reading the images: {0} of {1}").format(event.done, event.total)

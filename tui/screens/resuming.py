@@ -161,7 +161,9 @@ class Resuming(BaseScreen):
 
         if self.history.oom is None or self.look is None:
             return
-        trouble = "" if self.look.writable else _("You may not write into this run, so nothing can be changed.")
+        trouble = (
+            "" if self.look.writable else _("You don't have write permission for this run, so nothing can be changed.")
+        )
         screen = RemediesScreen(words.oom_lines(self.history.oom), event.remedies, trouble, event.estimate)
         self.app.push_screen(screen, self._apply)
 

@@ -66,7 +66,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "next", _("Start"), show=False, tooltip=_("Start the training.")),
         Binding("e", "fix", _("Fix"), tooltip=_("Go to the step where this can be fixed.")),
-        Binding("c", "copy", _("Copy command"), tooltip=_("Copy the command that starts the same run from a shell.")),
+        Binding("c", "copy", _("Copy command"), tooltip=_("Copy the shell command that starts the same run.")),
         Binding("p", "save_preset", _("Preset"), tooltip=_("Keep these settings as a preset of your own.")),
         Binding("v", "validation", _("Validation"), tooltip=_("Train on the validation images, or set some aside.")),
         Binding("r", "check", _("Check again"), tooltip=_("Check model, images and disk again.")),
@@ -175,7 +175,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
     def _show_report(self, event: Checked) -> None:
         self.report = event.report
         count = len(warnings(event.report))
-        ready = _("Ready to start.") if not count else _("Ready. Look at the lines with ! first.")
+        ready = _("Ready to start.") if not count else _("Ready. Read the lines with ! first.")
         self.set_message(ready, kind="warning" if count else "note")
         self._draw()
         if event.report.gpu is not None:
@@ -225,7 +225,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
                 text.append(f"\n{printable(title)}\n", "bold")
                 for line in lines:
                     text.append(f"  {_lines(line)}\n")
-        text.append("\n" + _("The same from a shell (c copies it)") + "\n", "bold")
+        text.append("\n" + _("The same as a shell command (c copies it)") + "\n", "bold")
         text.append(printable(self.draft.command()))
         self.query_one("#text", Static).update(text)
         self.query_one("#next", Button).label = _("Watch it") if self.live is not None else self.next_label()
@@ -311,11 +311,11 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
     def problems(self) -> Iterable[str]:
         """What blocks the start."""
         if self.obstacle is not None and self.live is None:
-            yield _("Cannot start yet: e goes to {0}.").format(step_title(self.obstacle[1]))
+            yield _("Cannot start yet: e goes to {0}, where it can be fixed.").format(step_title(self.obstacle[1]))
         elif self.report is None and self.live is None:
             yield _("The check is not finished yet.")
         elif self.starting:
-            yield _("The training is being started.")
+            yield _("The training is starting.")
 
     def leave(self) -> None:
         """Start; ask first where an unfinished run is in the directory."""

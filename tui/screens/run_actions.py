@@ -95,7 +95,7 @@ class RunActions(BaseScreen):
         run = self.chosen()
         if run is None or not run.state.live:
             return
-        answers = {"no": _("No, let it train"), "yes": _("Stop: finish the step, save everything, end")}
+        answers = {"no": _("No, keep training"), "yes": _("Stop: finish the step, save everything, end")}
         self._ask(_("Stop {0}?").format(printable(run.name)), answers, lambda: self._stop(run))
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="doing")

@@ -158,7 +158,7 @@ def _notes(run: KnownRun, unfinished: bool) -> Iterator[str]:
 
     run_dir, state = run.run_dir, run.state.state
     if run.archived:
-        yield _("An earlier run, kept when a newer one started.")
+        yield _("An earlier run, kept aside when a newer one started.")
     if not run_dir.meta:
         yield _("Its record (.run/meta.json) cannot be read.")
     elif not run_dir.config_path.is_file():

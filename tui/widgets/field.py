@@ -39,7 +39,7 @@ class FieldList(ScrollView, can_focus=True):
         Binding("enter", "edit", _("Edit"), tooltip=_("Type another value; a choice changes to the next one.")),
         Binding("space", "turn(1)", _("Toggle"), show=False, tooltip=_("On or off; the next choice.")),
         Binding("right", "turn(1)", _("Next choice"), show=False),
-        Binding("left", "turn(-1)", _("Choice before"), show=False),
+        Binding("left", "turn(-1)", _("Previous choice"), show=False),
         Binding("delete,backspace", "reset", _("Reset"), key_display="del", tooltip=_("Back to the preset's value.")),
         Binding("up", "move(-1)", show=False),
         Binding("down", "move(1)", show=False),

@@ -186,7 +186,7 @@ async def test_trigger_word_and_suggestion(smith: Smith, until: Until, text: Sho
     ("changed", "sentence"),
     [
         ({"name": ""}, "Give the project a name."),
-        ({"source": ""}, "Name the folder of the images."),
+        ({"source": ""}, "Enter the folder of the images."),
         ({"name": "a/b"}, "cannot be a folder's name"),
         ({"source": "nowhere"}, "does not exist"),
         ({"source": "."}, "no images in"),
