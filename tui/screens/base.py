@@ -107,8 +107,11 @@ class BaseScreen(Screen[None]):
             binding = active.binding
             if (binding.action == "filter" and self._list() is None) or (binding.action == "full" and not self.FULL):
                 continue
-            label = self.label_of(binding.action)
-            bindings[key] = active._replace(binding=replace(binding, description=label)) if label else active
+            if binding.action == "full" and self.has_class("-full"):
+                binding = replace(binding, description=_("All parts"), show=True)
+            elif label := self.label_of(binding.action):
+                binding = replace(binding, description=label)
+            bindings[key] = active._replace(binding=binding)
         return bindings
 
     def label_of(self, action: str) -> str | None:
