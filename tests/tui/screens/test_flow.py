@@ -50,7 +50,10 @@ async def test_help_is_the_first_key_and_quit_the_last_in_every_field(
     app.first_step = step
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: getattr(app.screen, "STEP", "") == step)
-        for place in [None, *[field for field in app.screen.query(Input) if field.display and field.region.area]]:
+        for place in [
+            None,
+            *[field for field in app.screen.query("Input, TextArea") if field.display and field.region.area],
+        ]:
             app.screen.set_focus(place)
             await pilot.pause()
             footer = text(app).splitlines()[-1]
