@@ -17,14 +17,11 @@ from textual.widgets import Button, Static
 from textual.worker import get_current_worker
 
 from engine.config import ConfigError
-from engine.config.own_presets import own_preset_path, save_preset
 from engine.errors import LoraSmithError
 from engine.text import printable
 from engine.worker import Cancelled
 from tui.screens.ask import AskScreen
-from tui.screens.ask_text import AskTextScreen
-from tui.screens.step import StepScreen
-from tui.setup.draft import forget_presets
+from tui.screens.preset_saving import PresetSaving
 from tui.setup.forecast import Forecaster
 from tui.setup.review_report import (
     LiveRunError,
@@ -39,16 +36,16 @@ from tui.setup.review_report import (
     warnings,
 )
 from tui.shell.begin import begin, resume
+from tui.text.fields import step_title
 from tui.texts import _
 from tui.watching.progress import throttled
-from tui.widgets.field import step_title
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
     from engine.runs import RunDir
 
 
-class ReviewScreen(StepScreen):
+class ReviewScreen(PresetSaving):
     """Checks the draft in the background, shows the result, and starts the run."""
 
     STEP = "review"
@@ -272,41 +269,6 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
     def action_copy(self) -> None:
         """Copy the command, if the terminal allows it."""
         self.copy(self.draft.command())
-
-    def action_save_preset(self) -> None:
-        """Ask for a name and write a preset."""
-        text = _("Settings without model, images and name. Your own presets are in {0}").format(
-            printable(own_preset_path("x").parent)
-        )
-        self.app.push_screen(AskTextScreen(_("Save as a preset"), text, own_preset_path), self._name_preset)
-
-    def _name_preset(self, name: str | None) -> None:
-        if name is None:
-            return
-        if not own_preset_path(name).exists():
-            self._write_preset(name)
-            return
-        answers = {"no": _("Keep the old one"), "yes": _("Overwrite it")}
-
-        def answered(answer: str | None) -> None:
-            if answer == "yes":
-                self._write_preset(name, overwrite=True)
-
-        self.app.push_screen(AskScreen(_("The preset {0} exists already").format(name), answers), answered)
-
-    def _write_preset(self, name: str, *, overwrite: bool = False) -> None:
-        title = _("From {0}").format(printable(self.draft.preset))
-        try:
-            config = self.draft.config()
-            path = save_preset(name, self.draft.preset, config, title, overwrite=overwrite)
-            forget_presets()
-            self.draft.rebase(name, config)
-        except LoraSmithError as error:
-            self.smith.show_error(error)
-            return
-        self._draw()
-        self.answer(_("Saved as the preset {0}.").format(name))
-        self.notify(printable(path), title=_("Preset {0}").format(name), markup=False)
 
     def problems(self) -> Iterable[str]:
         """What blocks the start."""

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 
 from engine.config.form import fields
 from tui.setup.draft import Draft, forget_presets
-from tui.widgets.field import cut, explain, hint, vram_text
+from tui.text.fields import cut, explain, hint, vram_text
 from tui.widgets.form import Form
 
 
