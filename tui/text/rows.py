@@ -65,7 +65,7 @@ COLUMNS = (
 
 
 NARROW_NAME = 14
-"""Cells of a name where the terminal is too narrow for all columns."""
+"""Least cells of a name, where the terminal is too narrow for all columns."""
 FRAME = 5
 """Cells beside the table: its frame, its margins, the scroll bar."""
 
@@ -77,7 +77,8 @@ def columns_for(width: int) -> tuple[Column, ...]:
     if rest >= where.width:
         return (*others, replace(where, width=rest))
     name, *others = others
-    return (replace(name, width=NARROW_NAME), *others)
+    rest = width - FRAME - sum(column.width for column in others) - 2 * (len(others) + 1)
+    return (replace(name, width=max(NARROW_NAME, rest)), *others)
 
 
 def sign(state: str) -> str:
