@@ -96,7 +96,7 @@ def _frozen() -> Iterator[Any]:
     home = str(PLACE)
     variables = {"HOME": home, "XDG_STATE_HOME": f"{home}/.state", "XDG_CONFIG_HOME": f"{home}/.config",
                  "XDG_CACHE_HOME": f"{home}/.cache", "TERM": "xterm-256color", "COLORTERM": "truecolor",
-                 "LORASMITH_THEME": "smith-dark", "LANG": "C.UTF-8"}  # fmt: skip
+                 "LANG": "C.UTF-8"}  # fmt: skip
     yield mock.patch.dict(os.environ, variables)
     for name in ("NO_COLOR", "CUDA_VISIBLE_DEVICES", "TZ"):
         os.environ.pop(name, None)

@@ -1,5 +1,5 @@
-"""Draw the screens into screenshots/: SVG for the eye of a diff, PNG for the README. And each of them once more at
-80 × 24, as plain text for the tests (tests/snapshots/).
+"""Draw the screens into screenshots/, in the dark theme and the light one: SVG for the eye of a diff, PNG for the
+README. And each of them once more at 80 × 24, as plain text for the tests (tests/snapshots/).
 
     python tools/screenshots.py            write all
     python tools/screenshots.py --check    fail when a committed image or text is not what the screen draws now
@@ -31,6 +31,7 @@ from textual.widgets import Input, TextArea
 from engine.runs import RunDir
 from tests.nvml.fake import NoCompiler
 from tui.app import Appearance, LoraSmithApp
+from tui.display.themes import DARK, LIGHT
 from tui.setup.draft import Draft
 
 FOLDER = ROOT / "screenshots"
@@ -61,6 +62,12 @@ class Scene:
     shows: str = ""
     """Text to wait for when it is complete."""
     size: tuple[int, int] = WIDE
+    theme: str = DARK.name
+
+    @property
+    def light(self) -> Scene:
+        """The same in the light theme."""
+        return replace(self, name=f"{self.name}-light", theme=LIGHT.name)
 
     @property
     def narrow(self) -> Scene:
@@ -90,16 +97,16 @@ SCENES = (
     Scene("remedies", run="ember", shows="Out of memory"),
     Scene("results", run="lighthouse", keys=("v",), shows="● best"),
     Scene("compare", keys=COMPARED, ready="Trains in process", shows="Best file"),
-    Scene("help", run="smithy-v1", keys=("f1",), shows="Keys"),
+    Scene("help", run="smithy-v1", keys=("f1",), shows="Escape closes"),
 )
 
 
 async def draw(scene: Scene, runs: dict[str, RunDir]) -> str:
     """The scene as SVG, once it has come to rest."""
-    app = LoraSmithApp(runs.get(scene.run), Appearance(), _draft(scene.step))
-    app.first_step = scene.step or None
-    training = {"NVML_FAKE_LOAD": "97", "NVML_FAKE_USED": "5540"} if scene.run == "smithy-v1" else {}
-    with mock.patch.dict(os.environ, training):
+    load = {"NVML_FAKE_LOAD": "97", "NVML_FAKE_USED": "5540"} if scene.run == "smithy-v1" else {}
+    with mock.patch.dict(os.environ, {**load, "LORASMITH_THEME": scene.theme}):
+        app = LoraSmithApp(runs.get(scene.run), Appearance(), _draft(scene.step))
+        app.first_step = scene.step or None
         return await _drawn(app, scene)
 
 
@@ -198,9 +205,10 @@ def png(svg: str) -> bytes:
 
 def draw_all(scenes: tuple[Scene, ...]) -> dict[Path, str]:
     """The path of each drawing, and its text."""
-    both = [size for scene in scenes for size in ((scene, scene.narrow) if scene.size == WIDE else (scene,))]
+    wide = [scene for scene in scenes if scene.size == WIDE]
+    every = [*scenes, *(scene.narrow for scene in wide), *(scene.light for scene in wide)]
     with world() as runs:
-        return {scene.path: asyncio.run(draw(scene, runs)) for scene in both}
+        return {scene.path: asyncio.run(draw(scene, runs)) for scene in every}
 
 
 def stale(drawn: dict[Path, str]) -> list[Path]:

@@ -255,7 +255,7 @@ class LoraSmithApp(KeysInOrder):
                 return
         words = {
             "detach": _("The training continues. Come back with:"),
-            "stop": _("The training finishes its step, saves and ends. Look at it with:"),
+            "stop": _("The training finishes its step, saves and ends. See it with:"),
         }
         self.farewell = (words[answer], f"  {attach_line(self.watched.path)}")
         self.exit()

@@ -104,7 +104,7 @@ def make_chart(
     if not steps:
         return None
     across = _across(max(*steps, last_step, 1))
-    up = loss_scale(band, (), [value for line in lines for _, value in line.points], 8)
+    up = loss_scale(band, (), [value for line in lines for _, value in line.points])
     plotted = tuple(_plotted(line, across, up) for line in lines)
     described = " ".join(_described(line) for line in lines)
     return Chart(

@@ -34,24 +34,28 @@ class Scale:
         return [k * self.tick for k in range(first, math.floor(self.high / self.tick + 1e-9) + 1)]
 
 
-def value_scale(values: Iterable[float], ticks: int) -> Scale:
-    """An axis that holds all `values` (at least one), with about `ticks` labels."""
+TICKS = 4
+"""Labels of an upright axis, about; fewer would leave more of the axis empty."""
+
+
+def value_scale(values: Iterable[float]) -> Scale:
+    """An axis that holds all `values` (at least one)."""
     kept = list(values)
     low, high = min(kept), max(kept)
     if high - low < 1e-9 + 1e-3 * abs(high):
         low, high = low - 0.05 * abs(low) - 1e-6, high + 0.05 * abs(high) + 1e-6
-    tick = nice((high - low) / max(1, ticks))
+    tick = nice((high - low) / TICKS)
     return Scale(math.floor(low / tick) * tick, math.ceil(high / tick) * tick, tick)
 
 
-def loss_scale(raw: Sequence[Bin], smooth: Sequence[Bin], marks: Iterable[float], rows: int) -> Scale:
+def loss_scale(raw: Sequence[Bin], smooth: Sequence[Bin], marks: Iterable[float]) -> Scale:
     """An axis that holds the smoothed and the validation losses, and the raw ones except rare peaks."""
     highs, lows = sorted(item.high for item in raw), sorted(item.low for item in raw)
     spare = len(highs) // 20
     values = [item.last for item in smooth] + list(marks)
     if raw:
         values += [lows[spare], highs[len(highs) - 1 - spare]]
-    return value_scale(values, min(4, rows // 2))
+    return value_scale(values)
 
 
 def step_scale(newest: int, total: int | None, columns: int) -> Scale:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import signal
 import subprocess
@@ -124,7 +125,7 @@ def test_a_crash_is_not_silent_and_gives_the_terminal_back(start: Start) -> None
     terminal.until_shown(WELCOME)
     terminal.send(REPAINT)
     assert terminal.wait() == 1 and terminal.restored
-    assert b"a mistake of ours" in terminal.raw and b"A running training continues." in terminal.raw
+    assert b"a mistake of ours" in terminal.raw and b"running training continues." in terminal.raw
 
 
 def test_ctrl_c_twice(start: Start) -> None:
@@ -243,3 +244,41 @@ def test_at_rest_it_hardly_works(start: Start, seconds_of_cpu: Callable[..., flo
         terminal.read()
     assert seconds_of_cpu(terminal.process) - before < 1.0 and len(terminal.raw) - written < 4096
     assert terminal.process.poll() is None
+
+
+def test_y_copies_by_the_terminal_s_own_clipboard(start: Start, live: RunDir) -> None:
+    terminal = start()
+    terminal.until_shown("▶ running")
+    terminal.send("y")
+    terminal.until_shown("Copied")
+    encoded = base64.b64encode(str(live.path).encode()).decode()
+    assert f"\x1b]52;c;{encoded}".encode() in terminal.raw
+
+
+@pytest.mark.parametrize(("term", "is_ascii"), [("linux", True), ("xterm-256color", False)])
+def test_a_console_gets_bars_of_ascii(start: Start, live: RunDir, term: str, is_ascii: bool) -> None:
+    terminal = start("attach", "robot", term=term)
+    terminal.until_shown("running", "Step ")
+    terminal.until(lambda: ("░".encode() in terminal.raw) is not is_ascii and b"smoothed" in terminal.raw)
+    braille = [character for character in terminal.text if "\u2800" <= character <= "\u28ff"]
+    assert bool(braille) is not is_ascii
+
+
+def test_the_editor_gets_the_terminal_and_gives_it_back(start: Start, place: Path) -> None:
+    editor = place / "my editor"
+    editor.write_text('#!/bin/sh\necho "EDITING $1"; read -r word; sed -i "s/^seed = .*/seed = $word/" "$1"\n')
+    editor.chmod(0o755)
+    terminal = start(VISUAL=f"'{editor}'")
+    terminal.until_shown(WELCOME)
+    terminal.send("n")
+    terminal.until_shown("Hardware")
+    terminal.send("\x075")  # Ctrl+G, Parameters
+    terminal.until_shown("basic · 0 changed")
+    terminal.send("\x1b[17~")
+    terminal.until_shown("EDITING")
+    terminal.send("77\r")
+    terminal.until_shown("basic · 1 changed")
+    terminal.send("/seed\r")
+    terminal.until_shown("• Seed", "77")
+    terminal.send(QUIT)
+    assert terminal.wait() == 0 and terminal.restored

@@ -5,8 +5,6 @@ from __future__ import annotations
 from textual import events
 from textual.app import App
 from textual.widget import Widget
-from textual.widgets import Input, TextArea
-from textual.widgets._select import SelectOverlay
 
 STANDS_FOR = {"j": "down", "k": "up", "g": "home", "G": "end", "q": "escape"}
 """Down, up, the first, the last, out of here."""
@@ -14,6 +12,9 @@ STANDS_FOR = {"j": "down", "k": "up", "g": "home", "G": "end", "q": "escape"}
 
 def is_typing(widget: Widget | None) -> bool:
     """Whether a letter is a character there: in a field, and in a list that jumps to what is typed."""
+    from textual.widgets import Input, TextArea  # here: with the first such key, not before the first paint
+    from textual.widgets._select import SelectOverlay
+
     return isinstance(widget, Input | TextArea) or (isinstance(widget, SelectOverlay) and widget._type_to_search)
 
 

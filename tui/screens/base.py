@@ -110,8 +110,11 @@ class BaseScreen(Screen[None]):
             binding = active.binding
             if (binding.action == "filter" and self._list() is None) or (binding.action == "full" and not self.FULL):
                 continue
-            label = self.label_of(binding.action)
-            bindings[key] = active._replace(binding=replace(binding, description=label)) if label else active
+            if binding.action == "full" and self.has_class("-full"):
+                binding = replace(binding, description=_("All parts"), show=True)
+            elif label := self.label_of(binding.action):
+                binding = replace(binding, description=label)
+            bindings[key] = active._replace(binding=binding)
         return bindings
 
     def label_of(self, action: str) -> str | None:
@@ -197,7 +200,7 @@ class BaseScreen(Screen[None]):
 
         answers = {"no": _("No, leave it"), "yes": _("Resume with what is there now")}
         text = "\n".join(printable(change[:1].upper() + change[1:]) for change in error.changes)
-        question = _("{0} was trained on something else").format(printable(error.run_dir.name))
+        question = _("The images or the model of {0} have changed").format(printable(error.run_dir.name))
         self.app.push_screen(AskScreen(question, answers, text), answered)
 
     def resume_accepted(self, run_dir: RunDir) -> None:

@@ -109,7 +109,7 @@ class ReplaceScreen(EditScreen):
     def compose_fields(self) -> ComposeResult:
         """The text to find, its replacement, and options."""
         yield from _row(_("Find"), "find")
-        yield from _row(_("Replace by"), "by")
+        yield from _row(_("Replace with"), "by")
         with Horizontal(classes="row"):
             yield Static(classes="label")
             yield Tick(_("Whole words"), True, id="whole")

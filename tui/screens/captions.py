@@ -15,16 +15,10 @@ from textual.message import Message
 from textual.widgets import Static
 
 from engine.captioning.captioner import Kind
-from engine.captioning.job import undo
-from engine.dataset.caption_edits import Change, EditResult, apply, plan_frame
-from engine.dataset.caption_files import tag_counts
-from engine.dataset.caption_journal import UndoResult
 from engine.errors import LoraSmithError
-from engine.text import listing, plural, printable
+from engine.text import plural, printable
 from tui.screens.base import SMALLEST
-from tui.screens.caption_edits import FrameScreen, ReplaceScreen
-from tui.screens.caption_tags import TagsScreen
-from tui.screens.step import StepScreen
+from tui.screens.caption_changes import CaptionChanges
 from tui.setup.caption_book import Book, Rules, flowed, own_folder
 from tui.texts import _
 from tui.watching.progress import throttled
@@ -37,11 +31,12 @@ from tui.widgets.frames import framed
 FIRST_CHOICE = "florence2"
 
 
-class CaptionsScreen(StepScreen):
+class CaptionsScreen(CaptionChanges):
     """A list on the left; the image and its caption on the right."""
 
     STEP = "captions"
     CSS_PATH = "captions.tcss"
+    FULL = True
     AUTO_FOCUS = "#list"
     HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (SMALLEST[0], "-slim"), (76, "-narrow"), (100, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-flat"), (SMALLEST[1], "-squat"), (21, "-low"), (32, "-tall")]  # noqa: RUF012
@@ -58,7 +53,7 @@ class CaptionsScreen(StepScreen):
             show=False,
             tooltip=_("Undo the last change, of one caption or of many; once more: the one before."),
         ),
-        Binding("m", "open", _("Next open"), show=False, tooltip=_("Go to the next image that is not marked ✓.")),
+        Binding("m", "open", _("Next without ✓"), show=False, tooltip=_("Go to the next image that is not marked ✓.")),
         Binding("ctrl+r", "read", _("Reload"), show=False, tooltip=_("Read all captions again.")),
     ]
     HELP = _(
@@ -81,21 +76,9 @@ class CaptionsScreen(StepScreen):
 
         result: Book | LoraSmithError
 
-    @dataclass
-    class Done(Message):
-        """An edit of many captions, or undoing it, has ended."""
-
-        words: str
-        result: EditResult | UndoResult | LoraSmithError
-
     def __init__(self) -> None:
         super().__init__()
-        self.book: Book | None = None
         self._failure: LoraSmithError | None = None
-        self._edits: list[tuple[Path, str, str] | None] = []
-        """Changes of captions, the newest last: an image with its caption before and after; None for many at once."""
-        self._busy = False
-        """Many captions are being changed."""
         self._captioning = False
         """A model makes captions."""
 
@@ -256,74 +239,6 @@ class CaptionsScreen(StepScreen):
         else:
             self.query_one(CaptionList).position = place
 
-    # All captions
-
-    def action_replace(self) -> None:
-        """Find and replace."""
-        if self.book is not None and self._save():
-            self.app.push_screen(ReplaceScreen(self.book.files), self._change)
-
-    def action_frame(self) -> None:
-        """Prefix and suffix."""
-        if self.book is not None and self._save():
-            self.app.push_screen(FrameScreen(self.book.files), self._change)
-
-    def action_tags(self) -> None:
-        """Count tags."""
-        if self.book is not None and self._save():
-            counts = tag_counts(self.book.files, self.rules.separator)
-            captions = sum(bool(file.text) for file in self.book.files)
-            self.app.push_screen(TagsScreen(counts, captions, self.rules.separator))
-
-    def _change(self, changes: list[Change] | None) -> None:
-        if changes:
-            self._edits.append(None)
-            self._busy = True
-            self.refresh_bindings()
-            self._make(changes, self.rules)
-
-    def action_add_trigger(self) -> None:
-        """Put the trigger word before every caption that lacks it."""
-        if self.book is None or not self._save():
-            return
-        lacking = [file for file in self.book.files if self.book.lacks_trigger(file)]
-        with_commas = sum("," in (file.text or "") for file in lacking) * 2 > len(lacking)
-        changes = plan_frame(lacking, f"{self.rules.trigger}," if with_commas else self.rules.trigger)
-        if changes:
-            self._change(changes)
-        else:
-            self.answer(_("✓ Every caption has the trigger word."))
-
-    def action_undo(self) -> None:
-        """Undo the last edit, of one caption or of many."""
-        if not self._save() or self.book is None:
-            return
-        edit = self._edits.pop() if self._edits else None
-        if edit is not None:
-            self._undo_single(*edit)
-            return
-        self._busy = True
-        self.refresh_bindings()
-        self._undo(self.rules)
-
-    def _undo_single(self, image: Path, before: str, after: str) -> None:
-        """Write the caption that an image had before; not where it was changed elsewhere since."""
-        assert self.book is not None
-        place, name = self.book.place_of(image), printable(image.name)
-        if place is None or (self.book.files[place].text or "") != after:
-            self.answer(_("{0}: changed elsewhere since, and not touched.").format(name))
-            return
-        try:
-            self.book.write(place, before)
-        except LoraSmithError as error:
-            self.smith.show_error(error)
-            return
-        self._show(place)
-        self.query_one(CaptionList).position = place
-        self.query_one(CaptionList).refresh()
-        self._show_summary()
-        self.answer(_("{0}: the caption as before.").format(name))
-
     def edited(self) -> tuple[str, str]:
         """The caption for an editor of the person's own, and the extension of its file."""
         return f"{self.card.text}\n", ".txt"
@@ -334,40 +249,6 @@ class CaptionsScreen(StepScreen):
             return
         self.card.put(text.strip())
         self._save()
-
-    @work(thread=True, exclusive=True, exit_on_error=False, group="edit")
-    def _make(self, changes: list[Change], rules: Rules) -> None:
-        progress = self._progress(_("Changing the captions: {0} of {1}"))
-        self._finish(_("{0} changed. u undoes it."), lambda: apply(changes, rules.job.journal, _("edit"), progress))
-
-    @work(thread=True, exclusive=True, exit_on_error=False, group="edit")
-    def _undo(self, rules: Rules) -> None:
-        progress = self._progress(_("Undoing: {0} of {1}"))
-        self._finish(_("{0} as before."), lambda: undo(rules.job, progress))
-
-    def _finish(self, words: str, edit: Callable[[], EditResult | UndoResult]) -> None:
-        """Run `edit` in the thread, and post its result."""
-        try:
-            result: EditResult | UndoResult | LoraSmithError = edit()
-        except LoraSmithError as error:
-            result = error
-        self.post_message(self.Done(words, result))
-
-    @on(Done)
-    def _done(self, event: Done) -> None:
-        if isinstance(event.result, LoraSmithError):
-            self.smith.show_error(event.result)
-            self.set_message(event.result.message, kind="error")
-        else:
-            if isinstance(event.result, UndoResult):
-                self.query_one(CaptioningLine).display = False  # its captions were undone
-            sentence = event.words.format(plural(event.result.changed, _("caption")))
-            if names := [printable(path.name) for path in event.result.skipped]:
-                words = _("{0} Changed since and not touched: {1}.")
-                self.set_message(words.format(sentence, listing(names, 3)), kind="warning")
-            else:
-                self.answer(sentence)
-        self._read(self.rules)
 
     # A model
 

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.message import Message
-from textual.worker import Worker, WorkerState, get_current_worker
+from textual.worker import get_current_worker
 
 from engine.runs import RunDir, request
 from engine.runs.events import ChangedEvent
-from engine.runs.history import RunHistory
-from engine.runs.shortage import Shortage
 from engine.text import printable
-from tui.screens.base import BaseScreen
+from tui.screens.resuming import Resuming
 from tui.screens.steps import STEPS
 from tui.shell import notify
 from tui.text import hints
 from tui.text import run as words
 from tui.text.rows import sign, step_words
 from tui.texts import _
-from tui.watching.machine import MachineWatch
 from tui.watching.run import IDLE_SECONDS, LIVE_SECONDS, Look, RunWatch
 from tui.widgets.lines import Lines
 from tui.widgets.run_panes import PANE_TOOLTIPS, PANES, RunPanes
@@ -34,15 +28,13 @@ from tui.widgets.step_bar import StepBar
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
-    from engine.oom.remedy import Remedy
-    from tui.screens.remedies import EstimateSavings
 
 
 SLOWER = 6
 """So many times fewer looks on a slow line: each repaints the numbers."""
 
 
-class DashboardScreen(BaseScreen):
+class DashboardScreen(Resuming):
     """Follows a run's directory and writes nothing but commands; closing it does not stop the run."""
 
     CSS_PATH = "dashboard.tcss"
@@ -91,42 +83,14 @@ class DashboardScreen(BaseScreen):
         id: str
         name: str
 
-    @dataclass
-    class Resumed(Message):
-        """The trainer was started again."""
-
-        notes: list[str]
-
-    @dataclass
-    class Remedied(Message):
-        """The remedies were computed."""
-
-        remedies: list[Remedy]
-        estimate: EstimateSavings | None
-
     def __init__(self, run_dir: RunDir) -> None:
-        super().__init__()
-        self.run_dir = run_dir
-        self.history = RunHistory()
-        self.look: Look | None = None
-        """The newest look."""
+        super().__init__(run_dir)
         self.config: RunConfig | None = None
-        self.machine = MachineWatch()
         self.follower = RunWatch(run_dir, self.machine)
         self._pending: dict[str, str] = {}
         """Commands that are not answered yet: id to name."""
         self._sentence = ""
         """The last message; cleared when the run's state changes."""
-        self._offered = -1
-        """The life (start or resume) of the run whose out-of-memory was shown."""
-        self._changes: Mapping[str, object] | None = None
-        """Settings that the last resume changes."""
-        self._wake = threading.Event()
-
-    @property
-    def state(self) -> str:
-        """One of the run's states, or "gone"."""
-        return "starting" if self.look is None else "gone" if self.look.gone else self.look.state.state
 
     @property
     def live(self) -> bool:
@@ -294,7 +258,7 @@ class DashboardScreen(BaseScreen):
     def action_send(self, name: str) -> None:
         """Send a command to the trainer."""
         if self.look is not None and not self.look.writable:
-            self.answer("✗ " + _("You may not write into {0}.").format(printable(self.run_dir.control)))
+            self.answer("✗ " + _("You don't have write permission in {0}.").format(printable(self.run_dir.control)))
             return
         self.set_message(_("{0}: sent …").format(words.COMMANDS[name]))
         self._send(name)
@@ -327,7 +291,7 @@ class DashboardScreen(BaseScreen):
         from tui.screens.change_setting import ChangeSettingScreen
 
         if self.look is not None and not self.look.writable:
-            self.answer("✗ " + _("You may not write into {0}.").format(printable(self.run_dir.control)))
+            self.answer("✗ " + _("You don't have write permission in {0}.").format(printable(self.run_dir.control)))
             return
         self.app.push_screen(ChangeSettingScreen(self.run_dir, self.history, lambda: self.live))
 
@@ -339,109 +303,13 @@ class DashboardScreen(BaseScreen):
         """Ask, then stop."""
         from tui.screens.ask import AskScreen
 
-        answers = {"no": _("No, let it train"), "yes": _("Stop: finish the step, save everything, end")}
+        answers = {"no": _("No, keep training"), "yes": _("Stop: finish the step, save everything, end")}
         question = _("Stop {0}?").format(printable(self.run_dir.name))
         self.app.push_screen(AskScreen(question, answers), self._stop)
 
     def _stop(self, answer: str | None) -> None:
         if answer == "yes":
             self.action_send("stop")
-
-    def action_resume(self) -> None:
-        """Resume; a finished run to a number of epochs; ask where it may still be running elsewhere."""
-        from tui.screens.ask import AskScreen
-        from tui.screens.longer import LongerScreen
-
-        if self.state == "finished":
-            self.app.push_screen(LongerScreen(self.run_dir, self.history.epochs), self._train_longer)
-            return
-        if self.state != "unknown" or self.look is None:
-            self._continue()
-            return
-        answers = {"no": _("No, leave it"), "yes": _("Resume it here")}
-        text = _("{0}. Running it on two machines would damage it.").format(self.look.state.detail.capitalize())
-        question = _("Is {0} still running there?").format(printable(self.run_dir.name))
-        self.app.push_screen(AskScreen(question, answers, text), self._resume_here)
-
-    def _train_longer(self, epochs: int | None) -> None:
-        if epochs is not None:
-            self._continue({"training.max_train_epochs": epochs})
-
-    def _resume_here(self, answer: str | None) -> None:
-        if answer == "yes":
-            self._continue()
-
-    def _continue(self, changes: Mapping[str, object] | None = None) -> None:
-        self.set_message(_("Resuming …"))
-        self._changes = changes
-        self._resume(changes)
-
-    def resume_accepted(self, run_dir: RunDir) -> None:
-        """Resume with the changed settings, after the question was answered."""
-        self.set_message(_("Resuming …"))
-        self._resume(self._changes, accept_changes=True)
-
-    @work(thread=True, exclusive=True, exit_on_error=False, group="resume")
-    def _resume(self, changes: Mapping[str, object] | None, *, accept_changes: bool = False) -> None:
-        from tui.shell.begin import resume
-
-        notes: list[str] = []
-        resume(self.run_dir, changes, accept_changes=accept_changes, log=notes.append)
-        self.post_message(self.Resumed(notes))
-
-    @on(Worker.StateChanged)
-    def _not_resumed(self, event: Worker.StateChanged) -> None:
-        if event.worker.group == "resume" and event.state is WorkerState.ERROR:
-            self.set_message("")
-
-    @on(Resumed)
-    def _resumed(self, event: Resumed) -> None:
-        for note in event.notes:
-            self.notify(printable(note), markup=False)
-        self.smith.watched = self.run_dir
-        self._read_config()
-        self._wake.set()
-
-    def _offer_once(self) -> None:
-        """Open the remedies automatically, once for each out-of-memory."""
-        if self._offered != self.history.start_count:
-            self._offered = self.history.start_count
-            self.action_remedies()
-
-    def action_remedies(self) -> None:
-        """Compute the remedies, then show them."""
-        if self.history.oom is not None:
-            self._find_remedies(self.history.oom)
-
-    @work(thread=True, exclusive=True, exit_on_error=False, group="remedies")
-    def _find_remedies(self, oom: Shortage) -> None:
-        from engine.config import load_config
-        from engine.families.resolved import resolve_without_model
-        from engine.oom.remedies import remedies
-        from tui.text.vram_text import estimate_savings
-
-        config = self.run_dir.with_own_datasets(load_config(self.run_dir.config_path))
-        machine = self.machine.latest
-        cards = machine.cards(config.memory.device, config.training.num_processes) if machine else []
-        card = cards[0] if cards and not oom.device.startswith("cpu") else None
-        run = resolve_without_model(config)
-        choices = remedies(run, card, oom.phase)
-        estimate = partial(estimate_savings, run, card, oom, choices) if card is not None else None
-        self.post_message(self.Remedied(choices, estimate))
-
-    @on(Remedied)
-    def _show_remedies(self, event: Remedied) -> None:
-        from tui.screens.remedies import RemediesScreen
-
-        if self.history.oom is None or self.look is None:
-            return
-        trouble = "" if self.look.writable else _("You may not write into this run, so nothing can be changed.")
-        screen = RemediesScreen(words.oom_lines(self.history.oom), event.remedies, trouble, event.estimate)
-        self.app.push_screen(screen, self._apply)
-
-    def _apply(self, remedy: Remedy | None) -> None:
-        if remedy is not None:
-            self._continue(remedy.changes)
 
     def action_results(self) -> None:
         """The files and samples so far."""

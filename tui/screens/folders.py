@@ -12,15 +12,13 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.message import Message
 from textual.timer import Timer
 from textual.widgets import Button, Checkbox, Input, Select, Static
-from textual.worker import Worker, WorkerState
 
 from engine.dataset.caption_files import has_word
 from engine.dataset.scan import default_repeats
 from engine.dataset.trigger import TriggerTokens, suggest, tokenize_trigger
 from engine.errors import LoraSmithError, UsageError
-from engine.runs.project import CreatedProject, Project, make
 from engine.text import plural, printable
-from tui.screens.step import StepScreen
+from tui.screens.taking_in import TakingIn
 from tui.setup.folder_entries import Entries, configured
 from tui.text.folders import FIELD_HELP, caption_words, plan_text, summary_text, verdict_text
 from tui.texts import _
@@ -41,7 +39,7 @@ PAUSE = 0.4
 """Seconds without a key before the folder is read."""
 
 
-class FoldersScreen(StepScreen):
+class FoldersScreen(TakingIn):
     """Takes the images into a project when Next is pressed."""
 
     STEP = "folders"
@@ -91,19 +89,10 @@ class FoldersScreen(StepScreen):
         sentence: str
         needs_decision: bool
 
-    @dataclass
-    class ImagesTakenIn(Message):
-        """Taking the images in has ended; None: stopped."""
-
-        entries: Entries
-        result: CreatedProject | LoraSmithError | None
-
     def __init__(self) -> None:
         super().__init__()
         self._looked_at: RunConfig | None = None
         self._seen: Overview | LoraSmithError | None = None
-        self._taking: Worker[None] | None = None
-        self._accepted_others = 0
         self._pause: Timer | None = None
         self._verdict: FoldersScreen.Judged | None = None
         self._occupied: FoldersScreen.PlaceRead | None = None
@@ -268,7 +257,7 @@ class FoldersScreen(StepScreen):
         plan.set_class(problem is not None and bool(entries.name and entries.source), "error")
         plan.set_class(False, "warning")
         if entries.name and self.configured:
-            words = _("The images are those of {0}. A folder that is named here replaces them.")
+            words = _("The images are set in {0}. A folder entered here replaces them.")
             plan.update(f"✗ {problem}" if problem else words.format(printable(self.configured)))
         elif not (entries.name and entries.source):
             plan.update(_("A folder to save in, a name and a folder of images make a project."))
@@ -320,7 +309,7 @@ class FoldersScreen(StepScreen):
         trial = {**entries.trial(), "dataset__class_tokens": entries.word or None}
         try:
             if not entries.source and not self.configured:
-                raise UsageError(_("Name the folder of the images first."), code="no-folder-of-images")
+                raise UsageError(_("Enter the folder of the images first."), code="no-folder-of-images")
             config = self.draft.config(**trial)
         except LoraSmithError as error:
             self.set_message(str(error), kind="error")
@@ -344,7 +333,7 @@ class FoldersScreen(StepScreen):
     @on(Counted)
     def _show_count(self, event: Counted) -> None:
         if event.what == "take" and self._taking is not None:
-            self.set_message(_("{0} of {1} files are in. Escape stops.").format(event.done, event.total))
+            self.set_message(_("{0} of {1} files imported. Escape stops.").format(event.done, event.total))
         elif event.what == "look":
             self.query_one("#summary", Static).update(
                 _("Reading the images: {0} of {1}").format(event.done, event.total)
@@ -376,73 +365,9 @@ class FoldersScreen(StepScreen):
         self._show_plan()
         self._show_word()
 
-    # Leaving
-
-    def leave(self) -> None:
-        """Take the images in, then leave the step. Those of a dataset configuration stay where they are."""
-        if self.configured:
-            super().leave()
-            return
-        self.draft.done.remove(self.STEP)
-        if self._taking is not None:
-            return
-        entries = self.entries
+    def repeats(self, entries: Entries) -> int | None:
+        """The computed repeats, where the source is read and its folders have none in their names."""
         seen = self._seen if self._trial(entries) == self._looked_at else None
-        repeats = None
-        if entries.take_in != "leave" and seen is not None and not isinstance(seen, LoraSmithError):
-            repeats = None if seen.numbered else default_repeats(len(seen.images))
-        project = entries.project(str(self.draft.get("dataset.caption_extension")), repeats)
-        self.set_message(_("Taking the images in. Escape stops."))
-        self._taking = self._take(project, entries, entries.earlier(self.draft))
-
-    @work(thread=True, exclusive=True, exit_on_error=False, group="take")
-    def _take(self, project: Project, entries: Entries, earlier: Path | None) -> None:
-        try:
-            progress = self._progress("take")
-            result: CreatedProject | LoraSmithError | None = make(project, earlier=earlier, progress=progress)
-        except WorkerStopped:
-            result = None
-        except LoraSmithError as error:
-            result = error
-        self.post_message(self.ImagesTakenIn(entries, result))
-
-    @on(ImagesTakenIn)
-    def _finish_take(self, event: ImagesTakenIn) -> None:
-        self._taking = None
-        if event.result is None:
-            self.set_message(_("Stopped. Next continues with the rest."), kind="warning")
-        elif isinstance(event.result, LoraSmithError):
-            self.set_message(event.result.message, kind="error")
-            self.smith.show_error(event.result)
-        else:
-            event.entries.record(self.draft, event.result)
-            if self.entries == event.entries:
-                self._leave_with(event.result)
-            else:
-                self.store()
-                self.set_message(_("Fields were changed meanwhile. Next takes that in."), kind="warning")
-
-    def _leave_with(self, result: CreatedProject) -> None:
-        """Leave the step; where the project has images of another source, only on the second try."""
-        if result.others > self._accepted_others:
-            self._accepted_others = result.others
-            self.query_one("#plan", Static).update("\n".join(f"! {line}" for line in result.lines()))
-            self.set_message(_("Other images are there. Next uses them too."), kind="warning")
-            return
-        for line in result.lines():
-            self.notify(printable(line), severity="warning", markup=False)
-        self.draft.done.append(self.STEP)
-        super().leave()
-
-    @on(Worker.StateChanged)
-    def _failed(self, event: Worker.StateChanged) -> None:
-        """The base class shows the error of a worker; the step stays usable."""
-        if event.worker is self._taking and event.state is WorkerState.ERROR:
-            self._taking = None
-
-    def action_back(self) -> None:
-        """One step back; while images are taken in, stop that instead."""
-        if self._taking is not None:
-            self._taking.cancel()
-        else:
-            super().action_back()
+        if entries.take_in == "leave" or seen is None or isinstance(seen, LoraSmithError) or seen.numbered:
+            return None
+        return default_repeats(len(seen.images))

@@ -73,7 +73,7 @@ class HardwareScreen(StepScreen):
     def on_mount(self) -> None:
         """Show the choices that are always there, and read the hardware."""
         self._device = str(self.draft.get("memory.device"))
-        self.query_one("#driver", Lines).set_text(_("Looking at the hardware …"))
+        self.query_one("#driver", Lines).set_text(_("Reading the hardware …"))
         self._show_places()
         self._survey()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,11 +12,11 @@ from textual.message import Message
 from textual.timer import Timer
 from textual.widgets import Static
 
-from engine.text import listing, plural, printable, size_text
+from engine.text import listing, plural, printable
 from tui.screens.ask import AskScreen
 from tui.screens.ask_text import AskTextScreen
-from tui.screens.base import BaseScreen
 from tui.screens.compare_choice import begin_comparison, comparable
+from tui.screens.run_actions import RunActions
 from tui.screens.steps import STEPS, position
 from tui.setup.names import free_name
 from tui.setup.preset_file import conversion_notes, own_trigger, read_file
@@ -26,8 +25,7 @@ from tui.texts import _
 from tui.widgets.filterable import Filterable
 
 if TYPE_CHECKING:
-    from engine.runs import KnownRun, RunDir
-    from engine.runs.remove import Belongings
+    from engine.runs import KnownRun
     from tui.widgets.run_card import About
     from tui.widgets.run_table import RunTable
 
@@ -35,7 +33,7 @@ SECONDS = 2.0
 """Between two searches for runs, while the screen is shown."""
 
 
-class HomeScreen(BaseScreen):
+class HomeScreen(RunActions):
     """Lists the runs, the newest first, and shows what can be done with the highlighted one.
 
     Its home.tcss is read by the app, whose lowest screen it is.
@@ -83,20 +81,6 @@ shown as running has a live process.
         def __init__(self, run: KnownRun, about: About) -> None:
             super().__init__()
             self.run, self.about = run, about
-
-    class Counted(Message):
-        """The files that deleting a run would remove were counted."""
-
-        def __init__(self, run: KnownRun, counted: Belongings) -> None:
-            super().__init__()
-            self.run, self.counted = run, counted
-
-    class Done(Message):
-        """An action on a run has ended; with a sentence about it."""
-
-        def __init__(self, sentence: str, opened: KnownRun | None = None) -> None:
-            super().__init__()
-            self.sentence, self.opened = sentence, opened
 
     def __init__(self) -> None:
         super().__init__()
@@ -257,15 +241,6 @@ shown as running has a live process.
             return True if self._possible(action, run) else None
         return True
 
-    @staticmethod
-    def _possible(action: str, run: KnownRun) -> bool:
-        state = run.state
-        if action == "stop":
-            return state.live
-        if action == "resume":
-            return not state.live and state.state not in ("finished", "damaged")
-        return state.state != "damaged" and (action != "delete" or not (state.live or state.state == "unknown"))
-
     def action_mark(self) -> None:
         """Mark the highlighted run to be compared, or unmark it."""
         run = self.chosen()
@@ -303,15 +278,6 @@ shown as running has a live process.
             self.smith.draft.start_over()
         if answer is not None:
             self.smith.go_to(self.smith.draft.step)
-
-    def _ask(self, question: str, answers: dict[str, str], then: Callable[[], object], text: str = "") -> None:
-        """Call `then` after the answer "yes"."""
-
-        def answered(answer: str | None) -> None:
-            if answer == "yes":
-                then()
-
-        self.app.push_screen(AskScreen(question, answers, text), answered)
 
     def action_file(self) -> None:
         """A new run with the settings of a file."""
@@ -367,86 +333,6 @@ shown as running has a live process.
         draft.start_over(values, preset=str(run.run_dir.config_path))
         draft.done = [step.name for step in STEPS[:-1]]
         self.smith.go_to("folders")
-
-    def action_resume(self) -> None:
-        """Resume an ended run; ask where it may still be running elsewhere."""
-        run = self.chosen()
-        if run is None or not self._possible("resume", run):
-            return
-        if run.state.state != "unknown":
-            self._resume(run)
-            return
-        answers = {"no": _("No, leave it"), "yes": _("Resume it here")}
-        text = _("{0}. Running it on two machines would damage it.").format(run.state.detail.capitalize())
-        question = _("Is {0} still running there?").format(printable(run.name))
-        self._ask(question, answers, lambda: self._resume(run), text)
-
-    def resume_accepted(self, run_dir: RunDir) -> None:
-        """Resume the run that the question was about, where it is still listed."""
-        run = (self.runs or {}).get(str(run_dir.path))
-        if run is not None:
-            self._resume(run, accept_changes=True)
-
-    @work(thread=True, exclusive=True, exit_on_error=False, group="doing")
-    def _resume(self, run: KnownRun, *, accept_changes: bool = False) -> None:
-        from tui.shell.begin import resume
-
-        resume(run.run_dir, accept_changes=accept_changes)
-        self.post_message(self.Done(_("{0} continues.").format(printable(run.name)), opened=run))
-
-    def action_stop(self) -> None:
-        """Ask, then stop."""
-        run = self.chosen()
-        if run is None or not run.state.live:
-            return
-        answers = {"no": _("No, let it train"), "yes": _("Stop: finish the step, save everything, end")}
-        self._ask(_("Stop {0}?").format(printable(run.name)), answers, lambda: self._stop(run))
-
-    @work(thread=True, exclusive=True, exit_on_error=False, group="doing")
-    def _stop(self, run: KnownRun) -> None:
-        from engine.runs import request
-
-        request(run.run_dir, "stop")
-        sentence = _("{0} was asked to stop: it finishes its step and saves.")
-        self.post_message(self.Done(sentence.format(printable(run.name))))
-
-    def action_delete(self) -> None:
-        """Count what would be deleted, then ask."""
-        run = self.chosen()
-        if run is not None and self._possible("delete", run):
-            self._count(run)
-
-    @work(thread=True, exclusive=True, exit_on_error=False, group="doing")
-    def _count(self, run: KnownRun) -> None:
-        from engine.runs.remove import belongings
-
-        self.post_message(self.Counted(run, belongings(run.run_dir)))
-
-    @on(Counted)
-    def _ask_delete(self, event: Counted) -> None:
-        run, counted = event.run, event.counted
-        what = _("{0}, {1}").format(plural(counted.files, _("file")), size_text(counted.bytes))
-        text = _("{0} in {1}: its LoRA files, samples, configuration and record. Images and captions stay.")
-        answers = {"no": _("No, keep it"), "yes": _("Delete it permanently ({0})").format(what)}
-        question = _("Delete {0}?").format(printable(run.name))
-        self._ask(question, answers, lambda: self._delete(run), text.format(what, printable(run.run_dir.path)))
-
-    @work(thread=True, exclusive=True, exit_on_error=False, group="doing")
-    def _delete(self, run: KnownRun) -> None:
-        from engine.runs.remove import remove_run
-
-        removed = remove_run(run.run_dir)
-        sentence = _("{0} is deleted: {1}, {2}.")
-        name = printable(run.name)
-        self.post_message(self.Done(sentence.format(name, plural(removed.files, _("file")), size_text(removed.bytes))))
-
-    @on(Done)
-    def _show_done(self, event: Done) -> None:
-        self.notify(event.sentence, markup=False)
-        if event.opened is not None:
-            self.smith.open_run(event.opened.run_dir)
-        else:
-            self._look()
 
 
 WELCOME = _("""[b]Welcome.[/b] From a folder of images to a LoRA in eight steps.

@@ -79,9 +79,7 @@ class ModelScreen(StepScreen):
     CSS_PATH = "model.tcss"
     AUTO_FOCUS = "#model"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(
-            "ctrl+o", "fetch", _("Download"), tooltip=_("Fetch this model from the Hugging Face hub."), priority=True
-        ),
+        Binding("ctrl+o", "fetch", _("Download"), tooltip=_("Download this model from Hugging Face."), priority=True),
     ]
     HELP = _(
         "# Model\n\nThe checkpoint that the LoRA is made for: a `.safetensors` file, or a folder in diffusers' "
@@ -151,7 +149,7 @@ class ModelScreen(StepScreen):
                 yield Static(
                     _("A checkpoint of Stable Diffusion 1.5, SDXL or FLUX.1: a file or folder.")
                     + "\n"
-                    + _("Or an id on the hub, which Ctrl+O downloads, as:")
+                    + _("Or the id of a model on Hugging Face, which Ctrl+O downloads, such as:")
                     + f"\n{EXAMPLE}",
                     id="source",
                     markup=False,
@@ -208,7 +206,7 @@ class ModelScreen(StepScreen):
     def problems(self) -> Iterable[str]:
         """No model, or none that can be trained."""
         if not self.model:
-            yield _("Name a model, or choose one from the list.")
+            yield _("Enter a model, or choose one from the list.")
         elif self._current is not None and self._current.trouble is not None:
             yield _("This cannot be used; see above.")
 

@@ -26,8 +26,9 @@ from tui.setup.demo import DEMO, is_demo
 from tui.setup.draft import STEP_OF
 from tui.setup.forecast import Forecaster
 from tui.setup.preset_reasons import preset_reasons
+from tui.text.fields import step_title, vram_text
 from tui.texts import _, ngettext
-from tui.widgets.field import FieldForm, FieldList, step_title, vram_text
+from tui.widgets.field import FieldForm, FieldList
 from tui.widgets.form import Form
 from tui.widgets.frames import framed
 from tui.widgets.text_input import TextInput

@@ -68,7 +68,7 @@ class RemediesScreen(ModalScreen["Remedy | None"]):
                 yield Static(_("No setting is left to change: lower the resolution, or use a larger card."))
                 yield Static(_("Escape closes."), classes="hint")
                 return
-            yield Static(_("What helps, the cheapest first:"), classes="title")
+            yield Static(_("How to fix it, the cheapest first:"), classes="title")
             yield OptionList(
                 *(f"{number} {remedy.title}" for number, remedy in enumerate(self.remedies, 1)), markup=False
             )

@@ -17,14 +17,11 @@ from textual.widgets import Button, Static
 from textual.worker import get_current_worker
 
 from engine.config import ConfigError
-from engine.config.own_presets import own_preset_path, save_preset
 from engine.errors import LoraSmithError
 from engine.text import printable
 from engine.worker import Cancelled
 from tui.screens.ask import AskScreen
-from tui.screens.ask_text import AskTextScreen
-from tui.screens.step import StepScreen
-from tui.setup.draft import forget_presets
+from tui.screens.preset_saving import PresetSaving
 from tui.setup.forecast import Forecaster
 from tui.setup.review_report import (
     CARDS,
@@ -42,17 +39,17 @@ from tui.setup.review_report import (
     warnings,
 )
 from tui.shell.begin import begin, resume
+from tui.text.fields import step_title
 from tui.texts import _
 from tui.watching.progress import throttled
 from tui.widgets.cards import Cards
-from tui.widgets.field import step_title
 
 if TYPE_CHECKING:
     from engine.config import RunConfig
     from engine.runs import RunDir
 
 
-class ReviewScreen(StepScreen):
+class ReviewScreen(PresetSaving):
     """Checks the draft in the background, shows the result, and starts the run."""
 
     STEP = "review"
@@ -70,7 +67,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "next", _("Start"), show=False, tooltip=_("Start the training.")),
         Binding("e", "fix", _("Fix"), tooltip=_("Go to the step where this can be fixed.")),
-        Binding("c", "copy", _("Copy command"), tooltip=_("Copy the command that starts the same run from a shell.")),
+        Binding("c", "copy", _("Copy command"), tooltip=_("Copy the shell command that starts the same run.")),
         Binding("p", "save_preset", _("Preset"), tooltip=_("Keep these settings as a preset of your own.")),
         Binding("v", "validation", _("Validation"), tooltip=_("Train on the validation images, or set some aside.")),
         Binding("r", "check", _("Check again"), tooltip=_("Check model, images and disk again.")),
@@ -180,7 +177,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
     def _show_report(self, event: Checked) -> None:
         self.report = event.report
         count = len(warnings(event.report))
-        ready = _("Ready to start.") if not count else _("Ready. Look at the lines with ! first.")
+        ready = _("Ready to start.") if not count else _("Ready. Read the lines with ! first.")
         self.set_message(ready, kind="warning" if count else "note")
         self._draw()
         if event.report.gpu is not None:
@@ -233,7 +230,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
                 text.append(f"\n{printable(title)}\n" if text else f"{printable(title)}\n", "bold")
                 for line in lines:
                     text.append(f"  {_lines(line)}\n")
-        text.append("\n" + _("The same from a shell (c copies it)") + "\n", "bold")
+        text.append("\n" + _("The same as a shell command (c copies it)") + "\n", "bold")
         text.append(printable(self.draft.command()))
         self.query_one("#text", Static).update(text)
         self.query_one("#next", Button).label = _("Watch it") if self.live is not None else self.next_label()
@@ -281,49 +278,14 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
         """Copy the command, if the terminal allows it."""
         self.copy(self.draft.command())
 
-    def action_save_preset(self) -> None:
-        """Ask for a name and write a preset."""
-        text = _("Settings without model, images and name. Your own presets are in {0}").format(
-            printable(own_preset_path("x").parent)
-        )
-        self.app.push_screen(AskTextScreen(_("Save as a preset"), text, own_preset_path), self._name_preset)
-
-    def _name_preset(self, name: str | None) -> None:
-        if name is None:
-            return
-        if not own_preset_path(name).exists():
-            self._write_preset(name)
-            return
-        answers = {"no": _("Keep the old one"), "yes": _("Overwrite it")}
-
-        def answered(answer: str | None) -> None:
-            if answer == "yes":
-                self._write_preset(name, overwrite=True)
-
-        self.app.push_screen(AskScreen(_("The preset {0} exists already").format(name), answers), answered)
-
-    def _write_preset(self, name: str, *, overwrite: bool = False) -> None:
-        title = _("From {0}").format(printable(self.draft.preset))
-        try:
-            config = self.draft.config()
-            path = save_preset(name, self.draft.preset, config, title, overwrite=overwrite)
-            forget_presets()
-            self.draft.rebase(name, config)
-        except LoraSmithError as error:
-            self.smith.show_error(error)
-            return
-        self._draw()
-        self.answer(_("Saved as the preset {0}.").format(name))
-        self.notify(printable(path), title=_("Preset {0}").format(name), markup=False)
-
     def problems(self) -> Iterable[str]:
         """What blocks the start."""
         if self.obstacle is not None and self.live is None:
-            yield _("Cannot start yet: e goes to {0}.").format(step_title(self.obstacle[1]))
+            yield _("Cannot start yet: e goes to {0}, where it can be fixed.").format(step_title(self.obstacle[1]))
         elif self.report is None and self.live is None:
             yield _("The check is not finished yet.")
         elif self.starting:
-            yield _("The training is being started.")
+            yield _("The training is starting.")
 
     def leave(self) -> None:
         """Start; ask first where an unfinished run is in the directory."""

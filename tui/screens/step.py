@@ -33,7 +33,7 @@ class StepScreen(BaseScreen):
     _standing = ("", "note")
     """The sentence that stays, and its kind."""
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+n", "next", _("Next"), tooltip=_("Keep this and continue."), priority=True),
+        Binding("ctrl+n", "next", _("Next"), tooltip=_("Keep this and go to the next step."), priority=True),
         Binding("escape", "back", _("Back"), tooltip=_("One step back; nothing is lost.")),
         Binding("ctrl+g", "jump", _("Steps"), tooltip=_("Go to any step."), priority=True),
     ]

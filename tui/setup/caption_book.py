@@ -107,7 +107,7 @@ class Book:
             DataError: no folder, or no images in it.
         """
         if rules.dataset_config:
-            words = _("The captions are read as set in {0}. Make or fix them by lorasmith caption, folder by folder.")
+            words = _("The captions are read as set in {0}. Make or fix them with lorasmith caption, folder by folder.")
             raise DataError(words.format(printable(rules.dataset_config)), code="captions-from-dataset-config")
         if not str(rules.folder) or rules.folder == Path():
             raise DataError(

@@ -42,4 +42,4 @@ def propose(draft: Draft, preset: str) -> None:
     proposed = {FIRST_PRESET, *(proposal.preset for spec in specs() for proposal in spec.proposals)}
     if draft.preset in proposed and draft.preset != preset:
         draft.choose_preset(preset)
-        draft.note(_("The preset is {0} now: it is made for this model.").format(preset))
+        draft.note(_("The preset is now {0}, which is made for this model.").format(preset))

@@ -117,7 +117,7 @@ class Entries:
         if not self.name:
             yield _("Give the project a name.")
         if not self.source and not dataset_config:
-            yield _("Name the folder of the images.")
+            yield _("Enter the folder of the images.")
         if self.repeats and self.num_repeats is None:
             yield _("Repeats are a number from 1 to 100000, or empty to have them computed.")
         if self.regularize and not (self.class_word and self.reg_source):

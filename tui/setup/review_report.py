@@ -164,7 +164,7 @@ def warnings(report: Report) -> list[str]:
     sentences += [change for change in checked.changes if change not in report.usual]
     if checked.images.rejected:
         count = len(checked.images.rejected)
-        sentences.append(_("{0} left out as unusable, see below.").format(plural(count, "file")))
+        sentences.append(_("{0} cannot be used and will be left out, see below.").format(plural(count, "file")))
     for sentence, step in checked.captions.warnings():
         sentences.append(_("{0} Fix it in the step {1}.").format(sentence, STEPS[position(step)].title))
     if report.logout:
@@ -242,7 +242,7 @@ def _vram(report: Report) -> list[str]:
         return [_("VRAM: none is used, the training computes on the CPU.")]
     gpu = report.gpu
     has = _("{0} has {1}, of which {2} are free").format(printable(gpu.name), size_text(gpu.total), size_text(gpu.free))
-    return [_("VRAM: {0}; what the run needs is being planned.").format(has)]
+    return [_("VRAM: {0}; computing what the run needs.").format(has)]
 
 
 def sections(report: Report, draft: Draft, vram: PlannedMemory | None = None) -> list[tuple[str, list[str]]]:
@@ -266,7 +266,7 @@ def sections(report: Report, draft: Draft, vram: PlannedMemory | None = None) ->
         (_("Layers"), layer_lines(checked.run, checked.selection)),
         (_("Memory"), [checked.precision, *(vram.lines if vram is not None else _vram(report))]),
         *([(_("Notes"), usual)] if usual else []),
-        (_("Settings that differ from the defaults (• from the preset {0} too)").format(draft.preset),
+        (_("Settings that differ from the defaults (• also from the preset {0})").format(draft.preset),
          list(settings(checked.config, draft))),
     ]  # fmt: skip
 

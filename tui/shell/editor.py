@@ -65,5 +65,5 @@ def edit(text: str, suffix: str, command: Sequence[str]) -> str:
             return path.read_text("utf-8")
         except ValueError:
             raise UsageError(
-                _("What the editor wrote is no UTF-8."), _("Nothing was changed."), code="editor-not-utf8"
+                _("What the editor wrote is not UTF-8."), _("Nothing was changed."), code="editor-not-utf8"
             ) from None

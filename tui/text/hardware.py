@@ -188,7 +188,7 @@ def _state(gpu: Gpu) -> str:
     power = _("power unknown") if gpu.power is None else f"{gpu.power:.0f} W"
     if gpu.power is not None and gpu.power_limit is not None:
         power = _("{0} of {1:.0f} W").format(f"{gpu.power:.0f}", gpu.power_limit)
-    busy = _("use unknown") if gpu.utilization is None else _("{0} % in use").format(gpu.utilization)
+    busy = _("use unknown") if gpu.utilization is None else _("{0} % busy").format(gpu.utilization)
     return ", ".join((warm, power, busy))
 
 

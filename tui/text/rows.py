@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,14 +64,21 @@ COLUMNS = (
 )
 
 
-FRAME = 7
-"""Cells beside the table: its frame with its margins, and the scroll bar."""
+NARROW_NAME = 14
+"""Least cells of a name, where the terminal is too narrow for all columns."""
+FRAME = 5
+"""Cells beside the table: its frame, its margins, the scroll bar."""
 
 
-def where_width(columns: int) -> int:
-    """Cells for the place, in a terminal of so many columns."""
-    inside = columns - FRAME - sum(column.width + 2 for column in COLUMNS)
-    return max(COLUMNS[-1].width, inside + COLUMNS[-1].width)
+def columns_for(width: int) -> tuple[Column, ...]:
+    """The columns of a terminal so wide: the place has the rest of the width, and is left out where there is none."""
+    *others, where = COLUMNS
+    rest = width - FRAME - sum(column.width for column in others) - 2 * len(COLUMNS)
+    if rest >= where.width:
+        return (*others, replace(where, width=rest))
+    name, *others = others
+    rest = width - FRAME - sum(column.width for column in others) - 2 * (len(others) + 1)
+    return (replace(name, width=max(NARROW_NAME, rest)), *others)
 
 
 def sign(state: str) -> str:
@@ -84,14 +91,17 @@ def row(run: KnownRun, columns: int, *, marked: bool = False) -> tuple[Text, ...
     """The cells of a run in a terminal of so many columns."""
     state, mark = run.state, f"{MARK} " if marked else ""
     colour = SIGNS.get(state.state, ("", "", ""))[2]
+    layout = columns_for(columns)
     name = printable(run.name)
-    return (
-        Text(clipped(f"{mark}{_earlier(name) if run.archived else name}", COLUMNS[0].width), "bold" if marked else ""),
+    name = _("{0} (earlier)").format(name) if run.archived else name
+    cells = (
+        Text(clipped(f"{mark}{name}", layout[0].width), "bold" if marked else ""),
         Text(sign(state.state), colour),
         Text(progress(state.step, state.max_train_steps), justify="right"),
         Text(short_moment(state.updated)),
-        Text(clipped(_place(run.run_dir), where_width(columns), keep_end=True)),
+        Text(clipped(_place(run.run_dir), layout[-1].width, keep_end=True)),
     )
+    return cells[: len(layout)]
 
 
 def bar(share: float, cells: int) -> Content:
@@ -139,11 +149,6 @@ def short_moment(seconds: float | None) -> str:
     return time.strftime(_("%d %b %H:%M") if then.tm_year == now.tm_year else "%Y-%m-%d", then)
 
 
-def _earlier(name: str) -> str:
-    """The name of a run that was moved aside when a newer one of that name started."""
-    return clipped(_("{0} (earlier)").format(name), COLUMNS[0].width)
-
-
 def about_place(run: KnownRun) -> str:
     """A run as an answer in a list: name, state, place."""
     return f"{printable(run.name)}  {sign(run.state.state)}  {_place(run.run_dir)}"
@@ -188,7 +193,7 @@ def _notes(run: KnownRun, unfinished: bool) -> Iterator[str]:
 
     run_dir, state = run.run_dir, run.state.state
     if run.archived:
-        yield _("An earlier run, kept when a newer one started.")
+        yield _("An earlier run, kept aside when a newer one started.")
     if not run_dir.meta:
         yield _("Its record (.run/meta.json) cannot be read.")
     elif not run_dir.config_path.is_file():

@@ -108,9 +108,7 @@ def remedy_lines(chosen: RemedySet, card: str, command: Sequence[str]) -> list[s
 
     need = chosen.budget.need(chosen.plan)
     if not chosen.effects:
-        return [
-            _("No setting is left that would save memory: a lower dataset.resolution needs less, or a larger card.")
-        ]
+        return [_("No other setting would save memory: lower dataset.resolution, or use a larger card.")]
     rows = []
     for effect in chosen.effects:
         rows.append("  " + _("{0} saves {1}. Its cost:").format(effect.remedy.title, size_text(effect.saves)))

@@ -29,7 +29,7 @@ NAME_CELLS = 13
 class CaptionList(ScrollView, Filterable, can_focus=True):
     """`position` is the place in the book of the highlighted image, whatever is shown in whichever order."""
 
-    ORDERS = (_("name"), _("what is open first"), _("the shortest caption first"))
+    ORDERS = (_("name"), _("problems first"), _("the shortest caption first"))
 
     HELP: ClassVar[str] = _(
         "**Images.** ✓ has a caption, ✗ has none, ! has one without the trigger word or one that is too long. "
@@ -48,7 +48,7 @@ class CaptionList(ScrollView, Filterable, can_focus=True):
     }  # fmt: skip
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "edit", _("Edit"), tooltip=_("Edit the caption; Escape comes back.")),
-        Binding("up", "move(-1)", _("Image before"), show=False),
+        Binding("up", "move(-1)", _("Previous image"), show=False),
         Binding("down", "move(1)", _("Next image"), show=False),
         Binding("pageup", "page(-1)", _("Page up"), show=False),
         Binding("pagedown", "page(1)", _("Page down"), show=False),

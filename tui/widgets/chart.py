@@ -128,7 +128,7 @@ def chart_rows(
     width_of_dot = math.ceil(across.high / (columns * 2))  # so that new steps change the last dots only
     points, smooth = raw.points(width_of_dot), smoothed.points(width_of_dot)
     latest = {step // (8 * width_of_dot): (step, marks[step]) for step in sorted(marks)}  # the last in four columns
-    up = loss_scale(points, smooth, (loss for _step, loss in latest.values()), rows)
+    up = loss_scale(points, smooth, (loss for _step, loss in latest.values()))
     faint, bright = Canvas(columns, rows), Canvas(columns, rows)
     _trace(faint, points, across, up, extent=not dotted, dashes=(1, 2) if dotted else (1, 0))
     _trace(bright, smooth, across, up, extent=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from rich.cells import set_cell_size
 from rich.segment import Segment
 from textual import on
 from textual.app import ComposeResult
@@ -17,10 +16,9 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.widgets import Input
 
-from engine.config.form import FieldFacts, fields
+from engine.config.form import fields
 from tui.setup.draft import STEP_OF
-from tui.setup.preset_reasons import preset_reasons
-from tui.text.cells import clipped
+from tui.text.fields import cut, explain, hint
 from tui.texts import _
 from tui.widgets.form import Form, Row
 from tui.widgets.text_input import TextInput
@@ -39,7 +37,7 @@ class FieldList(ScrollView, can_focus=True):
         Binding("enter", "edit", _("Edit"), tooltip=_("Type another value; a choice changes to the next one.")),
         Binding("space", "turn(1)", _("Toggle"), show=False, tooltip=_("On or off; the next choice.")),
         Binding("right", "turn(1)", _("Next choice"), show=False),
-        Binding("left", "turn(-1)", _("Choice before"), show=False),
+        Binding("left", "turn(-1)", _("Previous choice"), show=False),
         Binding("delete,backspace", "reset", _("Reset"), key_display="del", tooltip=_("Back to the preset's value.")),
         Binding("up", "move(-1)", show=False),
         Binding("down", "move(1)", show=False),
@@ -342,51 +340,3 @@ class FieldForm(Container):
     def _changed(self, key: str) -> None:
         self.rows.reload(key)
         self.post_message(self.Changed(key))
-
-
-def cut(text: str, width: int, *, keep_end: bool = False) -> str:
-    """`text` in exactly `width` cells, the last one free; an ellipsis where something is left out."""
-    return set_cell_size(clipped(text, width - 1, keep_end=keep_end), width)
-
-
-def hint(facts: FieldFacts) -> str:
-    """The text after the value: the step of another step's field, else the range."""
-    if facts.key in STEP_OF:
-        return _("step {0}").format(step_title(STEP_OF[facts.key]))
-    return facts.limits
-
-
-def step_title(name: str) -> str:
-    """The title of a step of the wizard."""
-    from tui.screens.steps import STEPS
-
-    return next(step.title for step in STEPS if step.name == name)
-
-
-def vram_text(facts: FieldFacts) -> str:
-    """How the field affects VRAM, as a sentence; empty if it does not."""
-    if not facts.vram:
-        return ""
-    if facts.kind == "flag":
-        return _("VRAM when switched on: {0}.").format(facts.vram)
-    if facts.kind in ("integer", "number", "size") and facts.vram in ("more", "much more", "less", "much less"):
-        return _("VRAM when raised: {0}.").format(facts.vram)
-    return _("VRAM: {0}.").format(facts.vram)
-
-
-def explain(form: Form, key: str) -> str:
-    """A field in markdown, for the help screen."""
-    from engine.config.form import value_text
-
-    facts = fields()[key]
-    lines = [f"## {_(facts.title)}", f"`{key}`", _(facts.help) if facts.help else "", vram_text(facts)]
-    if reason := preset_reasons(form.draft.preset).get(key):
-        lines.append(_("Why the preset has its value: {0}.").format(reason.rstrip(".")))
-    if facts.limits:
-        lines.append(_("Range: {0}.").format(f"{facts.limits} {facts.unit}".strip()))
-    if facts.choices:
-        lines.append(_("Choices: {0}.").format(", ".join(f"`{value_text(facts, choice)}`" for choice in facts.choices)))
-    lines.append(
-        _("Preset: `{0}`. Default: `{1}`.").format(form.preset_text(key), value_text(facts, facts.default) or " ")
-    )
-    return "\n\n".join(line for line in lines if line)

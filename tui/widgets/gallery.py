@@ -33,7 +33,7 @@ class Gallery(Vertical, can_focus=True):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left", "walk(-1)", _("Earlier"), show=False, tooltip=_("Previous sample.")),
         Binding("right", "walk(1)", _("Later"), show=False, tooltip=_("Next sample.")),
-        Binding("up", "turn(-1)", _("Prompt before"), show=False),
+        Binding("up", "turn(-1)", _("Previous prompt"), show=False),
         Binding("down", "turn(1)", _("Next prompt"), show=False),
         Binding("home", "walk(-100000)", _("First sample"), show=False),
         Binding("end", "walk(100000)", _("Newest sample"), show=False),

@@ -67,7 +67,7 @@ def overlay_rows(curves: Curves, width: int, height: int) -> list[Row]:
     legend: Row = [(f"{clipped(label, room)}  ", str(place)) for place, label, _losses in drawn]
     columns, rows = width - 8, height - 2
     across = step_scale(max(max(losses) for _, _, losses in drawn), None, columns)
-    up = value_scale([loss for _, _, losses in drawn for loss in losses.values()], min(4, rows // 2))
+    up = value_scale([loss for _, _, losses in drawn for loss in losses.values()])
     canvases = [(place, _traced(place, losses, across, up, columns, rows)) for place, _label, losses in drawn]
     letters = {
         (across.at(step, columns * 2) // 2, rows - 1 - up.at(loss, rows * 4) // 4): (label[0], str(place))

@@ -74,7 +74,7 @@ class PathInput(TextInput):
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("tab", "complete", _("Complete"), show=False, tooltip=_("Complete the path, or go to the next field.")),
-        Binding("down", "choose(1)", _("Choose"), show=False, tooltip=_("Show the list, and move through it.")),
+        Binding("down", "choose(1)", _("Choose"), show=False, tooltip=_("Show the list and move through it.")),
         Binding("up", "choose(-1)", _("Choose"), show=False),
         Binding("escape", "close_list", _("Close the list")),
     ]

@@ -67,7 +67,7 @@ class ProjectForm(VerticalGroup):
         """Show placeholders in empty fields."""
         self.query_one("#validation", Input).placeholder = _("a folder, or a share such as 10 %; 0 % for none")
         self.query_one("#source", Input).placeholder = _("folder of your images")
-        self.query_one("#class-word", Input).placeholder = _("as person")
+        self.query_one("#class-word", Input).placeholder = _("such as person")
 
     @property
     def entries(self) -> Entries:

@@ -120,4 +120,6 @@ class RunPanes(Vertical):
             lines.append(Content(f"! {sentence}"))
         if partial:
             lines.append(Content("! " + _("The last line of the event log has no end; it is left out.")))
-        self.query_one("#happened", Tail).set_text(Content("\n").join(lines) if lines else _("Nothing happened yet."))
+        self.query_one("#happened", Tail).set_text(
+            Content("\n").join(lines) if lines else _("Nothing has happened yet.")
+        )

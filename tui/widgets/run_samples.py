@@ -31,7 +31,7 @@ class RunSamples(Vertical, can_focus=True):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left", "walk(-1)", _("Earlier"), show=False, tooltip=_("The samples of the previous step.")),
         Binding("right", "walk(1)", _("Later"), show=False, tooltip=_("The samples of the next step.")),
-        Binding("up", "turn(-1)", _("Prompt before"), show=False),
+        Binding("up", "turn(-1)", _("Previous prompt"), show=False),
         Binding("down", "turn(1)", _("Next prompt"), show=False),
         Binding("home", "recommended", _("Recommended"), show=False, tooltip=_("The recommended file of each run.")),
         Binding("b", "flip", _("Base"), tooltip=_("The base model's samples, and back.")),

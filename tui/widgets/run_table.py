@@ -6,9 +6,8 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.binding import Binding, BindingType
-from textual.widgets.data_table import ColumnKey
 
-from tui.text.rows import COLUMNS, ranks, row, searched, where_width
+from tui.text.rows import columns_for, ranks, row, searched
 from tui.texts import _
 from tui.widgets.row_table import Entry, RowTable
 
@@ -30,7 +29,7 @@ class RunTable(RowTable):
     ]
 
     def __init__(self) -> None:
-        super().__init__([(column.name, column.title, column.width) for column in COLUMNS])
+        super().__init__()
         self.add_class("frame")
         self.border_title = _("Runs")
         self._runs: Mapping[str, KnownRun] = {}
@@ -53,11 +52,16 @@ class RunTable(RowTable):
         self._show()
 
     def on_resize(self) -> None:
-        """Give the rest of the width to the place."""
-        self.columns[ColumnKey("where")].width = where_width(self.app.size.width)
+        """Fit the columns to the width."""
+        chosen = self.chosen_key
+        columns = columns_for(self.app.size.width)
+        self.set_columns([(column.name, column.title, column.width) for column in columns])
         self._show(rewrite=True)
+        self.choose(chosen)
 
     def _show(self, *, rewrite: bool = False) -> None:
+        if not self.names:  # its width is not known yet
+            return
         width = self.app.size.width
         entries = {
             path: Entry(row(run, width, marked=path in self._marked), searched(run), ranks(run))

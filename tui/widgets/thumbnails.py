@@ -37,7 +37,7 @@ class Thumbnails(Vertical, can_focus=True):
         Binding("left", "move(-1)", _("Previous"), show=False),
         Binding("right", "move(1)", _("Following"), show=False),
         Binding("pageup", "move(-10)", _("Ten back"), show=False),
-        Binding("pagedown", "move(10)", _("Ten on"), show=False),
+        Binding("pagedown", "move(10)", _("Ten forward"), show=False),
         Binding("home", "go(0)", _("First image"), show=False),
         Binding("end", "go(-1)", _("Last image"), show=False),
     ]

@@ -516,6 +516,7 @@ async def test_the_part_with_the_focus_is_seen_and_can_have_the_whole_screen(
             assert [id for id, styles in titles.items() if styles.text_style.reverse] == [name]
         await pilot.press("3", "f11")
         await until(pilot, lambda: "The trainer started" in text(app) and "smoothed" not in text(app))
+        await until(pilot, lambda: "F11 All parts" in text(app).splitlines()[-1])
         await pilot.press("2")
         await until(pilot, lambda: "No samples yet." in text(app) and "The trainer started" not in text(app))
         await pilot.press("f11")

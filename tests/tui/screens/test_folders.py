@@ -17,7 +17,7 @@ from engine.paths import ASSETS
 from engine.runs.project import make
 from tests.fake_run import prepared_run
 from tui.app import LoraSmithApp
-from tui.screens import folders
+from tui.screens import taking_in
 from tui.screens.folders import FoldersScreen
 from tui.setup.review_report import missing
 from tui.widgets.buckets import BucketChart
@@ -186,7 +186,7 @@ async def test_trigger_word_and_suggestion(smith: Smith, until: Until, text: Sho
     ("changed", "sentence"),
     [
         ({"name": ""}, "Give the project a name."),
-        ({"source": ""}, "Name the folder of the images."),
+        ({"source": ""}, "Enter the folder of the images."),
         ({"name": "a/b"}, "cannot be a folder's name"),
         ({"source": "nowhere"}, "does not exist"),
         ({"source": "."}, "no images in"),
@@ -313,7 +313,7 @@ async def test_escape_stops_and_next_continues(
             progress(1, 12)
             time.sleep(0.01)
 
-    monkeypatch.setattr(folders, "make", slow)
+    monkeypatch.setattr(taking_in, "make", slow)
     app = smith("folders", extras=entered(photos))
     async with app.run_test(size=(80, 24)) as pilot:
         app.go_to("folders")
@@ -323,7 +323,7 @@ async def test_escape_stops_and_next_continues(
         await pilot.press("escape")
         await until(pilot, lambda: line_text(app).startswith("! Stopped."))
         assert (app.draft.step, app.draft.done) == ("folders", [])
-        monkeypatch.setattr(folders, "make", make)
+        monkeypatch.setattr(taking_in, "make", make)
         await pilot.press("ctrl+n")
         await until(pilot, lambda: app.draft.step == "captions")
 
@@ -341,7 +341,7 @@ async def test_leaving_while_images_are_taken_in_stops_it(
         finally:
             ended.set()
 
-    monkeypatch.setattr(folders, "make", slow)
+    monkeypatch.setattr(taking_in, "make", slow)
     app = smith("folders", extras=entered(photos))
     async with app.run_test(size=(80, 24)) as pilot:
         app.go_to("folders")

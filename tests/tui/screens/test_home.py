@@ -327,3 +327,21 @@ async def test_a_file_of_kohyas_begins_a_run(smith: Smith, home: Path, until: Un
         assert app.draft.get("network.network_dim") == 24 and app.draft.get("saving.output_name") == "cat"
         assert "xformers" in app.draft.notice or "xformers" in text(app)
         assert "output_dir there is not used here" in app.draft.notice + text(app)
+
+
+@pytest.mark.parametrize(
+    ("columns", "titles"), [(60, "Name State Step Last seen"), (100, "Name State Step Last seen Where")]
+)
+async def test_its_columns_fit(smith: Smith, home: Path, until: Until, text: Shown, columns: int, titles: str) -> None:
+    make("a run with a long name", "finished")
+    make("other", "stopped")
+    app = smith()
+    async with app.run_test(size=(columns, 20)) as pilot:
+        await until(pilot, lambda: "finished" in text(app))
+        assert " ".join(text(app).splitlines()[1].split()) == titles
+        await pilot.press("end")
+        table = app.screen.query_one(DataTable)
+        await until(pilot, lambda: table.cursor_row == 1)
+        await pilot.resize_terminal(160 - columns, 20)
+        await until(pilot, lambda: ("Where" in text(app)) is (columns == 60))
+        assert table.cursor_row == 1

@@ -136,4 +136,4 @@ async def test_without_images_named_there_is_no_report(smith: Smith, until: Unti
         app.go_to("folders")
         await until(pilot, lambda: isinstance(app.screen, FoldersScreen))
         await pilot.press("ctrl+o")
-        await until(pilot, lambda: "Name the folder of the images first." in text(app))
+        await until(pilot, lambda: "Enter the folder of the images first." in text(app))

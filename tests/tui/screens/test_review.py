@@ -132,7 +132,7 @@ async def test_warnings_stand_first(opened: Smith, until: Until, text: Shown, ho
     (images / "broken.png").write_bytes(b"")
     app = opened({"dataset.train_data_dir": str(images), "memory.cache_text_encoder_outputs": True})
     async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: "Ready. Look at the lines with ! first." in text(app))
+        await until(pilot, lambda: "Ready. Read the lines with ! first." in text(app))
         lines = report_text(app).split("\n")
     assert lines[0].startswith("! The text encoder is not trained")
     assert lines[1:3] == [
@@ -376,7 +376,7 @@ async def test_what_the_captions_lack_is_reported_before_the_start(
     monkeypatch.setattr(ImageFile.ImageFile, "load", decoded)
     app = opened({"dataset.train_data_dir": str(folder), **values})
     async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: "Ready. Look at the lines with ! first." in text(app))
+        await until(pilot, lambda: "Ready. Read the lines with ! first." in text(app))
         lines = [line for line in report_text(app).splitlines() if line.startswith("! ")]
         assert len(lines) == len(sentences), lines
         for line, sentence in zip(lines, sentences, strict=True):

@@ -69,7 +69,14 @@ def test_one_peak_does_not_flatten_the_rest() -> None:
     values = [0.2 + 0.001 * (n % 10) for n in range(100)]
     values[50] = 40.0
     points = curve(*values).points(1)
-    assert loss_scale(points, points[:1], [], 10).high < 1.0
+    assert loss_scale(points, points[:1], []).high < 1.0
+
+
+def test_a_low_chart_uses_its_rows() -> None:
+    rows = chart_rows(curve(0.5, 0.15, 0.2), curve(0.5, 0.4, 0.22), {3: 0.16}, 3, 76, 5)
+    kinds = [{kind for _text, kind in row} & {"raw", "smoothed", "mark"} for row in rows[1:-1]]
+    assert len(kinds) == 3 and all(kinds)
+    assert not any(line.strip().startswith("0.0") for line in plain(rows)[1:]), "the axis ends near the values"
 
 
 def test_the_step_axis_grows_in_leaps_and_ends_with_the_run() -> None:

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 
 from engine.config.form import fields
 from tui.setup.draft import Draft, forget_presets
-from tui.widgets.field import cut, explain, hint, vram_text
+from tui.text.fields import cut, explain, hint, vram_text
 from tui.widgets.form import Form
 
 
@@ -121,3 +121,9 @@ def test_what_a_field_shows_about_itself(form: Form) -> None:
     assert vram_text(fields()["sampling.sample_every_n_steps"]) == "VRAM: a peak at each sample."
     assert vram_text(fields()["training.seed"]) == ""
     assert hint(fields()["saving.output_name"]) == "step Folders"
+
+
+def test_a_rate_that_does_not_count_is_marked(form: Form) -> None:
+    assert form.text("training.learning_rate").endswith("(not used)")
+    form.draft.set("training.unet_lr", None)
+    assert not form.text("training.learning_rate").endswith("(not used)")
