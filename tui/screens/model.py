@@ -206,7 +206,7 @@ class ModelScreen(StepScreen):
     def problems(self) -> Iterable[str]:
         """No model, or none that can be trained."""
         if not self.model:
-            yield _("Enter a model, or choose one from the list.")
+            yield _("Enter a model, or choose one below.")
         elif self._current is not None and self._current.trouble is not None:
             yield _("This cannot be used; see above.")
 

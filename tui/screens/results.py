@@ -124,7 +124,7 @@ alone.
         table.show_files(files, best)
         table.styles.height = 3 + len(files)  # a height of "auto" is sometimes that before the rows were added
         self.query_one(Gallery).show(samples)
-        table.display = bool(files)
+        table.set_class(not files, "-empty")
         if files:
             table.choose(str((best or files[-1]).file.path))
             table.focus()

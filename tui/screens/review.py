@@ -281,7 +281,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
     def problems(self) -> Iterable[str]:
         """What blocks the start."""
         if self.obstacle is not None and self.live is None:
-            yield _("Cannot start yet: e goes to {0}, where it can be fixed.").format(step_title(self.obstacle[1]))
+            yield _("Cannot start yet: e goes to {0}.").format(step_title(self.obstacle[1]))
         elif self.report is None and self.live is None:
             yield _("The check is not finished yet.")
         elif self.starting:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
+from rich.cells import cell_len
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -85,7 +86,11 @@ class StepScreen(BaseScreen):
         message.update(sign + text)
 
     def answer(self, sentence: str) -> None:
-        """Show above the footer, for some seconds, what a key has done; then the sentence before it again."""
+        """Show for some seconds what a key has done: above the footer, then the sentence before it again; what is too
+        long for that line, in a corner."""
+        if cell_len(sentence) > self.query_one("#message").size.width:
+            super().answer(sentence)
+            return
         self._write(sentence, "note")
         self.fade(lambda: self._write(*self._standing))
 

@@ -91,14 +91,14 @@ class TakingIn(StepScreen):
                 self._leave_with(event.result)
             else:
                 self.store()
-                self.set_message(_("Fields were changed meanwhile. Press Next again."), kind="warning")
+                self.set_message(_("Fields have changed. Press Next again."), kind="warning")
 
     def _leave_with(self, result: CreatedProject) -> None:
         """Leave the step; where the project has images of another source, only on the second try."""
         if result.others > self._accepted_others:
             self._accepted_others = result.others
             self.query_one("#plan", Static).update("\n".join(f"! {line}" for line in result.lines()))
-            self.set_message(_("The project has other images too. Next uses them as well."), kind="warning")
+            self.set_message(_("Other images are there. Next uses them too."), kind="warning")
             return
         for line in result.lines():
             self.notify(printable(line), severity="warning", markup=False)

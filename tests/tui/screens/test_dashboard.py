@@ -284,7 +284,7 @@ async def test_without_permission_it_is_read_only(
     async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
         await until(pilot, lambda: "Read-only: you don't have write permission" in text(pilot.app))
         await pilot.press("s")
-        await until(pilot, lambda: "✗ You may not write into" in text(pilot.app))
+        await until(pilot, lambda: "✗ You don't have write permission in" in text(pilot.app))
         assert not list(trainer.run_dir.control.iterdir()) and "2 of 100" in text(pilot.app)
 
 

@@ -75,7 +75,7 @@ async def test_a_file_of_kohyas_that_points_to_a_dataset_configuration(
     app = smith("folders", preset=str(home / "full.toml"))
     async with app.run_test(size=(80, 24)) as pilot:
         app.go_to("folders")
-        await until(pilot, lambda: "The images are those of" in text(app) and "768×768 px" in text(app))
+        await until(pilot, lambda: "The images are set in" in text(app) and "768×768 px" in text(app))
         await pilot.press("ctrl+n")
         await until(pilot, lambda: "The captions are read as" in text(app))
         await pilot.press("ctrl+n")
@@ -84,7 +84,7 @@ async def test_a_file_of_kohyas_that_points_to_a_dataset_configuration(
         config = app.draft.config()
         assert config.dataset.dataset_config == str(home / "dataset.toml") and not config.dataset.train_data_dir
         app.go_to("folders")
-        await until(pilot, lambda: "The images are those of" in text(app))
+        await until(pilot, lambda: "The images are set in" in text(app))
         step = app.screen
         assert isinstance(step, FoldersScreen)
         step.query_one("#source", Input).value = str(photos)
@@ -319,7 +319,7 @@ async def test_escape_stops_and_next_continues(
         app.go_to("folders")
         await until(pilot, lambda: "6 images" in text(app))
         await pilot.press("ctrl+n")
-        await until(pilot, lambda: begun.is_set() and "1 of 12 files are in" in line_text(app))
+        await until(pilot, lambda: begun.is_set() and "1 of 12 files imported" in line_text(app))
         await pilot.press("escape")
         await until(pilot, lambda: line_text(app).startswith("! Stopped."))
         assert (app.draft.step, app.draft.done) == ("folders", [])

@@ -77,14 +77,14 @@ async def test_it_keeps_looking_and_the_cursor_stays(
     async with app.run_test(size=NARROW) as pilot:
         await until(pilot, lambda: "GPU 1" in text(app))
         await pilot.press("down", "down")
-        await until(pilot, lambda: "4 % in use" in text(app))
+        await until(pilot, lambda: "4 % busy" in text(app))
         drawn: list[object] = []
         with monkeypatch.context() as patch:
             patch.setattr(
                 app.screen.query_one("#driver", Lines), "refresh", lambda *content, **_: drawn.append(content)
             )
             nvml("two", torch=CUDA_TORCH, load=96)
-            await until(pilot, lambda: "67 °C, 18 of 160 W, 96 % in use" in text(app))
+            await until(pilot, lambda: "67 °C, 18 of 160 W, 96 % busy" in text(app))
         assert app.screen.query_one(OptionList).highlighted == 2 and not drawn
         nvml("rtx2060", torch=CUDA_TORCH)
         await pilot.press("r")

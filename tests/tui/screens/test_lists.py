@@ -136,10 +136,10 @@ async def test_events_are_filtered_and_copied(
         await pilot.press("3")
         await until(pilot, lambda: isinstance(app.focused, Tail) and "2 samples, step 3" in text(app))
         await pilot.press("slash", *"saved robot", "enter")
-        await until(pilot, lambda: "samples, step" not in text(app) and "Saved robot-step" in text(app))
+        await until(pilot, lambda: "samples, step" not in text(app) and "Saved and verified robot-step" in text(app))
         await pilot.press("y")
         await until(pilot, lambda: len(copied) == 1)
-        assert "Saved robot-step" in copied[0] and "samples" not in copied[0]
+        assert "Saved and verified robot-step" in copied[0] and "samples" not in copied[0]
         await pilot.press("escape")
         await until(pilot, lambda: "2 samples, step 3" in text(app))
         await pilot.press("q")

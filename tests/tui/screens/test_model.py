@@ -137,7 +137,7 @@ async def test_no_model(begin: Smith, until: Until, text: Shown) -> None:
     async with app.run_test(size=NARROW) as pilot:
         await until(pilot, lambda: "Demo model" in text(app))
         await pilot.press("ctrl+n")
-        await until(pilot, lambda: "✗ Enter a model, or choose one from the list." in text(app))
+        await until(pilot, lambda: "✗ Enter a model, or choose one below." in text(app))
 
 
 async def test_another_vae(begin: Smith, home: Path, until: Until, text: Shown) -> None:

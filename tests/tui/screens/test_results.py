@@ -288,3 +288,15 @@ async def test_a_run_without_files_shows_what_to_press(showing: Open, home: Path
         await until(pilot, lambda: "No LoRA is saved yet" in text(pilot.app))
         await pilot.press("c", "t")
         assert isinstance(pilot.app.screen, ResultsScreen) and pilot.app.clipboard == ""
+
+
+async def test_the_samples_have_the_whole_screen(showing: Open, run_dir: RunDir, until: Until, text: Text) -> None:
+    async with showing(run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "finished" in text(pilot.app))
+        await pilot.press("v")
+        await until(pilot, lambda: "robot-step00000010.safetensors" in text(pilot.app))
+        await pilot.press("f11")
+        await until(pilot, lambda: "robot-step00000010.safetensors" not in text(pilot.app))
+        assert "prompt 1 of 2" in text(pilot.app) and "F11 All parts" in text(pilot.app)
+        await pilot.press("f11")
+        await until(pilot, lambda: "robot-step00000010.safetensors" in text(pilot.app))

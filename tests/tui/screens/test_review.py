@@ -118,7 +118,7 @@ async def test_the_memory_plan_comes_when_it_is_made(
     app = opened({"memory.device": "auto"})
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: "Ready to start." in text(app))
-        assert "what the run needs is being planned" in report_text(app)
+        assert "computing what the run needs" in report_text(app)
         made.set()
         await until(pilot, lambda: "VRAM: about 5.5 GiB while training, fits NVIDIA H200" in report_text(app))
         assert "weights 5.0 GiB, context 512.0 MiB" in report_text(app)
@@ -136,7 +136,7 @@ async def test_warnings_stand_first(opened: Smith, until: Until, text: Shown, ho
         lines = report_text(app).split("\n")
     assert lines[0].startswith("! The text encoder is not trained")
     assert lines[1:3] == [
-        "! 1 file left out as unusable, see below.",
+        "! 1 file cannot be used and will be left out, see below.",
         "! 3 images without a caption: “smithy” is used instead. Fix it in the step Captions.",
     ]
 

@@ -41,7 +41,7 @@ def test_only_what_was_proposed_is_replaced() -> None:
     draft.set("training.seed", 7)
     propose(draft, "sdxl")
     assert draft.preset == "sdxl" and draft.get("training.seed") == 7 and draft.get("dataset.resolution") == 1024
-    assert "The preset is sdxl now" in draft.take_notice()
+    assert "The preset is now sdxl" in draft.take_notice()
     propose(draft, "sdxl")
     assert draft.take_notice() == "", "nothing changed, nothing to say"
     draft.choose_preset("sdxl-pony")

@@ -35,7 +35,7 @@ def test_a_card_without_bf16(nvml: Play) -> None:
     nvml("rtx2060")
     lines = facts("cuda:0")
     assert lines["VRAM"].startswith("6.0 GiB, 1.3 GiB used, 4.7 GiB free")
-    assert lines["Now"] == "44 °C, 18 of 160 W, 4 % in use"
+    assert lines["Now"] == "44 °C, 18 of 160 W, 4 % busy"
     assert lines["Programs"] == "blender 512.0 MiB, firefox 403.0 MiB, Xorg 322.0 MiB"
     assert lines["Compute"] == "compute capability 7.5, 1920 CUDA cores, up to 2100 MHz"
     assert lines["bf16"] == "not supported (it needs compute capability 8.0, this is 7.5)"
