@@ -18,6 +18,8 @@ import pyte
 
 _UNKNOWN_TO_PYTE = re.compile(rb"\x1b\[[<>=][0-9;]*[a-zA-Z]|\x1b\[\?[0-9;]*\$p")
 SECONDS = 30.0
+CELL = (10, 20)
+"""Pixels of a cell."""
 
 
 class Terminal:
@@ -79,6 +81,24 @@ class Terminal:
         """Type."""
         os.write(self._controller, keys.encode() if isinstance(keys, str) else keys)
 
+    def mouse(self, button: int, text: str, *, row: int = 0, released: bool = False) -> None:
+        """Report the mouse on the first cell of `text` (xterm's SGR form), or `row` rows below: 0 is the left button,
+        35 a move, 64 and 65 the wheel up and down."""
+        y = next(y for y, line in enumerate(self.screen.display) if text in line)
+        x = self.screen.display[y].index(text)
+        self.send(f"\x1b[<{button};{x + 1};{y + 1 + row}{'m' if released else 'M'}")
+
+    def click(self, text: str) -> None:
+        """Press and release the left button on `text`."""
+        self.mouse(0, text)
+        self.mouse(0, text, released=True)
+
+    def style(self, text: str) -> tuple[str, str, bool, bool, bool]:
+        """How the first cell of `text` is drawn: colour, background, bold, underlined, reversed."""
+        y = next(y for y, line in enumerate(self.screen.display) if text in line)
+        cell = self.screen.buffer[y][self.screen.display[y].index(text)]
+        return cell.fg, cell.bg, cell.bold, cell.underscore, cell.reverse
+
     def resize(self, columns: int, rows: int) -> None:
         """Give the terminal another size, as dragging its window does."""
         self.screen.resize(rows, columns)
@@ -121,4 +141,5 @@ class Terminal:
 
 
 def _set_size(descriptor: int, columns: int, rows: int) -> None:
-    fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    pixels = (columns * CELL[0], rows * CELL[1])
+    fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, *pixels))
