@@ -7,6 +7,7 @@ import shlex
 import tomllib
 import unicodedata
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def settings_trouble(words: list[str]) -> str:
     """Why a setting of --set, or of the command `set`, is refused."""
     if words[:1] == ["caption"]:
         return ""
-    pairs = [after for word, after in zip(words, words[1:], strict=False) if word == "--set"]
+    pairs = [after for word, after in pairwise(words) if word == "--set"]
     pairs += words[2:] if words[:1] == ["set"] else []
     for pair in pairs:
         if re.fullmatch(r"[a-z0-9_]+\.[a-z0-9_]+=.+", pair):
