@@ -1,4 +1,4 @@
-"""The exit codes of every LoRA Smith process; the table in README.md is checked against this enum."""
+"""The exit codes of every LoRA Smith process; the table in docs/command-line.md is checked against this enum."""
 
 from enum import IntEnum
 
