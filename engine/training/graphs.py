@@ -131,9 +131,9 @@ class GraphedPasses:
         gradients = self._gradients()
         before = [gradient.clone() for gradient in gradients]
         loss = self._compute(static, parts)
-        if not torch.isfinite(loss):  # it equals nothing; the next batch is captured
-            return loss
         after = [gradient.clone() for gradient in gradients]
+        if not all(bool(value.isfinite().all()) for value in (loss, *after)):
+            return loss  # NaN equals nothing; the next batch is captured
         problem = ""
         try:
             self._wait()
@@ -186,7 +186,6 @@ def why_not(
     device: torch.device,
     updates: int,
     processes: int,
-    scaled: bool,
     encoders: Sequence[str],
 ) -> str:
     """Why a run's steps are not captured, as part of a sentence; empty: they are.
@@ -194,7 +193,6 @@ def why_not(
     Args:
         updates: of the run.
         processes: of the run.
-        scaled: whether the loss is scaled (fp16).
         encoders: the text encoders that run in each step.
     """
     memory = config.memory
@@ -207,7 +205,6 @@ def why_not(
         "images are encoded in each step": not memory.cache_latents,
         "text encoders run in each step": bool(encoders),
         "dropouts draw random numbers in each step": config.network.draws,
-        "fp16 scales the loss in each step": scaled,
         "kohya_exact computes under autocast": config.training.kohya_exact,
         "gradients have no memory that stays in place": layout.flat is None or layout.holders != layout.flat.groups,
     }
