@@ -48,13 +48,13 @@ def late(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[int]]:
 
 def story(run: RunDir) -> list[tuple[str, dict[str, str]]]:
     """What the run reports, without times and places."""
-    told = []
+    texts = []
     for event in read_events(run.events_path):
         if event.type in ("step", "warning", "saved", "sample", "validation", "measures", "changed"):
             data = {key: value for key, value in event.data.items() if key not in TIMES}
-            texts = {key: str(value).replace(str(run.path), "") for key, value in data.items()}
-            told.append((event.type, texts))
-    return told
+            words = {key: str(value).replace(str(run.path), "") for key, value in data.items()}
+            texts.append((event.type, words))
+    return texts
 
 
 def losses(run: RunDir) -> dict[str, str]:
