@@ -105,7 +105,7 @@ def plan_from(request: Request, needs: tuple[Need, ...]) -> Plan:
 
 def _notes(config: ResolvedConfig) -> tuple[str, ...]:
     notes = []
-    if config.memory.torch_compile:
+    if config.memory.torch_compile != "off":
         notes.append("Compiled blocks (memory.torch_compile) are planned as if they were not.")
     if config.memory.cuda_graphs != "off":
         notes.append("CUDA graphs (memory.cuda_graphs) are planned as if they were off.")

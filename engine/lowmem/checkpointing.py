@@ -58,7 +58,9 @@ def use_checkpointing(model: AdjustableModel, memory: MemoryTable, log: Log, *, 
     def run(module: Any, *args: Any) -> Any:
         if module not in inside:
             return module(*args)
-        if memory.torch_compile or not (getattr(module, "enters_once", False) or _only_first_have_gradients(args)):
+        if memory.torch_compile == "on" or not (
+            getattr(module, "enters_once", False) or _only_first_have_gradients(args)
+        ):
             return _hooked(module, *args) if on_host else checkpoint(module, *args, use_reentrant=False)
         return recompute(module, *args, on_host=on_host, draws=draws)
 

@@ -143,7 +143,8 @@ def update_layout(network: AdapterNetwork, config: RunConfig, dtype: torch.dtype
     outer = [parameter for module in network.modules for parameter in module.outer]
     flat = FlatParameters([groups[index]["params"] for index in places], outer, dtype)
     others = [parameter for index, group in enumerate(groups) if index not in places for parameter in group["params"]]
-    with_slot = set() if config.memory.torch_compile else {id(parameter) for parameter in network.use_flat(flat)}
+    is_compiled = config.memory.torch_compile == "on"
+    with_slot = set() if is_compiled else {id(parameter) for parameter in network.use_flat(flat)}
     joins = source is not None and source.dotted in _BY_VALUE
     flat.give_gradients([own for own in flat.parameters() if not joins or id(own) not in with_slot])
     joined = {index: number for number, index in enumerate(places)} if joins else {}

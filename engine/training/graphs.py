@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 from engine.config import RunConfig
+from engine.lowmem.compiled import nothing_compiled
 from engine.out_of_memory import is_out_of_memory
 from engine.training.batch_source import Batch
 from engine.training.flat_update import UpdateLayout
 from engine.types import Log
 
 WARM_UP = 3
-"""Passes of a shape before it is captured: libraries choose kernels and allocate workspaces in the first ones."""
+"""Passes of a shape before it is captured: in the first ones blocks are compiled (memory.torch_compile), and libraries
+choose kernels and allocate workspaces."""
 LIMIT = 32
 """Most shapes that are captured; the others start their operations one by one."""
 TOLERANCE = 1e-2
@@ -137,7 +139,8 @@ class GraphedPasses:
         problem = ""
         try:
             self._wait()
-            replay = self._capturer.capture(lambda: self._compute(static, parts))
+            with nothing_compiled():
+                replay = self._capturer.capture(lambda: self._compute(static, parts))
             _set(gradients, before)
             problem = self._difference([replay(), *gradients], [loss, *after])
         except RuntimeError as error:

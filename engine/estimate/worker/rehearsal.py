@@ -121,7 +121,7 @@ def _load(config: RunConfig, recognition: Recognition, work: Workload, precision
     load, compute = family_named(recognition.family).load, compute_dtype(precision)
     model = load(config, recognition, device.DEVICE, compute, _ignore, empty=True)
     vars(model).update(vae_key="", text_key="")  # they are hashes of the weights, which are fake here
-    memory = config.memory.model_copy(update={"torch_compile": False})
+    memory = config.memory.model_copy(update={"torch_compile": "off"})
     apply_memory_settings(model, memory, _ignore, draws=config.network.draws)
     with counter.kind("workspace"):
         products = torch.empty(CUBLAS + CUBLASLT, dtype=torch.uint8, device=device.DEVICE)

@@ -138,7 +138,7 @@ def test_what_is_missing_in_a_saved_state_is_zero() -> None:
         ({"network": {"network_dropout": 0.1}}, True, 1),
         ({"training": {"optimizer_type": "pytorch_optimizer.Lamb"}}, False, 0),
         ({"training": {"optimizer_type": "AdamW8bit"}}, True, 0),
-        ({"memory": {"torch_compile": True}}, True, 1),
+        ({"memory": {"torch_compile": "on"}}, True, 1),
     ],
 )
 def test_which_runs_have_flat_parameters(change: dict[str, dict[str, Any]], is_flat: bool, joined: int) -> None:

@@ -144,6 +144,36 @@ def test_kernels_in_any_order_may_differ_a_little() -> None:
     assert recorder.replays == 3
 
 
+class AtOnce(Recorder):
+    """Computes while it records, as CUDA's does for the host."""
+
+    def capture(self, compute: Pass) -> Pass:
+        compute()
+        return super().capture(compute)
+
+
+@pytest.mark.parametrize("is_new", [False, True])
+def test_compiled_blocks_are_recorded_if_they_are_compiled_before(is_new: bool) -> None:
+    """A block that would be compiled while it is recorded is a reason for no recordings."""
+    recorder, passes = AtOnce(), 0
+    sums, values = Sums(recorder), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    compute, compiled = sums.compute, torch.compile(lambda x: x + 0, backend="eager", dynamic=False)
+
+    def with_a_block(batch: Batch, parts: int) -> Tensor:
+        nonlocal passes
+        passes += 1
+        compiled(torch.ones(passes if is_new else 2))
+        return compute(batch, parts)
+
+    sums.passes._compute = with_a_block
+    assert sums.run(values) == values
+    assert torch.equal(sums.gradient, torch.full((3,), sum(values) * 16))
+    assert recorder.recordings == (0 if is_new else 1)
+    (message,) = sums.messages
+    assert message.startswith("Training steps are " + ("not launched" if is_new else "launched"))
+    assert not is_new or "recompile" in message
+
+
 def test_another_phase_gets_the_memory_and_the_next_batch_is_recorded_anew() -> None:
     recorder = Recorder()
     sums = Sums(recorder)
