@@ -37,9 +37,9 @@ def test_a_second_process_compiles_nothing_again() -> None:
     for _ in range(2):
         done = subprocess.run([sys.executable, "-P", "-c", COMPILING], capture_output=True, text=True, check=True)
         runs.append(json.loads(done.stdout.splitlines()[-1]))
-    (misses, hits), (again, found) = runs
+    (misses, hits), (again, hits_again) = runs
     assert misses > 0 and hits == 0
-    assert again == 0 and found == misses
+    assert again == 0 and hits_again == misses
     assert any(cache_folder().iterdir())
 
 
@@ -71,9 +71,9 @@ def _a_file(place: Path) -> None:
     place.touch()
 
 
-@pytest.mark.parametrize("spoiled", [_writable_by_all, _a_link, _a_file])
-def test_what_others_may_have_written_is_not_executed(spoiled: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    spoiled(cache_folder())  # type: ignore[operator]
+@pytest.mark.parametrize("unsafe", [_writable_by_all, _a_link, _a_file])
+def test_what_others_may_have_written_is_not_executed(unsafe: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    unsafe(cache_folder())  # type: ignore[operator]
     at_the_end: list[tuple[object, ...]] = []
     monkeypatch.setattr(compile_cache.atexit, "register", lambda *call, **_: at_the_end.append(call))
     messages: list[str] = []

@@ -165,7 +165,7 @@ def test_a_new_shape_is_refused_where_nothing_may_be_compiled() -> None:
     assert len(block(torch.ones(3))) == 3
 
 
-ONE = [((1024, 1024), 1)]
+SQUARE = [((1024, 1024), 1)]
 TURNED = [((832, 1216), 1), ((1216, 832), 1)]
 
 
@@ -183,11 +183,11 @@ TURNED = [((832, 1216), 1), ((1216, 832), 1)]
          "it takes longer than it saves in fewer than 500 steps (500 for each shape of a batch)"),
         ((8, 6), {"sizes": TURNED}, {},
          "it takes longer than it saves in fewer than 1000 steps (500 for each shape of a batch)"),
-        ((8, 6), {"sizes": [*ONE, ((1024, 1024), 2)], "has_tokens": True}, {},
+        ((8, 6), {"sizes": [*SQUARE, ((1024, 1024), 2)], "has_tokens": True}, {},
          "it takes longer than it saves in fewer than 1000 steps (500 for each shape of a batch)"),
     ],
 )  # fmt: skip
 def test_where_auto_compiles(capability: Any, facts: dict[str, Any], memory: dict[str, Any], reason: str) -> None:
     able = CPU if capability == "cpu" else abilities(capability)
-    usual = {"half": True, "updates": 500, "sizes": ONE, "has_tokens": False}
+    usual = {"half": True, "updates": 500, "sizes": SQUARE, "has_tokens": False}
     assert compiled.why_not(MemoryTable.model_validate(memory), able, **{**usual, **facts}) == reason
