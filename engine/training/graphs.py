@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.config import RunConfig
 from engine.lowmem.compiled import nothing_compiled
@@ -190,7 +190,8 @@ def why_not(
     updates: int,
     processes: int,
     scaled: bool,
-    encoders: Sequence[str],
+    parts: Sequence[nn.Module],
+    tokenises: bool,
 ) -> str:
     """Why a run's steps are not captured, as part of a sentence; empty: they are.
 
@@ -198,7 +199,8 @@ def why_not(
         updates: of the run.
         processes: of the run.
         scaled: whether the loss is scaled (fp16).
-        encoders: the text encoders that run in each step.
+        parts: of the model, that run in each step.
+        tokenises: whether steps encode captions that were not tokenised before, which no graph can repeat.
     """
     memory = config.memory
     reasons = {
@@ -208,10 +210,18 @@ def why_not(
         "split mode moves the weights": memory.split_mode,
         "activations are in the host's memory": memory.cpu_offload_checkpointing,
         "images are encoded in each step": not memory.cache_latents,
-        "text encoders run in each step": bool(encoders),
-        "dropouts draw random numbers in each step": config.network.draws,
+        "captions are tokenised in each step": tokenises,
+        "dropouts draw random numbers in each step": config.network.draws or any(map(_has_dropout, parts)),
         "fp16 scales the loss in each step": scaled,
         "kohya_exact computes under autocast": config.training.kohya_exact,
-        "gradients have no memory that stays in place": layout.flat is None or layout.holders != layout.flat.groups,
+        "gradients have no memory that stays in place": layout.flat is None,
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def _has_dropout(part: nn.Module) -> bool:
+    """transformers' attention has its share as a number."""
+    shares = (
+        module.p if isinstance(module, nn.Dropout) else getattr(module, "dropout", 0) for module in part.modules()
+    )
+    return any(isinstance(share, int | float) and share > 0 for share in shares)

@@ -90,15 +90,15 @@ class TrainStep:
 
     def use_graphs(self, capturer: Capturer, log: Log, *, exact: bool) -> None:
         """Launch the passes of batches as graphs; see `engine.training.graphs.GraphedPasses`."""
-        flat = self.state.layout.flat
-        assert flat is not None
+        layout = self.state.layout
+        layout.keeps_gradients = True
 
         def compute(batch: Batch, parts: int) -> Tensor:
             loss = self._loss_of(batch)
             (loss / parts).backward()  # type: ignore[no-untyped-call]
             return loss.detach()
 
-        graphs = GraphedPasses(compute, flat.memory, capturer, log, exact=exact, wait=self.loader.wait)
+        graphs = GraphedPasses(compute, layout.memory, capturer, log, exact=exact, wait=self.loader.wait)
         self.graphs, self.state.forget_recordings = graphs, graphs.release
 
     def _clip(self) -> None:

@@ -173,6 +173,7 @@ def _train(run: _Run, network: AdapterNetwork) -> Objective:
     _training_mode(run, network, True)
     with counter.kind("adapter"):
         layout = update_layout(network, run.config, None if run.uses_autocast else run.dtype)
+        layout.keeps_gradients = captured = _captures(run, layout)
         layout.allocate()
         layout.collect()
         for holder in layout.holders:
@@ -191,7 +192,7 @@ def _train(run: _Run, network: AdapterNetwork) -> Objective:
     if not run.config.memory.cache_latents:
         model.encode_pixels(_pixels(run.work.images, run.work.batch))
     batch, following = (_batch(run, run.work.batch, run.work.images) for _ in range(2))
-    before, gradients = counter.live, bytes_of([] if layout.flat is None else layout.flat.memory())
+    before, gradients = counter.live, bytes_of(layout.memory())
     counter.stage = "forward"
     with layout.step:
         loss = _loss(run, network, objective, batch)
@@ -208,7 +209,7 @@ def _train(run: _Run, network: AdapterNetwork) -> Objective:
     with counter.kind("optimizer"):
         optimizer.step()
     peaks, counter.stage = counter.stage_peaks, ""
-    if _captures(run, layout):
+    if captured:
         run.graphs = GraphPool(
             passes=max(peaks["forward"], peaks["backward"]) - before,
             batch=bytes_of(batch.tensors()),
@@ -226,7 +227,7 @@ def _train(run: _Run, network: AdapterNetwork) -> Objective:
 
 def _captures(run: _Run, layout: UpdateLayout) -> bool:
     """Whether steps are launched as CUDA graphs, if the run is long enough."""
-    config = run.config
+    config, encoders = run.config, run.uncached_encoders
     return config.memory.cuda_graphs != "off" and not why_not(
         config,
         layout,
@@ -234,7 +235,8 @@ def _captures(run: _Run, layout: UpdateLayout) -> bool:
         updates=LEAST_UPDATES,
         processes=config.training.num_processes,
         scaled=run.dtype == torch.float16,
-        encoders=run.uncached_encoders,
+        parts=[*(run.model.text_encoders[name] for name in encoders), list(run.model.trainable.values())[-1]],
+        tokenises=bool(encoders) and not run.model.tokens([CAPTION], encoders),
     )
 
 
