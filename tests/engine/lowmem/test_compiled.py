@@ -5,8 +5,8 @@ The graphs run through the backends "eager" and a broken one: what Inductor make
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -141,16 +141,9 @@ def test_every_thread_may_compile_more_shapes_than_torch_allows(in_a_thread: boo
     compiled.compile_blocks([block], torch.device("cpu"), lambda _: None)
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
-    def compute() -> None:
+    with ThreadPoolExecutor(1) as pool:
         for size in shapes:
-            block(torch.ones(size))
-
-    if in_a_thread:
-        thread = threading.Thread(target=compute)
-        thread.start()
-        thread.join()
-    else:
-        compute()
+            pool.submit(block, torch.ones(size)).result() if in_a_thread else block(torch.ones(size))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - graphs == len(shapes)
 
 
@@ -162,6 +155,8 @@ def test_a_new_shape_is_refused_where_nothing_may_be_compiled() -> None:
         assert torch.equal(block(torch.ones(2)), torch.full((2,), 2.0))
         with pytest.raises(RuntimeError, match="recompile"):
             block(torch.ones(3))
+        with ThreadPoolExecutor(1) as pool, pytest.raises(RuntimeError, match="recompile"):
+            pool.submit(block, torch.ones(3)).result()
     assert len(block(torch.ones(3))) == 3
 
 
