@@ -39,7 +39,7 @@ def keep_compiled(log: Log) -> None:
     Where the environment names a folder for it, that is used. Where the cache cannot be used safely, a folder of this
     process is, which is removed at its end.
     """
-    if VARIABLE in os.environ:
+    if VARIABLE in os.environ and not _is_torchs_choice(Path(os.environ[VARIABLE])):
         return
     place = cache_folder()
     try:
@@ -54,6 +54,11 @@ def keep_compiled(log: Log) -> None:
     else:
         shrink(place, LIMIT)
     os.environ[VARIABLE] = str(place)
+
+
+def _is_torchs_choice(place: Path) -> bool:
+    """Whether torch has set the variable itself, which it does as soon as its compiler is imported."""
+    return place.parent == Path(tempfile.gettempdir()) and place.name.startswith("torchinductor_")
 
 
 def _why_unsafe(place: Path) -> str:

@@ -15,7 +15,9 @@ from engine.lowmem import compile_cache
 from engine.lowmem.compile_cache import VARIABLE, cache_folder, keep_compiled, shrink
 
 COMPILING = """
-import json, sys, torch
+import json, os, sys, torch
+import torch._dynamo
+assert "/torchinductor_" in os.environ["TORCHINDUCTOR_CACHE_DIR"], "torch does not choose a folder when it is imported"
 from engine.lowmem.compile_cache import keep_compiled
 from engine.lowmem.compiled import why_broken
 keep_compiled(sys.exit)
