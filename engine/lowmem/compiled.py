@@ -25,9 +25,9 @@ from engine.types import Log
 LIMIT = 256
 """Most graphs of one kind of block: more than a run has buckets, for training, samples and validation."""
 LEAST_UPDATES = 500
-"""Updates for each shape from which on "auto" compiles, an estimate. A shape needs 14 graphs in a UNet and 2 in FLUX,
-each 12 s without a cache and 3 s with it (one core of a CPU). Others report steps that take 10 to 25 % less time, which
-at 0.5 s a step is 25 to 60 s in 500 updates."""
+"""Updates for each shape from which on "auto" compiles, an estimate. On one core of a CPU the first step of the demo's
+UNet took 337 s, and 52 s with a cache; FLUX has a seventh of its graphs. Others report steps that take 10 to 25 % less
+time, which at 0.5 s a step is 25 to 60 s in 500 updates."""
 
 
 def compile_blocks(blocks: Sequence[nn.Module], device: torch.device, log: Log) -> None:
