@@ -44,6 +44,7 @@ from engine.models.device import chosen_gpu
 from engine.models.loading import DTYPES
 from engine.runs.states import SavedState, newest_state
 from engine.training.batch_source import BatchSource
+from engine.training.compiling import with_compiling_decided
 from engine.training.exactness import set_determinism
 from engine.training.groups import trained_targets
 from engine.training.host_memory import keep_freed_memory
@@ -103,7 +104,8 @@ def prepare(session: Session) -> Prepared:
         Stopped: a stop was requested meanwhile.
     """
     run = _resolve(session)
-    config, recognition = run.config, run.recognition
+    config: RunConfig = run.config
+    recognition = run.recognition
     flags = run.family.spec.prompt_flags
     prompts = [prompt for _, stage in stages(config) for prompt in read_prompts(stage, lambda _: None, flags)]
     accelerator, precision = _accelerator(config, session)
@@ -113,7 +115,7 @@ def prepare(session: Session) -> Prepared:
         torch.set_num_threads(config.memory.num_cpu_threads_per_process)
     with session.phase("load"):
         scanned, digests = scan(config, session.progress("load", "images")), FileDigests()
-        inputs = check_inputs(session, config, scanned, recognition.path, accelerator.device, digests)
+        inputs = check_inputs(session, run.config, scanned, recognition.path, accelerator.device, digests)
         fitted = FittedImages(config.dataset)
         with suppress(LoraSmithError):  # the plan is made again once all images are known, and raises it then
             fitted.want(items_to_encode(run, scanned))
@@ -121,6 +123,9 @@ def prepare(session: Session) -> Prepared:
         scanned = verify_pixels(scanned, session.progress("load", "images"), checked, fitted, session.should_stop)
         session.raise_if_stopped()
         model = _load(session, config, recognition, str(accelerator.device), precision)
+        config = with_compiling_decided(run, scanned, model, precision, session.log)
+        apply_memory_settings(model, config.memory, session.log, draws=config.network.draws)
+        session.raise_if_stopped()
     state = newest_state(session.run.checkpoints)
     with session.phase("cache"):
         images = _latents(session, run, scanned, model, digests, fitted, state)
@@ -217,10 +222,7 @@ def place_for_training(model: Model, *, texts: bool, latents: bool) -> None:
 def _load(session: Session, config: RunConfig, recognition: Recognition, device: str, precision: str) -> Model:
     """The model in the host's memory, its weights in the compute dtype."""
     family = family_named(recognition.family)
-    model = load_base(family, config, recognition, device, compute_dtype(precision), session.log)
-    apply_memory_settings(model, config.memory, session.log, draws=config.network.draws)
-    session.raise_if_stopped()
-    return model
+    return load_base(family, config, recognition, device, compute_dtype(precision), session.log)
 
 
 def _continued(plan: StepPlan, state: SavedState | None) -> StepPlan:

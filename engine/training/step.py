@@ -107,15 +107,15 @@ class TrainStep:
 
     def use_graphs(self, capturer: Capturer, log: Log, *, exact: bool) -> None:
         """Launch the passes of batches as graphs; see `engine.training.graphs.GraphedPasses`."""
-        flat = self.state.layout.flat
-        assert flat is not None
+        layout = self.state.layout
+        layout.keeps_gradients = True
 
         def compute(batch: Batch, parts: int) -> Tensor:
             loss = self._loss_of(batch)
             self.accelerator.backward(loss / parts)  # fp16's scale is on the device, and changes in place
             return loss.detach()
 
-        graphs = GraphedPasses(compute, flat.memory, capturer, log, exact=exact, wait=self.loader.wait)
+        graphs = GraphedPasses(compute, layout.memory, capturer, log, exact=exact, wait=self.loader.wait)
         self.graphs, self.state.forget_recordings = graphs, graphs.release
 
     def _clip(self) -> Tensor:

@@ -197,6 +197,7 @@ class Trainer:
     def _use_graphs(self) -> None:
         """Launch steps as CUDA graphs, if the settings say so and the run allows it."""
         config, state = self.state.config, self.state
+        model, encoders = self.prepared.model, self.batches.uncached_encoders
         if config.memory.cuda_graphs == "off":
             return
         reason = why_not(
@@ -205,7 +206,8 @@ class Trainer:
             device=self.device,
             updates=state.plan.max_train_steps - self.step,
             processes=self.ranks.size,
-            encoders=self.batches.uncached_encoders,
+            parts=[*(model.text_encoders[name] for name in encoders), list(model.trainable.values())[-1]],
+            tokenises=bool(encoders) and not model.tokens([""], encoders),
         )
         if reason:
             self.session.log(f"Training steps are not launched as CUDA graphs: {reason}.")
