@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.config import RunConfig
+from engine.config.graphs import why_no_graphs
 from engine.lowmem.compiled import nothing_compiled
 from engine.out_of_memory import is_out_of_memory
 from engine.training.batch_source import Batch
@@ -188,7 +189,6 @@ def why_not(
     *,
     device: torch.device,
     updates: int,
-    processes: int,
     parts: Sequence[nn.Module],
     tokenises: bool,
 ) -> str:
@@ -196,21 +196,17 @@ def why_not(
 
     Args:
         updates: of the run.
-        processes: of the run.
         parts: of the model, that run in each step.
         tokenises: whether steps encode captions that were not tokenised before, which no graph can repeat.
     """
-    memory = config.memory
+    excluded = why_no_graphs(config)
     reasons = {
         "it is a run on the CPU": device.type != "cuda",
-        f"the run has fewer than {LEAST_UPDATES} steps": memory.cuda_graphs == "auto" and updates < LEAST_UPDATES,
-        "several processes train": processes > 1,
-        "split mode moves the weights": memory.split_mode,
-        "activations are in the host's memory": memory.cpu_offload_checkpointing,
-        "images are encoded in each step": not memory.cache_latents,
+        f"the run has fewer than {LEAST_UPDATES} steps": config.memory.cuda_graphs == "auto"
+        and updates < LEAST_UPDATES,
+        excluded: bool(excluded),
         "captions are tokenised in each step": tokenises,
-        "dropouts draw random numbers in each step": config.network.draws or any(map(_has_dropout, parts)),
-        "kohya_exact computes under autocast": config.training.kohya_exact,
+        "dropouts of the model draw random numbers in each step": any(map(_has_dropout, parts)),
         "gradients have no memory that stays in place": layout.flat is None,
     }
     return next((reason for reason, holds in reasons.items() if holds), "")

@@ -205,7 +205,6 @@ class Trainer:
             state.layout,
             device=self.device,
             updates=state.plan.max_train_steps - self.step,
-            processes=self.ranks.size,
             parts=[*(model.text_encoders[name] for name in encoders), list(model.trainable.values())[-1]],
             tokenises=bool(encoders) and not model.tokens([""], encoders),
         )

@@ -233,7 +233,6 @@ def _captures(run: _Run, layout: UpdateLayout) -> bool:
         layout,
         device=torch.device("cuda"),
         updates=LEAST_UPDATES,
-        processes=config.training.num_processes,
         parts=[*(run.model.text_encoders[name] for name in encoders), list(run.model.trainable.values())[-1]],
         tokenises=bool(encoders) and not run.model.tokens([CAPTION], encoders),
     )

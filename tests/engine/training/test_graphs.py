@@ -202,15 +202,15 @@ REASONS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"device": torch.device("cpu")}, "it is a run on the CPU"),
     ({}, {"updates": 100}, "the run has fewer than 200 steps"),
     ({"memory": {"cuda_graphs": "on"}}, {"updates": 100}, ""),
-    ({}, {"processes": 2}, "several processes train"),
+    ({"training": {"num_processes": 2}}, {}, "several processes train"),
     ({"memory": {"split_mode": True}}, {}, "split mode moves the weights"),
     ({"memory": {"cpu_offload_checkpointing": True}}, {}, "activations are in the host's memory"),
     ({"memory": {"cache_latents": False}}, {}, "images are encoded in each step"),
     ({}, {"tokenises": True}, "captions are tokenised in each step"),
     ({}, {"parts": [nn.Sequential(nn.Dropout(0.0)), nn.Sequential(nn.Dropout(0.1))]},
-     "dropouts draw random numbers in each step"),
+     "dropouts of the model draw random numbers in each step"),
     ({}, {"parts": [CLIPTextModel(CLIPTextConfig(**CLIP, attention_dropout=0.1))]},
-     "dropouts draw random numbers in each step"),
+     "dropouts of the model draw random numbers in each step"),
     ({}, {"parts": [CLIPTextModel(CLIPTextConfig(**CLIP))]}, ""),
     ({"network": {"rank_dropout": 0.1}}, {}, "dropouts draw random numbers in each step"),
     ({"training": {"kohya_exact": True}}, {}, "kohya_exact computes under autocast"),
@@ -224,7 +224,7 @@ def test_which_runs_are_recorded(tables: dict[str, Any], facts: dict[str, Any], 
     values = {**tables, "memory": {"cuda_graphs": "auto", **tables.get("memory", {})}}
     config = RunConfig().changed(**values)
     layout = update_layout(SMALL["unet"]().climb().network, config, torch.bfloat16)
-    usual = {"device": torch.device("cuda"), "updates": 1000, "processes": 1, "parts": [], "tokenises": False}
+    usual = {"device": torch.device("cuda"), "updates": 1000, "parts": [], "tokenises": False}
     assert why_not(config, layout, **{**usual, **facts}) == reason  # type: ignore[arg-type]
 
 
