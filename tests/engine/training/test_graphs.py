@@ -225,7 +225,7 @@ def test_which_runs_are_recorded(tables: dict[str, Any], facts: dict[str, Any], 
     config = RunConfig().changed(**values)
     layout = update_layout(SMALL["unet"]().climb().network, config, torch.bfloat16)
     usual = {"device": torch.device("cuda"), "updates": 1000, "parts": [], "tokenises": False}
-    assert why_not(config, layout, **{**usual, **facts}) == reason  # type: ignore[arg-type]
+    assert why_not(config, layout, **{**usual, **facts}) == reason
 
 
 @pytest.mark.parametrize(
