@@ -185,11 +185,14 @@ def images(folder: Path, size: int) -> Path:
 def ours(options: argparse.Namespace, folder: Path) -> Iterator[None]:
     """The trainer as it is, one optimizer update at a time, with all its events."""
     from engine.config import load_config
+    from engine.processes import large_imports
     from engine.runs.lock import RunLock
     from engine.runs.prepare import prepare_run
-    from engine.training.prepare import prepare
     from engine.training.session import Session
-    from engine.training.trainer import Trainer
+
+    with large_imports():
+        from engine.training.prepare import prepare
+        from engine.training.trainer import Trainer
 
     settings = {
         "model.pretrained_model_name_or_path": options.model,

@@ -109,6 +109,8 @@ def prepare(session: Session) -> Prepared:
     accelerator, precision = _accelerator(config, session)
     if accelerator.device.type == "cuda":
         session.peaks = PhasePeaks.of(accelerator.device)
+    else:
+        keep_freed_memory()
     if config.memory.num_cpu_threads_per_process:
         torch.set_num_threads(config.memory.num_cpu_threads_per_process)
     with session.phase("load"):
@@ -135,8 +137,6 @@ def prepare(session: Session) -> Prepared:
         cache_texts(session, config, batches, model, images.probes, [prompt.request for prompt in prompts])
         place_for_training(model, texts=bool(batches.uncached_encoders), latents=images.latents is None)
     network = build_network(config, model, session.log)
-    if accelerator.device.type == "cpu":
-        keep_freed_memory()
     return Prepared(
         config=config,
         recognition=model.recognition,
