@@ -28,6 +28,7 @@ from engine.runs.layout import RunDir
 from engine.runs.prepare import prepare_run
 from engine.runs.states import newest_state, saved_states
 from engine.training import inputs as inputs_module
+from engine.training import run_reader
 from engine.training.statefile import load_tree, save_tree
 from engine.training.trainer import Trainer
 from tests.engine.training.conftest import SETTINGS
@@ -350,7 +351,7 @@ def test_nothing_is_saved_before_the_inputs_are_recorded(
         return completed(inputs, digests)
 
     monkeypatch.setattr(inputs_module, "completed", slow)
-    monkeypatch.setattr(inputs_module, "_LATER", 1)
+    monkeypatch.setattr(run_reader, "_LATER", 1)
     assert train(run) == ExitCode.DONE
     record, state = read_inputs(run), newest_state(run.checkpoints)
     assert saved == [False] and record is not None and record.is_complete
@@ -364,7 +365,7 @@ def test_a_stop_or_an_error_while_files_are_hashed_ends_the_run(
 ) -> None:
     shutil.rmtree(run.checkpoints)
     run.inputs_path.unlink()
-    monkeypatch.setattr(inputs_module, "_LATER", 1)
+    monkeypatch.setattr(run_reader, "_LATER", 1)
     go_on = threading.Event()
 
     def stopping(inputs: Inputs, _: FileDigests) -> Inputs:
