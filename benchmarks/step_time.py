@@ -8,7 +8,7 @@ random batch, noise and timesteps each step, autocast, a fused AdamW, clipped gr
 * images/s: from the median time of a step.
 * peak memory: of torch on a GPU, else the largest resident size of the process.
 * first step: seconds from the start of the process to the end of the first update: imports, model, images, latents.
-  Ours also makes a run directory, hashes the VAE, fills the cache (emptied before) and saves the first state. Each side
+  Ours also makes a run directory, hashes the model's files and saves the first state; nothing is measured. Each side
   starts several times, in changing order, after the model's files were read once; the best start counts.
 
     python benchmarks/step_time.py --family sd15 --against diffusers --model DIR [--resolution 256] [--steps 4]
@@ -208,6 +208,7 @@ def ours(options: argparse.Namespace, folder: Path) -> Iterator[None]:
         "training.max_train_steps": 100000,
         "sampling.sample_every_n_steps": 0,
         "training.lr_scheduler": "constant",
+        "training.max_check_share": 0,
         "memory.mixed_precision": options.dtype,
         "memory.gradient_checkpointing": str(options.checkpointing).lower(),
         "saving.save_state_every_n_steps": 0,
@@ -218,6 +219,7 @@ def ours(options: argparse.Namespace, folder: Path) -> Iterator[None]:
     lock, session = RunLock(run.lock_path), Session(run)
     trainer = Trainer(session, prepare(session))
     trainer.restore()
+    trainer.outputs.resume()
     sys.stdout = stdout
     with lock:
         while True:

@@ -287,7 +287,8 @@ def _latents(
     config, grid = run.config, BucketGrid.of_run(run)
     memory = config.memory
     directory = memory.cache_root / "latents" if memory.cache_latents_to_disk else None
-    cache = LatentCache(directory, model.vae_key, config.dataset, digests, fitted)
+    key = "" if directory is None else model.vae_key  # reads all of its weights
+    cache = LatentCache(directory, key, config.dataset, digests, fitted)
     encoder = LatentEncoder(session, model, cache, memory.vae_batch_size)
     probe_encoder = LatentEncoder(session, model, cache.unmirrored(), memory.vae_batch_size)
     rules = CaptionRules.from_config(config)
