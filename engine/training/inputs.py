@@ -2,58 +2,25 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from engine.dataset.digests import FileDigests
 from engine.hardware.packages import version_of, versions
-from engine.runs.compare_inputs import completed, model_files
+from engine.runs.compare_inputs import model_files
 from engine.runs.events import RetryEvent, RunStartedEvent, read_events
 from engine.runs.inputs import ChangedInputsError, Inputs, changes, environment_changes, write_inputs
 from engine.runs.layout import RunDir
 from engine.text import size_text
-from engine.training.run_reader import LOOK_SECONDS, RunReader
+from engine.training.run_reader import RunReader
 from engine.training.session import Session
 
 _LARGE = 2**31
 """Bytes that take seconds to hash."""
 _NO_NUMBERS = ("python",)
 """Versions that do not change results."""
-
-
-class _UnfinishedInputs:
-    """The inputs of a run at its first start, while a thread computes digests of large files."""
-
-    def __init__(self, session: Session, inputs: Inputs, digests: FileDigests) -> None:
-        self._session, self._inputs, self._digests = session, inputs, digests
-        self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._complete, name="inputs", daemon=True)
-        self._thread.start()
-
-    def record(self) -> str:
-        """Wait for the thread, write the run's record, and return the inputs' digest.
-
-        Raises:
-            DataError: a file cannot be read.
-            Stopped: a stop was requested meanwhile.
-        """
-        while self._thread.is_alive():
-            self._session.raise_if_stopped()
-            self._thread.join(LOOK_SECONDS)
-        if self._error is not None:
-            raise self._error
-        write_inputs(self._session.run, self._inputs)
-        return self._inputs.digest
-
-    def _complete(self) -> None:
-        try:
-            self._inputs = completed(self._inputs, self._digests)
-        except Exception as error:  # raised in the main thread
-            self._error = error
 
 
 def check_inputs(session: Session, reader: RunReader, model: Path, device: torch.device) -> Callable[[], str]:
@@ -101,10 +68,16 @@ def check_inputs(session: Session, reader: RunReader, model: Path, device: torch
                 "those of an uninterrupted run."
             )
     if not current.is_complete:
-        return _UnfinishedInputs(session, current, reader.digests).record
+        return lambda: _record(run, replace(reader.complete_inputs.wait(session), environment=current.environment))
     if current != recorded:
         write_inputs(run, current)
     return lambda: current.digest
+
+
+def _record(run: RunDir, inputs: Inputs) -> str:
+    """Write the record of the inputs; returns their digest."""
+    write_inputs(run, inputs)
+    return inputs.digest
 
 
 def _environment(device: torch.device) -> dict[str, str]:

@@ -20,7 +20,7 @@ from engine.dataset.scan import scan, verify_pixels
 from engine.errors import LoraSmithError
 from engine.families.resolved import ResolvedRun, resolve_run
 from engine.models.read_ahead import read_ahead
-from engine.runs.compare_inputs import collect_inputs, model_files, model_places
+from engine.runs.compare_inputs import collect_inputs, completed, model_files, model_places
 from engine.runs.inputs import Inputs, read_inputs
 from engine.runs.layout import RunDir
 from engine.runs.resume import last_saved_state
@@ -109,6 +109,8 @@ class RunReader:
         """Headers and captions only."""
         self.inputs: Stage[FoundInputs | None] = Stage()
         """None on ranks above 0."""
+        self.complete_inputs: Stage[Inputs] = Stage()
+        """With the digests of large files, where `inputs` lacks them; computed in another thread."""
         self.usable: Stage[UsableImages] = Stage()
         self._directory, self._is_main = directory, is_main
         self._stop = threading.Event()
@@ -144,9 +146,14 @@ class RunReader:
         recorded, step = read_inputs(self._directory), last_saved_state(self._directory)
         later = _LATER if step is None else None
         place, stopped = run.recognition.path, self._stop.is_set
-        return FoundInputs(
-            recorded, step, collect_inputs(run.config, scanned, place, recorded, self.digests, stopped, later)
-        )
+        current = collect_inputs(run.config, scanned, place, recorded, self.digests, stopped, later)
+        if not current.is_complete and not stopped():
+            threading.Thread(target=self._complete, args=(current,), name="digests", daemon=True).start()
+        return FoundInputs(recorded, step, current)
+
+    def _complete(self, current: Inputs) -> None:
+        with suppress(Exception):
+            self.complete_inputs.compute(lambda: completed(current, self.digests))
 
     def _decode(self, run: ResolvedRun, scanned: Scan) -> UsableImages:
         config, fitted = run.config, FittedImages(run.config.dataset)
