@@ -57,6 +57,8 @@ class Side:
     place: Path
     by_command: bool = False
     """Whether the command of a user is measured, or the trainer's process alone."""
+    from_disk: Path | None = None
+    """A model that the system forgets before each start, so that it is read from the disk."""
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     def begin(self, kind: str, settings: Mapping[str, object]) -> Path:
@@ -86,6 +88,8 @@ class Side:
         """Train until the first step has its event, and note how long that took."""
         log = run / ".run" / "events.jsonl"
         offset = log.stat().st_size if log.exists() else 0
+        for file in () if self.from_disk is None else self.from_disk.rglob("*.safetensors"):
+            _forget(file)
         begin = time.perf_counter()
         process = subprocess.Popen(
             command, cwd=self.checkout, env=self._environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
@@ -117,9 +121,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.place) as folder:
         place = Path(folder)
         draw(place / "images", options.images)
-        sides = [Side("here", ROOT, place / "here", options.command)]
+        forgotten = Path(options.model) if options.from_disk else None
+        sides = [Side("here", ROOT, place / "here", options.command, forgotten)]
         if options.other is not None:
-            sides.append(Side("other", options.other.resolve(), place / "other", options.command))
+            sides.append(Side("other", options.other.resolve(), place / "other", options.command, forgotten))
         measure(sides, settings_of(options, place / "images"), options)
     report(sides, options)
 
@@ -131,6 +136,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cold", type=int, default=1, help="starts without any cache, of each side; %(default)s")
     parser.add_argument("--short", type=int, default=20, help="steps that a start without a cache plans; %(default)s")
     parser.add_argument("--command", action="store_true", help="measure the user's command, not the trainer alone")
+    parser.add_argument("--from-disk", action="store_true", help="take the model out of the system's cache before")
     parser.add_argument("--other", type=Path, help="another checkout, to compare with")
     parser.add_argument("--model", default=str(ROOT / "engine/assets/demo_base"), help="the demo base")
     parser.add_argument("--resolution", type=int, default=64, help="%(default)s, as the demo base is made for")
@@ -204,6 +210,12 @@ def report(sides: list[Side], options: argparse.Namespace) -> None:
 
 def _in_turn(sides: list[Side], turn: int) -> list[Side]:
     return sides[::-1] if turn % 2 else sides
+
+
+def _forget(file: Path) -> None:
+    """Take a file out of the system's cache."""
+    with file.open("rb") as opened:
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _end_trainer(run: Path) -> None:
