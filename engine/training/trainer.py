@@ -38,6 +38,7 @@ from engine.training.prepare import Prepared, prepare
 from engine.training.processes import require_processors, start_workers
 from engine.training.ranks import Ranks
 from engine.training.recovery import LIMIT
+from engine.training.run_reader import RunReader
 from engine.training.session import PhasePeaks, Session, Stopped, phase_of
 from engine.training.step import TrainStep, objective_for
 from engine.training.train_state import TrainState
@@ -45,8 +46,11 @@ from engine.training.train_state import TrainState
 PAUSE_SECONDS = 0.3
 
 
-def train(session: Session) -> bool:
+def train(session: Session, reader: RunReader | None = None) -> bool:
     """Train the run of `session`; True when it is complete, False when it was stopped with everything saved.
+
+    Args:
+        reader: of the run, if it was begun before.
 
     Raises:
         LoraSmithError: an error that the user has to fix.
@@ -60,7 +64,7 @@ def train(session: Session) -> bool:
     if session.is_main:
         start_loggers(session, config, session.events.last_seq)
     try:
-        prepared = prepare(session)
+        prepared = prepare(session, reader)
     except Stopped:
         session.log(f"Stopped before the first step ({session.stop_reason}).")
         return False
