@@ -43,10 +43,10 @@ def check_inputs(session: Session, reader: RunReader, model: Path, device: torch
         DataError: a file cannot be read.
         Stopped: a stop was requested meanwhile.
     """
-    found, run = reader.inputs.wait(session), session.run
-    if found is None:
+    collected, run = reader.inputs.wait(session), session.run
+    if collected is None:
         return lambda: ""
-    recorded, step, current = found
+    recorded, step, current = collected
     size = sum(file.stat().st_size for file in model_files(model)) if recorded is None else 0
     if size > _LARGE:
         session.log(f"The model's files are read once to record what the run is trained on: {size_text(size)}.")

@@ -35,7 +35,7 @@ _LATER = 2**24
 """Model files of more bytes get no digest yet at the first start."""
 
 
-class FoundInputs(NamedTuple):
+class CollectedInputs(NamedTuple):
     """What a run is trained on, and its record of that."""
 
     recorded: Inputs | None
@@ -107,7 +107,7 @@ class RunReader:
         self.resolved: Stage[ResolvedRun] = Stage()
         self.scanned: Stage[Scan] = Stage()
         """Headers and captions only."""
-        self.inputs: Stage[FoundInputs | None] = Stage()
+        self.inputs: Stage[CollectedInputs | None] = Stage()
         """None on ranks above 0."""
         self.complete_inputs: Stage[Inputs] = Stage()
         """With the digests of large files, where `inputs` lacks them; computed in another thread."""
@@ -140,7 +140,7 @@ class RunReader:
             read_ahead([file for place in places for file in model_files(place)], self._stop.is_set)
         return run
 
-    def _collect(self, run: ResolvedRun, scanned: Scan) -> FoundInputs | None:
+    def _collect(self, run: ResolvedRun, scanned: Scan) -> CollectedInputs | None:
         if not self._is_main:
             return None
         recorded, step = read_inputs(self._directory), last_saved_state(self._directory)
@@ -149,7 +149,7 @@ class RunReader:
         current = collect_inputs(run.config, scanned, place, recorded, self.digests, stopped, later)
         if not current.is_complete and not stopped():
             threading.Thread(target=self._complete, args=(current,), name="digests", daemon=True).start()
-        return FoundInputs(recorded, step, current)
+        return CollectedInputs(recorded, step, current)
 
     def _complete(self, current: Inputs) -> None:
         with suppress(Exception):

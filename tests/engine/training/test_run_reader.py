@@ -37,14 +37,14 @@ def test_settings_images_and_inputs_are_read(make_run: MakeRun, images: Path, se
     with RunReader(run) as reader:
         resolved = reader.resolved.wait(session)
         scanned = reader.scanned.wait(session, lambda done, total: reports.append((done, total)))
-        found = reader.inputs.wait(session)
+        collected = reader.inputs.wait(session)
         usable = reader.usable.wait(session, lambda done, total: reports.append((done, total)))
     everything = sorted(path.name for path in images.glob("*.png"))
     assert resolved.recognition.family == "sd15" and resolved.config.saving.output_name == run.name
     assert names(scanned) == everything and reports[-1] == (len(everything), len(everything))
     assert names(usable.scan) == [name for name in everything if name != "p3.png"]
-    assert found is not None and (found.recorded, found.step) == (None, None)
-    assert sorted(Path(path).name for path in found.current.images) == everything
+    assert collected is not None and (collected.recorded, collected.step) == (None, None)
+    assert sorted(Path(path).name for path in collected.current.images) == everything
 
 
 def test_ranks_above_0_record_nothing(make_run: MakeRun, session: Session) -> None:
