@@ -214,7 +214,9 @@ def trainer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trainer:
 
     def answer(config: RunConfig) -> ResolvedRun | str:
         monkeypatch.setattr(run_reader, "load_config", lambda _: config)
-        session = SimpleNamespace(run=RunDir(tmp_path / "none"), log=lambda _: None, is_main=True)
+        session = SimpleNamespace(
+            run=RunDir(tmp_path / "none"), log=lambda _: None, is_main=True, raise_if_stopped=lambda: None
+        )
         try:
             prepare.prepare(cast("Any", session))
         except UsageError as error:
