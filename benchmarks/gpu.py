@@ -56,7 +56,7 @@ RUNGS: dict[str, dict[str, Any]] = {
     "split": {**_RECOMPUTED, "split_mode": True},
     "split fp8": {**_RECOMPUTED, "split_mode": True, "base_precision": "fp8"},
     "all": {**_RECOMPUTED, "cpu_offload_checkpointing": True, "split_mode": True, "base_precision": "nf4"},
-    "compiled": {"torch_compile": True},
+    "compiled": {"torch_compile": "on"},
     "graphs": {"cuda_graphs": "on"},
     "graphs checkpointed": {**_RECOMPUTED, "cuda_graphs": "on"},
     "in any order": {**_RECOMPUTED, "deterministic": False},

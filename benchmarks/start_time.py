@@ -2,17 +2,18 @@
 
 The program draws the images itself, JPEG of 12 megapixels that all differ. Two checkouts take turns, each with the
 same Python, images and settings, and with caches of its own; a run is the trainer's own process, from its start until
-its event of the first step, and is killed then.
+its event of the first step, and is killed then. With --command it is the command that a user types, `lorasmith
+--preset` or `lorasmith resume`, which checks everything, makes the run directory and starts the trainer.
 
 * empty: a first run, nothing cached, planned for as many steps as --short says (once a side, unless --cold gives more);
 * filled: a first run of a whole epoch, nothing cached (once a side): it makes the caches for the rest;
 * cached: a new run on the same images;
 * resume: the same run started again after it was killed.
 
-Medians of alternating starts count. Nothing but the time of the training process is measured: the run directory is
-made before.
+Medians of alternating starts count; on a busy machine the shortest says more. Without --command the run directory is
+made before and not measured.
 
-    python benchmarks/start_time.py [--images 500] [--rounds 5] [--other DIR]     DIR: another checkout to compare with
+    python benchmarks/start_time.py [--images 500] [--rounds 5] [--command] [--other DIR]     DIR: another checkout
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -28,6 +30,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +38,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SIZE = (4000, 3000)
 PATIENCE = 7200.0
 """Seconds after which a start counts as failed."""
+_TRAINER = (sys.executable, "-m", "engine.training")
+_COMMAND = (sys.executable, "-c", "from tui.main import main; main()")
 _MAKE_RUN = """
 import json, sys
 from engine.config import load_config
@@ -51,31 +56,45 @@ class Side:
     name: str
     checkout: Path
     place: Path
+    by_command: bool = False
+    """Whether the command of a user is measured, or the trainer's process alone."""
+    from_disk: Path | None = None
+    """A model that the system forgets before each start, so that it is read from the disk."""
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
-    def run(self, kind: str, settings: Mapping[str, object]) -> Path:
-        """A new run directory, created by this side's own code; settings that it does not know are left out."""
-        values = {**settings, "saving.output_dir": self.place / kind, "memory.cache_dir": self.place / "cache"}
+    def begin(self, kind: str, settings: Mapping[str, object]) -> Path:
+        """Start a new run, by this side's own code, and note the time; settings that it does not know are left out."""
+        run = self.place / f"{kind}-{len(self.seconds.get(kind, ()))}"
+        values = {**settings, "saving.output_dir": run, "memory.cache_dir": self.place / "cache"}
         known = (self.checkout / "presets" / "schema.json").read_text()
-        text = json.dumps({
-            key: str(value) for key, value in values.items() if f'"{key.partition(".")[2]}"' in known
-        })  # fmt: skip
+        values = {key: str(value) for key, value in values.items() if f'"{key.partition(".")[2]}"' in known}
+        if self.by_command:
+            changes = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+            self._start(kind, [*_COMMAND, "--preset", "demo", *changes], run)
+            return run
         done = subprocess.run(
-            [sys.executable, "-c", _MAKE_RUN, text], cwd=self.checkout, env=self._environment(), capture_output=True,
-            text=True, check=False,
+            [sys.executable, "-c", _MAKE_RUN, json.dumps(values)], cwd=self.checkout, env=self._environment(),
+            capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
             sys.exit(f"{self.name}: the run cannot be made.\n{done.stderr}")
-        return Path(done.stdout.splitlines()[-1])
+        self._start(kind, [*_TRAINER, str(run)], run)
+        return run
 
-    def start(self, kind: str, run: Path) -> None:
+    def resume(self, run: Path) -> None:
+        """Start a run again, and note the time."""
+        self._start("resume", [*_COMMAND, "resume", str(run)] if self.by_command else [*_TRAINER, str(run)], run)
+
+    def _start(self, kind: str, command: list[str], run: Path) -> None:
         """Train until the first step has its event, and note how long that took."""
         log = run / ".run" / "events.jsonl"
         offset = log.stat().st_size if log.exists() else 0
+        for file in () if self.from_disk is None else self.from_disk.rglob("*.safetensors"):
+            _forget(file)
         begin = time.perf_counter()
         process = subprocess.Popen(
-            [sys.executable, "-m", "engine.training", str(run)], cwd=self.checkout, env=self._environment(),
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            command, cwd=self.checkout, env=self._environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
             while not _stepped(log, offset):
@@ -84,6 +103,8 @@ class Side:
                 time.sleep(0.005)
             self.seconds.setdefault(kind, []).append(time.perf_counter() - begin)
         finally:
+            if self.by_command and log.exists():
+                _end_trainer(run)
             process.kill()
             process.wait()
 
@@ -101,9 +122,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.place) as folder:
         place = Path(folder)
         draw(place / "images", options.images)
-        sides = [Side("here", ROOT, place / "here")]
+        forgotten = Path(options.model) if options.from_disk else None
+        sides = [Side("here", ROOT, place / "here", options.command, forgotten)]
         if options.other is not None:
-            sides.append(Side("other", options.other.resolve(), place / "other"))
+            sides.append(Side("other", options.other.resolve(), place / "other", options.command, forgotten))
         measure(sides, settings_of(options, place / "images"), options)
     report(sides, options)
 
@@ -114,6 +136,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="starts of each kind and side; %(default)s")
     parser.add_argument("--cold", type=int, default=1, help="starts without any cache, of each side; %(default)s")
     parser.add_argument("--short", type=int, default=20, help="steps that a start without a cache plans; %(default)s")
+    parser.add_argument("--command", action="store_true", help="measure the user's command, not the trainer alone")
+    parser.add_argument("--from-disk", action="store_true", help="take the model out of the system's cache before")
     parser.add_argument("--other", type=Path, help="another checkout, to compare with")
     parser.add_argument("--model", default=str(ROOT / "engine/assets/demo_base"), help="the demo base")
     parser.add_argument("--resolution", type=int, default=64, help="%(default)s, as the demo base is made for")
@@ -164,31 +188,47 @@ def measure(sides: list[Side], settings: Mapping[str, object], options: argparse
     short["training.max_train_steps"] = options.short
     for turn in range(options.cold):
         for side in _in_turn(sides, turn):
-            side.start("empty", side.run("empty", short))
+            side.begin("empty", short)
             shutil.rmtree(side.place)
     for side in sides:
-        side.start("filled", side.run("filled", settings))
+        side.begin("filled", settings)
     for turn in range(options.rounds):
         for side in _in_turn(sides, turn):
-            run = side.run("cached", settings)
-            side.start("cached", run)
-            side.start("resume", run)
+            side.resume(side.begin("cached", settings))
         print(json.dumps({side.name: {kind: seconds[-1] for kind, seconds in side.seconds.items()} for side in sides}))
 
 
 def report(sides: list[Side], options: argparse.Namespace) -> None:
     """The medians of both sides, as a table."""
     kinds = [kind for kind in ("empty", "filled", "cached", "resume") if kind in sides[0].seconds]
-    print(f"\nSeconds to the end of the first step, {options.images} images of 12 MP: medians (starts)\n")
+    print(f"\nSeconds to the end of the first step, {options.images} images of 12 MP: median, shortest (starts)\n")
     print("| start | " + " | ".join(side.name for side in sides) + " |")
     print("|---|" + "---|" * len(sides))
     for kind in kinds:
-        cells = [f"{side.median(kind):.1f} ({len(side.seconds[kind])})" for side in sides]
+        cells = [
+            f"{side.median(kind):.1f}, {min(side.seconds[kind]):.1f} ({len(side.seconds[kind])})" for side in sides
+        ]
         print(f"| {kind} | {' | '.join(cells)} |")
 
 
 def _in_turn(sides: list[Side], turn: int) -> list[Side]:
     return sides[::-1] if turn % 2 else sides
+
+
+def _forget(file: Path) -> None:
+    """Take a file out of the system's cache."""
+    with file.open("rb") as opened:
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _end_trainer(run: Path) -> None:
+    """Kill the trainer that a command has started, and wait until it is gone: a resume would refuse a live run."""
+    trainer = int(json.loads((run / ".run" / "state.json").read_text())["pid"])
+    with suppress(ProcessLookupError):
+        os.kill(trainer, signal.SIGKILL)
+    with suppress(FileNotFoundError):
+        while Path(f"/proc/{trainer}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
+            time.sleep(0.005)
 
 
 def _stepped(log: Path, offset: int) -> bool:

@@ -8,7 +8,7 @@ random batch, noise and timesteps each step, autocast, a fused AdamW, clipped gr
 * images/s: from the median time of a step.
 * peak memory: of torch on a GPU, else the largest resident size of the process.
 * first step: seconds from the start of the process to the end of the first update: imports, model, images, latents.
-  Ours also makes a run directory, hashes the VAE, fills the cache (emptied before) and saves the first state. Each side
+  Ours also makes a run directory, hashes the model's files and saves the first state; nothing is measured. Each side
   starts several times, in changing order, after the model's files were read once; the best start counts.
 
     python benchmarks/step_time.py --family sd15 --against diffusers --model DIR [--resolution 256] [--steps 4]
@@ -185,11 +185,14 @@ def images(folder: Path, size: int) -> Path:
 def ours(options: argparse.Namespace, folder: Path) -> Iterator[None]:
     """The trainer as it is, one optimizer update at a time, with all its events."""
     from engine.config import load_config
+    from engine.processes import large_imports
     from engine.runs.lock import RunLock
     from engine.runs.prepare import prepare_run
-    from engine.training.prepare import prepare
     from engine.training.session import Session
-    from engine.training.trainer import Trainer
+
+    with large_imports():
+        from engine.training.prepare import prepare
+        from engine.training.trainer import Trainer
 
     settings = {
         "model.pretrained_model_name_or_path": options.model,
@@ -205,6 +208,7 @@ def ours(options: argparse.Namespace, folder: Path) -> Iterator[None]:
         "training.max_train_steps": 100000,
         "sampling.sample_every_n_steps": 0,
         "training.lr_scheduler": "constant",
+        "training.max_check_share": 0,
         "memory.mixed_precision": options.dtype,
         "memory.gradient_checkpointing": str(options.checkpointing).lower(),
         "saving.save_state_every_n_steps": 0,
@@ -215,6 +219,7 @@ def ours(options: argparse.Namespace, folder: Path) -> Iterator[None]:
     lock, session = RunLock(run.lock_path), Session(run)
     trainer = Trainer(session, prepare(session))
     trainer.restore()
+    trainer.outputs.resume()
     sys.stdout = stdout
     with lock:
         while True:

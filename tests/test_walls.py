@@ -32,6 +32,7 @@ def loaded(code: str) -> set[str]:
         ("import engine.adapters.tools.edit, engine.adapters.naming, engine.adapters.layout", TORCH),
         ("import engine.results.record, engine.results.report, engine.results.compare_page", TORCH | {"rich"}),
         ("import engine.training.session, engine.training.loggers", HEAVY),
+        ("import engine.training.run_reader", TORCH),
         ("import engine.config.loggers, engine.runs.loggers", HEAVY),
         ("import engine.loggers.__main__, engine.loggers.following", TORCH | {"tensorboard", "wandb", "trackio"}),
         ("import engine.results.trying, engine.results.base_choice, engine.results.png_info", HEAVY),

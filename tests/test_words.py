@@ -92,7 +92,7 @@ PROSE = {
 
 FOREIGN = frozenset({
     "query_one", "OneCycleLR", "set_alpha_to_one", "one_of", "NVML_ERROR_NOT_FOUND", "NVML_ERROR_LIBRARY_NOT_FOUND",
-    "NVML_ERROR_FUNCTION_NOT_FOUND",
+    "NVML_ERROR_FUNCTION_NOT_FOUND", "found_inf",
 })  # fmt: skip
 """Names of libraries; those that end with NotFound, NotFoundError, … are allowed too."""
 

@@ -26,6 +26,8 @@ from engine.types import LoraTarget
 
 ADAPTER = "default"
 """The adapter's name inside peft."""
+_HOLDER = "component"
+"""What a component is called in the module that peft gets."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,6 +234,9 @@ def inject(
 ) -> Iterator[LoraModule]:
     """Let peft wrap the layers; new weights stay on the meta device, so that no random number is used.
 
+    peft gets the component inside of another module. In a model of transformers it would first look for layers that
+    other versions name otherwise, which takes longer than the rest and finds nothing: the paths are those of the model.
+
     Args:
         of_base: the class of modules that begin with a part of the base's weight, where they do.
     """
@@ -248,12 +253,12 @@ def inject(
         lora_alpha=next(iter(alphas)),  # type: ignore[arg-type]
         rank_pattern={_pattern_of(paths): rank for rank, paths in list(ranks.items())[1:]},
         alpha_pattern={_pattern_of(paths): alpha for alpha, paths in list(alphas.items())[1:]},
-        target_modules=_pattern_of([path for target in targets for path in target.paths]),
+        target_modules=rf"{_HOLDER}\.{_pattern_of([path for target in targets for path in target.paths])}",
         lora_dropout=0.0,
         bias="none",
         init_lora_weights=False,
     )
-    inject_adapter_in_model(config, component, adapter_name=ADAPTER, low_cpu_mem_usage=True)
+    inject_adapter_in_model(config, nn.ModuleDict({_HOLDER: component}), adapter_name=ADAPTER, low_cpu_mem_usage=True)
     wrapped = {name: module for name, module in component.named_modules() if hasattr(module, "lora_A")}
     expected = {path for target in targets for path in target.paths}
     assert wrapped.keys() == expected, "peft wrapped other layers than the targets"

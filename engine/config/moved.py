@@ -1,5 +1,5 @@
-"""Settings that moved into a table of their own: their former names are accepted wherever a key is read. And settings
-that earlier versions lacked."""
+"""Settings that moved into a table of their own: their former names are accepted wherever a key is read. Settings that
+were a flag and have more values. And settings that earlier versions lacked."""
 
 from __future__ import annotations
 
@@ -37,6 +37,9 @@ ADDED: Mapping[str, tuple[str, ...]] = {
 }
 """Table to settings that earlier versions lacked: at their default they are not part of a digest, so that states of
 older runs still match."""
+WERE_FLAGS = ("memory.torch_compile",)
+"""Present keys of settings that were true or false and are "on", "off" or another text."""
+_FLAGS = {"on": True, "off": False}
 _FORMER = {now: before for before, now in MOVED.items()}
 
 
@@ -48,6 +51,21 @@ def present_key(dotted: str) -> str:
 def former_key(dotted: str) -> str:
     """The name by which digests, caches and records know a setting: the former one, if it moved."""
     return _FORMER.get(dotted, dotted)
+
+
+def present_value(dotted: str, value: Any) -> Any:
+    """The value of a setting, with the text for a former flag."""
+    if dotted not in WERE_FLAGS:
+        return value
+    flag = value.strip().lower() if isinstance(value, str) else value
+    if flag in ("true", "false"):
+        flag = flag == "true"
+    return {1: "on", 0: "off"}[flag] if isinstance(flag, int) and flag in (0, 1) else value
+
+
+def former_value(dotted: str, value: Any) -> Any:
+    """The value by which digests and caches know a setting: a flag, if it was one."""
+    return _FLAGS.get(value, value) if dotted in WERE_FLAGS else value
 
 
 def split(dotted: str) -> tuple[str, str]:
@@ -77,7 +95,8 @@ def present_tables(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def former_tables(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The same settings in their former places, for digests that must not change; without tables that are empty then.
+    """The same settings in their former places and with their former values, for digests that must not change; without
+    tables that are empty then.
 
     `values` has every table, or those with settings other than their defaults.
     """
@@ -85,7 +104,7 @@ def former_tables(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str
     for table, members in values.items():
         for key, value in members.items():
             home, _, name = former_key(f"{table}.{key}").partition(".")
-            tables.setdefault(home, {})[name] = value
+            tables.setdefault(home, {})[name] = former_value(f"{table}.{key}", value)
     return tables
 
 

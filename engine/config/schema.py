@@ -17,7 +17,7 @@ from engine.config.fields import Table, setting
 from engine.config.flow import FlowTable
 from engine.config.flux import FluxTable
 from engine.config.loggers import LoggingTable
-from engine.config.moved import present_tables, split
+from engine.config.moved import present_tables, present_value, split
 from engine.config.network import NetworkTable
 from engine.config.training import TrainingTable
 from engine.config.values import (
@@ -31,6 +31,7 @@ from engine.config.values import (
     Precision,
     Sampler,
     SavePrecision,
+    TorchCompile,
 )
 
 
@@ -159,10 +160,11 @@ class MemoryTable(Table):
         vram="less",
         advanced=True,
     )
-    torch_compile: bool = setting(
-        False,
+    torch_compile: TorchCompile = setting(
+        "off",
         "Compile blocks",
-        "Compile each block for the GPU: faster steps after some slow ones at the start.",
+        "Compile each block for the GPU: a slow start, then faster steps. auto: from RTX 20 on, in runs of 500 steps "
+        "and more for each shape of a batch. Not measured on a card so far, and so off by default.",
         advanced=True,
     )
     cuda_graphs: CudaGraphs = setting(
@@ -238,6 +240,11 @@ class MemoryTable(Table):
         unit="threads",
         advanced=True,
     )
+
+    @field_validator("torch_compile", mode="before")
+    @classmethod
+    def _not_a_flag(cls, value: object) -> object:
+        return present_value("memory.torch_compile", value)
 
     @property
     def cache_root(self) -> Path:

@@ -60,4 +60,5 @@ BasePrecision = Literal["auto", "int8", "fp8", "nf4", "int8_w8a8", "fp8_w8a8"]
 STORED_AS: Mapping[BasePrecision, BasePrecision] = {"int8_w8a8": "int8", "fp8_w8a8": "fp8"}
 """Number formats that also multiply in 8 bits, each with the one that only stores in them."""
 CudaGraphs = Literal["auto", "on", "off"]
+TorchCompile = Literal["auto", "on", "off"]
 OnOutOfMemory = Literal["auto", "retry", "ask", "stop"]

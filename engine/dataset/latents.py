@@ -100,11 +100,10 @@ class LatentCache:
         """Keys of available latents."""
 
     def unmirrored(self) -> LatentCache:
-        """A cache of images that are never mirrored; on disk it shares the files and their checksum results."""
+        """A cache of images that are never mirrored; it shares the latents, and the checksum results of files."""
         table = self._table.model_copy(update={"flip_aug": False})
         other = LatentCache(None, self._model_key, table, self._digests, self._fitted)
-        if self._store.directory is not None:
-            other._store = self._store
+        other._store = self._store
         return other
 
     @property

@@ -89,7 +89,7 @@ class ImageGenerator:
         memory = run.config.memory
         device, dtype = choose_device(memory, self._log)
         model = load_base(run.family, run.config, run.recognition, device, dtype, self._log)
-        apply_memory_settings(model, memory.model_copy(update={"torch_compile": False}), self._log)
+        apply_memory_settings(model, memory.model_copy(update={"torch_compile": "off"}), self._log)
         self._base = BaseModel.of(model.recognition, hash_of(run.recognition.path), run.config)
         self._model, self._loaded_for = model, settings_key
         return model

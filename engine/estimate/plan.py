@@ -35,7 +35,8 @@ class Need:
     reserved: int
     """What torch's allocator takes from the driver for it: an estimate (`engine.estimate.worker.segments`)."""
     breakdown: Mapping[str, int] = field(default_factory=dict)
-    """The peak by kind of tensor: weights, adapter, optimizer, activations, slots, workspace."""
+    """The peak by kind of tensor: weights, adapter, optimizer, activations, slots, workspace,
+    graphs."""
 
     def stored(self) -> dict[str, Any]:
         """For JSON."""

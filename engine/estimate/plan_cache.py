@@ -47,7 +47,6 @@ _NO_MATTER = {
         "cache_dir",
         "num_cpu_threads_per_process",
         "torch_compile",
-        "cuda_graphs",
     },
 }
 """Settings that do not change any size, or that are elsewhere in the key: precision, image sizes, the batch."""
@@ -122,11 +121,18 @@ def key_of(request: Request) -> str:
         "rates": [bool(rate) for rate in rates],
         "files": [_contents(Path(path)) for path in _files(request)],
         "known": [request.recognition.family, request.recognition.layout, request.recognition.prediction_type],
-        "work": _in_stored_names(asdict(request.work)),
+        "work": _in_stored_names(_workload(request)),
         "precision": request.precision,
         "versions": {name: version_of(name) for name in _PACKAGES},
     }
     return hashlib.sha256(json.dumps(everything, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _workload(request: Request) -> dict[str, Any]:
+    values = asdict(request.work)
+    if request.config.memory.cuda_graphs == "off":
+        del values["shapes"]  # only graphs depend on it
+    return values
 
 
 def _in_stored_names(value: Any) -> Any:

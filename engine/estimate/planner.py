@@ -105,10 +105,12 @@ def plan_from(request: Request, needs: tuple[Need, ...]) -> Plan:
 
 def _notes(config: ResolvedConfig) -> tuple[str, ...]:
     notes = []
-    if config.memory.torch_compile:
+    if config.memory.torch_compile != "off":
         notes.append("Compiled blocks (memory.torch_compile) are planned as if they were not.")
     if config.memory.cuda_graphs != "off":
-        notes.append("CUDA graphs (memory.cuda_graphs) are planned as if they were off.")
+        notes.append(
+            "The memory of CUDA graphs (memory.cuda_graphs) is planned by a formula that was not compared with a card."
+        )
     if config.training.optimizer_type.lower().startswith("paged"):
         notes.append(
             f"The states of {config.training.optimizer_type} come to the card in pages, which are not counted."

@@ -30,6 +30,8 @@ class Workload:
     """Whether samples use classifier-free guidance, in one pass with and without the prompt."""
     validates: bool
     """Whether the validation loss is measured."""
+    shapes: int = 1
+    """Different batches, as CUDA graphs tell them apart: by image size, number of images, and batches of an update."""
 
     @classmethod
     def restored(cls, stored: Mapping[str, Any]) -> Workload:
@@ -53,12 +55,12 @@ def workload(run: ResolvedRun, steps: StepPlan | None) -> Workload:
 
     config, grid = run.config, BucketGrid.of_run(run)
     batch_size = config.training.train_batch_size
+    largest = max((steps.batch_sizes if steps else ()) or (batch_size,))
     if steps is None:
         buckets = [
             (*size, batch_size) for size in grid.buckets or [_fitting(grid.resolution, run.recognition.multiple)]
         ]
     else:
-        largest = max(steps.batch_sizes or (batch_size,))
         buckets = [(width, height, min(largest, items)) for width, height, items in steps.buckets]
     width, height, images = max(
         buckets, key=lambda bucket: (bucket[0] * bucket[1] * bucket[2], -abs(bucket[0] - bucket[1]))
@@ -79,7 +81,16 @@ def workload(run: ResolvedRun, steps: StepPlan | None) -> Workload:
         sample=sample,
         guided=any(request.scale > 1 for request in requests),
         validates=bool(dataset.validation_data_dir or dataset.validation_split),
+        shapes=len(buckets) if steps is None else _shapes(steps, largest),
     )
+
+
+def _shapes(steps: StepPlan, batch_size: int) -> int:
+    """A bucket has one more if its last batch is not full, and all have two numbers of batches in an update if the last
+    update of an epoch has fewer."""
+    shapes = sum(1 + (items > batch_size and items % batch_size > 0) for _, _, items in steps.buckets)
+    uneven = -(-steps.batches_per_epoch // steps.num_processes) % steps.gradient_accumulation_steps
+    return shapes * (2 if uneven else 1)
 
 
 def _fitting(size: Size, multiple: int) -> Size:

@@ -13,14 +13,16 @@ Attention = Literal["flash", "cuDNN", "memory-efficient"]
 
 FIRST: dict[str, Capability] = {
     "fp16": (5, 3),
+    "triton": (7, 0),
     "int8": (7, 5),
     "bf16": (8, 0),
     "flash": (8, 0),
     "cudnn": (8, 0),
     "fp8": (8, 9),
 }
-"""The first compute capability with each: arithmetic in fp16 and bf16, products of int8 (the sums are exact in int32)
-and of fp8, flash attention and cuDNN's. Turing (7.5) has no bf16 and neither attention, Ampere (8.0, 8.6) no fp8."""
+"""The first compute capability with each: arithmetic in fp16 and bf16, kernels by Triton (and tensor cores), products
+of int8 (the sums are exact in int32) and of fp8, flash attention, cuDNN's. Turing (7.5) has no bf16 and neither
+attention, Ampere (8.0, 8.6) no fp8."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,9 @@ class Abilities:
 
     fp16: bool
     bf16: bool
+    triton: bool
+    """Compiled kernels, and tensor cores for products in half precision: other operations then take much of a step, and
+    compiled blocks have fewer of them."""
     int8: bool
     """Products of int8 by int8."""
     fp8: bool
@@ -47,7 +52,7 @@ class Abilities:
         return "flash" if self.flash and half and not masked else "memory-efficient"
 
 
-CPU = Abilities(fp16=False, bf16=True, int8=True, fp8=True, flash=False, cudnn=False)
+CPU = Abilities(fp16=False, bf16=True, triton=False, int8=True, fp8=True, flash=False, cudnn=False)
 """Its 8-bit products are right, and no faster than others."""
 
 

@@ -41,10 +41,11 @@ def use_checkpointing(model: AdjustableModel, memory: MemoryTable, log: Log, *, 
         draws: whether its blocks use random numbers, which a recomputation must repeat.
     """
     *encoders, denoiser = model.trainable.values()
+    again = partial(checkpoint, use_reentrant=False, preserve_rng_state=draws)
     enabled = memory.gradient_checkpointing
     # transformers' public method also hooks the embeddings so that a frozen encoder requires gradients.
     for encoder in encoders:
-        encoder._set_gradient_checkpointing(enabled, partial(checkpoint, use_reentrant=False))  # type: ignore[operator]
+        encoder._set_gradient_checkpointing(enabled, again)  # type: ignore[operator]
     blocks = _checkpointed(model.blocks, memory.checkpointed_blocks)
     if enabled and len(blocks) < len(model.blocks):
         log(f"Gradient checkpointing in {len(blocks)} of {len(model.blocks)} blocks (checkpointed_blocks).")
@@ -58,8 +59,10 @@ def use_checkpointing(model: AdjustableModel, memory: MemoryTable, log: Log, *, 
     def run(module: Any, *args: Any) -> Any:
         if module not in inside:
             return module(*args)
-        if memory.torch_compile or not (getattr(module, "enters_once", False) or _only_first_have_gradients(args)):
-            return _hooked(module, *args) if on_host else checkpoint(module, *args, use_reentrant=False)
+        if memory.torch_compile == "on" or not (
+            getattr(module, "enters_once", False) or _only_first_have_gradients(args)
+        ):
+            return _hooked(module, *args) if on_host else again(module, *args)
         return recompute(module, *args, on_host=on_host, draws=draws)
 
     if enabled:

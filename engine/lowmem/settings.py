@@ -24,5 +24,5 @@ def apply_memory_settings(model: AdjustableModel, memory: MemoryTable, log: Log,
     use_checkpointing(model, memory, log, draws=draws)
     if memory.split_mode:
         model.placement.ring = swap_blocks(model.blocks, memory.blocks_to_swap, device, log)
-    if memory.torch_compile:
+    if memory.torch_compile == "on":
         compile_blocks(model.blocks, device, log)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from engine.config.graphs import why_no_graphs
 from engine.config.literals import written
 from engine.config.training_size import largest_batch
 from engine.errors import UsageError
@@ -176,6 +177,20 @@ def _smaller_batch(context: OomContext) -> Remedy | None:
     )
 
 
+def _no_graphs(context: OomContext) -> Remedy | None:
+    is_used = context.config.memory.cuda_graphs != "off" and not why_no_graphs(context.config)
+    if context.gpu is None or not context.trains or not is_used:
+        return None
+    return Remedy(
+        name="no_graphs",
+        title="No CUDA graphs",
+        why="A recorded step keeps its memory for itself, and batches of other shapes need theirs beside it.",
+        saves="up to all that a step computes, in a run with several sizes of images; else copies of the gradients",
+        costs="steps wait for the processor, as without memory.cuda_graphs; the result is the same",
+        changes={"memory.cuda_graphs": "off"},
+    )
+
+
 def _gradient_checkpointing(context: OomContext) -> Remedy | None:
     if context.config.memory.gradient_checkpointing or not context.trains:
         return None
@@ -211,6 +226,7 @@ _IN_ORDER: tuple[Callable[[OomContext], Remedy | None], ...] = (
     _latents_to_disk,
     _cache_latents,
     _cache_texts,
+    _no_graphs,
     _bf16,
     _smaller_batch,
     _gradient_checkpointing,

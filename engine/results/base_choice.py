@@ -89,7 +89,7 @@ def choose_base(
             reason += " The LoRA files that the run merged into its own base (base_weights) are not in it."
         config = config.changed(model={"base_weights": [], "base_weights_multiplier": []})
         config = config.changed(training={"scale_v_pred_loss_like_noise_pred": False, "v_pred_like_loss": None})
-    config = config.changed(model=model_table, memory={"torch_compile": False, **(memory or {})})
+    config = config.changed(model=model_table, memory={"torch_compile": "off", **(memory or {})})
     if run_dir is None and not _RESOLUTION.fullmatch(metadata.get("ss_resolution", "")):
         config = config.changed(dataset={"resolution": family.spec.native_size})
     if run_dir is None and metadata.get("ss_base_weights", "") not in _NONE:

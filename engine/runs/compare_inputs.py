@@ -117,7 +117,7 @@ def collect_inputs(
         )
 
     records = {path: item for path, item in ordered_map(read, jobs, workers(4), ahead=64) if item is not None}
-    places = _places(config, model)
+    places = model_places(config, model)
     models: dict[str, Mapping[str, FileRecord]] = {}
     for key, place in places.items():
         same = recorded is not None and recorded.places.get(key) == str(place)
@@ -183,8 +183,12 @@ def _jobs(images: Scan) -> Iterator[tuple[ImageInfo, Subset, str]]:
         yield image, subset, hashlib.sha256(text).hexdigest()[:32]
 
 
-def _places(config: ResolvedConfig, model: Path) -> dict[str, Path]:
-    """Setting -> the file or folder that it names, for those that are set."""
+def model_places(config: ResolvedConfig, model: Path) -> dict[str, Path]:
+    """Setting -> the file or folder of weights that it names, for those that are set.
+
+    Args:
+        model: file or folder of the recognised checkpoint.
+    """
     places = {_MODEL: model}
     for key in model_titles():
         value = config.value(key)

@@ -85,12 +85,9 @@ def _worker(run: RunDir) -> NoReturn:
     end_with_parent(os.environ[LEADER])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with large_imports():
-        from engine.training.trainer import train  # the import takes seconds
-
     worker, reserve = Worker(run), Reserve()
     try:
-        train(worker)
+        _read_and_train(worker)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -99,13 +96,20 @@ def _worker(run: RunDir) -> NoReturn:
     os._exit(ExitCode.DONE)  # rank 0 tears down the process group; errors of that do not matter here
 
 
+def _read_and_train(session: Session) -> bool:
+    """See `train`; settings and images are read while it is imported, which takes seconds."""
+    with large_imports():
+        from engine.training.run_reader import RunReader
+    with RunReader(session.run, is_main=session.is_main) as reader:
+        with large_imports():
+            from engine.training.trainer import train
+        return train(session, reader)
+
+
 def _train(session: Session, reserve: Reserve) -> ExitCode:
     """Train, and finish the session with the outcome."""
     try:
-        with large_imports():
-            from engine.training.trainer import train
-
-        if train(session):
+        if _read_and_train(session):
             oom.save_fitting_preset(session)
             return session.finish("finished", ExitCode.DONE)
         return session.finish("stopped", ExitCode.STOPPED)

@@ -122,6 +122,10 @@ class Changes:
             self._listed = list(changes_of(with_change(self._with_listed(), change)[0]))
             self.applied.append(str(change))
 
+    def are_due(self) -> bool:
+        """Whether a change is due at the current step."""
+        return any(change.step <= self.state.step for change in self.pending())
+
     def apply_due(self) -> None:
         """Apply the changes that are due at the current step."""
         for change in self.pending():

@@ -29,7 +29,7 @@ _IN_PLACE = (
 """Modules whose optimizers change parameters in place; others may give them new memory."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class UpdateLayout:
     """What the optimizer updates: groups of flat parameters, and the parameters outside of them."""
 
@@ -40,6 +40,16 @@ class UpdateLayout:
     flat: FlatParameters | None = None
     joined: Mapping[int, int] = field(default_factory=dict)
     """Number of an optimizer's group to that of the group in `flat` that is its only parameter."""
+    keeps_gradients: bool = False
+    """Whether gradients of parameters outside of `flat` stay in the same memory between updates. A parameter that no
+    pass reaches (behind the used layer of a text encoder) never has one: it must not lose weight to decay."""
+    _reached: dict[int, nn.Parameter] = field(default_factory=dict)
+    """By id, those that a pass reached."""
+
+    @property
+    def outside(self) -> list[nn.Parameter]:
+        """Parameters that are not in `flat`."""
+        return self.holders[0 if self.flat is None else len(self.flat.groups) :]
 
     @property
     def step(self) -> AbstractContextManager[None]:
@@ -51,10 +61,23 @@ class UpdateLayout:
         if self.flat is not None:
             self.flat.collect()
 
+    def memory(self) -> list[Tensor]:
+        """What a backward pass adds to, where gradients stay in place, from the second pass on until `release`."""
+        for parameter in self._reached.values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        kept = _gradients(self.outside)
+        return kept if self.flat is None else [*self.flat.memory(), *kept]
+
     def clear(self) -> None:
         """Drop the gradients."""
-        for parameter in self.holders:
-            parameter.grad = None
+        if self.keeps_gradients:
+            self._reached |= {id(parameter): parameter for parameter in self.outside if parameter.grad is not None}
+            if kept := _gradients(self.outside):
+                torch._foreach_zero_(kept)
+        else:
+            for parameter in self.outside:
+                parameter.grad = None
         if self.flat is not None:
             self.flat.clear()
 
@@ -65,6 +88,8 @@ class UpdateLayout:
 
     def release(self) -> None:
         """Free the memory that only training steps need, until the next step."""
+        for parameter in self._reached.values():
+            parameter.grad = None
         if self.flat is not None:
             self.flat.release()
 
@@ -119,6 +144,10 @@ class UpdateLayout:
         return [joined]
 
 
+def _gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
 def _is_per_value(value: Any) -> bool:
     """Whether an entry of an optimizer's state has a number for each of its parameter's."""
     return isinstance(value, Tensor) and value.dim() > 0
@@ -143,7 +172,8 @@ def update_layout(network: AdapterNetwork, config: RunConfig, dtype: torch.dtype
     outer = [parameter for module in network.modules for parameter in module.outer]
     flat = FlatParameters([groups[index]["params"] for index in places], outer, dtype)
     others = [parameter for index, group in enumerate(groups) if index not in places for parameter in group["params"]]
-    with_slot = set() if config.memory.torch_compile else {id(parameter) for parameter in network.use_flat(flat)}
+    is_compiled = config.memory.torch_compile == "on"
+    with_slot = set() if is_compiled else {id(parameter) for parameter in network.use_flat(flat)}
     joins = source is not None and source.dotted in _BY_VALUE
     flat.give_gradients([own for own in flat.parameters() if not joins or id(own) not in with_slot])
     joined = {index: number for number, index in enumerate(places)} if joins else {}

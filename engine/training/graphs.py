@@ -10,16 +10,19 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.config import RunConfig
+from engine.config.graphs import why_no_graphs
+from engine.lowmem.compiled import nothing_compiled
 from engine.out_of_memory import is_out_of_memory
 from engine.training.batch_source import Batch
 from engine.training.flat_update import UpdateLayout
 from engine.types import Log
 
 WARM_UP = 3
-"""Passes of a shape before it is captured: libraries choose kernels and allocate workspaces in the first ones."""
+"""Passes of a shape before it is captured: in the first ones blocks are compiled (memory.torch_compile), and libraries
+choose kernels and allocate workspaces."""
 LIMIT = 32
 """Most shapes that are captured; the others start their operations one by one."""
 TOLERANCE = 1e-2
@@ -131,13 +134,14 @@ class GraphedPasses:
         gradients = self._gradients()
         before = [gradient.clone() for gradient in gradients]
         loss = self._compute(static, parts)
-        if not torch.isfinite(loss):  # it equals nothing; the next batch is captured
-            return loss
         after = [gradient.clone() for gradient in gradients]
+        if not all(bool(value.isfinite().all()) for value in (loss, *after)):
+            return loss  # NaN equals nothing; the next batch is captured
         problem = ""
         try:
             self._wait()
-            replay = self._capturer.capture(lambda: self._compute(static, parts))
+            with nothing_compiled():
+                replay = self._capturer.capture(lambda: self._compute(static, parts))
             _set(gradients, before)
             problem = self._difference([replay(), *gradients], [loss, *after])
         except RuntimeError as error:
@@ -185,30 +189,32 @@ def why_not(
     *,
     device: torch.device,
     updates: int,
-    processes: int,
-    scaled: bool,
-    encoders: Sequence[str],
+    parts: Sequence[nn.Module],
+    tokenises: bool,
 ) -> str:
     """Why a run's steps are not captured, as part of a sentence; empty: they are.
 
     Args:
         updates: of the run.
-        processes: of the run.
-        scaled: whether the loss is scaled (fp16).
-        encoders: the text encoders that run in each step.
+        parts: of the model, that run in each step.
+        tokenises: whether steps encode captions that were not tokenised before, which no graph can repeat.
     """
-    memory = config.memory
+    excluded = why_no_graphs(config)
     reasons = {
         "it is a run on the CPU": device.type != "cuda",
-        f"the run has fewer than {LEAST_UPDATES} steps": memory.cuda_graphs == "auto" and updates < LEAST_UPDATES,
-        "several processes train": processes > 1,
-        "split mode moves the weights": memory.split_mode,
-        "activations are in the host's memory": memory.cpu_offload_checkpointing,
-        "images are encoded in each step": not memory.cache_latents,
-        "text encoders run in each step": bool(encoders),
-        "dropouts draw random numbers in each step": config.network.draws,
-        "fp16 scales the loss in each step": scaled,
-        "kohya_exact computes under autocast": config.training.kohya_exact,
-        "gradients have no memory that stays in place": layout.flat is None or layout.holders != layout.flat.groups,
+        f"the run has fewer than {LEAST_UPDATES} steps": config.memory.cuda_graphs == "auto"
+        and updates < LEAST_UPDATES,
+        excluded: bool(excluded),
+        "captions are tokenised in each step": tokenises,
+        "dropouts of the model draw random numbers in each step": any(map(_has_dropout, parts)),
+        "gradients have no memory that stays in place": layout.flat is None,
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def _has_dropout(part: nn.Module) -> bool:
+    """transformers' attention has its share as a number."""
+    shares = (
+        module.p if isinstance(module, nn.Dropout) else getattr(module, "dropout", 0) for module in part.modules()
+    )
+    return any(isinstance(share, int | float) and share > 0 for share in shares)

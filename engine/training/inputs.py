@@ -2,74 +2,37 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from engine.config.resolve import ResolvedConfig
-from engine.dataset.digests import FileDigests
-from engine.dataset.images import Scan
 from engine.hardware.packages import version_of, versions
-from engine.runs.compare_inputs import collect_inputs, completed, model_files
+from engine.runs.compare_inputs import model_files
 from engine.runs.events import RetryEvent, RunStartedEvent, read_events
-from engine.runs.inputs import ChangedInputsError, Inputs, changes, environment_changes, read_inputs, write_inputs
+from engine.runs.inputs import ChangedInputsError, Inputs, changes, environment_changes, write_inputs
 from engine.runs.layout import RunDir
-from engine.runs.resume import last_saved_state
 from engine.text import size_text
+from engine.training.run_reader import RunReader
 from engine.training.session import Session
 
 _LARGE = 2**31
 """Bytes that take seconds to hash."""
-_LATER = 2**24
-"""Files of more bytes are hashed in a thread at the first start."""
-_LOOK_SECONDS = 0.2
-"""Between two looks whether a stop was requested."""
 _NO_NUMBERS = ("python",)
 """Versions that do not change results."""
 
 
-class _UnfinishedInputs:
-    """The inputs of a run at its first start, while a thread computes digests of large files."""
-
-    def __init__(self, session: Session, inputs: Inputs, digests: FileDigests) -> None:
-        self._session, self._inputs, self._digests = session, inputs, digests
-        self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._complete, name="inputs", daemon=True)
-        self._thread.start()
-
-    def record(self) -> str:
-        """Wait for the thread, write the run's record, and return the inputs' digest.
-
-        Raises:
-            DataError: a file cannot be read.
-            Stopped: a stop was requested meanwhile.
-        """
-        while self._thread.is_alive():
-            self._session.raise_if_stopped()
-            self._thread.join(_LOOK_SECONDS)
-        if self._error is not None:
-            raise self._error
-        write_inputs(self._session.run, self._inputs)
-        return self._inputs.digest
-
-    def _complete(self) -> None:
-        try:
-            self._inputs = completed(self._inputs, self._digests)
-        except Exception as error:  # raised in the main thread
-            self._error = error
-
-
-def check_inputs(
-    session: Session, config: ResolvedConfig, scan: Scan, model: Path, device: torch.device, digests: FileDigests
-) -> Callable[[], str]:
+def check_inputs(session: Session, reader: RunReader, model: Path, device: torch.device) -> Callable[[], str]:
     """Refuse to continue on other images, captions or model files than before; record them at the first start.
 
     Files are hashed once; later only those whose size or time differ from the record. While nothing is saved yet, the
     large ones of the model are hashed in a thread. When the trainer restarts itself after an out-of-memory, a change is
     only a warning.
+
+    Args:
+        reader: collects them.
+        model: file or folder of the recognised checkpoint.
 
     Returns:
         a function that returns the inputs' digest once they are recorded, to be called before anything is saved. The
@@ -80,16 +43,13 @@ def check_inputs(
         DataError: a file cannot be read.
         Stopped: a stop was requested meanwhile.
     """
-    if not session.is_main:
+    collected, run = reader.inputs.wait(session), session.run
+    if collected is None:
         return lambda: ""
-    run = session.run
-    recorded, step = read_inputs(run), last_saved_state(run)
+    recorded, step, current = collected
     size = sum(file.stat().st_size for file in model_files(model)) if recorded is None else 0
     if size > _LARGE:
         session.log(f"The model's files are read once to record what the run is trained on: {size_text(size)}.")
-    later = _LATER if step is None else None
-    current = collect_inputs(config, scan, model, recorded, digests, session.should_stop, later)
-    session.raise_if_stopped()
     current = replace(current, environment=_environment(device))
     if step is not None and recorded is None:
         session.log(
@@ -108,10 +68,16 @@ def check_inputs(
                 "those of an uninterrupted run."
             )
     if not current.is_complete:
-        return _UnfinishedInputs(session, current, digests).record
+        return lambda: _record(run, replace(reader.complete_inputs.wait(session), environment=current.environment))
     if current != recorded:
         write_inputs(run, current)
     return lambda: current.digest
+
+
+def _record(run: RunDir, inputs: Inputs) -> str:
+    """Write the record of the inputs; returns their digest."""
+    write_inputs(run, inputs)
+    return inputs.digest
 
 
 def _environment(device: torch.device) -> dict[str, str]:

@@ -28,8 +28,8 @@ def needed_latents(
     directions = reached(items, config, plan, first, last_update(config, plan))
     if directions is None:
         return None
-    if config.memory.cache_latents_to_disk:  # the probes' latents are in the same files: encode them in these batches
-        directions += [(probe.item, False) for probe in probes if not probe.is_validation]
+    # The probes' latents are kept in the same place: encode them in these batches.
+    directions += [(probe.item, False) for probe in probes if not probe.is_validation]
     if compares_samples(config):
         directions += both_directions(spread_over(training_images(items), MOST_COMPARED), config)
     return directions

@@ -4,6 +4,7 @@ a second time for the same step."""
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, replace
 
 from engine.config.changes import EffectiveConfig
 from engine.results.check_plan import CheckPlan
@@ -21,6 +22,22 @@ from engine.training.samples import Samples
 from engine.training.session import Session
 from engine.training.train_state import TrainState
 from engine.training.written import WrittenOutputs
+
+
+@dataclass(frozen=True)
+class Due:
+    """What is to be written at one step; false if that is nothing."""
+
+    state: bool = False
+    epoch: int = 0
+    """That ends with the step; 0 if none does."""
+    file_of_epoch: bool = False
+    file_of_step: bool = False
+    checks: bool = False
+    samples: bool = False
+
+    def __bool__(self) -> bool:
+        return self.state or self.file_of_epoch or self.file_of_step or self.checks or self.samples
 
 
 class Outputs:
@@ -62,27 +79,39 @@ class Outputs:
         """Write the outputs of the restored step that an earlier process did not write."""
         self._begun = time.perf_counter()
         self.written.read(self.run, self.state.step)
-        self.after_step()
+        self.write(self.due())
 
-    def after_step(self) -> None:
-        """Write every checkpoint, file, measure and sample that is due at this step."""
+    def due(self) -> Due:
+        """What is to be written at this step; nothing on the other ranks."""
         if not self.session.is_main:
-            return
+            return Due()
         saving, step = self.config.saving, self.state.step
-        last = self.changes.last_step()
         interval = saving.save_state_every_n_steps
-        if step == 0 or (interval and step % interval == 0):
-            self.checkpoints.save_if_new(self.state)
-        if step == last:
-            return
+        due = Due(state=step == 0 or bool(interval and step % interval == 0))
+        if step == self.changes.last_step():
+            return due
         epoch = self._ended_epoch()
-        if epoch and saving.save_every_n_epochs and epoch % saving.save_every_n_epochs == 0:
-            self.files.save_of_epoch(epoch)
-        if step and saving.save_every_n_steps and step % saving.save_every_n_steps == 0:
-            self.files.save_of_step(step)
-        self.check(epoch)
-        if self._samples_due(epoch):
-            self.samples.generate(epoch if self.config.sampling.sample_every_n_epochs else None)
+        return replace(
+            due,
+            epoch=epoch,
+            file_of_epoch=bool(saving.save_every_n_epochs and epoch and epoch % saving.save_every_n_epochs == 0),
+            file_of_step=bool(saving.save_every_n_steps and step and step % saving.save_every_n_steps == 0),
+            checks=self._checks_due(epoch),
+            samples=self._samples_due(epoch),
+        )
+
+    def write(self, due: Due) -> None:
+        """Write what is due at this step."""
+        if due.state:
+            self.checkpoints.save_if_new(self.state)
+        if due.file_of_epoch:
+            self.files.save_of_epoch(due.epoch)
+        if due.file_of_step:
+            self.files.save_of_step(self.state.step)
+        if due.checks:
+            self.check(due.epoch)
+        if due.samples:
+            self.samples.generate(due.epoch if self.config.sampling.sample_every_n_epochs else None)
 
     def write_final(self) -> None:
         """Write the final LoRA, its measures and samples, and the last checkpoint."""
@@ -90,6 +119,7 @@ class Outputs:
             return
         self.checkpoints.save_if_new(self.state)
         self.files.save(self.run.lora_path())
+        self._follow_plan()
         self.check()
         sampling = self.config.sampling
         if sampling.sample_every_n_steps or sampling.sample_every_n_epochs:
@@ -113,18 +143,28 @@ class Outputs:
 
     def check(self, ended_epoch: int = 0) -> None:
         """Measure the weights if that is due and not done yet."""
-        config, step, plan, checks = self.config, self.state.step, self.state.plan, self.checks
-        check_plan = checks.follow(config, plan)
-        if check_plan is not None and check_plan.steps and check_plan is not self._check_plan:
-            self.session.log(check_plan.text)
-        self._check_plan = check_plan
-        due = checks.loss_due(config, step, ended_epoch) or step == plan.max_train_steps
-        if due and not self.written.has("validation", step):
+        step, checks = self.state.step, self.checks
+        if self._losses_due(ended_epoch) and not self.written.has("validation", step):
             with self.evaluation.phase("validate"):
                 checks.losses(step, self.state.epoch)
         if checks.measures_due(step) and not self.written.has("measures", step):
             with self.evaluation.phase("validate"):
                 checks.measures(step, self.state.epoch)
+
+    def _checks_due(self, epoch: int) -> bool:
+        self._follow_plan()
+        return self._losses_due(epoch) or self.checks.measures_due(self.state.step)
+
+    def _losses_due(self, epoch: int) -> bool:
+        step = self.state.step
+        return self.checks.loss_due(self.config, step, epoch) or step == self.state.plan.max_train_steps
+
+    def _follow_plan(self) -> None:
+        """Report the plan of checks for the current settings and length, if it is another one."""
+        plan = self.checks.follow(self.config, self.state.plan)
+        if plan is not None and plan.steps and plan is not self._check_plan:
+            self.session.log(plan.text)
+        self._check_plan = plan
 
     def check_is_due(self) -> bool:
         """Whether the weights of this step are measured; called on every rank."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -19,39 +19,38 @@ from engine.adapters.selection import Selector, require_layers, select_of_run
 from engine.adapters.start import check_base_weights, check_start
 from engine.adapters.start_tensors import start_tensors
 from engine.adapters.written_names import check_key_format
-from engine.config import RunConfig, load_config, require_paths
+from engine.config import RunConfig
 from engine.config.changes import at_the_end, stages
 from engine.config.prompts import read_prompts
 from engine.dataset.arithmetic import StepPlan, make_items, plan_steps, validation_items
 from engine.dataset.buckets import BucketGrid
 from engine.dataset.captions import CaptionRules
-from engine.dataset.checked import CheckedImages
 from engine.dataset.digests import FileDigests
 from engine.dataset.fitted import FittedImages
 from engine.dataset.images import Scan
 from engine.dataset.items import Item
 from engine.dataset.latents import LatentCache
-from engine.dataset.scan import scan, verify_pixels
 from engine.dataset.thumbnail import thumbnail
-from engine.errors import LoraSmithError
 from engine.estimate.disk import estimate
 from engine.families.base import Model
 from engine.families.registry import family_named
-from engine.families.resolved import ResolvedRun, resolve_run
+from engine.families.resolved import ResolvedRun
 from engine.hardware import choose_precision, compute_dtype
 from engine.lowmem.settings import apply_memory_settings
 from engine.models.device import chosen_gpu
 from engine.models.loading import DTYPES
 from engine.runs.states import SavedState, newest_state
 from engine.training.batch_source import BatchSource
+from engine.training.compiling import with_compiling_decided
 from engine.training.exactness import set_determinism
 from engine.training.groups import trained_targets
 from engine.training.host_memory import keep_freed_memory
 from engine.training.inputs import check_inputs
 from engine.training.latents import LatentEncoder
-from engine.training.needed import items_to_encode, needed_latents
+from engine.training.needed import needed_latents
 from engine.training.optimizers import check_optimizer
 from engine.training.probes import Probe, choose_probes
+from engine.training.run_reader import RunReader
 from engine.training.schedules import check_schedule
 from engine.training.seeds import derive
 from engine.training.session import PhasePeaks, Session
@@ -95,35 +94,42 @@ class Prepared:
         return self.accelerator.autocast() if self.uses_autocast else nullcontext()
 
 
-def prepare(session: Session) -> Prepared:
+def prepare(session: Session, reader: RunReader | None = None) -> Prepared:
     """Read, check, load and cache; logs every decision with its reason.
+
+    Args:
+        reader: of the run, if it was begun before.
 
     Raises:
         LoraSmithError: an error that the user has to fix.
         Stopped: a stop was requested meanwhile.
     """
-    run = _resolve(session)
-    config, recognition = run.config, run.recognition
+    if reader is None:
+        with RunReader(session.run, is_main=session.is_main) as reader:
+            return prepare(session, reader)
+    run = _resolve(session, reader)
+    config: RunConfig = run.config
+    recognition = run.recognition
     flags = run.family.spec.prompt_flags
     prompts = [prompt for _, stage in stages(config) for prompt in read_prompts(stage, lambda _: None, flags)]
     accelerator, precision = _accelerator(config, session)
     if accelerator.device.type == "cuda":
         session.peaks = PhasePeaks.of(accelerator.device)
+    else:
+        keep_freed_memory()
     if config.memory.num_cpu_threads_per_process:
         torch.set_num_threads(config.memory.num_cpu_threads_per_process)
     with session.phase("load"):
-        scanned, digests = scan(config, session.progress("load", "images")), FileDigests()
-        inputs = check_inputs(session, config, scanned, recognition.path, accelerator.device, digests)
-        fitted = FittedImages(config.dataset)
-        with suppress(LoraSmithError):  # the plan is made again once all images are known, and raises it then
-            fitted.want(items_to_encode(run, scanned))
-        checked = CheckedImages(config.memory.cache_root, digests)
-        scanned = verify_pixels(scanned, session.progress("load", "images"), checked, fitted, session.should_stop)
-        session.raise_if_stopped()
+        reader.scanned.wait(session, session.progress("load", "images"))
+        inputs = check_inputs(session, reader, recognition.path, accelerator.device)
+        scanned, fitted = reader.usable.wait(session, session.progress("load", "images"))
         model = _load(session, config, recognition, str(accelerator.device), precision)
+        config = with_compiling_decided(run, scanned, model, precision, session.log)
+        apply_memory_settings(model, config.memory, session.log, draws=config.network.draws)
+        session.raise_if_stopped()
     state = newest_state(session.run.checkpoints)
     with session.phase("cache"):
-        images = _latents(session, run, scanned, model, digests, fitted, state)
+        images = _latents(session, run, scanned, model, reader.digests, fitted, state)
         fitted.free()
     for line in [*images.scan.lines(), *images.plan.lines()]:
         session.log(line)
@@ -135,8 +141,6 @@ def prepare(session: Session) -> Prepared:
         cache_texts(session, config, batches, model, images.probes, [prompt.request for prompt in prompts])
         place_for_training(model, texts=bool(batches.uncached_encoders), latents=images.latents is None)
     network = build_network(config, model, session.log)
-    if accelerator.device.type == "cpu":
-        keep_freed_memory()
     return Prepared(
         config=config,
         recognition=model.recognition,
@@ -154,11 +158,9 @@ def prepare(session: Session) -> Prepared:
     )
 
 
-def _resolve(session: Session) -> ResolvedRun:
-    """Read, resolve and check the settings, before anything large is read."""
-    written = session.run.with_own_datasets(load_config(session.run.config_path))
-    require_paths(written)
-    run = resolve_run(written)
+def _resolve(session: Session, reader: RunReader) -> ResolvedRun:
+    """Report and check the settings, before anything large is loaded."""
+    run = reader.resolved.wait(session)
     session.recognition = run.recognition
     for note in [*run.recognition.reasons, *run.notes]:
         session.log(note)
@@ -217,10 +219,7 @@ def place_for_training(model: Model, *, texts: bool, latents: bool) -> None:
 def _load(session: Session, config: RunConfig, recognition: Recognition, device: str, precision: str) -> Model:
     """The model in the host's memory, its weights in the compute dtype."""
     family = family_named(recognition.family)
-    model = load_base(family, config, recognition, device, compute_dtype(precision), session.log)
-    apply_memory_settings(model, config.memory, session.log, draws=config.network.draws)
-    session.raise_if_stopped()
-    return model
+    return load_base(family, config, recognition, device, compute_dtype(precision), session.log)
 
 
 def _continued(plan: StepPlan, state: SavedState | None) -> StepPlan:
@@ -290,7 +289,8 @@ def _latents(
     config, grid = run.config, BucketGrid.of_run(run)
     memory = config.memory
     directory = memory.cache_root / "latents" if memory.cache_latents_to_disk else None
-    cache = LatentCache(directory, model.vae_key, config.dataset, digests, fitted)
+    key = "" if directory is None else model.vae_key  # reads all of its weights
+    cache = LatentCache(directory, key, config.dataset, digests, fitted)
     encoder = LatentEncoder(session, model, cache, memory.vae_batch_size)
     probe_encoder = LatentEncoder(session, model, cache.unmirrored(), memory.vae_batch_size)
     rules = CaptionRules.from_config(config)

@@ -17,9 +17,9 @@ class Ranks:
         self.accelerator = accelerator
         self.size = accelerator.num_processes
 
-    def mean(self, value: torch.Tensor) -> float:
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
         """The mean over all ranks; not finite if it is not on one of them."""
-        return float(self.accelerator.reduce(value, "mean")) if self.size > 1 else float(value)
+        return self.accelerator.reduce(value, "mean") if self.size > 1 else value
 
     def average_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
         """Replace every gradient by the mean over all ranks, in place, in one message."""

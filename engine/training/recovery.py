@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from engine.errors import TrainingError
@@ -20,17 +21,23 @@ class Recovery:
     overflows: int = 0
     halvings: int = 0
 
-    def count_good(self) -> None:
-        """Count a step with finite loss and gradients."""
-        self.in_a_row = 0
+    def problem_of(self, loss: float, norm: float, *, scaled: bool) -> str:
+        """Count a step; returns which of its values makes it a bad one, empty: none.
 
-    def count_overflow(self, finite: bool) -> bool:
-        """Count steps in a row whose scaled fp16 gradients overflowed; whether so many still are normal."""
-        self.overflows = 0 if finite else self.overflows + 1
-        return self.overflows <= OVERFLOW_LIMIT
+        Args:
+            norm: of the gradients.
+            scaled: whether the loss was scaled (fp16), so that some overflows are normal: the scale is halved in them.
+        """
+        if not math.isfinite(loss):
+            return f"loss {loss}"
+        self.overflows = 0 if math.isfinite(norm) else self.overflows + 1
+        if self.overflows > (OVERFLOW_LIMIT if scaled else 0):
+            return f"gradient norm {norm}"
+        self.in_a_row = 0
+        return ""
 
     def count_bad(self) -> bool:
-        """Count a step without; returns whether to roll back now."""
+        """Count a step with a problem; returns whether to roll back now."""
         self.in_a_row += 1
         return self.in_a_row >= LIMIT
 

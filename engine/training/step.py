@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import time
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from engine.training.flow import FlowObjective
 from engine.training.graphs import Capturer, GraphedPasses
 from engine.training.loader import BatchLoader
 from engine.training.objective import DiffusionObjective, Objective
+from engine.training.outcome import Outcome, Readout
 from engine.training.prepare import Prepared
 from engine.training.ranks import Ranks
 from engine.training.seeds import derive
@@ -37,37 +39,52 @@ class TrainStep:
         self.state, self.ranks, self.objective = state, ranks, objective
         self.loader = BatchLoader(prepared.batches, objective, prepared.accelerator.device)
         self.graphs: GraphedPasses | None = None
-        self.grad_norm = math.nan
-        """Of the last update whose loss was finite, before clipping."""
-        self.used_rates: dict[str, float] = {}
-        """Learning rate of each group in the last applied update."""
-        self.used_factors: dict[str, float] = {}
-        """The part of it that the optimizer found, where it finds one."""
-        self.norms: dict[str, float] = {}
-        """With `scale_weight_norms`: the norms of the modules after the last update (`StepEvent.norms`)."""
+        self.reads_late = prepared.accelerator.device.type == "cuda" and self.can_read_late
+        """Whether the next update may begin before anybody knows whether this one is finite."""
 
-    def __call__(self) -> tuple[float, str]:
-        """Make the update; returns the mean loss, and which value was not finite if the update is skipped, else ""."""
-        batches = self.batches.micro_batches(self.state.step)
-        training = self.state.config.training
+    @property
+    def can_read_late(self) -> bool:
+        """Whether the device itself can skip an update that is not finite: torch's fused optimizers take a flag for it.
+        The ranks of a run decide together, norms of modules are limited on the host, and Kohya's schedule stands still
+        in a skipped step."""
+        config, optimizer = self.state.config, self.state.built.optimizer
+        is_able = getattr(optimizer, "_step_supports_amp_scaling", False)
+        on_host = self.ranks.size > 1 or config.network.scale_weight_norms is not None or config.training.kohya_exact
+        return bool(is_able) and not on_host
+
+    def __call__(self) -> Outcome:
+        """Make the update, or skip it if its loss or its gradients are not finite."""
+        state, started = self.state, time.perf_counter()
+        batches = self.batches.micro_batches(state.step)
+        training = state.config.training
         # Kohya divides by the full number of batches also in an epoch's last update, which may have fewer.
         accumulation = training.gradient_accumulation_steps if training.kohya_exact else len(batches)
         total = torch.zeros((), device=self.accelerator.device)
-        with self.state.layout.step:
+        with state.layout.step:
             for micro in range(len(batches)):
                 if self.graphs is None:
                     loss = self.loss(micro)
                     self.accelerator.backward(loss / accumulation)
                 else:
-                    loss = self.graphs(self.loader.load(self.state.step, micro), accumulation)
-                self.state.layout.collect()
+                    loss = self.graphs(self.loader.load(state.step, micro), accumulation)
+                state.layout.collect()
                 total += loss.detach() / len(batches)
         mean = self.ranks.mean(total)
-        if not math.isfinite(mean):
-            return mean, f"loss {mean}"
-        self.ranks.average_gradients(self.state.layout.holders)
-        self._clip()
-        return mean, "" if self._apply() else f"gradient norm {self.grad_norm}"
+        self.ranks.average_gradients(state.layout.holders)
+        values = torch.stack((mean, self._clip().to(mean)))
+        outcome = Outcome(state.step, Readout(values), state.rates(), state.rate_factors(), started)
+        state.weights_consistent = False
+        if self.reads_late:
+            self._apply_on_device(values)
+        elif outcome.is_finite:
+            state.built.optimizer.step()
+        if state.scaler is not None:
+            state.scaler.update()
+        self._advance_schedule(outcome)
+        if (limit := state.config.network.scale_weight_norms) is not None and outcome.is_finite:
+            scaled, average, largest = state.network.apply_max_norm(limit)
+            outcome.norms = {"keys_scaled": scaled, "max_key_norm": largest, "avg_key_norm": average}
+        return outcome
 
     def loss(self, micro: int, step: int | None = None) -> Tensor:
         """Mean weighted loss of one micro-batch of update `step` (None: the next one), on which alone its random
@@ -90,47 +107,45 @@ class TrainStep:
 
     def use_graphs(self, capturer: Capturer, log: Log, *, exact: bool) -> None:
         """Launch the passes of batches as graphs; see `engine.training.graphs.GraphedPasses`."""
-        flat = self.state.layout.flat
-        assert flat is not None
+        layout = self.state.layout
+        layout.keeps_gradients = True
 
         def compute(batch: Batch, parts: int) -> Tensor:
             loss = self._loss_of(batch)
-            (loss / parts).backward()  # type: ignore[no-untyped-call]
+            self.accelerator.backward(loss / parts)  # fp16's scale is on the device, and changes in place
             return loss.detach()
 
-        graphs = GraphedPasses(compute, flat.memory, capturer, log, exact=exact, wait=self.loader.wait)
+        graphs = GraphedPasses(compute, layout.memory, capturer, log, exact=exact, wait=self.loader.wait)
         self.graphs, self.state.forget_recordings = graphs, graphs.release
 
-    def _clip(self) -> None:
+    def _clip(self) -> Tensor:
+        """The norm of the gradients, a scalar, which are without fp16's scale and clipped afterwards."""
         limit, parameters = self.state.config.training.max_grad_norm, self.state.layout.holders
+        self.accelerator.unscale_gradients(self.state.optimizer)
         if limit > 0:
-            norm = self.accelerator.clip_grad_norm_(parameters, limit)
-            self.grad_norm = float(norm) if norm is not None else math.nan
-        else:
-            self.accelerator.unscale_gradients(self.state.optimizer)
-            self.grad_norm = float(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+            return torch.nn.utils.clip_grad_norm_(parameters, limit)
+        return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
-    def _apply(self) -> bool:
-        """Step the optimizer if the gradients are finite; False if the step is skipped as an error.
+    def _apply_on_device(self, values: Tensor) -> None:
+        """Step a fused optimizer, which does nothing if a value is not finite: it takes the flag of a gradient scaler.
 
-        With a gradient scaler some overflows are normal: it skips the step itself and halves its scale.
+        Args:
+            values: of the update, on the device.
         """
-        state, finite = self.state, math.isfinite(self.grad_norm)
-        if finite or state.scaler is not None:
-            self.used_rates, self.used_factors = state.rates(), state.rate_factors()
-            state.weights_consistent = False
-            state.optimizer.step()
-        if finite:
-            if state.schedule is not None:
-                for _ in range(state.steps_per_update):
-                    state.schedule.step()
-            if (limit := state.config.network.scale_weight_norms) is not None:
-                scaled, mean, largest = state.network.apply_max_norm(limit)
-                self.norms = {"keys_scaled": scaled, "max_key_norm": largest, "avg_key_norm": mean}
-        good = finite if state.scaler is None else state.recovery.count_overflow(finite)
-        if good:
-            state.recovery.count_good()
-        return good
+        optimizer: Any = self.state.built.optimizer
+        optimizer.found_inf = values.isfinite().all().logical_not().float()
+        try:
+            optimizer.step()
+        finally:
+            del optimizer.found_inf
+
+    def _advance_schedule(self, outcome: Outcome) -> None:
+        """Its place is the number of steps, whether they were skipped or not; Kohya's is that of the others."""
+        state = self.state
+        if state.schedule is None or (state.config.training.kohya_exact and not outcome.is_finite):
+            return
+        for _ in range(state.steps_per_update):
+            state.schedule.step()
 
 
 def objective_for(config: RunConfig, model: Model, device: torch.device) -> Objective:

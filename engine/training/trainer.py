@@ -31,12 +31,14 @@ from engine.training.graphs import CudaCapturer, why_not
 from engine.training.kept_caches import keep_small_caches
 from engine.training.loggers import start_loggers
 from engine.training.oom import free_memory, shortage_of
+from engine.training.outcome import Outcome
 from engine.training.outputs import Outputs
 from engine.training.plan_check import PlanCheck
 from engine.training.prepare import Prepared, prepare
 from engine.training.processes import require_processors, start_workers
 from engine.training.ranks import Ranks
 from engine.training.recovery import LIMIT
+from engine.training.run_reader import RunReader
 from engine.training.session import PhasePeaks, Session, Stopped, phase_of
 from engine.training.step import TrainStep, objective_for
 from engine.training.train_state import TrainState
@@ -44,8 +46,11 @@ from engine.training.train_state import TrainState
 PAUSE_SECONDS = 0.3
 
 
-def train(session: Session) -> bool:
+def train(session: Session, reader: RunReader | None = None) -> bool:
     """Train the run of `session`; True when it is complete, False when it was stopped with everything saved.
+
+    Args:
+        reader: of the run, if it was begun before.
 
     Raises:
         LoraSmithError: an error that the user has to fix.
@@ -59,7 +64,7 @@ def train(session: Session) -> bool:
     if session.is_main:
         start_loggers(session, config, session.events.last_seq)
     try:
-        prepared = prepare(session)
+        prepared = prepare(session, reader)
     except Stopped:
         session.log(f"Stopped before the first step ({session.stop_reason}).")
         return False
@@ -85,6 +90,9 @@ class Trainer:
         self.deterministic = DeterministicStep(self.device, strict, half=half, masked=masked, log=log)
         self.attention = CudnnAttention(self.device, able, half=half, in_any_order=not strict, log=log)
         self.spill = SpillWatch(lambda: torch.cuda.mem_get_info(self.device))
+        self.unread: Outcome | None = None
+        """The last update, where it is read late."""
+        self.read_at = 0.0
         self.durations: deque[float] = deque(maxlen=50)
         self.commands: deque[Command] = deque()
 
@@ -141,33 +149,59 @@ class Trainer:
         self.session.state.update(state="running", step=self.step, max_train_steps=last, force=True)
 
     def advance(self) -> bool:
-        """Execute pending commands, make one update, report it, write due outputs; False when a stop was requested."""
+        """Execute pending commands, make one update, report it, write due outputs; False when a stop was requested.
+
+        Where updates are read late, the one before is reported while this one computes. It is read at once if what
+        follows depends on it.
+        """
         if self._poll_commands() or not self._encode_missing():
+            self._read()
             return False
-        started = time.perf_counter()
         with self.attention.allowed_for(self.batches.shapes(self.step)):
-            loss, not_finite = self.deterministic(self.train_step, self.state.zero_grad)
-        if not_finite:
-            self.attention.give_up()
-            self.state.forget_recordings()
-        if not_finite and self._skip(not_finite):
-            return True
+            made = self.deterministic(self.train_step, self.state.zero_grad)
         self.state.zero_grad()
         self.state.progress.step += 1
         self.state.weights_consistent = True
-        self.session.step = self.step
-        self.durations.append(time.perf_counter() - started)
-        if self.device.type == "cuda" and (text := self.spill.slow_step_warning(self.durations[-1])):
-            self.session.warn("spill", text, once=True)
-        self._report(loss)
-        self.outputs.after_step()
+        before, self.unread = self.unread, made
+        if before is not None and self._finish(before):
+            return True
+        due = self.outputs.due()
+        if (due or not self.train_step.reads_late or self.changes.are_due() or self._is_last()) and self._read():
+            return True
+        self.outputs.write(due)
         if self.state.config.training.early_stop:
             self._end_early()
         return True
 
+    def _is_last(self) -> bool:
+        return self.step >= self.state.plan.max_train_steps
+
+    def _read(self) -> bool:
+        """Finish the update that is not read yet, if there is one; True if the run was rolled back."""
+        made, self.unread = self.unread, None
+        return made is not None and self._finish(made)
+
+    def _finish(self, made: Outcome) -> bool:
+        """Read an update and report it; True if the run was rolled back, also behind a later update."""
+        problem = self.state.recovery.problem_of(made.loss, made.grad_norm, scaled=self.state.scaler is not None)
+        if problem:
+            self.attention.give_up()
+            self.state.forget_recordings()
+            if self._skip(made, problem):
+                return True
+        self.session.step = made.step + 1
+        now = time.perf_counter()
+        self.durations.append(now - max(made.started, self.read_at))
+        self.read_at = now
+        if self.device.type == "cuda" and (text := self.spill.slow_step_warning(self.durations[-1])):
+            self.session.warn("spill", text, once=True)
+        self._report(made)
+        return False
+
     def _use_graphs(self) -> None:
         """Launch steps as CUDA graphs, if the settings say so and the run allows it."""
         config, state = self.state.config, self.state
+        model, encoders = self.prepared.model, self.batches.uncached_encoders
         if config.memory.cuda_graphs == "off":
             return
         reason = why_not(
@@ -175,9 +209,8 @@ class Trainer:
             state.layout,
             device=self.device,
             updates=state.plan.max_train_steps - self.step,
-            processes=self.ranks.size,
-            scaled=state.scaler is not None,
-            encoders=self.batches.uncached_encoders,
+            parts=[*(model.text_encoders[name] for name in encoders), list(model.trainable.values())[-1]],
+            tokenises=bool(encoders) and not model.tokens([""], encoders),
         )
         if reason:
             self.session.log(f"Training steps are not launched as CUDA graphs: {reason}.")
@@ -201,17 +234,17 @@ class Trainer:
         # Several ranks have to stop together, between two updates: see `_take_commands`.
         return latents.add(self.batches.items, self.batches.reached(self.step), stoppable=self.ranks.size == 1)
 
-    def _skip(self, what: str) -> bool:
-        """Skip a step whose loss or gradients are not finite; after `LIMIT` in a row roll back. Returns whether the run
-        was rolled back."""
+    def _skip(self, made: Outcome, what: str) -> bool:
+        """Report a step that was skipped as its loss or gradients are not finite; after `LIMIT` in a row roll back.
+        Returns whether the run was rolled back."""
         names = ", ".join(
-            sorted({self.batches.items[i].image.path.name for b in self.batches.micro_batches(self.step) for i in b})
+            sorted({self.batches.items[i].image.path.name for b in self.batches.micro_batches(made.step) for i in b})
         )
         recovery = self.state.recovery
         rolled_back = recovery.count_bad()
         self.session.warn(
             "non_finite_loss",
-            f"Step {self.step + 1} is skipped: {what} ({recovery.in_a_row} of {LIMIT} in a row). Images: {names}.",
+            f"Step {made.step + 1} is skipped: {what} ({recovery.in_a_row} of {LIMIT} in a row). Images: {names}.",
         )
         if rolled_back:
             self._roll_back()
@@ -224,7 +257,7 @@ class Trainer:
             TrainingError: the run was rolled back before, or there is no checkpoint.
         """
         state, recovery = self.state, self.state.recovery
-        state.weights_consistent = False
+        self.unread, state.weights_consistent = None, False
         recovery.roll_back(self.prepared.precision, state.rates())
         state.zero_grad()
         if not self.checkpoints.load(state, self.changes, quiet=True):
@@ -240,30 +273,30 @@ class Trainer:
         self.session.warn("went_back", f"Back to step {self.step} with half the learning rate: {state.rates_text()}.")
         self.checkpoints.save(state)
 
-    def _report(self, loss: float) -> None:
-        progress = self.state.progress
-        if math.isfinite(loss):
-            progress.average(loss)
+    def _report(self, made: Outcome) -> None:
+        progress, step = self.state.progress, made.step + 1
+        if math.isfinite(made.loss):
+            progress.average(made.loss)
+        epoch = self.state.plan.place(made.step)[0]
         seconds = statistics.median(self.durations)
-        used = self.train_step
-        optional = {key: value for key, value in (("d", used.used_factors), ("norms", used.norms)) if value}
-        images = sum(len(batch) for batch in self.batches.micro_batches(self.step - 1)) * self.batches.num_processes
+        optional = {key: value for key, value in (("d", made.factors), ("norms", made.norms)) if value}
+        images = sum(len(batch) for batch in self.batches.micro_batches(made.step)) * self.batches.num_processes
         self.session.events.emit(
             StepEvent(
-                step=self.step,
-                epoch=self.state.epoch,
-                loss=loss,
+                step=step,
+                epoch=epoch,
+                loss=made.loss,
                 loss_average=progress.loss_average,
-                lr=used.used_rates,
-                grad_norm=used.grad_norm,
+                lr=made.rates,
+                grad_norm=made.grad_norm,
                 images_per_second=images / seconds,
                 seconds_per_step=seconds,
-                eta_seconds=seconds * (self.state.plan.max_train_steps - self.step) + self.outputs.seconds_left(),
+                eta_seconds=seconds * (self.state.plan.max_train_steps - step) + self.outputs.seconds_left(),
                 memory=_memory(self.device, self.session.peaks),
                 **optional,
             )
         )
-        self.session.state.update(step=self.step, epoch=self.state.epoch)
+        self.session.state.update(step=step, epoch=epoch)
 
     def _end_early(self) -> None:
         """End the run, by a change of its length, if its newest files are no better than an older one."""
@@ -283,13 +316,16 @@ class Trainer:
         free_memory(error)
         self.state.zero_grad()
         try:
-            self.checkpoints.save_if_new(self.state)
+            if not self._read():
+                self.checkpoints.save_if_new(self.state)
         except (LoraSmithError, MemoryError, RuntimeError) as second:
             self.session.log(f"The state of step {self.step} could not be saved: {second}")
 
     def _poll_commands(self) -> bool:
         """Execute the commands in the control box; True when the run has to stop."""
         self._take_commands()
+        if self.commands:
+            self._read()
         while self.commands:
             self._execute(self.commands.popleft())
         if self.session.stop_reason:

@@ -11,12 +11,13 @@ from benchmarks import start_time
 
 @pytest.mark.slow  # the trainer's process starts six times
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("what", [[], pytest.param(["--command"], marks=pytest.mark.soak)])
 def test_both_sides_are_printed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    what: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(start_time, "SIZE", (120, 90))
     words = ["--images", "2", "--rounds", "1", "--cold", "0", "--other", str(start_time.ROOT), "--place", str(tmp_path)]
-    monkeypatch.setattr("sys.argv", ["start_time.py", *words])
+    monkeypatch.setattr("sys.argv", ["start_time.py", *words, *what])
     start_time.main()
     lines = capsys.readouterr().out.splitlines()
     assert "| start | here | other |" in lines

@@ -113,7 +113,7 @@ import gc, sys, types
 from engine.training import __main__ as trainer
 sys.modules["engine.training.trainer"] = module = types.ModuleType("trainer")
 module.__getattr__ = lambda name: print(name, gc.isenabled())
-trainer._train(None, None)
+trainer._train(types.SimpleNamespace(run=None, is_main=True), None)
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert "train False" in done.stdout

@@ -33,7 +33,8 @@ def batch_of(inputs: dict[str, Tensor]) -> Batch:
 def trained(kind: str, *, graphs: bool, **memory: Any) -> tuple[list[float], Tensor, list[str]]:
     """Losses, weights, and what was logged."""
     small = SMALL[kind](torch.bfloat16, "cuda").climb(**memory)
-    layout = update_layout(small.network, RunConfig(), torch.bfloat16)
+    config = RunConfig().changed(memory={"torch_compile": memory.get("torch_compile", "off")})
+    layout = update_layout(small.network, config, torch.bfloat16)
     optimizer = build_optimizer("AdamW", [], layout.groups).optimizer
     messages: list[str] = []
     assert layout.flat is not None
@@ -66,7 +67,15 @@ def trained(kind: str, *, graphs: bool, **memory: Any) -> tuple[list[float], Ten
 
 @pytest.mark.parametrize("kind", SMALL)
 @pytest.mark.parametrize(
-    "memory", [{}, {"gradient_checkpointing": True}, {"base_precision": "int8"}, {"base_precision": "fp8"}]
+    "memory",
+    [
+        {},
+        {"gradient_checkpointing": True},
+        {"base_precision": "int8"},
+        {"base_precision": "fp8"},
+        {"torch_compile": "on"},
+        {"torch_compile": "on", "gradient_checkpointing": True},
+    ],
 )
 def test_recordings_give_the_same_bytes(kind: str, memory: dict[str, Any]) -> None:
     set_determinism()

@@ -116,7 +116,7 @@ def test_the_gpu_decodes_what_the_cpu_decodes(precision: str) -> None:
 
 
 def test_compiled_blocks_learn_the_same() -> None:
-    compiled, plain = wide(torch_compile=True), wide()
+    compiled, plain = wide(torch_compile="on"), wide()
     for mine, theirs in zip(compiled.steps(5), plain.steps(5), strict=True):
         assert mine == pytest.approx(theirs, rel=0.02)
     assert not any("no longer compiled" in sentence for sentence in compiled.messages), compiled.messages

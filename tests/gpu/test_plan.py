@@ -17,6 +17,8 @@ CASES = [
     Case("sdxl", 1024, 1, "none"),
     Case("sdxl", 1024, 1, "checkpointing"),
     Case("sdxl", 1024, 4, "checkpointing"),
+    Case("sd15", 512, 1, "graphs"),
+    Case("sdxl", 1024, 1, "graphs checkpointed"),
     Case("flux", 512, 1, "fp8"),
     Case("flux", 1024, 1, "split fp8"),
 ]

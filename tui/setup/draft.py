@@ -77,11 +77,12 @@ class Draft:
         return draft
 
     def _rename(self) -> None:
-        """Take over settings that an earlier version knew by another name."""
-        from engine.config.moved import present_key
+        """Take over settings that an earlier version knew by another name or value."""
+        from engine.config.moved import present_key, present_value
 
         started = self.extras.get("started") == self._settings()
-        self.values = {present_key(key): value for key, value in self.values.items()}
+        named = {present_key(key): value for key, value in self.values.items()}
+        self.values = {key: present_value(key, value) for key, value in named.items()}
         if started:
             self.mark_started()
 

@@ -27,7 +27,7 @@ _NOT_COPIED = frozenset({
     "network_module", "text_encoder_lr", "mixed_precision", "save_precision", "max_token_length", "split_mode",
     "blocks_to_swap", "sample_at_first", "sample_every_n_steps", "sample_every_n_epochs", "save_every_n_epochs",
     "validate_every_n_epochs", "validate_every_n_steps", "validation_split", "validation_seed", "min_timestep",
-    "max_timestep", "max_train_steps", "output_dir",
+    "max_timestep", "max_train_steps", "output_dir", "torch_compile",
 })  # fmt: skip
 """Handled in `_by_hand`, where they need more than a copy."""
 _OF_THE_TABLE = DATASET_KEYS | SHARED_KEYS
@@ -197,6 +197,8 @@ def _by_hand(config: RunConfig, table: str, trainer: KohyaTrainer, has_prompts: 
                 rows.append((key, getattr(training, key), "The range of timesteps that is trained."))
     elif table == "memory":
         rows.append(("mixed_precision", _precision(config), "Number format of the computation."))
+        if memory.torch_compile == "on":
+            rows.append(("torch_compile", True, "Blocks are compiled."))
         if memory.base_precision == "fp8":
             rows.append(("fp8_base", True, "The frozen weights in 8 bits."))
         if memory.split_mode and trainer.most_swapped_blocks is not None:

@@ -46,6 +46,8 @@ class StorageCounter:
         self.kinds_at_peak: Mapping[str, int] = {}
         self.stage = ""
         """What a training step does now: "forward", "backward", "update"; empty outside of one."""
+        self.stage_peaks: Counter[str] = Counter()
+        """Most bytes in each stage."""
 
     def count(self, operation: Any, args: Sequence[Any], result: Any) -> None:
         """Count the results of an operation."""
@@ -77,6 +79,7 @@ class StorageCounter:
         self._segments.free(key)
 
     def _note(self, extra: int) -> None:
+        self.stage_peaks[self.stage] = max(self.stage_peaks[self.stage], self.live + extra)
         if self.live + extra > self.peak:
             self.peak = self.live + extra
             self.kinds_at_peak = {**self.kinds, "workspace": self.kinds["workspace"] + extra}

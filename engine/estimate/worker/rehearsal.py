@@ -21,6 +21,7 @@ from engine.config import RunConfig
 from engine.estimate.plan import PHASES, Need
 from engine.estimate.worker import device
 from engine.estimate.worker.counter import StorageCounter
+from engine.estimate.worker.graph_pool import GraphPool, bytes_of
 from engine.estimate.worker.kernels import CUBLAS, CUBLASLT, workspace
 from engine.estimate.worker.optimizer import optimizer_for_counting
 from engine.estimate.workload import Size, Workload
@@ -32,7 +33,8 @@ from engine.models.drawing import in_tiles
 from engine.models.loading import DTYPES
 from engine.runs.phase import Phase
 from engine.training.batch_source import Batch
-from engine.training.flat_update import update_layout
+from engine.training.flat_update import UpdateLayout, update_layout
+from engine.training.graphs import LEAST_UPDATES, LIMIT, why_not
 from engine.training.objective import Noise, Objective
 from engine.training.prepare import build_network, place_for_training, uses_autocast
 from engine.training.step import batch_loss, objective_for
@@ -61,6 +63,8 @@ class _Run:
     """Text encoders that run in each step."""
     text: dict[str, Tensor] = field(default_factory=dict)
     """Cached outputs of the other text encoders for one caption, on the host."""
+    graphs: GraphPool | None = None
+    """None: its steps are not captured."""
     kept: list[Any] = field(default_factory=list)
     """Objects that stay on the device until the run ends: the optimizer and cuBLAS's workspaces."""
 
@@ -103,6 +107,8 @@ def rehearse(
         network = _network(run)
         with phase(Phase.TRAIN):
             objective = _train(run, network)
+        if run.graphs is not None:
+            needs[-1] = run.graphs.added_to(needs[-1])
         if work.sample is not None and Phase.SAMPLE in phases:
             with phase(Phase.SAMPLE), _evaluating(run, network):
                 _sample(run, work.sample)
@@ -121,7 +127,7 @@ def _load(config: RunConfig, recognition: Recognition, work: Workload, precision
     load, compute = family_named(recognition.family).load, compute_dtype(precision)
     model = load(config, recognition, device.DEVICE, compute, _ignore, empty=True)
     vars(model).update(vae_key="", text_key="")  # they are hashes of the weights, which are fake here
-    memory = config.memory.model_copy(update={"torch_compile": False})
+    memory = config.memory.model_copy(update={"torch_compile": "off"})
     apply_memory_settings(model, memory, _ignore, draws=config.network.draws)
     with counter.kind("workspace"):
         products = torch.empty(CUBLAS + CUBLASLT, dtype=torch.uint8, device=device.DEVICE)
@@ -167,6 +173,7 @@ def _train(run: _Run, network: AdapterNetwork) -> Objective:
     _training_mode(run, network, True)
     with counter.kind("adapter"):
         layout = update_layout(network, run.config, None if run.uses_autocast else run.dtype)
+        layout.keeps_gradients = captured = _captures(run, layout)
         layout.allocate()
         layout.collect()
         for holder in layout.holders:
@@ -185,6 +192,7 @@ def _train(run: _Run, network: AdapterNetwork) -> Objective:
     if not run.config.memory.cache_latents:
         model.encode_pixels(_pixels(run.work.images, run.work.batch))
     batch, following = (_batch(run, run.work.batch, run.work.images) for _ in range(2))
+    before, gradients = counter.live, bytes_of(layout.memory())
     counter.stage = "forward"
     with layout.step:
         loss = _loss(run, network, objective, batch)
@@ -194,17 +202,40 @@ def _train(run: _Run, network: AdapterNetwork) -> Objective:
         loss.backward()  # type: ignore[no-untyped-call]
         with counter.kind("adapter"):
             layout.collect()
+    after = counter.live
     counter.stage = "update"
     if training.max_grad_norm > 0:
         torch.nn.utils.clip_grad_norm_(layout.holders, training.max_grad_norm)
     with counter.kind("optimizer"):
         optimizer.step()
+    peaks, counter.stage = counter.stage_peaks, ""
+    if captured:
+        run.graphs = GraphPool(
+            passes=max(peaks["forward"], peaks["backward"]) - before,
+            batch=bytes_of(batch.tensors()),
+            gradients=gradients,
+            update=max(0, peaks["update"] - after),
+            captured=min(run.work.shapes, LIMIT),
+            has_several_shapes=run.work.shapes > 1,
+        )
     layout.clear()
-    counter.stage = ""
     layout.release()
     del batch, following
     run.kept += [optimizer, layout]
     return objective
+
+
+def _captures(run: _Run, layout: UpdateLayout) -> bool:
+    """Whether steps are launched as CUDA graphs, if the run is long enough."""
+    config, encoders = run.config, run.uncached_encoders
+    return config.memory.cuda_graphs != "off" and not why_not(
+        config,
+        layout,
+        device=torch.device("cuda"),
+        updates=LEAST_UPDATES,
+        parts=[*(run.model.text_encoders[name] for name in encoders), list(run.model.trainable.values())[-1]],
+        tokenises=bool(encoders) and not run.model.tokens([CAPTION], encoders),
+    )
 
 
 def _batch(run: _Run, size: Size, images: int) -> Batch:

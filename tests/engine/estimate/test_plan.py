@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 import engine
 from engine.config import RunConfig
+from engine.dataset.arithmetic import StepPlan
 from engine.errors import TrainingError
 from engine.estimate import plan_cache as cache
 from engine.estimate import planner
@@ -18,6 +20,7 @@ from engine.estimate.plan import CARDS, CONTEXT, GIB, Need, Plan, restored
 from engine.estimate.planner import Planner
 from engine.estimate.process import PlannerProcess
 from engine.estimate.request import Request
+from engine.estimate.workload import workload
 from engine.families.resolved import resolve_run
 from engine.hardware import Gpu
 from engine.worker import Cancelled
@@ -113,6 +116,7 @@ def test_settings_that_change_no_size_need_no_new_one(
         {"network": {"network_dim": 64}},
         {"memory": {"gradient_checkpointing": True}},
         {"memory": {"mixed_precision": "no"}},
+        {"memory": {"cuda_graphs": "auto"}},
         {"sampling": {"sample_prompts": ["a --w 1024 --h 1024"]}},
     ],
 )
@@ -122,6 +126,39 @@ def test_settings_that_change_sizes_need_a_new_one(
     plan(config())
     plan(config(**other))
     assert len(requests) == 2
+
+
+@pytest.mark.parametrize(("graphs", "same"), [("off", True), ("auto", False)])
+def test_the_number_of_shapes_counts_with_graphs_only(requests: list[Request], graphs: str, same: bool) -> None:
+    plan(config(memory={"cuda_graphs": graphs}))
+    (request,) = requests
+    more = replace(request, work=replace(request.work, shapes=request.work.shapes + 1))
+    assert (cache.key_of(more) == cache.key_of(request)) is same
+
+
+@pytest.mark.parametrize(
+    ("buckets", "batch", "accumulation", "shapes"),
+    [
+        (((512, 512, 8),), 4, 1, 1),
+        (((512, 512, 9),), 4, 1, 2),
+        (((512, 512, 3),), 4, 1, 1),
+        (((448, 576, 4), (512, 512, 8), (576, 448, 5)), 4, 1, 4),
+        (((512, 512, 8),), 4, 2, 1),
+        (((512, 512, 12),), 4, 2, 2),
+    ],
+)
+def test_the_shapes_of_a_run(
+    buckets: tuple[tuple[int, int, int], ...], batch: int, accumulation: int, shapes: int
+) -> None:
+    """As graphs distinguish them: a batch that is not full, and the last update of an epoch with fewer batches."""
+    run = resolve_run(config(training={"train_batch_size": batch, "gradient_accumulation_steps": accumulation}))
+    batches = sum(-(-items // batch) for _, _, items in buckets)
+    steps = StepPlan(
+        subsets=(), num_train_images=0, num_reg_images=0, items=0, buckets=buckets, batch_size=batch, num_processes=1,
+        gradient_accumulation_steps=accumulation, batches_per_epoch=batches, updates_per_epoch=1, epochs=1,
+        max_train_steps=1, by_epochs=False, num_enlarged=0, mean_img_ar_error=0.0, batch_sizes=(batch,),
+    )  # fmt: skip
+    assert workload(run, steps).shapes == shapes
 
 
 def test_another_program_plans_anew(requests: list[Request], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,14 +207,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture
 def trainer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trainer:
     """What the trainer makes of a configuration before it reads anything large, or the sentence that it ends with."""
-    from engine.training import prepare
+    from engine.training import prepare, run_reader
 
     def seen(run: ResolvedRun) -> None:
         raise Seen(run)
 
     def answer(config: RunConfig) -> ResolvedRun | str:
-        monkeypatch.setattr(prepare, "load_config", lambda _: config)
-        session = SimpleNamespace(run=RunDir(tmp_path / "none"), log=lambda _: None)
+        monkeypatch.setattr(run_reader, "load_config", lambda _: config)
+        session = SimpleNamespace(
+            run=RunDir(tmp_path / "none"), log=lambda _: None, is_main=True, raise_if_stopped=lambda: None
+        )
         try:
             prepare.prepare(cast("Any", session))
         except UsageError as error:

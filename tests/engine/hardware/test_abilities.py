@@ -10,10 +10,10 @@ from tests.refusals import refused
 PRECISIONS = ("auto", "int8", "fp8", "nf4", "int8_w8a8", "fp8_w8a8")
 TABLE = {
     (6, 1): ({"fp16"}, {"int8_w8a8", "fp8_w8a8"}, "memory-efficient"),
-    (7, 0): ({"fp16"}, {"int8_w8a8", "fp8_w8a8"}, "memory-efficient"),
-    (7, 5): ({"fp16", "int8"}, {"fp8_w8a8"}, "memory-efficient"),
-    (8, 0): ({"fp16", "int8", "bf16", "flash", "cudnn"}, {"fp8_w8a8"}, "flash"),
-    (8, 6): ({"fp16", "int8", "bf16", "flash", "cudnn"}, {"fp8_w8a8"}, "flash"),
+    (7, 0): ({"fp16", "triton"}, {"int8_w8a8", "fp8_w8a8"}, "memory-efficient"),
+    (7, 5): ({"fp16", "triton", "int8"}, {"fp8_w8a8"}, "memory-efficient"),
+    (8, 0): ({"fp16", "triton", "int8", "bf16", "flash", "cudnn"}, {"fp8_w8a8"}, "flash"),
+    (8, 6): ({"fp16", "triton", "int8", "bf16", "flash", "cudnn"}, {"fp8_w8a8"}, "flash"),
     (8, 9): (set(FIRST), set(), "flash"),
     (9, 0): (set(FIRST), set(), "flash"),
     (12, 0): (set(FIRST), set(), "flash"),
@@ -41,4 +41,4 @@ def test_the_table(capability: tuple[int, int] | None) -> None:
 
 
 def test_the_cpu_multiplies_in_8_bits_and_has_neither_attention() -> None:
-    assert CPU.int8 and CPU.fp8 and CPU.bf16 and not (CPU.fp16 or CPU.flash or CPU.cudnn)
+    assert CPU.int8 and CPU.fp8 and CPU.bf16 and not (CPU.fp16 or CPU.triton or CPU.flash or CPU.cudnn)

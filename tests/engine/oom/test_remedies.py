@@ -71,6 +71,26 @@ def test_all_in_order_from_the_cheapest() -> None:
         ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("tables", "gpu", "phase", "applies"),
+    [
+        ({"memory": {"cuda_graphs": "auto"}}, AMPERE, "train", True),
+        ({"memory": {"cuda_graphs": "on"}}, AMPERE, "train", True),
+        ({}, AMPERE, "train", False),
+        ({"memory": {"cuda_graphs": "on"}}, None, "train", False),
+        ({"memory": {"cuda_graphs": "on"}}, AMPERE, "sample", False),
+        ({"memory": {"cuda_graphs": "on", "split_mode": True}}, AMPERE, "train", False),
+        ({"memory": {"cuda_graphs": "on"}, "network": {"rank_dropout": 0.1}}, AMPERE, "train", False),
+    ],
+)
+def test_graphs_are_given_up_where_steps_are_launched_as_such(
+    tables: dict[str, Any], gpu: Gpu | None, phase: str, applies: bool
+) -> None:
+    applicable = names(remedies(config(**tables), gpu, phase))
+    assert ("no_graphs" in applicable) is applies
+    assert not applies or applicable.index("no_graphs") == 0
+
+
 def test_first_values_from_the_base_keep_its_weights_exact() -> None:
     for how, applies in (("pissa", False), ("olora", False), ("eva", True), ("default", True)):
         changed = config(**OPEN).changed(network={"init_lora_weights": how})
@@ -94,7 +114,8 @@ def test_none_is_left() -> None:
 def test_each_change_can_be_made_and_ends_the_remedy(phase: str, gpu: Gpu | None) -> None:
     """What `changes` say passes the check of a resume, and afterwards the remedy no longer applies."""
     start = config(**OPEN, dataset={"flip_aug": True}).changed(memory={"vae_batch_size": 8})
-    for begin in (start, start.changed(memory={"cache_latents": True})):
+    graphs = {"cache_latents": True, "cuda_graphs": "on"}
+    for begin in (start, start.changed(memory={"cache_latents": True}), start.changed(memory=graphs)):
         for remedy in remedies(begin, gpu, phase):
             assert remedy.title and remedy.why.endswith(".") and remedy.saves and remedy.costs
             if remedy.changes:

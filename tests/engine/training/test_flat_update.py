@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from engine.adapters.network import AdapterNetwork
 from engine.config import RunConfig
@@ -138,7 +139,7 @@ def test_what_is_missing_in_a_saved_state_is_zero() -> None:
         ({"network": {"network_dropout": 0.1}}, True, 1),
         ({"training": {"optimizer_type": "pytorch_optimizer.Lamb"}}, False, 0),
         ({"training": {"optimizer_type": "AdamW8bit"}}, True, 0),
-        ({"memory": {"torch_compile": True}}, True, 1),
+        ({"memory": {"torch_compile": "on"}}, True, 1),
     ],
 )
 def test_which_runs_have_flat_parameters(change: dict[str, dict[str, Any]], is_flat: bool, joined: int) -> None:
@@ -160,3 +161,32 @@ def test_the_text_encoder_stays_outside() -> None:
     assert len(layout.groups[0]["params"]) > 1 == len(layout.groups[1]["params"])
     assert layout.flat is not None
     assert not any(parameter in layout.flat for parameter in layout.groups[0]["params"])
+
+
+def test_gradients_outside_of_the_flat_parameters_stay_in_place_for_graphs() -> None:
+    """Only those that a pass reached: the optimizer leaves out what has none."""
+    used, unused = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))
+    layout = UpdateLayout([], [used, unused], keeps_gradients=True)
+    assert layout.memory() == []
+    places = set()
+    for _ in range(2):
+        (used * 2).sum().backward()
+        (gradient,) = layout.memory()
+        assert torch.equal(gradient, torch.full((3,), 2.0)) and gradient is used.grad
+        places.add(gradient.data_ptr())
+        layout.clear()
+        assert not gradient.any()
+    assert len(places) == 1
+    layout.release()
+    layout.clear()
+    assert used.grad is None
+    (gradient,) = layout.memory()
+    assert gradient is used.grad and not gradient.any() and unused.grad is None
+
+
+def test_without_graphs_gradients_are_dropped() -> None:
+    used = nn.Parameter(torch.ones(3))
+    layout = UpdateLayout([], [used])
+    (used * 2).sum().backward()
+    layout.clear()
+    assert used.grad is None and layout.memory() == []

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from engine.config import RunConfig
 from engine.exit_codes import ExitCode
@@ -133,6 +134,9 @@ def test_a_pass_that_is_not_finite_is_not_what_a_recording_is_compared_with() ->
     sums = Sums(recorder)
     sums.run([1.0] * WARM_UP)
     assert sums.run([float("inf")]) == [float("inf")] and recorder.recordings == 0
+    sums.gradient.fill_(torch.inf)  # fp16's scale was too large
+    assert sums.run([1.0]) == [1.0] and recorder.recordings == 0
+    sums.gradient.zero_()
     assert sums.run([2.0, 3.0]) == [2.0, 3.0] and recorder.recordings == 1
     assert len(sums.messages) == 1 and "launched as" in sums.messages[0]
 
@@ -142,6 +146,36 @@ def test_kernels_in_any_order_may_differ_a_little() -> None:
     sums = Sums(recorder, exact=False)
     sums.run([1.0] * (WARM_UP + 3))
     assert recorder.replays == 3
+
+
+class AtOnce(Recorder):
+    """Computes while it records, as CUDA's does for the host."""
+
+    def capture(self, compute: Pass) -> Pass:
+        compute()
+        return super().capture(compute)
+
+
+@pytest.mark.parametrize("is_new", [False, True])
+def test_compiled_blocks_are_recorded_if_they_are_compiled_before(is_new: bool) -> None:
+    """A block that would be compiled while it is recorded is a reason for no recordings."""
+    recorder, passes = AtOnce(), 0
+    sums, values = Sums(recorder), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    compute, compiled = sums.compute, torch.compile(lambda x: x + 0, backend="eager", dynamic=False)
+
+    def with_a_block(batch: Batch, parts: int) -> Tensor:
+        nonlocal passes
+        passes += 1
+        compiled(torch.ones(passes if is_new else 2))
+        return compute(batch, parts)
+
+    sums.passes._compute = with_a_block
+    assert sums.run(values) == values
+    assert torch.equal(sums.gradient, torch.full((3,), sum(values) * 16))
+    assert recorder.recordings == (0 if is_new else 1)
+    (message,) = sums.messages
+    assert message.startswith("Training steps are " + ("not launched" if is_new else "launched"))
+    assert not is_new or "recompile" in message
 
 
 def test_another_phase_gets_the_memory_and_the_next_batch_is_recorded_anew() -> None:
@@ -156,18 +190,29 @@ def test_another_phase_gets_the_memory_and_the_next_batch_is_recorded_anew() -> 
     assert sums.run([3.0, 4.0]) == [3.0, 4.0] and recorder.recordings == 2
 
 
+CLIP: dict[str, Any] = {
+    "vocab_size": 8,
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+}
 REASONS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {}, ""),
     ({}, {"device": torch.device("cpu")}, "it is a run on the CPU"),
     ({}, {"updates": 100}, "the run has fewer than 200 steps"),
     ({"memory": {"cuda_graphs": "on"}}, {"updates": 100}, ""),
-    ({}, {"processes": 2}, "several processes train"),
+    ({"training": {"num_processes": 2}}, {}, "several processes train"),
     ({"memory": {"split_mode": True}}, {}, "split mode moves the weights"),
     ({"memory": {"cpu_offload_checkpointing": True}}, {}, "activations are in the host's memory"),
     ({"memory": {"cache_latents": False}}, {}, "images are encoded in each step"),
-    ({}, {"encoders": ["text_encoder"]}, "text encoders run in each step"),
+    ({}, {"tokenises": True}, "captions are tokenised in each step"),
+    ({}, {"parts": [nn.Sequential(nn.Dropout(0.0)), nn.Sequential(nn.Dropout(0.1))]},
+     "dropouts of the model draw random numbers in each step"),
+    ({}, {"parts": [CLIPTextModel(CLIPTextConfig(**CLIP, attention_dropout=0.1))]},
+     "dropouts of the model draw random numbers in each step"),
+    ({}, {"parts": [CLIPTextModel(CLIPTextConfig(**CLIP))]}, ""),
     ({"network": {"rank_dropout": 0.1}}, {}, "dropouts draw random numbers in each step"),
-    ({}, {"scaled": True}, "fp16 scales the loss in each step"),
     ({"training": {"kohya_exact": True}}, {}, "kohya_exact computes under autocast"),
     ({"training": {"optimizer_type": "pytorch_optimizer.Lamb"}}, {},
      "gradients have no memory that stays in place"),
@@ -179,17 +224,25 @@ def test_which_runs_are_recorded(tables: dict[str, Any], facts: dict[str, Any], 
     values = {**tables, "memory": {"cuda_graphs": "auto", **tables.get("memory", {})}}
     config = RunConfig().changed(**values)
     layout = update_layout(SMALL["unet"]().climb().network, config, torch.bfloat16)
-    usual = {"device": torch.device("cuda"), "updates": 1000, "processes": 1, "scaled": False, "encoders": []}
-    assert why_not(config, layout, **{**usual, **facts}) == reason  # type: ignore[arg-type]
+    usual = {"device": torch.device("cuda"), "updates": 1000, "parts": [], "tokenises": False}
+    assert why_not(config, layout, **{**usual, **facts}) == reason
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        {"network__network_train_unet_only": True, "memory__cache_text_encoder_outputs": True},
+        {"network__network_train_unet_only": True},
+        {"training__text_encoder_lr": 1e-3, "model__clip_skip": 2, "memory__gradient_checkpointing": True},
+    ],
+)
 def test_a_run_from_recordings_is_the_run_without_them(
-    make_run: MakeRun, train_here: Callable[[RunDir], int], monkeypatch: pytest.MonkeyPatch
+    make_run: MakeRun, train_here: Callable[[RunDir], int], monkeypatch: pytest.MonkeyPatch, text: dict[str, Any]
 ) -> None:
-    """With accumulation, a shorter last update of an epoch, and samples between."""
+    """With accumulation, a shorter last update of an epoch, and samples between; with outputs of the text encoder that
+    are cached, that each step computes, and of one that is trained but for its last layer."""
     settings = {
-        "network__network_train_unet_only": True,
-        "memory__cache_text_encoder_outputs": True,
+        **text,
         "training__gradient_accumulation_steps": 2,
         "training__max_train_steps": 20,
         "sampling__sample_every_n_steps": 16,

@@ -27,7 +27,7 @@ from engine.runs.inputs import Inputs, read_inputs, write_inputs
 from engine.runs.layout import RunDir
 from engine.runs.prepare import prepare_run
 from engine.runs.states import newest_state, saved_states
-from engine.training import inputs as inputs_module
+from engine.training import run_reader
 from engine.training.statefile import load_tree, save_tree
 from engine.training.trainer import Trainer
 from tests.engine.training.conftest import SETTINGS
@@ -349,8 +349,8 @@ def test_nothing_is_saved_before_the_inputs_are_recorded(
         saved.append(run.inputs_path.exists() or run.checkpoints.exists())
         return completed(inputs, digests)
 
-    monkeypatch.setattr(inputs_module, "completed", slow)
-    monkeypatch.setattr(inputs_module, "_LATER", 1)
+    monkeypatch.setattr(run_reader, "completed", slow)
+    monkeypatch.setattr(run_reader, "_LATER", 1)
     assert train(run) == ExitCode.DONE
     record, state = read_inputs(run), newest_state(run.checkpoints)
     assert saved == [False] and record is not None and record.is_complete
@@ -364,7 +364,7 @@ def test_a_stop_or_an_error_while_files_are_hashed_ends_the_run(
 ) -> None:
     shutil.rmtree(run.checkpoints)
     run.inputs_path.unlink()
-    monkeypatch.setattr(inputs_module, "_LATER", 1)
+    monkeypatch.setattr(run_reader, "_LATER", 1)
     go_on = threading.Event()
 
     def stopping(inputs: Inputs, _: FileDigests) -> Inputs:
@@ -372,7 +372,7 @@ def test_a_stop_or_an_error_while_files_are_hashed_ends_the_run(
         go_on.wait(60)
         return inputs
 
-    monkeypatch.setattr(inputs_module, "completed", stopping)
+    monkeypatch.setattr(run_reader, "completed", stopping)
     assert train(run) == ExitCode.STOPPED
     assert not run.inputs_path.exists() and not saved_states(run.checkpoints)
     go_on.set()
@@ -380,7 +380,7 @@ def test_a_stop_or_an_error_while_files_are_hashed_ends_the_run(
     def failing(_: Inputs, __: FileDigests) -> Inputs:
         raise DataError("base cannot be read: gone.", code="file-unreadable")
 
-    monkeypatch.setattr(inputs_module, "completed", failing)
+    monkeypatch.setattr(run_reader, "completed", failing)
     assert train(run) != ExitCode.DONE
     assert json.loads(run.exit_path.read_text())["code"] == "file-unreadable"
     assert not run.inputs_path.exists() and not saved_states(run.checkpoints)

@@ -22,7 +22,7 @@ Train = Callable[[RunDir], int]
 REFUSES = """
 import sys, types
 from engine.training.__main__ import main
-def train(session):
+def train(session, reader):
     session.step = 5
     with session.phase("train"):
         raise RuntimeError("can't allocate memory: you tried to allocate 99999999999999 bytes")

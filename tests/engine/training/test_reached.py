@@ -108,15 +108,15 @@ def all_encoded(make_run: MakeRun, train_here: Train, tmp_path: Path, tmp_path_f
     return fill
 
 
-COUNTS: dict[str, tuple[dict[str, object], int, int]] = {
-    # name: settings, encoded in a cache on the disk, and in memory
-    "three steps": ({}, 6, 6),
-    "accumulated": ({"training__gradient_accumulation_steps": 3}, 18, 18),
-    "mirrored": ({"dataset__flip_aug": True}, 6, 6),
-    "an epoch": ({"training__max_train_steps": 10}, 20, 20),
-    "longer": ({"training__max_train_steps": 12}, 20, 20),
-    "a change makes it longer": ({"training__changes": '["2: training.max_train_steps=5"]'}, 10, 10),
-    "a change makes it shorter": ({"training__changes": '["1: training.max_train_steps=2"]'}, 4, 4),
+COUNTS: dict[str, tuple[dict[str, object], int]] = {
+    # name: settings, images that the steps use
+    "three steps": ({}, 6),
+    "accumulated": ({"training__gradient_accumulation_steps": 3}, 18),
+    "mirrored": ({"dataset__flip_aug": True}, 6),
+    "an epoch": ({"training__max_train_steps": 10}, 20),
+    "longer": ({"training__max_train_steps": 12}, 20),
+    "a change makes it longer": ({"training__changes": '["2: training.max_train_steps=5"]'}, 10),
+    "a change makes it shorter": ({"training__changes": '["1: training.max_train_steps=2"]'}, 4),
 }
 
 
@@ -125,13 +125,13 @@ COUNTS: dict[str, tuple[dict[str, object], int, int]] = {
 def test_what_the_steps_use_is_encoded_and_gives_the_same_file(
     name: str, on_disk: bool, make_run: MakeRun, train_here: Train, encodes: Encodes, all_encoded: Fill
 ) -> None:
-    settings, *expected = COUNTS[name]
+    settings, used = COUNTS[name]
     settings = {**SHORT, "memory__cache_latents_to_disk": on_disk, **settings}
     some = make_run("some", **settings)
     assert train_here(some) == ExitCode.DONE
-    number, used = encodes.take_count(), expected[0 if on_disk else 1]
-    # the images that the weights would be measured on too: on the disk they may be among those that are trained on
-    assert number == used + PROBES if not on_disk else used <= number <= used + PROBES
+    number = encodes.take_count()
+    # the images that the weights would be measured on too, which may be among those that are trained on
+    assert used <= number <= min(IMAGES * (1 + ("mirrored" in name)), used + PROBES)
     assert max(total for _, total in progress(some, "cache")) <= number
     all_encoded("mirrored" in name)
     encodes.take_count()
@@ -156,7 +156,7 @@ def test_a_run_that_is_extended_at_a_resume_encodes_what_it_then_comes_to(
     prepare_resume(run, changes={"training.max_train_steps": 6})
     assert train_here(run) == ExitCode.DONE
     number = encodes.take_count()
-    assert number == 6 + PROBES if not on_disk else 6 - PROBES <= number <= 6
+    assert 6 - PROBES <= number <= 6 if on_disk else 6 <= number <= 6 + PROBES
     assert losses(run) == losses(straight) and tensors(run) == tensors(straight)
 
 

@@ -13,10 +13,21 @@ from engine.errors import ModelError
 from engine.estimate import planner
 from engine.estimate.plan import PHASES, Need
 from engine.estimate.process import PlannerProcess
+from engine.estimate.worker.graph_pool import WORKSPACES, GraphPool
 from engine.families.registry import recognise
 from engine.families.resolved import resolve_run
 from tests.tiny_models import tiny_sd15
 
+CACHED: dict[str, dict[str, Any]] = {
+    "memory": {"cache_text_encoder_outputs": True},
+    "network": {"network_train_unet_only": True},
+}
+SPLIT: dict[str, dict[str, Any]] = {
+    "dataset": {"resolution": 128},
+    "memory": {"split_mode": True, "cache_text_encoder_outputs": True, "cache_latents": False},
+    "network": {"network_train_unet_only": True},
+    "training": {"optimizer_type": "AdamW8bit", "gradient_accumulation_steps": 2},
+}
 TINY: dict[str, dict[str, Any]] = {
     "base": {},
     "batch": {"training": {"train_batch_size": 4}},
@@ -26,12 +37,13 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "pissa": {"network": {"init_lora_weights": "pissa", "tlora_min_rank": 1}},
     **{name: {"memory": {"base_precision": name}} for name in ("int8", "int8_w8a8", "fp8_w8a8")},
-    "split": {
-        "dataset": {"resolution": 128},
-        "memory": {"split_mode": True, "cache_text_encoder_outputs": True, "cache_latents": False},
-        "network": {"network_train_unet_only": True},
-        "training": {"optimizer_type": "AdamW8bit", "gradient_accumulation_steps": 2},
+    **{
+        name: {**CACHED, "memory": {**CACHED["memory"], "cuda_graphs": setting}}
+        for name, setting in (("eager", "off"), ("captured", "on"), ("captured if long", "auto"))
     },
+    "captured with text": {"memory": {"cuda_graphs": "on"}},
+    "split": SPLIT,
+    "refused": {**SPLIT, "memory": {**SPLIT["memory"], "cuda_graphs": "on"}},
 }
 
 
@@ -127,12 +139,49 @@ def test_split_mode_and_eight_bits_at_a_higher_resolution(answers: Answers) -> N
     assert split["slots"] > 0 and split["optimizer"] < base["optimizer"]
 
 
+def test_graphs_have_a_copy_of_the_batch_and_of_the_gradients_and_workspaces(answers: Answers) -> None:
+    """In a run of one shape; what a pass computes is in the pool instead of where an eager step has it."""
+    eager, captured = answers.need("eager"), answers.need("captured")
+    added = captured.breakdown["graphs"]
+    assert captured.breakdown == {**eager.breakdown, "graphs": added}
+    assert captured.allocated - eager.allocated == added == captured.reserved - eager.reserved
+    latents_and_noise, timestep, text, weights_and_sizes = 2 * 4 * 16 * 16 * 4, 512, 77 * 32 * 2, 2 * 512
+    gradients = 2 * UNET
+    batch = latents_and_noise + timestep + -(-text // 512) * 512 + weights_and_sizes
+    assert added == batch + 2 * gradients + WORKSPACES
+    assert answers.need("captured if long") == captured
+    assert answers.need("refused") == answers.need("split")
+
+
+def test_with_graphs_the_gradients_of_a_text_encoder_stay_in_place(answers: Answers) -> None:
+    """They are there in the forward pass too, and are copied for the comparison like the others."""
+    base, captured = answers.need("base").breakdown, answers.need("captured with text").breakdown
+    assert captured["adapter"] - base["adapter"] == 4 * TEXT
+    tokens = -(-77 * 8 // 512) * 512
+    latents_and_noise, timestep, weights_and_sizes = 2 * 4 * 16 * 16 * 4, 512, 2 * 512
+    batch = latents_and_noise + timestep + tokens + weights_and_sizes
+    assert captured["graphs"] == batch + 2 * (2 * UNET + 4 * TEXT) + WORKSPACES
+
+
 def test_products_in_eight_bits_take_no_more_than_codes_that_are_decoded(answers: Answers) -> None:
     """A scale for each row instead of one for 64 values; what is quantised in a step is freed at once."""
     stored = answers.need("int8").breakdown["weights"]
     for name in ("int8_w8a8", "fp8_w8a8"):
         assert 0.9 * stored < answers.need(name).breakdown["weights"] < stored
         assert answers.need(name).allocated < answers.need("base").allocated
+
+
+@pytest.mark.parametrize(
+    ("several", "update", "outside"), [(False, 50, 200), (False, 500, 500), (True, 500, 1100), (True, 2000, 2000)]
+)
+def test_what_a_run_has_outside_of_the_pool_of_its_graphs(several: bool, update: int, outside: int) -> None:
+    """Copies of gradients, the optimizer's step, or a pass of a shape that is not captured yet."""
+    pool = GraphPool(passes=1000, batch=10, gradients=100, update=update, captured=3, has_several_shapes=several)
+    need = Need("train", 5000, 6000, {"weights": 5000})
+    added = pool.added_to(need)
+    assert added.allocated == 5000 + 3 * 10 + WORKSPACES + 200
+    assert added.reserved == 6000 + 3 * 10 + WORKSPACES + outside
+    assert sum(added.breakdown.values()) == added.allocated <= added.reserved
 
 
 def test_a_model_that_is_not_there(answers: Answers) -> None:
