@@ -82,7 +82,7 @@ def test_rank_0_fails_on_its_absence(run: RunDir, train_here: Train, monkeypatch
     word = next(run.private.glob("oom-*.json"))
     kept = word.read_bytes()
 
-    def lonely(_: object) -> bool:
+    def lonely(_: object, _reader: object) -> bool:
         word.write_bytes(kept)  # the other one writes while this one trains
         raise RuntimeError("Connection closed by peer")
 
