@@ -64,7 +64,7 @@ COLUMNS = (
 )
 
 
-NARROW_NAME = 14
+NARROW_NAME = 12
 """Least cells of a name, where the terminal is too narrow for all columns."""
 FRAME = 5
 """Cells beside the table: its frame, its margins, the scroll bar."""

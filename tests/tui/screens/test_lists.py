@@ -98,11 +98,11 @@ async def test_a_click_on_a_heading_sorts_and_another_one_undoes_it(smith: Smith
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: app.screen.query(RunTable) and len(names(app)) == 2)
         usual = names(app)
-        await pilot.click(RunTable, offset=(3, 0))
+        await pilot.click(RunTable, offset=(4, 1))
         await until(pilot, lambda: names(app) == ["anna", "carl"] and app.screen.query_one(RunTable).order == 1)
-        await pilot.click(RunTable, offset=(24, 0))
+        await pilot.click(RunTable, offset=(36, 1))
         await until(pilot, lambda: names(app) == ["carl", "anna"])
-        await pilot.click(RunTable, offset=(24, 0))
+        await pilot.click(RunTable, offset=(36, 1))
         await until(pilot, lambda: names(app) == usual and app.screen.query_one(RunTable).order == 0)
 
 
