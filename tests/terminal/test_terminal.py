@@ -282,3 +282,18 @@ def test_the_editor_gets_the_terminal_and_gives_it_back(start: Start, place: Pat
     terminal.until_shown("• Seed", "77")
     terminal.send(QUIT)
     assert terminal.wait() == 0 and terminal.restored
+
+
+def test_own_keys(start: Start, place: Path) -> None:
+    folder = place.parent / "home" / "lorasmith"
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text('[keys]\n"New run" = "z"\n')
+    terminal = start()
+    terminal.until_shown(WELCOME, "z New run")
+    terminal.send("z")
+    terminal.until_shown("Train on")
+    terminal.send(QUIT)
+    assert terminal.wait() == 0
+    (folder / "config.toml").write_text('[keys]\n"New run" = "d"\n')
+    refused = start()
+    assert refused.wait() == 2 and "line 2" in refused.text and b"?1049h" not in refused.raw
