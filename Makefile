@@ -40,6 +40,7 @@ plans: $(VENV)/.dev
 
 screenshots: $(VENV)/.dev
 	$(BIN)/python tools/screenshots.py
+	$(BIN)/python tools/animation.py
 
 # The texts of screens and commands for translators: a .po beside it in LANGUAGE/LC_MESSAGES, compiled by `pybabel compile`.
 messages: $(VENV)/.dev

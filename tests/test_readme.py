@@ -1,4 +1,4 @@
-"""The README is correct."""
+"""The README is correct, and the page of the command line."""
 
 from __future__ import annotations
 
@@ -10,28 +10,31 @@ from engine.exit_codes import ExitCode
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+COMMAND_LINE = (ROOT / "docs" / "command-line.md").read_text()
+OF_OTHERS = {"other-trainers.md"}
+"""Pages with the keys of other programs, which have tables of these names."""
 
 
 def test_the_table_of_exit_codes_is_complete() -> None:
-    rows: list[str] = re.findall(r"^\| ([\d, ]+) \| .+ \|$", README, re.MULTILINE)
+    rows: list[str] = re.findall(r"^\| ([\d, ]+) \| .+ \|$", COMMAND_LINE, re.MULTILINE)
     documented = {int(code) for row in rows for code in row.split(",")}
     assert documented == {int(code) for code in ExitCode}
 
 
-def test_images_and_files_that_it_names_are_there() -> None:
-    named = re.findall(r"\]\(([\w./-]+)\)", README)
-    assert "screenshots/demo.png" in named
-    assert [name for name in named if not (ROOT / name).exists()] == []
+def test_it_shows_the_demo() -> None:
+    shown = re.findall(r"!\[[^\]]+\]\(([\w./-]+)\)", README)
+    assert shown[0] == "screenshots/animation.gif"
+    assert "screenshots/demo.png" in shown
 
 
-def test_settings_that_it_names_exist() -> None:
-    assignments = [text for text in re.findall(r"[a-z_]+\.[a-z_]+=[\w.-]+", README) if not text.startswith("http")]
-    assert assignments
-    load_config(None, assignments)
+def test_settings_that_the_documents_name_exist() -> None:
     config = load_config(None).model_dump()
-    for table, key in re.findall(r"`(\w+)\.(\w+)`", README):
-        if table in config:
-            assert key in config[table]
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    texts = [path.read_text() for path in pages if path.name not in OF_OTHERS]
+    pairs = {pair for text in texts for pair in re.findall(r"`(\w+)\.(\w+)`", text)}
+    named = {(table, key) for table, key in pairs if table in config and key != "toml"}
+    assert len(named) > 50
+    assert {f"{table}.{key}" for table, key in named if key not in config[table]} == set()
 
 
 def test_the_two_commands_are_in_the_makefile() -> None:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import html
-import io
 import os
 import re
 import sys
@@ -24,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from screen_images import png
 from screenshot_world import PLACE, ROOT, world
 from textual.pilot import Pilot
 from textual.widgets import Input, TextArea
@@ -39,11 +38,6 @@ TEXTS = ROOT / "tests" / "snapshots"
 WIDE, NARROW = (120, 36), (80, 24)
 FONT_SIZE = 20.265
 """Pixels: at this size a letter of DejaVu Sans Mono is as wide as a cell of Textual's image, 12.2."""
-CELL = (12.2, 24.4)
-SCALE = 12 / CELL[0]
-"""Cells of whole pixels: cairo rounds the width of a letter to one."""
-BRAILLE = ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (0, 3), (1, 3))
-"""(across, down) of each bit of a Braille letter."""
 SECONDS = 20.0
 SKIPPED = 77
 """The exit code where there is no C compiler for the stand-in of the NVIDIA driver."""
@@ -113,12 +107,12 @@ async def draw(scene: Scene, runs: dict[str, RunDir]) -> str:
 async def _drawn(app: LoraSmithApp, scene: Scene) -> str:
     async with app.run_test(size=scene.size) as pilot:
         if scene.keys:
-            await _until(pilot, scene, lambda: scene.ready in _text(app))
-            await _at_rest(pilot, scene)
+            await until(pilot, scene, lambda: scene.ready in text_of(app))
+            await at_rest(pilot, scene)
             await pilot.press(*scene.keys)
-        await _until(pilot, scene, lambda: scene.shows in _text(app))
-        await _at_rest(pilot, scene)
-        return normalised(app.export_screenshot()) if scene.path.suffix == ".svg" else _text(app) + "\n"
+        await until(pilot, scene, lambda: scene.shows in text_of(app))
+        await at_rest(pilot, scene)
+        return normalised(app.export_screenshot()) if scene.path.suffix == ".svg" else text_of(app) + "\n"
 
 
 def _draft(step: str) -> Draft:
@@ -137,15 +131,20 @@ def _draft(step: str) -> Draft:
     return Draft(preset="demo", values=values, step=step, done=list(steps[: steps.index(step)]))
 
 
-async def _until(pilot: Pilot[Any], scene: Scene, condition: Callable[[], bool]) -> None:
+async def until(pilot: Pilot[Any], scene: Scene, condition: Callable[[], bool]) -> None:
+    """Wait until the screen of the scene meets the condition.
+
+    Raises:
+        TimeoutError: it does not within SECONDS.
+    """
     end = time.monotonic() + SECONDS
     while not condition():
         if time.monotonic() > end:
-            raise TimeoutError(f"{scene.name} does not show {scene.shows!r}:\n{_text(pilot.app)}")
+            raise TimeoutError(f"{scene.name} does not show {scene.shows!r}:\n{text_of(pilot.app)}")
         await pilot.pause(0.05)
 
 
-async def _at_rest(pilot: Pilot[Any], scene: Scene) -> None:
+async def at_rest(pilot: Pilot[Any], scene: Scene) -> None:
     """Wait until the screen has stayed the same for half a second."""
     before, same = None, 0
     end = time.monotonic() + SECONDS
@@ -157,7 +156,8 @@ async def _at_rest(pilot: Pilot[Any], scene: Scene) -> None:
         same, before = (same + 1 if now == before else 0), now
 
 
-def _text(app: Any) -> str:
+def text_of(app: Any) -> str:
+    """The screen as plain text."""
     rows = app.screen._compositor.render_strips(app.size)
     return "\n".join("".join(segment.text for segment in strip).rstrip() for strip in rows)
 
@@ -168,39 +168,6 @@ def normalised(svg: str) -> str:
     svg = svg.replace("Fira Code", "DejaVu Sans Mono").replace("font-size: 20px", f"font-size: {FONT_SIZE}px")
     svg = re.sub(r"terminal-\d+", "terminal", svg)
     return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
-
-
-def dotted(svg: str) -> str:
-    """Braille as dots: the font has none, and cairo looks for no other font."""
-    return re.sub(
-        r'<text class="([\w-]+)" x="([\d.]+)" y="([\d.]+)"([^>]*)>([^<]*[\u2801-\u28ff][^<]*)</text>', _dots, svg
-    )
-
-
-def _dots(match: re.Match[str]) -> str:
-    style, left, base, rest, text = match.groups()
-    letters = html.unescape(text)
-    dots = []
-    for place, letter in enumerate(letters):
-        bits = ord(letter) - 0x2800
-        for number, (across, down) in enumerate(BRAILLE) if 0 < bits < 256 else ():
-            if bits >> number & 1:
-                x = float(left) + CELL[0] * (place + 0.27 + 0.46 * across)
-                y = float(base) + CELL[1] * (down * 0.25 - 0.63)
-                dots.append(f'<circle class="{style}" cx="{x:.2f}" cy="{y:.2f}" r="1.6"/>')
-    plain = re.sub("[\u2801-\u28ff]", "\u00a0", letters)
-    return f'<text class="{style}" x="{left}" y="{base}"{rest}>{html.escape(plain)}</text>' + "".join(dots)
-
-
-def png(svg: str) -> bytes:
-    """The image in few colours, which a screen has anyway."""
-    import cairosvg
-    from PIL import Image
-
-    image = Image.open(io.BytesIO(cairosvg.svg2png(bytestring=dotted(svg).encode(), scale=SCALE)))
-    out = io.BytesIO()
-    image.convert("RGB").quantize(256).save(out, "PNG", optimize=True)
-    return out.getvalue()
 
 
 def draw_all(scenes: tuple[Scene, ...]) -> dict[Path, str]:

@@ -132,7 +132,7 @@ def test_ctrl_c_twice(start: Start) -> None:
     terminal = start()
     terminal.until_shown(WELCOME)
     terminal.send(INTERRUPT)
-    terminal.until_shown("once more leaves")
+    terminal.until_shown("Press Ctrl+C again")
     terminal.send(INTERRUPT)
     assert terminal.wait() == 0 and terminal.restored
 

@@ -38,6 +38,7 @@ class AskScreen(ModalScreen[str | None]):
             if self.text:
                 yield Static(self.text, classes="dialog-text", markup=False)
             yield OptionList(*(Option(sentence, id=name) for name, sentence in self.answers.items()), markup=False)
+            yield Static(_("Enter chooses, Escape changes nothing."), classes="hint")
 
     @on(OptionList.OptionSelected)
     def _chosen(self, event: OptionList.OptionSelected) -> None:

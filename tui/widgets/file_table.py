@@ -23,6 +23,7 @@ class FileTable(RowTable):
     """One row per file; the row's key is its path."""
 
     ORDERS = (_("step"), _("name"), _("how much is learned"), _("verdict"))
+    ORDER_OF = {"step": 0, "file": 1, "learned": 2, "verdict": 3}  # noqa: RUF012 - not changed
 
     def __init__(self) -> None:
         super().__init__([(name, title, None) for name, title in COLUMNS])

@@ -69,7 +69,11 @@ class Filterable(Widget):
 
     def action_sort(self) -> None:
         """The next order."""
-        self.order = (self.order + 1) % len(self.ORDERS)
+        self.sort_by((self.order + 1) % len(self.ORDERS))
+
+    def sort_by(self, order: int) -> None:
+        """Sort by the order of that place, and report it."""
+        self.order = order
         self.rearrange()
         answer = getattr(self.screen, "answer", self.notify)
         answer(_("Sorted by {0}.").format(self.ORDERS[self.order]))

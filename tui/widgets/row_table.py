@@ -33,6 +33,8 @@ class RowTable(DataTable[Text], Filterable):
         columns: (name, title, width); a width of None is that of the widest cell.
     """
 
+    ORDER_OF: ClassVar[Mapping[str, int]] = {}
+    """Column to the place of its order: a click on the heading sorts by it, a second one as before."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("home", "scroll_top", _("First row"), show=False),
         Binding("end", "scroll_bottom", _("Last row"), show=False),
@@ -98,6 +100,12 @@ class RowTable(DataTable[Text], Filterable):
             self.add_row(*cells, key=key)
         if chosen in rows:
             self.move_cursor(row=list(rows).index(chosen))
+
+    def on_data_table_header_selected(self, event: DataTable.HeaderSelected) -> None:
+        """A heading was clicked."""
+        order = self.ORDER_OF.get(event.column_key.value or "", self.order)
+        if self.ORDERS:
+            self.sort_by(0 if order == self.order else order)
 
     def rearrange(self) -> None:
         """Show the entries again."""

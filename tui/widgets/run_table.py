@@ -19,6 +19,7 @@ class RunTable(RowTable):
     """One row per run; the row's key is the run's path."""
 
     ORDERS = (_("start, the newest first"), _("name"), _("state"), _("progress"), _("last seen"), _("place"))
+    ORDER_OF = {"name": 1, "state": 2, "step": 3, "when": 4, "where": 5}  # noqa: RUF012 - not changed
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
             "enter",

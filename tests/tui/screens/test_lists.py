@@ -91,6 +91,21 @@ async def test_the_runs_are_sorted_and_the_cursor_stays_on_its_run(
         await until(pilot, lambda: names(app) == usual)
 
 
+async def test_a_click_on_a_heading_sorts_and_another_one_undoes_it(smith: Smith, home: Path, until: Until) -> None:
+    make("carl", "finished", 20)
+    make("anna", "stopped", 5)
+    app = smith()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.screen.query(RunTable) and len(names(app)) == 2)
+        usual = names(app)
+        await pilot.click(RunTable, offset=(3, 0))
+        await until(pilot, lambda: names(app) == ["anna", "carl"] and app.screen.query_one(RunTable).order == 1)
+        await pilot.click(RunTable, offset=(24, 0))
+        await until(pilot, lambda: names(app) == ["carl", "anna"])
+        await pilot.click(RunTable, offset=(24, 0))
+        await until(pilot, lambda: names(app) == usual and app.screen.query_one(RunTable).order == 0)
+
+
 async def test_a_pager_s_keys_move_and_q_quits(smith: Smith, home: Path, until: Until) -> None:
     for name in ("a", "b", "c"):
         make(name, "finished", 20)
