@@ -116,4 +116,4 @@ def _sentence(model: type[CaptionOptions], detail: Any) -> str:
         return f"{title}: allowed is {expected}."
     if not name:
         return f"{expected[:1].upper()}{expected[1:]}."
-    return f"{title}: {detail['input']!r} is given, allowed is {expected}."
+    return f"{title}: {detail['input']!r} is not valid: it must be {expected}."

@@ -19,6 +19,7 @@ from textual.widgets import Static
 from textual.worker import Worker, WorkerState
 
 from engine.text import printable
+from tui.text.cells import clipped
 from tui.texts import HELP_TOOLTIP, _
 from tui.widgets.filterable import Filterable
 from tui.widgets.key_bar import KeyBar
@@ -31,6 +32,8 @@ ANSWER_SECONDS = 8.0
 """How long an answer is shown."""
 SHORT = 20
 """Rows below which screens leave out what matters less: the class `-short`."""
+MOST_SHOWN = 160
+"""Cells of a copied text that are shown."""
 SMALLEST = (60, 16)
 """Columns and rows below which only the status panel is shown."""
 
@@ -169,7 +172,8 @@ class BaseScreen(Screen[None]):
         self.app.copy_to_clipboard(text)
         lines = text.strip().split("\n")
         more = _(" … ({0} lines)").format(len(lines)) if len(lines) > 1 else ""
-        self.answer(_("Copied (if your terminal allows it): {0}").format(printable(lines[0])) + more)
+        shown = clipped(printable(lines[0]), MOST_SHOWN)
+        self.answer(_("Copied (if your terminal allows it): {0}").format(shown) + more)
 
     def action_full(self) -> None:
         """The part with the focus alone, or everything."""

@@ -222,7 +222,7 @@ def test_what_is_refused_gets_a_reason_and_changes_nothing(
     requests: list[tuple[str, object, str]] = [
         ("training.max_train_steps", 2, "refused: training.max_train_steps = 2 ends at step 2, and 2 are made"),
         ("training.unet_lr", 0, "refused: training.unet_lr cannot become 0"),
-        ("training.unet_lr", -1, "refused: -1 is not valid"),
+        ("training.unet_lr", -1, "refused: -1 is given, allowed is greater than or equal to 0"),
         ("training.text_encoder_lr", 1e-5, "changes nothing here, no group trains with it"),
         ("training.max_train_epochs", 10**7, "refused: training.max_train_epochs: 10000000 epochs"),
         ("saving.save_every_n_epochs", 0, "done: saving.save_every_n_epochs = 0 is so already"),

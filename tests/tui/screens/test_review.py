@@ -156,7 +156,7 @@ async def test_the_command_is_copied_and_means_the_same(
     opened: Smith, until: Until, text: Shown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = opened({"sampling.sample_prompts": ["a 'cat' [x]"], "training.seed": 7})
-    async with app.run_test(size=(80, 24)) as pilot:
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
         await until(pilot, lambda: "Ready to start." in text(app))
         await pilot.press("c")
         await until(pilot, lambda: "Copied" in text(app))
