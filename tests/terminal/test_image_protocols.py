@@ -42,12 +42,12 @@ def samples(place: Path) -> str:
     return str(run_dir.path)
 
 
-def shown(start: Start, samples: str, images: str, found: Callable[[bytes], object]) -> Any:
+def shown(start: Start, samples: str, images: str, drawn: Callable[[bytes], object]) -> Any:
     """The terminal once the pane of samples is drawn by this protocol."""
     terminal = start("attach", samples, "--images", images, size=(COLUMNS, ROWS), COLORTERM="truecolor")
     terminal.until_shown("2 Samples", "Rates")
     terminal.send("2")
-    terminal.until(lambda: found(terminal.raw))
+    terminal.until(lambda: drawn(terminal.raw))
     return terminal
 
 
