@@ -512,8 +512,8 @@ async def test_the_part_with_the_focus_is_seen_and_can_have_the_whole_screen(
         for key, name in (("3", "events"), ("4", "log"), ("2", "samples"), ("1", "overview")):
             await pilot.press(key)
             await until(pilot, lambda name=name: app.focused and name in [n.id for n in app.focused.ancestors])
-            titles = {pane.id: pane.query_one(".pane-title").styles for pane in app.screen.query(".pane")}
-            assert [id for id, styles in titles.items() if styles.text_style.reverse] == [name]
+            frames = {pane.id: pane.styles.border_top[1] for pane in app.screen.query(".pane")}
+            assert [id for id, colour in frames.items() if list(frames.values()).count(colour) == 1] == [name]
         await pilot.press("3", "f11")
         await until(pilot, lambda: "The trainer started" in text(app) and "smoothed" not in text(app))
         await until(pilot, lambda: "F11 All parts" in text(app).splitlines()[-1])
