@@ -70,7 +70,8 @@ def show(
     require_terminal()
     for fixed in ("COLUMNS", "LINES"):  # they would override the terminal's real size
         os.environ.pop(fixed, None)
-    own = read_user_config().screen
+    config = read_user_config()
+    own = config.screen
     images = images or own.images or "auto"
     mouse = mouse if mouse is not None else own.mouse is not False
     low_bandwidth = low_bandwidth if low_bandwidth is not None else bool(own.low_bandwidth)
@@ -86,6 +87,10 @@ def show(
     from tui.app import Appearance, LoraSmithApp
 
     _check_theme()
+    if config.keys:
+        from tui.display.own_keys import bind_own_keys
+
+        bind_own_keys(config.keys)
     app = LoraSmithApp(run_dir, Appearance(images, mouse, low_bandwidth, own.theme))
     if prefill:
         for key, value in prefill.items():

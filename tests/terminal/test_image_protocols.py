@@ -42,12 +42,12 @@ def samples(place: Path) -> str:
     return str(run_dir.path)
 
 
-def shown(start: Start, samples: str, images: str, is_drawn: Callable[[bytes], object]) -> Any:
+def shown(start: Start, samples: str, images: str, drawn: Callable[[bytes], object]) -> Any:
     """The terminal once the pane of samples is drawn by this protocol."""
     terminal = start("attach", samples, "--images", images, size=(COLUMNS, ROWS), COLORTERM="truecolor")
     terminal.until_shown("2 Samples", "Rates")
     terminal.send("2")
-    terminal.until(lambda: is_drawn(terminal.raw))
+    terminal.until(lambda: drawn(terminal.raw))
     return terminal
 
 
@@ -75,10 +75,11 @@ def test_kitty(start: Start, samples: str) -> None:
         return [entry for entry in parsed if entry[0].get(b"q") == b"2"]
 
     def placed(raw: bytes) -> bool:
-        return any(keys.get(b"a") == b"p" for keys, _ in messages(raw)) and PLACEHOLDER.encode() in raw
+        """Whether the image was sent, and each of its cells is written."""
+        sizes = [int(keys[b"c"]) * int(keys[b"r"]) for keys, _ in messages(raw) if keys.get(b"a") == b"p"]
+        return bool(sizes) and raw.count(PLACEHOLDER.encode()) >= sizes[-1]
 
     terminal = shown(start, samples, "kitty", placed)
-    terminal.read(0.3)
     sent = messages(terminal.raw)
     assert terminal.raw.count(b"\x1b_G") == len(KITTY.findall(terminal.raw)), "each one is closed"
     place = next(keys for keys, _ in sent if keys.get(b"a") == b"p")

@@ -70,7 +70,7 @@ def test_nohup_is_refused(start: Start) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_a_signal_closes_it_and_leaves_the_run_alone(start: Start, live: RunDir, number: int, code: int) -> None:
     terminal = start("attach", "robot")
-    terminal.until_shown("▶ running · training")
+    terminal.until_shown("▶ running  · training")
     terminal.process.send_signal(number)
     assert terminal.wait() == code and terminal.restored
     assert true_state(live).live
@@ -78,13 +78,13 @@ def test_a_signal_closes_it_and_leaves_the_run_alone(start: Start, live: RunDir,
 
 def test_a_hang_up_ends_the_screen_and_not_the_run(start: Start, live: RunDir) -> None:
     terminal = start("attach", "robot")
-    terminal.until_shown("▶ running · training")
+    terminal.until_shown("▶ running  · training")
     terminal.hang_up()
     assert terminal.wait() == 129
     step = true_state(live).step
     assert is_locked(live.lock_path) is not None
     second = start("attach", "robot")
-    second.until_shown("▶ running · training")
+    second.until_shown("▶ running  · training")
     second.until(lambda: true_state(live).step > step)
 
 
@@ -162,7 +162,7 @@ def test_a_small_terminal_shows_one_panel_and_comes_back(start: Start) -> None:
 
 def test_a_small_terminal_shows_how_the_training_is(start: Start, live: RunDir) -> None:
     terminal = start("attach", "robot")
-    terminal.until_shown("▶ running · training", "Rates")
+    terminal.until_shown("▶ running  · training", "Rates")
     terminal.resize(40, 10)
     terminal.until_shown("robot", "of 99999", "loss 0.", "Enlarge the terminal")
     assert "Rates" not in terminal.text
@@ -191,7 +191,7 @@ def test_ctrl_l_redraws_everything(start: Start) -> None:
 def test_two_viewers_of_one_run(start: Start, live: RunDir) -> None:
     first, second = start("attach", "robot"), start("attach", str(live.path), term="xterm")
     for terminal in (first, second):
-        terminal.until_shown("▶ running · training", "smoothed")
+        terminal.until_shown("▶ running  · training", "smoothed")
     first.send(QUIT)
     first.until_shown("Detach")
     first.send("\r")
@@ -206,7 +206,7 @@ def test_two_viewers_of_one_run(start: Start, live: RunDir) -> None:
 def test_detach_and_attach(start: Start, live: RunDir) -> None:
     for _ in range(2):
         terminal = start("attach", "robot")
-        terminal.until_shown("▶ running · training")
+        terminal.until_shown("▶ running  · training")
         terminal.send(QUIT)
         terminal.until_shown("Detach")
         terminal.send("\r")
@@ -259,7 +259,7 @@ def test_y_copies_by_the_terminal_s_own_clipboard(start: Start, live: RunDir) ->
 def test_a_console_gets_bars_of_ascii(start: Start, live: RunDir, term: str, is_ascii: bool) -> None:
     terminal = start("attach", "robot", term=term)
     terminal.until_shown("running", "Step ")
-    terminal.until(lambda: ("░".encode() in terminal.raw) is not is_ascii and b"smoothed" in terminal.raw)
+    terminal.until(lambda: ("─".encode() in terminal.raw) is not is_ascii and b"smoothed" in terminal.raw)
     braille = [character for character in terminal.text if "\u2800" <= character <= "\u28ff"]
     assert bool(braille) is not is_ascii
 
@@ -282,3 +282,18 @@ def test_the_editor_gets_the_terminal_and_gives_it_back(start: Start, place: Pat
     terminal.until_shown("• Seed", "77")
     terminal.send(QUIT)
     assert terminal.wait() == 0 and terminal.restored
+
+
+def test_own_keys(start: Start, place: Path) -> None:
+    folder = place.parent / "home" / "lorasmith"
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text('[keys]\n"New run" = "z"\n')
+    terminal = start()
+    terminal.until_shown(WELCOME, "z New run")
+    terminal.send("z")
+    terminal.until_shown("Train on")
+    terminal.send(QUIT)
+    assert terminal.wait() == 0
+    (folder / "config.toml").write_text('[keys]\n"New run" = "d"\n')
+    refused = start()
+    assert refused.wait() == 2 and "line 2" in refused.text and b"?1049h" not in refused.raw

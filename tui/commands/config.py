@@ -32,13 +32,17 @@ from tui.shell import output
 def command(is_edited: bool) -> int:
     """Print the path of your file of defaults, and the effective values.
 
-    [defaults] holds settings of new runs that a preset leaves open, [screen] how the screen is shown. The command line
-    and environment variables override both. There need not be such a file.
+    [defaults] holds settings of new runs that a preset leaves open, [screen] how the screen is shown, [keys] other keys
+    for actions. The command line and environment variables override the first two. There need not be such a file.
     """
     path = user_config_path()
     if is_edited:
         _edit(path)
     config = read_user_config()
+    if config.keys:
+        from tui.display.own_keys import bind_own_keys
+
+        bind_own_keys(config.keys)  # checks them
     output.result(f"{printable(path)}{'' if path.exists() else ' (not there)'}")
     for line in lines(config):
         output.result(line)
@@ -53,6 +57,9 @@ def lines(config: UserConfig) -> Iterator[str]:
     yield "[screen]"
     for entry in fields(ScreenDefaults):
         yield printable(f"{entry.name} = {_effective(entry.name, getattr(config.screen, entry.name))}")
+    yield "[keys]"
+    for name, (where, key) in config.keys.items():
+        yield printable(f"{_as_toml(name)} = {_as_toml(key)}  ({where.rpartition(', ')[2]})")
 
 
 def _effective(name: str, value: str | bool | None) -> str:

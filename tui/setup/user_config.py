@@ -1,4 +1,4 @@
-"""The person's own file, config.toml: defaults of new runs, and how the screen is shown. Most people have none."""
+"""The person's own file, config.toml: defaults of new runs, how the screen is shown, keys. Most people have none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from engine.config import Problem
 
 IMAGE_MODES = ("auto", "halfblock", "sixel", "kitty", "off")
-TABLES = ("defaults", "screen")
+TABLES = ("defaults", "screen", "keys")
 RUN_KEYS = frozenset({
     "saving.output_name", "saving.output_dir", "dataset.train_data_dir", "dataset.reg_data_dir",
     "dataset.validation_data_dir", "dataset.dataset_config", "dataset.class_tokens", "training.changes",
@@ -39,6 +39,10 @@ TEMPLATE = """\
 # low_bandwidth = true
 # ascii = true
 # notify = false
+
+[keys]
+# Other keys for actions, with the names that the help (F1) shows.
+# "Save now" = "ctrl+s"
 """
 
 
@@ -61,6 +65,8 @@ class UserConfig:
     defaults: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
     """Dotted key to (file and line, value)."""
     screen: ScreenDefaults = ScreenDefaults()
+    keys: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Name of an action to (file and line, key); `tui.display.own_keys` checks both."""
 
     def beneath(self, preset: str | None) -> Mapping[str, tuple[str, Any]]:
         """The defaults of a new run with this preset; none beneath a file, such as another run's, which is complete."""
@@ -119,6 +125,7 @@ def _checked(path: Path, text: str) -> UserConfig:
     ]
     if not problems:
         problems = list(_screen_problems(content.get("screen", {}), source))
+        problems += _key_problems(content.get("keys", {}), source)
     defaults: dict[str, tuple[str, Any]] = {}
     if not problems and content.get("defaults"):
         from engine.config.load import read_tables
@@ -129,7 +136,8 @@ def _checked(path: Path, text: str) -> UserConfig:
         from engine.config import ConfigError
 
         raise ConfigError(problems)
-    return UserConfig(defaults, ScreenDefaults(**content.get("screen", {})))
+    keys = {name: (source.where("keys", name), key) for name, key in content.get("keys", {}).items()}
+    return UserConfig(defaults, ScreenDefaults(**content.get("screen", {})), keys)
 
 
 @dataclass(frozen=True)
@@ -147,7 +155,7 @@ class _Source:
 
     def unknown(self, key: tuple[str, ...], names: tuple[str, ...]) -> Problem:
         """The problem of a name that does not exist, with the nearest one."""
-        from engine.config import Problem
+        from engine.config.problems import Problem
 
         near = difflib.get_close_matches(key[-1].lower(), names, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(names)}."
@@ -170,6 +178,16 @@ def _screen_problems(table: Mapping[str, Any], source: _Source) -> Iterator[Prob
         if not valid:
             message = f"{value!r} is not valid: enter {allowed}."
             yield Problem(source.where("screen", key), f"screen.{key}", message)
+
+
+def _key_problems(table: Mapping[str, Any], source: _Source) -> list[Problem]:
+    from engine.config.problems import Problem
+
+    return [
+        Problem(source.where("keys", name), f"keys.{printable(name)}", f"{key!r} is not valid: enter a key as text.")
+        for name, key in table.items()
+        if not isinstance(key, str) or not key
+    ]
 
 
 def _themes() -> tuple[str, ...]:

@@ -105,7 +105,10 @@ def test_light_dark_and_print(report: Browser) -> None:
     report.prefer("dark", media="print")
     report.resize(794, 1123)  # A4 at 96 px an inch
     assert mean(report.screenshot()) > 190, "paper is white"
-    assert report.run("document.querySelector('#grid').getBoundingClientRect().right <= window.innerWidth")
+    for table in ("#grid", ".files"):
+        assert report.run(f"document.querySelector('{table}').getBoundingClientRect().right <= window.innerWidth"), (
+            table
+        )
     assert report.run("getComputedStyle(document.querySelector('nav')).display") == "none"
 
 

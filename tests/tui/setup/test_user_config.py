@@ -92,6 +92,7 @@ def test_the_wizard_starts_with_them_and_the_review_names_them() -> None:
         ("[defaults]\ntraining.seed = 'a'\n", ("line 2", "training.seed")),
         ("[defaults.training]\nseed = -1\n", ("line 2", "training.seed")),
         ("[defaults]\nsaving.output_name = 'a'\n", ("line 2", "saving.output_name", "one run")),
+        ("[keys]\n'Save now' = 3\n", ("line 2", "keys.Save now")),
         ("[defaults\n", ("not valid TOML",)),
     ],
 )
