@@ -69,7 +69,7 @@ VALUES = {
 }
 LOG = """\
 family sd15: StableDiffusionPipeline in diffusers' layout
-Precision no: fp32, bf16 has no benefit on a CPU.
+Precision: fp32 (bf16 has no benefit on a CPU).
 16 training images, 4 validation images
 16 images × 8 repeats = 128 items
 140 steps = 9 epochs (the last one ends after 12 steps)

@@ -124,5 +124,5 @@ def choose_device(memory: MemoryTable, log: Log) -> tuple[str, str]:
     if gpu is not None:
         set_determinism(memory.deterministic)
     choice = choose_precision(memory.mixed_precision, gpu)
-    log(f"Precision {choice.value}: {choice.reason}.")
+    log(f"Precision: {choice.text}.")
     return (f"cuda:{gpu.index}" if gpu else "cpu"), compute_dtype(choice.value)

@@ -138,7 +138,7 @@ class Changes:
         try:
             config = EffectiveConfig(changed_by(self.state.config, change))
             if config == self.state.config:
-                return f"done: {change.text} is so already"
+                return f"done: {change.text} is its value already"
             refusal = self._refusal(change, config)
         except ValidationError as error:
             reason = error.errors()[0]["msg"].removeprefix("Value error, ").removeprefix("Input should be ")

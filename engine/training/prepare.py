@@ -254,7 +254,7 @@ def _accelerator(config: RunConfig, session: Session) -> tuple[Accelerator, str]
     if gpu is not None:
         set_determinism(config.memory.deterministic)
     choice = choose_precision(config.memory.mixed_precision, gpu)
-    session.log(f"Precision {choice.value}: {choice.reason}.")
+    session.log(f"Precision: {choice.text}.")
     # The other ranks wait while rank 0 generates samples, which may take hours.
     timeout = InitProcessGroupKwargs(timeout=timedelta(hours=6))
     return Accelerator(mixed_precision=choice.value, cpu=gpu is None, kwargs_handlers=[timeout]), choice.value

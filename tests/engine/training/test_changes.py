@@ -225,7 +225,7 @@ def test_what_is_refused_gets_a_reason_and_changes_nothing(
         ("training.unet_lr", -1, "refused: -1 is given, allowed is greater than or equal to 0"),
         ("training.text_encoder_lr", 1e-5, "changes nothing here, no group trains with it"),
         ("training.max_train_epochs", 10**7, "refused: training.max_train_epochs: 10000000 epochs"),
-        ("saving.save_every_n_epochs", 0, "done: saving.save_every_n_epochs = 0 is so already"),
+        ("saving.save_every_n_epochs", 0, "done: saving.save_every_n_epochs = 0 is its value already"),
         ("dataset.caption_tag_dropout_rate", 0.9, "captions of the steps to come are not encoded"),
         ("dataset.caption_dropout_rate", 0.9, "dataset.caption_dropout_rate = 0.9 from step 3 on."),
         ("training.max_train_epochs", 3, "The run ends after step 6, in epoch 3."),
