@@ -181,9 +181,11 @@ def value_text(facts: FieldFacts, value: Any) -> str:
 
 
 def unit(facts: FieldFacts, value: Any) -> str:
-    """The unit behind a value: "1 batch", "2 batches"; empty for an unset one."""
+    """The unit behind a value: "1 batch", "2 batches", "0.05 of all steps"; empty for an unset one."""
     if value is None:
         return ""
+    if facts.unit == "steps" and isinstance(value, float) and 0 < value < 1:
+        return "of all steps"
     return {"batches": "batch", "px": "px"}.get(facts.unit, facts.unit.removesuffix("s")) if value == 1 else facts.unit
 
 

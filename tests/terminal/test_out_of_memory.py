@@ -54,7 +54,7 @@ def test_one_key_takes_the_remedy_and_the_run_ends_well(start: Start, place: Pat
     terminal = start("--no-mouse", term="xterm", command=limited, **STEADY_MALLOC)
     terminal.until_shown("n  Continue setting up smithy")
     terminal.send("n")
-    terminal.until_shown("Continue at step Review")
+    terminal.until_shown("Continue at Review")
     terminal.send(ENTER)
     terminal.until_shown("Ready", "Start training")
     terminal.send(NEXT)

@@ -164,7 +164,7 @@ starts the same run from a shell, `p` keeps the settings as a preset of your own
     def _check(self, config: RunConfig, preset: RunConfig) -> None:
         progress = throttled(lambda done, total: self.post_message(self.Counted(done, total)))
         try:
-            self.post_message(self.Checked(gather(config, self.forecaster, progress, preset)))
+            self.post_message(self.Checked(gather(config, self.forecaster, progress, preset, self.draft.preset)))
         except LoraSmithError as error:
             self.post_message(self.Failed(error))
 

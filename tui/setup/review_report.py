@@ -73,6 +73,8 @@ class Report:
     """What happens to a run of this name that has ended; empty where none is there."""
     usual: frozenset[str] = frozenset()
     """Those of `preflight.changes` that come from the preset alone: no mistake of the person."""
+    unfit: str | None = None
+    """Why the preset is not meant for the model; None where it is."""
 
 
 class LiveRunError(UsageError):
@@ -83,7 +85,13 @@ class LiveRunError(UsageError):
         self.run_dir = run_dir
 
 
-def gather(config: RunConfig, forecaster: Forecaster, progress: Progress, preset: RunConfig | None = None) -> Report:
+def gather(
+    config: RunConfig,
+    forecaster: Forecaster,
+    progress: Progress,
+    preset: RunConfig | None = None,
+    preset_name: str = "",
+) -> Report:
     """Make all checks before the start. Blocks: call it in a worker.
 
     Args:
@@ -91,6 +99,7 @@ def gather(config: RunConfig, forecaster: Forecaster, progress: Progress, preset
         forecaster: caches what was read before.
         progress: called with (read, total) images.
         preset: the same run without changed parameters.
+        preset_name: of the preset.
 
     Raises:
         LiveRunError: a live run is in its directory.
@@ -100,6 +109,7 @@ def gather(config: RunConfig, forecaster: Forecaster, progress: Progress, preset
     from engine.runs.launch import logout_warning
     from engine.runs.layout import default_output_dir
     from engine.runs.prepare import absolute_paths
+    from tui.setup.configuration import of_another_family
     from tui.setup.preflight import preflight
 
     run_dir = RunDir(default_output_dir(absolute_paths(config)))
@@ -117,7 +127,16 @@ def gather(config: RunConfig, forecaster: Forecaster, progress: Progress, preset
     forecast = forecaster.forecast_of(checked.run, checked.plan, checked.need, checked.num_prompts)
     usual = frozenset(_changes(preset, checked.recognition) if preset is not None else ())
     earlier = occupied_text(run_dir)[0] if unfinished is None else ""
-    return Report(checked, forecast, used_card(checked.config), logout_warning(), unfinished, earlier, usual)
+    return Report(
+        checked,
+        forecast,
+        used_card(checked.config),
+        logout_warning(),
+        unfinished,
+        earlier,
+        usual,
+        of_another_family(preset_name, config),
+    )
 
 
 def _changes(preset: RunConfig, recognition: Recognition) -> tuple[str, ...]:
@@ -159,6 +178,8 @@ def warnings(report: Report) -> list[str]:
                 printable(run_dir.path), state.state, state.step
             )
         )
+    if report.unfit:
+        sentences.append(report.unfit)
     if checked.disk_warning:
         sentences.append(checked.disk_warning)
     sentences += [change for change in checked.changes if change not in report.usual]

@@ -18,15 +18,15 @@ def rows(files: Sequence[JudgedFile], best: JudgedFile | None) -> list[tuple[Tex
     return [
         (
             Text(printable(judged.file.path.name)),
+            Text(f"{SIGNS[judged.verdict.kind]} {judged.verdict.kind}").append(
+                " ● " + _("best") if judged is best else "", "bold"
+            ),
             Text("–" if judged.file.epoch is None else str(judged.file.epoch)),
             Text("–" if judged.file.step is None else str(judged.file.step)),
             Text(
                 _share(judged.measures.learned if judged.measures.learned is not None else judged.measures.train_gain)
             ),
             Text(_share(judged.measures.response)),
-            Text(f"{SIGNS[judged.verdict.kind]} {judged.verdict.kind}").append(
-                " ● " + _("best") if judged is best else "", "bold"
-            ),
         )
         for judged in files
     ]

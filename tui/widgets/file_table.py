@@ -11,11 +11,11 @@ from tui.widgets.row_table import Entry, RowTable
 
 COLUMNS = (
     ("file", _("File")),
+    ("verdict", _("Verdict")),
     ("epoch", _("Epoch")),
     ("step", _("Step")),
     ("learned", _("Learned")),
     ("prompt", _("Prompt")),
-    ("verdict", _("Verdict")),
 )
 
 

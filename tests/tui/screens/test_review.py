@@ -152,6 +152,14 @@ async def test_only_what_the_person_set_in_vain_is_a_warning(ready: Smith, until
     assert lines[lines.index("Notes") + 1].startswith("  training.validate_every_n_steps has no effect")
 
 
+async def test_a_preset_of_another_family_is_a_warning(ready: Smith, until: Until, text: Shown) -> None:
+    app = ready("review", {}, preset="sdxl")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "Ready" in text(app))
+        first = report_text(app).splitlines()[0]
+    assert first.startswith("! The preset sdxl is made for SDXL, and this model is Stable Diffusion 1.5")
+
+
 async def test_the_command_is_copied_and_means_the_same(
     opened: Smith, until: Until, text: Shown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
