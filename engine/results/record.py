@@ -158,12 +158,15 @@ def read_run(run_dir: RunDir) -> RunRecord:
         config = load_config(run_dir.config_path)
     except (OSError, ValueError) as error:
         trouble = str(error).partition("\n")[0][:LONGEST_TROUBLE]
+    state = true_state(run_dir)
+    is_stopped = not state.live and state.state != "finished"
+    left = (history.max_train_steps or history.step) - history.step if is_stopped else 0
     return RunRecord(
         run_dir=run_dir,
         name=run_dir.name,
-        state=true_state(run_dir),
+        state=state,
         history=history,
-        assessment=assess(collector.history.files(run_dir), collector.book),
+        assessment=assess(collector.history.files(run_dir), collector.book, left),
         measures=tuple(collector.book.at(step) for step in collector.book.steps()),
         samples=history.samples(run_dir),
         rates=collector.rates,

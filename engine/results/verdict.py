@@ -12,7 +12,7 @@ from typing import Literal
 
 from engine.results.measures import MeasureBook, Measures
 from engine.runs.history import SavedFile
-from engine.text import percent
+from engine.text import percent, plural
 
 Kind = Literal["undertrained", "good", "overtrained", "undecidable"]
 
@@ -93,14 +93,18 @@ class Assessment:
     """What to do next, as sentences."""
 
 
-def assess(files: Sequence[SavedFile], book: MeasureBook) -> Assessment:
-    """Judge files, in the order of their steps, by their measures."""
+def assess(files: Sequence[SavedFile], book: MeasureBook, steps_left: int = 0) -> Assessment:
+    """Judge files, in the order of their steps, by their measures.
+
+    Args:
+        steps_left: of a run that was stopped before its end.
+    """
     measured = [(file, Measures(-1) if file.step is None else book.at(file.step)) for file in files]
     judged = tuple(
         JudgedFile(file, measures, verdict)
         for (file, measures), verdict in zip(measured, judge([measures for _, measures in measured]), strict=True)
     )
-    return Assessment(judged, *_choose(judged))
+    return Assessment(judged, *_choose(judged, steps_left))
 
 
 def past_best(assessment: Assessment) -> str:
@@ -261,7 +265,9 @@ def _missing(measures: Measures) -> tuple[str, ...]:
     return tuple(name for name, value in absent.items() if value is None)
 
 
-def _choose(judged: Sequence[JudgedFile]) -> tuple[JudgedFile | None, tuple[str, ...], tuple[str, ...]]:
+def _choose(
+    judged: Sequence[JudgedFile], steps_left: int
+) -> tuple[JudgedFile | None, tuple[str, ...], tuple[str, ...]]:
     """The recommended file, why, and what to do next."""
     ranked = [file for file in judged if file.verdict.score is not None]
     if not ranked:
@@ -273,14 +279,16 @@ def _choose(judged: Sequence[JudgedFile]) -> tuple[JudgedFile | None, tuple[str,
         for file in good
         if (file.verdict.score or 0.0) >= highest - (ALIKE if file.verdict.kind == "good" else 0.0)
     )
-    return best, best.verdict.reasons, tuple(_advice(judged, best))
+    return best, best.verdict.reasons, tuple(_advice(judged, best, steps_left))
 
 
-def _advice(judged: Sequence[JudgedFile], best: JudgedFile) -> list[str]:
+def _advice(judged: Sequence[JudgedFile], best: JudgedFile, steps_left: int) -> list[str]:
     kinds = [file.verdict.kind for file in judged]
     step = best.file.step
     advice = []
-    if best.verdict.kind == "undertrained":
+    if best.verdict.kind == "undertrained" and steps_left > 0:
+        advice.append(f"Resume this run: {plural(steps_left, 'step')} of it are left.")
+    elif best.verdict.kind == "undertrained":
         advice.append("Train 2 or 3 epochs more: resume this run with a higher training.max_train_epochs.")
     if best.verdict.kind == "overtrained":
         if judged[0] is best:

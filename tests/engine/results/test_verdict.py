@@ -78,11 +78,17 @@ def test_kinds(run: list[Measures], expected: list[str]) -> None:
     assert all(verdict.reasons and all(text.endswith(".") for text in verdict.reasons) for verdict in judge(run))
 
 
-def assessed(*run: Measures) -> Any:
+def assessed(*run: Measures, steps_left: int = 0) -> Any:
     book = MeasureBook()
     files = [SavedFile(Path(f"/r/robot-{entry.step}.safetensors"), 1, entry.step, 1) for entry in run]
     book.at = {entry.step: entry for entry in run}.__getitem__  # type: ignore[method-assign]
-    return assess(files, book)
+    return assess(files, book, steps_left)
+
+
+def test_a_stopped_run_is_resumed_and_not_made_longer() -> None:
+    still_learning = [measures(10, 0.1), measures(20, 0.2), measures(30, 0.3)]
+    assert assessed(*still_learning, steps_left=85).advice[0] == "Resume this run: 85 steps of it are left."
+    assert "Train 2 or 3 epochs more" in assessed(*still_learning).advice[0]
 
 
 @pytest.mark.parametrize(
