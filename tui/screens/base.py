@@ -180,6 +180,13 @@ class BaseScreen(Screen[None]):
         self.toggle_class("-full")
         self.refresh_bindings()
 
+    def left_full(self) -> bool:
+        """Show all parts again, where one had the whole screen; Escape does that before it leaves the screen."""
+        is_full = self.has_class("-full")
+        if is_full:
+            self.action_full()
+        return is_full
+
     def action_help(self) -> None:
         """`?` where no text is typed; F1 works everywhere."""
         self.smith.action_help()

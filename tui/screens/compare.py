@@ -168,7 +168,8 @@ shown; the number then moves the focus to a part.
 
     def action_back(self) -> None:
         """Back to the list of runs."""
-        self.dismiss()
+        if not self.left_full():
+            self.dismiss()
 
 
 def _cell(text: str, width: int) -> Text:

@@ -323,4 +323,5 @@ class DashboardScreen(Resuming):
 
     def action_home(self) -> None:
         """The list of runs."""
-        self.smith.go_to(None)
+        if not self.left_full():
+            self.smith.go_to(None)

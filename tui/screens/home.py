@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.content import Content
 from textual.message import Message
 from textual.timer import Timer
 from textual.widgets import Static
@@ -204,7 +205,10 @@ shown as running has a live process.
         if run is not None:
             self._read_details(run)
         elif self.table is not None:
-            self.query_one("#about", Static).update(_("No run fits the filter. Escape shows all."))
+            from tui.widgets.run_card import About, RunCard
+
+            words = _("No run fits the filter. Escape shows all.")
+            self.query_one(RunCard).show(About("", Content(words), None))
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="details")
     def _read_details(self, run: KnownRun) -> None:

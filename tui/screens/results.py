@@ -347,7 +347,8 @@ alone.
 
     def action_back(self) -> None:
         """Back to the run."""
-        self.dismiss()
+        if not self.left_full():
+            self.dismiss()
 
 
 def opener(environment: Mapping[str, str] = os.environ) -> str | None:

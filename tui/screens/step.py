@@ -125,6 +125,8 @@ class StepScreen(BaseScreen):
     @on(Button.Pressed, "#back")
     def action_back(self) -> None:
         """One step back, or home from the first."""
+        if self.left_full():
+            return
         self.store()
         place = position(self.STEP)
         self.smith.go_to(STEPS[place - 1].name if place else None, back=True)

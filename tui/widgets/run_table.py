@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.binding import Binding, BindingType
+from typing_extensions import override
 
 from tui.text.rows import columns_for, ranks, row, searched
 from tui.texts import _
@@ -49,7 +50,6 @@ class RunTable(RowTable):
     def show_runs(self, runs: Mapping[str, KnownRun], marked: Collection[str] = ()) -> None:
         """Show these, by their paths and in this order, those in `marked` with a mark; the cursor stays on its run."""
         self._runs, self._marked = runs, frozenset(marked)
-        self.border_subtitle = str(len(runs))
         self._show()
 
     def on_resize(self) -> None:
@@ -69,3 +69,9 @@ class RunTable(RowTable):
             for path, run in self._runs.items()
         }
         self.put(entries, rewrite=rewrite)
+
+    @override
+    def put(self, entries: Mapping[str, Entry], *, rewrite: bool = False) -> None:
+        super().put(entries, rewrite=rewrite)
+        shown, count = self.shown_of_all()
+        self.border_subtitle = str(count) if shown == count else _("{0} of {1}").format(shown, count)

@@ -520,8 +520,9 @@ async def test_the_part_with_the_focus_is_seen_and_can_have_the_whole_screen(
         await until(pilot, lambda: "F11 All parts" in text(app).splitlines()[-1])
         await pilot.press("2")
         await until(pilot, lambda: "No samples yet." in text(app) and "The trainer started" not in text(app))
-        await pilot.press("f11")
+        await pilot.press("escape")
         await until(pilot, lambda: "The trainer started" in text(app) and "smoothed" in text(app))
+        assert isinstance(app.screen, DashboardScreen)
 
 
 async def test_keys_and_help_are_those_of_the_state(
