@@ -60,7 +60,7 @@ def test_one_key_takes_the_remedy_and_the_run_ends_well(start: Start, place: Pat
     terminal.send(NEXT)
     terminal.until_shown("Out of memory", "requested", "allocated by", "1 Batch 1 with accumulation", seconds=120)
     run_dir = RunDir(place / "smithy" / "results_current")
-    assert "While training, at step 0" in terminal.text and true_state(run_dir).state == "failed"
+    assert "ran out of memory" in terminal.text and true_state(run_dir).state == "failed"
 
     terminal.send("1")
     terminal.until_shown("✓ finished", seconds=240)
