@@ -25,7 +25,7 @@ from engine.runs.inputs import Inputs, read_inputs
 from engine.runs.layout import RunDir
 from engine.runs.resume import last_saved_state
 from engine.training.needed import items_to_encode
-from engine.training.session import Session
+from engine.training.session import Session, Stopped
 from engine.types import Progress
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class Stage(Generic[T]):
         self._progress = (0, 0)
 
     def set_progress(self, done: int, total: int) -> None:
-        """Note how far the thread is."""
+        """Record how far the thread is."""
         self._progress = done, total
 
     def compute(self, work: Callable[[], T]) -> T:
@@ -84,11 +84,15 @@ class Stage(Generic[T]):
         """
         while not wait([self._future], LOOK_SECONDS).done:
             session.raise_if_stopped()
-            report(*self._progress)
+            self._pass_on(report)
         result = self._future.result()
-        if self._progress[1]:
-            report(*self._progress)
+        self._pass_on(report)
         return result
+
+    def _pass_on(self, report: Progress) -> None:
+        done, total = self._progress
+        if total:  # it has begun
+            report(done, total)
 
 
 class RunReader:
@@ -127,9 +131,14 @@ class RunReader:
     def _read(self) -> None:
         with suppress(Exception):  # a stage raises its error where it is waited for
             run = self.resolved.compute(self._resolve)
-            scanned = self.scanned.compute(lambda: scan(run.config, self.scanned.set_progress))
+            scanned = self.scanned.compute(lambda: scan(run.config, self._scan_progress))
             self.inputs.compute(lambda: self._collect(run, scanned))
             self.usable.compute(lambda: self._decode(run, scanned))
+
+    def _scan_progress(self, done: int, total: int) -> None:
+        if self._stop.is_set():
+            raise Stopped
+        self.scanned.set_progress(done, total)
 
     def _resolve(self) -> ResolvedRun:
         written = self._directory.with_own_datasets(load_config(self._directory.config_path))

@@ -127,3 +127,36 @@ def test_an_error_is_kept_and_raised_in_the_thread_too(session: Session) -> None
 def test_a_run_that_is_not_there_is_refused(tmp_path: Path, session: Session) -> None:
     with RunReader(RunDir(tmp_path / "none")) as reader, pytest.raises(LoraSmithError):
         reader.resolved.wait(session)
+
+
+def test_a_stage_that_has_not_begun_reports_nothing(monkeypatch: pytest.MonkeyPatch, session: Session) -> None:
+    monkeypatch.setattr(run_reader, "LOOK_SECONDS", 0.001)
+    stage, reports, go = Stage[str](), list[tuple[int, int]](), threading.Event()
+
+    def work() -> str:
+        go.wait()
+        stage.set_progress(1, 2)
+        return "done"
+
+    threading.Thread(target=stage.compute, args=(work,)).start()
+    threading.Timer(0.05, go.set).start()
+    assert stage.wait(session, lambda done, total: reports.append((done, total))) == "done"
+    assert set(reports) == {(1, 2)}
+
+
+def test_the_end_of_the_context_ends_the_scan(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    progress, ended = threading.Event(), list[bool]()
+
+    def endless(_config: Any, report: Any) -> None:
+        try:
+            while True:
+                report(1, 2)
+                progress.set()
+        except Stopped:
+            ended.append(True)
+            raise
+
+    monkeypatch.setattr(run_reader, "scan", endless)
+    with RunReader(make_run()):
+        assert progress.wait(10)
+    assert ended == [True]
