@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from engine.adapters.kinds.lora import Lora
 from engine.adapters.network import AdapterNetwork
-from engine.config.schema import MemoryTable, NetworkTable
+from engine.config.memory import MemoryTable
+from engine.config.schema import NetworkTable
 from engine.config.values import BasePrecision
 from engine.families.unet.lean import use_lean_blocks
 from engine.lowmem.base_precision import Quantizer

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from engine.config import RunConfig
-    from engine.config.schema import MemoryTable
+    from engine.config.memory import MemoryTable
     from engine.families.base import Model
     from engine.results.try_request import TryRequest
     from engine.types import Log, SampleRequest

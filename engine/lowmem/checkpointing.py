@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-from engine.config.schema import MemoryTable
+from engine.config.memory import MemoryTable
 from engine.types import Log
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.config.schema import MemoryTable
+from engine.config.memory import MemoryTable
 from engine.hardware.abilities import Abilities
 from engine.lowmem.classes import has_class
 from engine.lowmem.compile_cache import keep_compiled

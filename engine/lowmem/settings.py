@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.config.schema import MemoryTable
+from engine.config.memory import MemoryTable
 from engine.lowmem.block_swap import swap_blocks
 from engine.lowmem.checkpointing import AdjustableModel, use_checkpointing
 from engine.lowmem.compiled import compile_blocks

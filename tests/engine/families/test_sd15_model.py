@@ -11,7 +11,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from peft import LoraConfig, inject_adapter_in_model
 
-from engine.config.schema import MemoryTable
+from engine.config.memory import MemoryTable
 from engine.config.values import Sampler
 from engine.families.unet.model import SD15Model
 from engine.families.unet.sampling import fit_size, make_scheduler

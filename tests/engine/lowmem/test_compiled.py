@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from engine.adapters.twins import twin_of
-from engine.config.schema import MemoryTable
+from engine.config.memory import MemoryTable
 from engine.hardware.abilities import CPU, abilities
 from engine.lowmem import compiled
 from engine.lowmem.compile_cache import VARIABLE
