@@ -114,7 +114,7 @@ def main() -> None:
         os.chdir(place)
         empty, own = (statistics.median(times) for times in starts(options.starts, variables))
         with trained("robot"):
-            attach, sign = [*LORASMITH, "attach", "robot"], "▶ running · training"
+            attach, sign = [*LORASMITH, "attach", "robot"], "▶ running  · training"
             dashboard = at_rest(attach, variables, sign, options.seconds)
             slow_line = at_rest([*attach, "--low-bandwidth"], variables, sign, options.seconds)
             home = at_rest(LORASMITH, variables, "▶ running", options.seconds)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Console
@@ -140,8 +141,12 @@ class LoraSmithApp(KeysInOrder):
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """Textual's, and on a terminal without other letters one to ASCII."""
-        filters = super().get_line_filters()
-        return [*filters, AsciiFilter()] if symbols().ascii else filters
+        return [*super().get_line_filters(), *self._to_ascii]
+
+    @cached_property
+    def _to_ascii(self) -> Sequence[LineFilter]:
+        """One object for all lines: what it makes of them is cached by it."""
+        return [AsciiFilter()] if symbols().ascii else []
 
     def on_load(self) -> None:
         """Handle signals before the terminal is changed, so that every end restores it."""

@@ -57,9 +57,6 @@ def twin_of(module: nn.Module, *, keep_adapter: bool) -> nn.Module:
     }
     if hasattr(module, "base_layer"):
         twin.__dict__["cast_input_dtype_enabled"] = True
-    else:
-        for key in ("peft_config", "_hf_peft_config_loaded"):
-            twin.__dict__.pop(key, None)
     return twin
 
 

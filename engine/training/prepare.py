@@ -113,12 +113,7 @@ def prepare(session: Session, reader: RunReader | None = None) -> Prepared:
     flags = run.family.spec.prompt_flags
     prompts = [prompt for _, stage in stages(config) for prompt in read_prompts(stage, lambda _: None, flags)]
     accelerator, precision = _accelerator(config, session)
-    if accelerator.device.type == "cuda":
-        session.peaks = PhasePeaks.of(accelerator.device)
-    else:
-        keep_freed_memory()
-    if config.memory.num_cpu_threads_per_process:
-        torch.set_num_threads(config.memory.num_cpu_threads_per_process)
+    _use_device(session, config, accelerator.device)
     with session.phase("load"):
         reader.scanned.wait(session, session.progress("load", "images"))
         inputs = check_inputs(session, reader, recognition.path, accelerator.device)
@@ -156,6 +151,15 @@ def prepare(session: Session, reader: RunReader | None = None) -> Prepared:
         precision=precision,
         inputs=inputs(),
     )
+
+
+def _use_device(session: Session, config: RunConfig, device: torch.device) -> None:
+    if device.type == "cuda":
+        session.peaks = PhasePeaks.of(device)
+    else:
+        keep_freed_memory()
+    if config.memory.num_cpu_threads_per_process:
+        torch.set_num_threads(config.memory.num_cpu_threads_per_process)
 
 
 def _resolve(session: Session, reader: RunReader) -> ResolvedRun:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.terminal_theme import TerminalTheme
 from textual.color import Color
@@ -20,12 +21,29 @@ from engine.errors import StorageError
 from engine.paths import user_state
 
 
-def _rgb(colour: str) -> tuple[int, int, int]:
-    return Color.parse(colour).rgb
+def _theme(name: str, *, frame: str, hover: str, **colours: Any) -> Theme:
+    """A theme with frames and scroll bars of one colour.
+
+    Args:
+        hover: of a scroll bar under the mouse.
+        colours: as `Theme` takes them.
+    """
+    behind = ("scrollbar-background", "scrollbar-background-hover", "scrollbar-background-active")
+    variables = {
+        "frame": frame,
+        "frame-focus": colours["primary"],
+        "footer-key-foreground": colours["accent"],
+        "scrollbar": frame,
+        "scrollbar-hover": hover,
+        **dict.fromkeys(behind, colours["surface"]),
+    }
+    return Theme(name=name, luminosity_spread=0.12, variables=variables, **colours)
 
 
-DARK = Theme(
-    name="smith-dark",
+DARK = _theme(
+    "smith-dark",
+    frame="#4d483f",
+    hover="#6b6458",
     primary="#5ea8ff",
     secondary="#7aa2b8",
     accent="#ff9440",
@@ -36,21 +54,12 @@ DARK = Theme(
     background="#15140f",
     surface="#1b1a16",
     panel="#26241f",
-    luminosity_spread=0.12,
     text_alpha=0.95,
-    variables={
-        "frame": "#4d483f",
-        "frame-focus": "#5ea8ff",
-        "footer-key-foreground": "#ff9440",
-        "scrollbar": "#4d483f",
-        "scrollbar-hover": "#6b6458",
-        "scrollbar-background": "#1b1a16",
-        "scrollbar-background-hover": "#1b1a16",
-        "scrollbar-background-active": "#1b1a16",
-    },
 )
-LIGHT = Theme(
-    name="smith-light",
+LIGHT = _theme(
+    "smith-light",
+    frame="#b8ae9d",
+    hover="#968b78",
     primary="#0b62c4",
     secondary="#4b6b7d",
     accent="#b34d00",
@@ -62,17 +71,6 @@ LIGHT = Theme(
     surface="#f5f1e8",
     panel="#eae4d8",
     dark=False,
-    luminosity_spread=0.12,
-    variables={
-        "frame": "#b8ae9d",
-        "frame-focus": "#0b62c4",
-        "footer-key-foreground": "#b34d00",
-        "scrollbar": "#b8ae9d",
-        "scrollbar-hover": "#968b78",
-        "scrollbar-background": "#f5f1e8",
-        "scrollbar-background-hover": "#f5f1e8",
-        "scrollbar-background-active": "#f5f1e8",
-    },
 )
 HIGH_CONTRAST = Theme(
     name="high-contrast",
@@ -111,13 +109,14 @@ NO_COLOUR = replace(_ANSI, name="no-colour", variables={**_ANSI.variables, **_FR
 """The cursor is shown by the style of the text, since a background does not reach the terminal. Underlined as well as
 reversed, because Textual draws no reversed row in a list of options."""
 
-PALETTES = tuple(
-    TerminalTheme(_rgb(colours[0]), _rgb(colours[-1]), list(map(_rgb, colours)))
-    for colours in (
-        ("#15140f", "#ff6f6b", "#86c98b", "#f2c55c", "#5ea8ff", "#c99bdc", "#7abec8", "#e9e4dc"),
-        ("#fbf8f2", "#b3261e", "#256b34", "#8a5d00", "#0b62c4", "#783c8c", "#14646e", "#24211c"),
-    )
-)
+
+def _palette(theme: Theme, magenta: str, cyan: str) -> TerminalTheme:
+    own = (theme.background, theme.error, theme.success, theme.warning, theme.primary, magenta, cyan, theme.foreground)
+    colours = [Color.parse(colour or "").rgb for colour in own]
+    return TerminalTheme(colours[0], colours[-1], colours)
+
+
+PALETTES = (_palette(DARK, "#c99bdc", "#7abec8"), _palette(LIGHT, "#783c8c", "#14646e"))
 """What the names of the terminal's colours are in dark and in light themes: the background first, the text last."""
 
 OWN = (DARK, LIGHT, HIGH_CONTRAST, SIXTEEN, NO_COLOUR)
