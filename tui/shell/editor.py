@@ -20,10 +20,18 @@ def editor(environment: Mapping[str, str] = os.environ) -> list[str]:
     """The words of the command: VISUAL, else EDITOR, else a usual editor that is installed.
 
     Raises:
-        UsageError: none of them.
+        UsageError: none of them, or a variable that is no command.
     """
     for variable in ("VISUAL", "EDITOR"):
-        if words := shlex.split(environment.get(variable, "")):
+        try:
+            words = shlex.split(environment.get(variable, ""))
+        except ValueError as error:
+            raise UsageError(
+                _("The environment variable {0} is no command: {1}.").format(variable, error),
+                _("Set it to the name of your editor, with quotes that are closed."),
+                code="editor-not-readable",
+            ) from None
+        if words:
             return words
     for name in USUAL:
         if path := shutil.which(name):

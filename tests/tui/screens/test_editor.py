@@ -107,3 +107,8 @@ def test_which_editor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda _name: None)
     with pytest.raises(UsageError):
         editor({})
+
+
+def test_a_variable_that_is_no_command_is_named() -> None:
+    with refused("editor-not-readable", "EDITOR", "quotation"):
+        editor({"EDITOR": "'vim"})
