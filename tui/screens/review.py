@@ -24,11 +24,9 @@ from tui.screens.ask import AskScreen
 from tui.screens.preset_saving import PresetSaving
 from tui.setup.forecast import Forecaster
 from tui.setup.review_report import (
-    CARDS,
     LiveRunError,
     PlannedMemory,
     Report,
-    cards,
     could_set_aside,
     gather,
     missing,
@@ -40,6 +38,7 @@ from tui.setup.review_report import (
 )
 from tui.shell.begin import begin, resume
 from tui.text.fields import step_title
+from tui.text.review_cards import CARDS, cards
 from tui.texts import _
 from tui.watching.progress import throttled
 from tui.widgets.cards import Cards

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from engine.config import RunConfig
 from engine.config.form import fields, unit, value_text
 from engine.errors import LoraSmithError, ModelError, UsageError
-from engine.text import duration, plural, printable, size_text
+from engine.text import plural, printable, size_text
 from tui.screens.steps import STEPS, position
 from tui.setup.draft import STEP_OF, Draft
 from tui.setup.names import occupied_text
@@ -17,7 +17,6 @@ from tui.setup.user_config import effective_defaults
 from tui.text.layers import layer_lines
 from tui.text.vram_text import lines, used_card
 from tui.texts import _
-from tui.widgets.cards import Card
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -216,45 +215,6 @@ def plan_vram(report: Report, cancelled: Callable[[], bool]) -> PlannedMemory:
     except LoraSmithError as error:
         return PlannedMemory([_("VRAM: unknown. {0}").format(error.message)])
     return PlannedMemory(lines(memory_plan, report.gpu), memory_plan.peak_bytes)
-
-
-CARDS = (_("Length"), _("Time"), _("Memory"), _("Disk"), _("Data"))
-
-
-def cards(report: Report, vram: PlannedMemory | None) -> list[Card]:
-    """The figures of a run, in the order of `CARDS`.
-
-    Args:
-        vram: None until it is planned.
-    """
-    checked, forecast = report.preflight, report.forecast
-    plan, captions = checked.plan, checked.captions
-    seconds, free = forecast.seconds, checked.need.free(checked.directory)
-    images = checked.images.num_images
-    with_trigger = captions.captioned - captions.without_trigger
-    data = _("trigger {0} of {1}").format(with_trigger, captions.captioned)
-    return [
-        Card(CARDS[0], plural(plan.max_train_steps, _("step")), plural(plan.epochs, _("epoch"))),
-        Card(CARDS[1], _("about {0}").format(duration(seconds)) if seconds is not None else _("unknown"),
-             _("with samples") if seconds is not None else _("until the first steps")),
-        _memory_card(report.gpu, vram),
-        Card(CARDS[3], size_text(checked.need.total), _("{0} free").format(size_text(free)),
-             "$text-warning" if free < checked.need.total else ""),
-        Card(CARDS[4], plural(images, _("image")), data if captions.captioned else _("no captions"),
-             "$text-warning" if captions.without_trigger or not captions.captioned else ""),
-    ]  # fmt: skip
-
-
-def _memory_card(gpu: Gpu | None, vram: PlannedMemory | None) -> Card:
-    if gpu is None:
-        return Card(CARDS[2], _("CPU"), _("no card is used"))
-    has = _("of {0}").format(size_text(gpu.total)) if gpu.total is not None else printable(gpu.name)
-    if vram is None:
-        return Card(CARDS[2], _("planning …"), has)
-    if vram.peak is None:
-        return Card(CARDS[2], _("unknown"), has)
-    fits = gpu.free is None or vram.peak <= gpu.free
-    return Card(CARDS[2], size_text(vram.peak), has, "$text-success" if fits else "$text-warning")
 
 
 def _vram(report: Report) -> list[str]:

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.content import Content
 from textual.widgets import Static
 
-
-@dataclass(frozen=True)
-class Card:
-    """What a card shows."""
-
-    title: str
-    figure: str
-    """Short: a number with its unit."""
-    text: str
-    style: str = ""
-    """Of the figure, as the style sheet names colours."""
+from tui.text.review_cards import Card
 
 
 class Cards(Horizontal):
