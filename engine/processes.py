@@ -23,9 +23,11 @@ _PR_SET_PDEATHSIG = 1
 
 _OF_LAUNCHERS = {
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PMI_SIZE", "PMI_RANK",
-    "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE",
+    "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK",
+    "LORASMITH_LEADER",
 }  # fmt: skip
 """Variables of cluster launchers: with them a trainer would wait for others that do not exist."""
+_PREFIXES = ("ACCELERATE_", "TORCHELASTIC_")
 _ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
     "PYTHONFAULTHANDLER": "1",
@@ -131,7 +133,7 @@ def _watch(parent: int) -> None:
 
 def trainer_environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The trainer's environment: this one, offline, with the path of `engine` where it runs from a checkout."""
-    own = {name: value for name, value in base.items() if name not in _OF_LAUNCHERS and name[:11] != "ACCELERATE_"}
+    own = {name: value for name, value in base.items() if name not in _OF_LAUNCHERS and not name.startswith(_PREFIXES)}
     environment = {**own, **_ENVIRONMENT}
     if not _OF_THE_ALLOCATOR & own.keys():
         environment["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"

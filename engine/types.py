@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 PredictionType = Literal["epsilon", "v_prediction", "flow"]
 Part = Literal["vae", "text_encoder", "denoiser"]
@@ -14,6 +14,19 @@ Log = Callable[[str], None]
 """Logs one decision with its reason."""
 Progress = Callable[[int, int], object]
 """Called with (done, total)."""
+
+
+class Sharing(Protocol):
+    """The ranks of a run, as caches use them: each fills a part, and gets from the others what it lacks."""
+
+    rank: int
+    size: int
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of each rank, on every rank."""
+
+    def share(self, missing: Sequence[str], load: Callable[[str], Any], save: Callable[[str, Any], None]) -> None:
+        """Save here, under the keys in `missing`, what another rank has under them."""
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import forkserver, get_context
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
@@ -88,42 +86,10 @@ class ForkedTrainer:
 
 
 def fork_ranks() -> None:
-    """`before` of a trainer with several processes: the other ranks are forked from it, instead of started anew."""
-    from engine.training import processes
+    """`before` of a trainer with several processes: its ranks are forked from it, instead of started anew."""
+    from engine.training import launcher
 
-    processes.subprocess = SimpleNamespace(Popen=_ForkedRank, DEVNULL=subprocess.DEVNULL)  # type: ignore[assignment]
-
-
-class _ForkedRank:
-    """Has what `engine.training.processes` uses of `subprocess.Popen`, for one of the other ranks."""
-
-    def __init__(self, command: Sequence[str], *, stdin: int, env: Mapping[str, str]) -> None:
-        self.returncode: int | None = None
-        self.pid = os.fork()
-        if self.pid == 0:
-            try:
-                os.environ.clear()
-                os.environ.update(env)
-                from engine.training.__main__ import main
-
-                main([command[-1]])
-            finally:
-                os._exit(70)  # a rank ends by itself
-
-    def poll(self) -> int | None:
-        if self.returncode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
-        return self.returncode
-
-    def wait(self) -> int:
-        while (code := self.poll()) is None:
-            time.sleep(0.02)
-        return code
-
-    def kill(self) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, signal.SIGKILL)
+    launcher.entry_of = lambda run: launcher.Entry(launcher.rank_entry, [str(run.path)], "fork")
 
 
 def _train(run: Path, log: Path, environment: dict[str, str], before: Callable[[], object] | None) -> None:

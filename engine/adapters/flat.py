@@ -7,7 +7,7 @@ Layers with a `Slot` compute from these and write their gradients themselves; ot
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +31,11 @@ class Slot:
     up: Tensor = field(init=False)
     down_gradient: Tensor = field(init=False)
     up_gradient: Tensor = field(init=False)
+
+    def written(self) -> None:
+        """To be called when a backward pass has added both gradients."""
+        if self.flat.on_written is not None:
+            self.flat.on_written(self)
 
 
 class FlatParameters:
@@ -63,6 +68,8 @@ class FlatParameters:
         self.groups = [nn.Parameter(self.masters[first:last]) for first, last in self._bounds]
         """The values of each group. Between `collect` and `clear` they have gradients."""
         self._slots: list[Slot] = []
+        self._slots_of: dict[int, set[int]] = {}
+        """By ids, the slots of each parameter."""
         self._by_parameter: list[nn.Parameter] = []
         self.values: Tensor | None = None
         """What slots compute from; for a base in float32 the masters."""
@@ -72,6 +79,8 @@ class FlatParameters:
         """The gradients of an update, float32; for a base in float32 the same tensor."""
         self._is_allocated = False
         self.is_in_step = False
+        self.on_written: Callable[[Slot], None] | None = None
+        """Called when a backward pass has written the gradients of a slot."""
         self.joints: dict[int, Any] = {}
         """Layers that are computed together (`engine.adapters.joint`), by the id of the first; None: they cannot."""
 
@@ -99,7 +108,23 @@ class FlatParameters:
         """The slot of a layer with these two matrices; several layers may share one of them."""
         slot = Slot(self, (down, up))
         self._slots.append(slot)
+        for parameter in slot.parameters:
+            self._slots_of.setdefault(id(parameter), set()).add(id(slot))
         return slot
+
+    def sources_of(self, parameter: nn.Parameter) -> set[int]:
+        """By id, what writes a parameter's gradient: its slots, or itself where it has none."""
+        return self._slots_of.get(id(parameter)) or {id(parameter)}
+
+    def with_own_gradients(self) -> list[nn.Parameter]:
+        """Those whose gradients autograd writes, and not a slot."""
+        return [parameter for parameter in self.parameters() if self.sources_of(parameter) == {id(parameter)}]
+
+    def places(self) -> list[tuple[nn.Parameter, int]]:
+        """The parameters by their place in `masters`, each with the end of it."""
+        ordered = sorted(self.parameters(), key=lambda parameter: self._starts[id(parameter)])
+        ends = [self._starts[id(parameter)] for parameter in ordered[1:]]
+        return list(zip(ordered, [*ends, len(self.masters)], strict=True))
 
     def give_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Give these parameters gradients of their own, which autograd adds to and an optimizer may read. While the
@@ -163,6 +188,22 @@ class FlatParameters:
         if self.gradients is not None and self.gradients is not self._sums:
             self._sums = self.gradients.float() if self._sums is None else self._sums.add_(self.gradients)
             self.gradients.zero_()
+        self.attach()
+
+    def collect_part(self, first: int, last: int) -> Tensor:
+        """The same for the values from `first` to `last`; their gradients in the update, [n] float32. `attach` gives
+        them to the groups."""
+        if self.gradients is not None and self.gradients is not self._sums:
+            if self._sums is None:
+                self._sums = torch.zeros_like(self.masters)
+            part = self.gradients[first:last]
+            self._sums[first:last].add_(part)
+            part.zero_()
+        assert self._sums is not None, "no parameter has a gradient"
+        return self._sums[first:last]
+
+    def attach(self) -> None:
+        """Give the groups their gradients in the update."""
         assert self._sums is not None, "no parameter has a gradient"
         for group, (first, last) in zip(self.groups, self._bounds, strict=True):
             group.grad = self._sums[first:last]

@@ -169,6 +169,7 @@ class _LinearWithSlot(torch.autograd.Function):
         inner = out @ slot.up
         slot.down_gradient.addmm_(inner.T, rows, alpha=scale)
         slot.up_gradient.addmm_(out.T, hidden, alpha=scale)
+        slot.written()
         to_x = None
         if ctx.needs_input_grad[0]:
             to_x = product_back(ctx.base, out).addmm_(inner, slot.down, alpha=scale).view(x.shape)
@@ -212,6 +213,7 @@ class _Conv2dWithSlot(torch.autograd.Function):
         geometry = base.stride, base.padding, base.dilation
         to_x, to_down = _conv2d_backward(inner, x, slot.down, *geometry, to_input=needs_x, to_weight=True)
         slot.down_gradient.add_(to_down, alpha=scale)
+        slot.written()
         if not needs_x:
             return None, None, None, None, None
         through_base, _ = _conv2d_backward(gradient, x, weight_of(base, gradient.dtype), *geometry)

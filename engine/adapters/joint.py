@@ -111,6 +111,8 @@ class _Joint(torch.autograd.Function):
             if needs_x:
                 to_x = add_product_back(member.base, out, to_x)
         joint.down_gradient.addmm_(inner.T, rows, alpha=scale)
+        for member in joint.members:
+            member.slot.written()
         if to_x is not None:
             to_x = to_x.addmm_(inner, joint.down, alpha=scale).view(x.shape)
         return to_x, None, None

@@ -242,7 +242,7 @@ def _folder_values(config: RunConfig, stats: TrainingMetadata) -> dict[str, Any]
     minimum, maximum = bucket_limits(dataset)
     return {
         "ss_batch_size_per_device": batch,
-        "ss_total_batch_size": batch * config.training.num_processes * config.training.gradient_accumulation_steps,
+        "ss_total_batch_size": batch * config.training.processes * config.training.gradient_accumulation_steps,
         "ss_resolution": dataset.size,
         "ss_color_aug": dataset.color_aug,
         "ss_flip_aug": dataset.flip_aug,

@@ -37,6 +37,8 @@ class FieldFacts:
     """The range in words: "from 1 to 1024", "0 or more"; empty where there is none."""
     choices: tuple[Any, ...] = ()
     """In order; with None first where it may be unset."""
+    words: tuple[str, ...] = ()
+    """What may stand for a number: "auto"."""
     optional: bool = False
     """None is allowed and has a meaning of its own, described in the help."""
     may_be_file: bool = False
@@ -128,6 +130,7 @@ def _facts(key: str, entry: Mapping[str, Any]) -> FieldFacts:
     optional = any(variant.get("type") == "null" for variant in forms)
     forms = [variant for variant in forms if variant.get("type") != "null"]
     kind, choices = _kind(forms)
+    words = tuple(form["const"] for form in forms if "const" in form and kind == "integer")
     if kind == "flag" and optional:
         kind, choices = "choice", (True, False)
     return FieldFacts(
@@ -136,7 +139,8 @@ def _facts(key: str, entry: Mapping[str, Any]) -> FieldFacts:
         entry.get("description", ""),
         kind,
         unit=entry.get("unit", ""),
-        limits=_limits(forms[0]),
+        limits=_limits(forms[0]) + "".join(f", or {word}" for word in words),
+        words=words,
         choices=(None, *choices) if choices and optional else choices,
         optional=optional,
         may_be_file=kind == "list" and len(forms) > 1,
@@ -230,6 +234,8 @@ def check(facts: FieldFacts, value: Any) -> None:
     Raises:
         UsageError: with what is given and what is allowed.
     """
+    if value in facts.words:
+        return
     if facts.kind in ("integer", "number") and (isinstance(value, bool | str) or not _allowed(facts, value)):
         noun = "a whole number" if facts.kind == "integer" else "a number"
         raise UsageError(
@@ -270,6 +276,8 @@ def _read(facts: FieldFacts, text: str) -> Any:
     if facts.kind in ("choice", "flag"):
         choices = {value_text(facts, choice).lower(): choice for choice in facts.choices or (True, False)}
         return choices.get(stripped.lower(), stripped)
+    if stripped.lower() in facts.words:
+        return stripped.lower()
     if not stripped:
         raise UsageError("A number is needed here.", code="value-not-possible")
     return parse_value(stripped)

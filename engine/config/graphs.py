@@ -9,7 +9,7 @@ def why_no_graphs(config: RunConfig) -> str:
     """Why steps with these settings cannot be launched as CUDA graphs, as part of a sentence; empty: they can."""
     memory = config.memory
     reasons = {
-        "several processes train": config.training.num_processes > 1,
+        "several processes train": config.training.processes > 1,
         "split mode moves the weights": memory.split_mode,
         "activations are in the host's memory": memory.cpu_offload_checkpointing,
         "images are encoded in each step": not memory.cache_latents,

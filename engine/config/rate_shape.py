@@ -34,7 +34,7 @@ def share(training: TrainingTable, step: int, length: int) -> float:
     """
     if is_constant(training):
         return 1.0
-    factor = training.num_processes if training.kohya_exact else 1
+    factor = training.processes if training.kohya_exact else 1
     return _share(training, step * factor, length * factor)
 
 

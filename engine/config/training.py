@@ -9,9 +9,10 @@ from pydantic import Field, field_validator, model_validator
 
 from engine.config.change import require_changes
 from engine.config.fields import Table, setting
-from engine.config.values import HuberSchedule, LossType, Schedule, Share
+from engine.config.values import HuberSchedule, LossType, Processes, Schedule, Share
 
 MAX_STEPS = 10_000_000
+MOST_PROCESSES = 64
 MOST_ENCODERS = 4
 Rate = Annotated[float, Field(ge=0)]
 
@@ -59,8 +60,12 @@ class TrainingTable(Table):
         le=1024,
         unit="batches",
     )
-    num_processes: int = setting(
-        1, "Processes", "Trainers that share the work: one a GPU, or on the CPU one a core.", ge=1, le=64, advanced=True
+    num_processes: Processes = setting(
+        1,
+        "Processes",
+        "Trainers that share the work: one for each GPU, or on the CPU for each core. Every step takes a batch in each "
+        "of them, so N processes train N times the batch size. auto: one for each GPU that is visible.",
+        advanced=True,
     )
     learning_rate: float = setting(
         1e-4,
@@ -296,6 +301,14 @@ class TrainingTable(Table):
             raise ValueError(f"a number from 0 on, or up to {MOST_ENCODERS}, separated by commas")
         return rates
 
+    @field_validator("num_processes", mode="before")
+    @classmethod
+    def _read_processes(cls, value: object) -> object:
+        is_number = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_PROCESSES
+        if not is_number and value != "auto":
+            raise ValueError(f"a whole number from 1 to {MOST_PROCESSES}, or auto")
+        return value
+
     @field_validator("changes")
     @classmethod
     def _check_changes(cls, texts: list[str]) -> list[str]:
@@ -312,6 +325,11 @@ class TrainingTable(Table):
         if self.lr_scheduler == "constant" and self.lr_warmup_steps and needs_schedule:
             raise ValueError("lr_scheduler constant has no warm-up: use constant_with_warmup, or lr_warmup_steps = 0")
         return self
+
+    @property
+    def processes(self) -> int:
+        """`num_processes` as a number. "auto" counts as 1: `resolve_run` replaces it by the number of GPUs."""
+        return 1 if self.num_processes == "auto" else self.num_processes
 
     @property
     def text_rates(self) -> tuple[float, ...]:

@@ -61,4 +61,5 @@ STORED_AS: Mapping[BasePrecision, BasePrecision] = {"int8_w8a8": "int8", "fp8_w8
 """Number formats that also multiply in 8 bits, each with the one that only stores in them."""
 CudaGraphs = Literal["auto", "on", "off"]
 TorchCompile = Literal["auto", "on", "off"]
+Processes = Annotated[int, Field(ge=1, le=64)] | Literal["auto"]
 OnOutOfMemory = Literal["auto", "retry", "ask", "stop"]

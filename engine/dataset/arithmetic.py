@@ -258,7 +258,7 @@ def plan_steps(scan: Scan, grid: BucketGrid, config: RunConfig) -> StepPlan:
         (item.dataset, item.placement.bucket, item.batch_size or training.train_batch_size) for item in items
     )
     batches = sum(-(-count // size) for (*_, size), count in bucket_items.items())
-    updates = -(-batches // (training.num_processes * training.gradient_accumulation_steps))
+    updates = -(-batches // (training.processes * training.gradient_accumulation_steps))
     by_epochs = training.max_train_epochs is not None
     steps = training.max_train_epochs * updates if training.max_train_epochs is not None else training.max_train_steps
     require_length(training.max_train_epochs, updates, steps)
@@ -280,7 +280,7 @@ def plan_steps(scan: Scan, grid: BucketGrid, config: RunConfig) -> StepPlan:
         batch_size=training.train_batch_size,
         batch_sizes=tuple(sizes),
         num_short_batches=sum(1 for (*_, size), count in bucket_items.items() if count % size),
-        num_processes=training.num_processes,
+        num_processes=training.processes,
         gradient_accumulation_steps=training.gradient_accumulation_steps,
         batches_per_epoch=batches,
         updates_per_epoch=updates,

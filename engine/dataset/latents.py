@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from copy import copy
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ from engine.dataset.reach import Direction
 from engine.dataset.store import DeviceStore, TensorStore
 from engine.errors import DataError
 from engine.text import printable
-from engine.types import Progress
+from engine.types import Progress, Sharing
 
 if TYPE_CHECKING:
     import torch
@@ -125,6 +126,7 @@ class LatentCache:
         progress: Progress | None = None,
         should_stop: Callable[[], bool] = lambda: False,
         only: Collection[Direction] | None = None,
+        sharing: Sharing | None = None,
     ) -> BuildReport:
         """Encode missing latents.
 
@@ -138,6 +140,7 @@ class LatentCache:
             progress: called with (done, total) latents.
             should_stop: called before each batch.
             only: the needed items and directions; None: all. Batches without any of them are skipped.
+            sharing: several processes that call this with the same items: each encodes every so many-th batch.
 
         Returns:
             counts, and images that can't be read: remove them with `Scan.without` and plan the steps again.
@@ -148,11 +151,30 @@ class LatentCache:
         """
         report = BuildReport()
         groups = list(_batches(self._entries(items), batch_size))
-        needed = None if only is None else self._needed(groups, only, report)
+        needed = None if only is None and sharing is None else self._needed(groups, only, report)
         if needed is not None:
             groups = [entries for entries in groups if not needed.isdisjoint(entries)]
+        if sharing is None:
+            self._encode(groups, partial(self._prepare, needed=needed), encode, progress, should_stop, report)
+            return report
+        assert needed is not None
+        share, total = groups[sharing.rank :: sharing.size], sum(map(len, groups))
+        prepare = partial(self._prepare, needed=needed, others=False)
+        of_all = partial(_of_all, progress or (lambda _done, _total: None), sharing.size, total)
+        self._encode(share, prepare, encode, of_all, should_stop, report)
+        return report if report.stopped else self._shared(groups, sharing, report)
+
+    def _encode(
+        self,
+        groups: Sequence[Sequence[_Entry]],
+        prepare: Callable[[Sequence[_Entry]], _Batch],
+        encode: Callable[[torch.Tensor], torch.Tensor],
+        progress: Progress | None,
+        should_stop: Callable[[], bool],
+        report: BuildReport,
+    ) -> None:
         total, saved, done = sum(map(len, groups)), set[str](), 0
-        batches = ordered_map(lambda entries: self._prepare(entries, needed), groups, workers(4), ahead=8)
+        batches = ordered_map(prepare, groups, workers(4), ahead=8)
         with closing(batches):
             while not (stopped := should_stop()) and (batch := next(batches, None)) is not None:
                 self._finish(batch, encode, saved, report)
@@ -160,7 +182,24 @@ class LatentCache:
                 if progress is not None:
                     progress(done, total)
         report.stopped = stopped
-        return report
+
+    def _shared(self, groups: Sequence[Sequence[_Entry]], sharing: Sharing, report: BuildReport) -> BuildReport:
+        """The report of all processes, each of which has all latents then."""
+        reports: list[BuildReport] = sharing.gather(report)
+        total = BuildReport(
+            encoded=sum(part.encoded for part in reports),
+            reused=sum(part.reused for part in reports),
+            rejected=list({rejected.path: rejected for part in reports for rejected in part.rejected}.values()),
+            notes=list(dict.fromkeys(note for part in reports for note in part.notes)),
+            changed=list(dict.fromkeys(path for part in reports for path in part.changed)),
+            stopped=any(part.stopped for part in reports),
+        )
+        entries = [entry for entries in groups for entry in entries]
+        keys = dict.fromkeys(key for entry in entries if (key := self._keys.get(entry.identity)) is not None)
+        missing = [key for key in keys if not self._is_stored(key)]
+        sharing.share(missing, self._store.load, self._store.save)
+        self._present |= {key for key in keys if key not in missing or self._is_stored(key)}
+        return total
 
     def has(self, item: Item, flip: bool = False) -> bool:
         """Whether the latent of an item is available after a build."""
@@ -193,10 +232,11 @@ class LatentCache:
         return sorted(unique.values(), key=lambda entry: entry.item.placement.bucket)
 
     def _needed(
-        self, batches: Sequence[Sequence[_Entry]], only: Collection[Direction], report: BuildReport
+        self, batches: Sequence[Sequence[_Entry]], only: Collection[Direction] | None, report: BuildReport
     ) -> set[_Entry]:
-        """The entries for the directions in `only`; of images with the same bytes the first, as in a full build."""
-        requested = {_Entry(item, flip).identity for item, flip in only}
+        """The entries for the directions in `only` (None: for all); of images with the same bytes the first, as in a
+        full build."""
+        requested = None if only is None else {_Entry(item, flip).identity for item, flip in only}
         entries = [entry for batch in batches for entry in batch]
         first: dict[str, _Entry] = {}
         needed = set()
@@ -205,7 +245,7 @@ class LatentCache:
             if isinstance(key, str):
                 self._note(entry, key, report)
                 first.setdefault(key, entry)
-            if entry.identity in requested:
+            if requested is None or entry.identity in requested:
                 needed.add(first[key] if isinstance(key, str) else entry)
         return needed
 
@@ -214,10 +254,14 @@ class LatentCache:
             report.changed.append(entry.item.image.path)
             self._keys[entry.identity] = key
 
-    def _prepare(self, entries: Sequence[_Entry], needed: Collection[_Entry] | None) -> _Batch:
+    def _prepare(self, entries: Sequence[_Entry], needed: Collection[_Entry] | None, *, others: bool = True) -> _Batch:
         """Find missing latents and load the images; runs in threads, ahead of the encoder.
 
         A batch with a missing and needed latent is loaded completely, so that it is encoded as the first time.
+
+        Args:
+            others: whether to keep latents that are encoded on the way and not needed. Not where several processes
+                encode: images with the same bytes may be in batches of two of them.
         """
         batch = _Batch(len(entries))
         for entry in entries:
@@ -226,7 +270,7 @@ class LatentCache:
                 batch.rejected.append(key)
                 continue
             batch.keys[entry] = key
-            if not self._is_stored(key):
+            if not self._is_stored(key) and (others or needed is None or entry in needed):
                 batch.missing.add(entry)
         if batch.missing and (needed is None or not batch.missing.isdisjoint(needed)):
             for entry in batch.keys:
@@ -316,6 +360,11 @@ class LatentCache:
             *(["kohya 2"] if image.kohya_exact else []),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(key_parts).encode()).hexdigest()
+
+
+def _of_all(progress: Progress, size: int, total: int, done: int, _: int) -> None:
+    """Report the progress of one of `size` processes, which have shares of the same size, as that of all."""
+    progress(min(done * size, total), total)
 
 
 def _batches(entries: Sequence[_Entry], batch_size: int) -> Iterator[Sequence[_Entry]]:

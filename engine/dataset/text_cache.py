@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from engine.dataset.store import DeviceStore, TensorStore
 from engine.errors import DataError, ModelError
 from engine.text import printable
-from engine.types import Progress
+from engine.types import Progress, Sharing
 
 if TYPE_CHECKING:
     import torch
@@ -61,12 +61,14 @@ class TextCache:
         batch_size: int = 1,
         progress: Progress | None = None,
         should_stop: Callable[[], bool] = lambda: False,
+        sharing: Sharing | None = None,
     ) -> TextReport:
         """Encode missing captions; batches are formed from all captions, as for latents.
 
         Args:
             encode: captions to tensors by name, the first axis of each being the caption.
             progress: called with (done, total) captions.
+            sharing: several processes that call this with the same captions: each encodes every so many-th batch.
 
         Raises:
             ModelError: an output is not finite (with the caption).
@@ -76,10 +78,11 @@ class TextCache:
 
         report = TextReport()
         unique = list(dict.fromkeys(captions))
-        for start in range(0, len(unique), batch_size):
+        rank, size = (0, 1) if sharing is None else (sharing.rank, sharing.size)
+        for start in range(rank * batch_size, len(unique), size * batch_size):
             if should_stop():
                 report.stopped = True
-                break
+                return report
             batch = unique[start : start + batch_size]
             missing = {caption for caption in batch if self._store.load(self._key(caption)) is None}
             report.notes += self._store.damaged
@@ -94,7 +97,16 @@ class TextCache:
                         report.encoded += 1
             if progress is not None:
                 progress(start + len(batch), len(unique))
-        return report
+        return report if sharing is None else self._shared(unique, sharing, report)
+
+    def _shared(self, captions: Sequence[str], sharing: Sharing, report: TextReport) -> TextReport:
+        """The report of all processes, each of which has all outputs then."""
+        parts: list[TextReport] = sharing.gather(report)
+        keys = [self._key(caption) for caption in captions]
+        missing = [key for key in keys if self._store.load(key) is None]
+        sharing.share(missing, self._store.load, self._store.save)
+        notes = list(dict.fromkeys(note for part in parts for note in part.notes))
+        return TextReport(sum(part.encoded for part in parts), sum(part.reused for part in parts), notes)
 
     def has(self, caption: str) -> bool:
         """Whether the output for a caption is cached."""

@@ -120,7 +120,7 @@ def _work(config: ResolvedConfig) -> float:
 
 def _distance(config: ResolvedConfig, other: ResolvedConfig) -> tuple[bool, float]:
     """How little another run's pace applies to this one: another number of processes, then the ratio of their work."""
-    other_processes = config.training.num_processes != other.training.num_processes
+    other_processes = config.training.processes != other.training.processes
     return other_processes, abs(math.log(_work(config) / _work(other)))
 
 

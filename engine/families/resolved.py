@@ -21,6 +21,7 @@ from engine.families.registry import (
     recognise,
     specs,
 )
+from engine.hardware import process_count
 from engine.text import plural
 from engine.types import Recognition
 
@@ -78,13 +79,15 @@ def resolve_run(config: RunConfig, recognition: Recognition | None = None) -> Re
     foreign = foreign_settings(family.spec) | foreign_values(family.spec, config) | foreign_lists(family.spec)
     own, foreign_notes = without_effect(config, foreign)
     own, rate_notes = _rates_of_encoders(own, family)
+    own, process_notes = _counted_processes(own)
     normalized, family_notes = family.normalize_config(own, recognition)
     resolved, rule_notes = resolve(normalized, partial_text_cache=family.spec.partial_text_cache)
     blocks = read_block_lists(resolved.network, family.spec.block_lists)
     rule_notes += [] if blocks is None else blocks.notes
     if recognition.layout != "configurations":  # a reference model does not have a checkpoint's properties
         check_model(resolved, recognition)
-    return ResolvedRun(config, resolved, recognition, (*foreign_notes, *rate_notes, *family_notes), tuple(rule_notes))
+    own_notes = (*foreign_notes, *rate_notes, *process_notes, *family_notes)
+    return ResolvedRun(config, resolved, recognition, own_notes, tuple(rule_notes))
 
 
 def _rates_of_encoders(config: RunConfig, family: Family) -> tuple[RunConfig, list[str]]:
@@ -97,6 +100,15 @@ def _rates_of_encoders(config: RunConfig, family: Family) -> tuple[RunConfig, li
         "rest is unused."
     )
     return config.changed(training={"text_encoder_lr": list(rates[:count]) if count > 1 else rates[0]}), [note]
+
+
+def _counted_processes(config: RunConfig) -> tuple[RunConfig, list[str]]:
+    """With the number of processes that "auto" comes to on this machine, and a note with it."""
+    if config.training.num_processes != "auto":
+        return config, []
+    count = process_count("auto", config.memory.device)
+    cards = f"{count} GPUs are visible" if count > 1 else "no second GPU is used"
+    return config.changed(training={"num_processes": count}), [f"training.num_processes is {count}: {cards}."]
 
 
 def resolve_without_model(config: RunConfig) -> ResolvedRun:

@@ -1,6 +1,6 @@
 """The hardware of this machine, and the precision chosen for it. Loads neither torch nor numpy."""
 
-from engine.hardware.device import gpu_number, gpu_of
+from engine.hardware.device import gpu_number, gpu_of, process_count
 from engine.hardware.gpu import Gpu, GpuReport, list_gpus
 from engine.hardware.packages import versions
 from engine.hardware.precision import Choice, choose_precision, compute_dtype
@@ -14,5 +14,6 @@ __all__ = [
     "gpu_number",
     "gpu_of",
     "list_gpus",
+    "process_count",
     "versions",
 ]

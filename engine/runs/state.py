@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 
 from engine.errors import StorageError, storing
 from engine.reading import refuse_links
-from engine.runs.identity import host, is_alive, own_identity
+from engine.runs.identity import host, identity_of, is_alive
 from engine.runs.integrity import fault_of
 from engine.runs.layout import RunDir, read_record, record_bytes, record_root, write_record
 from engine.runs.lock import is_locked
@@ -53,9 +54,12 @@ class StateWriter:
 
     Safe to use from a heartbeat thread. Written when the state or the phase changes, with `force`, otherwise at most
     once in `interval` seconds.
+
+    Args:
+        pid: the process that holds the lock; None: this one.
     """
 
-    def __init__(self, run_dir: RunDir, *, interval: float = 1.0) -> None:
+    def __init__(self, run_dir: RunDir, pid: int | None = None, *, interval: float = 1.0) -> None:
         self.failures = 0
         self._path = run_dir.state_path
         self._interval = interval
@@ -63,7 +67,8 @@ class StateWriter:
         self._mutex = threading.Lock()
         before = _record(run_dir.state_path)
         self._record: dict[str, Any] = {
-            "step": 0, "epoch": 0, "max_train_steps": None, "phase": "", **before, **own_identity(), "state": "starting"
+            "step": 0, "epoch": 0, "max_train_steps": None, "phase": "", **before,
+            **identity_of(pid or os.getpid()), "state": "starting",
         }  # fmt: skip
 
     @property

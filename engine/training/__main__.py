@@ -8,12 +8,12 @@ import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
 
-from engine.errors import LoraSmithError, StorageError, UsageError, is_storage_limit, storage_error, storing
+from engine.errors import LoraSmithError, UsageError, is_storage_limit, storage_error, storing
 from engine.exit_codes import ExitCode
 from engine.out_of_memory import is_out_of_memory
 from engine.processes import end_with_parent, large_imports
+from engine.reading import MAX_CONFIG, parse_toml, read_text
 from engine.runs.inputs import ChangedInputsError
 from engine.runs.integrity import require_sound
 from engine.runs.layout import RunDir, sweep_run
@@ -23,8 +23,10 @@ from engine.runs.state import true_state, write_exit
 from engine.text import plural
 from engine.training import oom
 from engine.training.oom import Reserve
-from engine.training.processes import LEADER, Worker
+from engine.training.other_rank import OtherRank
+from engine.training.rank_errors import take_rank_errors, write_rank_error
 from engine.training.session import Session, Signals, phase_of, unfailing_output
+from engine.world import World, own_world
 
 
 def main(arguments: list[str]) -> int:
@@ -33,20 +35,29 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m engine.training RUN_DIR", file=sys.stderr)
         return ExitCode.USAGE
     with unfailing_output():
+        try:
+            world = own_world()
+        except UsageError as error:
+            print(error, file=sys.stderr)
+            return error.exit_code
         run = RunDir(Path(arguments[0]))
-        if LEADER in os.environ:
-            _worker(run)
+        if world.is_led or world.rank > 0:
+            return _rank(run, world)
         code = _main_rank(run)
-        from engine.training.loggers import end_loggers  # loads pydantic: not before the lock is taken
-
-        end_loggers()
+        _end_loggers()
         if words := command_from():
             run_on_end(run, words, code)
         return code
 
 
+def _end_loggers() -> None:
+    from engine.training.loggers import end_loggers  # loads pydantic: not before the lock is taken
+
+    end_loggers()
+
+
 def _main_rank(run: RunDir) -> int:
-    """Rank 0: lock the run, train and report how it ended; returns the exit code."""
+    """Lock the run, train and report how it ended; returns the exit code. Rank 0 of another launcher does so too."""
     signals = Signals()
     signals.install()
     try:
@@ -62,13 +73,43 @@ def _main_rank(run: RunDir) -> int:
             with storing(run.path):
                 run.exit_path.unlink(missing_ok=True)
                 oom.read_rank_oom(run)  # discard what an earlier process left behind
+                take_rank_errors(run)
+            if own_world().size == 1 and (processes := _several(run)):
+                return _train_in_ranks(run, signals, processes)
+            with storing(run.path):
                 session = Session(run, signals)
-        except StorageError as error:
+        except LoraSmithError as error:
             return _end_unstarted(run, error)
         with session:
-            if removed := sweep_run(run):
-                session.log(f"Removed {plural(removed, 'unfinished file')} of an earlier process that was killed.")
+            _sweep(session)
             return _train(session, Reserve())
+
+
+def _several(run: RunDir) -> int:
+    """How many processes the run asks for, 0 for one: read without the model of the configuration, which takes a
+    quarter of a second to load."""
+    try:
+        table = parse_toml(read_text(run.config_path, MAX_CONFIG, below=run.path)).get("training")
+        wanted = table.get("num_processes", 1) if isinstance(table, dict) else 1
+    except (OSError, ValueError):
+        return 0  # the trainer reports it
+    if wanted == 1:
+        return 0
+    from engine.training.launcher import processes_of
+
+    count = processes_of(run)
+    return count if count > 1 else 0
+
+
+def _train_in_ranks(run: RunDir, signals: Signals, processes: int) -> int:
+    from engine.training.launcher import train_in_ranks
+
+    return train_in_ranks(run, signals, processes)
+
+
+def _sweep(session: Session) -> None:
+    if removed := sweep_run(session.run):
+        session.log(f"Removed {plural(removed, 'unfinished file')} of an earlier process that was killed.")
 
 
 def _end_unstarted(run: RunDir, error: LoraSmithError) -> ExitCode:
@@ -80,20 +121,42 @@ def _end_unstarted(run: RunDir, error: LoraSmithError) -> ExitCode:
     return error.exit_code
 
 
-def _worker(run: RunDir) -> NoReturn:
-    """A rank above 0: rank 0 reports errors, and this process ends with it."""
-    end_with_parent(os.environ[LEADER])
+def _rank(run: RunDir, world: World) -> ExitCode:
+    """A rank that this run's own process started, or one above 0: the holder of the lock reports how it failed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    worker, reserve = Worker(run), Reserve()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if world.is_led:
+        end_with_parent(world.leader)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # at once: it may wait for a rank that is gone
+    else:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    reserve = Reserve()
+    session = Session(run, leader=world.leader_pid) if world.rank == 0 else OtherRank(run)
     try:
-        _read_and_train(worker)
+        if world.rank > 0:
+            _read_and_train(session)
+            return ExitCode.DONE
+        with session:
+            _sweep(session)
+            code = _finish(session, complete=_read_and_train(session))
+        _end_loggers()
+        return code
     except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        oom.write_rank_oom(worker, reserve, error)
-        os._exit(ExitCode.OUT_OF_MEMORY)
-    os._exit(ExitCode.DONE)  # rank 0 tears down the process group; errors of that do not matter here
+        return _leave_error(session, world, reserve, error)
+
+
+def _leave_error(session: Session, world: World, reserve: Reserve, error: Exception) -> ExitCode:
+    """Write why a rank failed, for the process that reports it."""
+    if is_out_of_memory(error):
+        oom.write_rank_oom(session, reserve, error)
+        return ExitCode.OUT_OF_MEMORY
+    if not isinstance(error, LoraSmithError):
+        traceback.print_exc()
+    state, code, details = _outcome_of(session, error)
+    print(details["message"], file=sys.stderr)
+    with suppress(OSError, LoraSmithError):
+        write_rank_error(session.run, world.rank, state, code, details)
+    return code
 
 
 def _read_and_train(session: Session) -> bool:
@@ -106,23 +169,42 @@ def _read_and_train(session: Session) -> bool:
         return train(session, reader)
 
 
+def _finish(session: Session, *, complete: bool) -> ExitCode:
+    """Finish the session of a run that ended without an error."""
+    if complete:
+        oom.save_fitting_preset(session)
+        return session.finish("finished", ExitCode.DONE)
+    return session.finish("stopped", ExitCode.STOPPED)
+
+
 def _train(session: Session, reserve: Reserve) -> ExitCode:
     """Train, and finish the session with the outcome."""
     try:
-        if _read_and_train(session):
-            oom.save_fitting_preset(session)
-            return session.finish("finished", ExitCode.DONE)
-        return session.finish("stopped", ExitCode.STOPPED)
+        return _finish(session, complete=_read_and_train(session))
     except Exception as error:
         if is_out_of_memory(error):
             return oom.end_out_of_memory(session, reserve, error)
         if shortage := oom.read_rank_oom(session.run):  # this error follows from another rank's out-of-memory
             return oom.report_oom(session, shortage)
-        if isinstance(error, LoraSmithError):
-            return _fail(session, error, "stopped" if isinstance(error, ChangedInputsError) else "failed")
-        traceback.print_exc()
-        failure = _storage_failure(error, session.run.path)
-        return _fail(session, failure) if failure else _unexpected(session, error)
+        if not isinstance(error, LoraSmithError):
+            traceback.print_exc()
+        state, code, details = _outcome_of(session, error)
+        return session.finish(state, code, **details)
+
+
+def _outcome_of(session: Session, error: Exception) -> tuple[str, ExitCode, dict[str, str]]:
+    """The state, exit code, and code, title, message and hint of a run that ended with an error."""
+    known = error if isinstance(error, LoraSmithError) else _storage_failure(error, session.run.path)
+    if known is not None:
+        state = "stopped" if isinstance(known, ChangedInputsError) else "failed"
+        return state, known.exit_code, known.details
+    details = {
+        "code": "unexpected",
+        "title": "Unexpected error",
+        "message": f"{type(error).__name__} in phase {phase_of(error)} at step {session.step}: {error}",
+        "hint": f"The whole traceback is in {session.run.log_path}; `lorasmith resume` tries again from the last state.",
+    }
+    return "failed", ExitCode.TRAINING_FAILED, details
 
 
 def _storage_failure(error: Exception, directory: Path) -> LoraSmithError | None:
@@ -132,20 +214,9 @@ def _storage_failure(error: Exception, directory: Path) -> LoraSmithError | None
     return storage_error(error, Path(os.fsdecode(error.filename)) if error.filename else directory, "Writing")
 
 
-def _fail(session: Session, error: LoraSmithError, state: str = "failed") -> ExitCode:
-    return session.finish(state, error.exit_code, **error.details)
-
-
-def _unexpected(session: Session, error: BaseException) -> ExitCode:
-    return session.finish(
-        "failed",
-        ExitCode.TRAINING_FAILED,
-        code="unexpected",
-        title="Unexpected error",
-        message=f"{type(error).__name__} in phase {phase_of(error)} at step {session.step}: {error}",
-        hint=f"The whole traceback is in {session.run.log_path}; `lorasmith resume` tries again from the last state.",
-    )
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    if "RANK" in os.environ:  # the group of processes is torn down by its end; errors of that do not matter any more
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -12,6 +12,7 @@ from engine.errors import DataError
 from engine.families.base import Model
 from engine.runs.inputs import ChangedInputsError
 from engine.text import listing, plural, printable
+from engine.training.ranks import Ranks
 from engine.training.session import Session
 
 
@@ -35,11 +36,13 @@ class LatentEncoder:
         items: Sequence[Item],
         directions: Collection[Direction] | None = None,
         should_stop: Callable[[], bool] | None = None,
+        ranks: Ranks | None = None,
     ) -> BuildReport:
         """Encode what is missing; see `LatentCache.build`.
 
         Args:
             should_stop: None: the session's.
+            ranks: share the work, all of them, and give each other the results; None: this process needs them alone.
         """
         session = self._session
         with self._model.on_device("vae"):
@@ -50,6 +53,7 @@ class LatentEncoder:
                 session.progress("cache", "images"),
                 should_stop or session.should_stop,
                 directions,
+                None if ranks is None or ranks.size == 1 else ranks,
             )
         for note in report.notes:
             session.warn("cache", note)

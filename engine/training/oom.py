@@ -29,6 +29,7 @@ from engine.runs.shortage import Shortage
 from engine.training.retry import next_attempt, restart_with
 from engine.training.session import Session, phase_of
 from engine.worker import Cancelled
+from engine.world import own_world
 
 RESERVE_BYTES = 8 * 2**20
 
@@ -88,11 +89,14 @@ def report_oom(session: Session, shortage: Shortage) -> ExitCode:
 
 
 def _try_remedies(session: Session, run: ResolvedRun, shortage: Shortage) -> str:
-    """Restart with the next remedy, and do not return; if that is not possible, return a hint for the user."""
+    """Restart with the next remedy, and do not return; if that is not possible, return a hint for the user.
+
+    Another launcher's ranks cannot start again by themselves.
+    """
     gpu = _gpu(run.config)
     applicable = remedies(run, gpu, shortage.phase)
     attempt = next_attempt(run, applicable, shortage, session.run, lambda: _plan_remedies(session, run, gpu, shortage))
-    if attempt is not None and not session.stop_reason:
+    if attempt is not None and not session.stop_reason and own_world().size == 1:
         try:
             restart_with(session, attempt)
         except LoraSmithError as error:
@@ -138,9 +142,11 @@ def save_fitting_preset(session: Session) -> None:
 def _gpu(config: RunConfig) -> Gpu | None:
     """The card that this process computes on; None on the CPU."""
     torch: Any = sys.modules.get("torch")
-    if gpu_number(config.memory.device) is None or torch is None or not torch.cuda.is_initialized():
+    number = gpu_number(config.memory.device)
+    if number is None or torch is None or not torch.cuda.is_available():
         return None
-    index: int = torch.cuda.current_device()
+    # The process that starts ranks computes nothing itself: theirs are alike.
+    index: int = torch.cuda.current_device() if torch.cuda.is_initialized() else number
     seen = list_gpus().visible()
     if index >= len(seen):  # no NVML
         from engine.models.device import torch_gpu

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -50,12 +49,14 @@ from engine.training.latents import LatentEncoder
 from engine.training.needed import needed_latents
 from engine.training.optimizers import check_optimizer
 from engine.training.probes import Probe, choose_probes
+from engine.training.ranks import Ranks
 from engine.training.run_reader import RunReader
 from engine.training.schedules import check_schedule
 from engine.training.seeds import derive
 from engine.training.session import PhasePeaks, Session
 from engine.training.texts import cache_texts
 from engine.types import Log, Recognition
+from engine.world import own_world
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Prepared:
     probe_latents: LatentCache
     """Of the probes' images, never mirrored."""
     accelerator: Accelerator
+    ranks: Ranks
     precision: str
     inputs: str
     """Digest of the run's inputs: see `engine.training.inputs`."""
@@ -113,6 +115,7 @@ def prepare(session: Session, reader: RunReader | None = None) -> Prepared:
     flags = run.family.spec.prompt_flags
     prompts = [prompt for _, stage in stages(config) for prompt in read_prompts(stage, lambda _: None, flags)]
     accelerator, precision = _accelerator(config, session)
+    ranks = Ranks(accelerator)
     _use_device(session, config, accelerator.device)
     with session.phase("load"):
         reader.scanned.wait(session, session.progress("load", "images"))
@@ -124,7 +127,7 @@ def prepare(session: Session, reader: RunReader | None = None) -> Prepared:
         session.raise_if_stopped()
     state = newest_state(session.run.checkpoints)
     with session.phase("cache"):
-        images = _latents(session, run, scanned, model, reader.digests, fitted, state)
+        images = _latents(session, run, scanned, model, reader.digests, fitted, state, ranks)
         fitted.free()
     for line in [*images.scan.lines(), *images.plan.lines()]:
         session.log(line)
@@ -133,7 +136,8 @@ def prepare(session: Session, reader: RunReader | None = None) -> Prepared:
     _check_disk(session, run, plan.of_length(at_the_end(config).training))
     batches = _batches(run, images, plan, model, accelerator)
     with session.phase("cache"):
-        cache_texts(session, config, batches, model, images.probes, [prompt.request for prompt in prompts])
+        requests = [prompt.request for prompt in prompts]
+        cache_texts(session, config, batches, model, images.probes, requests, ranks)
         place_for_training(model, texts=bool(batches.uncached_encoders), latents=images.latents is None)
     network = build_network(config, model, session.log)
     return Prepared(
@@ -148,6 +152,7 @@ def prepare(session: Session, reader: RunReader | None = None) -> Prepared:
         probes=images.probes,
         probe_latents=images.probe_latents,
         accelerator=accelerator,
+        ranks=ranks,
         precision=precision,
         inputs=inputs(),
     )
@@ -253,8 +258,8 @@ def _check_disk(session: Session, run: ResolvedRun, plan: StepPlan) -> None:
 
 
 def _accelerator(config: RunConfig, session: Session) -> tuple[Accelerator, str]:
-    rank = os.environ.get("LOCAL_RANK")
-    gpu = chosen_gpu(config.memory.device, int(rank) if rank else None)
+    world = own_world()
+    gpu = chosen_gpu(config.memory.device, world.local_rank if world.size > 1 else None)
     if gpu is not None:
         set_determinism(config.memory.deterministic)
     choice = choose_precision(config.memory.mixed_precision, gpu)
@@ -284,6 +289,7 @@ def _latents(
     digests: FileDigests,
     fitted: FittedImages,
     state: SavedState | None,
+    ranks: Ranks,
 ) -> _Images:
     """Cache the latents; images that cannot be decoded are left out and the plan is made again without them.
 
@@ -305,7 +311,7 @@ def _latents(
         rejected = []
         if memory.cache_latents:
             directions = needed_latents(config, items, probes, _continued(plan, state), state)
-            rejected += encoder.build(items, directions).rejected
+            rejected += encoder.build(items, directions, ranks=ranks).rejected
             session.raise_if_stopped()
         if probes:
             rejected += probe_encoder.build([probe.item for probe in probes]).rejected

@@ -1,50 +1,96 @@
-"""Communication between the ranks of one run: losses and gradients are averaged, rank 0 makes the decisions."""
+"""Communication between the ranks of one run: losses and gradients are averaged, caches are shared, rank 0 decides."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, broadcast_object_list
+from torch import Tensor, distributed
+
+Tensors = Mapping[str, Tensor]
+_AT_ONCE = 64
+"""Cached entries in one message."""
 
 
 class Ranks:
-    """All ranks of one run, through accelerate; with one process nothing is exchanged."""
+    """All ranks of one run; with one process nothing is exchanged."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
-        self.size = accelerator.num_processes
+        self.rank: int = accelerator.process_index
+        self.size: int = accelerator.num_processes
+        self.announces = False
+        """Rank 0: whether it has commands for the others."""
+        self.announced = False
+        """Whether it had some at the last `combine`."""
 
-    def mean(self, value: torch.Tensor) -> torch.Tensor:
-        """The mean over all ranks; not finite if it is not on one of them."""
-        return self.accelerator.reduce(value, "mean") if self.size > 1 else value
+    def combine(self, loss: Tensor, presence: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """The mean of a loss over all ranks, and the sums of other numbers, in one message with `announces`.
 
-    def average_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
-        """Replace every gradient by the mean over all ranks, in place, in one message."""
+        Args:
+            loss: a scalar, not finite if it is not on one of the ranks.
+            presence: [n] float32.
+        """
         if self.size == 1:
-            return
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        flat = self.accelerator.reduce(torch.cat([gradient.reshape(-1) for gradient in gradients]), "mean")
-        start = 0
-        for gradient in gradients:
-            gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
-            start += gradient.numel()
+            return loss, presence
+        flag = loss.new_full((1,), float(self.announces))
+        parts = [loss.reshape(1), flag] if presence is None else [loss.reshape(1), flag, presence.to(loss)]
+        sums = torch.cat(parts)
+        distributed.all_reduce(sums)
+        self.announced = bool(sums[1] > 0)
+        return sums[0] / self.size, None if presence is None else sums[2:]
 
     @torch.no_grad()
-    def copy_from_first(self, tensors: Sequence[torch.Tensor]) -> None:
+    def copy_from_first(self, tensors: Sequence[Tensor]) -> None:
         """Replace the values of these tensors by those of rank 0."""
         if self.size == 1:
             return
         for tensor in tensors:
-            tensor.copy_(broadcast(tensor.detach().contiguous(), from_process=0))
+            sent = tensor.detach().contiguous()
+            distributed.broadcast(sent, 0)
+            tensor.copy_(sent)
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""
         if self.size == 1:
             return value
-        return broadcast_object_list([value])[0]
+        return self._from(0, value)
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of each rank, on every rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        distributed.all_gather_object(values, value)
+        return values
+
+    def _from(self, rank: int, value: Any) -> Any:
+        values = [value]
+        distributed.broadcast_object_list(values, rank)
+        return values[0]
+
+    def share(
+        self, missing: Sequence[str], load: Callable[[str], Tensors | None], save: Callable[[str, Tensors], None]
+    ) -> None:
+        """Give each rank the cached entries that it lacks and another one has.
+
+        Where ranks share a folder, nothing is missing and nothing is sent.
+
+        Args:
+            missing: keys without an entry here, of those that every rank has to have.
+        """
+        lacking = [set(keys) for keys in self.gather(list(missing))]
+        for owner in range(self.size):
+            earlier = lacking[:owner]
+            owned = sorted(
+                key for key in set().union(*lacking) - lacking[owner] if all(key in others for others in earlier)
+            )
+            for first in range(0, len(owned), _AT_ONCE):
+                keys = owned[first : first + _AT_ONCE]
+                entries = {key: load(key) for key in keys} if owner == self.rank else None
+                entries = self._from(owner, entries)
+                for key in lacking[self.rank].intersection(keys):
+                    if entries[key] is not None:
+                        save(key, entries[key])

@@ -119,7 +119,6 @@ def restart_with(session: Session, attempt: Attempt) -> NoReturn:
         session.log(note)
     session.state.update(state="starting", phase="", force=True)
     session.events.sync()
-    session.end_workers()
     keep_lock(run.lock_path)
     command = trainer_command(run)
     os.execve(command[0], command, trainer_environment())

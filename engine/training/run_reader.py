@@ -27,6 +27,7 @@ from engine.runs.resume import last_saved_state
 from engine.training.needed import items_to_encode
 from engine.training.session import Session, Stopped
 from engine.types import Progress
+from engine.world import own_world
 
 T = TypeVar("T")
 LOOK_SECONDS = 0.2
@@ -142,6 +143,9 @@ class RunReader:
 
     def _resolve(self) -> ResolvedRun:
         written = self._directory.with_own_datasets(load_config(self._directory.config_path))
+        world = own_world()
+        if world.size > 1:  # as many as there are, whoever started them
+            written = written.changed(training={"num_processes": world.size})
         require_paths(written)
         run = resolve_run(written)
         if self._is_main:

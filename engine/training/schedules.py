@@ -76,7 +76,7 @@ def _own_settings(training: TrainingTable, max_train_steps: int) -> dict[str, An
 def steps_per_update(training: TrainingTable) -> int:
     """How often the schedule is stepped after each update, and how many times longer it is: 1; with kohya_exact the
     number of processes, as with accelerate, so that a warm-up in steps takes fewer updates."""
-    return training.num_processes if training.kohya_exact else 1
+    return training.processes if training.kohya_exact else 1
 
 
 def check_schedule(training: TrainingTable) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -48,6 +47,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.first = ""
+        self.at_first: Callable[[str], None] = lambda _: None
         self.at_second: Callable[[int], None] = lambda _: None
 
     def install(self) -> None:
@@ -60,6 +60,7 @@ class Signals:
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         if not self.first:
             self.first = signal.Signals(number).name
+            self.at_first(self.first)
             return
         code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
         try:
@@ -98,7 +99,11 @@ class PhasePeaks:
 
 
 class Session:
-    """One process of the trainer in a run directory. A context manager: the heartbeat runs inside it."""
+    """One process of the trainer in a run directory. A context manager: the heartbeat runs inside it.
+
+    Args:
+        leader: the process that holds the lock and started this one; None: this one holds it.
+    """
 
     is_main = True
     """Rank 0: the only one that writes files, events and states."""
@@ -108,16 +113,16 @@ class Session:
     recognition: Recognition | None = None
     """Of the checkpoint, once it is read: after an out-of-memory it must not be read a second time."""
 
-    def __init__(self, run: RunDir, signals: Signals | None = None) -> None:
+    def __init__(self, run: RunDir, signals: Signals | None = None, leader: int | None = None) -> None:
         self.run = run
         self.signals = signals or Signals()
-        self.signals.at_second = self._end_at_once
+        self.signals.at_second = lambda code: end_at_once(run, code, self.step)
         self.events = EventLog(run.events_path, run.reserve_path)
-        self.state = StateWriter(run)
+        self.pid = os.getpid() if leader is None else leader
+        """The process that holds the lock."""
+        self.state = StateWriter(run, self.pid)
         self.control = ControlBox(run, self.events)
         self.step = 0
-        self.workers: list[subprocess.Popen[bytes]] = []
-        """The processes of the other ranks."""
         self._stop_reason = ""
         self._warned: set[str] = set()
         self._ended = threading.Event()
@@ -203,7 +208,7 @@ class Session:
         if not self.stop_reason:
             for command in self.control.take():
                 if command.name == "stop":
-                    self.request_stop("asked to stop", command)
+                    self.request_stop(stop_reason(command), command)
                 else:
                     self.control.acknowledge(command, "refused: not possible in this phase")
         return bool(self.stop_reason)
@@ -224,19 +229,6 @@ class Session:
         if command is not None:
             self.control.acknowledge(command, "stops after this step")
 
-    def _end_at_once(self, exit_code: int) -> None:
-        # Does not wait for writes in progress: readers tolerate a half-written event or state.
-        write_exit(
-            self.run,
-            "failed",
-            exit_code,
-            self.step,
-            code="second-signal",
-            title="Ended at once",
-            message="Ended at once by a second signal.",
-            hint="`lorasmith resume` continues from the last saved state.",
-        )
-
     def remove_file(self, path: Path) -> bool:
         """Remove an outdated file; a failure is only reported."""
         try:
@@ -245,12 +237,6 @@ class Session:
             self.warn("not_removed", f"{path.name} could not be removed: {error.strerror or error}.")
             return False
         return True
-
-    def end_workers(self) -> None:
-        """End the processes of the other ranks."""
-        for worker in self.workers:
-            worker.kill()
-            worker.wait()
 
     def claim_end(self) -> None:
         """Let one thread only report how the run ends; any other thread waits here until the process ends."""
@@ -261,6 +247,27 @@ class Session:
         """Report how the run ended: first in exit.json, then in events, state.json and the log."""
         self.claim_end()
         return report_end(self.run, self.events, self.state, state, exit_code, self.step, **details)
+
+
+def end_at_once(run: RunDir, exit_code: int, step: int) -> None:
+    """Record the end by a second signal, without waiting for writes in progress: readers tolerate a half-written event
+    or state."""
+    write_exit(
+        run,
+        "failed",
+        exit_code,
+        step,
+        code="second-signal",
+        title="Ended at once",
+        message="Ended at once by a second signal.",
+        hint="`lorasmith resume` continues from the last saved state.",
+    )
+
+
+def stop_reason(command: Command) -> str:
+    """Why a "stop" was sent: by a signal to the process that started the ranks, or by a person."""
+    reason = command.value.get("reason") if isinstance(command.value, dict) else None
+    return str(reason) if reason in signal.Signals.__members__ else "asked to stop"
 
 
 def phase_of(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from engine.config import RunConfig
 from engine.families.base import Model
 from engine.training.batch_source import Batch
 from engine.training.flow import FlowObjective
+from engine.training.gradient_buckets import GradientBuckets
 from engine.training.graphs import Capturer, GraphedPasses
 from engine.training.loader import BatchLoader
 from engine.training.objective import DiffusionObjective, Objective
@@ -38,6 +39,7 @@ class TrainStep:
         self.batches, self.model, self.accelerator = prepared.batches, prepared.model, prepared.accelerator
         self.state, self.ranks, self.objective = state, ranks, objective
         self.loader = BatchLoader(prepared.batches, objective, prepared.accelerator.device)
+        self.buckets = GradientBuckets(state.layout, ranks.size)
         self.graphs: GraphedPasses | None = None
         self.reads_late = prepared.accelerator.device.type == "cuda" and self.can_read_late
         """Whether the next update may begin before anybody knows whether this one is finite."""
@@ -62,15 +64,15 @@ class TrainStep:
         total = torch.zeros((), device=self.accelerator.device)
         with state.layout.step:
             for micro in range(len(batches)):
-                if self.graphs is None:
-                    loss = self.loss(micro)
-                    self.accelerator.backward(loss / accumulation)
-                else:
-                    loss = self.graphs(self.loader.load(state.step, micro), accumulation)
-                state.layout.collect()
+                with self.buckets.backward(last=micro == len(batches) - 1):
+                    if self.graphs is None:
+                        loss = self.loss(micro)
+                        self.accelerator.backward(loss / accumulation)
+                    else:
+                        loss = self.graphs(self.loader.load(state.step, micro), accumulation)
                 total += loss.detach() / len(batches)
-        mean = self.ranks.mean(total)
-        self.ranks.average_gradients(state.layout.holders)
+        mean, presence = self.ranks.combine(total, self.buckets.presence())
+        self.buckets.finish(presence)
         values = torch.stack((mean, self._clip().to(mean)))
         outcome = Outcome(state.step, Readout(values), state.rates(), state.rate_factors(), started)
         state.weights_consistent = False

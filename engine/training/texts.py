@@ -15,6 +15,7 @@ from engine.dataset.text_cache import TextCache
 from engine.families.base import Model
 from engine.training.batch_source import BatchSource
 from engine.training.probes import EVERYDAY_PROMPTS, Probe
+from engine.training.ranks import Ranks
 from engine.training.session import Session
 from engine.types import SampleRequest
 
@@ -29,6 +30,7 @@ def cache_texts(
     model: Model,
     probes: Sequence[Probe],
     requests: Sequence[SampleRequest],
+    ranks: Ranks,
 ) -> None:
     """Fill the cache of encoded captions of `batches`, and set the text encoders that run in each step.
 
@@ -60,7 +62,8 @@ def cache_texts(
         cache = TextCache(memory.cache_root / "texts" if on_disk else None, key)
         encode = partial(model.encode_text, encoders=cached)
         progress = session.progress("cache", "captions")
-        report = cache.build(captions, encode, captions_at_once(model), progress, session.should_stop)
+        shared = ranks if ranks.size > 1 else None
+        report = cache.build(captions, encode, captions_at_once(model), progress, session.should_stop, shared)
         session.raise_if_stopped()
         model.precompute_prompts([text for request in requests for text in (request.prompt, request.negative_prompt)])
     for note in report.notes:

@@ -4,7 +4,6 @@ family."""
 from __future__ import annotations
 
 import math
-import os
 import statistics
 import time
 from collections import deque
@@ -35,11 +34,9 @@ from engine.training.outcome import Outcome
 from engine.training.outputs import Outputs
 from engine.training.plan_check import PlanCheck
 from engine.training.prepare import Prepared, prepare
-from engine.training.processes import require_processors, start_workers
-from engine.training.ranks import Ranks
 from engine.training.recovery import LIMIT
 from engine.training.run_reader import RunReader
-from engine.training.session import PhasePeaks, Session, Stopped, phase_of
+from engine.training.session import PhasePeaks, Session, Stopped, phase_of, stop_reason
 from engine.training.step import TrainStep, objective_for
 from engine.training.train_state import TrainState
 
@@ -57,10 +54,7 @@ def train(session: Session, reader: RunReader | None = None) -> bool:
     """
     session.state.update(state="starting", force=True)
     config = load_config(session.run.config_path)
-    if config.training.num_processes > 1 and session.is_main:
-        require_processors(config)
-        start_workers(session, config.training.num_processes)
-    session.events.emit(RunStartedEvent(name=session.run.name, pid=os.getpid(), step=session.step))
+    session.events.emit(RunStartedEvent(name=session.run.name, pid=session.pid, step=session.step))
     if session.is_main:
         start_loggers(session, config, session.events.last_seq)
     try:
@@ -77,7 +71,7 @@ class Trainer:
     def __init__(self, session: Session, prepared: Prepared) -> None:
         config, batches, self.device = prepared.config, prepared.batches, prepared.accelerator.device
         self.session, self.prepared, self.batches = session, prepared, batches
-        self.ranks = Ranks(prepared.accelerator)
+        self.ranks = prepared.ranks
         self.objective = objective = objective_for(config, prepared.model, self.device)
         self.state = TrainState(prepared)
         flags = family_named(prepared.recognition.family).spec.prompt_flags
@@ -95,6 +89,8 @@ class Trainer:
         self.read_at = 0.0
         self.durations: deque[float] = deque(maxlen=50)
         self.commands: deque[Command] = deque()
+        self._unshared: list[Command] = []
+        """Commands that the other ranks do not know yet."""
 
     @property
     def step(self) -> int:
@@ -323,7 +319,8 @@ class Trainer:
 
     def _poll_commands(self) -> bool:
         """Execute the commands in the control box; True when the run has to stop."""
-        self._take_commands()
+        if not self._take_commands():
+            return False
         if self.commands:
             self._read()
         while self.commands:
@@ -332,16 +329,33 @@ class Trainer:
             self.session.state.update(state="stopping")
         return bool(self.session.stop_reason)
 
-    def _take_commands(self) -> None:
-        """Get rank 0's new commands, at most five times a second, and its reason to stop, on every rank."""
-        from_rank_0 = (self.session.control.poll(), self.session.stop_reason)
-        commands, self.session.stop_reason = self.ranks.broadcast(from_rank_0)
+    def _take_commands(self, *, now: bool = False) -> bool:
+        """Take rank 0's new commands, at most five times a second, and its reason to stop, to every rank.
+
+        Rank 0 announces them with the loss of a step (`Ranks.combine`), so that a step costs no message more; before
+        the next step they are exchanged.
+
+        Args:
+            now: exchange them, announced or not; on every rank.
+
+        Returns:
+            whether they were exchanged: what only rank 0 knows must not decide anything.
+        """
+        session, ranks = self.session, self.ranks
+        self._unshared.extend(session.control.poll())
+        if ranks.size > 1 and not (now or ranks.announced):
+            ranks.announces = bool(self._unshared or session.stop_reason)
+            return False
+        ranks.announces = ranks.announced = False
+        commands, session.stop_reason = ranks.broadcast((self._unshared, session.stop_reason))
+        self._unshared = []
         self.commands.extend(commands)
+        return True
 
     def _execute(self, command: Command) -> None:
         session = self.session
         if command.name == "stop":
-            session.request_stop("asked to stop", command)
+            session.request_stop(stop_reason(command), command)
         elif command.name == "save_now":
             self.outputs.save_now()
             session.control.acknowledge(command, "done")
@@ -371,7 +385,7 @@ class Trainer:
                 else:
                     self._execute(command)
             time.sleep(PAUSE_SECONDS)
-            self._take_commands()
+            self._take_commands(now=True)
 
 
 def _memory(device: torch.device, peaks: PhasePeaks | None) -> dict[str, float]:

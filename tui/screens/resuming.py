@@ -143,12 +143,14 @@ class Resuming(BaseScreen):
     def _find_remedies(self, oom: Shortage) -> None:
         from engine.config import load_config
         from engine.families.resolved import resolve_without_model
+        from engine.hardware import process_count
         from engine.oom.remedies import remedies
         from tui.text.vram_text import estimate_savings
 
         config = self.run_dir.with_own_datasets(load_config(self.run_dir.config_path))
         machine = self.machine.latest
-        cards = machine.cards(config.memory.device, config.training.num_processes) if machine else []
+        processes = process_count(config.training.num_processes, config.memory.device)
+        cards = machine.cards(config.memory.device, processes) if machine else []
         card = cards[0] if cards and not oom.device.startswith("cpu") else None
         run = resolve_without_model(config)
         choices = remedies(run, card, oom.phase)

@@ -7,6 +7,7 @@ from textual.containers import Container, Vertical
 from textual.content import Content
 
 from engine.config import RunConfig
+from engine.hardware import process_count
 from engine.runs import RunDir
 from engine.runs.history import RunHistory
 from engine.text import printable
@@ -96,7 +97,8 @@ class RunPanes(Vertical):
     def _draw_overview(self, history: RunHistory, look: Look, config: RunConfig | None) -> None:
         total = history.max_train_steps or look.state.max_train_steps
         self.query_one(LossChart).show(history.raw, history.smoothed, history.validation_losses, total)
-        device, processes = (config.memory.device, config.training.num_processes) if config else ("auto", 1)
+        device = config.memory.device if config else "auto"
+        processes = process_count(config.training.num_processes, device) if config else 1
         machine = look.machine if look.state.live else None
         facts = words.facts(history, machine, device, processes)
         self.query_one("#facts", Lines).set_text(Content("\n").join(facts))

@@ -277,10 +277,10 @@ def _launch(config: RunConfig) -> list[str]:
     words = ["accelerate", "launch", "--num_cpu_threads_per_process", threads, "--mixed_precision", _precision(config)]
     if config.memory.device == "cpu":
         words.append("--cpu")
-    elif config.training.num_processes > 1:
+    elif config.training.processes > 1:
         words.append("--multi_gpu")
-    if config.training.num_processes > 1:
-        words += ["--num_processes", str(config.training.num_processes)]
+    if config.training.processes > 1:
+        words += ["--num_processes", str(config.training.processes)]
     return words
 
 

@@ -16,9 +16,10 @@ from engine.exit_codes import ExitCode
 from engine.runs import prepare_resume, request
 from engine.runs.events import read_events
 from engine.runs.layout import RunDir
-from engine.training import processes
+from engine.training import launcher
 from tests.engine.training.conftest import MakeRun, start, start_ranks
 from tests.engine.training.test_kills import until_step
+from tests.gone import still_there
 from tests.refusals import refused
 
 TWO = {
@@ -54,21 +55,21 @@ def test_more_processes_than_processors_are_refused(
     wanted: int, threads: int, cards: int, device: str, most: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two are never too many: the demo's preset asks for them."""
-    monkeypatch.setattr(processes, "usable_threads", lambda: threads)
+    monkeypatch.setattr(launcher, "usable_threads", lambda: threads)
     monkeypatch.setattr("torch.cuda.is_available", lambda: cards > 0)
     monkeypatch.setattr("torch.cuda.device_count", lambda: cards)
     config = RunConfig.model_validate({"training": {"num_processes": wanted}, "memory": {"device": device}})
     if most is None:
-        processes.require_processors(config)
+        launcher.require_processors(config, wanted)
         return
     with refused("too-many-processes", f"num_processes is {wanted}", f"training.num_processes={most} or less"):
-        processes.require_processors(config)
+        launcher.require_processors(config, wanted)
 
 
 def test_a_run_with_too_many_processes_ends_before_it_starts_any(
     make_run: MakeRun, train_here: Callable[[RunDir], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "usable_threads", lambda: 2)
+    monkeypatch.setattr(launcher, "usable_threads", lambda: 2)
     run = make_run(training__num_processes=64, memory__device="cpu")
     assert train_here(run) == ExitCode.USAGE
     assert "this machine has 2 CPU cores" in json.loads(run.exit_path.read_text())["message"]
@@ -87,14 +88,11 @@ def test_two_processes_are_deterministic_and_resume_exactly(make_run: MakeRun) -
 
     process = start(halted)
     until_step(halted, process, 3)
-    helpers = psutil.Process(process.pid).children()
-    assert len(helpers) == 1
+    ranks = [rank.pid for rank in psutil.Process(process.pid).children()]
+    assert len(ranks) == 2
     process.send_signal(signal.SIGKILL)
     process.wait()
-    deadline = time.monotonic() + 30
-    while helpers[0].is_running() and helpers[0].status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not helpers[0].is_running() or helpers[0].status() == psutil.STATUS_ZOMBIE, "the helper outlived its leader"
+    assert still_there(ranks) == [], "a rank outlived its leader"
     prepare_resume(halted)
     assert start_ranks(halted).wait(timeout=300) == ExitCode.DONE, halted.log_path.read_text()[-3000:]
     assert digest(straight) == digest(halted)
