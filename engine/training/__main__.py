@@ -161,6 +161,12 @@ def _leave_error(session: Session, world: World, reserve: Reserve, error: Except
 
 def _read_and_train(session: Session) -> bool:
     """See `train`; settings and images are read while it is imported, which takes seconds."""
+    world = own_world()
+    if world.size > 1 and not world.is_led:  # maybe on several machines
+        with large_imports():
+            from engine.training.run_copy import common_run
+        session.copies = common_run(session.run, world)
+        session.run = session.run if session.copies is None else session.copies.run
     with large_imports():
         from engine.training.run_reader import RunReader
     with RunReader(session.run, is_main=session.is_main) as reader:
@@ -202,7 +208,7 @@ def _outcome_of(session: Session, error: Exception) -> tuple[str, ExitCode, dict
         "code": "unexpected",
         "title": "Unexpected error",
         "message": f"{type(error).__name__} in phase {phase_of(error)} at step {session.step}: {error}",
-        "hint": f"The whole traceback is in {session.run.log_path}; `lorasmith resume` tries again from the last state.",
+        "hint": f"The traceback is in {session.run.log_path}; `lorasmith resume` tries again from the last state.",
     }
     return "failed", ExitCode.TRAINING_FAILED, details
 

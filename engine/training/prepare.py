@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import Accelerator
 
 from engine.adapters.base_weights import load_base
 from engine.adapters.kinds.registry import trained_kind
@@ -42,6 +41,7 @@ from engine.runs.states import SavedState, newest_state
 from engine.training.batch_source import BatchSource
 from engine.training.compiling import with_compiling_decided
 from engine.training.exactness import set_determinism
+from engine.training.group import join
 from engine.training.groups import trained_targets
 from engine.training.host_memory import keep_freed_memory
 from engine.training.inputs import check_inputs
@@ -264,9 +264,8 @@ def _accelerator(config: RunConfig, session: Session) -> tuple[Accelerator, str]
         set_determinism(config.memory.deterministic)
     choice = choose_precision(config.memory.mixed_precision, gpu)
     session.log(f"Precision: {choice.text}.")
-    # The other ranks wait while rank 0 generates samples, which may take hours.
-    timeout = InitProcessGroupKwargs(timeout=timedelta(hours=6))
-    return Accelerator(mixed_precision=choice.value, cpu=gpu is None, kwargs_handlers=[timeout]), choice.value
+    join(world)
+    return Accelerator(mixed_precision=choice.value, cpu=gpu is None), choice.value
 
 
 @dataclass(frozen=True)

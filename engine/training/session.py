@@ -29,6 +29,7 @@ from engine.runs.state import StateWriter, write_exit
 if TYPE_CHECKING:
     import torch
 
+    from engine.training.run_copy import RunCopies
     from engine.types import Recognition
 
 HEARTBEAT_SECONDS = 5.0
@@ -108,6 +109,8 @@ class Session:
     is_main = True
     """Rank 0: the only one that writes files, events and states."""
     state_phase = ""
+    copies: RunCopies | None = None
+    """Of the run, on machines that do not see its directory."""
     peaks: PhasePeaks | None = None
     """On a GPU only."""
     recognition: Recognition | None = None

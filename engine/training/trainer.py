@@ -256,6 +256,8 @@ class Trainer:
         self.unread, state.weights_consistent = None, False
         recovery.roll_back(self.prepared.precision, state.rates())
         state.zero_grad()
+        if self.session.copies is not None:
+            self.session.copies.send()
         if not self.checkpoints.load(state, self.changes, quiet=True):
             raise TrainingError(
                 "The loss is not finite, and there is no saved state to go back to.",

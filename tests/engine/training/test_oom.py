@@ -1,4 +1,4 @@
-"""Several processes, one of which runs out of memory: rank 0 tells its numbers, whichever way it learns of them."""
+"""Several processes, one of which runs out of memory: its numbers are reported, whoever learns of it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from collections.abc import Callable
 import pytest
 
 from engine.exit_codes import ExitCode
+from engine.processes import parent_token
 from engine.runs import RunDir, read_events
 from engine.runs.shortage import Shortage
+from engine.training import launcher
 from engine.training import trainer as trainer_module
 from engine.training.oom import read_rank_oom
-from engine.training.processes import LEADER
+from engine.training.rank_errors import take_rank_errors, write_rank_error
+from engine.training.session import Signals
+from engine.world import LEADER
 from tests.engine.training.conftest import ROOT, MakeRun
 
 Train = Callable[[RunDir], int]
@@ -27,16 +31,7 @@ def train(session, reader):
     with session.phase("train"):
         raise RuntimeError("can't allocate memory: you tried to allocate 99999999999999 bytes")
 sys.modules["engine.training.trainer"] = types.SimpleNamespace(train=train)
-main([RUN])
-"""
-WATCHES = """
-from types import SimpleNamespace
-from engine.runs import RunDir
-from pathlib import Path
-from engine.training.processes import _watch_workers
-from engine.training.session import Session
-ended = SimpleNamespace(returncode=4, poll=lambda: 4)
-_watch_workers(Session(RunDir(Path(RUN))), [ended])
+sys.exit(main([RUN]))
 """
 
 
@@ -46,11 +41,17 @@ def in_a_process(run: RunDir, code: str, **environment: str) -> subprocess.Compl
     return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
 
 
+def ranked(rank: int) -> dict[str, str]:
+    """The variables of a rank that this process started."""
+    world = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    return {**world, LEADER: parent_token()}
+
+
 @pytest.fixture
 def run(make_run: MakeRun) -> RunDir:
     """A run whose rank 1 ended for want of memory."""
     run = make_run(training__num_processes=2)
-    done = in_a_process(run, REFUSES, **{LEADER: str(os.getpid()), "RANK": "1"})
+    done = in_a_process(run, REFUSES, **ranked(1))
     assert done.returncode == ExitCode.OUT_OF_MEMORY, done.stderr
     assert "you tried to allocate" in done.stderr, "its traceback is not in the log"
     return run
@@ -71,14 +72,70 @@ def test_its_word_is_read_once(run: RunDir) -> None:
     assert read_rank_oom(run) is None
 
 
-def test_rank_0_sees_that_it_is_gone(run: RunDir) -> None:
-    done = in_a_process(run, WATCHES)
-    assert done.returncode == ExitCode.OUT_OF_MEMORY, done.stderr
+def test_the_holder_of_the_lock_reports_it(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the others leave behind: they were waiting for it."""
+    write_rank_error(run, 0, "failed", ExitCode.TRAINING_FAILED, UNEXPECTED)
+    monkeypatch.setattr(launcher, "_run_agent", lambda *_: {0: 1, 1: 4})
+    assert launcher.train_in_ranks(run, Signals(), 2) == ExitCode.OUT_OF_MEMORY
     require_its_numbers(run)
 
 
+KNOWN = {"code": "no-images", "title": "Images", "message": "There are no images.", "hint": "Add some."}
+UNEXPECTED = {"code": "unexpected", "title": "Unexpected error", "message": "RuntimeError: Connection", "hint": ""}
+
+
+@pytest.mark.parametrize(
+    ("left", "exit_codes", "code", "sentence"),
+    [
+        ({0: KNOWN, 1: KNOWN}, {0: 3, 1: 3}, "no-images", "There are no images."),
+        ({1: KNOWN, 0: UNEXPECTED}, {0: 1, 1: 3}, "no-images", "There are no images."),
+        ({0: UNEXPECTED}, {0: 1, 1: -9}, "process-lost", "Rank 1 of 2 training processes was killed by SIGKILL"),
+        ({0: UNEXPECTED}, {0: 1, 1: -15}, "unexpected", "RuntimeError: Connection"),
+        ({}, {1: -11, 0: -15}, "process-lost", "Rank 1 of 2 training processes was killed by SIGSEGV"),
+        ({}, {0: 120}, "process-lost", "Rank 0 of 2 training processes ended with code 120"),
+        ({0: KNOWN}, {1: -9}, "no-images", "There are no images."),
+        ({}, {}, "process-lost", "ended with code 0"),
+    ],
+)
+def test_what_explains_the_end_is_reported(
+    left: dict[int, dict[str, str]],
+    exit_codes: dict[int, int],
+    code: str,
+    sentence: str,
+    make_run: MakeRun,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = make_run(training__num_processes=2)
+    for rank, details in left.items():
+        known = ExitCode.TRAINING_FAILED if details is UNEXPECTED else ExitCode.BAD_DATA
+        write_rank_error(run, rank, "failed", known, details)
+    monkeypatch.setattr(launcher, "_run_agent", lambda *_: exit_codes)
+    launcher.train_in_ranks(run, Signals(), 2)
+    ending = json.loads(run.exit_path.read_text())
+    assert (ending["code"], ending["state"]) == (code, "failed") and sentence in ending["message"]
+    assert take_rank_errors(run) == []
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "", "[]", "{", '{"state": "failed"}', '{"state": "finished", "exit_code": 0, "time": 1, "details": {}}',
+        '{"state": "failed", "exit_code": 99, "time": 1, "details": {"message": "x"}}',
+        '{"state": "failed", "exit_code": 1, "time": "x", "details": {"message": "x"}}',
+        '{"state": "failed", "exit_code": 1, "time": 1, "details": {"message": ["x"]}}',
+    ],
+)  # fmt: skip
+def test_a_damaged_record_of_a_rank_counts_as_none(record: str, make_run: MakeRun) -> None:
+    run = make_run()
+    (run.private / "rank-0.json").write_text(record)
+    assert take_rank_errors(run) == [] and not (run.private / "rank-0.json").exists()
+
+
 def test_rank_0_fails_on_its_absence(run: RunDir, train_here: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waiting for a process that is gone is an error of its own, but not the cause."""
+    """With another launcher. Waiting for a process that is gone is an error of its own, but not the cause."""
+    for name, value in ranked(0).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv(LEADER)
     word = next(run.private.glob("oom-*.json"))
     kept = word.read_bytes()
 
@@ -94,8 +151,6 @@ def test_rank_0_fails_on_its_absence(run: RunDir, train_here: Train, monkeypatch
 def test_the_word_of_an_earlier_life_does_not_count(
     run: RunDir, train_here: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_: object) -> bool:
-        raise KeyError("surprise")
-
-    monkeypatch.setattr(trainer_module, "train", broken)
+    monkeypatch.setattr(launcher, "_run_agent", lambda *_: {1: -9})
     assert train_here(run) == ExitCode.TRAINING_FAILED
+    assert json.loads(run.exit_path.read_text())["code"] == "process-lost"
