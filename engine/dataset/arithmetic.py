@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -120,6 +121,8 @@ class StepPlan:
             f"{f' ({self.num_short_batches} not full)' if self.num_short_batches else ''} → "
             f"{plural(self.updates_per_epoch, 'step')} an epoch{self._divisors()}"
         )
+        if self.num_processes > 1:
+            lines.append(self._of_processes())
         if self.by_epochs:
             lines.append(
                 f"{plural(self.epochs, 'epoch')} × {plural(self.updates_per_epoch, 'step')} = "
@@ -135,6 +138,17 @@ class StepPlan:
                 "dataset.bucket_no_upscale"
             )
         return lines
+
+    def _of_processes(self) -> str:
+        """The images of a step, and what they mean for the learning rate (Malladi et al. 2022, "On the SDEs and Scaling
+        Rules for Adaptive Gradient Algorithms": Adam's rate grows with the square root of the batch)."""
+        size, count, times = self.batch_size, self.num_processes, self.gradient_accumulation_steps
+        parts = [plural(count, "process"), str(size), *([str(times)] if times > 1 else [])]
+        return (
+            f"Each step trains up to {count * size * times} images ({' × '.join(parts)}). A learning rate that was "
+            f"chosen for one process is safe here and learns less an epoch; with Adam up to {math.sqrt(count):.2g} "
+            "times as much is possible."
+        )
 
     def _divisors(self) -> str:
         parts = []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from torch import distributed
@@ -33,3 +35,20 @@ def join(world: World) -> None:
     store.set_timeout(_ANSWER)
     backend = "cpu:gloo,cuda:nccl" if has_cuda else "gloo"
     distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_ANSWER)
+
+
+T = TypeVar("T")
+
+
+def gathered(value: T, world: World) -> list[T]:
+    """The value of each process, on every one of them, by rank."""
+    if world.size == 1:
+        return [value]
+    values = [value] * world.size
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def common_precision(choices: Sequence[str]) -> str:
+    """What all of these processes can compute in: fp16 where one has no bf16, fp32 ("no") where one needs that."""
+    return next(precision for precision in ("no", "fp16", "bf16") if precision in choices)

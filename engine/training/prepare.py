@@ -41,7 +41,7 @@ from engine.runs.states import SavedState, newest_state
 from engine.training.batch_source import BatchSource
 from engine.training.compiling import with_compiling_decided
 from engine.training.exactness import set_determinism
-from engine.training.group import join
+from engine.training.group import common_precision, gathered, join
 from engine.training.groups import trained_targets
 from engine.training.host_memory import keep_freed_memory
 from engine.training.inputs import check_inputs
@@ -263,9 +263,11 @@ def _accelerator(config: RunConfig, session: Session) -> tuple[Accelerator, str]
     if gpu is not None:
         set_determinism(config.memory.deterministic)
     choice = choose_precision(config.memory.mixed_precision, gpu)
-    session.log(f"Precision: {choice.text}.")
     join(world)
-    return Accelerator(mixed_precision=choice.value, cpu=gpu is None), choice.value
+    precision = common_precision(gathered(choice.value, world))
+    differs = precision != choice.value
+    session.log(f"Precision: {f'{precision}, which every GPU of this run can' if differs else choice.text}.")
+    return Accelerator(mixed_precision=precision, cpu=gpu is None), precision
 
 
 @dataclass(frozen=True)

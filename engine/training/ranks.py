@@ -9,6 +9,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, distributed
 
+from engine.training.group import gathered
+from engine.world import World
+
 Tensors = Mapping[str, Tensor]
 _AT_ONCE = 64
 """Cached entries in one message."""
@@ -60,11 +63,7 @@ class Ranks:
 
     def gather(self, value: Any) -> list[Any]:
         """The value of each rank, on every rank."""
-        if self.size == 1:
-            return [value]
-        values: list[Any] = [None] * self.size
-        distributed.all_gather_object(values, value)
-        return values
+        return gathered(value, World(self.rank, self.size))
 
     def _from(self, rank: int, value: Any) -> Any:
         values = [value]

@@ -18,7 +18,7 @@ from engine.errors import storing
 from engine.reading import is_regular, read_bytes
 from engine.runs.layout import RunDir
 from engine.runs.states import saved_states
-from engine.training.group import join
+from engine.training.group import gathered, join
 from engine.world import World
 
 _MOST = 2**40
@@ -61,7 +61,7 @@ def common_run(run: RunDir, world: World) -> RunCopies | None:
     """
     join(world)
     sees = _sees(run, world)
-    if all(_gathered(sees, world)):
+    if all(gathered(sees, world)):
         return None
     folder = None
     if not sees:
@@ -100,12 +100,6 @@ def _broadcast(values: list[str]) -> list[str]:
     content = [values]
     distributed.broadcast_object_list(content, 0)
     return content[0]
-
-
-def _gathered(value: bool, world: World) -> list[bool]:
-    values = [False] * world.size
-    distributed.all_gather_object(values, value)
-    return values
 
 
 def _bytes(content: bytes | None) -> bytes:

@@ -16,7 +16,7 @@ from textual.widgets.option_list import Option
 
 from engine.hardware import GpuReport
 from tui.screens.step import StepScreen
-from tui.text.hardware import Place, Surroundings, headline, machine_facts, place_facts, places
+from tui.text.hardware import ALL, Place, Surroundings, headline, machine_facts, place_facts, places
 from tui.texts import _
 from tui.watching.machine import Machine, MachineWatch
 from tui.widgets.facts import Facts
@@ -38,6 +38,7 @@ class HardwareScreen(StepScreen):
         "# Hardware\n\nUp and Down choose where the training computes; Enter or Next continues.\n\n"
         "**Automatic** takes the first GPU, or the CPU where there is none. Close programs that use VRAM "
         "before you train on a small card.\n\n"
+        "**GPUs together** start one process on each of them, which share every step.\n\n"
         "**bf16** has the range of fp32 and needs a GPU with compute capability 8.0 or more. Older ones use fp16."
     )
 
@@ -72,7 +73,7 @@ class HardwareScreen(StepScreen):
 
     def on_mount(self) -> None:
         """Show the choices that are always there, and read the hardware."""
-        self._device = str(self.draft.get("memory.device"))
+        self._device = self._stored_place()
         self.query_one("#driver", Lines).set_text(_("Reading the hardware …"))
         self._show_places()
         self._survey()
@@ -134,14 +135,22 @@ class HardwareScreen(StepScreen):
     def _confirm(self) -> None:
         self.action_next()
 
+    def _stored_place(self) -> str:
+        device = str(self.draft.get("memory.device"))
+        is_for_all = device in ("auto", "cuda") and self.draft.get("training.num_processes") == "auto"
+        return ALL if is_for_all else device
+
     def store(self) -> None:
-        """Write the chosen place into the draft."""
-        self.draft.set("memory.device", self._device)
+        """Write the chosen place into the draft, and how many processes train if that follows from it."""
+        is_for_all = self._device == ALL
+        self.draft.set("memory.device", "auto" if is_for_all else self._device)
+        if is_for_all or self.draft.get("training.num_processes") == "auto":
+            self.draft.set("training.num_processes", "auto" if is_for_all else 1)
 
     def problems(self) -> Iterable[str]:
         """A GPU that was chosen and is not here, or that the installed PyTorch cannot use."""
         if self._machine is None or self._around is None:
-            if self._device not in ("auto", "cpu"):
+            if self._device not in ("auto", "cpu", ALL):
                 yield _("The hardware is still being read.")
             return
         place = next((place for place in self._places if place.device == self._device), None)

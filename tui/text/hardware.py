@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,16 +51,22 @@ class Surroundings:
         return cls(read_system(), torch_build(), place, disk_free(place), logout_warning())
 
 
+ALL = "all"
+"""The place that is all GPUs together: `memory.device = auto` and `training.num_processes = auto`."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a run can compute."""
 
     device: str
-    """For `memory.device`."""
+    """For `memory.device`, or `ALL`."""
     title: str
     gpu: Gpu | None
     """None: the CPU, or a device that is not here."""
     here: bool = True
+    together: tuple[Gpu, ...] = ()
+    """For `ALL`: all GPUs."""
 
 
 def places(report: GpuReport, build: TorchBuild | None, device: str) -> list[Place]:
@@ -76,6 +82,10 @@ def places(report: GpuReport, build: TorchBuild | None, device: str) -> list[Pla
     auto = _("GPU {0}").format(first.index) if first is not None else _("the CPU")
     choices = [Place("auto", _("Automatic: {0}").format(auto), first)]
     choices += [Place(f"cuda:{number}", gpu_title(gpu), gpu) for number, gpu in enumerate(visible)]
+    usable = tuple(gpu for gpu in visible if build is None or build.trouble(report, gpu) is None)
+    if len(usable) > 1:
+        title = _("{0} of {1} GPUs together").format(len(usable), len(visible))
+        choices.append(Place(ALL, title, min(usable, key=_ability), together=usable))
     choices.append(Place("cpu", _("CPU"), None))
     if device not in [place.device for place in choices]:
         same = next((place for place in choices if device == "cuda" and place.device == "cuda:0"), None)
@@ -84,6 +94,11 @@ def places(report: GpuReport, build: TorchBuild | None, device: str) -> list[Pla
         else:
             choices.append(Place(device, _("{0}: not here").format(printable(device)), None, here=False))
     return choices
+
+
+def _ability(gpu: Gpu) -> tuple[tuple[int, int], int]:
+    """What limits a run on several GPUs: the oldest of them decides the precision, the smallest the memory."""
+    return gpu.compute_capability or (0, 0), gpu.total or 0
 
 
 def hidden(report: GpuReport) -> list[Gpu]:
@@ -129,7 +144,9 @@ def place_facts(place: Place, precision: Precision, report: GpuReport, around: S
     if not place.here:
         yield "", _("! This GPU is not here. Choose another place, or fix the driver and press r.")
         return
-    if place.gpu is None:
+    if place.together:
+        yield from _together_facts(place.together)
+    elif place.gpu is None:
         yield from _cpu_facts(report, around)
     else:
         trouble = around.build.trouble(report, place.gpu) if around is not None else None
@@ -137,6 +154,21 @@ def place_facts(place: Place, precision: Precision, report: GpuReport, around: S
             yield "PyTorch", f"! {trouble[1]}"
         yield from gpu_facts(place.gpu)
     yield from _precision(precision, place.gpu)
+
+
+def _together_facts(gpus: Sequence[Gpu]) -> Iterator[Fact]:
+    """What it means to train on all of them."""
+    if len({gpu.name for gpu in gpus}) > 1:
+        yield _("Speed"), _("! The GPUs differ: each step waits for the slowest.")
+    yield (
+        _("Each step"),
+        _("a batch on every GPU: {0} times the images, and 1/{0} of the steps an epoch").format(len(gpus)),
+    )
+    for gpu in gpus:
+        yield (
+            _("GPU {0}").format(gpu.index),
+            _("{0}, {1}, {2} free").format(printable(gpu.name), _size(gpu.total), _size(gpu.free)),
+        )
 
 
 def _cpu_facts(report: GpuReport, around: Surroundings | None) -> Iterator[Fact]:

@@ -17,6 +17,7 @@ from engine.exit_codes import ExitCode
 from engine.runs import prepare_resume, request
 from engine.runs.events import read_events
 from engine.runs.layout import RunDir
+from engine.runs.resume import change_settings
 from engine.runs.state import true_state
 from tests.engine.training.conftest import MakeRun, start_ranks
 from tests.engine.training.test_kills import until_step
@@ -84,7 +85,8 @@ def test_a_stop_reaches_every_rank_and_the_run_continues_with_another_number_of_
     stopped = json.loads(run.exit_path.read_text())
     assert stopped["state"] == "stopped"
 
-    prepare_resume(run, ["training.num_processes=1", f"training.max_train_steps={stopped['step'] + 4}"])
+    change_settings(run, {"training.num_processes": 1, "training.max_train_steps": stopped["step"] + 4})
+    prepare_resume(run)
     alone = ForkedTrainer(run)
     assert alone.wait(300) == ExitCode.DONE, run.log_path.read_text()[-3000:]
     events = read_events(run.events_path)

@@ -62,11 +62,42 @@ async def test_choosing_continuing_and_coming_back(begin: Smith, nvml: Play, unt
         assert app.draft.values == {"memory.device": "cuda:1"} and app.draft.done == ["hardware"]
         await pilot.press("escape")
         await until(pilot, lambda: "● GPU 1" in text(app))
-        await pilot.press("down")
+        await pilot.press("down", "down")
         await until(pilot, lambda: "The CPU can do everything" in text(app))
         await pilot.press("escape")
         await until(pilot, lambda: not isinstance(app.screen, HardwareScreen))
         assert app.draft.values == {"memory.device": "cpu"}
+
+
+async def test_all_gpus_together(begin: Smith, nvml: Play, until: Until, text: Shown) -> None:
+    """The older of the two decides the precision, and a single place takes the choice back."""
+    nvml("two", torch=CUDA_TORCH)
+    app = begin()
+    async with app.run_test(size=WIDE) as pilot:
+        await until(pilot, lambda: "○ 2 of 2 GPUs together" in text(app))
+        await pilot.press("down", "down", "down")
+        await until(pilot, lambda: "● 2 of 2 GPUs together" in text(app) and "Each step" in text(app))
+        assert "2 times the images, and 1/2 of the steps an epoch" in " ".join(
+            text(app).split()
+        ) and "! The GPUs differ" in text(app)
+        assert "fp16 (compute capability 7.5" in text(app)
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, ModelScreen))
+        assert app.draft.values == {"training.num_processes": "auto"}
+        await pilot.press("escape")
+        await until(pilot, lambda: "● 2 of 2 GPUs together" in text(app))
+        await pilot.press("up", "enter")
+        await until(pilot, lambda: isinstance(app.screen, ModelScreen))
+        assert app.draft.values == {"memory.device": "cuda:1"}
+
+
+@pytest.mark.parametrize("fake", ["rtx2060", "h200"])
+async def test_one_gpu_is_not_offered_together(begin: Smith, nvml: Play, until: Until, text: Shown, fake: str) -> None:
+    nvml(fake, torch=CUDA_TORCH)
+    app = begin()
+    async with app.run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "○ GPU 0" in text(app))
+        assert "together" not in text(app)
 
 
 async def test_it_keeps_looking_and_the_cursor_stays(
