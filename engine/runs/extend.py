@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from engine.config.training import TrainingTable
     from engine.families.resolved import ResolvedRun
 
-_EPOCH_LENGTH = ("training.train_batch_size", "training.gradient_accumulation_steps")
+_EPOCH_LENGTH = ("training.train_batch_size", "training.gradient_accumulation_steps", "training.num_processes")
 
 
 @dataclass(frozen=True)

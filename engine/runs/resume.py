@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 CHANGEABLE_TABLES = ("memory", "sampling", "logging")
 CHANGEABLE_KEYS = (
-    "training.train_batch_size", "training.gradient_accumulation_steps", "saving.save_every_n_epochs",
-    "saving.save_every_n_steps", "saving.save_last_n_epochs", "saving.save_last_n_steps",
+    "training.train_batch_size", "training.gradient_accumulation_steps", "training.num_processes",
+    "saving.save_every_n_epochs", "saving.save_every_n_steps", "saving.save_last_n_epochs", "saving.save_last_n_steps",
     "saving.save_state_every_n_steps",
 )  # fmt: skip
 """What a resume may change, besides all keys of these tables and `engine.config.change.WEIGHT_KEYS`."""

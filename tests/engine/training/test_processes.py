@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import psutil
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from engine.config import RunConfig, load_config
 from engine.exit_codes import ExitCode
@@ -19,6 +21,7 @@ from engine.runs.layout import RunDir
 from engine.training import launcher
 from tests.engine.training.conftest import MakeRun, start, start_ranks
 from tests.engine.training.test_kills import until_step
+from tests.forked import ForkedTrainer, fork_ranks
 from tests.gone import still_there
 from tests.refusals import refused
 
@@ -96,6 +99,44 @@ def test_two_processes_are_deterministic_and_resume_exactly(make_run: MakeRun) -
     prepare_resume(halted)
     assert start_ranks(halted).wait(timeout=300) == ExitCode.DONE, halted.log_path.read_text()[-3000:]
     assert digest(straight) == digest(halted)
+
+
+def numbers_by_place() -> None:
+    """`before` of a trainer: the second batch of a step gets the same noise as the second rank's batch."""
+    from engine.training import loader, step
+    from engine.training.seeds import derive, generator
+
+    loader.generator = lambda seed, name, step, micro, rank: generator(seed, name, step, micro + rank, 0)  # type: ignore[assignment]
+    step.derive = lambda seed, name, step, micro, rank: derive(seed, name, step, micro + rank, 0)  # type: ignore[assignment]
+
+
+def ranks_by_place() -> None:
+    """The same for a trainer with several processes; parts of the gradients are small enough that there are several."""
+    from engine.training import gradient_buckets
+
+    gradient_buckets.BUCKET_VALUES = 2000
+    numbers_by_place()
+    fork_ranks()
+
+
+@pytest.mark.slow  # a training in one process, and one in two
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_two_ranks_learn_the_same_as_one_with_twice_the_batch(precision: str, make_run: MakeRun) -> None:
+    """Up to the order in which numbers are added."""
+    plain = {**TWO, "network__module_dropout": 0.0, "memory__mixed_precision": precision}
+    two = make_run("two", **plain)
+    one = make_run("one", **{**plain, "training__num_processes": 1, "training__gradient_accumulation_steps": 2})
+    for run, before in ((two, ranks_by_place), (one, numbers_by_place)):
+        assert ForkedTrainer(run, before).wait(timeout=300) == ExitCode.DONE, run.log_path.read_text()[-3000:]
+    losses, norms = (
+        [[event.data[key] for event in read_events(run.events_path) if event.type == "step"] for run in (two, one)]
+        for key in ("loss", "grad_norm")
+    )
+    exact = 1e-5 if precision == "no" else 2e-2
+    assert losses[0] == pytest.approx(losses[1], rel=exact) and norms[0] == pytest.approx(norms[1], rel=exact * 5)
+    ours, theirs = (load_file(run.path / "zed.safetensors") for run in (two, one))
+    assert all(torch.allclose(ours[name].float(), theirs[name].float(), atol=exact) for name in {**ours, **theirs})
 
 
 @pytest.mark.slow  # three times two processes

@@ -77,9 +77,7 @@ async def test_all_gpus_together(begin: Smith, nvml: Play, until: Until, text: S
         await until(pilot, lambda: "○ 2 of 2 GPUs together" in text(app))
         await pilot.press("down", "down", "down")
         await until(pilot, lambda: "● 2 of 2 GPUs together" in text(app) and "Each step" in text(app))
-        assert "2 times the images, and 1/2 of the steps an epoch" in " ".join(
-            text(app).split()
-        ) and "! The GPUs differ" in text(app)
+        assert "2 times the images" in text(app) and "! The GPUs differ" in text(app)
         assert "fp16 (compute capability 7.5" in text(app)
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, ModelScreen))
