@@ -9,6 +9,8 @@ from engine.results.measures import Measures
 
 NOTHING = "–"
 """Not measured."""
+BEST, FAVOURITE = "●", "★"
+"""The signs of the file that is recommended and of those that a person has marked, on every screen and page."""
 SIGNS = {"undertrained": "↓", "good": "✓", "overtrained": "↑", "undecidable": "?"}
 """The sign of each verdict, shown next to the word."""
 

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.errors import UsageError
@@ -30,11 +30,11 @@ class KnownRun:
     name: str
     created: float
     state: RunState
-    remarks: Remarks = Remarks()
+    remarks: Remarks = field(default_factory=Remarks)
 
     @property
     def title(self) -> str:
-        """The name to show: the person's own; else the run's, with its project's folder where that is called otherwise."""
+        """The name to show: the person's own; else the run's, with its project's folder if that has another name."""
         path = self.run_dir.path
         folder = path.parent.name if is_results(path) else path.name
         return self.remarks.title or (self.name if folder in ("", self.name) else f"{self.name} ({folder})")

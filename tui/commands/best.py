@@ -11,6 +11,7 @@ import click
 from engine.errors import UsageError
 from engine.exit_codes import ExitCode
 from engine.paths import expanded
+from engine.results.columns import BEST
 from engine.runs import RunDir, resolve
 from engine.text import percent, printable
 from tui.shell import output
@@ -137,7 +138,7 @@ def _cells(judged: JudgedFile, best: bool) -> tuple[str, ...]:
         "–" if file.step is None else str(file.step),
         "–" if file.epoch is None else str(file.epoch),
         *("–" if share is None else percent(share) for share in shares),
-        f"{judged.verdict.kind} ● best" if best else judged.verdict.kind,
+        f"{judged.verdict.kind} {BEST} best" if best else judged.verdict.kind,
     )
 
 

@@ -71,7 +71,7 @@ async def test_marked_runs_side_by_side(
         await pilot.press("2")
         await until(pilot, lambda: text(app).count("A") > 3 and text(app).count("B") > 3)
         await pilot.press("3")
-        await until(pilot, lambda: "A step 30 ★" in text(app) and "B step 20 ★" in text(app))
+        await until(pilot, lambda: "A step 30 ●" in text(app) and "B step 20 ●" in text(app))
         assert "prompt 1 of 2 (the seed was not fixed): a smithy robot" in text(app)
         assert isinstance(screen.focused, RunSamples)
         await pilot.press("escape")
@@ -83,13 +83,13 @@ async def test_samples_walk_turn_and_flip(smith: Smith, two: list[RunDir], until
     async with app.run_test(size=NARROW) as pilot:
         await marked(app, pilot, until, text)
         await pilot.press("3", "left")
-        await until(pilot, lambda: "A step 20" in text(app) and "B step 20 ★" in text(app))
+        await until(pilot, lambda: "A step 20" in text(app) and "B step 20 ●" in text(app))
         await pilot.press("b")
         await until(pilot, lambda: "A base" in text(app) and "B base" in text(app))
         await pilot.press("b", "left", "down")
         await until(pilot, lambda: "A step 10" in text(app) and "prompt 2 of 2" in text(app))
         await pilot.press("home")
-        await until(pilot, lambda: "A step 30 ★" in text(app))
+        await until(pilot, lambda: "A step 30 ●" in text(app))
 
 
 async def test_one_run_and_one_that_is_asked_for(smith: Smith, two: list[RunDir], until: Until, text: Text) -> None:

@@ -17,13 +17,15 @@ from engine.errors import StorageError
 from engine.models.header import read_header
 from engine.runs import RunDir
 from engine.runs.events import ValidationEvent
+from engine.runs.remarks import read_remarks
 from tests.fake_run import PROMPTS, PlayedTrainer, prepared_run
 from tui.app import LoraSmithApp
 from tui.screens.ask import AskScreen
 from tui.screens.ask_text import AskTextScreen
 from tui.screens.dashboard import DashboardScreen
+from tui.screens.file_actions import opener
 from tui.screens.parameters import ParametersScreen
-from tui.screens.results import ResultsScreen, opener
+from tui.screens.results import ResultsScreen
 from tui.widgets.field import FieldList
 from tui.widgets.gallery import Gallery
 
@@ -145,6 +147,57 @@ async def test_one_key_takes_the_file_into_use(
         away = sorted(path.name for path in (run_dir.path / "other_files").iterdir())
         assert away == [run_dir.lora_path(step=step).name for step in (10, 30)]
         assert run_dir.lora_path(step=20).is_file()
+
+
+async def test_a_file_is_copied_under_another_name(
+    showing: Open, run_dir: RunDir, until: Until, text: Text, tmp_path: Path
+) -> None:
+    write_small_lora(run_dir.lora_path(step=20))
+    (tmp_path / "loras").mkdir()
+    async with showing(run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "finished" in text(pilot.app))
+        await pilot.press("v")
+        await until(pilot, lambda: "● best" in text(pilot.app))
+        await pilot.press("u")
+        await until(pilot, lambda: isinstance(pilot.app.screen, AskTextScreen))
+        pilot.app.screen.query_one(Input).value = str(tmp_path / "nowhere" / "tin.safetensors")
+        await pilot.press("enter")
+        await until(pilot, lambda: "is no folder." in " ".join(text(pilot.app).split()))
+        pilot.app.screen.query_one(Input).value = str(tmp_path / "loras" / "tin.safetensors")
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, AskScreen))
+        await pilot.press("enter", "u")
+        await until(pilot, lambda: isinstance(pilot.app.screen, AskTextScreen))
+        assert pilot.app.screen.query_one(Input).value == str(tmp_path / "loras")
+    assert [path.name for path in (tmp_path / "loras").iterdir()] == ["tin.safetensors"]
+
+
+async def test_a_favourite_is_marked_and_stays_with_the_run(
+    showing: Open, run_dir: RunDir, until: Until, text: Text, tmp_path: Path
+) -> None:
+    """It survives a restart, is not moved away with the others, and the mark is not that of the recommended file."""
+    write_small_lora(run_dir.lora_path(step=20))
+    async with showing(run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "finished" in text(pilot.app))
+        await pilot.press("v")
+        await until(pilot, lambda: "● best" in text(pilot.app))
+        await pilot.press("down", "f")
+        await until(pilot, lambda: "★ robot-step00000030.safetensors" in text(pilot.app))
+        assert text(pilot.app).count("★") == 1 and text(pilot.app).count("● best") == 1
+        assert read_remarks(run_dir).favourites == {"robot-step00000030.safetensors"}
+        await pilot.press("up", "f")
+        await until(pilot, lambda: text(pilot.app).count("★") == 2)
+        await pilot.press("f")
+        await until(pilot, lambda: text(pilot.app).count("★") == 1)
+    async with showing(run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "finished" in text(pilot.app))
+        await pilot.press("v")
+        await until(pilot, lambda: "★ robot-step00000030.safetensors" in text(pilot.app))
+        await pilot.press("u")
+        await until(pilot, lambda: isinstance(pilot.app.screen, AskTextScreen))
+        pilot.app.screen.query_one(Input).value = str(tmp_path)
+        await pilot.press("enter")
+        await until(pilot, lambda: "Move the 1 other file away?" in text(pilot.app))
 
 
 async def test_b_flips_to_the_base_and_enter_shows_one_alone(
@@ -285,7 +338,7 @@ async def test_a_run_without_files_shows_what_to_press(showing: Open, home: Path
     async with showing(made).run_test(size=NARROW) as pilot:
         await until(pilot, lambda: "stopped" in text(pilot.app))
         await pilot.press("v")
-        await until(pilot, lambda: "No LoRA is saved yet" in text(pilot.app))
+        await until(pilot, lambda: "This run has saved no LoRA." in text(pilot.app))
         await pilot.press("c", "t")
         assert isinstance(pilot.app.screen, ResultsScreen) and pilot.app.clipboard == ""
 
