@@ -95,7 +95,7 @@ shown; the number then moves the focus to a part.
                 yield OverlayChart(id="overlay")
             with framed(Vertical(id="samples", classes="pane"), _("Samples")):
                 yield RunSamples()
-        yield Lines(id="message")
+        yield Lines(id="message", wraps=True)
 
     def on_mount(self) -> None:
         """Read the runs."""

@@ -82,7 +82,7 @@ a folder of yours, under any name. **f** marks a favourite of yours (★), or un
         yield framed(FileTable(), _("Files"))
         yield framed(Lines(id="reasons", wraps=True), _("Verdict"))
         yield framed(Gallery(_("This run has no samples.")), _("Samples"))
-        yield Lines(id="message")
+        yield Lines(id="message", wraps=True)
 
     def on_mount(self) -> None:
         """Read the run."""
