@@ -12,8 +12,9 @@ from engine.runs.events import ValidationEvent
 from tests.fake_run import PlayedTrainer, prepared_run
 from tui.app import LoraSmithApp
 from tui.screens.ask import AskScreen
-from tui.screens.compare import CompareScreen
+from tui.screens.compare import CompareScreen, SettingTable
 from tui.screens.home import HomeScreen
+from tui.text.compare import measure_texts
 from tui.widgets.run_samples import RunSamples
 
 NARROW, WIDE = (80, 24), (120, 36)
@@ -76,6 +77,29 @@ async def test_marked_runs_side_by_side(
         assert isinstance(screen.focused, RunSamples)
         await pilot.press("escape")
         await until(pilot, lambda: isinstance(app.screen, HomeScreen))
+
+
+async def test_every_measure_is_explained(smith: Smith, two: list[RunDir], until: Until, text: Text) -> None:
+    """In the help all of them, below the table that of the chosen row."""
+    app = smith()
+    async with app.run_test(size=(120, 60)) as pilot:
+        await marked(app, pilot, until, text)
+        screen = app.screen
+        await until(pilot, lambda: isinstance(screen, CompareScreen) and screen.comparison is not None)
+        assert isinstance(screen, CompareScreen) and screen.comparison is not None
+        texts = dict(measure_texts(screen.comparison))
+        assert {"Validation loss", "Learned"} <= set(texts)
+        table = screen.query_one(SettingTable)
+        await until(pilot, lambda: table.row_count)
+        shown = {table.get_row_at(row)[0].plain: row for row in range(table.row_count)}
+        assert set(texts) <= set(shown)
+        for title, words in texts.items():
+            table.move_cursor(row=shown[title])
+            await until(pilot, lambda words=words: words in " ".join(text(app).split()))
+        await pilot.press("f1")
+        await until(pilot, lambda: not isinstance(app.screen, CompareScreen))
+        assert all(words in screen.help_text for words in texts.values())
+        await until(pilot, lambda: "Learned: How much lower" in " ".join(text(app).split()))
 
 
 async def test_samples_walk_turn_and_flip(smith: Smith, two: list[RunDir], until: Until, text: Text) -> None:
