@@ -50,7 +50,7 @@ COLUMNS = (
     ),
     Column(
         "learned", "Learned", "%",
-        "How much lower the loss on validation images is than the base model's. Higher is better, until it falls again.",
+        "How much lower the loss on validation images is than the base model's. Higher is better until it falls again.",
         lambda measures: measures.learned, 1,
     ),
     Column(

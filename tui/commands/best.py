@@ -44,10 +44,10 @@ def command(
 ) -> int:
     """Judge the files of RUN, a directory or a part of its name, and recommend one.
 
-    learned is the share of the base model's validation loss that is gone, gap what training images gained beyond that;
-    bleed is how far predictions for everyday prompts moved, relative to what those prompts still change (above 55 %
-    other subjects suffer), response how much the rest of a prompt still counts (100 %: as in the base model).
-    docs/results.md explains them.
+    learned is how much lower the loss on validation images is than the base model's, gap what training images gained
+    beyond that; bleed is how far predictions for everyday prompts moved, relative to what those prompts still change
+    (above 55 % other subjects suffer), response how much the rest of a prompt still counts (100 %: as in the base
+    model). docs/results.md explains them.
 
     --with-clip, --with-dino and --with-face compare the samples with training images and prompts by models that are on
     this machine. The figures are kept with the run and shown next to the verdicts, which do not depend on them.

@@ -98,7 +98,7 @@ async def test_each_run_is_shown_for_what_it_is(smith: Smith, live: RunDir, unti
             "gone": "The last event is incomplete",
             "far": "It ran on gpu-server-7",
             "broken": "meta.json) cannot be read",
-            "alive": "Trains in process",
+            "alive": "Its trainer is process",
         }.items():
             await pilot.press("ctrl+home")
             await point_at(pilot, until, name)

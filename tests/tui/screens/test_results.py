@@ -94,14 +94,14 @@ async def test_files_with_their_verdicts_and_the_best_marked(
         await until(pilot, lambda: "✓ good ● best" in text(pilot.app))
         shown = text(pilot.app)
         for expected in ("3 files · 6 samples", "robot-step00000010.safetensors", "↓ undertrained", "↑ overtrained",
-                         "33 %", "40 %", "50 % of the base model's loss on validation images is gone.",
+                         "33 %", "40 %", "The loss on validation images is 50 % lower than the base model's.",
                          "u Use", "w What now", "p Try", "t Train on", "c Copy path", "esc Back"):  # fmt: skip
             assert expected in shown, expected
         assert shown.count("● best") == 1
         await pilot.press("down")
-        await until(pilot, lambda: "since then it unlearned" in text(pilot.app))
+        await until(pilot, lambda: "Since then the run has unlearned." in text(pilot.app))
         await pilot.press("up", "up")
-        await until(pilot, lambda: "67 % of this" in text(pilot.app))
+        await until(pilot, lambda: "The run learns more after this file." in text(pilot.app))
 
 
 async def test_one_key_takes_the_file_into_use(
@@ -124,7 +124,7 @@ async def test_one_key_takes_the_file_into_use(
         await until(pilot, lambda: isinstance(pilot.app.screen, AskScreen))
         assert "Move the 2 other files away?" in text(pilot.app)
         await pilot.press("enter")
-        await until(pilot, lambda: "Ready for use: " in text(pilot.app))
+        await until(pilot, lambda: "Ready for use:" in text(pilot.app))
         assert run_dir.lora_path(step=10).is_file()
         metadata = read_header(folder / "robot.safetensors").metadata
         assert metadata["modelspec.trigger_phrase"] == "robot" and metadata["lorasmith.strength"] == "0.8"
@@ -245,7 +245,7 @@ async def test_paths_are_shown_and_copied(
         assert pilot.app.clipboard == str(run_dir.lora_path(step=20))
         await pilot.press("o")
         assert pilot.app.clipboard == str(run_dir.path)
-        await until(pilot, lambda: "Copied (if your terminal allows it): " in text(pilot.app))
+        await until(pilot, lambda: "Copied (if your terminal allows it):" in text(pilot.app))
 
 
 def test_a_folder_opens_only_before_a_desktop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
