@@ -49,7 +49,7 @@ class HomeScreen(NewRuns):
         Binding("a", "rename", _("Rename"), show=False, tooltip=_("Show the run under another name in lists.")),
         Binding("e", "note", _("Note"), show=False, tooltip=_("Write a note about the run, for yourself.")),
         Binding("space", "mark", _("Mark"), show=False, tooltip=_("Mark a run to compare it with others.")),
-        Binding("q", "app.leave", _("Quit"), show=False, tooltip=_("Leave; a running training continues.")),
+        Binding("q", "app.leave_app", _("Quit"), show=False, tooltip=_("Leave; a running training continues.")),
     ]
     HELP = _("""
 ## Runs
