@@ -131,6 +131,18 @@ a folder of yours, under any name. **f** marks a favourite of yours (★), or un
                 self._to_centre = False
                 self.call_after_refresh(self._centre)  # the reasons below decide how many rows there are
 
+    def on_descendant_focus(self) -> None:
+        """In few rows the part with the focus has the room: files and verdict, or the samples."""
+        on_samples = self.query_one(Gallery).has_focus
+        if on_samples != self.has_class("-samples"):
+            self.set_class(on_samples, "-samples")
+            self.call_after_refresh(self._centre)
+
+    def on_resize(self) -> None:
+        """Name the key to the samples where they have no room."""
+        super().on_resize()
+        self.query_one(Gallery).border_title = _("Samples (Tab)") if self.has_class("-short") else _("Samples")
+
     def _centre(self) -> None:
         """Show the highlighted file with its neighbours on both sides."""
         table = self.query_one(FileTable)

@@ -343,6 +343,24 @@ async def test_a_run_without_files_shows_what_to_press(showing: Open, home: Path
         assert isinstance(pilot.app.screen, ResultsScreen) and pilot.app.clipboard == ""
 
 
+async def test_in_few_rows_the_part_with_the_focus_has_the_room(
+    showing: Open, run_dir: RunDir, until: Until, text: Text
+) -> None:
+    """Files and verdict, after Tab the samples with the chosen file above them, and back."""
+    async with showing(run_dir).run_test(size=(60, 16)) as pilot:
+        await until(pilot, lambda: "finished" in text(pilot.app))
+        await pilot.press("v")
+        await until(pilot, lambda: "● best" in text(pilot.app))
+        gallery = pilot.app.screen.query_one(Gallery)
+        assert "The loss on validation images" in text(pilot.app) and "─Samples (Tab)─" in text(pilot.app)
+        await pilot.press("down", "tab")
+        await until(pilot, lambda: gallery.size.height >= 7)
+        await until(pilot, lambda: "▸ step 30" in text(pilot.app) and "robot-step00000030" in text(pilot.app))
+        assert "prompt 1 of 2" in text(pilot.app) and "robot-step00000010" not in text(pilot.app)
+        await pilot.press("tab")
+        await until(pilot, lambda: "since then" in text(pilot.app).lower() and "robot-step00000010" in text(pilot.app))
+
+
 async def test_the_samples_have_the_whole_screen(showing: Open, run_dir: RunDir, until: Until, text: Text) -> None:
     async with showing(run_dir).run_test(size=NARROW) as pilot:
         await until(pilot, lambda: "finished" in text(pilot.app))
