@@ -49,7 +49,7 @@ class Recognition:
     downscale: int = 8
     """Pixels a latent cell is wide (FLUX: a patch of 2 × 2): what a single training size must be a multiple of."""
     multiple: int = 64
-    """Pixels that bucket sides must be a multiple of, so that every level of the UNet divides evenly."""
+    """Pixels that bucket sides must be a multiple of, so that every level of the U-Net divides evenly."""
     latent_channels: int = 4
     """Numbers in a latent cell."""
     caption_bytes: int = 0

@@ -1,4 +1,4 @@
-"""A small FLUX and a small UNet of the real classes with LoRA layers, for the tests of the memory ladder."""
+"""A small FLUX and a small U-Net of the real classes with LoRA layers, for the tests of the memory ladder."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def small_flux(dtype: torch.dtype = torch.float32, device: str = "cpu", **config
 
 
 def small_unet(dtype: torch.dtype = torch.float32, device: str = "cpu") -> Small:
-    """A UNet of five blocks, 64 and 128 wide, with attention in the outer ones."""
+    """A U-Net of five blocks, 64 and 128 wide, with attention in the outer ones."""
     denoiser = copy.deepcopy(_unet(dtype))
     blocks = [*denoiser.down_blocks, denoiser.mid_block, *denoiser.up_blocks]
     return Small(denoiser, blocks, _unet_inputs, torch.device(device))

@@ -38,8 +38,8 @@ def tiny_sd15(
 
     Args:
         directory: made if missing; the model goes into `tiny` or `tiny.safetensors` inside it.
-        ldm: one file in the original layout instead of a diffusers folder (UNet with four levels then).
-        channels: of the UNet; the last level has no attention.
+        ldm: one file in the original layout instead of a diffusers folder (U-Net with four levels then).
+        channels: of the U-Net; the last level has no attention.
         ema: also write EMA weights (other values) into the single file.
         position_ids: also write the text encoder's position_ids into the single file.
         metadata: of the single file.
@@ -55,7 +55,7 @@ def tiny_sd15(
 
 
 def tiny_parts(channels: tuple[int, ...] = CHANNELS, seed: int = 0) -> dict[str, Any]:
-    """UNet, VAE and text encoder as modules in fp32."""
+    """U-Net, VAE and text encoder as modules in fp32."""
     levels = len(channels)
     unet_class: Any = UNet2DConditionModel
     vae_class: Any = AutoencoderKL

@@ -31,7 +31,7 @@ def tiny_sdxl(
     markers: tuple[str, ...] = (),
     seed: int = 0,
 ) -> Path:
-    """64 px images, 16x16x4 latents, three levels of the UNet, text encoders 32 and 64 wide.
+    """64 px images, 16x16x4 latents, three levels of the U-Net, text encoders 32 and 64 wide.
 
     Args:
         directory: made if missing; the model goes into `tiny_xl` or `tiny_xl.safetensors` inside it.
@@ -60,7 +60,7 @@ def tiny_sdxl(
 
 
 def sdxl_parts(seed: int = 0) -> dict[str, Any]:
-    """Text encoders, UNet and VAE as modules in fp32."""
+    """Text encoders, U-Net and VAE as modules in fp32."""
     unet_class: Any = UNet2DConditionModel
     vae_class: Any = AutoencoderKL
     with torch.random.fork_rng(devices=[]):

@@ -21,7 +21,7 @@ read by every program; with another one `--dry-run`, the review and the log name
 """
 CHOICES = (
     ("LoRA", "`lora` (or `locon`)", "anything; start here", "rank 8-32, alpha half of it"),
-    ("LoCon", "`lora` with `network.conv_dim`", "styles and textures: a UNet's 3×3 convolutions are trained too",
+    ("LoCon", "`lora` with `network.conv_dim`", "styles and textures: a U-Net's 3×3 convolutions are trained too",
      "`conv_dim` 4-16"),
     ("DoRA", "also `network.dora_wd`, with `lora`, `loha` or `lokr`",
      "closer to a fine-tune at the same rank; a slower step", "rank 8-16, a slightly lower learning rate"),
@@ -36,12 +36,12 @@ CHOICES = (
      "rank 4-32 (side of a block), `constraint` 0 or 1e-4 to 1e-3"),
     ("BOFT", "`boft`", "the same with more mixing", "a rank that divides the layers' outputs; else the least is named"),
     ("(IA)³", "`ia3`", "the smallest files, weak effect", "learning rate 5e-3 to 1e-2"),
-    ("norm", "`train_norm` beside any of them", "brightness and contrast of a UNet", ""),
+    ("norm", "`train_norm` beside any of them", "brightness and contrast of a U-Net", ""),
 )  # fmt: skip
 """Rows of the first table."""
 SETTINGS = """
 `network.network_module` is set accordingly: `lycoris.kohya`, where it is not one of Kohya's modules that train the kind
-(`networks.loha`, `networks.lokr`). With `lycoris.kohya` the convolutions of a UNet are trained too, as in LyCORIS:
+(`networks.loha`, `networks.lokr`). With `lycoris.kohya` the convolutions of a U-Net are trained too, as in LyCORIS:
 where `conv_dim` is not set it is `network_dim`, and `conv_alpha` is `network_alpha`. (IA)³ is trained on keys, values
 and the second feed-forward layer, as with LyCORIS' preset `ia3`. Presets, patterns, and ranks and rates by block work
 with every kind: [docs/layers.md](layers.md).

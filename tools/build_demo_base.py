@@ -2,7 +2,7 @@
 
 The stages are seeded and resumable, with a checkpoint every two minutes: `vae`, `tune` (its decoder alone, on slightly
 noisy latents), `latents`, `text` (tokenizer, and a warm-up of the text encoder on the attributes a caption names),
-`unet` (UNet and text encoder together) and `export`, which writes a diffusers folder in fp16.
+`unet` (U-Net and text encoder together) and `export`, which writes a diffusers folder in fp16.
 
     python tools/build_demo_base.py --work /tmp/base --out engine/assets/demo_base
     python tools/build_demo_base.py --work /tmp/base --stage vae --minutes 25

@@ -1,6 +1,6 @@
 """The text stage of the demo base: a small CLIP tokenizer and a warm-up of the text encoder.
 
-The warm-up asks the text encoder's pooled output for every attribute that the caption names, so that the UNet starts
+The warm-up asks the text encoder's pooled output for every attribute that the caption names, so that the U-Net starts
 with words that already mean something.
 """
 

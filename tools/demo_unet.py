@@ -1,4 +1,4 @@
-"""The UNet stage of the demo base: v-prediction on fixed latents, UNet and text encoder together."""
+"""The U-Net stage of the demo base: v-prediction on fixed latents, U-Net and text encoder together."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LATENT_OFFSET = 4_000_000
 
 
 def scene_image(index: int) -> np.ndarray[Any, Any]:
-    """Image `index` of the UNet's training set, uint8 (64, 64, 3)."""
+    """Image `index` of the U-Net's training set, uint8 (64, 64, 3)."""
     return np.asarray(world.draw_scene(world.sample_scene(seeded(LATENT_OFFSET + index))))
 
 
@@ -108,7 +108,7 @@ def caption_of(index: int, rng: random.Random) -> str:
 
 
 class Learner:
-    """UNet and text encoder with their averages and optimiser."""
+    """U-Net and text encoder with their averages and optimiser."""
 
     def __init__(self, work: Path, peak: float, text_peak: float) -> None:
         torch.manual_seed(0)
@@ -126,7 +126,7 @@ class Learner:
         self.optimiser = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.99), weight_decay=1e-2)
 
     def predict(self, noisy: Tensor, times: Tensor, captions: list[str], length: int) -> Tensor:
-        """The UNet's v (n, 4, 16, 16) for noisy latents under captions padded to `length` tokens."""
+        """The U-Net's v (n, 4, 16, 16) for noisy latents under captions padded to `length` tokens."""
         hidden = self.text(input_ids=token_ids(self.tokenizer, captions, length)).last_hidden_state
         sample: Tensor = self.unet(noisy.contiguous(memory_format=torch.channels_last), times, hidden).sample
         return sample
@@ -151,7 +151,7 @@ class Learner:
 
 
 def adopt_unet(folder: Path, work: Path) -> None:
-    """Take an exported UNet and text encoder as the state from which training continues."""
+    """Take an exported U-Net and text encoder as the state from which training continues."""
     text: Any = CLIPTextModel.from_pretrained(folder / "text_encoder").float()
     unet: Any = UNet2DConditionModel.from_pretrained(folder / "unet").float()
     atomic_save({"text_encoder": text.state_dict()}, work / "text.pt")
@@ -194,7 +194,7 @@ def train_unet(team: Team, work: Path, minutes: float, steps: int, rate: float =
 
 
 def load_trained(work: Path) -> tuple[Any, Any, CLIPTokenizer]:
-    """The averaged UNet and text encoder, and the tokenizer."""
+    """The averaged U-Net and text encoder, and the tokenizer."""
     learner = Learner(work, 1.0, 1.0)
     learner.load(Clock(1.0))
     return learner.emas[0].module, learner.emas[1].module, learner.tokenizer

@@ -34,7 +34,7 @@ def from_tables() -> Iterator[str]:
         for field in facts_of(kind.options):
             yield from (field.title, field.help)
     yield from (phase.label for phase in Phase)
-    yield from (column.title for column in COLUMNS)
+    yield from (text for column in COLUMNS for text in (column.title, column.explanation))
     yield from ("undertrained", "good", "overtrained", "undecidable")
 
 

@@ -21,7 +21,7 @@ from tui.setup.configuration import read_partly
 
 
 def lowest(family: str) -> RunConfig:
-    """A run of a UNet family in the least memory, at its native size and with batch size 1."""
+    """A run of a U-Net family in the least memory, at its native size and with batch size 1."""
     return RunConfig().changed(
         model={"family": family},
         dataset={"resolution": {"sd15": 512, "sdxl": 1024}[family]},

@@ -78,7 +78,7 @@ class Scene:
 COMPARED = ("down", "down", "space", "up", "up", "space", "m")
 """Home's keys that mark lighthouse and smithy-v1, and compare them."""
 SCENES = (
-    Scene("home", shows="Trains in process"),
+    Scene("home", shows="Its trainer is process"),
     Scene("hardware", step="hardware", shows="Ryzen"),
     Scene("model", step="model", shows="Stable Diffusion 1.5"),
     Scene("folders", step="folders", shows="16 images, all with captions"),
@@ -90,7 +90,7 @@ SCENES = (
     Scene("samples-80x24", run="smithy-v1", keys=("2",), shows="prompt 1 of 3", size=NARROW),
     Scene("remedies", run="ember", shows="Out of memory"),
     Scene("results", run="lighthouse", keys=("v",), shows="● best"),
-    Scene("compare", keys=COMPARED, ready="Trains in process", shows="Best file"),
+    Scene("compare", keys=COMPARED, ready="Its trainer is process", shows="Best file"),
     Scene("help", run="smithy-v1", keys=("f1",), shows="Escape closes"),
 )
 

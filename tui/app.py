@@ -84,7 +84,7 @@ class LoraSmithApp(KeysInOrder):
     ansi_theme_light = Reactive(PALETTES[1], init=False)
     COMMANDS = {_actions}  # noqa: RUF012 - Textual's own type
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+q", "leave", _("Quit"), tooltip=_("Leave; a running training continues."), priority=True),
+        Binding("ctrl+q", "leave_app", _("Quit"), tooltip=_("Leave; a running training continues."), priority=True),
         Binding("ctrl+c", "interrupt", show=False, priority=True),
         Binding("ctrl+l", "repaint", _("Repaint"), show=False, tooltip=_("Redraw the screen."), priority=True),
         Binding(
@@ -233,7 +233,7 @@ class LoraSmithApp(KeysInOrder):
                 store()
                 return
 
-    def action_leave(self) -> None:
+    def action_leave_app(self) -> None:
         """Leave; while the watched run is live, ask whether to stop it."""
         from engine.runs import true_state
         from tui.screens.leave import LeaveScreen

@@ -9,11 +9,11 @@ from engine.adapters.keys import Module, Shapes
 from engine.families.registry import family_of_lora, specs
 
 _FOREIGN_UNETS = ("SD 2", "SDXL refiner")
-"""Kinds of model whose denoiser is a UNet and which cannot be trained here."""
+"""Kinds of model whose denoiser is a U-Net and which cannot be trained here."""
 UNKNOWN = "unknown"
 
 _CONTEXTS = {768: "SD 1.5", 1024: "SD 2", 1280: "SDXL refiner", 2048: "SDXL"}
-"""Width of a UNet's text embedding."""
+"""Width of a U-Net's text embedding."""
 _MARKS = (
     (r"double_stream_modulation|attn_to_qkv_mlp_proj|ff_linear_in", "FLUX.2"),
     (r"distilled_guidance_layer", "Chroma"),
@@ -46,7 +46,7 @@ _FOREIGN_VERSIONS = {"SD 2": "sd_v2", "SD 3": "sd3"}
 
 
 def is_unet(base: str) -> bool:
-    """Whether the denoiser of a kind of model is a UNet."""
+    """Whether the denoiser of a kind of model is a U-Net."""
     family = family_of_lora(base)
     return base in _FOREIGN_UNETS if family is None else family.spec.is_unet
 

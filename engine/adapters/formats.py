@@ -164,7 +164,7 @@ def place_of(name: str) -> tuple[str, str]:
 def _title(part: str, naming: str, base: str, shapes: Shapes) -> str:
     if part == "denoiser":
         named = any(name.startswith("transformer.") for name in shapes)
-        return "UNet" if is_unet(base) or (base == UNKNOWN and naming != ONETRAINER and not named) else "transformer"
+        return "U-Net" if is_unet(base) or (base == UNKNOWN and naming != ONETRAINER and not named) else "transformer"
     single = base in ("SD 1.5", "SD 2") and naming != KOHYA
     return "text encoder" if single else _TITLES[part]
 
@@ -287,8 +287,8 @@ def _kohya_names(
 
 
 def in_kohya_names(tensors: Mapping[str, T], lora: Format, targets: Iterable[LoraTarget]) -> dict[str, T]:
-    """The tensors of a file in Kohya's format under the names of the run's layers. The UNet's blocks may have the other
-    naming in the file (diffusers' for SDXL, the original files' for SD 1.5)."""
+    """The tensors of a file in Kohya's format under the names of the run's layers. The U-Net's blocks may have the
+    other naming in the file (diffusers' for SDXL, the original files' for SD 1.5)."""
     paths = {
         f"lora_unet_{target.path.replace('.', '_')}": target.kohya_name
         for target in targets

@@ -17,7 +17,7 @@ from engine.text import printable
 
 _LONGEST = 60
 _OF_SD_SCRIPTS = ("SD 3", "Anima", "Lumina 2", "Chroma", UNKNOWN)
-"""Kinds of model that sd-scripts trains, beside UNets and those that are trained here; musubi-tuner trains others."""
+"""Kinds of model that sd-scripts trains, beside U-Nets and those that are trained here; musubi-tuner trains others."""
 _BY_NAMES = {
     ONETRAINER: "OneTrainer",
     OMI: "OneTrainer",

@@ -64,7 +64,7 @@ class LayersTable(Table):
     block_dims: str | None = setting(
         None,
         "Rank by block",
-        "UNet: the rank of each block in Kohya's order, separated by commas; 0: none. docs/layers.md has the order.",
+        "U-Net: the rank of each block in Kohya's order, separated by commas; 0: none. docs/layers.md has the order.",
         vram="more",
         advanced=True,
     )
@@ -84,7 +84,7 @@ class LayersTable(Table):
     down_lr_weight: str | None = setting(
         None,
         "Factors of down blocks",
-        "UNet: factors on unet_lr for the down blocks: numbers separated by commas, or a curve (cosine, sine, linear, "
+        "U-Net: factors on unet_lr for the down blocks: numbers separated by commas, or a curve (cosine, sine, linear, "
         "reverse_linear, zeros), as in sine+0.25. 0: the block is not trained.",
         advanced=True,
     )
@@ -128,8 +128,8 @@ class LayersTable(Table):
     )
     loraplus_unet_lr_ratio: float | None = setting(
         None,
-        "LoRA+ of the UNet",
-        "Ratio for the UNet or transformer, used instead of loraplus_lr_ratio.",
+        "LoRA+ of the U-Net",
+        "Ratio for the U-Net or transformer, used instead of loraplus_lr_ratio.",
         gt=0,
         advanced=True,
     )

@@ -21,12 +21,16 @@ from engine.errors import UsageError
 from engine.reading import SAVE_AS_UTF8, parse_toml, read_script
 from engine.text import printable
 
+FLAG = "--set"
+
 
 def load_config(
     source: str | Path | None = None,
     overrides: Sequence[str] = (),
     options: Mapping[str, tuple[str, Any]] | None = None,
     defaults: Mapping[str, tuple[str, Any]] | None = None,
+    *,
+    flag: str = FLAG,
 ) -> RunConfig:
     """The configuration of a run.
 
@@ -35,6 +39,7 @@ def load_config(
         overrides: `table.key=value` strings, the value in TOML or as bare text; later ones win.
         options: separate command line options: dotted key -> (name of the option, value); with the highest precedence.
         defaults: dotted key -> (file and line, value), with the lowest precedence: what `source` leaves open.
+        flag: what the person wrote before each of the overrides.
 
     Raises:
         ConfigError: with every problem of the file and of the overrides.
@@ -48,7 +53,7 @@ def load_config(
         _read_file(find_preset(source), read, exact=_is_exact(overrides))
     read.begin()
     for text in overrides:
-        _read_override(text, read)
+        _read_override(text, read, flag)
     read.begin()
     for dotted, (option, value) in (options or {}).items():
         read.put(dotted, value, option)
@@ -56,7 +61,7 @@ def load_config(
     typed = [present_key(text.partition("=")[0].strip()) for text in overrides] + [*map(present_key, options or {})]
     if typed and values.get("training", {}).get("changes") and "training.changes" not in typed:
         values["training"]["changes"] = without_changes_of(values["training"]["changes"], typed)
-    fallback = str(source) if source is not None else "--set"
+    fallback = str(source) if source is not None else flag
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
@@ -198,13 +203,14 @@ def read_tables(
     return entries, problems
 
 
-def _read_override(text: str, read: _Settings) -> None:
+def _read_override(text: str, read: _Settings, flag: str = FLAG) -> None:
     dotted, equals, written = text.partition("=")
     dotted = dotted.strip()
     table, dot, key = dotted.partition(".")
-    where = f"--set {text}"
+    where = f"{flag} {text}".lstrip()
     if not equals:
-        read.problems.append(Problem(where, "", "no value.", "Write --set table.key=value."))
+        example = f"{flag} table.key=value".lstrip()
+        read.problems.append(Problem(where, "", "no value.", f"Write {example}."))
     elif not dot or table not in keys():
         read.problems.append(unknown_key(where, None, table))
     elif key not in keys()[table] and dotted not in MOVED:

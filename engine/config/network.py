@@ -52,7 +52,7 @@ class AdapterTable(Table):
         "networks.lora",
         "Module",
         "Kohya's name of the program's part that trains the adapter. lycoris.kohya also trains the convolutions of a "
-        "UNet, as LyCORIS does.",
+        "U-Net, as LyCORIS does.",
         advanced=True,
     )
     algo: Algo = setting(
@@ -155,7 +155,7 @@ class AdapterTable(Table):
     train_norm: bool = setting(
         False,
         "Norm layers",
-        "Also train the weights of a UNet's normalisation layers (w_norm, b_norm).",
+        "Also train the weights of a U-Net's normalisation layers (w_norm, b_norm).",
         vram="more",
         advanced=True,
     )
@@ -219,9 +219,9 @@ class AdapterTable(Table):
         "Use the modules, ranks and alphas of the file in network_weights instead of those set here.",
         advanced=True,
     )
-    network_train_unet_only: bool = setting(False, "UNet only", "Do not train the text encoder.", vram="less")
+    network_train_unet_only: bool = setting(False, "U-Net only", "Do not train the text encoder.", vram="less")
     network_train_text_encoder_only: bool = setting(
-        False, "Text encoder only", "Do not train the UNet.", vram="less", advanced=True
+        False, "Text encoder only", "Do not train the U-Net.", vram="less", advanced=True
     )
     scale_weight_norms: float | None = setting(
         None,

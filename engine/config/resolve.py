@@ -124,7 +124,7 @@ def _something_is_trained(config: RunConfig, _: bool) -> Resolution:
     """A LoRA needs at least one module: a learning rate of 0 leaves a part untrained, as in Kohya."""
     if not is_trained(config, denoiser=True) and not is_trained(config, denoiser=False):
         raise UsageError(
-            "Nothing would be trained: the learning rates of UNet and text encoder are both 0 or switched off.",
+            "Nothing would be trained: the learning rates of U-Net and text encoder are both 0 or switched off.",
             "Set training.unet_lr or training.text_encoder_lr.",
             code="nothing-trained",
         )
@@ -141,7 +141,7 @@ def _shared_rate(config: RunConfig, _: bool) -> Resolution:
             "Unset it, or choose another optimizer, as AdamW.",
             code="optimizer-needs-one-rate",
         )
-    rates = {"UNet": training.rates[0]} if is_trained(config, denoiser=True) else {}
+    rates = {"U-Net": training.rates[0]} if is_trained(config, denoiser=True) else {}
     if is_trained(config, denoiser=False):
         several = training.text_rates
         titles = ["text encoder"] if len(several) == 1 else [f"text encoder {n + 1}" for n in range(len(several))]

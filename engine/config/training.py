@@ -70,16 +70,16 @@ class TrainingTable(Table):
     learning_rate: float = setting(
         1e-4,
         "Learning rate",
-        "Used for the UNet or text encoder when it has no rate of its own. 1e-4 is typical.",
+        "Used for the U-Net or text encoder when it has no rate of its own. 1e-4 is typical.",
         gt=0,
     )
     unet_lr: float | None = setting(
-        None, "UNet learning rate", "Step size for the UNet. 1e-4 is typical; 0 does not train it.", ge=0
+        None, "U-Net learning rate", "Step size for the U-Net. 1e-4 is typical; 0 does not train it.", ge=0
     )
     text_encoder_lr: Rate | list[Rate] | None = setting(
         None,
         "Text encoder learning rate",
-        "Usually a fifth to a tenth of the UNet's; 0 leaves it untrained. Two, as 5e-5,1e-5, are those of the "
+        "Usually a fifth to a tenth of the U-Net's; 0 leaves it untrained. Two, as 5e-5,1e-5, are those of the "
         "first and the second one.",
     )
     optimizer_type: str = setting(
@@ -340,7 +340,7 @@ class TrainingTable(Table):
 
     @property
     def rates(self) -> tuple[float, float]:
-        """(UNet, text encoder) learning rates; of several text encoders the highest; 0 means untrained."""
+        """(U-Net, text encoder) learning rates; of several text encoders the highest; 0 means untrained."""
         return self.learning_rate if self.unet_lr is None else self.unet_lr, max(self.text_rates)
 
     def rate_of(self, component: str) -> float:

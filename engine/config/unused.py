@@ -74,7 +74,7 @@ def _length_and_rates(config: RunConfig) -> Iterator[_Reason]:
         if training.unet_lr is not None and training.text_encoder_lr is not None:
             yield ("training.learning_rate",), "unet_lr and text_encoder_lr are set"
         elif training.unet_lr is not None and network.network_train_unet_only:
-            yield ("training.learning_rate",), "unet_lr is set, and only the UNet is trained"
+            yield ("training.learning_rate",), "unet_lr is set, and only the U-Net is trained"
         elif training.text_encoder_lr is not None and network.network_train_text_encoder_only:
             yield ("training.learning_rate",), "text_encoder_lr is set, and only the text encoder is trained"
     dataset = config.dataset

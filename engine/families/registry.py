@@ -90,7 +90,7 @@ def foreign_lists(spec: FamilySpec) -> dict[str, str]:
     """Settings with a value for each block, where a family has no such lists, with the reason in words."""
     if spec.block_lists is not None:
         return {}
-    reason = f"Kohya's lists of blocks are for UNets, and {spec.lora_base} has none"
+    reason = f"Kohya's lists of blocks are for U-Nets, and {spec.lora_base} has none"
     return {f"network.{key}": reason for key in BLOCK_SETTINGS}
 
 

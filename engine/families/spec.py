@@ -184,7 +184,7 @@ class FamilySpec:
 
     parts: Mapping[str, str] = field(default_factory=lambda: {"transformer": ""})
     """The denoiser's layers that LyCORIS' presets distinguish, as regular expressions on paths in diffusers:
-    "transformer" (its attention blocks or DiT blocks), "attention" in these, "resnet" and "sampler" of a UNet,
+    "transformer" (its attention blocks or DiT blocks), "attention" in these, "resnet" and "sampler" of a U-Net,
     "convolution", "time" and "values" (`engine.adapters.presets`)."""
     wide: str = r"(?!)"
     """Paths of the convolutions wider than 1x1, for layers whose shape is unknown."""
@@ -233,7 +233,7 @@ class FamilySpec:
 
     @property
     def is_unet(self) -> bool:
-        """Whether the denoiser is a UNet."""
+        """Whether the denoiser is a U-Net."""
         return self.denoiser == "unet"
 
     def architecture_of(self, recognition: Recognition | None = None) -> str:

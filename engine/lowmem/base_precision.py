@@ -150,7 +150,7 @@ class Quantizer:
                 f"memory.base_precision = {STORED_AS[self._precision]} rounds the weights only."
             )
         elif what == "unet":
-            log("A UNet with a quantised base is slower, its convolutions stay unquantised: use it only to fit.")
+            log("A U-Net with a quantised base is slower, its convolutions stay unquantised: use it only to fit.")
 
 
 def check_precision(precision: BasePrecision, device: torch.device) -> bool:

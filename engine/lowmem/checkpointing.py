@@ -1,6 +1,6 @@
 """Gradient checkpointing in four levels (Chen et al. 2016): no blocks; some; all; all, with inputs on the host.
 
-diffusers and transformers decide what a checkpoint is: in UNets each resnet and each transformer block, in FLUX and in
+diffusers and transformers decide what a checkpoint is: in U-Nets each resnet and each transformer block, in FLUX and in
 text encoders each block. This module decides which of them are recomputed, and where their inputs are kept.
 """
 
@@ -74,7 +74,7 @@ def use_checkpointing(model: AdjustableModel, memory: MemoryTable, log: Log, *, 
 def _checkpointed(blocks: Sequence[nn.Module], count: int | None) -> Sequence[nn.Module]:
     """The blocks that are recomputed.
 
-    Of a UNet the outermost first: at the highest resolution they keep the most, and the up blocks keep more than the
+    Of a U-Net the outermost first: at the highest resolution they keep the most, and the up blocks keep more than the
     down blocks. Of a transformer, whose blocks are equal, the first ones: when they are recomputed, at the end of the
     backward pass, the activations of the others are already freed.
     """
@@ -91,7 +91,7 @@ def _only_first_have_gradients(args: Sequence[Any]) -> bool:
     """Whether only the first two inputs have gradients, and not what all blocks get: the text, if its encoder is
     trained. What a block adds to that would be summed inside of the block first, and so rounded in another way than
     without a checkpoint. The first two are taken for the outputs of the block before, which nothing else reads; a model
-    where other blocks read them too (a UNet) has blocks with `enters_once`, whose sums are always made inside."""
+    where other blocks read them too (a U-Net) has blocks with `enters_once`, whose sums are always made inside."""
     return not any(isinstance(arg, Tensor) and arg.requires_grad for arg in args[2:])
 
 

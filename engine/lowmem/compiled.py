@@ -2,7 +2,7 @@
 
 Identical blocks share a compiled graph; blocks that fail to compile run eagerly, which is logged once. What a
 transformer's blocks get has a shape by its number of tokens: 832 x 1216 and 1216 x 832 px are one. The resnets of a
-UNet get images, whose two sides count.
+U-Net get images, whose two sides count.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ LIMIT = 256
 """Most graphs of one kind of block: more than a run has buckets, for training, samples and validation."""
 LEAST_UPDATES = 500
 """Updates for each shape from which on "auto" compiles, an estimate. On one core of a CPU the first step of the demo's
-UNet took 337 s, and 52 s with a cache; FLUX has a seventh of its graphs. Others report steps that take 10 to 25 % less
+U-Net took 337 s, and 52 s with a cache; FLUX has a seventh of its graphs. Others report steps that take 10 to 25 % less
 time, which at 0.5 s a step is 25 to 60 s in 500 updates."""
 
 
 def compile_blocks(blocks: Sequence[nn.Module], device: torch.device, log: Log) -> None:
     """Set each block to be compiled at its first call, in place; the modules stay the same objects.
 
-    In UNets these are the resnets and transformer blocks, which gradient checkpointing calls one by one. Blocks that
+    In U-Nets these are the resnets and transformer blocks, which gradient checkpointing calls one by one. Blocks that
     split mode moves are not compiled: the address of their weights changes with each call.
     """
     units = [unit for block in blocks for unit in _units(block)]

@@ -71,7 +71,7 @@ def likeness_of(header: Header) -> Likeness | None:
             return kind
     unet = header.any("model.diffusion_model.input_blocks.") or header.any("down_blocks.")
     if unet:
-        return Likeness("a UNet alone, without text encoder and VAE", "part")
+        return Likeness("a U-Net alone, without text encoder and VAE", "part")
     if header.any("encoder.down") or header.any("first_stage_model.") or header.any("decoder.up"):
         return Likeness("a VAE, not a base model (it can be set as model.vae)", "part")
     if header.any("encoder.block.") and header.any("shared."):

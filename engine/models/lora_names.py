@@ -41,14 +41,14 @@ def by_module(tensors: Mapping[str, T], parts: Sequence[str] = PARTS) -> dict[st
 
 
 def misread_by_diffusers(alphas: Mapping[str, float], *, denoiser: bool) -> list[str]:
-    """The modules of one component of a UNet family for which diffusers (0.42) does not use the file's alpha.
+    """The modules of one component of a U-Net family for which diffusers (0.42) does not use the file's alpha.
 
     Where a component's alphas are not all equal, it uses the most frequent one for attention layers (their names are
     converted wrongly), and since transformers 5.6 for all of a text encoder.
 
     Args:
         alphas: by Kohya's name.
-        denoiser: whether the component is the UNet.
+        denoiser: whether the component is the U-Net.
     """
     first, *others = Counter(alphas.values()).most_common(2)
     tie = bool(others) and others[0][1] == first[1]

@@ -63,10 +63,11 @@ class CheckPlan:
     def text(self) -> str:
         """One sentence with the figures."""
         everyday = f", and on {plural(self.scope.everyday, 'everyday sample')}" if self.scope.everyday else ""
+        times = {1: "once", 2: "twice"}.get(len(self.steps), f"{len(self.steps)} times")
         return (
-            f"The weights are measured {plural(len(self.steps), 'time')}, on {self.scope.validation} validation and "
-            f"{plural(self.scope.training, 'training image')} at {plural(self.scope.points, 'timestep')}{everyday}: "
-            f"about {self.share * 100:.1f} % of the training's time (training.max_check_share)."
+            f"The weights are measured {times}, on {self.scope.validation} validation and "
+            f"{plural(self.scope.training, 'training image')} at {plural(self.scope.points, 'timestep')}{everyday}; "
+            f"this takes about {self.share * 100:.1f} % of the training's time (training.max_check_share)."
         )
 
 

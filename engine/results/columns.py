@@ -9,6 +9,8 @@ from engine.results.measures import Measures
 
 NOTHING = "–"
 """Not measured."""
+BEST, FAVOURITE = "●", "★"
+"""The signs of the file that is recommended and of those that a person has marked, on every screen and page."""
 SIGNS = {"undertrained": "↓", "good": "✓", "overtrained": "↑", "undecidable": "?"}
 """The sign of each verdict, shown next to the word."""
 
@@ -48,7 +50,7 @@ COLUMNS = (
     ),
     Column(
         "learned", "Learned", "%",
-        "Share of the base model's validation loss that is gone. Higher is better, until it falls again.",
+        "How much lower the loss on validation images is than the base model's. Higher is better until it falls again.",
         lambda measures: measures.learned, 1,
     ),
     Column(

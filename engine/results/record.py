@@ -18,6 +18,7 @@ from engine.runs import RunDir, RunState, true_state
 from engine.runs.curve import Curve
 from engine.runs.events import ErrorEvent, Event, EventFollower, RunStartedEvent, StepEvent, WarningEvent
 from engine.runs.history import RunHistory
+from engine.runs.remarks import Remarks, read_remarks
 from engine.runs.values import count
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ class RunRecord:
     """Figures by other models; not part of the verdicts."""
     preset: str = ""
     """The shipped preset that it was started with; empty if unknown."""
+    remarks: Remarks = field(default_factory=Remarks)
 
     @property
     def best_step(self) -> int | None:
@@ -178,6 +180,7 @@ def read_run(run_dir: RunDir) -> RunRecord:
         trouble=trouble,
         similarity=read_similarity(run_dir),
         preset=_preset(run_dir),
+        remarks=read_remarks(run_dir),
     )
 
 

@@ -1,4 +1,4 @@
-"""Copies a run's file into a models folder under the plain name, with trigger, strength and thumbnail."""
+"""Copies a run's file into a models folder, under the run's name or another, with trigger, strength and thumbnail."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def strength_of(judged: JudgedFile) -> float:
     return 0.6 if judged.verdict.kind == "overtrained" else STRENGTH
 
 
-def place_in(run: RunRecord, folder: Path) -> Path:
-    """The path of the run's file in a models folder."""
-    return folder / f"{run.name}.safetensors"
+def place_in(run: RunRecord, target: Path) -> Path:
+    """The path of the copy: `target` where it is the name of a LoRA file, else the run's name in that folder."""
+    return target if target.suffix == ".safetensors" and not target.is_dir() else target / f"{run.name}.safetensors"
 
 
 def require_folder(folder: Path) -> None:
@@ -35,26 +35,27 @@ def require_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise UsageError(
             f"{printable(folder)} is no folder.",
-            "Name the folder where your program looks for LoRA files.",
+            "Name the folder where your program looks for LoRA files, or a file in it that ends in .safetensors.",
             code="output-not-a-folder",
         )
 
 
-def use(run: RunRecord, judged: JudgedFile, folder: Path, *, overwrite: bool = False) -> Path:
-    """Copy the file into `folder` as `<name>.safetensors`, with trigger, strength and a sample as its thumbnail.
+def use(run: RunRecord, judged: JudgedFile, target: Path, *, overwrite: bool = False) -> Path:
+    """Copy the file into a folder as `<name>.safetensors`, or under another name.
 
-    The tensors are the same to the byte, and the run's own file stays as it is.
+    The copy has trigger, strength, and a sample as its thumbnail. The tensors are the same to the byte, and the run's
+    own file stays as it is.
 
     Args:
-        folder: models folder of another program, such as ComfyUI's models/loras; must exist.
+        target: models folder of another program, such as ComfyUI's models/loras, which must exist; or a file in it.
 
     Raises:
-        UsageError: `folder` is not a folder, or has another file of that name and `overwrite` is off.
+        UsageError: there is no such folder, or it has another file of that name and `overwrite` is off.
         ModelError: the file cannot be read.
         StorageError: no space, or no permission.
     """
-    require_folder(folder)
-    place = place_in(run, folder)
+    place = place_in(run, target)
+    require_folder(place.parent)
     if place.exists() and place.samefile(judged.file.path):
         raise UsageError(f"{printable(place)} is that file itself.", "Name another folder.", code="output-is-input")
     samples = sorted((index, path) for (index, step), path in run.samples.images.items() if step == judged.file.step)

@@ -32,6 +32,8 @@ LOST_UNSEEN = 0.2
 """The same on validation images alone, which are few, relative to an earlier file."""
 STILL_LEARNING = 0.25
 """Share of the average speed of learning, per sum of learning rates, above which more training helps."""
+FULL_SPEED = 0.95
+"""Share of the average speed from which it is called that."""
 WEAK_RESPONSE = 0.6
 """Below it the rest of a prompt has little effect."""
 BURNT = {"saturation": (0.6, 1.6), "clipped": (0.0, 2.5), "contrast": (0.6, 1.6), "detail": (0.6, 1.6)}
@@ -144,7 +146,7 @@ def _verdict(run: Sequence[Measures], index: int, top: int, most: float) -> Verd
         return Verdict("undecidable", ("This file was not measured.",), ("a measurement at its step",))
     named = {"validation": measures.learned, "training": measures.train_gain}
     where = f"{' and '.join(name for name, value in named.items() if value is not None)} images"
-    learned = f"{percent(gain)} of the base model's loss on {where} is gone"
+    learned = f"The loss on {where} is {_lower(gain)} than the base model's"
     if most <= 0:
         text = f"The loss on {where} is no lower than the base model's ({percent(-gain)} higher)."
         return Verdict("overtrained" if index else "undertrained", (text,), score=-1.0)
@@ -153,23 +155,28 @@ def _verdict(run: Sequence[Measures], index: int, top: int, most: float) -> Verd
     kept = others_kept(measures, strict=repetitive)
     score = (1 - OTHERS) * min(1.0, share / (ALL_REPEATED if repetitive else ALL)) + OTHERS * kept
     score -= sum(weight for weight, _ in against)
-    reasons = [learned + ("." if index == top else f", {percent(share)} of this run's maximum.")]
+    reasons = [f"{learned}." if index == top else f"{learned}; at step {run[top].step} it is {_lower(most)}."]
     reasons += [text for _, text in against]
     if index > top and share < 1 - LOST:
-        reasons.append(f"At step {run[top].step} it was {percent(most)}: since then it unlearned.")
+        reasons.append("Since then the run has unlearned.")
         return Verdict("overtrained", tuple(reasons), score=score)
     if unlearned := _unlearned(run, index):
         reasons.append(unlearned)
     if against or unlearned:
         return Verdict("overtrained", tuple(reasons), score=score)
     if index < top and share < NEARLY_ALL:
-        reasons.append(f"At step {run[top].step} it is {percent(most)}.")
+        reasons.append("The run learns more after this file.")
         return Verdict("undertrained", tuple(reasons), score=score)
     last = top == len(run) - 1 and not faults(run[top])
     if last and (speed := _speed(run, top)) is not None and speed > STILL_LEARNING:
-        reasons.append(f"The run was still learning at its end, at {percent(speed)} of its average speed.")
+        pace = "as fast as on average" if speed >= FULL_SPEED else f"at {percent(speed)} of its average speed"
+        reasons.append(f"The run was still learning at its end, {pace}.")
         return Verdict("undertrained", tuple(reasons), score=score)
     return Verdict("good", tuple(reasons), _missing(measures), score)
+
+
+def _lower(gain: float) -> str:
+    return f"{percent(abs(gain))} {'lower' if gain >= 0 else 'higher'}"
 
 
 def is_repetitive(run: Sequence[Measures]) -> bool:
@@ -186,7 +193,7 @@ def _unlearned(run: Sequence[Measures], index: int) -> str:
     gain, step = max(earlier)
     if gain <= 0 or now >= (1 - LOST_UNSEEN) * gain:
         return ""
-    return f"On validation images {percent(now)} are gone, after {percent(gain)} at step {step}: it learns by heart."
+    return f"On validation images it is {_lower(now)}, after {_lower(gain)} at step {step}: it learns by heart."
 
 
 def others_kept(measures: Measures, *, strict: bool = False) -> float:

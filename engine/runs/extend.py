@@ -230,7 +230,7 @@ def _rates(config: RunConfig) -> dict[str, float]:
 
     text = config.training.text_rates
     titles = [f"text encoder {number}" for number in range(1, len(text) + 1)] if len(text) > 1 else ["text encoder"]
-    rates = {"UNet": (config.training.rates[0], True)}
+    rates = {"U-Net": (config.training.rates[0], True)}
     rates |= {title: (rate, False) for title, rate in zip(titles, text, strict=True)}
     return {name: rate for name, (rate, denoiser) in rates.items() if rate and is_trained(config, denoiser=denoiser)}
 

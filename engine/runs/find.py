@@ -6,14 +6,15 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.errors import UsageError
 from engine.paths import expanded, user_state
 from engine.reading import MAX_TEXT, parse_json, read_tail
 from engine.runs.integrity import require_sound
-from engine.runs.layout import ARCHIVE, CURRENT, RunDir
+from engine.runs.layout import ARCHIVE, CURRENT, RunDir, is_results
+from engine.runs.remarks import Remarks, read_remarks
 from engine.runs.state import RunState, true_state
 from engine.runs.values import seconds
 
@@ -29,6 +30,14 @@ class KnownRun:
     name: str
     created: float
     state: RunState
+    remarks: Remarks = field(default_factory=Remarks)
+
+    @property
+    def title(self) -> str:
+        """The name to show: the person's own; else the run's, with its project's folder if that has another name."""
+        path = self.run_dir.path
+        folder = path.parent.name if is_results(path) else path.name
+        return self.remarks.title or (self.name if folder in ("", self.name) else f"{self.name} ({folder})")
 
     @property
     def archived(self) -> bool:
@@ -66,7 +75,8 @@ def find_runs(directories: Iterable[Path] = ()) -> list[KnownRun]:
 
 
 def _known_run(run_dir: RunDir) -> KnownRun:
-    return KnownRun(run_dir, run_dir.name, seconds(run_dir.meta.get("created")) or 0.0, true_state(run_dir))
+    created = seconds(run_dir.meta.get("created")) or 0.0
+    return KnownRun(run_dir, run_dir.name, created, true_state(run_dir), read_remarks(run_dir))
 
 
 def _recorded() -> Iterator[Path]:
@@ -124,6 +134,7 @@ def resolve(run: str, directories: Iterable[Path] | None = None) -> RunDir:
     current = [item for item in runs if not item.archived]
     for group in (
         [item for item in current if item.name == run],
+        [item for item in current if item.title == run],
         [item for item in current if run in str(item.run_dir.path) or run in item.name],
         [item for item in runs if run in str(item.run_dir.path) or run in item.name],
     ):

@@ -64,6 +64,7 @@ def _places(run_dir: RunDir) -> Iterator[tuple[Path, bool]]:
     records = (
         run_dir.meta_path, run_dir.state_path, run_dir.events_path, run_dir.log_path, run_dir.exit_path,
         run_dir.lock_path, run_dir.reserve_path, run_dir.inputs_path, run_dir.dataset_path, run_dir.config_path,
+        run_dir.remarks_path,
     )  # fmt: skip
     yield from ((path, False) for path in records)
     for folder in (run_dir.private, run_dir.checkpoints):

@@ -85,6 +85,11 @@ class RunDir:
         return self.private / "inputs.json"
 
     @property
+    def remarks_path(self) -> Path:
+        """What a person has noted about the run: see `engine.runs.remarks`."""
+        return self.private / "remarks.json"
+
+    @property
     def similarity_path(self) -> Path:
         """Figures of other models: see `engine.results.similarity`."""
         return self.private / "similarity.json"
@@ -126,7 +131,7 @@ class RunDir:
     @property
     def name(self) -> str:
         """The run's `output_name`; the name of the project's directory where meta.json has no valid one."""
-        fallback = self.path.parent.name if _is_results(self.path) else self.path.name
+        fallback = self.path.parent.name if is_results(self.path) else self.path.name
         return file_name(self.meta.get("name")) or fallback
 
     @property
@@ -167,7 +172,8 @@ class RunDir:
         return self.samples / f"{self.name}_{moment}_{index:02d}_{when:%Y%m%d%H%M%S}{suffix}.png"
 
 
-def _is_results(path: Path) -> bool:
+def is_results(path: Path) -> bool:
+    """Whether a directory is called as those that a project's runs write into."""
     return path.name == CURRENT or ARCHIVE.fullmatch(path.name) is not None
 
 

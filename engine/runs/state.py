@@ -163,14 +163,14 @@ def true_state(run_dir: RunDir) -> RunState:
     written = record.get("state", "")
     if holder is not None:
         live = written if written in LIVE else "stopping" if written in ENDED else "starting"
-        return _state(record, live, f"trains in process {holder.pid}", pid=holder.pid)
+        return _state(record, live, f"its trainer is process {holder.pid}", pid=holder.pid)
     ending = read_exit(run_dir)
     if ending is not None:
         state, step = ending["state"], ending["step"]
         detail = ending.get("message") or f"{state} at step {step}"
         return _state({**record, "step": step}, state, detail, exit_code=ending["exit_code"])
     if is_alive(record):
-        return _state(record, written if written in LIVE else "starting", f"process {record['pid']} works on it")
+        return _state(record, written if written in LIVE else "starting", f"its trainer is process {record['pid']}")
     record = _with_newest_step(run_dir, record)
     where = record.get("host", text(run_dir.meta.get("host")))
     if where is not None and where != host():

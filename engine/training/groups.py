@@ -31,7 +31,7 @@ def trained_targets(targets: Sequence[LoraTarget], config: RunConfig, log: Log) 
         if why is None:
             trained.add(name)
         else:
-            title = f"the {name.replace('unet', 'UNet')}" if denoiser else "the text encoder"
+            title = f"the {name.replace('unet', 'U-Net')}" if denoiser else "the text encoder"
             if not denoiser and len(config.training.text_rates) > 1:
                 title = f"the {name.replace('_', ' ')}"
             reasons.append(f"No LoRA in {title}: {why}.")

@@ -126,7 +126,7 @@ class Outputs:
             self.samples.generate()
         if measured := self.evaluation.total_seconds("validate") + self.samples.measuring_seconds:
             share = measured / (time.perf_counter() - self._begun)
-            self.session.log(f"Measuring took {percent(share)} of the time since this start of the training.")
+            self.session.log(f"Measuring took {percent(share)} of the time since the training was last started.")
 
     def save_now(self) -> None:
         """Write a checkpoint and a LoRA of this step: when the run is stopped, or at the user's request."""
@@ -162,7 +162,7 @@ class Outputs:
     def _follow_plan(self) -> None:
         """Report the plan of checks for the current settings and length, if it is another one."""
         plan = self.checks.follow(self.config, self.state.plan)
-        if plan is not None and plan.steps and plan is not self._check_plan:
+        if plan is not None and plan.steps and plan != self._check_plan:
             self.session.log(plan.text)
         self._check_plan = plan
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shlex
 import shutil
 import struct
 import subprocess
@@ -23,6 +24,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from engine.config import load_config
+from engine.errors import LoraSmithError
 from engine.runs import prepare_run, write_exit
 from tests.forked import ForkedTrainer
 from tests.refusals import require
@@ -730,6 +732,37 @@ def test_a_finished_run(here: Path, capfd: Capture, shown: list[Exception]) -> N
         assert run(arguments) == 2
         require(shown[-1], code, here / "out", "finished")
         assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("state", "assignment", "resumes"),
+    [
+        ("stopped", "training.unet_lr=1e-3", True),
+        ("failed", "sampling.sample_prompts=a fox", True),
+        ("stopped", "training.max_train_epochs=7", True),
+        ("stopped", "training.seed=4", False),
+        ("stopped", "network.network_dim=4", False),
+        ("finished", "training.unet_lr=1e-3", False),
+    ],
+)
+def test_the_hint_of_set_can_be_followed(
+    here: Path, shown: list[Exception], state: str, assignment: str, resumes: bool
+) -> None:
+    ended(here, state, 6)
+    assert run(["set", "out", assignment]) == 2
+    command = f"lorasmith resume out --set {shlex.quote(assignment)}"
+    error = shown[-1]
+    assert isinstance(error, LoraSmithError) and error.code == "run-not-live" and error.hint
+    assert (error.hint.splitlines()[-1].strip() == command) is resumes
+    assert (run([*shlex.split(command)[1:], "--dry-run"]) == 0) is resumes
+
+
+@pytest.mark.parametrize("assignment", ["training.lr=4", "training.unet_lr=many", "training.unet_lr", "nonsense=1"])
+def test_set_names_no_option_that_was_not_typed(here: Path, capfd: Capture, assignment: str) -> None:
+    ended(here, "stopped", 6)
+    assert run(["set", "out", assignment]) == 2
+    err = capfd.readouterr().err
+    assert "--set" not in err and assignment in err
 
 
 def test_an_unfinished_run_is_not_overwritten(refused: Refused, here: Path) -> None:

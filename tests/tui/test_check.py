@@ -87,6 +87,11 @@ def test_no_images_is_exit_code_3(here: Lorasmith, place: Path) -> None:
     assert "no images" in done.stderr
 
 
+def test_a_folder_that_does_not_exist_is_the_first_thing_to_read(here: Lorasmith, place: Path) -> None:
+    done = here("check", str(place / "nope"))
+    assert done.returncode == 3 and "nope does not exist" in done.stderr.splitlines()[0]
+
+
 def test_wrong_use(here: Lorasmith, photos: Path) -> None:
     assert here("check").returncode == 2
     done = here("check", str(photos), "--repair", str(photos / "inside"))

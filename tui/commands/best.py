@@ -11,6 +11,7 @@ import click
 from engine.errors import UsageError
 from engine.exit_codes import ExitCode
 from engine.paths import expanded
+from engine.results.columns import BEST
 from engine.runs import RunDir, resolve
 from engine.text import percent, printable
 from tui.shell import output
@@ -43,10 +44,10 @@ def command(
 ) -> int:
     """Judge the files of RUN, a directory or a part of its name, and recommend one.
 
-    learned is the share of the base model's validation loss that is gone, gap what training images gained beyond that;
-    bleed is how far predictions for everyday prompts moved, relative to what those prompts still change (above 55 %
-    other subjects suffer), response how much the rest of a prompt still counts (100 %: as in the base model).
-    docs/results.md explains them.
+    learned is how much lower the loss on validation images is than the base model's, gap what training images gained
+    beyond that; bleed is how far predictions for everyday prompts moved, relative to what those prompts still change
+    (above 55 % other subjects suffer), response how much the rest of a prompt still counts (100 %: as in the base
+    model). docs/results.md explains them.
 
     --with-clip, --with-dino and --with-face compare the samples with training images and prompts by models that are on
     this machine. The figures are kept with the run and shown next to the verdicts, which do not depend on them.
@@ -137,7 +138,7 @@ def _cells(judged: JudgedFile, best: bool) -> tuple[str, ...]:
         "–" if file.step is None else str(file.step),
         "–" if file.epoch is None else str(file.epoch),
         *("–" if share is None else percent(share) for share in shares),
-        f"{judged.verdict.kind} ● best" if best else judged.verdict.kind,
+        f"{judged.verdict.kind} {BEST} best" if best else judged.verdict.kind,
     )
 
 

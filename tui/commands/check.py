@@ -61,6 +61,8 @@ def command(
     if folder is not None and preset is None:
         preset = settings_of_a_run(expanded(folder))
     config = _config(folder, dataset_config, preset, model, trigger, overrides)
+    request = CheckRequest(config, expanded(html) if html else None, expanded(repair) if repair else None)
+    report, repaired = ask(request, output.counters())
     if (
         folder is not None
         and preset is None
@@ -68,8 +70,6 @@ def command(
     ):
         width, height = config.dataset.size
         output.message(f"Checked for {width}×{height} px, the default resolution; --preset names another.")
-    request = CheckRequest(config, expanded(html) if html else None, expanded(repair) if repair else None)
-    report, repaired = ask(request, output.counters())
     if as_json:
         output.json_result(report.as_json())
     else:

@@ -23,12 +23,12 @@ def command(as_json: bool) -> int:
         return ExitCode.DONE
     if not runs:
         output.message("No run is known here.")
-    width = max((len(printable(run.name)) for run in runs), default=0)
+    width = max((len(printable(run.title)) for run in runs), default=0)
     for run in runs:
         state = run.state
         steps = f"{state.step}/{state.max_train_steps}" if state.max_train_steps else str(state.step)
         output.result(
-            f"{printable(run.name):{width}}  {state.state:8}  {steps:>11}  {moment(state.updated)}  "
+            f"{printable(run.title):{width}}  {state.state:8}  {steps:>11}  {moment(state.updated)}  "
             f"{printable(run.run_dir.path)}"
         )
     return ExitCode.DONE
@@ -40,4 +40,5 @@ def _record(run: KnownRun) -> dict[str, object]:
         "name": run.name, "path": str(run.run_dir.path), "state": state.state, "detail": state.detail, "pid": state.pid,
         "step": state.step, "epoch": state.epoch, "max_train_steps": state.max_train_steps, "created": run.created,
         "updated": state.updated, "exit_code": state.exit_code, "archived": run.archived,
+        "title": run.title, "note": run.remarks.note,
     }  # fmt: skip

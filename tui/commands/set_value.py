@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
-from engine.errors import UsageError
+from engine.errors import LoraSmithError, UsageError
 from engine.exit_codes import ExitCode
 from engine.runs import Event, RunDir, request, resolve, true_state
 from engine.runs.events import ControlAckEvent
@@ -47,8 +48,7 @@ def command(run: str, assignment: str, no_wait: bool, timeout: float) -> int:
     key, value = _parsed(run_dir, assignment)
     state = true_state(run_dir)
     if not state.live:
-        ended = state.state not in ("damaged", "finished")
-        hint = f"Resume it with:\n  {shell_line(('lorasmith', 'resume', run, '--set', assignment))}" if ended else ""
+        hint = _way_on(run_dir, {key: value}, ("lorasmith", "resume", run, "--set", assignment))
         raise UsageError(f"The run {run_dir.path} is not running ({state.state}).", hint, code="run-not-live")
     follower, _ = skip_history(run_dir)
     identifier = request(run_dir, "set", {"key": key, "value": value})
@@ -85,6 +85,17 @@ def command(run: str, assignment: str, no_wait: bool, timeout: float) -> int:
     return ExitCode.USAGE if answers[0].startswith("refused") else ExitCode.DONE
 
 
+def _way_on(run_dir: RunDir, changes: Mapping[str, Any], command: Sequence[str]) -> str:
+    """The command that resumes an ended run with the changes; where that is refused, why and what to do instead."""
+    from engine.runs.resume import plan_resume
+
+    try:
+        plan_resume(run_dir, changes)
+    except LoraSmithError as error:
+        return f"{error.message} {error.hint}".strip()
+    return f"Resume it with:\n  {shell_line(command)}"
+
+
 def _parsed(run_dir: RunDir, assignment: str) -> tuple[str, Any]:
     """The key and its value, checked like those of a configuration.
 
@@ -96,7 +107,7 @@ def _parsed(run_dir: RunDir, assignment: str) -> tuple[str, Any]:
     from engine.config.moved import present_key
     from engine.runs.prepare import absolute_paths
 
-    config = absolute_paths(load_config(str(run_dir.config_path), [assignment]))
+    config = absolute_paths(load_config(str(run_dir.config_path), [assignment], flag=""))
     typed = assignment.partition("=")[0].strip()
     key = present_key(typed)
     return key if key in LIVE_KEYS else typed, config.value(key)

@@ -29,6 +29,7 @@ class AskTextScreen(ModalScreen[str | None]):
         check: raises a LoraSmithError for an invalid answer; the error is shown, and the question stays.
         value: the text that the line starts with.
         path: the field for a path, with completion; None for any other text.
+        may_be_empty: whether an empty line is an answer.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", _("Cancel"))]
@@ -37,13 +38,14 @@ class AskTextScreen(ModalScreen[str | None]):
         self,
         question: str,
         text: str,
-        check: Callable[[str], object],
+        check: Callable[[str], object] = str,
         value: str = "",
         *,
         path: PathInput | None = None,
+        may_be_empty: bool = False,
     ) -> None:
         super().__init__()
-        self.path = path
+        self.path, self.may_be_empty = path, may_be_empty
         self.question, self.text, self.check, self.value = question, text, check, value
 
     def compose(self) -> ComposeResult:
@@ -51,7 +53,7 @@ class AskTextScreen(ModalScreen[str | None]):
         with Vertical(classes="dialog"):
             yield Static(self.question, classes="dialog-title", markup=False)
             yield Static(self.text, markup=False)
-            yield self.path or TextInput(self.value, compact=True)
+            yield self.path or TextInput(self.value, select_on_focus=True, compact=True)
             yield Static(id="wrong", classes="error", markup=False)
             keys = _("Enter accepts, Escape cancels.")
             yield Static(f"{_('Tab completes.')} {keys}" if self.path else keys, classes="hint")
@@ -59,7 +61,7 @@ class AskTextScreen(ModalScreen[str | None]):
     @on(Input.Submitted)
     def _submitted(self, event: Input.Submitted) -> None:
         answer = event.value.strip()
-        if not answer:
+        if not (answer or self.may_be_empty):
             return
         try:
             self.check(answer)

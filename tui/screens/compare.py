@@ -60,7 +60,7 @@ class CompareScreen(BaseScreen):
 
 Two or more runs, each with its letter. **1** shows their best files, measures and the settings that differ, **2** the
 validation losses in one chart, **3** the samples of the same prompts and seeds. On a large terminal all three are
-shown; the number then moves the focus to a part.
+shown; the number then moves the focus to a part. The line below explains the chosen row.
 
 `lorasmith compare RUN RUN --html FILE` writes the same as one web page.
 """)
@@ -83,6 +83,8 @@ shown; the number then moves the focus to a part.
         self.run_dirs = tuple(run_dirs)
         self.comparison: Comparison | None = None
         self.pane = "differences"
+        self._about: dict[str, str] = {}
+        """Row of the table to the sentence about it."""
 
     def compose_content(self) -> ComposeResult:
         """Heading, three panes, and the chosen row in full."""
@@ -95,7 +97,7 @@ shown; the number then moves the focus to a part.
                 yield OverlayChart(id="overlay")
             with framed(Vertical(id="samples", classes="pane"), _("Samples")):
                 yield RunSamples()
-        yield Lines(id="message")
+        yield Lines(id="message", wraps=True)
 
     def on_mount(self) -> None:
         """Read the runs."""
@@ -123,7 +125,7 @@ shown; the number then moves the focus to a part.
 
     def _fill(self, comparison: Comparison) -> None:
         """Rewrite the table, as wide as its pane."""
-        from tui.text.compare import overview_rows, setting_rows
+        from tui.text.compare import measure_texts, overview_rows, setting_rows
 
         table = self.query_one(SettingTable)
         runs = len(comparison.runs)
@@ -135,6 +137,12 @@ shown; the number then moves the focus to a part.
         heading = _("Settings that differ") if comparison.settings else _("No setting differs")
         above = (*overview_rows(comparison), (heading, *[""] * runs))
         rows = [(str(place), row) for place, row in enumerate(above)]
+        explanations = dict(measure_texts(comparison))
+        self._about = {key: f"{row[0]}: {explanations[row[0]]}" for key, row in rows if row[0] in explanations}
+        self._about |= {
+            setting.key: f"{setting.key}: {' | '.join(setting.values)}. {setting.help}"
+            for setting in comparison.settings
+        }
         rows += zip([setting.key for setting in comparison.settings], setting_rows(comparison), strict=True)
 
         def entry(key: str, row: Sequence[str]) -> Entry:
@@ -150,10 +158,16 @@ shown; the number then moves the focus to a part.
 
     @on(DataTable.RowHighlighted)
     def _chosen(self, event: DataTable.RowHighlighted) -> None:
-        rows = {row.key: row for row in self.comparison.settings} if self.comparison else {}
-        row = rows.get(event.row_key.value or "")
-        words = f"{row.key}: {' | '.join(row.values)}. {row.help}" if row else ""
+        words = self._about.get(event.row_key.value or "", "")
         self.query_one("#message", Lines).set_text(printable(words))
+
+    @property
+    def help_text(self) -> str:
+        """About the screen, and each measure that is shown."""
+        from tui.text.compare import measure_texts
+
+        texts = measure_texts(self.comparison) if self.comparison is not None else []
+        return "\n".join([self.HELP or "", *(f"* **{title}**: {words}" for title, words in texts)])
 
     def status_text(self) -> str:
         """Which runs are compared."""

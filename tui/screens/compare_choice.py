@@ -30,7 +30,7 @@ def begin_comparison(screen: BaseScreen, runs: Mapping[str, KnownRun], marked: S
         _show(screen, candidates, chosen)
     elif first in candidates:
         others = {path: about_place(run) for path, run in candidates.items() if path != first}
-        question = _("Compare {0} with …").format(printable(candidates[first].name))
+        question = _("Compare {0} with …").format(printable(candidates[first].title))
         screen.app.push_screen(
             AskScreen(question, others),
             lambda path: _show(screen, candidates, [first, path]) if path is not None else None,

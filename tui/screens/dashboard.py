@@ -104,7 +104,7 @@ class DashboardScreen(Resuming):
         yield Lines(id="progress")
         yield Lines(id="notice", classes="error", wraps=True)
         yield RunPanes(self.run_dir)
-        yield Lines(id="message")
+        yield Lines(id="message", wraps=True)
 
     def on_mount(self) -> None:
         """Begin to follow."""
@@ -280,7 +280,7 @@ class DashboardScreen(Resuming):
             if answer is None and self.live:
                 continue
             del self._pending[identifier]
-            if name in ("pause", "continue") and answer == "done":
+            if name in ("continue", "pause", "stop") and answer and not answer.startswith("refused"):
                 self.set_message("")  # the state shows it
                 continue
             result = words.answer_text(answer) if answer is not None else _("no answer, the run has ended")

@@ -13,14 +13,9 @@ from textual.message import Message
 from textual.timer import Timer
 from textual.widgets import Static
 
-from engine.text import listing, plural, printable
-from tui.screens.ask import AskScreen
-from tui.screens.ask_text import AskTextScreen
+from engine.text import plural, printable
 from tui.screens.compare_choice import begin_comparison, comparable
-from tui.screens.run_actions import RunActions
-from tui.screens.steps import STEPS, position
-from tui.setup.names import free_name
-from tui.setup.preset_file import conversion_notes, own_trigger, read_file
+from tui.screens.new_run import NewRuns
 from tui.text.rows import about, progress, sign
 from tui.texts import _
 from tui.widgets.filterable import Filterable
@@ -34,7 +29,7 @@ SECONDS = 2.0
 """Between two searches for runs, while the screen is shown."""
 
 
-class HomeScreen(RunActions):
+class HomeScreen(NewRuns):
     """Lists the runs, the newest first, and shows what can be done with the highlighted one.
 
     Its home.tcss is read by the app, whose lowest screen it is.
@@ -51,8 +46,10 @@ class HomeScreen(RunActions):
         Binding("c", "copy", _("Copy"), tooltip=_("A new run with the settings of this one.")),
         Binding("d,delete", "delete", _("Delete"), tooltip=_("Remove what the run has written; asks before.")),
         Binding("m", "compare", _("Compare"), tooltip=_("Show the marked runs side by side; or this one and another.")),
+        Binding("a", "rename", _("Rename"), show=False, tooltip=_("Show the run under another name in lists.")),
+        Binding("e", "note", _("Note"), show=False, tooltip=_("Write a note about the run, for yourself.")),
         Binding("space", "mark", _("Mark"), show=False, tooltip=_("Mark a run to compare it with others.")),
-        Binding("q", "app.leave", _("Quit"), show=False, tooltip=_("Leave; a running training continues.")),
+        Binding("q", "app.leave_app", _("Quit"), show=False, tooltip=_("Leave; a running training continues.")),
     ]
     HELP = _("""
 ## Runs
@@ -66,7 +63,11 @@ shown as running has a live process.
 
 **Space** marks a run (◆), **m** compares the marked ones; with none marked, the highlighted one with another.
 
-**/** filters the list by name, state and place, **s** sorts it, **y** copies the path of a run.
+**a** shows a run under another name, and **e** keeps a note about it. Both are for you alone: they are in the run's
+folder, and change neither its files nor its trigger.
+
+**/** filters the list by name, note, state and place, **y** copies the path of a run. **s** sorts the list: by place,
+the runs of a project are together.
 """)
 
     class RunsRead(Message):
@@ -170,17 +171,6 @@ shown as running has a live process.
     def _show_draft(self) -> None:
         self.query_one("#draft", Static).update(self._draft_sentence())
 
-    def _draft_sentence(self) -> str:
-        """What the key `n` does."""
-        draft = self.smith.draft
-        if not (draft.values or draft.done):
-            return _("n  Set up a new run")
-        if not draft.unfinished:
-            return _("n  Set up a new run, optionally from the last run's settings")
-        name = printable(str(draft.get("saving.output_name") or _("without a name yet")))
-        step = STEPS[position(draft.step)].title
-        return _("n  Continue setting up {0} at {1}, or start another run").format(name, step)
-
     def chosen(self) -> KnownRun | None:
         """The highlighted run."""
         return self.table.chosen if self.table is not None else None
@@ -215,7 +205,7 @@ shown as running has a live process.
         from engine.runs.contact import newest_image
         from tui.widgets.run_card import About
 
-        self.post_message(self.Described(run, About(printable(run.name), about(run), newest_image(run.run_dir))))
+        self.post_message(self.Described(run, About(printable(run.title), about(run), newest_image(run.run_dir))))
 
     @on(Described)
     def _show_details(self, event: Described) -> None:
@@ -229,20 +219,18 @@ shown as running has a live process.
         runs = list((self.runs or {}).values())
         live = [run for run in runs if run.state.live]
         lines = [
-            f"{printable(run.name)}: {sign(run.state.state)}, {progress(run.state.step, run.state.max_train_steps)}"
+            f"{printable(run.title)}: {sign(run.state.state)}, {progress(run.state.step, run.state.max_train_steps)}"
             for run in live
         ]
         return "\n".join(lines or [plural(len(runs), _("run"))])
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Only what can be done with the highlighted run; the rest is shown dim."""
+        """Only what can be done with the highlighted run."""
         if action in ("compare", "mark"):
-            return True if comparable(self.runs or {}) else None
-        if action in ("copy", "delete", "resume", "stop"):
+            return bool(comparable(self.runs or {}))
+        if action in ("copy", "delete", "note", "rename", "resume", "stop"):
             run = self.chosen()
-            if run is None:
-                return False
-            return True if self._possible(action, run) else None
+            return run is not None and self._possible(action, run)
         return True
 
     def action_mark(self) -> None:
@@ -260,83 +248,6 @@ shown as running has a live process.
         run = self.chosen()
         if run is not None:
             begin_comparison(self, self.runs or {}, self.marked, str(run.run_dir.path))
-
-    def action_new(self) -> None:
-        """Open the wizard; with an unfinished setup, ask first."""
-        draft = self.smith.draft
-        if not (draft.values or draft.done):
-            self.smith.go_to(draft.step)
-            return
-        name = printable(str(draft.get("saving.output_name") or _("without a name yet")))
-        if draft.unfinished:
-            step = STEPS[position(draft.step)].title
-            answers = {"on": _("Continue at {0}").format(step), "start_over": _("Discard it and start over")}
-            question = _("You have an unfinished setup: {0}").format(name)
-        else:
-            answers = {"on": _("With the settings of {0}").format(name), "start_over": _("Start over")}
-            question = _("A new run")
-        self.app.push_screen(AskScreen(question, answers), self._begin)
-
-    def _begin(self, answer: str | None) -> None:
-        if answer == "start_over":
-            self.smith.draft.start_over()
-        if answer is not None:
-            self.smith.go_to(self.smith.draft.step)
-
-    def action_file(self) -> None:
-        """A new run with the settings of a file."""
-        text = _("A preset, or a configuration of Kohya's scripts, ai-toolkit, OneTrainer or another trainer.")
-        if self.smith.draft.values or self.smith.draft.done:
-            text += " " + _("It replaces the unfinished setup.")
-        from tui.widgets.path_input import PathInput
-
-        screen = AskTextScreen(_("Start from a file"), text, read_file, path=PathInput(compact=True))
-        self.app.push_screen(screen, self._begin_from)
-
-    def _begin_from(self, answer: str | None) -> None:
-        if answer is None:
-            return
-        draft, path = self.smith.draft, read_file(answer)
-        draft.start_over(own_trigger(path), preset=str(path))
-        notes = conversion_notes(path)
-        if notes:
-            sentence = _(
-                "{0} of the file's keys mean something else or nothing here: {1}; lorasmith convert shows all."
-            )
-            draft.note(sentence.format(len(notes), listing([note.split(" = ")[0] for note in notes], 6)))
-        if (place := draft.get("saving.output_dir")) and draft.get("dataset.train_data_dir"):
-            sentence = _("The file's output_dir {0} is not used here: the step Folders sets the place.")
-            draft.note(sentence.format(printable(place)))
-        self.smith.go_to("model")
-
-    def action_copy(self) -> None:
-        """A new run with the settings of the highlighted one; its place is left to choose."""
-        run, draft = self.chosen(), self.smith.draft
-        if run is None:
-            return
-        if draft.unfinished:
-            answers = {"no": _("Keep it"), "yes": _("Discard it and copy the settings")}
-            self._ask(_("You have an unfinished setup"), answers, lambda: self._copy(run))
-        else:
-            self._copy(run)
-
-    def _copy(self, run: KnownRun) -> None:
-        from engine.config import load_config
-        from engine.dataset.trigger import kept_trigger
-
-        try:
-            config = load_config(run.run_dir.config_path)
-            trigger = kept_trigger(config)
-        except (ValueError, OSError) as error:
-            self.smith.show_error(error)
-            return
-        draft = self.smith.draft
-        names = {known.name for known in (self.runs or {}).values()}
-        name = free_name(config.saving.output_name, lambda name: name in names or Path(name).exists())
-        values = {"saving.output_dir": "", "saving.output_name": name, **trigger}
-        draft.start_over(values, preset=str(run.run_dir.config_path))
-        draft.done = [step.name for step in STEPS[:-1]]
-        self.smith.go_to("folders")
 
 
 WELCOME = _("""[b]Welcome.[/b] From a folder of images to a LoRA in eight steps.

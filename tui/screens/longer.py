@@ -54,7 +54,7 @@ class LongerScreen(ModalScreen[int | None]):
                 _("Train {0} longer").format(printable(self.run_dir.name)), classes="dialog-title", markup=False
             )
             yield Static(_("Epochs of the whole run:") + f" {has}", markup=False)
-            yield TextInput(str(self.epochs + 3) if self.epochs else "", compact=True)
+            yield TextInput(str(self.epochs + 3) if self.epochs else "", select_on_focus=True, compact=True)
             yield Static(id="meaning", markup=False)
             yield Static(_("Enter continues the run, Escape leaves it as it is."), classes="hint")
 

@@ -1,8 +1,9 @@
-"""What is done with a run of the list: resume, stop, delete."""
+"""What is done with a run of the list: resume, stop, delete, rename, note."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from textual import on, work
@@ -10,11 +11,13 @@ from textual.message import Message
 
 from engine.text import plural, printable, size_text
 from tui.screens.ask import AskScreen
+from tui.screens.ask_text import AskTextScreen
 from tui.screens.base import BaseScreen
 from tui.texts import _
 
 if TYPE_CHECKING:
     from engine.runs import KnownRun, RunDir
+    from engine.runs.remarks import Remarks
     from engine.runs.remove import Belongings
 
 
@@ -32,7 +35,7 @@ class RunActions(BaseScreen):
             self.run, self.counted = run, counted
 
     class Done(Message):
-        """An action on a run has ended; with a sentence about it."""
+        """An action on a run has ended; with a sentence about it where the list does not show it."""
 
         def __init__(self, sentence: str, opened: KnownRun | None = None) -> None:
             super().__init__()
@@ -74,7 +77,7 @@ class RunActions(BaseScreen):
             return
         answers = {"no": _("No, leave it"), "yes": _("Resume it here")}
         text = _("{0}. Running it on two machines would damage it.").format(run.state.detail.capitalize())
-        question = _("Is {0} still running there?").format(printable(run.name))
+        question = _("Is {0} still running there?").format(printable(run.title))
         self._ask(question, answers, lambda: self._resume(run), text)
 
     def resume_accepted(self, run_dir: RunDir) -> None:
@@ -88,7 +91,7 @@ class RunActions(BaseScreen):
         from tui.shell.begin import resume
 
         resume(run.run_dir, accept_changes=accept_changes)
-        self.post_message(self.Done(_("{0} continues.").format(printable(run.name)), opened=run))
+        self.post_message(self.Done(_("{0} continues.").format(printable(run.title)), opened=run))
 
     def action_stop(self) -> None:
         """Ask, then stop."""
@@ -96,7 +99,7 @@ class RunActions(BaseScreen):
         if run is None or not run.state.live:
             return
         answers = {"no": _("No, keep training"), "yes": _("Stop: finish the step, save everything, end")}
-        self._ask(_("Stop {0}?").format(printable(run.name)), answers, lambda: self._stop(run))
+        self._ask(_("Stop {0}?").format(printable(run.title)), answers, lambda: self._stop(run))
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="doing")
     def _stop(self, run: KnownRun) -> None:
@@ -104,7 +107,7 @@ class RunActions(BaseScreen):
 
         request(run.run_dir, "stop")
         sentence = _("{0} was asked to stop: it finishes its step and saves.")
-        self.post_message(self.Done(sentence.format(printable(run.name))))
+        self.post_message(self.Done(sentence.format(printable(run.title))))
 
     def action_delete(self) -> None:
         """Count what would be deleted, then ask."""
@@ -124,7 +127,7 @@ class RunActions(BaseScreen):
         what = _("{0}, {1}").format(plural(counted.files, _("file")), size_text(counted.bytes))
         text = _("{0} in {1}: its LoRA files, samples, configuration and record. Images and captions stay.")
         answers = {"no": _("No, keep it"), "yes": _("Delete it permanently ({0})").format(what)}
-        question = _("Delete {0}?").format(printable(run.name))
+        question = _("Delete {0}?").format(printable(run.title))
         self._ask(question, answers, lambda: self._delete(run), text.format(what, printable(run.run_dir.path)))
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="doing")
@@ -133,12 +136,52 @@ class RunActions(BaseScreen):
 
         removed = remove_run(run.run_dir)
         sentence = _("{0} is deleted: {1}, {2}.")
-        name = printable(run.name)
+        name = printable(run.title)
         self.post_message(self.Done(sentence.format(name, plural(removed.files, _("file")), size_text(removed.bytes))))
+
+    def action_rename(self) -> None:
+        """Ask for the name that lists show."""
+        run = self.chosen()
+        if run is not None and self._possible("rename", run):
+            text = _("Lists show it instead of {0}. Its files and its trigger keep their names; empty: {0} again.")
+            self._ask_for_line(
+                _("Rename {0}").format(printable(run.title)),
+                text.format(printable(run.name)),
+                run.remarks.title or run.name,
+                lambda answer: self._remark(run, replace(run.remarks, title="" if answer == run.name else answer)),
+            )
+
+    def action_note(self) -> None:
+        """Ask for the note."""
+        run = self.chosen()
+        if run is not None and self._possible("note", run):
+            self._ask_for_line(
+                _("Note about {0}").format(printable(run.title)),
+                _("It is shown below the list, and the filter finds it."),
+                run.remarks.note,
+                lambda answer: self._remark(run, replace(run.remarks, note=answer)),
+            )
+
+    def _ask_for_line(self, question: str, text: str, value: str, then: Callable[[str], object]) -> None:
+        """Call `then` with the answer, which may be empty."""
+
+        def answered(answer: str | None) -> None:
+            if answer is not None:
+                then(answer)
+
+        self.app.push_screen(AskTextScreen(question, text, value=value, may_be_empty=True), answered)
+
+    @work(thread=True, exclusive=True, exit_on_error=False, group="doing")
+    def _remark(self, run: KnownRun, remarks: Remarks) -> None:
+        from engine.runs.remarks import write_remarks
+
+        write_remarks(run.run_dir, remarks)
+        self.post_message(self.Done(""))
 
     @on(Done)
     def _show_done(self, event: Done) -> None:
-        self.notify(event.sentence, markup=False)
+        if event.sentence:
+            self.notify(event.sentence, markup=False)
         if event.opened is not None:
             self.smith.open_run(event.opened.run_dir)
         else:

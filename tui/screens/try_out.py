@@ -110,7 +110,7 @@ and a grid of them are kept in the folder `try` next to the file.
                 with Vertical(classes="tile"):
                     yield Static(markup=False)
                     yield ImageView()
-        yield Lines(id="message")
+        yield Lines(id="message", wraps=True)
 
     def on_mount(self) -> None:
         """Find the base and the prompts of the file."""

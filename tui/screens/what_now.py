@@ -56,7 +56,7 @@ Start with a strength of 0.8: at full strength a LoRA often reproduces its train
         yield Static(_("What now with {0}").format(printable(self.file.path.name)), classes="title", markup=False)
         with VerticalScroll():
             yield Static(id="uses", markup=False)
-        yield Lines(id="message")
+        yield Lines(id="message", wraps=True)
 
     def on_mount(self) -> None:
         """Read the run."""

@@ -146,7 +146,8 @@ def _line(event: Event) -> str | None:
             size = f" ({event.bytes / 2**20:.1f} MiB)" if event.bytes is not None else ""
             return f"saved and verified {event.path}{size}, step {_number(event.step)}"
         case ControlAckEvent():
-            return f"{event.command}: {event.result}"
+            name = "setting" if event.command == "set" else event.command.replace("_", " ")
+            return f"{name}: {event.result}"
         case OomEvent():
             return f"out of memory at step {event.step or 0}: {event.message}"
         case RetryEvent():

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len, set_cell_size
 
-from engine.results.columns import COLUMNS, NOTHING, SIGNS
+from engine.results.columns import NOTHING, SIGNS, measured_columns
 from engine.results.comparison import Comparison
 from engine.results.record import RunRecord
 from engine.results.report import memory_facts
@@ -35,11 +35,16 @@ def overview_rows(comparison: Comparison) -> list[tuple[str, ...]]:
     for name in dict.fromkeys(name for facts in memory for name in facts):
         rows.append((_(name), *(facts.get(name, NOTHING) for facts in memory)))
     rows += [(_("Best file"), *map(best_file, runs)), (_("Verdict"), *map(verdict, runs))]
-    for column in COLUMNS:
-        values = [column.text(best.measures) if (best := run.assessment.best) else NOTHING for run in runs]
-        if set(values) != {NOTHING}:
-            rows.append((_(column.title), *values))
+    for column in measured_columns(best.measures for run in runs if (best := run.assessment.best)):
+        values = (column.text(best.measures) if (best := run.assessment.best) else NOTHING for run in runs)
+        rows.append((_(column.title), *values))
     return rows
+
+
+def measure_texts(comparison: Comparison) -> list[tuple[str, str]]:
+    """(title, explanation) of each measure that is shown."""
+    best = [run.assessment.best.measures for run in comparison.runs if run.assessment.best]
+    return [(_(column.title), _(column.explanation)) for column in measured_columns(best)]
 
 
 def best_file(run: RunRecord) -> str:

@@ -65,8 +65,8 @@ def help_text(state: str, *, live: bool) -> str:
         )
     parts.append(
         _(
-            "**1** to **4** choose a part: the loss, samples, events, the trainer's log. **F11** gives it the whole "
-            "screen, **/** filters events and log, **y** copies what is shown there."
+            "**1** to **4** choose a part: the loss, samples, events, what else the trainer has printed. **F11** gives "
+            "it the whole screen, **/** filters events and log, **y** copies what is shown there."
         )
     )
     return "\n\n".join(parts)

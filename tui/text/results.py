@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from rich.text import Text
 
-from engine.results.columns import SIGNS
+from engine.results.columns import BEST, FAVOURITE, SIGNS
 from engine.results.similarity import Similarity
 from engine.results.verdict import Assessment, JudgedFile
 from engine.text import percent, printable
 from tui.texts import _
 
 
-def rows(files: Sequence[JudgedFile], best: JudgedFile | None) -> list[tuple[Text, ...]]:
+def rows(
+    files: Sequence[JudgedFile], best: JudgedFile | None, favourites: Collection[str] = ()
+) -> list[tuple[Text, ...]]:
     """The table's cells."""
     return [
         (
-            Text(printable(judged.file.path.name)),
+            Text(f"{FAVOURITE} " if judged.file.path.name in favourites else "").append(
+                printable(judged.file.path.name)
+            ),
             Text(f"{SIGNS[judged.verdict.kind]} {judged.verdict.kind}").append(
-                " ● " + _("best") if judged is best else "", "bold"
+                f" {BEST} " + _("best") if judged is best else "", "bold"
             ),
             Text("–" if judged.file.epoch is None else str(judged.file.epoch)),
             Text("–" if judged.file.step is None else str(judged.file.step)),
@@ -32,8 +36,8 @@ def rows(files: Sequence[JudgedFile], best: JudgedFile | None) -> list[tuple[Tex
     ]
 
 
-def ranks(judged: JudgedFile, best: JudgedFile | None) -> tuple[object, ...]:
-    """What the list can be sorted by: name, how much is learned, verdict with the recommended file first."""
+def ranks(judged: JudgedFile, best: JudgedFile | None, favourites: Collection[str] = ()) -> tuple[object, ...]:
+    """What the list can be sorted by: name, how much is learned, verdict, the best file first; favourites."""
     measures = judged.measures
     learned = measures.learned if measures.learned is not None else measures.train_gain
     kinds = list(SIGNS)
@@ -41,6 +45,7 @@ def ranks(judged: JudgedFile, best: JudgedFile | None) -> tuple[object, ...]:
         judged.file.path.name,
         -(learned if learned is not None else -1.0),
         (judged is not best, kinds.index(judged.verdict.kind) if judged.verdict.kind in kinds else len(kinds)),
+        judged.file.path.name not in favourites,
     )
 
 

@@ -92,7 +92,7 @@ def row(run: KnownRun, columns: int, *, marked: bool = False) -> tuple[Text, ...
     state, mark = run.state, f"{MARK} " if marked else ""
     colour = SIGNS.get(state.state, ("", "", ""))[2]
     layout = columns_for(columns)
-    name = printable(run.name)
+    name = printable(run.title)
     name = _("{0} (earlier)").format(name) if run.archived else name
     cells = (
         Text(clipped(f"{mark}{name}", layout[0].width), "bold" if marked else ""),
@@ -117,8 +117,8 @@ def step_words(step: int, total: int | None) -> str:
 
 
 def searched(run: KnownRun) -> str:
-    """What a filter of the list looks through: name, state, place."""
-    return f"{run.name} {sign(run.state.state)} {run.run_dir.path}"
+    """What a filter of the list looks through: names, note, state, place."""
+    return f"{run.title} {run.name} {run.remarks.note} {sign(run.state.state)} {run.run_dir.path}"
 
 
 def ranks(run: KnownRun) -> tuple[Any, ...]:
@@ -126,7 +126,7 @@ def ranks(run: KnownRun) -> tuple[Any, ...]:
     state = run.state
     share = state.step / state.max_train_steps if state.max_train_steps else 0.0
     return (
-        run.name.casefold(),
+        run.title.casefold(),
         list(SIGNS).index(state.state) if state.state in SIGNS else len(SIGNS),
         -share,
         -(state.updated or 0.0),
@@ -151,7 +151,7 @@ def short_moment(seconds: float | None) -> str:
 
 def about_place(run: KnownRun) -> str:
     """A run as an answer in a list: name, state, place."""
-    return f"{printable(run.name)}  {sign(run.state.state)}  {_place(run.run_dir)}"
+    return f"{printable(run.title)}  {sign(run.state.state)}  {_place(run.run_dir)}"
 
 
 def _place(run_dir: RunDir) -> str:
@@ -175,6 +175,8 @@ def about(run: KnownRun) -> Content:
     if losses:
         loss = _("loss {0:.4f}").format(losses[-1])
         lines.append(Content.assemble((sparkline(losses).ljust(CURVE), "$accent"), f"  {loss}"))
+    if run.remarks.note:
+        lines.append(Content.styled(printable(run.remarks.note), "italic"))
     lines += [Content.styled(f"! {sentence}", "$text-warning") for sentence in _notes(run, unfinished)]
     return Content("\n").join([*lines, Content(printable(run.run_dir.path))])
 

@@ -45,13 +45,14 @@ COMMANDS = {
     "pause": _("Pause"),
     "continue": _("Continue"),
     "stop": _("Stop and save"),
+    "set": _("Setting"),
 }
 
 
 def answer_text(answer: str) -> str:
     """The trainer's answer to a command, in words for a person."""
     if answer.removeprefix("refused: ") == "not possible in this phase":
-        return _("not possible while the model is loading; try again when the training has started")
+        return _("not possible before the first step; try again when the training has begun")
     return printable(answer)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from dataclasses import dataclass
 
 from engine.runs import Event, EventFollower, RunDir, RunState, true_state
+from engine.runs.events import ErrorEvent, NoteEvent, WarningEvent
 from engine.runs.follow import explain
 from engine.runs.launch import log_tail
 from tui.watching.machine import Machine, MachineWatch
@@ -14,6 +16,9 @@ LIVE_SECONDS, IDLE_SECONDS = 1.0, 2.0
 PIECE = 4000
 """Events of a long history that are returned at once."""
 LOG_LINES = 40
+READ_LINES = 400
+"""Of the log: most of them repeat events, and are left out."""
+KEPT_TEXTS = 500
 
 
 @dataclass(frozen=True)
@@ -33,10 +38,24 @@ class Look:
     bad_lines: int
     """Lines of the event log that are no events."""
     log: list[str]
-    """The end of train.log."""
+    """The end of train.log, without the lines that events have."""
     explanation: tuple[str, ...]
     """Of a run that was lost, or is on another machine."""
     machine: Machine | None
+
+
+def printed_lines(event: Event) -> list[str]:
+    """What the trainer prints when it reports an event, as lines of its log."""
+    match event:
+        case NoteEvent():
+            text = event.text
+        case WarningEvent():
+            text = f"warning: {event.text}"
+        case ErrorEvent():
+            text = f"{event.title}: {event.message} {event.hint}"
+        case _:
+            return []
+    return [line.rstrip() for line in text.strip().split("\n")]
 
 
 class RunWatch:
@@ -50,12 +69,15 @@ class RunWatch:
         self._before: object = None
         self._log_key: object = None
         self._log: list[str] = []
+        self._reported: deque[frozenset[str]] = deque(maxlen=KEPT_TEXTS)
+        """The lines that the newest events have put into the log."""
         self._explained: tuple[object, tuple[str, ...]] = (None, ())
 
     def look(self) -> Look | None:
         """Read what is new; None where nothing is."""
         state = true_state(self.run_dir)  # older than the events: when it says "ended", they are all there
         events, complete = self._events()
+        self._reported.extend(frozenset(lines) for event in events if (lines := printed_lines(event)))
         self._last = events[-1] if events else self._last
         gone = not self.run_dir.is_run
         folder = self.run_dir.control if self.run_dir.control.is_dir() else self.run_dir.private
@@ -94,8 +116,9 @@ class RunWatch:
         except OSError:
             key = None
         if key != self._log_key:
-            self._log_key, self._log = key, log_tail(self.run_dir, LOG_LINES)
-        return self._log
+            self._log_key, self._log = key, log_tail(self.run_dir, READ_LINES)
+        reported = frozenset().union(*self._reported)
+        return [line for line in self._log if line not in reported][-LOG_LINES:]
 
     def _explain(self, state: RunState) -> tuple[str, ...]:
         if state.state not in ("lost", "unknown"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from engine.results.verdict import JudgedFile
 from tui.text.results import ranks, rows
@@ -22,7 +22,7 @@ COLUMNS = (
 class FileTable(RowTable):
     """One row per file; the row's key is its path."""
 
-    ORDERS = (_("step"), _("name"), _("how much is learned"), _("verdict"))
+    ORDERS = (_("step"), _("name"), _("how much is learned"), _("verdict"), _("favourites first"))
     ORDER_OF = {"step": 0, "file": 1, "learned": 2, "verdict": 3}  # noqa: RUF012 - not changed
 
     def __init__(self) -> None:
@@ -33,13 +33,14 @@ class FileTable(RowTable):
         """The path of the highlighted file."""
         return self.chosen_key
 
-    def show_files(self, files: Sequence[JudgedFile], best: JudgedFile | None) -> None:
-        """Show these, the recommended one marked."""
-        self.put(
-            {
-                str(judged.file.path): Entry(
-                    cells, f"{judged.file.path.name} {judged.verdict.kind}", ranks(judged, best)
-                )
-                for judged, cells in zip(files, rows(files, best), strict=True)
-            }
-        )
+    def show_files(
+        self, files: Sequence[JudgedFile], best: JudgedFile | None, favourites: Collection[str] = ()
+    ) -> None:
+        """Show these, the recommended one and the favourites marked; `favourites` are file names."""
+        entries = {
+            str(judged.file.path): Entry(
+                cells, f"{judged.file.path.name} {judged.verdict.kind}", ranks(judged, best, favourites)
+            )
+            for judged, cells in zip(files, rows(files, best, favourites), strict=True)
+        }
+        self.put(entries, rewrite=True)  # a mark more makes a column wider

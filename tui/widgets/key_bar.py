@@ -12,9 +12,9 @@ from textual.widget import Widget
 from textual.widgets import Footer
 from textual.widgets._footer import FooterKey, FooterLabel
 
-ALWAYS = ("help", "fix", "leave")
+ALWAYS = ("help", "fix", "leave_app")
 """Actions whose keys are never left out, nor is Escape, the way out: F1 lists all the others."""
-_PLACES = {"help": -1, "leave": 1}
+_PLACES = {"help": -1, "leave_app": 1}
 """Help is always the first key, and the key to quit the last."""
 
 MORE = "… "

@@ -24,7 +24,7 @@ PANE_TOOLTIPS = {
     "overview": _("Show the loss, the learning rates and the memory."),
     "samples": _("Show the samples so far."),
     "events": _("Show what has happened: files, warnings, answers."),
-    "log": _("Show what the trainer has printed."),
+    "log": _("Show what the trainer has printed besides the events."),
 }
 PANES = {"overview": _("Overview"), "samples": _("Samples"), "events": _("Events"), "log": _("Log")}
 SHOWN_EVENTS = 200
@@ -92,7 +92,7 @@ class RunPanes(Vertical):
             self._draw_events(history, look)
         if "log" in visible:
             lines = "\n".join(printable(line) for line in look.log)
-            self.query_one("#printed", Tail).set_text(lines or _("The trainer has printed nothing yet."))
+            self.query_one("#printed", Tail).set_text(lines or _("Nothing but what Events shows."))
 
     def _draw_overview(self, history: RunHistory, look: Look, config: RunConfig | None) -> None:
         total = history.max_train_steps or look.state.max_train_steps

@@ -10,6 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Static
 
+from engine.results.columns import BEST
 from engine.results.comparison import MOST_RUNS
 from engine.results.grid import sample_step
 from engine.text import printable
@@ -26,7 +27,7 @@ class RunSamples(Vertical, can_focus=True):
     HELP = _(
         "### Samples\n\nThe same prompt and seed in every run. **Left** and **Right** go through the steps, **Up** "
         "and **Down** through the prompts, **b** flips to the base model and back, **Home** goes back to the "
-        "recommended file of each run. A run without a sample at a step shows its newest one before it."
+        "recommended file of each run (●). A run without a sample at a step shows its newest one before it."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left", "walk(-1)", _("Earlier"), show=False, tooltip=_("The samples of the previous step.")),
@@ -133,5 +134,5 @@ class RunSamples(Vertical, can_focus=True):
             return _("{0} no sample").format(letter), None
         if step == 0:
             return _("{0} base").format(letter), path
-        star = " ★" if step == comparison.best_steps()[number] else ""
-        return _("{0} step {1}").format(letter, step) + star, path
+        best = f" {BEST}" if step == comparison.best_steps()[number] else ""
+        return _("{0} step {1}").format(letter, step) + best, path

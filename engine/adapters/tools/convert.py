@@ -227,7 +227,7 @@ def _metadata(source: LoraFile) -> dict[str, str]:
 def _diffusers(
     source: LoraFile, pieces: Sequence[Piece], report: ToolReport
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """diffusers' file: alphas are tensors where its loader reads those, for UNets metadata."""
+    """diffusers' file: alphas are tensors where its loader reads those, for U-Nets metadata."""
     family = family_of_lora(source.base)
     has_alphas = family is not None and family.spec.alphas_in_diffusers_files
     tensors, more = in_diffusers_names(pieces, alphas_in_file=has_alphas, alpha_format=_alpha_format(source))

@@ -119,7 +119,7 @@ def tensors_of(layers: Iterable[Layer]) -> dict[str, Tensor]:
 
 
 def alphas_note(layers: Iterable[Layer], base: str) -> list[str]:
-    """A warning where diffusers would use other alphas than the file's: in UNet families, where they differ."""
+    """A warning where diffusers would use other alphas than the file's: in U-Net families, where they differ."""
     components: dict[str, dict[str, float]] = {}
     for layer in layers if is_unet(base) else ():
         alpha = float(layer.rank) if layer.alpha is None else layer.alpha

@@ -110,7 +110,7 @@ DIFFERENCES = (
           "both"),
     _kept("patterns of layers that match none (`network_reg_dims`, `network_reg_lrs`)", "an error",
            "are ignored", "a misspelt pattern would train something else"),
-    _kept("a text encoder or UNet whose rate is 0", "gets no LoRA", "gets one of zeros that never change",
+    _kept("a text encoder or U-Net whose rate is 0", "gets no LoRA", "gets one of zeros that never change",
            "the same effect in a larger file"),
     _kept("a file of steps due at the last one", "not written: the last file is the same", "written as well",
            _NO_NUMBER),

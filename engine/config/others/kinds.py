@@ -8,7 +8,7 @@ from engine.config.others.table import Reading
 _LARGEST_FACTORS = {"flux": 55}
 """By family: up to this factor each side of a layer (3072 and more) is split into the factor and a larger number."""
 _LARGEST_FACTOR = 17
-"""The same for UNets, whose smallest side is 320."""
+"""The same for U-Nets, whose smallest side is 320."""
 
 
 def kronecker(reading: Reading, factor_key: str) -> None:

@@ -91,7 +91,7 @@ _ABSENT_PARTS = ("text_encoder_3", "text_encoder_4", "effnet_encoder", "decoder"
 
 
 def _part(name: str) -> dict[str, Key]:
-    """The rows of the denoiser's table: the UNet's or the transformer's, in older files the prior's."""
+    """The rows of the denoiser's table: the U-Net's or the transformer's, in older files the prior's."""
     families = UNET if name == "unet" else FLUX
     return {
         f"{name}.train": together("network.network_train_text_encoder_only", "flag", "false"),

@@ -1,1 +1,1 @@
-"""What Stable Diffusion 1.x and SDXL share: a UNet on latents, CLIP text encoders, a VAE, in two layouts of files."""
+"""What Stable Diffusion 1.x and SDXL share: a U-Net on latents, CLIP text encoders, a VAE, in two layouts of files."""

@@ -1,4 +1,4 @@
-"""The blocks of a UNet in Kohya's lists, and the parts that LyCORIS' presets distinguish. Loads no torch.
+"""The blocks of a U-Net in Kohya's lists, and the parts that LyCORIS' presets distinguish. Loads no torch.
 
 Facts: sd-scripts `networks/lora.py`, get_block_index; LyCORIS `config.py`.
 """

@@ -1,4 +1,4 @@
-"""The configurations of a UNet's parts in diffusers' layout. Loads no torch."""
+"""The configurations of a U-Net's parts in diffusers' layout. Loads no torch."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _contradictions(config: Mapping[str, Any]) -> Contradictions:
 
 
 def _heads(config: Mapping[str, Any], levels: list[int]) -> list[tuple[str, str]]:
-    """Heads of each level of a UNet, and other values that there may be one of for each."""
+    """Heads of each level of a U-Net, and other values that there may be one of for each."""
     problems = [
         (key, f"must have as many items as block_out_channels ({len(levels)})")
         for key in ("layers_per_block", "cross_attention_dim", "attention_head_dim", "num_attention_heads",

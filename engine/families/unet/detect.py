@@ -20,7 +20,7 @@ from engine.types import Recognition
 
 OTHER_CLASSES = ("StableDiffusionXL", "StableDiffusion3", "Flux", "Chroma")
 """Pipelines that are no Stable Diffusion 1.x."""
-_USE_FULL_CHECKPOINT = "Use the full checkpoint; files that hold only the UNet cannot be trained."
+_USE_FULL_CHECKPOINT = "Use the full checkpoint; files that hold only the U-Net cannot be trained."
 _USE_BASE_CHECKPOINT = "Train on the checkpoint that it was made from; the LoRA also works with the inpainting model."
 _CONTEXT = "attn2.to_k.weight"
 _FULL_SDXL = "Train on a full SDXL checkpoint: base, Pony, Illustrious, NoobAI or another made from it."
@@ -60,13 +60,13 @@ def _sd15_file(path: Path) -> Recognition | None:
     parts = {"text encoder (cond_stage_model)": TEXT, "VAE (first_stage_model)": (VAE,)}
     if missing := _missing(header, parts):
         raise ModelError(
-            f"{where} has a Stable Diffusion 1.x UNet but no {missing}.",
+            f"{where} has a Stable Diffusion 1.x U-Net but no {missing}.",
             _USE_FULL_CHECKPOINT,
             code="checkpoint-without-parts",
         )
     check_weights(path, header)
     noise = noise_of_file(header, "Stable Diffusion 1.x", path.name)
-    return _of_file("sd15", path, header, noise, f"UNet with a context of {context} and one CLIP text encoder")
+    return _of_file("sd15", path, header, noise, f"U-Net with a context of {context} and one CLIP text encoder")
 
 
 def _sdxl_file(path: Path) -> Recognition | None:
@@ -82,12 +82,12 @@ def _sdxl_file(path: Path) -> Recognition | None:
     parts = {"first text encoder": (TEXT_SDXL,), "second text encoder": (TEXT_SDXL_2,)}
     if missing := _missing(header, {**parts, "VAE (first_stage_model)": (VAE,)}):
         raise ModelError(
-            f"{where} has an SDXL UNet but no {missing}.", _USE_FULL_CHECKPOINT, code="checkpoint-without-parts"
+            f"{where} has an SDXL U-Net but no {missing}.", _USE_FULL_CHECKPOINT, code="checkpoint-without-parts"
         )
     _check_channels(where, side(path, header, UNET + "input_blocks.0.0.weight", 1, 4))
     check_weights(path, header)
     noise = noise_of_file(header, "SDXL", path.name)
-    return _of_file("sdxl", path, header, noise, f"UNet with a context of {context} and two text encoders")
+    return _of_file("sdxl", path, header, noise, f"U-Net with a context of {context} and two text encoders")
 
 
 def _missing(header: Header, parts: dict[str, tuple[str, ...]]) -> str:
@@ -203,13 +203,13 @@ def _of_folder(family: str, folder: Path, noise: Noise, encoders: tuple[str, ...
 def _check_channels(where: str, channels: int) -> None:
     if channels == 9:
         raise ModelError(
-            f"{where} is an inpainting model: its UNet has 9 input channels instead of 4.",
+            f"{where} is an inpainting model: its U-Net has 9 input channels instead of 4.",
             _USE_BASE_CHECKPOINT,
             code="model-is-inpainting",
         )
     if channels != 4:
         raise ModelError(
-            f"{where} has a UNet with {channels} input channels instead of 4: made for another task than "
+            f"{where} has a U-Net with {channels} input channels instead of 4: made for another task than "
             "text to image.",
             "Use a text-to-image checkpoint.",
             code="not-text-to-image",

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class _UNetFamily(Family):
-    """What both share: CLIP text encoders, a UNet, a VAE, in diffusers' or the original layout, of any size."""
+    """What both share: CLIP text encoders, a U-Net, a VAE, in diffusers' or the original layout, of any size."""
 
     @override
     def check(self, config: RunConfig, recognition: Recognition) -> None:
@@ -116,7 +116,7 @@ class SD15(_UNetFamily):
 
     @override
     def weights(self, recognition: Recognition) -> Iterator[WeightShape]:
-        """Kohya has diffusers' names of the UNet's layers."""
+        """Kohya has diffusers' names of the U-Net's layers."""
         per_level = 3
         if recognition.layout == "single_file":
             per_level = int(unet_sizes(read_header(recognition.path).shapes)["layers_per_block"]) + 1

@@ -1,4 +1,4 @@
-"""The names of a UNet's layers. Loads no torch."""
+"""The names of a U-Net's layers. Loads no torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ORIGINAL_WORDS = (
 
 
 class UNetNames(LayerNames):
-    """A UNet's layers."""
+    """A U-Net's layers."""
 
     @override
     def address(self, path: str) -> Address | None:

@@ -1,4 +1,4 @@
-"""diffusers' UNet blocks without what these models never use: the same values from fewer operations.
+"""diffusers' U-Net blocks without what these models never use: the same values from fewer operations.
 
 diffusers' blocks divide by factors that are 1, ask for options that no Stable Diffusion has, and add into new memory.
 Each replaced block has the weights, the names and, for inputs that it does not expect, the forward of its original.
@@ -23,7 +23,7 @@ from engine.models.adapted import outputs_of
 
 
 def use_lean_blocks(unet: nn.Module) -> None:
-    """Convert the blocks of a UNet, in place; those with other options stay."""
+    """Convert the blocks of a U-Net, in place; those with other options stay."""
     for module in unet.modules():
         if type(module) is ResnetBlock2D and _is_plain_resnet(module):
             module.__class__ = LeanResnet

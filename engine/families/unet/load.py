@@ -54,7 +54,7 @@ BUILDERS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
 
 
 def builders_of(spec: FamilySpec) -> dict[str, Callable[[Mapping[str, Any]], Any]]:
-    """Part to what builds it: text encoders, UNet, VAE."""
+    """Part to what builds it: text encoders, U-Net, VAE."""
     return {part: BUILDERS[part] for part in (*_encoders(spec), "unet", "vae")}
 
 
@@ -85,7 +85,7 @@ def sources(spec: FamilySpec, recognition: Recognition) -> dict[str, PartSource]
 
 
 def sdxl_unet_sizes(shapes: Shapes) -> dict[str, Any]:
-    """Sizes of SDXL's UNet in a single file; heads are 64 wide."""
+    """Sizes of SDXL's U-Net in a single file; heads are 64 wide."""
     sizes = unet_sizes(shapes)
     added = shapes[UNET + "label_emb.0.0.weight"][1]
     pooled = shapes.get(TEXT_SDXL_2 + "text_projection", (0, 1280))[1]

@@ -32,9 +32,9 @@ WEIGHTS = ".weights"
 
 
 class UNetModel(Model):
-    """What SD 1.x and SDXL share; the subclasses encode captions and call the UNet.
+    """What SD 1.x and SDXL share; the subclasses encode captions and call the U-Net.
 
-    Attention is PyTorch's SDPA throughout. The UNet keeps the contiguous memory format: channels_last made no
+    Attention is PyTorch's SDPA throughout. The U-Net keeps the contiguous memory format: channels_last made no
     difference in training steps of the tiny model on the CPU (0.49 s to 0.52 s of CPU time).
 
     The loop may put wrapped modules (DDP) into `trainable`; `predict` and `encode_tokens` go through it.
@@ -203,7 +203,7 @@ class UNetModel(Model):
 
 
 class SD15Model(UNetModel):
-    """One CLIP text encoder; the UNet only needs its hidden states."""
+    """One CLIP text encoder; the U-Net only needs its hidden states."""
 
     reader = SD15Reader()
 
@@ -330,7 +330,7 @@ class SDXLModel(UNetModel):
 
 
 def kohya_name(path: str) -> str:
-    """Kohya's name of a layer of the UNet: diffusers' path."""
+    """Kohya's name of a layer of the U-Net: diffusers' path."""
     return "lora_unet_" + path.replace(".", "_")
 
 

@@ -1,6 +1,6 @@
-"""The original (LDM) single-file layout of UNet and VAE: where each diffusers tensor is, and the sizes from the shapes.
+"""The original (LDM) single-file layout of U-Net and VAE: where each diffusers tensor is, and sizes from the shapes.
 
-Derived from the two architectures: LDM numbers the UNet's blocks in one row (input_blocks, middle_block,
+Derived from the two architectures: LDM numbers the U-Net's blocks in one row (input_blocks, middle_block,
 output_blocks), diffusers by level; the VAE's decoder levels count from the other end. Loads no torch.
 """
 
@@ -44,7 +44,7 @@ _BLOCK = re.compile(r"(?P<half>down|up)_blocks\.(?P<block>\d+)\.(?P<kind>\w+)\.(
 
 
 def unet_name(key: str, config: Mapping[str, Any]) -> str:
-    """A tensor or module of diffusers' UNet as a single file names it, without the file's prefix."""
+    """A tensor or module of diffusers' U-Net as a single file names it, without the file's prefix."""
     per_level = int(config["layers_per_block"]) + 1
     match = _BLOCK.fullmatch(key)
     if match is None:
@@ -63,7 +63,7 @@ def unet_name(key: str, config: Mapping[str, Any]) -> str:
 
 
 def _inside(rest: str) -> str:
-    """A tensor or layer inside one of the UNet's resnets."""
+    """A tensor or layer inside one of the U-Net's resnets."""
     layer, dot, end = rest.partition(".")
     return f"{_UNET_RESNET[layer]}{dot}{end}"
 
@@ -109,7 +109,7 @@ def fitted(
 
 
 def unet_sizes(shapes: Shapes) -> dict[str, Any]:
-    """Sizes of the UNet, but for its number of attention heads."""
+    """Sizes of the U-Net, but for its number of attention heads."""
     downs = sorted(
         int(name.split(".")[3])
         for name in shapes
@@ -133,7 +133,7 @@ def unet_sizes(shapes: Shapes) -> dict[str, Any]:
 
 
 def transformer_depths(shapes: Shapes) -> list[int]:
-    """Transformer blocks in each attention of a level of the UNet; 1 where a level has none."""
+    """Transformer blocks in each attention of a level of the U-Net; 1 where a level has none."""
     channels = unet_sizes(shapes)["block_out_channels"]
     per_level = int(unet_sizes(shapes)["layers_per_block"]) + 1
     depths = []
@@ -165,7 +165,7 @@ def multiples(vae_levels: int, unet_levels: int) -> tuple[int, int]:
 
 
 def levels_of_file(shapes: Shapes) -> tuple[int, int]:
-    """(levels of the VAE, levels of the UNet) in a single file."""
+    """(levels of the VAE, levels of the U-Net) in a single file."""
     inputs = [name for name in shapes if name.startswith(UNET + "input_blocks.")]
     unet_levels = 1 + sum(name.endswith(".0.op.weight") for name in inputs)
     return len({name.split(".")[3] for name in shapes if name.startswith(VAE + "encoder.down.")}), unet_levels
@@ -180,7 +180,7 @@ def sdxl_kohya_name(path: str, config: Mapping[str, Any]) -> str:
 
 
 def sdxl_place(path: str, config: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Where a layer of SDXL's UNet comes in Kohya's order: row of blocks, block, part of the block."""
+    """Where a layer of SDXL's U-Net comes in Kohya's order: row of blocks, block, part of the block."""
     row, *numbers = unet_name(path, config).split(".")[:3]
     if row == "middle_block":
         return 1, 0, int(numbers[0])

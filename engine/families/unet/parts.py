@@ -1,4 +1,4 @@
-"""UNet, VAE and CLIP text encoders as sources for the loader, in diffusers' layout and in single files."""
+"""U-Net, VAE and CLIP text encoders as sources for the loader, in diffusers' layout and in single files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def plain(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build_unet(config: Mapping[str, Any]) -> Any:
-    """diffusers' UNet."""
+    """diffusers' U-Net."""
     module_class: Any = UNet2DConditionModel
     unet = module_class.from_config(plain(config))
     use_lean_blocks(unet)
@@ -86,7 +86,7 @@ def _old_attention(key: str) -> str:
 
 
 def unet_source(path: Path, base: Mapping[str, Any], sizes: Callable[[Shapes], dict[str, Any]]) -> PartSource:
-    """The UNet of a single file."""
+    """The U-Net of a single file."""
     config = fitted("unet", base, sizes, read_header(path).shapes)
     return PartSource(
         build_unet,
@@ -191,7 +191,7 @@ def load_vae(
     vae = load_part("vae", source, dtype, log, empty=empty)
     if vae.config.latent_channels != latents:
         raise ModelError(
-            f"The VAE makes latents of {vae.config.latent_channels} channels, the UNet takes {latents}.",
+            f"The VAE makes latents of {vae.config.latent_channels} channels, the U-Net takes {latents}.",
             "Use the VAE of this model's family.",
             code="model-parts-do-not-fit",
         )

@@ -1,4 +1,4 @@
-"""How diffusers reads a LoRA for a UNet, and a small forward pass; for the check of a saved file."""
+"""How diffusers reads a LoRA for a U-Net, and a small forward pass; for the check of a saved file."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class SD15Reader(LoraReader):
         return unet(latents.to(parameter), timestep, text.to(parameter), **more).sample.float()  # type: ignore[no-any-return]
 
     def conditions(self, unet: Any, pooled: Tensor | None, generator: torch.Generator) -> dict[str, Any]:
-        """Additional inputs of the UNet.
+        """Additional inputs of the U-Net.
 
         Args:
             pooled: [1, width] of a text encoder that has a LoRA.

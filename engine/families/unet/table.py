@@ -1,4 +1,4 @@
-"""Kohya's module names for Stable Diffusion 1.x and SDXL, and both ways to number a UNet's blocks (facts §5.3, §5.4).
+"""Kohya's module names for Stable Diffusion 1.x and SDXL, and both ways to number a U-Net's blocks (facts §5.3, §5.4).
 
 Kohya names the layers of SD1.5 as diffusers does, SDXL's as the original files do. Loads no torch.
 """
@@ -25,12 +25,12 @@ _ENDS = {
     **{f"time_embedding_linear_{number}": f"time_embed_{2 * number - 2}" for number in (1, 2)},
     **{f"add_embedding_linear_{number}": f"label_emb_0_{2 * number - 2}" for number in (1, 2)},
 }
-"""The UNet's layers outside its blocks, in diffusers' and in the original names. LyCORIS trains them too."""
+"""The U-Net's layers outside its blocks, in diffusers' and in the original names. LyCORIS trains them too."""
 
 
 @dataclass(frozen=True)
 class UNetTable(ModuleTable):
-    """The modules of a UNet; blocks may be numbered as in diffusers or as in the original files."""
+    """The modules of a U-Net; blocks may be numbered as in diffusers or as in the original files."""
 
     attending: tuple[bool, ...] = ()
     """Whether each up block has attention."""
@@ -51,7 +51,7 @@ class UNetTable(ModuleTable):
 
 
 def as_original(name: str, attending: tuple[bool, ...]) -> str:
-    """A layer of a UNet with two resnets a level, in the original files' names if it is in diffusers'.
+    """A layer of a U-Net with two resnets a level, in the original files' names if it is in diffusers'.
 
     Args:
         name: "lora_unet_down_blocks_1_attentions_0_proj_in".
@@ -119,7 +119,7 @@ def _within(kind: str, number: int, rest: str) -> str:
 
 
 def sd15_names() -> list[str]:
-    """The 192 modules of the UNet's attention."""
+    """The 192 modules of the U-Net's attention."""
     blocks = [f"lora_unet_down_blocks_{block}_attentions_{number}" for block in range(3) for number in range(2)]
     blocks += ["lora_unet_mid_block_attentions_0"]
     blocks += [f"lora_unet_up_blocks_{block}_attentions_{number}" for block in range(1, 4) for number in range(3)]
@@ -129,7 +129,7 @@ def sd15_names() -> list[str]:
 
 
 def sd15_convolutions() -> list[str]:
-    """The 86 modules of the UNet that are added with convolutions."""
+    """The 86 modules of the U-Net that are added with convolutions."""
     names = []
     widths = {"down": (320, 640, 1280, 1280), "up": (1280, 1280, 640, 320)}
     for half, count in (("down", 2), ("up", 3)):
@@ -154,7 +154,7 @@ _ATTENTIONS = (("input_blocks_4", 2), ("input_blocks_5", 2), ("input_blocks_7", 
 
 
 def sdxl_names() -> list[str]:
-    """The 722 modules of the UNet's attention."""
+    """The 722 modules of the U-Net's attention."""
     inside = [f"attn1_to_{part}" for part in ("q", "k", "v", "out_0")] + ["ff_net_0_proj", "ff_net_2"]
     inside += [f"attn2_to_{part}" for part in ("q", "k", "v", "out_0")]
     names = []
@@ -166,7 +166,7 @@ def sdxl_names() -> list[str]:
 
 
 def sdxl_convolutions() -> list[str]:
-    """The 66 modules of the UNet that are added with convolutions."""
+    """The 66 modules of the U-Net that are added with convolutions."""
     resnets = [f"input_blocks_{number}_0" for number in (1, 2, 4, 5, 7, 8)] + ["middle_block_0", "middle_block_2"]
     resnets += [f"output_blocks_{number}_0" for number in range(9)]
     names = [f"{front}_{layer}" for front in resnets for layer in ("in_layers_2", "emb_layers_1", "out_layers_3")]
@@ -177,14 +177,14 @@ def sdxl_convolutions() -> list[str]:
 
 
 SD15_TABLE = UNetTable(
-    {"UNet": tuple(sd15_names()), "text encoder": tuple(clip_names("lora_te_", 12))},
+    {"U-Net": tuple(sd15_names()), "text encoder": tuple(clip_names("lora_te_", 12))},
     tuple(sd15_convolutions()),
     outside=tuple(f"lora_unet_{path.replace('.', '_')}" for path in OUTSIDE),
     attending=(False, True, True, True),
 )
 SDXL_TABLE = UNetTable(
     {
-        "UNet": tuple(sdxl_names()),
+        "U-Net": tuple(sdxl_names()),
         "text encoder 1": tuple(clip_names("lora_te1_", 12)),
         "text encoder 2": tuple(clip_names("lora_te2_", 32)),
     },

@@ -27,7 +27,7 @@ def text_targets(text_encoder: nn.Module, component: str, prefix: str) -> list[L
 
 
 def unet_targets(unet: nn.Module, name: Callable[[str], str], *, conv: bool) -> list[LoraTarget]:
-    """The UNet's attention layers, and with `conv` those of its resnets and samplers, in diffusers' order.
+    """The U-Net's attention layers, and with `conv` those of its resnets and samplers, in diffusers' order.
 
     Args:
         name: module path to Kohya's name.
@@ -36,7 +36,7 @@ def unet_targets(unet: nn.Module, name: Callable[[str], str], *, conv: bool) -> 
 
 
 def norm_targets(unet: nn.Module, name: Callable[[str], str], *, conv: bool) -> list[LoraTarget]:
-    """The UNet's norm layers in the same blocks, in diffusers' order.
+    """The U-Net's norm layers in the same blocks, in diffusers' order.
 
     Args:
         name: module path to Kohya's name.
@@ -74,5 +74,5 @@ def _transformer_block(target: LoraTarget) -> str:
 
 
 def _is_attn2(target: LoraTarget) -> bool:
-    """Kohya's UNet has attn2 behind ff, diffusers' before it."""
+    """Kohya's U-Net has attn2 behind ff, diffusers' before it."""
     return ".attn2." in target.path

@@ -1,4 +1,4 @@
-"""A tiny UNet and text encoder of the real SD1.5 classes, and targets named as Kohya names them."""
+"""A tiny U-Net and text encoder of the real SD1.5 classes, and targets named as Kohya names them."""
 
 from __future__ import annotations
 

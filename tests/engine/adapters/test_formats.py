@@ -490,8 +490,8 @@ def test_sdxl_in_diffusers_names_is_complete(tmp_path: Path) -> None:
         }
         tensors |= {f"{name}.lora_up.weight": torch.ones(4, 1), f"{name}.alpha": torch.tensor(1.0)}
     result = report(tmp_path, tensors)
-    assert result.problems == [] and result.base == "SDXL" and result.modules == {"UNet": 560}
-    assert result.known_modules == {"UNet": 722} and "diffusers" in result.readers
+    assert result.problems == [] and result.base == "SDXL" and result.modules == {"U-Net": 560}
+    assert result.known_modules == {"U-Net": 722} and "diffusers" in result.readers
     assert result.no_start is None
 
 
@@ -569,9 +569,9 @@ def test_a_hash_of_tensors_in_another_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("base", ["SD 1.5", "SDXL"])
 def test_a_start_with_the_blocks_named_the_other_way(base: str) -> None:
-    """Whatever a UNet's blocks are called, the run's layers get the values."""
+    """Whatever a U-Net's blocks are called, the run's layers get the values."""
     table = TABLES[base]
-    own = sorted(table.attention["UNet"])
+    own = sorted(table.attention["U-Net"])
     targets = [LoraTarget("unet", diffusers_path(base, name), name, "linear") for name in own]
     originals = {f"{as_original(name, table.attending)}.alpha": name for name in own}
     paths = {f"lora_unet_{target.path.replace('.', '_')}.alpha": target.kohya_name for target in targets}

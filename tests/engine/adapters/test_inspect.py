@@ -58,17 +58,17 @@ def test_a_sound_sd15_file(tmp_path, precision, dtype):
     )
     report = inspect_lora(path)
     assert report.base == "SD 1.5"
-    assert report.modules == {"text encoder": 72, "UNet": 192} == report.known_modules
+    assert report.modules == {"text encoder": 72, "U-Net": 192} == report.known_modules
     assert (report.ranks, report.alphas, report.dtypes) == ({"2": 264}, {"1.5": 264}, {dtype: 792})
     assert report.problems == []
     assert report.metadata.keys() == {"ss_base_model_version", "ss_output_name", "sshs_model_hash"}
     assert report.size == path.stat().st_size
-    assert report.as_json()["modules"]["UNet"] == 192
+    assert report.as_json()["modules"]["U-Net"] == 192
 
 
 def test_a_file_with_convolutions(tmp_path):
     report = inspect_lora(_sd15_file(tmp_path / "x.safetensors", "keys_sd15_unet_conv.tsv"))
-    assert report.modules == {"UNet": 278} == report.known_modules
+    assert report.modules == {"U-Net": 278} == report.known_modules
     assert report.problems == []
 
 
@@ -187,7 +187,7 @@ def test_bases(tmp_path, name, width, base):
 @pytest.mark.parametrize(
     ("key", "what"),
     [
-        ("model.diffusion_model.input_blocks.0.0.weight", "it is a UNet alone"),
+        ("model.diffusion_model.input_blocks.0.0.weight", "it is a U-Net alone"),
         ("blocks.0.mlp.down.weight", "its tensors"),
         ("lora_unet_mid_block_attentions_0_proj_in.alpha", "its tensors"),
         ("first_stage_model.encoder.conv_in.weight", "it is a VAE"),

@@ -95,7 +95,7 @@ def test_convolutions_without_conv_dim_get_none(tiny):
     [
         ((1e-3, 1e-4), {}, {"text_encoder", "unet"}, ""),
         ((1e-3, 0.0), {}, {"unet"}, "No LoRA in the text encoder: its learning rate is 0."),
-        ((0.0, 1e-4), {}, {"text_encoder"}, "No LoRA in the UNet: its learning rate is 0."),
+        ((0.0, 1e-4), {}, {"text_encoder"}, "No LoRA in the U-Net: its learning rate is 0."),
         ((1e-3, 1e-4), {"network_train_unet_only": True}, {"unet"}, "network_train_unet_only is set"),
         ((1e-3, 1e-4), {"network_train_text_encoder_only": True}, {"text_encoder"}, "network_train_text_encoder_only"),
     ],

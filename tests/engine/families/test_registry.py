@@ -116,7 +116,7 @@ def test_a_text_encoder_without_text_model(tmp_path: Path, single_file: Path) ->
         (("control_model.input_blocks.0.0.weight", UNET + "input_blocks.0.0.weight"), "not-a-base-model", "ControlNet"),
         (("cond_stage_model.transformer.text_model.x",), "model-is-part", "a text encoder"),
         (("encoder.block.0.layer.0.x", "shared.weight"), "model-is-part", "T5"),
-        (("down_blocks.0.resnets.0.conv1.weight",), "model-is-part", "a UNet"),
+        (("down_blocks.0.resnets.0.conv1.weight",), "model-is-part", "a U-Net"),
         (("emb_params",), "not-a-base-model", "textual inversion"),
         (("weird",), "model-not-recognised", ""),
     ],

@@ -64,7 +64,7 @@ def test_a_text_encoder_of_flux_alone_can_be_resumed(tmp_path: Path) -> None:
 
 
 def test_what_flux_caches_anyway_is_no_remedy() -> None:
-    """For a UNet family it is one."""
+    """For a U-Net family it is one."""
     untrained = {"network_train_unet_only": True}
     assert "cache_texts" in offered(of("sdxl", network=untrained))
     for network in ({}, untrained):

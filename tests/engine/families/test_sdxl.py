@@ -190,7 +190,7 @@ def test_kohyas_tables(real_size: dict[str, Any], conv: bool, name: str) -> None
 
 def test_the_table_of_inspect() -> None:
     unet, text = table("keys_sdxl_unet.tsv"), table("keys_sdxl_te.tsv")
-    assert sorted(TABLES["SDXL"].attention["UNet"]) == sorted(row[0] for row in unet)
+    assert sorted(TABLES["SDXL"].attention["U-Net"]) == sorted(row[0] for row in unet)
     assert TABLES["SDXL"].names == {row[0] for row in [*table("keys_sdxl_unet_conv.tsv"), *text]}
 
 

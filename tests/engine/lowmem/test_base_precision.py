@@ -105,7 +105,7 @@ def test_nf4_takes_the_nearest_level() -> None:
     assert torch.equal(decoded, nearest)
 
 
-# Measured: loss 2e-4, 8e-4, 7e-4 (FLUX) and 3e-5, 6e-4, 4e-3 (UNet) of its value; gradients 0.005, 0.03, 0.09 to 0.11.
+# Measured: loss 2e-4, 8e-4, 7e-4 (FLUX) and 3e-5, 6e-4, 4e-3 (U-Net) of its value; gradients 0.005, 0.03, 0.09 to 0.11.
 @pytest.mark.parametrize(("precision", "tolerance"), [("int8", 0.01), ("fp8", 0.05), ("nf4", 0.16)])
 @pytest.mark.parametrize("kind", SMALL)
 def test_against_the_plain_model(kind: str, precision: str, tolerance: float) -> None:
@@ -172,7 +172,7 @@ def test_layers_that_do_not_divide_stay_and_are_logged() -> None:
     assert [type(layer) for layer in block] == [nn.Linear, QuantisedLinear]
     assert "unet, base_precision fp8: 1 not quantised, 1 in fp8; " in messages[0]
     assert messages[1] == "A layer is not quantised where its width is no multiple of 64."
-    assert "A UNet with a quantised base is slower" in messages[2]
+    assert "A U-Net with a quantised base is slower" in messages[2]
     plain = small_unet().climb(base_precision="auto")
     assert all(type(layer) is not QuantisedLinear for layer in plain.denoiser.modules())
 

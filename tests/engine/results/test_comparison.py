@@ -76,7 +76,7 @@ def test_the_json_has_all_of_it(trained: Make) -> None:
     best = report["runs"][0]["best"]
     assert (best["step"], best["verdict"], best["measures"]["validation_loss"]) == (20, "good", 0.15)
     assert best["measures"]["learned"] == pytest.approx(0.625)
-    rate = {"key": "training.unet_lr", "title": "UNet learning rate", "values": ["unset", "0.0002"]}
+    rate = {"key": "training.unet_lr", "title": "U-Net learning rate", "values": ["unset", "0.0002"]}
     assert rate in report["settings"]
     assert report["validation_losses"][-1] == {"step": 30, "losses": [0.18, None]}
     images = report["prompts"][0]["images"]

@@ -47,7 +47,7 @@ def test_a_report_has_everything(trained: Make, tmp_path: Path) -> None:
     for expected in (
         "Take robot-step00000020.safetensors", "epoch 1, step 20", "62.5 %", "Trigger smith", "State finished",
         "Steps 30 of 30", "VRAM, peak 4.2 GiB", "a smithy robot, hammer in hand", "a [robot] on a beach", "base",
-        "★ best", "Validation loss", "Training loss", "Learning rate", "Copying", "↑ overtrained",
+        "● best", "Validation loss", "Training loss", "Learning rate", "Copying", "↑ overtrained",
         "Most like the training image 001.png", "training.unet_lr 0.0003 unset", "Other than in the defaults",
         "<lora:robot-step00000020:0.8>", "load_lora_weights", "The disk is nearly full. (2 times)",
     ):  # fmt: skip

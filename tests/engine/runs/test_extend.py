@@ -100,7 +100,7 @@ def test_the_name_that_the_last_file_gets(config: RunConfig, step: int, existing
             "changes-contradict",
             ("training.max_train_epochs", "training.train_batch_size"),
         ),
-        ("stopped", {"training.unet_lr": 0}, "rate-not-changeable", ("training.unet_lr", "end the training", "UNet")),
+        ("stopped", {"training.unet_lr": 0}, "rate-not-changeable", ("training.unet_lr", "end the training", "U-Net")),
         ("stopped", {"training.max_train_epochs": 1_000_000}, "length-too-long", ("20000000 steps",)),
     ],
 )
@@ -148,9 +148,9 @@ def test_an_interrupted_run_is_extended_from_its_state_and_later_changes_give_wa
         "75: training.max_train_steps=90 is dropped." in logged and "70: training.unet_lr=0.0001 is dropped." in logged
     )
     assert logged[-1] == (
-        "Learning rate: the schedule cosine is computed over 120 steps instead of 100. Step 61 has 0.0001 (UNet) and "
-        "0.0005 (text encoder), where it would have had 0.000173 (UNet) and 0.000345 (text encoder); the last step, "
-        "120, has 3.43e-08 (UNet) and 1.71e-07 (text encoder)."
+        "Learning rate: the schedule cosine is computed over 120 steps instead of 100. Step 61 has 0.0001 (U-Net) and "
+        "0.0005 (text encoder), where it would have had 0.000173 (U-Net) and 0.000345 (text encoder); the last step, "
+        "120, has 3.43e-08 (U-Net) and 1.71e-07 (text encoder)."
     )
     assert at_the_end(new).training.max_train_steps == 120
 

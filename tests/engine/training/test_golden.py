@@ -138,7 +138,7 @@ def start_like_kohya(*models: torch.nn.Module) -> None:
     for model in models:
         layers = [(name, module) for name, module in model.named_modules() if hasattr(module, "lora_A")]
         blocks = groupby(layers, lambda layer: re.split(r"\.(?:attn\d|ff)\.", layer[0])[0])
-        for _, block in blocks:  # Kohya's UNet has attn2 behind ff, diffusers' before it
+        for _, block in blocks:  # Kohya's U-Net has attn2 behind ff, diffusers' before it
             for _, module in sorted(block, key=lambda layer: ".attn2." in layer[0]):
                 torch.nn.init.kaiming_uniform_(module.lora_A["default"].weight, a=math.sqrt(5), generator=draws)
                 torch.nn.init.zeros_(module.lora_B["default"].weight)

@@ -170,6 +170,6 @@ def test_a_training_toml_that_points_to_one(
     run = prepare_run(load_config(path))
     assert train_here(run) == ExitCode.DONE
     report = inspect_lora(tmp_path / "out" / "cat.safetensors")
-    assert set(report.modules) == {"UNet", "text encoder"}
+    assert set(report.modules) == {"U-Net", "text encoder"}
     assert report.metadata["ss_network_args"] == '{"conv_dim": "2", "dropout": null}'
     check_metadata(read_header(tmp_path / "out" / "cat.safetensors").metadata)

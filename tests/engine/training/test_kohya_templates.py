@@ -90,7 +90,7 @@ def trained(config: RunConfig, train_here: Train) -> Path:
     run = prepare_run(config)
     assert train_here(run) == ExitCode.DONE
     path = run.lora_path()
-    assert set(inspect_lora(path).modules) == {"UNet", "text encoder"}
+    assert set(inspect_lora(path).modules) == {"U-Net", "text encoder"}
     tensors = load_file(path)
     ups = [name for name in tensors if name.endswith("lora_up.weight")]
     still = [name for name in ups if not tensors[name].any()]

@@ -79,5 +79,5 @@ def test_a_run_on_a_quantised_base(make_run: MakeRun, train_here: Train, precisi
     assert train_here(run) == ExitCode.DONE
     messages = notes(run)
     assert f"unet, base_precision {precision}: " in messages
-    assert "A UNet with a quantised base is slower" in messages
+    assert "A U-Net with a quantised base is slower" in messages
     assert len(losses(run)) == 4 and all(loss is not None for loss in losses(run))

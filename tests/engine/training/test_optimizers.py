@@ -189,7 +189,7 @@ def test_one_rate_for_all_parts(name: str) -> None:
     def of(**training: object) -> RunConfig:
         return RunConfig().changed(training={"optimizer_type": name, **training})
 
-    with refused("optimizer-needs-one-rate", name, "UNet 1, text encoder 0.5"):
+    with refused("optimizer-needs-one-rate", name, "U-Net 1, text encoder 0.5"):
         resolve(of(unet_lr=1.0, text_encoder_lr=0.5))
     assert resolve(of(unet_lr=1.0, text_encoder_lr=0.0))[1] == resolve(of(learning_rate=1.0, text_encoder_lr=0.0))[1]
     [note] = [note for note in resolve(of(learning_rate=1e-4))[1] if "finds" in note]

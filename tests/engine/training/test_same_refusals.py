@@ -31,7 +31,7 @@ OPTIMIZERS = [
     ({"optimizer_type": "NoSuch"}, "optimizer-unknown", "'NoSuch'"),
     ({"optimizer_type": "LBFGS"}, "optimizer-unknown", "'LBFGS'"),
     ({"optimizer_type": "pytorch_optimizer.CAME", "optimizer_args": ["eps=1"]}, "argument-unknown", "eps"),
-    ({"optimizer_type": "Prodigy", "unet_lr": 1.0}, "optimizer-needs-one-rate", "UNet 1"),
+    ({"optimizer_type": "Prodigy", "unet_lr": 1.0}, "optimizer-needs-one-rate", "U-Net 1"),
     ({"optimizer_type": "Lion8bit"}, "optimizer-package-missing", 'pip install "lorasmith[cuda]"'),
     ({"optimizer_args": ["nosuch=3"]}, "argument-unknown", "nosuch"),
     ({"optimizer_args": ["weight_decay=0,1"]}, "argument-wrong-type", "weight_decay=0,1"),

@@ -41,7 +41,7 @@ def test_the_whole_path_and_a_resume_to_the_byte(
     saved = events_of(straight, "saved")[-1]
     assert saved["difference"] is not None and float(str(saved["difference"])) < 2e-3
     report = inspect_lora(straight.lora_path())
-    assert report.base == "SDXL" and set(report.modules) == {"text encoder 1", "text encoder 2", "UNet"}
+    assert report.base == "SDXL" and set(report.modules) == {"text encoder 1", "text encoder 2", "U-Net"}
     assert report.metadata["ss_base_model_version"] == "sdxl_base_v1-0"
     assert report.metadata["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
     names = load_file(straight.lora_path())
@@ -81,7 +81,7 @@ def test_cached_texts_and_a_lora_to_start_from(make_run: MakeRun, train_here: Tr
     assert all(0 < float(str(event["bleed"])) < 1 for event in events_of(first, "measures")) and events_of(
         first, "measures"
     )
-    assert inspect_lora(first.lora_path()).modules == {"UNet": len(load_file(first.lora_path())) // 3}
+    assert inspect_lora(first.lora_path()).modules == {"U-Net": len(load_file(first.lora_path())) // 3}
     before = load_file(first.lora_path())
     renamed = first.path / "renamed.safetensors"
     save_file({in_diffusers_names(key): tensor for key, tensor in before.items()}, renamed)
@@ -124,7 +124,7 @@ def test_other_kinds(algo: str, make_run: MakeRun, train_here: Train, tiny_xl: P
 
 
 def in_diffusers_names(key: str) -> str:
-    """A layer of the UNet as ComfyUI and diffusers know it too, with the blocks numbered by level."""
+    """A layer of the U-Net as ComfyUI and diffusers know it too, with the blocks numbered by level."""
     key = re.sub(r"input_blocks_(\d)_1_", lambda match: f"down_blocks_{(int(match[1]) - 1) // 3}_attentions_"
                  f"{(int(match[1]) - 1) % 3}_", key)  # fmt: skip
     key = re.sub(r"output_blocks_(\d)_1_", lambda match: f"up_blocks_{int(match[1]) // 3}_attentions_"

@@ -12,8 +12,9 @@ from engine.runs.events import ValidationEvent
 from tests.fake_run import PlayedTrainer, prepared_run
 from tui.app import LoraSmithApp
 from tui.screens.ask import AskScreen
-from tui.screens.compare import CompareScreen
+from tui.screens.compare import CompareScreen, SettingTable
 from tui.screens.home import HomeScreen
+from tui.text.compare import measure_texts
 from tui.widgets.run_samples import RunSamples
 
 NARROW, WIDE = (80, 24), (120, 36)
@@ -71,11 +72,34 @@ async def test_marked_runs_side_by_side(
         await pilot.press("2")
         await until(pilot, lambda: text(app).count("A") > 3 and text(app).count("B") > 3)
         await pilot.press("3")
-        await until(pilot, lambda: "A step 30 ★" in text(app) and "B step 20 ★" in text(app))
+        await until(pilot, lambda: "A step 30 ●" in text(app) and "B step 20 ●" in text(app))
         assert "prompt 1 of 2 (the seed was not fixed): a smithy robot" in text(app)
         assert isinstance(screen.focused, RunSamples)
         await pilot.press("escape")
         await until(pilot, lambda: isinstance(app.screen, HomeScreen))
+
+
+async def test_every_measure_is_explained(smith: Smith, two: list[RunDir], until: Until, text: Text) -> None:
+    """In the help all of them, below the table that of the chosen row."""
+    app = smith()
+    async with app.run_test(size=(120, 60)) as pilot:
+        await marked(app, pilot, until, text)
+        screen = app.screen
+        await until(pilot, lambda: isinstance(screen, CompareScreen) and screen.comparison is not None)
+        assert isinstance(screen, CompareScreen) and screen.comparison is not None
+        texts = dict(measure_texts(screen.comparison))
+        assert {"Validation loss", "Learned"} <= set(texts)
+        table = screen.query_one(SettingTable)
+        await until(pilot, lambda: table.row_count)
+        shown = {table.get_row_at(row)[0].plain: row for row in range(table.row_count)}
+        assert set(texts) <= set(shown)
+        for title, words in texts.items():
+            table.move_cursor(row=shown[title])
+            await until(pilot, lambda words=words: words in " ".join(text(app).split()))
+        await pilot.press("f1")
+        await until(pilot, lambda: not isinstance(app.screen, CompareScreen))
+        assert all(words in screen.help_text for words in texts.values())
+        await until(pilot, lambda: "Learned: How much lower" in " ".join(text(app).split()))
 
 
 async def test_samples_walk_turn_and_flip(smith: Smith, two: list[RunDir], until: Until, text: Text) -> None:
@@ -83,13 +107,13 @@ async def test_samples_walk_turn_and_flip(smith: Smith, two: list[RunDir], until
     async with app.run_test(size=NARROW) as pilot:
         await marked(app, pilot, until, text)
         await pilot.press("3", "left")
-        await until(pilot, lambda: "A step 20" in text(app) and "B step 20 ★" in text(app))
+        await until(pilot, lambda: "A step 20" in text(app) and "B step 20 ●" in text(app))
         await pilot.press("b")
         await until(pilot, lambda: "A base" in text(app) and "B base" in text(app))
         await pilot.press("b", "left", "down")
         await until(pilot, lambda: "A step 10" in text(app) and "prompt 2 of 2" in text(app))
         await pilot.press("home")
-        await until(pilot, lambda: "A step 30 ★" in text(app))
+        await until(pilot, lambda: "A step 30 ●" in text(app))
 
 
 async def test_one_run_and_one_that_is_asked_for(smith: Smith, two: list[RunDir], until: Until, text: Text) -> None:

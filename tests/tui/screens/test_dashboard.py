@@ -16,7 +16,7 @@ from engine.config import load_config
 from engine.errors import TrainingError
 from engine.oom.remedy import Remedy
 from engine.runs import RunDir, read_events, true_state
-from engine.runs.events import NoteEvent, OomEvent, PhaseEvent, ProgressEvent
+from engine.runs.events import NoteEvent, OomEvent, PhaseEvent, ProgressEvent, WarningEvent
 from engine.runs.layout import write_record
 from tests.fake_run import PlayedTrainer, prepared_run, trained_on_copies
 from tui.app import LoraSmithApp
@@ -28,6 +28,7 @@ from tui.screens.remedies import RemediesScreen
 from tui.screens.results import ResultsScreen
 from tui.widgets.chart import SLOW_SECONDS, LossChart
 from tui.widgets.gallery import Gallery
+from tui.widgets.lines import Tail
 
 FAKE = Path(__file__).parents[2] / "engine" / "runs" / "fake_trainer.py"
 NARROW, WIDE = (80, 24), (120, 36)
@@ -106,7 +107,8 @@ async def test_a_live_run_in_numbers(
 
 async def test_panes_by_number(watching: Open, trainer: PlayedTrainer, until: Until, text: Text) -> None:
     trainer.events.emit(NoteEvent(text="Precision fp32: as [configured]."))
-    trainer.run_dir.log_path.write_text("a line of the log\n")
+    trainer.events.emit(WarningEvent(code="odd", text="Odd images."))
+    trainer.run_dir.log_path.write_text("Precision fp32: as [configured].\na line of the log\nwarning: Odd images.\n")
     trainer.train(10)
     trainer.sample()
     async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
@@ -116,6 +118,7 @@ async def test_panes_by_number(watching: Open, trainer: PlayedTrainer, until: Un
         assert "smoothed" not in text(pilot.app) and "The trainer started: process 4711" in text(pilot.app)
         await pilot.press("4")
         await until(pilot, lambda: "a line of the log" in text(pilot.app))
+        assert pilot.app.screen.query_one("#printed", Tail).copied_text == "a line of the log", "Events has the others"
         await pilot.press("2")
         await until(pilot, lambda: "step 10 · prompt 1 of 2: a smithy robot, hammer in hand" in text(pilot.app))
         await pilot.press("down")
@@ -203,6 +206,21 @@ async def test_stopping_asks_and_its_default_is_no(
         trainer.end("stopped", 6)
         await until(pilot, lambda: "□ stopped" in text(pilot.app))
         await until(pilot, lambda: "r continues" in text(pilot.app) and "x Stop" not in text(pilot.app))
+        assert "Stop and save" not in text(pilot.app)
+
+
+async def test_the_answer_to_a_stop_that_comes_with_the_end_is_not_shown(
+    watching: Open, trainer: PlayedTrainer, until: Until, text: Text
+) -> None:
+    trainer.train(3)
+    async with watching(trainer.run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "running" in text(pilot.app))
+        await pilot.press("x", "down", "enter")
+        await until(pilot, lambda: list(trainer.run_dir.control.iterdir()))
+        trainer.answer("stops after this step")
+        trainer.end("stopped", 6)
+        await until(pilot, lambda: "□ stopped" in text(pilot.app))
+        await until(pilot, lambda: "Stopped with everything saved." in text(pilot.app).splitlines()[-2])
 
 
 async def test_a_command_without_an_answer_is_reported(
@@ -489,6 +507,16 @@ async def test_help_names_every_key(watching: Open, trainer: PlayedTrainer, unti
             assert expected in text(pilot.app), expected
 
 
+async def test_a_refusal_is_shown_whole(watching: Open, trainer: PlayedTrainer, until: Until, text: Text) -> None:
+    trainer.train(3)
+    whole = "Sample now: not possible before the first step; try again when the training has begun"
+    async with watching(trainer.run_dir).run_test(size=(60, 24)) as pilot:
+        await until(pilot, lambda: "3 of 100" in text(pilot.app))
+        await pilot.press("s")
+        await until(pilot, lambda: trainer.answer("refused: not possible in this phase") == ["sample_now"])
+        await until(pilot, lambda: whole in flat(text(pilot.app)))
+
+
 async def test_the_answer_to_a_request_fades(
     watching: Open, trainer: PlayedTrainer, until: Until, text: Text, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -498,8 +526,8 @@ async def test_the_answer_to_a_request_fades(
         await until(pilot, lambda: "3 of 100" in text(pilot.app))
         await pilot.press("s")
         await until(pilot, lambda: trainer.answer("refused: not possible in this phase") == ["sample_now"])
-        await until(pilot, lambda: "not possible while the model is loading" in text(pilot.app))
-        await until(pilot, lambda: "not possible while the model is loading" not in text(pilot.app))
+        await until(pilot, lambda: "not possible before the first step" in text(pilot.app))
+        await until(pilot, lambda: "not possible before the first step" not in text(pilot.app))
 
 
 async def test_the_part_with_the_focus_is_seen_and_can_have_the_whole_screen(

@@ -17,6 +17,7 @@ from engine.config import RunConfig
 from engine.runs import RunDir, prepare_run, true_state, write_exit
 from engine.runs.launch import launch
 from engine.runs.layout import write_record
+from engine.runs.remarks import Remarks, read_remarks
 from tests.fake_run import trained_on_copies
 from tui.app import LoraSmithApp
 from tui.screens.ask import AskScreen
@@ -97,7 +98,7 @@ async def test_each_run_is_shown_for_what_it_is(smith: Smith, live: RunDir, unti
             "gone": "The last event is incomplete",
             "far": "It ran on gpu-server-7",
             "broken": "meta.json) cannot be read",
-            "alive": "Trains in process",
+            "alive": "Its trainer is process",
         }.items():
             await pilot.press("ctrl+home")
             await point_at(pilot, until, name)
@@ -327,6 +328,61 @@ async def test_a_file_of_kohyas_begins_a_run(smith: Smith, home: Path, until: Un
         assert app.draft.get("network.network_dim") == 24 and app.draft.get("saving.output_name") == "cat"
         assert "xformers" in app.draft.notice or "xformers" in text(app)
         assert "output_dir there is not used here" in app.draft.notice + text(app)
+
+
+async def test_a_run_gets_another_name_and_a_note(smith: Smith, home: Path, until: Until, text: Shown) -> None:
+    run_dir = make("fox", "stopped")
+    app = smith()
+    async with app.run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "fox" in text(app) and ready(app)())
+        await pilot.press("a", *"Reynard", "enter")
+        await until(pilot, lambda: "Reynard" in text(app).splitlines()[3])
+        await pilot.press("e", *"too soft", "enter")
+        await until(pilot, lambda: "too soft" in text(app))
+        assert read_remarks(run_dir) == Remarks("Reynard", "too soft") and run_dir.name == "fox"
+        await pilot.press("slash", *"soft", "enter")
+        await until(pilot, lambda: "Reynard" in text(app))
+        await pilot.press("escape", "a", "ctrl+u", "enter", "e", "ctrl+u", "enter")
+        await until(pilot, lambda: "fox" in text(app).splitlines()[3] and "too soft" not in text(app))
+        assert read_remarks(run_dir) == Remarks()
+
+
+OFFERED = {"n New run", "f From file"}
+
+
+@pytest.mark.parametrize(
+    ("states", "offered"),
+    [
+        ((), set()),
+        (("finished",), {"c Copy", "d Delete"}),
+        (("stopped",), {"r Resume", "c Copy", "d Delete"}),
+        (("failed",), {"r Resume", "c Copy", "d Delete"}),
+        (("damaged",), set()),
+        (("finished", "finished"), {"c Copy", "d Delete", "m Compare"}),
+        (("damaged", "finished"), {"c Copy", "d Delete"}),
+    ],
+)
+async def test_only_what_can_be_done_is_offered(
+    smith: Smith, home: Path, until: Until, text: Shown, states: tuple[str, ...], offered: set[str]
+) -> None:
+    for number, state in enumerate(states):
+        run_dir = make(f"run{number}", "stopped" if state == "damaged" else state)
+        if state == "damaged":
+            run_dir.remarks_path.symlink_to(home)
+    app = smith()
+    async with app.run_test(size=(160, 24)) as pilot:
+        await until(pilot, ready(app))
+        await pilot.pause()
+        shown = text(app).splitlines()[-1]
+        keys = {"r Resume", "x Stop", "c Copy", "d Delete", "m Compare", *OFFERED}
+        assert {key for key in keys if key in shown} == offered | OFFERED
+
+
+async def test_a_live_run_offers_to_stop(smith: Smith, live: RunDir, until: Until, text: Shown) -> None:
+    app = smith()
+    async with app.run_test(size=(160, 24)) as pilot:
+        await until(pilot, lambda: "x Stop" in text(app).splitlines()[-1])
+        assert "r Resume" not in text(app) and "d Delete" not in text(app)
 
 
 @pytest.mark.parametrize(

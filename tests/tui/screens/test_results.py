@@ -17,13 +17,15 @@ from engine.errors import StorageError
 from engine.models.header import read_header
 from engine.runs import RunDir
 from engine.runs.events import ValidationEvent
+from engine.runs.remarks import read_remarks
 from tests.fake_run import PROMPTS, PlayedTrainer, prepared_run
 from tui.app import LoraSmithApp
 from tui.screens.ask import AskScreen
 from tui.screens.ask_text import AskTextScreen
 from tui.screens.dashboard import DashboardScreen
+from tui.screens.file_actions import opener
 from tui.screens.parameters import ParametersScreen
-from tui.screens.results import ResultsScreen, opener
+from tui.screens.results import ResultsScreen
 from tui.widgets.field import FieldList
 from tui.widgets.gallery import Gallery
 
@@ -92,14 +94,14 @@ async def test_files_with_their_verdicts_and_the_best_marked(
         await until(pilot, lambda: "✓ good ● best" in text(pilot.app))
         shown = text(pilot.app)
         for expected in ("3 files · 6 samples", "robot-step00000010.safetensors", "↓ undertrained", "↑ overtrained",
-                         "33 %", "40 %", "50 % of the base model's loss on validation images is gone.",
+                         "33 %", "40 %", "The loss on validation images is 50 % lower than the base model's.",
                          "u Use", "w What now", "p Try", "t Train on", "c Copy path", "esc Back"):  # fmt: skip
             assert expected in shown, expected
         assert shown.count("● best") == 1
         await pilot.press("down")
-        await until(pilot, lambda: "since then it unlearned" in text(pilot.app))
+        await until(pilot, lambda: "Since then the run has unlearned." in text(pilot.app))
         await pilot.press("up", "up")
-        await until(pilot, lambda: "67 % of this" in text(pilot.app))
+        await until(pilot, lambda: "The run learns more after this file." in text(pilot.app))
 
 
 async def test_one_key_takes_the_file_into_use(
@@ -122,7 +124,7 @@ async def test_one_key_takes_the_file_into_use(
         await until(pilot, lambda: isinstance(pilot.app.screen, AskScreen))
         assert "Move the 2 other files away?" in text(pilot.app)
         await pilot.press("enter")
-        await until(pilot, lambda: "Ready for use: " in text(pilot.app))
+        await until(pilot, lambda: "Ready for use:" in text(pilot.app))
         assert run_dir.lora_path(step=10).is_file()
         metadata = read_header(folder / "robot.safetensors").metadata
         assert metadata["modelspec.trigger_phrase"] == "robot" and metadata["lorasmith.strength"] == "0.8"
@@ -145,6 +147,57 @@ async def test_one_key_takes_the_file_into_use(
         away = sorted(path.name for path in (run_dir.path / "other_files").iterdir())
         assert away == [run_dir.lora_path(step=step).name for step in (10, 30)]
         assert run_dir.lora_path(step=20).is_file()
+
+
+async def test_a_file_is_copied_under_another_name(
+    showing: Open, run_dir: RunDir, until: Until, text: Text, tmp_path: Path
+) -> None:
+    write_small_lora(run_dir.lora_path(step=20))
+    (tmp_path / "loras").mkdir()
+    async with showing(run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "finished" in text(pilot.app))
+        await pilot.press("v")
+        await until(pilot, lambda: "● best" in text(pilot.app))
+        await pilot.press("u")
+        await until(pilot, lambda: isinstance(pilot.app.screen, AskTextScreen))
+        pilot.app.screen.query_one(Input).value = str(tmp_path / "nowhere" / "tin.safetensors")
+        await pilot.press("enter")
+        await until(pilot, lambda: "is no folder." in " ".join(text(pilot.app).split()))
+        pilot.app.screen.query_one(Input).value = str(tmp_path / "loras" / "tin.safetensors")
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, AskScreen))
+        await pilot.press("enter", "u")
+        await until(pilot, lambda: isinstance(pilot.app.screen, AskTextScreen))
+        assert pilot.app.screen.query_one(Input).value == str(tmp_path / "loras")
+    assert [path.name for path in (tmp_path / "loras").iterdir()] == ["tin.safetensors"]
+
+
+async def test_a_favourite_is_marked_and_stays_with_the_run(
+    showing: Open, run_dir: RunDir, until: Until, text: Text, tmp_path: Path
+) -> None:
+    """It survives a restart, is not moved away with the others, and the mark is not that of the recommended file."""
+    write_small_lora(run_dir.lora_path(step=20))
+    async with showing(run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "finished" in text(pilot.app))
+        await pilot.press("v")
+        await until(pilot, lambda: "● best" in text(pilot.app))
+        await pilot.press("down", "f")
+        await until(pilot, lambda: "★ robot-step00000030.safetensors" in text(pilot.app))
+        assert text(pilot.app).count("★") == 1 and text(pilot.app).count("● best") == 1
+        assert read_remarks(run_dir).favourites == {"robot-step00000030.safetensors"}
+        await pilot.press("up", "f")
+        await until(pilot, lambda: text(pilot.app).count("★") == 2)
+        await pilot.press("f")
+        await until(pilot, lambda: text(pilot.app).count("★") == 1)
+    async with showing(run_dir).run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "finished" in text(pilot.app))
+        await pilot.press("v")
+        await until(pilot, lambda: "★ robot-step00000030.safetensors" in text(pilot.app))
+        await pilot.press("u")
+        await until(pilot, lambda: isinstance(pilot.app.screen, AskTextScreen))
+        pilot.app.screen.query_one(Input).value = str(tmp_path)
+        await pilot.press("enter")
+        await until(pilot, lambda: "Move the 1 other file away?" in text(pilot.app))
 
 
 async def test_b_flips_to_the_base_and_enter_shows_one_alone(
@@ -192,7 +245,7 @@ async def test_paths_are_shown_and_copied(
         assert pilot.app.clipboard == str(run_dir.lora_path(step=20))
         await pilot.press("o")
         assert pilot.app.clipboard == str(run_dir.path)
-        await until(pilot, lambda: "Copied (if your terminal allows it): " in text(pilot.app))
+        await until(pilot, lambda: "Copied (if your terminal allows it):" in text(pilot.app))
 
 
 def test_a_folder_opens_only_before_a_desktop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,9 +338,27 @@ async def test_a_run_without_files_shows_what_to_press(showing: Open, home: Path
     async with showing(made).run_test(size=NARROW) as pilot:
         await until(pilot, lambda: "stopped" in text(pilot.app))
         await pilot.press("v")
-        await until(pilot, lambda: "No LoRA is saved yet" in text(pilot.app))
+        await until(pilot, lambda: "This run has saved no LoRA." in text(pilot.app))
         await pilot.press("c", "t")
         assert isinstance(pilot.app.screen, ResultsScreen) and pilot.app.clipboard == ""
+
+
+async def test_in_few_rows_the_part_with_the_focus_has_the_room(
+    showing: Open, run_dir: RunDir, until: Until, text: Text
+) -> None:
+    """Files and verdict, after Tab the samples with the chosen file above them, and back."""
+    async with showing(run_dir).run_test(size=(60, 16)) as pilot:
+        await until(pilot, lambda: "finished" in text(pilot.app))
+        await pilot.press("v")
+        await until(pilot, lambda: "● best" in text(pilot.app))
+        gallery = pilot.app.screen.query_one(Gallery)
+        assert "The loss on validation images" in text(pilot.app) and "─Samples (Tab)─" in text(pilot.app)
+        await pilot.press("down", "tab")
+        await until(pilot, lambda: gallery.size.height >= 7)
+        await until(pilot, lambda: "▸ step 30" in text(pilot.app) and "robot-step00000030" in text(pilot.app))
+        assert "prompt 1 of 2" in text(pilot.app) and "robot-step00000010" not in text(pilot.app)
+        await pilot.press("tab")
+        await until(pilot, lambda: "since then" in text(pilot.app).lower() and "robot-step00000010" in text(pilot.app))
 
 
 async def test_the_samples_have_the_whole_screen(showing: Open, run_dir: RunDir, until: Until, text: Text) -> None:

@@ -97,7 +97,7 @@ async def test_it_shows_everything_before_the_start(opened: Smith, until: Until,
         f"{home}/robot/results_current/robot.safetensors", "16 images × 8 repeats = 128 items",
         "140 steps = 9 epochs", "Time: unknown until the first steps", "Disk: about", "are free", "prediction type",
         "16 training images", "Precision: fp32 (bf16 has no", "VRAM: none is used",
-        "• UNet learning rate: 0.001 (preset: 0.002)", "Rank: 8", app.draft.command(),
+        "• U-Net learning rate: 0.001 (preset: 0.002)", "Rank: 8", app.draft.command(),
     ):  # fmt: skip
         assert part in words, part
     assert not list(home.iterdir())

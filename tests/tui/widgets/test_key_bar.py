@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Awaitable, Callable
 
 from textual.app import App, ComposeResult
@@ -10,8 +12,10 @@ from textual.screen import Screen
 from textual.widgets import Static
 from textual.widgets._footer import FooterKey
 
+import tui
 from tests.tui.screens.conftest import shown
 from tests.tui.screens.conftest import until as until
+from tui.app import LoraSmithApp
 from tui.widgets.key_bar import KeyBar
 
 Until = Callable[..., Awaitable[None]]
@@ -33,12 +37,12 @@ class Many(Screen[None]):
 class Wrapped(App[None]):
     """Quits."""
 
-    BINDINGS: list[BindingType] = [Binding("ctrl+q", "leave", "Quit", priority=True)]  # noqa: RUF012
+    BINDINGS: list[BindingType] = [Binding("ctrl+q", "leave_app", "Quit", priority=True)]  # noqa: RUF012
 
     def get_default_screen(self) -> Many:
         return Many()
 
-    def action_leave(self) -> None:
+    def action_leave_app(self) -> None:
         self.exit()
 
 
@@ -101,3 +105,24 @@ async def test_keys_are_composed_again_only_where_one_differs(until: Until) -> N
         screen.can_start = False
         screen.refresh_bindings()
         await until(pilot, lambda: footer(app) == "t Turn ^q Quit")
+
+
+def test_no_other_action_is_called_as_one_of_the_app() -> None:
+    """The footer shows one key for each name of an action: a second "leave" would hide the app's."""
+    own = {binding.action: binding.description for binding in LoraSmithApp.BINDINGS if isinstance(binding, Binding)}
+    modules = [module.name for module in pkgutil.walk_packages(tui.__path__, "tui.")]
+    members = [member for name in modules for member in vars(importlib.import_module(name)).values()]
+    classes = {member for member in members if isinstance(member, type)}
+    declared = [
+        (kind, binding)
+        for kind in classes - {LoraSmithApp}
+        if kind.__module__.startswith("tui.")
+        for binding in vars(kind).get("BINDINGS", ())
+        if isinstance(binding, Binding)
+    ]
+    assert len(declared) > 50
+    assert [
+        (kind.__name__, binding.action)
+        for kind, binding in declared
+        if binding.action in own and binding.description != own[binding.action]
+    ] == []

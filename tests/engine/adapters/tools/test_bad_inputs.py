@@ -65,7 +65,7 @@ BAD: dict[str, tuple[Tensors, str, str]] = {
     ),
     "biases": (of_kind(diff=(8, 8), diff_b=(8,)), "lora-changes-biases", "1 biases"),
     "no LoRA": ({"a.weight": torch.ones(2)}, "not-a-lora", ""),
-    "a checkpoint": ({"model.diffusion_model.input_blocks.0.0.weight": torch.ones(2)}, "not-a-lora", "a UNet"),
+    "a checkpoint": ({"model.diffusion_model.input_blocks.0.0.weight": torch.ones(2)}, "not-a-lora", "a U-Net"),
 }  # fmt: skip
 
 

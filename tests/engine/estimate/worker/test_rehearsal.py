@@ -100,7 +100,7 @@ UNET, TEXT, TEXT_TENSORS = 86016, 14336, 24
 
 
 def test_adam_keeps_two_numbers_for_each_of_the_adapter(answers: Answers) -> None:
-    """And the number of the step, in a block of 512 bytes: for each tensor of the text encoder, and for the UNet's."""
+    """And the number of the step, in a block of 512 bytes: for each tensor of the text encoder, and for the U-Net's."""
     save = answers.need("base", "save").breakdown
     assert save["optimizer"] == 2 * 4 * (UNET + TEXT) + (TEXT_TENSORS + 1) * 512
 
@@ -112,7 +112,7 @@ def test_the_unets_adapter_is_there_in_half_precision_too_with_its_gradients(ans
 
 
 def test_first_values_from_the_base_are_kept_beside_the_adapter(answers: Answers) -> None:
-    """As many numbers again, without moments and gradients. The UNet's layers compute from the parameters themselves,
+    """As many numbers again, without moments and gradients. The U-Net's layers compute from the parameters themselves,
     whose gradients stay between updates."""
     base, doubled = answers.need("base").breakdown, answers.need("pissa").breakdown
     assert doubled["optimizer"] == base["optimizer"]

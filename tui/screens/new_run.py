@@ -1,0 +1,110 @@
+"""How the list of runs begins a new one: from scratch, from a file, from another run's settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.text import listing, printable
+from tui.screens.ask import AskScreen
+from tui.screens.ask_text import AskTextScreen
+from tui.screens.run_actions import RunActions
+from tui.screens.steps import STEPS, position
+from tui.setup.names import free_name
+from tui.setup.preset_file import conversion_notes, own_trigger, read_file
+from tui.texts import _
+
+if TYPE_CHECKING:
+    from engine.runs import KnownRun
+
+
+class NewRuns(RunActions):
+    """Base of the list of runs. An unfinished setup is discarded only after a question."""
+
+    def _draft_sentence(self) -> str:
+        """What the key `n` does."""
+        draft = self.smith.draft
+        if not (draft.values or draft.done):
+            return _("n  Set up a new run")
+        if not draft.unfinished:
+            return _("n  Set up a new run, optionally from the last run's settings")
+        name = printable(str(draft.get("saving.output_name") or _("without a name yet")))
+        step = STEPS[position(draft.step)].title
+        return _("n  Continue setting up {0} at {1}, or start another run").format(name, step)
+
+    def action_new(self) -> None:
+        """Open the wizard; with an unfinished setup, ask first."""
+        draft = self.smith.draft
+        if not (draft.values or draft.done):
+            self.smith.go_to(draft.step)
+            return
+        name = printable(str(draft.get("saving.output_name") or _("without a name yet")))
+        if draft.unfinished:
+            step = STEPS[position(draft.step)].title
+            answers = {"on": _("Continue at {0}").format(step), "start_over": _("Discard it and start over")}
+            question = _("You have an unfinished setup: {0}").format(name)
+        else:
+            answers = {"on": _("With the settings of {0}").format(name), "start_over": _("Start over")}
+            question = _("A new run")
+        self.app.push_screen(AskScreen(question, answers), self._begin)
+
+    def _begin(self, answer: str | None) -> None:
+        if answer == "start_over":
+            self.smith.draft.start_over()
+        if answer is not None:
+            self.smith.go_to(self.smith.draft.step)
+
+    def action_file(self) -> None:
+        """A new run with the settings of a file."""
+        text = _("A preset, or a configuration of Kohya's scripts, ai-toolkit, OneTrainer or another trainer.")
+        if self.smith.draft.values or self.smith.draft.done:
+            text += " " + _("It replaces the unfinished setup.")
+        from tui.widgets.path_input import PathInput
+
+        screen = AskTextScreen(_("Start from a file"), text, read_file, path=PathInput(compact=True))
+        self.app.push_screen(screen, self._begin_from)
+
+    def _begin_from(self, answer: str | None) -> None:
+        if answer is None:
+            return
+        draft, path = self.smith.draft, read_file(answer)
+        draft.start_over(own_trigger(path), preset=str(path))
+        notes = conversion_notes(path)
+        if notes:
+            sentence = _(
+                "{0} of the file's keys mean something else or nothing here: {1}; lorasmith convert shows all."
+            )
+            draft.note(sentence.format(len(notes), listing([note.split(" = ")[0] for note in notes], 6)))
+        if (place := draft.get("saving.output_dir")) and draft.get("dataset.train_data_dir"):
+            sentence = _("The file's output_dir {0} is not used here: the step Folders sets the place.")
+            draft.note(sentence.format(printable(place)))
+        self.smith.go_to("model")
+
+    def action_copy(self) -> None:
+        """A new run with the settings of the highlighted one; its place is left to choose."""
+        run, draft = self.chosen(), self.smith.draft
+        if run is None:
+            return
+        if draft.unfinished:
+            answers = {"no": _("Keep it"), "yes": _("Discard it and copy the settings")}
+            self._ask(_("You have an unfinished setup"), answers, lambda: self._copy(run))
+        else:
+            self._copy(run)
+
+    def _copy(self, run: KnownRun) -> None:
+        from engine.config import load_config
+        from engine.dataset.trigger import kept_trigger
+
+        try:
+            config = load_config(run.run_dir.config_path)
+            trigger = kept_trigger(config)
+        except (ValueError, OSError) as error:
+            self.smith.show_error(error)
+            return
+        draft = self.smith.draft
+        names = {known.name for known in (self.runs or {}).values()}
+        name = free_name(config.saving.output_name, lambda name: name in names or Path(name).exists())
+        values = {"saving.output_dir": "", "saving.output_name": name, **trigger}
+        draft.start_over(values, preset=str(run.run_dir.config_path))
+        draft.done = [step.name for step in STEPS[:-1]]
+        self.smith.go_to("folders")
