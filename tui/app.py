@@ -24,6 +24,7 @@ from engine.errors import LoraSmithError
 from engine.text import attach_line
 from tui.display.ascii_filter import AsciiFilter
 from tui.display.key_order import KeysInOrder
+from tui.display.no_colour import NoColours
 from tui.display.symbols import symbols
 from tui.display.terminal import driver_class
 from tui.display.themes import OWN, PALETTES, first_theme, frame_colours, is_ansi, save_theme
@@ -114,7 +115,6 @@ class LoraSmithApp(KeysInOrder):
         appearance = appearance or Appearance()
         theme = first_theme(colours, own=appearance.theme)
         self._colour_system = colours
-        # With NO_COLOR the kind of the first theme decides, once, whether colours are removed or turned into greys.
         super().__init__(driver_class=driver_class(), ansi_color=is_ansi(theme))
         for own in OWN:
             self.register_theme(own)
@@ -140,12 +140,16 @@ class LoraSmithApp(KeysInOrder):
         return {**frame_colours(variables, ansi=is_ansi(self.theme)), **variables}
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        """Textual's, and on a terminal without other letters one to ASCII."""
-        return [*super().get_line_filters(), *self._to_ascii]
+        """Textual's or with NO_COLOR our own, and on a terminal without other letters one to ASCII."""
+        return [*(self._to_no_colour or super().get_line_filters()), *self._to_ascii]
+
+    @cached_property
+    def _to_no_colour(self) -> Sequence[LineFilter]:
+        """One object for all lines: what it makes of them is cached by it."""
+        return [NoColours()] if self.no_color else []
 
     @cached_property
     def _to_ascii(self) -> Sequence[LineFilter]:
-        """One object for all lines: what it makes of them is cached by it."""
         return [AsciiFilter()] if symbols().ascii else []
 
     def on_load(self) -> None:

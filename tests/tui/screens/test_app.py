@@ -188,7 +188,8 @@ def test_how_images_are_drawn(images: str, low_bandwidth: bool, colours: str, no
     ("colours", "environment", "theme"),
     [
         ("truecolor", {}, "smith-dark"),
-        ("256", {"NO_COLOR": "1"}, "smith-dark"),
+        ("truecolor", {"NO_COLOR": "1"}, "no-colour"),
+        ("256", {"NO_COLOR": "1", "LORASMITH_THEME": "smith-light"}, "no-colour"),
         ("standard", {}, "smith-16"),
         (None, {}, "smith-16"),
         ("standard", {"NO_COLOR": ""}, "no-colour"),

@@ -51,4 +51,4 @@ async def test_a_theme_that_was_chosen_comes_back_where_there_are_as_many_colour
     assert smith("hardware").theme == "high-contrast" == first_theme(kept, {})
     assert first_theme(kept, {"LORASMITH_THEME": "textual-light"}) == "textual-light"
     assert first_theme("standard" if kept in ("truecolor", "256") else "truecolor", {}) != "high-contrast"
-    assert first_theme(kept, {"NO_COLOR": "1"}) != "high-contrast"
+    assert first_theme(kept, {"NO_COLOR": "1"}) == "no-colour"
