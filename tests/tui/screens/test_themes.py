@@ -87,7 +87,7 @@ async def test_the_focus_shows_without_colour(
     monkeypatch.setenv("TERM", term)
     app = ready(step)
     async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: isinstance(app.screen, StepScreen) and app.screen.STEP == step)
+        await until(pilot, lambda: isinstance(app.screen, StepScreen) and step == app.screen.STEP)
         widgets = [widget for widget in app.screen.focus_chain if widget.region]
         assert {"back", "next"} <= {widget.id for widget in widgets}
         for widget in widgets:
