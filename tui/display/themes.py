@@ -140,9 +140,9 @@ def theme_names() -> list[str]:
 
 
 def first_theme(colour_system: str | None, environment: Mapping[str, str] = os.environ, own: str | None = None) -> str:
-    """The theme at the start: with NO_COLOR the one for it; else LORASMITH_THEME, else the person's own default where the
-    terminal has its colours, else the last one that was chosen in a terminal with as many colours, else the terminal's
-    own 16 colours where it has no more."""
+    """The theme at the start: with NO_COLOR the one for it; else LORASMITH_THEME, else the person's own default where
+    the terminal has its colours, else the last one that was chosen in a terminal with as many colours, else the
+    terminal's own 16 colours where it has no more."""
     if "NO_COLOR" in environment:
         return NO_COLOUR.name
     kind = _colours(colour_system)
