@@ -236,7 +236,7 @@ def labelled(body: list[Row], up: Scale, rows: int) -> list[Row]:
 
 
 def labelled_ticks(up: Scale, rows: int) -> dict[int, float]:
-    """Row to value: all ticks or every second, third …, where equal distances look equal; else the first and the last."""
+    """Row to value: all ticks or every second, third …, where equal distances look equal; else the first and last."""
     ticks = up.ticks()
     strides = [ticks[::stride] for stride in range(1, len(ticks) // 2 + 1)]
     for labels in [*(labels for labels in strides if len(labels) > 2), [ticks[0], ticks[-1]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -46,7 +47,7 @@ async def test_a_theme_that_was_chosen_comes_back_where_there_are_as_many_colour
         await pilot.press("ctrl+p", *"Theme")
         await until(pilot, lambda: "high contrast" in text(app))
         await pilot.press("enter")
-        await until(pilot, lambda: "Search for themes" in text(app) and "monokai" in text(app))
+        await until(pilot, lambda: "name of a theme" in text(app) and "monokai" in text(app))
         await pilot.press(*"high-contrast")
         await until(pilot, lambda: "monokai" not in text(app))
         await pilot.press("enter")
@@ -113,3 +114,24 @@ async def test_a_button_shows_its_state_without_colour(
             await pilot.pause()
             styles.append({style for row in drawn(app, button) for letter, style in row if letter == "N"})
         assert styles == [{"bold underline"}, {"bold reverse"}, {"dim"}]
+
+
+@pytest.mark.parametrize("theme", ["smith-16", "no-colour", "ansi-light"])
+async def test_a_field_has_edges_where_it_has_no_background(
+    ready: Callable[..., LoraSmithApp],
+    until: Callable[..., Awaitable[None]],
+    text: Callable[[LoraSmithApp], str],
+    monkeypatch: pytest.MonkeyPatch,
+    theme: str,
+) -> None:
+    """On a console, whose letters are ASCII: also in the palette nothing else is drawn."""
+    monkeypatch.setenv("LORASMITH_THEME", theme)
+    monkeypatch.setenv("TERM", "linux")
+    app = ready("model")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "VAE" in text(app))
+        assert re.search(r"^ Model +\|\S.* \|$", text(app), re.MULTILINE), text(app)
+        assert re.search(r"^ VAE +\|optional.* \|$", text(app), re.MULTILINE), text(app)
+        await pilot.press("ctrl+p")
+        await until(pilot, lambda: "Complete the path" in text(app))
+        assert text(app).isascii()
