@@ -176,6 +176,18 @@ async def test_without_colours_there_is_no_theme_to_choose(smith: Smith, monkeyp
         assert "Theme" not in [command.title for command in app.get_system_commands(app.screen)]
 
 
+@pytest.mark.parametrize(("columns", "between"), [(80, " "), (100, "  "), (120, "  ")])
+async def test_the_footer_is_whole_and_spaced_where_there_is_room(
+    smith: Smith, until: Until, text: Shown, columns: int, between: str
+) -> None:
+    app = smith("parameters")
+    app.first_step = "parameters"
+    async with app.run_test(size=(columns, 30)) as pilot:
+        await until(pilot, lambda: text(app).splitlines()[-1].endswith(f"{between}^q Quit"))
+        assert f"F1 Help{between}" in text(app).splitlines()[-1]
+        assert ("  " in text(app).splitlines()[-1]) == (between == "  ")
+
+
 async def test_a_theme_from_the_palette(smith: Smith, until: Until) -> None:
     app = smith()
     async with app.run_test(size=NARROW) as pilot:
