@@ -375,7 +375,7 @@ class LoraSmithApp(KeysInOrder):
         """Show the palette."""
         from tui.display.palette import Palette
 
-        if not CommandPalette.is_open(self):
+        if not isinstance(self.screen, CommandPalette):
             self.push_screen(Palette())
 
     def search_themes(self) -> None:

@@ -72,9 +72,9 @@ def _effective(name: str, value: str | bool | None) -> str:
         "ascii": (symbols.VARIABLE, symbols.symbols().ascii),
         "notify": (notify.VARIABLE, notify.enabled()),
     }
-    variable, in_force = in_environment.get(name, ("", ""))
+    variable, effective = in_environment.get(name, ("", ""))
     if variable in os.environ:
-        return f"{name} = {_as_toml(in_force)}  # {variable}"
+        return f"{name} = {_as_toml(effective)}  # {variable}"
     if value is not None:
         return f"{name} = {_as_toml(value)}  # this file"
     if name in ("theme", "ascii"):
