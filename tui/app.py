@@ -9,13 +9,14 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Console
 from textual import constants
 from textual.app import App, SuspendNotSupported, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.command import CommandPalette
 from textual.filter import LineFilter
 from textual.reactive import Reactive
 from textual.screen import Screen, SystemModalScreen
@@ -24,6 +25,7 @@ from engine.errors import LoraSmithError
 from engine.text import attach_line
 from tui.display.ascii_filter import AsciiFilter
 from tui.display.key_order import KeysInOrder
+from tui.display.no_colour import NoColours
 from tui.display.symbols import symbols
 from tui.display.terminal import driver_class
 from tui.display.themes import OWN, PALETTES, first_theme, frame_colours, is_ansi, save_theme
@@ -114,7 +116,6 @@ class LoraSmithApp(KeysInOrder):
         appearance = appearance or Appearance()
         theme = first_theme(colours, own=appearance.theme)
         self._colour_system = colours
-        # With NO_COLOR the kind of the first theme decides, once, whether colours are removed or turned into greys.
         super().__init__(driver_class=driver_class(), ansi_color=is_ansi(theme))
         for own in OWN:
             self.register_theme(own)
@@ -140,12 +141,16 @@ class LoraSmithApp(KeysInOrder):
         return {**frame_colours(variables, ansi=is_ansi(self.theme)), **variables}
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        """Textual's, and on a terminal without other letters one to ASCII."""
-        return [*super().get_line_filters(), *self._to_ascii]
+        """Textual's or with NO_COLOR our own, and on a terminal without other letters one to ASCII."""
+        return [*(self._to_no_colour or super().get_line_filters()), *self._to_ascii]
+
+    @cached_property
+    def _to_no_colour(self) -> Sequence[LineFilter]:
+        """One object for all lines: what it makes of them is cached by it."""
+        return [NoColours()] if self.no_color else []
 
     @cached_property
     def _to_ascii(self) -> Sequence[LineFilter]:
-        """One object for all lines: what it makes of them is cached by it."""
         return [AsciiFilter()] if symbols().ascii else []
 
     def on_load(self) -> None:
@@ -213,6 +218,21 @@ class LoraSmithApp(KeysInOrder):
         if isinstance(home, HomeScreen):
             home.wanted = str(run_dir.path)
         self.push_screen(DashboardScreen(run_dir))
+
+    def _places(self) -> Iterable[SystemCommand]:
+        """Where every screen leads to."""
+        from tui.screens.steps import STEPS
+
+        def leave(step: str | None) -> None:
+            self._store()
+            self.go_to(step)
+
+        yield SystemCommand(
+            _("List of runs"), _("All runs, and new ones. What was entered is kept."), partial(leave, None)
+        )
+        for number, step in enumerate(STEPS, 1):
+            title = _("Step {0}: {1}").format(number, step.title)
+            yield SystemCommand(title, _("Go to this step of the setup."), partial(leave, step.name))
 
     def show_error(self, error: BaseException) -> None:
         """Show what went wrong and how to fix it."""
@@ -351,19 +371,38 @@ class LoraSmithApp(KeysInOrder):
             key = binding.key
         return key.upper() if re.fullmatch(r"f\d+", key) else key
 
+    def action_command_palette(self) -> None:
+        """Show the palette."""
+        from tui.display.palette import Palette
+
+        if not isinstance(self.screen, CommandPalette):
+            self.push_screen(Palette())
+
+    def search_themes(self) -> None:
+        """Choose a theme."""
+        from tui.display.palette import Themes
+
+        self.push_screen(Themes())
+
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """The palette: every action that has a key here, and the themes; no cursor movement."""
-        help_text = _("Light, dark, high contrast, 16 colours. Remembered for next time; LORASMITH_THEME overrides it.")
-        yield SystemCommand(_("Theme"), help_text, self.search_themes)
+        """The palette: every action that has a key here, the steps, and the themes; no cursor movement."""
+        if not self.no_color:
+            help_text = _(
+                "Light, dark, high contrast, 16 colours. Remembered for next time; LORASMITH_THEME overrides it."
+            )
+            yield SystemCommand(_("Theme"), help_text, self.search_themes)
+        if not screen.is_modal:
+            yield from self._places()
+        yield from self._actions(screen)
+
+    def _actions(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """Those of the keys that work now, and those of the app, which a dialog's keys do not include."""
+        active = [(each.binding, each.node, each.tooltip) for each in screen.active_bindings.values()]
+        own = [(each, self, each.tooltip) for each in self.BINDINGS if isinstance(each, Binding) and each.tooltip]
         seen = set()
-        for active in screen.active_bindings.values():
-            binding = active.binding
-            offered = binding.show or active.tooltip
+        for binding, node, tooltip in [*active, *own]:
+            offered = binding.show or tooltip
             if binding.description and offered and binding.action not in seen and not binding.system:
                 seen.add(binding.action)
-                node, action = active.node, binding.action
-
-                async def run(action: str = action, node: object = node) -> None:
-                    await self.run_action(action, default_namespace=node)  # type: ignore[arg-type]
-
-                yield SystemCommand(binding.description, active.tooltip or "", run)
+                run = partial(self.run_action, binding.action, default_namespace=node)
+                yield SystemCommand(binding.description, tooltip or "", run)

@@ -45,7 +45,7 @@ def value_scale(values: Iterable[float]) -> Scale:
     if high - low < 1e-9 + 1e-3 * abs(high):
         low, high = low - 0.05 * abs(low) - 1e-6, high + 0.05 * abs(high) + 1e-6
     tick = nice((high - low) / TICKS)
-    return Scale(math.floor(low / tick) * tick, math.ceil(high / tick) * tick, tick)
+    return Scale(math.floor(low / tick + 1e-9) * tick, math.ceil(high / tick - 1e-9) * tick, tick)
 
 
 def loss_scale(raw: Sequence[Bin], smooth: Sequence[Bin], marks: Iterable[float]) -> Scale:

@@ -32,13 +32,37 @@ def test_it_starts_and_quits(start: Start, term: str) -> None:
     assert (deep is None) == (term == "xterm"), "sixteen colours where the terminal has sixteen"
 
 
-def test_no_colour_at_all(start: Start) -> None:
-    terminal = start(term="xterm", NO_COLOR="1")
-    terminal.until_shown(WELCOME)
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"term": "xterm"},
+        {"term": "xterm-256color"},
+        {"COLORTERM": "truecolor"},
+        {"COLORTERM": "truecolor", "LORASMITH_THEME": "smith-light"},
+    ],
+)
+def test_no_colour_at_all(start: Start, live: RunDir, variables: dict[str, str]) -> None:
+    """From the list of runs into a dashboard, a dialog and the wizard: bold, dim, underlined, reversed, no more."""
+    terminal = start(NO_COLOR="1", **variables)
+    terminal.until_shown("▶ running")
+    terminal.send("\r")
+    terminal.until_shown("smoothed")
+    terminal.send("\x1b[11~")
+    terminal.until_shown("Escape closes")
+    terminal.send("\x1b\x1b")
+    terminal.until_shown("Last seen")
+    terminal.send("n")
+    terminal.until_shown("Hardware", "Next")
     terminal.send(QUIT)
+    terminal.until_shown("Detach")
+    terminal.send("\r")
     terminal.wait()
-    codes = {int(code) for group in re.findall(rb"\x1b\[([0-9;]+)m", terminal.raw) for code in group.split(b";")}
-    assert not codes & {*range(30, 39), *range(40, 49), *range(90, 98), *range(100, 108)}
+    codes = {code for group in re.findall(rb"\x1b\[([0-9;]*)m", terminal.raw) for code in group.split(b";")}
+    assert b"1" in codes and codes <= {
+        b"",
+        *(b"%d" % code for code in range(10)),
+        *(b"%d" % code for code in range(21, 30)),
+    }
 
 
 def test_without_a_mouse(start: Start) -> None:

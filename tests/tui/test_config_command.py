@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import stat
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomlkit
 
 from tui import start
 from tui.main import run
@@ -37,10 +39,36 @@ def test_it_prints_the_path_and_effective_values(
     assert run(["config"]) == 0
     lines = capfd.readouterr().out.splitlines()
     for expected in (
-        "training.seed = 7  (line 2)", "mouse = false  (this file)", "ascii = 0  (LORASMITH_ASCII)",
-        'images = "auto"  (default)',
+        "training.seed = 7  # line 2", "mouse = false  # this file", "ascii = false  # LORASMITH_ASCII",
+        'images = "auto"  # default', "# theme: as chosen last",
     ):  # fmt: skip
         assert expected in lines
+
+
+VALUES = {
+    "sampling": {"sample_prompts": ['a "fox"', "back\\slash", "tab\t, bell \a, \u202e turned", "# no comment"]},
+    "training": {"learning_rate": 1e-05, "seed": 7},
+    "dataset": {"enable_bucket": False, "caption_extension": ".caption"},
+}
+
+
+@pytest.mark.parametrize(
+    "variables", [{}, {"LORASMITH_ASCII": "1", "LORASMITH_NOTIFY": "off", "LORASMITH_THEME": 'a "theme"'}]
+)
+def test_what_it_prints_is_a_file_of_the_same_values(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    keys = {"Save": "ctrl+s"}
+    monkeypatch.setattr("tui.display.own_keys.bind_own_keys", lambda keys: None)  # it would bind them in all tests
+    written(tomlkit.dumps({"defaults": VALUES, "screen": {"mouse": False, "theme": "smith-light"}, "keys": keys}))
+    assert run(["config"]) == 0
+    printed = tomllib.loads(capfd.readouterr().out)
+    assert printed["defaults"] == VALUES and printed["keys"] == keys
+    of_environment = {"ascii": True, "notify": False, "theme": 'a "theme"'} if variables else {}
+    usual = {"theme": "smith-light", "images": "auto", "mouse": False, "low_bandwidth": False, "notify": True}
+    assert printed["screen"] == {**usual, **of_environment}
 
 
 def test_the_file_in_an_editor(place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +87,7 @@ def test_the_file_in_an_editor(place: Path, capfd: pytest.CaptureFixture[str], m
 def test_the_first_text_is_valid(capfd: pytest.CaptureFixture[str]) -> None:
     written(re.sub(r"^# (?=[a-z_.]+ = )", "", TEMPLATE, flags=re.MULTILINE))
     assert run(["config"]) == 0
-    assert 'theme = "smith-light"  (this file)' in capfd.readouterr().out
+    assert 'theme = "smith-light"  # this file' in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [["--preset", "sd15-realistic", "--dry-run"], ["plan", "sd15-realistic"]])

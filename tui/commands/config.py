@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
+import tomlkit
 
 from engine import atomic
 from engine.errors import storing
@@ -43,41 +43,55 @@ def command(is_edited: bool) -> int:
         from tui.display.own_keys import bind_own_keys
 
         bind_own_keys(config.keys)  # checks them
-    output.result(f"{printable(path)}{'' if path.exists() else ' (not there)'}")
+    output.result(f"# {printable(path)}{'' if path.exists() else ' (not there)'}")
     for line in lines(config):
         output.result(line)
     return ExitCode.DONE
 
 
 def lines(config: UserConfig) -> Iterator[str]:
-    """The values in force, each with its source."""
+    """The values in force as TOML, which the file takes again, each with its source; as comments those that depend on
+    the terminal."""
     yield "[defaults]"
     for key, (where, value) in config.defaults.items():
-        yield printable(f"{key} = {_as_toml(value)}  ({where.rpartition(', ')[2]})")
+        yield f"{key} = {_as_toml(value)}  # {where.rpartition(', ')[2]}"
     yield "[screen]"
     for entry in fields(ScreenDefaults):
-        yield printable(f"{entry.name} = {_effective(entry.name, getattr(config.screen, entry.name))}")
+        yield _effective(entry.name, getattr(config.screen, entry.name))
     yield "[keys]"
     for name, (where, key) in config.keys.items():
-        yield printable(f"{_as_toml(name)} = {_as_toml(key)}  ({where.rpartition(', ')[2]})")
+        yield f"{_as_toml(name)} = {_as_toml(key)}  # {where.rpartition(', ')[2]}"
 
 
 def _effective(name: str, value: str | bool | None) -> str:
     from tui.display import symbols
     from tui.shell import notify
 
-    variable = {"theme": "LORASMITH_THEME", "ascii": symbols.VARIABLE, "notify": notify.VARIABLE}.get(name, "")
+    in_environment: dict[str, tuple[str, str | bool]] = {
+        "theme": ("LORASMITH_THEME", os.environ.get("LORASMITH_THEME", "")),
+        "ascii": (symbols.VARIABLE, symbols.symbols().ascii),
+        "notify": (notify.VARIABLE, notify.enabled()),
+    }
+    variable, effective = in_environment.get(name, ("", ""))
     if variable in os.environ:
-        return f"{os.environ[variable]}  ({variable})"
+        return f"{name} = {_as_toml(effective)}  # {variable}"
     if value is not None:
-        return f"{_as_toml(value)}  (this file)"
-    usual = {"theme": "as chosen last", "images": '"auto"', "mouse": "true", "ascii": "by TERM", "notify": "true"}
-    return f"{usual.get(name, 'false')}  (default)"
+        return f"{name} = {_as_toml(value)}  # this file"
+    if name in ("theme", "ascii"):
+        return f"# {name}: {'as chosen last' if name == 'theme' else 'by TERM'}"
+    usual: dict[str, str | bool] = {"images": "auto", "mouse": True, "notify": True}
+    return f"{name} = {_as_toml(usual.get(name, False))}  # default"
 
 
 def _as_toml(value: Any) -> str:
-    """A value of the file; JSON is TOML for texts, numbers and flat lists."""
-    return json.dumps(value, ensure_ascii=False)
+    """A value in one line, with escapes for what a terminal would not print."""
+    if isinstance(value, Mapping):
+        pairs = ", ".join(f"{_as_toml(key)} = {_as_toml(entry)}" for key, entry in value.items())
+        return f"{{{pairs}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_as_toml, value))}]"
+    text: str = tomlkit.item(value).as_string()
+    return "".join(letter if letter.isprintable() else f"\\U{ord(letter):08x}" for letter in text)
 
 
 def _edit(path: Path) -> None:

@@ -27,6 +27,7 @@ def _line(name: str) -> str:
 _LETTERS = str.maketrans({
     **{chr(code): _line(unicodedata.name(chr(code))) for code in range(0x2500, 0x2580)},
     **{chr(code): "." if 0x2591 <= code <= 0x2593 else "#" for code in range(0x2580, 0x25A0)},
+    "▔": "-", "▁": "_",
     **_SIGNS,
 })  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Other keys for actions, from the person's own file: names as in the help, "Save now" = "ctrl+s"."""
+"""Other keys for actions, from the person's own file: names as in the help, "Save" = "ctrl+s"."""
 
 from __future__ import annotations
 

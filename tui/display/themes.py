@@ -140,24 +140,24 @@ def theme_names() -> list[str]:
 
 
 def first_theme(colour_system: str | None, environment: Mapping[str, str] = os.environ, own: str | None = None) -> str:
-    """The theme at the start: LORASMITH_THEME, else the person's own default where the terminal has its colours, else
-    the last one that was chosen in a terminal with as many colours, else the terminal's own 16 colours where it has
-    no more."""
-    has_colours = _colours(colour_system, environment) == "many"
-    usual = own if own is not None and (has_colours or is_ansi(own)) and "NO_COLOR" not in environment else None
-    for name in (environment.get("LORASMITH_THEME"), usual, _chosen().get(_colours(colour_system, environment))):
+    """The theme at the start: with NO_COLOR the one for it; else LORASMITH_THEME, else the person's own default where
+    the terminal has its colours, else the last one that was chosen in a terminal with as many colours, else the
+    terminal's own 16 colours where it has no more."""
+    if "NO_COLOR" in environment:
+        return NO_COLOUR.name
+    kind = _colours(colour_system)
+    usual = own if own is not None and (kind == "many" or is_ansi(own)) else None
+    for name in (environment.get("LORASMITH_THEME"), usual, _chosen().get(kind)):
         if name in theme_names():
             return str(name)
-    if colour_system in ("truecolor", "256"):
-        return DARK.name
-    return NO_COLOUR.name if "NO_COLOR" in environment else SIXTEEN.name
+    return DARK.name if kind == "many" else SIXTEEN.name
 
 
-def save_theme(name: str, colour_system: str | None, environment: Mapping[str, str] = os.environ) -> str | None:
+def save_theme(name: str, colour_system: str | None) -> str | None:
     """Keep this theme for the next start in terminals with as many colours; a sentence where that fails."""
     try:
         _path().parent.mkdir(parents=True, exist_ok=True)
-        write_text(_path(), json.dumps({**_chosen(), _colours(colour_system, environment): name}, indent=1))
+        write_text(_path(), json.dumps({**_chosen(), _colours(colour_system): name}, indent=1))
     except (OSError, StorageError) as error:
         return f"The theme is not kept for the next start: {error}"
     return None
@@ -172,10 +172,8 @@ def _path() -> Path:
     return user_state() / "themes.json"
 
 
-def _colours(colour_system: str | None, environment: Mapping[str, str]) -> str:
+def _colours(colour_system: str | None) -> str:
     """The class of terminals that a theme is kept for: one that is readable in one class may not be in another."""
-    if "NO_COLOR" in environment:
-        return "none"
     return "many" if colour_system in ("truecolor", "256") else "16"
 
 

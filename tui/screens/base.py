@@ -145,8 +145,8 @@ class BaseScreen(Screen[None]):
             return self.focused
         return next((each for each in self.query(Filterable) if each.size and each.visible), None)
 
-    def action_filter(self) -> None:
-        """Type words that the entries must have."""
+    async def action_filter(self) -> None:
+        """Type words that the entries must have; done when the line for them takes the next key."""
         from tui.widgets.filter_line import FilterLine
 
         target, lines = self._list(), list(self.query(FilterLine))
@@ -156,7 +156,7 @@ class BaseScreen(Screen[None]):
             for line in lines:
                 line.target.set_filter("")
                 line.remove()
-            self.mount(FilterLine(target), before=self.query_one(KeyBar))
+            await self.mount(FilterLine(target), before=self.query_one(KeyBar))
 
     def action_copy_focused(self) -> None:
         """Copy the text of what has the focus, or of what it is in."""

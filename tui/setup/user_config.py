@@ -42,7 +42,7 @@ TEMPLATE = """\
 
 [keys]
 # Other keys for actions, with the names that the help (F1) shows.
-# "Save now" = "ctrl+s"
+# "Save" = "ctrl+s"
 """
 
 

@@ -71,13 +71,17 @@ FRAME = 5
 
 
 def columns_for(width: int) -> tuple[Column, ...]:
-    """The columns of a terminal so wide: the place has the rest of the width, and is left out where there is none."""
+    """The columns of a terminal so wide: the place has the rest of the width, and is left out where there is none; then
+    the moment it was last seen."""
     *others, where = COLUMNS
     rest = width - FRAME - sum(column.width for column in others) - 2 * len(COLUMNS)
     if rest >= where.width:
         return (*others, replace(where, width=rest))
     name, *others = others
     rest = width - FRAME - sum(column.width for column in others) - 2 * (len(others) + 1)
+    if rest < NARROW_NAME:
+        *others, when = others
+        rest += when.width + 2
     return (replace(name, width=max(NARROW_NAME, rest)), *others)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import ClassVar
 
 from rich.cells import cell_len
@@ -229,9 +230,21 @@ def legend_row(raw: Curve, smoothed: Curve, marks: Mapping[int, float], width: i
 def labelled(body: list[Row], up: Scale, rows: int) -> list[Row]:
     """The rows with the labels of the upright axis before them, 8 cells wide."""
     signs = symbols()
-    labels = {rows - 1 - up.at(tick, rows * 4) // 4: tick_text(tick, up.tick) for tick in up.ticks()}
+    labels = {row: tick_text(tick, up.tick) for row, tick in labelled_ticks(up, rows).items()}
     edges = [f"{labels.get(y, ''):>6} {signs.tick if y in labels else signs.edge}" for y in range(len(body))]
     return [[(edge, "axis"), *pieces] for edge, pieces in zip(edges, body, strict=True)]
+
+
+def labelled_ticks(up: Scale, rows: int) -> dict[int, float]:
+    """Row to value: all ticks or every second, third …, where equal distances look equal; else the first and last."""
+    ticks = up.ticks()
+    strides = [ticks[::stride] for stride in range(1, len(ticks) // 2 + 1)]
+    for labels in [*(labels for labels in strides if len(labels) > 2), [ticks[0], ticks[-1]]]:
+        places = [rows - 1 - up.at(tick, rows * 4) // 4 for tick in labels]
+        gaps = [below - above for below, above in pairwise(places)]
+        if len(labels) == 2 or min(gaps) == max(gaps) > 0 or (min(gaps) > 1 and max(gaps) == min(gaps) + 1):
+            break
+    return dict(zip(places, labels, strict=True))
 
 
 def step_labels(across: Scale, columns: int) -> Row:

@@ -39,7 +39,7 @@ class KeyBar(Footer):
         for key in keys:
             if isinstance(key, FooterKey):  # it would add the class when it is mounted, and be styled a second time
                 key.set_class(True, "-compact", update=False)
-        yield from fitting(keys, self._room)
+        yield from fitting(keys, self._room, gap=2 if self.screen.has_class("-wide") else 1)
 
     def bindings_changed(self, screen: Screen[object]) -> None:
         """Draw again where a key differs: each move of the focus comes here."""
@@ -57,10 +57,10 @@ def _keys_of(screen: Screen[object]) -> Keys:
     return [(each.binding, each.enabled, each.tooltip) for each in screen.active_bindings.values() if each.binding.show]
 
 
-def fitting(keys: Sequence[Widget], room: int) -> list[Widget]:
-    """The keys that fit into `room` cells; the last ones, except help and quit, are replaced by "…"."""
+def fitting(keys: Sequence[Widget], room: int, gap: int = 1) -> list[Widget]:
+    """The keys that fit into `room` cells with a gap behind each; the last ones, except help and quit, become "…"."""
     fit, dropped = list(keys), None
-    while sum(map(_width, fit)) > room - (_width(MORE) if dropped is not None else 0):
+    while sum(_width(key) + gap for key in fit) > room - (_width(MORE) if dropped is not None else 0):
         place = next((at for at in reversed(range(len(fit))) if _droppable(fit[at])), None)
         if place is None:
             break
@@ -84,7 +84,7 @@ def _droppable(key: Widget) -> bool:
 
 
 def _width(key: Widget | str) -> int:
-    """Cells, with the space after it."""
+    """Cells, without the gap behind it."""
     if isinstance(key, FooterKey):
-        return cell_len(f"{key.key_display} {key.description} ")
+        return cell_len(f"{key.key_display} {key.description}")
     return cell_len(str(key))

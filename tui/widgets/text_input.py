@@ -6,7 +6,10 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
+from rich.cells import cell_len
+from rich.segment import Segment
 from textual.binding import Binding, BindingType
+from textual.strip import Strip
 from textual.widgets import Input
 
 from tui.texts import _
@@ -68,6 +71,14 @@ class TextInput(Input):
         """Record changes from now on."""
         self._text = self.value
         self.watch(self, "value", self._record, init=False)
+
+    def render_line(self, y: int) -> Strip:
+        """A placeholder that is too long ends with an ellipsis."""
+        strip, room = super().render_line(y), self.content_size.width
+        if self.value or cell_len(self.placeholder) <= room or room < 2:
+            return strip
+        kept = [*strip.crop(0, room - 1)]
+        return Strip([*kept, Segment("…", kept[-1].style)])
 
     def begin(self, value: str) -> None:
         """Set another text, and clear the undo history."""

@@ -23,6 +23,7 @@ from tui.display.themes import first_theme
 from tui.screens.help import HelpScreen
 from tui.screens.home import HomeScreen
 from tui.screens.leave import LeaveScreen
+from tui.screens.step import StepScreen
 from tui.setup.draft import Draft, draft_path
 
 FAKE = Path(__file__).resolve().parents[2] / "engine" / "runs" / "fake_trainer.py"
@@ -129,6 +130,64 @@ async def test_the_palette_offers_every_key_and_the_themes(smith: Smith, until: 
         await until(pilot, lambda: isinstance(app.screen, HomeScreen))
 
 
+async def test_the_palette_leads_to_the_runs_and_every_step(smith: Smith, until: Until, text: Shown) -> None:
+    app = smith(values={"model.pretrained_model_name_or_path": "/m"})
+    app.first_step = "model"
+    async with app.run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: isinstance(app.screen, StepScreen) and app.focused is not None)
+        await pilot.press("x", "ctrl+p", *"parameters")
+        await until(pilot, lambda: "Step 5: Parameters" in text(app) and "Step 1" not in text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, StepScreen) and app.screen.STEP == "parameters")
+        assert app.draft.values["model.pretrained_model_name_or_path"] == "/mx"
+        await pilot.press("ctrl+p", *"list of runs")
+        await until(pilot, lambda: "List of runs" in text(app) and "Step 1" not in text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, HomeScreen))
+
+
+async def test_the_palette_leads_nowhere_from_a_dialog(smith: Smith) -> None:
+    app = smith()
+    async with app.run_test(size=NARROW):
+        await app.push_screen(HelpScreen(app.screen))
+        titles = [command.title for command in app.get_system_commands(app.screen)]
+        assert "Quit" in titles and "List of runs" not in titles
+
+
+@pytest.mark.parametrize(("keys", "words"), [("ctrl+p", "No command matches."), ("themes", "No theme matches.")])
+async def test_the_palette_reports_that_nothing_matches(
+    smith: Smith, until: Until, text: Shown, keys: str, words: str
+) -> None:
+    app = smith()
+    async with app.run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: "Set up a new run" in text(app))
+        app.action_command_palette() if keys == "ctrl+p" else app.search_themes()
+        await until(pilot, lambda: isinstance(app.screen, CommandPalette))
+        await pilot.press(*"zzzz")
+        await until(pilot, lambda: words in text(app))
+        await pilot.press("enter", "backspace", "backspace", "backspace", "backspace")
+        await until(pilot, lambda: words not in text(app) and isinstance(app.screen, CommandPalette))
+
+
+async def test_without_colours_there_is_no_theme_to_choose(smith: Smith, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    app = smith()
+    async with app.run_test(size=NARROW):
+        assert "Theme" not in [command.title for command in app.get_system_commands(app.screen)]
+
+
+@pytest.mark.parametrize(("columns", "between"), [(80, " "), (100, "  "), (120, "  ")])
+async def test_the_footer_is_whole_and_spaced_where_there_is_room(
+    smith: Smith, until: Until, text: Shown, columns: int, between: str
+) -> None:
+    app = smith("parameters")
+    app.first_step = "parameters"
+    async with app.run_test(size=(columns, 30)) as pilot:
+        await until(pilot, lambda: text(app).splitlines()[-1].endswith(f"{between}^q Quit"))
+        assert f"F1 Help{between}" in text(app).splitlines()[-1]
+        assert ("  " in text(app).splitlines()[-1]) == (between == "  ")
+
+
 async def test_a_theme_from_the_palette(smith: Smith, until: Until) -> None:
     app = smith()
     async with app.run_test(size=NARROW) as pilot:
@@ -188,7 +247,8 @@ def test_how_images_are_drawn(images: str, low_bandwidth: bool, colours: str, no
     ("colours", "environment", "theme"),
     [
         ("truecolor", {}, "smith-dark"),
-        ("256", {"NO_COLOR": "1"}, "smith-dark"),
+        ("truecolor", {"NO_COLOR": "1"}, "no-colour"),
+        ("256", {"NO_COLOR": "1", "LORASMITH_THEME": "smith-light"}, "no-colour"),
         ("standard", {}, "smith-16"),
         (None, {}, "smith-16"),
         ("standard", {"NO_COLOR": ""}, "no-colour"),

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from textual import events
 from textual.pilot import Pilot
 from textual.screen import Screen
 from textual.widgets import Input, OptionList, TextArea
 
+from engine.config import RunConfig
+from engine.runs import prepare_run
 from tui.app import LoraSmithApp
 from tui.screens.ask_text import AskTextScreen
 from tui.screens.caption_edits import FrameScreen, ReplaceScreen
@@ -165,6 +168,35 @@ async def test_escape_from_captions_and_a_letter_leave_the_name_alone(app: LoraS
         await until(pilot, lambda: getattr(app.screen, "STEP", "") == "folders" and app.focused is not None)
         await pilot.press("a", "c")
         assert app.screen.query_one("#name", Input).value == "anna"
+
+
+@pytest.mark.parametrize(
+    ("step", "keys", "typed"),
+    [
+        (None, ["slash", *"anna"], "anna"),
+        (None, ["f", *"own.toml"], "own.toml"),
+        (None, ["ctrl+p", *"theme"], "theme"),
+        ("hardware", ["ctrl+n", *"x"], "basex"),
+        ("captions", ["slash", *"anna"], "anna"),
+        ("captions", ["a", *"anna, "], "anna, "),
+        ("parameters", ["slash", *"rank"], "rank"),
+        ("parameters", ["slash", *"steps", "enter", "enter", "ctrl+u", *"77"], "77"),
+    ],
+)
+async def test_keys_that_come_at_once_reach_the_line_that_the_first_one_opens(
+    app: LoraSmithApp, photos: Path, until: Until, text: Shown, step: str | None, keys: list[str], typed: str
+) -> None:
+    prepare_run(RunConfig().changed(saving={"output_name": "anna"}))
+    place = f"{photos.parent}/"
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "Last seen" in text(app))
+        if step is not None:
+            await opened(app, pilot, until, step)
+            await pilot.pause()
+        for key in keys:
+            app.post_message(events.Key(key, {"slash": "/"}.get(key, key if len(key) == 1 else None)))
+        await until(pilot, lambda: isinstance(app.focused, Input) and app.focused.value.endswith(typed))
+        assert getattr(app.focused, "value", "") == f"{place if step == 'hardware' else ''}{typed}"
 
 
 async def test_the_first_field_has_the_keys_while_it_is_empty(smith: Smith, until: Until) -> None:

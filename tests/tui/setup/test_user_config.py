@@ -126,7 +126,7 @@ def test_screen_defaults() -> None:
         ("truecolor", {"LORASMITH_THEME": "high-contrast"}, "smith-light", "high-contrast"),
         ("standard", {}, "smith-light", "smith-16"),
         ("standard", {}, "no-colour", "no-colour"),
-        ("truecolor", {"NO_COLOR": "1"}, "smith-light", "smith-dark"),
+        ("truecolor", {"NO_COLOR": "1"}, "smith-light", "no-colour"),
     ],
 )
 def test_the_theme_of_the_file(colours: str, environment: dict[str, str], own: str, theme: str) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+import pytest
 from textual.app import App, ComposeResult
 
 from engine.runs.curve import Curve
-from engine.runs.scales import loss_scale, nice, step_scale, tick_text
+from engine.runs.scales import loss_scale, nice, step_scale, tick_text, value_scale
 from tui.display.symbols import BLOCKS
-from tui.widgets.chart import Canvas, LossChart, Row, chart_rows
+from tui.widgets.chart import Canvas, LossChart, Row, chart_rows, labelled_ticks
 
 
 def curve(*values: float) -> Curve:
@@ -92,6 +95,18 @@ def test_round_numbers() -> None:
         "20000",
         "1.2e+06",
     ]
+
+
+@pytest.mark.parametrize("high", [0.2, 0.25, 0.3, 0.35, 0.5, 0.9, 12.0])
+@pytest.mark.parametrize("rows", [2, 3, 4, 5, 6, 7, 8, 10, 13, 20])
+def test_equal_distances_of_the_axis_look_equal(high: float, rows: int) -> None:
+    up = value_scale([0.1, high])
+    labels = labelled_ticks(up, rows)
+    assert labels[rows - 1] == up.ticks()[0] and len(labels) >= 2
+    places, values = zip(*sorted(labels.items(), reverse=True), strict=True)
+    assert {round((b - a) / (values[1] - values[0]), 6) for a, b in pairwise(values)} == {1}
+    gaps = [a - b for a, b in pairwise(places)]
+    assert min(gaps) > 0 and max(gaps) <= 1.5 * min(gaps)
 
 
 class Shown(App[None]):

@@ -106,3 +106,24 @@ async def test_a_change_after_an_undo_ends_the_redo() -> None:
         assert app.line.value == "ac"
         await pilot.press("ctrl+z")
         assert app.line.value == "a"
+
+
+@pytest.mark.parametrize(
+    ("columns", "value", "drawn"),
+    [
+        (40, "", "words to look for in the list"),
+        (29, "", "words to look for in the list"),
+        (28, "", "words to look for in the li…"),
+        (10, "", "words to …"),
+        (10, "anna", "anna"),
+    ],
+)
+async def test_a_placeholder_that_is_cut_ends_with_an_ellipsis(columns: int, value: str, drawn: str) -> None:
+    app = Line(TextInput, value)
+    async with app.run_test() as pilot:
+        app.line.compact = True
+        app.line.placeholder = "words to look for in the list"
+        app.line.styles.width = columns
+        app.screen.set_focus(None)
+        await pilot.pause()
+        assert app.line.render_line(0).text.strip() == drawn
