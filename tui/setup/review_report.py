@@ -123,7 +123,7 @@ def gather(
             raise LiveRunError(error, run_dir) from error
         checked = preflight(config, restart=True, progress=progress)
         unfinished = (run_dir, state)
-    forecast = forecaster.forecast_of(checked.run, checked.plan, checked.need, checked.num_prompts)
+    forecast = forecaster.forecast_of(checked.run, checked.plan, checked.need, checked.prompts, checked.images)
     usual = frozenset(_changes(preset, checked.recognition) if preset is not None else ())
     earlier = occupied_text(run_dir)[0] if unfinished is None else ""
     return Report(
