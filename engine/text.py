@@ -12,6 +12,10 @@ from pathlib import Path
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
+NAME_HINT = "Take letters, digits, spaces, - or _; / and \\ are not possible."
+"""For a refused name of a run or folder."""
+
+
 def printable(value: Path | str) -> str:
     """`value` as text for a terminal, valid in UTF-8.
 

@@ -20,6 +20,7 @@ from engine.errors import LoraSmithError, UsageError
 from engine.text import plural, printable
 from tui.screens.taking_in import TakingIn
 from tui.setup.folder_entries import Entries, configured
+from tui.text.fields import with_titles
 from tui.text.folders import FIELD_HELP, caption_words, plan_text, summary_text, verdict_text
 from tui.texts import _
 from tui.watching.progress import WorkerStopped, throttled
@@ -145,9 +146,9 @@ class FoldersScreen(TakingIn):
         yield from entries.problems(self.configured)
         trial = self._trial(entries)
         if isinstance(trial, LoraSmithError):
-            yield str(trial)
+            yield with_titles(str(trial))
         elif isinstance(self._seen, LoraSmithError) and trial == self._looked_at:
-            yield str(self._seen)
+            yield with_titles(str(self._seen))
 
     # What was typed
 
@@ -157,6 +158,7 @@ class FoldersScreen(TakingIn):
     def _changed(self) -> None:
         """Update everything that depends on the names at once, and read the folder when typing pauses."""
         entries = self.entries
+        self.clear_error()
         self._accepted_others = 0
         self._keep_trigger()
         if entries.word:
@@ -312,7 +314,7 @@ class FoldersScreen(TakingIn):
                 raise UsageError(_("Enter the folder of the images first."), code="no-folder-of-images")
             config = self.draft.config(**trial)
         except LoraSmithError as error:
-            self.set_message(str(error), kind="error")
+            self.set_message(with_titles(str(error)), kind="error")
             return
         self.app.push_screen(ReportScreen(config))
 
@@ -351,7 +353,7 @@ class FoldersScreen(TakingIn):
         summary.set_class(failed, "error")
         lines: list[str] = []
         if seen is None or isinstance(seen, LoraSmithError):
-            summary.update(f"✗ {seen}" if seen is not None else "")
+            summary.update(f"✗ {with_titles(str(seen))}" if seen is not None else "")
             self.query_one(BucketChart).show({})
             self.query_one(Thumbnails).show(())
         else:

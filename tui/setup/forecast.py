@@ -60,7 +60,7 @@ class Forecast:
             return self.source()
         if self.measuring < 1:
             return _("Time: about {0} for steps and samples, {1}").format(duration(self.seconds), self.pace.source)
-        words = _("Time: about {0} for steps and samples with {1} of measuring, {2}")
+        words = _("Time: about {0} for steps, samples and measuring ({1}), {2}")
         return words.format(duration(self.seconds), duration(self.measuring), self.pace.source)
 
 

@@ -58,7 +58,7 @@ def _time_text(forecast: Forecast) -> str:
         return _("until the first steps")
     if forecast.measuring < 1:
         return _("with samples")
-    return _("{0} for measuring").format(duration(forecast.measuring))
+    return _("{0} measuring").format(duration(forecast.measuring))
 
 
 def _memory_card(gpu: Gpu | None, vram: PlannedMemory | None) -> Card:

@@ -66,7 +66,7 @@ def test_the_time_has_the_measuring_in_it(place: Path, config: RunConfig, share:
     assert forecast.seconds == pytest.approx(without.seconds + forecast.measuring)
     checks = checks_of(resolve_run(config).config, forecast.plan, scan(config))
     assert checks is not None and forecast.measuring > 120 * checks.share > 0, "samples are measured too"
-    assert f" with {duration(forecast.measuring)} of measuring, from run robot of " in forecast.time()
+    assert f" for steps, samples and measuring ({duration(forecast.measuring)}), from run robot of " in forecast.time()
 
 
 def test_images_are_read_again_only_when_they_or_their_settings_changed(
