@@ -67,7 +67,7 @@ class CheckPlan:
         return (
             f"The weights are measured {plural(len(self.steps), 'time')}, on {self.scope.validation} validation and "
             f"{plural(self.scope.training, 'training image')} at {plural(self.scope.points, 'timestep')}{everyday}: "
-            f"adds about {self.share * 100:.1f} % to the time of the steps (training.max_check_share)."
+            f"this adds about {self.share * 100:.1f} % to the time of the steps (training.max_check_share)."
         )
 
 
