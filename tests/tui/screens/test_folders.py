@@ -21,6 +21,7 @@ from tui.screens import taking_in
 from tui.screens.folders import FoldersScreen
 from tui.setup.review_report import missing
 from tui.widgets.buckets import BucketChart
+from tui.widgets.hanging import Hanging
 from tui.widgets.thumbnails import Thumbnails
 
 Smith = Callable[..., LoraSmithApp]
@@ -451,8 +452,8 @@ async def test_a_copied_run_under_a_new_name_keeps_its_trigger_word(
         row = next(line for line in text(app).splitlines() if "Trigger word" in line)
         assert row.split("step")[0].split()[-1] == "ann"
         await pilot.press("ctrl+g", "6")
-        await until(pilot, lambda: "Trigger word: ann, in 6 of 6 captions" in str(line_text(app, "text")))
-        assert "do not have the trigger word" not in line_text(app, "text")
+        await until(pilot, lambda: "Trigger word: ann, in 6 of 6 captions" in app.screen.query_one(Hanging).text)
+        assert "do not have the trigger word" not in app.screen.query_one(Hanging).text
         config = app.draft.config()
         assert (config.saving.output_name, config.trigger) == ("ann 2", "ann")
     assert run_dir.name == "ann"
